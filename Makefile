@@ -1,0 +1,34 @@
+# The whole project in three words: setup builds the environment, study runs the embedded study, test runs the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STUDY_DIR ?= studies/demo-model_size
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup study test quick lint clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+study: setup
+	$(BIN)/python -m nepa_scale.data.prepare digits root=data
+	$(BIN)/python sweeps/launch.py grid=model_size study=demo study_dir=$(STUDY_DIR)
+	@$(BIN)/python analysis/report.py $(STUDY_DIR)
+
+test: setup
+	$(BIN)/python -m pytest
+
+quick: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) data studies runs
