@@ -1,0 +1,1 @@
+"""Train and evaluate NEPA vision transformers of every size with DeepSpeed."""

@@ -1,0 +1,137 @@
+"""Ranges and cross-field rules of a configuration. Every rule returns its complaints, so all are reported at once."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from nepa_scale import ladder
+from nepa_scale.config import RunConfig, TaskConfig, walk
+from nepa_scale.data import layout
+from nepa_scale.errors import nearest
+
+NEEDS: dict[str, tuple[layout.Need, ...]] = {"pretrain": (), "classify": ("label",), "segment": ("mask",)}
+
+
+def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
+    """Problems that need nothing but the configuration itself: ranges, choices, and rules across fields of ``tasks``."""
+    problems = [line for key, value, meta in walk(config) for line in _out_of_range(key, value, meta)]
+    if problems:
+        return problems
+    return [
+        *_head_problems(config),
+        *_image_size_problems(config, tasks),
+        *_length_problems(config, tasks),
+        *_task_problems(config),
+    ]
+
+
+def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
+    """Problems of the data sets that ``tasks`` read, and of asking for more images than there are."""
+    root, problems = Path(config.data.root), []
+    for task in tasks:
+        section = config.task_config(task)
+        found = layout.check_dataset(root, section.dataset, needs=NEEDS[task])
+        available = 0 if found else layout.split_size(root, section.dataset, "train")
+        if available and (section.num_images or 0) > available:
+            found = [f"{task}.num_images={section.num_images}: {section.dataset} has only {available} training images"]
+        problems += found
+    return list(dict.fromkeys(problems))
+
+
+def is_made_on_demand(config: RunConfig, task: str) -> bool:
+    """Whether the task reads the embedded data set and it must still be written."""
+    return layout.is_unwritten_embedded(Path(config.data.root), config.task_config(task).dataset)
+
+
+def check_batches(config: RunConfig, tasks: tuple[str, ...], world_size: int) -> list[str]:
+    """Problems of dividing each task's batch over ``world_size`` devices and micro-batches."""
+    problems = []
+    for task in tasks:
+        batch, micro = config.task_config(task).batch_size, config.micro_batch_size
+        if batch % world_size:
+            near = max(world_size, round(batch / world_size) * world_size)
+            problems.append(
+                f"{task}.batch_size={batch} does not divide over {world_size} devices; nearest that does: {near}"
+            )
+        elif micro is not None and (batch // world_size) % micro:
+            share = batch // world_size
+            near = max(size for size in range(1, share + 1) if share % size == 0 and size <= micro)
+            problems.append(
+                f"micro_batch_size={micro} does not divide {task}'s batch per device ({batch} / {world_size} = {share});"
+                f" nearest that does: {near}"
+            )
+    return problems
+
+
+def _out_of_range(key: str, value: Any, meta: dict[str, Any]) -> list[str]:
+    if value is None:
+        return []
+    if value == "":
+        return [f"{key}= is empty; give a value or leave the key out"]
+    if "choices" in meta and value not in meta["choices"]:
+        return [f"{key}={value}: not one of {', '.join(meta['choices'])}{nearest(str(value), meta['choices'])}"]
+    if isinstance(value, float) and not math.isfinite(value):
+        return [f"{key}={value}: must be a finite number"]
+    if "low" in meta and value < meta["low"]:
+        return [f"{key}={value}: must be at least {meta['low']}"]
+    if "above" in meta and value <= meta["above"]:
+        return [f"{key}={value}: must be greater than {meta['above']}"]
+    if "high" in meta and value > meta["high"]:
+        return [f"{key}={value}: must be at most {meta['high']}"]
+    return []
+
+
+def _head_problems(config: RunConfig) -> list[str]:
+    rung = ladder.LADDER[config.model.size]
+    width, heads = config.model.embed_dim or rung.embed_dim, config.model.num_heads or rung.num_heads
+    if width % (4 * heads):
+        fitting = [count for count in range(1, width // 4 + 1) if width % (4 * count) == 0]
+        near = min(fitting, key=lambda count: abs(count - heads), default=0)
+        remedy = f"nearest number of heads that fits: {near}" if near else "make the width a multiple of 4"
+        return [
+            f"model.num_heads={heads} does not divide model.embed_dim={width} into heads of a multiple of 4"
+            f" channels (2-D RoPE); {remedy}"
+        ]
+    return []
+
+
+def _image_size_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
+    problems, patch = [], config.model.patch_size
+    for size in sorted({config.task_config(task).image_size for task in tasks}):
+        of = " and ".join(f"{task}.image_size" for task in tasks if config.task_config(task).image_size == size)
+        near = max(2 * patch, round(size / patch) * patch)
+        if size % patch:
+            problems.append(
+                f"model.patch_size={patch} does not divide {of}={size}; nearest image size that fits: {near}"
+            )
+        elif size == patch:
+            problems.append(f"{of}={size} holds a single patch, so there is no next one to predict; use {near} or more")
+    return problems
+
+
+def _length_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
+    problems = []
+    for task in tasks:
+        section: TaskConfig = config.task_config(task)
+        if section.epochs is not None and section.steps is not None:
+            problems.append(f"{task}.epochs={section.epochs} and {task}.steps={section.steps}: give only one of the two")
+        if section.epochs is None and section.steps is None:
+            problems.append(f"{task}.epochs and {task}.steps are both null: give one of the two")
+    return problems
+
+
+def _task_problems(config: RunConfig) -> list[str]:
+    problems = []
+    if config.task not in config.tasks:
+        problems.append(f"task={config.task}: a run with init={config.init} has no pre-training of its own")
+    if config.segment.channels % 4:
+        problems.append(f"segment.channels={config.segment.channels}: must be a multiple of 4 (GroupNorm)")
+    if config.segment.scale_min > config.segment.scale_max:
+        problems.append(
+            f"segment.scale_min={config.segment.scale_min} is above segment.scale_max={config.segment.scale_max}"
+        )
+    if config.classify.batch_size % 2 and (config.classify.mixup or config.classify.cutmix):
+        problems.append(f"classify.batch_size={config.classify.batch_size}: mixup and cutmix need an even number")
+    return problems

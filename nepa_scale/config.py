@@ -1,0 +1,291 @@
+"""The run configuration: one object describes one point of a study and all three tasks done on it.
+
+Settings of two kinds live side by side. *Result* settings change what a run computes and make up its identity
+(``run_id``); *orchestration* settings (paths, logging, how the work is spread over devices) do not, so the same
+run may move to another machine or be logged more often and still be the same run.
+
+This module is free of torch: a wrong setting is reported before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from nepa_scale import ladder
+from nepa_scale.data.embedded import DEFAULT_ROOT, EMBEDDED_NAME
+
+TASKS = ("pretrain", "classify", "segment")
+
+
+def setting(
+    default: Any,
+    *,
+    choices: tuple[str, ...] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    orchestration: bool = False,
+) -> Any:
+    """A dataclass field with its range: ``low <= value <= high``, ``value > above``, or one of ``choices``."""
+    limits = {"choices": choices, "low": low, "high": high, "above": above}
+    metadata = {name: limit for name, limit in limits.items() if limit is not None}
+    return field(default=default, metadata={**metadata, "orchestration": orchestration})
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The backbone: a rung of the ladder, and what may differ from it."""
+
+    size: str = setting("nano", choices=tuple(ladder.LADDER))
+    """rung of the size ladder"""
+    patch_size: int = setting(8, low=1)
+    """side of a square patch, in pixels"""
+    embed_dim: int | None = setting(None, low=4)
+    """token width; null = the rung's"""
+    depth: int | None = setting(None, low=1)
+    """number of transformer blocks; null = the rung's"""
+    num_heads: int | None = setting(None, low=1)
+    """attention heads per block; null = the rung's"""
+    mlp: str = setting("gelu", choices=("gelu", "swiglu"))
+    """gelu (the authors' released weights) or swiglu (the paper's text)"""
+    qk_norm: str = setting("plain", choices=("none", "plain", "weight"))
+    """LayerNorm of queries and keys: none, plain (no parameters) or weight (a weight, no bias)"""
+    layer_scale_init: float = setting(1e-5, above=0)
+    """initial value of LayerScale"""
+    init: str = setting("authors", choices=("authors", "width_scaled"))
+    """initial weights: std 0.02 (authors), or scaled so that narrow models start with NEPA-B's gain per layer"""
+    rope_rescale: float = setting(2.0, low=1)
+    """training-time scale of RoPE coordinates, drawn log-uniformly from [1/r, r]; 1 = off"""
+
+    def architecture(self) -> ladder.Architecture:
+        """The resolved shape of the backbone."""
+        return ladder.architecture(
+            self.size,
+            self.patch_size,
+            mlp=self.mlp,
+            qk_norm=self.qk_norm,
+            embed_dim=self.embed_dim,
+            depth=self.depth,
+            num_heads=self.num_heads,
+        )
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Where data sets lie and how they are read."""
+
+    root: str = setting(DEFAULT_ROOT, orchestration=True)
+    """folder that holds the data sets, one folder each"""
+    num_workers: int = setting(0, low=0, orchestration=True)
+    """loader processes per device; 0 = load in the training process"""
+
+
+@dataclass(kw_only=True)
+class TaskConfig:
+    """What every task has: data, length, optimiser and schedule."""
+
+    dataset: str = setting(EMBEDDED_NAME)
+    """folder name of the data set under data.root"""
+    image_size: int = setting(48, low=1)
+    """side of the square input, in pixels"""
+    num_images: int | None = setting(None, low=1)
+    """training images used (a nested, seeded subset); null = all"""
+    epochs: float | None = setting(None, above=0)
+    """length in passes over the training images (give this or steps)"""
+    steps: int | None = setting(None, low=1)
+    """length in optimiser steps (give this or epochs)"""
+    batch_size: int = setting(64, low=1)
+    """images per optimiser step, over all devices"""
+    base_lr: float = setting(1e-3, above=0)
+    """peak learning rate = base_lr x batch_size / 256"""
+    warmup: float = setting(0.1, low=0, high=1)
+    """fraction of the steps spent in linear warm-up; cosine to zero follows"""
+    weight_decay: float = setting(0.05, low=0)
+    """AdamW weight decay (not on biases, norms and LayerScale)"""
+    beta1: float = setting(0.9, low=0, high=0.9999)
+    """AdamW first-moment decay"""
+    beta2: float = setting(0.95, low=0, high=0.99999)
+    """AdamW second-moment decay"""
+    clip_grad_norm: float = setting(1.0, low=0)
+    """global gradient-norm clip; 0 = off"""
+    hflip: float = setting(0.5, low=0, high=1)
+    """probability of a horizontal flip in training"""
+    eval_every: int = setting(0, low=0, orchestration=True)
+    """evaluate every so many steps; 0 = only at the end"""
+
+    @property
+    def peak_lr(self) -> float:
+        """Learning rate at the end of warm-up (linear batch rule; paper §4.1)."""
+        return self.base_lr * self.batch_size / 256
+
+    def total_steps(self, num_images: int) -> int:
+        """Optimiser steps of the whole task when ``num_images`` training images are used."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, math.ceil((self.epochs or 0) * num_images / self.batch_size))
+
+
+@dataclass(kw_only=True)
+class PretrainConfig(TaskConfig):
+    """Next-embedding prediction."""
+
+    epochs: float | None = setting(4.0, above=0)
+    """length in passes over the training images (give this or steps)"""
+    crop_scale_min: float = setting(0.5, above=0, high=1)
+    """smallest area fraction of RandomResizedCrop (paper: 0.08)"""
+    hflip: float = setting(0.0, low=0, high=1)
+    """probability of a horizontal flip in training (authors' code: 0.5; digits must not be mirrored)"""
+
+
+@dataclass(kw_only=True)
+class FinetuneConfig(TaskConfig):
+    """What the two supervised tasks share."""
+
+    epochs: float | None = setting(8.0, above=0)
+    """length in passes over the training images (give this or steps)"""
+    beta2: float = setting(0.999, low=0, high=0.99999)
+    """AdamW second-moment decay"""
+    hflip: float = setting(0.0, low=0, high=1)
+    """probability of a horizontal flip in training (digits must not be mirrored)"""
+    attention: str = setting("bidirectional", choices=("bidirectional", "causal"))
+    """attention mask while fine-tuning (paper: bidirectional for the headline numbers)"""
+    drop_path_rate: float = setting(0.0, low=0, high=0.9)
+    """stochastic depth, rising linearly over the blocks to this rate"""
+    layer_decay: float = setting(0.8, above=0, high=1)
+    """learning rate of each block = the next block's times this (from a pre-trained start only)"""
+
+
+@dataclass(kw_only=True)
+class ClassifyConfig(FinetuneConfig):
+    """Fine-tuning for classification."""
+
+    crop_scale_min: float = setting(0.6, above=0, high=1)
+    """smallest area fraction of RandomResizedCrop (paper: 0.08)"""
+    auto_augment: str | None = setting(None)
+    """timm's policy string, e.g. rand-m9-mstd0.5-inc1; null = none"""
+    random_erasing: float = setting(0.0, low=0, high=1)
+    """probability of erasing a rectangle"""
+    label_smoothing: float = setting(0.1, low=0, high=0.9)
+    """mass spread over the other classes"""
+    mixup: float = setting(0.0, low=0)
+    """Beta parameter of mixup; 0 = off"""
+    cutmix: float = setting(0.0, low=0)
+    """Beta parameter of cutmix; 0 = off"""
+
+
+@dataclass(kw_only=True)
+class SegmentConfig(FinetuneConfig):
+    """Semantic segmentation with a UPerNet head."""
+
+    channels: int = setting(32, low=1)
+    """width of the UPerNet head"""
+    scale_min: float = setting(0.75, above=0)
+    """smallest random resize, relative to shorter side = image_size"""
+    scale_max: float = setting(1.5, above=0)
+    """largest random resize, relative to shorter side = image_size"""
+
+
+@dataclass(kw_only=True)
+class EngineConfig:
+    """DeepSpeed and precision."""
+
+    ds_config: str = setting("auto", orchestration=True)
+    """auto, a name in ds_configs/ (zero0 ... zero3, zero3_offload) or the path of a DeepSpeed JSON file"""
+    precision: str = setting("fp32", choices=("fp32", "bf16"))
+    """number format of weights and activations in the forward and backward pass"""
+    activation_checkpointing: bool = setting(False, orchestration=True)
+    """recompute block activations in the backward pass to save memory"""
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig:
+    """Saving and resuming."""
+
+    every: int = setting(100, low=0, orchestration=True)
+    """save every so many steps; 0 = only when stopped by a signal"""
+    keep: int = setting(1, low=1, orchestration=True)
+    """checkpoints kept on disk"""
+
+
+@dataclass(kw_only=True)
+class LogConfig:
+    """What is written while a task runs."""
+
+    every: int = setting(10, low=1, orchestration=True)
+    """write a metrics line every so many steps"""
+    tensorboard: bool = setting(True, orchestration=True)
+    """also write TensorBoard event files"""
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """One point of a study: pre-train, then fine-tune for classification and segmentation."""
+
+    task: str = setting("pretrain", choices=TASKS, orchestration=True)
+    """which task of the run to do now"""
+    run_dir: str | None = setting(None, orchestration=True)
+    """folder of the run; null = runs/<run_id>"""
+    init: str = setting("pretrain")
+    """where fine-tuning starts: pretrain (this run's own), scratch, or the folder of another run"""
+    seed: int = setting(0, low=0, high=2**32 - 1)
+    """seed of initialisation, data order and augmentation"""
+    micro_batch_size: int | None = setting(None, low=1, orchestration=True)
+    """images per device in one forward pass; null = the device's whole share of the batch"""
+    dry_run: bool = setting(False, orchestration=True)
+    """show what would be done, and do nothing"""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
+    segment: SegmentConfig = field(default_factory=SegmentConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    @property
+    def run_id(self) -> str:
+        """Readable prefix plus a hash of every result setting."""
+        start = {"pretrain": "", "scratch": "-scratch"}.get(self.init, "-from")
+        return f"{self.model.size}-p{self.model.patch_size}{start}-{_digest(self.identity())}"
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks this run has: a run that starts elsewhere does no pre-training of its own."""
+        return TASKS if self.init == "pretrain" else TASKS[1:]
+
+    def task_config(self, task: str | None = None) -> TaskConfig:
+        """The section of ``task`` (default: the task to do now)."""
+        section: TaskConfig = getattr(self, task or self.task)
+        return section
+
+    def identity(self) -> dict[str, Any]:
+        """The result settings, flat; pre-training's are left out where the run does none."""
+        return {
+            key: value
+            for key, value, meta in walk(self)
+            if not meta["orchestration"] and (self.init == "pretrain" or not key.startswith("pretrain."))
+        }
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting by its dotted key."""
+        return {key: value for key, value, _ in walk(self)}
+
+
+def walk(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Yield (dotted key, value, field metadata) of every setting below ``section``, in declaration order."""
+    for item in dataclasses.fields(section):
+        value = getattr(section, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from walk(value, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", value, dict(item.metadata)
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

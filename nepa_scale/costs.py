@@ -1,0 +1,126 @@
+"""What a task will cost, from its configuration alone: the planner shows it, the result file records it.
+
+Convention: a multiply-add is 2 FLOPs, only matrix products and convolutions count, training is 3 x forward.
+Causal attention is counted as useful work, T(T+1)/2 of the T^2 scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nepa_scale import ladder
+from nepa_scale.config import RunConfig
+from nepa_scale.data import layout
+
+FLOPS_CONVENTION = "multiply-add = 2; training = 3 x forward; causal attention counts T(T+1)/2 of T^2 scores"
+POOL_SCALES = (1, 2, 3, 6)
+BYTES_PER_TRAINED_PARAMETER = 16  # fp32 weight, gradient and two AdamW moments
+NUM_LEVELS = 4
+
+
+@dataclass(frozen=True)
+class TaskCost:
+    """Totals of one task. ``memory_bytes`` is per device; the other figures are over all devices."""
+
+    params_total: int
+    params_backbone: int
+    steps: int
+    images_seen: int
+    unique_images: int
+    tokens_seen: int
+    flops_train: int
+    memory_bytes: int
+
+
+def task_cost(config: RunConfig, task: str, *, world_size: int = 1, zero_stage: int = 0) -> TaskCost:
+    """Cost of ``task``. Raises ``DataError`` when its data set cannot be read."""
+    section, arch = config.task_config(task), config.model.architecture()
+    available = num_train_images(config, task)
+    used = min(section.num_images or available, available)
+    steps = section.total_steps(used)
+    images = steps * section.batch_size
+    grid = section.image_size // config.model.patch_size
+    head_params, head_flops = head_cost(config, task)
+    causal = task == "pretrain" or getattr(section, "attention", "causal") == "causal"
+    forward = ladder.forward_flops(arch, section.image_size, causal=causal, count="useful") + head_flops
+    memory = ladder.memory(
+        arch,
+        section.image_size,
+        micro_batch_size=config.micro_batch_size or max(1, section.batch_size // world_size),
+        precision=config.engine.precision,
+        zero_stage=zero_stage,
+        world_size=world_size,
+    )
+    return TaskCost(
+        params_total=ladder.total_params(arch) + head_params,
+        params_backbone=ladder.backbone_params(arch),
+        steps=steps,
+        images_seen=images,
+        unique_images=min(used, images),
+        tokens_seen=images * grid * grid,
+        flops_train=3 * forward * images,
+        memory_bytes=memory.total + BYTES_PER_TRAINED_PARAMETER * head_params,
+    )
+
+
+def num_train_images(config: RunConfig, task: str) -> int:
+    """Size of the task's training split."""
+    return layout.split_size(Path(config.data.root), config.task_config(task).dataset, "train")
+
+
+def num_classes(config: RunConfig, task: str) -> int:
+    """Classes of the task's labels (classify) or masks (segment); 0 for pre-training, which reads neither."""
+    if task == "pretrain":
+        return 0
+    count = layout.num_classes if task == "classify" else layout.mask_classes
+    return count(Path(config.data.root), config.task_config(task).dataset)
+
+
+def head_cost(config: RunConfig, task: str) -> tuple[int, int]:
+    """(parameters, forward FLOPs per image) of what a task adds to the backbone."""
+    width, classes = config.model.architecture().embed_dim, num_classes(config, task)
+    if task == "pretrain":
+        return 0, 0
+    if task == "classify":
+        return 2 * width + classes * (width + 1), 2 * width * classes
+    grid = config.segment.image_size // config.model.patch_size
+    return upernet_cost(width, config.segment.channels, classes, grid, config.model.patch_size)
+
+
+def pyramid_scales(patch_size: int) -> tuple[float, ...]:
+    """Factors that bring a patch grid to strides of about 4, 8, 16 and 32 pixels, as UPerNet expects."""
+    finest = 4.0 if patch_size >= 12 else 2.0 if patch_size >= 6 else 1.0
+    return tuple(finest / 2**level for level in range(NUM_LEVELS))
+
+
+def upernet_cost(width: int, channels: int, classes: int, grid: int, patch_size: int) -> tuple[int, int]:
+    """(parameters, forward FLOPs per image) of the pyramid and the UPerNet head on a ``grid`` x ``grid`` map.
+
+    Counts the layers of ``nepa_scale.upernet`` in their order; a test holds the two together.
+    """
+    params = flops = 0
+
+    def convolution(inputs: int, outputs: int, kernel: int, side: int, *, norm: bool = True) -> None:
+        nonlocal params, flops
+        weights = inputs * outputs * kernel * kernel
+        params += weights + (2 * outputs if norm else outputs)
+        flops += 2 * weights * side * side
+
+    sides = []
+    for scale in pyramid_scales(patch_size):
+        side, doublings = grid, {4.0: 2, 2.0: 1}.get(scale, 0)
+        for doubling in range(doublings):
+            convolution(width, width, 2, side, norm=False)
+            params += 2 * width if doubling + 1 < doublings else 0
+            side *= 2
+        sides.append(side if scale >= 1 else max(1, int(grid * scale)))
+    for side in sides[:-1]:
+        convolution(width, channels, 1, side)
+        convolution(channels, channels, 3, side)
+    for pool in POOL_SCALES:
+        convolution(width, channels, 1, pool)
+    convolution(width + len(POOL_SCALES) * channels, channels, 3, sides[-1])
+    convolution(NUM_LEVELS * channels, channels, 3, sides[0])
+    convolution(channels, classes, 1, sides[0], norm=False)
+    return params, flops

@@ -1,0 +1,82 @@
+"""The folder layout of ADE20K's scene parsing benchmark (``ADEChallengeData2016``). Standard library only.
+
+Photographs ``images/{training,validation}/<stem>.jpg`` go with masks
+``annotations/{training,validation}/<stem>.png``; ``objectInfo150.txt`` names the 150 classes
+(Zhou et al. 2017, "Scene Parsing through ADE20K Dataset").
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nepa_scale.data.info import DatasetInfo, SplitInfo
+
+FOLDER_NAME = "ADEChallengeData2016"
+SPLIT_FOLDERS = {"train": "training", "validation": "validation"}
+NUM_MASK_CLASSES = 150
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+
+
+def base_folder(folder: Path) -> Path | None:
+    """Return the folder that has ``images/training`` in it: ``folder``, the usual one inside it, or None."""
+    candidates = (folder, folder / FOLDER_NAME)
+    return next((base for base in candidates if (base / "images" / "training").is_dir()), None)
+
+
+def images(base: Path, split: str) -> list[Path]:
+    """Return the photographs of a split, sorted by name."""
+    folder = base / "images" / SPLIT_FOLDERS[split]
+    return list_images(folder) if folder.is_dir() else []
+
+
+def mask_of(base: Path, split: str, image: Path) -> Path:
+    """Return where the mask of a photograph must be."""
+    return base / "annotations" / SPLIT_FOLDERS[split] / f"{image.stem}.png"
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the image files directly in ``folder``, sorted by name, without hidden files."""
+    files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in files if not path.name.startswith("."))
+
+
+def problems(base: Path) -> list[str]:
+    """Return what is wrong: empty splits, missing folders, photographs without a mask or sharing one."""
+    found: list[str] = []
+    for split, folder in SPLIT_FOLDERS.items():
+        photographs = images(base, split)
+        masks = base / "annotations" / folder
+        if not photographs:
+            found.append(f"'{base / 'images' / folder}' has no images")
+        elif not masks.is_dir():
+            found.append(f"'{masks}' is missing: the masks of {len(photographs)} images")
+        else:
+            found += _unpaired(photographs, {path.stem for path in masks.glob("*.png")})
+    return found
+
+
+def _unpaired(photographs: list[Path], mask_stems: set[str]) -> list[str]:
+    seen: dict[str, Path] = {}
+    found = []
+    for image in photographs:
+        if image.stem in seen:
+            found.append(f"'{image}' and '{seen[image.stem].name}' would share one mask: keep one of them")
+        elif image.stem not in mask_stems:
+            found.append(f"'{image}' has no mask '{image.stem}.png'")
+        seen[image.stem] = image
+    return found
+
+
+def info(base: Path, name: str) -> DatasetInfo:
+    """Return what the folder holds."""
+    splits = {split: SplitInfo(len(images(base, split))) for split in SPLIT_FOLDERS}
+    return DatasetInfo(name, 0, (), class_names(base), splits)
+
+
+def class_names(base: Path) -> tuple[str, ...]:
+    """Return the 150 class names, or their numbers where ``objectInfo150.txt`` is absent."""
+    table = base / "objectInfo150.txt"
+    if not table.is_file():
+        return tuple(str(number) for number in range(1, NUM_MASK_CLASSES + 1))
+    lines = table.read_text(encoding="utf-8").splitlines()[1:]
+    return tuple(line.split("\t")[-1].strip() for line in lines if line.strip())

@@ -1,0 +1,133 @@
+"""The table of contents of a data set, ``_info.json``: read, checked and made. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from nepa_scale.errors import DataError
+
+INFO_NAME = "_info.json"
+SPLITS = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """One split: its samples and, for shards, the file names with the number of samples in each."""
+
+    num_samples: int
+    filenames: tuple[str, ...] = ()
+    shard_lengths: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a data set holds. ``num_classes`` 0 means no labels, empty ``mask_class_names`` means no masks."""
+
+    name: str
+    num_classes: int
+    class_names: tuple[str, ...]
+    mask_class_names: tuple[str, ...]
+    splits: Mapping[str, SplitInfo]
+
+
+def make_info(
+    name: str,
+    *,
+    split_sizes: Mapping[str, int],
+    shard_size: int,
+    class_names: Sequence[str] = (),
+    mask_class_names: Sequence[str] = (),
+    **notes: Any,
+) -> dict[str, Any]:
+    """Return the content of ``_info.json`` for a data set cut into shards of ``shard_size`` samples.
+
+    ``notes`` are further facts kept in the file, for example the seed it was made with.
+    """
+    info: dict[str, Any] = {"name": name, "num_classes": len(class_names), "class_names": list(class_names)}
+    if mask_class_names:
+        info["mask_class_names"] = list(mask_class_names)
+    info |= notes
+    info["splits"] = {split: _make_split(split, size, shard_size) for split, size in split_sizes.items()}
+    return info
+
+
+def _make_split(split: str, num_samples: int, shard_size: int) -> dict[str, Any]:
+    starts = range(0, num_samples, shard_size)
+    return {
+        "name": split,
+        "num_samples": num_samples,
+        "filenames": [f"{split}-{shard:06d}.tar" for shard in range(len(starts))],
+        "shard_lengths": [min(shard_size, num_samples - start) for start in starts],
+    }
+
+
+def parse_info(content: Any, name: str) -> DatasetInfo:
+    """Check the parsed JSON of ``_info.json`` and return it typed; keys not known here are ignored.
+
+    Raises ``DataError`` with every problem, one per line.
+    """
+    if not isinstance(content, dict):
+        raise DataError(f"{name}/{INFO_NAME}: must be a JSON object, is {type(content).__name__}")
+    problems: list[str] = []
+    class_names = _names(content, "class_names", problems)
+    mask_class_names = _names(content, "mask_class_names", problems)
+    num_classes = content.get("num_classes", len(class_names))
+    if not _is_count(num_classes):
+        problems.append(f"num_classes must be a whole number >= 0, is {num_classes!r}")
+    elif class_names and len(class_names) != num_classes:
+        problems.append(f"num_classes is {num_classes}, but class_names has {len(class_names)} names")
+    splits = _parse_splits(content.get("splits"), problems)
+    if problems:
+        raise DataError("\n".join(f"{name}/{INFO_NAME}: {problem}" for problem in problems))
+    return DatasetInfo(name, num_classes, class_names, mask_class_names, splits)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _names(content: Mapping[str, Any], key: str, problems: list[str]) -> tuple[str, ...]:
+    names = content.get(key, [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        problems.append(f"{key} must be a list of names")
+        return ()
+    return tuple(names)
+
+
+def _parse_splits(splits: object, problems: list[str]) -> dict[str, SplitInfo]:
+    if not isinstance(splits, dict):
+        problems.append("splits must be an object with 'train' and 'validation'")
+        return {}
+    problems += [f"splits has no '{split}'" for split in SPLITS if split not in splits]
+    parsed = {split: _parse_split(split, splits[split], problems) for split in SPLITS if split in splits}
+    return {split: info for split, info in parsed.items() if info is not None}
+
+
+def _parse_split(split: str, content: object, problems: list[str]) -> SplitInfo | None:
+    """Return the split, or note what is wrong with it."""
+    if not isinstance(content, dict):
+        problems.append(f"splits.{split} must be an object")
+        return None
+    filenames, lengths = content.get("filenames"), content.get("shard_lengths")
+    if not isinstance(filenames, list) or not all(_is_plain_name(name) for name in filenames):
+        problems.append(f"splits.{split}.filenames must be a list of .tar file names without folders")
+    elif not isinstance(lengths, list) or not all(_is_count(length) for length in lengths):
+        problems.append(f"splits.{split}.shard_lengths must be a list of whole numbers")
+    elif len(filenames) != len(lengths):
+        problems.append(f"splits.{split} has {len(filenames)} filenames, but {len(lengths)} shard_lengths")
+    elif content.get("num_samples") != sum(lengths):
+        stated = content.get("num_samples")
+        problems.append(f"splits.{split}.num_samples is {stated}, but shard_lengths add up to {sum(lengths)}")
+    elif not sum(lengths):
+        problems.append(f"splits.{split} is empty")
+    else:
+        return SplitInfo(sum(lengths), tuple(filenames), tuple(lengths))
+    return None
+
+
+def _is_plain_name(name: object) -> bool:
+    """Refuse folders, URLs and shell pipes: a shard lies beside its ``_info.json``."""
+    return isinstance(name, str) and name.endswith(".tar") and PurePath(name).name == name and ":" not in name

@@ -1,0 +1,159 @@
+"""What a data-set folder is, and all that is wrong with it. Standard library only, to answer at once."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal
+
+from nepa_scale.data import ade20k
+from nepa_scale.data.embedded import DEFAULT_ROOT, EMBEDDED_NAME, embedded_info
+from nepa_scale.data.info import INFO_NAME, DatasetInfo, parse_info
+from nepa_scale.errors import DataError, nearest
+from nepa_scale.files import read_json
+
+Need = Literal["label", "mask"]
+
+
+class Layout(enum.Enum):
+    """The kinds of folder a data set can be."""
+
+    SHARDS = "shards"
+    ADE20K = "ade20k"
+    CLASS_FOLDERS = "class folders"
+    UNKNOWN = "unknown"
+
+
+def find_layout(folder: Path) -> Layout:
+    """Tell what kind of data set ``folder`` is."""
+    if (folder / INFO_NAME).is_file() or next(folder.glob("*.tar"), None):
+        return Layout.SHARDS
+    if ade20k.base_folder(folder):
+        return Layout.ADE20K
+    train = folder / "train"
+    if train.is_dir() and any(child.is_dir() for child in train.iterdir()):
+        return Layout.CLASS_FOLDERS
+    return Layout.UNKNOWN
+
+
+def is_unwritten_embedded(root: Path, name: str) -> bool:
+    """Tell whether ``root/name`` is the embedded data set in its default place, and not there yet."""
+    return name == EMBEDDED_NAME and root == Path(DEFAULT_ROOT) and not (root / name).exists()
+
+
+def check_dataset(root: Path, name: str, *, needs: Collection[Need] = ()) -> list[str]:
+    """Return every problem of the data set ``root/name``, one line each; an empty list means it is usable.
+
+    ``needs`` says what a task reads besides images. The embedded data set may be absent where it is
+    written on use.
+    """
+    folder = root / name
+    if is_unwritten_embedded(root, name):
+        return []
+    if problem := _absent(root, name):
+        return [problem]
+    layout = find_layout(folder)
+    if layout is Layout.CLASS_FOLDERS:
+        return [_prepare_first(root, name)]
+    if layout is Layout.UNKNOWN:
+        return [
+            f"'{folder}' is no data set: it has neither {INFO_NAME} with shards nor ADE20K's images/training"
+        ]
+    problems = ade20k.problems(_ade_base(folder)) if layout is Layout.ADE20K else []
+    try:
+        info = dataset_info(root, name)
+    except DataError as error:
+        return problems + str(error).splitlines()
+    return problems + _shard_problems(folder, info) + _missing_needs(info, needs)
+
+
+def dataset_info(root: Path, name: str) -> DatasetInfo:
+    """Return what the data set ``root/name`` holds. Raises ``DataError`` when that cannot be told."""
+    if is_unwritten_embedded(root, name):
+        return embedded_info()
+    if problem := _absent(root, name):
+        raise DataError(problem)
+    folder = root / name
+    if find_layout(folder) is Layout.ADE20K:
+        return ade20k.info(_ade_base(folder), name)
+    path = folder / INFO_NAME
+    try:
+        return parse_info(read_json(path), name)
+    except FileNotFoundError:
+        raise DataError(
+            f"'{path}' is missing: it lists the shards of '{name}' and how many samples each has"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"'{path}' is not valid JSON: {error}") from None
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror}") from None
+
+
+def num_classes(root: Path, name: str) -> int:
+    """Return the number of image classes; 0 for a data set without labels."""
+    return dataset_info(root, name).num_classes
+
+
+def mask_classes(root: Path, name: str) -> int:
+    """Return the number of mask classes; 0 for a data set without masks."""
+    return len(dataset_info(root, name).mask_class_names)
+
+
+def split_size(root: Path, name: str, split: str) -> int:
+    """Return the number of images of ``split``, "train" or "validation"."""
+    return dataset_info(root, name).splits[split].num_samples
+
+
+def _absent(root: Path, name: str) -> str | None:
+    """Return the line that says why ``root/name`` is not a folder, if it is not."""
+    if name and (root / name).is_dir():
+        return None
+    if name == EMBEDDED_NAME:
+        command = f"python -m nepa_scale.data.prepare {EMBEDDED_NAME} root={root}"
+        return f"'{root / name}' does not exist: write it with `{command}`"
+    names = _available(root)
+    if not names:
+        return f"data root '{root}' {'holds no data sets' if root.is_dir() else 'is not a folder'}"
+    return (
+        f"data root '{root}' has no data set '{name}'{nearest(name, names)} (there are: {', '.join(names)})"
+    )
+
+
+def _available(root: Path) -> list[str]:
+    """Return the names of what lies in ``root``, and of what would be written there on use."""
+    folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    present = {path.name for path in folders if not path.name.startswith(".")}
+    return sorted(present | ({EMBEDDED_NAME} if root == Path(DEFAULT_ROOT) else set()))
+
+
+def _prepare_first(root: Path, name: str) -> str:
+    command = f"python -m nepa_scale.data.prepare folder source={root / name} root={root} name={name}-shards"
+    return f"'{root / name}' holds class folders: prepare it with `{command}`, then use '{name}-shards'"
+
+
+def _ade_base(folder: Path) -> Path:
+    return ade20k.base_folder(folder) or folder
+
+
+def _shard_problems(folder: Path, info: DatasetInfo) -> list[str]:
+    problems = []
+    for split in info.splits.values():
+        for path in (folder / filename for filename in split.filenames):
+            if not path.is_file():
+                problems.append(f"shard '{path}' is missing")
+            elif path.stat().st_size == 0:
+                problems.append(f"shard '{path}' is empty (0 bytes)")
+    return problems
+
+
+def _missing_needs(info: DatasetInfo, needs: Collection[Need]) -> list[str]:
+    problems = []
+    if "label" in needs and not info.num_classes:
+        problems.append(f"data set '{info.name}' has no class labels (num_classes is 0 or not given)")
+    if "mask" in needs and not info.mask_class_names:
+        problems.append(
+            f"data set '{info.name}' has no masks (no mask_class_names): segmentation cannot use it"
+        )
+    return problems

@@ -1,0 +1,33 @@
+"""Randomness that belongs to one sample: its augmentation is a function of (seed, epoch, index)."""
+# ruff: noqa: NPY002 (timm's augmentations draw from numpy's global generator)
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def sample_randomness(seed: int, epoch: int, index: int) -> Iterator[None]:
+    """Seed ``random``, ``numpy.random`` and torch's CPU generator for one sample, then restore all three.
+
+    The generators of worker processes, and of training itself, are as if the sample had never been drawn.
+    """
+    digest = hashlib.blake2b(f"{seed},{epoch},{index}".encode(), digest_size=8).digest()
+    sample_seed = int.from_bytes(digest, "little")
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    torch_state = torch.default_generator.get_state()
+    random.seed(sample_seed)
+    np.random.seed(sample_seed % 2**32)
+    torch.default_generator.manual_seed(sample_seed)
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.default_generator.set_state(torch_state)

@@ -1,0 +1,100 @@
+"""Writing a data set as WebDataset shards: whole or not at all, and with the same bytes every time."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from nepa_scale.data.info import INFO_NAME
+from nepa_scale.errors import DataError
+from nepa_scale.files import read_json, write_json
+
+Members = Mapping[str, bytes | str]
+Report = Callable[[str, int, int], None]
+
+
+def is_written(root: Path, info: Mapping[str, Any]) -> bool:
+    """Tell whether the data set of ``info`` is there. Raises ``DataError`` if another has its place."""
+    folder = root / info["name"]
+    if not folder.exists():
+        return False
+    with suppress(OSError, ValueError):
+        if read_json(folder / INFO_NAME) == info:
+            return True
+    raise DataError(
+        f"'{folder}' exists and is not the data set asked for: remove it, or choose another root or name"
+    )
+
+
+def write_dataset(
+    root: Path,
+    info: Mapping[str, Any],
+    samples: Mapping[str, Iterable[Members]],
+    report: Report | None = None,
+) -> bool:
+    """Write ``root/<name>`` with the shards that ``info`` lists; return False if it was already there.
+
+    ``samples`` gives each split's samples in order, with ``__key__`` and the content of every extension.
+    ``report(split, done, total)`` is called after each shard. Everything goes to a
+    temporary folder that is renamed at the end; of several processes writing at once the first wins. Raises
+    ``DataError``; whatever is raised, nothing is left behind.
+    """
+    if is_written(root, info):
+        return False
+    with _temporary_folder(root) as folder:
+        for split, members in samples.items():
+            _write_split(folder, split, info["splits"][split], iter(members), report)
+        write_json(folder / INFO_NAME, info)
+        try:
+            folder.rename(root / info["name"])
+        except OSError:
+            if is_written(root, info):  # another process was faster
+                return False
+            raise
+    return True
+
+
+def _write_split(
+    folder: Path, split: str, contents: Mapping[str, Any], samples: Iterator[Members], report: Report | None
+) -> None:
+    lengths = contents["shard_lengths"]
+    for shard, (filename, length) in enumerate(zip(contents["filenames"], lengths, strict=True), start=1):
+        _write_shard(folder / filename, islice(samples, length))
+        if report:
+            report(split, sum(lengths[:shard]), contents["num_samples"])
+
+
+@contextmanager
+def _temporary_folder(root: Path) -> Iterator[Path]:
+    """Give a folder in ``root`` that vanishes unless renamed, and ``root`` too if it was made for this."""
+    made = not root.exists()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=root) as temporary:
+            folder = (
+                Path(temporary) / "dataset"
+            )  # the rename keeps this one's permissions, which follow the umask
+            folder.mkdir()
+            yield folder
+    except OSError as error:
+        raise DataError(f"cannot write the data set: {error.strerror} ('{error.filename or root}')") from None
+    finally:
+        if made:
+            with suppress(OSError):  # not empty after success
+                root.rmdir()
+
+
+def _write_shard(path: Path, samples: Iterable[Members]) -> None:
+    from webdataset import TarWriter  # here, because it imports torch
+
+    with path.open("wb") as file:
+        with TarWriter(file, encoder=False, mtime=0) as writer:
+            for sample in samples:
+                writer.write(sample)
+        file.flush()
+        os.fsync(file.fileno())

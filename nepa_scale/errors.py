@@ -1,0 +1,32 @@
+"""Errors a user can cause and mend. Commands print their text as it is, without a traceback, and exit with code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class UserError(Exception):
+    """A mistake outside the program: the message names what is wrong and what would be right."""
+
+
+class ConfigError(UserError):
+    """One or more settings are wrong; every problem found is listed, one line each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(UserError):
+    """A data set is missing, incomplete or not in a known layout."""
+
+
+class RunError(UserError):
+    """A run directory cannot be used: owned by another process, or made by another configuration."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest valid name, or ``""`` when none is close."""
+    matches = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.6)
+    return f"; did you mean '{matches[0]}'?" if matches else ""

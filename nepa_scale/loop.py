@@ -1,0 +1,206 @@
+"""The one training loop: data, step, log, evaluate, save, stop on request, write the result."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from nepa_scale import ds_config
+from nepa_scale.config import RunConfig
+from nepa_scale.data.loader import train_loader
+from nepa_scale.distributed import World, any_rank
+from nepa_scale.engine import Batch, Engine, StepResult
+from nepa_scale.files import write_atomically
+from nepa_scale.metrics import MetricsLog
+from nepa_scale.optim import build_optimizer, warmup_cosine
+from nepa_scale.progress import StepDisplay, logger
+from nepa_scale.results import write_result
+from nepa_scale.runs import WEIGHTS_NAME
+from nepa_scale.signals import StopRequest
+from nepa_scale.status import Status, read_status, write_status
+from nepa_scale.tasks.task import Task
+
+STATUS_INTERVAL_SECONDS = 2.0
+
+
+class Trainer:
+    """Carries one task of one run from its newest checkpoint to its result."""
+
+    def __init__(
+        self, task: Task, config: RunConfig, task_dir: Path, world: World, device: torch.device, stop: StopRequest
+    ) -> None:
+        self.task, self.config, self.task_dir = task, config, task_dir
+        self.world, self.device, self.stop = world, device, stop
+        section = task.section
+        self.total_steps = section.total_steps(len(task.train_data))  # type: ignore[arg-type]
+        self.params = sum(parameter.numel() for parameter in task.module.parameters())
+        self.engine = Engine(
+            task.module,
+            build_optimizer(task.module, section, layer_decay=task.layer_decay),
+            warmup_cosine(self.total_steps, section.warmup),
+            ds_config.resolve(config, task.name, world_size=world.size, num_params=self.params),
+            world,
+            device,
+        )
+        self._checkpoints = task_dir / "checkpoints"
+        self._attempt = _attempts(task_dir) + 1
+
+    def run(self) -> None:
+        """Train to the end and write the result, or save and return when asked to stop."""
+        start = self.engine.load_newest(self._checkpoints)
+        if start:
+            logger.info("%s: continuing from step %d of %d", self.task.name, start, self.total_steps)
+        self._log = self._open_log(start)
+        self._display = StepDisplay(self._title(), start, self.total_steps, shown=self.world.is_main)
+        try:
+            if self._train(start):
+                self._finish()
+        finally:
+            self._display.close()
+            if self._log is not None:
+                self._log.close()
+
+    def _train(self, start: int) -> bool:
+        """Take the steps from ``start`` on; False when stopped before the last."""
+        config, section = self.config, self.task.section
+        self._write_status("running", start)
+        self._interval_start, self._interval_step, self._data_seconds = time.perf_counter(), start, 0.0
+        batches = self._batches(start)
+        for step in range(start, self.total_steps):
+            result = self.engine.step(next(batches), before_forward=lambda micro, step=step: self._seed(step, micro))
+            done = step + 1
+            last = done == self.total_steps
+            if done % config.log.every == 0 or last:
+                self._record_step(done, result)
+            self._display.update(done, None)
+            if section.eval_every and done % section.eval_every == 0 and not last:
+                self._record_evaluation(done)
+            stopping = any_rank(self.stop.requested, self.device)
+            if stopping or last or (config.checkpoint.every and done % config.checkpoint.every == 0):
+                self.engine.save(self._checkpoints, done, keep=config.checkpoint.keep)
+            if stopping and not last:
+                self._write_status("preempted", done)
+                logger.info("%s: stopped and saved at step %d; the same command continues", self.task.name, done)
+                return False
+        return True
+
+    def _finish(self) -> None:
+        """Evaluate, export the weights, write the result. Repeated whole if a kill comes in between."""
+        metrics = self._record_evaluation(self.total_steps)
+        weights = self.engine.gather_weights()
+        if not self.world.is_main:
+            return
+        tensors = {name.removeprefix("backbone."): value.contiguous() for name, value in weights.items()}
+        write_atomically(self.task_dir / WEIGHTS_NAME, safetensors.torch.save(tensors))
+        write_result(
+            self.task_dir,
+            self.config,
+            self.world,
+            metrics=metrics,
+            params=self.params,
+            wall_seconds=self._earlier_seconds + time.perf_counter() - self._started,
+        )
+        self._write_status("finished", self.total_steps)
+        logger.info("%s: finished  %s", self.task.name, "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+
+    def _batches(self, start: int) -> Iterator[list[Batch]]:
+        """The micro-batches of each step from ``start`` on, and the time spent waiting for them."""
+        config, section, size = self.config, self.task.section, self.world.size
+        share = section.batch_size // size
+        micro = config.micro_batch_size or share
+        loader = iter(
+            train_loader(
+                self.task.train_data,
+                batch_size=section.batch_size,
+                micro_batch_size=micro,
+                seed=config.seed,
+                start_step=start,
+                total_steps=self.total_steps,
+                rank=self.world.rank,
+                world_size=size,
+                num_workers=config.data.num_workers,
+            )
+        )
+        while True:
+            before = time.perf_counter()
+            batches = [_as_tuple(item) for item in itertools.islice(loader, share // micro)]
+            self._data_seconds += time.perf_counter() - before
+            yield batches
+
+    def _seed(self, step: int, micro_step: int) -> None:
+        """Make the randomness of a forward pass a function of its place in the run, so that a resume repeats it.
+
+        Stochastic depth and mixup differ between ranks; the RoPE scale is the same on all, so that the result
+        does not depend on how many devices share the batch.
+        """
+        seed = self.config.seed
+        state = np.random.SeedSequence([seed, step, micro_step, self.world.rank]).generate_state(2)
+        torch.manual_seed(int(state[0]))
+        np.random.seed(int(state[1]))
+        self.task.backbone.seed_rope(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+
+    def _record_step(self, done: int, result: StepResult) -> None:
+        now = time.perf_counter()
+        seconds = now - self._interval_start
+        batch_size = self.task.section.batch_size
+        row: dict[str, Any] = {
+            "step": done,
+            "images_seen": done * batch_size,
+            "loss": result.loss,
+            "lr": result.lr,
+            "grad_norm": result.grad_norm,
+            "images_per_second": (done - self._interval_step) * batch_size / seconds,
+            "data_wait": self._data_seconds / seconds,
+            "elapsed_seconds": self._earlier_seconds + now - self._started,
+        }
+        self._interval_start, self._interval_step, self._data_seconds = now, done, 0.0
+        if self._log is not None:
+            self._log.write(row)
+            shown = {name: row[name] for name in ("loss", "lr", "grad_norm", "images_per_second")}
+            self._display.update(done, shown)
+            if now - self._status_written > STATUS_INTERVAL_SECONDS:
+                self._write_status("running", done)
+
+    def _record_evaluation(self, done: int) -> dict[str, float]:
+        before = time.perf_counter()
+        with self.engine.readable():
+            metrics = self.task.evaluate(self.world, self.device)
+        if self._log is not None:
+            row = {"step": done, "images_seen": done * self.task.section.batch_size}
+            self._log.write(row | {f"eval_{name}": value for name, value in metrics.items()})
+        self._interval_start += time.perf_counter() - before
+        return metrics
+
+    def _open_log(self, start: int) -> MetricsLog | None:
+        self._started, self._earlier_seconds = time.perf_counter(), 0.0
+        if not self.world.is_main:
+            return None
+        log = MetricsLog(self.task_dir, resume_at=start, tensorboard=self.config.log.tensorboard)
+        self._earlier_seconds = max((row.get("elapsed_seconds", 0.0) for row in log.rows), default=0.0)
+        return log
+
+    def _write_status(self, state: str, step: int) -> None:
+        self._status_written = time.perf_counter()
+        if self.world.is_main:
+            write_status(
+                self.task_dir, Status(state, step=step, steps_total=self.total_steps, attempt=self._attempt)
+            )
+
+    def _title(self) -> str:
+        return f"{self.task.name} {self.config.model.size}"
+
+
+def _as_tuple(item: Any) -> Batch:
+    return tuple(item) if isinstance(item, list | tuple) else (item,)
+
+
+def _attempts(task_dir: Path) -> int:
+    status = read_status(task_dir)
+    return status.attempt if status is not None else 0

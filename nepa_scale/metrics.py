@@ -1,0 +1,58 @@
+"""The log of a task: ``metrics.jsonl`` (one object per line) and, on request, TensorBoard event files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nepa_scale.files import write_atomically
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class MetricsLog:
+    """Appends rows; on resume the rows after the checkpoint's step are dropped, so no step stands twice."""
+
+    def __init__(self, task_dir: Path, *, resume_at: int, tensorboard: bool) -> None:
+        self._path = task_dir / "metrics.jsonl"
+        self._events = task_dir / "tensorboard" if tensorboard else None
+        self._writer: SummaryWriter | None = None
+        self.rows = [row for row in read_rows(self._path) if row["step"] <= resume_at]
+        write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self._file = self._path.open("a")
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one row; it must have a ``step``."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            self._write_events(self._events, row)
+
+    def close(self) -> None:
+        """Flush and release the files."""
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write_events(self, folder: Path, row: dict[str, Any]) -> None:
+        if self._writer is None:
+            # Imported at the first row: it takes a second that the first training step need not wait for.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder), purge_step=row["step"])
+        for name, value in row.items():
+            if name != "step":
+                self._writer.add_scalar(name, value, row["step"])
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The whole rows of a metrics file; a last line cut off by a kill is dropped."""
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

@@ -1,0 +1,233 @@
+"""The command grammar: ``key=value`` words, a configuration file, and the flags that launchers add."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nepa_scale import config as config_module
+from nepa_scale.checks import check_values
+from nepa_scale.config import TASKS, RunConfig, walk
+from nepa_scale.errors import ConfigError, nearest
+from nepa_scale.files import write_atomically
+
+KEYS = {key: meta for key, _, meta in walk(RunConfig())}
+SECTIONS = sorted({key.split(".")[0] for key in KEYS if "." in key})
+
+
+def parse(words: Sequence[str]) -> RunConfig:
+    """Build a checked configuration from ``key=value`` words.
+
+    Raises:
+        ConfigError: with every problem found, one line each.
+    """
+    return build(split_words(strip_launcher_flags(words)))
+
+
+def strip_launcher_flags(words: Sequence[str]) -> list[str]:
+    """Drop what DeepSpeed's and torch's launchers append; turn ``--deepspeed_config F`` into a setting."""
+    kept: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        flag, _, value = word.partition("=")
+        if flag in ("--local_rank", "--local-rank"):
+            if not value:
+                next(remaining, None)
+        elif flag == "--deepspeed_config":
+            kept.append(f"engine.ds_config={value or next(remaining, '')}")
+        elif flag == "--dry-run":
+            kept.append("dry_run=true")
+        elif flag != "--deepspeed":
+            kept.append(word)
+    return kept
+
+
+def split_words(words: Iterable[str]) -> list[tuple[str, str]]:
+    """Split ``key=value`` words. Raises ``ConfigError`` naming every word that is none."""
+    words = list(words)
+    problems = [f"'{word}': expected key=value" for word in words if not word.partition("=")[1] or word[:1] in "-="]
+    if problems:
+        raise ConfigError(problems)
+    return [(key, value) for key, _, value in (word.partition("=") for word in words)]
+
+
+def build(pairs: Sequence[tuple[str, str]], *, all_tasks: bool = False) -> RunConfig:
+    """Apply (key, value) pairs in order to the defaults, then check them.
+
+    The sections of the tasks that are not to be done now are checked only with ``all_tasks``.
+    Raises ``ConfigError`` with every problem found.
+    """
+    problems: list[str] = []
+    pairs = _expand(pairs, problems)
+    tree = OmegaConf.structured(RunConfig)
+    for key, value in pairs:
+        problems += _apply(tree, key, value)
+    config: RunConfig = OmegaConf.to_object(tree)  # type: ignore[assignment]
+    _replace_default_epochs(config, {key for key, _ in pairs})
+    problems += check_values(config, config.tasks if all_tasks else (config.task,))
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def pairs_from_mapping(mapping: Any, source: str) -> list[tuple[str, str]]:
+    """Flatten a nested mapping into (dotted key, text) pairs. Raises ``ConfigError`` naming ``source``."""
+    if not isinstance(mapping, dict):
+        raise ConfigError([f"{source}: expected settings (key: value), found {type(mapping).__name__}"])
+    pairs: list[tuple[str, str]] = []
+    for key, value in mapping.items():
+        if isinstance(value, list):
+            raise ConfigError([f"{source}: {key}: expected one value, found a list"])
+        if isinstance(value, dict):
+            pairs += [(f"{key}.{inner}", text) for inner, text in pairs_from_mapping(value, source)]
+        else:
+            pairs.append((str(key), to_text(value)))
+    return pairs
+
+
+def to_text(value: Any) -> str:
+    """The word a user would type for ``value``."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def save(config: RunConfig, path: Path) -> None:
+    """Write the resolved configuration as YAML that ``load`` turns into an equal object."""
+    write_atomically(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
+
+
+def load(path: Path) -> RunConfig:
+    """Read a configuration written by ``save``. Raises ``ConfigError`` naming the file."""
+    return build(read_pairs(path))
+
+
+def read_pairs(path: Path) -> list[tuple[str, str]]:
+    """The settings of a YAML file as (dotted key, text) pairs. Raises ``ConfigError`` naming the file."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError([f"config={path}: {error.strerror}"]) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        detail = " ".join(str(error).split())
+        raise ConfigError([f"config={path}: not valid YAML ({detail})"]) from error
+    return pairs_from_mapping(content, f"config={path}")
+
+
+def help_text(command: str) -> str:
+    """The tree of keys with defaults and meaning."""
+    lines = [
+        f"usage: {command} key=value ...",
+        "",
+        "config=FILE reads settings from YAML first; data=NAME is short for the task's dataset, model=NAME for",
+        "model.size. Keys marked * change how the work is done but not its result.",
+        "",
+    ]
+    documented = _documentation()
+    for key, default, meta in walk(RunConfig()):
+        mark = "*" if meta["orchestration"] else " "
+        choices = f" [{'|'.join(meta['choices'])}]" if "choices" in meta else ""
+        text = documented[key] + choices
+        lines.append(f"{mark} {key + '=' + to_text(default):<38} {text}")
+    return "\n".join(lines)
+
+
+def _expand(pairs: Sequence[tuple[str, str]], problems: list[str]) -> list[tuple[str, str]]:
+    """Resolve ``config=`` and the shorthands."""
+    expanded: list[tuple[str, str]] = []
+    for key, value in pairs:
+        if key == "config":
+            try:
+                expanded += read_pairs(Path(value))
+            except ConfigError as error:
+                problems += error.problems
+        else:
+            expanded.append((key, value))
+    task = dict(expanded).get("task", "pretrain")
+    task = task if task in TASKS else "pretrain"
+    short = {"data": f"{task}.dataset", "model": "model.size"}
+    return [(short.get(key, key), value) for key, value in expanded]
+
+
+def _replace_default_epochs(config: RunConfig, given: Collection[str]) -> None:
+    """Let ``steps`` take the place of the default ``epochs``; epochs that were given stay, to be complained about."""
+    for task in TASKS:
+        section = config.task_config(task)
+        if section.steps is not None and f"{task}.epochs" not in given:
+            section.epochs = None
+
+
+def _apply(tree: DictConfig, key: str, value: str) -> list[str]:
+    if key not in KEYS:
+        return [unknown_key(key)]
+    if "${" in value or value == "???":  # OmegaConf's marks of a reference and of a missing value
+        return [f"{key}={value}: references are not supported; write the value itself"]
+    try:
+        OmegaConf.update(tree, key, None if value in ("null", "None") else value)
+    except (OmegaConfBaseException, ValueError):
+        return [f"{key}={value}: expected {_expected_type(key)}"]
+    return []
+
+
+def unknown_key(key: str) -> str:
+    """The complaint about a key that does not exist, with the nearest that does."""
+    if key in SECTIONS:
+        return f"{key}: a group of settings, not one; its keys: {', '.join(k for k in KEYS if k.startswith(key + '.'))}"
+    leaf = key.rsplit(".", 1)[-1]
+    by_leaf = [name for name in KEYS if name.rsplit(".", 1)[-1] == leaf]
+    hint = f"; did you mean '{by_leaf[0]}'?" if by_leaf else nearest(key, KEYS) or _nearest_leaf(leaf)
+    return f"unknown key '{key}'{hint}"
+
+
+def _nearest_leaf(leaf: str) -> str:
+    leaves = {name.rsplit(".", 1)[-1]: name for name in reversed(KEYS)}
+    match = nearest(leaf, leaves)
+    return match.replace(match.split("'")[1], leaves[match.split("'")[1]]) if match else "; --help lists all keys"
+
+
+def _expected_type(key: str) -> str:
+    section: Any = RunConfig
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        section = type(getattr(section(), parent))
+    kind = str(section.__dataclass_fields__[leaf].type)
+    names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+    base = kind.removesuffix(" | None")
+    return names.get(base, base) + (" or null" if base != kind else "")
+
+
+def _documentation() -> dict[str, str]:
+    """The docstring under each field, by dotted key, read from the source of ``config.py``."""
+    classes = {
+        node.name: node
+        for node in ast.parse(inspect.getsource(config_module)).body
+        if isinstance(node, ast.ClassDef)
+    }
+
+    def fields_of(name: str) -> dict[str, str]:
+        node = classes[name]
+        found: dict[str, str] = {}
+        for base in node.bases:
+            if isinstance(base, ast.Name) and base.id in classes:
+                found |= fields_of(base.id)
+        for statement, follower in zip(node.body, node.body[1:], strict=False):
+            if isinstance(statement, ast.AnnAssign) and isinstance(follower, ast.Expr):
+                target, text = statement.target, follower.value
+                if isinstance(target, ast.Name) and isinstance(text, ast.Constant):
+                    found[target.id] = textwrap.dedent(str(text.value))
+        return found
+
+    documented: dict[str, str] = fields_of("RunConfig")
+    default = RunConfig()
+    for section in SECTIONS:
+        texts = fields_of(type(getattr(default, section)).__name__)
+        documented |= {f"{section}.{name}": text for name, text in texts.items()}
+    return documented

@@ -1,0 +1,74 @@
+"""The result of a finished task: what was run, on what, at what cost, and what came out."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nepa_scale.config import RunConfig
+from nepa_scale.costs import FLOPS_CONVENTION, task_cost
+from nepa_scale.distributed import World
+from nepa_scale.files import write_json
+from nepa_scale.status import now
+
+SCHEMA = 1
+RECORDED_PACKAGES = ("torch", "deepspeed", "timm", "webdataset")
+
+
+def write_result(
+    task_dir: Path, config: RunConfig, world: World, *, metrics: dict[str, float], params: int, wall_seconds: float
+) -> None:
+    """Write ``result.json``; its presence is what makes a task's outcome count."""
+    cost = task_cost(config, config.task, world_size=world.size)
+    content: dict[str, Any] = {
+        "schema": SCHEMA,
+        "run_id": config.run_id,
+        "task": config.task,
+        "init": config.init,
+        "config": config.flat(),
+        "params_total": params,
+        "params_backbone": cost.params_backbone,
+        "steps": cost.steps,
+        "images_seen": cost.images_seen,
+        "unique_images": cost.unique_images,
+        "tokens_seen": cost.tokens_seen,
+        "flops_train": cost.flops_train,
+        "flops_convention": FLOPS_CONVENTION,
+        "metrics": metrics,
+        "seed": config.seed,
+        "wall_seconds": round(wall_seconds, 3),
+        "device_kind": _device_kind(),
+        "device_count": world.size,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in RECORDED_PACKAGES}},
+        "commit": _commit(),
+        "finished_at": now(),
+    }
+    write_json(task_dir / "result.json", content)
+
+
+def peak_memory_bytes() -> int:
+    """Most memory this process has used: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _device_kind() -> str:
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"cpu ({platform.machine()}, {os.environ.get('OMP_NUM_THREADS', '?')} threads)"
+
+
+def _commit() -> str:
+    found = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "unknown"

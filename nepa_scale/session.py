@@ -1,0 +1,48 @@
+"""One task in this process from start to end: process group, data, model, trainer. Everything heavy is imported here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nepa_scale import checks, distributed, runs
+from nepa_scale.config import RunConfig
+from nepa_scale.distributed import World
+from nepa_scale.signals import StopRequest
+
+if TYPE_CHECKING:
+    from nepa_scale.tasks.task import Task
+
+
+def run_task(config: RunConfig, run_dir: Path, world: World, stop: StopRequest) -> None:
+    """Run ``config.task`` to its end or until asked to stop."""
+    device = distributed.initialise(world)
+    import torch
+
+    from nepa_scale.loop import Trainer
+
+    if world.is_main and checks.is_made_on_demand(config, config.task):
+        from nepa_scale.data.digits import write_digits
+
+        write_digits(Path(config.data.root))
+    distributed.barrier()
+    torch.manual_seed(config.seed)
+    task = build_task(config, run_dir)
+    Trainer(task, config, run_dir / config.task, world, device, stop).run()
+    distributed.shut_down()
+
+
+def build_task(config: RunConfig, run_dir: Path) -> Task:
+    """The task to do, with its module and data. Only that task's modules are imported."""
+    weights = runs.initial_weights(run_dir, config)
+    if config.task == "pretrain":
+        from nepa_scale.tasks.pretrain import Pretrain
+
+        return Pretrain(config)
+    if config.task == "classify":
+        from nepa_scale.tasks.classify import Classify
+
+        return Classify(config, weights)
+    from nepa_scale.tasks.segment import Segment
+
+    return Segment(config, weights)

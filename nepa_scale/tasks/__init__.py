@@ -1,0 +1,1 @@
+"""The tasks of a run: what differs between them, and nothing else."""

@@ -1,0 +1,97 @@
+"""Fine-tuning for image classification: mean of the patch outputs, LayerNorm, linear head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from timm.data import Mixup
+from torch import Tensor, nn
+
+from nepa_scale.config import ClassifyConfig, RunConfig
+from nepa_scale.data.datasets import LabelledImages
+from nepa_scale.data.transforms import classify_eval, classify_train
+from nepa_scale.distributed import World, sum_over_ranks
+from nepa_scale.model import LAYER_NORM_EPS, NepaViT
+from nepa_scale.tasks.finetune import Finetune
+from nepa_scale.tasks.task import parameter_dtype
+
+
+class ClassifyModule(nn.Module):
+    """Images [B, 3, H, W] and labels [B] -> cross-entropy with smoothing and, where asked for, mixup and cutmix."""
+
+    def __init__(self, backbone: NepaViT, num_classes: int, section: ClassifyConfig) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.fc_norm = nn.LayerNorm(backbone.embed_dim, eps=LAYER_NORM_EPS)
+        self.head = nn.Linear(backbone.embed_dim, num_classes)
+        nn.init.zeros_(self.head.weight)  # authors' code: the classifier starts at zero
+        nn.init.zeros_(self.head.bias)
+        self._smoothing = section.label_smoothing
+        self._mixup: Mixup | None = None
+        if section.mixup or section.cutmix:
+            self._mixup = Mixup(
+                mixup_alpha=section.mixup,
+                cutmix_alpha=section.cutmix,
+                label_smoothing=section.label_smoothing,
+                num_classes=num_classes,
+            )
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Class scores [B, C] in fp32."""
+        tokens = self.backbone.forward_features(images.to(parameter_dtype(self.backbone)))
+        pooled = self.fc_norm(tokens[:, self.backbone.num_prefix_tokens :].mean(dim=1))
+        scores: Tensor = self.head(pooled)
+        return scores.float()
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The training loss, a scalar."""
+        if self._mixup is not None:
+            images, targets = self._mixup(images, labels)
+            return F.cross_entropy(self.logits(images), targets)
+        return F.cross_entropy(self.logits(images), labels, label_smoothing=self._smoothing)
+
+
+class Classify(Finetune):
+    """Fine-tune on labelled images; top-1 and top-5 over the whole validation split."""
+
+    name = "classify"
+    section: ClassifyConfig
+
+    def __init__(self, config: RunConfig, weights: Path | None) -> None:
+        super().__init__(config, weights)
+        section = self.section
+        self._classes = self.num_classes()
+        source, validation = self.open_split("train"), self.open_split("validation")
+        train = classify_train(
+            section.image_size,
+            crop_scale_min=section.crop_scale_min,
+            hflip=section.hflip,
+            auto_augment=section.auto_augment,
+            re_prob=section.random_erasing,
+        )
+        self.train_data = LabelledImages(source, self.chosen_images(source), train, config.seed)
+        self.eval_data = LabelledImages(validation, None, classify_eval(section.image_size, crop_pct=1.0), config.seed)
+        self.module = ClassifyModule(self.backbone, self._classes, section)
+
+    @torch.no_grad()
+    def evaluate(self, world: World, device: torch.device) -> dict[str, float]:
+        """Fractions of right answers, mean loss, and what answering the most frequent class would reach."""
+        sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, top-1, top-5
+        label_counts = torch.zeros(self._classes, dtype=torch.float64, device=device)
+        self.module.eval()
+        for (images, labels), counts in self.evaluation_batches(world, device):
+            logits = self.module.logits(images)  # type: ignore[operator]
+            if not counts:
+                continue
+            ranked = logits.topk(min(5, self._classes), dim=1).indices == labels[:, None]
+            sums += torch.stack(
+                [F.cross_entropy(logits, labels, reduction="sum"), ranked[:, 0].sum(), ranked.sum()]
+            ).to(sums)
+            label_counts += torch.bincount(labels, minlength=self._classes)
+        sum_over_ranks([sums, label_counts])
+        self.module.train()
+        loss, top1, top5 = (sums / label_counts.sum()).tolist()
+        majority = (label_counts.max() / label_counts.sum()).item()
+        return {"loss": loss, "top1": top1, "top5": top5, "top1_majority": majority}

@@ -1,0 +1,112 @@
+"""What the training loop asks of a task."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from nepa_scale.config import RunConfig, TaskConfig
+from nepa_scale.data import layout
+from nepa_scale.data.loader import eval_loader
+from nepa_scale.data.order import subset
+from nepa_scale.data.sources import Source, open_source
+from nepa_scale.distributed import World
+from nepa_scale.model import NepaViT, build_backbone
+
+
+class Task(ABC):
+    """A module to train (its forward returns the loss), the data it trains on, and how it is evaluated."""
+
+    name: str
+    backbone: NepaViT
+    module: nn.Module
+    train_data: Dataset[Any]
+    eval_data: Dataset[Any]
+    stacked_evaluation = True
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.section: TaskConfig = config.task_config(self.name)
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Images per evaluation pass and device."""
+        return 64
+
+    @property
+    def layer_decay(self) -> float:
+        """Layer-wise learning-rate decay; pre-trained starts override it."""
+        return 1.0
+
+    @abstractmethod
+    def evaluate(self, world: World, device: torch.device) -> dict[str, float]:
+        """Metrics over the whole validation split; every rank calls this and gets the same answer."""
+
+    def open_split(self, split: str) -> Source:
+        """The task's ``train`` or ``validation`` images."""
+        return open_source(Path(self.config.data.root), self.section.dataset, split)
+
+    def chosen_images(self, source: Source) -> np.ndarray | None:
+        """Indices of the training images used; None means all."""
+        count = self.section.num_images
+        return None if count is None else subset(len(source), min(count, len(source)), self.config.seed)
+
+    def new_backbone(self, *, drop_path_rate: float = 0.0) -> NepaViT:
+        """The backbone of this configuration with fresh weights."""
+        model = self.config.model
+        backbone = build_backbone(
+            model.architecture(),
+            self.section.image_size,
+            layer_scale_init=model.layer_scale_init,
+            width_scaled_init=model.init == "width_scaled",
+            rope_rescale=model.rope_rescale if model.rope_rescale > 1 else None,
+            drop_path_rate=drop_path_rate,
+        )
+        backbone.set_grad_checkpointing(self.config.engine.activation_checkpointing)
+        return backbone
+
+    def num_classes(self) -> int:
+        """Classes of the task's labels or masks."""
+        count = layout.num_classes if self.name == "classify" else layout.mask_classes
+        return count(Path(self.config.data.root), self.section.dataset)
+
+    def evaluation_batches(self, world: World, device: torch.device) -> Iterator[tuple[Any, bool]]:
+        """Yield (batch on ``device``, whether it counts), equally often on every rank.
+
+        A batch is the collated sample, or a list of samples where images keep their own shapes. Under ZeRO-3 a
+        forward pass is a collective, so a rank that has run out repeats its last batch uncounted.
+        """
+        loader = eval_loader(
+            self.eval_data,
+            batch_size=self.eval_batch_size,
+            rank=world.rank,
+            world_size=world.size,
+            num_workers=self.config.data.num_workers,
+            stack=self.stacked_evaluation,
+        )
+        largest_share = math.ceil(len(self.eval_data) / world.size)  # type: ignore[arg-type]
+        passes, done, batch = math.ceil(largest_share / self.eval_batch_size), 0, None
+        for done, batch in enumerate(loader, start=1):
+            yield to_device(batch, device), True
+        for _ in range(passes - done):
+            yield to_device(batch, device), False
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Move every tensor of a (nested) batch."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    return type(batch)(to_device(item, device) for item in batch)
+
+
+def parameter_dtype(module: nn.Module) -> torch.dtype:
+    """The number format of a module's weights, to which its input images are cast."""
+    return next(module.parameters()).dtype

@@ -1,0 +1,128 @@
+"""Train one task of one run: ``deepspeed nepa_scale/train.py task=pretrain model.size=base ...``.
+
+Plain ``python``, ``torchrun`` and ``srun`` start it as well. Settings are checked before torch is imported; a
+finished task is left alone and an interrupted one continues.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Run as a script, Python looks for imports in this file's folder; look in the checkout it belongs to instead.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from nepa_scale import checks, ds_config, overrides, runs
+from nepa_scale.config import RunConfig
+from nepa_scale.costs import task_cost
+from nepa_scale.distributed import World, read_environment
+from nepa_scale.errors import ConfigError, UserError
+from nepa_scale.status import Status, read_status, write_status
+
+EXIT_FAILURE, EXIT_USER_ERROR = 1, 2
+
+
+def main(words: list[str]) -> int:
+    """Do what ``words`` ask; returns the exit code: 0 done or stopped on request, 1 failure, 2 a user's mistake."""
+    if {"--help", "-h"} & set(words):
+        print(overrides.help_text("deepspeed nepa_scale/train.py"))
+        return 0
+    world = World()
+    try:
+        world = read_environment()
+        config = overrides.parse(words)
+        run_dir = runs.run_directory(config)
+        check(config, run_dir, world)
+        if config.dry_run:
+            print(describe(config, run_dir, world))
+            return 0
+        return start(config, run_dir, world)
+    except UserError as error:
+        if world.is_main:
+            for line in str(error).splitlines():
+                print(f"error: {line}", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+def check(config: RunConfig, run_dir: Path, world: World) -> None:
+    """Everything that can be wrong before work starts. Raises ``ConfigError`` with all of it."""
+    problems = [
+        *checks.check_data(config, (config.task,)),
+        *checks.check_batches(config, (config.task,), world.size),
+        *runs.check_directory(run_dir, config),
+    ]
+    try:
+        ds_config.resolve(config, config.task, world_size=world.size, num_params=1)
+    except ConfigError as error:
+        problems += error.problems
+    if not config.dry_run:
+        problems += runs.check_start(run_dir, config)
+    if problems:
+        raise ConfigError(problems)
+
+
+def describe(config: RunConfig, run_dir: Path, world: World) -> str:
+    """What the task would do and cost."""
+    stage = ds_config.zero_stage(config, world.size)
+    cost = task_cost(config, config.task, world_size=world.size, zero_stage=stage)
+    return "\n".join(
+        [
+            f"{config.task} of run {config.run_id} in {run_dir}",
+            f"parameters   {cost.params_total:,} ({cost.params_backbone:,} in the blocks and final norm)",
+            f"steps        {cost.steps:,} of {config.task_config().batch_size} images"
+            f" ({cost.images_seen:,} seen, {cost.unique_images:,} different)",
+            f"FLOPs        {cost.flops_train:.3g}",
+            f"memory       {cost.memory_bytes / 2**30:.2f} GiB per device (estimate), {world.size} devices, ZeRO {stage}",
+        ]
+    )
+
+
+def start(config: RunConfig, run_dir: Path, world: World) -> int:
+    """Run the task in this process, or find that there is nothing to do."""
+    task_dir = run_dir / config.task
+    if runs.is_finished(task_dir):
+        if world.is_main:
+            print(f"{task_dir}: already finished")
+        return 0
+    if not world.is_main:
+        return _train(config, run_dir, world)
+    with runs.exclusive(task_dir):
+        if not (run_dir / "config.yaml").is_file():
+            overrides.save(config, run_dir / "config.yaml")
+        return _train(config, run_dir, world)
+
+
+def _train(config: RunConfig, run_dir: Path, world: World) -> int:
+    from nepa_scale.signals import StopRequest
+
+    stop = StopRequest()  # before the slow imports: a signal during them is honoured too
+    from nepa_scale import progress
+
+    task_dir = run_dir / config.task
+    if world.is_main:
+        progress.start_logging(task_dir)
+    try:
+        from nepa_scale.session import run_task
+
+        run_task(config, run_dir, world, stop)
+    except UserError as error:
+        _mark_failed(task_dir, world, str(error))
+        raise
+    except Exception as error:
+        _mark_failed(task_dir, world, f"{type(error).__name__}: {error}")
+        progress.logger.error("%s", traceback.format_exc())
+        return EXIT_FAILURE
+    return 0
+
+
+def _mark_failed(task_dir: Path, world: World, error: str) -> None:
+    if world.is_main:
+        before = read_status(task_dir) or Status("running")
+        failed = Status("failed", before.step, before.steps_total, before.attempt, error.splitlines()[0])
+        write_status(task_dir, failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
