@@ -1,0 +1,191 @@
+"""Loaders: order, resumption and workers."""
+# ruff: noqa: NPY002 (the global generator is what augmentations draw from)
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from nepa_scale.data import transforms as T
+from nepa_scale.data.datasets import LabelledImages, PretrainImages
+from nepa_scale.data.loader import eval_loader, train_loader
+from nepa_scale.data.order import micro_batches
+from nepa_scale.data.sources import open_source
+from nepa_scale.errors import DataError
+
+CROP = T.pretrain_train(16, crop_scale_min=0.3, hflip=0.5)
+ORDER = {"batch_size": 16, "micro_batch_size": 4, "seed": 7}
+
+
+class Places(Dataset[torch.Tensor]):
+    """A data set whose items are their own places."""
+
+    def __len__(self) -> int:
+        return 50
+
+    def __getitem__(self, place: tuple[int, int]) -> torch.Tensor:
+        return torch.tensor(place)
+
+
+def places(
+    *, start_step: int = 0, total_steps: int = 6, rank: int = 0, world_size: int = 1, num_workers: int = 0
+):
+    """What a rank reads: [micro-batches][4][2] places."""
+    loader = train_loader(
+        Places(),
+        **ORDER,
+        start_step=start_step,
+        total_steps=total_steps,
+        rank=rank,
+        world_size=world_size,
+        num_workers=num_workers,
+    )
+    read = [batch.tolist() for batch in loader]
+    assert len(loader) == len(read)
+    return read
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (1, 2), (3, 4)])
+def test_the_order_is_that_of_the_plan(num_workers: int, rank: int, world_size: int) -> None:
+    """A rank reads exactly its micro-batches, in order, whatever the number of workers."""
+    expected = [
+        [list(place) for place in micro_batch]
+        for step in range(6)
+        for micro_batch in micro_batches(step, **ORDER, rank=rank, world_size=world_size, num_samples=50)
+    ]
+    assert places(rank=rank, world_size=world_size, num_workers=num_workers) == expected
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("start_step", [1, 4])
+def test_a_resumed_run_goes_on_where_it_stopped(num_workers: int, start_step: int) -> None:
+    """Starting at step s gives what an uninterrupted run reads from step s on."""
+    accumulation = 4
+    assert places(start_step=start_step, num_workers=num_workers) == places()[start_step * accumulation :]
+
+
+def test_a_finished_run_reads_nothing() -> None:
+    """Resuming at the end ends at once."""
+    assert places(start_step=6) == []
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_all_ranks_together_read_the_batches_of_one(world_size: int) -> None:
+    """Step by step the images of all ranks are those a single process reads."""
+    alone = np.array(places()).reshape(6, 16, 2)
+    shared = [np.array(places(rank=rank, world_size=world_size)) for rank in range(world_size)]
+    together = np.concatenate([part.reshape(6, 16 // world_size, 2) for part in shared], axis=1)
+    for step in range(6):
+        assert sorted(map(tuple, together[step])) == sorted(map(tuple, alone[step]))
+
+
+def test_images_do_not_depend_on_workers(digits_root: Path) -> None:
+    """Decoded and augmented images are identical with no worker and with two."""
+    dataset = PretrainImages(open_source(digits_root, "digits", "train"), None, CROP, seed=0)
+    settings = {**ORDER, "start_step": 11, "total_steps": 14, "rank": 0, "world_size": 1}
+    alone = list(train_loader(dataset, **settings, num_workers=0))
+    helped = list(train_loader(dataset, **settings, num_workers=2))
+    assert len(alone) == 12
+    assert alone[0].shape == (4, 3, 16, 16)
+    for first, second in zip(alone, helped, strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_loading_leaves_the_random_state_of_training_alone(digits_root: Path, num_workers: int) -> None:
+    """Dropout and mixup draw the same numbers whether data was loaded or not, so resumption stays exact."""
+    dataset = PretrainImages(open_source(digits_root, "digits", "train"), None, CROP, seed=0)
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    settings = {**ORDER, "start_step": 0, "total_steps": 2, "rank": 0, "world_size": 1}
+    assert len(list(train_loader(dataset, **settings, num_workers=num_workers))) == 8
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert np.random.get_state()[1].tolist() == before[2]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("world_size", [1, 3, 4])
+def test_evaluation_sees_every_image_once(num_workers: int, world_size: int) -> None:
+    """Over all ranks each of 50 images occurs once: none padded, none doubled, none dropped."""
+    loaders = [
+        eval_loader(Places(), batch_size=8, rank=rank, world_size=world_size, num_workers=num_workers)
+        for rank in range(world_size)
+    ]
+    seen = [place for loader in loaders for batch in loader for place in batch.tolist()]
+    assert sorted(seen) == [[0, index] for index in range(50)]
+
+
+def test_more_ranks_than_images_leaves_some_without(digits_root: Path) -> None:
+    """A rank without images gets no batch, and no error."""
+    assert list(eval_loader(Places(), batch_size=8, rank=60, world_size=64, num_workers=0)) == []
+
+
+def test_images_of_unequal_size_come_as_lists() -> None:
+    """stack=False leaves samples as they are."""
+    (batch, *_) = eval_loader(Places(), batch_size=3, rank=0, world_size=1, num_workers=0, stack=False)
+    assert [place.tolist() for place in batch] == [[0, 0], [0, 1], [0, 2]]
+
+
+class Surroundings(Dataset[torch.Tensor]):
+    """Items tell what a worker process is like: signals ignored, threads, process id."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, place: tuple[int, int]) -> torch.Tensor:
+        signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+        ignored = sum(signal.getsignal(number) is signal.SIG_IGN for number in signals)
+        return torch.tensor([ignored, torch.get_num_threads(), os.getpid()])
+
+
+def test_workers_leave_signals_to_training_and_use_one_thread() -> None:
+    """A stop signal to the whole group must not kill the workers before the checkpoint is written."""
+    (batch,) = eval_loader(Surroundings(), batch_size=4, rank=0, world_size=1, num_workers=1)
+    assert batch[:, :2].tolist() == [[3, 1]] * 4
+    assert batch[0, 2] != os.getpid()
+
+
+def test_a_crash_does_not_wait_for_its_workers(digits_root: Path) -> None:
+    """Workers ignore SIGTERM, which is how they are ended at exit: the process must still come to its end."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from nepa_scale.data import datasets, loader, sources, transforms\n"
+        "source = sources.open_source(Path(sys.argv[1]), 'digits', 'train')\n"
+        "images = datasets.PretrainImages(source, None, transforms.pretrain_eval(16), 0)\n"
+        "batches = iter(loader.eval_loader(images, batch_size=2, rank=0, world_size=1, num_workers=2))\n"
+        "next(batches)\n"
+        "raise RuntimeError('crash')\n"
+    )
+    crashed = subprocess.run(
+        [sys.executable, "-c", code, digits_root], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert crashed.returncode == 1
+    assert "RuntimeError: crash" in crashed.stderr
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_bad_image_is_one_line_from_a_worker_too(write_shards, tmp_path: Path, num_workers: int) -> None:
+    """The message names the sample and carries no worker traceback."""
+    root = write_shards(train=(4,))
+    path = root / "toy" / "train-000000.tar"
+    content = path.read_bytes()
+    start = content.index(b"\x89PNG")
+    path.write_bytes(content[:start] + b"JUNK" + content[start + 4 :])
+    dataset = LabelledImages(open_source(root, "toy", "train"), None, CROP, seed=0)
+    with pytest.raises(DataError) as caught:
+        list(eval_loader(dataset, batch_size=2, rank=0, world_size=1, num_workers=num_workers))
+    assert str(caught.value).startswith("sample 'train_0000': the image cannot be decoded")
+    assert len(str(caught.value).splitlines()) == 1

@@ -1,0 +1,276 @@
+"""Decoding and augmentation, against PIL and numpy."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import max_pool2d
+
+from nepa_scale.data import transforms as T
+from nepa_scale.data.sample_rng import sample_randomness
+from nepa_scale.errors import DataError
+
+LEVEL = 2 / 255  # one grey level after normalisation
+
+
+def encoded(image: Image.Image, image_format: str = "PNG") -> bytes:
+    """The bytes of an image file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format=image_format)
+    return buffer.getvalue()
+
+
+def noise(width: int, height: int) -> Image.Image:
+    """A smooth random colour image."""
+    rough = np.random.default_rng(0).integers(256, size=(8, 8, 3), dtype=np.uint8)
+    return Image.fromarray(rough).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def normalised(image: Image.Image) -> np.ndarray:
+    """(pixel / 255 - 0.5) / 0.5, channels first."""
+    return (np.asarray(image, dtype=np.float64).transpose(2, 0, 1) / 255 - 0.5) / 0.5
+
+
+def coordinates(width: int, height: int) -> Image.Image:
+    """An image whose red is the column and green the row, both from 0 to 250."""
+    columns, rows = np.linspace(0, 250, width), np.linspace(0, 250, height)
+    red, green = np.meshgrid(columns, rows)
+    return Image.fromarray(np.stack([red, green, np.zeros_like(red)], axis=-1).round().astype(np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA", "LA", "1"])
+def test_every_kind_of_image_becomes_rgb(mode: str) -> None:
+    """Grey, CMYK and palette images (all in ImageNet) decode as PIL converts them."""
+    image = (
+        noise(20, 10).convert("RGB").convert(mode)
+        if mode != "LA"
+        else noise(20, 10).convert("L").convert("LA")
+    )
+    content = encoded(image, "TIFF" if mode == "CMYK" else "PNG")
+    decoded = T.decode_rgb(content)
+    expected = Image.open(io.BytesIO(content)).convert("RGB")
+    assert decoded.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(decoded), np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>", encoded(noise(64, 64), "JPEG")[:400], b"\x89PNG\r\n\x1a\n"]
+)
+def test_what_is_no_image_is_a_data_error(content: bytes) -> None:
+    """Error pages, cut files and empty files are mistakes in the data, told in one line."""
+    for decode in (T.decode_rgb, T.decode_mask):
+        with pytest.raises(DataError) as caught:
+            decode(content)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_masks_are_shifted_pixel_by_pixel(mode: str) -> None:
+    """Stored 0 becomes 255 (ignored), stored k becomes k - 1, for grey and for palette files."""
+    stored = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image = Image.fromarray(stored)
+    if mode == "P":
+        image = Image.frombytes("P", (16, 16), stored.tobytes())
+        image.putpalette(bytes(range(255, -1, -1)) * 3)
+    mask = T.decode_mask(encoded(image))
+    for old, new in zip(stored.ravel().tolist(), mask.ravel().tolist(), strict=True):
+        assert new == (255 if old == 0 else old - 1)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "LA", "1", "I;16"])
+def test_masks_of_another_kind_are_refused(mode: str) -> None:
+    """A coloured mask has no class numbers: the line names its mode."""
+    image = Image.new(mode, (4, 4))
+    with pytest.raises(DataError, match="8-bit one-channel PNG, its mode is"):
+        T.decode_mask(encoded(image))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        T.pretrain_eval(32),
+        T.classify_eval(32, crop_pct=1.0),
+        T.pretrain_train(32, crop_scale_min=1.0, hflip=0.0),
+        lambda image: T.segment_eval(32)(image, np.zeros((32, 32), np.uint8))[0],
+        lambda image: T.segment_train(32, scale_min=1.0, scale_max=1.0, hflip=0.0)(
+            image, np.zeros((32, 32), np.uint8)
+        )[0],
+    ],
+)
+def test_normalisation_is_exact(transform: T.ImageTransform) -> None:
+    """One colour stays one colour, and 0 and 255 become exactly -1 and 1 in every task."""
+    for level in (0, 51, 255):
+        tensor = transform(Image.new("RGB", (32, 32), (level, level, level)))
+        assert tensor.shape == (3, 32, 32)
+        assert tensor.dtype == torch.float32
+        torch.testing.assert_close(tensor, torch.full_like(tensor, level / 255 * 2 - 1))
+
+
+@pytest.mark.parametrize(("width", "height"), [(100, 60), (60, 100), (31, 45), (32, 32)])
+def test_pretrain_eval_is_resize_and_centre_crop(width: int, height: int) -> None:
+    """Shorter side to the image size, then the middle: as PIL does it, to a grey level or two."""
+    image = noise(width, height)
+    scale = 32 / min(width, height)
+    size = int(width * scale), int(height * scale)
+    resized = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = round((size[0] - 32) / 2), round((size[1] - 32) / 2)
+    expected = normalised(resized.crop((left, top, left + 32, top + 32)))
+    np.testing.assert_allclose(T.pretrain_eval(32)(image).numpy(), expected, atol=2.1 * LEVEL)
+
+
+def test_classify_eval_resizes_beyond_the_crop() -> None:
+    """Shorter side to image_size / crop_pct by bicubic, then the middle: 224 is cut from 256 at 0.875."""
+    image = noise(400, 300)
+    resized = image.resize((int(256 * 400 / 300), 256), Image.Resampling.BICUBIC)
+    left = round((resized.width - 224) / 2)
+    expected = normalised(resized.crop((left, 16, left + 224, 240)))
+    np.testing.assert_allclose(T.classify_eval(224, crop_pct=0.875)(image).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("crop_scale_min", [0.08, 0.5])
+def test_random_crops_stay_within_their_limits(crop_scale_min: float) -> None:
+    """Area and aspect of the crop, read off an image of coordinates, fill the range asked for."""
+    transform = T.pretrain_train(64, crop_scale_min=crop_scale_min, hflip=0.0)
+    image, spans = coordinates(400, 400), []
+    for index in range(300):
+        with sample_randomness(0, 0, index):
+            tensor = (transform(image).numpy() + 1) / 2 * 255 / 250  # 0..1 of the image's width and height
+        spans.append((np.ptp(tensor[0]), np.ptp(tensor[1])))
+    width, height = np.array(spans).T * 64 / 63  # the span is between the centres of the outer pixels
+    assert (width * height).min() > crop_scale_min * 0.9
+    assert (width * height).min() < crop_scale_min + 0.1
+    assert (width * height).max() > 0.9
+    assert 0.7 < (width / height).min() < 0.85
+    assert 1.2 < (width / height).max() < 1.4
+
+
+def test_flipping_mirrors_the_same_crop() -> None:
+    """With the same randomness, hflip=1 gives the mirror image of hflip=0; hflip=0.5 gives either."""
+    image = noise(80, 70)
+    results = {}
+    for hflip in (0.0, 0.5, 1.0):
+        transform = T.pretrain_train(32, crop_scale_min=0.3, hflip=hflip)
+        for index in range(60):
+            with sample_randomness(0, 0, index):
+                results[hflip, index] = transform(image)
+    flips = 0
+    for index in range(60):
+        assert torch.equal(results[1.0, index], results[0.0, index].flip(-1))
+        flips += torch.equal(results[0.5, index], results[1.0, index])
+    assert 15 < flips < 45
+
+
+def test_classify_train_leaves_colours_alone_unless_asked() -> None:
+    """Without auto_augment and erasing the only changes are geometric: timm's colour jitter stays off."""
+    transform = T.classify_train(32, crop_scale_min=0.3, hflip=0.5, auto_augment=None, re_prob=0.0)
+    image = Image.new("RGB", (50, 40), (200, 100, 30))
+    for index in range(20):
+        with sample_randomness(0, 0, index):
+            tensor = transform(image)
+        np.testing.assert_allclose(
+            tensor.numpy(), normalised(Image.new("RGB", (32, 32), (200, 100, 30))), atol=1e-6
+        )
+
+
+def test_classify_train_augments_and_erases_when_asked() -> None:
+    """RandAugment changes colours of a plain image; erasing covers a part of it with noise."""
+    image = Image.new("RGB", (50, 40), (200, 100, 30))
+    expected = torch.from_numpy(normalised(Image.new("RGB", (32, 32), (200, 100, 30)))).float()
+    changed = {}
+    for name, auto_augment, re_prob in (("augment", "rand-m9-mstd0.5-inc1", 0.0), ("erase", None, 1.0)):
+        transform = T.classify_train(
+            32, crop_scale_min=0.3, hflip=0.5, auto_augment=auto_augment, re_prob=re_prob
+        )
+        shares = []
+        for index in range(20):
+            with sample_randomness(0, 0, index):
+                shares.append(((transform(image) - expected).abs().amax(dim=0) > 0.05).float().mean().item())
+        changed[name] = shares
+    assert max(changed["augment"]) > 0.9
+    assert all(0 < share < 0.6 for share in changed["erase"])
+
+
+def coloured_mask(width: int, height: int, block: int = 10) -> tuple[Image.Image, np.ndarray]:
+    """A mask of blocks of classes 0..9, and an image that carries them in red (20 + 20 x class)."""
+    blocks = np.random.default_rng(1).integers(
+        10, size=(height // block + 1, width // block + 1), dtype=np.uint8
+    )
+    mask = np.kron(blocks, np.ones((block, block), np.uint8))[:height, :width]
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0] = 20 + 20 * mask
+    return Image.fromarray(image), mask
+
+
+def red_classes(tensor: torch.Tensor) -> torch.Tensor:
+    """The class that the red channel tells."""
+    return (((tensor[0] + 1) / 2 * 255 - 20) / 20).round().long()
+
+
+@pytest.mark.parametrize("hflip", [0.0, 1.0])
+def test_crop_and_flip_move_image_and_mask_together(hflip: float) -> None:
+    """At scale 1 nothing is interpolated: every pixel of the image still carries the class in the mask."""
+    transform = T.segment_train(60, scale_min=1.0, scale_max=1.0, hflip=hflip)
+    image, mask = coloured_mask(90, 60)
+    for index in range(20):
+        with sample_randomness(0, 0, index):
+            tensor, classes = transform(image, mask)
+        assert (tensor.shape, classes.shape, classes.dtype) == ((3, 60, 60), (60, 60), torch.int64)
+        assert torch.equal(red_classes(tensor), classes)
+
+
+def test_scaling_keeps_image_and_mask_together() -> None:
+    """Enlarged or shrunk, image and mask still agree except along the borders of classes."""
+    transform = T.segment_train(60, scale_min=0.7, scale_max=2.0, hflip=0.5)
+    image, mask = coloured_mask(240, 180, block=40)
+    for index in range(20):
+        with sample_randomness(0, 0, index):
+            tensor, classes = transform(image, mask)
+        inside = classes != T.IGNORE
+        values = classes[None].float()
+        highest, lowest = max_pool2d(values, 5, 1, 2)[0], -max_pool2d(-values, 5, 1, 2)[0]
+        settled = inside & (highest == lowest)  # two pixels away from borders between classes,
+        settled &= torch.nn.functional.pad(
+            torch.ones(56, 56), (2, 2, 2, 2)
+        ).bool()  # and from those of the crop
+        assert settled.sum() > 200
+        assert torch.equal(red_classes(tensor)[settled], classes[settled])
+
+
+def test_what_a_crop_lacks_is_ignored() -> None:
+    """Where a shrunk image does not fill the crop, the mask is 255 and the image black, and nowhere else."""
+    transform = T.segment_train(60, scale_min=0.5, scale_max=0.5, hflip=0.5)
+    image, mask = coloured_mask(60, 60)  # its red is never 0
+    for index in range(10):
+        with sample_randomness(0, 0, index):
+            tensor, classes = transform(image, mask)
+        padded = classes == T.IGNORE
+        assert padded.sum() == 60 * 60 - 30 * 30
+        assert torch.equal(tensor[0] == -1, padded)
+
+
+def test_scales_cover_their_range_evenly() -> None:
+    """The shorter side lies between scale_min and scale_max times the image size, both ends included."""
+    transform = T.segment_train(10, scale_min=0.5, scale_max=0.8, hflip=0.0)
+    image, mask = Image.new("RGB", (40, 40), "white"), np.zeros((40, 40), np.uint8)
+    sides = set()
+    for index in range(200):
+        with sample_randomness(0, 0, index):
+            _, classes = transform(image, mask)
+        sides.add(round(int((classes != T.IGNORE).sum()) ** 0.5))
+    assert sides == {5, 6, 7, 8}
+
+
+def test_segment_eval_resizes_the_image_and_keeps_the_mask() -> None:
+    """The whole image at the model's scale, aspect kept; the mask unchanged at its own size."""
+    image, mask = coloured_mask(90, 60)
+    mask[0, :5] = T.IGNORE
+    tensor, classes = T.segment_eval(40)(image, mask)
+    assert tensor.shape == (3, 40, 60)
+    np.testing.assert_array_equal(classes.numpy(), mask)
+    np.testing.assert_allclose(
+        tensor.numpy(), normalised(image.resize((60, 40), Image.Resampling.BILINEAR)), atol=2.1 * LEVEL
+    )

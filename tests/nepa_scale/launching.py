@@ -1,0 +1,71 @@
+"""Starting real training processes from tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TRAIN = str(REPOSITORY / "nepa_scale" / "train.py")
+TIMEOUT_SECONDS = 240
+
+
+def clean_environment(**variables: str) -> dict[str, str]:
+    """This process's environment without a launcher's variables, one thread per process."""
+    dropped = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "SLURM_NTASKS")
+    kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    return {**kept, "OMP_NUM_THREADS": "1", **variables}
+
+
+def start(words: Sequence[str], *, rank: int = 0, world_size: int = 1, port: int = 0) -> subprocess.Popen[str]:
+    """Start one training process; with ``world_size`` > 1 it is rank ``rank`` of a group at ``port``."""
+    variables = {}
+    if world_size > 1:
+        variables = {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(world_size),
+            "LOCAL_RANK": str(rank),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+    return subprocess.Popen(
+        [sys.executable, TRAIN, *words],
+        env=clean_environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def train(words: Sequence[str], *, world_size: int = 1) -> str:
+    """Run a training to its end on ``world_size`` ranks; returns what rank 0 printed, fails with it on an error."""
+    port = free_port()
+    processes = [start(words, rank=rank, world_size=world_size, port=port) for rank in range(world_size)]
+    outputs = [process.communicate(timeout=TIMEOUT_SECONDS)[0] for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, output
+    return outputs[0]
+
+
+def rows(task_dir: Path) -> list[dict[str, Any]]:
+    """The lines of a task's metrics file."""
+    return [json.loads(line) for line in (task_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(task_dir: Path) -> list[float]:
+    """The training loss of each logged step, in the file's order."""
+    return [row["loss"] for row in rows(task_dir) if "loss" in row]
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

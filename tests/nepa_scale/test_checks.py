@@ -1,0 +1,189 @@
+"""Ranges, and the rules across settings, data and devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nepa_scale import checks
+from nepa_scale.config import TASKS, RunConfig, walk
+from nepa_scale.overrides import parse
+
+LIMITED = [(key, name, meta[name]) for key, _, meta in walk(RunConfig()) for name in ("low", "above", "high") if name in meta]
+CHOSEN = [key for key, _, meta in walk(RunConfig()) if "choices" in meta]
+
+
+def with_value(key: str, value: object) -> RunConfig:
+    """The defaults with one setting replaced, unchecked."""
+    config = RunConfig()
+    *parents, leaf = key.split(".")
+    section: object = config
+    for parent in parents:
+        section = getattr(section, parent)
+    setattr(section, leaf, value)
+    return config
+
+
+@pytest.mark.parametrize(("key", "kind", "limit"), LIMITED)
+def test_every_limit_is_enforced(key: str, kind: str, limit: float) -> None:
+    """A value just outside its range is refused, naming key, value and limit."""
+    outside = {"low": limit - 1, "above": limit, "high": limit + 1}[kind]
+    words = {"low": "at least", "above": "greater than", "high": "at most"}[kind]
+    assert checks.check_values(with_value(key, outside), TASKS) == [f"{key}={outside}: must be {words} {limit}"]
+
+
+@pytest.mark.parametrize("key", CHOSEN)
+def test_every_choice_is_enforced(key: str) -> None:
+    """A value that is not among the choices is answered with all of them."""
+    [problem] = checks.check_values(with_value(key, "another"), TASKS)
+    choices = next(meta["choices"] for name, _, meta in walk(RunConfig()) if name == key)
+    assert problem.startswith(f"{key}=another: not one of {', '.join(choices)}")
+
+
+def test_mistyped_choice_names_the_nearest() -> None:
+    """A slip in a choice is answered with the one that was probably meant."""
+    [problem] = checks.check_values(with_value("engine.precision", "bf61"), TASKS)
+    assert problem == "engine.precision=bf61: not one of fp32, bf16; did you mean 'bf16'?"
+
+
+def test_defaults_are_right() -> None:
+    """Nothing is wrong with a configuration nobody touched."""
+    assert checks.check_values(RunConfig(), TASKS) == []
+
+
+def test_patch_size_must_divide_every_image_size() -> None:
+    """Each image size that the patch does not divide is named with its tasks and the nearest that fits."""
+    config = with_value("model.patch_size", 7)
+    config.segment.image_size = 64
+    assert checks.check_values(config, TASKS) == [
+        "model.patch_size=7 does not divide pretrain.image_size and classify.image_size=48;"
+        " nearest image size that fits: 49",
+        "model.patch_size=7 does not divide segment.image_size=64; nearest image size that fits: 63",
+    ]
+    assert len(checks.check_values(config, ("segment",))) == 1
+
+
+def test_single_patch_leaves_nothing_to_predict() -> None:
+    """An image of one patch has no next one."""
+    assert checks.check_values(with_value("model.patch_size", 48), ("pretrain",)) == [
+        "pretrain.image_size=48 holds a single patch, so there is no next one to predict; use 96 or more"
+    ]
+
+
+@given(patch=st.integers(1, 64), size=st.integers(1, 512))
+def test_suggested_image_size_fits_and_is_nearest(patch: int, size: int) -> None:
+    """Following the advice clears the complaint, and no size nearer by would."""
+    config = with_value("model.patch_size", patch)
+    config.pretrain.image_size = size
+    problems = checks.check_values(config, ("pretrain",))
+    fitting = range(2 * patch, size + 2 * patch + 1, patch)
+    assert (problems == []) is (size in fitting)
+    if problems and size % patch:
+        suggested = int(problems[0].rsplit(": ", 1)[1])
+        assert suggested in fitting
+        assert abs(suggested - size) == min(abs(other - size) for other in fitting)
+
+
+@given(width=st.integers(4, 300), heads=st.integers(1, 32))
+def test_suggested_number_of_heads_fits_and_is_nearest(width: int, heads: int) -> None:
+    """Heads are a multiple of four channels wide; otherwise the nearest number that gives that is named."""
+    config = with_value("model.embed_dim", width)
+    config.model.num_heads = heads
+    problems = checks.check_values(config, ("pretrain",))
+    fitting = [count for count in range(1, width + 1) if width % count == 0 and (width // count) % 4 == 0]
+    assert (problems == []) is (heads in fitting)
+    if problems and fitting:
+        suggested = int(problems[0].rsplit(": ", 1)[1])
+        assert suggested in fitting
+        assert abs(suggested - heads) == min(abs(other - heads) for other in fitting)
+    elif problems:
+        assert problems[0].endswith("make the width a multiple of 4")
+
+
+def test_heads_of_the_rung_are_checked_against_a_given_width() -> None:
+    """Replacing only the width, or only the heads, is checked with the rung's own other number."""
+    [problem] = checks.check_values(with_value("model.embed_dim", 72), TASKS)
+    assert problem.startswith("model.num_heads=4 does not divide model.embed_dim=72")
+    [problem] = checks.check_values(with_value("model.num_heads", 5), TASKS)
+    assert problem.startswith("model.num_heads=5 does not divide model.embed_dim=64")
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ({"segment.channels": 30}, "segment.channels=30: must be a multiple of 4 (GroupNorm)"),
+        ({"segment.scale_min": 3.0}, "segment.scale_min=3.0 is above segment.scale_max=1.5"),
+        ({"init": "scratch"}, "task=pretrain: a run with init=scratch has no pre-training of its own"),
+    ],
+)
+def test_rules_across_settings(words: dict[str, object], complaint: str) -> None:
+    """Settings that are fine alone and wrong together."""
+    [(key, value)] = words.items()
+    assert checks.check_values(with_value(key, value), ("classify", "segment")) == [complaint]
+
+
+@pytest.mark.parametrize("key", ["mixup", "cutmix"])
+def test_mixing_pairs_needs_an_even_batch(key: str) -> None:
+    """timm mixes a batch with its reverse, which an odd one does not have."""
+    config = with_value(f"classify.{key}", 1.0)
+    config.classify.batch_size = 7
+    [problem] = checks.check_values(config, ("classify",))
+    assert problem == "classify.batch_size=7: mixup and cutmix need an even number"
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "world", "problems"),
+    [
+        (64, None, 1, []),
+        (64, 16, 2, []),
+        (64, None, 3, ["pretrain.batch_size=64 does not divide over 3 devices; nearest that does: 63"]),
+        (4, None, 8, ["pretrain.batch_size=4 does not divide over 8 devices; nearest that does: 8"]),
+        (
+            64,
+            5,
+            2,
+            ["micro_batch_size=5 does not divide pretrain's batch per device (64 / 2 = 32); nearest that does: 4"],
+        ),
+        (
+            8,
+            100,
+            2,
+            ["micro_batch_size=100 does not divide pretrain's batch per device (8 / 2 = 4); nearest that does: 4"],
+        ),
+    ],
+)
+def test_batch_must_divide(batch: int, micro: int | None, world: int, problems: list[str]) -> None:
+    """The batch is shared out evenly over devices and micro-batches, or the nearest number that is gets named."""
+    config = with_value("pretrain.batch_size", batch)
+    config.micro_batch_size = micro
+    assert checks.check_batches(config, ("pretrain",), world) == problems
+
+
+def test_more_images_than_there_are(digits_root: Path) -> None:
+    """A subset larger than the data set is refused with the data set's size; one as large is not."""
+    config = parse([f"data.root={digits_root}", "pretrain.num_images=65"])
+    assert checks.check_data(config, ("pretrain",)) == [
+        "pretrain.num_images=65: digits has only 64 training images"
+    ]
+    config.pretrain.num_images = 64
+    assert checks.check_data(config, TASKS) == []
+
+
+def test_same_data_problem_is_told_once(tmp_path: Path) -> None:
+    """Three tasks that miss the same data set give one line."""
+    config = parse([f"data.root={tmp_path}"])
+    [problem] = checks.check_data(config, TASKS)
+    assert str(tmp_path / "digits") in problem
+
+
+def test_embedded_data_is_made_only_in_its_own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data set that is written on use is no problem while absent; under another root it is."""
+    monkeypatch.chdir(tmp_path)
+    assert checks.check_data(RunConfig(), TASKS) == []
+    assert checks.is_made_on_demand(RunConfig(), "pretrain")
+    elsewhere = parse(["data.root=elsewhere"])
+    assert not checks.is_made_on_demand(elsewhere, "pretrain")
+    assert len(checks.check_data(elsewhere, TASKS)) == 1

@@ -1,0 +1,154 @@
+"""The run configuration: its identity, its derived figures, its documentation."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import conftest
+import pytest
+
+from nepa_scale import ladder
+from nepa_scale.config import RunConfig, TaskConfig, walk
+from nepa_scale.overrides import help_text, parse, to_text
+
+SETTINGS = [pytest.param(key, value, meta, id=key) for key, value, meta in walk(RunConfig())]
+
+
+def holder_of(config: RunConfig, key: str) -> tuple[Any, str]:
+    """The section that holds a setting, and the setting's name in it."""
+    *parents, leaf = key.split(".")
+    section: Any = config
+    for parent in parents:
+        section = getattr(section, parent)
+    return section, leaf
+
+
+def another_value(section: Any, leaf: str, meta: dict[str, Any]) -> Any:
+    """A value of the right type that differs from the one ``section`` holds."""
+    value = getattr(section, leaf)
+    if "choices" in meta:
+        return next(choice for choice in meta["choices"] if choice != value)
+    if isinstance(value, bool):
+        return not value
+    kind = section.__dataclass_fields__[leaf].type.removesuffix(" | None")
+    return f"{value}-other" if kind == "str" else (value or 0) + {"int": 1, "float": 0.5}[kind]
+
+
+def changed(key: str, meta: dict[str, Any], **first: Any) -> RunConfig:
+    """The defaults with ``first`` set and then one more setting changed."""
+    config = RunConfig(**first)
+    section, leaf = holder_of(config, key)
+    setattr(section, leaf, another_value(section, leaf, meta))
+    return config
+
+
+@pytest.mark.parametrize(("key", "value", "meta"), SETTINGS)
+def test_run_id_follows_result_settings_and_no_others(key: str, value: Any, meta: dict[str, Any]) -> None:
+    """A setting that changes the result changes the run's identity; paths, logging and devices never do."""
+    moved = changed(key, meta).run_id != RunConfig().run_id
+    assert moved is not meta["orchestration"]
+
+
+@pytest.mark.parametrize(("key", "value", "meta"), SETTINGS)
+def test_scratch_run_is_blind_to_pretraining(key: str, value: Any, meta: dict[str, Any]) -> None:
+    """A run from scratch is the same run whatever the pre-training it does not do would have been."""
+    if key == "init":
+        pytest.skip("changing init ends the run being one from scratch")
+    moved = changed(key, meta, init="scratch").run_id != RunConfig(init="scratch").run_id
+    assert moved is (not meta["orchestration"] and not key.startswith("pretrain."))
+
+
+def test_orchestration_settings_are_exactly_these() -> None:
+    """Nobody moves a setting out of a run's identity without saying so here."""
+    marked = {key for key, _, meta in walk(RunConfig()) if meta["orchestration"]}
+    sections = {"data.root", "data.num_workers", "engine.ds_config", "engine.activation_checkpointing"}
+    sections |= {"checkpoint.every", "checkpoint.keep", "log.every", "log.tensorboard"}
+    sections |= {f"{task}.eval_every" for task in ("pretrain", "classify", "segment")}
+    assert marked == sections | {"task", "run_dir", "micro_batch_size", "dry_run"}
+
+
+def test_run_id_does_not_depend_on_the_process(python: conftest.Python) -> None:
+    """Two processes, with string hashes seeded differently, name the same run alike."""
+    code = "from nepa_scale.config import RunConfig; print(RunConfig(seed=3).run_id)"
+    names = {python(code).stdout.strip() for _ in range(2)}
+    assert names == {RunConfig(seed=3).run_id}
+
+
+def test_run_id_does_not_depend_on_how_a_number_is_written() -> None:
+    """``4``, ``4.0`` and ``null`` for an unset value name the same run as the defaults do."""
+    plain = RunConfig().run_id
+    for word in ("pretrain.epochs=4", "pretrain.epochs=4.0", "model.depth=null", "pretrain.base_lr=1e-3"):
+        assert parse([word]).run_id == plain
+
+
+@pytest.mark.parametrize(
+    ("init", "prefix"), [("pretrain", "pico-p4-"), ("scratch", "pico-p4-scratch-"), ("runs/a", "pico-p4-from-")]
+)
+def test_run_id_begins_with_what_a_person_looks_for(init: str, prefix: str) -> None:
+    """Size, patch size and start are readable in the name; eight hexadecimal digits follow."""
+    config = RunConfig(init=init)
+    config.model.size, config.model.patch_size = "pico", 4
+    assert re.fullmatch(re.escape(prefix) + "[0-9a-f]{8}", config.run_id)
+
+
+def test_only_a_run_that_pretrains_has_all_tasks() -> None:
+    """A scratch control and a start from another run have the two fine-tuning tasks only."""
+    assert RunConfig().tasks == ("pretrain", "classify", "segment")
+    assert RunConfig(init="scratch").tasks == RunConfig(init="runs/a").tasks == ("classify", "segment")
+
+
+def test_task_config_is_the_section_of_the_task() -> None:
+    """The section read is that of the task to do now unless another is named."""
+    config = RunConfig(task="segment")
+    assert config.task_config() is config.segment
+    assert config.task_config("classify") is config.classify
+
+
+def test_peak_learning_rate_follows_the_linear_batch_rule() -> None:
+    """Paper §4.1: base rate x batch / 256; the authors' 3e-4 at batch 4096 is 4.8e-3."""
+    assert TaskConfig(base_lr=3e-4, batch_size=4096).peak_lr == pytest.approx(4.8e-3, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "images", "batch", "expected"),
+    [
+        (2.0, None, 100, 10, 20),
+        (1.0, None, 101, 10, 11),  # the last, incomplete batch is a step of its own
+        (0.01, None, 100, 64, 1),  # never none at all
+        (0.5, None, 100, 10, 5),
+        (None, 7, 100, 10, 7),
+        (1600.0, None, 1_281_167, 4096, 500_456),  # the paper's 1600 epochs of ImageNet-1k
+    ],
+)
+def test_total_steps(epochs: float | None, steps: int | None, images: int, batch: int, expected: int) -> None:
+    """The number of optimiser steps of a task given in epochs or in steps."""
+    section = TaskConfig(epochs=epochs, steps=steps, batch_size=batch)
+    assert section.total_steps(images) == expected
+
+
+def test_architecture_is_the_rung_with_what_was_replaced() -> None:
+    """Width, depth, heads, MLP and query/key norm reach the ladder."""
+    config = parse(["model=pico", "model.patch_size=4", "model.depth=2", "model.mlp=swiglu", "model.qk_norm=none"])
+    expected = ladder.architecture("pico", 4, depth=2, mlp="swiglu", qk_norm="none")
+    assert config.model.architecture() == expected
+
+
+def test_flat_holds_every_setting_once() -> None:
+    """The record of a run in its result file has all settings with their values."""
+    config = parse(["seed=5", "classify.mixup=0.8"])
+    flat = config.flat()
+    assert list(flat) == [key for key, _, _ in walk(config)]
+    assert (flat["seed"], flat["classify.mixup"]) == (5, 0.8)
+    assert flat == copy.deepcopy(config).flat()
+
+
+@pytest.mark.parametrize(("key", "value", "meta"), SETTINGS)
+def test_help_explains_every_setting(key: str, value: Any, meta: dict[str, Any]) -> None:
+    """Each key has one line of help: marked if it is orchestration, its default, and what it means."""
+    [line] = re.findall(rf"^([* ]) {re.escape(key)}=(\S*) +(\S.{{9,}})$", help_text("train"), re.MULTILINE)
+    mark, default, text = line
+    assert (mark == "*") is meta["orchestration"]
+    assert default == to_text(value)
+    assert all(choice in text for choice in meta.get("choices", ()))

@@ -1,0 +1,230 @@
+"""The ladder's arithmetic against the models themselves, torch's own counters, and published numbers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from timm.layers import AttentionRope
+from torch.utils.flop_counter import FlopCounterMode
+
+from nepa_scale import ladder
+from nepa_scale.errors import UserError
+from nepa_scale.ladder import LADDER, Architecture, architecture
+from nepa_scale.model import NepaViT, build_backbone
+
+SMALL = [
+    architecture("femto", 8, mlp="swiglu", qk_norm="weight"),
+    architecture("pico", 8),
+    architecture("nano", 16, layer_scale=False, qk_norm="none"),
+]
+
+
+def _small_id(arch: Architecture) -> str:
+    return f"{arch.embed_dim}-{arch.mlp}-{arch.qk_norm}"
+
+
+def test_importing_the_ladder_loads_no_torch() -> None:
+    """Planning must start at once: neither torch nor timm may come in through the ladder."""
+    code = "import sys, nepa_scale.ladder; print([m for m in ('torch', 'timm', 'numpy') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arch", "published"),
+    [
+        (architecture("base", 14), 85_527_552),
+        (architecture("large", 14, qk_norm="weight"), 302_967_808),
+        (architecture("base", 14, mlp="swiglu"), 85_539_840),
+        (replace(architecture("base", 14, mlp="swiglu"), mlp_hidden=3072), 113_875_968),
+        (architecture("large", 14, mlp="swiglu", qk_norm="weight"), 302_951_392),
+    ],
+)
+def test_totals_are_those_of_the_released_models(arch: Architecture, published: int) -> None:
+    """The parameter formula gives the authors' counts to the last parameter."""
+    assert ladder.total_params(arch) == published
+
+
+def _part_of(name: str) -> str:
+    parts = {
+        "patch_embed": "patch_embed",
+        "cls_token": "class_token",
+        "q_norm": "qk_norm",
+        "k_norm": "qk_norm",
+        ".attn.": "attention",
+        ".mlp.": "mlp",
+        "gamma": "layer_scale",
+        ".norm": "layer_norms",
+        "norm.": "final_norm",
+    }
+    return next(part for mark, part in parts.items() if mark in name)
+
+
+@pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
+@pytest.mark.parametrize("size", LADDER)
+def test_groups_are_the_parts_of_the_real_model(size: str, mlp: ladder.MlpKind) -> None:
+    """Every part of every ladder size holds exactly what the built model holds there."""
+    arch = architecture(size, 14, mlp=mlp, qk_norm="weight")
+    with torch.device("meta"):
+        model = build_backbone(arch, 224)
+    counted = dict.fromkeys(ladder.parameter_groups(arch), 0)
+    for name, parameter in model.named_parameters():
+        counted[_part_of(name)] += parameter.numel()
+    assert counted == ladder.parameter_groups(arch)
+    assert ladder.backbone_params(arch) == sum(p.numel() for p in model.blocks.parameters()) + sum(
+        p.numel() for p in model.norm.parameters()
+    )
+
+
+def test_ladder_climbs_with_heads_of_one_width() -> None:
+    """Sizes grow in order, the demo sizes stay small, and from mini up a head is 64 wide."""
+    archs = {size: architecture(size, 14) for size in LADDER}
+    counts = [ladder.total_params(arch) for arch in archs.values()]
+    assert counts == sorted(counts)
+    names = list(archs)
+    assert all(ladder.total_params(archs[n]) < 5_000_000 for n in names[: names.index("tiny")])
+    assert {archs[n].head_dim for n in names[names.index("mini") :]} == {64}
+
+
+def _counted_flops(model: NepaViT, image_size: int, *, backward: bool) -> int:
+    """Return torch's own count; attention must be unfused, or the counter does not see it on a CPU."""
+    for module in model.modules():
+        if isinstance(module, AttentionRope):
+            vars(module)["fused_attn"] = False  # declared final in timm, but read at each call
+    with FlopCounterMode(display=False) as counter:
+        output = model(torch.randn(1, 3, image_size, image_size))
+        if backward:
+            output.sum().backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("arch", SMALL, ids=_small_id)
+def test_forward_flops_are_what_torch_counts(arch: Architecture, causal: bool) -> None:
+    """Executed FLOPs equal torch's counter; useful ones differ by exactly the masked half of the scores."""
+    model = build_backbone(arch, 64)
+    model.causal = causal
+    assert ladder.forward_flops(arch, 64, causal=causal, count="executed") == _counted_flops(
+        model, 64, backward=False
+    )
+    tokens = ladder.num_tokens(arch, 64)
+    masked = int(torch.ones(tokens, tokens).triu(1).sum()) if causal else 0
+    saved = ladder.forward_flops(arch, 64, causal=causal, count="executed") - ladder.forward_flops(
+        arch, 64, causal=causal
+    )
+    assert saved == arch.depth * 2 * 2 * masked * arch.embed_dim
+
+
+def test_train_flops_are_three_forwards() -> None:
+    """Backward costs 2 x forward, except that pixels need no gradient: torch counts one stem product less."""
+    arch = architecture("pico", 8)
+    counted = _counted_flops(build_backbone(arch, 64), 64, backward=True)
+    stem = 2 * ladder.num_patches(arch, 64) * (3 * 8 * 8) * arch.embed_dim
+    assert ladder.train_flops(arch, 64, causal=True, count="executed") == counted + stem
+
+
+@pytest.mark.parametrize(("size", "published"), [("base", 46.3), ("large", 162.0)])
+def test_forward_flops_match_the_published_figures(size: str, published: float) -> None:
+    """NEPA-B and -L cost the known GFLOPs per 224-pixel image with full attention."""
+    flops = ladder.forward_flops(architecture(size, 14), 224, causal=False)
+    assert flops / 1e9 == pytest.approx(published, abs=0.05)
+
+
+def _memory(arch: Architecture = SMALL[0], image_size: int = 64, **changes: Any) -> ladder.MemoryEstimate:
+    """Return the estimate for one image in fp32 on one device, but for the ``changes``."""
+    settings: dict[str, Any] = {"micro_batch_size": 1, "precision": "fp32", "zero_stage": 0, "world_size": 1}
+    return ladder.memory(arch, image_size, **(settings | changes))
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_weights_and_gradients_take_the_estimated_bytes(
+    precision: ladder.Precision, dtype: torch.dtype
+) -> None:
+    """Bytes of weights and gradients are those of the real tensors in either precision."""
+    arch = architecture("femto", 8)
+    model = build_backbone(arch, 32).to(dtype)
+    model(torch.randn(1, 3, 32, 32, dtype=dtype)).sum().backward()
+    estimate = _memory(arch, precision=precision)
+    assert estimate.weights == sum(p.nbytes for p in model.parameters())
+    assert estimate.gradients == sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+
+
+def test_optimiser_takes_the_estimated_bytes() -> None:
+    """AdamW's two moments take the estimated bytes in fp32; bf16 adds an fp32 copy of the weights."""
+    arch = architecture("femto", 8)
+    model = build_backbone(arch, 32)
+    optimiser = torch.optim.AdamW(model.parameters())
+    model(torch.randn(1, 3, 32, 32)).sum().backward()
+    optimiser.step()
+    moments = sum(
+        state[key].nbytes for state in optimiser.state.values() for key in ("exp_avg", "exp_avg_sq")
+    )
+    fp32, bf16 = (_memory(arch, precision=precision) for precision in ("fp32", "bf16"))
+    assert fp32.optimiser == moments
+    assert bf16.optimiser == moments + sum(p.nbytes for p in model.parameters())
+
+
+def test_zero_stages_divide_what_they_should() -> None:
+    """Stage 1 divides the optimiser, 2 also gradients, 3 also weights; activations are never divided."""
+    arch = architecture("micro", 8)
+
+    def parts(stage: int, world_size: int) -> list[int]:
+        m = _memory(arch, precision="bf16", zero_stage=stage, world_size=world_size)
+        assert m.total == m.weights + m.gradients + m.optimiser + m.activations
+        return [m.optimiser, m.gradients, m.weights, m.activations]
+
+    whole = parts(0, 1)
+    for stage in range(4):
+        divisors = [8 if i < stage else 1 for i in range(4)]
+        assert parts(stage, 8) == [-(-w // d) for w, d in zip(whole, divisors, strict=True)]
+
+
+def _saved_bytes(model: NepaViT, images: torch.Tensor) -> int:
+    """Return the bytes autograd keeps for the backward pass, parameters apart, each storage once."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = model(images)  # held until the sum is taken, so that no address is used twice
+    assert output.requires_grad
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("arch", [*SMALL, architecture("mini", 8)], ids=_small_id)
+def test_activations_are_near_what_autograd_keeps(arch: Architecture) -> None:
+    """The activation estimate is within 10 % of the tensors saved for backward by a real forward pass."""
+    images = torch.randn(4, 3, 64, 64)
+    estimate = _memory(arch, micro_batch_size=4)
+    assert estimate.activations == pytest.approx(_saved_bytes(build_backbone(arch, 64), images), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: architecture("bas", 14), ["size='bas'", "did you mean 'base'"]),
+        (lambda: architecture("base", 14, num_heads=5), ["embed_dim=768", "4 x num_heads (20)"]),
+        (lambda: architecture("base", 14, depth=0), ["depth=0", "at least 1"]),
+        (lambda: architecture("base", 14, mlp="swigl"), ["mlp='swigl'", "did you mean 'swiglu'"]),  # type: ignore[arg-type]
+        (lambda: architecture("base", 14, qk_norm="affine"), ["qk_norm='affine'", "none, plain, weight"]),  # type: ignore[arg-type]
+        (lambda: ladder.num_patches(architecture("base", 14), 512), ["image_size=512", "504 or 518"]),
+        (lambda: ladder.num_patches(architecture("base", 14), 8), ["image_size=8", "use 14"]),
+        (lambda: _memory(precision="fp64"), ["precision='fp64'", "fp32, bf16"]),
+        (lambda: _memory(zero_stage=4), ["zero_stage=4", "0, 1, 2 or 3"]),
+    ],
+)
+def test_impossible_numbers_are_refused_with_a_remedy(call: object, words: list[str]) -> None:
+    """A wrong size or number names the key, its value and what would be right."""
+    with pytest.raises(UserError) as raised:
+        call()  # type: ignore[operator]
+    assert all(word in str(raised.value) for word in words)
