@@ -35,7 +35,9 @@ def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         found = layout.check_dataset(root, section.dataset, needs=NEEDS[task])
         available = 0 if found else layout.split_size(root, section.dataset, "train")
         if available and (section.num_images or 0) > available:
-            found = [f"{task}.num_images={section.num_images}: {section.dataset} has only {available} training images"]
+            found = [
+                f"{task}.num_images={section.num_images}: {section.dataset} has only {available} training images"
+            ]
         problems += found
     return list(dict.fromkeys(problems))
 
@@ -71,7 +73,9 @@ def _out_of_range(key: str, value: Any, meta: dict[str, Any]) -> list[str]:
     if value == "":
         return [f"{key}= is empty; give a value or leave the key out"]
     if "choices" in meta and value not in meta["choices"]:
-        return [f"{key}={value}: not one of {', '.join(meta['choices'])}{nearest(str(value), meta['choices'])}"]
+        return [
+            f"{key}={value}: not one of {', '.join(meta['choices'])}{nearest(str(value), meta['choices'])}"
+        ]
     if isinstance(value, float) and not math.isfinite(value):
         return [f"{key}={value}: must be a finite number"]
     if "low" in meta and value < meta["low"]:
@@ -100,14 +104,18 @@ def _head_problems(config: RunConfig) -> list[str]:
 def _image_size_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     problems, patch = [], config.model.patch_size
     for size in sorted({config.task_config(task).image_size for task in tasks}):
-        of = " and ".join(f"{task}.image_size" for task in tasks if config.task_config(task).image_size == size)
+        of = " and ".join(
+            f"{task}.image_size" for task in tasks if config.task_config(task).image_size == size
+        )
         near = max(2 * patch, round(size / patch) * patch)
         if size % patch:
             problems.append(
                 f"model.patch_size={patch} does not divide {of}={size}; nearest image size that fits: {near}"
             )
         elif size == patch:
-            problems.append(f"{of}={size} holds a single patch, so there is no next one to predict; use {near} or more")
+            problems.append(
+                f"{of}={size} holds a single patch, so there is no next one to predict; use {near} or more"
+            )
     return problems
 
 
@@ -116,7 +124,9 @@ def _length_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     for task in tasks:
         section: TaskConfig = config.task_config(task)
         if section.epochs is not None and section.steps is not None:
-            problems.append(f"{task}.epochs={section.epochs} and {task}.steps={section.steps}: give only one of the two")
+            problems.append(
+                f"{task}.epochs={section.epochs} and {task}.steps={section.steps}: give only one of the two"
+            )
         if section.epochs is None and section.steps is None:
             problems.append(f"{task}.epochs and {task}.steps are both null: give one of the two")
     return problems
@@ -133,5 +143,7 @@ def _task_problems(config: RunConfig) -> list[str]:
             f"segment.scale_min={config.segment.scale_min} is above segment.scale_max={config.segment.scale_max}"
         )
     if config.classify.batch_size % 2 and (config.classify.mixup or config.classify.cutmix):
-        problems.append(f"classify.batch_size={config.classify.batch_size}: mixup and cutmix need an even number")
+        problems.append(
+            f"classify.batch_size={config.classify.batch_size}: mixup and cutmix need an even number"
+        )
     return problems

@@ -58,8 +58,8 @@ class ModelConfig:
     """LayerNorm of queries and keys: none, plain (no parameters) or weight (a weight, no bias)"""
     layer_scale_init: float = setting(1e-5, above=0)
     """initial value of LayerScale"""
-    init: str = setting("authors", choices=("authors", "width_scaled"))
-    """initial weights: std 0.02 (authors), or scaled so that narrow models start with NEPA-B's gain per layer"""
+    weight_init: str = setting("authors", choices=("authors", "xavier"))
+    """initial weights: std 0.02 (authors, made for widths of 768 and more) or xavier (as MAE; learns sooner when narrow)"""
     rope_rescale: float = setting(2.0, low=1)
     """training-time scale of RoPE coordinates, drawn log-uniformly from [1/r, r]; 1 = off"""
 
@@ -92,7 +92,7 @@ class TaskConfig:
 
     dataset: str = setting(EMBEDDED_NAME)
     """folder name of the data set under data.root"""
-    image_size: int = setting(48, low=1)
+    image_size: int = setting(32, low=1)
     """side of the square input, in pixels"""
     num_images: int | None = setting(None, low=1)
     """training images used (a nested, seeded subset); null = all"""

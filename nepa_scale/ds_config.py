@@ -33,12 +33,14 @@ def resolve(config: RunConfig, task: str, *, world_size: int, num_params: int) -
     """
     path = _path(config, world_size)
     content = _read(path)
-    problems = [f"{path}: unknown key '{key}'{nearest(key, KNOWN_KEYS)}" for key in content if key not in KNOWN_KEYS]
+    problems = [
+        f"{path}: unknown key '{key}'{nearest(key, KNOWN_KEYS)}" for key in content if key not in KNOWN_KEYS
+    ]
     decided = _decided_by_run(config, task, world_size)
     for key, value in decided.items():
         given = content.get(key, "auto")
         if given not in ("auto", value):
-            problems.append(f"{path}: {key}={given} contradicts the run, which has {value}; write \"auto\"")
+            problems.append(f'{path}: {key}={given} contradicts the run, which has {value}; write "auto"')
         content[key] = value
     zero = content.setdefault("zero_optimization", {"stage": 0})
     problems += _zero_problems(path, zero, config.engine.precision)
@@ -48,7 +50,7 @@ def resolve(config: RunConfig, task: str, *, world_size: int, num_params: int) -
         raise ConfigError(problems)
     for key in ("reduce_bucket_size", "allgather_bucket_size"):
         if zero.get(key) == "auto":
-            zero[key] = min(LARGEST_BUCKET, num_params)
+            zero[key] = min(LARGEST_BUCKET, num_params + num_params % 2)  # NCCL wants an even number
     bf16["enabled"] = config.engine.precision == "bf16"
     return content
 

@@ -34,7 +34,13 @@ class Trainer:
     """Carries one task of one run from its newest checkpoint to its result."""
 
     def __init__(
-        self, task: Task, config: RunConfig, task_dir: Path, world: World, device: torch.device, stop: StopRequest
+        self,
+        task: Task,
+        config: RunConfig,
+        task_dir: Path,
+        world: World,
+        device: torch.device,
+        stop: StopRequest,
     ) -> None:
         self.task, self.config, self.task_dir = task, config, task_dir
         self.world, self.device, self.stop = world, device, stop
@@ -74,7 +80,9 @@ class Trainer:
         self._interval_start, self._interval_step, self._data_seconds = time.perf_counter(), start, 0.0
         batches = self._batches(start)
         for step in range(start, self.total_steps):
-            result = self.engine.step(next(batches), before_forward=lambda micro, step=step: self._seed(step, micro))
+            result = self.engine.step(
+                next(batches), before_forward=lambda micro, step=step: self._seed(step, micro)
+            )
             done = step + 1
             last = done == self.total_steps
             if done % config.log.every == 0 or last:
@@ -87,7 +95,9 @@ class Trainer:
                 self.engine.save(self._checkpoints, done, keep=config.checkpoint.keep)
             if stopping and not last:
                 self._write_status("preempted", done)
-                logger.info("%s: stopped and saved at step %d; the same command continues", self.task.name, done)
+                logger.info(
+                    "%s: stopped and saved at step %d; the same command continues", self.task.name, done
+                )
                 return False
         return True
 

@@ -11,7 +11,6 @@ class token at position 0, width D.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -36,8 +35,6 @@ __all__ = ["NepaViT", "SeededRope", "build_backbone"]
 
 LAYER_NORM_EPS = 1e-12
 ROPE_TEMPERATURE = 100.0
-BASE_WIDTH = 768
-BASE_PATCH_INPUTS = 3 * 14 * 14
 
 
 class SeededRope(RotaryEmbeddingDinoV3):
@@ -224,13 +221,13 @@ def build_backbone(
     image_size: int,
     *,
     layer_scale_init: float = 1e-5,
-    width_scaled_init: bool = False,
+    xavier_init: bool = False,
     rope_rescale: float | None = 2.0,
     drop_path_rate: float = 0.0,
 ) -> NepaViT:
     """Return a causal, headless backbone of ``arch`` for square images, initialised as the authors do.
 
-    ``width_scaled_init`` enlarges them where a layer has fewer inputs than in NEPA-B (see ``scale_to_width``).
+    ``xavier_init`` replaces those weights (see ``initialise_xavier``).
     Raises ``UserError`` when ``image_size`` is not a multiple of the patch size.
     """
     num_patches(arch, image_size)
@@ -248,23 +245,21 @@ def build_backbone(
         rope_rescale=rope_rescale,
         drop_path_rate=drop_path_rate,
     )
-    if width_scaled_init:
-        scale_to_width(backbone)
+    if xavier_init:
+        initialise_xavier(backbone)
     return backbone
 
 
-@torch.no_grad()
-def scale_to_width(backbone: NepaViT) -> None:
-    """Multiply initial weights by sqrt(inputs in NEPA-B / inputs here), so every layer starts with NEPA-B's gain.
+def initialise_xavier(backbone: NepaViT) -> None:
+    """Draw the weights of the blocks and of the patch convolution Xavier-uniform, as MAE does (arXiv 2111.06377).
 
-    The authors' fixed std of 0.02 fits widths of 768 and 1024. At width 64 it makes each layer's output 3.5
+    The authors' fixed std of 0.02 fits widths of 768 and more. At width 64 it makes every layer's output several
     times smaller, and training stands still for its first hundreds of steps.
     """
-    inputs = math.prod(backbone.patch_embed.proj.weight.shape[1:])
-    backbone.patch_embed.proj.weight *= math.sqrt(BASE_PATCH_INPUTS / inputs)
+    nn.init.xavier_uniform_(backbone.patch_embed.proj.weight.flatten(1))
     for module in backbone.blocks.modules():
         if isinstance(module, nn.Linear):
-            module.weight *= math.sqrt(BASE_WIDTH / backbone.embed_dim)
+            nn.init.xavier_uniform_(module.weight)
 
 
 def _timm_config() -> dict[str, Any]:

@@ -29,7 +29,12 @@ class StepDisplay:
         self._title, self._total, self._shown = title, total, shown
         self._bar: Progress | None = None
         if shown and console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, TextColumn("{task.fields[text]}"), console=console)
             self._id = self._bar.add_task(title, total=total, completed=start, text="")
             self._bar.start()

@@ -23,7 +23,13 @@ RECORDED_PACKAGES = ("torch", "deepspeed", "timm", "webdataset")
 
 
 def write_result(
-    task_dir: Path, config: RunConfig, world: World, *, metrics: dict[str, float], params: int, wall_seconds: float
+    task_dir: Path,
+    config: RunConfig,
+    world: World,
+    *,
+    metrics: dict[str, float],
+    params: int,
+    wall_seconds: float,
 ) -> None:
     """Write ``result.json``; its presence is what makes a task's outcome count."""
     cost = task_cost(config, config.task, world_size=world.size)
@@ -47,7 +53,10 @@ def write_result(
         "device_kind": _device_kind(),
         "device_count": world.size,
         "peak_memory_bytes": peak_memory_bytes(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in RECORDED_PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in RECORDED_PACKAGES},
+        },
         "commit": _commit(),
         "finished_at": now(),
     }
@@ -69,6 +78,9 @@ def _device_kind() -> str:
 
 def _commit() -> str:
     found = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return found.stdout.strip() or "unknown"

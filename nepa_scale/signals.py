@@ -6,11 +6,11 @@ import signal
 import sys
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
 
 
 class StopRequest:
-    """Turns the first SIGTERM, SIGINT or SIGUSR2 into ``requested``; a second SIGINT leaves at once."""
+    """Turns the first SIGTERM, SIGINT, SIGUSR2 or SIGHUP into ``requested``; a second SIGINT leaves at once."""
 
     def __init__(self) -> None:
         self.requested = False

@@ -80,7 +80,9 @@ def _double(width: int) -> nn.Module:
 def _conv(inputs: int, outputs: int, kernel: int) -> nn.Module:
     groups = math.gcd(32, max(1, outputs // 4))
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.GroupNorm(groups, outputs), nn.ReLU()
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+        nn.GroupNorm(groups, outputs),
+        nn.ReLU(),
     )
 
 

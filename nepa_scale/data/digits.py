@@ -27,7 +27,7 @@ from nepa_scale.data.writing import Members, Report, is_written, write_dataset
 BACKGROUND = 1  # stored masks: 0 would mean unlabelled, digit d is d + 2
 
 _VALIDATION_SHARE = 5  # one glyph in five is kept for validation
-_LARGEST = (0.75, 0.95)  # box of the digit that names the scene, as a share of the image
+_LARGEST = (0.62, 0.82)  # box of the digit that names the scene, as a share of the image
 _SMALLER = (0.42, 0.62)  # boxes of the others, as a share of the largest
 _MAX_OVERLAP = 0.35  # of the smaller box, whose outer tenth on each side is empty
 _MAX_TILT = 10.0  # degrees

@@ -10,7 +10,7 @@ EMBEDDED_NAME = "digits"
 DEFAULT_ROOT = "data"  # the only root it is written under on demand
 NUM_TRAIN = 4096
 NUM_VALIDATION = 1024
-IMAGE_SIZE = 48
+IMAGE_SIZE = 32
 SHARD_SIZE = 1024
 DIGITS = tuple(str(digit) for digit in range(10))
 

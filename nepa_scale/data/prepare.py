@@ -60,7 +60,6 @@ def main(words: Sequence[str]) -> int:
     if {"--help", "-h"} & set(words):
         print(help_text())
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that clean-up happens
     try:
         print(prepare(parse(words)))
     except UserError as error:
@@ -166,4 +165,5 @@ def reporting() -> Iterator[Report]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that clean-up happens
     sys.exit(main(sys.argv[1:]))

@@ -38,7 +38,10 @@ class SegmentModule(nn.Module):
         """Class scores [B, C, H, W] in fp32 at the images' size."""
         taken = sorted(set(self._levels))
         features = self.backbone.forward_intermediates(
-            images.to(parameter_dtype(self.backbone)), indices=taken, output_fmt="NCHW", intermediates_only=True
+            images.to(parameter_dtype(self.backbone)),
+            indices=taken,
+            output_fmt="NCHW",
+            intermediates_only=True,
         )
         scores = self.head([features[taken.index(level)] for level in self._levels])
         return F.interpolate(scores.float(), size=images.shape[-2:], mode="bilinear", align_corners=False)

@@ -66,7 +66,7 @@ class Task(ABC):
             model.architecture(),
             self.section.image_size,
             layer_scale_init=model.layer_scale_init,
-            width_scaled_init=model.init == "width_scaled",
+            xavier_init=model.weight_init == "xavier",
             rope_rescale=model.rope_rescale if model.rope_rescale > 1 else None,
             drop_path_rate=drop_path_rate,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nepa_scale.data.order import accumulation_steps, batch_positions, micro_batches, sample_at, subset
@@ -24,6 +24,7 @@ def global_batch(
     return [place for part in parts for micro_batch in part for place in micro_batch]
 
 
+@settings(deadline=None, max_examples=50)
 @given(num_samples=SIZES, seed=st.integers(0, 2**31))
 def test_an_epoch_reads_every_sample_once(num_samples: int, seed: int) -> None:
     """Positions of one epoch give each index exactly once, whatever the size."""
@@ -34,6 +35,7 @@ def test_an_epoch_reads_every_sample_once(num_samples: int, seed: int) -> None:
         assert sorted(index for _, index in places) == list(range(num_samples))
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     num_samples=SIZES,
     step=st.integers(0, 50),
@@ -109,6 +111,7 @@ def test_an_indivisible_batch_is_refused(batch_size: int, micro_batch_size: int,
         accumulation_steps(batch_size, micro_batch_size, world_size)
 
 
+@settings(deadline=None, max_examples=50)
 @given(total=SIZES, seed=st.integers(0, 2**31), data=st.data())
 def test_subsets_are_nested(total: int, seed: int, data: st.DataObject) -> None:
     """A smaller subset is the beginning of a larger one, without repetitions."""

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-Python = Callable[..., "subprocess.CompletedProcess[str]"]
-Train = Callable[..., "subprocess.CompletedProcess[str]"]
+from launching import TRAIN, clean_environment
+from processes import Run
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,20 +28,6 @@ def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def python(tmp_path: Path) -> Python:
-    """Run Python code that can import the project, in an empty folder."""
-
-    def call(code: str, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", code, *words]
-        env = os.environ | {"PYTHONPATH": str(ROOT)}
-        return subprocess.run(
-            command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False
-        )
-
-    return call
-
-
 @pytest.fixture(scope="session")
 def no_torch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of stand-ins for torch and DeepSpeed that end any process which imports them."""
@@ -55,14 +38,14 @@ def no_torch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def train(tmp_path: Path, no_torch: Path) -> Train:
+def train(tmp_path: Path, no_torch: Path) -> Run:
     """Run the training command in an empty folder, where importing torch would end it with a message."""
 
-    def call(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "nepa_scale" / "train.py"), *words]
-        env = os.environ | {"PYTHONPATH": str(no_torch)} | environment
+    def call(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = clean_environment(PYTHONPATH=str(no_torch), **variables)
+        command = [sys.executable, TRAIN, *words]
         return subprocess.run(
-            command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
         )
 
     return call

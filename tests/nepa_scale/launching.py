@@ -18,12 +18,22 @@ TIMEOUT_SECONDS = 240
 
 def clean_environment(**variables: str) -> dict[str, str]:
     """This process's environment without a launcher's variables, one thread per process."""
-    dropped = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "SLURM_NTASKS")
+    dropped = (
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "SLURM_PROCID",
+        "SLURM_NTASKS",
+    )
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     return {**kept, "OMP_NUM_THREADS": "1", **variables}
 
 
-def start(words: Sequence[str], *, rank: int = 0, world_size: int = 1, port: int = 0) -> subprocess.Popen[str]:
+def start(
+    words: Sequence[str], *, rank: int = 0, world_size: int = 1, port: int = 0
+) -> subprocess.Popen[str]:
     """Start one training process; with ``world_size`` > 1 it is rank ``rank`` of a group at ``port``."""
     variables = {}
     if world_size > 1:

@@ -12,7 +12,12 @@ from nepa_scale import checks
 from nepa_scale.config import TASKS, RunConfig, walk
 from nepa_scale.overrides import parse
 
-LIMITED = [(key, name, meta[name]) for key, _, meta in walk(RunConfig()) for name in ("low", "above", "high") if name in meta]
+LIMITED = [
+    (key, name, meta[name])
+    for key, _, meta in walk(RunConfig())
+    for name in ("low", "above", "high")
+    if name in meta
+]
 CHOSEN = [key for key, _, meta in walk(RunConfig()) if "choices" in meta]
 
 
@@ -32,7 +37,9 @@ def test_every_limit_is_enforced(key: str, kind: str, limit: float) -> None:
     """A value just outside its range is refused, naming key, value and limit."""
     outside = {"low": limit - 1, "above": limit, "high": limit + 1}[kind]
     words = {"low": "at least", "above": "greater than", "high": "at most"}[kind]
-    assert checks.check_values(with_value(key, outside), TASKS) == [f"{key}={outside}: must be {words} {limit}"]
+    assert checks.check_values(with_value(key, outside), TASKS) == [
+        f"{key}={outside}: must be {words} {limit}"
+    ]
 
 
 @pytest.mark.parametrize("key", CHOSEN)
@@ -145,18 +152,24 @@ def test_mixing_pairs_needs_an_even_batch(key: str) -> None:
             64,
             5,
             2,
-            ["micro_batch_size=5 does not divide pretrain's batch per device (64 / 2 = 32); nearest that does: 4"],
+            [
+                "micro_batch_size=5 does not divide pretrain's batch per device (64 / 2 = 32);"
+                " nearest that does: 4"
+            ],
         ),
         (
             8,
             100,
             2,
-            ["micro_batch_size=100 does not divide pretrain's batch per device (8 / 2 = 4); nearest that does: 4"],
+            [
+                "micro_batch_size=100 does not divide pretrain's batch per device (8 / 2 = 4);"
+                " nearest that does: 4"
+            ],
         ),
     ],
 )
 def test_batch_must_divide(batch: int, micro: int | None, world: int, problems: list[str]) -> None:
-    """The batch is shared out evenly over devices and micro-batches, or the nearest number that is gets named."""
+    """The batch divides evenly over devices and micro-batches, or the nearest number that does is named."""
     config = with_value("pretrain.batch_size", batch)
     config.micro_batch_size = micro
     assert checks.check_batches(config, ("pretrain",), world) == problems

@@ -30,10 +30,16 @@ def problems_of(*words: str) -> list[str]:
         ("model.patchsize=8", "unknown key 'model.patchsize'; did you mean 'model.patch_size'?"),
         ("base_lr=1", "unknown key 'base_lr'; did you mean 'pretrain.base_lr'?"),
         ("patch_sise=8", "unknown key 'patch_sise'; did you mean 'model.patch_size'?"),
-        ("classify.crop_scale_mim=1", "unknown key 'classify.crop_scale_mim'; did you mean 'classify.crop_scale_min'?"),
+        (
+            "classify.crop_scale_mim=1",
+            "unknown key 'classify.crop_scale_mim'; did you mean 'classify.crop_scale_min'?",
+        ),
         ("model.size.x=3", "unknown key 'model.size.x'; did you mean 'model.size'?"),
         ("zzz=1", "unknown key 'zzz'; --help lists all keys"),
-        ("checkpoint=3", "checkpoint: a group of settings, not one; its keys: checkpoint.every, checkpoint.keep"),
+        (
+            "checkpoint=3",
+            "checkpoint: a group of settings, not one; its keys: checkpoint.every, checkpoint.keep",
+        ),
     ],
 )
 def test_unknown_key_names_the_nearest(word: str, problem: str) -> None:
@@ -72,7 +78,9 @@ def test_wrong_type_names_the_right_one(key: str, value: str, expected: str) -> 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400"])
 def test_number_must_be_finite(value: str) -> None:
     """A learning rate that is no number or infinite is refused before it reaches the optimiser."""
-    assert problems_of(f"pretrain.base_lr={value}") == [f"pretrain.base_lr={float(value)}: must be a finite number"]
+    assert problems_of(f"pretrain.base_lr={value}") == [
+        f"pretrain.base_lr={float(value)}: must be a finite number"
+    ]
 
 
 @pytest.mark.parametrize("key", ["data.root", "run_dir", "model.size", "task", "classify.auto_augment"])
@@ -84,7 +92,7 @@ def test_empty_text_is_refused(key: str) -> None:
 @pytest.mark.parametrize("value", ["${oc.env:HOME}", "${seed}", "runs/${model.size}", "???"])
 @pytest.mark.parametrize("key", ["data.root", "seed"])
 def test_references_are_refused(key: str, value: str) -> None:
-    """OmegaConf's references would read the environment; its mark of a missing value would end in a traceback."""
+    """OmegaConf's references read the environment; its mark of a missing value ends in a traceback."""
     assert problems_of(f"{key}={value}") == [
         f"{key}={value}: references are not supported; write the value itself"
     ]
@@ -255,9 +263,10 @@ def test_yaml_cannot_run_code(tmp_path: Path, tag: str) -> None:
     assert not canary.exists()
 
 
-FREE_TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
-    lambda text: text not in ("null", "None", "???") and "${" not in text
-)
+# Without control characters and line separators, which YAML itself does not keep apart.
+FREE_TEXT = st.text(
+    st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=20
+).filter(lambda text: text not in ("null", "None", "???") and "${" not in text)
 TIED = {"model", "task", "init", "segment.channels", "segment.scale_min", "segment.scale_max"}
 TIED |= {"classify.batch_size", "classify.mixup", "classify.cutmix"}
 
@@ -294,7 +303,7 @@ def configurations(draw: st.DrawFn) -> RunConfig:
 
 
 @given(configurations())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_saved_configuration_is_read_back_equal(tmp_path: Path, config: RunConfig) -> None:
     """What a run records of itself is the same object when read, whatever the texts and numbers in it."""
     path = tmp_path / "config.yaml"
@@ -310,7 +319,7 @@ def test_configuration_file_of_a_run_can_be_given_to_another(tmp_path: Path) -> 
 
 
 @given(st.text(string.printable, max_size=30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_any_value_is_understood_or_complained_about(value: str) -> None:
     """No value of a typed key ends in anything but a setting of that type or a ConfigError."""
     for key, kind in (("seed", int), ("pretrain.base_lr", float), ("dry_run", bool), ("data.root", str)):

@@ -33,7 +33,7 @@ def words(data_root: Path, run_dir: Path, *extra: str, task: str = "pretrain") -
     return [
         f"task={task}",
         "model.size=femto",
-        "model.init=width_scaled",
+        "model.weight_init=xavier",
         "model.layer_scale_init=0.1",
         f"data.root={data_root}",
         f"run_dir={run_dir}",
@@ -125,7 +125,11 @@ def test_second_process_is_refused(data_root: Path, tmp_path: Path) -> None:
     first = start(command)
     wait_for_step(tmp_path / "pretrain", 1, first)
     second = subprocess.run(
-        [sys.executable, TRAIN, *command], env=clean_environment(), capture_output=True, text=True, check=False
+        [sys.executable, TRAIN, *command],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert second.returncode == 2
     assert second.stderr.count("\n") == 1
@@ -140,7 +144,11 @@ def test_checkpoint_of_other_world_size_is_refused(data_root: Path, tmp_path: Pa
     train([*command, "pretrain.eval_every=0"], world_size=2)
     (tmp_path / "pretrain" / "result.json").unlink()
     refused = subprocess.run(
-        [sys.executable, TRAIN, *command], env=clean_environment(), capture_output=True, text=True, check=False
+        [sys.executable, TRAIN, *command],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert refused.returncode == 2
     assert "continue with 2 devices" in refused.stderr
@@ -153,7 +161,12 @@ def test_fine_tuning_from_pretrained(
 ) -> None:
     """Both supervised tasks start from pre-trained weights, on one rank and (ZeRO-3) on two, with the same outcome."""
     stage = "zero3" if world_size == 2 else "zero0"
-    extra = (f"init={reference.parent}", f"engine.ds_config={stage}", f"{task}.base_lr=1e-2", f"{task}.steps=6")
+    extra = (
+        f"init={reference.parent}",
+        f"engine.ds_config={stage}",
+        f"{task}.base_lr=1e-2",
+        f"{task}.steps=6",
+    )
     command = [word for word in words(data_root, tmp_path, task=task) if not word.startswith(f"{task}.steps")]
     command = [word for word in command if not word.startswith(f"{task}.base_lr")]
     train([*command, *extra], world_size=world_size)

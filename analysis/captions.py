@@ -1,0 +1,84 @@
+"""The words that go with figures: captions, and text alternatives that say what the picture shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis import text
+from analysis.fit import PowerLawFit
+from analysis.series import COMPUTE, PRETRAINED, SCRATCH, Axis, Series, Target
+
+NAMES = {PRETRAINED: "pretrained", SCRATCH: "scratch control"}
+
+
+def error_caption(drawn: Sequence[Series], target: Target, axis: Axis) -> str:
+    """Say how to read the figure of an error against ``axis``."""
+    parts = [f"{capital(target.name)} against {axis.name}, log scales."]
+    if any(isinstance(one.fit, PowerLawFit) for one in drawn):
+        parts.append("Line: fitted power law, dashed beyond the data.")
+        parts.append(f"Band: where one further pretrained run would lie ({text.LEVEL}).")
+    if axis is COMPUTE and any(one.init == SCRATCH for one in drawn):
+        parts.append("A scratch control spends no pretraining FLOPs and stands at those of its size.")
+    return " ".join(parts)
+
+
+def error_alt(drawn: Sequence[Series], target: Target, axis: Axis) -> str:
+    """Say what the figure of an error against ``axis`` shows: each series, its range, its fit."""
+    what = f"{capital(target.name)} against {axis.name}"
+    said = [_one_series(one, axis) for one in drawn]
+    return f"{what}. {' '.join(said)}" if said else _empty(what)
+
+
+def curve_alt(rows: pd.DataFrame, order: Sequence[str], name: str) -> str:
+    """Say where the curve of each size begins and ends; ``rows`` has label, run_id, images_seen, value."""
+    if not order:
+        return _empty(capital(name))
+    said = []
+    for label in order:
+        ends = [
+            run.sort_values("images_seen")["value"]
+            for _, run in rows[rows["label"] == label].groupby("run_id")
+        ]
+        first, last = np.mean([run.iloc[0] for run in ends]), np.mean([run.iloc[-1] for run in ends])
+        said.append(f"{label} from {text.number(float(first))} to {text.number(float(last))}")
+    images = text.count(float(rows["images_seen"].max()))
+    return f"{capital(name)} over up to {images} images of pretraining: {'; '.join(said)}."
+
+
+def rank_alt(kinds: Mapping[str, pd.DataFrame]) -> str:
+    """Say how the effective rank goes with size; each table has y, smallest model first."""
+    said = "; ".join(f"{kind} {_first_to_last(points['y'], text.number)}" for kind, points in kinds.items())
+    return f"Effective rank, smallest to largest size: {said}." if said else _empty("Effective rank")
+
+
+def form(axis: Axis) -> Callable[[float], str]:
+    """How positions on ``axis`` are written."""
+    return text.power if axis is COMPUTE else text.count
+
+
+def capital(sentence: str) -> str:
+    """``sentence`` with a capital first letter and the rest as it is."""
+    return sentence[:1].upper() + sentence[1:]
+
+
+def _one_series(one: Series, axis: Axis) -> str:
+    means = one.points.groupby("x")["error"].mean()
+    positions, write = means.index.to_numpy(float), form(axis)
+    span = f"{axis.name} go from {write(positions[0])} to {write(positions[-1])}"
+    fitted = "no law fitted"
+    if isinstance(one.fit, PowerLawFit):
+        interval = f"{text.LEVEL} interval {text.interval(one.fit.b_interval)}"
+        fitted = f"fitted exponent {text.number(one.fit.b)}, {interval}"
+    who = f"{capital(NAMES[one.init])}, {text.counted(len(one.points), 'run')}"
+    return f"{who}: {_first_to_last(means, text.percent)} as {span}; {fitted}."
+
+
+def _first_to_last(values: pd.Series[float], write: Callable[[float], str]) -> str:
+    return f"from {write(float(values.iloc[0]))} to {write(float(values.iloc[-1]))}"
+
+
+def _empty(what: str) -> str:
+    return f"{what}: empty, no finished run reports it."

@@ -1,0 +1,233 @@
+"""Figures of a study, each with a sentence that says the same to a reader who cannot see it.
+
+Sizes keep one colour everywhere; pretrained and scratch differ by marker and line, so all reads in grey too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from analysis import captions, drawing, text
+from analysis.drawing import QUIET
+from analysis.findings import comparison
+from analysis.fit import PowerLawFit
+from analysis.records import FINISHED, Study
+from analysis.series import PRETRAINED, SCRATCH, Axis, Series, Target, series, size_order
+
+EXTRAPOLATE = 3.0  # the dashed line reaches this factor beyond the largest x
+MARGIN = 1.35  # empty factor around the data on log axes
+MAX_CURVE_POINTS = 300
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with its caption and its text alternative."""
+
+    name: str
+    figure: Figure
+    caption: str
+    alt: str
+
+
+def error_plot(study: Study, target: Target, axis: Axis) -> Plot:
+    """Draw the error against ``axis``, log scales: points by size, law with its band, trivial answer."""
+    both = [_on_log_scales(series(study, target, axis, init)) for init in (PRETRAINED, SCRATCH)]
+    drawn = [one for one in both if not one.points.empty]
+    trivial = 1 - float(comparison(study, target).rows["trivial"].mean())
+    with drawing.style():
+        figure, axes = drawing.new_figure()
+        axes.set(xlabel=f"{axis.name} {axis.symbol}", ylabel=f"{target.name} ({target.formula})")
+        if drawn:
+            _error_axes(axes, drawn, trivial, axis)
+            for one in drawn:
+                _draw_law(axes, one)
+                _draw_points(axes, one, drawing.size_colours(size_order(study)))
+            _draw_trivial(axes, trivial)
+            drawing.legend_above(axes)
+        else:
+            _say_empty(axes)
+    return Plot(
+        f"{target.task}-{axis.symbol}",
+        figure,
+        captions.error_caption(drawn, target, axis),
+        captions.error_alt(drawn, target, axis),
+    )
+
+
+def curve_plot(study: Study, curves: pd.DataFrame, metric: str, name: str) -> Plot:
+    """Draw a logged pretraining ``metric`` against images seen, one line per run, by size."""
+    rows = curves[(curves["task"] == "pretrain") & (curves["metric"] == metric)]
+    rows = _thinned(
+        rows.astype({"images_seen": "float64", "value": "float64"}).dropna(subset=["images_seen", "value"])
+    )
+    present = set(rows["label"])
+    order = [label for label in size_order(study) if label in present]
+    with drawing.style():
+        figure, axes = drawing.new_figure()
+        axes.set(xlabel="images seen in pretraining", ylabel=name)
+        if order:
+            _draw_curves(axes, rows, order, drawing.size_colours(size_order(study)))
+        else:
+            _say_empty(axes)
+    caption = f"{captions.capital(name)} during pretraining: one line per run, colour and line style by size."
+    return Plot(f"curve-{metric}", figure, caption, captions.curve_alt(rows, order, name))
+
+
+def rank_plot(study: Study) -> Plot:
+    """Draw the effective rank of embeddings and outputs at the end of pretraining against parameters."""
+    rows = study.table[(study.table["task"] == "pretrain") & (study.table["state"] == FINISHED)]
+    kinds = {kind: _ranks(rows, kind) for kind in ("embeddings", "outputs")}
+    known = {kind: points for kind, points in kinds.items() if not points.empty}
+    with drawing.style():
+        figure, axes = drawing.new_figure()
+        axes.set(xlabel="backbone parameters N", ylabel="effective rank")
+        if known:
+            _draw_ranks(axes, known, drawing.size_colours(size_order(study)))
+        else:
+            _say_empty(axes)
+    caption = "Effective rank of patch embeddings and outputs after pretraining; near 1 would mean collapse."
+    return Plot("effective-rank", figure, caption, captions.rank_alt(known))
+
+
+def _on_log_scales(one: Series) -> Series:
+    return replace(one, points=one.points[(one.points["x"] > 0) & (one.points["error"] > 0)])
+
+
+def _error_axes(axes: Axes, drawn: Sequence[Series], trivial: float, axis: Axis) -> None:
+    points = pd.concat([one.points for one in drawn])
+    heights = [*points["error"], *([trivial] if trivial > 0 else [])]
+    drawing.log_axis(axes, "y", min(heights) / MARGIN, min(max(heights) * MARGIN, 1.15), text.round_percent)
+    fitted = any(isinstance(one.fit, PowerLawFit) for one in drawn)
+    left, right = float(points["x"].min()), float(points["x"].max()) * (EXTRAPOLATE if fitted else 1)
+    margin = max(MARGIN, (right / left) ** 0.07)  # room for the name of the smallest size
+    drawing.log_axis(axes, "x", left / margin, right * margin, captions.form(axis))
+
+
+def _draw_law(axes: Axes, one: Series) -> None:
+    """Draw the line and its 95 % prediction band: full where there are data, dashed beyond."""
+    if not isinstance(one.fit, PowerLawFit):
+        return
+    low, high = one.fit.x_range
+    line = "-" if one.init == PRETRAINED else "-."
+    inside, beyond = np.geomspace(low, high, 60), np.geomspace(high, high * EXTRAPOLATE, 30)
+    axes.plot(inside, one.fit.predict(inside).y, color=QUIET, linestyle=line, linewidth=1.5, zorder=1)
+    axes.plot(beyond, one.fit.predict(beyond).y, color=QUIET, linestyle=(0, (4, 3)), linewidth=1.2, zorder=1)
+    if one.init == PRETRAINED:
+        x = np.concatenate([inside, beyond])
+        bottom, top = axes.get_ylim()
+        band = one.fit.predict(x)
+        low_edge, high_edge = np.clip([band.low, band.high], bottom / 2, top * 2)  # it may reach "anything"
+        axes.fill_between(x, low_edge, high_edge, color=QUIET, alpha=0.15, linewidth=0, zorder=0)
+
+
+def _draw_points(axes: Axes, one: Series, colours: Mapping[str, Any]) -> None:
+    pretrained = one.init == PRETRAINED
+    marker, fill = ("o", "full") if pretrained else ("s", "none")
+    look: dict[str, Any] = {
+        "linestyle": "none",
+        "marker": marker,
+        "fillstyle": fill,
+        "markersize": 7,
+        "zorder": 3,
+    }
+    place: dict[str, Any] = {"xytext": (0, -14), "textcoords": "offset points", "ha": "center"}
+    for label, points in one.points.groupby("label", sort=False):
+        x, y = points["x"].to_numpy(float), points["error"].to_numpy(float)
+        axes.plot(x, y, color=colours[str(label)], **look)
+        if pretrained:
+            name = drawing.short(str(label))
+            axes.annotate(name, (float(x.max()), float(y.min())), fontsize="small", **place)
+    axes.plot([], [], color=QUIET, label=captions.NAMES[one.init], **look)
+
+
+def _draw_trivial(axes: Axes, trivial: float) -> None:
+    if trivial > 0:
+        axes.axhline(trivial, color=QUIET, linestyle=":", linewidth=1.5, zorder=0, label="trivial answer")
+
+
+def _draw_curves(axes: Axes, rows: pd.DataFrame, order: Sequence[str], colours: Mapping[str, Any]) -> None:
+    dashes = drawing.size_dashes(order)
+    sns.lineplot(
+        data=rows,
+        x="images_seen",
+        y="value",
+        hue="label",
+        hue_order=order,
+        palette={label: colours[label] for label in order},
+        style="label",
+        style_order=order,
+        dashes=dashes,
+        units="run_id",
+        estimator=None,
+        linewidth=1.4,
+        legend=False,
+        ax=axes,
+    )
+    handles = [axes.plot([], [], color=colours[label], dashes=dashes[label] or (1, 0))[0] for label in order]
+    axes.legend(handles, [drawing.short(label) for label in order], loc="best", fontsize="small")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text.count(value)))
+
+
+def _draw_ranks(axes: Axes, kinds: Mapping[str, pd.DataFrame], colours: Mapping[str, Any]) -> None:
+    for kind, points in kinds.items():
+        marker, fill, line = ("o", "full", "-") if kind == "embeddings" else ("D", "none", "--")
+        means = points.groupby("x")["y"].mean()
+        axes.plot(
+            means.index.to_numpy(float),
+            means.to_numpy(float),
+            color=QUIET,
+            linewidth=1,
+            linestyle=line,
+            zorder=1,
+        )
+        look: dict[str, Any] = {"marker": marker, "fillstyle": fill, "markersize": 7}
+        for label, own in points.groupby("label", sort=False):
+            axes.plot(
+                own["x"].to_numpy(float),
+                own["y"].to_numpy(float),
+                color=colours[str(label)],
+                linestyle="none",
+                **look,
+            )
+        axes.plot([], [], color=QUIET, linestyle=line, linewidth=1, label=kind, **look)
+    x = pd.concat(kinds.values())["x"]
+    drawing.log_axis(axes, "x", float(x.min()) / MARGIN, float(x.max()) * MARGIN, text.count)
+    axes.set_ylim(bottom=0)
+    drawing.legend_above(axes)
+
+
+def _ranks(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Points [label, x = parameters, y = effective rank] of one kind, smallest model first."""
+    ranks = rows.get(f"metrics.effective_rank_{kind}", pd.Series(np.nan, index=rows.index))
+    points = pd.DataFrame(
+        {"label": rows["label"], "x": rows["params_backbone"].astype("float64"), "y": ranks}
+    )
+    return points.dropna().sort_values("x", kind="stable")
+
+
+def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
+    """Average neighbouring steps of long runs so that no line has more than ``MAX_CURVE_POINTS`` points."""
+    kept = []
+    for _, run in rows.groupby("run_id", sort=False):
+        stride = -(-len(run) // MAX_CURVE_POINTS)
+        bins = np.arange(len(run)) // stride
+        names = run[["run_id", "label"]].groupby(bins).first()
+        kept.append(names.join(run[["images_seen", "value"]].groupby(bins).mean()))
+    return pd.concat(kept, ignore_index=True) if kept else rows
+
+
+def _say_empty(axes: Axes) -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.text(
+        0.5, 0.5, "no finished run to draw", transform=axes.transAxes, ha="center", va="center", color=QUIET
+    )

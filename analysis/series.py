@@ -1,0 +1,134 @@
+"""Which points a law is fitted to: one error against one axis, for pretrained runs or scratch controls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.fit import NoFit, PowerLawFit, fit_power_law
+from analysis.records import FINISHED, Study
+from analysis.text import MINUS
+
+PRETRAINED, SCRATCH = "pretrain", "scratch"
+
+
+@dataclass(frozen=True)
+class Target:
+    """An error ``1 - metric`` that a law may describe."""
+
+    task: str
+    metric: str
+    name: str
+    score: str
+    """How the metric is written."""
+    baseline: str | None = None
+    """Metric of the trivial answer on the same data."""
+    baseline_name: str = ""
+
+    @property
+    def formula(self) -> str:
+        """The error as a formula."""
+        return f"1 {MINUS} {self.score}"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A quantity that the study scales."""
+
+    column: str
+    name: str
+    symbol: str
+    point: str
+    """What one distinct position on it is called."""
+
+
+CLASSIFICATION = Target(
+    "classify",
+    "top1",
+    "classification error",
+    "top-1",
+    "top1_majority",
+    "the most frequent class for every image",
+)
+SEGMENTATION = Target(
+    "segment",
+    "miou",
+    "segmentation error",
+    "mIoU",
+    "miou_majority",
+    "the background alone, a mask without any object",
+)
+SHORTFALL = Target("pretrain", "skill", "shortfall of pretraining skill", "skill")
+PARAMETERS = Axis("params_backbone", "backbone parameters", "N", "size")
+COMPUTE = Axis("pretrain_flops", "pretraining FLOPs", "C", "budget")
+
+
+@dataclass(frozen=True)
+class Series:
+    """The points of one target, axis and start, and the law fitted to them."""
+
+    target: Target
+    axis: Axis
+    init: str
+    points: pd.DataFrame
+    """One row per run: label, run_id, x, error."""
+    left_out: int
+    """Runs that are unfinished, failed, or lack the metric."""
+    fit: PowerLawFit | NoFit
+
+
+def series(study: Study, target: Target, axis: Axis, init: str = PRETRAINED) -> Series:
+    """Select the points and fit a power law.
+
+    Where the plan varies more than size and seed, the settings with the lowest mean error stand for each x
+    (the lower envelope); all seeds of those settings stay in.
+    """
+    rows = study.table[(study.table["task"] == target.task) & (study.table["init"] == init)]
+    usable = finished(rows, target)
+    points = pd.DataFrame(
+        {"label": usable["label"], "run_id": usable["run_id"], "x": _position(study, axis, usable, init)}
+        | {"error": 1 - usable[f"metrics.{target.metric}"].astype("float64")},
+    )
+    chosen = _best_settings(points, usable, study.axes).dropna(subset=["x"]).sort_values(["x", "run_id"])
+    left_out = len(rows) - len(usable)
+    if init == SCRATCH and axis is COMPUTE:
+        none = NoFit("a scratch control spends no pretraining FLOPs")
+        return Series(target, axis, init, chosen, left_out, none)
+    fit = fit_power_law(chosen["x"].to_numpy(float), chosen["error"].to_numpy(float))
+    return Series(target, axis, init, chosen, left_out, fit)
+
+
+def finished(rows: pd.DataFrame, target: Target) -> pd.DataFrame:
+    """Rows that are finished and have the metric of ``target``."""
+    column = f"metrics.{target.metric}"
+    if column not in rows:
+        return rows.iloc[:0].assign(**{column: pd.Series(dtype="float64")})
+    return rows[(rows["state"] == FINISHED) & rows[column].notna()]
+
+
+def size_order(study: Study) -> list[str]:
+    """Size labels from the fewest to the most parameters; sizes of unknown parameters come last."""
+    params = study.table.groupby("label", sort=True)["params_backbone"].median().astype("float64")
+    return [str(label) for label in params.sort_values(kind="stable", na_position="last").index]
+
+
+def _position(study: Study, axis: Axis, rows: pd.DataFrame, init: str) -> pd.Series[float]:
+    """Place rows on ``axis``; a scratch control, which spends no pretraining FLOPs, at those of its size."""
+    if axis is PARAMETERS or init != SCRATCH:
+        return rows[axis.column].astype("float64")
+    by_size = (
+        study.table[study.table["init"] == PRETRAINED]
+        .groupby("label")[axis.column]
+        .agg(["median", "nunique"])
+    )
+    return rows["label"].map(by_size.loc[by_size["nunique"] == 1, "median"]).astype("float64")
+
+
+def _best_settings(points: pd.DataFrame, rows: pd.DataFrame, axes: tuple[str, ...]) -> pd.DataFrame:
+    varied = [f"config.{key}" for key in axes if key.rpartition(".")[2] != "seed"]
+    if not varied or points.empty:
+        return points
+    settings = rows[varied].astype("object").where(rows[varied].notna(), "").apply(tuple, axis=1)
+    mean_error = points.groupby(["x", settings], dropna=False)["error"].transform("mean")
+    return points[mean_error == mean_error.groupby(points["x"], dropna=False).transform("min")]

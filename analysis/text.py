@@ -1,0 +1,68 @@
+"""Numbers as people read them, the same in tables, figures and sentences."""
+
+from __future__ import annotations
+
+import math
+
+from analysis.fit import Interval
+
+MINUS, TIMES, SPACE = "\u2212", "\u00d7", "\u00a0"  # the space does not break between a number and its unit
+LEVEL = f"95{SPACE}%"
+MISSING = "\u2013"
+_SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def count(value: float) -> str:
+    """At most three significant digits with an SI prefix: ``5.24 M``, ``1 M``."""
+    if not math.isfinite(value):
+        return MISSING
+    for size, prefix in _PREFIXES:
+        if abs(value) >= size * 0.9995:
+            return f"{value / size:.3g}{SPACE}{prefix}"
+    return f"{value:.3g}"
+
+
+def power(value: float) -> str:
+    """Scientific notation with real superscripts, two digits: 3.1 times 10 to the 15."""
+    if not math.isfinite(value) or value <= 0:
+        return MISSING
+    mantissa, exponent = f"{value:.1e}".split("e")
+    tens = f"10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    return tens if mantissa == "1.0" else f"{mantissa.removesuffix('.0')}{SPACE}{TIMES}{SPACE}{tens}"
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a percentage with one decimal: ``41.3 %``."""
+    return f"{100 * fraction:.1f}{SPACE}%".replace("-", MINUS) if math.isfinite(fraction) else MISSING
+
+
+def round_percent(fraction: float) -> str:
+    """A percentage without needless digits, for ticks: ``5 %``, ``0.5 %``."""
+    return f"{100 * fraction:.3g}{SPACE}%"
+
+
+def points(fraction: float) -> str:
+    """A signed difference of two percentages: ``+6.1``."""
+    return f"{100 * fraction:+.1f}".replace("-", MINUS) if math.isfinite(fraction) else MISSING
+
+
+def number(value: float) -> str:
+    """Three significant digits, trailing zeros kept because they are part of the claim: ``0.200``."""
+    if not math.isfinite(value):
+        return MISSING
+    size = abs(value)
+    if size and not 1e-3 <= size < 1e4:
+        return (MINUS if value < 0 else "") + power(size)
+    digits = f"{size:#.3g}".rstrip(".") if size < 999.5 else f"{size:.0f}"
+    return (MINUS if value < 0 else "") + (digits if size else "0")
+
+
+def interval(values: Interval) -> str:
+    """``0.081 to 0.16``."""
+    return f"{number(values.low)} to {number(values.high)}"
+
+
+def counted(n: int, noun: str) -> str:
+    """``1 size``, ``5 sizes``."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

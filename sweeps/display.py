@@ -1,0 +1,185 @@
+"""What a person sees of a study: plan, progress, results. Live on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from nepa_scale.config import TASKS
+from nepa_scale.files import read_json
+from nepa_scale.status import Status, read_status
+from sweeps.plan import Plan, PlannedRun, run_dir
+
+PLAIN_WIDTH = 140
+RESULTS = (("pretrain", "skill"), ("classify", "top1"), ("segment", "miou"))
+BASELINES = {"top1": "top1_majority", "miou": "miou_majority"}
+
+
+def make_console() -> Console:
+    """Standard output; without a terminal wide enough for every table, as nobody folds lines in a log."""
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=False)
+
+
+def plan_table(plan: Plan, study_dir: Path) -> Table:
+    """The runs of ``plan`` with their cost and how far each already is."""
+    headings = ("N", "images", "FLOPs", "memory", *TASKS, "state")
+    table = _table(f"{plan.study} study, {plan.grid} grid: {len(plan.runs)} runs", headings)
+    for run in plan.runs:
+        tasks = list(run.tasks.values())
+        table.add_row(
+            run_name(run),
+            count(tasks[0].params_backbone),
+            count(sum(task.images for task in tasks)),
+            f"{sum(task.flops for task in tasks):.1e}".replace("+", ""),
+            memory(max(task.memory_bytes for task in tasks)),
+            *(duration(run.tasks[task].seconds) if task in run.tasks else "" for task in TASKS),
+            progress_of(run, study_dir),
+        )
+    return table
+
+
+def status_table(plan: Plan, study_dir: Path) -> Table:
+    """The state of every task."""
+    table = _table(f"{plan.study} study, {plan.grid} grid", TASKS, justify="left")
+    for run in plan.runs:
+        directory = run_dir(study_dir, run.run_id)
+        cells = [state_text(read_status(directory / task)) if task in run.tasks else "" for task in TASKS]
+        table.add_row(run_name(run), *cells)
+    return table
+
+
+def results_table(plan: Plan, study_dir: Path) -> Table:
+    """The headline metric of every finished task, with the answer that takes no learning beside it."""
+    table = _table("results", ("N", "skill", "top-1", "(majority)", "mIoU", "(majority)"))
+    for run in plan.runs:
+        cells = []
+        for task, name in RESULTS:
+            metrics = _metrics(run_dir(study_dir, run.run_id) / task)
+            wanted = [name, BASELINES[name]] if name in BASELINES else [name]
+            cells += [f"{metrics[key]:.3f}" if key in metrics else "" for key in wanted]
+        params = next(iter(run.tasks.values())).params_backbone
+        table.add_row(run_name(run), count(params), *cells)
+    return table
+
+
+def run_name(run: PlannedRun) -> str:
+    """The label, and where fine-tuning starts if not from the run's own pre-training."""
+    start = {"pretrain": "", "scratch": " scratch"}.get(run.init, f" from {run.init}")
+    return run.label + start
+
+
+def state_text(status: Status | None) -> str:
+    """One cell: the state, and the step where work is under way."""
+    if status is None:
+        return "planned"
+    under_way = status.state in ("running", "preempted", "failed") and status.steps_total
+    return f"{status.state} {status.step}/{status.steps_total}" if under_way else status.state
+
+
+def progress_of(run: PlannedRun, study_dir: Path) -> str:
+    """How much of a run is finished."""
+    states = [read_status(run_dir(study_dir, run.run_id) / task) for task in run.tasks]
+    finished = sum(status is not None and status.state == "finished" for status in states)
+    if finished == len(states):
+        return "finished"
+    return f"{finished}/{len(states)} finished" if finished else "to do"
+
+
+def count(number: float) -> str:
+    """A count with three digits: 950, 81.3k, 1.12M."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.3g}{unit}"
+    return f"{number:g}"
+
+
+def memory(size: int) -> str:
+    """Bytes in MiB or GiB."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def duration(seconds: float | None) -> str:
+    """A time for people: 42 s, 3.5 min, 12 min, 1.2 h, 3.1 d; ? where it is not known."""
+    if seconds is None:
+        return "?"
+    for limit, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= limit:
+            return f"{seconds / limit:{'.1f' if seconds < 10 * limit else '.0f'}} {unit}"
+    return f"{seconds:.0f} s"
+
+
+class Progressing:
+    """Follows tasks while they run: bars on a terminal, a line for every start and end elsewhere."""
+
+    def __init__(self, console: Console, num_tasks: int) -> None:
+        self._console, self._total, self._ended = console, num_tasks, 0
+        self._started: dict[str, float] = {}
+        self._bars: dict[str, TaskID] = {}
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._whole = self._progress.add_task("tasks", total=num_tasks)
+        self._progress.start()
+
+    def start(self, name: str) -> None:
+        """``name`` starts."""
+        self._started[name] = time.monotonic()
+        if self._console.is_terminal:
+            self._bars[name] = self._progress.add_task(name, total=None)
+        else:
+            self._say(f"start     {name}")
+
+    def step(self, name: str, status: Status | None) -> None:
+        """``name`` has come so far."""
+        if name in self._bars and status is not None and status.steps_total:
+            self._progress.update(self._bars[name], completed=status.step, total=status.steps_total)
+
+    def end(self, name: str, status: Status, note: str = "") -> None:
+        """``name`` came to an end, or will not be run."""
+        self._ended += status.state in ("finished", "failed")
+        self._progress.update(self._whole, completed=self._ended)
+        if name in self._bars:
+            self._progress.remove_task(self._bars.pop(name))
+        took = f" after {duration(time.monotonic() - self._started[name])}" if name in self._started else ""
+        self._say(f"{status.state:<9} {name}{took}{note}")
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._progress.stop()
+
+    def _say(self, text: str) -> None:
+        width = len(str(self._total))
+        self._console.print(f"[{self._ended:>{width}}/{self._total}] {text}", markup=False, soft_wrap=True)
+
+
+def failure_lines(failures: Sequence[tuple[str, str, Path]]) -> list[str]:
+    """A line for every (task, error, log) that failed; one that never ran has no log."""
+    width = max((len(name) for name, _, _ in failures), default=0)
+    return [
+        f"failed  {name:<{width}}  {error}" + (f"  (log: {log})" if log.is_file() else "")
+        for name, error, log in failures
+    ]
+
+
+def _table(title: str, headings: Sequence[str], justify: Literal["left", "right"] = "right") -> Table:
+    """A table of runs. Only the first column gives way where the terminal is narrow."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify=justify, no_wrap=True)
+    return table
+
+
+def _metrics(directory: Path) -> dict[str, Any]:
+    try:
+        metrics: dict[str, Any] = read_json(directory / "result.json")["metrics"]
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        return {}
+    return metrics

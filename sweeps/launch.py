@@ -1,0 +1,182 @@
+"""Plan and run a study: ``python sweeps/launch.py grid=model_size [study=demo] [dry_run=true] ...``.
+
+Everything that can be wrong is said before anything is created. The same command again does what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+if __name__ == "__main__":
+    # Run as a script, Python imports from this file's folder; import from the checkout it belongs to instead.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from nepa_scale import checks, overrides
+from nepa_scale.config import RunConfig
+from nepa_scale.errors import UserError
+from nepa_scale.runs import exclusive
+from sweeps import display, jobs, plan, slurm
+from sweeps.local import run_local
+from sweeps.machine import Slots, Speed, local_slots, task_speed, world_size
+from sweeps.plan import Plan
+from sweeps.schedule import Job, makespan
+from sweeps.settings import (
+    GROUPS,
+    Launch,
+    LocalSettings,
+    SlurmSettings,
+    compose_tree,
+    describe,
+    options,
+    read_launch,
+)
+
+EXIT_FAILURE, EXIT_USER_ERROR = 1, 2
+
+
+def main(words: Sequence[str]) -> int:
+    """Do what ``words`` ask; returns the exit code: 0 all done, 1 something is not, 2 a user's mistake."""
+    try:
+        if {"--help", "-h"} & set(words):
+            print(help_text())
+            return 0
+        return launch(read_launch(words))
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+def launch(request: Launch) -> int:
+    """Show the plan; unless this is a dry run, carry it out."""
+    runs = plan.expand(request)
+    configs = {run_id: config for run_id, (config, _) in runs.items()}
+    plan.check(list(configs.values()), world_size(request.cluster))
+    _check_study_dir(request.study_dir)
+    earlier = plan.load(request.study_dir)
+    speed = task_speed(request.cluster)
+    planned = plan.price(request, runs, speed)
+    _show_plan(planned, request, speed)
+    if request.dry_run:
+        print("dry run: nothing was created")
+        return 0
+    return _carry_out(request, planned, plan.merge(earlier, planned), configs)
+
+
+def help_text() -> str:
+    """Usage, the choices, and the keys of the default choices."""
+    tree, used = compose_tree([])
+    defaults: Any = OmegaConf.to_object(tree)
+    lines = [
+        "usage: python sweeps/launch.py [grid=NAME] [study=NAME] [cluster=NAME] key=value ...",
+        "",
+        *(f"{group + '=NAME':<14} {', '.join(options(group))} (default {used[group]})" for group in GROUPS),
+        "study_dir=DIR  where plan, runs and report go (default studies/<study>-<grid>)",
+        "dry_run=true   show the plan with its cost and create nothing; also --dry-run",
+        "",
+        "Keys of the choices, with their values in the default ones:",
+    ]
+    for group in GROUPS:
+        for key, value, meaning in describe(getattr(defaults, group), group):
+            word = f"{key}.SETTING=..." if isinstance(value, dict) else f"{key}={overrides.to_text(value)}"
+            lines.append(f"  {word.replace(' ', ''):<48} {meaning}")
+    lines += [
+        "",
+        "Any setting of a run works too and holds for every point, e.g. pretrain.epochs=2 data.root=DIR;",
+        "`python nepa_scale/train.py --help` lists them. Fewer points: study.sizes=[femto,pico].",
+        "The same command again does what is missing; `python sweeps/status.py STUDY_DIR` shows it.",
+    ]
+    return "\n".join(lines)
+
+
+def _check_study_dir(study_dir: Path) -> None:
+    """Raises ``UserError`` when ``study_dir`` cannot become a folder."""
+    blocking = next(
+        (path for path in (study_dir, *study_dir.parents) if path.exists() and not path.is_dir()), None
+    )
+    if blocking is not None:
+        raise UserError(f"study_dir={study_dir}: '{blocking}' is a file; name a folder")
+    existing = next(path for path in (study_dir, *study_dir.absolute().parents) if path.is_dir())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"study_dir={study_dir}: no permission to write in '{existing}'")
+
+
+def _show_plan(planned: Plan, request: Launch, speed: Speed) -> None:
+    console = display.make_console()
+    console.print(display.plan_table(planned, request.study_dir))
+    todo = jobs.jobs_to_do(planned, request.study_dir)
+    tasks = [task for run in planned.runs for task in run.tasks.values()]
+    flops = sum(task.flops for task in tasks)
+    print(f"\nto do: {len(todo)} of {len(tasks)} tasks; all tasks together: {flops:.3g} FLOPs")
+    if speed.flops_per_second is not None:
+        seconds = {job.key: speed.seconds(int(job.cost)) or 0.0 for job in todo}
+        print(f"time: {display.duration(sum(seconds.values()))} of work{_wall_clock(request, todo, seconds)}")
+    print(f"basis: {speed.basis}")
+    print(f"study directory: {request.study_dir}")
+
+
+def _wall_clock(request: Launch, todo: list[Job], seconds: dict[str, float]) -> str:
+    if not isinstance(request.cluster, LocalSettings):
+        return f", {display.duration(makespan(todo, seconds, max(1, len(todo))))} if all start when they can"
+    slots = local_slots(request.cluster).count
+    where = f"{slots} slot{'s' if slots > 1 else ''}"
+    return f", about {display.duration(makespan(todo, seconds, slots))} on {where}"
+
+
+def _carry_out(request: Launch, planned: Plan, merged: Plan, configs: dict[str, RunConfig]) -> int:
+    """Write the plan and the runs' configurations, and do what is not finished."""
+    study_dir, cluster = request.study_dir, request.cluster
+    if isinstance(cluster, SlurmSettings):
+        slurm.check_available()
+    with exclusive(study_dir):
+        todo = jobs.jobs_to_do(planned, study_dir)
+        if isinstance(cluster, LocalSettings):
+            jobs.check_unused(todo)
+        _make_embedded_data(configs.values())
+        plan.save(merged, study_dir)
+        for run_id, config in configs.items():
+            overrides.save(config, plan.run_dir(study_dir, run_id) / "config.yaml")
+        if isinstance(cluster, SlurmSettings):
+            return _submit(todo, cluster, study_dir, planned.titles)
+        return _run_here(todo, local_slots(cluster), study_dir, planned)
+
+
+def _run_here(todo: list[Job], slots: Slots, study_dir: Path, planned: Plan) -> int:
+    console = display.make_console()
+    for job in todo:
+        jobs.put_in_line(job)
+    failures, stopped = run_local(todo, planned.titles, slots, console)
+    console.print(display.results_table(planned, study_dir))
+    rows = [(planned.titles[job.key], error, jobs.log_file(job)) for job, error in failures]
+    for line in display.failure_lines(rows):
+        print(line)
+    if stopped:
+        print("stopped: what ran is saved; the same command continues")
+    return EXIT_FAILURE if jobs.jobs_to_do(planned, study_dir) else 0
+
+
+def _submit(todo: list[Job], settings: SlurmSettings, study_dir: Path, titles: dict[str, str]) -> int:
+    job_ids = slurm.submit_all(todo, settings, study_dir, jobs.mark)
+    for key, job_id in job_ids.items():
+        print(f"job {job_id}  {titles[key]}")
+    print(f"{len(job_ids)} jobs on Slurm; `python sweeps/status.py {study_dir}` shows how far they are")
+    return 0
+
+
+def _make_embedded_data(configs: Iterable[RunConfig]) -> None:
+    """Write the embedded data set once, before several tasks want it at the same time."""
+    roots = {c.data.root for c in configs if any(checks.is_made_on_demand(c, task) for task in c.tasks)}
+    for root in roots:
+        from nepa_scale.data.digits import write_digits
+
+        write_digits(Path(root))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

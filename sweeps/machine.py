@@ -1,0 +1,99 @@
+"""What this machine can do at once, and how fast: slots, threads, GPUs, measured FLOP/s. Free of torch."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeps.settings import Cluster, LocalSettings, SlurmSettings
+
+MATRIX_SIDE = 768
+MEASURE_SECONDS = 0.15
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How many tasks run at once on this machine and what each may use. Without GPUs ``gpus`` is empty."""
+
+    count: int
+    threads: int
+    gpus: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast one task trains: FLOP/s over all its processes (None = not known), and what that rests on."""
+
+    flops_per_second: float | None
+    startup_seconds: float
+    basis: str
+
+    def seconds(self, flops: int) -> float | None:
+        """Time of a task of ``flops``, start-up included; None where the speed is not known."""
+        if self.flops_per_second is None:
+            return None
+        return self.startup_seconds + flops / self.flops_per_second
+
+
+def local_slots(settings: LocalSettings) -> Slots:
+    """Resolve the slots of this machine: one per GPU, else as many as the threads allow."""
+    cores, gpus = usable_cores(), visible_gpus()
+    count = settings.slots or len(gpus) or max(1, cores // (settings.threads_per_slot or 1))
+    return Slots(count, settings.threads_per_slot or max(1, cores // count), gpus)
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> tuple[int, ...]:
+    """Numbers of the NVIDIA GPUs this process may use, found without loading CUDA."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return tuple(int(number) for number in chosen.split(",") if number.strip().isdigit())
+    return tuple(sorted(int(path.name[6:]) for path in Path("/dev").glob("nvidia[0-9]*")))
+
+
+def world_size(settings: Cluster) -> int:
+    """Processes that work together on one task."""
+    return settings.nodes * settings.tasks_per_node if isinstance(settings, SlurmSettings) else 1
+
+
+def task_speed(settings: Cluster) -> Speed:
+    """The speed that estimates rest on: as given, or measured now where tasks run on this machine's cores."""
+    slots = local_slots(settings) if isinstance(settings, LocalSettings) else None
+    if settings.flops_per_second is not None:
+        peak, source = settings.flops_per_second, "cluster.flops_per_second"
+    elif slots is not None and not slots.gpus:
+        peak = measured_flops_per_second(slots.threads)
+        threads = f"{slots.threads} thread{'s' if slots.threads > 1 else ''}"
+        source = f"measured now: float32 matrix product on {threads}"
+    else:
+        return Speed(
+            None, settings.startup_seconds, "times unknown: give cluster.flops_per_second of one GPU"
+        )
+    devices = world_size(settings)
+    over = f" x {devices} processes" if devices > 1 else ""
+    basis = (
+        f"{peak:.3g} FLOP/s ({source}){over} x utilisation {settings.utilisation:g},"
+        f" {settings.startup_seconds:g} s to start a task"
+    )
+    return Speed(peak * devices * settings.utilisation, settings.startup_seconds, basis)
+
+
+def measured_flops_per_second(threads: int) -> float:
+    """FLOP/s of a float32 matrix product on ``threads`` threads of this machine; the best of some tries."""
+    import numpy as np
+    from threadpoolctl import threadpool_limits
+
+    matrix = np.ones((MATRIX_SIDE, MATRIX_SIDE), dtype=np.float32)
+    best, started = float("inf"), time.perf_counter()
+    with threadpool_limits(threads):
+        while time.perf_counter() - started < MEASURE_SECONDS:
+            before = time.perf_counter()
+            matrix @ matrix
+            best = min(best, time.perf_counter() - before)
+    return 2 * MATRIX_SIDE**3 / best

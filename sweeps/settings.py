@@ -1,0 +1,260 @@
+"""What a launch is made of: the chosen grid, study and cluster, and the run settings typed beside them.
+
+Hydra composes the YAML files under ``conf/``; the dataclasses here give every key its type and meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from nepa_scale.errors import ConfigError, nearest
+from nepa_scale.overrides import split_words
+
+CONF = Path(__file__).resolve().parent / "conf"
+GROUPS = ("grid", "study", "cluster")
+LAUNCH_KEYS = (*GROUPS, "study_dir", "dry_run")
+OPEN_KEYS = ("grid.axes", "grid.set", "study.run")
+KIND_TEXTS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "int | None": "a whole number or null",
+    "float": "a number",
+    "float | None": "a number or null",
+    "list[str]": "a list of names: [a,b]",
+    "list[int]": "a list of whole numbers: [1,2]",
+}
+
+
+def option(meaning: str, default: Any = None) -> Any:
+    """A key of a launch with the text that ``--help`` shows."""
+    return field(default=default, metadata=about(meaning))
+
+
+def about(meaning: str) -> dict[str, str]:
+    """The metadata of a key: the text that ``--help`` shows."""
+    return {"help": meaning}
+
+
+@dataclass(kw_only=True)
+class GridSettings:
+    """Which settings vary."""
+
+    axes: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=about("run settings that vary, each with its list of values; every combination is a run"),
+    )
+    set: dict[str, Any] = field(default_factory=dict, metadata=about("run settings that this grid fixes"))
+
+
+@dataclass(kw_only=True)
+class StudySettings:
+    """What is trained on what, for how long."""
+
+    name: str = option("name of the study", "study")
+    sizes: list[str] = field(
+        default_factory=list, metadata=about("rungs of the size ladder, for grids over model size")
+    )
+    data_sizes: list[int] = field(
+        default_factory=list, metadata=about("numbers of pre-training images, for grids over data size")
+    )
+    data_size_model: str = option("rung of the size ladder that grids over data size train", "nano")
+    scratch_control: bool = option("add to every point the same fine-tuning from random weights", True)
+    run: dict[str, Any] = field(default_factory=dict, metadata=about("run settings of every point"))
+
+
+@dataclass(kw_only=True)
+class ClusterSettings:
+    """What the work runs on, as far as estimates need to know."""
+
+    kind: str = "local"
+    flops_per_second: float | None = option(
+        "FLOP/s of one process; null = measured where processes run on CPU cores"
+    )
+    utilisation: float = option("fraction of flops_per_second that training reaches", 1.0)
+    startup_seconds: float = option("time a task takes before its first step", 0.0)
+
+
+@dataclass(kw_only=True)
+class LocalSettings(ClusterSettings):
+    """This machine."""
+
+    slots: int | None = option(
+        "tasks that run at once; null = one per GPU, or cores / threads_per_slot without GPUs"
+    )
+    threads_per_slot: int | None = option(
+        "CPU threads of one task; null = cores / slots (1 where slots is null too)"
+    )
+
+
+@dataclass(kw_only=True)
+class SlurmSettings(ClusterSettings):
+    """A Slurm cluster, with what each task asks of it."""
+
+    partition: str | None = option("partition; null = the cluster's default")
+    account: str | None = option("account; null = the user's default")
+    nodes: int = option("nodes per task", 1)
+    tasks_per_node: int = option("processes per node, one per GPU", 1)
+    gpus_per_node: int = option("GPUs per node", 0)
+    cpus_per_task: int = option("cores per process", 1)
+    mem_gb: int | None = option("memory per node in GB; null = the partition's default")
+    timeout_min: int = option("time limit of one job in minutes", 60)
+
+
+Cluster = LocalSettings | SlurmSettings
+KINDS: dict[str, type[Cluster]] = {"local": LocalSettings, "slurm": SlurmSettings}
+
+
+@dataclass(kw_only=True)
+class Tree:
+    """The composed configuration, as Hydra and the command line fill it."""
+
+    grid: GridSettings = field(default_factory=GridSettings)
+    study: StudySettings = field(default_factory=StudySettings)
+    cluster: ClusterSettings = field(default_factory=LocalSettings)
+    study_dir: str | None = option("where plan, runs and report go; null = studies/<study>-<grid>")
+    dry_run: bool = option("show the plan with its cost and create nothing", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Everything a launch was asked to do. ``pairs`` are the run settings from the command line."""
+
+    grid_name: str
+    grid: GridSettings
+    study: StudySettings
+    cluster: Cluster
+    study_dir: Path
+    dry_run: bool
+    pairs: tuple[tuple[str, str], ...]
+
+
+def read_launch(words: Sequence[str]) -> Launch:
+    """Understand the command line. Raises ``ConfigError`` with every problem found."""
+    pairs = split_words("dry_run=true" if word == "--dry-run" else word for word in words)
+    mine = [pair for pair in pairs if pair[0].split(".")[0] in LAUNCH_KEYS]
+    tree, choices = compose_tree([pair for pair in mine if pair[0] in GROUPS])
+    problems = [problem for key, text in mine if key not in GROUPS for problem in _apply(tree, key, text)]
+    if problems:
+        raise ConfigError(problems)
+    try:
+        root: Tree = OmegaConf.to_object(tree)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError([_first_line(error)]) from error
+    _check_ranges(root.cluster)
+    return Launch(
+        grid_name=choices["grid"],
+        grid=root.grid,
+        study=root.study,
+        cluster=cast(Cluster, root.cluster),
+        study_dir=Path(root.study_dir or f"studies/{root.study.name}-{choices['grid']}"),
+        dry_run=root.dry_run,
+        pairs=tuple(pair for pair in pairs if pair not in mine),
+    )
+
+
+def compose_tree(choices: Sequence[tuple[str, str]]) -> tuple[DictConfig, dict[str, str]]:
+    """The YAML files of the chosen options under the types above, and the option in use of every group.
+
+    Open mappings (``OPEN_KEYS``) become flat: {dotted key: value}. Raises ``ConfigError``.
+    """
+    problems = [
+        f"{group}={name}: no such {group}{nearest(name, valid)} (there are: {', '.join(valid)})"
+        for group, name in choices
+        if name not in (valid := options(group))
+    ]
+    if problems:
+        raise ConfigError(problems)
+    with initialize_config_dir(str(CONF), version_base=None):
+        composed = compose("config", [f"{group}={name}" for group, name in choices], return_hydra_config=True)
+    used = {group: str(composed.hydra.runtime.choices[group]) for group in GROUPS}
+    content: Any = OmegaConf.to_container(composed)
+    del content["hydra"]
+    for path in OPEN_KEYS:
+        group, key = path.split(".")
+        content[group][key] = flatten(content[group].get(key) or {})
+    kind = content["cluster"].get("kind")
+    if kind not in KINDS:
+        raise ConfigError([f"cluster.kind={kind}: not one of {', '.join(KINDS)}"])
+    try:
+        tree: Any = OmegaConf.merge(OmegaConf.structured(Tree(cluster=KINDS[kind]())), content)
+    except OmegaConfBaseException as error:
+        raise ConfigError([f"{CONF}: {error.full_key}: {_first_line(error)}"]) from error
+    return tree, used
+
+
+def options(group: str) -> list[str]:
+    """The names that ``group=NAME`` accepts."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def flatten(mapping: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as {dotted key: value}; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def describe(section: Any, prefix: str) -> list[tuple[str, Any, str]]:
+    """(key, value, meaning) of every key of a section that a user may give."""
+    described = [item for item in fields(section) if item.metadata]
+    return [
+        (f"{prefix}.{item.name}", getattr(section, item.name), item.metadata["help"]) for item in described
+    ]
+
+
+def _apply(tree: DictConfig, key: str, text: str) -> list[str]:
+    """Set one key of the tree from the command line; returns what is wrong with it."""
+    parent = next((path for path in OPEN_KEYS if key.startswith(f"{path}.")), None)
+    kinds = _kinds(tree)
+    if parent is None and key not in kinds:
+        return [f"unknown key '{key}'{nearest(key, kinds) or '; --help lists all keys'}"]
+    try:
+        if parent is not None:
+            OmegaConf.select(tree, parent)[key.removeprefix(f"{parent}.")] = _parse(text)
+        else:
+            plain = text if kinds[key].startswith("str") and text != "null" else _parse(text)
+            OmegaConf.update(tree, key, plain)
+    except (OmegaConfBaseException, YAMLError, ValueError):
+        return [f"{key}={text}: expected {KIND_TEXTS.get(kinds.get(key, ''), 'a value or a list of values')}"]
+    return []
+
+
+def _parse(text: str) -> Any:
+    """The value of a word, read as YAML: numbers, true, null, [lists]."""
+    return OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"]  # type: ignore[index, call-overload]
+
+
+def _kinds(tree: DictConfig) -> dict[str, str]:
+    """{key: annotated type} of every key that takes one value."""
+    sections = {name: fields(OmegaConf.get_type(tree, name) or object) for name in GROUPS}  # type: ignore[arg-type]
+    kinds = {f"{name}.{item.name}": str(item.type) for name, items in sections.items() for item in items}
+    kinds |= {item.name: str(item.type) for item in fields(Tree) if item.name not in GROUPS}
+    return {key: kind for key, kind in kinds.items() if key not in (*OPEN_KEYS, "cluster.kind")}
+
+
+def _check_ranges(cluster: ClusterSettings) -> None:
+    numbers = {key: value for key, value, _ in describe(cluster, "cluster") if isinstance(value, int | float)}
+    may_be_zero = {"cluster.startup_seconds", "cluster.gpus_per_node"}
+    problems = [
+        f"{key}={value}: must be {'at least' if key in may_be_zero else 'greater than'} 0"
+        for key, value in numbers.items()
+        if value < 0 or (value == 0 and key not in may_be_zero)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,126 @@
+"""The sentences say what the numbers say, and no more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from analysis.findings import Finding, comparison, find
+from analysis.fit import NoFit, PowerLawFit
+from analysis.records import read_study
+from analysis.series import CLASSIFICATION, COMPUTE, PARAMETERS, SCRATCH, series
+
+MakeStudy = Callable[..., Path]
+
+
+def answers(path: Path) -> dict[str, Finding]:
+    """Findings of the study in ``path`` by question."""
+    return {finding.question: finding for finding in find(read_study(path))}
+
+
+def test_known_law_is_found_and_stated(make_study: MakeStudy) -> None:
+    """The exponent put into the made-up study stands in the sentence, with its interval and n."""
+    law = answers(make_study(noise=0.0))["Does the classification error fall with backbone parameters?"]
+    assert law.verdict == "Yes"
+    assert "exponent b = 0.200" in law.answer
+    assert "n = 5 sizes (5 runs)" in law.answer
+
+
+def test_gain_over_scratch_is_the_factor_put_in(make_study: MakeStudy) -> None:
+    """Scratch errors are 1.3 times larger by construction, so pretraining multiplies the error by 0.769."""
+    gain = answers(make_study(noise=0.001))[
+        "Does pretraining lower the classification error, against training from scratch?"
+    ]
+    assert gain.verdict == "Yes"
+    assert "multiplies the error by 0.769" in gain.answer
+    assert "Better at 5 of 5 sizes" in gain.detail
+
+
+def test_trivial_answers_are_stated_with_margins(make_study: MakeStudy) -> None:
+    """Majority class and background-only mask are named with the margin of every size."""
+    path = make_study()
+    found = answers(path)
+    for name in (
+        "the most frequent class for every image",
+        "the background alone, a mask without any object",
+    ):
+        assert found[f"Do the models beat the trivial answer, {name}?"].verdict == "Yes"
+    rows = comparison(read_study(path), CLASSIFICATION).rows
+    assert list(rows.index) == ["nano", "micro", "mini", "tiny", "small"]
+    assert (rows["trivial"] == 0.104).all()
+
+
+def test_model_worse_than_trivial_is_said(make_study: MakeStudy) -> None:
+    """A size below the majority class turns the verdict."""
+    path = make_study()
+    result = path / "runs" / "nano-pretrain-s0" / "classify" / "result.json"
+    content = json.loads(result.read_text())
+    content["metrics"]["top1"] = 0.05
+    result.write_text(json.dumps(content))
+    finding = answers(path)["Do the models beat the trivial answer, the most frequent class for every image?"]
+    assert finding.verdict == "Partly"
+    assert "4 of 5" in finding.answer
+
+
+def test_unfinished_runs_are_left_out_and_counted(make_study: MakeStudy) -> None:
+    """R2: a failed run is excluded from the fit and the sentence says how many were."""
+    path = make_study(seeds=(0, 1))
+    directory = path / "runs" / "tiny-pretrain-s1" / "classify"
+    (directory / "result.json").unlink()
+    status = json.loads((directory / "status.json").read_text()) | {"state": "failed"}
+    (directory / "status.json").write_text(json.dumps(status))
+    law = answers(path)["Does the classification error fall with backbone parameters?"]
+    assert "n = 5 sizes (9 runs)" in law.answer
+    assert "1 unfinished or failed run left out." in law.detail
+
+
+def test_two_sizes_are_no_law(make_study: MakeStudy) -> None:
+    """R3: too few sizes give a reason and no exponent."""
+    law = answers(make_study(sizes={"nano": 25_000, "micro": 98_304}))[
+        "Does the classification error fall with backbone parameters?"
+    ]
+    assert law.verdict == "Cannot say"
+    assert "at least 3" in law.answer
+    assert "exponent" not in law.answer
+
+
+def test_scratch_stands_at_its_sizes_flops_without_a_law(make_study: MakeStudy) -> None:
+    """On the compute axis a control takes the pretraining FLOPs of its size and is never fitted."""
+    study = read_study(make_study())
+    control, pretrained = (
+        series(study, CLASSIFICATION, COMPUTE, SCRATCH),
+        series(study, CLASSIFICATION, COMPUTE),
+    )
+    assert control.points["x"].tolist() == pretrained.points["x"].tolist()
+    assert isinstance(control.fit, NoFit)
+    assert isinstance(pretrained.fit, PowerLawFit)
+
+
+def test_best_setting_stands_for_its_size_with_all_its_seeds(make_study: MakeStudy) -> None:
+    """Where a plan varies the learning rate too, the best one stands for its size, not a mean over all."""
+    path = make_study(seeds=(0, 1, 2, 3), scratch=False)
+    plan = json.loads((path / "plan.json").read_text())
+    plan["axes"].append("train.lr")
+    for run in plan["runs"]:
+        poor = run["values"]["seed"] >= 2
+        run["values"]["train.lr"] = 1.0 if poor else 0.001
+        result = path / "runs" / run["run_id"] / "classify" / "result.json"
+        content = json.loads(result.read_text())
+        content["metrics"]["top1"] *= 0.5 if poor else 1.0
+        result.write_text(json.dumps(content))
+    (path / "plan.json").write_text(json.dumps(plan))
+    points = series(read_study(path), CLASSIFICATION, PARAMETERS).points
+    assert {run_id.rpartition("-")[2] for run_id in points["run_id"]} == {"s0", "s1"}
+    assert len(points) == 10
+
+
+@pytest.mark.parametrize("plan", [True, False])
+def test_study_of_one_unfinished_run_is_answered(make_study: MakeStudy, plan: bool) -> None:
+    """A study that has only begun gives 'Cannot say' everywhere and never a traceback."""
+    path = make_study(sizes={"micro": 98_304}, scratch=False, plan=plan)
+    for result in path.glob("runs/*/*/result.json"):
+        result.unlink()
+    assert {finding.verdict for finding in find(read_study(path))} == {"Cannot say"}

@@ -1,0 +1,188 @@
+"""A study directory becomes one checked table; mistakes are named with their file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis.curves import curves
+from analysis.records import read_study, write_table
+from nepa_scale.errors import UserError
+
+MakeStudy = Callable[..., Path]
+RUN = "micro-pretrain-s0"
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Apply ``change`` to the JSON object in ``path``."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_one_row_per_run_and_task_with_joined_pretraining_flops(make_study: MakeStudy) -> None:
+    """Downstream rows carry the FLOPs of their own run's pretraining; scratch controls carry none."""
+    study = read_study(make_study())
+    table = study.table
+    assert len(table) == 5 * (3 + 2)
+    assert not table.duplicated(["run_id", "task"]).any()
+    pretrained = table[(table["run_id"] == RUN)].set_index("task")
+    assert (pretrained["pretrain_flops"] == pretrained.loc["pretrain", "flops_train"]).all()
+    assert table.loc[table["init"] == "scratch", "pretrain_flops"].isna().all()
+    assert study.axes == ("model.size", "seed")
+
+
+def test_table_files_hold_the_same_rows(make_study: MakeStudy) -> None:
+    """results.parquet and results.csv agree with the table in values and missing values."""
+    study = read_study(make_study())
+    parquet, csv = write_table(study)
+    pd.testing.assert_frame_equal(pd.read_parquet(parquet), study.table)
+    from_csv = pd.read_csv(csv)
+    assert list(from_csv.columns) == list(study.table.columns)
+    assert from_csv["metrics.top1"].isna().equals(study.table["metrics.top1"].isna())
+
+
+def test_runs_are_discovered_without_a_plan(make_study: MakeStudy) -> None:
+    """A study without plan.json is read from runs/*/ alone, sizes named by the results' configuration."""
+    study = read_study(make_study(plan=False))
+    assert len(study.table) == 25
+    assert set(study.table["label"]) == {"nano", "micro", "mini", "tiny", "small"}
+    assert set(study.table["init"]) == {"pretrain", "scratch"}
+
+
+def test_planned_failed_and_running_are_shown_as_such(make_study: MakeStudy) -> None:
+    """R2: what has no result keeps its state and error; parameters come from the plan."""
+    path = make_study()
+    runs = path / "runs"
+    (runs / RUN / "segment" / "result.json").unlink()
+    edit_json(
+        runs / RUN / "segment" / "status.json",
+        lambda status: status.update(state="failed", error="out of memory"),
+    )
+    for name in ("status.json", "result.json", "metrics.jsonl"):
+        (runs / RUN / "classify" / name).unlink()
+    rows = read_study(path).table.query("run_id == @RUN").set_index("task")
+    assert rows["state"].to_dict() == {"pretrain": "finished", "classify": "planned", "segment": "failed"}
+    assert rows.loc["segment", "error"] == "out of memory"
+    assert rows.loc["segment", "params_backbone"] == 98_304
+    assert rows["metrics.miou"].isna().all()
+    assert rows["error"].isna().to_dict() == {"pretrain": True, "classify": True, "segment": False}
+
+
+def test_finished_without_result_is_noted(make_study: MakeStudy) -> None:
+    """A state that the files contradict is reported, not silently dropped."""
+    path = make_study()
+    (path / "runs" / RUN / "classify" / "result.json").unlink()
+    (note,) = read_study(path).notes
+    assert f"{RUN}/classify" in note and "no result.json" in note
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda result: result.pop("metrics"), "field 'metrics' is missing"),
+        (
+            lambda result: result.update(params_backbone="many"),
+            "field 'params_backbone' must be int or float",
+        ),
+        (lambda result: result.update(schema=2), "schema 2, but this version reads up to 1"),
+    ],
+)
+def test_broken_result_is_named(
+    make_study: MakeStudy, change: Callable[[dict[str, Any]], object], expected: str
+) -> None:
+    """A missing or mistyped field and a newer schema are user errors that name the file."""
+    path = make_study()
+    edit_json(path / "runs" / RUN / "classify" / "result.json", change)
+    with pytest.raises(UserError) as caught:
+        read_study(path)
+    assert expected in str(caught.value)
+    assert f"{RUN}/classify/result.json" in str(caught.value)
+
+
+def test_broken_plan_is_named(make_study: MakeStudy) -> None:
+    """A plan whose run lacks a field is named with its place in the plan."""
+    path = make_study()
+    edit_json(path / "plan.json", lambda plan: plan["runs"][1].pop("label"))
+    with pytest.raises(UserError, match=r"plan\.json: field 'runs\[1\]\.label' is missing"):
+        read_study(path)
+
+
+def test_run_id_cannot_leave_the_study(make_study: MakeStudy) -> None:
+    """A run_id that is a path is refused before anything is read from there."""
+    path = make_study()
+    edit_json(path / "plan.json", lambda plan: plan["runs"][0].update(run_id="../../elsewhere"))
+    with pytest.raises(UserError, match=r"runs\[0\]\.run_id must be a plain folder name"):
+        read_study(path)
+
+
+def test_half_written_status_is_a_user_error(make_study: MakeStudy) -> None:
+    """A file that is not JSON is named instead of ending in a traceback."""
+    path = make_study()
+    (path / "runs" / RUN / "classify" / "status.json").write_text('{"state": "fin')
+    with pytest.raises(UserError, match=r"status\.json cannot be read as JSON"):
+        read_study(path)
+
+
+def test_wrong_study_directory(make_study: MakeStudy, tmp_path: Path) -> None:
+    """A missing directory (with the nearest name), a file, and a directory without runs are told apart."""
+    make_study()
+    with pytest.raises(UserError, match="does not exist; did you mean 'model_size'"):
+        read_study(tmp_path / "model_sise")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        read_study(tmp_path / "file")
+    (tmp_path / "empty" / "runs").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds no runs"):
+        read_study(tmp_path / "empty")
+
+
+def test_lists_in_varied_settings_fit_a_table_column(make_study: MakeStudy) -> None:
+    """A varied setting that is a list is spelt as JSON, so that parquet takes the column."""
+    path = make_study()
+
+    def vary(plan: dict[str, Any]) -> None:
+        plan["axes"].append("optim.betas")
+        for i, run in enumerate(plan["runs"]):
+            run["values"]["optim.betas"] = [0.9, 0.95] if i % 2 else "default"
+
+    edit_json(path / "plan.json", vary)
+    parquet, _ = write_table(read_study(path))
+    assert set(pd.read_parquet(parquet)["config.optim.betas"]) == {"[0.9, 0.95]", "default"}
+
+
+def test_curves_survive_kills_and_resumes(make_study: MakeStudy) -> None:
+    """R1: cut lines are noted, repeated steps keep the newest, NaN stays missing, schemas may mix."""
+    path = make_study()
+    lines = [
+        '{"step": 1, "images_seen": 32, "loss": 5.0}',
+        '{"step": 2, "images_seen": 64, "loss": 4.0, "eval_skill": 0.1}',
+        '{"step": 3, "images_seen": 96, "loss": 3.0}',
+        '{"step": 4, "lo{"step": 2, "images_seen": 64, "loss": 4.5, "stage": "resumed"}',
+        '{"step": 2, "images_seen": 64, "loss": 4.5, "stage": "resumed"}',
+        '{"step": 3, "images_seen": 96, "loss": NaN, "grad_norm": 0.7}',
+        '{"step": 4, "images_seen": 128, "lo',
+    ]
+    (path / "runs" / RUN / "pretrain" / "metrics.jsonl").write_text("\n".join(lines))
+    logged = curves(read_study(path))
+    own = logged.table.query("run_id == @RUN and task == 'pretrain'")
+    loss = own[own["metric"] == "loss"].set_index("step")["value"]
+    assert list(loss.index) == [1, 2, 3]
+    assert loss[2] == 4.5
+    assert pd.isna(loss[3])
+    assert set(own["metric"]) == {"loss", "eval_skill", "grad_norm"}
+    assert logged.notes == (f"{RUN}/pretrain/metrics.jsonl: 2 unreadable lines left out.",)
+
+
+def test_missing_and_empty_metrics_are_no_curves(make_study: MakeStudy) -> None:
+    """R1: an empty or absent metrics.jsonl gives no rows and no error."""
+    path = make_study(sizes={"micro": 98_304}, scratch=False)
+    (path / "runs" / RUN / "pretrain" / "metrics.jsonl").write_text("")
+    (path / "runs" / RUN / "classify" / "metrics.jsonl").unlink()
+    (path / "runs" / RUN / "segment" / "metrics.jsonl").unlink()
+    assert curves(read_study(path)).table.empty

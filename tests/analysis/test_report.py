@@ -1,0 +1,167 @@
+"""The command: what it writes, prints and refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from analysis.report import main
+
+MakeStudy = Callable[..., Path]
+THREE = {"micro": 98_304, "mini": 393_216, "tiny": 1_572_864}
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Page(HTMLParser):
+    """Collects tags, outside references and text alternatives of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.references: list[str] = []
+        self.alternatives: list[str] = []
+        self.text: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note the tag and whatever it would fetch."""
+        self.tags.append(tag)
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        self.alternatives += [value or "" for name, value in attrs if name == "alt"]
+
+    def handle_data(self, data: str) -> None:
+        """Keep the visible text."""
+        self.text.append(data)
+
+
+def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run python with ``arguments``, without a display."""
+    hidden = ("DISPLAY", "PYTHONPATH", "MPLBACKEND")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_command_by_path_and_by_module_write_the_same(make_study: MakeStudy, tmp_path: Path) -> None:
+    """Both ways of starting work, by path from any folder; the last lines are the paths written."""
+    path = make_study()
+    by_path = run(str(ROOT / "analysis" / "report.py"), str(path), cwd=tmp_path)
+    assert (by_path.returncode, by_path.stderr) == (0, "")
+    expected = [str(path / name) for name in ("results.parquet", "results.csv", "report.html")]
+    assert by_path.stdout.splitlines()[-3:] == expected
+    first = (path / "report.html").read_bytes()
+    by_module = run("-m", "analysis.report", str(path))
+    assert by_module.stdout.splitlines()[-1] == expected[-1]
+    assert (path / "report.html").read_bytes() == first
+
+
+def test_report_is_byte_identical(make_study: MakeStudy) -> None:
+    """R7: page and tables do not change when nothing else did."""
+    path = make_study(sizes=THREE)
+    outputs = []
+    for _ in range(2):
+        assert main([str(path)]) == 0
+        outputs.append(
+            [(path / name).read_bytes() for name in ("report.html", "results.csv", "results.parquet")]
+        )
+    assert outputs[0] == outputs[1]
+
+
+def test_page_needs_nothing_else(make_study: MakeStudy) -> None:
+    """No script, every reference is carried in the page, every figure has a text alternative."""
+    path = make_study()
+    main([str(path)])
+    html = (path / "report.html").read_text()
+    page = Page(html)
+    assert "script" not in page.tags and "link" not in page.tags
+    assert all(reference.startswith(("#", "data:image/svg+xml;base64,")) for reference in page.references)
+    assert "url(" not in html and "@import" not in html
+    assert page.tags.count("img") == 8 == len([alt for alt in page.alternatives if len(alt) > 40])
+
+
+def test_page_states_runs_answers_and_conventions(make_study: MakeStudy) -> None:
+    """R2: the failed run stands there with state and error, beside laws, trivial answers and convention."""
+    path = make_study()
+    directory = path / "runs" / "tiny-pretrain-s0" / "segment"
+    (directory / "result.json").unlink()
+    status = json.loads((directory / "status.json").read_text()) | {
+        "state": "failed",
+        "error": "shard 3 ends early",
+    }
+    (directory / "status.json").write_text(json.dumps(status))
+    main([str(path)])
+    text = " ".join(" ".join(Page((path / "report.html").read_text()).text).split())
+    for expected in (
+        "failed",
+        "shard 3 ends early",
+        "exponent b = ",
+        "the background alone, a mask without any object",
+        "multiply-add = 2; training = 3 x forward",
+        "deepspeed 0.18.2",
+        "model.size nano, micro, mini, tiny, small",
+        "1 unfinished or failed run left out",
+    ):
+        assert expected in text
+
+
+def test_hostile_names_are_escaped(make_study: MakeStudy) -> None:
+    """R6: markup in labels, run names, errors and the study's name stays text."""
+    path = make_study(sizes=THREE)
+    evil = "<script>alert(1)</script><img src=x onerror=alert(1)> $\\frac{ \"'"
+    plan = (path / "plan.json").read_text()
+    plan = plan.replace('"micro"', json.dumps(evil)).replace('"model_size"', json.dumps(evil))
+    (path / "plan.json").write_text(plan)
+    status = path / "runs" / "micro-pretrain-s0" / "segment" / "status.json"
+    status.write_text(json.dumps(json.loads(status.read_text()) | {"state": "failed", "error": evil}))
+    assert main([str(path)]) == 0
+    page = Page((path / "report.html").read_text())
+    assert "script" not in page.tags
+    assert all(reference != "x" for reference in page.references)
+    assert evil in "".join(page.text)
+
+
+@pytest.mark.parametrize("arguments", [["no_such_study"], [], ["one", "two"], ["--format", "pdf"]])
+def test_mistakes_are_one_line_and_exit_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong directory or command line ends with 2 and one line on stderr, without a traceback."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_unwritable_study_is_a_user_error(make_study: MakeStudy, capsys: pytest.CaptureFixture[str]) -> None:
+    """A report.html that cannot be replaced is named instead of ending in a traceback."""
+    path = make_study(sizes={"micro": 98_304}, scratch=False)
+    (path / "report.html" / "inside").mkdir(parents=True)
+    assert main([str(path)]) == 2
+    assert "cannot write the report into" in capsys.readouterr().err
+
+
+def test_help_names_the_argument() -> None:
+    """--help exits 0 and shows the grammar."""
+    shown = run(str(ROOT / "analysis" / "report.py"), "--help")
+    assert shown.returncode == 0
+    assert "STUDY_DIR" in shown.stdout
+
+
+def test_analysis_never_imports_torch() -> None:
+    """Reading results works where no torch is installed, and only figures load matplotlib."""
+    modules = sorted(
+        f"analysis.{path.stem}" for path in (ROOT / "analysis").glob("*.py") if path.stem != "__init__"
+    )
+    code = (
+        "import importlib, sys\n"
+        "import analysis.report\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        f"for name in {modules}: importlib.import_module(name)\n"
+        "assert 'torch' not in sys.modules and 'deepspeed' not in sys.modules\n"
+    )
+    finished = run("-c", code)
+    assert finished.returncode == 0, finished.stderr

@@ -1,0 +1,131 @@
+"""What a task will cost, against the modules it trains and arithmetic done by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from nepa_scale import costs, ladder
+from nepa_scale.config import RunConfig
+from nepa_scale.errors import DataError
+from nepa_scale.overrides import parse
+from nepa_scale.session import build_task
+from nepa_scale.tasks.classify import ClassifyModule
+
+TASKS = ["pretrain", "classify", "segment"]
+
+
+def config_of(root: Path, task: str, *words: str) -> RunConfig:
+    """A small run of ``task`` that starts from scratch."""
+    start = [] if task == "pretrain" else ["init=scratch"]
+    return parse([f"data.root={root}", f"task={task}", "model=femto", *start, *words])
+
+
+@pytest.mark.parametrize("patch_size", [4, 8, 16])
+@pytest.mark.parametrize("task", TASKS)
+def test_parameters_are_those_trained(digits_root: Path, task: str, patch_size: int) -> None:
+    """The planned number of parameters is that of the module which is then trained, head included."""
+    config = config_of(digits_root, task, f"model.patch_size={patch_size}", "segment.channels=8")
+    module = build_task(config, Path("unused")).module
+    cost = costs.task_cost(config, task)
+    assert cost.params_total == sum(parameter.numel() for parameter in module.parameters())
+    outside = ("cls_token", "patch_embed.")
+    inside = [p.numel() for name, p in module.backbone.named_parameters() if not name.startswith(outside)]  # type: ignore[operator, union-attr]
+    assert cost.params_backbone == sum(inside)
+
+
+def test_classification_head_costs_what_it_computes() -> None:
+    """Norm and linear layer: the module's own count, and torch's FLOP counter on the head alone."""
+    config = parse(["task=classify", "model=femto"])
+    backbone = torch.nn.Module()
+    backbone.embed_dim = 32
+    module = ClassifyModule(backbone, 10, config.classify)  # type: ignore[arg-type]
+    with FlopCounterMode(display=False) as counter:
+        module.head(module.fc_norm(torch.zeros(1, 32)))
+    params = sum(parameter.numel() for parameter in module.parameters())
+    assert costs.head_cost(config, "classify") == (params, counter.get_total_flops())
+
+
+def test_segmentation_head_is_counted_at_the_size_of_its_task(digits_root: Path) -> None:
+    """The head sees segmentation's own image size and has one output for each mask class."""
+    config = config_of(digits_root, "segment", "segment.image_size=64", "segment.channels=8")
+    assert costs.head_cost(config, "segment") == costs.upernet_cost(32, 8, 11, 8, 8)
+
+
+def test_pretraining_has_no_head() -> None:
+    """NEPA predicts with the backbone alone (paper: no decoder, no projection head)."""
+    assert costs.head_cost(RunConfig(), "pretrain") == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "steps", "images", "unique"),
+    [
+        (["pretrain.epochs=3", "pretrain.batch_size=16"], 12, 192, 64),
+        (["pretrain.epochs=3", "pretrain.batch_size=24"], 8, 192, 64),
+        (["pretrain.epochs=1", "pretrain.batch_size=24"], 3, 72, 64),
+        (["pretrain.epochs=0.25", "pretrain.batch_size=16"], 1, 16, 16),
+        (["pretrain.steps=2", "pretrain.batch_size=16"], 2, 32, 32),
+        (["pretrain.epochs=4", "pretrain.batch_size=16", "pretrain.num_images=32"], 8, 128, 32),
+        (["pretrain.steps=9", "pretrain.batch_size=16", "pretrain.num_images=16"], 9, 144, 16),
+    ],
+)
+def test_steps_and_images(digits_root: Path, words: list[str], steps: int, images: int, unique: int) -> None:
+    """Steps, images seen, different images and tokens, by hand for 64 training images of 6 x 6 patches."""
+    cost = costs.task_cost(config_of(digits_root, "pretrain", *words), "pretrain")
+    assert (cost.steps, cost.images_seen, cost.unique_images) == (steps, images, unique)
+    assert cost.tokens_seen == images * 36
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_flops_are_three_times_forward(digits_root: Path, task: str) -> None:
+    """Training FLOPs are 3 x (backbone + head) for every image seen; only causal attention is halved."""
+    config = config_of(digits_root, task, f"{task}.steps=5", f"{task}.batch_size=8")
+    arch = config.model.architecture()
+    backbone = ladder.forward_flops(arch, 48, causal=task == "pretrain")
+    head = costs.head_cost(config, task)[1]
+    assert costs.task_cost(config, task).flops_train == 3 * (backbone + head) * 5 * 8
+
+
+def test_causal_fine_tuning_costs_less(digits_root: Path) -> None:
+    """Fine-tuning under the causal mask is counted as useful work, like pre-training."""
+    both = [
+        config_of(digits_root, "classify", f"classify.attention={kind}")
+        for kind in ("bidirectional", "causal")
+    ]
+    full, causal = (costs.task_cost(config, "classify").flops_train for config in both)
+    arch, tokens = both[0].model.architecture(), 37
+    saved_scores = tokens * tokens - tokens * (tokens + 1) // 2
+    images = costs.task_cost(both[0], "classify").images_seen
+    assert full - causal == 3 * images * arch.depth * 4 * arch.embed_dim * saved_scores
+
+
+def test_memory_is_that_of_the_share_of_one_device(digits_root: Path) -> None:
+    """The backbone's estimate for the device's micro-batch, and 16 bytes per parameter of the head."""
+    config = config_of(digits_root, "classify", "classify.batch_size=32")
+    head_params = costs.head_cost(config, "classify")[0]
+    for world_size, micro in ((1, 32), (4, 8)):
+        expected = ladder.memory(
+            config.model.architecture(),
+            48,
+            micro_batch_size=micro,
+            precision="fp32",
+            zero_stage=1,
+            world_size=world_size,
+        )
+        cost = costs.task_cost(config, "classify", world_size=world_size, zero_stage=1)
+        assert cost.memory_bytes == expected.total + 16 * head_params
+
+
+def test_absent_data_cannot_be_costed(tmp_path: Path) -> None:
+    """Without the data set's table of contents there is no number of steps to work from."""
+    with pytest.raises(DataError, match="no data set"):
+        costs.task_cost(config_of(tmp_path, "pretrain", "data=cifar10"), "pretrain")
+
+
+def test_classes_come_from_the_data_set(digits_root: Path) -> None:
+    """Ten digits; with the background eleven mask classes; pre-training asks for neither."""
+    config = config_of(digits_root, "classify")
+    assert [costs.num_classes(config, task) for task in TASKS] == [0, 10, 11]

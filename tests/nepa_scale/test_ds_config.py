@@ -1,0 +1,189 @@
+"""DeepSpeed configuration files: what is shipped works, what is wrong is said before DeepSpeed starts."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deepspeed.runtime.config import DeepSpeedConfig
+
+from nepa_scale import ds_config
+from nepa_scale.errors import ConfigError
+from nepa_scale.overrides import parse
+
+SHIPPED = sorted(path.stem for path in ds_config.FOLDER.glob("*.json"))
+STAGES = {"zero0": 0, "zero1": 1, "zero2": 2, "zero3": 3, "zero3_offload": 3}
+REFUSED = ("zero0", "bf16")  # see test_bf16_without_zero_is_refused
+
+
+def resolved(name: str, *words: str, world_size: int = 1, num_params: int = 1000) -> dict[str, Any]:
+    """The configuration of pre-training under a file."""
+    config = parse([f"engine.ds_config={name}", *words])
+    return ds_config.resolve(config, "pretrain", world_size=world_size, num_params=num_params)
+
+
+def written(folder: Path, **content: Any) -> str:
+    """The path of a file of one's own."""
+    path = folder / "mine.json"
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def problems_of(name: str, *words: str) -> list[str]:
+    """The complaints about a file."""
+    with pytest.raises(ConfigError) as raised:
+        resolved(name, *words)
+    return raised.value.problems
+
+
+def test_shipped_files_are_known() -> None:
+    """Every ZeRO stage has its file, and offloading one of its own."""
+    assert set(SHIPPED) == set(STAGES)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 8])
+@pytest.mark.parametrize(
+    ("name", "precision"), [pair for pair in product(SHIPPED, ("fp32", "bf16")) if pair != REFUSED]
+)
+def test_shipped_file_resolves(name: str, world_size: int, precision: str) -> None:
+    """Nothing stays "auto", the stage is the file's, and the batch adds up over devices and micro-batches."""
+    words = ["pretrain.batch_size=64", "micro_batch_size=4", f"engine.precision={precision}"]
+    content = resolved(name, *words, world_size=world_size)
+    assert '"auto"' not in json.dumps(content)
+    assert content["zero_optimization"]["stage"] == STAGES[name]
+    assert content["train_batch_size"] == 64
+    assert content["train_micro_batch_size_per_gpu"] == 4
+    assert content["gradient_accumulation_steps"] * 4 * world_size == 64
+    assert content["bf16"]["enabled"] is (precision == "bf16")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_deepspeed_accepts_what_is_resolved(name: str) -> None:
+    """DeepSpeed's own parser reads the same batch, clipping, stage and precision from it."""
+    precision = "fp32" if name == "zero0" else "bf16"
+    words = ["micro_batch_size=16", "pretrain.clip_grad_norm=0.5", f"engine.precision={precision}"]
+    read = DeepSpeedConfig(resolved(name, *words))
+    assert (read.train_batch_size, read.train_micro_batch_size_per_gpu, read.gradient_accumulation_steps) == (
+        64,
+        16,
+        4,
+    )
+    assert (read.gradient_clipping, read.zero_config.stage) == (0.5, STAGES[name])
+    assert read.bfloat16_config.enabled is (precision == "bf16")
+
+
+def test_bf16_without_zero_is_refused() -> None:
+    """DeepSpeed's bf16 stage 0 takes a spurious optimiser step; the remedy is named."""
+    [problem] = problems_of("zero0", "engine.precision=bf16")
+    assert problem.endswith("use stage 1 or more (engine.ds_config=zero1)")
+
+
+@pytest.mark.parametrize(
+    ("precision", "world_size", "stage"), [("fp32", 1, 0), ("fp32", 2, 1), ("bf16", 1, 1), ("bf16", 8, 1)]
+)
+def test_auto_chooses_a_stage_that_works(precision: str, world_size: int, stage: int) -> None:
+    """One fp32 device needs no ZeRO; everything else gets stage 1."""
+    content = resolved("auto", f"engine.precision={precision}", world_size=world_size)
+    assert content["zero_optimization"]["stage"] == stage
+    config = parse([f"engine.precision={precision}"])
+    assert ds_config.zero_stage(config, world_size) == stage
+
+
+@pytest.mark.parametrize(("num_params", "expected"), [(1000, 1000), (1001, 1002), (10**12, 500_000_000)])
+def test_buckets_are_no_larger_than_the_model(num_params: int, expected: int) -> None:
+    """Automatic communication buffers are the model's size, made even for NCCL, up to a fixed one."""
+    zero = resolved("zero2", num_params=num_params)["zero_optimization"]
+    assert (zero["reduce_bucket_size"], zero["allgather_bucket_size"]) == (expected, expected)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("content", [{}, {"gradient_clipping": "auto"}])
+def test_clipping_is_always_explicit(tmp_path: Path, content: dict[str, Any], clip: float) -> None:
+    """The run's clip reaches DeepSpeed even from a file that does not mention it."""
+    name = written(tmp_path, zero_optimization={"stage": 1}, **content)
+    assert resolved(name, f"pretrain.clip_grad_norm={clip}")["gradient_clipping"] == clip
+
+
+def test_file_of_ones_own_keeps_its_settings(tmp_path: Path) -> None:
+    """What the run does not decide stays as the file has it, and a given bucket is not touched."""
+    zero = {"stage": 2, "reduce_bucket_size": 77, "overlap_comm": True}
+    content = resolved(written(tmp_path, zero_optimization=zero, wall_clock_breakdown=True))
+    assert content["zero_optimization"] == zero
+    assert content["wall_clock_breakdown"] is True
+
+
+def test_empty_file_means_no_zero(tmp_path: Path) -> None:
+    """A file without a ZeRO section is stage 0, and everything else comes from the run."""
+    content = resolved(written(tmp_path))
+    assert content["zero_optimization"] == {"stage": 0}
+    assert DeepSpeedConfig(content).train_batch_size == 64
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ({"gradient_cliping": 1.0}, "unknown key 'gradient_cliping'; did you mean 'gradient_clipping'?"),
+        ({"zero_optimisation": {}}, "unknown key 'zero_optimisation'; did you mean 'zero_optimization'?"),
+        ({"optimizer": {"type": "Adam"}}, "unknown key 'optimizer'"),
+        ({"fp16": {"enabled": True}}, "unknown key 'fp16'"),
+        ({"train_batch_size": 65}, 'train_batch_size=65 contradicts the run, which has 64; write "auto"'),
+        (
+            {"train_micro_batch_size_per_gpu": 8},
+            "train_micro_batch_size_per_gpu=8 contradicts the run, which has 64",
+        ),
+        (
+            {"gradient_accumulation_steps": 2},
+            "gradient_accumulation_steps=2 contradicts the run, which has 1",
+        ),
+        ({"gradient_clipping": 5.0}, "gradient_clipping=5.0 contradicts the run, which has 1.0"),
+        ({"bf16": {"enabled": True}}, 'bf16.enabled contradicts engine.precision=fp32; write "auto"'),
+        ({"bf16": True}, "bf16 must be an object"),
+        ({"zero_optimization": {"stage": 7}}, "zero_optimization.stage=7 must be 0, 1, 2 or 3"),
+        ({"zero_optimization": {"stage": "auto"}}, "zero_optimization.stage=auto must be 0, 1, 2 or 3"),
+        ({"zero_optimization": 2}, "zero_optimization.stage=None must be 0, 1, 2 or 3"),
+    ],
+)
+def test_mistake_in_a_file(tmp_path: Path, content: dict[str, Any], complaint: str) -> None:
+    """DeepSpeed would take most of these without a word; each is one line naming the file."""
+    name = written(tmp_path, **content)
+    [problem] = problems_of(name)
+    assert problem.startswith(f"{name}: ")
+    assert complaint in problem
+
+
+def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+    """Unknown keys, contradictions and a wrong stage come together."""
+    name = written(tmp_path, foo=1, train_batch_size=3, zero_optimization={"stage": 9})
+    assert len(problems_of(name)) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('{"seed": 1, "seed": 2}', "key 'seed' stands twice"),
+        ('{"zero_optimization": {"stage": 1, "stage": 2}}', "key 'stage' stands twice"),
+        ('{"seed": 1', "not valid JSON"),
+        ("", "not valid JSON"),
+        ("\ufeff{}", "not valid JSON"),
+        ("[1]", "expected a JSON object"),
+    ],
+)
+def test_file_that_is_no_object(tmp_path: Path, text: str, complaint: str) -> None:
+    """Broken JSON, and a key that stands twice, of which JSON would silently keep the last."""
+    path = tmp_path / "mine.json"
+    path.write_text(text)
+    [problem] = problems_of(str(path))
+    assert problem.startswith(f"{path}: ")
+    assert complaint in problem
+
+
+def test_file_that_is_not_there() -> None:
+    """A missing file is answered with the shipped ones and the nearest."""
+    [problem] = problems_of("zero3_ofload")
+    assert problem == (
+        f"engine.ds_config=zero3_ofload: no such file; shipped: auto, {', '.join(SHIPPED)};"
+        " did you mean 'zero3_offload'?"
+    )

@@ -1,0 +1,96 @@
+"""The log of a task: every step once, across kills and resumes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from nepa_scale.metrics import MetricsLog, read_rows
+
+
+def write_rows(folder: Path, *steps: int, resume_at: int, tensorboard: bool = False) -> None:
+    """Log a row for each step, as a run that starts or resumes at ``resume_at`` would."""
+    log = MetricsLog(folder, resume_at=resume_at, tensorboard=tensorboard)
+    for step in steps:
+        log.write({"step": step, "loss": float(step) + resume_at / 1000})
+    log.close()
+
+
+def steps_of(folder: Path) -> list[int]:
+    """The steps that stand in the log, read by nothing but ``json``."""
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_rows_are_read_back(tmp_path: Path) -> None:
+    """What is written is what others read, one JSON object per line."""
+    rows: list[dict[str, Any]] = [{"step": 1, "loss": -0.5, "lr": 1e-5}, {"step": 1, "eval_skill": 0.25}]
+    log = MetricsLog(tmp_path, resume_at=0, tensorboard=False)
+    for row in rows:
+        log.write(row)
+    log.close()
+    assert read_rows(tmp_path / "metrics.jsonl") == rows
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == rows
+
+
+def test_row_is_on_disk_at_once(tmp_path: Path) -> None:
+    """Another process sees a row as soon as it is written, and a kill loses none."""
+    log = MetricsLog(tmp_path, resume_at=0, tensorboard=False)
+    log.write({"step": 1})
+    assert steps_of(tmp_path) == [1]
+    log.close()
+
+
+def test_resume_drops_the_rows_after_the_checkpoint(tmp_path: Path) -> None:
+    """Steps that are repeated after a resume stand once, with the values of the repetition."""
+    write_rows(tmp_path, 10, 20, 30, 40, resume_at=0)
+    write_rows(tmp_path, 30, 40, 50, resume_at=20)
+    assert steps_of(tmp_path) == [10, 20, 30, 40, 50]
+    assert [row["loss"] for row in read_rows(tmp_path / "metrics.jsonl")] == [10.0, 20.0, 30.02, 40.02, 50.02]
+
+
+def test_start_from_nothing_drops_all_rows(tmp_path: Path) -> None:
+    """A run killed before its first checkpoint begins its log anew."""
+    write_rows(tmp_path, 10, 20, resume_at=0)
+    write_rows(tmp_path, 10, resume_at=0)
+    assert steps_of(tmp_path) == [10]
+
+
+def test_line_cut_off_by_a_kill_is_dropped(tmp_path: Path) -> None:
+    """Half a last line neither stops a reader nor a resume, and is gone afterwards."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 10, "loss": 1.0}\n{"step": 20, "lo')
+    assert read_rows(path) == [{"step": 10, "loss": 1.0}]
+    write_rows(tmp_path, 30, resume_at=20)
+    assert steps_of(tmp_path) == [10, 30]
+
+
+def test_earlier_rows_are_known_after_a_resume(tmp_path: Path) -> None:
+    """The rows that stay are at hand, so that elapsed time goes on counting."""
+    write_rows(tmp_path, 10, 20, 30, resume_at=0)
+    log = MetricsLog(tmp_path, resume_at=20, tensorboard=False)
+    log.close()
+    assert [row["step"] for row in log.rows] == [10, 20]
+
+
+def test_absent_log_is_empty(tmp_path: Path) -> None:
+    """A task that has logged nothing has no rows."""
+    assert read_rows(tmp_path / "metrics.jsonl") == []
+
+
+def test_tensorboard_shows_the_same_rows(tmp_path: Path) -> None:
+    """The event files, read by TensorBoard itself, hold each step once after a resume."""
+    write_rows(tmp_path, 10, 20, 30, resume_at=0, tensorboard=True)
+    write_rows(tmp_path, 30, 40, resume_at=20, tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    shown = [(event.step, round(event.value, 3)) for event in events.Scalars("loss")]
+    assert shown == [(10, 10.0), (20, 20.0), (30, 30.02), (40, 40.02)]
+
+
+def test_no_event_files_unless_asked_for(tmp_path: Path) -> None:
+    """``log.tensorboard=false`` leaves the folder with the log alone."""
+    write_rows(tmp_path, 10, resume_at=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

@@ -1,0 +1,163 @@
+"""The run directory: one process at a time, one configuration for good."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from processes import next_line, running
+
+from nepa_scale import runs
+from nepa_scale.errors import ConfigError, RunError
+from nepa_scale.overrides import parse, save
+from nepa_scale.status import Status, write_status
+
+HOLD = """
+import sys
+from pathlib import Path
+from nepa_scale import runs
+
+with runs.exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def holder(task_dir: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the task's lock until its input is closed."""
+    with running(HOLD, str(task_dir)) as process:
+        assert next_line(process) == "held"
+        yield process
+        process.communicate()
+
+
+def test_second_process_is_refused(tmp_path: Path) -> None:
+    """A task that another process works on is refused, naming that process; it is free once that one ends."""
+    with holder(tmp_path) as process, pytest.raises(RunError) as raised, runs.exclusive(tmp_path):
+        pytest.fail("the lock was given out twice")
+    owner = f"process {process.pid} on {socket.gethostname()}"
+    assert str(raised.value) == f"{tmp_path}: in use by {owner}; wait for it or stop it"
+    with runs.exclusive(tmp_path):
+        pass
+
+
+def test_killed_process_frees_the_task(tmp_path: Path) -> None:
+    """A lock dies with its process: after ``kill -9`` the same command simply continues."""
+    with holder(tmp_path) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with runs.exclusive(tmp_path):
+        pass
+
+
+def test_error_while_holding_frees_the_task(tmp_path: Path) -> None:
+    """An error in the work is passed on as it is, and the task can be taken up again."""
+    with pytest.raises(ValueError, match="in the work"), runs.exclusive(tmp_path):
+        raise ValueError("in the work")
+    with runs.exclusive(tmp_path):
+        pass
+
+
+def test_tasks_are_locked_one_by_one(tmp_path: Path) -> None:
+    """Two tasks of one run may be worked on at the same time."""
+    with holder(tmp_path / "classify"), runs.exclusive(tmp_path / "segment"):
+        assert (tmp_path / "segment").is_dir()
+
+
+def test_run_directory_is_named_after_the_run() -> None:
+    """Without a folder of one's own the run's identity names it."""
+    assert runs.run_directory(parse(["run_dir=a/b"])) == Path("a/b")
+    config = parse(["seed=3"])
+    assert runs.run_directory(config) == Path("runs") / config.run_id
+
+
+def test_same_configuration_may_continue(tmp_path: Path) -> None:
+    """A folder made by the same run is fine, however often it is logged or wherever its data lies."""
+    save(parse(["seed=3"]), tmp_path / "config.yaml")
+    words = ["seed=3", "log.every=7", "data.root=elsewhere", "task=classify", "engine.ds_config=zero2"]
+    assert runs.check_directory(tmp_path, parse(words)) == []
+
+
+def test_new_directory_is_fine(tmp_path: Path) -> None:
+    """A folder that does not exist yet, or holds no configuration, belongs to nobody."""
+    assert runs.check_directory(tmp_path, parse([])) == []
+    assert runs.check_directory(tmp_path / "new" / "deep", parse([])) == []
+
+
+def test_other_configuration_is_refused(tmp_path: Path) -> None:
+    """Every setting that differs is listed with both values."""
+    save(parse(["seed=3", "model=pico", "classify.mixup=0.5"]), tmp_path / "config.yaml")
+    [problem] = runs.check_directory(tmp_path, parse(["seed=4", "model=pico"]))
+    assert problem == (
+        f"run_dir={tmp_path}: made by another configuration: seed (3 there, 4 now),"
+        " classify.mixup (0.5 there, 0.0 now); name another folder"
+    )
+
+
+def test_scratch_and_pretrained_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    """A scratch control in the folder of a pre-trained run would start from its weights next time."""
+    save(parse([]), tmp_path / "config.yaml")
+    [problem] = runs.check_directory(tmp_path, parse(["init=scratch", "task=classify"]))
+    assert "init (pretrain there, scratch now)" in problem
+
+
+def test_damaged_record_is_named(tmp_path: Path) -> None:
+    """A configuration file that cannot be read is a user's problem with a name, not a traceback."""
+    (tmp_path / "config.yaml").write_text("seed: [1\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml: not valid YAML"):
+        runs.check_directory(tmp_path, parse([]))
+
+
+@pytest.mark.parametrize("below", ["", "runs/a"])
+def test_file_in_the_way_is_named(tmp_path: Path, below: str) -> None:
+    """A file where a folder should be is refused, also when it is a parent."""
+    blocking = tmp_path / "file"
+    blocking.write_text("")
+    run_dir = blocking / below
+    assert runs.check_directory(run_dir, parse([])) == [
+        f"run_dir={run_dir}: {blocking} is a file; name a folder"
+    ]
+
+
+@pytest.mark.parametrize("task", ["classify", "segment"])
+def test_fine_tuning_needs_its_start(tmp_path: Path, task: str) -> None:
+    """Pre-trained weights are asked for before work begins; once they are there nothing is wrong."""
+    config = parse([f"task={task}"])
+    [problem] = runs.check_start(tmp_path, config)
+    assert problem.startswith(f"{tmp_path / 'pretrain' / 'model.safetensors'}: no finished pre-training")
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / runs.WEIGHTS_NAME).write_bytes(b"")
+    assert runs.check_start(tmp_path, config) == []
+
+
+def test_start_from_another_run(tmp_path: Path) -> None:
+    """``init=<folder>`` starts from that run's weights, not from this one's."""
+    config = parse(["task=classify", f"init={tmp_path / 'other'}"])
+    expected = tmp_path / "other" / "pretrain" / "model.safetensors"
+    assert runs.initial_weights(tmp_path, config) == expected
+    [problem] = runs.check_start(tmp_path, config)
+    assert problem.startswith(f"init={tmp_path / 'other'}: {expected} does not exist")
+
+
+@pytest.mark.parametrize("words", [["task=pretrain"], ["task=classify", "init=scratch"]])
+def test_start_without_weights(tmp_path: Path, words: list[str]) -> None:
+    """Pre-training, and fine-tuning from scratch, load nothing and need nothing."""
+    assert runs.initial_weights(tmp_path, parse(words)) is None
+    assert runs.check_start(tmp_path, parse(words)) == []
+
+
+def test_finished_means_result_and_status(tmp_path: Path) -> None:
+    """A task is finished when its result is there and its status says so, not with one of them alone."""
+    assert not runs.is_finished(tmp_path)
+    write_status(tmp_path, Status("finished"))
+    assert not runs.is_finished(tmp_path)
+    (tmp_path / "result.json").write_text("{}")
+    assert runs.is_finished(tmp_path)
+    write_status(tmp_path, Status("running"))
+    assert not runs.is_finished(tmp_path)

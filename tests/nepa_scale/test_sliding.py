@@ -1,0 +1,87 @@
+"""Whole-image scores from windows."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from nepa_scale.sliding import slide, window_starts
+
+
+@given(window=st.integers(1, 80), extra=st.integers(0, 300))
+def test_windows_cover_every_pixel(window: int, extra: int) -> None:
+    """Windows stay inside, none stands twice, neighbours overlap by a third, no pixel is left out."""
+    length = window + extra
+    starts = window_starts(length, window)
+    covered = np.zeros(length, dtype=int)
+    for start in starts:
+        assert 0 <= start <= length - window
+        covered[start : start + window] += 1
+    assert covered.min() >= 1
+    steps = np.diff(starts)
+    assert (steps > 0).all()
+    assert (steps <= max(1, window * 2 / 3)).all()
+
+
+def test_image_of_one_window_is_scored_once() -> None:
+    """A square image as large as the window needs no averaging."""
+    assert window_starts(48, 48) == [0]
+    assert window_starts(49, 48) == [0, 1]
+    assert window_starts(112, 48) == [0, 32, 64]
+
+
+def image(height: int, width: int, seed: int = 0) -> Tensor:
+    """Whole numbers, so that sums and means are exact."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 100, (3, height, width), generator=generator).double()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=3), st.integers(1, 12)
+)
+@settings(deadline=None)
+def test_per_pixel_scores_come_back_exactly(extra: list[tuple[int, int]], window: int) -> None:
+    """Scores that depend on the pixel alone are the same from windows as from the whole image."""
+
+    def score(images: Tensor) -> Tensor:
+        return torch.stack([images.sum(1), 7 * images[:, 0], -images[:, 2], images[:, 1] + 1], dim=1)
+
+    images = [image(window + high, window + wide, seed) for seed, (high, wide) in enumerate(extra)]
+    for whole, scores in zip(images, slide(score, images, window), strict=True):
+        assert torch.equal(scores, score(whole[None])[0])
+
+
+def test_overlapping_windows_are_averaged() -> None:
+    """A pixel's score is the plain mean over the windows that see it, worked out pixel by pixel."""
+    window, (height, width) = 6, (11, 9)
+
+    def score(images: Tensor) -> Tensor:
+        return images.mean((2, 3), keepdim=True).expand(-1, -1, window, window)
+
+    whole = image(height, width)
+    [scores] = slide(score, [whole], window)
+    rows, columns = window_starts(height, window), window_starts(width, window)
+    for y in range(height):
+        for x in range(width):
+            seen_by = [
+                whole[:, top : top + window, left : left + window].mean((1, 2))
+                for top in rows
+                for left in columns
+                if 0 <= y - top < window and 0 <= x - left < window
+            ]
+            torch.testing.assert_close(scores[:, y, x], torch.stack(seen_by).mean(0), rtol=1e-12, atol=1e-12)
+
+
+def test_all_windows_are_scored_in_one_pass() -> None:
+    """Ranks call the model equally often whatever the shapes of their images: exactly once."""
+    calls = []
+
+    def score(images: Tensor) -> Tensor:
+        calls.append(tuple(images.shape))
+        return images
+
+    slide(score, [image(8, 8), image(8, 20), image(13, 8)], 8)
+    assert calls == [(1 + 4 + 2, 3, 8, 8)]

@@ -1,0 +1,175 @@
+"""What all tasks share: sharing images over ranks, subsets, and where fine-tuning starts."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from small_tasks import CPU, config_of, images_of, with_random_weights
+from torch import Tensor, nn
+
+from nepa_scale.config import RunConfig
+from nepa_scale.distributed import World
+from nepa_scale.errors import RunError
+from nepa_scale.model import NepaViT, build_backbone
+from nepa_scale.overrides import parse
+from nepa_scale.tasks.classify import Classify
+from nepa_scale.tasks.finetune import load_backbone
+from nepa_scale.tasks.pretrain import Pretrain
+from nepa_scale.tasks.segment import Segment
+from nepa_scale.tasks.task import Task
+
+
+@pytest.mark.parametrize(("attention", "causal"), [("bidirectional", False), ("causal", True)])
+def test_fine_tuning_attends_as_asked(digits_root: Path, attention: str, causal: bool) -> None:
+    """Whether early tokens see late patches while fine-tuning is what the setting says."""
+    words = ["init=scratch", f"classify.attention={attention}"]
+    task = Classify(config_of(digits_root, "classify", *words), None)
+    with_random_weights(task)
+    task.module.eval()
+    images = torch.zeros(1, 3, 48, 48)
+    altered = images.clone()
+    altered[:, :, -8:, -8:] = 1
+    with torch.no_grad():
+        first, second = (task.backbone.forward_features(x)[:, 1] for x in (images, altered))
+    assert torch.equal(first, second) is causal
+
+
+class InFours(Classify):
+    """Evaluate four images at a time."""
+
+    eval_batch_size = 4  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 9])
+def test_ranks_share_the_validation_images(digits_root: Path, size: int) -> None:
+    """Over all ranks each image counts once, and all ranks make equally many passes; a short one repeats."""
+    task = InFours(config_of(digits_root, "classify", "init=scratch"), None)
+    passes, seen = [], Counter[bytes]()
+    for rank in range(size):
+        batches = list(task.evaluation_batches(World(rank=rank, size=size), CPU))
+        passes.append(len(batches))
+        for (images, _), counts in batches:
+            if counts:
+                seen.update(image.numpy().tobytes() for image in images)
+    assert seen == Counter(image.numpy().tobytes() for image, _ in images_of(task))
+    assert passes == [math.ceil(math.ceil(40 / size) / 4)] * size
+
+
+def built(root: Path, task: str, eval_batch_size: int) -> Task:
+    """A task with random weights that evaluates so many images at a time."""
+    config = config_of(root, task, *([] if task == "pretrain" else ["init=scratch"]))
+    if task == "pretrain":
+        made: Task = type("Small", (Pretrain,), {"eval_batch_size": eval_batch_size})(config)
+    else:
+        base = Classify if task == "classify" else Segment
+        made = type("Small", (base,), {"eval_batch_size": eval_batch_size})(config, None)
+    return with_random_weights(made)
+
+
+@pytest.mark.parametrize("task", ["pretrain", "classify", "segment"])
+def test_metrics_do_not_depend_on_the_batch(digits_root: Path, task: str) -> None:
+    """Evaluating in other portions gives the same figures."""
+    whole, portions = (built(digits_root, task, size).evaluate(World(), CPU) for size in (40, 3))
+    assert portions == pytest.approx(whole, abs=1e-5)
+
+
+@pytest.mark.parametrize("task", ["pretrain", "classify", "segment"])
+def test_repeated_batch_is_not_counted(digits_root: Path, task: str) -> None:
+    """The last of 6 ranks has 2 batches of 3 where others have 3: its repeat leaves its figures alone."""
+    ranked, alone = built(digits_root, task, 3), built(digits_root, task, 3)
+    assert len(list(ranked.evaluation_batches(World(rank=5, size=6), CPU))) == 3
+    alone.eval_data.indices = np.arange(5, 40, 6)  # type: ignore[attr-defined]
+    expected = alone.evaluate(World(), CPU)
+    assert ranked.evaluate(World(rank=5, size=6), CPU) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("task", ["pretrain", "classify", "segment"])
+def test_each_split_has_its_use(digits_root: Path, task: str) -> None:
+    """Training reads the 64 training images, evaluation the 40 validation images."""
+    made = built(digits_root, task, 40)
+    assert (len(made.train_data), len(made.eval_data)) == (64, 40)  # type: ignore[arg-type]
+
+
+def test_subset_of_the_training_images(digits_root: Path) -> None:
+    """``num_images`` trains on so many and evaluates on all; a smaller subset lies within a larger one."""
+    tasks = [
+        Pretrain(config_of(digits_root, "pretrain", f"pretrain.num_images={count}")) for count in (8, 32)
+    ]
+    small, large = (set(task.train_data.indices.tolist()) for task in tasks)
+    assert (len(small), len(large)) == (8, 32)
+    assert small < large
+    assert all(len(task.eval_data) == 40 for task in tasks)
+
+
+def stored_backbone(config: RunConfig, path: Path) -> NepaViT:
+    """A backbone with random weights, and its file."""
+    backbone = build_backbone(config.model.architecture(), 48)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            nn.init.uniform_(parameter, -1, 1)
+    safetensors.torch.save_file(backbone.state_dict(), path)
+    return backbone
+
+
+def test_pretrained_weights_arrive(digits_root: Path, tmp_path: Path) -> None:
+    """Fine-tuning starts from exactly the stored backbone, with layer decay; from scratch it has none."""
+    config = config_of(digits_root, "classify", "classify.layer_decay=0.7")
+    stored = stored_backbone(config, tmp_path / "model.safetensors")
+    started = Classify(config, tmp_path / "model.safetensors")
+    for name, value in stored.state_dict().items():
+        assert torch.equal(started.backbone.state_dict()[name], value), name
+    assert started.layer_decay == 0.7
+    assert Classify(config_of(digits_root, "classify", "init=scratch"), None).layer_decay == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda state: state.pop("blocks.1.attn.proj.weight"), "blocks.1.attn.proj.weight"),
+        (lambda state: state.update({"head.weight": torch.zeros(2)}), "head.weight"),
+        (lambda state: state.update({"cls_token": torch.zeros(1, 1, 64)}), "cls_token"),
+    ],
+    ids=["missing", "unknown", "misshapen"],
+)
+def test_weights_that_do_not_fit_are_named(
+    tmp_path: Path, change: Callable[[dict[str, Tensor]], object], named: str
+) -> None:
+    """The file and exactly the offending weight are named, and the backbone is left as it was."""
+    path = tmp_path / "model.safetensors"
+    config = parse(["model=femto"])
+    state = dict(stored_backbone(config, path).state_dict())
+    change(state)
+    safetensors.torch.save_file(state, path)
+    backbone = build_backbone(config.model.architecture(), 48)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    with pytest.raises(RunError) as raised:
+        load_backbone(backbone, path)
+    assert str(raised.value) == (
+        f"{path}: does not fit this backbone; keys missing, unknown or misshapen: {named}"
+    )
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_damaged_weights_file_is_named(tmp_path: Path, keep: int) -> None:
+    """A file cut off anywhere is a RunError with its name, not a traceback from the parser."""
+    path = tmp_path / "model.safetensors"
+    config = parse(["model=femto"])
+    backbone = stored_backbone(config, path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(RunError, match=r"model\.safetensors: not a readable safetensors file"):
+        load_backbone(backbone, path)
+
+
+def test_absent_weights_file_is_named(tmp_path: Path) -> None:
+    """A start that vanished between the check and the work is a RunError too."""
+    backbone = build_backbone(parse(["model=femto"]).model.architecture(), 48)
+    with pytest.raises(RunError, match=r"absent\.safetensors: not a readable safetensors file"):
+        load_backbone(backbone, tmp_path / "absent.safetensors")

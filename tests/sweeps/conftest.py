@@ -1,0 +1,52 @@
+"""A project folder to launch from, and data sets that exist on paper."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nepa_scale.data.info import INFO_NAME, make_info
+from nepa_scale.files import write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run one of the sweep commands in an empty folder."""
+
+    def call(script: str, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "sweeps" / script), *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+
+    return call
+
+
+@pytest.fixture
+def paper_data(tmp_path: Path) -> Path:
+    """A data root whose data sets have tables of contents and shards to count, but no images."""
+    root = tmp_path / "paper_data"
+    for name, train, classes, mask_classes in (
+        ("tiny-imagenet-200", 2000, 200, 0),
+        ("imagenette-128", 2000, 10, 0),
+        ("camvid-as-ade", 400, 0, 150),
+        ("imagenet-1k-wds", 1_281_167, 1000, 0),
+        ("ade20k", 20_210, 0, 150),
+    ):
+        info = make_info(
+            name,
+            split_sizes={"train": train, "validation": 100},
+            shard_size=train,
+            class_names=[str(number) for number in range(classes)],
+            mask_class_names=[str(number) for number in range(mask_classes)],
+        )
+        write_json(root / name / INFO_NAME, info)
+        for split in info["splits"].values():
+            for filename in split["filenames"]:
+                (root / name / filename).write_bytes(b"\0")
+    return root

@@ -1,0 +1,112 @@
+"""Numbers and tables as people read them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from nepa_scale.files import write_json
+from nepa_scale.status import Status, write_status
+from sweeps import display
+from sweeps.plan import Plan, PlannedRun, PlannedTask
+
+TASK = PlannedTask(
+    params_total=200, params_backbone=100, images=50, flops=10**9, memory_bytes=2**20, seconds=61.0
+)
+RUN = PlannedRun(
+    "femto-p8-0", "femto", "pretrain", {"model.size": "femto"}, {"pretrain": TASK, "segment": TASK}
+)
+PLAN = Plan("demo", "model_size", ("model.size",), (RUN,))
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(7, "7"), (950, "950"), (1000, "1k"), (81_300, "81.3k"), (1.117e6, "1.12M"), (2e9, "2G")],
+)
+def test_counts(number: float, text: str) -> None:
+    """Counts have three digits and a unit."""
+    assert display.count(number) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "?"),
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (60, "1.0 min"),
+        (720, "12 min"),
+        (5400, "1.5 h"),
+        (259200, "3.0 d"),
+    ],
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    """Times have the unit a person would choose; an unknown one is a question mark."""
+    assert display.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (None, "planned"),
+        (Status("finished", 10, 10), "finished"),
+        (Status("running", 3, 10), "running 3/10"),
+        (Status("preempted", 3, 10), "preempted 3/10"),
+        (Status("failed"), "failed"),
+    ],
+)
+def test_states(status: Status | None, text: str) -> None:
+    """A state carries its step where work is under way."""
+    assert display.state_text(status) == text
+
+
+def printed(table: object) -> list[list[str]]:
+    """The cells of a table on paper, line by line."""
+    console = Console(file=io.StringIO(), width=140)
+    console.print(table)
+    file = console.file
+    return [line.split() for line in file.getvalue().splitlines()] if isinstance(file, io.StringIO) else []
+
+
+def test_plan_table_adds_up(tmp_path: Path) -> None:
+    """A run's line sums its tasks, shows time per task, and says what is already done."""
+    write_status(tmp_path / "runs" / RUN.run_id / "pretrain", Status("finished"))
+    line = printed(display.plan_table(PLAN, tmp_path))[-1]
+    expected = "femto 100 100 2.0e09 1 MiB 1.0 min 1.0 min 1/2 finished"
+    assert line == expected.split()
+
+
+def test_results_table_shows_what_there_is(tmp_path: Path) -> None:
+    """Metrics of finished tasks stand beside their no-learning answer; the rest stays empty."""
+    metrics = {"miou": 0.25, "miou_majority": 0.08}
+    write_json(tmp_path / "runs" / RUN.run_id / "segment" / "result.json", {"metrics": metrics})
+    line = printed(display.results_table(PLAN, tmp_path))[-1]
+    assert line == ["femto", "100", "0.250", "0.080"]
+
+
+def test_progress_in_plain_lines() -> None:
+    """Without a terminal every start and end is a line with the count of tasks done, brackets and all."""
+    console = Console(file=io.StringIO(), width=30)
+    progress = display.Progressing(console, 2)
+    progress.start("femto pretrain")
+    progress.end("femto pretrain", Status("failed"), ": [x] is not a number and the line is long")
+    progress.end("femto segment", Status("failed"), ": not started")
+    progress.close()
+    file = console.file
+    lines = file.getvalue().splitlines() if isinstance(file, io.StringIO) else []
+    assert lines == [
+        "[0/2] start     femto pretrain",
+        "[1/2] failed    femto pretrain after 0 s: [x] is not a number and the line is long",
+        "[2/2] failed    femto segment: not started",
+    ]
+
+
+def test_failure_lines_name_logs_that_exist(tmp_path: Path) -> None:
+    """A failed task's line names its log; one that never ran has none."""
+    log = tmp_path / "log.err"
+    log.touch()
+    lines = display.failure_lines([("a", "boom", log), ("bb", "not started", tmp_path / "none")])
+    assert lines == [f"failed  a   boom  (log: {log})", "failed  bb  not started"]

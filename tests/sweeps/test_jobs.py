@@ -1,0 +1,139 @@
+"""Which tasks are left to do, and keeping their status true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nepa_scale.errors import RunError
+from nepa_scale.files import write_json
+from nepa_scale.runs import exclusive
+from nepa_scale.status import Status, read_status, write_status
+from sweeps import jobs, plan
+from sweeps.machine import Speed
+from sweeps.schedule import Job
+from sweeps.settings import read_launch
+
+
+@pytest.fixture
+def femto() -> plan.Plan:
+    """One pre-trained run and its control."""
+    launch = read_launch(["study.sizes=[femto]"])
+    return plan.price(launch, plan.expand(launch), Speed(None, 0.0, ""))
+
+
+def finish(study_dir: Path, key: str) -> None:
+    """Leave behind what a finished task leaves."""
+    write_json(study_dir / "runs" / key / "result.json", {"schema": 1})
+    write_status(study_dir / "runs" / key, Status("finished"))
+
+
+def keys(todo: list[Job]) -> list[str]:
+    """The jobs as init/task."""
+    return [("scratch/" if "scratch" in job.key else "own/") + job.key.rpartition("/")[2] for job in todo]
+
+
+def test_everything_is_to_do_at_first(femto: plan.Plan, tmp_path: Path) -> None:
+    """All five tasks are jobs; fine-tuning waits for its own pre-training, a control for nothing."""
+    todo = jobs.jobs_to_do(femto, tmp_path)
+    assert keys(todo) == [
+        "own/pretrain",
+        "own/classify",
+        "own/segment",
+        "scratch/classify",
+        "scratch/segment",
+    ]
+    pretrain = todo[0].key
+    assert [job.after for job in todo] == [(), (pretrain,), (pretrain,), (), ()]
+
+
+def test_only_what_is_missing(femto: plan.Plan, tmp_path: Path) -> None:
+    """Finished tasks are not done again, and what waited for them is free to start."""
+    first = jobs.jobs_to_do(femto, tmp_path)
+    for key in (first[0].key, first[4].key):
+        finish(tmp_path, key)
+    todo = jobs.jobs_to_do(femto, tmp_path)
+    assert keys(todo) == ["own/classify", "own/segment", "scratch/classify"]
+    assert {job.after for job in todo} == {()}
+
+
+@pytest.mark.parametrize("state", ["planned", "submitted", "running", "preempted", "failed"])
+def test_every_other_state_is_tried_again(femto: plan.Plan, tmp_path: Path, state: str) -> None:
+    """A task in any state but finished is to do, whatever files it left."""
+    job = jobs.jobs_to_do(femto, tmp_path)[0]
+    finish(tmp_path, job.key)
+    write_status(jobs.task_dir(job), Status(state))
+    assert job.key in [item.key for item in jobs.jobs_to_do(femto, tmp_path)]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    """A job with a task folder."""
+    return Job(key="run/pretrain", function=print, folder=tmp_path / "run" / "pretrain" / "submitit")
+
+
+@pytest.mark.parametrize("state", ["finished", "failed", "preempted"])
+def test_the_task_has_the_last_word(job: Job, state: str) -> None:
+    """What a task said about its own end stays, whatever its process did afterwards."""
+    write_status(jobs.task_dir(job), Status(state, step=3, error="mine" if state == "failed" else None))
+    assert jobs.settle(job, "the process died", stopping=False).state == state
+
+
+@pytest.mark.parametrize(
+    ("step", "stopping", "state"),
+    [(0, False, "failed"), (7, False, "failed"), (0, True, "planned"), (7, True, "preempted")],
+)
+def test_a_task_that_said_nothing(job: Job, step: int, stopping: bool, state: str) -> None:
+    """A process that is gone is not running: it failed, or was stopped with or without a step done."""
+    write_status(jobs.task_dir(job), Status("running", step=step, steps_total=9, attempt=2))
+    status = jobs.settle(job, "the process died", stopping=stopping)
+    assert (status.state, status.step, status.attempt) == (state, step, 2)
+    assert status.error == (None if stopping else "the process died")
+    assert read_status(jobs.task_dir(job)) == status
+
+
+def test_a_printed_error_is_the_reason(job: Job) -> None:
+    """The message of a user's mistake, printed by the task, is kept rather than the exit of its process."""
+    for number, text in ((2, "error: old"), (10, "loading\nerror: seed=-1: must be at least 0\n")):
+        (job.folder / str(number)).mkdir(parents=True)
+        (job.folder / str(number) / "5_0_log.err").write_text(text)
+    write_status(jobs.task_dir(job), Status("submitted"))
+    assert jobs.settle(job, "exit code 2", stopping=False).error == "seed=-1: must be at least 0"
+
+
+def test_new_try_clears_the_old_error(job: Job) -> None:
+    """A failed task that is handed over again carries no error, but still counts its attempts."""
+    write_status(jobs.task_dir(job), Status("failed", step=4, attempt=3, error="boom"))
+    jobs.mark(job, "submitted")
+    status = read_status(jobs.task_dir(job))
+    assert status is not None
+    assert (status.state, status.attempt, status.error) == ("submitted", 3, None)
+
+
+def test_tasks_in_use_are_left_alone(job: Job) -> None:
+    """A task that another process works on stops the launch with that process's name."""
+    jobs.check_unused([job])
+    with exclusive(jobs.task_dir(job)), pytest.raises(RunError, match="in use by process"):
+        jobs.check_unused([job])
+    jobs.check_unused([job])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, "planned"),
+        (Status("failed", step=5, error="boom"), "planned"),
+        (Status("running", step=5), "preempted"),
+        (Status("running", step=0), "planned"),
+        (Status("preempted", step=5), "preempted"),
+    ],
+)
+def test_waiting_tasks_say_how_they_stand(job: Job, before: Status | None, after: str) -> None:
+    """A task in line is planned or, where it had begun, preempted: nothing that is not running says it is."""
+    if before is not None:
+        write_status(jobs.task_dir(job), before)
+    jobs.put_in_line(job)
+    status = read_status(jobs.task_dir(job))
+    assert status is not None
+    assert (status.state, status.error) == (after, None)

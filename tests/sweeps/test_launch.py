@@ -1,0 +1,179 @@
+"""The command as a person uses it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nepa_scale.data.digits import write_digits
+from sweeps.settings import GROUPS, options
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+ROOT = Path(__file__).resolve().parents[2]
+SHORT = ("pretrain.steps=2", "classify.steps=2", "segment.steps=2", "log.tensorboard=false")
+CHOICES = [(group, name) for group in GROUPS for name in options(group)]
+
+
+def contents(folder: Path) -> set[Path]:
+    """Everything below ``folder``."""
+    return set(folder.rglob("*"))
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_shipped_choice_plans(
+    run: Run, paper_data: Path, tmp_path: Path, group: str, name: str
+) -> None:
+    """Every shipped file can be chosen; it plans, and a dry run creates nothing."""
+    before = contents(tmp_path)
+    root = [] if f"{group}={name}" not in ("study=tiny", "study=imagenet") else [f"data.root={paper_data}"]
+    devices = ["cluster.tasks_per_node=4"] if name == "slurm" else []
+    done = run("launch.py", f"{group}={name}", *root, *devices, "dry_run=true")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "dry run: nothing was created" in done.stdout
+    assert "basis: " in done.stdout
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["grid=modelsize"], "did you mean 'model_size'?"),
+        (["study.sizes=[femto,hugee]"], "did you mean 'huge'?"),
+        (["pretrain.epocs=3"], "did you mean 'pretrain.epochs'?"),
+        (["pretrain.epochs=few"], "expected a number"),
+        (["study_dir=file"], "'file' is a file"),
+        (["study_dir=file/below"], "'file' is a file"),
+        (["data.root=nowhere"], "'nowhere/digits' does not exist"),
+        (["data.root=nowhere", "classify.dataset=cifar10"], "data root 'nowhere'"),
+        (["classify.image_size=50"], "model.patch_size=8 does not divide classify.image_size=50"),
+        (["cluster=slurm", "cluster.tasks_per_node=7"], "does not divide over 7 devices"),
+        (["engine.ds_config=zero5"], "engine.ds_config=zero5: no such file"),
+        (["study_dir=damaged"], "not a plan file"),
+        (["cluster=slurm", "cluster.tasks_per_node=1", "cluster.nodes=none"], "expected a whole number"),
+    ],
+)
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_mistakes(run: Run, tmp_path: Path, words: list[str], complaint: str, dry: list[str]) -> None:
+    """A mistake is told in lines without a traceback, with exit code 2 and nothing created, dry or not."""
+    (tmp_path / "file").touch()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "plan.json").write_text("{")
+    before = contents(tmp_path)
+    done = run("launch.py", *words, *dry)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert all(line.startswith("error: ") for line in done.stderr.splitlines())
+    assert done.stdout == ""
+    assert contents(tmp_path) == before
+
+
+def test_mistakes_answer_without_heavy_imports(tmp_path: Path) -> None:
+    """Neither torch nor pandas is imported to find a mistake or to make a plan."""
+    code = (
+        "import sys; from sweeps.launch import main; main(['pretrain.epocs=1']); main(['--dry-run']);"
+        "print({'torch', 'pandas', 'deepspeed'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("script", ["launch.py", "status.py"])
+def test_help(run: Run, script: str) -> None:
+    """--help explains the command and every choice."""
+    done = run(script, "--help")
+    assert done.returncode == 0
+    assert f"python sweeps/{script}" in done.stdout
+    if script == "launch.py":
+        assert all(name in done.stdout for _, name in CHOICES)
+
+
+def test_status_without_a_study(run: Run) -> None:
+    """status names the directory that holds no study, and asks for one where none is given."""
+    assert "nowhere: no study here" in run("status.py", "nowhere").stderr
+    assert run("status.py").returncode == 2
+
+
+@pytest.fixture
+def small_data(tmp_path: Path) -> Path:
+    """The digits, few enough to train on in seconds."""
+    root = tmp_path / "small"
+    write_digits(root, num_train=64, num_validation=16, shard_size=32)
+    return root
+
+
+@pytest.mark.slow
+def test_study_from_start_to_end(run: Run, small_data: Path, tmp_path: Path) -> None:
+    """Two points run to their results; the same command again does nothing; one more point runs only that."""
+    words = ("study_dir=out", f"data.root={small_data}", "study.scratch_control=false", *SHORT)
+    first = run("launch.py", "study.sizes=[femto,pico]", *words)
+    assert first.returncode == 0, first.stdout + first.stderr
+    results = {path: path.read_bytes() for path in (tmp_path / "out").rglob("result.json")}
+    assert len(results) == 6
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    for entry in plan["runs"]:
+        for task, cost in entry["tasks"].items():
+            path = tmp_path / "out" / "runs" / entry["run_id"] / task / "result.json"
+            result = json.loads(results[path])
+            assert result["run_id"] == entry["run_id"]
+            assert (result["flops_train"], result["images_seen"]) == (cost["flops"], cost["images"])
+            assert (result["params_total"], result["params_backbone"]) == (
+                cost["params_total"],
+                cost["params_backbone"],
+            )
+
+    again = run("launch.py", "study.sizes=[femto,pico]", *words)
+    assert again.returncode == 0
+    assert "to do: 0 of 6 tasks" in again.stdout
+
+    more = run("launch.py", "study.sizes=[pico,nano]", *words)
+    assert more.returncode == 0, more.stdout + more.stderr
+    assert "to do: 3 of 6 tasks" in more.stdout
+    assert {path: path.read_bytes() for path in results} == results
+    assert len(json.loads((tmp_path / "out" / "plan.json").read_text())["runs"]) == 3
+    assert "9 finished" in run("status.py", "out").stdout
+
+
+@pytest.mark.slow
+def test_failed_study_says_what_and_where(run: Run, small_data: Path, tmp_path: Path) -> None:
+    """Pre-training that cannot read its data fails, with all that waits; once mended a retry does those."""
+    broken = shutil.copytree(small_data / "digits", small_data / "broken")
+    for shard in broken.glob("train-*.tar"):
+        shard.write_bytes(b"no archive")
+    words = (
+        "study_dir=out",
+        "study.sizes=[femto]",
+        f"data.root={small_data}",
+        "pretrain.dataset=broken",
+        *SHORT,
+    )
+    done = run("launch.py", *words)
+    assert done.returncode == 1
+    failed = {line.split()[2] for line in done.stdout.splitlines() if line.startswith("failed  femto ")}
+    assert failed == {"pretrain", "classify", "segment"}
+    assert "not started: pretrain failed" in done.stdout
+    log = next((tmp_path / "out").glob("runs/femto-p8-*/pretrain/submitit/1/*.err"))
+    assert f"(log: {log})" in done.stdout
+    states = run("status.py", "out").stdout
+    assert "3 failed" in states
+    assert "2 finished" in states
+
+    for shard in (small_data / "digits").glob("train-*.tar"):
+        shutil.copy(shard, broken)
+    mended = run("launch.py", *words)
+    assert mended.returncode == 0, mended.stdout + mended.stderr
+    assert "to do: 3 of 5 tasks" in mended.stdout
+    assert "5 finished" in run("status.py", "out").stdout

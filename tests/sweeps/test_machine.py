@@ -1,0 +1,73 @@
+"""What may run at once, and what estimates rest on."""
+
+from __future__ import annotations
+
+import pytest
+
+from sweeps import machine
+from sweeps.machine import Slots, local_slots, task_speed, visible_gpus, world_size
+from sweeps.settings import LocalSettings, SlurmSettings
+
+CORES = machine.usable_cores()
+
+
+@pytest.mark.parametrize(
+    ("slots", "threads", "expected"),
+    [
+        (None, None, Slots(CORES, 1, ())),
+        (1, None, Slots(1, CORES, ())),
+        (None, CORES, Slots(1, CORES, ())),
+        (None, 10 * CORES, Slots(1, 10 * CORES, ())),
+        (3 * CORES, None, Slots(3 * CORES, 1, ())),
+        (2, 5, Slots(2, 5, ())),
+    ],
+)
+def test_slots_without_gpus(
+    monkeypatch: pytest.MonkeyPatch, slots: int | None, threads: int | None, expected: Slots
+) -> None:
+    """What is given holds; what is not follows from the cores, and is never less than one."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert local_slots(LocalSettings(slots=slots, threads_per_slot=threads)) == expected
+
+
+def test_one_slot_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPUs this process may use decide the slots, by the numbers it knows them by."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert visible_gpus() == (2, 5)
+    slots = local_slots(LocalSettings())
+    assert (slots.count, slots.gpus) == (2, (2, 5))
+
+
+def test_stated_speed_is_used_as_it_is() -> None:
+    """A given figure counts once per process, times the utilisation; start-up comes on top of every task."""
+    settings = SlurmSettings(
+        kind="slurm",
+        nodes=2,
+        tasks_per_node=4,
+        flops_per_second=1e12,
+        utilisation=0.5,
+        startup_seconds=30,
+    )
+    speed = task_speed(settings)
+    assert world_size(settings) == 8
+    assert speed.flops_per_second == pytest.approx(4e12)
+    assert speed.seconds(int(8e12)) == pytest.approx(32)
+    assert "cluster.flops_per_second" in speed.basis
+
+
+def test_cpu_speed_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a figure the CPU is measured, and the plan says so."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    speed = task_speed(LocalSettings(slots=1, threads_per_slot=1, utilisation=1.0))
+    assert speed.flops_per_second is not None
+    assert 1e7 < speed.flops_per_second < 1e13
+    assert "measured now" in speed.basis
+
+
+def test_gpu_speed_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A matrix product on the CPU says nothing about a GPU: without a figure times are unknown."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    speed = task_speed(LocalSettings())
+    assert speed.flops_per_second is None
+    assert speed.seconds(10) is None
+    assert "give cluster.flops_per_second" in speed.basis

@@ -1,0 +1,211 @@
+"""From grid and study to runs, and the plan file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nepa_scale.costs import task_cost
+from nepa_scale.errors import ConfigError, UserError
+from sweeps import plan
+from sweeps.machine import Speed
+from sweeps.settings import read_launch
+
+SPEED = Speed(1e9, 10.0, "stated")
+
+
+def make_plan(*words: str) -> plan.Plan:
+    """The priced plan of a command line."""
+    launch = read_launch(words)
+    return plan.price(launch, plan.expand(launch), SPEED)
+
+
+def problems(*words: str) -> list[str]:
+    """The complaints of expanding a command line."""
+    with pytest.raises(ConfigError) as caught:
+        plan.expand(read_launch(words))
+    return caught.value.problems
+
+
+def test_every_size_and_its_control() -> None:
+    """Each size is a pre-trained run with three tasks and a control with two."""
+    planned = make_plan("study.sizes=[femto,pico]")
+    assert [(run.label, run.init, list(run.tasks)) for run in planned.runs] == [
+        ("femto", "pretrain", ["pretrain", "classify", "segment"]),
+        ("femto", "scratch", ["classify", "segment"]),
+        ("pico", "pretrain", ["pretrain", "classify", "segment"]),
+        ("pico", "scratch", ["classify", "segment"]),
+    ]
+    assert planned.axes == ("model.size",)
+    assert planned.runs[0].values == {"model.size": "femto"}
+
+
+def test_identical_controls_are_one_run() -> None:
+    """Data sizes change pre-training only, so all points share one control, which has no data size."""
+    planned = make_plan("grid=data_size", "study.data_sizes=[100,200,400]")
+    assert [run.init for run in planned.runs].count("scratch") == 1
+    assert len(planned.runs) == 4
+    control = next(run for run in planned.runs if run.init == "scratch")
+    assert control.values == {}
+    assert control.label == "nano"
+    assert [run.values for run in planned.runs if run.init == "pretrain"] == [
+        {"pretrain.num_images": size} for size in (100, 200, 400)
+    ]
+
+
+def test_no_controls_when_not_wanted() -> None:
+    """The study decides whether there are controls."""
+    assert {run.init for run in make_plan("study.scratch_control=false").runs} == {"pretrain"}
+
+
+def test_two_axes_multiply() -> None:
+    """Every combination of two axes is a run of its own with a label that tells it apart."""
+    planned = make_plan("study.sizes=[femto,pico]", "grid.axes.seed=[0,1]", "study.scratch_control=false")
+    assert [run.label for run in planned.runs] == [
+        "femto seed=0",
+        "femto seed=1",
+        "pico seed=0",
+        "pico seed=1",
+    ]
+    assert len({run.run_id for run in planned.runs}) == 4
+
+
+def test_repeated_value_is_one_run() -> None:
+    """A point listed twice is run once."""
+    assert len(make_plan("study.sizes=[femto,femto]", "study.scratch_control=false").runs) == 1
+
+
+def test_command_line_is_strongest() -> None:
+    """A run setting typed beside the study's replaces it at every point."""
+    runs = plan.expand(read_launch(["classify.epochs=3", "study.sizes=[femto,pico]"]))
+    assert {config.classify.epochs for config, _ in runs.values()} == {3.0}
+
+
+@pytest.mark.parametrize("task", ["pretrain", "segment"])
+def test_steps_replace_the_study_epochs(task: str) -> None:
+    """A length in steps on the command line replaces the study's length in epochs."""
+    for config, _ in plan.expand(read_launch([f"{task}.steps=5"])).values():
+        if task in config.tasks:
+            assert config.task_config(task).steps == 5
+            assert config.task_config(task).epochs is None
+
+
+def test_epochs_replace_the_study_steps() -> None:
+    """A length in epochs on the command line replaces the study's length in steps."""
+    launch = read_launch(["study=imagenet", "study.sizes=[tiny]", "segment.epochs=3"])
+    ((config, _),) = plan.expand(launch).values()
+    assert (config.segment.epochs, config.segment.steps) == (3.0, None)
+
+
+def test_costs_are_those_of_the_tasks() -> None:
+    """The plan repeats the cost model's numbers, and time is start-up plus FLOPs at the given speed."""
+    launch = read_launch(["study.sizes=[femto]"])
+    runs = plan.expand(launch)
+    for run in plan.price(launch, runs, SPEED).runs:
+        for name, task in run.tasks.items():
+            cost = task_cost(runs[run.run_id][0], name)
+            assert (task.params_total, task.params_backbone) == (cost.params_total, cost.params_backbone)
+            assert (task.images, task.flops, task.memory_bytes) == (
+                cost.images_seen,
+                cost.flops_train,
+                cost.memory_bytes,
+            )
+            assert task.seconds == pytest.approx(10.0 + cost.flops_train / 1e9)
+
+
+def test_unknown_speed_is_not_invented() -> None:
+    """Where nothing is known about the devices the plan holds no times."""
+    launch = read_launch(["study.sizes=[femto]"])
+    planned = plan.price(launch, plan.expand(launch), Speed(None, 0.0, "unknown"))
+    assert {task.seconds for run in planned.runs for task in run.tasks.values()} == {None}
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["study.sizes=[femto,pcio]"], "did you mean 'pico'?"),
+        (["pretrain.epoch=3"], "did you mean 'pretrain.epochs'?"),
+        (["model.size=femto"], "choose with grid.axes.model.size=[femto]"),
+        (["model=femto"], "choose with grid.axes.model.size=[femto]"),
+        (["task=classify"], "the launcher runs every task"),
+        (["run_dir=x"], "study_dir=DIR"),
+        (["data=cifar10"], "pretrain.dataset"),
+        (["study.sizes=[]"], "grid.axes.model.size: no values"),
+        (["grid.axes.log.every=[1,2]"], "not its result; it cannot vary"),
+        (["segment.image_size=50"], "model.patch_size=8 does not divide segment.image_size=50"),
+        (["study.run.model.pach=3"], "unknown key 'model.pach'"),
+    ],
+)
+def test_mistakes_are_named(words: list[str], complaint: str) -> None:
+    """A mistake common to all points is one line with its remedy."""
+    (line,) = problems(*words)
+    assert complaint in line
+
+
+def test_problems_of_all_points_at_once() -> None:
+    """Mistakes of different points and of the command line come together."""
+    assert len(problems("study.sizes=[a,b]", "classify.epoch=1")) >= 2
+
+
+def test_data_and_batches_are_checked_before_anything_runs(tmp_path: Path) -> None:
+    """A missing data root, a batch that does not divide and an unknown DeepSpeed file are all named."""
+    data = f"data.root={tmp_path / 'none'}"
+    launch = read_launch(["study.sizes=[femto]", data, "engine.ds_config=zero7", "pretrain.batch_size=64"])
+    configs = [config for config, _ in plan.expand(launch).values()]
+    with pytest.raises(ConfigError) as caught:
+        plan.check(configs, 3)
+    text = "\n".join(caught.value.problems)
+    assert str(tmp_path / "none") in text
+    assert "pretrain.batch_size=64 does not divide over 3 devices" in text
+    assert "engine.ds_config=zero7" in text
+
+
+def test_saved_plan_reads_back(tmp_path: Path) -> None:
+    """The plan file holds the documented fields and reads back as the same plan."""
+    planned = make_plan("study.sizes=[femto]")
+    plan.save(planned, tmp_path)
+    assert plan.load(tmp_path) == planned
+    content = json.loads((tmp_path / "plan.json").read_text())
+    assert set(content) == {"schema", "study", "grid", "axes", "runs"}
+    assert set(content["runs"][0]) == {"run_id", "label", "init", "values", "tasks"}
+    assert set(content["runs"][0]["tasks"]["pretrain"]) == {
+        "params_total",
+        "params_backbone",
+        "images",
+        "flops",
+        "memory_bytes",
+        "seconds",
+    }
+
+
+def test_adding_points_keeps_earlier_runs() -> None:
+    """A second plan in the same directory keeps the first one's runs, adds its own, and repeats none."""
+    first = make_plan("study.sizes=[femto,pico]")
+    second = make_plan("study.sizes=[pico,nano]")
+    merged = plan.merge(first, second)
+    assert [run.label for run in merged.runs if run.init == "pretrain"] == ["femto", "pico", "nano"]
+    assert len({run.run_id for run in merged.runs}) == len(merged.runs) == 6
+    assert plan.merge(merged, second) == merged
+
+
+def test_merging_grids_unites_axes() -> None:
+    """Two grids in one directory leave both axes in the plan."""
+    merged = plan.merge(make_plan("study.sizes=[femto]"), make_plan("grid=data_size"))
+    assert merged.axes == ("model.size", "pretrain.num_images")
+
+
+def test_no_plan_is_none(tmp_path: Path) -> None:
+    """A directory without a plan is a fresh start."""
+    assert plan.load(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"schema": 1}', '{"schema": 9}', '{"schema": 1, "runs": 3}']
+)
+def test_damaged_plan_is_named(tmp_path: Path, text: str) -> None:
+    """A plan file that is none stops the launch with its path, before it is overwritten."""
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(UserError, match=r"plan\.json"):
+        plan.load(tmp_path)
