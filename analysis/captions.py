@@ -38,10 +38,7 @@ def curve_alt(rows: pd.DataFrame, order: Sequence[str], name: str) -> str:
         return _empty(capital(name))
     said = []
     for label in order:
-        ends = [
-            run.sort_values("images_seen")["value"]
-            for _, run in rows[rows["label"] == label].groupby("run_id")
-        ]
+        ends = [run.sort_values("images_seen")["value"] for _, run in rows[rows["label"] == label].groupby("run_id")]
         first, last = np.mean([run.iloc[0] for run in ends]), np.mean([run.iloc[-1] for run in ends])
         said.append(f"{label} from {text.number(float(first))} to {text.number(float(last))}")
     images = text.count(float(rows["images_seen"].max()))

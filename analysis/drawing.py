@@ -95,14 +95,10 @@ def short(label: str) -> str:
 def legend_above(axes: Axes) -> None:
     """Put the legend in one row over the axes, where it can hide no point."""
     compact = {"columnspacing": 1.0, "handletextpad": 0.4, "handlelength": 1.6, "borderpad": 0.2}
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.05, 1), ncols=3, fontsize="small", frameon=False, **compact
-    )
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.05, 1), ncols=3, fontsize="small", frameon=False, **compact)
 
 
-def log_axis(
-    axes: Axes, which: Literal["x", "y"], low: float, high: float, form: Callable[[float], str]
-) -> None:
+def log_axis(axes: Axes, which: Literal["x", "y"], low: float, high: float, form: Callable[[float], str]) -> None:
     """Make an axis logarithmic from ``low`` to ``high``, with few, round and plainly written ticks."""
     ticks = log_ticks(low, high)
     axis = axes.xaxis if which == "x" else axes.yaxis

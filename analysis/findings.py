@@ -64,9 +64,7 @@ def law(points: Series) -> Finding:
     """Say whether the error falls along the axis, by which law, and how sure that is."""
     target, axis, fit = points.target, points.axis, points.fit
     question = f"Does the {target.name} fall with {axis.name}?"
-    left_out = (
-        f"{text.counted(points.left_out, 'unfinished or failed run')} left out. " if points.left_out else ""
-    )
+    left_out = f"{text.counted(points.left_out, 'unfinished or failed run')} left out. " if points.left_out else ""
     if isinstance(fit, NoFit):
         return Finding(question, "Cannot say", f"No law was fitted: {fit.reason}.", left_out.strip())
     verdict = "Not shown" if 0 in fit.b_interval else "Yes" if fit.b > 0 else "No"
@@ -116,9 +114,7 @@ def beats_trivial(compared: Comparison) -> Finding:
     question = f"Do the models beat the trivial answer, {target.baseline_name}?"
     known = compared.rows.dropna(subset=["pretrained", "trivial"])
     if known.empty:
-        return Finding(
-            question, "Cannot say", "No finished pretrained run reports the trivial answer's score."
-        )
+        return Finding(question, "Cannot say", "No finished pretrained run reports the trivial answer's score.")
     margin = known["pretrained"] - known["trivial"]
     each = "; ".join(f"{label} {text.points(value)}" for label, value in margin.items())
     beaten = int((margin > 0).sum())

@@ -181,9 +181,7 @@ def mean_ratio(first: ArrayLike, second: ArrayLike) -> MeanRatio | NoFit:
     numerator, denominator = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     n = len(numerator)
     if n < MIN_POINTS_POWER:
-        return NoFit(
-            f"{n} matched {'size' if n == 1 else 'sizes'}; an interval needs at least {MIN_POINTS_POWER}"
-        )
+        return NoFit(f"{n} matched {'size' if n == 1 else 'sizes'}; an interval needs at least {MIN_POINTS_POWER}")
     if (numerator <= 0).any() or (denominator <= 0).any():
         return NoFit("an error of zero has no ratio")
     logs = np.log(numerator / denominator)
@@ -218,9 +216,7 @@ def _leave_one_out(log_x: Array, log_y: Array) -> Interval:
 
 def _solve_above_floor(log_x: Array, log_y: Array, e: float) -> tuple[float, float, float]:
     """Best (log a, b) for a fixed floor ``e``, and the residual sum of squares of log y."""
-    above = np.maximum(
-        np.exp(log_y) - e, 0.02 * np.exp(log_y)
-    )  # keeps the straight-line start under the floor
+    above = np.maximum(np.exp(log_y) - e, 0.02 * np.exp(log_y))  # keeps the straight-line start under the floor
     intercept, slope = _line(log_x, np.log(above))
 
     def rise(theta: Array) -> Array:

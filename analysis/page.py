@@ -165,10 +165,7 @@ def _result_table(study: Study, task: str) -> Table:
     columns = [column for column in (*_MEASURED[task], *_COMMON) if column[1] in rows]
     seeds = rows["seed"].map(str, na_action="ignore").fillna(text.MISSING)
     words = [rows["label"], rows["init"].fillna(text.MISSING), seeds]
-    numbers = [
-        [form(float(v)) for v in rows[name].astype("float64").fillna(float("nan"))]
-        for _, name, form in columns
-    ]
+    numbers = [[form(float(v)) for v in rows[name].astype("float64").fillna(float("nan"))] for _, name, form in columns]
     head = ["size", "start", "seed", *(title for title, _, _ in columns), "run"]
     cells = list(zip(*(map(str, column) for column in words), *numbers, rows["run_id"], strict=True))
     return Table(TITLES[task], head, _by_size(study, cells), text_columns=3)
@@ -206,14 +203,11 @@ def _varied(study: Study) -> list[tuple[str, str]]:
 def _shared(study: Study) -> list[tuple[str, str]]:
     """(key, value) for every setting that all finished runs have in common."""
     spelt = [
-        {key: json.dumps(value, sort_keys=True) for key, value in r["config"].items()}
-        for r in study.results.values()
+        {key: json.dumps(value, sort_keys=True) for key, value in r["config"].items()} for r in study.results.values()
     ]
     if not spelt:
         return []
-    common = {
-        key: value for key, value in spelt[0].items() if all(other.get(key) == value for other in spelt)
-    }
+    common = {key: value for key, value in spelt[0].items() if all(other.get(key) == value for other in spelt)}
     return sorted((key, value) for key, value in common.items() if key not in study.axes)
 
 

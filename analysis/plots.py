@@ -66,9 +66,7 @@ def error_plot(study: Study, target: Target, axis: Axis) -> Plot:
 def curve_plot(study: Study, curves: pd.DataFrame, metric: str, name: str) -> Plot:
     """Draw a logged pretraining ``metric`` against images seen, one line per run, by size."""
     rows = curves[(curves["task"] == "pretrain") & (curves["metric"] == metric)]
-    rows = _thinned(
-        rows.astype({"images_seen": "float64", "value": "float64"}).dropna(subset=["images_seen", "value"])
-    )
+    rows = _thinned(rows.astype({"images_seen": "float64", "value": "float64"}).dropna(subset=["images_seen", "value"]))
     present = set(rows["label"])
     order = [label for label in size_order(study) if label in present]
     with drawing.style():
@@ -209,9 +207,7 @@ def _draw_ranks(axes: Axes, kinds: Mapping[str, pd.DataFrame], colours: Mapping[
 def _ranks(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
     """Points [label, x = parameters, y = effective rank] of one kind, smallest model first."""
     ranks = rows.get(f"metrics.effective_rank_{kind}", pd.Series(np.nan, index=rows.index))
-    points = pd.DataFrame(
-        {"label": rows["label"], "x": rows["params_backbone"].astype("float64"), "y": ranks}
-    )
+    points = pd.DataFrame({"label": rows["label"], "x": rows["params_backbone"].astype("float64"), "y": ranks})
     return points.dropna().sort_values("x", kind="stable")
 
 
@@ -228,6 +224,4 @@ def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _say_empty(axes: Axes) -> None:
     axes.set(xticks=[], yticks=[])
-    axes.text(
-        0.5, 0.5, "no finished run to draw", transform=axes.transAxes, ha="center", va="center", color=QUIET
-    )
+    axes.text(0.5, 0.5, "no finished run to draw", transform=axes.transAxes, ha="center", va="center", color=QUIET)

@@ -48,17 +48,17 @@ AMOUNTS = ("flops_train", "pretrain_flops", "wall_seconds")
 _NUMBER = (int, float, type(None))
 _TEXT = (str, type(None))
 RESULT_FIELDS: Mapping[str, tuple[type, ...]] = {
-    **{name: (str,) for name in ("run_id", "task", "init", "flops_convention")},
-    **{name: _TEXT for name in ("device_kind", "commit", "finished_at")},
-    **{name: (int, float) for name in ("params_total", "params_backbone", "images_seen", "flops_train")},
-    **{name: _NUMBER for name in ("unique_images", "tokens_seen", "seed", "wall_seconds")},
-    **{name: _NUMBER for name in ("device_count", "peak_memory_bytes")},
-    **{name: (dict,) for name in ("config", "metrics", "versions")},
+    **dict.fromkeys(("run_id", "task", "init", "flops_convention"), (str,)),
+    **dict.fromkeys(("device_kind", "commit", "finished_at"), _TEXT),
+    **dict.fromkeys(("params_total", "params_backbone", "images_seen", "flops_train"), (int, float)),
+    **dict.fromkeys(("unique_images", "tokens_seen", "seed", "wall_seconds"), _NUMBER),
+    **dict.fromkeys(("device_count", "peak_memory_bytes"), _NUMBER),
+    **dict.fromkeys(("config", "metrics", "versions"), (dict,)),
 }
 PLAN_FIELDS: Mapping[str, tuple[type, ...]] = {"study": (str,), "axes": (list,), "runs": (list,)}
 PLAN_RUN_FIELDS: Mapping[str, tuple[type, ...]] = {
-    **{name: (str,) for name in ("run_id", "label", "init")},
-    **{name: (dict,) for name in ("values", "tasks")},
+    **dict.fromkeys(("run_id", "label", "init"), (str,)),
+    **dict.fromkeys(("values", "tasks"), (dict,)),
 }
 
 
@@ -102,9 +102,7 @@ def read_study(path: Path) -> Study:
         if any((directory / task).is_dir() for task in TASKS):
             runs.setdefault(directory.name, _Run(directory.name))
     if not runs:
-        raise UserError(
-            f"{path} holds no runs: neither a plan.json nor runs/<run_id>/; launch the study first"
-        )
+        raise UserError(f"{path} holds no runs: neither a plan.json nor runs/<run_id>/; launch the study first")
     rows: list[dict[str, Any]] = []
     results: dict[tuple[str, str], Mapping[str, Any]] = {}
     for run in runs.values():
@@ -114,9 +112,7 @@ def read_study(path: Path) -> Study:
                 results[run.run_id, task] = result
     table = _join_pretraining(_typed(pd.DataFrame(rows)))
     name = plan["study"] or path.resolve().name
-    return Study(
-        path, name, plan.get("grid"), tuple(plan["axes"]), table, results, tuple(_notes(table, results))
-    )
+    return Study(path, name, plan.get("grid"), tuple(plan["axes"]), table, results, tuple(_notes(table, results)))
 
 
 def write_table(study: Study) -> tuple[Path, Path]:
@@ -193,9 +189,7 @@ def _check_fields(
 ) -> None:
     version = content.get("schema")
     if isinstance(version, int) and version > SCHEMA:
-        raise UserError(
-            f"{path} has schema {version}, but this version reads up to {SCHEMA}: update nepa_scale"
-        )
+        raise UserError(f"{path} has schema {version}, but this version reads up to {SCHEMA}: update nepa_scale")
     for name, types in fields.items():
         if name not in content:
             raise UserError(f"{path}: field '{where}{name}' is missing (schema {SCHEMA})")
@@ -213,9 +207,7 @@ def _row(
     config = result["config"] if result else {}
     row: dict[str, Any] = dict.fromkeys((*TEXT, *COUNTS, *AMOUNTS))
     row |= {name: planned.get(name) for name in ("params_total", "params_backbone")}
-    row |= {
-        name: status.get(name) for name in ("state", "step", "steps_total", "attempt", "error", "updated_at")
-    }
+    row |= {name: status.get(name) for name in ("state", "step", "steps_total", "attempt", "error", "updated_at")}
     row |= {name: result[name] for name in RESULT_FIELDS if name in row} if result else {}
     row |= {"run_id": run.run_id, "task": task, "init": run.init or (result["init"] if result else None)}
     row["label"] = run.label or str(config.get("model.size") or run.run_id)

@@ -63,9 +63,7 @@ def write_report(study: Study, findings: Sequence[Finding]) -> tuple[Path, Path,
         parquet, csv = write_table(study)
         write_atomically(page, render(study, findings))
     except OSError as error:
-        raise UserError(
-            f"cannot write the report into {study.path}: {error.strerror} ({error.filename})"
-        ) from error
+        raise UserError(f"cannot write the report into {study.path}: {error.strerror} ({error.filename})") from error
     return parquet, csv, page
 
 
@@ -77,9 +75,7 @@ def _parser() -> _Parser:
         "and report.html into STUDY_DIR. Unfinished and failed runs are shown and left out of the fits. The "
         "last line printed is the path of the report.",
     )
-    parser.add_argument(
-        "study_dir", metavar="STUDY_DIR", type=Path, help="directory that holds runs/ and plan.json"
-    )
+    parser.add_argument("study_dir", metavar="STUDY_DIR", type=Path, help="directory that holds runs/ and plan.json")
     return parser
 
 

@@ -117,11 +117,7 @@ def _position(study: Study, axis: Axis, rows: pd.DataFrame, init: str) -> pd.Ser
     """Place rows on ``axis``; a scratch control, which spends no pretraining FLOPs, at those of its size."""
     if axis is PARAMETERS or init != SCRATCH:
         return rows[axis.column].astype("float64")
-    by_size = (
-        study.table[study.table["init"] == PRETRAINED]
-        .groupby("label")[axis.column]
-        .agg(["median", "nunique"])
-    )
+    by_size = study.table[study.table["init"] == PRETRAINED].groupby("label")[axis.column].agg(["median", "nunique"])
     return rows["label"].map(by_size.loc[by_size["nunique"] == 1, "median"]).astype("float64")
 
 

@@ -57,11 +57,7 @@ def world_size_of(path: Path) -> int:
 
 
 def _commit(temporary: Path, final: Path, step: int, world: World) -> None:
-    files = {
-        str(file.relative_to(temporary)): file.stat().st_size
-        for file in temporary.rglob("*")
-        if file.is_file()
-    }
+    files = {str(file.relative_to(temporary)): file.stat().st_size for file in temporary.rglob("*") if file.is_file()}
     for name in files:
         with (temporary / name).open("rb") as file:
             os.fsync(file.fileno())

@@ -15,7 +15,7 @@ NEEDS: dict[str, tuple[layout.Need, ...]] = {"pretrain": (), "classify": ("label
 
 
 def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
-    """Problems that need nothing but the configuration itself: ranges, choices, and rules across fields of ``tasks``."""
+    """Problems of the configuration alone: ranges, choices, and rules across the fields of ``tasks``."""
     problems = [line for key, value, meta in walk(config) for line in _out_of_range(key, value, meta)]
     if problems:
         return problems
@@ -35,9 +35,7 @@ def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         found = layout.check_dataset(root, section.dataset, needs=NEEDS[task])
         available = 0 if found else layout.split_size(root, section.dataset, "train")
         if available and (section.num_images or 0) > available:
-            found = [
-                f"{task}.num_images={section.num_images}: {section.dataset} has only {available} training images"
-            ]
+            found = [f"{task}.num_images={section.num_images}: {section.dataset} has only {available} training images"]
         problems += found
     return list(dict.fromkeys(problems))
 
@@ -61,21 +59,19 @@ def check_batches(config: RunConfig, tasks: tuple[str, ...], world_size: int) ->
             share = batch // world_size
             near = max(size for size in range(1, share + 1) if share % size == 0 and size <= micro)
             problems.append(
-                f"micro_batch_size={micro} does not divide {task}'s batch per device ({batch} / {world_size} = {share});"
-                f" nearest that does: {near}"
+                f"micro_batch_size={micro} does not divide {task}'s batch per device"
+                f" ({batch} / {world_size} = {share}); nearest that does: {near}"
             )
     return problems
 
 
-def _out_of_range(key: str, value: Any, meta: dict[str, Any]) -> list[str]:
+def _out_of_range(key: str, value: Any, meta: dict[str, Any]) -> list[str]:  # noqa: PLR0911  one rule a line
     if value is None:
         return []
     if value == "":
         return [f"{key}= is empty; give a value or leave the key out"]
     if "choices" in meta and value not in meta["choices"]:
-        return [
-            f"{key}={value}: not one of {', '.join(meta['choices'])}{nearest(str(value), meta['choices'])}"
-        ]
+        return [f"{key}={value}: not one of {', '.join(meta['choices'])}{nearest(str(value), meta['choices'])}"]
     if isinstance(value, float) and not math.isfinite(value):
         return [f"{key}={value}: must be a finite number"]
     if "low" in meta and value < meta["low"]:
@@ -104,18 +100,14 @@ def _head_problems(config: RunConfig) -> list[str]:
 def _image_size_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     problems, patch = [], config.model.patch_size
     for size in sorted({config.task_config(task).image_size for task in tasks}):
-        of = " and ".join(
-            f"{task}.image_size" for task in tasks if config.task_config(task).image_size == size
-        )
+        of = " and ".join(f"{task}.image_size" for task in tasks if config.task_config(task).image_size == size)
         near = max(2 * patch, round(size / patch) * patch)
         if size % patch:
             problems.append(
                 f"model.patch_size={patch} does not divide {of}={size}; nearest image size that fits: {near}"
             )
         elif size == patch:
-            problems.append(
-                f"{of}={size} holds a single patch, so there is no next one to predict; use {near} or more"
-            )
+            problems.append(f"{of}={size} holds a single patch, so there is no next one to predict; use {near} or more")
     return problems
 
 
@@ -143,7 +135,5 @@ def _task_problems(config: RunConfig) -> list[str]:
             f"segment.scale_min={config.segment.scale_min} is above segment.scale_max={config.segment.scale_max}"
         )
     if config.classify.batch_size % 2 and (config.classify.mixup or config.classify.cutmix):
-        problems.append(
-            f"classify.batch_size={config.classify.batch_size}: mixup and cutmix need an even number"
-        )
+        problems.append(f"classify.batch_size={config.classify.batch_size}: mixup and cutmix need an even number")
     return problems

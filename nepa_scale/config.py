@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from nepa_scale import ladder
 from nepa_scale.data.embedded import DEFAULT_ROOT, EMBEDDED_NAME
@@ -59,7 +59,7 @@ class ModelConfig:
     layer_scale_init: float = setting(1e-5, above=0)
     """initial value of LayerScale"""
     weight_init: str = setting("authors", choices=("authors", "xavier"))
-    """initial weights: std 0.02 (authors, made for widths of 768 and more) or xavier (as MAE; learns sooner when narrow)"""
+    """initial weights: std 0.02 (authors; for widths of 768 and more) or xavier (MAE; learns sooner when narrow)"""
     rope_rescale: float = setting(2.0, low=1)
     """training-time scale of RoPE coordinates, drawn log-uniformly from [1/r, r]; 1 = off"""
 
@@ -68,8 +68,8 @@ class ModelConfig:
         return ladder.architecture(
             self.size,
             self.patch_size,
-            mlp=self.mlp,
-            qk_norm=self.qk_norm,
+            mlp=cast(ladder.MlpKind, self.mlp),
+            qk_norm=cast(ladder.QkNorm, self.qk_norm),
             embed_dim=self.embed_dim,
             depth=self.depth,
             num_heads=self.num_heads,

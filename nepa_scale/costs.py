@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from nepa_scale import ladder
 from nepa_scale.config import RunConfig
@@ -48,7 +49,7 @@ def task_cost(config: RunConfig, task: str, *, world_size: int = 1, zero_stage: 
         arch,
         section.image_size,
         micro_batch_size=config.micro_batch_size or max(1, section.batch_size // world_size),
-        precision=config.engine.precision,
+        precision=cast(ladder.Precision, config.engine.precision),
         zero_stage=zero_stage,
         world_size=world_size,
     )

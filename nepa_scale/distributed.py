@@ -41,20 +41,14 @@ def read_environment() -> World:
     if "RANK" not in env and int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env:
         _map_slurm()
     if "RANK" not in env:
-        env.update(
-            RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port())
-        )
+        env.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
     missing = [name for name in LAUNCHER_VARIABLES if name not in env]
     if missing:
-        raise ConfigError(
-            [f"environment: RANK is set but {', '.join(missing)} not; start through a launcher"]
-        )
+        raise ConfigError([f"environment: RANK is set but {', '.join(missing)} not; start through a launcher"])
     try:
         world = World(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env["LOCAL_RANK"]))
     except ValueError as error:
-        raise ConfigError(
-            [f"environment: RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers ({error})"]
-        ) from error
+        raise ConfigError([f"environment: RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers ({error})"]) from error
     if not 0 <= world.rank < world.size:
         raise ConfigError([f"environment: RANK={world.rank} is not below WORLD_SIZE={world.size}"])
     _share_cores(world)
@@ -114,7 +108,7 @@ def barrier() -> None:
 
 
 def _skip_shared_memory_kernel() -> None:
-    """Keep DeepSpeed from compiling its CPU shared-memory collectives, over a minute of C++ that training never uses."""
+    """Keep DeepSpeed from compiling its CPU collectives: over a minute of C++ that training never uses."""
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -15,13 +15,34 @@ from nepa_scale.errors import ConfigError, nearest
 FOLDER = Path(__file__).resolve().parents[1] / "ds_configs"
 LARGEST_BUCKET = 500_000_000
 KNOWN_KEYS = frozenset(
-    """train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps gradient_clipping
-    zero_optimization zero_allow_untested_optimizer zero_force_ds_cpu_optimizer bf16 torch_autocast
-    communication_data_type data_types prescale_gradients gradient_predivide_factor sparse_gradients
-    activation_checkpointing aio steps_per_print wall_clock_breakdown memory_breakdown dump_state comms_logger
-    flops_profiler checkpoint seed compile""".split()
+    {
+        "activation_checkpointing",
+        "aio",
+        "bf16",
+        "checkpoint",
+        "comms_logger",
+        "communication_data_type",
+        "compile",
+        "data_types",
+        "dump_state",
+        "flops_profiler",
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+        "gradient_predivide_factor",
+        "memory_breakdown",
+        "prescale_gradients",
+        "seed",
+        "sparse_gradients",
+        "steps_per_print",
+        "torch_autocast",
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "wall_clock_breakdown",
+        "zero_allow_untested_optimizer",
+        "zero_force_ds_cpu_optimizer",
+        "zero_optimization",
+    }
 )
-BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
 
 def resolve(config: RunConfig, task: str, *, world_size: int, num_params: int) -> dict[str, Any]:
@@ -33,9 +54,7 @@ def resolve(config: RunConfig, task: str, *, world_size: int, num_params: int) -
     """
     path = _path(config, world_size)
     content = _read(path)
-    problems = [
-        f"{path}: unknown key '{key}'{nearest(key, KNOWN_KEYS)}" for key in content if key not in KNOWN_KEYS
-    ]
+    problems = [f"{path}: unknown key '{key}'{nearest(key, KNOWN_KEYS)}" for key in content if key not in KNOWN_KEYS]
     decided = _decided_by_run(config, task, world_size)
     for key, value in decided.items():
         given = content.get(key, "auto")

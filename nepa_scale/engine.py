@@ -39,6 +39,7 @@ class Engine:
         optimizer: torch.optim.Optimizer,
         schedule: Callable[[int], float],
         ds_config: dict[str, Any],
+        *,
         world: World,
         device: torch.device,
     ) -> None:
@@ -81,9 +82,7 @@ class Engine:
         """Commit a checkpoint of ``step`` below ``folder``."""
 
         def write(parent: Path, name: str) -> None:
-            self._engine.save_checkpoint(
-                str(parent), tag=name, client_state={"step": step}, save_latest=False
-            )
+            self._engine.save_checkpoint(str(parent), tag=name, client_state={"step": step}, save_latest=False)
 
         checkpoints.save(folder, step, self.world, write, keep=keep)
 
@@ -105,9 +104,7 @@ class Engine:
             )
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=path.name)
         if loaded is None:
-            raise RunError(
-                f"{path}: DeepSpeed could not load this checkpoint; remove the folder to start anew"
-            )
+            raise RunError(f"{path}: DeepSpeed could not load this checkpoint; remove the folder to start anew")
         return step
 
     def gather_weights(self) -> dict[str, Tensor]:

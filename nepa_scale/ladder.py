@@ -141,9 +141,7 @@ def num_patches(arch: Architecture, image_size: int) -> int:
     if rest or side < 1:
         below, above = max(side, 1) * arch.patch_size, (side + 1) * arch.patch_size
         sizes = f"{below} or {above}" if below < image_size else f"{below}"
-        raise UserError(
-            f"image_size={image_size} must be a multiple of patch_size={arch.patch_size}: use {sizes}"
-        )
+        raise UserError(f"image_size={image_size} must be a multiple of patch_size={arch.patch_size}: use {sizes}")
     return side * side
 
 
@@ -184,9 +182,7 @@ def backbone_params(arch: Architecture) -> int:
     return sum(groups.values()) - groups["patch_embed"] - groups["class_token"]
 
 
-def forward_flops(
-    arch: Architecture, image_size: int, *, causal: bool, count: AttentionCount = "useful"
-) -> int:
+def forward_flops(arch: Architecture, image_size: int, *, causal: bool, count: AttentionCount = "useful") -> int:
     """Return the FLOPs of one forward pass of one image (conventions: see the module's text).
 
     With T tokens, P scores (T^2, or T(T+1)/2 for useful causal work), width D and MLP width I, a block costs
@@ -200,9 +196,7 @@ def forward_flops(
     return stem + arch.depth * (linear + 4 * scores * width)
 
 
-def train_flops(
-    arch: Architecture, image_size: int, *, causal: bool, count: AttentionCount = "useful"
-) -> int:
+def train_flops(arch: Architecture, image_size: int, *, causal: bool, count: AttentionCount = "useful") -> int:
     """Return the FLOPs of training on one image, 3 x forward; recomputation to save memory is not counted."""
     return 3 * forward_flops(arch, image_size, causal=causal, count=count)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ class Trainer:
         task: Task,
         config: RunConfig,
         task_dir: Path,
+        *,
         world: World,
         device: torch.device,
         stop: StopRequest,
@@ -52,8 +54,8 @@ class Trainer:
             build_optimizer(task.module, section, layer_decay=task.layer_decay),
             warmup_cosine(self.total_steps, section.warmup),
             ds_config.resolve(config, task.name, world_size=world.size, num_params=self.params),
-            world,
-            device,
+            world=world,
+            device=device,
         )
         self._checkpoints = task_dir / "checkpoints"
         self._attempt = _attempts(task_dir) + 1
@@ -80,9 +82,7 @@ class Trainer:
         self._interval_start, self._interval_step, self._data_seconds = time.perf_counter(), start, 0.0
         batches = self._batches(start)
         for step in range(start, self.total_steps):
-            result = self.engine.step(
-                next(batches), before_forward=lambda micro, step=step: self._seed(step, micro)
-            )
+            result = self.engine.step(next(batches), before_forward=functools.partial(self._seed, step))
             done = step + 1
             last = done == self.total_steps
             if done % config.log.every == 0 or last:
@@ -95,9 +95,7 @@ class Trainer:
                 self.engine.save(self._checkpoints, done, keep=config.checkpoint.keep)
             if stopping and not last:
                 self._write_status("preempted", done)
-                logger.info(
-                    "%s: stopped and saved at step %d; the same command continues", self.task.name, done
-                )
+                logger.info("%s: stopped and saved at step %d; the same command continues", self.task.name, done)
                 return False
         return True
 
@@ -153,7 +151,7 @@ class Trainer:
         seed = self.config.seed
         state = np.random.SeedSequence([seed, step, micro_step, self.world.rank]).generate_state(2)
         torch.manual_seed(int(state[0]))
-        np.random.seed(int(state[1]))
+        np.random.seed(int(state[1]))  # noqa: NPY002  (timm's mixup draws from the global generator)
         self.task.backbone.seed_rope(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
 
     def _record_step(self, done: int, result: StepResult) -> None:
@@ -199,9 +197,7 @@ class Trainer:
     def _write_status(self, state: str, step: int) -> None:
         self._status_written = time.perf_counter()
         if self.world.is_main:
-            write_status(
-                self.task_dir, Status(state, step=step, steps_total=self.total_steps, attempt=self._attempt)
-            )
+            write_status(self.task_dir, Status(state, step=step, steps_total=self.total_steps, attempt=self._attempt))
 
     def _title(self) -> str:
         return f"{self.task.name} {self.config.model.size}"

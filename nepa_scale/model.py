@@ -191,9 +191,7 @@ class NepaViT(Eva):
         z = self.embed(images)
         return z, self.encode(z, causal=self.causal)
 
-    def forward_features(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool | None = None
-    ) -> Tensor:
+    def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool | None = None) -> Tensor:
         """Return the final-normed tokens [B, 1 + N, D] of images; ``is_causal=None`` follows ``causal``."""
         return super().forward_features(x, attn_mask, self.causal if is_causal is None else is_causal)
 
@@ -207,13 +205,9 @@ class NepaViT(Eva):
         return self.forward_head(self.forward_features(x, attn_mask, is_causal))
 
 
-def _qk_norm(
-    head_dim: int, kind: QkNorm, device: torch.device | str | None, dtype: torch.dtype | None
-) -> nn.LayerNorm:
+def _qk_norm(head_dim: int, kind: QkNorm, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.LayerNorm:
     affine = kind == "weight"
-    return nn.LayerNorm(
-        head_dim, LAYER_NORM_EPS, elementwise_affine=affine, bias=False, device=device, dtype=dtype
-    )
+    return nn.LayerNorm(head_dim, LAYER_NORM_EPS, elementwise_affine=affine, bias=False, device=device, dtype=dtype)
 
 
 def build_backbone(

@@ -17,9 +17,7 @@ ADAM_EPS = 1e-8
 
 def build_optimizer(module: nn.Module, section: TaskConfig, *, layer_decay: float = 1.0) -> torch.optim.AdamW:
     """AdamW over ``module``'s trainable parameters with the rules of this file."""
-    groups = parameter_groups(
-        module, lr=section.peak_lr, weight_decay=section.weight_decay, layer_decay=layer_decay
-    )
+    groups = parameter_groups(module, lr=section.peak_lr, weight_decay=section.weight_decay, layer_decay=layer_decay)
     betas = (section.beta1, section.beta2)
     return torch.optim.AdamW(groups, lr=section.peak_lr, betas=betas, eps=ADAM_EPS, fused=True)
 

@@ -53,9 +53,7 @@ def strip_launcher_flags(words: Sequence[str]) -> list[str]:
 def split_words(words: Iterable[str]) -> list[tuple[str, str]]:
     """Split ``key=value`` words. Raises ``ConfigError`` naming every word that is none."""
     words = list(words)
-    problems = [
-        f"'{word}': expected key=value" for word in words if not word.partition("=")[1] or word[:1] in "-="
-    ]
+    problems = [f"'{word}': expected key=value" for word in words if not word.partition("=")[1] or word[:1] in "-="]
     if problems:
         raise ConfigError(problems)
     return [(key, value) for key, _, value in (word.partition("=") for word in words)]
@@ -192,11 +190,7 @@ def unknown_key(key: str) -> str:
 def _nearest_leaf(leaf: str) -> str:
     leaves = {name.rsplit(".", 1)[-1]: name for name in reversed(KEYS)}
     match = nearest(leaf, leaves)
-    return (
-        match.replace(match.split("'")[1], leaves[match.split("'")[1]])
-        if match
-        else "; --help lists all keys"
-    )
+    return match.replace(match.split("'")[1], leaves[match.split("'")[1]]) if match else "; --help lists all keys"
 
 
 def _expected_type(key: str) -> str:
@@ -213,9 +207,7 @@ def _expected_type(key: str) -> str:
 def _documentation() -> dict[str, str]:
     """The docstring under each field, by dotted key, read from the source of ``config.py``."""
     classes = {
-        node.name: node
-        for node in ast.parse(inspect.getsource(config_module)).body
-        if isinstance(node, ast.ClassDef)
+        node.name: node for node in ast.parse(inspect.getsource(config_module)).body if isinstance(node, ast.ClassDef)
     }
 
     def fields_of(name: str) -> dict[str, str]:

@@ -43,8 +43,9 @@ class StepDisplay:
         """Advance to ``step``; ``values`` are shown when given."""
         text = "  ".join(f"{name} {value:.4g}" for name, value in (values or {}).items())
         if self._bar is not None:
-            fields = {"text": text} if values else {}
-            self._bar.update(self._id, completed=step, **fields)
+            self._bar.update(self._id, completed=step)
+            if values:
+                self._bar.update(self._id, text=text)
         elif self._shown and values:
             logger.info("%s step %d/%d  %s", self._title, step, self._total, text)
 

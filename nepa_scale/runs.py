@@ -25,9 +25,7 @@ def run_directory(config: RunConfig) -> Path:
 
 def check_directory(run_dir: Path, config: RunConfig) -> list[str]:
     """Problems of using ``run_dir`` for this configuration: not a folder, or made by another configuration."""
-    blocking = next(
-        (path for path in (run_dir, *run_dir.parents) if path.exists() and not path.is_dir()), None
-    )
+    blocking = next((path for path in (run_dir, *run_dir.parents) if path.exists() and not path.is_dir()), None)
     if blocking is not None:
         return [f"run_dir={run_dir}: {blocking} is a file; name a folder"]
     recorded = run_dir / "config.yaml"
@@ -36,11 +34,7 @@ def check_directory(run_dir: Path, config: RunConfig) -> list[str]:
     old, new = overrides.load(recorded).identity(), config.identity()
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     changes = ", ".join(f"{key} ({old.get(key)} there, {new.get(key)} now)" for key in differing)
-    return (
-        [f"run_dir={run_dir}: made by another configuration: {changes}; name another folder"]
-        if differing
-        else []
-    )
+    return [f"run_dir={run_dir}: made by another configuration: {changes}; name another folder"] if differing else []
 
 
 def check_start(run_dir: Path, config: RunConfig) -> list[str]:
@@ -49,12 +43,8 @@ def check_start(run_dir: Path, config: RunConfig) -> list[str]:
     if weights is None or weights.is_file():
         return []
     if config.init == "pretrain":
-        return [
-            f"{weights}: no finished pre-training in this run; run task=pretrain first, or give init=scratch"
-        ]
-    return [
-        f"init={config.init}: {weights} does not exist; give pretrain, scratch or the folder of a pre-trained run"
-    ]
+        return [f"{weights}: no finished pre-training in this run; run task=pretrain first, or give init=scratch"]
+    return [f"init={config.init}: {weights} does not exist; give pretrain, scratch or the folder of a pre-trained run"]
 
 
 def initial_weights(run_dir: Path, config: RunConfig) -> Path | None:

@@ -1,4 +1,4 @@
-"""One task in this process from start to end: process group, data, model, trainer. Everything heavy is imported here."""
+"""One task in this process from start to end: process group, data, model, trainer. Heavy imports begin here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run_task(config: RunConfig, run_dir: Path, world: World, stop: StopRequest) 
     distributed.barrier()
     torch.manual_seed(config.seed)
     task = build_task(config, run_dir)
-    Trainer(task, config, run_dir / config.task, world, device, stop).run()
+    Trainer(task, config, run_dir / config.task, world=world, device=device, stop=stop).run()
     distributed.shut_down()
 
 

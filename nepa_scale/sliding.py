@@ -21,9 +21,7 @@ def slide(score: Callable[[Tensor], Tensor], images: Sequence[Tensor], window: i
         for top, left in places
     ]
     parts = score(torch.stack(windows)).split([len(places) for places in corners])
-    return [
-        _blend(image, places, scores) for image, places, scores in zip(images, corners, parts, strict=True)
-    ]
+    return [_blend(image, places, scores) for image, places, scores in zip(images, corners, parts, strict=True)]
 
 
 def _corners(image: Tensor, window: int) -> list[tuple[int, int]]:

@@ -74,7 +74,8 @@ def describe(config: RunConfig, run_dir: Path, world: World) -> str:
             f"steps        {cost.steps:,} of {config.task_config().batch_size} images"
             f" ({cost.images_seen:,} seen, {cost.unique_images:,} different)",
             f"FLOPs        {cost.flops_train:.3g}",
-            f"memory       {cost.memory_bytes / 2**30:.2f} GiB per device (estimate), {world.size} devices, ZeRO {stage}",
+            f"memory       {cost.memory_bytes / 2**30:.2f} GiB per device (estimate)",
+            f"devices      {world.size}, ZeRO stage {stage}",
         ]
     )
 

@@ -50,9 +50,7 @@ class LocalQueue:
     they have.
     """
 
-    def __init__(
-        self, slots: Slots, watcher: Watcher, stop_requested: Callable[[], bool] = lambda: False
-    ) -> None:
+    def __init__(self, slots: Slots, watcher: Watcher, stop_requested: Callable[[], bool] = lambda: False) -> None:
         self._slots, self._watcher, self._stop_requested = slots, watcher, stop_requested
         self._running: dict[int, tuple[Job, submitit.LocalJob[Any]]] = {}
         self._asked_at = 0.0

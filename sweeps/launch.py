@@ -97,9 +97,7 @@ def help_text() -> str:
 
 def _check_study_dir(study_dir: Path) -> None:
     """Raises ``UserError`` when ``study_dir`` cannot become a folder."""
-    blocking = next(
-        (path for path in (study_dir, *study_dir.parents) if path.exists() and not path.is_dir()), None
-    )
+    blocking = next((path for path in (study_dir, *study_dir.parents) if path.exists() and not path.is_dir()), None)
     if blocking is not None:
         raise UserError(f"study_dir={study_dir}: '{blocking}' is a file; name a folder")
     existing = next(path for path in (study_dir, *study_dir.absolute().parents) if path.is_dir())

@@ -72,9 +72,7 @@ def task_speed(settings: Cluster) -> Speed:
         threads = f"{slots.threads} thread{'s' if slots.threads > 1 else ''}"
         source = f"measured now: float32 matrix product on {threads}"
     else:
-        return Speed(
-            None, settings.startup_seconds, "times unknown: give cluster.flops_per_second of one GPU"
-        )
+        return Speed(None, settings.startup_seconds, "times unknown: give cluster.flops_per_second of one GPU")
     devices = world_size(settings)
     over = f" x {devices} processes" if devices > 1 else ""
     basis = (

@@ -103,9 +103,7 @@ def price(launch: Launch, runs: dict[str, tuple[RunConfig, dict[str, Any]]], spe
             label=_label(config, values),
             init=config.init,
             values=values,
-            tasks={
-                task: _price_task(config, task, world_size(launch.cluster), speed) for task in config.tasks
-            },
+            tasks={task: _price_task(config, task, world_size(launch.cluster), speed) for task in config.tasks},
         )
         for run_id, (config, values) in runs.items()
     )
@@ -156,9 +154,7 @@ def load(study_dir: Path) -> Plan | None:
             raise UserError(
                 f"{path}: schema {content['schema']} was written by another version; this one reads {SCHEMA}"
             )
-        return Plan(
-            content["study"], content["grid"], tuple(content["axes"]), tuple(map(_read_run, content["runs"]))
-        )
+        return Plan(content["study"], content["grid"], tuple(content["axes"]), tuple(map(_read_run, content["runs"])))
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
@@ -187,14 +183,10 @@ def _reserved(pairs: Sequence[tuple[str, str]], grid: str, axes: dict[str, list[
     for key, text in pairs:
         axis = "model.size" if key == "model" else key
         if axis in axes:
-            problems.append(
-                f"{key}={text}: grid={grid} varies this setting; choose with grid.axes.{axis}=[{text}]"
-            )
+            problems.append(f"{key}={text}: grid={grid} varies this setting; choose with grid.axes.{axis}=[{text}]")
     problems += [f"grid.axes.{key}: no values" for key, values in axes.items() if not values]
     without_effect = [key for key in axes if overrides.KEYS.get(key, {}).get("orchestration")]
-    problems += [
-        f"grid.axes.{key}: changes how work is done, not its result; it cannot vary" for key in without_effect
-    ]
+    problems += [f"grid.axes.{key}: changes how work is done, not its result; it cannot vary" for key in without_effect]
     return problems if axes else [*problems, f"grid={grid}: no axes; give grid.axes.SETTING=[...]"]
 
 
@@ -232,10 +224,7 @@ def _own_values(config: RunConfig, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _label(config: RunConfig, values: dict[str, Any]) -> str:
-    parts = [
-        str(value) if key == "model.size" else f"{key.split('.')[-1]}={value}"
-        for key, value in values.items()
-    ]
+    parts = [str(value) if key == "model.size" else f"{key.split('.')[-1]}={value}" for key, value in values.items()]
     return " ".join(parts) or config.model.size
 
 

@@ -75,9 +75,7 @@ class ClusterSettings:
     """What the work runs on, as far as estimates need to know."""
 
     kind: str = "local"
-    flops_per_second: float | None = option(
-        "FLOP/s of one process; null = measured where processes run on CPU cores"
-    )
+    flops_per_second: float | None = option("FLOP/s of one process; null = measured where processes run on CPU cores")
     utilisation: float = option("fraction of flops_per_second that training reaches", 1.0)
     startup_seconds: float = option("time a task takes before its first step", 0.0)
 
@@ -86,12 +84,8 @@ class ClusterSettings:
 class LocalSettings(ClusterSettings):
     """This machine."""
 
-    slots: int | None = option(
-        "tasks that run at once; null = one per GPU, or cores / threads_per_slot without GPUs"
-    )
-    threads_per_slot: int | None = option(
-        "CPU threads of one task; null = cores / slots (1 where slots is null too)"
-    )
+    slots: int | None = option("tasks that run at once; null = one per GPU, or cores / threads_per_slot without GPUs")
+    threads_per_slot: int | None = option("CPU threads of one task; null = cores / slots (1 where slots is null too)")
 
 
 @dataclass(kw_only=True)
@@ -209,9 +203,7 @@ def flatten(mapping: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
 def describe(section: Any, prefix: str) -> list[tuple[str, Any, str]]:
     """(key, value, meaning) of every key of a section that a user may give."""
     described = [item for item in fields(section) if item.metadata]
-    return [
-        (f"{prefix}.{item.name}", getattr(section, item.name), item.metadata["help"]) for item in described
-    ]
+    return [(f"{prefix}.{item.name}", getattr(section, item.name), item.metadata["help"]) for item in described]
 
 
 def _apply(tree: DictConfig, key: str, text: str) -> list[str]:

@@ -73,9 +73,7 @@ def live_jobs() -> dict[str, str]:
 def parameters(settings: SlurmSettings, name: str, parents: Sequence[str]) -> dict[str, Any]:
     """What submitit is told about one job."""
     # Without kill-on-invalid-dep a job whose parent failed would stay pending for ever.
-    dependency = (
-        {"dependency": f"afterok:{':'.join(parents)}", "kill-on-invalid-dep": "yes"} if parents else {}
-    )
+    dependency = {"dependency": f"afterok:{':'.join(parents)}", "kill-on-invalid-dep": "yes"} if parents else {}
     return {
         "name": name,
         "nodes": settings.nodes,

@@ -51,26 +51,18 @@ def _class_problems(
     folders: Mapping[str, Path], classes: list[str], files: Mapping[str, list[tuple[Path, int]]]
 ) -> list[str]:
     used = {label for _, label in files["train"]}
-    problems = [
-        f"'{folders['train'] / name}' has no images"
-        for label, name in enumerate(classes)
-        if label not in used
-    ]
+    problems = [f"'{folders['train'] / name}' has no images" for label, name in enumerate(classes) if label not in used]
     if not classes:
         problems.append(f"'{folders['train']}' has no class folders")
     unknown = sorted(set(_class_names(folders["validation"])) - set(classes))
-    problems += [
-        f"'{folders['validation'] / name}' is a class that '{folders['train']}' lacks" for name in unknown
-    ]
+    problems += [f"'{folders['validation'] / name}' is a class that '{folders['train']}' lacks" for name in unknown]
     if not files["validation"]:
         problems.append(f"'{folders['validation']}' has no images in class folders")
     return problems
 
 
 def _class_names(folder: Path) -> list[str]:
-    return sorted(
-        child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
-    )
+    return sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
 def _labelled_files(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
@@ -100,9 +92,7 @@ def ade20k_folder(source: Path, name: str, shard_size: int) -> Conversion:
     images = {split: ade20k.images(base, split) for split in ade20k.SPLIT_FOLDERS}
     problems = ade20k.problems(base)
     dotted = [path for found in images.values() for path in found if "." in path.stem]
-    problems += [
-        f"'{path}': a dot inside the name would be taken for the start of its extension" for path in dotted
-    ]
+    problems += [f"'{path}': a dot inside the name would be taken for the start of its extension" for path in dotted]
     if problems:
         raise DataError("\n".join(problems))
     info = make_info(
@@ -120,9 +110,7 @@ def _masked_samples(base: Path, split: str, images: list[Path]) -> Iterator[Memb
         image, mask = path.read_bytes(), mask_path.read_bytes()
         sizes = _open_header(path, image), _open_header(mask_path, mask)
         if sizes[0] != sizes[1]:
-            raise DataError(
-                f"'{path}' is {_pixels(sizes[0])}, its mask '{mask_path.name}' {_pixels(sizes[1])}"
-            )
+            raise DataError(f"'{path}' is {_pixels(sizes[0])}, its mask '{mask_path.name}' {_pixels(sizes[1])}")
         yield {"__key__": path.stem, _extension(path): image, "seg.png": mask}
 
 

@@ -46,9 +46,7 @@ class _Samples(Dataset[Item], Generic[Item]):
 class PretrainImages(_Samples[Tensor]):
     """Images [3, H, W] float32. Labels are never looked at."""
 
-    def __init__(
-        self, source: Source, indices: NDArray[np.int64] | None, transform: ImageTransform, seed: int
-    ) -> None:
+    def __init__(self, source: Source, indices: NDArray[np.int64] | None, transform: ImageTransform, seed: int) -> None:
         super().__init__(source, indices, seed)
         self.transform = transform
 
@@ -59,9 +57,7 @@ class PretrainImages(_Samples[Tensor]):
 class LabelledImages(_Samples[tuple[Tensor, int]]):
     """Images [3, H, W] float32 with their class. Raises ``DataError`` at once if one is not valid."""
 
-    def __init__(
-        self, source: Source, indices: NDArray[np.int64] | None, transform: ImageTransform, seed: int
-    ) -> None:
+    def __init__(self, source: Source, indices: NDArray[np.int64] | None, transform: ImageTransform, seed: int) -> None:
         super().__init__(source, indices, seed)
         source.check_labels()
         self.transform = transform
@@ -75,9 +71,7 @@ class LabelledImages(_Samples[tuple[Tensor, int]]):
 class MaskedImages(_Samples[tuple[Tensor, Tensor]]):
     """Images [3, H, W] float32 with masks [H', W'] int64. Raises ``DataError`` at once if one is missing."""
 
-    def __init__(
-        self, source: Source, indices: NDArray[np.int64] | None, transform: JointTransform, seed: int
-    ) -> None:
+    def __init__(self, source: Source, indices: NDArray[np.int64] | None, transform: JointTransform, seed: int) -> None:
         super().__init__(source, indices, seed)
         source.check_masks()
         self.transform = transform
@@ -91,7 +85,5 @@ class MaskedImages(_Samples[tuple[Tensor, Tensor]]):
             raise DataError(f"the image is {size} pixels, its mask {mask.shape[1]}x{mask.shape[0]}")
         highest = int(mask[mask != IGNORE].max(initial=0))
         if highest >= self.source.mask_classes:
-            raise DataError(
-                f"the mask holds the value {highest + 1}, above {self.source.mask_classes}, the last class"
-            )
+            raise DataError(f"the mask holds the value {highest + 1}, above {self.source.mask_classes}, the last class")
         return self.transform(image, mask)

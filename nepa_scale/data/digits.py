@@ -103,9 +103,7 @@ def draw_scene(digit: int, glyphs: Glyphs, canvas: NDArray[np.float32], rng: Ran
     """Draw a scene whose largest digit is ``digit`` onto ``canvas`` [S, S, 3]; return its mask [S, S]."""
     mask = np.full(canvas.shape[:2], BACKGROUND, dtype=np.uint8)
     for box in arrange(digit, len(canvas), rng):
-        coverage = render(
-            rng.choice(glyphs.of_digit[box.digit]), box.size, rng.uniform(-_MAX_TILT, _MAX_TILT)
-        )
+        coverage = render(rng.choice(glyphs.of_digit[box.digit]), box.size, rng.uniform(-_MAX_TILT, _MAX_TILT))
         patch = canvas[box.pixels]
         patch += coverage[..., None] * (contrasting_colour(float(patch.mean()), rng) - patch)
         mask[box.pixels][coverage >= 0.5] = box.digit + 2
@@ -148,9 +146,7 @@ def _enlarge(values: NDArray[np.float64], size: int) -> NDArray[np.float32]:
     height = values.shape[1]
     places = np.linspace(0, height - 1, size)
     weights = np.maximum(0, 1 - abs(places[:, None] - np.arange(height))).astype(np.float32)
-    return np.asarray(
-        np.einsum("yi,xj,nijc->nyxc", weights, weights, values, optimize=True), dtype=np.float32
-    )
+    return np.asarray(np.einsum("yi,xj,nijc->nyxc", weights, weights, values, optimize=True), dtype=np.float32)
 
 
 def scenes(split: str, count: int, glyphs: Glyphs, image_size: int, seed: int) -> Iterator[Members]:

@@ -58,9 +58,7 @@ def check_dataset(root: Path, name: str, *, needs: Collection[Need] = ()) -> lis
     if layout is Layout.CLASS_FOLDERS:
         return [_prepare_first(root, name)]
     if layout is Layout.UNKNOWN:
-        return [
-            f"'{folder}' is no data set: it has neither {INFO_NAME} with shards nor ADE20K's images/training"
-        ]
+        return [f"'{folder}' is no data set: it has neither {INFO_NAME} with shards nor ADE20K's images/training"]
     problems = ade20k.problems(_ade_base(folder)) if layout is Layout.ADE20K else []
     try:
         info = dataset_info(root, name)
@@ -82,9 +80,7 @@ def dataset_info(root: Path, name: str) -> DatasetInfo:
     try:
         return parse_info(read_json(path), name)
     except FileNotFoundError:
-        raise DataError(
-            f"'{path}' is missing: it lists the shards of '{name}' and how many samples each has"
-        ) from None
+        raise DataError(f"'{path}' is missing: it lists the shards of '{name}' and how many samples each has") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"'{path}' is not valid JSON: {error}") from None
     except OSError as error:
@@ -116,9 +112,7 @@ def _absent(root: Path, name: str) -> str | None:
     names = _available(root)
     if not names:
         return f"data root '{root}' {'holds no data sets' if root.is_dir() else 'is not a folder'}"
-    return (
-        f"data root '{root}' has no data set '{name}'{nearest(name, names)} (there are: {', '.join(names)})"
-    )
+    return f"data root '{root}' has no data set '{name}'{nearest(name, names)} (there are: {', '.join(names)})"
 
 
 def _available(root: Path) -> list[str]:
@@ -153,7 +147,5 @@ def _missing_needs(info: DatasetInfo, needs: Collection[Need]) -> list[str]:
     if "label" in needs and not info.num_classes:
         problems.append(f"data set '{info.name}' has no class labels (num_classes is 0 or not given)")
     if "mask" in needs and not info.mask_class_names:
-        problems.append(
-            f"data set '{info.name}' has no masks (no mask_class_names): segmentation cannot use it"
-        )
+        problems.append(f"data set '{info.name}' has no masks (no mask_class_names): segmentation cannot use it")
     return problems

@@ -101,9 +101,7 @@ def parse(words: Sequence[str]) -> Settings:
     problems: list[str] = []
     for key, text in split_words(words[1:]):
         if key not in entries:
-            problems.append(
-                f"unknown key '{key}'{nearest(key, entries)} (keys of {kind}: {', '.join(entries)})"
-            )
+            problems.append(f"unknown key '{key}'{nearest(key, entries)} (keys of {kind}: {', '.join(entries)})")
         else:
             values[key] = _value(entries[key], text, problems)
     required = [key for key, entry in entries.items() if entry.default is MISSING and key not in values]

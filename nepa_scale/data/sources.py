@@ -118,9 +118,7 @@ class ShardSource:
         """Raise ``DataError`` naming the first sample without a mask."""
         bad = np.flatnonzero(self._samples["mask_size"] == 0)
         if bad.size:
-            raise DataError(
-                f"{self._where(bad[0])}: no .seg.png ({bad.size} of {len(self)} samples have none)"
-            )
+            raise DataError(f"{self._where(bad[0])}: no .seg.png ({bad.size} of {len(self)} samples have none)")
 
     def _key(self, index: int) -> str:
         return bytes(self._keys[index]).decode("utf-8", "replace")

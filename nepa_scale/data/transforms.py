@@ -64,18 +64,14 @@ def _normalise() -> list[v2.Transform]:
 def pretrain_train(image_size: int, *, crop_scale_min: float, hflip: float) -> ImageTransform:
     """Random resized crop (bilinear) and flip: NEPA's whole pre-training augmentation. Gives [3, S, S]."""
     crop = v2.RandomResizedCrop(image_size, scale=(crop_scale_min, 1.0), antialias=True)
-    transform: ImageTransform = v2.Compose(
-        [v2.PILToTensor(), crop, v2.RandomHorizontalFlip(hflip), *_normalise()]
-    )
+    transform: ImageTransform = v2.Compose([v2.PILToTensor(), crop, v2.RandomHorizontalFlip(hflip), *_normalise()])
     return transform
 
 
 def pretrain_eval(image_size: int) -> ImageTransform:
     """Shorter side to ``image_size`` (bilinear), centre crop. Gives [3, S, S]."""
     resize = v2.Resize(image_size, antialias=True)
-    transform: ImageTransform = v2.Compose(
-        [v2.PILToTensor(), resize, v2.CenterCrop(image_size), *_normalise()]
-    )
+    transform: ImageTransform = v2.Compose([v2.PILToTensor(), resize, v2.CenterCrop(image_size), *_normalise()])
     return transform
 
 
@@ -117,9 +113,7 @@ def segment_train(image_size: int, *, scale_min: float, scale_max: float, hflip:
     joint = v2.Compose(
         [
             v2.RandomResize(smallest, largest + 1, antialias=True),
-            v2.RandomCrop(
-                image_size, pad_if_needed=True, fill={tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}
-            ),
+            v2.RandomCrop(image_size, pad_if_needed=True, fill={tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}),
             v2.RandomHorizontalFlip(hflip),
             *_normalise(),
             v2.ToPureTensor(),

@@ -26,9 +26,7 @@ def is_written(root: Path, info: Mapping[str, Any]) -> bool:
     with suppress(OSError, ValueError):
         if read_json(folder / INFO_NAME) == info:
             return True
-    raise DataError(
-        f"'{folder}' exists and is not the data set asked for: remove it, or choose another root or name"
-    )
+    raise DataError(f"'{folder}' exists and is not the data set asked for: remove it, or choose another root or name")
 
 
 def write_dataset(
@@ -76,9 +74,7 @@ def _temporary_folder(root: Path) -> Iterator[Path]:
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=root) as temporary:
-            folder = (
-                Path(temporary) / "dataset"
-            )  # the rename keeps this one's permissions, which follow the umask
+            folder = Path(temporary) / "dataset"  # the rename keeps this one's permissions, which follow the umask
             folder.mkdir()
             yield folder
     except OSError as error:

@@ -72,9 +72,7 @@ class Classify(Finetune):
             re_prob=section.random_erasing,
         )
         self.train_data = LabelledImages(source, self.chosen_images(source), train, config.seed)
-        self.eval_data = LabelledImages(
-            validation, None, classify_eval(section.image_size, crop_pct=1.0), config.seed
-        )
+        self.eval_data = LabelledImages(validation, None, classify_eval(section.image_size, crop_pct=1.0), config.seed)
         self.module = ClassifyModule(self.backbone, self._classes, section)
 
     @torch.no_grad()

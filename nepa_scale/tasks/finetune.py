@@ -49,7 +49,5 @@ def load_backbone(backbone: NepaViT, weights: Path) -> None:
         | {name for name in state if name in expected and state[name].shape != expected[name]}
     )
     if wrong:
-        raise RunError(
-            f"{weights}: does not fit this backbone; keys missing, unknown or misshapen: {', '.join(wrong)}"
-        )
+        raise RunError(f"{weights}: does not fit this backbone; keys missing, unknown or misshapen: {', '.join(wrong)}")
     backbone.load_state_dict(state)

@@ -20,7 +20,6 @@ from nepa_scale.tasks.finetune import Finetune
 from nepa_scale.tasks.task import parameter_dtype
 from nepa_scale.upernet import UPerNet
 
-
 EVAL_PIXELS = 2**20
 
 

@@ -93,10 +93,11 @@ class Task(ABC):
             stack=self.stacked_evaluation,
         )
         largest_share = math.ceil(len(self.eval_data) / world.size)  # type: ignore[arg-type]
-        passes, done, batch = math.ceil(largest_share / self.eval_batch_size), 0, None
-        for done, batch in enumerate(loader, start=1):
+        missing, batch = math.ceil(largest_share / self.eval_batch_size), None
+        for batch in loader:
+            missing -= 1
             yield to_device(batch, device), True
-        for _ in range(passes - done):
+        for _ in range(missing):
             yield to_device(batch, device), False
 
 

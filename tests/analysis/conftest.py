@@ -70,9 +70,7 @@ def write_study(path: Path, spec: StudySpec) -> Path:
     return path
 
 
-def write_task(
-    study: Path, run_id: str, task: str, outcome: Mapping[str, Any], state: str = "finished"
-) -> Path:
+def write_task(study: Path, run_id: str, task: str, outcome: Mapping[str, Any], state: str = "finished") -> Path:
     """Write status.json and result.json of one task; returns its directory."""
     directory = study / "runs" / run_id / task
     write_status(directory, state, step=STEPS)
@@ -172,15 +170,11 @@ def _log(task: str, metrics: Mapping[str, float], random: np.random.Generator) -
             }
         )
         if step % 50 == 0 and task == "pretrain":
-            rows.append(
-                {"step": step, "images_seen": step * 32, "eval_skill": metrics["skill"] * (1 - decay)}
-            )
+            rows.append({"step": step, "images_seen": step * 32, "eval_skill": metrics["skill"] * (1 - decay)})
     return rows
 
 
-def _planned(
-    run_id: str, label: str, init: str, seed: int, params: int, tasks: Sequence[str]
-) -> dict[str, Any]:
+def _planned(run_id: str, label: str, init: str, seed: int, params: int, tasks: Sequence[str]) -> dict[str, Any]:
     cost: dict[str, float] = {
         "params_total": int(params * 1.1) + 5000,
         "params_backbone": params,

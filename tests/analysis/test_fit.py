@@ -56,9 +56,7 @@ def test_exponent_interval_covers_95_percent(n: int) -> None:
     """In 2,000 simulated studies of n sizes the true exponent is inside 95 % of the time, even for n = 3."""
     random = np.random.default_rng(n)
     x = np.geomspace(1e5, 1e8, n)
-    covered = [
-        0.2 in fitted(x, 4 * x**-0.2 * np.exp(random.normal(0, 0.05, n))).b_interval for _ in range(2000)
-    ]
+    covered = [0.2 in fitted(x, 4 * x**-0.2 * np.exp(random.normal(0, 0.05, n))).b_interval for _ in range(2000)]
     assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
 
 
@@ -166,8 +164,6 @@ def test_paired_ratio_is_the_t_interval_of_log_ratios() -> None:
     ratio = mean_ratio(first, second)
     assert isinstance(ratio, MeanRatio)
     oracle = stats.ttest_1samp(np.log(first / second), 0).confidence_interval(0.95)
-    assert (ratio.interval.low, ratio.interval.high) == pytest.approx(
-        (np.exp(oracle.low), np.exp(oracle.high))
-    )
+    assert (ratio.interval.low, ratio.interval.high) == pytest.approx((np.exp(oracle.low), np.exp(oracle.high)))
     assert isinstance(mean_ratio(first[:2], second[:2]), NoFit)
     assert isinstance(mean_ratio([0.0, 0.1, 0.2], [0.1, 0.2, 0.3]), NoFit)

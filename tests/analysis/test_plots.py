@@ -127,9 +127,7 @@ def test_perfect_score_is_left_off_the_log_scale(make_study: MakeStudy) -> None:
     assert "Pretrained, 4 runs" in alt and "no law fitted" in alt
 
 
-@pytest.mark.parametrize(
-    ("low", "high"), [(0.15, 1.15), (0.30, 0.34), (2e4, 3e7), (1e12, 1e24), (0.49, 0.51)]
-)
+@pytest.mark.parametrize(("low", "high"), [(0.15, 1.15), (0.30, 0.34), (2e4, 3e7), (1e12, 1e24), (0.49, 0.51)])
 def test_log_ticks_are_few_and_inside(low: float, high: float) -> None:
     """Narrow and wide ranges alike get two to seven ticks, all inside."""
     ticks = log_ticks(low, high)

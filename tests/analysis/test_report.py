@@ -68,9 +68,7 @@ def test_report_is_byte_identical(make_study: MakeStudy) -> None:
     outputs = []
     for _ in range(2):
         assert main([str(path)]) == 0
-        outputs.append(
-            [(path / name).read_bytes() for name in ("report.html", "results.csv", "results.parquet")]
-        )
+        outputs.append([(path / name).read_bytes() for name in ("report.html", "results.csv", "results.parquet")])
     assert outputs[0] == outputs[1]
 
 
@@ -153,9 +151,7 @@ def test_help_names_the_argument() -> None:
 
 def test_analysis_never_imports_torch() -> None:
     """Reading results works where no torch is installed, and only figures load matplotlib."""
-    modules = sorted(
-        f"analysis.{path.stem}" for path in (ROOT / "analysis").glob("*.py") if path.stem != "__init__"
-    )
+    modules = sorted(f"analysis.{path.stem}" for path in (ROOT / "analysis").glob("*.py") if path.stem != "__init__")
     code = (
         "import importlib, sys\n"
         "import analysis.report\n"

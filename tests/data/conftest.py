@@ -81,12 +81,8 @@ def write_shards(tmp_path: Path) -> WriteShards:
         for split, counts in lengths.items():
             first = 0
             for shard, count in enumerate(counts):
-                samples = [
-                    sample_files(split, index, classes=classes) for index in range(first, first + count)
-                ]
-                write_tar(
-                    folder / f"{split}-{shard:06d}.tar", [file for sample in samples for file in sample]
-                )
+                samples = [sample_files(split, index, classes=classes) for index in range(first, first + count)]
+                write_tar(folder / f"{split}-{shard:06d}.tar", [file for sample in samples for file in sample])
                 first += count
         return root
 

@@ -47,8 +47,7 @@ def test_glyphs_are_those_of_scikit_learn_under_their_digit() -> None:
     """Inside an empty border every glyph is an image of ``load_digits`` and stands under its own target."""
     bunch = load_digits()
     targets = {
-        image.astype(np.uint8).tobytes(): int(target)
-        for image, target in zip(bunch.images, bunch.target, strict=True)
+        image.astype(np.uint8).tobytes(): int(target) for image, target in zip(bunch.images, bunch.target, strict=True)
     }
     for glyphs in digits.split_glyphs().values():
         for digit, examples in enumerate(glyphs.of_digit):

@@ -153,9 +153,7 @@ def test_ade20k_without_annotations_or_images_is_one_line_each(ade_root: Path) -
     assert "images/validation' has no images" in problems[1]
 
 
-def test_the_embedded_data_set_is_known_before_it_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_embedded_data_set_is_known_before_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan can be made on a fresh checkout; outside the default root the command to write it is named."""
     monkeypatch.chdir(tmp_path)
     assert check_dataset(Path("data"), "digits", needs={"label", "mask"}) == []

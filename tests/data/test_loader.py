@@ -36,9 +36,7 @@ class Places(Dataset[torch.Tensor]):
         return torch.tensor(place)
 
 
-def places(
-    *, start_step: int = 0, total_steps: int = 6, rank: int = 0, world_size: int = 1, num_workers: int = 0
-):
+def places(*, start_step: int = 0, total_steps: int = 6, rank: int = 0, world_size: int = 1, num_workers: int = 0):
     """What a rank reads: [micro-batches][4][2] places."""
     loader = train_loader(
         Places(),

@@ -13,9 +13,7 @@ from nepa_scale.errors import ConfigError, DataError
 SIZES = st.integers(1, 200)
 
 
-def global_batch(
-    step: int, *, world_size: int, micro_batch_size: int = 2, **order: int
-) -> list[tuple[int, int]]:
+def global_batch(step: int, *, world_size: int, micro_batch_size: int = 2, **order: int) -> list[tuple[int, int]]:
     """What all ranks together read in one step."""
     parts = (
         micro_batches(step, rank=rank, world_size=world_size, micro_batch_size=micro_batch_size, **order)
@@ -63,9 +61,7 @@ def test_ranks_and_micro_steps_share_the_batch_exactly(
 def test_the_shape_is_accumulation_by_micro_batch() -> None:
     """Every rank gets the same number of equally large micro-batches."""
     for rank in range(2):
-        part = micro_batches(
-            5, batch_size=24, micro_batch_size=4, rank=rank, world_size=2, num_samples=100, seed=0
-        )
+        part = micro_batches(5, batch_size=24, micro_batch_size=4, rank=rank, world_size=2, num_samples=100, seed=0)
         assert [len(micro_batch) for micro_batch in part] == [4, 4, 4]
 
 
@@ -74,9 +70,7 @@ def test_the_batch_is_the_same_for_every_world_size(world_size: int) -> None:
     """A run may go on with more or fewer processes: the set of images of each step does not change."""
     order = {"batch_size": 16, "num_samples": 37, "seed": 5}
     for step in range(8):
-        assert set(global_batch(step, world_size=world_size, **order)) == set(
-            global_batch(step, world_size=1, **order)
-        )
+        assert set(global_batch(step, world_size=world_size, **order)) == set(global_batch(step, world_size=1, **order))
 
 
 def test_steps_follow_each_other_without_gaps() -> None:
@@ -102,9 +96,7 @@ def test_early_positions_are_not_favoured() -> None:
     assert abs(np.mean(first) - 499.5) < 4 * 288.7 / 400**0.5
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "micro_batch_size", "world_size"), [(30, 4, 2), (8, 16, 1), (8, 8, 2)]
-)
+@pytest.mark.parametrize(("batch_size", "micro_batch_size", "world_size"), [(30, 4, 2), (8, 16, 1), (8, 8, 2)])
 def test_an_indivisible_batch_is_refused(batch_size: int, micro_batch_size: int, world_size: int) -> None:
     """The line names the three numbers."""
     with pytest.raises(ConfigError, match=f"batch_size {batch_size} .* {micro_batch_size} x {world_size} ="):

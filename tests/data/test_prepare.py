@@ -20,9 +20,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.exists() else set()
 
 
-def test_class_folders_become_shards(
-    class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_class_folders_become_shards(class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every image is there once with unchanged bytes and the class of its folder; the layout is complete."""
     root = tmp_path / "data"
     assert main(["folder", f"source={class_folders}", f"root={root}", "name=photos", "shard_size=3"]) == 0
@@ -34,9 +32,7 @@ def test_class_folders_become_shards(
     for split, folder in (("train", "train"), ("validation", "val")):
         source = open_source(root, "photos", split)
         expected = {path.read_bytes(): path.parent.name for path in (class_folders / folder).rglob("*.*")}
-        assert {
-            source[index].image: info.class_names[source[index].label] for index in range(len(source))
-        } == expected
+        assert {source[index].image: info.class_names[source[index].label] for index in range(len(source))} == expected
         assert len(source) == len(expected)
 
 
@@ -55,9 +51,7 @@ def test_an_ade20k_folder_becomes_shards(ade_root: Path, tmp_path: Path) -> None
     assert layout.check_dataset(root, "street", needs={"mask"}) == []
     for split in ("train", "validation"):
         before, after = open_source(ade_root, "street", split), open_source(root, "street", split)
-        assert [after[index] for index in range(len(after))] == [
-            before[index] for index in range(len(before))
-        ]
+        assert [after[index] for index in range(len(after))] == [before[index] for index in range(len(before))]
         assert after.mask_classes == 150
 
 

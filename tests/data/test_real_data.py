@@ -42,9 +42,7 @@ def test_shards_match_tarfile(real_data: Path, name: str, split: str) -> None:
             for member in archive:
                 sample, content = source[index], archive.extractfile(member).read()
                 assert member.name.startswith(f"{sample.key}.")
-                assert content == (
-                    str(sample.label).encode() if member.name.endswith(".cls") else sample.image
-                )
+                assert content == (str(sample.label).encode() if member.name.endswith(".cls") else sample.image)
                 index += member.name.endswith(".cls")
     assert index == len(source)
 
@@ -79,11 +77,7 @@ def test_photographs_and_masks_fit(real_data: Path, name: str) -> None:
 def test_camvid_holds_its_eleven_classes(real_data: Path) -> None:
     """The ids that its README lists, and no others, occur over the whole validation split."""
     source = open_source(available(real_data, "camvid-as-ade"), "camvid-as-ade", "validation")
-    found = {
-        value
-        for index in range(len(source))
-        for value in np.unique(T.decode_mask(source[index].mask)).tolist()
-    }
+    found = {value for index in range(len(source)) for value in np.unique(T.decode_mask(source[index].mask)).tolist()}
     expected = {"sky", "building, edifice", "pole", "road, route", "sidewalk, pavement", "tree"}
     names = layout.dataset_info(real_data, "camvid-as-ade").mask_class_names
     assert {identifier + 1 for identifier in found - {T.IGNORE}} == {3, 2, 94, 7, 12, 5, 44, 33, 21, 13, 128}

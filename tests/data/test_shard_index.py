@@ -162,7 +162,5 @@ def test_damage_that_tar_readers_overlook_is_found_by_counting(write_shards, dam
         content = bytearray(path.read_bytes())
         content[start + 10] ^= 0xFF
         path.write_bytes(content)
-    with pytest.raises(
-        DataError, match=r"train-000001\.tar' must hold 4 samples by _info\.json, but 2 found"
-    ):
+    with pytest.raises(DataError, match=r"train-000001\.tar' must hold 4 samples by _info\.json, but 2 found"):
         open_source(root, "toy", "train")

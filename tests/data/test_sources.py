@@ -61,9 +61,7 @@ def test_a_wrong_count_names_shard_expected_and_found(write_shards) -> None:
     info = json.loads(path.read_text())
     info["splits"]["train"] |= {"shard_lengths": [5, 6], "num_samples": 11}
     path.write_text(json.dumps(info))
-    with pytest.raises(
-        DataError, match=r"train-000001\.tar' must hold 6 samples by _info\.json, but 4 found"
-    ):
+    with pytest.raises(DataError, match=r"train-000001\.tar' must hold 6 samples by _info\.json, but 4 found"):
         open_source(root, "toy", "train")
 
 
@@ -83,9 +81,7 @@ def test_invalid_labels_are_found_at_once(write_shards) -> None:
     info |= {"num_classes": 2, "class_names": ["cat", "dog"]}
     path.write_text(json.dumps(info))
     source = open_source(root, "toy", "train")
-    with pytest.raises(
-        DataError, match=r"train-000000\.tar', sample 'train_0002': .* from 0 to 1 \(3 of 9 samples"
-    ):
+    with pytest.raises(DataError, match=r"train-000000\.tar', sample 'train_0002': .* from 0 to 1 \(3 of 9 samples"):
         source.check_labels()
 
 
@@ -115,9 +111,7 @@ def test_ade20k_has_no_labels_to_check(ade_root: Path) -> None:
 
 def test_an_ade20k_folder_with_an_unpaired_photograph_is_refused(ade_root: Path) -> None:
     """Pairs cannot slip by one: a missing mask stops the opening."""
-    (
-        ade_root / "street" / "ADEChallengeData2016" / "annotations" / "training" / "ADE_training_0.png"
-    ).unlink()
+    (ade_root / "street" / "ADEChallengeData2016" / "annotations" / "training" / "ADE_training_0.png").unlink()
     with pytest.raises(DataError, match=r"ADE_training_0\.jpg' has no mask"):
         open_source(ade_root, "street", "train")
 

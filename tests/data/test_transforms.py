@@ -45,11 +45,7 @@ def coordinates(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA", "LA", "1"])
 def test_every_kind_of_image_becomes_rgb(mode: str) -> None:
     """Grey, CMYK and palette images (all in ImageNet) decode as PIL converts them."""
-    image = (
-        noise(20, 10).convert("RGB").convert(mode)
-        if mode != "LA"
-        else noise(20, 10).convert("L").convert("LA")
-    )
+    image = noise(20, 10).convert("RGB").convert(mode) if mode != "LA" else noise(20, 10).convert("L").convert("LA")
     content = encoded(image, "TIFF" if mode == "CMYK" else "PNG")
     decoded = T.decode_rgb(content)
     expected = Image.open(io.BytesIO(content)).convert("RGB")
@@ -57,9 +53,7 @@ def test_every_kind_of_image_becomes_rgb(mode: str) -> None:
     np.testing.assert_array_equal(np.asarray(decoded), np.asarray(expected))
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"<html>", encoded(noise(64, 64), "JPEG")[:400], b"\x89PNG\r\n\x1a\n"]
-)
+@pytest.mark.parametrize("content", [b"", b"<html>", encoded(noise(64, 64), "JPEG")[:400], b"\x89PNG\r\n\x1a\n"])
 def test_what_is_no_image_is_a_data_error(content: bytes) -> None:
     """Error pages, cut files and empty files are mistakes in the data, told in one line."""
     for decode in (T.decode_rgb, T.decode_mask):
@@ -96,9 +90,9 @@ def test_masks_of_another_kind_are_refused(mode: str) -> None:
         T.classify_eval(32, crop_pct=1.0),
         T.pretrain_train(32, crop_scale_min=1.0, hflip=0.0),
         lambda image: T.segment_eval(32)(image, np.zeros((32, 32), np.uint8))[0],
-        lambda image: T.segment_train(32, scale_min=1.0, scale_max=1.0, hflip=0.0)(
-            image, np.zeros((32, 32), np.uint8)
-        )[0],
+        lambda image: T.segment_train(32, scale_min=1.0, scale_max=1.0, hflip=0.0)(image, np.zeros((32, 32), np.uint8))[
+            0
+        ],
     ],
 )
 def test_normalisation_is_exact(transform: T.ImageTransform) -> None:
@@ -171,9 +165,7 @@ def test_classify_train_leaves_colours_alone_unless_asked() -> None:
     for index in range(20):
         with sample_randomness(0, 0, index):
             tensor = transform(image)
-        np.testing.assert_allclose(
-            tensor.numpy(), normalised(Image.new("RGB", (32, 32), (200, 100, 30))), atol=1e-6
-        )
+        np.testing.assert_allclose(tensor.numpy(), normalised(Image.new("RGB", (32, 32), (200, 100, 30))), atol=1e-6)
 
 
 def test_classify_train_augments_and_erases_when_asked() -> None:
@@ -182,9 +174,7 @@ def test_classify_train_augments_and_erases_when_asked() -> None:
     expected = torch.from_numpy(normalised(Image.new("RGB", (32, 32), (200, 100, 30)))).float()
     changed = {}
     for name, auto_augment, re_prob in (("augment", "rand-m9-mstd0.5-inc1", 0.0), ("erase", None, 1.0)):
-        transform = T.classify_train(
-            32, crop_scale_min=0.3, hflip=0.5, auto_augment=auto_augment, re_prob=re_prob
-        )
+        transform = T.classify_train(32, crop_scale_min=0.3, hflip=0.5, auto_augment=auto_augment, re_prob=re_prob)
         shares = []
         for index in range(20):
             with sample_randomness(0, 0, index):
@@ -196,9 +186,7 @@ def test_classify_train_augments_and_erases_when_asked() -> None:
 
 def coloured_mask(width: int, height: int, block: int = 10) -> tuple[Image.Image, np.ndarray]:
     """A mask of blocks of classes 0..9, and an image that carries them in red (20 + 20 x class)."""
-    blocks = np.random.default_rng(1).integers(
-        10, size=(height // block + 1, width // block + 1), dtype=np.uint8
-    )
+    blocks = np.random.default_rng(1).integers(10, size=(height // block + 1, width // block + 1), dtype=np.uint8)
     mask = np.kron(blocks, np.ones((block, block), np.uint8))[:height, :width]
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0] = 20 + 20 * mask
@@ -233,9 +221,7 @@ def test_scaling_keeps_image_and_mask_together() -> None:
         values = classes[None].float()
         highest, lowest = max_pool2d(values, 5, 1, 2)[0], -max_pool2d(-values, 5, 1, 2)[0]
         settled = inside & (highest == lowest)  # two pixels away from borders between classes,
-        settled &= torch.nn.functional.pad(
-            torch.ones(56, 56), (2, 2, 2, 2)
-        ).bool()  # and from those of the crop
+        settled &= torch.nn.functional.pad(torch.ones(56, 56), (2, 2, 2, 2)).bool()  # and from those of the crop
         assert settled.sum() > 200
         assert torch.equal(red_classes(tensor)[settled], classes[settled])
 

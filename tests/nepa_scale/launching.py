@@ -31,9 +31,7 @@ def clean_environment(**variables: str) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", **variables}
 
 
-def start(
-    words: Sequence[str], *, rank: int = 0, world_size: int = 1, port: int = 0
-) -> subprocess.Popen[str]:
+def start(words: Sequence[str], *, rank: int = 0, world_size: int = 1, port: int = 0) -> subprocess.Popen[str]:
     """Start one training process; with ``world_size`` > 1 it is rank ``rank`` of a group at ``port``."""
     variables = {}
     if world_size > 1:

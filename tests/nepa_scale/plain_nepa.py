@@ -79,9 +79,7 @@ class PlainBlock(nn.Module):
 class PlainNepa(nn.Module):
     """The whole backbone in float64; ``forward`` returns embeddings and predictions, both [B, 1 + N, D]."""
 
-    def __init__(
-        self, model: nn.Module, width: int, depth: int, heads: int, patch: int, **block: object
-    ) -> None:
+    def __init__(self, model: nn.Module, width: int, depth: int, heads: int, patch: int, **block: object) -> None:
         super().__init__()
         self.head_dim = width // heads
         self.cls, self.projection = nn.Parameter(torch.zeros(1, 1, width)), nn.Conv2d(3, width, patch, patch)

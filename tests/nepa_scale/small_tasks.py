@@ -8,17 +8,18 @@ from typing import Any, TypeVar
 
 import torch
 
-from nepa_scale.config import RunConfig
+from nepa_scale.config import TASKS, RunConfig
 from nepa_scale.overrides import parse
 from nepa_scale.tasks.task import Task
 
 CPU = torch.device("cpu")
+SIZES = tuple(f"{task}.image_size=48" for task in TASKS)
 AnyTask = TypeVar("AnyTask", bound=Task)
 
 
 def config_of(root: Path, task: str, *words: str) -> RunConfig:
     """A tiny run of ``task`` on data below ``root``."""
-    return parse([f"data.root={root}", f"task={task}", "model=femto", "segment.channels=8", *words])
+    return parse([f"data.root={root}", f"task={task}", "model=femto", "segment.channels=8", *SIZES, *words])
 
 
 def with_random_weights(task: AnyTask) -> AnyTask:

@@ -155,10 +155,7 @@ def test_checkpoint_of_a_step_is_replaced(tmp_path: Path) -> None:
 def test_newest_checkpoints_are_kept(tmp_path: Path, keep: int) -> None:
     """Exactly ``keep`` checkpoints stay, the newest ones."""
     save(tmp_path, 8, 9, 10, 11, keep=keep)
-    assert (
-        sorted(path.name for path in tmp_path.iterdir())
-        == [f"step_{step:08d}" for step in (8, 9, 10, 11)][-keep:]
-    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_{step:08d}" for step in (8, 9, 10, 11)][-keep:]
 
 
 def test_damaged_checkpoint_does_not_push_out_a_whole_one(tmp_path: Path) -> None:

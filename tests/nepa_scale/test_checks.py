@@ -13,10 +13,7 @@ from nepa_scale.config import TASKS, RunConfig, walk
 from nepa_scale.overrides import parse
 
 LIMITED = [
-    (key, name, meta[name])
-    for key, _, meta in walk(RunConfig())
-    for name in ("low", "above", "high")
-    if name in meta
+    (key, name, meta[name]) for key, _, meta in walk(RunConfig()) for name in ("low", "above", "high") if name in meta
 ]
 CHOSEN = [key for key, _, meta in walk(RunConfig()) if "choices" in meta]
 
@@ -37,9 +34,7 @@ def test_every_limit_is_enforced(key: str, kind: str, limit: float) -> None:
     """A value just outside its range is refused, naming key, value and limit."""
     outside = {"low": limit - 1, "above": limit, "high": limit + 1}[kind]
     words = {"low": "at least", "above": "greater than", "high": "at most"}[kind]
-    assert checks.check_values(with_value(key, outside), TASKS) == [
-        f"{key}={outside}: must be {words} {limit}"
-    ]
+    assert checks.check_values(with_value(key, outside), TASKS) == [f"{key}={outside}: must be {words} {limit}"]
 
 
 @pytest.mark.parametrize("key", CHOSEN)
@@ -64,7 +59,7 @@ def test_defaults_are_right() -> None:
 def test_patch_size_must_divide_every_image_size() -> None:
     """Each image size that the patch does not divide is named with its tasks and the nearest that fits."""
     config = with_value("model.patch_size", 7)
-    config.segment.image_size = 64
+    config.pretrain.image_size, config.classify.image_size, config.segment.image_size = 48, 48, 64
     assert checks.check_values(config, TASKS) == [
         "model.patch_size=7 does not divide pretrain.image_size and classify.image_size=48;"
         " nearest image size that fits: 49",
@@ -75,7 +70,9 @@ def test_patch_size_must_divide_every_image_size() -> None:
 
 def test_single_patch_leaves_nothing_to_predict() -> None:
     """An image of one patch has no next one."""
-    assert checks.check_values(with_value("model.patch_size", 48), ("pretrain",)) == [
+    config = with_value("model.patch_size", 48)
+    config.pretrain.image_size = 48
+    assert checks.check_values(config, ("pretrain",)) == [
         "pretrain.image_size=48 holds a single patch, so there is no next one to predict; use 96 or more"
     ]
 
@@ -152,19 +149,13 @@ def test_mixing_pairs_needs_an_even_batch(key: str) -> None:
             64,
             5,
             2,
-            [
-                "micro_batch_size=5 does not divide pretrain's batch per device (64 / 2 = 32);"
-                " nearest that does: 4"
-            ],
+            ["micro_batch_size=5 does not divide pretrain's batch per device (64 / 2 = 32); nearest that does: 4"],
         ),
         (
             8,
             100,
             2,
-            [
-                "micro_batch_size=100 does not divide pretrain's batch per device (8 / 2 = 4);"
-                " nearest that does: 4"
-            ],
+            ["micro_batch_size=100 does not divide pretrain's batch per device (8 / 2 = 4); nearest that does: 4"],
         ),
     ],
 )
@@ -178,9 +169,7 @@ def test_batch_must_divide(batch: int, micro: int | None, world: int, problems: 
 def test_more_images_than_there_are(digits_root: Path) -> None:
     """A subset larger than the data set is refused with the data set's size; one as large is not."""
     config = parse([f"data.root={digits_root}", "pretrain.num_images=65"])
-    assert checks.check_data(config, ("pretrain",)) == [
-        "pretrain.num_images=65: digits has only 64 training images"
-    ]
+    assert checks.check_data(config, ("pretrain",)) == ["pretrain.num_images=65: digits has only 64 training images"]
     config.pretrain.num_images = 64
     assert checks.check_data(config, TASKS) == []
 

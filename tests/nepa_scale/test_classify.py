@@ -24,9 +24,7 @@ def collected_logits(task: Classify) -> tuple[NDArray[np.float64], NDArray[np.in
         for image, label in images_of(task):
             tokens = task.backbone.forward_features(image[None])[0, 1:]
             mean = tokens.mean(0)
-            normed = (mean - mean.mean()) / mean.var(
-                correction=0
-            ).sqrt() * module.fc_norm.weight + module.fc_norm.bias
+            normed = (mean - mean.mean()) / mean.var(correction=0).sqrt() * module.fc_norm.weight + module.fc_norm.bias
             rows.append((module.head.weight @ normed + module.head.bias).double().numpy())
             labels.append(label)
     return np.array(rows), np.array(labels)

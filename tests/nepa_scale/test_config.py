@@ -130,9 +130,7 @@ def test_total_steps(epochs: float | None, steps: int | None, images: int, batch
 
 def test_architecture_is_the_rung_with_what_was_replaced() -> None:
     """Width, depth, heads, MLP and query/key norm reach the ladder."""
-    config = parse(
-        ["model=pico", "model.patch_size=4", "model.depth=2", "model.mlp=swiglu", "model.qk_norm=none"]
-    )
+    config = parse(["model=pico", "model.patch_size=4", "model.depth=2", "model.mlp=swiglu", "model.qk_norm=none"])
     expected = ladder.architecture("pico", 4, depth=2, mlp="swiglu", qk_norm="none")
     assert config.model.architecture() == expected
 

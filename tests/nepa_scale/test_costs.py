@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_tasks import SIZES
 from torch.utils.flop_counter import FlopCounterMode
 
 from nepa_scale import costs, ladder
@@ -21,7 +22,7 @@ TASKS = ["pretrain", "classify", "segment"]
 def config_of(root: Path, task: str, *words: str) -> RunConfig:
     """A small run of ``task`` that starts from scratch."""
     start = [] if task == "pretrain" else ["init=scratch"]
-    return parse([f"data.root={root}", f"task={task}", "model=femto", *start, *words])
+    return parse([f"data.root={root}", f"task={task}", "model=femto", *SIZES, *start, *words])
 
 
 @pytest.mark.parametrize("patch_size", [4, 8, 16])
@@ -91,10 +92,7 @@ def test_flops_are_three_times_forward(digits_root: Path, task: str) -> None:
 
 def test_causal_fine_tuning_costs_less(digits_root: Path) -> None:
     """Fine-tuning under the causal mask is counted as useful work, like pre-training."""
-    both = [
-        config_of(digits_root, "classify", f"classify.attention={kind}")
-        for kind in ("bidirectional", "causal")
-    ]
+    both = [config_of(digits_root, "classify", f"classify.attention={kind}") for kind in ("bidirectional", "causal")]
     full, causal = (costs.task_cost(config, "classify").flops_train for config in both)
     arch, tokens = both[0].model.architecture(), 37
     saved_scores = tokens * tokens - tokens * (tokens + 1) // 2

@@ -99,9 +99,7 @@ def test_single_slurm_task_is_a_bare_call(environment: pytest.MonkeyPatch) -> No
     assert read_environment() == World()
 
 
-@pytest.mark.parametrize(
-    ("ranks", "given", "expected"), [(1, None, None), (10_000, None, "1"), (2, "3", "3")]
-)
+@pytest.mark.parametrize(("ranks", "given", "expected"), [(1, None, None), (10_000, None, "1"), (2, "3", "3")])
 def test_cores_are_shared_out(
     environment: pytest.MonkeyPatch, ranks: int, given: str | None, expected: str | None
 ) -> None:

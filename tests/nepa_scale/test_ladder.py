@@ -109,9 +109,7 @@ def test_forward_flops_are_what_torch_counts(arch: Architecture, causal: bool) -
     """Executed FLOPs equal torch's counter; useful ones differ by exactly the masked half of the scores."""
     model = build_backbone(arch, 64)
     model.causal = causal
-    assert ladder.forward_flops(arch, 64, causal=causal, count="executed") == _counted_flops(
-        model, 64, backward=False
-    )
+    assert ladder.forward_flops(arch, 64, causal=causal, count="executed") == _counted_flops(model, 64, backward=False)
     tokens = ladder.num_tokens(arch, 64)
     masked = int(torch.ones(tokens, tokens).triu(1).sum()) if causal else 0
     saved = ladder.forward_flops(arch, 64, causal=causal, count="executed") - ladder.forward_flops(
@@ -142,9 +140,7 @@ def _memory(arch: Architecture = SMALL[0], image_size: int = 64, **changes: Any)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_weights_and_gradients_take_the_estimated_bytes(
-    precision: ladder.Precision, dtype: torch.dtype
-) -> None:
+def test_weights_and_gradients_take_the_estimated_bytes(precision: ladder.Precision, dtype: torch.dtype) -> None:
     """Bytes of weights and gradients are those of the real tensors in either precision."""
     arch = architecture("femto", 8)
     model = build_backbone(arch, 32).to(dtype)
@@ -161,9 +157,7 @@ def test_optimiser_takes_the_estimated_bytes() -> None:
     optimiser = torch.optim.AdamW(model.parameters())
     model(torch.randn(1, 3, 32, 32)).sum().backward()
     optimiser.step()
-    moments = sum(
-        state[key].nbytes for state in optimiser.state.values() for key in ("exp_avg", "exp_avg_sq")
-    )
+    moments = sum(state[key].nbytes for state in optimiser.state.values() for key in ("exp_avg", "exp_avg_sq"))
     fp32, bf16 = (_memory(arch, precision=precision) for precision in ("fp32", "bf16"))
     assert fp32.optimiser == moments
     assert bf16.optimiser == moments + sum(p.nbytes for p in model.parameters())

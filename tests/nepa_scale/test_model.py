@@ -363,18 +363,14 @@ def test_timm_knows_every_size() -> None:
 def test_timm_classifier_has_the_published_size(size: str, published: int) -> None:
     """timm's mean pooling with its own norm and a head of 1000 classes is the authors' fine-tuned model."""
     with torch.device("meta"):
-        model = timm.create_model(
-            f"nepa_vit_{size}_patch14_224", num_classes=1000, global_pool="avg", qk_norm="weight"
-        )
+        model = timm.create_model(f"nepa_vit_{size}_patch14_224", num_classes=1000, global_pool="avg", qk_norm="weight")
     assert sum(p.numel() for p in model.parameters()) == published
 
 
 def test_timm_feature_extraction_works() -> None:
     """``features_only`` returns maps of the chosen blocks, equal to ``forward_intermediates``."""
     torch.manual_seed(0)
-    extractor: Any = timm.create_model(
-        "nepa_vit_femto_patch16_224", features_only=True, out_indices=[1, 2]
-    ).eval()
+    extractor: Any = timm.create_model("nepa_vit_femto_patch16_224", features_only=True, out_indices=[1, 2]).eval()
     x = _images(224, 1)
     expected = extractor.model.forward_intermediates(x, indices=[1, 2], intermediates_only=True)
     assert extractor.feature_info.channels() == [32, 32]

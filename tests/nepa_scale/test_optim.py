@@ -116,9 +116,7 @@ def test_no_layer_decay_means_two_groups() -> None:
     assert sorted((group["lr"], group["weight_decay"]) for group in groups) == [(1.0, 0.0), (1.0, 0.05)]
 
 
-@pytest.mark.parametrize(
-    "section", [PretrainConfig(base_lr=3e-4, batch_size=4096), FinetuneConfig(weight_decay=0.3)]
-)
+@pytest.mark.parametrize("section", [PretrainConfig(base_lr=3e-4, batch_size=4096), FinetuneConfig(weight_decay=0.3)])
 def test_optimizer_has_the_settings_of_the_task(section: PretrainConfig | FinetuneConfig) -> None:
     """Peak rate by the linear batch rule, both betas, epsilon 1e-8 and the weight decay arrive in AdamW."""
     optimizer = build_optimizer(backbone(), section)

@@ -78,9 +78,7 @@ def test_wrong_type_names_the_right_one(key: str, value: str, expected: str) -> 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400"])
 def test_number_must_be_finite(value: str) -> None:
     """A learning rate that is no number or infinite is refused before it reaches the optimiser."""
-    assert problems_of(f"pretrain.base_lr={value}") == [
-        f"pretrain.base_lr={float(value)}: must be a finite number"
-    ]
+    assert problems_of(f"pretrain.base_lr={value}") == [f"pretrain.base_lr={float(value)}: must be a finite number"]
 
 
 @pytest.mark.parametrize("key", ["data.root", "run_dir", "model.size", "task", "classify.auto_augment"])
@@ -93,9 +91,7 @@ def test_empty_text_is_refused(key: str) -> None:
 @pytest.mark.parametrize("key", ["data.root", "seed"])
 def test_references_are_refused(key: str, value: str) -> None:
     """OmegaConf's references read the environment; its mark of a missing value ends in a traceback."""
-    assert problems_of(f"{key}={value}") == [
-        f"{key}={value}: references are not supported; write the value itself"
-    ]
+    assert problems_of(f"{key}={value}") == [f"{key}={value}: references are not supported; write the value itself"]
 
 
 @pytest.mark.parametrize("word", ["foo", "--foo=3", "-x=1", "=3", "--foo", ""])
@@ -264,9 +260,9 @@ def test_yaml_cannot_run_code(tmp_path: Path, tag: str) -> None:
 
 
 # Without control characters and line separators, which YAML itself does not keep apart.
-FREE_TEXT = st.text(
-    st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=20
-).filter(lambda text: text not in ("null", "None", "???") and "${" not in text)
+FREE_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=20).filter(
+    lambda text: text not in ("null", "None", "???") and "${" not in text
+)
 TIED = {"model", "task", "init", "segment.channels", "segment.scale_min", "segment.scale_max"}
 TIED |= {"classify.batch_size", "classify.mixup", "classify.cutmix"}
 

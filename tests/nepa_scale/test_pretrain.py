@@ -52,9 +52,7 @@ def test_pretraining_reads_no_label(
 ) -> None:
     """With labels and masks gone, or garbage, training images and evaluation stay exactly the same."""
     bare_root = rewritten(digits_root, tmp_path, change)
-    whole, bare = (
-        with_random_weights(Pretrain(config_of(root, "pretrain"))) for root in (digits_root, bare_root)
-    )
+    whole, bare = (with_random_weights(Pretrain(config_of(root, "pretrain"))) for root in (digits_root, bare_root))
     for index in (0, 31, 63):
         assert torch.equal(whole.train_data[1, index], bare.train_data[1, index])
     assert whole.evaluate(World(), CPU) == bare.evaluate(World(), CPU)

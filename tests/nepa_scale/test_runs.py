@@ -120,9 +120,7 @@ def test_file_in_the_way_is_named(tmp_path: Path, below: str) -> None:
     blocking = tmp_path / "file"
     blocking.write_text("")
     run_dir = blocking / below
-    assert runs.check_directory(run_dir, parse([])) == [
-        f"run_dir={run_dir}: {blocking} is a file; name a folder"
-    ]
+    assert runs.check_directory(run_dir, parse([])) == [f"run_dir={run_dir}: {blocking} is a file; name a folder"]
 
 
 @pytest.mark.parametrize("task", ["classify", "segment"])

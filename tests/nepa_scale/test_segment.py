@@ -35,9 +35,7 @@ def write_masked(root: Path, sizes: Sequence[tuple[int, int]]) -> None:
             for index, (height, width) in enumerate(sizes):
                 rng = np.random.default_rng([index, len(split)])
                 pixels = rng.integers(256, size=(height, width, 3), dtype=np.uint8)
-                mask = np.kron(rng.integers(4, size=(height // 4, width // 4)), np.ones((4, 4))).astype(
-                    np.uint8
-                )
+                mask = np.kron(rng.integers(4, size=(height // 4, width // 4)), np.ones((4, 4))).astype(np.uint8)
                 for extension, array in (("png", pixels), ("seg.png", mask)):
                     buffer = io.BytesIO()
                     Image.fromarray(array).save(buffer, "PNG")

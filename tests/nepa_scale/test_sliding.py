@@ -39,9 +39,7 @@ def image(height: int, width: int, seed: int = 0) -> Tensor:
     return torch.randint(0, 100, (3, height, width), generator=generator).double()
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=3), st.integers(1, 12)
-)
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=3), st.integers(1, 12))
 @settings(deadline=None)
 def test_per_pixel_scores_come_back_exactly(extra: list[tuple[int, int]], window: int) -> None:
     """Scores that depend on the pixel alone are the same from windows as from the whole image."""

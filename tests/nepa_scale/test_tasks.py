@@ -99,9 +99,7 @@ def test_each_split_has_its_use(digits_root: Path, task: str) -> None:
 
 def test_subset_of_the_training_images(digits_root: Path) -> None:
     """``num_images`` trains on so many and evaluates on all; a smaller subset lies within a larger one."""
-    tasks = [
-        Pretrain(config_of(digits_root, "pretrain", f"pretrain.num_images={count}")) for count in (8, 32)
-    ]
+    tasks = [Pretrain(config_of(digits_root, "pretrain", f"pretrain.num_images={count}")) for count in (8, 32)]
     small, large = (set(task.train_data.indices.tolist()) for task in tasks)
     assert (len(small), len(large)) == (8, 32)
     assert small < large
@@ -151,9 +149,7 @@ def test_weights_that_do_not_fit_are_named(
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     with pytest.raises(RunError) as raised:
         load_backbone(backbone, path)
-    assert str(raised.value) == (
-        f"{path}: does not fit this backbone; keys missing, unknown or misshapen: {named}"
-    )
+    assert str(raised.value) == (f"{path}: does not fit this backbone; keys missing, unknown or misshapen: {named}")
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
 
 

@@ -21,9 +21,7 @@ def below(folder: Path) -> set[Path]:
 def write_contents(root: Path, *, shards: int) -> None:
     """A data set ``toy`` that lists two shards, of which only the first few are there."""
     names = ["train-000000.tar", "validation-000000.tar"]
-    splits = {
-        name.split("-")[0]: {"num_samples": 8, "filenames": [name], "shard_lengths": [8]} for name in names
-    }
+    splits = {name.split("-")[0]: {"num_samples": 8, "filenames": [name], "shard_lengths": [8]} for name in names}
     (root / "toy").mkdir(parents=True)
     (root / "toy" / "_info.json").write_text(json.dumps({"num_classes": 3, "splits": splits}))
     for name in names[:shards]:
@@ -41,7 +39,10 @@ def write_contents(root: Path, *, shards: int) -> None:
         (["pretrain.base_lr="], "pretrain.base_lr=: expected a number"),
         (["model.size=nanoo"], "did you mean 'nano'?"),
         (["task=pretraining"], "did you mean 'pretrain'?"),
-        (["model.patch_size=7"], "does not divide pretrain.image_size=48; nearest image size that fits: 49"),
+        (
+            ["model.patch_size=7", "pretrain.image_size=48"],
+            "does not divide pretrain.image_size=48; nearest image size that fits: 49",
+        ),
         (["model.num_heads=5"], "model.num_heads=5 does not divide model.embed_dim=64"),
         (["pretrain.epochs=1", "pretrain.steps=1"], "give only one of the two"),
         (["nano"], "'nano': expected key=value"),
@@ -112,9 +113,7 @@ def test_batch_is_checked_against_the_launched_devices(train: Run) -> None:
     """The number of devices the launcher states is the one the batch must divide over."""
     place = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29999"}
     done = train("pretrain.batch_size=64", WORLD_SIZE="3", **place)
-    assert done.stderr == (
-        "error: pretrain.batch_size=64 does not divide over 3 devices; nearest that does: 63\n"
-    )
+    assert done.stderr == ("error: pretrain.batch_size=64 does not divide over 3 devices; nearest that does: 63\n")
 
 
 def test_launcher_that_is_incomplete(train: Run) -> None:

@@ -13,12 +13,8 @@ from nepa_scale.status import Status, write_status
 from sweeps import display
 from sweeps.plan import Plan, PlannedRun, PlannedTask
 
-TASK = PlannedTask(
-    params_total=200, params_backbone=100, images=50, flops=10**9, memory_bytes=2**20, seconds=61.0
-)
-RUN = PlannedRun(
-    "femto-p8-0", "femto", "pretrain", {"model.size": "femto"}, {"pretrain": TASK, "segment": TASK}
-)
+TASK = PlannedTask(params_total=200, params_backbone=100, images=50, flops=10**9, memory_bytes=2**20, seconds=61.0)
+RUN = PlannedRun("femto-p8-0", "femto", "pretrain", {"model.size": "femto"}, {"pretrain": TASK, "segment": TASK})
 PLAN = Plan("demo", "model_size", ("model.size",), (RUN,))
 
 

@@ -27,9 +27,7 @@ def contents(folder: Path) -> set[Path]:
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
-def test_every_shipped_choice_plans(
-    run: Run, paper_data: Path, tmp_path: Path, group: str, name: str
-) -> None:
+def test_every_shipped_choice_plans(run: Run, paper_data: Path, tmp_path: Path, group: str, name: str) -> None:
     """Every shipped file can be chosen; it plans, and a dry run creates nothing."""
     before = contents(tmp_path)
     root = [] if f"{group}={name}" not in ("study=tiny", "study=imagenet") else [f"data.root={paper_data}"]

@@ -201,9 +201,7 @@ def test_no_plan_is_none(tmp_path: Path) -> None:
     assert plan.load(tmp_path) is None
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"schema": 1}', '{"schema": 9}', '{"schema": 1, "runs": 3}']
-)
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', '{"schema": 9}', '{"schema": 1, "runs": 3}'])
 def test_damaged_plan_is_named(tmp_path: Path, text: str) -> None:
     """A plan file that is none stops the launch with its path, before it is overwritten."""
     (tmp_path / "plan.json").write_text(text)

@@ -23,9 +23,7 @@ def cluster_answers() -> bool:
     """Whether there is a Slurm that takes jobs from here."""
     if shutil.which("squeue") is None:
         return False
-    return (
-        subprocess.run(["squeue", "--noheader"], capture_output=True, check=False, timeout=60).returncode == 0
-    )
+    return subprocess.run(["squeue", "--noheader"], capture_output=True, check=False, timeout=60).returncode == 0
 
 
 needs_slurm = pytest.mark.skipif(not cluster_answers(), reason="no Slurm cluster answers squeue")
@@ -48,9 +46,7 @@ def final_state(job_id: str) -> str:
     """Slurm's word on a job once it left the queue."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        shown = subprocess.run(
-            ["scontrol", "show", "job", job_id], capture_output=True, text=True, check=True
-        )
+        shown = subprocess.run(["scontrol", "show", "job", job_id], capture_output=True, text=True, check=True)
         state = shown.stdout.partition("JobState=")[2].split()[0]
         if state not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING"):
             return state
