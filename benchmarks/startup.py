@@ -36,9 +36,7 @@ def seconds_to_first_step(data_root: Path) -> float:
         words = [TRAIN, "task=pretrain", "log.every=1", f"data.root={data_root}", f"run_dir={folder}/run"]
         metrics = Path(folder) / "run" / "pretrain" / "metrics.jsonl"
         before = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while not (metrics.is_file() and metrics.stat().st_size):
             if process.poll() is not None:
                 raise RuntimeError(f"training ended before its first step (exit code {process.returncode})")
@@ -67,9 +65,7 @@ def main() -> None:
         table = Table("command", "median s", "min", "max")
         for name, measure in cases.items():
             times = [measure() for _ in range(repeats)]
-            table.add_row(
-                name, *(f"{value:.2f}" for value in (statistics.median(times), min(times), max(times)))
-            )
+            table.add_row(name, *(f"{value:.2f}" for value in (statistics.median(times), min(times), max(times))))
         Console().print(table)
 
 

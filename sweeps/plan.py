@@ -88,6 +88,7 @@ def expand(launch: Launch) -> dict[str, tuple[RunConfig, dict[str, Any]]]:
                 config = overrides.build(pairs, all_tasks=True)
             except ConfigError as error:
                 problems += error.problems
+                break  # its control from scratch would say the same again
             else:
                 runs.setdefault(config.run_id, (config, _own_values(config, values)))
     if problems:
