@@ -190,7 +190,12 @@ class Trainer:
         self._started, self._earlier_seconds = time.perf_counter(), 0.0
         if not self.world.is_main:
             return None
-        log = MetricsLog(self.task_dir, resume_at=start, tensorboard=self.config.log.tensorboard)
+        log = MetricsLog(
+            self.task_dir,
+            resume_at=start,
+            final_step=self.total_steps,
+            tensorboard=self.config.log.tensorboard,
+        )
         self._earlier_seconds = max((row.get("elapsed_seconds", 0.0) for row in log.rows), default=0.0)
         return log
 

@@ -13,13 +13,20 @@ if TYPE_CHECKING:
 
 
 class MetricsLog:
-    """Appends rows; on resume the rows after the checkpoint's step are dropped, so no step stands twice."""
+    """Appends rows; on resume those that will be written again are dropped, so none stands twice.
 
-    def __init__(self, task_dir: Path, *, resume_at: int, tensorboard: bool) -> None:
+    These are the rows after the checkpoint's step, and a last evaluation whose result was not written.
+    """
+
+    def __init__(self, task_dir: Path, *, resume_at: int, final_step: int, tensorboard: bool) -> None:
         self._path = task_dir / "metrics.jsonl"
         self._events = task_dir / "tensorboard" if tensorboard else None
         self._writer: SummaryWriter | None = None
-        self.rows = [row for row in read_rows(self._path) if row["step"] <= resume_at]
+        self.rows = [
+            row
+            for row in read_rows(self._path)
+            if row["step"] <= resume_at and not (row["step"] == final_step and "eval_loss" in row)
+        ]
         write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = self._path.open("a")
 

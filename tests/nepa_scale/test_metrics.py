@@ -13,7 +13,7 @@ from nepa_scale.metrics import MetricsLog, read_rows
 
 def write_rows(folder: Path, *steps: int, resume_at: int, tensorboard: bool = False) -> None:
     """Log a row for each step, as a run that starts or resumes at ``resume_at`` would."""
-    log = MetricsLog(folder, resume_at=resume_at, tensorboard=tensorboard)
+    log = MetricsLog(folder, resume_at=resume_at, final_step=100, tensorboard=tensorboard)
     for step in steps:
         log.write({"step": step, "loss": float(step) + resume_at / 1000})
     log.close()
@@ -27,7 +27,7 @@ def steps_of(folder: Path) -> list[int]:
 def test_rows_are_read_back(tmp_path: Path) -> None:
     """What is written is what others read, one JSON object per line."""
     rows: list[dict[str, Any]] = [{"step": 1, "loss": -0.5, "lr": 1e-5}, {"step": 1, "eval_skill": 0.25}]
-    log = MetricsLog(tmp_path, resume_at=0, tensorboard=False)
+    log = MetricsLog(tmp_path, resume_at=0, final_step=100, tensorboard=False)
     for row in rows:
         log.write(row)
     log.close()
@@ -37,7 +37,7 @@ def test_rows_are_read_back(tmp_path: Path) -> None:
 
 def test_row_is_on_disk_at_once(tmp_path: Path) -> None:
     """Another process sees a row as soon as it is written, and a kill loses none."""
-    log = MetricsLog(tmp_path, resume_at=0, tensorboard=False)
+    log = MetricsLog(tmp_path, resume_at=0, final_step=100, tensorboard=False)
     log.write({"step": 1})
     assert steps_of(tmp_path) == [1]
     log.close()
@@ -70,7 +70,7 @@ def test_line_cut_off_by_a_kill_is_dropped(tmp_path: Path) -> None:
 def test_earlier_rows_are_known_after_a_resume(tmp_path: Path) -> None:
     """The rows that stay are at hand, so that elapsed time goes on counting."""
     write_rows(tmp_path, 10, 20, 30, resume_at=0)
-    log = MetricsLog(tmp_path, resume_at=20, tensorboard=False)
+    log = MetricsLog(tmp_path, resume_at=20, final_step=100, tensorboard=False)
     log.close()
     assert [row["step"] for row in log.rows] == [10, 20]
 
@@ -82,8 +82,8 @@ def test_absent_log_is_empty(tmp_path: Path) -> None:
 
 def test_tensorboard_shows_the_same_rows(tmp_path: Path) -> None:
     """The event files, read by TensorBoard itself, hold each step once after a resume."""
-    write_rows(tmp_path, 10, 20, 30, resume_at=0, tensorboard=True)
-    write_rows(tmp_path, 30, 40, resume_at=20, tensorboard=True)
+    write_rows(tmp_path, 10, 20, 30, resume_at=0, final_step=100, tensorboard=True)
+    write_rows(tmp_path, 30, 40, resume_at=20, final_step=100, tensorboard=True)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     shown = [(event.step, round(event.value, 3)) for event in events.Scalars("loss")]
@@ -94,3 +94,13 @@ def test_no_event_files_unless_asked_for(tmp_path: Path) -> None:
     """``log.tensorboard=false`` leaves the folder with the log alone."""
     write_rows(tmp_path, 10, resume_at=0)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_repeated_last_evaluation_stands_once(tmp_path: Path) -> None:
+    """A kill between the last evaluation and the result repeats the evaluation; its first row must go."""
+    last = {"step": 40, "eval_loss": -0.5}
+    for _ in range(2):
+        log = MetricsLog(tmp_path, resume_at=40, final_step=40, tensorboard=False)
+        log.write(last)
+        log.close()
+    assert read_rows(tmp_path / "metrics.jsonl") == [last]
