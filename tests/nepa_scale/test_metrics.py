@@ -82,8 +82,8 @@ def test_absent_log_is_empty(tmp_path: Path) -> None:
 
 def test_tensorboard_shows_the_same_rows(tmp_path: Path) -> None:
     """The event files, read by TensorBoard itself, hold each step once after a resume."""
-    write_rows(tmp_path, 10, 20, 30, resume_at=0, final_step=100, tensorboard=True)
-    write_rows(tmp_path, 30, 40, resume_at=20, final_step=100, tensorboard=True)
+    write_rows(tmp_path, 10, 20, 30, resume_at=0, tensorboard=True)
+    write_rows(tmp_path, 30, 40, resume_at=20, tensorboard=True)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     shown = [(event.step, round(event.value, 3)) for event in events.Scalars("loss")]
