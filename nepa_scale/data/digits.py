@@ -27,13 +27,13 @@ from nepa_scale.data.writing import Members, Report, is_written, write_dataset
 BACKGROUND = 1  # stored masks: 0 would mean unlabelled, digit d is d + 2
 
 _VALIDATION_SHARE = 5  # one glyph in five is kept for validation
-_LARGEST = (0.62, 0.82)  # box of the digit that names the scene, as a share of the image
+_LARGEST = (0.62, 0.78)  # box of the digit that names the scene, as a share of the image
 _SMALLER = (0.42, 0.62)  # boxes of the others, as a share of the largest
 _MAX_OVERLAP = 0.35  # of the smaller box, whose outer tenth on each side is empty
-_MAX_TILT = 10.0  # degrees
+_MAX_TILT = 6.0  # degrees
 _TRIES = 12
-_CONTRAST = (100.0, 160.0)  # grey levels by which a digit is lighter than its surroundings
-_TINT = 30.0  # grey levels by which its colour channels differ
+_CONTRAST = (120.0, 160.0)  # grey levels by which a digit is lighter than its surroundings
+_TINT = 20.0  # grey levels by which its colour channels differ
 _CHUNK = 64  # scenes drawn from one random stream
 
 
@@ -84,7 +84,7 @@ class Box:
 def arrange(digit: int, image_size: int, rng: Random) -> list[Box]:
     """Place ``digit`` and up to three smaller ones without much overlap; the largest comes last, on top."""
     largest = image_size * rng.uniform(*_LARGEST)
-    boxes = [_place(digit, round(largest), image_size, rng)]
+    boxes = [_place(digit, round(largest), image_size, rng, spread=0.4)]
     for _ in range(rng.randrange(4)):
         other, size = rng.randrange(10), round(largest * rng.uniform(*_SMALLER))
         tries = (_place(other, size, image_size, rng) for _ in range(_TRIES))
@@ -94,9 +94,12 @@ def arrange(digit: int, image_size: int, rng: Random) -> list[Box]:
     return boxes[::-1]
 
 
-def _place(digit: int, size: int, image_size: int, rng: Random) -> Box:
-    room = image_size - size + 1
-    return Box(digit, size, rng.randrange(room), rng.randrange(room))
+def _place(digit: int, size: int, image_size: int, rng: Random, *, spread: float = 1.0) -> Box:
+    """A box anywhere in the middle ``spread`` of the places that the image has room for."""
+    room = image_size - size
+    margin = room * (1 - spread) / 2
+    top, left = (round(rng.uniform(margin, room - margin)) for _ in range(2))
+    return Box(digit, size, top, left)
 
 
 def draw_scene(digit: int, glyphs: Glyphs, canvas: NDArray[np.float32], rng: Random) -> NDArray[np.uint8]:
@@ -136,8 +139,8 @@ def contrasting_colour(surroundings: float, rng: Random) -> NDArray[np.float32]:
 
 def backgrounds(count: int, image_size: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """Draw colour gradients with soft blotches: [N, S, S, 3] in grey levels."""
-    corners = rng.uniform(20, 100, (count, 1, 1, 3)) + rng.uniform(-20, 20, (count, 2, 2, 3))
-    blotches = rng.normal(size=(count, 8, 8, 3)) * rng.uniform(2, 10, (count, 1, 1, 1))
+    corners = rng.uniform(20, 90, (count, 1, 1, 3)) + rng.uniform(-12, 12, (count, 2, 2, 3))
+    blotches = rng.normal(size=(count, 8, 8, 3)) * rng.uniform(1, 6, (count, 1, 1, 1))
     return _enlarge(corners, image_size) + _enlarge(blotches, image_size)
 
 
