@@ -26,6 +26,7 @@ from analysis.series import PRETRAINED, SCRATCH, Axis, Series, Target, series, s
 EXTRAPOLATE = 3.0  # the dashed line reaches this factor beyond the largest x
 MARGIN = 1.35  # empty factor around the data on log axes
 MAX_CURVE_POINTS = 300
+MARKED_POINTS = 20
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ def _draw_trivial(axes: Axes, trivial: float) -> None:
 
 def _draw_curves(axes: Axes, rows: pd.DataFrame, order: Sequence[str], colours: Mapping[str, Any]) -> None:
     dashes = drawing.size_dashes(order)
+    few = rows.groupby("run_id").size().max() <= MARKED_POINTS  # a line of one point would not show at all
     sns.lineplot(
         data=rows,
         x="images_seen",
@@ -167,6 +169,8 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame, order: Sequence[str], colours: 
         units="run_id",
         estimator=None,
         linewidth=1.4,
+        marker="o" if few else None,
+        markersize=5,
         legend=False,
         ax=axes,
     )

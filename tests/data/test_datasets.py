@@ -67,7 +67,7 @@ def test_a_subset_shows_the_same_samples_with_the_same_augmentation(digits_root:
 def test_labelled_images_carry_their_class(digits_root: Path) -> None:
     """Image and class are those of the same sample, in every split."""
     source = open_source(digits_root, "digits", "validation")
-    dataset = LabelledImages(source, None, T.classify_eval(48, crop_pct=1.0), seed=0)
+    dataset = LabelledImages(source, None, T.classify_eval(32, crop_pct=1.0), seed=0)
     for index in (0, 7, 59):
         image, label = dataset[0, index]
         pixels = np.asarray(Image.open(io.BytesIO(source[index].image)), dtype=np.float32)

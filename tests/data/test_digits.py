@@ -15,6 +15,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from nepa_scale.data import digits, layout
 from nepa_scale.data.digits import write_digits
+from nepa_scale.data.embedded import IMAGE_SIZE
 from nepa_scale.data.sources import Source, open_source
 from nepa_scale.errors import DataError
 
@@ -88,7 +89,7 @@ def test_masks_agree_with_images_and_classes(digits_root: Path) -> None:
     for index in range(len(source)):
         image, mask = decoded(source, index)
         label = source[index].label
-        assert image.shape == (*mask.shape, 3) == (48, 48, 3)
+        assert image.shape == (*mask.shape, 3) == (IMAGE_SIZE, IMAGE_SIZE, 3)
         assert set(np.unique(mask)) <= set(range(1, 12))
         inside = mask == label + 2
         assert inside.sum() > 30

@@ -188,6 +188,6 @@ def test_help_names_every_kind_and_key(capsys: pytest.CaptureFixture[str]) -> No
         "num_train=4096",
         "source=",
         "shard_size=1000",
-        "image_size=48",
+        "image_size=32",
     ):
         assert expected in text
