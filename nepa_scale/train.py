@@ -14,11 +14,12 @@ if __name__ == "__main__":
     # Run as a script, Python looks for imports in this file's folder; look in the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from nepa_scale import checks, ds_config, overrides, runs
+from nepa_scale import checks, ds_config, overrides, progress, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost
 from nepa_scale.distributed import World, read_environment
 from nepa_scale.errors import ConfigError, UserError
+from nepa_scale.signals import StopRequest
 from nepa_scale.status import Status, read_status, write_status
 
 EXIT_FAILURE, EXIT_USER_ERROR = 1, 2
@@ -96,11 +97,7 @@ def start(config: RunConfig, run_dir: Path, world: World) -> int:
 
 
 def _train(config: RunConfig, run_dir: Path, world: World) -> int:
-    from nepa_scale.signals import StopRequest
-
     stop = StopRequest()  # before the slow imports: a signal during them is honoured too
-    from nepa_scale import progress
-
     task_dir = run_dir / config.task
     if world.is_main:
         progress.start_logging(task_dir)
