@@ -24,7 +24,7 @@ EVAL_PIXELS = 2**20
 
 
 class SegmentModule(nn.Module):
-    """Images [B, 3, H, W] and masks [B, H, W] -> pixel-wise cross-entropy over the labelled pixels."""
+    """Images [B, 3, H, W] and masks [B, H, W] -> pixel-wise cross-entropy."""
 
     def __init__(self, backbone: NepaViT, num_classes: int, channels: int) -> None:
         super().__init__()
@@ -46,10 +46,12 @@ class SegmentModule(nn.Module):
         return F.interpolate(scores.float(), size=images.shape[-2:], mode="bilinear", align_corners=False)
 
     def forward(self, images: Tensor, masks: Tensor) -> Tensor:
-        """The training loss, a scalar; 0 where no pixel of the batch is labelled."""
-        labelled = (masks != IGNORE).sum().clamp(min=1)
+        """The training loss, a scalar: the sum over labelled pixels divided by all pixels, as mmsegmentation has it.
+
+        Dividing by the labelled ones would let the result depend on how the batch is cut into micro-batches.
+        """
         total = F.cross_entropy(self.logits(images), masks, ignore_index=IGNORE, reduction="sum")
-        return total / labelled
+        return total / masks.numel()
 
 
 class Segment(Finetune):
