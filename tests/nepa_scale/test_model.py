@@ -308,6 +308,8 @@ def test_gradient_checkpointing_changes_nothing_but_memory() -> None:
         torch.testing.assert_close(without, with_checkpointing)
 
 
+# torch.compile looks at every tensor's .grad and silences its own warning, which an "error" filter defeats.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 def test_compiled_model_is_not_compiled_anew_for_each_seed() -> None:
     """torch.compile gives the eager result, and a new RoPE seed reuses the compiled graph."""
     model, _ = _model()
