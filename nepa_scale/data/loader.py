@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nepa_scale.data.order import micro_batches
 from nepa_scale.errors import DataError
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+from nepa_scale.signals import STOP_SIGNALS
 
 
 class MicroBatches(Sampler[list[tuple[int, int]]]):
@@ -143,6 +142,6 @@ def _loader(dataset: Dataset[Any], *, num_workers: int, **arguments: Any) -> Dat
 
 def _start_worker(_worker: int) -> None:
     """Leave signals to the training process, which ends its workers itself, and compute in one thread."""
-    for number in _SIGNALS:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
