@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale import ladder
-from nepa_scale.config import RunConfig, TaskConfig, walk
+from nepa_scale.config import LAYER_CHOICES, RunConfig, TaskConfig, walk
 from nepa_scale.data import layout
 from nepa_scale.errors import nearest
 
-NEEDS: dict[str, tuple[layout.Need, ...]] = {"pretrain": (), "classify": ("label",), "segment": ("mask",)}
+NEEDS: dict[str, tuple[layout.Need, ...]] = {
+    "pretrain": (),
+    "probe": ("label",),
+    "classify": ("label",),
+    "segment": ("mask",),
+}
 
 
 def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
@@ -99,6 +104,7 @@ def _head_problems(config: RunConfig) -> list[str]:
 
 def _image_size_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     problems, patch = [], config.model.patch_size
+    tasks = tuple(task for task in tasks if task != "segment")  # which pads its images to whole patches
     for size in sorted({config.task_config(task).image_size for task in tasks}):
         of = " and ".join(f"{task}.image_size" for task in tasks if config.task_config(task).image_size == size)
         near = max(2 * patch, round(size / patch) * patch)
@@ -128,8 +134,13 @@ def _task_problems(config: RunConfig) -> list[str]:
     problems = []
     if config.task not in config.tasks:
         problems.append(f"task={config.task}: a run with init={config.init} has no pre-training of its own")
-    if config.segment.channels % 4:
-        problems.append(f"segment.channels={config.segment.channels}: must be a multiple of 4 (GroupNorm)")
+    for key, width in {"channels": config.segment.channels, "aux_channels": config.segment.aux_channels}.items():
+        if width % 4:
+            problems.append(f"segment.{key}={width}: must be a multiple of 4 (GroupNorm)")
+    for task in config.tasks:
+        if config.init == "pretrain" and not config.pretrain.ema_decay and getattr(config.task_config(task), "init_ema", False):
+            problems.append(f"{task}.init_ema=true: pretrain.ema_decay=0 keeps no moving average; the paper's is 0.9999")
+    problems += _layer_problems(config)
     if config.segment.scale_min > config.segment.scale_max:
         problems.append(
             f"segment.scale_min={config.segment.scale_min} is above segment.scale_max={config.segment.scale_max}"
@@ -137,3 +148,10 @@ def _task_problems(config: RunConfig) -> list[str]:
     if config.classify.batch_size % 2 and (config.classify.mixup or config.classify.cutmix):
         problems.append(f"classify.batch_size={config.classify.batch_size}: mixup and cutmix need an even number")
     return problems
+
+
+def _layer_problems(config: RunConfig) -> list[str]:
+    depth, named = config.model.depth or ladder.LADDER[config.model.size].depth, config.probe.layers
+    if named in LAYER_CHOICES or all(word.isdecimal() and int(word) < depth for word in named.split(",")):
+        return []
+    return [f"probe.layers={named}: give {', '.join(LAYER_CHOICES)} or block numbers from 0 to {depth - 1}, e.g. 0,2"]

@@ -20,7 +20,8 @@ from typing import Any, cast
 from nepa_scale import ladder
 from nepa_scale.data.embedded import DEFAULT_ROOT, EMBEDDED_NAME
 
-TASKS = ("pretrain", "classify", "segment")
+TASKS = ("pretrain", "probe", "classify", "segment")
+LAYER_CHOICES = ("all", "quarters", "last")
 
 
 def setting(
@@ -54,10 +55,18 @@ class ModelConfig:
     """attention heads per block; null = the rung's"""
     mlp: str = setting("gelu", choices=("gelu", "swiglu"))
     """gelu (the authors' released weights) or swiglu (the paper's text)"""
+    mlp_hidden: int | None = setting(None, low=1)
+    """width between the MLP's layers; null = 4 x embed_dim for gelu, 8/3 x embed_dim for swiglu (equal parameters)"""
     qk_norm: str = setting("plain", choices=("none", "plain", "weight"))
     """LayerNorm of queries and keys: none, plain (no parameters) or weight (a weight, no bias)"""
+    layer_scale: bool = setting(True)
+    """multiply each branch by a learned vector (LayerScale)"""
     layer_scale_init: float = setting(1e-5, above=0)
     """initial value of LayerScale"""
+    pos_embed: str = setting("rope", choices=("rope", "absolute"))
+    """2-D rotary position embedding, or a learned vector added to each token (the plain ViT of the ablations)"""
+    class_token: bool = setting(True)
+    """prepend a learned token, which predicts the first patch"""
     weight_init: str = setting("authors", choices=("authors", "xavier"))
     """initial weights: std 0.02 (authors; for widths of 768 and more) or xavier (MAE; learns sooner when narrow)"""
     rope_rescale: float = setting(2.0, low=1)
@@ -69,7 +78,11 @@ class ModelConfig:
             self.size,
             self.patch_size,
             mlp=cast(ladder.MlpKind, self.mlp),
+            mlp_hidden=self.mlp_hidden,
             qk_norm=cast(ladder.QkNorm, self.qk_norm),
+            layer_scale=self.layer_scale,
+            pos_embed=cast(ladder.PosEmbed, self.pos_embed),
+            class_token=self.class_token,
             embed_dim=self.embed_dim,
             depth=self.depth,
             num_heads=self.num_heads,
@@ -105,7 +118,9 @@ class TaskConfig:
     base_lr: float = setting(1e-3, above=0)
     """peak learning rate = base_lr x batch_size / 256"""
     warmup: float = setting(0.1, low=0, high=1)
-    """fraction of the steps spent in linear warm-up; cosine to zero follows"""
+    """fraction of the steps spent in linear warm-up"""
+    schedule: str = setting("cosine", choices=("cosine", "poly"))
+    """how the learning rate falls to zero after the warm-up: half a cosine, or poly with power 1 (a straight line)"""
     weight_decay: float = setting(0.05, low=0)
     """AdamW weight decay (not on biases, norms and LayerScale)"""
     beta1: float = setting(0.9, low=0, high=0.9999)
@@ -114,6 +129,8 @@ class TaskConfig:
     """AdamW second-moment decay"""
     clip_grad_norm: float = setting(1.0, low=0)
     """global gradient-norm clip; 0 = off"""
+    ema_decay: float = setting(0.0, low=0, high=0.999999)
+    """decay per step of a moving average of the weights, evaluated and saved beside them; 0 = none"""
     hflip: float = setting(0.5, low=0, high=1)
     """probability of a horizontal flip in training"""
     eval_every: int = setting(0, low=0, orchestration=True)
@@ -141,6 +158,14 @@ class PretrainConfig(TaskConfig):
     """smallest area fraction of RandomResizedCrop (paper: 0.08)"""
     hflip: float = setting(0.0, low=0, high=1)
     """probability of a horizontal flip in training (authors' code: 0.5; digits must not be mirrored)"""
+    attention: str = setting("causal", choices=("causal", "bidirectional"))
+    """attention mask (bidirectional: ablation, paper Table 1a)"""
+    shift: bool = setting(True)
+    """predict the next embedding; false = the token's own (ablation, paper Table 1a)"""
+    stop_gradient: bool = setting(True)
+    """no gradient through the target (false: ablation, paper Table 1a)"""
+    mask_ratio: float = setting(0.0, low=0, high=0.95)
+    """fraction of input patches replaced by a learned token; targets stay clean (ablation, paper Table 1c)"""
 
 
 @dataclass(kw_only=True)
@@ -159,6 +184,20 @@ class FinetuneConfig(TaskConfig):
     """stochastic depth, rising linearly over the blocks to this rate"""
     layer_decay: float = setting(0.8, above=0, high=1)
     """learning rate of each block = the next block's times this (from a pre-trained start only)"""
+    layer_decay_end: float | None = setting(None, above=0, high=1)
+    """layer_decay moves to this value over training; null = constant (paper: 1.0)"""
+    layer_decay_ramp: str = setting("linear", choices=("linear", "cosine"))
+    """how layer_decay moves: linear (paper) or cosine (authors' code)"""
+    layer_warmup: bool = setting(False)
+    """warm up a layer the longer, the more its rate is decayed; the last ones in one step (authors' scripts)"""
+    head_lr: float | None = setting(None, above=0)
+    """peak learning rate of the head's last layer and of the final norm, not scaled by the batch; null = as the rest"""
+    freeze_patch_embed: bool = setting(False)
+    """keep the patch convolution as pre-trained (from a pre-trained start only)"""
+    qk_norm: str | None = setting(None, choices=("none", "plain", "weight"))
+    """QK-norm while fine-tuning; null = model.qk_norm (the released checkpoints go from plain to weight)"""
+    init_ema: bool = setting(False)
+    """start from the moving average of the pre-trained weights"""
 
 
 @dataclass(kw_only=True)
@@ -177,6 +216,12 @@ class ClassifyConfig(FinetuneConfig):
     """Beta parameter of mixup; 0 = off"""
     cutmix: float = setting(0.0, low=0)
     """Beta parameter of cutmix; 0 = off"""
+    pool: str = setting("mean", choices=("mean", "last"))
+    """what the head reads: mean of the patch outputs, normed again (released), or the last token's output (paper)"""
+    crop_pct: float = setting(1.0, above=0, high=1)
+    """evaluation: the part of the resized image's side that the centre crop keeps"""
+    crop_mode: str = setting("center", choices=("center", "squash"))
+    """evaluation: resize the shorter side, or squash the image to a square (released large model)"""
 
 
 @dataclass(kw_only=True)
@@ -185,10 +230,56 @@ class SegmentConfig(FinetuneConfig):
 
     channels: int = setting(32, low=1)
     """width of the UPerNet head"""
+    dropout: float = setting(0.0, low=0, high=0.9)
+    """dropout of whole channels before the classifier of the head"""
+    aux_weight: float = setting(0.0, low=0)
+    """weight of the auxiliary FCN head's loss; 0 = no such head"""
+    aux_channels: int = setting(32, low=1)
+    """width of the auxiliary head"""
     scale_min: float = setting(0.75, above=0)
     """smallest random resize, relative to shorter side = image_size"""
     scale_max: float = setting(1.5, above=0)
     """largest random resize, relative to shorter side = image_size"""
+    cat_max_ratio: float = setting(1.0, above=0, high=1)
+    """draw a crop anew (ten times at most) while one class covers more than this part of it; 1 = off"""
+    photometric: bool = setting(False)
+    """random brightness, contrast, saturation and hue in training"""
+    eval_mode: str = setting("slide", choices=("slide", "whole"))
+    """evaluation: overlapping windows of side image_size, or the whole image at once"""
+    multi_scale: bool = setting(False)
+    """also evaluate the mean over six scales and flips, as miou_multi_scale"""
+
+
+@dataclass(kw_only=True)
+class ProbeConfig(TaskConfig):
+    """Heads on the frozen backbone: linear, attentive and nearest neighbours, at any block."""
+
+    epochs: float | None = setting(4.0, above=0)
+    """length in passes over the training images (give this or steps)"""
+    base_lr: float = setting(1e-2, above=0)
+    """centre of the heads' learning rates, x batch_size / 256; each head is trained at several around it"""
+    weight_decay: float = setting(0.0, low=0)
+    """AdamW weight decay (not on biases)"""
+    beta2: float = setting(0.999, low=0, high=0.99999)
+    """AdamW second-moment decay"""
+    clip_grad_norm: float = setting(0.0, low=0)
+    """global gradient-norm clip; 0 = off, or the heads would slow one another"""
+    hflip: float = setting(0.0, low=0, high=1)
+    """probability of a horizontal flip in training (digits must not be mirrored)"""
+    crop_scale_min: float = setting(0.6, above=0, high=1)
+    """smallest area fraction of RandomResizedCrop"""
+    attention: str = setting("bidirectional", choices=("bidirectional", "causal"))
+    """attention mask of the frozen backbone"""
+    layers: str = setting("quarters")
+    """blocks whose outputs are probed: all, quarters, last, or numbers from 0 such as 2,5,11"""
+    attentive: bool = setting(True)
+    """also train an attentive head: one learned query over the patch outputs"""
+    knn_neighbours: int = setting(20, low=0)
+    """neighbours that vote (temperature 0.07, cosine); 0 = no nearest-neighbour probe"""
+    init_ema: bool = setting(False)
+    """probe the moving average of the pre-trained weights"""
+    crop_pct: float = setting(1.0, above=0, high=1)
+    """evaluation: the part of the resized image's side that the centre crop keeps"""
 
 
 @dataclass(kw_only=True)
@@ -221,18 +312,22 @@ class LogConfig:
     """write a metrics line every so many steps"""
     tensorboard: bool = setting(True, orchestration=True)
     """also write TensorBoard event files"""
+    pictures: int = setting(4, low=0, orchestration=True)
+    """validation images drawn with their attention and similarity maps when pre-training ends; 0 = none"""
 
 
 @dataclass(kw_only=True)
 class RunConfig:
-    """One point of a study: pre-train, then fine-tune for classification and segmentation."""
+    """One point of a study: pre-train, then probe, fine-tune for classification and for segmentation."""
 
     task: str = setting("pretrain", choices=TASKS, orchestration=True)
     """which task of the run to do now"""
     run_dir: str | None = setting(None, orchestration=True)
     """folder of the run; null = runs/<run_id>"""
+    pretrain_dir: str | None = setting(None, orchestration=True)
+    """finished pre-training with these settings (a study shares it between its runs); null = <run_dir>/pretrain"""
     init: str = setting("pretrain")
-    """where fine-tuning starts: pretrain (this run's own), scratch, or the folder of another run"""
+    """where the other tasks start: pretrain (this run's own), scratch, or a folder with model.safetensors or a run"""
     seed: int = setting(0, low=0, high=2**32 - 1)
     """seed of initialisation, data order and augmentation"""
     micro_batch_size: int | None = setting(None, low=1, orchestration=True)
@@ -242,6 +337,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -271,6 +367,11 @@ class RunConfig:
             for key, value, meta in walk(self)
             if not meta["orchestration"] and (self.init == "pretrain" or not key.startswith("pretrain."))
         }
+
+    def pretrain_identity(self) -> dict[str, Any]:
+        """The result settings that pre-training depends on, flat: runs where they are equal can share it."""
+        others = tuple(f"{task}." for task in TASKS[1:])
+        return {key: value for key, value in self.identity().items() if not key.startswith((*others, "init"))}
 
     def flat(self) -> dict[str, Any]:
         """Every setting by its dotted key."""

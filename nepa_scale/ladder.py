@@ -21,6 +21,7 @@ from nepa_scale.errors import UserError, nearest
 
 MlpKind = Literal["gelu", "swiglu"]
 QkNorm = Literal["none", "plain", "weight"]
+PosEmbed = Literal["rope", "absolute"]
 Precision = Literal["fp32", "bf16"]
 AttentionCount = Literal["useful", "executed"]
 
@@ -68,6 +69,8 @@ class Architecture:
     mlp_hidden: int
     qk_norm: QkNorm
     layer_scale: bool
+    pos_embed: PosEmbed = "rope"
+    class_token: bool = True
     in_chans: int = 3
 
     def __post_init__(self) -> None:
@@ -81,6 +84,7 @@ class Architecture:
             )
         _check_choice("mlp", self.mlp, get_args(MlpKind))
         _check_choice("qk_norm", self.qk_norm, get_args(QkNorm))
+        _check_choice("pos_embed", self.pos_embed, get_args(PosEmbed))
 
     @property
     def head_dim(self) -> int:
@@ -107,8 +111,11 @@ def architecture(
     patch_size: int,
     *,
     mlp: MlpKind = "gelu",
+    mlp_hidden: int | None = None,
     qk_norm: QkNorm = "plain",
     layer_scale: bool = True,
+    pos_embed: PosEmbed = "rope",
+    class_token: bool = True,
     embed_dim: int | None = None,
     depth: int | None = None,
     num_heads: int | None = None,
@@ -126,9 +133,11 @@ def architecture(
         num_heads=shape.num_heads if num_heads is None else num_heads,
         patch_size=patch_size,
         mlp=mlp,
-        mlp_hidden=default_mlp_hidden(width, mlp),
+        mlp_hidden=default_mlp_hidden(width, mlp) if mlp_hidden is None else mlp_hidden,
         qk_norm=qk_norm,
         layer_scale=layer_scale,
+        pos_embed=pos_embed,
+        class_token=class_token,
     )
 
 
