@@ -348,7 +348,7 @@ class RunConfig:
     def run_id(self) -> str:
         """Readable prefix plus a hash of every result setting."""
         start = {"pretrain": "", "scratch": "-scratch"}.get(self.init, "-from")
-        return f"{self.model.size}-p{self.model.patch_size}{start}-{_digest(self.identity())}"
+        return f"{self.model.size}-p{self.model.patch_size}{start}-{config_digest(self.identity())}"
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -388,5 +388,6 @@ def walk(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, A
             yield f"{prefix}{item.name}", value, dict(item.metadata)
 
 
-def _digest(content: dict[str, Any]) -> str:
+def config_digest(content: dict[str, Any]) -> str:
+    """A short hash of settings: equal settings, equal hash."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

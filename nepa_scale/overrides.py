@@ -14,12 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nepa_scale import config as config_module
+from nepa_scale import recipes
 from nepa_scale.checks import check_values
 from nepa_scale.config import TASKS, RunConfig, walk
 from nepa_scale.errors import ConfigError, nearest
 from nepa_scale.files import write_atomically
 
 KEYS = {key: meta for key, _, meta in walk(RunConfig())}
+RECIPE_KEYS = tuple(f"{task}.recipe" for task in TASKS if recipes.names(task))
 SECTIONS = sorted({key.split(".")[0] for key in KEYS if "." in key})
 
 
@@ -59,10 +61,10 @@ def split_words(words: Iterable[str]) -> list[tuple[str, str]]:
     return [(key, value) for key, _, value in (word.partition("=") for word in words)]
 
 
-def build(pairs: Sequence[tuple[str, str]], *, all_tasks: bool = False) -> RunConfig:
+def build(pairs: Sequence[tuple[str, str]], *, tasks: Sequence[str] | None = None) -> RunConfig:
     """Apply (key, value) pairs in order to the defaults, then check them.
 
-    The sections of the tasks that are not to be done now are checked only with ``all_tasks``.
+    ``tasks`` are those whose sections are checked; by default the one to do now.
     Raises ``ConfigError`` with every problem found.
     """
     problems: list[str] = []
@@ -72,7 +74,7 @@ def build(pairs: Sequence[tuple[str, str]], *, all_tasks: bool = False) -> RunCo
         problems += _apply(tree, key, value)
     config: RunConfig = OmegaConf.to_object(tree)  # type: ignore[assignment]
     _replace_default_epochs(config, {key for key, _ in pairs})
-    problems += check_values(config, config.tasks if all_tasks else (config.task,))
+    problems += check_values(config, (config.task,) if tasks is None else tuple(t for t in config.tasks if t in tasks))
     if problems:
         raise ConfigError(problems)
     return config
@@ -130,6 +132,8 @@ def help_text(command: str) -> str:
         "config=FILE reads settings from YAML first; data=NAME is short for the task's dataset, model=NAME for",
         "model.size. Keys marked * change how the work is done but not its result.",
         "",
+        *(f"  {key + '=NAME':<38} published recipe: {', '.join(_recipe_names(key))}" for key in RECIPE_KEYS),
+        "",
     ]
     documented = _documentation()
     for key, default, meta in walk(RunConfig()):
@@ -141,7 +145,7 @@ def help_text(command: str) -> str:
 
 
 def _expand(pairs: Sequence[tuple[str, str]], problems: list[str]) -> list[tuple[str, str]]:
-    """Resolve ``config=`` and the shorthands."""
+    """Resolve ``config=``, the shorthands and the recipes."""
     expanded: list[tuple[str, str]] = []
     for key, value in pairs:
         if key == "config":
@@ -154,7 +158,29 @@ def _expand(pairs: Sequence[tuple[str, str]], problems: list[str]) -> list[tuple
     task = dict(expanded).get("task", "pretrain")
     task = task if task in TASKS else "pretrain"
     short = {"data": f"{task}.dataset", "model": "model.size"}
-    return [(short.get(key, key), value) for key, value in expanded]
+    return _expand_recipes([(short.get(key, key), value) for key, value in expanded], problems)
+
+
+def _expand_recipes(pairs: list[tuple[str, str]], problems: list[str]) -> list[tuple[str, str]]:
+    """Put the settings of the last recipe named for each task before all pairs, which are stronger.
+
+    What a recipe says for a size follows the size that pairs or recipes choose; a length given in steps replaces the
+    recipe's epochs, and the other way round.
+    """
+    chosen = {key.split(".")[0]: value for key, value in pairs if key in RECIPE_KEYS and value != "null"}
+    rest = [pair for pair in pairs if pair[0] not in RECIPE_KEYS]
+    given = {key for key, value in rest if value != "null"}
+    recipe_pairs: list[tuple[str, str]] = []
+    for task in (task for task in TASKS if task in chosen):
+        replaced = {f"{task}.{a}" for a, b in (("epochs", "steps"), ("steps", "epochs")) if f"{task}.{b}" in given}
+        try:
+            size = dict([*recipe_pairs, *rest]).get("model.size")
+            found = pairs_from_mapping(recipes.settings(task, chosen[task], size), f"{task}.recipe={chosen[task]}")
+        except ConfigError as error:
+            problems += error.problems
+        else:
+            recipe_pairs += [pair for pair in found if pair[0] not in replaced]
+    return recipe_pairs + rest
 
 
 def _replace_default_epochs(config: RunConfig, given: Collection[str]) -> None:
@@ -177,13 +203,18 @@ def _apply(tree: DictConfig, key: str, value: str) -> list[str]:
     return []
 
 
+def _recipe_names(key: str) -> list[str]:
+    return recipes.names(key.removesuffix(".recipe"))
+
+
 def unknown_key(key: str) -> str:
     """The complaint about a key that does not exist, with the nearest that does."""
     if key in SECTIONS:
         return f"{key}: a group of settings, not one; its keys: {', '.join(k for k in KEYS if k.startswith(key + '.'))}"
     leaf = key.rsplit(".", 1)[-1]
     by_leaf = [name for name in KEYS if name.rsplit(".", 1)[-1] == leaf]
-    hint = f"; did you mean '{by_leaf[0]}'?" if by_leaf else nearest(key, KEYS) or _nearest_leaf(leaf)
+    valid = (*KEYS, *RECIPE_KEYS)
+    hint = f"; did you mean '{by_leaf[0]}'?" if by_leaf else nearest(key, valid) or _nearest_leaf(leaf)
     return f"unknown key '{key}'{hint}"
 
 

@@ -33,21 +33,26 @@ def run_task(run_directory: str, task: str) -> None:
 
 def jobs_to_do(plan: Plan, study_dir: Path) -> list[Job]:
     """A job for every unfinished task of the plan; fine-tuning waits for unfinished pre-training."""
+    unfinished = {
+        f"{run.run_id}/{task}": (run, task)
+        for run in plan.runs
+        for task in run.tasks
+        if not is_finished(run_dir(study_dir, run.run_id) / task)
+    }
     jobs = []
-    for run in plan.runs:
+    for key, (run, task) in unfinished.items():
         directory = run_dir(study_dir, run.run_id).absolute()
-        missing = [task for task in run.tasks if not is_finished(directory / task)]
-        for task in missing:
-            needs_pretraining = run.init == "pretrain" and task != "pretrain" and "pretrain" in missing
-            jobs.append(
-                Job(
-                    key=f"{run.run_id}/{task}",
-                    function=functools.partial(run_task, str(directory), task),
-                    folder=directory / task / "submitit",
-                    after=(f"{run.run_id}/pretrain",) if needs_pretraining else (),
-                    cost=run.tasks[task].flops,
-                )
+        pretraining = f"{run.pretrained_by or run.run_id}/pretrain"
+        waits = run.init == "pretrain" and task != "pretrain" and pretraining in unfinished
+        jobs.append(
+            Job(
+                key=key,
+                function=functools.partial(run_task, str(directory), task),
+                folder=directory / task / "submitit",
+                after=(pretraining,) if waits else (),
+                cost=run.tasks[task].flops,
             )
+        )
     return jobs
 
 

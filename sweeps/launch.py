@@ -18,13 +18,12 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from nepa_scale import checks, overrides
-from nepa_scale.config import RunConfig
 from nepa_scale.errors import UserError
 from nepa_scale.runs import exclusive
 from sweeps import display, jobs, plan, slurm
 from sweeps.local import run_local
 from sweeps.machine import Slots, Speed, local_slots, task_speed, world_size
-from sweeps.plan import Plan
+from sweeps.plan import Plan, Point
 from sweeps.schedule import Job, makespan
 from sweeps.settings import (
     GROUPS,
@@ -55,18 +54,18 @@ def main(words: Sequence[str]) -> int:
 
 def launch(request: Launch) -> int:
     """Show the plan; unless this is a dry run, carry it out."""
-    runs = plan.expand(request)
-    configs = {run_id: config for run_id, (config, _) in runs.items()}
-    plan.check(list(configs.values()), world_size(request.cluster))
+    points = plan.expand(request)
+    plan.check(points.values(), world_size(request.cluster))
     _check_study_dir(request.study_dir)
     earlier = plan.load(request.study_dir)
+    points = plan.share_pretraining(points, earlier, request.study_dir)
     speed = task_speed(request.cluster)
-    planned = plan.price(request, runs, speed)
+    planned = plan.price(request, points, speed)
     _show_plan(planned, request, speed)
     if request.dry_run:
         print("dry run: nothing was created")
         return 0
-    return _carry_out(request, planned, plan.merge(earlier, planned), configs)
+    return _carry_out(request, planned, plan.merge(earlier, planned), points)
 
 
 def help_text() -> str:
@@ -127,7 +126,7 @@ def _wall_clock(request: Launch, todo: list[Job], seconds: dict[str, float]) -> 
     return f", about {display.duration(makespan(todo, seconds, slots))} on {where}"
 
 
-def _carry_out(request: Launch, planned: Plan, merged: Plan, configs: dict[str, RunConfig]) -> int:
+def _carry_out(request: Launch, planned: Plan, merged: Plan, points: dict[str, Point]) -> int:
     """Write the plan and the runs' configurations, and do what is not finished."""
     study_dir, cluster = request.study_dir, request.cluster
     if isinstance(cluster, SlurmSettings):
@@ -136,10 +135,10 @@ def _carry_out(request: Launch, planned: Plan, merged: Plan, configs: dict[str, 
         todo = jobs.jobs_to_do(planned, study_dir)
         if isinstance(cluster, LocalSettings):
             jobs.check_unused(todo)
-        _make_embedded_data(configs.values())
+        _make_embedded_data(points.values())
         plan.save(merged, study_dir)
-        for run_id, config in configs.items():
-            overrides.save(config, plan.run_dir(study_dir, run_id) / "config.yaml")
+        for run_id, point in points.items():
+            overrides.save(point.config, plan.run_dir(study_dir, run_id) / "config.yaml")
         if isinstance(cluster, SlurmSettings):
             return _submit(todo, cluster, study_dir, planned.titles)
         return _run_here(todo, local_slots(cluster), study_dir, planned)
@@ -167,9 +166,9 @@ def _submit(todo: list[Job], settings: SlurmSettings, study_dir: Path, titles: d
     return 0
 
 
-def _make_embedded_data(configs: Iterable[RunConfig]) -> None:
+def _make_embedded_data(points: Iterable[Point]) -> None:
     """Write the embedded data set once, before several tasks want it at the same time."""
-    roots = {c.data.root for c in configs if any(checks.is_made_on_demand(c, task) for task in c.tasks)}
+    roots = {p.config.data.root for p in points if any(checks.is_made_on_demand(p.config, task) for task in p.tasks)}
     for root in roots:
         from nepa_scale.data.digits import write_digits
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nepa_scale import checks, ds_config, overrides
-from nepa_scale.config import TASKS, RunConfig
+from nepa_scale.config import TASKS, RunConfig, config_digest
 from nepa_scale.costs import task_cost
 from nepa_scale.errors import ConfigError, UserError
 from nepa_scale.files import read_json, write_json
+from nepa_scale.runs import is_finished
 from sweeps.machine import Speed, world_size
 from sweeps.settings import GridSettings, Launch, StudySettings
 
@@ -42,14 +43,28 @@ class PlannedTask:
 
 
 @dataclass(frozen=True)
+class Point:
+    """One run of a grid before it is priced: ``values`` are its settings of what varies, ``label`` its short name."""
+
+    config: RunConfig
+    label: str
+    values: dict[str, Any]
+    tasks: tuple[str, ...]
+    pretrained_by: str | None = None
+    """The run whose pre-training this one uses instead of an equal one of its own."""
+
+
+@dataclass(frozen=True)
 class PlannedRun:
-    """One run. ``values`` are its settings of the varied axes, ``label`` the short name made from them."""
+    """One run of a study directory, as ``Point``; ``pretraining`` tells equal pre-trainings."""
 
     run_id: str
     label: str
     init: str
     values: dict[str, Any]
     tasks: dict[str, PlannedTask]
+    pretraining: str | None = None
+    pretrained_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,57 +81,81 @@ class Plan:
         """{run_id/task: name of the task for people}."""
         control = {"pretrain": "", "scratch": " from scratch"}
         return {
-            f"{run.run_id}/{task}": f"{run.label} {task}{control.get(run.init, f' from {run.init}')}"
+            f"{run.run_id}/{task}": f"{run.label}{_seed(run)} {task}{control.get(run.init, f' from {run.init}')}"
             for run in self.runs
             for task in run.tasks
         }
 
 
-def expand(launch: Launch) -> dict[str, tuple[RunConfig, dict[str, Any]]]:
-    """Every distinct run of the grid: {run_id: (configuration, values of the varied axes)}.
+def expand(launch: Launch) -> dict[str, Point]:
+    """Every distinct run of the grid by its run_id.
 
     Points that differ only in settings a run does not use (one from scratch reads no pre-training settings)
     are one run. Raises ``ConfigError`` with the problems of all points.
     """
-    axes = _axes(launch.grid)
-    problems = _reserved(launch.pairs, launch.grid_name, axes)
-    runs: dict[str, tuple[RunConfig, dict[str, Any]]] = {}
-    for point in itertools.product(*axes.values()):
-        values = dict(zip(axes, point, strict=True))
+    problems = _reserved(launch.pairs, launch.grid_name, launch.grid)
+    points: dict[str, Point] = {}
+    for name, values in _combinations(launch.grid):
         for pairs in _variants(launch.study, _point_pairs(launch, values)):
             try:
-                config = overrides.build(pairs, all_tasks=True)
+                config = overrides.build(pairs, tasks=("pretrain", *launch.study.tasks))
             except ConfigError as error:
                 problems += error.problems
                 break  # its control from scratch would say the same again
-            else:
-                runs.setdefault(config.run_id, (config, _own_values(config, values)))
+            own = _own_values(config, values)
+            tasks = tuple(task for task in config.tasks if task in ("pretrain", *launch.study.tasks))
+            points.setdefault(config.run_id, Point(config, _label(config, name, own), own, tasks))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    return runs
+    return points
 
 
-def price(launch: Launch, runs: dict[str, tuple[RunConfig, dict[str, Any]]], speed: Speed) -> Plan:
-    """The plan of the expanded ``runs``. Raises ``DataError`` when a data set cannot be read."""
+def share_pretraining(points: dict[str, Point], earlier: Plan | None, study_dir: Path) -> dict[str, Point]:
+    """Let each pre-training be done once: of runs that differ only in what comes after it, the first does it.
+
+    A run of an ``earlier`` plan whose pre-training is finished comes before those of this one.
+    """
+    done = [
+        run for run in (earlier.runs if earlier else ()) if is_finished(run_dir(study_dir, run.run_id) / "pretrain")
+    ]
+    owners = {run.pretraining: run.run_id for run in reversed(done) if run.pretraining}
+    shared = {}
+    for run_id, point in points.items():
+        owner = owners.setdefault(_pretraining(point.config), run_id)
+        if point.config.init != "pretrain" or owner == run_id:
+            shared[run_id] = point
+        else:
+            where = str((run_dir(study_dir, owner) / "pretrain").absolute())
+            config = dataclasses.replace(point.config, pretrain_dir=where)
+            shared[run_id] = dataclasses.replace(point, config=config, tasks=point.tasks[1:], pretrained_by=owner)
+    return shared
+
+
+def price(launch: Launch, points: dict[str, Point], speed: Speed) -> Plan:
+    """The plan of the expanded ``points``. Raises ``DataError`` when a data set cannot be read."""
+    devices = world_size(launch.cluster)
     planned = tuple(
         PlannedRun(
             run_id=run_id,
-            label=_label(config, values),
-            init=config.init,
-            values=values,
-            tasks={task: _price_task(config, task, world_size(launch.cluster), speed) for task in config.tasks},
+            label=point.label,
+            init=point.config.init,
+            values=point.values,
+            tasks={task: _price_task(point.config, task, devices, speed) for task in point.tasks},
+            pretraining=_pretraining(point.config) if point.config.init == "pretrain" else None,
+            pretrained_by=point.pretrained_by,
         )
-        for run_id, (config, values) in runs.items()
+        for run_id, point in points.items()
     )
-    return Plan(launch.study.name, launch.grid_name, tuple(_axes(launch.grid)), planned)
+    return Plan(launch.study.name, launch.grid_name, _varied(launch.grid), planned)
 
 
-def check(configs: Sequence[RunConfig], devices: int) -> None:
+def check(points: Iterable[Point], devices: int) -> None:
     """Raises ``ConfigError`` with what would stop the tasks: data, batches, the DeepSpeed file."""
     problems: list[str] = []
     seen: set[tuple[Any, ...]] = set()
-    for config in configs:
-        for task in config.tasks:
+    for point in points:
+        config = point.config
+        for task in point.tasks:
             section = config.task_config(task)
             reads = (config.data.root, section.dataset, section.num_images, task)
             if reads not in seen:
@@ -126,7 +165,7 @@ def check(configs: Sequence[RunConfig], devices: int) -> None:
                 ds_config.resolve(config, task, world_size=devices, num_params=1)
             except ConfigError as error:
                 problems += error.problems
-        problems += checks.check_batches(config, config.tasks, devices)
+        problems += checks.check_batches(config, point.tasks, devices)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
 
@@ -178,22 +217,38 @@ def _axes(grid: GridSettings) -> dict[str, list[Any]]:
     return {key: values if isinstance(values, list) else [values] for key, values in grid.axes.items()}
 
 
-def _reserved(pairs: Sequence[tuple[str, str]], grid: str, axes: dict[str, list[Any]]) -> list[str]:
+def _combinations(grid: GridSettings) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name of the point or "", settings) for every point, times every combination of the axes."""
+    axes = _axes(grid)
+    for name, settings in (grid.points or {"": {}}).items():
+        for values in itertools.product(*axes.values()):
+            yield name, {**settings, **dict(zip(axes, values, strict=True))}
+
+
+def _varied(grid: GridSettings) -> tuple[str, ...]:
+    """The settings that differ between runs."""
+    return tuple(dict.fromkeys([*(key for settings in grid.points.values() for key in settings), *_axes(grid)]))
+
+
+def _reserved(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) -> list[str]:
     """Complaints about settings that are not the user's to give here, and about empty axes."""
+    axes, varied = _axes(grid), _varied(grid)
     problems = [f"{key}={text}: {RESERVED[key]}" for key, text in pairs if key in RESERVED]
     for key, text in pairs:
         axis = "model.size" if key == "model" else key
         if axis in axes:
-            problems.append(f"{key}={text}: grid={grid} varies this setting; choose with grid.axes.{axis}=[{text}]")
+            problems.append(f"{key}={text}: grid={name} varies this setting; choose with grid.axes.{axis}=[{text}]")
+        elif axis in varied:
+            problems.append(f"{key}={text}: grid={name} varies this setting")
     problems += [f"grid.axes.{key}: no values" for key, values in axes.items() if not values]
-    without_effect = [key for key in axes if overrides.KEYS.get(key, {}).get("orchestration")]
+    without_effect = [key for key in varied if overrides.KEYS.get(key, {}).get("orchestration")]
     problems += [f"grid.axes.{key}: changes how work is done, not its result; it cannot vary" for key in without_effect]
-    return problems if axes else [*problems, f"grid={grid}: no axes; give grid.axes.SETTING=[...]"]
+    return problems if axes or grid.points else [*problems, f"grid={name}: no axes; give grid.axes.SETTING=[...]"]
 
 
 def _point_pairs(launch: Launch, values: dict[str, Any]) -> Pairs:
     """Settings of one point, weakest first: the study's, the grid's, the axes', the command line's."""
-    mappings = {"study.run": launch.study.run, "grid.set": launch.grid.set, "grid.axes": values}
+    mappings = {"study.run": launch.study.run, "grid.set": launch.grid.set, "grid": values}
     pairs: Pairs = []
     for source, mapping in mappings.items():
         pairs = _overlay(pairs, overrides.pairs_from_mapping(mapping, source))
@@ -224,9 +279,24 @@ def _own_values(config: RunConfig, values: dict[str, Any]) -> dict[str, Any]:
     return {key: identity[key] for key in values if key in identity}
 
 
-def _label(config: RunConfig, values: dict[str, Any]) -> str:
-    parts = [str(value) if key == "model.size" else f"{key.split('.')[-1]}={value}" for key, value in values.items()]
+def _label(config: RunConfig, name: str, values: dict[str, Any]) -> str:
+    """A point's own name, or one made of what varies; the seed is no part of it, so that seeds can be averaged."""
+    if name:
+        return name
+    parts = [
+        str(value) if key == "model.size" else f"{key.split('.')[-1]}={value}"
+        for key, value in values.items()
+        if key != "seed"
+    ]
     return " ".join(parts) or config.model.size
+
+
+def _seed(run: PlannedRun) -> str:
+    return f" seed {run.values['seed']}" if "seed" in run.values else ""
+
+
+def _pretraining(config: RunConfig) -> str:
+    return config_digest(config.pretrain_identity())
 
 
 def _price_task(config: RunConfig, task: str, devices: int, speed: Speed) -> PlannedTask:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from nepa_scale.config import TASKS
 from nepa_scale.errors import ConfigError, nearest
 from nepa_scale.overrides import split_words
 
@@ -30,6 +31,7 @@ KIND_TEXTS = {
     "float | None": "a number or null",
     "list[str]": "a list of names: [a,b]",
     "list[int]": "a list of whole numbers: [1,2]",
+    "list[float]": "a list of numbers: [1,2.5]",
 }
 
 
@@ -51,6 +53,8 @@ class GridSettings:
         default_factory=dict,
         metadata=about("run settings that vary, each with its list of values; every combination is a run"),
     )
+    points: dict[str, Any] = field(default_factory=dict)
+    """Named points instead of, or times, the axes: {label: run settings}."""
     set: dict[str, Any] = field(default_factory=dict, metadata=about("run settings that this grid fixes"))
 
 
@@ -65,7 +69,13 @@ class StudySettings:
     data_sizes: list[int] = field(
         default_factory=list, metadata=about("numbers of pre-training images, for grids over data size")
     )
-    data_size_model: str = option("rung of the size ladder that grids over data size train", "nano")
+    epochs: list[float] = field(
+        default_factory=list, metadata=about("lengths of pre-training, for grids over its length")
+    )
+    base_size: str = option("rung of the size ladder that grids over anything else train", "nano")
+    tasks: list[str] = field(
+        default_factory=lambda: ["pretrain", "classify", "segment"], metadata=about("tasks of every point")
+    )
     scratch_control: bool = option("add to every point the same fine-tuning from random weights", True)
     run: dict[str, Any] = field(default_factory=dict, metadata=about("run settings of every point"))
 
@@ -143,6 +153,7 @@ def read_launch(words: Sequence[str]) -> Launch:
     except OmegaConfBaseException as error:
         raise ConfigError([_first_line(error)]) from error
     _check_ranges(root.cluster)
+    _check_tasks(root.study.tasks)
     return Launch(
         grid_name=choices["grid"],
         grid=root.grid,
@@ -174,6 +185,8 @@ def compose_tree(choices: Sequence[tuple[str, str]]) -> tuple[DictConfig, dict[s
     for path in OPEN_KEYS:
         group, key = path.split(".")
         content[group][key] = flatten(content[group].get(key) or {})
+    points = content["grid"].get("points") or {}
+    content["grid"]["points"] = {label: flatten(values or {}) for label, values in points.items()}
     kind = content["cluster"].get("kind")
     if kind not in KINDS:
         raise ConfigError([f"cluster.kind={kind}: not one of {', '.join(KINDS)}"])
@@ -233,7 +246,7 @@ def _kinds(tree: DictConfig) -> dict[str, str]:
     sections = {name: fields(OmegaConf.get_type(tree, name) or object) for name in GROUPS}  # type: ignore[arg-type]
     kinds = {f"{name}.{item.name}": str(item.type) for name, items in sections.items() for item in items}
     kinds |= {item.name: str(item.type) for item in fields(Tree) if item.name not in GROUPS}
-    return {key: kind for key, kind in kinds.items() if key not in (*OPEN_KEYS, "cluster.kind")}
+    return {key: kind for key, kind in kinds.items() if key not in (*OPEN_KEYS, "grid.points", "cluster.kind")}
 
 
 def _check_ranges(cluster: ClusterSettings) -> None:
@@ -246,6 +259,16 @@ def _check_ranges(cluster: ClusterSettings) -> None:
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def _check_tasks(tasks: Sequence[str]) -> None:
+    problems = [
+        f"study.tasks: '{task}' is not one of {', '.join(TASKS)}{nearest(task, TASKS)}"
+        for task in tasks
+        if task not in TASKS
+    ]
+    if problems or not tasks:
+        raise ConfigError(problems or [f"study.tasks: no task; give some of {', '.join(TASKS)}"])
 
 
 def _first_line(error: Exception) -> str:
