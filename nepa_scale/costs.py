@@ -1,6 +1,7 @@
 """What a task will cost, from its configuration alone: the planner shows it, the result file records it.
 
-Convention: a multiply-add is 2 FLOPs, only matrix products and convolutions count, training is 3 x forward.
+Convention: a multiply-add is 2 FLOPs, only matrix products and convolutions count, training is 3 x forward; of a
+frozen backbone forward alone. Evaluation is not counted, and so neither are a probe's nearest neighbours.
 Causal attention is counted as useful work, T(T+1)/2 of the T^2 scores.
 """
 
@@ -13,11 +14,18 @@ from typing import cast
 from nepa_scale import ladder
 from nepa_scale.config import RunConfig
 from nepa_scale.data import layout
+from nepa_scale.layers import probed_layers
 
-FLOPS_CONVENTION = "multiply-add = 2; training = 3 x forward; causal attention counts T(T+1)/2 of T^2 scores"
+FLOPS_CONVENTION = (
+    "multiply-add = 2; training = 3 x forward (frozen: 1 x); causal attention counts T(T+1)/2 of T^2 scores"
+)
 POOL_SCALES = (1, 2, 3, 6)
 BYTES_PER_TRAINED_PARAMETER = 16  # fp32 weight, gradient and two AdamW moments
 NUM_LEVELS = 4
+
+#: A probe's heads are each trained at these multiples of the base learning rate and reported at the best one, as in
+#: DINOv2 (arXiv 2304.07193): how large a rate fits depends on the layer and on what the head reads of it.
+RATE_FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,8 @@ def task_cost(config: RunConfig, task: str, *, world_size: int = 1, zero_stage: 
     grid = section.image_size // config.model.patch_size
     head_params, head_flops = head_cost(config, task)
     causal = task == "pretrain" or getattr(section, "attention", "causal") == "causal"
-    forward = ladder.forward_flops(arch, section.image_size, causal=causal, count="useful") + head_flops
+    forward = ladder.forward_flops(arch, section.image_size, causal=causal, count="useful")
+    passes = 1 if task == "probe" else 3
     memory = ladder.memory(
         arch,
         section.image_size,
@@ -60,8 +69,8 @@ def task_cost(config: RunConfig, task: str, *, world_size: int = 1, zero_stage: 
         images_seen=images,
         unique_images=min(used, images),
         tokens_seen=images * grid * grid,
-        flops_train=3 * forward * images,
-        memory_bytes=memory.total + BYTES_PER_TRAINED_PARAMETER * head_params,
+        flops_train=(passes * forward + 3 * head_flops) * images,
+        memory_bytes=(memory.weights if task == "probe" else memory.total) + BYTES_PER_TRAINED_PARAMETER * head_params,
     )
 
 
@@ -71,10 +80,10 @@ def num_train_images(config: RunConfig, task: str) -> int:
 
 
 def num_classes(config: RunConfig, task: str) -> int:
-    """Classes of the task's labels (classify) or masks (segment); 0 for pre-training, which reads neither."""
+    """Classes of the task's labels (probe, classify) or masks (segment); 0 for pre-training, which reads neither."""
     if task == "pretrain":
         return 0
-    count = layout.num_classes if task == "classify" else layout.mask_classes
+    count = layout.mask_classes if task == "segment" else layout.num_classes
     return count(Path(config.data.root), config.task_config(task).dataset)
 
 
@@ -85,8 +94,27 @@ def head_cost(config: RunConfig, task: str) -> tuple[int, int]:
         return 0, 0
     if task == "classify":
         return 2 * width + classes * (width + 1), 2 * width * classes
+    if task == "probe":
+        return probe_cost(config, width, classes)
     grid = config.segment.image_size // config.model.patch_size
     return upernet_cost(width, config.segment.channels, classes, grid, config.model.patch_size)
+
+
+def probe_cost(config: RunConfig, width: int, classes: int) -> tuple[int, int]:
+    """(parameters, forward FLOPs per image) of a probe's heads at all rates.
+
+    Two linear heads for each layer; an attentive one adds its query, and keys and values of N patches with one row
+    of scores: 4 N D^2 + 4 N D.
+    """
+    arch, section = config.model.architecture(), config.probe
+    copies = len(RATE_FACTORS) * len(probed_layers(section.layers, arch.depth))
+    linear_params, linear_flops = classes * (width + 1), 2 * width * classes
+    params, flops = 2 * linear_params, 2 * linear_flops
+    if section.attentive:
+        patches = ladder.num_patches(arch, section.image_size)
+        params += linear_params + 2 * width * width + width
+        flops += linear_flops + 4 * patches * width * (width + 1)
+    return copies * params, copies * flops
 
 
 def pyramid_scales(patch_size: int) -> tuple[float, ...]:

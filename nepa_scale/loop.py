@@ -20,7 +20,7 @@ from nepa_scale.distributed import World, any_rank
 from nepa_scale.engine import Batch, Engine, StepResult
 from nepa_scale.files import write_atomically
 from nepa_scale.metrics import MetricsLog
-from nepa_scale.optim import build_optimizer, warmup_cosine
+from nepa_scale.optim import warmup_cosine
 from nepa_scale.progress import StepDisplay, logger
 from nepa_scale.results import write_result
 from nepa_scale.runs import WEIGHTS_NAME
@@ -49,9 +49,10 @@ class Trainer:
         section = task.section
         self.total_steps = section.total_steps(len(task.train_data))  # type: ignore[arg-type]
         self.params = sum(parameter.numel() for parameter in task.module.parameters())
+        task.prepare(world, device)
         self.engine = Engine(
             task.module,
-            build_optimizer(task.module, section, layer_decay=task.layer_decay),
+            task.build_optimizer(),
             warmup_cosine(self.total_steps, section.warmup),
             ds_config.resolve(config, task.name, world_size=world.size, num_params=self.params),
             world=world,
@@ -105,7 +106,7 @@ class Trainer:
         weights = self.engine.gather_weights()
         if not self.world.is_main:
             return
-        tensors = {name.removeprefix("backbone."): value.contiguous() for name, value in weights.items()}
+        tensors = {name: value.contiguous() for name, value in self.task.exported(weights).items()}
         write_atomically(self.task_dir / WEIGHTS_NAME, safetensors.torch.save(tensors))
         write_result(
             self.task_dir,

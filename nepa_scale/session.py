@@ -39,6 +39,10 @@ def build_task(config: RunConfig, run_dir: Path) -> Task:
         from nepa_scale.tasks.pretrain import Pretrain
 
         return Pretrain(config)
+    if config.task == "probe":
+        from nepa_scale.tasks.probe import Probe
+
+        return Probe(config, weights)
     if config.task == "classify":
         from nepa_scale.tasks.classify import Classify
 

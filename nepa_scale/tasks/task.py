@@ -20,6 +20,7 @@ from nepa_scale.data.order import subset
 from nepa_scale.data.sources import Source, open_source
 from nepa_scale.distributed import World
 from nepa_scale.model import NepaViT, build_backbone
+from nepa_scale.optim import build_optimizer
 
 
 class Task(ABC):
@@ -45,6 +46,17 @@ class Task(ABC):
     def layer_decay(self) -> float:
         """Layer-wise learning-rate decay; pre-trained starts override it."""
         return 1.0
+
+    def prepare(self, world: World, device: torch.device) -> None:  # noqa: B027  most tasks need nothing
+        """Whatever must be known before training; every rank calls this, before the weights are partitioned."""
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser over what the task trains."""
+        return build_optimizer(self.module, self.section, layer_decay=self.layer_decay)
+
+    def exported(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors that a finished task leaves in its file, out of the module's; the backbone's by its own keys."""
+        return {name.removeprefix("backbone."): value for name, value in weights.items()}
 
     @abstractmethod
     def evaluate(self, world: World, device: torch.device) -> dict[str, float]:
@@ -75,24 +87,28 @@ class Task(ABC):
 
     def num_classes(self) -> int:
         """Classes of the task's labels or masks."""
-        count = layout.num_classes if self.name == "classify" else layout.mask_classes
+        count = layout.mask_classes if self.name == "segment" else layout.num_classes
         return count(Path(self.config.data.root), self.section.dataset)
 
-    def evaluation_batches(self, world: World, device: torch.device) -> Iterator[tuple[Any, bool]]:
+    def evaluation_batches(
+        self, world: World, device: torch.device, data: Dataset[Any] | None = None
+    ) -> Iterator[tuple[Any, bool]]:
         """Yield (batch on ``device``, whether it counts), equally often on every rank.
 
+        The batches are of ``data``, by default the validation images; rank r of n has every n-th sample from r on.
         A batch is the collated sample, or a list of samples where images keep their own shapes. Under ZeRO-3 a
         forward pass is a collective, so a rank that has run out repeats its last batch uncounted.
         """
+        data = self.eval_data if data is None else data
         loader = eval_loader(
-            self.eval_data,
+            data,
             batch_size=self.eval_batch_size,
             rank=world.rank,
             world_size=world.size,
             num_workers=self.config.data.num_workers,
             stack=self.stacked_evaluation,
         )
-        largest_share = math.ceil(len(self.eval_data) / world.size)  # type: ignore[arg-type]
+        largest_share = math.ceil(len(data) / world.size)  # type: ignore[arg-type]
         missing, batch = math.ceil(largest_share / self.eval_batch_size), None
         for batch in loader:
             missing -= 1

@@ -1,0 +1,233 @@
+"""Probing: what can be read off the frozen backbone, layer by layer, by linear and attentive heads and neighbours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from timm.models.eva import EvaBlock
+from torch import Tensor, nn
+
+from nepa_scale.config import ProbeConfig, RunConfig
+from nepa_scale.costs import RATE_FACTORS
+from nepa_scale.data.datasets import LabelledImages
+from nepa_scale.data.order import subset
+from nepa_scale.data.transforms import classify_eval, classify_train
+from nepa_scale.distributed import World, sum_over_ranks
+from nepa_scale.layers import EMBEDDING, OUTPUT, block_name, block_of, probed_layers
+from nepa_scale.model import NepaViT
+from nepa_scale.neighbours import Neighbours
+from nepa_scale.optim import ADAM_EPS
+from nepa_scale.probe_heads import (
+    LINEAR_LAST,
+    LINEAR_MEAN,
+    Head,
+    layer_heads,
+    losses,
+    moments,
+    rate_groups,
+    view,
+)
+from nepa_scale.tasks.finetune import load_backbone
+from nepa_scale.tasks.task import Task, parameter_dtype
+
+STANDARDISED_IMAGES = 2048
+KNN_VIEWS = {"knn_last": LINEAR_LAST, "knn_mean": LINEAR_MEAN}
+
+
+class ProbeModule(nn.Module):
+    """Images [B, 3, H, W] and labels [B] -> the sum of all heads' cross-entropies, so that one loop trains them all.
+
+    The backbone is frozen and always in evaluation mode: no stochastic depth, no rescaled RoPE.
+    """
+
+    def __init__(self, backbone: NepaViT, layers: list[str], num_classes: int, *, attentive: bool) -> None:
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False)
+        self.backbone.set_grad_checkpointing(False)  # there is no backward pass through it
+        width = backbone.embed_dim
+        num_heads = cast(EvaBlock, backbone.blocks[0]).attn.num_heads
+        self.heads = nn.ModuleDict(
+            {layer: layer_heads(width, num_classes, num_heads, attentive=attentive) for layer in layers}
+        )
+        self.train()
+
+    def train(self, mode: bool = True) -> ProbeModule:
+        """Switch the heads alone."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def of_layer(self, layer: str) -> dict[str, Head]:
+        """The heads of one layer by name."""
+        return {name: cast(Head, head) for name, head in cast(nn.ModuleDict, self.heads[layer]).items()}
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """The patch tokens [B, N, D] of each probed layer, from the bottom up."""
+        images = images.to(parameter_dtype(self.backbone))
+        blocks = [block for block in map(block_of, self.heads) if block is not None]
+        taken = [*blocks, len(self.backbone.blocks) - 1]
+        final, raw = self.backbone.forward_intermediates(images, indices=taken, output_fmt="NLC")
+        found = dict(zip(map(block_name, taken), raw, strict=True))
+        found[OUTPUT] = final[:, self.backbone.num_prefix_tokens :]
+        if EMBEDDING in self.heads:
+            found[EMBEDDING] = self.backbone.patch_embed(images)
+        return {layer: found[layer] for layer in self.heads}
+
+    def scores(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Class scores [R, B, C] of every head at every rate, by the head's full name."""
+        return {
+            f"{name}/{layer}": head(view(name, tokens))
+            for layer, tokens in features.items()
+            for name, head in self.of_layer(layer).items()
+        }
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The training loss, a scalar: each head at each rate has a gradient of its own in it."""
+        scores = self.scores(self.features(images))
+        return torch.stack([losses(each, labels).mean(dim=1).sum() for each in scores.values()]).sum()
+
+
+class Probe(Task):
+    """Train heads on the frozen backbone, and let its nearest neighbours vote."""
+
+    name = "probe"
+    section: ProbeConfig
+    module: ProbeModule
+
+    def __init__(self, config: RunConfig, weights: Path | None) -> None:
+        super().__init__(config)
+        section = self.section
+        self._classes = self.num_classes()
+        source, validation = self.open_split("train"), self.open_split("validation")
+        chosen = self.chosen_images(source)
+        train = classify_train(
+            section.image_size,
+            crop_scale_min=section.crop_scale_min,
+            hflip=section.hflip,
+            auto_augment=None,
+            re_prob=0.0,
+        )
+        evaluation = classify_eval(section.image_size, crop_pct=section.crop_pct)
+        self.train_data = LabelledImages(source, chosen, train, config.seed)
+        self.eval_data = LabelledImages(validation, None, evaluation, config.seed)
+        self._still_data = LabelledImages(source, chosen, evaluation, config.seed)
+        few = self.train_data.indices[subset(len(self.train_data), self._standardised, config.seed)]
+        self._standard_data = LabelledImages(source, few, train, config.seed)
+        self._knn: dict[str, float] | None = None
+        self.backbone = self.new_backbone()
+        self.backbone.causal = section.attention == "causal"
+        if weights is not None:
+            load_backbone(self.backbone, weights)
+        layers = probed_layers(section.layers, len(self.backbone.blocks))
+        self.module = ProbeModule(self.backbone, layers, self._classes, attentive=section.attentive)
+
+    @property
+    def _standardised(self) -> int:
+        return min(STANDARDISED_IMAGES, len(self.train_data))  # type: ignore[arg-type]
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """AdamW over the heads, each copy at its own multiple of the peak rate."""
+        section = self.section
+        groups = rate_groups(self.module, lr=section.peak_lr, weight_decay=section.weight_decay)
+        return torch.optim.AdamW(groups, betas=(section.beta1, section.beta2), eps=ADAM_EPS, fused=True)
+
+    def exported(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The heads and their standardisations alone: the backbone is where it came from."""
+        return {name.removeprefix("heads."): value for name, value in weights.items() if name.startswith("heads.")}
+
+    @torch.no_grad()
+    def prepare(self, world: World, device: torch.device) -> None:
+        """Measure each channel's mean and spread over some training images, as training augments them."""
+        self.module.to(device)
+        module = self.module
+        heads = {(layer, name): head for layer in module.heads for name, head in module.of_layer(layer).items()}
+        sums = {place: torch.zeros(3, self.backbone.embed_dim, dtype=torch.float64, device=device) for place in heads}
+        for (images, _), counts in self.evaluation_batches(world, device, self._standard_data):
+            for layer, tokens in (self.module.features(images) if counts else {}).items():
+                for name in module.of_layer(layer):
+                    sums[layer, name] += moments(view(name, tokens))
+        sum_over_ranks(sums.values())
+        for place, head in heads.items():
+            head.standardise.settle(sums[place])
+
+    @torch.no_grad()
+    def evaluate(self, world: World, device: torch.device) -> dict[str, float]:
+        """Top-1 of every head at its best rate and of the neighbours' votes; those of the output by short names too."""
+        self.module.eval()
+        sums: dict[str, Tensor] = {}  # of each head: loss and right answers [2, R]
+        label_counts = torch.zeros(self._classes, dtype=torch.float64, device=device)
+        for (images, labels), counts in self.evaluation_batches(world, device):
+            scores = self.module.scores(self.module.features(images))
+            for name, each in scores.items():
+                found = torch.stack([losses(each, labels), each.argmax(dim=2) == labels]).sum(
+                    dim=2, dtype=torch.float64
+                )
+                sums[name] = sums.get(name, 0) + found * counts
+            label_counts += torch.bincount(labels, minlength=self._classes) * counts
+        sum_over_ranks([*sums.values(), label_counts])
+        if self._knn is None and self.section.knn_neighbours:
+            self._knn = self._vote(world, device)  # once: the backbone does not change
+        self.module.train()
+        chosen = {name: self._best(*(each / label_counts.sum()).tolist()) for name, each in sums.items()}
+        self.details = {"heads": chosen}
+        top1 = {name: head["top1"] for name, head in chosen.items()} | (self._knn or {})
+        short = {name.removesuffix(f"/{OUTPUT}"): value for name, value in top1.items() if name.endswith(OUTPUT)}
+        mean_loss = sum(head["loss"] for head in chosen.values()) / len(chosen)
+        majority = (label_counts.max() / label_counts.sum()).item()
+        return {"loss": mean_loss, **short, "top1_majority": majority, **top1}
+
+    def _best(self, loss: list[float], top1: list[float]) -> dict[str, Any]:
+        """A head's figures at the rate with the most right answers, of equal ones that with the least loss."""
+        best = max(range(len(RATE_FACTORS)), key=lambda rate: (top1[rate], -loss[rate]))
+        return {
+            "top1": top1[best],
+            "loss": loss[best],
+            "peak_lr": self.section.peak_lr * RATE_FACTORS[best],
+            "at_edge_of_rates": best in (0, len(RATE_FACTORS) - 1),
+            "top1_by_rate": dict(zip(map(str, RATE_FACTORS), top1, strict=True)),
+        }
+
+    def _vote(self, world: World, device: torch.device) -> dict[str, float]:
+        """Top-1 of the neighbours' vote for each pooled view of each layer."""
+        queries, labels = self._queries(world, device)
+        count = min(self.section.knn_neighbours, len(self._still_data))
+        neighbours = {name: Neighbours(features, count) for name, features in queries.items()}
+        first = world.rank
+        for (images, their_labels), counts in self.evaluation_batches(world, device, self._still_data):
+            features = self._pooled(images)
+            if not counts:
+                continue
+            places = first + world.size * torch.arange(len(images), device=device)
+            first += world.size * len(images)
+            for name, each in neighbours.items():
+                each.add(features[name], their_labels, places)
+        accuracy = {}
+        for name, each in neighbours.items():
+            each.share(world)
+            accuracy[name] = (each.votes(self._classes).argmax(dim=1) == labels).double().mean().item()
+        return accuracy
+
+    def _queries(self, world: World, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+        """Pooled features [Q, D] of all validation images, by view and layer, and their labels [Q], on every rank."""
+        batches = [
+            ({**self._pooled(images), "labels": labels}, counts)
+            for (images, labels), counts in self.evaluation_batches(world, device)
+        ]
+        whole = {}
+        for name in batches[0][0]:
+            mine = torch.cat([batch[name] for batch, counts in batches if counts])
+            whole[name] = mine.new_zeros(len(self.eval_data), *mine.shape[1:])  # type: ignore[arg-type]
+            whole[name][world.rank :: world.size] = mine
+        sum_over_ranks(whole.values())
+        return whole, whole.pop("labels")
+
+    def _pooled(self, images: Tensor) -> dict[str, Tensor]:
+        """Standardised last token and mean [B, D] of each layer."""
+        return {
+            f"{name}/{layer}": self.module.of_layer(layer)[seen].standardise(view(seen, tokens))
+            for layer, tokens in self.module.features(images).items()
+            for name, seen in KNN_VIEWS.items()
+        }
