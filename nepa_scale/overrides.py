@@ -214,12 +214,13 @@ def unknown_key(key: str) -> str:
     leaf = key.rsplit(".", 1)[-1]
     by_leaf = [name for name in KEYS if name.rsplit(".", 1)[-1] == leaf]
     valid = (*KEYS, *RECIPE_KEYS)
-    hint = f"; did you mean '{by_leaf[0]}'?" if by_leaf else nearest(key, valid) or _nearest_leaf(leaf)
+    whole = nearest(key, valid) if "." in key else ""
+    hint = f"; did you mean '{by_leaf[0]}'?" if by_leaf else whole or _nearest_leaf(leaf, valid)
     return f"unknown key '{key}'{hint}"
 
 
-def _nearest_leaf(leaf: str) -> str:
-    leaves = {name.rsplit(".", 1)[-1]: name for name in reversed(KEYS)}
+def _nearest_leaf(leaf: str, valid: Sequence[str]) -> str:
+    leaves = {name.rsplit(".", 1)[-1]: name for name in reversed(valid)}
     match = nearest(leaf, leaves)
     return match.replace(match.split("'")[1], leaves[match.split("'")[1]]) if match else "; --help lists all keys"
 

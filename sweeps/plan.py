@@ -284,11 +284,15 @@ def _label(config: RunConfig, name: str, values: dict[str, Any]) -> str:
     if name:
         return name
     parts = [
-        str(value) if key == "model.size" else f"{key.split('.')[-1]}={value}"
+        str(value) if key == "model.size" else f"{key.split('.')[-1]}={_short(value)}"
         for key, value in values.items()
         if key != "seed"
     ]
     return " ".join(parts) or config.model.size
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _seed(run: PlannedRun) -> str:

@@ -59,13 +59,31 @@ def test_defaults_are_right() -> None:
 def test_patch_size_must_divide_every_image_size() -> None:
     """Each image size that the patch does not divide is named with its tasks and the nearest that fits."""
     config = with_value("model.patch_size", 7)
-    config.pretrain.image_size, config.classify.image_size, config.segment.image_size = 48, 48, 64
+    config.pretrain.image_size, config.classify.image_size, config.probe.image_size = 48, 48, 64
+    config.segment.image_size = 50  # padded, so that any size fits
     assert checks.check_values(config, TASKS) == [
         "model.patch_size=7 does not divide pretrain.image_size and classify.image_size=48;"
         " nearest image size that fits: 49",
-        "model.patch_size=7 does not divide segment.image_size=64; nearest image size that fits: 63",
+        "model.patch_size=7 does not divide probe.image_size=64; nearest image size that fits: 63",
     ]
-    assert len(checks.check_values(config, ("segment",))) == 1
+    assert len(checks.check_values(config, ("probe",))) == 1
+    assert checks.check_values(config, ("segment",)) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("probe.layers", "first", "probe.layers=first: give all, quarters, last or block numbers from 0 to 5"),
+        ("probe.layers", "0,6", "block numbers from 0 to 5"),
+        ("classify.init_ema", True, "classify.init_ema=true: pretrain.ema_decay=0 keeps no moving average"),
+        ("probe.init_ema", True, "probe.init_ema=true: pretrain.ema_decay=0 keeps no moving average"),
+        ("segment.aux_channels", 10, "segment.aux_channels=10: must be a multiple of 4"),
+    ],
+)
+def test_settings_that_cannot_go_together_are_named(key: str, value: str | bool, complaint: str) -> None:
+    """A setting that only another one makes possible is refused with that other one's name."""
+    [problem] = checks.check_values(with_value(key, value), TASKS)
+    assert complaint in problem
 
 
 def test_single_patch_leaves_nothing_to_predict() -> None:

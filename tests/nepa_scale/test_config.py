@@ -10,7 +10,7 @@ import pytest
 from processes import next_line, running
 
 from nepa_scale import ladder
-from nepa_scale.config import RunConfig, TaskConfig, walk
+from nepa_scale.config import TASKS, RunConfig, TaskConfig, walk
 from nepa_scale.overrides import help_text, parse, to_text
 
 SETTINGS = [pytest.param(key, value, meta, id=key) for key, value, meta in walk(RunConfig())]
@@ -62,9 +62,18 @@ def test_orchestration_settings_are_exactly_these() -> None:
     """Nobody moves a setting out of a run's identity without saying so here."""
     marked = {key for key, _, meta in walk(RunConfig()) if meta["orchestration"]}
     sections = {"data.root", "data.num_workers", "engine.ds_config", "engine.activation_checkpointing"}
-    sections |= {"checkpoint.every", "checkpoint.keep", "log.every", "log.tensorboard"}
-    sections |= {f"{task}.eval_every" for task in ("pretrain", "classify", "segment")}
-    assert marked == sections | {"task", "run_dir", "micro_batch_size", "dry_run"}
+    sections |= {"checkpoint.every", "checkpoint.keep", "log.every", "log.tensorboard", "log.pictures"}
+    sections |= {f"{task}.eval_every" for task in TASKS}
+    assert marked == sections | {"task", "run_dir", "pretrain_dir", "micro_batch_size", "dry_run"}
+
+
+def test_pretraining_is_the_same_whatever_comes_after_it() -> None:
+    """Runs that differ in later tasks share a pre-training; those that differ in model, data, length or seed do not."""
+    plain = RunConfig().pretrain_identity()
+    for word in ("classify.pool=last", "segment.channels=64", "probe.layers=all", "log.every=3"):
+        assert parse([word]).pretrain_identity() == plain
+    for word in ("model.size=pico", "pretrain.epochs=5", "seed=1", "pretrain.dataset=x", "engine.precision=bf16"):
+        assert parse([word]).pretrain_identity() != plain
 
 
 def test_run_id_does_not_depend_on_the_process() -> None:
@@ -94,9 +103,9 @@ def test_run_id_begins_with_what_a_person_looks_for(init: str, prefix: str) -> N
 
 
 def test_only_a_run_that_pretrains_has_all_tasks() -> None:
-    """A scratch control and a start from another run have the two fine-tuning tasks only."""
-    assert RunConfig().tasks == ("pretrain", "classify", "segment")
-    assert RunConfig(init="scratch").tasks == RunConfig(init="runs/a").tasks == ("classify", "segment")
+    """A scratch control and a start from another run have no pre-training."""
+    assert RunConfig().tasks == TASKS
+    assert RunConfig(init="scratch").tasks == RunConfig(init="runs/a").tasks == TASKS[1:]
 
 
 def test_task_config_is_the_section_of_the_task() -> None:

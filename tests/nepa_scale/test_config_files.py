@@ -86,7 +86,7 @@ FREE_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), 
     lambda text: text not in ("null", "None", "???") and "${" not in text
 )
 TIED = {"model", "task", "init", "segment.channels", "segment.scale_min", "segment.scale_max"}
-TIED |= {"classify.batch_size", "classify.mixup", "classify.cutmix"}
+TIED |= {"classify.batch_size", "classify.mixup", "classify.cutmix", "segment.aux_channels", "probe.layers"}
 
 
 def values_of(kind: str, meta: dict[str, Any]) -> st.SearchStrategy[Any]:
@@ -112,7 +112,7 @@ def configurations(draw: st.DrawFn) -> RunConfig:
         *parents, leaf = key.split(".")
         for parent in parents:
             section = getattr(section, parent)
-        tied = key in TIED or parents == ["model"] or leaf in ("image_size", "epochs", "steps")
+        tied = key in TIED or parents == ["model"] or leaf in ("image_size", "epochs", "steps", "init_ema")
         if not tied:
             setattr(section, leaf, draw(values_of(section.__dataclass_fields__[leaf].type, meta)))
     if draw(st.booleans()):

@@ -138,11 +138,12 @@ def test_steps_replace_the_default_epochs() -> None:
 
 
 def test_sections_of_other_tasks_wait_for_their_turn() -> None:
-    """Pre-training does not fail over segmentation's image size, unless all tasks are to be checked."""
-    words = ["segment.image_size=50"]
-    assert overrides.parse(words).segment.image_size == 50
-    with pytest.raises(ConfigError, match=r"segment\.image_size=50"):
-        overrides.build(overrides.split_words(words), all_tasks=True)
+    """Pre-training does not fail over classification's image size, unless that task is to be checked."""
+    words = ["classify.image_size=50"]
+    assert overrides.parse(words).classify.image_size == 50
+    assert overrides.build(overrides.split_words(words), tasks=["pretrain", "segment"]).classify.image_size == 50
+    with pytest.raises(ConfigError, match=r"classify\.image_size=50"):
+        overrides.build(overrides.split_words(words), tasks=["pretrain", "classify"])
 
 
 def test_later_words_win() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from nepa_scale.costs import task_cost
 from nepa_scale.errors import ConfigError, UserError
+from nepa_scale.status import Status, write_status
 from sweeps import plan
 from sweeps.machine import Speed
 from sweeps.settings import read_launch
@@ -61,14 +62,10 @@ def test_no_controls_when_not_wanted() -> None:
 
 
 def test_two_axes_multiply() -> None:
-    """Every combination of two axes is a run of its own with a label that tells it apart."""
+    """Every combination of two axes is a run of its own; seeds of one size share its label, not its title."""
     planned = make_plan("study.sizes=[femto,pico]", "grid.axes.seed=[0,1]", "study.scratch_control=false")
-    assert [run.label for run in planned.runs] == [
-        "femto seed=0",
-        "femto seed=1",
-        "pico seed=0",
-        "pico seed=1",
-    ]
+    assert [run.label for run in planned.runs] == ["femto", "femto", "pico", "pico"]
+    assert len(set(planned.titles.values())) == len(planned.titles) == 12
     assert len({run.run_id for run in planned.runs}) == 4
 
 
@@ -80,13 +77,14 @@ def test_repeated_value_is_one_run() -> None:
 def test_command_line_is_strongest() -> None:
     """A run setting typed beside the study's replaces it at every point."""
     runs = plan.expand(read_launch(["classify.epochs=3", "study.sizes=[femto,pico]"]))
-    assert {config.classify.epochs for config, _ in runs.values()} == {3.0}
+    assert {point.config.classify.epochs for point in runs.values()} == {3.0}
 
 
 @pytest.mark.parametrize("task", ["pretrain", "segment"])
 def test_steps_replace_the_study_epochs(task: str) -> None:
     """A length in steps on the command line replaces the study's length in epochs."""
-    for config, _ in plan.expand(read_launch([f"{task}.steps=5"])).values():
+    for point in plan.expand(read_launch([f"{task}.steps=5"])).values():
+        config = point.config
         if task in config.tasks:
             assert config.task_config(task).steps == 5
             assert config.task_config(task).epochs is None
@@ -95,8 +93,8 @@ def test_steps_replace_the_study_epochs(task: str) -> None:
 def test_epochs_replace_the_study_steps() -> None:
     """A length in epochs on the command line replaces the study's length in steps."""
     launch = read_launch(["study=imagenet", "study.sizes=[tiny]", "segment.epochs=3"])
-    ((config, _),) = plan.expand(launch).values()
-    assert (config.segment.epochs, config.segment.steps) == (3.0, None)
+    (point,) = plan.expand(launch).values()
+    assert (point.config.segment.epochs, point.config.segment.steps) == (3.0, None)
 
 
 def test_costs_are_those_of_the_tasks() -> None:
@@ -105,7 +103,7 @@ def test_costs_are_those_of_the_tasks() -> None:
     runs = plan.expand(launch)
     for run in plan.price(launch, runs, SPEED).runs:
         for name, task in run.tasks.items():
-            cost = task_cost(runs[run.run_id][0], name)
+            cost = task_cost(runs[run.run_id].config, name)
             assert (task.params_total, task.params_backbone) == (cost.params_total, cost.params_backbone)
             assert (task.images, task.flops, task.memory_bytes) == (
                 cost.images_seen,
@@ -134,7 +132,8 @@ def test_unknown_speed_is_not_invented() -> None:
         (["data=cifar10"], "pretrain.dataset"),
         (["study.sizes=[]"], "grid.axes.model.size: no values"),
         (["grid.axes.log.every=[1,2]"], "not its result; it cannot vary"),
-        (["segment.image_size=50"], "model.patch_size=8 does not divide segment.image_size=50"),
+        (["classify.image_size=50"], "model.patch_size=8 does not divide classify.image_size=50"),
+        (["grid=ablation_masking", "pretrain.mask_ratio=0.5"], "grid=ablation_masking varies this setting"),
         (["study.run.model.pach=3"], "unknown key 'model.pach'"),
     ],
 )
@@ -153,9 +152,8 @@ def test_data_and_batches_are_checked_before_anything_runs(tmp_path: Path) -> No
     """A missing data root, a batch that does not divide and an unknown DeepSpeed file are all named."""
     data = f"data.root={tmp_path / 'none'}"
     launch = read_launch(["study.sizes=[femto]", data, "engine.ds_config=zero7", "pretrain.batch_size=64"])
-    configs = [config for config, _ in plan.expand(launch).values()]
     with pytest.raises(ConfigError) as caught:
-        plan.check(configs, 3)
+        plan.check(plan.expand(launch).values(), 3)
     text = "\n".join(caught.value.problems)
     assert str(tmp_path / "none") in text
     assert "pretrain.batch_size=64 does not divide over 3 devices" in text
@@ -169,7 +167,8 @@ def test_saved_plan_reads_back(tmp_path: Path) -> None:
     assert plan.load(tmp_path) == planned
     content = json.loads((tmp_path / "plan.json").read_text())
     assert set(content) == {"schema", "study", "grid", "axes", "runs"}
-    assert set(content["runs"][0]) == {"run_id", "label", "init", "values", "tasks"}
+    fields = {"run_id", "label", "init", "values", "tasks", "pretraining", "pretrained_by"}
+    assert set(content["runs"][0]) == fields
     assert set(content["runs"][0]["tasks"]["pretrain"]) == {
         "params_total",
         "params_backbone",
@@ -194,6 +193,55 @@ def test_merging_grids_unites_axes() -> None:
     """Two grids in one directory leave both axes in the plan."""
     merged = plan.merge(make_plan("study.sizes=[femto]"), make_plan("grid=data_size"))
     assert merged.axes == ("model.size", "pretrain.num_images")
+
+
+ABLATION = ("study.tasks=[pretrain,classify]", "study.scratch_control=false")
+
+
+def test_points_are_runs_with_names_of_their_own() -> None:
+    """A grid of named points gives one run each; what any of them sets is what varies; axes multiply them."""
+    planned = make_plan("grid=ablation_objective", *ABLATION)
+    assert [run.label for run in planned.runs] == ["no shift", "no causal mask", "no stop-gradient", "full"]
+    assert planned.axes == ("pretrain.shift", "pretrain.attention", "pretrain.stop_gradient")
+    assert planned.runs[0].values == {"pretrain.shift": False}
+    assert {tuple(run.tasks) for run in planned.runs} == {("pretrain", "classify")}
+    seeds = make_plan("grid=ablation_objective", "grid.axes.seed=[0,1]", *ABLATION)
+    assert [run.label for run in seeds.runs] == [run.label for run in planned.runs for _ in range(2)]
+    assert len(set(seeds.titles.values())) == 16
+
+
+def shared(launch_words: tuple[str, ...], earlier: plan.Plan | None, study_dir: Path) -> list[plan.Point]:
+    """The points of a launch after sharing."""
+    points = plan.expand(read_launch(launch_words))
+    return list(plan.share_pretraining(points, earlier, study_dir).values())
+
+
+def test_equal_pretraining_is_done_once(tmp_path: Path) -> None:
+    """Runs that differ in fine-tuning only share the first one's pre-training; others have their own."""
+    first, second = shared(("grid=ablation_freeze", *ABLATION), None, tmp_path)
+    assert (first.tasks, first.pretrained_by) == (("pretrain", "classify"), None)
+    assert (second.tasks, second.pretrained_by) == (("classify",), first.config.run_id)
+    assert second.config.pretrain_dir == str(tmp_path / "runs" / first.config.run_id / "pretrain")
+    assert second.config.run_id != first.config.run_id
+    assert {point.pretrained_by for point in shared(("grid=ablation_masking", *ABLATION), None, tmp_path)} == {None}
+
+
+def test_finished_pretraining_of_an_earlier_launch_is_used(tmp_path: Path) -> None:
+    """A point added later starts from the equal pre-training that is already there, and not from an unfinished one."""
+    earlier = make_plan("grid=ablation_freeze", *ABLATION)
+    words = ("grid=ablation_freeze", *ABLATION, "classify.pool=last")
+    assert shared(words, earlier, tmp_path)[0].pretrained_by is None
+    task_dir = tmp_path / "runs" / earlier.runs[0].run_id / "pretrain"
+    write_status(task_dir, Status("finished"))
+    (task_dir / "result.json").write_text("{}")
+    assert {point.pretrained_by for point in shared(words, earlier, tmp_path)} == {earlier.runs[0].run_id}
+
+
+@pytest.mark.parametrize(("tasks", "complaint"), [("[pretrain,clasify]", "'clasify'"), ("[]", "no task")])
+def test_wrong_tasks_are_named(tasks: str, complaint: str) -> None:
+    """A study's tasks are checked like any setting."""
+    with pytest.raises(ConfigError, match=complaint):
+        read_launch([f"study.tasks={tasks}"])
 
 
 def test_no_plan_is_none(tmp_path: Path) -> None:
