@@ -35,6 +35,7 @@ __all__ = ["NepaViT", "SeededRope", "build_backbone"]
 
 LAYER_NORM_EPS = 1e-12
 ROPE_TEMPERATURE = 100.0
+LAST_TOKEN = "last"
 
 
 class SeededRope(RotaryEmbeddingDinoV3):
@@ -90,12 +91,15 @@ class NepaViT(Eva):
         init_values: float | None = 1e-5,
         rope_rescale: float | None = 2.0,
         drop_path_rate: float = 0.0,
+        causal: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         """Build and initialise the backbone; arguments shared with timm's ``Eva`` mean what they mean there.
 
-        ``mlp_hidden``: None is the ladder's width. ``init_values``: start of LayerScale, None leaves it out.
+        ``global_pool``: timm's, or ``"last"``, the last token's output (the paper's head); ``"avg"`` is followed by
+        another LayerNorm, ``fc_norm`` (the released classifiers'). ``mlp_hidden``: None is the ladder's width.
+        ``init_values``: start of LayerScale, None leaves it out. ``causal``: attention of every forward pass.
         ``rope_rescale``: in training all coordinates are multiplied by one factor drawn log-uniformly from
         [1/rope_rescale, rope_rescale]; None is no augmentation.
         """
@@ -105,7 +109,7 @@ class NepaViT(Eva):
             patch_size=patch_size,
             in_chans=in_chans,
             num_classes=num_classes,
-            global_pool=global_pool,
+            global_pool="" if global_pool == LAST_TOKEN else global_pool,
             embed_dim=embed_dim,
             depth=depth,
             num_heads=num_heads,
@@ -122,7 +126,8 @@ class NepaViT(Eva):
             device=device,
             dtype=dtype,
         )
-        self.causal = True
+        self.global_pool = global_pool
+        self.causal = causal
         head_dim = embed_dim // num_heads
         self.rope = SeededRope(
             dim=head_dim,
@@ -160,6 +165,17 @@ class NepaViT(Eva):
             "stem": r"^cls_token|patch_embed",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^(?:norm|fc_norm|head)\.", last)],
         }
+
+    def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
+        """Pool tokens [B, T, D] to [B, D] as ``global_pool`` says; ``"last"`` takes the last token."""
+        kind = self.global_pool if pool_type is None else pool_type
+        return x[:, -1] if kind == LAST_TOKEN else super().pool(x, kind)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the head and, unless None, the pooling; whether ``fc_norm`` is there stays as it is (timm)."""
+        super().reset_classifier(num_classes, "" if global_pool == LAST_TOKEN else global_pool)
+        if global_pool is not None:
+            self.global_pool = global_pool
 
     def seed_rope(self, seed: int) -> None:
         """State the seed of the RoPE scale for the next training-mode forward pass, and for that one only.
