@@ -49,21 +49,22 @@ def task_cost(config: RunConfig, task: str, *, world_size: int = 1, zero_stage: 
     used = min(section.num_images or available, available)
     steps = section.total_steps(used)
     images = steps * section.batch_size
-    grid = section.image_size // config.model.patch_size
+    image_size = backbone_image_size(config, task)
+    grid = image_size // config.model.patch_size
     head_params, head_flops = head_cost(config, task)
-    causal = task == "pretrain" or getattr(section, "attention", "causal") == "causal"
-    forward = ladder.forward_flops(arch, section.image_size, causal=causal, count="useful")
+    causal = section.attention == "causal"  # type: ignore[attr-defined]  # every task has it
+    forward = ladder.forward_flops(arch, image_size, causal=causal, count="useful")
     passes = 1 if task == "probe" else 3
     memory = ladder.memory(
         arch,
-        section.image_size,
+        image_size,
         micro_batch_size=config.micro_batch_size or max(1, section.batch_size // world_size),
         precision=cast(ladder.Precision, config.engine.precision),
         zero_stage=zero_stage,
         world_size=world_size,
     )
     return TaskCost(
-        params_total=ladder.total_params(arch) + head_params,
+        params_total=ladder.total_params(arch, image_size) + head_params,
         params_backbone=ladder.backbone_params(arch),
         steps=steps,
         images_seen=images,
@@ -72,6 +73,17 @@ def task_cost(config: RunConfig, task: str, *, world_size: int = 1, zero_stage: 
         flops_train=(passes * forward + 3 * head_flops) * images,
         memory_bytes=(memory.weights if task == "probe" else memory.total) + BYTES_PER_TRAINED_PARAMETER * head_params,
     )
+
+
+def backbone_image_size(config: RunConfig, task: str) -> int:
+    """Side of the images that a task's backbone sees: segmentation's are padded to whole patches."""
+    size = config.task_config(task).image_size
+    return padded_size(size, config.model.patch_size) if task == "segment" else size
+
+
+def padded_size(size: int, patch_size: int) -> int:
+    """The next multiple of the patch: 518 for 512 pixels and patches of 14."""
+    return -(-size // patch_size) * patch_size
 
 
 def num_train_images(config: RunConfig, task: str) -> int:
@@ -91,13 +103,24 @@ def head_cost(config: RunConfig, task: str) -> tuple[int, int]:
     """(parameters, forward FLOPs per image) of what a task adds to the backbone."""
     width, classes = config.model.architecture().embed_dim, num_classes(config, task)
     if task == "pretrain":
-        return 0, 0
+        return (width if config.pretrain.mask_ratio else 0), 0  # the mask token
     if task == "classify":
-        return 2 * width + classes * (width + 1), 2 * width * classes
+        norm = 2 * width if config.classify.pool == "mean" else 0
+        return norm + classes * (width + 1), 2 * width * classes
     if task == "probe":
         return probe_cost(config, width, classes)
-    grid = config.segment.image_size // config.model.patch_size
-    return upernet_cost(width, config.segment.channels, classes, grid, config.model.patch_size)
+    return segment_cost(config, width, classes)
+
+
+def segment_cost(config: RunConfig, width: int, classes: int) -> tuple[int, int]:
+    """(parameters, forward FLOPs per image) of the UPerNet head and, if there is one, of the auxiliary head."""
+    section, patch_size = config.segment, config.model.patch_size
+    grid = backbone_image_size(config, "segment") // patch_size
+    params, flops = upernet_cost(width, section.channels, classes, grid, patch_size)
+    if section.aux_weight:
+        aux_params, aux_flops = fcn_cost(width, section.aux_channels, classes, grid)
+        return params + aux_params, flops + aux_flops
+    return params, flops
 
 
 def probe_cost(config: RunConfig, width: int, classes: int) -> tuple[int, int]:
@@ -153,3 +176,9 @@ def upernet_cost(width: int, channels: int, classes: int, grid: int, patch_size:
     convolution(NUM_LEVELS * channels, channels, 3, sides[0])
     convolution(channels, classes, 1, sides[0], norm=False)
     return params, flops
+
+
+def fcn_cost(width: int, channels: int, classes: int, grid: int) -> tuple[int, int]:
+    """(parameters, forward FLOPs per image) of ``nepa_scale.fcn``'s head on a ``grid`` x ``grid`` map."""
+    convolution, classifier = 9 * width * channels, channels * classes
+    return convolution + 2 * channels + classifier + classes, 2 * (convolution + classifier) * grid * grid

@@ -8,8 +8,8 @@ Conventions, the same everywhere in the project:
 * Causal attention is counted in two ways: ``"useful"`` is the T(T+1)/2 scores a causal model needs,
   ``"executed"`` all T^2, as a kernel that does not skip the masked half computes them. Without a causal mask
   the two agree.
-* ``backbone_params`` (N in the fitted laws) leaves out the patch embedding and the class token; heads belong
-  to the tasks and are never counted here.
+* ``backbone_params`` (N in the fitted laws) leaves out the patch embedding, the class token and the table of
+  absolute positions; heads belong to the tasks and are never counted here.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Architecture:
 
     ``mlp_hidden`` is the width between the MLP's layers (for SwiGLU: of the gate and of the value alike).
     ``qk_norm``: ``"plain"`` is a LayerNorm over each head without parameters (the paper), ``"weight"`` one
-    with a weight and no bias (the released large and fine-tuned checkpoints).
+    with a weight and no bias (the released large and fine-tuned checkpoints). ``pos_embed``: ``"absolute"`` is
+    a learned vector for every token, the class token included, in place of RoPE.
     """
 
     embed_dim: int
@@ -77,19 +78,26 @@ class Architecture:
         for key in ("embed_dim", "depth", "num_heads", "patch_size", "mlp_hidden", "in_chans"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)} must be at least 1")
-        if self.embed_dim % (4 * self.num_heads):
+        _check_choice("mlp", self.mlp, get_args(MlpKind))
+        _check_choice("qk_norm", self.qk_norm, get_args(QkNorm))
+        _check_choice("pos_embed", self.pos_embed, get_args(PosEmbed))
+        if self.pos_embed == "rope" and self.embed_dim % (4 * self.num_heads):
             raise UserError(
                 f"embed_dim={self.embed_dim} must be a multiple of 4 x num_heads ({4 * self.num_heads}): "
                 "two-dimensional RoPE rotates pairs of channels for each of the two axes"
             )
-        _check_choice("mlp", self.mlp, get_args(MlpKind))
-        _check_choice("qk_norm", self.qk_norm, get_args(QkNorm))
-        _check_choice("pos_embed", self.pos_embed, get_args(PosEmbed))
+        if self.embed_dim % self.num_heads:
+            raise UserError(f"embed_dim={self.embed_dim} must be a multiple of num_heads ({self.num_heads})")
 
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.embed_dim // self.num_heads
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the first patch: the class token, if there is one."""
+        return int(self.class_token)
 
 
 def _check_choice(key: str, value: str, valid: tuple[str, ...]) -> None:
@@ -155,8 +163,8 @@ def num_patches(arch: Architecture, image_size: int) -> int:
 
 
 def num_tokens(arch: Architecture, image_size: int) -> int:
-    """Return the sequence length T: the patches and the class token."""
-    return 1 + num_patches(arch, image_size)
+    """Return the sequence length T: the patches, and the class token if there is one."""
+    return arch.num_prefix_tokens + num_patches(arch, image_size)
 
 
 def _mlp_products(arch: Architecture) -> int:
@@ -164,13 +172,11 @@ def _mlp_products(arch: Architecture) -> int:
     return 3 if arch.mlp == "swiglu" else 2
 
 
-def parameter_groups(arch: Architecture) -> dict[str, int]:
-    """Return the parameters of each part of the backbone; their sum is exactly the model's."""
+def _transformer_groups(arch: Architecture) -> dict[str, int]:
+    """Return the parameters of the blocks and of the final norm by their parts."""
     width, depth, hidden = arch.embed_dim, arch.depth, arch.mlp_hidden
     products = _mlp_products(arch)
     return {
-        "patch_embed": (arch.in_chans * arch.patch_size**2 + 1) * width,
-        "class_token": width,
         "attention": depth * 4 * (width * width + width),
         "mlp": depth * (products * width * hidden + (products - 1) * hidden + width),
         "layer_norms": depth * 4 * width,
@@ -180,25 +186,38 @@ def parameter_groups(arch: Architecture) -> dict[str, int]:
     }
 
 
-def total_params(arch: Architecture) -> int:
+def parameter_groups(arch: Architecture, image_size: int) -> dict[str, int]:
+    """Return the parameters of each part of the backbone; their sum is exactly the model's.
+
+    Only absolute positions depend on ``image_size``: they have a vector for every token.
+    """
+    width = arch.embed_dim
+    return {
+        "patch_embed": (arch.in_chans * arch.patch_size**2 + 1) * width,
+        "class_token": arch.num_prefix_tokens * width,
+        "pos_embed": num_tokens(arch, image_size) * width if arch.pos_embed == "absolute" else 0,
+        **_transformer_groups(arch),
+    }
+
+
+def total_params(arch: Architecture, image_size: int) -> int:
     """Return all parameters of the backbone; heads belong to the tasks."""
-    return sum(parameter_groups(arch).values())
+    return sum(parameter_groups(arch, image_size).values())
 
 
 def backbone_params(arch: Architecture) -> int:
-    """Return N of the fitted laws: parameters without the patch embedding and the class token."""
-    groups = parameter_groups(arch)
-    return sum(groups.values()) - groups["patch_embed"] - groups["class_token"]
+    """Return N of the fitted laws: parameters without the patch embedding, the class token and the positions."""
+    return sum(_transformer_groups(arch).values())
 
 
 def forward_flops(arch: Architecture, image_size: int, *, causal: bool, count: AttentionCount = "useful") -> int:
     """Return the FLOPs of one forward pass of one image (conventions: see the module's text).
 
-    With T tokens, P scores (T^2, or T(T+1)/2 for useful causal work), width D and MLP width I, a block costs
-    ``2T (4D^2 + m D I) + 4 P D``, m = 2 for GELU and 3 for SwiGLU; the patch embedding ``2 (T-1) C p^2 D``.
+    With T tokens, N of them patches, P scores (T^2, or T(T+1)/2 for useful causal work), width D and MLP width
+    I, a block costs ``2T (4D^2 + m D I) + 4 P D``, m = 2 for GELU and 3 for SwiGLU; the patch embedding
+    ``2 N C p^2 D``.
     """
-    patches = num_patches(arch, image_size)
-    tokens, width = 1 + patches, arch.embed_dim
+    patches, tokens, width = num_patches(arch, image_size), num_tokens(arch, image_size), arch.embed_dim
     scores = tokens * (tokens + 1) // 2 if causal and count == "useful" else tokens * tokens
     linear = 2 * tokens * width * (4 * width + _mlp_products(arch) * arch.mlp_hidden)
     stem = 2 * patches * arch.in_chans * arch.patch_size**2 * width
@@ -243,7 +262,7 @@ def memory(
     _check_choice("precision", precision, get_args(Precision))
     if zero_stage not in range(4):
         raise UserError(f"zero_stage={zero_stage} must be 0, 1, 2 or 3")
-    params = total_params(arch)
+    params = total_params(arch, image_size)
     element, optimiser = (2, 12) if precision == "bf16" else (4, 8)
 
     def share(size: int, from_stage: int) -> int:
@@ -261,13 +280,15 @@ def activation_elements(arch: Architecture, image_size: int) -> int:
     """Estimate the elements kept for the backward pass of one image, without activation checkpointing.
 
     Per token a block keeps, in widths D: two residual inputs and two LayerNorm outputs, the fused q, k, v
-    (3), the rotated q and k (2), the attention output, and the two branch outputs that LayerScale multiplies;
-    in MLP widths I: the inputs of the activation and the second layer (2), with SwiGLU the gate, the value,
-    the activated gate and their product (4). Attention scores are not kept: a fused kernel recomputes them.
-    Around the blocks come the input pixels, the embeddings and the final LayerNorm's input and output.
+    (3), q and k once more where RoPE or a norm has changed them (2), the attention output, and the two branch
+    outputs that LayerScale multiplies; in MLP widths I: the inputs of the activation and the second layer (2),
+    with SwiGLU the gate, the value, the activated gate and their product (4). Attention scores are not kept: a
+    fused kernel recomputes them. Around the blocks come the input pixels, the embeddings and the final
+    LayerNorm's input and output.
     """
     tokens, width = num_tokens(arch, image_size), arch.embed_dim
-    widths = 10 + (2 if arch.layer_scale else 0)
+    changed = arch.pos_embed == "rope" or arch.qk_norm != "none"
+    widths = 8 + (2 if changed else 0) + (2 if arch.layer_scale else 0)
     hiddens = 4 if arch.mlp == "swiglu" else 2
     block = tokens * (widths * width + hiddens * arch.mlp_hidden)
     return arch.in_chans * image_size**2 + arch.depth * block + 3 * tokens * width

@@ -5,19 +5,26 @@ here: a QK-norm without parameters or bias, the stated SwiGLU width, the authors
 by the depth, they do not), causal attention by default, and a RoPE augmentation whose draw can be seeded.
 Pooling and heads belong to the tasks, although timm's own (``num_classes``, ``global_pool``) work too.
 
-Shapes: B images, C channels, H x W pixels, N = (H/p)(W/p) patches in raster order, T = 1 + N tokens with the
-class token at position 0, width D.
+Shapes: B images, C channels, H x W pixels, N = (H/p)(W/p) patches in raster order, P prefix tokens (1, the class
+token, or 0 without it), T = P + N tokens, width D.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.layers import AttentionRope, LayerNorm, RotaryEmbeddingDinoV3, trunc_normal_
-from timm.models import Eva, build_model_with_cfg, generate_default_cfgs, register_model
+from timm.layers import (
+    AttentionRope,
+    LayerNorm,
+    RotaryEmbeddingDinoV3,
+    global_pool_nlc,
+    resample_abs_pos_embed,
+    trunc_normal_,
+)
+from timm.models import Eva, build_model_with_cfg, generate_default_cfgs, register_model, register_notrace_function
 from timm.models import checkpoint as run_checkpointed
 from torch import Tensor, nn
 
@@ -25,6 +32,7 @@ from nepa_scale.ladder import (
     LADDER,
     Architecture,
     MlpKind,
+    PosEmbed,
     QkNorm,
     Shape,
     default_mlp_hidden,
@@ -35,7 +43,6 @@ __all__ = ["NepaViT", "SeededRope", "build_backbone"]
 
 LAYER_NORM_EPS = 1e-12
 ROPE_TEMPERATURE = 100.0
-LAST_TOKEN = "last"
 
 
 class SeededRope(RotaryEmbeddingDinoV3):
@@ -45,23 +52,37 @@ class SeededRope(RotaryEmbeddingDinoV3):
     of drawing each from its own generator.
     """
 
-    feat_shape: list[int]
-    next_seed: int | None = None
+    if TYPE_CHECKING:  # TorchScript cannot read these
+        feat_shape: list[int]
+        next_seed: int | None
 
-    @torch.compiler.disable  # each step's seed is a new constant, for which the graph would be compiled anew
-    def get_embed(self, shape: Sequence[int] | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take timm's arguments."""
+        super().__init__(*args, **kwargs)
+        self.next_seed = None
+
+    def get_embed(self, shape: list[int] | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """Return sines and cosines [N, 2 * head_dim] of the grid ``shape``, rescaled at random in training.
 
         The table is made anew in fp32 each time: timm's cached one is rounded when the model is cast to bf16.
         """
-        grid = list(self.feat_shape if shape is None else shape)
-        if not self.training or self.next_seed is None:
-            return super().get_embed(grid, dtype)
+        grid = list(self.feat_shape) if shape is None else shape
+        if self.training and not torch.jit.is_scripting():  # noqa: SIM108  TorchScript leaves out whole branches only
+            embed = self._drawn_embed(grid)
+        else:
+            embed = self._create_embed(grid)
+        return embed if dtype is None else embed.to(dtype)
+
+    @torch.jit.ignore
+    @torch.compiler.disable  # each step's seed is a new constant, for which the graph would be compiled anew
+    def _drawn_embed(self, grid: list[int]) -> Tensor:
+        if self.next_seed is None:
+            return self._create_embed(grid)
         # timm draws from the global CPU generator: lend it our seed, then put its state back.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.next_seed)
             self.next_seed = None
-            return super().get_embed(grid, dtype)
+            return self._create_embed(grid)
 
 
 class NepaViT(Eva):
@@ -71,8 +92,10 @@ class NepaViT(Eva):
     it to False to fine-tune with bidirectional attention.
     """
 
-    cls_token: nn.Parameter
-    rope: SeededRope
+    if TYPE_CHECKING:  # TorchScript cannot read these
+        cls_token: nn.Parameter | None
+        pos_embed: nn.Parameter | None
+        rope: SeededRope | None  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -89,27 +112,35 @@ class NepaViT(Eva):
         mlp_hidden: int | None = None,
         qk_norm: QkNorm = "plain",
         init_values: float | None = 1e-5,
+        pos_embed: PosEmbed = "rope",
+        class_token: bool = True,
         rope_rescale: float | None = 2.0,
+        use_fc_norm: bool | None = None,
+        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         causal: bool = True,
+        dynamic_img_size: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         """Build and initialise the backbone; arguments shared with timm's ``Eva`` mean what they mean there.
 
-        ``global_pool``: timm's, or ``"last"``, the last token's output (the paper's head); ``"avg"`` is followed by
-        another LayerNorm, ``fc_norm`` (the released classifiers'). ``mlp_hidden``: None is the ladder's width.
-        ``init_values``: start of LayerScale, None leaves it out. ``causal``: attention of every forward pass.
-        ``rope_rescale``: in training all coordinates are multiplied by one factor drawn log-uniformly from
-        [1/rope_rescale, rope_rescale]; None is no augmentation.
+        ``global_pool``: timm's, or ``"last"``, the last token's output (the paper's head). ``use_fc_norm``: another
+        LayerNorm after pooling; None is the released classifiers', before a head on the mean (``"avg"``) and
+        nowhere else. ``mlp_hidden``: None is the ladder's width. ``init_values``: start of LayerScale, None leaves
+        it out. ``causal``: attention of every forward pass. ``pos_embed``: ``"rope"``, or ``"absolute"``, a learned
+        vector for every token in its place. ``rope_rescale``: in training all coordinates are multiplied by one
+        factor drawn log-uniformly from [1/rope_rescale, rope_rescale]; None is no augmentation.
         """
         hidden = default_mlp_hidden(embed_dim, mlp) if mlp_hidden is None else mlp_hidden
+        if use_fc_norm is None:
+            use_fc_norm = global_pool == "avg" and num_classes > 0
         super().__init__(
             img_size=img_size,
             patch_size=patch_size,
             in_chans=in_chans,
             num_classes=num_classes,
-            global_pool="" if global_pool == LAST_TOKEN else global_pool,
+            global_pool="" if global_pool == "last" else global_pool,
             embed_dim=embed_dim,
             depth=depth,
             num_heads=num_heads,
@@ -120,23 +151,28 @@ class NepaViT(Eva):
             rope_rotate_half=True,
             norm_layer=partial(LayerNorm, eps=LAYER_NORM_EPS),
             init_values=init_values,
+            drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
-            use_abs_pos_emb=False,
+            class_token=class_token,
+            use_abs_pos_emb=pos_embed == "absolute",
             use_post_transformer_norm=True,
+            use_fc_norm=use_fc_norm,
+            dynamic_img_size=dynamic_img_size,
             device=device,
             dtype=dtype,
         )
         self.global_pool = global_pool
         self.causal = causal
         head_dim = embed_dim // num_heads
-        self.rope = SeededRope(
-            dim=head_dim,
-            temperature=ROPE_TEMPERATURE,
-            feat_shape=self.patch_embed.grid_size,
-            rescale_coords=rope_rescale,
-            device=device,
-            dtype=dtype,
-        )
+        if pos_embed == "rope":
+            self.rope = SeededRope(
+                dim=head_dim,
+                temperature=ROPE_TEMPERATURE,
+                feat_shape=self.patch_embed.grid_size,
+                rescale_coords=rope_rescale,
+                device=device,
+                dtype=dtype,
+            )
         if qk_norm != "none":
             for module in self.modules():
                 if isinstance(module, AttentionRope):
@@ -155,25 +191,29 @@ class NepaViT(Eva):
         """Leave the weights alone: the authors do not rescale them by depth, as timm would here."""
 
     def no_weight_decay(self) -> set[str]:
-        """Return no names: biases, norms and LayerScale are exempt as vectors; the class token IS decayed."""
+        """Return no names: biases, norms and LayerScale are exempt as vectors; class token and positions decay."""
         return set()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Group layers for learning-rate decay as the authors do: norms and head go with the last block."""
         last = (99999,)  # timm's mark for "same group as the one before"
         return {
-            "stem": r"^cls_token|patch_embed",
+            "stem": r"^cls_token|^pos_embed|^patch_embed",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^(?:norm|fc_norm|head)\.", last)],
         }
 
     def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
         """Pool tokens [B, T, D] to [B, D] as ``global_pool`` says; ``"last"`` takes the last token."""
         kind = self.global_pool if pool_type is None else pool_type
-        return x[:, -1] if kind == LAST_TOKEN else super().pool(x, kind)
+        if kind == "last":
+            return x[:, -1]
+        if self.attn_pool is not None:
+            return self.attn_pool(x)
+        return global_pool_nlc(x, kind, self.num_prefix_tokens)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the head and, unless None, the pooling; whether ``fc_norm`` is there stays as it is (timm)."""
-        super().reset_classifier(num_classes, "" if global_pool == LAST_TOKEN else global_pool)
+        super().reset_classifier(num_classes, "" if global_pool == "last" else global_pool)
         if global_pool is not None:
             self.global_pool = global_pool
 
@@ -182,34 +222,60 @@ class NepaViT(Eva):
 
         The global random state is not touched. Without this call the scale comes from the global generator.
         """
-        self.rope.next_seed = seed
+        if self.rope is not None:
+            self.rope.next_seed = seed
 
     def embed(self, images: Tensor) -> Tensor:
-        """Turn images [B, C, H, W] into embeddings z [B, 1 + N, D]: the class token, then the patches."""
-        patches = self.patch_embed(images)
-        return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+        """Turn images [B, C, H, W] into embeddings z [B, P + N, D]: the class token, then the patches.
 
-    def encode(self, z: Tensor, *, causal: bool) -> Tensor:
-        """Run blocks and final norm over embeddings [B, 1 + N, D]; the output has the same shape."""
-        rope = self.rope.get_embed()
+        Absolute positions are not in z, which is what NEPA predicts; ``encode`` adds them.
+        """
+        patches = self.patch_embed(images)
+        if self.dynamic_img_size:
+            patches = patches.flatten(1, 2)
+        if self.cls_token is None:
+            return patches
+        return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1)
+
+    def encode(self, z: Tensor, causal: bool, attn_mask: Tensor | None = None, grid: list[int] | None = None) -> Tensor:
+        """Run blocks and final norm over embeddings [B, P + N, D]; the output has the same shape.
+
+        ``grid``: rows and columns of patches, where these are not the model's own (``dynamic_img_size``).
+        """
+        x = z
+        if self.pos_embed is not None:
+            x = x + self._positions(self.pos_embed, grid)
+        rope = None if self.rope is None else self.rope.get_embed(grid)
         for block in self.blocks:
-            if self.grad_checkpointing:
-                z = run_checkpointed(block, z, rope=rope, is_causal=causal)
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = run_checkpointed(block, x, rope=rope, attn_mask=attn_mask, is_causal=causal)
             else:
-                z = block(z, rope=rope, is_causal=causal)
-        return self.norm(z)
+                x = block(x, rope=rope, attn_mask=attn_mask, is_causal=causal)
+        return self.norm(x)
+
+    def _positions(self, table: Tensor, grid: list[int] | None) -> Tensor:
+        if grid is None:
+            return table
+        return resample_abs_pos_embed(table, grid, list(self.patch_embed.grid_size), self.num_prefix_tokens)
+
+    def _grid(self, images: Tensor) -> list[int] | None:
+        """Return the rows and columns of patches of ``images`` where they may differ from call to call."""
+        if not self.dynamic_img_size:
+            return None
+        return list(self.patch_embed.dynamic_feat_size((images.shape[2], images.shape[3])))
 
     def next_embeddings(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the embeddings z of images [B, C, H, W] and the predictions z_hat, both [B, 1 + N, D].
+        """Return the embeddings z of images [B, C, H, W] and the predictions z_hat, both [B, P + N, D].
 
         z_hat at position t predicts z at t + 1 (paper, Eq. 2); the last position has no target.
         """
         z = self.embed(images)
-        return z, self.encode(z, causal=self.causal)
+        return z, self.encode(z, causal=self.causal, grid=self._grid(images))
 
     def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool | None = None) -> Tensor:
-        """Return the final-normed tokens [B, 1 + N, D] of images; ``is_causal=None`` follows ``causal``."""
-        return super().forward_features(x, attn_mask, self.causal if is_causal is None else is_causal)
+        """Return the final-normed tokens [B, P + N, D] of images; ``is_causal=None`` follows ``causal``."""
+        causal = _first_given(is_causal, self.causal)
+        return self.encode(self.embed(x), causal=causal, attn_mask=attn_mask, grid=self._grid(x))
 
     def forward_intermediates(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Return what timm's method of this name does, with ``is_causal`` by default as ``causal`` says."""
@@ -217,8 +283,15 @@ class NepaViT(Eva):
         return super().forward_intermediates(x, *args, **kwargs)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool | None = None) -> Tensor:
-        """Return timm's pooled output or logits; with the defaults the tokens [B, 1 + N, D]."""
+        """Return timm's pooled output or logits; with ``global_pool=""`` the tokens [B, P + N, D]."""
         return self.forward_head(self.forward_features(x, attn_mask, is_causal))
+
+
+@torch.fx.wrap
+@register_notrace_function
+def _first_given(value: bool | None, default: bool) -> bool:
+    """Return ``value`` or, when it is None, ``default``: a leaf of torch.fx graphs, which cannot branch on None."""
+    return default if value is None else value
 
 
 def _qk_norm(head_dim: int, kind: QkNorm, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.LayerNorm:
@@ -234,10 +307,12 @@ def build_backbone(
     xavier_init: bool = False,
     rope_rescale: float | None = 2.0,
     drop_path_rate: float = 0.0,
+    dynamic_img_size: bool = False,
 ) -> NepaViT:
     """Return a causal, headless backbone of ``arch`` for square images, initialised as the authors do.
 
-    ``xavier_init`` replaces those weights (see ``initialise_xavier``).
+    ``xavier_init`` replaces those weights (see ``initialise_xavier``). ``dynamic_img_size``: images of any whole
+    number of patches are taken, each with the positions of its own grid.
     Raises ``UserError`` when ``image_size`` is not a multiple of the patch size.
     """
     num_patches(arch, image_size)
@@ -252,8 +327,11 @@ def build_backbone(
         mlp_hidden=arch.mlp_hidden,
         qk_norm=arch.qk_norm,
         init_values=layer_scale_init if arch.layer_scale else None,
+        pos_embed=arch.pos_embed,
+        class_token=arch.class_token,
         rope_rescale=rope_rescale,
         drop_path_rate=drop_path_rate,
+        dynamic_img_size=dynamic_img_size,
     )
     if xavier_init:
         initialise_xavier(backbone)
@@ -272,12 +350,29 @@ def initialise_xavier(backbone: NepaViT) -> None:
             nn.init.xavier_uniform_(module.weight)
 
 
+def checkpoint_filter_fn(state: dict[str, Tensor], model: NepaViT) -> dict[str, Tensor]:
+    """Return weights that fit the model's image size: timm's hook for loading a checkpoint.
+
+    Only a table of absolute positions depends on the size. It is resampled (bicubic) from the square grid it was
+    learned on; a table of any other length stays as it is, for the loader to refuse.
+    """
+    table, own, prefix = state.get("pos_embed"), model.pos_embed, model.num_prefix_tokens
+    if table is None or own is None or table.shape == own.shape:
+        return state
+    if table.ndim != 3 or math.isqrt(table.shape[1] - prefix) ** 2 != table.shape[1] - prefix:
+        return state
+    grid = list(model.patch_embed.grid_size)
+    return {**state, "pos_embed": resample_abs_pos_embed(table, grid, num_prefix_tokens=prefix)}
+
+
 def _timm_config() -> dict[str, Any]:
     return {
         "url": "",
         "input_size": (3, 224, 224),
         "fixed_input_size": True,
         "num_classes": 0,
+        "interpolation": "bicubic",
+        "crop_pct": 0.875,
         "mean": (0.5, 0.5, 0.5),
         "std": (0.5, 0.5, 0.5),
         "first_conv": "patch_embed.proj",
@@ -286,15 +381,25 @@ def _timm_config() -> dict[str, Any]:
     }
 
 
-_NAMED = {f"nepa_vit_{size}_patch{p}_224": (LADDER[size], p) for size in LADDER for p in (14, 16)}
+PATCH_SIZES = (8, 14, 16, 32)
+_NAMED = {f"nepa_vit_{size}_patch{p}_224": (LADDER[size], p) for size in LADDER for p in PATCH_SIZES}
+_NAMED["nepa_vit"] = (LADDER["base"], 14)  # for files that state every argument themselves
 default_cfgs = generate_default_cfgs({name: _timm_config() for name in _NAMED})
 
 
 def _register(name: str, shape: Shape, patch_size: int) -> None:
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> Any:
         features = {"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"}
-        arguments = {**shape._asdict(), "patch_size": patch_size, **kwargs}
-        return build_model_with_cfg(NepaViT, name, pretrained, feature_cfg=features, **arguments)
+        # timm expects pooled features [B, D] of a registered model, headless or not.
+        arguments = {**shape._asdict(), "patch_size": patch_size, "global_pool": "avg", **kwargs}
+        return build_model_with_cfg(
+            NepaViT,
+            name,
+            pretrained,
+            pretrained_filter_fn=checkpoint_filter_fn,
+            feature_cfg=features,
+            **arguments,
+        )
 
     entrypoint.__name__ = name
     register_model(entrypoint)

@@ -15,13 +15,19 @@ from torch import Tensor
 _LEAST_ROOM = 1e-5
 
 
-def next_embedding_loss(z: Tensor, z_hat: Tensor) -> Tensor:
+def next_embedding_loss(z: Tensor, z_hat: Tensor, *, shift: bool = True, stop_gradient: bool = True) -> Tensor:
     """Return - mean over images and t = 0 .. T-2 of cos(z_hat[t], stopgrad(z[t+1])), a scalar in [-1, 1].
 
-    NEPA, arXiv 2512.16922, Eq. 2-3 and Algorithm 1. ``z`` and ``z_hat`` are [B, T, D] with the class token at
+    NEPA, arXiv 2512.16922, Eq. 2-3 and Algorithm 1. ``z`` and ``z_hat`` are [B, T, D]; a class token stands at
     position 0: it predicts the first patch and is never a target. In fp32 whatever the inputs are.
+
+    The ablations of Table 1a: without ``shift`` z_hat[t] is compared with z[t] at all T positions, the class token
+    included; without ``stop_gradient`` the target is trained like the prediction.
     """
-    return -_cosines(z_hat[:, :-1], z[:, 1:].detach()).mean()
+    targets = z.detach() if stop_gradient else z
+    if shift:
+        z_hat, targets = z_hat[:, :-1], targets[:, 1:]
+    return -_cosines(z_hat, targets).mean()
 
 
 def _cosines(a: Tensor, b: Tensor) -> Tensor:
@@ -37,29 +43,39 @@ class Diagnostics:
     """Sums over evaluation batches from which ``compute`` derives the figures of a pretraining evaluation.
 
     All state is sums in float64: reduce ``state_tensors()`` over processes (SUM), or ``merge`` two objects.
+
+    ``num_prefix_tokens``: tokens before the first patch (1 with a class token). ``shift``: that of the loss.
     """
 
-    def __init__(self, embed_dim: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, embed_dim: int, device: torch.device | str = "cpu", *, num_prefix_tokens: int = 1, shift: bool = True
+    ) -> None:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(*shape, dtype=torch.float64, device=device)
 
-        self._counts = zeros(2)  # predicted positions, copied positions
-        self._cosine_sums = zeros(2)  # of the predictions, of the copies
+        self._prefix, self._shift = num_prefix_tokens, shift
+        # Of the predictions, of the copies, of outputs with their own embeddings (patches; all tokens).
+        self._counts, self._cosine_sums = zeros(4), zeros(4)
         self._unit_targets = zeros(embed_dim)
         self._embedding_gram = zeros(embed_dim, embed_dim)
         self._output_gram = zeros(embed_dim, embed_dim)
 
     @torch.no_grad()
     def update(self, z: Tensor, z_hat: Tensor) -> None:
-        """Add a batch of embeddings and predictions, both [B, 1 + N, D] with the class token first."""
-        patches = z[:, 1:]
-        predicted = _cosines(z_hat[:, :-1], patches)
-        copied = _cosines(patches[:, :-1], patches[:, 1:])
-        self._counts += torch.tensor([predicted.numel(), copied.numel()]).to(self._counts)
-        self._cosine_sums += torch.stack([predicted.double().sum(), copied.double().sum()])
-        self._unit_targets += _unit(patches).double().sum((0, 1))
+        """Add a batch of embeddings and predictions, both [B, P + N, D] with P prefix tokens first."""
+        patches, targets = z[:, self._prefix :], z[:, 1:]
+        own = _cosines(z_hat, z)
+        cosines = (
+            _cosines(z_hat[:, :-1], targets),
+            _cosines(patches[:, :-1], patches[:, 1:]),
+            own[:, self._prefix :],
+            own,
+        )
+        self._counts += torch.tensor([each.numel() for each in cosines]).to(self._counts)
+        self._cosine_sums += torch.stack([each.double().sum() for each in cosines])
+        self._unit_targets += _unit(targets).double().sum((0, 1))
         self._embedding_gram += _gram(patches)
-        self._output_gram += _gram(z_hat[:, 1:])
+        self._output_gram += _gram(z_hat[:, self._prefix :])
 
     def state_tensors(self) -> list[Tensor]:
         """Return the sums themselves, to be all-reduced in place (SUM); their shapes never change."""
@@ -73,21 +89,23 @@ class Diagnostics:
     def compute(self) -> dict[str, float]:
         """Return the figures over all batches so far. Raises ``ValueError`` when there were none.
 
-        * ``cosine``, ``loss`` = -cosine: as in training.
+        * ``cosine``: mean cos(z_hat[t], z[t+1]) over all targets; ``loss``: what is trained, -cosine with shift.
+        * ``self_cosine``: mean cos(z_hat[t], z[t]) over the patches, 1 for a model that repeats its input.
         * ``copy_baseline``: mean cos(z[t], z[t+1]) over neighbouring patches, the answer "the same again".
-          The class token (t = 0) is left out: it has no patch to copy.
+          The class token is left out: it has no patch to copy.
         * ``mean_baseline``: cosine of the best constant answer, the norm of the mean unit target.
         * ``skill`` = (cosine - b) / (1 - b) with b the better baseline; 0 when the baseline leaves no room.
         * ``effective_rank_embeddings``, ``effective_rank_outputs``: of z and z_hat over the patch tokens.
         """
         if not self._counts[0]:
             raise ValueError("no batch has been evaluated yet")
-        cosine, copy = (self._cosine_sums / self._counts).tolist()
+        cosine, copy, own_of_patches, own = (self._cosine_sums / self._counts).tolist()
         mean = (self._unit_targets / self._counts[0]).norm().item()
         room = 1 - max(copy, mean)
         return {
             "cosine": cosine,
-            "loss": -cosine,
+            "loss": -cosine if self._shift else -own,
+            "self_cosine": own_of_patches,
             "copy_baseline": copy,
             "mean_baseline": mean,
             "skill": (cosine - max(copy, mean)) / room if room > _LEAST_ROOM else 0.0,

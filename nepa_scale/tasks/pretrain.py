@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nepa_scale.config import RunConfig
+from nepa_scale.config import PretrainConfig, RunConfig
 from nepa_scale.data.datasets import PretrainImages
 from nepa_scale.data.transforms import pretrain_eval, pretrain_train
 from nepa_scale.distributed import World, sum_over_ranks
@@ -15,19 +18,39 @@ from nepa_scale.tasks.task import Task, parameter_dtype
 
 
 class PretrainModule(nn.Module):
-    """Images [B, 3, H, W] -> the NEPA loss (paper Eq. 2-3)."""
+    """Images [B, 3, H, W] -> the NEPA loss (paper Eq. 2-3) with the switches of Table 1a and c.
 
-    def __init__(self, backbone: NepaViT) -> None:
+    With ``mask_ratio`` r, training puts a learned token in the place of round(r N) of the N patch embeddings that go
+    into the blocks, drawn anew for each image, uniformly and without replacement. (The authors name the ratio and
+    not the sampler.) The class token is never masked; targets stay clean, and all positions are predicted.
+    """
+
+    def __init__(self, backbone: NepaViT, section: PretrainConfig) -> None:
         super().__init__()
         self.backbone = backbone
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, backbone.embed_dim)) if section.mask_ratio else None
+        self._mask_ratio = section.mask_ratio
+        self._loss = partial(next_embedding_loss, shift=section.shift, stop_gradient=section.stop_gradient)
 
     def embeddings(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Input embeddings and predictions, both [B, 1 + N, D]."""
+        """Input embeddings and predictions from the unmasked image, both [B, P + N, D]."""
         return self.backbone.next_embeddings(images.to(parameter_dtype(self.backbone)))
 
     def forward(self, images: Tensor) -> Tensor:
         """The loss, a scalar in fp32."""
-        return next_embedding_loss(*self.embeddings(images))
+        if self.mask_token is None or not self.training:
+            return self._loss(*self.embeddings(images))
+        z = self.backbone.embed(images.to(parameter_dtype(self.backbone)))
+        mask = self._draw_mask(z)
+        z_hat = self.backbone.encode(torch.where(mask[..., None], self.mask_token, z), causal=self.backbone.causal)
+        return self._loss(z, z_hat)
+
+    def _draw_mask(self, z: Tensor) -> Tensor:
+        """Draw which tokens of z [B, P + N, D] to mask, [B, P + N], from torch's global generator."""
+        prefix = self.backbone.num_prefix_tokens
+        order = torch.rand(len(z), z.shape[1] - prefix, device=z.device).argsort(dim=1)
+        chosen = order < round(self._mask_ratio * order.shape[1])
+        return F.pad(chosen, (prefix, 0), value=False)
 
 
 class Pretrain(Task):
@@ -44,12 +67,22 @@ class Pretrain(Task):
         validation = self.open_split("validation")
         self.eval_data = PretrainImages(validation, None, pretrain_eval(section.image_size), config.seed)
         self.backbone = self.new_backbone()
-        self.module = PretrainModule(self.backbone)
+        self.backbone.causal = section.attention == "causal"
+        self.module = PretrainModule(self.backbone, section)
+
+    def exported(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The backbone alone: a mask token has no use after pre-training."""
+        return super().exported({name: value for name, value in weights.items() if name.startswith("backbone.")})
 
     @torch.no_grad()
     def evaluate(self, world: World, device: torch.device) -> dict[str, float]:
-        """Validation loss beside what trivial predictors reach, and effective ranks."""
-        diagnostics = Diagnostics(self.backbone.embed_dim, device)
+        """Validation loss on unmasked images, beside what trivial predictors reach, and effective ranks."""
+        diagnostics = Diagnostics(
+            self.backbone.embed_dim,
+            device,
+            num_prefix_tokens=self.backbone.num_prefix_tokens,
+            shift=self.config.pretrain.shift,
+        )
         self.module.eval()
         for images, counts in self.evaluation_batches(world, device):
             z, z_hat = self.module.embeddings(images)  # type: ignore[operator]

@@ -47,7 +47,7 @@ def test_importing_the_ladder_loads_no_torch() -> None:
 )
 def test_totals_are_those_of_the_released_models(arch: Architecture, published: int) -> None:
     """The parameter formula gives the authors' counts to the last parameter."""
-    assert ladder.total_params(arch) == published
+    assert ladder.total_params(arch, 224) == published
 
 
 def _part_of(name: str) -> str:
@@ -72,10 +72,10 @@ def test_groups_are_the_parts_of_the_real_model(size: str, mlp: ladder.MlpKind) 
     arch = architecture(size, 14, mlp=mlp, qk_norm="weight")
     with torch.device("meta"):
         model = build_backbone(arch, 224)
-    counted = dict.fromkeys(ladder.parameter_groups(arch), 0)
+    counted = dict.fromkeys(ladder.parameter_groups(arch, 224), 0)
     for name, parameter in model.named_parameters():
         counted[_part_of(name)] += parameter.numel()
-    assert counted == ladder.parameter_groups(arch)
+    assert counted == ladder.parameter_groups(arch, 224)
     assert ladder.backbone_params(arch) == sum(p.numel() for p in model.blocks.parameters()) + sum(
         p.numel() for p in model.norm.parameters()
     )
@@ -84,10 +84,10 @@ def test_groups_are_the_parts_of_the_real_model(size: str, mlp: ladder.MlpKind) 
 def test_ladder_climbs_with_heads_of_one_width() -> None:
     """Sizes grow in order, the demo sizes stay small, and from mini up a head is 64 wide."""
     archs = {size: architecture(size, 14) for size in LADDER}
-    counts = [ladder.total_params(arch) for arch in archs.values()]
+    counts = [ladder.total_params(arch, 224) for arch in archs.values()]
     assert counts == sorted(counts)
     names = list(archs)
-    assert all(ladder.total_params(archs[n]) < 5_000_000 for n in names[: names.index("tiny")])
+    assert all(ladder.total_params(archs[n], 224) < 5_000_000 for n in names[: names.index("tiny")])
     assert {archs[n].head_dim for n in names[names.index("mini") :]} == {64}
 
 

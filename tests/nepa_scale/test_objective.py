@@ -108,6 +108,7 @@ def test_diagnostics_are_the_numpy_figures() -> None:
     expected = {
         "cosine": cosine,
         "loss": -cosine,
+        "self_cosine": np.mean([_cosine(z_hat[b, t], z[b, t]) for b in images for t in range(1, 17)]),
         "copy_baseline": copy,
         "mean_baseline": mean,
         "skill": (cosine - max(copy, mean)) / (1 - max(copy, mean)),
