@@ -16,14 +16,17 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from nepa_scale import checkpoints
 from nepa_scale.distributed import World, sum_over_ranks
+from nepa_scale.ema import WeightAverage
 from nepa_scale.errors import RunError
+from nepa_scale.masters import Masters
+from nepa_scale.optim import Schedule
 
 Batch = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimiser step reports: mean loss over the global batch, gradient norm before clipping, rate used."""
+    """What one optimiser step reports: mean loss of the global batch, gradient norm before clipping, largest rate."""
 
     loss: float
     grad_norm: float
@@ -37,23 +40,27 @@ class Engine:
         self,
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
-        schedule: Callable[[int], float],
+        schedules: list[Schedule],
         ds_config: dict[str, Any],
         *,
         world: World,
         device: torch.device,
+        ema_decay: float = 0.0,
     ) -> None:
+        """Take one of ``schedules`` for each group of ``optimizer``; no average if ``ema_decay`` is 0."""
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self.world, self.device = world, device
         self.stage: int = ds_config["zero_optimization"]["stage"]
         self._engine, self._optimizer, _, self._schedule = deepspeed.initialize(
             model=module.to(device),
             optimizer=optimizer,
-            lr_scheduler=LambdaLR(optimizer, schedule),
+            lr_scheduler=LambdaLR(optimizer, schedules),
             config=ds_config,
             dist_init_required=False,
         )
         self.module: nn.Module = self._engine.module
+        self._masters = Masters(self.module, self._optimizer, self.stage)
+        self.average = WeightAverage(self._masters, ema_decay) if ema_decay else None
 
     def step(self, micro_batches: Sequence[Batch], *, before_forward: Callable[[int], None]) -> StepResult:
         """One optimiser step over this rank's micro-batches.
@@ -64,7 +71,7 @@ class Engine:
         Raises:
             FloatingPointError: when the loss of any rank is not finite; the step is then not taken.
         """
-        lr = self._engine.get_lr()[-1]
+        lr = max(self._engine.get_lr())
         total = torch.zeros(1, device=self.device)
         norm: float | None = None
         for index, batch in enumerate(micro_batches):
@@ -76,6 +83,8 @@ class Engine:
                 norm = self._unreported_norm()
                 mean = self._mean_over_ranks(total / len(micro_batches))
             self._engine.step()
+        if self.average is not None:
+            self.average.update()
         return StepResult(loss=mean, grad_norm=norm if norm is not None else self._reported_norm(), lr=lr)
 
     def save(self, folder: Path, step: int, *, keep: int) -> None:
@@ -83,6 +92,8 @@ class Engine:
 
         def write(parent: Path, name: str) -> None:
             self._engine.save_checkpoint(str(parent), tag=name, client_state={"step": step}, save_latest=False)
+            if self.average is not None:
+                self.average.save(parent / name, self.world, sharded=self.stage > 0)
 
         checkpoints.save(folder, step, self.world, write, keep=keep)
 
@@ -105,16 +116,21 @@ class Engine:
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=path.name)
         if loaded is None:
             raise RunError(f"{path}: DeepSpeed could not load this checkpoint; remove the folder to start anew")
+        if self.average is not None:
+            self.average.load(path, self.world, sharded=self.stage > 0)
         return step
 
     def gather_weights(self) -> dict[str, Tensor]:
-        """The whole module's state dict on the CPU of rank 0 (empty elsewhere); every rank calls this."""
-        parameters = list(self.module.parameters())
-        whole = deepspeed.zero.GatheredParameters(parameters) if self.stage == 3 else nullcontext()
-        with whole:
-            if not self.world.is_main:
-                return {}
-            return {name: value.detach().cpu().clone() for name, value in self.module.state_dict().items()}
+        """The whole module's state dict on the CPU of rank 0 (empty elsewhere), weights in fp32; all ranks call it."""
+        weights = {}
+        for name, parameter in self.module.named_parameters():
+            whole = self._masters.whole(parameter)
+            if self.world.is_main:
+                weights[name] = whole.cpu()
+        if not self.world.is_main:
+            return {}
+        state = self.module.state_dict()
+        return {name: weights[name] if name in weights else state[name].cpu().clone() for name in state}
 
     @contextmanager
     def readable(self) -> Iterator[None]:

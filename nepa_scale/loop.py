@@ -20,10 +20,10 @@ from nepa_scale.distributed import World, any_rank
 from nepa_scale.engine import Batch, Engine, StepResult
 from nepa_scale.files import write_atomically
 from nepa_scale.metrics import MetricsLog
-from nepa_scale.optim import warmup_cosine
+from nepa_scale.optim import group_schedules
 from nepa_scale.progress import StepDisplay, logger
 from nepa_scale.results import write_result
-from nepa_scale.runs import WEIGHTS_NAME
+from nepa_scale.runs import AVERAGE_NAME, WEIGHTS_NAME
 from nepa_scale.signals import StopRequest
 from nepa_scale.status import Status, read_status, write_status
 from nepa_scale.tasks.task import Task
@@ -50,13 +50,15 @@ class Trainer:
         self.total_steps = section.total_steps(len(task.train_data))  # type: ignore[arg-type]
         self.params = sum(parameter.numel() for parameter in task.module.parameters())
         task.prepare(world, device)
+        optimizer = task.build_optimizer()
         self.engine = Engine(
             task.module,
-            task.build_optimizer(),
-            warmup_cosine(self.total_steps, section.warmup),
+            optimizer,
+            group_schedules(optimizer, section, self.total_steps, task.layer_decay),
             ds_config.resolve(config, task.name, world_size=world.size, num_params=self.params),
             world=world,
             device=device,
+            ema_decay=section.ema_decay,
         )
         self._checkpoints = task_dir / "checkpoints"
         self._attempt = _attempts(task_dir) + 1
@@ -102,22 +104,30 @@ class Trainer:
 
     def _finish(self) -> None:
         """Evaluate, export the weights, write the result. Repeated whole if a kill comes in between."""
-        metrics = self._record_evaluation(self.total_steps)
-        weights = self.engine.gather_weights()
+        metrics, details = self._record_evaluation(self.total_steps)
+        self._export(WEIGHTS_NAME)
+        if self.engine.average is not None:
+            with self.engine.average.in_place():
+                self._export(AVERAGE_NAME)
         if not self.world.is_main:
             return
-        tensors = {name: value.contiguous() for name, value in self.task.exported(weights).items()}
-        write_atomically(self.task_dir / WEIGHTS_NAME, safetensors.torch.save(tensors))
         write_result(
             self.task_dir,
             self.config,
             self.world,
             metrics=metrics,
+            details=details,
             params=self.params,
             wall_seconds=self._earlier_seconds + time.perf_counter() - self._started,
         )
         self._write_status("finished", self.total_steps)
         logger.info("%s: finished  %s", self.task.name, "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+
+    def _export(self, name: str) -> None:
+        weights = self.engine.gather_weights()
+        if self.world.is_main:
+            tensors = {key: value.contiguous() for key, value in self.task.exported(weights).items()}
+            write_atomically(self.task_dir / name, safetensors.torch.save(tensors))
 
     def _batches(self, start: int) -> Iterator[list[Batch]]:
         """The micro-batches of each step from ``start`` on, and the time spent waiting for them."""
@@ -177,15 +187,24 @@ class Trainer:
             if now - self._status_written > STATUS_INTERVAL_SECONDS:
                 self._write_status("running", done)
 
-    def _record_evaluation(self, done: int) -> dict[str, float]:
+    def _record_evaluation(self, done: int) -> tuple[dict[str, float], dict[str, Any]]:
+        """Metrics and details of the weights and, under names with ``ema_``, of their moving average; logged."""
         before = time.perf_counter()
-        with self.engine.readable():
-            metrics = self.task.evaluate(self.world, self.device)
+        metrics, details = self._evaluate()
+        if self.engine.average is not None:
+            with self.engine.average.in_place():
+                averages = self._evaluate()
+            metrics, details = (_with_averages(*pair) for pair in zip((metrics, details), averages, strict=True))
         if self._log is not None:
             row = {"step": done, "images_seen": done * self.task.section.batch_size}
             self._log.write(row | {f"eval_{name}": value for name, value in metrics.items()})
         self._interval_start += time.perf_counter() - before
-        return metrics
+        return metrics, details
+
+    def _evaluate(self) -> tuple[dict[str, float], dict[str, Any]]:
+        with self.engine.readable():
+            metrics = self.task.evaluate(self.world, self.device)
+        return metrics, dict(self.task.details)
 
     def _open_log(self, start: int) -> MetricsLog | None:
         self._started, self._earlier_seconds = time.perf_counter(), 0.0
@@ -211,6 +230,10 @@ class Trainer:
 
 def _as_tuple(item: Any) -> Batch:
     return tuple(item) if isinstance(item, list | tuple) else (item,)
+
+
+def _with_averages(weights: dict[str, Any], averages: dict[str, Any]) -> dict[str, Any]:
+    return weights | {f"ema_{name}": value for name, value in averages.items()}
 
 
 def _attempts(task_dir: Path) -> int:

@@ -1,10 +1,11 @@
-"""Parameter groups, weight-decay rules, layer-wise learning-rate decay and the schedule."""
+"""Parameter groups, weight-decay rules, and the learning rate of every group at every step."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,52 +15,129 @@ from nepa_scale.config import TaskConfig
 
 ADAM_EPS = 1e-8
 
+Schedule = Callable[[int], float]
 
-def build_optimizer(module: nn.Module, section: TaskConfig, *, layer_decay: float = 1.0) -> torch.optim.AdamW:
+
+@dataclass(frozen=True)
+class LayerDecay:
+    """How much more slowly the lower layers learn, over a training that starts from pre-trained weights.
+
+    A tensor ``s`` steps below the last block has its rate multiplied by d ** s, where d goes from ``start`` to
+    ``end`` (None: stays) along a straight line (paper, appendix D) or half a cosine (authors' ``llrd_cosine``).
+    ``own_warmup``: every group has a warm-up of its own length (authors' ``llrd_cosine_warmup``).
+    """
+
+    start: float = 1.0
+    end: float | None = None
+    ramp: str = "linear"
+    own_warmup: bool = False
+
+    def factor(self, steps_below: int, progress: float) -> float:
+        """The multiplier of a tensor's rate once ``progress`` of the steps (0 to 1) is done."""
+        if self.end is None:
+            return self.start**steps_below
+        done = progress if self.ramp == "linear" else 0.5 * (1 - math.cos(math.pi * progress))
+        return float((self.start + (self.end - self.start) * done) ** steps_below)
+
+
+NO_LAYER_DECAY = LayerDecay()
+
+
+def build_optimizer(
+    module: nn.Module, section: TaskConfig, *, layered: bool = False, head_lr: float | None = None
+) -> torch.optim.AdamW:
     """AdamW over ``module``'s trainable parameters with the rules of this file."""
-    groups = parameter_groups(module, lr=section.peak_lr, weight_decay=section.weight_decay, layer_decay=layer_decay)
+    groups = parameter_groups(
+        module, lr=section.peak_lr, weight_decay=section.weight_decay, layered=layered, head_lr=head_lr
+    )
     betas = (section.beta1, section.beta2)
     return torch.optim.AdamW(groups, lr=section.peak_lr, betas=betas, eps=ADAM_EPS, fused=True)
 
 
 def parameter_groups(
-    module: nn.Module, *, lr: float, weight_decay: float, layer_decay: float = 1.0
+    module: nn.Module, *, lr: float, weight_decay: float, layered: bool = False, head_lr: float | None = None
 ) -> list[dict[str, Any]]:
-    """Group parameters by learning rate and weight decay.
+    """Group parameters by peak learning rate, weight decay and, if ``layered``, by their place in the backbone.
 
     Weight decay is left off tensors of one dimension: biases, norms, query/key norms and LayerScale. The class
-    token and the patch convolution are decayed (authors' code).
-    The learning rate of a tensor ``s`` steps below the last block is ``lr * layer_decay ** s``: block i of N has
-    s = N - 1 - i, patch embedding and class token s = N, everything after the blocks s = 0 (authors' code).
+    token and the patch convolution are decayed (authors' code), and so is a table of positions.
+    A group's ``steps_below`` counts from the last block: block i of N has N - 1 - i; patch embedding, class token
+    and positions have N, everything after the blocks 0 (authors' code). ``schedule`` makes a factor of it.
+    With ``head_lr`` a classifier's last layer and the backbone's final norm have that peak rate (authors' code).
     """
     depth = 1 + max((_block_index(name) for name, _ in module.named_parameters()), default=-1)
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[int, bool, float], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        steps_below = _steps_below_last_block(name, depth)
+        steps_below = _steps_below_last_block(name, depth) if layered else 0
+        peak = head_lr if head_lr is not None and HEAD.match(name) else lr
         decayed = parameter.ndim > 1
         fresh = {
             "params": [],
-            "lr": lr * layer_decay**steps_below,
+            "lr": peak,
             "weight_decay": weight_decay if decayed else 0.0,
+            "steps_below": steps_below,
         }
-        key = (steps_below if layer_decay != 1.0 else 0, decayed)
-        groups.setdefault(key, fresh)["params"].append(parameter)
+        groups.setdefault((steps_below, decayed, peak), fresh)["params"].append(parameter)
     return list(groups.values())
 
 
-def warmup_cosine(total_steps: int, warmup_fraction: float) -> Callable[[int], float]:
-    """Learning-rate multiplier of each step: linear from 0 over the warm-up, then half a cosine to 0 (paper §4.1)."""
-    warmup_steps = round(warmup_fraction * total_steps)
+def group_schedules(
+    optimizer: torch.optim.Optimizer, section: TaskConfig, total_steps: int, layer_decay: LayerDecay
+) -> list[Schedule]:
+    """One schedule for each group of ``optimizer``, in their order; groups that name no place count as the last."""
+    return [
+        schedule(
+            total_steps,
+            section.warmup,
+            fall=section.schedule,
+            layer_decay=layer_decay,
+            steps_below=group.get("steps_below", 0),
+        )
+        for group in optimizer.param_groups
+    ]
+
+
+def schedule(
+    total_steps: int,
+    warmup: float,
+    *,
+    fall: str = "cosine",
+    layer_decay: LayerDecay = NO_LAYER_DECAY,
+    steps_below: int = 0,
+) -> Schedule:
+    """The multiplier of a group's peak rate at each step: linear from 0 over the warm-up, then down to 0 at the end.
+
+    ``warmup`` is a fraction of the steps. ``fall``: half a cosine (paper §4.1) or ``poly``, a straight line.
+    """
+    warmup_steps = _warmup_steps(total_steps, warmup, layer_decay, steps_below)
 
     def multiplier(step: int) -> float:
+        if step >= total_steps:
+            return 0.0
+        factor = layer_decay.factor(steps_below, step / total_steps)
         if step < warmup_steps:
-            return step / warmup_steps
-        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+            return factor * step / warmup_steps
+        progress = (step - warmup_steps) / (total_steps - warmup_steps)
+        return factor * (1 - progress if fall == "poly" else 0.5 * (1 + math.cos(math.pi * progress)))
 
     return multiplier
+
+
+def _warmup_steps(total_steps: int, warmup: float, layer_decay: LayerDecay, steps_below: int) -> int:
+    """The group's warm-up. With one of its own, a group that learns at full rate warms up in a single step.
+
+    The lower its rate, the closer a group's warm-up comes to the whole of it, which the authors round up.
+    """
+    if not layer_decay.own_warmup:
+        return round(warmup * total_steps)
+    longest = math.ceil(warmup * total_steps)
+    own = longest - round(longest * layer_decay.factor(steps_below, 0.0))
+    return min(max(own, 1), total_steps)
+
+
+HEAD = re.compile(r"(?:head\.|(?:backbone\.)?norm\.)(?:weight|bias)$")
 
 
 def _block_index(name: str) -> int:
@@ -71,4 +149,4 @@ def _steps_below_last_block(name: str, depth: int) -> int:
     block = _block_index(name)
     if block >= 0:
         return depth - 1 - block
-    return depth if re.search(r"(?:^|\.)(patch_embed\.|cls_token$)", name) else 0
+    return depth if re.search(r"(?:^|\.)(?:patch_embed\.|cls_token$|pos_embed$)", name) else 0

@@ -28,6 +28,7 @@ def write_result(
     world: World,
     *,
     metrics: dict[str, float],
+    details: dict[str, Any],
     params: int,
     wall_seconds: float,
 ) -> None:
@@ -48,6 +49,7 @@ def write_result(
         "flops_train": cost.flops_train,
         "flops_convention": FLOPS_CONVENTION,
         "metrics": metrics,
+        "details": details,
         "seed": config.seed,
         "wall_seconds": round(wall_seconds, 3),
         "device_kind": _device_kind(),

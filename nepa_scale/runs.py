@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from nepa_scale import overrides
 from nepa_scale.config import RunConfig
-from nepa_scale.errors import RunError
+from nepa_scale.errors import RunError, UserError
 from nepa_scale.status import read_status
+from nepa_scale.weights import timm_layout
 
 WEIGHTS_NAME = "model.safetensors"
+AVERAGE_NAME = "model_ema.safetensors"
+CONFIG_NAME = "config.yaml"
 
 
 def run_directory(config: RunConfig) -> Path:
@@ -28,31 +33,100 @@ def check_directory(run_dir: Path, config: RunConfig) -> list[str]:
     blocking = next((path for path in (run_dir, *run_dir.parents) if path.exists() and not path.is_dir()), None)
     if blocking is not None:
         return [f"run_dir={run_dir}: {blocking} is a file; name a folder"]
-    recorded = run_dir / "config.yaml"
+    recorded = run_dir / CONFIG_NAME
     if not recorded.is_file():
         return []
     old, new = overrides.load(recorded).identity(), config.identity()
-    differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    changes = ", ".join(f"{key} ({old.get(key)} there, {new.get(key)} now)" for key in differing)
-    return [f"run_dir={run_dir}: made by another configuration: {changes}; name another folder"] if differing else []
+    changes = _changes(old, new)
+    return [f"run_dir={run_dir}: made by another configuration: {changes}; name another folder"] if changes else []
 
 
-def check_start(run_dir: Path, config: RunConfig) -> list[str]:
-    """Problems of where fine-tuning starts: the pre-trained weights must be there."""
-    weights = initial_weights(run_dir, config)
-    if weights is None or weights.is_file():
-        return []
-    if config.init == "pretrain":
-        return [f"{weights}: no finished pre-training in this run; run task=pretrain first, or give init=scratch"]
-    return [f"init={config.init}: {weights} does not exist; give pretrain, scratch or the folder of a pre-trained run"]
+def pretrain_directory(run_dir: Path, config: RunConfig) -> Path:
+    """The folder of the pre-training that this run starts from: its own, or one that it shares."""
+    return Path(config.pretrain_dir) if config.pretrain_dir else run_dir / "pretrain"
 
 
 def initial_weights(run_dir: Path, config: RunConfig) -> Path | None:
-    """The weights file that the task starts from; None for a start from scratch."""
+    """The weights file that the task starts from; None for a start from scratch.
+
+    ``init`` may be a folder that ``nepa_scale.weights`` wrote, or a run, of which the pre-training counts.
+    """
     if config.task == "pretrain" or config.init == "scratch":
         return None
-    origin = run_dir if config.init == "pretrain" else Path(config.init)
-    return origin / "pretrain" / WEIGHTS_NAME
+    name = AVERAGE_NAME if _starts_from_average(config) else WEIGHTS_NAME
+    if config.init == "pretrain":
+        return pretrain_directory(run_dir, config) / name
+    folder = Path(config.init)
+    return folder / name if timm_layout.is_timm_folder(folder) else folder / "pretrain" / name
+
+
+def check_start(run_dir: Path, config: RunConfig) -> list[str]:
+    """Problems of where the task starts: the weights must be there, and of the model that the settings describe."""
+    weights = initial_weights(run_dir, config)
+    if weights is None:
+        return []
+    try:
+        if config.init == "pretrain":
+            return _missing_pretraining(weights, config) or _other_pretraining(config)
+        return _missing_start(weights, config) or _other_model(weights, config)
+    except UserError as error:
+        return str(error).splitlines()
+
+
+def _starts_from_average(config: RunConfig) -> bool:
+    return bool(getattr(config.task_config(), "init_ema", False))
+
+
+def _missing_pretraining(weights: Path, config: RunConfig) -> list[str]:
+    if weights.is_file():
+        return []
+    if config.pretrain_dir:
+        return [f"pretrain_dir={config.pretrain_dir}: no {weights.name} there; name a finished run's pretrain folder"]
+    return [f"{weights}: no finished pre-training in this run; run task=pretrain first, or give init=scratch"]
+
+
+def _missing_start(weights: Path, config: RunConfig) -> list[str]:
+    folder = Path(config.init)
+    if weights.is_file():
+        return []
+    if timm_layout.is_timm_folder(folder):
+        remedy = f"set {config.task}.init_ema=false; `import --ema` brings in the authors' moving average"
+        return [f"init={folder}: holds no {weights.name}; {remedy}"]
+    authors = "; run `python -m nepa_scale.weights import` on it first" if (folder / "config.json").is_file() else ""
+    known = "pretrain, scratch, the folder of a pre-trained run or of imported weights"
+    return [f"init={folder}: {weights} does not exist; give {known}{authors}"]
+
+
+def _other_pretraining(config: RunConfig) -> list[str]:
+    """Problems of sharing the pre-training of another run: its settings must be the same."""
+    if config.pretrain_dir is None:
+        return []
+    recorded = Path(config.pretrain_dir).parent / CONFIG_NAME
+    old, new = overrides.load(recorded).pretrain_identity(), config.pretrain_identity()
+    changes = _changes(old, new)
+    return [f"pretrain_dir={config.pretrain_dir}: pre-trained with other settings: {changes}"] if changes else []
+
+
+def _other_model(weights: Path, config: RunConfig) -> list[str]:
+    """Differences between the model of an ``init`` folder and this run's, by setting."""
+    folder, recorded = Path(config.init), Path(config.init) / CONFIG_NAME
+    if timm_layout.is_timm_folder(folder):
+        there = timm_layout.read_config(folder).arch
+    elif recorded.is_file():
+        there = overrides.load(recorded).model.architecture()
+    else:
+        return []
+    here = config.model.architecture()
+    names = {item.name for item in dataclasses.fields(here) if getattr(here, item.name) != getattr(there, item.name)}
+    differing = ", ".join(
+        f"model.{name}={getattr(here, name)} but {getattr(there, name)} there" for name in sorted(names)
+    )
+    return [f"init={folder}: {weights.name} is of another model: {differing}"] if differing else []
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any], *, prefix: str = "") -> str:
+    differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return ", ".join(f"{prefix}{key} ({old.get(key)} there, {new.get(key)} now)" for key in differing)
 
 
 def is_finished(task_dir: Path) -> bool:

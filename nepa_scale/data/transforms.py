@@ -91,14 +91,18 @@ def classify_train(
         std=STD,
         re_prob=re_prob,
         re_mode="pixel",
+        re_count=1,
     )
     return transform
 
 
-def classify_eval(image_size: int, *, crop_pct: float) -> ImageTransform:
-    """Shorter side to ``image_size / crop_pct`` (bicubic, rounded down), centre crop. Gives [3, S, S]."""
+def classify_eval(image_size: int, *, crop_pct: float, crop_mode: str = "center") -> ImageTransform:
+    """Shorter side to ``image_size / crop_pct`` (bicubic, rounded down), centre crop. Gives [3, S, S].
+
+    With ``crop_mode="squash"`` both sides are resized to that length, whatever the image's shape.
+    """
     transform: ImageTransform = create_transform(
-        image_size, crop_pct=crop_pct, interpolation="bicubic", mean=MEAN, std=STD
+        image_size, crop_pct=crop_pct, crop_mode=crop_mode, interpolation="bicubic", mean=MEAN, std=STD
     )
     return transform
 

@@ -1,4 +1,4 @@
-"""Fine-tuning for image classification: mean of the patch outputs, LayerNorm, linear head."""
+"""Fine-tuning for image classification: a linear head on the mean of the patch outputs or on the last token's."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ from nepa_scale.tasks.task import parameter_dtype
 
 
 class ClassifyModule(nn.Module):
-    """Images [B, 3, H, W] and labels [B] -> cross-entropy with smoothing and, where asked for, mixup and cutmix."""
+    """Images [B, 3, H, W] and labels [B] -> cross-entropy with smoothing and, where asked for, mixup and cutmix.
+
+    ``pool=mean``: the head reads the mean of the patch outputs after another LayerNorm, ``fc_norm`` (released
+    classifiers). ``pool=last``: it reads the last token's output as it is (paper).
+    """
 
     def __init__(self, backbone: NepaViT, num_classes: int, section: ClassifyConfig) -> None:
         super().__init__()
         self.backbone = backbone
-        self.fc_norm = nn.LayerNorm(backbone.embed_dim, eps=LAYER_NORM_EPS)
+        self._pool = section.pool
+        self.fc_norm = nn.LayerNorm(backbone.embed_dim, eps=LAYER_NORM_EPS) if section.pool == "mean" else nn.Identity()
         self.head = nn.Linear(backbone.embed_dim, num_classes)
         nn.init.zeros_(self.head.weight)  # authors' code: the classifier starts at zero
         nn.init.zeros_(self.head.bias)
@@ -34,6 +39,9 @@ class ClassifyModule(nn.Module):
             self._mixup = Mixup(
                 mixup_alpha=section.mixup,
                 cutmix_alpha=section.cutmix,
+                prob=1.0,
+                switch_prob=0.5,
+                mode="batch",
                 label_smoothing=section.label_smoothing,
                 num_classes=num_classes,
             )
@@ -41,8 +49,8 @@ class ClassifyModule(nn.Module):
     def logits(self, images: Tensor) -> Tensor:
         """Class scores [B, C] in fp32."""
         tokens = self.backbone.forward_features(images.to(parameter_dtype(self.backbone)))
-        pooled = self.fc_norm(tokens[:, self.backbone.num_prefix_tokens :].mean(dim=1))
-        scores: Tensor = self.head(pooled)
+        pooled = tokens[:, -1] if self._pool == "last" else tokens[:, self.backbone.num_prefix_tokens :].mean(dim=1)
+        scores: Tensor = self.head(self.fc_norm(pooled))
         return scores.float()
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -72,7 +80,8 @@ class Classify(Finetune):
             re_prob=section.random_erasing,
         )
         self.train_data = LabelledImages(source, self.chosen_images(source), train, config.seed)
-        self.eval_data = LabelledImages(validation, None, classify_eval(section.image_size, crop_pct=1.0), config.seed)
+        still = classify_eval(section.image_size, crop_pct=section.crop_pct, crop_mode=section.crop_mode)
+        self.eval_data = LabelledImages(validation, None, still, config.seed)
         self.module = ClassifyModule(self.backbone, self._classes, section)
 
     @torch.no_grad()

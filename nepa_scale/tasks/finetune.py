@@ -5,12 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from nepa_scale.config import FinetuneConfig, RunConfig
 from nepa_scale.errors import RunError
-from nepa_scale.model import NepaViT
+from nepa_scale.model import NepaViT, checkpoint_filter_fn
+from nepa_scale.optim import NO_LAYER_DECAY, LayerDecay, build_optimizer
+from nepa_scale.progress import logger
 from nepa_scale.tasks.task import Task
+
+#: Weights that one backbone has and another lacks, by the setting that decides it.
+DECIDED_BY = {
+    "cls_token": "model.class_token",
+    "pos_embed": "model.pos_embed",
+    "gamma_": "model.layer_scale",
+    "q_norm": "qk_norm",
+    "k_norm": "qk_norm",
+}
 
 
 class Finetune(Task):
@@ -20,34 +33,68 @@ class Finetune(Task):
 
     def __init__(self, config: RunConfig, weights: Path | None) -> None:
         super().__init__(config)
-        self._from_scratch = weights is None
-        self.backbone = self.new_backbone(drop_path_rate=self.section.drop_path_rate)
-        self.backbone.causal = self.section.attention == "causal"
+        section = self.section
+        self._pretrained = weights is not None
+        self.backbone = self.new_backbone(drop_path_rate=section.drop_path_rate, qk_norm=section.qk_norm)
+        self.backbone.causal = section.attention == "causal"
         if weights is not None:
             load_backbone(self.backbone, weights)
+            if section.freeze_patch_embed:
+                self.backbone.patch_embed.requires_grad_(False)
 
     @property
-    def layer_decay(self) -> float:
+    def layer_decay(self) -> LayerDecay:
         """Lower blocks of a pre-trained backbone learn more slowly; fresh ones must not."""
-        return 1.0 if self._from_scratch else self.section.layer_decay
+        section = self.section
+        if not self._pretrained:
+            return NO_LAYER_DECAY
+        return LayerDecay(
+            section.layer_decay, section.layer_decay_end, section.layer_decay_ramp, own_warmup=section.layer_warmup
+        )
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser with layer-wise rates and, if asked for, a rate of its own for the head."""
+        layered = self.layer_decay != NO_LAYER_DECAY
+        return build_optimizer(self.module, self.section, layered=layered, head_lr=self.section.head_lr)
 
 
 def load_backbone(backbone: NepaViT, weights: Path) -> None:
     """Fill ``backbone`` from a safetensors file; every weight must be there and fit.
 
+    Two differences are bridged, with a line in the log: weights of QK-norm that the file lacks start at 1, where
+    they change nothing, and a table of positions of another image size is resampled.
+
     Raises:
-        RunError: naming the file and the keys that are missing, unknown or of another shape.
+        RunError: naming the file, the keys that are missing, unknown or of another shape, and, where a setting
+            decides whether a weight exists, that setting.
     """
     try:
         state = safetensors.torch.load_file(weights)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{weights}: not a readable safetensors file ({error})") from error
+    state = _bridged(state, backbone, weights)
     expected = {name: value.shape for name, value in backbone.state_dict().items()}
-    wrong = sorted(
-        {name for name in expected if name not in state}
-        | {name for name in state if name not in expected}
-        | {name for name in state if name in expected and state[name].shape != expected[name]}
-    )
+    lone = expected.keys() ^ state.keys()
+    wrong = sorted(lone | {name for name in expected.keys() & state.keys() if state[name].shape != expected[name]})
     if wrong:
-        raise RunError(f"{weights}: does not fit this backbone; keys missing, unknown or misshapen: {', '.join(wrong)}")
+        settings = sorted({setting for name in lone for part, setting in DECIDED_BY.items() if part in name})
+        hint = f"; pre-trained with another {' and '.join(settings)}" if settings else ""
+        raise RunError(
+            f"{weights}: does not fit this backbone; keys missing, unknown or misshapen: {', '.join(wrong)}{hint}"
+        )
     backbone.load_state_dict(state)
+
+
+def _bridged(state: dict[str, Tensor], backbone: NepaViT, weights: Path) -> dict[str, Tensor]:
+    """What of ``state`` must change for ``backbone``: weights of QK-norm added, positions resampled."""
+    ones = {
+        name: torch.ones_like(value)
+        for name, value in backbone.state_dict().items()
+        if name.endswith(("q_norm.weight", "k_norm.weight")) and not any("_norm.weight" in key for key in state)
+    }
+    if ones:
+        logger.info("%s: has no weights of QK-norm; they start at 1", weights)
+    fitted = checkpoint_filter_fn({**state, **ones}, backbone)
+    if "pos_embed" in state and fitted["pos_embed"] is not state["pos_embed"]:
+        logger.info("%s: positions resampled to %d tokens", weights, fitted["pos_embed"].shape[1])
+    return fitted

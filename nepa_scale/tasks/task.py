@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from nepa_scale.data.loader import eval_loader
 from nepa_scale.data.order import subset
 from nepa_scale.data.sources import Source, open_source
 from nepa_scale.distributed import World
+from nepa_scale.ladder import QkNorm
 from nepa_scale.model import NepaViT, build_backbone
-from nepa_scale.optim import build_optimizer
+from nepa_scale.optim import NO_LAYER_DECAY, LayerDecay, build_optimizer
 
 
 class Task(ABC):
@@ -32,10 +34,12 @@ class Task(ABC):
     train_data: Dataset[Any]
     eval_data: Dataset[Any]
     stacked_evaluation = True
+    any_image_size = False  # whether the backbone must take images of other sizes too
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.section: TaskConfig = config.task_config(self.name)
+        self.details: dict[str, Any] = {}  # what the last evaluation found beside its metrics
 
     @property
     def eval_batch_size(self) -> int:
@@ -43,16 +47,21 @@ class Task(ABC):
         return 64
 
     @property
-    def layer_decay(self) -> float:
+    def backbone_image_size(self) -> int:
+        """Side of the square images that the backbone is built for, a multiple of the patch."""
+        return self.section.image_size
+
+    @property
+    def layer_decay(self) -> LayerDecay:
         """Layer-wise learning-rate decay; pre-trained starts override it."""
-        return 1.0
+        return NO_LAYER_DECAY
 
     def prepare(self, world: World, device: torch.device) -> None:  # noqa: B027  most tasks need nothing
         """Whatever must be known before training; every rank calls this, before the weights are partitioned."""
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser over what the task trains."""
-        return build_optimizer(self.module, self.section, layer_decay=self.layer_decay)
+        return build_optimizer(self.module, self.section)
 
     def exported(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors that a finished task leaves in its file, out of the module's; the backbone's by its own keys."""
@@ -71,16 +80,18 @@ class Task(ABC):
         count = self.section.num_images
         return None if count is None else subset(len(source), min(count, len(source)), self.config.seed)
 
-    def new_backbone(self, *, drop_path_rate: float = 0.0) -> NepaViT:
-        """The backbone of this configuration with fresh weights."""
+    def new_backbone(self, *, drop_path_rate: float = 0.0, qk_norm: str | None = None) -> NepaViT:
+        """The backbone of this configuration with fresh weights; ``qk_norm`` (if given) in place of the model's."""
         model = self.config.model
+        arch = model.architecture()
         backbone = build_backbone(
-            model.architecture(),
-            self.section.image_size,
+            arch if qk_norm is None else dataclasses.replace(arch, qk_norm=cast(QkNorm, qk_norm)),
+            self.backbone_image_size,
             layer_scale_init=model.layer_scale_init,
             xavier_init=model.weight_init == "xavier",
             rope_rescale=model.rope_rescale if model.rope_rescale > 1 else None,
             drop_path_rate=drop_path_rate,
+            dynamic_img_size=self.any_image_size,
         )
         backbone.set_grad_checkpointing(self.config.engine.activation_checkpointing)
         return backbone
@@ -100,19 +111,20 @@ class Task(ABC):
         forward pass is a collective, so a rank that has run out repeats its last batch uncounted.
         """
         data = self.eval_data if data is None else data
+        count: int = len(data)  # type: ignore[arg-type]
+        counts = world.rank < count  # with fewer samples than ranks the last ranks repeat the first sample
         loader = eval_loader(
             data,
             batch_size=self.eval_batch_size,
-            rank=world.rank,
+            rank=world.rank if counts else 0,
             world_size=world.size,
             num_workers=self.config.data.num_workers,
             stack=self.stacked_evaluation,
         )
-        largest_share = math.ceil(len(data) / world.size)  # type: ignore[arg-type]
-        missing, batch = math.ceil(largest_share / self.eval_batch_size), None
+        missing, batch = math.ceil(math.ceil(count / world.size) / self.eval_batch_size), None
         for batch in loader:
             missing -= 1
-            yield to_device(batch, device), True
+            yield to_device(batch, device), counts
         for _ in range(missing):
             yield to_device(batch, device), False
 

@@ -10,11 +10,12 @@ import torch
 from timm.optim import param_groups_layer_decay
 from timm.scheduler import CosineLRScheduler
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from nepa_scale.config import ClassifyConfig, FinetuneConfig, PretrainConfig
 from nepa_scale.ladder import architecture
 from nepa_scale.model import NepaViT, build_backbone
-from nepa_scale.optim import build_optimizer, parameter_groups, warmup_cosine
+from nepa_scale.optim import LayerDecay, build_optimizer, group_schedules, parameter_groups, schedule
 from nepa_scale.tasks.classify import ClassifyModule
 from nepa_scale.tasks.pretrain import PretrainModule
 from nepa_scale.tasks.segment import SegmentModule
@@ -30,21 +31,22 @@ def backbone(mlp: str = "gelu") -> NepaViT:
 def trained_by(task: str) -> nn.Module:
     """What a task trains."""
     if task == "pretrain":
-        return PretrainModule(backbone())
+        return PretrainModule(backbone(), PretrainConfig(mask_ratio=0.4))
     if task == "classify":
         return ClassifyModule(backbone("swiglu"), 10, ClassifyConfig())
     return SegmentModule(backbone(), 11, channels=8)
 
 
-def groups_by_name(module: nn.Module, **settings: float) -> dict[str, dict[str, float]]:
-    """The learning rate and weight decay of every parameter, by name; fails when one is in two groups."""
+def groups_by_name(module: nn.Module, *, layer_decay: float = 1.0, **settings: float) -> dict[str, dict[str, float]]:
+    """The decayed rate and the weight decay of every parameter, by name; fails when one is in two groups."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     found: dict[str, dict[str, float]] = {}
-    for group in parameter_groups(module, **settings):  # type: ignore[arg-type]
+    for group in parameter_groups(module, layered=layer_decay != 1.0, **settings):  # type: ignore[arg-type]
+        factor = LayerDecay(layer_decay).factor(group["steps_below"], 0.5)
         for parameter in group["params"]:
             name = names[id(parameter)]
             assert name not in found
-            found[name] = {"lr": group["lr"], "weight_decay": group["weight_decay"]}
+            found[name] = {"lr": group["lr"] * factor, "weight_decay": group["weight_decay"]}
     return found
 
 
@@ -130,7 +132,9 @@ def test_optimizer_has_the_settings_of_the_task(section: PretrainConfig | Finetu
 def test_optimizer_decays_as_the_groups_say() -> None:
     """With no gradient a step moves exactly the decayed parameters, each by its own rate x decay."""
     model = backbone()
-    optimizer = build_optimizer(model, PretrainConfig(base_lr=0.1, batch_size=256), layer_decay=0.5)
+    section = PretrainConfig(base_lr=0.1, batch_size=256, warmup=0.0)
+    optimizer = build_optimizer(model, section, layered=True)
+    LambdaLR(optimizer, group_schedules(optimizer, section, 1000, LayerDecay(0.5)))
     groups = groups_by_name(model, lr=0.1, weight_decay=0.05, layer_decay=0.5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -144,7 +148,7 @@ def test_optimizer_decays_as_the_groups_say() -> None:
 
 def test_schedule_at_its_corners() -> None:
     """0 at the start, 1 where the warm-up ends, a half in the middle of the cosine, 0 at the end."""
-    multiplier = warmup_cosine(1000, 0.1)
+    multiplier = schedule(1000, 0.1)
     assert [multiplier(step) for step in (0, 50, 100)] == [0.0, 0.5, 1.0]
     assert multiplier(550) == pytest.approx(0.5, abs=1e-12)
     assert multiplier(1000) == pytest.approx(0.0, abs=1e-12)
@@ -153,7 +157,7 @@ def test_schedule_at_its_corners() -> None:
 
 def test_schedule_of_the_paper() -> None:
     """40 of 1600 epochs of warm-up at batch 4096 are 12,520 of 500,800 steps."""
-    multiplier = warmup_cosine(500_800, 40 / 1600)
+    multiplier = schedule(500_800, 40 / 1600)
     assert multiplier(12_519) < multiplier(12_520) == 1.0 > multiplier(12_521)
 
 
@@ -165,7 +169,7 @@ def test_schedule_agrees_with_timm(total: int, fraction: float) -> None:
     timm = CosineLRScheduler(
         optimizer, t_initial=max(1, total - warmup), warmup_t=warmup, warmup_prefix=True, t_in_epochs=False
     )
-    multiplier = warmup_cosine(total, fraction)
+    multiplier = schedule(total, fraction)
     for step in range(total):
         timm.step_update(step)
         assert multiplier(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12), step
@@ -174,7 +178,7 @@ def test_schedule_agrees_with_timm(total: int, fraction: float) -> None:
 @pytest.mark.parametrize(("total", "fraction"), [(97, 0.13), (200, 0.5)])
 def test_schedule_agrees_with_transformers_formula(total: int, fraction: float) -> None:
     """The authors train with transformers' ``get_cosine_schedule_with_warmup``, written out here."""
-    warmup, multiplier = round(fraction * total), warmup_cosine(total, fraction)
+    warmup, multiplier = round(fraction * total), schedule(total, fraction)
     for step in range(total + 1):
         if step < warmup:
             expected = float(step) / float(max(1, warmup))

@@ -18,6 +18,7 @@ from nepa_scale.config import RunConfig
 from nepa_scale.distributed import World
 from nepa_scale.errors import RunError
 from nepa_scale.model import NepaViT, build_backbone
+from nepa_scale.optim import LayerDecay
 from nepa_scale.overrides import parse
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.finetune import load_backbone
@@ -123,8 +124,8 @@ def test_pretrained_weights_arrive(digits_root: Path, tmp_path: Path) -> None:
     started = Classify(config, tmp_path / "model.safetensors")
     for name, value in stored.state_dict().items():
         assert torch.equal(started.backbone.state_dict()[name], value), name
-    assert started.layer_decay == 0.7
-    assert Classify(config_of(digits_root, "classify", "init=scratch"), None).layer_decay == 1.0
+    assert started.layer_decay == LayerDecay(0.7)
+    assert Classify(config_of(digits_root, "classify", "init=scratch"), None).layer_decay == LayerDecay(1.0)
 
 
 @pytest.mark.parametrize(
