@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,13 +65,18 @@ class Head(nn.Module):
         linear = nn.Linear(width, num_classes)
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
-        first = linear if pool is None else nn.Sequential(pool, linear)
-        self.rates = nn.ModuleList([copy.deepcopy(first) for _ in RATE_FACTORS])
+        first = nn.Sequential(OrderedDict(pool=nn.Identity() if pool is None else pool, linear=linear))
+        self.rates = nn.ModuleDict({rate_name(factor): copy.deepcopy(first) for factor in RATE_FACTORS})
 
     def forward(self, features: Tensor) -> Tensor:
         """Class scores [R, B, C] in fp32, one set for each rate, of features [B, D], or [B, N, D] with a pool."""
         inputs = self.standardise(features).to(features.dtype)
-        return torch.stack([rate(inputs).float() for rate in self.rates])
+        return torch.stack([rate(inputs).float() for rate in self.rates.values()])
+
+
+def rate_name(factor: float) -> str:
+    """The name of a rate in keys of weights, where a point divides: x0_1 for a tenth."""
+    return f"x{factor:g}".replace(".", "_")
 
 
 def layer_heads(width: int, num_classes: int, num_heads: int, *, attentive: bool) -> nn.ModuleDict:
@@ -98,15 +105,15 @@ def losses(scores: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(scores.flatten(0, 1), labels.repeat(rates), reduction="none").view(rates, batch)
 
 
-def rate_groups(module: nn.Module, *, lr: float, weight_decay: float) -> list[dict[str, object]]:
+def rate_groups(module: nn.Module, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Optimiser groups of all heads below ``module``, one for each rate and for with and without weight decay.
 
-    Weight decay is left off biases. The group of the base rate itself comes last: its rate is the one logged.
+    Weight decay is left off biases.
     """
     heads = [head for head in module.modules() if isinstance(head, Head)]
-    groups: list[dict[str, object]] = []
-    for factor in sorted(RATE_FACTORS, key=lambda factor: factor == 1.0):
-        chosen = [p for head in heads for p in head.rates[RATE_FACTORS.index(factor)].parameters()]
+    groups: list[dict[str, Any]] = []
+    for factor in RATE_FACTORS:
+        chosen = [p for head in heads for p in head.rates[rate_name(factor)].parameters()]
         groups += [
             {"params": [p for p in chosen if p.ndim == 1], "lr": lr * factor, "weight_decay": 0.0},
             {"params": [p for p in chosen if p.ndim > 1], "lr": lr * factor, "weight_decay": weight_decay},

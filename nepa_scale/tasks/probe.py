@@ -225,9 +225,9 @@ class Probe(Task):
         return whole, whole.pop("labels")
 
     def _pooled(self, images: Tensor) -> dict[str, Tensor]:
-        """Standardised last token and mean [B, D] of each layer."""
+        """Last token and mean [B, D] of each layer, as they are: DINO's vote does not standardise."""
         return {
-            f"{name}/{layer}": self.module.of_layer(layer)[seen].standardise(view(seen, tokens))
+            f"{name}/{layer}": view(seen, tokens)
             for layer, tokens in self.module.features(images).items()
             for name, seen in KNN_VIEWS.items()
         }
