@@ -26,6 +26,10 @@ class RunError(UserError):
     """A run directory cannot be used: owned by another process, or made by another configuration."""
 
 
+class WeightsError(UserError):
+    """A file or folder of weights is incomplete, unsafe, or of another model."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest valid name, or ``""`` when none is close."""
     matches = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.6)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,25 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     temporary.replace(path)
 
 
+def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write a new folder of files under a temporary name, then rename it; an empty ``folder`` is replaced."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        for name, content in contents.items():
+            write_atomically(temporary / name, content)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically."""
-    write_atomically(path, json.dumps(content, indent=2) + "\n")
+    write_atomically(path, to_json(content))
+
+
+def to_json(content: Any) -> str:
+    """The text of a JSON file, indented for readers."""
+    return json.dumps(content, indent=2) + "\n"
 
 
 def read_json(path: Path) -> Any:

@@ -1,0 +1,253 @@
+"""The authors' ``config.json``, both ways: fields of their configuration class (``model_type`` vit_nepa).
+
+Tensors are believed before the file, and nothing is believed that the two say differently. Settings that matter to
+training alone (dropout, drop path, shift and jitter of RoPE) are written as the authors have them and not read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nepa_scale.errors import UserError, WeightsError
+from nepa_scale.ladder import Architecture, QkNorm
+from nepa_scale.model import LAYER_NORM_EPS, ROPE_TEMPERATURE
+from nepa_scale.weights.authors_tensors import LAYER, PREFIX
+from nepa_scale.weights.description import Description
+from nepa_scale.weights.tensor_files import shortened
+
+CONFIG_NAME = "config.json"
+HEAD_DIM = 64
+IMAGE_SIZE = 224
+_PROJECTION = f"{PREFIX}embeddings.patch_embeddings.projection.weight"
+_UP = f"{LAYER}0.intermediate.up_proj.weight"
+_GATE = f"{LAYER}0.intermediate.gate_proj.weight"
+_Q_NORM = f"{LAYER}0.attention.attention.q_norm.weight"
+_LAMBDA = f"{LAYER}0.layer_scale.lambda1"
+_FC_NORM = "fc_norm.weight"
+_CLASSIFIER = "classifier.weight"
+_IN_LAYER = re.compile(re.escape(LAYER) + r"\d+\.")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the caller states, stronger than the configuration; None is no opinion."""
+
+    qk_norm: QkNorm | None = None
+    causal: bool | None = None
+
+    def as_settings(self) -> dict[str, Any]:
+        """The fields of the configuration that say the same."""
+        settings: dict[str, Any] = {}
+        if self.qk_norm is not None:
+            settings |= {"qk_norm": self.qk_norm != "none", "qk_norm_affine": self.qk_norm == "weight"}
+        return settings if self.causal is None else settings | {"is_causal": self.causal}
+
+
+def write(description: Description) -> dict[str, Any]:
+    """The content of the authors' ``config.json``.
+
+    Raises:
+        WeightsError: when their layout has no place for the model.
+    """
+    arch, is_classifier = description.arch, description.num_classes > 0
+    lacking = {"model.pos_embed=absolute": arch.pos_embed != "rope", "model.class_token=false": not arch.class_token}
+    named = " and ".join(setting for setting, lacks in lacking.items() if lacks)
+    if named:
+        raise WeightsError(f"the authors' layout has no place for a model with {named}; use --layout timm")
+    names = description.label_names or tuple(f"LABEL_{label}" for label in range(description.num_classes))
+    labels = {
+        "id2label": {str(label): name for label, name in enumerate(names)},
+        "label2id": {name: label for label, name in enumerate(names)},
+    }
+    return {
+        "architectures": ["ViTNepaForImageClassification" if is_classifier else "ViTNepaForPreTraining"],
+        "hidden_size": arch.embed_dim,
+        "num_hidden_layers": arch.depth,
+        "num_attention_heads": arch.num_heads,
+        "intermediate_size": arch.mlp_hidden,
+        "image_size": description.image_size,
+        "patch_size": arch.patch_size,
+        "num_channels": arch.in_chans,
+        **_fixed(gated=arch.mlp == "swiglu"),
+        "qk_norm": arch.qk_norm != "none",
+        "qk_norm_affine": arch.qk_norm == "weight",
+        "layerscale_value": description.layer_scale_init,
+        "add_pooling_layer": description.pool == "mean",
+        "is_causal": description.causal,
+        "pos_embed_rescale": description.rope_rescale,
+        "pos_embed_shift": None,
+        "pos_embed_jitter": None,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "drop_path_prob": 0.0,
+        "initializer_range": 0.02,
+        **(labels if is_classifier else {}),
+    }
+
+
+def write_preprocessor(description: Description) -> dict[str, Any]:
+    """The content of ``preprocessor_config.json``: the size and normalisation that the authors' scripts read."""
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": description.image_size, "width": description.image_size},
+        "resample": 2,  # PIL's number of bilinear
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+
+
+def read(
+    theirs: Mapping[str, Tensor], file: Path, config: Mapping[str, Any], wishes: Wishes
+) -> tuple[Description, list[str]]:
+    """What the tensors of ``file`` are, from their shapes and ``config`` ({} where there is none beside it).
+
+    Also returns what neither says and had to be assumed, each as ``key=value``.
+    Raises ``WeightsError`` when tensors and configuration disagree, or ask for what our model cannot do.
+    """
+    facts, num_classes = _facts(theirs, file)
+    default = _defaults(theirs, facts, num_classes)
+    stated = {**config, **wishes.as_settings()}
+    said = {**default, **stated}
+    wrong = [
+        *_contradictions(facts, said),
+        *_wrong_kinds(said),
+        *_wrong_presence(theirs, said),
+        *_wrong_labels(config, num_classes),
+    ]
+    if wrong:
+        raise WeightsError(f"{file}: does not go with {CONFIG_NAME} (or --qk-norm): {shortened(wrong)}")
+    pooled = "mean" if facts.get("add_pooling_layer") else "last"
+    try:
+        arch = Architecture(
+            embed_dim=facts["hidden_size"],
+            depth=facts["num_hidden_layers"],
+            num_heads=said["num_attention_heads"],
+            patch_size=facts["patch_size"],
+            mlp="swiglu" if facts["use_gated_mlp"] else "gelu",
+            mlp_hidden=facts["intermediate_size"],
+            qk_norm="none" if not said["qk_norm"] else "weight" if said["qk_norm_affine"] else "plain",
+            layer_scale=_LAMBDA in theirs,
+            in_chans=facts["num_channels"],
+        )
+        description = Description(
+            arch,
+            said["image_size"],
+            said["is_causal"],
+            layer_scale_init=said["layerscale_value"],
+            rope_rescale=said["pos_embed_rescale"],
+            num_classes=num_classes,
+            pool=pooled if num_classes else None,  # type: ignore[arg-type]
+            label_names=tuple(_label_names(config, num_classes)),
+        )
+    except UserError as error:
+        raise WeightsError(f"{file.with_name(CONFIG_NAME) if config else file}: {error}") from error
+    return description, [f"{key}={value}" for key, value in default.items() if key not in stated]
+
+
+def _fixed(*, gated: bool) -> dict[str, Any]:
+    """Fields that have one value in every NEPA model, or follow from the MLP."""
+    return {
+        "model_type": "vit_nepa",
+        "use_gated_mlp": gated,
+        "hidden_act": "silu" if gated else "gelu",
+        "qkv_bias": True,
+        "qk_norm_bias": False,
+        "layer_norm_eps": LAYER_NORM_EPS,
+        "rope_theta": ROPE_TEMPERATURE,
+    }
+
+
+def _facts(theirs: Mapping[str, Tensor], file: Path) -> tuple[dict[str, Any], int]:
+    """The fields that tensors alone decide, and the number of classes (0 without a classifier)."""
+    width, channels, patch_size, _ = _shape(theirs, _PROJECTION, 4, file)
+    hidden, _ = _shape(theirs, _UP, 2, file)
+    blocks = {int(name.removeprefix(LAYER).split(".")[0]) for name in theirs if _IN_LAYER.match(name)}
+    facts = {
+        "hidden_size": width,
+        "num_hidden_layers": max(blocks) + 1,
+        "intermediate_size": hidden,
+        "patch_size": patch_size,
+        "num_channels": channels,
+        **_fixed(gated=_GATE in theirs),
+    }
+    if _CLASSIFIER not in theirs:
+        return facts, 0
+    facts["add_pooling_layer"] = _FC_NORM in theirs
+    return facts, _shape(theirs, _CLASSIFIER, 2, file)[0]
+
+
+def _shape(theirs: Mapping[str, Tensor], name: str, dimensions: int, file: Path) -> tuple[int, ...]:
+    if name not in theirs:
+        raise WeightsError(f"{file}: not in the authors' layout: no {name} among its tensors: {shortened(theirs)}")
+    if theirs[name].ndim != dimensions:
+        raise WeightsError(f"{file}: {name} has {theirs[name].ndim} dimensions instead of {dimensions}")
+    return tuple(theirs[name].shape)
+
+
+def _defaults(theirs: Mapping[str, Tensor], facts: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """What is taken where nobody says: the released models' values, and what the presence of tensors suggests."""
+    head_dim = theirs[_Q_NORM].numel() if _Q_NORM in theirs else HEAD_DIM
+    return {
+        "num_attention_heads": facts["hidden_size"] // max(1, head_dim),
+        "image_size": IMAGE_SIZE,
+        "is_causal": num_classes == 0,  # their scripts fine-tune and evaluate with bidirectional attention
+        "qk_norm": True,  # the paper; without parameters it leaves no trace in the tensors
+        "qk_norm_affine": _Q_NORM in theirs,
+        "layerscale_value": 1e-5 if _LAMBDA in theirs else None,
+        "pos_embed_rescale": 2.0,
+    }
+
+
+def _contradictions(facts: Mapping[str, Any], said: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={said[key]} (must be {fact})" for key, fact in facts.items() if said.get(key, fact) != fact]
+
+
+def _wrong_presence(theirs: Mapping[str, Tensor], said: Mapping[str, Any]) -> list[str]:
+    expected = {
+        _Q_NORM: (bool(said["qk_norm"] and said["qk_norm_affine"]), "qk_norm and qk_norm_affine"),
+        _LAMBDA: (said["layerscale_value"] is not None, "layerscale_value"),
+    }
+    return [
+        f"{keys} {'ask for' if wanted else 'leave no place for'} {name}"
+        for name, (wanted, keys) in expected.items()
+        if wanted != (name in theirs)
+    ]
+
+
+def _wrong_kinds(said: Mapping[str, Any]) -> list[str]:
+    def complain(keys: Iterable[str], kind: str, fits: Callable[[Any], bool]) -> list[str]:
+        return [f"{key}={said[key]!r} (must be {kind})" for key in keys if not fits(said[key])]
+
+    return [
+        *complain(("num_attention_heads", "image_size"), "a whole number", lambda value: type(value) is int),
+        *complain(("is_causal", "qk_norm", "qk_norm_affine"), "true or false", lambda value: type(value) is bool),
+        *complain(
+            ("layerscale_value", "pos_embed_rescale"),
+            "a number or null",
+            lambda value: value is None or type(value) in (int, float),
+        ),
+    ]
+
+
+def _label_names(config: Mapping[str, Any], num_classes: int) -> list[str]:
+    """The names of the classes by number; [] where there are none or no classifier."""
+    labels = config.get("id2label")
+    return [labels[str(label)] for label in range(num_classes)] if labels and num_classes else []
+
+
+def _wrong_labels(config: Mapping[str, Any], num_classes: int) -> list[str]:
+    labels = config.get("id2label")
+    if not num_classes or labels is None:
+        return []
+    right = isinstance(labels, dict) and set(labels) == {str(label) for label in range(num_classes)}
+    return [] if right else [f"id2label does not name the classes 0 to {num_classes - 1}"]

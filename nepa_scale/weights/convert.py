@@ -1,0 +1,107 @@
+"""Weights from one layout to another: read and checked as a whole, then written as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor
+
+from nepa_scale import overrides, runs
+from nepa_scale.errors import WeightsError
+from nepa_scale.files import to_json, write_folder
+from nepa_scale.model import NepaViT
+from nepa_scale.weights import authors_config, timm_layout
+from nepa_scale.weights.authors_config import Wishes
+from nepa_scale.weights.authors_tensors import from_authors, to_authors, with_prefix
+from nepa_scale.weights.description import Description, of_run
+from nepa_scale.weights.tensor_files import check_tensors, find_tensors, read_tensors
+from nepa_scale.weights.timm_layout import CONFIG_NAME, WEIGHTS_NAME
+
+PREPROCESSOR_NAME = "preprocessor_config.json"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model: what it is, and its tensors under our names."""
+
+    description: Description
+    tensors: Mapping[str, Tensor]
+
+
+def skeleton(description: Description) -> dict[str, Tensor]:
+    """Names and shapes of the described model's tensors; they hold no values."""
+    return NepaViT(**timm_layout.model_args(description), device="meta").state_dict()
+
+
+def read_authors(folder: Path, *, ema: bool, wishes: Wishes) -> tuple[Weights, list[str]]:
+    """A folder in the authors' layout, and what had to be assumed about it. Raises ``WeightsError``."""
+    config_path, file = folder / CONFIG_NAME, find_tensors(folder, ema=ema)
+    config = timm_layout.read_config_file(config_path) if config_path.is_file() else {}
+    if "model_args" in config:
+        raise WeightsError(f"{config_path}: timm's layout already; use `export` to change it")
+    theirs = with_prefix(read_tensors(file))
+    description, assumed = authors_config.read(theirs, file, config, wishes)
+    ours, gated = skeleton(description), description.arch.mlp == "swiglu"
+    check_tensors(theirs, to_authors(ours, gated=gated), file)
+    return Weights(description, from_authors(theirs, ours, gated=gated)), assumed
+
+
+def read_timm(folder: Path) -> Weights:
+    """A folder that ``import`` or ``export --layout timm`` wrote. Raises ``WeightsError``."""
+    description, file = timm_layout.read_config(folder), folder / WEIGHTS_NAME
+    tensors = read_tensors(file)
+    check_tensors(tensors, skeleton(description), file)
+    return Weights(description, tensors)
+
+
+def read_run(run_dir: Path, *, task: str, ema: bool) -> Weights:
+    """The weights that a finished task of a run left. Raises ``UserError``."""
+    config = overrides.load(run_dir / runs.CONFIG_NAME)
+    folder = runs.pretrain_directory(run_dir, config) if task == "pretrain" else run_dir / task
+    file = folder / (runs.AVERAGE_NAME if ema else runs.WEIGHTS_NAME)
+    if not file.is_file():
+        decay = config.task_config(task).ema_decay
+        why = f"{task}.ema_decay=0 keeps no moving average" if ema and not decay else f"task={task} has not finished"
+        raise WeightsError(f"{file}: does not exist; {why}")
+    tensors = read_tensors(file)
+    num_classes = len(tensors["head.bias"]) if "head.bias" in tensors else 0
+    description = of_run(config, "pretrain" if task == "pretrain" else "classify", num_classes)
+    check_tensors(tensors, skeleton(description), file)
+    return Weights(description, tensors)
+
+
+def write_timm(weights: Weights, folder: Path) -> None:
+    """Write what ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads."""
+    _write(folder, weights.tensors, {CONFIG_NAME: timm_layout.config_json(weights.description)})
+
+
+def write_authors(weights: Weights, folder: Path) -> None:
+    """Write the authors' layout. Raises ``WeightsError`` when it has no place for the model."""
+    description = weights.description
+    settings = {
+        CONFIG_NAME: authors_config.write(description),
+        PREPROCESSOR_NAME: authors_config.write_preprocessor(description),
+    }
+    _write(folder, to_authors(weights.tensors, gated=description.arch.mlp == "swiglu"), settings)
+
+
+def check_output(folder: Path) -> None:
+    """Raise ``WeightsError`` unless ``folder`` can become a new folder."""
+    blocking = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
+    if blocking is not None:
+        raise WeightsError(f"{folder}: {blocking} is a file; name a new folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise WeightsError(f"{folder}: holds other files; name a new folder")
+
+
+def _write(folder: Path, tensors: Mapping[str, Tensor], settings: Mapping[str, object]) -> None:
+    whole = {name: value.contiguous() for name, value in tensors.items()}
+    content = {WEIGHTS_NAME: safetensors.torch.save(whole, metadata={"format": "pt"})}
+    content |= {name: to_json(value).encode() for name, value in settings.items()}
+    try:
+        write_folder(folder.resolve(), content)
+    except OSError as error:
+        raise WeightsError(f"{folder}: cannot be written: {error.strerror}") from error

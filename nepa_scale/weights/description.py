@@ -1,0 +1,61 @@
+"""What a set of weights is: the shape of its model, and what changes the output without being a tensor.
+
+Free of torch: a wrong start of fine-tuning is reported before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from nepa_scale.config import ClassifyConfig, PretrainConfig, RunConfig
+from nepa_scale.ladder import Architecture, QkNorm, num_patches
+
+Pool = Literal["mean", "last"]
+
+
+@dataclass(frozen=True)
+class Description:
+    """A backbone, or a classifier where ``num_classes`` > 0. Raises ``UserError`` when it cannot be built.
+
+    ``layer_scale_init`` and ``rope_rescale`` matter to further training alone; None turns either off.
+    """
+
+    arch: Architecture
+    image_size: int
+    causal: bool
+    layer_scale_init: float | None = 1e-5
+    rope_rescale: float | None = 2.0
+    num_classes: int = 0
+    pool: Pool | None = None
+    label_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        num_patches(self.arch, self.image_size)
+
+    def __str__(self) -> str:
+        arch, kind = self.arch, f"classifier of {self.num_classes} classes ({self.pool} pooling)"
+        return (
+            f"{kind if self.num_classes else 'backbone'}, width {arch.embed_dim}, {arch.depth} blocks,"
+            f" {arch.num_heads} heads, patch {arch.patch_size} of {self.image_size} px, {arch.mlp} {arch.mlp_hidden},"
+            f" QK-norm {arch.qk_norm}, {'causal' if self.causal else 'bidirectional'}"
+        )
+
+
+def of_run(config: RunConfig, task: Literal["pretrain", "classify"], num_classes: int = 0) -> Description:
+    """What the finished ``task`` of a run leaves; classes are counted in its head."""
+    model, arch = config.model, config.model.architecture()
+    section: PretrainConfig | ClassifyConfig = config.pretrain
+    if task == "classify":
+        section = config.classify
+        arch = dataclasses.replace(arch, qk_norm=cast(QkNorm, section.qk_norm or arch.qk_norm))
+    return Description(
+        arch,
+        section.image_size,
+        section.attention == "causal",
+        layer_scale_init=model.layer_scale_init if model.layer_scale else None,
+        rope_rescale=model.rope_rescale if model.rope_rescale > 1 else None,
+        num_classes=num_classes,
+        pool=cast(Pool, config.classify.pool) if task == "classify" else None,
+    )

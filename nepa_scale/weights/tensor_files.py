@@ -1,0 +1,113 @@
+"""Reading files of tensors that others wrote: whole, or refused in one line; nothing in them is ever executed."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from nepa_scale.errors import WeightsError
+from nepa_scale.weights.timm_layout import WEIGHTS_NAME, read_config_file
+
+INDEX_NAME = "model.safetensors.index.json"
+PICKLE_NAME = "pytorch_model.bin"
+EMA_NAME = "pytorch_model_ema.bin"
+SHOWN = 5
+_LFS_MARK = b"version https://git-lfs"
+
+
+def find_tensors(folder: Path, *, ema: bool) -> Path:
+    """The weights file of a Hugging Face folder. Raises ``WeightsError`` naming what was looked for."""
+    names = (EMA_NAME,) if ema else (WEIGHTS_NAME, INDEX_NAME, PICKLE_NAME)
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        raise WeightsError(f"{folder}: holds no {' and no '.join(names)}")
+    return found
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` or ``.bin`` file, or of all files of an index, by name, on the CPU.
+
+    Raises:
+        WeightsError: naming the file, when it is truncated, not of its kind, or holds anything but tensors.
+    """
+    if path.name == INDEX_NAME:
+        return _read_shards(path)
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_LFS_MARK)) == _LFS_MARK:
+                raise WeightsError(f"{path}: a Git LFS pointer instead of the weights; run `git lfs pull` there")
+        tensors = _read_pickle(path) if path.suffix == ".bin" else safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: not a readable {path.suffix} file ({_first_line(error)})") from error
+    odd = [name for name, value in tensors.items() if not value.is_floating_point()]
+    if odd:
+        raise WeightsError(f"{path}: holds tensors that are no weights (not floating-point): {shortened(odd)}")
+    return tensors
+
+
+def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Compare names and shapes with those of the model.
+
+    Raises:
+        WeightsError: naming the file and the keys that are missing, unknown or of another shape.
+    """
+    shared = [name for name in expected if name in tensors]
+    complaints = {
+        "missing": [name for name in expected if name not in tensors],
+        "unknown": [name for name in tensors if name not in expected],
+        "of another shape": [
+            f"{name} {list(tensors[name].shape)} instead of {list(expected[name].shape)}"
+            for name in shared
+            if tensors[name].shape != expected[name].shape
+        ],
+    }
+    found = "; ".join(f"{what}: {shortened(names)}" for what, names in complaints.items() if names)
+    if found:
+        raise WeightsError(f"{path}: does not hold this model's tensors; {found}")
+
+
+def shortened(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    files = read_config_file(index).get("weight_map")
+    if not isinstance(files, dict) or any(Path(str(name)).name != name for name in files.values()):
+        raise WeightsError(f"{index}: weight_map must name a file of the same folder for each tensor")
+    shards = {name: read_tensors(index.with_name(name)) for name in dict.fromkeys(files.values())}
+    absent = [name for name, file in files.items() if name not in shards[file]]
+    if absent:
+        raise WeightsError(f"{index}: tensors missing from the files it names: {shortened(absent)}")
+    return {name: shards[file][name] for name, file in files.items()}
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    """A state dict written by ``torch.save``, bare or under the key ``state_dict``."""
+    if not zipfile.is_zipfile(path):
+        raise WeightsError(f"{path}: truncated, or not written by torch.save (no whole zip archive)")
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(f"{path}: holds Python objects other than tensors; refused, nothing was executed") from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path}: not a state dict as torch.save writes it ({_first_line(error)})") from error
+    if isinstance(content, dict):
+        content = content.get("state_dict", content)
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(f"{path}: expected tensors by name, found {type(content).__name__} of other things")
+    return {str(name): value.detach() for name, value in content.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
