@@ -54,7 +54,7 @@ class Trainer:
         self.engine = Engine(
             task.module,
             optimizer,
-            group_schedules(optimizer, section, self.total_steps, task.layer_decay),
+            group_schedules(optimizer.param_groups, section, self.total_steps, task.layer_decay),
             ds_config.resolve(config, task.name, world_size=world.size, num_params=self.params),
             world=world,
             device=device,

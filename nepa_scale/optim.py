@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nepa_scale.config import TaskConfig
+from nepa_scale.config import FinetuneConfig, TaskConfig
 
 ADAM_EPS = 1e-8
 
@@ -31,6 +31,13 @@ class LayerDecay:
     end: float | None = None
     ramp: str = "linear"
     own_warmup: bool = False
+
+    @classmethod
+    def of(cls, section: FinetuneConfig) -> LayerDecay:
+        """What the settings of a fine-tuning task say."""
+        return cls(
+            section.layer_decay, section.layer_decay_end, section.layer_decay_ramp, own_warmup=section.layer_warmup
+        )
 
     def factor(self, steps_below: int, progress: float) -> float:
         """The multiplier of a tensor's rate once ``progress`` of the steps (0 to 1) is done."""
@@ -84,9 +91,9 @@ def parameter_groups(
 
 
 def group_schedules(
-    optimizer: torch.optim.Optimizer, section: TaskConfig, total_steps: int, layer_decay: LayerDecay
+    groups: list[dict[str, Any]], section: TaskConfig, total_steps: int, layer_decay: LayerDecay
 ) -> list[Schedule]:
-    """One schedule for each group of ``optimizer``, in their order; groups that name no place count as the last."""
+    """One schedule for each group of an optimiser, in their order; groups that name no place count as the last."""
     return [
         schedule(
             total_steps,
@@ -95,7 +102,7 @@ def group_schedules(
             layer_decay=layer_decay,
             steps_below=group.get("steps_below", 0),
         )
-        for group in optimizer.param_groups
+        for group in groups
     ]
 
 

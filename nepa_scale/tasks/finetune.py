@@ -45,12 +45,7 @@ class Finetune(Task):
     @property
     def layer_decay(self) -> LayerDecay:
         """Lower blocks of a pre-trained backbone learn more slowly; fresh ones must not."""
-        section = self.section
-        if not self._pretrained:
-            return NO_LAYER_DECAY
-        return LayerDecay(
-            section.layer_decay, section.layer_decay_end, section.layer_decay_ramp, own_warmup=section.layer_warmup
-        )
+        return LayerDecay.of(self.section) if self._pretrained else NO_LAYER_DECAY
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser with layer-wise rates and, if asked for, a rate of its own for the head."""

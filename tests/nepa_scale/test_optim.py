@@ -12,7 +12,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from nepa_scale.config import ClassifyConfig, FinetuneConfig, PretrainConfig
+from nepa_scale.config import ClassifyConfig, FinetuneConfig, PretrainConfig, SegmentConfig
 from nepa_scale.ladder import architecture
 from nepa_scale.model import NepaViT, build_backbone
 from nepa_scale.optim import LayerDecay, build_optimizer, group_schedules, parameter_groups, schedule
@@ -34,7 +34,7 @@ def trained_by(task: str) -> nn.Module:
         return PretrainModule(backbone(), PretrainConfig(mask_ratio=0.4))
     if task == "classify":
         return ClassifyModule(backbone("swiglu"), 10, ClassifyConfig())
-    return SegmentModule(backbone(), 11, channels=8)
+    return SegmentModule(backbone(), 11, SegmentConfig(channels=8, aux_weight=0.4))
 
 
 def groups_by_name(module: nn.Module, *, layer_decay: float = 1.0, **settings: float) -> dict[str, dict[str, float]]:
@@ -134,7 +134,7 @@ def test_optimizer_decays_as_the_groups_say() -> None:
     model = backbone()
     section = PretrainConfig(base_lr=0.1, batch_size=256, warmup=0.0)
     optimizer = build_optimizer(model, section, layered=True)
-    LambdaLR(optimizer, group_schedules(optimizer, section, 1000, LayerDecay(0.5)))
+    LambdaLR(optimizer, group_schedules(optimizer.param_groups, section, 1000, LayerDecay(0.5)))
     groups = groups_by_name(model, lr=0.1, weight_decay=0.05, layer_decay=0.5)
     with torch.no_grad():
         for parameter in model.parameters():
