@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ NEEDS: dict[str, tuple[layout.Need, ...]] = {
 
 def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     """Problems of the configuration alone: ranges, choices, and rules across the fields of ``tasks``."""
-    problems = [line for key, value, meta in walk(config) for line in _out_of_range(key, value, meta)]
+    problems = [line for key, value, meta in walk(config) for line in out_of_range(key, value, meta)]
     if problems:
         return problems
     return [
@@ -70,7 +71,8 @@ def check_batches(config: RunConfig, tasks: tuple[str, ...], world_size: int) ->
     return problems
 
 
-def _out_of_range(key: str, value: Any, meta: dict[str, Any]) -> list[str]:  # noqa: PLR0911  one rule a line
+def out_of_range(key: str, value: Any, meta: Mapping[str, Any]) -> list[str]:  # noqa: PLR0911  one rule a line
+    """Problems of one setting alone: not within the limits of its field's metadata, or empty."""
     if value is None:
         return []
     if value == "":
@@ -138,8 +140,14 @@ def _task_problems(config: RunConfig) -> list[str]:
         if width % 4:
             problems.append(f"segment.{key}={width}: must be a multiple of 4 (GroupNorm)")
     for task in config.tasks:
-        if config.init == "pretrain" and not config.pretrain.ema_decay and getattr(config.task_config(task), "init_ema", False):
-            problems.append(f"{task}.init_ema=true: pretrain.ema_decay=0 keeps no moving average; the paper's is 0.9999")
+        if (
+            config.init == "pretrain"
+            and not config.pretrain.ema_decay
+            and getattr(config.task_config(task), "init_ema", False)
+        ):
+            problems.append(
+                f"{task}.init_ema=true: pretrain.ema_decay=0 keeps no moving average; the paper's is 0.9999"
+            )
     problems += _layer_problems(config)
     if config.segment.scale_min > config.segment.scale_max:
         problems.append(

@@ -124,6 +124,17 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     return pairs_from_mapping(content, f"config={path}")
 
 
+def assign(tree: DictConfig, key: str, value: str, kind: str) -> list[str]:
+    """Set a key of a structured tree from its text; returns the problems. ``kind`` is the field's type, as declared."""
+    if "${" in value or value == "???":  # OmegaConf's marks of a reference and of a missing value
+        return [f"{key}={value}: references are not supported; write the value itself"]
+    try:
+        OmegaConf.update(tree, key, None if value in ("null", "None") else value)
+    except (OmegaConfBaseException, ValueError):
+        return [f"{key}={value}: expected {_described(kind)}"]
+    return []
+
+
 def help_text(command: str) -> str:
     """The tree of keys with defaults and meaning."""
     lines = [
@@ -194,13 +205,7 @@ def _replace_default_epochs(config: RunConfig, given: Collection[str]) -> None:
 def _apply(tree: DictConfig, key: str, value: str) -> list[str]:
     if key not in KEYS:
         return [unknown_key(key)]
-    if "${" in value or value == "???":  # OmegaConf's marks of a reference and of a missing value
-        return [f"{key}={value}: references are not supported; write the value itself"]
-    try:
-        OmegaConf.update(tree, key, None if value in ("null", "None") else value)
-    except (OmegaConfBaseException, ValueError):
-        return [f"{key}={value}: expected {_expected_type(key)}"]
-    return []
+    return assign(tree, key, value, _kind(key))
 
 
 def _recipe_names(key: str) -> list[str]:
@@ -225,12 +230,16 @@ def _nearest_leaf(leaf: str, valid: Sequence[str]) -> str:
     return match.replace(match.split("'")[1], leaves[match.split("'")[1]]) if match else "; --help lists all keys"
 
 
-def _expected_type(key: str) -> str:
+def _kind(key: str) -> str:
+    """The declared type of a setting's field."""
     section: Any = RunConfig
     *parents, leaf = key.split(".")
     for parent in parents:
         section = type(getattr(section(), parent))
-    kind = str(section.__dataclass_fields__[leaf].type)
+    return str(section.__dataclass_fields__[leaf].type)
+
+
+def _described(kind: str) -> str:
     names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
     base = kind.removesuffix(" | None")
     return names.get(base, base) + (" or null" if base != kind else "")
