@@ -1,7 +1,8 @@
 """NEPA written once more in plain PyTorch, straight from the description of the released model.
 
-The oracle of ``test_model.py``: it shares no code with timm or with ``nepa_scale.model``. Separate q, k and v
-layers, a dense causal mask and softmax written out, and its own two-dimensional RoPE.
+The oracle of ``test_model.py`` and ``test_pretrain.py``: it shares no code with timm or with ``nepa_scale.model``.
+Separate q, k and v layers, a dense causal mask and softmax written out, its own two-dimensional RoPE, and the loss
+token by token.
 """
 
 from __future__ import annotations
@@ -53,10 +54,12 @@ class PlainBlock(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
 
-    def attention(self, x: Tensor, angles: Tensor, causal: bool) -> Tensor:
+    def attention(self, x: Tensor, angles: Tensor | None, causal: bool) -> Tensor:
         q = self._normalised(self._heads(self.query(x)), self.q_weight)
         k = self._normalised(self._heads(self.key(x)), self.k_weight)
-        q, k = (torch.cat([t[:, :, :1], rotate(t[:, :, 1:], angles)], dim=2) for t in (q, k))
+        if angles is not None:
+            first = x.shape[1] - len(angles)  # the class token, if there is one, is not rotated
+            q, k = (torch.cat([t[:, :, :first], rotate(t[:, :, first:], angles)], dim=2) for t in (q, k))
         scores = q @ k.transpose(-1, -2) / math.sqrt(self.head_dim)
         if causal:
             tokens = x.shape[1]
@@ -71,35 +74,82 @@ class PlainBlock(nn.Module):
         gate = self.gate(x)
         return self.down(gate * torch.sigmoid(gate) * self.up(x))
 
-    def forward(self, x: Tensor, angles: Tensor, causal: bool) -> Tensor:
+    def forward(self, x: Tensor, angles: Tensor | None, causal: bool) -> Tensor:
         x = x + self.lambda_attention * self.attention(self.norm_before(x), angles, causal)
         return x + self.lambda_mlp * self.mlp(self.norm_after(x))
 
 
 class PlainNepa(nn.Module):
-    """The whole backbone in float64; ``forward`` returns embeddings and predictions, both [B, 1 + N, D]."""
+    """The whole backbone in float64; ``forward`` returns embeddings and predictions, both [B, T, D].
 
-    def __init__(self, model: nn.Module, width: int, depth: int, heads: int, patch: int, **block: object) -> None:
+    Without a class token T is the number of patches, else one more. ``mask`` [B, N] puts ``mask_token`` in the place
+    of patches in what the blocks see.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        width: int,
+        depth: int,
+        heads: int,
+        patch: int,
+        *,
+        class_token: bool,
+        absolute_tokens: int | None,
+        **block: object,
+    ) -> None:
         super().__init__()
         self.head_dim = width // heads
-        self.cls, self.projection = nn.Parameter(torch.zeros(1, 1, width)), nn.Conv2d(3, width, patch, patch)
+        self.cls = nn.Parameter(torch.zeros(1, 1, width)) if class_token else None
+        self.positions = None if absolute_tokens is None else nn.Parameter(torch.zeros(1, absolute_tokens, width))
+        self.projection = nn.Conv2d(3, width, patch, patch)
         self.blocks = nn.ModuleList(PlainBlock(width, heads, **block) for _ in range(depth))  # type: ignore[arg-type]
         self.norm = nn.LayerNorm(width, 1e-12)
         self.load_state_dict(_renamed(model.state_dict(), self.state_dict()))
         self.double()
 
-    def forward(self, images: Tensor, causal: bool, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        images: Tensor,
+        causal: bool,
+        scale: float = 1.0,
+        mask: Tensor | None = None,
+        mask_token: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         maps = self.projection(images.double())
-        angles = rope_angles(maps.shape[-1], self.head_dim, scale)
-        z = torch.cat([self.cls.expand(len(images), 1, -1), maps.flatten(2).transpose(1, 2)], dim=1)
-        x = z
+        patches = maps.flatten(2).transpose(1, 2)
+        seen = patches
+        if mask is not None and mask_token is not None:
+            seen = patches.clone()
+            seen[mask] = mask_token.double().flatten()
+        z, x = patches, seen
+        if self.cls is not None:
+            z, x = (torch.cat([self.cls.expand(len(images), 1, -1), part], dim=1) for part in (patches, seen))
+        angles = None
+        if self.positions is None:
+            angles = rope_angles(maps.shape[-1], self.head_dim, scale)
+        else:
+            x = x + self.positions
         for block in self.blocks:
             x = block(x, angles, causal)
         return z, self.norm(x)
 
 
+def plain_loss(z: Tensor, z_hat: Tensor, *, shift: bool, stop_gradient: bool = True) -> Tensor:
+    """Return minus the mean cosine over all pairs of output and target, written out pair by pair."""
+    targets = z.detach() if stop_gradient else z
+    cosines = [
+        (z_hat[b, t] * targets[b, u]).sum() / (z_hat[b, t].square().sum().sqrt() * targets[b, u].square().sum().sqrt())
+        for b in range(len(z))
+        for t in range(z.shape[1])
+        if (u := t + int(shift)) < z.shape[1]
+    ]
+    return -torch.stack(cosines).mean()
+
+
 _NAMES = {
     "cls_token": "cls",
+    "pos_embed": "positions",
     "patch_embed.proj": "projection",
     "norm1": "norm_before",
     "norm2": "norm_after",

@@ -7,23 +7,28 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import timm
 import torch
-from plain_nepa import PlainNepa, rope_angles
+import torch.nn.functional as F
+from plain_nepa import PlainNepa, plain_loss, rope_angles
 from scipy import stats
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 from nepa_scale.errors import UserError
-from nepa_scale.ladder import LADDER, Architecture, MlpKind, QkNorm, architecture
-from nepa_scale.model import NepaViT, build_backbone
+from nepa_scale.ladder import Architecture, MlpKind, QkNorm, architecture
+from nepa_scale.model import NepaViT, build_backbone, checkpoint_filter_fn
+from nepa_scale.objective import next_embedding_loss
 
 
 def _model(
-    mlp: MlpKind = "gelu", qk_norm: QkNorm = "plain", image_size: int = 24, drop_path_rate: float = 0.0
+    mlp: MlpKind = "gelu",
+    qk_norm: QkNorm = "plain",
+    image_size: int = 24,
+    drop_path_rate: float = 0.0,
+    **changes: Any,
 ) -> tuple[NepaViT, Architecture]:
     """Return a femto model with every parameter far from its start, so that every one of them matters."""
-    arch = architecture("femto", 4, mlp=mlp, qk_norm=qk_norm)
+    arch = architecture("femto", 4, mlp=mlp, qk_norm=qk_norm, **changes)
     model = build_backbone(arch, image_size, drop_path_rate=drop_path_rate)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -44,33 +49,105 @@ def _plain(model: NepaViT, arch: Architecture) -> PlainNepa:
         depth=arch.depth,
         heads=arch.num_heads,
         patch=arch.patch_size,
+        class_token=arch.class_token,
+        absolute_tokens=model.pos_embed.shape[1] if model.pos_embed is not None else None,
         hidden=arch.mlp_hidden,
         gated=arch.mlp == "swiglu",
         qk_norm=arch.qk_norm,
     )
 
 
-@pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
+@pytest.mark.parametrize("class_token", [True, False], ids=["class", "no_class"])
+@pytest.mark.parametrize("pos_embed", ["rope", "absolute"])
+@pytest.mark.parametrize("layer_scale", [True, False], ids=["scale", "no_scale"])
 @pytest.mark.parametrize("qk_norm", ["none", "plain", "weight"])
 @pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
-def test_agrees_with_a_second_implementation(mlp: MlpKind, qk_norm: QkNorm, causal: bool) -> None:
-    """Embeddings and outputs equal those of plain PyTorch code written from the paper, on copied weights."""
-    model, arch = _model(mlp, qk_norm)
-    model.eval().causal = causal
+def test_agrees_with_a_second_implementation(
+    mlp: MlpKind, qk_norm: QkNorm, layer_scale: bool, pos_embed: str, class_token: bool
+) -> None:
+    """Embeddings, outputs and losses equal those of plain PyTorch code written from the paper, on copied weights."""
+    switches = {"layer_scale": layer_scale, "pos_embed": pos_embed, "class_token": class_token}
+    model, arch = _model(mlp, qk_norm, **switches)
+    plain = _plain(model, arch)
+    for causal in (True, False):
+        model.eval().causal = causal
+        with torch.no_grad():
+            actual, expected = model.next_embeddings(_images()), plain(_images(), causal)
+        assert actual[0].shape == (2, 36 + class_token, 32)
+        for ours, theirs in zip(actual, expected, strict=True):
+            torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=1e-5)
+        for shift in (True, False):
+            loss = next_embedding_loss(*actual, shift=shift).item()
+            assert loss == pytest.approx(plain_loss(*expected, shift=shift).item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("class_token", [True, False], ids=["class", "no_class"])
+def test_absolute_positions_are_not_in_what_is_predicted(class_token: bool) -> None:
+    """The table moves the outputs and leaves the targets, the bare patch embeddings, alone."""
+    model, _ = _model(pos_embed="absolute", class_token=class_token)
+    model.eval()
+    assert model.rope is None
+    z, z_hat = model.next_embeddings(_images())
     with torch.no_grad():
-        actual = model.next_embeddings(_images())
-        expected = _plain(model, arch)(_images(), causal)
-    for ours, theirs in zip(actual, expected, strict=True):
-        torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=1e-5)
+        model.pos_embed.mul_(2)  # type: ignore[union-attr]
+    moved_z, moved_z_hat = model.next_embeddings(_images())
+    assert torch.equal(z, moved_z)
+    assert ((z_hat - moved_z_hat).abs().amax(-1) > 1e-3).all()
 
 
-def test_agrees_at_another_image_size() -> None:
-    """``set_input_size`` keeps the weights and moves the RoPE grid with the image."""
-    model, arch = _model()
+@pytest.mark.parametrize("class_token", [True, False], ids=["class", "no_class"])
+@pytest.mark.parametrize("pos_embed", ["rope", "absolute"])
+def test_agrees_at_another_image_size(pos_embed: str, class_token: bool) -> None:
+    """``set_input_size`` keeps the weights and moves the RoPE grid, or the table of positions, with the image."""
+    model, arch = _model(pos_embed=pos_embed, class_token=class_token)
     model.eval().set_input_size(img_size=(40, 40))
     with torch.no_grad():
         expected = _plain(model, arch)(_images(40), causal=True)[1]
         torch.testing.assert_close(model(_images(40)).double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("class_token", [True, False], ids=["class", "no_class"])
+def test_table_of_positions_is_resampled(class_token: bool) -> None:
+    """At another size the patches' vectors are the bicubic resize of the map they form; the class token's stays."""
+    first = int(class_token)
+    model, _ = _model(pos_embed="absolute", class_token=class_token)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    table = state["pos_embed"]
+    map_ = table[:, first:].unflatten(1, (6, 6)).permute(0, 3, 1, 2)
+    resized = F.interpolate(map_, (10, 10), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+    expected = torch.cat([table[:, :first], resized], dim=1)
+    model.set_input_size(img_size=(40, 40))
+    assert model.pos_embed is not None
+    torch.testing.assert_close(model.pos_embed.detach(), expected)
+    loaded, _ = _model(pos_embed="absolute", class_token=class_token, image_size=40)
+    loaded.load_state_dict(checkpoint_filter_fn(state, loaded))
+    assert loaded.pos_embed is not None
+    torch.testing.assert_close(loaded.pos_embed.detach(), expected)
+
+
+def test_table_that_forms_no_square_is_left_to_the_loader() -> None:
+    """A table of an impossible length is not made to fit, so that loading names it."""
+    model, _ = _model(pos_embed="absolute", image_size=40)
+    state = model.state_dict() | {"pos_embed": torch.zeros(1, 1 + 35, 32)}
+    assert checkpoint_filter_fn(state, model)["pos_embed"].shape == (1, 36, 32)
+    with pytest.raises(RuntimeError, match="pos_embed"):
+        model.load_state_dict(checkpoint_filter_fn(state, model))
+
+
+@pytest.mark.parametrize("class_token", [True, False], ids=["class", "no_class"])
+@pytest.mark.parametrize("pos_embed", ["rope", "absolute"])
+def test_dynamic_image_size_is_that_of_the_call(pos_embed: str, class_token: bool) -> None:
+    """With ``dynamic_img_size`` any whole number of patches goes in, with the result of a model resized to it."""
+    model, _ = _model(pos_embed=pos_embed, class_token=class_token)
+    same = {"pos_embed": pos_embed, "class_token": class_token}
+    dynamic = NepaViT(img_size=24, patch_size=4, embed_dim=32, depth=3, num_heads=2, dynamic_img_size=True, **same)  # type: ignore[arg-type]
+    dynamic.load_state_dict(model.state_dict())
+    wide = torch.randn(2, 3, 16, 40, generator=torch.Generator().manual_seed(5))
+    model.eval().set_input_size(img_size=(16, 40))
+    for ours, theirs in zip(dynamic.eval().next_embeddings(wide), model.next_embeddings(wide), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(dynamic(wide), model(wide))
+    torch.testing.assert_close(dynamic.forward_intermediates(wide)[0], model(wide))
 
 
 def test_training_pass_agrees_under_the_drawn_scale() -> None:
@@ -85,10 +162,16 @@ def test_training_pass_agrees_under_the_drawn_scale() -> None:
     assert abs(scale - 1) > 0.1
 
 
+def _rope_table(model: NepaViT) -> Tensor:
+    """Return sines and cosines as in evaluation."""
+    rope = model.eval().rope
+    assert rope is not None
+    return rope.get_embed()
+
+
 def test_rope_table_is_the_authors() -> None:
     """Cosines of a 16 x 16 grid with heads 64 wide equal the reference vector of the released code."""
-    rope = build_backbone(architecture("mini", 14), 224).eval().rope
-    cosines = rope.get_embed().chunk(2, -1)[1]
+    cosines = _rope_table(build_backbone(architecture("mini", 14), 224)).chunk(2, -1)[1]
     first = [0.923880, -0.290881, -0.985437, -0.791464]
     assert cosines[0, 0:4].tolist() == pytest.approx(first, abs=1e-6)
     assert cosines[0, 16:20].tolist() == pytest.approx(first, abs=1e-6)
@@ -99,12 +182,13 @@ def test_rope_table_is_the_authors() -> None:
 def test_rope_stays_exact_when_the_model_is_cast_to_bf16() -> None:
     """Positions are not rounded with the weights: DeepSpeed's bf16 mode casts every buffer."""
     model, _ = _model()
-    exact = model.eval().rope.get_embed()
-    assert torch.equal(model.bfloat16().rope.get_embed(), exact)
+    exact = _rope_table(model)
+    assert torch.equal(_rope_table(model.bfloat16()), exact)
 
 
 def _scale(model: NepaViT) -> float:
     """Return the factor of this draw, read off all angles that are small enough not to wrap around."""
+    assert model.rope is not None
     sine, cosine = model.rope.get_embed().chunk(2, -1)
     angles = rope_angles(model.patch_embed.grid_size[0], sine.shape[-1])
     ratios = (torch.atan2(sine, cosine) / angles)[angles.abs() < math.pi / 2.5]
@@ -232,21 +316,32 @@ def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2
 
 def _check_initialisation(model: NepaViT) -> None:
     for name, layer in _linear_layers(model):
-        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.03), name
-        assert layer.weight.mean().abs().item() < 5e-4, name
+        _check_normal(layer.weight, name)
         assert layer.bias is not None and (layer.bias == 0).all(), name
-    assert model.cls_token.std().item() == pytest.approx(0.02, rel=0.15)
+    for name, token in (("cls_token", model.cls_token), ("pos_embed", model.pos_embed)):
+        if token is not None:
+            _check_normal(token, name)
     gammas = [p for name, p in model.named_parameters() if "gamma" in name]
-    assert len(gammas) == 2 * 6
     assert all(torch.equal(gamma, torch.full((192,), 1e-5)) for gamma in gammas)
 
 
+def _check_normal(weight: Tensor, name: str) -> None:
+    """Assert that the values were drawn from a normal distribution with std 0.02 (its truncation is at 100 std)."""
+    values = weight.detach().flatten().numpy()
+    assert stats.kstest(values, stats.norm(0, 0.02).cdf).pvalue > 1e-4, name
+
+
+@pytest.mark.parametrize("class_token", [True, False], ids=["class", "no_class"])
+@pytest.mark.parametrize("pos_embed", ["rope", "absolute"])
 @pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
-def test_initial_weights_are_the_authors(mlp: MlpKind) -> None:
+def test_initial_weights_are_the_authors(mlp: MlpKind, pos_embed: str, class_token: bool) -> None:
     """All weights have std 0.02 at every depth, biases 0, LayerScale 1e-5; every LayerNorm has eps 1e-12."""
     torch.manual_seed(0)
-    model = build_backbone(architecture("mini", 14, mlp=mlp, qk_norm="weight"), 28)
+    switches: dict[str, Any] = {"pos_embed": pos_embed, "class_token": class_token}
+    model = build_backbone(architecture("mini", 14, mlp=mlp, qk_norm="weight", **switches), 28)
     _check_initialisation(model)
+    assert (model.cls_token is not None, model.pos_embed is not None) == (class_token, pos_embed == "absolute")
+    assert len([name for name, _ in model.named_parameters() if "gamma" in name]) == 2 * 6
     norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
     assert len(norms) == 6 * 4 + 1
     for norm in norms:
@@ -263,7 +358,7 @@ def test_initialisation_works_after_building_on_the_meta_device() -> None:
     torch.manual_seed(0)
     model.to_empty(device="cpu").init_weights()
     _check_initialisation(model)
-    assert torch.equal(model.eval().rope.get_embed(), build_backbone(arch, 28).eval().rope.get_embed())
+    assert torch.equal(_rope_table(model), _rope_table(build_backbone(arch, 28)))
 
 
 def test_layer_scale_start_and_absence() -> None:
@@ -283,10 +378,12 @@ def test_drop_path_grows_with_depth() -> None:
     assert rates == pytest.approx([0.0, 0.0, 0.1, 0.1, 0.2, 0.2])
 
 
+@pytest.mark.parametrize("class_token", [True, False], ids=["class", "no_class"])
+@pytest.mark.parametrize("pos_embed", ["rope", "absolute"])
 @pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
-def test_every_parameter_learns(mlp: MlpKind) -> None:
+def test_every_parameter_learns(mlp: MlpKind, pos_embed: str, class_token: bool) -> None:
     """A training step reaches every parameter with a gradient that is not zero."""
-    model, _ = _model(mlp, "weight")
+    model, _ = _model(mlp, "weight", pos_embed=pos_embed, class_token=class_token)
     direction = torch.randn(32, generator=torch.Generator().manual_seed(3))
     (model.train()(_images()) @ direction).sum().backward()
     missing = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()]
@@ -325,59 +422,16 @@ def test_compiled_model_is_not_compiled_anew_for_each_seed() -> None:
 
 
 def test_weight_decay_spares_vectors_and_nothing_else() -> None:
-    """By timm's rule the matrices, the patch convolution and the CLS token decay, as the authors have it."""
-    model, _ = _model(qk_norm="weight")
+    """By timm's rule the matrices, the patch convolution and the CLS token decay, as the authors have it.
+
+    The table of absolute positions, which their code does not have, follows the class token.
+    """
+    model, _ = _model(qk_norm="weight", pos_embed="absolute")
     names = {id(p): name for name, p in model.named_parameters()}
     spared, decayed = param_groups_weight_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay())
     assert (spared["weight_decay"], decayed["weight_decay"]) == (0.0, 0.05)
-    expected = {f"{name}.weight" for name, _ in _linear_layers(model)} | {"cls_token"}
+    expected = {f"{name}.weight" for name, _ in _linear_layers(model)} | {"cls_token", "pos_embed"}
     assert {names[id(p)] for p in decayed["params"]} == expected
-
-
-def test_layer_decay_counts_from_the_last_block() -> None:
-    """Block i of N decays by N-1-i, CLS token and patch embedding by N, final norm and head not at all."""
-    model = timm.create_model("nepa_vit_femto_patch16_224", num_classes=5, global_pool="avg")
-    scales: dict[str, float] = {}
-    names = {id(p): name for name, p in model.named_parameters()}
-    for group in param_groups_layer_decay(model, layer_decay=0.5):
-        scales |= {names[id(p)]: group["lr_scale"] for p in group["params"]}
-    powers = {name: round(-math.log2(scale)) for name, scale in scales.items()}
-    expected = {
-        "cls_token": 3,
-        "patch_embed.proj.weight": 3,
-        "blocks.0.norm1.weight": 2,
-        "blocks.1.gamma_1": 1,
-    }
-    expected |= dict.fromkeys(["blocks.2.mlp.fc2.weight", "norm.weight", "fc_norm.bias", "head.weight"], 0)
-    assert {name: powers[name] for name in expected} == expected
-
-
-def test_timm_knows_every_size() -> None:
-    """Each size is registered with timm for the usual patch sizes, with NEPA's normalisation and no head."""
-    expected = {f"nepa_vit_{size}_patch{patch}_224" for size in LADDER for patch in (8, 14, 16, 32)}
-    assert set(timm.list_models("nepa_vit_*")) == expected
-    model: Any = timm.create_model("nepa_vit_pico_patch16_224").eval()
-    assert model.pretrained_cfg["mean"] == model.pretrained_cfg["std"] == (0.5, 0.5, 0.5)
-    torch.testing.assert_close(model(_images(224, 1)), model.next_embeddings(_images(224, 1))[1][:, 1:].mean(1))
-
-
-@pytest.mark.parametrize(("size", "published"), [("base", 86_299_624), ("large", 303_994_856)])
-def test_timm_classifier_has_the_published_size(size: str, published: int) -> None:
-    """timm's mean pooling with its own norm and a head of 1000 classes is the authors' fine-tuned model."""
-    with torch.device("meta"):
-        model = timm.create_model(f"nepa_vit_{size}_patch14_224", num_classes=1000, global_pool="avg", qk_norm="weight")
-    assert sum(p.numel() for p in model.parameters()) == published
-
-
-def test_timm_feature_extraction_works() -> None:
-    """``features_only`` returns maps of the chosen blocks, equal to ``forward_intermediates``."""
-    torch.manual_seed(0)
-    extractor: Any = timm.create_model("nepa_vit_femto_patch16_224", features_only=True, out_indices=[1, 2]).eval()
-    x = _images(224, 1)
-    expected = extractor.model.forward_intermediates(x, indices=[1, 2], intermediates_only=True)
-    assert extractor.feature_info.channels() == [32, 32]
-    for actual, map_ in zip(extractor(x), expected, strict=True):
-        torch.testing.assert_close(actual, map_)
 
 
 def test_image_size_must_fit_the_patches() -> None:
