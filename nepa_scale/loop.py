@@ -111,6 +111,7 @@ class Trainer:
                 self._export(AVERAGE_NAME)
         if not self.world.is_main:
             return
+        self._illustrate()
         write_result(
             self.task_dir,
             self.config,
@@ -128,6 +129,12 @@ class Trainer:
         if self.world.is_main:
             tensors = {key: value.contiguous() for key, value in self.task.exported(weights).items()}
             write_atomically(self.task_dir / name, safetensors.torch.save(tensors))
+
+    def _illustrate(self) -> None:
+        try:
+            self.task.illustrate(self.task_dir)
+        except Exception as error:  # a finished training is worth more than its pictures
+            logger.warning("%s: no pictures were drawn: %s: %s", self.task.name, type(error).__name__, error)
 
     def _batches(self, start: int) -> Iterator[list[Batch]]:
         """The micro-batches of each step from ``start`` on, and the time spent waiting for them."""

@@ -20,7 +20,10 @@ from nepa_scale.errors import DataError, UserError
 from nepa_scale.files import write_atomically
 from nepa_scale.maps import QueryMaps, query_maps
 from nepa_scale.model import NepaViT
+from nepa_scale.runs import PICTURES_NAME, WEIGHTS_NAME
 from nepa_scale.weights.convert import Weights, read_run, read_timm
+from nepa_scale.weights.description import of_run
+from nepa_scale.weights.tensor_files import read_tensors
 from nepa_scale.weights.timm_layout import model_args
 
 if TYPE_CHECKING:
@@ -87,6 +90,20 @@ def draw_sheets(plan: Plan) -> Iterator[Path]:
         yield path
 
 
+def draw_pretraining(config: RunConfig, folder: Path) -> None:
+    """Write ``pictures.png`` into the pre-training's folder: one query patch of each of ``log.pictures`` images.
+
+    The model is built anew from the weights file, so it does not matter how training had spread it over devices.
+    """
+    weights = Weights(of_run(config, "pretrain"), read_tensors(folder / WEIGHTS_NAME))
+    layers = tuple(range(weights.description.arch.depth))
+    choice = Choice(
+        queries=1, layers=layers, heads="mean", seed=config.seed, softmax=False, shift=config.pretrain.shift
+    )
+    strips = make_strips(build(weights), run_images(config, config.log.pictures, seed), choice)
+    write_atomically(folder / PICTURES_NAME, sheet.draw(strips, _title(config.run_id, layers, choice.heads)))
+
+
 def build(weights: Weights, image_size: int | None = None) -> NepaViT:
     """The backbone with its weights, for images of another size than pre-trained if one is given."""
     backbone = NepaViT(**model_args(weights.description))
@@ -138,7 +155,7 @@ def query_patches(num_patches: int, wanted: int, seed: tuple[int, int]) -> list[
     return sorted(int(patch) for patch in [*drawn[in_middle], *drawn[~in_middle]][:wanted])
 
 
-def _title(name: str, layers: Sequence[int], heads: str, *, ema: bool) -> str:
+def _title(name: str, layers: Sequence[int], heads: str, *, ema: bool = False) -> str:
     """What all strips of a sheet have in common."""
     blocks = f"block {layers[0]}" if len(layers) == 1 else f"mean of blocks {', '.join(map(str, layers))}"
     if len(layers) > 2 and layers[-1] - layers[0] == len(layers) - 1:

@@ -21,6 +21,7 @@ from nepa_scale.weights import timm_layout
 WEIGHTS_NAME = "model.safetensors"
 AVERAGE_NAME = "model_ema.safetensors"
 CONFIG_NAME = "config.yaml"
+PICTURES_NAME = "pictures.png"
 
 
 def run_directory(config: RunConfig) -> Path:

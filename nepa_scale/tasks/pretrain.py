@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -91,3 +92,10 @@ class Pretrain(Task):
         sum_over_ranks(diagnostics.state_tensors())
         self.module.train()
         return diagnostics.compute()
+
+    def illustrate(self, folder: Path) -> None:
+        """Draw maps of ``log.pictures`` validation images, on the CPU, under any ZeRO stage."""
+        if self.config.log.pictures:
+            from nepa_scale.pictures import draw_pretraining  # matplotlib too, which only drawing needs
+
+            draw_pretraining(self.config, folder)

@@ -67,6 +67,9 @@ class Task(ABC):
         """The tensors that a finished task leaves in its file, out of the module's; the backbone's by its own keys."""
         return {name.removeprefix("backbone."): value for name, value in weights.items()}
 
+    def illustrate(self, folder: Path) -> None:  # noqa: B027  most tasks have no pictures
+        """Draw pictures of the finished task from the weights in its folder, into it; rank 0 alone calls this."""
+
     @abstractmethod
     def evaluate(self, world: World, device: torch.device) -> dict[str, float]:
         """Metrics over the whole validation split; every rank calls this and gets the same answer."""
