@@ -100,7 +100,7 @@ def draw_pretraining(config: RunConfig, folder: Path) -> None:
     choice = Choice(
         queries=1, layers=layers, heads="mean", seed=config.seed, softmax=False, shift=config.pretrain.shift
     )
-    strips = make_strips(build(weights), run_images(config, config.log.pictures, seed), choice)
+    strips = make_strips(build(weights), run_images(config, config.log.pictures, config.seed), choice)
     write_atomically(folder / PICTURES_NAME, sheet.draw(strips, _title(config.run_id, layers, choice.heads)))
 
 
