@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis import text
 from analysis.fit import PowerLawFit
+from analysis.records import Study
 from analysis.series import COMPUTE, PRETRAINED, SCRATCH, Axis, Series, Target
 
 NAMES = {PRETRAINED: "pretrained", SCRATCH: "scratch control"}
@@ -32,8 +33,8 @@ def error_alt(drawn: Sequence[Series], target: Target, axis: Axis) -> str:
     return f"{what}. {' '.join(said)}" if said else _empty(what)
 
 
-def curve_alt(rows: pd.DataFrame, order: Sequence[str], name: str) -> str:
-    """Say where the curve of each size begins and ends; ``rows`` has label, run_id, images_seen, value."""
+def curve_alt(rows: pd.DataFrame, order: Sequence[str], name: str, during: str) -> str:
+    """Say where the curve of each label begins and ends; ``rows`` has label, run_id, images_seen, value."""
     if not order:
         return _empty(capital(name))
     said = []
@@ -42,7 +43,18 @@ def curve_alt(rows: pd.DataFrame, order: Sequence[str], name: str) -> str:
         first, last = np.mean([run.iloc[0] for run in ends]), np.mean([run.iloc[-1] for run in ends])
         said.append(f"{label} from {text.number(float(first))} to {text.number(float(last))}")
     images = text.count(float(rows["images_seen"].max()))
-    return f"{capital(name)} over up to {images} images of pretraining: {'; '.join(said)}."
+    return f"{capital(name)} over up to {images} images of {during}: {'; '.join(said)}."
+
+
+def shared_pretraining(study: Study) -> str:
+    """Say which labels have no pretraining curve of their own because they use another's; empty without any."""
+    table = study.table
+    others = table[table["pretrained_by"].notna() & (table["pretrained_by"] != table["run_id"])]
+    owner = table.drop_duplicates("run_id").set_index("run_id")["label"]
+    pairs = dict.fromkeys(zip(others["label"], others["pretrained_by"].map(owner), strict=True))
+    return "".join(
+        f" {label} uses the pretraining of {by}." for label, by in pairs if isinstance(by, str) and by != label
+    )
 
 
 def rank_alt(kinds: Mapping[str, pd.DataFrame]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -29,6 +30,7 @@ LINE_STYLES: Sequence[Any] = (
 )  # seaborn's dash patterns
 MAX_LABEL = 24
 MAX_TICKS = 7
+LABEL_WIDTH = 15  # of a line in the margin of a panel
 _TICK_PATTERNS: Sequence[Sequence[str]] = [  # leading digits per decade, finest first
     *([f"{tenths / 10}" for tenths in range(10, 100, step)] for step in (1, 2, 5, 10)),
     *(("1", "2", "3", "5", "7"), ("1", "2", "5"), ("1", "3"), ("1",)),
@@ -70,6 +72,33 @@ def new_figure() -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def new_panels(columns: int, rows: int = 1, row_height: float = FIGURE_SIZE[1]) -> tuple[Figure, list[Axes]]:
+    """Make one figure of the usual width with ``rows`` x ``columns`` panels that share their y axis."""
+    figure = Figure(figsize=(FIGURE_SIZE[0], rows * row_height), layout="constrained")
+    panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
+def label_rows(axes: Axes, labels: Sequence[str]) -> None:
+    """Give each label a row of its own, the first on top."""
+    names = [textwrap.fill(short(label), LABEL_WIDTH) for label in labels]
+    axes.set_yticks(range(len(labels)), names)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+
+
+def say_empty(axes: Axes) -> None:
+    """Say on empty axes that there is nothing to draw."""
+    axes.set(xticks=[], yticks=[])
+    write_empty(axes)
+
+
+def write_empty(axes: Axes) -> None:
+    """The words of ``say_empty`` alone, for a panel that shares its y axis with a full one."""
+    axes.text(0.5, 0.5, "no finished run to draw", transform=axes.transAxes, ha="center", va="center", color=QUIET)
 
 
 def size_colours(order: Sequence[str]) -> dict[str, Any]:

@@ -12,8 +12,6 @@ from analysis.fit import Interval, NoFit, PowerLawFit, fit_offset_power_law, mea
 from analysis.records import Study
 from analysis.series import (
     CLASSIFICATION,
-    COMPUTE,
-    PARAMETERS,
     PRETRAINED,
     SCRATCH,
     SEGMENTATION,
@@ -22,8 +20,10 @@ from analysis.series import (
     Series,
     Target,
     finished,
+    label_order,
+    noun,
+    scaled_axes,
     series,
-    size_order,
 )
 
 
@@ -40,23 +40,28 @@ class Finding:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean score of each size, pretrained and from scratch, beside the trivial answer (fractions 0..1)."""
+    """Mean score of each label, pretrained and from scratch, beside the trivial answer (fractions 0..1)."""
 
     target: Target
     rows: pd.DataFrame
-    """One row per size, smallest first; columns pretrained, scratch, trivial; NaN without a finished run."""
+    """One row per label, in order; columns pretrained, scratch, trivial; NaN without a finished run."""
+    noun: str
+    """What a label names: size or setting."""
 
 
 def find(study: Study) -> list[Finding]:
     """Answer what a reader asks first: the laws, the gain over scratch, and the trivial answers."""
     found: list[Finding] = []
+    axes = scaled_axes(study)
     for target in (CLASSIFICATION, SEGMENTATION):
         if (study.table["task"] == target.task).any():
             compared = comparison(study, target)
-            found += [law(series(study, target, axis)) for axis in (PARAMETERS, COMPUTE)]
-            found += [gain_over_scratch(compared), beats_trivial(compared)]
-    if (study.table["task"] == SHORTFALL.task).any():
-        found.append(law(series(study, SHORTFALL, PARAMETERS)))
+            found += [law(series(study, target, axis)) for axis in axes]
+            if (study.table["init"] == SCRATCH).any():
+                found.append(gain_over_scratch(compared))
+            found.append(beats_trivial(compared))
+    if axes and (study.table["task"] == SHORTFALL.task).any():
+        found.append(law(series(study, SHORTFALL, axes[0])))
     return found
 
 
@@ -90,20 +95,20 @@ def gain_over_scratch(compared: Comparison) -> Finding:
         return Finding(
             question,
             "Cannot say",
-            "No size has both a finished pretrained run and a finished scratch control.",
+            f"No {compared.noun} has both a finished pretrained run and a finished scratch control.",
         )
     difference = pairs["pretrained"] - pairs["scratch"]
     each = "; ".join(f"{label} {text.points(value)}" for label, value in difference.items())
     better = int((difference > 0).sum())
-    measured = f"Better at {better} of {text.counted(len(pairs), 'size')} (percentage points: {each})."
+    measured = f"Better at {better} of {text.counted(len(pairs), compared.noun)} (percentage points: {each})."
     ratio = mean_ratio(1 - pairs["pretrained"], 1 - pairs["scratch"])
     if isinstance(ratio, NoFit):
         return Finding(question, "Cannot say", f"{measured} No interval: {ratio.reason}.")
     verdict = "Not shown" if 1 in ratio.interval else "Yes" if ratio.mean < 1 else "No"
     answer = (
-        f"On average over sizes it multiplies the error by {text.number(ratio.mean)} "
+        f"On average over {compared.noun}s it multiplies the error by {text.number(ratio.mean)} "
         f"({text.LEVEL} interval {text.interval(ratio.interval)}, paired over "
-        f"n = {text.counted(ratio.n, 'size')}; 1 is no difference)."
+        f"n = {text.counted(ratio.n, compared.noun)}; 1 is no difference)."
     )
     return Finding(question, verdict, answer, measured)
 
@@ -120,7 +125,7 @@ def beats_trivial(compared: Comparison) -> Finding:
     beaten = int((margin > 0).sum())
     verdict = "Yes" if beaten == len(known) else "No" if beaten == 0 else "Partly"
     answer = (
-        f"The trivial answer scores {target.score} {_range(known['trivial'])}. Pretrained sizes above "
+        f"The trivial answer scores {target.score} {_range(known['trivial'])}. Pretrained {compared.noun}s above "
         f"it: {beaten} of {len(known)} (percentage points: {each})."
     )
     return Finding(question, verdict, answer)
@@ -132,9 +137,11 @@ def comparison(study: Study, target: Target) -> Comparison:
     score = rows.groupby(["label", "init"])[f"metrics.{target.metric}"].mean().unstack("init")
     baseline = f"metrics.{target.baseline}"
     trivial = rows.groupby("label")[baseline].mean() if baseline in rows else pd.Series(dtype="float64")
-    order = [label for label in size_order(study) if label in score.index]
+    order = [label for label in label_order(study) if label in score.index]
     columns = {"pretrained": score.get(PRETRAINED), "scratch": score.get(SCRATCH), "trivial": trivial}
-    return Comparison(target, pd.DataFrame(columns, index=pd.Index(order, dtype="object"), dtype="float64"))
+    return Comparison(
+        target, pd.DataFrame(columns, index=pd.Index(order, dtype="object"), dtype="float64"), noun(study)
+    )
 
 
 def _sensitivity(fit: PowerLawFit) -> str:

@@ -16,6 +16,7 @@ Array = NDArray[np.float64]
 CONFIDENCE = 0.95
 MIN_POINTS_POWER = 3  # two parameters and one degree of freedom for the noise
 MIN_POINTS_OFFSET = 5  # three parameters; with one degree of freedom every floor would pass
+MIN_POINTS_MEAN = 2  # one mean and one degree of freedom
 FLOOR_GRID = 48
 
 
@@ -185,8 +186,21 @@ def mean_ratio(first: ArrayLike, second: ArrayLike) -> MeanRatio | NoFit:
     if (numerator <= 0).any() or (denominator <= 0).any():
         return NoFit("an error of zero has no ratio")
     logs = np.log(numerator / denominator)
-    mean, half = float(logs.mean()), _t_quantile(n - 1) * float(logs.std(ddof=1)) / math.sqrt(n)
-    return MeanRatio(math.exp(mean), Interval(math.exp(mean - half), math.exp(mean + half)), n)
+    around = _t_interval(logs)
+    return MeanRatio(math.exp(float(logs.mean())), Interval(math.exp(around.low), math.exp(around.high)), n)
+
+
+def mean_interval(values: ArrayLike) -> Interval | None:
+    """Student's t interval of the mean of ``values`` [n]; None for fewer than two, which show no spread."""
+    sample = np.asarray(values, dtype=float)
+    return _t_interval(sample) if len(sample) >= MIN_POINTS_MEAN else None
+
+
+def _t_interval(values: Array) -> Interval:
+    """Student's t interval of the mean of ``values`` [n], n >= 2."""
+    n, mean = len(values), float(values.mean())
+    half = _t_quantile(n - 1) * float(values.std(ddof=1)) / math.sqrt(n)
+    return Interval(mean - half, mean + half)
 
 
 def _checked(x: ArrayLike, y: ArrayLike, min_points: int) -> tuple[Array, Array] | NoFit:

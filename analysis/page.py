@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,18 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from analysis import text
+from analysis.beside_section import beside_the_paper
 from analysis.curves import curves
 from analysis.drawing import to_svg
-from analysis.findings import Comparison, Finding, comparison
+from analysis.findings import Finding, comparison
+from analysis.label_plots import rank_by_label_plot
+from analysis.pictures import sheets
 from analysis.plots import Plot, curve_plot, error_plot, rank_plot
-from analysis.records import FINISHED, TASKS, Study
-from analysis.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMENTATION, SHORTFALL, size_order
-
-TITLES = {"pretrain": "Pretraining", "classify": "Classification", "segment": "Segmentation"}
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of ready-made texts; the first ``text_columns`` columns are words, the rest numbers."""
-
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    text_columns: int = 1
+from analysis.probe_plots import layers_plot
+from analysis.records import FINISHED, Study
+from analysis.series import CLASSIFICATION, PARAMETERS, SEGMENTATION, SHORTFALL, label_order, noun, scaled_axes
+from analysis.tables import TITLES, class_iou_table, comparison_table, result_table
+from nepa_scale.config import TASKS
 
 
 @dataclass(frozen=True)
@@ -48,6 +42,7 @@ def render(study: Study, findings: Sequence[Finding]) -> str:
     """Build the whole page. The same study gives the same bytes; nothing in it points outside the page."""
     logged = curves(study)
     figures = [(plot, _data_uri(plot)) for plot in _plots(study, logged.table)]
+    beside, pictures = beside_the_paper(study), sheets(study)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -60,28 +55,49 @@ def render(study: Study, findings: Sequence[Finding]) -> str:
         study=study,
         summary=list(_summary(study)),
         findings=findings,
-        comparisons=[_comparison_table(comparison(study, target)) for target in _downstream(study)],
+        comparisons=[comparison_table(comparison(study, target)) for target in _downstream(study)],
         figures=figures,
-        results=[table for task in TASKS if (table := _result_table(study, task)).rows],
+        noun=noun(study),
+        beside_tables=beside.tables,
+        beside_figures=[(plot, _data_uri(plot)) for plot in beside.plots],
+        sheets=pictures.shown,
+        results=[table for task in TASKS if (table := result_table(study, task)).rows]
+        + [table for table in [class_iou_table(study)] if table],
         states=_states(study),
         tasks=[(task, TITLES[task]) for task in TASKS if (study.table["task"] == task).any()],
         varied=_varied(study),
         shared=_shared(study),
         environment=_environment(study),
         conventions=sorted({str(result["flops_convention"]) for result in study.results.values()}),
-        notes=[*study.notes, *logged.notes],
+        notes=[*study.notes, *logged.notes, *pictures.notes],
     )
 
 
 def _plots(study: Study, logged: pd.DataFrame) -> Iterator[Plot]:
+    axes = scaled_axes(study)
     for target in _downstream(study):
-        for axis in (PARAMETERS, COMPUTE):
+        for axis in axes:
             yield error_plot(study, target, axis)
     if (study.table["task"] == "pretrain").any():
-        yield error_plot(study, SHORTFALL, PARAMETERS)
+        yield from (error_plot(study, SHORTFALL, axis) for axis in axes[:1])
         yield curve_plot(study, logged, "eval_skill", "skill (evaluation)")
         yield curve_plot(study, logged, "loss", f"training loss ({text.MINUS}cosine)")
-        yield rank_plot(study)
+        yield rank_plot(study) if PARAMETERS in axes else rank_by_label_plot(study)
+    if noun(study) == "setting":
+        yield from _setting_curves(study, logged)
+    layers = layers_plot(study)
+    if layers is not None:
+        yield layers
+
+
+def _setting_curves(study: Study, logged: pd.DataFrame) -> Iterator[Plot]:
+    """Curves that tell what a setting did: ranks on the way, and whether fine-tuning diverged."""
+    for task, metric, name in (
+        ("pretrain", "eval_effective_rank_embeddings", "effective rank of embeddings"),
+        ("classify", "loss", "fine-tuning loss"),
+    ):
+        if ((logged["task"] == task) & (logged["metric"] == metric)).any():
+            yield curve_plot(study, logged, metric, name, task)
 
 
 def _downstream(study: Study) -> list[Any]:
@@ -104,7 +120,7 @@ def _summary(study: Study) -> Iterator[tuple[str, str]]:
     params = table["params_backbone"].dropna().astype("float64")
     yield "tasks finished", f"{int(done.sum())} of {len(table)}"
     yield "runs", str(table["run_id"].nunique())
-    yield "sizes", str(table["label"].nunique())
+    yield f"{noun(study)}s", str(table["label"].nunique())
     if len(params):
         yield "backbone parameters", f"{text.count(params.min())} to {text.count(params.max())}"
     for target in _downstream(study):
@@ -113,78 +129,15 @@ def _summary(study: Study) -> Iterator[tuple[str, str]]:
             yield f"best {target.score}", text.percent(float(scores.max()))
 
 
-def _comparison_table(compared: Comparison) -> Table:
-    """Scores of each size with their margins over the scratch control and the trivial answer."""
-    rows = []
-    for label, row in compared.rows.iterrows():
-        pretrained, scratch, trivial = float(row["pretrained"]), float(row["scratch"]), float(row["trivial"])
-        scores = [text.percent(value) for value in (pretrained, scratch, trivial)]
-        margins = (pretrained - scratch, pretrained - trivial, scratch - trivial)
-        rows.append([str(label), *scores, *map(text.points, margins)])
-    pairs = (("pretrained", "scratch"), ("pretrained", "trivial"), ("scratch", "trivial"))
-    head = ["size", "pretrained", "scratch", "trivial", *(f"{a} {text.MINUS} {b}" for a, b in pairs)]
-    title = f"{TITLES[compared.target.task]}: {compared.target.score} of each size and of the trivial answer"
-    return Table(title, head, rows)
-
-
-_PERCENT, _NUMBER, _COUNT, _POWER = text.percent, text.number, text.count, text.power
-_MEASURED: Mapping[str, Sequence[tuple[str, str, Callable[[float], str]]]] = {
-    "pretrain": (
-        ("skill", "metrics.skill", _NUMBER),
-        ("loss", "metrics.loss", _NUMBER),
-        ("copy baseline", "metrics.copy_baseline", _NUMBER),
-        ("mean baseline", "metrics.mean_baseline", _NUMBER),
-        ("rank of embeddings", "metrics.effective_rank_embeddings", _NUMBER),
-        ("rank of outputs", "metrics.effective_rank_outputs", _NUMBER),
-    ),
-    "classify": (
-        ("top-1", "metrics.top1", _PERCENT),
-        ("top-5", "metrics.top5", _PERCENT),
-        ("loss", "metrics.loss", _NUMBER),
-        ("top-1 of majority class", "metrics.top1_majority", _PERCENT),
-    ),
-    "segment": (
-        ("mIoU", "metrics.miou", _PERCENT),
-        ("pixel accuracy", "metrics.pixel_accuracy", _PERCENT),
-        ("loss", "metrics.loss", _NUMBER),
-        ("mIoU of background only", "metrics.miou_majority", _PERCENT),
-    ),
-}
-_COMMON: Sequence[tuple[str, str, Callable[[float], str]]] = (
-    ("parameters N", "params_backbone", _COUNT),
-    ("all parameters", "params_total", _COUNT),
-    ("images seen", "images_seen", _COUNT),
-    ("unique images", "unique_images", _COUNT),
-    ("FLOPs", "flops_train", _POWER),
-    ("seconds", "wall_seconds", _COUNT),
-)
-
-
-def _result_table(study: Study, task: str) -> Table:
-    rows = study.table[(study.table["task"] == task) & (study.table["state"] == FINISHED)]
-    columns = [column for column in (*_MEASURED[task], *_COMMON) if column[1] in rows]
-    seeds = rows["seed"].map(str, na_action="ignore").fillna(text.MISSING)
-    words = [rows["label"], rows["init"].fillna(text.MISSING), seeds]
-    numbers = [[form(float(v)) for v in rows[name].astype("float64").fillna(float("nan"))] for _, name, form in columns]
-    head = ["size", "start", "seed", *(title for title, _, _ in columns), "run"]
-    cells = list(zip(*(map(str, column) for column in words), *numbers, rows["run_id"], strict=True))
-    return Table(TITLES[task], head, _by_size(study, cells), text_columns=3)
-
-
-def _by_size(study: Study, cells: Sequence[Sequence[str]]) -> list[Sequence[str]]:
-    rank = {label: i for i, label in enumerate(size_order(study))}
-    return sorted(cells, key=lambda row: (rank[row[0]], row[1], row[2]))
-
-
 def _states(study: Study) -> list[tuple[str, str, str, dict[str, Cell]]]:
-    """(size, start, run, task -> cell) for every run, finished or not."""
+    """(label, start, run, task -> cell) for every run, finished or not."""
     found = []
     for run_id, rows in study.table.groupby("run_id", sort=False):
         cells = {str(row["task"]): _cell(row) for row in rows.to_dict("records")}
         first = rows.iloc[0]
         start = text.MISSING if pd.isna(first["init"]) else str(first["init"])
         found.append((str(first["label"]), start, str(run_id), cells))
-    rank = {label: i for i, label in enumerate(size_order(study))}
+    rank = {label: i for i, label in enumerate(label_order(study))}
     return sorted(found, key=lambda row: (rank[row[0]], row[1], row[2]))
 
 

@@ -21,7 +21,7 @@ from analysis.drawing import QUIET
 from analysis.findings import comparison
 from analysis.fit import PowerLawFit
 from analysis.records import FINISHED, Study
-from analysis.series import PRETRAINED, SCRATCH, Axis, Series, Target, series, size_order
+from analysis.series import PRETRAINED, SCRATCH, Axis, Series, Target, label_order, noun, series
 
 EXTRAPOLATE = 3.0  # the dashed line reaches this factor beyond the largest x
 MARGIN = 1.35  # empty factor around the data on log axes
@@ -51,11 +51,11 @@ def error_plot(study: Study, target: Target, axis: Axis) -> Plot:
             _error_axes(axes, drawn, trivial, axis)
             for one in drawn:
                 _draw_law(axes, one)
-                _draw_points(axes, one, drawing.size_colours(size_order(study)))
+                _draw_points(axes, one, drawing.size_colours(label_order(study)))
             _draw_trivial(axes, trivial)
             drawing.legend_above(axes)
         else:
-            _say_empty(axes)
+            drawing.say_empty(axes)
     return Plot(
         f"{target.task}-{axis.symbol}",
         figure,
@@ -64,21 +64,25 @@ def error_plot(study: Study, target: Target, axis: Axis) -> Plot:
     )
 
 
-def curve_plot(study: Study, curves: pd.DataFrame, metric: str, name: str) -> Plot:
-    """Draw a logged pretraining ``metric`` against images seen, one line per run, by size."""
-    rows = curves[(curves["task"] == "pretrain") & (curves["metric"] == metric)]
+def curve_plot(study: Study, curves: pd.DataFrame, metric: str, name: str, task: str = "pretrain") -> Plot:
+    """Draw a logged ``metric`` of ``task`` against images seen, one line per pretrained run, by label."""
+    during = {"pretrain": "pretraining", "classify": "fine-tuning"}[task]
+    chosen = (curves["task"] == task) & (curves["metric"] == metric) & (curves["init"] == PRETRAINED)
+    rows = curves[chosen]
     rows = _thinned(rows.astype({"images_seen": "float64", "value": "float64"}).dropna(subset=["images_seen", "value"]))
     present = set(rows["label"])
-    order = [label for label in size_order(study) if label in present]
+    order = [label for label in label_order(study) if label in present]
     with drawing.style():
         figure, axes = drawing.new_figure()
-        axes.set(xlabel="images seen in pretraining", ylabel=name)
+        axes.set(xlabel=f"images seen in {during}", ylabel=name)
         if order:
-            _draw_curves(axes, rows, order, drawing.size_colours(size_order(study)))
+            _draw_curves(axes, rows, order, drawing.size_colours(label_order(study)))
         else:
-            _say_empty(axes)
-    caption = f"{captions.capital(name)} during pretraining: one line per run, colour and line style by size."
-    return Plot(f"curve-{metric}", figure, caption, captions.curve_alt(rows, order, name))
+            drawing.say_empty(axes)
+    by = noun(study)
+    caption = f"{captions.capital(name)} during {during}: one line per run, colour and line style by {by}."
+    caption += captions.shared_pretraining(study) if task == "pretrain" else ""
+    return Plot(f"curve-{task}-{metric}", figure, caption, captions.curve_alt(rows, order, name, during))
 
 
 def rank_plot(study: Study) -> Plot:
@@ -90,9 +94,9 @@ def rank_plot(study: Study) -> Plot:
         figure, axes = drawing.new_figure()
         axes.set(xlabel="backbone parameters N", ylabel="effective rank")
         if known:
-            _draw_ranks(axes, known, drawing.size_colours(size_order(study)))
+            _draw_ranks(axes, known, drawing.size_colours(label_order(study)))
         else:
-            _say_empty(axes)
+            drawing.say_empty(axes)
     caption = "Effective rank of patch embeddings and outputs after pretraining; near 1 would mean collapse."
     return Plot("effective-rank", figure, caption, captions.rank_alt(known))
 
@@ -224,8 +228,3 @@ def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
         names = run[["run_id", "label"]].groupby(bins).first()
         kept.append(names.join(run[["images_seen", "value"]].groupby(bins).mean()))
     return pd.concat(kept, ignore_index=True) if kept else rows
-
-
-def _say_empty(axes: Axes) -> None:
-    axes.set(xticks=[], yticks=[])
-    axes.text(0.5, 0.5, "no finished run to draw", transform=axes.transAxes, ha="center", va="center", color=QUIET)

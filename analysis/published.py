@@ -10,7 +10,9 @@ figure, in percentage points. An empty field is not stated.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -57,7 +59,7 @@ def headline(metric: str) -> pd.DataFrame:
 
 def _check(path: Path, table: pd.DataFrame) -> None:
     places = set(zip(table["grid"], table["label"], strict=True))
-    problems = {
+    problems: dict[str, Iterable[Any]] = {
         f"metric is none of {', '.join(METRICS)}": ~table["metric"].isin(METRICS),
         "percent is outside 0 to 100": table["percent"].notna() & ~table["percent"].between(0, 100),
         "a failed row has no percent, every other row has one": table["failed"] == table["percent"].notna(),

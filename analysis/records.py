@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 
+from nepa_scale.config import TASKS
 from nepa_scale.errors import UserError, nearest
 from nepa_scale.files import write_atomically
 
 SCHEMA = 1
-TASKS = ("pretrain", "classify", "segment")
 FINISHED = "finished"
 
 TEXT = (
@@ -29,6 +29,7 @@ TEXT = (
     "device_kind",
     "commit",
     "finished_at",
+    "pretrained_by",
 )
 COUNTS = (
     *(
@@ -55,11 +56,13 @@ RESULT_FIELDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("device_count", "peak_memory_bytes"), _NUMBER),
     **dict.fromkeys(("config", "metrics", "versions"), (dict,)),
 }
+RESULT_OPTIONAL: Mapping[str, tuple[type, ...]] = {"details": (dict,)}
 PLAN_FIELDS: Mapping[str, tuple[type, ...]] = {"study": (str,), "axes": (list,), "runs": (list,)}
 PLAN_RUN_FIELDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("run_id", "label", "init"), (str,)),
     **dict.fromkeys(("values", "tasks"), (dict,)),
 }
+PLAN_RUN_OPTIONAL: Mapping[str, tuple[type, ...]] = {"pretrained_by": _TEXT}
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,10 @@ class Study:
     axes: tuple[str, ...]
     """Dotted configuration keys that the plan varies."""
     table: pd.DataFrame
-    """One row per run and task; measurements are named as in result.json: ``metrics.top1``."""
+    """One row per run and task; measurements are named as in result.json: ``metrics.top1``.
+
+    ``pretrained_by`` is the run whose pre-training a row rests on: its own or another's, missing without any.
+    """
     results: Mapping[tuple[str, str], Mapping[str, Any]]
     """Content of every result.json, by (run_id, task)."""
     notes: tuple[str, ...]
@@ -88,6 +94,8 @@ class _Run:
     init: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
     tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    pretrained_by: str | None = None
+    """The run whose pre-training this one uses instead of an equal one of its own."""
 
 
 def read_study(path: Path) -> Study:
@@ -97,7 +105,8 @@ def read_study(path: Path) -> Study:
     """
     _check_directory(path)
     plan = _read_plan(path / "plan.json")
-    runs = {run["run_id"]: _Run(**{key: run[key] for key in PLAN_RUN_FIELDS}) for run in plan["runs"]}
+    known = (*PLAN_RUN_FIELDS, *PLAN_RUN_OPTIONAL)
+    runs = {run["run_id"]: _Run(**{key: run[key] for key in known if key in run}) for run in plan["runs"]}
     for directory in sorted((path / "runs").glob("*/")):
         if any((directory / task).is_dir() for task in TASKS):
             runs.setdefault(directory.name, _Run(directory.name))
@@ -142,7 +151,7 @@ def _read_plan(path: Path) -> dict[str, Any]:
     for i, run in enumerate(plan["runs"]):
         if not isinstance(run, dict):
             raise UserError(f"{path}: runs[{i}] must be an object")
-        _check_fields(path, run, PLAN_RUN_FIELDS, where=f"runs[{i}].")
+        _check_fields(path, run, PLAN_RUN_FIELDS, PLAN_RUN_OPTIONAL, where=f"runs[{i}].")
         if run["run_id"] != Path(run["run_id"]).name:
             raise UserError(f"{path}: runs[{i}].run_id must be a plain folder name, not {run['run_id']!r}")
     return plan
@@ -170,7 +179,7 @@ def _read_result(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     result = _read_object(path)
-    _check_fields(path, result, {"schema": (int,), **RESULT_FIELDS})
+    _check_fields(path, result, {"schema": (int,), **RESULT_FIELDS}, RESULT_OPTIONAL)
     return result
 
 
@@ -185,12 +194,17 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _check_fields(
-    path: Path, content: Mapping[str, Any], fields: Mapping[str, tuple[type, ...]], where: str = ""
+    path: Path,
+    content: Mapping[str, Any],
+    fields: Mapping[str, tuple[type, ...]],
+    optional: Mapping[str, tuple[type, ...]] | None = None,
+    where: str = "",
 ) -> None:
     version = content.get("schema")
     if isinstance(version, int) and version > SCHEMA:
         raise UserError(f"{path} has schema {version}, but this version reads up to {SCHEMA}: update nepa_scale")
-    for name, types in fields.items():
+    present = {name: types for name, types in (optional or {}).items() if name in content}
+    for name, types in {**fields, **present}.items():
         if name not in content:
             raise UserError(f"{path}: field '{where}{name}' is missing (schema {SCHEMA})")
         value = content[name]
@@ -210,6 +224,7 @@ def _row(
     row |= {name: status.get(name) for name in ("state", "step", "steps_total", "attempt", "error", "updated_at")}
     row |= {name: result[name] for name in RESULT_FIELDS if name in row} if result else {}
     row |= {"run_id": run.run_id, "task": task, "init": run.init or (result["init"] if result else None)}
+    row["pretrained_by"] = run.pretrained_by
     row["label"] = run.label or str(config.get("model.size") or run.run_id)
     row |= {f"config.{key}": _plain(run.values.get(key, config.get(key))) for key in axes}
     row |= {f"metrics.{name}": value for name, value in result["metrics"].items()} if result else {}
@@ -238,10 +253,12 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _join_pretraining(table: pd.DataFrame) -> pd.DataFrame:
-    """Give every row of a run the FLOPs of its finished pretraining (missing for scratch controls)."""
-    done = table[(table["task"] == "pretrain") & (table["state"] == FINISHED)]
-    flops = done.set_index("run_id")["flops_train"]
-    return table.assign(pretrain_flops=table["run_id"].map(flops).astype("float64"))
+    """Name the run that pretrained each row's weights, and give the row the FLOPs of that once it is finished."""
+    pretraining = table[table["task"] == "pretrain"]
+    own = table["run_id"].where(table["run_id"].isin(pretraining["run_id"]))
+    by = table["pretrained_by"].fillna(own).astype("str")
+    flops = pretraining[pretraining["state"] == FINISHED].set_index("run_id")["flops_train"]
+    return table.assign(pretrained_by=by, pretrain_flops=by.map(flops).astype("float64"))
 
 
 def _notes(table: pd.DataFrame, results: Mapping[tuple[str, str], Any]) -> Iterator[str]:

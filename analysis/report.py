@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import text
+from analysis.beside import answers
 from analysis.findings import Finding, comparison, find
 from analysis.records import Study, read_study, write_table
 from analysis.series import CLASSIFICATION, SEGMENTATION
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 after a mistake that the user can mend."""
     try:
         study = read_study(_parser().parse_args(arguments).study_dir)
-        findings = find(study)
+        findings = [*find(study), *answers(study)]
         _show(study, findings)
         for path in write_report(study, findings):
             print(path)
@@ -85,7 +86,7 @@ def _show(study: Study, findings: Sequence[Finding]) -> None:
         compared = comparison(study, target)
         if compared.rows.empty:
             continue
-        table = Table("size", "pretrained", "scratch", "trivial", title=f"{target.name} ({target.formula})")
+        table = Table(compared.noun, "pretrained", "scratch", "trivial", title=f"{target.name} ({target.formula})")
         for label, row in compared.rows.iterrows():
             table.add_row(Text(str(label)), *(text.percent(1 - float(score)) for score in row))
         console.print(table)

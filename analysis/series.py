@@ -11,6 +11,8 @@ from analysis.records import FINISHED, Study
 from analysis.text import MINUS
 
 PRETRAINED, SCRATCH = "pretrain", "scratch"
+SIZE_KEYS = {"model.size", "model.embed_dim", "model.depth"}
+COST_KEYS = {"model.patch_size", "pretrain.num_images", "pretrain.epochs", "pretrain.steps"}
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,26 @@ def finished(rows: pd.DataFrame, target: Target) -> pd.DataFrame:
     return rows[(rows["state"] == FINISHED) & rows[column].notna()]
 
 
-def size_order(study: Study) -> list[str]:
-    """Size labels from the fewest to the most parameters; sizes of unknown parameters come last."""
+def scaled_axes(study: Study) -> tuple[Axis, ...]:
+    """The axes along which the plan scales anything: a law needs one. Both for a study without a plan."""
+    keys = set(study.axes)
+    if not keys or keys & SIZE_KEYS:
+        return PARAMETERS, COMPUTE
+    return (COMPUTE,) if keys & COST_KEYS else ()
+
+
+def noun(study: Study) -> str:
+    """What a label of the study names."""
+    return "size" if PARAMETERS in scaled_axes(study) else "setting"
+
+
+def label_order(study: Study) -> list[str]:
+    """Labels in the order of every table and figure: the plan's.
+
+    Where sizes vary, from the fewest to the most parameters; sizes of unknown parameters come last.
+    """
+    if noun(study) == "setting":
+        return list(map(str, study.table["label"].unique()))
     params = study.table.groupby("label", sort=True)["params_backbone"].median().astype("float64")
     return [str(label) for label in params.sort_values(kind="stable", na_position="last").index]
 

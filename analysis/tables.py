@@ -1,0 +1,148 @@
+"""The tables of the report as ready-made texts: comparisons, results of each task, and scores by class."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis import text
+from analysis.findings import Comparison
+from analysis.records import FINISHED, Study
+from analysis.series import PRETRAINED, label_order, noun
+
+TITLES = {
+    "pretrain": "Pretraining",
+    "probe": "Probes of the frozen backbone",
+    "classify": "Classification",
+    "segment": "Segmentation",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of ready-made texts; the first ``text_columns`` columns are words, the rest numbers."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text_columns: int = 1
+    note: str = ""
+    words_last: bool = False
+    """The last column is words, which may take several lines."""
+    folded: bool = False
+    """Shown only on demand."""
+
+
+Column = tuple[str, str, Callable[[float], str]]
+_PERCENT, _NUMBER, _COUNT, _POWER = text.percent, text.number, text.count, text.power
+_MEASURED: Mapping[str, Sequence[Column]] = {
+    "pretrain": (
+        ("skill", "skill", _NUMBER),
+        ("loss", "loss", _NUMBER),
+        ("copy baseline", "copy_baseline", _NUMBER),
+        ("mean baseline", "mean_baseline", _NUMBER),
+        ("cosine to own input", "self_cosine", _NUMBER),
+        ("rank of embeddings", "effective_rank_embeddings", _NUMBER),
+        ("rank of outputs", "effective_rank_outputs", _NUMBER),
+    ),
+    "probe": (
+        ("linear, last token", "linear_last", _PERCENT),
+        ("linear, mean", "linear_mean", _PERCENT),
+        ("attentive", "attentive", _PERCENT),
+        ("k-NN, last token", "knn_last", _PERCENT),
+        ("k-NN, mean", "knn_mean", _PERCENT),
+        ("loss", "loss", _NUMBER),
+        ("top-1 of majority class", "top1_majority", _PERCENT),
+    ),
+    "classify": (
+        ("top-1", "top1", _PERCENT),
+        ("top-5", "top5", _PERCENT),
+        ("loss", "loss", _NUMBER),
+        ("top-1 of majority class", "top1_majority", _PERCENT),
+    ),
+    "segment": (
+        ("mIoU", "miou", _PERCENT),
+        ("mIoU, multi-scale", "miou_multi_scale", _PERCENT),
+        ("mean accuracy", "mean_accuracy", _PERCENT),
+        ("pixel accuracy", "pixel_accuracy", _PERCENT),
+        ("loss", "loss", _NUMBER),
+        ("mIoU of background only", "miou_majority", _PERCENT),
+    ),
+}
+_COMMON: Sequence[Column] = (
+    ("parameters N", "params_backbone", _COUNT),
+    ("all parameters", "params_total", _COUNT),
+    ("images seen", "images_seen", _COUNT),
+    ("unique images", "unique_images", _COUNT),
+    ("FLOPs", "flops_train", _POWER),
+    ("seconds", "wall_seconds", _COUNT),
+)
+
+
+def comparison_table(compared: Comparison) -> Table:
+    """Scores of each label with their margins over the scratch control and the trivial answer."""
+    names = [name for name in map(str, compared.rows) if name != "scratch" or compared.rows[name].notna().any()]
+    pairs = list(itertools.combinations(names, 2))
+    rows = []
+    for label, row in compared.rows.iterrows():
+        margins = [text.points(float(row[a] - row[b])) for a, b in pairs]
+        rows.append([str(label), *(text.percent(float(row[name])) for name in names), *margins])
+    head = [compared.noun, *names, *(f"{a} {text.MINUS} {b}" for a, b in pairs)]
+    title = f"{TITLES[compared.target.task]}: {compared.target.score} of each {compared.noun} and of the trivial answer"
+    return Table(title, head, rows)
+
+
+def result_table(study: Study, task: str) -> Table:
+    """Every finished run of ``task`` with what it measured and what it cost."""
+    rows = study.table[(study.table["task"] == task) & (study.table["state"] == FINISHED)]
+    columns = list(_columns(task, rows))
+    seeds = rows["seed"].map(str, na_action="ignore").fillna(text.MISSING)
+    words = [rows["label"], rows["init"].fillna(text.MISSING), seeds]
+    numbers = [[form(float(v)) for v in rows[name].astype("float64").fillna(float("nan"))] for _, name, form in columns]
+    head = [noun(study), "start", "seed", *(title for title, _, _ in columns), "run"]
+    cells = list(zip(*(map(str, column) for column in words), *numbers, rows["run_id"], strict=True))
+    return Table(TITLES[task], head, in_order(study, cells), text_columns=3)
+
+
+def class_iou_table(study: Study) -> Table | None:
+    """IoU of each class, a column per label, mean over the finished pretrained runs that report it."""
+    table = study.table
+    rows = table[(table["task"] == "segment") & (table["state"] == FINISHED) & (table["init"] == PRETRAINED)]
+    frames = [
+        pd.DataFrame({"class": list(iou), "iou": list(iou.values()), "label": label})
+        for run_id, label in rows[["run_id", "label"]].itertuples(index=False, name=None)
+        if (iou := study.results.get((run_id, "segment"), {}).get("details", {}).get("iou_per_class"))
+    ]
+    if not frames:
+        return None
+    every = pd.concat(frames, ignore_index=True).astype({"iou": "float64"})
+    means = every.pivot_table(index="class", columns="label", values="iou", sort=False, dropna=False)
+    order = [label for label in label_order(study) if label in means]
+    cells = [[str(name), *(text.percent(float(v)) for v in row)] for name, row in means[order].iterrows()]
+    note = "Classes in the data set's order; a dash where a class is neither in the images nor predicted."
+    return Table("Segmentation: IoU of each class, pretrained", ["class", *order], cells, note=note, folded=True)
+
+
+def in_order(study: Study, rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """Rows that begin with label, start and seed (or run), in the order of the study's labels."""
+    rank = {label: i for i, label in enumerate(label_order(study))}
+    return sorted(rows, key=lambda row: (rank[row[0]], row[1], row[2]))
+
+
+def _columns(task: str, rows: pd.DataFrame) -> Iterator[Column]:
+    """The columns that any row has a number for; a moving average's stands beside the raw one."""
+    wanted: list[Column] = []
+    for title, metric, form in _MEASURED[task]:
+        wanted += [(title, f"metrics.{metric}", form), (f"{title}, EMA", f"metrics.ema_{metric}", form)]
+    for column in (*wanted, *_COMMON):
+        if column[1] in rows and rows[column[1]].notna().any():
+            yield column
+
+
+def percent_or(value: float, word: str) -> str:
+    """``value`` as a percentage, or ``word`` where there is none."""
+    return word if math.isnan(value) else text.percent(value)
