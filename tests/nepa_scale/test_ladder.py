@@ -21,11 +21,15 @@ SMALL = [
     architecture("femto", 8, mlp="swiglu", qk_norm="weight"),
     architecture("pico", 8),
     architecture("nano", 16, layer_scale=False, qk_norm="none"),
+    architecture("nano", 16, pos_embed="absolute", layer_scale=False, qk_norm="none"),
+    architecture("pico", 8, pos_embed="absolute", class_token=False),
+    architecture("femto", 8, class_token=False, mlp="swiglu", mlp_hidden=100),
 ]
 
 
 def _small_id(arch: Architecture) -> str:
-    return f"{arch.embed_dim}-{arch.mlp}-{arch.qk_norm}"
+    token = "class" if arch.class_token else "no_class"
+    return f"{arch.embed_dim}-{arch.mlp}-{arch.qk_norm}-{arch.pos_embed}-{token}"
 
 
 def test_importing_the_ladder_loads_no_torch() -> None:
@@ -54,6 +58,7 @@ def _part_of(name: str) -> str:
     parts = {
         "patch_embed": "patch_embed",
         "cls_token": "class_token",
+        "pos_embed": "pos_embed",
         "q_norm": "qk_norm",
         "k_norm": "qk_norm",
         ".attn.": "attention",
@@ -65,20 +70,31 @@ def _part_of(name: str) -> str:
     return next(part for mark, part in parts.items() if mark in name)
 
 
+def _check_groups(arch: Architecture, image_size: int) -> None:
+    with torch.device("meta"):
+        model = build_backbone(arch, image_size)
+    counted = dict.fromkeys(ladder.parameter_groups(arch, image_size), 0)
+    for name, parameter in model.named_parameters():
+        counted[_part_of(name)] += parameter.numel()
+    assert counted == ladder.parameter_groups(arch, image_size)
+    assert ladder.total_params(arch, image_size) == sum(counted.values())
+    assert ladder.backbone_params(arch) == sum(p.numel() for p in model.blocks.parameters()) + sum(
+        p.numel() for p in model.norm.parameters()
+    )
+
+
 @pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
 @pytest.mark.parametrize("size", LADDER)
 def test_groups_are_the_parts_of_the_real_model(size: str, mlp: ladder.MlpKind) -> None:
     """Every part of every ladder size holds exactly what the built model holds there."""
-    arch = architecture(size, 14, mlp=mlp, qk_norm="weight")
-    with torch.device("meta"):
-        model = build_backbone(arch, 224)
-    counted = dict.fromkeys(ladder.parameter_groups(arch, 224), 0)
-    for name, parameter in model.named_parameters():
-        counted[_part_of(name)] += parameter.numel()
-    assert counted == ladder.parameter_groups(arch, 224)
-    assert ladder.backbone_params(arch) == sum(p.numel() for p in model.blocks.parameters()) + sum(
-        p.numel() for p in model.norm.parameters()
-    )
+    _check_groups(architecture(size, 14, mlp=mlp, qk_norm="weight"), 224)
+
+
+@pytest.mark.parametrize("image_size", [64, 128])
+@pytest.mark.parametrize("arch", SMALL, ids=_small_id)
+def test_groups_follow_every_switch(arch: Architecture, image_size: int) -> None:
+    """Positions, class token, LayerScale, QK-norm and MLP width are counted as built, at any image size."""
+    _check_groups(arch, image_size)
 
 
 def test_ladder_climbs_with_heads_of_one_width() -> None:
@@ -208,6 +224,11 @@ def test_activations_are_near_what_autograd_keeps(arch: Architecture) -> None:
     [
         (lambda: architecture("bas", 14), ["size='bas'", "did you mean 'base'"]),
         (lambda: architecture("base", 14, num_heads=5), ["embed_dim=768", "4 x num_heads (20)"]),
+        (
+            lambda: architecture("base", 14, num_heads=5, pos_embed="absolute"),
+            ["embed_dim=768", "multiple of num_heads (5)"],
+        ),
+        (lambda: architecture("base", 14, pos_embed="learned"), ["pos_embed='learned'", "rope, absolute"]),  # type: ignore[arg-type]
         (lambda: architecture("base", 14, depth=0), ["depth=0", "at least 1"]),
         (lambda: architecture("base", 14, mlp="swigl"), ["mlp='swigl'", "did you mean 'swiglu'"]),  # type: ignore[arg-type]
         (lambda: architecture("base", 14, qk_norm="affine"), ["qk_norm='affine'", "none, plain, weight"]),  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from plain_nepa import plain_loss
 from torch import Tensor
 
 from nepa_scale.ladder import architecture
@@ -63,6 +64,36 @@ def test_targets_receive_no_gradient() -> None:
     assert alone.grad is None
 
 
+def test_without_shift_each_output_is_compared_with_its_own_embedding() -> None:
+    """``shift=False`` averages over all positions, the first one included (authors' code)."""
+    z, z_hat = (t.double().numpy() for t in _pair())
+    cosines = [_cosine(z_hat[b, t], z[b, t]) for b in range(5) for t in range(17)]
+    assert next_embedding_loss(*_pair(), shift=False).item() == pytest.approx(-np.mean(cosines), abs=1e-6)
+
+
+@pytest.mark.parametrize("shift", [True, False], ids=["shift", "no_shift"])
+@pytest.mark.parametrize("stop_gradient", [True, False], ids=["stop", "no_stop"])
+def test_gradients_are_those_of_the_plain_loss(shift: bool, stop_gradient: bool) -> None:
+    """With and without stop-gradient, gradients of z and z_hat equal autograd's through the loss written out."""
+    gradients = []
+    for loss in (next_embedding_loss, plain_loss):
+        # The prediction depends on z, as in the model, so that z is reached both ways.
+        z = _pair(batch=2, tokens=6, width=4)[0].double().requires_grad_()
+        z_hat = z.cumsum(1) @ torch.linspace(-1, 2, 16, dtype=torch.float64).view(4, 4)
+        gradients.append(torch.autograd.grad(loss(z, z_hat, shift=shift, stop_gradient=stop_gradient), [z, z_hat]))
+    for ours, plain in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_targets_receive_gradient_when_they_may() -> None:
+    """Without stop-gradient every target is pulled towards its prediction; the class token still is no target."""
+    z, z_hat = _pair()
+    z.requires_grad_()
+    (gradient,) = torch.autograd.grad(next_embedding_loss(z, z_hat, stop_gradient=False), z)
+    assert (gradient[:, 0] == 0).all()
+    assert (gradient[:, 1:].abs().amax(-1) > 0).all()
+
+
 def test_loss_is_computed_in_fp32() -> None:
     """bf16 inputs give the value of the same numbers in fp32, not one rounded to three digits."""
     z, z_hat = (t.bfloat16() for t in _pair())
@@ -91,9 +122,11 @@ def _entropy_rank(features: np.ndarray) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def test_diagnostics_are_the_numpy_figures() -> None:
+@pytest.mark.parametrize("shift", [True, False], ids=["shift", "no_shift"])
+@pytest.mark.parametrize("prefix", [1, 0], ids=["class", "no_class"])
+def test_diagnostics_are_the_numpy_figures(prefix: int, shift: bool) -> None:
     """Every figure agrees with a direct computation from all tokens at once."""
-    diagnostics = Diagnostics(12)
+    diagnostics = Diagnostics(12, num_prefix_tokens=prefix, shift=shift)
     for seed in range(3):
         diagnostics.update(*_pair(seed=seed))
     z, z_hat = (np.concatenate(p) for p in zip(*(_pair(seed=s) for s in range(3)), strict=True))
@@ -101,24 +134,23 @@ def test_diagnostics_are_the_numpy_figures() -> None:
 
     images = range(len(z))
     cosine = np.mean([_cosine(z_hat[b, t], z[b, t + 1]) for b in images for t in range(16)])
-    copy = np.mean([_cosine(z[b, t], z[b, t + 1]) for b in images for t in range(1, 16)])
+    copy = np.mean([_cosine(z[b, t], z[b, t + 1]) for b in images for t in range(prefix, 16)])
     units = (z[:, 1:] / np.linalg.norm(z[:, 1:], axis=-1, keepdims=True)).reshape(-1, 12)
     best_constant = units.mean(0) / np.linalg.norm(units.mean(0))
     mean = (units @ best_constant).mean()
     expected = {
         "cosine": cosine,
-        "loss": -cosine,
-        "self_cosine": np.mean([_cosine(z_hat[b, t], z[b, t]) for b in images for t in range(1, 17)]),
+        "loss": next_embedding_loss(torch.tensor(z), torch.tensor(z_hat), shift=shift).item(),
+        "self_cosine": np.mean([_cosine(z_hat[b, t], z[b, t]) for b in images for t in range(prefix, 17)]),
         "copy_baseline": copy,
         "mean_baseline": mean,
         "skill": (cosine - max(copy, mean)) / (1 - max(copy, mean)),
-        "effective_rank_embeddings": _entropy_rank(z[:, 1:].reshape(-1, 12)),
-        "effective_rank_outputs": _entropy_rank(z_hat[:, 1:].reshape(-1, 12)),
+        "effective_rank_embeddings": _entropy_rank(z[:, prefix:].reshape(-1, 12)),
+        "effective_rank_outputs": _entropy_rank(z_hat[:, prefix:].reshape(-1, 12)),
     }
     assert diagnostics.compute() == pytest.approx(expected, rel=1e-5)
-    assert diagnostics.compute()["loss"] == pytest.approx(
-        next_embedding_loss(torch.tensor(z), torch.tensor(z_hat)).item(), rel=1e-5
-    )
+    if shift:
+        assert diagnostics.compute()["loss"] == -diagnostics.compute()["cosine"]
 
 
 @pytest.mark.parametrize("how", ["merge", "reduce"])
@@ -147,6 +179,17 @@ def test_skill_is_one_for_an_oracle_and_none_for_copying() -> None:
     assert oracle.compute()["skill"] == pytest.approx(1.0, abs=1e-5)
     assert oracle.compute()["copy_baseline"] > 0.7
     assert copier.compute()["skill"] == pytest.approx(1 / 64, abs=1e-5)
+
+
+def test_identity_shows_as_perfect_loss_without_skill() -> None:
+    """A model that repeats its input, as training without shift allows, has loss -1 and no skill at predicting."""
+    z = _pair(batch=8, tokens=65)[0]
+    diagnostics = Diagnostics(12, num_prefix_tokens=0, shift=False)
+    diagnostics.update(z, z)
+    figures = diagnostics.compute()
+    assert (figures["loss"], figures["self_cosine"]) == pytest.approx((-1.0, 1.0))
+    assert figures["cosine"] == pytest.approx(figures["copy_baseline"])
+    assert figures["skill"] == pytest.approx(0.0, abs=1e-5)
 
 
 def test_collapse_shows_as_no_skill_and_rank_one() -> None:
