@@ -271,7 +271,7 @@ class ProbeConfig(TaskConfig):
     attention: str = setting("bidirectional", choices=("bidirectional", "causal"))
     """attention mask of the frozen backbone"""
     layers: str = setting("quarters")
-    """blocks whose outputs are probed: all, quarters, last, or numbers from 0 such as 2,5,11"""
+    """outputs probed: all (with the patch embedding), quarters, last, or block numbers from 0 as 2,5 (and the last)"""
     attentive: bool = setting(True)
     """also train an attentive head: one learned query over the patch outputs"""
     knn_neighbours: int = setting(20, low=0)
