@@ -79,10 +79,14 @@ def _starts_from_average(config: RunConfig) -> bool:
 
 
 def _missing_pretraining(weights: Path, config: RunConfig) -> list[str]:
+    if config.pretrain_dir and weights.parent.name != "pretrain":
+        return [
+            f"pretrain_dir={config.pretrain_dir}: name the folder `pretrain` of a run, or init=DIR for other weights"
+        ]
     if weights.is_file():
         return []
     if config.pretrain_dir:
-        return [f"pretrain_dir={config.pretrain_dir}: no {weights.name} there; name a finished run's pretrain folder"]
+        return [f"pretrain_dir={config.pretrain_dir}: holds no {weights.name}; that pre-training has not finished"]
     return [f"{weights}: no finished pre-training in this run; run task=pretrain first, or give init=scratch"]
 
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from nepa_scale.config import FinetuneConfig, RunConfig
-from nepa_scale.errors import RunError
+from nepa_scale.errors import RunError, shortened
 from nepa_scale.model import NepaViT, checkpoint_filter_fn
 from nepa_scale.optim import NO_LAYER_DECAY, LayerDecay, build_optimizer
 from nepa_scale.progress import logger
@@ -24,6 +24,9 @@ DECIDED_BY = {
     "q_norm": "qk_norm",
     "k_norm": "qk_norm",
 }
+
+#: What a classifier's file holds beside its backbone.
+HEAD_KEYS = ("fc_norm.", "head.")
 
 
 class Finetune(Task):
@@ -56,8 +59,9 @@ class Finetune(Task):
 def load_backbone(backbone: NepaViT, weights: Path) -> None:
     """Fill ``backbone`` from a safetensors file; every weight must be there and fit.
 
-    Two differences are bridged, with a line in the log: weights of QK-norm that the file lacks start at 1, where
-    they change nothing, and a table of positions of another image size is resampled.
+    Three differences are bridged, with a line in the log: the head of fine-tuned weights is left out, weights of
+    QK-norm that the file lacks start at 1, where they change nothing, and a table of positions of another image size
+    is resampled.
 
     Raises:
         RunError: naming the file, the keys that are missing, unknown or of another shape, and, where a setting
@@ -67,7 +71,7 @@ def load_backbone(backbone: NepaViT, weights: Path) -> None:
         state = safetensors.torch.load_file(weights)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{weights}: not a readable safetensors file ({error})") from error
-    state = _bridged(state, backbone, weights)
+    state = _bridged(_without_head(state, weights), backbone, weights)
     expected = {name: value.shape for name, value in backbone.state_dict().items()}
     lone = expected.keys() ^ state.keys()
     wrong = sorted(lone | {name for name in expected.keys() & state.keys() if state[name].shape != expected[name]})
@@ -75,9 +79,16 @@ def load_backbone(backbone: NepaViT, weights: Path) -> None:
         settings = sorted({setting for name in lone for part, setting in DECIDED_BY.items() if part in name})
         hint = f"; pre-trained with another {' and '.join(settings)}" if settings else ""
         raise RunError(
-            f"{weights}: does not fit this backbone; keys missing, unknown or misshapen: {', '.join(wrong)}{hint}"
+            f"{weights}: does not fit this backbone; keys missing, unknown or misshapen: {shortened(wrong)}{hint}"
         )
     backbone.load_state_dict(state)
+
+
+def _without_head(state: dict[str, Tensor], weights: Path) -> dict[str, Tensor]:
+    kept = {name: value for name, value in state.items() if not name.startswith(HEAD_KEYS)}
+    if len(kept) < len(state):
+        logger.info("%s: fine-tuned weights; their head is left out", weights)
+    return kept
 
 
 def _bridged(state: dict[str, Tensor], backbone: NepaViT, weights: Path) -> dict[str, Tensor]:

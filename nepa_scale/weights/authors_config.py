@@ -14,12 +14,11 @@ from typing import Any
 
 from torch import Tensor
 
-from nepa_scale.errors import UserError, WeightsError
+from nepa_scale.errors import UserError, WeightsError, shortened
 from nepa_scale.ladder import Architecture, QkNorm
 from nepa_scale.model import LAYER_NORM_EPS, ROPE_TEMPERATURE
 from nepa_scale.weights.authors_tensors import LAYER, PREFIX
 from nepa_scale.weights.description import Description
-from nepa_scale.weights.tensor_files import shortened
 
 CONFIG_NAME = "config.json"
 HEAD_DIM = 64
@@ -60,7 +59,7 @@ def write(description: Description) -> dict[str, Any]:
     named = " and ".join(setting for setting, lacks in lacking.items() if lacks)
     if named:
         raise WeightsError(f"the authors' layout has no place for a model with {named}; use --layout timm")
-    names = description.label_names or tuple(f"LABEL_{label}" for label in range(description.num_classes))
+    names = description.label_names or _unnamed(description.num_classes)
     labels = {
         "id2label": {str(label): name for label, name in enumerate(names)},
         "label2id": {name: label for label, name in enumerate(names)},
@@ -147,7 +146,7 @@ def read(
             rope_rescale=said["pos_embed_rescale"],
             num_classes=num_classes,
             pool=pooled if num_classes else None,  # type: ignore[arg-type]
-            label_names=tuple(_label_names(config, num_classes)),
+            label_names=_label_names(config, num_classes),
         )
     except UserError as error:
         raise WeightsError(f"{file.with_name(CONFIG_NAME) if config else file}: {error}") from error
@@ -239,10 +238,16 @@ def _wrong_kinds(said: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _label_names(config: Mapping[str, Any], num_classes: int) -> list[str]:
-    """The names of the classes by number; [] where there are none or no classifier."""
+def _label_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
+    """The names of the classes by number; () where there are none or no classifier."""
     labels = config.get("id2label")
-    return [labels[str(label)] for label in range(num_classes)] if labels and num_classes else []
+    names = tuple(labels[str(label)] for label in range(num_classes)) if labels else ()
+    return () if names == _unnamed(num_classes) else names
+
+
+def _unnamed(num_classes: int) -> tuple[str, ...]:
+    """What transformers calls classes without names."""
+    return tuple(f"LABEL_{label}" for label in range(num_classes))
 
 
 def _wrong_labels(config: Mapping[str, Any], num_classes: int) -> list[str]:

@@ -61,6 +61,8 @@ def read_run(run_dir: Path, *, task: str, ema: bool) -> Weights:
     """The weights that a finished task of a run left. Raises ``UserError``."""
     config = overrides.load(run_dir / runs.CONFIG_NAME)
     folder = runs.pretrain_directory(run_dir, config) if task == "pretrain" else run_dir / task
+    if task not in config.tasks:
+        raise WeightsError(f"{run_dir}: init={config.init}, so it has no pre-training of its own; use --task classify")
     file = folder / (runs.AVERAGE_NAME if ema else runs.WEIGHTS_NAME)
     if not file.is_file():
         decay = config.task_config(task).ema_decay

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from nepa_scale.errors import WeightsError
+from nepa_scale.errors import WeightsError, shortened
 from nepa_scale.weights.timm_layout import WEIGHTS_NAME, read_config_file
 
 INDEX_NAME = "model.safetensors.index.json"
 PICKLE_NAME = "pytorch_model.bin"
 EMA_NAME = "pytorch_model_ema.bin"
-SHOWN = 5
 _LFS_MARK = b"version https://git-lfs"
 
 
@@ -72,13 +71,6 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
     found = "; ".join(f"{what}: {shortened(names)}" for what, names in complaints.items() if names)
     if found:
         raise WeightsError(f"{path}: does not hold this model's tensors; {found}")
-
-
-def shortened(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:

@@ -132,7 +132,7 @@ def test_pretrained_weights_arrive(digits_root: Path, tmp_path: Path) -> None:
     ("change", "named"),
     [
         (lambda state: state.pop("blocks.1.attn.proj.weight"), "blocks.1.attn.proj.weight"),
-        (lambda state: state.update({"head.weight": torch.zeros(2)}), "head.weight"),
+        (lambda state: state.update({"neck.weight": torch.zeros(2)}), "neck.weight"),
         (lambda state: state.update({"cls_token": torch.zeros(1, 1, 64)}), "cls_token"),
     ],
     ids=["missing", "unknown", "misshapen"],
