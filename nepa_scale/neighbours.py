@@ -28,7 +28,7 @@ class Neighbours:
     def add(self, features: Tensor, labels: Tensor, indices: Tensor) -> None:
         """Let training images pass: features [n, D], labels [n], and their places [n] in the training set."""
         similarity = self._queries @ F.normalize(features.float(), dim=1).T
-        self._keep(similarity.double() - indices * TIE_STEP, labels.expand(len(self._queries), -1))
+        self._keep(similarity.double() - indices.double() * TIE_STEP, labels.expand(len(self._queries), -1))
 
     def share(self, world: World) -> None:
         """Bring together what the ranks found, each among its own training images, for the same queries."""
