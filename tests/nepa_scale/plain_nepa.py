@@ -54,7 +54,7 @@ class PlainBlock(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
 
-    def attention(self, x: Tensor, angles: Tensor | None, causal: bool) -> Tensor:
+    def probabilities(self, x: Tensor, angles: Tensor | None, causal: bool) -> Tensor:
         q = self._normalised(self._heads(self.query(x)), self.q_weight)
         k = self._normalised(self._heads(self.key(x)), self.k_weight)
         if angles is not None:
@@ -64,7 +64,10 @@ class PlainBlock(nn.Module):
         if causal:
             tokens = x.shape[1]
             scores = scores.masked_fill(torch.ones(tokens, tokens).triu(1).bool(), -math.inf)
-        mixed = scores.softmax(-1) @ self._heads(self.value(x))
+        return scores.softmax(-1)
+
+    def attention(self, x: Tensor, angles: Tensor | None, causal: bool) -> Tensor:
+        mixed = self.probabilities(x, angles, causal) @ self._heads(self.value(x))
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def mlp(self, x: Tensor) -> Tensor:
