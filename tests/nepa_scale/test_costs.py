@@ -25,15 +25,25 @@ def config_of(root: Path, task: str, *words: str) -> RunConfig:
     return parse([f"data.root={root}", f"task={task}", "model=femto", *SIZES, *start, *words])
 
 
-@pytest.mark.parametrize("patch_size", [4, 8, 16])
+SWITCHES = [
+    "model.patch_size=4",
+    "model.patch_size=8",
+    "model.patch_size=16",
+    "model.pos_embed=absolute pretrain.mask_ratio=0.4",
+    "model.pos_embed=absolute model.class_token=false model.layer_scale=false",
+    "model.class_token=false model.mlp=swiglu model.mlp_hidden=50 model.qk_norm=weight",
+]
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
 @pytest.mark.parametrize("task", TASKS)
-def test_parameters_are_those_trained(digits_root: Path, task: str, patch_size: int) -> None:
+def test_parameters_are_those_trained(digits_root: Path, task: str, switches: str) -> None:
     """The planned number of parameters is that of the module which is then trained, head included."""
-    config = config_of(digits_root, task, f"model.patch_size={patch_size}", "segment.channels=8")
+    config = config_of(digits_root, task, *switches.split(), "segment.channels=8")
     module = build_task(config, Path("unused")).module
     cost = costs.task_cost(config, task)
     assert cost.params_total == sum(parameter.numel() for parameter in module.parameters())
-    outside = ("cls_token", "patch_embed.")
+    outside = ("cls_token", "pos_embed", "patch_embed.")
     inside = [p.numel() for name, p in module.backbone.named_parameters() if not name.startswith(outside)]  # type: ignore[operator, union-attr]
     assert cost.params_backbone == sum(inside)
 
@@ -88,6 +98,14 @@ def test_flops_are_three_times_forward(digits_root: Path, task: str) -> None:
     backbone = ladder.forward_flops(arch, 48, causal=task == "pretrain")
     head = costs.head_cost(config, task)[1]
     assert costs.task_cost(config, task).flops_train == 3 * (backbone + head) * 5 * 8
+
+
+def test_bidirectional_pretraining_costs_more(digits_root: Path) -> None:
+    """Without the causal mask (ablation) all scores of pre-training are useful work."""
+    config = config_of(digits_root, "pretrain", "pretrain.attention=bidirectional")
+    cost = costs.task_cost(config, "pretrain")
+    forward = ladder.forward_flops(config.model.architecture(), 48, causal=False)
+    assert cost.flops_train == 3 * forward * cost.images_seen
 
 
 def test_causal_fine_tuning_costs_less(digits_root: Path) -> None:
