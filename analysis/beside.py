@@ -24,6 +24,7 @@ PRETRAINING = (
     *("loss", "skill", "self_cosine", "copy_baseline"),
     *("effective_rank_embeddings", "effective_rank_outputs"),
 )
+AT_CHANCE = "at chance"
 AGREES, DIFFERS, UNSURE = "agrees", "differs", "cannot say"
 SIGN_AGREES, SIGN_DIFFERS = "sign agrees", "sign differs"
 
@@ -116,7 +117,7 @@ def _fate(top1: pd.Series[float], trivial: float, states: set[str]) -> str:
     """Word for a label whose score cannot be compared: failed, at chance, unfinished; empty for one that can."""
     if top1.empty:
         return "failed" if "failed" in states else "diverged" if states == {FINISHED} else "unfinished"
-    return "at chance" if float(top1.mean()) <= trivial + CHANCE_MARGIN else ""
+    return AT_CHANCE if float(top1.mean()) <= trivial + CHANCE_MARGIN else ""
 
 
 def _pretraining_fate(measured: dict[str, float]) -> str:
@@ -164,7 +165,7 @@ def _verdict_of_difference(here: float, interval: Interval | None, *, same: bool
 
 
 def _is(fate: object) -> str:
-    return f"is {fate}" if fate in ("at chance", "unfinished") else str(fate)
+    return f"is {fate}" if fate in (AT_CHANCE, "unfinished") else str(fate)
 
 
 def _signs(compared: list[Effect]) -> Finding:

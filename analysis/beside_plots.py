@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis import captions, drawing, text
-from analysis.beside import outcomes, scores
+from analysis.beside import AT_CHANCE, outcomes, scores
 from analysis.drawing import INK, QUIET
 from analysis.label_plots import height
 from analysis.plots import MARGIN, Plot
@@ -28,7 +28,9 @@ from analysis.series import (
 )
 
 HERE = "this study"
+EMA_BELOW = 0.2  # of a row: beside the raw value, not over it
 _OPEN: dict[str, Any] = {"linestyle": "none", "fillstyle": "none", "markersize": 8, "markeredgewidth": 1.6}
+_EMA: dict[str, Any] = _OPEN | {"marker": "D", "markersize": 5}
 _FILLED: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 7}
 _METHODS: Mapping[tuple[str, str], tuple[str, str, str]] = {
     ("NEPA", "bidirectional"): ("NEPA, paper", "D", "#b3006b"),
@@ -47,20 +49,22 @@ def paired_plot(study: Study) -> Plot:
         drawing.label_rows(left, order)
         for place, (label, row) in enumerate(rows.iterrows()):
             missing = "fails" if row["paper_failed"] else "not in the paper"
-            _dot(left, place, [row["paper"]], colours[str(label)], missing)
+            _dot(left, place, [row["paper"]], colours[str(label)], missing if np.isnan(row["paper"]) else "")
             own = [row["top1"], *scores(study, str(label))]
             _dot(right, place, own, colours[str(label)], str(row["fate"]))
-            right.plot([row["ema_top1"]], [place], color=colours[str(label)], marker="D", **_OPEN | {"markersize": 5})
+            right.plot([row["ema_top1"]], [place + EMA_BELOW], color=colours[str(label)], **_EMA)
         _score_axis(left, "the paper", rows["paper"])
-        _score_axis(right, HERE, pd.concat([rows[name] for name in ("low", "high", "ema_top1", "trivial")]))
-        if rows["trivial"].notna().any():
+        at_chance = (rows["fate"] == AT_CHANCE).any()
+        shown = ["low", "high", "ema_top1", *(["trivial"] if at_chance else [])]
+        _score_axis(right, HERE, pd.concat([rows[name] for name in shown]))
+        if at_chance:
             right.axvline(float(rows["trivial"].mean()), color=QUIET, linestyle=":", linewidth=1.5, zorder=0)
     caption = (
         "Top-1 after fine-tuning, row by row; each panel has a scale of its own. Dots: mean, and small ones every run. "
         "Cross: no score to show."
     )
     caption += " Diamonds: moving average of the weights." if rows["ema_top1"].notna().any() else ""
-    caption += " Dotted: the trivial answer." if rows["trivial"].notna().any() else ""
+    caption += " Dotted: the trivial answer." if at_chance else ""
     return Plot("beside-the-paper", figure, caption, _paired_alt(rows))
 
 
@@ -153,17 +157,16 @@ def _draw_figure_4(axes: Axes, published: pd.DataFrame) -> None:
 
 def _dot(axes: Axes, place: int, values: Sequence[float], colour: Any, word: str) -> None:
     """The first value large and the others small; a cross and ``word`` at the left where there is none."""
-    if math.isnan(values[0]):
+    if np.isnan(values[0]):
         at_left: dict[str, Any] = {"transform": axes.get_yaxis_transform()}
         axes.plot([0.06], [place], color=INK, marker="x", markersize=7, markeredgewidth=2, **at_left)
-        axes.text(0.13, place, word, va="center", fontsize="small", color=INK, **at_left)
+        axes.text(0.13, place, word, va="center", fontsize="small", color=INK, backgroundcolor="white", **at_left)
         return
     axes.plot([values[0]], [place], color=colour, zorder=3, **_FILLED)
     axes.plot(values[1:], [place] * (len(values) - 1), color=colour, alpha=0.6, **_FILLED | {"markersize": 4})
     if word:
-        axes.annotate(
-            word, (values[0], place), xytext=(0, -13), textcoords="offset points", ha="center", fontsize="small"
-        )
+        beside: dict[str, Any] = {"xytext": (8, -4), "textcoords": "offset points"}
+        axes.annotate(word, (values[0], place), fontsize="small", **beside)
 
 
 def _score_axis(axes: Axes, title: str, values: pd.Series[float]) -> None:
@@ -182,9 +185,12 @@ def _score_axis(axes: Axes, title: str, values: pd.Series[float]) -> None:
 
 def _epochs_axis(axes: Axes, title: str, epochs: pd.Series[float]) -> None:
     drawing.log_axis(axes, "x", epochs.min() / MARGIN, epochs.max() * MARGIN, text.count)
-    distinct = sorted(set(epochs))
-    if len(distinct) <= drawing.MAX_TICKS:
-        axes.set_xticks(distinct, [text.count(value) for value in distinct], fontsize="small")
+    apart = (epochs.max() / epochs.min()) ** 0.2  # so that no label touches the next
+    ticks: list[float] = []
+    for value in sorted(set(epochs)):
+        if not ticks or value >= apart * ticks[-1]:
+            ticks.append(value)
+    axes.set_xticks(ticks, [text.count(value) for value in ticks], fontsize="small")
     axes.set_title(title, fontsize="medium", loc="left")
     axes.set_xlabel("epochs")
 
@@ -206,7 +212,7 @@ def _paired_alt(rows: pd.DataFrame) -> str:
     for label, row in rows.iterrows():
         paper = "fails" if row["paper_failed"] else text.percent(row["paper"])
         here = text.percent(row["top1"]) if row["n"] else str(row["fate"])
-        at_chance = " (at chance)" if row["fate"] == "at chance" else ""
+        at_chance = " (at chance)" if row["fate"] == AT_CHANCE else ""
         said.append(f"{label}: paper {paper}, here {here}{at_chance}")
     return f"Top-1 of each row, the paper's and this study's. {'; '.join(said)}."
 

@@ -9,6 +9,7 @@ import pandas as pd
 from analysis import text
 from analysis.beside import AGREES, DIFFERS, SIGN_AGREES, SIGN_DIFFERS, THRESHOLDS, UNSURE, effects, outcomes
 from analysis.beside_plots import epochs_here, where
+from analysis.captions import capital
 from analysis.findings import comparison
 from analysis.published import LINEAR_PROBE, headline, of_grid, read_published
 from analysis.records import FINISHED, Study
@@ -35,8 +36,8 @@ def rows_table(study: Study) -> Table:
             [str(label), row["pretraining"] or text.MISSING, row["fate"] or "trains", paper, *values, str(row["n"])]
         )
     head = ["setting", "pretraining", "fine-tuning", "top-1, paper", *(_HEADS[column] for column in known), "runs"]
-    told = [f"{label}: {note}." for label, note in rows["note"].items() if note]
-    note = f"{where(study, CLASSIFICATION)} The paper: {' '.join([*told, *_steps(study)])} {THRESHOLDS}"
+    told = [*_steps(study), *(f"{label}: {note}" for label, note in rows["note"].items() if note)]
+    note = f"{where(study, CLASSIFICATION)} In the paper: {'; '.join(told)}. {THRESHOLDS}"
     return Table(f"{name} of the paper, row by row", head, cells, text_columns=3, note=note)
 
 
@@ -80,7 +81,8 @@ def headline_table(study: Study, target: Target) -> Table:
     head = ["method", noun(study), "epochs", "parameters N", target.score]
     told = [f"{row['method']}-{row['size']}: {row['note']}." for row in published.to_dict("records") if row["note"]]
     note = f"{source}. {where(study, target)} {' '.join(told)}"
-    return Table(f"{target.score} beside {table} of the paper", head, cells, text_columns=2, note=note, folded=True)
+    title = f"{capital(target.score)} beside {table} of the paper"
+    return Table(title, head, cells, text_columns=2, note=note, folded=True)
 
 
 def epochs_table(study: Study) -> Table:
@@ -119,7 +121,7 @@ def probes_table(study: Study) -> Table | None:
 def _steps(study: Study) -> Iterator[str]:
     steps = of_grid(study.grid)["steps"].dropna().unique()
     if len(steps):
-        yield f"{text.count(float(steps[0]))} steps of pretraining."
+        yield f"{text.count(float(steps[0]))} steps of pretraining"
 
 
 def _count(value: float) -> str:

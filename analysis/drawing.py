@@ -19,6 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+from analysis import text
+
 FIGURE_SIZE = (4.9, 3.8)  # inches; two side by side on a desktop, still readable at the width of a phone
 INK, QUIET = "#1f2430", "#6b7280"
 LINE_STYLES: Sequence[Any] = (
@@ -30,6 +32,7 @@ LINE_STYLES: Sequence[Any] = (
 )  # seaborn's dash patterns
 MAX_LABEL = 24
 MAX_TICKS = 7
+MAX_WIDE_TICKS = 5  # of numbers written as powers of ten
 LABEL_WIDTH = 15  # of a line in the margin of a panel
 _TICK_PATTERNS: Sequence[Sequence[str]] = [  # leading digits per decade, finest first
     *([f"{tenths / 10}" for tenths in range(10, 100, step)] for step in (1, 2, 5, 10)),
@@ -129,7 +132,7 @@ def legend_above(axes: Axes) -> None:
 
 def log_axis(axes: Axes, which: Literal["x", "y"], low: float, high: float, form: Callable[[float], str]) -> None:
     """Make an axis logarithmic from ``low`` to ``high``, with few, round and plainly written ticks."""
-    ticks = log_ticks(low, high)
+    ticks = log_ticks(low, high, MAX_WIDE_TICKS if form is text.power else MAX_TICKS)
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
     axis.set_major_locator(FixedLocator(ticks))
@@ -137,15 +140,15 @@ def log_axis(axes: Axes, which: Literal["x", "y"], low: float, high: float, form
     axis.set_minor_locator(NullLocator())
 
 
-def log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float, most: int = MAX_TICKS) -> list[float]:
     """Choose round numbers inside ``low .. high``: the finest pattern per decade that stays readable."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for pattern in _TICK_PATTERNS:
         candidates = (float(f"{digit}e{decade}") for decade in decades for digit in pattern)
         ticks = [tick for tick in candidates if low <= tick <= high]
-        if len(ticks) <= MAX_TICKS:
+        if len(ticks) <= most:
             return ticks
-    stride = math.ceil(len(ticks) / MAX_TICKS)
+    stride = math.ceil(len(ticks) / most)
     return ticks[::stride]
 
 

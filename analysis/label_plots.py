@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from analysis import captions, drawing, text
 from analysis.drawing import QUIET
@@ -56,6 +57,7 @@ def _draw(axes: Axes, order: Sequence[str], known: Mapping[str, pd.DataFrame], c
             axes.plot(own["rank"].to_numpy(float), place, color=colours[str(label)], **look)
         axes.plot([], [], color=QUIET, label=kind, **look)
     drawing.label_rows(axes, order)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.set_xlim(left=0)
     axes.margins(x=0.08)
     drawing.legend_above(axes)

@@ -122,7 +122,8 @@ def _summary(study: Study) -> Iterator[tuple[str, str]]:
     yield "runs", str(table["run_id"].nunique())
     yield f"{noun(study)}s", str(table["label"].nunique())
     if len(params):
-        yield "backbone parameters", f"{text.count(params.min())} to {text.count(params.max())}"
+        ends = dict.fromkeys(map(text.count, (params.min(), params.max())))
+        yield "backbone parameters", " to ".join(ends)
     for target in _downstream(study):
         scores = table.loc[done].get(f"metrics.{target.metric}", pd.Series(dtype="float64")).dropna()
         if len(scores):
