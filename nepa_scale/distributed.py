@@ -90,6 +90,18 @@ def sum_over_ranks(tensors: Iterable[torch.Tensor]) -> None:
             dist.all_reduce(tensor)
 
 
+def max_over_ranks(value: int, device: torch.device) -> int:
+    """The largest of all ranks' values; every rank must call this at the same point."""
+    import torch
+    import torch.distributed as dist
+
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return value
+    largest = torch.tensor(value, device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest.item())
+
+
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether any rank raised ``flag``; every rank must call this at the same point."""
     import torch

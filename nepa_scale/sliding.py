@@ -1,42 +1,78 @@
-"""Whole-image scores from overlapping square windows."""
+"""Class scores of whole images, from overlapping square windows or in one piece."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+Score = Callable[[Tensor], Tensor]
 
-def slide(score: Callable[[Tensor], Tensor], images: Sequence[Tensor], window: int) -> list[Tensor]:
-    """Class scores [C, H, W] of each image [3, H, W]: the mean over the windows of side ``window`` on a pixel.
 
-    Windows overlap by at least a third (mmsegmentation's "slide" test); the last ones end at the image's edge.
-    The windows of all images are scored in one pass: ``score`` maps [n, 3, window, window] to [n, C, ...].
+class View(NamedTuple):
+    """A part of an image that the model scores in one piece; ``last`` closes the image."""
+
+    image: int
+    top: int
+    left: int
+    height: int
+    width: int
+    last: bool
+
+
+def slide(
+    score: Score, images: Sequence[Tensor], window: int | None, *, pixels: int, agree: Callable[[int], int]
+) -> Iterator[Tensor]:
+    """Yield class scores [C, H, W] of each image [3, H, W]: the mean over the windows of side ``window`` on a pixel.
+
+    Windows overlap by at least a third and the last ones end at the image's edge (mmsegmentation's "slide" test); a
+    side shorter than the window is covered by one shorter window. ``window=None`` scores each image in one piece.
+
+    Consecutive windows of one shape share a pass of ``score``, [n, 3, h, w] -> [n, C, h, w], of about ``pixels``
+    pixels at most. A pass may be a collective (ZeRO-3): ``agree`` maps this rank's number of passes to the largest
+    one, and the first pass is repeated, uncounted, up to it. For that the iterator must be exhausted.
     """
-    corners = [_corners(image, window) for image in images]
-    windows = [
-        image[:, top : top + window, left : left + window]
-        for image, places in zip(images, corners, strict=True)
-        for top, left in places
-    ]
-    parts = score(torch.stack(windows)).split([len(places) for places in corners])
-    return [_blend(image, places, scores) for image, places, scores in zip(images, corners, parts, strict=True)]
+    passes = group_views(views_of(images, window), pixels)
+    total = hits = torch.empty(0)
+    for group in passes:
+        for view, part in zip(group, score(_cut(images, group)), strict=True):
+            if not len(hits):
+                size = images[view.image].shape[-2:]
+                total, hits = part.new_zeros(len(part), *size), part.new_zeros(1, *size)
+            rows, columns = slice(view.top, view.top + view.height), slice(view.left, view.left + view.width)
+            total[:, rows, columns] += part
+            hits[:, rows, columns] += 1
+            if view.last:
+                yield total.div_(hits)
+                total = hits = torch.empty(0)
+    for _ in range(agree(len(passes)) - len(passes)):
+        score(_cut(images, passes[0]))
 
 
-def _corners(image: Tensor, window: int) -> list[tuple[int, int]]:
-    height, width = image.shape[-2:]
-    return [(top, left) for top in window_starts(height, window) for left in window_starts(width, window)]
+def views_of(images: Sequence[Tensor], window: int | None) -> list[View]:
+    """The parts of all images, in order."""
+    views = []
+    for index, image in enumerate(images):
+        height, width = image.shape[-2:]
+        high, wide = (height, width) if window is None else (min(window, height), min(window, width))
+        places = [(top, left) for top in window_starts(height, high) for left in window_starts(width, wide)]
+        views += [View(index, *place, high, wide, last=place == places[-1]) for place in places]
+    return views
 
 
-def _blend(image: Tensor, corners: list[tuple[int, int]], scores: Tensor) -> Tensor:
-    classes, window = scores.shape[1], scores.shape[-1]
-    total = scores.new_zeros(classes, *image.shape[-2:])
-    hits = scores.new_zeros(1, *image.shape[-2:])
-    for (top, left), part in zip(corners, scores, strict=True):
-        total[:, top : top + window, left : left + window] += part
-        hits[:, top : top + window, left : left + window] += 1
-    return total / hits
+def group_views(views: Sequence[View], pixels: int) -> list[list[View]]:
+    """Cut a sequence of parts into passes: of one shape, and of at most ``pixels`` pixels but at least one part."""
+    groups: list[list[View]] = []
+    for view in views:
+        size = view.height, view.width
+        fits = groups and (groups[-1][0].height, groups[-1][0].width) == size
+        if fits and (len(groups[-1]) + 1) * view.height * view.width <= pixels:
+            groups[-1].append(view)
+        else:
+            groups.append([view])
+    return groups
 
 
 def window_starts(length: int, window: int) -> list[int]:
@@ -44,3 +80,9 @@ def window_starts(length: int, window: int) -> list[int]:
     stride = max(1, window * 2 // 3)
     last = max(0, length - window)
     return [*range(0, last, stride), last]
+
+
+def _cut(images: Sequence[Tensor], views: Sequence[View]) -> Tensor:
+    return torch.stack(
+        [images[view.image][:, view.top :, view.left :][:, : view.height, : view.width] for view in views]
+    )

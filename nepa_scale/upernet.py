@@ -3,6 +3,7 @@
 Source: Xiao et al., "Unified Perceptual Parsing for Scene Understanding", arXiv 1807.10221, with the pyramid of
 MAE's and BEiT's segmentation models (transposed convolutions up, max pooling down). GroupNorm takes the place of
 synchronised BatchNorm, so a result depends neither on the micro-batch size nor on the number of devices.
+Dropout of whole channels before the classifier is mmsegmentation's.
 """
 
 from __future__ import annotations
@@ -19,17 +20,18 @@ from nepa_scale.costs import POOL_SCALES, pyramid_scales
 class UPerNet(nn.Module):
     """Four maps [B, D, h, w] of one resolution -> class scores [B, C, H, W] at the finest pyramid level."""
 
-    def __init__(self, width: int, channels: int, num_classes: int, patch_size: int) -> None:
+    def __init__(self, width: int, channels: int, num_classes: int, patch_size: int, dropout: float = 0.0) -> None:
         super().__init__()
         scales = pyramid_scales(patch_size)
         self.pyramid = nn.ModuleList(_rescale(width, scale) for scale in scales)
-        self.laterals = nn.ModuleList(_conv(width, channels, 1) for _ in scales[:-1])
-        self.smooth = nn.ModuleList(_conv(channels, channels, 3) for _ in scales[:-1])
-        self.pooled = nn.ModuleList(_conv(width, channels, 1) for _ in POOL_SCALES)
-        self.bottleneck = _conv(width + len(POOL_SCALES) * channels, channels, 3)
-        self.fuse = _conv(len(scales) * channels, channels, 3)
+        self.laterals = nn.ModuleList(convolution(width, channels, 1) for _ in scales[:-1])
+        self.smooth = nn.ModuleList(convolution(channels, channels, 3) for _ in scales[:-1])
+        self.pooled = nn.ModuleList(convolution(width, channels, 1) for _ in POOL_SCALES)
+        self.bottleneck = convolution(width + len(POOL_SCALES) * channels, channels, 3)
+        self.fuse = convolution(len(scales) * channels, channels, 3)
+        self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Scores before the final up-sampling to the image's size."""
@@ -40,7 +42,7 @@ class UPerNet(nn.Module):
             maps[index] = maps[index] + _resize(maps[index + 1], maps[index])
         smoothed = [smooth(item) for smooth, item in zip(self.smooth, maps, strict=False)] + [maps[-1]]
         fused = torch.cat([_resize(item, smoothed[0]) for item in smoothed], dim=1)
-        scores: Tensor = self.classifier(self.fuse(fused))
+        scores: Tensor = self.classifier(self.dropout(self.fuse(fused)))
         return scores
 
     def _pool_pyramid(self, coarsest: Tensor) -> Tensor:
@@ -77,7 +79,8 @@ def _double(width: int) -> nn.Module:
     return nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
 
 
-def _conv(inputs: int, outputs: int, kernel: int) -> nn.Module:
+def convolution(inputs: int, outputs: int, kernel: int) -> nn.Module:
+    """Convolution that keeps the size, GroupNorm and ReLU."""
     groups = math.gcd(32, max(1, outputs // 4))
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
@@ -90,7 +93,8 @@ def _resize(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
+    """Draw a convolution's weights after He et al. (arXiv 1502.01852), with zero bias."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if module.bias is not None:

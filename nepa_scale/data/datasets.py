@@ -11,7 +11,14 @@ from torch.utils.data import Dataset
 
 from nepa_scale.data.sample_rng import sample_randomness
 from nepa_scale.data.sources import Sample, Source
-from nepa_scale.data.transforms import IGNORE, ImageTransform, JointTransform, decode_mask, decode_rgb
+from nepa_scale.data.transforms import (
+    IGNORE,
+    ImageTransform,
+    JointTransform,
+    PyramidTransform,
+    decode_mask,
+    decode_rgb,
+)
 from nepa_scale.errors import DataError
 
 Item = TypeVar("Item")
@@ -68,15 +75,24 @@ class LabelledImages(_Samples[tuple[Tensor, int]]):
         return self.transform(decode_rgb(sample.image)), sample.label
 
 
-class MaskedImages(_Samples[tuple[Tensor, Tensor]]):
-    """Images [3, H, W] float32 with masks [H', W'] int64. Raises ``DataError`` at once if one is missing."""
+class MaskedImages(_Samples[tuple[Tensor | tuple[Tensor, ...], Tensor]]):
+    """Images [3, H, W] float32 with masks [H', W'] int64. Raises ``DataError`` at once if one is missing.
 
-    def __init__(self, source: Source, indices: NDArray[np.int64] | None, transform: JointTransform, seed: int) -> None:
+    A transform for evaluation gives each image in one or more sizes.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        indices: NDArray[np.int64] | None,
+        transform: JointTransform | PyramidTransform,
+        seed: int,
+    ) -> None:
         super().__init__(source, indices, seed)
         source.check_masks()
         self.transform = transform
 
-    def _item(self, sample: Sample) -> tuple[Tensor, Tensor]:
+    def _item(self, sample: Sample) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
         if sample.mask is None:
             raise DataError("has no mask")
         image, mask = decode_rgb(sample.image), decode_mask(sample.mask)

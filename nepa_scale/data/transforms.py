@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ IGNORE = 255
 
 ImageTransform = Callable[[Image.Image], Tensor]
 JointTransform = Callable[[Image.Image, NDArray[np.uint8]], tuple[Tensor, Tensor]]
+PyramidTransform = Callable[[Image.Image, NDArray[np.uint8]], tuple[tuple[Tensor, ...], Tensor]]
 
 
 def decode_rgb(content: bytes) -> Image.Image:
@@ -107,32 +109,116 @@ def classify_eval(image_size: int, *, crop_pct: float, crop_mode: str = "center"
     return transform
 
 
-def segment_train(image_size: int, *, scale_min: float, scale_max: float, hflip: float) -> JointTransform:
-    """Resize, crop and flip image and mask together. Gives image [3, S, S] and mask [S, S] int64.
+def segment_train(
+    image_size: int,
+    *,
+    scale_min: float,
+    scale_max: float,
+    hflip: float,
+    cat_max_ratio: float = 1.0,
+    photometric: bool = False,
+) -> JointTransform:
+    """Resize, crop, flip and discolour as mmsegmentation does. Gives image [3, S, S] and mask [S, S] int64.
 
-    The shorter side becomes ``image_size`` times a factor in [scale_min, scale_max]; what a crop lacks is
-    black in the image and ``IGNORE`` in the mask.
+    The shorter side becomes ``image_size`` times a factor in [scale_min, scale_max]; what an image lacks of the crop
+    is added below and on the right, as mean grey in the image and ``IGNORE`` in the mask.
     """
     smallest, largest = round(image_size * scale_min), round(image_size * scale_max)
     joint = v2.Compose(
         [
             v2.RandomResize(smallest, largest + 1, antialias=True),
-            v2.RandomCrop(image_size, pad_if_needed=True, fill={tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}),
+            VariedCrop(image_size, cat_max_ratio),
             v2.RandomHorizontalFlip(hflip),
+            *([PhotometricDistortion()] if photometric else []),
             *_normalise(),
+            _FillUp(image_size),
             v2.ToPureTensor(),
         ]
     )
     return _Joint(joint)
 
 
-def segment_eval(image_size: int) -> JointTransform:
-    """Resize the whole image so that its shorter side is ``image_size``; leave the mask as it is.
+def segment_eval(*sides: int) -> PyramidTransform:
+    """Resize the whole image so that its shorter side is each of ``sides``; leave the mask as it is.
 
-    Gives image [3, h, w] with min(h, w) = S and mask [H, W] int64 in the size it was annotated at.
+    Gives an image [3, h, w] with min(h, w) = S for each S, and the mask [H, W] int64 in the size it was annotated at.
     """
-    resize = v2.Resize(image_size, antialias=True)
-    return _ImageOnly(v2.Compose([v2.PILToTensor(), resize, *_normalise()]))
+    resizes = [v2.Compose([v2.Resize(side, antialias=True), *_normalise()]) for side in sides]
+
+    def transform(image: Image.Image, mask: NDArray[np.uint8]) -> tuple[tuple[Tensor, ...], Tensor]:
+        pixels = tv_tensors.Image(v2.functional.pil_to_tensor(image))
+        return tuple(resize(pixels).as_subclass(Tensor) for resize in resizes), torch.from_numpy(mask).long()
+
+    return transform
+
+
+class VariedCrop(v2.Transform):
+    """Crop at random to ``size`` at most, not filled by one class (mmsegmentation's ``RandomCrop``).
+
+    While one class covers ``cat_max_ratio`` of the crop's labelled pixels or more, or is the only one, the place is
+    drawn anew, ten times at most; the last draw is taken as it is. At ratio 1 the first is.
+    """
+
+    REDRAWS = 10
+
+    def __init__(self, size: int, cat_max_ratio: float) -> None:
+        super().__init__()
+        self.size, self.cat_max_ratio = size, cat_max_ratio
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Top, left, height and width of the crop."""
+        mask = next(item for item in flat_inputs if isinstance(item, tv_tensors.Mask))
+        place = self._draw(mask)
+        for _ in range(self.REDRAWS if self.cat_max_ratio < 1 else 0):
+            if self._is_varied(v2.functional.crop(mask, **place)):
+                break
+            place = self._draw(mask)
+        return place
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Crop image or mask."""
+        return v2.functional.crop(inpt, **params)
+
+    def _draw(self, mask: Tensor) -> dict[str, int]:
+        height, width = (min(self.size, side) for side in mask.shape[-2:])
+        top, left = (int(torch.randint(side - min(self.size, side) + 1, ())) for side in mask.shape[-2:])
+        return {"top": top, "left": left, "height": height, "width": width}
+
+    def _is_varied(self, crop: Tensor) -> bool:
+        pixels = torch.bincount(crop[crop != IGNORE].long())
+        return bool(torch.count_nonzero(pixels) > 1 and pixels.max() < self.cat_max_ratio * pixels.sum())
+
+
+class PhotometricDistortion(v2.RandomPhotometricDistort):
+    """Each with probability 1/2: brightness, saturation, hue, and contrast before or after these two.
+
+    The ranges are mmsegmentation's ``PhotoMetricDistortion``: brightness by 32 of 255, contrast and saturation by a
+    half, hue by 18 of 180. torchvision's operations differ a little: brightness is scaled, not shifted, and contrast
+    changes around the image's mean. mmsegmentation does not permute channels, as torchvision would.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            brightness=(1 - 32 / 255, 1 + 32 / 255), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.1, 0.1)
+        )
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """torchvision's draws without the permutation."""
+        return {**super().make_params(flat_inputs), "channel_permutation": None}
+
+
+class _FillUp(v2.Transform):
+    """Pad below and on the right to ``size``: a normalised image with 0, which is the mean, a mask with ``IGNORE``."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Pad image or mask."""
+        height, width = inpt.shape[-2:]
+        fill = IGNORE if isinstance(inpt, tv_tensors.Mask) else 0
+        return v2.functional.pad(inpt, [0, 0, self.size - width, self.size - height], fill=fill)
 
 
 class _Joint:
@@ -145,13 +231,3 @@ class _Joint:
         pair = tv_tensors.Image(v2.functional.pil_to_tensor(image)), tv_tensors.Mask(torch.from_numpy(mask))
         pixels, classes = self._transform(*pair)
         return pixels, classes.long()
-
-
-class _ImageOnly:
-    """Apply a transform to the image and give the mask back unchanged."""
-
-    def __init__(self, transform: v2.Transform) -> None:
-        self._transform = transform
-
-    def __call__(self, image: Image.Image, mask: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        return self._transform(image), torch.from_numpy(mask).long()

@@ -1,57 +1,78 @@
-"""Semantic segmentation: a UPerNet head on four block outputs of the backbone."""
+"""Semantic segmentation: a UPerNet head on four block outputs of the backbone, and an auxiliary head on the third."""
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassJaccardIndex
 
 from nepa_scale.config import RunConfig, SegmentConfig
-from nepa_scale.costs import NUM_LEVELS
+from nepa_scale.confusion import iou_per_class
+from nepa_scale.costs import NUM_LEVELS, padded_size
+from nepa_scale.data import layout
 from nepa_scale.data.datasets import MaskedImages
 from nepa_scale.data.transforms import IGNORE, segment_eval, segment_train
-from nepa_scale.distributed import World, sum_over_ranks
+from nepa_scale.distributed import World, max_over_ranks, sum_over_ranks
+from nepa_scale.fcn import FCNHead
 from nepa_scale.model import NepaViT
+from nepa_scale.padding import pad_to_patches, scores_of_image
 from nepa_scale.sliding import slide
+from nepa_scale.tally import MULTI_SCALE, PLAIN, Tally
 from nepa_scale.tasks.finetune import Finetune
 from nepa_scale.tasks.task import parameter_dtype
 from nepa_scale.upernet import UPerNet
 
 EVAL_PIXELS = 2**20
+AUX_LEVEL = 2
 
 
 class SegmentModule(nn.Module):
-    """Images [B, 3, H, W] and masks [B, H, W] -> pixel-wise cross-entropy."""
+    """Images [B, 3, H, W] and masks [B, H, W] -> pixel-wise cross-entropy. Images are padded to whole patches."""
 
-    def __init__(self, backbone: NepaViT, num_classes: int, channels: int) -> None:
+    def __init__(self, backbone: NepaViT, num_classes: int, section: SegmentConfig) -> None:
         super().__init__()
         self.backbone = backbone
-        patch_size = backbone.patch_embed.patch_size[0]
-        self.head = UPerNet(backbone.embed_dim, channels, num_classes, patch_size)
+        self._patch_size = backbone.patch_embed.patch_size[0]
         self._levels = feature_levels(len(backbone.blocks))
+        width = backbone.embed_dim
+        self.head = UPerNet(width, section.channels, num_classes, self._patch_size, section.dropout)
+        self._aux_weight = section.aux_weight
+        if section.aux_weight:
+            self.auxiliary = FCNHead(width, section.aux_channels, num_classes, section.dropout)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Class scores [B, C, H, W] in fp32 at the images' size."""
+        """Class scores [B, C, H, W] at the images' size, in fp32 (fp64 of an fp64 model)."""
+        return self._upsampled(self.head(self._features(images)), images)
+
+    def forward(self, images: Tensor, masks: Tensor) -> Tensor:
+        """The training loss, a scalar: that of the head plus ``aux_weight`` times that of the auxiliary head."""
+        features = self._features(images)
+        loss = pixel_loss(self._upsampled(self.head(features), images), masks)
+        if not self._aux_weight:
+            return loss
+        auxiliary = self.auxiliary(features[AUX_LEVEL])
+        return loss + self._aux_weight * pixel_loss(self._upsampled(auxiliary, images), masks)
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        """The block outputs [B, D, h, w] that the heads read, of the padded images."""
         taken = sorted(set(self._levels))
         features = self.backbone.forward_intermediates(
-            images.to(parameter_dtype(self.backbone)),
+            pad_to_patches(images.to(parameter_dtype(self.backbone)), self._patch_size),
             indices=taken,
             output_fmt="NCHW",
             intermediates_only=True,
         )
-        scores = self.head([features[taken.index(level)] for level in self._levels])
-        return F.interpolate(scores.float(), size=images.shape[-2:], mode="bilinear", align_corners=False)
+        return [features[taken.index(level)] for level in self._levels]
 
-    def forward(self, images: Tensor, masks: Tensor) -> Tensor:
-        """The training loss, a scalar: the sum over labelled pixels divided by all pixels, as mmsegmentation has it.
-
-        Dividing by the labelled ones would let the result depend on how the batch is cut into micro-batches.
-        """
-        total = F.cross_entropy(self.logits(images), masks, ignore_index=IGNORE, reduction="sum")
-        return total / masks.numel()
+    def _upsampled(self, scores: Tensor, images: Tensor) -> Tensor:
+        precise = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        height, width = images.shape[-2:]
+        return scores_of_image(precise, height, width, self._patch_size)
 
 
 class Segment(Finetune):
@@ -60,49 +81,71 @@ class Segment(Finetune):
     name = "segment"
     section: SegmentConfig
     stacked_evaluation = False  # photographs keep their shape
+    any_image_size = True  # whole images, other scales, images smaller than the window
 
     def __init__(self, config: RunConfig, weights: Path | None) -> None:
         super().__init__(config, weights)
         section = self.section
-        self._classes = self.num_classes()
+        info = layout.dataset_info(Path(config.data.root), section.dataset)
+        self._class_names = info.mask_class_names
+        self._variants = MULTI_SCALE if section.multi_scale else (PLAIN,)
         source, validation = self.open_split("train"), self.open_split("validation")
         train = segment_train(
-            section.image_size, scale_min=section.scale_min, scale_max=section.scale_max, hflip=section.hflip
+            section.image_size,
+            scale_min=section.scale_min,
+            scale_max=section.scale_max,
+            hflip=section.hflip,
+            cat_max_ratio=section.cat_max_ratio,
+            photometric=section.photometric,
         )
         self.train_data = MaskedImages(source, self.chosen_images(source), train, config.seed)
-        self.eval_data = MaskedImages(validation, None, segment_eval(section.image_size), config.seed)
-        self.module = SegmentModule(self.backbone, self._classes, section.channels)
+        self._scales = list(dict.fromkeys(variant.scale for variant in self._variants))
+        sides = [max(1, round(section.image_size * scale)) for scale in self._scales]
+        self.eval_data = MaskedImages(validation, None, segment_eval(*sides), config.seed)
+        self.module = SegmentModule(self.backbone, len(self._class_names), section)
+
+    @property
+    def backbone_image_size(self) -> int:
+        """Side of the padded crop."""
+        return padded_size(self.section.image_size, self.config.model.patch_size)
 
     @property
     def eval_batch_size(self) -> int:
-        """Images per evaluation pass: about a million pixels."""
+        """Images read at a time: about a million pixels."""
         return max(1, min(64, EVAL_PIXELS // self.section.image_size**2))
 
     @torch.no_grad()
     def evaluate(self, world: World, device: torch.device) -> dict[str, float]:
-        """mIoU and pixel accuracy at the masks' own size, and the mIoU of the most frequent class everywhere.
+        """mIoU, pixel and mean accuracy at the masks' own size, and the mIoU of the most frequent class everywhere.
 
-        Classes in neither a mask nor a prediction do not count; pixels marked 255 are left out.
+        Pixels marked 255 are left out. Multi-scale figures come beside; the IoU of each class is left in ``details``.
         """
-        metric = MulticlassJaccardIndex(self._classes, ignore_index=IGNORE, sync_on_compute=False).to(device)
-        sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, labelled pixels
+        tally = Tally(len(self._class_names), self._variants, device)
         self.module.eval()
         for samples, counts in self.evaluation_batches(world, device):
-            images = [image for image, _ in samples]
-            whole = slide(self.module.logits, images, self.section.image_size)  # type: ignore[arg-type]
-            for scores, (_, mask) in zip(whole, samples if counts else [], strict=False):
-                full = F.interpolate(scores[None], size=mask.shape, mode="bilinear", align_corners=False)
-                metric.update(full.argmax(dim=1), mask[None])
-                sums[0] += F.cross_entropy(full, mask[None], ignore_index=IGNORE, reduction="sum")
-                sums[1] += (mask != IGNORE).sum()
-        sum_over_ranks([metric.confmat, sums])
+            scores = self._scores([images for images, _ in samples], device)
+            for _, mask in samples if counts else []:
+                tally.add(scores, mask)
+            for _ in scores:  # also takes part in the passes that other ranks still make
+                pass
+        sum_over_ranks(tally.state())
         self.module.train()
-        return {
-            "miou": metric.compute().item(),
-            "pixel_accuracy": (metric.confmat.diagonal().sum() / metric.confmat.sum()).item(),
-            "loss": (sums[0] / sums[1]).item(),
-            "miou_majority": majority_miou(metric.confmat.sum(dim=1)),
-        }
+        named = zip(self._class_names, iou_per_class(tally.plain.confmat).tolist(), strict=True)
+        self.details = {"iou_per_class": {name: None if math.isnan(iou) else iou for name, iou in named}}
+        return tally.figures()
+
+    def _scores(self, batch: list[tuple[Tensor, ...]], device: torch.device) -> Iterator[Tensor]:
+        """Scores [C, h, w] of every variant of every image, upright again, at the size it was scored at."""
+        views = []
+        for images in batch:
+            at_scale = dict(zip(self._scales, images, strict=True))
+            views += [at_scale[scale].flip(-1) if mirrored else at_scale[scale] for scale, mirrored in self._variants]
+        window = self.section.image_size if self.section.eval_mode == "slide" else None
+        agree = functools.partial(max_over_ranks, device=device)
+        logits: Callable[[Tensor], Tensor] = self.module.logits  # type: ignore[assignment]
+        found = slide(logits, views, window, pixels=EVAL_PIXELS, agree=agree)
+        for index, scores in enumerate(found):
+            yield scores.flip(-1) if self._variants[index % len(self._variants)].mirrored else scores
 
 
 def feature_levels(depth: int) -> list[int]:
@@ -110,7 +153,9 @@ def feature_levels(depth: int) -> list[int]:
     return [max(0, -(-depth * (level + 1) // NUM_LEVELS) - 1) for level in range(NUM_LEVELS)]
 
 
-def majority_miou(pixels_per_class: Tensor) -> float:
-    """mIoU of the most frequent class everywhere: its share of the pixels, averaged over the classes present."""
-    share = pixels_per_class.max() / pixels_per_class.sum()
-    return float(share / (pixels_per_class > 0).sum())
+def pixel_loss(scores: Tensor, masks: Tensor) -> Tensor:
+    """Cross-entropy of scores [B, C, H, W]: the labelled pixels' sum divided by all pixels, as mmsegmentation has it.
+
+    Dividing by the labelled ones would let the result depend on how the batch is cut into micro-batches.
+    """
+    return F.cross_entropy(scores, masks, ignore_index=IGNORE, reduction="sum") / masks.numel()

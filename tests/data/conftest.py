@@ -130,12 +130,3 @@ def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("embedded")
     write_digits(root, num_train=200, num_validation=60, shard_size=80)
     return root
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder of real data sets, from the environment variable NEPA_DATA."""
-    folder = Path(os.environ.get("NEPA_DATA", "../shared/data"))
-    if not folder.is_dir():
-        pytest.skip(f"no real data: NEPA_DATA ('{folder}') is not a folder")
-    return folder

@@ -66,7 +66,7 @@ def test_photographs_and_masks_fit(real_data: Path, name: str) -> None:
     source = open_source(root, name, "validation")
     dataset = MaskedImages(source, None, T.segment_eval(64), seed=0)
     for index in range(min(len(source), 20)):
-        image, mask = dataset[0, index]
+        (image,), mask = dataset[0, index]
         stored = np.asarray(Image.open(io.BytesIO(source[index].mask))).astype(np.int64)
         np.testing.assert_array_equal(mask.numpy(), np.where(stored == 0, 255, stored - 1))
         assert min(image.shape[1:]) == 64

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.nn.functional import max_pool2d
+from torchvision import tv_tensors
 
 from nepa_scale.data import transforms as T
 from nepa_scale.data.sample_rng import sample_randomness
@@ -89,7 +91,7 @@ def test_masks_of_another_kind_are_refused(mode: str) -> None:
         T.pretrain_eval(32),
         T.classify_eval(32, crop_pct=1.0),
         T.pretrain_train(32, crop_scale_min=1.0, hflip=0.0),
-        lambda image: T.segment_eval(32)(image, np.zeros((32, 32), np.uint8))[0],
+        lambda image: T.segment_eval(32)(image, np.zeros((32, 32), np.uint8))[0][0],
         lambda image: T.segment_train(32, scale_min=1.0, scale_max=1.0, hflip=0.0)(image, np.zeros((32, 32), np.uint8))[
             0
         ],
@@ -227,15 +229,16 @@ def test_scaling_keeps_image_and_mask_together() -> None:
 
 
 def test_what_a_crop_lacks_is_ignored() -> None:
-    """Where a shrunk image does not fill the crop, the mask is 255 and the image black, and nowhere else."""
-    transform = T.segment_train(60, scale_min=0.5, scale_max=0.5, hflip=0.5)
-    image, mask = coloured_mask(60, 60)  # its red is never 0
+    """Where a shrunk image does not fill the crop, below and on the right, the mask is 255 and the image mean grey."""
+    transform = T.segment_train(60, scale_min=0.5, scale_max=0.5, hflip=0.5, photometric=True)
+    image, mask = coloured_mask(60, 60)  # no grey level of 8 bits normalises to 0
     for index in range(10):
         with sample_randomness(0, 0, index):
             tensor, classes = transform(image, mask)
-        padded = classes == T.IGNORE
-        assert padded.sum() == 60 * 60 - 30 * 30
-        assert torch.equal(tensor[0] == -1, padded)
+        padded = torch.ones(60, 60, dtype=torch.bool)
+        padded[:30, :30] = False
+        assert torch.equal(classes == T.IGNORE, padded)
+        assert torch.equal((tensor == 0).all(0), padded)
 
 
 def test_scales_cover_their_range_evenly() -> None:
@@ -251,12 +254,125 @@ def test_scales_cover_their_range_evenly() -> None:
 
 
 def test_segment_eval_resizes_the_image_and_keeps_the_mask() -> None:
-    """The whole image at the model's scale, aspect kept; the mask unchanged at its own size."""
+    """The whole image at every scale asked for, aspect kept, each from the original; the mask at its own size."""
     image, mask = coloured_mask(90, 60)
     mask[0, :5] = T.IGNORE
-    tensor, classes = T.segment_eval(40)(image, mask)
-    assert tensor.shape == (3, 40, 60)
+    tensors, classes = T.segment_eval(40, 90)(image, mask)
     np.testing.assert_array_equal(classes.numpy(), mask)
-    np.testing.assert_allclose(
-        tensor.numpy(), normalised(image.resize((60, 40), Image.Resampling.BILINEAR)), atol=2.1 * LEVEL
+    for tensor, (width, height) in zip(tensors, ((60, 40), (135, 90)), strict=True):
+        assert tensor.shape == (3, height, width)
+        expected = normalised(image.resize((width, height), Image.Resampling.BILINEAR))
+        np.testing.assert_allclose(tensor.numpy(), expected, atol=2.1 * LEVEL)
+
+
+def crop_places(mask: np.ndarray, size: int, ratio: float, draws: int) -> list[tuple[int, int, np.ndarray]]:
+    """(top, left, crop) of many draws, read off an image whose pixels are numbered."""
+    numbers = tv_tensors.Image(torch.arange(mask.size).reshape(1, *mask.shape))
+    crop, found = T.VariedCrop(size, ratio), []
+    for index in range(draws):
+        with sample_randomness(0, 0, index):
+            pixels, classes = crop(numbers, tv_tensors.Mask(torch.from_numpy(mask)))
+        top, left = divmod(int(pixels[0, 0, 0]), mask.shape[1])
+        np.testing.assert_array_equal(classes, mask[top : top + size, left : left + size])
+        found.append((top, left, np.asarray(classes)))
+    return found
+
+
+def test_crops_that_one_class_fills_are_drawn_anew() -> None:
+    """A crop with too much of one class (255 left out) needs eleven such draws in a row, and without a ratio one."""
+    mask = np.zeros((40, 200), np.uint8)
+    mask[:, 80:110] = 1
+    mask[:20, 110:140] = T.IGNORE
+
+    def share(crop: np.ndarray) -> float:
+        pixels = np.unique(crop[crop != T.IGNORE], return_counts=True)[1]
+        return float(pixels.max() / pixels.sum())
+
+    poor = np.mean([share(mask[:, left : left + 40]) >= 0.75 for left in range(161)])  # of all places
+    for ratio, expected in ((1.0, poor), (0.75, poor**11)):
+        shares = np.array([share(crop) for *_, crop in crop_places(mask, 40, ratio, 600)])
+        assert np.mean(shares >= 0.75) == pytest.approx(expected, abs=4 * (expected * (1 - expected) / 600) ** 0.5)
+    assert poor == pytest.approx(0.75, abs=0.05)
+
+
+def test_crops_of_a_single_class_are_taken_after_ten_more_draws() -> None:
+    """Where there is nothing better the eleventh draw stands, as in mmsegmentation; its random numbers tell."""
+    mask = np.full((30, 50), 3, np.uint8)
+    mask[5:, :20] = T.IGNORE
+    for index, (top, left, _) in enumerate(crop_places(mask, 20, 0.75, 20)):
+        with sample_randomness(0, 0, index):
+            draws = [(int(torch.randint(11, ())), int(torch.randint(31, ()))) for _ in range(11)]
+        assert (top, left) == draws[-1]
+
+
+def test_crops_are_drawn_from_the_whole_image() -> None:
+    """Every place is as likely as any other; an image smaller than the crop is taken whole."""
+    mask = np.zeros((21, 22), np.uint8)
+    places = Counter((top, left) for top, left, _ in crop_places(mask, 20, 1.0, 600))
+    assert set(places) == {(top, left) for top in (0, 1) for left in (0, 1, 2)}
+    assert min(places.values()) > 60
+    assert {(top, left) for top, left, _ in crop_places(mask, 30, 0.75, 3)} == {(0, 0)}
+
+
+def test_photometric_distortion_changes_colours_alone() -> None:
+    """Same randomness, same crop and mask; colours change in about 15 of 16 images and channels keep their order."""
+    plain, distorted = (
+        T.segment_train(60, scale_min=0.7, scale_max=2.0, hflip=0.5, photometric=photometric)
+        for photometric in (False, True)
     )
+    image, mask = coloured_mask(120, 90)
+    changed = 0
+    for index in range(100):
+        with sample_randomness(0, 0, index):
+            before, classes = plain(image, mask)
+        with sample_randomness(0, 0, index):
+            after, same_classes = distorted(image, mask)
+        assert torch.equal(classes, same_classes)
+        changed += not torch.equal(before, after)
+        assert (after[0] >= after[1] - LEVEL).all()  # hue turns by a tenth at most: red stays the strongest
+        assert (after[0] >= after[2] - LEVEL).all()
+    assert 85 <= changed < 100
+
+
+@pytest.mark.parametrize(
+    ("kept", "colour", "lowest", "highest"),
+    [
+        ("brightness_factor", (200, 100, 60), 200 * (1 - 32 / 255), 200 * (1 + 32 / 255)),
+        ("hue_factor", (200, 100, 100), 200, 200),
+    ],
+)
+def test_photometric_ranges_are_mmsegmentations(
+    monkeypatch: pytest.MonkeyPatch, kept: str, colour: tuple[int, int, int], lowest: float, highest: float
+) -> None:
+    """Brightness moves 200 by up to 32 of 255 either way; hue (+-18 of 180: 36 degrees) leaves the strongest."""
+    distortion = T.PhotometricDistortion()
+    draw = distortion.make_params
+    monkeypatch.setattr(
+        distortion,
+        "make_params",
+        lambda inputs: {name: value if name == kept else None for name, value in draw(inputs).items()},
+    )
+    pixels, red, turned = torch.tensor(colour, dtype=torch.uint8)[:, None, None], [], []
+    for index in range(400):
+        with sample_randomness(0, 0, index):
+            result = distortion(tv_tensors.Image(pixels)).flatten().tolist()
+        red.append(result[0])
+        turned.append(max(result[1], result[2]))
+    assert min(red) == pytest.approx(lowest, abs=1.5)
+    assert max(red) == pytest.approx(highest, abs=1.5)
+    if kept == "hue_factor":
+        assert max(turned) == pytest.approx(100 + 0.6 * 100, abs=2)  # 36 of the 60 degrees to yellow or magenta
+
+
+def test_segmentation_augmentation_belongs_to_the_sample() -> None:
+    """Every draw comes from the sample's generators: the same place gives the same tensors, another does not."""
+    transform = T.segment_train(40, scale_min=0.5, scale_max=2.0, hflip=0.5, cat_max_ratio=0.5, photometric=True)
+    image, mask = coloured_mask(120, 90)
+    results = []
+    for place in ((0, 7), (0, 8), (0, 7)):
+        torch.randn(3)  # other work in between
+        with sample_randomness(0, *place):
+            results.append(transform(image, mask))
+    assert torch.equal(results[0][0], results[2][0])
+    assert torch.equal(results[0][1], results[2][1])
+    assert not torch.equal(results[0][0], results[1][0])

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
-import tarfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,51 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
+from segment_oracle import IGNORE, confusion_of, miou_of, write_masked
 from small_tasks import CPU, config_of, images_of, with_random_weights
 
 from nepa_scale.distributed import World
-from nepa_scale.tasks.segment import Segment, feature_levels, majority_miou
-
-IGNORE = 255
-
-
-def write_masked(root: Path, sizes: Sequence[tuple[int, int]]) -> None:
-    """A data set ``street``: images of several sizes, masks of classes 0 to 2 of 5 and unlabelled pixels."""
-    folder = root / "street"
-    folder.mkdir(parents=True)
-    names = ["sky", "wall", "road", "lamp", "boat"]
-    splits = {}
-    for split in ("train", "validation"):
-        filename = f"{split}-000000.tar"
-        splits[split] = {"num_samples": len(sizes), "filenames": [filename], "shard_lengths": [len(sizes)]}
-        with tarfile.open(folder / filename, "w") as archive:
-            for index, (height, width) in enumerate(sizes):
-                rng = np.random.default_rng([index, len(split)])
-                pixels = rng.integers(256, size=(height, width, 3), dtype=np.uint8)
-                mask = np.kron(rng.integers(4, size=(height // 4, width // 4)), np.ones((4, 4))).astype(np.uint8)
-                for extension, array in (("png", pixels), ("seg.png", mask)):
-                    buffer = io.BytesIO()
-                    Image.fromarray(array).save(buffer, "PNG")
-                    member = tarfile.TarInfo(f"{index:04d}.{extension}")
-                    member.size = buffer.tell()
-                    archive.addfile(member, io.BytesIO(buffer.getvalue()))
-    (folder / "_info.json").write_text(json.dumps({"mask_class_names": names, "splits": splits}))
-
-
-def confusion_of(pairs: list[tuple[NDArray[np.int64], NDArray[np.int64]]], classes: int) -> NDArray[np.int64]:
-    """Pixels by [true class, predicted class], without the ignored ones."""
-    counts = np.zeros((classes, classes), dtype=np.int64)
-    for truth, predicted in pairs:
-        labelled = truth != IGNORE
-        np.add.at(counts, (truth[labelled], predicted[labelled]), 1)
-    return counts
-
-
-def miou_of(counts: NDArray[np.int64]) -> float:
-    """Mean IoU over the classes that occur in masks or predictions."""
-    hit, union = counts.diagonal(), counts.sum(0) + counts.sum(1) - counts.diagonal()
-    return float((hit[union > 0] / union[union > 0]).mean())
+from nepa_scale.tasks.segment import Segment, feature_levels
 
 
 def predictions(task: Segment) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -66,7 +22,8 @@ def predictions(task: Segment) -> list[tuple[NDArray[np.int64], NDArray[np.int64
     Scored in one batch, as evaluation does: in another, rounding may turn a tie between two classes.
     """
     pairs, module = [], task.module.eval()
-    images, masks = zip(*images_of(task), strict=True)
+    pyramids, masks = zip(*images_of(task), strict=True)
+    images = [image for (image,) in pyramids]
     with torch.no_grad():
         for scores, mask in zip(module.logits(torch.stack(images)), masks, strict=True):
             full = F.interpolate(scores[None], tuple(mask.shape), mode="bilinear", align_corners=False)
@@ -177,11 +134,3 @@ def test_shallow_backbones_have_four_maps_too(digits_root: Path, depth: int) -> 
     task = Segment(config_of(digits_root, "segment", "init=scratch", f"model.depth={depth}"), None)
     with torch.no_grad():
         assert task.module.logits(torch.zeros(1, 3, 48, 48)).shape == (1, 11, 48, 48)
-
-
-@pytest.mark.parametrize(
-    ("pixels", "expected"), [([6, 3, 1], 0.2), ([10], 1.0), ([5, 5, 0, 0], 0.25), ([0, 0, 7, 1], 0.4375)]
-)
-def test_majority_miou_closed_form(pixels: list[int], expected: float) -> None:
-    """One class everywhere: its IoU is its share of the pixels, all other classes present have 0."""
-    assert majority_miou(torch.tensor(pixels)) == pytest.approx(expected, abs=1e-7)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nepa_scale.sliding import slide, window_starts
+from nepa_scale.sliding import group_views, slide, views_of, window_starts
 
 
 @given(window=st.integers(1, 80), extra=st.integers(0, 300))
@@ -33,22 +35,31 @@ def test_image_of_one_window_is_scored_once() -> None:
     assert window_starts(112, 48) == [0, 32, 64]
 
 
+def scored(
+    score: Callable[[Tensor], Tensor], images: list[Tensor], window: int | None, pixels: int = 500
+) -> list[Tensor]:
+    """The scores of all images, on a single rank."""
+    return list(slide(score, images, window, pixels=pixels, agree=lambda passes: passes))
+
+
 def image(height: int, width: int, seed: int = 0) -> Tensor:
     """Whole numbers, so that sums and means are exact."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 100, (3, height, width), generator=generator).double()
 
 
-@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=3), st.integers(1, 12))
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=3), st.none() | st.integers(1, 12)
+)
 @settings(deadline=None)
-def test_per_pixel_scores_come_back_exactly(extra: list[tuple[int, int]], window: int) -> None:
-    """Scores that depend on the pixel alone are the same from windows as from the whole image."""
+def test_per_pixel_scores_come_back_exactly(extra: list[tuple[int, int]], window: int | None) -> None:
+    """Scores that depend on the pixel alone are the same from windows as from the whole image, however small."""
 
     def score(images: Tensor) -> Tensor:
         return torch.stack([images.sum(1), 7 * images[:, 0], -images[:, 2], images[:, 1] + 1], dim=1)
 
-    images = [image(window + high, window + wide, seed) for seed, (high, wide) in enumerate(extra)]
-    for whole, scores in zip(images, slide(score, images, window), strict=True):
+    images = [image(1 + high, 1 + wide, seed) for seed, (high, wide) in enumerate(extra)]
+    for whole, scores in zip(images, scored(score, images, window), strict=True):
         assert torch.equal(scores, score(whole[None])[0])
 
 
@@ -60,7 +71,7 @@ def test_overlapping_windows_are_averaged() -> None:
         return images.mean((2, 3), keepdim=True).expand(-1, -1, window, window)
 
     whole = image(height, width)
-    [scores] = slide(score, [whole], window)
+    [scores] = scored(score, [whole], window)
     rows, columns = window_starts(height, window), window_starts(width, window)
     for y in range(height):
         for x in range(width):
@@ -73,13 +84,43 @@ def test_overlapping_windows_are_averaged() -> None:
             torch.testing.assert_close(scores[:, y, x], torch.stack(seen_by).mean(0), rtol=1e-12, atol=1e-12)
 
 
-def test_all_windows_are_scored_in_one_pass() -> None:
-    """Ranks call the model equally often whatever the shapes of their images: exactly once."""
+def test_windows_share_passes_of_bounded_size() -> None:
+    """Consecutive windows of one shape go together, up to the number of pixels; a larger one goes alone."""
     calls = []
 
     def score(images: Tensor) -> Tensor:
         calls.append(tuple(images.shape))
         return images
 
-    slide(score, [image(8, 8), image(8, 20), image(13, 8)], 8)
-    assert calls == [(1 + 4 + 2, 3, 8, 8)]
+    scored(score, [image(8, 8), image(8, 20), image(13, 8), image(6, 8), image(6, 8)], 8, pixels=4 * 64)
+    assert calls == [(4, 3, 8, 8), (3, 3, 8, 8), (2, 3, 6, 8)]
+    calls.clear()
+    scored(score, [image(8, 20), image(8, 20), image(4, 4)], None, pixels=100)
+    assert calls == [(1, 3, 8, 20), (1, 3, 8, 20), (1, 3, 4, 4)]
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1), st.integers(1, 12), st.integers(1, 900))
+def test_passes_keep_every_window_in_order(sizes: list[tuple[int, int]], window: int, pixels: int) -> None:
+    """Grouping loses and moves nothing, mixes no shapes and keeps to the bound; each image is closed once."""
+    views = views_of([torch.empty(3, *size) for size in sizes], window)
+    groups = group_views(views, pixels)
+    assert [view for group in groups for view in group] == views
+    assert [view.image for view in views if view.last] == list(range(len(sizes)))
+    for group in groups:
+        assert len({(view.height, view.width) for view in group}) == 1
+        assert len(group) == 1 or sum(view.height * view.width for view in group) <= pixels
+
+
+def test_ranks_make_equally_many_passes() -> None:
+    """A rank with fewer passes than another repeats its first one, uncounted, after its last image."""
+    calls = []
+
+    def score(images: Tensor) -> Tensor:
+        calls.append(images)
+        return images
+
+    images = [image(8, 8), image(5, 5)]
+    found = list(slide(score, images, 8, pixels=64, agree=lambda passes: passes + 3))
+    assert len(calls) == 2 + 3
+    assert all(torch.equal(call, calls[0]) for call in calls[2:])
+    assert all(torch.equal(scores, whole) for scores, whole in zip(found, images, strict=True))
