@@ -80,9 +80,7 @@ def _starts_from_average(config: RunConfig) -> bool:
 
 def _missing_pretraining(weights: Path, config: RunConfig) -> list[str]:
     if config.pretrain_dir and weights.parent.name != "pretrain":
-        return [
-            f"pretrain_dir={config.pretrain_dir}: name the folder `pretrain` of a run, or init=DIR for other weights"
-        ]
+        return [f"pretrain_dir={config.pretrain_dir}: name the pretrain folder of a run, or use init=DIR"]
     if weights.is_file():
         return []
     if config.pretrain_dir:

@@ -163,7 +163,7 @@ def rope_table(side: int, head_dim: int) -> tuple[Tensor, Tensor]:
 class AuthorsNepa(nn.Module):
     """The backbone under ``vit_nepa``, with ``fc_norm`` and ``classifier`` beside it where there are labels."""
 
-    def __init__(self, config: dict[str, Any], seed: int = 0) -> None:
+    def __init__(self, config: dict[str, Any], seed: int | None = 0) -> None:
         super().__init__()
         self.config, width = config, config["hidden_size"]
         layers = nn.ModuleList(Layer(config) for _ in range(config["num_hidden_layers"]))
@@ -177,12 +177,16 @@ class AuthorsNepa(nn.Module):
             if config["add_pooling_layer"]:
                 self.fc_norm = nn.LayerNorm(width)
             self.classifier = nn.Linear(width, self.labels)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, value in self.named_parameters():
-                centre = 1.0 if "norm" in name and name.endswith("weight") else 0.5 if "lambda1" in name else 0.0
-                spread = 0.2 if value.ndim == 1 else value[0].numel() ** -0.5
-                value.copy_(centre + spread * torch.randn(value.shape, generator=generator))
+        if seed is not None:
+            self.draw(torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def draw(self, generator: torch.Generator) -> None:
+        """Random weights that keep activations of the order of one."""
+        for name, value in self.named_parameters():
+            centre = 1.0 if "norm" in name and name.endswith("weight") else 0.5 if "lambda1" in name else 0.0
+            spread = 0.2 if value.ndim == 1 else value[0].numel() ** -0.5
+            value.copy_(centre + spread * torch.randn(value.shape, generator=generator))
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
