@@ -65,7 +65,7 @@ def draw_sheets(plan: Plan) -> Iterator[Path]:
     backbone = build(weights, settings.size)
     if config is None or plan.files:
         picked = [plan.files[index] for index in chosen(len(plan.files), settings.num_images, settings.seed)]
-        images = [Named(path.name, path.read_bytes()) for path in picked]
+        images = [_read(path) for path in picked]
     else:
         images = run_images(config, settings.num_images, settings.seed)
     strips = make_strips(
@@ -123,6 +123,13 @@ def run_images(config: RunConfig, wanted: int, seed: int) -> list[Named]:
     source: Source = open_source(Path(config.data.root), config.pretrain.dataset, "validation")
     samples = [source[index] for index in chosen(len(source), wanted, seed)]
     return [Named(sample.key, sample.image) for sample in samples]
+
+
+def _read(path: Path) -> Named:
+    try:
+        return Named(path.name, path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def make_strips(backbone: NepaViT, images: Sequence[Named], choice: Choice) -> list[sheet.Strip]:
