@@ -119,12 +119,9 @@ def _other_model(weights: Path, config: RunConfig) -> list[str]:
         there = overrides.load(recorded).model.architecture()
     else:
         return []
-    here = config.model.architecture()
-    names = {item.name for item in dataclasses.fields(here) if getattr(here, item.name) != getattr(there, item.name)}
-    differing = ", ".join(
-        f"model.{name}={getattr(here, name)} but {getattr(there, name)} there" for name in sorted(names)
-    )
-    return [f"init={folder}: {weights.name} is of another model: {differing}"] if differing else []
+    old, new = dataclasses.asdict(there), dataclasses.asdict(config.model.architecture())
+    changes = _changes(old, new, prefix="model.")
+    return [f"init={folder}: {weights.name} is of another model: {changes}"] if changes else []
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any], *, prefix: str = "") -> str:

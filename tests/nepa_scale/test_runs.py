@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from nepa_scale import runs
 from nepa_scale.errors import ConfigError, RunError
 from nepa_scale.overrides import parse, save
 from nepa_scale.status import Status, write_status
+from nepa_scale.weights import timm_layout
+from nepa_scale.weights.description import of_run
 
 HOLD = """
 import sys
@@ -141,6 +144,102 @@ def test_start_from_another_run(tmp_path: Path) -> None:
     assert runs.initial_weights(tmp_path, config) == expected
     [problem] = runs.check_start(tmp_path, config)
     assert problem.startswith(f"init={tmp_path / 'other'}: {expected} does not exist")
+
+
+def finished(run_dir: Path, *words: str, average: bool = False) -> Path:
+    """The pre-training folder of a run with these settings, as far as the check before a start looks at it."""
+    save(parse(list(words)), run_dir / "config.yaml")
+    (run_dir / "pretrain").mkdir()
+    (run_dir / "pretrain" / runs.WEIGHTS_NAME).write_bytes(b"")
+    if average:
+        (run_dir / "pretrain" / runs.AVERAGE_NAME).write_bytes(b"")
+    return run_dir / "pretrain"
+
+
+def imported(folder: Path, *words: str) -> Path:
+    """A folder of weights in timm's layout, as far as the check before a start looks at it."""
+    folder.mkdir()
+    description = of_run(parse(list(words)), "pretrain")
+    (folder / "config.json").write_text(json.dumps(timm_layout.config_json(description)))
+    (folder / "model.safetensors").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("task", ["probe", "classify", "segment"])
+def test_start_from_the_moving_average(tmp_path: Path, task: str) -> None:
+    """``init_ema`` of the task's section chooses the file, wherever the start lies."""
+    folder = finished(tmp_path, "pretrain.ema_decay=0.9", average=True)
+    words = [f"task={task}", "pretrain.ema_decay=0.9"]
+    assert runs.initial_weights(tmp_path, parse(words)) == folder / "model.safetensors"
+    words += [f"{task}.init_ema=true"]
+    assert runs.initial_weights(tmp_path, parse(words)) == folder / "model_ema.safetensors"
+    shared = parse([*words, f"pretrain_dir={folder}"])
+    assert runs.initial_weights(tmp_path / "new", shared) == folder / "model_ema.safetensors"
+    assert runs.check_start(tmp_path / "new", shared) == []
+
+
+def test_shared_pre_training_must_be_the_same(tmp_path: Path) -> None:
+    """Runs that differ in fine-tuning alone may share; a setting of pre-training that differs is named."""
+    folder = finished(tmp_path / "first", "classify.base_lr=1e-4", "seed=3")
+    sharing = ["task=classify", f"pretrain_dir={folder}", "seed=3"]
+    assert runs.check_start(tmp_path, parse([*sharing, "classify.pool=last"])) == []
+    [problem] = runs.check_start(tmp_path, parse([*sharing, "pretrain.shift=false", "model.mlp=swiglu"]))
+    assert problem == (
+        f"pretrain_dir={folder}: pre-trained with other settings:"
+        " model.mlp (gelu there, swiglu now), pretrain.shift (True there, False now)"
+    )
+
+
+def test_shared_pre_training_must_be_there(tmp_path: Path) -> None:
+    """No weights, no record of what was trained, or another task's folder: one line each."""
+    folder = finished(tmp_path / "first")
+    (folder / "model.safetensors").unlink()
+    [problem] = runs.check_start(tmp_path, parse(["task=classify", f"pretrain_dir={folder}"]))
+    assert problem.endswith("holds no model.safetensors; that pre-training has not finished")
+    (folder / "model.safetensors").touch()
+    (folder.parent / "config.yaml").unlink()
+    [problem] = runs.check_start(tmp_path, parse(["task=classify", f"pretrain_dir={folder}"]))
+    assert "config.yaml: No such file" in problem
+    (tmp_path / "first" / "classify").mkdir()
+    [problem] = runs.check_start(tmp_path, parse(["task=classify", f"pretrain_dir={tmp_path / 'first' / 'classify'}"]))
+    assert "name the pretrain folder of a run, or use init=DIR" in problem
+
+
+def test_start_from_imported_weights(tmp_path: Path) -> None:
+    """A folder of weights is a start; a model that differs is named setting by setting, without torch."""
+    folder = imported(tmp_path / "imported", "model=pico", "model.patch_size=8")
+    start = ["task=classify", f"init={folder}", "model=pico"]
+    assert runs.initial_weights(tmp_path, parse(start)) == folder / "model.safetensors"
+    assert runs.check_start(tmp_path, parse(start)) == []
+    [problem] = runs.check_start(tmp_path, parse([*start, "model.mlp=swiglu", "model.patch_size=16"]))
+    assert problem == (
+        f"init={folder}: model.safetensors is of another model: model.patch_size (8 there, 16 now),"
+        " model.mlp (gelu there, swiglu now), model.mlp_hidden (192 there, 128 now)"
+    )
+    [problem] = runs.check_start(tmp_path, parse([*start, "classify.init_ema=true"]))
+    assert problem == (
+        f"init={folder}: holds no model_ema.safetensors; set classify.init_ema=false;"
+        " `import --ema` brings in the authors' moving average"
+    )
+
+
+def test_start_from_another_model_is_refused(tmp_path: Path) -> None:
+    """The settings of another run's backbone are compared before work begins too."""
+    finished(tmp_path / "other", "model=nano")
+    [problem] = runs.check_start(tmp_path, parse(["task=segment", f"init={tmp_path / 'other'}", "model=micro"]))
+    assert problem.endswith(
+        "model.embed_dim (64 there, 96 now), model.num_heads (4 there, 3 now), model.mlp_hidden (256 there, 384 now)"
+    )
+
+
+def test_start_from_weights_of_the_authors_layout(tmp_path: Path) -> None:
+    """Weights that must be imported first say so."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "config.json").write_text('{"model_type": "vit_nepa"}')
+    config = parse(["task=classify", f"init={tmp_path / 'theirs'}"])
+    assert "run `python -m nepa_scale.weights import` on it first" in runs.check_start(tmp_path, config)[0]
+    (tmp_path / "theirs" / "model.safetensors").touch()
+    assert "the authors' layout: run `import` on it first" in runs.check_start(tmp_path, config)[0]
 
 
 @pytest.mark.parametrize("words", [["task=pretrain"], ["task=classify", "init=scratch"]])
