@@ -7,38 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from pages import Page
 
 from analysis.report import main
 
 MakeStudy = Callable[..., Path]
 THREE = {"micro": 98_304, "mini": 393_216, "tiny": 1_572_864}
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class Page(HTMLParser):
-    """Collects tags, outside references and text alternatives of a page."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.references: list[str] = []
-        self.alternatives: list[str] = []
-        self.text: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note the tag and whatever it would fetch."""
-        self.tags.append(tag)
-        self.references += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
-        self.alternatives += [value or "" for name, value in attrs if name == "alt"]
-
-    def handle_data(self, data: str) -> None:
-        """Keep the visible text."""
-        self.text.append(data)
 
 
 def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
