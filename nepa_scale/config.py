@@ -256,7 +256,7 @@ class ProbeConfig(TaskConfig):
 
     epochs: float | None = setting(4.0, above=0)
     """length in passes over the training images (give this or steps)"""
-    base_lr: float = setting(1e-2, above=0)
+    base_lr: float = setting(3e-2, above=0)
     """centre of the heads' learning rates, x batch_size / 256; each head is trained at several around it"""
     weight_decay: float = setting(0.0, low=0)
     """AdamW weight decay (not on biases)"""

@@ -68,7 +68,7 @@ def test_optimiser_holds_the_heads_alone(prepared: Probe) -> None:
     held = {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
     assert held == {id(parameter) for parameter in prepared.module.heads.parameters()}
     rates = {group["lr"] for group in optimiser.param_groups}
-    assert sorted(rates) == pytest.approx([factor * 0.01 * 64 / 256 for factor in RATE_FACTORS])
+    assert sorted(rates) == pytest.approx([factor * 0.03 * 64 / 256 for factor in RATE_FACTORS])
 
 
 @pytest.mark.parametrize("attention", ["bidirectional", "causal"])
@@ -140,7 +140,7 @@ def test_best_rate_is_reported(prepared: Probe) -> None:
         best = min(np.flatnonzero(top1 == top1.max()), key=lambda rate: loss[rate])
         told: dict[str, Any] = prepared.details["heads"][name]
         assert metrics[name] == pytest.approx(top1.max())
-        assert told["peak_lr"] == pytest.approx(0.0025 * RATE_FACTORS[best])
+        assert told["peak_lr"] == pytest.approx(0.0075 * RATE_FACTORS[best])
         assert told["at_edge_of_rates"] == (best in (0, 4))
         assert list(told["top1_by_rate"].values()) == pytest.approx(top1.tolist())
         losses.append(loss[best])
