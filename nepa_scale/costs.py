@@ -7,6 +7,7 @@ Causal attention is counted as useful work, T(T+1)/2 of the T^2 scores.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -21,6 +22,7 @@ FLOPS_CONVENTION = (
 )
 POOL_SCALES = (1, 2, 3, 6)
 BYTES_PER_TRAINED_PARAMETER = 16  # fp32 weight, gradient and two AdamW moments
+BYTES_PER_AVERAGED_PARAMETER = 4  # the moving average in fp32, shared out like the optimiser's state
 NUM_LEVELS = 4
 
 #: A probe's heads are each trained at these multiples of the base learning rate and reported at the best one, as in
@@ -44,7 +46,7 @@ class TaskCost:
 
 def task_cost(config: RunConfig, task: str, *, world_size: int = 1, zero_stage: int = 0) -> TaskCost:
     """Cost of ``task``. Raises ``DataError`` when its data set cannot be read."""
-    section, arch = config.task_config(task), config.model.architecture()
+    section, arch = config.task_config(task), architecture(config, task)
     available = num_train_images(config, task)
     used = min(section.num_images or available, available)
     steps = section.total_steps(used)
@@ -63,15 +65,18 @@ def task_cost(config: RunConfig, task: str, *, world_size: int = 1, zero_stage: 
         zero_stage=zero_stage,
         world_size=world_size,
     )
+    params = ladder.total_params(arch, image_size) + head_params
+    kept, trained = (memory.weights, head_params) if task == "probe" else (memory.total, params)
+    average = BYTES_PER_AVERAGED_PARAMETER * trained // (world_size if zero_stage else 1) if section.ema_decay else 0
     return TaskCost(
-        params_total=ladder.total_params(arch, image_size) + head_params,
+        params_total=params,
         params_backbone=ladder.backbone_params(arch),
         steps=steps,
         images_seen=images,
         unique_images=min(used, images),
         tokens_seen=images * grid * grid,
         flops_train=(passes * forward + 3 * head_flops) * images,
-        memory_bytes=(memory.weights if task == "probe" else memory.total) + BYTES_PER_TRAINED_PARAMETER * head_params,
+        memory_bytes=kept + BYTES_PER_TRAINED_PARAMETER * head_params + average,
     )
 
 
@@ -84,6 +89,13 @@ def backbone_image_size(config: RunConfig, task: str) -> int:
 def padded_size(size: int, patch_size: int) -> int:
     """The next multiple of the patch: 518 for 512 pixels and patches of 14."""
     return -(-size // patch_size) * patch_size
+
+
+def architecture(config: RunConfig, task: str) -> ladder.Architecture:
+    """The backbone as the task has it: fine-tuning may change QK-norm."""
+    arch = config.model.architecture()
+    qk_norm = getattr(config.task_config(task), "qk_norm", None)
+    return dataclasses.replace(arch, qk_norm=qk_norm) if qk_norm else arch
 
 
 def num_train_images(config: RunConfig, task: str) -> int:

@@ -65,6 +65,8 @@ def resolve(config: RunConfig, task: str, *, world_size: int, num_params: int) -
     problems += _zero_problems(path, zero, config.engine.precision)
     bf16 = content.setdefault("bf16", {})
     problems += _bf16_problems(path, bf16, config.engine.precision)
+    if config.task_config(task).ema_decay:
+        problems += _average_problems(path, zero, bf16, task)
     if problems:
         raise ConfigError(problems)
     for key in ("reduce_bucket_size", "allgather_bucket_size"):
@@ -145,3 +147,17 @@ def _bf16_problems(path: Path, bf16: Any, precision: str) -> list[str]:
     if bf16.get("enabled", "auto") not in ("auto", precision == "bf16"):
         return [f'{path}: bf16.enabled contradicts engine.precision={precision}; write "auto"']
     return []
+
+
+def _average_problems(path: Path, zero: Any, bf16: Any, task: str) -> list[str]:
+    """What keeps the fp32 weights out of reach of a moving average."""
+    offloaded = [zero.get(key) for key in ("offload_optimizer", "offload_param")] if isinstance(zero, dict) else []
+    problems = []
+    if any(isinstance(target, dict) and target.get("device") == "nvme" for target in offloaded):
+        problems.append(f"{path}: weights offloaded to nvme cannot be averaged; offload to cpu, or {task}.ema_decay=0")
+    if isinstance(bf16, dict) and bf16.get("bf16_master_weights_and_grads"):
+        problems.append(
+            f"{path}: bf16.bf16_master_weights_and_grads leaves no fp32 weights to average; drop it, or"
+            f" {task}.ema_decay=0"
+        )
+    return problems
