@@ -93,14 +93,13 @@ def out_of_range(key: str, value: Any, meta: Mapping[str, Any]) -> list[str]:  #
 def _head_problems(config: RunConfig) -> list[str]:
     rung = ladder.LADDER[config.model.size]
     width, heads = config.model.embed_dim or rung.embed_dim, config.model.num_heads or rung.num_heads
-    if width % (4 * heads):
-        fitting = [count for count in range(1, width // 4 + 1) if width % (4 * count) == 0]
+    unit = 4 if config.model.pos_embed == "rope" else 1
+    if width % (unit * heads):
+        fitting = [count for count in range(1, width // unit + 1) if width % (unit * count) == 0]
         near = min(fitting, key=lambda count: abs(count - heads), default=0)
-        remedy = f"nearest number of heads that fits: {near}" if near else "make the width a multiple of 4"
-        return [
-            f"model.num_heads={heads} does not divide model.embed_dim={width} into heads of a multiple of 4"
-            f" channels (2-D RoPE); {remedy}"
-        ]
+        remedy = f"nearest number of heads that fits: {near}" if near else f"make the width a multiple of {unit}"
+        into = " of a multiple of 4 channels (2-D RoPE)" if unit > 1 else ""
+        return [f"model.num_heads={heads} does not divide model.embed_dim={width} into heads{into}; {remedy}"]
     return []
 
 
