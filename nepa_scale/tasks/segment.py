@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from nepa_scale.config import RunConfig, SegmentConfig
 from nepa_scale.confusion import iou_per_class
-from nepa_scale.costs import NUM_LEVELS, padded_size
+from nepa_scale.costs import padded_size
 from nepa_scale.data import layout
 from nepa_scale.data.datasets import MaskedImages
 from nepa_scale.data.transforms import IGNORE, segment_eval, segment_train
 from nepa_scale.distributed import World, max_over_ranks, sum_over_ranks
 from nepa_scale.fcn import FCNHead
+from nepa_scale.layers import quarter_blocks
 from nepa_scale.model import NepaViT
 from nepa_scale.padding import pad_to_patches, scores_of_image
 from nepa_scale.sliding import slide
@@ -38,7 +39,7 @@ class SegmentModule(nn.Module):
         super().__init__()
         self.backbone = backbone
         self._patch_size = backbone.patch_embed.patch_size[0]
-        self._levels = feature_levels(len(backbone.blocks))
+        self._levels = quarter_blocks(len(backbone.blocks))
         width = backbone.embed_dim
         self.head = UPerNet(width, section.channels, num_classes, self._patch_size, section.dropout)
         self._aux_weight = section.aux_weight
@@ -146,11 +147,6 @@ class Segment(Finetune):
         found = slide(logits, views, window, pixels=EVAL_PIXELS, agree=agree)
         for index, scores in enumerate(found):
             yield scores.flip(-1) if self._variants[index % len(self._variants)].mirrored else scores
-
-
-def feature_levels(depth: int) -> list[int]:
-    """Indices of the four blocks whose outputs the head reads, evenly spaced and ending at the last."""
-    return [max(0, -(-depth * (level + 1) // NUM_LEVELS) - 1) for level in range(NUM_LEVELS)]
 
 
 def pixel_loss(scores: Tensor, masks: Tensor) -> Tensor:

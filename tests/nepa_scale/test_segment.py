@@ -13,7 +13,8 @@ from segment_oracle import IGNORE, confusion_of, miou_of, write_masked
 from small_tasks import CPU, config_of, images_of, with_random_weights
 
 from nepa_scale.distributed import World
-from nepa_scale.tasks.segment import Segment, feature_levels
+from nepa_scale.layers import quarter_blocks
+from nepa_scale.tasks.segment import Segment
 
 
 def predictions(task: Segment) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -120,13 +121,13 @@ def test_batch_without_a_labelled_pixel_teaches_nothing(digits_root: Path) -> No
 )
 def test_feature_levels_are_spread_evenly(depth: int, levels: list[int]) -> None:
     """Every quarter of the depth gives one map; 12 and 24 blocks as in MAE's and BEiT's segmentation."""
-    assert feature_levels(depth) == levels
+    assert quarter_blocks(depth) == levels
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_shallow_backbones_have_four_maps_too(digits_root: Path, depth: int) -> None:
     """Fewer than four blocks give some map twice; the last one is always the last block's."""
-    levels = feature_levels(depth)
+    levels = quarter_blocks(depth)
     assert len(levels) == 4
     assert levels == sorted(levels)
     assert levels[-1] == depth - 1
