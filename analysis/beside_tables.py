@@ -9,7 +9,6 @@ import pandas as pd
 from analysis import text
 from analysis.beside import AGREES, DIFFERS, SIGN_AGREES, SIGN_DIFFERS, THRESHOLDS, UNSURE, effects, outcomes
 from analysis.beside_plots import epochs_here, where
-from analysis.captions import capital
 from analysis.findings import comparison
 from analysis.published import LINEAR_PROBE, headline, of_grid, read_published
 from analysis.records import FINISHED, Study
@@ -81,7 +80,7 @@ def headline_table(study: Study, target: Target) -> Table:
     head = ["method", noun(study), "epochs", "parameters N", target.score]
     told = [f"{row['method']}-{row['size']}: {row['note']}." for row in published.to_dict("records") if row["note"]]
     note = f"{source}. {where(study, target)} {' '.join(told)}"
-    title = f"{capital(target.score)} beside {table} of the paper"
+    title = f"{table} of the paper: {target.score} of published methods"
     return Table(title, head, cells, text_columns=2, note=note, folded=True)
 
 
@@ -98,7 +97,9 @@ def epochs_table(study: Study) -> Table:
         cells.append([_HERE, sizes, format(float(epochs), "g"), text.MISSING, text.percent(1 - error)])
     head = ["source", "size", "epochs", "steps", "top-1"]
     note = f"{published['source'].iloc[0]}: {published['note'].iloc[0]}, to 0.03 points. {where(study, CLASSIFICATION)}"
-    return Table("Top-1 beside Figure 4 of the paper", head, cells, text_columns=2, note=note, folded=True)
+    return Table(
+        "Figure 4 of the paper: top-1 by length of pretraining", head, cells, text_columns=2, note=note, folded=True
+    )
 
 
 def probes_table(study: Study) -> Table | None:
@@ -114,7 +115,7 @@ def probes_table(study: Study) -> Table | None:
     cells = [["the paper's base", *map(text.percent, theirs)]]
     cells += [[label, *map(text.percent, means.loc[label])] for label in label_order(study) if label in means.index]
     head = [noun(study), "last token", "mean of tokens", "most frequent class"]
-    note = f"{LINEAR_PROBE}, protocol not stated; ImageNet-1k. The heads here: docs/measures.md."
+    note = f"{LINEAR_PROBE}, protocol not stated; ImageNet-1k. The protocol here: docs/probing.md."
     return Table("Linear probes beside the paper's", head, cells, note=note)
 
 

@@ -69,8 +69,8 @@ def _place(study: Study, path: Path) -> str:
 def _sheet(label: str, content: bytes) -> Sheet:
     uri = "data:image/png;base64," + base64.b64encode(content).decode()
     caption = (
-        f"{label}: for a query patch of each image, where its attention goes and which patches resemble the embedding "
-        "predicted from it (paper, Figure 5)."
+        f"{label}: image and query patch, the attention of that patch, and the cosine between the next embedding "
+        "predicted from it and that of every patch (as in the paper, Figure 5)."
     )
     alt = (
         f"Attention and similarity maps of {label} after pretraining: rows of validation images, each with its query "
