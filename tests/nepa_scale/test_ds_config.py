@@ -187,3 +187,20 @@ def test_file_that_is_not_there() -> None:
         f"engine.ds_config=zero3_ofload: no such file; shipped: auto, {', '.join(SHIPPED)};"
         " did you mean 'zero3_offload'?"
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}}, "offloaded to nvme"),
+        ({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}, "offloaded to nvme"),
+        ({"bf16": {"bf16_master_weights_and_grads": True}, "zero_optimization": {"stage": 1}}, "no fp32 weights"),
+    ],
+)
+def test_moving_average_needs_fp32_weights_at_hand(tmp_path: Path, content: dict[str, Any], complaint: str) -> None:
+    """What puts them out of reach is refused with a moving average and allowed without."""
+    name = written(tmp_path, **content)
+    assert resolved(name, "engine.precision=bf16")
+    (problem,) = problems_of(name, "engine.precision=bf16", "pretrain.ema_decay=0.9999")
+    assert complaint in problem
+    assert "pretrain.ema_decay=0" in problem

@@ -209,7 +209,9 @@ def test_average_without_memory_is_the_weights(
     train(words(data_root, tmp_path, "pretrain", *extra), world_size=world_size)
     weights, averages = files(tmp_path / "pretrain")
     assert weights == averages
-    metrics = json.loads((tmp_path / "pretrain" / "result.json").read_text())["metrics"]
+    result = json.loads((tmp_path / "pretrain" / "result.json").read_text())
+    metrics = result["metrics"]
+    assert result["details"] == {}
     plain = {name: value for name, value in metrics.items() if not name.startswith("ema_")}
     assert {name.removeprefix("ema_"): value for name, value in metrics.items() if name not in plain} == plain
 

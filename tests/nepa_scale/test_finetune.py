@@ -18,6 +18,7 @@ from nepa_scale.errors import RunError
 from nepa_scale.model import NepaViT, build_backbone
 from nepa_scale.optim import LayerDecay
 from nepa_scale.overrides import parse
+from nepa_scale.progress import logger
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.finetune import load_backbone
 
@@ -38,7 +39,9 @@ def stored(folder: Path, *words: str, image_size: int = 48) -> tuple[dict[str, T
     return state, path
 
 
-def test_weights_of_qk_norm_start_at_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_weights_of_qk_norm_start_at_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From plain QK-norm to one with a weight, as from the released pre-trained model to the fine-tuned one.
 
     The model computes what it did, and the log says what was added.
@@ -46,7 +49,8 @@ def test_weights_of_qk_norm_start_at_one(tmp_path: Path, caplog: pytest.LogCaptu
     state, path = stored(tmp_path, "model.qk_norm=plain")
     before, after = backbone_of("model.qk_norm=plain"), backbone_of("model.qk_norm=weight")
     before.load_state_dict(state)
-    with caplog.at_level(logging.INFO, logger="nepa_scale"):
+    monkeypatch.setattr(logger, "propagate", True)
+    with caplog.at_level(logging.INFO, logger=logger.name):
         load_backbone(after, path)
     images = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
