@@ -18,9 +18,9 @@ from nepa_scale.errors import UserError, WeightsError, shortened
 from nepa_scale.ladder import Architecture, QkNorm
 from nepa_scale.model import LAYER_NORM_EPS, ROPE_TEMPERATURE
 from nepa_scale.weights.authors_tensors import LAYER, PREFIX
-from nepa_scale.weights.description import Description
+from nepa_scale.weights.description import Description, Pool
+from nepa_scale.weights.timm_layout import CONFIG_NAME
 
-CONFIG_NAME = "config.json"
 HEAD_DIM = 64
 IMAGE_SIZE = 224
 _PROJECTION = f"{PREFIX}embeddings.patch_embeddings.projection.weight"
@@ -30,7 +30,7 @@ _Q_NORM = f"{LAYER}0.attention.attention.q_norm.weight"
 _LAMBDA = f"{LAYER}0.layer_scale.lambda1"
 _FC_NORM = "fc_norm.weight"
 _CLASSIFIER = "classifier.weight"
-_IN_LAYER = re.compile(re.escape(LAYER) + r"\d+\.")
+_IN_LAYER = re.compile(re.escape(LAYER) + r"(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def write(description: Description) -> dict[str, Any]:
         "qk_norm": arch.qk_norm != "none",
         "qk_norm_affine": arch.qk_norm == "weight",
         "layerscale_value": description.layer_scale_init,
-        "add_pooling_layer": description.pool == "mean",
+        "add_pooling_layer": description.pool != "last",  # true in their pre-training configurations too
         "is_causal": description.causal,
         "pos_embed_rescale": description.rope_rescale,
         "pos_embed_shift": None,
@@ -125,7 +125,7 @@ def read(
     ]
     if wrong:
         raise WeightsError(f"{file}: does not go with {CONFIG_NAME} (or --qk-norm): {shortened(wrong)}")
-    pooled = "mean" if facts.get("add_pooling_layer") else "last"
+    pool: Pool = "mean" if facts.get("add_pooling_layer") else "last"
     try:
         arch = Architecture(
             embed_dim=facts["hidden_size"],
@@ -145,7 +145,7 @@ def read(
             layer_scale_init=said["layerscale_value"],
             rope_rescale=said["pos_embed_rescale"],
             num_classes=num_classes,
-            pool=pooled if num_classes else None,  # type: ignore[arg-type]
+            pool=pool if num_classes else None,
             label_names=_label_names(config, num_classes),
         )
     except UserError as error:
@@ -170,10 +170,10 @@ def _facts(theirs: Mapping[str, Tensor], file: Path) -> tuple[dict[str, Any], in
     """The fields that tensors alone decide, and the number of classes (0 without a classifier)."""
     width, channels, patch_size, _ = _shape(theirs, _PROJECTION, 4, file)
     hidden, _ = _shape(theirs, _UP, 2, file)
-    blocks = {int(name.removeprefix(LAYER).split(".")[0]) for name in theirs if _IN_LAYER.match(name)}
+    blocks = {found[1] for found in map(_IN_LAYER.match, theirs) if found}
     facts = {
         "hidden_size": width,
-        "num_hidden_layers": max(blocks) + 1,
+        "num_hidden_layers": len(blocks),
         "intermediate_size": hidden,
         "patch_size": patch_size,
         "num_channels": channels,

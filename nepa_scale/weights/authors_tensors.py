@@ -65,7 +65,5 @@ def from_authors(theirs: Mapping[str, Tensor], names: Iterable[str], *, gated: b
 
 def with_prefix(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors saved from the bare backbone, without ``vit_nepa.``, under their full names."""
-    if any(name.startswith(PREFIX) for name in theirs):
-        return dict(theirs)
-    outside = ("fc_norm.", "classifier.")
-    return {name if name.startswith(outside) else PREFIX + name: value for name, value in theirs.items()}
+    bare = ("embeddings.", "encoder.", "layernorm.")
+    return {PREFIX + name if name.startswith(bare) else name: value for name, value in theirs.items()}

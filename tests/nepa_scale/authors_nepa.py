@@ -51,7 +51,7 @@ def config_of(
         "qk_norm_bias": False,
         "qk_norm_affine": qk_norm == "weight",
         "layerscale_value": layer_scale,
-        "add_pooling_layer": bool(labels) and pool == "mean",
+        "add_pooling_layer": pool == "mean",
         "is_causal": causal,
         "pos_embed_rescale": 2.0,
         "pos_embed_shift": None,

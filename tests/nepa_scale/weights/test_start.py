@@ -1,0 +1,53 @@
+"""Weights as the start of a run: refused early when they are of another model, loaded without their head."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from authors_nepa import AuthorsNepa, config_of
+from processes import Run
+
+from nepa_scale.ladder import Architecture
+from nepa_scale.model import build_backbone
+from nepa_scale.overrides import parse
+from nepa_scale.progress import logger
+from nepa_scale.tasks.finetune import load_backbone
+from nepa_scale.weights import timm_layout
+from nepa_scale.weights.__main__ import main
+from nepa_scale.weights.description import of_run
+
+
+def test_other_model_is_refused_before_torch_is_imported(tmp_path: Path, train: Run) -> None:
+    """The settings of an imported folder are compared in milliseconds, from its JSON alone."""
+    folder = tmp_path / "imported"
+    folder.mkdir()
+    description = of_run(parse(["model=femto"]), "pretrain")
+    (folder / "config.json").write_text(json.dumps(timm_layout.config_json(description)))
+    (folder / "model.safetensors").write_bytes(b"")
+    done = train("task=classify", f"init={folder}", "model=femto", "model.mlp_hidden=100")
+    assert done.returncode == 2
+    assert f"error: init={folder}: model.safetensors is of another model: model.mlp_hidden (128 there, 100 now)" in (
+        done.stderr.splitlines()
+    )
+
+
+@pytest.mark.parametrize("labels", [0, 3])
+def test_backbone_of_an_import_is_a_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, labels: int
+) -> None:
+    """Imported weights fill a backbone whole; the head of fine-tuned ones is left out with a line in the log."""
+    theirs = AuthorsNepa(config_of(labels=labels)).save(tmp_path / "theirs")
+    assert main(["import", str(theirs), str(tmp_path / "ours")]) == 0
+    arch = Architecture(32, 2, 4, 4, mlp="gelu", mlp_hidden=128, qk_norm="plain", layer_scale=True)
+    backbone, file = build_backbone(arch, 16), tmp_path / "ours" / "model.safetensors"
+    monkeypatch.setattr(logger, "propagate", True)  # a training in this process may have turned it off
+    with caplog.at_level(logging.INFO):
+        load_backbone(backbone, file)
+    stored = safetensors.torch.load_file(file)
+    assert all(torch.equal(value, stored[name]) for name, value in backbone.state_dict().items())
+    assert ("fine-tuned weights; their head is left out" in caplog.text) == bool(labels)
