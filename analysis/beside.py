@@ -19,7 +19,7 @@ from analysis.series import CLASSIFICATION, PRETRAINED, label_order
 
 CHANCE_MARGIN = 0.02  # of top-1 above the trivial answer: what the paper's own failed fine-tuning reached
 COLLAPSED_LOSS, COLLAPSED_RANK = -0.99, 2.0
-IDENTITY_COSINE = 0.95
+IDENTITY_COSINE = 0.99
 PRETRAINING = (
     *("loss", "skill", "self_cosine", "copy_baseline"),
     *("effective_rank_embeddings", "effective_rank_outputs"),
@@ -139,9 +139,10 @@ def _verdict(
     own: Mapping[str, Any], base: Mapping[str, Any], paper: float, here: float, interval: Interval | None
 ) -> tuple[str, str]:
     """Judge one effect; (verdict, how sure). A sign without an interval is no more than a sign."""
-    if base["fate"] or own["fate"] == "unfinished":
-        missing = "no finished run" if own["fate"] else f"the row it is compared with {_is(base['fate'])} here"
-        return UNSURE, missing
+    if own["fate"] == "unfinished":
+        return UNSURE, "no finished run"
+    if base["fate"]:
+        return UNSURE, f"the row it is compared with {_is(base['fate'])} here"
     if own["fate"]:
         if own["paper_failed"]:
             return AGREES, f"{_is(own['fate'])} here, as in the paper"
@@ -193,7 +194,7 @@ def _overall(compared: list[Effect]) -> str:
 
 
 def _pretraining_fates(rows: pd.DataFrame) -> Finding:
-    question = "Does any setting collapse in pretraining, or learn to copy its input?"
+    question = "Does any setting collapse in pretraining, or only copy its input?"
     known = rows.dropna(subset=["loss", "effective_rank_embeddings"])
     if known.empty:
         return Finding(question, "Cannot say", "No finished pretraining reports its loss and effective rank.")
@@ -207,7 +208,7 @@ def _pretraining_fates(rows: pd.DataFrame) -> Finding:
 THRESHOLDS = (
     f"Called collapsed: loss at most {text.number(COLLAPSED_LOSS)} with an effective rank of the embeddings of at most "
     f"{COLLAPSED_RANK:.0f}. Called a copy: cosine of {IDENTITY_COSINE} or more between output and the token's own "
-    "embedding, without collapse."
+    "embedding, without collapse; an untrained model with LayerScale is close to that."
 )
 
 

@@ -86,8 +86,9 @@ def _show(study: Study, findings: Sequence[Finding]) -> None:
         compared = comparison(study, target)
         if compared.rows.empty:
             continue
-        table = Table(compared.noun, "pretrained", "scratch", "trivial", title=f"{target.name} ({target.formula})")
-        for label, row in compared.rows.iterrows():
+        rows = compared.rows.dropna(axis="columns", how="all")
+        table = Table(compared.noun, *rows, title=f"{target.name} ({target.formula})")
+        for label, row in rows.iterrows():
             table.add_row(Text(str(label)), *(text.percent(1 - float(score)) for score in row))
         console.print(table)
     for finding in findings:

@@ -137,7 +137,9 @@ def _columns(task: str, rows: pd.DataFrame) -> Iterator[Column]:
     """The columns that any row has a number for; a moving average's stands beside the raw one."""
     wanted: list[Column] = []
     for title, metric, form in _MEASURED[task]:
-        wanted += [(title, f"metrics.{metric}", form), (f"{title}, EMA", f"metrics.ema_{metric}", form)]
+        wanted.append((title, f"metrics.{metric}", form))
+        if not metric.endswith("_majority"):  # the trivial answer has no weights to average
+            wanted.append((f"{title}, EMA", f"metrics.ema_{metric}", form))
     for column in (*wanted, *_COMMON):
         if column[1] in rows and rows[column[1]].notna().any():
             yield column

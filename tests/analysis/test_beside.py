@@ -218,3 +218,10 @@ def test_probes_stand_beside_table_6(tmp_path: Path) -> None:
     table = probes_table(read_study(path))
     assert table is not None
     assert [[plain(cell) for cell in row[1:3]] for row in table.rows] == [["11.3 %", "14.1 %"], ["30.0 %", "40.0 %"]]
+
+
+def test_two_rows_at_chance_are_not_called_unfinished(tmp_path: Path) -> None:
+    """When the reference is at chance too, that is the reason given, not a missing run."""
+    points = {"trained": Setting((0.1,)), "frozen": Setting((0.11,))}
+    (effect,) = effects(read_study(write_settings(tmp_path / "study", "ablation_freeze", points)))
+    assert (effect.verdict, effect.sure) == ("cannot say", "the row it is compared with is at chance here")
