@@ -35,6 +35,7 @@ def slide(
     one, and the first pass is repeated, uncounted, up to it. For that the iterator must be exhausted.
     """
     passes = group_views(views_of(images, window), pixels)
+    missing = agree(len(passes)) - len(passes)  # before the first pass: another rank may wait in its last
     total = hits = torch.empty(0)
     for group in passes:
         for view, part in zip(group, score(_cut(images, group)), strict=True):
@@ -47,7 +48,7 @@ def slide(
             if view.last:
                 yield total.div_(hits)
                 total = hits = torch.empty(0)
-    for _ in range(agree(len(passes)) - len(passes)):
+    for _ in range(missing):
         score(_cut(images, passes[0]))
 
 

@@ -51,13 +51,16 @@ def write_masked(root: Path, sizes: Sequence[tuple[int, int]]) -> None:
 
 
 def double_task(root: Path, *words: str, favoured: Sequence[int], num_images: int | None = None) -> Segment:
-    """The task with random weights in double precision, predicting only ``favoured``, on the first images."""
+    """The task with random weights in double precision, predicting ``favoured`` only, on the first images.
+
+    On the first image these classes have equal mean scores: random ones would let a single class win everywhere.
+    """
     task = with_random_weights(Segment(config_of(root, "segment", "init=scratch", *words), None))
-    task.module.double()
-    classifier = task.module.head.classifier
-    others = [index for index in range(classifier.out_channels) if index not in favoured]
+    module = task.module.double().eval()
     with torch.no_grad():
-        classifier.bias[others] = -1e4
+        means = module.logits(task.eval_data[0, 0][0][0][None]).mean((0, 2, 3))
+        module.head.classifier.bias -= 1e3
+        module.head.classifier.bias[list(favoured)] += 1e3 - means[list(favoured)]
     if num_images is not None:
         task.eval_data.indices = np.arange(num_images)
     return task
@@ -100,10 +103,10 @@ def enlarged(scores: Scores, height: int, width: int) -> Scores:
     return weights(scores.shape[1], height) @ scores @ weights(scores.shape[2], width).T
 
 
-def softmax(scores: Scores) -> Scores:
-    """Probabilities over the first axis."""
-    powers = np.exp(scores - scores.max(0))
-    return powers / powers.sum(0)
+def log_softmax(scores: Scores) -> Scores:
+    """Logarithms of the probabilities over the first axis."""
+    shifted = scores - scores.max(0)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(0)))
 
 
 def confusion_of(pairs: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], classes: int) -> NDArray[np.int64]:
@@ -139,11 +142,11 @@ def figures(task: Segment) -> tuple[dict[str, float], list[float | None]]:
             if scale == 1:
                 plain.append((truth, upright.argmax(0)))
                 rows, columns = np.nonzero(truth != IGNORE)
-                losses -= np.log(softmax(upright))[truth[rows, columns], rows, columns].sum()
+                losses -= log_softmax(upright)[truth[rows, columns], rows, columns].sum()
                 labelled += len(rows)
             if len(images) > 1:
                 mirrored = enlarged(window_scores(task, pixels[:, :, ::-1])[:, :, ::-1], *truth.shape)
-                probabilities = probabilities + softmax(upright) + softmax(mirrored)
+                probabilities = probabilities + np.exp(log_softmax(upright)) + np.exp(log_softmax(mirrored))
         if len(images) > 1:
             merged.append((truth, probabilities.argmax(0)))
     counts = confusion_of(plain, classes)
@@ -163,22 +166,19 @@ def figures(task: Segment) -> tuple[dict[str, float], list[float | None]]:
     return found, iou_of(counts)
 
 
-def main(arguments: dict[str, Any]) -> None:
-    """Evaluate as one rank of a process group and print the figures."""
+def main(root: Path, evaluations: list[dict[str, Any]]) -> None:
+    """Evaluate as one rank of a process group and print the figures of each evaluation in a line."""
     from nepa_scale import distributed
 
     world = distributed.read_environment()
     device = distributed.initialise(world)
-    task = double_task(
-        Path(arguments["root"]),
-        *arguments["words"],
-        favoured=arguments["favoured"],
-        num_images=arguments["num_images"],
-    )
-    found = task.evaluate(world, device)
-    print(json.dumps([found, task.details]), flush=True)
+    for evaluation in evaluations:
+        words = evaluation.pop("words")
+        task = double_task(root, *words, **evaluation)
+        found = task.evaluate(world, device)
+        print(json.dumps([found, task.details]), flush=True)
     distributed.shut_down()
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

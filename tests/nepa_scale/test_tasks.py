@@ -63,6 +63,18 @@ def test_ranks_share_the_validation_images(digits_root: Path, size: int) -> None
     assert passes == [math.ceil(math.ceil(40 / size) / 4)] * size
 
 
+@pytest.mark.parametrize("task", ["pretrain", "classify", "segment"])
+def test_rank_without_an_image_takes_part_uncounted(digits_root: Path, task: str) -> None:
+    """With two validation images, the third of three ranks makes as many passes as the others, on the first image."""
+    made = built(digits_root, task, 1)
+    made.eval_data.indices = np.arange(2)  # type: ignore[attr-defined]
+    batches = [list(made.evaluation_batches(World(rank=rank, size=3), CPU)) for rank in range(3)]
+    assert [[counts for _, counts in of_rank] for of_rank in batches] == [[True], [True], [False]]
+    made.eval_data.indices = np.arange(1)  # type: ignore[attr-defined]
+    ((first, _),) = made.evaluation_batches(World(rank=0, size=1), CPU)
+    torch.testing.assert_close(batches[2][0][0], first, rtol=0, atol=0)
+
+
 def built(root: Path, task: str, eval_batch_size: int) -> Task:
     """A task with random weights that evaluates so many images at a time."""
     config = config_of(root, task, *([] if task == "pretrain" else ["init=scratch"]))
