@@ -121,7 +121,7 @@ def _fate(top1: pd.Series[float], trivial: float, states: set[str]) -> str:
 
 
 def _pretraining_fate(measured: dict[str, float]) -> str:
-    if measured["loss"] <= COLLAPSED_LOSS and measured["effective_rank_embeddings"] <= COLLAPSED_RANK:
+    if measured["loss"] <= COLLAPSED_LOSS and measured["effective_rank_outputs"] <= COLLAPSED_RANK:
         return "collapsed"
     return "copies its input" if measured["self_cosine"] >= IDENTITY_COSINE else ""
 
@@ -195,7 +195,7 @@ def _overall(compared: list[Effect]) -> str:
 
 def _pretraining_fates(rows: pd.DataFrame) -> Finding:
     question = "Does any setting collapse in pretraining, or only copy its input?"
-    known = rows.dropna(subset=["loss", "effective_rank_embeddings"])
+    known = rows.dropna(subset=["loss", "effective_rank_outputs"])
     if known.empty:
         return Finding(question, "Cannot say", "No finished pretraining reports its loss and effective rank.")
     told = [f"{label} {row['pretraining']} ({_measures(row)})" for label, row in known.iterrows() if row["pretraining"]]
@@ -206,7 +206,7 @@ def _pretraining_fates(rows: pd.DataFrame) -> Finding:
 
 
 THRESHOLDS = (
-    f"Called collapsed: loss at most {text.number(COLLAPSED_LOSS)} with an effective rank of the embeddings of at most "
+    f"Called collapsed: loss at most {text.number(COLLAPSED_LOSS)} with an effective rank of the outputs of at most "
     f"{COLLAPSED_RANK:.0f}. Called a copy: cosine of {IDENTITY_COSINE} or more between output and the token's own "
     "embedding, without collapse; an untrained model with LayerScale is close to that."
 )
@@ -214,4 +214,4 @@ THRESHOLDS = (
 
 def _measures(row: pd.Series[float]) -> str:
     own = "" if math.isnan(row["self_cosine"]) else f", own-input cosine {text.number(row['self_cosine'])}"
-    return f"loss {text.number(row['loss'])}, rank {text.number(row['effective_rank_embeddings'])}{own}"
+    return f"loss {text.number(row['loss'])}, rank {text.number(row['effective_rank_outputs'])}{own}"

@@ -75,7 +75,7 @@ def test_one_run_each_gives_signs_and_failures_only(told: Study) -> None:
     signs, fates = answers(told)
     assert signs.verdict == "Not shown"
     assert fates.verdict == "Yes"
-    assert "no stop-gradient collapsed (loss -1.00, rank 1.02" in plain(fates.answer)
+    assert "no stop-gradient collapsed (loss -1.00, rank 1.01" in plain(fates.answer)
 
 
 def test_interval_over_seeds_is_the_paired_t_interval(tmp_path: Path) -> None:
