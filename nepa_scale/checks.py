@@ -138,15 +138,12 @@ def _task_problems(config: RunConfig) -> list[str]:
     for key, width in {"channels": config.segment.channels, "aux_channels": config.segment.aux_channels}.items():
         if width % 4:
             problems.append(f"segment.{key}={width}: must be a multiple of 4 (GroupNorm)")
-    for task in config.tasks:
-        if (
-            config.init == "pretrain"
-            and not config.pretrain.ema_decay
-            and getattr(config.task_config(task), "init_ema", False)
-        ):
-            problems.append(
-                f"{task}.init_ema=true: pretrain.ema_decay=0 keeps no moving average; the paper's is 0.9999"
-            )
+    if config.init == "pretrain" and not config.pretrain.ema_decay:
+        problems += [
+            f"{task}.init_ema=true: pretrain.ema_decay=0 keeps no moving average; the paper's is 0.9999"
+            for task in config.tasks
+            if getattr(config.task_config(task), "init_ema", False)
+        ]
     problems += _layer_problems(config)
     if config.segment.scale_min > config.segment.scale_max:
         problems.append(

@@ -75,7 +75,7 @@ def main(words: Sequence[str]) -> int:
         return 0
     try:
         plan = make_plan(parse(words))
-        from nepa_scale.pictures import draw_sheets  # torch and matplotlib, which mistakes need not wait for
+        from nepa_scale.pictures.strips import draw_sheets  # torch and matplotlib, which mistakes need not wait for
 
         for path in draw_sheets(plan):
             print(path)

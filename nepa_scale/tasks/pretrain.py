@@ -96,6 +96,6 @@ class Pretrain(Task):
     def illustrate(self, folder: Path) -> None:
         """Draw maps of ``log.pictures`` validation images, on the CPU, under any ZeRO stage."""
         if self.config.log.pictures:
-            from nepa_scale.pictures import draw_pretraining  # matplotlib too, which only drawing needs
+            from nepa_scale.pictures.strips import draw_pretraining  # matplotlib too, which only drawing needs
 
             draw_pretraining(self.config, folder)

@@ -17,9 +17,8 @@ from nepa_scale.data.transforms import classify_eval, classify_train
 from nepa_scale.distributed import World, sum_over_ranks
 from nepa_scale.layers import EMBEDDING, OUTPUT, block_name, block_of, probed_layers
 from nepa_scale.model import NepaViT
-from nepa_scale.neighbours import Neighbours
 from nepa_scale.optim import ADAM_EPS
-from nepa_scale.probe_heads import (
+from nepa_scale.probing.heads import (
     LINEAR_LAST,
     LINEAR_MEAN,
     Head,
@@ -29,6 +28,7 @@ from nepa_scale.probe_heads import (
     rate_groups,
     view,
 )
+from nepa_scale.probing.neighbours import Neighbours
 from nepa_scale.tasks.finetune import load_backbone
 from nepa_scale.tasks.task import Task, parameter_dtype
 

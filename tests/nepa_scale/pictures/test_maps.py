@@ -11,8 +11,8 @@ from plain_nepa import PlainNepa
 from torch import Tensor
 
 from nepa_scale.ladder import Architecture, architecture
-from nepa_scale.maps import QueryMaps, query_maps, recorded_attention
 from nepa_scale.model import NepaViT, build_backbone
+from nepa_scale.pictures.maps import QueryMaps, query_maps, recorded_attention
 
 SIDE, PATCH, GRID = 24, 4, 6
 QUERIES = (0, 17, 35)

@@ -15,7 +15,7 @@ from PIL import Image
 from small_tasks import config_of, with_random_weights
 
 from nepa_scale.data.sources import open_source
-from nepa_scale.pictures import Choice, chosen, make_strips, query_patches, run_images
+from nepa_scale.pictures.strips import Choice, chosen, make_strips, query_patches, run_images
 from nepa_scale.tasks.pretrain import Pretrain
 
 CHOICE = Choice(queries=3, layers=(0, 2), heads="mean", seed=5, softmax=False, shift=True)

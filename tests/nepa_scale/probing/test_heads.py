@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss
 from torch import nn
 
 from nepa_scale.costs import RATE_FACTORS
-from nepa_scale.probe_heads import Head, Standardise, layer_heads, losses, moments, rate_groups, rate_name, view
+from nepa_scale.probing.heads import Head, Standardise, layer_heads, losses, moments, rate_groups, rate_name, view
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

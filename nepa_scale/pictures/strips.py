@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nepa_scale import sheet
 from nepa_scale.config import RunConfig
 from nepa_scale.data.sources import Source, open_source
 from nepa_scale.data.transforms import MEAN, STD, decode_rgb, pretrain_eval
 from nepa_scale.errors import DataError, UserError
 from nepa_scale.files import write_atomically
-from nepa_scale.maps import QueryMaps, query_maps
 from nepa_scale.model import NepaViT
+from nepa_scale.pictures import sheet
+from nepa_scale.pictures.maps import QueryMaps, query_maps
 from nepa_scale.runs import PICTURES_NAME, WEIGHTS_NAME
 from nepa_scale.weights.convert import Weights, read_run, read_timm
 from nepa_scale.weights.description import of_run
