@@ -10,7 +10,7 @@ import pytest
 from processes import Run
 
 from nepa_scale.config import RunConfig, walk
-from nepa_scale.overrides import parse, save
+from nepa_scale.overrides import RECIPE_KEYS, parse, save
 
 
 def below(folder: Path) -> set[Path]:
@@ -139,7 +139,7 @@ def test_help_lists_every_key(train: Run, tmp_path: Path) -> None:
     done = train("sed=1", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     listed = re.findall(r"^[* ] ([a-z_0-9.]+)=", done.stdout, re.MULTILINE)
-    assert listed == [key for key, _, _ in walk(RunConfig())]
+    assert listed == [*RECIPE_KEYS, *(key for key, _, _ in walk(RunConfig()))]
     assert below(tmp_path) == set()
 
 
