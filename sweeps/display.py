@@ -19,7 +19,7 @@ from nepa_scale.status import Status, read_status
 from sweeps.plan import Plan, PlannedRun, run_dir
 
 PLAIN_WIDTH = 140
-RESULTS = (("pretrain", "skill"), ("classify", "top1"), ("segment", "miou"))
+RESULTS = (("pretrain", "skill"), ("probe", "attentive"), ("classify", "top1"), ("segment", "miou"))
 BASELINES = {"top1": "top1_majority", "miou": "miou_majority"}
 
 
@@ -58,7 +58,7 @@ def status_table(plan: Plan, study_dir: Path) -> Table:
 
 def results_table(plan: Plan, study_dir: Path) -> Table:
     """The headline metric of every finished task, with the answer that takes no learning beside it."""
-    table = _table("results", ("N", "skill", "top-1", "(majority)", "mIoU", "(majority)"))
+    table = _table("results", ("N", "skill", "probe", "top-1", "(majority)", "mIoU", "(majority)"))
     for run in plan.runs:
         cells = []
         for task, name in RESULTS:

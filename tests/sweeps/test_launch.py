@@ -146,6 +146,28 @@ def test_study_from_start_to_end(run: Run, small_data: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_runs_that_differ_later_share_one_pretraining(run: Run, small_data: Path, tmp_path: Path) -> None:
+    """Of two fine-tunings of equal models one pre-trains, both finish, and the second is exactly what it is alone."""
+    words = ("grid=ablation_freeze", f"data.root={small_data}", "study.scratch_control=false", "model.size=femto")
+    words = (*words, "study.tasks=[pretrain,classify]", *SHORT)
+    done = run("launch.py", *words, "study_dir=out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = sorted((tmp_path / "out").rglob("result.json"))
+    assert [path.parent.name for path in results].count("pretrain") == 1
+    assert [path.parent.name for path in results].count("classify") == 2
+
+    first, second = json.loads((tmp_path / "out" / "plan.json").read_text())["runs"]
+    assert second["pretrained_by"] == first["run_id"]
+    config = tmp_path / "out" / "runs" / second["run_id"] / "config.yaml"
+    for task in ("pretrain", "classify"):
+        command = [sys.executable, str(ROOT / "nepa_scale" / "train.py"), f"config={config}", f"task={task}"]
+        subprocess.run([*command, "run_dir=alone", "pretrain_dir=null"], cwd=tmp_path, check=True, capture_output=True)
+    alone = tmp_path / "alone" / "classify" / "result.json"
+    shared = tmp_path / "out" / "runs" / second["run_id"] / "classify" / "result.json"
+    assert json.loads(alone.read_text())["metrics"] == json.loads(shared.read_text())["metrics"]
+
+
+@pytest.mark.slow
 def test_failed_study_says_what_and_where(run: Run, small_data: Path, tmp_path: Path) -> None:
     """Pre-training that cannot read its data fails, with all that waits; once mended a retry does those."""
     broken = shutil.copytree(small_data / "digits", small_data / "broken")
