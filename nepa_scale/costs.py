@@ -161,7 +161,7 @@ def pyramid_scales(patch_size: int) -> tuple[float, ...]:
 def upernet_cost(width: int, channels: int, classes: int, grid: int, patch_size: int) -> tuple[int, int]:
     """(parameters, forward FLOPs per image) of the pyramid and the UPerNet head on a ``grid`` x ``grid`` map.
 
-    Counts the layers of ``nepa_scale.upernet`` in their order; a test holds the two together.
+    Counts the layers of ``nepa_scale.segmentation.upernet`` in their order; a test holds the two together.
     """
     params = flops = 0
 
@@ -191,6 +191,6 @@ def upernet_cost(width: int, channels: int, classes: int, grid: int, patch_size:
 
 
 def fcn_cost(width: int, channels: int, classes: int, grid: int) -> tuple[int, int]:
-    """(parameters, forward FLOPs per image) of ``nepa_scale.fcn``'s head on a ``grid`` x ``grid`` map."""
+    """(parameters, forward FLOPs per image) of ``nepa_scale.segmentation.fcn``'s head on a ``grid`` x ``grid`` map."""
     convolution, classifier = 9 * width * channels, channels * classes
     return convolution + 2 * channels + classifier + classes, 2 * (convolution + classifier) * grid * grid

@@ -12,21 +12,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nepa_scale.config import RunConfig, SegmentConfig
-from nepa_scale.confusion import iou_per_class
 from nepa_scale.costs import padded_size
 from nepa_scale.data import layout
 from nepa_scale.data.datasets import MaskedImages
 from nepa_scale.data.transforms import IGNORE, segment_eval, segment_train
 from nepa_scale.distributed import World, max_over_ranks, sum_over_ranks
-from nepa_scale.fcn import FCNHead
 from nepa_scale.layers import quarter_blocks
 from nepa_scale.model import NepaViT
-from nepa_scale.padding import pad_to_patches, scores_of_image
-from nepa_scale.sliding import slide
-from nepa_scale.tally import MULTI_SCALE, PLAIN, Tally
+from nepa_scale.segmentation.confusion import iou_per_class
+from nepa_scale.segmentation.fcn import FCNHead
+from nepa_scale.segmentation.padding import pad_to_patches, scores_of_image
+from nepa_scale.segmentation.sliding import slide
+from nepa_scale.segmentation.tally import MULTI_SCALE, PLAIN, Tally
+from nepa_scale.segmentation.upernet import UPerNet
 from nepa_scale.tasks.finetune import Finetune
 from nepa_scale.tasks.task import parameter_dtype
-from nepa_scale.upernet import UPerNet
 
 EVAL_PIXELS = 2**20
 AUX_LEVEL = 2

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nepa_scale.upernet import convolution, initialise
+from nepa_scale.segmentation.upernet import convolution, initialise
 
 
 class FCNHead(nn.Sequential):

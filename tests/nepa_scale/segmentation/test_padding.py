@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from small_tasks import config_of, with_random_weights
 
 from nepa_scale.costs import padded_size
-from nepa_scale.padding import pad_to_patches, scores_of_image
+from nepa_scale.segmentation.padding import pad_to_patches, scores_of_image
 from nepa_scale.tasks.segment import Segment
 
 

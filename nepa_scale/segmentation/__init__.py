@@ -1,0 +1,1 @@
+"""Semantic segmentation: heads, whole patches, scores of whole images, and what is counted from them."""
