@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ class Engine:
     ) -> None:
         """Take one of ``schedules`` for each group of ``optimizer``; no average if ``ema_decay`` is 0."""
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        # DeepSpeed still calls torch's collectives by their old names, and torch says so at every step.
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         self.world, self.device = world, device
         self.stage: int = ds_config["zero_optimization"]["stage"]
         self._engine, self._optimizer, _, self._schedule = deepspeed.initialize(

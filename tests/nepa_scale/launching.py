@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ def train(words: Sequence[str], *, world_size: int = 1) -> str:
     """Run a training to its end on ``world_size`` ranks; returns what rank 0 printed, fails with it on an error."""
     port = free_port()
     processes = [start(words, rank=rank, world_size=world_size, port=port) for rank in range(world_size)]
-    outputs = [process.communicate(timeout=TIMEOUT_SECONDS)[0] for process in processes]
+    # All at once: a rank whose output nobody reads stops at 64 kB, and the others wait for it.
+    with ThreadPoolExecutor(world_size) as readers:
+        outputs = list(readers.map(lambda process: process.communicate(timeout=TIMEOUT_SECONDS)[0], processes))
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output
     return outputs[0]

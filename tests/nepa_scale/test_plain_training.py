@@ -159,7 +159,7 @@ def plain(data_root: Path) -> Plain:
     return plain_run(parse(words(data_root)))
 
 
-@pytest.mark.parametrize(("stage", "world_size"), [(0, 1), (1, 2), (2, 2), (3, 1)])
+@pytest.mark.parametrize(("stage", "world_size"), [(0, 1), (1, 2), (2, 2), (3, 2)])
 def test_two_hundred_steps_follow_the_plain_recipe(
     stage: int, world_size: int, data_root: Path, plain: Plain, tmp_path: Path
 ) -> None:
