@@ -68,6 +68,12 @@ def check_batches(config: RunConfig, tasks: tuple[str, ...], world_size: int) ->
                 f"micro_batch_size={micro} does not divide {task}'s batch per device"
                 f" ({batch} / {world_size} = {share}); nearest that does: {near}"
             )
+        elif task == "classify" and (config.classify.mixup or config.classify.cutmix):
+            size = micro or batch // world_size
+            if size % 2:
+                problems.append(
+                    f"classify.mixup and cutmix pair images, but a forward pass has {size}: use an even number"
+                )
     return problems
 
 
@@ -149,8 +155,6 @@ def _task_problems(config: RunConfig) -> list[str]:
         problems.append(
             f"segment.scale_min={config.segment.scale_min} is above segment.scale_max={config.segment.scale_max}"
         )
-    if config.classify.batch_size % 2 and (config.classify.mixup or config.classify.cutmix):
-        problems.append(f"classify.batch_size={config.classify.batch_size}: mixup and cutmix need an even number")
     return problems
 
 

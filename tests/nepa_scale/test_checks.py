@@ -149,11 +149,14 @@ def test_rules_across_settings(words: dict[str, object], complaint: str) -> None
 
 @pytest.mark.parametrize("key", ["mixup", "cutmix"])
 def test_mixing_pairs_needs_an_even_batch(key: str) -> None:
-    """timm mixes a batch with its reverse, which an odd one does not have."""
+    """timm mixes a batch with its reverse, which an odd one does not have, on one device or in one micro-batch."""
     config = with_value(f"classify.{key}", 1.0)
-    config.classify.batch_size = 7
-    [problem] = checks.check_values(config, ("classify",))
-    assert problem == "classify.batch_size=7: mixup and cutmix need an even number"
+    for batch, micro, world, size in ((7, None, 1, 7), (14, None, 2, 7), (64, 1, 2, 1)):
+        config.classify.batch_size, config.micro_batch_size = batch, micro
+        [problem] = checks.check_batches(config, ("classify",), world)
+        assert f"a forward pass has {size}: use an even number" in problem
+    config.micro_batch_size = 2
+    assert checks.check_batches(config, ("classify", "pretrain"), 2) == []
 
 
 @pytest.mark.parametrize(
