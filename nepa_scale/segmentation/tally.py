@@ -57,8 +57,8 @@ class Tally:
                 self._loss += sum(_cross_entropy(*strip) for strip in _strips(full, mask))
             if len(self._variants) > 1:
                 merged = torch.zeros_like(full) if merged is None else merged
-                for total, part in _strips(merged, full):
-                    total.add_(part.softmax(dim=0))
+                _add_probabilities(merged, full)
+            del full  # before the next form's is made
         if merged is not None:
             self.merged.update(merged.argmax(dim=0), mask)
 
@@ -85,6 +85,11 @@ class Tally:
 def _strips(scores: Tensor, other: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs of views of some rows of two tensors [..., H, W]."""
     return zip(scores.split(STRIP_ROWS, dim=-2), other.split(STRIP_ROWS, dim=-2), strict=True)
+
+
+def _add_probabilities(total: Tensor, scores: Tensor) -> None:
+    for sums, part in _strips(total, scores):
+        sums.add_(part.softmax(dim=0))
 
 
 def _cross_entropy(scores: Tensor, mask: Tensor) -> Tensor:
