@@ -17,7 +17,13 @@ from sweeps.settings import GROUPS, options
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = ("pretrain.steps=2", "classify.steps=2", "segment.steps=2", "log.tensorboard=false")
+SHORT = (
+    "study.tasks=[pretrain,classify,segment]",
+    "pretrain.steps=2",
+    "classify.steps=2",
+    "segment.steps=2",
+    "log.tensorboard=false",
+)
 CHOICES = [(group, name) for group in GROUPS for name in options(group)]
 
 
@@ -149,7 +155,7 @@ def test_study_from_start_to_end(run: Run, small_data: Path, tmp_path: Path) -> 
 def test_runs_that_differ_later_share_one_pretraining(run: Run, small_data: Path, tmp_path: Path) -> None:
     """Of two fine-tunings of equal models one pre-trains, both finish, and the second is exactly what it is alone."""
     words = ("grid=ablation_freeze", f"data.root={small_data}", "study.scratch_control=false", "model.size=femto")
-    words = (*words, "study.tasks=[pretrain,classify]", *SHORT)
+    words = (*words, *SHORT, "study.tasks=[pretrain,classify]")
     done = run("launch.py", *words, "study_dir=out")
     assert done.returncode == 0, done.stdout + done.stderr
     results = sorted((tmp_path / "out").rglob("result.json"))

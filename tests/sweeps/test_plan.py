@@ -31,13 +31,13 @@ def problems(*words: str) -> list[str]:
 
 
 def test_every_size_and_its_control() -> None:
-    """Each size is a pre-trained run with three tasks and a control with two."""
+    """Each size is a pre-trained run with all tasks and a control without pre-training."""
     planned = make_plan("study.sizes=[femto,pico]")
     assert [(run.label, run.init, list(run.tasks)) for run in planned.runs] == [
-        ("femto", "pretrain", ["pretrain", "classify", "segment"]),
-        ("femto", "scratch", ["classify", "segment"]),
-        ("pico", "pretrain", ["pretrain", "classify", "segment"]),
-        ("pico", "scratch", ["classify", "segment"]),
+        ("femto", "pretrain", ["pretrain", "probe", "classify", "segment"]),
+        ("femto", "scratch", ["probe", "classify", "segment"]),
+        ("pico", "pretrain", ["pretrain", "probe", "classify", "segment"]),
+        ("pico", "scratch", ["probe", "classify", "segment"]),
     ]
     assert planned.axes == ("model.size",)
     assert planned.runs[0].values == {"model.size": "femto"}
@@ -65,7 +65,7 @@ def test_two_axes_multiply() -> None:
     """Every combination of two axes is a run of its own; seeds of one size share its label, not its title."""
     planned = make_plan("study.sizes=[femto,pico]", "grid.axes.seed=[0,1]", "study.scratch_control=false")
     assert [run.label for run in planned.runs] == ["femto", "femto", "pico", "pico"]
-    assert len(set(planned.titles.values())) == len(planned.titles) == 12
+    assert len(set(planned.titles.values())) == len(planned.titles) == 16
     assert len({run.run_id for run in planned.runs}) == 4
 
 
