@@ -19,7 +19,7 @@ from sweeps.settings import read_launch
 @pytest.fixture
 def femto() -> plan.Plan:
     """One pre-trained run and its control."""
-    launch = read_launch(["study.sizes=[femto]"])
+    launch = read_launch(["study.sizes=[femto]", "study.tasks=[pretrain,classify,segment]"])
     return plan.price(launch, plan.expand(launch), Speed(None, 0.0, ""))
 
 
@@ -56,6 +56,15 @@ def test_only_what_is_missing(femto: plan.Plan, tmp_path: Path) -> None:
     todo = jobs.jobs_to_do(femto, tmp_path)
     assert keys(todo) == ["own/classify", "own/segment", "scratch/classify"]
     assert {job.after for job in todo} == {()}
+
+
+def test_fine_tuning_waits_for_the_pretraining_it_shares(tmp_path: Path) -> None:
+    """A run without a pre-training of its own waits for the one it uses."""
+    launch = read_launch(["grid=ablation_freeze", "study.tasks=[pretrain,classify]", "study.scratch_control=false"])
+    points = plan.share_pretraining(plan.expand(launch), None, tmp_path)
+    todo = jobs.jobs_to_do(plan.price(launch, points, Speed(None, 0.0, "")), tmp_path)
+    assert keys(todo) == ["own/pretrain", "own/classify", "own/classify"]
+    assert [job.after for job in todo] == [(), (todo[0].key,), (todo[0].key,)]
 
 
 @pytest.mark.parametrize("state", ["planned", "submitted", "running", "preempted", "failed"])
