@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,14 +19,12 @@ from nepa_scale.files import write_atomically
 from nepa_scale.model import NepaViT
 from nepa_scale.pictures import sheet
 from nepa_scale.pictures.maps import QueryMaps, query_maps
+from nepa_scale.pictures.settings import Plan
 from nepa_scale.runs import PICTURES_NAME, WEIGHTS_NAME
 from nepa_scale.weights.convert import Weights, read_run, read_timm
 from nepa_scale.weights.description import of_run
 from nepa_scale.weights.tensor_files import read_tensors
 from nepa_scale.weights.timm_layout import model_args
-
-if TYPE_CHECKING:
-    from nepa_scale.visualise import Plan
 
 NAME_LENGTH = 28
 STRIPS_PER_SHEET = 12

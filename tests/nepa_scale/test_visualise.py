@@ -16,8 +16,9 @@ from PIL import Image
 from small_tasks import config_of, with_random_weights
 
 from nepa_scale.overrides import save
+from nepa_scale.pictures.settings import PictureSettings
 from nepa_scale.tasks.pretrain import Pretrain
-from nepa_scale.visualise import PictureSettings, main
+from nepa_scale.visualise import main
 from nepa_scale.weights.__main__ import main as weights_command
 
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
