@@ -3,8 +3,8 @@
 Each row is one printed number: ``percent`` as it stands in ``source`` and ``table``, or ``failed`` where the paper
 prints none. ``grid`` and ``label`` name the point of the shipped grid that repeats the row, ``reference`` the label
 whose difference to it is the effect. ``attention`` is that of fine-tuning, ``params`` the backbone parameters N of the
-released models (derived; without patch embedding, class token and head), ``uncertainty`` that of a number read off a
-figure, in percentage points. An empty field is not stated.
+paper's models (derived, with a GELU MLP; without patch embedding, class token and head), ``uncertainty`` that of a
+number read off a figure, in percentage points. An empty field is not stated.
 """
 
 from __future__ import annotations

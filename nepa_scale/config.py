@@ -190,8 +190,6 @@ class FinetuneConfig(TaskConfig):
     """how layer_decay moves: linear (paper) or cosine (authors' code)"""
     layer_warmup: bool = setting(False)
     """warm up a layer the longer, the more its rate is decayed; the last ones in one step (authors' scripts)"""
-    head_lr: float | None = setting(None, above=0)
-    """peak learning rate of the head's last layer and of the final norm, not scaled by the batch; null = as the rest"""
     freeze_patch_embed: bool = setting(False)
     """keep the patch convolution as pre-trained (from a pre-trained start only)"""
     qk_norm: str | None = setting(None, choices=("none", "plain", "weight"))
@@ -216,6 +214,8 @@ class ClassifyConfig(FinetuneConfig):
     """Beta parameter of mixup; 0 = off"""
     cutmix: float = setting(0.0, low=0)
     """Beta parameter of cutmix; 0 = off"""
+    head_lr: float | None = setting(None, above=0)
+    """peak learning rate of the classifier and of the final norm, not scaled by the batch; null = as the rest"""
     pool: str = setting("mean", choices=("mean", "last"))
     """what the head reads: mean of the patch outputs, normed again (released), or the last token's output (paper)"""
     crop_pct: float = setting(1.0, above=0, high=1)

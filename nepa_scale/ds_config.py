@@ -66,7 +66,7 @@ def resolve(config: RunConfig, task: str, *, world_size: int, num_params: int) -
     bf16 = content.setdefault("bf16", {})
     problems += _bf16_problems(path, bf16, config.engine.precision)
     if config.task_config(task).ema_decay:
-        problems += _average_problems(path, zero, bf16, task)
+        problems += _average_problems(path, content, task)
     if problems:
         raise ConfigError(problems)
     for key in ("reduce_bucket_size", "allgather_bucket_size"):
@@ -149,8 +149,9 @@ def _bf16_problems(path: Path, bf16: Any, precision: str) -> list[str]:
     return []
 
 
-def _average_problems(path: Path, zero: Any, bf16: Any, task: str) -> list[str]:
+def _average_problems(path: Path, content: dict[str, Any], task: str) -> list[str]:
     """What keeps the fp32 weights out of reach of a moving average."""
+    zero, bf16, data_types = (content.get(key) for key in ("zero_optimization", "bf16", "data_types"))
     offloaded = [zero.get(key) for key in ("offload_optimizer", "offload_param")] if isinstance(zero, dict) else []
     problems = []
     if any(isinstance(target, dict) and target.get("device") == "nvme" for target in offloaded):
@@ -158,6 +159,12 @@ def _average_problems(path: Path, zero: Any, bf16: Any, task: str) -> list[str]:
     if isinstance(bf16, dict) and bf16.get("bf16_master_weights_and_grads"):
         problems.append(
             f"{path}: bf16.bf16_master_weights_and_grads leaves no fp32 weights to average; drop it, or"
+            f" {task}.ema_decay=0"
+        )
+    accumulated = data_types.get("grad_accum_dtype") if isinstance(data_types, dict) else None
+    if accumulated == "fp32" and isinstance(zero, dict) and zero.get("stage") == 1:
+        problems.append(
+            f"{path}: data_types.grad_accum_dtype=fp32 at stage 1 keeps the fp32 weights elsewhere; use stage 2, or"
             f" {task}.ema_decay=0"
         )
     return problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -151,7 +152,7 @@ class Engine:
         value = value / self.world.size
         sum_over_ranks([value])
         mean = float(value.item())
-        if not torch.isfinite(value).item():
+        if not math.isfinite(mean):
             raise FloatingPointError(f"the loss is {mean}; lower the learning rate or lengthen the warm-up")
         return mean
 

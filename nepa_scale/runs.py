@@ -50,7 +50,8 @@ def pretrain_directory(run_dir: Path, config: RunConfig) -> Path:
 def initial_weights(run_dir: Path, config: RunConfig) -> Path | None:
     """The weights file that the task starts from; None for a start from scratch.
 
-    ``init`` may be a folder that ``nepa_scale.weights`` wrote, or a run, of which the pre-training counts.
+    ``init`` may be a folder that ``nepa_scale.weights`` wrote, or a run, of which the pre-training counts, its own or
+    the one it shares.
     """
     if config.task == "pretrain" or config.init == "scratch":
         return None
@@ -58,15 +59,20 @@ def initial_weights(run_dir: Path, config: RunConfig) -> Path | None:
     if config.init == "pretrain":
         return pretrain_directory(run_dir, config) / name
     folder = Path(config.init)
-    return folder / name if timm_layout.is_timm_folder(folder) else folder / "pretrain" / name
+    if timm_layout.is_timm_folder(folder):
+        return folder / name
+    recorded = folder / CONFIG_NAME
+    return (pretrain_directory(folder, overrides.load(recorded)) if recorded.is_file() else folder / "pretrain") / name
 
 
 def check_start(run_dir: Path, config: RunConfig) -> list[str]:
     """Problems of where the task starts: the weights must be there, and of the model that the settings describe."""
-    weights = initial_weights(run_dir, config)
-    if weights is None:
-        return []
+    if config.task == "pretrain" and config.pretrain_dir:
+        return [f"pretrain_dir={config.pretrain_dir}: names a finished pre-training; task=pretrain makes a new one"]
     try:
+        weights = initial_weights(run_dir, config)
+        if weights is None:
+            return []
         if config.init == "pretrain":
             return _missing_pretraining(weights, config) or _other_pretraining(config)
         return _missing_start(weights, config) or _other_model(weights, config)

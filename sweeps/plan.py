@@ -15,7 +15,7 @@ from nepa_scale.config import TASKS, RunConfig, config_digest
 from nepa_scale.costs import task_cost
 from nepa_scale.errors import ConfigError, UserError
 from nepa_scale.files import read_json, write_json
-from nepa_scale.runs import is_finished
+from nepa_scale.runs import check_start, is_finished
 from sweeps.machine import Speed, world_size
 from sweeps.settings import GridSettings, Launch, StudySettings
 
@@ -24,7 +24,8 @@ PLAN_NAME = "plan.json"
 RESERVED = {
     "task": "the launcher runs every task of a run",
     "run_dir": "the launcher names the folders of runs; study_dir=DIR says where they go",
-    "data": "say which task's: pretrain.dataset, classify.dataset or segment.dataset",
+    "data": "say which task's: pretrain.dataset, probe.dataset, classify.dataset or segment.dataset",
+    "pretrain_dir": "the launcher shares pre-training by itself; init=DIR starts from finished weights",
 }
 
 Pairs = list[tuple[str, str]]
@@ -166,6 +167,9 @@ def check(points: Iterable[Point], devices: int) -> None:
             except ConfigError as error:
                 problems += error.problems
         problems += checks.check_batches(config, point.tasks, devices)
+        if config.init != "pretrain":
+            for task in point.tasks:
+                problems += check_start(Path(), dataclasses.replace(config, task=task))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
 

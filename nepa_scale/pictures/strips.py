@@ -77,6 +77,8 @@ def draw_sheets(plan: Plan) -> Iterator[Path]:
             shift=shift,
         ),
     )
+    for old in plan.out.glob("sheet-*.png"):
+        old.unlink()
     title = _title(plan.source.resolve().name, plan.layers, settings.heads, ema=settings.ema)
     for number, start in enumerate(range(0, len(strips), STRIPS_PER_SHEET), start=1):
         path = plan.out / f"sheet-{number:02d}.png"

@@ -84,6 +84,11 @@ class Classify(Finetune):
         self.eval_data = LabelledImages(validation, None, still, config.seed)
         self.module = ClassifyModule(self.backbone, self._classes, section)
 
+    @property
+    def head_lr(self) -> float | None:
+        """As set: the authors give the classifier a rate that does not follow the batch."""
+        return self.section.head_lr
+
     @torch.no_grad()
     def evaluate(self, world: World, device: torch.device) -> dict[str, float]:
         """Fractions of right answers, mean loss, and what answering the most frequent class would reach."""

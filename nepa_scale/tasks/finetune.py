@@ -50,10 +50,15 @@ class Finetune(Task):
         """Lower blocks of a pre-trained backbone learn more slowly; fresh ones must not."""
         return LayerDecay.of(self.section) if self._pretrained else NO_LAYER_DECAY
 
+    @property
+    def head_lr(self) -> float | None:
+        """Peak learning rate of the head's last layer and of the final norm; None: as the rest."""
+        return None
+
     def build_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser with layer-wise rates and, if asked for, a rate of its own for the head."""
         layered = self.layer_decay != NO_LAYER_DECAY
-        return build_optimizer(self.module, self.section, layered=layered, head_lr=self.section.head_lr)
+        return build_optimizer(self.module, self.section, layered=layered, head_lr=self.head_lr)
 
 
 def load_backbone(backbone: NepaViT, weights: Path) -> None:
@@ -93,10 +98,12 @@ def _without_head(state: dict[str, Tensor], weights: Path) -> dict[str, Tensor]:
 
 def _bridged(state: dict[str, Tensor], backbone: NepaViT, weights: Path) -> dict[str, Tensor]:
     """What of ``state`` must change for ``backbone``: weights of QK-norm added, positions resampled."""
+    qk_norms = ("q_norm.weight", "k_norm.weight")
+    has_them = any(key.endswith(qk_norms) for key in state)
     ones = {
         name: torch.ones_like(value)
         for name, value in backbone.state_dict().items()
-        if name.endswith(("q_norm.weight", "k_norm.weight")) and not any("_norm.weight" in key for key in state)
+        if name.endswith(qk_norms) and not has_them
     }
     if ones:
         logger.info("%s: has no weights of QK-norm; they start at 1", weights)

@@ -217,17 +217,22 @@ class Probe(Task):
             for (images, labels), counts in self.evaluation_batches(world, device)
         ]
         whole = {}
-        for name in batches[0][0]:
-            mine = torch.cat([batch[name] for batch, counts in batches if counts])
-            whole[name] = mine.new_zeros(len(self.eval_data), *mine.shape[1:])  # type: ignore[arg-type]
-            whole[name][world.rank :: world.size] = mine
+        for name in list(batches[0][0]):
+            parts = [batch.pop(name) for batch, _ in batches]
+            whole[name] = parts[0].new_zeros(len(self.eval_data), *parts[0].shape[1:])  # type: ignore[arg-type]
+            mine = [part for part, (_, counts) in zip(parts, batches, strict=True) if counts]
+            if mine:
+                whole[name][world.rank :: world.size] = torch.cat(mine)
         sum_over_ranks(whole.values())
         return whole, whole.pop("labels")
 
     def _pooled(self, images: Tensor) -> dict[str, Tensor]:
-        """Last token and mean [B, D] of each layer, as they are: DINO's vote does not standardise."""
+        """Last token and mean [B, D] of each layer, as they are: DINO's vote does not standardise.
+
+        Copies: a view of one token would keep all tokens of the validation split in memory.
+        """
         return {
-            f"{name}/{layer}": view(seen, tokens)
+            f"{name}/{layer}": view(seen, tokens).clone()
             for layer, tokens in self.module.features(images).items()
             for name, seen in KNN_VIEWS.items()
         }

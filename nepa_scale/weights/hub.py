@@ -32,6 +32,6 @@ def local_folder(source: str, *, ema: bool) -> Path:
     files = (CONFIG_NAME, *((EMA_NAME,) if ema else _RAW_FILES))
     try:
         return Path(snapshot_download(named["name"], revision=named["revision"], allow_patterns=list(files)))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the hub's HTTP library, and so its errors, differ between versions
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{source}: no such folder, and the hub does not give it ({detail})") from error
