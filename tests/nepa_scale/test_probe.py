@@ -46,6 +46,12 @@ def heads(task: Probe) -> dict[str, Head]:
     return {f"{name}/{layer}": head for layer in LAYERS for name, head in task.module.of_layer(layer).items()}
 
 
+def test_pooled_features_hold_no_other_tokens(prepared: Probe) -> None:
+    """What is kept of every validation image is its pooled features: a view would keep all tokens in memory."""
+    for features in prepared._pooled(random_batch()[0]).values():
+        assert features.untyped_storage().nbytes() == features.numel() * features.element_size()
+
+
 def test_backbone_is_frozen_and_never_in_training_mode(prepared: Probe) -> None:
     """Training mode reaches the heads alone; a backward pass leaves no gradient in the backbone."""
     module = prepared.module

@@ -190,6 +190,17 @@ def test_shared_pre_training_must_be_the_same(tmp_path: Path) -> None:
     )
 
 
+def test_start_from_a_run_that_shares_its_pre_training(tmp_path: Path) -> None:
+    """``init=RUN`` follows that run to the pre-training it uses; pre-training itself cannot be pointed elsewhere."""
+    folder = finished(tmp_path / "first")
+    save(parse(["task=classify", f"pretrain_dir={folder}"]), tmp_path / "second" / "config.yaml")
+    start = parse(["task=classify", f"init={tmp_path / 'second'}"])
+    assert runs.initial_weights(tmp_path, start) == folder / "model.safetensors"
+    assert runs.check_start(tmp_path, start) == []
+    [problem] = runs.check_start(tmp_path, parse([f"pretrain_dir={folder}"]))
+    assert problem.endswith("names a finished pre-training; task=pretrain makes a new one")
+
+
 def test_shared_pre_training_must_be_there(tmp_path: Path) -> None:
     """No weights, no record of what was trained, or another task's folder: one line each."""
     folder = finished(tmp_path / "first")

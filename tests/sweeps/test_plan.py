@@ -130,6 +130,7 @@ def test_unknown_speed_is_not_invented() -> None:
         (["task=classify"], "the launcher runs every task"),
         (["run_dir=x"], "study_dir=DIR"),
         (["data=cifar10"], "pretrain.dataset"),
+        (["pretrain_dir=x"], "the launcher shares pre-training by itself"),
         (["study.sizes=[]"], "grid.axes.model.size: no values"),
         (["grid.axes.log.every=[1,2]"], "not its result; it cannot vary"),
         (["classify.image_size=50"], "model.patch_size=8 does not divide classify.image_size=50"),
@@ -158,6 +159,15 @@ def test_data_and_batches_are_checked_before_anything_runs(tmp_path: Path) -> No
     assert str(tmp_path / "none") in text
     assert "pretrain.batch_size=64 does not divide over 3 devices" in text
     assert "engine.ds_config=zero7" in text
+
+
+def test_a_start_that_is_not_there_is_told_before_anything_runs() -> None:
+    """A folder to start from is looked at once for the whole launch, not by every job in its turn."""
+    launch = read_launch(["study.sizes=[femto]", "init=nowhere/run"])
+    with pytest.raises(ConfigError) as caught:
+        plan.check(plan.expand(launch).values(), 1)
+    (line,) = caught.value.problems
+    assert line.startswith("init=nowhere/run: nowhere/run/pretrain/model.safetensors does not exist")
 
 
 def test_saved_plan_reads_back(tmp_path: Path) -> None:
