@@ -62,7 +62,8 @@ def results_table(plan: Plan, study_dir: Path) -> Table:
     for run in plan.runs:
         cells = []
         for task, name in RESULTS:
-            metrics = _metrics(run_dir(study_dir, run.run_id) / task)
+            owner = run.pretrained_by if task == "pretrain" and run.pretrained_by else run.run_id
+            metrics = _metrics(run_dir(study_dir, owner) / task)
             wanted = [name, BASELINES[name]] if name in BASELINES else [name]
             cells += [f"{metrics[key]:.3f}" if key in metrics else "" for key in wanted]
         params = next(iter(run.tasks.values())).params_backbone

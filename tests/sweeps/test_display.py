@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -81,6 +82,13 @@ def test_results_table_shows_what_there_is(tmp_path: Path) -> None:
     write_json(tmp_path / "runs" / RUN.run_id / "segment" / "result.json", {"metrics": metrics})
     line = printed(display.results_table(PLAN, tmp_path))[-1]
     assert line == ["femto", "100", "0.250", "0.080"]
+
+
+def test_results_table_shows_a_shared_pretraining(tmp_path: Path) -> None:
+    """A run without a pre-training of its own shows the skill of the one it uses."""
+    write_json(tmp_path / "runs" / "other" / "pretrain" / "result.json", {"metrics": {"skill": 0.5}})
+    shared = dataclasses.replace(PLAN, runs=(dataclasses.replace(RUN, pretrained_by="other"),))
+    assert printed(display.results_table(shared, tmp_path))[-1] == ["femto", "100", "0.500"]
 
 
 def test_progress_in_plain_lines() -> None:
