@@ -163,8 +163,8 @@ class Trainer:
     def _seed(self, step: int, micro_step: int) -> None:
         """Make the randomness of a forward pass a function of its place in the run, so that a resume repeats it.
 
-        Stochastic depth, dropout, mixup and input masks differ between ranks; the RoPE scale is the same on all, so that the result
-        does not depend on how many devices share the batch.
+        Stochastic depth, dropout, mixup and input masks differ between ranks; the RoPE scale is the same on all, so
+        that the result does not depend on how many devices share the batch.
         """
         seed = self.config.seed
         state = np.random.SeedSequence([seed, step, micro_step, self.world.rank]).generate_state(2)
