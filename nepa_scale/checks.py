@@ -11,6 +11,7 @@ from nepa_scale import ladder
 from nepa_scale.config import LAYER_CHOICES, RunConfig, TaskConfig, walk
 from nepa_scale.data import layout
 from nepa_scale.errors import nearest
+from nepa_scale.layers import numbered_blocks
 
 NEEDS: dict[str, tuple[layout.Need, ...]] = {
     "pretrain": (),
@@ -160,6 +161,6 @@ def _task_problems(config: RunConfig) -> list[str]:
 
 def _layer_problems(config: RunConfig) -> list[str]:
     depth, named = config.model.depth or ladder.LADDER[config.model.size].depth, config.probe.layers
-    if named in LAYER_CHOICES or all(word.isdecimal() and int(word) < depth for word in named.split(",")):
+    if named in LAYER_CHOICES or numbered_blocks(named, depth) is not None:
         return []
     return [f"probe.layers={named}: give {', '.join(LAYER_CHOICES)} or block numbers from 0 to {depth - 1}, e.g. 0,2"]

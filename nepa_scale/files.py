@@ -46,3 +46,8 @@ def to_json(content: Any) -> str:
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises ``FileNotFoundError`` or ``json.JSONDecodeError``."""
     return json.loads(path.read_text())
+
+
+def file_in_the_way(folder: Path) -> Path | None:
+    """What keeps ``folder`` from becoming one: a file in its place or that of a parent."""
+    return next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)

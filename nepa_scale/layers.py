@@ -11,6 +11,12 @@ def quarter_blocks(depth: int) -> list[int]:
     return [max(0, -(-depth * (quarter + 1) // NUM_QUARTERS) - 1) for quarter in range(NUM_QUARTERS)]
 
 
+def numbered_blocks(named: str, depth: int) -> list[int] | None:
+    """The blocks that text such as ``2,5,11`` names, in order and each once; None where it is no such list."""
+    words = named.split(",")
+    return sorted({int(word) for word in words}) if all(w.isdecimal() and int(w) < depth for w in words) else None
+
+
 def probed_layers(named: str, depth: int) -> list[str]:
     """Names of the layers that ``probe.layers`` asks for, from the bottom up.
 

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from nepa_scale import overrides
 from nepa_scale.config import RunConfig
 from nepa_scale.errors import RunError, UserError
+from nepa_scale.files import file_in_the_way
 from nepa_scale.status import read_status
 from nepa_scale.weights import timm_layout
 
@@ -31,7 +32,7 @@ def run_directory(config: RunConfig) -> Path:
 
 def check_directory(run_dir: Path, config: RunConfig) -> list[str]:
     """Problems of using ``run_dir`` for this configuration: not a folder, or made by another configuration."""
-    blocking = next((path for path in (run_dir, *run_dir.parents) if path.exists() and not path.is_dir()), None)
+    blocking = file_in_the_way(run_dir)
     if blocking is not None:
         return [f"run_dir={run_dir}: {blocking} is a file; name a folder"]
     recorded = run_dir / CONFIG_NAME

@@ -19,6 +19,7 @@ if __name__ == "__main__":
 
 from nepa_scale import checks, overrides
 from nepa_scale.errors import UserError
+from nepa_scale.files import file_in_the_way
 from nepa_scale.runs import exclusive
 from sweeps import display, jobs, plan, slurm
 from sweeps.local import run_local
@@ -96,7 +97,7 @@ def help_text() -> str:
 
 def _check_study_dir(study_dir: Path) -> None:
     """Raises ``UserError`` when ``study_dir`` cannot become a folder."""
-    blocking = next((path for path in (study_dir, *study_dir.parents) if path.exists() and not path.is_dir()), None)
+    blocking = file_in_the_way(study_dir)
     if blocking is not None:
         raise UserError(f"study_dir={study_dir}: '{blocking}' is a file; name a folder")
     existing = next(path for path in (study_dir, *study_dir.absolute().parents) if path.is_dir())

@@ -14,6 +14,8 @@ from nepa_scale.config import RunConfig
 from nepa_scale.data import layout
 from nepa_scale.data.ade20k import IMAGE_SUFFIXES
 from nepa_scale.errors import ConfigError, nearest
+from nepa_scale.files import file_in_the_way
+from nepa_scale.layers import numbered_blocks
 from nepa_scale.weights import timm_layout
 from nepa_scale.weights.description import Description, of_run
 
@@ -103,7 +105,7 @@ def make_plan(settings: PictureSettings) -> Plan:
         found = layout.check_dataset(Path(config.data.root), config.pretrain.dataset)
         problems += [f"{line}; or give images=DIR" for line in found]
     plan = Plan(settings, source, config, description, layers, files)
-    blocking = next((path for path in (plan.out, *plan.out.parents) if path.exists() and not path.is_dir()), None)
+    blocking = file_in_the_way(plan.out)
     if blocking is not None:
         problems.append(f"out={plan.out}: {blocking} is a file; name a folder")
     if problems:
@@ -138,9 +140,9 @@ def _layers(named: str, depth: int, problems: list[str]) -> tuple[int, ...]:
         return tuple(range(depth))
     if named == "last":
         return (depth - 1,)
-    words = named.split(",")
-    if all(word.isdecimal() and int(word) < depth for word in words):
-        return tuple(sorted({int(word) for word in words}))
+    blocks = numbered_blocks(named, depth)
+    if blocks is not None:
+        return tuple(blocks)
     problems.append(f"layers={named}: give all, last or block numbers from 0 to {depth - 1}, e.g. 0,{depth - 1}")
     return ()
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nepa_scale import overrides, runs
 from nepa_scale.errors import WeightsError
-from nepa_scale.files import to_json, write_folder
+from nepa_scale.files import file_in_the_way, to_json, write_folder
 from nepa_scale.model import NepaViT
 from nepa_scale.weights import authors_config, timm_layout
 from nepa_scale.weights.authors_config import Wishes
@@ -92,7 +92,7 @@ def write_authors(weights: Weights, folder: Path) -> None:
 
 def check_output(folder: Path) -> None:
     """Raise ``WeightsError`` unless ``folder`` can become a new folder."""
-    blocking = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
+    blocking = file_in_the_way(folder)
     if blocking is not None:
         raise WeightsError(f"{folder}: {blocking} is a file; name a new folder")
     if folder.is_dir() and any(folder.iterdir()):
