@@ -143,7 +143,7 @@ def _outcomes(paths: Sequence[Path]) -> Iterator[ShardIndex | str]:
     if len(paths) < _FEW_SHARDS or cores == 1:
         yield from map(_outcome, paths)
         return
-    with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("forkserver")) as pool:
+    with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("fork")) as pool:
         yield from pool.map(_outcome, paths)
 
 

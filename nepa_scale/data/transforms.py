@@ -6,6 +6,8 @@ stay bytes until they are on the device. In mask tensors classes count from 0 an
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
+from torch.nn.functional import interpolate as resize
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -47,19 +50,37 @@ def _normalise() -> list[v2.Transform]:
 class PretrainCrop:
     """Random resized crop (bilinear) and flip: NEPA's whole pre-training augmentation. Gives [3, S, S] uint8.
 
-    torchvision draws the crop and does the work; its kernels are called directly, because for small images the
-    dispatch of a composed transform takes longer than the arithmetic.
+    What torchvision's ``RandomResizedCrop`` and ``RandomHorizontalFlip`` do, with its resizing kernel and without its
+    dispatch, which for small images takes as long as decoding and resizing together.
     """
 
+    TRIES = 10
+    LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
+
     def __init__(self, image_size: int, *, crop_scale_min: float, hflip: float) -> None:
-        self._crop = v2.RandomResizedCrop(image_size, scale=(crop_scale_min, 1.0), antialias=True)
-        self._size, self._hflip = [image_size, image_size], hflip
+        self._size, self._scale_min, self._hflip = (image_size, image_size), crop_scale_min, hflip
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
-        image = as_image(pixels)
-        place = self._crop.make_params([image])
-        image = F.resized_crop_image(image, **place, size=self._size, antialias=True)
-        return F.horizontal_flip_image(image) if torch.rand(()) < self._hflip else image
+        top, left, height, width = self.draw(*pixels.shape[:2])
+        crop = as_image(pixels[top : top + height, left : left + width])
+        image = resize(crop[None], self._size, mode="bilinear", antialias=True)[0]
+        return image.flip(-1) if random.random() < self._hflip else image
+
+    def draw(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Top, left, height and width of a crop: area and log aspect ratio uniform, then its place.
+
+        If ten draws in a row do not fit into the image, the largest centred crop of a permitted ratio is taken.
+        """
+        for _ in range(self.TRIES):
+            area = random.uniform(self._scale_min, 1.0) * height * width
+            ratio = math.exp(random.uniform(*self.LOG_RATIO))
+            wide, high = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < wide <= width and 0 < high <= height:
+                return random.randint(0, height - high), random.randint(0, width - wide), high, wide
+        narrowest, widest = (math.exp(bound) for bound in self.LOG_RATIO)
+        high = min(height, round(width / narrowest))
+        wide = min(width, round(height * widest))
+        return (height - high) // 2, (width - wide) // 2, high, wide
 
 
 def pretrain_train(image_size: int, *, crop_scale_min: float, hflip: float) -> ImageTransform:

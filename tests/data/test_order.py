@@ -172,7 +172,7 @@ def test_subsets_are_balanced_over_classes(sizes: list[int], seed: int, data: st
 
 
 def test_which_images_of_a_class_are_chosen_is_chance() -> None:
-    """Each image of each class is as likely as any other, and so is each class in a subset smaller than their number."""
+    """Each image is as likely as any other, and so is each class in a subset smaller than their number."""
     labels = np.repeat(np.arange(4), 5)
     chosen = [subset(20, 2, seed, labels) for seed in range(1000)]
     counts = np.bincount(np.concatenate(chosen), minlength=20)
