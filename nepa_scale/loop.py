@@ -119,6 +119,7 @@ class Trainer:
         reason = self._feed.error if errors else self._feed.too_many_faults(done, faults)
         if errors or reason is not None:
             self._save(done)
+            self._write_status("running", done)  # the step that the failure is then reported at
             raise DataLostError(first_text(reason) + f" (saved at step {done})")
         return stops > 0
 

@@ -14,14 +14,16 @@ from filelock import FileLock, Timeout
 
 from nepa_scale import overrides
 from nepa_scale.config import RunConfig
+from nepa_scale.data import layout
 from nepa_scale.errors import RunError, UserError
-from nepa_scale.files import file_in_the_way
+from nepa_scale.files import file_in_the_way, read_json, write_json
 from nepa_scale.status import read_status
 from nepa_scale.weights import timm_layout
 
 WEIGHTS_NAME = "model.safetensors"
 AVERAGE_NAME = "model_ema.safetensors"
 CONFIG_NAME = "config.yaml"
+DATA_NAME = "data.json"
 PICTURES_NAME = "pictures.png"
 
 
@@ -41,6 +43,28 @@ def check_directory(run_dir: Path, config: RunConfig) -> list[str]:
     old, new = overrides.load(recorded).identity(), config.identity()
     changes = _changes(old, new)
     return [f"run_dir={run_dir}: made by another configuration: {changes}; name another folder"] if changes else []
+
+
+def check_data(task_dir: Path, config: RunConfig) -> list[str]:
+    """Problems of continuing a task on a data set that is no longer the one it began with."""
+    recorded = task_dir / DATA_NAME
+    if not recorded.is_file():
+        return []
+    section = config.task_config()
+    old, new = read_json(recorded), layout.identity(Path(config.data.root), section.dataset)
+    differing = [key for key in old if old[key] != new.get(key)]
+    if not differing:
+        return []
+    return [
+        f"{task_dir}: began on a data set '{section.dataset}' with other {' and '.join(differing)};"
+        " bring that one back, or name another run_dir"
+    ]
+
+
+def record_data(task_dir: Path, config: RunConfig) -> None:
+    """Note what the data set of a task holds, for ``check_data`` when it continues."""
+    identity = layout.identity(Path(config.data.root), config.task_config().dataset)
+    write_json(task_dir / DATA_NAME, identity)
 
 
 def pretrain_directory(run_dir: Path, config: RunConfig) -> Path:

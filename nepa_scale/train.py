@@ -61,6 +61,8 @@ def check(config: RunConfig, run_dir: Path, world: World) -> None:
         problems += error.problems
     if not config.dry_run:
         problems += runs.check_start(run_dir, config)
+    if not problems:
+        problems += runs.check_data(run_dir / config.task, config)
     if problems:
         raise ConfigError(problems)
 
@@ -94,6 +96,7 @@ def start(config: RunConfig, run_dir: Path, world: World) -> int:
     with runs.exclusive(task_dir):
         if not (run_dir / "config.yaml").is_file():
             overrides.save(config, run_dir / "config.yaml")
+        runs.record_data(task_dir, config)
         return _train(config, run_dir, world)
 
 

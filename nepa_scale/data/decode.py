@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from nepa_scale.errors import DataError
 
@@ -81,6 +81,8 @@ def check_size(width: int, height: int) -> None:
 
 def first_line(error: Exception) -> str:
     """What an exception says, in one line."""
+    if isinstance(error, UnidentifiedImageError):  # whose text is the address of a buffer
+        return "no known image format"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 

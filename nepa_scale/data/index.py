@@ -90,10 +90,8 @@ def ensure_index(folder: Path, info: DatasetInfo, *, report: Report | None = Non
             if index is not None:
                 problems += _refreshed(folder, info.splits[split], index, target / f"{split}.npz")
         if problems:
-            remedy = (
-                f"index it again: `python -m nepa_scale.data.prepare index root={folder.parent} name={folder.name}`"
-            )
-            raise DataError("\n".join(f"{problem}; if that is right, {remedy}" for problem in problems))
+            command = f"python -m nepa_scale.data.prepare index root={folder.parent} name={folder.name}"
+            raise DataError("\n".join([*problems, f"if '{folder}' was changed on purpose, re-index it: `{command}`"]))
 
 
 def open_index(folder: Path, info: DatasetInfo, split: str) -> SplitIndex:
@@ -140,7 +138,7 @@ def _scan_all(
 
 def _outcomes(paths: Sequence[Path]) -> Iterator[ShardIndex | str]:
     cores = len(os.sched_getaffinity(0))
-    if len(paths) < _FEW_SHARDS or cores == 1:
+    if len(paths) < _FEW_SHARDS or cores == 1 or multiprocessing.current_process().daemon:  # which may have no children
         yield from map(_outcome, paths)
         return
     with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("fork")) as pool:
@@ -187,7 +185,7 @@ def _save(path: Path, index: SplitIndex) -> None:
 def _load(path: Path) -> SplitIndex | None:
     """The index in a file, or None where there is none that this version can read."""
     readable = suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    with readable, np.load(path) as arrays:  # which refuses pickles
+    with readable, path.open("rb") as file, np.load(file) as arrays:  # which refuses pickles
         if int(arrays["version"]) == _VERSION:
             return SplitIndex(**{name: arrays[name] for name in SplitIndex.__dataclass_fields__})
     return None

@@ -6,7 +6,7 @@ import enum
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nepa_scale.data import ade20k
 from nepa_scale.data.embedded import DEFAULT_ROOT, EMBEDDED_NAME, embedded_info
@@ -101,6 +101,16 @@ def dataset_info(root: Path, name: str) -> DatasetInfo:
         raise DataError(f"'{path}' is not valid JSON: {error}") from None
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror}") from None
+
+
+def identity(root: Path, name: str) -> dict[str, Any]:
+    """What must stay the same for a task to continue: the classes, in their order, and the samples of each file."""
+    info = dataset_info(root, name)
+    return {
+        "class_names": list(info.class_names) or info.num_classes,
+        "mask_class_names": list(info.mask_class_names),
+        **{f"{split} images": list(part.shard_lengths) or part.num_samples for split, part in info.splits.items()},
+    }
 
 
 def num_classes(root: Path, name: str) -> int:

@@ -8,7 +8,8 @@ import re
 import signal
 from collections.abc import Iterator
 from multiprocessing.context import ForkContext, ForkProcess
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
@@ -19,6 +20,7 @@ from nepa_scale.data.tolerance import Loaded, Tolerant
 from nepa_scale.errors import DataError
 from nepa_scale.signals import STOP_SIGNALS
 
+_REMEDY = "if memory was short, which SIGKILL mostly means, lower data.num_workers; the same command continues"
 _WORKER_ERROR = re.compile(r"(?:^|\n)[\w.]*(?:DataError|BadImageError): ")
 
 
@@ -56,6 +58,12 @@ class MicroBatches(Sampler[list[Place]]):
 class _Worker(ForkProcess):
     """A worker process. It ignores SIGTERM, so whoever would terminate it has to kill it."""
 
+    started: ClassVar[WeakSet[_Worker]] = WeakSet()
+
+    def start(self) -> None:
+        super().start()
+        self.started.add(self)
+
     def terminate(self) -> None:
         self.kill()
 
@@ -73,23 +81,29 @@ def _kill_workers() -> None:
 
 
 class _Loader(DataLoader[Any]):
-    """A loader whose workers report bad data in one line, as the training process itself would."""
+    """A loader whose workers report bad data, and their own death, in one line of the training process."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        batches = super().__iter__()
+        if self.num_workers:
+            # torch would raise from its handler wherever training is, in the middle of a step; asking for the next
+            # batch finds a dead worker, too.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:
-            yield from super().__iter__()
+            yield from batches
         except DataError as error:  # torch puts the worker's whole traceback before the message
             raise DataError(_WORKER_ERROR.split(str(error).strip())[-1]) from None
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise DataError(_last_words(error)) from None
+            raise DataError(f"a data-loading process died ({_last_words() or error}); {_REMEDY}") from None
 
 
-def _last_words(error: RuntimeError) -> str:
-    """What became of a worker that died, for example of the kernel's out-of-memory killer."""
-    detail = " ".join(str(error.__cause__ or error).split())
-    return f"a data-loading process died: {detail} If memory was short, lower data.num_workers or the batch size"
+def _last_words() -> str:
+    """How the workers that are dead ended."""
+    codes = [worker.exitcode for worker in _Worker.started if worker.exitcode]
+    names = [f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}" for code in codes]
+    return ", ".join(names)
 
 
 def train_loader(

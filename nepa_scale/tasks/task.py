@@ -118,7 +118,7 @@ class Task(ABC):
         pass is a collective, so a rank that has run out repeats its last batch uncounted.
         """
         training = data is not None
-        data = data or self.eval_data
+        data = self.eval_data if data is None else data
         count = len(data)
         counts = world.rank < count  # with fewer samples than ranks the last ranks repeat the first sample
         batches = eval_loader(

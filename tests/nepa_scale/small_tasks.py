@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from nepa_scale.config import TASKS, RunConfig
+from nepa_scale.data.transforms import normalise
 from nepa_scale.overrides import parse
 from nepa_scale.tasks.task import Task
 
@@ -34,5 +35,6 @@ def with_random_weights(task: AnyTask) -> AnyTask:
 
 def images_of(task: Task) -> Iterator[Any]:
     """The validation samples, one by one, past every loader."""
-    for index in range(len(task.eval_data)):  # type: ignore[arg-type]
-        yield task.eval_data[0, index]
+    for index in range(len(task.eval_data)):
+        item = task.eval_data[0, index]
+        yield normalise(item) if isinstance(item, torch.Tensor) else item  # pre-training's are bytes until then

@@ -112,7 +112,7 @@ def configurations(draw: st.DrawFn) -> RunConfig:
         *parents, leaf = key.split(".")
         for parent in parents:
             section = getattr(section, parent)
-        tied = key in TIED or parents == ["model"] or leaf in ("image_size", "epochs", "steps", "init_ema")
+        tied = key in TIED or parents == ["model"] or leaf in ("image_size", "epochs", "steps", "fraction", "init_ema")
         if not tied:
             setattr(section, leaf, draw(values_of(section.__dataclass_fields__[leaf].type, meta)))
     if draw(st.booleans()):

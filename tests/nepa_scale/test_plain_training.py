@@ -22,6 +22,7 @@ from torch import Tensor
 from nepa_scale.config import RunConfig
 from nepa_scale.data.digits import write_digits
 from nepa_scale.data.loader import train_loader
+from nepa_scale.data.transforms import normalise
 from nepa_scale.ladder import Architecture
 from nepa_scale.model import NepaViT, build_backbone
 from nepa_scale.overrides import parse
@@ -126,8 +127,8 @@ def plain_run(config: RunConfig) -> Plain:
     first = {name: torch.zeros_like(value) for name, value in parameters.items()}
     second = {name: torch.zeros_like(value) for name, value in parameters.items()}
     found = Plain([], [], {})
-    for step, images in enumerate(loader):
-        loss = loss_of(model, images, rope_scale(step))
+    for step, loaded in enumerate(loader):
+        loss = loss_of(model, normalise(loaded.batch), rope_scale(step))
         gradients = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
         norm = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients.values()))
         found.losses.append(loss.item())

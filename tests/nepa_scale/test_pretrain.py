@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from launching import train as run_training
+from numpy.typing import NDArray
 from plain_nepa import PlainNepa, plain_loss
 from scipy import stats
 from small_tasks import CPU, config_of, images_of, with_random_weights
@@ -23,6 +24,7 @@ from torch import Tensor
 from nepa_scale.config import PretrainConfig
 from nepa_scale.data.loader import train_loader
 from nepa_scale.data.sources import Source
+from nepa_scale.data.transforms import normalise
 from nepa_scale.distributed import World
 from nepa_scale.errors import DataError
 from nepa_scale.ladder import Architecture, architecture
@@ -105,6 +107,10 @@ class SealedSource:
     def __len__(self) -> int:
         return len(self._source)
 
+    @property
+    def shard_of(self) -> NDArray[np.int64]:
+        return self._source.shard_of
+
     def __getitem__(self, index: int) -> SealedSample:
         sample = self._source[index]
         return SealedSample(sample.key, sample.image)
@@ -133,8 +139,8 @@ def test_training_and_evaluation_touch_no_label(digits_root: Path, monkeypatch: 
         num_workers=0,
     )
     steps = 0
-    for images in batches:
-        task.module(images).backward()
+    for loaded in batches:
+        task.module(normalise(loaded.batch)).backward()
         optimizer.step()
         optimizer.zero_grad()
         steps += 1

@@ -15,6 +15,7 @@ from PIL import Image
 from small_tasks import config_of, with_random_weights
 
 from nepa_scale.data.sources import open_source
+from nepa_scale.data.transforms import normalise
 from nepa_scale.pictures.strips import Choice, chosen, make_strips, query_patches, run_images
 from nepa_scale.tasks.pretrain import Pretrain
 
@@ -53,7 +54,7 @@ def test_strips_state_cosine_and_rank_of_the_target(shift: bool, softmax: bool, 
     keys = {source[index].key: index for index in range(len(source))}
     task.module.eval()
     for number, strip in enumerate(strips):
-        pixels = task.eval_data[0, keys[images[number // 3].name]]
+        pixels = normalise(task.eval_data[0, keys[images[number // 3].name]])
         with torch.no_grad():
             z, z_hat = task.module.embeddings(pixels[None])
         query = strip.query[0] * 6 + strip.query[1]
