@@ -1,8 +1,7 @@
-"""Writing a data set as WebDataset shards: whole or not at all, and with the same bytes every time."""
+"""Writing a small data set in one go by one process: whole or not at all, and with the same bytes every time."""
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale.data.info import INFO_NAME
+from nepa_scale.data.prepare.tar_writer import Members, write_tar
 from nepa_scale.errors import DataError
 from nepa_scale.files import read_json, write_json
 
-Members = Mapping[str, bytes | str]
 Report = Callable[[str, int, int], None]
 
 
@@ -62,7 +61,7 @@ def _write_split(
 ) -> None:
     lengths = contents["shard_lengths"]
     for shard, (filename, length) in enumerate(zip(contents["filenames"], lengths, strict=True), start=1):
-        _write_shard(folder / filename, islice(samples, length))
+        write_tar(folder / filename, islice(samples, length))
         if report:
             report(split, sum(lengths[:shard]), contents["num_samples"])
 
@@ -83,14 +82,3 @@ def _temporary_folder(root: Path) -> Iterator[Path]:
         if made:
             with suppress(OSError):  # not empty after success
                 root.rmdir()
-
-
-def _write_shard(path: Path, samples: Iterable[Members]) -> None:
-    from webdataset import TarWriter  # here, because it imports torch
-
-    with path.open("wb") as file:
-        with TarWriter(file, encoder=False, mtime=0) as writer:
-            for sample in samples:
-                writer.write(sample)
-        file.flush()
-        os.fsync(file.fileno())
