@@ -12,7 +12,7 @@ from analysis.text import MINUS
 
 PRETRAINED, SCRATCH = "pretrain", "scratch"
 SIZE_KEYS = {"model.size", "model.embed_dim", "model.depth"}
-COST_KEYS = {"model.patch_size", "pretrain.num_images", "pretrain.epochs", "pretrain.steps"}
+COST_KEYS = {"model.patch_size", "pretrain.num_images", "pretrain.fraction", "pretrain.epochs", "pretrain.steps"}
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         available = 0 if found else layout.split_size(root, section.dataset, "train")
         if available and (section.num_images or 0) > available:
             found = [f"{task}.num_images={section.num_images}: {section.dataset} has only {available} training images"]
+        if not found:
+            found = layout.check_contents(root, section.dataset)
         problems += found
     return list(dict.fromkeys(problems))
 
@@ -133,6 +135,9 @@ def _length_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
             problems.append(
                 f"{task}.epochs={section.epochs} and {task}.steps={section.steps}: give only one of the two"
             )
+        if section.num_images is not None and section.fraction is not None:
+            given = f"{task}.num_images={section.num_images} and {task}.fraction={section.fraction}"
+            problems.append(f"{given}: give only one of the two")
         if section.epochs is None and section.steps is None:
             problems.append(f"{task}.epochs and {task}.steps are both null: give one of the two")
     return problems

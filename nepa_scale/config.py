@@ -97,6 +97,8 @@ class DataConfig:
     """folder that holds the data sets, one folder each"""
     num_workers: int = setting(0, low=0, orchestration=True)
     """loader processes per device; 0 = load in the training process"""
+    max_bad_fraction: float = setting(1e-4, low=0, high=1, orchestration=True)
+    """undecodable images that may be replaced in a pass, as a part of the training images (one always may)"""
 
 
 @dataclass(kw_only=True)
@@ -108,7 +110,9 @@ class TaskConfig:
     image_size: int = setting(32, low=1)
     """side of the square input, in pixels"""
     num_images: int | None = setting(None, low=1)
-    """training images used (a nested, seeded subset); null = all"""
+    """training images used (a nested, seeded subset, balanced over classes); null = all"""
+    fraction: float | None = setting(None, above=0, high=1)
+    """training images used, as a part of all (give this or num_images); null = all"""
     epochs: float | None = setting(None, above=0)
     """length in passes over the training images (give this or steps)"""
     steps: int | None = setting(None, low=1)
@@ -140,6 +144,12 @@ class TaskConfig:
     def peak_lr(self) -> float:
         """Learning rate at the end of warm-up (linear batch rule; paper §4.1)."""
         return self.base_lr * self.batch_size / 256
+
+    def used_images(self, available: int) -> int:
+        """Training images used, of those there are."""
+        if self.fraction is not None:
+            return max(1, round(self.fraction * available))
+        return min(self.num_images or available, available)
 
     def total_steps(self, num_images: int) -> int:
         """Optimiser steps of the whole task when ``num_images`` training images are used."""

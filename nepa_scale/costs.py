@@ -48,7 +48,7 @@ def task_cost(config: RunConfig, task: str, *, world_size: int = 1, zero_stage: 
     """Cost of ``task``. Raises ``DataError`` when its data set cannot be read."""
     section, arch = config.task_config(task), architecture(config, task)
     available = num_train_images(config, task)
-    used = min(section.num_images or available, available)
+    used = section.used_images(available)
     steps = section.total_steps(used)
     images = steps * section.batch_size
     image_size = backbone_image_size(config, task)

@@ -102,13 +102,15 @@ def max_over_ranks(value: int, device: torch.device) -> int:
     return int(largest.item())
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether any rank raised ``flag``; every rank must call this at the same point."""
-    import torch
+def first_text(text: str | None) -> str:
+    """The text of the first rank that has one; every rank must call this at the same point."""
+    import torch.distributed as dist
 
-    raised = torch.tensor([float(flag)], device=device)
-    sum_over_ranks([raised])
-    return bool(raised.item())
+    texts: list[str | None] = [text]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        texts = [None] * dist.get_world_size()
+        dist.all_gather_object(texts, text)
+    return next((each for each in texts if each), "")
 
 
 def barrier() -> None:

@@ -24,6 +24,10 @@ class DataError(UserError):
     """A data set is missing, incomplete or not in a known layout."""
 
 
+class DataLostError(DataError):
+    """Training data that was there at the start cannot be read any more, or too much of it is bad."""
+
+
 class RunError(UserError):
     """A run directory cannot be used: owned by another process, or made by another configuration."""
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,10 @@ import torch
 
 from nepa_scale import ds_config
 from nepa_scale.config import RunConfig
-from nepa_scale.data.loader import train_loader
-from nepa_scale.distributed import World, any_rank
-from nepa_scale.engine import Batch, Engine, StepResult
+from nepa_scale.distributed import World, first_text, sum_over_ranks
+from nepa_scale.engine import Engine, StepResult
+from nepa_scale.errors import DataLostError
+from nepa_scale.feed import Feed
 from nepa_scale.files import write_atomically
 from nepa_scale.metrics import MetricsLog
 from nepa_scale.optim import group_schedules
@@ -47,7 +46,7 @@ class Trainer:
         self.task, self.config, self.task_dir = task, config, task_dir
         self.world, self.device, self.stop = world, device, stop
         section = task.section
-        self.total_steps = section.total_steps(len(task.train_data))  # type: ignore[arg-type]
+        self.total_steps = section.total_steps(len(task.train_data))
         self.params = sum(parameter.numel() for parameter in task.module.parameters())
         task.prepare(world, device)
         optimizer = task.build_optimizer()
@@ -68,7 +67,9 @@ class Trainer:
         start = self.engine.load_newest(self._checkpoints)
         if start:
             logger.info("%s: continuing from step %d of %d", self.task.name, start, self.total_steps)
+        self._saved = start
         self._log = self._open_log(start)
+        self._replaced = self._earlier_replaced
         self._display = StepDisplay(self._title(), start, self.total_steps, shown=self.world.is_main)
         try:
             if self._train(start):
@@ -80,27 +81,52 @@ class Trainer:
 
     def _train(self, start: int) -> bool:
         """Take the steps from ``start`` on; False when stopped before the last."""
-        config, section = self.config, self.task.section
+        config, section, done = self.config, self.task.section, start
         self._write_status("running", start)
-        self._interval_start, self._interval_step, self._data_seconds = time.perf_counter(), start, 0.0
-        batches = self._batches(start)
-        for step in range(start, self.total_steps):
-            result = self.engine.step(next(batches), before_forward=functools.partial(self._seed, step))
-            done = step + 1
+        self._feed = Feed(self.task, config, self.world, self.device, start=start, total_steps=self.total_steps)
+        self._interval_start, self._interval_step = time.perf_counter(), start
+        while done < self.total_steps:
+            self._feed.fetch()
+            if self._must_stop(done):
+                self._save(done)
+                self._write_status("preempted", done)
+                logger.info("%s: stopped and saved at step %d; the same command continues", self.task.name, done)
+                return False
+            result = self.engine.step(self._feed.batches, before_forward=functools.partial(self._seed, done))
+            done += 1
             last = done == self.total_steps
             if done % config.log.every == 0 or last:
                 self._record_step(done, result)
             self._display.update(done, None)
             if section.eval_every and done % section.eval_every == 0 and not last:
                 self._record_evaluation(done)
-            stopping = any_rank(self.stop.requested, self.device)
-            if stopping or last or (config.checkpoint.every and done % config.checkpoint.every == 0):
-                self.engine.save(self._checkpoints, done, keep=config.checkpoint.keep)
-            if stopping and not last:
-                self._write_status("preempted", done)
-                logger.info("%s: stopped and saved at step %d; the same command continues", self.task.name, done)
-                return False
+            if last or (config.checkpoint.every and done % config.checkpoint.every == 0):
+                self._save(done)
         return True
+
+    def _must_stop(self, done: int) -> bool:
+        """Whether any rank was asked to stop; all agree on that, and on the number of replaced images, in one go.
+
+        Raises:
+            DataLostError: on every rank, with the first rank's reason, when any of them has no data for the next step
+                or too many images are bad. What was trained is saved.
+        """
+        own = [float(self.stop.requested), float(self._feed.error is not None), float(self._feed.faults.total)]
+        agreed = torch.tensor(own, dtype=torch.float64, device=self.device)
+        sum_over_ranks([agreed])
+        stops, errors, faults = (int(value) for value in agreed.tolist())
+        self._replaced = self._earlier_replaced + faults
+        reason = self._feed.error if errors else self._feed.too_many_faults(done, faults)
+        if errors or reason is not None:
+            self._save(done)
+            raise DataLostError(first_text(reason) + f" (saved at step {done})")
+        return stops > 0
+
+    def _save(self, done: int) -> None:
+        """Commit a checkpoint, unless this step has one or is where this process began."""
+        if done != self._saved:
+            self.engine.save(self._checkpoints, done, keep=self.config.checkpoint.keep)
+            self._saved = done
 
     def _finish(self) -> None:
         """Evaluate, export the weights, write the result. Repeated whole if a kill comes in between."""
@@ -119,6 +145,7 @@ class Trainer:
             metrics=metrics,
             details=details,
             params=self.params,
+            images_replaced=self._replaced,
             wall_seconds=self._earlier_seconds + time.perf_counter() - self._started,
         )
         self._write_status("finished", self.total_steps)
@@ -135,30 +162,6 @@ class Trainer:
             self.task.illustrate(self.task_dir)
         except Exception as error:  # a finished training is worth more than its pictures
             logger.warning("%s: no pictures were drawn: %s: %s", self.task.name, type(error).__name__, error)
-
-    def _batches(self, start: int) -> Iterator[list[Batch]]:
-        """The micro-batches of each step from ``start`` on, and the time spent waiting for them."""
-        config, section, size = self.config, self.task.section, self.world.size
-        share = section.batch_size // size
-        micro = config.micro_batch_size or share
-        loader = iter(
-            train_loader(
-                self.task.train_data,
-                batch_size=section.batch_size,
-                micro_batch_size=micro,
-                seed=config.seed,
-                start_step=start,
-                total_steps=self.total_steps,
-                rank=self.world.rank,
-                world_size=size,
-                num_workers=config.data.num_workers,
-            )
-        )
-        while True:
-            before = time.perf_counter()
-            batches = [_as_tuple(item) for item in itertools.islice(loader, share // micro)]
-            self._data_seconds += time.perf_counter() - before
-            yield batches
 
     def _seed(self, step: int, micro_step: int) -> None:
         """Make the randomness of a forward pass a function of its place in the run, so that a resume repeats it.
@@ -183,10 +186,11 @@ class Trainer:
             "lr": result.lr,
             "grad_norm": result.grad_norm,
             "images_per_second": (done - self._interval_step) * batch_size / seconds,
-            "data_wait": self._data_seconds / seconds,
+            "data_wait": self._feed.wait_seconds / seconds,
+            "images_replaced": self._replaced,
             "elapsed_seconds": self._earlier_seconds + now - self._started,
         }
-        self._interval_start, self._interval_step, self._data_seconds = now, done, 0.0
+        self._interval_start, self._interval_step, self._feed.wait_seconds = now, done, 0.0
         if self._log is not None:
             self._log.write(row)
             shown = {name: row[name] for name in ("loss", "lr", "grad_norm", "images_per_second")}
@@ -214,7 +218,7 @@ class Trainer:
         return metrics, dict(self.task.details)
 
     def _open_log(self, start: int) -> MetricsLog | None:
-        self._started, self._earlier_seconds = time.perf_counter(), 0.0
+        self._started, self._earlier_seconds, self._earlier_replaced = time.perf_counter(), 0.0, 0
         if not self.world.is_main:
             return None
         log = MetricsLog(
@@ -224,6 +228,7 @@ class Trainer:
             tensorboard=self.config.log.tensorboard,
         )
         self._earlier_seconds = max((row.get("elapsed_seconds", 0.0) for row in log.rows), default=0.0)
+        self._earlier_replaced = max((row.get("images_replaced", 0) for row in log.rows), default=0)
         return log
 
     def _write_status(self, state: str, step: int) -> None:
@@ -233,10 +238,6 @@ class Trainer:
 
     def _title(self) -> str:
         return f"{self.task.name} {self.config.model.size}"
-
-
-def _as_tuple(item: Any) -> Batch:
-    return tuple(item) if isinstance(item, list | tuple) else (item,)
 
 
 def _with_averages(weights: dict[str, Any], averages: dict[str, Any]) -> dict[str, Any]:

@@ -140,8 +140,9 @@ def help_text(command: str) -> str:
     lines = [
         f"usage: {command} key=value ...",
         "",
-        "config=FILE reads settings from YAML first; data=NAME is short for the task's dataset, model=NAME for",
-        "model.size. Keys marked * change how the work is done but not its result.",
+        "config=FILE reads settings from YAML first. data=NAME is short for the task's dataset, data.num_images=N and",
+        "data.fraction=F for how much of it is used, model=NAME for model.size. Keys marked * change how the work is",
+        "done but not its result.",
         "",
         *(f"  {key + '=NAME':<38} published recipe: {', '.join(_recipe_names(key))}" for key in RECIPE_KEYS),
         "",
@@ -169,6 +170,7 @@ def _expand(pairs: Sequence[tuple[str, str]], problems: list[str]) -> list[tuple
     task = dict(expanded).get("task", "pretrain")
     task = task if task in TASKS else "pretrain"
     short = {"data": f"{task}.dataset", "model": "model.size"}
+    short |= {f"data.{key}": f"{task}.{key}" for key in ("num_images", "fraction")}
     return _expand_recipes([(short.get(key, key), value) for key, value in expanded], problems)
 
 

@@ -30,6 +30,7 @@ def write_result(
     metrics: dict[str, float],
     details: dict[str, Any],
     params: int,
+    images_replaced: int,
     wall_seconds: float,
 ) -> None:
     """Write ``result.json``; its presence is what makes a task's outcome count."""
@@ -45,6 +46,7 @@ def write_result(
         "steps": cost.steps,
         "images_seen": cost.images_seen,
         "unique_images": cost.unique_images,
+        "images_replaced": images_replaced,
         "tokens_seen": cost.tokens_seen,
         "flops_train": cost.flops_train,
         "flops_convention": FLOPS_CONVENTION,

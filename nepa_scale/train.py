@@ -18,15 +18,16 @@ from nepa_scale import checks, ds_config, overrides, progress, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost
 from nepa_scale.distributed import World, read_environment
-from nepa_scale.errors import ConfigError, UserError
+from nepa_scale.errors import ConfigError, DataLostError, UserError
 from nepa_scale.signals import StopRequest
 from nepa_scale.status import Status, read_status, write_status
 
-EXIT_FAILURE, EXIT_USER_ERROR = 1, 2
+EXIT_FAILURE, EXIT_USER_ERROR, EXIT_DATA_LOST = 1, 2, 3
 
 
 def main(words: list[str]) -> int:
-    """Do what ``words`` ask; returns the exit code: 0 done or stopped on request, 1 failure, 2 a user's mistake."""
+    """Do what ``words`` ask; returns the exit code: 0 done or stopped on request, 1 failure, 2 a user's mistake,
+    3 the data cannot be read any more (what was trained is saved)."""
     if {"--help", "-h"} & set(words):
         print(overrides.help_text("deepspeed nepa_scale/train.py"))
         return 0
@@ -44,7 +45,7 @@ def main(words: list[str]) -> int:
         if world.is_main:
             for line in str(error).splitlines():
                 print(f"error: {line}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return EXIT_DATA_LOST if isinstance(error, DataLostError) else EXIT_USER_ERROR
 
 
 def check(config: RunConfig, run_dir: Path, world: World) -> None:
@@ -106,7 +107,7 @@ def _train(config: RunConfig, run_dir: Path, world: World) -> int:
 
         run_task(config, run_dir, world, stop)
     except UserError as error:
-        _mark_failed(task_dir, world, str(error))
+        _mark_failed(task_dir, world, f"data: {error}" if isinstance(error, DataLostError) else str(error))
         raise
     except Exception as error:
         _mark_failed(task_dir, world, f"{type(error).__name__}: {error}")

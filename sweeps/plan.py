@@ -158,7 +158,7 @@ def check(points: Iterable[Point], devices: int) -> None:
         config = point.config
         for task in point.tasks:
             section = config.task_config(task)
-            reads = (config.data.root, section.dataset, section.num_images, task)
+            reads = (config.data.root, section.dataset, section.num_images, section.fraction, task)
             if reads not in seen:
                 problems += checks.check_data(config, (task,))
             seen.add(reads)

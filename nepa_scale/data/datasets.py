@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -9,49 +10,62 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from nepa_scale.data.sample_rng import sample_randomness
+from nepa_scale.data.decode import IGNORE, decode_mask, decode_rgb
+from nepa_scale.data.order import Place
+from nepa_scale.data.sample_rng import preserved_randomness, seed_sample
 from nepa_scale.data.sources import Sample, Source
-from nepa_scale.data.transforms import (
-    IGNORE,
-    ImageTransform,
-    JointTransform,
-    PyramidTransform,
-    decode_mask,
-    decode_rgb,
-)
+from nepa_scale.data.transforms import ImageTransform, JointTransform, PyramidTransform
 from nepa_scale.errors import DataError
 
 Item = TypeVar("Item")
-Place = tuple[int, int]
 
 
-class _Samples(Dataset[Item], Generic[Item]):
+class Samples(Dataset[Item], Generic[Item]):
     """A source, or a subset of it, with one augmentation for each (seed, epoch, sample of the source)."""
 
     def __init__(self, source: Source, indices: NDArray[np.int64] | None, seed: int) -> None:
         self.source = source
-        self.indices = np.arange(len(source)) if indices is None else indices
+        self.indices = np.arange(len(source)) if indices is None else np.sort(indices)
         self.seed = seed
+
+    @property
+    def shard_lengths(self) -> list[int]:
+        """How many of the samples each file of the source holds."""
+        lengths: list[int] = np.bincount(self.source.shard_of[self.indices]).tolist()
+        return lengths
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, place: Place) -> Item:
+        return self.__getitems__([place])[0]
+
+    def __getitems__(self, places: Sequence[Place]) -> list[Item]:
+        """A batch of items, which saves the generators of this process once and not for each."""
+        with preserved_randomness():
+            return [self.draw(place) for place in places]
+
+    def draw(self, place: Place, *, instead: int = 0) -> Item:
+        """The item at a place, or the one ``instead`` samples further on with this place's augmentation.
+
+        Draws from the global generators. Raises ``BadImageError`` for an image that cannot be decoded and
+        ``DataError`` for anything else that is wrong, both naming file and sample.
+        """
         epoch, position = place
-        index = int(self.indices[position])
+        seed_sample(self.seed, epoch, int(self.indices[position]))
+        index = int(self.indices[(position + instead) % len(self)])
         sample = self.source[index]
         try:
-            with sample_randomness(self.seed, epoch, index):
-                return self._item(sample)
+            return self._item(sample)
         except DataError as error:
-            raise DataError(f"sample '{sample.key}': {error}") from None
+            raise type(error)(f"{self.source.where(index)}: {error}") from None
 
     def _item(self, sample: Sample) -> Item:
         raise NotImplementedError
 
 
-class PretrainImages(_Samples[Tensor]):
-    """Images [3, H, W] float32. Labels are never looked at."""
+class PretrainImages(Samples[Tensor]):
+    """Images [3, H, W] uint8. Labels are never looked at."""
 
     def __init__(self, source: Source, indices: NDArray[np.int64] | None, transform: ImageTransform, seed: int) -> None:
         super().__init__(source, indices, seed)
@@ -61,7 +75,7 @@ class PretrainImages(_Samples[Tensor]):
         return self.transform(decode_rgb(sample.image))
 
 
-class LabelledImages(_Samples[tuple[Tensor, int]]):
+class LabelledImages(Samples[tuple[Tensor, int]]):
     """Images [3, H, W] float32 with their class. Raises ``DataError`` at once if one is not valid."""
 
     def __init__(self, source: Source, indices: NDArray[np.int64] | None, transform: ImageTransform, seed: int) -> None:
@@ -75,7 +89,7 @@ class LabelledImages(_Samples[tuple[Tensor, int]]):
         return self.transform(decode_rgb(sample.image)), sample.label
 
 
-class MaskedImages(_Samples[tuple[Tensor | tuple[Tensor, ...], Tensor]]):
+class MaskedImages(Samples[tuple[Tensor | tuple[Tensor, ...], Tensor]]):
     """Images [3, H, W] float32 with masks [H', W'] int64. Raises ``DataError`` at once if one is missing.
 
     A transform for evaluation gives each image in one or more sizes.
@@ -96,9 +110,9 @@ class MaskedImages(_Samples[tuple[Tensor | tuple[Tensor, ...], Tensor]]):
         if sample.mask is None:
             raise DataError("has no mask")
         image, mask = decode_rgb(sample.image), decode_mask(sample.mask)
-        if mask.shape != (image.height, image.width):
-            size = f"{image.width}x{image.height}"
-            raise DataError(f"the image is {size} pixels, its mask {mask.shape[1]}x{mask.shape[0]}")
+        if mask.shape != image.shape[:2]:
+            height, width = image.shape[:2]
+            raise DataError(f"the image is {width}x{height} pixels, its mask {mask.shape[1]}x{mask.shape[0]}")
         highest = int(mask[mask != IGNORE].max(initial=0))
         if highest >= self.source.mask_classes:
             raise DataError(f"the mask holds the value {highest + 1}, above {self.source.mask_classes}, the last class")

@@ -6,14 +6,47 @@ and its index kept in the user's cache, because nothing is written into folders 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import io
+import multiprocessing
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from nepa_scale.data.info import DatasetInfo
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from nepa_scale.data.info import DatasetInfo, SplitInfo
+from nepa_scale.data.shard_index import SAMPLE_TYPE, ShardIndex, scan
+from nepa_scale.errors import DataError
+from nepa_scale.files import write_atomically
 
 INDEX_FOLDER = "_index"
 
 Report = Callable[[str, int, int], None]
+_VERSION = 1
+_FEW_SHARDS = 16  # fewer are scanned sooner than helpers have started
+
+
+@dataclass(frozen=True)
+class SplitIndex:
+    """The samples of a split in the order of its shards, and what the shards were like when they were scanned.
+
+    ``keys`` [N] in UTF-8, ``samples`` [N] of ``SAMPLE_TYPE``; for each of the S shards its length, size in bytes and
+    time of modification in nanoseconds, [S] each.
+    """
+
+    keys: NDArray[np.bytes_]
+    samples: NDArray[np.void]
+    lengths: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    mtimes: NDArray[np.int64]
 
 
 def write_index(folder: Path, info: DatasetInfo, target: Path, *, report: Report | None = None) -> None:
@@ -22,4 +55,191 @@ def write_index(folder: Path, info: DatasetInfo, target: Path, *, report: Report
     ``report(what, done, total)`` counts the shards. Raises ``DataError`` with every fault of every shard, a line each:
     missing, cut off, another number of samples than ``info`` says, a key twice.
     """
-    raise NotImplementedError
+    problems: list[str] = []
+    found: dict[str, SplitIndex] = {}
+    for split, contents in info.splits.items():
+        paths = _paths(folder, contents)
+        scanned, faults = _scan_all(paths, contents.shard_lengths, f"index of {split}", report)
+        faults = faults or _repeated_keys(paths, scanned)
+        problems += faults
+        if not faults:
+            found[split] = _joined(paths, scanned)
+    if problems:
+        raise DataError("\n".join(problems))
+    for split, index in found.items():
+        _save(target / f"{split}.npz", index)
+
+
+def ensure_index(folder: Path, info: DatasetInfo, *, report: Report | None = None) -> None:
+    """Make sure that the index of ``folder`` is there and still true; the first of several processes does the work.
+
+    Raises ``DataError`` with every fault, a line each: of the shards where they have to be scanned, and naming each
+    shard that is gone or no longer what it was when it was indexed.
+    """
+    target = index_folder(folder)
+    loaded = {split: _load(target / f"{split}.npz") for split in info.splits}
+    if all(index is not None and not _stale(folder, info.splits[split], index) for split, index in loaded.items()):
+        return
+    with _locked(folder):
+        loaded = {split: _load(target / f"{split}.npz") for split in info.splits}
+        if None in loaded.values():
+            write_index(folder, info, target, report=report)
+            return
+        problems = []
+        for split, index in loaded.items():
+            if index is not None:
+                problems += _refreshed(folder, info.splits[split], index, target / f"{split}.npz")
+        if problems:
+            remedy = (
+                f"index it again: `python -m nepa_scale.data.prepare index root={folder.parent} name={folder.name}`"
+            )
+            raise DataError("\n".join(f"{problem}; if that is right, {remedy}" for problem in problems))
+
+
+def open_index(folder: Path, info: DatasetInfo, split: str) -> SplitIndex:
+    """Return the index of a split, made first where there is none. Raises ``DataError`` as ``ensure_index`` does."""
+    ensure_index(folder, info)
+    index = _load(index_folder(folder) / f"{split}.npz")
+    if index is None:  # the cache cannot be written: keep it in memory
+        paths = _paths(folder, info.splits[split])
+        index = _joined(paths, [scan(path) for path in paths])
+    return index
+
+
+def index_folder(folder: Path) -> Path:
+    """Where the index of a data set is: in its ``_index`` folder, or else in the user's cache."""
+    own = folder / INDEX_FOLDER
+    return own if own.is_dir() else _cached(folder)
+
+
+def _cached(folder: Path) -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "nepa_scale" / "index" / hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
+
+
+def _paths(folder: Path, contents: SplitInfo) -> list[Path]:
+    return [folder / filename for filename in contents.filenames]
+
+
+def _scan_all(
+    paths: Sequence[Path], lengths: Sequence[int], what: str, report: Report | None
+) -> tuple[list[ShardIndex], list[str]]:
+    """Scan shards, many of them in parallel; returns their indexes and the faults of those that are not as expected."""
+    scanned, faults = [], []
+    for done, (path, expected, outcome) in enumerate(zip(paths, lengths, _outcomes(paths), strict=True), start=1):
+        if isinstance(outcome, str):
+            faults.append(outcome)
+        elif len(outcome.keys) != expected:
+            faults.append(f"shard '{path}' must hold {expected} samples by _info.json, but {len(outcome.keys)} found")
+        else:
+            scanned.append(outcome)
+        if report:
+            report(what, done, len(paths))
+    return scanned, faults
+
+
+def _outcomes(paths: Sequence[Path]) -> Iterator[ShardIndex | str]:
+    cores = len(os.sched_getaffinity(0))
+    if len(paths) < _FEW_SHARDS or cores == 1:
+        yield from map(_outcome, paths)
+        return
+    with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("fork")) as pool:
+        yield from pool.map(_outcome, paths)
+
+
+def _outcome(path: Path) -> ShardIndex | str:
+    """The index of a shard, or the line that says what is wrong with it."""
+    try:
+        return scan(path)
+    except DataError as error:
+        return str(error)
+
+
+def _repeated_keys(paths: Sequence[Path], scanned: Sequence[ShardIndex]) -> list[str]:
+    keys = np.concatenate([index.keys for index in scanned])
+    _, first, counts = np.unique(keys, return_index=True, return_counts=True)
+    if not (counts > 1).any():
+        return []
+    shard_of = np.repeat(np.arange(len(paths)), [len(index.keys) for index in scanned])
+    key = keys[first[counts > 1].min()]
+    holders = " and ".join(f"'{paths[shard]}'" for shard in shard_of[keys == key])
+    return [f"sample '{key.decode('utf-8', 'replace')}' is in {holders} ({(counts > 1).sum()} such names)"]
+
+
+def _joined(paths: Sequence[Path], scanned: Sequence[ShardIndex]) -> SplitIndex:
+    states = [path.stat() for path in paths]
+    return SplitIndex(
+        keys=np.concatenate([index.keys for index in scanned]),
+        samples=np.concatenate([index.samples for index in scanned], dtype=SAMPLE_TYPE),
+        lengths=np.array([len(index.keys) for index in scanned], dtype=np.int64),
+        sizes=np.array([state.st_size for state in states], dtype=np.int64),
+        mtimes=np.array([state.st_mtime_ns for state in states], dtype=np.int64),
+    )
+
+
+def _save(path: Path, index: SplitIndex) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, version=np.array(_VERSION), **vars(index))
+    with suppress(OSError):  # an index that cannot be kept costs time, nothing else
+        write_atomically(path, buffer.getvalue())
+
+
+def _load(path: Path) -> SplitIndex | None:
+    """The index in a file, or None where there is none that this version can read."""
+    readable = suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    with readable, np.load(path) as arrays:  # which refuses pickles
+        if int(arrays["version"]) == _VERSION:
+            return SplitIndex(**{name: arrays[name] for name in SplitIndex.__dataclass_fields__})
+    return None
+
+
+def _stale(folder: Path, contents: SplitInfo, index: SplitIndex) -> bool:
+    """Whether anything about the shards is not as it was when they were scanned."""
+    if index.lengths.tolist() != list(contents.shard_lengths):
+        return True
+    try:
+        states = [path.stat() for path in _paths(folder, contents)]
+    except OSError:
+        return True
+    return [(s.st_size, s.st_mtime_ns) for s in states] != list(zip(index.sizes, index.mtimes, strict=True))
+
+
+def _refreshed(folder: Path, contents: SplitInfo, index: SplitIndex, file: Path) -> list[str]:
+    """Faults of shards that changed since they were scanned; a mere copy gets its new times noted in ``file``.
+
+    A shard of the same size but another time is scanned again: only if every sample lies where it did, with the same
+    name and label, is it taken for a copy.
+    """
+    paths = _paths(folder, contents)
+    if index.lengths.tolist() != list(contents.shard_lengths):
+        return [f"'{folder}': _info.json lists other shards than when it was indexed"]
+    problems, mtimes = [], index.mtimes.copy()
+    for shard, (path, stop) in enumerate(zip(paths, np.cumsum(index.lengths), strict=True)):
+        if not path.is_file():
+            problems.append(f"shard '{path}' is missing")
+            continue
+        state, rows = path.stat(), slice(stop - index.lengths[shard], stop)
+        if state.st_mtime_ns == index.mtimes[shard] and state.st_size == index.sizes[shard]:
+            continue
+        again = _outcome(path)
+        mtimes[shard] = state.st_mtime_ns
+        if isinstance(again, str):
+            problems.append(again)
+        elif state.st_size != index.sizes[shard] or not _same(again, index.keys[rows], index.samples[rows]):
+            problems.append(f"shard '{path}' changed since it was indexed")
+    if not problems and (mtimes != index.mtimes).any():
+        _save(file, SplitIndex(index.keys, index.samples, index.lengths, index.sizes, mtimes))
+    return problems
+
+
+def _same(again: ShardIndex, keys: NDArray[np.bytes_], samples: NDArray[np.void]) -> bool:
+    return np.array_equal(again.keys, keys) and np.array_equal(again.samples, samples)
+
+
+def _locked(folder: Path) -> AbstractContextManager[Any]:
+    """Let one process at a time work on an index; where no lock can be kept, each works for itself."""
+    lock = _cached(folder).with_suffix(".lock")
+    with suppress(OSError):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(lock)
+    return nullcontext()

@@ -67,6 +67,22 @@ def check_dataset(root: Path, name: str, *, needs: Collection[Need] = ()) -> lis
     return problems + _shard_problems(folder, info) + _missing_needs(info, needs)
 
 
+def check_contents(root: Path, name: str) -> list[str]:
+    """Return what is wrong inside the shards of the data set ``root/name``, one line each, by their index.
+
+    The index is made first where there is none, which takes a while for a large data set.
+    """
+    if is_unwritten_embedded(root, name) or find_layout(root / name) is not Layout.SHARDS:
+        return []
+    from nepa_scale.data.index import ensure_index  # here, because it imports numpy
+
+    try:
+        ensure_index(root / name, dataset_info(root, name))
+    except DataError as error:
+        return str(error).splitlines()
+    return []
+
+
 def dataset_info(root: Path, name: str) -> DatasetInfo:
     """Return what the data set ``root/name`` holds. Raises ``DataError`` when that cannot be told."""
     if is_unwritten_embedded(root, name):

@@ -4,51 +4,53 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import re
 import signal
 from collections.abc import Iterator
 from multiprocessing.context import ForkContext, ForkProcess
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from nepa_scale.data.order import micro_batches
+from nepa_scale.data.datasets import Samples
+from nepa_scale.data.order import Place, SampleOrder, micro_batches
+from nepa_scale.data.tolerance import Loaded, Tolerant
 from nepa_scale.errors import DataError
 from nepa_scale.signals import STOP_SIGNALS
 
+_WORKER_ERROR = re.compile(r"(?:^|\n)[\w.]*(?:DataError|BadImageError): ")
 
-class MicroBatches(Sampler[list[tuple[int, int]]]):
-    """The places (epoch, index) of this rank's micro-batches, from ``start_step`` to ``total_steps``."""
+
+class MicroBatches(Sampler[list[Place]]):
+    """The places of this rank's micro-batches, from ``start_step`` to ``total_steps``."""
 
     def __init__(
         self,
-        num_samples: int,
+        order: SampleOrder,
         *,
         batch_size: int,
         micro_batch_size: int,
-        seed: int,
         start_step: int,
         total_steps: int,
         rank: int,
         world_size: int,
     ) -> None:
-        self._steps = range(start_step, total_steps)
+        self._order, self._steps = order, range(start_step, total_steps)
         self._arguments = {
             "batch_size": batch_size,
             "micro_batch_size": micro_batch_size,
             "rank": rank,
             "world_size": world_size,
-            "num_samples": num_samples,
-            "seed": seed,
         }
-        self._accumulation = len(micro_batches(start_step, **self._arguments))
+        self._accumulation = len(micro_batches(order, start_step, **self._arguments))
 
     def __len__(self) -> int:
         return len(self._steps) * self._accumulation
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Place]]:
         for step in self._steps:
-            yield from micro_batches(step, **self._arguments)
+            yield from micro_batches(self._order, step, **self._arguments)
 
 
 class _Worker(ForkProcess):
@@ -77,11 +79,21 @@ class _Loader(DataLoader[Any]):
         try:
             yield from super().__iter__()
         except DataError as error:  # torch puts the worker's whole traceback before the message
-            raise DataError(str(error).strip().rpartition("DataError: ")[2]) from None
+            raise DataError(_WORKER_ERROR.split(str(error).strip())[-1]) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(_last_words(error)) from None
+
+
+def _last_words(error: RuntimeError) -> str:
+    """What became of a worker that died, for example of the kernel's out-of-memory killer."""
+    detail = " ".join(str(error.__cause__ or error).split())
+    return f"a data-loading process died: {detail} If memory was short, lower data.num_workers or the batch size"
 
 
 def train_loader(
-    dataset: Dataset[Any],
+    dataset: Samples[Any],
     *,
     batch_size: int,
     micro_batch_size: int,
@@ -92,40 +104,51 @@ def train_loader(
     world_size: int,
     num_workers: int,
 ) -> DataLoader[Any]:
-    """Yield this rank's micro-batches, ``batch_size / (micro_batch_size * world_size)`` for each step.
+    """Yield this rank's micro-batches (``Loaded``), ``batch_size / (micro_batch_size * world_size)`` for each step.
 
-    The first belongs to ``start_step``: the position in the data is the step, nothing else has to be saved.
+    The first belongs to ``start_step``: the position in the data is the step, nothing else has to be saved. Images
+    that cannot be decoded are replaced.
     """
     sampler = MicroBatches(
-        len(dataset),  # type: ignore[arg-type]
+        SampleOrder(dataset.shard_lengths, seed),
         batch_size=batch_size,
         micro_batch_size=micro_batch_size,
-        seed=seed,
         start_step=start_step,
         total_steps=total_steps,
         rank=rank,
         world_size=world_size,
     )
-    return _loader(dataset, num_workers=num_workers, batch_sampler=sampler)
+    return _loader(Tolerant(dataset), num_workers=num_workers, batch_sampler=sampler, collate_fn=_as_it_is)
 
 
 def eval_loader(
-    dataset: Dataset[Any],
+    dataset: Samples[Any],
     *,
     batch_size: int,
     rank: int,
     world_size: int,
     num_workers: int,
     stack: bool = True,
+    tolerant: bool = False,
 ) -> DataLoader[Any]:
     """Yield every ``world_size``-th sample from ``rank`` on: over all ranks each sample once, nothing padded.
 
     Ranks may get unequal numbers of batches, so sum counts after the loop. ``stack=False`` yields lists of
-    samples, for images of unequal sizes.
+    samples, for images of unequal sizes. A bad image is an error, unless ``tolerant`` replaces it as in training.
     """
-    places = [(0, index) for index in range(rank, len(dataset), world_size)]  # type: ignore[arg-type]
-    collate = {} if stack else {"collate_fn": list}
-    return _loader(dataset, num_workers=num_workers, batch_size=batch_size, sampler=places, **collate)
+    places = [(0, index) for index in range(rank, len(dataset), world_size)]
+    arguments: dict[str, Any] = {"num_workers": num_workers, "batch_size": batch_size, "sampler": places}
+    if tolerant:
+        return _loader(Tolerant(dataset), collate_fn=_batch_of, **arguments)
+    return _loader(dataset, collate_fn=default_collate if stack else list, **arguments)
+
+
+def _as_it_is(loaded: Loaded) -> Loaded:
+    return loaded
+
+
+def _batch_of(loaded: Loaded) -> Any:
+    return loaded.batch
 
 
 def _loader(dataset: Dataset[Any], *, num_workers: int, **arguments: Any) -> DataLoader[Any]:

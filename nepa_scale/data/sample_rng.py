@@ -13,21 +13,25 @@ import torch
 
 
 @contextmanager
-def sample_randomness(seed: int, epoch: int, index: int) -> Iterator[None]:
-    """Seed ``random``, ``numpy.random`` and torch's CPU generator for one sample, then restore all three.
+def preserved_randomness() -> Iterator[None]:
+    """Restore ``random``, ``numpy.random`` and torch's CPU generator afterwards.
 
-    The generators of worker processes, and of training itself, are as if the sample had never been drawn.
+    The generators of worker processes, and of training itself, are as if no sample had been drawn.
     """
-    digest = hashlib.blake2b(f"{seed},{epoch},{index}".encode(), digest_size=8).digest()
-    sample_seed = int.from_bytes(digest, "little")
     python_state, numpy_state = random.getstate(), np.random.get_state()
     torch_state = torch.default_generator.get_state()
-    random.seed(sample_seed)
-    np.random.seed(sample_seed % 2**32)
-    torch.default_generator.manual_seed(sample_seed)
     try:
         yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         torch.default_generator.set_state(torch_state)
+
+
+def seed_sample(seed: int, epoch: int, index: int) -> None:
+    """Seed ``random``, ``numpy.random`` and torch's CPU generator for one sample."""
+    digest = hashlib.blake2b(f"{seed},{epoch},{index}".encode(), digest_size=8).digest()
+    sample_seed = int.from_bytes(digest, "little")
+    random.seed(sample_seed)
+    np.random.seed(sample_seed % 2**32)
+    torch.default_generator.manual_seed(sample_seed)

@@ -1,19 +1,14 @@
-"""Where each sample lies inside a tar shard, so that any sample can be read without reading those before it.
+"""Where each sample lies inside a tar shard, found from its headers alone.
 
-A shard is scanned once (headers only) and the result kept in a cache folder. Members are grouped as
-webdataset does: everything before the first dot of the file name is the key, the rest is the extension. Names
-are never used as paths, and nothing is unpickled.
+Members are grouped as webdataset does: everything before the first dot of the file name is the key, the rest is the
+extension. Names are never used as paths, only the extensions named here are looked at, and nothing is unpickled.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import tarfile
-import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -22,16 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nepa_scale.errors import DataError
-from nepa_scale.files import write_atomically
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png"})
 MASK_EXTENSION = "seg.png"
 LABEL_EXTENSION = "cls"
 NO_LABEL = -1  # absent, or not a whole number >= 0
+LONGEST_KEY = 255  # bytes, as for a file name; keys are kept at the width of the longest
 
 _SPAN = [("image_offset", "<i8"), ("image_size", "<i8"), ("mask_offset", "<i8"), ("mask_size", "<i8")]
 SAMPLE_TYPE = np.dtype([*_SPAN, ("label", "<i8")])
-_CACHE_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -42,46 +36,32 @@ class ShardIndex:
     samples: NDArray[np.void]
 
 
-def shard_index(path: Path) -> ShardIndex:
-    """Return the index of a shard, from the cache when the file has not changed since it was made.
-
-    Raises ``DataError`` naming the shard when it is damaged or holds a key twice.
-    """
-    cached = _cache_file(path)
-    with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        arrays = np.load(io.BytesIO(cached.read_bytes()))  # refuses pickles
-        return ShardIndex(arrays["keys"], arrays["samples"])
-    index = _scan(path)
-    buffer = io.BytesIO()
-    np.savez(buffer, keys=index.keys, samples=index.samples)
-    with suppress(OSError):  # a cache that cannot be written costs time, nothing else
-        write_atomically(cached, buffer.getvalue())
-    return index
+def scan(path: Path) -> ShardIndex:
+    """Read the headers of a shard. Raises ``DataError`` naming it when it is missing, damaged or holds a key twice."""
+    try:
+        with path.open("rb") as file:
+            return _collect(path, file)
+    except FileNotFoundError:
+        raise DataError(f"shard '{path}' is missing") from None
+    except OSError as error:
+        raise DataError(f"shard '{path}' cannot be read: {error.strerror}") from None
 
 
-def _cache_file(path: Path) -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    stat = path.stat()
-    identity = f"{_CACHE_VERSION}\n{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
-    return Path(base) / "nepa_scale" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npz"
-
-
-def _scan(path: Path) -> ShardIndex:
+def _collect(path: Path, file: IO[bytes]) -> ShardIndex:
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     labels: dict[str, int] = {}
-    with path.open("rb") as file:
-        for key, extension, member in _members(path, file):
-            members = samples.setdefault(key, {})
-            role = "image" if extension in IMAGE_EXTENSIONS else extension
-            if role in members:
-                raise DataError(f"shard '{path}' holds the {role} of '{key}' twice")
-            members[role] = member
-            if role == LABEL_EXTENSION:
-                labels[key] = _label(os.pread(file.fileno(), member.size, member.offset_data))
+    for key, extension, member in _members(path, file):
+        members = samples.setdefault(key, {})
+        role = "image" if extension in IMAGE_EXTENSIONS else extension
+        if role in members:
+            raise DataError(f"shard '{path}' holds the {role} of '{_printable(key)}' twice")
+        members[role] = member
+        if role == LABEL_EXTENSION:
+            labels[key] = _label(os.pread(file.fileno(), member.size, member.offset_data))
     rows = []
     for key, members in samples.items():
         if "image" not in members:
-            raise DataError(f"shard '{path}': sample '{key}' has no image (.jpg, .jpeg or .png)")
+            raise DataError(f"shard '{path}': sample '{_printable(key)}' has no image (.jpg, .jpeg or .png)")
         image, mask = members["image"], members.get(MASK_EXTENSION)
         mask_span = (mask.offset_data, mask.size) if mask else (0, 0)
         rows.append((image.offset_data, image.size, *mask_span, labels.get(key, NO_LABEL)))
@@ -92,6 +72,8 @@ def _scan(path: Path) -> ShardIndex:
 def _members(path: Path, file: IO[bytes]) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
     """Yield (key, extension, member) of the files that make up samples, passing over links and the like."""
     size = path.stat().st_size
+    if not size:
+        raise DataError(f"shard '{path}' is empty (0 bytes)")
     known = IMAGE_EXTENSIONS | {MASK_EXTENSION, LABEL_EXTENSION}
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
@@ -99,13 +81,29 @@ def _members(path: Path, file: IO[bytes]) -> Iterator[tuple[str, str, tarfile.Ta
                 folder, _, name = member.name.rpartition("/")
                 stem, _, extension = name.partition(".")
                 if member.offset_data + member.size > size:
-                    raise DataError(f"shard '{path}' is cut off inside '{member.name}'")
-                if member.isreg() and extension.lower() in known:
-                    yield (f"{folder}/{stem}" if folder else stem), extension.lower(), member
+                    raise DataError(f"shard '{path}' is cut off inside '{_printable(member.name)}'")
+                if not (member.isreg() and extension.lower() in known):
+                    continue
+                key = f"{folder}/{stem}" if folder else stem
+                if len(key.encode("utf-8", "surrogateescape")) > LONGEST_KEY:
+                    raise DataError(f"shard '{path}' has a sample name of more than {LONGEST_KEY} bytes: '{key[:40]}…'")
+                yield key, extension.lower(), member
+            _check_end(path, file, archive.offset)
     except tarfile.TarError as error:
         raise DataError(f"shard '{path}' is not a whole tar file: {error}") from None
+
+
+def _check_end(path: Path, file: IO[bytes], offset: int) -> None:
+    """Refuse a tar whose members do not end at zeros: ``tarfile`` takes a damaged header for the end, silently."""
+    if os.pread(file.fileno(), tarfile.BLOCKSIZE, offset) != bytes(tarfile.BLOCKSIZE):
+        raise DataError(f"shard '{path}' is damaged or cut off at byte {offset:,}: neither a file header nor the end")
 
 
 def _label(text: bytes) -> int:
     stripped = text.strip()
     return int(stripped) if stripped.isdigit() and len(stripped) < 10 else NO_LABEL
+
+
+def _printable(name: str) -> str:
+    """A name from an archive as one harmless line."""
+    return name.encode("unicode_escape", "backslashreplace").decode("ascii")[:200]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nepa_scale.data import ade20k
+from nepa_scale.data.index import open_index
 from nepa_scale.data.info import DatasetInfo
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
-from nepa_scale.data.shard_index import NO_LABEL, SAMPLE_TYPE, shard_index
-from nepa_scale.errors import DataError
+from nepa_scale.data.reading import Files, read_whole
+from nepa_scale.data.shard_index import NO_LABEL
+from nepa_scale.errors import DataError, shortened
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,22 @@ class Source(Protocol):
     def labels(self) -> NDArray[np.int64]:
         """The class of every sample [N]; -1 where there is none."""
 
+    @property
+    def shard_of(self) -> NDArray[np.int64]:
+        """The number of the file that holds each sample [N]; 0 for all where each has its own."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+    def where(self, index: int) -> str:
+        """The file and the name of a sample, for messages."""
 
     def check_labels(self) -> None:
         """Raise ``DataError`` naming the first sample without a valid class."""
 
     def check_masks(self) -> None:
-        """Raise ``DataError`` naming the first sample without a mask."""
+        """Raise ``DataError`` naming samples without a mask."""
 
 
 def open_source(root: Path, name: str, split: str) -> Source:
@@ -69,69 +77,56 @@ class ShardSource:
         contents = info.splits[split]
         self.num_classes = info.num_classes
         self.mask_classes = len(info.mask_class_names)
+        index = open_index(folder, info, split)
+        self._keys, self._samples = index.keys, index.samples
         self._paths = [folder / filename for filename in contents.filenames]
-        keys, samples = [], []
-        for path, expected in zip(self._paths, contents.shard_lengths, strict=True):
-            if not path.is_file():
-                raise DataError(f"shard '{path}' is missing")
-            index = shard_index(path)
-            if len(index.keys) != expected:
-                raise DataError(
-                    f"shard '{path}' must hold {expected} samples by _info.json, but {len(index.keys)} found"
-                )
-            keys.append(index.keys)
-            samples.append(index.samples)
-        self._keys = np.concatenate(keys)
-        self._samples = np.concatenate(samples, dtype=SAMPLE_TYPE)
-        self._shard_of = np.repeat(np.arange(len(self._paths)), contents.shard_lengths)
+        self._shard_of = np.repeat(np.arange(len(self._paths)), index.lengths)
+        self._files = Files()
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """The class of every sample [N]; -1 where there is none."""
         return self._samples["label"]
 
+    @property
+    def shard_of(self) -> NDArray[np.int64]:
+        """The number of the shard that holds each sample [N]."""
+        return self._shard_of
+
     def __len__(self) -> int:
         return len(self._samples)
 
     def __getitem__(self, index: int) -> Sample:
-        row = self._samples[index]
+        image_offset, image_size, mask_offset, mask_size, label = self._samples[index].tolist()
         path = self._paths[self._shard_of[index]]
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            image = _read(descriptor, path, int(row["image_offset"]), int(row["image_size"]))
-            mask = _read(descriptor, path, int(row["mask_offset"]), int(row["mask_size"]))
-        finally:
-            os.close(descriptor)
-        label = int(row["label"])
-        return Sample(self._key(index), image, None if label == NO_LABEL else label, mask or None)
+        image = self._files.read(path, image_offset, image_size)
+        mask = self._files.read(path, mask_offset, mask_size) if mask_size else None
+        return Sample(self._key(index), image, None if label == NO_LABEL else label, mask)
+
+    def where(self, index: int | np.integer[Any]) -> str:
+        """The shard and the name of a sample."""
+        return f"shard '{self._paths[self._shard_of[index]]}', sample '{self._key(index)}'"
 
     def check_labels(self) -> None:
         """Raise ``DataError`` naming the first sample without a valid class."""
         bad = np.flatnonzero((self.labels < 0) | (self.labels >= self.num_classes))
         if bad.size:
             raise DataError(
-                f"{self._where(bad[0])}: .cls must hold a class from 0 to {self.num_classes - 1} "
+                f"{self.where(bad[0])}: .cls must hold a class from 0 to {self.num_classes - 1} "
                 f"({bad.size} of {len(self)} samples do not)"
             )
 
     def check_masks(self) -> None:
-        """Raise ``DataError`` naming the first sample without a mask."""
+        """Raise ``DataError`` naming samples without a mask."""
         bad = np.flatnonzero(self._samples["mask_size"] == 0)
         if bad.size:
-            raise DataError(f"{self._where(bad[0])}: no .seg.png ({bad.size} of {len(self)} samples have none)")
+            others = shortened([f"'{self._key(index)}'" for index in bad])
+            raise DataError(
+                f"{self.where(bad[0])}: no .seg.png ({bad.size} of {len(self)} samples have none: {others})"
+            )
 
-    def _key(self, index: int) -> str:
+    def _key(self, index: int | np.integer[Any]) -> str:
         return bytes(self._keys[index]).decode("utf-8", "replace")
-
-    def _where(self, index: int) -> str:
-        return f"shard '{self._paths[self._shard_of[index]]}', sample '{self._key(index)}'"
-
-
-def _read(descriptor: int, path: Path, offset: int, size: int) -> bytes:
-    content = os.pread(descriptor, size, offset)
-    if len(content) != size:
-        raise DataError(f"shard '{path}' became shorter while in use")
-    return content
 
 
 class AdeSource:
@@ -151,12 +146,21 @@ class AdeSource:
         """-1 for every sample [N]: ADE20K has no image classes."""
         return np.full(len(self), NO_LABEL)
 
+    @property
+    def shard_of(self) -> NDArray[np.int64]:
+        """0 for every sample [N]: each is a file of its own."""
+        return np.zeros(len(self), dtype=np.int64)
+
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int) -> Sample:
         image = self._images[index]
-        return Sample(image.stem, image.read_bytes(), None, self._masks[index].read_bytes())
+        return Sample(image.stem, read_whole(image), None, read_whole(self._masks[index]))
+
+    def where(self, index: int) -> str:
+        """The photograph and its mask."""
+        return f"'{self._images[index]}' with mask '{self._masks[index]}'"
 
     def check_labels(self) -> None:
         """Raise ``DataError``: there are no image classes."""

@@ -1,12 +1,13 @@
-"""From encoded bytes to tensors: decoding, and one pair of transforms (training, evaluation) for each task.
+"""From pixels to tensors: one pair of transforms (training, evaluation) for each task.
 
-Images are normalised to mean 0.5, standard deviation 0.5 per channel, so pixels lie in [-1, 1]. In mask
-tensors classes count from 0 and ``IGNORE`` marks unlabelled pixels.
+Images are normalised to mean 0.5, standard deviation 0.5 per channel, so values lie in [-1, 1]; those of pre-training
+stay bytes until they are on the device. In mask tensors classes count from 0 and ``IGNORE`` marks unlabelled pixels.
 """
 
 from __future__ import annotations
 
-import io
+import math
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -16,46 +17,29 @@ from numpy.typing import NDArray
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
+from torch.nn.functional import interpolate as resize
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
-from nepa_scale.errors import DataError
+from nepa_scale.data.decode import IGNORE
 
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)
-IGNORE = 255
 
-ImageTransform = Callable[[Image.Image], Tensor]
-JointTransform = Callable[[Image.Image, NDArray[np.uint8]], tuple[Tensor, Tensor]]
-PyramidTransform = Callable[[Image.Image, NDArray[np.uint8]], tuple[tuple[Tensor, ...], Tensor]]
-
-
-def decode_rgb(content: bytes) -> Image.Image:
-    """Decode an image as RGB; EXIF orientation is not applied, to image or mask. Raises ``DataError``."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"the image cannot be decoded: {_first_line(error)}") from None
+ImageTransform = Callable[[NDArray[np.uint8]], Tensor]
+JointTransform = Callable[[NDArray[np.uint8], NDArray[np.uint8]], tuple[Tensor, Tensor]]
+PyramidTransform = Callable[[NDArray[np.uint8], NDArray[np.uint8]], tuple[tuple[Tensor, ...], Tensor]]
 
 
-def decode_mask(content: bytes) -> NDArray[np.uint8]:
-    """Decode a stored mask to classes [H, W] uint8: stored 0 becomes ``IGNORE``, stored k becomes k - 1.
-
-    Raises ``DataError``.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode not in {"L", "P"}:
-                raise DataError(f"the mask must be an 8-bit one-channel PNG, its mode is {image.mode}")
-            stored = np.asarray(image, dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"the mask cannot be decoded: {_first_line(error)}") from None
-    return stored - np.uint8(1)  # unsigned: 0 wraps round to 255, which is IGNORE
+def as_image(pixels: NDArray[np.uint8]) -> Tensor:
+    """Pixels [H, W, 3] as a tensor [3, H, W] that shares their memory."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def normalise(images: Tensor) -> Tensor:
+    """Pixels 0..255 to [-1, 1] in float32, on the images' device: ``(x / 255 - MEAN) / STD`` with both 0.5."""
+    return images.to(torch.float32).mul_(2 / 255).sub_(1)
 
 
 def _normalise() -> list[v2.Transform]:
@@ -63,17 +47,54 @@ def _normalise() -> list[v2.Transform]:
     return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
 
 
+class PretrainCrop:
+    """Random resized crop (bilinear) and flip: NEPA's whole pre-training augmentation. Gives [3, S, S] uint8.
+
+    What torchvision's ``RandomResizedCrop`` and ``RandomHorizontalFlip`` do, with its resizing kernel and without its
+    dispatch, which for small images takes as long as decoding and resizing together.
+    """
+
+    TRIES = 10
+    LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
+
+    def __init__(self, image_size: int, *, crop_scale_min: float, hflip: float) -> None:
+        self._size, self._scale_min, self._hflip = (image_size, image_size), crop_scale_min, hflip
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+        top, left, height, width = self.draw(*pixels.shape[:2])
+        crop = as_image(pixels[top : top + height, left : left + width])
+        image = resize(crop[None], self._size, mode="bilinear", antialias=True)[0]
+        return image.flip(-1) if random.random() < self._hflip else image
+
+    def draw(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Top, left, height and width of a crop: area and log aspect ratio uniform, then its place.
+
+        If ten draws in a row do not fit into the image, the largest centred crop of a permitted ratio is taken.
+        """
+        for _ in range(self.TRIES):
+            area = random.uniform(self._scale_min, 1.0) * height * width
+            ratio = math.exp(random.uniform(*self.LOG_RATIO))
+            wide, high = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < wide <= width and 0 < high <= height:
+                return random.randint(0, height - high), random.randint(0, width - wide), high, wide
+        narrowest, widest = (math.exp(bound) for bound in self.LOG_RATIO)
+        high = min(height, round(width / narrowest))
+        wide = min(width, round(height * widest))
+        return (height - high) // 2, (width - wide) // 2, high, wide
+
+
 def pretrain_train(image_size: int, *, crop_scale_min: float, hflip: float) -> ImageTransform:
-    """Random resized crop (bilinear) and flip: NEPA's whole pre-training augmentation. Gives [3, S, S]."""
-    crop = v2.RandomResizedCrop(image_size, scale=(crop_scale_min, 1.0), antialias=True)
-    transform: ImageTransform = v2.Compose([v2.PILToTensor(), crop, v2.RandomHorizontalFlip(hflip), *_normalise()])
-    return transform
+    """Random resized crop (bilinear) and flip. Gives [3, S, S] uint8, to be normalised by the batch."""
+    return PretrainCrop(image_size, crop_scale_min=crop_scale_min, hflip=hflip)
 
 
 def pretrain_eval(image_size: int) -> ImageTransform:
-    """Shorter side to ``image_size`` (bilinear), centre crop. Gives [3, S, S]."""
-    resize = v2.Resize(image_size, antialias=True)
-    transform: ImageTransform = v2.Compose([v2.PILToTensor(), resize, v2.CenterCrop(image_size), *_normalise()])
+    """Shorter side to ``image_size`` (bilinear), centre crop. Gives [3, S, S] uint8."""
+
+    def transform(pixels: NDArray[np.uint8]) -> Tensor:
+        image = F.resize_image(as_image(pixels), [image_size], antialias=True)
+        return F.center_crop_image(image, [image_size, image_size])
+
     return transform
 
 
@@ -81,21 +102,17 @@ def classify_train(
     image_size: int, *, crop_scale_min: float, hflip: float, auto_augment: str | None, re_prob: float
 ) -> ImageTransform:
     """timm's recipe: random resized crop (bicubic), flip, ``auto_augment``, random erasing: [3, S, S]."""
-    transform: ImageTransform = create_transform(
+    return TimmTransform(
         image_size,
         is_training=True,
         scale=(crop_scale_min, 1.0),
         hflip=hflip,
         color_jitter=0.0,  # timm's default of 0.4 would come back without auto_augment
         auto_augment=auto_augment,
-        interpolation="bicubic",
-        mean=MEAN,
-        std=STD,
         re_prob=re_prob,
         re_mode="pixel",
         re_count=1,
     )
-    return transform
 
 
 def classify_eval(image_size: int, *, crop_pct: float, crop_mode: str = "center") -> ImageTransform:
@@ -103,10 +120,18 @@ def classify_eval(image_size: int, *, crop_pct: float, crop_mode: str = "center"
 
     With ``crop_mode="squash"`` both sides are resized to that length, whatever the image's shape.
     """
-    transform: ImageTransform = create_transform(
-        image_size, crop_pct=crop_pct, crop_mode=crop_mode, interpolation="bicubic", mean=MEAN, std=STD
-    )
-    return transform
+    return TimmTransform(image_size, crop_pct=crop_pct, crop_mode=crop_mode)
+
+
+class TimmTransform:
+    """timm's transform of a recipe, ``timm``; it works on PIL images, as the published numbers do."""
+
+    def __init__(self, image_size: int, **recipe: Any) -> None:
+        self.timm: Any = create_transform(image_size, interpolation="bicubic", mean=MEAN, std=STD, **recipe)
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+        image: Tensor = self.timm(Image.fromarray(pixels))
+        return image
 
 
 def segment_train(
@@ -145,8 +170,8 @@ def segment_eval(*sides: int) -> PyramidTransform:
     """
     resizes = [v2.Compose([v2.Resize(side, antialias=True), *_normalise()]) for side in sides]
 
-    def transform(image: Image.Image, mask: NDArray[np.uint8]) -> tuple[tuple[Tensor, ...], Tensor]:
-        pixels = tv_tensors.Image(v2.functional.pil_to_tensor(image))
+    def transform(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> tuple[tuple[Tensor, ...], Tensor]:
+        pixels = tv_tensors.Image(as_image(image))
         return tuple(resize(pixels).as_subclass(Tensor) for resize in resizes), torch.from_numpy(mask).long()
 
     return transform
@@ -170,14 +195,14 @@ class VariedCrop(v2.Transform):
         mask = next(item for item in flat_inputs if isinstance(item, tv_tensors.Mask))
         place = self._draw(mask)
         for _ in range(self.REDRAWS if self.cat_max_ratio < 1 else 0):
-            if self._is_varied(v2.functional.crop(mask, **place)):
+            if self._is_varied(F.crop(mask, **place)):
                 break
             place = self._draw(mask)
         return place
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Crop image or mask."""
-        return v2.functional.crop(inpt, **params)
+        return F.crop(inpt, **params)
 
     def _draw(self, mask: Tensor) -> dict[str, int]:
         height, width = (min(self.size, side) for side in mask.shape[-2:])
@@ -218,7 +243,7 @@ class _FillUp(v2.Transform):
         """Pad image or mask."""
         height, width = inpt.shape[-2:]
         fill = IGNORE if isinstance(inpt, tv_tensors.Mask) else 0
-        return v2.functional.pad(inpt, [0, 0, self.size - width, self.size - height], fill=fill)
+        return F.pad(inpt, [0, 0, self.size - width, self.size - height], fill=fill)
 
 
 class _Joint:
@@ -227,7 +252,7 @@ class _Joint:
     def __init__(self, transform: v2.Transform) -> None:
         self._transform = transform
 
-    def __call__(self, image: Image.Image, mask: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        pair = tv_tensors.Image(v2.functional.pil_to_tensor(image)), tv_tensors.Mask(torch.from_numpy(mask))
+    def __call__(self, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        pair = tv_tensors.Image(as_image(image)), tv_tensors.Mask(torch.from_numpy(mask))
         pixels, classes = self._transform(*pair)
         return pixels, classes.long()

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nepa_scale.config import RunConfig
+from nepa_scale.data.decode import decode_rgb
 from nepa_scale.data.sources import Source, open_source
-from nepa_scale.data.transforms import MEAN, STD, decode_rgb, pretrain_eval
+from nepa_scale.data.transforms import MEAN, STD, normalise, pretrain_eval
 from nepa_scale.errors import DataError, UserError
 from nepa_scale.files import write_atomically
 from nepa_scale.model import NepaViT
@@ -142,7 +143,7 @@ def make_strips(backbone: NepaViT, images: Sequence[Named], choice: Choice) -> l
     strips: list[sheet.Strip] = []
     for number, image in enumerate(images):
         try:
-            pixels = transform(decode_rgb(image.content))
+            pixels = normalise(transform(decode_rgb(image.content)))
         except DataError as error:
             raise DataError(f"image '{image.name}': {error}") from None
         patches = query_patches(rows * columns, choice.queries, (choice.seed, number))

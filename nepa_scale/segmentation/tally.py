@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from nepa_scale.data.transforms import IGNORE
+from nepa_scale.data.decode import IGNORE
 from nepa_scale.segmentation import confusion
 
 STRIP_ROWS = 64

@@ -126,7 +126,7 @@ class Probe(Task):
 
     @property
     def _standardised(self) -> int:
-        return min(STANDARDISED_IMAGES, len(self.train_data))  # type: ignore[arg-type]
+        return min(STANDARDISED_IMAGES, len(self.train_data))
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         """AdamW over the heads, each copy at its own multiple of the peak rate."""
@@ -219,7 +219,7 @@ class Probe(Task):
         whole = {}
         for name in list(batches[0][0]):
             parts = [batch.pop(name) for batch, _ in batches]
-            whole[name] = parts[0].new_zeros(len(self.eval_data), *parts[0].shape[1:])  # type: ignore[arg-type]
+            whole[name] = parts[0].new_zeros(len(self.eval_data), *parts[0].shape[1:])
             mine = [part for part, (_, counts) in zip(parts, batches, strict=True) if counts]
             if mine:
                 whole[name][world.rank :: world.size] = torch.cat(mine)

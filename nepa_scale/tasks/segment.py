@@ -15,7 +15,8 @@ from nepa_scale.config import RunConfig, SegmentConfig
 from nepa_scale.costs import padded_size
 from nepa_scale.data import layout
 from nepa_scale.data.datasets import MaskedImages
-from nepa_scale.data.transforms import IGNORE, segment_eval, segment_train
+from nepa_scale.data.decode import IGNORE
+from nepa_scale.data.transforms import segment_eval, segment_train
 from nepa_scale.distributed import World, max_over_ranks, sum_over_ranks
 from nepa_scale.layers import quarter_blocks
 from nepa_scale.model import NepaViT

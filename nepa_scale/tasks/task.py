@@ -12,10 +12,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from nepa_scale.config import RunConfig, TaskConfig
 from nepa_scale.data import layout
+from nepa_scale.data.datasets import Samples
+from nepa_scale.data.device import on_device
 from nepa_scale.data.loader import eval_loader
 from nepa_scale.data.order import subset
 from nepa_scale.data.sources import Source, open_source
@@ -31,8 +32,8 @@ class Task(ABC):
     name: str
     backbone: NepaViT
     module: nn.Module
-    train_data: Dataset[Any]
-    eval_data: Dataset[Any]
+    train_data: Samples[Any]
+    eval_data: Samples[Any]
     stacked_evaluation = True
     any_image_size = False  # whether the backbone must take images of other sizes too
 
@@ -80,8 +81,10 @@ class Task(ABC):
 
     def chosen_images(self, source: Source) -> np.ndarray | None:
         """Indices of the training images used; None means all."""
-        count = self.section.num_images
-        return None if count is None else subset(len(source), min(count, len(source)), self.config.seed)
+        count = self.section.used_images(len(source))
+        if count == len(source):
+            return None
+        return subset(len(source), count, self.config.seed, source.labels)
 
     def new_backbone(self, *, drop_path_rate: float = 0.0, qk_norm: str | None = None) -> NepaViT:
         """The backbone of this configuration with fresh weights; ``qk_norm`` (if given) in place of the model's."""
@@ -105,38 +108,34 @@ class Task(ABC):
         return count(Path(self.config.data.root), self.section.dataset)
 
     def evaluation_batches(
-        self, world: World, device: torch.device, data: Dataset[Any] | None = None
+        self, world: World, device: torch.device, data: Samples[Any] | None = None
     ) -> Iterator[tuple[Any, bool]]:
         """Yield (batch on ``device``, whether it counts), equally often on every rank.
 
-        The batches are of ``data``, by default the validation images; rank r of n has every n-th sample from r on.
-        A batch is the collated sample, or a list of samples where images keep their own shapes. Under ZeRO-3 a
-        forward pass is a collective, so a rank that has run out repeats its last batch uncounted.
+        The batches are of the validation images, which are all read or end in an error, or of training images
+        ``data``, where the next one stands in for a bad one as in training. Rank r of n has every n-th from r on. A
+        batch is the collated sample, or a list of samples where images keep their own shapes. Under ZeRO-3 a forward
+        pass is a collective, so a rank that has run out repeats its last batch uncounted.
         """
-        data = self.eval_data if data is None else data
-        count: int = len(data)  # type: ignore[arg-type]
+        training = data is not None
+        data = data or self.eval_data
+        count = len(data)
         counts = world.rank < count  # with fewer samples than ranks the last ranks repeat the first sample
-        loader = eval_loader(
+        batches = eval_loader(
             data,
             batch_size=self.eval_batch_size,
             rank=world.rank if counts else 0,
             world_size=world.size,
             num_workers=self.config.data.num_workers,
             stack=self.stacked_evaluation,
+            tolerant=training,
         )
         missing, batch = math.ceil(math.ceil(count / world.size) / self.eval_batch_size), None
-        for batch in loader:
+        for batch in on_device(batches, device):
             missing -= 1
-            yield to_device(batch, device), counts
+            yield batch, counts
         for _ in range(missing):
-            yield to_device(batch, device), False
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """Move every tensor of a (nested) batch."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    return type(batch)(to_device(item, device) for item in batch)
+            yield batch, False
 
 
 def parameter_dtype(module: nn.Module) -> torch.dtype:

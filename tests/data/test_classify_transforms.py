@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from randomness import sample_randomness
 from timm.data.random_erasing import RandomErasing
 
 from nepa_scale.data import transforms as T
-from nepa_scale.data.sample_rng import sample_randomness
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -38,14 +38,14 @@ def test_evaluation_crops_of_both_released_models(
     image = noise(width, height)
     shorter = min(width, height)
     size = (side, side) if crop_mode == "squash" else (int(side * width / shorter), int(side * height / shorter))
-    found = T.classify_eval(224, crop_pct=crop_pct, crop_mode=crop_mode)(image)
+    found = T.classify_eval(224, crop_pct=crop_pct, crop_mode=crop_mode)(np.array(image))
     np.testing.assert_allclose(found.numpy(), cut(image, size, 224), atol=1e-6)
 
 
 def erased(transform: T.ImageTransform, index: int) -> Any:
     """Which pixels of a uniform image the transform has replaced."""
     with sample_randomness(0, 0, index):
-        pixels = transform(Image.new("RGB", (32, 32), (255, 255, 255))).numpy()
+        pixels = transform(np.full((32, 32, 3), 255, np.uint8)).numpy()
     return (pixels != 1.0).any(axis=0)
 
 
@@ -58,7 +58,7 @@ def test_random_erasing_is_one_rectangle_of_noise() -> None:
     for mask in hit:
         rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
         assert mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
-    erasing = transform.transforms[-1]  # type: ignore[attr-defined]
+    erasing = transform.timm.transforms[-1]  # type: ignore[attr-defined]
     assert isinstance(erasing, RandomErasing)
     assert (erasing.per_pixel, erasing.rand_color, erasing.min_count, erasing.max_count) == (True, False, 1, 1)
 
@@ -67,11 +67,11 @@ def test_published_augmentation_is_timm_s() -> None:
     """rand-m9-mstd0.5-inc1 is RandAugment of two operations at magnitude 9 +- 0.5, with no colour jitter beside it."""
     policy = "rand-m9-mstd0.5-inc1"
     transform = T.classify_train(224, crop_scale_min=0.08, hflip=0.5, auto_augment=policy, re_prob=0.25)
-    names = [type(step).__name__ for step in transform.transforms]  # type: ignore[attr-defined]
+    names = [type(step).__name__ for step in transform.timm.transforms]  # type: ignore[attr-defined]
     assert names[:3] == ["RandomResizedCropAndInterpolation", "RandomHorizontalFlip", "RandAugment"]
     assert "ColorJitter" not in names
-    augment = transform.transforms[2]  # type: ignore[attr-defined]
+    augment = transform.timm.transforms[2]  # type: ignore[attr-defined]
     assert augment.num_layers == 2
     assert {(operation.magnitude, operation.magnitude_std) for operation in augment.ops} == {(9, 0.5)}
-    crop = transform.transforms[0]  # type: ignore[attr-defined]
+    crop = transform.timm.transforms[0]  # type: ignore[attr-defined]
     assert (crop.scale, crop.ratio) == ((0.08, 1.0), (3 / 4, 4 / 3))

@@ -13,26 +13,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset
 
 from nepa_scale.data import transforms as T
-from nepa_scale.data.datasets import LabelledImages, PretrainImages
+from nepa_scale.data.datasets import LabelledImages, PretrainImages, Samples
 from nepa_scale.data.loader import eval_loader, train_loader
-from nepa_scale.data.order import micro_batches
+from nepa_scale.data.order import SampleOrder, micro_batches
 from nepa_scale.data.sources import open_source
 from nepa_scale.errors import DataError
 
 CROP = T.pretrain_train(16, crop_scale_min=0.3, hflip=0.5)
-ORDER = {"batch_size": 16, "micro_batch_size": 4, "seed": 7}
+BATCH = {"batch_size": 16, "micro_batch_size": 4}
+ORDER = {**BATCH, "seed": 7}
 
 
-class Places(Dataset[torch.Tensor]):
-    """A data set whose items are their own places."""
+class Places(Samples[torch.Tensor]):
+    """A data set of 50 samples in three shards whose items are their own places."""
 
-    def __len__(self) -> int:
-        return 50
+    shard_lengths = (20, 20, 10)
 
-    def __getitem__(self, place: tuple[int, int]) -> torch.Tensor:
+    def __init__(self) -> None:
+        self.indices = np.arange(50)
+
+    def draw(self, place: tuple[int, int], *, instead: int = 0) -> torch.Tensor:
         return torch.tensor(place)
 
 
@@ -47,7 +49,7 @@ def places(*, start_step: int = 0, total_steps: int = 6, rank: int = 0, world_si
         world_size=world_size,
         num_workers=num_workers,
     )
-    read = [batch.tolist() for batch in loader]
+    read = [loaded.batch.tolist() for loaded in loader]
     assert len(loader) == len(read)
     return read
 
@@ -56,10 +58,11 @@ def places(*, start_step: int = 0, total_steps: int = 6, rank: int = 0, world_si
 @pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (1, 2), (3, 4)])
 def test_the_order_is_that_of_the_plan(num_workers: int, rank: int, world_size: int) -> None:
     """A rank reads exactly its micro-batches, in order, whatever the number of workers."""
+    order = SampleOrder(Places.shard_lengths, ORDER["seed"])
     expected = [
         [list(place) for place in micro_batch]
         for step in range(6)
-        for micro_batch in micro_batches(step, **ORDER, rank=rank, world_size=world_size, num_samples=50)
+        for micro_batch in micro_batches(order, step, **BATCH, rank=rank, world_size=world_size)
     ]
     assert places(rank=rank, world_size=world_size, num_workers=num_workers) == expected
 
@@ -94,9 +97,10 @@ def test_images_do_not_depend_on_workers(digits_root: Path) -> None:
     alone = list(train_loader(dataset, **settings, num_workers=0))
     helped = list(train_loader(dataset, **settings, num_workers=2))
     assert len(alone) == 12
-    assert alone[0].shape == (4, 3, 16, 16)
+    assert alone[0].batch.shape == (4, 3, 16, 16)
+    assert alone[0].batch.dtype == torch.uint8
     for first, second in zip(alone, helped, strict=True):
-        assert torch.equal(first, second)
+        assert torch.equal(first.batch, second.batch)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -137,13 +141,13 @@ def test_images_of_unequal_size_come_as_lists() -> None:
     assert [place.tolist() for place in batch] == [[0, 0], [0, 1], [0, 2]]
 
 
-class Surroundings(Dataset[torch.Tensor]):
+class Surroundings(Samples[torch.Tensor]):
     """Items tell what a worker process is like: signals ignored, threads, process id."""
 
-    def __len__(self) -> int:
-        return 4
+    def __init__(self) -> None:
+        self.indices = np.arange(4)
 
-    def __getitem__(self, place: tuple[int, int]) -> torch.Tensor:
+    def draw(self, place: tuple[int, int], *, instead: int = 0) -> torch.Tensor:
         signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
         ignored = sum(signal.getsignal(number) is signal.SIG_IGN for number in signals)
         return torch.tensor([ignored, torch.get_num_threads(), os.getpid()])
@@ -185,5 +189,5 @@ def test_a_bad_image_is_one_line_from_a_worker_too(write_shards, tmp_path: Path,
     dataset = LabelledImages(open_source(root, "toy", "train"), None, CROP, seed=0)
     with pytest.raises(DataError) as caught:
         list(eval_loader(dataset, batch_size=2, rank=0, world_size=1, num_workers=num_workers))
-    assert str(caught.value).startswith("sample 'train_0000': the image cannot be decoded")
+    assert str(caught.value).startswith(f"shard '{path}', sample 'train_0000': the image cannot be decoded")
     assert len(str(caught.value).splitlines()) == 1

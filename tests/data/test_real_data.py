@@ -13,6 +13,7 @@ from PIL import Image
 from nepa_scale.data import layout
 from nepa_scale.data import transforms as T
 from nepa_scale.data.datasets import LabelledImages, MaskedImages
+from nepa_scale.data.decode import IGNORE, decode_mask
 from nepa_scale.data.prepare import main
 from nepa_scale.data.sources import open_source
 
@@ -77,11 +78,11 @@ def test_photographs_and_masks_fit(real_data: Path, name: str) -> None:
 def test_camvid_holds_its_eleven_classes(real_data: Path) -> None:
     """The ids that its README lists, and no others, occur over the whole validation split."""
     source = open_source(available(real_data, "camvid-as-ade"), "camvid-as-ade", "validation")
-    found = {value for index in range(len(source)) for value in np.unique(T.decode_mask(source[index].mask)).tolist()}
+    found = {value for index in range(len(source)) for value in np.unique(decode_mask(source[index].mask)).tolist()}
     expected = {"sky", "building, edifice", "pole", "road, route", "sidewalk, pavement", "tree"}
     names = layout.dataset_info(real_data, "camvid-as-ade").mask_class_names
-    assert {identifier + 1 for identifier in found - {T.IGNORE}} == {3, 2, 94, 7, 12, 5, 44, 33, 21, 13, 128}
-    assert expected <= {names[identifier] for identifier in found - {T.IGNORE}}
+    assert {identifier + 1 for identifier in found - {IGNORE}} == {3, 2, 94, 7, 12, 5, 44, 33, 21, 13, 128}
+    assert expected <= {names[identifier] for identifier in found - {IGNORE}}
 
 
 def test_a_real_ade20k_folder_becomes_shards(real_data: Path, tmp_path: Path) -> None:

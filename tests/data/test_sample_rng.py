@@ -8,8 +8,7 @@ import random
 import numpy as np
 import pytest
 import torch
-
-from nepa_scale.data.sample_rng import sample_randomness
+from randomness import sample_randomness
 
 
 def draws() -> tuple[float, float, float]:

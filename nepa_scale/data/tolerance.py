@@ -1,0 +1,77 @@
+"""A few bad images must not end a long run: others are read in their place, all are counted, and many end it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch.utils.data import Dataset, default_collate
+
+from nepa_scale.data.datasets import Samples
+from nepa_scale.data.decode import BadImageError
+from nepa_scale.data.order import Place
+from nepa_scale.data.sample_rng import preserved_randomness
+from nepa_scale.errors import DataError
+from nepa_scale.progress import logger
+
+TRIES = 8  # samples in a row that may be bad
+LOGGED_EVERY = 1000
+
+
+class Loaded(NamedTuple):
+    """A collated batch, and what was wrong with the images that were replaced in it, a line each."""
+
+    batch: Any
+    faults: list[str]
+
+
+class Tolerant(Dataset[Any]):
+    """A data set, by the batch, in which the next good sample of its file stands in for a bad one.
+
+    The replacement is a function of the sample alone, so every run, resumed or not, sees the same.
+    """
+
+    def __init__(self, dataset: Samples[Any]) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitems__(self, places: Sequence[Place]) -> Loaded:
+        """The batch of these places. Raises ``DataError`` where ``TRIES`` samples in a row are bad."""
+        faults: list[str] = []
+        with preserved_randomness():
+            items = [self._draw(place, faults) for place in places]
+        return Loaded(default_collate(items), faults)
+
+    def _draw(self, place: Place, faults: list[str]) -> Any:
+        try:
+            return self._dataset.draw(place)
+        except BadImageError as error:
+            faults.append(str(error))
+        for instead in range(1, TRIES):
+            try:
+                return self._dataset.draw(place, instead=instead)
+            except BadImageError:
+                continue
+        raise DataError(f"{faults[-1]}, nor can the {TRIES - 1} samples after it")
+
+
+class FaultCount:
+    """Counts replaced images of this process since it started, and says so now and then."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.last: str | None = None
+
+    def add(self, faults: Sequence[str]) -> None:
+        """Count; the first and every ``LOGGED_EVERY``-th fault become a line of the log."""
+        for fault in faults:
+            if self.total % LOGGED_EVERY == 0:
+                logger.warning("replaced by the next image (%d so far): %s", self.total + 1, fault)
+            self.total, self.last = self.total + 1, fault
+
+
+def allowed_faults(max_bad_fraction: float, num_images: int, epochs: int) -> int:
+    """How many images may be replaced while ``epochs`` passes over ``num_images`` are touched: one a pass at least."""
+    return epochs * max(1, int(max_bad_fraction * num_images))

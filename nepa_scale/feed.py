@@ -1,0 +1,87 @@
+"""The data of training, step by step: on the device, timed, with what went wrong kept until every rank knows."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from nepa_scale.config import RunConfig
+from nepa_scale.data.device import on_device
+from nepa_scale.data.loader import train_loader
+from nepa_scale.data.tolerance import FaultCount, Loaded, allowed_faults
+from nepa_scale.distributed import World
+from nepa_scale.engine import Batch
+from nepa_scale.errors import DataError
+from nepa_scale.tasks.task import Task
+
+
+class Feed:
+    """This rank's micro-batches of each step from ``start`` on.
+
+    Attributes:
+        batches: those of the step that was fetched last.
+        error: why there are none, if there are none.
+        wait_seconds: time spent waiting for data since it was last set to zero.
+        faults: the images that were replaced.
+    """
+
+    def __init__(
+        self, task: Task, config: RunConfig, world: World, device: torch.device, *, start: int, total_steps: int
+    ) -> None:
+        self.batches: list[Batch] = []
+        self.error: str | None = None
+        self.wait_seconds = 0.0
+        self.faults = FaultCount()
+        self._batch_size, self._start = task.section.batch_size, start
+        self._num_images = len(task.train_data)
+        self._max_bad_fraction = config.data.max_bad_fraction
+        share = self._batch_size // world.size
+        micro = config.micro_batch_size or share
+        self._accumulation = share // micro
+        loader = train_loader(
+            task.train_data,
+            batch_size=self._batch_size,
+            micro_batch_size=micro,
+            seed=config.seed,
+            start_step=start,
+            total_steps=total_steps,
+            rank=world.rank,
+            world_size=world.size,
+            num_workers=config.data.num_workers,
+        )
+        self._stream = on_device(self._counted(loader), device)
+
+    def fetch(self) -> None:
+        """Get the next step's micro-batches ready, or note in ``error`` why that cannot be."""
+        before = time.perf_counter()
+        try:
+            self.batches = list(itertools.islice(self._stream, self._accumulation))
+        except DataError as error:
+            self.error = str(error)
+        self.wait_seconds += time.perf_counter() - before
+
+    def too_many_faults(self, done: int, faults: int) -> str | None:
+        """Why the run must end after ``done`` steps and this many replaced images on all ranks, if it must."""
+        first, last = self._start * self._batch_size, (done + 1) * self._batch_size - 1
+        epochs = last // self._num_images - first // self._num_images + 1
+        allowed = allowed_faults(self._max_bad_fraction, self._num_images, epochs)
+        if faults <= allowed:
+            return None
+        return (
+            f"{faults} images could not be decoded and were replaced, more than the {allowed} that "
+            f"data.max_bad_fraction={self._max_bad_fraction:g} allows; `python -m nepa_scale.data.prepare verify` "
+            f"lists all of them; the last: {self.faults.last or 'on another device'}"
+        )
+
+    def _counted(self, loader: Iterable[Loaded]) -> Iterator[Batch]:
+        for loaded in loader:
+            self.faults.add(loaded.faults)
+            yield _as_tuple(loaded.batch)
+
+
+def _as_tuple(item: Any) -> Batch:
+    return tuple(item) if isinstance(item, list | tuple) else (item,)
