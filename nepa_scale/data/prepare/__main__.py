@@ -29,8 +29,8 @@ def main(words: Sequence[str]) -> int:
         return 0
     try:
         return run(parse(words))
-    except UserError as error:
-        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+    except (UserError, OSError) as error:
+        print("\n".join(f"error: {line}" for line in _lines(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped: what is done is kept, and the same command continues", file=sys.stderr)
@@ -45,12 +45,12 @@ def run(settings: Settings) -> int:
     if isinstance(settings, AdoptSettings):
         from nepa_scale.data.prepare.adopt import adopt
 
-        with reporting("shards") as report:
+        with reporting() as report:
             print(adopt(settings.root, settings.name, settings.workers, report))
     elif isinstance(settings, IndexSettings):
         from nepa_scale.data.prepare.index_again import index_again
 
-        with reporting("shards") as report:
+        with reporting() as report:
             print(index_again(settings.root, settings.name, report))
     elif isinstance(settings, DigitSettings):
         from nepa_scale.data import digits
@@ -66,6 +66,12 @@ def run(settings: Settings) -> int:
             written = write(settings, list_source(kind_of(settings), settings.source), report)
         print(_outcome(str(settings.root / settings.name), written))
     return 0
+
+
+def _lines(error: UserError | OSError) -> list[str]:
+    if isinstance(error, OSError):
+        return [f"'{error.filename}': {error.strerror}" if error.filename else str(error)]
+    return str(error).splitlines()
 
 
 def _outcome(folder: str, written: bool) -> str:

@@ -31,9 +31,7 @@ def list_ade20k(source: Path) -> Listing:
     else:
         archive = source / ZIP_NAME if (source / ZIP_NAME).is_file() else source
         if not archive.is_file():
-            raise DataError(
-                f"'{source}' must hold ADE20K's images/training and annotations/training, or be its zip"
-            )
+            raise DataError(f"'{source}' must hold ADE20K's images/training and annotations/training, or be its zip")
         base, files = archive, _zip_files(archive)
     problems: list[str] = []
     splits = {split: _paired(base, files, folder, problems) for split, folder in ade20k.SPLIT_FOLDERS.items()}

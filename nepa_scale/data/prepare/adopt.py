@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,9 +103,10 @@ def _words(filename: str) -> list[str]:
 
 def _scan_all(folder: Path, filenames: Sequence[str], workers: int | None, report: Report) -> dict[str, _Scanned]:
     scanned: dict[str, _Scanned] = {}
-    for shard in unordered(_scan, [folder / filename for filename in filenames], workers):
-        scanned[shard.filename] = shard
-        report("shards", len(scanned), len(filenames))
+    with closing(unordered(_scan, [folder / filename for filename in filenames], workers)) as shards:
+        for shard in shards:
+            scanned[shard.filename] = shard
+            report("shards", len(scanned), len(filenames))
     return {filename: scanned[filename] for filename in filenames}
 
 

@@ -71,10 +71,7 @@ def _wnids(name: str, content: bytes) -> dict[int, str]:
         rows = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["num_children"], strict=True)
         wnids = {int(number): str(wnid) for number, wnid, children in rows if int(children) == 0}
     except Exception as error:  # a parser of a format without a checksum: anything can come out of damaged input
-        detail = str(error).splitlines()
-        raise DataError(
-            f"'{name}' is not the published table: {detail[0] if detail else type(error).__name__}"
-        ) from None
+        raise DataError(f"'{name}' is not the published table: {first_line(error)}") from None
     if not wnids or len(set(wnids.values())) != len(wnids):
         raise DataError(f"'{name}' is not the published table: it has no classes, or one twice")
     return wnids

@@ -15,7 +15,7 @@ from nepa_scale.errors import DataError
 from nepa_scale.files import write_json
 
 
-def finish(folder: Path, info: Mapping[str, Any], sums: Mapping[str, str], report: Report) -> None:
+def finish(folder: Path, info: Mapping[str, Any], sums: Mapping[str, str], report: Report | None) -> None:
     """Complete a folder of shards whose digests are known. Raises ``DataError``."""
     write_json(folder / INFO_NAME, info)
     write_sums(folder, {**sums, INFO_NAME: sum_of(folder / INFO_NAME)})

@@ -73,19 +73,29 @@ def _open(path: Path, groups: list[RowGroup]) -> tuple[str, ...]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    size = path.stat().st_size
     try:
         with pq.ParquetFile(path) as file:
             _check_columns(path, file.schema_arrow)
             for group in range(file.num_row_groups):
                 labels = file.read_row_group(group, columns=["label"], use_threads=False).column("label").to_pylist()
-                groups.append([(_row(path, group, row), _label(path, x)) for row, x in enumerate(labels)])
+                rows = enumerate(_label(path, label) for label in labels)
+                groups.append([(_row(path, group, row, size), label) for row, label in rows])
+                    [
+                        (
+                            ParquetRow(str(path), group, row, size, f"{path.name}: row {row} of group {group}"),
+                            _label(path, x),
+                        )
+                        for row, x in enumerate(labels)
+                    ]
+                )
             return _class_names(file.schema_arrow)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"'{path}' is not a whole parquet file: {str(error).splitlines()[0]}") from None
 
 
-def _row(path: Path, group: int, row: int) -> ParquetRow:
-    return ParquetRow(str(path), group, row, f"{path.name}: row {row} of group {group}")
+def _row(path: Path, group: int, row: int, size: int) -> ParquetRow:
+    return ParquetRow(str(path), group, row, size, f"{path.name}: row {row} of group {group}")
 
 
 def _label(path: Path, label: int | None) -> int:

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -24,7 +24,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def unordered(work: Callable[[T], R], tasks: Sequence[T], workers: int | None) -> Iterator[R]:
+def unordered(work: Callable[[T], R], tasks: Sequence[T], workers: int | None) -> Generator[R, None, None]:
     """Yield the result of ``work`` for every task as it is ready; in this process if there is one worker.
 
     Whatever ends the iteration ends the workers. Raises what ``work`` raises, and ``DataError`` if a worker dies.

@@ -31,6 +31,7 @@ class ParquetRow(NamedTuple):
     path: str
     group: int
     row: int  # within its row group
+    file_size: int
     name: str
 
 

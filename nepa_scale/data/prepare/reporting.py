@@ -12,11 +12,11 @@ Report = Callable[[str, int, int], None]  # (what, done, total)
 
 
 @contextmanager
-def reporting(unit: str = "images") -> Iterator[Report]:
-    """Give a function that shows how much is done of each thing; its lines count ``unit``."""
+def reporting() -> Iterator[Report]:
+    """Give a function that shows how much is done of each thing."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda what, done, total: print(f"{what}: {done} of {total} {unit}", flush=True)
+        yield lambda what, done, total: print(f"{what}: {done} of {total}", flush=True)
         return
     with Progress(console=console) as progress:
         bars: dict[str, TaskID] = {}

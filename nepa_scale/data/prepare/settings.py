@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+
 from nepa_scale.data import embedded
 
 
@@ -35,9 +36,11 @@ class WritingSettings:
     root: Path = field(metadata={"meaning": "folder of all data sets"})
     name: str = field(metadata={"meaning": "name of the new data set"})
     shard_size: int = field(default=1000, metadata={"meaning": "images in a shard"})
-    resize: int | None = field(default=None, metadata={"meaning": "make the shorter side this long; smaller images stay as they are"})
+    resize: int | None = field(
+        default=None, metadata={"meaning": "shorter side in pixels; smaller images stay as they are"}
+    )
     workers: int | None = field(default=None, metadata={"meaning": "processes; null for one per core"})
-    skip_bad: bool = field(default=False, metadata={"meaning": "leave out images that cannot be decoded, instead of stopping"})
+    skip_bad: bool = field(default=False, metadata={"meaning": "leave out images that cannot be used"})
 
 
 @dataclass(frozen=True, kw_only=True)

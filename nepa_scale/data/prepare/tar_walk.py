@@ -50,7 +50,7 @@ def walk(file: IO[bytes], name: str, *, start: int = 0, size: int | None = None)
     try:
         with tarfile.open(fileobj=window, mode="r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members.clear()  # a list of all members would grow with the archive
+                archive.members.clear()  # type: ignore[attr-defined]  # a list of all members would grow with the archive
                 if member.size < 0 or member.offset_data < end:  # would be read again, and again
                     raise DataError(f"'{name}' is not a whole tar file: a member of {member.size} bytes")
                 end = member.offset_data + (member.size if member.isreg() else 0)

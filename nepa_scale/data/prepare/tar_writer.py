@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
-Members = Mapping[str, bytes | str]  # "__key__" and the content of every extension
+Members = Mapping[str, bytes | str]  # "__key__", a text, and the content of every extension
 
 _OWNER = "bigdata"  # as webdataset has it
 
@@ -37,13 +37,17 @@ def write_tar(path: Path, samples: Iterable[Members]) -> str:
         with tarfile.open(fileobj=hashing, mode="w|") as archive:  # type: ignore[call-overload]
             for sample in samples:
                 for extension in sorted(set(sample) - {"__key__"}):
-                    content = sample[extension]
-                    data = content.encode() if isinstance(content, str) else content
-                    archive.addfile(_header(f"{sample['__key__']}.{extension}", len(data)), io.BytesIO(data))
+                    data = _encoded(sample[extension])
+                    name = f"{_encoded(sample['__key__']).decode()}.{extension}"
+                    archive.addfile(_header(name, len(data)), io.BytesIO(data))
                     archive.members.clear()  # tarfile keeps a list of all it wrote
         file.flush()
         os.fsync(file.fileno())
     return hashing.digest.hexdigest()
+
+
+def _encoded(content: bytes | str) -> bytes:
+    return content.encode() if isinstance(content, str) else content
 
 
 def _header(name: str, size: int) -> tarfile.TarInfo:

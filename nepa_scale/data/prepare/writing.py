@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +106,13 @@ def _write_split(
     sizes = {task.path.name: len(task.items) for task in tasks}
     done, total = sum(sizes[name] for name in results), sum(sizes.values())
     missing = [task for task in tasks if task.path.name not in results]
-    for result in unordered(write_shard, missing, settings.workers):
-        results[result.filename] = result
-        if settings.skip_bad or not result.bad:
-            staging.record(result)
-        done += sizes[result.filename]
-        report(split, done, total)
+    with closing(unordered(write_shard, missing, settings.workers)) as written:
+        for result in written:
+            results[result.filename] = result
+            if settings.skip_bad or not result.bad:
+                staging.record(result)
+            done += sizes[result.filename]
+            report(f"{split} images", done, total)
     return [results[task.path.name] for task in tasks]
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from nepa_scale.data import layout
-from nepa_scale.data.prepare import main
+from nepa_scale.data.prepare.__main__ import main
 from nepa_scale.data.sources import open_source
 
 
