@@ -81,14 +81,6 @@ def _open(path: Path, groups: list[RowGroup]) -> tuple[str, ...]:
                 labels = file.read_row_group(group, columns=["label"], use_threads=False).column("label").to_pylist()
                 rows = enumerate(_label(path, label) for label in labels)
                 groups.append([(_row(path, group, row, size), label) for row, label in rows])
-                    [
-                        (
-                            ParquetRow(str(path), group, row, size, f"{path.name}: row {row} of group {group}"),
-                            _label(path, x),
-                        )
-                        for row, x in enumerate(labels)
-                    ]
-                )
             return _class_names(file.schema_arrow)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"'{path}' is not a whole parquet file: {str(error).splitlines()[0]}") from None

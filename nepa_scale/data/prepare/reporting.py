@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import Progress, TaskID
-
 Report = Callable[[str, int, int], None]  # (what, done, total)
 
 
 @contextmanager
 def reporting() -> Iterator[Report]:
     """Give a function that shows how much is done of each thing."""
+    from rich.console import Console  # here, because most who import this only need the type
+    from rich.progress import Progress, TaskID
+
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda what, done, total: print(f"{what}: {done} of {total}", flush=True)

@@ -108,9 +108,8 @@ def _split_faults(
             faults[outcome.filename] = outcome.faults
             for key in outcome.keys:
                 if holders.setdefault(key, outcome.filename) != outcome.filename:
-                    repeated.add(
-                        f"'{folder}': {' and '.join(sorted((holders[key], outcome.filename)))} both hold {key!r}"
-                    )
+                    both = " and ".join(sorted((holders[key], outcome.filename)))
+                    repeated.add(f"'{folder}': {both} hold {key!r}")
             done += outcome.expected
             report(f"{split} images", done, contents.num_samples)
     in_order = [line for filename in contents.filenames for line in faults[filename]]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale.data.info import INFO_NAME
-from nepa_scale.data.prepare.finishing import finish
 from nepa_scale.data.prepare.reporting import Report
 from nepa_scale.data.prepare.tar_writer import Members, write_tar
 from nepa_scale.errors import DataError
@@ -44,6 +43,8 @@ def write_dataset(
     if is_written(root, info):
         return False
     with _temporary_folder(root) as folder:
+        from nepa_scale.data.prepare.finishing import finish  # here, because it is slow to import
+
         sums: dict[str, str] = {}
         for split, members in samples.items():
             sums |= _write_split(folder, split, info["splits"][split], iter(members), report)

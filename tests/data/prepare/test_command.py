@@ -72,7 +72,7 @@ def test_a_second_run_says_so_and_does_nothing(
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ([], "say what to prepare: digits, folder, ade20k"),
+        ([], "say what to prepare: imagenet, folder, parquet, ade20k, digits"),
         (["digit"], "cannot prepare 'digit'; did you mean 'digits'?"),
         (["digits", "num_trian=5"], "unknown key 'num_trian'; did you mean 'num_train'?"),
         (["digits", "num_train=0"], "num_train=0: expected a whole number of at least 1"),
