@@ -38,7 +38,7 @@ class Staging:
             self._compare(read_json(self._plan), plan)
         self.dataset.mkdir(exist_ok=True)
         self._done.mkdir(exist_ok=True)
-        for leftover in [*self.folder.glob(".*.tmp"), *self.dataset.glob("*.tmp"), *self._done.glob(".*.tmp")]:
+        for leftover in self.folder.rglob("*.tmp"):  # what a killed process was writing
             leftover.unlink(missing_ok=True)
         write_json(self._plan, plan)
 

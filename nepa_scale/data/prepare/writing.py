@@ -69,7 +69,7 @@ def _write_locked(
         return False
     staging.open(plan)
     tasks = _tasks(staging.dataset, settings, listing)
-    results = {split: _write_split(split, found, staging, settings, report) for split, found in tasks.items()}
+    results = _write_shards(tasks, staging, settings, report)
     bad = [line for shards in results.values() for shard in shards for line in shard.bad]
     if bad and not settings.skip_bad:
         raise DataError(_complaint(bad, listing))
@@ -97,23 +97,26 @@ def _tasks(folder: Path, settings: WritingSettings, listing: Listing) -> dict[st
     }
 
 
-def _write_split(
-    split: str, tasks: list[ShardTask], staging: Staging, settings: WritingSettings, report: Report
-) -> list[ShardResult]:
+def _write_shards(
+    tasks: dict[str, list[ShardTask]], staging: Staging, settings: WritingSettings, report: Report
+) -> dict[str, list[ShardResult]]:
     """Write the shards that are not there yet; return all, in order."""
-    finished = staging.finished()
-    results = {task.path.name: finished[task.path.name] for task in tasks if task.path.name in finished}
-    sizes = {task.path.name: len(task.items) for task in tasks}
-    done, total = sum(sizes[name] for name in results), sum(sizes.values())
-    missing = [task for task in tasks if task.path.name not in results]
+    known = {task.path.name: (split, len(task.items)) for split, shards in tasks.items() for task in shards}
+    results = {name: result for name, result in staging.finished().items() if name in known}
+    totals = {split: sum(len(task.items) for task in shards) for split, shards in tasks.items()}
+    done = dict.fromkeys(tasks, 0)
+    for name in results:
+        done[known[name][0]] += known[name][1]
+    missing = [task for shards in tasks.values() for task in shards if task.path.name not in results]
     with closing(unordered(write_shard, missing, settings.workers)) as written:
         for result in written:
             results[result.filename] = result
             if settings.skip_bad or not result.bad:
                 staging.record(result)
-            done += sizes[result.filename]
-            report(f"{split} images", done, total)
-    return [results[task.path.name] for task in tasks]
+            split, images = known[result.filename]
+            done[split] += images
+            report(f"{split} images", done[split], totals[split])
+    return {split: [results[task.path.name] for task in shards] for split, shards in tasks.items()}
 
 
 def _complaint(bad: list[str], listing: Listing) -> str:
