@@ -11,6 +11,7 @@ from nepa_scale.data.prepare.class_folders import whole_file
 from nepa_scale.data.prepare.reading import Reader
 from nepa_scale.data.prepare.references import Item, Listing, Reference
 from nepa_scale.data.prepare.zip_files import list_zip
+from nepa_scale.data.shard_index import LONGEST_KEY
 from nepa_scale.errors import DataError
 
 ZIP_NAME = f"{ade20k.FOLDER_NAME}.zip"
@@ -68,6 +69,8 @@ def _paired(base: Path, files: Files, folder: str, problems: list[str]) -> list[
         mask = f"annotations/{folder}/{stem}.png"
         if "." in stem:
             problems.append(f"'{base / name}': a dot inside the name would be taken for the start of its extension")
+        elif len(stem.encode("utf-8", "surrogateescape")) > LONGEST_KEY or not stem.isprintable():
+            problems.append(f"{name!r:.80}… in '{base}': a name of up to {LONGEST_KEY} printable bytes is expected")
         elif stem in items:
             problems.append(f"'{base / name}' and '{items[stem].image.name}' would share one mask: keep one of them")
         elif mask not in files:

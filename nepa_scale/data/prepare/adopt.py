@@ -50,11 +50,11 @@ def adopt(root: Path, name: str, workers: int | None, report: Report) -> str:
         problems += _disagreements(folder, info, scanned)
     if problems:
         raise DataError("\n".join(problems))
-    if info is None:
-        content = _content(name, filenames, scanned)
-        info = parse_info(content, name)
+    content = None if info else _content(name, filenames, scanned)
+    info = info or parse_info(content, name)
+    write_index(folder, info, folder / INDEX_FOLDER, report=report)  # which also finds names that occur twice
+    if content:
         write_json(folder / INFO_NAME, content)
-    write_index(folder, info, folder / INDEX_FOLDER, report=report)
     sums = {filename: shard.sha256 for filename, shard in scanned.items()}
     write_sums(folder, {**sums, INFO_NAME: sum_of(folder / INFO_NAME)})
     counts = " and ".join(f"{info.splits[split].num_samples} {split}" for split in SPLITS)

@@ -64,7 +64,7 @@ def _samples(task: ShardTask, result: ShardResult) -> Iterator[Members]:
             except SourceError:
                 raise
             except DataError as error:
-                result.bad.append(f"'{item.image.name}': {error}")
+                result.bad.append(f"{item.image.name!r}: {error}")
                 continue
             result.length += 1
             if task.skip_bad or not result.bad:  # otherwise the rest is only checked

@@ -16,6 +16,7 @@ from typing import Any
 from nepa_scale.data.prepare.shard import ShardResult
 from nepa_scale.errors import DataError
 from nepa_scale.files import read_json, write_json
+from nepa_scale.overrides import to_text
 
 Plan = Mapping[str, Any]
 
@@ -45,7 +46,9 @@ class Staging:
     def _compare(self, before: Any, plan: Plan) -> None:
         keys = [key for key in plan if not isinstance(before, dict) or before.get(key) != plan[key]]
         if keys:
-            changes = ", ".join(f"{key}={before.get(key)}" if isinstance(before, dict) else key for key in keys[:3])
+            changes = ", ".join(
+                f"{key}={to_text(before.get(key))}" if isinstance(before, dict) else key for key in keys[:3]
+            )
             what = "the source has changed since" if keys == ["source"] else f"with {changes}"
             raise DataError(
                 f"'{self.folder}' holds unfinished work of another preparation ({what}): "

@@ -8,7 +8,7 @@ from pathlib import Path
 from nepa_scale.data.prepare.references import ZipEntry
 from nepa_scale.errors import DataError, shortened
 
-_LARGEST = 2**28  # bytes of one member; the largest photograph of ADE20K has 3 MB
+LARGEST = 2**28  # bytes of one member; the largest photograph of ADE20K has 3 MB
 _ENCRYPTED = 0x1
 
 
@@ -30,7 +30,7 @@ def list_zip(path: Path) -> list[ZipEntry]:
     problems = [
         (f"holds a name twice: {shortened(map(repr, twice))}", twice),
         ("is encrypted: a password is not supported", [m for m in members if m.flag_bits & _ENCRYPTED]),
-        (f"holds a member of more than {_LARGEST:,} bytes", [m for m in members if m.file_size > _LARGEST]),
+        (f"holds a member of more than {LARGEST:,} bytes", [m for m in members if m.file_size > LARGEST]),
     ]
     if lines := [f"'{path}' {complaint}" for complaint, found in problems if found]:
         raise DataError("\n".join(lines))

@@ -48,10 +48,7 @@ def test_training_rows_are_mixed_by_row_group(tmp_path: Path) -> None:
     groups = [place[:2] for place in places if place[2] == 0]
     assert len(groups) == len(set(groups)) == 10
     assert groups != sorted(groups)
-    assert all(
-        after == (*before[:2], before[2] + 1) or after[2] == 0
-        for before, after in pairwise(places)
-    )
+    assert all(after == (*before[:2], before[2] + 1) or after[2] == 0 for before, after in pairwise(places))
 
 
 def test_rows_can_be_read_in_any_order(tmp_path: Path) -> None:
