@@ -20,7 +20,7 @@ from nepa_scale.data.prepare.tar_walk import walk
 from nepa_scale.data.prepare.tar_writer import write_tar
 from nepa_scale.errors import DataError
 
-KEYS = st.text("abcdef_0123456789", min_size=1, max_size=255)
+KEYS = st.text("abc_012é", min_size=1, max_size=90) | st.text("abcdef_0123456789", min_size=90, max_size=255)
 
 
 @given(samples=st.dictionaries(KEYS, st.binary(max_size=2000), max_size=5))
