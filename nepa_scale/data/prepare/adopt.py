@@ -58,7 +58,7 @@ def adopt(root: Path, name: str, workers: int | None, report: Report) -> str:
     sums = {filename: shard.sha256 for filename, shard in scanned.items()}
     write_sums(folder, {**sums, INFO_NAME: sum_of(folder / INFO_NAME)})
     counts = " and ".join(f"{info.splits[split].num_samples} {split}" for split in SPLITS)
-    return f"{folder}: adopted, {counts} images, {info.num_classes} classes"
+    return f"{folder}: adopted, {counts} images, {info.num_classes} classes{_advice(info, scanned)}"
 
 
 def _existing(root: Path, name: str) -> Path:
@@ -139,10 +139,19 @@ def _disagreements(folder: Path, info: DatasetInfo, scanned: dict[str, _Scanned]
     return problems
 
 
+def _classes(scanned: dict[str, _Scanned]) -> int:
+    """The number of classes by the labels: 0 unless every sample has one."""
+    labelled = all(shard.least_label >= 0 for shard in scanned.values())
+    return max(shard.largest_label for shard in scanned.values()) + 1 if labelled else 0
+
+
+def _advice(info: DatasetInfo, scanned: dict[str, _Scanned]) -> str:
+    classes = 0 if info.num_classes else _classes(scanned)
+    return f' (to use the labels, add "num_classes": {classes} to {INFO_NAME})' if classes else ""
+
+
 def _content(name: str, filenames: dict[str, list[str]], scanned: dict[str, _Scanned]) -> dict[str, Any]:
     """``_info.json`` from what the shards hold; without labels on every sample there are no classes."""
-    labelled = all(shard.least_label >= 0 for shard in scanned.values())
-    classes = max(shard.largest_label for shard in scanned.values()) + 1 if labelled else 0
     splits = {
         split: {
             "name": split,
@@ -152,4 +161,4 @@ def _content(name: str, filenames: dict[str, list[str]], scanned: dict[str, _Sca
         }
         for split, files in filenames.items()
     }
-    return {"name": name, "num_classes": classes, "prepared": {"kind": "adopt"}, "splits": splits}
+    return {"name": name, "num_classes": _classes(scanned), "prepared": {"kind": "adopt"}, "splits": splits}

@@ -80,6 +80,17 @@ def test_a_table_of_contents_is_kept(folder: Path) -> None:
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
+def test_a_table_without_classes_is_pointed_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Labels that no one could use are mentioned with what to add; the file is left as it is all the same."""
+    assert adopt(folder) == 0
+    info = json.loads((folder / "_info.json").read_text())
+    del info["num_classes"]
+    (folder / "_info.json").write_text(json.dumps(info))
+    assert adopt(folder) == 0
+    assert 'add "num_classes": 4 to _info.json' in capsys.readouterr().out
+    assert "num_classes" not in json.loads((folder / "_info.json").read_text())
+
+
 def test_a_table_of_contents_that_is_wrong_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every shard that disagrees is named; nothing is written."""
     assert adopt(folder) == 0
