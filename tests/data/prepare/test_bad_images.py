@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+import resource
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from archives import picture, split_samples
+from archives import command, picture, split_samples
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from nepa_scale.data import layout
 from nepa_scale.data.prepare.__main__ import main
+from nepa_scale.data.prepare.class_folders import list_class_folders
 from nepa_scale.data.prepare.pixels import checked
+from nepa_scale.data.prepare.settings import FolderSettings
+from nepa_scale.data.prepare.writing import write
 from nepa_scale.errors import DataError
 
 
@@ -118,3 +123,36 @@ def test_masks_of_other_values_are_refused() -> None:
     Image.new("L", (22, 18), 11).save(buffer, "PNG")
     with pytest.raises(DataError, match="holds the value 11, but there are 10 classes"):
         checked(picture(0), buffer.getvalue(), mask_classes=10, resize=None)
+
+
+def test_a_file_that_is_gone_is_never_skipped(class_folders: Path, tmp_path: Path) -> None:
+    """A disk that vanishes must not become a data set without most of its images."""
+    settings = FolderSettings(source=class_folders, root=tmp_path / "data", name="photos", workers=1, skip_bad=True)
+    listing = list_class_folders(class_folders)
+    next((class_folders / "train" / "n02").glob("*.png")).unlink()
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        write(settings, listing, lambda *_: None)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_one_line(class_folders: Path, tmp_path: Path, workers: int) -> None:
+    """When a shard cannot be written the reason is given once, and with room again the same command continues."""
+    words = [
+        f"source={class_folders}",
+        f"root={tmp_path / 'data'}",
+        "name=photos",
+        f"workers={workers}",
+        "shard_size=3",
+    ]
+
+    def run(limit: int) -> subprocess.CompletedProcess[str]:
+        limits = (limit, resource.RLIM_INFINITY)
+        before = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)  # noqa: E731
+        return subprocess.run(command("folder", *words), capture_output=True, text=True, check=False, preexec_fn=before)
+
+    failed = run(9000)
+    assert failed.returncode == 2
+    (line,) = failed.stderr.splitlines()
+    assert "cannot write the data set: File too large" in line
+    assert run(10**9).returncode == 0
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["photos"]
