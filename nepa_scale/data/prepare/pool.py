@@ -35,7 +35,7 @@ def unordered(work: Callable[[T], R], tasks: Sequence[T], workers: int | None) -
         return
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start)
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=start_worker)
     try:
         yield from _results(pool, work, tasks, 2 * count)
     except BrokenProcessPool:
@@ -63,8 +63,8 @@ def _results(pool: ProcessPoolExecutor, work: Callable[[T], R], tasks: Iterable[
         yield result
 
 
-def _start() -> None:
-    """Let Ctrl-C end a worker silently, and leave when the parent is gone: a killed parent cannot say so."""
+def start_worker() -> None:
+    """Let Ctrl-C end this worker silently, and end it when its parent is gone: a killed parent cannot say so."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_leave_with_parent, daemon=True).start()

@@ -109,15 +109,17 @@ def test_stopping_on_request(
     assert digests(tmp_path) == undisturbed
 
 
-def test_workers_end_with_their_parent(source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stage", "workers"), [("first shard", 2), ("checksums", 1)])  # writing, indexing
+def test_workers_end_with_their_parent(source: Path, tmp_path: Path, stage: str, workers: int) -> None:
     """After SIGKILL of the command no worker goes on or lingers."""
-    with start(*words(tmp_path, source, "workers=2")) as process:
-        while not reached(tmp_path, "first shard"):
+    with start(*words(tmp_path, source, f"workers={workers}")) as process:
+        while not reached(tmp_path, stage):
             time.sleep(0.0005)
-        workers = psutil.Process(process.pid).children(recursive=True)
+        children: list[psutil.Process] = []
+        while process.poll() is None and len(children) < workers:
+            children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
-    assert len(workers) >= 2
-    assert psutil.wait_procs(workers, timeout=20)[1] == []
+    assert psutil.wait_procs(children, timeout=20)[1] == []
 
 
 def test_two_at_once(source: Path, undisturbed: dict[str, object], tmp_path: Path) -> None:
