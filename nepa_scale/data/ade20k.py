@@ -14,6 +14,7 @@ from nepa_scale.data.info import DatasetInfo, SplitInfo
 FOLDER_NAME = "ADEChallengeData2016"
 SPLIT_FOLDERS = {"train": "training", "validation": "validation"}
 NUM_MASK_CLASSES = 150
+CLASS_TABLE = "objectInfo150.txt"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
 
@@ -75,8 +76,16 @@ def info(base: Path, name: str) -> DatasetInfo:
 
 def class_names(base: Path) -> tuple[str, ...]:
     """Return the 150 class names, or their numbers where ``objectInfo150.txt`` is absent."""
-    table = base / "objectInfo150.txt"
-    if not table.is_file():
-        return tuple(str(number) for number in range(1, NUM_MASK_CLASSES + 1))
-    lines = table.read_text(encoding="utf-8").splitlines()[1:]
+    table = base / CLASS_TABLE
+    return parse_class_names(table.read_text(encoding="utf-8")) if table.is_file() else numbers_as_names()
+
+
+def parse_class_names(table: str) -> tuple[str, ...]:
+    """Return the class names of ``objectInfo150.txt`` from its text."""
+    lines = table.splitlines()[1:]
     return tuple(line.split("\t")[-1].strip() for line in lines if line.strip())
+
+
+def numbers_as_names() -> tuple[str, ...]:
+    """Return a name for each class where the table is absent."""
+    return tuple(str(number) for number in range(1, NUM_MASK_CLASSES + 1))

@@ -23,6 +23,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from nepa_scale.data.info import DatasetInfo, SplitInfo
+from nepa_scale.data.prepare.pool import start_worker
 from nepa_scale.data.shard_index import SAMPLE_TYPE, ShardIndex, scan
 from nepa_scale.errors import DataError
 from nepa_scale.files import write_atomically
@@ -141,7 +142,7 @@ def _outcomes(paths: Sequence[Path]) -> Iterator[ShardIndex | str]:
     if len(paths) < _FEW_SHARDS or cores == 1 or multiprocessing.current_process().daemon:  # which may have no children
         yield from map(_outcome, paths)
         return
-    with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("fork")) as pool:
+    with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("fork"), initializer=start_worker) as pool:
         yield from pool.map(_outcome, paths)
 
 

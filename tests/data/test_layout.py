@@ -10,7 +10,8 @@ import pytest
 
 from nepa_scale.data import layout
 from nepa_scale.data.layout import Layout, check_dataset
-from nepa_scale.data.prepare import FolderSettings, parse
+from nepa_scale.data.prepare.settings import FolderSettings
+from nepa_scale.data.prepare.words import parse
 from nepa_scale.errors import DataError
 
 

@@ -14,7 +14,7 @@ from nepa_scale.data import layout
 from nepa_scale.data import transforms as T
 from nepa_scale.data.datasets import LabelledImages, MaskedImages
 from nepa_scale.data.decode import IGNORE, decode_mask
-from nepa_scale.data.prepare import main
+from nepa_scale.data.prepare.__main__ import main
 from nepa_scale.data.sources import open_source
 
 SHARDS = ["tiny-imagenet-200", "imagenette-128", "imagenet1k-sample", "cifar10"]

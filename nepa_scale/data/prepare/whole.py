@@ -1,21 +1,19 @@
-"""Writing a data set as WebDataset shards: whole or not at all, and with the same bytes every time."""
+"""Writing a small data set in one go by one process: whole or not at all, and with the same bytes every time."""
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from nepa_scale.data.info import INFO_NAME
+from nepa_scale.data.prepare.reporting import Report
+from nepa_scale.data.prepare.tar_writer import Members, write_tar
 from nepa_scale.errors import DataError
-from nepa_scale.files import read_json, write_json
-
-Members = Mapping[str, bytes | str]
-Report = Callable[[str, int, int], None]
+from nepa_scale.files import read_json
 
 
 def is_written(root: Path, info: Mapping[str, Any]) -> bool:
@@ -38,16 +36,19 @@ def write_dataset(
     """Write ``root/<name>`` with the shards that ``info`` lists; return False if it was already there.
 
     ``samples`` gives each split's samples in order, with ``__key__`` and the content of every extension.
-    ``report(split, done, total)`` is called after each shard. Everything goes to a
+    ``report(what, done, total)`` is called after each shard. Everything goes to a
     temporary folder that is renamed at the end; of several processes writing at once the first wins. Raises
     ``DataError``; whatever is raised, nothing is left behind.
     """
     if is_written(root, info):
         return False
     with _temporary_folder(root) as folder:
+        from nepa_scale.data.prepare.finishing import finish  # here, because it is slow to import
+
+        sums: dict[str, str] = {}
         for split, members in samples.items():
-            _write_split(folder, split, info["splits"][split], iter(members), report)
-        write_json(folder / INFO_NAME, info)
+            sums |= _write_split(folder, split, info["splits"][split], iter(members), report)
+        finish(folder, info, sums, report)
         try:
             folder.rename(root / info["name"])
         except OSError:
@@ -59,12 +60,15 @@ def write_dataset(
 
 def _write_split(
     folder: Path, split: str, contents: Mapping[str, Any], samples: Iterator[Members], report: Report | None
-) -> None:
-    lengths = contents["shard_lengths"]
-    for shard, (filename, length) in enumerate(zip(contents["filenames"], lengths, strict=True), start=1):
-        _write_shard(folder / filename, islice(samples, length))
+) -> dict[str, str]:
+    """Write the shards of a split; return their digests by file name."""
+    sums, done = {}, 0
+    for filename, length in zip(contents["filenames"], contents["shard_lengths"], strict=True):
+        sums[filename] = write_tar(folder / filename, islice(samples, length))
+        done += length
         if report:
-            report(split, sum(lengths[:shard]), contents["num_samples"])
+            report(f"{split} images", done, contents["num_samples"])
+    return sums
 
 
 @contextmanager
@@ -83,14 +87,3 @@ def _temporary_folder(root: Path) -> Iterator[Path]:
         if made:
             with suppress(OSError):  # not empty after success
                 root.rmdir()
-
-
-def _write_shard(path: Path, samples: Iterable[Members]) -> None:
-    from webdataset import TarWriter  # here, because it imports torch
-
-    with path.open("wb") as file:
-        with TarWriter(file, encoder=False, mtime=0) as writer:
-            for sample in samples:
-                writer.write(sample)
-        file.flush()
-        os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""Data sets as shards: the command ``python -m nepa_scale.data.prepare`` and what it is made of."""

@@ -1,0 +1,92 @@
+"""Command: make, complete and check data sets of shards. ``python -m nepa_scale.data.prepare KIND key=value ...``."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from nepa_scale.data import embedded
+from nepa_scale.data.prepare.reporting import reporting
+from nepa_scale.data.prepare.settings import (
+    AdoptSettings,
+    DigitSettings,
+    IndexSettings,
+    Settings,
+    VerifySettings,
+    WritingSettings,
+    kind_of,
+)
+from nepa_scale.data.prepare.words import help_text, parse
+from nepa_scale.errors import UserError
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
+    if {"--help", "-h"} & set(words):
+        print(help_text())
+        return 0
+    try:
+        return run(parse(words))
+    except (UserError, OSError) as error:
+        print("\n".join(f"error: {line}" for line in _lines(error)), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped: what is done is kept, and the same command continues", file=sys.stderr)
+        return 130
+
+
+def run(settings: Settings) -> int:
+    """Do what was asked for and say what was done; return the exit code. Raises ``DataError``."""
+    # imported here and below, because --help and complaints need no numpy
+    if isinstance(settings, VerifySettings):
+        return _verify(settings)
+    if isinstance(settings, AdoptSettings):
+        from nepa_scale.data.prepare.adopt import adopt
+
+        with reporting() as report:
+            print(adopt(settings.root, settings.name, settings.workers, report))
+    elif isinstance(settings, IndexSettings):
+        from nepa_scale.data.prepare.index_again import index_again
+
+        with reporting() as report:
+            print(index_again(settings.root, settings.name, report))
+    elif isinstance(settings, DigitSettings):
+        from nepa_scale.data import digits
+
+        with reporting() as report:
+            written = digits.write_digits(**asdict(settings), report=report)
+        print(_outcome(str(settings.root / embedded.EMBEDDED_NAME), written))
+    elif isinstance(settings, WritingSettings):
+        from nepa_scale.data.prepare.listing import list_source
+        from nepa_scale.data.prepare.writing import write
+
+        with reporting() as report:
+            written = write(settings, list_source(kind_of(settings), settings.source), report)
+        print(_outcome(str(settings.root / settings.name), written))
+    return 0
+
+
+def _lines(error: UserError | OSError) -> list[str]:
+    if isinstance(error, OSError):
+        return [f"'{error.filename}': {error.strerror}" if error.filename else str(error)]
+    return str(error).splitlines()
+
+
+def _outcome(folder: str, written: bool) -> str:
+    return f"{folder}: written" if written else f"{folder}: already there, nothing to do"
+
+
+def _verify(settings: VerifySettings) -> int:
+    from nepa_scale.data.prepare.verify import verify
+
+    with reporting() as report:
+        findings = verify(settings.root, settings.name, settings.workers, report)
+    print("\n".join([*findings.faults, *findings.remarks]))
+    return 1 if findings.faults else 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that clean-up happens
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,164 @@
+"""Shards that came from elsewhere get ``_info.json``, checksums and an index, and stay as they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nepa_scale.data.index import INDEX_FOLDER, write_index
+from nepa_scale.data.info import INFO_NAME, SPLITS, DatasetInfo, parse_info
+from nepa_scale.data.layout import dataset_info
+from nepa_scale.data.prepare.checksums import SUMS_NAME, sum_of, write_sums
+from nepa_scale.data.prepare.pool import unordered
+from nepa_scale.data.prepare.reporting import Report
+from nepa_scale.data.shard_index import scan
+from nepa_scale.errors import DataError, nearest, shortened
+from nepa_scale.files import write_json
+
+_SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|training|val|valid|validation)(?![a-z])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class _Scanned:
+    """What one shard holds."""
+
+    filename: str
+    length: int = 0
+    least_label: int = -1
+    largest_label: int = -1
+    sha256: str = ""
+    fault: str = ""
+
+
+def adopt(root: Path, name: str, workers: int | None, report: Report) -> str:
+    """Complete the folder of shards ``root/name``; return the line that says what was found.
+
+    An ``_info.json`` that is there is checked against the shards and kept. Raises ``DataError`` with every problem, one
+    per line, before anything is written.
+    """
+    folder = _existing(root, name)
+    _remove_leftovers(folder)
+    info = dataset_info(root, name) if (folder / INFO_NAME).exists() else None
+    filenames = _listed(info) if info else _sorted_by_split(folder)
+    scanned = _scan_all(folder, [file for files in filenames.values() for file in files], workers, report)
+    problems = [shard.fault for shard in scanned.values() if shard.fault]
+    if info:
+        problems += _disagreements(folder, info, scanned)
+    if problems:
+        raise DataError("\n".join(problems))
+    content = None if info else _content(name, filenames, scanned)
+    info = info or parse_info(content, name)
+    write_index(folder, info, folder / INDEX_FOLDER, report=report)  # which also finds names that occur twice
+    if content:
+        write_json(folder / INFO_NAME, content)
+    sums = {filename: shard.sha256 for filename, shard in scanned.items()}
+    write_sums(folder, {**sums, INFO_NAME: sum_of(folder / INFO_NAME)})
+    counts = " and ".join(f"{info.splits[split].num_samples} {split}" for split in SPLITS)
+    return f"{folder}: adopted, {counts} images, {info.num_classes} classes{_advice(info, scanned)}"
+
+
+def _existing(root: Path, name: str) -> Path:
+    if (root / name).is_dir():
+        return root / name
+    names = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    raise DataError(f"'{root / name}' is no folder{nearest(name, names)}")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what an earlier process was writing when it was killed."""
+    for name in (INFO_NAME, SUMS_NAME):
+        for path in folder.glob(f".{name}.*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def _listed(info: DatasetInfo) -> dict[str, list[str]]:
+    return {split: list(contents.filenames) for split, contents in info.splits.items()}
+
+
+def _sorted_by_split(folder: Path) -> dict[str, list[str]]:
+    """Tell the splits apart by the names of the shards. Raises ``DataError``."""
+    filenames: dict[str, list[str]] = {split: [] for split in SPLITS}
+    unclear = []
+    for path in sorted(folder.glob("*.tar")):
+        found = {"train" if word.lower().startswith("train") else "validation" for word in _words(path.name)}
+        if len(found) == 1:
+            filenames[found.pop()].append(path.name)
+        else:
+            unclear.append(path.name)
+    problems = [f"'{folder}' has no shard with '{split}' in its name" for split in SPLITS if not filenames[split]]
+    if unclear:
+        problems.append(f"'{folder}': neither train nor validation by name: {shortened(unclear)}")
+    if problems:
+        raise DataError("\n".join(problems))
+    return filenames
+
+
+def _words(filename: str) -> list[str]:
+    return _SPLIT_IN_NAME.findall(filename)
+
+
+def _scan_all(folder: Path, filenames: Sequence[str], workers: int | None, report: Report) -> dict[str, _Scanned]:
+    scanned: dict[str, _Scanned] = {}
+    with closing(unordered(_scan, [folder / filename for filename in filenames], workers)) as shards:
+        for shard in shards:
+            scanned[shard.filename] = shard
+            report("shards", len(scanned), len(filenames))
+    return {filename: scanned[filename] for filename in filenames}
+
+
+def _scan(path: Path) -> _Scanned:
+    try:
+        labels = scan(path).samples["label"]
+        if not len(labels):
+            return _Scanned(path.name, fault=f"shard '{path}' has no images")
+        return _Scanned(path.name, len(labels), int(labels.min()), int(labels.max()), sum_of(path))
+    except OSError as error:
+        return _Scanned(path.name, fault=f"shard '{path}' cannot be read: {error.strerror}")
+    except DataError as error:
+        return _Scanned(path.name, fault=str(error))
+
+
+def _disagreements(folder: Path, info: DatasetInfo, scanned: dict[str, _Scanned]) -> list[str]:
+    """What ``_info.json`` says and the shards do not hold."""
+    problems = []
+    for contents in info.splits.values():
+        for filename, length in zip(contents.filenames, contents.shard_lengths, strict=True):
+            shard = scanned[filename]
+            if shard.fault:
+                continue
+            if shard.length != length:
+                problems.append(
+                    f"shard '{folder / filename}' must hold {length} samples by {INFO_NAME}, but {shard.length} found"
+                )
+            if info.num_classes and not 0 <= shard.least_label <= shard.largest_label < info.num_classes:
+                problems.append(f"shard '{folder / filename}' has labels that are not from 0 to {info.num_classes - 1}")
+    return problems
+
+
+def _classes(scanned: dict[str, _Scanned]) -> int:
+    """The number of classes by the labels: 0 unless every sample has one."""
+    labelled = all(shard.least_label >= 0 for shard in scanned.values())
+    return max(shard.largest_label for shard in scanned.values()) + 1 if labelled else 0
+
+
+def _advice(info: DatasetInfo, scanned: dict[str, _Scanned]) -> str:
+    classes = 0 if info.num_classes else _classes(scanned)
+    return f' (to use the labels, add "num_classes": {classes} to {INFO_NAME})' if classes else ""
+
+
+def _content(name: str, filenames: dict[str, list[str]], scanned: dict[str, _Scanned]) -> dict[str, Any]:
+    """``_info.json`` from what the shards hold; without labels on every sample there are no classes."""
+    splits = {
+        split: {
+            "name": split,
+            "num_samples": sum(scanned[file].length for file in files),
+            "filenames": files,
+            "shard_lengths": [scanned[file].length for file in files],
+        }
+        for split, files in filenames.items()
+    }
+    return {"name": name, "num_classes": _classes(scanned), "prepared": {"kind": "adopt"}, "splits": splits}

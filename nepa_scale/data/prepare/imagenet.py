@@ -1,0 +1,76 @@
+"""ImageNet-1k as a source: the official archives of ILSVRC2012, which are read in place."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from nepa_scale.data.prepare.class_folders import list_class_folders
+from nepa_scale.data.prepare.devkit import KIT, read_devkit
+from nepa_scale.data.prepare.mixing import mixed
+from nepa_scale.data.prepare.references import Item, Listing, Span
+from nepa_scale.data.prepare.tar_walk import is_plain, walk
+from nepa_scale.errors import DataError, shortened
+
+TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+_CLASS = re.compile(r"(n\d{8})\.tar")
+_TRAIN_IMAGE = re.compile(r"(?:n\d{8}/)?(n\d{8}_\d+)\.JPEG")
+_VALIDATION_IMAGE = re.compile(r"(?:val/)?(ILSVRC2012_val_(\d{8}))\.JPEG")
+
+
+def list_imagenet(source: Path) -> Listing:
+    """List the archives in ``source``, or the class folders train/ and val/ that were made from them.
+
+    A class's number is the rank of its wnid. Raises ``DataError`` with what is missing or not as published.
+    """
+    missing = [name for name in (TRAIN, VALIDATION, KIT) if not (source / name).is_file()]
+    if len(missing) == 3 and (source / "train").is_dir():
+        return list_class_folders(source)
+    if missing:
+        raise DataError("\n".join(f"'{source / name}' is missing" for name in missing))
+    kit = read_devkit(source / KIT)
+    ranks = {wnid: rank for rank, wnid in enumerate(kit.classes)}
+    train = mixed(_train_items(source / TRAIN, ranks))
+    validation = _validation_items(source / VALIDATION, [ranks[wnid] for wnid in kit.validation])
+    return Listing({"train": train, "validation": validation}, class_names=kit.classes)
+
+
+def _train_items(path: Path, ranks: dict[str, int]) -> list[Item]:
+    items: dict[str, Item] = {}
+    seen = set()
+    with path.open("rb") as file:
+        for inner in walk(file, str(path)):
+            match = _CLASS.fullmatch(inner.name)
+            if not match or not is_plain(inner) or match[1] not in ranks:
+                raise DataError(f"'{path}' holds {inner.name!r:.100}, which is no archive of a class in {KIT}")
+            seen.add(match[1])
+            where = f"{path}: {inner.name}"
+            for member in walk(file, where, start=inner.offset_data, size=inner.size):
+                name = _TRAIN_IMAGE.fullmatch(member.name)
+                if not name or not is_plain(member) or name[1] in items:
+                    raise DataError(f"'{where}' holds {member.name!r:.100}, which is no new image nXXXXXXXX_N.JPEG")
+                span = Span(str(path), inner.offset_data + member.offset_data, member.size, f"{TRAIN}: {member.name}")
+                items[name[1]] = Item(name[1], span, ranks[match[1]])
+    if absent := sorted(set(ranks) - seen):
+        raise DataError(f"'{path}' lacks {len(absent)} of {len(ranks)} classes: {shortened(absent)}")
+    return list(items.values())
+
+
+def _validation_items(path: Path, labels: list[int]) -> list[Item]:
+    items: dict[int, Item] = {}
+    with path.open("rb") as file:
+        for member in walk(file, str(path)):
+            name = _VALIDATION_IMAGE.fullmatch(member.name)
+            number = int(name[2]) if name else 0
+            if member.isdir():
+                continue
+            if not name or not is_plain(member) or not 1 <= number <= len(labels) or number in items:
+                raise DataError(
+                    f"'{path}' holds {member.name!r:.100}, which is no new image ILSVRC2012_val_N.JPEG "
+                    f"with N up to {len(labels)}"
+                )
+            span = Span(str(path), member.offset_data, member.size, f"{VALIDATION}: {member.name}")
+            items[number] = Item(name[1], span, labels[number - 1])
+    if len(items) != len(labels):
+        raise DataError(f"'{path}' has {len(items)} images, but {KIT} has the classes of {len(labels)}")
+    return [items[number] for number in sorted(items)]

@@ -1,0 +1,28 @@
+"""Writing the index of a data set anew: what to do when a shard was changed on purpose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nepa_scale.data.index import INDEX_FOLDER, write_index
+from nepa_scale.data.layout import Layout, dataset_info, find_layout
+from nepa_scale.data.prepare.reporting import Report
+from nepa_scale.errors import DataError
+
+
+def index_again(root: Path, name: str, report: Report) -> str:
+    """Replace ``root/name/_index``; return the line that says so.
+
+    Raises ``DataError`` with every fault of the shards, or when the folder cannot be written.
+    """
+    info = dataset_info(root, name)
+    folder = root / name
+    if find_layout(folder) is not Layout.SHARDS:
+        raise DataError(f"'{folder}' is read as a folder of images and needs no index")
+    target = folder / INDEX_FOLDER
+    try:
+        target.mkdir(exist_ok=True)
+    except OSError as error:
+        raise DataError(f"'{target}' cannot be written: {error.strerror}") from None
+    write_index(folder, info, target, report=report)
+    return f"{target}: written"

@@ -1,0 +1,60 @@
+"""Whether an image and its mask can be used, and both in a smaller size."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from nepa_scale.data.decode import decode_mask, decode_rgb
+from nepa_scale.errors import DataError
+
+_QUALITY = 95  # with full colour resolution: a second compression that is hard to see
+
+
+def checked(image: bytes, mask: bytes | None, *, mask_classes: int, resize: int | None) -> tuple[bytes, bytes | None]:
+    """Return the encoded image and mask as they will be written. Raises ``DataError`` for what cannot be used.
+
+    With ``resize`` the shorter side becomes that long; what is not larger passes byte for byte, as everything does
+    without ``resize``.
+    """
+    pixels = decode_rgb(image)
+    height, width = pixels.shape[:2]
+    if mask is not None:
+        check_mask(mask, (width, height), mask_classes)
+    if resize is None or min(width, height) <= resize:
+        return image, mask
+    size = _smaller(width, height, resize)
+    picture = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=_QUALITY, subsampling="4:4:4")
+    return buffer.getvalue(), None if mask is None else _smaller_mask(mask, size)
+
+
+def check_mask(mask: bytes, image_size: tuple[int, int], mask_classes: int) -> None:
+    """Raise ``DataError`` unless the mask fits an image of (width, height) and holds no class above the last."""
+    classes = decode_mask(mask)
+    height, width = classes.shape
+    if (width, height) != image_size:
+        raise DataError(f"the image is {image_size[0]}x{image_size[1]} pixels, its mask {width}x{height} pixels")
+    largest = int((classes + np.uint8(1)).max())  # as stored, where 0 means unlabelled
+    if largest > mask_classes:
+        raise DataError(f"the mask holds the value {largest}, but there are {mask_classes} classes")
+
+
+def extension_of(image: bytes) -> str:
+    """The extension by content, not by name: ImageNet has a PNG that is called .JPEG."""
+    return "png" if image.startswith(b"\x89PNG") else "jpg"
+
+
+def _smaller(width: int, height: int, shorter: int) -> tuple[int, int]:
+    factor = shorter / min(width, height)
+    return max(shorter, round(width * factor)), max(shorter, round(height * factor))
+
+
+def _smaller_mask(mask: bytes, size: tuple[int, int]) -> bytes:
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(mask)) as image:
+        image.resize(size, Image.Resampling.NEAREST).save(buffer, "PNG")
+    return buffer.getvalue()

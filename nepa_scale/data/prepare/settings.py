@@ -1,0 +1,101 @@
+"""What can be prepared, and the settings of each kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nepa_scale.data import embedded
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitSettings:
+    """scenes of scikit-learn's handwritten digits, with classes and masks (nothing is downloaded)"""
+
+    root: Path = field(default=Path(embedded.DEFAULT_ROOT), metadata={"meaning": "folder of all data sets"})
+    num_train: int = field(default=embedded.NUM_TRAIN, metadata={"meaning": "training images"})
+    num_validation: int = field(default=embedded.NUM_VALIDATION, metadata={"meaning": "validation images"})
+    image_size: int = field(default=embedded.IMAGE_SIZE, metadata={"meaning": "height and width in pixels"})
+    seed: int = field(default=0, metadata={"meaning": "of the composition"})
+    shard_size: int = field(default=embedded.SHARD_SIZE, metadata={"meaning": "images in a shard"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceSettings:
+    """A data set that is there already."""
+
+    root: Path = field(metadata={"meaning": "folder of all data sets"})
+    name: str = field(metadata={"meaning": "name of the data set, a folder in root"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritingSettings:
+    """A source that becomes shards."""
+
+    source: Path = field(metadata={"meaning": "folder to read"})
+    root: Path = field(metadata={"meaning": "folder of all data sets"})
+    name: str = field(metadata={"meaning": "name of the new data set"})
+    shard_size: int = field(default=1000, metadata={"meaning": "images in a shard"})
+    resize: int | None = field(
+        default=None, metadata={"meaning": "shorter side in pixels; smaller images stay as they are"}
+    )
+    workers: int | None = field(default=None, metadata={"meaning": "processes; null for one per core"})
+    skip_bad: bool = field(default=False, metadata={"meaning": "leave out images that cannot be used"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSettings(WritingSettings):
+    """class folders: source/train/<class>/*.jpg and source/{validation,val}/<class>/*.jpg"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagenetSettings(WritingSettings):
+    """ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz, or folders train/ and val/"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetSettings(WritingSettings):
+    """Hugging Face parquet files source/data/{train,validation}-*.parquet with columns image and label"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ade20kSettings(WritingSettings):
+    """ADE20K: images/ and annotations/ with {training,validation}/, as a folder or as ADEChallengeData2016.zip"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdoptSettings(PlaceSettings):
+    """shards in root/name as downloaded, such as timm/imagenet-1k-wds: adds _info.json, checksums and index"""
+
+    workers: int | None = field(default=None, metadata={"meaning": "processes; null for one per core"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexSettings(PlaceSettings):
+    """write the index of the data set root/name anew, after a shard was changed"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifySettings(PlaceSettings):
+    """list every fault of the data set root/name; exit code 1 if there is one"""
+
+    workers: int | None = field(default=None, metadata={"meaning": "processes; null for one per core"})
+
+
+Settings = DigitSettings | WritingSettings | PlaceSettings
+KINDS: dict[str, type[Settings]] = {
+    "imagenet": ImagenetSettings,
+    "folder": FolderSettings,
+    "parquet": ParquetSettings,
+    "ade20k": Ade20kSettings,
+    "digits": DigitSettings,
+    "adopt": AdoptSettings,
+    "index": IndexSettings,
+    "verify": VerifySettings,
+}
+LEAST = {"image_size": 16, "resize": 16, "seed": 0}  # other numbers count something and start at 1
+
+
+def kind_of(settings: Settings) -> str:
+    """The word that chooses these settings."""
+    return next(kind for kind, cls in KINDS.items() if type(settings) is cls)

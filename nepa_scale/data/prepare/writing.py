@@ -1,0 +1,143 @@
+"""Writing a data set from a listing: plan, shards on all cores, and the finished folder in one rename."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from nepa_scale.data.info import INFO_NAME
+from nepa_scale.data.prepare.finishing import describe, finish
+from nepa_scale.data.prepare.lock import locked
+from nepa_scale.data.prepare.pool import unordered
+from nepa_scale.data.prepare.references import Listing
+from nepa_scale.data.prepare.reporting import Report
+from nepa_scale.data.prepare.settings import WritingSettings, kind_of
+from nepa_scale.data.prepare.shard import ShardResult, ShardTask, write_shard
+from nepa_scale.data.prepare.staging import Plan, Staging, staging_folder
+from nepa_scale.errors import DataError
+from nepa_scale.files import read_json
+
+_BAD_SHOWN = 50
+
+
+def write(settings: WritingSettings, listing: Listing, report: Report) -> bool:
+    """Write ``root/name``; return False if it was already there.
+
+    What an earlier call left unfinished is continued, to the same bytes. Raises ``DataError``: for images that cannot
+    be used all of them at once, and after that what is done is kept.
+    """
+    plan = {
+        "kind": kind_of(settings),
+        "shard_size": settings.shard_size,
+        "resize": settings.resize,
+        "source": listing.fingerprint(),
+    }
+    target = settings.root / settings.name
+    folder = staging_folder(settings.root, settings.name)
+    if _is_there(target, plan) and not folder.exists():
+        return False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / "lock", settings.name):
+            return _write_locked(Staging(folder), target, plan, settings, listing, report)
+    except OSError as error:
+        raise DataError(
+            f"cannot write the data set: {error.strerror or error} ('{error.filename or settings.root}')"
+        ) from None
+    finally:
+        with suppress(OSError):  # not empty when there is work to continue
+            folder.rmdir()
+
+
+def _is_there(target: Path, plan: Plan) -> bool:
+    """Tell whether the data set of ``plan`` is there. Raises ``DataError`` if another has its place."""
+    if not target.exists():
+        return False
+    with suppress(OSError, ValueError, AttributeError):
+        if read_json(target / INFO_NAME).get("prepared") == plan:
+            return True
+    raise DataError(f"'{target}' exists and is not the data set asked for: remove it, or choose another root or name")
+
+
+def _write_locked(
+    staging: Staging, target: Path, plan: Plan, settings: WritingSettings, listing: Listing, report: Report
+) -> bool:
+    if _is_there(target, plan):  # an earlier process was stopped just before it tidied up
+        staging.remove()
+        return False
+    staging.open(plan)
+    tasks = _tasks(staging.dataset, settings, listing)
+    results = _write_shards(tasks, staging, settings, report)
+    bad = [line for shards in results.values() for shard in shards for line in shard.bad]
+    if bad and not settings.skip_bad:
+        raise DataError(_complaint(bad, listing))
+    info = _info(settings.name, listing, results, bad, plan)
+    sums = {shard.filename: shard.sha256 for shards in results.values() for shard in shards if shard.length}
+    finish(staging.dataset, info, sums, report)
+    staging.publish(target)
+    return True
+
+
+def _tasks(folder: Path, settings: WritingSettings, listing: Listing) -> dict[str, list[ShardTask]]:
+    mask_classes, size = len(listing.mask_class_names), settings.shard_size
+    return {
+        split: [
+            ShardTask(
+                folder / f"{split}-{shard:06d}.tar",
+                items[start : start + size],
+                mask_classes=mask_classes,
+                resize=settings.resize,
+                skip_bad=settings.skip_bad,
+            )
+            for shard, start in enumerate(range(0, len(items), size))
+        ]
+        for split, items in listing.splits.items()
+    }
+
+
+def _write_shards(
+    tasks: dict[str, list[ShardTask]], staging: Staging, settings: WritingSettings, report: Report
+) -> dict[str, list[ShardResult]]:
+    """Write the shards that are not there yet; return all, in order."""
+    known = {task.path.name: (split, len(task.items)) for split, shards in tasks.items() for task in shards}
+    results = {name: result for name, result in staging.finished().items() if name in known}
+    totals = {split: sum(len(task.items) for task in shards) for split, shards in tasks.items()}
+    done = dict.fromkeys(tasks, 0)
+    for name in results:
+        done[known[name][0]] += known[name][1]
+    missing = [task for shards in tasks.values() for task in shards if task.path.name not in results]
+    with closing(unordered(write_shard, missing, settings.workers)) as written:
+        for result in written:
+            results[result.filename] = result
+            if settings.skip_bad or not result.bad:
+                staging.record(result)
+            split, images = known[result.filename]
+            done[split] += images
+            report(f"{split} images", done[split], totals[split])
+    return {split: [results[task.path.name] for task in shards] for split, shards in tasks.items()}
+
+
+def _complaint(bad: list[str], listing: Listing) -> str:
+    total = sum(len(items) for items in listing.splits.values())
+    shown = "; ".join(bad[:_BAD_SHOWN])
+    more = f"; and {len(bad) - _BAD_SHOWN} more" if len(bad) > _BAD_SHOWN else ""
+    return (
+        f"{len(bad)} of {total} images cannot be used: {shown}{more} "
+        "(skip_bad=true leaves them out; the shards without them are kept)"
+    )
+
+
+def _info(
+    name: str, listing: Listing, results: Mapping[str, list[ShardResult]], bad: list[str], plan: Plan
+) -> dict[str, Any]:
+    info: dict[str, Any] = {"name": name, "num_classes": len(listing.class_names)}
+    info["class_names"] = list(listing.class_names)
+    if listing.mask_class_names:
+        info["mask_class_names"] = list(listing.mask_class_names)
+    info["prepared"] = dict(plan)
+    if bad:
+        info["skipped"] = bad
+    info["splits"] = describe(results)
+    return info
