@@ -14,7 +14,7 @@ from nepa_scale.data.index import open_index
 from nepa_scale.data.info import DatasetInfo
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
 from nepa_scale.data.reading import Files, read_whole
-from nepa_scale.data.shard_index import NO_LABEL
+from nepa_scale.data.shard_index import NO_LABEL, printable
 from nepa_scale.errors import DataError, shortened
 
 
@@ -105,7 +105,7 @@ class ShardSource:
 
     def where(self, index: int | np.integer[Any]) -> str:
         """The shard and the name of a sample."""
-        return f"shard '{self._paths[self._shard_of[index]]}', sample '{self._key(index)}'"
+        return f"shard '{self._paths[self._shard_of[index]]}', sample '{printable(self._key(index))}'"
 
     def check_labels(self) -> None:
         """Raise ``DataError`` naming the first sample without a valid class."""
@@ -120,7 +120,7 @@ class ShardSource:
         """Raise ``DataError`` naming samples without a mask."""
         bad = np.flatnonzero(self._samples["mask_size"] == 0)
         if bad.size:
-            others = shortened([f"'{self._key(index)}'" for index in bad])
+            others = shortened([f"'{printable(self._key(index))}'" for index in bad])
             raise DataError(
                 f"{self.where(bad[0])}: no .seg.png ({bad.size} of {len(self)} samples have none: {others})"
             )

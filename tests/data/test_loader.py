@@ -54,7 +54,8 @@ def places(*, start_step: int = 0, total_steps: int = 6, rank: int = 0, world_si
     return read
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+@pytest.mark.parametrize("num_workers", [0, 1, 4])
 @pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (1, 2), (3, 4)])
 def test_the_order_is_that_of_the_plan(num_workers: int, rank: int, world_size: int) -> None:
     """A rank reads exactly its micro-batches, in order, whatever the number of workers."""

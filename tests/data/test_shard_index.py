@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nepa_scale.data.shard_index import NO_LABEL, scan
+from nepa_scale.data.shard_index import NO_LABEL, printable, scan
 from nepa_scale.data.sources import open_source
 from nepa_scale.errors import DataError
 
@@ -66,6 +66,32 @@ def test_strange_names_are_keys_and_links_are_passed_over(tmp_path: Path) -> Non
         link.type, link.linkname = tarfile.SYMTYPE, str(secret)
         archive.addfile(link)
     assert keys_of(path) == ["../../x", "/etc/passwd"]
+
+
+def test_hostile_names_are_data(tmp_path: Path) -> None:
+    """Newlines, control characters and bytes that are no UTF-8 are kept as they are and shown as one harmless line."""
+    names = ["new\nline.jpg", "bell\x07\x1b[31m.jpg", "not\udcffutf8.jpg"]
+    path = tar_of(tmp_path / "a.tar", *names)
+    keys = [key.decode("utf-8", "surrogateescape") for key in scan(path).keys.tolist()]
+    assert keys == [name.removesuffix(".jpg") for name in names]
+    assert all(printable(key).isprintable() for key in keys)
+
+
+def test_a_name_of_four_kilobytes_is_refused(tmp_path: Path) -> None:
+    """Every key takes the room of the longest, so one long name would cost gigabytes for a million samples."""
+    with pytest.raises(DataError, match="has a sample name of more than 255 bytes: 'xxx"):
+        scan(tar_of(tmp_path / "a.tar", "x" * 4096 + ".jpg"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_are_no_samples(tmp_path: Path, kind: bytes) -> None:
+    """Only regular files hold samples; nothing is opened that a member points to."""
+    path = tar_of(tmp_path / "a.tar", "x.jpg")
+    with tarfile.open(path, "a") as archive:
+        member = tarfile.TarInfo("evil.jpg")
+        member.type, member.linkname = kind, "/etc/passwd"
+        archive.addfile(member)
+    assert keys_of(path) == ["x"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from nepa_scale.data.tolerance import LOGGED_EVERY, TRIES, FaultCount, Tolerant,
 from nepa_scale.errors import DataError
 
 CROP = T.pretrain_train(16, crop_scale_min=0.3, hflip=0.5)
+EMPTY_PNG = png("RGB", 2, 2).replace(b"\0\0\0\x02\0\0\0\x02", bytes(8))  # 0 x 0 pixels
 HTML, CUT = b"<html>not found</html>", b"\x89PNG\r\n\x1a\n cut"
 
 
@@ -34,7 +35,7 @@ def images(root: Path) -> PretrainImages:
     return PretrainImages(open_source(root, "toy", "train"), None, CROP, seed=0)
 
 
-@pytest.mark.parametrize("content", [HTML, CUT, b"", png("RGB", 1, 1)])
+@pytest.mark.parametrize("content", [HTML, CUT, b"", png("RGB", 1, 1), EMPTY_PNG])
 def test_the_next_image_stands_in_for_a_bad_one(write_shards, content: bytes) -> None:
     """It gets the bad one's augmentation, so nothing else of the batch changes; the fault names shard and sample."""
     root = write_shards(train=(6,))

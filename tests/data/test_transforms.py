@@ -10,8 +10,10 @@ import pytest
 import torch
 from PIL import Image
 from randomness import sample_randomness
+from scipy import stats
 from torch.nn.functional import max_pool2d
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from nepa_scale.data import transforms as T
 from nepa_scale.data.decode import IGNORE
@@ -335,3 +337,31 @@ def test_segmentation_augmentation_belongs_to_the_sample() -> None:
     assert torch.equal(results[0][0], results[2][0])
     assert torch.equal(results[0][1], results[2][1])
     assert not torch.equal(results[0][0], results[1][0])
+
+
+def test_crops_are_resized_as_torchvision_does() -> None:
+    """The same place gives the very pixels of torchvision's resized_crop: kernel, antialiasing and rounding."""
+    transform = T.PretrainCrop(32, crop_scale_min=0.2, hflip=0.0)
+    image = np.array(noise(80, 70))
+    for index in range(50):
+        with sample_randomness(0, 0, index):
+            top, left, height, width = transform.draw(70, 80)
+        with sample_randomness(0, 0, index):
+            found = transform(image)
+        expected = v2.functional.resized_crop(T.as_image(image), top, left, height, width, [32, 32], antialias=True)
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 80), (20, 200), (300, 40)])
+def test_crops_are_distributed_as_torchvision_draws_them(height: int, width: int) -> None:
+    """Heights, widths and places agree with RandomResizedCrop's (two-sample Kolmogorov-Smirnov), extreme shapes too."""
+    ours, theirs = T.PretrainCrop(32, crop_scale_min=0.2, hflip=0.0), v2.RandomResizedCrop(32, scale=(0.2, 1.0))
+    image, drawn = torch.zeros(3, height, width), {"ours": [], "theirs": []}
+    for index in range(3000):
+        with sample_randomness(0, 0, index):
+            drawn["ours"].append(ours.draw(height, width))
+        with sample_randomness(1, 0, index):
+            place = theirs.make_params([image])
+            drawn["theirs"].append(tuple(place[name] for name in ("top", "left", "height", "width")))
+    for first, second in zip(*(np.array(places).T for places in drawn.values()), strict=True):
+        assert stats.ks_2samp(first, second).pvalue > 1e-4
