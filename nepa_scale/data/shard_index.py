@@ -54,14 +54,14 @@ def _collect(path: Path, file: IO[bytes]) -> ShardIndex:
         members = samples.setdefault(key, {})
         role = "image" if extension in IMAGE_EXTENSIONS else extension
         if role in members:
-            raise DataError(f"shard '{path}' holds the {role} of '{_printable(key)}' twice")
+            raise DataError(f"shard '{path}' holds the {role} of '{printable(key)}' twice")
         members[role] = member
         if role == LABEL_EXTENSION:
-            labels[key] = _label(os.pread(file.fileno(), member.size, member.offset_data))
+            labels[key] = parse_label(os.pread(file.fileno(), member.size, member.offset_data))
     rows = []
     for key, members in samples.items():
         if "image" not in members:
-            raise DataError(f"shard '{path}': sample '{_printable(key)}' has no image (.jpg, .jpeg or .png)")
+            raise DataError(f"shard '{path}': sample '{printable(key)}' has no image (.jpg, .jpeg or .png)")
         image, mask = members["image"], members.get(MASK_EXTENSION)
         mask_span = (mask.offset_data, mask.size) if mask else (0, 0)
         rows.append((image.offset_data, image.size, *mask_span, labels.get(key, NO_LABEL)))
@@ -81,7 +81,7 @@ def _members(path: Path, file: IO[bytes]) -> Iterator[tuple[str, str, tarfile.Ta
                 folder, _, name = member.name.rpartition("/")
                 stem, _, extension = name.partition(".")
                 if member.offset_data + member.size > size:
-                    raise DataError(f"shard '{path}' is cut off inside '{_printable(member.name)}'")
+                    raise DataError(f"shard '{path}' is cut off inside '{printable(member.name)}'")
                 if not (member.isreg() and extension.lower() in known):
                     continue
                 key = f"{folder}/{stem}" if folder else stem
@@ -99,11 +99,12 @@ def _check_end(path: Path, file: IO[bytes], offset: int) -> None:
         raise DataError(f"shard '{path}' is damaged or cut off at byte {offset:,}: neither a file header nor the end")
 
 
-def _label(text: bytes) -> int:
+def parse_label(text: bytes) -> int:
+    """The class that a ``.cls`` file holds, or ``NO_LABEL``."""
     stripped = text.strip()
     return int(stripped) if stripped.isdigit() and len(stripped) < 10 else NO_LABEL
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """A name from an archive as one harmless line."""
     return name.encode("unicode_escape", "backslashreplace").decode("ascii")[:200]
