@@ -61,7 +61,14 @@ def test_scratch_run_is_blind_to_pretraining(key: str, value: Any, meta: dict[st
 def test_orchestration_settings_are_exactly_these() -> None:
     """Nobody moves a setting out of a run's identity without saying so here."""
     marked = {key for key, _, meta in walk(RunConfig()) if meta["orchestration"]}
-    sections = {"data.root", "data.num_workers", "engine.ds_config", "engine.activation_checkpointing"}
+    sections = {
+        "data.root",
+        "data.num_workers",
+        "data.max_bad_fraction",
+        "data.allow_remote",
+        "engine.ds_config",
+        "engine.activation_checkpointing",
+    }
     sections |= {"checkpoint.every", "checkpoint.keep", "log.every", "log.tensorboard", "log.pictures"}
     sections |= {f"{task}.eval_every" for task in TASKS}
     assert marked == sections | {"task", "run_dir", "pretrain_dir", "micro_batch_size", "dry_run"}
