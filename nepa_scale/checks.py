@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from nepa_scale import ladder
 from nepa_scale.config import LAYER_CHOICES, RunConfig, TaskConfig, walk
 from nepa_scale.data import layout
-from nepa_scale.errors import nearest
+from nepa_scale.errors import DataError, nearest
 from nepa_scale.layers import numbered_blocks
 
+SUBSET_KEYS = ("num_images", "fraction")
 NEEDS: dict[str, tuple[layout.Need, ...]] = {
     "pretrain": (),
     "probe": ("label",),
@@ -30,6 +32,7 @@ def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         *_head_problems(config),
         *_image_size_problems(config, tasks),
         *_length_problems(config, tasks),
+        *_streaming_problems(config, tasks),
         *_task_problems(config),
     ]
 
@@ -44,6 +47,11 @@ def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         if available and (section.num_images or 0) > available:
             found = [f"{task}.num_images={section.num_images}: {section.dataset} has only {available} training images"]
         if not found:
+            data = config.data
+            found = layout.access_problems(
+                root, section.dataset, streaming=data.streaming, allow_remote=data.allow_remote
+            )
+        if not found and not config.data.streaming:
             found = layout.check_contents(root, section.dataset)
         problems += found
     return list(dict.fromkeys(problems))
@@ -55,8 +63,8 @@ def is_made_on_demand(config: RunConfig, task: str) -> bool:
 
 
 def check_batches(config: RunConfig, tasks: tuple[str, ...], world_size: int) -> list[str]:
-    """Problems of dividing each task's batch over ``world_size`` devices and micro-batches."""
-    problems = []
+    """Problems of dividing each task's batch, and streamed shards, over ``world_size`` devices and micro-batches."""
+    problems = _shard_problems(config, tasks, world_size) if config.data.streaming else []
     for task in tasks:
         batch, micro = config.task_config(task).batch_size, config.micro_batch_size
         if batch % world_size:
@@ -141,6 +149,29 @@ def _length_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         if section.epochs is None and section.steps is None:
             problems.append(f"{task}.epochs and {task}.steps are both null: give one of the two")
     return problems
+
+
+def _streaming_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
+    if not config.data.streaming:
+        return []
+    by_index = ["data.streaming=true: task=probe reads by index; give data.streaming=false for it"]
+    chosen = {f"{task}.{key}": getattr(config.task_config(task), key) for task in tasks for key in SUBSET_KEYS}
+    return (by_index if "probe" in tasks else []) + [
+        f"{key}={value}: data.streaming=true reads whole shards and can choose no subset"
+        for key, value in chosen.items()
+        if value is not None
+    ]
+
+
+def _shard_problems(config: RunConfig, tasks: tuple[str, ...], world_size: int) -> list[str]:
+    """Problems of dealing shards out; a data set that cannot be used has its own line already."""
+    counts = set()
+    for task in tasks:
+        with suppress(DataError):
+            info = layout.dataset_info(Path(config.data.root), config.task_config(task).dataset)
+            counts.add(len(info.splits["train"].filenames))
+    problems = (layout.too_few_shards(count, world_size, config.data.num_workers) for count in sorted(counts) if count)
+    return [problem for problem in problems if problem is not None]
 
 
 def _task_problems(config: RunConfig) -> list[str]:

@@ -99,6 +99,10 @@ class DataConfig:
     """loader processes per device; 0 = load in the training process"""
     max_bad_fraction: float = setting(1e-4, low=0, high=1, orchestration=True)
     """undecodable images that may be replaced in a pass, as a part of the training images (one always may)"""
+    streaming: bool = setting(False)
+    """read shards from front to back through webdataset, not by index; needed for remote shards"""
+    allow_remote: bool = setting(False, orchestration=True)
+    """permit shards at URLs (the url of _info.json)"""
 
 
 @dataclass(kw_only=True)

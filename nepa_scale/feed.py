@@ -12,6 +12,7 @@ import torch
 from nepa_scale.config import RunConfig
 from nepa_scale.data.device import on_device
 from nepa_scale.data.loader import train_loader
+from nepa_scale.data.streaming import train_stream
 from nepa_scale.data.tolerance import FaultCount, Loaded, allowed_faults
 from nepa_scale.distributed import World
 from nepa_scale.engine import Batch
@@ -42,7 +43,8 @@ class Feed:
         share = self._batch_size // world.size
         micro = config.micro_batch_size or share
         self._accumulation = share // micro
-        loader = train_loader(
+        open_loader = train_stream if config.data.streaming else train_loader
+        loader = open_loader(
             task.train_data,
             batch_size=self._batch_size,
             micro_batch_size=micro,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from nepa_scale.data.decode import IGNORE, decode_mask, decode_rgb
 from nepa_scale.data.order import Place
 from nepa_scale.data.sample_rng import preserved_randomness, seed_sample
-from nepa_scale.data.sources import Sample, Source
+from nepa_scale.data.sources import Contents, Sample, Source
 from nepa_scale.data.transforms import ImageTransform, JointTransform, PyramidTransform
 from nepa_scale.errors import DataError
 
@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 class Samples(Dataset[Item], Generic[Item]):
     """A source, or a subset of it, with one augmentation for each (seed, epoch, sample of the source)."""
 
-    def __init__(self, source: Source, indices: NDArray[np.int64] | None, seed: int) -> None:
+    def __init__(self, source: Contents, indices: NDArray[np.int64] | None, seed: int) -> None:
         self.source = source
         self.indices = np.arange(len(source)) if indices is None else np.sort(indices)
         self.seed = seed
@@ -31,7 +31,7 @@ class Samples(Dataset[Item], Generic[Item]):
     @property
     def shard_lengths(self) -> list[int]:
         """How many of the samples each file of the source holds."""
-        lengths: list[int] = np.bincount(self.source.shard_of[self.indices]).tolist()
+        lengths: list[int] = np.bincount(self._by_index.shard_of[self.indices]).tolist()
         return lengths
 
     def __len__(self) -> int:
@@ -52,13 +52,25 @@ class Samples(Dataset[Item], Generic[Item]):
         ``DataError`` for anything else that is wrong, both naming file and sample.
         """
         epoch, position = place
-        seed_sample(self.seed, epoch, int(self.indices[position]))
         index = int(self.indices[(position + instead) % len(self)])
-        sample = self.source[index]
+        source = self._by_index
+        return self.item(source[index], epoch, int(self.indices[position]), lambda: source.where(index))
+
+    def item(self, sample: Sample, epoch: int, number: int, where: Callable[[], str]) -> Item:
+        """The item of ``sample`` with the augmentation of sample ``number`` of the source; ``where()`` names both.
+
+        Draws and raises as ``draw`` does.
+        """
+        seed_sample(self.seed, epoch, number)
         try:
             return self._item(sample)
         except DataError as error:
-            raise type(error)(f"{self.source.where(index)}: {error}") from None
+            raise type(error)(f"{where()}: {error}") from None
+
+    @property
+    def _by_index(self) -> Source:
+        """The source, which a stream's is not: its samples go through ``item`` alone."""
+        return cast(Source, self.source)
 
     def _item(self, sample: Sample) -> Item:
         raise NotImplementedError
@@ -67,7 +79,9 @@ class Samples(Dataset[Item], Generic[Item]):
 class PretrainImages(Samples[Tensor]):
     """Images [3, H, W] uint8. Labels are never looked at."""
 
-    def __init__(self, source: Source, indices: NDArray[np.int64] | None, transform: ImageTransform, seed: int) -> None:
+    def __init__(
+        self, source: Contents, indices: NDArray[np.int64] | None, transform: ImageTransform, seed: int
+    ) -> None:
         super().__init__(source, indices, seed)
         self.transform = transform
 
@@ -78,7 +92,9 @@ class PretrainImages(Samples[Tensor]):
 class LabelledImages(Samples[tuple[Tensor, int]]):
     """Images [3, H, W] float32 with their class. Raises ``DataError`` at once if one is not valid."""
 
-    def __init__(self, source: Source, indices: NDArray[np.int64] | None, transform: ImageTransform, seed: int) -> None:
+    def __init__(
+        self, source: Contents, indices: NDArray[np.int64] | None, transform: ImageTransform, seed: int
+    ) -> None:
         super().__init__(source, indices, seed)
         source.check_labels()
         self.transform = transform
@@ -86,6 +102,8 @@ class LabelledImages(Samples[tuple[Tensor, int]]):
     def _item(self, sample: Sample) -> tuple[Tensor, int]:
         if sample.label is None:
             raise DataError("has no class label")
+        if sample.label >= self.source.num_classes:
+            raise DataError(f".cls must hold a class from 0 to {self.source.num_classes - 1}, not {sample.label}")
         return self.transform(decode_rgb(sample.image)), sample.label
 
 
@@ -97,7 +115,7 @@ class MaskedImages(Samples[tuple[Tensor | tuple[Tensor, ...], Tensor]]):
 
     def __init__(
         self,
-        source: Source,
+        source: Contents,
         indices: NDArray[np.int64] | None,
         transform: JointTransform | PyramidTransform,
         seed: int,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -11,6 +12,12 @@ from nepa_scale.errors import DataError
 
 INFO_NAME = "_info.json"
 SPLITS = ("train", "validation")
+REMOTE_SCHEMES = ("http", "https", "gs", "hf")
+
+# webdataset hands a URL to programs, in some of its versions through a shell, and has schemes that are commands
+# (`pipe:`): only these schemes, and only letters that mean nothing to a shell, curl or gsutil.
+_LETTERS = r"[A-Za-z0-9._~/:%+-]*"
+_REMOTE_URL = re.compile(rf"(?:{'|'.join(REMOTE_SCHEMES)})://[A-Za-z0-9]{_LETTERS}")
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,8 @@ class DatasetInfo:
     class_names: tuple[str, ...]
     mask_class_names: tuple[str, ...]
     splits: Mapping[str, SplitInfo]
+    url: str | None = None
+    """where the shards lie, if not beside ``_info.json``"""
 
 
 def make_info(
@@ -80,9 +89,12 @@ def parse_info(content: Any, name: str) -> DatasetInfo:
     elif class_names and len(class_names) != num_classes:
         problems.append(f"num_classes is {num_classes}, but class_names has {len(class_names)} names")
     splits = _parse_splits(content.get("splits"), problems)
+    url = content.get("url")
+    if url is not None:
+        problems += _url_problems(url, splits)
     if problems:
         raise DataError("\n".join(f"{name}/{INFO_NAME}: {problem}" for problem in problems))
-    return DatasetInfo(name, num_classes, class_names, mask_class_names, splits)
+    return DatasetInfo(name, num_classes, class_names, mask_class_names, splits, url)
 
 
 def _is_count(value: object) -> bool:
@@ -131,3 +143,11 @@ def _parse_split(split: str, content: object, problems: list[str]) -> SplitInfo 
 def _is_plain_name(name: object) -> bool:
     """Refuse folders, URLs and shell pipes: a shard lies beside its ``_info.json``."""
     return isinstance(name, str) and name.endswith(".tar") and PurePath(name).name == name and ":" not in name
+
+
+def _url_problems(url: object, splits: Mapping[str, SplitInfo]) -> list[str]:
+    schemes = ", ".join(f"{scheme}://" for scheme in REMOTE_SCHEMES)
+    if not isinstance(url, str) or not _REMOTE_URL.fullmatch(url):
+        return [f"url is {url!r}, but must begin with one of {schemes} and hold letters, digits and ._~/:%+- only"]
+    names = [name for split in splits.values() for name in split.filenames if not re.fullmatch(_LETTERS, name)]
+    return [f"file name {names[0]!r} of remote shards may hold letters, digits and ._~%+- only"] if names else []

@@ -77,10 +77,36 @@ def check_contents(root: Path, name: str) -> list[str]:
     from nepa_scale.data.index import ensure_index  # here, because it imports numpy
 
     try:
-        ensure_index(root / name, dataset_info(root, name))
+        info = dataset_info(root, name)
+        if info.url is None:
+            ensure_index(root / name, info)
     except DataError as error:
         return str(error).splitlines()
     return []
+
+
+def access_problems(root: Path, name: str, *, streaming: bool, allow_remote: bool) -> list[str]:
+    """Return why the data set ``root/name`` cannot be read in the way that the settings of ``data`` ask for."""
+    info = dataset_info(root, name)
+    if info.url is not None and not allow_remote:
+        return [f"the shards of '{name}' lie at {info.url}: reading them needs data.allow_remote=true"]
+    if info.url is not None and not streaming:
+        return [f"the shards of '{name}' lie at {info.url}: they can only be read with data.streaming=true"]
+    if streaming and find_layout(root / name) is Layout.ADE20K:
+        return [
+            f"data.streaming=true reads shards, and '{root / name}' is ADE20K's folder: prepare it, or read it by index"
+        ]
+    return []
+
+
+def too_few_shards(num_shards: int, world_size: int, num_workers: int) -> str | None:
+    """Why these processes cannot share the shards, if they cannot."""
+    if num_shards >= world_size * max(1, num_workers):
+        return None
+    return (
+        f"data.streaming=true needs a shard for each of {world_size} devices x {max(1, num_workers)} workers, but "
+        f"there are {num_shards} training shards: lower data.num_workers, or set data.streaming=false"
+    )
 
 
 def dataset_info(root: Path, name: str) -> DatasetInfo:
@@ -158,7 +184,9 @@ def _ade_base(folder: Path) -> Path:
 
 
 def _shard_problems(folder: Path, info: DatasetInfo) -> list[str]:
-    problems = []
+    problems: list[str] = []
+    if info.url is not None:
+        return problems
     for split in info.splits.values():
         for path in (folder / filename for filename in split.filenames):
             if not path.is_file():

@@ -132,7 +132,7 @@ def train_loader(
         rank=rank,
         world_size=world_size,
     )
-    return _loader(Tolerant(dataset), num_workers=num_workers, batch_sampler=sampler, collate_fn=_as_it_is)
+    return worker_loader(Tolerant(dataset), num_workers=num_workers, batch_sampler=sampler, collate_fn=as_it_is)
 
 
 def eval_loader(
@@ -153,11 +153,12 @@ def eval_loader(
     places = [(0, index) for index in range(rank, len(dataset), world_size)]
     arguments: dict[str, Any] = {"num_workers": num_workers, "batch_size": batch_size, "sampler": places}
     if tolerant:
-        return _loader(Tolerant(dataset), collate_fn=_batch_of, **arguments)
-    return _loader(dataset, collate_fn=default_collate if stack else list, **arguments)
+        return worker_loader(Tolerant(dataset), collate_fn=_batch_of, **arguments)
+    return worker_loader(dataset, collate_fn=default_collate if stack else list, **arguments)
 
 
-def _as_it_is(loaded: Loaded) -> Loaded:
+def as_it_is(loaded: Loaded) -> Loaded:
+    """Collate nothing: what is loaded is a batch."""
     return loaded
 
 
@@ -165,7 +166,8 @@ def _batch_of(loaded: Loaded) -> Any:
     return loaded.batch
 
 
-def _loader(dataset: Dataset[Any], *, num_workers: int, **arguments: Any) -> DataLoader[Any]:
+def worker_loader(dataset: Dataset[Any], *, num_workers: int, **arguments: Any) -> DataLoader[Any]:
+    """A loader with this project's worker processes; ``arguments`` are those of ``DataLoader``."""
     return _Loader(
         dataset,
         num_workers=num_workers,

@@ -57,7 +57,7 @@ def _collect(path: Path, file: IO[bytes]) -> ShardIndex:
             raise DataError(f"shard '{path}' holds the {role} of '{printable(key)}' twice")
         members[role] = member
         if role == LABEL_EXTENSION:
-            labels[key] = _label(os.pread(file.fileno(), member.size, member.offset_data))
+            labels[key] = parse_label(os.pread(file.fileno(), member.size, member.offset_data))
     rows = []
     for key, members in samples.items():
         if "image" not in members:
@@ -99,7 +99,8 @@ def _check_end(path: Path, file: IO[bytes], offset: int) -> None:
         raise DataError(f"shard '{path}' is damaged or cut off at byte {offset:,}: neither a file header nor the end")
 
 
-def _label(text: bytes) -> int:
+def parse_label(text: bytes) -> int:
+    """The class that a ``.cls`` file holds, or ``NO_LABEL``."""
     stripped = text.strip()
     return int(stripped) if stripped.isdigit() and len(stripped) < 10 else NO_LABEL
 

@@ -28,11 +28,23 @@ class Sample:
     mask: bytes | None
 
 
-class Source(Protocol):
-    """The samples of one split, by index. Can be pickled and used from any number of processes."""
+class Contents(Protocol):
+    """What one split holds. Can be pickled and used from any number of processes."""
 
     num_classes: int
     mask_classes: int
+
+    def __len__(self) -> int: ...
+
+    def check_labels(self) -> None:
+        """Raise ``DataError`` naming the first sample without a valid class."""
+
+    def check_masks(self) -> None:
+        """Raise ``DataError`` naming samples without a mask."""
+
+
+class Source(Contents, Protocol):
+    """The samples of one split, by index."""
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -42,18 +54,10 @@ class Source(Protocol):
     def shard_of(self) -> NDArray[np.int64]:
         """The number of the file that holds each sample [N]; 0 for all where each has its own."""
 
-    def __len__(self) -> int: ...
-
     def __getitem__(self, index: int) -> Sample: ...
 
     def where(self, index: int) -> str:
         """The file and the name of a sample, for messages."""
-
-    def check_labels(self) -> None:
-        """Raise ``DataError`` naming the first sample without a valid class."""
-
-    def check_masks(self) -> None:
-        """Raise ``DataError`` naming samples without a mask."""
 
 
 def open_source(root: Path, name: str, split: str) -> Source:
@@ -63,6 +67,8 @@ def open_source(root: Path, name: str, split: str) -> Source:
     """
     info = dataset_info(root, name)
     folder = root / name
+    if info.url is not None:
+        raise DataError(f"the shards of '{name}' lie at {info.url}: they can only be read with data.streaming=true")
     if not folder.is_dir():
         raise DataError(f"'{folder}' has not been written yet")
     if find_layout(folder) is Layout.ADE20K:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from nepa_scale.config import RunConfig
 from nepa_scale.data.decode import decode_rgb
+from nepa_scale.data.shard_stream import open_stream
 from nepa_scale.data.sources import Source, open_source
 from nepa_scale.data.transforms import MEAN, STD, normalise, pretrain_eval
 from nepa_scale.errors import DataError, UserError
@@ -119,9 +121,15 @@ def chosen(available: int, wanted: int, seed: int) -> list[int]:
 
 
 def run_images(config: RunConfig, wanted: int, seed: int) -> list[Named]:
-    """Validation images of a run's pre-training by seed. Labels are not looked at."""
-    source: Source = open_source(Path(config.data.root), config.pretrain.dataset, "validation")
-    samples = [source[index] for index in chosen(len(source), wanted, seed)]
+    """Validation images of a run's pre-training by seed, the first ones of a stream. Labels are not looked at."""
+    where = Path(config.data.root), config.pretrain.dataset, "validation"
+    if config.data.streaming:
+        stream = open_stream(*where, allow_remote=config.data.allow_remote)
+        shards = map(stream.read, range(len(stream.shards)))
+        samples = list(islice(chain.from_iterable(shards), wanted))
+    else:
+        source: Source = open_source(*where)
+        samples = [source[index] for index in chosen(len(source), wanted, seed)]
     return [Named(sample.key, sample.image) for sample in samples]
 
 

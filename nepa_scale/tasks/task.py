@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,9 @@ from nepa_scale.data.datasets import Samples
 from nepa_scale.data.device import on_device
 from nepa_scale.data.loader import eval_loader
 from nepa_scale.data.order import subset
-from nepa_scale.data.sources import Source, open_source
+from nepa_scale.data.shard_stream import StreamSource, open_stream
+from nepa_scale.data.sources import Contents, Source, open_source
+from nepa_scale.data.streaming import eval_passes, eval_stream
 from nepa_scale.distributed import World
 from nepa_scale.ladder import QkNorm
 from nepa_scale.model import NepaViT, build_backbone
@@ -75,16 +78,19 @@ class Task(ABC):
     def evaluate(self, world: World, device: torch.device) -> dict[str, float]:
         """Metrics over the whole validation split; every rank calls this and gets the same answer."""
 
-    def open_split(self, split: str) -> Source:
+    def open_split(self, split: str) -> Contents:
         """The task's ``train`` or ``validation`` images."""
+        data = self.config.data
+        if data.streaming:
+            return open_stream(Path(data.root), self.section.dataset, split, allow_remote=data.allow_remote)
         return open_source(Path(self.config.data.root), self.section.dataset, split)
 
-    def chosen_images(self, source: Source) -> np.ndarray | None:
+    def chosen_images(self, source: Contents) -> np.ndarray | None:
         """Indices of the training images used; None means all."""
         count = self.section.used_images(len(source))
         if count == len(source):
             return None
-        return subset(len(source), count, self.config.seed, source.labels)
+        return subset(len(source), count, self.config.seed, cast(Source, source).labels)
 
     def new_backbone(self, *, drop_path_rate: float = 0.0, qk_norm: str | None = None) -> NepaViT:
         """The backbone of this configuration with fresh weights; ``qk_norm`` (if given) in place of the model's."""
@@ -113,10 +119,24 @@ class Task(ABC):
         """Yield (batch on ``device``, whether it counts), equally often on every rank.
 
         The batches are of the validation images, which are all read or end in an error, or of training images
-        ``data``, where the next one stands in for a bad one as in training. Rank r of n has every n-th from r on. A
-        batch is the collated sample, or a list of samples where images keep their own shapes. Under ZeRO-3 a forward
-        pass is a collective, so a rank that has run out repeats its last batch uncounted.
+        ``data``, where the next one stands in for a bad one as in training. Rank r of n has every n-th from r on, of
+        the shards where they are streamed. A batch is the collated sample, or a list of samples where images keep
+        their own shapes. Under ZeRO-3 a forward pass is a collective, so a rank that has run out repeats its last
+        batch uncounted.
         """
+        if self.config.data.streaming:
+            batches, counts, missing = self._streamed_evaluation(world)
+        else:
+            batches, counts, missing = self._indexed_evaluation(world, data)
+        batch = None
+        for batch in on_device(batches, device):
+            missing -= 1
+            yield batch, counts
+        for _ in range(missing):
+            yield batch, False
+
+    def _indexed_evaluation(self, world: World, data: Samples[Any] | None) -> tuple[Iterable[Any], bool, int]:
+        """This rank's batches, whether they count, and how many any rank has at most."""
         training = data is not None
         data = self.eval_data if data is None else data
         count = len(data)
@@ -130,12 +150,21 @@ class Task(ABC):
             stack=self.stacked_evaluation,
             tolerant=training,
         )
-        missing, batch = math.ceil(math.ceil(count / world.size) / self.eval_batch_size), None
-        for batch in on_device(batches, device):
-            missing -= 1
-            yield batch, counts
-        for _ in range(missing):
-            yield batch, False
+        return batches, counts, math.ceil(math.ceil(count / world.size) / self.eval_batch_size)
+
+    def _streamed_evaluation(self, world: World) -> tuple[Iterable[Any], bool, int]:
+        """The same of shards that are read in order; a rank without any borrows another's first batch."""
+        sharing: dict[str, int] = {
+            "batch_size": self.eval_batch_size,
+            "world_size": world.size,
+            "num_workers": self.config.data.num_workers,
+        }
+        lengths = cast(StreamSource, self.eval_data.source).lengths
+        passes = [eval_passes(lengths, rank=rank, **sharing) for rank in range(world.size)]
+        counts = passes[world.rank] > 0
+        rank = world.rank if counts else passes.index(max(passes))
+        batches = eval_stream(self.eval_data, rank=rank, stack=self.stacked_evaluation, **sharing)
+        return batches if counts else islice(batches, 1), counts, max(passes)
 
 
 def parameter_dtype(module: nn.Module) -> torch.dtype:

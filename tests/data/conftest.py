@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from shard_files import encode, sample_files, write_tar
 
-Files = Sequence[tuple[str, bytes]]
 WriteShards = Callable[..., Path]
 
 
@@ -21,32 +18,6 @@ WriteShards = Callable[..., Path]
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep shard indexes out of the user's cache."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-
-
-def encode(pixels: np.ndarray, image_format: str = "PNG") -> bytes:
-    """Encode uint8 pixels [H, W] or [H, W, 3]."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format=image_format)
-    return buffer.getvalue()
-
-
-def write_tar(path: Path, files: Files) -> None:
-    """Write members in order."""
-    with tarfile.open(path, "w") as archive:
-        for name, content in files:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-
-def sample_files(split: str, index: int, *, classes: int, size: int = 24) -> list[tuple[str, bytes]]:
-    """Image, class and mask of one sample: random pixels, a class in turn, mask values 0..3."""
-    rng = np.random.default_rng([len(split), index])
-    return [
-        (f"{split}_{index:04d}.png", encode(rng.integers(256, size=(size, size, 3), dtype=np.uint8))),
-        (f"{split}_{index:04d}.cls", str(index % classes).encode()),
-        (f"{split}_{index:04d}.seg.png", encode(rng.integers(4, size=(size, size), dtype=np.uint8))),
-    ]
 
 
 def info_of(name: str, lengths: Mapping[str, Sequence[int]], classes: int) -> dict[str, object]:

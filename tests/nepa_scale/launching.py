@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -72,6 +73,21 @@ def rows(task_dir: Path) -> list[dict[str, Any]]:
 def losses(task_dir: Path) -> list[float]:
     """The training loss of each logged step, in the file's order."""
     return [row["loss"] for row in rows(task_dir) if "loss" in row]
+
+
+def wait_for_step(task_dir: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Return once ``step`` is in the metrics file."""
+    for _ in range(2400):
+        if (task_dir / "metrics.jsonl").is_file() and len(losses_so_far(task_dir)) >= step:
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    raise AssertionError(f"step {step} did not come")
+
+
+def losses_so_far(task_dir: Path) -> list[str]:
+    """The whole lines written until now."""
+    return (task_dir / "metrics.jsonl").read_text().split("\n")[:-1]
 
 
 def free_port() -> int:

@@ -65,6 +65,7 @@ def test_orchestration_settings_are_exactly_these() -> None:
         "data.root",
         "data.num_workers",
         "data.max_bad_fraction",
+        "data.allow_remote",
         "engine.ds_config",
         "engine.activation_checkpointing",
     }

@@ -7,11 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from launching import REPOSITORY, TRAIN, clean_environment, losses, rows, start, train
+from launching import REPOSITORY, TRAIN, clean_environment, losses, rows, start, train, wait_for_step
 
 from nepa_scale.data.digits import write_digits
 from nepa_scale.status import read_status
@@ -197,18 +196,3 @@ def test_deepspeed_launcher_with_two_ranks(data_root: Path, tmp_path: Path, refe
     assert done.returncode == 0, done.stdout + done.stderr
     assert losses(tmp_path / "pretrain") == pytest.approx(losses(reference), rel=1e-4)
     assert json.loads((tmp_path / "pretrain" / "result.json").read_text())["device_count"] == 2
-
-
-def wait_for_step(task_dir: Path, step: int, process: subprocess.Popen[str]) -> None:
-    """Return once ``step`` is in the metrics file."""
-    for _ in range(2400):
-        if (task_dir / "metrics.jsonl").is_file() and len(losses_so_far(task_dir)) >= step:
-            return
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-    raise AssertionError(f"step {step} did not come")
-
-
-def losses_so_far(task_dir: Path) -> list[str]:
-    """The whole lines written until now."""
-    return (task_dir / "metrics.jsonl").read_text().split("\n")[:-1]

@@ -1,0 +1,143 @@
+"""The samples of shards from front to back, local or at a URL, through webdataset; nothing in them is executed.
+
+webdataset takes a damaged header for the end of a shard and says nothing, so samples are counted here. Only images,
+classes and masks are looked at, and they come as bytes: webdataset decodes nothing.
+"""
+
+from __future__ import annotations
+
+import lzma
+import re
+import tarfile
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from nepa_scale.data.info import DatasetInfo
+from nepa_scale.data.layout import access_problems, dataset_info
+from nepa_scale.data.reading import RETRY_SECONDS
+from nepa_scale.data.shard_index import (
+    IMAGE_EXTENSIONS,
+    LABEL_EXTENSION,
+    MASK_EXTENSION,
+    NO_LABEL,
+    parse_label,
+    printable,
+)
+from nepa_scale.data.sources import Sample
+from nepa_scale.errors import DataError
+
+_KNOWN = IMAGE_EXTENSIONS | {MASK_EXTENSION, LABEL_EXTENSION}
+_DRAINED_BYTES = 2**20
+_UNREADABLE = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError)
+
+
+def open_stream(root: Path, name: str, split: str, *, allow_remote: bool) -> StreamSource:
+    """Open ``split`` of the data set ``root/name`` for reading in order. Raises ``DataError`` if it cannot be."""
+    if problems := access_problems(root, name, streaming=True, allow_remote=allow_remote):
+        raise DataError("\n".join(problems))
+    return StreamSource(root / name, dataset_info(root, name), split)
+
+
+class StreamSource:
+    """The samples of one split, shard by shard. Labels and masks are checked when they are met."""
+
+    def __init__(self, folder: Path, info: DatasetInfo, split: str) -> None:
+        contents = info.splits[split]
+        self.num_classes = info.num_classes
+        self.mask_classes = len(info.mask_class_names)
+        # absolute, or webdataset could take the beginning of a path for the scheme of a URL
+        base = str(folder.resolve()) if info.url is None else info.url.rstrip("/")
+        self.shards = [f"{base}/{filename}" for filename in contents.filenames]
+        self.lengths = contents.shard_lengths
+
+    def __len__(self) -> int:
+        return sum(self.lengths)
+
+    def check_labels(self) -> None:
+        """Do nothing: a sample without a valid class is an error when it is met."""
+
+    def check_masks(self) -> None:
+        """Do nothing: a sample without a mask is an error when it is met."""
+
+    def read(self, shard: int) -> Iterator[Sample]:
+        """Yield the samples of a shard. Raises ``DataError`` when it cannot be read or holds more or fewer."""
+        return _read(self.shards[shard], self.lengths[shard])
+
+
+def _read(shard: str, expected: int) -> Iterator[Sample]:
+    """Yield exactly ``expected`` samples; after a failure go on where it came, as long as it may be a passing one."""
+    given = 0
+    for wait in (*RETRY_SECONDS, None):
+        found = given
+        try:
+            for found, sample in enumerate(islice(_samples(shard), given, None), start=given + 1):
+                if found <= expected:
+                    given = found
+                    yield sample
+        except _UNREADABLE as error:
+            if wait is None or not isinstance(error, OSError):
+                raise DataError(
+                    f"shard '{shard}' cannot be read after {found} of {expected} samples: {_reason(error)}"
+                ) from None
+            time.sleep(wait)
+        else:
+            if found != expected:
+                raise DataError(f"shard '{shard}' must hold {expected} samples by _info.json, but {found} found")
+            return
+
+
+def _samples(shard: str) -> Iterator[Sample]:
+    from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+    with _opened(shard) as stream:
+        files = tar_file_iterator(stream, skip_meta=None, select_files=_is_known)
+        for members in group_by_keys({**file, "__url__": shard} for file in files):
+            yield _sample(members, shard)
+
+
+@contextmanager
+def _opened(shard: str) -> Iterator[IO[bytes]]:
+    """Open a path or a URL; if nothing else went wrong, the program that fetches the URL must have ended well too."""
+    from webdataset.gopen import Pipe, gopen
+
+    stream = gopen(shard)
+    try:
+        yield stream
+        while stream.read(_DRAINED_BYTES):
+            pass
+        stream.close()
+    except BaseException:
+        if isinstance(stream, Pipe):
+            stream.proc.kill()  # closing would wait for it
+        raise
+    finally:
+        with suppress(OSError):
+            stream.close()
+
+
+def _is_known(name: str) -> bool:
+    return name.rpartition("/")[2].partition(".")[2].lower() in _KNOWN
+
+
+def _sample(members: Mapping[str, Any], shard: str) -> Sample:
+    key, images = members["__key__"], [members[name] for name in members if name in IMAGE_EXTENSIONS]
+    if len(images) != 1:
+        number = "no image" if not images else f"{len(images)} images"
+        raise DataError(f"shard '{shard}': sample '{printable(key)}' has {number} (.jpg, .jpeg or .png)")
+    label = parse_label(members.get(LABEL_EXTENSION, b""))
+    return Sample(printable(key), images[0], None if label == NO_LABEL else label, members.get(MASK_EXTENSION))
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in a line without the command that webdataset quotes: it may hold a token."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": '{error.filename}'" if error.filename else "")
+    text = str(error.args[0]) if error.args else ""
+    if found := re.search(r"exit -?\d+(?= \(read\))", text):
+        return f"the program that fetches it ended with {found[0]}"
+    return text.partition(" @ ")[0].partition("\n")[0] or type(error).__name__
