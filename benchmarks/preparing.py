@@ -20,8 +20,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from nepa_scale.data.pool import cores
 from nepa_scale.data.prepare.class_folders import list_class_folders
-from nepa_scale.data.prepare.pool import cores
 from nepa_scale.data.prepare.shard import ShardTask, write_shard
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -11,6 +11,7 @@ from typing import Any
 from nepa_scale import ladder
 from nepa_scale.config import LAYER_CHOICES, RunConfig, TaskConfig, walk
 from nepa_scale.data import layout
+from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError, nearest
 from nepa_scale.layers import numbered_blocks
 
@@ -37,7 +38,7 @@ def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     ]
 
 
-def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
+def check_data(config: RunConfig, tasks: tuple[str, ...], report: Report | None = None) -> list[str]:
     """Problems of the data sets that ``tasks`` read, and of asking for more images than there are."""
     root, problems = Path(config.data.root), []
     for task in tasks:
@@ -52,7 +53,7 @@ def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
                 root, section.dataset, streaming=data.streaming, allow_remote=data.allow_remote
             )
         if not found and not config.data.streaming:
-            found = layout.check_contents(root, section.dataset)
+            found = layout.check_contents(root, section.dataset, report)
         problems += found
     return list(dict.fromkeys(problems))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -17,6 +18,7 @@ if __name__ == "__main__":
 from nepa_scale import checks, ds_config, overrides, progress, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost
+from nepa_scale.data.reporting import reporting
 from nepa_scale.distributed import World, read_environment
 from nepa_scale.errors import ConfigError, DataLostError, UserError
 from nepa_scale.signals import StopRequest
@@ -50,8 +52,9 @@ def main(words: list[str]) -> int:
 
 def check(config: RunConfig, run_dir: Path, world: World) -> None:
     """Everything that can be wrong before work starts. Raises ``ConfigError`` with all of it."""
-    problems = [
-        *checks.check_data(config, (config.task,)),
+    with reporting() if world.is_main else nullcontext() as report:
+        problems = checks.check_data(config, (config.task,), report)
+    problems += [
         *checks.check_batches(config, (config.task,), world.size),
         *runs.check_directory(run_dir, config),
     ]

@@ -11,7 +11,7 @@ import io
 import multiprocessing
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from nepa_scale.data.info import DatasetInfo, SplitInfo
-from nepa_scale.data.prepare.pool import start_worker
+from nepa_scale.data.pool import start_worker
+from nepa_scale.data.reporting import Report
 from nepa_scale.data.shard_index import SAMPLE_TYPE, ShardIndex, scan
 from nepa_scale.errors import DataError
 from nepa_scale.files import write_atomically
 
 INDEX_FOLDER = "_index"
 
-Report = Callable[[str, int, int], None]
 _VERSION = 1
 _FEW_SHARDS = 16  # fewer are scanned sooner than helpers have started
 

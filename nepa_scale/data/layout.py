@@ -11,6 +11,7 @@ from typing import Any, Literal
 from nepa_scale.data import ade20k
 from nepa_scale.data.embedded import DEFAULT_ROOT, EMBEDDED_NAME, embedded_info
 from nepa_scale.data.info import INFO_NAME, DatasetInfo, parse_info
+from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError, nearest
 from nepa_scale.files import read_json
 
@@ -67,10 +68,10 @@ def check_dataset(root: Path, name: str, *, needs: Collection[Need] = ()) -> lis
     return problems + _shard_problems(folder, info) + _missing_needs(info, needs)
 
 
-def check_contents(root: Path, name: str) -> list[str]:
+def check_contents(root: Path, name: str, report: Report | None = None) -> list[str]:
     """Return what is wrong inside the shards of the data set ``root/name``, one line each, by their index.
 
-    The index is made first where there is none, which takes a while for a large data set.
+    The index is made first where there is none; that takes a while for a large data set, which ``report`` shows.
     """
     if is_unwritten_embedded(root, name) or find_layout(root / name) is not Layout.SHARDS:
         return []
@@ -79,7 +80,7 @@ def check_contents(root: Path, name: str) -> list[str]:
     try:
         info = dataset_info(root, name)
         if info.url is None:
-            ensure_index(root / name, info)
+            ensure_index(root / name, info, report=report)
     except DataError as error:
         return str(error).splitlines()
     return []

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from nepa_scale.data import embedded
-from nepa_scale.data.prepare.reporting import reporting
 from nepa_scale.data.prepare.settings import (
     AdoptSettings,
     DigitSettings,
@@ -19,6 +18,7 @@ from nepa_scale.data.prepare.settings import (
     kind_of,
 )
 from nepa_scale.data.prepare.words import help_text, parse
+from nepa_scale.data.reporting import reporting
 from nepa_scale.errors import UserError
 
 

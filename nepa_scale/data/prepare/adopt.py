@@ -12,9 +12,9 @@ from typing import Any
 from nepa_scale.data.index import INDEX_FOLDER, write_index
 from nepa_scale.data.info import INFO_NAME, SPLITS, DatasetInfo, parse_info
 from nepa_scale.data.layout import dataset_info
+from nepa_scale.data.pool import unordered
 from nepa_scale.data.prepare.checksums import SUMS_NAME, sum_of, write_sums
-from nepa_scale.data.prepare.pool import unordered
-from nepa_scale.data.prepare.reporting import Report
+from nepa_scale.data.reporting import Report
 from nepa_scale.data.shard_index import scan
 from nepa_scale.errors import DataError, nearest, shortened
 from nepa_scale.files import write_json

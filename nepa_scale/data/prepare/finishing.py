@@ -9,8 +9,8 @@ from typing import Any
 from nepa_scale.data.index import INDEX_FOLDER, write_index
 from nepa_scale.data.info import INFO_NAME, SPLITS, parse_info
 from nepa_scale.data.prepare.checksums import sum_of, write_sums
-from nepa_scale.data.prepare.reporting import Report
 from nepa_scale.data.prepare.shard import ShardResult
+from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError
 from nepa_scale.files import write_json
 

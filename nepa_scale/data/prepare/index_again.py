@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nepa_scale.data.index import INDEX_FOLDER, write_index
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
-from nepa_scale.data.prepare.reporting import Report
+from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError
 
 

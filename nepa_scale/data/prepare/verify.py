@@ -9,11 +9,11 @@ from pathlib import Path
 from nepa_scale.data.index import INDEX_FOLDER, ensure_index
 from nepa_scale.data.info import INFO_NAME, DatasetInfo
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
+from nepa_scale.data.pool import unordered
 from nepa_scale.data.prepare.checksums import SUMS_NAME, read_sums, sum_of
-from nepa_scale.data.prepare.pool import unordered
-from nepa_scale.data.prepare.reporting import Report
 from nepa_scale.data.prepare.verify_ade20k import verify_ade20k
 from nepa_scale.data.prepare.verify_shard import ShardCheck, check_shard
+from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError, nearest
 
 _BESIDE = {INFO_NAME, SUMS_NAME, INDEX_FOLDER}

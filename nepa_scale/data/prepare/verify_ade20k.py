@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nepa_scale.data import ade20k
+from nepa_scale.data.pool import unordered
 from nepa_scale.data.prepare.pixels import checked
-from nepa_scale.data.prepare.pool import unordered
-from nepa_scale.data.prepare.reporting import Report
+from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError
 
 _AT_ONCE = 100  # images in a task

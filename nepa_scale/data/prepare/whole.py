@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale.data.info import INFO_NAME
-from nepa_scale.data.prepare.reporting import Report
 from nepa_scale.data.prepare.tar_writer import Members, write_tar
+from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError
 from nepa_scale.files import read_json
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale.data.info import INFO_NAME
+from nepa_scale.data.pool import unordered
 from nepa_scale.data.prepare.finishing import describe, finish
 from nepa_scale.data.prepare.lock import locked
-from nepa_scale.data.prepare.pool import unordered
 from nepa_scale.data.prepare.references import Listing
-from nepa_scale.data.prepare.reporting import Report
 from nepa_scale.data.prepare.settings import WritingSettings, kind_of
 from nepa_scale.data.prepare.shard import ShardResult, ShardTask, write_shard
 from nepa_scale.data.prepare.staging import Plan, Staging, staging_folder
+from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError
 from nepa_scale.files import read_json
 

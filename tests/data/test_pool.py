@@ -10,7 +10,7 @@ from contextlib import closing
 
 import pytest
 
-from nepa_scale.data.prepare.pool import unordered
+from nepa_scale.data.pool import unordered
 from nepa_scale.errors import DataError
 
 
