@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import lzma
 import re
+import subprocess
 import tarfile
 import time
 import zlib
@@ -33,6 +34,7 @@ from nepa_scale.errors import DataError
 
 _KNOWN = IMAGE_EXTENSIONS | {MASK_EXTENSION, LABEL_EXTENSION}
 _DRAINED_BYTES = 2**20
+_EXIT_SECONDS = 1.0
 _UNREADABLE = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError)
 
 
@@ -111,13 +113,21 @@ def _opened(shard: str) -> Iterator[IO[bytes]]:
         while stream.read(_DRAINED_BYTES):
             pass
         stream.close()
-    except BaseException:
-        if isinstance(stream, Pipe):
-            stream.proc.kill()  # closing would wait for it
+    except _UNREADABLE as error:
+        if isinstance(stream, Pipe) and (status := _exit_status(stream.proc)):
+            raise OSError(f"exit {status} (read)") from error  # the cause: what was read simply ends
         raise
     finally:
+        if isinstance(stream, Pipe):
+            stream.proc.kill()  # closing would wait until a shard that nobody wants has arrived
         with suppress(OSError):
             stream.close()
+
+
+def _exit_status(program: subprocess.Popen[bytes]) -> int:
+    with suppress(subprocess.TimeoutExpired):
+        return program.wait(_EXIT_SECONDS)
+    return 0
 
 
 def _is_known(name: str) -> bool:

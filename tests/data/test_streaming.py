@@ -9,8 +9,10 @@ import io
 import json
 import pickle
 import shutil
+import socket
 import tarfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -533,6 +535,56 @@ def test_lost_and_cut_off_remote_shards_are_errors(served: Path) -> None:
         with pytest.raises(DataError, match=pattern) as caught:
             list(source.read(shard))
         assert "curl" not in str(caught.value)
+
+
+def test_unreachable_server_is_tried_again_and_named(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What curl says is the reason, not that nothing came, and it is asked as often as a slow disk."""
+    waits: list[float] = []
+    monkeypatch.setattr(shard_stream, "RETRY_SECONDS", (7.0, 8.0, 9.0))
+    monkeypatch.setattr(shard_stream.time, "sleep", waits.append)
+    remote(served, f"http://127.0.0.1:{free_port()}", "gone")
+    source = open_stream(served, "gone", "train", allow_remote=True)
+    with pytest.raises(DataError, match=r"after 0 of 7 samples: the program that fetches it ended with exit 7$"):
+        list(source.read(0))
+    assert [wait for wait in waits if wait >= 7] == [7, 8, 9]
+
+
+def test_connection_that_breaks_is_continued(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fetching program that dies half-way, where webdataset would see the end of a tar, is asked again."""
+    gopen = importlib.import_module("webdataset.gopen")
+    path = root / "toy" / "train-000000.tar"
+    cut = path.read_bytes().index(b"train_0002.png")  # at a header
+    commands = iter([f"head -c {cut} '{path}'; exit 18", f"head -c {cut + 700} '{path}'; exit 56", f"cat '{path}'"])
+    monkeypatch.setattr(gopen, "gopen", lambda _: gopen.Pipe(["sh", "-c", next(commands)], mode="rb"))
+    monkeypatch.setattr(shard_stream, "RETRY_SECONDS", (0.0, 0.0))
+    assert [sample.key for sample in stream_of(root).read(0)] == [f"train_{index:04d}" for index in range(7)]
+
+
+def test_abandoned_shard_ends_its_program(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who stops reading in the middle neither waits for the rest nor leaves a process behind."""
+    gopen = importlib.import_module("webdataset.gopen")
+    path = root / "toy" / "train-000000.tar"
+    opened: list[Any] = []
+
+    def fetch(_: str) -> Any:
+        opened.append(gopen.Pipe(["sh", "-c", f"cat '{path}'; exec sleep 60"], mode="rb"))
+        return opened[0]
+
+    monkeypatch.setattr(gopen, "gopen", fetch)
+    samples = stream_of(root).read(0)
+    next(samples)
+    before = time.monotonic()
+    samples.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - before < 5
+    assert opened[0].proc.poll() is not None
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def test_reading_goes_on_after_a_passing_failure(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
