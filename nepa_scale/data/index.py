@@ -68,7 +68,7 @@ def write_index(folder: Path, info: DatasetInfo, target: Path, *, report: Report
     if problems:
         raise DataError("\n".join(problems))
     for split, index in found.items():
-        _save(target / f"{split}.npz", index)
+        save_index(target / f"{split}.npz", index)
 
 
 def ensure_index(folder: Path, info: DatasetInfo, *, report: Report | None = None) -> None:
@@ -176,10 +176,11 @@ def _joined(paths: Sequence[Path], scanned: Sequence[ShardIndex]) -> SplitIndex:
     )
 
 
-def _save(path: Path, index: SplitIndex) -> None:
+def save_index(path: Path, index: SplitIndex) -> None:
+    """Write an index to a file; where that cannot be, it costs time on every start and nothing else."""
     buffer = io.BytesIO()
     np.savez(buffer, version=np.array(_VERSION), **vars(index))
-    with suppress(OSError):  # an index that cannot be kept costs time, nothing else
+    with suppress(OSError):
         write_atomically(path, buffer.getvalue())
 
 
@@ -227,7 +228,7 @@ def _refreshed(folder: Path, contents: SplitInfo, index: SplitIndex, file: Path)
         elif state.st_size != index.sizes[shard] or not _same(again, index.keys[rows], index.samples[rows]):
             problems.append(f"shard '{path}' changed since it was indexed")
     if not problems and (mtimes != index.mtimes).any():
-        _save(file, SplitIndex(index.keys, index.samples, index.lengths, index.sizes, mtimes))
+        save_index(file, SplitIndex(index.keys, index.samples, index.lengths, index.sizes, mtimes))
     return problems
 
 
