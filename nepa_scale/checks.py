@@ -38,7 +38,7 @@ def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     ]
 
 
-def check_data(config: RunConfig, tasks: tuple[str, ...], report: Report | None = None) -> list[str]:
+def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     """Problems of the data sets that ``tasks`` read, and of asking for more images than there are."""
     root, problems = Path(config.data.root), []
     for task in tasks:
@@ -52,10 +52,16 @@ def check_data(config: RunConfig, tasks: tuple[str, ...], report: Report | None 
             found = layout.access_problems(
                 root, section.dataset, streaming=data.streaming, allow_remote=data.allow_remote
             )
-        if not found and not config.data.streaming:
-            found = layout.check_contents(root, section.dataset, report)
         problems += found
     return list(dict.fromkeys(problems))
+
+
+def check_contents(config: RunConfig, tasks: tuple[str, ...], report: Report | None = None) -> list[str]:
+    """Problems inside the shards that ``tasks`` read by index, which is made where there is none."""
+    if config.data.streaming:
+        return []
+    names = dict.fromkeys(config.task_config(task).dataset for task in tasks)
+    return [line for name in names for line in layout.check_contents(Path(config.data.root), name, report)]
 
 
 def is_made_on_demand(config: RunConfig, task: str) -> bool:

@@ -52,9 +52,8 @@ def main(words: list[str]) -> int:
 
 def check(config: RunConfig, run_dir: Path, world: World) -> None:
     """Everything that can be wrong before work starts. Raises ``ConfigError`` with all of it."""
-    with reporting() if world.is_main else nullcontext() as report:
-        problems = checks.check_data(config, (config.task,), report)
-    problems += [
+    problems = [
+        *checks.check_data(config, (config.task,)),
         *checks.check_batches(config, (config.task,), world.size),
         *runs.check_directory(run_dir, config),
     ]
@@ -66,6 +65,9 @@ def check(config: RunConfig, run_dir: Path, world: World) -> None:
         problems += runs.check_start(run_dir, config)
     if not problems:
         problems += runs.check_data(run_dir / config.task, config)
+    if not (problems or config.dry_run):
+        with reporting() if world.is_main else nullcontext() as report:
+            problems += checks.check_contents(config, (config.task,), report)
     if problems:
         raise ConfigError(problems)
 

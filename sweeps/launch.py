@@ -18,7 +18,8 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from nepa_scale import checks, overrides
-from nepa_scale.errors import UserError
+from nepa_scale.data.reporting import reporting
+from nepa_scale.errors import ConfigError, UserError
 from nepa_scale.files import file_in_the_way
 from nepa_scale.runs import exclusive
 from sweeps import display, jobs, plan, slurm
@@ -66,6 +67,7 @@ def launch(request: Launch) -> int:
     if request.dry_run:
         print("dry run: nothing was created")
         return 0
+    _check_shards(points.values())
     return _carry_out(request, planned, plan.merge(earlier, planned), points)
 
 
@@ -165,6 +167,14 @@ def _submit(todo: list[Job], settings: SlurmSettings, study_dir: Path, titles: d
         print(f"job {job_id}  {titles[key]}")
     print(f"{len(job_ids)} jobs on Slurm; `python sweeps/status.py {study_dir}` shows how far they are")
     return 0
+
+
+def _check_shards(points: Iterable[Point]) -> None:
+    """Raises ``ConfigError`` naming every bad shard, before many jobs would find them one after the other."""
+    with reporting() as report:
+        lines = [line for point in points for line in checks.check_contents(point.config, point.tasks, report)]
+    if lines:
+        raise ConfigError(list(dict.fromkeys(lines)))
 
 
 def _make_embedded_data(points: Iterable[Point]) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 from nepa_scale import checks, ds_config, overrides
 from nepa_scale.config import TASKS, RunConfig, config_digest
 from nepa_scale.costs import task_cost
-from nepa_scale.data.reporting import reporting
 from nepa_scale.errors import ConfigError, UserError
 from nepa_scale.files import read_json, write_json
 from nepa_scale.runs import check_start, is_finished
@@ -161,8 +160,7 @@ def check(points: Iterable[Point], devices: int) -> None:
             section = config.task_config(task)
             reads = (config.data.root, section.dataset, section.num_images, section.fraction, task)
             if reads not in seen:
-                with reporting() as report:
-                    problems += checks.check_data(config, (task,), report)
+                problems += checks.check_data(config, (task,))
             seen.add(reads)
             try:
                 ds_config.resolve(config, task, world_size=devices, num_params=1)

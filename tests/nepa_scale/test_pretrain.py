@@ -40,6 +40,8 @@ def rewritten(root: Path, new_root: Path, change: Callable[[str, bytes], bytes |
     """A copy of the digits with the shards' members changed, or left out where ``change`` gives None."""
     (new_root / "digits").mkdir(parents=True)
     for path in (root / "digits").iterdir():
+        if path.is_dir():  # the index of what is changed here
+            continue
         if path.suffix != ".tar":
             (new_root / "digits" / path.name).write_bytes(path.read_bytes())
             continue
