@@ -171,8 +171,14 @@ def _submit(todo: list[Job], settings: SlurmSettings, study_dir: Path, titles: d
 
 def _check_shards(points: Iterable[Point]) -> None:
     """Raises ``ConfigError`` naming every bad shard, before many jobs would find them one after the other."""
+    distinct = {
+        (point.config.data.root, *(point.config.task_config(task).dataset for task in point.tasks)): point
+        for point in points
+    }
     with reporting() as report:
-        lines = [line for point in points for line in checks.check_contents(point.config, point.tasks, report)]
+        lines = [
+            line for point in distinct.values() for line in checks.check_contents(point.config, point.tasks, report)
+        ]
     if lines:
         raise ConfigError(list(dict.fromkeys(lines)))
 

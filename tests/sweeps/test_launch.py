@@ -203,3 +203,17 @@ def test_failed_study_says_what_and_where(run: Run, small_data: Path, tmp_path: 
     assert mended.returncode == 0, mended.stdout + mended.stderr
     assert "to do: 3 of 5 tasks" in mended.stdout
     assert "5 finished" in run("status.py", "out").stdout
+
+
+def test_bad_shards_are_all_named_before_anything_is_made(run: Run, tmp_path: Path) -> None:
+    """Not one job starts on a data set that would fail in each of them; a dry run does not look that far."""
+    write_digits(tmp_path / "data", num_train=96, num_validation=37, shard_size=24)
+    for number in (1, 3):
+        path = tmp_path / "data" / "digits" / f"train-{number:06d}.tar"
+        path.write_bytes(path.read_bytes()[:5000])
+    assert run("launch.py", "study_dir=mine", "data.root=data", *SHORT, "dry_run=true").returncode == 0
+    done = run("launch.py", "study_dir=mine", "data.root=data", *SHORT)
+    assert done.returncode == 2
+    assert all(f"train-{number:06d}.tar" in done.stderr for number in (1, 3))
+    assert all(line.startswith("error: ") for line in done.stderr.splitlines())
+    assert not (tmp_path / "mine").exists()
