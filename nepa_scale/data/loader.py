@@ -6,6 +6,7 @@ import atexit
 import multiprocessing
 import re
 import signal
+import threading
 from collections.abc import Iterator
 from multiprocessing.context import ForkContext, ForkProcess
 from typing import Any, ClassVar
@@ -85,7 +86,7 @@ class _Loader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         batches = super().__iter__()
-        if self.num_workers:
+        if self.num_workers and threading.current_thread() is threading.main_thread():
             # torch would raise from its handler wherever training is, in the middle of a step; asking for the next
             # batch finds a dead worker, too.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
