@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from nepa_scale.config import RunConfig
 from nepa_scale.data.device import on_device
 from nepa_scale.data.loader import train_loader
 from nepa_scale.data.streaming import train_stream
-from nepa_scale.data.tolerance import FaultCount, Loaded, allowed_faults
+from nepa_scale.data.tolerance import FaultLog, Loaded, allowed_faults
 from nepa_scale.distributed import World
 from nepa_scale.engine import Batch
 from nepa_scale.errors import DataError
@@ -27,7 +28,8 @@ class Feed:
         batches: those of the step that was fetched last.
         error: why there are none, if there are none.
         wait_seconds: time spent waiting for data since it was last set to zero.
-        faults: the images that were replaced.
+        replaced: images that others stood in for, in all batches fetched so far.
+        last_fault: what was wrong with the last of them.
     """
 
     def __init__(
@@ -36,7 +38,10 @@ class Feed:
         self.batches: list[Batch] = []
         self.error: str | None = None
         self.wait_seconds = 0.0
-        self.faults = FaultCount()
+        self.replaced = 0
+        self.last_fault: str | None = None
+        self._log = FaultLog()
+        self._faults: deque[list[str]] = deque()  # of the batches read, some of them ahead of being fetched
         self._batch_size, self._start = task.section.batch_size, start
         self._num_images = len(task.train_data)
         self._max_bad_fraction = config.data.max_bad_fraction
@@ -55,33 +60,45 @@ class Feed:
             world_size=world.size,
             num_workers=config.data.num_workers,
         )
-        self._stream = on_device(self._counted(loader), device)
+        self._stream = on_device(self._split(loader), device)
 
     def fetch(self) -> None:
         """Get the next step's micro-batches ready, or note in ``error`` why that cannot be."""
         before = time.perf_counter()
         try:
             self.batches = list(itertools.islice(self._stream, self._accumulation))
+            for _ in self.batches:
+                self._count(self._faults.popleft())
         except DataError as error:
             self.error = str(error)
         self.wait_seconds += time.perf_counter() - before
 
-    def too_many_faults(self, done: int, faults: int) -> str | None:
-        """Why the run must end after ``done`` steps and this many replaced images on all ranks, if it must."""
+    def too_many_faults(self, done: int, replaced: int) -> str | None:
+        """Why the run must end after ``done`` steps and this many replaced images on all ranks, if it must.
+
+        Both count from the start of this process: mended data must be able to continue a run that bad data ended.
+        """
         first, last = self._start * self._batch_size, (done + 1) * self._batch_size - 1
         epochs = last // self._num_images - first // self._num_images + 1
         allowed = allowed_faults(self._max_bad_fraction, self._num_images, epochs)
-        if faults <= allowed:
+        if replaced <= allowed:
             return None
         return (
-            f"{faults} images could not be decoded and were replaced, more than the {allowed} that "
-            f"data.max_bad_fraction={self._max_bad_fraction:g} allows; `python -m nepa_scale.data.prepare verify` "
-            f"lists all of them; the last: {self.faults.last or 'on another device'}"
+            f"{replaced} images could not be decoded and were replaced, more than the {allowed} that "
+            f"data.max_bad_fraction={self._max_bad_fraction:g} allows; "
+            "`python -m nepa_scale.data.prepare verify` lists all of them; the last: "
         )
 
-    def _counted(self, loader: Iterable[Loaded]) -> Iterator[Batch]:
+    def _count(self, faults: list[str]) -> None:
+        self.replaced += len(faults)
+        self._log.add(faults)
+        if faults:
+            self.last_fault = faults[-1]
+
+    def _split(self, loader: Iterable[Loaded]) -> Iterator[Batch]:
+        """The batches alone; their faults wait until they are fetched, for batches are read ahead of that."""
         for loaded in loader:
-            self.faults.add(loaded.faults)
+            self._faults.append(loaded.faults)
             yield _as_tuple(loaded.batch)
 
 

@@ -69,7 +69,7 @@ class Trainer:
             logger.info("%s: continuing from step %d of %d", self.task.name, start, self.total_steps)
         self._saved = start
         self._log = self._open_log(start)
-        self._replaced = self._earlier_replaced
+        self._replaced = self._replaced_logged = self._earlier_replaced
         self._display = StepDisplay(self._title(), start, self.total_steps, shown=self.world.is_main)
         try:
             if self._train(start):
@@ -98,10 +98,11 @@ class Trainer:
             if done % config.log.every == 0 or last:
                 self._record_step(done, result)
             self._display.update(done, None)
-            if section.eval_every and done % section.eval_every == 0 and not last:
+            evaluates = section.eval_every and done % section.eval_every == 0 and not last
+            if evaluates or last or (config.checkpoint.every and done % config.checkpoint.every == 0):
+                self._save(done)  # before an evaluation, which bad data may end
+            if evaluates:
                 self._record_evaluation(done)
-            if last or (config.checkpoint.every and done % config.checkpoint.every == 0):
-                self._save(done)
         return True
 
     def _must_stop(self, done: int) -> bool:
@@ -111,21 +112,23 @@ class Trainer:
             DataLostError: on every rank, with the first rank's reason, when any of them has no data for the next step
                 or too many images are bad. What was trained is saved.
         """
-        own = [float(self.stop.requested), float(self._feed.error is not None), float(self._feed.faults.total)]
+        own = [float(self.stop.requested), float(self._feed.error is not None), float(self._feed.replaced)]
         agreed = torch.tensor(own, dtype=torch.float64, device=self.device)
         sum_over_ranks([agreed])
         stops, errors, faults = (int(value) for value in agreed.tolist())
         self._replaced = self._earlier_replaced + faults
-        reason = self._feed.error if errors else self._feed.too_many_faults(done, faults)
-        if errors or reason is not None:
+        too_many = self._feed.too_many_faults(done, faults)
+        if errors or too_many:
             self._save(done)
             self._write_status("running", done)  # the step that the failure is then reported at
-            raise DataLostError(first_text(reason) + f" (saved at step {done})")
+            reason = first_text(self._feed.error) if errors else f"{too_many}{first_text(self._feed.last_fault)}"
+            raise DataLostError(f"{reason} (saved at step {done})")
         return stops > 0
 
     def _save(self, done: int) -> None:
         """Commit a checkpoint, unless this step has one or is where this process began."""
         if done != self._saved:
+            self._note_replaced(done)
             self.engine.save(self._checkpoints, done, keep=self.config.checkpoint.keep)
             self._saved = done
 
@@ -176,6 +179,13 @@ class Trainer:
         np.random.seed(int(state[1]))  # noqa: NPY002  (timm's mixup draws from the global generator)
         self.task.backbone.seed_rope(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
 
+    def _note_replaced(self, done: int) -> None:
+        """Log the number of replaced images if the last row does not tell it: a resume counts on from there."""
+        if self._log is not None and self._replaced != self._replaced_logged:
+            row = {"step": done, "images_seen": done * self.task.section.batch_size}
+            self._log.write(row | {"images_replaced": self._replaced})
+            self._replaced_logged = self._replaced
+
     def _record_step(self, done: int, result: StepResult) -> None:
         now = time.perf_counter()
         seconds = now - self._interval_start
@@ -192,6 +202,7 @@ class Trainer:
             "elapsed_seconds": self._earlier_seconds + now - self._started,
         }
         self._interval_start, self._interval_step, self._feed.wait_seconds = now, done, 0.0
+        self._replaced_logged = self._replaced
         if self._log is not None:
             self._log.write(row)
             shown = {name: row[name] for name in ("loss", "lr", "grad_norm", "images_per_second")}

@@ -6,9 +6,9 @@ finished task is left alone and an interrupted one continues.
 
 from __future__ import annotations
 
+import socket
 import sys
 import traceback
-from contextlib import nullcontext
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -44,9 +44,10 @@ def main(words: list[str]) -> int:
             return 0
         return start(config, run_dir, world)
     except UserError as error:
-        if world.is_main:
+        if world.local_rank == 0:  # once a machine: another may lack a mount that this one has
+            where = "" if world.is_main else f"{socket.gethostname()}: "
             for line in str(error).splitlines():
-                print(f"error: {line}", file=sys.stderr)
+                print(f"{where}error: {line}", file=sys.stderr)
         return EXIT_DATA_LOST if isinstance(error, DataLostError) else EXIT_USER_ERROR
 
 
@@ -66,7 +67,7 @@ def check(config: RunConfig, run_dir: Path, world: World) -> None:
     if not problems:
         problems += runs.check_data(run_dir / config.task, config)
     if not (problems or config.dry_run):
-        with reporting() if world.is_main else nullcontext() as report:
+        with reporting() as report:  # on every rank: any of them may be the one that makes the index
             problems += checks.check_contents(config, (config.task,), report)
     if problems:
         raise ConfigError(problems)

@@ -20,8 +20,9 @@ from nepa_scale.errors import DataError
 MAX_PIXELS = 2**26  # 67 megapixels; the largest photograph of ImageNet has 18
 IGNORE = 255
 
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")  # others run programs (EPS) or break in new ways
+_LONGEST_RATIO = 200  # of a photograph's sides; resizing the shorter one makes a longer strip an image of gigabytes
 _FAST_COLOURS = ("YCbCr", "Gray")
-_PIL_ERRORS = (OSError, SyntaxError, ValueError, EOFError, OverflowError, Image.DecompressionBombError)
 
 
 class BadImageError(DataError):
@@ -50,14 +51,16 @@ def decode_mask(content: bytes) -> NDArray[np.uint8]:
     Raises ``DataError``: a mask is annotation, and nothing takes its place.
     """
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             if image.mode not in {"L", "P"}:
                 raise DataError(f"the mask must be an 8-bit one-channel PNG, its mode is {image.mode}")
             check_size(*image.size)
             stored = np.asarray(image, dtype=np.uint8)
     except BadImageError as error:
         raise DataError(f"the mask cannot be used: {error}") from None
-    except _PIL_ERRORS as error:
+    except DataError:
+        raise
+    except Exception as error:  # damaged files make decoders fail in any way
         raise DataError(f"the mask cannot be decoded: {first_line(error)}") from None
     return stored - np.uint8(1)  # unsigned: 0 wraps round to 255, which is IGNORE
 
@@ -65,9 +68,9 @@ def decode_mask(content: bytes) -> NDArray[np.uint8]:
 def image_size(content: bytes) -> tuple[int, int]:
     """Return (width, height) from the header alone. Raises ``BadImageError`` for what is no image."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             return image.size
-    except _PIL_ERRORS as error:
+    except Exception as error:  # damaged files make decoders fail in any way
         raise BadImageError(f"the image cannot be decoded: {first_line(error)}") from None
 
 
@@ -75,6 +78,8 @@ def check_size(width: int, height: int) -> None:
     """Raise ``BadImageError`` for a size that no photograph has: a line or less, or a decompression bomb."""
     if min(width, height) < 2:
         raise BadImageError(f"the image is {width}x{height} pixels, which is no picture")
+    if max(width, height) > _LONGEST_RATIO * min(width, height):
+        raise BadImageError(f"the image is {width}x{height} pixels, longer than {_LONGEST_RATIO} times its other side")
     if width * height > MAX_PIXELS:
         raise BadImageError(f"the image is {width}x{height} pixels, more than the {MAX_PIXELS:,} allowed")
 
@@ -88,10 +93,12 @@ def first_line(error: Exception) -> str:
 
 def _decode_with_pil(content: bytes) -> NDArray[np.uint8]:
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             check_size(*image.size)
             return _writable(image.convert("RGB"))
-    except _PIL_ERRORS as error:
+    except BadImageError:
+        raise
+    except Exception as error:  # damaged files make decoders fail in any way
         raise BadImageError(f"the image cannot be decoded: {first_line(error)}") from None
 
 

@@ -11,12 +11,11 @@ import io
 import multiprocessing
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from nepa_scale.data.info import DatasetInfo, SplitInfo
 from nepa_scale.data.pool import start_worker
 from nepa_scale.data.reporting import Report
-from nepa_scale.data.shard_index import SAMPLE_TYPE, ShardIndex, scan
+from nepa_scale.data.shard_index import SAMPLE_TYPE, ShardIndex, printable, scan
 from nepa_scale.errors import DataError
 from nepa_scale.files import write_atomically
 
@@ -54,61 +53,50 @@ def write_index(folder: Path, info: DatasetInfo, target: Path, *, report: Report
     """Scan every shard of ``folder`` and write ``target/<split>.npz`` for each split.
 
     ``report(what, done, total)`` counts the shards. Raises ``DataError`` with every fault of every shard, a line each:
-    missing, cut off, another number of samples than ``info`` says, a key twice.
+    missing, cut off, another number of samples than ``info`` says, a key twice; or when ``target`` cannot be written.
     """
-    problems: list[str] = []
-    found: dict[str, SplitIndex] = {}
-    for split, contents in info.splits.items():
-        paths = _paths(folder, contents)
-        scanned, faults = _scan_all(paths, contents.shard_lengths, f"index of {split}", report)
-        faults = faults or _repeated_keys(paths, scanned)
-        problems += faults
-        if not faults:
-            found[split] = _joined(paths, scanned)
-    if problems:
-        raise DataError("\n".join(problems))
-    for split, index in found.items():
-        save_index(target / f"{split}.npz", index)
+    found = _scan_splits(folder, info, report)
+    try:
+        _save(target, found)
+    except OSError as error:
+        raise DataError(f"'{target}' cannot be written: {error.strerror}") from None
 
 
-def ensure_index(folder: Path, info: DatasetInfo, *, report: Report | None = None) -> None:
-    """Make sure that the index of ``folder`` is there and still true; the first of several processes does the work.
+def ensure_index(folder: Path, info: DatasetInfo, *, report: Report | None = None) -> dict[str, SplitIndex]:
+    """Return the index of every split, made where there is none; the first of several processes does the work.
 
     Raises ``DataError`` with every fault, a line each: of the shards where they have to be scanned, and naming each
     shard that is gone or no longer what it was when it was indexed.
     """
-    target = index_folder(folder)
-    loaded = {split: _load(target / f"{split}.npz") for split in info.splits}
-    if all(index is not None and not _stale(folder, info.splits[split], index) for split, index in loaded.items()):
-        return
+    found = _current(folder, info)
+    if found is not None:
+        return found
     with _locked(folder):
-        loaded = {split: _load(target / f"{split}.npz") for split in info.splits}
-        if None in loaded.values():
-            write_index(folder, info, target, report=report)
-            return
-        problems = []
-        for split, index in loaded.items():
-            if index is not None:
-                problems += _refreshed(folder, info.splits[split], index, target / f"{split}.npz")
-        if problems:
-            command = f"python -m nepa_scale.data.prepare index root={folder.parent} name={folder.name}"
-            raise DataError("\n".join([*problems, f"if '{folder}' was changed on purpose, re-index it: `{command}`"]))
-
-
-def open_index(folder: Path, info: DatasetInfo, split: str) -> SplitIndex:
-    """Return the index of a split, made first where there is none. Raises ``DataError`` as ``ensure_index`` does."""
-    ensure_index(folder, info)
-    index = _load(index_folder(folder) / f"{split}.npz")
-    if index is None:  # the cache cannot be written: keep it in memory
-        paths = _paths(folder, info.splits[split])
-        index = _joined(paths, [scan(path) for path in paths])
-    return index
+        found = _current(folder, info)  # another process may have made it meanwhile
+        if found is not None:
+            return found
+        known = _loaded(folder, info)
+        found = _scan_splits(folder, info, report) if known is None else _refreshed_splits(folder, info, known, report)
+        with suppress(OSError):  # an index that cannot be kept costs time on every start, nothing else
+            _save(writable_folder(folder), found)
+    return found
 
 
 def index_folder(folder: Path) -> Path:
-    """Where the index of a data set is: in its ``_index`` folder, or else in the user's cache."""
+    """Where the index of a data set is: in its ``_index`` folder, or else in the user's cache.
+
+    Where ``_index`` cannot be written, as on a shared disk, the cache may hold a newer state of it.
+    """
+    own, cached = folder / INDEX_FOLDER, _cached(folder)
+    if own.is_dir() and (os.access(own, os.W_OK) or not cached.is_dir()):
+        return own
+    return cached
+
+
+def writable_folder(folder: Path) -> Path:
+    """Where an index of a data set can be written: in its ``_index`` folder if there is one, or in the cache."""
     own = folder / INDEX_FOLDER
-    return own if own.is_dir() else _cached(folder)
+    return own if own.is_dir() and os.access(own, os.W_OK) else _cached(folder)
 
 
 def _cached(folder: Path) -> Path:
@@ -162,7 +150,7 @@ def _repeated_keys(paths: Sequence[Path], scanned: Sequence[ShardIndex]) -> list
     shard_of = np.repeat(np.arange(len(paths)), [len(index.keys) for index in scanned])
     key = keys[first[counts > 1].min()]
     holders = " and ".join(f"'{paths[shard]}'" for shard in shard_of[keys == key])
-    return [f"sample '{key.decode('utf-8', 'replace')}' is in {holders} ({(counts > 1).sum()} such names)"]
+    return [f"sample '{printable(key.decode('utf-8', 'replace'))}' is in {holders} ({(counts > 1).sum()} such names)"]
 
 
 def _joined(paths: Sequence[Path], scanned: Sequence[ShardIndex]) -> SplitIndex:
@@ -176,12 +164,60 @@ def _joined(paths: Sequence[Path], scanned: Sequence[ShardIndex]) -> SplitIndex:
     )
 
 
+def _scan_splits(folder: Path, info: DatasetInfo, report: Report | None) -> dict[str, SplitIndex]:
+    problems: list[str] = []
+    found: dict[str, SplitIndex] = {}
+    for split, contents in info.splits.items():
+        paths = _paths(folder, contents)
+        scanned, faults = _scan_all(paths, contents.shard_lengths, f"index of {split}", report)
+        faults = faults or _repeated_keys(paths, scanned)
+        problems += faults
+        if not faults:
+            found[split] = _joined(paths, scanned)
+    if problems:
+        raise DataError("\n".join(problems))
+    return found
+
+
+def _refreshed_splits(
+    folder: Path, info: DatasetInfo, known: dict[str, SplitIndex], report: Report | None
+) -> dict[str, SplitIndex]:
+    problems: list[str] = []
+    found: dict[str, SplitIndex] = {}
+    for split, contents in info.splits.items():
+        found[split], faults = _refreshed(folder, contents, known[split], f"changed shards of {split}", report)
+        problems += faults
+    if problems:
+        command = f"python -m nepa_scale.data.prepare index root={folder.parent} name={folder.name}"
+        raise DataError("\n".join([*problems, f"if '{folder}' was changed on purpose, re-index it: `{command}`"]))
+    return found
+
+
+def _save(target: Path, found: Mapping[str, SplitIndex]) -> None:
+    for split, index in found.items():
+        save_index(target / f"{split}.npz", index)
+
+
 def save_index(path: Path, index: SplitIndex) -> None:
-    """Write an index to a file; where that cannot be, it costs time on every start and nothing else."""
+    """Write the index of a split to a file. Raises ``OSError``."""
     buffer = io.BytesIO()
     np.savez(buffer, version=np.array(_VERSION), **vars(index))
-    with suppress(OSError):
-        write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
+
+
+def _current(folder: Path, info: DatasetInfo) -> dict[str, SplitIndex] | None:
+    """The index of every split, if all are there and the shards are as they were."""
+    found = _loaded(folder, info)
+    if found is None or any(_stale(folder, info.splits[split], index) for split, index in found.items()):
+        return None
+    return found
+
+
+def _loaded(folder: Path, info: DatasetInfo) -> dict[str, SplitIndex] | None:
+    """The index of every split, true or not, if all are there."""
+    found = {split: _load(index_folder(folder) / f"{split}.npz") for split in info.splits}
+    whole = {split: index for split, index in found.items() if index is not None}
+    return whole if len(whole) == len(found) else None
 
 
 def _load(path: Path) -> SplitIndex | None:
@@ -204,42 +240,48 @@ def _stale(folder: Path, contents: SplitInfo, index: SplitIndex) -> bool:
     return [(s.st_size, s.st_mtime_ns) for s in states] != list(zip(index.sizes, index.mtimes, strict=True))
 
 
-def _refreshed(folder: Path, contents: SplitInfo, index: SplitIndex, file: Path) -> list[str]:
-    """Faults of shards that changed since they were scanned; a mere copy gets its new times noted in ``file``.
+def _refreshed(
+    folder: Path, contents: SplitInfo, index: SplitIndex, what: str, report: Report | None
+) -> tuple[SplitIndex, list[str]]:
+    """The index with the times that the shards have now, and the faults of those that changed since.
 
     A shard of the same size but another time is scanned again: only if every sample lies where it did, with the same
     name and label, is it taken for a copy.
     """
     paths = _paths(folder, contents)
     if index.lengths.tolist() != list(contents.shard_lengths):
-        return [f"'{folder}': _info.json lists other shards than when it was indexed"]
-    problems, mtimes = [], index.mtimes.copy()
-    for shard, (path, stop) in enumerate(zip(paths, np.cumsum(index.lengths), strict=True)):
-        if not path.is_file():
-            problems.append(f"shard '{path}' is missing")
-            continue
-        state, rows = path.stat(), slice(stop - index.lengths[shard], stop)
-        if state.st_mtime_ns == index.mtimes[shard] and state.st_size == index.sizes[shard]:
-            continue
-        again = _outcome(path)
-        mtimes[shard] = state.st_mtime_ns
+        return index, [f"'{folder}': _info.json lists other shards than when it was indexed"]
+    problems = [f"shard '{path}' is missing" for path in paths if not path.is_file()]
+    if problems:
+        return index, problems
+    states, stops = [path.stat() for path in paths], np.cumsum(index.lengths)
+    mtimes = np.array([state.st_mtime_ns for state in states], dtype=np.int64)
+    sizes = np.array([state.st_size for state in states], dtype=np.int64)
+    changed = np.flatnonzero((mtimes != index.mtimes) | (sizes != index.sizes)).tolist()
+    outcomes = _outcomes([paths[shard] for shard in changed])
+    for done, (shard, again) in enumerate(zip(changed, outcomes, strict=True), start=1):
+        rows = slice(stops[shard] - index.lengths[shard], stops[shard])
         if isinstance(again, str):
             problems.append(again)
-        elif state.st_size != index.sizes[shard] or not _same(again, index.keys[rows], index.samples[rows]):
-            problems.append(f"shard '{path}' changed since it was indexed")
-    if not problems and (mtimes != index.mtimes).any():
-        save_index(file, SplitIndex(index.keys, index.samples, index.lengths, index.sizes, mtimes))
-    return problems
+        elif sizes[shard] != index.sizes[shard] or not _same(again, index.keys[rows], index.samples[rows]):
+            problems.append(f"shard '{paths[shard]}' changed since it was indexed")
+        if report:
+            report(what, done, len(changed))
+    return replace(index, mtimes=mtimes), problems
 
 
 def _same(again: ShardIndex, keys: NDArray[np.bytes_], samples: NDArray[np.void]) -> bool:
     return np.array_equal(again.keys, keys) and np.array_equal(again.samples, samples)
 
 
-def _locked(folder: Path) -> AbstractContextManager[Any]:
-    """Let one process at a time work on an index; where no lock can be kept, each works for itself."""
-    lock = _cached(folder).with_suffix(".lock")
-    with suppress(OSError):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(lock)
-    return nullcontext()
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time work on an index; where no lock can be had, each works for itself."""
+    lock = FileLock(_cached(folder).with_suffix(".lock"))
+    with suppress(OSError, NotImplementedError):
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

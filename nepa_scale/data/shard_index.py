@@ -80,17 +80,19 @@ def _members(path: Path, file: IO[bytes]) -> Iterator[tuple[str, str, tarfile.Ta
             for member in archive:
                 folder, _, name = member.name.rpartition("/")
                 stem, _, extension = name.partition(".")
-                if member.offset_data + member.size > size:
+                if member.size < 0 or member.offset_data + member.size > size:
                     raise DataError(f"shard '{path}' is cut off inside '{printable(member.name)}'")
                 if not (member.isreg() and extension.lower() in known):
                     continue
                 key = f"{folder}/{stem}" if folder else stem
                 if len(key.encode("utf-8", "surrogateescape")) > LONGEST_KEY:
-                    raise DataError(f"shard '{path}' has a sample name of more than {LONGEST_KEY} bytes: '{key[:40]}…'")
+                    raise DataError(
+                        f"shard '{path}' has a sample name of more than {LONGEST_KEY} bytes: '{printable(key[:40])}…'"
+                    )
                 yield key, extension.lower(), member
             _check_end(path, file, archive.offset)
-    except tarfile.TarError as error:
-        raise DataError(f"shard '{path}' is not a whole tar file: {error}") from None
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # senseless numbers in headers among them
+        raise DataError(f"shard '{path}' is not a whole tar file: {printable(str(error))}") from None
 
 
 def _check_end(path: Path, file: IO[bytes], offset: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nepa_scale.data import ade20k
-from nepa_scale.data.index import open_index
+from nepa_scale.data.index import ensure_index
 from nepa_scale.data.info import DatasetInfo
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
 from nepa_scale.data.reading import Files, read_whole
@@ -83,7 +83,7 @@ class ShardSource:
         contents = info.splits[split]
         self.num_classes = info.num_classes
         self.mask_classes = len(info.mask_class_names)
-        index = open_index(folder, info, split)
+        index = ensure_index(folder, info)[split]
         self._keys, self._samples = index.keys, index.samples
         self._paths = [folder / filename for filename in contents.filenames]
         self._shard_of = np.repeat(np.arange(len(self._paths)), index.lengths)

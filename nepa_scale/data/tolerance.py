@@ -57,21 +57,20 @@ class Tolerant(Dataset[Any]):
         raise DataError(f"{faults[-1]}, nor can the {TRIES - 1} samples after it")
 
 
-class FaultCount:
-    """Counts replaced images of this process since it started, and says so now and then."""
+class FaultLog:
+    """Says now and then that images are replaced in this process."""
 
     def __init__(self) -> None:
-        self.total = 0
-        self.last: str | None = None
+        self._total = 0
 
     def add(self, faults: Sequence[str]) -> None:
-        """Count; the first and every ``LOGGED_EVERY``-th fault become a line of the log."""
+        """The first and every ``LOGGED_EVERY``-th fault become a line of the log."""
         for fault in faults:
-            if self.total % LOGGED_EVERY == 0:
-                logger.warning("replaced by the next image (%d so far): %s", self.total + 1, fault)
-            self.total, self.last = self.total + 1, fault
+            if self._total % LOGGED_EVERY == 0:
+                logger.warning("replaced by the next image (%d so far): %s", self._total + 1, fault)
+            self._total += 1
 
 
 def allowed_faults(max_bad_fraction: float, num_images: int, epochs: int) -> int:
-    """How many images may be replaced while ``epochs`` passes over ``num_images`` are touched: one a pass at least."""
+    """How many images may be replaced in ``epochs`` passes, the last one begun: at least one in each."""
     return epochs * max(1, int(max_bad_fraction * num_images))

@@ -23,7 +23,8 @@ from nepa_scale.data.order import subset
 from nepa_scale.data.shard_stream import StreamSource, open_stream
 from nepa_scale.data.sources import Contents, Source, open_source
 from nepa_scale.data.streaming import eval_passes, eval_stream
-from nepa_scale.distributed import World
+from nepa_scale.distributed import World, first_text
+from nepa_scale.errors import DataError, DataLostError
 from nepa_scale.ladder import QkNorm
 from nepa_scale.model import NepaViT, build_backbone
 from nepa_scale.optim import NO_LAYER_DECAY, LayerDecay, build_optimizer
@@ -123,17 +124,29 @@ class Task(ABC):
         the shards where they are streamed. A batch is the collated sample, or a list of samples where images keep
         their own shapes. Under ZeRO-3 a forward pass is a collective, so a rank that has run out repeats its last
         batch uncounted.
+
+        Raises:
+            DataLostError: on every rank, after the last batch, when a rank could not read one of its own.
         """
         if self.config.data.streaming:
             batches, counts, missing = self._streamed_evaluation(world)
         else:
             batches, counts, missing = self._indexed_evaluation(world, data)
-        batch = None
-        for batch in on_device(batches, device):
-            missing -= 1
-            yield batch, counts
-        for _ in range(missing):
+        stream, batch, error = on_device(batches, device), None, None
+        while error is None:
+            try:
+                batch = next(stream)
+            except StopIteration:
+                break
+            except DataError as failure:  # the others are waiting: tell them when they are all through
+                error = str(failure)
+            else:
+                missing -= 1
+                yield batch, counts
+        for _ in range(missing if batch is not None else 0):
             yield batch, False
+        if problem := first_text(error):
+            raise DataLostError(f"{problem} (in evaluation, where nothing is replaced; training is saved)")
 
     def _indexed_evaluation(self, world: World, data: Samples[Any] | None) -> tuple[Iterable[Any], bool, int]:
         """This rank's batches, whether they count, and how many any rank has at most."""

@@ -164,3 +164,24 @@ def test_the_size_is_read_from_the_header() -> None:
     assert image_size(encoded(noise(20, 10), "JPEG")) == (20, 10)
     with pytest.raises(BadImageError):
         image_size(b"<html>")
+
+
+def test_only_plain_image_formats_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostScript under the name of a photograph is not handed to an interpreter, nor to any rare decoder."""
+
+    def interpreter(*_: object) -> None:
+        raise AssertionError("PostScript was interpreted")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", interpreter)
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 10\n%%EndComments\n%%EOF\n"
+    for content in (eps, encoded(noise(20, 10), "DDS"), encoded(noise(20, 10), "ICO")):
+        for decode in (decode_rgb, image_size):
+            with pytest.raises(BadImageError, match="no known image format"):
+                decode(content)
+
+
+@pytest.mark.parametrize("size", [(2, 1000), (1000, 2), (3, 65_000)])
+def test_an_endless_strip_is_no_picture(size: tuple[int, int]) -> None:
+    """A few kB that would take gigabytes once the shorter side is enlarged are refused from the header."""
+    with pytest.raises(BadImageError, match="longer than 200 times its other side"):
+        decode_rgb(encoded(Image.new("L", size), "JPEG"))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nepa_scale.data.index import INDEX_FOLDER, ensure_index, index_folder, open_index, write_index
+from nepa_scale.data.index import INDEX_FOLDER, ensure_index, index_folder, write_index
 from nepa_scale.data.layout import check_contents, dataset_info
 from nepa_scale.data.order import SampleOrder
 from nepa_scale.data.shard_index import SAMPLE_TYPE
@@ -50,7 +50,7 @@ def rewrite(path: Path, change) -> None:
 def test_the_index_is_that_of_tarfile(write_shards) -> None:
     """Offsets, sizes, keys and labels of every sample of every shard, in the order of the shards."""
     root = write_shards(train=(3, 1, 4))
-    index = open_index(root / "toy", dataset_info(root, "toy"), "train")
+    index = ensure_index(root / "toy", dataset_info(root, "toy"))["train"]
     expected = []
     for path in sorted((root / "toy").glob("train-*.tar")):
         with tarfile.open(path) as archive:
@@ -77,9 +77,9 @@ def test_an_own_index_is_used_and_a_folder_without_one_is_left_alone(write_shard
 def test_a_second_look_scans_nothing(write_shards, monkeypatch: pytest.MonkeyPatch) -> None:
     """Opening again reads the index, not the shards."""
     root = write_shards()
-    first = open_index(root / "toy", dataset_info(root, "toy"), "train")
+    first = ensure_index(root / "toy", dataset_info(root, "toy"))["train"]
     monkeypatch.setattr(tarfile, "open", None)
-    second = open_index(root / "toy", dataset_info(root, "toy"), "train")
+    second = ensure_index(root / "toy", dataset_info(root, "toy"))["train"]
     np.testing.assert_array_equal(first.samples, second.samples)
 
 
@@ -88,9 +88,9 @@ def test_a_damaged_index_is_made_anew(write_shards, damage: bytes) -> None:
     """Half-written or foreign files lead to a fresh scan, never to a wrong index."""
     root = write_shards()
     folder = indexed(root)
-    expected = open_index(folder, dataset_info(root, "toy"), "train").samples
+    expected = ensure_index(folder, dataset_info(root, "toy"))["train"].samples
     (folder / INDEX_FOLDER / "train.npz").write_bytes(damage)
-    np.testing.assert_array_equal(open_index(folder, dataset_info(root, "toy"), "train").samples, expected)
+    np.testing.assert_array_equal(ensure_index(folder, dataset_info(root, "toy"))["train"].samples, expected)
 
 
 def test_an_index_with_pickled_objects_is_not_loaded(write_shards, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_an_index_with_pickled_objects_is_not_loaded(write_shards, tmp_path: Pat
     root = write_shards()
     folder = indexed(root)
     np.savez(folder / INDEX_FOLDER / "train.npz", version=np.array(1), keys=np.array([Payload()], dtype=object))
-    assert len(open_index(folder, dataset_info(root, "toy"), "train").keys) == 9
+    assert len(ensure_index(folder, dataset_info(root, "toy"))["train"].keys) == 9
     assert not canary.exists()
 
 
@@ -152,13 +152,16 @@ def test_a_shard_that_changed_since_it_was_indexed_is_refused(write_shards, plac
 
 
 def test_a_shard_of_another_size_or_gone_is_refused(write_shards) -> None:
-    """A shard that grew, and one that vanished after indexing, are both named."""
+    """A shard that grew is named; one that vanished after indexing comes first."""
     root = write_shards(train=(4, 4))
     folder = indexed(root)
     with (folder / "train-000000.tar").open("ab") as file:
         file.write(bytes(10240))
     (folder / "train-000001.tar").unlink()
-    with pytest.raises(DataError, match=r"000000\.tar' changed since .*\n.*000001\.tar' is missing"):
+    with pytest.raises(DataError, match=r"000001\.tar' is missing"):
+        ensure_index(folder, dataset_info(root, "toy"))
+    shutil.copyfile(folder / "train-000000.tar", folder / "train-000001.tar")
+    with pytest.raises(DataError, match=r"000000\.tar' changed since .*\n.*000001\.tar' changed since"):
         ensure_index(folder, dataset_info(root, "toy"))
 
 
@@ -173,6 +176,21 @@ def test_a_copy_is_recognised_by_its_content(write_shards, tmp_path: Path) -> No
     noted = (tmp_path / "copy" / "toy" / INDEX_FOLDER / "train.npz").stat().st_mtime_ns
     assert len(open_source(tmp_path / "copy", "toy", "train")) == 9
     assert (tmp_path / "copy" / "toy" / INDEX_FOLDER / "train.npz").stat().st_mtime_ns == noted
+
+
+def test_a_copy_that_cannot_be_written_is_noted_in_the_cache(write_shards, tmp_path: Path, monkeypatch) -> None:
+    """On a shared disk with new times the scan happens once for a user, not at every start."""
+    root = write_shards()
+    folder = indexed(root)
+    for path in folder.glob("*.tar"):
+        os.utime(path, (1, 1))
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folder / INDEX_FOLDER and access(path, mode))
+    before = (folder / INDEX_FOLDER / "train.npz").read_bytes()
+    assert len(open_source(root, "toy", "train")) == 9
+    assert (folder / INDEX_FOLDER / "train.npz").read_bytes() == before
+    monkeypatch.setattr(tarfile, "open", None)
+    assert len(open_source(root, "toy", "validation")) == 3
 
 
 def test_keys_in_two_shards_are_refused(write_shards) -> None:

@@ -161,3 +161,26 @@ def test_damage_that_tar_readers_overlook_is_found(write_shards, damage: str) ->
         path.write_bytes(content)
     with pytest.raises(DataError, match=rf"train-000001\.tar' is damaged or cut off at byte {start:,}"):
         open_source(root, "toy", "train")
+
+
+def header(name: str, size: bytes) -> bytes:
+    """A tar header with this size field, its checksum right."""
+    block = bytearray(tarfile.TarInfo(name).tobuf(tarfile.USTAR_FORMAT)[:512])
+    block[124:136] = size
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def test_senseless_numbers_in_headers_are_refused(tmp_path: Path) -> None:
+    """Negative sizes (base-256) and sparse maps that are none: one line naming the shard, nothing is read by them."""
+    path = tmp_path / "a.tar"
+    path.write_bytes(header("x.jpg", b"\xff" * 12) + bytes(10240))
+    with pytest.raises(DataError, match=r"a\.tar' is"):
+        scan(path)
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("x.jpg")
+        member.pax_headers = {"GNU.sparse.map": "x,y"}
+        archive.addfile(member)
+    with pytest.raises(DataError, match=r"a\.tar' is not a whole tar file"):
+        scan(path)

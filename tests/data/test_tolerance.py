@@ -15,7 +15,7 @@ from nepa_scale.data.index import index_folder, write_index
 from nepa_scale.data.layout import dataset_info
 from nepa_scale.data.loader import eval_loader, train_loader
 from nepa_scale.data.sources import open_source
-from nepa_scale.data.tolerance import LOGGED_EVERY, TRIES, FaultCount, Tolerant, allowed_faults
+from nepa_scale.data.tolerance import LOGGED_EVERY, TRIES, FaultLog, Tolerant, allowed_faults
 from nepa_scale.errors import DataError
 
 CROP = T.pretrain_train(16, crop_scale_min=0.3, hflip=0.5)
@@ -105,12 +105,11 @@ def test_evaluation_replaces_nothing_unless_asked(write_shards) -> None:
 
 def test_faults_are_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     """The first and every thousandth fault is a line with shard, sample and total; the rest is counted in silence."""
-    count = FaultCount()
+    log = FaultLog()
     with caplog.at_level(logging.WARNING, logger="nepa_scale"):
         logging.getLogger("nepa_scale").propagate = True
         for number in range(2 * LOGGED_EVERY + 5):
-            count.add([f"fault {number}"])
-    assert count.total == 2 * LOGGED_EVERY + 5
+            log.add([f"fault {number}"])
     assert [record.getMessage() for record in caplog.records] == [
         f"replaced by the next image ({number + 1} so far): fault {number}" for number in (0, 1000, 2000)
     ]

@@ -172,3 +172,25 @@ def test_a_task_does_not_continue_on_another_data_set(data_root: Path, tmp_path:
     codes, output = run_to_its_end(command)
     assert codes == [2]
     assert "began on a data set 'digits' with other class_names; bring that one back" in output
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_bad_validation_image_ends_every_rank(data_root: Path, tmp_path: Path, stage: int) -> None:
+    """One rank cannot read its part: both leave with its reason, and mended data needs the evaluation alone."""
+    path = data_root / "digits" / "validation-000000.tar"
+    whole, times = path.read_bytes(), path.stat()
+    start_of_last = whole.rindex(b"validation_00000021.png")
+    damaged = whole[:start_of_last] + whole[start_of_last:].replace(b"\x89PNG", b"JUNK", 1)
+    path.write_bytes(damaged)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    run_dir = tmp_path / "run"
+    command = words(data_root, run_dir, f"engine.ds_config=zero{stage}", "checkpoint.every=0")
+    codes, output = run_to_its_end(command, world_size=2)
+    assert codes == [3, 3], output
+    assert "sample 'validation_00000021': the image cannot be decoded" in output
+    assert "(in evaluation, where nothing is replaced; training is saved)" in output
+    assert read_status(run_dir / "pretrain").state == "failed"
+    path.write_bytes(whole)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert f"continuing from step {STEPS} of {STEPS}" in train(command, world_size=2)
+    assert len(losses(run_dir / "pretrain")) == STEPS

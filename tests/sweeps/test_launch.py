@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -177,8 +178,10 @@ def test_runs_that_differ_later_share_one_pretraining(run: Run, small_data: Path
 def test_failed_study_says_what_and_where(run: Run, small_data: Path, tmp_path: Path) -> None:
     """Pre-training that cannot read its data fails, with all that waits; once mended a retry does those."""
     broken = shutil.copytree(small_data / "digits", small_data / "broken")
-    for shard in broken.glob("train-*.tar"):
-        shard.write_bytes(b"no archive")
+    for shard in broken.glob("train-*.tar"):  # which look whole: no image can be decoded
+        times = shard.stat()
+        shard.write_bytes(shard.read_bytes().replace(b"\x89PNG", b"JUNK"))
+        os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
     words = (
         "study_dir=out",
         "study.sizes=[femto]",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
-from nepa_scale.data.index import INDEX_FOLDER, write_index
+from nepa_scale.data.index import INDEX_FOLDER, writable_folder, write_index
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
 from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError
@@ -19,10 +20,8 @@ def index_again(root: Path, name: str, report: Report) -> str:
     folder = root / name
     if find_layout(folder) is not Layout.SHARDS:
         raise DataError(f"'{folder}' is read as a folder of images and needs no index")
-    target = folder / INDEX_FOLDER
-    try:
-        target.mkdir(exist_ok=True)
-    except OSError as error:
-        raise DataError(f"'{target}' cannot be written: {error.strerror}") from None
+    with suppress(OSError):  # on a disk that is only read the index is in the cache
+        (folder / INDEX_FOLDER).mkdir(exist_ok=True)
+    target = writable_folder(folder)
     write_index(folder, info, target, report=report)
     return f"{target}: written"
