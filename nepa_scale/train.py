@@ -6,7 +6,6 @@ finished task is left alone and an interrupted one continues.
 
 from __future__ import annotations
 
-import socket
 import sys
 import traceback
 from pathlib import Path
@@ -44,10 +43,9 @@ def main(words: list[str]) -> int:
             return 0
         return start(config, run_dir, world)
     except UserError as error:
-        if world.local_rank == 0:  # once a machine: another may lack a mount that this one has
-            where = "" if world.is_main else f"{socket.gethostname()}: "
+        if world.is_main:
             for line in str(error).splitlines():
-                print(f"{where}error: {line}", file=sys.stderr)
+                print(f"error: {line}", file=sys.stderr)
         return EXIT_DATA_LOST if isinstance(error, DataLostError) else EXIT_USER_ERROR
 
 

@@ -96,11 +96,15 @@ def test_stopping_on_request(
     source: Path, undisturbed: dict[str, object], tmp_path: Path, number: int, code: int
 ) -> None:
     """Ctrl-C and SIGTERM end at once, workers included, without a traceback; the same command continues."""
-    with start(*words(tmp_path, source, "workers=2")) as process:
-        while not reached(tmp_path, "first shard"):
-            time.sleep(0.0005)
-        process.send_signal(number)
-        _, error = process.communicate(timeout=30)
+    for _ in range(5):
+        with start(*words(tmp_path, source, "workers=2")) as process:
+            while not reached(tmp_path, "first shard"):
+                time.sleep(0.0005)
+            process.send_signal(number)
+            _, error = process.communicate(timeout=30)
+        if process.returncode:
+            break
+        shutil.rmtree(tmp_path / "in")  # on a busy machine it was done before the signal came
     assert process.returncode == code
     assert error.splitlines() == (
         ["stopped: what is done is kept, and the same command continues"] if number == signal.SIGINT else []
