@@ -22,7 +22,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from nepa_scale.data.info import DatasetInfo, SplitInfo
-from nepa_scale.data.pool import start_worker
+from nepa_scale.data.pool import cores, start_worker
 from nepa_scale.data.reporting import Report
 from nepa_scale.data.shard_index import SAMPLE_TYPE, ShardIndex, printable, scan
 from nepa_scale.errors import DataError
@@ -126,11 +126,12 @@ def _scan_all(
 
 
 def _outcomes(paths: Sequence[Path]) -> Iterator[ShardIndex | str]:
-    cores = len(os.sched_getaffinity(0))
-    if len(paths) < _FEW_SHARDS or cores == 1 or multiprocessing.current_process().daemon:  # which may have no children
+    if (
+        len(paths) < _FEW_SHARDS or cores() == 1 or multiprocessing.current_process().daemon
+    ):  # which may have no children
         yield from map(_outcome, paths)
         return
-    with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("fork"), initializer=start_worker) as pool:
+    with ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("fork"), initializer=start_worker) as pool:
         yield from pool.map(_outcome, paths)
 
 

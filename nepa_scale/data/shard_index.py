@@ -78,18 +78,16 @@ def _members(path: Path, file: IO[bytes]) -> Iterator[tuple[str, str, tarfile.Ta
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
-                folder, _, name = member.name.rpartition("/")
-                stem, _, extension = name.partition(".")
+                key, extension = split_name(member.name)
                 if member.size < 0 or member.offset_data + member.size > size:
                     raise DataError(f"shard '{path}' is cut off inside '{printable(member.name)}'")
-                if not (member.isreg() and extension.lower() in known):
+                if not (member.isreg() and extension in known):
                     continue
-                key = f"{folder}/{stem}" if folder else stem
                 if len(key.encode("utf-8", "surrogateescape")) > LONGEST_KEY:
                     raise DataError(
                         f"shard '{path}' has a sample name of more than {LONGEST_KEY} bytes: '{printable(key[:40])}…'"
                     )
-                yield key, extension.lower(), member
+                yield key, extension, member
             _check_end(path, file, archive.offset)
     except (tarfile.TarError, ValueError, OverflowError) as error:  # senseless numbers in headers among them
         raise DataError(f"shard '{path}' is not a whole tar file: {printable(str(error))}") from None
@@ -105,6 +103,13 @@ def parse_label(text: bytes) -> int:
     """The class that a ``.cls`` file holds, or ``NO_LABEL``."""
     stripped = text.strip()
     return int(stripped) if stripped.isdigit() and len(stripped) < 10 else NO_LABEL
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """The key of the sample that a member belongs to, and its extension in small letters."""
+    folder, _, file = name.rpartition("/")
+    stem, _, extension = file.partition(".")
+    return (f"{folder}/{stem}" if folder else stem), extension.lower()
 
 
 def printable(name: str) -> str:

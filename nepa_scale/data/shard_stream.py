@@ -28,6 +28,7 @@ from nepa_scale.data.shard_index import (
     NO_LABEL,
     parse_label,
     printable,
+    split_name,
 )
 from nepa_scale.data.sources import Sample
 from nepa_scale.errors import DataError
@@ -131,7 +132,7 @@ def _exit_status(program: subprocess.Popen[bytes]) -> int:
 
 
 def _is_known(name: str) -> bool:
-    return name.rpartition("/")[2].partition(".")[2].lower() in _KNOWN
+    return split_name(name)[1] in _KNOWN
 
 
 def _sample(members: Mapping[str, Any], shard: str) -> Sample:

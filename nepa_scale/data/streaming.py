@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
 from nepa_scale.data.datasets import Samples
-from nepa_scale.data.decode import BadImageError
 from nepa_scale.data.layout import too_few_shards
 from nepa_scale.data.loader import as_it_is, worker_loader
 from nepa_scale.data.order import accumulation_steps
@@ -25,7 +24,7 @@ from nepa_scale.data.sample_rng import preserved_randomness
 from nepa_scale.data.shard_stream import StreamSource
 from nepa_scale.data.sources import Sample
 from nepa_scale.data.stream_order import StreamOrder
-from nepa_scale.data.tolerance import TRIES, Loaded
+from nepa_scale.data.tolerance import Loaded, first_good
 from nepa_scale.errors import DataError
 
 
@@ -128,16 +127,9 @@ class _Training(IterableDataset[Loaded]):
     def _good(self, ahead: _Ahead, faults: list[str]) -> Any:
         """The item of the next sample, or of the first good one after it, with its augmentation."""
         streamed = next(ahead)
-        try:
-            return self._item(streamed, streamed)
-        except BadImageError as error:
-            faults.append(str(error))
-        for distance in range(TRIES - 1):
-            try:
-                return self._item(ahead.peek(distance), streamed)
-            except BadImageError:
-                continue
-        raise DataError(f"{faults[-1]}, nor can the {TRIES - 1} samples after it")
+        return first_good(
+            lambda instead: self._item(ahead.peek(instead - 1) if instead else streamed, streamed), faults
+        )
 
     def _item(self, streamed: _Streamed, place: _Streamed) -> Any:
         return self._dataset.item(streamed.sample, place.epoch, place.number, streamed.where)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset, default_collate
@@ -45,16 +45,21 @@ class Tolerant(Dataset[Any]):
         return Loaded(default_collate(items), faults)
 
     def _draw(self, place: Place, faults: list[str]) -> Any:
+        return first_good(lambda instead: self._dataset.draw(place, instead=instead), faults)
+
+
+def first_good(draw: Callable[[int], Any], faults: list[str]) -> Any:
+    """The item ``draw(0)``, or the first good one of ``draw(1)``, ``draw(2)``, ...
+
+    If the first is bad, ``faults`` gets the reason. Raises ``DataError`` where ``TRIES`` in a row are bad.
+    """
+    for instead in range(TRIES):
         try:
-            return self._dataset.draw(place)
+            return draw(instead)
         except BadImageError as error:
-            faults.append(str(error))
-        for instead in range(1, TRIES):
-            try:
-                return self._dataset.draw(place, instead=instead)
-            except BadImageError:
-                continue
-        raise DataError(f"{faults[-1]}, nor can the {TRIES - 1} samples after it")
+            if not instead:
+                faults.append(str(error))
+    raise DataError(f"{faults[-1]}, nor can the {TRIES - 1} samples after it")
 
 
 class FaultLog:

@@ -12,7 +12,7 @@ from nepa_scale.data.decode import decode_rgb
 from nepa_scale.data.prepare.checksums import sum_of
 from nepa_scale.data.prepare.pixels import check_mask
 from nepa_scale.data.prepare.tar_walk import is_plain, walk
-from nepa_scale.data.shard_index import IMAGE_EXTENSIONS, LABEL_EXTENSION, LONGEST_KEY, MASK_EXTENSION
+from nepa_scale.data.shard_index import IMAGE_EXTENSIONS, LABEL_EXTENSION, LONGEST_KEY, MASK_EXTENSION, split_name
 from nepa_scale.errors import DataError
 
 _CODE = frozenset({"pkl", "pickle", "pyd", "pt", "pth"})  # some readers would execute what is in them
@@ -70,7 +70,7 @@ def _check_content(check: ShardCheck, file: IO[bytes], found: ShardFindings) -> 
             elif member.isreg():
                 role = _add(member, samples)
                 if role:
-                    found.faults.append(f"{where}: sample {_key(member)!r} has two members '{role}'")
+                    found.faults.append(f"{where}: sample {split_name(member.name)[0]!r} has two members '{role}'")
     except DataError as error:
         found.faults.append(f"shard {error}")
     images = {key: members for key, members in samples.items() if set(members) & _ROLES}
@@ -95,22 +95,16 @@ def _complaint(member: tarfile.TarInfo) -> str:
         return "has a name that points outside"
     if not name.isprintable():
         return "has a name with characters that cannot be printed"
-    if len(_key(member).encode("utf-8", "surrogateescape")) > LONGEST_KEY:
+    if len(split_name(member.name)[0].encode("utf-8", "surrogateescape")) > LONGEST_KEY:
         return f"has a name of more than {LONGEST_KEY} bytes"
     return "is pickled, which some readers execute" if extension in _CODE else ""
 
 
-def _key(member: tarfile.TarInfo) -> str:
-    folder, _, name = member.name.rpartition("/")
-    stem = name.partition(".")[0]
-    return f"{folder}/{stem}" if folder else stem
-
-
 def _add(member: tarfile.TarInfo, samples: dict[str, dict[str, tarfile.TarInfo]]) -> str:
     """Put a member into its sample; return its role if that is taken."""
-    extension = member.name.rpartition("/")[2].partition(".")[2].lower()
+    key, extension = split_name(member.name)
     role = "image" if extension in IMAGE_EXTENSIONS else extension
-    members = samples.setdefault(_key(member), {})
+    members = samples.setdefault(key, {})
     if role in members:
         return role
     members[role] = member
