@@ -185,11 +185,15 @@ def test_continued_run_is_the_same_run(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     extra = [f"engine.ds_config=zero{stage}", f"engine.precision={precision}"]
     extra += released(pretrained) if task == "classify" else []
-    train(words(data_root, whole, task, f"{task}.eval_every=1", *extra), world_size=world_size)
+    train(
+        words(data_root, whole, task, f"{task}.eval_every=1", *extra, f"checkpoint.keep={STEPS}"), world_size=world_size
+    )
     shutil.copytree(whole, parts)
     for name in ("model.safetensors", "model_ema.safetensors", "result.json"):
         (parts / task / name).unlink()
-    shutil.rmtree(parts / task / "checkpoints" / f"step_{STEPS:08d}")
+    for checkpoint in (parts / task / "checkpoints").glob("step_*"):
+        if int(checkpoint.name.removeprefix("step_")) > HALF:
+            shutil.rmtree(checkpoint)
     assert f"continuing from step {HALF} of {STEPS}" in train(
         words(data_root, parts, task, *extra), world_size=world_size
     )
