@@ -28,6 +28,10 @@ class DataLostError(DataError):
     """Training data that was there at the start cannot be read any more, or too much of it is bad."""
 
 
+class DivergedError(UserError):
+    """Training has left the finite numbers and does not come back."""
+
+
 class RunError(UserError):
     """A run directory cannot be used: owned by another process, or made by another configuration."""
 

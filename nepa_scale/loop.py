@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from nepa_scale.engine import Engine, StepResult
 from nepa_scale.errors import DataLostError
 from nepa_scale.feed import Feed
 from nepa_scale.files import write_atomically
+from nepa_scale.guard import SkippedSteps
 from nepa_scale.metrics import MetricsLog
 from nepa_scale.optim import group_schedules
 from nepa_scale.placement import Placement
@@ -29,6 +31,7 @@ from nepa_scale.status import Status, read_status, write_status
 from nepa_scale.tasks.task import Task
 
 STATUS_INTERVAL_SECONDS = 2.0
+SHOWN = ("loss", "lr", "grad_norm", "images_per_second")  # beside the progress bar
 
 
 class Trainer:
@@ -74,6 +77,7 @@ class Trainer:
         self._saved = start
         self._log = self._open_log(start)
         self._replaced = self._replaced_logged = self._earlier_replaced
+        self._skipped = SkippedSteps(self._earlier_skipped)
         self._display = StepDisplay(self._title(), start, self.total_steps, shown=self.world.is_main)
         try:
             if self._train(start):
@@ -104,8 +108,9 @@ class Trainer:
                 self._write_status("preempted", done)
                 logger.info("%s: stopped and saved at step %d; the same command continues", self.task.name, done)
                 return False
-            result = self.engine.step(self._feed.batches, before_forward=functools.partial(self._seed, done))
+            result = self.engine.step(self._feed.batches, step=done, before_forward=functools.partial(self._seed, done))
             done += 1
+            self._skipped.record(done, section.batch_size, taken=result.taken, rescaled=result.rescaled)
             last = done == self.total_steps
             if done % config.log.every == 0 or last:
                 self._record_step(done, result)
@@ -202,22 +207,28 @@ class Trainer:
         now = time.perf_counter()
         seconds = now - self._interval_start
         batch_size = self.task.section.batch_size
+        loss = result.loss / self.world.size
+        sum_over_ranks([loss])
         row: dict[str, Any] = {
             "step": done,
             "images_seen": done * batch_size,
-            "loss": result.loss,
+            "loss": loss.item(),
             "lr": result.lr,
             "grad_norm": result.grad_norm,
             "images_per_second": (done - self._interval_step) * batch_size / seconds,
             "data_wait": self._feed.wait_seconds / seconds,
             "images_replaced": self._replaced,
+            "skipped_steps": self._skipped.total,
             "elapsed_seconds": self._earlier_seconds + now - self._started,
         }
         self._interval_start, self._interval_step, self._feed.wait_seconds = now, done, 0.0
         self._replaced_logged = self._replaced
         if self._log is not None:
+            row = {name: value for name, value in row.items() if math.isfinite(value)}  # of a skipped step
             self._log.write(row)
-            shown = {name: row[name] for name in ("loss", "lr", "grad_norm", "images_per_second")}
+            shown: dict[str, float] = {
+                name: row[name] for name in ("loss", "lr", "grad_norm", "images_per_second") if name in row
+            }
             self._display.update(done, shown)
             if now - self._status_written > STATUS_INTERVAL_SECONDS:
                 self._write_status("running", done)
@@ -242,7 +253,8 @@ class Trainer:
         return metrics, dict(self.task.details)
 
     def _open_log(self, start: int) -> MetricsLog | None:
-        self._started, self._earlier_seconds, self._earlier_replaced = time.perf_counter(), 0.0, 0
+        self._started, self._earlier_seconds = time.perf_counter(), 0.0
+        self._earlier_replaced = self._earlier_skipped = 0
         if not self.world.is_main:
             return None
         log = MetricsLog(
@@ -253,6 +265,7 @@ class Trainer:
         )
         self._earlier_seconds = max((row.get("elapsed_seconds", 0.0) for row in log.rows), default=0.0)
         self._earlier_replaced = max((row.get("images_replaced", 0) for row in log.rows), default=0)
+        self._earlier_skipped = max((row.get("skipped_steps", 0) for row in log.rows), default=0)
         return log
 
     def _write_status(self, state: str, step: int) -> None:
