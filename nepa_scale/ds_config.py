@@ -84,7 +84,8 @@ def zero_stage(name: str) -> int:
     """The ZeRO stage of the file called ``name``. Raises ``ConfigError`` when it cannot be read."""
     zero = read(find(name)).get("zero_optimization")
     stage = zero.get("stage", 0) if isinstance(zero, dict) else 0
-    return stage if stage in (0, 1, 2, 3) else 0  # what else it may be has a complaint of its own
+    known = isinstance(stage, int) and not isinstance(stage, bool) and stage in (0, 1, 2, 3)
+    return stage if known else 0  # what else it may be has a complaint of its own
 
 
 def offloads(name: str) -> bool:

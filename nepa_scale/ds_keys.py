@@ -170,7 +170,6 @@ KEYS: Section = {
     "gradient_predivide_factor": FLOAT,
     "memory_breakdown": FLAG,
     "prescale_gradients": FLAG,
-    "seed": ANY_INTEGER,
     "steps_per_print": POSITIVE,
     "torch_autocast": {"enabled": FLAG, "dtype": one_of("bfloat16", "float16"), "lower_precision_safe_modules": NAMES},
     "train_batch_size": POSITIVE,

@@ -114,7 +114,7 @@ def estimate(
     if offload and on_gpu:
         weights, optimiser, average = 0, 0, 0
     process = GPU_PROCESS if on_gpu else PROCESS + FIRST_STEP + (ZERO_PROCESS if divided else 0)
-    backward, step = _gradients(work, zero_stage, size, trained, accumulation, bucket, live)
+    backward, step = _gradients(work, zero_stage, size, trained, accumulation, bucket, live, alone=world_size == 1)
     moments = {"backward": (activations, *backward), "step": (0, *step)}
     moment = max(moments, key=lambda name: sum(moments[name]))
     at_peak, gradients, buffers = moments[moment]
@@ -122,7 +122,7 @@ def estimate(
 
 
 def _gradients(
-    work: Workload, stage: int, size: int, trained: int, accumulation: int, bucket: int, live: int
+    work: Workload, stage: int, size: int, trained: int, accumulation: int, bucket: int, live: int, *, alone: bool
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """(gradients, buffers) while activations are largest, and in the optimiser's step.
 
@@ -134,7 +134,7 @@ def _gradients(
     copies = min(bucket, work.trained) * size
     if stage == 0:
         whole = size * work.trained
-        return (whole if carried else 0, 0), (whole, min(whole, size * STAGE0_COPY))
+        return (whole if carried else 0, 0), (whole, 0 if alone else min(whole, size * STAGE0_COPY))
     if stage in (1, 2):
         own = size * trained
         return (own if carried else 0, copies), (own, FP32 * trained + (own if size < FP32 else 0))
