@@ -94,7 +94,7 @@ def state_bytes(engine: Engine) -> int:
     kept += engine._masters.shares()
     kept += [each for state in engine._optimizer.state.values() for each in state.values() if torch.is_tensor(each)]
     if engine.stage == 3:
-        kept += [each for group in engine._optimizer.averaged_gradients.values() for each in group or []]
+        kept.append(engine._optimizer.grad_partitions_flat_buffer)
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in kept}
     return sum(storages.values())
 

@@ -16,7 +16,7 @@ from nepa_scale import ladder
 from nepa_scale.config import RunConfig
 from nepa_scale.data import layout
 from nepa_scale.layers import probed_layers
-from nepa_scale.memory import ELEMENT, FP32, Workload, backbone_bytes
+from nepa_scale.memory import ELEMENT, FP32, Workload, backbone_bytes, block_bytes
 
 FLOPS_CONVENTION = (
     "multiply-add = 2; training = 3 x forward (frozen: 1 x); causal attention counts T(T+1)/2 of T^2 scores"
@@ -98,7 +98,8 @@ def workload(config: RunConfig, task: str) -> Workload:
     backbone = ladder.total_params(arch, image_size)
     kept, recomputing, working = backbone_bytes(arch, image_size, config.engine.precision)
     if task == "probe":  # nothing is kept of a frozen backbone, and only one block is at work
-        kept, recomputing, working = 0, 0, recomputing
+        kept, recomputing = 0, 0
+        working = block_bytes(arch, ladder.num_tokens(arch, image_size), ELEMENT[config.engine.precision])
     head = head_bytes(config, task)
     return Workload(
         tokens=ladder.num_tokens(arch, image_size),

@@ -207,7 +207,8 @@ def _priced(
 
 def _reasons(config: RunConfig, chosen: Placement, ordered: list[Placement], device: DeviceMemory) -> Iterator[str]:
     """Why each part of a placement is as it is."""
-    engine, room = config.engine, "" if device.size is None else f" of {gib(device.size)}"
+    engine, room = config.engine, "" if device.size is None else f", more than {FILL:.0%} of {gib(device.size)}"
+    offloading = " with offloading" if ds_config.offloads(chosen.ds_config) else ""
 
     def instead(**change: object) -> MemoryEstimate | None:
         """The memory of the placement that differs from the chosen one in ``change`` alone."""
@@ -223,7 +224,7 @@ def _reasons(config: RunConfig, chosen: Placement, ordered: list[Placement], dev
         lower = sorted({p.ds_config for p in ordered if p.ds_config < chosen.ds_config})
         saved = instead(ds_config=lower[-1]) if lower else None
         if saved is not None:
-            yield f"ZeRO stage {chosen.zero_stage}: {lower[-1]} would need {gib(saved.total)}{room}"
+            yield f"ZeRO stage {chosen.zero_stage}{offloading}: {lower[-1]} would need {gib(saved.total)}{room}"
         elif engine.precision == "fp32":
             yield "ZeRO stage 0: it is the fastest, and its memory is there"
         else:
@@ -238,9 +239,9 @@ def _reasons(config: RunConfig, chosen: Placement, ordered: list[Placement], dev
     if engine.activation_checkpointing and chosen.activation_checkpointing:
         yield "activation checkpointing: engine.activation_checkpointing=true"
     elif chosen.activation_checkpointing and (kept := instead(activation_checkpointing=False)) is not None:
-        yield f"activation checkpointing: without it {gib(kept.total)}{room}"
+        yield f"activation checkpointing: without it {gib(kept.total)} would be needed{room}"
     if not chosen.fits:
-        yield f"nothing smaller is possible; the plan fills {FILL:.0%} of a device"
+        yield f"this is the least that training takes{room}"
 
 
 def _earlier(task_dir: Path) -> dict[str, Any] | None:

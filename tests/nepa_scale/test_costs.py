@@ -118,21 +118,30 @@ def test_causal_fine_tuning_costs_less(digits_root: Path) -> None:
     assert full - causal == 3 * images * arch.depth * 4 * arch.embed_dim * saved_scores
 
 
-def test_memory_is_that_of_the_share_of_one_device(digits_root: Path) -> None:
-    """The backbone's estimate for the device's micro-batch, and 16 bytes per parameter of the head."""
-    config = config_of(digits_root, "classify", "classify.batch_size=32")
-    head_params = costs.head_cost(config, "classify")[0]
-    for world_size, micro in ((1, 32), (4, 8)):
-        expected = ladder.memory(
-            config.model.architecture(),
-            48,
-            micro_batch_size=micro,
-            precision="fp32",
-            zero_stage=1,
-            world_size=world_size,
-        )
-        cost = costs.task_cost(config, "classify", world_size=world_size, zero_stage=1)
-        assert cost.memory_bytes == expected.total + 16 * head_params
+@pytest.mark.parametrize(("checkpointing", "passes"), [(False, 3), (True, 4)])
+def test_executed_flops_are_what_torch_counts(digits_root: Path, checkpointing: bool, passes: int) -> None:
+    """All scores and, with activation checkpointing, the blocks a second time: torch's own count of a real step.
+
+    The counter leaves out the gradient of the images, which nobody computes and the convention counts, and on CPUs
+    the fused attention, so that is replaced by the plain one.
+    """
+    config = config_of(digits_root, "pretrain", f"engine.activation_checkpointing={str(checkpointing).lower()}")
+    task = build_task(config, Path("unused"))
+    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        task.module(torch.randn(1, 3, 48, 48)).backward()
+    cost = costs.task_cost(config, "pretrain", activation_checkpointing=checkpointing)
+    arch = config.model.architecture()
+    stem = 2 * 36 * 3 * 8 * 8 * arch.embed_dim
+    assert cost.flops_executed / cost.images_seen == counter.get_total_flops() + stem
+    blocks = ladder.block_flops(arch, 48)
+    assert cost.flops_executed / cost.images_seen == 3 * stem + passes * blocks
+
+
+def test_useful_flops_do_not_depend_on_recomputation(digits_root: Path) -> None:
+    """What a study counts as cost is the model's, however it was placed."""
+    config = config_of(digits_root, "pretrain")
+    plain, again = (costs.task_cost(config, "pretrain", activation_checkpointing=flag) for flag in (False, True))
+    assert plain.flops_train == again.flops_train < plain.flops_executed < again.flops_executed
 
 
 def test_absent_data_cannot_be_costed(tmp_path: Path) -> None:

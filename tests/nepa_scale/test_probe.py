@@ -16,7 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nepa_scale import costs, ladder
 from nepa_scale.costs import RATE_FACTORS
+from nepa_scale.device_memory import DeviceMemory
 from nepa_scale.distributed import World
+from nepa_scale.placement import place
 from nepa_scale.probing.heads import Head
 from nepa_scale.tasks.probe import Probe
 
@@ -233,5 +235,7 @@ def test_cost_counts_what_is_computed(digits_root: Path, words: list[str]) -> No
 def test_frozen_backbone_needs_little_memory(digits_root: Path) -> None:
     """Its gradients, moments and activations are not kept, so a probe is planned with less than fine-tuning."""
     config = config_of(digits_root, "probe", "model=base", "probe.layers=last", "probe.attentive=false")
-    probing, tuning = (costs.task_cost(config, task).memory_bytes for task in ("probe", "classify"))
+    device = DeviceMemory(None, "", on_gpu=True)
+    estimates = [place(config, task, 1, device).memory for task in ("probe", "classify")]
+    probing, tuning = (each.total - each.process for each in estimates)
     assert 4 * ladder.backbone_params(config.model.architecture()) < probing < tuning / 4

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from nepa_scale.costs import task_cost
+from nepa_scale.device_memory import DeviceMemory
 from nepa_scale.errors import ConfigError, UserError
+from nepa_scale.placement import place
 from nepa_scale.status import Status, write_status
 from sweeps import plan
 from sweeps.machine import Speed
@@ -103,12 +105,14 @@ def test_costs_are_those_of_the_tasks() -> None:
     runs = plan.expand(launch)
     for run in plan.price(launch, runs, SPEED).runs:
         for name, task in run.tasks.items():
-            cost = task_cost(runs[run.run_id].config, name)
+            config = runs[run.run_id].config
+            cost = task_cost(config, name)
+            memory = place(config, name, 1, DeviceMemory(None, "", on_gpu=False)).memory
             assert (task.params_total, task.params_backbone) == (cost.params_total, cost.params_backbone)
             assert (task.images, task.flops, task.memory_bytes) == (
                 cost.images_seen,
                 cost.flops_train,
-                cost.memory_bytes,
+                memory.total,
             )
             assert task.seconds == pytest.approx(10.0 + cost.flops_train / 1e9)
 
