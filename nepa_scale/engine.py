@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nepa_scale import checkpoints
-from nepa_scale.distributed import World
+from nepa_scale.distributed import World, sum_over_ranks
 from nepa_scale.ema import WeightAverage
 from nepa_scale.errors import RunError
 from nepa_scale.masters import Masters
@@ -135,6 +135,13 @@ class Engine:
             self.average.load(path, self.world, sharded=self.stage > 0)
         return step
 
+    def weights_are_finite(self) -> bool:
+        """Whether every fp32 weight is a finite number; all ranks call this and get the same answer."""
+        largest = [torch.linalg.vector_norm(share, math.inf) for share in self._masters.shares()]
+        bad = torch.stack(largest).isfinite().logical_not().any().float()
+        sum_over_ranks([bad])
+        return not bad.item()
+
     def gather_weights(self) -> dict[str, Tensor]:
         """The whole module's state dict on the CPU of rank 0 (empty elsewhere), weights in fp32; all ranks call it."""
         weights = {}
@@ -183,10 +190,11 @@ class Engine:
         else:
             self._engine.set_gradient_accumulation_boundary(False)
         self._engine.step()
-        if not math.isfinite(grad_norm):
-            self._engine.set_gradient_accumulation_boundary(None)
-            self._engine.zero_grad()
-        return grad_norm
+        if math.isfinite(grad_norm):
+            return grad_norm
+        self._engine.set_gradient_accumulation_boundary(None)
+        self._engine.zero_grad()
+        return math.inf
 
 
 def poison_unless_finite(loss: Tensor) -> Tensor:

@@ -16,10 +16,10 @@ from nepa_scale import ds_config
 from nepa_scale.config import RunConfig
 from nepa_scale.distributed import World, first_text, sum_over_ranks
 from nepa_scale.engine import Engine, StepResult
-from nepa_scale.errors import DataLostError
+from nepa_scale.errors import DataLostError, DivergedError
 from nepa_scale.feed import Feed
 from nepa_scale.files import write_atomically
-from nepa_scale.guard import SkippedSteps
+from nepa_scale.guard import REMEDY, SkippedSteps
 from nepa_scale.metrics import MetricsLog
 from nepa_scale.optim import group_schedules
 from nepa_scale.progress import StepDisplay, logger
@@ -133,6 +133,8 @@ class Trainer:
     def _save(self, done: int) -> None:
         """Commit a checkpoint, unless this step has one or is where this process began."""
         if done != self._saved:
+            if not self.engine.weights_are_finite():
+                raise DivergedError(f"the weights after step {done} are not finite and were not saved; {REMEDY}")
             self._note_replaced(done)
             self.engine.save(self._checkpoints, done, keep=self.config.checkpoint.keep)
             self._saved = done

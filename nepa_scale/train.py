@@ -19,7 +19,7 @@ from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost
 from nepa_scale.data.reporting import reporting
 from nepa_scale.distributed import World, read_environment
-from nepa_scale.errors import ConfigError, DataLostError, UserError
+from nepa_scale.errors import ConfigError, DataLostError, DivergedError, UserError
 from nepa_scale.signals import StopRequest
 from nepa_scale.status import Status, read_status, write_status
 
@@ -114,7 +114,8 @@ def _train(config: RunConfig, run_dir: Path, world: World) -> int:
 
         run_task(config, run_dir, world, stop)
     except UserError as error:
-        _mark_failed(task_dir, world, f"data: {error}" if isinstance(error, DataLostError) else str(error))
+        kind = "data: " if isinstance(error, DataLostError) else "nan: " if isinstance(error, DivergedError) else ""
+        _mark_failed(task_dir, world, f"{kind}{error}")
         raise
     except Exception as error:
         _mark_failed(task_dir, world, f"{type(error).__name__}: {error}")
