@@ -22,6 +22,7 @@ from nepa_scale.files import write_atomically
 from nepa_scale.guard import REMEDY, SkippedSteps
 from nepa_scale.metrics import MetricsLog
 from nepa_scale.optim import group_schedules
+from nepa_scale.placement import Placement
 from nepa_scale.progress import StepDisplay, logger
 from nepa_scale.results import write_result
 from nepa_scale.runs import AVERAGE_NAME, WEIGHTS_NAME
@@ -42,22 +43,25 @@ class Trainer:
         config: RunConfig,
         task_dir: Path,
         *,
+        placement: Placement,
         world: World,
         device: torch.device,
         stop: StopRequest,
     ) -> None:
-        self.task, self.config, self.task_dir = task, config, task_dir
+        self.task, self.config, self.task_dir, self.placement = task, config, task_dir, placement
         self.world, self.device, self.stop = world, device, stop
         section = task.section
         self.total_steps = section.total_steps(len(task.train_data))
         self.params = sum(parameter.numel() for parameter in task.module.parameters())
+        if placement.activation_checkpointing:
+            task.backbone.set_grad_checkpointing()
         task.prepare(world, device)
         optimizer = task.build_optimizer()
         self.engine = Engine(
             task.module,
             optimizer,
             group_schedules(optimizer.param_groups, section, self.total_steps, task.layer_decay),
-            ds_config.resolve(config, task.name, world_size=world.size, num_params=self.params),
+            ds_config.resolve(config, task.name, placement),
             world=world,
             device=device,
             ema_decay=section.ema_decay,
@@ -87,7 +91,15 @@ class Trainer:
         """Take the steps from ``start`` on; False when stopped before the last."""
         config, section, done = self.config, self.task.section, start
         self._write_status("running", start)
-        self._feed = Feed(self.task, config, self.world, self.device, start=start, total_steps=self.total_steps)
+        self._feed = Feed(
+            self.task,
+            config,
+            self.placement,
+            world=self.world,
+            device=self.device,
+            start=start,
+            total_steps=self.total_steps,
+        )
         self._interval_start, self._interval_step = time.perf_counter(), start
         while done < self.total_steps:
             self._feed.fetch()

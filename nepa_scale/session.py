@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 from nepa_scale import checks, distributed, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.distributed import World
-from nepa_scale.errors import DataLostError, DivergedError
+from nepa_scale.errors import ConfigError, DataLostError, DivergedError
+from nepa_scale.placement import Placement, agree
+from nepa_scale.progress import logger
 from nepa_scale.signals import StopRequest
 
 if TYPE_CHECKING:
+    import torch
+
     from nepa_scale.tasks.task import Task
 
 
@@ -27,14 +31,31 @@ def run_task(config: RunConfig, run_dir: Path, world: World, stop: StopRequest) 
 
         write_digits(Path(config.data.root))
     distributed.barrier()
-    torch.manual_seed(config.seed)
-    task = build_task(config, run_dir)
     try:
-        Trainer(task, config, run_dir / config.task, world=world, device=device, stop=stop).run()
-    except (DataLostError, DivergedError):  # which all ranks raise together, and must leave together
+        placement = _placement(config, run_dir / config.task, world, device)
+        torch.manual_seed(config.seed)
+        task = build_task(config, run_dir)
+        trainer = Trainer(
+            task, config, run_dir / config.task, placement=placement, world=world, device=device, stop=stop
+        )
+        trainer.run()
+    except (ConfigError, DataLostError, DivergedError):  # which all ranks raise together, and must leave together
         distributed.shut_down()
         raise
     distributed.shut_down()
+
+
+def _placement(config: RunConfig, task_dir: Path, world: World, device: torch.device) -> Placement:
+    """How to lay the task on the devices. Raises ``ConfigError``, on every rank, when they cannot do it."""
+    if device.type == "cpu" and config.engine.precision == "fp16":
+        raise ConfigError([checks.FP16_NEEDS_GPU])
+    placement = agree(config, task_dir, world, device)
+    for reason in placement.reasons:
+        if world.is_main:
+            logger.info("%s: %s", config.task, reason)
+    if placement.problem is not None and not config.force:
+        raise ConfigError([f"{config.task}: {placement.problem}"])
+    return placement
 
 
 def build_task(config: RunConfig, run_dir: Path) -> Task:

@@ -106,7 +106,7 @@ class Task(ABC):
             drop_path_rate=drop_path_rate,
             dynamic_img_size=self.any_image_size,
         )
-        backbone.set_grad_checkpointing(self.config.engine.activation_checkpointing)
+        backbone.set_grad_checkpointing(bool(self.config.engine.activation_checkpointing))
         return backbone
 
     def num_classes(self) -> int:
