@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nepa_scale import checks, distributed, runs
+from nepa_scale import checks, distributed, ds_config, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.distributed import World
 from nepa_scale.errors import DataLostError
 from nepa_scale.signals import StopRequest
 
 if TYPE_CHECKING:
+    import torch
+
     from nepa_scale.tasks.task import Task
 
 
@@ -28,13 +30,23 @@ def run_task(config: RunConfig, run_dir: Path, world: World, stop: StopRequest) 
         write_digits(Path(config.data.root))
     distributed.barrier()
     torch.manual_seed(config.seed)
-    task = build_task(config, run_dir)
+    task = _built(config, run_dir, world, device)
     try:
         Trainer(task, config, run_dir / config.task, world=world, device=device, stop=stop).run()
     except DataLostError:  # which all ranks raise together, and must leave together
         distributed.shut_down()
         raise
     distributed.shut_down()
+
+
+def _built(config: RunConfig, run_dir: Path, world: World, device: torch.device) -> Task:
+    """The task; under ZeRO-3 on several ranks none of them ever holds all of its weights."""
+    if world.size == 1 or ds_config.zero_stage(config, world.size) < 3:
+        return build_task(config, run_dir)
+    from nepa_scale import sharded_init
+
+    settings = ds_config.resolve(config, config.task, world_size=world.size, num_params=1)  # for buckets: not yet
+    return sharded_init.build(lambda: build_task(config, run_dir), settings, world=world, device=device)
 
 
 def build_task(config: RunConfig, run_dir: Path) -> Task:
