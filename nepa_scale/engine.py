@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from nepa_scale import checkpoints
 from nepa_scale.distributed import World, sum_over_ranks
 from nepa_scale.ema import WeightAverage
 from nepa_scale.errors import RunError
+from nepa_scale.export import export
 from nepa_scale.masters import Masters
 from nepa_scale.optim import Schedule
 from nepa_scale.shortcuts import take_shortcuts
@@ -142,17 +143,13 @@ class Engine:
         sum_over_ranks([bad])
         return not bad.item()
 
-    def gather_weights(self) -> dict[str, Tensor]:
-        """The whole module's state dict on the CPU of rank 0 (empty elsewhere), weights in fp32; all ranks call it."""
-        weights = {}
-        for name, parameter in self.module.named_parameters():
-            whole = self._masters.whole(parameter)
-            if self.world.is_main:
-                weights[name] = whole.cpu()
-        if not self.world.is_main:
-            return {}
-        state = self.module.state_dict()
-        return {name: weights[name] if name in weights else state[name].cpu().clone() for name in state}
+    def export(self, path: Path, names: Mapping[str, str]) -> None:
+        """Write tensors of the module to a safetensors file, in fp32; ``names`` are the module's by the file's.
+
+        All ranks call this; each has one of the tensors whole at a time. Raises ``RunError`` as ``export`` does.
+        """
+        state = self.module.state_dict(keep_vars=True)
+        export(path, {key: state[name] for key, name in names.items()}, self._masters.whole, self.world)
 
     @contextmanager
     def readable(self) -> Iterator[None]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 
 from nepa_scale import ds_config
@@ -18,10 +17,9 @@ from nepa_scale.distributed import World, first_text, sum_over_ranks
 from nepa_scale.engine import Engine, StepResult
 from nepa_scale.errors import DataLostError, DivergedError
 from nepa_scale.feed import Feed
-from nepa_scale.files import write_atomically
 from nepa_scale.guard import REMEDY, SkippedSteps
 from nepa_scale.metrics import MetricsLog
-from nepa_scale.optim import group_schedules
+from nepa_scale.optim import group_schedules, num_params
 from nepa_scale.placement import Placement
 from nepa_scale.progress import StepDisplay, logger
 from nepa_scale.results import write_result
@@ -52,10 +50,9 @@ class Trainer:
         self.world, self.device, self.stop = world, device, stop
         section = task.section
         self.total_steps = section.total_steps(len(task.train_data))
-        self.params = sum(parameter.numel() for parameter in task.module.parameters())
+        self.params = num_params(task.module)
         if placement.activation_checkpointing:
             task.backbone.set_grad_checkpointing()
-        task.prepare(world, device)
         optimizer = task.build_optimizer()
         self.engine = Engine(
             task.module,
@@ -66,6 +63,8 @@ class Trainer:
             device=device,
             ema_decay=section.ema_decay,
         )
+        with self.engine.readable():
+            task.prepare(world, device)
         self._checkpoints = task_dir / "checkpoints"
         self._attempt = _attempts(task_dir) + 1
 
@@ -175,10 +174,8 @@ class Trainer:
         logger.info("%s: finished  %s", self.task.name, "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
 
     def _export(self, name: str) -> None:
-        weights = self.engine.gather_weights()
-        if self.world.is_main:
-            tensors = {key: value.contiguous() for key, value in self.task.exported(weights).items()}
-            write_atomically(self.task_dir / name, safetensors.torch.save(tensors))
+        names = self.engine.module.state_dict(keep_vars=True)
+        self.engine.export(self.task_dir / name, self.task.exported({each: each for each in names}))
 
     def _illustrate(self) -> None:
         try:

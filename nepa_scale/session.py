@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nepa_scale import checks, distributed, runs
+from nepa_scale import checks, distributed, ds_config, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.distributed import World
 from nepa_scale.errors import ConfigError, DataLostError, DivergedError
@@ -34,7 +34,7 @@ def run_task(config: RunConfig, run_dir: Path, world: World, stop: StopRequest) 
     try:
         placement = _placement(config, run_dir / config.task, world, device)
         torch.manual_seed(config.seed)
-        task = build_task(config, run_dir)
+        task = _built(config, run_dir, placement, world, device)
         trainer = Trainer(
             task, config, run_dir / config.task, placement=placement, world=world, device=device, stop=stop
         )
@@ -56,6 +56,16 @@ def _placement(config: RunConfig, task_dir: Path, world: World, device: torch.de
     if placement.problem is not None and not config.force:
         raise ConfigError([f"{config.task}: {placement.problem}"])
     return placement
+
+
+def _built(config: RunConfig, run_dir: Path, placement: Placement, world: World, device: torch.device) -> Task:
+    """The task; under ZeRO-3 on several ranks none of them ever holds all of its weights."""
+    if world.size == 1 or placement.zero_stage < 3:
+        return build_task(config, run_dir)
+    from nepa_scale import sharded_init
+
+    settings = ds_config.resolve(config, config.task, placement)
+    return sharded_init.build(lambda: build_task(config, run_dir), settings, world=world, device=device)
 
 
 def build_task(config: RunConfig, run_dir: Path) -> Task:
