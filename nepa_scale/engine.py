@@ -1,4 +1,4 @@
-"""DeepSpeed behind one small interface: build, step, save, load, gather weights."""
+"""DeepSpeed behind one small interface: build, step, gather weights; ``state`` is what a checkpoint holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -16,12 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from nepa_scale import checkpoints
 from nepa_scale.distributed import World, sum_over_ranks
 from nepa_scale.ema import WeightAverage
-from nepa_scale.errors import RunError
 from nepa_scale.masters import Masters
 from nepa_scale.optim import Schedule
+from nepa_scale.train_state import TrainState
 
 Batch = tuple[Tensor, ...]
 
@@ -65,6 +63,7 @@ class Engine:
         self.module: nn.Module = self._engine.module
         self._masters = Masters(self.module, self._optimizer, self.stage)
         self.average = WeightAverage(self._masters, ema_decay) if ema_decay else None
+        self.state = TrainState(self.module, self._optimizer, self.stage, self._masters, self.average, world)
 
     def step(self, micro_batches: Sequence[Batch], *, before_forward: Callable[[int], None]) -> StepResult:
         """One optimiser step over this rank's micro-batches.
@@ -91,38 +90,12 @@ class Engine:
             self.average.update()
         return StepResult(loss=mean, grad_norm=norm if norm is not None else self._reported_norm(), lr=lr)
 
-    def save(self, folder: Path, step: int, *, keep: int) -> None:
-        """Commit a checkpoint of ``step`` below ``folder``."""
-
-        def write(parent: Path, name: str) -> None:
-            self._engine.save_checkpoint(str(parent), tag=name, client_state={"step": step}, save_latest=False)
-            if self.average is not None:
-                self.average.save(parent / name, self.world, sharded=self.stage > 0)
-
-        checkpoints.save(folder, step, self.world, write, keep=keep)
-
-    def load_newest(self, folder: Path) -> int:
-        """Continue from the newest whole checkpoint below ``folder``; returns its step, 0 where there is none.
-
-        Raises:
-            RunError: when the checkpoint was written by another number of devices and its state is partitioned.
-        """
-        found = checkpoints.newest(folder)
-        if found is None:
-            return 0
-        step, path = found
-        written_by = checkpoints.world_size_of(path)
-        if written_by != self.world.size and self.stage > 0:
-            raise RunError(
-                f"{path}: written by {written_by} devices under ZeRO, this run has {self.world.size};"
-                f" continue with {written_by} devices"
-            )
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag=path.name)
-        if loaded is None:
-            raise RunError(f"{path}: DeepSpeed could not load this checkpoint; remove the folder to start anew")
-        if self.average is not None:
-            self.average.load(path, self.world, sharded=self.stage > 0)
-        return step
+    def continue_from(self, step: int) -> None:
+        """Count on from ``step``, once ``state`` is that of a checkpoint of it."""
+        self._engine.global_steps = step
+        if step:
+            self._schedule.last_epoch = step - 1
+            self._schedule.step()
 
     def gather_weights(self) -> dict[str, Tensor]:
         """The whole module's state dict on the CPU of rank 0 (empty elsewhere), weights in fp32; all ranks call it."""

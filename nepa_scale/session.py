@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nepa_scale import checks, distributed, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.distributed import World
-from nepa_scale.errors import DataLostError
+from nepa_scale.errors import DataLostError, SaveError
 from nepa_scale.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def run_task(config: RunConfig, run_dir: Path, world: World, stop: StopRequest) 
     task = build_task(config, run_dir)
     try:
         Trainer(task, config, run_dir / config.task, world=world, device=device, stop=stop).run()
-    except DataLostError:  # which all ranks raise together, and must leave together
+    except (DataLostError, SaveError):  # which all ranks raise together, and must leave together
         distributed.shut_down()
         raise
     distributed.shut_down()
