@@ -94,7 +94,7 @@ class Engine:
         """Count on from ``step``, once ``state`` is that of a checkpoint of it."""
         self._engine.global_steps = step
         if step:
-            self._schedule.last_epoch = step - 1
+            self._schedule.last_epoch, self._schedule._step_count = step - 1, step
             self._schedule.step()
 
     def gather_weights(self) -> dict[str, Tensor]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nepa_scale.errors import RunError, shortened
 from nepa_scale.files import read_json, write_json
 from nepa_scale.shards import FileRecord, record_of
@@ -127,7 +129,7 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """What a checkpoint was written with, and should be read with."""
-    return {name: importlib.metadata.version(name) for name in ("torch", "deepspeed", "nepa-scale")}
+    return {"torch": str(torch.__version__), "deepspeed": importlib.metadata.version("deepspeed")}
 
 
 def _check_size(path: Path, size: int) -> None:
