@@ -256,9 +256,12 @@ class Checkpoints:
                 _remove(path)
 
     def _clear_leftovers(self) -> None:
+        """Remove what a killed process left half-written."""
         for path in self._folder.glob("step_*.tmp"):
             if manifest.LEFTOVER.fullmatch(path.name):
                 _remove(path)
+        for path in self._folder.glob(".latest.*.tmp"):
+            path.unlink(missing_ok=True)
 
     def _temporary(self, step: int) -> Path:
         return self._folder / f"{manifest.tag_of(step)}.tmp"

@@ -124,7 +124,9 @@ def empty(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [SHARD, "manifest.json"])
-@pytest.mark.parametrize("damage", [Path.unlink, truncate, flip, empty], ids=["missing", "truncated", "flipped", "empty"])
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, truncate, flip, empty], ids=["missing", "truncated", "flipped", "empty"]
+)
 def test_damaged_checkpoint_is_passed_over(
     tmp_path: Path, name: str, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -209,9 +211,9 @@ def test_other_versions_are_mentioned(tmp_path: Path, caplog: pytest.LogCaptureF
     path = tmp_path / "step_00000100" / "manifest.json"
     path.write_text(path.read_text().replace(f'"torch": "{torch.__version__}"', '"torch": "1.0"'))
     assert newest_step(tmp_path) == 100
-    assert [record.getMessage() for record in caplog.records] == [
+    assert {record.getMessage() for record in caplog.records} == {
         f"{path.parent}: written with torch 1.0, this is {torch.__version__}"
-    ]
+    }
     path.write_text(path.read_text().replace(f'"format": {manifest.FORMAT}', '"format": 0'))
     with pytest.raises(RunError, match="written by another version of nepa_scale"):
         newest_step(tmp_path)
@@ -238,7 +240,7 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path: Path) -> None:
         data = (path / SHARD).read_bytes()
         content["files"][SHARD] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         (path / "manifest.json").write_text(json.dumps(content))
-        with pytest.raises(RunError, match="(?i)header"):
+        with pytest.raises(RunError, match=r"(?i)header"):
             newest_step(tmp_path / "run")
         assert not mark.exists()
     pickle.loads(pickle.dumps(Payload(mark)))  # the payload is a real one
