@@ -33,11 +33,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from nepa_scale import distributed, ds_config, overrides  # noqa: E402  (after the path)
+from nepa_scale.device_memory import DeviceMemory  # noqa: E402
 from nepa_scale.distributed import World  # noqa: E402
 from nepa_scale.engine import Engine  # noqa: E402
 from nepa_scale.model import build_backbone  # noqa: E402
 from nepa_scale.objective import next_embedding_loss  # noqa: E402
 from nepa_scale.optim import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
+from nepa_scale.placement import place  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
 
 RESULT = "ZERO_OVERHEAD_RESULT"  # where a rank of this file leaves its rows
@@ -72,8 +74,8 @@ def engine_step(
     """A step of this project's engine."""
     config, _ = module_of(size)
     config.engine.ds_config, config.pretrain.batch_size = f"zero{stage}", len(images) * world.size
-    params = sum(parameter.numel() for parameter in module.parameters())
-    resolved = ds_config.resolve(config, "pretrain", world_size=world.size, num_params=params)
+    placement = place(config, "pretrain", world.size, DeviceMemory(None, "not asked"))
+    resolved = ds_config.resolve(config, "pretrain", placement)
     optimizer = build_optimizer(module, config.pretrain)
     schedules = group_schedules(optimizer.param_groups, config.pretrain, TOTAL_STEPS, layer_decay=NO_LAYER_DECAY)
     engine = Engine(module, optimizer, schedules, resolved, world=world, device=torch.device("cpu"))

@@ -318,6 +318,8 @@ class CheckpointConfig:
     """save every so many steps; 0 = only when stopped by a signal"""
     keep: int = setting(1, low=1, orchestration=True)
     """checkpoints kept on disk"""
+    asynchronous: bool = setting(True, orchestration=True)
+    """write checkpoints in the background of training, from a copy of the state in host memory"""
 
 
 @dataclass(kw_only=True)

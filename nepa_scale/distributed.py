@@ -7,7 +7,7 @@ import socket
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nepa_scale.errors import ConfigError
 
@@ -104,13 +104,18 @@ def max_over_ranks(value: int, device: torch.device) -> int:
 
 def first_text(text: str | None) -> str:
     """The text of the first rank that has one; every rank must call this at the same point."""
+    return next((each for each in gather_objects(text) if each), "")
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """What each rank gives, in the order of ranks; every rank must call this at the same point."""
     import torch.distributed as dist
 
-    texts: list[str | None] = [text]
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        texts = [None] * dist.get_world_size()
-        dist.all_gather_object(texts, text)
-    return next((each for each in texts if each), "")
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def barrier() -> None:

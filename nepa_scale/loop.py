@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from nepa_scale import ds_config
+from nepa_scale.checkpoints import Checkpoints
 from nepa_scale.config import RunConfig
 from nepa_scale.distributed import World, first_text, sum_over_ranks
 from nepa_scale.engine import Engine, StepResult
@@ -65,12 +66,20 @@ class Trainer:
         )
         with self.engine.readable():
             task.prepare(world, device)
-        self._checkpoints = task_dir / "checkpoints"
+        self._checkpoints = Checkpoints(
+            task_dir / "checkpoints",
+            self.engine.state,
+            world,
+            keep=config.checkpoint.keep,
+            asynchronous=config.checkpoint.asynchronous,
+            run_id=config.run_id,
+            settings=config.identity(),
+        )
         self._attempt = _attempts(task_dir) + 1
 
     def run(self) -> None:
         """Train to the end and write the result, or save and return when asked to stop."""
-        start = self.engine.load_newest(self._checkpoints)
+        start = self._checkpoints.load_newest()
         if start:
             logger.info("%s: continuing from step %d of %d", self.task.name, start, self.total_steps)
         self._saved = start
@@ -103,9 +112,10 @@ class Trainer:
         while done < self.total_steps:
             self._feed.fetch()
             if self._must_stop(done):
-                self._save(done)
+                self._save(done, wait=True)
                 self._write_status("preempted", done)
-                logger.info("%s: stopped and saved at step %d; the same command continues", self.task.name, done)
+                saved = self._checkpoints.problem or f"saved at step {done}"
+                logger.info("%s: stopped, %s; the same command continues", self.task.name, saved)
                 return False
             result = self.engine.step(self._feed.batches, step=done, before_forward=functools.partial(self._seed, done))
             done += 1
@@ -116,7 +126,7 @@ class Trainer:
             self._display.update(done, None)
             evaluates = section.eval_every and done % section.eval_every == 0 and not last
             if evaluates or last or (config.checkpoint.every and done % config.checkpoint.every == 0):
-                self._save(done)  # before an evaluation, which bad data may end
+                self._save(done, wait=bool(evaluates) or last)  # before an evaluation, which bad data may end
             if evaluates:
                 self._record_evaluation(done)
         return True
@@ -128,27 +138,31 @@ class Trainer:
             DataLostError: on every rank, with the first rank's reason, when any of them has no data for the next step
                 or too many images are bad. What was trained is saved.
         """
-        own = [float(self.stop.requested), float(self._feed.error is not None), float(self._feed.replaced)]
-        agreed = torch.tensor(own, dtype=torch.float64, device=self.device)
+        own = [self.stop.requested, self._feed.error is not None, self._feed.replaced, self._checkpoints.writing]
+        agreed = torch.tensor([float(each) for each in own], dtype=torch.float64, device=self.device)
         sum_over_ranks([agreed])
-        stops, errors, faults = (int(value) for value in agreed.tolist())
+        stops, errors, faults, writing = (int(value) for value in agreed.tolist())
+        if not writing:
+            self._checkpoints.finish()
         self._replaced = self._earlier_replaced + faults
         too_many = self._feed.too_many_faults(done, faults)
         if errors or too_many:
-            self._save(done)
+            self._save(done, wait=True)
             self._write_status("running", done)  # the step that the failure is then reported at
             reason = first_text(self._feed.error) if errors else f"{too_many}{first_text(self._feed.last_fault)}"
             raise DataLostError(f"{reason} (saved at step {done})")
         return stops > 0
 
-    def _save(self, done: int) -> None:
-        """Commit a checkpoint, unless this step has one or is where this process began."""
+    def _save(self, done: int, *, wait: bool) -> None:
+        """Checkpoint this step, unless it has one or is where this process began; with ``wait``, until that is done."""
         if done != self._saved:
             if not self.engine.weights_are_finite():
                 raise DivergedError(f"the weights after step {done} are not finite and were not saved; {REMEDY}")
             self._note_replaced(done)
-            self.engine.save(self._checkpoints, done, keep=self.config.checkpoint.keep)
+            self._checkpoints.save(done, done * self.task.section.batch_size, wait=wait)
             self._saved = done
+        elif wait:
+            self._checkpoints.finish()
 
     def _finish(self) -> None:
         """Evaluate, export the weights, write the result. Repeated whole if a kill comes in between."""
@@ -270,7 +284,9 @@ class Trainer:
     def _write_status(self, state: str, step: int) -> None:
         self._status_written = time.perf_counter()
         if self.world.is_main:
-            write_status(self.task_dir, Status(state, step=step, steps_total=self.total_steps, attempt=self._attempt))
+            problem = self._checkpoints.problem if state != "finished" else None
+            total, attempt = self.total_steps, self._attempt
+            write_status(self.task_dir, Status(state, step=step, steps_total=total, attempt=attempt, error=problem))
 
     def _title(self) -> str:
         return f"{self.task.name} {self.config.model.size}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nepa_scale import checks, distributed, ds_config, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.distributed import World
-from nepa_scale.errors import ConfigError, DataLostError, DivergedError
+from nepa_scale.errors import ConfigError, DataLostError, DivergedError, SaveError
 from nepa_scale.placement import Placement, agree
 from nepa_scale.progress import logger
 from nepa_scale.signals import StopRequest
@@ -39,7 +39,7 @@ def run_task(config: RunConfig, run_dir: Path, world: World, stop: StopRequest) 
             task, config, run_dir / config.task, placement=placement, world=world, device=device, stop=stop
         )
         trainer.run()
-    except (ConfigError, DataLostError, DivergedError):  # which all ranks raise together, and must leave together
+    except (ConfigError, DataLostError, DivergedError, SaveError):  # which all ranks raise together, and leave together
         distributed.shut_down()
         raise
     distributed.shut_down()

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from nepa_scale import distributed
+from nepa_scale.device_memory import DeviceMemory
 from nepa_scale.distributed import World
 from nepa_scale.ds_config import resolve
 from nepa_scale.engine import Engine
 from nepa_scale.overrides import parse
+from nepa_scale.placement import place
 
 WIDTH, BATCH, STEPS = 6, 4, 6
 PEAKS = (1e-2, 3e-2)
@@ -81,7 +83,7 @@ def engine_of(stage: int, precision: str, world: World, clip: float, **zero: Any
     words = ["task=pretrain", f"engine.precision={precision}", f"engine.ds_config=zero{stage}"]
     size = world.size * BATCH
     config = parse([*words, f"pretrain.batch_size={size}", f"pretrain.clip_grad_norm={clip}"])
-    resolved = resolve(config, "pretrain", world_size=world.size, num_params=2 * WIDTH * (WIDTH + 1))
+    resolved = resolve(config, "pretrain", place(config, "pretrain", world.size, DeviceMemory(None, "not asked")))
     resolved["zero_optimization"] |= zero
     device = torch.device("cpu")
     return Engine(module, optimizer, [rate, rate], resolved, world=world, device=device, ema_decay=0.5)
@@ -102,9 +104,8 @@ def trained(engine: Engine, world: World, *, bad_rank: int | None = None, bad_st
 
 
 def weights_of(engine: Engine) -> list[list[float]]:
-    """The whole fp32 weights, flat, by rank 0; empty elsewhere."""
-    state = engine.gather_weights()
-    return [state[name].flatten().tolist() for name, _ in engine.module.named_parameters() if name in state]
+    """The whole fp32 weights, flat, on every rank."""
+    return [engine.masters.whole(parameter).flatten().tolist() for parameter in engine.module.parameters()]
 
 
 def report(**figures: Any) -> None:
