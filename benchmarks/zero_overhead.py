@@ -74,7 +74,7 @@ def engine_step(
     """A step of this project's engine."""
     config, _ = module_of(size)
     config.engine.ds_config, config.pretrain.batch_size = f"zero{stage}", len(images) * world.size
-    placement = place(config, "pretrain", world.size, DeviceMemory(None, "not asked"))
+    placement = place(config, "pretrain", world.size, DeviceMemory(None, "not asked", on_gpu=False))
     resolved = ds_config.resolve(config, "pretrain", placement)
     optimizer = build_optimizer(module, config.pretrain)
     schedules = group_schedules(optimizer.param_groups, config.pretrain, TOTAL_STEPS, layer_decay=NO_LAYER_DECAY)

@@ -83,7 +83,9 @@ def engine_of(stage: int, precision: str, world: World, clip: float, **zero: Any
     words = ["task=pretrain", f"engine.precision={precision}", f"engine.ds_config=zero{stage}"]
     size = world.size * BATCH
     config = parse([*words, f"pretrain.batch_size={size}", f"pretrain.clip_grad_norm={clip}"])
-    resolved = resolve(config, "pretrain", place(config, "pretrain", world.size, DeviceMemory(None, "not asked")))
+    resolved = resolve(
+        config, "pretrain", place(config, "pretrain", world.size, DeviceMemory(None, "not asked", on_gpu=False))
+    )
     resolved["zero_optimization"] |= zero
     device = torch.device("cpu")
     return Engine(module, optimizer, [rate, rate], resolved, world=world, device=device, ema_decay=0.5)
