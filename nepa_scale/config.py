@@ -306,6 +306,10 @@ class EngineConfig:
     """number format of weights and activations in the forward and backward pass"""
     activation_checkpointing: bool = setting(False, orchestration=True)
     """recompute block activations in the backward pass to save memory"""
+    timeout_minutes: float = setting(20.0, above=0, orchestration=True)
+    """a rank that gets nowhere for so long ends the job (three times this while starting or saving)"""
+    rendezvous_seconds: float = setting(60.0, above=0, orchestration=True)
+    """how long ranks wait for one another at the start"""
 
 
 @dataclass(kw_only=True)

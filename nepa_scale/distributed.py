@@ -7,9 +7,11 @@ import socket
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from nepa_scale.errors import ConfigError
+from nepa_scale.rendezvous import meet
 
 if TYPE_CHECKING:
     import torch
@@ -55,9 +57,20 @@ def read_environment() -> World:
     return world
 
 
-def initialise(world: World) -> torch.device:
-    """Join the process group (NCCL on GPUs, gloo on CPUs) and return this process's device."""
+def initialise(world: World, *, rendezvous_seconds: float = 60.0, timeout_minutes: float = 30.0) -> torch.device:
+    """Join the process group (NCCL on GPUs, gloo on CPUs) and return this process's device.
+
+    Args:
+        rendezvous_seconds: how long to wait for the other ranks.
+        timeout_minutes: when a collective gives up, should the watchdog not have ended the job before.
+
+    Raises:
+        ConfigError: when the ranks do not find one another, naming the variable that is wrong.
+    """
+    # Of what goes wrong, our own messages tell; torch would print its C++ stack at every lost connection.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     import torch
+    import torch.distributed as dist
 
     cuda = torch.cuda.is_available()
     if not cuda:
@@ -68,8 +81,19 @@ def initialise(world: World) -> torch.device:
         torch.cuda.set_device(world.local_rank)
     else:
         _skip_shared_memory_kernel()
-    deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
-    return torch.device("cuda", world.local_rank) if cuda else torch.device("cpu")
+    device = torch.device("cuda", world.local_rank) if cuda else torch.device("cpu")
+    backend = "nccl" if cuda else "gloo"
+    store = dist.HashStore() if world.size == 1 else dist.PrefixStore("group", meet(world, rendezvous_seconds))
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=world.rank,
+        world_size=world.size,
+        timeout=timedelta(minutes=timeout_minutes),
+        device_id=device if cuda and world.size > 1 else None,
+    )
+    deepspeed.init_distributed(dist_backend=backend, verbose=False)
+    return device
 
 
 def shut_down() -> None:

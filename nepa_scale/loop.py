@@ -13,7 +13,7 @@ import torch
 
 from nepa_scale import ds_config
 from nepa_scale.config import RunConfig
-from nepa_scale.distributed import World, first_text, sum_over_ranks
+from nepa_scale.distributed import World, first_text, max_over_ranks, sum_over_ranks
 from nepa_scale.engine import Engine, StepResult
 from nepa_scale.errors import DataLostError
 from nepa_scale.feed import Feed
@@ -25,7 +25,8 @@ from nepa_scale.results import write_result
 from nepa_scale.runs import AVERAGE_NAME, WEIGHTS_NAME
 from nepa_scale.signals import StopRequest
 from nepa_scale.status import Status, read_status, write_status
-from nepa_scale.tasks.task import Task
+from nepa_scale.tasks.task import StoppedError, Task
+from nepa_scale.watchdog import STARTING_PATIENCE, Watchdog
 
 STATUS_INTERVAL_SECONDS = 2.0
 
@@ -42,9 +43,10 @@ class Trainer:
         world: World,
         device: torch.device,
         stop: StopRequest,
+        watchdog: Watchdog,
     ) -> None:
         self.task, self.config, self.task_dir = task, config, task_dir
-        self.world, self.device, self.stop = world, device, stop
+        self.world, self.device, self.stop, self.watchdog = world, device, stop, watchdog
         section = task.section
         self.total_steps = section.total_steps(len(task.train_data))
         self.params = sum(parameter.numel() for parameter in task.module.parameters())
@@ -67,13 +69,17 @@ class Trainer:
         start = self.engine.load_newest(self._checkpoints)
         if start:
             logger.info("%s: continuing from step %d of %d", self.task.name, start, self.total_steps)
-        self._saved = start
+        self._saved = self._start = start
+        self.task.interrupted = self._evaluation_interrupted
         self._log = self._open_log(start)
         self._replaced = self._replaced_logged = self._earlier_replaced
         self._display = StepDisplay(self._title(), start, self.total_steps, shown=self.world.is_main)
         try:
             if self._train(start):
                 self._finish()
+        except StoppedError:
+            self._write_status("preempted", self._saved)
+            logger.info("%s: stopped while evaluating; the same command evaluates again", self.task.name)
         finally:
             self._display.close()
             if self._log is not None:
@@ -85,8 +91,13 @@ class Trainer:
         self._write_status("running", start)
         self._feed = Feed(self.task, config, self.world, self.device, start=start, total_steps=self.total_steps)
         self._interval_start, self._interval_step = time.perf_counter(), start
+        if self._lacks_evaluation(start):
+            self._record_evaluation(start)
         while done < self.total_steps:
+            patience = STARTING_PATIENCE if done == start else 1
+            self.watchdog.passed(f"reading the images of step {done + 1}", done, patience=patience)
             self._feed.fetch()
+            self.watchdog.passed(f"agreeing to take step {done + 1}", done, patience=patience)
             if self._must_stop(done):
                 self._save(done)
                 self._write_status("preempted", done)
@@ -129,12 +140,14 @@ class Trainer:
         """Commit a checkpoint, unless this step has one or is where this process began."""
         if done != self._saved:
             self._note_replaced(done)
+            self.watchdog.passed(f"saving step {done}", done, patience=STARTING_PATIENCE)
             self.engine.save(self._checkpoints, done, keep=self.config.checkpoint.keep)
             self._saved = done
 
     def _finish(self) -> None:
         """Evaluate, export the weights, write the result. Repeated whole if a kill comes in between."""
         metrics, details = self._record_evaluation(self.total_steps)
+        self.watchdog.passed("writing the weights", self.total_steps, patience=STARTING_PATIENCE)
         self._export(WEIGHTS_NAME)
         if self.engine.average is not None:
             with self.engine.average.in_place():
@@ -174,6 +187,8 @@ class Trainer:
         that the result does not depend on how many devices share the batch.
         """
         seed = self.config.seed
+        patience = STARTING_PATIENCE if step == self._start else 1
+        self.watchdog.passed(f"step {step + 1}, micro-batch {micro_step + 1}", step, patience=patience)
         state = np.random.SeedSequence([seed, step, micro_step, self.world.rank]).generate_state(2)
         torch.manual_seed(int(state[0]))
         np.random.seed(int(state[1]))  # noqa: NPY002  (timm's mixup draws from the global generator)
@@ -223,6 +238,19 @@ class Trainer:
             self._log.write(row | {f"eval_{name}": value for name, value in metrics.items()})
         self._interval_start += time.perf_counter() - before
         return metrics, details
+
+    def _lacks_evaluation(self, done: int) -> bool:
+        """Whether a process before this one saved at an evaluation's step and ended before that was over."""
+        every = self.task.section.eval_every
+        if not (every and done and done % every == 0 and done < self.total_steps):
+            return False
+        rows = self._log.rows if self._log is not None else []
+        there = any(row["step"] == done and any(name.startswith("eval_") for name in row) for row in rows)
+        return not max_over_ranks(int(there), self.device)
+
+    def _evaluation_interrupted(self) -> bool:
+        self.watchdog.passed("evaluating", self._saved, patience=STARTING_PATIENCE)
+        return self.stop.requested
 
     def _evaluate(self) -> tuple[dict[str, float], dict[str, Any]]:
         with self.engine.readable():
