@@ -105,8 +105,14 @@ class Announcements:
             _wait_until(lambda: self._store.add(_KNOWN, 0) >= self._world.size - 1)
         else:
             self._store.add(_KNOWN, 1)
-            if not _wait_until(lambda: self._store.check([_RECORDED])):
+            if not _wait_until(self._is_recorded):
                 record()
+
+    def _is_recorded(self) -> bool:
+        try:
+            return self._store.check([_RECORDED])
+        except RuntimeError:  # rank 0 has left, which it does after recording
+            return True
 
 
 def _parsed(text: bytes) -> Failure:

@@ -83,8 +83,8 @@ def _wait_for_server(address: str, port: int, world: World, seconds: float) -> N
         if time.monotonic() > deadline:
             raise ConfigError(
                 [
-                    f"environment: after {seconds:g} s rank {world.rank} on {socket.gethostname()} does not reach rank 0"
-                    f" at MASTER_ADDR={address}, MASTER_PORT={port} ({reason}): wrong, behind a firewall, or rank"
+                    f"environment: after {seconds:g} s rank {world.rank} on {socket.gethostname()} does not reach rank"
+                    f" 0 at MASTER_ADDR={address}, MASTER_PORT={port} ({reason}): wrong, behind a firewall, or rank"
                     f" 0 has not started, see what it printed; {_REMEDY.format(seconds)}"
                 ]
             )
@@ -107,8 +107,9 @@ def _launcher_serves() -> bool:
 
 def _who_is_missing(store: Store, attempt: str, world: World, seconds: float) -> str:
     missing = [rank for rank in range(world.size) if not store.check([f"{attempt}/where/{rank}"])]
+    size = "SLURM_NTASKS" if "SLURM_PROCID" in os.environ else "WORLD_SIZE"
     return (
-        f"environment: WORLD_SIZE={world.size}, but after {seconds:g} s rank {shortened(map(str, missing))} had not"
+        f"environment: {size}={world.size}, but after {seconds:g} s rank {shortened(map(str, missing))} had not"
         f" come to MASTER_ADDR={os.environ['MASTER_ADDR']}: fewer processes were started, the variable is left from"
         f" another job, or they ended with an error of their own; {_REMEDY.format(seconds)}"
     )

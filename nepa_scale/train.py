@@ -113,7 +113,7 @@ def _train(config: RunConfig, run_dir: Path, world: World) -> int:
         progress.start_logging(task_dir)
 
     def record(failure: Failure) -> None:
-        _mark_failed(task_dir, failure.described(world))
+        _mark_failed(task_dir, failure.described(world), failure.step)
         if failure.rank != world.rank:
             progress.logger.error("%s", failure.described(world))
 
@@ -133,9 +133,9 @@ def _train(config: RunConfig, run_dir: Path, world: World) -> int:
     return ExitCode.DONE
 
 
-def _mark_failed(task_dir: Path, error: str) -> None:
+def _mark_failed(task_dir: Path, error: str, step: int = 0) -> None:
     before = read_status(task_dir) or Status("running")
-    failed = Status("failed", before.step, before.steps_total, before.attempt, error.splitlines()[0])
+    failed = Status("failed", max(step, before.step), before.steps_total, before.attempt, error.splitlines()[0])
     write_status(task_dir, failed)
 
 

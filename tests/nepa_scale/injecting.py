@@ -24,9 +24,9 @@ from nepa_scale import loop
 seed = loop.Trainer._seed
 
 def with_fault(self, step, micro_step):
+    seed(self, step, micro_step)
     if self.world.rank == int(os.environ["FAULT_RANK"]) and step == int(os.environ["FAULT_STEP"]):
         fault(step)
-    return seed(self, step, micro_step)
 
 loop.Trainer._seed = with_fault
 """

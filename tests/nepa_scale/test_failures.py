@@ -129,9 +129,8 @@ def test_a_suspended_process_goes_on(digits_root: Path, tmp_path: Path) -> None:
 def test_a_launcher_hides_nothing(digits_root: Path, tmp_path: Path, launcher: str) -> None:
     """Launchers kill the other ranks at the first exit; by then the first error is recorded and on the screen."""
     script = tmp_path / "train_with_fault.py"
-    script.write_text(
-        f"import os, runpy, sys\nsys.path.insert(0, {str(REPOSITORY)!r})\n{RAISE}\nrunpy.run_path({TRAIN!r}, run_name='__main__')\n"
-    )
+    start = f"import os, runpy, sys\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
+    script.write_text(f"{start}{RAISE}\nrunpy.run_path({TRAIN!r}, run_name='__main__')\n")
     number = {"deepspeed": "--num_gpus=2", "torchrun": "--nproc_per_node=2"}[launcher]
     path = Path(sys.executable).parent
     done = subprocess.run(
