@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,16 +15,21 @@ if TYPE_CHECKING:
     from nepa_scale.distributed import World
 
 _SEPARATOR = "\x1f"
+_COMMUNICATION = ("/torch/distributed/", "/deepspeed/comm/")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A rank's host, how many places it has passed, the steps it has done, and what it does now."""
+    """A rank's host, how many places it has passed, the steps it has done, and what it does now.
+
+    ``waiting``: whether its training thread is inside a collective, so that it is not the one who holds up the rest.
+    """
 
     host: str
     passed: int = 0
     step: int = 0
     doing: str = "starting"
+    waiting: bool = False
 
 
 class Peers:
@@ -37,7 +43,7 @@ class Peers:
     def show(self, mine: Progress) -> None:
         """Let the others know that this rank lives and how far it is."""
         self._beats += 1
-        words = (mine.host, str(mine.passed), str(mine.step), mine.doing, str(self._beats))
+        words = (mine.host, str(mine.passed), str(mine.step), mine.doing, str(int(mine.waiting)), str(self._beats))
         self._store.set(_key(self._world.rank), _SEPARATOR.join(words))
 
     def all(self) -> dict[int, Progress]:
@@ -63,9 +69,9 @@ class Peers:
 
 
 def behind(everyone: dict[int, Progress]) -> list[int]:
-    """The ranks that have passed the fewest places; all of them where none is behind another."""
-    least = min(progress.passed for progress in everyone.values())
-    return [rank for rank, progress in everyone.items() if progress.passed == least]
+    """The ranks that have passed the fewest places and, of them, do not wait for others; all if none stands out."""
+    least = min((progress.passed, progress.waiting) for progress in everyone.values())
+    return [rank for rank, progress in everyone.items() if (progress.passed, progress.waiting) == least]
 
 
 def who_hangs(everyone: dict[int, Progress]) -> str:
@@ -73,10 +79,20 @@ def who_hangs(everyone: dict[int, Progress]) -> str:
     late = behind(everyone)
     first = everyone[late[0]]
     if len(late) == len(everyone):
-        return f"all {len(everyone)} ranks wait in '{first.doing}'"
+        return f"all {len(everyone)} ranks are at '{first.doing}'"
     other = everyone[next(rank for rank in everyone if rank not in late)]
     ranks = shortened(f"{rank} on {everyone[rank].host}" for rank in late)
-    return f"rank {ranks} is still at '{first.doing}', the others wait at '{other.doing}'"
+    return f"rank {ranks} is at '{first.doing}', the others wait for it at '{other.doing}'"
+
+
+def in_collective(thread: int) -> bool:
+    """Whether the thread with this identity is inside a call of torch's or DeepSpeed's communication."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if any(part in frame.f_code.co_filename for part in _COMMUNICATION):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _key(rank: int) -> str:
@@ -84,5 +100,5 @@ def _key(rank: int) -> str:
 
 
 def _parsed(text: str) -> Progress:
-    host, passed, step, doing, _ = text.split(_SEPARATOR)
-    return Progress(host, int(passed), int(step), doing)
+    host, passed, step, doing, waiting, _ = text.split(_SEPARATOR)
+    return Progress(host, int(passed), int(step), doing, bool(int(waiting)))

@@ -30,18 +30,17 @@ def meet(world: World, seconds: float) -> Store:
         ConfigError: within about ``seconds``, naming the variable that keeps the processes apart.
     """
     store = connect(world, seconds, serve=world.rank == 0 and not _launcher_serves())
-    where = f"{socket.gethostname()} WORLD_SIZE={world.size}"
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun starts anew on the same store
     if store.add(f"{attempt}/taken/{world.rank}", 1) > 1:
         raise RankError([f"environment: RANK={world.rank} was taken by another process before; start each rank once"])
-    store.set(f"{attempt}/where/{world.rank}", where)
-    store.add(f"{attempt}/arrived", 1)
+    store.set(f"{attempt}/size/{world.rank}", str(world.size))
+    arrived = f"{attempt}/arrived/{world.size}"  # who was told another size does not count
+    store.add(arrived, 1)
     deadline = time.monotonic() + seconds
-    while store.add(f"{attempt}/arrived", 0) < world.size:
+    while store.add(arrived, 0) < world.size:
         if time.monotonic() > deadline:
-            raise ConfigError([_who_is_missing(store, attempt, world, seconds)])
+            raise ConfigError([_why_not_all(store, attempt, world, seconds)])
         time.sleep(POLL_SECONDS)
-    _check_agreement(store, attempt, world)
     return store
 
 
@@ -105,19 +104,16 @@ def _launcher_serves() -> bool:
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
-def _who_is_missing(store: Store, attempt: str, world: World, seconds: float) -> str:
-    missing = [rank for rank in range(world.size) if not store.check([f"{attempt}/where/{rank}"])]
-    size = "SLURM_NTASKS" if "SLURM_PROCID" in os.environ else "WORLD_SIZE"
+def _why_not_all(store: Store, attempt: str, world: World, seconds: float) -> str:
+    name = "SLURM_NTASKS" if "SLURM_PROCID" in os.environ else "WORLD_SIZE"
+    keys = {rank: f"{attempt}/size/{rank}" for rank in range(world.size)}
+    there = {rank: store.get(key).decode() for rank, key in keys.items() if store.check([key])}
+    other = next((rank for rank, size in there.items() if size != str(world.size)), None)
+    if other is not None:
+        return f"environment: {name} is {world.size} for rank {world.rank} and {there[other]} for rank {other}"
     return (
-        f"environment: {size}={world.size}, but after {seconds:g} s rank {shortened(map(str, missing))} had not"
-        f" come to MASTER_ADDR={os.environ['MASTER_ADDR']}: fewer processes were started, the variable is left from"
-        f" another job, or they ended with an error of their own; {_REMEDY.format(seconds)}"
+        f"environment: {name}={world.size}, but after {seconds:g} s rank"
+        f" {shortened(str(rank) for rank in keys if rank not in there)} had not come to"
+        f" MASTER_ADDR={os.environ['MASTER_ADDR']}: fewer processes were started, the variable is left from another"
+        f" job, or they ended with an error of their own; {_REMEDY.format(seconds)}"
     )
-
-
-def _check_agreement(store: Store, attempt: str, world: World) -> None:
-    """All ranks must have been told the same number of ranks."""
-    everyone = [store.get(f"{attempt}/where/{rank}").decode() for rank in (0, world.rank)]
-    sizes = {text.rpartition("=")[2] for text in everyone}
-    if len(sizes) > 1:
-        raise RankError([f"environment: ranks 0 and {world.rank} were told different sizes: {'; '.join(everyone)}"])

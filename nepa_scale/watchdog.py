@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from nepa_scale.exit_codes import ExitCode
 from nepa_scale.failures import Announcements, Failure, failure_of, lost_contact
-from nepa_scale.peers import Peers, Progress, behind, who_hangs
+from nepa_scale.peers import Peers, Progress, behind, in_collective, who_hangs
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -63,6 +63,7 @@ class Watchdog:
         self._since, self._allowed = time.monotonic(), STARTING_PATIENCE * timeout_seconds
         self._announcements = Announcements(store, world) if store is not None else None
         self._peers = Peers(store, world) if store is not None else None
+        self._training_thread = threading.get_ident()
         self._ended, self._leaving = threading.Event(), threading.Lock()
 
     def start(self) -> None:
@@ -125,7 +126,7 @@ class Watchdog:
     def _look_at_others(self, *, forgive: bool) -> Failure | None:
         if self._announcements is None or self._peers is None:
             return None
-        self._peers.show(self._progress)
+        self._peers.show(self._now())
         found = self._announcements.find()
         if found is not None or not self._world.is_main:
             return found
@@ -159,6 +160,9 @@ class Watchdog:
         host = os.environ.get("MASTER_ADDR", "?")
         return Failure(0, host, self._progress.step, f"gave no sign of life any more: {GONE}", ExitCode.FAILURE)
 
+    def _now(self) -> Progress:
+        return dataclasses.replace(self._progress, waiting=in_collective(self._training_thread))
+
     def _hang(self, seconds: float) -> Failure:
         """Who holds the job up, as far as it can be seen from here."""
         remedy = f"; stacks are in {self._stacks.parent}; if it is only slow, raise engine.timeout_minutes"
@@ -167,7 +171,7 @@ class Watchdog:
         if self._announcements is None or self._peers is None:
             return Failure(rank, self._host, self._progress.step, f"{took}: {who}{remedy}", ExitCode.TIMEOUT)
         try:
-            everyone = self._peers.all() | {rank: self._progress}
+            everyone = self._peers.all() | {rank: self._now()}
             rank = rank if rank in behind(everyone) else behind(everyone)[0]
             there = everyone[rank]
             message = f"{took}: {who_hangs(everyone)}{remedy}"
@@ -207,6 +211,7 @@ def leave_at_once(code: int) -> NoReturn:
     """End this process and its loader processes without asking any other thread."""
     for child in multiprocessing.active_children():
         child.kill()
+        child.join(1.0)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -75,7 +75,7 @@ def test_a_rank_that_hangs_ends_the_job(digits_root: Path, tmp_path: Path, rank:
     assert status is not None
     assert status.error is not None
     assert status.error.startswith(f"timeout: rank {rank} on ")
-    assert "still at 'step 7, micro-batch 1'" in status.error
+    assert "is at 'step 7, micro-batch 1', the others wait for it at 'step 7, micro-batch 1'" in status.error
     assert "raise engine.timeout_minutes" in status.error
     assert ended[0].output.splitlines()[-1] == f"error: {status.error}"
     stacks = [(tmp_path / "pretrain" / "stacks" / f"rank_{each:05d}.txt").read_text() for each in range(2)]
