@@ -180,6 +180,8 @@ class PretrainConfig(TaskConfig):
     """no gradient through the target (false: ablation, paper Table 1a)"""
     mask_ratio: float = setting(0.0, low=0, high=0.95)
     """fraction of input patches replaced by a learned token; targets stay clean (ablation, paper Table 1c)"""
+    stop_on_collapse: bool = setting(False, orchestration=True)
+    """end the task when the embeddings of all patches have become the same; false = warn"""
 
 
 @dataclass(kw_only=True)

@@ -18,6 +18,7 @@ from nepa_scale.engine import Engine, StepResult
 from nepa_scale.errors import DataLostError
 from nepa_scale.feed import Feed
 from nepa_scale.files import write_atomically
+from nepa_scale.health import Health
 from nepa_scale.metrics import MetricsLog
 from nepa_scale.optim import group_schedules
 from nepa_scale.progress import StepDisplay, logger
@@ -73,6 +74,7 @@ class Trainer:
         self.task.interrupted = self._evaluation_interrupted
         self._log = self._open_log(start)
         self._replaced = self._replaced_logged = self._earlier_replaced
+        self._health = Health(self.task, self._log.rows if self._log is not None else ())
         self._display = StepDisplay(self._title(), start, self.total_steps, shown=self.world.is_main)
         try:
             if self._train(start):
@@ -103,6 +105,7 @@ class Trainer:
                 self._write_status("preempted", done)
                 logger.info("%s: stopped and saved at step %d; the same command continues", self.task.name, done)
                 return False
+            self._health.before_step(due=(done + 1) % config.log.every == 0 or done + 1 == self.total_steps)
             result = self.engine.step(self._feed.batches, before_forward=functools.partial(self._seed, done))
             done += 1
             last = done == self.total_steps
@@ -216,6 +219,7 @@ class Trainer:
             "images_replaced": self._replaced,
             "elapsed_seconds": self._earlier_seconds + now - self._started,
         }
+        row |= self._health.figures(done, row["loss"])
         self._interval_start, self._interval_step, self._feed.wait_seconds = now, done, 0.0
         self._replaced_logged = self._replaced
         if self._log is not None:

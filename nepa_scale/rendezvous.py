@@ -29,7 +29,19 @@ def meet(world: World, seconds: float) -> Store:
     Raises:
         ConfigError: within about ``seconds``, naming the variable that keeps the processes apart.
     """
+    from torch.distributed import DistNetworkError
+
     store = connect(world, seconds, serve=world.rank == 0 and not _launcher_serves())
+    try:
+        _wait_for_all(store, world, seconds)
+    except DistNetworkError as error:
+        raise ConfigError(
+            [f"environment: rank 0 at MASTER_ADDR={os.environ['MASTER_ADDR']} has left again, see what it printed"]
+        ) from error
+    return store
+
+
+def _wait_for_all(store: Store, world: World, seconds: float) -> None:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun starts anew on the same store
     if store.add(f"{attempt}/taken/{world.rank}", 1) > 1:
         raise RankError([f"environment: RANK={world.rank} was taken by another process before; start each rank once"])
@@ -41,7 +53,6 @@ def meet(world: World, seconds: float) -> Store:
         if time.monotonic() > deadline:
             raise ConfigError([_why_not_all(store, attempt, world, seconds)])
         time.sleep(POLL_SECONDS)
-    return store
 
 
 def connect(world: World, seconds: float, *, serve: bool = False) -> Store:

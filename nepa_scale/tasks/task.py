@@ -88,6 +88,13 @@ class Task(ABC):
     def evaluate(self, world: World, device: torch.device) -> dict[str, float]:
         """Metrics over the whole validation split; every rank calls this and gets the same answer."""
 
+    def observe(self, *, due: bool) -> None:  # noqa: B027  most tasks need nothing
+        """Collect figures of the coming training step, if it is ``due`` to be logged."""
+
+    def observed(self) -> dict[str, float]:
+        """The figures of the step just done over all ranks, which all call this."""
+        return {}
+
     def open_split(self, split: str) -> Contents:
         """The task's ``train`` or ``validation`` images."""
         data = self.config.data

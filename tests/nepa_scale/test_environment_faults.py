@@ -21,7 +21,7 @@ def words(digits_root: Path, run_dir: Path) -> list[str]:
         f"data.root={digits_root}",
         f"run_dir={run_dir}",
         "pretrain.steps=2",
-        "pretrain.batch_size=8",
+        "pretrain.batch_size=12",
         "log.tensorboard=false",
         "log.pictures=0",
         f"engine.rendezvous_seconds={SECONDS}",
