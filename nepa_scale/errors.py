@@ -20,6 +20,10 @@ class ConfigError(UserError):
         super().__init__("\n".join(self.problems))
 
 
+class RankError(ConfigError):
+    """A setting of one process alone, which the other processes of its machine cannot tell of."""
+
+
 class DataError(UserError):
     """A data set is missing, incomplete or not in a known layout."""
 

@@ -14,11 +14,12 @@ import torch
 from nepa_scale import ds_config
 from nepa_scale.checkpoints import Checkpoints
 from nepa_scale.config import RunConfig
-from nepa_scale.distributed import World, first_text, sum_over_ranks
+from nepa_scale.distributed import World, first_text, max_over_ranks, sum_over_ranks
 from nepa_scale.engine import Engine, StepResult
 from nepa_scale.errors import DataLostError, DivergedError
 from nepa_scale.feed import Feed
 from nepa_scale.guard import REMEDY, SkippedSteps
+from nepa_scale.health import Health
 from nepa_scale.metrics import MetricsLog
 from nepa_scale.optim import group_schedules, num_params
 from nepa_scale.placement import Placement
@@ -27,7 +28,8 @@ from nepa_scale.results import write_result
 from nepa_scale.runs import AVERAGE_NAME, WEIGHTS_NAME
 from nepa_scale.signals import StopRequest
 from nepa_scale.status import Status, read_status, write_status
-from nepa_scale.tasks.task import Task
+from nepa_scale.tasks.task import StoppedError, Task
+from nepa_scale.watchdog import STARTING_PATIENCE, Watchdog
 
 STATUS_INTERVAL_SECONDS = 2.0
 SHOWN = ("loss", "lr", "grad_norm", "images_per_second")  # beside the progress bar
@@ -46,9 +48,10 @@ class Trainer:
         world: World,
         device: torch.device,
         stop: StopRequest,
+        watchdog: Watchdog,
     ) -> None:
         self.task, self.config, self.task_dir, self.placement = task, config, task_dir, placement
-        self.world, self.device, self.stop = world, device, stop
+        self.world, self.device, self.stop, self.watchdog = world, device, stop, watchdog
         section = task.section
         self.total_steps = section.total_steps(len(task.train_data))
         self.params = num_params(task.module)
@@ -82,14 +85,19 @@ class Trainer:
         start = self._checkpoints.load_newest()
         if start:
             logger.info("%s: continuing from step %d of %d", self.task.name, start, self.total_steps)
-        self._saved = start
+        self._saved = self._start = start
+        self.task.interrupted = self._evaluation_interrupted
         self._log = self._open_log(start)
         self._replaced = self._replaced_logged = self._earlier_replaced
         self._skipped = SkippedSteps(self._earlier_skipped)
+        self._health = Health(self.task, self._log.rows if self._log is not None else ())
         self._display = StepDisplay(self._title(), start, self.total_steps, shown=self.world.is_main)
         try:
             if self._train(start):
                 self._finish()
+        except StoppedError:
+            self._write_status("preempted", self._saved)
+            logger.info("%s: stopped while evaluating; the same command evaluates again", self.task.name)
         finally:
             self._display.close()
             if self._log is not None:
@@ -109,14 +117,20 @@ class Trainer:
             total_steps=self.total_steps,
         )
         self._interval_start, self._interval_step = time.perf_counter(), start
+        if self._lacks_evaluation(start):
+            self._record_evaluation(start)
         while done < self.total_steps:
+            patience = STARTING_PATIENCE if done == start else 1
+            self.watchdog.passed(f"reading the images of step {done + 1}", done, patience=patience)
             self._feed.fetch()
+            self.watchdog.passed(f"agreeing to take step {done + 1}", done, patience=patience)
             if self._must_stop(done):
                 self._save(done, wait=True)
                 self._write_status("preempted", done)
                 saved = self._checkpoints.problem or f"saved at step {done}"
                 logger.info("%s: stopped, %s; the same command continues", self.task.name, saved)
                 return False
+            self._health.before_step(due=(done + 1) % config.log.every == 0 or done + 1 == self.total_steps)
             result = self.engine.step(self._feed.batches, step=done, before_forward=functools.partial(self._seed, done))
             done += 1
             self._skipped.record(done, section.batch_size, taken=result.taken, rescaled=result.rescaled)
@@ -157,8 +171,9 @@ class Trainer:
         """Checkpoint this step, unless it has one or is where this process began; with ``wait``, until that is done."""
         if done != self._saved:
             if not self.engine.weights_are_finite():
-                raise DivergedError(f"the weights after step {done} are not finite and were not saved; {REMEDY}")
+                raise DivergedError(f"nan: the weights after step {done} are not finite and were not saved; {REMEDY}")
             self._note_replaced(done)
+            self.watchdog.passed(f"saving step {done}", done, patience=STARTING_PATIENCE)
             self._checkpoints.save(done, done * self.task.section.batch_size, wait=wait)
             self._saved = done
         elif wait:
@@ -167,6 +182,7 @@ class Trainer:
     def _finish(self) -> None:
         """Evaluate, export the weights, write the result. Repeated whole if a kill comes in between."""
         metrics, details = self._record_evaluation(self.total_steps)
+        self.watchdog.passed("writing the weights", self.total_steps, patience=STARTING_PATIENCE)
         self._export(WEIGHTS_NAME)
         if self.engine.average is not None:
             with self.engine.average.in_place():
@@ -204,6 +220,8 @@ class Trainer:
         that the result does not depend on how many devices share the batch.
         """
         seed = self.config.seed
+        patience = STARTING_PATIENCE if step == self._start else 1
+        self.watchdog.passed(f"step {step + 1}, micro-batch {micro_step + 1}", step, patience=patience)
         state = np.random.SeedSequence([seed, step, micro_step, self.world.rank]).generate_state(2)
         torch.manual_seed(int(state[0]))
         np.random.seed(int(state[1]))  # noqa: NPY002  (timm's mixup draws from the global generator)
@@ -234,6 +252,7 @@ class Trainer:
             "skipped_steps": self._skipped.total,
             "elapsed_seconds": self._earlier_seconds + now - self._started,
         }
+        row |= self._health.figures(done, row["loss"])
         self._interval_start, self._interval_step, self._feed.wait_seconds = now, done, 0.0
         self._replaced_logged = self._replaced
         if self._log is not None:
@@ -259,6 +278,19 @@ class Trainer:
             self._log.write(row | {f"eval_{name}": value for name, value in metrics.items()})
         self._interval_start += time.perf_counter() - before
         return metrics, details
+
+    def _lacks_evaluation(self, done: int) -> bool:
+        """Whether a process before this one saved at an evaluation's step and ended before that was over."""
+        every = self.task.section.eval_every
+        if not (every and done and done % every == 0 and done < self.total_steps):
+            return False
+        rows = self._log.rows if self._log is not None else []
+        there = any(row["step"] == done and any(name.startswith("eval_") for name in row) for row in rows)
+        return not max_over_ranks(int(there), self.device)
+
+    def _evaluation_interrupted(self) -> bool:
+        self.watchdog.passed("evaluating", self._saved, patience=STARTING_PATIENCE)
+        return self.stop.requested
 
     def _evaluate(self) -> tuple[dict[str, float], dict[str, Any]]:
         with self.engine.readable():
