@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from nepa_scale.rendezvous import meet
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed import ProcessGroup
 
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -108,6 +110,25 @@ def shut_down() -> None:
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def sum_votes(votes: Sequence[float]) -> list[int]:
+    """The sums of small whole numbers over all ranks, host to host: nobody waits for what the GPUs are doing."""
+    import torch
+    import torch.distributed as dist
+
+    sums = torch.tensor(votes, dtype=torch.float64)
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(sums, group=_hosts())
+    return [int(each) for each in sums.tolist()]
+
+
+@functools.cache
+def _hosts() -> ProcessGroup | None:
+    """The ranks without their GPUs; None is the group that there is anyway."""
+    import torch.distributed as dist
+
+    return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else None
 
 
 def sum_over_ranks(tensors: Iterable[torch.Tensor]) -> None:

@@ -14,7 +14,7 @@ import torch
 from nepa_scale import ds_config
 from nepa_scale.checkpoints import Checkpoints
 from nepa_scale.config import RunConfig
-from nepa_scale.distributed import World, first_text, max_over_ranks, sum_over_ranks
+from nepa_scale.distributed import World, first_text, max_over_ranks, sum_over_ranks, sum_votes
 from nepa_scale.engine import Engine, StepResult
 from nepa_scale.errors import DataLostError, DivergedError
 from nepa_scale.feed import Feed
@@ -153,9 +153,7 @@ class Trainer:
                 or too many images are bad. What was trained is saved.
         """
         own = [self.stop.requested, self._feed.error is not None, self._feed.replaced, self._checkpoints.writing]
-        agreed = torch.tensor([float(each) for each in own], dtype=torch.float64, device=self.device)
-        sum_over_ranks([agreed])
-        stops, errors, faults, writing = (int(value) for value in agreed.tolist())
+        stops, errors, faults, writing = sum_votes(own)
         if not writing:
             self._checkpoints.finish()
         self._replaced = self._earlier_replaced + faults
