@@ -128,7 +128,10 @@ def _hosts() -> ProcessGroup | None:
     """The ranks without their GPUs; None is the group that there is anyway."""
     import torch.distributed as dist
 
-    return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else None
+    if dist.get_backend() != "nccl":
+        return None
+    group: ProcessGroup = dist.new_group(backend="gloo")
+    return group
 
 
 def sum_over_ranks(tensors: Iterable[torch.Tensor]) -> None:
