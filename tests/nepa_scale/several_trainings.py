@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen
 
-from launching import REPOSITORY, TIMEOUT_SECONDS, clean_environment, free_port
+from launching import REPOSITORY, clean_environment, free_port
+
+TIMEOUT_SECONDS = 900
 
 
 def train_all(commands: Sequence[Sequence[str]], *, world_size: int = 1) -> str:
