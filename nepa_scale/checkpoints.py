@@ -142,8 +142,6 @@ class Checkpoints:
 
     def _prepare(self, step: int) -> str | None:
         """Rank 0: make room and the temporary folder. Returns why no checkpoint can be written."""
-        if not self._state.is_finite():
-            return "the weights are not finite"
         if not self._world.is_main:
             return None
         try:

@@ -20,12 +20,20 @@ class ConfigError(UserError):
         super().__init__("\n".join(self.problems))
 
 
+class RankError(ConfigError):
+    """A setting of one process alone, which the other processes of its machine cannot tell of."""
+
+
 class DataError(UserError):
     """A data set is missing, incomplete or not in a known layout."""
 
 
 class DataLostError(DataError):
     """Training data that was there at the start cannot be read any more, or too much of it is bad."""
+
+
+class DivergedError(UserError):
+    """Training has left the finite numbers and does not come back."""
 
 
 class RunError(UserError):

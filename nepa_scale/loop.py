@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 
 from nepa_scale import ds_config
 from nepa_scale.checkpoints import Checkpoints
 from nepa_scale.config import RunConfig
-from nepa_scale.distributed import World, first_text, sum_over_ranks
+from nepa_scale.distributed import World, first_text, max_over_ranks, sum_over_ranks, sum_votes
 from nepa_scale.engine import Engine, StepResult
-from nepa_scale.errors import DataLostError
+from nepa_scale.errors import DataLostError, DivergedError
 from nepa_scale.feed import Feed
-from nepa_scale.files import write_atomically
+from nepa_scale.guard import REMEDY, SkippedSteps
+from nepa_scale.health import Health
 from nepa_scale.metrics import MetricsLog
-from nepa_scale.optim import group_schedules
+from nepa_scale.optim import group_schedules, num_params
+from nepa_scale.placement import Placement
 from nepa_scale.progress import StepDisplay, logger
 from nepa_scale.results import write_result
 from nepa_scale.runs import AVERAGE_NAME, WEIGHTS_NAME
 from nepa_scale.signals import StopRequest
 from nepa_scale.status import Status, read_status, write_status
-from nepa_scale.tasks.task import Task
+from nepa_scale.tasks.task import StoppedError, Task
+from nepa_scale.watchdog import STARTING_PATIENCE, Watchdog
 
 STATUS_INTERVAL_SECONDS = 2.0
+SHOWN = ("loss", "lr", "grad_norm", "images_per_second")  # beside the progress bar
 
 
 class Trainer:
@@ -40,26 +44,31 @@ class Trainer:
         config: RunConfig,
         task_dir: Path,
         *,
+        placement: Placement,
         world: World,
         device: torch.device,
         stop: StopRequest,
+        watchdog: Watchdog,
     ) -> None:
-        self.task, self.config, self.task_dir = task, config, task_dir
-        self.world, self.device, self.stop = world, device, stop
+        self.task, self.config, self.task_dir, self.placement = task, config, task_dir, placement
+        self.world, self.device, self.stop, self.watchdog = world, device, stop, watchdog
         section = task.section
         self.total_steps = section.total_steps(len(task.train_data))
-        self.params = sum(parameter.numel() for parameter in task.module.parameters())
-        task.prepare(world, device)
+        self.params = num_params(task.module)
+        if placement.activation_checkpointing:
+            task.backbone.set_grad_checkpointing()
         optimizer = task.build_optimizer()
         self.engine = Engine(
             task.module,
             optimizer,
             group_schedules(optimizer.param_groups, section, self.total_steps, task.layer_decay),
-            ds_config.resolve(config, task.name, world_size=world.size, num_params=self.params),
+            ds_config.resolve(config, task.name, placement),
             world=world,
             device=device,
             ema_decay=section.ema_decay,
         )
+        with self.engine.readable():
+            task.prepare(world, device)
         self._checkpoints = Checkpoints(
             task_dir / "checkpoints",
             self.engine.state,
@@ -74,16 +83,21 @@ class Trainer:
     def run(self) -> None:
         """Train to the end and write the result, or save and return when asked to stop."""
         start = self._checkpoints.load_newest()
-        self.engine.continue_from(start)
         if start:
             logger.info("%s: continuing from step %d of %d", self.task.name, start, self.total_steps)
-        self._saved = start
+        self._saved = self._start = start
+        self.task.interrupted = self._evaluation_interrupted
         self._log = self._open_log(start)
         self._replaced = self._replaced_logged = self._earlier_replaced
+        self._skipped = SkippedSteps(self._earlier_skipped)
+        self._health = Health(self.task, self._log.rows if self._log is not None else ())
         self._display = StepDisplay(self._title(), start, self.total_steps, shown=self.world.is_main)
         try:
             if self._train(start):
                 self._finish()
+        except StoppedError:
+            self._write_status("preempted", self._saved)
+            logger.info("%s: stopped while evaluating; the same command evaluates again", self.task.name)
         finally:
             self._display.close()
             if self._log is not None:
@@ -93,18 +107,33 @@ class Trainer:
         """Take the steps from ``start`` on; False when stopped before the last."""
         config, section, done = self.config, self.task.section, start
         self._write_status("running", start)
-        self._feed = Feed(self.task, config, self.world, self.device, start=start, total_steps=self.total_steps)
+        self._feed = Feed(
+            self.task,
+            config,
+            self.placement,
+            world=self.world,
+            device=self.device,
+            start=start,
+            total_steps=self.total_steps,
+        )
         self._interval_start, self._interval_step = time.perf_counter(), start
+        if self._lacks_evaluation(start):
+            self._record_evaluation(start)
         while done < self.total_steps:
+            patience = STARTING_PATIENCE if done == start else 1
+            self.watchdog.passed(f"reading the images of step {done + 1}", done, patience=patience)
             self._feed.fetch()
+            self.watchdog.passed(f"agreeing to take step {done + 1}", done, patience=patience)
             if self._must_stop(done):
                 self._save(done, wait=True)
                 self._write_status("preempted", done)
                 saved = self._checkpoints.problem or f"saved at step {done}"
                 logger.info("%s: stopped, %s; the same command continues", self.task.name, saved)
                 return False
-            result = self.engine.step(self._feed.batches, before_forward=functools.partial(self._seed, done))
+            self._health.before_step(due=(done + 1) % config.log.every == 0 or done + 1 == self.total_steps)
+            result = self.engine.step(self._feed.batches, step=done, before_forward=functools.partial(self._seed, done))
             done += 1
+            self._skipped.record(done, section.batch_size, taken=result.taken, rescaled=result.rescaled)
             last = done == self.total_steps
             if done % config.log.every == 0 or last:
                 self._record_step(done, result)
@@ -124,9 +153,7 @@ class Trainer:
                 or too many images are bad. What was trained is saved.
         """
         own = [self.stop.requested, self._feed.error is not None, self._feed.replaced, self._checkpoints.writing]
-        agreed = torch.tensor([float(each) for each in own], dtype=torch.float64, device=self.device)
-        sum_over_ranks([agreed])
-        stops, errors, faults, writing = (int(value) for value in agreed.tolist())
+        stops, errors, faults, writing = sum_votes(own)
         if not writing:
             self._checkpoints.finish()
         self._replaced = self._earlier_replaced + faults
@@ -141,7 +168,10 @@ class Trainer:
     def _save(self, done: int, *, wait: bool) -> None:
         """Checkpoint this step, unless it has one or is where this process began; with ``wait``, until that is done."""
         if done != self._saved:
+            if not self.engine.weights_are_finite():
+                raise DivergedError(f"nan: the weights after step {done} are not finite and were not saved; {REMEDY}")
             self._note_replaced(done)
+            self.watchdog.passed(f"saving step {done}", done, patience=STARTING_PATIENCE)
             self._checkpoints.save(done, done * self.task.section.batch_size, wait=wait)
             self._saved = done
         elif wait:
@@ -150,6 +180,7 @@ class Trainer:
     def _finish(self) -> None:
         """Evaluate, export the weights, write the result. Repeated whole if a kill comes in between."""
         metrics, details = self._record_evaluation(self.total_steps)
+        self.watchdog.passed("writing the weights", self.total_steps, patience=STARTING_PATIENCE)
         self._export(WEIGHTS_NAME)
         if self.engine.average is not None:
             with self.engine.average.in_place():
@@ -171,10 +202,8 @@ class Trainer:
         logger.info("%s: finished  %s", self.task.name, "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
 
     def _export(self, name: str) -> None:
-        weights = self.engine.gather_weights()
-        if self.world.is_main:
-            tensors = {key: value.contiguous() for key, value in self.task.exported(weights).items()}
-            write_atomically(self.task_dir / name, safetensors.torch.save(tensors))
+        names = self.engine.module.state_dict(keep_vars=True)
+        self.engine.export(self.task_dir / name, self.task.exported({each: each for each in names}))
 
     def _illustrate(self) -> None:
         try:
@@ -189,6 +218,8 @@ class Trainer:
         that the result does not depend on how many devices share the batch.
         """
         seed = self.config.seed
+        patience = STARTING_PATIENCE if step == self._start else 1
+        self.watchdog.passed(f"step {step + 1}, micro-batch {micro_step + 1}", step, patience=patience)
         state = np.random.SeedSequence([seed, step, micro_step, self.world.rank]).generate_state(2)
         torch.manual_seed(int(state[0]))
         np.random.seed(int(state[1]))  # noqa: NPY002  (timm's mixup draws from the global generator)
@@ -205,22 +236,29 @@ class Trainer:
         now = time.perf_counter()
         seconds = now - self._interval_start
         batch_size = self.task.section.batch_size
+        loss = result.loss / self.world.size
+        sum_over_ranks([loss])
         row: dict[str, Any] = {
             "step": done,
             "images_seen": done * batch_size,
-            "loss": result.loss,
+            "loss": loss.item(),
             "lr": result.lr,
             "grad_norm": result.grad_norm,
             "images_per_second": (done - self._interval_step) * batch_size / seconds,
             "data_wait": self._feed.wait_seconds / seconds,
             "images_replaced": self._replaced,
+            "skipped_steps": self._skipped.total,
             "elapsed_seconds": self._earlier_seconds + now - self._started,
         }
+        row |= self._health.figures(done, row["loss"])
         self._interval_start, self._interval_step, self._feed.wait_seconds = now, done, 0.0
         self._replaced_logged = self._replaced
         if self._log is not None:
+            row = {name: value for name, value in row.items() if math.isfinite(value)}  # of a skipped step
             self._log.write(row)
-            shown = {name: row[name] for name in ("loss", "lr", "grad_norm", "images_per_second")}
+            shown: dict[str, float] = {
+                name: row[name] for name in ("loss", "lr", "grad_norm", "images_per_second") if name in row
+            }
             self._display.update(done, shown)
             if now - self._status_written > STATUS_INTERVAL_SECONDS:
                 self._write_status("running", done)
@@ -239,13 +277,27 @@ class Trainer:
         self._interval_start += time.perf_counter() - before
         return metrics, details
 
+    def _lacks_evaluation(self, done: int) -> bool:
+        """Whether a process before this one saved at an evaluation's step and ended before that was over."""
+        every = self.task.section.eval_every
+        if not (every and done and done % every == 0 and done < self.total_steps):
+            return False
+        rows = self._log.rows if self._log is not None else []
+        there = any(row["step"] == done and any(name.startswith("eval_") for name in row) for row in rows)
+        return not max_over_ranks(int(there), self.device)
+
+    def _evaluation_interrupted(self) -> bool:
+        self.watchdog.passed("evaluating", self._saved, patience=STARTING_PATIENCE)
+        return self.stop.requested
+
     def _evaluate(self) -> tuple[dict[str, float], dict[str, Any]]:
         with self.engine.readable():
             metrics = self.task.evaluate(self.world, self.device)
         return metrics, dict(self.task.details)
 
     def _open_log(self, start: int) -> MetricsLog | None:
-        self._started, self._earlier_seconds, self._earlier_replaced = time.perf_counter(), 0.0, 0
+        self._started, self._earlier_seconds = time.perf_counter(), 0.0
+        self._earlier_replaced = self._earlier_skipped = 0
         if not self.world.is_main:
             return None
         log = MetricsLog(
@@ -256,6 +308,7 @@ class Trainer:
         )
         self._earlier_seconds = max((row.get("elapsed_seconds", 0.0) for row in log.rows), default=0.0)
         self._earlier_replaced = max((row.get("images_replaced", 0) for row in log.rows), default=0)
+        self._earlier_skipped = max((row.get("skipped_steps", 0) for row in log.rows), default=0)
         return log
 
     def _write_status(self, state: str, step: int) -> None:

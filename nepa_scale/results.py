@@ -34,7 +34,7 @@ def write_result(
     wall_seconds: float,
 ) -> None:
     """Write ``result.json``; its presence is what makes a task's outcome count."""
-    cost = task_cost(config, config.task, world_size=world.size)
+    cost = task_cost(config, config.task)
     content: dict[str, Any] = {
         "schema": SCHEMA,
         "run_id": config.run_id,

@@ -60,10 +60,6 @@ class TrainState:
         )
         return weights + sum(buffer.nbytes for buffer in self._module.buffers())
 
-    def is_finite(self) -> bool:
-        """Whether every weight that this rank keeps is a number."""
-        return all(bool(torch.linalg.vector_norm(share).isfinite()) for share in self._masters.shares())
-
     def slices(self) -> list[Slice]:
         """What this rank writes, in the order of ``values``."""
         trained = [item for index in range(len(self._pieces)) for item in self._slices_of_share(index)]
