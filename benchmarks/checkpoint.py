@@ -37,6 +37,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from nepa_scale import distributed, ds_config, overrides  # noqa: E402  (after the path)
 from nepa_scale.checkpoints import Checkpoints  # noqa: E402
+from nepa_scale.device_memory import DeviceMemory  # noqa: E402
 from nepa_scale.distributed import World, gather_objects  # noqa: E402
 from nepa_scale.engine import Engine  # noqa: E402
 from nepa_scale.model import build_backbone  # noqa: E402
@@ -45,6 +46,7 @@ from nepa_scale.optim import (  # noqa: E402
     build_optimizer,
     group_schedules,
 )
+from nepa_scale.placement import place  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
 
 IMAGE_SIZE, PATCH_SIZE, WARM_UP_STEPS = 64, 8, 3
@@ -69,11 +71,12 @@ class Bench:
         module = PretrainModule(backbone, config.pretrain)
         self.params = sum(parameter.numel() for parameter in module.parameters())
         optimizer = build_optimizer(module, config.pretrain)
+        placement = place(config, "pretrain", world.size, DeviceMemory(None, "not asked", on_gpu=False))
         self.engine = Engine(
             module,
             optimizer,
             group_schedules(optimizer.param_groups, config.pretrain, 10**6, NO_LAYER_DECAY),
-            ds_config.resolve(config, "pretrain", world_size=world.size, num_params=self.params),
+            ds_config.resolve(config, "pretrain", placement),
             world=world,
             device=device,
             ema_decay=float(settings["ema"]),
@@ -88,7 +91,7 @@ class Bench:
     def step(self) -> float:
         """Seconds of one optimiser step."""
         self.steps += 1
-        return seconds(lambda: self.engine.step([(self.images,)], before_forward=lambda _: None))
+        return seconds(lambda: self.engine.step([(self.images,)], step=self.steps, before_forward=lambda _: None))
 
     def foreground(self) -> float:
         """Seconds of a checkpoint that training waits for."""

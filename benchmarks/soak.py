@@ -206,7 +206,7 @@ def main() -> int:
     settings = {"kills": "100", "ranks": "2", "stage": "2", "steps": "1000", "every": "5", "asynchronous": "true"}
     settings |= {"ema": "0.9", "seed": "0", "minutes": "30", "folder": ""}
     settings |= dict(word.split("=", 1) for word in options.settings)
-    os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(REPOSITORY)}
     multiprocessing.get_context("forkserver").set_forkserver_preload(["nepa_scale.loop", "nepa_scale.tasks.pretrain"])
     folder = Path(settings["folder"] or tempfile.mkdtemp())
     row = measure(folder, settings)
