@@ -78,7 +78,7 @@ def run_rank(command: Sequence[str], rank: int, ranks: int, port: int, log: Path
     """One rank of the training command, in a process of its own."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     import torch
@@ -206,7 +206,7 @@ def main() -> int:
     settings = {"kills": "100", "ranks": "2", "stage": "2", "steps": "1000", "every": "5", "asynchronous": "true"}
     settings |= {"ema": "0.9", "seed": "0", "minutes": "30", "folder": ""}
     settings |= dict(word.split("=", 1) for word in options.settings)
-    os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(REPOSITORY)}
     multiprocessing.get_context("forkserver").set_forkserver_preload(["nepa_scale.loop", "nepa_scale.tasks.pretrain"])
     folder = Path(settings["folder"] or tempfile.mkdtemp())
     row = measure(folder, settings)

@@ -61,7 +61,7 @@ class Checkpoints:
         self._run_id, self._settings = run_id, manifest.comparable(settings or {})
         self._buffers: list[Tensor] = []
         self._failures = 0
-        self._pending: tuple[int, int, int] | None = None  # step, images seen, optimiser steps
+        self._pending: dict[str, Any] | None = None  # what the manifest will say of the state
         self._written: FileRecord | str = ""
         self._thread: threading.Thread | None = None
 
@@ -84,7 +84,12 @@ class Checkpoints:
             SaveError: when the one before has failed, too.
         """
         self.finish()
-        self._pending = (step, images_seen, self._state.optimizer_steps)
+        self._pending = {
+            "step": step,
+            "images_seen": images_seen,
+            "optimizer_steps": self._state.optimizer_steps,
+            "loss_scale": self._state.loss_scale,
+        }
         problem = first_text(self._prepare(step))
         if problem:
             self._end(problem)
@@ -113,7 +118,7 @@ class Checkpoints:
         problem = next((f"rank {rank}: {each}" for rank, each in enumerate(written) if isinstance(each, str)), None)
         if problem is None and self._world.is_main:
             try:
-                self._commit([record for record in written if isinstance(record, FileRecord)])
+                self._commit(self._pending, [record for record in written if isinstance(record, FileRecord)])
             except OSError as error:
                 problem = str(error)
         self._end(first_text(problem))
@@ -142,6 +147,8 @@ class Checkpoints:
 
     def _prepare(self, step: int) -> str | None:
         """Rank 0: make room and the temporary folder. Returns why no checkpoint can be written."""
+        if self._state.is_swapped:
+            return "weights offloaded to nvme cannot be checkpointed; offload to cpu"
         if not self._world.is_main:
             return None
         try:
@@ -174,13 +181,10 @@ class Checkpoints:
         except Exception as error:  # all ranks must hear of it, whatever it is
             self._written = f"{path.name}: {error}" if isinstance(error, OSError) else f"{path.name}: {error!r}"
 
-    def _commit(self, records: list[FileRecord]) -> None:
-        step, images_seen, optimizer_steps = self._pending or (0, 0, 0)
-        temporary, final = self._temporary(step), self._folder / manifest.tag_of(step)
+    def _commit(self, content: dict[str, Any], records: list[FileRecord]) -> None:
+        temporary, final = self._temporary(content["step"]), self._folder / manifest.tag_of(content["step"])
         Manifest(
-            step=step,
-            images_seen=images_seen,
-            optimizer_steps=optimizer_steps,
+            **content,
             world_size=self._world.size,
             zero_stage=self._state.stage,
             run_id=self._run_id,
@@ -198,7 +202,7 @@ class Checkpoints:
 
     def _end(self, problem: str) -> None:
         """Note how the save ended; on failure remove what there is of it."""
-        step = self._pending[0] if self._pending else 0
+        step = self._pending["step"] if self._pending else 0
         self._pending, self.problem = None, f"checkpoint of step {step} not written: {problem}" if problem else None
         if not problem:
             self._failures = 0
@@ -232,7 +236,7 @@ class Checkpoints:
         names = list(content.files)
         first = self._world.rank % len(names)  # where world and stage are the same, this file has it all
         with ShardReader([path / name for name in names[first:] + names[:first]]) as reader:
-            self._state.load(reader, content.optimizer_steps)
+            self._state.load(reader, content.optimizer_steps, content.loss_scale)
         if not self._world.is_main:
             return
         here = (self._state.stage, self._world.size)

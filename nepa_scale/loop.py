@@ -95,6 +95,9 @@ class Trainer:
         try:
             if self._train(start):
                 self._finish()
+        except DivergedError:  # on every rank at once: what is on its way is still good
+            self._checkpoints.finish()
+            raise
         except StoppedError:
             self._write_status("preempted", self._saved)
             logger.info("%s: stopped while evaluating; the same command evaluates again", self.task.name)

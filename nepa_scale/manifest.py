@@ -35,6 +35,7 @@ class Manifest:
         step: optimiser steps done.
         images_seen: images that went into them.
         optimizer_steps: updates the optimiser counts, which a skipped step leaves behind ``step``.
+        loss_scale: where fp16's dynamic loss scale stands.
         world_size, zero_stage: how the state was spread over ranks.
         settings: the result settings of the run (``RunConfig.identity``).
         versions: of what wrote it.
@@ -44,6 +45,7 @@ class Manifest:
     step: int
     images_seen: int
     optimizer_steps: int
+    loss_scale: dict[str, float]
     world_size: int
     zero_stage: int
     run_id: str

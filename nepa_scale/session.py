@@ -51,12 +51,7 @@ def run_task(
     watchdog.start()
     try:
         _run(config, run_dir, world, device, stop, watchdog)
-    except (
-        ConfigError,
-        DataLostError,
-        DivergedError,
-        SaveError,
-    ):  # which all ranks raise together, and must leave together
+    except (ConfigError, DataLostError, DivergedError, SaveError):  # all ranks raise these together, and leave so
         watchdog.stop()
         distributed.shut_down()
         raise

@@ -12,6 +12,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from nepa_scale.shards import ShardReader, Slice
 
 WEIGHT, AVERAGE, FROZEN, BUFFER = "weight", "average", "frozen", "buffer"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # what moves in DeepSpeed's scaler
 
 
 class TrainState:
@@ -41,6 +43,7 @@ class TrainState:
         self.stage, self.world = stage, world
         self._module, self._masters, self._average = module, masters, average
         self._optimizer: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+        self._loss_scaler = getattr(optimizer, "loss_scaler", None)
         self._pieces: list[list[Piece]] = [[] for _ in masters.shares()]
         for piece in pieces(module, optimizer, stage, world):
             self._pieces[piece.share].append(piece)
@@ -60,6 +63,18 @@ class TrainState:
         )
         return weights + sum(buffer.nbytes for buffer in self._module.buffers())
 
+    @property
+    def is_swapped(self) -> bool:
+        """Whether DeepSpeed keeps the weights on an NVMe drive, out of reach."""
+        shares = self._masters.shares()
+        return any(piece.offset + piece.numel > shares[piece.share].numel() for each in self._pieces for piece in each)
+
+    @property
+    def loss_scale(self) -> dict[str, float]:
+        """Where fp16's dynamic loss scale stands; nothing in other number formats."""
+        scaler = self._loss_scaler
+        return {name: getattr(scaler, name) for name in LOSS_SCALE} if isinstance(scaler, DynamicLossScaler) else {}
+
     def slices(self) -> list[Slice]:
         """What this rank writes, in the order of ``values``."""
         trained = [item for index in range(len(self._pieces)) for item in self._slices_of_share(index)]
@@ -78,8 +93,8 @@ class TrainState:
             yield value
 
     @torch.no_grad()
-    def load(self, reader: ShardReader, optimizer_steps: int) -> None:
-        """Take the state out of a checkpoint; every rank calls this.
+    def load(self, reader: ShardReader, optimizer_steps: int, loss_scale: dict[str, float]) -> None:
+        """Take the state out of a checkpoint, and two things from its manifest; every rank calls this.
 
         Raises:
             RunError: on every rank, when something this state has is not in it, or a file cannot be read.
@@ -95,6 +110,8 @@ class TrainState:
         problem = first_text(problem)
         if problem:
             raise RunError(problem)
+        for name, value in loss_scale.items():
+            setattr(self._loss_scaler, name, value)
 
     def _fill(self, reader: ShardReader, shares: list[Tensor], optimizer_steps: int) -> None:
         averages = []

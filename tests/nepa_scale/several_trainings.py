@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen
 
-from launching import REPOSITORY, TIMEOUT_SECONDS, clean_environment, free_port
+from launching import REPOSITORY, clean_environment, free_port
+
+TIMEOUT_SECONDS = 900
 
 
 def train_all(commands: Sequence[Sequence[str]], *, world_size: int = 1) -> str:
@@ -41,10 +43,9 @@ def train_all(commands: Sequence[Sequence[str]], *, world_size: int = 1) -> str:
 
 def main(commands: list[list[str]]) -> None:
     """One rank's part of all trainings."""
-    from nepa_scale import distributed, overrides, progress, runs
-    from nepa_scale.loop import Trainer
-    from nepa_scale.session import build_task
+    from nepa_scale import distributed, overrides, progress, runs, session
     from nepa_scale.signals import StopRequest
+    from nepa_scale.watchdog import Watchdog
 
     world, stop = distributed.read_environment(), StopRequest()
     device = distributed.initialise(world)
@@ -54,11 +55,12 @@ def main(commands: list[list[str]]) -> None:
     for words in commands:
         config = overrides.parse(words)
         run_dir = runs.run_directory(config)
-        (run_dir / config.task).mkdir(parents=True, exist_ok=True)
+        task_dir = run_dir / config.task
+        task_dir.mkdir(parents=True, exist_ok=True)
         if world.is_main:
-            progress.start_logging(run_dir / config.task)
-        torch.manual_seed(config.seed)
-        Trainer(build_task(config, run_dir), config, run_dir / config.task, world=world, device=device, stop=stop).run()
+            progress.start_logging(task_dir)
+        watchdog = Watchdog(world, task_dir, timeout_seconds=600, store=None, record=lambda _: None)
+        session._run(config, run_dir, world, device, stop, watchdog)
         distributed.barrier()
         progress.logger.handlers.clear()
     distributed.shut_down()

@@ -14,11 +14,21 @@ from nepa_scale.ema import WeightAverage
 from nepa_scale.masters import Masters
 from nepa_scale.train_state import TrainState
 
+ALONE = World()
+
 
 class SmallTraining:
     """Three layers, the first frozen; the last one has a buffer."""
 
-    def __init__(self, folder: Path, *, keep: int = 9, width: int = 4, **options: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int = 9,
+        width: int = 4,
+        world: World = ALONE,
+        **options: Any,
+    ) -> None:
         torch.manual_seed(0)
         self.module = nn.Sequential(nn.Linear(3, width), nn.Linear(width, 5), nn.BatchNorm1d(5))
         self.module[0].requires_grad_(False)
@@ -26,9 +36,9 @@ class SmallTraining:
         self.optimizer = torch.optim.AdamW(trained, lr=0.1, fused=True)
         masters = Masters(self.module, self.optimizer, 0)
         self.average = WeightAverage(masters, 0.9)
-        self.state = TrainState(self.module, self.optimizer, 0, masters, self.average, World())
+        self.state = TrainState(self.module, self.optimizer, 0, masters, self.average, world)
         options = {"asynchronous": False, **options}
-        self.checkpoints = Checkpoints(folder, self.state, World(), keep=keep, **options)
+        self.checkpoints = Checkpoints(folder, self.state, world, keep=keep, **options)
 
     def train(self, steps: int = 1) -> None:
         """Some steps on random data."""

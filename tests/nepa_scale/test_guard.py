@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 import pytest
-import torch
+import safetensors.torch
 from launching import rows, start
 
 from nepa_scale.errors import DivergedError
@@ -70,10 +70,10 @@ def test_diverging_run_fails_without_poisoned_checkpoint(save_every: int, digits
     assert status["state"] == "failed"
     assert status["error"].startswith("nan: ")
     assert "lower the learning rate" in status["error"]
-    saved = list((tmp_path / "pretrain").glob("checkpoints/step_*/*model_states.pt"))
+    saved = list((tmp_path / "pretrain").glob("checkpoints/step_*/shard_*.safetensors"))
     assert bool(saved) == bool(save_every)
     for path in saved:
-        module = torch.load(path, weights_only=False)["module"]
-        assert all(weight.isfinite().all() for weight in module.values())
+        content = safetensors.torch.load_file(path)
+        assert all(value.isfinite().all() for name, value in content.items() if name.startswith("weight/"))
     if not save_every:
         assert rows(tmp_path / "pretrain")[-1]["skipped_steps"] >= 2
