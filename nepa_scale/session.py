@@ -30,7 +30,7 @@ def run_task(config: RunConfig, run_dir: Path, world: World, stop: StopRequest) 
         write_digits(Path(config.data.root))
     distributed.barrier()
     torch.manual_seed(config.seed)
-    task = _built(config, run_dir, world, device)
+    task = built_task(config, run_dir, world, device)
     try:
         Trainer(task, config, run_dir / config.task, world=world, device=device, stop=stop).run()
     except DataLostError:  # which all ranks raise together, and must leave together
@@ -39,7 +39,7 @@ def run_task(config: RunConfig, run_dir: Path, world: World, stop: StopRequest) 
     distributed.shut_down()
 
 
-def _built(config: RunConfig, run_dir: Path, world: World, device: torch.device) -> Task:
+def built_task(config: RunConfig, run_dir: Path, world: World, device: torch.device) -> Task:
     """The task; under ZeRO-3 on several ranks none of them ever holds all of its weights."""
     if world.size == 1 or ds_config.zero_stage(config, world.size) < 3:
         return build_task(config, run_dir)

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from nepa_scale.distributed import World
 
 SMALLEST_BYTES = 2**16  # tensors below stay whole
-WHOLE_BYTES = 2**27  # how much of the others may be whole at a time
+WHOLE_BYTES = 2**26  # how much of the others may be whole at a time
 _M_MMAP_THRESHOLD, _MMAP_BYTES = -3, 2**18  # of glibc's malloc.h; memory of its own from this size on
 
 #: Operations after which nothing is left of what the tensor held, if it is all of its memory.
