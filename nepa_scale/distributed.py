@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nepa_scale import slurm_environment
 from nepa_scale.errors import ConfigError, RankError
@@ -130,8 +130,7 @@ def _hosts() -> ProcessGroup | None:
 
     if dist.get_backend() != "nccl":
         return None
-    group: ProcessGroup = dist.new_group(backend="gloo")
-    return group
+    return cast("ProcessGroup", dist.new_group(backend="gloo"))
 
 
 def sum_over_ranks(tensors: Iterable[torch.Tensor]) -> None:

@@ -76,7 +76,7 @@ def _run(
     task_dir = run_dir / config.task
     placement = _placement(config, task_dir, world, device)
     torch.manual_seed(config.seed)
-    task = _built(config, run_dir, placement, world, device)
+    task = built_task(config, run_dir, placement, world, device)
     Trainer(
         task,
         config,
@@ -112,7 +112,7 @@ def _placement(config: RunConfig, task_dir: Path, world: World, device: torch.de
     return placement
 
 
-def _built(config: RunConfig, run_dir: Path, placement: Placement, world: World, device: torch.device) -> Task:
+def built_task(config: RunConfig, run_dir: Path, placement: Placement, world: World, device: torch.device) -> Task:
     """The task; under ZeRO-3 on several ranks none of them ever holds all of its weights."""
     if world.size == 1 or placement.zero_stage < 3:
         return build_task(config, run_dir)

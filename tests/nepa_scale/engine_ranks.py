@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import Any
 
 import torch
@@ -110,6 +111,36 @@ def weights_of(engine: Engine) -> list[list[float]]:
     return [engine.masters.whole(parameter).flatten().tolist() for parameter in engine.module.parameters()]
 
 
-def report(**figures: Any) -> None:
-    """Print figures as the last line of a rank."""
-    print(json.dumps(figures))
+def agree(world: World, clip: float) -> dict[str, Any]:
+    """Every stage in fp32."""
+    figures = {}
+    for stage in range(4):
+        engine = engine_of(stage, "fp32", world, clip)
+        figures[str(stage)] = trained(engine, world) | {"weights": weights_of(engine)}
+    return figures
+
+
+def skip(world: World, clip: float, bad_step: int) -> dict[str, Any]:
+    """Every stage and number format, with a bad sample on the last rank."""
+    figures: dict[str, Any] = {}
+    for name in ("0", "1", "2", "3", "1b", "2b", "3b"):
+        engine = engine_of(int(name[0]), "bf16" if name[1:] else "fp32", world, clip)
+        seen: dict[str, Any] = {**trained(engine, world, bad_rank=world.size - 1, bad_step=bad_step)}
+        seen["weights"] = weights_of(engine)
+        with engine.average.in_place():  # type: ignore[union-attr]
+            seen["average"] = weights_of(engine)
+        figures[name] = seen
+    return figures
+
+
+def main() -> None:
+    """Print the figures of what the first word names."""
+    world = distributed.read_environment()
+    distributed.initialise(world)
+    what, clip, *rest = sys.argv[1:]
+    print(json.dumps(agree(world, float(clip)) if what == "agree" else skip(world, float(clip), int(rest[0]))))
+    distributed.shut_down()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,29 +1,32 @@
-"""Python code on several ranks of one process group."""
+"""Python programs beside the tests, run on several ranks of one process group."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from launching import REPOSITORY, TIMEOUT_SECONDS, clean_environment, free_port
+from launching import REPOSITORY, clean_environment, free_port
 
 HERE = Path(__file__).resolve().parent
+TIMEOUT_SECONDS = 400
 
 
-def run_ranks(code: str, *words: str, world_size: int) -> list[str]:
-    """Run ``code`` with ``words`` as its arguments on every rank, to its end; returns what each rank printed."""
-    port = free_port()
+def run_on_ranks(program: str, words: Sequence[str], *, world_size: int) -> list[str]:
+    """Run ``program``, a file of this folder, on every rank; what each printed, or fails with it on an error."""
+    port = str(free_port())
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code, *words],
+            [sys.executable, str(HERE / program), *words],
             env=clean_environment(
-                PYTHONPATH=f"{REPOSITORY}:{HERE}",
+                PYTHONPATH=str(REPOSITORY),
                 RANK=str(rank),
-                WORLD_SIZE=str(world_size),
                 LOCAL_RANK=str(rank),
+                WORLD_SIZE=str(world_size),
                 MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=str(port),
+                MASTER_PORT=port,
             ),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -31,7 +34,8 @@ def run_ranks(code: str, *words: str, world_size: int) -> list[str]:
         )
         for rank in range(world_size)
     ]
-    outputs = [process.communicate(timeout=TIMEOUT_SECONDS)[0] for process in processes]
+    with ThreadPoolExecutor(world_size) as readers:
+        outputs = list(readers.map(lambda process: process.communicate(timeout=TIMEOUT_SECONDS)[0], processes))
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output
     return outputs

@@ -9,39 +9,14 @@ from typing import Any
 import engine_ranks
 import pytest
 import torch
-from ranks import run_ranks
+from ranks import run_on_ranks
 
 CLIP, BAD = 0.3, 2
-SETUP = """
-import sys
-from engine_ranks import *
-world = distributed.read_environment()
-distributed.initialise(world)
-"""
-AGREES = """
-figures = {}
-for stage in range(4):
-    engine = engine_of(stage, "fp32", world, float(sys.argv[1]))
-    figures[str(stage)] = trained(engine, world) | {"weights": weights_of(engine)}
-report(**figures)
-distributed.shut_down()
-"""
-SKIPS = """
-figures = {}
-for name in "0", "1", "2", "3", "1b", "2b", "3b":
-    engine = engine_of(int(name[0]), "bf16" if name[1:] else "fp32", world, float(sys.argv[1]))
-    figures[name] = trained(engine, world, bad_rank=world.size - 1, bad_step=int(sys.argv[2]))
-    figures[name]["weights"] = weights_of(engine)
-    with engine.average.in_place():
-        figures[name]["average"] = weights_of(engine)
-report(**figures)
-distributed.shut_down()
-"""
 
 
-def last_lines(code: str, *words: Any, world_size: int) -> list[dict[str, Any]]:
+def figures(*words: Any, world_size: int) -> list[dict[str, Any]]:
     """What each rank reported."""
-    outputs = run_ranks(SETUP + code, *map(str, words), world_size=world_size)
+    outputs = run_on_ranks("engine_ranks.py", [*map(str, words)], world_size=world_size)
     return [json.loads(output.strip().splitlines()[-1]) for output in outputs]
 
 
@@ -52,7 +27,7 @@ def test_every_stage_takes_the_plain_loops_steps(world_size: int) -> None:
     losses, norms, weights = engine_ranks.plain(list(range(engine_ranks.STEPS)), world_size, CLIP)
     assert min(norms) > CLIP  # or clipping would not be seen
     flat = [weight.flatten().tolist() for weight in weights]
-    first, *_ = last_lines(AGREES, CLIP, world_size=world_size)
+    first, *_ = figures("agree", CLIP, world_size=world_size)
     for stage, seen in first.items():
         assert seen["losses"] == pytest.approx(losses, rel=1e-6), stage
         assert seen["norms"] == pytest.approx(norms, rel=1e-6), stage
@@ -67,8 +42,8 @@ def test_bad_step_is_skipped_by_all(world_size: int) -> None:
     kept = [step for step in range(engine_ranks.STEPS) if step != BAD]
     _, _, weights = engine_ranks.plain(kept, world_size, CLIP)
     flat = [weight.flatten().tolist() for weight in weights]
-    for rank, figures in enumerate(last_lines(SKIPS, CLIP, BAD, world_size=world_size)):
-        for name, seen in figures.items():
+    for rank, seen_by in enumerate(figures("skip", CLIP, BAD, world_size=world_size)):
+        for name, seen in seen_by.items():
             assert seen["taken"] == [float(step != BAD) for step in range(engine_ranks.STEPS)], (rank, name)
             assert seen["norms"][BAD] == math.inf
             assert not math.isfinite(seen["losses"][BAD])
