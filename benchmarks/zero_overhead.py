@@ -74,6 +74,7 @@ def engine_step(
     """A step of this project's engine."""
     config, _ = module_of(size)
     config.engine.ds_config, config.pretrain.batch_size = f"zero{stage}", len(images) * world.size
+    config.micro_batch_size = len(images)
     placement = place(config, "pretrain", world.size, DeviceMemory(None, "not asked", on_gpu=False))
     resolved = ds_config.resolve(config, "pretrain", placement)
     optimizer = build_optimizer(module, config.pretrain)

@@ -14,6 +14,7 @@ import torch
 from nepa_scale import ds_config
 from nepa_scale.checkpoints import Checkpoints
 from nepa_scale.config import RunConfig
+from nepa_scale.costs import task_cost
 from nepa_scale.distributed import World, first_text, max_over_ranks, sum_over_ranks, sum_votes
 from nepa_scale.engine import Engine, StepResult
 from nepa_scale.errors import DataLostError, DivergedError
@@ -29,10 +30,11 @@ from nepa_scale.runs import AVERAGE_NAME, WEIGHTS_NAME
 from nepa_scale.signals import StopRequest
 from nepa_scale.status import Status, read_status, write_status
 from nepa_scale.tasks.task import StoppedError, Task
+from nepa_scale.throughput import Throughput
 from nepa_scale.watchdog import STARTING_PATIENCE, Watchdog
 
 STATUS_INTERVAL_SECONDS = 2.0
-SHOWN = ("loss", "lr", "grad_norm", "images_per_second")  # beside the progress bar
+SHOWN = ("loss", "lr", "grad_norm", "images_per_second", "mfu")  # beside the progress bar
 
 
 class Trainer:
@@ -67,6 +69,8 @@ class Trainer:
             device=device,
             ema_decay=section.ema_decay,
         )
+        cost = task_cost(config, task.name, activation_checkpointing=placement.activation_checkpointing)
+        self._throughput = Throughput(cost, config.engine.precision, world, device)
         with self.engine.readable():
             task.prepare(world, device)
         self._checkpoints = Checkpoints(
@@ -119,6 +123,7 @@ class Trainer:
             start=start,
             total_steps=self.total_steps,
         )
+        self._throughput.start()
         self._interval_start, self._interval_step = time.perf_counter(), start
         if self._lacks_evaluation(start):
             self._record_evaluation(start)
@@ -198,6 +203,8 @@ class Trainer:
             metrics=metrics,
             details=details,
             params=self.params,
+            placement=self.placement,
+            throughput=self._throughput,
             images_replaced=self._replaced,
             wall_seconds=self._earlier_seconds + time.perf_counter() - self._started,
         )
@@ -247,8 +254,7 @@ class Trainer:
             "loss": loss.item(),
             "lr": result.lr,
             "grad_norm": result.grad_norm,
-            "images_per_second": (done - self._interval_step) * batch_size / seconds,
-            "data_wait": self._feed.wait_seconds / seconds,
+            **self._throughput.interval((done - self._interval_step) * batch_size, seconds, self._feed.wait_seconds),
             "images_replaced": self._replaced,
             "skipped_steps": self._skipped.total,
             "elapsed_seconds": self._earlier_seconds + now - self._started,
@@ -259,9 +265,7 @@ class Trainer:
         if self._log is not None:
             row = {name: value for name, value in row.items() if math.isfinite(value)}  # of a skipped step
             self._log.write(row)
-            shown: dict[str, float] = {
-                name: row[name] for name in ("loss", "lr", "grad_norm", "images_per_second") if name in row
-            }
+            shown: dict[str, float] = {name: row[name] for name in SHOWN if name in row}
             self._display.update(done, shown)
             if now - self._status_written > STATUS_INTERVAL_SECONDS:
                 self._write_status("running", done)
@@ -269,11 +273,12 @@ class Trainer:
     def _record_evaluation(self, done: int) -> tuple[dict[str, float], dict[str, Any]]:
         """Metrics and details of the weights and, under names with ``ema_``, of their moving average; logged."""
         before = time.perf_counter()
-        metrics, details = self._evaluate()
-        if self.engine.average is not None:
-            with self.engine.average.in_place():
-                averages = self._evaluate()
-            metrics, details = (_with_averages(*pair) for pair in zip((metrics, details), averages, strict=True))
+        with self._throughput.paused():
+            metrics, details = self._evaluate()
+            if self.engine.average is not None:
+                with self.engine.average.in_place():
+                    averages = self._evaluate()
+                metrics, details = (_with_averages(*pair) for pair in zip((metrics, details), averages, strict=True))
         if self._log is not None:
             row = {"step": done, "images_seen": done * self.task.section.batch_size}
             self._log.write(row | {f"eval_{name}": value for name, value in metrics.items()})
