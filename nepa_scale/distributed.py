@@ -91,6 +91,8 @@ def initialise(world: World, *, rendezvous_seconds: float = 60.0, timeout_minute
         device = torch.device("cpu")
     backend = "nccl" if cuda else "gloo"
     store = dist.HashStore() if world.size == 1 else dist.PrefixStore("group", meet(world, rendezvous_seconds))
+    if world.size > 1 and not cuda:
+        _choose_interface()
     dist.init_process_group(
         backend,
         store=store,
@@ -211,6 +213,23 @@ def _choose_gpu(local_rank: int) -> int:
     os.environ["LOCAL_RANK"] = str(index)
     torch.cuda.set_device(index)
     return index
+
+
+def _choose_interface() -> None:
+    """Have gloo talk over the network interface that leads to rank 0, unless the user has named one.
+
+    gloo would take the address that this machine's host name has, which is often one that only itself can reach.
+    """
+    import psutil
+
+    [(family, kind, _, _, address), *_] = socket.getaddrinfo(os.environ["MASTER_ADDR"], 9, type=socket.SOCK_DGRAM)
+    with socket.socket(family, kind) as probe:
+        probe.connect(address)  # sends nothing
+        own = probe.getsockname()[0]
+    interfaces = psutil.net_if_addrs().items()
+    names = [name for name, addresses in interfaces if own in (item.address.split("%")[0] for item in addresses)]
+    if names:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])
 
 
 def _free_port() -> int:
