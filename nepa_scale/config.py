@@ -180,6 +180,8 @@ class PretrainConfig(TaskConfig):
     """no gradient through the target (false: ablation, paper Table 1a)"""
     mask_ratio: float = setting(0.0, low=0, high=0.95)
     """fraction of input patches replaced by a learned token; targets stay clean (ablation, paper Table 1c)"""
+    stop_on_collapse: bool = setting(False, orchestration=True)
+    """end the task when the embeddings of all patches have become the same; false = warn"""
 
 
 @dataclass(kw_only=True)
@@ -308,6 +310,10 @@ class EngineConfig:
     """recompute block activations in the backward pass to save memory; null = where memory is short"""
     device_memory_gib: float | None = setting(None, above=0, orchestration=True)
     """memory of one device to plan with; null = what a GPU has free, or this machine's memory shared by its ranks"""
+    timeout_minutes: float = setting(20.0, above=0, orchestration=True)
+    """a rank that gets nowhere for so long ends the job (three times this while starting or saving)"""
+    rendezvous_seconds: float = setting(60.0, above=0, orchestration=True)
+    """how long ranks wait for one another at the start"""
 
 
 @dataclass(kw_only=True)
@@ -318,6 +324,8 @@ class CheckpointConfig:
     """save every so many steps; 0 = only when stopped by a signal"""
     keep: int = setting(1, low=1, orchestration=True)
     """checkpoints kept on disk"""
+    asynchronous: bool = setting(True, orchestration=True)
+    """write checkpoints in the background of training, from a copy of the state in host memory"""
 
 
 @dataclass(kw_only=True)

@@ -1,11 +1,11 @@
-"""DeepSpeed behind one small interface: build, step, save, load, gather weights."""
+"""DeepSpeed behind one small interface: build, step, gather weights; ``state`` is what a checkpoint holds."""
 
 from __future__ import annotations
 
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,13 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
-from nepa_scale import checkpoints
-from nepa_scale.distributed import World
+from nepa_scale.distributed import World, sum_over_ranks
 from nepa_scale.ema import WeightAverage
-from nepa_scale.errors import RunError
+from nepa_scale.export import export
 from nepa_scale.masters import Masters
 from nepa_scale.optim import Schedule
 from nepa_scale.shortcuts import take_shortcuts
+from nepa_scale.train_state import TrainState
 
 Batch = tuple[Tensor, ...]
 
@@ -74,8 +74,9 @@ class Engine:
         take_shortcuts(self._engine, self._optimizer, stage=self.stage, world_size=world.size)
         self.module: nn.Module = self._engine.module
         self._parameters = list(self.module.parameters())
-        self._masters = Masters(self.module, self._optimizer, self.stage)
-        self.average = WeightAverage(self._masters, ema_decay) if ema_decay else None
+        self.masters = Masters(self.module, self._optimizer, self.stage)
+        self.average = WeightAverage(self.masters, ema_decay) if ema_decay else None
+        self.state = TrainState(self.module, self._optimizer, self.stage, self.masters, self.average, world)
 
     def step(self, micro_batches: Sequence[Batch], *, step: int, before_forward: Callable[[int], None]) -> StepResult:
         """Optimiser step number ``step`` (from 0) over this rank's micro-batches.
@@ -102,50 +103,20 @@ class Engine:
             self.average.update()
         return StepResult(loss_sum / len(micro_batches), grad_norm, lr, taken, rescaled=self._loss_scale() < scale)
 
-    def save(self, folder: Path, step: int, *, keep: int) -> None:
-        """Commit a checkpoint of ``step`` below ``folder``."""
+    def weights_are_finite(self) -> bool:
+        """Whether every fp32 weight is a finite number; all ranks call this and get the same answer."""
+        largest = [torch.linalg.vector_norm(share, math.inf) for share in self.masters.shares()]
+        bad = torch.stack(largest).isfinite().logical_not().any().float()
+        sum_over_ranks([bad])
+        return not bad.item()
 
-        def write(parent: Path, name: str) -> None:
-            self._engine.save_checkpoint(str(parent), tag=name, client_state={"step": step}, save_latest=False)
-            if self.average is not None:
-                self.average.save(parent / name, self.world, sharded=self.stage > 0)
+    def export(self, path: Path, names: Mapping[str, str]) -> None:
+        """Write tensors of the module to a safetensors file, in fp32; ``names`` are the module's by the file's.
 
-        checkpoints.save(folder, step, self.world, write, keep=keep)
-
-    def load_newest(self, folder: Path) -> int:
-        """Continue from the newest whole checkpoint below ``folder``; returns its step, 0 where there is none.
-
-        Raises:
-            RunError: when the checkpoint was written by another number of devices and its state is partitioned.
+        All ranks call this; each has one of the tensors whole at a time. Raises ``RunError`` as ``export`` does.
         """
-        found = checkpoints.newest(folder)
-        if found is None:
-            return 0
-        step, path = found
-        written_by = checkpoints.world_size_of(path)
-        if written_by != self.world.size and self.stage > 0:
-            raise RunError(
-                f"{path}: written by {written_by} devices under ZeRO, this run has {self.world.size};"
-                f" continue with {written_by} devices"
-            )
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag=path.name)
-        if loaded is None:
-            raise RunError(f"{path}: DeepSpeed could not load this checkpoint; remove the folder to start anew")
-        if self.average is not None:
-            self.average.load(path, self.world, sharded=self.stage > 0)
-        return step
-
-    def gather_weights(self) -> dict[str, Tensor]:
-        """The whole module's state dict on the CPU of rank 0 (empty elsewhere), weights in fp32; all ranks call it."""
-        weights = {}
-        for name, parameter in self.module.named_parameters():
-            whole = self._masters.whole(parameter)
-            if self.world.is_main:
-                weights[name] = whole.cpu()
-        if not self.world.is_main:
-            return {}
-        state = self.module.state_dict()
-        return {name: weights[name] if name in weights else state[name].cpu().clone() for name in state}
+        state = self.module.state_dict(keep_vars=True)
+        export(path, {key: state[name] for key, name in names.items()}, self.masters.whole, self.world)
 
     @contextmanager
     def readable(self) -> Iterator[None]:
@@ -183,10 +154,11 @@ class Engine:
         else:
             self._engine.set_gradient_accumulation_boundary(False)
         self._engine.step()
-        if not math.isfinite(grad_norm):
-            self._engine.set_gradient_accumulation_boundary(None)
-            self._engine.zero_grad()
-        return grad_norm
+        if math.isfinite(grad_norm):
+            return grad_norm
+        self._engine.set_gradient_accumulation_boundary(None)
+        self._engine.zero_grad()
+        return math.inf
 
 
 def poison_unless_finite(loss: Tensor) -> Tensor:

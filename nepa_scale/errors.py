@@ -20,6 +20,10 @@ class ConfigError(UserError):
         super().__init__("\n".join(self.problems))
 
 
+class RankError(ConfigError):
+    """A setting of one process alone, which the other processes of its machine cannot tell of."""
+
+
 class DataError(UserError):
     """A data set is missing, incomplete or not in a known layout."""
 
@@ -34,6 +38,10 @@ class DivergedError(UserError):
 
 class RunError(UserError):
     """A run directory cannot be used: owned by another process, or made by another configuration."""
+
+
+class SaveError(RunError):
+    """Too many checkpoints in a row could not be written; every rank of a training raises it at once."""
 
 
 class WeightsError(UserError):

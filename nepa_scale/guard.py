@@ -6,6 +6,10 @@ from nepa_scale.errors import DivergedError
 from nepa_scale.progress import logger
 
 MAX_IN_A_ROW = 3
+REMEDY = (
+    "the checkpoint before it is untouched: lower the learning rate, lengthen the warm-up, or look at the images of"
+    " those steps"
+)
 
 
 class SkippedSteps:
@@ -38,7 +42,5 @@ class SkippedSteps:
         )
         self._in_a_row += not rescaled
         if self._in_a_row == MAX_IN_A_ROW:
-            raise DivergedError(
-                f"steps {step - MAX_IN_A_ROW + 1} to {step} had no finite loss or gradient; the last checkpoint is from"
-                " before: lower the learning rate, lengthen the warm-up, or look at the images of those steps"
-            )
+            steps = f"steps {step - MAX_IN_A_ROW + 1} to {step}"
+            raise DivergedError(f"nan: {steps} had no finite loss or gradient; {REMEDY}")

@@ -9,28 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 
 from nepa_scale import ds_config
+from nepa_scale.checkpoints import Checkpoints
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost
-from nepa_scale.distributed import World, first_text, sum_over_ranks
+from nepa_scale.distributed import World, first_text, max_over_ranks, sum_over_ranks, sum_votes
 from nepa_scale.engine import Engine, StepResult
-from nepa_scale.errors import DataLostError
+from nepa_scale.errors import DataLostError, DivergedError
 from nepa_scale.feed import Feed
-from nepa_scale.files import write_atomically
-from nepa_scale.guard import SkippedSteps
+from nepa_scale.guard import REMEDY, SkippedSteps
+from nepa_scale.health import Health
 from nepa_scale.metrics import MetricsLog
-from nepa_scale.optim import group_schedules
+from nepa_scale.optim import group_schedules, num_params
 from nepa_scale.placement import Placement
 from nepa_scale.progress import StepDisplay, logger
 from nepa_scale.results import write_result
 from nepa_scale.runs import AVERAGE_NAME, WEIGHTS_NAME
 from nepa_scale.signals import StopRequest
 from nepa_scale.status import Status, read_status, write_status
-from nepa_scale.tasks.task import Task
+from nepa_scale.tasks.task import StoppedError, Task
 from nepa_scale.throughput import Throughput
+from nepa_scale.watchdog import STARTING_PATIENCE, Watchdog
 
 STATUS_INTERVAL_SECONDS = 2.0
 SHOWN = ("loss", "lr", "grad_norm", "images_per_second", "mfu")  # beside the progress bar
@@ -49,15 +50,15 @@ class Trainer:
         world: World,
         device: torch.device,
         stop: StopRequest,
+        watchdog: Watchdog,
     ) -> None:
         self.task, self.config, self.task_dir, self.placement = task, config, task_dir, placement
-        self.world, self.device, self.stop = world, device, stop
+        self.world, self.device, self.stop, self.watchdog = world, device, stop, watchdog
         section = task.section
         self.total_steps = section.total_steps(len(task.train_data))
-        self.params = sum(parameter.numel() for parameter in task.module.parameters())
+        self.params = num_params(task.module)
         if placement.activation_checkpointing:
             task.backbone.set_grad_checkpointing()
-        task.prepare(world, device)
         optimizer = task.build_optimizer()
         self.engine = Engine(
             task.module,
@@ -70,22 +71,40 @@ class Trainer:
         )
         cost = task_cost(config, task.name, activation_checkpointing=placement.activation_checkpointing)
         self._throughput = Throughput(cost, config.engine.precision, world, device)
-        self._checkpoints = task_dir / "checkpoints"
+        with self.engine.readable():
+            task.prepare(world, device)
+        self._checkpoints = Checkpoints(
+            task_dir / "checkpoints",
+            self.engine.state,
+            world,
+            keep=config.checkpoint.keep,
+            asynchronous=config.checkpoint.asynchronous,
+            run_id=config.run_id,
+            settings=config.identity(),
+        )
         self._attempt = _attempts(task_dir) + 1
 
     def run(self) -> None:
         """Train to the end and write the result, or save and return when asked to stop."""
-        start = self.engine.load_newest(self._checkpoints)
+        start = self._checkpoints.load_newest()
         if start:
             logger.info("%s: continuing from step %d of %d", self.task.name, start, self.total_steps)
-        self._saved = start
+        self._saved = self._start = start
+        self.task.interrupted = self._evaluation_interrupted
         self._log = self._open_log(start)
         self._replaced = self._replaced_logged = self._earlier_replaced
         self._skipped = SkippedSteps(self._earlier_skipped)
+        self._health = Health(self.task, self._log.rows if self._log is not None else ())
         self._display = StepDisplay(self._title(), start, self.total_steps, shown=self.world.is_main)
         try:
             if self._train(start):
                 self._finish()
+        except DivergedError:  # on every rank at once: what is on its way is still good
+            self._checkpoints.finish()
+            raise
+        except StoppedError:
+            self._write_status("preempted", self._saved)
+            logger.info("%s: stopped while evaluating; the same command evaluates again", self.task.name)
         finally:
             self._display.close()
             if self._log is not None:
@@ -106,13 +125,20 @@ class Trainer:
         )
         self._throughput.start()
         self._interval_start, self._interval_step = time.perf_counter(), start
+        if self._lacks_evaluation(start):
+            self._record_evaluation(start)
         while done < self.total_steps:
+            patience = STARTING_PATIENCE if done == start else 1
+            self.watchdog.passed(f"reading the images of step {done + 1}", done, patience=patience)
             self._feed.fetch()
+            self.watchdog.passed(f"agreeing to take step {done + 1}", done, patience=patience)
             if self._must_stop(done):
-                self._save(done)
+                self._save(done, wait=True)
                 self._write_status("preempted", done)
-                logger.info("%s: stopped and saved at step %d; the same command continues", self.task.name, done)
+                saved = self._checkpoints.problem or f"saved at step {done}"
+                logger.info("%s: stopped, %s; the same command continues", self.task.name, saved)
                 return False
+            self._health.before_step(due=(done + 1) % config.log.every == 0 or done + 1 == self.total_steps)
             result = self.engine.step(self._feed.batches, step=done, before_forward=functools.partial(self._seed, done))
             done += 1
             self._skipped.record(done, section.batch_size, taken=result.taken, rescaled=result.rescaled)
@@ -122,7 +148,7 @@ class Trainer:
             self._display.update(done, None)
             evaluates = section.eval_every and done % section.eval_every == 0 and not last
             if evaluates or last or (config.checkpoint.every and done % config.checkpoint.every == 0):
-                self._save(done)  # before an evaluation, which bad data may end
+                self._save(done, wait=bool(evaluates) or last)  # before an evaluation, which bad data may end
             if evaluates:
                 self._record_evaluation(done)
         return True
@@ -134,29 +160,35 @@ class Trainer:
             DataLostError: on every rank, with the first rank's reason, when any of them has no data for the next step
                 or too many images are bad. What was trained is saved.
         """
-        own = [float(self.stop.requested), float(self._feed.error is not None), float(self._feed.replaced)]
-        agreed = torch.tensor(own, dtype=torch.float64, device=self.device)
-        sum_over_ranks([agreed])
-        stops, errors, faults = (int(value) for value in agreed.tolist())
+        own = [self.stop.requested, self._feed.error is not None, self._feed.replaced, self._checkpoints.writing]
+        stops, errors, faults, writing = sum_votes(own)
+        if not writing:
+            self._checkpoints.finish()
         self._replaced = self._earlier_replaced + faults
         too_many = self._feed.too_many_faults(done, faults)
         if errors or too_many:
-            self._save(done)
+            self._save(done, wait=True)
             self._write_status("running", done)  # the step that the failure is then reported at
             reason = first_text(self._feed.error) if errors else f"{too_many}{first_text(self._feed.last_fault)}"
             raise DataLostError(f"{reason} (saved at step {done})")
         return stops > 0
 
-    def _save(self, done: int) -> None:
-        """Commit a checkpoint, unless this step has one or is where this process began."""
+    def _save(self, done: int, *, wait: bool) -> None:
+        """Checkpoint this step, unless it has one or is where this process began; with ``wait``, until that is done."""
         if done != self._saved:
+            if not self.engine.weights_are_finite():
+                raise DivergedError(f"nan: the weights after step {done} are not finite and were not saved; {REMEDY}")
             self._note_replaced(done)
-            self.engine.save(self._checkpoints, done, keep=self.config.checkpoint.keep)
+            self.watchdog.passed(f"saving step {done}", done, patience=STARTING_PATIENCE)
+            self._checkpoints.save(done, done * self.task.section.batch_size, wait=wait)
             self._saved = done
+        elif wait:
+            self._checkpoints.finish()
 
     def _finish(self) -> None:
         """Evaluate, export the weights, write the result. Repeated whole if a kill comes in between."""
         metrics, details = self._record_evaluation(self.total_steps)
+        self.watchdog.passed("writing the weights", self.total_steps, patience=STARTING_PATIENCE)
         self._export(WEIGHTS_NAME)
         if self.engine.average is not None:
             with self.engine.average.in_place():
@@ -180,10 +212,8 @@ class Trainer:
         logger.info("%s: finished  %s", self.task.name, "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
 
     def _export(self, name: str) -> None:
-        weights = self.engine.gather_weights()
-        if self.world.is_main:
-            tensors = {key: value.contiguous() for key, value in self.task.exported(weights).items()}
-            write_atomically(self.task_dir / name, safetensors.torch.save(tensors))
+        names = self.engine.module.state_dict(keep_vars=True)
+        self.engine.export(self.task_dir / name, self.task.exported({each: each for each in names}))
 
     def _illustrate(self) -> None:
         try:
@@ -198,6 +228,8 @@ class Trainer:
         that the result does not depend on how many devices share the batch.
         """
         seed = self.config.seed
+        patience = STARTING_PATIENCE if step == self._start else 1
+        self.watchdog.passed(f"step {step + 1}, micro-batch {micro_step + 1}", step, patience=patience)
         state = np.random.SeedSequence([seed, step, micro_step, self.world.rank]).generate_state(2)
         torch.manual_seed(int(state[0]))
         np.random.seed(int(state[1]))  # noqa: NPY002  (timm's mixup draws from the global generator)
@@ -227,6 +259,7 @@ class Trainer:
             "skipped_steps": self._skipped.total,
             "elapsed_seconds": self._earlier_seconds + now - self._started,
         }
+        row |= self._health.figures(done, row["loss"])
         self._interval_start, self._interval_step, self._feed.wait_seconds = now, done, 0.0
         self._replaced_logged = self._replaced
         if self._log is not None:
@@ -252,6 +285,19 @@ class Trainer:
         self._interval_start += time.perf_counter() - before
         return metrics, details
 
+    def _lacks_evaluation(self, done: int) -> bool:
+        """Whether a process before this one saved at an evaluation's step and ended before that was over."""
+        every = self.task.section.eval_every
+        if not (every and done and done % every == 0 and done < self.total_steps):
+            return False
+        rows = self._log.rows if self._log is not None else []
+        there = any(row["step"] == done and any(name.startswith("eval_") for name in row) for row in rows)
+        return not max_over_ranks(int(there), self.device)
+
+    def _evaluation_interrupted(self) -> bool:
+        self.watchdog.passed("evaluating", self._saved, patience=STARTING_PATIENCE)
+        return self.stop.requested
+
     def _evaluate(self) -> tuple[dict[str, float], dict[str, Any]]:
         with self.engine.readable():
             metrics = self.task.evaluate(self.world, self.device)
@@ -276,7 +322,9 @@ class Trainer:
     def _write_status(self, state: str, step: int) -> None:
         self._status_written = time.perf_counter()
         if self.world.is_main:
-            write_status(self.task_dir, Status(state, step=step, steps_total=self.total_steps, attempt=self._attempt))
+            problem = self._checkpoints.problem if state != "finished" else None
+            total, attempt = self.total_steps, self._attempt
+            write_status(self.task_dir, Status(state, step=step, steps_total=total, attempt=attempt, error=problem))
 
     def _title(self) -> str:
         return f"{self.task.name} {self.config.model.size}"

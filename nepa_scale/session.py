@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nepa_scale import checks, distributed, runs
+from nepa_scale import checks, distributed, ds_config, oom, rendezvous, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.distributed import World
-from nepa_scale.errors import ConfigError, DataLostError
+from nepa_scale.errors import ConfigError, DataLostError, DivergedError, SaveError, UserError
+from nepa_scale.failures import Failure, JobFailedError
 from nepa_scale.placement import Placement, agree
 from nepa_scale.progress import logger
 from nepa_scale.signals import StopRequest
+from nepa_scale.watchdog import STARTING_PATIENCE, Watchdog
 
 if TYPE_CHECKING:
     import torch
@@ -19,9 +22,48 @@ if TYPE_CHECKING:
     from nepa_scale.tasks.task import Task
 
 
-def run_task(config: RunConfig, run_dir: Path, world: World, stop: StopRequest) -> None:
-    """Run ``config.task`` to its end or until asked to stop."""
-    device = distributed.initialise(world)
+def run_task(
+    config: RunConfig, run_dir: Path, world: World, stop: StopRequest, record: Callable[[Failure], None]
+) -> None:
+    """Run ``config.task`` to its end or until asked to stop.
+
+    Args:
+        record: writes down what ended the job, on rank 0.
+
+    Raises:
+        UserError: where all ranks meet the same obstacle together.
+        JobFailedError: on every rank, with the job's first failure, which is recorded; the training thread of some
+            ranks may not get as far, then the watchdog ends them with the failure's exit code.
+    """
+    engine = config.engine
+    device = distributed.initialise(
+        world,
+        rendezvous_seconds=engine.rendezvous_seconds,
+        timeout_minutes=2 * STARTING_PATIENCE * engine.timeout_minutes,
+    )
+    watchdog = Watchdog(
+        world,
+        run_dir / config.task,
+        timeout_seconds=60 * engine.timeout_minutes,
+        store=rendezvous.connect(world, engine.rendezvous_seconds) if world.size > 1 else None,
+        record=record,
+    )
+    watchdog.start()
+    try:
+        _run(config, run_dir, world, device, stop, watchdog)
+    except (ConfigError, DataLostError, DivergedError, SaveError):  # all ranks raise these together, and leave so
+        watchdog.stop()
+        distributed.shut_down()
+        raise
+    except Exception as error:
+        raise JobFailedError(watchdog.fail(error, _described(error, config, world))) from error
+    watchdog.stop()
+    distributed.shut_down()
+
+
+def _run(
+    config: RunConfig, run_dir: Path, world: World, device: torch.device, stop: StopRequest, watchdog: Watchdog
+) -> None:
     import torch
 
     from nepa_scale.loop import Trainer
@@ -31,18 +73,30 @@ def run_task(config: RunConfig, run_dir: Path, world: World, stop: StopRequest) 
 
         write_digits(Path(config.data.root))
     distributed.barrier()
-    try:
-        placement = _placement(config, run_dir / config.task, world, device)
-        torch.manual_seed(config.seed)
-        task = build_task(config, run_dir)
-        trainer = Trainer(
-            task, config, run_dir / config.task, placement=placement, world=world, device=device, stop=stop
-        )
-        trainer.run()
-    except (ConfigError, DataLostError):  # which all ranks raise together, and must leave together
-        distributed.shut_down()
-        raise
-    distributed.shut_down()
+    task_dir = run_dir / config.task
+    placement = _placement(config, task_dir, world, device)
+    torch.manual_seed(config.seed)
+    task = built_task(config, run_dir, placement, world, device)
+    Trainer(
+        task,
+        config,
+        task_dir,
+        placement=placement,
+        world=world,
+        device=device,
+        stop=stop,
+        watchdog=watchdog,
+    ).run()
+
+
+def _described(error: Exception, config: RunConfig, world: World) -> str:
+    """What people and ``status.json`` are told of an exception."""
+    if isinstance(error, UserError):
+        return str(error)
+    first = (str(error).strip().splitlines() or [""])[0]
+    if oom.is_out_of_memory(error):
+        return f"oom: {first}; {oom.remedy(config, world)}"
+    return f"{type(error).__name__}: {first}"
 
 
 def _placement(config: RunConfig, task_dir: Path, world: World, device: torch.device) -> Placement:
@@ -56,6 +110,16 @@ def _placement(config: RunConfig, task_dir: Path, world: World, device: torch.de
     if placement.problem is not None and not config.force:
         raise ConfigError([f"{config.task}: {placement.problem}"])
     return placement
+
+
+def built_task(config: RunConfig, run_dir: Path, placement: Placement, world: World, device: torch.device) -> Task:
+    """The task; under ZeRO-3 on several ranks none of them ever holds all of its weights."""
+    if world.size == 1 or placement.zero_stage < 3:
+        return build_task(config, run_dir)
+    from nepa_scale import sharded_init
+
+    settings = ds_config.resolve(config, config.task, placement)
+    return sharded_init.build(lambda: build_task(config, run_dir), settings, world=world, device=device)
 
 
 def build_task(config: RunConfig, run_dir: Path) -> Task:

@@ -6,9 +6,13 @@ finished task is left alone and an interrupted one continues.
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 import sys
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 if __name__ == "__main__":
     # Run as a script, Python looks for imports in this file's folder; look in the checkout it belongs to instead.
@@ -20,21 +24,21 @@ from nepa_scale.costs import task_cost
 from nepa_scale.data.reporting import reporting
 from nepa_scale.device_memory import has_gpu, planned
 from nepa_scale.distributed import World, read_environment
-from nepa_scale.errors import ConfigError, DataLostError, UserError
+from nepa_scale.errors import ConfigError, DataLostError, RankError, UserError
+from nepa_scale.exit_codes import ExitCode
+from nepa_scale.failures import Failure, JobFailedError, exit_code
 from nepa_scale.placement import describe as placement_lines
 from nepa_scale.placement import place
 from nepa_scale.signals import StopRequest
 from nepa_scale.status import Status, read_status, write_status
-
-EXIT_FAILURE, EXIT_USER_ERROR, EXIT_DATA_LOST = 1, 2, 3
+from nepa_scale.watchdog import leave_at_once
 
 
 def main(words: list[str]) -> int:
-    """Do what ``words`` ask; returns the exit code: 0 done or stopped on request, 1 failure, 2 a user's mistake,
-    3 the data cannot be read any more (what was trained is saved)."""
+    """Do what ``words`` ask; returns the exit code, one of ``ExitCode``."""
     if {"--help", "-h"} & set(words):
         print(overrides.help_text("deepspeed nepa_scale/train.py"))
-        return 0
+        return ExitCode.DONE
     world = World()
     try:
         world = read_environment()
@@ -43,13 +47,11 @@ def main(words: list[str]) -> int:
         check(config, run_dir, world)
         if config.dry_run:
             print(describe(config, run_dir, world))
-            return 0
+            return ExitCode.DONE
         return start(config, run_dir, world)
     except UserError as error:
-        if world.is_main:
-            for line in str(error).splitlines():
-                print(f"error: {line}", file=sys.stderr)
-        return EXIT_DATA_LOST if isinstance(error, DataLostError) else EXIT_USER_ERROR
+        _tell(str(error), world, alone=isinstance(error, RankError))
+        return exit_code(error)
 
 
 def check(config: RunConfig, run_dir: Path, world: World) -> None:
@@ -109,7 +111,7 @@ def start(config: RunConfig, run_dir: Path, world: World) -> int:
     if runs.is_finished(task_dir):
         if world.is_main:
             print(f"{task_dir}: already finished")
-        return 0
+        return ExitCode.DONE
     if not world.is_main:
         return _train(config, run_dir, world)
     with runs.exclusive(task_dir):
@@ -124,26 +126,52 @@ def _train(config: RunConfig, run_dir: Path, world: World) -> int:
     task_dir = run_dir / config.task
     if world.is_main:
         progress.start_logging(task_dir)
+
+    def record(failure: Failure) -> None:
+        _mark_failed(task_dir, failure.described(world), failure.step)
+        if failure.rank != world.rank:
+            progress.logger.error("%s", failure.described(world))
+
     try:
         from nepa_scale.session import run_task
 
-        run_task(config, run_dir, world, stop)
+        run_task(config, run_dir, world, stop, record)
     except UserError as error:
-        _mark_failed(task_dir, world, f"data: {error}" if isinstance(error, DataLostError) else str(error))
+        if world.is_main:
+            _mark_failed(task_dir, f"data: {error}" if isinstance(error, DataLostError) else str(error))
         raise
-    except Exception as error:
-        _mark_failed(task_dir, world, f"{type(error).__name__}: {error}")
-        progress.logger.error("%s", traceback.format_exc())
-        return EXIT_FAILURE
-    return 0
+    except JobFailedError as error:
+        if error.failure.rank == world.rank and not isinstance(error.__cause__, UserError):
+            progress.logger.error("%s", "".join(traceback.format_exception(error.__cause__)))
+        _tell(error.failure.described(world), world)
+        return error.failure.code
+    return ExitCode.DONE
 
 
-def _mark_failed(task_dir: Path, world: World, error: str) -> None:
-    if world.is_main:
-        before = read_status(task_dir) or Status("running")
-        failed = Status("failed", before.step, before.steps_total, before.attempt, error.splitlines()[0])
-        write_status(task_dir, failed)
+def _mark_failed(task_dir: Path, error: str, step: int = 0) -> None:
+    before = read_status(task_dir) or Status("running")
+    failed = Status("failed", max(step, before.step), before.steps_total, before.attempt, error.splitlines()[0])
+    write_status(task_dir, failed)
+
+
+def _tell(text: str, world: World, *, alone: bool = False) -> None:
+    """Print an error once on every machine; where a rank is ``alone`` with it, that rank does."""
+    if world.local_rank == 0 or alone:
+        prefix = "error: " if world.is_main else f"error: {socket.gethostname()}, rank {world.rank}: "
+        for line in text.splitlines():
+            print(prefix + line, file=sys.stderr)
+
+
+def _command() -> NoReturn:
+    """Run the command and leave: a failed job's libraries may wait for ranks that are gone, so they are not asked."""
+    try:
+        code = main(sys.argv[1:])
+    except KeyboardInterrupt:  # before there was anything to save
+        code = 128 + signal.SIGINT
+    if code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        leave_at_once(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _command()

@@ -158,7 +158,7 @@ def spared_from_the_terminal() -> Iterator[None]:
 def last_words(handle: submitit.LocalJob[Any]) -> str | None:
     """None when the job's function returned; else the last line of its traceback, or that it left none."""
     try:
-        outcome, content = pickle.loads(handle.paths.result_pickle.read_bytes())
+        outcome, content = pickle.loads(handle.paths.result_pickle.read_bytes())  # noqa: S301  of our own job's folder
     except FileNotFoundError:
         return "the process ended without a word: killed from outside, or out of memory"
     return None if outcome == "success" else str(content).strip().splitlines()[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nepa_scale.collapse import Spread
 from nepa_scale.config import PretrainConfig, RunConfig
 from nepa_scale.data.datasets import PretrainImages
 from nepa_scale.data.transforms import pretrain_eval, pretrain_train
 from nepa_scale.distributed import World, sum_over_ranks
 from nepa_scale.model import NepaViT
 from nepa_scale.objective import Diagnostics, next_embedding_loss
-from nepa_scale.tasks.task import Task, parameter_dtype
+from nepa_scale.tasks.task import Task, Value, parameter_dtype
 
 
 class PretrainModule(nn.Module):
@@ -30,6 +32,7 @@ class PretrainModule(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.mask_token = nn.Parameter(torch.zeros(1, 1, backbone.embed_dim)) if section.mask_ratio else None
+        self.spread: Spread | None = None  # of the batches to come, where it is wanted
         self._mask_ratio = section.mask_ratio
         self._loss = partial(next_embedding_loss, shift=section.shift, stop_gradient=section.stop_gradient)
 
@@ -40,10 +43,15 @@ class PretrainModule(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The loss, a scalar in fp32."""
         if self.mask_token is None or not self.training:
-            return self._loss(*self.embeddings(images))
+            return self._compared(*self.embeddings(images))
         z = self.backbone.embed(images.to(parameter_dtype(self.backbone)))
         mask = self._draw_mask(z)
         z_hat = self.backbone.encode(torch.where(mask[..., None], self.mask_token, z), causal=self.backbone.causal)
+        return self._compared(z, z_hat)
+
+    def _compared(self, z: Tensor, z_hat: Tensor) -> Tensor:
+        if self.spread is not None:
+            self.spread.update(z, z_hat)
         return self._loss(z, z_hat)
 
     def _draw_mask(self, z: Tensor) -> Tensor:
@@ -69,9 +77,17 @@ class Pretrain(Task):
         self.eval_data = PretrainImages(validation, None, pretrain_eval(section.image_size), config.seed)
         self.backbone = self.new_backbone()
         self.backbone.causal = section.attention == "causal"
-        self.module = PretrainModule(self.backbone, section)
+        self.module: PretrainModule = PretrainModule(self.backbone, section)
 
-    def exported(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    def observe(self, *, due: bool) -> None:
+        """Collect how far embeddings and predictions differ from one another."""
+        self.module.spread = Spread(self.backbone.num_prefix_tokens) if due else None
+
+    def observed(self) -> dict[str, float]:
+        """``Spread.compute`` of the step just done."""
+        return self.module.spread.compute() if self.module.spread is not None else {}
+
+    def exported(self, weights: Mapping[str, Value]) -> dict[str, Value]:
         """The backbone alone: a mask token has no use after pre-training."""
         return super().exported({name: value for name, value in weights.items() if name.startswith("backbone.")})
 
@@ -86,7 +102,7 @@ class Pretrain(Task):
         )
         self.module.eval()
         for images, counts in self.evaluation_batches(world, device):
-            z, z_hat = self.module.embeddings(images)  # type: ignore[operator]
+            z, z_hat = self.module.embeddings(images)
             if counts:
                 diagnostics.update(z, z_hat)
         sum_over_ranks(diagnostics.state_tensors())

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nepa_scale.config import RunConfig, TaskConfig
 from nepa_scale.data import layout
@@ -23,11 +23,21 @@ from nepa_scale.data.order import subset
 from nepa_scale.data.shard_stream import StreamSource, open_stream
 from nepa_scale.data.sources import Contents, Source, open_source
 from nepa_scale.data.streaming import eval_passes, eval_stream
-from nepa_scale.distributed import World, first_text
+from nepa_scale.distributed import World, first_text, max_over_ranks
 from nepa_scale.errors import DataError, DataLostError
 from nepa_scale.ladder import QkNorm
 from nepa_scale.model import NepaViT, build_backbone
 from nepa_scale.optim import NO_LAYER_DECAY, LayerDecay, build_optimizer
+
+Value = TypeVar("Value")
+
+
+class StoppedError(Exception):
+    """A rank was asked to stop while all evaluate."""
+
+
+def _never() -> bool:
+    return False
 
 
 class Task(ABC):
@@ -44,6 +54,7 @@ class Task(ABC):
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.section: TaskConfig = config.task_config(self.name)
+        self.interrupted: Callable[[], bool] = _never  # asked before each batch of an evaluation
         self.details: dict[str, Any] = {}  # what the last evaluation found beside its metrics
 
     @property
@@ -62,14 +73,15 @@ class Task(ABC):
         return NO_LAYER_DECAY
 
     def prepare(self, world: World, device: torch.device) -> None:  # noqa: B027  most tasks need nothing
-        """Whatever must be known before training; every rank calls this, before the weights are partitioned."""
+        """Whatever must be known before training; every rank calls this, with the module on its device."""
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser over what the task trains."""
         return build_optimizer(self.module, self.section)
 
-    def exported(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors that a finished task leaves in its file, out of the module's; the backbone's by its own keys."""
+    def exported(self, weights: Mapping[str, Value]) -> dict[str, Value]:
+        """Of what belongs to the module's tensors, that of those which a finished task leaves in its file, by the
+        file's keys: the backbone's by its own."""
         return {name.removeprefix("backbone."): value for name, value in weights.items()}
 
     def illustrate(self, folder: Path) -> None:  # noqa: B027  most tasks have no pictures
@@ -78,6 +90,13 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, world: World, device: torch.device) -> dict[str, float]:
         """Metrics over the whole validation split; every rank calls this and gets the same answer."""
+
+    def observe(self, *, due: bool) -> None:  # noqa: B027  most tasks need nothing
+        """Collect figures of the coming training step, if it is ``due`` to be logged."""
+
+    def observed(self) -> dict[str, float]:
+        """The figures of the step just done over all ranks, which all call this."""
+        return {}
 
     def open_split(self, split: str) -> Contents:
         """The task's ``train`` or ``validation`` images."""
@@ -126,27 +145,32 @@ class Task(ABC):
         batch uncounted.
 
         Raises:
-            DataLostError: on every rank, after the last batch, when a rank could not read one of its own.
+            DataLostError: on every rank, when one could not read a batch of its own.
+            StoppedError: on every rank, when one was ``interrupted``.
         """
         if self.config.data.streaming:
             batches, counts, missing = self._streamed_evaluation(world)
         else:
             batches, counts, missing = self._indexed_evaluation(world, data)
         stream, batch, error = on_device(batches, device), None, None
-        while error is None:
+        for _ in range(missing):
             try:
-                batch = next(stream)
-            except StopIteration:
-                break
-            except DataError as failure:  # the others are waiting: tell them when they are all through
-                error = str(failure)
-            else:
-                missing -= 1
-                yield batch, counts
-        for _ in range(missing if batch is not None else 0):
-            yield batch, False
-        if problem := first_text(error):
+                own = next(stream, None)
+            except DataError as failure:
+                own, error = None, str(failure)
+            self._agree_to_go_on(error, device)
+            batch = batch if own is None else own
+            yield batch, counts and own is not None
+
+    def _agree_to_go_on(self, error: str | None, device: torch.device) -> None:
+        """Leave the evaluation with all other ranks where any has an error or was asked to stop."""
+        asked = self.interrupted()
+        agreed = max_over_ranks(2 if error else int(asked), device)
+        if agreed == 2:
+            problem = first_text(error)
             raise DataLostError(f"{problem} (in evaluation, where nothing is replaced; training is saved)")
+        if agreed:
+            raise StoppedError
 
     def _indexed_evaluation(self, world: World, data: Samples[Any] | None) -> tuple[Iterable[Any], bool, int]:
         """This rank's batches, whether they count, and how many any rank has at most."""

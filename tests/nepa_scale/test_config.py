@@ -71,6 +71,9 @@ def test_orchestration_settings_are_exactly_these() -> None:
         "engine.ds_config",
         "engine.activation_checkpointing",
         "engine.device_memory_gib",
+        "engine.timeout_minutes",
+        "engine.rendezvous_seconds",
+        "pretrain.stop_on_collapse",
     }
     sections |= {"checkpoint.every", "checkpoint.keep", "log.every", "log.tensorboard", "log.pictures"}
     sections |= {f"{task}.eval_every" for task in TASKS}

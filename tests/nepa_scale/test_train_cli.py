@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -101,12 +102,19 @@ def test_run_directory_of_another_configuration(train: Run, tmp_path: Path) -> N
     )
 
 
-def test_only_the_main_process_complains(train: Run) -> None:
-    """Eight processes that find the same mistake give one line, and all of them exit with code 2."""
-    place = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29999"}
-    main, other = (train("sed=1", RANK=rank, **place) for rank in "01")
-    assert (main.returncode, len(main.stderr.splitlines())) == (2, 1)
-    assert (other.returncode, other.stderr) == (2, "")
+def test_one_process_of_each_machine_complains(train: Run) -> None:
+    """Eight processes that find the same mistake give a line for each machine, with its name if it is not rank 0's.
+
+    All of them exit with code 2: what is missing on the second machine cannot be seen from the first.
+    """
+    place = {"WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29999"}
+    main, beside, there = (
+        train("sed=1", RANK=rank, LOCAL_RANK=local_rank, **place) for rank, local_rank in ("00", "11", "20")
+    )
+    complaint = "unknown key 'sed'; did you mean 'seed'?\n"
+    assert (main.returncode, main.stderr) == (2, f"error: {complaint}")
+    assert (beside.returncode, beside.stderr) == (2, "")
+    assert (there.returncode, there.stderr) == (2, f"error: {socket.gethostname()}, rank 2: {complaint}")
 
 
 def test_batch_is_checked_against_the_launched_devices(train: Run) -> None:
