@@ -74,6 +74,15 @@ def test_planned_failed_and_running_are_shown_as_such(make_study: MakeStudy) -> 
     assert rows["error"].isna().to_dict() == {"pretrain": True, "classify": True, "segment": False}
 
 
+def test_results_with_and_without_throughput_are_read(make_study: MakeStudy) -> None:
+    """Older results have neither throughput nor placement, newer ones have both; the tables are the same."""
+    path = make_study()
+    before = read_study(path).table
+    newer = {"throughput": {"mfu": 0.5, "peak_source": "measured"}, "placement": {"zero_stage": 1}}
+    edit_json(path / "runs" / RUN / "pretrain" / "result.json", lambda result: result.update(newer))
+    pd.testing.assert_frame_equal(read_study(path).table, before)
+
+
 def test_finished_without_result_is_noted(make_study: MakeStudy) -> None:
     """A state that the files contradict is reported, not silently dropped."""
     path = make_study()
