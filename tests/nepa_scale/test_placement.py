@@ -10,11 +10,14 @@ import pytest
 from launching import losses, train
 from processes import next_line, running
 
-from nepa_scale import placement
+from nepa_scale import device_memory, placement
 from nepa_scale.config import RunConfig
 from nepa_scale.device_memory import DeviceMemory
+from nepa_scale.distributed import World
 from nepa_scale.overrides import parse
 from nepa_scale.placement import Placement, place
+from nepa_scale.train import check, main
+from sweeps.launch import main as launch
 
 GIB = 2**30
 
@@ -174,3 +177,41 @@ def test_description_shows_the_plan() -> None:
     assert lines[0].startswith(f"devices      8, ZeRO stage 1, micro-batch {found.micro_batch_size} x")
     assert "of 24.00 GiB (estimate; engine.device_memory_gib)" in lines[1]
     assert len(lines) == 2 + len(found.reasons)
+
+
+def test_too_large_is_refused_before_anything_is_made(
+    digits_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """C12: a task is refused in one line, a dry run warns and goes on, and force=true is a way past it."""
+    run = tmp_path / "run"
+    words = [f"data.root={digits_root}", f"run_dir={run}", "engine.device_memory_gib=0.1"]
+    assert main(words) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: pretrain: needs about 0.")
+    assert not run.exists()
+    assert main([*words, "dry_run=true"]) == 0
+    assert "warning: pretrain: needs about" in capsys.readouterr().out
+    config = parse([*words, "force=true"])
+    check(config, run, World())
+
+
+def test_study_that_is_too_large_is_refused(
+    digits_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """C12: the launcher names every task that does not fit before it makes a folder; its dry run warns."""
+    study = tmp_path / "study"
+    words = [f"data.root={digits_root}", f"study_dir={study}", "study.sizes=[femto]", "engine.device_memory_gib=0.1"]
+    assert launch([*words, "dry_run=true"]) == 0
+    assert "warning: femto pretrain: needs about" in capsys.readouterr().out
+    assert launch(words) == 2
+    assert "error: femto pretrain: needs about" in capsys.readouterr().err
+    assert not study.exists()
+
+
+def test_cpus_refuse_fp16(digits_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line before torch is loaded, where there is no GPU."""
+    if device_memory.has_gpu():
+        pytest.skip("there is a GPU, which does compute in fp16")
+    assert main([f"data.root={digits_root}", "engine.precision=fp16"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == "error: engine.precision=fp16: CPUs do not compute in fp16; use bf16 or fp32, or a GPU"
