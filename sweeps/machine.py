@@ -106,7 +106,7 @@ def measured_flops_per_second(threads: int) -> float:
     matrix = np.ones((MATRIX_SIDE, MATRIX_SIDE), dtype=np.float32)
     best, started = float("inf"), time.perf_counter()
     with threadpool_limits(threads):
-        while time.perf_counter() - started < MEASURE_SECONDS:
+        while best == float("inf") or time.perf_counter() - started < MEASURE_SECONDS:
             before = time.perf_counter()
             matrix @ matrix
             best = min(best, time.perf_counter() - before)

@@ -71,6 +71,7 @@ def test_orchestration_settings_are_exactly_these() -> None:
         "engine.ds_config",
         "engine.activation_checkpointing",
         "engine.device_memory_gib",
+        "checkpoint.asynchronous",
         "engine.timeout_minutes",
         "engine.rendezvous_seconds",
         "pretrain.stop_on_collapse",
