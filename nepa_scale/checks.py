@@ -15,6 +15,7 @@ from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError, nearest
 from nepa_scale.layers import numbered_blocks
 
+FP16_NEEDS_GPU = "engine.precision=fp16: CPUs do not compute in fp16; use bf16 or fp32, or a GPU"
 SUBSET_KEYS = ("num_images", "fraction")
 NEEDS: dict[str, tuple[layout.Need, ...]] = {
     "pretrain": (),

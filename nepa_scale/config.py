@@ -303,11 +303,13 @@ class EngineConfig:
     """DeepSpeed and precision."""
 
     ds_config: str = setting("auto", orchestration=True)
-    """auto, a name in ds_configs/ (zero0 ... zero3, zero3_offload) or the path of a DeepSpeed JSON file"""
-    precision: str = setting("fp32", choices=("fp32", "bf16"))
-    """number format of weights and activations in the forward and backward pass"""
-    activation_checkpointing: bool = setting(False, orchestration=True)
-    """recompute block activations in the backward pass to save memory"""
+    """auto, a name in ds_configs/ (zero0 ... zero3, zero3_offload, zero3_nvme) or the path of a DeepSpeed JSON file"""
+    precision: str = setting("fp32", choices=("fp32", "bf16", "fp16"))
+    """number format of weights and activations in the forward and backward pass (fp16 with loss scaling, on GPUs)"""
+    activation_checkpointing: bool | None = setting(None, orchestration=True)
+    """recompute block activations in the backward pass to save memory; null = where memory is short"""
+    device_memory_gib: float | None = setting(None, above=0, orchestration=True)
+    """memory of one device to plan with; null = what a GPU has free, or this machine's memory shared by its ranks"""
     timeout_minutes: float = setting(20.0, above=0, orchestration=True)
     """a rank that gets nowhere for so long ends the job (three times this while starting or saving)"""
     rendezvous_seconds: float = setting(60.0, above=0, orchestration=True)
@@ -322,6 +324,8 @@ class CheckpointConfig:
     """save every so many steps; 0 = only when stopped by a signal"""
     keep: int = setting(1, low=1, orchestration=True)
     """checkpoints kept on disk"""
+    asynchronous: bool = setting(True, orchestration=True)
+    """write checkpoints in the background of training, from a copy of the state in host memory"""
 
 
 @dataclass(kw_only=True)
@@ -351,7 +355,9 @@ class RunConfig:
     seed: int = setting(0, low=0, high=2**32 - 1)
     """seed of initialisation, data order and augmentation"""
     micro_batch_size: int | None = setting(None, low=1, orchestration=True)
-    """images per device in one forward pass; null = the device's whole share of the batch"""
+    """images per device in one forward pass; null = the device's whole share of the batch, or what of it fits"""
+    force: bool = setting(False, orchestration=True)
+    """start although the memory estimate says that the devices cannot hold the task"""
     dry_run: bool = setting(False, orchestration=True)
     """show what would be done, and do nothing"""
     model: ModelConfig = field(default_factory=ModelConfig)

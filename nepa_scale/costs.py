@@ -10,19 +10,18 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple
 
 from nepa_scale import ladder
 from nepa_scale.config import RunConfig
 from nepa_scale.data import layout
 from nepa_scale.layers import probed_layers
+from nepa_scale.memory import ELEMENT, FP32, Workload, backbone_bytes
 
 FLOPS_CONVENTION = (
     "multiply-add = 2; training = 3 x forward (frozen: 1 x); causal attention counts T(T+1)/2 of T^2 scores"
 )
 POOL_SCALES = (1, 2, 3, 6)
-BYTES_PER_TRAINED_PARAMETER = 16  # fp32 weight, gradient and two AdamW moments
-BYTES_PER_AVERAGED_PARAMETER = 4  # the moving average in fp32, shared out like the optimiser's state
 NUM_LEVELS = 4
 
 #: A probe's heads are each trained at these multiples of the base learning rate and reported at the best one, as in
@@ -32,7 +31,7 @@ RATE_FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 @dataclass(frozen=True)
 class TaskCost:
-    """Totals of one task. ``memory_bytes`` is per device; the other figures are over all devices."""
+    """Totals of one task over all devices. ``flops_executed`` counts masked scores and recomputed blocks too."""
 
     params_total: int
     params_backbone: int
@@ -41,10 +40,30 @@ class TaskCost:
     unique_images: int
     tokens_seen: int
     flops_train: int
-    memory_bytes: int
+    flops_executed: int
 
 
-def task_cost(config: RunConfig, task: str, *, world_size: int = 1, zero_stage: int = 0) -> TaskCost:
+class Convolution(NamedTuple):
+    """One of a segmentation head's, with its output's ``side``; ``norm``: GroupNorm and ReLU follow, else a bias."""
+
+    inputs: int
+    outputs: int
+    kernel: int
+    side: int
+    norm: bool = True
+
+    @property
+    def params(self) -> int:
+        """Weights, and two parameters of a norm's or one of a bias's for each output."""
+        return self.inputs * self.outputs * self.kernel**2 + (2 if self.norm else 1) * self.outputs
+
+    @property
+    def flops(self) -> int:
+        """FLOPs on one image."""
+        return 2 * self.inputs * self.outputs * self.kernel**2 * self.side**2
+
+
+def task_cost(config: RunConfig, task: str, *, activation_checkpointing: bool = False) -> TaskCost:
     """Cost of ``task``. Raises ``DataError`` when its data set cannot be read."""
     section, arch = config.task_config(task), architecture(config, task)
     available = num_train_images(config, task)
@@ -55,28 +74,42 @@ def task_cost(config: RunConfig, task: str, *, world_size: int = 1, zero_stage: 
     grid = image_size // config.model.patch_size
     head_params, head_flops = head_cost(config, task)
     causal = section.attention == "causal"  # type: ignore[attr-defined]  # every task has it
-    forward = ladder.forward_flops(arch, image_size, causal=causal, count="useful")
-    passes = 1 if task == "probe" else 3
-    memory = ladder.memory(
-        arch,
-        image_size,
-        micro_batch_size=config.micro_batch_size or max(1, section.batch_size // world_size),
-        precision=cast(ladder.Precision, config.engine.precision),
-        zero_stage=zero_stage,
-        world_size=world_size,
+    useful, executed = (
+        ladder.forward_flops(arch, image_size, causal=causal, count=count) for count in ("useful", "executed")
     )
-    params = ladder.total_params(arch, image_size) + head_params
-    kept, trained = (memory.weights, head_params) if task == "probe" else (memory.total, params)
-    average = BYTES_PER_AVERAGED_PARAMETER * trained // (world_size if zero_stage else 1) if section.ema_decay else 0
+    passes = 1 if task == "probe" else 3
+    again = ladder.block_flops(arch, image_size) if activation_checkpointing and task != "probe" else 0
     return TaskCost(
-        params_total=params,
+        params_total=ladder.total_params(arch, image_size) + head_params,
         params_backbone=ladder.backbone_params(arch),
         steps=steps,
         images_seen=images,
         unique_images=min(used, images),
         tokens_seen=images * grid * grid,
-        flops_train=(passes * forward + 3 * head_flops) * images,
-        memory_bytes=kept + BYTES_PER_TRAINED_PARAMETER * head_params + average,
+        flops_train=(passes * useful + 3 * head_flops) * images,
+        flops_executed=(passes * executed + again + 3 * head_flops) * images,
+    )
+
+
+def workload(config: RunConfig, task: str) -> Workload:
+    """What training ``task`` holds in memory. Raises ``DataError`` when its data set cannot be read."""
+    arch, image_size = architecture(config, task), backbone_image_size(config, task)
+    head_params, _ = head_cost(config, task)
+    backbone = ladder.total_params(arch, image_size)
+    kept, recomputing, working = backbone_bytes(arch, image_size, config.engine.precision)
+    if task == "probe":  # nothing is kept of a frozen backbone, and only one block is at work
+        kept, recomputing, working = 0, 0, recomputing
+    head = head_bytes(config, task)
+    return Workload(
+        tokens=ladder.num_tokens(arch, image_size),
+        params=backbone + head_params,
+        trained=head_params if task == "probe" else backbone + head_params,
+        largest_tensor=max(arch.embed_dim * arch.mlp_hidden, 3 * arch.embed_dim**2),
+        largest_block=ladder.block_params(arch),
+        kept=kept + head,
+        kept_recomputing=recomputing + head,
+        working=working,
+        averaged=config.task_config(task).ema_decay > 0,
     )
 
 
@@ -159,35 +192,58 @@ def pyramid_scales(patch_size: int) -> tuple[float, ...]:
 
 
 def upernet_cost(width: int, channels: int, classes: int, grid: int, patch_size: int) -> tuple[int, int]:
-    """(parameters, forward FLOPs per image) of the pyramid and the UPerNet head on a ``grid`` x ``grid`` map.
+    """(parameters, forward FLOPs per image) of the pyramid and the UPerNet head on a ``grid`` x ``grid`` map."""
+    layers = upernet_layers(width, channels, classes, grid, patch_size)
+    between = 2 * width if 4.0 in pyramid_scales(patch_size) else 0  # the norm between two doublings
+    return between + sum(layer.params for layer in layers), sum(layer.flops for layer in layers)
 
-    Counts the layers of ``nepa_scale.segmentation.upernet`` in their order; a test holds the two together.
+
+def upernet_layers(width: int, channels: int, classes: int, grid: int, patch_size: int) -> list[Convolution]:
+    """The convolutions of ``nepa_scale.segmentation.upernet`` in their order; a test holds the two together.
+
+    A doubling is a transposed convolution: each of its inputs meets 2 x 2 weights, so it counts at its input's side.
     """
-    params = flops = 0
-
-    def convolution(inputs: int, outputs: int, kernel: int, side: int, *, norm: bool = True) -> None:
-        nonlocal params, flops
-        weights = inputs * outputs * kernel * kernel
-        params += weights + (2 * outputs if norm else outputs)
-        flops += 2 * weights * side * side
-
-    sides = []
+    layers, sides = [], []
     for scale in pyramid_scales(patch_size):
         side, doublings = grid, {4.0: 2, 2.0: 1}.get(scale, 0)
-        for doubling in range(doublings):
-            convolution(width, width, 2, side, norm=False)
-            params += 2 * width if doubling + 1 < doublings else 0
+        for _ in range(doublings):
+            layers.append(Convolution(width, width, 2, side, norm=False))
             side *= 2
         sides.append(side if scale >= 1 else max(1, int(grid * scale)))
     for side in sides[:-1]:
-        convolution(width, channels, 1, side)
-        convolution(channels, channels, 3, side)
-    for pool in POOL_SCALES:
-        convolution(width, channels, 1, pool)
-    convolution(width + len(POOL_SCALES) * channels, channels, 3, sides[-1])
-    convolution(NUM_LEVELS * channels, channels, 3, sides[0])
-    convolution(channels, classes, 1, sides[0], norm=False)
-    return params, flops
+        layers += [Convolution(width, channels, 1, side), Convolution(channels, channels, 3, side)]
+    layers += [Convolution(width, channels, 1, pool) for pool in POOL_SCALES]
+    layers.append(Convolution(width + len(POOL_SCALES) * channels, channels, 3, sides[-1]))
+    layers.append(Convolution(NUM_LEVELS * channels, channels, 3, sides[0]))
+    layers.append(Convolution(channels, classes, 1, sides[0], norm=False))
+    return layers
+
+
+def head_bytes(config: RunConfig, task: str) -> int:
+    """Bytes autograd keeps of one image in what a task adds to the backbone, its loss included.
+
+    Pre-training: two fp32 predictions and a target of unit length for each token. Segmentation: the input of every
+    convolution and, where a norm follows, its output; the scores of every pixel in fp32, twice while their
+    gradient is made. The rest is a few vectors for each head.
+    """
+    arch, size = config.model.architecture(), ELEMENT[config.engine.precision]
+    width, classes = arch.embed_dim, num_classes(config, task)
+    if task == "pretrain":
+        return 3 * FP32 * ladder.num_patches(arch, config.pretrain.image_size) * width
+    if task == "classify":
+        return 3 * FP32 * (width + classes)
+    if task == "probe":
+        heads = len(probed_layers(config.probe.layers, arch.depth))
+        patches = ladder.num_patches(arch, config.probe.image_size)
+        pooled = 2 * (width + 3 * len(RATE_FACTORS) * classes)
+        return FP32 * heads * (pooled + (3 * patches * width if config.probe.attentive else 0))
+    section, grid = config.segment, backbone_image_size(config, "segment") // config.model.patch_size
+    layers = upernet_layers(width, section.channels, classes, grid, config.model.patch_size)
+    if section.aux_weight:
+        layers.append(Convolution(width, section.aux_channels, 3, grid))
+    elements = sum(layer.side**2 * (layer.inputs + (layer.outputs if layer.norm else 0)) for layer in layers)
+    scores = (2 if section.aux_weight else 1) * classes * section.image_size**2
+    return size * elements + 2 * FP32 * scores
 
 
 def fcn_cost(width: int, channels: int, classes: int, grid: int) -> tuple[int, int]:

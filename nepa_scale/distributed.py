@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from nepa_scale import slurm_environment
 from nepa_scale.errors import ConfigError, RankError
@@ -15,6 +16,7 @@ from nepa_scale.rendezvous import meet
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed import ProcessGroup
 
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -112,6 +114,27 @@ def shut_down() -> None:
         dist.destroy_process_group()
 
 
+def sum_votes(votes: Sequence[float]) -> list[int]:
+    """The sums of small whole numbers over all ranks, host to host: nobody waits for what the GPUs are doing."""
+    import torch
+    import torch.distributed as dist
+
+    sums = torch.tensor(votes, dtype=torch.float64)
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(sums, group=_hosts())
+    return [int(each) for each in sums.tolist()]
+
+
+@functools.cache
+def _hosts() -> ProcessGroup | None:
+    """The ranks without their GPUs; None is the group that there is anyway."""
+    import torch.distributed as dist
+
+    if dist.get_backend() != "nccl":
+        return None
+    return cast("ProcessGroup", dist.new_group(backend="gloo"))
+
+
 def sum_over_ranks(tensors: Iterable[torch.Tensor]) -> None:
     """Replace each tensor by its sum over all ranks, in place."""
     import torch.distributed as dist
@@ -135,13 +158,18 @@ def max_over_ranks(value: int, device: torch.device) -> int:
 
 def first_text(text: str | None) -> str:
     """The text of the first rank that has one; every rank must call this at the same point."""
+    return next((each for each in gather_objects(text) if each), "")
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """What each rank gives, in the order of ranks; every rank must call this at the same point."""
     import torch.distributed as dist
 
-    texts: list[str | None] = [text]
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        texts = [None] * dist.get_world_size()
-        dist.all_gather_object(texts, text)
-    return next((each for each in texts if each), "")
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def barrier() -> None:
@@ -159,12 +187,16 @@ def _skip_shared_memory_kernel() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
+def ranks_here(world: World) -> int:
+    """The ranks on this machine, as the launcher says; all of them where it says nothing."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", world.size)))
+
+
 def _share_cores(world: World) -> None:
     """Give each rank of this machine its own share of cores; oversubscribed OpenMP threads are ruinously slow."""
     env = os.environ
-    local_size = int(env.get("LOCAL_WORLD_SIZE", env.get("LOCAL_SIZE", world.size)))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = slurm_environment.threads_of_task() or cores // local_size
+    threads = slurm_environment.threads_of_task() or cores // ranks_here(world)
     env.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
 
 

@@ -1,11 +1,11 @@
-"""DeepSpeed behind one small interface: build, step, save, load, gather weights."""
+"""DeepSpeed behind one small interface: build, step, gather weights; ``state`` is what a checkpoint holds."""
 
 from __future__ import annotations
 
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,25 +14,33 @@ from typing import Any
 import deepspeed
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
-from nepa_scale import checkpoints
 from nepa_scale.distributed import World, sum_over_ranks
 from nepa_scale.ema import WeightAverage
-from nepa_scale.errors import RunError
+from nepa_scale.export import export
 from nepa_scale.masters import Masters
 from nepa_scale.optim import Schedule
+from nepa_scale.shortcuts import take_shortcuts
+from nepa_scale.train_state import TrainState
 
 Batch = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimiser step reports: mean loss of the global batch, gradient norm before clipping, largest rate."""
+    """What one optimiser step reports.
 
-    loss: float
+    ``loss`` is the mean over this rank's images, left on the device: reading it would make the host wait.
+    ``grad_norm`` is that of the global batch before clipping, infinite where the step was not ``taken`` because
+    something was not finite; with ``rescaled`` that made fp16's loss scale smaller. ``lr`` is the largest group's
+    rate.
+    """
+
+    loss: Tensor
     grad_norm: float
     lr: float
+    taken: bool
+    rescaled: bool = False
 
 
 class Engine:
@@ -55,86 +63,60 @@ class Engine:
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         self.world, self.device = world, device
         self.stage: int = ds_config["zero_optimization"]["stage"]
-        self._engine, self._optimizer, _, self._schedule = deepspeed.initialize(
+        self._schedules, self._peaks = schedules, [group["lr"] for group in optimizer.param_groups]
+        self._clip_grad_norm: float = ds_config["gradient_clipping"]
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=module.to(device),
             optimizer=optimizer,
-            lr_scheduler=LambdaLR(optimizer, schedules),
-            config=ds_config,
+            config=ds_config | ({} if self.stage else {"gradient_clipping": 0.0}),
             dist_init_required=False,
         )
+        take_shortcuts(self._engine, self._optimizer, stage=self.stage, world_size=world.size)
         self.module: nn.Module = self._engine.module
-        self._masters = Masters(self.module, self._optimizer, self.stage)
-        self.average = WeightAverage(self._masters, ema_decay) if ema_decay else None
+        self._parameters = list(self.module.parameters())
+        self.masters = Masters(self.module, self._optimizer, self.stage)
+        self.average = WeightAverage(self.masters, ema_decay) if ema_decay else None
+        self.state = TrainState(self.module, self._optimizer, self.stage, self.masters, self.average, world)
 
-    def step(self, micro_batches: Sequence[Batch], *, before_forward: Callable[[int], None]) -> StepResult:
-        """One optimiser step over this rank's micro-batches.
+    def step(self, micro_batches: Sequence[Batch], *, step: int, before_forward: Callable[[int], None]) -> StepResult:
+        """Optimiser step number ``step`` (from 0) over this rank's micro-batches.
+
+        A step whose loss or gradient is not finite on any rank is not taken, on any rank and at any stage: weights,
+        moments and average stay as they are.
 
         Args:
             before_forward: called with the micro-step's index just before its forward pass (seeds randomness).
-
-        Raises:
-            FloatingPointError: when the loss of any rank is not finite; the step is then not taken.
         """
-        lr = max(self._engine.get_lr())
-        total = torch.zeros(1, device=self.device)
-        norm: float | None = None
+        lr = self._set_rates(step)
+        loss_sum = torch.zeros((), device=self.device)
         for index, batch in enumerate(micro_batches):
             before_forward(index)
             loss = self._engine(*(item.to(self.device, non_blocking=True) for item in batch))
-            self._engine.backward(loss)
-            total += loss.detach().float()
-            if index + 1 == len(micro_batches):
-                norm = self._unreported_norm()
-                mean = self._mean_over_ranks(total / len(micro_batches))
-            self._engine.step()
-        if self.average is not None:
+            loss_sum += loss.detach().float()
+            self._engine.backward(poison_unless_finite(loss))
+            if index + 1 < len(micro_batches):
+                self._engine.step()
+        scale = self._loss_scale()
+        grad_norm = self._take_step()
+        taken = math.isfinite(grad_norm)
+        if taken and self.average is not None:
             self.average.update()
-        return StepResult(loss=mean, grad_norm=norm if norm is not None else self._reported_norm(), lr=lr)
+        return StepResult(loss_sum / len(micro_batches), grad_norm, lr, taken, rescaled=self._loss_scale() < scale)
 
-    def save(self, folder: Path, step: int, *, keep: int) -> None:
-        """Commit a checkpoint of ``step`` below ``folder``."""
+    def weights_are_finite(self) -> bool:
+        """Whether every fp32 weight is a finite number; all ranks call this and get the same answer."""
+        largest = [torch.linalg.vector_norm(share, math.inf) for share in self.masters.shares()]
+        bad = torch.stack(largest).isfinite().logical_not().any().float()
+        sum_over_ranks([bad])
+        return not bad.item()
 
-        def write(parent: Path, name: str) -> None:
-            self._engine.save_checkpoint(str(parent), tag=name, client_state={"step": step}, save_latest=False)
-            if self.average is not None:
-                self.average.save(parent / name, self.world, sharded=self.stage > 0)
+    def export(self, path: Path, names: Mapping[str, str]) -> None:
+        """Write tensors of the module to a safetensors file, in fp32; ``names`` are the module's by the file's.
 
-        checkpoints.save(folder, step, self.world, write, keep=keep)
-
-    def load_newest(self, folder: Path) -> int:
-        """Continue from the newest whole checkpoint below ``folder``; returns its step, 0 where there is none.
-
-        Raises:
-            RunError: when the checkpoint was written by another number of devices and its state is partitioned.
+        All ranks call this; each has one of the tensors whole at a time. Raises ``RunError`` as ``export`` does.
         """
-        found = checkpoints.newest(folder)
-        if found is None:
-            return 0
-        step, path = found
-        written_by = checkpoints.world_size_of(path)
-        if written_by != self.world.size and self.stage > 0:
-            raise RunError(
-                f"{path}: written by {written_by} devices under ZeRO, this run has {self.world.size};"
-                f" continue with {written_by} devices"
-            )
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag=path.name)
-        if loaded is None:
-            raise RunError(f"{path}: DeepSpeed could not load this checkpoint; remove the folder to start anew")
-        if self.average is not None:
-            self.average.load(path, self.world, sharded=self.stage > 0)
-        return step
-
-    def gather_weights(self) -> dict[str, Tensor]:
-        """The whole module's state dict on the CPU of rank 0 (empty elsewhere), weights in fp32; all ranks call it."""
-        weights = {}
-        for name, parameter in self.module.named_parameters():
-            whole = self._masters.whole(parameter)
-            if self.world.is_main:
-                weights[name] = whole.cpu()
-        if not self.world.is_main:
-            return {}
-        state = self.module.state_dict()
-        return {name: weights[name] if name in weights else state[name].cpu().clone() for name in state}
+        state = self.module.state_dict(keep_vars=True)
+        export(path, {key: state[name] for key, name in names.items()}, self.masters.whole, self.world)
 
     @contextmanager
     def readable(self) -> Iterator[None]:
@@ -148,20 +130,41 @@ class Engine:
         with deepspeed.zero.GatheredParameters(own) if self.stage == 3 else nullcontext():
             yield
 
-    def _mean_over_ranks(self, value: Tensor) -> float:
-        value = value / self.world.size
-        sum_over_ranks([value])
-        mean = float(value.item())
-        if not math.isfinite(mean):
-            raise FloatingPointError(f"the loss is {mean}; lower the learning rate or lengthen the warm-up")
-        return mean
+    def _set_rates(self, step: int) -> float:
+        """Set every group's learning rate for ``step``; returns the largest. Nothing of it needs to be saved."""
+        for group, peak, schedule in zip(self._optimizer.param_groups, self._peaks, self._schedules, strict=True):
+            group["lr"] = peak * schedule(step)
+        return max(float(group["lr"]) for group in self._optimizer.param_groups)
 
-    def _unreported_norm(self) -> float | None:
-        """The gradient norm where DeepSpeed reports none (fp32 stage 0): after accumulation, before clipping."""
-        if self.stage != 0:
-            return None
-        gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients))
+    def _loss_scale(self) -> float:
+        """What fp16 multiplies the loss by; 1 in other formats."""
+        return float(getattr(self._optimizer, "loss_scale", 1.0))
 
-    def _reported_norm(self) -> float:
-        return float(self._engine.get_global_grad_norm())
+    def _take_step(self) -> float:
+        """Clip and apply the accumulated gradient, if it is finite; returns its norm before clipping."""
+        if self.stage > 0:
+            self._engine.step()
+            return float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else math.inf
+        # DeepSpeed's fp32 stage 0 would neither look for NaN nor tell the norm.
+        norm = torch.nn.utils.get_total_norm([each.grad for each in self._parameters if each.grad is not None])
+        grad_norm = float(norm)
+        if math.isfinite(grad_norm):
+            if self._clip_grad_norm:
+                torch.nn.utils.clip_grads_with_norm_(self._parameters, self._clip_grad_norm, norm)
+        else:
+            self._engine.set_gradient_accumulation_boundary(False)
+        self._engine.step()
+        if math.isfinite(grad_norm):
+            return grad_norm
+        self._engine.set_gradient_accumulation_boundary(None)
+        self._engine.zero_grad()
+        return math.inf
+
+
+def poison_unless_finite(loss: Tensor) -> Tensor:
+    """The same loss, or one whose gradients are all NaN where it is not finite.
+
+    Gradients are summed over ranks, so one rank's bad loss makes every rank see a bad gradient: they agree without
+    another message, and without waiting for the device.
+    """
+    return loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)

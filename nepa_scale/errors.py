@@ -40,6 +40,10 @@ class RunError(UserError):
     """A run directory cannot be used: owned by another process, or made by another configuration."""
 
 
+class SaveError(RunError):
+    """Too many checkpoints in a row could not be written; every rank of a training raises it at once."""
+
+
 class WeightsError(UserError):
     """A file or folder of weights is incomplete, unsafe, or of another model."""
 

@@ -18,6 +18,7 @@ from nepa_scale.data.tolerance import FaultLog, Loaded, allowed_faults
 from nepa_scale.distributed import World
 from nepa_scale.engine import Batch
 from nepa_scale.errors import DataError
+from nepa_scale.placement import Placement
 from nepa_scale.tasks.task import Task
 
 
@@ -33,7 +34,15 @@ class Feed:
     """
 
     def __init__(
-        self, task: Task, config: RunConfig, world: World, device: torch.device, *, start: int, total_steps: int
+        self,
+        task: Task,
+        config: RunConfig,
+        placement: Placement,
+        *,
+        world: World,
+        device: torch.device,
+        start: int,
+        total_steps: int,
     ) -> None:
         self.batches: list[Batch] = []
         self.error: str | None = None
@@ -45,14 +54,12 @@ class Feed:
         self._batch_size, self._start = task.section.batch_size, start
         self._num_images = len(task.train_data)
         self._max_bad_fraction = config.data.max_bad_fraction
-        share = self._batch_size // world.size
-        micro = config.micro_batch_size or share
-        self._accumulation = share // micro
+        self._accumulation = placement.accumulation
         open_loader = train_stream if config.data.streaming else train_loader
         loader = open_loader(
             task.train_data,
             batch_size=self._batch_size,
-            micro_batch_size=micro,
+            micro_batch_size=placement.micro_batch_size,
             seed=config.seed,
             start_step=start,
             total_steps=total_steps,

@@ -33,6 +33,15 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def make_durable(folder: Path) -> None:
+    """Flush to disk which names a folder holds: a rename in it then outlives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically."""
     write_atomically(path, to_json(content))

@@ -22,7 +22,6 @@ from nepa_scale.errors import UserError, nearest
 MlpKind = Literal["gelu", "swiglu"]
 QkNorm = Literal["none", "plain", "weight"]
 PosEmbed = Literal["rope", "absolute"]
-Precision = Literal["fp32", "bf16"]
 AttentionCount = Literal["useful", "executed"]
 
 
@@ -224,71 +223,17 @@ def forward_flops(arch: Architecture, image_size: int, *, causal: bool, count: A
     return stem + arch.depth * (linear + 4 * scores * width)
 
 
+def block_flops(arch: Architecture, image_size: int) -> int:
+    """Return the executed FLOPs of one forward pass of one image through the blocks alone."""
+    stem = 2 * num_patches(arch, image_size) * arch.in_chans * arch.patch_size**2 * arch.embed_dim
+    return forward_flops(arch, image_size, causal=False) - stem
+
+
+def block_params(arch: Architecture) -> int:
+    """Return the parameters of one block."""
+    return (backbone_params(arch) - 2 * arch.embed_dim) // arch.depth
+
+
 def train_flops(arch: Architecture, image_size: int, *, causal: bool, count: AttentionCount = "useful") -> int:
     """Return the FLOPs of training on one image, 3 x forward; recomputation to save memory is not counted."""
     return 3 * forward_flops(arch, image_size, causal=causal, count=count)
-
-
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes one device needs to train the backbone; the framework's own buffers come on top."""
-
-    weights: int
-    gradients: int
-    optimiser: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        """Sum of the four parts in bytes."""
-        return self.weights + self.gradients + self.optimiser + self.activations
-
-
-def memory(
-    arch: Architecture,
-    image_size: int,
-    *,
-    micro_batch_size: int,
-    precision: Precision,
-    zero_stage: int,
-    world_size: int,
-) -> MemoryEstimate:
-    """Estimate the bytes one of ``world_size`` devices needs for AdamW training with a ZeRO stage.
-
-    AdamW keeps two fp32 moments, and an fp32 copy of the weights when these are bf16. ZeRO (arXiv 1910.02054)
-    splits over the devices the optimiser state from stage 1, the gradients from stage 2 and the weights from
-    stage 3. Raises ``UserError`` for an unknown precision or stage.
-    """
-    _check_choice("precision", precision, get_args(Precision))
-    if zero_stage not in range(4):
-        raise UserError(f"zero_stage={zero_stage} must be 0, 1, 2 or 3")
-    params = total_params(arch, image_size)
-    element, optimiser = (2, 12) if precision == "bf16" else (4, 8)
-
-    def share(size: int, from_stage: int) -> int:
-        return -(-size // world_size) if zero_stage >= from_stage else size
-
-    return MemoryEstimate(
-        weights=share(element * params, 3),
-        gradients=share(element * params, 2),
-        optimiser=share(optimiser * params, 1),
-        activations=element * micro_batch_size * activation_elements(arch, image_size),
-    )
-
-
-def activation_elements(arch: Architecture, image_size: int) -> int:
-    """Estimate the elements kept for the backward pass of one image, without activation checkpointing.
-
-    Per token a block keeps, in widths D: two residual inputs and two LayerNorm outputs, the fused q, k, v
-    (3), q and k once more where RoPE or a norm has changed them (2), the attention output, and the two branch
-    outputs that LayerScale multiplies; in MLP widths I: the inputs of the activation and the second layer (2),
-    with SwiGLU the gate, the value, the activated gate and their product (4). Attention scores are not kept: a
-    fused kernel recomputes them. Around the blocks come the input pixels, the embeddings and the final
-    LayerNorm's input and output.
-    """
-    tokens, width = num_tokens(arch, image_size), arch.embed_dim
-    changed = arch.pos_embed == "rope" or arch.qk_norm != "none"
-    widths = 8 + (2 if changed else 0) + (2 if arch.layer_scale else 0)
-    hiddens = 4 if arch.mlp == "swiglu" else 2
-    block = tokens * (widths * width + hiddens * arch.mlp_hidden)
-    return arch.in_chans * image_size**2 + arch.depth * block + 3 * tokens * width

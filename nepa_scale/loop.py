@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 
 from nepa_scale import ds_config
+from nepa_scale.checkpoints import Checkpoints
 from nepa_scale.config import RunConfig
-from nepa_scale.distributed import World, first_text, max_over_ranks, sum_over_ranks
+from nepa_scale.costs import task_cost
+from nepa_scale.distributed import World, first_text, max_over_ranks, sum_over_ranks, sum_votes
 from nepa_scale.engine import Engine, StepResult
-from nepa_scale.errors import DataLostError
+from nepa_scale.errors import DataLostError, DivergedError
 from nepa_scale.feed import Feed
-from nepa_scale.files import write_atomically
+from nepa_scale.guard import REMEDY, SkippedSteps
 from nepa_scale.health import Health
 from nepa_scale.metrics import MetricsLog
-from nepa_scale.optim import group_schedules
+from nepa_scale.optim import group_schedules, num_params
+from nepa_scale.placement import Placement
 from nepa_scale.progress import StepDisplay, logger
 from nepa_scale.results import write_result
 from nepa_scale.runs import AVERAGE_NAME, WEIGHTS_NAME
 from nepa_scale.signals import StopRequest
 from nepa_scale.status import Status, read_status, write_status
 from nepa_scale.tasks.task import StoppedError, Task
+from nepa_scale.throughput import Throughput
 from nepa_scale.watchdog import STARTING_PATIENCE, Watchdog
 
 STATUS_INTERVAL_SECONDS = 2.0
+SHOWN = ("loss", "lr", "grad_norm", "images_per_second", "mfu")  # beside the progress bar
 
 
 class Trainer:
@@ -41,44 +46,62 @@ class Trainer:
         config: RunConfig,
         task_dir: Path,
         *,
+        placement: Placement,
         world: World,
         device: torch.device,
         stop: StopRequest,
         watchdog: Watchdog,
     ) -> None:
-        self.task, self.config, self.task_dir = task, config, task_dir
+        self.task, self.config, self.task_dir, self.placement = task, config, task_dir, placement
         self.world, self.device, self.stop, self.watchdog = world, device, stop, watchdog
         section = task.section
         self.total_steps = section.total_steps(len(task.train_data))
-        self.params = sum(parameter.numel() for parameter in task.module.parameters())
-        task.prepare(world, device)
+        self.params = num_params(task.module)
+        if placement.activation_checkpointing:
+            task.backbone.set_grad_checkpointing()
         optimizer = task.build_optimizer()
         self.engine = Engine(
             task.module,
             optimizer,
             group_schedules(optimizer.param_groups, section, self.total_steps, task.layer_decay),
-            ds_config.resolve(config, task.name, world_size=world.size, num_params=self.params),
+            ds_config.resolve(config, task.name, placement),
             world=world,
             device=device,
             ema_decay=section.ema_decay,
         )
-        self._checkpoints = task_dir / "checkpoints"
+        cost = task_cost(config, task.name, activation_checkpointing=placement.activation_checkpointing)
+        self._throughput = Throughput(cost, config.engine.precision, world, device)
+        with self.engine.readable():
+            task.prepare(world, device)
+        self._checkpoints = Checkpoints(
+            task_dir / "checkpoints",
+            self.engine.state,
+            world,
+            keep=config.checkpoint.keep,
+            asynchronous=config.checkpoint.asynchronous,
+            run_id=config.run_id,
+            settings=config.identity(),
+        )
         self._attempt = _attempts(task_dir) + 1
 
     def run(self) -> None:
         """Train to the end and write the result, or save and return when asked to stop."""
-        start = self.engine.load_newest(self._checkpoints)
+        start = self._checkpoints.load_newest()
         if start:
             logger.info("%s: continuing from step %d of %d", self.task.name, start, self.total_steps)
         self._saved = self._start = start
         self.task.interrupted = self._evaluation_interrupted
         self._log = self._open_log(start)
         self._replaced = self._replaced_logged = self._earlier_replaced
+        self._skipped = SkippedSteps(self._earlier_skipped)
         self._health = Health(self.task, self._log.rows if self._log is not None else ())
         self._display = StepDisplay(self._title(), start, self.total_steps, shown=self.world.is_main)
         try:
             if self._train(start):
                 self._finish()
+        except DivergedError:  # on every rank at once: what is on its way is still good
+            self._checkpoints.finish()
+            raise
         except StoppedError:
             self._write_status("preempted", self._saved)
             logger.info("%s: stopped while evaluating; the same command evaluates again", self.task.name)
@@ -91,7 +114,16 @@ class Trainer:
         """Take the steps from ``start`` on; False when stopped before the last."""
         config, section, done = self.config, self.task.section, start
         self._write_status("running", start)
-        self._feed = Feed(self.task, config, self.world, self.device, start=start, total_steps=self.total_steps)
+        self._feed = Feed(
+            self.task,
+            config,
+            self.placement,
+            world=self.world,
+            device=self.device,
+            start=start,
+            total_steps=self.total_steps,
+        )
+        self._throughput.start()
         self._interval_start, self._interval_step = time.perf_counter(), start
         if self._lacks_evaluation(start):
             self._record_evaluation(start)
@@ -101,20 +133,22 @@ class Trainer:
             self._feed.fetch()
             self.watchdog.passed(f"agreeing to take step {done + 1}", done, patience=patience)
             if self._must_stop(done):
-                self._save(done)
+                self._save(done, wait=True)
                 self._write_status("preempted", done)
-                logger.info("%s: stopped and saved at step %d; the same command continues", self.task.name, done)
+                saved = self._checkpoints.problem or f"saved at step {done}"
+                logger.info("%s: stopped, %s; the same command continues", self.task.name, saved)
                 return False
             self._health.before_step(due=(done + 1) % config.log.every == 0 or done + 1 == self.total_steps)
-            result = self.engine.step(self._feed.batches, before_forward=functools.partial(self._seed, done))
+            result = self.engine.step(self._feed.batches, step=done, before_forward=functools.partial(self._seed, done))
             done += 1
+            self._skipped.record(done, section.batch_size, taken=result.taken, rescaled=result.rescaled)
             last = done == self.total_steps
             if done % config.log.every == 0 or last:
                 self._record_step(done, result)
             self._display.update(done, None)
             evaluates = section.eval_every and done % section.eval_every == 0 and not last
             if evaluates or last or (config.checkpoint.every and done % config.checkpoint.every == 0):
-                self._save(done)  # before an evaluation, which bad data may end
+                self._save(done, wait=bool(evaluates) or last)  # before an evaluation, which bad data may end
             if evaluates:
                 self._record_evaluation(done)
         return True
@@ -126,26 +160,30 @@ class Trainer:
             DataLostError: on every rank, with the first rank's reason, when any of them has no data for the next step
                 or too many images are bad. What was trained is saved.
         """
-        own = [float(self.stop.requested), float(self._feed.error is not None), float(self._feed.replaced)]
-        agreed = torch.tensor(own, dtype=torch.float64, device=self.device)
-        sum_over_ranks([agreed])
-        stops, errors, faults = (int(value) for value in agreed.tolist())
+        own = [self.stop.requested, self._feed.error is not None, self._feed.replaced, self._checkpoints.writing]
+        stops, errors, faults, writing = sum_votes(own)
+        if not writing:
+            self._checkpoints.finish()
         self._replaced = self._earlier_replaced + faults
         too_many = self._feed.too_many_faults(done, faults)
         if errors or too_many:
-            self._save(done)
+            self._save(done, wait=True)
             self._write_status("running", done)  # the step that the failure is then reported at
             reason = first_text(self._feed.error) if errors else f"{too_many}{first_text(self._feed.last_fault)}"
             raise DataLostError(f"{reason} (saved at step {done})")
         return stops > 0
 
-    def _save(self, done: int) -> None:
-        """Commit a checkpoint, unless this step has one or is where this process began."""
+    def _save(self, done: int, *, wait: bool) -> None:
+        """Checkpoint this step, unless it has one or is where this process began; with ``wait``, until that is done."""
         if done != self._saved:
+            if not self.engine.weights_are_finite():
+                raise DivergedError(f"nan: the weights after step {done} are not finite and were not saved; {REMEDY}")
             self._note_replaced(done)
             self.watchdog.passed(f"saving step {done}", done, patience=STARTING_PATIENCE)
-            self.engine.save(self._checkpoints, done, keep=self.config.checkpoint.keep)
+            self._checkpoints.save(done, done * self.task.section.batch_size, wait=wait)
             self._saved = done
+        elif wait:
+            self._checkpoints.finish()
 
     def _finish(self) -> None:
         """Evaluate, export the weights, write the result. Repeated whole if a kill comes in between."""
@@ -165,6 +203,8 @@ class Trainer:
             metrics=metrics,
             details=details,
             params=self.params,
+            placement=self.placement,
+            throughput=self._throughput,
             images_replaced=self._replaced,
             wall_seconds=self._earlier_seconds + time.perf_counter() - self._started,
         )
@@ -172,10 +212,8 @@ class Trainer:
         logger.info("%s: finished  %s", self.task.name, "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
 
     def _export(self, name: str) -> None:
-        weights = self.engine.gather_weights()
-        if self.world.is_main:
-            tensors = {key: value.contiguous() for key, value in self.task.exported(weights).items()}
-            write_atomically(self.task_dir / name, safetensors.torch.save(tensors))
+        names = self.engine.module.state_dict(keep_vars=True)
+        self.engine.export(self.task_dir / name, self.task.exported({each: each for each in names}))
 
     def _illustrate(self) -> None:
         try:
@@ -208,23 +246,26 @@ class Trainer:
         now = time.perf_counter()
         seconds = now - self._interval_start
         batch_size = self.task.section.batch_size
+        loss = result.loss / self.world.size
+        sum_over_ranks([loss])
         row: dict[str, Any] = {
             "step": done,
             "images_seen": done * batch_size,
-            "loss": result.loss,
+            "loss": loss.item(),
             "lr": result.lr,
             "grad_norm": result.grad_norm,
-            "images_per_second": (done - self._interval_step) * batch_size / seconds,
-            "data_wait": self._feed.wait_seconds / seconds,
+            **self._throughput.interval((done - self._interval_step) * batch_size, seconds, self._feed.wait_seconds),
             "images_replaced": self._replaced,
+            "skipped_steps": self._skipped.total,
             "elapsed_seconds": self._earlier_seconds + now - self._started,
         }
         row |= self._health.figures(done, row["loss"])
         self._interval_start, self._interval_step, self._feed.wait_seconds = now, done, 0.0
         self._replaced_logged = self._replaced
         if self._log is not None:
+            row = {name: value for name, value in row.items() if math.isfinite(value)}  # of a skipped step
             self._log.write(row)
-            shown = {name: row[name] for name in ("loss", "lr", "grad_norm", "images_per_second")}
+            shown: dict[str, float] = {name: row[name] for name in SHOWN if name in row}
             self._display.update(done, shown)
             if now - self._status_written > STATUS_INTERVAL_SECONDS:
                 self._write_status("running", done)
@@ -232,11 +273,12 @@ class Trainer:
     def _record_evaluation(self, done: int) -> tuple[dict[str, float], dict[str, Any]]:
         """Metrics and details of the weights and, under names with ``ema_``, of their moving average; logged."""
         before = time.perf_counter()
-        metrics, details = self._evaluate()
-        if self.engine.average is not None:
-            with self.engine.average.in_place():
-                averages = self._evaluate()
-            metrics, details = (_with_averages(*pair) for pair in zip((metrics, details), averages, strict=True))
+        with self._throughput.paused():
+            metrics, details = self._evaluate()
+            if self.engine.average is not None:
+                with self.engine.average.in_place():
+                    averages = self._evaluate()
+                metrics, details = (_with_averages(*pair) for pair in zip((metrics, details), averages, strict=True))
         if self._log is not None:
             row = {"step": done, "images_seen": done * self.task.section.batch_size}
             self._log.write(row | {f"eval_{name}": value for name, value in metrics.items()})
@@ -262,7 +304,8 @@ class Trainer:
         return metrics, dict(self.task.details)
 
     def _open_log(self, start: int) -> MetricsLog | None:
-        self._started, self._earlier_seconds, self._earlier_replaced = time.perf_counter(), 0.0, 0
+        self._started, self._earlier_seconds = time.perf_counter(), 0.0
+        self._earlier_replaced = self._earlier_skipped = 0
         if not self.world.is_main:
             return None
         log = MetricsLog(
@@ -273,12 +316,15 @@ class Trainer:
         )
         self._earlier_seconds = max((row.get("elapsed_seconds", 0.0) for row in log.rows), default=0.0)
         self._earlier_replaced = max((row.get("images_replaced", 0) for row in log.rows), default=0)
+        self._earlier_skipped = max((row.get("skipped_steps", 0) for row in log.rows), default=0)
         return log
 
     def _write_status(self, state: str, step: int) -> None:
         self._status_written = time.perf_counter()
         if self.world.is_main:
-            write_status(self.task_dir, Status(state, step=step, steps_total=self.total_steps, attempt=self._attempt))
+            problem = self._checkpoints.problem if state != "finished" else None
+            total, attempt = self.total_steps, self._attempt
+            write_status(self.task_dir, Status(state, step=step, steps_total=total, attempt=attempt, error=problem))
 
     def _title(self) -> str:
         return f"{self.task.name} {self.config.model.size}"

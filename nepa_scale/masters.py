@@ -24,13 +24,15 @@ class Masters:
 
     def shares(self) -> list[Tensor]:
         """What of the trained weights this rank keeps in fp32, each time in the same order."""
+        return [share.detach() for share in self.owners()]
+
+    def owners(self) -> list[Tensor]:
+        """The tensors of ``shares`` as the optimiser knows them: the keys of its state."""
         if self._stage == 0:
-            kept = [parameter for parameter in self._module.parameters() if parameter.requires_grad]
-        elif self._stage == 3:
-            kept = self._optimizer.fp32_partitioned_groups_flat
-        else:
-            kept = self._optimizer.single_partition_of_fp32_groups
-        return [share.detach() for share in kept]
+            return [parameter for parameter in self._module.parameters() if parameter.requires_grad]
+        if self._stage == 3:
+            return list(self._optimizer.fp32_partitioned_groups_flat)
+        return list(self._optimizer.single_partition_of_fp32_groups)
 
     @contextmanager
     def overwriting(self) -> Iterator[list[Tensor]]:

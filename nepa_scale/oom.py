@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import errno
 
-from nepa_scale import ds_config
 from nepa_scale.config import RunConfig
-from nepa_scale.costs import task_cost
+from nepa_scale.device_memory import planned
+from nepa_scale.distributed import World
+from nepa_scale.placement import gib, place
 
 _PHRASES = (
     "out of memory",  # CUDA, whichever class torch gives it
@@ -27,30 +28,27 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(phrase in text for phrase in _PHRASES)
 
 
-def remedy(config: RunConfig, world_size: int) -> str:
+def remedy(config: RunConfig, world: World) -> str:
     """What would need less memory and how much, as far as the settings leave a choice; one line."""
-    stage = ds_config.zero_stage(config, world_size)
-    now = predicted_bytes(config, world_size, stage)
-    share = max(1, config.task_config().batch_size // world_size)
-    micro = config.micro_batch_size or share
+    device = planned(config, world)
+
+    def estimate(micro_batch_size: int, name: str, recomputing: bool) -> int:
+        engine = dataclasses.replace(config.engine, ds_config=name, activation_checkpointing=recomputing)
+        stated = dataclasses.replace(config, micro_batch_size=micro_batch_size, engine=engine)
+        return place(stated, config.task, world.size, device).memory.total
+
+    chosen = place(config, config.task, world.size, device)
+    name, micro, recomputing = chosen.ds_config, chosen.micro_batch_size, chosen.activation_checkpointing
     choices: list[tuple[str, int]] = []
-    halved = next((size for size in range(micro // 2, 0, -1) if share % size == 0), None)
+    halved = next((size for size in range(micro // 2, 0, -1) if micro % size == 0), None)
     if halved is not None:
-        smaller = dataclasses.replace(config, micro_batch_size=halved)
-        choices.append((f"micro_batch_size={halved}", predicted_bytes(smaller, world_size, stage)))
-    if world_size > 1 and stage < 3:
-        choices.append((f"engine.ds_config=zero{stage + 1}", predicted_bytes(config, world_size, stage + 1)))
-    offers = [f"{words} would need {_gib(size)}" for words, size in choices if size < now]
-    if not config.engine.activation_checkpointing:
-        offers.append("engine.activation_checkpointing=true keeps the activations of one block at a time")
+        choices.append((f"micro_batch_size={halved}", estimate(halved, name, recomputing)))
+    if not recomputing and config.task != "probe":
+        choices.append(("engine.activation_checkpointing=true", estimate(micro, name, recomputing=True)))
+    if world.size > 1 and chosen.zero_stage < 3:
+        next_stage = f"zero{chosen.zero_stage + 1}"
+        choices.append((f"engine.ds_config={next_stage}", estimate(micro, next_stage, recomputing)))
+    now = chosen.memory.total
+    offers = [f"{words} would need {gib(size)}" for words, size in choices if size < now]
     offers = offers or ["use devices with more memory, or more of them"]
-    return f"by estimate this task needs {_gib(now)} per device; {'; '.join(offers)}"
-
-
-def predicted_bytes(config: RunConfig, world_size: int, stage: int) -> int:
-    """Estimate of the bytes a device needs."""
-    return task_cost(config, config.task, world_size=world_size, zero_stage=stage).memory_bytes
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
+    return f"by estimate this task needs {gib(now)} per device; {'; '.join(offers)}"

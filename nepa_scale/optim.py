@@ -79,7 +79,7 @@ def parameter_groups(
             continue
         steps_below = _steps_below_last_block(name, depth) if layered else 0
         peak = head_lr if head_lr is not None and HEAD.match(name) else lr
-        decayed = parameter.ndim > 1
+        decayed = len(whole_shape(parameter)) > 1
         fresh = {
             "params": [],
             "lr": peak,
@@ -88,6 +88,17 @@ def parameter_groups(
         }
         groups.setdefault((steps_below, decayed, peak), fresh)["params"].append(parameter)
     return list(groups.values())
+
+
+def whole_shape(parameter: nn.Parameter) -> torch.Size:
+    """The shape of a parameter, also of one that ZeRO-3 has partitioned: that is an empty tensor between its uses."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
+
+
+def num_params(module: nn.Module) -> int:
+    """Elements of all parameters of ``module``, partitioned or not."""
+    return sum(whole_shape(parameter).numel() for parameter in module.parameters())
 
 
 def group_schedules(

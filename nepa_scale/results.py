@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +15,9 @@ from nepa_scale.config import RunConfig
 from nepa_scale.costs import FLOPS_CONVENTION, task_cost
 from nepa_scale.distributed import World
 from nepa_scale.files import write_json
+from nepa_scale.placement import Placement
 from nepa_scale.status import now
+from nepa_scale.throughput import Throughput
 
 SCHEMA = 1
 RECORDED_PACKAGES = ("torch", "deepspeed", "timm", "webdataset")
@@ -30,11 +31,13 @@ def write_result(
     metrics: dict[str, float],
     details: dict[str, Any],
     params: int,
+    placement: Placement,
+    throughput: Throughput,
     images_replaced: int,
     wall_seconds: float,
 ) -> None:
     """Write ``result.json``; its presence is what makes a task's outcome count."""
-    cost = task_cost(config, config.task, world_size=world.size)
+    cost = task_cost(config, config.task)
     content: dict[str, Any] = {
         "schema": SCHEMA,
         "run_id": config.run_id,
@@ -56,7 +59,15 @@ def write_result(
         "wall_seconds": round(wall_seconds, 3),
         "device_kind": _device_kind(),
         "device_count": world.size,
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": throughput.memory_peak_bytes,
+        "throughput": throughput.summary(),
+        "placement": {
+            "zero_stage": placement.zero_stage,
+            "micro_batch_size": placement.micro_batch_size,
+            "accumulation": placement.accumulation,
+            "activation_checkpointing": placement.activation_checkpointing,
+            "memory_bytes": placement.memory.total,
+        },
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in RECORDED_PACKAGES},
@@ -65,13 +76,6 @@ def write_result(
         "finished_at": now(),
     }
     write_json(task_dir / "result.json", content)
-
-
-def peak_memory_bytes() -> int:
-    """Most memory this process has used: of the GPU where there is one, else of the process."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _device_kind() -> str:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nepa_scale import checks, distributed, oom, rendezvous, runs
+from nepa_scale import checks, distributed, ds_config, oom, rendezvous, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.distributed import World
-from nepa_scale.errors import DataLostError, DivergedError, UserError
+from nepa_scale.errors import ConfigError, DataLostError, DivergedError, SaveError, UserError
 from nepa_scale.failures import Failure, JobFailedError
+from nepa_scale.placement import Placement, agree
+from nepa_scale.progress import logger
 from nepa_scale.signals import StopRequest
 from nepa_scale.watchdog import STARTING_PATIENCE, Watchdog
 
@@ -49,7 +51,7 @@ def run_task(
     watchdog.start()
     try:
         _run(config, run_dir, world, device, stop, watchdog)
-    except (DataLostError, DivergedError):  # which all ranks raise together, and must leave together
+    except (ConfigError, DataLostError, DivergedError, SaveError):  # all ranks raise these together, and leave so
         watchdog.stop()
         distributed.shut_down()
         raise
@@ -71,10 +73,20 @@ def _run(
 
         write_digits(Path(config.data.root))
     distributed.barrier()
-    torch.manual_seed(config.seed)
-    task = build_task(config, run_dir)
     task_dir = run_dir / config.task
-    Trainer(task, config, task_dir, world=world, device=device, stop=stop, watchdog=watchdog).run()
+    placement = _placement(config, task_dir, world, device)
+    torch.manual_seed(config.seed)
+    task = built_task(config, run_dir, placement, world, device)
+    Trainer(
+        task,
+        config,
+        task_dir,
+        placement=placement,
+        world=world,
+        device=device,
+        stop=stop,
+        watchdog=watchdog,
+    ).run()
 
 
 def _described(error: Exception, config: RunConfig, world: World) -> str:
@@ -83,8 +95,31 @@ def _described(error: Exception, config: RunConfig, world: World) -> str:
         return str(error)
     first = (str(error).strip().splitlines() or [""])[0]
     if oom.is_out_of_memory(error):
-        return f"oom: {first}; {oom.remedy(config, world.size)}"
+        return f"oom: {first}; {oom.remedy(config, world)}"
     return f"{type(error).__name__}: {first}"
+
+
+def _placement(config: RunConfig, task_dir: Path, world: World, device: torch.device) -> Placement:
+    """How to lay the task on the devices. Raises ``ConfigError``, on every rank, when they cannot do it."""
+    if device.type == "cpu" and config.engine.precision == "fp16":
+        raise ConfigError([checks.FP16_NEEDS_GPU])
+    placement = agree(config, task_dir, world, device)
+    for reason in placement.reasons:
+        if world.is_main:
+            logger.info("%s: %s", config.task, reason)
+    if placement.problem is not None and not config.force:
+        raise ConfigError([f"{config.task}: {placement.problem}"])
+    return placement
+
+
+def built_task(config: RunConfig, run_dir: Path, placement: Placement, world: World, device: torch.device) -> Task:
+    """The task; under ZeRO-3 on several ranks none of them ever holds all of its weights."""
+    if world.size == 1 or placement.zero_stage < 3:
+        return build_task(config, run_dir)
+    from nepa_scale import sharded_init
+
+    settings = ds_config.resolve(config, config.task, placement)
+    return sharded_init.build(lambda: build_task(config, run_dir), settings, world=world, device=device)
 
 
 def build_task(config: RunConfig, run_dir: Path) -> Task:

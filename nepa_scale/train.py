@@ -22,10 +22,13 @@ from nepa_scale import checks, ds_config, overrides, progress, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost
 from nepa_scale.data.reporting import reporting
+from nepa_scale.device_memory import has_gpu, planned
 from nepa_scale.distributed import World, read_environment
 from nepa_scale.errors import ConfigError, DataLostError, RankError, UserError
 from nepa_scale.exit_codes import ExitCode
 from nepa_scale.failures import Failure, JobFailedError, exit_code
+from nepa_scale.placement import describe as placement_lines
+from nepa_scale.placement import place
 from nepa_scale.signals import StopRequest
 from nepa_scale.status import Status, read_status, write_status
 from nepa_scale.watchdog import leave_at_once
@@ -58,13 +61,13 @@ def check(config: RunConfig, run_dir: Path, world: World) -> None:
         *checks.check_batches(config, (config.task,), world.size),
         *runs.check_directory(run_dir, config),
     ]
-    try:
-        ds_config.resolve(config, config.task, world_size=world.size, num_params=1)
-    except ConfigError as error:
-        problems += error.problems
+    problems += ds_config.check(config, config.task)
+    if config.engine.precision == "fp16" and not (has_gpu() or config.dry_run):
+        problems.append(checks.FP16_NEEDS_GPU)
     if not config.dry_run:
         problems += runs.check_start(run_dir, config)
     if not problems:
+        problems += _placement_problems(config, world)
         problems += runs.check_data(run_dir / config.task, config)
     if not (problems or config.dry_run):
         with reporting() as report:  # on every rank: any of them may be the one that makes the index
@@ -73,19 +76,31 @@ def check(config: RunConfig, run_dir: Path, world: World) -> None:
         raise ConfigError(problems)
 
 
+def _placement_problems(config: RunConfig, world: World) -> list[str]:
+    """What keeps the task from being placed. Several ranks compare their memory first, once they are connected."""
+    placement = place(config, config.task, world.size, planned(config, world))
+    try:
+        ds_config.resolve(config, config.task, placement)
+    except ConfigError as error:
+        return error.problems
+    alone = world.size == 1 and not (config.dry_run or config.force)
+    return [f"{config.task}: {placement.problem}"] if alone and placement.problem is not None else []
+
+
 def describe(config: RunConfig, run_dir: Path, world: World) -> str:
     """What the task would do and cost."""
-    stage = ds_config.zero_stage(config, world.size)
-    cost = task_cost(config, config.task, world_size=world.size, zero_stage=stage)
+    device = planned(config, world)
+    placement = place(config, config.task, world.size, device)
+    cost = task_cost(config, config.task, activation_checkpointing=placement.activation_checkpointing)
     return "\n".join(
         [
             f"{config.task} of run {config.run_id} in {run_dir}",
             f"parameters   {cost.params_total:,} ({cost.params_backbone:,} in the blocks and final norm)",
             f"steps        {cost.steps:,} of {config.task_config().batch_size} images"
             f" ({cost.images_seen:,} seen, {cost.unique_images:,} different)",
-            f"FLOPs        {cost.flops_train:.3g}",
-            f"memory       {cost.memory_bytes / 2**30:.2f} GiB per device (estimate)",
-            f"devices      {world.size}, ZeRO stage {stage}",
+            f"FLOPs        {cost.flops_train:.3g} useful, {cost.flops_executed:.3g} executed",
+            *placement_lines(placement, device),
+            *([] if placement.problem is None else [f"warning: {config.task}: {placement.problem}"]),
         ]
     )
 

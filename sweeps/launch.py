@@ -64,9 +64,14 @@ def launch(request: Launch) -> int:
     speed = task_speed(request.cluster)
     planned = plan.price(request, points, speed)
     _show_plan(planned, request, speed)
+    too_large = plan.too_large(points.values(), request.cluster)
     if request.dry_run:
+        for line in too_large:
+            print(f"warning: {line}")
         print("dry run: nothing was created")
         return 0
+    if too_large and not all(point.config.force for point in points.values()):
+        raise ConfigError(too_large)
     _check_shards(points.values())
     return _carry_out(request, planned, plan.merge(earlier, planned), points)
 

@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from nepa_scale.config import RunConfig
+from nepa_scale.device_memory import GIB, DeviceMemory, host_share
 from sweeps.settings import Cluster, LocalSettings, SlurmSettings
 
 MATRIX_SIDE = 768
@@ -60,6 +62,20 @@ def visible_gpus() -> tuple[int, ...]:
 def world_size(settings: Cluster) -> int:
     """Processes that work together on one task."""
     return settings.nodes * settings.tasks_per_node if isinstance(settings, SlurmSettings) else 1
+
+
+def device_memory(settings: Cluster, config: RunConfig) -> DeviceMemory:
+    """What one process of a task may use: stated, a share of this machine's, or of what Slurm is asked for."""
+    if config.engine.device_memory_gib is not None:
+        on_gpu = bool(settings.gpus_per_node) if isinstance(settings, SlurmSettings) else bool(visible_gpus())
+        return DeviceMemory(int(config.engine.device_memory_gib * GIB), "engine.device_memory_gib", on_gpu)
+    if isinstance(settings, LocalSettings):
+        slots = local_slots(settings)
+        unknown = DeviceMemory(None, "state engine.device_memory_gib of one GPU", on_gpu=True)
+        return unknown if slots.gpus else host_share(slots.count)
+    if settings.gpus_per_node or settings.mem_gb is None:
+        return DeviceMemory(None, "state engine.device_memory_gib", on_gpu=bool(settings.gpus_per_node))
+    return DeviceMemory(settings.mem_gb * 10**9 // settings.tasks_per_node, "cluster.mem_gb", on_gpu=False)
 
 
 def task_speed(settings: Cluster) -> Speed:

@@ -13,11 +13,13 @@ from typing import Any
 from nepa_scale import checks, ds_config, overrides
 from nepa_scale.config import TASKS, RunConfig, config_digest
 from nepa_scale.costs import task_cost
+from nepa_scale.device_memory import DeviceMemory
 from nepa_scale.errors import ConfigError, UserError
 from nepa_scale.files import read_json, write_json
+from nepa_scale.placement import place
 from nepa_scale.runs import check_start, is_finished
-from sweeps.machine import Speed, world_size
-from sweeps.settings import GridSettings, Launch, StudySettings
+from sweeps.machine import Speed, device_memory, world_size
+from sweeps.settings import Cluster, GridSettings, Launch, StudySettings
 
 SCHEMA = 1
 PLAN_NAME = "plan.json"
@@ -141,7 +143,10 @@ def price(launch: Launch, points: dict[str, Point], speed: Speed) -> Plan:
             label=point.label,
             init=point.config.init,
             values=point.values,
-            tasks={task: _price_task(point.config, task, devices, speed) for task in point.tasks},
+            tasks={
+                task: _price_task(point.config, task, devices, device_memory(launch.cluster, point.config), speed)
+                for task in point.tasks
+            },
             pretraining=_pretraining(point.config) if point.config.init == "pretrain" else None,
             pretrained_by=point.pretrained_by,
         )
@@ -162,16 +167,25 @@ def check(points: Iterable[Point], devices: int) -> None:
             if reads not in seen:
                 problems += checks.check_data(config, (task,))
             seen.add(reads)
-            try:
-                ds_config.resolve(config, task, world_size=devices, num_params=1)
-            except ConfigError as error:
-                problems += error.problems
+            problems += ds_config.check(config, task)
         problems += checks.check_batches(config, point.tasks, devices)
         if config.init != "pretrain":
             for task in point.tasks:
                 problems += check_start(Path(), dataclasses.replace(config, task=task))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
+
+
+def too_large(points: Iterable[Point], cluster: Cluster) -> list[str]:
+    """A line for every task that a device of ``cluster`` cannot hold."""
+    devices = world_size(cluster)
+    lines = []
+    for point in points:
+        memory = device_memory(cluster, point.config)
+        for task in point.tasks:
+            problem = place(point.config, task, devices, memory).problem
+            lines += [f"{point.label} {task}: {problem}"] if problem is not None else []
+    return list(dict.fromkeys(lines))
 
 
 def merge(earlier: Plan | None, plan: Plan) -> Plan:
@@ -307,14 +321,14 @@ def _pretraining(config: RunConfig) -> str:
     return config_digest(config.pretrain_identity())
 
 
-def _price_task(config: RunConfig, task: str, devices: int, speed: Speed) -> PlannedTask:
-    stage = ds_config.zero_stage(config, devices)
-    cost = task_cost(config, task, world_size=devices, zero_stage=stage)
+def _price_task(config: RunConfig, task: str, devices: int, memory: DeviceMemory, speed: Speed) -> PlannedTask:
+    placement = place(config, task, devices, memory)
+    cost = task_cost(config, task, activation_checkpointing=placement.activation_checkpointing)
     return PlannedTask(
         params_total=cost.params_total,
         params_backbone=cost.params_backbone,
         images=cost.images_seen,
         flops=cost.flops_train,
-        memory_bytes=cost.memory_bytes,
+        memory_bytes=placement.memory.total,
         seconds=speed.seconds(cost.flops_train),
     )

@@ -12,6 +12,7 @@ from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
 
 from nepa_scale.costs import RATE_FACTORS
+from nepa_scale.optim import whole_shape
 
 LINEAR_LAST, LINEAR_MEAN, ATTENTIVE = "linear_last", "linear_mean", "attentive"
 SMALLEST_SPREAD = 1e-5
@@ -115,7 +116,7 @@ def rate_groups(module: nn.Module, *, lr: float, weight_decay: float) -> list[di
     for factor in RATE_FACTORS:
         chosen = [p for head in heads for p in head.rates[rate_name(factor)].parameters()]
         groups += [
-            {"params": [p for p in chosen if p.ndim == 1], "lr": lr * factor, "weight_decay": 0.0},
-            {"params": [p for p in chosen if p.ndim > 1], "lr": lr * factor, "weight_decay": weight_decay},
+            {"params": [p for p in chosen if len(whole_shape(p)) == 1], "lr": lr * factor, "weight_decay": 0.0},
+            {"params": [p for p in chosen if len(whole_shape(p)) > 1], "lr": lr * factor, "weight_decay": weight_decay},
         ]
     return groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from nepa_scale.data.transforms import pretrain_eval, pretrain_train
 from nepa_scale.distributed import World, sum_over_ranks
 from nepa_scale.model import NepaViT
 from nepa_scale.objective import Diagnostics, next_embedding_loss
-from nepa_scale.tasks.task import Task, parameter_dtype
+from nepa_scale.tasks.task import Task, Value, parameter_dtype
 
 
 class PretrainModule(nn.Module):
@@ -86,7 +87,7 @@ class Pretrain(Task):
         """``Spread.compute`` of the step just done."""
         return self.module.spread.compute() if self.module.spread is not None else {}
 
-    def exported(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    def exported(self, weights: Mapping[str, Value]) -> dict[str, Value]:
         """The backbone alone: a mask token has no use after pre-training."""
         return super().exported({name: value for name, value in weights.items() if name.startswith("backbone.")})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +31,7 @@ from nepa_scale.probing.heads import (
 )
 from nepa_scale.probing.neighbours import Neighbours
 from nepa_scale.tasks.finetune import load_backbone
-from nepa_scale.tasks.task import Task, parameter_dtype
+from nepa_scale.tasks.task import Task, Value, parameter_dtype
 
 STANDARDISED_IMAGES = 2048
 KNN_VIEWS = {"knn_last": LINEAR_LAST, "knn_mean": LINEAR_MEAN}
@@ -134,19 +135,19 @@ class Probe(Task):
         groups = rate_groups(self.module, lr=section.peak_lr, weight_decay=section.weight_decay)
         return torch.optim.AdamW(groups, betas=(section.beta1, section.beta2), eps=ADAM_EPS, fused=True)
 
-    def exported(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    def exported(self, weights: Mapping[str, Value]) -> dict[str, Value]:
         """The heads and their standardisations alone: the backbone is where it came from."""
         return {name.removeprefix("heads."): value for name, value in weights.items() if name.startswith("heads.")}
 
     @torch.no_grad()
     def prepare(self, world: World, device: torch.device) -> None:
         """Measure each channel's mean and spread over some training images, as training augments them."""
-        self.module.to(device)
         module = self.module
         heads = {(layer, name): head for layer in module.heads for name, head in module.of_layer(layer).items()}
         sums = {place: torch.zeros(3, self.backbone.embed_dim, dtype=torch.float64, device=device) for place in heads}
         for (images, _), counts in self.evaluation_batches(world, device, self._standard_data):
-            for layer, tokens in (self.module.features(images) if counts else {}).items():
+            features = self.module.features(images)  # under ZeRO-3 a collective, whether it counts or not
+            for layer, tokens in features.items() if counts else ():
                 for name in module.of_layer(layer):
                     sums[layer, name] += moments(view(name, tokens))
         sum_over_ranks(sums.values())

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nepa_scale.config import RunConfig, TaskConfig
 from nepa_scale.data import layout
@@ -28,6 +28,8 @@ from nepa_scale.errors import DataError, DataLostError
 from nepa_scale.ladder import QkNorm
 from nepa_scale.model import NepaViT, build_backbone
 from nepa_scale.optim import NO_LAYER_DECAY, LayerDecay, build_optimizer
+
+Value = TypeVar("Value")
 
 
 class StoppedError(Exception):
@@ -71,14 +73,15 @@ class Task(ABC):
         return NO_LAYER_DECAY
 
     def prepare(self, world: World, device: torch.device) -> None:  # noqa: B027  most tasks need nothing
-        """Whatever must be known before training; every rank calls this, before the weights are partitioned."""
+        """Whatever must be known before training; every rank calls this, with the module on its device."""
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser over what the task trains."""
         return build_optimizer(self.module, self.section)
 
-    def exported(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors that a finished task leaves in its file, out of the module's; the backbone's by its own keys."""
+    def exported(self, weights: Mapping[str, Value]) -> dict[str, Value]:
+        """Of what belongs to the module's tensors, that of those which a finished task leaves in its file, by the
+        file's keys: the backbone's by its own."""
         return {name.removeprefix("backbone."): value for name, value in weights.items()}
 
     def illustrate(self, folder: Path) -> None:  # noqa: B027  most tasks have no pictures
@@ -122,7 +125,7 @@ class Task(ABC):
             drop_path_rate=drop_path_rate,
             dynamic_img_size=self.any_image_size,
         )
-        backbone.set_grad_checkpointing(self.config.engine.activation_checkpointing)
+        backbone.set_grad_checkpointing(bool(self.config.engine.activation_checkpointing))
         return backbone
 
     def num_classes(self) -> int:

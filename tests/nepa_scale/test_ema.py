@@ -1,10 +1,9 @@
-"""The moving average of the weights: its arithmetic, its file, and what whole trainings leave of it."""
+"""The moving average of the weights: its arithmetic, and what whole trainings leave of it."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,7 @@ from launching import losses, rows, train
 from torch import Tensor, nn
 
 from nepa_scale.data.digits import write_digits
-from nepa_scale.distributed import World
 from nepa_scale.ema import WeightAverage
-from nepa_scale.errors import RunError
 from nepa_scale.masters import Masters
 
 STEPS, HALF = 8, 4
@@ -68,44 +65,6 @@ def test_weights_come_back_exactly_even_after_an_error() -> None:
         assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert torch.equal(*seen)
     assert not torch.equal(seen[0], before["1.weight"])
-
-
-def test_saved_average_is_continued(tmp_path: Path) -> None:
-    """What another process loads is the same average, and goes on as it would have."""
-    module = two_layers()
-    average, other = (WeightAverage(Masters(module, None, 0), 0.9) for _ in range(2))
-    walked(module, average, 3)
-    average.save(tmp_path, World(), sharded=False)
-    other.load(tmp_path, World(rank=1, size=2), sharded=False)
-    for each in (average, other):
-        each.update()
-    with average.in_place():
-        expected = module[1].weight.detach().clone()  # type: ignore[index]
-    with other.in_place():
-        assert torch.equal(module[1].weight, expected)  # type: ignore[index]
-
-
-@pytest.mark.parametrize(
-    ("damage", "complaint"),
-    [
-        (lambda path: path.unlink(), "not a readable safetensors file"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-3]), "not a readable safetensors file"),
-        (
-            lambda path: safetensors.torch.save_file({"000000": torch.zeros(2)}, path),
-            "does not hold the averages of this run's weights",
-        ),
-    ],
-    ids=["missing", "cut", "other"],
-)
-def test_damaged_average_is_named(damage: Callable[[Path], object], complaint: str, tmp_path: Path) -> None:
-    """One line with the file's name, and no average taken from it."""
-    module = two_layers()
-    average = WeightAverage(Masters(module, None, 0), 0.9)
-    walked(module, average, 1)
-    average.save(tmp_path, World(), sharded=True)
-    damage(tmp_path / "ema_00000.safetensors")
-    with pytest.raises(RunError, match=rf"ema_00000\.safetensors: {complaint}"):
-        average.load(tmp_path, World(), sharded=True)
 
 
 @pytest.fixture(scope="module")

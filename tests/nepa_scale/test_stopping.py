@@ -28,14 +28,14 @@ session.build_task = lambda *words: (fault(), build(*words))[1]
 """
 WHILE_SAVING = """
 from nepa_scale import checkpoints
-save = checkpoints.save
-def with_fault(folder, step, world, write, **options):
-    def interrupted(*place):
-        if step == 4: fault()
-        write(*place)
-        if step == 4: fault()
-    return save(folder, step, world, interrupted, **options)
-checkpoints.save = with_fault
+write = checkpoints.write_shard
+def with_fault(path, slices, values):
+    due = path.parent.name == "step_00000004.tmp"
+    if due: fault()
+    record = write(path, slices, values)
+    if due: fault()
+    return record
+checkpoints.write_shard = with_fault
 """
 WHILE_EVALUATING = """
 from nepa_scale import loop
@@ -139,11 +139,11 @@ def test_stopped_before_the_first_step(digits_root: Path, tmp_path: Path, undist
 
 def test_stopped_while_saving(digits_root: Path, tmp_path: Path, undisturbed: Path) -> None:
     """The save that is on its way completes, once; nothing is saved a second time for the signal."""
-    command = words(digits_root, tmp_path)
+    command = words(digits_root, tmp_path, "checkpoint.asynchronous=false")
     codes = [process.code for process in ends(start_ranks(SIGNAL_MYSELF + WHILE_SAVING, command, 2))]
     assert codes == [0, 0]
     assert (status_of(tmp_path).state, status_of(tmp_path).step) == ("preempted", 4)
-    assert [path.name for path in (tmp_path / "pretrain" / "checkpoints").iterdir()] == ["step_00000004"]
+    assert [path.name for path in (tmp_path / "pretrain" / "checkpoints").glob("step_*")] == ["step_00000004"]
     trained(command, world_size=2)
     assert figures(tmp_path) == figures(undisturbed)
 

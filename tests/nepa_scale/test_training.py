@@ -137,22 +137,6 @@ def test_second_process_is_refused(data_root: Path, tmp_path: Path) -> None:
     first.communicate()
 
 
-def test_checkpoint_of_other_world_size_is_refused(data_root: Path, tmp_path: Path) -> None:
-    """A partitioned state cannot be read by another number of ranks; the message says what to do."""
-    command = words(data_root, tmp_path, "engine.ds_config=zero2")
-    train([*command, "pretrain.eval_every=0"], world_size=2)
-    (tmp_path / "pretrain" / "result.json").unlink()
-    refused = subprocess.run(
-        [sys.executable, TRAIN, *command],
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert refused.returncode == 2
-    assert "continue with 2 devices" in refused.stderr
-
-
 @pytest.mark.parametrize("task", ["classify", "segment"])
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_fine_tuning_from_pretrained(

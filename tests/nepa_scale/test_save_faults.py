@@ -1,0 +1,247 @@
+"""Saving when things go wrong: killed at any moment, no room, no permission, broken disks, no memory."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from launching import REPOSITORY, clean_environment
+from small_training import SmallTraining, newest_step
+
+from nepa_scale import checkpoints, manifest, shards
+from nepa_scale.errors import SaveError
+
+KILLED_EVERYWHERE = """
+import json, os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import torch
+torch.set_num_threads(1)
+from small_training import SmallTraining
+
+EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "fsync"}
+left = None
+
+def event(name, arguments):
+    global left
+    if left is None or name not in EVENTS or "step_" not in str(arguments) + "step_" * (name == "fsync"):
+        return
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(event)
+flush = os.fsync
+def fsync(descriptor):
+    event("fsync", ())
+    flush(descriptor)
+os.fsync = fsync
+
+def saved_until_killed(folder, moment, asynchronous):
+    global left
+    training = SmallTraining(folder, keep=1, asynchronous=asynchronous)
+    training.save(100)
+    left = moment
+    training.save(200, wait=False)
+    training.checkpoints.finish()
+    os._exit(0)
+
+for asynchronous in (False, True):
+    for moment in range(100):
+        folder = Path(sys.argv[1]) / f"{asynchronous}{moment}"
+        child = os.fork()
+        if child == 0:
+            saved_until_killed(folder, moment, asynchronous)
+        _, status = os.waitpid(child, 0)
+        there = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+        survivor = SmallTraining(folder, keep=1)
+        step = survivor.checkpoints.load_newest()
+        weights = survivor.module[1].weight.flatten().tolist()
+        survivor.save(300)
+        again = SmallTraining(folder).checkpoints.load_newest()
+        left_over = sorted(path.name for path in folder.iterdir())
+        print(json.dumps([asynchronous, os.WIFSIGNALED(status), step, weights, again, left_over, there]), flush=True)
+        if os.WIFEXITED(status):
+            break
+"""
+
+
+def test_kill_at_any_moment_of_a_save(tmp_path: Path) -> None:
+    """K1: kill -9 before each opening, flushing, making, renaming and deleting of a file or folder.
+
+    What is continued from is the old checkpoint or the new one, whole, with the very weights of its step; nothing
+    has to be cleaned up for the next save, and nothing of the killed one stays.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_EVERYWHERE, str(tmp_path), str(REPOSITORY / "tests" / "nepa_scale")],
+        env=clean_environment(PYTHONPATH=str(REPOSITORY), DS_ACCELERATOR="cpu"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    training, expected = SmallTraining(tmp_path / "undisturbed"), {}
+    for step in (100, 200):
+        training.train()
+        expected[step] = training.module[1].weight.detach().flatten().tolist()  # type: ignore[union-attr,operator]
+    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    for asynchronous in (False, True):
+        mine = [outcome[1:] for outcome in outcomes if outcome[0] is asynchronous]
+        assert len(mine) > 12
+        assert [killed for killed, *_ in mine] == [True] * (len(mine) - 1) + [False]
+        steps = [step for _, step, *_ in mine]
+        assert steps == sorted(steps) and set(steps) == {100, 200}
+        for _, step, weights, again, left_over, there in mine:
+            assert weights == expected[step], there
+            assert again == 300
+            assert left_over == ["latest", "step_00000300"]
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> SmallTraining:
+    """One with a checkpoint at step 100."""
+    training = SmallTraining(tmp_path / "run", keep=1)
+    training.save(100)
+    return training
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no right to mount a file system")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_full_disk_is_seen_before_writing(small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """K2: too little room costs that checkpoint only, the figures are told, and later saves work again."""
+    training = SmallTraining(small_disk / "run", keep=1)
+    training.save(100)
+    (small_disk / "filler").write_bytes(b"x" * (os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize))
+    training.save(200)
+    assert "checkpoint of step 200 not written" in str(training.checkpoints.problem)
+    assert "0 MiB free" in str(training.checkpoints.problem)
+    assert newest_step(small_disk / "run") == 100
+    (small_disk / "filler").unlink()
+    training.save(300)
+    assert training.checkpoints.problem is None
+    assert newest_step(small_disk / "run") == 300
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_disk_that_fills_up_while_writing(
+    small_disk: Path, asynchronous: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """K2: ENOSPC half-way leaves the old checkpoint and removes the half of the new one, for the room it takes."""
+    monkeypatch.setattr(checkpoints, "FREE_SPACE_FACTOR", 0)
+    training = SmallTraining(small_disk / "run", keep=1, width=64, asynchronous=asynchronous)
+    training.save(100)
+    room = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize
+    (small_disk / "filler").write_bytes(b"x" * (room - 4096))
+    training.save(200, wait=False)
+    training.checkpoints.finish()
+    assert "rank 0: shard_00000.safetensors: [Errno 28] No space left on device" in str(training.checkpoints.problem)
+    assert sorted(path.name for path in (small_disk / "run").iterdir()) == ["latest", "step_00000100"]
+    assert SmallTraining(small_disk / "run", width=64).checkpoints.load_newest() == 100
+
+
+def fails(number: int, after: int = 0) -> Callable[..., None]:
+    """A system call that fails with an error number, not before it was called ``after`` times."""
+    calls = 0
+
+    def call(*_: object, **__: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise OSError(number, os.strerror(number))
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "number"),
+    [
+        (Path, "mkdir", errno.EACCES),
+        (Path, "rename", errno.EACCES),
+        (Path, "replace", errno.ENOSPC),
+        (os, "fsync", errno.EIO),
+        (checkpoints.shutil, "disk_usage", errno.ESTALE),
+        (checkpoints, "write_shard", errno.EIO),
+        (checkpoints, "make_durable", errno.EIO),
+        (manifest, "write_json", errno.EDQUOT),
+    ],
+)
+def test_error_of_any_call(
+    training: SmallTraining, owner: object, name: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """K2: whichever call fails, training goes on, the error is told, and the old or the new checkpoint is whole."""
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, fails(number))
+        training.save(200)
+    assert os.strerror(number) in str(training.checkpoints.problem)
+    # Only the hint `latest` comes after the rename: failing there, the new checkpoint counts, and the old is not gone.
+    assert newest_step(training.checkpoints._folder) == 100
+    training.save(300)
+    assert training.checkpoints.problem is None
+    assert newest_step(training.checkpoints._folder) == 300
+
+
+def test_no_memory_for_a_copy(training: SmallTraining, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An asynchronous save that finds no memory fails as one that finds no disk."""
+    training.checkpoints._asynchronous = True
+    with monkeypatch.context() as patched:
+        patched.setattr(training.checkpoints, "_copied", fails_for_memory)
+        training.save(200, wait=False)
+        training.checkpoints.finish()
+    assert "no memory for a copy of the state" in str(training.checkpoints.problem)
+    assert newest_step(training.checkpoints._folder) == 100
+
+
+def fails_for_memory(_: object) -> None:
+    """As torch does."""
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+
+def test_second_failure_in_a_row_ends_the_run(training: SmallTraining, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One lost checkpoint is an incident, two are a state: devices must not be used for what cannot be kept."""
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "write_shard", fails(errno.ENOSPC))
+        training.save(200)
+        with pytest.raises(SaveError, match=r"step 300 not written: .*No space left.*nor could the one before"):
+            training.save(300)
+    training.save(400)
+    with monkeypatch.context() as patched:  # counted anew after one that worked
+        patched.setattr(checkpoints, "write_shard", fails(errno.ENOSPC))
+        training.save(500)
+    assert newest_step(training.checkpoints._folder) == 400
+
+
+def test_failed_deletion_is_no_failed_save(training: SmallTraining, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old checkpoint stays when it cannot be deleted, and goes with the next."""
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints.shutil, "rmtree", fails(errno.EACCES))
+        training.save(200)
+    assert training.checkpoints.problem is None
+    assert len(manifest.tags(training.checkpoints._folder)) == 2
+    training.save(300)
+    assert [path.name for path in manifest.tags(training.checkpoints._folder)] == ["step_00000300"]
+
+
+def test_wrong_length_is_caught_where_it_is_written(tmp_path: Path) -> None:
+    """A state that changes its shape between being listed and being written is an error, not a file."""
+    with pytest.raises(ValueError, match="12 bytes, not 8"):
+        shards.write_shard(tmp_path / "file", [shards.Slice("a", 0, 2)], [torch.zeros(3)])
