@@ -163,7 +163,7 @@ def test_a_launcher_hides_nothing(digits_root: Path, tmp_path: Path, launcher: s
 
 
 def test_poisoned_weights_are_not_saved(digits_root: Path, tmp_path: Path) -> None:
-    """NaN in the weights of one rank when a checkpoint is due: the one before stays the newest, all leave with code 6."""
+    """NaN in one rank's weights when a checkpoint is due: the one before stays the newest, all leave with code 6."""
     ended = ends(start_ranks(POISON, words(digits_root, tmp_path), 2))
     assert [process.code for process in ended] == [6, 6], ended
     status = read_status(tmp_path / "pretrain")
