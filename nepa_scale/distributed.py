@@ -91,8 +91,8 @@ def initialise(world: World, *, rendezvous_seconds: float = 60.0, timeout_minute
         device = torch.device("cpu")
     backend = "nccl" if cuda else "gloo"
     store = dist.HashStore() if world.size == 1 else dist.PrefixStore("group", meet(world, rendezvous_seconds))
-    if world.size > 1 and not cuda:
-        _choose_interface()
+    if world.size > 1:
+        _choose_interface()  # on GPUs, too: hosts agree among themselves over gloo
     dist.init_process_group(
         backend,
         store=store,

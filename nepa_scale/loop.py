@@ -71,6 +71,8 @@ class Trainer:
         )
         cost = task_cost(config, task.name, activation_checkpointing=placement.activation_checkpointing)
         self._throughput = Throughput(cost, config.engine.precision, world, device)
+        self._saved = 0
+        task.interrupted = self._evaluation_interrupted
         with self.engine.readable():
             task.prepare(world, device)
         self._checkpoints = Checkpoints(
@@ -90,7 +92,6 @@ class Trainer:
         if start:
             logger.info("%s: continuing from step %d of %d", self.task.name, start, self.total_steps)
         self._saved = self._start = start
-        self.task.interrupted = self._evaluation_interrupted
         self._log = self._open_log(start)
         self._replaced = self._replaced_logged = self._earlier_replaced
         self._skipped = SkippedSteps(self._earlier_skipped)

@@ -42,16 +42,15 @@ def meet(world: World, seconds: float) -> Store:
 
 
 def _wait_for_all(store: Store, world: World, seconds: float) -> None:
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun starts anew on the same store
-    if store.add(f"{attempt}/taken/{world.rank}", 1) > 1:
+    if store.add(f"taken/{world.rank}", 1) > 1:
         raise RankError([f"environment: RANK={world.rank} was taken by another process before; start each rank once"])
-    store.set(f"{attempt}/size/{world.rank}", str(world.size))
-    arrived = f"{attempt}/arrived/{world.size}"  # who was told another size does not count
+    store.set(f"size/{world.rank}", str(world.size))
+    arrived = f"arrived/{world.size}"  # who was told another size does not count
     store.add(arrived, 1)
     deadline = time.monotonic() + seconds
     while store.add(arrived, 0) < world.size:
         if time.monotonic() > deadline:
-            raise ConfigError([_why_not_all(store, attempt, world, seconds)])
+            raise ConfigError([_why_not_all(store, world, seconds)])
         time.sleep(POLL_SECONDS)
 
 
@@ -61,14 +60,14 @@ def connect(world: World, seconds: float, *, serve: bool = False) -> Store:
     Raises:
         ConfigError: when the address cannot be reached, or the port to serve at is taken.
     """
-    from torch.distributed import DistNetworkError, TCPStore
+    from torch.distributed import DistNetworkError, PrefixStore, TCPStore
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     _check_address(address)
     if not serve:
         _wait_for_server(address, port, world, seconds)
     try:
-        return TCPStore(
+        store = TCPStore(
             address, port, world.size, serve, timedelta(seconds=seconds), wait_for_workers=False, multi_tenant=True
         )
     except DistNetworkError as error:
@@ -79,6 +78,8 @@ def connect(world: World, seconds: float, *, serve: bool = False) -> Store:
                 " or the address is of another machine; choose another (--master_port of the launchers)"
             ]
         ) from error
+    # torchrun starts failed ranks anew on the same store, where the traces of the attempt before must not count.
+    return PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _wait_for_server(address: str, port: int, world: World, seconds: float) -> None:
@@ -115,9 +116,9 @@ def _launcher_serves() -> bool:
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
-def _why_not_all(store: Store, attempt: str, world: World, seconds: float) -> str:
+def _why_not_all(store: Store, world: World, seconds: float) -> str:
     name = "SLURM_NTASKS" if "SLURM_PROCID" in os.environ else "WORLD_SIZE"
-    keys = {rank: f"{attempt}/size/{rank}" for rank in range(world.size)}
+    keys = {rank: f"size/{rank}" for rank in range(world.size)}
     there = {rank: store.get(key).decode() for rank, key in keys.items() if store.check([key])}
     other = next((rank for rank, size in there.items() if size != str(world.size)), None)
     if other is not None:

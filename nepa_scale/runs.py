@@ -171,10 +171,14 @@ def exclusive(task_dir: Path) -> Iterator[None]:
     """Hold the task's lock; it is released with the process, however that ends.
 
     Raises:
-        RunError: when another process holds it, naming that process.
+        RunError: when another process holds it, naming that process, or the folder cannot be written to.
     """
-    task_dir.mkdir(parents=True, exist_ok=True)
     owner = task_dir / ".lock.owner"
+    try:
+        task_dir.mkdir(parents=True, exist_ok=True)
+        owner.touch()
+    except OSError as error:
+        raise RunError(f"{task_dir}: cannot be written to ({error.strerror}); name another run_dir") from error
     lock = FileLock(task_dir / ".lock", timeout=0)
     try:
         with lock:
@@ -182,5 +186,5 @@ def exclusive(task_dir: Path) -> Iterator[None]:
             yield
             owner.unlink(missing_ok=True)
     except Timeout as error:
-        holder = owner.read_text() if owner.is_file() else "another process"
+        holder = (owner.read_text() if owner.is_file() else "") or "another process"
         raise RunError(f"{task_dir}: in use by {holder}; wait for it or stop it") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from nepa_scale.failures import Failure, JobFailedError
 from nepa_scale.placement import Placement, agree
 from nepa_scale.progress import logger
 from nepa_scale.signals import StopRequest
+from nepa_scale.status import Status, read_status, write_status
 from nepa_scale.watchdog import STARTING_PATIENCE, Watchdog
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ def _run(
     import torch
 
     from nepa_scale.loop import Trainer
+    from nepa_scale.tasks.task import StoppedError
 
     if world.is_main and checks.is_made_on_demand(config, config.task):
         from nepa_scale.data.digits import write_digits
@@ -77,16 +80,22 @@ def _run(
     placement = _placement(config, task_dir, world, device)
     torch.manual_seed(config.seed)
     task = built_task(config, run_dir, placement, world, device)
-    Trainer(
-        task,
-        config,
-        task_dir,
-        placement=placement,
-        world=world,
-        device=device,
-        stop=stop,
-        watchdog=watchdog,
-    ).run()
+    try:
+        trainer = Trainer(
+            task,
+            config,
+            task_dir,
+            placement=placement,
+            world=world,
+            device=device,
+            stop=stop,
+            watchdog=watchdog,
+        )
+    except StoppedError:  # while the task looked through its data
+        if world.is_main:
+            write_status(task_dir, dataclasses.replace(read_status(task_dir) or Status("preempted"), state="preempted"))
+        return
+    trainer.run()
 
 
 def _described(error: Exception, config: RunConfig, world: World) -> str:

@@ -164,11 +164,14 @@ def _tell(text: str, world: World, *, alone: bool = False) -> None:
 
 def _command() -> NoReturn:
     """Run the command and leave: a failed job's libraries may wait for ranks that are gone, so they are not asked."""
+    code: int | str | None
     try:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:  # before there was anything to save
         code = 128 + signal.SIGINT
-    if code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    except SystemExit as error:  # the second Ctrl-C
+        code = error.code
+    if isinstance(code, int) and code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         leave_at_once(code)
     sys.exit(code)
 

@@ -23,7 +23,7 @@ from nepa_scale.data.order import subset
 from nepa_scale.data.shard_stream import StreamSource, open_stream
 from nepa_scale.data.sources import Contents, Source, open_source
 from nepa_scale.data.streaming import eval_passes, eval_stream
-from nepa_scale.distributed import World, first_text, max_over_ranks
+from nepa_scale.distributed import World, first_text, sum_votes
 from nepa_scale.errors import DataError, DataLostError
 from nepa_scale.ladder import QkNorm
 from nepa_scale.model import NepaViT, build_backbone
@@ -158,18 +158,17 @@ class Task(ABC):
                 own = next(stream, None)
             except DataError as failure:
                 own, error = None, str(failure)
-            self._agree_to_go_on(error, device)
+            self._agree_to_go_on(error)
             batch = batch if own is None else own
             yield batch, counts and own is not None
 
-    def _agree_to_go_on(self, error: str | None, device: torch.device) -> None:
+    def _agree_to_go_on(self, error: str | None) -> None:
         """Leave the evaluation with all other ranks where any has an error or was asked to stop."""
-        asked = self.interrupted()
-        agreed = max_over_ranks(2 if error else int(asked), device)
-        if agreed == 2:
+        stops, errors = sum_votes([self.interrupted(), error is not None])
+        if errors:
             problem = first_text(error)
             raise DataLostError(f"{problem} (in evaluation, where nothing is replaced; training is saved)")
-        if agreed:
+        if stops:
             raise StoppedError
 
     def _indexed_evaluation(self, world: World, data: Samples[Any] | None) -> tuple[Iterable[Any], bool, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import pytest
 from injecting import Ended, ends, start_with
 from launching import free_port
 
@@ -86,10 +87,11 @@ def test_a_port_in_use(digits_root: Path, tmp_path: Path) -> None:
     assert "choose another (--master_port" in line
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_started_twice(digits_root: Path, tmp_path: Path) -> None:
     """RANK left in the environment of a second process: that process says so itself, and rank 0 who is missing."""
     place = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = words(digits_root, tmp_path)
+    command = [*words(digits_root, tmp_path), "engine.rendezvous_seconds=15"]
     ranks = [start_with("", command, RANK=rank, LOCAL_RANK=rank, **place) for rank in "011"]
     main, *twins = ends(ranks, timeout=60)
     assert "rank 2 had not come to MASTER_ADDR=127.0.0.1" in complaint_of(main)
@@ -98,10 +100,11 @@ def test_a_rank_that_is_started_twice(digits_root: Path, tmp_path: Path) -> None
     assert "environment: RANK=1 was taken by another process before; start each rank once\n" in said
 
 
+@pytest.mark.slow
 def test_ranks_that_were_told_different_sizes(digits_root: Path, tmp_path: Path) -> None:
     """WORLD_SIZE differs between two machines: whoever disagrees with rank 0 says so, in place of a hang."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = words(digits_root, tmp_path)
+    command = [*words(digits_root, tmp_path), "engine.rendezvous_seconds=15"]
     main, other = ends(
         [
             start_with("", command, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=size, **place)

@@ -20,6 +20,17 @@ pytestmark = pytest.mark.slow
 RAISE = "def fault(step): raise RuntimeError('the fault of this test')\n" + BEFORE_STEP
 HANG = "import time\ndef fault(step): time.sleep(600)\n" + BEFORE_STEP
 KILL = "import signal\ndef fault(step): os.kill(os.getpid(), signal.SIGKILL)\n" + BEFORE_STEP
+POISON = """
+import torch
+from nepa_scale import loop
+save = loop.Trainer._save
+def with_fault(self, done, **options):
+    if done == 8 and self.world.rank == 1:
+        with torch.no_grad():
+            next(self.engine.module.parameters()).fill_(float("nan"))
+    return save(self, done, **options)
+loop.Trainer._save = with_fault
+"""
 
 
 def words(digits_root: Path, run_dir: Path, *extra: str) -> list[str]:
@@ -149,6 +160,16 @@ def test_a_launcher_hides_nothing(digits_root: Path, tmp_path: Path, launcher: s
     assert status is not None
     assert str(status.error).endswith("after step 6: RuntimeError: the fault of this test")
     assert f"error: {status.error}" in done.stderr.splitlines()
+
+
+def test_poisoned_weights_are_not_saved(digits_root: Path, tmp_path: Path) -> None:
+    """NaN in one rank's weights when a checkpoint is due: the one before stays the newest, all leave with code 6."""
+    ended = ends(start_ranks(POISON, words(digits_root, tmp_path), 2))
+    assert [process.code for process in ended] == [6, 6], ended
+    status = read_status(tmp_path / "pretrain")
+    assert status is not None
+    assert "nan: the weights after step 8 are not finite and were not saved" in str(status.error)
+    assert [path.name for path in (tmp_path / "pretrain" / "checkpoints").glob("step*")] == ["step_00000004"]
 
 
 def children(pid: int) -> list[int]:

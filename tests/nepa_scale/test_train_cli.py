@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from launching import TRAIN, clean_environment
 from processes import Run
 
 from nepa_scale.config import RunConfig, walk
@@ -76,6 +79,24 @@ def test_mistake_costs_one_line(train: Run, tmp_path: Path, words: list[str], co
     assert complaint in line
     assert below(tmp_path) == before
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_folder_that_cannot_be_written_to(no_torch: Path, tmp_path: Path) -> None:
+    """A file system mounted read-only costs one line, before torch is imported; root is no exception there."""
+    mounted = f"mount -t tmpfs -o ro none {tmp_path}"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mounted], capture_output=True, check=False).returncode:
+        pytest.skip("mounting a read-only file system needs rights that this user does not have")
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f"{mounted} && exec '{sys.executable}' '{TRAIN}' run_dir={tmp_path}/run"],
+        cwd="/",
+        env=clean_environment(PYTHONPATH=str(no_torch)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    folder = tmp_path / "run" / "pretrain"
+    assert done.stderr == f"error: {folder}: cannot be written to (Read-only file system); name another run_dir\n"
+    assert done.returncode == 2
 
 
 def test_all_mistakes_are_told_at_once(train: Run, tmp_path: Path) -> None:
