@@ -73,12 +73,13 @@ class Trainer:
         self._throughput = Throughput(cost, config.engine.precision, world, device)
         with self.engine.readable():
             task.prepare(world, device)
+        in_background = config.checkpoint.asynchronous
         self._checkpoints = Checkpoints(
             task_dir / "checkpoints",
             self.engine.state,
             world,
             keep=config.checkpoint.keep,
-            asynchronous=config.checkpoint.asynchronous,
+            asynchronous=device.type == "cuda" if in_background is None else in_background,
             run_id=config.run_id,
             settings=config.identity(),
         )
