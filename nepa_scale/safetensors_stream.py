@@ -56,16 +56,13 @@ class SafetensorsWriter:
     def __enter__(self) -> SafetensorsWriter:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._temporary.open("wb")
-        self._file.write(self._header())
+        self._file.write(header(self._entries, self._metadata))
         return self
 
     def write(self, tensor: Tensor) -> None:
         """Write the next of the entries. Raises ``ValueError`` when the tensor is not what was announced."""
         name, entry = self._pending.pop(0)
-        if (tensor.dtype, tuple(tensor.shape)) != (entry.dtype, tuple(entry.shape)):
-            raise ValueError(f"{name}: {tensor.dtype} {list(tensor.shape)} instead of {entry.dtype} {entry.shape}")
-        values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        self._file.write(values.numpy().data)
+        self._file.write(values_of(name, entry, tensor))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -82,13 +79,22 @@ class SafetensorsWriter:
         finally:
             self._temporary.unlink(missing_ok=True)
 
-    def _header(self) -> bytes:
-        content: dict[str, object] = {"__metadata__": dict(self._metadata)} if self._metadata else {}
-        start = 0
-        for name, entry in self._entries.items():
-            end = start + entry.nbytes
-            content[name] = {"dtype": _DTYPES[entry.dtype], "shape": list(entry.shape), "data_offsets": [start, end]}
-            start = end
-        text = json.dumps(content, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % _ALIGNMENT)
-        return len(text).to_bytes(8, "little") + text
+
+def header(entries: Mapping[str, Entry], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The bytes before the values, which then follow in the order of ``entries``."""
+    content: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    start = 0
+    for name, entry in entries.items():
+        end = start + entry.nbytes
+        content[name] = {"dtype": _DTYPES[entry.dtype], "shape": list(entry.shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(content, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def values_of(name: str, entry: Entry, tensor: Tensor) -> memoryview:
+    """The bytes of a tensor's values. Raises ``ValueError`` when it is not what was announced."""
+    if (tensor.dtype, tuple(tensor.shape)) != (entry.dtype, tuple(entry.shape)):
+        raise ValueError(f"{name}: {tensor.dtype} {list(tensor.shape)} instead of {entry.dtype} {entry.shape}")
+    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -87,7 +87,7 @@ class MemoryLender(TorchDispatchMode):
         result = func(*args, **kwargs)
         for tensor in _tensors(result):
             self._note(tensor)
-        while sum(self._whole.values()) > WHOLE_BYTES:
+        while len(self._whole) > 1 and sum(self._whole.values()) > WHOLE_BYTES:  # the last one is used again soon
             self._take_back(next(iter(self._whole)))
         return result
 

@@ -15,13 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from nepa_scale.safetensors_stream import Entry, header, values_of
+
 CHUNK_BYTES = 2**24
-DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"} | {
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 @dataclass(frozen=True)
@@ -32,11 +28,6 @@ class Slice:
     start: int
     numel: int
     dtype: torch.dtype = torch.float32
-
-    @property
-    def num_bytes(self) -> int:
-        """Size in a file."""
-        return self.numel * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -119,17 +110,9 @@ class ShardReader:
 
 def _chunks(slices: Sequence[Slice], values: Iterable[Tensor]) -> Iterator[memoryview]:
     """The bytes of a safetensors file."""
-    header: dict[str, Any] = {"__metadata__": {"starts": json.dumps({item.key: item.start for item in slices})}}
-    end = 0
-    for item in slices:
-        begin, end = end, end + item.num_bytes
-        header[item.key] = {"dtype": DTYPES[item.dtype], "shape": [item.numel], "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the data begins at a multiple of eight
-    yield memoryview(len(text).to_bytes(8, "little") + text)
-    for item, value in zip(slices, values, strict=True):
-        data = value.detach().cpu().contiguous().view(torch.uint8).numpy().data
-        if len(data) != item.num_bytes:
-            raise ValueError(f"{item.key}: {len(data)} bytes, not {item.num_bytes}")
+    entries = {item.key: Entry(item.dtype, (item.numel,)) for item in slices}
+    yield memoryview(header(entries, {"starts": json.dumps({item.key: item.start for item in slices})}))
+    for (key, entry), value in zip(entries.items(), values, strict=True):
+        data = values_of(key, entry, value)
         for begin in range(0, len(data), CHUNK_BYTES):
             yield data[begin : begin + CHUNK_BYTES]

@@ -71,7 +71,8 @@ def test_two_ranks_equal_one_process(stage: int, data_root: Path, reference: Pat
     files = [safetensors.torch.load_file(run_dir / "probe" / "model.safetensors") for run_dir in (reference, tmp_path)]
     assert files[0].keys() == files[1].keys()
     for name, value in files[0].items():
-        assert (files[1][name] - value).abs().max() < 1e-4 * value.abs().max() + 1e-7, name
+        # By the norm: Adam makes a whole step of the rounding in a gradient that is nearly zero.
+        assert (files[1][name] - value).norm() < 1e-4 * value.norm() + 1e-7, name
 
 
 def test_kill_and_continue(data_root: Path, reference: Path, tmp_path: Path) -> None:
