@@ -324,8 +324,8 @@ class CheckpointConfig:
     """save every so many steps; 0 = only when stopped by a signal"""
     keep: int = setting(1, low=1, orchestration=True)
     """checkpoints kept on disk"""
-    asynchronous: bool = setting(True, orchestration=True)
-    """write checkpoints in the background of training, from a copy of the state in host memory"""
+    asynchronous: bool | None = setting(None, orchestration=True)
+    """write in the background of training, from a copy of the state in host memory; null = yes on GPUs, no on CPUs"""
 
 
 @dataclass(kw_only=True)

@@ -75,12 +75,13 @@ class Trainer:
         task.interrupted = self._evaluation_interrupted
         with self.engine.readable():
             task.prepare(world, device)
+        in_background = config.checkpoint.asynchronous
         self._checkpoints = Checkpoints(
             task_dir / "checkpoints",
             self.engine.state,
             world,
             keep=config.checkpoint.keep,
-            asynchronous=config.checkpoint.asynchronous,
+            asynchronous=device.type == "cuda" if in_background is None else in_background,
             run_id=config.run_id,
             settings=config.identity(),
         )

@@ -45,11 +45,12 @@ def write_shard(path: Path, slices: Sequence[Slice], values: Iterable[Tensor]) -
     file again for its hash; it follows that format, and safetensors reads it.
     """
     digest, size = hashlib.sha256(), 0
-    with path.open("wb", buffering=0) as file:
+    with path.open("wb") as file:  # buffered: a bare write may end short on a disk that is nearly full
         for chunk in _chunks(slices, values):
             file.write(chunk)
             digest.update(chunk)
             size += len(chunk)
+        file.flush()
         os.fsync(file.fileno())
     return FileRecord(size, digest.hexdigest())
 

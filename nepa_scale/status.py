@@ -19,7 +19,8 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class Status:
-    """How a task stands. ``attempt`` counts the times it was started; ``error`` says why it failed."""
+    """How a task stands. ``attempt`` counts the times it was started; ``error`` says why it failed,
+    or, while it goes on, why its last checkpoint was not written."""
 
     state: str
     step: int = 0

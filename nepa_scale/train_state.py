@@ -105,9 +105,7 @@ class TrainState:
                 self._fill(reader, shares, optimizer_steps)
             except (OSError, SafetensorError, RunError) as error:  # the other ranks wait at the end of this block
                 problem = str(error)
-        if not problem:
-            problem = self._fill_others(reader)
-        problem = first_text(problem)
+        problem = first_text(problem) or first_text(self._fill_others(reader))
         if problem:
             raise RunError(problem)
         for name, value in loss_scale.items():

@@ -30,11 +30,9 @@ def another_value(section: Any, leaf: str, meta: dict[str, Any]) -> Any:
     value = getattr(section, leaf)
     if "choices" in meta:
         return next(choice for choice in meta["choices"] if choice != value)
-    if isinstance(value, bool):
-        return not value
     kind = section.__dataclass_fields__[leaf].type.removesuffix(" | None")
     if kind == "bool":
-        return True
+        return not value
     return f"{value}-other" if kind == "str" else (value or 0) + {"int": 1, "float": 0.5}[kind]
 
 
@@ -71,12 +69,12 @@ def test_orchestration_settings_are_exactly_these() -> None:
         "engine.ds_config",
         "engine.activation_checkpointing",
         "engine.device_memory_gib",
-        "checkpoint.asynchronous",
         "engine.timeout_minutes",
         "engine.rendezvous_seconds",
         "pretrain.stop_on_collapse",
     }
-    sections |= {"checkpoint.every", "checkpoint.keep", "log.every", "log.tensorboard", "log.pictures"}
+    sections |= {"checkpoint.every", "checkpoint.keep", "checkpoint.asynchronous"}
+    sections |= {"log.every", "log.tensorboard", "log.pictures"}
     sections |= {f"{task}.eval_every" for task in TASKS}
     assert marked == sections | {"task", "run_dir", "pretrain_dir", "micro_batch_size", "dry_run", "force"}
 

@@ -130,7 +130,7 @@ def test_stopped_before_the_first_step(digits_root: Path, tmp_path: Path, undist
 
 def test_stopped_while_saving(digits_root: Path, tmp_path: Path, undisturbed: Path) -> None:
     """The save that is on its way completes, once; nothing is saved a second time for the signal."""
-    command = words(digits_root, tmp_path, "checkpoint.asynchronous=false")
+    command = words(digits_root, tmp_path)
     codes = [process.code for process in ends(start_ranks(SIGNAL_MYSELF + WHILE_SAVING, command, 2))]
     assert codes == [0, 0]
     assert (status_of(tmp_path).state, status_of(tmp_path).step) == ("preempted", 4)
