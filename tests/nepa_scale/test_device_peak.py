@@ -35,7 +35,7 @@ def test_the_makers_figure_of_a_known_gpu(name: str, dtype: torch.dtype, tf32: b
 
 @pytest.mark.parametrize(("name", "dtype"), [("Tesla V100-SXM2-32GB", torch.bfloat16), ("Quadro", torch.float16)])
 def test_what_no_maker_states_is_unknown(name: str, dtype: torch.dtype) -> None:
-    """A wrong peak would make every MFU wrong: an unknown GPU, or a format without tensor cores, is measured instead."""
+    """A wrong peak would make every MFU wrong: an unknown GPU or a format without tensor cores is measured."""
     assert stated_flops(name, dtype, tf32=True) is None
 
 
