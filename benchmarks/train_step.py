@@ -76,6 +76,7 @@ def our_step(config: RunConfig) -> Step:
     """The engine's step."""
     section = config.pretrain
     module = our_module(config)
+    module.backbone.compile_blocks()  # as a long training does by default
     optimizer = build_optimizer(module, section)
     schedules = group_schedules(optimizer.param_groups, section, section.total_steps(1), NO_LAYER_DECAY)
     settings = ds_config.resolve(config, "pretrain", world_size=1, num_params=1)

@@ -306,6 +306,8 @@ class EngineConfig:
     """number format of weights and activations in the forward and backward pass"""
     activation_checkpointing: bool = setting(False, orchestration=True)
     """recompute block activations in the backward pass to save memory"""
+    compile: bool | None = setting(None, orchestration=True)
+    """compile the blocks with torch.compile; null = on GPUs, and on CPUs if the training is long enough to repay it"""
 
 
 @dataclass(kw_only=True)

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from nepa_scale import ds_config
+from nepa_scale.compilation import compile_backbone
 from nepa_scale.config import RunConfig
 from nepa_scale.distributed import World, first_text, sum_over_ranks
 from nepa_scale.engine import Engine, StepResult
@@ -49,12 +50,15 @@ class Trainer:
         self.total_steps = section.total_steps(len(task.train_data))
         self.params = sum(parameter.numel() for parameter in task.module.parameters())
         task.prepare(world, device)
+        settings = ds_config.resolve(config, task.name, world_size=world.size, num_params=self.params)
+        stage = settings["zero_optimization"]["stage"]
+        compile_backbone(task.backbone, config, task.name, zero_stage=stage, world=world, device=device)
         optimizer = task.build_optimizer()
         self.engine = Engine(
             task.module,
             optimizer,
             group_schedules(optimizer.param_groups, section, self.total_steps, task.layer_decay),
-            ds_config.resolve(config, task.name, world_size=world.size, num_params=self.params),
+            settings,
             world=world,
             device=device,
             ema_decay=section.ema_decay,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nepa_scale import checks, distributed, runs
+from nepa_scale import allocator, checks, distributed, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.distributed import World
 from nepa_scale.errors import DataLostError
@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
 def run_task(config: RunConfig, run_dir: Path, world: World, stop: StopRequest) -> None:
     """Run ``config.task`` to its end or until asked to stop."""
+    allocator.keep_freed_memory()
     device = distributed.initialise(world)
     import torch
+
+    if device.type == "cuda":  # on a CPU the same call may choose other kernels than plain fp32
+        torch.set_float32_matmul_precision("high")
 
     from nepa_scale.loop import Trainer
 
