@@ -314,6 +314,8 @@ class EngineConfig:
     """a rank that gets nowhere for so long ends the job (three times this while starting or saving)"""
     rendezvous_seconds: float = setting(60.0, above=0, orchestration=True)
     """how long ranks wait for one another at the start"""
+    compile: bool | None = setting(None, orchestration=True)
+    """compile the blocks with torch.compile; null = on GPUs, and on CPUs if the training is long enough to repay it"""
 
 
 @dataclass(kw_only=True)

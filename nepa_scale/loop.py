@@ -13,6 +13,7 @@ import torch
 
 from nepa_scale import ds_config
 from nepa_scale.checkpoints import Checkpoints
+from nepa_scale.compilation import compile_backbone
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost
 from nepa_scale.distributed import World, first_text, max_over_ranks, sum_over_ranks, sum_votes
@@ -59,6 +60,7 @@ class Trainer:
         self.params = num_params(task.module)
         if placement.activation_checkpointing:
             task.backbone.set_grad_checkpointing()
+        compile_backbone(task.backbone, config, task.name, zero_stage=placement.zero_stage, world=world, device=device)
         optimizer = task.build_optimizer()
         self.engine = Engine(
             task.module,

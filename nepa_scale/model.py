@@ -28,6 +28,7 @@ from timm.models import Eva, build_model_with_cfg, generate_default_cfgs, regist
 from timm.models import checkpoint as run_checkpointed
 from torch import Tensor, nn
 
+from nepa_scale.compiled_block import CompiledBlock, can_compile, compile_block, rope_tables
 from nepa_scale.ladder import (
     LADDER,
     Architecture,
@@ -83,6 +84,21 @@ class SeededRope(RotaryEmbeddingDinoV3):
             torch.default_generator.manual_seed(self.next_seed)
             self.next_seed = None
             return self._create_embed(grid)
+
+
+class PatchProduct(nn.Conv2d):
+    """A convolution whose stride is its kernel, computed as the one matrix product over patches that it is.
+
+    Weight and bias are the convolution's. On the CPU that saves the reordering of both for oneDNN.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] -> [B, D, H / p, W / p]; pixels beyond the last whole patch are dropped."""
+        p, q = self.kernel_size
+        b, c, h, w = images.shape
+        patches = images[:, :, : h // p * p, : w // q * q].reshape(b, c, h // p, p, w // q, q).permute(0, 2, 4, 1, 3, 5)
+        y = torch.nn.functional.linear(patches.flatten(3), self.weight.flatten(1), self.bias)
+        return y.permute(0, 3, 1, 2)
 
 
 class NepaViT(Eva):
@@ -163,6 +179,8 @@ class NepaViT(Eva):
         )
         self.global_pool = global_pool
         self.causal = causal
+        self._compiled_block: CompiledBlock | None = None
+        self.patch_embed.proj.__class__ = PatchProduct  # a new layer would draw its first weights and shift all others
         head_dim = embed_dim // num_heads
         if pos_embed == "rope":
             self.rope = SeededRope(
@@ -246,12 +264,35 @@ class NepaViT(Eva):
         if self.pos_embed is not None:
             x = x + self._positions(self.pos_embed, grid)
         rope = None if self.rope is None else self.rope.get_embed(grid)
+        if not torch.jit.is_scripting() and self._compiled_block is not None and attn_mask is None and self.training:
+            return self.norm(self._run_compiled(self._compiled_block, x, rope, causal))
         for block in self.blocks:
             if self.grad_checkpointing and not torch.jit.is_scripting():
                 x = run_checkpointed(block, x, rope=rope, attn_mask=attn_mask, is_causal=causal)
             else:
                 x = block(x, rope=rope, attn_mask=attn_mask, is_causal=causal)
         return self.norm(x)
+
+    def compile_blocks(self) -> bool:
+        """Compile the blocks for training passes without a mask; whether that could be done.
+
+        Not with stochastic depth, whose draws would change, nor where each call may have a size of its own
+        (``dynamic_img_size``), for each of which the graph would be compiled anew. Evaluation stays as it is.
+        """
+        if self.dynamic_img_size or not all(can_compile(block) for block in self.blocks):
+            return False
+        self._compiled_block = compile_block()
+        return True
+
+    @torch.jit.ignore
+    def _run_compiled(self, run: CompiledBlock, x: Tensor, rope: Tensor | None, causal: bool) -> Tensor:
+        tables = None if rope is None else rope_tables(rope, self.num_prefix_tokens)
+        for block in self.blocks:
+            if self.grad_checkpointing:
+                x = run_checkpointed(run, block, x, tables, causal)
+            else:
+                x = run(block, x, tables, causal)
+        return x
 
     def _positions(self, table: Tensor, grid: list[int] | None) -> Tensor:
         if grid is None:

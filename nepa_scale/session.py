@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nepa_scale import checks, distributed, ds_config, oom, rendezvous, runs
+from nepa_scale import allocator, checks, distributed, ds_config, oom, rendezvous, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.distributed import World
 from nepa_scale.errors import ConfigError, DataLostError, DivergedError, SaveError, UserError
@@ -37,6 +37,7 @@ def run_task(
         JobFailedError: on every rank, with the job's first failure, which is recorded; the training thread of some
             ranks may not get as far, then the watchdog ends them with the failure's exit code.
     """
+    allocator.keep_freed_memory()
     engine = config.engine
     device = distributed.initialise(
         world,
@@ -67,6 +68,9 @@ def _run(
     config: RunConfig, run_dir: Path, world: World, device: torch.device, stop: StopRequest, watchdog: Watchdog
 ) -> None:
     import torch
+
+    if device.type == "cuda":  # on a CPU the same call may choose other kernels than plain fp32
+        torch.set_float32_matmul_precision("high")
 
     from nepa_scale.loop import Trainer
     from nepa_scale.tasks.task import StoppedError

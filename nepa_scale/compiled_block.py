@@ -1,0 +1,108 @@
+"""A transformer block of timm's ``Eva`` written for ``torch.compile``: the same function, in steps that fuse.
+
+timm's block is kept for everything else (TorchScript, torch.fx, masks, stochastic depth). Compiled as it stands it
+gains little on a CPU: its concatenations around RoPE are not vectorised, LayerNorm becomes Welford's serial
+recurrence, and each bias is copied into the output of its matrix product first. Here the prefix tokens are rotated by
+the angle 0, the halves of a head are exchanged by a flip whose sign is in the table of sines, norms take two passes,
+and biases are added by the kernel that comes next.
+
+Shapes: B images, T = P + N tokens (P prefix tokens), width D, H heads of width d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from timm.layers import AttentionRope, GluMlp, Mlp
+from timm.models.eva import EvaBlock
+from torch import Tensor, nn
+
+RopeTables = tuple[Tensor, Tensor]
+CompiledBlock = Callable[[EvaBlock, Tensor, "RopeTables | None", bool], Tensor]
+
+
+def rope_tables(embed: Tensor, num_prefix_tokens: int) -> RopeTables:
+    """Cosines and signed sines, both [T, d], of timm's table ``embed`` [N, 2d] (sines, then cosines).
+
+    Prefix tokens have the cosine 1 and the sine 0, which leaves them as they are; the sines of a head's first half
+    are negated: ``x cos + flip(x) sin`` is then the rotation, flip exchanging the halves.
+    """
+    sin, cos = embed.chunk(2, dim=-1)
+    first, second = sin.chunk(2, dim=-1)
+    signed = torch.cat([-first, second], dim=-1)
+    ahead = (num_prefix_tokens, cos.shape[-1])
+    return torch.cat([cos.new_ones(ahead), cos]), torch.cat([signed.new_zeros(ahead), signed])
+
+
+def run_block(block: EvaBlock, x: Tensor, rope: RopeTables | None, causal: bool) -> Tensor:
+    """What ``block`` makes of x [B, T, D] where nothing is dropped, without a mask but the causal one."""
+    attention = cast(AttentionRope, block.attn)
+    x = x + _scaled(_attend(attention, _normed(x, block.norm1), rope, causal), block.gamma_1)
+    return x + _scaled(_mlp(cast("Mlp | GluMlp", block.mlp), _normed(x, block.norm2)), block.gamma_2)
+
+
+def compile_block() -> CompiledBlock:
+    """``run_block`` compiled: one graph for all blocks of a model, as their weights are arguments of the graph."""
+    return cast(CompiledBlock, torch.compile(run_block, fullgraph=True, dynamic=False))
+
+
+def can_compile(block: EvaBlock) -> bool:
+    """Whether ``run_block`` is all that ``block`` does: with stochastic depth or dropout it is not.
+
+    Their draws would come from another generator than without compilation, and results depend on it.
+    """
+    dropping = [module.p for module in block.modules() if isinstance(module, nn.Dropout)]
+    return not any(dropping) and isinstance(block.drop_path1, nn.Identity)
+
+
+def _attend(attention: AttentionRope, x: Tensor, rope: RopeTables | None, causal: bool) -> Tensor:
+    qkv = _linear(x, cast(nn.Linear, attention.qkv)).unflatten(-1, (3, attention.num_heads, attention.head_dim))
+    q, k, v = qkv.unbind(2)  # each [B, T, H, d]
+    q, k = _normed(q, attention.q_norm), _normed(k, attention.k_norm)
+    if rope is not None:
+        q, k = (_rotated(part, rope).to(v.dtype) for part in (q, k))
+    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    return _linear(mixed.transpose(1, 2).flatten(2), attention.proj)
+
+
+def _rotated(x: Tensor, rope: RopeTables) -> Tensor:
+    cos, sin = (table[:, None] for table in rope)
+    flipped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    return x * cos + flipped * sin
+
+
+def _normed(x: Tensor, norm: nn.Module) -> Tensor:
+    """LayerNorm, in fp32 at least as torch computes it: the mean first, then the mean square of what is left."""
+    if isinstance(norm, nn.Identity):
+        return x
+    layer = cast(nn.LayerNorm, norm)
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))
+    centred = exact - exact.mean(-1, keepdim=True)
+    y = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + layer.eps)
+    if layer.weight is not None:
+        y = y * layer.weight
+    if layer.bias is not None:
+        y = y + layer.bias
+    return y.to(x.dtype)
+
+
+def _mlp(mlp: Mlp | GluMlp, x: Tensor) -> Tensor:
+    hidden = _linear(x, cast(nn.Linear, mlp.fc1))
+    if isinstance(mlp, GluMlp):
+        gate, value = hidden.chunk(2, dim=-1)
+        return _linear(F.silu(gate) * value, cast(nn.Linear, mlp.fc2))
+    return _linear(F.gelu(hidden), cast(nn.Linear, mlp.fc2))
+
+
+def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    """The product, and the bias after it: where the next kernel adds it, it costs nothing."""
+    y = F.linear(x, layer.weight)
+    return y if layer.bias is None else y + layer.bias
+
+
+def _scaled(x: Tensor, gamma: Any) -> Tensor:
+    return x if gamma is None else x * gamma
