@@ -9,7 +9,6 @@ gathered again when one does. The weights are those of a build in one piece, bit
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -21,11 +20,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from nepa_scale.allocator import give_back_freed_memory
 from nepa_scale.distributed import World
 
 SMALLEST_BYTES = 2**16  # tensors below stay whole
 WHOLE_BYTES = 2**26  # how much of the others may be whole at a time
-_M_MMAP_THRESHOLD, _MMAP_BYTES = -3, 2**18  # of glibc's malloc.h; memory of its own from this size on
 
 #: Operations after which nothing is left of what the tensor held, if it is all of its memory.
 _OVERWRITING = frozenset(
@@ -52,7 +51,7 @@ def build(make: Callable[[], Built], settings: dict[str, Any], *, world: World, 
         settings: the run's DeepSpeed configuration, of stage 3.
     """
     if device.type == "cpu":
-        _give_back_freed_memory()
+        give_back_freed_memory()
     lender = MemoryLender(world, device)
     with lender:
         built = make()
@@ -158,17 +157,6 @@ class _OneByOne(nn.Module):
             if self._dtype is not None:
                 parameter.data = parameter.data.to(self._dtype)
             yield parameter
-
-
-def _give_back_freed_memory() -> None:
-    """Have the C library return large freed tensors to the system at once.
-
-    Left alone, glibc learns from the first of them to keep all up to 32 MiB for itself. Gathered weights come and go
-    in many sizes, and a rank grew to twice the memory that its tensors took.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
