@@ -33,6 +33,8 @@ def another_value(section: Any, leaf: str, meta: dict[str, Any]) -> Any:
     if isinstance(value, bool):
         return not value
     kind = section.__dataclass_fields__[leaf].type.removesuffix(" | None")
+    if kind == "bool":
+        return True
     return f"{value}-other" if kind == "str" else (value or 0) + {"int": 1, "float": 0.5}[kind]
 
 
@@ -68,6 +70,7 @@ def test_orchestration_settings_are_exactly_these() -> None:
         "data.allow_remote",
         "engine.ds_config",
         "engine.activation_checkpointing",
+        "engine.compile",
     }
     sections |= {"checkpoint.every", "checkpoint.keep", "log.every", "log.tensorboard", "log.pictures"}
     sections |= {f"{task}.eval_every" for task in TASKS}
