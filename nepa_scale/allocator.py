@@ -2,7 +2,7 @@
 
 A training step frees and allocates the same tensors again and again. Those above 128 KiB come from ``mmap`` and go
 back on ``free``, so every step has all their pages zeroed and mapped anew: 7,000 page faults for a model of 0.7
-million parameters, 25,000 at 10.7 million, a twelfth of a compiled step of the smaller one. Under ZeRO-3 gathered
+million parameters, 25,000 at 10.7 million (docs/speed.md). Under ZeRO-3 gathered
 weights come and go in many sizes, and a rank that keeps them grows to twice the memory that its tensors take.
 """
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nepa_scale.model import NepaViT
 
 #: Training FLOPs per process from which compiling pays on a CPU: half an hour at 100 GFLOP/s, of which some tenth is
-#: saved, against half a minute (a minute or two where others use the machine) for the compiler.
+#: saved, against half a minute to two minutes for the compiler.
 _REPAID_ON_A_CPU = 1.8e14
 
 

@@ -39,7 +39,7 @@ def rope_tables(embed: Tensor, num_prefix_tokens: int) -> RopeTables:
 
 def run_block(block: EvaBlock, x: Tensor, rope: RopeTables | None, causal: bool) -> Tensor:
     """What ``block`` makes of x [B, T, D] where nothing is dropped, without a mask but the causal one."""
-    attention = cast(AttentionRope, block.attn)
+    attention = block.attn
     x = x + _scaled(_attend(attention, _normed(x, block.norm1), rope, causal), block.gamma_1)
     return x + _scaled(_mlp(cast("Mlp | GluMlp", block.mlp), _normed(x, block.norm2)), block.gamma_2)
 
@@ -59,7 +59,7 @@ def can_compile(block: EvaBlock) -> bool:
 
 
 def _attend(attention: AttentionRope, x: Tensor, rope: RopeTables | None, causal: bool) -> Tensor:
-    qkv = _linear(x, cast(nn.Linear, attention.qkv)).unflatten(-1, (3, attention.num_heads, attention.head_dim))
+    qkv = _linear(x, attention.qkv).unflatten(-1, (3, attention.num_heads, attention.head_dim))
     q, k, v = qkv.unbind(2)  # each [B, T, H, d]
     q, k = _normed(q, attention.q_norm), _normed(k, attention.k_norm)
     if rope is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from timm.layers import (
@@ -26,6 +26,7 @@ from timm.layers import (
 )
 from timm.models import Eva, build_model_with_cfg, generate_default_cfgs, register_model, register_notrace_function
 from timm.models import checkpoint as run_checkpointed
+from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
 from nepa_scale.compiled_block import CompiledBlock, can_compile, compile_block, rope_tables
@@ -279,7 +280,7 @@ class NepaViT(Eva):
         Not with stochastic depth, whose draws would change, nor where each call may have a size of its own
         (``dynamic_img_size``), for each of which the graph would be compiled anew. Evaluation stays as it is.
         """
-        if self.dynamic_img_size or not all(can_compile(block) for block in self.blocks):
+        if self.dynamic_img_size or not all(can_compile(cast(EvaBlock, block)) for block in self.blocks):
             return False
         self._compiled_block = compile_block()
         return True
@@ -291,7 +292,7 @@ class NepaViT(Eva):
             if self.grad_checkpointing:
                 x = run_checkpointed(run, block, x, tables, causal)
             else:
-                x = run(block, x, tables, causal)
+                x = run(cast(EvaBlock, block), x, tables, causal)
         return x
 
     def _positions(self, table: Tensor, grid: list[int] | None) -> Tensor:

@@ -72,6 +72,7 @@ def test_orchestration_settings_are_exactly_these() -> None:
         "engine.timeout_minutes",
         "engine.rendezvous_seconds",
         "pretrain.stop_on_collapse",
+        "engine.compile",
     }
     sections |= {"checkpoint.every", "checkpoint.keep", "checkpoint.asynchronous"}
     sections |= {"log.every", "log.tensorboard", "log.pictures"}
