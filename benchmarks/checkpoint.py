@@ -35,19 +35,21 @@ from rich.table import Table
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from nepa_scale import distributed, ds_config, overrides  # noqa: E402  (after the path)
+from nepa_scale import overrides  # noqa: E402  (after the path)
 from nepa_scale.checkpoints import Checkpoints  # noqa: E402
-from nepa_scale.device_memory import DeviceMemory  # noqa: E402
-from nepa_scale.distributed import World, gather_objects  # noqa: E402
-from nepa_scale.engine import Engine  # noqa: E402
 from nepa_scale.model import build_backbone  # noqa: E402
 from nepa_scale.optim import (  # noqa: E402
     NO_LAYER_DECAY,
     build_optimizer,
     group_schedules,
 )
-from nepa_scale.placement import place  # noqa: E402
+from nepa_scale.placing import ds_config  # noqa: E402  (after the path)
+from nepa_scale.placing.device_memory import DeviceMemory  # noqa: E402
+from nepa_scale.placing.placement import place  # noqa: E402
+from nepa_scale.processes import distributed  # noqa: E402  (after the path)
+from nepa_scale.processes.distributed import World, gather_objects  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
+from nepa_scale.zero.engine import Engine  # noqa: E402
 
 IMAGE_SIZE, PATCH_SIZE, WARM_UP_STEPS = 64, 8, 3
 

@@ -140,8 +140,8 @@ def rank(words: list[str]) -> None:
 
     from nepa_scale import session, train
     from nepa_scale.checkpoints import Checkpoints
-    from nepa_scale.engine import Engine
     from nepa_scale.optim import num_params
+    from nepa_scale.zero.engine import Engine
 
     figures: dict[str, float] = {}
     modules: list[torch.nn.Module] = []

@@ -28,16 +28,18 @@ from command import read_settings, show
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from nepa_scale import distributed, ds_config, overrides  # noqa: E402  (after the path)
+from nepa_scale import overrides  # noqa: E402  (after the path)
 from nepa_scale.config import RunConfig  # noqa: E402
-from nepa_scale.device_memory import DeviceMemory  # noqa: E402
-from nepa_scale.distributed import World, max_over_ranks  # noqa: E402
-from nepa_scale.engine import Engine  # noqa: E402
 from nepa_scale.model import build_backbone  # noqa: E402
 from nepa_scale.optim import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
-from nepa_scale.placement import Placement, place  # noqa: E402
+from nepa_scale.placing import ds_config  # noqa: E402  (after the path)
+from nepa_scale.placing.device_memory import DeviceMemory  # noqa: E402
+from nepa_scale.placing.placement import Placement, place  # noqa: E402
+from nepa_scale.processes import distributed  # noqa: E402  (after the path)
+from nepa_scale.processes.distributed import World, max_over_ranks  # noqa: E402
+from nepa_scale.speed.throughput import peak_memory_bytes  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
-from nepa_scale.throughput import peak_memory_bytes  # noqa: E402
+from nepa_scale.zero.engine import Engine  # noqa: E402
 
 RESULT = "MEMORY_RESULT"  # where a rank of this file leaves its row
 IMAGE_SIZE, STEPS, TOTAL_STEPS = 64, 3, 100

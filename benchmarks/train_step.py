@@ -35,14 +35,16 @@ sys.path[0:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
 from reference_nepa import ReferenceNepa, reference_step  # noqa: E402  (after the path)
 
-from nepa_scale import distributed, ds_config, ladder  # noqa: E402
+from nepa_scale import ladder  # noqa: E402
 from nepa_scale.config import ModelConfig, PretrainConfig, RunConfig  # noqa: E402
-from nepa_scale.device_peak import peak_flops  # noqa: E402
-from nepa_scale.distributed import World  # noqa: E402
-from nepa_scale.engine import Engine  # noqa: E402
 from nepa_scale.model import build_backbone  # noqa: E402
 from nepa_scale.optim import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
+from nepa_scale.placing import ds_config  # noqa: E402
+from nepa_scale.processes import distributed  # noqa: E402
+from nepa_scale.processes.distributed import World  # noqa: E402
+from nepa_scale.speed.device_peak import peak_flops  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
+from nepa_scale.zero.engine import Engine  # noqa: E402
 
 Step = Callable[[Tensor], Any]
 IMAGE_SIZE, PATCH_SIZE, WARM_UP_STEPS = 64, 8, 3

@@ -32,15 +32,17 @@ from command import read_settings, show
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from nepa_scale import distributed, ds_config, overrides  # noqa: E402  (after the path)
-from nepa_scale.device_memory import DeviceMemory  # noqa: E402
-from nepa_scale.distributed import World  # noqa: E402
-from nepa_scale.engine import Engine  # noqa: E402
+from nepa_scale import overrides  # noqa: E402  (after the path)
 from nepa_scale.model import build_backbone  # noqa: E402
 from nepa_scale.objective import next_embedding_loss  # noqa: E402
 from nepa_scale.optim import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
-from nepa_scale.placement import place  # noqa: E402
+from nepa_scale.placing import ds_config  # noqa: E402  (after the path)
+from nepa_scale.placing.device_memory import DeviceMemory  # noqa: E402
+from nepa_scale.placing.placement import place  # noqa: E402
+from nepa_scale.processes import distributed  # noqa: E402  (after the path)
+from nepa_scale.processes.distributed import World  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
+from nepa_scale.zero.engine import Engine  # noqa: E402
 
 RESULT = "ZERO_OVERHEAD_RESULT"  # where a rank of this file leaves its rows
 IMAGE_SIZE, WARM_UP_ROUNDS, TOTAL_STEPS = 64, 3, 10_000

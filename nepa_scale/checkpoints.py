@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from nepa_scale import manifest
-from nepa_scale.distributed import World, first_text, gather_objects
 from nepa_scale.errors import RunError, SaveError
 from nepa_scale.files import make_durable, write_atomically
 from nepa_scale.manifest import DamagedError, Manifest
+from nepa_scale.processes.distributed import World, first_text, gather_objects
 from nepa_scale.progress import logger
-from nepa_scale.shards import FileRecord, ShardReader, Slice, write_shard
-from nepa_scale.train_state import TrainState
+from nepa_scale.tensor_files.shards import FileRecord, ShardReader, Slice, write_shard
+from nepa_scale.zero.train_state import TrainState
 
 FREE_SPACE_FACTOR = 1.2
 FAILURES_ALLOWED = 1  # in a row; a run that cannot save any more is not worth its devices

@@ -16,7 +16,7 @@ from nepa_scale import ladder
 from nepa_scale.config import RunConfig
 from nepa_scale.data import layout
 from nepa_scale.layers import probed_layers
-from nepa_scale.memory import ELEMENT, FP32, Workload, backbone_bytes, block_bytes
+from nepa_scale.placing.memory import ELEMENT, FP32, Workload, backbone_bytes, block_bytes
 
 FLOPS_CONVENTION = (
     "multiply-add = 2; training = 3 x forward (frozen: 1 x); causal attention counts T(T+1)/2 of T^2 scores"

@@ -11,28 +11,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from nepa_scale import ds_config
 from nepa_scale.checkpoints import Checkpoints
-from nepa_scale.compilation import compile_backbone
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost
-from nepa_scale.distributed import World, first_text, max_over_ranks, sum_over_ranks, sum_votes
-from nepa_scale.engine import Engine, StepResult
 from nepa_scale.errors import DataLostError, DivergedError
 from nepa_scale.feed import Feed
-from nepa_scale.guard import REMEDY, SkippedSteps
-from nepa_scale.health import Health
 from nepa_scale.metrics import MetricsLog
 from nepa_scale.optim import group_schedules, num_params
-from nepa_scale.placement import Placement
+from nepa_scale.placing import ds_config
+from nepa_scale.placing.placement import Placement
+from nepa_scale.processes.distributed import World, first_text, max_over_ranks, sum_over_ranks, sum_votes
+from nepa_scale.processes.signals import StopRequest
 from nepa_scale.progress import StepDisplay, logger
 from nepa_scale.results import write_result
 from nepa_scale.runs import AVERAGE_NAME, WEIGHTS_NAME
-from nepa_scale.signals import StopRequest
+from nepa_scale.safety.guard import REMEDY, SkippedSteps
+from nepa_scale.safety.health import Health
+from nepa_scale.safety.watchdog import STARTING_PATIENCE, Watchdog
+from nepa_scale.speed.compilation import compile_backbone
+from nepa_scale.speed.throughput import Throughput
 from nepa_scale.status import Status, read_status, write_status
 from nepa_scale.tasks.task import StoppedError, Task
-from nepa_scale.throughput import Throughput
-from nepa_scale.watchdog import STARTING_PATIENCE, Watchdog
+from nepa_scale.zero.engine import Engine, StepResult
 
 STATUS_INTERVAL_SECONDS = 2.0
 SHOWN = ("loss", "lr", "grad_norm", "images_per_second", "mfu")  # beside the progress bar

@@ -14,7 +14,7 @@ import torch
 
 from nepa_scale.errors import RunError, shortened
 from nepa_scale.files import read_json, write_json
-from nepa_scale.shards import FileRecord, record_of
+from nepa_scale.tensor_files.shards import FileRecord, record_of
 
 FORMAT = 1
 NAME = "manifest.json"

@@ -29,7 +29,6 @@ from timm.models import checkpoint as run_checkpointed
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
-from nepa_scale.compiled_block import CompiledBlock, can_compile, compile_block, rope_tables
 from nepa_scale.ladder import (
     LADDER,
     Architecture,
@@ -40,6 +39,7 @@ from nepa_scale.ladder import (
     default_mlp_hidden,
     num_patches,
 )
+from nepa_scale.speed.compiled_block import CompiledBlock, can_compile, compile_block, rope_tables
 
 __all__ = ["NepaViT", "SeededRope", "build_backbone"]
 

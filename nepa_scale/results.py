@@ -13,11 +13,11 @@ import torch
 
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import FLOPS_CONVENTION, task_cost
-from nepa_scale.distributed import World
 from nepa_scale.files import write_json
-from nepa_scale.placement import Placement
+from nepa_scale.placing.placement import Placement
+from nepa_scale.processes.distributed import World
+from nepa_scale.speed.throughput import Throughput
 from nepa_scale.status import now
-from nepa_scale.throughput import Throughput
 
 SCHEMA = 1
 RECORDED_PACKAGES = ("torch", "deepspeed", "timm", "webdataset")

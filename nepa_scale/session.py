@@ -7,16 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nepa_scale import allocator, checks, distributed, ds_config, oom, rendezvous, runs
+from nepa_scale import checks, runs
 from nepa_scale.config import RunConfig
-from nepa_scale.distributed import World
 from nepa_scale.errors import ConfigError, DataLostError, DivergedError, SaveError, UserError
-from nepa_scale.failures import Failure, JobFailedError
-from nepa_scale.placement import Placement, agree
+from nepa_scale.placing import ds_config
+from nepa_scale.placing.placement import Placement, agree
+from nepa_scale.processes import distributed, rendezvous
+from nepa_scale.processes.distributed import World
+from nepa_scale.processes.signals import StopRequest
 from nepa_scale.progress import logger
-from nepa_scale.signals import StopRequest
+from nepa_scale.safety import oom
+from nepa_scale.safety.failures import Failure, JobFailedError
+from nepa_scale.safety.watchdog import STARTING_PATIENCE, Watchdog
+from nepa_scale.speed import allocator
 from nepa_scale.status import Status, read_status, write_status
-from nepa_scale.watchdog import STARTING_PATIENCE, Watchdog
 
 if TYPE_CHECKING:
     import torch
@@ -129,7 +133,7 @@ def built_task(config: RunConfig, run_dir: Path, placement: Placement, world: Wo
     """The task; under ZeRO-3 on several ranks none of them ever holds all of its weights."""
     if world.size == 1 or placement.zero_stage < 3:
         return build_task(config, run_dir)
-    from nepa_scale import sharded_init
+    from nepa_scale.zero import sharded_init
 
     settings = ds_config.resolve(config, config.task, placement)
     return sharded_init.build(lambda: build_task(config, run_dir), settings, world=world, device=device)

@@ -18,20 +18,21 @@ if __name__ == "__main__":
     # Run as a script, Python looks for imports in this file's folder; look in the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from nepa_scale import checks, ds_config, overrides, progress, runs
+from nepa_scale import checks, overrides, progress, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost
 from nepa_scale.data.reporting import reporting
-from nepa_scale.device_memory import has_gpu, planned
-from nepa_scale.distributed import World, read_environment
 from nepa_scale.errors import ConfigError, DataLostError, RankError, UserError
-from nepa_scale.exit_codes import ExitCode
-from nepa_scale.failures import Failure, JobFailedError, exit_code
-from nepa_scale.placement import describe as placement_lines
-from nepa_scale.placement import place
-from nepa_scale.signals import StopRequest
+from nepa_scale.placing import ds_config
+from nepa_scale.placing.device_memory import has_gpu, planned
+from nepa_scale.placing.placement import describe as placement_lines
+from nepa_scale.placing.placement import place
+from nepa_scale.processes.distributed import World, read_environment
+from nepa_scale.processes.signals import StopRequest
+from nepa_scale.safety.exit_codes import ExitCode
+from nepa_scale.safety.failures import Failure, JobFailedError, exit_code
+from nepa_scale.safety.watchdog import leave_at_once
 from nepa_scale.status import Status, read_status, write_status
-from nepa_scale.watchdog import leave_at_once
 
 
 def main(words: list[str]) -> int:

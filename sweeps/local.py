@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
-from nepa_scale.signals import StopRequest
+from nepa_scale.processes.signals import StopRequest
 from nepa_scale.status import Status, read_status
 from sweeps import jobs
 from sweeps.display import Progressing

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nepa_scale.config import RunConfig
-from nepa_scale.device_memory import GIB, DeviceMemory, host_share
+from nepa_scale.placing.device_memory import GIB, DeviceMemory, host_share
 from sweeps.settings import Cluster, LocalSettings, SlurmSettings
 
 MATRIX_SIDE = 768

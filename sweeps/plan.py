@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nepa_scale import checks, ds_config, overrides
+from nepa_scale import checks, overrides
 from nepa_scale.config import TASKS, RunConfig, config_digest
 from nepa_scale.costs import task_cost
-from nepa_scale.device_memory import DeviceMemory
 from nepa_scale.errors import ConfigError, UserError
 from nepa_scale.files import read_json, write_json
-from nepa_scale.placement import place
+from nepa_scale.placing import ds_config
+from nepa_scale.placing.device_memory import DeviceMemory
+from nepa_scale.placing.placement import place
 from nepa_scale.runs import check_start, is_finished
 from sweeps.machine import Speed, device_memory, world_size
 from sweeps.settings import Cluster, GridSettings, Launch, StudySettings

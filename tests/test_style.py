@@ -28,7 +28,7 @@ def test_every_file_of_the_packages_is_on_the_map() -> None:
     modules = [
         path.name
         for package in ("nepa_scale", "sweeps", "analysis")
-        for path in (REPOSITORY / package).glob("*.py")
+        for path in [*(REPOSITORY / package).glob("*.py"), *(REPOSITORY / package).glob("*/*.py")]
         if path.name != "__init__.py"
     ]
     assert [name for name in modules if name not in readme] == []

@@ -19,7 +19,7 @@ from nepa_scale.data.datasets import Samples
 from nepa_scale.data.order import Place, SampleOrder, micro_batches
 from nepa_scale.data.tolerance import Loaded, Tolerant
 from nepa_scale.errors import DataError
-from nepa_scale.signals import STOP_SIGNALS
+from nepa_scale.processes.signals import STOP_SIGNALS
 
 _REMEDY = "if memory was short, which SIGKILL mostly means, lower data.num_workers; the same command continues"
 _WORKER_ERROR = re.compile(r"(?:^|\n)[\w.]*(?:DataError|BadImageError): ")

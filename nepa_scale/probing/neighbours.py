@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nepa_scale.distributed import World, sum_over_ranks
+from nepa_scale.processes.distributed import World, sum_over_ranks
 
 TEMPERATURE = 0.07
 TIE_STEP = 2.0**-50

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from nepa_scale.config import ClassifyConfig, RunConfig
 from nepa_scale.data.datasets import LabelledImages
 from nepa_scale.data.transforms import classify_eval, classify_train
-from nepa_scale.distributed import World, sum_over_ranks
 from nepa_scale.model import LAYER_NORM_EPS, NepaViT
+from nepa_scale.processes.distributed import World, sum_over_ranks
 from nepa_scale.tasks.finetune import Finetune
 from nepa_scale.tasks.task import parameter_dtype
 

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nepa_scale.collapse import Spread
 from nepa_scale.config import PretrainConfig, RunConfig
 from nepa_scale.data.datasets import PretrainImages
 from nepa_scale.data.transforms import pretrain_eval, pretrain_train
-from nepa_scale.distributed import World, sum_over_ranks
 from nepa_scale.model import NepaViT
 from nepa_scale.objective import Diagnostics, next_embedding_loss
+from nepa_scale.processes.distributed import World, sum_over_ranks
+from nepa_scale.safety.collapse import Spread
 from nepa_scale.tasks.task import Task, Value, parameter_dtype
 
 

@@ -15,7 +15,6 @@ from nepa_scale.costs import RATE_FACTORS
 from nepa_scale.data.datasets import LabelledImages
 from nepa_scale.data.order import subset
 from nepa_scale.data.transforms import classify_eval, classify_train
-from nepa_scale.distributed import World, sum_over_ranks
 from nepa_scale.layers import EMBEDDING, OUTPUT, block_name, block_of, probed_layers
 from nepa_scale.model import NepaViT
 from nepa_scale.optim import ADAM_EPS
@@ -30,6 +29,7 @@ from nepa_scale.probing.heads import (
     view,
 )
 from nepa_scale.probing.neighbours import Neighbours
+from nepa_scale.processes.distributed import World, sum_over_ranks
 from nepa_scale.tasks.finetune import load_backbone
 from nepa_scale.tasks.task import Task, Value, parameter_dtype
 

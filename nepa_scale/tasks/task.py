@@ -23,11 +23,11 @@ from nepa_scale.data.order import subset
 from nepa_scale.data.shard_stream import StreamSource, open_stream
 from nepa_scale.data.sources import Contents, Source, open_source
 from nepa_scale.data.streaming import eval_passes, eval_stream
-from nepa_scale.distributed import World, first_text, sum_votes
 from nepa_scale.errors import DataError, DataLostError
 from nepa_scale.ladder import QkNorm
 from nepa_scale.model import NepaViT, build_backbone
 from nepa_scale.optim import NO_LAYER_DECAY, LayerDecay, build_optimizer
+from nepa_scale.processes.distributed import World, first_text, sum_votes
 
 Value = TypeVar("Value")
 

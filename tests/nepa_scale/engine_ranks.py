@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nepa_scale import distributed
-from nepa_scale.device_memory import DeviceMemory
-from nepa_scale.distributed import World
-from nepa_scale.ds_config import resolve
-from nepa_scale.engine import Engine
 from nepa_scale.overrides import parse
-from nepa_scale.placement import place
+from nepa_scale.placing.device_memory import DeviceMemory
+from nepa_scale.placing.ds_config import resolve
+from nepa_scale.placing.placement import place
+from nepa_scale.processes import distributed
+from nepa_scale.processes.distributed import World
+from nepa_scale.zero.engine import Engine
 
 WIDTH, BATCH, STEPS = 6, 4, 6
 PEAKS = (1e-2, 3e-2)

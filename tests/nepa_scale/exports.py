@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 
-from nepa_scale import distributed
 from nepa_scale.errors import RunError
 from nepa_scale.loop import Trainer
 from nepa_scale.overrides import parse
-from nepa_scale.placement import agree
+from nepa_scale.placing.placement import agree
+from nepa_scale.processes import distributed
+from nepa_scale.processes.signals import StopRequest
+from nepa_scale.safety.watchdog import Watchdog
 from nepa_scale.session import built_task
-from nepa_scale.signals import StopRequest
-from nepa_scale.watchdog import Watchdog
 
 
 def main(folder: Path, words: list[str]) -> None:

@@ -168,7 +168,7 @@ def figures(task: Segment) -> tuple[dict[str, float], list[float | None]]:
 
 def main(root: Path, evaluations: list[dict[str, Any]]) -> None:
     """Evaluate as one rank of a process group and print the figures of each evaluation in a line."""
-    from nepa_scale import distributed
+    from nepa_scale.processes import distributed
 
     world = distributed.read_environment()
     device = distributed.initialise(world)

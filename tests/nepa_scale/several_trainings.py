@@ -43,9 +43,10 @@ def train_all(commands: Sequence[Sequence[str]], *, world_size: int = 1) -> str:
 
 def main(commands: list[list[str]]) -> None:
     """One rank's part of all trainings."""
-    from nepa_scale import distributed, overrides, progress, runs, session
-    from nepa_scale.signals import StopRequest
-    from nepa_scale.watchdog import Watchdog
+    from nepa_scale import overrides, progress, runs, session
+    from nepa_scale.processes import distributed
+    from nepa_scale.processes.signals import StopRequest
+    from nepa_scale.safety.watchdog import Watchdog
 
     world, stop = distributed.read_environment(), StopRequest()
     device = distributed.initialise(world)

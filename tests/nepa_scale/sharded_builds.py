@@ -14,10 +14,12 @@ import safetensors.torch
 import torch
 from nan_filled import NanFilled
 
-from nepa_scale import distributed, ds_config, sharded_init
 from nepa_scale.optim import num_params
 from nepa_scale.overrides import parse
+from nepa_scale.placing import ds_config
+from nepa_scale.processes import distributed
 from nepa_scale.session import build_task
+from nepa_scale.zero import sharded_init
 
 
 def main(folder: Path, cases: list[list[str]]) -> None:

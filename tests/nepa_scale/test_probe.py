@@ -16,10 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nepa_scale import costs, ladder
 from nepa_scale.costs import RATE_FACTORS
-from nepa_scale.device_memory import DeviceMemory
-from nepa_scale.distributed import World
-from nepa_scale.placement import place
+from nepa_scale.placing.device_memory import DeviceMemory
+from nepa_scale.placing.placement import place
 from nepa_scale.probing.heads import Head
+from nepa_scale.processes.distributed import World
 from nepa_scale.tasks.probe import Probe
 
 LAYERS = ["embedding", "block00", "block01", "output"]

@@ -20,7 +20,7 @@ import torch
 torch.set_num_threads(1)
 import torch.distributed as dist
 from nepa_scale import checkpoints
-from nepa_scale.distributed import read_environment
+from nepa_scale.processes.distributed import read_environment
 from nepa_scale.errors import SaveError
 from small_training import SmallTraining
 

@@ -15,8 +15,9 @@ import torch
 from launching import REPOSITORY, clean_environment, start, train
 from small_training import SmallTraining, newest_step
 
-from nepa_scale import checkpoints, manifest, shards
+from nepa_scale import checkpoints, manifest
 from nepa_scale.errors import SaveError
+from nepa_scale.tensor_files import shards
 
 KILLED_EVERYWHERE = """
 import json, os, signal, sys

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from nepa_scale.costs import task_cost
-from nepa_scale.device_memory import DeviceMemory
 from nepa_scale.errors import ConfigError, UserError
-from nepa_scale.placement import place
+from nepa_scale.placing.device_memory import DeviceMemory
+from nepa_scale.placing.placement import place
 from nepa_scale.status import Status, write_status
 from sweeps import plan
 from sweeps.machine import Speed

@@ -1,0 +1,54 @@
+"""Running out of memory: recognising it, and saying what would need less, computed from the run's own settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+
+from nepa_scale.config import RunConfig
+from nepa_scale.placing.device_memory import planned
+from nepa_scale.placing.placement import gib, place
+from nepa_scale.processes.distributed import World
+
+_PHRASES = (
+    "out of memory",  # CUDA, whichever class torch gives it
+    "can't allocate memory",  # torch's CPU allocator
+    "not enough memory",
+    "cannot allocate memory",
+    "std::bad_alloc",
+    "failed to allocate",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that this machine's or its GPU's memory did not suffice."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(phrase in text for phrase in _PHRASES)
+
+
+def remedy(config: RunConfig, world: World) -> str:
+    """What would need less memory and how much, as far as the settings leave a choice; one line."""
+    device = planned(config, world)
+
+    def estimate(micro_batch_size: int, name: str, recomputing: bool) -> int:
+        engine = dataclasses.replace(config.engine, ds_config=name, activation_checkpointing=recomputing)
+        stated = dataclasses.replace(config, micro_batch_size=micro_batch_size, engine=engine)
+        return place(stated, config.task, world.size, device).memory.total
+
+    chosen = place(config, config.task, world.size, device)
+    name, micro, recomputing = chosen.ds_config, chosen.micro_batch_size, chosen.activation_checkpointing
+    choices: list[tuple[str, int]] = []
+    halved = next((size for size in range(micro // 2, 0, -1) if micro % size == 0), None)
+    if halved is not None:
+        choices.append((f"micro_batch_size={halved}", estimate(halved, name, recomputing)))
+    if not recomputing and config.task != "probe":
+        choices.append(("engine.activation_checkpointing=true", estimate(micro, name, recomputing=True)))
+    if world.size > 1 and chosen.zero_stage < 3:
+        next_stage = f"zero{chosen.zero_stage + 1}"
+        choices.append((f"engine.ds_config={next_stage}", estimate(micro, next_stage, recomputing)))
+    now = chosen.memory.total
+    offers = [f"{words} would need {gib(size)}" for words, size in choices if size < now]
+    offers = offers or ["use devices with more memory, or more of them"]
+    return f"by estimate this task needs {gib(now)} per device; {'; '.join(offers)}"

@@ -1,0 +1,1 @@
+"""Safetensors files written and read piece by piece."""
