@@ -16,8 +16,6 @@ of a step (docs/measures.md) against the best rate of matrix products, which is 
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import time
@@ -26,35 +24,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[0:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
-from reference_nepa import ReferenceNepa, reference_step  # noqa: E402  (after the path)
+from command import read_settings, show  # noqa: E402  (after the path)
+from reference_nepa import ReferenceNepa, reference_step  # noqa: E402
 
 from nepa_scale import ladder  # noqa: E402
 from nepa_scale.config import ModelConfig, PretrainConfig, RunConfig  # noqa: E402
 from nepa_scale.model import build_backbone  # noqa: E402
 from nepa_scale.optim import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
 from nepa_scale.placing import ds_config  # noqa: E402
+from nepa_scale.placing.device_memory import DeviceMemory  # noqa: E402
+from nepa_scale.placing.placement import place  # noqa: E402
 from nepa_scale.processes import distributed  # noqa: E402
 from nepa_scale.processes.distributed import World  # noqa: E402
+from nepa_scale.speed import allocator  # noqa: E402
 from nepa_scale.speed.device_peak import peak_flops  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
 from nepa_scale.zero.engine import Engine  # noqa: E402
 
 Step = Callable[[Tensor], Any]
 IMAGE_SIZE, PATCH_SIZE, WARM_UP_STEPS = 64, 8, 3
+NOT_ASKED = DeviceMemory(None, "not asked", on_gpu=False)
+DEFAULTS = {"width": "96,192,384", "size": "", "threads": "", "rounds": "15"}
 #: width: depth, heads and batch
 MODELS = {96: (6, 3, 64), 192: (6, 3, 32), 384: (6, 6, 16)}
 
 
 def configs(settings: dict[str, str]) -> list[RunConfig]:
     """The runs that ``size`` or ``width`` names."""
-    if "size" in settings:
+    if settings["size"]:
         return [run_config(ModelConfig(size=settings["size"], patch_size=PATCH_SIZE), batch=16)]
     chosen = {int(width): MODELS[int(width)] for width in settings["width"].split(",")}
     return [
@@ -81,9 +83,9 @@ def our_step(config: RunConfig) -> Step:
     module.backbone.compile_blocks()  # as a long training does by default
     optimizer = build_optimizer(module, section)
     schedules = group_schedules(optimizer.param_groups, section, section.total_steps(1), NO_LAYER_DECAY)
-    settings = ds_config.resolve(config, "pretrain", world_size=1, num_params=1)
+    settings = ds_config.resolve(config, "pretrain", place(config, "pretrain", 1, NOT_ASKED))
     engine = Engine(module, optimizer, schedules, settings, world=World(), device=torch.device("cpu"))
-    return lambda images: engine.step([(images,)], before_forward=lambda _index: None)
+    return lambda images: engine.step([(images,)], step=1, before_forward=lambda _index: None)
 
 
 def bare_step(config: RunConfig) -> Step:
@@ -163,24 +165,15 @@ def median_ratio(above: list[float], below: list[float]) -> float:
 
 def main() -> None:
     """Measure everything and print the table, or the rows as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", nargs="*", metavar="key=value")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    settings = {"width": "96,192,384", "rounds": "15"} | dict(word.split("=", 1) for word in options.settings)
+    settings, as_json = read_settings(__doc__ or "", DEFAULTS)
+    allocator.keep_freed_memory()  # as a training does
     distributed.initialise(distributed.read_environment())
-    if "threads" in settings:
+    if settings["threads"]:
         torch.set_num_threads(int(settings["threads"]))
     torch.manual_seed(0)
     rows = [measure(config, int(settings["rounds"])) for config in configs(settings)]
     distributed.shut_down()
-    if options.json:
-        print(json.dumps(rows, indent=2))
-        return
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    Console(width=200).print(table)
+    show(rows, as_json=as_json)
 
 
 if __name__ == "__main__":
