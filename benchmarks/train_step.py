@@ -81,6 +81,7 @@ def our_step(config: RunConfig) -> Step:
     section = config.pretrain
     module = our_module(config)
     module.backbone.compile_blocks()  # as a long training does by default
+    module.compile_loss()
     optimizer = build_optimizer(module, section)
     schedules = group_schedules(optimizer.param_groups, section, section.total_steps(1), NO_LAYER_DECAY)
     settings = ds_config.resolve(config, "pretrain", place(config, "pretrain", 1, NOT_ASKED))
@@ -128,7 +129,7 @@ def measure(config: RunConfig, rounds: int) -> dict[str, Any]:
             times[name].append(seconds(step, images))
         if index in (rounds // 2, rounds - 1):
             peaks.append(measured_peak())
-    flops = batch * ladder.train_flops(arch, IMAGE_SIZE, causal=True, count="useful")
+    flops = batch * ladder.train_flops(arch, IMAGE_SIZE, causal=True, count="useful", idle_tokens=1)
     median = {name: statistics.median(found) for name, found in times.items()}
     return {
         "width": arch.embed_dim,

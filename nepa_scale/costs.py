@@ -19,7 +19,8 @@ from nepa_scale.layers import probed_layers
 from nepa_scale.placing.memory import ELEMENT, FP32, Workload, backbone_bytes, block_bytes
 
 FLOPS_CONVENTION = (
-    "multiply-add = 2; training = 3 x forward (frozen: 1 x); causal attention counts T(T+1)/2 of T^2 scores"
+    "multiply-add = 2; training = 3 x forward (frozen: 1 x); causal attention counts T(T+1)/2 of T^2 scores;"
+    " the last token of causal pre-training is not counted"
 )
 POOL_SCALES = (1, 2, 3, 6)
 NUM_LEVELS = 4
@@ -74,11 +75,15 @@ def task_cost(config: RunConfig, task: str, *, activation_checkpointing: bool = 
     grid = image_size // config.model.patch_size
     head_params, head_flops = head_cost(config, task)
     causal = section.attention == "causal"  # type: ignore[attr-defined]  # every task has it
+    idle = idle_tokens(config, task)
     useful, executed = (
-        ladder.forward_flops(arch, image_size, causal=causal, count=count) for count in ("useful", "executed")
+        ladder.forward_flops(arch, image_size, causal=causal, count=count, idle_tokens=idle)
+        for count in ("useful", "executed")
     )
     passes = 1 if task == "probe" else 3
-    again = ladder.block_flops(arch, image_size) if activation_checkpointing and task != "probe" else 0
+    again = (
+        ladder.block_flops(arch, image_size, idle_tokens=idle) if activation_checkpointing and task != "probe" else 0
+    )
     return TaskCost(
         params_total=ladder.total_params(arch, image_size) + head_params,
         params_backbone=ladder.backbone_params(arch),
@@ -96,7 +101,8 @@ def workload(config: RunConfig, task: str) -> Workload:
     arch, image_size = architecture(config, task), backbone_image_size(config, task)
     head_params, _ = head_cost(config, task)
     backbone = ladder.total_params(arch, image_size)
-    kept, recomputing, working = backbone_bytes(arch, image_size, config.engine.precision)
+    idle = idle_tokens(config, task)
+    kept, recomputing, working = backbone_bytes(arch, image_size, config.engine.precision, idle_tokens=idle)
     if task == "probe":  # nothing is kept of a frozen backbone, and only one block is at work
         kept, recomputing = 0, 0
         working = block_bytes(arch, ladder.num_tokens(arch, image_size), ELEMENT[config.engine.precision])
@@ -112,6 +118,12 @@ def workload(config: RunConfig, task: str) -> Workload:
         working=working,
         averaged=config.task_config(task).ema_decay > 0,
     )
+
+
+def idle_tokens(config: RunConfig, task: str) -> int:
+    """Tokens that training leaves out of the blocks: the last one in causal next-embedding prediction, which predicts
+    nothing and which no other looks at."""
+    return int(task == "pretrain" and config.pretrain.shift and config.pretrain.attention == "causal")
 
 
 def backbone_image_size(config: RunConfig, task: str) -> int:

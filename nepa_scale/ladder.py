@@ -209,24 +209,27 @@ def backbone_params(arch: Architecture) -> int:
     return sum(_transformer_groups(arch).values())
 
 
-def forward_flops(arch: Architecture, image_size: int, *, causal: bool, count: AttentionCount = "useful") -> int:
+def forward_flops(
+    arch: Architecture, image_size: int, *, causal: bool, count: AttentionCount = "useful", idle_tokens: int = 0
+) -> int:
     """Return the FLOPs of one forward pass of one image (conventions: see the module's text).
 
-    With T tokens, N of them patches, P scores (T^2, or T(T+1)/2 for useful causal work), width D and MLP width
+    ``idle_tokens`` are embedded and stay out of the blocks. With T tokens in the blocks, N patches, P scores (T^2, or T(T+1)/2 for useful causal work), width D and MLP width
     I, a block costs ``2T (4D^2 + m D I) + 4 P D``, m = 2 for GELU and 3 for SwiGLU; the patch embedding
     ``2 N C p^2 D``.
     """
-    patches, tokens, width = num_patches(arch, image_size), num_tokens(arch, image_size), arch.embed_dim
+    patches, width = num_patches(arch, image_size), arch.embed_dim
+    tokens = num_tokens(arch, image_size) - idle_tokens
     scores = tokens * (tokens + 1) // 2 if causal and count == "useful" else tokens * tokens
     linear = 2 * tokens * width * (4 * width + _mlp_products(arch) * arch.mlp_hidden)
     stem = 2 * patches * arch.in_chans * arch.patch_size**2 * width
     return stem + arch.depth * (linear + 4 * scores * width)
 
 
-def block_flops(arch: Architecture, image_size: int) -> int:
+def block_flops(arch: Architecture, image_size: int, *, idle_tokens: int = 0) -> int:
     """Return the executed FLOPs of one forward pass of one image through the blocks alone."""
     stem = 2 * num_patches(arch, image_size) * arch.in_chans * arch.patch_size**2 * arch.embed_dim
-    return forward_flops(arch, image_size, causal=False) - stem
+    return forward_flops(arch, image_size, causal=False, idle_tokens=idle_tokens) - stem
 
 
 def block_params(arch: Architecture) -> int:
@@ -234,6 +237,8 @@ def block_params(arch: Architecture) -> int:
     return (backbone_params(arch) - 2 * arch.embed_dim) // arch.depth
 
 
-def train_flops(arch: Architecture, image_size: int, *, causal: bool, count: AttentionCount = "useful") -> int:
+def train_flops(
+    arch: Architecture, image_size: int, *, causal: bool, count: AttentionCount = "useful", idle_tokens: int = 0
+) -> int:
     """Return the FLOPs of training on one image, 3 x forward; recomputation to save memory is not counted."""
-    return 3 * forward_flops(arch, image_size, causal=causal, count=count)
+    return 3 * forward_flops(arch, image_size, causal=causal, count=count, idle_tokens=idle_tokens)

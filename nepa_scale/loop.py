@@ -60,7 +60,9 @@ class Trainer:
         self.params = num_params(task.module)
         if placement.activation_checkpointing:
             task.backbone.set_grad_checkpointing()
-        compile_backbone(task.backbone, config, task.name, zero_stage=placement.zero_stage, world=world, device=device)
+        stage = placement.zero_stage
+        if compile_backbone(task.backbone, config, task.name, zero_stage=stage, world=world, device=device):
+            task.compile_rest()
         optimizer = task.build_optimizer()
         self.engine = Engine(
             task.module,

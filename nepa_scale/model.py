@@ -259,12 +259,13 @@ class NepaViT(Eva):
     def encode(self, z: Tensor, causal: bool, attn_mask: Tensor | None = None, grid: list[int] | None = None) -> Tensor:
         """Run blocks and final norm over embeddings [B, P + N, D]; the output has the same shape.
 
+        Embeddings of the last positions may be left off, if ``causal``: the others do not depend on them.
         ``grid``: rows and columns of patches, where these are not the model's own (``dynamic_img_size``).
         """
         x = z
         if self.pos_embed is not None:
-            x = x + self._positions(self.pos_embed, grid)
-        rope = None if self.rope is None else self.rope.get_embed(grid)
+            x = x + _as_long_as(z, self._positions(self.pos_embed, grid))
+        rope = None if self.rope is None else _rows_of(z, self.rope.get_embed(grid), self.num_prefix_tokens)
         if not torch.jit.is_scripting() and self._compiled_block is not None and attn_mask is None and self.training:
             return self.norm(self._run_compiled(self._compiled_block, x, rope, causal))
         for block in self.blocks:
@@ -334,6 +335,20 @@ class NepaViT(Eva):
 def _first_given(value: bool | None, default: bool) -> bool:
     """Return ``value`` or, when it is None, ``default``: a leaf of torch.fx graphs, which cannot branch on None."""
     return default if value is None else value
+
+
+@torch.fx.wrap
+@register_notrace_function
+def _as_long_as(z: Tensor, positions: Tensor) -> Tensor:
+    """Return the positions [1, T, D] of the tokens that ``z`` has: a leaf of torch.fx graphs, as the next."""
+    return positions[:, : z.shape[1]]
+
+
+@torch.fx.wrap
+@register_notrace_function
+def _rows_of(z: Tensor, embed: Tensor, num_prefix_tokens: int) -> Tensor:
+    """Return the rows of a table [N, 2d] that belong to the patches among the tokens of ``z``."""
+    return embed[: z.shape[1] - num_prefix_tokens]
 
 
 def _qk_norm(head_dim: int, kind: QkNorm, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.LayerNorm:

@@ -19,14 +19,15 @@ def next_embedding_loss(z: Tensor, z_hat: Tensor, *, shift: bool = True, stop_gr
     """Return - mean over images and t = 0 .. T-2 of cos(z_hat[t], stopgrad(z[t+1])), a scalar in [-1, 1].
 
     NEPA, arXiv 2512.16922, Eq. 2-3 and Algorithm 1. ``z`` and ``z_hat`` are [B, T, D]; a class token stands at
-    position 0: it predicts the first patch and is never a target. In fp32 whatever the inputs are.
+    position 0: it predicts the first patch and is never a target. With ``shift`` the last position of ``z_hat`` is
+    not looked at and may be missing. In fp32 whatever the inputs are.
 
     The ablations of Table 1a: without ``shift`` z_hat[t] is compared with z[t] at all T positions, the class token
     included; without ``stop_gradient`` the target is trained like the prediction.
     """
     targets = z.detach() if stop_gradient else z
     if shift:
-        z_hat, targets = z_hat[:, :-1], targets[:, 1:]
+        z_hat, targets = z_hat[:, : z.shape[1] - 1], targets[:, 1:]
     return -_cosines(z_hat, targets).mean()
 
 

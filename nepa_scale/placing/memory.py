@@ -163,14 +163,18 @@ def block_bytes(arch: Architecture, tokens: int, size: int) -> int:
     return tokens * (size * elements + FP32 * arch.num_heads)
 
 
-def backbone_bytes(arch: Architecture, image_size: int, precision: str) -> tuple[int, int, int]:
+def backbone_bytes(
+    arch: Architecture, image_size: int, precision: str, *, idle_tokens: int = 0
+) -> tuple[int, int, int]:
     """(kept, kept with checkpointing, working) bytes of one image in the backbone, without what a head keeps.
+
+    ``idle_tokens`` stay out of the blocks.
 
     Around the blocks lie the image as it was loaded (fp32) and as it is computed with, and the final LayerNorm's
     input. Checkpointing keeps the input of every block, and the one block being recomputed. The
     backward pass of an MLP holds the gradients of both its inner layers at once.
     """
-    size, tokens = ELEMENT[precision], ladder.num_tokens(arch, image_size)
+    size, tokens = ELEMENT[precision], ladder.num_tokens(arch, image_size) - idle_tokens
     pixels = arch.in_chans * image_size**2 * (FP32 + (size if size < FP32 else 0))
     stem = pixels + size * tokens * arch.embed_dim
     block = block_bytes(arch, tokens, size)

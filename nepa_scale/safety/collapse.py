@@ -25,10 +25,11 @@ class Spread:
 
     @torch.no_grad()
     def update(self, z: Tensor, z_hat: Tensor) -> None:
-        """Add a batch of embeddings and predictions, both [B, P + N, D]."""
+        """Add a batch of embeddings [B, P + N, D] and of predictions, which may lack the last position."""
         patches, predictions = (F.normalize(x[:, self._prefix :].detach().float(), dim=-1) for x in (z, z_hat))
         neighbours = (patches[:, :-1] * patches[:, 1:]).sum(-1)
-        counts = torch.tensor([patches[..., 0].numel(), neighbours.numel()], device=z.device, dtype=torch.float32)
+        numbers = [patches[..., 0].numel(), predictions[..., 0].numel(), neighbours.numel()]
+        counts = torch.tensor(numbers, device=z.device, dtype=torch.float32)
         sums = [patches.sum((0, 1)), predictions.sum((0, 1)), neighbours.sum()[None], counts]
         self._sums = [old + new for old, new in zip(self._sums, sums, strict=True)] if self._sums else sums
 
@@ -43,7 +44,8 @@ class Spread:
             return {}
         sum_over_ranks(self._sums)
         targets, predictions, neighbours, counts = self._sums
-        stds = [(1 - (total / counts[0]).square().sum()).clamp(min=0).sqrt() for total in (targets, predictions)]
-        cosine = neighbours[0] / counts[1]
+        means = (targets / counts[0], predictions / counts[1])
+        stds = [(1 - mean.square().sum()).clamp(min=0).sqrt() for mean in means]
+        cosine = neighbours[0] / counts[2]
         values = torch.stack([*stds, cosine]).tolist()
         return dict(zip(("target_std", "prediction_std", "neighbour_cosine"), values, strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -34,20 +34,30 @@ class PretrainModule(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, backbone.embed_dim)) if section.mask_ratio else None
         self.spread: Spread | None = None  # of the batches to come, where it is wanted
         self._mask_ratio = section.mask_ratio
-        self._loss = partial(next_embedding_loss, shift=section.shift, stop_gradient=section.stop_gradient)
+        self._last_is_idle = section.shift and section.attention == "causal"
+        loss = partial(next_embedding_loss, shift=section.shift, stop_gradient=section.stop_gradient)
+        self._loss: Callable[[Tensor, Tensor], Tensor] = loss
+
+    def compile_loss(self) -> None:
+        """Compile the comparison of embeddings and predictions: it is a chain of small steps over all tokens."""
+        self._loss = torch.compile(self._loss, dynamic=False)
 
     def embeddings(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Input embeddings and predictions from the unmasked image, both [B, P + N, D]."""
         return self.backbone.next_embeddings(images.to(parameter_dtype(self.backbone)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """The loss, a scalar in fp32."""
-        if self.mask_token is None or not self.training:
-            return self._compared(*self.embeddings(images))
+        """The loss, a scalar in fp32.
+
+        The last token predicts nothing, and under a causal mask no other looks at it: it stays out of the blocks.
+        """
         z = self.backbone.embed(images.to(parameter_dtype(self.backbone)))
-        mask = self._draw_mask(z)
-        z_hat = self.backbone.encode(torch.where(mask[..., None], self.mask_token, z), causal=self.backbone.causal)
-        return self._compared(z, z_hat)
+        inputs = z
+        if self.mask_token is not None and self.training:
+            inputs = torch.where(self._draw_mask(z)[..., None], self.mask_token, z)
+        if self._last_is_idle:
+            inputs = inputs[:, :-1]
+        return self._compared(z, self.backbone.encode(inputs, causal=self.backbone.causal))
 
     def _compared(self, z: Tensor, z_hat: Tensor) -> Tensor:
         if self.spread is not None:
@@ -78,6 +88,10 @@ class Pretrain(Task):
         self.backbone = self.new_backbone()
         self.backbone.causal = section.attention == "causal"
         self.module: PretrainModule = PretrainModule(self.backbone, section)
+
+    def compile_rest(self) -> None:
+        """Compile the loss."""
+        self.module.compile_loss()
 
     def observe(self, *, due: bool) -> None:
         """Collect how far embeddings and predictions differ from one another."""

@@ -75,6 +75,9 @@ class Task(ABC):
     def prepare(self, world: World, device: torch.device) -> None:  # noqa: B027  most tasks need nothing
         """Whatever must be known before training; every rank calls this, with the module on its device."""
 
+    def compile_rest(self) -> None:  # noqa: B027  most tasks spend their time in the blocks
+        """Compile what is worth it outside the backbone; called where the backbone's blocks are compiled."""
+
     def build_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser over what the task trains."""
         return build_optimizer(self.module, self.section)

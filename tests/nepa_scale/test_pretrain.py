@@ -178,14 +178,22 @@ def masking_module(arch: Architecture, **settings: Any) -> PretrainModule:
 
 
 def masked_tokens(module: PretrainModule, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss, and which tokens [B, T] the first block saw replaced by the mask token."""
+    """The loss, and which tokens [B, T] were drawn to be masked: those that the first block saw replaced.
+
+    The block does not see the last token at all.
+    """
     seen: list[Tensor] = []
+    drawn: list[Tensor] = []
+    draw = module._draw_mask
+    module._draw_mask = lambda z: drawn.append(draw(z)) or drawn[-1]  # type: ignore[method-assign, func-returns-value]
     hook = module.backbone.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     loss = module(images)
     hook.remove()
-    positions = 0.0 if module.backbone.pos_embed is None else module.backbone.pos_embed.detach()
+    positions = 0.0 if module.backbone.pos_embed is None else module.backbone.pos_embed.detach()[:, :-1]
     assert module.mask_token is not None
-    return loss, torch.isclose(seen[0] - positions, module.mask_token.detach(), atol=1e-6).all(-1)
+    replaced = torch.isclose(seen[0] - positions, module.mask_token.detach(), atol=1e-6).all(-1)
+    assert torch.equal(replaced, drawn[0][:, :-1])
+    return loss, drawn[0]
 
 
 SWITCHES: list[dict[str, Any]] = [
