@@ -34,7 +34,6 @@ sys.path.insert(0, str(REPOSITORY))
 
 from nepa_scale import overrides  # noqa: E402  (after the path)
 from nepa_scale.model import build_backbone  # noqa: E402
-from nepa_scale.objective import next_embedding_loss  # noqa: E402
 from nepa_scale.optim import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
 from nepa_scale.placing import ds_config  # noqa: E402  (after the path)
 from nepa_scale.placing.device_memory import DeviceMemory  # noqa: E402
@@ -62,7 +61,7 @@ def bare_step(module: PretrainModule, images: torch.Tensor) -> Callable[[], None
     optimizer = build_optimizer(module, config.pretrain)
 
     def step() -> None:
-        next_embedding_loss(*module.embeddings(images)).backward()
+        module(images).backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

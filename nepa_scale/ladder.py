@@ -214,9 +214,9 @@ def forward_flops(
 ) -> int:
     """Return the FLOPs of one forward pass of one image (conventions: see the module's text).
 
-    ``idle_tokens`` are embedded and stay out of the blocks. With T tokens in the blocks, N patches, P scores (T^2, or T(T+1)/2 for useful causal work), width D and MLP width
-    I, a block costs ``2T (4D^2 + m D I) + 4 P D``, m = 2 for GELU and 3 for SwiGLU; the patch embedding
-    ``2 N C p^2 D``.
+    ``idle_tokens`` are embedded and stay out of the blocks. With T tokens in the blocks, N patches, P scores (T^2,
+    or T(T+1)/2 for useful causal work), width D and MLP width I, a block costs ``2T (4D^2 + m D I) + 4 P D``, m = 2
+    for GELU and 3 for SwiGLU; the patch embedding ``2 N C p^2 D``.
     """
     patches, width = num_patches(arch, image_size), arch.embed_dim
     tokens = num_tokens(arch, image_size) - idle_tokens

@@ -19,6 +19,8 @@ _PHRASES = (
     "failed to allocate",
 )
 
+WORTH_TRYING = 0.98  # of what is needed now
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that this machine's or its GPU's memory did not suffice."""
@@ -45,10 +47,10 @@ def remedy(config: RunConfig, world: World) -> str:
         choices.append((f"micro_batch_size={halved}", estimate(halved, name, recomputing)))
     if not recomputing and config.task != "probe":
         choices.append(("engine.activation_checkpointing=true", estimate(micro, name, recomputing=True)))
-    if world.size > 1 and chosen.zero_stage < 3:
-        next_stage = f"zero{chosen.zero_stage + 1}"
-        choices.append((f"engine.ds_config={next_stage}", estimate(micro, next_stage, recomputing)))
+    if world.size > 1:
+        higher = [f"zero{stage}" for stage in range(chosen.zero_stage + 1, 4)]
+        choices += [(f"engine.ds_config={each}", estimate(micro, each, recomputing)) for each in higher]
     now = chosen.memory.total
-    offers = [f"{words} would need {gib(size)}" for words, size in choices if size < now]
+    offers = [f"{words} would need {gib(size)}" for words, size in choices if size < WORTH_TRYING * now]
     offers = offers or ["use devices with more memory, or more of them"]
     return f"by estimate this task needs {gib(now)} per device; {'; '.join(offers)}"

@@ -17,6 +17,8 @@ from nan_filled import NanFilled
 from nepa_scale.optim import num_params
 from nepa_scale.overrides import parse
 from nepa_scale.placing import ds_config
+from nepa_scale.placing.device_memory import DeviceMemory
+from nepa_scale.placing.placement import place
 from nepa_scale.processes import distributed
 from nepa_scale.session import build_task
 from nepa_scale.zero import sharded_init
@@ -29,7 +31,8 @@ def main(folder: Path, cases: list[list[str]]) -> None:
     device = distributed.initialise(world)
     for number, words in enumerate(cases):
         config = parse(words)
-        settings = ds_config.resolve(config, config.task, world_size=world.size, num_params=1)
+        placement = place(config, config.task, world.size, DeviceMemory(None, "not asked", on_gpu=False))
+        settings = ds_config.resolve(config, config.task, placement)
         torch.manual_seed(config.seed)
         with NanFilled():
             task = sharded_init.build(

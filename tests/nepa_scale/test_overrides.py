@@ -36,7 +36,8 @@ def problems_of(*words: str) -> list[str]:
         ("zzz=1", "unknown key 'zzz'; --help lists all keys"),
         (
             "checkpoint=3",
-            "checkpoint: a group of settings, not one; its keys: checkpoint.every, checkpoint.keep",
+            "checkpoint: a group of settings, not one; its keys: checkpoint.every, checkpoint.keep,"
+            " checkpoint.asynchronous",
         ),
     ],
 )

@@ -10,8 +10,10 @@ import pytest
 import torch
 from injecting import BEFORE_STEP, ends, start_ranks, start_with
 
-from nepa_scale.costs import task_cost
 from nepa_scale.overrides import parse
+from nepa_scale.placing.device_memory import planned
+from nepa_scale.placing.placement import place
+from nepa_scale.processes.distributed import World
 from nepa_scale.safety import oom
 from nepa_scale.safety.exit_codes import ExitCode
 from nepa_scale.safety.failures import exit_code
@@ -59,20 +61,24 @@ def test_this_machine_says_it_in_one_of_those_ways() -> None:
 
 
 def test_remedies_are_computed_from_the_run(digits_root: Path) -> None:
-    """Half the micro-batch and the next ZeRO stage, each with the bytes it is predicted to need, if that is less."""
-    config = parse([f"data.root={digits_root}", "model=nano", "pretrain.batch_size=48", "engine.ds_config=zero1"])
-    advice = oom.remedy(config, 2)
-    halved = parse([f"data.root={digits_root}", "model=nano", "pretrain.batch_size=48", "micro_batch_size=12"])
-    for wanted, stage, words in ((halved, 1, "micro_batch_size=12"), (config, 2, "engine.ds_config=zero2")):
-        size = task_cost(wanted, "pretrain", world_size=2, zero_stage=stage).memory_bytes / 2**30
-        assert f"{words} would need {size:.2f} GiB" in advice
-    assert "engine.activation_checkpointing=true" in advice
+    """Half the micro-batch, checkpointing and higher ZeRO stages, each with the bytes it is predicted to need, where
+    that is worth it."""
+    common = [f"data.root={digits_root}", "model=base", "pretrain.batch_size=128", "engine.ds_config=zero1"]
+    advice = oom.remedy(parse(common), World(0, 2))
+
+    def needed(change: str) -> float:
+        changed = parse([*(word for word in common if word.split("=")[0] != change.split("=")[0]), change])
+        return place(changed, "pretrain", 2, planned(changed, World(0, 2))).memory.total / 2**30
+
+    for change in ("micro_batch_size=32", "engine.activation_checkpointing=true", "engine.ds_config=zero3"):
+        assert f"{change} would need {needed(change):.2f} GiB" in advice
+        assert needed(change) < 0.98 * needed("engine.ds_config=zero1")
 
 
 def test_no_advice_beyond_what_is_left(digits_root: Path) -> None:
     """One image at a time, checkpointed, at stage 3: only other devices help."""
     words = ["micro_batch_size=1", "engine.activation_checkpointing=true", "engine.ds_config=zero3"]
-    assert oom.remedy(parse([f"data.root={digits_root}", *words]), 2).endswith(
+    assert oom.remedy(parse([f"data.root={digits_root}", *words]), World(0, 2)).endswith(
         "use devices with more memory, or more of them"
     )
 
