@@ -139,6 +139,7 @@ def _problems(content: dict[str, Any], config: RunConfig, task: str) -> list[str
         *_precision_problems(content, precision),
         *_stage_problems(zero, precision),
         *(_average_problems(content, task) if config.task_config(task).ema_decay else []),
+        *(_saving_problems(zero) if config.checkpoint.every else []),
     ]
 
 
@@ -183,6 +184,13 @@ def _stage_problems(zero: dict[str, Any], precision: str) -> list[str]:
         if device == "nvme" and not target.get("nvme_path"):
             problems.append(f"zero_optimization.{key}.device=nvme needs nvme_path, a folder on the drive")
     return problems
+
+
+def _saving_problems(zero: dict[str, Any]) -> list[str]:
+    """What cannot be checkpointed."""
+    if any(zero.get(key, {}).get("device") == "nvme" for key in OFFLOADS):
+        return ["states offloaded to nvme cannot be saved to continue from; give checkpoint.every=0, or offload to cpu"]
+    return []
 
 
 def _average_problems(content: dict[str, Any], task: str) -> list[str]:

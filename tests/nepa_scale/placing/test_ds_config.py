@@ -21,13 +21,14 @@ from nepa_scale.placing.placement import place
 SHIPPED = sorted(path.stem for path in ds_config.FOLDER.glob("*.json"))
 STAGES = {"zero0": 0, "zero1": 1, "zero2": 2, "zero3": 3, "zero3_offload": 3, "zero3_nvme": 3}
 REFUSED = (("zero0", "bf16"), ("zero0", "fp16"))  # see test_16_bits_without_zero_are_refused
+UNSAVED = ("checkpoint.every=0",)  # as zero3_nvme demands
 NVME = {"device": "nvme", "nvme_path": "here"}
 PLENTY = DeviceMemory(2**40, "of a test", on_gpu=False)
 
 
 def resolved(name: str, *words: str, world_size: int = 1, num_params: int = 1000) -> dict[str, Any]:
     """The configuration of pre-training under a file."""
-    config = parse([f"engine.ds_config={name}", *words])
+    config = parse([f"engine.ds_config={name}", *UNSAVED, *words])
     placement = place(config, "pretrain", world_size, PLENTY)
     return ds_config.resolve(config, "pretrain", dataclasses.replace(placement, num_params=num_params))
 
@@ -43,7 +44,7 @@ def problems_of(name: str, *words: str) -> list[str]:
     """The complaints about a file, the same before work starts and at the start."""
     with pytest.raises(ConfigError) as raised:
         resolved(name, *words)
-    early = ds_config.check(parse([f"engine.ds_config={name}", *words]), "pretrain")
+    early = ds_config.check(parse([f"engine.ds_config={name}", *UNSAVED, *words]), "pretrain")
     assert set(early) <= set(raised.value.problems)
     return raised.value.problems
 
@@ -257,3 +258,9 @@ def test_moving_average_needs_fp32_weights_at_hand(tmp_path: Path, content: dict
     (problem,) = problems_of(name, "engine.precision=bf16", "pretrain.ema_decay=0.9999")
     assert complaint in problem
     assert "pretrain.ema_decay=0" in problem
+
+
+def test_states_on_nvme_are_not_saved() -> None:
+    """Found out at the start, not when the second save has failed."""
+    (problem,) = problems_of("zero3_nvme", "checkpoint.every=100")
+    assert problem.endswith("nvme cannot be saved to continue from; give checkpoint.every=0, or offload to cpu")

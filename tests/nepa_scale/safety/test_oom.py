@@ -67,7 +67,7 @@ def test_remedies_are_computed_from_the_run(digits_root: Path) -> None:
     advice = oom.remedy(parse(common), World(0, 2))
 
     def needed(change: str) -> float:
-        changed = parse([*(word for word in common if word.split("=")[0] != change.split("=")[0]), change])
+        changed = parse([*(word for word in common if word.split("=")[0] != change.split("=", maxsplit=1)[0]), change])
         return place(changed, "pretrain", 2, planned(changed, World(0, 2))).memory.total / 2**30
 
     for change in ("micro_batch_size=32", "engine.activation_checkpointing=true", "engine.ds_config=zero3"):
