@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,13 @@ from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost
 from nepa_scale.errors import DataLostError, DivergedError
 from nepa_scale.feed import Feed
-from nepa_scale.metrics import MetricsLog
+from nepa_scale.journal import Journal
 from nepa_scale.optim import group_schedules, num_params
 from nepa_scale.placing import ds_config
 from nepa_scale.placing.placement import Placement
 from nepa_scale.processes.distributed import World, first_text, max_over_ranks, sum_over_ranks, sum_votes
 from nepa_scale.processes.signals import StopRequest
-from nepa_scale.progress import StepDisplay, logger
+from nepa_scale.progress import logger
 from nepa_scale.results import write_result
 from nepa_scale.runs import AVERAGE_NAME, WEIGHTS_NAME
 from nepa_scale.safety.guard import REMEDY, SkippedSteps
@@ -30,12 +29,8 @@ from nepa_scale.safety.health import Health
 from nepa_scale.safety.watchdog import STARTING_PATIENCE, Watchdog
 from nepa_scale.speed.compilation import compile_backbone
 from nepa_scale.speed.throughput import Throughput
-from nepa_scale.status import Status, read_status, write_status
 from nepa_scale.tasks.task import StoppedError, Task
 from nepa_scale.zero.engine import Engine, StepResult
-
-STATUS_INTERVAL_SECONDS = 2.0
-SHOWN = ("loss", "lr", "grad_norm", "images_per_second", "mfu")  # beside the progress bar
 
 
 class Trainer:
@@ -89,7 +84,6 @@ class Trainer:
             run_id=config.run_id,
             settings=config.identity(),
         )
-        self._attempt = _attempts(task_dir) + 1
 
     def run(self) -> None:
         """Train to the end and write the result, or save and return when asked to stop."""
@@ -97,11 +91,10 @@ class Trainer:
         if start:
             logger.info("%s: continuing from step %d of %d", self.task.name, start, self.total_steps)
         self._saved = self._start = start
-        self._log = self._open_log(start)
-        self._replaced = self._replaced_logged = self._earlier_replaced
-        self._skipped = SkippedSteps(self._earlier_skipped)
-        self._health = Health(self.task, self._log.rows if self._log is not None else ())
-        self._display = StepDisplay(self._title(), start, self.total_steps, shown=self.world.is_main)
+        self._journal = Journal(self.task_dir, self.config, self.world, start=start, total_steps=self.total_steps)
+        self._replaced = self._replaced_logged = self._journal.replaced
+        self._skipped = SkippedSteps(self._journal.skipped)
+        self._health = Health(self.task, self._journal.rows)
         try:
             if self._train(start):
                 self._finish()
@@ -109,17 +102,15 @@ class Trainer:
             self._checkpoints.finish()
             raise
         except StoppedError:
-            self._write_status("preempted", self._saved)
+            self._journal.status("preempted", self._saved, self._checkpoints.problem)
             logger.info("%s: stopped while evaluating; the same command evaluates again", self.task.name)
         finally:
-            self._display.close()
-            if self._log is not None:
-                self._log.close()
+            self._journal.close()
 
     def _train(self, start: int) -> bool:
         """Take the steps from ``start`` on; False when stopped before the last."""
         config, section, done = self.config, self.task.section, start
-        self._write_status("running", start)
+        self._journal.status("running", start)
         self._feed = Feed(
             self.task,
             config,
@@ -140,7 +131,7 @@ class Trainer:
             self.watchdog.passed(f"agreeing to take step {done + 1}", done, patience=patience)
             if self._must_stop(done):
                 self._save(done, wait=True)
-                self._write_status("preempted", done)
+                self._journal.status("preempted", done, self._checkpoints.problem)
                 saved = self._checkpoints.problem or f"saved at step {done}"
                 logger.info("%s: stopped, %s; the same command continues", self.task.name, saved)
                 return False
@@ -151,7 +142,7 @@ class Trainer:
             last = done == self.total_steps
             if done % config.log.every == 0 or last:
                 self._record_step(done, result)
-            self._display.update(done, None)
+            self._journal.step(done)
             evaluates = section.eval_every and done % section.eval_every == 0 and not last
             if evaluates or last or (config.checkpoint.every and done % config.checkpoint.every == 0):
                 self._save(done, wait=bool(evaluates) or last)  # before an evaluation, which bad data may end
@@ -170,11 +161,13 @@ class Trainer:
         stops, errors, faults, writing = sum_votes(own)
         if not writing:
             self._checkpoints.finish()
-        self._replaced = self._earlier_replaced + faults
+        self._replaced = self._journal.replaced + faults
         too_many = self._feed.too_many_faults(done, faults)
         if errors or too_many:
             self._save(done, wait=True)
-            self._write_status("running", done)  # the step that the failure is then reported at
+            self._journal.status(
+                "running", done, self._checkpoints.problem
+            )  # the step that the failure is then reported at
             reason = first_text(self._feed.error) if errors else f"{too_many}{first_text(self._feed.last_fault)}"
             raise DataLostError(f"{reason} (saved at step {done})")
         return stops > 0
@@ -212,9 +205,9 @@ class Trainer:
             placement=self.placement,
             throughput=self._throughput,
             images_replaced=self._replaced,
-            wall_seconds=self._earlier_seconds + time.perf_counter() - self._started,
+            wall_seconds=self._journal.seconds,
         )
-        self._write_status("finished", self.total_steps)
+        self._journal.status("finished", self.total_steps)
         logger.info("%s: finished  %s", self.task.name, "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
 
     def _export(self, name: str) -> None:
@@ -243,9 +236,8 @@ class Trainer:
 
     def _note_replaced(self, done: int) -> None:
         """Log the number of replaced images if the last row does not tell it: a resume counts on from there."""
-        if self._log is not None and self._replaced != self._replaced_logged:
-            row = {"step": done, "images_seen": done * self.task.section.batch_size}
-            self._log.write(row | {"images_replaced": self._replaced})
+        if self._replaced != self._replaced_logged:
+            self._journal.write(done, {"images_replaced": self._replaced})
             self._replaced_logged = self._replaced
 
     def _record_step(self, done: int, result: StepResult) -> None:
@@ -254,27 +246,19 @@ class Trainer:
         batch_size = self.task.section.batch_size
         loss = result.loss / self.world.size
         sum_over_ranks([loss])
-        row: dict[str, Any] = {
-            "step": done,
-            "images_seen": done * batch_size,
+        figures: dict[str, Any] = {
             "loss": loss.item(),
             "lr": result.lr,
             "grad_norm": result.grad_norm,
             **self._throughput.interval((done - self._interval_step) * batch_size, seconds, self._feed.wait_seconds),
             "images_replaced": self._replaced,
             "skipped_steps": self._skipped.total,
-            "elapsed_seconds": self._earlier_seconds + now - self._started,
+            "elapsed_seconds": self._journal.seconds,
         }
-        row |= self._health.figures(done, row["loss"])
+        figures |= self._health.figures(done, figures["loss"])
         self._interval_start, self._interval_step, self._feed.wait_seconds = now, done, 0.0
         self._replaced_logged = self._replaced
-        if self._log is not None:
-            row = {name: value for name, value in row.items() if math.isfinite(value)}  # of a skipped step
-            self._log.write(row)
-            shown: dict[str, float] = {name: row[name] for name in SHOWN if name in row}
-            self._display.update(done, shown)
-            if now - self._status_written > STATUS_INTERVAL_SECONDS:
-                self._write_status("running", done)
+        self._journal.write_step(done, figures, self._checkpoints.problem)
 
     def _record_evaluation(self, done: int) -> tuple[dict[str, float], dict[str, Any]]:
         """Metrics and details of the weights and, under names with ``ema_``, of their moving average; logged."""
@@ -285,9 +269,7 @@ class Trainer:
                 with self.engine.average.in_place():
                     averages = self._evaluate()
                 metrics, details = (_with_averages(*pair) for pair in zip((metrics, details), averages, strict=True))
-        if self._log is not None:
-            row = {"step": done, "images_seen": done * self.task.section.batch_size}
-            self._log.write(row | {f"eval_{name}": value for name, value in metrics.items()})
+        self._journal.write(done, {f"eval_{name}": value for name, value in metrics.items()})
         self._interval_start += time.perf_counter() - before
         return metrics, details
 
@@ -296,9 +278,7 @@ class Trainer:
         every = self.task.section.eval_every
         if not (every and done and done % every == 0 and done < self.total_steps):
             return False
-        rows = self._log.rows if self._log is not None else []
-        there = any(row["step"] == done and any(name.startswith("eval_") for name in row) for row in rows)
-        return not max_over_ranks(int(there), self.device)
+        return not max_over_ranks(int(self._journal.evaluated(done)), self.device)
 
     def _evaluation_interrupted(self) -> bool:
         self.watchdog.passed("evaluating", self._saved, patience=STARTING_PATIENCE)
@@ -309,37 +289,6 @@ class Trainer:
             metrics = self.task.evaluate(self.world, self.device)
         return metrics, dict(self.task.details)
 
-    def _open_log(self, start: int) -> MetricsLog | None:
-        self._started, self._earlier_seconds = time.perf_counter(), 0.0
-        self._earlier_replaced = self._earlier_skipped = 0
-        if not self.world.is_main:
-            return None
-        log = MetricsLog(
-            self.task_dir,
-            resume_at=start,
-            final_step=self.total_steps,
-            tensorboard=self.config.log.tensorboard,
-        )
-        self._earlier_seconds = max((row.get("elapsed_seconds", 0.0) for row in log.rows), default=0.0)
-        self._earlier_replaced = max((row.get("images_replaced", 0) for row in log.rows), default=0)
-        self._earlier_skipped = max((row.get("skipped_steps", 0) for row in log.rows), default=0)
-        return log
-
-    def _write_status(self, state: str, step: int) -> None:
-        self._status_written = time.perf_counter()
-        if self.world.is_main:
-            problem = self._checkpoints.problem if state != "finished" else None
-            total, attempt = self.total_steps, self._attempt
-            write_status(self.task_dir, Status(state, step=step, steps_total=total, attempt=attempt, error=problem))
-
-    def _title(self) -> str:
-        return f"{self.task.name} {self.config.model.size}"
-
 
 def _with_averages(weights: dict[str, Any], averages: dict[str, Any]) -> dict[str, Any]:
     return weights | {f"ema_{name}": value for name, value in averages.items()}
-
-
-def _attempts(task_dir: Path) -> int:
-    status = read_status(task_dir)
-    return status.attempt if status is not None else 0
