@@ -18,8 +18,6 @@ the foreground and in the background in turn, ``repeats`` times each. Figures ar
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -29,8 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from command import read_settings, show
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
@@ -51,6 +48,10 @@ from nepa_scale.processes.distributed import World, gather_objects  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
 from nepa_scale.zero.engine import Engine  # noqa: E402
 
+DEFAULTS = {"sizes": "micro,tiny,small", "stage": "1", "ema": "0.9999", "precision": "fp32", "batch": "32"} | {
+    "repeats": "5",
+    "folder": "",
+}
 IMAGE_SIZE, PATCH_SIZE, WARM_UP_STEPS = 64, 8, 3
 
 
@@ -150,12 +151,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 def main() -> None:
     """Measure every size and print the table, or the rows as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", nargs="*", metavar="key=value")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    settings = {"sizes": "micro,tiny,small", "stage": "1", "ema": "0.9999", "precision": "fp32", "batch": "32"}
-    settings |= {"repeats": "5", "folder": ""} | dict(word.split("=", 1) for word in options.settings)
+    settings, as_json = read_settings(__doc__ or "", DEFAULTS)
     world = distributed.read_environment()
     device = distributed.initialise(world)
     with tempfile.TemporaryDirectory(dir=settings["folder"] or None) as own:
@@ -168,13 +164,7 @@ def main() -> None:
         distributed.shut_down()
     if not world.is_main:
         return
-    if options.json:
-        print(json.dumps(rows, indent=2))
-        return
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    Console(width=160).print(table)
+    show(rows, as_json=as_json)
 
 
 if __name__ == "__main__":

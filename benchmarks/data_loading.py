@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import statistics
 import sys
@@ -35,8 +34,7 @@ from typing import Any
 import psutil
 import torch
 import webdataset
-from rich.console import Console
-from rich.table import Table
+from command import show
 from timm.data import create_dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -259,13 +257,7 @@ def main() -> None:
                 for cold in (False, True) if settings["cold"] == "true" else (False,):
                     repeats, seconds = int(settings["repeats"]), float(settings["seconds"])
                     rows += rounds(case, workers, cold=cold, repeats=repeats, seconds=seconds)
-    if options.json:
-        print(json.dumps(rows, indent=2))
-        return
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
+    show(rows, as_json=options.json)
 
 
 if __name__ == "__main__":

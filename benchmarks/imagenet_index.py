@@ -18,8 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from command import show
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
@@ -93,13 +92,7 @@ def main() -> None:
             words = [sys.executable, __file__, "--plan", folder]
             done = subprocess.run(words, capture_output=True, text=True, check=True)
             rows.append({"samples": SAMPLES, "shards": num_shards, **json.loads(done.stdout)})
-    if options.json:
-        print(json.dumps(rows, indent=2))
-        return
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
+    show(rows, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ the steps logged and the final weights are those of the undisturbed run, bit for
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -33,12 +32,17 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from command import read_settings, show
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+DEFAULTS = {"kills": "100", "ranks": "2", "stage": "2", "steps": "1000", "every": "5", "asynchronous": "true"} | {
+    "ema": "0.9",
+    "seed": "0",
+    "minutes": "30",
+    "folder": "",
+}
 LONGEST_DELAY_SECONDS = 1.0
 STUCK_SECONDS = 300
 
@@ -199,26 +203,14 @@ def measure(folder: Path, settings: dict[str, str]) -> dict[str, Any]:
 
 def main() -> int:
     """Soak, print the summary; 0 when nothing was lost."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", nargs="*", metavar="key=value")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    settings = {"kills": "100", "ranks": "2", "stage": "2", "steps": "1000", "every": "5", "asynchronous": "true"}
-    settings |= {"ema": "0.9", "seed": "0", "minutes": "30", "folder": ""}
-    settings |= dict(word.split("=", 1) for word in options.settings)
+    settings, as_json = read_settings(__doc__ or "", DEFAULTS)
     os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(REPOSITORY)}
     multiprocessing.get_context("forkserver").set_forkserver_preload(["nepa_scale.loop", "nepa_scale.tasks.pretrain"])
     folder = Path(settings["folder"] or tempfile.mkdtemp())
     row = measure(folder, settings)
     if not settings["folder"]:
         shutil.rmtree(folder)
-    if options.json:
-        print(json.dumps([row], indent=2))
-    else:
-        table = Table("soak", "")
-        for name, value in row.items():
-            table.add_row(name, str(value))
-        Console().print(table)
+    show([row], as_json=as_json)
     return int(bool(row["rows_missing_or_double"] or row["largest_loss_difference"] or not row["same_weights"]))
 
 
