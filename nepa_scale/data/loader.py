@@ -62,7 +62,12 @@ class _Worker(ForkProcess):
     started: ClassVar[WeakSet[_Worker]] = WeakSet()
 
     def start(self) -> None:
-        super().start()
+        # The child inherits the mask: torch gives it a handler that dies of SIGTERM before ours can ignore that.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.started.add(self)
 
     def terminate(self) -> None:
