@@ -7,6 +7,7 @@ import multiprocessing
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing.context import ForkContext, ForkProcess
 from typing import Any, ClassVar
@@ -22,6 +23,7 @@ from nepa_scale.errors import DataError
 from nepa_scale.processes.signals import STOP_SIGNALS
 
 _REMEDY = "if memory was short, which SIGKILL mostly means, lower data.num_workers; the same command continues"
+_DYING_SECONDS = 0.5  # until the system has its exit code
 _WORKER_ERROR = re.compile(r"(?:^|\n)[\w.]*(?:DataError|BadImageError): ")
 
 
@@ -102,6 +104,9 @@ class _Loader(DataLoader[Any]):
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
+            raise DataError(f"a data-loading process died ({_last_words() or error}); {_REMEDY}") from None
+        except (ConnectionError, EOFError) as error:  # it died while it was handing over a batch
+            time.sleep(_DYING_SECONDS)
             raise DataError(f"a data-loading process died ({_last_words() or error}); {_REMEDY}") from None
 
 
