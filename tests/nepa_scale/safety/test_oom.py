@@ -63,12 +63,12 @@ def test_this_machine_says_it_in_one_of_those_ways() -> None:
 def test_remedies_are_computed_from_the_run(digits_root: Path) -> None:
     """Half the micro-batch, checkpointing and higher ZeRO stages, each with the bytes it is predicted to need, where
     that is worth it."""
-    common = [f"data.root={digits_root}", "model=base", "pretrain.batch_size=128", "engine.ds_config=zero1"]
-    advice = oom.remedy(parse(common), World(0, 2))
+    common = [f"data.root={digits_root}", "model=base", "pretrain.batch_size=512", "engine.ds_config=zero1"]
+    advice = oom.remedy(parse(common), World(0, 8))
 
     def needed(change: str) -> float:
         changed = parse([*(word for word in common if word.split("=")[0] != change.split("=", maxsplit=1)[0]), change])
-        return place(changed, "pretrain", 2, planned(changed, World(0, 2))).memory.total / 2**30
+        return place(changed, "pretrain", 8, planned(changed, World(0, 8))).memory.total / 2**30
 
     for change in ("micro_batch_size=32", "engine.activation_checkpointing=true", "engine.ds_config=zero3"):
         assert f"{change} would need {needed(change):.2f} GiB" in advice
