@@ -165,9 +165,8 @@ class Trainer:
         too_many = self._feed.too_many_faults(done, faults)
         if errors or too_many:
             self._save(done, wait=True)
-            self._journal.status(
-                "running", done, self._checkpoints.problem
-            )  # the step that the failure is then reported at
+            # The failure is then reported at this step.
+            self._journal.status("running", done, self._checkpoints.problem)
             reason = first_text(self._feed.error) if errors else f"{too_many}{first_text(self._feed.last_fault)}"
             raise DataLostError(f"{reason} (saved at step {done})")
         return stops > 0

@@ -63,7 +63,7 @@ def exit_code(error: BaseException) -> ExitCode:
     """The code with which a process leaves because of ``error``."""
     if isinstance(error, DataLostError):
         return ExitCode.DATA_LOST
-    if isinstance(error, DivergedError | FloatingPointError):
+    if isinstance(error, DivergedError):
         return ExitCode.DIVERGED
     if isinstance(error, UserError):
         return ExitCode.USER_ERROR

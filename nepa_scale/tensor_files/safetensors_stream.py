@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import torch
 from torch import Tensor
+
+from nepa_scale.files import replacing
 
 _DTYPES = {
     torch.float64: "F64",
@@ -50,12 +52,11 @@ class SafetensorsWriter:
 
     def __init__(self, path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str] | None = None) -> None:
         self._path, self._entries, self._metadata = path, entries, metadata
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._pending = list(entries.items())
+        self._replacing = ExitStack()
 
     def __enter__(self) -> SafetensorsWriter:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._temporary.open("wb")
+        self._file = self._replacing.enter_context(replacing(self._path))
         self._file.write(header(self._entries, self._metadata))
         return self
 
@@ -67,17 +68,11 @@ class SafetensorsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            with self._file:
-                if kind is None:
-                    self._file.flush()
-                    os.fsync(self._file.fileno())
-            if kind is None and self._pending:
-                raise ValueError(f"{self._path}: {len(self._pending)} tensors were announced and not written")
-            if kind is None:
-                self._temporary.replace(self._path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        if kind is None and self._pending:
+            missing = ValueError(f"{self._path}: {len(self._pending)} tensors were announced and not written")
+            self._replacing.__exit__(ValueError, missing, None)
+            raise missing
+        self._replacing.__exit__(kind, error, traceback)
 
 
 def header(entries: Mapping[str, Entry], metadata: Mapping[str, str] | None = None) -> bytes:

@@ -148,17 +148,20 @@ class Engine:
         # DeepSpeed's fp32 stage 0 would neither look for NaN nor tell the norm.
         norm = torch.nn.utils.get_total_norm([each.grad for each in self._parameters if each.grad is not None])
         grad_norm = float(norm)
-        if math.isfinite(grad_norm):
-            if self._clip_grad_norm:
-                torch.nn.utils.clip_grads_with_norm_(self._parameters, self._clip_grad_norm, norm)
-        else:
-            self._engine.set_gradient_accumulation_boundary(False)
+        if not math.isfinite(grad_norm):
+            self._leave_out_step()
+            return math.inf
+        if self._clip_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self._clip_grad_norm, norm)
         self._engine.step()
-        if math.isfinite(grad_norm):
-            return grad_norm
+        return grad_norm
+
+    def _leave_out_step(self) -> None:
+        """Have DeepSpeed count the micro-batch without a step, and drop its gradient."""
+        self._engine.set_gradient_accumulation_boundary(False)
+        self._engine.step()
         self._engine.set_gradient_accumulation_boundary(None)
         self._engine.zero_grad()
-        return math.inf
 
 
 def poison_unless_finite(loss: Tensor) -> Tensor:
