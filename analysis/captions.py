@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import text
-from analysis.fit import PowerLawFit
+from analysis.fit.small_sample import PowerLawFit
 from analysis.records import Study
 from analysis.series import COMPUTE, PRETRAINED, SCRATCH, Axis, Series, Target
 

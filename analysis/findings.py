@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import text
-from analysis.fit import Interval, NoFit, PowerLawFit, fit_offset_power_law, mean_ratio
+from analysis.fit.small_sample import Interval, NoFit, PowerLawFit, fit_offset_power_law, mean_ratio
 from analysis.records import Study
 from analysis.series import (
     CLASSIFICATION,

@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from analysis import captions, drawing, text
 from analysis.drawing import QUIET
 from analysis.findings import comparison
-from analysis.fit import PowerLawFit
+from analysis.fit.small_sample import PowerLawFit
 from analysis.records import FINISHED, Study
 from analysis.series import PRETRAINED, SCRATCH, Axis, Series, Target, label_order, noun, series
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.fit import NoFit, PowerLawFit, fit_power_law
+from analysis.fit.small_sample import NoFit, PowerLawFit, fit_power_law
 from analysis.records import FINISHED, Study
 from analysis.text import MINUS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from analysis.findings import Finding, comparison, find
-from analysis.fit import NoFit, PowerLawFit
+from analysis.fit.small_sample import NoFit, PowerLawFit
 from analysis.records import read_study
 from analysis.series import CLASSIFICATION, COMPUTE, PARAMETERS, SCRATCH, series
 

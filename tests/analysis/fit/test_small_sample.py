@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.fit import (
+from analysis.fit.small_sample import (
     MeanRatio,
     NoFit,
     OffsetPowerLawFit,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
-from analysis.laws import OffsetPowerLaw, PowerLaw
+from analysis.laws.power import OffsetPowerLaw, PowerLaw
 
 Array = NDArray[np.float64]
 

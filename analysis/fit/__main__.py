@@ -1,0 +1,227 @@
+"""``python -m analysis.fit TABLE --law NAME --x COLUMN --y COLUMN``: fit a law to anybody's table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from analysis.fit.estimate import Fit, Options, fit_law, loss_of
+from analysis.fit.holdout import HeldOut, hold_out
+from analysis.fit.small_sample import Interval, NoFit
+from analysis.fit.table import checked, choose, numbers, read_table
+from analysis.laws.law import Array, Law
+from analysis.laws.registry import LAWS, find_law
+from nepa_scale.errors import UserError
+
+EXIT_USER_ERROR = 2
+PLAIN_WIDTH = 120
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What the command line asks for: a law and its columns [V, n], y [n], weights, clusters, rows held out."""
+
+    law: Law
+    columns: Array
+    y: Array
+    weights: Array | None
+    clusters: NDArray[np.generic] | None
+    held: NDArray[np.bool_] | None
+    options: Options
+
+
+def main(words: Sequence[str]) -> int:
+    """Fit and print; returns the exit code."""
+    given = _parser().parse_args(words)
+    try:
+        problem = _read(given)
+        fit = fit_law(
+            problem.law,
+            problem.columns,
+            problem.y,
+            weights=problem.weights,
+            clusters=problem.clusters,
+            options=problem.options,
+        )
+        if isinstance(fit, NoFit):
+            raise UserError(f"{given.table}: no fit: {fit.reason}")
+        held = _hold_out(problem)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    if given.json:
+        print(json.dumps(as_json(fit, held), indent=2))
+    else:
+        _show(fit, held)
+    return 0
+
+
+def as_json(fit: Fit, held: HeldOut | NoFit | None) -> dict[str, Any]:
+    """The answer as plain data; what cannot be said is null."""
+    return {
+        "law": fit.law.name,
+        "formula": fit.law.formula,
+        "parameters": {
+            name: {"value": _finite(value), "interval": _bounds(fit.intervals[name])}
+            for name, value in fit.parameters.items()
+        },
+        "confidence": fit.options.confidence,
+        "certificate": _certificate(fit),
+        "holdout": _held(held),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.fit",
+        description="Fit a scaling law to a table, with intervals, a certificate, and a test on held-out rows.",
+        epilog="laws:\n" + "\n".join(f"  {law.name:<15} y = {law.formula}" for law in LAWS.values()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("table", type=Path, metavar="TABLE", help="CSV or parquet file with named columns")
+    parser.add_argument("--law", required=True, metavar="NAME", help="one of the laws below")
+    parser.add_argument("--x", required=True, metavar="COLUMN", help="parameters N, data or compute")
+    parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
+    parser.add_argument("--d", metavar="COLUMN", help="data D (images or tokens seen), for laws of two variables")
+    parser.add_argument("--unique", metavar="COLUMN", help="unique data U, for law 'repeated'")
+    parser.add_argument(
+        "--huber", type=float, default=1e-3, metavar="DELTA", help="of log residuals; inf = least squares"
+    )
+    parser.add_argument("--residual", choices=("log", "plain"), default="log", help="of log y (default) or of y")
+    parser.add_argument("--weights", metavar="COLUMN", help="weight of each row, for example 1 / variance over seeds")
+    parser.add_argument("--cluster", metavar="COLUMN", help="rows that the bootstrap draws together, e.g. the size")
+    parser.add_argument("--holdout", metavar="COLUMN>VALUE", help="rows to predict from the others (also <, >=, <=)")
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples; 0 = no intervals")
+    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default 0.95)")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default 0)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _read(given: argparse.Namespace) -> Problem:
+    """The table's columns as the law wants them. Raises ``UserError``."""
+    law = find_law(given.law)
+    names = {"x": given.x, "d": given.d, "unique": given.unique}
+    for variable, name in names.items():
+        if variable in law.variables and name is None:
+            raise UserError(f"--law {law.name} needs --{variable} COLUMN")
+        if variable not in law.variables and name is not None:
+            raise UserError(
+                f"--{variable} {name}: law '{law.name}' has no such variable (it reads {', '.join(law.variables)})"
+            )
+    if not given.huber > 0:
+        raise UserError(f"--huber {given.huber}: must be greater than 0; inf is least squares")
+    if given.bootstrap < 0:
+        raise UserError(f"--bootstrap {given.bootstrap}: must be at least 0")
+    if not 0 < given.confidence < 1:
+        raise UserError(f"--confidence {given.confidence}: must be between 0 and 1")
+    table = read_table(given.table)
+    return Problem(
+        law=law,
+        columns=np.stack([numbers(table, names[variable], given.table) for variable in law.variables]),
+        y=numbers(table, given.y, given.table),
+        weights=None if given.weights is None else numbers(table, given.weights, given.table),
+        clusters=None
+        if given.cluster is None
+        else table[checked(table, given.cluster, given.table)].astype(str).to_numpy(),
+        held=None if given.holdout is None else choose(table, given.holdout, given.table),
+        options=Options(given.huber, given.residual == "log", given.bootstrap, given.confidence, given.seed),
+    )
+
+
+def _hold_out(problem: Problem) -> HeldOut | NoFit | None:
+    if problem.held is None:
+        return None
+    return hold_out(
+        problem.law,
+        problem.columns,
+        problem.y,
+        problem.held,
+        weights=problem.weights,
+        clusters=problem.clusters,
+        options=problem.options,
+    )
+
+
+def _certificate(fit: Fit) -> dict[str, Any]:
+    own = fit.certificate
+    return {
+        "converged": own.converged,
+        "loss": own.loss,
+        "objective": loss_of(fit.options),
+        "n": own.n,
+        "distinct": own.distinct,
+        "gradient_norm": own.gradient_norm,
+        "starts": own.starts,
+        "starts_agreeing": own.starts_agreeing,
+        "condition_number": _finite(own.condition_number),
+        "at_bounds": list(own.at_bounds),
+        "resamples": own.resamples,
+        "resamples_failed": own.resamples_failed,
+        "warnings": list(own.warnings),
+    }
+
+
+def _held(held: HeldOut | NoFit | None) -> dict[str, Any] | None:
+    if held is None or isinstance(held, NoFit):
+        return None if held is None else {"reason": held.reason}
+    return {
+        "n_fit": held.n_fit,
+        "n": held.n,
+        "mean_relative_error": _finite(held.mean_error),
+        "worst_relative_error": _finite(held.worst_error),
+        "rmse_log": _finite(held.rmse_log),
+        "interval_coverage": held.coverage,
+        "confidence": held.confidence,
+        "predictions": [
+            {"value": _finite(value), "interval": [_finite(low), _finite(high)]}
+            for value, low, high in zip(held.predicted, held.low, held.high, strict=True)
+        ],
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _bounds(interval: Interval | None) -> list[float | None] | None:
+    return None if interval is None else [_finite(interval.low), _finite(interval.high)]
+
+
+def _show(fit: Fit, held: HeldOut | NoFit | None) -> None:
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+    table = Table("parameter", "value", f"{fit.options.confidence:.0%} interval", title=f"y = {fit.law.formula}")
+    for name, value in fit.parameters.items():
+        interval = fit.intervals[name]
+        table.add_row(name, f"{value:.5g}", "" if interval is None else f"{interval.low:.5g} .. {interval.high:.5g}")
+    console.print(table)
+    own = fit.certificate
+    console.print(
+        f"{loss_of(fit.options)} {own.loss:.6g} over n = {own.n}; gradient {own.gradient_norm:.1e}; "
+        f"{own.starts_agreeing:.0%} of {own.starts} starts agree; condition number {own.condition_number:.2g}"
+    )
+    for warning in own.warnings:
+        console.print(f"note: {warning}")
+    if isinstance(held, NoFit):
+        console.print(f"held out: no fit without these rows: {held.reason}")
+    elif held is not None:
+        covered = "" if held.coverage is None else f"; {held.coverage:.0%} lie in their {held.confidence:.0%} interval"
+        console.print(
+            f"held out: {held.n} rows predicted from {held.n_fit}: mean error {held.mean_error:.2%}, "
+            f"worst {held.worst_error:+.2%}{covered}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,114 @@
+"""What a fit says of itself: did the search end, do its starts agree, and do the data determine the parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.fit.bootstrap import Resampling
+from analysis.fit.loss import Loss
+from analysis.fit.search import Found
+from analysis.laws.law import Array
+
+STEEP = 1e-4
+"""Largest scaled gradient component at which a search counts as ended."""
+STIFF = 1e8
+"""Condition number of the scaled curvature from which on a direction counts as flat."""
+SPLIT = 0.5
+VANISHED = 1e-3
+"""A term that gives less than this share of every value is as good as absent."""
+FEW_SIZES = 4
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Evidence for and against a fit. ``warnings`` says in words what a reader should know of it."""
+
+    n: int
+    distinct: dict[str, int]
+    """Number of different values of every variable."""
+    loss: float
+    """The summed loss at the end, unscaled."""
+    gradient_norm: float
+    """Largest component of its gradient, over the loss's scale."""
+    starts: int
+    starts_agreeing: float
+    """Share of the starts that ended at the same loss."""
+    condition_number: float
+    """Of the curvature with every parameter scaled to 1; infinite where a direction is flat."""
+    at_bounds: tuple[str, ...]
+    """Parameters whose term has vanished, so that the data say no more than "small"."""
+    resamples: int
+    resamples_failed: float
+    """Share of the resamples that could not be fitted."""
+    warnings: tuple[str, ...]
+
+    @property
+    def converged(self) -> bool:
+        """Whether the search ended where the gradient is as good as 0."""
+        return self.gradient_norm <= STEEP
+
+    @property
+    def flat(self) -> bool:
+        """Whether the data leave some combination of the parameters open."""
+        return self.condition_number > STIFF
+
+
+def certify(loss: Loss, found: Found, resampling: Resampling) -> Certificate:
+    """Judge the fit ``found``."""
+    distinct = {name: len(np.unique(values)) for name, values in zip(loss.law.variables, loss.columns, strict=True)}
+    certificate = Certificate(
+        n=loss.columns.shape[1],
+        distinct=distinct,
+        loss=found.loss,
+        gradient_norm=found.gradient_norm,
+        starts=found.starts,
+        starts_agreeing=found.agreeing / found.starts,
+        condition_number=condition_number(loss, found.theta),
+        at_bounds=_vanished(loss, found.theta),
+        resamples=resampling.asked,
+        resamples_failed=resampling.failed / resampling.asked if resampling.asked else 0.0,
+        warnings=(),
+    )
+    return Certificate(**{**certificate.__dict__, "warnings": tuple(_warnings(certificate))})
+
+
+def condition_number(loss: Loss, theta: Array) -> float:
+    """Condition number of the curvature of squared residuals at ``theta`` [P], unit diagonal."""
+    _, jacobian = loss.residuals(theta[None])
+    curvature = jacobian[0].T @ (jacobian[0] * loss.weights[0][:, None])
+    size = np.sqrt(np.diag(curvature))
+    if not np.isfinite(curvature).all() or (size == 0).any():
+        return float("inf")
+    return float(np.linalg.cond(curvature / np.outer(size, size)))
+
+
+def _vanished(loss: Loss, theta: Array) -> tuple[str, ...]:
+    """Positive parameters without any say left in the values: their logarithm has run away."""
+    _, jacobian = loss.law.evaluate(theta[None], loss.columns)
+    say = np.abs(jacobian[0]).max(axis=0)
+    return tuple(
+        parameter.name
+        for parameter, share in zip(loss.law.parameters, say, strict=True)
+        if parameter.positive and share < VANISHED
+    )
+
+
+def _warnings(fit: Certificate) -> list[str]:
+    lines = []
+    if not fit.converged:
+        lines.append(f"the search did not end: gradient {fit.gradient_norm:.1e} is above {STEEP:g}")
+    if fit.starts > 1 and fit.starts_agreeing < SPLIT:
+        lines.append(f"only {fit.starts_agreeing:.0%} of {fit.starts} starts agree: there are several minima")
+    if fit.flat:
+        lines.append("the data leave a direction flat: parameters cannot be told apart, so no interval is stated")
+    lines += [f"{name} has no effect: the data do not show this term" for name in fit.at_bounds]
+    lines += [
+        f"only {count} different values of {name}: too few to judge a form by"
+        for name, count in fit.distinct.items()
+        if count < FEW_SIZES
+    ]
+    if fit.resamples_failed > 0.05:
+        lines.append(f"{fit.resamples_failed:.0%} of the resamples could not be fitted: intervals are too narrow")
+    return lines

@@ -1,0 +1,166 @@
+"""One law fitted to a table's columns: parameters, intervals, predictions, and the fit's own certificate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from analysis.fit.bootstrap import Resampling, bca_interval, resample
+from analysis.fit.certificate import Certificate, certify
+from analysis.fit.loss import SQUARED, Loss
+from analysis.fit.search import search
+from analysis.fit.small_sample import Interval, NoFit
+from analysis.laws.law import Array, Law
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to fit. ``delta`` is Huber's, infinite for least squares; ``bootstrap`` 0 leaves out the intervals."""
+
+    delta: float = 1e-3
+    logarithmic: bool = True
+    bootstrap: int = 1000
+    confidence: float = CONFIDENCE
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Band:
+    """A law at some places [m]: its value and the interval of one further observation there."""
+
+    value: Array
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted law. ``parameters`` and ``intervals`` go by name.
+
+    An interval is None without a bootstrap, and where the data do not determine the parameter.
+    """
+
+    law: Law
+    theta: Array
+    parameters: dict[str, float]
+    intervals: dict[str, Interval | None]
+    certificate: Certificate
+    resampled: Array
+    """Internal coordinates [B, P] of the resamples that could be fitted; none where a direction is flat."""
+    residuals: Array
+    """Log residuals [n] of the points it was fitted to."""
+    options: Options
+
+    def value(self, columns: ArrayLike) -> Array:
+        """The law [m] at ``columns`` [V, m]."""
+        return np.exp(self.law.log_value(self.theta, _columns(columns))[0])
+
+    def predict(self, columns: ArrayLike) -> Band:
+        """Predict one further observation at ``columns`` [V, m].
+
+        Its interval takes quantiles of resampled laws times resampled residuals, so it holds both what the
+        law may be and how far points lie from it (Davison and Hinkley 1997, Bootstrap Methods, sec. 6.3.3).
+        The residuals are widened by sqrt(n / (n - P)), as fitting has made them too small.
+        """
+        places = _columns(columns)
+        value = self.value(places)
+        if not len(self.resampled):
+            return Band(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
+        rng = np.random.default_rng(self.options.seed)
+        laws = self.law.log_value(self.resampled, places)
+        spare = max(1, len(self.residuals) - len(self.theta))
+        noise = rng.choice(self.residuals, size=laws.shape) * np.sqrt(len(self.residuals) / spare)
+        tail = (1 - self.options.confidence) / 2
+        low, high = np.exp(np.quantile(laws + noise, [tail, 1 - tail], axis=0))
+        return Band(value, low, high)
+
+
+def fit_law(
+    law: Law,
+    columns: ArrayLike,
+    y: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    clusters: ArrayLike | None = None,
+    options: Options = Options(),
+) -> Fit | NoFit:
+    """Fit ``law`` to ``y`` [n] at ``columns`` [V, n] (its variables, in order).
+
+    ``weights`` [n] multiply the points' losses, for example 1 / variance over seeds; ``clusters`` [n] names what
+    the bootstrap draws as one, for example the model size. Returns why not, where the points cannot carry the law:
+    rows with missing values are left out, zero and negative values have no logarithm, and there must be more
+    distinct places than parameters.
+    """
+    x, target = _columns(columns), np.asarray(y, dtype=float)
+    weight = np.ones(len(target)) if weights is None else np.asarray(weights, dtype=float)
+    labels = np.arange(len(target)) if clusters is None else np.asarray(clusters)
+    present = np.isfinite(x).all(axis=0) & np.isfinite(target) & np.isfinite(weight)
+    x, target, weight, labels = x[:, present], target[present], weight[present], labels[present]
+    problem = _problem(law, x, target, weight)
+    if problem is not None:
+        return NoFit(problem)
+    loss = Loss(law, x, target, weight[None] / weight.mean(), options.delta, options.logarithmic)
+    found = search(loss, law.starts(x, target))
+    resampling = resample(loss, found.theta, labels, options.bootstrap, options.seed)
+    natural = law.natural(found.theta)
+    certificate = certify(loss, found, resampling)
+    if certificate.flat:
+        # Resamples of points that leave a direction flat all stop beside the first fit: spread that means nothing.
+        resampling = replace(resampling, theta=resampling.theta[:0])
+    return Fit(
+        law=law,
+        theta=found.theta,
+        parameters=dict(zip(law.names, map(float, natural), strict=True)),
+        intervals=_intervals(law, natural, resampling, options) | dict.fromkeys(certificate.at_bounds),
+        certificate=certificate,
+        resampled=resampling.theta,
+        residuals=np.log(target) - law.log_value(found.theta, x)[0],
+        options=options,
+    )
+
+
+def _intervals(law: Law, natural: Array, resampling: Resampling, options: Options) -> dict[str, Interval | None]:
+    if not len(resampling.theta):
+        return dict.fromkeys(law.names)
+    draws, left_out = law.natural(resampling.theta), law.natural(resampling.jackknife)
+    return {
+        name: bca_interval(float(natural[i]), draws[:, i], left_out[:, i], options.confidence)
+        for i, name in enumerate(law.names)
+    }
+
+
+def _columns(columns: ArrayLike) -> Array:
+    return np.atleast_2d(np.asarray(columns, dtype=float))
+
+
+def _problem(law: Law, columns: Array, y: Array, weights: Array) -> str | None:
+    """Why these points cannot carry the law, or None."""
+    count, needed = columns.shape[1], len(law.parameters) + 1
+    distinct = len(np.unique(columns, axis=1).T) if count else 0
+    if distinct < needed:
+        points = "place" if distinct == 1 else "places"
+        return f"{distinct} distinct {points}; law '{law.name}' has {len(law.parameters)} parameters and needs {needed}"
+    signs = {
+        "variables are zero or negative": int((columns <= 0).any(axis=0).sum()) if law.name != "sigmoid" else 0,
+        "values are zero or negative, which the law does not reach": int((y <= 0).sum()),
+        "weights are zero or negative": int((weights <= 0).sum()),
+    }
+    wrong = [f"{bad} of {count} {what}" for what, bad in signs.items() if bad]
+    if wrong:
+        return "; ".join(wrong)
+    if np.ptp(np.log(y)) == 0:
+        return "all values are equal, so there is nothing to fit"
+    flat = [name for name, values in zip(law.variables, columns, strict=True) if np.ptp(values) == 0]
+    if flat:
+        return f"variable {', '.join(flat)} has one value only, so its part in the law cannot be told"
+    return None
+
+
+def loss_of(options: Options) -> str:
+    """What is minimised, in words."""
+    measure = "log residuals" if options.logarithmic else "residuals"
+    return f"squared {measure}" if options.delta == SQUARED else f"Huber loss of {measure}, delta {options.delta:g}"

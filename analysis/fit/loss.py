@@ -1,0 +1,84 @@
+"""What a fit minimises: the Huber loss of its residuals, for many weightings of the same points at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.fit.minimise import Rows
+from analysis.laws.law import Array, Law
+
+SQUARED = float("inf")
+"""The ``delta`` of plain least squares."""
+DAMPING = 1e-6
+
+
+@dataclass(frozen=True)
+class Loss:
+    """``sum_i w_i Huber_delta(log y_i - log f(x_i))`` (Huber 1964; Hoffmann et al. 2022, eq. 3), over its scale.
+
+    Residuals are of ``y`` itself where not ``logarithmic``. ``columns`` [V, n], ``y`` [n]; ``weights`` [W, n] has
+    a row for every weighting (a resample counts its points), and a search says by its number which row is its own.
+    The scale makes the objective of order one whatever delta is: quasi-Newton codes that stop at an absolute
+    change otherwise stop at their start.
+    """
+
+    law: Law
+    columns: Array
+    y: Array
+    weights: Array
+    delta: float
+    logarithmic: bool = True
+
+    @property
+    def scale(self) -> float:
+        """What the sum is divided by while searching."""
+        smallest = 1e-2 if np.isinf(self.delta) else min(self.delta, 1e-2)
+        return smallest * 1e-2 * len(self.y)
+
+    def __call__(self, theta: Array, rows: Rows) -> tuple[Array, Array]:
+        """Scaled loss [K] and gradient [K, P] of ``theta`` [K, P] under the weightings ``rows`` [K]."""
+        residual, jacobian = self.residuals(theta)
+        weights = self.weights[rows]
+        loss, influence = huber(residual, self.delta)
+        total = (weights * loss).sum(axis=1) / self.scale
+        gradient = -np.einsum("kn,knp->kp", weights * influence, jacobian) / self.scale
+        return total, gradient
+
+    def residuals(self, theta: Array) -> tuple[Array, Array]:
+        """Residuals [K, n] of ``theta`` [K, P] and the law's gradient [K, n, P] in the same measure."""
+        log_value, jacobian = self.law.evaluate(theta, self.columns)
+        if self.logarithmic:
+            return np.log(self.y) - log_value, jacobian
+        with np.errstate(over="ignore"):
+            value = np.exp(log_value)
+        return self.y - value, value[..., None] * jacobian
+
+    def curvature(self, theta: Array, rows: Rows) -> Array:
+        """Gauss-Newton curvature [K, P, P] of the scaled loss, residuals weighted as by Huber's influence."""
+        residual, jacobian = self.residuals(theta)
+        weights = self.weights[rows] * np.minimum(1.0, self.delta / np.maximum(np.abs(residual), 1e-300))
+        return np.einsum("kn,knp,knq->kpq", weights, jacobian, jacobian, optimize=True) / self.scale
+
+    def inverse_hessian(self, theta: Array, rows: Rows) -> Array:
+        """A scaling [K, P, P] for the first step of a search, damped so that flat directions stay bounded."""
+        curvature = self.curvature(theta, rows)
+        curvature = np.where(np.isfinite(curvature), curvature, 0.0)
+        size = np.einsum("kpp->kp", curvature)
+        damping = DAMPING * np.maximum(size, 1e-12) + 1e-12 * size.max(axis=1, keepdims=True) + 1e-30
+        eye = np.eye(curvature.shape[1])
+        inverse: Array = np.linalg.inv(curvature + damping[:, :, None] * eye)
+        return inverse
+
+
+def huber(residual: Array, delta: float) -> tuple[Array, Array]:
+    """Huber's loss and its derivative: ``r^2 / 2`` within ``delta``, ``delta (|r| - delta / 2)`` beyond."""
+    size = np.abs(residual)
+    if np.isinf(delta):
+        return residual**2 / 2, residual
+    near = size <= delta
+    return (
+        np.where(near, residual**2 / 2, delta * (size - delta / 2)),
+        np.where(near, residual, delta * np.sign(residual)),
+    )

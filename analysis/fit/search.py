@@ -1,0 +1,104 @@
+"""The best parameters from several starts, and how far the starts agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from analysis.fit.loss import Loss
+from analysis.fit.minimise import minimise
+from analysis.laws.law import Array
+
+AGREE = 1e-6
+"""Starts agree when their losses differ by less than this share."""
+POLISHED = 4
+MAX_POLISHING = 5000
+COARSE_DELTAS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best of several searches of one weighting: ``theta`` [P], its summed loss and scaled gradient."""
+
+    theta: Array
+    loss: float
+    gradient_norm: float
+    starts: int
+    agreeing: int
+
+
+def search(loss: Loss, starts: Array) -> Found:
+    """Minimise from every row of ``starts`` [S, P] under the first weighting.
+
+    A small delta is approached through larger ones, each from where the one before ended: with delta near 0
+    every point pulls equally hard and a distant start sees no curvature at all.
+    """
+    theta = starts
+    rows = np.zeros(len(starts), dtype=np.intp)
+    for delta in (*(coarse for coarse in COARSE_DELTAS if coarse > 2 * loss.delta), loss.delta):
+        stage = replace(loss, delta=delta)
+        minima = minimise(stage, theta, rows, stage.inverse_hessian(theta, rows))
+        theta = minima.theta
+    # A second round forgets the curvature learned far away, which can hold a search on a plateau.
+    minima = minimise(loss, theta, rows, loss.inverse_hessian(theta, rows))
+    theta, values = _polished(loss, minima.theta, np.where(np.isfinite(minima.value), minima.value, np.inf))
+    best = int(values.argmin())
+    # Losses below the noise of rounding count as equal: an exact law ends near 0 from every start.
+    agreeing = int((values <= values[best] * (1 + AGREE) + 1e-12).sum())
+    _, gradient = loss(theta[best : best + 1], rows[:1])
+    return Found(
+        theta[best],
+        float(values[best] * loss.scale),
+        float(np.abs(gradient).max()),
+        len(starts),
+        agreeing,
+    )
+
+
+def _polished(loss: Loss, theta: Array, values: Array) -> tuple[Array, Array]:
+    """``theta`` [S, P] and ``values`` [S] with the best few taken as far as Gauss-Newton steps can.
+
+    Where a law passes through its points the loss vanishes, and with it what a quasi-Newton code can see of its
+    slope: the last digits of the parameters need the residuals themselves.
+    """
+    theta, values = theta.copy(), values.copy()
+    root = np.sqrt(loss.weights[0])
+    for which in np.argsort(values)[:POLISHED]:
+        if not np.isfinite(values[which]):
+            continue
+        with np.errstate(all="ignore"):
+            end = least_squares(
+                lambda point: np.nan_to_num(root * loss.residuals(point[None])[0][0], nan=1e6, posinf=1e6, neginf=-1e6),
+                theta[which],
+                jac=lambda point: np.nan_to_num(-root[:, None] * loss.residuals(point[None])[1][0]),
+                x_scale="jac",
+                **({"method": "lm"} if np.isinf(loss.delta) else {"loss": "huber", "f_scale": loss.delta}),
+                ftol=1e-15,
+                xtol=1e-15,
+                gtol=1e-15,
+                max_nfev=MAX_POLISHING,
+            )
+        value = float(loss(end.x[None], np.zeros(1, dtype=np.intp))[0][0])
+        if value < values[which]:
+            theta[which], values[which] = end.x, value
+    return theta, values
+
+
+def search_resamples(loss: Loss, near: Array) -> tuple[Array, Array]:
+    """Best theta [W, P] of every weighting from the starts ``near`` [K, P], and whether each ended well [W].
+
+    A search that a start leads astray is outdone by the others; one has failed when none of its starts ends
+    with a finite loss and parameters.
+    """
+    best_theta = np.full((len(loss.weights), near.shape[1]), np.nan)
+    best = np.full(len(loss.weights), np.inf)
+    rows = np.arange(len(loss.weights))
+    for start in near:
+        theta = np.repeat(start[None], len(rows), axis=0)
+        minima = minimise(loss, theta, rows, loss.inverse_hessian(theta, rows), tolerance=1e-6)
+        better = minima.value < best
+        best = np.where(better, minima.value, best)
+        best_theta = np.where(better[:, None], minima.theta, best_theta)
+    return best_theta, np.isfinite(best) & np.isfinite(best_theta).all(axis=1)

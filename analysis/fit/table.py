@@ -1,0 +1,77 @@
+"""A table of somebody's own: named columns of a CSV or parquet file, and rows chosen by a condition."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.laws.law import Array
+from nepa_scale.errors import UserError, nearest
+
+COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+MISSING = {"", "na", "nan", "null", "none"}
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table, cells as text where it is CSV. Raises ``UserError`` naming the file and the fault."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        return pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, on_bad_lines="error")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not text; give a CSV file, or parquet named *.parquet") from None
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, OSError, ValueError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def numbers(table: pd.DataFrame, name: str, path: Path) -> Array:
+    """The column ``name`` [n] as numbers; empty cells and nan are missing.
+
+    Raises ``UserError`` for a column that is not there (with the nearest) and for a cell that is no number (with
+    its line).
+    """
+    column = table[checked(table, name, path)]
+    cells = column.astype(str).str.strip()
+    values = pd.to_numeric(cells, errors="coerce")
+    wrong = values.isna() & ~cells.str.lower().isin(MISSING | {"<na>"})
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise UserError(f"{path}: line {row + 2}, column '{name}': '{cells.iloc[row]}' is not a number")
+    result: Array = values.to_numpy(float)
+    return result
+
+
+def checked(table: pd.DataFrame, name: str, path: Path) -> str:
+    """``name``, if the table has such a column. Raises ``UserError`` with the nearest one."""
+    if name not in table.columns:
+        columns = [str(column) for column in table.columns]
+        raise UserError(f"{path}: no column '{name}'{nearest(name, columns)} (there are: {', '.join(columns)})")
+    return name
+
+
+def choose(table: pd.DataFrame, condition: str, path: Path) -> NDArray[np.bool_]:
+    """The rows [n] that meet ``COLUMN>VALUE`` (or <, >=, <=). Raises ``UserError``."""
+    parts = re.fullmatch(r"(.+?)(>=|<=|>|<)(.+)", condition)
+    if parts is None:
+        raise UserError(f"--holdout {condition}: give COLUMN>VALUE, for example params>1e9")
+    name, sign, text = (part.strip() for part in parts.groups())
+    try:
+        limit = float(text)
+    except ValueError:
+        raise UserError(f"--holdout {condition}: '{text}' is not a number") from None
+    chosen: NDArray[np.bool_] = np.asarray(COMPARISONS[sign](numbers(table, name, path), limit))
+    return chosen

@@ -1,0 +1,185 @@
+"""Laws of one variable x > 0: model size, data or compute."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from scipy.special import expit
+
+from analysis.laws.law import Array, Law, Parameter
+from analysis.laws.terms import coefficients, log_sum
+
+EXPONENTS = (0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 1.8)
+PLACES = (0.02, 0.2, 0.5, 0.8)
+"""Where along log x a bend or shift may start, as fractions of the range."""
+
+
+def power(theta: Array, columns: Array) -> tuple[Array, Array]:
+    """``log(A x^-alpha)``; theta is (log A, alpha)."""
+    log_x = np.log(columns[0])
+    value = theta[:, :1] - theta[:, 1:2] * log_x
+    return value, np.stack([np.ones_like(value), np.broadcast_to(-log_x, value.shape)], axis=-1)
+
+
+def offset(theta: Array, columns: Array) -> tuple[Array, Array]:
+    """``log(E + A x^-alpha)``; theta is (log E, log A, alpha)."""
+    log_x = np.log(columns[0])
+    fall = theta[:, 1:2] - theta[:, 2:3] * log_x
+    value, (floor, share) = log_sum(np.stack([np.broadcast_to(theta[:, :1], fall.shape), fall]))
+    return value, np.stack([floor, share, -share * log_x], axis=-1)
+
+
+def shifted(theta: Array, columns: Array) -> tuple[Array, Array]:
+    """``log(A (x + s)^-alpha)``; theta is (log A, alpha, log s)."""
+    log_x = np.log(columns[0])
+    away = np.logaddexp(log_x, theta[:, 2:3])
+    value = theta[:, :1] - theta[:, 1:2] * away
+    gradient = [np.ones_like(value), -away, -theta[:, 1:2] * np.exp(theta[:, 2:3] - away)]
+    return value, np.stack(gradient, axis=-1)
+
+
+def shifted_offset(theta: Array, columns: Array) -> tuple[Array, Array]:
+    """``log(E + A (x + s)^-alpha)``; theta is (log E, log A, alpha, log s)."""
+    fall, inner = shifted(theta[:, 1:], columns)
+    value, (floor, share) = log_sum(np.stack([np.broadcast_to(theta[:, :1], fall.shape), fall]))
+    return value, np.concatenate([floor[..., None], share[..., None] * inner], axis=-1)
+
+
+def saturating(theta: Array, columns: Array) -> tuple[Array, Array]:
+    """``log(C / (1 + (k / x)^alpha))``; theta is (log C, log k, alpha)."""
+    away = theta[:, 1:2] - np.log(columns[0])
+    exponent = theta[:, 2:3] * away
+    share = expit(exponent)
+    value = theta[:, :1] - np.logaddexp(0.0, exponent)
+    return value, np.stack([np.ones_like(value), -share * theta[:, 2:3], -share * away], axis=-1)
+
+
+def broken(theta: Array, columns: Array) -> tuple[Array, Array]:
+    """``log(a + b x^-c0 (1 + (x/d1)^(1/f1))^(-c1 f1))``; theta is (log a, log b, c0, c1, log d1, log f1)."""
+    log_x = np.log(columns[0])
+    log_a, log_b, c0, c1, log_d, log_f = (theta[:, i : i + 1] for i in range(6))
+    sharpness = np.exp(log_f)
+    bend = (log_x - log_d) / sharpness
+    soft, beyond = np.logaddexp(0.0, bend), expit(bend)
+    fall = log_b - c0 * log_x - c1 * sharpness * soft
+    value, (floor, share) = log_sum(np.stack([np.broadcast_to(log_a, fall.shape), fall]))
+    gradient = [
+        floor,
+        share,
+        -share * log_x,
+        -share * sharpness * soft,
+        share * c1 * beyond,
+        share * c1 * sharpness * (bend * beyond - soft),
+    ]
+    return value, np.stack(gradient, axis=-1)
+
+
+def sigmoid(theta: Array, columns: Array) -> tuple[Array, Array]:
+    """``log(low + (high - low) / (1 + exp(k (x - x0))))``; theta is (log low, log(high - low), k, x0)."""
+    low, span, k, middle = (theta[:, i : i + 1] for i in range(4))
+    away = columns[0] - middle
+    rise = span - np.logaddexp(0.0, k * away)
+    value, (base, share) = log_sum(np.stack([np.broadcast_to(low, rise.shape), rise]))
+    slope = share * expit(k * away)
+    return value, np.stack([base, share, -slope * away, slope * k], axis=-1)
+
+
+def _line_start(columns: Array, y: Array) -> Array:
+    slope, intercept = np.polyfit(np.log(columns[0]), np.log(y), 1)
+    return np.array([[intercept, -slope]])
+
+
+def _offset_starts(columns: Array, y: Array) -> Array:
+    log_x = np.log(columns[0])
+    starts = []
+    for alpha in EXPONENTS:
+        log_e, log_a = coefficients(np.stack([np.ones_like(y), np.exp(-alpha * (log_x - log_x.mean()))]), y)
+        starts.append([log_e, log_a + alpha * log_x.mean(), alpha])
+    return np.array(starts)
+
+
+def _shifts(columns: Array) -> Array:
+    log_x = np.log(columns[0])
+    places: Array = log_x.min() + np.array(PLACES) * np.ptp(log_x)
+    return places
+
+
+def _shifted_starts(columns: Array, y: Array) -> Array:
+    starts = []
+    for shift in _shifts(columns):
+        slope, intercept = np.polyfit(np.logaddexp(np.log(columns[0]), shift), np.log(y), 1)
+        starts.append([intercept, -slope, shift])
+    return np.array(starts)
+
+
+def _shifted_offset_starts(columns: Array, y: Array) -> Array:
+    starts = []
+    for shift, alpha in itertools.product(_shifts(columns), EXPONENTS[2:]):
+        away = np.logaddexp(np.log(columns[0]), shift)
+        log_e, log_a = coefficients(np.stack([np.ones_like(y), np.exp(-alpha * (away - away.mean()))]), y)
+        starts.append([log_e, log_a + alpha * away.mean(), alpha, shift])
+    return np.array(starts)
+
+
+def _saturating_starts(columns: Array, y: Array) -> Array:
+    log_x, top = np.log(columns[0]), np.log(y.max())
+    places = [log_x.min() + place * np.ptp(log_x) for place in (-0.3, 0.2, 0.7, 1.3)]
+    return np.array(
+        [[top + extra, k, alpha] for extra, k, alpha in itertools.product((0.05, 0.5), places, (0.3, 1.0, 2.0))]
+    )
+
+
+def _broken_starts(columns: Array, y: Array) -> Array:
+    log_x = np.log(columns[0])
+    starts = []
+    for place, sharp, before, after in itertools.product(
+        (0.25, 0.5, 0.75, 0.95), (0.1, 0.5, 2.0), (0.05, 0.4), (0.3, 1.5, 5.0)
+    ):
+        bend = log_x.min() + place * np.ptp(log_x)
+        shape = -before * log_x - after * sharp * np.logaddexp(0.0, (log_x - bend) / sharp)
+        log_a, log_b = coefficients(np.stack([np.ones_like(y), np.exp(shape - shape.max())]), y)
+        starts.append([log_a, log_b - shape.max(), before, after, bend, np.log(sharp)])
+    return np.array(starts)
+
+
+def _sigmoid_starts(columns: Array, y: Array) -> Array:
+    x = columns[0]
+    sign = -np.sign(np.polyfit(x, y, 1)[0]) or 1.0
+    low, span = np.log(max(y.min() * 0.9, 1e-12)), np.log(np.ptp(y) * 1.1 + 1e-12)
+    places = x.min() + np.array((0.1, 0.5, 0.9)) * np.ptp(x)
+    steepness = sign * np.array((2.0, 5.0, 12.0)) / np.ptp(x)
+    return np.array([[low, span, k, place] for k, place in itertools.product(steepness, places)])
+
+
+POWER = Law(
+    "power", "A x^-alpha", "Kaplan et al. 2020, arXiv:2001.08361, eq. 1.1; M1 of arXiv:2209.06640", ("x",),
+    (Parameter("A"), Parameter("alpha", positive=False)), power, _line_start,
+)  # fmt: skip
+OFFSET = Law(
+    "offset", "E + A x^-alpha", "Henighan et al. 2020, arXiv:2010.14701, eq. 1.1; M2 of arXiv:2209.06640", ("x",),
+    (Parameter("E"), Parameter("A"), Parameter("alpha", positive=False)), offset, _offset_starts,
+)  # fmt: skip
+SHIFTED = Law(
+    "shifted", "A (x + s)^-alpha", "M3 of Alabdulmohsin et al. 2022, arXiv:2209.06640, sec. 3", ("x",),
+    (Parameter("A"), Parameter("alpha", positive=False), Parameter("s")), shifted, _shifted_starts,
+)  # fmt: skip
+SHIFTED_OFFSET = Law(
+    "shifted_offset", "E + A (x + s)^-alpha", "Zhai et al. 2022, arXiv:2106.04560, sec. 2.2", ("x",),
+    (Parameter("E"), Parameter("A"), Parameter("alpha", positive=False), Parameter("s")),
+    shifted_offset, _shifted_offset_starts,
+)  # fmt: skip
+SATURATING = Law(
+    "saturating", "C / (1 + (k / x)^alpha)", "Hill 1910; rises to a ceiling C as C - C k^alpha x^-alpha", ("x",),
+    (Parameter("C"), Parameter("k"), Parameter("alpha", positive=False)), saturating, _saturating_starts,
+)  # fmt: skip
+BROKEN = Law(
+    "broken", "a + b x^-c0 (1 + (x / d1)^(1 / f1))^(-c1 f1)", "Caballero et al. 2023, arXiv:2210.14891, eq. 1", ("x",),
+    (Parameter("a"), Parameter("b"), Parameter("c0", positive=False), Parameter("c1", positive=False),
+     Parameter("d1"), Parameter("f1")), broken, _broken_starts,
+)  # fmt: skip
+SIGMOID = Law(
+    "sigmoid", "low + span / (1 + exp(k (x - x0)))", "Bhagia et al. 2024, arXiv:2412.04403, sec. 3.2", ("x",),
+    (Parameter("low"), Parameter("span"), Parameter("k", positive=False), Parameter("x0", positive=False)),
+    sigmoid, _sigmoid_starts,
+)  # fmt: skip

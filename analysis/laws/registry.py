@@ -1,0 +1,23 @@
+"""Laws by name."""
+
+from __future__ import annotations
+
+from analysis.laws import curves, surfaces
+from analysis.laws.law import Law
+from nepa_scale.errors import UserError, nearest
+
+LAWS: dict[str, Law] = {
+    law.name: law
+    for law in (
+        *(curves.POWER, curves.OFFSET, curves.SHIFTED, curves.SHIFTED_OFFSET),
+        *(curves.SATURATING, curves.BROKEN, curves.SIGMOID),
+        *(surfaces.CHINCHILLA, surfaces.REPEATED),
+    )
+}
+
+
+def find_law(name: str) -> Law:
+    """The law called ``name``. Raises ``UserError`` with the nearest valid name."""
+    if name not in LAWS:
+        raise UserError(f"--law {name}: no such law{nearest(name, LAWS)} (there are: {', '.join(LAWS)})")
+    return LAWS[name]

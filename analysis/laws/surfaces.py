@@ -1,0 +1,85 @@
+"""Laws of two variables: model size N and data D, with data that repeat."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from analysis.laws.law import Array, Law, Parameter
+from analysis.laws.terms import coefficients, log_sum
+
+ALPHAS = (0.15, 0.3, 0.5, 0.8)
+DECAYS = (2.0, 10.0, 40.0)
+
+
+def chinchilla(theta: Array, columns: Array) -> tuple[Array, Array]:
+    """``log(E + A N^-alpha + B D^-beta)``; theta is (log E, log A, log B, alpha, beta)."""
+    log_n, log_d = np.log(columns)
+    log_e, log_a, log_b, alpha, beta = (theta[:, i : i + 1] for i in range(5))
+    by_n, by_d = log_a - alpha * log_n, log_b - beta * log_d
+    value, (floor, in_n, in_d) = log_sum(np.stack([np.broadcast_to(log_e, by_n.shape), by_n, by_d]))
+    return value, np.stack([floor, in_n, in_d, -in_n * log_n, -in_d * log_d], axis=-1)
+
+
+def repeated(theta: Array, columns: Array) -> tuple[Array, Array]:
+    """``log(E + A N^-alpha + B D'^-beta)`` with ``D' = U (1 + R (1 - exp(-(D/U - 1) / R)))``.
+
+    Columns are N, D and the unique data U; theta is (log E, log A, log B, alpha, beta, log R).
+    """
+    seen, unique = columns[1], np.minimum(columns[1], columns[2])
+    decay = np.exp(theta[:, 5:6])
+    repeats = seen / unique - 1
+    faded = np.exp(-repeats / decay)
+    worth = 1 + decay * (1 - faded)
+    log_d = np.log(unique) + np.log(worth)
+    log_n = np.log(columns[0])
+    log_e, log_a, log_b, alpha, beta = (theta[:, i : i + 1] for i in range(5))
+    by_n, by_d = log_a - alpha * log_n, log_b - beta * log_d
+    value, (floor, in_n, in_d) = log_sum(np.stack([np.broadcast_to(log_e, by_n.shape), by_n, by_d]))
+    gain = (decay * (1 - faded) - repeats * faded) / worth  # d log D' / d log R
+    return value, np.stack([floor, in_n, in_d, -in_n * log_n, -in_d * log_d, -in_d * beta * gain], axis=-1)
+
+
+def surface_starts(log_n: Array, log_d: Array, y: Array) -> Array:
+    """(log E, log A, log B, alpha, beta) [S, 5] for a grid of exponents, the rest by linear algebra."""
+    starts = []
+    for alpha, beta in itertools.product(ALPHAS, ALPHAS):
+        shapes = np.stack(
+            [np.ones_like(y), np.exp(-alpha * (log_n - log_n.mean())), np.exp(-beta * (log_d - log_d.mean()))]
+        )
+        log_e, log_a, log_b = coefficients(shapes, y)
+        starts.append([log_e, log_a + alpha * log_n.mean(), log_b + beta * log_d.mean(), alpha, beta])
+    return np.array(starts)
+
+
+def _chinchilla_starts(columns: Array, y: Array) -> Array:
+    return surface_starts(np.log(columns[0]), np.log(columns[1]), y)
+
+
+def _repeated_starts(columns: Array, y: Array) -> Array:
+    parts = []
+    for decay in DECAYS:
+        unique = np.minimum(columns[1], columns[2])
+        worth = unique * (1 + decay * (1 - np.exp(-(columns[1] / unique - 1) / decay)))
+        starts = surface_starts(np.log(columns[0]), np.log(worth), y)
+        parts.append(np.column_stack([starts, np.full(len(starts), np.log(decay))]))
+    return np.concatenate(parts)
+
+
+_TERMS = (
+    Parameter("E"),
+    Parameter("A"),
+    Parameter("B"),
+    Parameter("alpha", positive=False),
+    Parameter("beta", positive=False),
+)
+CHINCHILLA = Law(
+    "chinchilla", "E + A N^-alpha + B D^-beta", "Hoffmann et al. 2022, arXiv:2203.15556, eq. 2", ("x", "d"),
+    _TERMS, chinchilla, _chinchilla_starts,
+)  # fmt: skip
+REPEATED = Law(
+    "repeated", "E + A N^-alpha + B D'^-beta, D' = U (1 + R (1 - exp(-(D/U - 1)/R)))",
+    "Muennighoff et al. 2023, arXiv:2305.16264, eq. 5, with repeats of data only", ("x", "d", "unique"),
+    (*_TERMS, Parameter("R")), repeated, _repeated_starts,
+)  # fmt: skip

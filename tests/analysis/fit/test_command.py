@@ -1,0 +1,121 @@
+"""``python -m analysis.fit`` on other people's tables: answers, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.fit.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[3]
+FIT = ["--law", "chinchilla", "--x", "params", "--d", "tokens", "--y", "loss"]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A grid of runs of a known law with one per cent of noise."""
+    n, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e10, 7), np.geomspace(1e9, 1e12, 7)))
+    loss = 1.8 + 480 * n**-0.35 + 2000 * d**-0.37
+    loss *= np.exp(np.random.default_rng(1).normal(0, 0.003, len(n)))
+    path = tmp_path / "runs.csv"
+    pd.DataFrame({"params": n, "tokens": d, "loss": loss, "seeds": 3}).to_csv(path, index=False)
+    return path
+
+
+def test_json_has_values_intervals_certificate_and_held_out_rows(
+    table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shape that scripts rely on, and the truth within the intervals; parquet gives the same."""
+    words = [*FIT, "--bootstrap", "200", "--holdout", "params>3e9", "--json"]
+    assert main([str(table), *words]) == 0
+    printed = capsys.readouterr().out
+    answer = json.loads(printed)
+    assert set(answer["parameters"]) == {"E", "A", "B", "alpha", "beta"}
+    for name, truth in {"E": 1.8, "alpha": 0.35, "beta": 0.37}.items():
+        low, high = answer["parameters"][name]["interval"]
+        assert low < truth < high
+        assert low < answer["parameters"][name]["value"] < high
+    assert answer["certificate"]["converged"] and answer["certificate"]["warnings"] == []
+    assert answer["holdout"]["n_fit"] + answer["holdout"]["n"] == 49
+    assert answer["holdout"]["mean_relative_error"] < 0.01
+    parquet = table.with_suffix(".parquet")
+    pd.read_csv(table).to_parquet(parquet)
+    assert main([str(parquet), *words]) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_table_for_people(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --json: parameters with intervals, what was minimised, how the starts agree."""
+    assert main([str(table), *FIT, "--bootstrap", "100", "--weights", "seeds", "--cluster", "params"]) == 0
+    shown = capsys.readouterr().out
+    assert "E + A N^-alpha + B D^-beta" in shown and "starts agree" in shown and "95% interval" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--law", "chinchila"], "did you mean 'chinchilla'"),
+        (["--y", "los"], "no column 'los'; did you mean 'loss'?"),
+        (["--holdout", "params=3"], "give COLUMN>VALUE"),
+        (["--holdout", "parms>3"], "did you mean 'params'"),
+        (["--holdout", "params>big"], "'big' is not a number"),
+        (["--huber", "0"], "must be greater than 0"),
+        (["--bootstrap", "-1"], "at least 0"),
+        (["--confidence", "95"], "between 0 and 1"),
+        (["--law", "power"], "law 'power' has no such variable"),
+        (["--law", "repeated"], "needs --unique COLUMN"),
+        (["--cluster", "size"], "no column 'size'"),
+    ],
+)
+def test_mistakes_are_one_line(table: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    """The word at fault and what would be right, exit code 2, no traceback."""
+    assert main([str(table), *FIT, *words]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.count("\n") == 1
+    assert message in shown.err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"params,tokens,loss\n1,2,3\n2,x,4\n", "line 3, column 'tokens': 'x' is not a number"),
+        (b"", "No columns to parse"),
+        (b"params,tokens,loss\n1,2,3\n", "no fit: 1 distinct place"),
+        (b"params,tokens,loss\n" + b"1,2,3\n" * 9, "no fit: 1 distinct place"),
+        (b"params,tokens,loss\n" + b"".join(b"%d,%d,-1\n" % (i, i * i) for i in range(1, 9)), "zero or negative"),
+        (b"params,tokens,loss\n1,2,3,4\n1,2,3\n1,2,3,4,5\n", "Expected 4 fields"),
+        (bytes(range(128, 256)), "not text"),
+    ],
+)
+def test_damaged_tables_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, message: str
+) -> None:
+    """File and line of a cell that is no number; what is missing of a table that cannot carry the law."""
+    path = tmp_path / "bad.csv"
+    path.write_bytes(content)
+    assert main([str(path), *FIT]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and message in shown.err and shown.err.count("\n") == 1
+
+
+def test_missing_cells_are_left_out(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Empty and nan cells take their row out and change nothing else."""
+    words = [*FIT, "--bootstrap", "0", "--json"]
+    assert main([str(table), *words]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    table.write_text(table.read_text() + "1e9,,3.1,3\n1e9,1e10,nan,3\n")
+    assert main([str(table), *words]) == 0
+    assert json.loads(capsys.readouterr().out) == whole
+
+
+def test_torch_is_never_imported() -> None:
+    """The command answers at once because nothing heavy is loaded."""
+    code = "import sys, analysis.fit.__main__; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"
