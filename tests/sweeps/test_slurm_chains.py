@@ -1,8 +1,7 @@
-"""Chains of jobs on Slurm. The submissions need a cluster to talk to; elsewhere they are skipped."""
+"""Chains of jobs on Slurm. The submissions go to a real one, see conftest."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,16 +16,6 @@ from sweeps.schedule import Job
 from sweeps.settings import SlurmSettings
 
 SMALL = SlurmSettings(kind="slurm", mem_gb=1, timeout_min=15)
-
-
-def cluster_answers() -> bool:
-    """Whether there is a Slurm that takes jobs from here."""
-    if shutil.which("squeue") is None:
-        return False
-    return subprocess.run(["squeue", "--noheader"], capture_output=True, check=False, timeout=60).returncode == 0
-
-
-needs_slurm = pytest.mark.skipif(not cluster_answers(), reason="no Slurm cluster answers squeue")
 
 
 def make_job(folder: Path, key: str, function: Callable[[], object], *after: str) -> Job:
@@ -77,7 +66,7 @@ def test_without_slurm_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         slurm.check_available()
 
 
-@needs_slurm
+@pytest.mark.usefixtures("slurm_cluster")
 def test_chain_on_slurm(tmp_path: Path) -> None:
     """Children of a good job run after it; children and grandchildren of a bad one are cancelled."""
 
@@ -105,7 +94,7 @@ def test_chain_on_slurm(tmp_path: Path) -> None:
     assert not (tmp_path / "never").exists()
 
 
-@needs_slurm
+@pytest.mark.usefixtures("slurm_cluster")
 def test_a_live_job_is_not_submitted_twice(tmp_path: Path) -> None:
     """Submitting again while a job waits or runs keeps that job, and its child hangs on it."""
     first = slurm.submit_all([make_job(tmp_path, "job", partial(time.sleep, 8))], SMALL, tmp_path, Marks())
@@ -118,7 +107,7 @@ def test_a_live_job_is_not_submitted_twice(tmp_path: Path) -> None:
     assert slurm.job_name(jobs[0], tmp_path) not in slurm.live_jobs()
 
 
-@needs_slurm
+@pytest.mark.usefixtures("slurm_cluster")
 def test_refusal_is_in_slurms_words(tmp_path: Path) -> None:
     """A request that no node can meet is the user's to mend, told in Slurm's words."""
     greedy = SlurmSettings(kind="slurm", cpus_per_task=100_000)

@@ -1,0 +1,293 @@
+"""A real Slurm of several virtual nodes on this machine, for the time of the tests.
+
+Own munge, controller and node daemons in a folder of their own, without root, systemd or cgroups. Each node has
+counted GPUs, which are links to /dev/null: enough for Slurm to hand them out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "srun")
+ACCOUNTING_DAEMONS = ("slurmdbd", "mariadbd", "mariadb-install-db", "sacct")
+SEARCHED = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
+CPUS, MEMORY_MB, GPUS = 4, 8192, 4
+CONF = """
+ClusterName=virtual
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+CredType=cred/munge
+# The default life of a credential would hold back a requeued job for two minutes.
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=1
+JobAcctGatherParams=OverMemoryKill
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+DefMemPerCPU=256
+SlurmdParameters=config_overrides
+MpiDefault=none
+SwitchType=switch/none
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0,requeue_delay=1
+ReturnToService=2
+SlurmdTimeout=10
+SlurmctldTimeout=30
+InactiveLimit=0
+KillWait=8
+MinJobAge=86400
+MaxArraySize={max_array}
+MaxJobCount=20000
+EnforcePartLimits=ALL
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+GresTypes=gpu
+{accounting}
+{nodes}
+PartitionName=main Nodes=virtual[1-{count}] Default=YES MaxTime=INFINITE State=UP PriorityTier=10 GraceTime=20
+PartitionName=high Nodes=virtual[1-{count}] MaxTime=INFINITE State=UP PriorityTier=100 PreemptMode=OFF
+PartitionName=short Nodes=virtual[1-{count}] MaxTime=5 State=UP PriorityTier=10
+"""
+ACCOUNTING = """AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost={host}
+AccountingStoragePort={port}
+AccountingStoragePass={folder}/munge.socket
+AccountingStorageEnforce=associations"""
+DATABASE_DAEMON = """
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+DbdHost={host}
+DbdAddr=127.0.0.1
+DbdPort={port}
+SlurmUser={user}
+LogFile={folder}/slurmdbd.log
+PidFile={folder}/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=root
+StorageLoc=slurm_acct_db
+"""
+
+
+def missing(*, accounting: bool = False) -> list[str]:
+    """The programs that a cluster needs and this machine lacks."""
+    wanted = (*DAEMONS, *(ACCOUNTING_DAEMONS if accounting else ()))
+    return [name for name in wanted if shutil.which(name, path=SEARCHED) is None]
+
+
+class VirtualCluster:
+    """A running Slurm. ``environment`` is what its clients need; ``with`` stops it."""
+
+    def __init__(self, folder: Path, nodes: int = 2, *, accounting: bool = False, max_array: int = 1001) -> None:
+        self.folder, self.nodes, self._accounting = folder, nodes, accounting
+        self._port, self._database_port, *self._node_ports = _free_ports(2 + nodes)
+        self._max_array = max_array
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment = {"SLURM_CONF": str(folder / "slurm.conf"), "MASTER_ADDR": "127.0.0.1"}
+
+    def __enter__(self) -> VirtualCluster:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _start(self) -> None:
+        self._configure()
+        socket_path = self.folder / "munge.socket"
+        paths = {name: self.folder / f"munge.{name}" for name in ("key", "log", "pid", "seed")}
+        self._spawn(
+            "munged",
+            "munged",
+            "--foreground",
+            "--force",
+            f"--socket={socket_path}",
+            *(f"--{name}-file={path}" for name, path in paths.items()),
+        )
+        wait_for(socket_path.exists, 10, "munged")
+        if self._accounting:
+            self._start_database()
+        conf = self.environment["SLURM_CONF"]
+        self._spawn("slurmctld", "slurmctld", "-D", "-i", "-f", conf)
+        wait_for(lambda: "is UP" in self.ask("scontrol", "ping"), 20, "slurmctld")
+        for number in range(1, self.nodes + 1):
+            self.start_node(number)
+        wait_for(self.is_idle, 30, "all nodes idle")
+
+    def _configure(self) -> None:
+        for name in ("state", "spool", "dev"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(GPUS):
+            (self.folder / "dev" / f"nvidia{number}").symlink_to("/dev/null")
+        key = self.folder / "munge.key"
+        key.write_bytes(secrets.token_bytes(1024))
+        key.chmod(0o600)
+        host = socket.gethostname().split(".")[0]
+        known = {"host": host, "folder": self.folder, "user": getpass.getuser()}
+        accounting = ACCOUNTING.format(**known, port=self._database_port) if self._accounting else ""
+        nodes = "\n".join(
+            f"NodeName=virtual{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS}"
+            f" RealMemory={MEMORY_MB} Gres=gpu:{GPUS} State=UNKNOWN"
+            for number, port in enumerate(self._node_ports, 1)
+        )
+        (self.folder / "slurm.conf").write_text(
+            CONF.format(
+                **known,
+                port=self._port,
+                accounting=accounting,
+                nodes=nodes,
+                count=self.nodes,
+                max_array=self._max_array,
+            )
+        )
+        (self.folder / "gres.conf").write_text(
+            f"NodeName=virtual[1-{self.nodes}] Name=gpu File={self.folder}/dev/nvidia[0-{GPUS - 1}]\n"
+        )
+        (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
+        database = self.folder / "slurmdbd.conf"
+        database.write_text(DATABASE_DAEMON.format(**known, port=self._database_port))
+        database.chmod(0o600)
+
+    def _start_database(self) -> None:
+        data, path = self.folder / "mysql", self.folder / "mysql.socket"
+        user = f"--user={getpass.getuser()}"
+        install = ("--no-defaults", user, "--auth-root-authentication-method=normal", "--skip-test-db")
+        subprocess.run(
+            [_which("mariadb-install-db"), *install, f"--datadir={data}"], check=True, capture_output=True, timeout=120
+        )
+        where = (f"--datadir={data}", f"--socket={path}", f"--pid-file={self.folder}/mysql.pid")
+        limits = ("--innodb-buffer-pool-size=64M", "--innodb-lock-wait-timeout=900", "--skip-networking")
+        self._spawn("mariadbd", "mariadbd", "--no-defaults", user, *where, *limits)
+        client = ("mariadb", "--no-defaults", "-S", str(path), "-u", "root", "-e")
+        wait_for(lambda: self._succeeds(*client, "create database if not exists slurm_acct_db"), 40, "mariadbd")
+        self._spawn("slurmdbd", "slurmdbd", "-D", MYSQL_UNIX_PORT=str(path))
+        wait_for(lambda: self._succeeds("sacctmgr", "-n", "list", "cluster"), 40, "slurmdbd")
+        user_name = getpass.getuser()
+        for words in (
+            ("cluster", "virtual"),
+            ("account", "research", "cluster=virtual"),
+            ("user", user_name, "account=research", "cluster=virtual"),
+        ):
+            self.ask("sacctmgr", "-i", "add", *words)
+
+    def _succeeds(self, *words: str) -> bool:
+        done = subprocess.run(words, env=self._env(), capture_output=True, check=False, timeout=30)
+        return done.returncode == 0
+
+    def start_node(self, number: int) -> None:
+        """Start the daemon of a node, or bring a killed one back."""
+        (self.folder / "spool" / f"virtual{number}").mkdir(exist_ok=True)
+        self._spawn(f"slurmd {number}", "slurmd", "-D", "-f", self.environment["SLURM_CONF"], "-N", f"virtual{number}")
+
+    def kill_node(self, number: int) -> None:
+        """As if its power were cut: the daemon, its steps and all their processes are gone at once."""
+        daemon = self._daemons.pop(f"slurmd {number}")
+        _kill([*self._steps(number), daemon.pid])
+        daemon.wait()
+
+    def ask(self, *words: str) -> str:
+        """What a client of this cluster prints, errors included."""
+        done = subprocess.run(words, env=self._env(), capture_output=True, text=True, check=False, timeout=30)
+        return done.stdout + done.stderr
+
+    def is_idle(self) -> bool:
+        """Whether every node is up and free."""
+        return self.ask("sinfo", "-h", "-N", "-p", "main", "-o", "%t").split() == ["idle"] * self.nodes
+
+    def stop(self) -> None:
+        """End everything that was started, jobs first."""
+        if "slurmctld" in self._daemons:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.ask("scancel", "--quiet", "--full", f"--user={getpass.getuser()}")
+        for number in range(1, self.nodes + 1):
+            _kill(self._steps(number))
+        for daemon in reversed(list(self._daemons.values())):
+            daemon.terminate()
+            try:
+                daemon.wait(10)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+        self._daemons.clear()
+
+    def _steps(self, number: int) -> list[int]:
+        """Processes of the step daemons of a node, which listen below its spool folder."""
+        spool = f"{self.folder}/spool/virtual{number}/"
+        found = psutil.net_connections("unix")
+        pids = {item.pid for item in found if item.pid and str(item.laddr).startswith(spool)}
+        daemon = self._daemons.get(f"slurmd {number}")
+        return sorted(pids - ({daemon.pid} if daemon else set()))
+
+    def _spawn(self, name: str, *words: str, **variables: str) -> None:
+        with (self.folder / f"{words[0]}.out").open("ab") as output:
+            self._daemons[name] = subprocess.Popen(
+                [_which(words[0]), *words[1:]],
+                env=self._env() | variables,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def _env(self) -> dict[str, str]:
+        return os.environ | self.environment | {"PATH": SEARCHED}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait until ``condition`` holds. Raises ``TimeoutError`` naming ``what``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds:g} s for: {what}")
+        time.sleep(0.1)
+
+
+def _which(name: str) -> str:
+    return shutil.which(name, path=SEARCHED) or name
+
+
+def _kill(pids: list[int]) -> None:
+    """Kill processes and all below them."""
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            for member in [*process.children(recursive=True), process]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.kill()
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens at just now."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
