@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from nepa_scale.errors import UserError
 
 EXIT_USER_ERROR = 2
 PLAIN_WIDTH = 120
+MOST_RESAMPLES = 100_000
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ def main(words: Sequence[str]) -> int:
         if isinstance(fit, NoFit):
             raise UserError(f"{given.table}: no fit: {fit.reason}")
         held = _hold_out(problem)
+        if isinstance(held, NoFit):
+            raise UserError(f"--holdout {given.holdout}: {held.reason}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -67,8 +71,11 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def as_json(fit: Fit, held: HeldOut | NoFit | None) -> dict[str, Any]:
-    """The answer as plain data; what cannot be said is null."""
+def as_json(fit: Fit, held: HeldOut | None) -> dict[str, Any]:
+    """The answer as plain data; what cannot be said is null.
+
+    ``parameters`` are those of all rows, with or without some held out; ``holdout`` scores a fit without these.
+    """
     return {
         "law": fit.law.name,
         "formula": fit.law.formula,
@@ -121,9 +128,13 @@ def _read(given: argparse.Namespace) -> Problem:
                 f"--{variable} {name}: law '{law.name}' has no such variable (it reads {', '.join(law.variables)})"
             )
     if not given.huber > 0:
-        raise UserError(f"--huber {given.huber}: must be greater than 0; inf is least squares")
-    if given.bootstrap < 0:
-        raise UserError(f"--bootstrap {given.bootstrap}: must be at least 0")
+        raise UserError(
+            f"--huber {given.huber}: must be greater than 0; 1e-7 is least absolute deviations, inf squares"
+        )
+    if not 0 <= given.bootstrap <= MOST_RESAMPLES:
+        raise UserError(f"--bootstrap {given.bootstrap}: must be from 0 to {MOST_RESAMPLES}")
+    if given.seed < 0:
+        raise UserError(f"--seed {given.seed}: must be at least 0")
     if not 0 < given.confidence < 1:
         raise UserError(f"--confidence {given.confidence}: must be between 0 and 1")
     table = read_table(given.table)
@@ -161,6 +172,7 @@ def _certificate(fit: Fit) -> dict[str, Any]:
         "loss": own.loss,
         "objective": loss_of(fit.options),
         "n": own.n,
+        "left_out": own.left_out,
         "distinct": own.distinct,
         "gradient_norm": own.gradient_norm,
         "starts": own.starts,
@@ -173,9 +185,9 @@ def _certificate(fit: Fit) -> dict[str, Any]:
     }
 
 
-def _held(held: HeldOut | NoFit | None) -> dict[str, Any] | None:
-    if held is None or isinstance(held, NoFit):
-        return None if held is None else {"reason": held.reason}
+def _held(held: HeldOut | None) -> dict[str, Any] | None:
+    if held is None:
+        return None
     return {
         "n_fit": held.n_fit,
         "n": held.n,
@@ -199,7 +211,11 @@ def _bounds(interval: Interval | None) -> list[float | None] | None:
     return None if interval is None else [_finite(interval.low), _finite(interval.high)]
 
 
-def _show(fit: Fit, held: HeldOut | NoFit | None) -> None:
+def _left_out(rows: int) -> str:
+    return f" ({rows} rows with missing values left out)" if rows else ""
+
+
+def _show(fit: Fit, held: HeldOut | None) -> None:
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
     table = Table("parameter", "value", f"{fit.options.confidence:.0%} interval", title=f"y = {fit.law.formula}")
     for name, value in fit.parameters.items():
@@ -208,14 +224,13 @@ def _show(fit: Fit, held: HeldOut | NoFit | None) -> None:
     console.print(table)
     own = fit.certificate
     console.print(
-        f"{loss_of(fit.options)} {own.loss:.6g} over n = {own.n}; gradient {own.gradient_norm:.1e}; "
-        f"{own.starts_agreeing:.0%} of {own.starts} starts agree; condition number {own.condition_number:.2g}"
+        f"{loss_of(fit.options)} {own.loss:.6g} over n = {own.n}{_left_out(own.left_out)}; "
+        f"gradient {own.gradient_norm:.1e}; {own.starts_agreeing:.0%} of {own.starts} starts agree; "
+        f"condition number {own.condition_number:.2g}"
     )
     for warning in own.warnings:
         console.print(f"note: {warning}")
-    if isinstance(held, NoFit):
-        console.print(f"held out: no fit without these rows: {held.reason}")
-    elif held is not None:
+    if held is not None:
         covered = "" if held.coverage is None else f"; {held.coverage:.0%} lie in their {held.confidence:.0%} interval"
         console.print(
             f"held out: {held.n} rows predicted from {held.n_fit}: mean error {held.mean_error:.2%}, "
@@ -224,4 +239,5 @@ def _show(fit: Fit, held: HeldOut | NoFit | None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends without a traceback
     sys.exit(main(sys.argv[1:]))

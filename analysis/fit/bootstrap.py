@@ -65,7 +65,10 @@ def bca_interval(estimate: float, draws: Array, jackknife: Array, confidence: fl
     spread = float((away**2).sum())
     acceleration = float((away**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
     tails = norm.ppf([(1 - confidence) / 2, (1 + confidence) / 2])
-    levels = norm.cdf(bias + (bias + tails) / (1 - acceleration * (bias + tails)))
+    shrink = 1 - acceleration * (bias + tails)
+    if (shrink <= 0).any():  # one cluster outweighs all others; the correction has left its range
+        shrink = np.ones(2)
+    levels = norm.cdf(bias + (bias + tails) / shrink)
     low, high = np.quantile(draws, np.sort(levels))
     return Interval(float(low), float(high))
 

@@ -26,6 +26,8 @@ class Certificate:
     """Evidence for and against a fit. ``warnings`` says in words what a reader should know of it."""
 
     n: int
+    left_out: int
+    """Rows with a missing value, which the fit does not use."""
     distinct: dict[str, int]
     """Number of different values of every variable."""
     loss: float
@@ -55,11 +57,12 @@ class Certificate:
         return self.condition_number > STIFF
 
 
-def certify(loss: Loss, found: Found, resampling: Resampling) -> Certificate:
-    """Judge the fit ``found``."""
+def certify(loss: Loss, found: Found, resampling: Resampling, left_out: int) -> Certificate:
+    """Judge the fit ``found``; ``left_out`` rows had a missing value."""
     distinct = {name: len(np.unique(values)) for name, values in zip(loss.law.variables, loss.columns, strict=True)}
     certificate = Certificate(
         n=loss.columns.shape[1],
+        left_out=left_out,
         distinct=distinct,
         loss=found.loss,
         gradient_norm=found.gradient_norm,

@@ -107,7 +107,7 @@ def fit_law(
     found = search(loss, law.starts(x, target))
     resampling = resample(loss, found.theta, labels, options.bootstrap, options.seed)
     natural = law.natural(found.theta)
-    certificate = certify(loss, found, resampling)
+    certificate = certify(loss, found, resampling, int((~present).sum()))
     if certificate.flat:
         # Resamples of points that leave a direction flat all stop beside the first fit: spread that means nothing.
         resampling = replace(resampling, theta=resampling.theta[:0])

@@ -94,9 +94,10 @@ def bias_of_parabolas(
 
 
 def _optimum(budget: float, n: Array, loss: Array, minimum: Minimum) -> Optimum:
-    log_n, first = np.unique(np.log(n), return_index=True)
+    log_n, which = np.unique(np.log(n), return_inverse=True)
     if len(log_n) < FEWEST_SIZES:
         return Optimum(float(budget), len(log_n), None, f"{len(log_n)} sizes, {FEWEST_SIZES} are needed")
-    found = minimum(log_n, loss[first])
+    mean = np.bincount(which, weights=loss) / np.bincount(which)  # seeds of one size stand for it together
+    found = minimum(log_n, mean)
     reason = None if found is not None else "the minimum is not between the sizes tried"
     return Optimum(float(budget), len(log_n), found, reason)

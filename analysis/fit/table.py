@@ -27,15 +27,26 @@ MISSING = {"", "na", "nan", "null", "none"}
 def read_table(path: Path) -> pd.DataFrame:
     """Read a table, cells as text where it is CSV. Raises ``UserError`` naming the file and the fault."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: {'a folder, not a table' if path.is_dir() else 'no such file'}")
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-        return pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, on_bad_lines="error")
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, on_bad_lines="error")
     except UnicodeDecodeError:
         raise UserError(f"{path}: not text; give a CSV file, or parquet named *.parquet") from None
     except (pd.errors.EmptyDataError, pd.errors.ParserError, OSError, ValueError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+    _check_whole(path, table)
+    return table
+
+
+def _check_whole(path: Path, table: pd.DataFrame) -> None:
+    """Raises ``UserError`` for a file cut off in its last line, whose last number would be another."""
+    last = path.read_bytes().rstrip(b"\r\n").rpartition(b"\n")[2].decode(errors="replace")
+    if len(table) and last.count(",") < len(table.columns) - 1:
+        raise UserError(
+            f"{path}: line {len(table) + 1} has fewer than {len(table.columns)} cells: was the file cut off?"
+        )
 
 
 def numbers(table: pd.DataFrame, name: str, path: Path) -> Array:
@@ -59,6 +70,8 @@ def checked(table: pd.DataFrame, name: str, path: Path) -> str:
     """``name``, if the table has such a column. Raises ``UserError`` with the nearest one."""
     if name not in table.columns:
         columns = [str(column) for column in table.columns]
+        if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|"):
+            raise UserError(f"{path}: no column '{name}': cells must be separated by commas, not as in '{columns[0]}'")
         raise UserError(f"{path}: no column '{name}'{nearest(name, columns)} (there are: {', '.join(columns)})")
     return name
 

@@ -161,7 +161,7 @@ OFFSET = Law(
     (Parameter("E"), Parameter("A"), Parameter("alpha", positive=False)), offset, _offset_starts,
 )  # fmt: skip
 SHIFTED = Law(
-    "shifted", "A (x + s)^-alpha", "M3 of Alabdulmohsin et al. 2022, arXiv:2209.06640, sec. 3", ("x",),
+    "shifted", "A (x + s)^-alpha", "Zhai et al. 2022, arXiv:2106.04560, sec. 2.2, without its floor", ("x",),
     (Parameter("A"), Parameter("alpha", positive=False), Parameter("s")), shifted, _shifted_starts,
 )  # fmt: skip
 SHIFTED_OFFSET = Law(

@@ -66,7 +66,11 @@ def test_table_for_people(table: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["--holdout", "parms>3"], "did you mean 'params'"),
         (["--holdout", "params>big"], "'big' is not a number"),
         (["--huber", "0"], "must be greater than 0"),
-        (["--bootstrap", "-1"], "at least 0"),
+        (["--holdout", "params>1e99"], "no row is held out"),
+        (["--holdout", "params>0"], "0 distinct places"),
+        (["--seed", "-1"], "at least 0"),
+        (["--bootstrap", "-1"], "from 0 to"),
+        (["--bootstrap", "100000000"], "from 0 to"),
         (["--confidence", "95"], "between 0 and 1"),
         (["--law", "power"], "law 'power' has no such variable"),
         (["--law", "repeated"], "needs --unique COLUMN"),
@@ -91,6 +95,8 @@ def test_mistakes_are_one_line(table: Path, capsys: pytest.CaptureFixture[str], 
         (b"params,tokens,loss\n" + b"".join(b"%d,%d,-1\n" % (i, i * i) for i in range(1, 9)), "zero or negative"),
         (b"params,tokens,loss\n1,2,3,4\n1,2,3\n1,2,3,4,5\n", "Expected 4 fields"),
         (bytes(range(128, 256)), "not text"),
+        (b"params;tokens;loss\n1;2;3\n", "separated by commas"),
+        (b"params,tokens,loss\n1,2,3\n4,5", "line 3 has fewer than 3 cells"),
     ],
 )
 def test_damaged_tables_are_one_line(
@@ -111,7 +117,9 @@ def test_missing_cells_are_left_out(table: Path, capsys: pytest.CaptureFixture[s
     whole = json.loads(capsys.readouterr().out)
     table.write_text(table.read_text() + "1e9,,3.1,3\n1e9,1e10,nan,3\n")
     assert main([str(table), *words]) == 0
-    assert json.loads(capsys.readouterr().out) == whole
+    holed = json.loads(capsys.readouterr().out)
+    assert holed["certificate"].pop("left_out") == 2 and whole["certificate"].pop("left_out") == 0
+    assert holed == whole
 
 
 def test_torch_is_never_imported() -> None:
