@@ -20,6 +20,7 @@ from nepa_scale.placing.device_memory import DeviceMemory
 from nepa_scale.placing.placement import place
 from nepa_scale.runs import check_start, is_finished
 from sweeps.machine import Speed, device_memory, world_size
+from sweeps.resources import Resources, of_cluster
 from sweeps.settings import Cluster, GridSettings, Launch, StudySettings
 
 SCHEMA = 1
@@ -44,6 +45,8 @@ class PlannedTask:
     flops: int
     memory_bytes: int
     seconds: float | None
+    resources: Resources = Resources()
+    """What the task asks of the machines; the default is read for plans written before this was recorded."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def share_pretraining(points: dict[str, Point], earlier: Plan | None, study_dir:
 
 def price(launch: Launch, points: dict[str, Point], speed: Speed) -> Plan:
     """The plan of the expanded ``points``. Raises ``DataError`` when a data set cannot be read."""
-    devices = world_size(launch.cluster)
+    resources = of_cluster(launch.cluster)
     planned = tuple(
         PlannedRun(
             run_id=run_id,
@@ -145,7 +148,7 @@ def price(launch: Launch, points: dict[str, Point], speed: Speed) -> Plan:
             init=point.config.init,
             values=point.values,
             tasks={
-                task: _price_task(point.config, task, devices, device_memory(launch.cluster, point.config), speed)
+                task: _price_task(point.config, task, resources, device_memory(launch.cluster, point.config), speed)
                 for task in point.tasks
             },
             pretraining=_pretraining(point.config) if point.config.init == "pretrain" else None,
@@ -228,7 +231,10 @@ def run_dir(study_dir: Path, run_id: str) -> Path:
 
 
 def _read_run(content: dict[str, Any]) -> PlannedRun:
-    tasks = {name: PlannedTask(**task) for name, task in content["tasks"].items()}
+    tasks = {
+        name: PlannedTask(**{**task, "resources": Resources(**task.get("resources", {}))})
+        for name, task in content["tasks"].items()
+    }
     return PlannedRun(**{**content, "tasks": tasks})
 
 
@@ -322,8 +328,8 @@ def _pretraining(config: RunConfig) -> str:
     return config_digest(config.pretrain_identity())
 
 
-def _price_task(config: RunConfig, task: str, devices: int, memory: DeviceMemory, speed: Speed) -> PlannedTask:
-    placement = place(config, task, devices, memory)
+def _price_task(config: RunConfig, task: str, resources: Resources, memory: DeviceMemory, speed: Speed) -> PlannedTask:
+    placement = place(config, task, resources.world_size, memory)
     cost = task_cost(config, task, activation_checkpointing=placement.activation_checkpointing)
     return PlannedTask(
         params_total=cost.params_total,
@@ -332,4 +338,5 @@ def _price_task(config: RunConfig, task: str, devices: int, memory: DeviceMemory
         flops=cost.flops_train,
         memory_bytes=placement.memory.total,
         seconds=speed.seconds(cost.flops_train),
+        resources=resources,
     )
