@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class PlannedTask:
     flops: int
     memory_bytes: int
     seconds: float | None
-    resources: Resources = Resources()
+    resources: Resources = field(default_factory=Resources)
     """What the task asks of the machines; the default is read for plans written before this was recorded."""
 
 
