@@ -19,6 +19,7 @@ from nepa_scale.placing import ds_config
 from nepa_scale.placing.device_memory import DeviceMemory
 from nepa_scale.placing.placement import place
 from nepa_scale.runs import check_start, is_finished
+from sweeps import isoflop
 from sweeps.machine import Speed, device_memory, world_size
 from sweeps.resources import Resources, of_cluster
 from sweeps.settings import Cluster, GridSettings, Launch, StudySettings
@@ -100,6 +101,7 @@ def expand(launch: Launch) -> dict[str, Point]:
     Points that differ only in settings a run does not use (one from scratch reads no pre-training settings)
     are one run. Raises ``ConfigError`` with the problems of all points.
     """
+    launch = isoflop.with_points(launch, _point_pairs) if launch.grid.rule == "isoflop" else launch
     problems = _reserved(launch.pairs, launch.grid_name, launch.grid)
     points: dict[str, Point] = {}
     for name, values in _combinations(launch.grid):
@@ -141,6 +143,7 @@ def share_pretraining(points: dict[str, Point], earlier: Plan | None, study_dir:
 def price(launch: Launch, points: dict[str, Point], speed: Speed) -> Plan:
     """The plan of the expanded ``points``. Raises ``DataError`` when a data set cannot be read."""
     resources = of_cluster(launch.cluster)
+    launch = isoflop.with_points(launch, _point_pairs) if launch.grid.rule == "isoflop" else launch
     planned = tuple(
         PlannedRun(
             run_id=run_id,
@@ -242,17 +245,25 @@ def _axes(grid: GridSettings) -> dict[str, list[Any]]:
     return {key: values if isinstance(values, list) else [values] for key, values in grid.axes.items()}
 
 
+def _rows(grid: GridSettings) -> list[dict[str, Any]]:
+    """The settings that vary together, a point each; one without any where there are none."""
+    columns = {key: values if isinstance(values, list) else [values] for key, values in grid.zip.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)] if columns else [{}]
+
+
 def _combinations(grid: GridSettings) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name of the point or "", settings) for every point, times every combination of the axes."""
+    """(name of the point or "", settings) for every point, times every row, times every combination of the axes."""
     axes = _axes(grid)
     for name, settings in (grid.points or {"": {}}).items():
-        for values in itertools.product(*axes.values()):
-            yield name, {**settings, **dict(zip(axes, values, strict=True))}
+        for row in _rows(grid):
+            for values in itertools.product(*axes.values()):
+                yield name, {**settings, **row, **dict(zip(axes, values, strict=True))}
 
 
 def _varied(grid: GridSettings) -> tuple[str, ...]:
     """The settings that differ between runs."""
-    return tuple(dict.fromkeys([*(key for settings in grid.points.values() for key in settings), *_axes(grid)]))
+    named = [key for settings in grid.points.values() for key in settings]
+    return tuple(dict.fromkeys([*named, *grid.zip, *_axes(grid)]))
 
 
 def _reserved(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) -> list[str]:
@@ -266,9 +277,10 @@ def _reserved(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) -
         elif axis in varied:
             problems.append(f"{key}={text}: grid={name} varies this setting")
     problems += [f"grid.axes.{key}: no values" for key, values in axes.items() if not values]
+    problems += [f"grid.zip.{key}: no values" for key, values in grid.zip.items() if values == []]
     without_effect = [key for key in varied if overrides.KEYS.get(key, {}).get("orchestration")]
     problems += [f"grid.axes.{key}: changes how work is done, not its result; it cannot vary" for key in without_effect]
-    return problems if axes or grid.points else [*problems, f"grid={name}: no axes; give grid.axes.SETTING=[...]"]
+    return problems if varied else [*problems, f"grid={name}: no axes; give grid.axes.SETTING=[...]"]
 
 
 def _point_pairs(launch: Launch, values: dict[str, Any]) -> Pairs:
@@ -313,7 +325,7 @@ def _label(config: RunConfig, name: str, values: dict[str, Any]) -> str:
         for key, value in values.items()
         if key != "seed"
     ]
-    return " ".join(parts) or config.model.size
+    return " ".join(dict.fromkeys(parts)) or config.model.size  # tasks may share a setting's name and value
 
 
 def _short(value: Any) -> str:
