@@ -19,7 +19,7 @@ from nepa_scale.placing import ds_config
 from nepa_scale.placing.device_memory import DeviceMemory
 from nepa_scale.placing.placement import place
 from nepa_scale.runs import check_start, is_finished
-from sweeps import isoflop
+from sweeps import branches, isoflop
 from sweeps.machine import Speed, device_memory, world_size
 from sweeps.resources import Resources, of_cluster
 from sweeps.settings import Cluster, GridSettings, Launch, StudySettings
@@ -48,6 +48,8 @@ class PlannedTask:
     seconds: float | None
     resources: Resources = field(default_factory=Resources)
     """What the task asks of the machines; the default is read for plans written before this was recorded."""
+    flops_inherited: int = 0
+    """Of ``flops``, those that were done by the run from which this one branches off."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Point:
     tasks: tuple[str, ...]
     pretrained_by: str | None = None
     """The run whose pre-training this one uses instead of an equal one of its own."""
+    branched_from: str | None = None
+    """The longer run in whose pre-training this one's begins."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class PlannedRun:
     tasks: dict[str, PlannedTask]
     pretraining: str | None = None
     pretrained_by: str | None = None
+    branched_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def expand(launch: Launch) -> dict[str, Point]:
     Points that differ only in settings a run does not use (one from scratch reads no pre-training settings)
     are one run. Raises ``ConfigError`` with the problems of all points.
     """
-    launch = isoflop.with_points(launch, _point_pairs) if launch.grid.rule == "isoflop" else launch
+    launch = _resolved(launch)
     problems = _reserved(launch.pairs, launch.grid_name, launch.grid)
     points: dict[str, Point] = {}
     for name, values in _combinations(launch.grid):
@@ -116,7 +121,14 @@ def expand(launch: Launch) -> dict[str, Point]:
             points.setdefault(config.run_id, Point(config, _label(config, name, own), own, tasks))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    return points
+    return branches.connect(points, launch.study_dir / "runs") if launch.branch else points
+
+
+def _resolved(launch: Launch) -> Launch:
+    """``launch`` with the points that its rule and ``branch`` stand for."""
+    if launch.grid.rule == "isoflop":
+        launch = isoflop.with_points(launch, _point_pairs)
+    return branches.with_points(launch, _point_pairs) if launch.branch else launch
 
 
 def share_pretraining(points: dict[str, Point], earlier: Plan | None, study_dir: Path) -> dict[str, Point]:
@@ -143,7 +155,7 @@ def share_pretraining(points: dict[str, Point], earlier: Plan | None, study_dir:
 def price(launch: Launch, points: dict[str, Point], speed: Speed) -> Plan:
     """The plan of the expanded ``points``. Raises ``DataError`` when a data set cannot be read."""
     resources = of_cluster(launch.cluster)
-    launch = isoflop.with_points(launch, _point_pairs) if launch.grid.rule == "isoflop" else launch
+    launch = _resolved(launch)
     planned = tuple(
         PlannedRun(
             run_id=run_id,
@@ -151,11 +163,12 @@ def price(launch: Launch, points: dict[str, Point], speed: Speed) -> Plan:
             init=point.config.init,
             values=point.values,
             tasks={
-                task: _price_task(point.config, task, resources, device_memory(launch.cluster, point.config), speed)
+                task: _price_task(point, task, resources, device_memory(launch.cluster, point.config), speed)
                 for task in point.tasks
             },
             pretraining=_pretraining(point.config) if point.config.init == "pretrain" else None,
             pretrained_by=point.pretrained_by,
+            branched_from=point.branched_from,
         )
         for run_id, point in points.items()
     )
@@ -340,15 +353,18 @@ def _pretraining(config: RunConfig) -> str:
     return config_digest(config.pretrain_identity())
 
 
-def _price_task(config: RunConfig, task: str, resources: Resources, memory: DeviceMemory, speed: Speed) -> PlannedTask:
+def _price_task(point: Point, task: str, resources: Resources, memory: DeviceMemory, speed: Speed) -> PlannedTask:
+    config = point.config
     placement = place(config, task, resources.world_size, memory)
     cost = task_cost(config, task, activation_checkpointing=placement.activation_checkpointing)
+    inherited = branches.inherited(point, cost.flops_train) if task == "pretrain" else 0
     return PlannedTask(
         params_total=cost.params_total,
         params_backbone=cost.params_backbone,
         images=cost.images_seen,
         flops=cost.flops_train,
         memory_bytes=placement.memory.total,
-        seconds=speed.seconds(cost.flops_train),
+        seconds=speed.seconds(cost.flops_train - inherited),
         resources=resources,
+        flops_inherited=inherited,
     )

@@ -21,7 +21,7 @@ from nepa_scale.overrides import split_words
 
 CONF = Path(__file__).resolve().parent / "conf"
 GROUPS = ("grid", "study", "cluster")
-LAUNCH_KEYS = (*GROUPS, "study_dir", "dry_run", "seeds")
+LAUNCH_KEYS = (*GROUPS, "study_dir", "dry_run", "seeds", "branch")
 OPEN_KEYS = ("grid.axes", "grid.zip", "grid.set", "study.run")
 RULES = ("isoflop",)
 KIND_TEXTS = {
@@ -149,6 +149,7 @@ class Tree:
     cluster: ClusterSettings = field(default_factory=LocalSettings)
     study_dir: str | None = option("where plan, runs and report go; null = studies/<study>-<grid>")
     dry_run: bool = option("show the plan with its cost and create nothing", False)
+    branch: bool = option("grid=data_size: one long pre-training serves all sizes by short decays (wsd)", False)
     seeds: int | None = option("repeat every point of the grid with so many seeds, from 0; null = as the grid says")
 
 
@@ -163,6 +164,7 @@ class Launch:
     study_dir: Path
     dry_run: bool
     pairs: tuple[tuple[str, str], ...]
+    branch: bool = False
 
 
 def read_launch(words: Sequence[str]) -> Launch:
@@ -191,6 +193,7 @@ def read_launch(words: Sequence[str]) -> Launch:
         study_dir=Path(root.study_dir or f"studies/{root.study.name}-{choices['grid']}"),
         dry_run=root.dry_run,
         pairs=typed,
+        branch=root.branch,
     )
 
 
