@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+PLAIN_WIDTH = 200
 
 
 def read_settings(doc: str, defaults: dict[str, str]) -> tuple[dict[str, str], bool]:
@@ -31,4 +34,5 @@ def show(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     table = Table(*rows[0])
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    Console(soft_wrap=True).print(table)
+    # Nobody folds lines in a log, so a table is cut to the width of a terminal only.
+    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(table)
