@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +48,19 @@ class Checkpoints:
         *,
         keep: int,
         asynchronous: bool,
+        kept_steps: Collection[int] = (),
         run_id: str = "",
         settings: dict[str, Any] | None = None,
     ) -> None:
         """Keep the ``keep`` newest; ``asynchronous``: write in the background, commit when ``finish`` is called.
 
+        ``kept_steps`` stay besides, for runs that branch off.
         ``settings`` are those that the checkpoints of a run have in common.
         """
         self.problem: str | None = None
         self._folder, self._state, self._world = folder, state, world
         self._keep, self._asynchronous = keep, asynchronous
+        self._kept_steps = frozenset(kept_steps)
         self._run_id, self._settings = run_id, manifest.comparable(settings or {})
         self._buffers: list[Tensor] = []
         self._failures = 0
@@ -144,6 +147,23 @@ class Checkpoints:
             self._load(path, content)
             return content.step
         return 0
+
+    def load_branch(self, folder: Path, difference: Callable[[int, dict[str, Any], dict[str, Any]], str | None]) -> int:
+        """Take in the newest checkpoint of another run that this one would have come to as well; its step.
+
+        ``difference`` says of a step, that run's settings and this one's why it would not have.
+
+        Raises:
+            RunError: on every rank, where there is none.
+        """
+        reason = "there is none"
+        for path in reversed(gather_objects(manifest.tags(folder))[0]):
+            content, problem = self._checked(path)
+            reason = problem if content is None else difference(content.step, content.settings, self._settings) or ""
+            if content is not None and not reason:
+                self._load(path, content)
+                return content.step
+        raise RunError(f"{folder}: no checkpoint that this run can branch from: {reason}")
 
     def _prepare(self, step: int) -> str | None:
         """Rank 0: make room and the temporary folder. Returns why no checkpoint can be written."""
@@ -253,6 +273,7 @@ class Checkpoints:
         """Remove all but the newest whole checkpoints: a damaged one must not push out a whole one."""
         everything = manifest.tags(self._folder)
         kept = [path for path in everything if manifest.is_whole(path)][-self._keep :]
+        kept += [self._folder / manifest.tag_of(step) for step in self._kept_steps]
         for path in everything:
             if path not in kept:
                 _remove(path)

@@ -127,8 +127,10 @@ class TaskConfig:
     """peak learning rate = base_lr x batch_size / 256"""
     warmup: float = setting(0.1, low=0, high=1)
     """fraction of the steps spent in linear warm-up"""
-    schedule: str = setting("cosine", choices=("cosine", "poly"))
-    """how the learning rate falls to zero after the warm-up: half a cosine, or poly with power 1 (a straight line)"""
+    schedule: str = setting("cosine", choices=("cosine", "poly", "wsd"))
+    """how the rate falls to zero after the warm-up: half a cosine, poly (a straight line), or wsd (only at the end)"""
+    decay: float = setting(0.2, above=0, high=1)
+    """schedule=wsd: fraction of the steps, at the end, in which the rate falls; before them it stays at its peak"""
     weight_decay: float = setting(0.05, low=0)
     """AdamW weight decay (not on biases, norms and LayerScale)"""
     beta1: float = setting(0.9, low=0, high=0.9999)
@@ -326,6 +328,10 @@ class CheckpointConfig:
     """save every so many steps; 0 = only when stopped by a signal"""
     keep: int = setting(1, low=1, orchestration=True)
     """checkpoints kept on disk"""
+    keep_steps: str | None = setting(None, orchestration=True)
+    """also save after these steps, e.g. 80,160, and keep that for runs that branch off; null = none"""
+    branch_from: str | None = setting(None, orchestration=True)
+    """pretrain folder of a longer run: begin at its newest kept step before this run's decay (schedule=wsd)"""
     asynchronous: bool | None = setting(None, orchestration=True)
     """write in the background of training, from a copy of the state in host memory; null = yes on GPUs, no on CPUs"""
 
@@ -389,11 +395,14 @@ class RunConfig:
         return section
 
     def identity(self) -> dict[str, Any]:
-        """The result settings, flat; pre-training's are left out where the run does none."""
+        """The result settings, flat; without pre-training's where the run does none, and ``decay`` where none is."""
+        idle = {f"{task}.decay" for task in TASKS if self.task_config(task).schedule != "wsd"}
         return {
             key: value
             for key, value, meta in walk(self)
-            if not meta["orchestration"] and (self.init == "pretrain" or not key.startswith("pretrain."))
+            if not meta["orchestration"]
+            and key not in idle
+            and (self.init == "pretrain" or not key.startswith("pretrain."))
         }
 
     def pretrain_identity(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nepa_scale import branching
 from nepa_scale.checkpoints import Checkpoints
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost
@@ -81,15 +82,20 @@ class Trainer:
             world,
             keep=config.checkpoint.keep,
             asynchronous=device.type == "cuda" if in_background is None else in_background,
+            kept_steps=branching.kept_steps(config.checkpoint.keep_steps),
             run_id=config.run_id,
             settings=config.identity(),
         )
 
     def run(self) -> None:
         """Train to the end and write the result, or save and return when asked to stop."""
-        start = self._checkpoints.load_newest()
+        config, start = self.config, self._checkpoints.load_newest()
         if start:
             logger.info("%s: continuing from step %d of %d", self.task.name, start, self.total_steps)
+        elif config.checkpoint.branch_from and self.task.name == "pretrain":
+            source = Path(config.checkpoint.branch_from) / "checkpoints"
+            start = self._checkpoints.load_branch(source, branching.difference)
+            logger.info("%s: branching off %s at step %d of %d", self.task.name, source, start, self.total_steps)
         self._saved = self._start = start
         self._journal = Journal(self.task_dir, self.config, self.world, start=start, total_steps=self.total_steps)
         self._replaced = self._replaced_logged = self._journal.replaced
@@ -110,6 +116,7 @@ class Trainer:
     def _train(self, start: int) -> bool:
         """Take the steps from ``start`` on; False when stopped before the last."""
         config, section, done = self.config, self.task.section, start
+        kept = branching.kept_steps(config.checkpoint.keep_steps)
         self._journal.status("running", start)
         self._feed = Feed(
             self.task,
@@ -144,7 +151,8 @@ class Trainer:
                 self._record_step(done, result)
             self._journal.step(done)
             evaluates = section.eval_every and done % section.eval_every == 0 and not last
-            if evaluates or last or (config.checkpoint.every and done % config.checkpoint.every == 0):
+            regular = bool(config.checkpoint.every) and done % config.checkpoint.every == 0
+            if evaluates or last or regular or done in kept:
                 self._save(done, wait=bool(evaluates) or last)  # before an evaluation, which bad data may end
             if evaluates:
                 self._record_evaluation(done)

@@ -17,6 +17,13 @@ ADAM_EPS = 1e-8
 
 Schedule = Callable[[int], float]
 
+#: What is left of the peak rate once a part of the fall (0 to 1) is done.
+FALLS: dict[str, Callable[[float], float]] = {
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "poly": lambda done: 1 - done,
+    "wsd": lambda done: 1 - math.sqrt(done),
+}
+
 
 @dataclass(frozen=True)
 class LayerDecay:
@@ -110,6 +117,7 @@ def group_schedules(
             total_steps,
             section.warmup,
             fall=section.schedule,
+            decay=section.decay,
             layer_decay=layer_decay,
             steps_below=group.get("steps_below", 0),
         )
@@ -122,14 +130,19 @@ def schedule(
     warmup: float,
     *,
     fall: str = "cosine",
+    decay: float = 0.2,
     layer_decay: LayerDecay = NO_LAYER_DECAY,
     steps_below: int = 0,
 ) -> Schedule:
     """The multiplier of a group's peak rate at each step: linear from 0 over the warm-up, then down to 0 at the end.
 
-    ``warmup`` is a fraction of the steps. ``fall``: half a cosine (paper §4.1) or ``poly``, a straight line.
+    ``warmup`` is a fraction of the steps. ``fall``: half a cosine (paper §4.1); ``poly``, a straight line; or
+    ``wsd`` (warm-up, stable, decay; arXiv 2405.18392), which stays at the peak until the last ``decay`` of the steps
+    and then falls as 1 - sqrt(x), x the part of those done: that paper's best shape.
     """
     warmup_steps = _warmup_steps(total_steps, warmup, layer_decay, steps_below)
+    fall_steps = max(1, round(decay * total_steps)) if fall == "wsd" else total_steps
+    fall_start = max(warmup_steps, total_steps - fall_steps)
 
     def multiplier(step: int) -> float:
         if step >= total_steps:
@@ -137,8 +150,8 @@ def schedule(
         factor = layer_decay.factor(steps_below, step / total_steps)
         if step < warmup_steps:
             return factor * step / warmup_steps
-        progress = (step - warmup_steps) / (total_steps - warmup_steps)
-        return factor * (1 - progress if fall == "poly" else 0.5 * (1 + math.cos(math.pi * progress)))
+        progress = max(0, step - fall_start) / (total_steps - fall_start)
+        return factor * FALLS[fall](progress)
 
     return multiplier
 

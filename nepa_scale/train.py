@@ -18,7 +18,7 @@ if __name__ == "__main__":
     # Run as a script, Python looks for imports in this file's folder; look in the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from nepa_scale import checks, overrides, progress, runs
+from nepa_scale import branching, checks, overrides, progress, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost
 from nepa_scale.data.reporting import reporting
@@ -62,7 +62,7 @@ def check(config: RunConfig, run_dir: Path, world: World) -> None:
         *checks.check_batches(config, (config.task,), world.size),
         *runs.check_directory(run_dir, config),
     ]
-    problems += ds_config.check(config, config.task)
+    problems += [*ds_config.check(config, config.task), *branching.problems(config)]
     if config.engine.precision == "fp16" and not (has_gpu() or config.dry_run):
         problems.append(checks.FP16_NEEDS_GPU)
     if not config.dry_run:

@@ -43,14 +43,16 @@ def jobs_to_do(plan: Plan, study_dir: Path) -> list[Job]:
     for key, (run, task) in unfinished.items():
         directory = run_dir(study_dir, run.run_id).absolute()
         pretraining = f"{run.pretrained_by or run.run_id}/pretrain"
-        waits = run.init == "pretrain" and task != "pretrain" and pretraining in unfinished
+        if task == "pretrain" and run.branched_from is not None:
+            pretraining = f"{run.branched_from}/pretrain"
+        waits = run.init == "pretrain" and pretraining != key and pretraining in unfinished
         jobs.append(
             Job(
                 key=key,
                 function=functools.partial(run_task, str(directory), task),
                 folder=directory / task / "submitit",
                 after=(pretraining,) if waits else (),
-                cost=run.tasks[task].flops,
+                cost=run.tasks[task].flops - run.tasks[task].flops_inherited,
             )
         )
     return jobs

@@ -85,6 +85,8 @@ def help_text() -> str:
         "",
         *(f"{group + '=NAME':<14} {', '.join(options(group))} (default {used[group]})" for group in GROUPS),
         "study_dir=DIR  where plan, runs and report go (default studies/<study>-<grid>)",
+        "branch=true    with grid=data_size: one long pre-training serves all sizes by short decays",
+        "seeds=N        repeat every point of the grid with so many seeds",
         "dry_run=true   show the plan with its cost and create nothing; also --dry-run",
         "",
         "Keys of the choices, with their values in the default ones:",
@@ -119,6 +121,11 @@ def _show_plan(planned: Plan, request: Launch, speed: Speed) -> None:
     tasks = [task for run in planned.runs for task in run.tasks.values()]
     flops = sum(task.flops for task in tasks)
     print(f"\nto do: {len(todo)} of {len(tasks)} tasks; all tasks together: {flops:.3g} FLOPs")
+    saved = sum(task.flops_inherited for task in tasks)
+    if saved:
+        separate = sum(run.tasks["pretrain"].flops for run in planned.runs if "pretrain" in run.tasks)
+        share = f"{(separate - saved) / separate:.0%} of {separate:.3g} for separate runs"
+        print(f"branching: pre-training takes {separate - saved:.3g} FLOPs, {share}")
     if speed.flops_per_second is not None:
         seconds = {job.key: speed.seconds(int(job.cost)) or 0.0 for job in todo}
         print(f"time: {display.duration(sum(seconds.values()))} of work{_wall_clock(request, todo, seconds)}")

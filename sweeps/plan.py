@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from nepa_scale.placing import ds_config
 from nepa_scale.placing.device_memory import DeviceMemory
 from nepa_scale.placing.placement import place
 from nepa_scale.runs import check_start, is_finished
+from sweeps import branches, isoflop
 from sweeps.machine import Speed, device_memory, world_size
+from sweeps.resources import Resources, of_cluster
 from sweeps.settings import Cluster, GridSettings, Launch, StudySettings
 
 SCHEMA = 1
@@ -44,6 +46,10 @@ class PlannedTask:
     flops: int
     memory_bytes: int
     seconds: float | None
+    resources: Resources = field(default_factory=Resources)
+    """What the task asks of the machines; the default is read for plans written before this was recorded."""
+    flops_inherited: int = 0
+    """Of ``flops``, those that were done by the run from which this one branches off."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class Point:
     tasks: tuple[str, ...]
     pretrained_by: str | None = None
     """The run whose pre-training this one uses instead of an equal one of its own."""
+    branched_from: str | None = None
+    """The longer run in whose pre-training this one's begins."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ class PlannedRun:
     tasks: dict[str, PlannedTask]
     pretraining: str | None = None
     pretrained_by: str | None = None
+    branched_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,7 @@ def expand(launch: Launch) -> dict[str, Point]:
     Points that differ only in settings a run does not use (one from scratch reads no pre-training settings)
     are one run. Raises ``ConfigError`` with the problems of all points.
     """
+    launch = _resolved(launch)
     problems = _reserved(launch.pairs, launch.grid_name, launch.grid)
     points: dict[str, Point] = {}
     for name, values in _combinations(launch.grid):
@@ -111,7 +121,14 @@ def expand(launch: Launch) -> dict[str, Point]:
             points.setdefault(config.run_id, Point(config, _label(config, name, own), own, tasks))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    return points
+    return branches.connect(points, launch.study_dir / "runs") if launch.branch else points
+
+
+def _resolved(launch: Launch) -> Launch:
+    """``launch`` with the points that its rule and ``branch`` stand for."""
+    if launch.grid.rule == "isoflop":
+        launch = isoflop.with_points(launch, _point_pairs)
+    return branches.with_points(launch, _point_pairs) if launch.branch else launch
 
 
 def share_pretraining(points: dict[str, Point], earlier: Plan | None, study_dir: Path) -> dict[str, Point]:
@@ -137,7 +154,8 @@ def share_pretraining(points: dict[str, Point], earlier: Plan | None, study_dir:
 
 def price(launch: Launch, points: dict[str, Point], speed: Speed) -> Plan:
     """The plan of the expanded ``points``. Raises ``DataError`` when a data set cannot be read."""
-    devices = world_size(launch.cluster)
+    resources = of_cluster(launch.cluster)
+    launch = _resolved(launch)
     planned = tuple(
         PlannedRun(
             run_id=run_id,
@@ -145,11 +163,12 @@ def price(launch: Launch, points: dict[str, Point], speed: Speed) -> Plan:
             init=point.config.init,
             values=point.values,
             tasks={
-                task: _price_task(point.config, task, devices, device_memory(launch.cluster, point.config), speed)
+                task: _price_task(point, task, resources, device_memory(launch.cluster, point.config), speed)
                 for task in point.tasks
             },
             pretraining=_pretraining(point.config) if point.config.init == "pretrain" else None,
             pretrained_by=point.pretrained_by,
+            branched_from=point.branched_from,
         )
         for run_id, point in points.items()
     )
@@ -228,7 +247,10 @@ def run_dir(study_dir: Path, run_id: str) -> Path:
 
 
 def _read_run(content: dict[str, Any]) -> PlannedRun:
-    tasks = {name: PlannedTask(**task) for name, task in content["tasks"].items()}
+    tasks = {
+        name: PlannedTask(**{**task, "resources": Resources(**task.get("resources", {}))})
+        for name, task in content["tasks"].items()
+    }
     return PlannedRun(**{**content, "tasks": tasks})
 
 
@@ -236,17 +258,25 @@ def _axes(grid: GridSettings) -> dict[str, list[Any]]:
     return {key: values if isinstance(values, list) else [values] for key, values in grid.axes.items()}
 
 
+def _rows(grid: GridSettings) -> list[dict[str, Any]]:
+    """The settings that vary together, a point each; one without any where there are none."""
+    columns = {key: values if isinstance(values, list) else [values] for key, values in grid.zip.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)] if columns else [{}]
+
+
 def _combinations(grid: GridSettings) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name of the point or "", settings) for every point, times every combination of the axes."""
+    """(name of the point or "", settings) for every point, times every row, times every combination of the axes."""
     axes = _axes(grid)
     for name, settings in (grid.points or {"": {}}).items():
-        for values in itertools.product(*axes.values()):
-            yield name, {**settings, **dict(zip(axes, values, strict=True))}
+        for row in _rows(grid):
+            for values in itertools.product(*axes.values()):
+                yield name, {**settings, **row, **dict(zip(axes, values, strict=True))}
 
 
 def _varied(grid: GridSettings) -> tuple[str, ...]:
     """The settings that differ between runs."""
-    return tuple(dict.fromkeys([*(key for settings in grid.points.values() for key in settings), *_axes(grid)]))
+    named = [key for settings in grid.points.values() for key in settings]
+    return tuple(dict.fromkeys([*named, *grid.zip, *_axes(grid)]))
 
 
 def _reserved(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) -> list[str]:
@@ -260,9 +290,10 @@ def _reserved(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) -
         elif axis in varied:
             problems.append(f"{key}={text}: grid={name} varies this setting")
     problems += [f"grid.axes.{key}: no values" for key, values in axes.items() if not values]
+    problems += [f"grid.zip.{key}: no values" for key, values in grid.zip.items() if values == []]
     without_effect = [key for key in varied if overrides.KEYS.get(key, {}).get("orchestration")]
     problems += [f"grid.axes.{key}: changes how work is done, not its result; it cannot vary" for key in without_effect]
-    return problems if axes or grid.points else [*problems, f"grid={name}: no axes; give grid.axes.SETTING=[...]"]
+    return problems if varied else [*problems, f"grid={name}: no axes; give grid.axes.SETTING=[...]"]
 
 
 def _point_pairs(launch: Launch, values: dict[str, Any]) -> Pairs:
@@ -307,7 +338,7 @@ def _label(config: RunConfig, name: str, values: dict[str, Any]) -> str:
         for key, value in values.items()
         if key != "seed"
     ]
-    return " ".join(parts) or config.model.size
+    return " ".join(dict.fromkeys(parts)) or config.model.size  # tasks may share a setting's name and value
 
 
 def _short(value: Any) -> str:
@@ -322,14 +353,18 @@ def _pretraining(config: RunConfig) -> str:
     return config_digest(config.pretrain_identity())
 
 
-def _price_task(config: RunConfig, task: str, devices: int, memory: DeviceMemory, speed: Speed) -> PlannedTask:
-    placement = place(config, task, devices, memory)
+def _price_task(point: Point, task: str, resources: Resources, memory: DeviceMemory, speed: Speed) -> PlannedTask:
+    config = point.config
+    placement = place(config, task, resources.world_size, memory)
     cost = task_cost(config, task, activation_checkpointing=placement.activation_checkpointing)
+    inherited = branches.inherited(point, cost.flops_train) if task == "pretrain" else 0
     return PlannedTask(
         params_total=cost.params_total,
         params_backbone=cost.params_backbone,
         images=cost.images_seen,
         flops=cost.flops_train,
         memory_bytes=placement.memory.total,
-        seconds=speed.seconds(cost.flops_train),
+        seconds=speed.seconds(cost.flops_train - inherited),
+        resources=resources,
+        flops_inherited=inherited,
     )

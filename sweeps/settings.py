@@ -21,8 +21,9 @@ from nepa_scale.overrides import split_words
 
 CONF = Path(__file__).resolve().parent / "conf"
 GROUPS = ("grid", "study", "cluster")
-LAUNCH_KEYS = (*GROUPS, "study_dir", "dry_run")
-OPEN_KEYS = ("grid.axes", "grid.set", "study.run")
+LAUNCH_KEYS = (*GROUPS, "study_dir", "dry_run", "seeds", "branch")
+OPEN_KEYS = ("grid.axes", "grid.zip", "grid.set", "study.run")
+RULES = ("isoflop",)
 KIND_TEXTS = {
     "bool": "true or false",
     "int": "a whole number",
@@ -55,6 +56,11 @@ class GridSettings:
     )
     points: dict[str, Any] = field(default_factory=dict)
     """Named points instead of, or times, the axes: {label: run settings}."""
+    zip: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=about("run settings that vary together: the first values are a point, the second ones the next"),
+    )
+    rule: str | None = option("points that are worked out: isoflop = every size at every budget of FLOPs")
     set: dict[str, Any] = field(default_factory=dict, metadata=about("run settings that this grid fixes"))
 
 
@@ -71,6 +77,24 @@ class StudySettings:
     )
     epochs: list[float] = field(
         default_factory=list, metadata=about("lengths of pre-training, for grids over its length")
+    )
+    budgets: list[float] = field(
+        default_factory=list, metadata=about("FLOPs of one pre-training, for grids of equal compute")
+    )
+    learning_rates: list[float] = field(
+        default_factory=list, metadata=about("values of pretrain.base_lr, for grids over it")
+    )
+    lr_sizes: list[str] = field(
+        default_factory=list, metadata=about("rungs of the size ladder whose learning rate is searched")
+    )
+    batch_sizes: list[int] = field(
+        default_factory=list, metadata=about("images per step of pre-training, for grids over it")
+    )
+    patch_sizes: list[int] = field(
+        default_factory=list, metadata=about("sides of a patch in pixels, for grids over it")
+    )
+    resolutions: list[int] = field(
+        default_factory=list, metadata=about("sides of the images in pixels, for grids over resolution")
     )
     base_size: str = option("rung of the size ladder that grids over anything else train", "nano")
     tasks: list[str] = field(
@@ -125,6 +149,8 @@ class Tree:
     cluster: ClusterSettings = field(default_factory=LocalSettings)
     study_dir: str | None = option("where plan, runs and report go; null = studies/<study>-<grid>")
     dry_run: bool = option("show the plan with its cost and create nothing", False)
+    branch: bool = option("grid=data_size: one long pre-training serves all sizes by short decays (wsd)", False)
+    seeds: int | None = option("repeat every point of the grid with so many seeds, from 0; null = as the grid says")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +164,7 @@ class Launch:
     study_dir: Path
     dry_run: bool
     pairs: tuple[tuple[str, str], ...]
+    branch: bool = False
 
 
 def read_launch(words: Sequence[str]) -> Launch:
@@ -154,6 +181,10 @@ def read_launch(words: Sequence[str]) -> Launch:
         raise ConfigError([_first_line(error)]) from error
     _check_ranges(root.cluster)
     _check_tasks(root.study.tasks)
+    typed = tuple(pair for pair in pairs if pair not in mine)
+    _check_grid(root, choices["grid"], typed)
+    if root.seeds is not None:
+        root.grid.axes["seed"] = list(range(root.seeds))
     return Launch(
         grid_name=choices["grid"],
         grid=root.grid,
@@ -161,7 +192,8 @@ def read_launch(words: Sequence[str]) -> Launch:
         cluster=cast(Cluster, root.cluster),
         study_dir=Path(root.study_dir or f"studies/{root.study.name}-{choices['grid']}"),
         dry_run=root.dry_run,
-        pairs=tuple(pair for pair in pairs if pair not in mine),
+        pairs=typed,
+        branch=root.branch,
     )
 
 
@@ -257,6 +289,27 @@ def _check_ranges(cluster: ClusterSettings) -> None:
         for key, value in numbers.items()
         if value < 0 or (value == 0 and key not in may_be_zero)
     ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_grid(tree: Tree, name: str, typed: Sequence[tuple[str, str]]) -> None:
+    """Raises ``ConfigError`` where the ways to declare a grid, or its seeds, contradict one another."""
+    grid, problems = tree.grid, []
+    if grid.rule is not None and grid.rule not in RULES:
+        problems.append(f"grid.rule={grid.rule}: not one of {', '.join(RULES)}{nearest(grid.rule, RULES)}")
+    if tree.seeds is not None:
+        if tree.seeds < 1:
+            problems.append(f"seeds={tree.seeds}: must be at least 1")
+        if "seed" in {**grid.axes, **grid.zip}:
+            problems.append(f"seeds={tree.seeds}: grid={name} varies seed itself; leave out one of the two")
+        if any(key == "seed" for key, _ in typed):
+            problems.append(f"seeds={tree.seeds}: seed=N is given too; leave out one of the two")
+    lengths = {key: len(values) if isinstance(values, list) else 1 for key, values in grid.zip.items()}
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+        problems.append(f"grid.zip: settings that vary together need equally many values: {counts}")
+    problems += [f"grid.axes.{key}: in grid.zip too; leave out one of the two" for key in grid.zip if key in grid.axes]
     if problems:
         raise ConfigError(problems)
 

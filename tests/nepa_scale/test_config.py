@@ -36,9 +36,17 @@ def another_value(section: Any, leaf: str, meta: dict[str, Any]) -> Any:
     return f"{value}-other" if kind == "str" else (value or 0) + {"int": 1, "float": 0.5}[kind]
 
 
-def changed(key: str, meta: dict[str, Any], **first: Any) -> RunConfig:
-    """The defaults with ``first`` set and then one more setting changed."""
+def all_in_effect(**first: Any) -> RunConfig:
+    """The defaults with ``first`` set, and with a schedule that has a decay, without which its length says nothing."""
     config = RunConfig(**first)
+    for task in TASKS:
+        config.task_config(task).schedule = "wsd"
+    return config
+
+
+def changed(key: str, meta: dict[str, Any], **first: Any) -> RunConfig:
+    """``all_in_effect`` with one more setting changed."""
+    config = all_in_effect(**first)
     section, leaf = holder_of(config, key)
     setattr(section, leaf, another_value(section, leaf, meta))
     return config
@@ -47,14 +55,14 @@ def changed(key: str, meta: dict[str, Any], **first: Any) -> RunConfig:
 @pytest.mark.parametrize(("key", "value", "meta"), SETTINGS)
 def test_run_id_follows_result_settings_and_no_others(key: str, value: Any, meta: dict[str, Any]) -> None:
     """A setting that changes the result changes the run's identity; paths, logging and devices never do."""
-    moved = changed(key, meta).run_id != RunConfig().run_id
+    moved = changed(key, meta).run_id != all_in_effect().run_id
     assert moved is not meta["orchestration"]
 
 
 @pytest.mark.parametrize(("key", "value", "meta"), [case for case in SETTINGS if case.id != "init"])
 def test_scratch_run_is_blind_to_pretraining(key: str, value: Any, meta: dict[str, Any]) -> None:
     """A run from scratch is the same run whatever the pre-training it does not do would have been."""
-    moved = changed(key, meta, init="scratch").run_id != RunConfig(init="scratch").run_id
+    moved = changed(key, meta, init="scratch").run_id != all_in_effect(init="scratch").run_id
     assert moved is (not meta["orchestration"] and not key.startswith("pretrain."))
 
 
@@ -75,6 +83,7 @@ def test_orchestration_settings_are_exactly_these() -> None:
         "engine.compile",
     }
     sections |= {"checkpoint.every", "checkpoint.keep", "checkpoint.asynchronous"}
+    sections |= {"checkpoint.keep_steps", "checkpoint.branch_from"}
     sections |= {"log.every", "log.tensorboard", "log.pictures"}
     sections |= {f"{task}.eval_every" for task in TASKS}
     assert marked == sections | {"task", "run_dir", "pretrain_dir", "micro_batch_size", "dry_run", "force"}
@@ -174,3 +183,12 @@ def test_help_explains_every_setting(key: str, value: Any, meta: dict[str, Any])
     assert (mark == "*") is meta["orchestration"]
     assert default == to_text(value)
     assert all(choice in text for choice in meta.get("choices", ()))
+
+
+def test_the_length_of_a_decay_counts_only_where_there_is_one() -> None:
+    """A setting without effect changes no identity, and runs of before it was there keep theirs."""
+    plain = parse([])
+    assert parse(["pretrain.decay=0.3"]).run_id == plain.run_id
+    assert "pretrain.decay" not in plain.identity()
+    falling = parse(["pretrain.schedule=wsd"])
+    assert parse(["pretrain.schedule=wsd", "pretrain.decay=0.3"]).run_id != falling.run_id

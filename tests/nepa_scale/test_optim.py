@@ -186,3 +186,25 @@ def test_schedule_agrees_with_transformers_formula(total: int, fraction: float) 
             progress = float(step - warmup) / float(max(1, total - warmup))
             expected = max(0.0, 0.5 * (1.0 + math.cos(math.pi * 0.5 * 2.0 * progress)))
         assert multiplier(step) == pytest.approx(expected, abs=1e-12)
+
+
+def test_wsd_stays_at_the_peak_until_its_decay() -> None:
+    """Warm-up, then the whole rate, then 1 - sqrt over the last part (arXiv 2405.18392)."""
+    multiplier = schedule(1000, 0.1, fall="wsd", decay=0.2)
+    assert [multiplier(step) for step in (0, 50, 100, 799, 800)] == [0.0, 0.5, 1.0, 1.0, 1.0]
+    assert [multiplier(step) for step in (850, 950)] == pytest.approx([0.5, 1 - math.sqrt(0.75)])
+    assert multiplier(1000) == 0.0
+
+
+def test_wsd_of_two_lengths_is_the_same_until_the_shorter_one_falls() -> None:
+    """With a warm-up of equally many steps a long run passes through the short one's states before its decay."""
+    short, long = schedule(200, 0.2, fall="wsd", decay=0.1), schedule(1000, 0.04, fall="wsd", decay=0.1)
+    assert [short(step) for step in range(181)] == [long(step) for step in range(181)]
+    assert short(182) < long(182)
+
+
+@pytest.mark.parametrize(("total", "warmup", "decay"), [(1, 0.0, 0.01), (3, 1.0, 1.0), (10, 0.9, 0.5), (7, 0.3, 0.01)])
+def test_wsd_at_its_edges_stays_between_zero_and_one(total: int, warmup: float, decay: float) -> None:
+    """A warm-up that reaches into the decay, or a decay of less than a step, is no division by zero."""
+    multiplier = schedule(total, warmup, fall="wsd", decay=decay)
+    assert all(0 <= multiplier(step) <= 1 for step in range(total + 1))

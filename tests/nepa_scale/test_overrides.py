@@ -37,7 +37,7 @@ def problems_of(*words: str) -> list[str]:
         (
             "checkpoint=3",
             "checkpoint: a group of settings, not one; its keys: checkpoint.every, checkpoint.keep,"
-            " checkpoint.asynchronous",
+            " checkpoint.keep_steps, checkpoint.branch_from, checkpoint.asynchronous",
         ),
     ],
 )

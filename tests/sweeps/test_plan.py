@@ -14,6 +14,7 @@ from nepa_scale.placing.placement import place
 from nepa_scale.status import Status, write_status
 from sweeps import plan
 from sweeps.machine import Speed
+from sweeps.resources import Resources
 from sweeps.settings import read_launch
 
 SPEED = Speed(1e9, 10.0, "stated")
@@ -181,7 +182,7 @@ def test_saved_plan_reads_back(tmp_path: Path) -> None:
     assert plan.load(tmp_path) == planned
     content = json.loads((tmp_path / "plan.json").read_text())
     assert set(content) == {"schema", "study", "grid", "axes", "runs"}
-    fields = {"run_id", "label", "init", "values", "tasks", "pretraining", "pretrained_by"}
+    fields = {"run_id", "label", "init", "values", "tasks", "pretraining", "pretrained_by", "branched_from"}
     assert set(content["runs"][0]) == fields
     assert set(content["runs"][0]["tasks"]["pretrain"]) == {
         "params_total",
@@ -190,7 +191,29 @@ def test_saved_plan_reads_back(tmp_path: Path) -> None:
         "flops",
         "memory_bytes",
         "seconds",
+        "resources",
+        "flops_inherited",
     }
+
+
+def test_a_plan_without_resources_still_loads(tmp_path: Path) -> None:
+    """Plans written before resources were recorded are read as tasks of one process."""
+    plan.save(make_plan("study.sizes=[femto]"), tmp_path)
+    content = json.loads((tmp_path / "plan.json").read_text())
+    for run in content["runs"]:
+        for task in run["tasks"].values():
+            del task["resources"]
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    loaded = plan.load(tmp_path)
+    assert loaded is not None
+    assert {task.resources for run in loaded.runs for task in run.tasks.values()} == {Resources()}
+
+
+def test_resources_are_the_clusters() -> None:
+    """Every task asks for what the cluster's settings say."""
+    words = ("study.sizes=[femto]", "cluster=slurm", "cluster.nodes=2", "cluster.tasks_per_node=1", "cluster.mem_gb=8")
+    tasks = [task for run in make_plan(*words).runs for task in run.tasks.values()]
+    assert {task.resources for task in tasks} == {Resources(2, 1, 8, 12, 8, 4320)}
 
 
 def test_adding_points_keeps_earlier_runs() -> None:

@@ -1,0 +1,56 @@
+"""Grids of equal compute: for every budget of FLOPs the sizes of a study, each as long as the budget lasts.
+
+The optimum size of a budget is where error is least along one of its curves (Hoffmann et al., arXiv 2203.15556,
+approach 2). The batch stays as the study has it, so a length is a whole number of steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from nepa_scale import overrides
+from nepa_scale.costs import task_cost
+from nepa_scale.errors import ConfigError
+from sweeps.settings import Launch
+
+TOLERANCE = 0.01
+
+Pairs = list[tuple[str, str]]
+
+
+def with_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any]], Pairs]) -> Launch:
+    """``launch`` with a named point for every size and budget in place of its rule.
+
+    ``pairs_of`` gives the settings of one point. Raises ``ConfigError`` when a list is empty, a budget is named twice
+    or too small for whole steps to meet it within 1 %.
+    """
+    study, problems = launch.study, list[str]()
+    problems += [] if study.sizes else [f"grid={launch.grid_name}: no sizes; give study.sizes=[...]"]
+    problems += [] if study.budgets else [f"grid={launch.grid_name}: no budgets; give study.budgets=[...] in FLOPs"]
+    problems += [f"study.budgets: {budget:g} FLOPs; must be greater than 0" for budget in study.budgets if budget <= 0]
+    if len(set(study.budgets)) < len(study.budgets):
+        problems.append("study.budgets: a budget is given twice")
+    if problems:
+        raise ConfigError(problems)
+    points: dict[str, dict[str, Any]] = {}
+    for size in study.sizes:
+        step = _flops_of_a_step(pairs_of(launch, {"model.size": size, "pretrain.steps": 1}))
+        for budget in study.budgets:
+            steps = max(1, round(budget / step))
+            if abs(steps * step - budget) > TOLERANCE * budget:
+                problems.append(
+                    f"study.budgets: {budget:g} FLOPs are {budget / step:.1f} steps of {size}, which no whole number"
+                    f" meets within {TOLERANCE:.0%}; give at least {step / (2 * TOLERANCE):.2g}, or leave {size} out"
+                )
+            points[f"{size} {budget:g} FLOPs"] = {"model.size": size, "pretrain.steps": steps}
+    if problems:
+        raise ConfigError(problems)
+    grid = dataclasses.replace(launch.grid, rule=None, points={**launch.grid.points, **points})
+    return dataclasses.replace(launch, grid=grid)
+
+
+def _flops_of_a_step(pairs: Pairs) -> int:
+    """Training FLOPs of one step of pre-training."""
+    return task_cost(overrides.build(pairs, tasks=("pretrain",)), "pretrain").flops_train

@@ -1,0 +1,86 @@
+"""Grids in all the ways they can be declared."""
+
+from __future__ import annotations
+
+import pytest
+
+from nepa_scale.costs import task_cost
+from nepa_scale.errors import ConfigError
+from sweeps import plan
+from sweeps.settings import options, read_launch
+
+
+def points(*words: str) -> list[plan.Point]:
+    """The points of a command line, without controls."""
+    return list(plan.expand(read_launch(["study.scratch_control=false", *words])).values())
+
+
+def complaint(*words: str) -> str:
+    """The one complaint about a command line."""
+    with pytest.raises(ConfigError) as caught:
+        plan.expand(read_launch(words))
+    (line,) = caught.value.problems
+    return line
+
+
+def test_zipped_settings_vary_together() -> None:
+    """A resolution is that of every task at once, and one part of the label, not three."""
+    found = points("grid=resolution", "study.resolutions=[16,64]")
+    sizes = [(p.config.pretrain.image_size, p.config.probe.image_size, p.config.classify.image_size) for p in found]
+    assert sizes == [(16, 16, 16), (64, 64, 64)]
+    assert [point.label for point in found] == ["image_size=16", "image_size=64"]
+
+
+def test_zip_times_axes() -> None:
+    """Rows that vary together are multiplied by the axes beside them."""
+    found = points("grid=resolution", "study.resolutions=[16,64]", "grid.axes.model.patch_size=[4,8]")
+    assert [(p.config.pretrain.image_size, p.config.model.patch_size) for p in found] == [
+        (16, 4),
+        (16, 8),
+        (64, 4),
+        (64, 8),
+    ]
+
+
+@pytest.mark.parametrize("grid", [name for name in options("grid") if not name.startswith("ablation")])
+def test_seeds_repeat_any_grid(grid: str) -> None:
+    """seeds=N makes N runs of every point, with labels that let them be averaged."""
+    if grid == "seeds":
+        assert [point.config.seed for point in points("grid=seeds")] == [0, 1, 2, 3, 4]
+        return
+    once, thrice = points(f"grid={grid}"), points(f"grid={grid}", "seeds=3")
+    assert len(thrice) == 3 * len(once)
+    assert {point.config.seed for point in thrice} == {0, 1, 2}
+    assert {point.label for point in thrice} == {point.label for point in once}
+
+
+@pytest.mark.parametrize("budget", [3e11, 1e12, 7.7e12])
+def test_isoflop_points_meet_their_budget(budget: float) -> None:
+    """By the cost model that runs log, every size's training FLOPs are the budget, within 1 %."""
+    found = points("grid=isoflop", "study.sizes=[femto,pico,nano]", f"study.budgets=[{budget}]")
+    assert [point.config.model.size for point in found] == ["femto", "pico", "nano"]
+    flops = [task_cost(point.config, "pretrain").flops_train for point in found]
+    assert flops == pytest.approx([budget] * 3, rel=0.01)
+    assert len({point.config.pretrain.steps for point in found}) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["seeds=3", "grid=seeds"], "grid=seeds varies seed itself"),
+        (["seeds=3", "seed=1"], "seed=N is given too"),
+        (["seeds=0"], "seeds=0: must be at least 1"),
+        (["grid.rule=isoflp"], "did you mean 'isoflop'?"),
+        (["grid=resolution", "grid.zip.pretrain.image_size=[16]"], "pretrain.image_size has 1"),
+        (["grid=resolution", "grid.axes.pretrain.image_size=[16]"], "in grid.zip too"),
+        (["grid=isoflop", "study.budgets=[]"], "give study.budgets=[...]"),
+        (["grid=isoflop", "study.budgets=[-1.0]"], "must be greater than 0"),
+        (["grid=isoflop", "study.budgets=[1e12,1e12]"], "given twice"),
+        (["grid=isoflop", "study.sizes=[micro]", "study.budgets=[2.5e8]"], "no whole number meets within 1%"),
+        (["grid=lr", "study.learning_rates=[]"], "pretrain.base_lr: no values"),
+        (["grid=lr", "pretrain.base_lr=0.1"], "choose with grid.axes.pretrain.base_lr=[0.1]"),
+    ],
+)
+def test_contradictions_are_one_line(words: list[str], text: str) -> None:
+    """What cannot be meant is told in one line before any work."""
+    assert text in complaint(*words)
