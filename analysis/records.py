@@ -44,7 +44,7 @@ COUNTS = (
     ),
     *("tokens_seen", "device_count", "peak_memory_bytes"),
 )
-AMOUNTS = ("flops_train", "pretrain_flops", "wall_seconds")
+AMOUNTS = ("flops_train", "pretrain_flops", "pretrain_tokens", "wall_seconds")
 
 _NUMBER = (int, float, type(None))
 _TEXT = (str, type(None))
@@ -253,12 +253,16 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _join_pretraining(table: pd.DataFrame) -> pd.DataFrame:
-    """Name the run that pretrained each row's weights, and give the row the FLOPs of that once it is finished."""
+    """Name the run that pretrained each row's weights, and give the row what that spent once it is finished."""
     pretraining = table[table["task"] == "pretrain"]
     own = table["run_id"].where(table["run_id"].isin(pretraining["run_id"]))
     by = table["pretrained_by"].fillna(own).astype("str")
-    flops = pretraining[pretraining["state"] == FINISHED].set_index("run_id")["flops_train"]
-    return table.assign(pretrained_by=by, pretrain_flops=by.map(flops).astype("float64"))
+    spent = pretraining[pretraining["state"] == FINISHED].set_index("run_id")
+    return table.assign(
+        pretrained_by=by,
+        pretrain_flops=by.map(spent["flops_train"]).astype("float64"),
+        pretrain_tokens=by.map(spent["tokens_seen"].astype("float64")).astype("float64"),
+    )
 
 
 def _notes(table: pd.DataFrame, results: Mapping[tuple[str, str], Any]) -> Iterator[str]:

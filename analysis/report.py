@@ -26,6 +26,7 @@ from analysis.beside import answers
 from analysis.findings import Finding, comparison, find
 from analysis.records import Study, read_study, write_table
 from analysis.series import CLASSIFICATION, SEGMENTATION
+from analysis.two_axes import divided_compute
 from nepa_scale.errors import UserError
 from nepa_scale.files import write_atomically
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 after a mistake that the user can mend."""
     try:
         study = read_study(_parser().parse_args(arguments).study_dir)
-        findings = [*find(study), *answers(study)]
+        findings = [*find(study), *divided_compute(study), *answers(study)]
         _show(study, findings)
         for path in write_report(study, findings):
             print(path)

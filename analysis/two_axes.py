@@ -1,0 +1,114 @@
+"""What a study over both parameters and data says: one surface, and how compute is best divided between the two."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from analysis import text
+from analysis.findings import Finding
+from analysis.fit.estimate import Fit, Options, fit_law
+from analysis.fit.isoflop import Allocation, allocation, bias_of_parabolas, parabola_minimum
+from analysis.fit.optimal import Best, best_use
+from analysis.fit.small_sample import Interval, NoFit
+from analysis.laws.law import Array
+from analysis.laws.surfaces import CHINCHILLA
+from analysis.records import Study
+from analysis.series import CLASSIFICATION, PRETRAINED, SEGMENTATION, SHORTFALL, Target, finished
+
+FEWEST_VALUES = 3
+"""Of parameters and of data: two of each would fix both exponents without any doubt of the form."""
+SAME_BUDGET = 0.02
+"""Runs whose FLOPs differ by less than this share one budget; the isoflop grid meets its budgets within 1 %."""
+RUN_NOISE = 1e-2  # Huber's delta: seeds of small models scatter by about a per cent, outliers by more
+
+
+def divided_compute(study: Study) -> list[Finding]:
+    """A finding for each target of a study that varies parameters and pretraining data; none for others."""
+    found = []
+    for target in (CLASSIFICATION, SEGMENTATION, SHORTFALL):
+        points = surface_points(study, target)
+        if min(points["n"].nunique(), points["d"].nunique()) >= FEWEST_VALUES:
+            found.append(_finding(points, target))
+    return found
+
+
+def surface_points(study: Study, target: Target) -> pd.DataFrame:
+    """One row per finished pretrained run: n parameters, d pretraining tokens, c its FLOPs, and the error."""
+    rows = study.table[(study.table["task"] == target.task) & (study.table["init"] == PRETRAINED)]
+    usable = finished(rows, target)
+    points = pd.DataFrame(
+        {
+            "n": usable["params_backbone"].astype("float64"),
+            "d": usable["pretrain_tokens"],
+            "c": usable["pretrain_flops"],
+            "error": 1 - usable[f"metrics.{target.metric}"].astype("float64"),
+        }
+    )
+    return points.dropna()
+
+
+def _finding(points: pd.DataFrame, target: Target) -> Finding:
+    question = f"How do parameters and data together set the {target.name}?"
+    n, d, c, error = (points[name].to_numpy(float) for name in ("n", "d", "c", "error"))
+    fit = fit_law(CHINCHILLA, np.stack([n, d]), error, options=Options(RUN_NOISE))
+    if isinstance(fit, NoFit):
+        return Finding(question, "Cannot say", f"No surface was fitted: {fit.reason}.")
+    flops_per = float(np.median(c / (n * d)))
+    best = best_use(fit, float(c.max()), flops_per)
+    said = {name: f"{text.number(value)}{_within(fit.intervals[name])}" for name, value in fit.parameters.items()}
+    answer = (
+        f"{target.formula} = E + A N^{text.MINUS}alpha + B D^{text.MINUS}beta with D in tokens: E = {said['E']}, "
+        f"alpha = {said['alpha']}, beta = {said['beta']}, n = {text.counted(fit.certificate.n, 'run')}. "
+        f"{_division(best, n)}"
+    )
+    verdict = "Not shown" if fit.certificate.warnings else "Yes"
+    detail = [f"{warning[0].upper()}{warning[1:]}." for warning in fit.certificate.warnings]
+    detail += _parabolas(fit, c, n, error, best, flops_per)
+    return Finding(question, verdict, answer, " ".join(detail))
+
+
+def _division(best: Best, tried: Array) -> str:
+    if best.exponent_interval is None or not 0 < best.exponent < 1:
+        return "How compute is best divided cannot be said."
+    beyond = "" if tried.min() <= best.n <= tried.max() else ", beyond the sizes tried"
+    return (
+        f"The best size grows as N ∝ C^{text.number(best.exponent)} "
+        f"({text.LEVEL} interval {text.interval(best.exponent_interval)}); at the largest budget of the study it has "
+        f"{text.count(best.n)} parameters{_sizes(best.n_interval)}{beyond}."
+    )
+
+
+def _parabolas(fit: Fit, c: Array, n: Array, error: Array, best: Best, flops_per: float) -> list[str]:
+    """The same exponent from parabolas, with the bias they have on this very grid, where budgets are equal."""
+    budget = _budgets(c)
+    if min(np.unique(budget, return_counts=True)[1]) < FEWEST_VALUES:
+        return []
+    found = allocation(budget, n, error, parabola_minimum)
+    if not isinstance(found, Allocation):
+        return [f"Parabolas at equal compute: {found.reason}."]
+
+    def surface(size: Array, data: Array) -> Array:
+        return fit.value(np.stack([size, data]))
+
+    bias = bias_of_parabolas(budget, n, surface, best.exponent, flops_per)
+    known = f"off by {text.number(bias)} on this grid without any noise" if isinstance(bias, float) else "bias unknown"
+    return [f"Parabolas at equal compute give {text.number(found.exponent)} ({known})."]
+
+
+def _budgets(c: Array) -> Array:
+    """FLOPs [n] with those that differ by less than ``SAME_BUDGET`` made equal."""
+    order = np.argsort(c)
+    apart = np.diff(np.log(c[order]), prepend=-np.inf) > SAME_BUDGET
+    group = np.empty(len(c), dtype=int)
+    group[order] = np.cumsum(apart)
+    means: Array = (np.bincount(group, weights=c) / np.maximum(np.bincount(group), 1))[group]
+    return means
+
+
+def _within(interval: Interval | None) -> str:
+    return f" ({text.interval(interval)})" if interval is not None else " (interval unknown)"
+
+
+def _sizes(interval: Interval | None) -> str:
+    return f" ({text.count(interval.low)} to {text.count(interval.high)})" if interval is not None else ""

@@ -1,0 +1,80 @@
+"""A study over parameters and data: the surface put in comes back as sentences, with its doubts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from study_files import result, write_json, write_task
+
+from analysis.records import read_study
+from analysis.series import CLASSIFICATION
+from analysis.two_axes import divided_compute, surface_points
+
+E, A, B, ALPHA, BETA = 0.05, 8.0, 40.0, 0.25, 0.35
+FLOPS_PER = 6.3
+Data = Callable[[int], list[float]]
+
+
+def write(path: Path, sizes: list[int], data: Data, noise: float = 0.003) -> Path:
+    """A study of ``sizes``, each on ``data(size)`` pretraining tokens."""
+    random, planned = np.random.default_rng(0), []
+    for params in sizes:
+        for tokens in data(params):
+            run_id = f"n{params}-d{tokens:.0f}"
+            error = (E + A * params**-ALPHA + B * tokens**-BETA) * math.exp(random.normal(0, noise))
+            pretrain = result(run_id, "pretrain", "pretrain", str(params), params, 0, {"skill": 0.5})
+            pretrain |= {"tokens_seen": round(tokens), "flops_train": FLOPS_PER * params * tokens}
+            write_task(path, run_id, "pretrain", pretrain)
+            top1 = {"top1": 1 - error, "top1_majority": 0.1}
+            write_task(path, run_id, "classify", result(run_id, "classify", "pretrain", str(params), params, 0, top1))
+            planned.append({"run_id": run_id, "label": run_id, "init": "pretrain", "values": {}, "tasks": {}})
+    axes = ["model.size", "pretrain.num_images"]
+    write_json(path / "plan.json", {"schema": 1, "study": "s", "grid": "g", "axes": axes, "runs": planned})
+    return path
+
+
+def test_the_surface_comes_back(tmp_path: Path) -> None:
+    """Six sizes on six amounts of data: floor, exponents and the best division, each with an interval."""
+    sizes = [round(size) for size in np.geomspace(1e4, 1e8, 6)]
+    study = read_study(write(tmp_path, sizes, lambda size: list(np.geomspace(1e6, 1e10, 6))))
+    assert len(surface_points(study, CLASSIFICATION)) == 36
+    finding, skill = divided_compute(study)
+    assert finding.question == "How do parameters and data together set the classification error?"
+    assert finding.verdict == "Yes"
+    assert skill.verdict == "Cannot say" and "all values are equal" in skill.answer
+    for start, truth in {"alpha = ": ALPHA, "beta = ": BETA, "N ∝ C^": BETA / (ALPHA + BETA)}.items():
+        stated = float(finding.answer.partition(start)[2].split()[0])
+        assert stated == pytest.approx(truth, abs=0.03)
+    assert "n = 36 runs" in finding.answer
+
+
+def test_equal_budgets_give_parabolas_with_their_bias(tmp_path: Path) -> None:
+    """Runs of equal compute also get the exponent of parabolas, and how far these are off without noise."""
+    budgets = np.geomspace(1e12, 1e16, 5)
+    sizes = [round(size) for size in np.geomspace(1e3, 3e8, 18)]
+
+    def data(size: int) -> list[float]:
+        best = 0.5 * budgets**0.5
+        return [budget / (FLOPS_PER * size) for budget, n in zip(budgets, best, strict=True) if n / 40 < size < n * 40]
+
+    finding = divided_compute(read_study(write(tmp_path, sizes, data, noise=0.001)))[0]
+    assert "Parabolas at equal compute" in finding.detail
+
+
+def test_one_axis_is_no_surface(tmp_path: Path) -> None:
+    """Sizes on one amount of data, or one size on several: nothing is said."""
+    sizes = [10_000, 100_000, 1_000_000, 10_000_000]
+    assert divided_compute(read_study(write(tmp_path / "sizes", sizes, lambda size: [1e8]))) == []
+    assert divided_compute(read_study(write(tmp_path / "data", [10_000], lambda size: [1e6, 1e7, 1e8, 1e9]))) == []
+
+
+def test_too_few_runs_are_refused(tmp_path: Path) -> None:
+    """Three runs on a diagonal vary both, and cannot carry five parameters."""
+    path = write(tmp_path, [10_000, 100_000, 1_000_000], lambda size: [100.0 * size])
+    finding = divided_compute(read_study(path))[0]
+    assert finding.verdict == "Cannot say"
+    assert "needs 6" in finding.answer
