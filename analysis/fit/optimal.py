@@ -34,22 +34,32 @@ def best_use(fit: Fit, budget: float, flops_per: float = FLOPS_PER) -> Best:
     exponent, log_n = _optimum(fit.theta[None], budget, flops_per)
     n = float(np.exp(log_n[0]))
     d = budget / (flops_per * n)
-    intervals: tuple[Interval | None, ...] = (None, None, None)
-    if len(fit.resampled):
-        exponents, logs = _optimum(fit.resampled, budget, flops_per)
-        sizes, none = np.exp(logs), np.empty(0)
-        intervals = (
-            bca_interval(n, sizes, none, fit.options.confidence),
-            bca_interval(d, budget / (flops_per * sizes), none, fit.options.confidence),
-            bca_interval(float(exponent[0]), exponents, none, fit.options.confidence),
-        )
+    exponents, logs = _optimum(fit.resampled, budget, flops_per) if len(fit.resampled) else (np.empty(0), np.empty(0))
+    sizes = np.exp(logs)
     value = float(fit.value(np.array([[n], [d]]))[0])
-    return Best(n, d, value, intervals[0], intervals[1], float(exponent[0]), intervals[2])
+    confidence = fit.options.confidence
+    return Best(
+        n,
+        d,
+        value,
+        _interval(n, sizes, confidence),
+        _interval(d, budget / (flops_per * sizes), confidence),
+        float(exponent[0]),
+        _interval(float(exponent[0]), exponents, confidence),
+    )
+
+
+def _interval(estimate: float, draws: Array, confidence: float) -> Interval | None:
+    """The bias-corrected interval; None where more resamples than a tail holds have no optimum at all."""
+    real = draws[np.isfinite(draws)]
+    if not np.isfinite(estimate) or len(draws) - len(real) > len(draws) * (1 - confidence) / 2:
+        return None
+    return bca_interval(estimate, real, np.empty(0), confidence)
 
 
 def _optimum(theta: Array, budget: float, flops_per: float) -> tuple[Array, Array]:
-    """The exponent [S] and log N* [S] of laws ``theta`` [S, 5]."""
-    _, log_a, log_b, alpha, beta = theta.T
+    """The exponent [S] and log N* [S] of laws ``theta`` [S, 5]; NaN where the loss does not fall with both."""
+    _, log_a, log_b, alpha, beta = np.where((theta[:, 3:] > 0).all(axis=1, keepdims=True), theta, np.nan).T
     exponent = beta / (alpha + beta)
     log_ratio = (np.log(alpha) + log_a - np.log(beta) - log_b) / (alpha + beta)
     return exponent, log_ratio + exponent * np.log(budget / flops_per)

@@ -137,6 +137,18 @@ def test_best_use_is_where_the_loss_is_lowest() -> None:
     assert 6 * best.n * best.d == pytest.approx(1e21)
 
 
+def test_no_best_use_of_what_does_not_help() -> None:
+    """A loss that rises with data has no best division of compute: no number, no interval, no warning of numpy's."""
+    columns = grid(5, 5)
+    y = 0.5 + 8 * columns[0] ** -0.3 + 1e-4 * columns[1] ** 0.2
+    fit = fit_law(CHINCHILLA, columns, y, options=Options(bootstrap=50))
+    assert isinstance(fit, Fit)
+    assert fit.parameters["beta"] < 0
+    best = best_use(fit, 1e20)
+    assert np.isnan([best.n, best.d, best.exponent]).all()
+    assert best.n_interval is None and best.exponent_interval is None
+
+
 @pytest.mark.parametrize("sizes", [[1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0]])
 def test_no_optimum_where_none_lies_inside(sizes: list[float]) -> None:
     """Three sizes, or a loss that only falls: no minimum is made up, and the reason is told."""
