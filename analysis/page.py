@@ -105,8 +105,8 @@ def _downstream(study: Study) -> list[Any]:
 
 
 def _superscript(sentence: str) -> Markup:
-    """Escape ``sentence`` and raise the exponents written as ``N^0.2``."""
-    return Markup(re.sub(rf"\^({text.MINUS}?[\d.]+\d)", r"<sup>\1</sup>", str(escape(sentence))))
+    """Escape ``sentence`` and raise the exponents written as ``N^0.2`` or ``N^alpha``."""
+    return Markup(re.sub(rf"\^({text.MINUS}?(?:[\d.]+\d|alpha|beta))", r"<sup>\1</sup>", str(escape(sentence))))
 
 
 def _data_uri(plot: Plot) -> str:
