@@ -16,11 +16,11 @@ from nepa_scale.costs import task_cost
 from nepa_scale.errors import ConfigError, UserError
 from nepa_scale.files import read_json, write_json
 from nepa_scale.placing import ds_config
-from nepa_scale.placing.device_memory import DeviceMemory
-from nepa_scale.placing.placement import place
+from nepa_scale.placing.placement import Placement
 from nepa_scale.runs import check_start, is_finished
 from sweeps import branches, isoflop
-from sweeps.machine import Speed, device_memory, world_size
+from sweeps.machine import Speed
+from sweeps.placements import Placements
 from sweeps.resources import Resources, of_cluster
 from sweeps.settings import Cluster, GridSettings, Launch, StudySettings
 
@@ -155,6 +155,7 @@ def share_pretraining(points: dict[str, Point], earlier: Plan | None, study_dir:
 def price(launch: Launch, points: dict[str, Point], speed: Speed) -> Plan:
     """The plan of the expanded ``points``. Raises ``DataError`` when a data set cannot be read."""
     resources = of_cluster(launch.cluster)
+    placed = Placements(launch.cluster)
     launch = _resolved(launch)
     planned = tuple(
         PlannedRun(
@@ -163,8 +164,7 @@ def price(launch: Launch, points: dict[str, Point], speed: Speed) -> Plan:
             init=point.config.init,
             values=point.values,
             tasks={
-                task: _price_task(point, task, resources, device_memory(launch.cluster, point.config), speed)
-                for task in point.tasks
+                task: _price_task(point, task, resources, placed.of(point.config, task), speed) for task in point.tasks
             },
             pretraining=_pretraining(point.config) if point.config.init == "pretrain" else None,
             pretrained_by=point.pretrained_by,
@@ -198,12 +198,11 @@ def check(points: Iterable[Point], devices: int) -> None:
 
 def too_large(points: Iterable[Point], cluster: Cluster) -> list[str]:
     """A line for every task that a device of ``cluster`` cannot hold."""
-    devices = world_size(cluster)
+    placed = Placements(cluster)
     lines = []
     for point in points:
-        memory = device_memory(cluster, point.config)
         for task in point.tasks:
-            problem = place(point.config, task, devices, memory).problem
+            problem = placed.of(point.config, task).problem
             lines += [f"{point.label} {task}: {problem}"] if problem is not None else []
     return list(dict.fromkeys(lines))
 
@@ -353,10 +352,8 @@ def _pretraining(config: RunConfig) -> str:
     return config_digest(config.pretrain_identity())
 
 
-def _price_task(point: Point, task: str, resources: Resources, memory: DeviceMemory, speed: Speed) -> PlannedTask:
-    config = point.config
-    placement = place(config, task, resources.world_size, memory)
-    cost = task_cost(config, task, activation_checkpointing=placement.activation_checkpointing)
+def _price_task(point: Point, task: str, resources: Resources, placement: Placement, speed: Speed) -> PlannedTask:
+    cost = task_cost(point.config, task, activation_checkpointing=placement.activation_checkpointing)
     inherited = branches.inherited(point, cost.flops_train) if task == "pretrain" else 0
     return PlannedTask(
         params_total=cost.params_total,
