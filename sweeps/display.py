@@ -17,6 +17,7 @@ from nepa_scale.config import TASKS
 from nepa_scale.files import read_json
 from nepa_scale.status import Status, read_status
 from sweeps.plan import Plan, PlannedRun, run_dir
+from sweeps.standing import LOST, Standing
 
 PLAIN_WIDTH = 140
 RESULTS = (("pretrain", "skill"), ("probe", "attentive"), ("classify", "top1"), ("segment", "miou"))
@@ -46,13 +47,27 @@ def plan_table(plan: Plan, study_dir: Path) -> Table:
     return table
 
 
-def status_table(plan: Plan, study_dir: Path) -> Table:
+def status_table(plan: Plan, tasks: Sequence[Standing]) -> Table:
     """The state of every task."""
     table = _table(f"{plan.study} study, {plan.grid} grid", TASKS, justify="left")
+    stand = {(task.run_id, task.task): task for task in tasks}
     for run in plan.runs:
-        directory = run_dir(study_dir, run.run_id)
-        cells = [state_text(read_status(directory / task)) if task in run.tasks else "" for task in TASKS]
+        cells = [state_text(stand[run.run_id, task]) if task in run.tasks else "" for task in TASKS]
         table.add_row(run_name(run), *cells)
+    return table
+
+
+def running_table(tasks: Sequence[Standing]) -> Table:
+    """What is under way: how far, how fast, how long still."""
+    table = _table("under way", ("step", "loss", "images/s", "time left"))
+    for task in tasks:
+        table.add_row(
+            f"{task.label} {task.task}",
+            f"{task.step}/{task.steps_total}",
+            "" if task.loss is None else f"{task.loss:.4g}",
+            "" if task.images_per_second is None else count(task.images_per_second),
+            duration(task.eta_seconds),
+        )
     return table
 
 
@@ -77,12 +92,10 @@ def run_name(run: PlannedRun) -> str:
     return run.label + start
 
 
-def state_text(status: Status | None) -> str:
+def state_text(task: Standing) -> str:
     """One cell: the state, and the step where work is under way."""
-    if status is None:
-        return "planned"
-    under_way = status.state in ("running", "preempted", "failed") and status.steps_total
-    return f"{status.state} {status.step}/{status.steps_total}" if under_way else status.state
+    under_way = task.state in ("running", "preempted", "failed", LOST) and task.steps_total
+    return f"{task.state} {task.step}/{task.steps_total}" if under_way else task.state
 
 
 def progress_of(run: PlannedRun, study_dir: Path) -> str:

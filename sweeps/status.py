@@ -1,59 +1,126 @@
-"""Show how far a study is: ``python sweeps/status.py STUDY_DIR``. Reads files only; may run at any time."""
+"""Show how far a study is: ``python sweeps/status.py STUDY_DIR [watch=true] [--json]``. Reads files only."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":
     # Run as a script, Python imports from this file's folder; import from the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from nepa_scale.errors import UserError
-from nepa_scale.status import read_status
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from nepa_scale.errors import UserError, nearest
 from sweeps import display, plan
+from sweeps.standing import LOST, UNDER_WAY, Standing, standings
 
 EXIT_USER_ERROR = 2
-USAGE = "usage: python sweeps/status.py STUDY_DIR"
+REFRESH_SECONDS = 2.0
+USAGE = "usage: python sweeps/status.py STUDY_DIR [watch=true] [--json]"
+HELP = f"""{USAGE}
+
+Prints the state of every task of the study, how fast the running ones are, and what failed ones said.
+watch=true  shows it anew every {REFRESH_SECONDS:.0f} s until nothing is left to do; Ctrl-C leaves, the study goes on
+--json      prints a list with an object for each task, for scripts"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    study_dir: Path
+    watch: bool
+    as_json: bool
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the state of every task of the study; returns the exit code."""
+    """Print how the study stands; returns the exit code."""
     if {"--help", "-h"} & set(words):
-        print(f"{USAGE}\n\nPrints the state of every task of the study, and what failed tasks said.")
+        print(HELP)
         return 0
     try:
-        show(_study_dir(words))
+        request = _read(words)
+        planned = _plan(request.study_dir)
+        if request.as_json:
+            tasks = standings(planned, request.study_dir)
+            print(json.dumps([dataclasses.asdict(task) for task in tasks], indent=2))
+        elif request.watch:
+            _watch(planned, request.study_dir)
+        else:
+            display.make_console().print(view(planned, request.study_dir)[0])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     return 0
 
 
-def show(study_dir: Path) -> None:
-    """Print the table of states, their counts, and the errors. Raises ``UserError`` without a plan."""
+def view(planned: plan.Plan, study_dir: Path) -> tuple[RenderableType, bool]:
+    """The table of states, what is under way, counts and errors; and whether anything is left to do."""
+    tasks = standings(planned, study_dir)
+    parts: list[RenderableType] = [display.status_table(planned, tasks)]
+    running = [task for task in tasks if task.state == "running"]
+    if running:
+        parts += ["", display.running_table(running)]
+    counts = Counter(task.state for task in tasks)
+    parts += ["", ", ".join(f"{number} {state}" for state, number in counts.most_common())]
+    parts += [Text(_complaint(task)) for task in tasks if task.reason]
+    return Group(*parts), any(task.state in UNDER_WAY for task in tasks)
+
+
+def _watch(planned: plan.Plan, study_dir: Path) -> None:
+    try:
+        with Live(console=display.make_console(), auto_refresh=False) as live:
+            going_on = True
+            while going_on:
+                shown, going_on = view(planned, study_dir)
+                live.update(shown, refresh=True)
+                if going_on:
+                    time.sleep(REFRESH_SECONDS)
+    except KeyboardInterrupt:
+        return
+
+
+def _complaint(task: Standing) -> str:
+    state = f"{task.state}: " if task.state == LOST else ""
+    return f"{task.label} {task.task} ({task.run_id}): {state}{task.reason}"
+
+
+def _plan(study_dir: Path) -> plan.Plan:
     planned = plan.load(study_dir)
     if planned is None:
         raise UserError(
             f"{study_dir}: no study here ({plan.PLAN_NAME} is missing); `python sweeps/launch.py` makes one"
         )
-    tasks = [(run, task) for run in planned.runs for task in run.tasks]
-    states = [read_status(plan.run_dir(study_dir, run.run_id) / task) for run, task in tasks]
-    console = display.make_console()
-    console.print(display.status_table(planned, study_dir))
-    counts = Counter(status.state if status is not None else "planned" for status in states)
-    print("\n" + ", ".join(f"{number} {state}" for state, number in counts.most_common()))
-    for (run, task), status in zip(tasks, states, strict=True):
-        if status is not None and status.error:
-            print(f"{run.label} {task} ({run.run_id}): {status.error}")
+    return planned
 
 
-def _study_dir(words: Sequence[str]) -> Path:
-    if len(words) != 1:
+def _read(words: Sequence[str]) -> Request:
+    """Understand the command line. Raises ``UserError``."""
+    folders, watch, as_json = [], False, False
+    for word in words:
+        key, is_setting, value = word.partition("=")
+        if word == "--json":
+            as_json = True
+        elif key == "watch" and value in ("true", "false"):
+            watch = value == "true"
+        elif key == "study_dir" or not (is_setting or word.startswith("-")):
+            folders.append(value or word)
+        else:
+            raise UserError(f"'{word}': not understood{nearest(key, ('watch', 'study_dir', '--json'))}; {USAGE}")
+    if len(folders) != 1:
         raise UserError(f"expected one study directory; {USAGE}")
-    return Path(words[0].removeprefix("study_dir="))
+    if watch and as_json:
+        raise UserError("watch=true shows a table; leave out --json, or call again for newer JSON")
+    return Request(Path(folders[0]), watch, as_json)
 
 
 if __name__ == "__main__":

@@ -45,21 +45,6 @@ def test_durations(seconds: float | None, text: str) -> None:
     assert display.duration(seconds) == text
 
 
-@pytest.mark.parametrize(
-    ("status", "text"),
-    [
-        (None, "planned"),
-        (Status("finished", 10, 10), "finished"),
-        (Status("running", 3, 10), "running 3/10"),
-        (Status("preempted", 3, 10), "preempted 3/10"),
-        (Status("failed"), "failed"),
-    ],
-)
-def test_states(status: Status | None, text: str) -> None:
-    """A state carries its step where work is under way."""
-    assert display.state_text(status) == text
-
-
 def printed(table: object) -> list[list[str]]:
     """The cells of a table on paper, line by line."""
     console = Console(file=io.StringIO(), width=140)

@@ -1,0 +1,180 @@
+"""How tasks stand, from their own files, and the command that shows it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nepa_scale.files import write_json
+from nepa_scale.status import Status, write_status
+from sweeps import display, plan, status
+from sweeps.plan import Plan, PlannedRun, PlannedTask
+from sweeps.standing import Standing, last_row, process_is_gone, standings
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+COST = PlannedTask(params_total=200, params_backbone=100, images=50, flops=10**9, memory_bytes=2**20, seconds=61.0)
+
+
+def make_study(study_dir: Path, count: int = 1) -> Plan:
+    """A planned study of ``count`` runs of two tasks."""
+    runs = tuple(
+        PlannedRun(f"femto-{i}", f"femto {i}", "pretrain", {"seed": i}, {"pretrain": COST, "classify": COST})
+        for i in range(count)
+    )
+    planned = Plan("demo", "model_size", ("seed",), runs)
+    plan.save(planned, study_dir)
+    return planned
+
+
+def write_task(study_dir: Path, run: int, task: str, state: Status, rows: list[dict[str, float]]) -> Path:
+    """Status and metrics of one task, as the trainer writes them."""
+    task_dir = study_dir / "runs" / f"femto-{run}" / task
+    write_status(task_dir, state)
+    (task_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return task_dir
+
+
+def dead_process() -> int:
+    """The number of a process that has ended."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+@pytest.mark.parametrize(
+    ("state", "step", "text"),
+    [
+        ("planned", 0, "planned"),
+        ("finished", 10, "finished"),
+        ("running", 3, "running 3/10"),
+        ("preempted", 3, "preempted 3/10"),
+        ("lost", 3, "lost 3/10"),
+    ],
+)
+def test_states(state: str, step: int, text: str) -> None:
+    """A state carries its step where work is under way."""
+    nothing = (None, None, None, None, None)
+    assert display.state_text(Standing("id", "femto", "pretrain", state, step, 10, 1, *nothing)) == text
+
+
+def test_step_speed_and_time_left(tmp_path: Path) -> None:
+    """From the last whole training row: 6 steps of 8 images at 16 images/s are 3 s; evaluations do not count."""
+    planned = make_study(tmp_path)
+    rows = [
+        {"step": 2, "images_seen": 16, "loss": -0.1, "images_per_second": 2.0},
+        {"step": 4, "images_seen": 32, "loss": -0.5, "images_per_second": 16.0},
+        {"step": 4, "images_seen": 32, "eval_loss": -0.4},
+    ]
+    task_dir = write_task(tmp_path, 0, "pretrain", Status("running", step=4, steps_total=10, attempt=1), rows)
+    with (task_dir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "images_')
+    first, second = standings(planned, tmp_path)
+    assert (first.step, first.loss, first.images_per_second, first.eta_seconds) == (4, -0.5, 16.0, 3.0)
+    assert second.state == "planned" and second.eta_seconds is None
+
+
+def test_last_row_of_a_long_file(tmp_path: Path) -> None:
+    """Only the end is read, and a row cut in two by where reading began does not matter."""
+    path = tmp_path / "metrics.jsonl"
+    row = {"images_per_second": 1.0, "padding": "x" * 300}
+    path.write_text("".join(json.dumps(row | {"step": i}) + "\n" for i in range(2000)))
+    assert last_row(path)["step"] == 1999
+    assert last_row(tmp_path / "none.jsonl") == {}
+
+
+def test_a_process_that_went_without_a_word(tmp_path: Path) -> None:
+    """Running on this machine with a dead process is lost; alive, elsewhere or unknown it is believed."""
+    planned = make_study(tmp_path)
+    task_dir = write_task(tmp_path, 0, "pretrain", Status("running", step=4, steps_total=10), [])
+    host = socket.gethostname()
+    for owner, gone in {
+        f"process {dead_process()} on {host}": True,
+        f"process {os.getpid()} on {host}": False,
+        f"process {dead_process()} on elsewhere-{host}": False,
+        "": False,
+    }.items():
+        (task_dir / ".lock.owner").write_text(owner)
+        assert process_is_gone(task_dir) is gone
+        assert standings(planned, tmp_path)[0].state == ("lost" if gone else "running")
+
+
+def test_json_has_every_task(tmp_path: Path, run: Run) -> None:
+    """A script reads state, step, loss and reason of every task; the keys are the fields of ``Standing``."""
+    make_study(tmp_path / "out", 2)
+    write_task(tmp_path / "out", 1, "pretrain", Status("failed", step=3, steps_total=9, error="no <b>space</b>"), [])
+    tasks = json.loads(run("status.py", "out", "--json").stdout)
+    assert [(task["run_id"], task["task"], task["state"]) for task in tasks] == [
+        ("femto-0", "pretrain", "planned"),
+        ("femto-0", "classify", "planned"),
+        ("femto-1", "pretrain", "failed"),
+        ("femto-1", "classify", "planned"),
+    ]
+    assert set(tasks[0]) == {field.name for field in dataclasses.fields(Standing)}
+    assert tasks[2]["reason"] == "no <b>space</b>"
+    assert "femto 1 pretrain (femto-1): no <b>space</b>" in run("status.py", "out").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["out", "wach=true"], "did you mean 'watch'"),
+        (["out", "--jsn"], "did you mean '--json'"),
+        (["out", "watch=yes"], "'watch=yes': not understood"),
+        (["out", "other"], "expected one study directory"),
+        (["out", "watch=true", "--json"], "leave out --json"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path: Path, run: Run, words: list[str], message: str) -> None:
+    """Exit code 2 and what would be right."""
+    make_study(tmp_path / "out")
+    answer = run("status.py", *words)
+    assert answer.returncode == 2
+    assert message in answer.stderr and answer.stderr.count("\n") == 1
+
+
+def test_watching_ends_with_the_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It shows a task that runs, and leaves by itself once everything is finished or failed."""
+    make_study(tmp_path)
+    row = {"step": 4, "images_seen": 32, "loss": -0.5, "images_per_second": 16.0}
+    write_task(tmp_path, 0, "pretrain", Status("running", step=4, steps_total=10), [row])
+
+    def finish() -> None:
+        time.sleep(1.0)
+        write_task(tmp_path, 0, "pretrain", Status("finished", step=10, steps_total=10), [row])
+        write_task(tmp_path, 0, "classify", Status("failed", error="boom"), [])
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    assert status.main([str(tmp_path), "watch=true"]) == 0
+    thread.join()
+    assert "1 finished, 1 failed" in capsys.readouterr().out
+
+
+def test_ctrl_c_leaves_quietly(tmp_path: Path) -> None:
+    """Watching a study that goes on ends at Ctrl-C with exit code 0 and no traceback."""
+    make_study(tmp_path)
+    script = Path(status.__file__)
+    command = [sys.executable, str(script), str(tmp_path), "watch=true"]
+    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(2.5)
+    watching.send_signal(signal.SIGINT)
+    _, errors = watching.communicate(timeout=20)
+    assert watching.returncode == 0 and errors == ""
+
+
+def test_old_status_files_are_read(tmp_path: Path) -> None:
+    """Fields that are not there yet, or no more, do not matter."""
+    planned = make_study(tmp_path)
+    write_json(tmp_path / "runs" / "femto-0" / "pretrain" / "status.json", {"state": "finished", "speed": 3})
+    assert standings(planned, tmp_path)[0].state == "finished"
