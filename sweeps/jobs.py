@@ -58,6 +58,18 @@ def jobs_to_do(plan: Plan, study_dir: Path) -> list[Job]:
     return jobs
 
 
+def selected(todo: list[Job], only: str) -> list[Job]:
+    """The jobs of ``todo`` that ``only`` names: all, those that failed, or those missing for another reason.
+
+    One that waits for a job that is not among them cannot start and is left out, too.
+    """
+    if only == "all":
+        return todo
+    failed = {job.key for job in todo if (status := read_status(task_dir(job))) and status.state == "failed"}
+    chosen = {job.key: job for job in todo if (job.key in failed) == (only == "failed")}
+    return [job for job in chosen.values() if all(parent in chosen for parent in job.after)]
+
+
 def check_unused(jobs: list[Job]) -> None:
     """Refuse to touch tasks that a process is working on. Raises ``RunError`` naming it."""
     for job in jobs:

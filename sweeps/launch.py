@@ -88,6 +88,7 @@ def help_text() -> str:
         "branch=true    with grid=data_size: one long pre-training serves all sizes by short decays",
         "seeds=N        repeat every point of the grid with so many seeds",
         "dry_run=true   show the plan with its cost and create nothing; also --dry-run",
+        "only=failed    start only what failed; only=missing: only what did not",
         "",
         "Keys of the choices, with their values in the default ones:",
     ]
@@ -117,7 +118,7 @@ def _check_study_dir(study_dir: Path) -> None:
 def _show_plan(planned: Plan, request: Launch, speed: Speed) -> None:
     console = display.make_console()
     console.print(display.plan_table(planned, request.study_dir))
-    todo = jobs.jobs_to_do(planned, request.study_dir)
+    todo = jobs.selected(jobs.jobs_to_do(planned, request.study_dir), request.only)
     tasks = [task for run in planned.runs for task in run.tasks.values()]
     flops = sum(task.flops for task in tasks)
     print(f"\nto do: {len(todo)} of {len(tasks)} tasks; all tasks together: {flops:.3g} FLOPs")
@@ -147,7 +148,7 @@ def _carry_out(request: Launch, planned: Plan, merged: Plan, points: dict[str, P
     if isinstance(cluster, SlurmSettings):
         slurm.check_available()
     with exclusive(study_dir):
-        todo = jobs.jobs_to_do(planned, study_dir)
+        todo = jobs.selected(jobs.jobs_to_do(planned, study_dir), request.only)
         if isinstance(cluster, LocalSettings):
             jobs.check_unused(todo)
         _make_embedded_data(points.values())
@@ -156,21 +157,22 @@ def _carry_out(request: Launch, planned: Plan, merged: Plan, points: dict[str, P
             overrides.save(point.config, plan.run_dir(study_dir, run_id) / "config.yaml")
         if isinstance(cluster, SlurmSettings):
             return _submit(todo, cluster, study_dir, planned.titles)
-        return _run_here(todo, local_slots(cluster), study_dir, planned)
+        return _run_here(todo, local_slots(cluster), request, planned)
 
 
-def _run_here(todo: list[Job], slots: Slots, study_dir: Path, planned: Plan) -> int:
+def _run_here(todo: list[Job], slots: Slots, request: Launch, planned: Plan) -> int:
     console = display.make_console()
     for job in todo:
         jobs.put_in_line(job)
     failures, stopped = run_local(todo, planned.titles, slots, console)
-    console.print(display.results_table(planned, study_dir))
+    console.print(display.results_table(planned, request.study_dir))
     rows = [(planned.titles[job.key], error, jobs.log_file(job)) for job, error in failures]
     for line in display.failure_lines(rows):
         print(line)
     if stopped:
         print("stopped: what ran is saved; the same command continues")
-    return EXIT_FAILURE if jobs.jobs_to_do(planned, study_dir) else 0
+    left = jobs.selected(jobs.jobs_to_do(planned, request.study_dir), request.only)
+    return EXIT_FAILURE if stopped or failures or left else 0
 
 
 def _submit(todo: list[Job], settings: SlurmSettings, study_dir: Path, titles: dict[str, str]) -> int:

@@ -21,7 +21,8 @@ from nepa_scale.overrides import split_words
 
 CONF = Path(__file__).resolve().parent / "conf"
 GROUPS = ("grid", "study", "cluster")
-LAUNCH_KEYS = (*GROUPS, "study_dir", "dry_run", "seeds", "branch")
+LAUNCH_KEYS = (*GROUPS, "study_dir", "dry_run", "seeds", "branch", "only")
+ONLY = ("all", "failed", "missing")
 OPEN_KEYS = ("grid.axes", "grid.zip", "grid.set", "study.run")
 RULES = ("isoflop",)
 KIND_TEXTS = {
@@ -150,6 +151,7 @@ class Tree:
     study_dir: str | None = option("where plan, runs and report go; null = studies/<study>-<grid>")
     dry_run: bool = option("show the plan with its cost and create nothing", False)
     branch: bool = option("grid=data_size: one long pre-training serves all sizes by short decays (wsd)", False)
+    only: str = option("which unfinished tasks to start: all, failed, or missing (those that did not fail)", "all")
     seeds: int | None = option("repeat every point of the grid with so many seeds, from 0; null = as the grid says")
 
 
@@ -165,6 +167,7 @@ class Launch:
     dry_run: bool
     pairs: tuple[tuple[str, str], ...]
     branch: bool = False
+    only: str = "all"
 
 
 def read_launch(words: Sequence[str]) -> Launch:
@@ -179,6 +182,8 @@ def read_launch(words: Sequence[str]) -> Launch:
         root: Tree = OmegaConf.to_object(tree)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError([_first_line(error)]) from error
+    if root.only not in ONLY:
+        raise ConfigError([f"only={root.only}: not one of {', '.join(ONLY)}{nearest(root.only, ONLY)}"])
     _check_ranges(root.cluster)
     _check_tasks(root.study.tasks)
     typed = tuple(pair for pair in pairs if pair not in mine)
@@ -194,6 +199,7 @@ def read_launch(words: Sequence[str]) -> Launch:
         dry_run=root.dry_run,
         pairs=typed,
         branch=root.branch,
+        only=root.only,
     )
 
 

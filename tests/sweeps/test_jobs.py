@@ -76,6 +76,16 @@ def test_every_other_state_is_tried_again(femto: plan.Plan, tmp_path: Path, stat
     assert job.key in [item.key for item in jobs.jobs_to_do(femto, tmp_path)]
 
 
+def test_only_failed_or_only_missing(femto: plan.Plan, tmp_path: Path) -> None:
+    """Failed tasks and the others are two halves; what waits for a job that is left out is left out, too."""
+    todo = jobs.jobs_to_do(femto, tmp_path)
+    for one in (todo[0], todo[3]):
+        write_status(jobs.task_dir(one), Status("failed", error="boom"))
+    assert jobs.selected(todo, "all") == todo
+    assert keys(jobs.selected(todo, "failed")) == ["own/pretrain", "scratch/classify"]
+    assert keys(jobs.selected(todo, "missing")) == ["scratch/segment"]
+
+
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     """A job with a task folder."""

@@ -72,6 +72,7 @@ def test_null_resets_an_optional_key() -> None:
         ("grid=modelsize", "did you mean 'model_size'?"),
         ("study=imgnet", "did you mean 'imagenet'?"),
         ("cluster=pbs", "there are: local, slurm"),
+        ("only=faild", "only=faild: not one of all, failed, missing; did you mean 'failed'?"),
         ("study.sizs=[femto]", "unknown key 'study.sizs'; did you mean 'study.sizes'?"),
         ("study.sizes=femto", "expected a list of names: [a,b]"),
         ("study.sizes=[femto", "expected a list of names: [a,b]"),
