@@ -11,7 +11,7 @@ from analysis.fit.bootstrap import Resampling, bca_interval, resample
 from analysis.fit.certificate import Certificate, certify
 from analysis.fit.loss import SQUARED, Loss
 from analysis.fit.search import search
-from analysis.fit.small_sample import Interval, NoFit
+from analysis.fit.small_sample import Interval, NoFit, Prediction
 from analysis.laws.law import Array, Law
 
 CONFIDENCE = 0.95
@@ -26,15 +26,6 @@ class Options:
     bootstrap: int = 1000
     confidence: float = CONFIDENCE
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Band:
-    """A law at some places [m]: its value and the interval of one further observation there."""
-
-    value: Array
-    low: Array
-    high: Array
 
 
 @dataclass(frozen=True)
@@ -59,7 +50,7 @@ class Fit:
         """The law [m] at ``columns`` [V, m]."""
         return np.exp(self.law.log_value(self.theta, _columns(columns))[0])
 
-    def predict(self, columns: ArrayLike) -> Band:
+    def predict(self, columns: ArrayLike) -> Prediction:
         """Predict one further observation at ``columns`` [V, m].
 
         Its interval takes quantiles of resampled laws times resampled residuals, so it holds both what the
@@ -69,14 +60,14 @@ class Fit:
         places = _columns(columns)
         value = self.value(places)
         if not len(self.resampled):
-            return Band(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
+            return Prediction(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
         rng = np.random.default_rng(self.options.seed)
         laws = self.law.log_value(self.resampled, places)
         spare = max(1, len(self.residuals) - len(self.theta))
         noise = rng.choice(self.residuals, size=laws.shape) * np.sqrt(len(self.residuals) / spare)
         tail = (1 - self.options.confidence) / 2
         low, high = np.exp(np.quantile(laws + noise, [tail, 1 - tail], axis=0))
-        return Band(value, low, high)
+        return Prediction(value, low, high)
 
 
 def fit_law(

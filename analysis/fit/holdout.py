@@ -59,17 +59,17 @@ def hold_out(
 def score(fit: Fit, columns: Array, y: Array, n_fit: int) -> HeldOut:
     """Compare what ``fit`` predicts at ``columns`` [V, m] with ``y`` [m]."""
     band = fit.predict(columns)
-    error = band.value / y - 1
+    error = band.y / y - 1
     covered = None if np.isnan(band.low).any() else float(((band.low <= y) & (y <= band.high)).mean())
     return HeldOut(
         n_fit=n_fit,
         n=len(y),
         mean_error=float(np.abs(error).mean()),
         worst_error=float(error[np.abs(error).argmax()]),
-        rmse_log=float(np.sqrt((np.log(band.value / y) ** 2).mean())),
+        rmse_log=float(np.sqrt((np.log(band.y / y) ** 2).mean())),
         coverage=covered,
         confidence=fit.options.confidence,
-        predicted=band.value,
+        predicted=band.y,
         low=band.low,
         high=band.high,
     )
