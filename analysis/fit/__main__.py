@@ -10,19 +10,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from analysis.fit.answers import as_json
 from analysis.fit.estimate import Fit, Options, fit_law, loss_of
 from analysis.fit.holdout import HeldOut, hold_out
+from analysis.fit.optimal import best_use
 from analysis.fit.small_sample import Interval, NoFit
 from analysis.fit.table import checked, choose, numbers, read_table
 from analysis.laws.law import Array, Law
 from analysis.laws.registry import LAWS, find_law
+from analysis.laws.surfaces import CHINCHILLA
 from nepa_scale.errors import UserError
 
 EXIT_USER_ERROR = 2
@@ -40,6 +42,8 @@ class Problem:
     weights: Array | None
     clusters: NDArray[np.generic] | None
     held: NDArray[np.bool_] | None
+    at: Array | None
+    budget: float | None
     options: Options
 
 
@@ -65,28 +69,10 @@ def main(words: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     if given.json:
-        print(json.dumps(as_json(fit, held), indent=2))
+        print(json.dumps(as_json(fit, held, problem.at, problem.budget), indent=2))
     else:
-        _show(fit, held)
+        _show(fit, held, problem.at, problem.budget)
     return 0
-
-
-def as_json(fit: Fit, held: HeldOut | None) -> dict[str, Any]:
-    """The answer as plain data; what cannot be said is null.
-
-    ``parameters`` are those of all rows, with or without some held out; ``holdout`` scores a fit without these.
-    """
-    return {
-        "law": fit.law.name,
-        "formula": fit.law.formula,
-        "parameters": {
-            name: {"value": _finite(value), "interval": _bounds(fit.intervals[name])}
-            for name, value in fit.parameters.items()
-        },
-        "confidence": fit.options.confidence,
-        "certificate": _certificate(fit),
-        "holdout": _held(held),
-    }
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", metavar="COLUMN", help="weight of each row, for example 1 / variance over seeds")
     parser.add_argument("--cluster", metavar="COLUMN", help="rows that the bootstrap draws together, e.g. the size")
     parser.add_argument("--holdout", metavar="COLUMN>VALUE", help="rows to predict from the others (also <, >=, <=)")
+    parser.add_argument("--at", metavar="X[,D]", help="predict one further row at these values of --x, --d, --unique")
+    parser.add_argument("--budget", type=float, metavar="FLOPS", help="law chinchilla: best N and D, FLOPS = 6 N D")
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples; 0 = no intervals")
     parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default 0.95)")
     parser.add_argument("--seed", type=int, default=0, help="of the resampling (default 0)")
@@ -147,8 +135,32 @@ def _read(given: argparse.Namespace) -> Problem:
         if given.cluster is None
         else table[checked(table, given.cluster, given.table)].astype(str).to_numpy(),
         held=None if given.holdout is None else choose(table, given.holdout, given.table),
+        at=_place(law, given.at),
+        budget=_budget(law, given.budget),
         options=Options(given.huber, given.residual == "log", given.bootstrap, given.confidence, given.seed),
     )
+
+
+def _place(law: Law, words: str | None) -> Array | None:
+    """The place [V, 1] that ``--at`` names. Raises ``UserError``."""
+    if words is None:
+        return None
+    wanted = ",".join(name.upper() for name in law.variables)
+    try:
+        values = [float(word) for word in words.split(",")]
+    except ValueError:
+        raise UserError(f"--at {words}: give numbers: {wanted}") from None
+    if len(values) != len(law.variables) or not all(math.isfinite(value) and value > 0 for value in values):
+        raise UserError(f"--at {words}: law '{law.name}' needs {wanted}, each greater than 0")
+    return np.array(values)[:, None]
+
+
+def _budget(law: Law, budget: float | None) -> float | None:
+    if budget is not None and law is not CHINCHILLA:
+        raise UserError(f"--budget {budget:g}: only law '{CHINCHILLA.name}' divides a budget, not '{law.name}'")
+    if budget is not None and not (math.isfinite(budget) and budget > 0):
+        raise UserError(f"--budget {budget:g}: must be greater than 0")
+    return budget
 
 
 def _hold_out(problem: Problem) -> HeldOut | NoFit | None:
@@ -165,57 +177,11 @@ def _hold_out(problem: Problem) -> HeldOut | NoFit | None:
     )
 
 
-def _certificate(fit: Fit) -> dict[str, Any]:
-    own = fit.certificate
-    return {
-        "converged": own.converged,
-        "loss": own.loss,
-        "objective": loss_of(fit.options),
-        "n": own.n,
-        "left_out": own.left_out,
-        "distinct": own.distinct,
-        "gradient_norm": own.gradient_norm,
-        "starts": own.starts,
-        "starts_agreeing": own.starts_agreeing,
-        "condition_number": _finite(own.condition_number),
-        "at_bounds": list(own.at_bounds),
-        "resamples": own.resamples,
-        "resamples_failed": own.resamples_failed,
-        "warnings": list(own.warnings),
-    }
-
-
-def _held(held: HeldOut | None) -> dict[str, Any] | None:
-    if held is None:
-        return None
-    return {
-        "n_fit": held.n_fit,
-        "n": held.n,
-        "mean_relative_error": _finite(held.mean_error),
-        "worst_relative_error": _finite(held.worst_error),
-        "rmse_log": _finite(held.rmse_log),
-        "interval_coverage": held.coverage,
-        "confidence": held.confidence,
-        "predictions": [
-            {"value": _finite(value), "interval": [_finite(low), _finite(high)]}
-            for value, low, high in zip(held.predicted, held.low, held.high, strict=True)
-        ],
-    }
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _bounds(interval: Interval | None) -> list[float | None] | None:
-    return None if interval is None else [_finite(interval.low), _finite(interval.high)]
-
-
 def _left_out(rows: int) -> str:
     return f" ({rows} rows with missing values left out)" if rows else ""
 
 
-def _show(fit: Fit, held: HeldOut | None) -> None:
+def _show(fit: Fit, held: HeldOut | None, at: Array | None, budget: float | None) -> None:
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
     table = Table("parameter", "value", f"{fit.options.confidence:.0%} interval", title=f"y = {fit.law.formula}")
     for name, value in fit.parameters.items():
@@ -236,6 +202,20 @@ def _show(fit: Fit, held: HeldOut | None) -> None:
             f"held out: {held.n} rows predicted from {held.n_fit}: mean error {held.mean_error:.2%}, "
             f"worst {held.worst_error:+.2%}{covered}"
         )
+    if at is not None:
+        band = fit.predict(at)
+        console.print(f"prediction: {band.y[0]:.5g} ({band.low[0]:.5g} .. {band.high[0]:.5g})")
+    if budget is not None:
+        best = best_use(fit, budget)
+        console.print(
+            f"best use of {budget:.3g} FLOPs: x = {best.n:.3g}{_range(best.n_interval)}, "
+            f"d = {best.d:.3g}{_range(best.d_interval)}, y = {best.y:.5g}; "
+            f"x ~ C^{best.exponent:.3f}{_range(best.exponent_interval)}"
+        )
+
+
+def _range(interval: Interval | None) -> str:
+    return "" if interval is None else f" ({interval.low:.3g} .. {interval.high:.3g})"
 
 
 if __name__ == "__main__":

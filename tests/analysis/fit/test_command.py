@@ -50,6 +50,22 @@ def test_json_has_values_intervals_certificate_and_held_out_rows(
     assert capsys.readouterr().out == printed
 
 
+def test_prediction_and_best_use(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten times beyond the table the truth lies in the interval; N* and D* are those of the true law."""
+    at = ["--at", "1e11,1e13", "--budget", "1e23", "--bootstrap", "300"]
+    assert main([str(table), *FIT, *at, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    low, high = answer["prediction"]["interval"]
+    assert low < 1.8 + 480 * 1e11**-0.35 + 2000 * 1e13**-0.37 < high
+    n = (0.35 * 480 / (0.37 * 2000)) ** (1 / 0.72) * (1e23 / 6) ** (0.37 / 0.72)
+    low, high = answer["best_use"]["x"]["interval"]
+    assert low < n < high
+    assert answer["best_use"]["x"]["value"] * answer["best_use"]["d"]["value"] * 6 == pytest.approx(1e23)
+    assert main([str(table), *FIT, *at]) == 0
+    shown = capsys.readouterr().out
+    assert "prediction: " in shown and "best use of 1e+23 FLOPs" in shown
+
+
 def test_table_for_people(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without --json: parameters with intervals, what was minimised, how the starts agree."""
     assert main([str(table), *FIT, "--bootstrap", "100", "--weights", "seeds", "--cluster", "params"]) == 0
@@ -68,6 +84,10 @@ def test_table_for_people(table: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["--huber", "0"], "must be greater than 0"),
         (["--holdout", "params>1e99"], "no row is held out"),
         (["--holdout", "params>0"], "0 distinct places"),
+        (["--at", "1e9"], "needs X,D"),
+        (["--at", "1e9,big"], "give numbers: X,D"),
+        (["--at", "1e9,-1"], "greater than 0"),
+        (["--budget", "0"], "must be greater than 0"),
         (["--seed", "-1"], "at least 0"),
         (["--bootstrap", "-1"], "from 0 to"),
         (["--bootstrap", "100000000"], "from 0 to"),

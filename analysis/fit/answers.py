@@ -1,0 +1,99 @@
+"""A fit as plain data, for ``--json``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from analysis.fit.estimate import Fit, loss_of
+from analysis.fit.holdout import HeldOut
+from analysis.fit.optimal import best_use
+from analysis.fit.small_sample import Interval
+from analysis.laws.law import Array
+
+
+def as_json(fit: Fit, held: HeldOut | None, at: Array | None = None, budget: float | None = None) -> dict[str, Any]:
+    """The answer as plain data; what cannot be said is null.
+
+    ``parameters`` are those of all rows, with or without some held out; ``holdout`` scores a fit without these.
+    """
+    return {
+        "law": fit.law.name,
+        "formula": fit.law.formula,
+        "parameters": {
+            name: {"value": _finite(value), "interval": _bounds(fit.intervals[name])}
+            for name, value in fit.parameters.items()
+        },
+        "confidence": fit.options.confidence,
+        "certificate": _certificate(fit),
+        "holdout": _held(held),
+        "prediction": None if at is None else _prediction(fit, at),
+        "best_use": None if budget is None else _best_use(fit, budget),
+    }
+
+
+def _certificate(fit: Fit) -> dict[str, Any]:
+    own = fit.certificate
+    return {
+        "converged": own.converged,
+        "loss": own.loss,
+        "objective": loss_of(fit.options),
+        "n": own.n,
+        "left_out": own.left_out,
+        "distinct": own.distinct,
+        "gradient_norm": own.gradient_norm,
+        "starts": own.starts,
+        "starts_agreeing": own.starts_agreeing,
+        "condition_number": _finite(own.condition_number),
+        "at_bounds": list(own.at_bounds),
+        "resamples": own.resamples,
+        "resamples_failed": own.resamples_failed,
+        "warnings": list(own.warnings),
+    }
+
+
+def _held(held: HeldOut | None) -> dict[str, Any] | None:
+    if held is None:
+        return None
+    return {
+        "n_fit": held.n_fit,
+        "n": held.n,
+        "mean_relative_error": _finite(held.mean_error),
+        "worst_relative_error": _finite(held.worst_error),
+        "rmse_log": _finite(held.rmse_log),
+        "interval_coverage": held.coverage,
+        "confidence": held.confidence,
+        "predictions": [
+            {"value": _finite(value), "interval": [_finite(low), _finite(high)]}
+            for value, low, high in zip(held.predicted, held.low, held.high, strict=True)
+        ],
+    }
+
+
+def _prediction(fit: Fit, at: Array) -> dict[str, Any]:
+    band = fit.predict(at)
+    place = dict(zip(fit.law.variables, map(float, at[:, 0]), strict=True))
+    return {
+        "at": place,
+        "value": _finite(float(band.y[0])),
+        "interval": [_finite(float(band.low[0])), _finite(float(band.high[0]))],
+    }
+
+
+def _best_use(fit: Fit, budget: float) -> dict[str, Any]:
+    best = best_use(fit, budget)
+    answer = {
+        "x": (best.n, best.n_interval),
+        "d": (best.d, best.d_interval),
+        "exponent": (best.exponent, best.exponent_interval),
+    }
+    told = {name: {"value": _finite(value), "interval": _bounds(one)} for name, (value, one) in answer.items()}
+    return {"budget": budget, "y": _finite(best.y), **told}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _bounds(interval: Interval | None) -> list[float | None] | None:
+    return None if interval is None else [_finite(interval.low), _finite(interval.high)]
