@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import inspect
 import pickle
@@ -106,7 +107,7 @@ def to_text(value: Any) -> str:
 
 def save(config: RunConfig, path: Path) -> None:
     """Write the resolved configuration as YAML that ``load`` turns into an equal object."""
-    write_atomically(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
+    write_atomically(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True))
 
 
 def load(path: Path) -> RunConfig:

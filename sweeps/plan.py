@@ -19,6 +19,7 @@ from nepa_scale.placing import ds_config
 from nepa_scale.placing.placement import Placement
 from nepa_scale.runs import check_start, is_finished
 from sweeps import branches, isoflop
+from sweeps.configurations import Configurations
 from sweeps.machine import Speed
 from sweeps.placements import Placements
 from sweeps.resources import Resources, of_cluster
@@ -109,10 +110,11 @@ def expand(launch: Launch) -> dict[str, Point]:
     launch = _resolved(launch)
     problems = _reserved(launch.pairs, launch.grid_name, launch.grid)
     points: dict[str, Point] = {}
+    configurations = Configurations(("pretrain", *launch.study.tasks))
     for name, values in _combinations(launch.grid):
         for pairs in _variants(launch.study, _point_pairs(launch, values)):
             try:
-                config = overrides.build(pairs, tasks=("pretrain", *launch.study.tasks))
+                config = configurations.build(pairs)
             except ConfigError as error:
                 problems += error.problems
                 break  # its control from scratch would say the same again
