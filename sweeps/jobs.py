@@ -67,7 +67,10 @@ def selected(todo: list[Job], only: str) -> list[Job]:
         return todo
     failed = {job.key for job in todo if (status := read_status(task_dir(job))) and status.state == "failed"}
     chosen = {job.key: job for job in todo if (job.key in failed) == (only == "failed")}
-    return [job for job in chosen.values() if all(parent in chosen for parent in job.after)]
+    while orphans := [key for key, job in chosen.items() if any(parent not in chosen for parent in job.after)]:
+        for key in orphans:  # whose own children are orphans in the next round
+            del chosen[key]
+    return list(chosen.values())
 
 
 def check_unused(jobs: list[Job]) -> None:

@@ -86,6 +86,19 @@ def test_only_failed_or_only_missing(femto: plan.Plan, tmp_path: Path) -> None:
     assert keys(jobs.selected(todo, "missing")) == ["scratch/segment"]
 
 
+def test_a_whole_chain_is_left_out(tmp_path: Path) -> None:
+    """Where the first of a chain of three failed, neither the second nor the third is merely missing."""
+    first, second, third = (tmp_path / name / "submitit" for name in ("trunk", "branch", "fine"))
+    chain = [
+        Job(key="fine", function=print, folder=third, after=("branch",)),
+        Job(key="branch", function=print, folder=second, after=("trunk",)),
+        Job(key="trunk", function=print, folder=first),
+    ]
+    write_status(jobs.task_dir(chain[2]), Status("failed", error="boom"))
+    assert jobs.selected(chain, "missing") == []
+    assert jobs.selected(chain, "failed") == [chain[2]]
+
+
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     """A job with a task folder."""
