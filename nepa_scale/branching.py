@@ -23,7 +23,12 @@ def stable_part(settings: dict[str, Any]) -> tuple[int, int]:
     """(steps of warm-up, step at which the decay begins) of pre-training with these flat settings."""
     steps = settings["pretrain.steps"]
     warmup = round(settings["pretrain.warmup"] * steps)
-    return warmup, max(warmup, steps - max(1, round(settings["pretrain.decay"] * steps)))
+    return warmup, decay_start(steps, warmup, settings["pretrain.decay"])
+
+
+def decay_start(total_steps: int, warmup_steps: int, decay: float) -> int:
+    """The step at which the rate of schedule wsd begins to fall: for the last ``decay`` of the steps, one at least."""
+    return max(warmup_steps, total_steps - max(1, round(decay * total_steps)))
 
 
 def difference(step: int, there: dict[str, Any], here: dict[str, Any]) -> str | None:

@@ -76,13 +76,14 @@ class Trainer:
         with self.engine.readable():
             task.prepare(world, device)
         in_background = config.checkpoint.asynchronous
+        self._kept_steps = branching.kept_steps(config.checkpoint.keep_steps)
         self._checkpoints = Checkpoints(
             task_dir / "checkpoints",
             self.engine.state,
             world,
             keep=config.checkpoint.keep,
             asynchronous=device.type == "cuda" if in_background is None else in_background,
-            kept_steps=branching.kept_steps(config.checkpoint.keep_steps),
+            kept_steps=self._kept_steps,
             run_id=config.run_id,
             settings=config.identity(),
         )
@@ -116,7 +117,6 @@ class Trainer:
     def _train(self, start: int) -> bool:
         """Take the steps from ``start`` on; False when stopped before the last."""
         config, section, done = self.config, self.task.section, start
-        kept = branching.kept_steps(config.checkpoint.keep_steps)
         self._journal.status("running", start)
         self._feed = Feed(
             self.task,
@@ -152,7 +152,7 @@ class Trainer:
             self._journal.step(done)
             evaluates = section.eval_every and done % section.eval_every == 0 and not last
             regular = bool(config.checkpoint.every) and done % config.checkpoint.every == 0
-            if evaluates or last or regular or done in kept:
+            if evaluates or last or regular or done in self._kept_steps:
                 self._save(done, wait=bool(evaluates) or last)  # before an evaluation, which bad data may end
             if evaluates:
                 self._record_evaluation(done)

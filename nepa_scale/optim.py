@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nepa_scale.branching import decay_start
 from nepa_scale.config import FinetuneConfig, TaskConfig
 
 ADAM_EPS = 1e-8
@@ -141,8 +142,7 @@ def schedule(
     and then falls as 1 - sqrt(x), x the part of those done: that paper's best shape.
     """
     warmup_steps = _warmup_steps(total_steps, warmup, layer_decay, steps_below)
-    fall_steps = max(1, round(decay * total_steps)) if fall == "wsd" else total_steps
-    fall_start = max(warmup_steps, total_steps - fall_steps)
+    fall_start = decay_start(total_steps, warmup_steps, decay) if fall == "wsd" else warmup_steps
 
     def multiplier(step: int) -> float:
         if step >= total_steps:

@@ -67,25 +67,24 @@ def with_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any]], Pai
 
 def connect(points: dict[str, Point], runs_dir: Path) -> dict[str, Point]:
     """Let the pre-trainings of each seed branch off their longest; ``runs_dir`` holds the runs."""
-    trunks: dict[int, str] = {}
-    trained = {run_id: point for run_id, point in points.items() if point.config.init == "pretrain"}
-    for run_id, point in trained.items():
-        longest = trunks.setdefault(point.config.seed, run_id)
-        if _steps(point) > _steps(points[longest]):
-            trunks[point.config.seed] = run_id
+    families: dict[int, dict[str, Point]] = {}
+    for run_id, point in points.items():
+        if point.config.init == "pretrain":
+            families.setdefault(point.config.seed, {})[run_id] = point
     connected = dict(points)
-    for run_id, point in trained.items():
-        trunk = trunks[point.config.seed]
-        siblings = [each for each in trained.values() if each.config.seed == point.config.seed]
-        if run_id == trunk:
-            starts = {_start(each) for each in siblings if each is not point}
-            saving = dataclasses.replace(point.config.checkpoint, keep_steps=",".join(map(str, sorted(starts))) or None)
-            connected[run_id] = dataclasses.replace(point, config=dataclasses.replace(point.config, checkpoint=saving))
-        else:
-            folder = str((runs_dir / trunk / "pretrain").absolute())
-            saving = dataclasses.replace(point.config.checkpoint, branch_from=folder)
+    for family in families.values():
+        trunk = max(family, key=lambda run_id: _steps(family[run_id]))
+        starts = sorted({_start(point) for run_id, point in family.items() if run_id != trunk})
+        folder = str((runs_dir / trunk / "pretrain").absolute())
+        for run_id, point in family.items():
+            saving = point.config.checkpoint
+            if run_id == trunk:
+                saving = dataclasses.replace(saving, keep_steps=",".join(map(str, starts)) or None)
+            else:
+                saving = dataclasses.replace(saving, branch_from=folder)
             config = dataclasses.replace(point.config, checkpoint=saving)
-            connected[run_id] = dataclasses.replace(point, config=config, branched_from=trunk)
+            origin = None if run_id == trunk else trunk
+            connected[run_id] = dataclasses.replace(point, config=config, branched_from=origin)
     return connected
 
 

@@ -25,6 +25,7 @@ from nepa_scale.runs import exclusive
 from sweeps import display, jobs, plan, slurm
 from sweeps.local import run_local
 from sweeps.machine import Slots, Speed, local_slots, task_speed, world_size
+from sweeps.placements import Placements
 from sweeps.plan import Plan, Point
 from sweeps.schedule import Job, makespan
 from sweeps.settings import (
@@ -62,9 +63,10 @@ def launch(request: Launch) -> int:
     earlier = plan.load(request.study_dir)
     points = plan.share_pretraining(points, earlier, request.study_dir)
     speed = task_speed(request.cluster)
-    planned = plan.price(request, points, speed)
+    placed = Placements(request.cluster)
+    planned = plan.price(request, points, speed, placed)
     _show_plan(planned, request, speed)
-    too_large = plan.too_large(points.values(), request.cluster)
+    too_large = plan.too_large(points.values(), placed)
     if request.dry_run:
         for line in too_large:
             print(f"warning: {line}")

@@ -23,7 +23,7 @@ from sweeps.configurations import Configurations
 from sweeps.machine import Speed
 from sweeps.placements import Placements
 from sweeps.resources import Resources, of_cluster
-from sweeps.settings import Cluster, GridSettings, Launch, StudySettings
+from sweeps.settings import GridSettings, Launch, StudySettings
 
 SCHEMA = 1
 PLAN_NAME = "plan.json"
@@ -154,10 +154,9 @@ def share_pretraining(points: dict[str, Point], earlier: Plan | None, study_dir:
     return shared
 
 
-def price(launch: Launch, points: dict[str, Point], speed: Speed) -> Plan:
+def price(launch: Launch, points: dict[str, Point], speed: Speed, placed: Placements) -> Plan:
     """The plan of the expanded ``points``. Raises ``DataError`` when a data set cannot be read."""
     resources = of_cluster(launch.cluster)
-    placed = Placements(launch.cluster)
     launch = _resolved(launch)
     planned = tuple(
         PlannedRun(
@@ -198,9 +197,8 @@ def check(points: Iterable[Point], devices: int) -> None:
         raise ConfigError(list(dict.fromkeys(problems)))
 
 
-def too_large(points: Iterable[Point], cluster: Cluster) -> list[str]:
-    """A line for every task that a device of ``cluster`` cannot hold."""
-    placed = Placements(cluster)
+def too_large(points: Iterable[Point], placed: Placements) -> list[str]:
+    """A line for every task that a device cannot hold."""
     lines = []
     for point in points:
         for task in point.tasks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sweeps.machine import local_slots
 from sweeps.settings import Cluster, SlurmSettings
 
 
@@ -22,16 +23,6 @@ class Resources:
     mem_gb: int | None = None
     timeout_min: int | None = None
 
-    @property
-    def world_size(self) -> int:
-        """Processes that work together on the task."""
-        return self.nodes * self.tasks_per_node
-
-    @property
-    def devices(self) -> int:
-        """GPUs, or processes where there are none: what device-hours count."""
-        return self.nodes * self.gpus_per_node or self.world_size
-
 
 def of_cluster(cluster: Cluster) -> Resources:
     """What the settings of ``cluster`` give every task; on this machine a slot, whose threads its queue divides."""
@@ -44,7 +35,5 @@ def of_cluster(cluster: Cluster) -> Resources:
             mem_gb=cluster.mem_gb,
             timeout_min=cluster.timeout_min,
         )
-    from sweeps.machine import local_slots
-
     slots = local_slots(cluster)
     return Resources(gpus_per_node=int(bool(slots.gpus)), cpus_per_task=slots.threads)

@@ -83,5 +83,5 @@ def _search(loss: Loss, weights: Array, theta: Array) -> tuple[Array, NDArray[np
         return np.empty((0, len(theta))), np.empty(0, dtype=bool)
     # numpy lets go of the interpreter in its loops, so threads share the work; batches do not depend on each other.
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
-        parts = list(pool.map(lambda batch: search_resamples(batch, theta[None]), batches))
+        parts = list(pool.map(lambda batch: search_resamples(batch, theta), batches))
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import huber
 
 from analysis.fit.minimise import Rows
 from analysis.laws.law import Array, Law
@@ -41,8 +42,8 @@ class Loss:
         """Scaled loss [K] and gradient [K, P] of ``theta`` [K, P] under the weightings ``rows`` [K]."""
         residual, jacobian = self.residuals(theta)
         weights = self.weights[rows]
-        loss, influence = huber(residual, self.delta)
-        total = (weights * loss).sum(axis=1) / self.scale
+        influence = np.clip(residual, -self.delta, self.delta)
+        total = (weights * huber(self.delta, residual)).sum(axis=1) / self.scale
         gradient = -np.einsum("kn,knp->kp", weights * influence, jacobian) / self.scale
         return total, gradient
 
@@ -70,15 +71,3 @@ class Loss:
         eye = np.eye(curvature.shape[1])
         inverse: Array = np.linalg.inv(curvature + damping[:, :, None] * eye)
         return inverse
-
-
-def huber(residual: Array, delta: float) -> tuple[Array, Array]:
-    """Huber's loss and its derivative: ``r^2 / 2`` within ``delta``, ``delta (|r| - delta / 2)`` beyond."""
-    size = np.abs(residual)
-    if np.isinf(delta):
-        return residual**2 / 2, residual
-    near = size <= delta
-    return (
-        np.where(near, residual**2 / 2, delta * (size - delta / 2)),
-        np.where(near, residual, delta * np.sign(residual)),
-    )

@@ -23,12 +23,10 @@ LONGEST_MOVE = 3.0
 
 @dataclass(frozen=True)
 class Minima:
-    """Where the searches ended: theta [S, P], value [S], gradient [S, P], and the steps [S] they took."""
+    """Where the searches ended: theta [S, P] and value [S]."""
 
     theta: Array
     value: Array
-    gradient: Array
-    steps: Array
 
 
 def minimise(objective: Objective, start: Array, rows: Rows, inverse_hessian: Array, tolerance: float = 1e-9) -> Minima:
@@ -40,7 +38,6 @@ def minimise(objective: Objective, start: Array, rows: Rows, inverse_hessian: Ar
     """
     theta, scale = start.copy(), inverse_hessian.copy()
     value, gradient = objective(theta, rows)
-    steps = np.zeros(len(theta))
     active = np.flatnonzero(np.isfinite(value) & np.isfinite(gradient).all(axis=1))
     for _ in range(MAX_STEPS):
         active = active[np.abs(gradient[active]).max(axis=1) > tolerance] if len(active) else active
@@ -63,10 +60,9 @@ def minimise(objective: Objective, start: Array, rows: Rows, inverse_hessian: Ar
         gained = value[active] - new_value[moved]
         theta[active] += step
         value[active], gradient[active] = new_value[moved], new_gradient[moved]
-        steps[active] += 1
         stalled = gained <= 1e-15 * np.abs(value[active])
         active = active[~stalled]
-    return Minima(theta, value, gradient, steps)
+    return Minima(theta, value)
 
 
 def _shortened(direction: Array, slope: Array) -> tuple[Array, Array]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from analysis.fit.loss import Loss
@@ -86,19 +87,9 @@ def _polished(loss: Loss, theta: Array, values: Array) -> tuple[Array, Array]:
     return theta, values
 
 
-def search_resamples(loss: Loss, near: Array) -> tuple[Array, Array]:
-    """Best theta [W, P] of every weighting from the starts ``near`` [K, P], and whether each ended well [W].
-
-    A search that a start leads astray is outdone by the others; one has failed when none of its starts ends
-    with a finite loss and parameters.
-    """
-    best_theta = np.full((len(loss.weights), near.shape[1]), np.nan)
-    best = np.full(len(loss.weights), np.inf)
+def search_resamples(loss: Loss, start: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """Best theta [W, P] of every weighting from ``start`` [P], and whether its loss and parameters are finite [W]."""
     rows = np.arange(len(loss.weights))
-    for start in near:
-        theta = np.repeat(start[None], len(rows), axis=0)
-        minima = minimise(loss, theta, rows, loss.inverse_hessian(theta, rows), tolerance=1e-6)
-        better = minima.value < best
-        best = np.where(better, minima.value, best)
-        best_theta = np.where(better[:, None], minima.theta, best_theta)
-    return best_theta, np.isfinite(best) & np.isfinite(best_theta).all(axis=1)
+    theta = np.repeat(start[None], len(rows), axis=0)
+    minima = minimise(loss, theta, rows, loss.inverse_hessian(theta, rows), tolerance=1e-6)
+    return minima.theta, np.isfinite(minima.value) & np.isfinite(minima.theta).all(axis=1)

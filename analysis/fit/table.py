@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import operator
 import re
 from collections.abc import Callable
@@ -31,18 +32,21 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, on_bad_lines="error")
+        content = path.read_bytes()
+        table = pd.read_csv(
+            io.BytesIO(content), dtype=str, keep_default_na=False, skipinitialspace=True, on_bad_lines="error"
+        )
     except UnicodeDecodeError:
         raise UserError(f"{path}: not text; give a CSV file, or parquet named *.parquet") from None
     except (pd.errors.EmptyDataError, pd.errors.ParserError, OSError, ValueError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
-    _check_whole(path, table)
+    _check_whole(path, content, table)
     return table
 
 
-def _check_whole(path: Path, table: pd.DataFrame) -> None:
+def _check_whole(path: Path, content: bytes, table: pd.DataFrame) -> None:
     """Raises ``UserError`` for a file cut off in its last line, whose last number would be another."""
-    last = path.read_bytes().rstrip(b"\r\n").rpartition(b"\n")[2].decode(errors="replace")
+    last = content.rstrip(b"\r\n").rpartition(b"\n")[2].decode(errors="replace")
     if len(table) and last.count(",") < len(table.columns) - 1:
         raise UserError(
             f"{path}: line {len(table) + 1} has fewer than {len(table.columns)} cells: was the file cut off?"

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
+from slurm_cluster import VirtualCluster, missing
 
 from nepa_scale.data.info import INFO_NAME, make_info
 from nepa_scale.files import write_json
@@ -21,24 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def _slurm_cluster() -> ModuleType:
-    """The module beside this one, which no import path leads to."""
-    spec = importlib.util.spec_from_file_location("slurm_cluster", Path(__file__).with_name("slurm_cluster.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
-def running_slurm() -> Iterator[Any]:
+def running_slurm() -> Iterator[VirtualCluster]:
     """A Slurm of two virtual nodes. With NEPA_SLURM_TESTS=1 a machine that lacks it fails instead of skipping."""
-    slurm_cluster = _slurm_cluster()
-    missing = slurm_cluster.missing()
-    if missing:
+    lacking = missing()
+    if lacking:
         reason = (
-            f"no Slurm on this machine: {', '.join(missing)} not found (Debian: slurmctld slurmd slurm-client munge)"
+            f"no Slurm on this machine: {', '.join(lacking)} not found (Debian: slurmctld slurmd slurm-client munge)"
         )
         if os.environ.get("NEPA_SLURM_TESTS") == "1":
             pytest.fail(reason)
@@ -46,13 +33,13 @@ def running_slurm() -> Iterator[Any]:
     # Paths of sockets are limited to 108 characters: pytest's own folders are too deep.
     with (
         tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder,
-        slurm_cluster.VirtualCluster(Path(folder)) as cluster,
+        VirtualCluster(Path(folder)) as cluster,
     ):
         yield cluster
 
 
 @pytest.fixture
-def slurm_cluster(running_slurm: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def slurm_cluster(running_slurm: VirtualCluster, monkeypatch: pytest.MonkeyPatch) -> VirtualCluster:
     """The running Slurm, with an environment in which its commands find it."""
     for name, value in running_slurm.environment.items():
         monkeypatch.setenv(name, value)

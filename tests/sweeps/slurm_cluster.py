@@ -20,7 +20,6 @@ from pathlib import Path
 import psutil
 
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "srun")
-ACCOUNTING_DAEMONS = ("slurmdbd", "mariadbd", "mariadb-install-db", "sacct")
 SEARCHED = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 CPUS, MEMORY_MB, GPUS = 4, 8192, 4
 CONF = """
@@ -59,52 +58,29 @@ SlurmctldTimeout=30
 InactiveLimit=0
 KillWait=8
 MinJobAge=86400
-MaxArraySize={max_array}
 MaxJobCount=20000
 EnforcePartLimits=ALL
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 GresTypes=gpu
-{accounting}
 {nodes}
 PartitionName=main Nodes=virtual[1-{count}] Default=YES MaxTime=INFINITE State=UP PriorityTier=10 GraceTime=20
 PartitionName=high Nodes=virtual[1-{count}] MaxTime=INFINITE State=UP PriorityTier=100 PreemptMode=OFF
 PartitionName=short Nodes=virtual[1-{count}] MaxTime=5 State=UP PriorityTier=10
 """
-ACCOUNTING = """AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost={host}
-AccountingStoragePort={port}
-AccountingStoragePass={folder}/munge.socket
-AccountingStorageEnforce=associations"""
-DATABASE_DAEMON = """
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
-DbdHost={host}
-DbdAddr=127.0.0.1
-DbdPort={port}
-SlurmUser={user}
-LogFile={folder}/slurmdbd.log
-PidFile={folder}/slurmdbd.pid
-StorageType=accounting_storage/mysql
-StorageHost=localhost
-StorageUser=root
-StorageLoc=slurm_acct_db
-"""
 
 
-def missing(*, accounting: bool = False) -> list[str]:
+def missing() -> list[str]:
     """The programs that a cluster needs and this machine lacks."""
-    wanted = (*DAEMONS, *(ACCOUNTING_DAEMONS if accounting else ()))
-    return [name for name in wanted if shutil.which(name, path=SEARCHED) is None]
+    return [name for name in DAEMONS if shutil.which(name, path=SEARCHED) is None]
 
 
 class VirtualCluster:
     """A running Slurm. ``environment`` is what its clients need; ``with`` stops it."""
 
-    def __init__(self, folder: Path, nodes: int = 2, *, accounting: bool = False, max_array: int = 1001) -> None:
-        self.folder, self.nodes, self._accounting = folder, nodes, accounting
-        self._port, self._database_port, *self._node_ports = _free_ports(2 + nodes)
-        self._max_array = max_array
+    def __init__(self, folder: Path, nodes: int = 2) -> None:
+        self.folder, self.nodes = folder, nodes
+        self._port, *self._node_ports = _free_ports(1 + nodes)
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf"), "MASTER_ADDR": "127.0.0.1"}
 
@@ -132,13 +108,11 @@ class VirtualCluster:
             *(f"--{name}-file={path}" for name, path in paths.items()),
         )
         wait_for(socket_path.exists, 10, "munged")
-        if self._accounting:
-            self._start_database()
         conf = self.environment["SLURM_CONF"]
         self._spawn("slurmctld", "slurmctld", "-D", "-i", "-f", conf)
         wait_for(lambda: "is UP" in self.ask("scontrol", "ping"), 20, "slurmctld")
         for number in range(1, self.nodes + 1):
-            self.start_node(number)
+            self._start_node(number)
         wait_for(self.is_idle, 30, "all nodes idle")
 
     def _configure(self) -> None:
@@ -151,7 +125,6 @@ class VirtualCluster:
         key.chmod(0o600)
         host = socket.gethostname().split(".")[0]
         known = {"host": host, "folder": self.folder, "user": getpass.getuser()}
-        accounting = ACCOUNTING.format(**known, port=self._database_port) if self._accounting else ""
         nodes = "\n".join(
             f"NodeName=virtual{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS}"
             f" RealMemory={MEMORY_MB} Gres=gpu:{GPUS} State=UNKNOWN"
@@ -161,56 +134,19 @@ class VirtualCluster:
             CONF.format(
                 **known,
                 port=self._port,
-                accounting=accounting,
                 nodes=nodes,
                 count=self.nodes,
-                max_array=self._max_array,
             )
         )
         (self.folder / "gres.conf").write_text(
             f"NodeName=virtual[1-{self.nodes}] Name=gpu File={self.folder}/dev/nvidia[0-{GPUS - 1}]\n"
         )
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
-        database = self.folder / "slurmdbd.conf"
-        database.write_text(DATABASE_DAEMON.format(**known, port=self._database_port))
-        database.chmod(0o600)
 
-    def _start_database(self) -> None:
-        data, path = self.folder / "mysql", self.folder / "mysql.socket"
-        user = f"--user={getpass.getuser()}"
-        install = ("--no-defaults", user, "--auth-root-authentication-method=normal", "--skip-test-db")
-        subprocess.run(
-            [_which("mariadb-install-db"), *install, f"--datadir={data}"], check=True, capture_output=True, timeout=120
-        )
-        where = (f"--datadir={data}", f"--socket={path}", f"--pid-file={self.folder}/mysql.pid")
-        limits = ("--innodb-buffer-pool-size=64M", "--innodb-lock-wait-timeout=900", "--skip-networking")
-        self._spawn("mariadbd", "mariadbd", "--no-defaults", user, *where, *limits)
-        client = ("mariadb", "--no-defaults", "-S", str(path), "-u", "root", "-e")
-        wait_for(lambda: self._succeeds(*client, "create database if not exists slurm_acct_db"), 40, "mariadbd")
-        self._spawn("slurmdbd", "slurmdbd", "-D", MYSQL_UNIX_PORT=str(path))
-        wait_for(lambda: self._succeeds("sacctmgr", "-n", "list", "cluster"), 40, "slurmdbd")
-        user_name = getpass.getuser()
-        for words in (
-            ("cluster", "virtual"),
-            ("account", "research", "cluster=virtual"),
-            ("user", user_name, "account=research", "cluster=virtual"),
-        ):
-            self.ask("sacctmgr", "-i", "add", *words)
-
-    def _succeeds(self, *words: str) -> bool:
-        done = subprocess.run(words, env=self._env(), capture_output=True, check=False, timeout=30)
-        return done.returncode == 0
-
-    def start_node(self, number: int) -> None:
-        """Start the daemon of a node, or bring a killed one back."""
+    def _start_node(self, number: int) -> None:
+        """Start the daemon of a node."""
         (self.folder / "spool" / f"virtual{number}").mkdir(exist_ok=True)
         self._spawn(f"slurmd {number}", "slurmd", "-D", "-f", self.environment["SLURM_CONF"], "-N", f"virtual{number}")
-
-    def kill_node(self, number: int) -> None:
-        """As if its power were cut: the daemon, its steps and all their processes are gone at once."""
-        daemon = self._daemons.pop(f"slurmd {number}")
-        _kill([*self._steps(number), daemon.pid])
-        daemon.wait()
 
     def ask(self, *words: str) -> str:
         """What a client of this cluster prints, errors included."""

@@ -10,6 +10,7 @@ from nepa_scale import branching, overrides
 from nepa_scale.errors import ConfigError
 from sweeps import jobs, plan
 from sweeps.machine import Speed
+from sweeps.placements import Placements
 from sweeps.settings import read_launch
 
 SIZES = "study.data_sizes=[1024,2048,3072,4096]"
@@ -45,7 +46,7 @@ def test_each_seed_has_a_trunk_of_its_own() -> None:
 def test_four_sizes_cost_at_most_55_percent() -> None:
     """32 + 64 + 96 + 128 steps alone; by branches 128 and the decays 6, 13 and 19: 166 of 320, which is 52 %."""
     launch = read_launch(WORDS)
-    runs = plan.price(launch, plan.expand(launch), Speed(1e9, 0.0, "stated")).runs
+    runs = plan.price(launch, plan.expand(launch), Speed(1e9, 0.0, "stated"), Placements(launch.cluster)).runs
     tasks = [run.tasks["pretrain"] for run in runs]
     spent = sum(task.flops - task.flops_inherited for task in tasks)
     assert spent / sum(task.flops for task in tasks) == pytest.approx(166 / 320, abs=1e-6)
@@ -55,7 +56,7 @@ def test_four_sizes_cost_at_most_55_percent() -> None:
 def test_branches_wait_for_the_longest(tmp_path: Path) -> None:
     """The chain of jobs is trunk, branch, and what follows the branch."""
     launch = read_launch(WORDS)
-    planned = plan.price(launch, plan.expand(launch), Speed(1e9, 0.0, "stated"))
+    planned = plan.price(launch, plan.expand(launch), Speed(1e9, 0.0, "stated"), Placements(launch.cluster))
     todo = {job.key: job for job in jobs.jobs_to_do(planned, tmp_path)}
     trunk = planned.runs[-1].run_id
     for run in planned.runs[:-1]:

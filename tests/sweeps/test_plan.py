@@ -14,6 +14,7 @@ from nepa_scale.placing.placement import place
 from nepa_scale.status import Status, write_status
 from sweeps import plan
 from sweeps.machine import Speed
+from sweeps.placements import Placements
 from sweeps.resources import Resources
 from sweeps.settings import read_launch
 
@@ -23,7 +24,7 @@ SPEED = Speed(1e9, 10.0, "stated")
 def make_plan(*words: str) -> plan.Plan:
     """The priced plan of a command line."""
     launch = read_launch(words)
-    return plan.price(launch, plan.expand(launch), SPEED)
+    return plan.price(launch, plan.expand(launch), SPEED, Placements(launch.cluster))
 
 
 def problems(*words: str) -> list[str]:
@@ -104,7 +105,7 @@ def test_costs_are_those_of_the_tasks() -> None:
     """The plan repeats the cost model's numbers, and time is start-up plus FLOPs at the given speed."""
     launch = read_launch(["study.sizes=[femto]"])
     runs = plan.expand(launch)
-    for run in plan.price(launch, runs, SPEED).runs:
+    for run in plan.price(launch, runs, SPEED, Placements(launch.cluster)).runs:
         for name, task in run.tasks.items():
             config = runs[run.run_id].config
             cost = task_cost(config, name)
@@ -121,7 +122,7 @@ def test_costs_are_those_of_the_tasks() -> None:
 def test_unknown_speed_is_not_invented() -> None:
     """Where nothing is known about the devices the plan holds no times."""
     launch = read_launch(["study.sizes=[femto]"])
-    planned = plan.price(launch, plan.expand(launch), Speed(None, 0.0, "unknown"))
+    planned = plan.price(launch, plan.expand(launch), Speed(None, 0.0, "unknown"), Placements(launch.cluster))
     assert {task.seconds for run in planned.runs for task in run.tasks.values()} == {None}
 
 
