@@ -1,38 +1,24 @@
-"""A task of a run as a job: what its process does, what is left to do, and keeping ``status.json`` true."""
+"""The tasks of a plan as jobs: what is left to do, and keeping ``status.json`` true."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import signal
-import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import FrameType
 
+from nepa_scale.errors import RunError
 from nepa_scale.runs import exclusive, is_finished
 from nepa_scale.status import Status, read_status, write_status
+from sweeps import withdrawn
 from sweeps.plan import Plan, run_dir
 from sweeps.schedule import Job
-
-
-class TaskNotFinishedError(Exception):
-    """The task ended before its end; raised so that submitit and Slurm know it too."""
-
-
-def run_task(run_directory: str, task: str) -> None:
-    """Train one task of one run in this process. Raises ``TaskNotFinishedError`` unless that ends well."""
-    signal.signal(signal.SIGTERM, _leave)  # submitit ignores it; the trainer takes over once it can save
-    from nepa_scale import train
-
-    code = train.main([f"config={run_directory}/config.yaml", f"task={task}", f"run_dir={run_directory}"])
-    task_dir = Path(run_directory) / task
-    status = read_status(task_dir)
-    if not is_finished(task_dir):
-        raise TaskNotFinishedError(f"exit code {code}, state {status.state if status else 'none'}")
+from sweeps.task import PRINTED_NAME, run_task
 
 
 def jobs_to_do(plan: Plan, study_dir: Path) -> list[Job]:
-    """A job for every unfinished task of the plan; fine-tuning waits for unfinished pre-training."""
+    """A job for every unfinished task of the plan that no user has cancelled; fine-tuning waits for unfinished
+    pre-training, and where that was cancelled is not to be done either."""
     unfinished = {
         f"{run.run_id}/{task}": (run, task)
         for run in plan.runs
@@ -53,9 +39,19 @@ def jobs_to_do(plan: Plan, study_dir: Path) -> list[Job]:
                 folder=directory / task / "submitit",
                 after=(pretraining,) if waits else (),
                 cost=run.tasks[task].flops - run.tasks[task].flops_inherited,
+                resources=run.tasks[task].resources,
             )
         )
-    return jobs
+    return without_orphans(job for job in jobs if not withdrawn.is_withdrawn(task_dir(job)))
+
+
+def without_orphans(jobs: Iterable[Job]) -> list[Job]:
+    """``jobs`` without those that wait for one that is not among them."""
+    chosen = {job.key: job for job in jobs}
+    while orphans := [key for key, job in chosen.items() if any(parent not in chosen for parent in job.after)]:
+        for key in orphans:  # whose own children are orphans in the next round
+            del chosen[key]
+    return list(chosen.values())
 
 
 def selected(todo: list[Job], only: str) -> list[Job]:
@@ -66,19 +62,44 @@ def selected(todo: list[Job], only: str) -> list[Job]:
     if only == "all":
         return todo
     failed = {job.key for job in todo if (status := read_status(task_dir(job))) and status.state == "failed"}
-    chosen = {job.key: job for job in todo if (job.key in failed) == (only == "failed")}
-    while orphans := [key for key, job in chosen.items() if any(parent not in chosen for parent in job.after)]:
-        for key in orphans:  # whose own children are orphans in the next round
-            del chosen[key]
-    return list(chosen.values())
+    return without_orphans(job for job in todo if (job.key in failed) == (only == "failed"))
 
 
-def check_unused(jobs: list[Job]) -> None:
-    """Refuse to touch tasks that a process is working on. Raises ``RunError`` naming it."""
-    for job in jobs:
-        if task_dir(job).is_dir():
-            with exclusive(task_dir(job)):
-                pass
+def with_dependants(chosen: Sequence[Job], jobs: Sequence[Job]) -> list[Job]:
+    """Of ``jobs``, the ``chosen`` and all that wait for them, however far down the line."""
+    keys, grown = {job.key for job in chosen}, True
+    while grown:
+        below = {job.key for job in jobs if job.key not in keys and keys.intersection(job.after)}
+        keys, grown = keys | below, bool(below)
+    return [job for job in jobs if job.key in keys]
+
+
+def with_parents(chosen: Sequence[Job], jobs: Sequence[Job]) -> list[Job]:
+    """Of ``jobs``, the ``chosen`` and all that these wait for."""
+    by_key = {job.key: job for job in jobs}
+    keys = {job.key for job in chosen}
+    pending = list(keys)
+    while pending:
+        above = {parent for parent in by_key[pending.pop()].after if parent in by_key} - keys
+        keys |= above
+        pending += above
+    return [job for job in jobs if job.key in keys]
+
+
+def is_done(job: Job) -> bool:
+    """Whether the task has its result."""
+    return is_finished(task_dir(job))
+
+
+def is_in_use(job: Job) -> bool:
+    """Whether a process of this machine is working on the task."""
+    if not task_dir(job).is_dir():
+        return False
+    try:
+        with exclusive(task_dir(job)):
+            return False
+    except RunError:
+        return True
 
 
 def task_dir(job: Job) -> Path:
@@ -88,8 +109,8 @@ def task_dir(job: Job) -> Path:
 
 def log_file(job: Job) -> Path:
     """What the last process of ``job`` printed, or where the task's log will be."""
-    printed = sorted(job.folder.glob("*/*.err"), key=lambda path: int(path.parent.name))
-    return printed[-1] if printed else task_dir(job) / "log.txt"
+    printed = task_dir(job) / PRINTED_NAME
+    return printed if printed.exists() else task_dir(job) / "log.txt"
 
 
 def mark(job: Job, state: str, error: str | None = None) -> None:
@@ -99,20 +120,16 @@ def mark(job: Job, state: str, error: str | None = None) -> None:
 
 
 def put_in_line(job: Job) -> None:
-    """Say of a task about to wait in a queue how it stands: planned, or preempted where it had begun.
-
-    Its last process may have died without a word, for example with the machine.
-    """
-    status = read_status(task_dir(job))
-    if status is None or status.state == "failed":
-        mark(job, "planned")
-    settle(job, None, stopping=True)
+    """Say of a task that it waits in a queue; the step that it had come to stays."""
+    mark(job, "submitted")
 
 
 def settle(job: Job, error: str | None, *, stopping: bool) -> Status:
     """Make the status of a task whose process is gone say what became of it, and return it."""
     status = read_status(task_dir(job)) or Status("planned")
-    if status.state in ("submitted", "running"):
+    if status.state != "finished" and withdrawn.is_withdrawn(task_dir(job)):
+        mark(job, "failed", withdrawn.REASON)
+    elif status.state in ("submitted", "running"):
         if stopping:
             mark(job, "preempted" if status.step else "planned")
         else:
@@ -120,12 +137,20 @@ def settle(job: Job, error: str | None, *, stopping: bool) -> Status:
     return read_status(task_dir(job)) or status
 
 
+def end(job: Job, reason: str) -> None:
+    """Say of a task that its process is gone for good, and why, unless it has said so itself."""
+    if withdrawn.is_withdrawn(task_dir(job)):
+        reason = withdrawn.REASON
+    mark(job, "failed", printed_error(job) or reason)
+
+
+def not_started(parent: str) -> str:
+    """Why a task failed that waited for job ``parent``."""
+    return f"not started: {parent.rpartition('/')[2]} failed"
+
+
 def printed_error(job: Job) -> str | None:
     """The first ``error:`` line that the last process of ``job`` printed."""
     path = log_file(job)
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     return next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), None)
-
-
-def _leave(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)

@@ -22,9 +22,11 @@ from nepa_scale.data.reporting import reporting
 from nepa_scale.errors import ConfigError, UserError
 from nepa_scale.files import file_in_the_way
 from nepa_scale.runs import exclusive
-from sweeps import display, jobs, plan, slurm
-from sweeps.local import run_local
-from sweeps.machine import Slots, Speed, local_slots, task_speed, world_size
+from sweeps import display, jobs, plan
+from sweeps.clusters import save_cluster
+from sweeps.executors import executor
+from sweeps.finishing import see_through
+from sweeps.machine import Speed, local_slots, task_speed, world_size
 from sweeps.placements import Placements
 from sweeps.plan import Plan, Point
 from sweeps.schedule import Job, makespan
@@ -32,14 +34,13 @@ from sweeps.settings import (
     GROUPS,
     Launch,
     LocalSettings,
-    SlurmSettings,
     compose_tree,
     describe,
     options,
     read_launch,
 )
 
-EXIT_FAILURE, EXIT_USER_ERROR = 1, 2
+EXIT_USER_ERROR = 2
 
 
 def main(words: Sequence[str]) -> int:
@@ -91,6 +92,7 @@ def help_text() -> str:
         "seeds=N        repeat every point of the grid with so many seeds",
         "dry_run=true   show the plan with its cost and create nothing; also --dry-run",
         "only=failed    start only what failed; only=missing: only what did not",
+        "watch=false    leave once all is in line, the tasks go on; watch=true stays on Slurm, too",
         "",
         "Keys of the choices, with their values in the default ones:",
     ]
@@ -145,44 +147,22 @@ def _wall_clock(request: Launch, todo: list[Job], seconds: dict[str, float]) -> 
 
 
 def _carry_out(request: Launch, planned: Plan, merged: Plan, points: dict[str, Point]) -> int:
-    """Write the plan and the runs' configurations, and do what is not finished."""
-    study_dir, cluster = request.study_dir, request.cluster
-    if isinstance(cluster, SlurmSettings):
-        slurm.check_available()
+    """Write the plan and the runs' configurations, put in line what is not finished, and stay where that is asked."""
+    study_dir = request.study_dir
+    place = executor(request.cluster, study_dir)
+    place.check()
     with exclusive(study_dir):
+        place.settle(jobs.jobs_to_do(planned, study_dir))
         todo = jobs.selected(jobs.jobs_to_do(planned, study_dir), request.only)
-        if isinstance(cluster, LocalSettings):
-            jobs.check_unused(todo)
         _make_embedded_data(points.values())
         plan.save(merged, study_dir)
+        save_cluster(request.cluster, study_dir)
         for run_id, point in points.items():
             overrides.save(point.config, plan.run_dir(study_dir, run_id) / "config.yaml")
-        if isinstance(cluster, SlurmSettings):
-            return _submit(todo, cluster, study_dir, planned.titles)
-        return _run_here(todo, local_slots(cluster), request, planned)
-
-
-def _run_here(todo: list[Job], slots: Slots, request: Launch, planned: Plan) -> int:
-    console = display.make_console()
-    for job in todo:
-        jobs.put_in_line(job)
-    failures, stopped = run_local(todo, planned.titles, slots, console)
-    console.print(display.results_table(planned, request.study_dir))
-    rows = [(planned.titles[job.key], error, jobs.log_file(job)) for job, error in failures]
-    for line in display.failure_lines(rows):
-        print(line)
-    if stopped:
-        print("stopped: what ran is saved; the same command continues")
-    left = jobs.selected(jobs.jobs_to_do(planned, request.study_dir), request.only)
-    return EXIT_FAILURE if stopped or failures or left else 0
-
-
-def _submit(todo: list[Job], settings: SlurmSettings, study_dir: Path, titles: dict[str, str]) -> int:
-    job_ids = slurm.submit_all(todo, settings, study_dir, jobs.mark)
-    for key, job_id in job_ids.items():
-        print(f"job {job_id}  {titles[key]}")
-    print(f"{len(job_ids)} jobs on Slurm; `python sweeps/status.py {study_dir}` shows how far they are")
-    return 0
+        for line in place.submit(todo):
+            print(line)
+    watch = isinstance(request.cluster, LocalSettings) if request.watch is None else request.watch
+    return see_through(place, planned, study_dir, todo, watch=watch)
 
 
 def _check_shards(points: Iterable[Point]) -> None:

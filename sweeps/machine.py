@@ -17,11 +17,13 @@ MEASURE_SECONDS = 0.15
 
 @dataclass(frozen=True)
 class Slots:
-    """How many tasks run at once on this machine and what each may use. Without GPUs ``gpus`` is empty."""
+    """How many tasks run at once on this machine and what each may use: ``threads`` over its ``processes``, a GPU for
+    each of these. Without GPUs ``gpus`` is empty."""
 
     count: int
     threads: int
     gpus: tuple[int, ...]
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,9 @@ class Speed:
 
 def local_slots(settings: LocalSettings) -> Slots:
     """Resolve the slots of this machine: one per GPU, else as many as the threads allow."""
-    cores, gpus = usable_cores(), visible_gpus()
-    count = settings.slots or len(gpus) or max(1, cores // (settings.threads_per_slot or 1))
-    return Slots(count, settings.threads_per_slot or max(1, cores // count), gpus)
+    cores, gpus, processes = usable_cores(), visible_gpus(), settings.processes_per_task
+    count = settings.slots or len(gpus) // processes or max(1, cores // (settings.threads_per_slot or processes))
+    return Slots(count, settings.threads_per_slot or max(1, cores // count), gpus, processes)
 
 
 def usable_cores() -> int:
@@ -61,7 +63,9 @@ def visible_gpus() -> tuple[int, ...]:
 
 def world_size(settings: Cluster) -> int:
     """Processes that work together on one task."""
-    return settings.nodes * settings.tasks_per_node if isinstance(settings, SlurmSettings) else 1
+    if isinstance(settings, SlurmSettings):
+        return settings.nodes * settings.tasks_per_node
+    return settings.processes_per_task
 
 
 def device_memory(settings: Cluster, config: RunConfig) -> DeviceMemory:
@@ -72,7 +76,7 @@ def device_memory(settings: Cluster, config: RunConfig) -> DeviceMemory:
     if isinstance(settings, LocalSettings):
         slots = local_slots(settings)
         unknown = DeviceMemory(None, "state engine.device_memory_gib of one GPU", on_gpu=True)
-        return unknown if slots.gpus else host_share(slots.count)
+        return unknown if slots.gpus else host_share(slots.count * slots.processes)
     if settings.gpus_per_node or settings.mem_gb is None:
         return DeviceMemory(None, "state engine.device_memory_gib", on_gpu=bool(settings.gpus_per_node))
     return DeviceMemory(settings.mem_gb * 10**9 // settings.tasks_per_node, "cluster.mem_gb", on_gpu=False)
@@ -84,7 +88,7 @@ def task_speed(settings: Cluster) -> Speed:
     if settings.flops_per_second is not None:
         peak, source = settings.flops_per_second, "cluster.flops_per_second"
     elif slots is not None and not slots.gpus:
-        peak = measured_flops_per_second(slots.threads)
+        peak = measured_flops_per_second(max(1, slots.threads // slots.processes))
         threads = f"{slots.threads} thread{'s' if slots.threads > 1 else ''}"
         source = f"measured now: float32 matrix product on {threads}"
     else:

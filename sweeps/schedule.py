@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from sweeps.resources import Resources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,7 @@ class Job:
     folder: Path
     after: tuple[str, ...] = ()
     cost: float = 0.0
+    resources: Resources = field(default_factory=Resources)
 
 
 def by_chain(jobs: Sequence[Job]) -> list[Job]:

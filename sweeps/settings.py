@@ -21,12 +21,13 @@ from nepa_scale.overrides import split_words
 
 CONF = Path(__file__).resolve().parent / "conf"
 GROUPS = ("grid", "study", "cluster")
-LAUNCH_KEYS = (*GROUPS, "study_dir", "dry_run", "seeds", "branch", "only")
+LAUNCH_KEYS = (*GROUPS, "study_dir", "dry_run", "seeds", "branch", "only", "watch")
 ONLY = ("all", "failed", "missing")
 OPEN_KEYS = ("grid.axes", "grid.zip", "grid.set", "study.run")
 RULES = ("isoflop",)
 KIND_TEXTS = {
     "bool": "true or false",
+    "bool | None": "true or false",
     "int": "a whole number",
     "int | None": "a whole number or null",
     "float": "a number",
@@ -121,6 +122,7 @@ class LocalSettings(ClusterSettings):
 
     slots: int | None = option("tasks that run at once; null = one per GPU, or cores / threads_per_slot without GPUs")
     threads_per_slot: int | None = option("CPU threads of one task; null = cores / slots (1 where slots is null too)")
+    processes_per_task: int = option("processes (ranks) that work together on one task, one per GPU", 1)
 
 
 @dataclass(kw_only=True)
@@ -135,6 +137,11 @@ class SlurmSettings(ClusterSettings):
     cpus_per_task: int = option("cores per process", 1)
     mem_gb: int | None = option("memory per node in GB; null = the partition's default")
     timeout_min: int = option("time limit of one job in minutes", 60)
+    save_seconds: int = option("how long before the time limit a job is told to save and start again", 90)
+    max_requeues: int = option("how often a job may start again after preemption, its time limit or a lost node", 10)
+    array_parallelism: int | None = option(
+        "jobs of one array that may run at once; null = as many as there is room for"
+    )
 
 
 Cluster = LocalSettings | SlurmSettings
@@ -152,6 +159,7 @@ class Tree:
     dry_run: bool = option("show the plan with its cost and create nothing", False)
     branch: bool = option("grid=data_size: one long pre-training serves all sizes by short decays (wsd)", False)
     only: str = option("which unfinished tasks to start: all, failed, or missing (those that did not fail)", "all")
+    watch: bool | None = option("stay until all is done; null = on this machine, not on Slurm")
     seeds: int | None = option("repeat every point of the grid with so many seeds, from 0; null = as the grid says")
 
 
@@ -168,6 +176,7 @@ class Launch:
     pairs: tuple[tuple[str, str], ...]
     branch: bool = False
     only: str = "all"
+    watch: bool | None = None
 
 
 def read_launch(words: Sequence[str]) -> Launch:
@@ -200,6 +209,7 @@ def read_launch(words: Sequence[str]) -> Launch:
         pairs=typed,
         branch=root.branch,
         only=root.only,
+        watch=root.watch,
     )
 
 
@@ -289,7 +299,7 @@ def _kinds(tree: DictConfig) -> dict[str, str]:
 
 def _check_ranges(cluster: ClusterSettings) -> None:
     numbers = {key: value for key, value, _ in describe(cluster, "cluster") if isinstance(value, int | float)}
-    may_be_zero = {"cluster.startup_seconds", "cluster.gpus_per_node"}
+    may_be_zero = {"cluster.startup_seconds", "cluster.gpus_per_node", "cluster.max_requeues"}
     problems = [
         f"{key}={value}: must be {'at least' if key in may_be_zero else 'greater than'} 0"
         for key, value in numbers.items()

@@ -1,0 +1,74 @@
+"""Stop tasks of a study from any shell: ``python sweeps/cancel.py STUDY_DIR [run=PATTERN] [task=NAME]``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Run as a script, Python imports from this file's folder; import from the checkout it belongs to instead.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from nepa_scale.errors import UserError
+from sweeps import jobs, selecting, withdrawn
+from sweeps.clusters import read_cluster
+from sweeps.executors import Executor, executor
+from sweeps.schedule import Job
+
+EXIT_FAILURE, EXIT_USER_ERROR = 1, 2
+PATIENCE_SECONDS, ASK_AGAIN_SECONDS = 120.0, 2.0
+USAGE = "usage: python sweeps/cancel.py STUDY_DIR [run=PATTERN] [task=NAME]"
+HELP = f"""{USAGE}
+
+Stops tasks of a study, all that are not finished or those named, and with a pre-training all that waits for it. What
+runs saves first. A cancelled task stays so, whatever is launched, until `python sweeps/retry.py` takes it up again.
+run=PATTERN  only runs whose label or run_id fits, e.g. run='femto*'
+task=NAME    only this task"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Cancel what ``words`` name; returns the exit code."""
+    if {"--help", "-h"} & set(words):
+        print(HELP)
+        return 0
+    try:
+        return _cancel(selecting.read_selection(words, USAGE))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+def _cancel(selection: selecting.Selection) -> int:
+    planned = selecting.load(selection.study_dir)
+    keys = set(selection.keys(planned))
+    place = executor(read_cluster(selection.study_dir), selection.study_dir)
+    todo = jobs.jobs_to_do(planned, selection.study_dir)
+    chosen = jobs.with_dependants([job for job in todo if job.key in keys], todo)
+    for job in chosen:
+        withdrawn.withdraw(jobs.task_dir(job))
+    place.cancel(chosen)
+    left = _wait(place, chosen)
+    print(f"cancelled: {len(chosen) - len(left)} tasks; `python sweeps/retry.py` takes them up again")
+    for job in left:
+        print(f"still running: {planned.titles[job.key]}, which is to stop at its next step")
+    return EXIT_FAILURE if left else 0
+
+
+def _wait(place: Executor, chosen: Sequence[Job]) -> list[Job]:
+    """Wait until nobody works on ``chosen``, and say so in their status; returns those that go on."""
+    deadline, left = time.monotonic() + PATIENCE_SECONDS, list(chosen)
+    while left and time.monotonic() < deadline:
+        for job in [job for job in left if not place.works_on(job)]:
+            left.remove(job)
+            if not jobs.is_done(job):
+                jobs.end(job, withdrawn.REASON)
+        if left:
+            time.sleep(ASK_AGAIN_SECONDS)
+            place.cancel(left)
+    return left
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

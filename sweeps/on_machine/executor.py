@@ -1,0 +1,104 @@
+"""This machine as a place for tasks: a launcher's side of the queue that ``runner.py`` works off."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from nepa_scale.errors import RunError
+from nepa_scale.runs import exclusive
+from nepa_scale.status import read_status
+from sweeps import jobs
+from sweeps.on_machine import runner
+from sweeps.schedule import Job
+
+START_SECONDS = 20.0
+STOP_AGAIN_SECONDS = 5.0
+
+
+class LocalExecutor:
+    """Tasks of the study in ``study_dir`` as processes of this machine."""
+
+    def __init__(self, study_dir: Path) -> None:
+        self._study_dir = study_dir
+        self._started_at: float | None = None
+        self._asked_at = 0.0
+
+    def check(self) -> None:
+        """This machine is always there."""
+
+    def settle(self, todo: Sequence[Job]) -> None:
+        """Tasks that say they run and do not: their process, or this machine, died without a word."""
+        if not self.is_active():
+            for job in todo:
+                status = read_status(jobs.task_dir(job))
+                if status and status.state in ("submitted", "running") and not jobs.is_in_use(job):
+                    jobs.settle(job, None, stopping=True)
+
+    def submit(self, todo: Sequence[Job]) -> list[str]:
+        """Put ``todo`` in line, and see that a queue works on it. What is under way is left alone."""
+        joined = self.is_active()
+        for job in todo:
+            if not jobs.is_in_use(job):
+                jobs.put_in_line(job)
+        if todo:
+            runner.start(self._study_dir)
+            self._started_at = time.monotonic()
+        return ["the queue of an earlier launch is at work and takes these on"] if joined and todo else []
+
+    def is_active(self) -> bool:
+        """Whether the study's queue is there, or was started just now and may not have got so far."""
+        folder = runner.queue_dir(self._study_dir)
+        if not folder.is_dir():
+            return False
+        try:
+            with exclusive(folder):
+                pass
+        except RunError:
+            self._started_at = None
+            return True
+        return self._started_at is not None and time.monotonic() - self._started_at < START_SECONDS
+
+    def stop(self) -> str | None:
+        """Tell the queue to let its tasks save; asking often does no harm."""
+        if time.monotonic() - self._asked_at > STOP_AGAIN_SECONDS:
+            self._asked_at = time.monotonic()
+            pid = _owner(runner.queue_dir(self._study_dir))
+            if pid is not None:
+                os.kill(pid, signal.SIGTERM)
+        return None
+
+    def works_on(self, job: Job) -> bool:
+        """Whether a process holds the task; one in line and marked as cancelled is never started."""
+        return jobs.is_in_use(job)
+
+    def traces(self) -> str:
+        """Where the queue says what went wrong."""
+        return f"the same command continues (log of the queue: {runner.log_file(self._study_dir)})"
+
+    def cancel(self, chosen: Sequence[Job]) -> None:
+        """The queue finds the marks by itself; what runs without one is told here."""
+        if self.is_active():
+            return
+        for job in chosen:
+            pid = _owner(jobs.task_dir(job))
+            if pid is not None:
+                os.kill(pid, signal.SIGTERM)
+
+
+def _owner(folder: Path) -> int | None:
+    """The process of this machine that holds the lock of ``folder``."""
+    try:
+        found = re.fullmatch(r"process (\d+) on (.+)", (folder / ".lock.owner").read_text())
+    except FileNotFoundError:
+        return None
+    if found is None or found[2] != socket.gethostname() or not psutil.pid_exists(int(found[1])):
+        return None
+    return int(found[1])

@@ -1,0 +1,122 @@
+"""The process that runs a study's queue on this machine: ``python -m sweeps.on_machine.runner STUDY_DIR``.
+
+It belongs to no terminal and outlives the launcher that started it. What it is to do stands in the study's own files:
+every task of the plan whose status is ``submitted``. A launcher that adds work touches the inbox.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from nepa_scale.errors import RunError
+from nepa_scale.processes.signals import StopRequest
+from nepa_scale.runs import exclusive
+from nepa_scale.status import read_status
+from sweeps import jobs, plan, withdrawn
+from sweeps.clusters import read_cluster
+from sweeps.handing_over import ROOT
+from sweeps.machine import local_slots
+from sweeps.on_machine.queue import LocalQueue
+from sweeps.schedule import Job
+from sweeps.settings import LocalSettings
+
+HANDOVER_SECONDS = 3.0
+
+
+class Books:
+    """Finds the tasks in line and keeps every ``status.json`` true."""
+
+    def __init__(self, study_dir: Path) -> None:
+        self._study_dir, self._inbox = study_dir, inbox(study_dir)
+        self._read_at = -1
+
+    def arriving(self) -> Sequence[Job]:
+        """The tasks in line, when somebody has added some since the last look."""
+        written_at = self._inbox.stat().st_mtime_ns
+        if written_at == self._read_at:
+            return []
+        self._read_at = written_at
+        planned = plan.load(self._study_dir)
+        todo = jobs.jobs_to_do(planned, self._study_dir) if planned else []
+        line = [job for job in todo if (status := read_status(jobs.task_dir(job))) and status.state == "submitted"]
+        return jobs.without_orphans(line)
+
+    def is_withdrawn(self, job: Job) -> bool:
+        """Whether a user has cancelled the task."""
+        return withdrawn.is_withdrawn(jobs.task_dir(job))
+
+    def ended(self, job: Job, error: str | None, *, stopping: bool) -> bool:
+        """Judge by what the task wrote about itself; the end of a process alone says little."""
+        return jobs.settle(job, error, stopping=stopping).state == "finished"
+
+    def skipped(self, job: Job, parent: str) -> None:
+        """A task whose parent failed has failed too."""
+        jobs.mark(job, "failed", jobs.not_started(parent))
+
+
+def queue_dir(study_dir: Path) -> Path:
+    """Where the queue of a study keeps its lock, inbox and log."""
+    return study_dir / "queue"
+
+
+def inbox(study_dir: Path) -> Path:
+    """The file whose time of writing tells that work was added."""
+    return queue_dir(study_dir) / "inbox"
+
+
+def log_file(study_dir: Path) -> Path:
+    """What the runner itself prints: nothing, as long as all is well."""
+    return queue_dir(study_dir) / "log.txt"
+
+
+def start(study_dir: Path) -> None:
+    """See that a runner works on what is in line. One that is already there takes it on, and this one leaves."""
+    folder = queue_dir(study_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    inbox(study_dir).touch()
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    with log_file(study_dir).open("a") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "sweeps.on_machine.runner", str(study_dir.absolute())],
+            env=os.environ | {"PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the queue of the study directory in ``words``; returns the exit code."""
+    stop = StopRequest()
+    study_dir = Path(words[0])
+    deadline = time.monotonic() + HANDOVER_SECONDS
+    while True:
+        try:
+            with exclusive(queue_dir(study_dir)):
+                _run(study_dir, stop)
+            return 0
+        except RunError:  # another runner is at it; unless it is just leaving, it sees the inbox
+            if time.monotonic() > deadline:
+                return 0
+            time.sleep(0.1)
+
+
+def _run(study_dir: Path, stop: StopRequest) -> None:
+    cluster = read_cluster(study_dir)
+    if not isinstance(cluster, LocalSettings):
+        raise TypeError(f"{study_dir}: its tasks do not run on this machine")
+    LocalQueue(local_slots(cluster), Books(study_dir), lambda: stop.requested).run()
+    if stop.requested:
+        planned = plan.load(study_dir)
+        for job in jobs.jobs_to_do(planned, study_dir) if planned else []:
+            jobs.settle(job, None, stopping=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Tasks as jobs of a Slurm cluster: arrays, chains, and what became of them."""

@@ -1,0 +1,171 @@
+"""A Slurm cluster as a place for tasks, through submitit: arrays of equal chains, submitted all or none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from nepa_scale.errors import UserError
+from nepa_scale.status import read_status
+from sweeps import jobs
+from sweeps.handing_over import job_environment
+from sweeps.on_slurm import arrays, commands, requeue, submissions, truth
+from sweeps.on_slurm.arrays import Array
+from sweeps.on_slurm.commands import JobState
+from sweeps.schedule import Job
+from sweeps.settings import SlurmSettings
+
+TAIL_BYTES = 4096
+ASK_AGAIN_SECONDS = 5.0
+
+
+class SlurmExecutor:
+    """Tasks of the study in ``study_dir`` as jobs of Slurm."""
+
+    def __init__(self, settings: SlurmSettings, study_dir: Path) -> None:
+        self._settings, self._study_dir = settings, study_dir
+        self._asked_at, self._states = -ASK_AGAIN_SECONDS, dict[str, JobState]()
+
+    def check(self) -> None:
+        """Raises ``UserError`` where Slurm's commands are missing."""
+        commands.check_available()
+
+    def settle(self, todo: Sequence[Job]) -> None:
+        """Tasks that seem to wait or run while Slurm has no such job get its reason."""
+        known = truth.states(self._study_dir)
+        for job in todo:
+            status = read_status(jobs.task_dir(job))
+            state = known.get(job.key)
+            if status is None or status.state not in ("submitted", "running", "preempted"):
+                continue
+            if state is None:
+                if status.state != "preempted":
+                    jobs.settle(job, None, stopping=True)  # never reached Slurm
+            elif not state.is_live and not jobs.is_in_use(job):
+                jobs.end(job, truth.verdict(state, _tail(jobs.log_file(job))))
+
+    def submit(self, todo: Sequence[Job]) -> list[str]:
+        """Submit what is not in Slurm yet. Raises ``UserError`` in Slurm's own words, and then leaves nothing in it."""
+        live = {key: state.job_id for key, state in truth.states(self._study_dir).items() if state.is_live}
+        new = [job for job in todo if job.key not in live]
+        planned = arrays.arranged(new, live, commands.max_array_size()) if new else []
+        ids: dict[int, str] = {}
+        try:
+            for array in planned:
+                ids[id(array)] = self._submit(array, ids)
+        except BaseException:
+            commands.cancel(list(ids.values()))
+            for job in new:
+                jobs.settle(job, None, stopping=True)
+            raise
+        lines = [f"job {ids[id(array)]}  {_title(array)}" for array in planned]
+        lines += [f"{len(new)} tasks submitted to Slurm as {len(planned)} jobs and arrays"] if new else []
+        return [*lines, *([f"{len(todo) - len(new)} tasks are there already"] if len(new) < len(todo) else [])]
+
+    def is_active(self) -> bool:
+        """Whether Slurm has a job of the study that waits or runs; asked every few seconds at most."""
+        return any(state.is_live for state in self._known().values())
+
+    def stop(self) -> str | None:
+        """Slurm's jobs do not depend on who watches them."""
+        return "the jobs go on in Slurm"
+
+    def works_on(self, job: Job) -> bool:
+        """Whether Slurm has a job for the task that waits or runs."""
+        state = self._known().get(job.key)
+        return state is not None and state.is_live
+
+    def traces(self) -> str:
+        """Where jobs leave what they print."""
+        return f"the same command submits them again (logs: {self._study_dir / submissions.FOLDER})"
+
+    def cancel(self, chosen: Sequence[Job]) -> None:
+        """Cancel the jobs of ``chosen``; Slurm cancels what waits for them."""
+        known = truth.states(self._study_dir)
+        live = [known[job.key].job_id for job in chosen if job.key in known and known[job.key].is_live]
+        commands.cancel(live)
+
+    def _known(self) -> dict[str, JobState]:
+        """The states of the study's jobs, a few seconds old at most."""
+        if time.monotonic() - self._asked_at > ASK_AGAIN_SECONDS:
+            self._states = truth.states(self._study_dir)
+            self._asked_at = time.monotonic()
+        return self._states
+
+    def _submit(self, array: Array, ids: dict[int, str]) -> str:
+        """Hand one array to sbatch; returns its job id."""
+        submission = submissions.begin(self._study_dir, [job.key for job in array.jobs])
+        for job in array.jobs:
+            jobs.put_in_line(job)
+        executor = submitit.SlurmExecutor(submissions.folder(self._study_dir, submission))
+        dependency = _dependency(array, ids)
+        executor.update_parameters(**parameters(self._settings, array, submission.comment, dependency))
+        threads = {"OMP_NUM_THREADS": str(array.jobs[0].resources.cpus_per_task)}
+        try:
+            with job_environment(threads), executor.batch():
+                handles = [
+                    executor.submit(requeue.requeueing(job.function, jobs.task_dir(job), self._settings.max_requeues))
+                    for job in array.jobs
+                ]
+        except submitit.core.utils.FailedJobError as error:
+            raise UserError(f"Slurm refuses {_title(array)}: {_words(error)}") from error
+        job_id = str(handles[0].job_id).partition("_")[0]
+        submissions.submitted(self._study_dir, submission, job_id)
+        return job_id
+
+
+def parameters(settings: SlurmSettings, array: Array, comment: str, dependency: str | None) -> dict[str, Any]:
+    """What submitit is told about one array, in sbatch's words."""
+    asked = array.jobs[0].resources
+    # Without kill-on-invalid-dep a job whose parent failed would stay pending for ever.
+    extra: dict[str, Any] = {"requeue": True}
+    if dependency is not None:
+        extra |= {"dependency": dependency, "kill-on-invalid-dep": "yes"}
+    return {
+        "job_name": array.jobs[0].key if len(array.jobs) == 1 else _title(array),
+        "comment": comment,
+        "partition": settings.partition,
+        "account": settings.account,
+        "nodes": asked.nodes,
+        "ntasks_per_node": asked.tasks_per_node,
+        "gpus_per_node": asked.gpus_per_node or None,
+        "cpus_per_task": asked.cpus_per_task,
+        "mem": None if asked.mem_gb is None else f"{asked.mem_gb}GB",
+        "time": asked.timeout_min if asked.timeout_min is not None else settings.timeout_min,
+        "signal_delay_s": settings.save_seconds,
+        "array_parallelism": settings.array_parallelism or len(array.jobs),
+        "additional_parameters": extra,
+        # Since 22.05 srun does not inherit --cpus-per-task; and one lost rank should end the others.
+        "srun_args": [f"--cpus-per-task={asked.cpus_per_task}", "--kill-on-bad-exit=1"],
+    }
+
+
+def _dependency(array: Array, ids: dict[int, str]) -> str | None:
+    """What the jobs of ``array`` wait for: all for one job, or each for its own in an array as long as this."""
+    if array.live_parent is not None:
+        return f"afterok:{array.live_parent}"
+    if array.parent is None:
+        return None
+    return f"{'afterok' if len(array.jobs) == 1 else 'aftercorr'}:{ids[id(array.parent)]}"
+
+
+def _title(array: Array) -> str:
+    first = array.jobs[0].key
+    return first if len(array.jobs) == 1 else f"{first.rpartition('/')[2]} of {len(array.jobs)} runs"
+
+
+def _words(error: Exception) -> str:
+    """sbatch's own complaint, out of submitit's account of the failed command."""
+    lines = [line for line in str(error).splitlines() if "sbatch: error:" in line]
+    return " ".join(" ".join(lines or [str(error)]).split())
+
+
+def _tail(path: Path) -> str:
+    try:
+        return path.read_bytes()[-TAIL_BYTES:].decode(errors="replace")
+    except OSError:
+        return ""

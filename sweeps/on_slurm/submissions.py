@@ -1,0 +1,70 @@
+"""The record of what was submitted: one file for each call of sbatch, written before it.
+
+A launcher may be killed at any moment. The comment that Slurm keeps with every job names the file, and the file the
+task of each element; so a job that was submitted a moment before the end is found again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from nepa_scale.files import read_json, write_json
+
+FOLDER = "slurm"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One call of sbatch. ``keys``: run_id/task of each element, in order; ``job_id`` None until Slurm has answered."""
+
+    number: int
+    comment: str
+    keys: tuple[str, ...]
+    job_id: str | None = None
+
+    def element_ids(self) -> dict[str, str]:
+        """{key: Slurm's id of the job that does it}; {} while Slurm's answer is not recorded."""
+        if self.job_id is None:
+            return {}
+        if len(self.keys) == 1:
+            return {self.keys[0]: self.job_id}
+        return {key: f"{self.job_id}_{index}" for index, key in enumerate(self.keys)}
+
+
+def begin(study_dir: Path, keys: Sequence[str]) -> Submission:
+    """Record that ``keys`` are about to be submitted together."""
+    number = max((submission.number for submission in read_all(study_dir)), default=0) + 1
+    submission = Submission(number, f"nepa_scale:{_digest(study_dir)}:{number}", tuple(keys))
+    _write(study_dir, submission)
+    return submission
+
+
+def submitted(study_dir: Path, submission: Submission, job_id: str) -> Submission:
+    """Record Slurm's answer."""
+    known = replace(submission, job_id=job_id)
+    _write(study_dir, known)
+    return known
+
+
+def read_all(study_dir: Path) -> list[Submission]:
+    """Every submission of the study, oldest first."""
+    paths = sorted((study_dir / FOLDER).glob("*.json"), key=lambda path: int(path.stem))
+    contents = [read_json(path) for path in paths]
+    return [Submission(**(content | {"keys": tuple(content["keys"])})) for content in contents]
+
+
+def folder(study_dir: Path, submission: Submission) -> Path:
+    """Where submitit puts its files for the submission."""
+    return (study_dir / FOLDER / str(submission.number)).absolute()
+
+
+def _write(study_dir: Path, submission: Submission) -> None:
+    write_json(study_dir / FOLDER / f"{submission.number}.json", asdict(submission))
+
+
+def _digest(study_dir: Path) -> str:
+    """Tells studies apart that one user has in Slurm."""
+    return hashlib.sha256(str(study_dir.absolute()).encode()).hexdigest()[:8]

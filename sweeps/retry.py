@@ -1,0 +1,66 @@
+"""Take up failed and cancelled tasks again: ``python sweeps/retry.py STUDY_DIR [run=PATTERN] [task=NAME]``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Run as a script, Python imports from this file's folder; import from the checkout it belongs to instead.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from nepa_scale.errors import UserError
+from nepa_scale.runs import exclusive
+from nepa_scale.status import read_status
+from sweeps import jobs, selecting, withdrawn
+from sweeps.clusters import read_cluster
+from sweeps.executors import executor
+from sweeps.finishing import see_through
+from sweeps.plan import run_dir
+from sweeps.settings import LocalSettings
+
+EXIT_USER_ERROR = 2
+USAGE = "usage: python sweeps/retry.py STUDY_DIR [run=PATTERN] [task=NAME]"
+HELP = f"""{USAGE}
+
+Puts tasks that failed or were cancelled in line again, all or those named, with what waits for them, where the study
+was last launched. They continue from their last checkpoint.
+run=PATTERN  only runs whose label or run_id fits, e.g. run='femto*'
+task=NAME    only this task"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Retry what ``words`` name; returns the exit code."""
+    if {"--help", "-h"} & set(words):
+        print(HELP)
+        return 0
+    try:
+        return _retry(selecting.read_selection(words, USAGE))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+def _retry(selection: selecting.Selection) -> int:
+    planned, study_dir = selecting.load(selection.study_dir), selection.study_dir
+    keys = set(selection.keys(planned))
+    cluster = read_cluster(study_dir)
+    place = executor(cluster, study_dir)
+    place.check()
+    with exclusive(study_dir):
+        for key in keys:
+            withdrawn.allow(run_dir(study_dir, key.rpartition("/")[0]) / key.rpartition("/")[2])
+        place.settle(jobs.jobs_to_do(planned, study_dir))
+        todo = jobs.jobs_to_do(planned, study_dir)
+        failed = [job for job in todo if (status := read_status(jobs.task_dir(job))) and status.state == "failed"]
+        chosen = jobs.with_dependants([job for job in failed if job.key in keys], failed)
+        chosen = jobs.with_parents(chosen, todo)
+        print(f"retrying {len(chosen)} of {len(todo)} unfinished tasks")
+        for line in place.submit(chosen):
+            print(line)
+    return see_through(place, planned, study_dir, chosen, watch=isinstance(cluster, LocalSettings))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,78 @@
+"""Which tasks of a study a command is about: ``STUDY_DIR [run=PATTERN] [task=NAME]``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from nepa_scale.config import TASKS
+from nepa_scale.errors import UserError, nearest
+from sweeps import plan
+from sweeps.plan import Plan
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A study and which of its tasks: ``run`` is a pattern for run_id or label, ``task`` a name, None = all."""
+
+    study_dir: Path
+    run: str | None = None
+    task: str | None = None
+
+    def keys(self, planned: Plan) -> list[str]:
+        """run_id/task of the tasks meant. Raises ``UserError`` where the pattern fits none."""
+        keys = [
+            f"{run.run_id}/{task}"
+            for run in planned.runs
+            for task in run.tasks
+            if self.task in (None, task)
+            and (self.run is None or any(fnmatchcase(name, self.run) for name in (run.run_id, run.label)))
+        ]
+        if not keys:
+            labels = sorted({run.label for run in planned.runs})
+            hint = nearest(self.run, labels) if self.run else ""
+            raise UserError(f"{self._words()}: no such task in {self.study_dir}{hint} (runs: {_shortened(labels)})")
+        return keys
+
+    def _words(self) -> str:
+        given = {"run": self.run, "task": self.task}
+        return " ".join(f"{key}={value}" for key, value in given.items() if value is not None) or "all tasks"
+
+
+def load(study_dir: Path) -> Plan:
+    """The plan of a study. Raises ``UserError`` where there is none."""
+    planned = plan.load(study_dir)
+    if planned is None:
+        raise UserError(
+            f"{study_dir}: no study here ({plan.PLAN_NAME} is missing); `python sweeps/launch.py` makes one"
+        )
+    return planned
+
+
+def read_selection(words: Sequence[str], usage: str) -> Selection:
+    """Understand a command line. Raises ``UserError``."""
+    folders, given = [], {}
+    readers: dict[str, Callable[[str], str]] = {"run": str, "task": _task}
+    for word in words:
+        key, is_setting, value = word.partition("=")
+        if key == "study_dir" or not (is_setting or word.startswith("-")):
+            folders.append(value or word)
+        elif key in readers and value:
+            given[key] = readers[key](value)
+        else:
+            raise UserError(f"'{word}': not understood{nearest(key, (*readers, 'study_dir'))}; {usage}")
+    if len(folders) != 1:
+        raise UserError(f"expected one study directory; {usage}")
+    return Selection(Path(folders[0]), **given)
+
+
+def _task(name: str) -> str:
+    if name not in TASKS:
+        raise UserError(f"task={name}: not one of {', '.join(TASKS)}{nearest(name, TASKS)}")
+    return name
+
+
+def _shortened(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

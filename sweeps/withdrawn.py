@@ -1,0 +1,27 @@
+"""Tasks that a user has cancelled: a mark beside the task, which every launch and queue honours until it is lifted.
+
+A signal alone would not do: a task that is told to stop saves, and the next launch continues it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MARK_NAME = "cancelled"
+REASON = "cancelled"
+
+
+def withdraw(task_dir: Path) -> None:
+    """Mark the task as cancelled."""
+    task_dir.mkdir(parents=True, exist_ok=True)
+    (task_dir / MARK_NAME).touch()
+
+
+def is_withdrawn(task_dir: Path) -> bool:
+    """Whether the task is cancelled."""
+    return (task_dir / MARK_NAME).exists()
+
+
+def allow(task_dir: Path) -> None:
+    """Lift the mark."""
+    (task_dir / MARK_NAME).unlink(missing_ok=True)
