@@ -166,6 +166,17 @@ def is_finished(task_dir: Path) -> bool:
     return status is not None and status.state == "finished" and (task_dir / "result.json").is_file()
 
 
+def is_in_use(folder: Path) -> bool:
+    """Whether a process holds the lock of ``folder``."""
+    if not (folder / ".lock").is_file():
+        return False
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 @contextmanager
 def exclusive(task_dir: Path) -> Iterator[None]:
     """Hold the task's lock; it is released with the process, however that ends.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,9 @@ class Executor(Protocol):
 
     def check(self) -> None:
         """Raises ``UserError`` where it cannot work at all."""
+
+    def gone(self, keys: Collection[str]) -> dict[str, str]:
+        """Of tasks (run_id/task) that say they wait or run, those that nobody works on, and why."""
 
     def settle(self, jobs: Sequence[Job]) -> None:
         """Make the status true of every task among ``jobs`` that ended without a word."""

@@ -7,13 +7,14 @@ import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nepa_scale.errors import RunError
-from nepa_scale.runs import exclusive, is_finished
+from nepa_scale.runs import is_finished
 from nepa_scale.status import Status, read_status, write_status
 from sweeps import withdrawn
 from sweeps.plan import Plan, run_dir
 from sweeps.schedule import Job
 from sweeps.task import PRINTED_NAME, run_task
+
+UNDER_WAY = ("submitted", "running")
 
 
 def jobs_to_do(plan: Plan, study_dir: Path) -> list[Job]:
@@ -61,7 +62,7 @@ def selected(todo: list[Job], only: str) -> list[Job]:
     """
     if only == "all":
         return todo
-    failed = {job.key for job in todo if (status := read_status(task_dir(job))) and status.state == "failed"}
+    failed = {job.key for job in todo if state(job) == "failed"}
     return without_orphans(job for job in todo if (job.key in failed) == (only == "failed"))
 
 
@@ -91,15 +92,10 @@ def is_done(job: Job) -> bool:
     return is_finished(task_dir(job))
 
 
-def is_in_use(job: Job) -> bool:
-    """Whether a process of this machine is working on the task."""
-    if not task_dir(job).is_dir():
-        return False
-    try:
-        with exclusive(task_dir(job)):
-            return False
-    except RunError:
-        return True
+def state(job: Job) -> str:
+    """What the task says of itself; planned where it says nothing yet."""
+    status = read_status(task_dir(job))
+    return status.state if status else "planned"
 
 
 def task_dir(job: Job) -> Path:
@@ -113,10 +109,10 @@ def log_file(job: Job) -> Path:
     return printed if printed.exists() else task_dir(job) / "log.txt"
 
 
-def mark(job: Job, state: str, error: str | None = None) -> None:
+def mark(job: Job, new_state: str, error: str | None = None) -> None:
     """Set the state of the job's task; its step and attempts stay."""
-    before = read_status(task_dir(job)) or Status(state)
-    write_status(task_dir(job), dataclasses.replace(before, state=state, error=error))
+    before = read_status(task_dir(job)) or Status(new_state)
+    write_status(task_dir(job), dataclasses.replace(before, state=new_state, error=error))
 
 
 def put_in_line(job: Job) -> None:
@@ -129,7 +125,7 @@ def settle(job: Job, error: str | None, *, stopping: bool) -> Status:
     status = read_status(task_dir(job)) or Status("planned")
     if status.state != "finished" and withdrawn.is_withdrawn(task_dir(job)):
         mark(job, "failed", withdrawn.REASON)
-    elif status.state in ("submitted", "running"):
+    elif status.state in UNDER_WAY:
         if stopping:
             mark(job, "preempted" if status.step else "planned")
         else:

@@ -245,6 +245,11 @@ def run_dir(study_dir: Path, run_id: str) -> Path:
     return study_dir / "runs" / run_id
 
 
+def task_dir(study_dir: Path, key: str) -> Path:
+    """The folder of the task ``key``, run_id/task."""
+    return study_dir / "runs" / key
+
+
 def _read_run(content: dict[str, Any]) -> PlannedRun:
     tasks = {
         name: PlannedTask(**{**task, "resources": Resources(**task.get("resources", {}))})

@@ -12,12 +12,11 @@ if __name__ == "__main__":
 
 from nepa_scale.errors import UserError
 from nepa_scale.runs import exclusive
-from nepa_scale.status import read_status
 from sweeps import jobs, selecting, withdrawn
 from sweeps.clusters import read_cluster
 from sweeps.executors import executor
 from sweeps.finishing import see_through
-from sweeps.plan import run_dir
+from sweeps.plan import task_dir
 from sweeps.settings import LocalSettings
 
 EXIT_USER_ERROR = 2
@@ -50,10 +49,10 @@ def _retry(selection: selecting.Selection) -> int:
     place.check()
     with exclusive(study_dir):
         for key in keys:
-            withdrawn.allow(run_dir(study_dir, key.rpartition("/")[0]) / key.rpartition("/")[2])
+            withdrawn.allow(task_dir(study_dir, key))
         place.settle(jobs.jobs_to_do(planned, study_dir))
         todo = jobs.jobs_to_do(planned, study_dir)
-        failed = [job for job in todo if (status := read_status(jobs.task_dir(job))) and status.state == "failed"]
+        failed = [job for job in todo if jobs.state(job) == "failed"]
         chosen = jobs.with_dependants([job for job in failed if job.key in keys], failed)
         chosen = jobs.with_parents(chosen, todo)
         print(f"retrying {len(chosen)} of {len(todo)} unfinished tasks")

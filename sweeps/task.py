@@ -66,7 +66,7 @@ def _show_output(task_dir: Path) -> None:
     task_dir.mkdir(parents=True, exist_ok=True)
     temporary = task_dir / f".{PRINTED_NAME}.{os.getpid()}.tmp"
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(printed)
+    temporary.symlink_to(os.path.relpath(printed, task_dir))  # a study may be moved
     temporary.replace(task_dir / PRINTED_NAME)
 
 

@@ -7,19 +7,18 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import psutil
 
-from nepa_scale.errors import RunError
-from nepa_scale.runs import exclusive
-from nepa_scale.status import read_status
-from sweeps import jobs
+from nepa_scale.runs import is_in_use
+from sweeps import jobs, plan
 from sweeps.on_machine import runner
 from sweeps.schedule import Job
 
 START_SECONDS = 20.0
+GONE = "its process is gone without a word; the same launch continues it"
 STOP_AGAIN_SECONDS = 5.0
 
 
@@ -34,19 +33,24 @@ class LocalExecutor:
     def check(self) -> None:
         """This machine is always there."""
 
+    def gone(self, keys: Collection[str]) -> dict[str, str]:
+        """Tasks whose process, or this machine, died without a word."""
+        if self.is_active():
+            return {}
+        folders = {key: plan.task_dir(self._study_dir, key) for key in keys}
+        return {key: GONE for key, folder in folders.items() if not is_in_use(folder)}
+
     def settle(self, todo: Sequence[Job]) -> None:
-        """Tasks that say they run and do not: their process, or this machine, died without a word."""
-        if not self.is_active():
-            for job in todo:
-                status = read_status(jobs.task_dir(job))
-                if status and status.state in ("submitted", "running") and not jobs.is_in_use(job):
-                    jobs.settle(job, None, stopping=True)
+        """Tasks that say they wait or run and do not are to be done, from where they were."""
+        waiting = {job.key: job for job in todo if jobs.state(job) in jobs.UNDER_WAY}
+        for key in self.gone(waiting):
+            jobs.settle(waiting[key], None, stopping=True)
 
     def submit(self, todo: Sequence[Job]) -> list[str]:
         """Put ``todo`` in line, and see that a queue works on it. What is under way is left alone."""
         joined = self.is_active()
         for job in todo:
-            if not jobs.is_in_use(job):
+            if not is_in_use(jobs.task_dir(job)):
                 jobs.put_in_line(job)
         if todo:
             runner.start(self._study_dir)
@@ -58,10 +62,7 @@ class LocalExecutor:
         folder = runner.queue_dir(self._study_dir)
         if not folder.is_dir():
             return False
-        try:
-            with exclusive(folder):
-                pass
-        except RunError:
+        if is_in_use(folder):
             self._started_at = None
             return True
         return self._started_at is not None and time.monotonic() - self._started_at < START_SECONDS
@@ -77,7 +78,7 @@ class LocalExecutor:
 
     def works_on(self, job: Job) -> bool:
         """Whether a process holds the task; one in line and marked as cancelled is never started."""
-        return jobs.is_in_use(job)
+        return is_in_use(jobs.task_dir(job))
 
     def traces(self) -> str:
         """Where the queue says what went wrong."""

@@ -16,7 +16,6 @@ from pathlib import Path
 from nepa_scale.errors import RunError
 from nepa_scale.processes.signals import StopRequest
 from nepa_scale.runs import exclusive
-from nepa_scale.status import read_status
 from sweeps import jobs, plan, withdrawn
 from sweeps.clusters import read_cluster
 from sweeps.handing_over import ROOT
@@ -43,8 +42,7 @@ class Books:
         self._read_at = written_at
         planned = plan.load(self._study_dir)
         todo = jobs.jobs_to_do(planned, self._study_dir) if planned else []
-        line = [job for job in todo if (status := read_status(jobs.task_dir(job))) and status.state == "submitted"]
-        return jobs.without_orphans(line)
+        return jobs.without_orphans(job for job in todo if jobs.state(job) == "submitted")
 
     def is_withdrawn(self, job: Job) -> bool:
         """Whether a user has cancelled the task."""

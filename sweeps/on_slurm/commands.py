@@ -12,24 +12,8 @@ from nepa_scale.errors import UserError
 
 NEEDED = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 FIELDS = ("ArrayJobID", "ArrayTaskID", "State", "Reason", "exit_code", "restartcnt", "Comment")
-LIVE = frozenset(
-    [
-        "PENDING",
-        "RUNNING",
-        "COMPLETING",
-        "CONFIGURING",
-        "REQUEUED",
-        "REQUEUE_HOLD",
-        "REQUEUE_FED",
-        "RESIZING",
-        "SUSPENDED",
-        "SIGNALING",
-        "STAGE_OUT",
-        "STOPPED",
-        "SPECIAL_EXIT",
-        "RESV_DEL_HOLD",
-    ]
-)
+_WAITS_OR_RUNS = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING")
+LIVE = (*_WAITS_OR_RUNS, "STAGE_OUT", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 SECONDS = 120
 WIDTH = 64  # squeue cuts off what is longer
 CANCEL_AT_ONCE = 500

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import submitit
 
 from nepa_scale.errors import UserError
-from nepa_scale.status import read_status
-from sweeps import jobs
+from nepa_scale.runs import is_in_use
+from sweeps import jobs, plan
 from sweeps.handing_over import job_environment
 from sweeps.on_slurm import arrays, commands, requeue, submissions, truth
 from sweeps.on_slurm.arrays import Array
 from sweeps.on_slurm.commands import JobState
 from sweeps.schedule import Job
 from sweeps.settings import SlurmSettings
+from sweeps.task import PRINTED_NAME
 
 TAIL_BYTES = 4096
 ASK_AGAIN_SECONDS = 5.0
+NEVER_SUBMITTED = "it never reached Slurm; the same launch submits it"
 
 
 class SlurmExecutor:
@@ -34,23 +36,29 @@ class SlurmExecutor:
         """Raises ``UserError`` where Slurm's commands are missing."""
         commands.check_available()
 
+    def gone(self, keys: Collection[str]) -> dict[str, str]:
+        """Tasks of which Slurm has no job that waits or runs."""
+        known = self._known(fresh=True)
+        dead = {key: known.get(key) for key in keys if key not in known or not known[key].is_live}
+        folders = {key: plan.task_dir(self._study_dir, key) for key in dead}
+        return {
+            key: truth.verdict(state, _tail(folders[key] / PRINTED_NAME)) if state else NEVER_SUBMITTED
+            for key, state in dead.items()
+            if not is_in_use(folders[key])
+        }
+
     def settle(self, todo: Sequence[Job]) -> None:
         """Tasks that seem to wait or run while Slurm has no such job get its reason."""
-        known = truth.states(self._study_dir)
-        for job in todo:
-            status = read_status(jobs.task_dir(job))
-            state = known.get(job.key)
-            if status is None or status.state not in ("submitted", "running", "preempted"):
-                continue
-            if state is None:
-                if status.state != "preempted":
-                    jobs.settle(job, None, stopping=True)  # never reached Slurm
-            elif not state.is_live and not jobs.is_in_use(job):
-                jobs.end(job, truth.verdict(state, _tail(jobs.log_file(job))))
+        waiting = {job.key: job for job in todo if jobs.state(job) in (*jobs.UNDER_WAY, "preempted")}
+        for key, reason in self.gone(waiting).items():
+            if reason != NEVER_SUBMITTED:
+                jobs.end(waiting[key], reason)
+            elif jobs.state(waiting[key]) != "preempted":
+                jobs.settle(waiting[key], None, stopping=True)
 
     def submit(self, todo: Sequence[Job]) -> list[str]:
         """Submit what is not in Slurm yet. Raises ``UserError`` in Slurm's own words, and then leaves nothing in it."""
-        live = {key: state.job_id for key, state in truth.states(self._study_dir).items() if state.is_live}
+        live = {key: state.job_id for key, state in self._known(fresh=True).items() if state.is_live}
         new = [job for job in todo if job.key not in live]
         planned = arrays.arranged(new, live, commands.max_array_size()) if new else []
         ids: dict[int, str] = {}
@@ -85,13 +93,13 @@ class SlurmExecutor:
 
     def cancel(self, chosen: Sequence[Job]) -> None:
         """Cancel the jobs of ``chosen``; Slurm cancels what waits for them."""
-        known = truth.states(self._study_dir)
+        known = self._known(fresh=True)
         live = [known[job.key].job_id for job in chosen if job.key in known and known[job.key].is_live]
         commands.cancel(live)
 
-    def _known(self) -> dict[str, JobState]:
-        """The states of the study's jobs, a few seconds old at most."""
-        if time.monotonic() - self._asked_at > ASK_AGAIN_SECONDS:
+    def _known(self, *, fresh: bool = False) -> dict[str, JobState]:
+        """The states of the study's jobs, a few seconds old at most; ``fresh``: of this moment."""
+        if fresh or time.monotonic() - self._asked_at > ASK_AGAIN_SECONDS:
             self._states = truth.states(self._study_dir)
             self._asked_at = time.monotonic()
         return self._states

@@ -49,15 +49,23 @@ def _run(function: Callable[[], object], directory: str, max_requeues: int) -> N
 def _requeue() -> None:
     """Ask to be started again and wait for the end. Slurm may be about to do so itself, then it refuses."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        command = ["scontrol", "requeue", os.environ["SLURM_JOB_ID"]]
+        command = ["scontrol", "requeue", _own_id()]
         if subprocess.run(command, check=False, timeout=ANSWER_SECONDS).returncode == 0:
             time.sleep(KILL_SECONDS)
+
+
+def _own_id() -> str:
+    """This job's id; in an array that of the element, as one element's SLURM_JOB_ID stands for the whole array."""
+    env = os.environ
+    if "SLURM_ARRAY_JOB_ID" in env:
+        return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+    return env["SLURM_JOB_ID"]
 
 
 def _name_job(name: str) -> None:
     """Let squeue show which run an element of an array is; where that is not allowed, the job goes on without."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        command = ["scontrol", "update", f"JobId={os.environ['SLURM_JOB_ID']}", f"JobName={name}"]
+        command = ["scontrol", "update", f"JobId={_own_id()}", f"JobName={name}"]
         subprocess.run(command, check=False, timeout=ANSWER_SECONDS, stderr=subprocess.DEVNULL)
 
 
