@@ -24,21 +24,19 @@ from nepa_scale.files import file_in_the_way
 from nepa_scale.runs import exclusive
 from sweeps import display, jobs, plan
 from sweeps.clusters import save_cluster
+from sweeps.command_line import compose_tree, options, read_launch
 from sweeps.executors import executor
 from sweeps.finishing import see_through
 from sweeps.machine import Speed, local_slots, task_speed, world_size
-from sweeps.placements import Placements
-from sweeps.plan import Plan, Point
+from sweeps.plan import Plan
+from sweeps.planning.feasibility import check, too_large
+from sweeps.planning.placements import Placements
+from sweeps.planning.point import Point
+from sweeps.planning.points import expand
+from sweeps.planning.pricing import price
+from sweeps.planning.sharing import share_pretraining
 from sweeps.schedule import Job, makespan
-from sweeps.settings import (
-    GROUPS,
-    Launch,
-    LocalSettings,
-    compose_tree,
-    describe,
-    options,
-    read_launch,
-)
+from sweeps.settings import GROUPS, Launch, LocalSettings, describe
 
 EXIT_USER_ERROR = 2
 
@@ -58,23 +56,23 @@ def main(words: Sequence[str]) -> int:
 
 def launch(request: Launch) -> int:
     """Show the plan; unless this is a dry run, carry it out."""
-    points = plan.expand(request)
-    plan.check(points.values(), world_size(request.cluster))
+    points = expand(request)
+    check(points.values(), world_size(request.cluster))
     _check_study_dir(request.study_dir)
     earlier = plan.load(request.study_dir)
-    points = plan.share_pretraining(points, earlier, request.study_dir)
+    points = share_pretraining(points, earlier, request.study_dir)
     speed = task_speed(request.cluster)
     placed = Placements(request.cluster)
-    planned = plan.price(request, points, speed, placed)
+    planned = price(request, points, speed, placed)
     _show_plan(planned, request, speed)
-    too_large = plan.too_large(points.values(), placed)
+    beyond = too_large(points.values(), placed)
     if request.dry_run:
-        for line in too_large:
+        for line in beyond:
             print(f"warning: {line}")
         print("dry run: nothing was created")
         return 0
-    if too_large and not all(point.config.force for point in points.values()):
-        raise ConfigError(too_large)
+    if beyond and not all(point.config.force for point in points.values()):
+        raise ConfigError(beyond)
     _check_shards(points.values())
     return _carry_out(request, planned, plan.merge(earlier, planned), points)
 

@@ -8,10 +8,12 @@ import pytest
 
 from nepa_scale import branching, overrides
 from nepa_scale.errors import ConfigError
-from sweeps import jobs, plan
+from sweeps import jobs
+from sweeps.command_line import read_launch
 from sweeps.machine import Speed
-from sweeps.placements import Placements
-from sweeps.settings import read_launch
+from sweeps.planning.placements import Placements
+from sweeps.planning.points import expand
+from sweeps.planning.pricing import price
 
 SIZES = "study.data_sizes=[1024,2048,3072,4096]"
 WORDS = ("grid=data_size", "branch=true", SIZES, "study.scratch_control=false", "study_dir=out")
@@ -19,7 +21,7 @@ WORDS = ("grid=data_size", "branch=true", SIZES, "study.scratch_control=false", 
 
 def test_every_branch_begins_in_a_state_of_the_longest() -> None:
     """What the launcher writes into the runs is what the trainer's own check accepts."""
-    points = list(plan.expand(read_launch(WORDS)).values())
+    points = list(expand(read_launch(WORDS)).values())
     assert [point.config.pretrain.steps for point in points] == [32, 64, 96, 128]
     *short, trunk = points
     assert trunk.branched_from is None
@@ -36,7 +38,7 @@ def test_every_branch_begins_in_a_state_of_the_longest() -> None:
 
 def test_each_seed_has_a_trunk_of_its_own() -> None:
     """Branches start from the weights of their own seed."""
-    points = plan.expand(read_launch([*WORDS, "seeds=2"]))
+    points = expand(read_launch([*WORDS, "seeds=2"]))
     assert len(points) == 8
     for point in points.values():
         if point.branched_from is not None:
@@ -46,7 +48,7 @@ def test_each_seed_has_a_trunk_of_its_own() -> None:
 def test_four_sizes_cost_at_most_55_percent() -> None:
     """32 + 64 + 96 + 128 steps alone; by branches 128 and the decays 6, 13 and 19: 166 of 320, which is 52 %."""
     launch = read_launch(WORDS)
-    runs = plan.price(launch, plan.expand(launch), Speed(1e9, 0.0, "stated"), Placements(launch.cluster)).runs
+    runs = price(launch, expand(launch), Speed(1e9, 0.0, "stated"), Placements(launch.cluster)).runs
     tasks = [run.tasks["pretrain"] for run in runs]
     spent = sum(task.flops - task.flops_inherited for task in tasks)
     assert spent / sum(task.flops for task in tasks) == pytest.approx(166 / 320, abs=1e-6)
@@ -56,7 +58,7 @@ def test_four_sizes_cost_at_most_55_percent() -> None:
 def test_branches_wait_for_the_longest(tmp_path: Path) -> None:
     """The chain of jobs is trunk, branch, and what follows the branch."""
     launch = read_launch(WORDS)
-    planned = plan.price(launch, plan.expand(launch), Speed(1e9, 0.0, "stated"), Placements(launch.cluster))
+    planned = price(launch, expand(launch), Speed(1e9, 0.0, "stated"), Placements(launch.cluster))
     todo = {job.key: job for job in jobs.jobs_to_do(planned, tmp_path)}
     trunk = planned.runs[-1].run_id
     for run in planned.runs[:-1]:
@@ -67,7 +69,7 @@ def test_branches_wait_for_the_longest(tmp_path: Path) -> None:
 
 def test_the_runs_configuration_survives_its_file(tmp_path: Path) -> None:
     """A warm-up of W steps is still W steps after it was written as a fraction and read back."""
-    for number, point in enumerate(plan.expand(read_launch(WORDS)).values()):
+    for number, point in enumerate(expand(read_launch(WORDS)).values()):
         path = tmp_path / f"{number}.yaml"
         overrides.save(point.config, path)
         read = overrides.load(path)
@@ -88,6 +90,6 @@ def test_the_runs_configuration_survives_its_file(tmp_path: Path) -> None:
 def test_contradictions_are_one_line(words: list[str], text: str) -> None:
     """What cannot be branched is refused before any work."""
     with pytest.raises(ConfigError) as caught:
-        plan.expand(read_launch(words))
+        expand(read_launch(words))
     (line,) = caught.value.problems
     assert text in line

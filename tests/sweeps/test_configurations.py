@@ -8,7 +8,7 @@ import pytest
 
 from nepa_scale import overrides
 from nepa_scale.errors import ConfigError
-from sweeps.configurations import Configurations
+from sweeps.planning.configurations import Configurations
 
 TASKS = ("pretrain", "classify")
 

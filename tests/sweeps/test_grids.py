@@ -6,19 +6,20 @@ import pytest
 
 from nepa_scale.costs import task_cost
 from nepa_scale.errors import ConfigError
-from sweeps import plan
-from sweeps.settings import options, read_launch
+from sweeps.command_line import options, read_launch
+from sweeps.planning.point import Point
+from sweeps.planning.points import expand
 
 
-def points(*words: str) -> list[plan.Point]:
+def points(*words: str) -> list[Point]:
     """The points of a command line, without controls."""
-    return list(plan.expand(read_launch(["study.scratch_control=false", *words])).values())
+    return list(expand(read_launch(["study.scratch_control=false", *words])).values())
 
 
 def complaint(*words: str) -> str:
     """The one complaint about a command line."""
     with pytest.raises(ConfigError) as caught:
-        plan.expand(read_launch(words))
+        expand(read_launch(words))
     (line,) = caught.value.problems
     return line
 

@@ -11,17 +11,20 @@ from nepa_scale.files import write_json
 from nepa_scale.runs import exclusive
 from nepa_scale.status import Status, read_status, write_status
 from sweeps import jobs, plan
+from sweeps.command_line import read_launch
 from sweeps.machine import Speed
-from sweeps.placements import Placements
+from sweeps.planning.placements import Placements
+from sweeps.planning.points import expand
+from sweeps.planning.pricing import price
+from sweeps.planning.sharing import share_pretraining
 from sweeps.schedule import Job
-from sweeps.settings import read_launch
 
 
 @pytest.fixture
 def femto() -> plan.Plan:
     """One pre-trained run and its control."""
     launch = read_launch(["study.sizes=[femto]", "study.tasks=[pretrain,classify,segment]"])
-    return plan.price(launch, plan.expand(launch), Speed(None, 0.0, ""), Placements(launch.cluster))
+    return price(launch, expand(launch), Speed(None, 0.0, ""), Placements(launch.cluster))
 
 
 def finish(study_dir: Path, key: str) -> None:
@@ -62,8 +65,8 @@ def test_only_what_is_missing(femto: plan.Plan, tmp_path: Path) -> None:
 def test_fine_tuning_waits_for_the_pretraining_it_shares(tmp_path: Path) -> None:
     """A run without a pre-training of its own waits for the one it uses."""
     launch = read_launch(["grid=ablation_freeze", "study.tasks=[pretrain,classify]", "study.scratch_control=false"])
-    points = plan.share_pretraining(plan.expand(launch), None, tmp_path)
-    todo = jobs.jobs_to_do(plan.price(launch, points, Speed(None, 0.0, ""), Placements(launch.cluster)), tmp_path)
+    points = share_pretraining(expand(launch), None, tmp_path)
+    todo = jobs.jobs_to_do(price(launch, points, Speed(None, 0.0, ""), Placements(launch.cluster)), tmp_path)
     assert keys(todo) == ["own/pretrain", "own/classify", "own/classify"]
     assert [job.after for job in todo] == [(), (todo[0].key,), (todo[0].key,)]
 

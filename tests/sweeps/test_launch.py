@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from nepa_scale.data.digits import write_digits
-from sweeps.settings import GROUPS, options
+from sweeps.command_line import options
+from sweeps.settings import GROUPS
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

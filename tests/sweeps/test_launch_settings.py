@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from nepa_scale.errors import ConfigError
-from sweeps.settings import CONF, GROUPS, LocalSettings, SlurmSettings, flatten, options, read_launch
+from sweeps.command_line import CONF, flatten, options, read_launch
+from sweeps.settings import GROUPS, LocalSettings, SlurmSettings
 
 CHOICES = [(group, name) for group in GROUPS for name in options(group)]
 

@@ -13,10 +13,15 @@ from nepa_scale.placing.device_memory import DeviceMemory
 from nepa_scale.placing.placement import place
 from nepa_scale.status import Status, write_status
 from sweeps import plan
+from sweeps.command_line import read_launch
 from sweeps.machine import Speed
-from sweeps.placements import Placements
+from sweeps.planning.feasibility import check
+from sweeps.planning.placements import Placements
+from sweeps.planning.point import Point
+from sweeps.planning.points import expand
+from sweeps.planning.pricing import price
+from sweeps.planning.sharing import share_pretraining
 from sweeps.resources import Resources
-from sweeps.settings import read_launch
 
 SPEED = Speed(1e9, 10.0, "stated")
 
@@ -24,13 +29,13 @@ SPEED = Speed(1e9, 10.0, "stated")
 def make_plan(*words: str) -> plan.Plan:
     """The priced plan of a command line."""
     launch = read_launch(words)
-    return plan.price(launch, plan.expand(launch), SPEED, Placements(launch.cluster))
+    return price(launch, expand(launch), SPEED, Placements(launch.cluster))
 
 
 def problems(*words: str) -> list[str]:
     """The complaints of expanding a command line."""
     with pytest.raises(ConfigError) as caught:
-        plan.expand(read_launch(words))
+        expand(read_launch(words))
     return caught.value.problems
 
 
@@ -80,14 +85,14 @@ def test_repeated_value_is_one_run() -> None:
 
 def test_command_line_is_strongest() -> None:
     """A run setting typed beside the study's replaces it at every point."""
-    runs = plan.expand(read_launch(["classify.epochs=3", "study.sizes=[femto,pico]"]))
+    runs = expand(read_launch(["classify.epochs=3", "study.sizes=[femto,pico]"]))
     assert {point.config.classify.epochs for point in runs.values()} == {3.0}
 
 
 @pytest.mark.parametrize("task", ["pretrain", "segment"])
 def test_steps_replace_the_study_epochs(task: str) -> None:
     """A length in steps on the command line replaces the study's length in epochs."""
-    for point in plan.expand(read_launch([f"{task}.steps=5"])).values():
+    for point in expand(read_launch([f"{task}.steps=5"])).values():
         config = point.config
         if task in config.tasks:
             assert config.task_config(task).steps == 5
@@ -97,15 +102,15 @@ def test_steps_replace_the_study_epochs(task: str) -> None:
 def test_epochs_replace_the_study_steps() -> None:
     """A length in epochs on the command line replaces the study's length in steps."""
     launch = read_launch(["study=imagenet", "study.sizes=[tiny]", "segment.epochs=3"])
-    (point,) = plan.expand(launch).values()
+    (point,) = expand(launch).values()
     assert (point.config.segment.epochs, point.config.segment.steps) == (3.0, None)
 
 
 def test_costs_are_those_of_the_tasks() -> None:
     """The plan repeats the cost model's numbers, and time is start-up plus FLOPs at the given speed."""
     launch = read_launch(["study.sizes=[femto]"])
-    runs = plan.expand(launch)
-    for run in plan.price(launch, runs, SPEED, Placements(launch.cluster)).runs:
+    runs = expand(launch)
+    for run in price(launch, runs, SPEED, Placements(launch.cluster)).runs:
         for name, task in run.tasks.items():
             config = runs[run.run_id].config
             cost = task_cost(config, name)
@@ -122,7 +127,7 @@ def test_costs_are_those_of_the_tasks() -> None:
 def test_unknown_speed_is_not_invented() -> None:
     """Where nothing is known about the devices the plan holds no times."""
     launch = read_launch(["study.sizes=[femto]"])
-    planned = plan.price(launch, plan.expand(launch), Speed(None, 0.0, "unknown"), Placements(launch.cluster))
+    planned = price(launch, expand(launch), Speed(None, 0.0, "unknown"), Placements(launch.cluster))
     assert {task.seconds for run in planned.runs for task in run.tasks.values()} == {None}
 
 
@@ -160,7 +165,7 @@ def test_data_and_batches_are_checked_before_anything_runs(tmp_path: Path) -> No
     data = f"data.root={tmp_path / 'none'}"
     launch = read_launch(["study.sizes=[femto]", data, "engine.ds_config=zero7", "pretrain.batch_size=64"])
     with pytest.raises(ConfigError) as caught:
-        plan.check(plan.expand(launch).values(), 3)
+        check(expand(launch).values(), 3)
     text = "\n".join(caught.value.problems)
     assert str(tmp_path / "none") in text
     assert "pretrain.batch_size=64 does not divide over 3 devices" in text
@@ -171,7 +176,7 @@ def test_a_start_that_is_not_there_is_told_before_anything_runs() -> None:
     """A folder to start from is looked at once for the whole launch, not by every job in its turn."""
     launch = read_launch(["study.sizes=[femto]", "init=nowhere/run"])
     with pytest.raises(ConfigError) as caught:
-        plan.check(plan.expand(launch).values(), 1)
+        check(expand(launch).values(), 1)
     (line,) = caught.value.problems
     assert line.startswith("init=nowhere/run: nowhere/run/pretrain/model.safetensors does not exist")
 
@@ -248,10 +253,10 @@ def test_points_are_runs_with_names_of_their_own() -> None:
     assert len(set(seeds.titles.values())) == 16
 
 
-def shared(launch_words: tuple[str, ...], earlier: plan.Plan | None, study_dir: Path) -> list[plan.Point]:
+def shared(launch_words: tuple[str, ...], earlier: plan.Plan | None, study_dir: Path) -> list[Point]:
     """The points of a launch after sharing."""
-    points = plan.expand(read_launch(launch_words))
-    return list(plan.share_pretraining(points, earlier, study_dir).values())
+    points = expand(read_launch(launch_words))
+    return list(share_pretraining(points, earlier, study_dir).values())
 
 
 def test_equal_pretraining_is_done_once(tmp_path: Path) -> None:

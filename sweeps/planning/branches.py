@@ -9,20 +9,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nepa_scale import branching, overrides
 from nepa_scale.costs import num_train_images
 from nepa_scale.errors import ConfigError
+from sweeps.planning.point import Pairs, Point
 from sweeps.settings import Launch
-
-if TYPE_CHECKING:
-    from sweeps.plan import Point
 
 AXIS = "pretrain.num_images"
 OWN = ("pretrain.steps", "pretrain.epochs", "pretrain.warmup", "pretrain.schedule", "pretrain.num_images")
-
-Pairs = list[tuple[str, str]]
 
 
 def with_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any]], Pairs]) -> Launch:

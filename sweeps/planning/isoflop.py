@@ -13,11 +13,10 @@ from typing import Any
 from nepa_scale import overrides
 from nepa_scale.costs import task_cost
 from nepa_scale.errors import ConfigError
+from sweeps.planning.point import Pairs
 from sweeps.settings import Launch
 
 TOLERANCE = 0.01
-
-Pairs = list[tuple[str, str]]
 
 
 def with_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any]], Pairs]) -> Launch:

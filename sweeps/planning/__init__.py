@@ -1,0 +1,1 @@
+"""From a grid and a study to priced runs."""

@@ -1,0 +1,46 @@
+"""What would stop the runs of a plan, found before any of them starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nepa_scale import checks
+from nepa_scale.errors import ConfigError
+from nepa_scale.placing import ds_config
+from nepa_scale.runs import check_start
+from sweeps.planning.placements import Placements
+from sweeps.planning.point import Point
+
+
+def check(points: Iterable[Point], devices: int) -> None:
+    """Raises ``ConfigError`` with what would stop the tasks: data, batches, the DeepSpeed file."""
+    problems: list[str] = []
+    seen: set[tuple[Any, ...]] = set()
+    for point in points:
+        config = point.config
+        for task in point.tasks:
+            section = config.task_config(task)
+            reads = (config.data.root, section.dataset, section.num_images, section.fraction, task)
+            if reads not in seen:
+                problems += checks.check_data(config, (task,))
+            seen.add(reads)
+            problems += ds_config.check(config, task)
+        problems += checks.check_batches(config, point.tasks, devices)
+        if config.init != "pretrain":
+            for task in point.tasks:
+                problems += check_start(Path(), dataclasses.replace(config, task=task))
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+
+
+def too_large(points: Iterable[Point], placed: Placements) -> list[str]:
+    """A line for every task that a device cannot hold."""
+    lines = []
+    for point in points:
+        for task in point.tasks:
+            problem = placed.of(point.config, task).problem
+            lines += [f"{point.label} {task}: {problem}"] if problem is not None else []
+    return list(dict.fromkeys(lines))

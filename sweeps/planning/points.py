@@ -1,0 +1,95 @@
+"""From the points of a grid to runs: each point's settings, put together and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from nepa_scale import overrides
+from nepa_scale.config import TASKS, RunConfig
+from nepa_scale.errors import ConfigError
+from sweeps.planning import branches, grids, isoflop
+from sweeps.planning.configurations import Configurations
+from sweeps.planning.point import Pairs, Point
+from sweeps.settings import Launch, StudySettings
+
+
+def expand(launch: Launch) -> dict[str, Point]:
+    """Every distinct run of the grid by its run_id.
+
+    Points that differ only in settings a run does not use (one from scratch reads no pre-training settings)
+    are one run. Raises ``ConfigError`` with the problems of all points.
+    """
+    launch = resolved(launch)
+    problems = grids.complaints(launch.pairs, launch.grid_name, launch.grid)
+    points: dict[str, Point] = {}
+    configurations = Configurations(("pretrain", *launch.study.tasks))
+    for name, values in grids.combinations(launch.grid):
+        for pairs in _variants(launch.study, _point_pairs(launch, values)):
+            try:
+                config = configurations.build(pairs)
+            except ConfigError as error:
+                problems += error.problems
+                break  # its control from scratch would say the same again
+            own = _own_values(config, values)
+            tasks = tuple(task for task in config.tasks if task in ("pretrain", *launch.study.tasks))
+            points.setdefault(config.run_id, Point(config, _label(config, name, own), own, tasks))
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return branches.connect(points, launch.study_dir / "runs") if launch.branch else points
+
+
+def resolved(launch: Launch) -> Launch:
+    """``launch`` with the points that its rule and ``branch`` stand for."""
+    if launch.grid.rule == "isoflop":
+        launch = isoflop.with_points(launch, _point_pairs)
+    return branches.with_points(launch, _point_pairs) if launch.branch else launch
+
+
+def _point_pairs(launch: Launch, values: dict[str, Any]) -> Pairs:
+    """Settings of one point, weakest first: the study's, the grid's, the axes', the command line's."""
+    mappings = {"study.run": launch.study.run, "grid.set": launch.grid.set, "grid": values}
+    pairs: Pairs = []
+    for source, mapping in mappings.items():
+        pairs = _overlay(pairs, overrides.pairs_from_mapping(mapping, source))
+    return _overlay(pairs, [pair for pair in launch.pairs if pair[0] not in grids.RESERVED])
+
+
+def _overlay(weak: Pairs, strong: Pairs) -> Pairs:
+    """Both, in order; a length given in steps replaces a weaker one in epochs, and the other way round."""
+    given = {key for key, text in strong if text != "null"}
+    replaced = {f"{task}.epochs" for task in TASKS if f"{task}.steps" in given}
+    replaced |= {f"{task}.steps" for task in TASKS if f"{task}.epochs" in given}
+    return [pair for pair in weak if pair[0] not in replaced] + strong
+
+
+def _variants(study: StudySettings, pairs: Pairs) -> Iterator[Pairs]:
+    """The point itself and, where the study asks for it, its control from random weights."""
+    if dict(pairs).get("init", "pretrain") == "pretrain":
+        yield pairs
+        if not study.scratch_control:
+            return
+        pairs = [*pairs, ("init", "scratch")]
+    yield [*pairs, ("task", "classify")]
+
+
+def _own_values(config: RunConfig, values: dict[str, Any]) -> dict[str, Any]:
+    """The axis values that the run depends on, as they ended up in its configuration."""
+    identity = config.identity()
+    return {key: identity[key] for key in values if key in identity}
+
+
+def _label(config: RunConfig, name: str, values: dict[str, Any]) -> str:
+    """A point's own name, or one made of what varies; the seed is no part of it, so that seeds can be averaged."""
+    if name:
+        return name
+    parts = [
+        str(value) if key == "model.size" else f"{key.split('.')[-1]}={_short(value)}"
+        for key, value in values.items()
+        if key != "seed"
+    ]
+    return " ".join(dict.fromkeys(parts)) or config.model.size  # tasks may share a setting's name and value
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
