@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from nepa_scale.config import RunConfig
 from nepa_scale.data import layout
 from nepa_scale.errors import RunError, UserError
 from nepa_scale.files import file_in_the_way, read_json, write_json
+from nepa_scale.processes.living import lives, start_time
 from nepa_scale.status import read_status
 from nepa_scale.weights import timm_layout
 
@@ -25,6 +28,7 @@ AVERAGE_NAME = "model_ema.safetensors"
 CONFIG_NAME = "config.yaml"
 DATA_NAME = "data.json"
 PICTURES_NAME = "pictures.png"
+OWNER_NAME = ".lock.owner"
 
 
 def run_directory(config: RunConfig) -> Path:
@@ -166,15 +170,41 @@ def is_finished(task_dir: Path) -> bool:
     return status is not None and status.state == "finished" and (task_dir / "result.json").is_file()
 
 
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds, or held, the lock of a folder; ``started`` tells it from a later one of the same pid."""
+
+    pid: int
+    host: str
+    started: float
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+def holder(folder: Path) -> Holder | None:
+    """The process of this machine that holds the lock of ``folder``. Looking disturbs nobody who wants the lock."""
+    last = _last_holder(folder)
+    return last if last is not None and last.host == socket.gethostname() and lives(last.pid, last.started) else None
+
+
 def is_in_use(folder: Path) -> bool:
-    """Whether a process holds the lock of ``folder``."""
-    if not (folder / ".lock").is_file():
-        return False
+    """Whether a process holds the lock of ``folder``, here or on another machine that shares it."""
+    last = _last_holder(folder)
+    if last is None or last.host == socket.gethostname():
+        return holder(folder) is not None
     try:
         with FileLock(folder / ".lock", timeout=0):
             return False
     except Timeout:
         return True
+
+
+def _last_holder(folder: Path) -> Holder | None:
+    try:
+        return Holder(**read_json(folder / OWNER_NAME))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
 
 
 @contextmanager
@@ -184,7 +214,7 @@ def exclusive(task_dir: Path) -> Iterator[None]:
     Raises:
         RunError: when another process holds it, naming that process, or the folder cannot be written to.
     """
-    owner = task_dir / ".lock.owner"
+    owner = task_dir / OWNER_NAME
     try:
         task_dir.mkdir(parents=True, exist_ok=True)
         owner.touch()
@@ -193,9 +223,10 @@ def exclusive(task_dir: Path) -> Iterator[None]:
     lock = FileLock(task_dir / ".lock", timeout=0)
     try:
         with lock:
-            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            me = Holder(os.getpid(), socket.gethostname(), start_time(os.getpid()) or 0.0)
+            owner.write_text(json.dumps(dataclasses.asdict(me)))
             yield
             owner.unlink(missing_ok=True)
     except Timeout as error:
-        holder = (owner.read_text() if owner.is_file() else "") or "another process"
-        raise RunError(f"{task_dir}: in use by {holder}; wait for it or stop it") from error
+        by = _last_holder(task_dir) or "another process"
+        raise RunError(f"{task_dir}: in use by {by}; wait for it or stop it") from error

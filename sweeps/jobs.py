@@ -116,8 +116,10 @@ def mark(job: Job, new_state: str, error: str | None = None) -> None:
 
 
 def put_in_line(job: Job) -> None:
-    """Say of a task that it waits in a queue; the step that it had come to stays."""
+    """Say of a task that it waits in a queue; the step that it had come to stays. What an earlier process of it printed
+    is no reason for what comes."""
     mark(job, "submitted")
+    (task_dir(job) / PRINTED_NAME).unlink(missing_ok=True)
 
 
 def settle(job: Job, error: str | None, *, stopping: bool) -> Status:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import re
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from nepa_scale.status import Status, read_status
 from sweeps.plan import Plan, PlannedRun, run_dir
 
 TAIL_BYTES = 16_384
 LOST = "lost"
-UNDER_WAY = ("planned", "submitted", "running", "preempted")
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,7 @@ class Standing:
     label: str
     task: str
     state: str
-    """As in ``status.json``, or ``lost``: it says running, but its process on this machine is gone."""
+    """As in ``status.json``, or ``lost``: it says it waits or runs, but nobody works on it."""
     step: int
     steps_total: int
     attempt: int
@@ -37,6 +33,16 @@ class Standing:
     eta_seconds: float | None
     reason: str | None
     updated_at: str | None
+
+    @property
+    def key(self) -> str:
+        """run_id/task."""
+        return f"{self.run_id}/{self.task}"
+
+
+def as_lost(task: Standing, reason: str) -> Standing:
+    """``task``, on which nobody works though it says so."""
+    return dataclasses.replace(task, state=LOST, eta_seconds=None, reason=reason)
 
 
 def standings(plan: Plan, study_dir: Path) -> list[Standing]:
@@ -49,20 +55,19 @@ def _standing(run: PlannedRun, task: str, task_dir: Path) -> Standing:
     if status is None:
         return Standing(run.run_id, run.label, task, "planned", 0, 0, 0, None, None, None, None, None)
     row = last_row(task_dir / "metrics.jsonl") if status.step else {}
-    lost = status.state == "running" and process_is_gone(task_dir)
     speed = _number(row, "images_per_second")
     return Standing(
         run_id=run.run_id,
         label=run.label,
         task=task,
-        state=LOST if lost else status.state,
+        state=status.state,
         step=status.step,
         steps_total=status.steps_total,
         attempt=status.attempt,
         loss=_number(row, "loss"),
         images_per_second=speed,
-        eta_seconds=_time_left(status, row, speed) if status.state == "running" and not lost else None,
-        reason="its process is gone without a word; the same launch continues it" if lost else status.error,
+        eta_seconds=_time_left(status, row, speed) if status.state == "running" else None,
+        reason=status.error,
         updated_at=status.updated_at,
     )
 
@@ -83,16 +88,6 @@ def last_row(path: Path) -> dict[str, Any]:
         if "images_per_second" in row:
             return row
     return {}
-
-
-def process_is_gone(task_dir: Path) -> bool:
-    """Whether the process that last held the task's lock ran on this machine and is no more."""
-    try:
-        owner = (task_dir / ".lock.owner").read_text()
-    except FileNotFoundError:
-        return False
-    found = re.fullmatch(r"process (\d+) on (.+)", owner)
-    return found is not None and found[2] == socket.gethostname() and not psutil.pid_exists(int(found[1]))
 
 
 def _time_left(status: Status, row: dict[str, Any], speed: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""Show how far a study is: ``python sweeps/status.py STUDY_DIR [watch=true] [--json]``. Reads files only."""
+"""Show how far a study is: ``python sweeps/status.py STUDY_DIR [watch=true] [--json]``. Writes nothing."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ from rich.text import Text
 
 from nepa_scale.errors import UserError, nearest
 from sweeps import display, plan
-from sweeps.standing import LOST, UNDER_WAY, Standing, standings
+from sweeps.clusters import read_cluster
+from sweeps.executors import executor
+from sweeps.jobs import UNDER_WAY
+from sweeps.standing import LOST, Standing, as_lost, standings
 
 EXIT_USER_ERROR = 2
+UNFINISHED = ("planned", *UNDER_WAY, "preempted")
 REFRESH_SECONDS = 2.0
 USAGE = "usage: python sweeps/status.py STUDY_DIR [watch=true] [--json]"
 HELP = f"""{USAGE}
@@ -51,7 +55,7 @@ def main(words: Sequence[str]) -> int:
         request = _read(words)
         planned = _plan(request.study_dir)
         if request.as_json:
-            tasks = standings(planned, request.study_dir)
+            tasks = look(planned, request.study_dir)
             print(json.dumps([dataclasses.asdict(task) for task in tasks], indent=2))
         elif request.watch:
             _watch(planned, request.study_dir)
@@ -65,7 +69,7 @@ def main(words: Sequence[str]) -> int:
 
 def view(planned: plan.Plan, study_dir: Path) -> tuple[RenderableType, bool]:
     """The table of states, what is under way, counts and errors; and whether anything is left to do."""
-    tasks = standings(planned, study_dir)
+    tasks = look(planned, study_dir)
     parts: list[RenderableType] = [display.status_table(planned, tasks)]
     running = [task for task in tasks if task.state == "running"]
     if running:
@@ -73,7 +77,18 @@ def view(planned: plan.Plan, study_dir: Path) -> tuple[RenderableType, bool]:
     counts = Counter(task.state for task in tasks)
     parts += ["", ", ".join(f"{number} {state}" for state, number in counts.most_common())]
     parts += [Text(_complaint(task)) for task in tasks if task.reason]
-    return Group(*parts), any(task.state in UNDER_WAY for task in tasks)
+    return Group(*parts), any(task.state in UNFINISHED for task in tasks)
+
+
+def look(planned: plan.Plan, study_dir: Path) -> list[Standing]:
+    """How every task stands, by its own word and by that of the queue or Slurm."""
+    tasks = standings(planned, study_dir)
+    try:
+        place = executor(read_cluster(study_dir), study_dir)
+        gone = place.gone([task.key for task in tasks if task.state in UNDER_WAY])
+    except UserError:  # a study that was planned only, or one of a cluster that is not at hand: its files tell
+        return tasks
+    return [as_lost(task, gone[task.key]) if task.key in gone else task for task in tasks]
 
 
 def _watch(planned: plan.Plan, study_dir: Path) -> None:

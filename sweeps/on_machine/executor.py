@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import signal
-import socket
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-import psutil
-
-from nepa_scale.runs import is_in_use
+from nepa_scale.runs import holder, is_in_use
 from sweeps import jobs, plan
 from sweeps.on_machine import runner
 from sweeps.schedule import Job
@@ -71,9 +68,7 @@ class LocalExecutor:
         """Tell the queue to let its tasks save; asking often does no harm."""
         if time.monotonic() - self._asked_at > STOP_AGAIN_SECONDS:
             self._asked_at = time.monotonic()
-            pid = _owner(runner.queue_dir(self._study_dir))
-            if pid is not None:
-                os.kill(pid, signal.SIGTERM)
+            _tell_to_stop(runner.queue_dir(self._study_dir))
         return None
 
     def works_on(self, job: Job) -> bool:
@@ -89,17 +84,12 @@ class LocalExecutor:
         if self.is_active():
             return
         for job in chosen:
-            pid = _owner(jobs.task_dir(job))
-            if pid is not None:
-                os.kill(pid, signal.SIGTERM)
+            _tell_to_stop(jobs.task_dir(job))
 
 
-def _owner(folder: Path) -> int | None:
-    """The process of this machine that holds the lock of ``folder``."""
-    try:
-        found = re.fullmatch(r"process (\d+) on (.+)", (folder / ".lock.owner").read_text())
-    except FileNotFoundError:
-        return None
-    if found is None or found[2] != socket.gethostname() or not psutil.pid_exists(int(found[1])):
-        return None
-    return int(found[1])
+def _tell_to_stop(folder: Path) -> None:
+    """SIGTERM to the process that holds the lock of ``folder``, should it be one of this machine."""
+    process = holder(folder)
+    if process is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)

@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import psutil
 from filelock import FileLock
 
 from nepa_scale.files import read_json, write_json
+from nepa_scale.processes.living import lives, start_time
 
 
 @dataclass(frozen=True)
@@ -78,20 +78,11 @@ class SharesBook:
         except (FileNotFoundError, json.JSONDecodeError):
             return []
         shares = [Share(**(entry | {"devices": tuple(entry["devices"])})) for entry in entries]
-        return [share for share in shares if _start_time(share.pid) == share.started]
+        return [share for share in shares if lives(share.pid, share.started)]
 
     def _write(self, shares: Sequence[Share]) -> None:
         write_json(self._path, [asdict(share) for share in shares])
 
 
 def _share(devices: tuple[str, ...], fraction: str, pid: int) -> Share:
-    return Share(devices, fraction, pid, _start_time(pid) or 0.0)
-
-
-def _start_time(pid: int) -> float | None:
-    """When the process began; None where it has ended. A pid alone may have come to another process."""
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.NoSuchProcess:
-        return None
+    return Share(devices, fraction, pid, start_time(pid) or 0.0)

@@ -10,19 +10,17 @@ from typing import Any
 import submitit
 
 from nepa_scale.errors import UserError
-from nepa_scale.runs import is_in_use
-from sweeps import jobs, plan
+from sweeps import jobs
 from sweeps.handing_over import job_environment
 from sweeps.on_slurm import arrays, commands, requeue, submissions, truth
 from sweeps.on_slurm.arrays import Array
 from sweeps.on_slurm.commands import JobState
 from sweeps.schedule import Job
 from sweeps.settings import SlurmSettings
-from sweeps.task import PRINTED_NAME
 
 TAIL_BYTES = 4096
 ASK_AGAIN_SECONDS = 5.0
-NEVER_SUBMITTED = "it never reached Slurm; the same launch submits it"
+UNKNOWN = "it never reached Slurm; the same launch submits it"
 
 
 class SlurmExecutor:
@@ -40,18 +38,16 @@ class SlurmExecutor:
         """Tasks of which Slurm has no job that waits or runs."""
         known = self._known(fresh=True)
         dead = {key: known.get(key) for key in keys if key not in known or not known[key].is_live}
-        folders = {key: plan.task_dir(self._study_dir, key) for key in dead}
         return {
-            key: truth.verdict(state, _tail(folders[key] / PRINTED_NAME)) if state else NEVER_SUBMITTED
+            key: truth.verdict(state, _tail(submissions.printed(self._study_dir, state.job_id))) if state else UNKNOWN
             for key, state in dead.items()
-            if not is_in_use(folders[key])
         }
 
     def settle(self, todo: Sequence[Job]) -> None:
         """Tasks that seem to wait or run while Slurm has no such job get its reason."""
         waiting = {job.key: job for job in todo if jobs.state(job) in (*jobs.UNDER_WAY, "preempted")}
         for key, reason in self.gone(waiting).items():
-            if reason != NEVER_SUBMITTED:
+            if reason != UNKNOWN:
                 jobs.end(waiting[key], reason)
             elif jobs.state(waiting[key]) != "preempted":
                 jobs.settle(waiting[key], None, stopping=True)
@@ -172,8 +168,5 @@ def _words(error: Exception) -> str:
     return " ".join(" ".join(lines or [str(error)]).split())
 
 
-def _tail(path: Path) -> str:
-    try:
-        return path.read_bytes()[-TAIL_BYTES:].decode(errors="replace")
-    except OSError:
-        return ""
+def _tail(path: Path | None) -> str:
+    return path.read_bytes()[-TAIL_BYTES:].decode(errors="replace") if path else ""

@@ -61,6 +61,12 @@ def folder(study_dir: Path, submission: Submission) -> Path:
     return (study_dir / FOLDER / str(submission.number)).absolute()
 
 
+def printed(study_dir: Path, job_id: str) -> Path | None:
+    """What rank 0 of a job, and Slurm about it, wrote to standard error; None where it wrote nothing."""
+    found = sorted((study_dir / FOLDER).glob(f"*/{job_id}_0_log.err"), key=lambda path: int(path.parent.name))
+    return found[-1] if found else None
+
+
 def _write(study_dir: Path, submission: Submission) -> None:
     write_json(study_dir / FOLDER / f"{submission.number}.json", asdict(submission))
 

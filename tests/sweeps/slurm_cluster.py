@@ -112,7 +112,7 @@ class VirtualCluster:
         self._spawn("slurmctld", "slurmctld", "-D", "-i", "-f", conf)
         wait_for(lambda: "is UP" in self.ask("scontrol", "ping"), 20, "slurmctld")
         for number in range(1, self.nodes + 1):
-            self._start_node(number)
+            self.start_node(number)
         wait_for(self.is_idle, 30, "all nodes idle")
 
     def _configure(self) -> None:
@@ -143,10 +143,16 @@ class VirtualCluster:
         )
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
 
-    def _start_node(self, number: int) -> None:
-        """Start the daemon of a node."""
+    def start_node(self, number: int) -> None:
+        """Start the daemon of a node, the first time or after its death."""
         (self.folder / "spool" / f"virtual{number}").mkdir(exist_ok=True)
         self._spawn(f"slurmd {number}", "slurmd", "-D", "-f", self.environment["SLURM_CONF"], "-N", f"virtual{number}")
+
+    def kill_node(self, number: int) -> None:
+        """A node dies as one does: its daemon and all that ran on it, at once."""
+        daemon = self._daemons.pop(f"slurmd {number}")
+        _kill([daemon.pid, *self._steps(number)])
+        daemon.wait()
 
     def ask(self, *words: str) -> str:
         """What a client of this cluster prints, errors included."""

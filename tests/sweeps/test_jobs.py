@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nepa_scale.errors import RunError
 from nepa_scale.files import write_json
-from nepa_scale.runs import exclusive
 from nepa_scale.status import Status, read_status, write_status
-from sweeps import jobs, plan
+from sweeps import jobs, plan, withdrawn
 from sweeps.command_line import read_launch
 from sweeps.machine import Speed
 from sweeps.planning.placements import Placements
@@ -18,6 +16,7 @@ from sweeps.planning.points import expand
 from sweeps.planning.pricing import price
 from sweeps.planning.sharing import share_pretraining
 from sweeps.schedule import Job
+from sweeps.task import PRINTED_NAME
 
 
 @pytest.fixture
@@ -131,11 +130,13 @@ def test_a_task_that_said_nothing(job: Job, step: int, stopping: bool, state: st
 
 def test_a_printed_error_is_the_reason(job: Job) -> None:
     """The message of a user's mistake, printed by the task, is kept rather than the exit of its process."""
-    for number, text in ((2, "error: old"), (10, "loading\nerror: seed=-1: must be at least 0\n")):
-        (job.folder / str(number)).mkdir(parents=True)
-        (job.folder / str(number) / "5_0_log.err").write_text(text)
+    printed = jobs.task_dir(job) / PRINTED_NAME
+    printed.parent.mkdir(parents=True)
+    printed.write_text("loading\nerror: seed=-1: must be at least 0\n")
     write_status(jobs.task_dir(job), Status("submitted"))
     assert jobs.settle(job, "exit code 2", stopping=False).error == "seed=-1: must be at least 0"
+    jobs.put_in_line(job)
+    assert jobs.settle(job, "exit code 1", stopping=False).error == "exit code 1"
 
 
 def test_new_try_clears_the_old_error(job: Job) -> None:
@@ -147,29 +148,36 @@ def test_new_try_clears_the_old_error(job: Job) -> None:
     assert (status.state, status.attempt, status.error) == ("submitted", 3, None)
 
 
-def test_tasks_in_use_are_left_alone(job: Job) -> None:
-    """A task that another process works on stops the launch with that process's name."""
-    jobs.check_unused([job])
-    with exclusive(jobs.task_dir(job)), pytest.raises(RunError, match="in use by process"):
-        jobs.check_unused([job])
-    jobs.check_unused([job])
+@pytest.mark.parametrize("state", ["planned", "running", "preempted", "failed"])
+def test_a_cancelled_task_stays_so(femto: plan.Plan, tmp_path: Path, state: str) -> None:
+    """Whatever it said last, it failed as cancelled; neither it nor what waits for it is to do until it is allowed."""
+    todo = jobs.jobs_to_do(femto, tmp_path)
+    write_status(jobs.task_dir(todo[0]), Status(state, step=3))
+    withdrawn.withdraw(jobs.task_dir(todo[0]))
+    settled = jobs.settle(todo[0], None, stopping=True)
+    assert (settled.state, settled.step, settled.error) == ("failed", 3, "cancelled")
+    assert keys(jobs.jobs_to_do(femto, tmp_path)) == ["scratch/classify", "scratch/segment"]
+    withdrawn.allow(jobs.task_dir(todo[0]))
+    assert len(jobs.jobs_to_do(femto, tmp_path)) == 5
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        (None, "planned"),
-        (Status("failed", step=5, error="boom"), "planned"),
-        (Status("running", step=5), "preempted"),
-        (Status("running", step=0), "planned"),
-        (Status("preempted", step=5), "preempted"),
-    ],
-)
-def test_waiting_tasks_say_how_they_stand(job: Job, before: Status | None, after: str) -> None:
-    """A task in line is planned or, where it had begun, preempted: nothing that is not running says it is."""
-    if before is not None:
-        write_status(jobs.task_dir(job), before)
-    jobs.put_in_line(job)
-    status = read_status(jobs.task_dir(job))
-    assert status is not None
-    assert (status.state, status.error) == (after, None)
+def test_a_result_outlives_a_late_cancel(femto: plan.Plan, tmp_path: Path) -> None:
+    """A task that finished before the signal reached it keeps its result."""
+    job = jobs.jobs_to_do(femto, tmp_path)[0]
+    finish(tmp_path, job.key)
+    withdrawn.withdraw(jobs.task_dir(job))
+    assert jobs.settle(job, None, stopping=False).state == "finished"
+
+
+def test_up_and_down_a_chain(tmp_path: Path) -> None:
+    """What waits for a job, however indirectly, goes with it; what it waits for is found as well."""
+    chain = [
+        Job(key="fine", function=print, folder=tmp_path, after=("branch",)),
+        Job(key="branch", function=print, folder=tmp_path, after=("trunk",)),
+        Job(key="trunk", function=print, folder=tmp_path),
+        Job(key="other", function=print, folder=tmp_path),
+    ]
+    assert jobs.with_dependants([chain[2]], chain) == chain[:3]
+    assert jobs.with_dependants([chain[1]], chain) == chain[:2]
+    assert jobs.with_parents([chain[0]], chain) == chain[:3]
+    assert jobs.with_parents([chain[2]], chain) == [chain[2]]

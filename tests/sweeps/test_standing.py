@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nepa_scale.files import write_json
 from nepa_scale.status import Status, write_status
 from sweeps import display, plan, status
+from sweeps.clusters import save_cluster
 from sweeps.plan import Plan, PlannedRun, PlannedTask
-from sweeps.standing import Standing, last_row, process_is_gone, standings
+from sweeps.settings import LocalSettings
+from sweeps.standing import Standing, last_row, standings
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 COST = PlannedTask(params_total=200, params_backbone=100, images=50, flops=10**9, memory_bytes=2**20, seconds=61.0)
@@ -94,19 +97,15 @@ def test_last_row_of_a_long_file(tmp_path: Path) -> None:
 
 
 def test_a_process_that_went_without_a_word(tmp_path: Path) -> None:
-    """Running on this machine with a dead process is lost; alive, elsewhere or unknown it is believed."""
+    """Running on this machine with a dead process, or one that got its number later, is lost; alive it is believed."""
     planned = make_study(tmp_path)
+    save_cluster(LocalSettings(), tmp_path)
     task_dir = write_task(tmp_path, 0, "pretrain", Status("running", step=4, steps_total=10), [])
-    host = socket.gethostname()
-    for owner, gone in {
-        f"process {dead_process()} on {host}": True,
-        f"process {os.getpid()} on {host}": False,
-        f"process {dead_process()} on elsewhere-{host}": False,
-        "": False,
-    }.items():
-        (task_dir / ".lock.owner").write_text(owner)
-        assert process_is_gone(task_dir) is gone
-        assert standings(planned, tmp_path)[0].state == ("lost" if gone else "running")
+    me = {"pid": os.getpid(), "host": socket.gethostname(), "started": psutil.Process().create_time()}
+    earlier = {"started": me["started"] - 60}
+    for changed, state in (({}, "running"), ({"pid": dead_process()}, "lost"), (earlier, "lost")):
+        (task_dir / ".lock.owner").write_text(json.dumps(me | changed))
+        assert status.look(planned, tmp_path)[0].state == state
 
 
 def test_json_has_every_task(tmp_path: Path, run: Run) -> None:

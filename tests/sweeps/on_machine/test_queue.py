@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,38 +13,52 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sweeps.executors import ROOT, LocalQueue, fresh_folder
+from sweeps.handing_over import fresh_folder
 from sweeps.machine import Slots
+from sweeps.on_machine.queue import LocalQueue
 from sweeps.schedule import Job
 
 ONE, TWO = Slots(1, 1, ()), Slots(2, 1, ())
 
 
 class Books:
-    """Writes down what the queue reports, in order; a job is done when its function returned."""
+    """Hands out jobs and writes down what the queue reports, in order; a job is done when its function returned."""
 
-    def __init__(self) -> None:
-        self.started: list[str] = []
+    def __init__(self, *jobs: Job, withdrawn: Sequence[str] = ()) -> None:
+        self._new, self.withdrawn = list(jobs), set(withdrawn)
         self.ends: dict[str, str | None] = {}
         self.skips: dict[str, str] = {}
-        self.most_running = 0
 
-    def starting(self, job: Job) -> None:
-        """Note a start."""
-        self.started.append(job.key)
+    def arriving(self) -> Sequence[Job]:
+        """Everything at once."""
+        new, self._new = self._new, []
+        return new
+
+    def is_withdrawn(self, job: Job) -> bool:
+        """As told."""
+        return job.key in self.withdrawn
 
     def ended(self, job: Job, error: str | None, *, stopping: bool) -> bool:
         """Note an end."""
         self.ends[job.key] = error
-        return error is None
+        return error is None and job.key not in self.withdrawn
 
     def skipped(self, job: Job, parent: str) -> None:
         """Note a job that will not run."""
         self.skips[job.key] = parent
 
-    def tick(self, running: Sequence[Job]) -> None:
-        """Note how many run at once."""
-        self.most_running = max(self.most_running, len(running))
+
+@pytest.fixture(autouse=True)
+def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A book of shares of the test's own: other tests run on this machine, too."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+
+
+def run_queue(slots: Slots, *jobs: Job) -> Books:
+    """Run ``jobs`` to their end."""
+    books = Books(*jobs)
+    LocalQueue(slots, books).run()
+    return books
 
 
 def make_job(folder: Path, key: str, function: Callable[[], object], *after: str, cost: float = 0.0) -> Job:
@@ -73,13 +85,11 @@ def spans(folder: Path) -> dict[str, tuple[float, float]]:
 
 def test_never_more_than_the_slots(tmp_path: Path) -> None:
     """Five jobs on two slots all run, and by their own clocks no three of them overlap."""
-    books = Books()
-    LocalQueue(TWO, books).run([make_job(tmp_path, str(n), stamper(tmp_path, str(n))) for n in range(5)])
+    run_queue(TWO, *(make_job(tmp_path, str(n), stamper(tmp_path, str(n))) for n in range(5)))
     times = spans(tmp_path)
     assert sorted(times) == ["0", "1", "2", "3", "4"]
     overlaps = [sum(s <= start < e for s, e in times.values()) for start, _ in times.values()]
     assert max(overlaps) <= 2
-    assert books.most_running == 2
 
 
 def test_dependants_wait(tmp_path: Path) -> None:
@@ -88,21 +98,19 @@ def test_dependants_wait(tmp_path: Path) -> None:
         make_job(tmp_path, "child", stamper(tmp_path, "child"), "parent", cost=9),
         make_job(tmp_path, "parent", stamper(tmp_path, "parent")),
     ]
-    LocalQueue(TWO, Books()).run(jobs)
+    run_queue(TWO, *jobs)
     times = spans(tmp_path)
     assert times["parent"][1] <= times["child"][0]
 
 
 def test_costliest_chain_first(tmp_path: Path) -> None:
     """On one slot the job that holds up the most work is started first."""
-    books = Books()
     jobs = [
         make_job(tmp_path, "single", int, cost=2),
         make_job(tmp_path, "head", int, cost=1),
         make_job(tmp_path, "tail", int, "head", cost=3),
     ]
-    LocalQueue(ONE, books).run(jobs)
-    assert books.started == ["head", "tail", "single"]
+    assert list(run_queue(ONE, *jobs).ends) == ["head", "tail", "single"]
 
 
 def test_failure_reaches_all_that_wait_and_nothing_else(tmp_path: Path) -> None:
@@ -113,8 +121,7 @@ def test_failure_reaches_all_that_wait_and_nothing_else(tmp_path: Path) -> None:
         make_job(tmp_path, "grandchild", int, "child"),
         make_job(tmp_path, "other", int),
     ]
-    books = Books()
-    LocalQueue(ONE, books).run(jobs)
+    books = run_queue(ONE, *jobs)
     assert books.ends == {
         "bad": "ValueError: invalid literal for int() with base 10: 'x'",
         "other": None,
@@ -128,8 +135,7 @@ def test_a_killed_process_is_a_failure(tmp_path: Path) -> None:
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    books = Books()
-    LocalQueue(ONE, books).run([make_job(tmp_path, "dies", die, cost=1), make_job(tmp_path, "lives", int)])
+    books = run_queue(ONE, make_job(tmp_path, "dies", die, cost=1), make_job(tmp_path, "lives", int))
     assert books.ends["lives"] is None
     assert "without a word" in str(books.ends["dies"])
 
@@ -143,7 +149,7 @@ def test_threads_and_devices_of_a_slot(tmp_path: Path) -> None:
 
     before = dict(os.environ)
     for slots in (Slots(1, 3, ()), Slots(1, 2, (5,))):
-        LocalQueue(slots, Books()).run([make_job(tmp_path, "look", look)])
+        run_queue(slots, make_job(tmp_path, "look", look))
     assert [path.read_text() for path in sorted(tmp_path.glob("*.seen"))] == ["3 ", "2 5"]
     assert dict(os.environ) == before
 
@@ -160,12 +166,53 @@ def test_stopping_lets_jobs_save(tmp_path: Path) -> None:
         time.sleep(1.5)  # longer than submitit's controller would grant
         (tmp_path / "saved").touch()
 
-    books = Books()
-    jobs = [make_job(tmp_path, "first", save_when_told, cost=1), make_job(tmp_path, "second", int)]
-    LocalQueue(ONE, books, (tmp_path / "ready").exists).run(jobs)
+    books = Books(make_job(tmp_path, "first", save_when_told, cost=1), make_job(tmp_path, "second", int))
+    LocalQueue(ONE, books, (tmp_path / "ready").exists).run()
     assert (tmp_path / "saved").exists()
-    assert books.started == ["first"]
+    assert list(books.ends) == ["first"]
     assert books.skips == {}
+
+
+def test_a_cancelled_job_is_stopped_or_never_started(tmp_path: Path) -> None:
+    """One under way is told to save, one in line is not started, what waits for either is skipped; the rest runs."""
+
+    def save_when_told() -> None:
+        told: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+        (tmp_path / "ready").touch()
+        while not told:
+            time.sleep(0.05)
+        (tmp_path / "saved").touch()
+
+    class Fickle(Books):
+        def is_withdrawn(self, job: Job) -> bool:
+            if job.key == "running" and (tmp_path / "ready").exists():
+                self.withdrawn.add(job.key)
+            return super().is_withdrawn(job)
+
+    never = partial((tmp_path / "never").touch)
+    jobs = [
+        make_job(tmp_path, "running", save_when_told, cost=9),
+        make_job(tmp_path, "child", never, "running"),
+        make_job(tmp_path, "waiting", never),
+        make_job(tmp_path, "other", int),
+    ]
+    books = Fickle(*jobs, withdrawn=["waiting"])
+    LocalQueue(ONE, books).run()
+    assert (tmp_path / "saved").exists() and not (tmp_path / "never").exists()
+    assert books.skips == {"child": "running"}
+    assert books.ends == {"running": None, "waiting": None, "other": None}
+
+
+def test_ranks_of_one_task(tmp_path: Path) -> None:
+    """A task of two processes gets both, each with its rank and half of the slot's threads."""
+
+    def look() -> None:
+        names = ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+        (tmp_path / f"{os.getpid()}.seen").write_text(" ".join(os.environ[name] for name in names))
+
+    run_queue(Slots(1, 4, (3, 5), processes=2), make_job(tmp_path, "look", look))
+    assert sorted(path.read_text() for path in tmp_path.glob("*.seen")) == ["0 2 2 3,5", "1 2 2 3,5"]
 
 
 def test_nothing_is_left_running(tmp_path: Path) -> None:
@@ -177,57 +224,16 @@ def test_nothing_is_left_running(tmp_path: Path) -> None:
         time.sleep(600)
 
     class Fragile(Books):
-        def tick(self, running: Sequence[Job]) -> None:
+        def is_withdrawn(self, job: Job) -> bool:
             if (tmp_path / "ready").exists():
-                raise RuntimeError("the display broke")
+                raise RuntimeError("the disk is full")
+            return False
 
-    books = Fragile()
-    with pytest.raises(RuntimeError, match="display"):
-        LocalQueue(ONE, books).run([make_job(tmp_path, "long", sleep_long)])
+    books = Fragile(make_job(tmp_path, "long", sleep_long))
+    with pytest.raises(RuntimeError, match="disk"):
+        LocalQueue(ONE, books).run()
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
-    assert books.ends == {"long": "killed by the launcher"}
-
-
-def test_ctrl_c_reaches_only_the_launcher(tmp_path: Path) -> None:
-    """SIGINT to the whole process group, as a terminal sends it, leaves a job alone."""
-    script = """
-        import signal, sys, time
-        from pathlib import Path
-        from sweeps.executors import LocalQueue
-        from sweeps.machine import Slots
-        from sweeps.schedule import Job
-        from tests_books import Books
-
-        folder = Path(sys.argv[1])
-        signal.signal(signal.SIGINT, lambda *_: (folder / "interrupted").touch())
-
-        def work():
-            (folder / "ready").touch()
-            while not (folder / "interrupted").exists():
-                time.sleep(0.05)
-            time.sleep(1.5)
-            (folder / "done").touch()
-
-        LocalQueue(Slots(1, 1, ()), Books()).run([Job(key="work", function=work, folder=folder / "jobs")])
-    """
-    books = """
-        class Books:
-            def starting(self, job): pass
-            def ended(self, job, error, *, stopping): return error is None
-            def skipped(self, job, parent): pass
-            def tick(self, running): pass
-    """
-    (tmp_path / "tests_books.py").write_text(textwrap.dedent(books))
-    path = tmp_path / "script.py"
-    path.write_text(textwrap.dedent(script))
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    launcher = subprocess.Popen([sys.executable, str(path), str(tmp_path)], env=env, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.killpg(launcher.pid, signal.SIGINT)
-    assert launcher.wait(60) == 0
-    assert (tmp_path / "done").exists()
+    assert books.ends == {"long": "killed with its queue"}
 
 
 def test_every_submission_has_its_own_folder(tmp_path: Path) -> None:

@@ -1,0 +1,56 @@
+"""The book of who works on which device of this machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+from sweeps.on_machine.shares import SharesBook
+
+HALF, WHOLE = Fraction(1, 2), Fraction(1)
+
+
+def test_no_more_than_there_is(tmp_path: Path) -> None:
+    """Two books of two studies are one: halves fit twice, a whole only alone, thirds beside no half and two thirds."""
+    one, other = SharesBook(tmp_path), SharesBook(tmp_path)
+    first, second = one.claim(["cores"], HALF), other.claim(["cores"], HALF)
+    assert first is not None and second is not None
+    assert one.claim(["cores"], Fraction(1, 100)) is None
+    other.release(second)
+    assert one.claim(["cores"], WHOLE) is None
+    third = one.claim(["cores"], Fraction(1, 3))
+    assert third is not None and other.claim(["cores"], Fraction(1, 3)) is None
+    one.release(first)
+    one.release(third)
+    assert other.claim(["cores"], WHOLE) is not None
+
+
+def test_thirds_add_up(tmp_path: Path) -> None:
+    """Three thirds are a whole, which floating point numbers need not be."""
+    book = SharesBook(tmp_path)
+    assert all(book.claim(["cores"], Fraction(1, 3)) for _ in range(3))
+    assert book.claim(["cores"], Fraction(1, 10**9)) is None
+
+
+def test_the_freest_devices_first(tmp_path: Path) -> None:
+    """Of several GPUs the empty ones are given out before shared ones, and never too few."""
+    book, gpus = SharesBook(tmp_path), ["gpu0", "gpu1", "gpu2"]
+    first = book.claim(gpus, HALF, 2)
+    second = book.claim(gpus, HALF, 2)
+    assert first is not None and second is not None
+    assert set(first.devices) == {"gpu0", "gpu1"} and "gpu2" in second.devices
+    assert book.claim(gpus, WHOLE) is None
+
+
+def test_the_dead_hold_nothing(tmp_path: Path) -> None:
+    """A share handed to a process is held while that lives, whatever becomes of who claimed it, and free afterwards."""
+    book = SharesBook(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        share = book.claim(["cores"], WHOLE)
+        assert share is not None
+        book.hand_over(share, child.pid)
+        assert book.claim(["cores"], HALF) is None
+        child.communicate(b"\n")
+        assert book.claim(["cores"], HALF) is not None

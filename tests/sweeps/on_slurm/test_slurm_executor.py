@@ -1,0 +1,245 @@
+"""Submitting to a real Slurm, see conftest: chains, arrays, what became of jobs, and starting again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import cloudpickle
+import pytest
+from slurm_cluster import VirtualCluster, wait_for
+
+from nepa_scale.errors import UserError
+from nepa_scale.files import write_json
+from nepa_scale.status import Status, read_status, write_status
+from sweeps import jobs, withdrawn
+from sweeps.on_slurm import commands, submissions, truth
+from sweeps.on_slurm.executor import SlurmExecutor
+from sweeps.resources import Resources
+from sweeps.schedule import Job
+from sweeps.settings import SlurmSettings
+from sweeps.task import TaskInterruptedError
+
+SMALL = Resources(mem_gb=1, timeout_min=15)
+SETTINGS = SlurmSettings(kind="slurm")
+Function = Callable[[], object]
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a job cannot import a test
+
+
+def make_job(study: Path, key: str, function: Function, *after: str, asked: Resources = SMALL) -> Job:
+    """A job of ``study``."""
+    return Job(key=key, function=function, folder=study / "runs" / key / "submitit", after=after, resources=asked)
+
+
+def submit(study: Path, todo: Sequence[Job], settings: SlurmSettings = SETTINGS) -> SlurmExecutor:
+    """Submit ``todo`` and return who did."""
+    executor = SlurmExecutor(settings, study)
+    executor.submit(todo)
+    return executor
+
+
+def ends(study: Path, seconds: float = 120) -> dict[str, str]:
+    """Slurm's last word on every job, once none waits or runs."""
+    wait_for(lambda: not any(job.is_live for job in truth.states(study).values()), seconds, "all jobs ended")
+    return {key: job.state for key, job in truth.states(study).items()}
+
+
+def finish(study: Path, key: str, needs: str | None = None) -> None:
+    """What a task does that ends well; ``needs`` names another that must have."""
+    if needs is not None and not (study / "runs" / needs / "result.json").exists():
+        raise RuntimeError(f"{needs} has no result")
+    write_json(study / "runs" / key / "result.json", {"schema": 1})
+    write_status(study / "runs" / key, Status("finished"))
+
+
+def reason(job: Job) -> str:
+    """Why the task failed, by its own status."""
+    status = read_status(jobs.task_dir(job))
+    assert status is not None and status.state == "failed"
+    return status.error or ""
+
+
+def test_without_slurm_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On a machine without Slurm's commands the launch ends with their names."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="sbatch, srun, squeue, scontrol, scancel not found"):
+        SlurmExecutor(SETTINGS, tmp_path).check()
+
+
+@pytest.mark.usefixtures("slurm_cluster")
+def test_chains_in_arrays(tmp_path: Path) -> None:
+    """Of three equal chains one fails at its head: its child is cancelled, the others' children run after their own
+    parents, and the study knows why."""
+    todo = []
+    for run in ("a", "b", "c"):
+        parent, child = f"{run}/pretrain", f"{run}/classify"
+        todo.append(make_job(tmp_path, parent, partial(int, "x") if run == "b" else partial(finish, tmp_path, parent)))
+        todo.append(make_job(tmp_path, child, partial(finish, tmp_path, child, parent), parent))
+    executor = submit(tmp_path, todo)
+    assert [submission.keys for submission in submissions.read_all(tmp_path)] == [
+        ("a/pretrain", "b/pretrain", "c/pretrain"),
+        ("a/classify", "b/classify", "c/classify"),
+    ]
+    assert ends(tmp_path) == {
+        "a/pretrain": "COMPLETED",
+        "b/pretrain": "FAILED",
+        "c/pretrain": "COMPLETED",
+        "a/classify": "COMPLETED",
+        "b/classify": "CANCELLED",
+        "c/classify": "COMPLETED",
+    }
+    executor.settle(todo)
+    assert [job.key for job in todo if jobs.is_done(job)] == ["a/pretrain", "a/classify", "c/pretrain", "c/classify"]
+    assert "exit code 1" in reason(todo[2])
+    assert reason(todo[3]) == "not started: what it waits for failed"
+
+
+@pytest.mark.usefixtures("slurm_cluster")
+def test_the_same_launch_twice(tmp_path: Path) -> None:
+    """A job that waits or runs is not submitted again, also where the launcher died before it noted the job's id; a
+    child that is new hangs on it."""
+    first = make_job(tmp_path, "a/pretrain", partial(time.sleep, 6))
+    submit(tmp_path, [first])
+    (recorded,) = submissions.read_all(tmp_path)
+    write_json(tmp_path / "slurm" / "1.json", recorded.__dict__ | {"job_id": None})
+    child = make_job(tmp_path, "a/classify", partial(finish, tmp_path, "a/classify"), "a/pretrain")
+    again = SlurmExecutor(SETTINGS, tmp_path)
+    assert "1 tasks are there already" in again.submit([first, child])
+    assert [item.keys for item in submissions.read_all(tmp_path)] == [("a/pretrain",), ("a/classify",)]
+    assert ends(tmp_path) == {"a/pretrain": "COMPLETED", "a/classify": "COMPLETED"}
+    assert not again.is_active()
+
+
+@pytest.mark.usefixtures("slurm_cluster")
+def test_refused_as_a_whole(tmp_path: Path) -> None:
+    """When the second of two arrays asks for what no node has, the first is taken back; Slurm's words are told."""
+    greedy = Resources(cpus_per_task=100_000)
+    todo = [
+        make_job(tmp_path, "a/pretrain", partial(time.sleep, 60)),
+        make_job(tmp_path, "b/pretrain", print, asked=greedy),
+    ]
+    with pytest.raises(UserError, match=r"Slurm refuses b/pretrain: sbatch: error: .*More processors requested"):
+        submit(tmp_path, todo)
+    assert ends(tmp_path)["a/pretrain"] == "CANCELLED"
+    assert [jobs.state(job) for job in todo] == ["planned", "planned"]
+
+
+@pytest.mark.usefixtures("slurm_cluster")
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (SlurmSettings(kind="slurm", partition="nowhere"), "invalid partition"),
+        (SlurmSettings(kind="slurm", partition="short"), "time limit"),
+    ],
+)
+def test_refusals_are_in_slurms_words(tmp_path: Path, settings: SlurmSettings, words: str) -> None:
+    """An absent partition, a limit above the partition's."""
+    with pytest.raises(UserError) as raised:
+        submit(tmp_path, [make_job(tmp_path, "a/pretrain", print)], settings)
+    assert words in str(raised.value).lower() and "\n" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("slurm_cluster")
+def test_how_jobs_die(tmp_path: Path) -> None:
+    """Each of four deaths that say nothing in Python has its reason: memory, a signal, an exit, a scancel."""
+
+    def eat() -> None:
+        hoard = []
+        while True:
+            hoard.append(bytearray(2**27))
+            time.sleep(0.05)
+
+    todo = [
+        make_job(tmp_path, "oom/pretrain", eat),
+        make_job(tmp_path, "killed/pretrain", lambda: os.kill(os.getpid(), signal.SIGSEGV)),
+        make_job(tmp_path, "exit/pretrain", lambda: os._exit(7)),
+        make_job(tmp_path, "cancelled/pretrain", partial(time.sleep, 100)),
+    ]
+    executor = submit(tmp_path, todo)
+    wait_for(lambda: truth.states(tmp_path)["cancelled/pretrain"].state == "RUNNING", 60, "running")
+    commands.cancel([truth.states(tmp_path)["cancelled/pretrain"].job_id])
+    ends(tmp_path)
+    executor.settle(todo)
+    oom, killed, exited, cancelled = (reason(job) for job in todo)
+    assert oom.startswith("oom: ")
+    assert killed.startswith("killed by signal 11")
+    assert exited.startswith("ended before its end, exit code 7")
+    assert cancelled == "cancelled: its job was cancelled in Slurm"
+
+
+def interrupted_until(study: Path, starts: int) -> None:
+    """A task that is interrupted as often as it starts, and is done the time after ``starts``."""
+    log = study / "starts"
+    with log.open("a") as file:
+        file.write("x")
+    if len(log.read_text()) <= starts:
+        raise TaskInterruptedError("told to stop")
+    finish(study, "a/pretrain")
+
+
+@pytest.mark.usefixtures("slurm_cluster")
+@pytest.mark.parametrize("restarts", [1, 0])
+def test_interrupted_tasks_start_again(tmp_path: Path, restarts: int) -> None:
+    """A task that was told to stop is requeued under its own id, as often as allowed and no more."""
+    settings = SlurmSettings(kind="slurm", max_requeues=restarts)
+    job = make_job(tmp_path, "a/pretrain", partial(interrupted_until, tmp_path, 1))
+    other = make_job(tmp_path, "b/pretrain", partial(finish, tmp_path, "b/pretrain"))
+    submit(tmp_path, [job, other], settings)
+    assert ends(tmp_path) == {"a/pretrain": "COMPLETED" if restarts else "FAILED", "b/pretrain": "COMPLETED"}
+    assert {key: state.restarts for key, state in truth.states(tmp_path).items()}["a/pretrain"] == restarts
+    assert {key: state.restarts for key, state in truth.states(tmp_path).items()}["b/pretrain"] == 0
+    if not restarts:
+        assert reason(job).startswith("timeout: interrupted 1 times")
+
+
+@pytest.mark.usefixtures("slurm_cluster")
+def test_a_cancelled_task_is_not_requeued(tmp_path: Path) -> None:
+    """One that a user cancels while it runs ends for good, though it was told to stop just as by a preemption."""
+    job = make_job(tmp_path, "a/pretrain", partial(interrupted_until, tmp_path, 9))
+    withdrawn.withdraw(jobs.task_dir(job))
+    submit(tmp_path, [job])
+    assert ends(tmp_path) == {"a/pretrain": "FAILED"}
+    assert reason(job) == "cancelled"
+
+
+def test_a_lost_node(slurm_cluster: VirtualCluster, tmp_path: Path) -> None:
+    """A job whose whole node dies starts again, and counts as one that goes on meanwhile."""
+
+    def work() -> None:
+        if int(os.environ.get("SLURM_RESTART_COUNT", "0")) == 0:
+            (tmp_path / "node").write_text(os.environ["SLURMD_NODENAME"])
+            time.sleep(300)
+        finish(tmp_path, "a/pretrain")
+
+    job = make_job(tmp_path, "a/pretrain", work)
+    executor = submit(tmp_path, [job])
+    wait_for((tmp_path / "node").exists, 60, "the job runs")
+    number = int((tmp_path / "node").read_text().removeprefix("virtual"))
+    slurm_cluster.kill_node(number)
+    try:
+        executor.settle([job])
+        assert jobs.state(job) == "submitted"
+        assert ends(tmp_path) == {"a/pretrain": "COMPLETED"}
+    finally:
+        slurm_cluster.start_node(number)
+        wait_for(slurm_cluster.is_idle, 60, "the node is back")
+
+
+@pytest.mark.usefixtures("slurm_cluster")
+def test_squeue_shows_the_run(tmp_path: Path) -> None:
+    """Each element of an array is named after its run once it runs, and only itself."""
+    todo = [make_job(tmp_path, f"{run}/pretrain", partial(time.sleep, 5)) for run in ("a", "b")]
+    submit(tmp_path, todo)
+
+    def names() -> set[str]:
+        shown = subprocess.run(["squeue", "--me", "-h", "-r", "-o", "%j"], capture_output=True, text=True, check=True)
+        return set(shown.stdout.split("\n"))
+
+    wait_for(lambda: {"a/pretrain", "b/pretrain"} <= names(), 60, "both names")
+    ends(tmp_path)
