@@ -45,6 +45,11 @@ class PlannedRun:
     pretrained_by: str | None = None
     branched_from: str | None = None
 
+    @property
+    def name(self) -> str:
+        """Label and, where it varies, seed."""
+        return f"{self.label} seed {self.values['seed']}" if "seed" in self.values else self.label
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -60,7 +65,7 @@ class Plan:
         """{run_id/task: name of the task for people}."""
         control = {"pretrain": "", "scratch": " from scratch"}
         return {
-            f"{run.run_id}/{task}": f"{run.label}{_seed(run)} {task}{control.get(run.init, f' from {run.init}')}"
+            f"{run.run_id}/{task}": f"{run.name} {task}{control.get(run.init, f' from {run.init}')}"
             for run in self.runs
             for task in run.tasks
         }
@@ -115,7 +120,3 @@ def _read_run(content: dict[str, Any]) -> PlannedRun:
         for name, task in content["tasks"].items()
     }
     return PlannedRun(**{**content, "tasks": tasks})
-
-
-def _seed(run: PlannedRun) -> str:
-    return f" seed {run.values['seed']}" if "seed" in run.values else ""

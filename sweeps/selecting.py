@@ -15,7 +15,7 @@ from sweeps.plan import Plan
 
 @dataclass(frozen=True)
 class Selection:
-    """A study and which of its tasks: ``run`` is a pattern for run_id or label, ``task`` a name, None = all."""
+    """A study and which of its tasks: ``run`` is a pattern for run_id, label or label and seed, ``task`` a name."""
 
     study_dir: Path
     run: str | None = None
@@ -28,10 +28,10 @@ class Selection:
             for run in planned.runs
             for task in run.tasks
             if self.task in (None, task)
-            and (self.run is None or any(fnmatchcase(name, self.run) for name in (run.run_id, run.label)))
+            and (self.run is None or any(fnmatchcase(name, self.run) for name in (run.run_id, run.label, run.name)))
         ]
         if not keys:
-            labels = sorted({run.label for run in planned.runs})
+            labels = sorted({run.name for run in planned.runs})
             hint = nearest(self.run, labels) if self.run else ""
             raise UserError(f"{self._words()}: no such task in {self.study_dir}{hint} (runs: {_shortened(labels)})")
         return keys

@@ -119,6 +119,7 @@ class SlurmExecutor:
             raise UserError(f"Slurm refuses {_title(array)}: {_words(error)}") from error
         job_id = str(handles[0].job_id).partition("_")[0]
         submissions.submitted(self._study_dir, submission, job_id)
+        self._asked_at = -ASK_AGAIN_SECONDS
         return job_id
 
 
