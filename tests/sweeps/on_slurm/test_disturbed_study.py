@@ -92,7 +92,7 @@ def launch(*words: str, **options: Any) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_a_disturbed_study(run: Run, slurm_cluster: VirtualCluster, tmp_path: Path) -> None:
-    """A job is requeued, another preempted, a node dies, the launcher is killed, a run is cancelled and one's configuration
+    """A job is requeued, another preempted, a node dies, the launcher is killed, a run is cancelled, a configuration
     damaged. Every task finishes or fails for its reason, results are those of an undisturbed study on this machine bit
     for bit, a second launch does what is missing and a third nothing."""
     write_digits(tmp_path / "data", num_train=64, num_validation=16, shard_size=32)
