@@ -150,5 +150,10 @@ def not_started(parent: str) -> str:
 def printed_error(job: Job) -> str | None:
     """The first ``error:`` line that the last process of ``job`` printed."""
     path = log_file(job)
-    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    return first_error(path.read_text(errors="replace")) if path.is_file() else None
+
+
+def first_error(printed: str) -> str | None:
+    """The first line by which a command of ours tells an error, without its prefix."""
+    lines = printed.splitlines()
     return next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), None)

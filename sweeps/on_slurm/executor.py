@@ -18,7 +18,7 @@ from sweeps.on_slurm.commands import JobState
 from sweeps.schedule import Job
 from sweeps.settings import SlurmSettings
 
-TAIL_BYTES = 4096
+TAIL_CHARACTERS = 4096
 ASK_AGAIN_SECONDS = 5.0
 UNKNOWN = "it never reached Slurm; the same launch submits it"
 
@@ -37,11 +37,8 @@ class SlurmExecutor:
     def gone(self, keys: Collection[str]) -> dict[str, str]:
         """Tasks of which Slurm has no job that waits or runs."""
         known = self._known(fresh=True)
-        dead = {key: known.get(key) for key in keys if key not in known or not known[key].is_live}
-        return {
-            key: truth.verdict(state, _tail(submissions.printed(self._study_dir, state.job_id))) if state else UNKNOWN
-            for key, state in dead.items()
-        }
+        dead = [key for key in keys if key not in known or not known[key].is_live]
+        return {key: self._reason(known[key]) if key in known else UNKNOWN for key in dead}
 
     def settle(self, todo: Sequence[Job]) -> None:
         """Tasks that seem to wait or run while Slurm has no such job get its reason."""
@@ -99,6 +96,12 @@ class SlurmExecutor:
             self._states = truth.states(self._study_dir)
             self._asked_at = time.monotonic()
         return self._states
+
+    def _reason(self, state: JobState) -> str:
+        """Why the task of an ended job is not finished: its own word before Slurm's."""
+        path = submissions.printed(self._study_dir, state.job_id)
+        printed = path.read_text(errors="replace") if path else ""
+        return jobs.first_error(printed) or truth.verdict(state, printed[-TAIL_CHARACTERS:])
 
     def _submit(self, array: Array, ids: dict[int, str]) -> str:
         """Hand one array to sbatch; returns its job id."""
@@ -167,7 +170,3 @@ def _words(error: Exception) -> str:
     """sbatch's own complaint, out of submitit's account of the failed command."""
     lines = [line for line in str(error).splitlines() if "sbatch: error:" in line]
     return " ".join(" ".join(lines or [str(error)]).split())
-
-
-def _tail(path: Path | None) -> str:
-    return path.read_bytes()[-TAIL_BYTES:].decode(errors="replace") if path else ""
