@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,23 +20,44 @@ ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture(scope="session")
-def running_slurm() -> Iterator[VirtualCluster]:
-    """A Slurm of two virtual nodes. With NEPA_SLURM_TESTS=1 a machine that lacks it fails instead of skipping."""
-    lacking = missing()
+def need_slurm(*, accounting: bool = False) -> None:
+    """Skip where Slurm is not installed; with NEPA_SLURM_TESTS=1 fail instead."""
+    lacking = missing(accounting=accounting)
     if lacking:
-        reason = (
-            f"no Slurm on this machine: {', '.join(lacking)} not found (Debian: slurmctld slurmd slurm-client munge)"
-        )
+        packages = "slurmctld slurmd slurm-client munge" + (" slurmdbd mariadb-server" if accounting else "")
+        reason = f"no Slurm on this machine: {', '.join(lacking)} not found (Debian: {packages})"
         if os.environ.get("NEPA_SLURM_TESTS") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+@contextmanager
+def started_slurm(*, accounting: bool = False, min_job_age: int = 86_400) -> Iterator[VirtualCluster]:
+    """A Slurm of two virtual nodes."""
     # Paths of sockets are limited to 108 characters: pytest's own folders are too deep.
     with (
         tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder,
-        VirtualCluster(Path(folder)) as cluster,
+        VirtualCluster(Path(folder), accounting=accounting, min_job_age=min_job_age) as cluster,
     ):
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def running_slurm() -> Iterator[VirtualCluster]:
+    """A Slurm without accounting, which remembers its jobs."""
+    need_slurm()
+    with started_slurm() as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=[False, True], ids=["without accounting", "with slurmdbd"])
+def forgetful_slurm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
+    """A Slurm whose controller forgets jobs soon after their end; whether an accounting remembers them."""
+    need_slurm(accounting=request.param)
+    with started_slurm(accounting=request.param, min_job_age=2) as cluster:
+        for name, value in cluster.environment.items():
+            monkeypatch.setenv(name, value)
+        yield request.param
 
 
 @pytest.fixture

@@ -57,12 +57,13 @@ SlurmdTimeout=10
 SlurmctldTimeout=30
 InactiveLimit=0
 KillWait=8
-MinJobAge=86400
+MinJobAge={min_job_age}
 MaxJobCount=20000
 EnforcePartLimits=ALL
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 GresTypes=gpu
+{accounting}
 {nodes}
 PartitionName=main Nodes=virtual[1-{count}] Default=YES MaxTime=INFINITE State=UP PriorityTier=10 GraceTime=20
 PartitionName=high Nodes=virtual[1-{count}] MaxTime=INFINITE State=UP PriorityTier=100 PreemptMode=OFF
@@ -70,17 +71,41 @@ PartitionName=short Nodes=virtual[1-{count}] MaxTime=5 State=UP PriorityTier=10
 """
 
 
-def missing() -> list[str]:
+ACCOUNTING_DAEMONS = ("slurmdbd", "sacct", "sacctmgr", "mariadbd", "mariadb", "mariadb-install-db")
+ACCOUNTING = """AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={port}
+AccountingStoragePass={folder}/munge.socket"""
+DATABASE_CONF = """AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+DbdHost={host}
+DbdAddr=127.0.0.1
+DbdPort={port}
+SlurmUser={user}
+LogFile={folder}/slurmdbd.log
+PidFile={folder}/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=root
+StorageLoc=slurm_acct_db
+"""
+
+
+def missing(*, accounting: bool = False) -> list[str]:
     """The programs that a cluster needs and this machine lacks."""
-    return [name for name in DAEMONS if shutil.which(name, path=SEARCHED) is None]
+    needed = (*DAEMONS, *(ACCOUNTING_DAEMONS if accounting else ()))
+    return [name for name in needed if shutil.which(name, path=SEARCHED) is None]
 
 
 class VirtualCluster:
-    """A running Slurm. ``environment`` is what its clients need; ``with`` stops it."""
+    """A running Slurm. ``environment`` is what its clients need; ``with`` stops it.
 
-    def __init__(self, folder: Path, nodes: int = 2) -> None:
-        self.folder, self.nodes = folder, nodes
-        self._port, *self._node_ports = _free_ports(1 + nodes)
+    ``accounting`` adds slurmdbd and its database; the controller forgets jobs ``min_job_age`` seconds after their end.
+    """
+
+    def __init__(self, folder: Path, nodes: int = 2, *, accounting: bool = False, min_job_age: int = 86_400) -> None:
+        self.folder, self.nodes, self._accounting, self._min_job_age = folder, nodes, accounting, min_job_age
+        self._port, self._database_port, *self._node_ports = _free_ports(2 + nodes)
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf"), "MASTER_ADDR": "127.0.0.1"}
 
@@ -108,12 +133,30 @@ class VirtualCluster:
             *(f"--{name}-file={path}" for name, path in paths.items()),
         )
         wait_for(socket_path.exists, 10, "munged")
+        if self._accounting:
+            self._start_accounting()
         conf = self.environment["SLURM_CONF"]
         self._spawn("slurmctld", "slurmctld", "-D", "-i", "-f", conf)
         wait_for(lambda: "is UP" in self.ask("scontrol", "ping"), 20, "slurmctld")
         for number in range(1, self.nodes + 1):
             self.start_node(number)
         wait_for(self.is_idle, 30, "all nodes idle")
+
+    def _start_accounting(self) -> None:
+        """A database of its own, slurmdbd in front of it, and this cluster known to both."""
+        data, database_socket = self.folder / "mysql", self.folder / "mysql.socket"
+        user = f"--user={getpass.getuser()}"
+        words = ("--no-defaults", user, "--auth-root-authentication-method=normal", "--skip-test-db")
+        self.ask("mariadb-install-db", *words, f"--datadir={data}")
+        words = ("--no-defaults", user, f"--datadir={data}", f"--socket={database_socket}", "--skip-networking")
+        sizes = ("--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M", "--innodb-lock-wait-timeout=900")
+        self._spawn("mariadbd", "mariadbd", *words, *sizes)
+        client = ("mariadb", "--no-defaults", "-S", str(database_socket), "-u", "root", "-e")
+        wait_for(lambda: "1" in self.ask(*client, "select 1"), 60, "mariadbd")
+        self.ask(*client, "create database slurm_acct_db")
+        self._spawn("slurmdbd", "slurmdbd", "-D", MYSQL_UNIX_PORT=str(database_socket))
+        wait_for(lambda: not self.ask("sacctmgr", "-n", "list", "cluster").strip(), 60, "slurmdbd")
+        self.ask("sacctmgr", "-i", "add", "cluster", "virtual")
 
     def _configure(self) -> None:
         for name in ("state", "spool", "dev"):
@@ -136,8 +179,13 @@ class VirtualCluster:
                 port=self._port,
                 nodes=nodes,
                 count=self.nodes,
+                min_job_age=self._min_job_age,
+                accounting=ACCOUNTING.format(port=self._database_port, **known) if self._accounting else "",
             )
         )
+        database = self.folder / "slurmdbd.conf"
+        database.write_text(DATABASE_CONF.format(port=self._database_port, **known))
+        database.chmod(0o600)  # slurmdbd insists
         (self.folder / "gres.conf").write_text(
             f"NodeName=virtual[1-{self.nodes}] Name=gpu File={self.folder}/dev/nvidia[0-{GPUS - 1}]\n"
         )

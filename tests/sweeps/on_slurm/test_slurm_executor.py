@@ -231,6 +231,30 @@ def test_a_lost_node(slurm_cluster: VirtualCluster, tmp_path: Path) -> None:
         wait_for(slurm_cluster.is_idle, 60, "the node is back")
 
 
+def test_jobs_that_the_controller_has_forgotten(forgetful_slurm: bool, tmp_path: Path) -> None:
+    """Long after its end a job's fate is told by the accounting, where there is one; else it is lost, never live."""
+    names = ("killed/pretrain", "good/pretrain", "exit/pretrain")
+    todo = [
+        make_job(tmp_path, names[0], lambda: os.kill(os.getpid(), signal.SIGSEGV)),
+        make_job(tmp_path, names[1], partial(finish, tmp_path, names[1])),
+        make_job(tmp_path, names[2], lambda: os._exit(7)),
+    ]
+    executor = submit(tmp_path, todo)
+    ends(tmp_path)
+    wait_for(lambda: not commands.my_jobs(), 120, "the controller has forgotten")
+    if forgetful_slurm:
+        ids = [job.job_id for job in truth.states(tmp_path).values()]
+        wait_for(lambda: len(commands.accounted(ids)) == 3, 60, "the accounting has all")
+    assert not executor.is_active()
+    executor.settle(todo)
+    assert jobs.is_done(todo[1])
+    if forgetful_slurm:
+        assert reason(todo[0]).startswith("ended before its end, exit code 11")  # sacct takes 128 off
+        assert reason(todo[2]).startswith("ended before its end, exit code 7")
+    else:
+        assert reason(todo[0]) == reason(todo[2]) == "lost: Slurm does not know its job any more"
+
+
 @pytest.mark.usefixtures("slurm_cluster")
 def test_squeue_shows_the_run(tmp_path: Path) -> None:
     """Each element of an array is named after its run once it runs, and only itself."""
