@@ -9,17 +9,17 @@ from nepa_scale.errors import UserError
 from nepa_scale.files import read_json, write_json
 from sweeps.settings import KINDS, Cluster
 
-NAME = "cluster.json"
+CLUSTER_NAME = "cluster.json"
 
 
 def save_cluster(cluster: Cluster, study_dir: Path) -> None:
     """Record ``cluster`` as that of the study."""
-    write_json(study_dir / NAME, dataclasses.asdict(cluster))
+    write_json(study_dir / CLUSTER_NAME, dataclasses.asdict(cluster))
 
 
 def read_cluster(study_dir: Path) -> Cluster:
     """The study's cluster. Raises ``UserError`` where none is recorded, or what is cannot be read."""
-    path = study_dir / NAME
+    path = study_dir / CLUSTER_NAME
     try:
         content = read_json(path)
         kind = KINDS[content["kind"]]

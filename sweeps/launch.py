@@ -23,7 +23,7 @@ from nepa_scale.errors import ConfigError, UserError
 from nepa_scale.files import file_in_the_way
 from nepa_scale.runs import exclusive
 from sweeps import display, jobs, plan
-from sweeps.clusters import save_cluster
+from sweeps.clusters import CLUSTER_NAME, read_cluster, save_cluster
 from sweeps.command_line import compose_tree, options, read_launch
 from sweeps.executors import executor
 from sweeps.finishing import see_through
@@ -149,6 +149,7 @@ def _carry_out(request: Launch, planned: Plan, merged: Plan, points: dict[str, P
     study_dir = request.study_dir
     place = executor(request.cluster, study_dir)
     place.check()
+    _check_one_place(request)
     with exclusive(study_dir):
         place.settle(jobs.jobs_to_do(planned, study_dir))
         todo = jobs.selected(jobs.jobs_to_do(planned, study_dir), request.only)
@@ -161,6 +162,18 @@ def _carry_out(request: Launch, planned: Plan, merged: Plan, points: dict[str, P
             print(line)
     watch = isinstance(request.cluster, LocalSettings) if request.watch is None else request.watch
     return see_through(place, planned, study_dir, todo, watch=watch)
+
+
+def _check_one_place(request: Launch) -> None:
+    """Raises ``UserError`` while the study is at work elsewhere: its tasks would be done twice."""
+    if not (request.study_dir / CLUSTER_NAME).is_file():
+        return
+    earlier = read_cluster(request.study_dir)
+    if earlier.kind != request.cluster.kind and executor(earlier, request.study_dir).is_active():
+        raise UserError(
+            f"cluster.kind={request.cluster.kind}: {request.study_dir} is at work with cluster.kind={earlier.kind};"
+            f" wait for that, or stop it with `python sweeps/cancel.py {request.study_dir}`"
+        )
 
 
 def _check_shards(points: Iterable[Point]) -> None:
