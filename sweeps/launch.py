@@ -22,7 +22,7 @@ from nepa_scale.data.reporting import reporting
 from nepa_scale.errors import ConfigError, UserError
 from nepa_scale.files import file_in_the_way
 from nepa_scale.runs import exclusive
-from sweeps import display, jobs, plan
+from sweeps import display, jobs, plan, plan_view
 from sweeps.clusters import save_cluster
 from sweeps.command_line import compose_tree, options, read_launch
 from sweeps.executors import executor
@@ -35,7 +35,7 @@ from sweeps.planning.point import Point
 from sweeps.planning.points import expand
 from sweeps.planning.pricing import price
 from sweeps.planning.sharing import share_pretraining
-from sweeps.schedule import Job, makespan
+from sweeps.schedule import Job
 from sweeps.settings import GROUPS, Launch, LocalSettings, describe
 
 EXIT_USER_ERROR = 2
@@ -64,7 +64,8 @@ def launch(request: Launch) -> int:
     speed = task_speed(request.cluster)
     placed = Placements(request.cluster)
     planned = price(request, points, speed, placed)
-    _show_plan(planned, request, speed)
+    todo = jobs.selected(jobs.jobs_to_do(planned, request.study_dir), request.only)
+    plan_view.show(planned, todo, request.study_dir, request.cluster, display.make_console())
     beyond = too_large(points.values(), placed)
     if request.dry_run:
         for line in beyond:
@@ -115,33 +116,6 @@ def _check_study_dir(study_dir: Path) -> None:
     existing = next(path for path in (study_dir, *study_dir.absolute().parents) if path.is_dir())
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"study_dir={study_dir}: no permission to write in '{existing}'")
-
-
-def _show_plan(planned: Plan, request: Launch, speed: Speed) -> None:
-    console = display.make_console()
-    console.print(display.plan_table(planned, request.study_dir))
-    todo = jobs.selected(jobs.jobs_to_do(planned, request.study_dir), request.only)
-    tasks = [task for run in planned.runs for task in run.tasks.values()]
-    flops = sum(task.flops for task in tasks)
-    print(f"\nto do: {len(todo)} of {len(tasks)} tasks; all tasks together: {flops:.3g} FLOPs")
-    saved = sum(task.flops_inherited for task in tasks)
-    if saved:
-        separate = sum(run.tasks["pretrain"].flops for run in planned.runs if "pretrain" in run.tasks)
-        share = f"{(separate - saved) / separate:.0%} of {separate:.3g} for separate runs"
-        print(f"branching: pre-training takes {separate - saved:.3g} FLOPs, {share}")
-    if speed.flops_per_second is not None:
-        seconds = {job.key: speed.seconds(int(job.cost)) or 0.0 for job in todo}
-        print(f"time: {display.duration(sum(seconds.values()))} of work{_wall_clock(request, todo, seconds)}")
-    print(f"basis: {speed.basis}")
-    print(f"study directory: {request.study_dir}")
-
-
-def _wall_clock(request: Launch, todo: list[Job], seconds: dict[str, float]) -> str:
-    if not isinstance(request.cluster, LocalSettings):
-        return f", {display.duration(makespan(todo, seconds, max(1, len(todo))))} if all start when they can"
-    slots = local_slots(request.cluster).count
-    where = f"{slots} slot{'s' if slots > 1 else ''}"
-    return f", about {display.duration(makespan(todo, seconds, slots))} on {where}"
 
 
 def _carry_out(request: Launch, planned: Plan, merged: Plan, points: dict[str, Point]) -> int:

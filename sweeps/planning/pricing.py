@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from nepa_scale.costs import task_cost
+from nepa_scale.costs import FLOPS_CONVENTION, task_cost
 from nepa_scale.placing.placement import Placement
+from nepa_scale.storage import task_storage
 from sweeps.machine import Speed
-from sweeps.plan import Plan, PlannedRun, PlannedTask
+from sweeps.plan import Layout, Plan, PlannedRun, PlannedTask
 from sweeps.planning import branches
 from sweeps.planning.grids import varied
 from sweeps.planning.placements import Placements
@@ -14,6 +15,11 @@ from sweeps.planning.points import resolved
 from sweeps.planning.sharing import pretraining_digest
 from sweeps.resources import Resources, of_cluster
 from sweeps.settings import Launch
+
+BASIS = {
+    "FLOPs": FLOPS_CONVENTION,
+    "storage": "checkpoints that stay (checkpoint.keep, keep_steps) and exported weights, by parameter",
+}
 
 
 def price(launch: Launch, points: dict[str, Point], speed: Speed, placed: Placements) -> Plan:
@@ -35,7 +41,9 @@ def price(launch: Launch, points: dict[str, Point], speed: Speed, placed: Placem
         )
         for run_id, point in points.items()
     )
-    return Plan(launch.study.name, launch.grid_name, varied(launch.grid), planned)
+    first = next(iter(points.values())).config
+    basis = {**BASIS, "memory": placed.basis(first), "time": speed.basis}
+    return Plan(launch.study.name, launch.grid_name, varied(launch.grid), planned, basis)
 
 
 def _price_task(point: Point, task: str, resources: Resources, placement: Placement, speed: Speed) -> PlannedTask:
@@ -50,4 +58,15 @@ def _price_task(point: Point, task: str, resources: Resources, placement: Placem
         seconds=speed.seconds(cost.flops_train - inherited),
         resources=resources,
         flops_inherited=inherited,
+        steps=cost.steps,
+        dataset=point.config.task_config(task).dataset,
+        unique_images=cost.unique_images,
+        layout=Layout(
+            devices=placement.world_size,
+            zero_stage=placement.zero_stage,
+            micro_batch_size=placement.micro_batch_size,
+            accumulation=placement.accumulation,
+            activation_checkpointing=placement.activation_checkpointing,
+        ),
+        storage_bytes=task_storage(point.config, task).total,
     )
