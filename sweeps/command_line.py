@@ -18,7 +18,7 @@ from nepa_scale.overrides import split_words
 from sweeps.settings import GROUPS, KINDS, Cluster, ClusterSettings, Launch, Tree, describe
 
 CONF = Path(__file__).resolve().parent / "conf"
-LAUNCH_KEYS = (*GROUPS, "study_dir", "dry_run", "seeds", "branch", "only", "watch")
+LAUNCH_KEYS = (*GROUPS, "study_dir", "dry_run", "seeds", "branch", "calibrate", "only", "watch")
 ONLY = ("all", "failed", "missing")
 OPEN_KEYS = ("grid.axes", "grid.zip", "grid.set", "study.run")
 RULES = ("isoflop",)
@@ -64,6 +64,7 @@ def read_launch(words: Sequence[str]) -> Launch:
         dry_run=root.dry_run,
         pairs=typed,
         branch=root.branch,
+        calibrate=root.calibrate,
         only=root.only,
         watch=root.watch,
     )
@@ -155,6 +156,8 @@ def _check_ranges(cluster: ClusterSettings) -> None:
         for key, value in numbers.items()
         if value < 0 or (value == 0 and key not in may_be_zero)
     ]
+    if cluster.mfu is not None and cluster.mfu > 1:
+        problems.append(f"cluster.mfu={cluster.mfu}: at most 1, a fraction of the peak")
     if problems:
         raise ConfigError(problems)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from nepa_scale.errors import ConfigError, UserError
 from nepa_scale.files import file_in_the_way
 from nepa_scale.runs import exclusive
 from sweeps import display, jobs, plan, plan_view
+from sweeps.calibrating import measurements
+from sweeps.calibrating.running import measure
+from sweeps.calibrating.shapes import unmeasured
 from sweeps.clusters import save_cluster
 from sweeps.command_line import compose_tree, options, read_launch
 from sweeps.executors import executor
@@ -35,7 +38,6 @@ from sweeps.planning.point import Point
 from sweeps.planning.points import expand
 from sweeps.planning.pricing import price
 from sweeps.planning.sharing import share_pretraining
-from sweeps.schedule import Job
 from sweeps.settings import GROUPS, Launch, LocalSettings, describe
 
 EXIT_USER_ERROR = 2
@@ -61,9 +63,10 @@ def launch(request: Launch) -> int:
     _check_study_dir(request.study_dir)
     earlier = plan.load(request.study_dir)
     points = share_pretraining(points, earlier, request.study_dir)
-    speed = task_speed(request.cluster)
+    speed = task_speed(request.cluster, next(iter(points.values())).config.engine.precision)
     placed = Placements(request.cluster)
-    planned = price(request, points, speed, placed)
+    measured = _measurements(request, points, placed, speed)
+    planned = price(request, points, speed, placed, measured)
     todo = jobs.selected(jobs.jobs_to_do(planned, request.study_dir), request.only)
     plan_view.show(planned, todo, request.study_dir, request.cluster, display.make_console())
     beyond = too_large(points.values(), placed)
@@ -89,6 +92,7 @@ def help_text() -> str:
         "study_dir=DIR  where plan, runs and report go (default studies/<study>-<grid>)",
         "branch=true    with grid=data_size: one long pre-training serves all sizes by short decays",
         "seeds=N        repeat every point of the grid with so many seeds",
+        "calibrate=true measure how long such tasks take on this machine, once, for better estimates",
         "dry_run=true   show the plan with its cost and create nothing; also --dry-run",
         "only=failed    start only what failed; only=missing: only what did not",
         "watch=false    leave once all is in line, the tasks go on; watch=true stays on Slurm, too",
@@ -106,6 +110,26 @@ def help_text() -> str:
         "The same command again does what is missing; `python sweeps/status.py STUDY_DIR` shows it.",
     ]
     return "\n".join(lines)
+
+
+def _measurements(
+    request: Launch, points: Mapping[str, Point], placed: Placements, speed: Speed
+) -> measurements.Measurements:
+    """What is known of times on these devices; with ``calibrate`` after measuring what is missing."""
+    folder = measurements.cache_folder()
+    known = measurements.load(folder, measurements.device_of(request.cluster))
+    if not request.calibrate:
+        return known
+    if not isinstance(request.cluster, LocalSettings):
+        raise UserError("calibrate=true: measures this machine; with cluster=slurm give cluster.mfu and cluster.device")
+    missing = unmeasured(points, placed, known)
+    if missing:
+        _check_shards(points.values())
+        _make_embedded_data(points.values())
+        for measurement in measure(missing, local_slots(request.cluster), speed.seconds_of_work, folder):
+            known.add(measurement)
+        known.save(folder)
+    return known
 
 
 def _check_study_dir(study_dir: Path) -> None:

@@ -49,6 +49,8 @@ class PlannedTask:
     unique_images: int = 0
     """How many of ``images`` are different."""
     layout: Layout | None = None
+    calibrated: bool = False
+    """Whether ``seconds`` rest on measurements of tasks like this one."""
     storage_bytes: int = 0
     """What the finished task leaves on disk: checkpoints and weights."""
 

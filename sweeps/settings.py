@@ -87,6 +87,8 @@ class ClusterSettings:
     kind: str = "local"
     flops_per_second: float | None = option("FLOP/s of one process; null = measured where processes run on CPU cores")
     utilisation: float = option("fraction of flops_per_second that training reaches", 1.0)
+    device: str | None = option("GPU whose stated peak counts, with mfu, in place of the two above: a100, h100, ...")
+    mfu: float | None = option("fraction of the peak of device that training reaches: model FLOPs utilisation")
     startup_seconds: float = option("time a task takes before its first step", 0.0)
 
 
@@ -131,6 +133,7 @@ class Tree:
     cluster: ClusterSettings = field(default_factory=LocalSettings)
     study_dir: str | None = option("where plan, runs and report go; null = studies/<study>-<grid>")
     dry_run: bool = option("show the plan with its cost and create nothing", False)
+    calibrate: bool = option("measure how long such tasks take on this machine, where that is not known yet", False)
     branch: bool = option("grid=data_size: one long pre-training serves all sizes by short decays (wsd)", False)
     only: str = option("which unfinished tasks to start: all, failed, or missing (those that did not fail)", "all")
     watch: bool | None = option("stay until all is done; null = on this machine, not on Slurm")
@@ -149,6 +152,7 @@ class Launch:
     dry_run: bool
     pairs: tuple[tuple[str, str], ...]
     branch: bool = False
+    calibrate: bool = False
     only: str = "all"
     watch: bool | None = None
 

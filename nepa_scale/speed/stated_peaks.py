@@ -64,3 +64,8 @@ def _of_precision(entry: _Stated, precision: str, tf32: bool) -> float | None:
     if precision == "fp32":
         return (entry.tf32 if tf32 and entry.tf32 is not None else entry.fp32) * 1e12
     return None
+
+
+def known_devices() -> list[str]:
+    """The GPUs with stated figures, as ``stated_flops`` knows them."""
+    return [" ".join(entry.names).lower() for entry in _STATED]

@@ -63,6 +63,10 @@ def test_every_shipped_choice_plans(run: Run, paper_data: Path, tmp_path: Path, 
         (["engine.ds_config=zero5"], "engine.ds_config=zero5: no such file"),
         (["study_dir=damaged"], "not a plan file"),
         (["cluster=slurm", "cluster.tasks_per_node=1", "cluster.nodes=none"], "expected a whole number"),
+        (["cluster.device=a100"], "cluster.device and cluster.mfu go together; give cluster.mfu=FRACTION, too"),
+        (["cluster.device=a1000", "cluster.mfu=0.3"], "cluster.device=a1000: no stated peak in fp32; known are"),
+        (["cluster.device=a100", "cluster.mfu=35"], "cluster.mfu=35.0: at most 1"),
+        (["cluster=slurm", "cluster.tasks_per_node=1", "calibrate=true"], "calibrate=true: measures this machine"),
     ],
 )
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
@@ -151,6 +155,24 @@ def test_study_from_start_to_end(run: Run, small_data: Path, tmp_path: Path) -> 
     assert {path: path.read_bytes() for path in results} == results
     assert len(json.loads((tmp_path / "out" / "plan.json").read_text())["runs"]) == 3
     assert "9 finished" in run("status.py", "out").stdout
+
+
+@pytest.mark.slow
+def test_times_are_measured_once(run: Run, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """calibrate=true runs what the plan lacks, in no study; a later plan rests on it without being asked to."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = ("study.sizes=[femto]", f"data.root={small_data}", "study.tasks=[pretrain]", "study.scratch_control=false")
+    first = run("launch.py", *words, "cluster.slots=1", "calibrate=true", "dry_run=true", "study_dir=out")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert first.stdout.startswith("calibrating 1/1: femto pretrain\n")
+    again = run("launch.py", *words, "cluster.slots=1", "calibrate=true", "dry_run=true", "study_dir=out")
+    assert "calibrating" not in again.stdout
+    assert "basis: time: 1 tasks from short runs of such tasks on this device" in again.stdout
+    other = run("launch.py", *words, "cluster.slots=2", "dry_run=true", "study_dir=out")
+    assert "measured now: float32 matrix product" in other.stdout
+    assert not (tmp_path / "out").exists()
+    left = [path for path in contents(tmp_path / "cache" / "nepa_scale" / "calibration") if path.is_dir()]
+    assert left == []
 
 
 @pytest.mark.slow

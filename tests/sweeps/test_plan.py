@@ -208,6 +208,7 @@ def test_saved_plan_reads_back(tmp_path: Path) -> None:
         "dataset",
         "unique_images",
         "layout",
+        "calibrated",
         "storage_bytes",
     }
 
