@@ -16,7 +16,7 @@ from rich.table import Table
 from nepa_scale.config import TASKS
 from nepa_scale.files import read_json
 from nepa_scale.status import Status
-from sweeps.plan import Plan, PlannedRun, run_dir
+from sweeps.plan import Dropped, Plan, PlannedRun, run_dir
 from sweeps.standing import LOST, Standing
 
 PLAIN_WIDTH = 140
@@ -79,7 +79,7 @@ def table(
     return made
 
 
-def run_name(run: PlannedRun) -> str:
+def run_name(run: PlannedRun | Dropped) -> str:
     """The label, and where fine-tuning starts if not from the run's own pre-training."""
     start = {"pretrain": "", "scratch": " scratch"}.get(run.init, f" from {run.init}")
     return run.label + start

@@ -5,6 +5,7 @@ Everything that can be wrong is said before anything is created. The same comman
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,11 +32,12 @@ from sweeps.command_line import compose_tree, options, read_launch
 from sweeps.executors import executor
 from sweeps.finishing import see_through
 from sweeps.machine import Speed, local_slots, task_speed, world_size
-from sweeps.plan import Plan
-from sweeps.planning.feasibility import check, too_large
+from sweeps.plan import Dropped, Plan
+from sweeps.planning import budgets
+from sweeps.planning.feasibility import check, fitting, too_large
 from sweeps.planning.placements import Placements
 from sweeps.planning.point import Point
-from sweeps.planning.points import expand
+from sweeps.planning.points import expand, unmet
 from sweeps.planning.pricing import price
 from sweeps.planning.sharing import share_pretraining
 from sweeps.settings import GROUPS, Launch, LocalSettings, describe
@@ -59,22 +61,32 @@ def main(words: Sequence[str]) -> int:
 def launch(request: Launch) -> int:
     """Show the plan; unless this is a dry run, carry it out."""
     points = expand(request)
+    dropped: tuple[Dropped, ...] = ()
+    placed = Placements(request.cluster)
+    if request.unfit == "drop":
+        points, dropped = fitting(points, placed, world_size(request.cluster))
+        dropped = (*(Dropped(label, "pretrain", reason) for label, reason in unmet(request).items()), *dropped)
     check(points.values(), world_size(request.cluster))
     _check_study_dir(request.study_dir)
     earlier = plan.load(request.study_dir)
     points = share_pretraining(points, earlier, request.study_dir)
     speed = task_speed(request.cluster, next(iter(points.values())).config.engine.precision)
-    placed = Placements(request.cluster)
     measured = _measurements(request, points, placed, speed)
-    planned = price(request, points, speed, placed, measured)
+    planned = dataclasses.replace(price(request, points, speed, placed, measured), dropped=dropped)
+    if request.budget.over == "trim":
+        planned = budgets.trimmed(planned, request.study_dir, request.budget)
+        points = {run.run_id: points[run.run_id] for run in planned.runs}
     todo = jobs.selected(jobs.jobs_to_do(planned, request.study_dir), request.only)
-    plan_view.show(planned, todo, request.study_dir, request.cluster, display.make_console())
+    excesses = budgets.excesses(planned, request.study_dir, request.budget)
     beyond = too_large(points.values(), placed)
+    plan_view.show(planned, todo, request.study_dir, request.cluster, display.make_console())
     if request.dry_run:
-        for line in beyond:
+        for line in (*beyond, *excesses):
             print(f"warning: {line}")
         print("dry run: nothing was created")
         return 0
+    if excesses:
+        raise ConfigError(excesses)
     if beyond and not all(point.config.force for point in points.values()):
         raise ConfigError(beyond)
     _check_shards(points.values())
@@ -94,12 +106,13 @@ def help_text() -> str:
         "seeds=N        repeat every point of the grid with so many seeds",
         "calibrate=true measure how long such tasks take on this machine, once, for better estimates",
         "dry_run=true   show the plan with its cost and create nothing; also --dry-run",
+        "unfit=drop     leave out points that do not fit the devices, with the reason, instead of refusing",
         "only=failed    start only what failed; only=missing: only what did not",
         "watch=false    leave once all is in line, the tasks go on; watch=true stays on Slurm, too",
         "",
         "Keys of the choices, with their values in the default ones:",
     ]
-    for group in GROUPS:
+    for group in (*GROUPS, "budget"):
         for key, value, meaning in describe(getattr(defaults, group), group):
             word = f"{key}.SETTING=..." if isinstance(value, dict) else f"{key}={overrides.to_text(value)}"
             lines.append(f"  {word.replace(' ', ''):<48} {meaning}")

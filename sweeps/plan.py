@@ -85,6 +85,15 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """A cell of a grid that will not be run, and why."""
+
+    label: str
+    init: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """The runs of a study directory."""
 
@@ -94,6 +103,7 @@ class Plan:
     runs: tuple[PlannedRun, ...]
     basis: dict[str, str] = field(default_factory=dict)
     """{quantity: what its estimates rest on}."""
+    dropped: tuple[Dropped, ...] = ()
 
     @property
     def titles(self) -> dict[str, str]:
@@ -112,8 +122,15 @@ def merge(earlier: Plan | None, plan: Plan) -> Plan:
         return plan
     new = {run.run_id: run for run in plan.runs}
     kept = tuple(new.pop(run.run_id, run) for run in earlier.runs)
-    axes = tuple(dict.fromkeys((*earlier.axes, *plan.axes)))
-    return dataclasses.replace(plan, axes=axes, runs=(*kept, *new.values()))
+    runs = (*kept, *new.values())
+    there = {(run.label, run.init) for run in runs}
+    cells = {(each.label, each.init): each for each in (*earlier.dropped, *plan.dropped)}
+    return dataclasses.replace(
+        plan,
+        axes=tuple(dict.fromkeys((*earlier.axes, *plan.axes))),
+        runs=runs,
+        dropped=tuple(each for cell, each in cells.items() if cell not in there),
+    )
 
 
 def save(plan: Plan, study_dir: Path) -> None:
@@ -136,6 +153,7 @@ def load(study_dir: Path) -> Plan | None:
             axes=tuple(content["axes"]),
             runs=tuple(map(_read_run, content["runs"])),
             basis=content.get("basis", {}),
+            dropped=tuple(Dropped(**each) for each in content.get("dropped", ())),
         )
     except FileNotFoundError:
         return None

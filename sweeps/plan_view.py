@@ -42,6 +42,9 @@ def show(plan: Plan, todo: Sequence[Job], study_dir: Path, cluster: Cluster, con
     console.print(plan_table(plan, study_dir, console.width))
     console.print()
     console.print(layout_table(plan))
+    if plan.dropped:
+        console.print()
+        console.print(dropped_table(plan))
     for line in (*NOTES, *total_lines(plan, todo, cluster), *basis_lines(plan), f"study directory: {study_dir}"):
         console.print(line, soft_wrap=True, markup=False)
 
@@ -123,6 +126,16 @@ def layout_table(plan: Plan) -> Table:
         made.add_row(
             name, str(len(tasks)), zero, batch, _range(memory, sizes), _range(duration, seconds) if seconds else "?"
         )
+    return made
+
+
+def dropped_table(plan: Plan) -> Table:
+    """The cells of the grid that will not be run, each with its reason."""
+    made = Table(title="not run", title_justify="left", box=None, pad_edge=False, show_header=False)
+    made.add_column("run", no_wrap=True)
+    made.add_column("reason", overflow="fold")
+    for each in plan.dropped:
+        made.add_row(run_name(each), each.reason)
     return made
 
 

@@ -36,6 +36,6 @@ class Times:
         """What they rest on."""
         measured, others = self._numbers[True], self._numbers[False]
         if self._measured is None or not measured:
-            return f"{self._speed.basis}; calibrate=true measures"
+            return self._speed.basis
         said = f"{measured} tasks from short runs of such tasks on this device, {self._measured.since()}"
         return said if not others else f"{said}; {others} from {self._speed.basis}"

@@ -63,6 +63,9 @@ def test_every_shipped_choice_plans(run: Run, paper_data: Path, tmp_path: Path, 
         (["engine.ds_config=zero5"], "engine.ds_config=zero5: no such file"),
         (["study_dir=damaged"], "not a plan file"),
         (["cluster=slurm", "cluster.tasks_per_node=1", "cluster.nodes=none"], "expected a whole number"),
+        (["budget.flop=1"], "did you mean 'budget.flops'?"),
+        (["budget.over=cut"], "budget.over=cut: not one of refuse, trim"),
+        (["budget.flops=-1"], "budget.flops=-1.0: must be greater than 0"),
         (["cluster.device=a100"], "cluster.device and cluster.mfu go together; give cluster.mfu=FRACTION, too"),
         (["cluster.device=a1000", "cluster.mfu=0.3"], "cluster.device=a1000: no stated peak in fp32; known are"),
         (["cluster.device=a100", "cluster.mfu=35"], "cluster.mfu=35.0: at most 1"),
@@ -115,6 +118,19 @@ def test_status_without_a_study(run: Run) -> None:
     """status names the directory that holds no study, and asks for one where none is given."""
     assert "nowhere: no study here" in run("status.py", "nowhere").stderr
     assert run("status.py").returncode == 2
+
+
+def test_a_plan_over_its_budget_is_refused(run: Run, tmp_path: Path) -> None:
+    """A dry run warns, a launch ends with exit code 2 and creates nothing; trimmed, the plan shows what is left out."""
+    dry = run("launch.py", "budget.flops=5e12", "dry_run=true")
+    assert dry.returncode == 0
+    assert "warning: budget.flops=5e+12: 1.36e+13 FLOPs are to do" in dry.stdout
+    done = run("launch.py", "budget.flops=5e12")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: budget.flops=5e+12: 1.36e+13 FLOPs are to do")
+    assert contents(tmp_path) == set()
+    trimmed = run("launch.py", "budget.flops=5e12", "budget.over=trim", "dry_run=true")
+    assert "over budget: 4.18e+12 FLOPs of budget.flops=5e+12" in trimmed.stdout
 
 
 @pytest.fixture
