@@ -171,6 +171,11 @@ def test_study_from_start_to_end(run: Run, small_data: Path, tmp_path: Path) -> 
     assert {path: path.read_bytes() for path in results} == results
     assert len(json.loads((tmp_path / "out" / "plan.json").read_text())["runs"]) == 3
     assert "9 finished" in run("status.py", "out").stdout
+    compared = run("status.py", "out", "estimates=true").stdout.splitlines()
+    assert compared[-1].split()[:2] == ["all", "9"]
+    assert "equal" in compared[-1].split()  # the FLOPs that runs logged, to the last one
+    assert [line for line in compared if "differ" in line] == []
+    assert all(0.85 < int(part.rstrip("%")) / 100 < 1.15 for part in compared[-1].split()[-3::2])  # memory
 
 
 @pytest.mark.slow
