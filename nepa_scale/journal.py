@@ -9,6 +9,7 @@ from typing import Any
 
 from nepa_scale.config import RunConfig
 from nepa_scale.metrics import MetricsLog
+from nepa_scale.processes.age import process_age
 from nepa_scale.processes.distributed import World
 from nepa_scale.progress import StepDisplay
 from nepa_scale.status import Status, read_status, write_status
@@ -23,6 +24,7 @@ class Journal:
     Attributes:
         rows: those that earlier processes logged up to where this one begins; empty on the other ranks.
         replaced, skipped: images that were replaced and steps that were skipped by then.
+        startup_seconds: how old this process is as it begins to train; None where that is not known.
     """
 
     def __init__(self, task_dir: Path, config: RunConfig, world: World, *, start: int, total_steps: int) -> None:
@@ -31,6 +33,7 @@ class Journal:
         self._batch_size = config.task_config().batch_size
         status = read_status(task_dir)
         self._attempt = 1 + (status.attempt if status is not None else 0)
+        self.startup_seconds = process_age()
         self._started = self._status_written = time.perf_counter()
         self._log = None
         if world.is_main:

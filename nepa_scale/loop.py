@@ -213,6 +213,7 @@ class Trainer:
             throughput=self._throughput,
             images_replaced=self._replaced,
             wall_seconds=self._journal.seconds,
+            startup_seconds=self._journal.startup_seconds,
         )
         self._journal.status("finished", self.total_steps)
         logger.info("%s: finished  %s", self.task.name, "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))

@@ -35,6 +35,7 @@ def write_result(
     throughput: Throughput,
     images_replaced: int,
     wall_seconds: float,
+    startup_seconds: float | None,
 ) -> None:
     """Write ``result.json``; its presence is what makes a task's outcome count."""
     cost = task_cost(config, config.task)
@@ -57,6 +58,7 @@ def write_result(
         "details": details,
         "seed": config.seed,
         "wall_seconds": round(wall_seconds, 3),
+        "startup_seconds": None if startup_seconds is None else round(startup_seconds, 3),
         "device_kind": _device_kind(),
         "device_count": world.size,
         "peak_memory_bytes": throughput.memory_peak_bytes,

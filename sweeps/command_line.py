@@ -15,11 +15,16 @@ from yaml import YAMLError
 from nepa_scale.config import TASKS
 from nepa_scale.errors import ConfigError, nearest
 from nepa_scale.overrides import split_words
-from sweeps.settings import GROUPS, KINDS, Cluster, ClusterSettings, Launch, Tree, describe
+from sweeps.settings import GROUPS, KINDS, BudgetSettings, Cluster, ClusterSettings, Launch, Tree, describe
 
 CONF = Path(__file__).resolve().parent / "conf"
-LAUNCH_KEYS = (*GROUPS, "study_dir", "dry_run", "seeds", "branch", "only", "watch")
-ONLY = ("all", "failed", "missing")
+LAUNCH_KEYS = (*GROUPS, "study_dir", "dry_run", "seeds", "branch", "calibrate", "unfit", "budget", "only", "watch")
+CHOICES = {
+    "only": ("all", "failed", "missing"),
+    "unfit": ("refuse", "drop"),
+    "budget.over": ("refuse", "trim"),
+}
+SECTIONS = (*GROUPS, "budget")
 OPEN_KEYS = ("grid.axes", "grid.zip", "grid.set", "study.run")
 RULES = ("isoflop",)
 KIND_TEXTS = {
@@ -47,9 +52,9 @@ def read_launch(words: Sequence[str]) -> Launch:
         root: Tree = OmegaConf.to_object(tree)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError([_first_line(error)]) from error
-    if root.only not in ONLY:
-        raise ConfigError([f"only={root.only}: not one of {', '.join(ONLY)}{nearest(root.only, ONLY)}"])
+    _check_choices({"only": root.only, "unfit": root.unfit, "budget.over": root.budget.over})
     _check_ranges(root.cluster)
+    _check_budget(root.budget)
     _check_tasks(root.study.tasks)
     typed = tuple(pair for pair in pairs if pair not in mine)
     _check_grid(root, choices["grid"], typed)
@@ -64,6 +69,9 @@ def read_launch(words: Sequence[str]) -> Launch:
         dry_run=root.dry_run,
         pairs=typed,
         branch=root.branch,
+        calibrate=root.calibrate,
+        unfit=root.unfit,
+        budget=root.budget,
         only=root.only,
         watch=root.watch,
     )
@@ -141,10 +149,29 @@ def _parse(text: str) -> Any:
 
 def _kinds(tree: DictConfig) -> dict[str, str]:
     """{key: annotated type} of every key that takes one value."""
-    sections = {name: fields(OmegaConf.get_type(tree, name) or object) for name in GROUPS}  # type: ignore[arg-type]
+    sections = {name: fields(OmegaConf.get_type(tree, name) or object) for name in SECTIONS}  # type: ignore[arg-type]
     kinds = {f"{name}.{item.name}": str(item.type) for name, items in sections.items() for item in items}
-    kinds |= {item.name: str(item.type) for item in fields(Tree) if item.name not in GROUPS}
+    kinds |= {item.name: str(item.type) for item in fields(Tree) if item.name not in SECTIONS}
     return {key: kind for key, kind in kinds.items() if key not in (*OPEN_KEYS, "grid.points", "cluster.kind")}
+
+
+def _check_choices(given: dict[str, str]) -> None:
+    problems = [
+        f"{key}={value}: not one of {', '.join(CHOICES[key])}{nearest(value, CHOICES[key])}"
+        for key, value in given.items()
+        if value not in CHOICES[key]
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_budget(budget: BudgetSettings) -> None:
+    limits = {"budget.device_hours": budget.device_hours, "budget.flops": budget.flops}
+    problems = [
+        f"{key}={limit}: must be greater than 0" for key, limit in limits.items() if limit is not None and limit <= 0
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _check_ranges(cluster: ClusterSettings) -> None:
@@ -155,6 +182,8 @@ def _check_ranges(cluster: ClusterSettings) -> None:
         for key, value in numbers.items()
         if value < 0 or (value == 0 and key not in may_be_zero)
     ]
+    if cluster.mfu is not None and cluster.mfu > 1:
+        problems.append(f"cluster.mfu={cluster.mfu}: at most 1, a fraction of the peak")
     if problems:
         raise ConfigError(problems)
 

@@ -1,4 +1,4 @@
-"""What a person sees of a study: plan, progress, results. Live on a terminal, plain lines elsewhere."""
+"""What a person sees of a study: progress, states, results. Live on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rich.table import Table
 
 from nepa_scale.config import TASKS
 from nepa_scale.files import read_json
-from nepa_scale.status import Status, read_status
-from sweeps.plan import Plan, PlannedRun, run_dir
+from nepa_scale.status import Status
+from sweeps.plan import Dropped, Plan, PlannedRun, run_dir
 from sweeps.standing import LOST, Standing
 
 PLAIN_WIDTH = 140
@@ -29,51 +29,33 @@ def make_console() -> Console:
     return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=False)
 
 
-def plan_table(plan: Plan, study_dir: Path) -> Table:
-    """The runs of ``plan`` with their cost and how far each already is."""
-    headings = ("N", "images", "FLOPs", "memory", *TASKS, "state")
-    table = _table(f"{plan.study} study, {plan.grid} grid: {len(plan.runs)} runs", headings)
-    for run in plan.runs:
-        tasks = list(run.tasks.values())
-        table.add_row(
-            run_name(run),
-            count(tasks[0].params_backbone),
-            count(sum(task.images for task in tasks)),
-            f"{sum(task.flops for task in tasks):.1e}".replace("+", ""),
-            memory(max(task.memory_bytes for task in tasks)),
-            *(duration(run.tasks[task].seconds) if task in run.tasks else "" for task in TASKS),
-            progress_of(run, study_dir),
-        )
-    return table
-
-
 def status_table(plan: Plan, tasks: Sequence[Standing]) -> Table:
     """The state of every task."""
-    table = _table(f"{plan.study} study, {plan.grid} grid", TASKS, justify="left")
+    shown = table(f"{plan.study} study, {plan.grid} grid", TASKS, justify="left")
     stand = {(task.run_id, task.task): task for task in tasks}
     for run in plan.runs:
         cells = [state_text(stand[run.run_id, task]) if task in run.tasks else "" for task in TASKS]
-        table.add_row(run_name(run), *cells)
-    return table
+        shown.add_row(run_name(run), *cells)
+    return shown
 
 
 def running_table(tasks: Sequence[Standing]) -> Table:
     """What is under way: how far, how fast, how long still."""
-    table = _table("under way", ("step", "loss", "images/s", "time left"))
+    shown = table("under way", ("step", "loss", "images/s", "time left"))
     for task in tasks:
-        table.add_row(
+        shown.add_row(
             f"{task.label} {task.task}",
             f"{task.step}/{task.steps_total}",
             "" if task.loss is None else f"{task.loss:.4g}",
             "" if task.images_per_second is None else count(task.images_per_second),
             duration(task.eta_seconds),
         )
-    return table
+    return shown
 
 
 def results_table(plan: Plan, study_dir: Path) -> Table:
     """The headline metric of every finished task, with the answer that takes no learning beside it."""
-    table = _table("results", ("N", "skill", "probe", "top-1", "(majority)", "mIoU", "(majority)"))
+    shown = table("results", ("N", "skill", "probe", "top-1", "(majority)", "mIoU", "(majority)"))
     for run in plan.runs:
         cells = []
         for task, name in RESULTS:
@@ -82,11 +64,22 @@ def results_table(plan: Plan, study_dir: Path) -> Table:
             wanted = [name, BASELINES[name]] if name in BASELINES else [name]
             cells += [f"{metrics[key]:.3f}" if key in metrics else "" for key in wanted]
         params = next(iter(run.tasks.values())).params_backbone
-        table.add_row(run_name(run), count(params), *cells)
-    return table
+        shown.add_row(run_name(run), count(params), *cells)
+    return shown
 
 
-def run_name(run: PlannedRun) -> str:
+def table(
+    title: str, headings: Sequence[str], justify: Literal["left", "right"] = "right", first: str = "run"
+) -> Table:
+    """A table whose first column alone gives way where the terminal is narrow."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    made.add_column(first, overflow="fold")
+    for heading in headings:
+        made.add_column(heading, justify=justify, no_wrap=True)
+    return made
+
+
+def run_name(run: PlannedRun | Dropped) -> str:
     """The label, and where fine-tuning starts if not from the run's own pre-training."""
     start = {"pretrain": "", "scratch": " scratch"}.get(run.init, f" from {run.init}")
     return run.label + start
@@ -98,15 +91,6 @@ def state_text(task: Standing) -> str:
     return f"{task.state} {task.step}/{task.steps_total}" if under_way else task.state
 
 
-def progress_of(run: PlannedRun, study_dir: Path) -> str:
-    """How much of a run is finished."""
-    states = [read_status(run_dir(study_dir, run.run_id) / task) for task in run.tasks]
-    finished = sum(status is not None and status.state == "finished" for status in states)
-    if finished == len(states):
-        return "finished"
-    return f"{finished}/{len(states)} finished" if finished else "to do"
-
-
 def count(number: float) -> str:
     """A count with three digits: 950, 81.3k, 1.12M."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -115,7 +99,7 @@ def count(number: float) -> str:
     return f"{number:g}"
 
 
-def memory(size: int) -> str:
+def memory(size: float) -> str:
     """Bytes in MiB or GiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
@@ -180,15 +164,6 @@ def failure_lines(failures: Sequence[tuple[str, str, Path]]) -> list[str]:
         f"failed  {name:<{width}}  {error}" + (f"  (log: {log})" if log.is_file() else "")
         for name, error, log in failures
     ]
-
-
-def _table(title: str, headings: Sequence[str], justify: Literal["left", "right"] = "right") -> Table:
-    """A table of runs. Only the first column gives way where the terminal is narrow."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("run", overflow="fold")
-    for heading in headings:
-        table.add_column(heading, justify=justify, no_wrap=True)
-    return table
 
 
 def _metrics(directory: Path) -> dict[str, Any]:

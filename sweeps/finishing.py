@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nepa_scale.processes.signals import StopRequest
 from sweeps import display, jobs
+from sweeps.accuracy import accuracy_table, outcomes
 from sweeps.executors import Executor
 from sweeps.following import Follower
 from sweeps.plan import Plan
@@ -27,6 +28,8 @@ def see_through(place: Executor, planned: Plan, study_dir: Path, todo: Sequence[
     follower = Follower(todo, planned.titles, console)
     stopped = follower.follow(place, stop)
     console.print(display.results_table(planned, study_dir))
+    if found := outcomes(planned, study_dir):
+        console.print("", accuracy_table(found), sep="\n")
     rows = [(planned.titles[job.key], error, jobs.log_file(job)) for job, error in follower.failures]
     for line in display.failure_lines(rows):
         print(line)

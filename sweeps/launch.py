@@ -5,9 +5,10 @@ Everything that can be wrong is said before anything is created. The same comman
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,23 @@ from nepa_scale.data.reporting import reporting
 from nepa_scale.errors import ConfigError, UserError
 from nepa_scale.files import file_in_the_way
 from nepa_scale.runs import exclusive
-from sweeps import display, jobs, plan
+from sweeps import display, jobs, plan, plan_view
+from sweeps.calibrating import measurements
+from sweeps.calibrating.running import measure
+from sweeps.calibrating.shapes import unmeasured
 from sweeps.clusters import CLUSTER_NAME, read_cluster, save_cluster
 from sweeps.command_line import compose_tree, options, read_launch
 from sweeps.executors import executor
 from sweeps.finishing import see_through
 from sweeps.machine import Speed, local_slots, task_speed, world_size
-from sweeps.plan import Plan
-from sweeps.planning.feasibility import check, too_large
+from sweeps.plan import Dropped, Plan
+from sweeps.planning import budgets
+from sweeps.planning.feasibility import check, fitting, too_large
 from sweeps.planning.placements import Placements
 from sweeps.planning.point import Point
-from sweeps.planning.points import expand
+from sweeps.planning.points import expand, unmet
 from sweeps.planning.pricing import price
 from sweeps.planning.sharing import share_pretraining
-from sweeps.schedule import Job, makespan
 from sweeps.settings import GROUPS, Launch, LocalSettings, describe
 
 EXIT_USER_ERROR = 2
@@ -57,20 +61,32 @@ def main(words: Sequence[str]) -> int:
 def launch(request: Launch) -> int:
     """Show the plan; unless this is a dry run, carry it out."""
     points = expand(request)
+    dropped: tuple[Dropped, ...] = ()
+    placed = Placements(request.cluster)
+    if request.unfit == "drop":
+        points, dropped = fitting(points, placed, world_size(request.cluster))
+        dropped = (*(Dropped(label, "pretrain", reason) for label, reason in unmet(request).items()), *dropped)
     check(points.values(), world_size(request.cluster))
     _check_study_dir(request.study_dir)
     earlier = plan.load(request.study_dir)
     points = share_pretraining(points, earlier, request.study_dir)
-    speed = task_speed(request.cluster)
-    placed = Placements(request.cluster)
-    planned = price(request, points, speed, placed)
-    _show_plan(planned, request, speed)
+    speed = task_speed(request.cluster, next(iter(points.values())).config.engine.precision)
+    measured = _measurements(request, points, placed, speed)
+    planned = dataclasses.replace(price(request, points, speed, placed, measured), dropped=dropped)
+    if request.budget.over == "trim":
+        planned = budgets.trimmed(planned, request.study_dir, request.budget)
+        points = {run.run_id: points[run.run_id] for run in planned.runs}
+    todo = jobs.selected(jobs.jobs_to_do(planned, request.study_dir), request.only)
+    excesses = budgets.excesses(planned, request.study_dir, request.budget)
     beyond = too_large(points.values(), placed)
+    plan_view.show(planned, todo, request.study_dir, request.cluster, display.make_console())
     if request.dry_run:
-        for line in beyond:
+        for line in (*beyond, *excesses):
             print(f"warning: {line}")
         print("dry run: nothing was created")
         return 0
+    if excesses:
+        raise ConfigError(excesses)
     if beyond and not all(point.config.force for point in points.values()):
         raise ConfigError(beyond)
     _check_shards(points.values())
@@ -88,13 +104,15 @@ def help_text() -> str:
         "study_dir=DIR  where plan, runs and report go (default studies/<study>-<grid>)",
         "branch=true    with grid=data_size: one long pre-training serves all sizes by short decays",
         "seeds=N        repeat every point of the grid with so many seeds",
+        "calibrate=true measure how long such tasks take on this machine, once, for better estimates",
         "dry_run=true   show the plan with its cost and create nothing; also --dry-run",
+        "unfit=drop     leave out points that do not fit the devices, with the reason, instead of refusing",
         "only=failed    start only what failed; only=missing: only what did not",
         "watch=false    leave once all is in line, the tasks go on; watch=true stays on Slurm, too",
         "",
         "Keys of the choices, with their values in the default ones:",
     ]
-    for group in GROUPS:
+    for group in (*GROUPS, "budget"):
         for key, value, meaning in describe(getattr(defaults, group), group):
             word = f"{key}.SETTING=..." if isinstance(value, dict) else f"{key}={overrides.to_text(value)}"
             lines.append(f"  {word.replace(' ', ''):<48} {meaning}")
@@ -107,6 +125,26 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
+def _measurements(
+    request: Launch, points: Mapping[str, Point], placed: Placements, speed: Speed
+) -> measurements.Measurements:
+    """What is known of times on these devices; with ``calibrate`` after measuring what is missing."""
+    folder = measurements.cache_folder()
+    known = measurements.load(folder, measurements.device_of(request.cluster))
+    if not request.calibrate:
+        return known
+    if not isinstance(request.cluster, LocalSettings):
+        raise UserError("calibrate=true: measures this machine; with cluster=slurm give cluster.mfu and cluster.device")
+    missing = unmeasured(points, placed, known)
+    if missing:
+        _check_shards(points.values())
+        _make_embedded_data(points.values())
+        for measurement in measure(missing, local_slots(request.cluster), speed.seconds_of_work, folder):
+            known.add(measurement)
+        known.save(folder)
+    return known
+
+
 def _check_study_dir(study_dir: Path) -> None:
     """Raises ``UserError`` when ``study_dir`` cannot become a folder."""
     blocking = file_in_the_way(study_dir)
@@ -115,33 +153,6 @@ def _check_study_dir(study_dir: Path) -> None:
     existing = next(path for path in (study_dir, *study_dir.absolute().parents) if path.is_dir())
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"study_dir={study_dir}: no permission to write in '{existing}'")
-
-
-def _show_plan(planned: Plan, request: Launch, speed: Speed) -> None:
-    console = display.make_console()
-    console.print(display.plan_table(planned, request.study_dir))
-    todo = jobs.selected(jobs.jobs_to_do(planned, request.study_dir), request.only)
-    tasks = [task for run in planned.runs for task in run.tasks.values()]
-    flops = sum(task.flops for task in tasks)
-    print(f"\nto do: {len(todo)} of {len(tasks)} tasks; all tasks together: {flops:.3g} FLOPs")
-    saved = sum(task.flops_inherited for task in tasks)
-    if saved:
-        separate = sum(run.tasks["pretrain"].flops for run in planned.runs if "pretrain" in run.tasks)
-        share = f"{(separate - saved) / separate:.0%} of {separate:.3g} for separate runs"
-        print(f"branching: pre-training takes {separate - saved:.3g} FLOPs, {share}")
-    if speed.flops_per_second is not None:
-        seconds = {job.key: speed.seconds(int(job.cost)) or 0.0 for job in todo}
-        print(f"time: {display.duration(sum(seconds.values()))} of work{_wall_clock(request, todo, seconds)}")
-    print(f"basis: {speed.basis}")
-    print(f"study directory: {request.study_dir}")
-
-
-def _wall_clock(request: Launch, todo: list[Job], seconds: dict[str, float]) -> str:
-    if not isinstance(request.cluster, LocalSettings):
-        return f", {display.duration(makespan(todo, seconds, max(1, len(todo))))} if all start when they can"
-    slots = local_slots(request.cluster).count
-    where = f"{slots} slot{'s' if slots > 1 else ''}"
-    return f", about {display.duration(makespan(todo, seconds, slots))} on {where}"
 
 
 def _carry_out(request: Launch, planned: Plan, merged: Plan, points: dict[str, Point]) -> int:

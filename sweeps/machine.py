@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nepa_scale.config import RunConfig
+from nepa_scale.errors import ConfigError
 from nepa_scale.placing.device_memory import GIB, DeviceMemory, host_share
+from nepa_scale.speed.stated_peaks import known_devices, stated_flops
 from sweeps.settings import Cluster, LocalSettings, SlurmSettings
 
 MATRIX_SIDE = 768
@@ -39,6 +41,10 @@ class Speed:
         if self.flops_per_second is None:
             return None
         return self.startup_seconds + flops / self.flops_per_second
+
+    def seconds_of_work(self, flops: float) -> float | None:
+        """Time of ``flops`` alone; None where the speed is not known."""
+        return None if self.flops_per_second is None else flops / self.flops_per_second
 
 
 def local_slots(settings: LocalSettings) -> Slots:
@@ -82,15 +88,20 @@ def device_memory(settings: Cluster, config: RunConfig) -> DeviceMemory:
     return DeviceMemory(settings.mem_gb * 10**9 // settings.tasks_per_node, "cluster.mem_gb", on_gpu=False)
 
 
-def task_speed(settings: Cluster) -> Speed:
-    """The speed that estimates rest on: as given, or measured now where tasks run on this machine's cores."""
+def task_speed(settings: Cluster, precision: str = "fp32") -> Speed:
+    """The speed that estimates rest on: as given, or measured now where tasks run on this machine's cores.
+
+    Raises ``ConfigError`` where ``cluster.device`` and ``cluster.mfu`` do not say how fast it is.
+    """
+    if settings.device is not None or settings.mfu is not None:
+        return _speed_at_mfu(settings, precision)
     slots = local_slots(settings) if isinstance(settings, LocalSettings) else None
     if settings.flops_per_second is not None:
         peak, source = settings.flops_per_second, "cluster.flops_per_second"
     elif slots is not None and not slots.gpus:
         peak = measured_flops_per_second(max(1, slots.threads // slots.processes))
         threads = f"{slots.threads} thread{'s' if slots.threads > 1 else ''}"
-        source = f"measured now: float32 matrix product on {threads}"
+        source = f"measured now: float32 matrix product on {threads}; calibrate=true measures tasks"
     else:
         return Speed(None, settings.startup_seconds, "times unknown: give cluster.flops_per_second of one GPU")
     devices = world_size(settings)
@@ -100,6 +111,23 @@ def task_speed(settings: Cluster) -> Speed:
         f" {settings.startup_seconds:g} s to start a task"
     )
     return Speed(peak * devices * settings.utilisation, settings.startup_seconds, basis)
+
+
+def _speed_at_mfu(settings: Cluster, precision: str) -> Speed:
+    """The stated peak of a GPU times a stated share of it."""
+    if settings.device is None or settings.mfu is None:
+        missing = "cluster.device=NAME" if settings.device is None else "cluster.mfu=FRACTION"
+        raise ConfigError([f"cluster.device and cluster.mfu go together; give {missing}, too"])
+    peak = stated_flops(settings.device, precision, tf32=True)  # as training allows on GPUs
+    if peak is None:
+        known = ", ".join(known_devices())
+        raise ConfigError([f"cluster.device={settings.device}: no stated peak in {precision}; known are {known}"])
+    devices = world_size(settings)
+    basis = (
+        f"{peak:.3g} FLOP/s (what the maker states for {settings.device} in {precision}) x {devices}"
+        f" x MFU {settings.mfu:g}, {settings.startup_seconds:g} s to start a task"
+    )
+    return Speed(peak * devices * settings.mfu, settings.startup_seconds, basis)
 
 
 def measured_flops_per_second(threads: int) -> float:

@@ -17,8 +17,22 @@ PLAN_NAME = "plan.json"
 
 
 @dataclass(frozen=True)
+class Layout:
+    """How a task lies on its devices: each takes ``micro_batch_size`` images ``accumulation`` times for a step."""
+
+    devices: int
+    zero_stage: int
+    micro_batch_size: int
+    accumulation: int
+    activation_checkpointing: bool
+
+
+@dataclass(frozen=True)
 class PlannedTask:
-    """What one task of a run will cost; ``seconds`` is None where the speed of the devices is not known."""
+    """What one task of a run will cost; ``seconds`` is None where the speed of the devices is not known.
+
+    What has a default was not recorded by earlier versions, whose plans are read with it.
+    """
 
     params_total: int
     params_backbone: int
@@ -27,9 +41,28 @@ class PlannedTask:
     memory_bytes: int
     seconds: float | None
     resources: Resources = field(default_factory=Resources)
-    """What the task asks of the machines; the default is read for plans written before this was recorded."""
+    """What the task asks of the machines."""
     flops_inherited: int = 0
     """Of ``flops``, those that were done by the run from which this one branches off."""
+    steps: int = 0
+    dataset: str = ""
+    unique_images: int = 0
+    """How many of ``images`` are different."""
+    layout: Layout | None = None
+    calibrated: bool = False
+    """Whether ``seconds`` rest on measurements of tasks like this one."""
+    storage_bytes: int = 0
+    """What the finished task leaves on disk: checkpoints and weights."""
+
+    @property
+    def flops_to_do(self) -> int:
+        """FLOPs that this task itself will take."""
+        return self.flops - self.flops_inherited
+
+    @property
+    def device_seconds(self) -> float | None:
+        """Time of all its devices together; None where it is not known."""
+        return None if self.seconds is None else self.seconds * (self.layout.devices if self.layout else 1)
 
 
 @dataclass(frozen=True)
@@ -52,6 +85,15 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """A cell of a grid that will not be run, and why."""
+
+    label: str
+    init: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """The runs of a study directory."""
 
@@ -59,6 +101,9 @@ class Plan:
     grid: str
     axes: tuple[str, ...]
     runs: tuple[PlannedRun, ...]
+    basis: dict[str, str] = field(default_factory=dict)
+    """{quantity: what its estimates rest on}."""
+    dropped: tuple[Dropped, ...] = ()
 
     @property
     def titles(self) -> dict[str, str]:
@@ -77,8 +122,15 @@ def merge(earlier: Plan | None, plan: Plan) -> Plan:
         return plan
     new = {run.run_id: run for run in plan.runs}
     kept = tuple(new.pop(run.run_id, run) for run in earlier.runs)
-    axes = tuple(dict.fromkeys((*earlier.axes, *plan.axes)))
-    return dataclasses.replace(plan, axes=axes, runs=(*kept, *new.values()))
+    runs = (*kept, *new.values())
+    there = {(run.label, run.init) for run in runs}
+    cells = {(each.label, each.init): each for each in (*earlier.dropped, *plan.dropped)}
+    return dataclasses.replace(
+        plan,
+        axes=tuple(dict.fromkeys((*earlier.axes, *plan.axes))),
+        runs=runs,
+        dropped=tuple(each for cell, each in cells.items() if cell not in there),
+    )
 
 
 def save(plan: Plan, study_dir: Path) -> None:
@@ -95,7 +147,14 @@ def load(study_dir: Path) -> Plan | None:
             raise UserError(
                 f"{path}: schema {content['schema']} was written by another version; this one reads {SCHEMA}"
             )
-        return Plan(content["study"], content["grid"], tuple(content["axes"]), tuple(map(_read_run, content["runs"])))
+        return Plan(
+            study=content["study"],
+            grid=content["grid"],
+            axes=tuple(content["axes"]),
+            runs=tuple(map(_read_run, content["runs"])),
+            basis=content.get("basis", {}),
+            dropped=tuple(Dropped(**each) for each in content.get("dropped", ())),
+        )
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
@@ -115,8 +174,13 @@ def task_dir(study_dir: Path, key: str) -> Path:
 
 
 def _read_run(content: dict[str, Any]) -> PlannedRun:
-    tasks = {
-        name: PlannedTask(**{**task, "resources": Resources(**task.get("resources", {}))})
-        for name, task in content["tasks"].items()
+    return PlannedRun(**{**content, "tasks": {name: _read_task(task) for name, task in content["tasks"].items()}})
+
+
+def _read_task(content: dict[str, Any]) -> PlannedTask:
+    layout = content.get("layout")
+    read = {
+        "resources": Resources(**content.get("resources", {})),
+        "layout": Layout(**layout) if layout is not None else None,
     }
-    return PlannedRun(**{**content, "tasks": tasks})
+    return PlannedTask(**{**content, **read})

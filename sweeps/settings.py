@@ -87,6 +87,8 @@ class ClusterSettings:
     kind: str = "local"
     flops_per_second: float | None = option("FLOP/s of one process; null = measured where processes run on CPU cores")
     utilisation: float = option("fraction of flops_per_second that training reaches", 1.0)
+    device: str | None = option("GPU whose stated peak counts, with mfu, in place of the two above: a100, h100, ...")
+    mfu: float | None = option("fraction of the peak of device that training reaches: model FLOPs utilisation")
     startup_seconds: float = option("time a task takes before its first step", 0.0)
 
 
@@ -123,14 +125,29 @@ KINDS: dict[str, type[Cluster]] = {"local": LocalSettings, "slurm": SlurmSetting
 
 
 @dataclass(kw_only=True)
+class BudgetSettings:
+    """What the tasks of a launch may cost together, as far as they are still to do."""
+
+    device_hours: float | None = option("hours of all devices together; null = any")
+    flops: float | None = option("FLOPs of training; null = any")
+    over: str = option("a plan that costs more: refuse it, or trim it by its costliest runs", "refuse")
+
+
+@dataclass(kw_only=True)
 class Tree:
     """The composed configuration, as Hydra and the command line fill it."""
 
     grid: GridSettings = field(default_factory=GridSettings)
     study: StudySettings = field(default_factory=StudySettings)
     cluster: ClusterSettings = field(default_factory=LocalSettings)
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
     study_dir: str | None = option("where plan, runs and report go; null = studies/<study>-<grid>")
     dry_run: bool = option("show the plan with its cost and create nothing", False)
+    unfit: str = option(
+        "points that no device can hold, or whose batch or budget does not divide: refuse the launch, or drop them",
+        "refuse",
+    )
+    calibrate: bool = option("measure how long such tasks take on this machine, where that is not known yet", False)
     branch: bool = option("grid=data_size: one long pre-training serves all sizes by short decays (wsd)", False)
     only: str = option("which unfinished tasks to start: all, failed, or missing (those that did not fail)", "all")
     watch: bool | None = option("stay until all is done; null = on this machine, not on Slurm")
@@ -149,6 +166,9 @@ class Launch:
     dry_run: bool
     pairs: tuple[tuple[str, str], ...]
     branch: bool = False
+    calibrate: bool = False
+    unfit: str = "refuse"
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
     only: str = "all"
     watch: bool | None = None
 

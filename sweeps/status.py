@@ -21,6 +21,7 @@ from rich.text import Text
 
 from nepa_scale.errors import UserError, nearest
 from sweeps import display, plan
+from sweeps.accuracy import accuracy_table, outcomes
 from sweeps.clusters import read_cluster
 from sweeps.executors import executor
 from sweeps.jobs import UNDER_WAY
@@ -29,11 +30,12 @@ from sweeps.standing import LOST, Standing, as_lost, standings
 EXIT_USER_ERROR = 2
 UNFINISHED = ("planned", *UNDER_WAY, "preempted")
 REFRESH_SECONDS = 2.0
-USAGE = "usage: python sweeps/status.py STUDY_DIR [watch=true] [--json]"
+USAGE = "usage: python sweeps/status.py STUDY_DIR [watch=true] [estimates=true] [--json]"
 HELP = f"""{USAGE}
 
 Prints the state of every task of the study, how fast the running ones are, and what failed ones said.
 watch=true  shows it anew every {REFRESH_SECONDS:.0f} s until nothing is left to do; Ctrl-C leaves, the study goes on
+estimates=true  also sets the plan's times, FLOPs and memory beside those of the finished tasks
 --json      prints a list with an object for each task, for scripts"""
 
 
@@ -43,6 +45,7 @@ class Request:
 
     study_dir: Path
     watch: bool
+    estimates: bool
     as_json: bool
 
 
@@ -60,7 +63,10 @@ def main(words: Sequence[str]) -> int:
         elif request.watch:
             _watch(planned, request.study_dir)
         else:
-            display.make_console().print(view(planned, request.study_dir)[0])
+            console = display.make_console()
+            console.print(view(planned, request.study_dir)[0])
+            if request.estimates:
+                console.print("", accuracy_table(outcomes(planned, request.study_dir)), sep="\n")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -120,22 +126,22 @@ def _plan(study_dir: Path) -> plan.Plan:
 
 def _read(words: Sequence[str]) -> Request:
     """Understand the command line. Raises ``UserError``."""
-    folders, watch, as_json = [], False, False
+    folders, chosen, as_json = [], {"watch": False, "estimates": False}, False
     for word in words:
         key, is_setting, value = word.partition("=")
         if word == "--json":
             as_json = True
-        elif key == "watch" and value in ("true", "false"):
-            watch = value == "true"
+        elif key in chosen and value in ("true", "false"):
+            chosen[key] = value == "true"
         elif key == "study_dir" or not (is_setting or word.startswith("-")):
             folders.append(value or word)
         else:
-            raise UserError(f"'{word}': not understood{nearest(key, ('watch', 'study_dir', '--json'))}; {USAGE}")
+            raise UserError(f"'{word}': not understood{nearest(key, (*chosen, 'study_dir', '--json'))}; {USAGE}")
     if len(folders) != 1:
         raise UserError(f"expected one study directory; {USAGE}")
-    if watch and as_json:
+    if chosen["watch"] and as_json:
         raise UserError("watch=true shows a table; leave out --json, or call again for newer JSON")
-    return Request(Path(folders[0]), watch, as_json)
+    return Request(Path(folders[0]), **chosen, as_json=as_json)
 
 
 if __name__ == "__main__":

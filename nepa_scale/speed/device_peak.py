@@ -7,14 +7,15 @@ above all, is measured: its peak is the best rate of a few matrix products.
 from __future__ import annotations
 
 import platform
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from nepa_scale.speed.stated_peaks import stated_flops
 
 #: Seconds of measuring, over all shapes together; every shape is tried at least ``_LEAST_TRIES`` times.
 _SECONDS = 1.0
@@ -24,6 +25,7 @@ _LEAST_TRIES = 2
 #: CPU's take a few milliseconds at most: on a busy machine a longer one is always interrupted.
 _SHAPES_CPU = ((512, 512, 512), (1024, 1024, 1024), (2048, 512, 2048), (1024, 384, 1536))
 _SHAPES_GPU = ((4096, 4096, 4096), (8192, 8192, 8192), (16384, 1024, 4096))
+PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 @dataclass(frozen=True)
@@ -36,49 +38,6 @@ class Peak:
     """the device's name"""
 
 
-class _Stated(NamedTuple):
-    """TFLOP/s of dense matrix products: 16-bit with fp32 accumulation, TF32 and plain fp32; None: not offered."""
-
-    names: tuple[str, ...]
-    half: float
-    tf32: float | None
-    fp32: float
-    bf16: bool = True
-
-
-# Sources: the makers' data sheets and architecture papers (NVIDIA Volta, Turing, Ampere GA100 and GA102, Ada and
-# Hopper papers, HGX B200 sheet; AMD Instinct MI200 and MI300 sheets), without sparsity, at boost clocks. An MI250X
-# is two devices to torch: the figures are those of one. The first entry of which all words are in the name counts.
-_STATED = (
-    _Stated(("B200",), 2250.0, 1125.0, 75.0),
-    _Stated(("GH200",), 989.4, 494.7, 67.0),
-    _Stated(("H200", "NVL"), 835.5, 417.7, 60.0),
-    _Stated(("H200",), 989.4, 494.7, 67.0),
-    _Stated(("H100", "NVL"), 835.5, 417.7, 60.0),
-    _Stated(("H100", "PCIe"), 756.4, 378.0, 51.2),
-    _Stated(("H100",), 989.4, 494.7, 67.0),
-    _Stated(("A100",), 312.0, 156.0, 19.5),
-    _Stated(("A10G",), 70.0, 35.0, 35.0),
-    _Stated(("A10",), 125.0, 62.5, 31.2),
-    _Stated(("A30",), 165.0, 82.5, 10.3),
-    _Stated(("A40",), 149.7, 74.8, 37.4),
-    _Stated(("A6000",), 154.8, 77.4, 38.7),
-    _Stated(("L40S",), 362.0, 183.0, 91.6),
-    _Stated(("L40",), 181.0, 90.5, 90.5),
-    _Stated(("L4",), 121.0, 60.5, 30.3),
-    _Stated(("V100S",), 130.0, None, 16.4, bf16=False),
-    _Stated(("V100", "PCIE"), 112.0, None, 14.0, bf16=False),
-    _Stated(("V100",), 125.0, None, 15.7, bf16=False),
-    _Stated(("T4",), 65.0, None, 8.1, bf16=False),
-    _Stated(("RTX", "3090"), 71.0, 35.6, 35.6),
-    _Stated(("RTX", "4090"), 165.2, 82.6, 82.6),
-    _Stated(("MI300X",), 1307.4, 653.7, 163.4),
-    _Stated(("MI325X",), 1307.4, 653.7, 163.4),
-    _Stated(("MI250X",), 191.5, None, 47.9),
-    _Stated(("MI210",), 181.0, None, 45.3),
-)
-
-
 def peak_flops(device: torch.device, dtype: torch.dtype) -> Peak:
     """The peak of ``device`` for matrix products of ``dtype``; about a second's work where it must be measured.
 
@@ -86,27 +45,10 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> Peak:
     """
     name = _name(device)
     if device.type == "cuda":
-        stated = stated_flops(name, dtype, tf32=torch.get_float32_matmul_precision() != "highest")
+        stated = stated_flops(name, PRECISIONS[dtype], tf32=torch.get_float32_matmul_precision() != "highest")
         if stated is not None:
             return Peak(stated, "stated", name)
     return Peak(measured_flops(device, dtype), "measured", name)
-
-
-def stated_flops(name: str, dtype: torch.dtype, *, tf32: bool) -> float | None:
-    """What its maker states for the GPU called ``name``, per second; None where nothing is known."""
-    words = re.split(r"[^A-Z0-9]+", name.upper())
-    for entry in _STATED:
-        if all(word.upper() in words for word in entry.names):
-            return _of_dtype(entry, dtype, tf32)
-    return None
-
-
-def _of_dtype(entry: _Stated, dtype: torch.dtype, tf32: bool) -> float | None:
-    if dtype == torch.float16 or (dtype == torch.bfloat16 and entry.bf16):
-        return entry.half * 1e12
-    if dtype == torch.float32:
-        return (entry.tf32 if tf32 and entry.tf32 is not None else entry.fp32) * 1e12
-    return None
 
 
 def measured_flops(device: torch.device, dtype: torch.dtype, seconds: float = _SECONDS) -> float:

@@ -84,9 +84,9 @@ def connect(points: dict[str, Point], runs_dir: Path) -> dict[str, Point]:
     return connected
 
 
-def inherited(point: Point, flops: int) -> int:
-    """Of a pre-training's ``flops``, those that the run it branches off has done."""
-    return flops * _start(point) // _steps(point) if point.branched_from is not None else 0
+def first_step(point: Point, task: str) -> int:
+    """The step after which ``task`` does its own work: a branch's pre-training begins where its decay does."""
+    return _start(point) if point.branched_from is not None and task == "pretrain" else 0
 
 
 def _steps(point: Point) -> int:

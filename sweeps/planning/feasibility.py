@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from nepa_scale import checks
 from nepa_scale.errors import ConfigError
 from nepa_scale.placing import ds_config
 from nepa_scale.runs import check_start
+from sweeps.plan import Dropped
 from sweeps.planning.placements import Placements
 from sweeps.planning.point import Point
 
@@ -34,6 +35,32 @@ def check(points: Iterable[Point], devices: int) -> None:
                 problems += check_start(Path(), dataclasses.replace(config, task=task))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
+
+
+def fitting(
+    points: Mapping[str, Point], placed: Placements, devices: int
+) -> tuple[dict[str, Point], tuple[Dropped, ...]]:
+    """The points that can be run, and the others with their reasons. Raises ``ConfigError`` when there are none."""
+    reasons = {run_id: reason for run_id, point in points.items() if (reason := _unfit(point, placed, devices))}
+    for run_id, point in points.items():
+        if point.branched_from in reasons:
+            reasons[run_id] = f"its long pre-training is not run: {reasons[point.branched_from]}"
+    dropped = tuple(
+        Dropped(points[run_id].label, points[run_id].config.init, reason) for run_id, reason in reasons.items()
+    )
+    if len(reasons) == len(points):
+        raise ConfigError([f"{each.label}: {each.reason}" for each in dropped])
+    return {run_id: point for run_id, point in points.items() if run_id not in reasons}, dropped
+
+
+def _unfit(point: Point, placed: Placements, devices: int) -> str | None:
+    """Why a point cannot be run on these devices."""
+    problems = checks.check_batches(point.config, point.tasks, devices)
+    if problems:
+        return f"batch: {problems[0]}"
+    placements = {task: placed.of(point.config, task) for task in point.tasks}
+    texts = (f"memory: {task} {each.problem}" for task, each in placements.items() if each.problem is not None)
+    return next(texts, "").partition(";")[0] or None
 
 
 def too_large(points: Iterable[Point], placed: Placements) -> list[str]:

@@ -23,8 +23,19 @@ def with_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any]], Pai
     """``launch`` with a named point for every size and budget in place of its rule.
 
     ``pairs_of`` gives the settings of one point. Raises ``ConfigError`` when a list is empty, a budget is named twice
-    or too small for whole steps to meet it within 1 %.
+    or, unless such points are dropped, too small for whole steps to meet it within 1 %.
     """
+    points, unmet = cells(launch, pairs_of)
+    if (unmet and launch.unfit == "refuse") or not points:
+        raise ConfigError([f"study.budgets: {reason}" for reason in unmet.values()])
+    grid = dataclasses.replace(launch.grid, rule=None, points={**launch.grid.points, **points})
+    return dataclasses.replace(launch, grid=grid)
+
+
+def cells(
+    launch: Launch, pairs_of: Callable[[Launch, dict[str, Any]], Pairs]
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """{point: its settings} of the sizes and budgets that whole steps meet, and {point: reason} of the others."""
     study, problems = launch.study, list[str]()
     problems += [] if study.sizes else [f"grid={launch.grid_name}: no sizes; give study.sizes=[...]"]
     problems += [] if study.budgets else [f"grid={launch.grid_name}: no budgets; give study.budgets=[...] in FLOPs"]
@@ -34,20 +45,19 @@ def with_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any]], Pai
     if problems:
         raise ConfigError(problems)
     points: dict[str, dict[str, Any]] = {}
+    unmet: dict[str, str] = {}
     for size in study.sizes:
         step = _flops_of_a_step(pairs_of(launch, {"model.size": size, "pretrain.steps": 1}))
         for budget in study.budgets:
-            steps = max(1, round(budget / step))
+            steps, name = max(1, round(budget / step)), f"{size} {budget:g} FLOPs"
             if abs(steps * step - budget) > TOLERANCE * budget:
-                problems.append(
-                    f"study.budgets: {budget:g} FLOPs are {budget / step:.1f} steps of {size}, which no whole number"
+                unmet[name] = (
+                    f"{budget:g} FLOPs are {budget / step:.1f} steps of {size}, which no whole number"
                     f" meets within {TOLERANCE:.0%}; give at least {step / (2 * TOLERANCE):.2g}, or leave {size} out"
                 )
-            points[f"{size} {budget:g} FLOPs"] = {"model.size": size, "pretrain.steps": steps}
-    if problems:
-        raise ConfigError(problems)
-    grid = dataclasses.replace(launch.grid, rule=None, points={**launch.grid.points, **points})
-    return dataclasses.replace(launch, grid=grid)
+            else:
+                points[name] = {"model.size": size, "pretrain.steps": steps}
+    return points, unmet
 
 
 def _flops_of_a_step(pairs: Pairs) -> int:

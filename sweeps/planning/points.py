@@ -46,6 +46,11 @@ def resolved(launch: Launch) -> Launch:
     return branches.with_points(launch, _point_pairs) if launch.branch else launch
 
 
+def unmet(launch: Launch) -> dict[str, str]:
+    """{point: reason} of the points that a rule asks for and that cannot be made."""
+    return isoflop.cells(launch, _point_pairs)[1] if launch.grid.rule == "isoflop" else {}
+
+
 def _point_pairs(launch: Launch, values: dict[str, Any]) -> Pairs:
     """Settings of one point, weakest first: the study's, the grid's, the axes', the command line's."""
     mappings = {"study.run": launch.study.run, "grid.set": launch.grid.set, "grid": values}

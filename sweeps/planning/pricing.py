@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from nepa_scale.costs import task_cost
-from nepa_scale.placing.placement import Placement
+from nepa_scale.config import RunConfig
+from nepa_scale.costs import FLOPS_CONVENTION, task_cost
+from nepa_scale.storage import task_storage
+from sweeps.calibrating.measurements import Measurements
 from sweeps.machine import Speed
-from sweeps.plan import Plan, PlannedRun, PlannedTask
+from sweeps.plan import Layout, Plan, PlannedRun, PlannedTask
 from sweeps.planning import branches
 from sweeps.planning.grids import varied
-from sweeps.planning.placements import Placements
+from sweeps.planning.placements import Placements, seedless
 from sweeps.planning.point import Point
 from sweeps.planning.points import resolved
 from sweeps.planning.sharing import pretraining_digest
+from sweeps.planning.times import Times
 from sweeps.resources import Resources, of_cluster
 from sweeps.settings import Launch
 
+BASIS = {
+    "FLOPs": FLOPS_CONVENTION,
+    "storage": "checkpoints that stay (checkpoint.keep, keep_steps) and exported weights, by parameter",
+}
 
-def price(launch: Launch, points: dict[str, Point], speed: Speed, placed: Placements) -> Plan:
+
+def price(
+    launch: Launch, points: dict[str, Point], speed: Speed, placed: Placements, measured: Measurements | None = None
+) -> Plan:
     """The plan of the expanded ``points``. Raises ``DataError`` when a data set cannot be read."""
-    resources = of_cluster(launch.cluster)
+    pricing = _Pricing(of_cluster(launch.cluster), placed, Times(speed, measured))
     launch = resolved(launch)
     planned = tuple(
         PlannedRun(
@@ -26,28 +36,55 @@ def price(launch: Launch, points: dict[str, Point], speed: Speed, placed: Placem
             label=point.label,
             init=point.config.init,
             values=point.values,
-            tasks={
-                task: _price_task(point, task, resources, placed.of(point.config, task), speed) for task in point.tasks
-            },
+            tasks={task: pricing.of(point, task) for task in point.tasks},
             pretraining=pretraining_digest(point.config) if point.config.init == "pretrain" else None,
             pretrained_by=point.pretrained_by,
             branched_from=point.branched_from,
         )
         for run_id, point in points.items()
     )
-    return Plan(launch.study.name, launch.grid_name, varied(launch.grid), planned)
+    basis = {**BASIS, "memory": placed.basis(next(iter(points.values())).config), "time": pricing.times.basis}
+    return Plan(launch.study.name, launch.grid_name, varied(launch.grid), planned, basis)
 
 
-def _price_task(point: Point, task: str, resources: Resources, placement: Placement, speed: Speed) -> PlannedTask:
-    cost = task_cost(point.config, task, activation_checkpointing=placement.activation_checkpointing)
-    inherited = branches.inherited(point, cost.flops_train) if task == "pretrain" else 0
-    return PlannedTask(
-        params_total=cost.params_total,
-        params_backbone=cost.params_backbone,
-        images=cost.images_seen,
-        flops=cost.flops_train,
-        memory_bytes=placement.memory.total,
-        seconds=speed.seconds(cost.flops_train - inherited),
-        resources=resources,
-        flops_inherited=inherited,
-    )
+class _Pricing:
+    """The figures of tasks, worked out once for what differs only in its seed."""
+
+    def __init__(self, resources: Resources, placed: Placements, times: Times) -> None:
+        self.times = times
+        self._resources, self._placed = resources, placed
+        self._known: dict[tuple[str, str, int], PlannedTask] = {}
+
+    def of(self, point: Point, task: str) -> PlannedTask:
+        start = branches.first_step(point, task)
+        key = seedless(point.config), task, start
+        if key not in self._known:
+            self._known[key] = self._price(point.config, task, start)
+        return self._known[key]
+
+    def _price(self, config: RunConfig, task: str, start: int) -> PlannedTask:
+        placement = self._placed.of(config, task)
+        cost = task_cost(config, task, activation_checkpointing=placement.activation_checkpointing)
+        seconds, calibrated = self.times.of(config, task, cost, placement, start)
+        return PlannedTask(
+            params_total=cost.params_total,
+            params_backbone=cost.params_backbone,
+            images=cost.images_seen,
+            flops=cost.flops_train,
+            memory_bytes=placement.memory.total,
+            seconds=seconds,
+            calibrated=calibrated,
+            resources=self._resources,
+            flops_inherited=cost.flops_train * start // cost.steps,
+            steps=cost.steps,
+            dataset=config.task_config(task).dataset,
+            unique_images=cost.unique_images,
+            layout=Layout(
+                devices=placement.world_size,
+                zero_stage=placement.zero_stage,
+                micro_batch_size=placement.micro_batch_size,
+                accumulation=placement.accumulation,
+                activation_checkpointing=placement.activation_checkpointing,
+            ),
+            storage_bytes=task_storage(config, task).total,
+        )

@@ -63,6 +63,13 @@ def test_every_shipped_choice_plans(run: Run, paper_data: Path, tmp_path: Path, 
         (["engine.ds_config=zero5"], "engine.ds_config=zero5: no such file"),
         (["study_dir=damaged"], "not a plan file"),
         (["cluster=slurm", "cluster.tasks_per_node=1", "cluster.nodes=none"], "expected a whole number"),
+        (["budget.flop=1"], "did you mean 'budget.flops'?"),
+        (["budget.over=cut"], "budget.over=cut: not one of refuse, trim"),
+        (["budget.flops=-1"], "budget.flops=-1.0: must be greater than 0"),
+        (["cluster.device=a100"], "cluster.device and cluster.mfu go together; give cluster.mfu=FRACTION, too"),
+        (["cluster.device=a1000", "cluster.mfu=0.3"], "cluster.device=a1000: no stated peak in fp32; known are"),
+        (["cluster.device=a100", "cluster.mfu=35"], "cluster.mfu=35.0: at most 1"),
+        (["cluster=slurm", "cluster.tasks_per_node=1", "calibrate=true"], "calibrate=true: measures this machine"),
     ],
 )
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
@@ -113,6 +120,19 @@ def test_status_without_a_study(run: Run) -> None:
     assert run("status.py").returncode == 2
 
 
+def test_a_plan_over_its_budget_is_refused(run: Run, tmp_path: Path) -> None:
+    """A dry run warns, a launch ends with exit code 2 and creates nothing; trimmed, the plan shows what is left out."""
+    dry = run("launch.py", "budget.flops=5e12", "dry_run=true")
+    assert dry.returncode == 0
+    assert "warning: budget.flops=5e+12: 1.36e+13 FLOPs are to do" in dry.stdout
+    done = run("launch.py", "budget.flops=5e12")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: budget.flops=5e+12: 1.36e+13 FLOPs are to do")
+    assert contents(tmp_path) == set()
+    trimmed = run("launch.py", "budget.flops=5e12", "budget.over=trim", "dry_run=true")
+    assert "over budget: 4.18e+12 FLOPs of budget.flops=5e+12" in trimmed.stdout
+
+
 @pytest.fixture
 def small_data(tmp_path: Path) -> Path:
     """The digits, few enough to train on in seconds."""
@@ -151,6 +171,29 @@ def test_study_from_start_to_end(run: Run, small_data: Path, tmp_path: Path) -> 
     assert {path: path.read_bytes() for path in results} == results
     assert len(json.loads((tmp_path / "out" / "plan.json").read_text())["runs"]) == 3
     assert "9 finished" in run("status.py", "out").stdout
+    compared = run("status.py", "out", "estimates=true").stdout.splitlines()
+    assert compared[-1].split()[:2] == ["all", "9"]
+    assert "equal" in compared[-1].split()  # the FLOPs that runs logged, to the last one
+    assert [line for line in compared if "differ" in line] == []
+    assert all(0.85 < int(part.rstrip("%")) / 100 < 1.15 for part in compared[-1].split()[-3::2])  # memory
+
+
+@pytest.mark.slow
+def test_times_are_measured_once(run: Run, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """calibrate=true runs what the plan lacks, in no study; a later plan rests on it without being asked to."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = ("study.sizes=[femto]", f"data.root={small_data}", "study.tasks=[pretrain]", "study.scratch_control=false")
+    first = run("launch.py", *words, "cluster.slots=1", "calibrate=true", "dry_run=true", "study_dir=out")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert first.stdout.startswith("calibrating 1/1: femto pretrain\n")
+    again = run("launch.py", *words, "cluster.slots=1", "calibrate=true", "dry_run=true", "study_dir=out")
+    assert "calibrating" not in again.stdout
+    assert "basis: time: 1 tasks from short runs of such tasks on this device" in again.stdout
+    other = run("launch.py", *words, "cluster.slots=2", "dry_run=true", "study_dir=out")
+    assert "measured now: float32 matrix product" in other.stdout
+    assert not (tmp_path / "out").exists()
+    left = [path for path in contents(tmp_path / "cache" / "nepa_scale" / "calibration") if path.is_dir()]
+    assert left == []
 
 
 @pytest.mark.slow

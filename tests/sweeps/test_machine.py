@@ -55,6 +55,18 @@ def test_stated_speed_is_used_as_it_is() -> None:
     assert "cluster.flops_per_second" in speed.basis
 
 
+@pytest.mark.parametrize(("precision", "peak"), [("bf16", 312e12), ("fp32", 156e12)])
+def test_a_stated_share_of_a_stated_peak(precision: str, peak: float) -> None:
+    """MFU times what the maker says of the device in this precision, over all processes, whatever else is given."""
+    settings = SlurmSettings(
+        nodes=2, tasks_per_node=4, flops_per_second=1.0, device="a100", mfu=0.35, startup_seconds=30
+    )
+    speed = task_speed(settings, precision)
+    assert speed.flops_per_second == pytest.approx(8 * 0.35 * peak)
+    assert "MFU 0.35" in speed.basis
+    assert "a100" in speed.basis
+
+
 def test_cpu_speed_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a figure the CPU is measured, and the plan says so."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -12,6 +12,7 @@ from nepa_scale.errors import ConfigError, UserError
 from nepa_scale.placing.device_memory import DeviceMemory
 from nepa_scale.placing.placement import place
 from nepa_scale.status import Status, write_status
+from nepa_scale.storage import task_storage
 from sweeps import plan
 from sweeps.command_line import read_launch
 from sweeps.machine import Speed
@@ -114,13 +115,17 @@ def test_costs_are_those_of_the_tasks() -> None:
         for name, task in run.tasks.items():
             config = runs[run.run_id].config
             cost = task_cost(config, name)
-            memory = place(config, name, 1, DeviceMemory(None, "", on_gpu=False)).memory
+            placed = place(config, name, 1, DeviceMemory(None, "", on_gpu=False))
             assert (task.params_total, task.params_backbone) == (cost.params_total, cost.params_backbone)
             assert (task.images, task.flops, task.memory_bytes) == (
                 cost.images_seen,
                 cost.flops_train,
-                memory.total,
+                placed.memory.total,
             )
+            assert (task.steps, task.unique_images) == (cost.steps, cost.unique_images)
+            assert task.dataset == config.task_config(name).dataset
+            assert task.layout == plan.Layout(1, placed.zero_stage, placed.micro_batch_size, placed.accumulation, False)
+            assert task.storage_bytes == task_storage(config, name).total
             assert task.seconds == pytest.approx(10.0 + cost.flops_train / 1e9)
 
 
@@ -187,7 +192,7 @@ def test_saved_plan_reads_back(tmp_path: Path) -> None:
     plan.save(planned, tmp_path)
     assert plan.load(tmp_path) == planned
     content = json.loads((tmp_path / "plan.json").read_text())
-    assert set(content) == {"schema", "study", "grid", "axes", "runs"}
+    assert set(content) == {"schema", "study", "grid", "axes", "runs", "basis"}
     fields = {"run_id", "label", "init", "values", "tasks", "pretraining", "pretrained_by", "branched_from"}
     assert set(content["runs"][0]) == fields
     assert set(content["runs"][0]["tasks"]["pretrain"]) == {
@@ -199,20 +204,29 @@ def test_saved_plan_reads_back(tmp_path: Path) -> None:
         "seconds",
         "resources",
         "flops_inherited",
+        "steps",
+        "dataset",
+        "unique_images",
+        "layout",
+        "calibrated",
+        "storage_bytes",
     }
 
 
-def test_a_plan_without_resources_still_loads(tmp_path: Path) -> None:
-    """Plans written before resources were recorded are read as tasks of one process."""
+def test_plans_of_earlier_versions_still_load(tmp_path: Path) -> None:
+    """What was not recorded yet is left open: resources, layout, storage, and what estimates rest on."""
     plan.save(make_plan("study.sizes=[femto]"), tmp_path)
     content = json.loads((tmp_path / "plan.json").read_text())
+    first = ("params_total", "params_backbone", "images", "flops", "memory_bytes", "seconds")
+    del content["basis"]
     for run in content["runs"]:
-        for task in run["tasks"].values():
-            del task["resources"]
+        run["tasks"] = {name: {key: task[key] for key in first} for name, task in run["tasks"].items()}
     (tmp_path / "plan.json").write_text(json.dumps(content))
     loaded = plan.load(tmp_path)
     assert loaded is not None
-    assert {task.resources for run in loaded.runs for task in run.tasks.values()} == {Resources()}
+    tasks = [task for run in loaded.runs for task in run.tasks.values()]
+    assert {(task.resources, task.layout, task.storage_bytes) for task in tasks} == {(Resources(), None, 0)}
+    assert all(task.flops > 0 for task in tasks)
 
 
 def test_resources_are_the_clusters() -> None:

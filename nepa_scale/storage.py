@@ -1,0 +1,52 @@
+"""What a finished task leaves on disk: its last checkpoints and its weights. Free of torch.
+
+A checkpoint holds, for each trained parameter, the weight in fp32, Adam's two moments and, where there is one, the
+moving average; frozen weights are there as they are computed with. Manifests, logs and pictures, some hundred KB, are
+not counted, nor is the one checkpoint more that lies beside the others while it is being written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nepa_scale.branching import kept_steps
+from nepa_scale.config import RunConfig
+from nepa_scale.costs import task_cost, workload
+from nepa_scale.placing.memory import ELEMENT, FP32, MOMENTS
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Bytes of one ``checkpoint``, how many stay, and bytes of the exported ``weights``."""
+
+    checkpoint: int
+    checkpoints: int
+    weights: int
+
+    @property
+    def total(self) -> int:
+        """All that stays."""
+        return self.checkpoint * self.checkpoints + self.weights
+
+
+def task_storage(config: RunConfig, task: str) -> Storage:
+    """What ``task`` leaves. Raises ``DataError`` when its data set cannot be read."""
+    work = workload(config, task)
+    exported = work.trained if task == "probe" else work.params  # a probe's backbone is where it came from
+    return Storage(
+        checkpoint=(FP32 + MOMENTS + FP32 * work.averaged) * work.trained
+        + ELEMENT[config.engine.precision] * (work.params - work.trained),
+        checkpoints=checkpoints_left(config, task, task_cost(config, task).steps),
+        weights=FP32 * exported * (1 + work.averaged),
+    )
+
+
+def checkpoints_left(config: RunConfig, task: str, steps: int) -> int:
+    """Checkpoints on disk after the last of ``steps``: the newest of those saved, and those kept for branches."""
+    saving = config.checkpoint
+    kept = {step for step in kept_steps(saving.keep_steps) if step <= steps}
+    saved = {steps} | kept
+    for every in (saving.every, config.task_config(task).eval_every):
+        if every:
+            saved |= set(range(steps // every * every, 0, -every)[: saving.keep])
+    return len(set(sorted(saved)[-saving.keep :]) | kept)

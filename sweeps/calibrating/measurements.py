@@ -1,0 +1,152 @@
+"""Measured times, remembered in the user's cache by device and kind of task, and put to use for tasks between them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from nepa_scale.config import RunConfig
+from nepa_scale.costs import TaskCost
+from nepa_scale.files import read_json, write_json
+from nepa_scale.placing.placement import Placement
+from sweeps.calibrating.timing import Counts, Timing
+from sweeps.machine import local_slots
+from sweeps.settings import Cluster, LocalSettings
+
+SCHEMA = 1
+#: Settings that change no step's time, or whose part in it the counts of steps, saves and evaluations tell.
+FREE = ("steps", "epochs", "eval_every", "base_lr", "warmup", "schedule", "decay", "weight_decay", "beta1", "beta2")
+FREE_IN_PRETRAINING = ("num_images", "fraction")  # a probe's neighbours are all training images
+SIZES = ("size", "embed_dim", "depth", "num_heads", "mlp_hidden", "layer_scale_init", "weight_init")
+SHARED = ("data.num_workers", "data.streaming", "engine.precision", "engine.compile")
+#: Beyond the sizes measured by no more than this factor the nearest two are extended.
+REACH = 1.25
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The timing of one task shape: ``family`` is what it has in common with others that differ in ``work`` alone.
+
+    ``work``: FLOPs of a step on all devices, recomputation included. ``label`` and ``measured_at`` are for people.
+    """
+
+    family: str
+    work: float
+    timing: Timing
+    label: str
+    measured_at: str
+
+
+class Measurements:
+    """All that is known of one device."""
+
+    def __init__(self, device: dict[str, Any], known: Iterable[Measurement] = ()) -> None:
+        self.device = device
+        self._families: dict[str, list[Measurement]] = {}
+        for each in known:
+            self.add(each)
+
+    def add(self, measurement: Measurement) -> None:
+        """Take note of a measurement, in place of an earlier one of the same shape."""
+        family = [each for each in self._families.get(measurement.family, ()) if each.work != measurement.work]
+        self._families[measurement.family] = sorted([*family, measurement], key=lambda each: each.work)
+
+    def has(self, family: str, work: float) -> bool:
+        """Whether this very shape was measured."""
+        return any(each.work == work for each in self._families.get(family, ()))
+
+    def seconds(self, family: str, work: float, counts: Counts) -> float | None:
+        """Time of a task; None where nothing like it was measured."""
+        known = self._families.get(family, [])
+        if not known or not known[0].work / REACH <= work <= known[-1].work * REACH:
+            return None
+        return max(0.0, _between([(each.work, each.timing.seconds(counts)) for each in known], work))
+
+    def since(self) -> str:
+        """The day of the oldest measurement."""
+        return min(each.measured_at for family in self._families.values() for each in family)[:10]
+
+    def save(self, folder: Path) -> None:
+        """Write them below ``folder``."""
+        known = [dataclasses.asdict(each) for family in self._families.values() for each in family]
+        content = {"schema": SCHEMA, "device": self.device, "measurements": known}
+        write_json(_file(folder, self.device), content)
+
+
+def load(folder: Path, device: dict[str, Any]) -> Measurements:
+    """What ``folder`` says of ``device``; nothing where there is no file, or none that can be read."""
+    try:
+        content = read_json(_file(folder, device))
+        known = [Measurement(**{**each, "timing": Timing(**each["timing"])}) for each in content["measurements"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return Measurements(device)
+    return Measurements(device, known if content.get("schema") == SCHEMA else ())
+
+
+def cache_folder() -> Path:
+    """Where measurements are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "nepa_scale" / "calibration"
+
+
+def device_of(cluster: Cluster) -> dict[str, Any]:
+    """What measurements hold for: this machine with its slots, or a partition with what a task asks of it."""
+    torch = importlib.metadata.version("torch")
+    if isinstance(cluster, LocalSettings):
+        slots = local_slots(cluster)
+        machine = {"host": socket.gethostname(), "processor": processor(), "gpus": len(slots.gpus)}
+        return {**machine, "slots": slots.count, "threads": slots.threads, "torch": torch}
+    keys = ("partition", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task")
+    return {**{key: getattr(cluster, key) for key in keys}, "torch": torch}
+
+
+def processor() -> str:
+    """The model of this machine's processor, as far as the system says."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def family_of(config: RunConfig, task: str, placement: Placement) -> str:
+    """What a task's time depends on beside the size of its model: data, batch, heads, engine, layout."""
+    free = {f"{task}.{name}" for name in FREE} | {f"model.{name}" for name in SIZES}
+    free |= {f"{task}.{name}" for name in FREE_IN_PRETRAINING} if task == "pretrain" else set()
+    settings = {
+        key: value
+        for key, value in config.flat().items()
+        if key in SHARED or (key.startswith((f"{task}.", "model.")) and key not in free)
+    }
+    layout = {"devices": placement.world_size, "file": placement.ds_config}
+    evaluates = config.task_config(task).eval_every > 0
+    return _digest({"task": task, "evaluates": evaluates, **settings, **layout})
+
+
+def work_of(cost: TaskCost) -> float:
+    """FLOPs that one step executes."""
+    return cost.flops_executed / cost.steps
+
+
+def _between(points: Sequence[tuple[float, float]], place: float) -> float:
+    """The value at ``place`` on the line through the points around it, or through the nearest two."""
+    if len(points) == 1:
+        return points[0][1]
+    left, right = next((pair for pair in pairwise(points) if place <= pair[1][0]), tuple(points[-2:]))
+    part = (place - left[0]) / (right[0] - left[0])
+    return left[1] + part * (right[1] - left[1])
+
+
+def _file(folder: Path, device: dict[str, Any]) -> Path:
+    return folder / f"{_digest(device)}.json"
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
