@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nepa_scale import ladder
+from nepa_scale import ladder, milestones
 from nepa_scale.config import LAYER_CHOICES, RunConfig, TaskConfig, walk
 from nepa_scale.data import layout
 from nepa_scale.data.reporting import Report
@@ -35,6 +35,7 @@ def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         *_image_size_problems(config, tasks),
         *_length_problems(config, tasks),
         *_streaming_problems(config, tasks),
+        *(line for task in tasks for line in milestones.problems(config, task)),
         *_task_problems(config),
     ]
 
@@ -48,6 +49,8 @@ def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         available = 0 if found else layout.split_size(root, section.dataset, "train")
         if available and (section.num_images or 0) > available:
             found = [f"{task}.num_images={section.num_images}: {section.dataset} has only {available} training images"]
+        if available and not found:
+            found = milestones.beyond(section, task, section.total_steps(section.used_images(available)))
         if not found:
             data = config.data
             found = layout.access_problems(

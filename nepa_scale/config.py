@@ -145,6 +145,8 @@ class TaskConfig:
     """probability of a horizontal flip in training"""
     eval_every: int = setting(0, low=0, orchestration=True)
     """evaluate every so many steps; 0 = only at the end"""
+    milestones: str | None = setting(None, orchestration=True)
+    """measures to be reached by stated steps, or the task ends as failed, e.g. '{2000: {skill: 0.1}}'; null = none"""
 
     @property
     def peak_lr(self) -> float:
@@ -182,8 +184,8 @@ class PretrainConfig(TaskConfig):
     """no gradient through the target (false: ablation, paper Table 1a)"""
     mask_ratio: float = setting(0.0, low=0, high=0.95)
     """fraction of input patches replaced by a learned token; targets stay clean (ablation, paper Table 1c)"""
-    stop_on_collapse: bool = setting(False, orchestration=True)
-    """end the task when the embeddings of all patches have become the same; false = warn"""
+    stop_on_collapse: bool | None = setting(None, orchestration=True)
+    """end when the embeddings of all patches are the same; false = warn; null = end, but warn without stop_gradient"""
 
 
 @dataclass(kw_only=True)

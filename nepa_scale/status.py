@@ -10,11 +10,18 @@ from pathlib import Path
 from nepa_scale.files import read_json, write_json
 
 STATES = ("planned", "submitted", "running", "preempted", "finished", "failed")
+#: With one of these and a colon the error of a failed task begins, where it is of a known kind.
+REASONS = ("oom", "timeout", "data", "diverged", "collapsed", "milestone")
 
 
 def now() -> str:
     """The present moment in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def failure_reason(error: str | None) -> str | None:
+    """The kind of failure that an error text begins with, one of ``REASONS``; None where it is of no known kind."""
+    return next((reason for reason in REASONS if (error or "").startswith(f"{reason}: ")), None)
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,20 @@ def test_states(state: str, step: int, text: str) -> None:
     assert display.state_text(Standing("id", "femto", "pretrain", state, step, 10, 1, *nothing)) == text
 
 
+def test_a_failure_of_a_known_kind_is_named() -> None:
+    """What missed a milestone is told from what crashed; text that merely looks alike is not."""
+    for error, text in {
+        "milestone: skill is 0.1 after step 3, not at least 0.5 (pretrain.milestones)": "failed(milestone) 3/10",
+        "collapsed: step 3: the target has collapsed": "failed(collapsed) 3/10",
+        "diverged: steps 1 to 3 had no finite loss": "failed(diverged) 3/10",
+        "oom: rank 1 on a, after step 3: out of memory": "failed(oom) 3/10",
+        "not started: pretrain failed": "failed 3/10",
+        "RuntimeError: milestone: no": "failed 3/10",
+    }.items():
+        task = Standing("id", "femto", "pretrain", "failed", 3, 10, 1, None, None, None, error, None)
+        assert display.state_text(task) == text
+
+
 def test_step_speed_and_time_left(tmp_path: Path) -> None:
     """From the last whole training row: 6 steps of 8 images at 16 images/s are 3 s; evaluations do not count."""
     planned = make_study(tmp_path)
