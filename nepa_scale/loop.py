@@ -186,9 +186,8 @@ class Trainer:
         """Checkpoint this step, unless it has one or is where this process began; with ``wait``, until that is done."""
         if done != self._saved:
             if not self.engine.weights_are_finite():
-                raise DivergedError(
-                    f"diverged: the weights after step {done} are not finite and were not saved; {REMEDY}"
-                )
+                weights = f"the weights after step {done} are not finite and were not saved"
+                raise DivergedError(f"diverged: {weights}; {REMEDY}")
             self._note_replaced(done)
             self.watchdog.passed(f"saving step {done}", done, patience=STARTING_PATIENCE)
             self._checkpoints.save(done, done * self.task.section.batch_size, wait=wait)

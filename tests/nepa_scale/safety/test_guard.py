@@ -25,9 +25,8 @@ def test_third_skip_in_a_row_ends_training() -> None:
     skipped = SkippedSteps(earlier=5)
     record(skipped, False, False, True, False, False)
     assert skipped.total == 9
-    with pytest.raises(
-        DivergedError, match=r"^diverged: steps 4 to 6 had no finite loss or gradient; .* lower the learning rate"
-    ):
+    said = r"^diverged: steps 4 to 6 had no finite loss or gradient; .* lower the learning rate"
+    with pytest.raises(DivergedError, match=said):
         record(skipped, False, first=6)
 
 
