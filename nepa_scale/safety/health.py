@@ -75,8 +75,8 @@ class Health:
     def _collapsed(self, step: int, figures: dict[str, float]) -> None:
         said = (
             f"collapsed: step {step}: the target has collapsed: the embeddings of all patches point the same way"
-            f" (target_std {figures['target_std']:.2g}), so the loss means nothing; lower the learning rate, lengthen the warm-up,"
-            " and keep pretrain.stop_gradient=true"
+            f" (target_std {figures['target_std']:.2g}), so the loss means nothing; lower the learning rate,"
+            " lengthen the warm-up, and keep pretrain.stop_gradient=true"
         )
         if self._ends_on_collapse:
             raise DivergedError(said)
