@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nepa_scale import ladder, milestones
+from nepa_scale import ladder, lr_rules, milestones
 from nepa_scale.config import LAYER_CHOICES, RunConfig, TaskConfig, walk
 from nepa_scale.data import layout
 from nepa_scale.data.reporting import Report
@@ -36,6 +36,7 @@ def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         *_length_problems(config, tasks),
         *_streaming_problems(config, tasks),
         *(line for task in tasks for line in milestones.problems(config, task)),
+        *(lr_rules.problems(config) if "pretrain" in tasks else []),
         *_task_problems(config),
     ]
 
@@ -49,8 +50,6 @@ def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         available = 0 if found else layout.split_size(root, section.dataset, "train")
         if available and (section.num_images or 0) > available:
             found = [f"{task}.num_images={section.num_images}: {section.dataset} has only {available} training images"]
-        if available and not found:
-            found = milestones.beyond(section, task, section.total_steps(section.used_images(available)))
         if not found:
             data = config.data
             found = layout.access_problems(
@@ -58,6 +57,19 @@ def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
             )
         problems += found
     return list(dict.fromkeys(problems))
+
+
+def check_milestones(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
+    """Milestones that lie beyond the end of their task; a data set that cannot be used has its own line already."""
+    problems = []
+    for task in tasks:
+        section = config.task_config(task)
+        if section.milestones is not None:
+            with suppress(DataError):
+                available = layout.split_size(Path(config.data.root), section.dataset, "train")
+                total = section.total_steps(section.used_images(available))
+                problems += milestones.beyond(section, task, total)
+    return problems
 
 
 def check_contents(config: RunConfig, tasks: tuple[str, ...], report: Report | None = None) -> list[str]:

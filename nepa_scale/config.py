@@ -172,6 +172,12 @@ class PretrainConfig(TaskConfig):
 
     epochs: float | None = setting(4.0, above=0)
     """length in passes over the training images (give this or steps)"""
+    lr_rule: str = setting("fixed", choices=("fixed", "power", "mup"))
+    """the rate of other sizes: base_lr as well, a power of the parameters, or by width for each kind of tensor (muP)"""
+    lr_reference: str | None = setting(None, choices=tuple(ladder.LADDER))
+    """lr_rule=power, mup: rung of the size ladder whose learning rate is base_lr"""
+    lr_exponent: float | None = setting(None, low=-2, high=1)
+    """lr_rule=power: peak learning rate x (parameters / the reference's) to this power"""
     crop_scale_min: float = setting(0.5, above=0, high=1)
     """smallest area fraction of RandomResizedCrop (paper: 0.08)"""
     hflip: float = setting(0.0, low=0, high=1)
@@ -397,8 +403,11 @@ class RunConfig:
         return section
 
     def identity(self) -> dict[str, Any]:
-        """The result settings, flat; without pre-training's where the run does none, and ``decay`` where none is."""
+        """The result settings, flat; without pre-training's where the run does none, and without those of no effect:
+        ``decay`` where there is none, a rule of the learning rate where it is fixed."""
         idle = {f"{task}.decay" for task in TASKS if self.task_config(task).schedule != "wsd"}
+        idle |= {"pretrain.lr_exponent"} if self.pretrain.lr_rule != "power" else set()
+        idle |= {"pretrain.lr_rule", "pretrain.lr_reference"} if self.pretrain.lr_rule == "fixed" else set()
         return {
             key: value
             for key, value, meta in walk(self)

@@ -34,6 +34,7 @@ from sweeps.planning.placements import Placements
 from sweeps.planning.point import Point
 from sweeps.planning.points import expand
 from sweeps.planning.pricing import price
+from sweeps.planning.rates import learning_rates
 from sweeps.planning.sharing import share_pretraining
 from sweeps.schedule import Job, makespan
 from sweeps.settings import GROUPS, Launch, LocalSettings, describe
@@ -65,6 +66,8 @@ def launch(request: Launch) -> int:
     placed = Placements(request.cluster)
     planned = price(request, points, speed, placed)
     _show_plan(planned, request, speed)
+    for line in learning_rates(points.values()):
+        print(line)
     beyond = too_large(points.values(), placed)
     if request.dry_run:
         for line in beyond:

@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nepa_scale import lr_rules
 from nepa_scale.config import PretrainConfig, RunConfig
 from nepa_scale.data.datasets import PretrainImages
 from nepa_scale.data.transforms import pretrain_eval, pretrain_train
-from nepa_scale.model import NepaViT
+from nepa_scale.model import NepaViT, scale_initial_weights
 from nepa_scale.objective import Diagnostics, next_embedding_loss
+from nepa_scale.optim import build_optimizer
 from nepa_scale.processes.distributed import World, sum_over_ranks
 from nepa_scale.safety.collapse import Spread
 from nepa_scale.tasks.task import Task, Value, parameter_dtype
@@ -86,8 +88,17 @@ class Pretrain(Task):
         validation = self.open_split("validation")
         self.eval_data = PretrainImages(validation, None, pretrain_eval(section.image_size), config.seed)
         self.backbone = self.new_backbone()
+        self._scaling = lr_rules.width_scaling(config)
+        if self._scaling is not None:
+            scale_initial_weights(self.backbone, self._scaling)
         self.backbone.causal = section.attention == "causal"
         self.module: PretrainModule = PretrainModule(self.backbone, section)
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser with the rates that ``pretrain.lr_rule`` gives this size."""
+        return build_optimizer(
+            self.module, self.config.pretrain, peak_lr=lr_rules.peak_lr(self.config), scaling=self._scaling
+        )
 
     def compile_rest(self) -> None:
         """Compile the loss."""

@@ -51,10 +51,13 @@ def test_a_milestone_that_cannot_be_judged_is_one_line(text: str, complaint: str
 def test_a_milestone_lies_within_the_run(digits_root: Path, length: str) -> None:
     """Two passes over 64 images in batches of 16 are 8 steps; nothing would ever judge the ninth."""
     words = ("pretrain.batch_size=16", length)
-    assert checks.check_data(config_of(digits_root, "pretrain", *words, f"{KEY}={{8: {{skill: 0}}}}"), TASKS) == []
-    assert checks.check_data(config_of(digits_root, "pretrain", *words, f"{KEY}={{9: {{skill: 0}}}}"), TASKS) == [
-        f"{KEY}: step 9 lies beyond the 8 steps of this task"
-    ]
+    assert (
+        checks.check_milestones(config_of(digits_root, "pretrain", *words, f"{KEY}={{8: {{skill: 0}}}}"), ("pretrain",))
+        == []
+    )
+    assert checks.check_milestones(
+        config_of(digits_root, "pretrain", *words, f"{KEY}={{9: {{skill: 0}}}}"), ("pretrain",)
+    ) == [f"{KEY}: step 9 lies beyond the 8 steps of this task"]
 
 
 def test_a_file_may_write_them_as_a_mapping(tmp_path: Path) -> None:
