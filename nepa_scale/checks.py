@@ -46,7 +46,8 @@ def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     root, problems = Path(config.data.root), []
     for task in tasks:
         section = config.task_config(task)
-        found = layout.check_dataset(root, section.dataset, needs=NEEDS[task])
+        knn = task == "pretrain" and milestones.asks_for_knn(section)
+        found = layout.check_dataset(root, section.dataset, needs=("label",) if knn else NEEDS[task])
         available = 0 if found else layout.split_size(root, section.dataset, "train")
         if available and (section.num_images or 0) > available:
             found = [f"{task}.num_images={section.num_images}: {section.dataset} has only {available} training images"]

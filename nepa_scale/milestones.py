@@ -18,10 +18,11 @@ EXAMPLE = "'{2000: {skill: 0.1}}'"
 LOGGED = "eval_"  # before a measure's name in a row of the log
 AVERAGE = "ema_"
 LOWER_IS_BETTER = ("loss",)
+KNN = "knn_top1"  # of pre-training, which measures it only where a milestone names it: it needs labels
 
 #: Measures of each task that tell a good run from a bad one; the others describe it or its data.
 MEASURES: dict[str, tuple[str, ...]] = {
-    "pretrain": ("skill", "cosine", "loss", "effective_rank_embeddings", "effective_rank_outputs"),
+    "pretrain": ("skill", "cosine", "loss", "effective_rank_embeddings", "effective_rank_outputs", KNN),
     "probe": ("loss", "linear_last", "linear_mean"),
     "classify": ("top1", "top5", "loss"),
     "segment": ("miou", "pixel_accuracy", "mean_accuracy", "loss"),
@@ -85,6 +86,8 @@ def problems(config: RunConfig, task: str) -> list[str]:
     except ValueError as error:
         return [f"{key}={section.milestones}: {error}"]
     wanted = dict.fromkeys(name for each in goals.values() for name in each)
+    if task == "pretrain" and config.data.streaming and asks_for_knn(section):
+        return [f"{key}: {KNN} reads by index; give data.streaming=false or another measure"]
     return [
         f"{key}: no measure '{name}' of {task}{nearest(name, valid)} (there are: {', '.join(valid)})"
         for name in wanted
@@ -108,6 +111,11 @@ def measures(section: TaskConfig, task: str) -> list[str]:
         names += ["attentive"] if section.attentive else []
         names += ["knn_last", "knn_mean"] if section.knn_neighbours else []
     return names + [AVERAGE + name for name in names if section.ema_decay]
+
+
+def asks_for_knn(section: TaskConfig) -> bool:
+    """Whether a milestone of pre-training with these settings is about its nearest neighbours."""
+    return any(name.removeprefix(AVERAGE) == KNN for goals in parse(section.milestones).values() for name in goals)
 
 
 def _met(name: str, value: float, goal: float) -> bool:

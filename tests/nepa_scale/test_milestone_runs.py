@@ -41,7 +41,7 @@ def failure(task_dir: Path) -> tuple[str, int, str]:
 def test_a_missed_milestone_ends_all_ranks_and_stays_missed(digits_root: Path, tmp_path: Path) -> None:
     """At the stated step, though no evaluation was due there; a retry trains no step, and a lower bar lets it go on."""
     task_dir = tmp_path / "run" / "pretrain"
-    missed = words(digits_root, tmp_path / "run", "{2: {loss: 1}, 5: {skill: 0.99}}")
+    missed = words(digits_root, tmp_path / "run", "{2: {knn_top1: 0}, 5: {skill: 0.99}}")
     ended = ends(start_ranks("", missed, 2))
     assert [process.code for process in ended] == [ExitCode.MILESTONE] * 2, ended
     assert "not at least 0.99 (pretrain.milestones)" in ended[0].output and "Traceback" not in ended[0].output
@@ -52,7 +52,7 @@ def test_a_missed_milestone_ends_all_ranks_and_stays_missed(digits_root: Path, t
     assert again.code == ExitCode.MILESTONE, again.output
     assert rows(task_dir) == before and failure(task_dir) == ("failed", 5, "milestone")
     assert not (task_dir / "result.json").exists() and not (task_dir / "model.safetensors").exists()
-    train(words(digits_root, tmp_path / "run", "{2: {loss: 1}, 5: {skill: -9}, 8: {loss: 1}}"))
+    train(words(digits_root, tmp_path / "run", "{2: {knn_top1: 0}, 5: {skill: -9}, 8: {loss: 1}}"))
     assert [row["step"] for row in rows(task_dir) if "loss" in row] == list(range(1, 9))
     assert failure(task_dir)[0] == "finished" and (task_dir / "result.json").is_file()
 

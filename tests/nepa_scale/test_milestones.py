@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from small_tasks import config_of
 
 from nepa_scale import checks, milestones
@@ -119,10 +120,30 @@ def test_a_run_that_continues_is_held_to_its_record() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_every_measure_is_one_that_evaluations_give(digits_root: Path, task: str) -> None:
     """A milestone on a measure that no evaluation has would always be missed."""
-    import torch
-
     start = () if task == "pretrain" else ("init=scratch",)
-    config = config_of(digits_root, task, *start)
+    vote = (f"{KEY}={{1: {{knn_top1: 0.1}}}}",) if task == "pretrain" else ()
+    config = config_of(digits_root, task, *start, *vote)
     built: Task = build_task(config, Path("nowhere"))
     built.prepare(World(), torch.device("cpu"))
     assert set(milestones.measures(config.task_config(), task)) <= set(built.evaluate(World(), torch.device("cpu")))
+
+
+def test_neighbours_in_pretraining_vote_as_the_probes_do(digits_root: Path) -> None:
+    """On the same weights, under the same attention, over as many images: the figure of ``task=probe``."""
+    words = ("pretrain.num_images=40", "probe.num_images=40", "probe.attention=causal", "probe.layers=last")
+    task = build_task(config_of(digits_root, "pretrain", *words, f"{KEY}={{1: {{knn_top1: 0.1}}}}"), Path("nowhere"))
+    probe = build_task(config_of(digits_root, "probe", "init=scratch", *words), Path("nowhere"))
+    with torch.no_grad():
+        for parameter, theirs in zip(probe.backbone.parameters(), task.backbone.parameters(), strict=True):
+            parameter.copy_(theirs.normal_(std=0.3))
+    probe.prepare(World(), torch.device("cpu"))
+    found, expected = (each.evaluate(World(), torch.device("cpu")) for each in (task, probe))
+    assert 0 < found["knn_top1"] == expected["knn_mean"]
+    assert task.module.training
+
+
+def test_labels_are_asked_for_only_by_their_milestone(digits_root: Path) -> None:
+    """Streams and data without classes serve pre-training; a vote needs more, and says so before work starts."""
+    with pytest.raises(ConfigError, match=r"pretrain.milestones: knn_top1 reads by index; give data.streaming=false"):
+        config_of(digits_root, "pretrain", "data.streaming=true", f"{KEY}={{1: {{knn_top1: 0.1}}}}")
+    assert config_of(digits_root, "pretrain", "data.streaming=true", f"{KEY}={{1: {{skill: 0.1}}}}")
