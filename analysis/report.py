@@ -23,6 +23,7 @@ from rich.text import Text
 
 from analysis import text
 from analysis.beside import answers
+from analysis.best_rate import one_rate
 from analysis.findings import Finding, comparison, find
 from analysis.records import Study, read_study, write_table
 from analysis.series import CLASSIFICATION, SEGMENTATION
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 after a mistake that the user can mend."""
     try:
         study = read_study(_parser().parse_args(arguments).study_dir)
-        findings = [*find(study), *divided_compute(study), *answers(study)]
+        findings = [*find(study), *divided_compute(study), *one_rate(study), *answers(study)]
         _show(study, findings)
         for path in write_report(study, findings):
             print(path)

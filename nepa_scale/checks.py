@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nepa_scale import ladder
+from nepa_scale import ladder, lr_rules, milestones
 from nepa_scale.config import LAYER_CHOICES, RunConfig, TaskConfig, walk
 from nepa_scale.data import layout
 from nepa_scale.data.reporting import Report
@@ -35,6 +35,8 @@ def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         *_image_size_problems(config, tasks),
         *_length_problems(config, tasks),
         *_streaming_problems(config, tasks),
+        *(line for task in tasks for line in milestones.problems(config, task)),
+        *(lr_rules.problems(config) if "pretrain" in tasks else []),
         *_task_problems(config),
     ]
 
@@ -44,7 +46,8 @@ def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     root, problems = Path(config.data.root), []
     for task in tasks:
         section = config.task_config(task)
-        found = layout.check_dataset(root, section.dataset, needs=NEEDS[task])
+        knn = task == "pretrain" and milestones.asks_for_knn(section)
+        found = layout.check_dataset(root, section.dataset, needs=("label",) if knn else NEEDS[task])
         available = 0 if found else layout.split_size(root, section.dataset, "train")
         if available and (section.num_images or 0) > available:
             found = [f"{task}.num_images={section.num_images}: {section.dataset} has only {available} training images"]
@@ -55,6 +58,19 @@ def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
             )
         problems += found
     return list(dict.fromkeys(problems))
+
+
+def check_milestones(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
+    """Milestones that lie beyond the end of their task; a data set that cannot be used has its own line already."""
+    problems = []
+    for task in tasks:
+        section = config.task_config(task)
+        if section.milestones is not None:
+            with suppress(DataError):
+                available = layout.split_size(Path(config.data.root), section.dataset, "train")
+                total = section.total_steps(section.used_images(available))
+                problems += milestones.beyond(section, task, total)
+    return problems
 
 
 def check_contents(config: RunConfig, tasks: tuple[str, ...], report: Report | None = None) -> list[str]:

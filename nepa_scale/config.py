@@ -145,6 +145,8 @@ class TaskConfig:
     """probability of a horizontal flip in training"""
     eval_every: int = setting(0, low=0, orchestration=True)
     """evaluate every so many steps; 0 = only at the end"""
+    milestones: str | None = setting(None, orchestration=True)
+    """measures to be reached by stated steps, or the task ends as failed, e.g. '{2000: {skill: 0.1}}'; null = none"""
 
     @property
     def peak_lr(self) -> float:
@@ -170,6 +172,12 @@ class PretrainConfig(TaskConfig):
 
     epochs: float | None = setting(4.0, above=0)
     """length in passes over the training images (give this or steps)"""
+    lr_rule: str = setting("fixed", choices=("fixed", "power", "mup"))
+    """the rate of other sizes: base_lr as well, a power of the parameters, or by width for each kind of tensor (muP)"""
+    lr_reference: str | None = setting(None, choices=tuple(ladder.LADDER))
+    """lr_rule=power, mup: rung of the size ladder whose learning rate is base_lr"""
+    lr_exponent: float | None = setting(None, low=-2, high=1)
+    """lr_rule=power: peak learning rate x (parameters / the reference's) to this power"""
     crop_scale_min: float = setting(0.5, above=0, high=1)
     """smallest area fraction of RandomResizedCrop (paper: 0.08)"""
     hflip: float = setting(0.0, low=0, high=1)
@@ -182,8 +190,8 @@ class PretrainConfig(TaskConfig):
     """no gradient through the target (false: ablation, paper Table 1a)"""
     mask_ratio: float = setting(0.0, low=0, high=0.95)
     """fraction of input patches replaced by a learned token; targets stay clean (ablation, paper Table 1c)"""
-    stop_on_collapse: bool = setting(False, orchestration=True)
-    """end the task when the embeddings of all patches have become the same; false = warn"""
+    stop_on_collapse: bool | None = setting(None, orchestration=True)
+    """end when the embeddings of all patches are the same; false = warn; null = end, but warn without stop_gradient"""
 
 
 @dataclass(kw_only=True)
@@ -395,8 +403,11 @@ class RunConfig:
         return section
 
     def identity(self) -> dict[str, Any]:
-        """The result settings, flat; without pre-training's where the run does none, and ``decay`` where none is."""
+        """The result settings, flat; without pre-training's where the run does none, and without those of no effect:
+        ``decay`` where there is none, a rule of the learning rate where it is fixed."""
         idle = {f"{task}.decay" for task in TASKS if self.task_config(task).schedule != "wsd"}
+        idle |= {"pretrain.lr_exponent"} if self.pretrain.lr_rule != "power" else set()
+        idle |= {"pretrain.lr_rule", "pretrain.lr_reference"} if self.pretrain.lr_rule == "fixed" else set()
         return {
             key: value
             for key, value, meta in walk(self)

@@ -36,6 +36,10 @@ class DivergedError(UserError):
     """Training has left the finite numbers and does not come back."""
 
 
+class MilestoneError(UserError):
+    """A task has not reached what it was to reach by a stated step."""
+
+
 class RunError(UserError):
     """A run directory cannot be used: owned by another process, or made by another configuration."""
 

@@ -14,9 +14,10 @@ from nepa_scale import branching
 from nepa_scale.checkpoints import Checkpoints
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost
-from nepa_scale.errors import DataLostError, DivergedError
+from nepa_scale.errors import DataLostError, DivergedError, MilestoneError
 from nepa_scale.feed import Feed
 from nepa_scale.journal import Journal
+from nepa_scale.milestones import Milestones
 from nepa_scale.optim import group_schedules, num_params
 from nepa_scale.placing import ds_config
 from nepa_scale.placing.placement import Placement
@@ -71,6 +72,7 @@ class Trainer:
         )
         cost = task_cost(config, task.name, activation_checkpointing=placement.activation_checkpointing)
         self._throughput = Throughput(cost, config.engine.precision, world, device)
+        self._milestones = Milestones(f"{task.name}.milestones", section.milestones)
         self._saved = 0
         task.interrupted = self._evaluation_interrupted
         with self.engine.readable():
@@ -129,6 +131,7 @@ class Trainer:
         )
         self._throughput.start()
         self._interval_start, self._interval_step = time.perf_counter(), start
+        self._end_where_missed(start, self._milestones.recall(self._journal.rows))
         if self._lacks_evaluation(start):
             self._record_evaluation(start)
         while done < self.total_steps:
@@ -150,10 +153,10 @@ class Trainer:
             if done % config.log.every == 0 or last:
                 self._record_step(done, result)
             self._journal.step(done)
-            evaluates = section.eval_every and done % section.eval_every == 0 and not last
+            evaluates = self._evaluates_at(done)
             regular = bool(config.checkpoint.every) and done % config.checkpoint.every == 0
             if evaluates or last or regular or done in self._kept_steps:
-                self._save(done, wait=bool(evaluates) or last)  # before an evaluation, which bad data may end
+                self._save(done, wait=evaluates or last)  # before an evaluation, which bad data may end
             if evaluates:
                 self._record_evaluation(done)
         return True
@@ -183,7 +186,8 @@ class Trainer:
         """Checkpoint this step, unless it has one or is where this process began; with ``wait``, until that is done."""
         if done != self._saved:
             if not self.engine.weights_are_finite():
-                raise DivergedError(f"nan: the weights after step {done} are not finite and were not saved; {REMEDY}")
+                weights = f"the weights after step {done} are not finite and were not saved"
+                raise DivergedError(f"diverged: {weights}; {REMEDY}")
             self._note_replaced(done)
             self.watchdog.passed(f"saving step {done}", done, patience=STARTING_PATIENCE)
             self._checkpoints.save(done, done * self.task.section.batch_size, wait=wait)
@@ -269,7 +273,11 @@ class Trainer:
         self._journal.write_step(done, figures, self._checkpoints.problem)
 
     def _record_evaluation(self, done: int) -> tuple[dict[str, float], dict[str, Any]]:
-        """Metrics and details of the weights and, under names with ``ema_``, of their moving average; logged."""
+        """Metrics and details of the weights and, under names with ``ema_``, of their moving average; logged.
+
+        Raises:
+            MilestoneError: on every rank, where they miss a milestone.
+        """
         before = time.perf_counter()
         with self._throughput.paused():
             metrics, details = self._evaluate()
@@ -279,14 +287,33 @@ class Trainer:
                 metrics, details = (_with_averages(*pair) for pair in zip((metrics, details), averages, strict=True))
         self._journal.write(done, {f"eval_{name}": value for name, value in metrics.items()})
         self._interval_start += time.perf_counter() - before
+        self._end_where_missed(done, self._milestones.judge(done, metrics))
         return metrics, details
 
-    def _lacks_evaluation(self, done: int) -> bool:
-        """Whether a process before this one saved at an evaluation's step and ended before that was over."""
+    def _end_where_missed(self, done: int, verdict: str | None) -> None:
+        """Leave with all other ranks where rank 0, which alone has the whole record, finds a milestone missed."""
+        if not self._milestones.steps:
+            return
+        missed = first_text(verdict if self.world.is_main else None)
+        if missed:
+            self._journal.status("running", done)  # the failure is then reported at this step
+            raise MilestoneError(missed)
+
+    def _evaluates_at(self, done: int) -> bool:
+        """Whether an evaluation follows this step; that after the last one is ``_finish``'s."""
         every = self.task.section.eval_every
-        if not (every and done and done % every == 0 and done < self.total_steps):
+        due = done in self._milestones.steps or bool(every and done % every == 0)
+        return due and 0 < done < self.total_steps
+
+    def _lacks_evaluation(self, done: int) -> bool:
+        """Whether the processes before this one left out an evaluation that is due where it begins.
+
+        They may have saved at its step and ended before it was over, or had no milestone where there is one now.
+        """
+        if done == self.total_steps:
             return False
-        return not max_over_ranks(int(self._journal.evaluated(done)), self.device)
+        lacks = self._milestones.are_due(done) or (self._evaluates_at(done) and not self._journal.evaluated(done))
+        return bool(max_over_ranks(int(self.world.is_main and lacks), self.device))
 
     def _evaluation_interrupted(self) -> bool:
         self.watchdog.passed("evaluating", self._saved, patience=STARTING_PATIENCE)

@@ -39,6 +39,7 @@ from nepa_scale.ladder import (
     default_mlp_hidden,
     num_patches,
 )
+from nepa_scale.lr_rules import WidthScaling
 from nepa_scale.speed.compiled_block import CompiledBlock, can_compile, compile_block, rope_tables
 
 __all__ = ["NepaViT", "SeededRope", "build_backbone"]
@@ -405,6 +406,15 @@ def initialise_xavier(backbone: NepaViT) -> None:
     for module in backbone.blocks.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
+
+
+@torch.no_grad()
+def scale_initial_weights(backbone: NepaViT, scaling: WidthScaling) -> None:
+    """Give fresh weights the size that ``mup`` wants at this width; the draws stay the same."""
+    for name, parameter in backbone.named_parameters():
+        factor = scaling.initial(name, parameter.shape)
+        if factor != 1.0:
+            parameter.mul_(factor)
 
 
 def checkpoint_filter_fn(state: dict[str, Tensor], model: NepaViT) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch import nn
 
 from nepa_scale.branching import decay_start
 from nepa_scale.config import FinetuneConfig, TaskConfig
+from nepa_scale.lr_rules import WidthScaling
 
 ADAM_EPS = 1e-8
 
@@ -59,18 +60,31 @@ NO_LAYER_DECAY = LayerDecay()
 
 
 def build_optimizer(
-    module: nn.Module, section: TaskConfig, *, layered: bool = False, head_lr: float | None = None
+    module: nn.Module,
+    section: TaskConfig,
+    *,
+    peak_lr: float | None = None,
+    layered: bool = False,
+    head_lr: float | None = None,
+    scaling: WidthScaling | None = None,
 ) -> torch.optim.AdamW:
-    """AdamW over ``module``'s trainable parameters with the rules of this file."""
+    """AdamW over ``module``'s trainable parameters with the rules of this file; ``peak_lr``: None is the section's."""
+    peak = section.peak_lr if peak_lr is None else peak_lr
     groups = parameter_groups(
-        module, lr=section.peak_lr, weight_decay=section.weight_decay, layered=layered, head_lr=head_lr
+        module, lr=peak, weight_decay=section.weight_decay, layered=layered, head_lr=head_lr, scaling=scaling
     )
     betas = (section.beta1, section.beta2)
-    return torch.optim.AdamW(groups, lr=section.peak_lr, betas=betas, eps=ADAM_EPS, fused=True)
+    return torch.optim.AdamW(groups, lr=peak, betas=betas, eps=ADAM_EPS, fused=True)
 
 
 def parameter_groups(
-    module: nn.Module, *, lr: float, weight_decay: float, layered: bool = False, head_lr: float | None = None
+    module: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    layered: bool = False,
+    head_lr: float | None = None,
+    scaling: WidthScaling | None = None,
 ) -> list[dict[str, Any]]:
     """Group parameters by peak learning rate, weight decay and, if ``layered``, by their place in the backbone.
 
@@ -79,6 +93,8 @@ def parameter_groups(
     A group's ``steps_below`` counts from the last block: block i of N has N - 1 - i; patch embedding, class token
     and positions have N, everything after the blocks 0 (authors' code). ``schedule`` makes a factor of it.
     With ``head_lr`` a classifier's last layer and the backbone's final norm have that peak rate (authors' code).
+    With ``scaling`` each kind of tensor has its own rate. AdamW decays by rate x weight decay; that product stays as
+    stated, or the wider a model, the less its matrices would be decayed.
     """
     depth = 1 + max((_block_index(name) for name, _ in module.named_parameters()), default=-1)
     groups: dict[tuple[int, bool, float], dict[str, Any]] = {}
@@ -87,14 +103,15 @@ def parameter_groups(
             continue
         steps_below = _steps_below_last_block(name, depth) if layered else 0
         peak = head_lr if head_lr is not None and HEAD.match(name) else lr
+        factor = 1.0 if scaling is None else scaling.rate(name)
         decayed = len(whole_shape(parameter)) > 1
         fresh = {
             "params": [],
-            "lr": peak,
-            "weight_decay": weight_decay if decayed else 0.0,
+            "lr": peak * factor,
+            "weight_decay": weight_decay / factor if decayed else 0.0,
             "steps_below": steps_below,
         }
-        groups.setdefault((steps_below, decayed, peak), fresh)["params"].append(parameter)
+        groups.setdefault((steps_below, decayed, peak * factor), fresh)["params"].append(parameter)
     return list(groups.values())
 
 

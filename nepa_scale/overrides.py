@@ -25,6 +25,7 @@ from nepa_scale.files import write_atomically
 
 KEYS = {key: meta for key, _, meta in walk(RunConfig())}
 RECIPE_KEYS = tuple(f"{task}.recipe" for task in TASKS if recipes.names(task))
+MAPPINGS = ("milestones",)  # settings whose one value is a mapping, which files may write as such
 SECTIONS = sorted({key.split(".")[0] for key in KEYS if "." in key})
 
 
@@ -91,7 +92,7 @@ def pairs_from_mapping(mapping: Any, source: str) -> list[tuple[str, str]]:
     for key, value in mapping.items():
         if isinstance(value, list):
             raise ConfigError([f"{source}: {key}: expected one value, found a list"])
-        if isinstance(value, dict):
+        if isinstance(value, dict) and str(key).rsplit(".", 1)[-1] not in MAPPINGS:
             pairs += [(f"{key}.{inner}", text) for inner, text in pairs_from_mapping(value, source)]
         else:
             pairs.append((str(key), to_text(value)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nepa_scale import checks, runs
 from nepa_scale.config import RunConfig
-from nepa_scale.errors import ConfigError, DataLostError, DivergedError, SaveError, UserError
+from nepa_scale.errors import ConfigError, DataLostError, DivergedError, MilestoneError, SaveError, UserError
 from nepa_scale.placing import ds_config
 from nepa_scale.placing.placement import Placement, agree
 from nepa_scale.processes import distributed, rendezvous
@@ -58,7 +58,7 @@ def run_task(
     watchdog.start()
     try:
         _run(config, run_dir, world, device, stop, watchdog)
-    except (ConfigError, DataLostError, DivergedError, SaveError):  # all ranks raise these together, and leave so
+    except (ConfigError, DataLostError, DivergedError, MilestoneError, SaveError):  # all ranks raise these together
         watchdog.stop()
         distributed.shut_down()
         raise

@@ -18,7 +18,7 @@ if __name__ == "__main__":
     # Run as a script, Python looks for imports in this file's folder; look in the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from nepa_scale import branching, checks, overrides, progress, runs
+from nepa_scale import branching, checks, lr_rules, overrides, progress, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost
 from nepa_scale.data.reporting import reporting
@@ -59,6 +59,7 @@ def check(config: RunConfig, run_dir: Path, world: World) -> None:
     """Everything that can be wrong before work starts. Raises ``ConfigError`` with all of it."""
     problems = [
         *checks.check_data(config, (config.task,)),
+        *checks.check_milestones(config, (config.task,)),
         *checks.check_batches(config, (config.task,), world.size),
         *runs.check_directory(run_dir, config),
     ]
@@ -93,12 +94,14 @@ def describe(config: RunConfig, run_dir: Path, world: World) -> str:
     device = planned(config, world)
     placement = place(config, config.task, world.size, device)
     cost = task_cost(config, config.task, activation_checkpointing=placement.activation_checkpointing)
+    rates = lr_rules.describe(config) if config.task == "pretrain" else None
     return "\n".join(
         [
             f"{config.task} of run {config.run_id} in {run_dir}",
             f"parameters   {cost.params_total:,} ({cost.params_backbone:,} in the blocks and final norm)",
             f"steps        {cost.steps:,} of {config.task_config().batch_size} images"
             f" ({cost.images_seen:,} seen, {cost.unique_images:,} different)",
+            *([f"learning rate {rates}"] if rates is not None else []),
             f"FLOPs        {cost.flops_train:.3g} useful, {cost.flops_executed:.3g} executed",
             *placement_lines(placement, device),
             *([] if placement.problem is None else [f"warning: {config.task}: {placement.problem}"]),

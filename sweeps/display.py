@@ -15,7 +15,7 @@ from rich.table import Table
 
 from nepa_scale.config import TASKS
 from nepa_scale.files import read_json
-from nepa_scale.status import Status
+from nepa_scale.status import Status, failure_reason
 from sweeps.plan import Dropped, Plan, PlannedRun, run_dir
 from sweeps.standing import LOST, Standing
 
@@ -88,7 +88,13 @@ def run_name(run: PlannedRun | Dropped) -> str:
 def state_text(task: Standing) -> str:
     """One cell: the state, and the step where work is under way."""
     under_way = task.state in ("running", "preempted", "failed", LOST) and task.steps_total
-    return f"{task.state} {task.step}/{task.steps_total}" if under_way else task.state
+    return f"{named_state(task)} {task.step}/{task.steps_total}" if under_way else named_state(task)
+
+
+def named_state(task: Standing) -> str:
+    """The state, with the kind of failure where it is of a known one: failed(milestone)."""
+    reason = failure_reason(task.reason) if task.state == "failed" else None
+    return f"{task.state}({reason})" if reason else task.state
 
 
 def count(number: float) -> str:

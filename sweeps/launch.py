@@ -39,6 +39,7 @@ from sweeps.planning.placements import Placements
 from sweeps.planning.point import Point
 from sweeps.planning.points import expand, unmet
 from sweeps.planning.pricing import price
+from sweeps.planning.rates import learning_rates
 from sweeps.planning.sharing import share_pretraining
 from sweeps.settings import GROUPS, Launch, LocalSettings, describe
 
@@ -80,6 +81,8 @@ def launch(request: Launch) -> int:
     excesses = budgets.excesses(planned, request.study_dir, request.budget)
     beyond = too_large(points.values(), placed)
     plan_view.show(planned, todo, request.study_dir, request.cluster, display.make_console())
+    for line in learning_rates(points.values()):
+        print(line)
     if request.dry_run:
         for line in (*beyond, *excesses):
             print(f"warning: {line}")

@@ -80,7 +80,7 @@ def view(planned: plan.Plan, study_dir: Path) -> tuple[RenderableType, bool]:
     running = [task for task in tasks if task.state == "running"]
     if running:
         parts += ["", display.running_table(running)]
-    counts = Counter(task.state for task in tasks)
+    counts = Counter(display.named_state(task) for task in tasks)
     parts += ["", ", ".join(f"{number} {state}" for state, number in counts.most_common())]
     parts += [Text(_complaint(task)) for task in tasks if task.reason]
     return Group(*parts), any(task.state in UNFINISHED for task in tasks)

@@ -22,3 +22,5 @@ class ExitCode(IntEnum):
     """memory ran out; the message tells what would need less"""
     DIVERGED = 6
     """training left the finite numbers, or collapsed where that was to end it"""
+    MILESTONE = 7
+    """a measure that was to be reached by a stated step was not"""

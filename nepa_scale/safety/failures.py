@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from nepa_scale.errors import DataLostError, DivergedError, UserError
+from nepa_scale.errors import DataLostError, DivergedError, MilestoneError, UserError
 from nepa_scale.safety.exit_codes import ExitCode
 from nepa_scale.safety.oom import is_out_of_memory
+from nepa_scale.status import failure_reason
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -46,7 +47,8 @@ class Failure:
         if world.size == 1:
             return self.message
         first, *rest = self.message.split("\n", 1)
-        kind, _, what = first.partition(": ") if first.startswith(("oom: ", "timeout: ")) else ("", "", first)
+        kind = failure_reason(first)
+        what = first.removeprefix(f"{kind}: ") if kind else first
         place = f"rank {self.rank} on {self.host}, after step {self.step}: {what}"
         return "\n".join([f"{kind}: {place}" if kind else place, *rest])
 
@@ -65,6 +67,8 @@ def exit_code(error: BaseException) -> ExitCode:
         return ExitCode.DATA_LOST
     if isinstance(error, DivergedError):
         return ExitCode.DIVERGED
+    if isinstance(error, MilestoneError):
+        return ExitCode.MILESTONE
     if isinstance(error, UserError):
         return ExitCode.USER_ERROR
     return ExitCode.OUT_OF_MEMORY if is_out_of_memory(error) else ExitCode.FAILURE

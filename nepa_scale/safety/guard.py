@@ -43,4 +43,4 @@ class SkippedSteps:
         self._in_a_row += not rescaled
         if self._in_a_row == MAX_IN_A_ROW:
             steps = f"steps {step - MAX_IN_A_ROW + 1} to {step}"
-            raise DivergedError(f"nan: {steps} had no finite loss or gradient; {REMEDY}")
+            raise DivergedError(f"diverged: {steps} had no finite loss or gradient; {REMEDY}")

@@ -51,6 +51,9 @@ class Health:
 
     def __init__(self, task: Task, rows: Iterable[dict[str, Any]]) -> None:
         self._task, self._spikes, self._warned = task, LossSpikes(rows), False
+        section = task.config.pretrain
+        stop = section.stop_on_collapse  # left open, the ablation whose outcome is a collapse may have it
+        self._ends_on_collapse = section.stop_gradient if stop is None else stop
 
     def before_step(self, *, due: bool) -> None:
         """Have the coming step's figures collected if it is ``due`` to be logged."""
@@ -71,11 +74,11 @@ class Health:
 
     def _collapsed(self, step: int, figures: dict[str, float]) -> None:
         said = (
-            f"step {step}: the target has collapsed: the embeddings of all patches point the same way (target_std"
-            f" {figures['target_std']:.2g}), so the loss means nothing; lower the learning rate, lengthen the warm-up,"
-            " and keep pretrain.stop_gradient=true"
+            f"collapsed: step {step}: the target has collapsed: the embeddings of all patches point the same way"
+            f" (target_std {figures['target_std']:.2g}), so the loss means nothing; lower the learning rate,"
+            " lengthen the warm-up, and keep pretrain.stop_gradient=true"
         )
-        if self._task.config.pretrain.stop_on_collapse:
+        if self._ends_on_collapse:
             raise DivergedError(said)
         if not self._warned:
             self._warned = True

@@ -1,4 +1,4 @@
-"""Pre-training by next-embedding prediction. No label is read."""
+"""Pre-training by next-embedding prediction. No label is trained on."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nepa_scale import lr_rules, milestones
 from nepa_scale.config import PretrainConfig, RunConfig
 from nepa_scale.data.datasets import PretrainImages
 from nepa_scale.data.transforms import pretrain_eval, pretrain_train
-from nepa_scale.model import NepaViT
+from nepa_scale.model import NepaViT, scale_initial_weights
 from nepa_scale.objective import Diagnostics, next_embedding_loss
+from nepa_scale.optim import build_optimizer
+from nepa_scale.probing.online import OnlineVote
 from nepa_scale.processes.distributed import World, sum_over_ranks
 from nepa_scale.safety.collapse import Spread
 from nepa_scale.tasks.task import Task, Value, parameter_dtype
@@ -86,8 +89,18 @@ class Pretrain(Task):
         validation = self.open_split("validation")
         self.eval_data = PretrainImages(validation, None, pretrain_eval(section.image_size), config.seed)
         self.backbone = self.new_backbone()
+        self._scaling = lr_rules.width_scaling(config)
+        if self._scaling is not None:
+            scale_initial_weights(self.backbone, self._scaling)
         self.backbone.causal = section.attention == "causal"
         self.module: PretrainModule = PretrainModule(self.backbone, section)
+        self._vote = OnlineVote(self) if milestones.asks_for_knn(section) else None
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser with the rates that ``pretrain.lr_rule`` gives this size."""
+        return build_optimizer(
+            self.module, self.config.pretrain, peak_lr=lr_rules.peak_lr(self.config), scaling=self._scaling
+        )
 
     def compile_rest(self) -> None:
         """Compile the loss."""
@@ -107,7 +120,10 @@ class Pretrain(Task):
 
     @torch.no_grad()
     def evaluate(self, world: World, device: torch.device) -> dict[str, float]:
-        """Validation loss on unmasked images, beside what trivial predictors reach, and effective ranks."""
+        """Validation loss on unmasked images, beside what trivial predictors reach, and effective ranks.
+
+        Where a milestone is about nearest neighbours, their vote, too: the one figure that reads labels.
+        """
         diagnostics = Diagnostics(
             self.backbone.embed_dim,
             device,
@@ -120,8 +136,9 @@ class Pretrain(Task):
             if counts:
                 diagnostics.update(z, z_hat)
         sum_over_ranks(diagnostics.state_tensors())
+        votes = {} if self._vote is None else {milestones.KNN: self._vote.top1(world, device)}
         self.module.train()
-        return diagnostics.compute()
+        return diagnostics.compute() | votes
 
     def illustrate(self, folder: Path) -> None:
         """Draw maps of ``log.pictures`` validation images, on the CPU, under any ZeRO stage."""

@@ -28,7 +28,7 @@ from nepa_scale.probing.heads import (
     rate_groups,
     view,
 )
-from nepa_scale.probing.neighbours import Neighbours
+from nepa_scale.probing.vote import top1_of_votes
 from nepa_scale.processes.distributed import World, sum_over_ranks
 from nepa_scale.tasks.finetune import load_backbone
 from nepa_scale.tasks.task import Task, Value, parameter_dtype
@@ -193,39 +193,15 @@ class Probe(Task):
 
     def _vote(self, world: World, device: torch.device) -> dict[str, float]:
         """Top-1 of the neighbours' vote for each pooled view of each layer."""
-        queries, labels = self._queries(world, device)
-        count = min(self.section.knn_neighbours, len(self._still_data))
-        neighbours = {name: Neighbours(features, count) for name, features in queries.items()}
-        first = world.rank
-        for (images, their_labels), counts in self.evaluation_batches(world, device, self._still_data):
-            features = self._pooled(images)
-            if not counts:
-                continue
-            places = first + world.size * torch.arange(len(images), device=device)
-            first += world.size * len(images)
-            for name, each in neighbours.items():
-                each.add(features[name], their_labels, places)
-        accuracy = {}
-        for name, each in neighbours.items():
-            each.share(world)
-            accuracy[name] = (each.votes(self._classes).argmax(dim=1) == labels).double().mean().item()
-        return accuracy
-
-    def _queries(self, world: World, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
-        """Pooled features [Q, D] of all validation images, by view and layer, and their labels [Q], on every rank."""
-        batches = [
-            ({**self._pooled(images), "labels": labels}, counts)
-            for (images, labels), counts in self.evaluation_batches(world, device)
-        ]
-        whole = {}
-        for name in list(batches[0][0]):
-            parts = [batch.pop(name) for batch, _ in batches]
-            whole[name] = parts[0].new_zeros(len(self.eval_data), *parts[0].shape[1:])
-            mine = [part for part, (_, counts) in zip(parts, batches, strict=True) if counts]
-            if mine:
-                whole[name][world.rank :: world.size] = torch.cat(mine)
-        sum_over_ranks(whole.values())
-        return whole, whole.pop("labels")
+        return top1_of_votes(
+            self._pooled,
+            self.evaluation_batches(world, device),
+            self.evaluation_batches(world, device, self._still_data),
+            num_queries=len(self.eval_data),
+            neighbours=min(self.section.knn_neighbours, len(self._still_data)),
+            num_classes=self._classes,
+            world=world,
+        )
 
     def _pooled(self, images: Tensor) -> dict[str, Tensor]:
         """Last token and mean [B, D] of each layer, as they are: DINO's vote does not standardise.

@@ -28,6 +28,7 @@ def check(points: Iterable[Point], devices: int) -> None:
             if reads not in seen:
                 problems += checks.check_data(config, (task,))
             seen.add(reads)
+            problems += checks.check_milestones(config, (task,))
             problems += ds_config.check(config, task)
         problems += checks.check_batches(config, point.tasks, devices)
         if config.init != "pretrain":

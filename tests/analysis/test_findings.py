@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from study_files import write_status
 
 from analysis.findings import Finding, comparison, find
 from analysis.fit.small_sample import NoFit, PowerLawFit
@@ -75,6 +76,28 @@ def test_unfinished_runs_are_left_out_and_counted(make_study: MakeStudy) -> None
     law = answers(path)["Does the classification error fall with backbone parameters?"]
     assert "n = 5 sizes (9 runs)" in law.answer
     assert "1 unfinished or failed run left out." in law.detail
+
+
+def test_a_run_that_missed_a_milestone_is_no_data_point(make_study: MakeStudy) -> None:
+    """What it logged until then is there to be looked at, but no law, of its own or of what waited for it, has it."""
+    path = make_study()
+    run = path / "runs" / "tiny-pretrain-s0"
+    errors = {"pretrain": "milestone: skill is 0.02 after step 300, not at least 0.1 (pretrain.milestones)"}
+    for task in ("pretrain", "classify", "segment"):
+        (run / task / "result.json").unlink()
+        write_status(run / task, "failed", step=300, error=errors.get(task, "not started: pretrain failed"))
+    table = read_study(path).table.query("run_id == 'tiny-pretrain-s0'").set_index("task")
+    assert table["error"].str.startswith("milestone: ").to_dict() == {
+        "pretrain": True,
+        "classify": False,
+        "segment": False,
+    }
+    assert table.filter(like="metrics.").isna().all(axis=None)
+    assert table[["flops_train", "pretrain_flops"]].isna().all(axis=None)
+    for name in ("classification", "segmentation"):
+        law = answers(path)[f"Does the {name} error fall with backbone parameters?"]
+        assert "n = 4 sizes (4 runs)" in law.answer
+        assert "1 unfinished or failed run left out." in law.detail
 
 
 def test_two_sizes_are_no_law(make_study: MakeStudy) -> None:

@@ -37,8 +37,10 @@ def another_value(section: Any, leaf: str, meta: dict[str, Any]) -> Any:
 
 
 def all_in_effect(**first: Any) -> RunConfig:
-    """The defaults with ``first`` set, and with a schedule that has a decay, without which its length says nothing."""
+    """The defaults with ``first`` set, with a schedule that has a decay, and with a rule of the learning rate that has
+    an exponent: without these, settings that belong to them say nothing."""
     config = RunConfig(**first)
+    config.pretrain.lr_rule = "power"
     for task in TASKS:
         config.task_config(task).schedule = "wsd"
     return config
@@ -85,7 +87,7 @@ def test_orchestration_settings_are_exactly_these() -> None:
     sections |= {"checkpoint.every", "checkpoint.keep", "checkpoint.asynchronous"}
     sections |= {"checkpoint.keep_steps", "checkpoint.branch_from"}
     sections |= {"log.every", "log.tensorboard", "log.pictures"}
-    sections |= {f"{task}.eval_every" for task in TASKS}
+    sections |= {f"{task}.{key}" for task in TASKS for key in ("eval_every", "milestones")}
     assert marked == sections | {"task", "run_dir", "pretrain_dir", "micro_batch_size", "dry_run", "force"}
 
 
@@ -185,10 +187,12 @@ def test_help_explains_every_setting(key: str, value: Any, meta: dict[str, Any])
     assert all(choice in text for choice in meta.get("choices", ()))
 
 
-def test_the_length_of_a_decay_counts_only_where_there_is_one() -> None:
+def test_settings_count_only_where_they_have_an_effect() -> None:
     """A setting without effect changes no identity, and runs of before it was there keep theirs."""
     plain = parse([])
     assert parse(["pretrain.decay=0.3"]).run_id == plain.run_id
     assert "pretrain.decay" not in plain.identity()
+    assert not any(key.startswith("pretrain.lr_") for key in plain.identity())
+    assert "pretrain.lr_exponent" not in parse(["pretrain.lr_rule=mup", "pretrain.lr_reference=nano"]).identity()
     falling = parse(["pretrain.schedule=wsd"])
     assert parse(["pretrain.schedule=wsd", "pretrain.decay=0.3"]).run_id != falling.run_id

@@ -7,8 +7,10 @@ import pytest
 from nepa_scale.costs import task_cost
 from nepa_scale.errors import ConfigError
 from sweeps.command_line import options, read_launch
+from sweeps.planning.feasibility import check
 from sweeps.planning.point import Point
 from sweeps.planning.points import expand
+from sweeps.planning.rates import learning_rates
 
 
 def points(*words: str) -> list[Point]:
@@ -85,3 +87,21 @@ def test_isoflop_points_meet_their_budget(budget: float) -> None:
 def test_contradictions_are_one_line(words: list[str], text: str) -> None:
     """What cannot be meant is told in one line before any work."""
     assert text in complaint(*words)
+
+
+def test_the_plan_shows_rates_that_follow_the_size() -> None:
+    """femto's 1.2e-2 x 32 / 256 = 1.5e-3; nano, twice as wide, has half of it for the matrices of its blocks."""
+    sizes = ("grid=model_size", "study.sizes=[femto,nano]")
+    assert learning_rates(points(*sizes, "pretrain.lr_rule=mup", "pretrain.lr_reference=femto")) == [
+        "learning rate of femto: 0.0015 (mup from femto), 0.0015 for the matrices of the blocks",
+        "learning rate of nano: 0.0015 (mup from femto), 0.00075 for the matrices of the blocks",
+    ]
+    assert learning_rates(points(*sizes)) == []
+
+
+def test_a_milestone_lies_within_every_point() -> None:
+    """Points that read the same data for different lengths are each checked: here the second alone is too short."""
+    found = points("grid=epochs", "study.epochs=[4,1]", "pretrain.milestones={300: {skill: 0}}")
+    assert [point.config.pretrain.epochs for point in found] == [4, 1]
+    with pytest.raises(ConfigError, match=r"pretrain.milestones: step 300 lies beyond the \d+ steps of this task"):
+        check(found, 1)

@@ -19,8 +19,9 @@ import pytest
 
 from nepa_scale.files import write_json
 from nepa_scale.status import Status, write_status
-from sweeps import display, plan, status
+from sweeps import display, plan, status, withdrawn
 from sweeps.clusters import save_cluster
+from sweeps.on_slurm.truth import ENDS
 from sweeps.plan import Plan, PlannedRun, PlannedTask
 from sweeps.settings import LocalSettings
 from sweeps.standing import Standing, last_row, standings
@@ -69,6 +70,23 @@ def test_states(state: str, step: int, text: str) -> None:
     """A state carries its step where work is under way."""
     nothing = (None, None, None, None, None)
     assert display.state_text(Standing("id", "femto", "pretrain", state, step, 10, 1, *nothing)) == text
+
+
+def test_a_failure_of_a_known_kind_is_named() -> None:
+    """What missed a milestone is told from what crashed; text that merely looks alike is not."""
+    for error, text in {
+        "milestone: skill is 0.1 after step 3, not at least 0.5 (pretrain.milestones)": "failed(milestone) 3/10",
+        "collapsed: step 3: the target has collapsed": "failed(collapsed) 3/10",
+        "diverged: steps 1 to 3 had no finite loss": "failed(diverged) 3/10",
+        "oom: rank 1 on a, after step 3: out of memory": "failed(oom) 3/10",
+        ENDS["NODE_FAIL"]: "failed(node failed) 3/10",
+        ENDS["CANCELLED"]: "failed(cancelled) 3/10",
+        withdrawn.REASON: "failed(cancelled) 3/10",
+        "not started: pretrain failed": "failed 3/10",
+        "RuntimeError: milestone: no": "failed 3/10",
+    }.items():
+        task = Standing("id", "femto", "pretrain", "failed", 3, 10, 1, None, None, None, error, None)
+        assert display.state_text(task) == text
 
 
 def test_step_speed_and_time_left(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_poisoned_weights_are_not_saved(digits_root: Path, tmp_path: Path) -> No
     assert [process.code for process in ended] == [6, 6], ended
     status = read_status(tmp_path / "pretrain")
     assert status is not None
-    assert "nan: the weights after step 8 are not finite and were not saved" in str(status.error)
+    assert str(status.error).startswith("diverged: the weights after step 8 are not finite and were not saved")
     assert [path.name for path in (tmp_path / "pretrain" / "checkpoints").glob("step*")] == ["step_00000004"]
 
 

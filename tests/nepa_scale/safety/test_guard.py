@@ -25,7 +25,8 @@ def test_third_skip_in_a_row_ends_training() -> None:
     skipped = SkippedSteps(earlier=5)
     record(skipped, False, False, True, False, False)
     assert skipped.total == 9
-    with pytest.raises(DivergedError, match=r"steps 4 to 6 had no finite loss or gradient; .* lower the learning rate"):
+    said = r"^diverged: steps 4 to 6 had no finite loss or gradient; .* lower the learning rate"
+    with pytest.raises(DivergedError, match=said):
         record(skipped, False, first=6)
 
 
@@ -46,7 +47,7 @@ def test_images_of_a_skipped_step_are_named(caplog: pytest.LogCaptureFixture) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("save_every", [0, 1], ids=["unsaved", "saved"])
 def test_diverging_run_fails_without_poisoned_checkpoint(save_every: int, digits_root: Path, tmp_path: Path) -> None:
-    """N1, N4: weights that leave the finite numbers end the run with one line and `nan` in its status, and no
+    """N1, N4: weights that leave the finite numbers end the run with one line and its kind in its status, and no
     checkpoint holds them."""
     words = [
         "task=pretrain",
@@ -68,7 +69,7 @@ def test_diverging_run_fails_without_poisoned_checkpoint(save_every: int, digits
     assert "Traceback" not in output
     status = json.loads((tmp_path / "pretrain" / "status.json").read_text())
     assert status["state"] == "failed"
-    assert status["error"].startswith("nan: ")
+    assert status["error"].startswith("diverged: ")
     assert "lower the learning rate" in status["error"]
     saved = list((tmp_path / "pretrain").glob("checkpoints/step_*/shard_*.safetensors"))
     assert bool(saved) == bool(save_every)

@@ -27,6 +27,7 @@ CASES = [
     WIDE.format("xavier"),
     "pretrain model.mlp=swiglu model.mlp_hidden=50 model.qk_norm=weight pretrain.mask_ratio=0.4",
     "pretrain model.weight_init=xavier model.pos_embed=absolute model.layer_scale=false engine.precision=bf16",
+    "pretrain model.size=mini model.depth=2 model.qk_norm=weight pretrain.lr_rule=mup pretrain.lr_reference=femto",
     "classify init=scratch model.weight_init=xavier classify.drop_path_rate=0.1",
     "classify classify.layer_decay=0.6 classify.head_lr=1e-2 classify.freeze_patch_embed=true classify.qk_norm=weight",
     "segment init=scratch model.patch_size=16",
