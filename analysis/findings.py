@@ -69,7 +69,9 @@ def law(points: Series) -> Finding:
     """Say whether the error falls along the axis, by which law, and how sure that is."""
     target, axis, fit = points.target, points.axis, points.fit
     question = f"Does the {target.name} fall with {axis.name}?"
-    left_out = f"{text.counted(points.left_out, 'unfinished or failed run')} left out. " if points.left_out else ""
+    left_out = (
+        f"{text.counted(points.left_out, 'unfinished, failed or unreadable run')} left out. " if points.left_out else ""
+    )
     if isinstance(fit, NoFit):
         return Finding(question, "Cannot say", f"No law was fitted: {fit.reason}.", left_out.strip())
     verdict = "Not shown" if 0 in fit.b_interval else "Yes" if fit.b > 0 else "No"

@@ -25,6 +25,7 @@ from analysis.plots import Plot, curve_plot, error_plot, rank_plot
 from analysis.probe_plots import layers_plot
 from analysis.records import FINISHED, Study
 from analysis.series import CLASSIFICATION, PARAMETERS, SEGMENTATION, SHORTFALL, label_order, noun, scaled_axes
+from analysis.study_files import number
 from analysis.tables import TITLES, class_iou_table, comparison_table, result_table
 from nepa_scale.config import TASKS
 
@@ -68,7 +69,7 @@ def render(study: Study, findings: Sequence[Finding]) -> str:
         varied=_varied(study),
         shared=_shared(study),
         environment=_environment(study),
-        conventions=sorted({str(result["flops_convention"]) for result in study.results.values()}),
+        conventions=sorted({str(result["flops_convention"] or "not recorded") for result in study.results.values()}),
         notes=[*study.notes, *logged.notes, *pictures.notes],
     )
 
@@ -169,10 +170,9 @@ def _environment(study: Study) -> list[tuple[str, str]]:
     """(what, values met) for devices, commits and package versions over all results."""
     met: dict[str, set[str]] = {}
     for result in study.results.values():
-        facts = {
-            "device": f"{result['device_count']} {text.TIMES} {result['device_kind']}",
-            "commit": result["commit"] or "unknown",
-        }
+        count, kind = number(result["device_count"]), result["device_kind"] or "unknown"
+        device = kind if count is None else f"{count:.0f} {text.TIMES} {kind}"
+        facts = {"device": device, "commit": result["commit"] or "unknown"}
         for name, value in {**facts, **result["versions"]}.items():
             met.setdefault(str(name), set()).add(str(value))
     return [(name, ", ".join(sorted(values))) for name, values in met.items()]

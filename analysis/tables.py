@@ -13,6 +13,7 @@ from analysis import text
 from analysis.findings import Comparison
 from analysis.records import FINISHED, Study
 from analysis.series import PRETRAINED, label_order, noun
+from analysis.study_files import number
 
 TITLES = {
     "pretrain": "Pretraining",
@@ -113,9 +114,10 @@ def class_iou_table(study: Study) -> Table | None:
     table = study.table
     rows = table[(table["task"] == "segment") & (table["state"] == FINISHED) & (table["init"] == PRETRAINED)]
     frames = [
-        pd.DataFrame({"class": list(iou), "iou": list(iou.values()), "label": label})
+        pd.DataFrame({"class": list(iou), "iou": [number(value) for value in iou.values()], "label": label})
         for run_id, label in rows[["run_id", "label"]].itertuples(index=False, name=None)
         if (iou := study.results.get((run_id, "segment"), {}).get("details", {}).get("iou_per_class"))
+        and isinstance(iou, dict)
     ]
     if not frames:
         return None

@@ -82,7 +82,7 @@ def test_page_states_runs_answers_and_conventions(make_study: MakeStudy) -> None
         "multiply-add = 2; training = 3 x forward",
         "deepspeed 0.18.2",
         "model.size nano, micro, mini, tiny, small",
-        "1 unfinished or failed run left out",
+        "1 unfinished, failed or unreadable run left out",
     ):
         assert expected in text
 
