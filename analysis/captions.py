@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import text
+from analysis.curves import Curve
+from analysis.findings import MAX_NAMED
 from analysis.fit.small_sample import PowerLawFit
 from analysis.records import Study
 from analysis.series import COMPUTE, PRETRAINED, SCRATCH, Axis, Series, Target
@@ -33,16 +35,15 @@ def error_alt(drawn: Sequence[Series], target: Target, axis: Axis) -> str:
     return f"{what}. {' '.join(said)}" if said else _empty(what)
 
 
-def curve_alt(rows: pd.DataFrame, order: Sequence[str], name: str, during: str) -> str:
-    """Say where the curve of each label begins and ends; ``rows`` has label, run_id, images_seen, value."""
-    if not order:
+def curve_alt(groups: Mapping[str, Sequence[Curve]], name: str, during: str) -> str:
+    """Say where the curves of each group begin and end, on average."""
+    if not groups:
         return _empty(capital(name))
     said = []
-    for label in order:
-        ends = [run.sort_values("images_seen")["value"] for _, run in rows[rows["label"] == label].groupby("run_id")]
-        first, last = np.mean([run.iloc[0] for run in ends]), np.mean([run.iloc[-1] for run in ends])
-        said.append(f"{label} from {text.number(float(first))} to {text.number(float(last))}")
-    images = text.count(float(rows["images_seen"].max()))
+    for group, own in groups.items():
+        first, last = (float(np.mean([curve.values[end] for curve in own])) for end in (0, -1))
+        said.append(f"{group} from {text.number(first)} to {text.number(last)}")
+    images = text.count(max(float(curve.images[-1]) for own in groups.values() for curve in own))
     return f"{capital(name)} over up to {images} images of {during}: {'; '.join(said)}."
 
 
@@ -52,9 +53,10 @@ def shared_pretraining(study: Study) -> str:
     others = table[table["pretrained_by"].notna() & (table["pretrained_by"] != table["run_id"])]
     owner = table.drop_duplicates("run_id").set_index("run_id")["label"]
     pairs = dict.fromkeys(zip(others["label"], others["pretrained_by"].map(owner), strict=True))
-    return "".join(
-        f" {label} uses the pretraining of {by}." for label, by in pairs if isinstance(by, str) and by != label
-    )
+    known = [(label, by) for label, by in pairs if isinstance(by, str) and by != label]
+    if len(known) > MAX_NAMED:
+        return f" {len(known)} labels use the pretraining of another."
+    return "".join(f" {label} uses the pretraining of {by}." for label, by in known)
 
 
 def rank_alt(kinds: Mapping[str, pd.DataFrame]) -> str:

@@ -16,18 +16,25 @@ from markupsafe import Markup, escape
 
 from analysis import text
 from analysis.beside_section import beside_the_paper
-from analysis.curves import curves
+from analysis.curves import Curves, curves
 from analysis.drawing import to_svg
+from analysis.figures.curve_plots import curve_plot
 from analysis.findings import Finding, comparison
 from analysis.label_plots import rank_by_label_plot
 from analysis.pictures import sheets
-from analysis.plots import Plot, curve_plot, error_plot, rank_plot
+from analysis.plots import Plot, error_plot, rank_plot
 from analysis.probe_plots import layers_plot
 from analysis.records import FINISHED, Study
 from analysis.series import CLASSIFICATION, PARAMETERS, SEGMENTATION, SHORTFALL, label_order, noun, scaled_axes
 from analysis.study_files import number
 from analysis.tables import TITLES, class_iou_table, comparison_table, result_table
 from nepa_scale.config import TASKS
+
+_CURVES = (("eval_skill", "skill (evaluation)"), ("loss", f"training loss ({text.MINUS}cosine)"))
+_SETTING_CURVES = (
+    ("pretrain", "eval_effective_rank_embeddings", "effective rank of embeddings"),
+    ("classify", "loss", "fine-tuning loss"),
+)
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,13 @@ class Cell:
     error: str
 
 
+State = tuple[str, str, str, dict[str, Cell]]
+
+
 def render(study: Study, findings: Sequence[Finding]) -> str:
     """Build the whole page. The same study gives the same bytes; nothing in it points outside the page."""
-    logged = curves(study)
-    figures = [(plot, _data_uri(plot)) for plot in _plots(study, logged.table)]
+    logged = curves(study, _wanted(study))
+    figures = [(plot, _data_uri(plot)) for plot in _plots(study, logged)]
     beside, pictures = beside_the_paper(study), sheets(study)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -74,15 +84,15 @@ def render(study: Study, findings: Sequence[Finding]) -> str:
     )
 
 
-def _plots(study: Study, logged: pd.DataFrame) -> Iterator[Plot]:
+def _plots(study: Study, logged: Curves) -> Iterator[Plot]:
     axes = scaled_axes(study)
     for target in _downstream(study):
         for axis in axes:
             yield error_plot(study, target, axis)
     if (study.table["task"] == "pretrain").any():
         yield from (error_plot(study, SHORTFALL, axis) for axis in axes[:1])
-        yield curve_plot(study, logged, "eval_skill", "skill (evaluation)")
-        yield curve_plot(study, logged, "loss", f"training loss ({text.MINUS}cosine)")
+        for metric, name in _CURVES:
+            yield curve_plot(study, logged, metric, name)
         yield rank_plot(study) if PARAMETERS in axes else rank_by_label_plot(study)
     if noun(study) == "setting":
         yield from _setting_curves(study, logged)
@@ -91,14 +101,19 @@ def _plots(study: Study, logged: pd.DataFrame) -> Iterator[Plot]:
         yield layers
 
 
-def _setting_curves(study: Study, logged: pd.DataFrame) -> Iterator[Plot]:
+def _setting_curves(study: Study, logged: Curves) -> Iterator[Plot]:
     """Curves that tell what a setting did: ranks on the way, and whether fine-tuning diverged."""
-    for task, metric, name in (
-        ("pretrain", "eval_effective_rank_embeddings", "effective rank of embeddings"),
-        ("classify", "loss", "fine-tuning loss"),
-    ):
-        if ((logged["task"] == task) & (logged["metric"] == metric)).any():
+    for task, metric, name in _SETTING_CURVES:
+        if logged.of(task, metric):
             yield curve_plot(study, logged, metric, name, task)
+
+
+def _wanted(study: Study) -> dict[str, list[str]]:
+    """The logged metrics that ``_plots`` draws, by task."""
+    wanted = {"pretrain": [metric for metric, _ in _CURVES]}
+    for task, metric, _ in _SETTING_CURVES if noun(study) == "setting" else ():
+        wanted.setdefault(task, []).append(metric)
+    return wanted
 
 
 def _downstream(study: Study) -> list[Any]:
@@ -131,16 +146,16 @@ def _summary(study: Study) -> Iterator[tuple[str, str]]:
             yield f"best {target.score}", text.percent(float(scores.max()))
 
 
-def _states(study: Study) -> list[tuple[str, str, str, dict[str, Cell]]]:
+def _states(study: Study) -> list[State]:
     """(label, start, run, task -> cell) for every run, finished or not."""
-    found = []
-    for run_id, rows in study.table.groupby("run_id", sort=False):
-        cells = {str(row["task"]): _cell(row) for row in rows.to_dict("records")}
-        first = rows.iloc[0]
-        start = text.MISSING if pd.isna(first["init"]) else str(first["init"])
-        found.append((str(first["label"]), start, str(run_id), cells))
+    found: dict[str, State] = {}
+    names = ["run_id", "label", "init", "task", "state", "step", "steps_total", "error"]
+    for row in study.table[names].to_dict("records"):
+        start = text.MISSING if pd.isna(row["init"]) else str(row["init"])
+        new: State = (str(row["label"]), start, str(row["run_id"]), {})
+        found.setdefault(str(row["run_id"]), new)[3][str(row["task"])] = _cell(row)
     rank = {label: i for i, label in enumerate(label_order(study))}
-    return sorted(found, key=lambda row: (rank[row[0]], row[1], row[2]))
+    return sorted(found.values(), key=lambda row: (rank[row[0]], row[1], row[2]))
 
 
 def _cell(row: Mapping[Any, Any]) -> Cell:

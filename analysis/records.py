@@ -28,10 +28,13 @@ from nepa_scale.files import write_atomically
 
 FINISHED, UNREADABLE = "finished", "unreadable"
 INT64 = 2**63
+SIZE = "model.size"
+WIDTHS = ("model.embed_dim", "model.depth")  # a plan that varies these makes sizes that have no name
 
 TEXT = (
     "run_id",
     "label",
+    "size",
     "init",
     "task",
     "state",
@@ -108,7 +111,7 @@ def read_study(path: Path) -> Study:
             said.update(outcome.notes)
             if outcome.result is not None:
                 results[run.run_id, outcome.task] = outcome.result
-    table = _join_pretraining(_typed(pd.DataFrame(rows)))
+    table = _join_pretraining(_with_sizes(_typed(pd.DataFrame(rows))))
     notes += [note if n == 1 else f"{n} files: {note}" for note, n in said.items()]
     return Study(
         path,
@@ -200,7 +203,9 @@ def _row(run: PlannedRun, outcome: _Outcome, axes: Sequence[str]) -> dict[str, A
         row[name] = planned.get(name) if number(row[name]) is None else row[name]
     row |= {"run_id": run.run_id, "task": outcome.task, "init": run.init or (result["init"] if result else None)}
     row["pretrained_by"] = run.pretrained_by
-    row["label"] = run.label or str(config.get("model.size") or run.run_id)
+    row["label"] = run.label or str(config.get(SIZE) or run.run_id)
+    named = not set(axes) & set(WIDTHS)
+    row["size"] = (run.values.get(SIZE) or config.get(SIZE)) if named else row["label"]
     row |= {f"config.{key}": _plain(run.values.get(key, config.get(key))) for key in axes}
     row |= {f"metrics.{name}": value for name, value in result["metrics"].items()} if result else {}
     return row
@@ -234,6 +239,13 @@ def _count(value: Any) -> int | None:
 
 def _is_plain_number(value: Any) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < INT64)
+
+
+def _with_sizes(table: pd.DataFrame) -> pd.DataFrame:
+    """Give rows without a result the size of their label, or the only one of the study."""
+    of_label = table.dropna(subset=["size"]).drop_duplicates("label").set_index("label")["size"]
+    size = table["size"].fillna(table["label"].map(of_label))
+    return table.assign(size=size.fillna(of_label.iloc[0]) if of_label.nunique() == 1 else size)
 
 
 def _join_pretraining(table: pd.DataFrame) -> pd.DataFrame:

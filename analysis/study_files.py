@@ -114,11 +114,10 @@ def read_result(path: Path) -> tuple[dict[str, Any], list[str]] | None:
 def read_object(path: Path) -> dict[str, Any] | None:
     """The JSON object in ``path``, None where there is no such file. Its texts can be written as UTF-8."""
     try:
-        content = json.loads(path.read_bytes())
+        raw = path.read_bytes()
+        content = json.loads(raw)
         if isinstance(content, dict):
-            written = json.dumps(content, ensure_ascii=False)
-            safe = written.encode("utf-8", "replace").decode()  # half a surrogate pair is a valid JSON escape
-            return content if safe == written else json.loads(safe)
+            return _writable(content) if b"\\ud" in raw.lower() else content
     except FileNotFoundError:
         return None
     except (NotADirectoryError, IsADirectoryError) as error:
@@ -126,6 +125,13 @@ def read_object(path: Path) -> dict[str, Any] | None:
     except (ValueError, OSError, RecursionError) as error:
         raise Unreadable(f"it cannot be read as JSON ({str(error)[:MAX_REASON]})") from error
     raise Unreadable(f"it must hold a JSON object, not a {type(content).__name__}")
+
+
+def _writable(content: dict[str, Any]) -> dict[str, Any]:
+    """Replace halves of surrogate pairs: valid as JSON escapes, but no UTF-8 file can hold them."""
+    written = json.dumps(content, ensure_ascii=False)
+    found: dict[str, Any] = json.loads(written.encode("utf-8", "replace"))
+    return found
 
 
 def number(value: Any) -> float | int | None:

@@ -17,10 +17,10 @@ from study_files import result, write_task
 from analysis import pictures, text
 from analysis.curves import curves
 from analysis.drawing import to_svg
+from analysis.figures.curve_plots import curve_plot
 from analysis.label_plots import rank_by_label_plot
 from analysis.page import render
 from analysis.pictures import MAX_SHEETS, sheets
-from analysis.plots import curve_plot
 from analysis.probe_plots import layers_plot
 from analysis.records import read_study
 from analysis.report import main
@@ -160,7 +160,7 @@ def test_captions_tell_which_pretraining_is_shared(tmp_path: Path) -> None:
         "frozen": Setting((0.55,), values={"classify.freeze_patch_embed": True}, shares_with="trained"),
     }
     study = read_study(write_settings(tmp_path / "study", "ablation_freeze", points))
-    logged = curves(study).table
+    logged = curves(study, {task: ["loss"] for task in ("pretrain", "classify")})
     assert "frozen uses the pretraining of trained." in curve_plot(study, logged, "loss", "loss").caption
     tuning = curve_plot(study, logged, "loss", "fine-tuning loss", "classify")
     assert "uses the pretraining" not in tuning.caption

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 from law_studies import SIZES, StudySpec, write_study
 
-from analysis.curves import curves
 from analysis.findings import find
 from analysis.records import read_study, write_table
 from analysis.series import CLASSIFICATION, PARAMETERS, series
@@ -224,35 +223,3 @@ def test_lists_in_varied_settings_fit_a_table_column(make_study: MakeStudy) -> N
     edit_json(path / "plan.json", vary)
     parquet, _ = write_table(read_study(path))
     assert set(pd.read_parquet(parquet)["config.optim.betas"]) == {"[0.9, 0.95]", "default"}
-
-
-def test_curves_survive_kills_and_resumes(make_study: MakeStudy) -> None:
-    """R1: cut lines are noted, repeated steps keep the newest, NaN stays missing, schemas may mix."""
-    path = make_study()
-    lines = [
-        '{"step": 1, "images_seen": 32, "loss": 5.0}',
-        '{"step": 2, "images_seen": 64, "loss": 4.0, "eval_skill": 0.1}',
-        '{"step": 3, "images_seen": 96, "loss": 3.0}',
-        '{"step": 4, "lo{"step": 2, "images_seen": 64, "loss": 4.5, "stage": "resumed"}',
-        '{"step": 2, "images_seen": 64, "loss": 4.5, "stage": "resumed"}',
-        '{"step": 3, "images_seen": 96, "loss": NaN, "grad_norm": 0.7}',
-        '{"step": 4, "images_seen": 128, "lo',
-    ]
-    (path / "runs" / RUN / "pretrain" / "metrics.jsonl").write_text("\n".join(lines))
-    logged = curves(read_study(path))
-    own = logged.table.query("run_id == @RUN and task == 'pretrain'")
-    loss = own[own["metric"] == "loss"].set_index("step")["value"]
-    assert list(loss.index) == [1, 2, 3]
-    assert loss[2] == 4.5
-    assert pd.isna(loss[3])
-    assert set(own["metric"]) == {"loss", "eval_skill", "grad_norm"}
-    assert logged.notes == (f"{RUN}/pretrain/metrics.jsonl: 2 unreadable lines left out.",)
-
-
-def test_missing_and_empty_metrics_are_no_curves(make_study: MakeStudy) -> None:
-    """R1: an empty or absent metrics.jsonl gives no rows and no error."""
-    path = make_study(sizes={"micro": 98_304}, scratch=False)
-    (path / "runs" / RUN / "pretrain" / "metrics.jsonl").write_text("")
-    (path / "runs" / RUN / "classify" / "metrics.jsonl").unlink()
-    (path / "runs" / RUN / "segment" / "metrics.jsonl").unlink()
-    assert curves(read_study(path)).table.empty
