@@ -31,7 +31,7 @@ def error_caption(drawn: Sequence[Series], target: Target, axis: Axis) -> str:
 def error_alt(drawn: Sequence[Series], target: Target, axis: Axis) -> str:
     """Say what the figure of an error against ``axis`` shows: each series, its range, its fit."""
     what = f"{capital(target.name)} against {axis.name}"
-    said = [_one_series(one, axis) for one in drawn]
+    said = [one_series(one, axis) for one in drawn]
     return f"{what}. {' '.join(said)}" if said else _empty(what)
 
 
@@ -75,7 +75,8 @@ def capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-def _one_series(one: Series, axis: Axis) -> str:
+def one_series(one: Series, axis: Axis) -> str:
+    """Say where the points of a series begin and end, and which exponent was fitted."""
     means = one.points.groupby("x")["error"].mean()
     positions, write = means.index.to_numpy(float), form(axis)
     span = f"{axis.name} go from {write(positions[0])} to {write(positions[-1])}"

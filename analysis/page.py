@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
-from markupsafe import Markup, escape
 
 from analysis import text
 from analysis.beside_section import beside_the_paper
 from analysis.curves import Curves, curves
-from analysis.drawing import to_svg
 from analysis.figures.curve_plots import curve_plot
 from analysis.findings import Finding, comparison
+from analysis.html import data_uri, fill
 from analysis.label_plots import rank_by_label_plot
 from analysis.pictures import sheets
 from analysis.plots import Plot, error_plot, rank_plot
 from analysis.probe_plots import layers_plot
 from analysis.records import FINISHED, Study
 from analysis.series import CLASSIFICATION, PARAMETERS, SEGMENTATION, SHORTFALL, label_order, noun, scaled_axes
+from analysis.side_by_side.studies import shared_settings
 from analysis.study_files import number
 from analysis.tables import TITLES, class_iou_table, comparison_table, result_table
 from nepa_scale.config import TASKS
@@ -52,17 +47,11 @@ State = tuple[str, str, str, dict[str, Cell]]
 def render(study: Study, findings: Sequence[Finding]) -> str:
     """Build the whole page. The same study gives the same bytes; nothing in it points outside the page."""
     logged = curves(study, _wanted(study))
-    figures = [(plot, _data_uri(plot)) for plot in _plots(study, logged)]
+    figures = [(plot, data_uri(plot)) for plot in _plots(study, logged)]
     beside, pictures = beside_the_paper(study), sheets(study)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["superscript"] = _superscript
-    return environment.get_template("report.html.j2").render(
+    return fill(
+        "report.html.j2",
+        title=f"{study.name}: scaling report",
         study=study,
         summary=list(_summary(study)),
         findings=findings,
@@ -70,14 +59,14 @@ def render(study: Study, findings: Sequence[Finding]) -> str:
         figures=figures,
         noun=noun(study),
         beside_tables=beside.tables,
-        beside_figures=[(plot, _data_uri(plot)) for plot in beside.plots],
+        beside_figures=[(plot, data_uri(plot)) for plot in beside.plots],
         sheets=pictures.shown,
         results=[table for task in TASKS if (table := result_table(study, task)).rows]
         + [table for table in [class_iou_table(study)] if table],
         states=_states(study),
         tasks=[(task, TITLES[task]) for task in TASKS if (study.table["task"] == task).any()],
         varied=_varied(study),
-        shared=_shared(study),
+        shared=list(shared_settings(study).items()),
         environment=_environment(study),
         conventions=sorted({str(result["flops_convention"] or "not recorded") for result in study.results.values()}),
         notes=[*study.notes, *logged.notes, *pictures.notes],
@@ -120,15 +109,6 @@ def _downstream(study: Study) -> list[Any]:
     return [target for target in (CLASSIFICATION, SEGMENTATION) if (study.table["task"] == target.task).any()]
 
 
-def _superscript(sentence: str) -> Markup:
-    """Escape ``sentence`` and raise the exponents written as ``N^0.2`` or ``N^alpha``."""
-    return Markup(re.sub(rf"\^({text.MINUS}?(?:[\d.]+\d|alpha|beta))", r"<sup>\1</sup>", str(escape(sentence))))
-
-
-def _data_uri(plot: Plot) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(to_svg(plot.figure).encode()).decode()
-
-
 def _summary(study: Study) -> Iterator[tuple[str, str]]:
     """Headline facts: (name, value)."""
     table = study.table
@@ -168,17 +148,6 @@ def _varied(study: Study) -> list[tuple[str, str]]:
     """(key, its values) for what the plan varies."""
     values = {axis: study.table[f"config.{axis}"].dropna().drop_duplicates() for axis in study.axes}
     return [(axis, ", ".join(map(str, column))) for axis, column in values.items()]
-
-
-def _shared(study: Study) -> list[tuple[str, str]]:
-    """(key, value) for every setting that all finished runs have in common."""
-    spelt = [
-        {key: json.dumps(value, sort_keys=True) for key, value in r["config"].items()} for r in study.results.values()
-    ]
-    if not spelt:
-        return []
-    common = {key: value for key, value in spelt[0].items() if all(other.get(key) == value for other in spelt)}
-    return sorted((key, value) for key, value in common.items() if key not in study.axes)
 
 
 def _environment(study: Study) -> list[tuple[str, str]]:

@@ -37,6 +37,10 @@ class Table:
     folded: bool = False
     """Shown only on demand."""
 
+    def is_number(self, column: int) -> bool:
+        """Whether a column holds numbers, which stand at its right edge."""
+        return column >= self.text_columns and not (self.words_last and column == len(self.head) - 1)
+
 
 Column = tuple[str, str, Callable[[float], str]]
 _PERCENT, _NUMBER, _COUNT, _POWER = text.percent, text.number, text.count, text.power
@@ -107,6 +111,18 @@ def result_table(study: Study, task: str) -> Table:
     head = [noun(study), "start", "seed", *(title for title, _, _ in columns), "run"]
     cells = list(zip(*(map(str, column) for column in words), *numbers, rows["run_id"], strict=True))
     return Table(TITLES[task], head, in_order(study, cells), text_columns=3)
+
+
+def states_table(study: Study) -> Table:
+    """The tasks that are not finished, with why; empty when all are."""
+    rows = study.table[study.table["state"] != FINISHED]
+    cells = []
+    for row in rows[["label", "init", "run_id", "task", "state", "step", "steps_total", "error"]].to_dict("records"):
+        steps = text.MISSING if pd.isna(row["step"]) else f"{row['step']} of {row['steps_total']}"
+        words = [text.MISSING if pd.isna(row[name]) else str(row[name]) for name in ("init", "run_id", "task", "state")]
+        cells.append([str(row["label"]), *words, steps, "" if pd.isna(row["error"]) else str(row["error"])])
+    head = [noun(study), "start", "run", "task", "state", "step", "why"]
+    return Table("Tasks that are not finished", head, in_order(study, cells), text_columns=5, words_last=True)
 
 
 def class_iou_table(study: Study) -> Table | None:

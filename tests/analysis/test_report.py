@@ -103,7 +103,13 @@ def test_hostile_names_are_escaped(make_study: MakeStudy) -> None:
     assert evil in "".join(page.text)
 
 
-@pytest.mark.parametrize("arguments", [["no_such_study"], [], ["one", "two"], ["--format", "pdf"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["no_such_study"], [], ["--format", "pdf"], ["watch=yes", "."], ["markdwon=a.md", "."]),
+        *(["markdown=", "."], ["latex=no/such/folder/a.tex", "."], [".", "page=a.html"], [".", "./"]),
+    ],
+)
 def test_mistakes_are_one_line_and_exit_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong directory or command line ends with 2 and one line on stderr, without a traceback."""
     assert main(arguments) == 2
