@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,22 @@ from analysis import text
 from analysis.drawing import to_svg
 from analysis.plots import Plot
 
+TEMPLATES = Path(__file__).parent / "templates"
+
 
 def fill(template: str, **values: Any) -> str:
     """Fill a template of ``templates/``: every value is escaped, and a missing one is an error."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["superscript"] = _superscript
-    return environment.get_template(template).render(values)
+    script = (TEMPLATES / "sort.js").read_text()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # no other script may run in the page
+    return environment.get_template(template).render(values, script=Markup(script), script_hash=f"sha256-{digest}")
 
 
 def data_uri(plot: Plot) -> str:
