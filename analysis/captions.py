@@ -10,7 +10,7 @@ import pandas as pd
 from analysis import text
 from analysis.curves import Curve
 from analysis.findings import MAX_NAMED
-from analysis.fit.small_sample import PowerLawFit
+from analysis.fit.small_sample import NoFit, PowerLawFit
 from analysis.records import Study
 from analysis.series import COMPUTE, PRETRAINED, SCRATCH, Axis, Series, Target
 
@@ -18,14 +18,29 @@ NAMES = {PRETRAINED: "pretrained", SCRATCH: "scratch control"}
 
 
 def error_caption(drawn: Sequence[Series], target: Target, axis: Axis) -> str:
-    """Say how to read the figure of an error against ``axis``."""
+    """Say how to read the figure of an error against ``axis``, and each law with its n, interval and limits."""
     parts = [f"{capital(target.name)} against {axis.name}, log scales."]
+    parts += [law for one in drawn if (law := _law(one))]
     if any(isinstance(one.fit, PowerLawFit) for one in drawn):
-        parts.append("Line: fitted power law, dashed beyond the data.")
+        parts.append("Lines: fitted power laws, dashed beyond the data, where nothing supports them.")
         parts.append(f"Band: where one further pretrained run would lie ({text.LEVEL}).")
     if axis is COMPUTE and any(one.init == SCRATCH for one in drawn):
         parts.append("A scratch control spends no pretraining FLOPs and stands at those of its size.")
     return " ".join(parts)
+
+
+def _law(one: Series) -> str:
+    who = capital(NAMES[one.init])
+    runs = text.counted(len(one.points), "run")
+    left_out = f", {one.left_out} left out" if one.left_out else ""
+    if isinstance(one.fit, NoFit):
+        return f"{who}: no law, {one.fit.reason} ({runs}{left_out})." if one.init == PRETRAINED else ""
+    fit = one.fit
+    n = text.counted(fit.n, one.axis.point)
+    return (
+        f"{who}: exponent {text.number(fit.b)} ({text.LEVEL} interval {text.interval(fit.b_interval)}), n = {n} "
+        f"({runs}{left_out})."
+    )
 
 
 def error_alt(drawn: Sequence[Series], target: Target, axis: Axis) -> str:

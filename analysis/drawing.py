@@ -130,9 +130,16 @@ def legend_above(axes: Axes) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(-0.05, 1), ncols=3, fontsize="small", frameon=False, **compact)
 
 
-def log_axis(axes: Axes, which: Literal["x", "y"], low: float, high: float, form: Callable[[float], str]) -> None:
-    """Make an axis logarithmic from ``low`` to ``high``, with few, round and plainly written ticks."""
-    ticks = log_ticks(low, high, MAX_WIDE_TICKS if form is text.power else MAX_TICKS)
+def log_axis(
+    axes: Axes,
+    which: Literal["x", "y"],
+    low: float,
+    high: float,
+    form: Callable[[float], str],
+    most: int | None = None,
+) -> None:
+    """Make an axis logarithmic from ``low`` to ``high``, with few (``most``), round and plainly written ticks."""
+    ticks = log_ticks(low, high, most or (MAX_WIDE_TICKS if form is text.power else MAX_TICKS))
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
     axis.set_major_locator(FixedLocator(ticks))

@@ -11,7 +11,13 @@ import pandas as pd
 from analysis import text
 from analysis.beside_section import beside_the_paper
 from analysis.curves import Curves, curves
+from analysis.figures.cost import cost_plot
 from analysis.figures.curve_plots import curve_plot
+from analysis.figures.frontier import frontier_plot
+from analysis.figures.isoflop_plots import isoflop_plot
+from analysis.figures.residuals import residual_plot
+from analysis.figures.seed_spread import seed_plot
+from analysis.figures.sensitivity import sensitivity_plot, settings
 from analysis.findings import Finding, comparison
 from analysis.html import data_uri, fill
 from analysis.label_plots import rank_by_label_plot
@@ -85,9 +91,20 @@ def _plots(study: Study, logged: Curves) -> Iterator[Plot]:
         yield rank_plot(study) if PARAMETERS in axes else rank_by_label_plot(study)
     if noun(study) == "setting":
         yield from _setting_curves(study, logged)
-    layers = layers_plot(study)
-    if layers is not None:
-        yield layers
+    yield from filter(None, _where_known(study))
+
+
+def _where_known(study: Study) -> Iterator[Plot | None]:
+    """Figures that a study has only if it measured what they show."""
+    for target in (*_downstream(study), SHORTFALL):
+        yield isoflop_plot(study, target)
+        yield from (sensitivity_plot(study, target, key) for key in settings(study))
+    for target in _downstream(study):
+        yield frontier_plot(study, target)
+    yield residual_plot(study)
+    yield seed_plot(study)
+    yield layers_plot(study)
+    yield cost_plot(study)
 
 
 def _setting_curves(study: Study, logged: Curves) -> Iterator[Plot]:

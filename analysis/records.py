@@ -58,7 +58,7 @@ COUNTS = (
     ),
     *("tokens_seen", "device_count", "peak_memory_bytes"),
 )
-AMOUNTS = ("flops_train", "pretrain_flops", "pretrain_tokens", "wall_seconds")
+AMOUNTS = ("flops_train", "pretrain_flops", "pretrain_tokens", "wall_seconds", "planned_flops", "planned_seconds")
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,7 @@ def _row(run: PlannedRun, outcome: _Outcome, axes: Sequence[str]) -> dict[str, A
     row |= {name: result[name] for name in RESULT_FIELDS if name in row} if result else {}
     for name in ("params_total", "params_backbone"):
         row[name] = planned.get(name) if number(row[name]) is None else row[name]
+    row |= {f"planned_{name}": planned.get(name) for name in ("flops", "seconds")}
     row |= {"run_id": run.run_id, "task": outcome.task, "init": run.init or (result["init"] if result else None)}
     row["pretrained_by"] = run.pretrained_by
     row["label"] = run.label or str(config.get(SIZE) or run.run_id)
