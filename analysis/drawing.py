@@ -124,6 +124,13 @@ def short(label: str) -> str:
     return printable if len(printable) <= MAX_LABEL else printable[: MAX_LABEL - 1] + "…"
 
 
+def name_below(axes: Axes, name: str, x: float, y: float) -> None:
+    """Write the name of a size under its point."""
+    axes.annotate(
+        short(name), (x, y), xytext=(0, -14), textcoords="offset points", ha="center", va="baseline", fontsize="small"
+    )
+
+
 def legend_above(axes: Axes) -> None:
     """Put the legend in one row over the axes, where it can hide no point."""
     compact = {"columnspacing": 1.0, "handletextpad": 0.4, "handlelength": 1.6, "borderpad": 0.2}

@@ -113,14 +113,13 @@ def _draw_points(axes: Axes, one: Series, looks: Palette) -> None:
     pretrained = one.init == PRETRAINED
     marker, fill = ("o", "full") if pretrained else ("s", "none")
     look: dict[str, Any] = {"linestyle": "none", "marker": marker, "fillstyle": fill, "markersize": 7, "zorder": 3}
-    place: dict[str, Any] = {"xytext": (0, -14), "textcoords": "offset points", "ha": "center", "fontsize": "small"}
     groups = one.points["label"].map(looks.group_of)
     named = readable([group for group in looks.groups if (groups == group).any()])
     for group, points in one.points.groupby(groups, sort=False):
         x, y = points["x"].to_numpy(float), points["error"].to_numpy(float)
         axes.plot(x, y, color=looks.colours[str(group)], **look)
         if pretrained and group in named:
-            axes.annotate(drawing.short(str(group)), (float(x.max()), float(y[x == x.max()].min())), **place)
+            drawing.name_below(axes, str(group), float(x.max()), float(y[x == x.max()].min()))
     axes.plot([], [], color=QUIET, label=captions.NAMES[one.init], **look)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -47,8 +46,7 @@ def cost_plot(study: Study) -> Plot | None:
         for axes, quantity in zip(panels, quantities, strict=True):
             _draw(axes, found[found["quantity"] == quantity], quantity)
         ratios = (found["measured"] / found["planned"]).to_numpy(float)
-        reach = max(float(np.abs(np.log(ratios)).max()) * 1.15, np.log(1.1))
-        drawing.log_axis(panels[0], "y", float(np.exp(-reach)), float(np.exp(reach)), _times)
+        drawing.log_axis(panels[0], "y", min(1, float(ratios.min())) / 1.2, max(1, float(ratios.max())) * 1.2, _times)
         panels[0].set_ylabel("measured / planned")
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper center", ncols=4, fontsize="small", frameon=False)
@@ -69,7 +67,7 @@ def _draw(axes: Axes, points: pd.DataFrame, quantity: str) -> None:
         axes.plot(x, y, color=colour, marker=marker, linestyle="none", fillstyle="none", markersize=6, label=str(task))
     form = text.power if quantity == "FLOPs" else text.count
     low, high = float(points["planned"].min()), float(points["planned"].max())
-    drawing.log_axis(axes, "x", low / MARGIN, high * MARGIN, form, most=3)
+    drawing.log_axis(axes, "x", low / MARGIN, high * MARGIN, form, most=2 if form is text.power else 3)
     axes.set_xlabel(f"planned {quantity}")
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from analysis import captions, drawing, text
 from analysis.drawing import INK
-from analysis.figures.palette import Palette, palette
+from analysis.figures.palette import Palette, palette, readable
 from analysis.plots import MARGIN, Plot
 from analysis.records import Study
 from analysis.series import PRETRAINED, SCRATCH, Target, finished
@@ -72,12 +72,15 @@ def _draw(axes: Axes, points: pd.DataFrame, best: pd.DataFrame, looks: Palette) 
     reached = best["error"].to_numpy(float)
     axes.step(steps, [*reached, reached[-1]], where="post", color=INK, linewidth=1.4, label="frontier", zorder=1)
     groups = points["label"].map(looks.group_of)
+    named = readable([group for group in looks.groups if (groups == group).any()])
     for init, look in LOOKS.items():
         if not (points["init"] == init).any():
             continue
         for group, own in points[points["init"] == init].groupby(groups, sort=False):
             x, y = own["flops"].to_numpy(float), own["error"].to_numpy(float)
             axes.plot(x, y, color=looks.colours[str(group)], linestyle="none", markersize=7, zorder=3, **look)
+            if init == PRETRAINED and str(group) in named:
+                drawing.name_below(axes, str(group), float(x.max()), float(y[x == x.max()].min()))
         axes.plot([], [], color=drawing.QUIET, linestyle="none", markersize=7, label=captions.NAMES[init], **look)
     drawing.legend_above(axes)
 

@@ -62,7 +62,9 @@ def _draw(axes: Axes, one: Series, fit: PowerLawFit, looks: Palette) -> None:
     axes.axhline(0, color=QUIET, linewidth=1, zorder=0)
     for side in (-1, 1):
         axes.axhline(np.expm1(side * fit.residual_std), color=QUIET, linewidth=1, linestyle=":", zorder=0)
-    drawing.log_axis(axes, "x", float(x.min()) / MARGIN, float(x.max()) * MARGIN, captions.form(one.axis), most=4)
+    form = captions.form(one.axis)
+    most = 2 if form is text.power else 3  # of a narrow panel
+    drawing.log_axis(axes, "x", float(x.min()) / MARGIN, float(x.max()) * MARGIN, form, most)
     axes.set_xlabel(f"{one.axis.name} {one.axis.symbol}", fontsize="small")
     axes.set_title(one.target.formula, fontsize="small", loc="left")
 

@@ -13,6 +13,8 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.references: list[str] = []
         self.alternatives: list[str] = []
+        self.headings: list[int] = []
+        """Levels, in order."""
         self.text: list[str] = []
         self.scripts: list[str] = []
         """What stands inside of script elements."""
@@ -23,6 +25,8 @@ class Page(HTMLParser):
         """Note the tag and whatever it would fetch."""
         self.tags.append(tag)
         self._inside = tag
+        if tag in ("h1", "h2", "h3", "h4", "h5", "h6"):
+            self.headings.append(int(tag[1]))
         self.references += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
         self.alternatives += [value or "" for name, value in attrs if name == "alt"]
 

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from analysis.html import TEMPLATES, fill
+from analysis.page import render
+from analysis.records import read_study
 from analysis.tables import Table
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -37,13 +39,51 @@ seen.push(column(0));
 seen.push(heads.every((head) => head.querySelector("button").tabIndex === 0));
 document.body.append(Object.assign(document.createElement("pre"), { id: "seen", textContent: JSON.stringify(seen) }));
 """
+EVIL = "<script>document.title = 'evil'</script>"
+MEASURE = """
+const scrolled = [...document.querySelectorAll("*")].filter((one) =>
+  one.scrollWidth > one.clientWidth + 1 && getComputedStyle(one).overflowX === "auto");
+const seen = [document.documentElement.scrollWidth, innerWidth,
+  scrolled.every((one) => one.tabIndex === 0 && one.getAttribute("aria-label"))];
+parent.postMessage(JSON.stringify(seen), "*");
+"""
+FRAME = """<!doctype html><title>t</title><iframe src="page.html" width="{width}" height="900" frameborder="0"></iframe>
+<script>addEventListener("message", (event) => {{
+  document.body.append(Object.assign(document.createElement("pre"), {{ id: "seen", textContent: event.data }}));
+}});</script>"""
+
+
+def in_browser(html: str, drive: str, folder: Path, width: int | None = None) -> str:
+    """The DOM of a page after ``drive`` ran in it, the only other script that its policy lets run.
+
+    With ``width``, that of a page around a frame so wide: windows of a browser have a least width.
+    """
+    if BROWSER is None:
+        pytest.skip("no chromium here")
+    hashed = base64.b64encode(hashlib.sha256(drive.encode()).digest()).decode()
+    html = html.replace("script-src ", f"script-src 'sha256-{hashed}' ")
+    page = folder / "page.html"
+    page.write_text(html.replace("</body>", f"{EVIL}<script>{drive}</script></body>"))
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}", "--dump-dom"]
+    if width is not None:
+        page = folder / "frame.html"
+        page.write_text(FRAME.format(width=width))
+    command += ["--virtual-time-budget=5000", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert "<title>evil" not in done.stdout
+    return done.stdout
+
+
+def told(dom: str) -> Any:
+    """What the driving script wrote into the page."""
+    found = re.search('<pre id="seen">(.*?)</pre>', dom, re.DOTALL)
+    assert found is not None, dom[-2000:]
+    return json.loads(unescape(found.group(1)))
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What a page with one table shows while its heads are pressed."""
-    if BROWSER is None:
-        pytest.skip("no chromium here")
     rows = [[f"run {i}", value] for i, value in zip((10, 9, 2, 1, 3, 30, 4), NUMBERS, strict=True)]
     table = Table("T", ["run", "value"], rows)
     html = fill(
@@ -58,17 +98,18 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
         settings=Table("S", ["s"], []),
         environment=Table("E", ["e"], []),
     )
-    hashed = base64.b64encode(hashlib.sha256(DRIVE.encode()).digest()).decode()
-    html = html.replace("script-src ", f"script-src 'sha256-{hashed}' ")
-    evil = "<script>document.title = 'evil'</script>"
-    page = tmp_path_factory.mktemp("browser") / "page.html"
-    page.write_text(html.replace("</body>", f"{evil}<script>{DRIVE}</script></body>"))
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={page.parent}", "--dump-dom"]
-    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, check=True, timeout=120)
-    found = re.search('<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found is not None and "<title>t</title>" in done.stdout, done.stderr
-    answer: list[Any] = json.loads(unescape(found.group(1)))
+    answer: list[Any] = told(in_browser(html, DRIVE, tmp_path_factory.mktemp("browser")))
     return answer
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_is_no_wider_than_the_window(make_study: Callable[..., Path], tmp_path: Path, width: int) -> None:
+    """On a desk and on a phone only tables scroll sideways; what scrolls can be reached by the keyboard."""
+    path = make_study(sizes={"micro-with-a-long-name-" * 4: 98_304, "mini": 393_216})
+    html = render(read_study(path), [])
+    page, window, reachable = told(in_browser(html, MEASURE, tmp_path, width))
+    assert window == width and page <= window
+    assert reachable
 
 
 def test_heads_sort_numbers_as_numbers(seen: list[Any]) -> None:
@@ -87,9 +128,6 @@ def test_words_sort_as_people_count(seen: list[Any]) -> None:
 
 def test_the_script_is_the_one_that_the_page_allows(make_study: Callable[..., Path]) -> None:
     """The policy of the page names the hash of its one script, so that no name in a study can run another."""
-    from analysis.page import render
-    from analysis.records import read_study
-
     html = render(read_study(make_study(sizes={"micro": 98_304}, scratch=False)), [])
     script = (TEMPLATES / "sort.js").read_text()
     assert f"<script>{script}</script>" in html and "</" not in script
