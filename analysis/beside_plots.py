@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from analysis import captions, drawing, text
 from analysis.beside import AT_CHANCE, outcomes, scores
 from analysis.drawing import INK, QUIET
+from analysis.figures.palette import Palette, palette
 from analysis.label_plots import height
 from analysis.plots import MARGIN, Plot
 from analysis.published import headline, of_grid
@@ -23,7 +24,6 @@ from analysis.series import (
     PRETRAINED,
     Target,
     finished,
-    label_order,
     series,
 )
 
@@ -76,7 +76,7 @@ def published_plot(study: Study, target: Target) -> Plot:
     with drawing.style():
         figure, axes = drawing.new_figure()
         axes.set(xlabel="backbone parameters N", ylabel=f"{target.name} ({target.formula})")
-        _draw_own(axes, own, drawing.size_colours(label_order(study)))
+        _draw_own(axes, own, palette(study))
         for key, points in published.items():
             name, marker, colour = _METHODS[key]
             x, y = points["x"].to_numpy(float), points["error"].to_numpy(float)
@@ -138,10 +138,10 @@ def epochs_here(study: Study) -> pd.DataFrame:
     return points.dropna().sort_values("x", kind="stable")
 
 
-def _draw_own(axes: Axes, own: pd.DataFrame, colours: Mapping[str, Any]) -> None:
-    for label, points in own.groupby("label", sort=False):
+def _draw_own(axes: Axes, own: pd.DataFrame, looks: Palette) -> None:
+    for group, points in own.groupby(own["label"].map(looks.group_of), sort=False):
         x, y = points["x"].to_numpy(float), points["error"].to_numpy(float)
-        axes.plot(x, y, color=colours[str(label)], **_FILLED)
+        axes.plot(x, y, color=looks.colours[str(group)], **_FILLED)
     axes.plot([], [], color=INK, label=HERE, **_FILLED)
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import text
-from analysis.fit.small_sample import PowerLawFit
+from analysis.curves import Curve
+from analysis.findings import MAX_NAMED
+from analysis.fit.small_sample import NoFit, PowerLawFit
 from analysis.records import Study
 from analysis.series import COMPUTE, PRETRAINED, SCRATCH, Axis, Series, Target
 
@@ -16,33 +18,47 @@ NAMES = {PRETRAINED: "pretrained", SCRATCH: "scratch control"}
 
 
 def error_caption(drawn: Sequence[Series], target: Target, axis: Axis) -> str:
-    """Say how to read the figure of an error against ``axis``."""
+    """Say how to read the figure of an error against ``axis``, and each law with its n, interval and limits."""
     parts = [f"{capital(target.name)} against {axis.name}, log scales."]
+    parts += [law for one in drawn if (law := _law(one))]
     if any(isinstance(one.fit, PowerLawFit) for one in drawn):
-        parts.append("Line: fitted power law, dashed beyond the data.")
+        parts.append("Lines: fitted power laws, dashed beyond the data, where nothing supports them.")
         parts.append(f"Band: where one further pretrained run would lie ({text.LEVEL}).")
     if axis is COMPUTE and any(one.init == SCRATCH for one in drawn):
         parts.append("A scratch control spends no pretraining FLOPs and stands at those of its size.")
     return " ".join(parts)
 
 
+def _law(one: Series) -> str:
+    who = capital(NAMES[one.init])
+    runs = text.counted(len(one.points), "run")
+    left_out = f", {one.left_out} left out" if one.left_out else ""
+    if isinstance(one.fit, NoFit):
+        return f"{who}: no law, {one.fit.reason} ({runs}{left_out})." if one.init == PRETRAINED else ""
+    fit = one.fit
+    n = text.counted(fit.n, one.axis.point)
+    return (
+        f"{who}: exponent {text.number(fit.b)} ({text.LEVEL} interval {text.interval(fit.b_interval)}), n = {n} "
+        f"({runs}{left_out})."
+    )
+
+
 def error_alt(drawn: Sequence[Series], target: Target, axis: Axis) -> str:
     """Say what the figure of an error against ``axis`` shows: each series, its range, its fit."""
     what = f"{capital(target.name)} against {axis.name}"
-    said = [_one_series(one, axis) for one in drawn]
+    said = [one_series(one, axis) for one in drawn]
     return f"{what}. {' '.join(said)}" if said else _empty(what)
 
 
-def curve_alt(rows: pd.DataFrame, order: Sequence[str], name: str, during: str) -> str:
-    """Say where the curve of each label begins and ends; ``rows`` has label, run_id, images_seen, value."""
-    if not order:
+def curve_alt(groups: Mapping[str, Sequence[Curve]], name: str, during: str) -> str:
+    """Say where the curves of each group begin and end, on average."""
+    if not groups:
         return _empty(capital(name))
     said = []
-    for label in order:
-        ends = [run.sort_values("images_seen")["value"] for _, run in rows[rows["label"] == label].groupby("run_id")]
-        first, last = np.mean([run.iloc[0] for run in ends]), np.mean([run.iloc[-1] for run in ends])
-        said.append(f"{label} from {text.number(float(first))} to {text.number(float(last))}")
-    images = text.count(float(rows["images_seen"].max()))
+    for group, own in groups.items():
+        first, last = (float(np.mean([curve.values[end] for curve in own])) for end in (0, -1))
+        said.append(f"{group} from {text.number(first)} to {text.number(last)}")
+    images = text.count(max(float(curve.images[-1]) for own in groups.values() for curve in own))
     return f"{capital(name)} over up to {images} images of {during}: {'; '.join(said)}."
 
 
@@ -52,9 +68,10 @@ def shared_pretraining(study: Study) -> str:
     others = table[table["pretrained_by"].notna() & (table["pretrained_by"] != table["run_id"])]
     owner = table.drop_duplicates("run_id").set_index("run_id")["label"]
     pairs = dict.fromkeys(zip(others["label"], others["pretrained_by"].map(owner), strict=True))
-    return "".join(
-        f" {label} uses the pretraining of {by}." for label, by in pairs if isinstance(by, str) and by != label
-    )
+    known = [(label, by) for label, by in pairs if isinstance(by, str) and by != label]
+    if len(known) > MAX_NAMED:
+        return f" {len(known)} labels use the pretraining of another."
+    return "".join(f" {label} uses the pretraining of {by}." for label, by in known)
 
 
 def rank_alt(kinds: Mapping[str, pd.DataFrame]) -> str:
@@ -73,7 +90,8 @@ def capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-def _one_series(one: Series, axis: Axis) -> str:
+def one_series(one: Series, axis: Axis) -> str:
+    """Say where the points of a series begin and end, and which exponent was fitted."""
     means = one.points.groupby("x")["error"].mean()
     positions, write = means.index.to_numpy(float), form(axis)
     span = f"{axis.name} go from {write(positions[0])} to {write(positions[-1])}"

@@ -1,76 +1,76 @@
-"""The metrics.jsonl files of a study as one long table: run, task, step, metric, value."""
+"""The logged curves that figures show: a few metrics of the pretrained runs, averaged to what a line can show."""
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
+import numpy as np
 
 from analysis import text
+from analysis.laws.law import Array
+from analysis.metrics_file import Line, averaged, read_metrics
 from analysis.records import Study
+from analysis.series import PRETRAINED
 
-COLUMNS = ("run_id", "label", "init", "task", "step", "images_seen", "metric", "value")
-_POSITION = ("step", "images_seen")
+MAX_POINTS = 300
+MAX_THREADS = 8
+Key = tuple[str, str]
+"""Task and metric."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric of one run over images seen [n], at most ``MAX_POINTS`` means of neighbouring steps."""
+
+    run_id: str
+    label: str
+    images: Array
+    values: Array
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Logged values in the order of the study's runs, and what had to be left out."""
+    """Curves by task and metric, in the order of the study's runs, and what had to be left out."""
 
-    table: pd.DataFrame
-    """Columns ``COLUMNS``; one row per run, task, step and metric; NaN where the run logged NaN."""
+    found: Mapping[Key, Sequence[Curve]]
     notes: tuple[str, ...]
 
-
-def curves(study: Study) -> Curves:
-    """Read every metrics.jsonl of ``study``.
-
-    A line cut short by a kill is left out and noted. When a resumed run repeats a step, the newest value of
-    each metric stands.
-    """
-    frames: list[pd.DataFrame] = []
-    notes: list[str] = []
-    identity = ["run_id", "label", "init", "task"]
-    for values in study.table[identity].itertuples(index=False):
-        run = dict(zip(identity, values, strict=True))
-        path = study.path / "runs" / run["run_id"] / run["task"] / "metrics.jsonl"
-        rows, unreadable = _read_lines(path)
-        if unreadable:
-            lines = text.counted(unreadable, "unreadable line")
-            notes.append(f"{run['run_id']}/{run['task']}/metrics.jsonl: {lines} left out.")
-        if rows:
-            frames.append(pd.DataFrame(rows).assign(**run))
-    if not frames:
-        return Curves(pd.DataFrame(columns=list(COLUMNS)), tuple(notes))
-    table = pd.concat(frames, ignore_index=True)[list(COLUMNS)]
-    newest = table.drop_duplicates(["run_id", "task", "step", "metric"], keep="last")
-    by_step = newest.sort_values("step", kind="stable").groupby(["run_id", "task"], sort=False)
-    return Curves(pd.concat([group for _, group in by_step], ignore_index=True), tuple(notes))
+    def of(self, task: str, metric: str) -> Sequence[Curve]:
+        """The curves of a metric; none where it was not asked for or not logged."""
+        return self.found.get((task, metric), ())
 
 
-def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Read one file into long rows; the second value counts the lines that were no logged step."""
-    rows: list[dict[str, Any]] = []
-    unreadable = 0
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    for line in text.splitlines():
-        record = _parse(line)
-        if record is None:
-            unreadable += 1
-            continue
-        position = {name: record.get(name) for name in _POSITION}
-        for metric, value in record.items():
-            if metric not in _POSITION and isinstance(value, int | float) and not isinstance(value, bool):
-                rows.append({**position, "metric": metric, "value": float(value)})
-    return rows, unreadable
+def curves(study: Study, wanted: Mapping[str, Sequence[str]]) -> Curves:
+    """Read the ``wanted`` metrics of each task from the metrics.jsonl files of the pretrained runs, file by file."""
+    rows = study.table[(study.table["init"] == PRETRAINED) & study.table["task"].isin(list(wanted))]
+    runs = list(rows[["run_id", "task", "label"]].itertuples(index=False, name=None))
+
+    def read(run: tuple[str, str, str]) -> tuple[dict[str, Curve], int]:
+        run_id, task, label = run
+        lines, unreadable = read_metrics(_path(study, run_id, task), wanted[task])
+        return {metric: _curve(run_id, label, line) for metric, line in lines.items()}, unreadable
+
+    found: dict[Key, list[Curve]] = {}
+    notes = []
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:  # reading and parsing leave Python's lock
+        for (run_id, task, _), (own, unreadable) in zip(runs, pool.map(read, runs), strict=True):
+            for metric, curve in own.items():
+                if len(curve.values):
+                    found.setdefault((task, metric), []).append(curve)
+            if unreadable:
+                notes.append(f"{run_id}/{task}/metrics.jsonl: {text.counted(unreadable, 'unreadable line')} left out.")
+    return Curves(found, tuple(notes))
 
 
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+def _path(study: Study, run_id: str, task: str) -> Path:
+    return study.path / "runs" / run_id / task / "metrics.jsonl"
+
+
+def _curve(run_id: str, label: str, line: Line) -> Curve:
+    usable = np.isfinite(line.images) & np.isfinite(line.values)
+    images, values = (averaged(column[usable], MAX_POINTS) for column in (line.images, line.values))
+    return Curve(run_id, label, images, values)

@@ -124,15 +124,29 @@ def short(label: str) -> str:
     return printable if len(printable) <= MAX_LABEL else printable[: MAX_LABEL - 1] + "…"
 
 
+def name_below(axes: Axes, name: str, x: float, y: float) -> None:
+    """Write the name of a size under its point."""
+    axes.annotate(
+        short(name), (x, y), xytext=(0, -14), textcoords="offset points", ha="center", va="baseline", fontsize="small"
+    )
+
+
 def legend_above(axes: Axes) -> None:
     """Put the legend in one row over the axes, where it can hide no point."""
     compact = {"columnspacing": 1.0, "handletextpad": 0.4, "handlelength": 1.6, "borderpad": 0.2}
     axes.legend(loc="lower left", bbox_to_anchor=(-0.05, 1), ncols=3, fontsize="small", frameon=False, **compact)
 
 
-def log_axis(axes: Axes, which: Literal["x", "y"], low: float, high: float, form: Callable[[float], str]) -> None:
-    """Make an axis logarithmic from ``low`` to ``high``, with few, round and plainly written ticks."""
-    ticks = log_ticks(low, high, MAX_WIDE_TICKS if form is text.power else MAX_TICKS)
+def log_axis(
+    axes: Axes,
+    which: Literal["x", "y"],
+    low: float,
+    high: float,
+    form: Callable[[float], str],
+    most: int | None = None,
+) -> None:
+    """Make an axis logarithmic from ``low`` to ``high``, with few (``most``), round and plainly written ticks."""
+    ticks = log_ticks(low, high, most or (MAX_WIDE_TICKS if form is text.power else MAX_TICKS))
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
     axis.set_major_locator(FixedLocator(ticks))

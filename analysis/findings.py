@@ -26,6 +26,8 @@ from analysis.series import (
     series,
 )
 
+MAX_NAMED = 12  # labels that one sentence may name
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -69,7 +71,9 @@ def law(points: Series) -> Finding:
     """Say whether the error falls along the axis, by which law, and how sure that is."""
     target, axis, fit = points.target, points.axis, points.fit
     question = f"Does the {target.name} fall with {axis.name}?"
-    left_out = f"{text.counted(points.left_out, 'unfinished or failed run')} left out. " if points.left_out else ""
+    left_out = (
+        f"{text.counted(points.left_out, 'unfinished, failed or unreadable run')} left out. " if points.left_out else ""
+    )
     if isinstance(fit, NoFit):
         return Finding(question, "Cannot say", f"No law was fitted: {fit.reason}.", left_out.strip())
     verdict = "Not shown" if 0 in fit.b_interval else "Yes" if fit.b > 0 else "No"
@@ -98,7 +102,7 @@ def gain_over_scratch(compared: Comparison) -> Finding:
             f"No {compared.noun} has both a finished pretrained run and a finished scratch control.",
         )
     difference = pairs["pretrained"] - pairs["scratch"]
-    each = "; ".join(f"{label} {text.points(value)}" for label, value in difference.items())
+    each = _each(difference)
     better = int((difference > 0).sum())
     measured = f"Better at {better} of {text.counted(len(pairs), compared.noun)} (percentage points: {each})."
     ratio = mean_ratio(1 - pairs["pretrained"], 1 - pairs["scratch"])
@@ -121,7 +125,7 @@ def beats_trivial(compared: Comparison) -> Finding:
     if known.empty:
         return Finding(question, "Cannot say", "No finished pretrained run reports the trivial answer's score.")
     margin = known["pretrained"] - known["trivial"]
-    each = "; ".join(f"{label} {text.points(value)}" for label, value in margin.items())
+    each = _each(margin)
     beaten = int((margin > 0).sum())
     verdict = "Yes" if beaten == len(known) else "No" if beaten == 0 else "Partly"
     answer = (
@@ -167,6 +171,13 @@ def _tenfold(fit: PowerLawFit, axis: Axis) -> str:
         low, factor, high = np.power(10.0, [-fit.b_interval.high, -fit.b, -fit.b_interval.low])
     span = text.interval(Interval(float(low), float(high)))
     return f"Ten times the {axis.name} multiply the error by {text.number(float(factor))} ({span}). "
+
+
+def _each(differences: pd.Series[float]) -> str:
+    """Every difference with its label; the ends alone where labels are too many to name."""
+    if len(differences) > MAX_NAMED:
+        return f"from {text.points(float(differences.min()))} to {text.points(float(differences.max()))}"
+    return "; ".join(f"{label} {text.points(value)}" for label, value in differences.items())
 
 
 def _range(values: pd.Series[float]) -> str:

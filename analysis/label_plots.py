@@ -11,11 +11,13 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import captions, drawing, text
 from analysis.drawing import QUIET
+from analysis.figures.palette import Palette, palette, readable
 from analysis.plots import Plot
 from analysis.records import FINISHED, Study
 from analysis.series import label_order
 
 ROW_HEIGHT, FRAME_HEIGHT = 0.48, 1.35  # inches: of one label, and of what surrounds them
+MAX_ROWS = 40
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "embeddings": {"marker": "o", "fillstyle": "full"},
     "outputs": {"marker": "D", "fillstyle": "none"},
@@ -36,25 +38,28 @@ def rank_by_label_plot(study: Study) -> Plot:
         if (column := f"metrics.effective_rank_{kind}") in rows
     }
     present = {str(label) for points in known.values() for label in points["label"]}
-    order = [label for label in label_order(study) if label in present]
+    known_order = [label for label in label_order(study) if label in present]
+    order = readable(known_order, MAX_ROWS)
     with drawing.style():
         figure, (axes,) = drawing.new_panels(1, row_height=height(len(order)))
         axes.set(xlabel="effective rank")
         if order:
-            _draw(axes, order, known, drawing.size_colours(label_order(study)))
+            _draw(axes, order, known, palette(study))
         else:
             drawing.say_empty(axes)
     caption = "Effective rank of patch embeddings and outputs after pretraining; near 1 (dotted) means collapse."
+    if len(order) < len(known_order):
+        caption += f" {len(order)} of {len(known_order)} settings are drawn."
     return Plot("effective-rank", figure, caption + captions.shared_pretraining(study), _alt(order, known))
 
 
-def _draw(axes: Axes, order: Sequence[str], known: Mapping[str, pd.DataFrame], colours: Mapping[str, Any]) -> None:
+def _draw(axes: Axes, order: Sequence[str], known: Mapping[str, pd.DataFrame], looks: Palette) -> None:
     axes.axvline(1, color=QUIET, linestyle=":", linewidth=1.5, zorder=0)
     for kind, points in known.items():
         look: dict[str, Any] = {"linestyle": "none", "markersize": 7, **KINDS[kind]}
-        for label, own in points.groupby("label", sort=False):
+        for label, own in points[points["label"].isin(order)].groupby("label", sort=False):
             place = [order.index(str(label))] * len(own)
-            axes.plot(own["rank"].to_numpy(float), place, color=colours[str(label)], **look)
+            axes.plot(own["rank"].to_numpy(float), place, color=looks.colour(str(label)), **look)
         axes.plot([], [], color=QUIET, label=kind, **look)
     drawing.label_rows(axes, order)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))

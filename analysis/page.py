@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
-from markupsafe import Markup, escape
 
 from analysis import text
 from analysis.beside_section import beside_the_paper
-from analysis.curves import curves
-from analysis.drawing import to_svg
+from analysis.curves import Curves, curves
+from analysis.figures.cost import cost_plot
+from analysis.figures.curve_plots import curve_plot
+from analysis.figures.frontier import frontier_plot
+from analysis.figures.isoflop_plots import isoflop_plot
+from analysis.figures.residuals import residual_plot
+from analysis.figures.seed_spread import seed_plot
+from analysis.figures.sensitivity import sensitivity_plot, settings
 from analysis.findings import Finding, comparison
+from analysis.html import data_uri, fill
 from analysis.label_plots import rank_by_label_plot
 from analysis.pictures import sheets
-from analysis.plots import Plot, curve_plot, error_plot, rank_plot
+from analysis.plots import Plot, error_plot, rank_plot
 from analysis.probe_plots import layers_plot
 from analysis.records import FINISHED, Study
 from analysis.series import CLASSIFICATION, PARAMETERS, SEGMENTATION, SHORTFALL, label_order, noun, scaled_axes
+from analysis.side_by_side.studies import shared_settings
+from analysis.study_files import number
 from analysis.tables import TITLES, class_iou_table, comparison_table, result_table
 from nepa_scale.config import TASKS
+
+_CURVES = (("eval_skill", "skill (evaluation)"), ("loss", f"training loss ({text.MINUS}cosine)"))
+_SETTING_CURVES = (
+    ("pretrain", "eval_effective_rank_embeddings", "effective rank of embeddings"),
+    ("classify", "loss", "fine-tuning loss"),
+)
 
 
 @dataclass(frozen=True)
@@ -38,20 +47,17 @@ class Cell:
     error: str
 
 
+State = tuple[str, str, str, dict[str, Cell]]
+
+
 def render(study: Study, findings: Sequence[Finding]) -> str:
     """Build the whole page. The same study gives the same bytes; nothing in it points outside the page."""
-    logged = curves(study)
-    figures = [(plot, _data_uri(plot)) for plot in _plots(study, logged.table)]
+    logged = curves(study, _wanted(study))
+    figures = [(plot, data_uri(plot)) for plot in _plots(study, logged)]
     beside, pictures = beside_the_paper(study), sheets(study)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["superscript"] = _superscript
-    return environment.get_template("report.html.j2").render(
+    return fill(
+        "report.html.j2",
+        title=f"{study.name}: scaling report",
         study=study,
         summary=list(_summary(study)),
         findings=findings,
@@ -59,58 +65,65 @@ def render(study: Study, findings: Sequence[Finding]) -> str:
         figures=figures,
         noun=noun(study),
         beside_tables=beside.tables,
-        beside_figures=[(plot, _data_uri(plot)) for plot in beside.plots],
+        beside_figures=[(plot, data_uri(plot)) for plot in beside.plots],
         sheets=pictures.shown,
         results=[table for task in TASKS if (table := result_table(study, task)).rows]
         + [table for table in [class_iou_table(study)] if table],
         states=_states(study),
         tasks=[(task, TITLES[task]) for task in TASKS if (study.table["task"] == task).any()],
         varied=_varied(study),
-        shared=_shared(study),
+        shared=list(shared_settings(study).items()),
         environment=_environment(study),
-        conventions=sorted({str(result["flops_convention"]) for result in study.results.values()}),
+        conventions=sorted({str(result["flops_convention"] or "not recorded") for result in study.results.values()}),
         notes=[*study.notes, *logged.notes, *pictures.notes],
     )
 
 
-def _plots(study: Study, logged: pd.DataFrame) -> Iterator[Plot]:
+def _plots(study: Study, logged: Curves) -> Iterator[Plot]:
     axes = scaled_axes(study)
     for target in _downstream(study):
         for axis in axes:
             yield error_plot(study, target, axis)
     if (study.table["task"] == "pretrain").any():
         yield from (error_plot(study, SHORTFALL, axis) for axis in axes[:1])
-        yield curve_plot(study, logged, "eval_skill", "skill (evaluation)")
-        yield curve_plot(study, logged, "loss", f"training loss ({text.MINUS}cosine)")
+        for metric, name in _CURVES:
+            yield curve_plot(study, logged, metric, name)
         yield rank_plot(study) if PARAMETERS in axes else rank_by_label_plot(study)
     if noun(study) == "setting":
         yield from _setting_curves(study, logged)
-    layers = layers_plot(study)
-    if layers is not None:
-        yield layers
+    yield from filter(None, _where_known(study))
 
 
-def _setting_curves(study: Study, logged: pd.DataFrame) -> Iterator[Plot]:
+def _where_known(study: Study) -> Iterator[Plot | None]:
+    """Figures that a study has only if it measured what they show."""
+    for target in (*_downstream(study), SHORTFALL):
+        yield isoflop_plot(study, target)
+        yield from (sensitivity_plot(study, target, key) for key in settings(study))
+    for target in _downstream(study):
+        yield frontier_plot(study, target)
+    yield residual_plot(study)
+    yield seed_plot(study)
+    yield layers_plot(study)
+    yield cost_plot(study)
+
+
+def _setting_curves(study: Study, logged: Curves) -> Iterator[Plot]:
     """Curves that tell what a setting did: ranks on the way, and whether fine-tuning diverged."""
-    for task, metric, name in (
-        ("pretrain", "eval_effective_rank_embeddings", "effective rank of embeddings"),
-        ("classify", "loss", "fine-tuning loss"),
-    ):
-        if ((logged["task"] == task) & (logged["metric"] == metric)).any():
+    for task, metric, name in _SETTING_CURVES:
+        if logged.of(task, metric):
             yield curve_plot(study, logged, metric, name, task)
+
+
+def _wanted(study: Study) -> dict[str, list[str]]:
+    """The logged metrics that ``_plots`` draws, by task."""
+    wanted = {"pretrain": [metric for metric, _ in _CURVES]}
+    for task, metric, _ in _SETTING_CURVES if noun(study) == "setting" else ():
+        wanted.setdefault(task, []).append(metric)
+    return wanted
 
 
 def _downstream(study: Study) -> list[Any]:
     return [target for target in (CLASSIFICATION, SEGMENTATION) if (study.table["task"] == target.task).any()]
-
-
-def _superscript(sentence: str) -> Markup:
-    """Escape ``sentence`` and raise the exponents written as ``N^0.2`` or ``N^alpha``."""
-    return Markup(re.sub(rf"\^({text.MINUS}?(?:[\d.]+\d|alpha|beta))", r"<sup>\1</sup>", str(escape(sentence))))
-
-
-def _data_uri(plot: Plot) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(to_svg(plot.figure).encode()).decode()
 
 
 def _summary(study: Study) -> Iterator[tuple[str, str]]:
@@ -130,16 +143,16 @@ def _summary(study: Study) -> Iterator[tuple[str, str]]:
             yield f"best {target.score}", text.percent(float(scores.max()))
 
 
-def _states(study: Study) -> list[tuple[str, str, str, dict[str, Cell]]]:
+def _states(study: Study) -> list[State]:
     """(label, start, run, task -> cell) for every run, finished or not."""
-    found = []
-    for run_id, rows in study.table.groupby("run_id", sort=False):
-        cells = {str(row["task"]): _cell(row) for row in rows.to_dict("records")}
-        first = rows.iloc[0]
-        start = text.MISSING if pd.isna(first["init"]) else str(first["init"])
-        found.append((str(first["label"]), start, str(run_id), cells))
+    found: dict[str, State] = {}
+    names = ["run_id", "label", "init", "task", "state", "step", "steps_total", "error"]
+    for row in study.table[names].to_dict("records"):
+        start = text.MISSING if pd.isna(row["init"]) else str(row["init"])
+        new: State = (str(row["label"]), start, str(row["run_id"]), {})
+        found.setdefault(str(row["run_id"]), new)[3][str(row["task"])] = _cell(row)
     rank = {label: i for i, label in enumerate(label_order(study))}
-    return sorted(found, key=lambda row: (rank[row[0]], row[1], row[2]))
+    return sorted(found.values(), key=lambda row: (rank[row[0]], row[1], row[2]))
 
 
 def _cell(row: Mapping[Any, Any]) -> Cell:
@@ -154,25 +167,13 @@ def _varied(study: Study) -> list[tuple[str, str]]:
     return [(axis, ", ".join(map(str, column))) for axis, column in values.items()]
 
 
-def _shared(study: Study) -> list[tuple[str, str]]:
-    """(key, value) for every setting that all finished runs have in common."""
-    spelt = [
-        {key: json.dumps(value, sort_keys=True) for key, value in r["config"].items()} for r in study.results.values()
-    ]
-    if not spelt:
-        return []
-    common = {key: value for key, value in spelt[0].items() if all(other.get(key) == value for other in spelt)}
-    return sorted((key, value) for key, value in common.items() if key not in study.axes)
-
-
 def _environment(study: Study) -> list[tuple[str, str]]:
     """(what, values met) for devices, commits and package versions over all results."""
     met: dict[str, set[str]] = {}
     for result in study.results.values():
-        facts = {
-            "device": f"{result['device_count']} {text.TIMES} {result['device_kind']}",
-            "commit": result["commit"] or "unknown",
-        }
+        count, kind = number(result["device_count"]), result["device_kind"] or "unknown"
+        device = kind if count is None else f"{count:.0f} {text.TIMES} {kind}"
+        facts = {"device": device, "commit": result["commit"] or "unknown"}
         for name, value in {**facts, **result["versions"]}.items():
             met.setdefault(str(name), set()).add(str(value))
     return [(name, ", ".join(sorted(values))) for name, values in met.items()]

@@ -11,22 +11,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis import captions, drawing, text
 from analysis.drawing import QUIET
+from analysis.figures.palette import Palette, palette, readable
 from analysis.findings import comparison
 from analysis.fit.small_sample import PowerLawFit
 from analysis.records import FINISHED, Study
-from analysis.series import PRETRAINED, SCRATCH, Axis, Series, Target, label_order, noun, series
+from analysis.series import PRETRAINED, SCRATCH, Axis, Series, Target, series
 
 EXTRAPOLATE = 3.0  # the dashed line reaches this factor beyond the largest x
 MARGIN = 1.35  # empty factor around the data on log axes
-MAX_CURVE_POINTS = 300
-MARKED_POINTS = 20
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,7 @@ def error_plot(study: Study, target: Target, axis: Axis) -> Plot:
     """Draw the error against ``axis``, log scales: points by size, law with its band, trivial answer."""
     both = [_on_log_scales(series(study, target, axis, init)) for init in (PRETRAINED, SCRATCH)]
     drawn = [one for one in both if not one.points.empty]
+    looks = palette(study)
     trivial = 1 - float(comparison(study, target).rows["trivial"].mean())
     with drawing.style():
         figure, axes = drawing.new_figure()
@@ -51,7 +49,7 @@ def error_plot(study: Study, target: Target, axis: Axis) -> Plot:
             _error_axes(axes, drawn, trivial, axis)
             for one in drawn:
                 _draw_law(axes, one)
-                _draw_points(axes, one, drawing.size_colours(label_order(study)))
+                _draw_points(axes, one, looks)
             _draw_trivial(axes, trivial)
             drawing.legend_above(axes)
         else:
@@ -64,27 +62,6 @@ def error_plot(study: Study, target: Target, axis: Axis) -> Plot:
     )
 
 
-def curve_plot(study: Study, curves: pd.DataFrame, metric: str, name: str, task: str = "pretrain") -> Plot:
-    """Draw a logged ``metric`` of ``task`` against images seen, one line per pretrained run, by label."""
-    during = {"pretrain": "pretraining", "classify": "fine-tuning"}[task]
-    chosen = (curves["task"] == task) & (curves["metric"] == metric) & (curves["init"] == PRETRAINED)
-    rows = curves[chosen]
-    rows = _thinned(rows.astype({"images_seen": "float64", "value": "float64"}).dropna(subset=["images_seen", "value"]))
-    present = set(rows["label"])
-    order = [label for label in label_order(study) if label in present]
-    with drawing.style():
-        figure, axes = drawing.new_figure()
-        axes.set(xlabel=f"images seen in {during}", ylabel=name)
-        if order:
-            _draw_curves(axes, rows, order, drawing.size_colours(label_order(study)))
-        else:
-            drawing.say_empty(axes)
-    by = noun(study)
-    caption = f"{captions.capital(name)} during {during}: one line per run, colour and line style by {by}."
-    caption += captions.shared_pretraining(study) if task == "pretrain" else ""
-    return Plot(f"curve-{task}-{metric}", figure, caption, captions.curve_alt(rows, order, name, during))
-
-
 def rank_plot(study: Study) -> Plot:
     """Draw the effective rank of embeddings and outputs at the end of pretraining against parameters."""
     rows = study.table[(study.table["task"] == "pretrain") & (study.table["state"] == FINISHED)]
@@ -94,7 +71,7 @@ def rank_plot(study: Study) -> Plot:
         figure, axes = drawing.new_figure()
         axes.set(xlabel="backbone parameters N", ylabel="effective rank")
         if known:
-            _draw_ranks(axes, known, drawing.size_colours(label_order(study)))
+            _draw_ranks(axes, known, palette(study))
         else:
             drawing.say_empty(axes)
     caption = "Effective rank of patch embeddings and outputs after pretraining; near 1 would mean collapse."
@@ -132,23 +109,17 @@ def _draw_law(axes: Axes, one: Series) -> None:
         axes.fill_between(x, low_edge, high_edge, color=QUIET, alpha=0.15, linewidth=0, zorder=0)
 
 
-def _draw_points(axes: Axes, one: Series, colours: Mapping[str, Any]) -> None:
+def _draw_points(axes: Axes, one: Series, looks: Palette) -> None:
     pretrained = one.init == PRETRAINED
     marker, fill = ("o", "full") if pretrained else ("s", "none")
-    look: dict[str, Any] = {
-        "linestyle": "none",
-        "marker": marker,
-        "fillstyle": fill,
-        "markersize": 7,
-        "zorder": 3,
-    }
-    place: dict[str, Any] = {"xytext": (0, -14), "textcoords": "offset points", "ha": "center"}
-    for label, points in one.points.groupby("label", sort=False):
+    look: dict[str, Any] = {"linestyle": "none", "marker": marker, "fillstyle": fill, "markersize": 7, "zorder": 3}
+    groups = one.points["label"].map(looks.group_of)
+    named = readable([group for group in looks.groups if (groups == group).any()])
+    for group, points in one.points.groupby(groups, sort=False):
         x, y = points["x"].to_numpy(float), points["error"].to_numpy(float)
-        axes.plot(x, y, color=colours[str(label)], **look)
-        if pretrained:
-            name = drawing.short(str(label))
-            axes.annotate(name, (float(x.max()), float(y.min())), fontsize="small", **place)
+        axes.plot(x, y, color=looks.colours[str(group)], **look)
+        if pretrained and group in named:
+            drawing.name_below(axes, str(group), float(x.max()), float(y[x == x.max()].min()))
     axes.plot([], [], color=QUIET, label=captions.NAMES[one.init], **look)
 
 
@@ -157,34 +128,7 @@ def _draw_trivial(axes: Axes, trivial: float) -> None:
         axes.axhline(trivial, color=QUIET, linestyle=":", linewidth=1.5, zorder=0, label="trivial answer")
 
 
-def _draw_curves(axes: Axes, rows: pd.DataFrame, order: Sequence[str], colours: Mapping[str, Any]) -> None:
-    dashes = drawing.size_dashes(order)
-    few = rows.groupby("run_id").size().max() <= MARKED_POINTS  # a line of one point would not show at all
-    sns.lineplot(
-        data=rows,
-        x="images_seen",
-        y="value",
-        hue="label",
-        hue_order=order,
-        palette={label: colours[label] for label in order},
-        style="label",
-        style_order=order,
-        dashes=dashes,
-        units="run_id",
-        estimator=None,
-        linewidth=1.4,
-        marker="o" if few else None,
-        markersize=5,
-        legend=False,
-        ax=axes,
-    )
-    handles = [axes.plot([], [], color=colours[label], dashes=dashes[label] or (1, 0))[0] for label in order]
-    axes.legend(handles, [drawing.short(label) for label in order], loc="best", fontsize="small")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text.count(value)))
-
-
-def _draw_ranks(axes: Axes, kinds: Mapping[str, pd.DataFrame], colours: Mapping[str, Any]) -> None:
+def _draw_ranks(axes: Axes, kinds: Mapping[str, pd.DataFrame], looks: Palette) -> None:
     for kind, points in kinds.items():
         marker, fill, line = ("o", "full", "-") if kind == "embeddings" else ("D", "none", "--")
         means = points.groupby("x")["y"].mean()
@@ -197,17 +141,12 @@ def _draw_ranks(axes: Axes, kinds: Mapping[str, pd.DataFrame], colours: Mapping[
             zorder=1,
         )
         look: dict[str, Any] = {"marker": marker, "fillstyle": fill, "markersize": 7}
-        for label, own in points.groupby("label", sort=False):
-            axes.plot(
-                own["x"].to_numpy(float),
-                own["y"].to_numpy(float),
-                color=colours[str(label)],
-                linestyle="none",
-                **look,
-            )
+        for group, own in points.groupby(points["label"].map(looks.group_of), sort=False):
+            x, y = own["x"].to_numpy(float), own["y"].to_numpy(float)
+            axes.plot(x, y, color=looks.colours[str(group)], linestyle="none", **look)
         axes.plot([], [], color=QUIET, linestyle=line, linewidth=1, label=kind, **look)
-    x = pd.concat(kinds.values())["x"]
-    drawing.log_axis(axes, "x", float(x.min()) / MARGIN, float(x.max()) * MARGIN, text.count)
+    every = pd.concat(kinds.values())["x"]
+    drawing.log_axis(axes, "x", float(every.min()) / MARGIN, float(every.max()) * MARGIN, text.count)
     axes.set_ylim(bottom=0)
     drawing.legend_above(axes)
 
@@ -217,14 +156,3 @@ def _ranks(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
     ranks = rows.get(f"metrics.effective_rank_{kind}", pd.Series(np.nan, index=rows.index))
     points = pd.DataFrame({"label": rows["label"], "x": rows["params_backbone"].astype("float64"), "y": ranks})
     return points.dropna().sort_values("x", kind="stable")
-
-
-def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
-    """Average neighbouring steps of long runs so that no line has more than ``MAX_CURVE_POINTS`` points."""
-    kept = []
-    for _, run in rows.groupby("run_id", sort=False):
-        stride = -(-len(run) // MAX_CURVE_POINTS)
-        bins = np.arange(len(run)) // stride
-        names = run[["run_id", "label"]].groupby(bins).first()
-        kept.append(names.join(run[["images_seen", "value"]].groupby(bins).mean()))
-    return pd.concat(kept, ignore_index=True) if kept else rows

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from analysis.study_files import (
+    RESULT_FIELDS,
+    PlannedRun,
+    StudyPlan,
+    Unreadable,
+    number,
+    read_plan,
+    read_result,
+    read_status,
+)
 from nepa_scale.config import TASKS
 from nepa_scale.errors import UserError, nearest
 from nepa_scale.files import write_atomically
 
-SCHEMA = 1
-FINISHED = "finished"
+FINISHED, UNREADABLE = "finished", "unreadable"
+INT64 = 2**63
+SIZE = "model.size"
+WIDTHS = ("model.embed_dim", "model.depth")  # a plan that varies these makes sizes that have no name
 
 TEXT = (
     "run_id",
     "label",
+    "size",
     "init",
     "task",
     "state",
@@ -44,25 +58,7 @@ COUNTS = (
     ),
     *("tokens_seen", "device_count", "peak_memory_bytes"),
 )
-AMOUNTS = ("flops_train", "pretrain_flops", "pretrain_tokens", "wall_seconds")
-
-_NUMBER = (int, float, type(None))
-_TEXT = (str, type(None))
-RESULT_FIELDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("run_id", "task", "init", "flops_convention"), (str,)),
-    **dict.fromkeys(("device_kind", "commit", "finished_at"), _TEXT),
-    **dict.fromkeys(("params_total", "params_backbone", "images_seen", "flops_train"), (int, float)),
-    **dict.fromkeys(("unique_images", "tokens_seen", "seed", "wall_seconds"), _NUMBER),
-    **dict.fromkeys(("device_count", "peak_memory_bytes"), _NUMBER),
-    **dict.fromkeys(("config", "metrics", "versions"), (dict,)),
-}
-RESULT_OPTIONAL: Mapping[str, tuple[type, ...]] = {"details": (dict,)}
-PLAN_FIELDS: Mapping[str, tuple[type, ...]] = {"study": (str,), "axes": (list,), "runs": (list,)}
-PLAN_RUN_FIELDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("run_id", "label", "init"), (str,)),
-    **dict.fromkeys(("values", "tasks"), (dict,)),
-}
-PLAN_RUN_OPTIONAL: Mapping[str, tuple[type, ...]] = {"pretrained_by": _TEXT}
+AMOUNTS = ("flops_train", "pretrain_flops", "pretrain_tokens", "wall_seconds", "planned_flops", "planned_seconds")
 
 
 @dataclass(frozen=True)
@@ -85,43 +81,47 @@ class Study:
     """What was odd about the files, one sentence each."""
 
 
-@dataclass
-class _Run:
-    """What is known of a run before its task directories are opened."""
+@dataclass(frozen=True)
+class _Outcome:
+    """What the files of one task say of it."""
 
-    run_id: str
-    label: str | None = None
-    init: str | None = None
-    values: Mapping[str, Any] = field(default_factory=dict)
-    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    pretrained_by: str | None = None
-    """The run whose pre-training this one uses instead of an equal one of its own."""
+    task: str
+    status: Mapping[str, Any]
+    result: Mapping[str, Any] | None
+    notes: Sequence[str] = ()
 
 
 def read_study(path: Path) -> Study:
-    """Read plan, states and results below ``path``.
+    """Read plan, states and results below ``path``, damaged files included: their tasks are ``unreadable``.
 
-    Raises ``UserError`` when ``path`` is no study directory with runs or a file in it breaks its schema.
+    Raises ``UserError`` only when ``path`` is no study directory with runs.
     """
     _check_directory(path)
-    plan = _read_plan(path / "plan.json")
-    known = (*PLAN_RUN_FIELDS, *PLAN_RUN_OPTIONAL)
-    runs = {run["run_id"]: _Run(**{key: run[key] for key in known if key in run}) for run in plan["runs"]}
-    for directory in sorted((path / "runs").glob("*/")):
-        if any((directory / task).is_dir() for task in TASKS):
-            runs.setdefault(directory.name, _Run(directory.name))
+    plan = read_plan(path / "plan.json")
+    runs, notes = _runs(path, plan)
     if not runs:
-        raise UserError(f"{path} holds no runs: neither a plan.json nor runs/<run_id>/; launch the study first")
+        why = f"{path} holds no runs: neither a plan.json nor runs/<run_id>/; launch the study first"
+        raise UserError(" ".join([why, *notes]))
     rows: list[dict[str, Any]] = []
     results: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for run in runs.values():
-        for task, status, result in _tasks_of(path, run):
-            rows.append(_row(run, task, status, result, plan["axes"]))
-            if result is not None:
-                results[run.run_id, task] = result
-    table = _join_pretraining(_typed(pd.DataFrame(rows)))
-    name = plan["study"] or path.resolve().name
-    return Study(path, name, plan.get("grid"), tuple(plan["axes"]), table, results, tuple(_notes(table, results)))
+    said: Counter[str] = Counter()
+    for run in runs:
+        for outcome in _tasks_of(path, run):
+            rows.append(_row(run, outcome, plan.axes))
+            said.update(outcome.notes)
+            if outcome.result is not None:
+                results[run.run_id, outcome.task] = outcome.result
+    table = _join_pretraining(_with_sizes(_typed(pd.DataFrame(rows))))
+    notes += [note if n == 1 else f"{n} files: {note}" for note, n in said.items()]
+    return Study(
+        path,
+        plan.study or path.resolve().name.encode("utf-8", "replace").decode(),
+        plan.grid,
+        plan.axes,
+        table,
+        results,
+        (*notes, *_notes(table, results)),
+    )
 
 
 def write_table(study: Study) -> tuple[Path, Path]:
@@ -143,89 +143,70 @@ def _check_directory(path: Path) -> None:
     raise UserError(f"study directory {path} does not exist{nearest(path.name, siblings)}")
 
 
-def _read_plan(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {"study": "", "axes": [], "runs": []}
-    plan = _read_object(path)
-    _check_fields(path, plan, {"schema": (int,), **PLAN_FIELDS})
-    for i, run in enumerate(plan["runs"]):
-        if not isinstance(run, dict):
-            raise UserError(f"{path}: runs[{i}] must be an object")
-        _check_fields(path, run, PLAN_RUN_FIELDS, PLAN_RUN_OPTIONAL, where=f"runs[{i}].")
-        if run["run_id"] != Path(run["run_id"]).name:
-            raise UserError(f"{path}: runs[{i}].run_id must be a plain folder name, not {run['run_id']!r}")
-    return plan
+def _runs(path: Path, plan: StudyPlan) -> tuple[list[PlannedRun], list[str]]:
+    """The planned runs, then those that only have a folder; with notes."""
+    runs, notes = {run.run_id: run for run in plan.runs}, list(plan.notes)
+    for directory in sorted((path / "runs").glob("*/")):
+        if not any((directory / task).is_dir() for task in TASKS):
+            continue
+        try:
+            directory.name.encode()
+        except UnicodeEncodeError:  # bytes that are no UTF-8 can neither be written to a table nor to a page
+            notes.append(f"A folder of runs/ is left out, its name is not UTF-8: {directory.name!a}.")
+        else:
+            runs.setdefault(directory.name, PlannedRun(directory.name))
+    return list(runs.values()), notes
 
 
-def _tasks_of(study: Path, run: _Run) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any] | None]]:
-    """Yield (task, status, result or None) for every task the run has or is planned to have."""
+def _tasks_of(study: Path, run: PlannedRun) -> Iterator[_Outcome]:
+    """Yield every task that the run has or is planned to have."""
     for task in TASKS:
         directory = study / "runs" / run.run_id / task
-        if task not in run.tasks and not directory.is_dir():
-            continue
-        result = _read_result(directory / "result.json")
-        yield task, _read_status(directory / "status.json", result is not None), result
+        if task in run.tasks or directory.is_dir():
+            yield _outcome(directory)
 
 
-def _read_status(path: Path, has_result: bool) -> dict[str, Any]:
-    if not path.exists():  # result.json is written last, so it alone proves the end
-        return {"state": FINISHED if has_result else "planned"}
-    status = _read_object(path)
-    _check_fields(path, status, {"state": (str,)})
-    return status
-
-
-def _read_result(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    result = _read_object(path)
-    _check_fields(path, result, {"schema": (int,), **RESULT_FIELDS}, RESULT_OPTIONAL)
-    return result
-
-
-def _read_object(path: Path) -> dict[str, Any]:
+def _outcome(directory: Path) -> _Outcome:
+    """Read status.json and result.json; the task is unreadable when either is damaged, whatever the other says."""
+    broken: dict[str, str] = {}
+    status: Mapping[str, Any] | None = None
+    found = None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a JSON object, not a {type(content).__name__}")
-    return content
+        status = read_status(directory / "status.json")
+    except Unreadable as why:
+        broken["status.json"] = str(why)
+    try:
+        found = read_result(directory / "result.json")
+    except Unreadable as why:
+        broken["result.json"] = str(why)
+    if broken:
+        place = f"{directory.parent.name}/{directory.name}"
+        notes = [f"{place}/{name} is left out: {why}; no fit uses this task." for name, why in broken.items()]
+        error = "; ".join(f"{name}: {why}" for name, why in broken.items())
+        return _Outcome(directory.name, {**(status or {}), "state": UNREADABLE, "error": error}, None, notes)
+    if status is None:  # result.json is written last, so it alone proves the end
+        status = {"state": "planned" if found is None else FINISHED}
+    result, notes = found or (None, [])
+    return _Outcome(directory.name, status, result, notes)
 
 
-def _check_fields(
-    path: Path,
-    content: Mapping[str, Any],
-    fields: Mapping[str, tuple[type, ...]],
-    optional: Mapping[str, tuple[type, ...]] | None = None,
-    where: str = "",
-) -> None:
-    version = content.get("schema")
-    if isinstance(version, int) and version > SCHEMA:
-        raise UserError(f"{path} has schema {version}, but this version reads up to {SCHEMA}: update nepa_scale")
-    present = {name: types for name, types in (optional or {}).items() if name in content}
-    for name, types in {**fields, **present}.items():
-        if name not in content:
-            raise UserError(f"{path}: field '{where}{name}' is missing (schema {SCHEMA})")
-        value = content[name]
-        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
-            raise UserError(f"{path}: field '{where}{name}' must be {expected}, not {value!r}")
-
-
-def _row(
-    run: _Run, task: str, status: Mapping[str, Any], result: Mapping[str, Any] | None, axes: Sequence[str]
-) -> dict[str, Any]:
+def _row(run: PlannedRun, outcome: _Outcome, axes: Sequence[str]) -> dict[str, Any]:
     """Build one table row; what is not measured yet but exact in the plan (parameters) comes from there."""
-    planned = run.tasks.get(task, {})
+    status, result = outcome.status, outcome.result
+    planned = run.tasks.get(outcome.task)
+    planned = planned if isinstance(planned, dict) else {}
     config = result["config"] if result else {}
     row: dict[str, Any] = dict.fromkeys((*TEXT, *COUNTS, *AMOUNTS))
-    row |= {name: planned.get(name) for name in ("params_total", "params_backbone")}
     row |= {name: status.get(name) for name in ("state", "step", "steps_total", "attempt", "error", "updated_at")}
     row |= {name: result[name] for name in RESULT_FIELDS if name in row} if result else {}
-    row |= {"run_id": run.run_id, "task": task, "init": run.init or (result["init"] if result else None)}
+    for name in ("params_total", "params_backbone"):
+        row[name] = planned.get(name) if number(row[name]) is None else row[name]
+    row |= {f"planned_{name}": planned.get(name) for name in ("flops", "seconds")}
+    row |= {"run_id": run.run_id, "task": outcome.task, "init": run.init or (result["init"] if result else None)}
     row["pretrained_by"] = run.pretrained_by
-    row["label"] = run.label or str(config.get("model.size") or run.run_id)
+    row["label"] = run.label or str(config.get(SIZE) or run.run_id)
+    named = not set(axes) & set(WIDTHS)
+    row["size"] = (run.values.get(SIZE) or config.get(SIZE)) if named else row["label"]
     row |= {f"config.{key}": _plain(run.values.get(key, config.get(key))) for key in axes}
     row |= {f"metrics.{name}": value for name, value in result["metrics"].items()} if result else {}
     return row
@@ -240,16 +221,32 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
     """Give every column one type, so that missing is missing (never 0 or 'None') in parquet and CSV alike."""
     columns: dict[str, pd.Series[Any]] = {}
     for name in map(str, table.columns):
-        column = table[name]
+        column = table[name].astype("object")
         if name in COUNTS:
-            columns[name] = pd.to_numeric(column).round().astype("Int64")
+            columns[name] = column.map(_count).astype("Int64")
         elif name in AMOUNTS or name.startswith("metrics."):
-            columns[name] = pd.to_numeric(column, errors="coerce").astype("float64")
-        elif name.startswith("config.") and all(isinstance(v, int | float) for v in column.dropna()):
+            columns[name] = column.map(number).astype("float64")
+        elif name.startswith("config.") and all(_is_plain_number(v) for v in column.dropna()):
             columns[name] = pd.to_numeric(column)
         else:
             columns[name] = column.map(str, na_action="ignore").astype("str")
     return pd.DataFrame(columns)
+
+
+def _count(value: Any) -> int | None:
+    known = number(value)
+    return round(known) if known is not None and abs(known) < INT64 else None
+
+
+def _is_plain_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < INT64)
+
+
+def _with_sizes(table: pd.DataFrame) -> pd.DataFrame:
+    """Give rows without a result the size of their label, or the only one of the study."""
+    of_label = table.dropna(subset=["size"]).drop_duplicates("label").set_index("label")["size"]
+    size = table["size"].fillna(table["label"].map(of_label))
+    return table.assign(size=size.fillna(of_label.iloc[0]) if of_label.nunique() == 1 else size)
 
 
 def _join_pretraining(table: pd.DataFrame) -> pd.DataFrame:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.fit.small_sample import NoFit, PowerLawFit, fit_power_law
-from analysis.records import FINISHED, Study
+from analysis.records import FINISHED, SIZE, Study
 from analysis.text import MINUS
 
 PRETRAINED, SCRATCH = "pretrain", "scratch"
-SIZE_KEYS = {"model.size", "model.embed_dim", "model.depth"}
+SIZE_KEYS = {SIZE, "model.embed_dim", "model.depth"}
 COST_KEYS = {"model.patch_size", "pretrain.num_images", "pretrain.fraction", "pretrain.epochs", "pretrain.steps"}
 
 
@@ -131,6 +131,19 @@ def label_order(study: Study) -> list[str]:
         return list(map(str, study.table["label"].unique()))
     params = study.table.groupby("label", sort=True)["params_backbone"].median().astype("float64")
     return [str(label) for label in params.sort_values(kind="stable", na_position="last").index]
+
+
+def size_of(study: Study) -> dict[str, str]:
+    """{label: its size}. Labels of a grid over more than sizes share one; a label without any stands for itself."""
+    table = study.table.drop_duplicates("label")
+    return dict(zip(table["label"].map(str), table["size"].fillna(table["label"]).map(str), strict=True))
+
+
+def size_order(study: Study) -> list[str]:
+    """Sizes from the fewest to the most parameters; those of unknown parameters come last."""
+    sizes = study.table["label"].map(size_of(study))
+    params = study.table["params_backbone"].astype("float64").groupby(sizes, sort=True).median()
+    return [str(size) for size in params.sort_values(kind="stable", na_position="last").index]
 
 
 def _position(study: Study, axis: Axis, rows: pd.DataFrame, init: str) -> pd.Series[float]:

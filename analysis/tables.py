@@ -13,6 +13,7 @@ from analysis import text
 from analysis.findings import Comparison
 from analysis.records import FINISHED, Study
 from analysis.series import PRETRAINED, label_order, noun
+from analysis.study_files import number
 
 TITLES = {
     "pretrain": "Pretraining",
@@ -35,6 +36,10 @@ class Table:
     """The last column is words, which may take several lines."""
     folded: bool = False
     """Shown only on demand."""
+
+    def is_number(self, column: int) -> bool:
+        """Whether a column holds numbers, which stand at its right edge."""
+        return column >= self.text_columns and not (self.words_last and column == len(self.head) - 1)
 
 
 Column = tuple[str, str, Callable[[float], str]]
@@ -108,14 +113,27 @@ def result_table(study: Study, task: str) -> Table:
     return Table(TITLES[task], head, in_order(study, cells), text_columns=3)
 
 
+def states_table(study: Study) -> Table:
+    """The tasks that are not finished, with why; empty when all are."""
+    rows = study.table[study.table["state"] != FINISHED]
+    cells = []
+    for row in rows[["label", "init", "run_id", "task", "state", "step", "steps_total", "error"]].to_dict("records"):
+        steps = text.MISSING if pd.isna(row["step"]) else f"{row['step']} of {row['steps_total']}"
+        words = [text.MISSING if pd.isna(row[name]) else str(row[name]) for name in ("init", "run_id", "task", "state")]
+        cells.append([str(row["label"]), *words, steps, "" if pd.isna(row["error"]) else str(row["error"])])
+    head = [noun(study), "start", "run", "task", "state", "step", "why"]
+    return Table("Tasks that are not finished", head, in_order(study, cells), text_columns=5, words_last=True)
+
+
 def class_iou_table(study: Study) -> Table | None:
     """IoU of each class, a column per label, mean over the finished pretrained runs that report it."""
     table = study.table
     rows = table[(table["task"] == "segment") & (table["state"] == FINISHED) & (table["init"] == PRETRAINED)]
     frames = [
-        pd.DataFrame({"class": list(iou), "iou": list(iou.values()), "label": label})
+        pd.DataFrame({"class": list(iou), "iou": [number(value) for value in iou.values()], "label": label})
         for run_id, label in rows[["run_id", "label"]].itertuples(index=False, name=None)
         if (iou := study.results.get((run_id, "segment"), {}).get("details", {}).get("iou_per_class"))
+        and isinstance(iou, dict)
     ]
     if not frames:
         return None

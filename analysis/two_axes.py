@@ -81,7 +81,7 @@ def _division(best: Best, tried: Array) -> str:
 
 def _parabolas(fit: Fit, c: Array, n: Array, error: Array, best: Best, flops_per: float) -> list[str]:
     """The same exponent from parabolas, with the bias they have on this very grid, where budgets are equal."""
-    budget = _budgets(c)
+    budget = budgets(c)
     if min(np.unique(budget, return_counts=True)[1]) < FEWEST_VALUES:
         return []
     found = allocation(budget, n, error, parabola_minimum)
@@ -96,7 +96,7 @@ def _parabolas(fit: Fit, c: Array, n: Array, error: Array, best: Best, flops_per
     return [f"Parabolas at equal compute give {text.number(found.exponent)} ({known})."]
 
 
-def _budgets(c: Array) -> Array:
+def budgets(c: Array) -> Array:
     """FLOPs [n] with those that differ by less than ``SAME_BUDGET`` made equal."""
     order = np.argsort(c)
     apart = np.diff(np.log(c[order]), prepend=-np.inf) > SAME_BUDGET

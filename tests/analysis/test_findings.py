@@ -75,7 +75,7 @@ def test_unfinished_runs_are_left_out_and_counted(make_study: MakeStudy) -> None
     (directory / "status.json").write_text(json.dumps(status))
     law = answers(path)["Does the classification error fall with backbone parameters?"]
     assert "n = 5 sizes (9 runs)" in law.answer
-    assert "1 unfinished or failed run left out." in law.detail
+    assert "1 unfinished, failed or unreadable run left out." in law.detail
 
 
 def test_a_run_that_missed_a_milestone_is_no_data_point(make_study: MakeStudy) -> None:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from analysis.curves import curves
 from analysis.drawing import log_ticks, short, size_colours, size_dashes, to_svg
-from analysis.plots import Plot, curve_plot, error_plot, rank_plot
+from analysis.figures.curve_plots import curve_plot
+from analysis.plots import Plot, error_plot, rank_plot
 from analysis.records import read_study
 from analysis.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMENTATION
 
@@ -26,7 +27,7 @@ AXES = (PARAMETERS, COMPUTE)
 def draw_all(path: Path) -> list[Plot]:
     """Every kind of figure of the study in ``path``."""
     study = read_study(path)
-    logged = curves(study).table
+    logged = curves(study, {"pretrain": ["eval_skill", "loss"]})
     plots = [error_plot(study, target, axis) for target in (CLASSIFICATION, SEGMENTATION) for axis in AXES]
     plots += [curve_plot(study, logged, metric, metric) for metric in ("eval_skill", "loss")]
     return [*plots, rank_plot(study)]
@@ -76,19 +77,6 @@ def test_one_size_one_colour_in_every_figure(make_study: MakeStudy) -> None:
         used = {to_rgb(line.get_color()) for line in plot.figure.axes[0].lines}
         assert {to_rgb(colour) for colour in colours.values()} <= used, plot.name
     assert study.table["label"].nunique() == 5
-
-
-def test_long_curves_are_averaged_not_cut(make_study: MakeStudy) -> None:
-    """A run of 5,000 logged steps is drawn with few points whose mean is the mean of all steps."""
-    path = make_study(sizes={"micro": 98_304}, scratch=False)
-    values = np.random.default_rng(0).normal(size=5000)
-    lines = [f'{{"step": {i}, "images_seen": {32 * i}, "loss": {value}}}' for i, value in enumerate(values)]
-    (path / "runs" / "micro-pretrain-s0" / "pretrain" / "metrics.jsonl").write_text("\n".join(lines))
-    study = read_study(path)
-    axes = curve_plot(study, curves(study).table, "loss", "loss").figure.axes[0]
-    (drawn,) = (points(line) for line in axes.lines if len(points(line)))
-    assert len(drawn) <= 300
-    assert drawn[:, 1].mean() == pytest.approx(values.mean(), abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from law_studies import SIZES, StudySpec, write_study
 
-from analysis.curves import curves
+from analysis.findings import find
 from analysis.records import read_study, write_table
+from analysis.series import CLASSIFICATION, PARAMETERS, series
 from nepa_scale.errors import UserError
 
 MakeStudy = Callable[..., Path]
@@ -91,51 +93,109 @@ def test_finished_without_result_is_noted(make_study: MakeStudy) -> None:
     assert f"{RUN}/classify" in note and "no result.json" in note
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (lambda result: result.pop("metrics"), "field 'metrics' is missing"),
-        (
-            lambda result: result.update(params_backbone="many"),
-            "field 'params_backbone' must be int or float",
-        ),
-        (lambda result: result.update(schema=2), "schema 2, but this version reads up to 1"),
-    ],
-)
-def test_broken_result_is_named(
+BROKEN_RESULTS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (lambda result: result.pop("metrics"), "field 'metrics' is missing"),
+    (lambda result: result.update(params_backbone="many"), "field 'params_backbone' must be int or float"),
+    (lambda result: result.update(metrics=[1]), "field 'metrics' must be dict"),
+    (lambda result: result.update(schema=2, metrics=None), "field 'metrics' must be dict"),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), BROKEN_RESULTS)
+def test_broken_result_costs_its_task_alone(
     make_study: MakeStudy, change: Callable[[dict[str, Any]], object], expected: str
 ) -> None:
-    """A missing or mistyped field and a newer schema are user errors that name the file."""
+    """A result that breaks its schema is unreadable, its file and fault are named, and it is no data point."""
     path = make_study()
     edit_json(path / "runs" / RUN / "classify" / "result.json", change)
-    with pytest.raises(UserError) as caught:
-        read_study(path)
-    assert expected in str(caught.value)
-    assert f"{RUN}/classify/result.json" in str(caught.value)
+    study = read_study(path)
+    row = study.table.query("run_id == @RUN and task == 'classify'").iloc[0]
+    assert row["state"] == "unreadable" and pd.isna(row["metrics.top1"])
+    (note,) = study.notes
+    assert f"{RUN}/classify/result.json" in note and expected in note and expected in row["error"]
+    assert (study.table["state"] == "finished").sum() == len(study.table) - 1
+    assert RUN not in set(series(study, CLASSIFICATION, PARAMETERS).points["run_id"])
 
 
-def test_broken_plan_is_named(make_study: MakeStudy) -> None:
-    """A plan whose run lacks a field is named with its place in the plan."""
+@pytest.mark.parametrize("schema", [0, 2, None])
+def test_other_schemas_are_read_as_far_as_they_are_known(make_study: MakeStudy, schema: int | None) -> None:
+    """Older and newer results keep what this version knows; what they lack is missing, and that is said once."""
     path = make_study()
+    for file in path.glob("runs/*/classify/result.json"):
+        edit_json(file, lambda result: (result.update(schema=schema, seed="first"), result.pop("wall_seconds")))
+    study = read_study(path)
+    rows = study.table[study.table["task"] == "classify"]
+    assert (rows["state"] == "finished").all() and rows["metrics.top1"].notna().all()
+    assert rows["seed"].isna().all() and rows["wall_seconds"].isna().all()
+    (note,) = study.notes
+    assert note.startswith("10 files: result.json has") and "others are missing" in note
+
+
+def test_damaged_plan_leaves_the_folders(make_study: MakeStudy) -> None:
+    """Without a readable plan the runs are those that have a folder; a damaged run of it is left out alone."""
+    path = make_study()
+    whole = (path / "plan.json").read_text()
     edit_json(path / "plan.json", lambda plan: plan["runs"][1].pop("label"))
-    with pytest.raises(UserError, match=r"plan\.json: field 'runs\[1\]\.label' is missing"):
-        read_study(path)
+    study = read_study(path)
+    assert len(study.table) == 25 and "runs[1] is left out: field 'label' is missing" in study.notes[0]
+    (path / "plan.json").write_text(whole[:-40])
+    study = read_study(path)
+    assert len(study.table) == 25 and "plan.json is left out: it cannot be read as JSON" in study.notes[0]
 
 
-def test_run_id_cannot_leave_the_study(make_study: MakeStudy) -> None:
-    """A run_id that is a path is refused before anything is read from there."""
-    path = make_study()
-    edit_json(path / "plan.json", lambda plan: plan["runs"][0].update(run_id="../../elsewhere"))
-    with pytest.raises(UserError, match=r"runs\[0\]\.run_id must be a plain folder name"):
-        read_study(path)
+def test_run_id_cannot_leave_the_study(make_study: MakeStudy, tmp_path: Path) -> None:
+    """A run_id that is a path is left out, and nothing is read from there."""
+    path = make_study(scratch=False)
+    outside = write_study(tmp_path / "elsewhere", StudySpec(scratch=False))
+    edit_json(
+        path / "plan.json", lambda plan: plan["runs"][0].update(run_id=f"../../{outside.name}/runs/nano-pretrain-s0")
+    )
+    study = read_study(path)
+    assert "runs[0] is left out: field 'run_id' must be a plain folder name" in study.notes[0]
+    assert set(study.table["run_id"]) == {f"{size}-pretrain-s0" for size in SIZES}
 
 
-def test_half_written_status_is_a_user_error(make_study: MakeStudy) -> None:
-    """A file that is not JSON is named instead of ending in a traceback."""
+def test_half_written_status_costs_its_task(make_study: MakeStudy) -> None:
+    """Whether a task ended cannot be told from half a status; the result beside it is not used."""
     path = make_study()
     (path / "runs" / RUN / "classify" / "status.json").write_text('{"state": "fin')
-    with pytest.raises(UserError, match=r"status\.json cannot be read as JSON"):
-        read_study(path)
+    study = read_study(path)
+    assert study.table.query("run_id == @RUN")["state"].tolist() == ["finished", "unreadable", "finished"]
+    assert f"{RUN}/classify/status.json is left out: it cannot be read as JSON" in study.notes[0]
+    assert (RUN, "classify") not in study.results
+
+
+DAMAGES: Mapping[str, bytes] = {
+    "empty": b"",
+    "cut": b'{"schema": 1, "run_id": "mic',
+    "null": b"null",
+    "list": b"[1, 2]",
+    "binary": bytes(range(256)),
+    "nested": b"[" * 100_000,
+    "no fields": b"{}",
+    "wrong types": b'{"schema": 1, "state": 3, "metrics": "good", "runs": {"a": 1}, "axes": 2, "study": []}',
+    "numbers": b'{"schema": 9, "state": "failed", "step": 1e400, "flops_train": "1e9", "config": 3, "versions": [], '
+    b'"metrics": {"top1": NaN, "miou": Infinity, "loss": true}, "runs": [3], '
+    b'"params_backbone": 123456789012345678901234567890}',
+    "surrogate": b'{"state": "failed", "error": "\\ud800", "metrics": {"\\udfff": 1}, "runs": [{"run_id": "\\ud800"}]}',
+}
+
+
+@pytest.mark.parametrize("name", ["plan.json", "status.json", "result.json"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_no_damage_ends_in_a_traceback_or_a_number(make_study: MakeStudy, name: str, damage: str) -> None:
+    """R1 to R3: whatever a file holds, the study is read, written and answered from the other files alone."""
+    path = make_study(scratch=False)
+    before = series(read_study(path), CLASSIFICATION, PARAMETERS).points
+    file = path / name if name == "plan.json" else path / "runs" / RUN / "classify" / name
+    file.write_bytes(DAMAGES[damage])
+    study = read_study(path)
+    write_table(study)
+    find(study)
+    points = series(study, CLASSIFICATION, PARAMETERS).points
+    expected = before if name == "plan.json" else before[before["run_id"] != RUN]
+    assert points["error"].tolist() == expected["error"].tolist()
+    assert study.notes
 
 
 def test_wrong_study_directory(make_study: MakeStudy, tmp_path: Path) -> None:
@@ -163,35 +223,3 @@ def test_lists_in_varied_settings_fit_a_table_column(make_study: MakeStudy) -> N
     edit_json(path / "plan.json", vary)
     parquet, _ = write_table(read_study(path))
     assert set(pd.read_parquet(parquet)["config.optim.betas"]) == {"[0.9, 0.95]", "default"}
-
-
-def test_curves_survive_kills_and_resumes(make_study: MakeStudy) -> None:
-    """R1: cut lines are noted, repeated steps keep the newest, NaN stays missing, schemas may mix."""
-    path = make_study()
-    lines = [
-        '{"step": 1, "images_seen": 32, "loss": 5.0}',
-        '{"step": 2, "images_seen": 64, "loss": 4.0, "eval_skill": 0.1}',
-        '{"step": 3, "images_seen": 96, "loss": 3.0}',
-        '{"step": 4, "lo{"step": 2, "images_seen": 64, "loss": 4.5, "stage": "resumed"}',
-        '{"step": 2, "images_seen": 64, "loss": 4.5, "stage": "resumed"}',
-        '{"step": 3, "images_seen": 96, "loss": NaN, "grad_norm": 0.7}',
-        '{"step": 4, "images_seen": 128, "lo',
-    ]
-    (path / "runs" / RUN / "pretrain" / "metrics.jsonl").write_text("\n".join(lines))
-    logged = curves(read_study(path))
-    own = logged.table.query("run_id == @RUN and task == 'pretrain'")
-    loss = own[own["metric"] == "loss"].set_index("step")["value"]
-    assert list(loss.index) == [1, 2, 3]
-    assert loss[2] == 4.5
-    assert pd.isna(loss[3])
-    assert set(own["metric"]) == {"loss", "eval_skill", "grad_norm"}
-    assert logged.notes == (f"{RUN}/pretrain/metrics.jsonl: 2 unreadable lines left out.",)
-
-
-def test_missing_and_empty_metrics_are_no_curves(make_study: MakeStudy) -> None:
-    """R1: an empty or absent metrics.jsonl gives no rows and no error."""
-    path = make_study(sizes={"micro": 98_304}, scratch=False)
-    (path / "runs" / RUN / "pretrain" / "metrics.jsonl").write_text("")
-    (path / "runs" / RUN / "classify" / "metrics.jsonl").unlink()
-    (path / "runs" / RUN / "segment" / "metrics.jsonl").unlink()
-    assert curves(read_study(path)).table.empty

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,15 +52,16 @@ def test_report_is_byte_identical(make_study: MakeStudy) -> None:
 
 
 def test_page_needs_nothing_else(make_study: MakeStudy) -> None:
-    """No script, every reference is carried in the page, every figure has a text alternative."""
+    """One script, carried in the page as all it refers to; every figure has a text alternative."""
     path = make_study()
     main([str(path)])
     html = (path / "report.html").read_text()
     page = Page(html)
-    assert "script" not in page.tags and "link" not in page.tags
+    assert page.tags.count("script") == len(page.scripts) == 1 and "link" not in page.tags
+    assert not re.search(r"fetch|import|XMLHttp|http|eval|Function|innerHTML|storage", page.scripts[0])
     assert all(reference.startswith(("#", "data:image/svg+xml;base64,")) for reference in page.references)
     assert "url(" not in html and "@import" not in html
-    assert page.tags.count("img") == 10 == len([alt for alt in page.alternatives if len(alt) > 40])
+    assert page.tags.count("img") == 14 == len([alt for alt in page.alternatives if len(alt) > 40])
 
 
 def test_page_states_runs_answers_and_conventions(make_study: MakeStudy) -> None:
@@ -82,7 +84,7 @@ def test_page_states_runs_answers_and_conventions(make_study: MakeStudy) -> None
         "multiply-add = 2; training = 3 x forward",
         "deepspeed 0.18.2",
         "model.size nano, micro, mini, tiny, small",
-        "1 unfinished or failed run left out",
+        "1 unfinished, failed or unreadable run left out",
     ):
         assert expected in text
 
@@ -98,12 +100,18 @@ def test_hostile_names_are_escaped(make_study: MakeStudy) -> None:
     status.write_text(json.dumps(json.loads(status.read_text()) | {"state": "failed", "error": evil}))
     assert main([str(path)]) == 0
     page = Page((path / "report.html").read_text())
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1 and "alert" not in page.scripts[0]
     assert all(reference != "x" for reference in page.references)
     assert evil in "".join(page.text)
 
 
-@pytest.mark.parametrize("arguments", [["no_such_study"], [], ["one", "two"], ["--format", "pdf"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["no_such_study"], [], ["--format", "pdf"], ["watch=yes", "."], ["markdwon=a.md", "."]),
+        *(["markdown=", "."], ["latex=no/such/folder/a.tex", "."], [".", "page=a.html"], [".", "./"]),
+    ],
+)
 def test_mistakes_are_one_line_and_exit_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong directory or command line ends with 2 and one line on stderr, without a traceback."""
     assert main(arguments) == 2

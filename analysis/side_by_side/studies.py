@@ -1,0 +1,65 @@
+"""Several studies with names that tell them apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.findings import comparison
+from analysis.records import Study
+from analysis.series import CLASSIFICATION, PRETRAINED, SEGMENTATION, Series, Target, scaled_axes, series
+
+TARGETS = (CLASSIFICATION, SEGMENTATION)
+
+
+@dataclass(frozen=True)
+class Named:
+    """A study under the name it has among the others."""
+
+    name: str
+    study: Study
+
+
+def named(studies: Sequence[Study]) -> list[Named]:
+    """Name every study as it calls itself, or by its folder, or its place, where that is not enough."""
+    own = [study.name for study in studies]
+    folders = [f"{study.name} ({study.path.resolve().name})" for study in studies]
+    placed = [f"{name} [{i}]" for i, name in enumerate(folders, start=1)]
+    names = next(chosen for chosen in (own, folders, placed) if len(set(chosen)) == len(chosen))
+    return [Named(name, study) for name, study in zip(names, studies, strict=True)]
+
+
+def targets(studies: Sequence[Named]) -> list[Target]:
+    """The errors that any of the studies measures."""
+    return [t for t in TARGETS if any((one.study.table["task"] == t.task).any() for one in studies)]
+
+
+def laws(studies: Sequence[Named]) -> Iterator[tuple[str, Series]]:
+    """(study, points and law) for every target and axis, those of one target and axis together."""
+    axes = dict.fromkeys(axis for one in studies for axis in scaled_axes(one.study))
+    for target in targets(studies):
+        for axis in axes:
+            for one in studies:
+                if axis in scaled_axes(one.study) and (one.study.table["task"] == target.task).any():
+                    yield one.name, series(one.study, target, axis, PRETRAINED)
+
+
+def scores(studies: Sequence[Named], target: Target) -> dict[str, dict[str, float]]:
+    """{study: {label: mean pretrained score}} of the studies that measure ``target``."""
+    found = {}
+    for one in studies:
+        rows = comparison(one.study, target).rows["pretrained"].dropna()
+        found[one.name] = {str(label): float(score) for label, score in rows.items()}
+    return found
+
+
+def shared_settings(study: Study) -> dict[str, str]:
+    """The settings that all finished runs of ``study`` have in common, spelt as JSON, without what it varies."""
+    configs: list[dict[str, Any]] = [dict(result["config"]) for result in study.results.values()]
+    if not configs:
+        return {}
+    spelt = [{key: json.dumps(value, sort_keys=True) for key, value in config.items()} for config in configs]
+    common = {key: value for key, value in spelt[0].items() if all(other.get(key) == value for other in spelt)}
+    return {key: value for key, value in sorted(common.items()) if key not in study.axes}

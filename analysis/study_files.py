@@ -1,0 +1,188 @@
+"""The JSON files of a study, read so that a damaged one costs its own task and nothing else.
+
+A file of the present schema has to keep it: what breaks its own schema is not believed. Of any other schema, older,
+newer or none, the fields that are known are taken and the others are missing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+
+Types = tuple[type, ...]
+_NUMBER: Types = (int, float, type(None))
+_TEXT: Types = (str, type(None))
+RESULT_FIELDS: Mapping[str, Types] = {
+    **dict.fromkeys(("run_id", "task", "init", "flops_convention"), (str,)),
+    **dict.fromkeys(("device_kind", "commit", "finished_at"), _TEXT),
+    **dict.fromkeys(("params_total", "params_backbone", "images_seen", "flops_train"), (int, float)),
+    **dict.fromkeys(("unique_images", "tokens_seen", "seed", "wall_seconds"), _NUMBER),
+    **dict.fromkeys(("device_count", "peak_memory_bytes"), _NUMBER),
+    **dict.fromkeys(("config", "metrics", "versions"), (dict,)),
+}
+RESULT_OPTIONAL: Mapping[str, Types] = {"details": (dict,)}
+RESULT_NEEDED = ("metrics",)
+PLAN_FIELDS: Mapping[str, Types] = {"study": (str,), "axes": (list,), "runs": (list,)}
+PLAN_OPTIONAL: Mapping[str, Types] = {"grid": _TEXT}
+PLAN_RUN_FIELDS: Mapping[str, Types] = {
+    **dict.fromkeys(("run_id", "label", "init"), (str,)),
+    **dict.fromkeys(("values", "tasks"), (dict,)),
+}
+PLAN_RUN_OPTIONAL: Mapping[str, Types] = {"pretrained_by": _TEXT}
+STATUS_FIELDS: Mapping[str, Types] = {"state": (str,)}
+STATUS_OPTIONAL: Mapping[str, Types] = {
+    **dict.fromkeys(("step", "steps_total", "attempt"), _NUMBER),
+    **dict.fromkeys(("error", "updated_at"), _TEXT),
+}
+MAX_REASON = 300  # characters of a reason that stands in a table
+
+
+class Unreadable(Exception):
+    """A file that cannot be used; the message says why."""
+
+
+@dataclass
+class PlannedRun:
+    """What the plan says of a run; one that no plan names has its ``run_id`` alone."""
+
+    run_id: str
+    label: str | None = None
+    init: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    tasks: Mapping[str, Any] = field(default_factory=dict)
+    pretrained_by: str | None = None
+    """The run whose pre-training this one uses instead of an equal one of its own."""
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """plan.json, as far as it can be read; ``notes`` say what could not."""
+
+    study: str = ""
+    grid: str | None = None
+    axes: tuple[str, ...] = ()
+    runs: tuple[PlannedRun, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def read_plan(path: Path) -> StudyPlan:
+    """Read ``path``; a plan that is missing or damaged is empty, and a damaged run of it is left out."""
+    try:
+        content = read_object(path)
+        if content is None:
+            return StudyPlan()
+        plan = _known(content, PLAN_FIELDS, PLAN_OPTIONAL, needed=("runs",))
+    except Unreadable as why:
+        return StudyPlan(notes=(f"{path.name} is left out: {why}. Runs are listed as far as they have a folder.",))
+    runs, notes = [], list(_version_note(path.name, content))
+    for i, entry in enumerate(plan["runs"]):
+        try:
+            runs.append(_planned_run(entry, content))
+        except Unreadable as why:
+            notes.append(f"{path.name}: runs[{i}] is left out: {why}.")
+    axes = tuple(axis for axis in plan["axes"] or () if isinstance(axis, str))
+    return StudyPlan(plan["study"] or "", plan["grid"], axes, tuple(runs), tuple(notes))
+
+
+def read_status(path: Path) -> dict[str, Any] | None:
+    """The fields of status.json, None where there is no such file; raises ``Unreadable`` for a damaged one."""
+    content = read_object(path)
+    if content is None:
+        return None
+    return _checked(content, STATUS_FIELDS) | _known({**content, "schema": None}, STATUS_OPTIONAL, {}, needed=())
+
+
+def read_result(path: Path) -> tuple[dict[str, Any], list[str]] | None:
+    """Every known field of result.json (None where it has none) with notes; None where there is no such file.
+
+    Raises ``Unreadable`` for a damaged one.
+    """
+    content = read_object(path)
+    if content is None:
+        return None
+    result = _known(content, RESULT_FIELDS, RESULT_OPTIONAL, RESULT_NEEDED)
+    result |= {name: result[name] or {} for name in ("config", "metrics", "versions", "details")}
+    return result, list(_version_note("result.json", content))
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in ``path``, None where there is no such file. Its texts can be written as UTF-8."""
+    try:
+        raw = path.read_bytes()
+        content = json.loads(raw)
+        if isinstance(content, dict):
+            return _writable(content) if b"\\ud" in raw.lower() else content
+    except FileNotFoundError:
+        return None
+    except (NotADirectoryError, IsADirectoryError) as error:
+        raise Unreadable(f"it cannot be opened ({error.strerror})") from error
+    except (ValueError, OSError, RecursionError) as error:
+        raise Unreadable(f"it cannot be read as JSON ({str(error)[:MAX_REASON]})") from error
+    raise Unreadable(f"it must hold a JSON object, not a {type(content).__name__}")
+
+
+def _writable(content: dict[str, Any]) -> dict[str, Any]:
+    """Replace halves of surrogate pairs: valid as JSON escapes, but no UTF-8 file can hold them."""
+    written = json.dumps(content, ensure_ascii=False)
+    found: dict[str, Any] = json.loads(written.encode("utf-8", "replace"))
+    return found
+
+
+def number(value: Any) -> float | int | None:
+    """``value`` if it is a finite number, else None: what is no number is missing, never 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # an integer beyond the range of floats
+        return None
+
+
+def _planned_run(entry: Any, plan: Mapping[str, Any]) -> PlannedRun:
+    if not isinstance(entry, dict):
+        raise Unreadable("it must be an object")
+    # A run has the schema of its plan.
+    run = _known({**entry, "schema": plan.get("schema")}, PLAN_RUN_FIELDS, PLAN_RUN_OPTIONAL, needed=("run_id",))
+    if run["run_id"] != Path(run["run_id"]).name:
+        raise Unreadable(f"field 'run_id' must be a plain folder name, not {run['run_id']!r}")
+    return PlannedRun(**run | {name: run[name] or {} for name in ("values", "tasks")})
+
+
+def _known(
+    content: Mapping[str, Any], fields: Mapping[str, Types], optional: Mapping[str, Types], needed: Sequence[str]
+) -> dict[str, Any]:
+    """The fields of ``content`` that are as they should be, the others None: only another schema may lack any."""
+    if content.get("schema") == SCHEMA:
+        _checked(content, {**fields, **{name: types for name, types in optional.items() if name in content}})
+    else:
+        _checked(content, {name: fields[name] for name in needed})
+    every = {**fields, **optional}
+    return {name: content.get(name) if _fits(content.get(name), types) else None for name, types in every.items()}
+
+
+def _checked(content: Mapping[str, Any], fields: Mapping[str, Types]) -> dict[str, Any]:
+    for name, types in fields.items():
+        if name not in content:
+            raise Unreadable(f"field '{name}' is missing")
+        if not _fits(content[name], types):
+            expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
+            raise Unreadable(f"field '{name}' must be {expected}, not {content[name]!r}"[:MAX_REASON])
+    return {name: content[name] for name in fields}
+
+
+def _fits(value: Any, types: Types) -> bool:
+    return isinstance(value, types) and (not isinstance(value, bool) or bool in types)
+
+
+def _version_note(name: str, content: Mapping[str, Any]) -> list[str]:
+    version = content.get("schema")
+    if version == SCHEMA:
+        return []
+    which = "no schema" if version is None else f"schema {str(version)[:20]}"
+    return [f"{name} has {which}, not {SCHEMA}: the fields known here were read, others are missing."]

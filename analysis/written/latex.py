@@ -1,0 +1,81 @@
+"""The tables of a report as LaTeX, to be included in a paper that loads booktabs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from analysis.tables import Table
+from analysis.written.document import Document
+
+LONG = 45
+"""Rows that fit a page; a longer table is a longtable, which breaks over pages."""
+_COMMANDS = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "\u00a0": "~",
+    "\u2212": "$-$",
+    "\u00d7": r"$\times$",
+    "\u2013": "--",
+    "\u00b7": r"$\cdot$",
+    "\u221d": r"$\propto$",
+    "\u2264": r"$\le$",
+    "\u2265": r"$\ge$",
+    "\u2026": r"\dots{}",
+    "\u2713": r"$\surd$",
+    "\u2717": r"$\times$",
+}
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
+
+
+def latex(document: Document) -> str:
+    """Write every table of ``document`` as a float of its own; the same one gives the same text."""
+    parts = ["% Needs \\usepackage{booktabs,longtable}."]
+    parts += ["\n".join(_float(table)) for table in document.tables]
+    return "\n\n".join(parts) + "\n"
+
+
+def _float(table: Table) -> Iterator[str]:
+    columns = "".join("r" if table.is_number(i) else "l" for i in range(len(table.head)))
+    caption = rf"\caption{{{_escaped(table.title)}.{_note(table)}}}"
+    head = [r"\toprule", _row(table.head), r"\midrule"]
+    body = [*map(_row, table.rows)]
+    if len(table.rows) > LONG:
+        yield rf"\begin{{longtable}}{{{columns}}}"
+        yield from [caption + r" \\", *head, r"\endhead", r"\bottomrule", r"\endfoot", *body, r"\end{longtable}"]
+        return
+    yield from [r"\begin{table}", r"\centering", caption, rf"\begin{{tabular}}{{{columns}}}"]
+    yield from [*head, *body, r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+
+
+def _note(table: Table) -> str:
+    return f" {_escaped(table.note)}" if table.note else ""
+
+
+def _row(cells: Sequence[str]) -> str:
+    # A row that began with a bracket would be read as the argument of the line break before it.
+    return " & ".join(_escaped(cell) for cell in cells).replace("[", "{[}") + r" \\"
+
+
+def _escaped(text: str) -> str:
+    """``text`` for LaTeX's default fonts; a character that these lack is written as its code point."""
+    raised = _RAISED.split(text)
+    powers = [f"$^{{{found.translate(_SUPERSCRIPTS)}}}$" for found in _RAISED.findall(text)]
+    plain = ["".join(map(_letter, part)) for part in raised]
+    return "".join(piece for pair in zip(plain, [*powers, ""], strict=True) for piece in pair)
+
+
+def _letter(letter: str) -> str:
+    if letter in _COMMANDS:
+        return _COMMANDS[letter]
+    if letter.isspace():
+        return " "
+    known = letter.isascii() or "\u00c0" <= letter <= "\u017f"  # letters of European languages
+    return letter if known and letter.isprintable() else rf"\texttt{{U+{ord(letter):04X}}}"

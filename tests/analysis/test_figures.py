@@ -1,0 +1,218 @@
+"""Figures that show what a study happened to measure: their numbers against what was put in."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from named_settings import Setting, write_settings
+from study_files import result, write_json, write_status, write_task
+
+from analysis.drawing import to_svg
+from analysis.figures.cost import cost_plot, costs
+from analysis.figures.frontier import frontier, frontier_plot, spending
+from analysis.figures.isoflop_plots import isoflop_plot, profiles
+from analysis.figures.palette import palette, readable
+from analysis.figures.residuals import residual_plot, residuals
+from analysis.figures.seed_spread import deviations, pooled, seed_plot
+from analysis.figures.sensitivity import sensitivity_plot, settings
+from analysis.fit.small_sample import PowerLawFit
+from analysis.plots import Plot, error_plot
+from analysis.records import read_study
+from analysis.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMENTATION, SHORTFALL, series
+from analysis.two_axes import surface_points
+
+MakeStudy = Callable[..., Path]
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+
+
+def drawn(plot: Plot | None) -> Plot:
+    """The plot, which is there and can be written."""
+    assert plot is not None
+    assert to_svg(plot.figure).startswith("<?xml") and len(plot.alt) > 40 and plot.caption.endswith(".")
+    return plot
+
+
+def write_rates(path: Path) -> Path:
+    """Three sizes at four rates, best at 3e-3, 1e-2 and 3e-2 in turn; the smallest diverges at the highest rate."""
+    planned = []
+    for place, (size, params) in enumerate({"a": 10_000, "b": 100_000, "c": 1_000_000}.items()):
+        for i, rate in enumerate(RATES):
+            run_id = f"{size}-{i}"
+            error = 0.5 / (place + 1) * (1 + 0.1 * (i - 1 - place) ** 2)
+            planned.append({"run_id": run_id, "label": f"{size} base_lr={rate:g}", "init": "pretrain"})
+            planned[-1] |= {"values": {"model.size": size, "pretrain.base_lr": rate}, "tasks": {"classify": {}}}
+            if (size, i) == ("a", 3):
+                write_status(path / "runs" / run_id / "classify", "failed", 40, error="the loss is not finite")
+                continue
+            outcome = result(run_id, "classify", "pretrain", size, params, 0, {"top1": 1 - error, "top1_majority": 0.1})
+            write_task(path, run_id, "classify", outcome)
+    axes = ["model.size", "pretrain.base_lr"]
+    write_json(path / "plan.json", {"schema": 1, "study": "rates", "grid": "lr", "axes": axes, "runs": planned})
+    return path
+
+
+def test_rates_are_drawn_by_size_with_what_diverged(tmp_path: Path) -> None:
+    """The best rate of each size stands in the text; a failed run is a cross, not a point; the edge is told."""
+    study = read_study(write_rates(tmp_path))
+    assert settings(study) == ["pretrain.base_lr"]
+    plot = drawn(sensitivity_plot(study, CLASSIFICATION, "pretrain.base_lr"))
+    assert "a 50.0\u00a0% at 0.003; b 25.0\u00a0% at 0.01; c 16.7\u00a0% at 0.03" in plot.alt
+    assert "n = 11 runs" in plot.caption and "1 run that failed" in plot.caption
+    assert "At the edge of the grid: c." in plot.caption
+    (axes,) = plot.figure.axes
+    (cross,) = [line for line in axes.lines if line.get_marker() == "x"]
+    assert list(cross.get_xdata()) == [0.03]
+    points = [line for line in axes.lines if line.get_marker() == "."]
+    assert sum(len(line.get_xdata()) for line in points) == 11
+    assert sensitivity_plot(study, SEGMENTATION, "pretrain.base_lr") is None
+
+
+def test_a_size_has_one_colour_whatever_its_labels(tmp_path: Path) -> None:
+    """Labels of a grid of two axes are no sizes: four rates of one size share its colour, and differ in dashes."""
+    looks = palette(read_study(write_rates(tmp_path)))
+    assert looks.groups == ["a", "b", "c"]
+    labels = [f"a base_lr={rate:g}" for rate in RATES]
+    assert len({looks.colour(label) for label in labels}) == 1
+    assert len({str(looks.dashes[label]) for label in labels}) == len(RATES)
+    assert readable(list("abcdefgh"), 3)[::2] == ["a", "h"]
+
+
+def test_residuals_are_those_of_the_law(make_study: MakeStudy) -> None:
+    """On a noise-free law they vanish; one size off by 10 % stands out under its name."""
+    path = make_study(noise=0.0)
+    study = read_study(path)
+    one = series(study, CLASSIFICATION, PARAMETERS)
+    assert isinstance(one.fit, PowerLawFit)
+    np.testing.assert_allclose(residuals(one, one.fit), 0, atol=1e-12)
+    file = path / "runs" / "mini-pretrain-s0" / "classify" / "result.json"
+    content = json.loads(file.read_text())
+    content["metrics"]["top1"] = 1 - 1.1 * (1 - content["metrics"]["top1"])
+    file.write_text(json.dumps(content))
+    plot = drawn(residual_plot(read_study(path)))
+    assert len(plot.figure.axes) == 4
+    found = plot.alt.partition("N: n = 5")[2].partition(";")[0]
+    assert found.endswith("at mini") and "largest +7." in found  # the line itself moves by a fifth of log 1.1
+
+
+def test_no_law_no_residuals(make_study: MakeStudy) -> None:
+    """Two sizes carry no law, and what is not there is not drawn."""
+    study = read_study(make_study(sizes={"nano": 25_000, "micro": 98_304}, scratch=False))
+    assert residual_plot(study) is None and seed_plot(study) is None
+    assert frontier_plot(study, CLASSIFICATION) is None
+    assert isoflop_plot(study, CLASSIFICATION) is None and not settings(study)
+
+
+def test_the_frontier_holds_what_no_cheaper_run_beats(make_study: MakeStudy) -> None:
+    """FLOPs are those of pre-training and fine-tuning together; the envelope equals the one by brute force."""
+    study = read_study(make_study(seeds=(0, 1, 2), noise=0.3))
+    points = spending(study, CLASSIFICATION)
+    table = study.table.set_index(["run_id", "task"])["flops_train"]
+    one = points[points["run_id"] == "mini-pretrain-s1"].iloc[0]
+    assert one["flops"] == table["mini-pretrain-s1", "pretrain"] + table["mini-pretrain-s1", "classify"]
+    control = points[points["run_id"] == "mini-scratch-s1"].iloc[0]
+    assert control["flops"] == table["mini-scratch-s1", "classify"]
+    pairs = list(zip(points["flops"], points["error"], strict=True))
+    expected = {(c, e) for c, e in pairs if not any((d <= c and f < e) or (d < c and f <= e) for d, f in pairs)}
+    assert set(zip(frontier(points)["flops"], frontier(points)["error"], strict=True)) == expected
+    assert "n = 30 finished runs" in drawn(frontier_plot(study, CLASSIFICATION)).caption
+
+
+def test_a_run_without_finished_pretraining_is_not_on_the_frontier(make_study: MakeStudy) -> None:
+    """What pre-training cost is not known, so the run has no place: it is not taken as free."""
+    path = make_study(scratch=False)
+    (path / "runs" / "nano-pretrain-s0" / "pretrain" / "result.json").unlink()
+    assert "nano-pretrain-s0" not in set(spending(read_study(path), CLASSIFICATION)["run_id"])
+
+
+def test_spread_over_seeds_is_the_pooled_deviation(make_study: MakeStudy) -> None:
+    """Equal to the textbook formula over labels; the interval covers the truth as often as it says."""
+    study = read_study(make_study(seeds=(0, 1, 2)))
+    points = deviations(study, CLASSIFICATION)
+    spread = pooled(points)
+    assert spread is not None and (spread.labels, spread.runs) == (5, 15)
+    rows = study.table[(study.table["task"] == "classify") & (study.table["init"] == "pretrain")]
+    variance = rows.groupby("label")["metrics.top1"].var().mean()
+    assert spread.deviation == pytest.approx(math.sqrt(variance))
+    random, held = np.random.default_rng(0), 0
+    for _ in range(300):
+        scores = random.normal(0, 1, (4, 3))
+        again = points.iloc[:12].assign(
+            label=np.repeat(list("abcd"), 3), deviation=(scores - scores.mean(1, keepdims=True)).ravel()
+        )
+        found = pooled(again)
+        held += found is not None and 1.0 in found.interval
+    assert 0.92 <= held / 300 <= 0.98
+    plot = drawn(seed_plot(study))
+    assert len(plot.figure.axes) == 2 and "n = 15 runs of 5 labels" in plot.caption
+
+
+def test_cost_is_measured_over_planned(make_study: MakeStudy) -> None:
+    """60 s were planned and 12.5 s measured; a task without a price or a result has no point."""
+    path = make_study()
+    (path / "runs" / "nano-scratch-s0" / "classify" / "result.json").unlink()
+    plan = json.loads((path / "plan.json").read_text())
+    plan["runs"][0]["tasks"]["pretrain"] = {"seconds": "soon", "flops": None}
+    write_json(path / "plan.json", plan)
+    study = read_study(path)
+    found = costs(study)
+    seconds = found[found["quantity"] == "seconds"]
+    assert len(seconds) == 23 and set(seconds["measured"] / seconds["planned"]) == {12.5 / 60}
+    assert "classify 0.208\u00a0\u00d7 in the median" in drawn(cost_plot(study)).alt
+    assert cost_plot(read_study(make_study(plan=False, name="no_plan"))) is None
+
+
+def write_isoflop(path: Path) -> Path:
+    """Errors that are exact parabolas in log N at four budgets, with known minima."""
+    planned: list[dict[str, Any]] = []
+    for budget in (1e12, 1e13, 1e14, 1e15):
+        best = 1e4 * (budget / 1e12) ** 0.5
+        for factor in (0.1, 0.4, 1.5, 6.0, 9.0):
+            params = round(best * factor)
+            tokens = budget / (6 * params)
+            error = 0.2 + 0.01 * math.log(params / best) ** 2
+            run_id = f"n{params}-c{budget:.0e}".replace("+", "")
+            pretrain = result(run_id, "pretrain", "pretrain", str(params), params, 0, {"skill": 0.5})
+            write_task(path, run_id, "pretrain", pretrain | {"tokens_seen": round(tokens), "flops_train": budget})
+            outcome = result(run_id, "classify", "pretrain", str(params), params, 0, {"top1": 1 - error})
+            write_task(path, run_id, "classify", outcome)
+            planned.append({"run_id": run_id, "label": run_id, "init": "pretrain"})
+            planned[-1] |= {"values": {"model.size": str(params)}, "tasks": {}}
+    axes = ["model.size", "pretrain.num_images"]
+    write_json(path / "plan.json", {"schema": 1, "study": "s", "grid": "isoflop", "axes": axes, "runs": planned})
+    return path
+
+
+def test_isoflop_minima_are_where_they_were_put(tmp_path: Path) -> None:
+    """Four budgets, five sizes each: the minima of exact parabolas and their exponent of one half."""
+    study = read_study(write_isoflop(tmp_path))
+    found = profiles(surface_points(study, CLASSIFICATION))
+    minima = [one.best for one in found]
+    np.testing.assert_allclose(np.array(minima, dtype=float), 1e4 * np.array([1, 10, 100, 1000]) ** 0.5, rtol=1e-3)
+    plot = drawn(isoflop_plot(study, CLASSIFICATION))
+    assert "N* \u221d C^0.500, n = 4 budgets" in plot.caption
+    assert len([line for line in plot.figure.axes[0].lines if line.get_marker() == "*"]) == 4
+    assert isoflop_plot(study, SHORTFALL) is None  # all equal: no minimum but one of rounding
+
+
+def test_captions_state_fit_number_interval_and_limits(make_study: MakeStudy) -> None:
+    """Exponent, its interval, sizes, runs and those left out stand under the figure, for both starts."""
+    path = make_study(noise=0.01)
+    (path / "runs" / "tiny-pretrain-s0" / "classify" / "result.json").unlink()
+    caption = error_plot(read_study(path), CLASSIFICATION, PARAMETERS).caption.replace("\u00a0", " ")
+    assert "Pretrained: exponent 0." in caption and "(95 % interval 0." in caption
+    assert "n = 4 sizes (4 runs, 1 left out)" in caption and "Scratch control: exponent" in caption
+    assert "dashed beyond the data" in caption
+    two = read_study(make_study(sizes={"a": 1000, "b": 2000}, name="two", scratch=False))
+    assert "no law, 2 distinct points" in error_plot(two, CLASSIFICATION, COMPUTE).caption
+
+
+def test_settings_that_are_no_numbers_are_no_axis(tmp_path: Path) -> None:
+    """Words, seeds and switches have no log axis; neither have two values."""
+    settings_given = {f"s{i}": Setting((0.5,), values={"x.mode": f"m{i}", "x.on": i > 1}) for i in range(4)}
+    assert settings(read_study(write_settings(tmp_path / "study", "g", settings_given))) == []
