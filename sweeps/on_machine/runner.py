@@ -54,7 +54,7 @@ class Books:
 
     def skipped(self, job: Job, parent: str) -> None:
         """A task whose parent failed has failed too."""
-        jobs.mark(job, "failed", jobs.not_started(parent))
+        jobs.end(job, jobs.not_started(parent))
 
 
 def queue_dir(study_dir: Path) -> Path:
