@@ -26,6 +26,7 @@ from analysis.beside import answers
 from analysis.best_rate import one_rate
 from analysis.findings import Finding, comparison, find
 from analysis.records import FINISHED, UNREADABLE, Study, read_study, write_table
+from analysis.registered import kept_promises
 from analysis.series import CLASSIFICATION, SEGMENTATION
 from analysis.two_axes import divided_compute
 from nepa_scale.errors import UserError, nearest
@@ -91,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def answer(folder: Path) -> Answered:
     """Read a study and answer what can be asked of it."""
     study = read_study(folder)
-    return Answered(study, [*find(study), *divided_compute(study), *one_rate(study), *answers(study)])
+    own = [*find(study), *divided_compute(study), *one_rate(study), *kept_promises(study)]
+    return Answered(study, [*own, *answers(study)])
 
 
 def write(answered: Sequence[Answered], request: Request) -> list[Path]:

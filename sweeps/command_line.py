@@ -18,7 +18,7 @@ from nepa_scale.overrides import split_words
 from sweeps.settings import GROUPS, KINDS, BudgetSettings, Cluster, ClusterSettings, Launch, Tree, describe
 
 CONF = Path(__file__).resolve().parent / "conf"
-LAUNCH_KEYS = (*GROUPS, "study_dir", "dry_run", "seeds", "branch", "calibrate", "unfit", "budget", "only", "watch")
+LAUNCH_KEYS = tuple(item.name for item in fields(Tree))
 CHOICES = {
     "only": ("all", "failed", "missing"),
     "unfit": ("refuse", "drop"),
@@ -53,6 +53,8 @@ def read_launch(words: Sequence[str]) -> Launch:
     except OmegaConfBaseException as error:
         raise ConfigError([_first_line(error)]) from error
     _check_choices({"only": root.only, "unfit": root.unfit, "budget.over": root.budget.over})
+    if root.predict_from is not None and not root.predict:
+        raise ConfigError([f"predict_from={root.predict_from}: give predict=true, too"])
     _check_ranges(root.cluster)
     _check_budget(root.budget)
     _check_tasks(root.study.tasks)
@@ -70,6 +72,8 @@ def read_launch(words: Sequence[str]) -> Launch:
         pairs=typed,
         branch=root.branch,
         calibrate=root.calibrate,
+        predict=root.predict,
+        predict_from=None if root.predict_from is None else Path(root.predict_from),
         unfit=root.unfit,
         budget=root.budget,
         only=root.only,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ if __name__ == "__main__":
     # Run as a script, Python imports from this file's folder; import from the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from analysis.prediction_file import NAME
 from nepa_scale import checks, overrides
 from nepa_scale.data.reporting import reporting
 from nepa_scale.errors import ConfigError, UserError
 from nepa_scale.files import file_in_the_way
 from nepa_scale.runs import exclusive
-from sweeps import display, jobs, plan, plan_view
+from sweeps import display, jobs, plan, plan_view, registration
 from sweeps.calibrating import measurements
 from sweeps.calibrating.running import measure
 from sweeps.calibrating.shapes import unmeasured
@@ -32,7 +33,7 @@ from sweeps.command_line import compose_tree, options, read_launch
 from sweeps.executors import executor
 from sweeps.finishing import see_through
 from sweeps.machine import Speed, local_slots, task_speed, world_size
-from sweeps.plan import Dropped, Plan
+from sweeps.plan import Dropped, Plan, PlannedRun
 from sweeps.planning import budgets
 from sweeps.planning.feasibility import check, fitting, too_large
 from sweeps.planning.placements import Placements
@@ -78,6 +79,7 @@ def launch(request: Launch) -> int:
         planned = budgets.trimmed(planned, request.study_dir, request.budget)
         points = {run.run_id: points[run.run_id] for run in planned.runs}
     todo = jobs.selected(jobs.jobs_to_do(planned, request.study_dir), request.only)
+    held = registration.largest(planned) if request.predict else {}
     excesses = budgets.excesses(planned, request.study_dir, request.budget)
     beyond = too_large(points.values(), placed)
     plan_view.show(planned, todo, request.study_dir, request.cluster, display.make_console())
@@ -93,7 +95,10 @@ def launch(request: Launch) -> int:
     if beyond and not all(point.config.force for point in points.values()):
         raise ConfigError(beyond)
     _check_shards(points.values())
-    return _carry_out(request, planned, plan.merge(earlier, planned), points)
+    merged = plan.merge(earlier, planned)
+    if request.predict:
+        return _predict_and_carry_out(request, planned, merged, points, held)
+    return _carry_out(request, planned, merged, points)
 
 
 def help_text() -> str:
@@ -108,6 +113,7 @@ def help_text() -> str:
         "branch=true    with grid=data_size: one long pre-training serves all sizes by short decays",
         "seeds=N        repeat every point of the grid with so many seeds",
         "calibrate=true measure how long such tasks take on this machine, once, for better estimates",
+        "predict=true   write down what smaller runs let expect of the largest, before these start",
         "dry_run=true   show the plan with its cost and create nothing; also --dry-run",
         "unfit=drop     leave out points that do not fit the devices, with the reason, instead of refusing",
         "only=failed    start only what failed; only=missing: only what did not",
@@ -158,8 +164,32 @@ def _check_study_dir(study_dir: Path) -> None:
         raise UserError(f"study_dir={study_dir}: no permission to write in '{existing}'")
 
 
-def _carry_out(request: Launch, planned: Plan, merged: Plan, points: dict[str, Point]) -> int:
-    """Write the plan and the runs' configurations, put in line what is not finished, and stay where that is asked."""
+def _predict_and_carry_out(
+    request: Launch, planned: Plan, merged: Plan, points: dict[str, Point], held: Mapping[str, PlannedRun]
+) -> int:
+    """Do the smaller runs, write down what is expected of the largest, and do these; as far as one command gets."""
+    study_dir, coming = request.study_dir, registration.not_started(held, request.study_dir)
+    if (study_dir / NAME).exists() or not coming:
+        there = f"{study_dir / NAME} is there and stays as it is"
+        print(f"predict=true: {there if coming else 'the largest runs have started, so nothing is expected of them'}")
+        return _carry_out(request, planned, merged, points)
+    if request.predict_from is None:
+        code = _carry_out(request, planned, merged, points, held)
+        if any(job.key.partition("/")[0] not in held for job in jobs.jobs_to_do(planned, study_dir)):
+            print(registration.waiting_line(planned, held))
+            return code
+    for line in registration.register(planned, coming, study_dir, request.predict_from or study_dir):
+        print(line)
+    return _carry_out(request, planned, merged, points)
+
+
+def _carry_out(
+    request: Launch, planned: Plan, merged: Plan, points: dict[str, Point], held: Collection[str] = ()
+) -> int:
+    """Write the plan and the runs' configurations, put in line what is not finished, and stay where that is asked.
+
+    The tasks of runs ``held`` back wait for another call.
+    """
     study_dir = request.study_dir
     place = executor(request.cluster, study_dir)
     place.check()
@@ -167,6 +197,7 @@ def _carry_out(request: Launch, planned: Plan, merged: Plan, points: dict[str, P
     with exclusive(study_dir):
         place.settle(jobs.jobs_to_do(planned, study_dir))
         todo = jobs.selected(jobs.jobs_to_do(planned, study_dir), request.only)
+        todo = jobs.without_orphans(job for job in todo if job.key.partition("/")[0] not in held)
         _make_embedded_data(points.values())
         plan.save(merged, study_dir)
         save_cluster(request.cluster, study_dir)

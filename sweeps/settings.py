@@ -147,6 +147,8 @@ class Tree:
         "points that no device can hold, or whose batch or budget does not divide: refuse the launch, or drop them",
         "refuse",
     )
+    predict: bool = option("write down what is expected of the largest runs before they start", False)
+    predict_from: str | None = option("predict=true: study directory whose finished runs are fitted; null = this one")
     calibrate: bool = option("measure how long such tasks take on this machine, where that is not known yet", False)
     branch: bool = option("grid=data_size: one long pre-training serves all sizes by short decays (wsd)", False)
     only: str = option("which unfinished tasks to start: all, failed, or missing (those that did not fail)", "all")
@@ -167,6 +169,8 @@ class Launch:
     pairs: tuple[tuple[str, str], ...]
     branch: bool = False
     calibrate: bool = False
+    predict: bool = False
+    predict_from: Path | None = None
     unfit: str = "refuse"
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     only: str = "all"

@@ -197,6 +197,35 @@ def test_times_are_measured_once(run: Run, small_data: Path, tmp_path: Path, mon
 
 
 @pytest.mark.slow
+def test_the_largest_run_waits_for_what_is_expected_of_it(run: Run, small_data: Path, tmp_path: Path) -> None:
+    """predict=true: one command does the smaller runs, writes down what they let expect, and does the largest."""
+    words = ("study.sizes=[femto,pico,nano,micro]", "study.scratch_control=false", *SHORT, "study.tasks=[pretrain]")
+    words = (*words, f"data.root={small_data}", "study_dir=out", "predict=true")
+    done = run("launch.py", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = tmp_path / "out" / "predictions.json"
+    content = written.read_text()
+    fitted = {point["run_id"].split("-")[0] for entry in json.loads(content)["entries"] for point in entry["fitted_to"]}
+    assert fitted == {"femto", "pico", "nano"}
+    results = {path.parents[1].name.split("-")[0]: path.stat().st_mtime for path in tmp_path.rglob("result.json")}
+    log = next((tmp_path / "out" / "runs").glob("micro-*/pretrain/log.txt"))
+    assert max(results[size] for size in fitted) <= written.stat().st_mtime
+    assert written.stat().st_mtime <= min(results["micro"], log.stat().st_mtime)
+    again = run("launch.py", *words, "study.sizes=[femto,pico,nano,micro,mini]", "dry_run=true")
+    assert again.returncode == 0
+    assert written.read_text() == content
+
+
+def test_a_registration_needs_a_larger_run(run: Run, tmp_path: Path) -> None:
+    """Where nothing is scaled, or predict=true was forgotten, one line says so, and nothing is created."""
+    done = run("launch.py", "grid=lr", "study.lr_sizes=[femto]", "predict=true")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == ("error: predict=true: grid=lr scales nothing; use a grid over sizes, data or compute\n")
+    assert run("launch.py", "predict_from=elsewhere").stderr.endswith("give predict=true, too\n")
+    assert contents(tmp_path) == set()
+
+
+@pytest.mark.slow
 def test_runs_that_differ_later_share_one_pretraining(run: Run, small_data: Path, tmp_path: Path) -> None:
     """Of two fine-tunings of equal models one pre-trains, both finish, and the second is exactly what it is alone."""
     words = ("grid=ablation_freeze", f"data.root={small_data}", "study.scratch_control=false", "model.size=femto")
