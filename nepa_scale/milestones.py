@@ -118,6 +118,12 @@ def asks_for_knn(section: TaskConfig) -> bool:
     return any(name.removeprefix(AVERAGE) == KNN for goals in parse(section.milestones).values() for name in goals)
 
 
+def evaluation_steps(section: TaskConfig, total_steps: int) -> set[int]:
+    """The steps before the last after which a task with these settings is evaluated, regularly or for a milestone."""
+    regular = set(range(section.eval_every, total_steps, section.eval_every)) if section.eval_every else set()
+    return regular | {step for step in parse(section.milestones) if step < total_steps}
+
+
 def _met(name: str, value: float, goal: float) -> bool:
     return value <= goal if _falls(name) else value >= goal
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from nepa_scale.branching import kept_steps
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost, workload
+from nepa_scale.milestones import evaluation_steps
 from nepa_scale.placing.memory import ELEMENT, FP32, MOMENTS
 
 
@@ -45,8 +46,7 @@ def checkpoints_left(config: RunConfig, task: str, steps: int) -> int:
     """Checkpoints on disk after the last of ``steps``: the newest of those saved, and those kept for branches."""
     saving = config.checkpoint
     kept = {step for step in kept_steps(saving.keep_steps) if step <= steps}
-    saved = {steps} | kept
-    for every in (saving.every, config.task_config(task).eval_every):
-        if every:
-            saved |= set(range(steps // every * every, 0, -every)[: saving.keep])
+    saved = {steps} | kept | evaluation_steps(config.task_config(task), steps)
+    if saving.every:
+        saved |= set(range(saving.every, steps, saving.every))
     return len(set(sorted(saved)[-saving.keep :]) | kept)

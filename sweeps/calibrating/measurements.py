@@ -14,9 +14,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.config import RunConfig
+from nepa_scale.config import RunConfig, TaskConfig
 from nepa_scale.costs import TaskCost
 from nepa_scale.files import read_json, write_json
+from nepa_scale.milestones import asks_for_knn
 from nepa_scale.placing.placement import Placement
 from sweeps.calibrating.timing import Counts, Timing
 from sweeps.machine import local_slots
@@ -24,8 +25,21 @@ from sweeps.settings import Cluster, LocalSettings
 
 SCHEMA = 1
 #: Settings that change no step's time, or whose part in it the counts of steps, saves and evaluations tell.
-FREE = ("steps", "epochs", "eval_every", "base_lr", "warmup", "schedule", "decay", "weight_decay", "beta1", "beta2")
-FREE_IN_PRETRAINING = ("num_images", "fraction")  # a probe's neighbours are all training images
+FREE = (
+    "steps",
+    "epochs",
+    "eval_every",
+    "milestones",
+    "base_lr",
+    "warmup",
+    "schedule",
+    "decay",
+    "weight_decay",
+    "beta1",
+    "beta2",
+)
+#: Only there: a probe's neighbours are all training images.
+FREE_IN_PRETRAINING = ("num_images", "fraction", "lr_reference", "lr_exponent", "stop_on_collapse")
 SIZES = ("size", "embed_dim", "depth", "num_heads", "mlp_hidden", "layer_scale_init", "weight_init")
 SHARED = ("data.num_workers", "data.streaming", "engine.precision", "engine.compile")
 #: Beyond the sizes measured by no more than this factor the nearest two are extended.
@@ -126,8 +140,14 @@ def family_of(config: RunConfig, task: str, placement: Placement) -> str:
         if key in SHARED or (key.startswith((f"{task}.", "model.")) and key not in free)
     }
     layout = {"devices": placement.world_size, "file": placement.ds_config}
-    evaluates = config.task_config(task).eval_every > 0
-    return _digest({"task": task, "evaluates": evaluates, **settings, **layout})
+    section = config.task_config(task)
+    evaluations = {"evaluates": evaluates(section), "neighbours": task == "pretrain" and asks_for_knn(section)}
+    return _digest({"task": task, **evaluations, **settings, **layout})
+
+
+def evaluates(section: TaskConfig) -> bool:
+    """Whether a task is evaluated before its end."""
+    return section.eval_every > 0 or section.milestones is not None
 
 
 def work_of(cost: TaskCost) -> float:

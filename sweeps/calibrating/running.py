@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nepa_scale import overrides
-from nepa_scale.config import RunConfig
+from nepa_scale.config import PretrainConfig, RunConfig
 from nepa_scale.errors import UserError
+from nepa_scale.milestones import KNN, asks_for_knn
 from nepa_scale.status import now
-from sweeps.calibrating.measurements import Measurement
+from sweeps.calibrating.measurements import Measurement, evaluates
 from sweeps.calibrating.shapes import Shape
 from sweeps.calibrating.timing import ShortRun, Timing, mean
 from sweeps.machine import Slots
@@ -43,8 +44,8 @@ def measure(
     with tempfile.TemporaryDirectory(dir=folder, prefix="running-", ignore_cleanup_errors=True) as temporary:
         for number, shape in enumerate(shapes, start=1):
             print(f"calibrating {number}/{len(shapes)}: {shape.label}", flush=True)
-            evaluates = shape.config.task_config(shape.task).eval_every > 0
-            run = ShortRun(_log_every(seconds_of(shape.work)), evaluates)
+            section = shape.config.task_config(shape.task)
+            run = ShortRun(_log_every(seconds_of(shape.work)), evaluates(section))
             timing = _measured(shape, run, slots, Path(temporary) / str(number))
             measurements.append(Measurement(shape.family, shape.work, timing, shape.label, now()))
     return measurements
@@ -52,7 +53,17 @@ def measure(
 
 def short_config(config: RunConfig, task: str, run: ShortRun) -> RunConfig:
     """``config`` cut down to ``run`` of ``task`` alone, from random weights unless it starts from finished ones."""
-    section = dataclasses.replace(config.task_config(task), steps=run.steps, epochs=None, eval_every=run.evaluate_every)
+    section = config.task_config(task)
+    asked = task == "pretrain" and asks_for_knn(section)
+    section = dataclasses.replace(
+        section,
+        steps=run.steps,
+        epochs=None,
+        eval_every=run.evaluate_every,
+        milestones=f"{{{run.steps}: {{{KNN}: 0.0}}}}" if asked else None,  # measured by evaluations, always reached
+    )
+    if isinstance(section, PretrainConfig):
+        section = dataclasses.replace(section, stop_on_collapse=False)
     saving = dataclasses.replace(config.checkpoint, every=run.save_every, keep_steps=None, branch_from=None)
     return dataclasses.replace(
         config,

@@ -48,6 +48,7 @@ def test_bytes_are_those_of_the_state_that_is_saved(digits_root: Path, task: str
         (10, ["checkpoint.every=3", "checkpoint.keep=9"]),
         (12, ["checkpoint.every=3", "pretrain.eval_every=4", "checkpoint.keep=4"]),
         (10, ["checkpoint.every=0", "checkpoint.keep=2"]),
+        (10, ["checkpoint.every=0", "checkpoint.keep=5", "pretrain.milestones={4: {skill: 0}, 7: {skill: 0}}"]),
         (10, ["checkpoint.every=5", "checkpoint.keep=2", "checkpoint.keep_steps=2,4,5,99"]),
     ],
 )
@@ -59,6 +60,7 @@ def test_as_many_checkpoints_stay_as_are_kept(tmp_path: Path, steps: int, words:
     every, evaluations = config.checkpoint.every, config.pretrain.eval_every
     for step in range(1, steps + 1):
         regular = (every and step % every == 0) or (evaluations and step % evaluations == 0)
+        regular = regular or (config.pretrain.milestones is not None and step in (4, 7))
         if regular or step in kept or step == steps:
             training.save(step)
     assert checkpoints_left(config, "pretrain", steps) == len(tags(tmp_path))

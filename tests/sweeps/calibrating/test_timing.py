@@ -65,6 +65,12 @@ def test_the_record_of_another_training_is_refused(tmp_path: Path) -> None:
         (["checkpoint.every=0", "pretrain.eval_every=50"], 200, 0, Counts(200, 3, 3)),
         (["checkpoint.every=100", "pretrain.eval_every=150"], 400, 0, Counts(400, 4, 2)),
         (["checkpoint.every=0", "checkpoint.keep_steps=10,20"], 30, 0, Counts(30, 2, 0)),
+        (
+            ["checkpoint.every=100", "pretrain.milestones={30: {skill: 0.1}, 100: {skill: 0.2}}"],
+            150,
+            0,
+            Counts(150, 2, 2),
+        ),
         (["checkpoint.every=100", "pretrain.eval_every=150"], 400, 300, Counts(100, 0, 0)),
     ],
 )
