@@ -110,7 +110,7 @@ def result_table(study: Study, task: str) -> Table:
     numbers = [[form(float(v)) for v in rows[name].astype("float64").fillna(float("nan"))] for _, name, form in columns]
     head = [noun(study), "start", "seed", *(title for title, _, _ in columns), "run"]
     cells = list(zip(*(map(str, column) for column in words), *numbers, rows["run_id"], strict=True))
-    return Table(TITLES[task], head, in_order(study, cells), text_columns=3)
+    return Table(TITLES[task], head, in_order(study, cells), text_columns=3, words_last=True)
 
 
 def states_table(study: Study) -> Table:
