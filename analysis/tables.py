@@ -15,6 +15,8 @@ from analysis.records import FINISHED, Study
 from analysis.series import PRETRAINED, label_order, noun
 from analysis.study_files import number
 
+MAX_OPEN = 40
+"""Rows of a table that may stand between a reader and what comes after it."""
 TITLES = {
     "pretrain": "Pretraining",
     "probe": "Probes of the frozen backbone",
@@ -35,7 +37,12 @@ class Table:
     words_last: bool = False
     """The last column is words, which may take several lines."""
     folded: bool = False
-    """Shown only on demand."""
+    """Shown only on demand, as every table of more than ``MAX_OPEN`` rows is."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the page shows the table only on demand."""
+        return self.folded or len(self.rows) > MAX_OPEN
 
     def is_number(self, column: int) -> bool:
         """Whether a column holds numbers, which stand at its right edge."""
