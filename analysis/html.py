@@ -39,5 +39,5 @@ def data_uri(plot: Plot) -> str:
 
 
 def _superscript(sentence: str) -> Markup:
-    """Escape ``sentence`` and raise the exponents written as ``N^0.2`` or ``N^alpha``."""
-    return Markup(re.sub(rf"\^({text.MINUS}?(?:[\d.]+\d|alpha|beta))", r"<sup>\1</sup>", str(escape(sentence))))
+    """Escape ``sentence`` and raise the exponents written as ``N^0.2``, ``N^alpha`` or ``x^-b``."""
+    return Markup(re.sub(rf"\^({text.MINUS}?(?:[\d.]+\d|alpha|beta|b\b))", r"<sup>\1</sup>", str(escape(sentence))))

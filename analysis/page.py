@@ -25,10 +25,20 @@ from analysis.pictures import sheets
 from analysis.plots import Plot, error_plot, rank_plot
 from analysis.probe_plots import layers_plot
 from analysis.records import FINISHED, Study
-from analysis.series import CLASSIFICATION, PARAMETERS, SEGMENTATION, SHORTFALL, label_order, noun, scaled_axes
+from analysis.series import (
+    CLASSIFICATION,
+    PARAMETERS,
+    SEGMENTATION,
+    SHORTFALL,
+    label_order,
+    noun,
+    scaled_axes,
+    scales_sizes,
+    size_order,
+)
 from analysis.side_by_side.studies import shared_settings
 from analysis.study_files import number
-from analysis.tables import TITLES, class_iou_table, comparison_table, result_table
+from analysis.tables import MAX_OPEN, TITLES, class_iou_table, comparison_table, result_table, states_table
 from nepa_scale.config import TASKS
 
 _CURVES = (("eval_skill", "skill (evaluation)"), ("loss", f"training loss ({text.MINUS}cosine)"))
@@ -70,6 +80,8 @@ def render(study: Study, findings: Sequence[Finding]) -> str:
         results=[table for task in TASKS if (table := result_table(study, task)).rows]
         + [table for table in [class_iou_table(study)] if table],
         states=_states(study),
+        unfinished=states_table(study),
+        max_open=MAX_OPEN,
         tasks=[(task, TITLES[task]) for task in TASKS if (study.table["task"] == task).any()],
         varied=_varied(study),
         shared=list(shared_settings(study).items()),
@@ -89,7 +101,7 @@ def _plots(study: Study, logged: Curves) -> Iterator[Plot]:
         for metric, name in _CURVES:
             yield curve_plot(study, logged, metric, name)
         yield rank_plot(study) if PARAMETERS in axes else rank_by_label_plot(study)
-    if noun(study) == "setting":
+    if not scales_sizes(study):
         yield from _setting_curves(study, logged)
     yield from filter(None, _where_known(study))
 
@@ -117,7 +129,7 @@ def _setting_curves(study: Study, logged: Curves) -> Iterator[Plot]:
 def _wanted(study: Study) -> dict[str, list[str]]:
     """The logged metrics that ``_plots`` draws, by task."""
     wanted = {"pretrain": [metric for metric, _ in _CURVES]}
-    for task, metric, _ in _SETTING_CURVES if noun(study) == "setting" else ():
+    for task, metric, _ in () if scales_sizes(study) else _SETTING_CURVES:
         wanted.setdefault(task, []).append(metric)
     return wanted
 
@@ -134,6 +146,8 @@ def _summary(study: Study) -> Iterator[tuple[str, str]]:
     yield "tasks finished", f"{int(done.sum())} of {len(table)}"
     yield "runs", str(table["run_id"].nunique())
     yield f"{noun(study)}s", str(table["label"].nunique())
+    if noun(study) == "setting" and scales_sizes(study):
+        yield "sizes", str(len(size_order(study)))
     if len(params):
         ends = dict.fromkeys(map(text.count, (params.min(), params.max())))
         yield "backbone parameters", " to ".join(ends)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.records import FINISHED, Study
-from analysis.series import label_order, noun
+from analysis.series import label_order, scales_sizes
 
 NAME = "pictures.png"
 MAX_SHEETS = 6
@@ -36,7 +36,7 @@ def sheets(study: Study) -> Sheets:
     """Read one sheet per label: of too many, those of the largest sizes, or of the first settings."""
     found = _files(study)
     order = [label for label in label_order(study) if label in found]
-    kept = order[-MAX_SHEETS:] if noun(study) == "size" else order[:MAX_SHEETS]
+    kept = order[-MAX_SHEETS:] if scales_sizes(study) else order[:MAX_SHEETS]
     notes = [f"Pictures of {label} are in {_place(study, found[label])}." for label in order if label not in kept]
     shown, total = [], 0
     for label in kept:

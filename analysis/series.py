@@ -118,8 +118,13 @@ def scaled_axes(study: Study) -> tuple[Axis, ...]:
 
 
 def noun(study: Study) -> str:
-    """What a label of the study names."""
-    return "size" if PARAMETERS in scaled_axes(study) else "setting"
+    """What a label of the study names: a size, or, where sizes are not scaled or not alone, a setting."""
+    return "size" if scales_sizes(study) and len(size_order(study)) == study.table["label"].nunique() else "setting"
+
+
+def scales_sizes(study: Study) -> bool:
+    """Whether the study varies the number of parameters, be it with other settings."""
+    return PARAMETERS in scaled_axes(study)
 
 
 def label_order(study: Study) -> list[str]:
@@ -127,7 +132,7 @@ def label_order(study: Study) -> list[str]:
 
     Where sizes vary, from the fewest to the most parameters; sizes of unknown parameters come last.
     """
-    if noun(study) == "setting":
+    if not scales_sizes(study):
         return list(map(str, study.table["label"].unique()))
     params = study.table.groupby("label", sort=True)["params_backbone"].median().astype("float64")
     return [str(label) for label in params.sort_values(kind="stable", na_position="last").index]

@@ -15,6 +15,8 @@ from analysis.records import FINISHED, Study
 from analysis.series import PRETRAINED, label_order, noun
 from analysis.study_files import number
 
+MAX_OPEN = 40
+"""Rows of a table that may stand between a reader and what comes after it."""
 TITLES = {
     "pretrain": "Pretraining",
     "probe": "Probes of the frozen backbone",
@@ -35,7 +37,12 @@ class Table:
     words_last: bool = False
     """The last column is words, which may take several lines."""
     folded: bool = False
-    """Shown only on demand."""
+    """Shown only on demand, as every table of more than ``MAX_OPEN`` rows is."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the page shows the table only on demand."""
+        return self.folded or len(self.rows) > MAX_OPEN
 
     def is_number(self, column: int) -> bool:
         """Whether a column holds numbers, which stand at its right edge."""
@@ -110,7 +117,7 @@ def result_table(study: Study, task: str) -> Table:
     numbers = [[form(float(v)) for v in rows[name].astype("float64").fillna(float("nan"))] for _, name, form in columns]
     head = [noun(study), "start", "seed", *(title for title, _, _ in columns), "run"]
     cells = list(zip(*(map(str, column) for column in words), *numbers, rows["run_id"], strict=True))
-    return Table(TITLES[task], head, in_order(study, cells), text_columns=3)
+    return Table(TITLES[task], head, in_order(study, cells), text_columns=3, words_last=True)
 
 
 def states_table(study: Study) -> Table:

@@ -14,7 +14,7 @@ from analysis.figures.palette import MAX_GROUPS, Palette, palette, readable
 from analysis.laws.law import Array
 from analysis.plots import Plot
 from analysis.records import Study
-from analysis.series import label_order, noun
+from analysis.series import label_order, noun, scales_sizes
 
 MARKED_POINTS = 20
 BAND_POINTS = 200
@@ -24,7 +24,7 @@ DURING = {"pretrain": "pretraining", "classify": "fine-tuning"}
 def curve_plot(study: Study, logged: Curves, metric: str, name: str, task: str = "pretrain") -> Plot:
     """Draw a logged ``metric`` of ``task`` against images seen, by label, or by size where labels are too many."""
     looks, during = palette(study), DURING[task]
-    groups = _grouped(study, logged.of(task, metric), looks)
+    by_label, groups = _grouped(study, logged.of(task, metric), looks)
     shown = readable(list(groups))
     with drawing.style():
         figure, axes = drawing.new_figure()
@@ -33,23 +33,30 @@ def curve_plot(study: Study, logged: Curves, metric: str, name: str, task: str =
             _draw(axes, {group: groups[group] for group in shown}, looks)
         else:
             drawing.say_empty(axes)
-    caption = f"{captions.capital(name)} during {during}: {_lines(groups)}, colour and line style by {noun(study)}."
+    caption = f"{captions.capital(name)} during {during}: {_lines(groups)}, {_styles(study, by_label=by_label)}."
     if len(shown) < len(groups):
-        caption += f" {len(shown)} of {text.counted(len(groups), noun(study))} are drawn."
+        caption += f" {len(shown)} of {text.counted(len(groups), noun(study) if by_label else 'size')} are drawn."
     caption += captions.shared_pretraining(study) if task == "pretrain" else ""
     alt = captions.curve_alt({group: groups[group] for group in shown}, name, during)
     return Plot(f"curve-{task}-{metric}", figure, caption, alt)
 
 
-def _grouped(study: Study, curves: Sequence[Curve], looks: Palette) -> dict[str, list[Curve]]:
-    """{label or group: its curves} in the study's order: by label while those are few enough to tell apart."""
+def _grouped(study: Study, curves: Sequence[Curve], looks: Palette) -> tuple[bool, dict[str, list[Curve]]]:
+    """Curves in the study's order by label, while those are few enough to tell apart (True), else by group."""
     labels = {curve.label for curve in curves}
     by_label = len(labels) <= max(MAX_GROUPS, len({looks.group_of[label] for label in labels}))
     order = label_order(study) if by_label else looks.groups
     found: dict[str, list[Curve]] = {name: [] for name in order}
     for curve in curves:
         found[curve.label if by_label else looks.group_of[curve.label]].append(curve)
-    return {name: own for name, own in found.items() if own}
+    return by_label, {name: own for name, own in found.items() if own}
+
+
+def _styles(study: Study, *, by_label: bool) -> str:
+    by = "size" if scales_sizes(study) else "setting"
+    if noun(study) == by:
+        return f"colour and line style by {by}"
+    return "colour by size, line style by setting" if by_label else "by size, all settings of a size together"
 
 
 def _lines(groups: Mapping[str, Sequence[Curve]]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis import drawing
 from analysis.records import Study
-from analysis.series import label_order, noun, size_of, size_order
+from analysis.series import label_order, scales_sizes, size_of, size_order
 
 MAX_GROUPS = 12
 """More lines than these nobody can follow, and a legend of more hides the figure."""
@@ -34,7 +34,7 @@ class Palette:
 def palette(study: Study) -> Palette:
     """Give every label of ``study`` the look of its size."""
     labels = label_order(study)
-    own = noun(study) == "setting"
+    own = not scales_sizes(study)
     group_of = {label: label for label in labels} if own else size_of(study)
     groups = labels if own else size_order(study)
     return Palette(group_of, groups, drawing.size_colours(groups), _dashes(group_of, groups))

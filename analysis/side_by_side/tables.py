@@ -46,7 +46,7 @@ def laws_table(studies: Sequence[Named]) -> Table:
         else:
             cells.append([*start, *[text.MISSING] * 5, one.fit.reason])
     head = ["study", "law", "a", "exponent b", f"{text.LEVEL} interval of b", "n", "residual sd of log error", "remark"]
-    note = "Error = a x^-b, fitted to the points of one study alone; n counts distinct x."
+    note = f"Error = a x^{text.MINUS}b, fitted to the points of one study alone; n counts distinct x."
     return Table("Laws of each study", head, cells, text_columns=2, note=note, words_last=True)
 
 

@@ -147,3 +147,36 @@ def test_analysis_never_imports_torch() -> None:
     )
     finished = run("-c", code)
     assert finished.returncode == 0, finished.stderr
+
+
+def test_long_tables_and_many_notes_are_folded(make_study: MakeStudy) -> None:
+    """Of fifty runs what is not finished stands in the open; full tables and notes wait to be opened."""
+    path = make_study(sizes={f"s{i:02}": 1000 * (i + 1) for i in range(50)}, scratch=False)
+    for i in range(25):
+        (path / "runs" / f"s{i:02}-pretrain-s0" / "segment" / "result.json").write_text("{")
+    assert main([str(path)]) == 0
+    words = " ".join(" ".join(Page((path / "report.html").read_text()).text).split())
+    for expected in (
+        "State of every run (50 rows)",
+        "Tasks that are not finished",
+        "Pretraining (50 rows)",
+        "25 notes",
+    ):
+        assert expected in words
+
+
+def test_labels_of_two_axes_are_settings(make_study: MakeStudy) -> None:
+    """Where each size stands at several rates, a label is a setting, and the sizes are counted apart."""
+    path = make_study(sizes={"nano": 25_000, "micro": 98_304}, seeds=(0, 1, 2), scratch=False)
+    plan = json.loads((path / "plan.json").read_text())
+    plan["axes"] = ["model.size", "pretrain.base_lr"]
+    for run in plan["runs"]:
+        rate = 10.0 ** -run["values"].pop("seed")
+        run["values"]["pretrain.base_lr"] = rate
+        run["label"] += f" base_lr={rate:g}"
+    (path / "plan.json").write_text(json.dumps(plan))
+    assert main([str(path)]) == 0
+    words = " ".join(" ".join(Page((path / "report.html").read_text()).text).split())
+    assert "settings 6 sizes 2" in words
+    assert "one line per run, colour by size, line style by setting" in words
+    assert "Pretrained settings above it: " in words
