@@ -265,13 +265,17 @@ def _which(name: str) -> str:
 
 
 def _kill(pids: list[int]) -> None:
-    """Kill processes and all below them."""
+    """Kill processes and all below them; these themselves first, before they can tell how those ended."""
+    family: list[psutil.Process] = []
     for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
-            for member in [*process.children(recursive=True), process]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    member.kill()
+            below = process.children(recursive=True)
+            process.kill()
+            family += below
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
 
 
 def _free_ports(count: int) -> list[int]:

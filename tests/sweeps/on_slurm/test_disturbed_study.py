@@ -25,7 +25,7 @@ STUDY = (
     "study.base_size=femto",
     "study.scratch_control=false",
     "study.tasks=[pretrain,classify]",
-    "pretrain.steps=300",
+    "pretrain.steps=200",
     "classify.steps=4",
     "checkpoint.every=100",
     "log.tensorboard=false",
@@ -91,6 +91,7 @@ def launch(*words: str, **options: Any) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_disturbed_study(run: Run, slurm_cluster: VirtualCluster, tmp_path: Path) -> None:
     """A job is requeued, another preempted, a node dies, the launcher is killed, a run is cancelled, a configuration
     damaged. Every task finishes or fails for its reason, results are those of an undisturbed study on this machine bit
