@@ -244,9 +244,11 @@ def _is_plain_number(value: Any) -> bool:
 
 def _with_sizes(table: pd.DataFrame) -> pd.DataFrame:
     """Give rows without a result the size of their label, or the only one of the study."""
-    of_label = table.dropna(subset=["size"]).drop_duplicates("label").set_index("label")["size"]
-    size = table["size"].fillna(table["label"].map(of_label))
-    return table.assign(size=size.fillna(of_label.iloc[0]) if of_label.nunique() == 1 else size)
+    known = table.dropna(subset=["size"])
+    of_label = dict(zip(known["label"], known["size"], strict=True))
+    only = next(iter(of_label.values())) if len(set(of_label.values())) == 1 else None
+    size = [of_label.get(label, only) for label in table["label"]]
+    return table.assign(size=pd.Series(size, index=table.index, dtype="str"))
 
 
 def _join_pretraining(table: pd.DataFrame) -> pd.DataFrame:

@@ -141,7 +141,9 @@ def label_order(study: Study) -> list[str]:
 def size_of(study: Study) -> dict[str, str]:
     """{label: its size}. Labels of a grid over more than sizes share one; a label without any stands for itself."""
     table = study.table.drop_duplicates("label")
-    return dict(zip(table["label"].map(str), table["size"].fillna(table["label"]).map(str), strict=True))
+    return dict(
+        zip(table["label"].map(str), table["size"].where(table["size"].notna(), table["label"]).map(str), strict=True)
+    )
 
 
 def size_order(study: Study) -> list[str]:

@@ -81,4 +81,4 @@ def _said(found: pd.DataFrame, quantity: str) -> str:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.3g}{text.SPACE}{text.TIMES}"
+    return f"{text.count(ratio)}{text.SPACE}{text.TIMES}"

@@ -76,7 +76,7 @@ def _draw(
     axes: Axes, good: pd.DataFrame, means: Mapping[str, pd.Series[float]], bad: pd.DataFrame, looks: Palette
 ) -> None:
     every = pd.concat([good["x"], bad["x"]])
-    drawing.log_axis(axes, "x", float(every.min()) / MARGIN, float(every.max()) * MARGIN, lambda value: f"{value:g}")
+    drawing.log_axis(axes, "x", float(every.min()) / MARGIN, float(every.max()) * MARGIN, lambda value: f"{value:g}", 5)
     low, high = float(good["error"].min()) / 1.1, min(float(good["error"].max()) * 1.1, 1.15)
     drawing.log_axis(axes, "y", low, high, text.round_percent)
     for group, mean in means.items():

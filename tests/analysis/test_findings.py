@@ -97,7 +97,7 @@ def test_a_run_that_missed_a_milestone_is_no_data_point(make_study: MakeStudy) -
     for name in ("classification", "segmentation"):
         law = answers(path)[f"Does the {name} error fall with backbone parameters?"]
         assert "n = 4 sizes (4 runs)" in law.answer
-        assert "1 unfinished or failed run left out." in law.detail
+        assert "1 unfinished, failed or unreadable run left out." in law.detail
 
 
 def test_two_sizes_are_no_law(make_study: MakeStudy) -> None:
