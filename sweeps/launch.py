@@ -26,8 +26,10 @@ from nepa_scale.files import file_in_the_way
 from nepa_scale.runs import exclusive
 from sweeps import display, jobs, plan, plan_view, registration
 from sweeps.calibrating import measurements
-from sweeps.calibrating.running import measure
+from sweeps.calibrating.here import run_here
+from sweeps.calibrating.on_slurm import run_on_slurm
 from sweeps.calibrating.shapes import unmeasured
+from sweeps.calibrating.short_runs import short_run
 from sweeps.clusters import CLUSTER_NAME, read_cluster, save_cluster
 from sweeps.command_line import compose_tree, options, read_launch
 from sweeps.executors import executor
@@ -88,6 +90,8 @@ def launch(request: Launch) -> int:
     if request.dry_run:
         for line in (*beyond, *excesses):
             print(f"warning: {line}")
+        if held:
+            print(registration.waiting_line(planned, held))
         print("dry run: nothing was created")
         return 0
     if excesses:
@@ -112,7 +116,7 @@ def help_text() -> str:
         "study_dir=DIR  where plan, runs and report go (default studies/<study>-<grid>)",
         "branch=true    with grid=data_size: one long pre-training serves all sizes by short decays",
         "seeds=N        repeat every point of the grid with so many seeds",
-        "calibrate=true measure how long such tasks take on this machine, once, for better estimates",
+        "calibrate=true measure how long such tasks take where they will run, once, for better estimates",
         "predict=true   write down what smaller runs let expect of the largest, before these start",
         "dry_run=true   show the plan with its cost and create nothing; also --dry-run",
         "unfit=drop     leave out points that do not fit the devices, with the reason, instead of refusing",
@@ -142,13 +146,16 @@ def _measurements(
     known = measurements.load(folder, measurements.device_of(request.cluster))
     if not request.calibrate:
         return known
-    if not isinstance(request.cluster, LocalSettings):
-        raise UserError("calibrate=true: measures this machine; with cluster=slurm give cluster.mfu and cluster.device")
     missing = unmeasured(points, placed, known)
     if missing:
         _check_shards(points.values())
         _make_embedded_data(points.values())
-        for measurement in measure(missing, local_slots(request.cluster), speed.seconds_of_work, folder):
+        runs = [(shape, short_run(shape, speed.seconds_of_work(shape.work))) for shape in missing]
+        if isinstance(request.cluster, LocalSettings):
+            found = run_here(runs, local_slots(request.cluster), folder)
+        else:
+            found = run_on_slurm(runs, request.cluster, folder)
+        for measurement in found:
             known.add(measurement)
         known.save(folder)
     return known

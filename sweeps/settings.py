@@ -149,7 +149,7 @@ class Tree:
     )
     predict: bool = option("write down what is expected of the largest runs before they start", False)
     predict_from: str | None = option("predict=true: study directory whose finished runs are fitted; null = this one")
-    calibrate: bool = option("measure how long such tasks take on this machine, where that is not known yet", False)
+    calibrate: bool = option("measure how long such tasks take where they will run, if that is not known yet", False)
     branch: bool = option("grid=data_size: one long pre-training serves all sizes by short decays (wsd)", False)
     only: str = option("which unfinished tasks to start: all, failed, or missing (those that did not fail)", "all")
     watch: bool | None = option("stay until all is done; null = on this machine, not on Slurm")

@@ -74,8 +74,11 @@ class ShortRun:
         """Evaluations come after so many steps; 0 = only at the end."""
         return 4 * self.log_every if self.evaluates else 0
 
-    def timing(self, task_dir: Path, seconds: float) -> Timing:
-        """What the run in ``task_dir`` says, whose process took ``seconds``. Raises ``ValueError`` for another run."""
+    def timing(self, task_dir: Path, seconds: float | None = None) -> Timing:
+        """What the run in ``task_dir`` says. Raises ``ValueError`` for another run.
+
+        ``seconds``: the whole life of its process; without it what comes after the result is left out.
+        """
         result = read_json(task_dir / "result.json")
         rows = [json.loads(line) for line in (task_dir / "metrics.jsonl").read_text().splitlines()]
         rows = [row for row in rows if "images_per_second" in row]
@@ -86,13 +89,14 @@ class ShortRun:
         plain = step * self.log_every
         saving = training[3:5] if self.evaluates else training[3:4]
         between = rows[4]["elapsed_seconds"] - rows[3]["elapsed_seconds"] - training[4]
-        started = seconds - result["wall_seconds"] if result["startup_seconds"] is None else result["startup_seconds"]
+        started = result["startup_seconds"] or 0.0
+        life = started + result["wall_seconds"] if seconds is None else seconds
         return Timing(
             startup=started + max(0.0, training[0] - plain) + rows[0]["elapsed_seconds"] - training[0],
             step=step,
             save=max(0.0, fmean(saving) - plain),
             evaluation=max(0.0, between),
-            finish=max(0.0, seconds - started - rows[5]["elapsed_seconds"]),
+            finish=max(0.0, life - started - rows[5]["elapsed_seconds"]),
         )
 
 

@@ -69,7 +69,6 @@ def test_every_shipped_choice_plans(run: Run, paper_data: Path, tmp_path: Path, 
         (["cluster.device=a100"], "cluster.device and cluster.mfu go together; give cluster.mfu=FRACTION, too"),
         (["cluster.device=a1000", "cluster.mfu=0.3"], "cluster.device=a1000: no stated peak in fp32; known are"),
         (["cluster.device=a100", "cluster.mfu=35"], "cluster.mfu=35.0: at most 1"),
-        (["cluster=slurm", "cluster.tasks_per_node=1", "calibrate=true"], "calibrate=true: measures this machine"),
     ],
 )
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])

@@ -8,7 +8,7 @@ import pytest
 
 from nepa_scale import checks, overrides
 from nepa_scale.overrides import parse
-from sweeps.calibrating.running import short_config
+from sweeps.calibrating.short_runs import short_config
 from sweeps.calibrating.timing import Counts, ShortRun, counts
 
 RUN = ShortRun(10, evaluates=True)

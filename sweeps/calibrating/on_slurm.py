@@ -1,0 +1,67 @@
+"""Measuring tasks on a Slurm cluster: each trains for some steps as a job of the shape that the study's will have."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from nepa_scale import overrides
+from nepa_scale.errors import UserError
+from nepa_scale.status import now
+from sweeps import jobs
+from sweeps.calibrating.measurements import Measurement
+from sweeps.calibrating.shapes import Shape
+from sweeps.calibrating.short_runs import short_config
+from sweeps.calibrating.timing import ShortRun
+from sweeps.on_slurm.executor import SlurmExecutor
+from sweeps.resources import of_cluster
+from sweeps.schedule import Job
+from sweeps.settings import SlurmSettings
+from sweeps.task import run_task
+
+POLL_SECONDS = 2.0
+
+
+def run_on_slurm(runs: Sequence[tuple[Shape, ShortRun]], settings: SlurmSettings, folder: Path) -> list[Measurement]:
+    """Submit the ``runs`` from a temporary folder below ``folder``, which the nodes must see, and wait for their end.
+
+    Raises ``UserError`` with Slurm's words, or the first reason of a task that failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="running-", ignore_cleanup_errors=True) as temporary:
+        study_dir = Path(temporary)
+        place = SlurmExecutor(settings, study_dir)
+        place.check()
+        todo = [
+            _job(study_dir / "runs" / str(number), shape, run, settings) for number, (shape, run) in enumerate(runs)
+        ]
+        try:
+            place.submit(todo)
+            print(f"calibrating: {len(todo)} tasks on Slurm", flush=True)
+            while place.is_active():
+                time.sleep(POLL_SECONDS)
+        except BaseException:  # Ctrl-C above all: what nobody waits for any more should not take nodes
+            place.cancel(todo)
+            raise
+        return [_measurement(shape, run, job, place) for (shape, run), job in zip(runs, todo, strict=True)]
+
+
+def _job(run_dir: Path, shape: Shape, run: ShortRun, settings: SlurmSettings) -> Job:
+    overrides.save(short_config(shape.config, shape.task, run), run_dir / "config.yaml")
+    return Job(
+        key=f"{run_dir.name}/{shape.task}",
+        function=functools.partial(run_task, str(run_dir), shape.task),
+        folder=run_dir / shape.task / "submitit",
+        resources=of_cluster(settings),
+    )
+
+
+def _measurement(shape: Shape, run: ShortRun, job: Job, place: SlurmExecutor) -> Measurement:
+    if not jobs.is_done(job):
+        reason = place.gone([job.key]).get(job.key, "it ended without a result")
+        raise UserError(f"calibrating {shape.label}: {reason}")
+    timing = run.timing(jobs.task_dir(job))
+    return Measurement(shape.family, shape.work, timing, shape.label, now())
