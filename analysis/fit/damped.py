@@ -13,7 +13,8 @@ from analysis.laws.law import Array
 
 START, EASE, TIGHTEN, MOST = 1e-2, 0.3, 4.0, 1e9
 """The damping at first, what it is multiplied by after a step that helped or did not, and where a search gives up."""
-TINY = 1e-9
+SOFTEST, LEAST = 1e-9, 1e-12
+"""The smallest damping, and the smallest curvature that a coordinate is scaled by."""
 LONGEST_MOVE = 2.0
 """Largest change of any internal coordinate in one step."""
 GAIN, PATIENCE = 1e-5, 5
@@ -42,7 +43,7 @@ def solve(loss: Loss, start: Array, rows: Rows, steps: int) -> Minima:
         taken = active[better]
         theta[taken], value[taken] = tried[better], new_value[better]
         pull[taken], curvature[taken] = new_pull[better], new_curvature[better]
-        damping[active] *= np.where(better, EASE, TIGHTEN)
+        damping[active] = np.maximum(damping[active] * np.where(better, EASE, TIGHTEN), SOFTEST)
         idle[active] = np.where(gain < GAIN, idle[active] + 1, 0)
         active = active[(idle[active] < PATIENCE) & (damping[active] < MOST)]
     return Minima(theta, value)
@@ -58,9 +59,10 @@ def _state(loss: Loss, theta: Array, rows: Rows) -> tuple[Array, Array, Array]:
 
 def _step(curvature: Array, pull: Array, damping: Array) -> Array:
     """The damped steps [S, P], shortened where they are too long."""
-    size = np.einsum("kpp->kp", curvature)
-    ridge = damping[:, None] * (size + TINY * size.max(axis=1, keepdims=True) + 1e-300)
-    move = np.linalg.solve(curvature + ridge[:, :, None] * np.eye(pull.shape[1]), pull[..., None])[..., 0]
+    size = np.sqrt(np.maximum(np.einsum("kpp->kp", curvature), LEAST))
+    scaled = curvature / (size[:, :, None] * size[:, None, :])
+    move = np.linalg.solve(scaled + damping[:, None, None] * np.eye(pull.shape[1]), (pull / size)[..., None])[..., 0]
+    move = move / size
     longest = np.abs(move).max(axis=1, keepdims=True)
     shortened: Array = move * np.minimum(1.0, LONGEST_MOVE / np.maximum(longest, 1e-300))
     return shortened

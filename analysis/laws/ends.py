@@ -31,25 +31,25 @@ def levelling(theta: Array, columns: Array) -> tuple[Array, Array]:
 
 
 def m4(theta: Array, columns: Array) -> tuple[Array, Array]:
-    """Log of the y in ``(y - E) / (E + S - y)^alpha = beta x^-c``; theta is (log E, log S, log beta, c, log alpha).
+    """``log(E + S p)`` with the p in ``p / (1 - p)^alpha = beta x^-c``; theta is (log E, log S, log beta, c, log alpha).
 
-    With y = E + S p and z = logit p the equation is ``log p - alpha log(1 - p) = right``, which rises in z at a rate
-    between 1 and alpha and is convex or concave throughout: Newton's steps find its root from anywhere.
+    With z = logit p the equation is ``log p - alpha log(1 - p) = right``, which rises in z at a rate between 1 and
+    alpha and is convex or concave throughout: Newton's steps find its root from anywhere.
     """
     log_x = np.log(columns[0])
     log_e, log_s, log_beta, c, log_alpha = (theta[:, i : i + 1] for i in range(5))
     alpha = np.exp(log_alpha)
-    z = _root(log_beta + (alpha - 1) * log_s - c * log_x, alpha)
+    z = _root(log_beta - c * log_x, alpha)
     below, rate = np.logaddexp(0.0, z), expit(-z) + alpha * expit(z)
     fall = log_s + z - below
     value, (floor, share) = log_sum(np.stack([np.broadcast_to(log_e, fall.shape), fall]))
     by_right = share * expit(-z) / rate  # d log y / d right
     gradient = [
         floor,
-        share + by_right * (alpha - 1),
+        share,
         by_right,
         -by_right * log_x,
-        by_right * alpha * (log_s - below),
+        -by_right * alpha * below,
     ]
     return value, np.stack(gradient, axis=-1)
 
@@ -88,7 +88,7 @@ def _m4_starts(columns: Array, y: Array) -> Array:
         right = np.log(share) - alpha * np.log1p(-share)
         design = np.stack([np.ones_like(log_x), -log_x], axis=1) * weight[:, None]
         level, c = np.linalg.lstsq(design, right * weight, rcond=None)[0]
-        starts.append([np.log(floor), np.log(span), level - (alpha - 1) * np.log(span), c, np.log(alpha)])
+        starts.append([np.log(floor), np.log(span), level, c, np.log(alpha)])
     return np.array(starts)
 
 
@@ -97,7 +97,7 @@ LEVELLING = Law(
     (Parameter("A"), Parameter("alpha", positive=False), Parameter("s")), levelling, _levelling_starts,
 )  # fmt: skip
 M4 = Law(
-    "m4", "(y - E) / (E + S - y)^alpha = beta x^-c, solved for y", "M4 of Alabdulmohsin et al. 2022, arXiv:2209.06640",
-    ("x",), (Parameter("E"), Parameter("S"), Parameter("beta"), Parameter("c", positive=False), Parameter("alpha")),
+    "m4", "E + S p, where p / (1 - p)^alpha = beta x^-c", "M4 of Alabdulmohsin et al. 2022, arXiv:2209.06640", ("x",),
+    (Parameter("E"), Parameter("S"), Parameter("beta"), Parameter("c", positive=False), Parameter("alpha")),
     m4, _m4_starts,
 )  # fmt: skip
