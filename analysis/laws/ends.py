@@ -31,7 +31,7 @@ def levelling(theta: Array, columns: Array) -> tuple[Array, Array]:
 
 
 def m4(theta: Array, columns: Array) -> tuple[Array, Array]:
-    """``log(E + S p)`` with the p in ``p / (1 - p)^alpha = beta x^-c``; theta is (log E, log S, log beta, c, log alpha).
+    """``log(E + S p)``, ``p / (1 - p)^alpha = beta x^-c``; theta is (log E, log S, log beta, c, log alpha).
 
     With z = logit p the equation is ``log p - alpha log(1 - p) = right``, which rises in z at a rate between 1 and
     alpha and is convex or concave throughout: Newton's steps find its root from anywhere.
