@@ -17,6 +17,8 @@ CONFIDENCE = 0.95
 LITTLE_CHANGE = 0.5
 """Where caution leaves less than this share of the change, the rolling errors were about as large as the change."""
 FEW_ORIGINS = 4
+WELL_TESTED = 0.7
+"""Share of the horizon, in log x, over which some origin must have been judged."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _warnings(combined: Combined, beyond: float, tested: float) -> tuple[str, ..
     if combined.judged < FEW_ORIGINS:
         origins = "origin" if combined.judged == 1 else "origins"
         warnings.append(f"only {combined.judged} rolling {origins}: the forms could hardly be told apart")
-    if tested < beyond * (1 - 1e-9):
+    if np.log(tested) < WELL_TESTED * np.log(beyond):
         warnings.append(
             f"asked for {beyond:.3g} times the largest x, but the points test no more than {tested:.3g} times"
         )

@@ -50,7 +50,7 @@ class Rolled:
 
 def roll(x: Array, y: Array, at: Array) -> Rolled:
     """Fit every form at every origin to ``y`` [n] at rising ``x`` [n], for the places ``at`` [m]."""
-    middle = np.exp(np.log(x).mean())  # the forms' parameters are of order one there
+    middle, level = np.exp(np.log(x).mean()), np.exp(np.log(y).mean())  # the forms' parameters are of order one there
     places = np.concatenate([x, at]) / middle
     seen = np.append(origins(x), len(x))
     forecasts = np.full((len(FORMS), len(seen), len(places)), np.nan)
@@ -58,9 +58,9 @@ def roll(x: Array, y: Array, at: Array) -> Rolled:
         distinct = np.array([len(np.unique(x[:count])) for count in seen])
         enough = distinct > len(law.parameters)
         if enough.any():
-            theta = fit_from(law, x / middle, y, seen[enough])
+            theta = fit_from(law, x / middle, y / level, seen[enough])
             with np.errstate(all="ignore"):
-                forecast[enough] = law.log_value(theta, places[None])
+                forecast[enough] = law.log_value(theta, places[None]) + np.log(level)
     forecasts[~np.isfinite(forecasts).all(axis=2)] = np.nan
     return Rolled(FORMS, np.log(x), np.log(y), np.log(at), seen, forecasts)
 
@@ -80,15 +80,16 @@ def origins(x: Array) -> Counts:
 def fit_from(law: Law, x: Array, y: Array, seen: Counts) -> Array:
     """theta [O, P] of least squares of log y over the first ``seen`` [O] points each, all searched at once.
 
-    Every origin searches from its own starts, then also from where the others ended.
+    Every origin searches from its own starts, then also from where earlier ones ended. Never from where later ones
+    did: what the points seen leave open, such as a bend after them, would then know what comes.
     """
     loss = Loss(law, x[None], y, (np.arange(len(x)) < seen[:, None]) / seen[:, None], SQUARED)
     starts = [law.starts(x[None, :count], y[:count]) for count in seen]
     rows = np.repeat(np.arange(len(seen)), [len(own) for own in starts])
     theta, rows, _ = _kept(loss, np.concatenate(starts), rows, FIRST_LOOK, KEPT)
     theta, rows, value = _kept(loss, theta, rows, SEARCH, 1)
-    others, their_rows = np.repeat(theta, len(seen), axis=0), np.tile(rows, len(rows))
-    others, their_rows, their_value = _kept(loss, others, their_rows, SHARE, 1)
+    earlier, their_rows = np.tril_indices(len(seen))[::-1]
+    others, _, their_value = _kept(loss, theta[earlier], their_rows, SHARE, 1)
     lower = their_value < value
     theta, _, _ = _kept(loss, np.where(lower[:, None], others, theta), rows, FINISH, 1)
     return theta
