@@ -62,6 +62,15 @@ class Loss:
         weights = self.weights[rows] * np.minimum(1.0, self.delta / np.maximum(np.abs(residual), 1e-300))
         return np.einsum("kn,knp,knq->kpq", weights, jacobian, jacobian, optimize=True) / self.scale
 
+    def second_order(self, theta: Array, rows: Rows) -> tuple[Array, Array, Array]:
+        """Scaled loss [K], gradient [K, P] and Gauss-Newton curvature [K, P, P] from one evaluation of the law."""
+        residual, jacobian = self.residuals(theta)
+        weights = self.weights[rows]
+        total = (weights * huber(self.delta, residual)).sum(axis=1) / self.scale
+        influence = weights * np.minimum(1.0, self.delta / np.maximum(np.abs(residual), 1e-300)) / self.scale
+        weighted = (influence[..., None] * jacobian).transpose(0, 2, 1)
+        return total, -(weighted @ residual[..., None])[..., 0], weighted @ jacobian
+
     def inverse_hessian(self, theta: Array, rows: Rows) -> Array:
         """A scaling [K, P, P] for the first step of a search, damped so that flat directions stay bounded."""
         curvature = self.curvature(theta, rows)

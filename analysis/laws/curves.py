@@ -12,7 +12,7 @@ from analysis.laws.terms import coefficients, log_sum
 
 EXPONENTS = (0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 1.8)
 PLACES = (0.02, 0.2, 0.5, 0.8)
-"""Where along log x a bend or shift may start, as fractions of the range."""
+"""Where along log x a shift may start, as fractions of the range."""
 
 
 def power(theta: Array, columns: Array) -> tuple[Array, Array]:
@@ -53,26 +53,6 @@ def saturating(theta: Array, columns: Array) -> tuple[Array, Array]:
     share = expit(exponent)
     value = theta[:, :1] - np.logaddexp(0.0, exponent)
     return value, np.stack([np.ones_like(value), -share * theta[:, 2:3], -share * away], axis=-1)
-
-
-def broken(theta: Array, columns: Array) -> tuple[Array, Array]:
-    """``log(a + b x^-c0 (1 + (x/d1)^(1/f1))^(-c1 f1))``; theta is (log a, log b, c0, c1, log d1, log f1)."""
-    log_x = np.log(columns[0])
-    log_a, log_b, c0, c1, log_d, log_f = (theta[:, i : i + 1] for i in range(6))
-    sharpness = np.exp(log_f)
-    bend = (log_x - log_d) / sharpness
-    soft, beyond = np.logaddexp(0.0, bend), expit(bend)
-    fall = log_b - c0 * log_x - c1 * sharpness * soft
-    value, (floor, share) = log_sum(np.stack([np.broadcast_to(log_a, fall.shape), fall]))
-    gradient = [
-        floor,
-        share,
-        -share * log_x,
-        -share * sharpness * soft,
-        share * c1 * beyond,
-        share * c1 * sharpness * (bend * beyond - soft),
-    ]
-    return value, np.stack(gradient, axis=-1)
 
 
 def sigmoid(theta: Array, columns: Array) -> tuple[Array, Array]:
@@ -130,19 +110,6 @@ def _saturating_starts(columns: Array, y: Array) -> Array:
     )
 
 
-def _broken_starts(columns: Array, y: Array) -> Array:
-    log_x = np.log(columns[0])
-    starts = []
-    for place, sharp, before, after in itertools.product(
-        (0.25, 0.5, 0.75, 0.95), (0.1, 0.5, 2.0), (0.05, 0.4), (0.3, 1.5, 5.0)
-    ):
-        bend = log_x.min() + place * np.ptp(log_x)
-        shape = -before * log_x - after * sharp * np.logaddexp(0.0, (log_x - bend) / sharp)
-        log_a, log_b = coefficients(np.stack([np.ones_like(y), np.exp(shape - shape.max())]), y)
-        starts.append([log_a, log_b - shape.max(), before, after, bend, np.log(sharp)])
-    return np.array(starts)
-
-
 def _sigmoid_starts(columns: Array, y: Array) -> Array:
     x = columns[0]
     sign = -np.sign(np.polyfit(x, y, 1)[0]) or 1.0
@@ -172,11 +139,6 @@ SHIFTED_OFFSET = Law(
 SATURATING = Law(
     "saturating", "C / (1 + (k / x)^alpha)", "Hill 1910; rises to a ceiling C as C - C k^alpha x^-alpha", ("x",),
     (Parameter("C"), Parameter("k"), Parameter("alpha", positive=False)), saturating, _saturating_starts,
-)  # fmt: skip
-BROKEN = Law(
-    "broken", "a + b x^-c0 (1 + (x / d1)^(1 / f1))^(-c1 f1)", "Caballero et al. 2023, arXiv:2210.14891, eq. 1", ("x",),
-    (Parameter("a"), Parameter("b"), Parameter("c0", positive=False), Parameter("c1", positive=False),
-     Parameter("d1"), Parameter("f1")), broken, _broken_starts,
 )  # fmt: skip
 SIGMOID = Law(
     "sigmoid", "low + span / (1 + exp(k (x - x0)))", "Bhagia et al. 2024, arXiv:2412.04403, sec. 3.2", ("x",),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.laws import curves, surfaces
+from analysis.laws import bends, curves, ends, surfaces
 from analysis.laws.law import Law
 from nepa_scale.errors import UserError, nearest
 
@@ -10,7 +10,8 @@ LAWS: dict[str, Law] = {
     law.name: law
     for law in (
         *(curves.POWER, curves.OFFSET, curves.SHIFTED, curves.SHIFTED_OFFSET),
-        *(curves.SATURATING, curves.BROKEN, curves.SIGMOID),
+        *(ends.LEVELLING, ends.M4, bends.BENT, bends.BROKEN),
+        *(curves.SATURATING, curves.SIGMOID),
         *(surfaces.CHINCHILLA, surfaces.REPEATED),
     )
 }

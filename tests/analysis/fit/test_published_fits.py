@@ -16,7 +16,8 @@ from analysis.fit.isoflop import Allocation, akima_minimum, allocation, parabola
 from analysis.fit.loss import SQUARED, Loss
 from analysis.fit.optimal import best_use
 from analysis.fit.search import search
-from analysis.laws.curves import BROKEN, POWER
+from analysis.laws.bends import BROKEN
+from analysis.laws.curves import POWER
 from analysis.laws.surfaces import CHINCHILLA
 
 PLAIN = Options(delta=SQUARED, logarithmic=False, bootstrap=0)

@@ -1,0 +1,138 @@
+"""``python -m analysis.forecast TABLE --x COLUMN --y COLUMN --at X``: continue the curves of anybody's table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from analysis.fit.small_sample import NoFit
+from analysis.fit.table import checked, numbers, read_table
+from analysis.forecast.answers import as_json
+from analysis.forecast.estimate import CONFIDENCE, Forecast, forecast
+from analysis.forecast.frontier import frontier
+from analysis.laws.law import Array
+from nepa_scale.errors import UserError
+
+EXIT_USER_ERROR = 2
+PLAIN_WIDTH = 120
+Answers = dict[str, Forecast | NoFit]
+
+
+def main(words: Sequence[str]) -> int:
+    """Forecast and print; returns the exit code."""
+    given = _parser().parse_args(words)
+    try:
+        answers = _answers(given)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    if given.json:
+        print(json.dumps(as_json(answers), indent=2))
+    else:
+        _show(answers, given.group)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.forecast",
+        description="Continue learning or scaling curves beyond their last point, with prediction intervals. Forms "
+        "compete by how well they would have forecast the later points from the earlier ones; there is nothing to set.",
+    )
+    parser.add_argument("table", type=Path, metavar="TABLE", help="CSV or parquet file with named columns")
+    parser.add_argument("--x", required=True, metavar="COLUMN", help="images seen, parameters or compute")
+    parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
+    parser.add_argument("--at", required=True, metavar="X[,X...]", help="places to forecast, beyond the largest x")
+    parser.add_argument("--group", metavar="COLUMN", help="what tells the curves of a table apart, e.g. the model")
+    parser.add_argument(
+        "--frontier", action="store_true", help="keep only rows that no row of the same or a smaller x is below"
+    )
+    parser.add_argument("--confidence", type=float, default=CONFIDENCE, help="of the intervals (default 0.95)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _answers(given: argparse.Namespace) -> Answers:
+    """A forecast for every group. Raises ``UserError`` where there is none for any."""
+    places = _places(given.at)
+    if not 0 < given.confidence < 1:
+        raise UserError(f"--confidence {given.confidence}: must be between 0 and 1")
+    table = read_table(given.table)
+    x, y = numbers(table, given.x, given.table), numbers(table, given.y, given.table)
+    labels = np.full(len(x), "")
+    if given.group is not None:
+        labels = table[checked(table, given.group, given.table)].astype(str).to_numpy()
+    answers: Answers = {}
+    for label in dict.fromkeys(labels):
+        own_x, own_y = x[labels == label], y[labels == label]
+        if given.frontier:
+            present = np.isfinite(own_x) & np.isfinite(own_y)
+            own_x, own_y = frontier(own_x[present], own_y[present])
+        answers[str(label)] = forecast(own_x, own_y, places, confidence=given.confidence)
+    refused = [
+        f"{given.group} {label}: {one.reason}" if label else one.reason
+        for label, one in answers.items()
+        if isinstance(one, NoFit)
+    ]
+    if len(refused) == len(answers):
+        raise UserError(f"{given.table}: no forecast: {refused[0] if refused else 'it has no rows'}")
+    return answers
+
+
+def _places(words: str) -> Array:
+    try:
+        places = np.array([float(word) for word in words.split(",")])
+    except ValueError:
+        raise UserError(f"--at {words}: give numbers: X[,X...]") from None
+    if not all(math.isfinite(place) and place > 0 for place in places):
+        raise UserError(f"--at {words}: every place must be greater than 0")
+    return places
+
+
+def _show(answers: Answers, group: str | None) -> None:
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+    told = [answer for answer in answers.values() if isinstance(answer, Forecast)]
+    table = Table(*([group] if group else []), "at", "forecast", f"{told[0].confidence:.0%} interval", "forms")
+    for label, answer in answers.items():
+        if isinstance(answer, Forecast):
+            for row in _rows(answer):
+                table.add_row(*([label] if group else []), *row)
+    console.print(table)
+    for label, answer in answers.items():
+        name = f"{label}: " if group else ""
+        if isinstance(answer, NoFit):
+            console.print(f"{name}no forecast: {answer.reason}")
+            continue
+        console.print(
+            f"{name}{answer.beyond:.3g} times beyond the last point; {answer.origins} rolling origins, tested up to "
+            f"{answer.tested:.3g} times, errors {math.expm1(answer.rolling_error):.2%}{_left_out(answer.left_out)}"
+        )
+        for warning in answer.warnings:
+            console.print(f"note: {name}{warning}")
+
+
+def _rows(answer: Forecast) -> list[list[str]]:
+    leading = sorted(answer.shares.items(), key=lambda item: -item[1])
+    forms = ", ".join(f"{name} {share:.0%}" for name, share in leading if share >= 0.1)
+    return [
+        [f"{at:.6g}", f"{y:.5g}", f"{low:.5g} .. {high:.5g}", forms if at == answer.at[0] else ""]
+        for at, y, low, high in zip(answer.at, answer.y, answer.low, answer.high, strict=True)
+    ]
+
+
+def _left_out(rows: int) -> str:
+    return f" ({rows} rows with missing values left out)" if rows else ""
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends without a traceback
+    sys.exit(main(sys.argv[1:]))
