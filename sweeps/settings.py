@@ -112,7 +112,9 @@ class SlurmSettings(ClusterSettings):
     gpus_per_node: int = option("GPUs per node", 0)
     cpus_per_task: int = option("cores per process", 1)
     mem_gb: int | None = option("memory per node in GB; null = the partition's default")
-    timeout_min: int = option("time limit of one job in minutes", 60)
+    max_nodes: int | None = option("nodes that a task too large for `nodes` may take, which are doubled; null = nodes")
+    timeout_min: int = option("time limit of one job in minutes, at most", 60)
+    time_margin: float | None = option("limit of each task: its estimated time times this; null = timeout_min for all")
     save_seconds: int = option("how long before the time limit a job is told to save and start again", 90)
     max_requeues: int = option("how often a job may start again after preemption, its time limit or a lost node", 10)
     array_parallelism: int | None = option(

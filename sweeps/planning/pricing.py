@@ -6,7 +6,7 @@ from nepa_scale.config import RunConfig
 from nepa_scale.costs import FLOPS_CONVENTION, task_cost
 from nepa_scale.storage import task_storage
 from sweeps.calibrating.measurements import Measurements
-from sweeps.machine import Speed
+from sweeps.machine import Speed, world_size
 from sweeps.plan import Layout, Plan, PlannedRun, PlannedTask
 from sweeps.planning import branches
 from sweeps.planning.grids import varied
@@ -15,8 +15,8 @@ from sweeps.planning.point import Point
 from sweeps.planning.points import resolved
 from sweeps.planning.sharing import pretraining_digest
 from sweeps.planning.times import Times
-from sweeps.resources import Resources, of_cluster
-from sweeps.settings import Launch
+from sweeps.resources import of_task
+from sweeps.settings import Cluster, Launch
 
 BASIS = {
     "FLOPs": FLOPS_CONVENTION,
@@ -28,7 +28,7 @@ def price(
     launch: Launch, points: dict[str, Point], speed: Speed, placed: Placements, measured: Measurements | None = None
 ) -> Plan:
     """The plan of the expanded ``points``. Raises ``DataError`` when a data set cannot be read."""
-    pricing = _Pricing(of_cluster(launch.cluster), placed, Times(speed, measured))
+    pricing = _Pricing(launch.cluster, placed, Times(speed, world_size(launch.cluster), measured))
     launch = resolved(launch)
     planned = tuple(
         PlannedRun(
@@ -50,9 +50,9 @@ def price(
 class _Pricing:
     """The figures of tasks, worked out once for what differs only in its seed."""
 
-    def __init__(self, resources: Resources, placed: Placements, times: Times) -> None:
+    def __init__(self, cluster: Cluster, placed: Placements, times: Times) -> None:
         self.times = times
-        self._resources, self._placed = resources, placed
+        self._cluster, self._placed = cluster, placed
         self._known: dict[tuple[str, str, int], PlannedTask] = {}
 
     def of(self, point: Point, task: str) -> PlannedTask:
@@ -74,7 +74,7 @@ class _Pricing:
             memory_bytes=placement.memory.total,
             seconds=seconds,
             calibrated=calibrated,
-            resources=self._resources,
+            resources=of_task(self._cluster, placement.world_size, seconds),
             flops_inherited=cost.flops_train * start // cost.steps,
             steps=cost.steps,
             dataset=config.task_config(task).dataset,

@@ -11,10 +11,10 @@ from sweeps.machine import Speed
 
 
 class Times:
-    """Estimates of a launch. It remembers how many of them rest on measurements."""
+    """Estimates of a launch, ``speed`` being that of ``devices``. It remembers how many rest on measurements."""
 
-    def __init__(self, speed: Speed, measured: Measurements | None = None) -> None:
-        self._speed, self._measured = speed, measured
+    def __init__(self, speed: Speed, devices: int, measured: Measurements | None = None) -> None:
+        self._speed, self._devices, self._measured = speed, devices, measured
         self._numbers = {True: 0, False: 0}
 
     def of(
@@ -29,7 +29,8 @@ class Times:
         self._numbers[found is not None] += 1
         if found is not None:
             return found, True
-        return self._speed.seconds(cost.flops_train - cost.flops_train * start // cost.steps), False
+        flops = cost.flops_train - cost.flops_train * start // cost.steps
+        return self._speed.seconds(flops * self._devices // placement.world_size), False
 
     @property
     def basis(self) -> str:
