@@ -198,6 +198,42 @@ def test_interrupted_tasks_start_again(tmp_path: Path, restarts: int) -> None:
         assert reason(job).startswith("timeout: interrupted 1 times")
 
 
+def until_told(study: Path) -> None:
+    """A task that works until it is told that its time is nearly over, and is done when it starts again."""
+    if os.environ.get("SLURM_RESTART_COUNT"):
+        finish(study, "a/pretrain")
+        return
+    told: list[int] = []
+    signal.signal(signal.SIGUSR2, lambda number, _: told.append(number))
+    while not told:
+        time.sleep(0.1)
+    raise TaskInterruptedError("told to stop")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("slurm_cluster")
+def test_the_time_limit(tmp_path: Path) -> None:
+    """Before its real time limit a task is told, and goes on in a new start; one that does not listen has a timeout."""
+    settings = SlurmSettings(kind="slurm", save_seconds=45)
+    minute = Resources(mem_gb=1, timeout_min=1)
+    todo = [
+        make_job(tmp_path, "a/pretrain", partial(until_told, tmp_path), asked=minute),
+        make_job(tmp_path, "deaf/pretrain", partial(deaf, 300), asked=minute),
+    ]
+    executor = submit(tmp_path, todo, settings)
+    assert ends(tmp_path, 240) == {"a/pretrain": "COMPLETED", "deaf/pretrain": "TIMEOUT"}
+    executor.settle(todo)
+    assert reason(todo[1]).startswith("timeout: the time limit of its job is over")
+    assert truth.states(tmp_path)["a/pretrain"].restarts == 1
+
+
+def deaf(seconds: float) -> None:
+    """Work on, whatever is said."""
+    for number in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    time.sleep(seconds)
+
+
 @pytest.mark.usefixtures("slurm_cluster")
 def test_a_cancelled_task_is_not_requeued(tmp_path: Path) -> None:
     """One that a user cancels while it runs ends for good, though it was told to stop just as by a preemption."""
