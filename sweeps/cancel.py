@@ -11,13 +11,12 @@ if __name__ == "__main__":
     # Run as a script, Python imports from this file's folder; import from the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from nepa_scale.errors import UserError
 from sweeps import jobs, selecting, withdrawn
 from sweeps.clusters import read_cluster
 from sweeps.executors import Executor, executor
 from sweeps.schedule import Job
 
-EXIT_FAILURE, EXIT_USER_ERROR = 1, 2
+EXIT_FAILURE = 1
 PATIENCE_SECONDS, ASK_AGAIN_SECONDS = 120.0, 2.0
 USAGE = "usage: python sweeps/cancel.py STUDY_DIR [run=PATTERN] [task=NAME]"
 HELP = f"""{USAGE}
@@ -30,14 +29,7 @@ task=NAME    only this task"""
 
 def main(words: Sequence[str]) -> int:
     """Cancel what ``words`` name; returns the exit code."""
-    if {"--help", "-h"} & set(words):
-        print(HELP)
-        return 0
-    try:
-        return _cancel(selecting.read_selection(words, USAGE))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    return selecting.command(words, USAGE, HELP, _cancel)
 
 
 def _cancel(selection: selecting.Selection) -> int:

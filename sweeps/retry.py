@@ -10,7 +10,6 @@ if __name__ == "__main__":
     # Run as a script, Python imports from this file's folder; import from the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from nepa_scale.errors import UserError
 from nepa_scale.runs import exclusive
 from sweeps import jobs, selecting, withdrawn
 from sweeps.clusters import read_cluster
@@ -19,7 +18,6 @@ from sweeps.finishing import see_through
 from sweeps.plan import task_dir
 from sweeps.settings import LocalSettings
 
-EXIT_USER_ERROR = 2
 USAGE = "usage: python sweeps/retry.py STUDY_DIR [run=PATTERN] [task=NAME]"
 HELP = f"""{USAGE}
 
@@ -31,14 +29,7 @@ task=NAME    only this task"""
 
 def main(words: Sequence[str]) -> int:
     """Retry what ``words`` name; returns the exit code."""
-    if {"--help", "-h"} & set(words):
-        print(HELP)
-        return 0
-    try:
-        return _retry(selecting.read_selection(words, USAGE))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    return selecting.command(words, USAGE, HELP, _retry)
 
 
 def _retry(selection: selecting.Selection) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,6 +12,8 @@ from nepa_scale.config import TASKS
 from nepa_scale.errors import UserError, nearest
 from sweeps import plan
 from sweeps.plan import Plan
+
+EXIT_USER_ERROR = 2
 
 
 @dataclass(frozen=True)
@@ -31,14 +34,27 @@ class Selection:
             and (self.run is None or any(fnmatchcase(name, self.run) for name in (run.run_id, run.label, run.name)))
         ]
         if not keys:
-            labels = sorted({run.name for run in planned.runs})
-            hint = nearest(self.run, labels) if self.run else ""
-            raise UserError(f"{self._words()}: no such task in {self.study_dir}{hint} (runs: {_shortened(labels)})")
+            names = sorted({run.name for run in planned.runs})
+            labels = {run.label for run in planned.runs}
+            hint = nearest(self.run, sorted(labels.union(names))) if self.run else ""
+            raise UserError(f"{self._words()}: no such task in {self.study_dir}{hint} (runs: {_shortened(names)})")
         return keys
 
     def _words(self) -> str:
         given = {"run": self.run, "task": self.task}
         return " ".join(f"{key}={value}" for key, value in given.items() if value is not None) or "all tasks"
+
+
+def command(words: Sequence[str], usage: str, help_text: str, act: Callable[[Selection], int]) -> int:
+    """Do ``act`` on the tasks that ``words`` name, or show the help; returns the exit code."""
+    if {"--help", "-h"} & set(words):
+        print(help_text)
+        return 0
+    try:
+        return act(read_selection(words, usage))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
 
 
 def load(study_dir: Path) -> Plan:
