@@ -1,12 +1,12 @@
 """How well the one rule of ``analysis.forecast`` extrapolates published curves, beside what was to be reached.
 
-python benchmarks/forecasting.py [data=DIR] [halves=false] [bins=0] [--json]
+python benchmarks/forecasting.py [data=DIR] [domains=IC,LM,NMT,BB] [halves=false] [bins=0] [--json]
 
-``data`` holds ``alabdulmohsin_benchmark`` (92 learning curves of Google, 2209.06640; fitted where Training is 1, scored
-by the root mean square of log predicted - log y where it is 0) and ``laion_clip_mammut_ade20k`` (1,431 runs; the
-frontier of error = 1 - metric along compute, of the points with at most 1/4, 1/10, 1/30 of the largest compute, asked
-for all later ones and scored by the relative error at the last). ``bins`` thins the runs to the best one of so many
-equal steps of log compute first; 0 takes every run.
+``data`` holds ``alabdulmohsin_benchmark``, 92 learning curves of Google (2209.06640), fitted where Training is 1 and
+scored by the root mean square of log predicted - log y where it is 0; ``domains`` names which of them. And it holds
+``laion_clip_mammut_ade20k``, 1,431 runs: the frontier of error = 1 - metric along compute, of the points with at most
+1/4, 1/10, 1/30 of the largest compute, asked for all later ones and scored by the relative error at the last. ``bins``
+thins the runs to the best one of so many equal steps of log compute first; 0 takes every run.
 
 ``halves`` also chooses the rule's constants on the even-numbered curves of Google and forecasts the odd-numbered ones
 with them, and the other way round. What is made small by that choice is the sum over the targets missed of log(value /
@@ -67,13 +67,13 @@ class Curve:
         return combined.log_value - self.truth, half
 
 
-def google(folder: Path) -> list[Curve]:
-    """The 92 learning curves, in alphabetical order."""
+def google(folder: Path, domains: list[str]) -> list[Curve]:
+    """The learning curves of these domains, 92 of all four, in alphabetical order."""
     tables = [pd.read_csv(folder / f"benchmark.{kind}.csv") for kind in ("vision", "lang")]
     keys = ["Domain", "Task", "Model"]
     table = pd.concat(tables).drop_duplicates([*keys, "Seen Examples"], keep="last").sort_values("Seen Examples")
     curves = []
-    for (domain, _, _), curve in table.groupby(keys):
+    for (domain, _, _), curve in table[table["Domain"].isin(domains)].groupby(keys):
         x, y = curve["Seen Examples"].to_numpy(float), curve["Loss"].to_numpy(float)
         seen = curve["Training"].to_numpy() == 1
         curves.append(Curve(domain, roll(x[seen], y[seen], x[~seen]), np.log(y[~seen])))
@@ -100,16 +100,17 @@ def rmse(curve: Curve, rule: Rule) -> float:
 
 
 def scores(groups: Iterable[str], errors: Array) -> dict[str, float]:
-    """The five figures that have targets, from the error of each curve."""
+    """The figures that have targets, from the error of each curve."""
     names = np.array(list(groups))
-    figures = {name: float(errors[names == name].mean()) for name in ("LM", "NMT", "BB")}
-    vision = errors[names == "IC"]
-    return {"IC mean": float(vision.mean()), "IC median": float(np.median(vision)), **figures}
+    figures = {}
+    if "IC" in names:
+        figures = {"IC mean": float(errors[names == "IC"].mean()), "IC median": float(np.median(errors[names == "IC"]))}
+    return figures | {name: float(errors[names == name].mean()) for name in ("LM", "NMT", "BB") if name in names}
 
 
 def missed(figures: dict[str, float]) -> float:
     """How far the targets are missed: the sum of log(value / target) over those that are."""
-    return sum(max(0.0, float(np.log(figures[name] / target))) for name, target in TARGETS.items())
+    return sum(max(0.0, float(np.log(value / TARGETS[name]))) for name, value in figures.items())
 
 
 def across_halves(curves: list[Curve]) -> tuple[Array, list[Rule]]:
@@ -132,38 +133,40 @@ def coverage(curves: Iterable[Curve]) -> tuple[float, int]:
     return float(inside.mean()), len(inside)
 
 
+def row(what: str, value: float, target: object = None, blind: float | None = None) -> dict[str, Any]:
+    """A line of the answer; ``blind`` is the value with constants that were chosen on other curves."""
+    return {
+        "what": what,
+        "value": round(value, 5),
+        "target": target,
+        "blind": None if blind is None else round(blind, 5),
+    }
+
+
 def main() -> None:
     """Measure and print."""
-    defaults = {"data": "../shared/reference/scaling_data", "halves": "false", "bins": "0"}
+    defaults = {"data": "../shared/reference/scaling_data", "domains": "IC,LM,NMT,BB", "halves": "false", "bins": "0"}
     settings, as_json = read_settings(__doc__ or "", defaults)
     folder = Path(settings["data"])
-    curves = google(folder / "alabdulmohsin_benchmark")
+    curves = google(folder / "alabdulmohsin_benchmark", settings["domains"].split(","))
     runs = laion(folder / "laion_clip_mammut_ade20k", int(settings["bins"]) or None)
     groups = [curve.group for curve in curves]
     figures = scores(groups, np.array([rmse(curve, RULE) for curve in curves]))
-    blind: dict[str, Any] = {}
+    blind: dict[str, float] = {}
     if settings["halves"] == "true":
         errors, chosen = across_halves(curves)
-        blind = {name: round(value, 5) for name, value in scores(groups, errors).items()}
+        blind = scores(groups, errors)
         print("constants chosen on the other half:", *chosen, sep="\n  ", file=sys.stderr)
-    rows: list[dict[str, Any]] = [
-        {"what": f"Google {name}", "value": round(figures[name], 5), "target": target, "blind": blind.get(name, "")}
-        for name, target in TARGETS.items()
-    ]
+    rows = [row(f"Google {name}", value, TARGETS[name], blind.get(name)) for name, value in figures.items()]
     for (metric, model, less), curve in runs.items():
         target = LAION_TARGETS[metric, model][LESS.index(less)]
         error = 100 * float(np.expm1(curve.errors(RULE)[0][-1]))
-        what = f"LAION {model} {metric.split('_')[0]} error at {less}x, %"
-        rows.append({"what": what, "value": round(error, 2), "target": "" if target is None else target, "blind": ""})
-    for name, some in {
-        **{f"Google {group}": [curve for curve in curves if curve.group == group] for group in dict.fromkeys(groups)},
-        "Google": curves,
-        "LAION": list(runs.values()),
-        "both": [*curves, *runs.values()],
-    }.items():
+        rows.append(row(f"LAION {model} {metric.split('_')[0]} at {less}x, %", error, target))
+    sets = {f"Google {group}": [curve for curve in curves if curve.group == group] for group in dict.fromkeys(groups)}
+    sets |= {"Google": curves, "LAION": list(runs.values()), "both": [*curves, *runs.values()]}
+    for name, some in sets.items():
         share, number = coverage(some)
-        rows.append({"what": f"coverage {name} ({number} points)", "value": round(share, 3), "target": "0.9-0.98"})
-        rows[-1]["blind"] = ""
+        rows.append(row(f"coverage {name}, {number} points", share, "0.9 to 0.98"))
     show(rows, as_json=as_json)
 
 
