@@ -29,13 +29,14 @@ def solve(loss: Loss, start: Array, rows: Rows, steps: int) -> Minima:
     """
     theta = start.copy()
     value, pull, curvature = _state(loss, theta, rows)
+    size = _size(curvature)
     damping = np.full(len(theta), START)
     idle = np.zeros(len(theta), dtype=int)
     active = np.flatnonzero(np.isfinite(value))
     for _ in range(steps):
         if not len(active):
             break
-        move = _step(curvature[active], pull[active], damping[active])
+        move = _step(curvature[active], pull[active], damping[active], size[active])
         tried = theta[active] + move
         new_value, new_pull, new_curvature = _state(loss, tried, rows[active])
         better = new_value < value[active]
@@ -43,6 +44,7 @@ def solve(loss: Loss, start: Array, rows: Rows, steps: int) -> Minima:
         taken = active[better]
         theta[taken], value[taken] = tried[better], new_value[better]
         pull[taken], curvature[taken] = new_pull[better], new_curvature[better]
+        size[taken] = np.maximum(size[taken], _size(new_curvature[better]))
         damping[active] = np.maximum(damping[active] * np.where(better, EASE, TIGHTEN), SOFTEST)
         idle[active] = np.where(gain < GAIN, idle[active] + 1, 0)
         active = active[(idle[active] < PATIENCE) & (damping[active] < MOST)]
@@ -57,9 +59,19 @@ def _state(loss: Loss, theta: Array, rows: Rows) -> tuple[Array, Array, Array]:
     return np.where(finite, value, np.inf), -gradient, curvature
 
 
-def _step(curvature: Array, pull: Array, damping: Array) -> Array:
-    """The damped steps [S, P], shortened where they are too long."""
-    size = np.sqrt(np.maximum(np.einsum("kpp->kp", curvature), LEAST))
+def _size(curvature: Array) -> Array:
+    """What each coordinate [S, P] is scaled by: the root of its curvature."""
+    with np.errstate(invalid="ignore"):
+        root: Array = np.sqrt(np.maximum(np.einsum("kpp->kp", curvature), LEAST))
+    return root
+
+
+def _step(curvature: Array, pull: Array, damping: Array, size: Array) -> Array:
+    """The damped steps [S, P], shortened where they are too long.
+
+    ``size`` is the largest that each coordinate had on the way: a coordinate that has ceased to matter would
+    otherwise run away (Moré 1978).
+    """
     scaled = curvature / (size[:, :, None] * size[:, None, :])
     move = np.linalg.solve(scaled + damping[:, None, None] * np.eye(pull.shape[1]), (pull / size)[..., None])[..., 0]
     move = move / size

@@ -19,7 +19,7 @@ def _one(answer: Forecast | NoFit) -> dict[str, Any]:
         return {"reason": answer.reason}
     return {
         "predictions": [
-            {"at": float(at), "value": float(y), "interval": [_finite(low), _finite(high)]}
+            {"at": float(at), "value": _finite(y), "interval": [_finite(low), _finite(high)]}
             for at, y, low, high in zip(answer.at, answer.y, answer.low, answer.high, strict=True)
         ],
         "confidence": answer.confidence,

@@ -70,11 +70,13 @@ def forecast(
 def _told(rolled: Rolled, combined: Combined, places: Array, confidence: float, rule: Rule, left_out: int) -> Forecast:
     half = rule.width * stats.t.ppf(0.5 + confidence / 2, rule.freedom) * combined.expected_error
     beyond, tested = float(np.exp(rolled.horizon)), float(np.exp(combined.tested))
+    with np.errstate(over="ignore"):  # scattered points may honestly forecast "anything"
+        low, y, high = np.exp(combined.log_value + np.outer([-1, 0, 1], half))
     return Forecast(
         at=places,
-        y=np.exp(combined.log_value),
-        low=np.exp(combined.log_value - half),
-        high=np.exp(combined.log_value + half),
+        y=y,
+        low=low,
+        high=high,
         confidence=confidence,
         shares={law.name: float(share) for law, share in zip(rolled.forms, combined.shares, strict=True)},
         beyond=beyond,
@@ -113,6 +115,9 @@ def _problem(x: Array, y: Array, at: Array) -> str | None:
         return f"{distinct} distinct x; a forecast needs {FEWEST + 1}, to fit {FEWEST} and to test on one"
     if not (np.isfinite(at).all() and (at > x.max()).all()):
         return f"every place asked for must lie beyond the largest x, {x.max():.6g}"
+    span, beyond = x.max() / x.min(), at.max() / x.max()
+    if beyond > span * (1 + 1e-9):
+        return f"the points span a factor of {span:.4g} in x and carry no forecast {beyond:.4g} times beyond the last"
     if np.ptp(np.log(y)) == 0:
         return "all values are equal, so there is nothing to continue"
     return None

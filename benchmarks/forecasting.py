@@ -1,0 +1,174 @@
+"""How well the one rule of ``analysis.forecast`` extrapolates published curves, beside what was to be reached.
+
+python benchmarks/forecasting.py [data=DIR] [domains=IC,LM,NMT,BB] [halves=false] [bins=0] [--json]
+
+``data`` holds ``alabdulmohsin_benchmark``, 92 learning curves of Google (2209.06640), fitted where Training is 1 and
+scored by the root mean square of log predicted - log y where it is 0; ``domains`` names which of them. And it holds
+``laion_clip_mammut_ade20k``, 1,431 runs: the frontier of error = 1 - metric along compute, of the points with at most
+1/4, 1/10, 1/30 of the largest compute, asked for all later ones and scored by the relative error at the last. ``bins``
+thins the runs to the best one of so many equal steps of log compute first; 0 takes every run.
+
+``halves`` also chooses the rule's constants on the even-numbered curves of Google and forecasts the odd-numbered ones
+with them, and the other way round. What is made small by that choice is the sum over the targets missed of log(value /
+target); LAION has no part in it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from command import read_settings, show
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from scipy import stats  # noqa: E402  (after the path)
+
+from analysis.forecast.frontier import frontier  # noqa: E402
+from analysis.forecast.rolling import Rolled, roll  # noqa: E402
+from analysis.forecast.rule import RULE, Rule, combine  # noqa: E402
+from analysis.laws.law import Array  # noqa: E402
+
+TARGETS = {"IC mean": 0.038, "IC median": 0.022, "LM": 0.0008, "NMT": 0.0095, "BB": 0.0072}
+LAION_TARGETS = {  # percent; None where none was set
+    ("miou", "clip"): (None, 1.0, None),
+    ("miou", "mammut"): (None, 4.0, None),
+    ("imagenet1k_zeroshot_acc1", "clip"): (3.0, 6.0, 14.0),
+    ("imagenet1k_zeroshot_acc1", "mammut"): (3.0, 6.0, 14.0),
+}
+LESS = (4, 10, 30)
+GRID = [
+    Rule(memory=memory, ridge=ridge, caution=caution)
+    for memory, ridge, caution in itertools.product(
+        (0.35, 0.5, 0.7, 1.0, 1.4, 2.0), (0.03, 0.1, 0.3), (0.0, 0.25, 0.5, 0.75, 1.0)
+    )
+]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve, rolled for its held-out places, and log y [m] there."""
+
+    group: str
+    rolled: Rolled
+    truth: Array
+
+    def errors(self, rule: Rule) -> tuple[Array, Array]:
+        """Log errors [m], and half the width of their 95 % intervals."""
+        combined = combine(self.rolled, rule)
+        half = rule.width * stats.t.ppf(0.975, rule.freedom) * combined.expected_error
+        return combined.log_value - self.truth, half
+
+
+def google(folder: Path, domains: list[str]) -> list[Curve]:
+    """The learning curves of these domains, 92 of all four, in alphabetical order."""
+    tables = [pd.read_csv(folder / f"benchmark.{kind}.csv") for kind in ("vision", "lang")]
+    keys = ["Domain", "Task", "Model"]
+    table = pd.concat(tables).drop_duplicates([*keys, "Seen Examples"], keep="last").sort_values("Seen Examples")
+    curves = []
+    for (domain, _, _), curve in table[table["Domain"].isin(domains)].groupby(keys):
+        x, y = curve["Seen Examples"].to_numpy(float), curve["Loss"].to_numpy(float)
+        seen = curve["Training"].to_numpy() == 1
+        curves.append(Curve(domain, roll(x[seen], y[seen], x[~seen]), np.log(y[~seen])))
+    return curves
+
+
+def laion(folder: Path, bins: int | None) -> dict[tuple[str, str, int], Curve]:
+    """Twelve forecasts, by metric, model and how much less compute they may see."""
+    table = pd.read_csv(folder / "segmentation_results.csv")
+    table = table[table["gflops_total"] >= 1e6]
+    curves = {}
+    for metric, model in LAION_TARGETS:
+        runs = table[(table["namespace"] == model) & table[metric].notna()]
+        x, y = frontier(runs["gflops_total"].to_numpy(float), 1 - runs[metric].to_numpy(float), bins)
+        for less in LESS:
+            seen = x <= x[-1] / less * (1 + 1e-9)
+            curves[metric, model, less] = Curve(metric, roll(x[seen], y[seen], x[~seen]), np.log(y[~seen]))
+    return curves
+
+
+def rmse(curve: Curve, rule: Rule) -> float:
+    """Root mean square of the log errors at the held-out places."""
+    return float(np.sqrt((curve.errors(rule)[0] ** 2).mean()))
+
+
+def scores(groups: Iterable[str], errors: Array) -> dict[str, float]:
+    """The figures that have targets, from the error of each curve."""
+    names = np.array(list(groups))
+    figures = {}
+    if "IC" in names:
+        figures = {"IC mean": float(errors[names == "IC"].mean()), "IC median": float(np.median(errors[names == "IC"]))}
+    return figures | {name: float(errors[names == name].mean()) for name in ("LM", "NMT", "BB") if name in names}
+
+
+def missed(figures: dict[str, float]) -> float:
+    """How far the targets are missed: the sum of log(value / target) over those that are."""
+    return sum(max(0.0, float(np.log(value / TARGETS[name]))) for name, value in figures.items())
+
+
+def across_halves(curves: list[Curve]) -> tuple[Array, list[Rule]]:
+    """The error of each curve with the constants that are best on the other half, and these for either half."""
+    errors = np.array([[rmse(curve, rule) for curve in curves] for rule in GRID])
+    groups = np.array([curve.group for curve in curves])
+    half = np.arange(len(curves)) % 2
+    blind, chosen = np.empty(len(curves)), []
+    for own in (0, 1):
+        other = half != own
+        best = int(np.argmin([missed(scores(groups[other], row[other])) for row in errors]))
+        blind[half == own] = errors[best, half == own]
+        chosen.append(GRID[best])
+    return blind, chosen
+
+
+def coverage(curves: Iterable[Curve]) -> tuple[float, int]:
+    """Share of the held-out points within their 95 % interval, and how many points there are."""
+    inside = np.concatenate([np.abs(error) <= half for error, half in (curve.errors(RULE) for curve in curves)])
+    return float(inside.mean()), len(inside)
+
+
+def row(what: str, value: float, target: object = None, blind: float | None = None) -> dict[str, Any]:
+    """A line of the answer; ``blind`` is the value with constants that were chosen on other curves."""
+    return {
+        "what": what,
+        "value": round(value, 5),
+        "target": target,
+        "blind": None if blind is None else round(blind, 5),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    defaults = {"data": "../shared/reference/scaling_data", "domains": "IC,LM,NMT,BB", "halves": "false", "bins": "0"}
+    settings, as_json = read_settings(__doc__ or "", defaults)
+    folder = Path(settings["data"])
+    curves = google(folder / "alabdulmohsin_benchmark", settings["domains"].split(","))
+    runs = laion(folder / "laion_clip_mammut_ade20k", int(settings["bins"]) or None)
+    groups = [curve.group for curve in curves]
+    figures = scores(groups, np.array([rmse(curve, RULE) for curve in curves]))
+    blind: dict[str, float] = {}
+    if settings["halves"] == "true":
+        errors, chosen = across_halves(curves)
+        blind = scores(groups, errors)
+        print("constants chosen on the other half:", *chosen, sep="\n  ", file=sys.stderr)
+    rows = [row(f"Google {name}", value, TARGETS[name], blind.get(name)) for name, value in figures.items()]
+    for (metric, model, less), curve in runs.items():
+        target = LAION_TARGETS[metric, model][LESS.index(less)]
+        error = 100 * float(np.expm1(curve.errors(RULE)[0][-1]))
+        rows.append(row(f"LAION {model} {metric.split('_')[0]} at {less}x, %", error, target))
+    sets = {f"Google {group}": [curve for curve in curves if curve.group == group] for group in dict.fromkeys(groups)}
+    sets |= {"Google": curves, "LAION": list(runs.values()), "both": [*curves, *runs.values()]}
+    for name, some in sets.items():
+        share, number = coverage(some)
+        rows.append(row(f"coverage {name}, {number} points", share, "0.9 to 0.98"))
+    show(rows, as_json=as_json)
+
+
+if __name__ == "__main__":
+    main()
