@@ -47,7 +47,7 @@ def joined(studies: Sequence[Named]) -> pd.DataFrame:
 
 def _in_words(table: pd.DataFrame, names: Set[str]) -> pd.DataFrame:
     """``table`` with the columns ``names`` as words: a column has one type, and studies differ in theirs."""
-    own = [name for name in table if name in names]
+    own = [str(name) for name in table if name in names]
     return table.assign(**{name: table[name].map(str, na_action="ignore").astype("str") for name in own})
 
 
