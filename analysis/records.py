@@ -127,11 +127,17 @@ def read_study(path: Path) -> Study:
 def write_table(study: Study) -> tuple[Path, Path]:
     """Write ``results.parquet`` and ``results.csv`` into the study directory and return their paths."""
     parquet, csv = study.path / "results.parquet", study.path / "results.csv"
-    buffer = io.BytesIO()
-    study.table.to_parquet(buffer, index=False)
-    write_atomically(parquet, buffer.getvalue())
-    write_atomically(csv, study.table.to_csv(index=False))
+    as_parquet, as_csv = table_files(study.table)
+    write_atomically(parquet, as_parquet)
+    write_atomically(csv, as_csv)
     return parquet, csv
+
+
+def table_files(table: pd.DataFrame) -> tuple[bytes, str]:
+    """``table`` as parquet and as CSV."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    return buffer.getvalue(), table.to_csv(index=False)
 
 
 def _check_directory(path: Path) -> None:

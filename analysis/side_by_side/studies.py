@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
+
+import pandas as pd
 
 from analysis.findings import comparison
 from analysis.records import Study
@@ -29,6 +31,24 @@ def named(studies: Sequence[Study]) -> list[Named]:
     placed = [f"{name} [{i}]" for i, name in enumerate(folders, start=1)]
     names = next(chosen for chosen in (own, folders, placed) if len(set(chosen)) == len(chosen))
     return [Named(name, study) for name, study in zip(names, studies, strict=True)]
+
+
+def joined(studies: Sequence[Named]) -> pd.DataFrame:
+    """The runs and tasks of all studies in one table; what a study does not have is missing."""
+    tables = [one.study.table.assign(study=one.name).astype({"study": "str"}) for one in studies]
+    kinds: dict[str, set[str]] = {}
+    for table in tables:
+        for name, kind in table.dtypes.items():
+            kinds.setdefault(str(name), set()).add(str(kind))
+    mixed = {name for name, met in kinds.items() if len(met) > 1}
+    every = pd.concat([_in_words(table, mixed) for table in tables], ignore_index=True)
+    return every[["study", *(name for name in every if name != "study")]]
+
+
+def _in_words(table: pd.DataFrame, names: Set[str]) -> pd.DataFrame:
+    """``table`` with the columns ``names`` as words: a column has one type, and studies differ in theirs."""
+    own = [str(name) for name in table if name in names]
+    return table.assign(**{name: table[name].map(str, na_action="ignore").astype("str") for name in own})
 
 
 def targets(studies: Sequence[Named]) -> list[Target]:

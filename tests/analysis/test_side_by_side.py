@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from law_studies import StudySpec, write_study
 from pages import Page
 
 from analysis.fit.small_sample import PowerLawFit, fit_power_law
-from analysis.records import read_study
+from analysis.records import read_study, table_files
 from analysis.report import main
 from analysis.series import CLASSIFICATION
 from analysis.side_by_side.findings import difference, find
 from analysis.side_by_side.page import render
 from analysis.side_by_side.plots import plots
-from analysis.side_by_side.studies import Named, named
+from analysis.side_by_side.studies import Named, joined, named
 from analysis.side_by_side.tables import environment_table, laws_table, scores_table, settings_table, studies_table
 
 MakeStudy = Callable[..., Path]
@@ -100,6 +102,21 @@ def test_figures_tell_studies_apart_without_colour(tmp_path: Path) -> None:
         assert "first: Pretrained" in plot.alt and "second: Pretrained" in plot.alt
 
 
+def test_one_table_takes_studies_with_other_columns(make_study: MakeStudy, tmp_path: Path) -> None:
+    """A setting that is words in one study and a number in the other, and one that is not there, can be written."""
+    paths = [make_study(scratch=False, name="one"), make_study(scratch=False, name="two", sizes={"a": 1000})]
+    for path, axis in zip(paths, ("words", 3), strict=True):
+        plan = json.loads((path / "plan.json").read_text())
+        plan["axes"] += ["x.y", f"only.{path.name}"]
+        for run in plan["runs"]:
+            run["values"] |= {"x.y": axis, f"only.{path.name}": 1}
+        (path / "plan.json").write_text(json.dumps(plan))
+    parquet, _ = table_files(joined(named([read_study(path) for path in paths])))
+    table = pd.read_parquet(io.BytesIO(parquet))
+    assert table["config.x.y"].tolist() == ["words"] * 15 + ["3"] * 3
+    assert table["config.only.two"].notna().sum() == 3
+
+
 def test_names_are_told_apart(make_study: MakeStudy, tmp_path: Path) -> None:
     """Studies that call themselves the same are named by their folders, too."""
     one = make_study(scratch=False, sizes={"a": 1000})
@@ -129,4 +146,7 @@ def test_the_command_takes_several_studies(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "first" / "side_by_side.html")
     assert all((tmp_path / name / "report.html").is_file() for name in ("first", "second"))
     assert main([*folders, f"page={tmp_path / 'both.html'}"]) == 0
+    runs = pd.read_parquet(tmp_path / "both.parquet")
+    assert runs.groupby("study").size().to_dict() == {"first": 15, "second": 9}
+    assert list(pd.read_csv(tmp_path / "both.csv").columns) == list(runs.columns)
     assert (tmp_path / "both.html").read_text() == (tmp_path / "first" / "side_by_side.html").read_text()
