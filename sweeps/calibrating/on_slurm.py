@@ -16,7 +16,6 @@ from sweeps.calibrating.measurements import Measurement
 from sweeps.calibrating.shapes import Shape
 from sweeps.calibrating.short_runs import short_config
 from sweeps.calibrating.timing import ShortRun
-from sweeps.machine import world_size
 from sweeps.on_slurm.executor import SlurmExecutor
 from sweeps.resources import of_task
 from sweeps.schedule import Job
@@ -56,7 +55,7 @@ def _job(run_dir: Path, shape: Shape, run: ShortRun, settings: SlurmSettings) ->
         key=f"{run_dir.name}/{shape.task}",
         function=functools.partial(run_task, str(run_dir), shape.task),
         folder=run_dir / shape.task / "submitit",
-        resources=of_task(settings, world_size(settings), None),
+        resources=of_task(settings, shape.devices, None),
     )
 
 

@@ -18,13 +18,14 @@ WIDE = 30.0
 
 @dataclass(frozen=True)
 class Shape:
-    """A task of ``config`` that stands for all of its family with as much ``work`` in a step."""
+    """A task of ``config`` on so many ``devices`` that stands for all of its family with as much ``work`` in a step."""
 
     config: RunConfig
     task: str
     family: str
     work: float
     label: str
+    devices: int
 
 
 def unmeasured(points: Mapping[str, Point], placed: Placements, known: Measurements) -> list[Shape]:
@@ -37,7 +38,7 @@ def unmeasured(points: Mapping[str, Point], placed: Placements, known: Measureme
             placement = placed.of(point.config, task)
             cost = task_cost(point.config, task, activation_checkpointing=placement.activation_checkpointing)
             family, work = family_of(point.config, task, placement), work_of(cost)
-            shape = Shape(point.config, task, family, work, f"{point.label} {task}")
+            shape = Shape(point.config, task, family, work, f"{point.label} {task}", placement.world_size)
             families.setdefault(family, {}).setdefault(work, shape)
     chosen = [shape for family in families.values() for shape in _ends(family)]
     return [shape for shape in chosen if not known.has(shape.family, shape.work)]

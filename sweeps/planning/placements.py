@@ -28,9 +28,8 @@ class Placements:
             device, batch_size = device_memory(self._cluster, config), config.task_config(task).batch_size
             usable = [size for size in self._sizes if batch_size % size == 0] or list(self._sizes[:1])
             tried = (place(config, task, size, device) for size in usable)
-            self._known[key] = next(
-                (placement for placement in tried if placement.problem is None), place(config, task, usable[0], device)
-            )
+            fitting = next((placement for placement in tried if placement.problem is None), None)
+            self._known[key] = fitting or place(config, task, usable[0], device)
         return self._known[key]
 
     def basis(self, config: RunConfig) -> str:

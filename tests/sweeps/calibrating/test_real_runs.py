@@ -59,6 +59,9 @@ def test_a_task_that_fails_is_told_in_one_line(tmp_path: Path) -> None:
 def test_a_job_of_two_nodes_is_measured_where_it_will_run(slurm_cluster: VirtualCluster, tmp_path: Path) -> None:
     """On a real Slurm, as one job of the study's shape, which is gone from the queue when the command returns."""
     settings = SlurmSettings(kind="slurm", nodes=2, tasks_per_node=1, cpus_per_task=1, mem_gb=3, timeout_min=15)
-    (found,) = run_on_slurm([one_shape(tmp_path / "data")], settings, tmp_path / "cache")
+    words = ("cluster=slurm", "cluster.nodes=2", "cluster.tasks_per_node=1")
+    shape, short = one_shape(tmp_path / "data", *words)
+    assert shape.devices == 2
+    (found,) = run_on_slurm([(shape, short)], settings, tmp_path / "cache")
     assert found.timing.startup > 10 * found.timing.step > 0
     assert list((tmp_path / "cache").iterdir()) == []
