@@ -33,7 +33,11 @@ def expand(launch: Launch) -> dict[str, Point]:
                 break  # its control from scratch would say the same again
             own = _own_values(config, values)
             tasks = tuple(task for task in config.tasks if task in ("pretrain", *launch.study.tasks))
-            points.setdefault(config.run_id, Point(config, _label(config, name, own), own, tasks))
+            if tasks:  # without fine-tuning there is nothing that a control from scratch could do
+                points.setdefault(config.run_id, Point(config, _label(config, name, own), own, tasks))
+    if not (points or problems):
+        tasks_named = ",".join(launch.study.tasks)
+        problems.append(f"study.tasks=[{tasks_named}]: runs that start from other weights do no pre-training")
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return branches.connect(points, launch.study_dir / "runs") if launch.branch else points

@@ -7,8 +7,12 @@ from collections.abc import Iterable
 from nepa_scale import lr_rules
 from sweeps.planning.point import Point
 
+MOST_LINES = 40
+
 
 def learning_rates(points: Iterable[Point]) -> list[str]:
-    """A line for every pre-training whose peak rate comes from a rule, by the label of its run."""
+    """A line for every pre-training whose peak rate comes from a rule, by the label of its run; not for thousands."""
     described = {point.label: lr_rules.describe(point.config) for point in points if "pretrain" in point.tasks}
-    return [f"learning rate of {label}: {rates}" for label, rates in described.items() if rates is not None]
+    lines = [f"learning rate of {label}: {rates}" for label, rates in described.items() if rates is not None]
+    left = len(lines) - MOST_LINES
+    return lines if left <= 0 else [*lines[:MOST_LINES], f"... and {left} more runs whose rates follow the rule"]

@@ -97,6 +97,9 @@ def test_the_plan_shows_rates_that_follow_the_size() -> None:
         "learning rate of nano: 0.0015 (mup from femto), 0.00075 for the matrices of the blocks",
     ]
     assert learning_rates(points(*sizes)) == []
+    rule = ("pretrain.lr_rule=power", "pretrain.lr_reference=nano", "pretrain.lr_exponent=-0.5")
+    many = learning_rates(points("grid=lr", f"study.learning_rates={[0.001 * i for i in range(1, 31)]}", *rule))
+    assert len(many) == 41 and many[-1] == "... and 20 more runs whose rates follow the rule"
 
 
 def test_a_milestone_lies_within_every_point() -> None:
@@ -105,3 +108,12 @@ def test_a_milestone_lies_within_every_point() -> None:
     assert [point.config.pretrain.epochs for point in found] == [4, 1]
     with pytest.raises(ConfigError, match=r"pretrain.milestones: step 300 lies beyond the \d+ steps of this task"):
         check(found, 1)
+
+
+def test_pretraining_alone_has_no_control_from_scratch() -> None:
+    """A control without fine-tuning would be a run with nothing to do; where all runs are such, that is said."""
+    words = ("grid=lr", "study.lr_sizes=[femto]", "study.tasks=[pretrain]", "study.scratch_control=true")
+    found = expand(read_launch(words)).values()
+    assert len(found) == 5
+    assert {(point.config.init, point.tasks) for point in found} == {("pretrain", ("pretrain",))}
+    assert "runs that start from other weights do no pre-training" in complaint(*words, "init=scratch")
