@@ -42,13 +42,21 @@ def _has_begun(task_dir: Path) -> bool:
     return status is not None and (status.step > 0 or status.state == "running")
 
 
+def announcement(plan: Plan, held: Collection[str]) -> str:
+    """What a dry run says of the runs that will be held back."""
+    return f"predict=true: {_names(plan, held)} starts last, once what is expected of it is written down"
+
+
 def waiting_line(plan: Plan, held: Collection[str]) -> str:
     """What a person is told of the runs that are held back."""
-    names = ", ".join(dict.fromkeys(run.label for run in plan.runs if run.run_id in held))
     return (
-        f"predict=true: {names} not started: the same command again, once all other runs are done, writes down what"
-        " is expected and starts it"
+        f"predict=true: {_names(plan, held)} not started: the same command again, once all other runs are done, writes"
+        " down what is expected and starts it"
     )
+
+
+def _names(plan: Plan, held: Collection[str]) -> str:
+    return ", ".join(dict.fromkeys(run.label for run in plan.runs if run.run_id in held))
 
 
 def register(plan: Plan, runs: Collection[PlannedRun], study_dir: Path, source: Path) -> list[str]:

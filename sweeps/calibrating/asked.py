@@ -1,0 +1,39 @@
+"""What is known of times where a launch will run, and with ``calibrate=true`` what is missing of that, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sweeps.calibrating import measurements
+from sweeps.calibrating.here import run_here
+from sweeps.calibrating.on_slurm import run_on_slurm
+from sweeps.calibrating.shapes import unmeasured
+from sweeps.calibrating.short_runs import short_run
+from sweeps.machine import Speed, local_slots
+from sweeps.planning.data_sets import check_shards, make_embedded_data
+from sweeps.planning.placements import Placements
+from sweeps.planning.point import Point
+from sweeps.settings import Launch, LocalSettings
+
+
+def known_times(
+    request: Launch, points: Mapping[str, Point], placed: Placements, speed: Speed
+) -> measurements.Measurements:
+    """What is known of times on these devices; with ``calibrate`` after measuring what is missing."""
+    folder = measurements.cache_folder()
+    known = measurements.load(folder, measurements.device_of(request.cluster))
+    if not request.calibrate:
+        return known
+    missing = unmeasured(points, placed, known)
+    if missing:
+        check_shards(points.values())
+        make_embedded_data(points.values())
+        runs = [(shape, short_run(shape, speed.seconds_of_work(shape.work))) for shape in missing]
+        if isinstance(request.cluster, LocalSettings):
+            found = run_here(runs, local_slots(request.cluster), folder)
+        else:
+            found = run_on_slurm(runs, request.cluster, folder)
+        for measurement in found:
+            known.add(measurement)
+        known.save(folder)
+    return known

@@ -1,0 +1,34 @@
+"""The data sets of a launch: whole, and the embedded one made, before many tasks want them at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from nepa_scale import checks
+from nepa_scale.data.reporting import reporting
+from nepa_scale.errors import ConfigError
+from sweeps.planning.point import Point
+
+
+def check_shards(points: Iterable[Point]) -> None:
+    """Raises ``ConfigError`` naming every bad shard, before many jobs would find them one after the other."""
+    distinct = {
+        (point.config.data.root, *(point.config.task_config(task).dataset for task in point.tasks)): point
+        for point in points
+    }
+    with reporting() as report:
+        lines = [
+            line for point in distinct.values() for line in checks.check_contents(point.config, point.tasks, report)
+        ]
+    if lines:
+        raise ConfigError(list(dict.fromkeys(lines)))
+
+
+def make_embedded_data(points: Iterable[Point]) -> None:
+    """Write the embedded data set once, before several tasks want it at the same time."""
+    roots = {p.config.data.root for p in points if any(checks.is_made_on_demand(p.config, task) for task in p.tasks)}
+    for root in roots:
+        from nepa_scale.data.digits import write_digits
+
+        write_digits(Path(root))
