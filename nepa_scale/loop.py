@@ -17,7 +17,7 @@ from nepa_scale.costs import task_cost
 from nepa_scale.errors import DataLostError, DivergedError, MilestoneError
 from nepa_scale.feed import Feed
 from nepa_scale.journal import Journal
-from nepa_scale.milestones import Milestones
+from nepa_scale.milestones import Milestones, evaluation_steps
 from nepa_scale.optim import group_schedules, num_params
 from nepa_scale.placing import ds_config
 from nepa_scale.placing.placement import Placement
@@ -73,6 +73,7 @@ class Trainer:
         cost = task_cost(config, task.name, activation_checkpointing=placement.activation_checkpointing)
         self._throughput = Throughput(cost, config.engine.precision, world, device)
         self._milestones = Milestones(f"{task.name}.milestones", section.milestones)
+        self._evaluation_steps = evaluation_steps(section, self.total_steps)
         self._saved = 0
         task.interrupted = self._evaluation_interrupted
         with self.engine.readable():
@@ -301,9 +302,7 @@ class Trainer:
 
     def _evaluates_at(self, done: int) -> bool:
         """Whether an evaluation follows this step; that after the last one is ``_finish``'s."""
-        every = self.task.section.eval_every
-        due = done in self._milestones.steps or bool(every and done % every == 0)
-        return due and 0 < done < self.total_steps
+        return done in self._evaluation_steps
 
     def _lacks_evaluation(self, done: int) -> bool:
         """Whether the processes before this one left out an evaluation that is due where it begins.

@@ -53,8 +53,12 @@ class Milestones:
         return None
 
     def judge(self, step: int, figures: Mapping[str, float]) -> str | None:
-        """Hold the evaluation after ``step`` against the milestones that are due; returns what was missed, or None."""
-        due = sorted(each for each in self._open if each <= step)
+        """Hold the evaluation after ``step`` against the milestones that are due; returns what was missed, or None.
+
+        One of nearest neighbours waits for an evaluation that has their vote: of those on record, from before it was
+        set, none has.
+        """
+        due = sorted(each for each, goals in self._open.items() if each <= step and _voted(goals, figures))
         for goals in (self._open.pop(each) for each in due):
             for name, goal in goals.items():
                 value = figures.get(name, math.nan)
@@ -122,6 +126,10 @@ def evaluation_steps(section: TaskConfig, total_steps: int) -> set[int]:
     """The steps before the last after which a task with these settings is evaluated, regularly or for a milestone."""
     regular = set(range(section.eval_every, total_steps, section.eval_every)) if section.eval_every else set()
     return regular | {step for step in parse(section.milestones) if step < total_steps}
+
+
+def _voted(goals: Mapping[str, float], figures: Mapping[str, float]) -> bool:
+    return all(name in figures for name in goals if name.removeprefix(AVERAGE) == KNN)
 
 
 def _met(name: str, value: float, goal: float) -> bool:

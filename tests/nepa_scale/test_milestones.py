@@ -117,6 +117,14 @@ def test_a_run_that_continues_is_held_to_its_record() -> None:
     assert later.steps == {10, 25} and not later.are_due(24) and later.are_due(25)
 
 
+def test_a_vote_that_no_evaluation_on_record_has_is_still_to_come() -> None:
+    """A milestone of neighbours that is set later is not missed for want of a figure that nobody measured."""
+    stones = Milestones(KEY, "{10: {knn_top1: 0.3, skill: 0.1}, 20: {skill: 0.2}}")
+    assert stones.recall([{"step": 10, "eval_skill": 0.1}, {"step": 20, "eval_skill": 0.2}]) is None
+    assert stones.are_due(20)
+    assert stones.judge(25, {"knn_top1": 0.2, "skill": 0.0}) is not None
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_every_measure_is_one_that_evaluations_give(digits_root: Path, task: str) -> None:
     """A milestone on a measure that no evaluation has would always be missed."""
