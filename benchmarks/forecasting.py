@@ -3,12 +3,13 @@
 python benchmarks/forecasting.py [data=DIR] [domains=IC,LM,NMT,BB] [halves=false] [bins=0] [--json]
 
 ``data`` holds ``alabdulmohsin_benchmark``, 92 learning curves of Google (2209.06640), fitted where Training is 1 and
-scored by the root mean square of log predicted - log y where it is 0; ``domains`` names which of them, ``domains=`` none. And it holds
-``laion_clip_mammut_ade20k``, 1,431 runs: the frontier of error = 1 - metric along compute, of the points with at most
-1/4, 1/10, 1/30 of the largest compute, asked for all later ones and scored by the relative error at the last. ``bins``
-thins the runs to the best one of so many equal steps of log compute first; 0 takes every run.
+scored by the root mean square of log predicted - log y where it is 0; ``domains`` names which of them, ``domains=``
+none. And it holds ``laion_clip_mammut_ade20k``, 1,431 runs: the frontier of error = 1 - metric along compute, of the
+points with at most 1/4, 1/10, 1/30 of the largest compute, asked for all later ones and scored by the relative error at
+the last. ``bins`` thins the runs to the best one of so many equal steps of log compute first; 0 takes every run.
+Intervals are judged at all places asked for.
 
-Intervals are judged at all places asked for. ``halves`` also chooses the rule's constants on the even-numbered curves of Google and forecasts the odd-numbered ones
+``halves`` also chooses the rule's constants on the even-numbered curves of Google and forecasts the odd-numbered ones
 with them, and the other way round. What is made small by that choice is the sum over the targets missed of log(value /
 target); LAION has no part in it.
 """

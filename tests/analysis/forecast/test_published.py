@@ -35,6 +35,7 @@ def test_language_and_frontiers(reference_data: Path) -> None:
     assert next(value for what, value in values.items() if what.startswith("coverage LAION")) >= 0.90
 
 
+@pytest.mark.slow
 def test_frontiers_of_thinned_runs(reference_data: Path) -> None:
     """The best runs of 48 steps of compute, which give the published floors, are forecast as well."""
     values = measured(reference_data, "domains=", "bins=48")
