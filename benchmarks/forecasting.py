@@ -3,10 +3,11 @@
 python benchmarks/forecasting.py [data=DIR] [domains=IC,LM,NMT,BB] [halves=false] [bins=0] [--json]
 
 ``data`` holds ``alabdulmohsin_benchmark``, 92 learning curves of Google (2209.06640), fitted where Training is 1 and
-scored by the root mean square of log predicted - log y where it is 0; ``domains`` names which of them. And it holds
-``laion_clip_mammut_ade20k``, 1,431 runs: the frontier of error = 1 - metric along compute, of the points with at most
-1/4, 1/10, 1/30 of the largest compute, asked for all later ones and scored by the relative error at the last. ``bins``
-thins the runs to the best one of so many equal steps of log compute first; 0 takes every run.
+scored by the root mean square of log predicted - log y where it is 0; ``domains`` names which of them, ``domains=``
+none. And it holds ``laion_clip_mammut_ade20k``, 1,431 runs: the frontier of error = 1 - metric along compute, of the
+points with at most 1/4, 1/10, 1/30 of the largest compute, asked for all later ones and scored by the relative error at
+the last. ``bins`` thins the runs to the best one of so many equal steps of log compute first; 0 takes every run.
+Intervals are judged at all places asked for.
 
 ``halves`` also chooses the rule's constants on the even-numbered curves of Google and forecasts the odd-numbered ones
 with them, and the other way round. What is made small by that choice is the sum over the targets missed of log(value /
@@ -164,7 +165,7 @@ def main() -> None:
         rows.append(row(f"LAION {model} {metric.split('_')[0]} at {less}x, %", error, target))
     sets = {f"Google {group}": [curve for curve in curves if curve.group == group] for group in dict.fromkeys(groups)}
     sets |= {"Google": curves, "LAION": list(runs.values()), "both": [*curves, *runs.values()]}
-    for name, some in sets.items():
+    for name, some in ((name, some) for name, some in sets.items() if some):
         share, number = coverage(some)
         rows.append(row(f"coverage {name}, {number} points", share, "0.9 to 0.98"))
     show(rows, as_json=as_json)
