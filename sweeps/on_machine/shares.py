@@ -1,7 +1,8 @@
 """Who works on which device of this machine, over all studies of this user.
 
 Each queue knows its own jobs only; this book, a file under a lock, keeps two studies from taking the same cores or
-GPUs. An entry counts as long as its process lives, so that whatever dies gives back what it had.
+GPUs. An entry counts as long as its process lives, so that whatever dies gives back what it had. Who finds too little
+free waits in turn: otherwise a task that needs the whole machine would never find it empty among small ones.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import getpass
 import json
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -19,6 +21,10 @@ from filelock import FileLock
 
 from nepa_scale.files import read_json, write_json
 from nepa_scale.processes.living import lives, start_time
+
+PATIENCE_SECONDS = 5.0
+"""A queue that has not asked for so long does not wait any more."""
+REFRESH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -31,33 +37,47 @@ class Share:
     started: float
 
 
+@dataclass(frozen=True)
+class Wish:
+    """A process that waits ``since`` then for some of ``devices``, and asked last at ``asked`` (s since 1970)."""
+
+    devices: tuple[str, ...]
+    pid: int
+    started: float
+    since: float
+    asked: float
+
+
 class SharesBook:
     """The shares of this machine's devices that are taken; ``folder`` is where the book lies."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder or Path(tempfile.gettempdir()) / f"nepa_scale-{getpass.getuser()}"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._path = self._folder / "shares.json"
-        self._lock = FileLock(self._folder / "shares.lock")
+        self._path = self._folder / "book.json"
+        self._lock = FileLock(self._folder / "book.lock")
 
     def claim(self, devices: Sequence[str], fraction: Fraction, count: int = 1) -> Share | None:
-        """Take ``fraction`` of ``count`` of the ``devices`` for this process; None where so much is not free."""
+        """Take ``fraction`` of ``count`` of the ``devices`` for this process; None where so much is not free, or others
+        have waited longer. Asking again keeps the turn."""
         with self._lock:
-            held = self._held()
-            taken = {device: Fraction(0) for device in devices}
-            for share in held:
-                for device in set(share.devices) & set(taken):
-                    taken[device] += Fraction(share.fraction)
-            free = sorted((device for device in devices if taken[device] + fraction <= 1), key=lambda name: taken[name])
+            held, wishes = self._read()
+            mine = next((wish for wish in wishes if wish.pid == os.getpid()), None)
+            others = [wish for wish in wishes if wish is not mine]
+            earlier = [wish for wish in others if set(wish.devices) & set(devices)]
+            if mine is not None:
+                earlier = [wish for wish in earlier if wish.since < mine.since]
+            free = [] if earlier else _free(held, devices, fraction)
             if len(free) < count:
+                self._wait(held, others, mine, tuple(devices))
                 return None
-            mine = _share(tuple(free[:count]), str(fraction), os.getpid())
-            self._write([*held, mine])
-            return mine
+            share = Share(tuple(free[:count]), str(fraction), *_me())
+            self._write([*held, share], others)
+            return share
 
     def hand_over(self, share: Share, pid: int) -> Share:
         """Let another process hold the share, for as long as that lives."""
-        given = _share(share.devices, share.fraction, pid)
+        given = Share(share.devices, share.fraction, pid, start_time(pid) or 0.0)
         self._replace(share, [given])
         return given
 
@@ -65,24 +85,44 @@ class SharesBook:
         """Give the share back."""
         self._replace(share, [])
 
+    def _wait(self, held: list[Share], others: list[Wish], mine: Wish | None, devices: tuple[str, ...]) -> None:
+        now = time.time()
+        if mine is None or now - mine.asked > REFRESH_SECONDS:
+            wish = Wish(devices, *_me(), since=mine.since if mine else now, asked=now)
+            self._write(held, [*others, wish])
+
     def _replace(self, share: Share, by: list[Share]) -> None:
         with self._lock:
-            held = self._held()
+            held, wishes = self._read()
             if share in held:
                 held.remove(share)
-            self._write([*held, *by])
+            self._write([*held, *by], wishes)
 
-    def _held(self) -> list[Share]:
+    def _read(self) -> tuple[list[Share], list[Wish]]:
+        """What is held and wished for by processes that live."""
         try:
-            entries = read_json(self._path)
+            content = read_json(self._path)
         except (FileNotFoundError, json.JSONDecodeError):
-            return []
-        shares = [Share(**(entry | {"devices": tuple(entry["devices"])})) for entry in entries]
-        return [share for share in shares if lives(share.pid, share.started)]
+            return [], []
+        held = [Share(**(entry | {"devices": tuple(entry["devices"])})) for entry in content["held"]]
+        wishes = [Wish(**(entry | {"devices": tuple(entry["devices"])})) for entry in content["wishes"]]
+        patient = [wish for wish in wishes if time.time() - wish.asked < PATIENCE_SECONDS]
+        return [each for each in held if lives(each.pid, each.started)], [
+            each for each in patient if lives(each.pid, each.started)
+        ]
 
-    def _write(self, shares: Sequence[Share]) -> None:
-        write_json(self._path, [asdict(share) for share in shares])
+    def _write(self, held: Sequence[Share], wishes: Sequence[Wish]) -> None:
+        write_json(self._path, {"held": [asdict(each) for each in held], "wishes": [asdict(each) for each in wishes]})
 
 
-def _share(devices: tuple[str, ...], fraction: str, pid: int) -> Share:
-    return Share(devices, fraction, pid, start_time(pid) or 0.0)
+def _free(held: Sequence[Share], devices: Sequence[str], fraction: Fraction) -> list[str]:
+    """The ``devices`` that have room for ``fraction``, emptiest first."""
+    taken = {device: Fraction(0) for device in devices}
+    for share in held:
+        for device in set(share.devices) & set(taken):
+            taken[device] += Fraction(share.fraction)
+    return sorted((device for device in devices if taken[device] + fraction <= 1), key=lambda name: taken[name])
+
+
+def _me() -> tuple[int, float]:
+    return os.getpid(), start_time(os.getpid()) or 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from fractions import Fraction
@@ -9,7 +10,20 @@ from pathlib import Path
 
 from sweeps.on_machine.shares import SharesBook
 
+ROOT = Path(__file__).resolve().parents[3]
 HALF, WHOLE = Fraction(1, 2), Fraction(1)
+WAITER = """
+import sys, time
+from fractions import Fraction
+from pathlib import Path
+from sweeps.on_machine.shares import SharesBook
+book = SharesBook(Path(sys.argv[1]))
+while (share := book.claim(["cores"], Fraction(sys.argv[2]))) is None:
+    print("waits", flush=True)
+    time.sleep(0.1)
+print("has it", flush=True)
+sys.stdin.read()
+"""
 
 
 def test_no_more_than_there_is(tmp_path: Path) -> None:
@@ -54,3 +68,33 @@ def test_the_dead_hold_nothing(tmp_path: Path) -> None:
         assert book.claim(["cores"], HALF) is None
         child.communicate(b"\n")
         assert book.claim(["cores"], HALF) is not None
+
+
+def waiter(folder: Path, fraction: str) -> subprocess.Popen[str]:
+    """Another queue, which asks until it gets what it wants and keeps that until its input ends."""
+    command = [sys.executable, "-c", WAITER, str(folder), fraction]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+
+
+def test_who_needs_the_whole_machine_gets_it_in_turn(tmp_path: Path) -> None:
+    """While a whole-machine task waits, a half that would fit is not given out; it comes after it. A waiter that dies
+    blocks nobody."""
+    book = SharesBook(tmp_path)
+    first = book.claim(["cores"], HALF)
+    assert first is not None
+    with waiter(tmp_path, "1") as large:
+        assert large.stdout is not None and large.stdout.readline() == "waits\n"
+        assert book.claim(["cores"], HALF) is None
+        book.release(first)
+        while (line := large.stdout.readline()) == "waits\n":
+            assert book.claim(["cores"], HALF) is None
+        assert line == "has it\n"
+        large.communicate("")
+    second = book.claim(["cores"], HALF)
+    assert second is not None
+    with waiter(tmp_path, "1") as large:
+        assert large.stdout is not None and large.stdout.readline() == "waits\n"
+        large.kill()
+        large.communicate()
+    assert book.claim(["cores"], HALF) is not None
