@@ -7,17 +7,18 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from analysis import ranges
 from analysis.study_files import (
     RESULT_FIELDS,
     PlannedRun,
     StudyPlan,
     Unreadable,
-    number,
     read_plan,
     read_result,
     read_status,
@@ -27,7 +28,7 @@ from nepa_scale.errors import UserError, nearest
 from nepa_scale.files import write_atomically
 
 FINISHED, UNREADABLE = "finished", "unreadable"
-INT64 = 2**63
+MAX_SHOWN = 40  # characters of a value in a note
 SIZE = "model.size"
 WIDTHS = ("model.embed_dim", "model.depth")  # a plan that varies these makes sizes that have no name
 
@@ -111,7 +112,9 @@ def read_study(path: Path) -> Study:
             said.update(outcome.notes)
             if outcome.result is not None:
                 results[run.run_id, outcome.task] = outcome.result
-    table = _join_pretraining(_with_sizes(_typed(pd.DataFrame(rows))))
+    raw = pd.DataFrame(rows)
+    typed = _typed(raw)
+    table = _join_pretraining(_with_sizes(typed))
     notes += [note if n == 1 else f"{n} files: {note}" for note, n in said.items()]
     return Study(
         path,
@@ -120,7 +123,7 @@ def read_study(path: Path) -> Study:
         plan.axes,
         table,
         results,
-        (*notes, *_notes(table, results)),
+        (*notes, *_left_out(raw, typed), *_notes(table, results)),
     )
 
 
@@ -206,7 +209,7 @@ def _row(run: PlannedRun, outcome: _Outcome, axes: Sequence[str]) -> dict[str, A
     row |= {name: status.get(name) for name in ("state", "step", "steps_total", "attempt", "error", "updated_at")}
     row |= {name: result[name] for name in RESULT_FIELDS if name in row} if result else {}
     for name in ("params_total", "params_backbone"):
-        row[name] = planned.get(name) if number(row[name]) is None else row[name]
+        row[name] = planned.get(name) if ranges.count(row[name], name) is None else row[name]
     row |= {f"planned_{name}": planned.get(name) for name in ("flops", "seconds")}
     row |= {"run_id": run.run_id, "task": outcome.task, "init": run.init or (result["init"] if result else None)}
     row["pretrained_by"] = run.pretrained_by
@@ -229,9 +232,11 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
     for name in map(str, table.columns):
         column = table[name].astype("object")
         if name in COUNTS:
-            columns[name] = column.map(_count).astype("Int64")
-        elif name in AMOUNTS or name.startswith("metrics."):
-            columns[name] = column.map(number).astype("float64")
+            columns[name] = column.map(partial(ranges.count, name=name)).astype("Int64")
+        elif name in AMOUNTS:
+            columns[name] = column.map(ranges.amount).astype("float64")
+        elif name.startswith("metrics."):
+            columns[name] = column.map(partial(ranges.metric, name=name.removeprefix("metrics."))).astype("float64")
         elif name.startswith("config.") and all(_is_plain_number(v) for v in column.dropna()):
             columns[name] = pd.to_numeric(column)
         else:
@@ -239,13 +244,17 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _count(value: Any) -> int | None:
-    known = number(value)
-    return round(known) if known is not None and abs(known) < INT64 else None
+def _left_out(raw: pd.DataFrame, typed: pd.DataFrame) -> Iterator[str]:
+    """Say which recorded values cannot be what they should, and are missing in the table."""
+    numbers = [name for name in map(str, raw) if name in COUNTS or name in AMOUNTS or name.startswith("metrics.")]
+    for name in numbers:
+        for i in raw.index[raw[name].notna() & typed[name].isna()]:
+            place, value = f"{raw.at[i, 'run_id']}/{raw.at[i, 'task']}", repr(raw.at[i, name])[:MAX_SHOWN]
+            yield f"{place}: {name.removeprefix('metrics.')} cannot be {value}; it is taken as missing."
 
 
 def _is_plain_number(value: Any) -> bool:
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < INT64)
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < ranges.INT64)
 
 
 def _with_sizes(table: pd.DataFrame) -> pd.DataFrame:

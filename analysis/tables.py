@@ -112,8 +112,8 @@ def result_table(study: Study, task: str) -> Table:
     """Every finished run of ``task`` with what it measured and what it cost."""
     rows = study.table[(study.table["task"] == task) & (study.table["state"] == FINISHED)]
     columns = list(_columns(task, rows))
-    seeds = rows["seed"].map(str, na_action="ignore").fillna(text.MISSING)
-    words = [rows["label"], rows["init"].fillna(text.MISSING), seeds]
+    seeds = [text.MISSING if pd.isna(seed) else str(seed) for seed in rows["seed"]]
+    words = [list(rows["label"]), list(rows["init"].fillna(text.MISSING)), seeds]
     numbers = [[form(float(v)) for v in rows[name].astype("float64").fillna(float("nan"))] for _, name, form in columns]
     head = [noun(study), "start", "seed", *(title for title, _, _ in columns), "run"]
     cells = list(zip(*(map(str, column) for column in words), *numbers, rows["run_id"], strict=True))

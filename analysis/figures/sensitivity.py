@@ -12,10 +12,12 @@ from analysis import captions, drawing, text
 from analysis.drawing import INK, QUIET
 from analysis.figures.palette import Palette, palette, readable
 from analysis.plots import MARGIN, Plot
+from analysis.ranges import LARGEST
 from analysis.records import FINISHED, Study
 from analysis.series import COST_KEYS, PRETRAINED, SIZE_KEYS, Target, finished
 
 FEWEST_VALUES = 3
+SMALLEST = 1e-30  # of a value that has a place on a log axis
 
 
 def settings(study: Study) -> list[str]:
@@ -25,7 +27,7 @@ def settings(study: Study) -> list[str]:
         values = study.table[f"config.{key}"].dropna()
         numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
         other = key in SIZE_KEYS | COST_KEYS or key.rpartition(".")[2] == "seed"
-        if numeric and not other and values.nunique() >= FEWEST_VALUES and (values > 0).all():
+        if numeric and not other and values.nunique() >= FEWEST_VALUES and values.between(SMALLEST, LARGEST).all():
             found.append(key)
     return found
 

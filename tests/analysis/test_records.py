@@ -223,3 +223,20 @@ def test_lists_in_varied_settings_fit_a_table_column(make_study: MakeStudy) -> N
     edit_json(path / "plan.json", vary)
     parquet, _ = write_table(read_study(path))
     assert set(pd.read_parquet(parquet)["config.optim.betas"]) == {"[0.9, 0.95]", "default"}
+
+
+def test_what_cannot_be_is_missing_and_named(make_study: MakeStudy) -> None:
+    """An accuracy of 3, a negative amount, no parameters and an infinite loss are no numbers; NaN needs no note."""
+    path = make_study()
+    result = path / "runs" / RUN / "classify" / "result.json"
+    edit_json(result, lambda content: content["metrics"].update(top1=3.0, loss=float("inf"), top5=float("nan")))
+    edit_json(result, lambda content: content.update(params_total=0, wall_seconds=-1, tokens_seen=10**30))
+    study = read_study(path)
+    row = study.table.query("run_id == @RUN and task == 'classify'").iloc[0]
+    names = ("metrics.top1", "metrics.loss", "metrics.top5", "wall_seconds", "tokens_seen")
+    assert row[list(names)].isna().all()
+    assert row["params_total"] == 113_134  # exact in the plan
+    assert sorted(note.partition(" cannot be ")[0] for note in study.notes) == [
+        f"{RUN}/classify: {name}" for name in ("loss", "tokens_seen", "top1", "wall_seconds")
+    ]
+    assert len(series(study, CLASSIFICATION, PARAMETERS).points) == 4
