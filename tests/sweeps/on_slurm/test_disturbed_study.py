@@ -92,10 +92,13 @@ def launch(*words: str, **options: Any) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_a_disturbed_study(run: Run, slurm_cluster: VirtualCluster, tmp_path: Path) -> None:
+def test_a_disturbed_study(
+    run: Run, slurm_cluster: VirtualCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A job is requeued, another preempted, a node dies, the launcher is killed, a run is cancelled, a configuration
     damaged. Every task finishes or fails for its reason, results are those of an undisturbed study on this machine bit
     for bit, a second launch does what is missing and a third nothing."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # slots of this machine are not shared with other tests
     write_digits(tmp_path / "data", num_train=64, num_validation=16, shard_size=32)
     words = (*STUDY, f"data.root={tmp_path / 'data'}")
     launcher = launch(*words, *SLURM, "study_dir=disturbed", "watch=true", cwd=tmp_path, stdout=subprocess.DEVNULL)
