@@ -249,8 +249,9 @@ def _left_out(raw: pd.DataFrame, typed: pd.DataFrame) -> Iterator[str]:
     numbers = [name for name in map(str, raw) if name in COUNTS or name in AMOUNTS or name.startswith("metrics.")]
     for name in numbers:
         for i in raw.index[raw[name].notna() & typed[name].isna()]:
-            place, value = f"{raw.at[i, 'run_id']}/{raw.at[i, 'task']}", repr(raw.at[i, name])[:MAX_SHOWN]
-            yield f"{place}: {name.removeprefix('metrics.')} cannot be {value}; it is taken as missing."
+            run_id, task, value = (str(raw.at[i, "run_id"]), str(raw.at[i, "task"]), raw.at[i, name])
+            what = name.removeprefix("metrics.")
+            yield f"{run_id}/{task}: {what} cannot be {ascii(value)[:MAX_SHOWN]}; it is taken as missing."
 
 
 def _is_plain_number(value: Any) -> bool:

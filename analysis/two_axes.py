@@ -51,7 +51,10 @@ def surface_points(study: Study, target: Target) -> pd.DataFrame:
 def _finding(points: pd.DataFrame, target: Target) -> Finding:
     question = f"How do parameters and data together set the {target.name}?"
     n, d, c, error = (points[name].to_numpy(float) for name in ("n", "d", "c", "error"))
-    fit = fit_law(CHINCHILLA, np.stack([n, d]), error, options=Options(RUN_NOISE))
+    try:
+        fit = fit_law(CHINCHILLA, np.stack([n, d]), error, options=Options(RUN_NOISE))
+    except ValueError as why:  # resamples of points that fit no such surface may leave the range of numbers
+        return Finding(question, "Cannot say", f"No surface was fitted: its intervals cannot be computed ({why}).")
     if isinstance(fit, NoFit):
         return Finding(question, "Cannot say", f"No surface was fitted: {fit.reason}.")
     flops_per = float(np.median(c / (n * d)))

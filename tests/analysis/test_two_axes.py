@@ -14,7 +14,7 @@ from analysis.records import read_study
 from analysis.series import CLASSIFICATION
 from analysis.two_axes import divided_compute, surface_points
 
-E, A, B, ALPHA, BETA = 0.05, 8.0, 40.0, 0.25, 0.35
+E, A, B, ALPHA, BETA = 0.05, 6.0, 40.0, 0.25, 0.35
 FLOPS_PER = 6.3
 Data = Callable[[int], list[float]]
 
@@ -78,3 +78,27 @@ def test_too_few_runs_are_refused(tmp_path: Path) -> None:
     finding = divided_compute(read_study(path))[0]
     assert finding.verdict == "Cannot say"
     assert "needs 6" in finding.answer
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_surface_whose_intervals_cannot_be_computed_is_no_answer(tmp_path: Path) -> None:
+    """Errors that rise again with size fit no surface of this form: the reason is said, and no number."""
+    sizes = [round(1e4 * factor) for factor in (0.1, 0.4, 1.5, 6.0, 9.0)]
+    planned = []
+    for scale in (1, 10, 100, 1000):
+        for size in sizes:
+            params = round(size * scale**0.5)
+            run_id, tokens = f"n{params}-c{scale}", 1e12 * scale / (6 * params)
+            pretrain = result(run_id, "pretrain", "pretrain", "s", params, 0, {"skill": 0.5})
+            write_task(
+                tmp_path, run_id, "pretrain", pretrain | {"tokens_seen": round(tokens), "flops_train": 1e12 * scale}
+            )
+            if (scale, size) in ((1, 60_000), (100, 1_000), (100, 4_000), (1000, 1_000), (1000, 15_000)):
+                continue
+            top1 = {"top1": 0.8 - 0.01 * math.log(size / 1e4) ** 2, "top1_majority": 0.1}
+            write_task(tmp_path, run_id, "classify", result(run_id, "classify", "pretrain", "s", params, 0, top1))
+            planned.append({"run_id": run_id, "label": run_id, "init": "pretrain", "values": {}, "tasks": {}})
+    axes = ["model.size", "pretrain.num_images"]
+    write_json(tmp_path / "plan.json", {"schema": 1, "study": "s", "grid": "g", "axes": axes, "runs": planned})
+    finding = divided_compute(read_study(tmp_path))[0]
+    assert finding.verdict in ("Cannot say", "Not shown")
