@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import text
-from analysis.beside import answers
 from analysis.best_rate import one_rate
 from analysis.findings import Finding, comparison, find
+from analysis.paper.effects import answers
 from analysis.records import FINISHED, UNREADABLE, Study, read_study, table_files, write_table
 from analysis.registered import kept_promises
 from analysis.request import SIDE_BY_SIDE, Request
@@ -72,7 +72,7 @@ def write(answered: Sequence[Answered], request: Request) -> list[Path]:
 def write_report(study: Study, findings: Sequence[Finding]) -> tuple[Path, Path, Path]:
     """Write tables and page into the study directory; return the paths of parquet, CSV and page."""
     # matplotlib takes a second to import, which --help and mistakes need not wait for
-    from analysis.page import render
+    from analysis.page.render import render
 
     page = study.path / "report.html"
     try:

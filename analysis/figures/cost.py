@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis import drawing, text
-from analysis.drawing import QUIET
+from analysis import text
+from analysis.figures import drawing
+from analysis.figures.drawing import QUIET
+from analysis.figures.plots import MARGIN, Plot
 from analysis.laws.law import Array
-from analysis.plots import MARGIN, Plot
 from analysis.records import FINISHED, Study
 
 QUANTITIES: Mapping[str, tuple[str, str]] = {  # planned and measured column

@@ -8,11 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis import captions, drawing, text
+from analysis import text
 from analysis.curves import Curve, Curves
+from analysis.figures import captions, drawing
 from analysis.figures.palette import MAX_GROUPS, Palette, palette, readable
+from analysis.figures.plots import Plot
 from analysis.laws.law import Array
-from analysis.plots import Plot
 from analysis.records import Study
 from analysis.series import label_order, noun, scales_sizes
 

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis import captions, drawing, text
-from analysis.drawing import INK
+from analysis import text
+from analysis.figures import captions, drawing
+from analysis.figures.drawing import INK
 from analysis.figures.palette import Palette, palette, readable
-from analysis.plots import MARGIN, Plot
+from analysis.figures.plots import MARGIN, Plot
 from analysis.records import Study
 from analysis.series import PRETRAINED, SCRATCH, Target, finished
 

@@ -9,13 +9,14 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from analysis import captions, drawing, text
-from analysis.drawing import INK
+from analysis import text
+from analysis.figures import captions, drawing
+from analysis.figures.drawing import INK
 from analysis.figures.palette import readable
+from analysis.figures.plots import MARGIN, Plot
 from analysis.fit.isoflop import FEWEST_SIZES, Allocation, allocation, parabola_minimum
 from analysis.fit.small_sample import NoFit
 from analysis.laws.law import Array
-from analysis.plots import MARGIN, Plot
 from analysis.records import Study
 from analysis.series import Target
 from analysis.two_axes import budgets, surface_points

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis import drawing
+from analysis.figures import drawing
 from analysis.records import Study
 from analysis.series import label_order, scales_sizes, size_of, size_order
 

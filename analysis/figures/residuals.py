@@ -8,12 +8,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from analysis import captions, drawing, text
-from analysis.drawing import QUIET
+from analysis import text
+from analysis.figures import captions, drawing
+from analysis.figures.drawing import QUIET
 from analysis.figures.palette import Palette, palette
+from analysis.figures.plots import MARGIN, Plot
 from analysis.fit.small_sample import PowerLawFit
 from analysis.laws.law import Array
-from analysis.plots import MARGIN, Plot
 from analysis.records import Study
 from analysis.series import CLASSIFICATION, SEGMENTATION, Series, scaled_axes, series
 

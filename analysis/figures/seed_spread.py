@@ -10,12 +10,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from scipy import stats
 
-from analysis import captions, drawing, text
-from analysis.drawing import QUIET
+from analysis import text
+from analysis.figures import captions, drawing
+from analysis.figures.drawing import QUIET
+from analysis.figures.label_plots import MAX_ROWS, height
 from analysis.figures.palette import Palette, palette, readable
+from analysis.figures.plots import Plot
 from analysis.fit.small_sample import CONFIDENCE, Interval
-from analysis.label_plots import MAX_ROWS, height
-from analysis.plots import Plot
 from analysis.records import Study
 from analysis.series import CLASSIFICATION, PRETRAINED, SEGMENTATION, Target, finished, label_order
 

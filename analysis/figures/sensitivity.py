@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis import captions, drawing, text
-from analysis.drawing import INK, QUIET
+from analysis import text
+from analysis.figures import captions, drawing
+from analysis.figures.drawing import INK, QUIET
 from analysis.figures.palette import Palette, palette, readable
-from analysis.plots import MARGIN, Plot
+from analysis.figures.plots import MARGIN, Plot
 from analysis.ranges import LARGEST
 from analysis.records import FINISHED, Study
 from analysis.series import COST_KEYS, PRETRAINED, SIZE_KEYS, Target, finished

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.html import data_uri, fill
+from analysis.page.html import data_uri, fill
 from analysis.side_by_side.findings import find
 from analysis.side_by_side.plots import plots
 from analysis.side_by_side.studies import Named, targets

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis import captions, drawing, text
+from analysis import text
+from analysis.figures import captions, drawing
 from analysis.figures.palette import readable
+from analysis.figures.plots import MARGIN, Plot
 from analysis.fit.small_sample import PowerLawFit
-from analysis.plots import MARGIN, Plot
 from analysis.series import Axis, Series, Target
 from analysis.side_by_side.studies import Named, laws
 

@@ -8,10 +8,10 @@ import pandas as pd
 
 from analysis import text
 from analysis.fit.small_sample import PowerLawFit
+from analysis.page.tables import Table
 from analysis.records import FINISHED
 from analysis.series import Target, noun
 from analysis.side_by_side.studies import Named, laws, scores, shared_settings, targets
-from analysis.tables import Table
 
 
 def studies_table(studies: Sequence[Named]) -> Table:

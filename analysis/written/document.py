@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.findings import Finding, comparison
+from analysis.page.tables import TITLES, Table, class_iou_table, comparison_table, result_table, states_table
 from analysis.records import Study
 from analysis.series import CLASSIFICATION, SEGMENTATION
 from analysis.side_by_side import findings as side_by_side
 from analysis.side_by_side.studies import Named, targets
 from analysis.side_by_side.tables import environment_table, laws_table, scores_table, settings_table, studies_table
-from analysis.tables import TITLES, Table, class_iou_table, comparison_table, result_table, states_table
 
 
 @dataclass(frozen=True)

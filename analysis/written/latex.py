@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from analysis.tables import Table
+from analysis.page.tables import Table
 from analysis.written.document import Document
 
 LONG = 45

@@ -11,10 +11,10 @@ from law_studies import StudySpec, write_study
 from matplotlib.colors import to_rgb
 from pages import Page
 
-from analysis import drawing
+from analysis.figures import drawing
 from analysis.findings import find
-from analysis.html import TEMPLATES
-from analysis.page import render
+from analysis.page.html import TEMPLATES
+from analysis.page.render import render
 from analysis.records import read_study
 from analysis.side_by_side import page as side_by_side
 from analysis.side_by_side.plots import LOOKS

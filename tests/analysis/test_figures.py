@@ -13,16 +13,16 @@ import pytest
 from named_settings import Setting, write_settings
 from study_files import result, write_json, write_status, write_task
 
-from analysis.drawing import to_svg
 from analysis.figures.cost import cost_plot, costs
+from analysis.figures.drawing import to_svg
 from analysis.figures.frontier import frontier, frontier_plot, spending
 from analysis.figures.isoflop_plots import isoflop_plot, profiles
 from analysis.figures.palette import palette, readable
+from analysis.figures.plots import Plot, error_plot
 from analysis.figures.residuals import residual_plot, residuals
 from analysis.figures.seed_spread import deviations, pooled, seed_plot
 from analysis.figures.sensitivity import sensitivity_plot, settings
 from analysis.fit.small_sample import PowerLawFit
-from analysis.plots import Plot, error_plot
 from analysis.records import read_study
 from analysis.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMENTATION, SHORTFALL, series
 from analysis.two_axes import surface_points

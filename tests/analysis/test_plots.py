@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from analysis.curves import curves
-from analysis.drawing import log_ticks, short, size_colours, size_dashes, to_svg
 from analysis.figures.curve_plots import curve_plot
-from analysis.plots import Plot, error_plot, rank_plot
+from analysis.figures.drawing import log_ticks, short, size_colours, size_dashes, to_svg
+from analysis.figures.plots import Plot, error_plot, rank_plot
 from analysis.records import read_study
 from analysis.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMENTATION
 

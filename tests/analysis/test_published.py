@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from analysis.published import FILE, headline, of_grid, read_published
+from analysis.paper.published import FILE, headline, of_grid, read_published
 from nepa_scale import ladder
 from nepa_scale.errors import UserError
 

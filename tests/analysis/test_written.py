@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from analysis.findings import Finding
+from analysis.page.tables import Table
 from analysis.report import main
-from analysis.tables import Table
 from analysis.written.document import Document
 from analysis.written.latex import LONG, latex
 from analysis.written.markdown import markdown

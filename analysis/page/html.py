@@ -12,8 +12,8 @@ import jinja2
 from markupsafe import Markup, escape
 
 from analysis import text
-from analysis.drawing import to_svg
-from analysis.plots import Plot
+from analysis.figures.drawing import to_svg
+from analysis.figures.plots import Plot
 
 TEMPLATES = Path(__file__).parent / "templates"
 

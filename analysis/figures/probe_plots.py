@@ -9,8 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from analysis import drawing, text
-from analysis.plots import Plot
+from analysis import text
+from analysis.figures import drawing
+from analysis.figures.plots import Plot
 from analysis.records import FINISHED, Study
 from analysis.series import PRETRAINED, SCRATCH, label_order
 from nepa_scale.layers import EMBEDDING, OUTPUT, block_of

@@ -14,8 +14,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import captions, drawing, text
-from analysis.drawing import QUIET
+from analysis import text
+from analysis.figures import captions, drawing
+from analysis.figures.drawing import QUIET
 from analysis.figures.palette import Palette, palette, readable
 from analysis.findings import comparison
 from analysis.fit.small_sample import PowerLawFit

@@ -9,10 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from analysis import captions, drawing, text
-from analysis.drawing import QUIET
+from analysis import text
+from analysis.figures import captions, drawing
+from analysis.figures.drawing import QUIET
 from analysis.figures.palette import Palette, palette, readable
-from analysis.plots import Plot
+from analysis.figures.plots import Plot
 from analysis.records import FINISHED, Study
 from analysis.series import label_order
 

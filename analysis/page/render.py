@@ -9,21 +9,22 @@ from typing import Any
 import pandas as pd
 
 from analysis import text
-from analysis.beside_section import beside_the_paper
 from analysis.curves import Curves, curves
 from analysis.figures.cost import cost_plot
 from analysis.figures.curve_plots import curve_plot
 from analysis.figures.frontier import frontier_plot
 from analysis.figures.isoflop_plots import isoflop_plot
+from analysis.figures.label_plots import rank_by_label_plot
+from analysis.figures.pictures import sheets
+from analysis.figures.plots import Plot, error_plot, rank_plot
+from analysis.figures.probe_plots import layers_plot
 from analysis.figures.residuals import residual_plot
 from analysis.figures.seed_spread import seed_plot
 from analysis.figures.sensitivity import sensitivity_plot, settings
 from analysis.findings import Finding, comparison
-from analysis.html import data_uri, fill
-from analysis.label_plots import rank_by_label_plot
-from analysis.pictures import sheets
-from analysis.plots import Plot, error_plot, rank_plot
-from analysis.probe_plots import layers_plot
+from analysis.page.html import data_uri, fill
+from analysis.page.tables import MAX_OPEN, TITLES, class_iou_table, comparison_table, result_table, states_table
+from analysis.paper.section import beside_the_paper
 from analysis.records import FINISHED, Study
 from analysis.series import (
     CLASSIFICATION,
@@ -38,7 +39,6 @@ from analysis.series import (
 )
 from analysis.side_by_side.studies import shared_settings
 from analysis.study_files import number
-from analysis.tables import MAX_OPEN, TITLES, class_iou_table, comparison_table, result_table, states_table
 from nepa_scale.config import TASKS
 
 _CURVES = (("eval_skill", "skill (evaluation)"), ("loss", f"training loss ({text.MINUS}cosine)"))

@@ -10,13 +10,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis import captions, drawing, text
-from analysis.beside import AT_CHANCE, outcomes, scores
-from analysis.drawing import INK, QUIET
+from analysis import text
+from analysis.figures import captions, drawing
+from analysis.figures.drawing import INK, QUIET
+from analysis.figures.label_plots import height
 from analysis.figures.palette import Palette, palette
-from analysis.label_plots import height
-from analysis.plots import MARGIN, Plot
-from analysis.published import headline, of_grid
+from analysis.figures.plots import MARGIN, Plot
+from analysis.paper.effects import AT_CHANCE, outcomes, scores
+from analysis.paper.published import headline, of_grid
 from analysis.records import Study
 from analysis.series import (
     CLASSIFICATION,

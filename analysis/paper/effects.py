@@ -13,7 +13,7 @@ import pandas as pd
 from analysis import text
 from analysis.findings import Finding
 from analysis.fit.small_sample import Interval, mean_interval
-from analysis.published import of_grid
+from analysis.paper.published import of_grid
 from analysis.records import FINISHED, Study
 from analysis.series import CLASSIFICATION, PRETRAINED, label_order
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from analysis.beside import is_ablation
-from analysis.beside_plots import epochs_plot, paired_plot, published_plot
-from analysis.beside_tables import effects_table, epochs_table, headline_table, probes_table, rows_table
-from analysis.plots import Plot
+from analysis.figures.plots import Plot
+from analysis.page.tables import Table
+from analysis.paper.effects import is_ablation
+from analysis.paper.plots import epochs_plot, paired_plot, published_plot
+from analysis.paper.tables import effects_table, epochs_table, headline_table, probes_table, rows_table
 from analysis.records import Study
 from analysis.series import CLASSIFICATION, PARAMETERS, SEGMENTATION, scaled_axes
-from analysis.tables import Table
 
 EPOCHS_GRID = "epochs"
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis import text
-from analysis.beside import AGREES, DIFFERS, SIGN_AGREES, SIGN_DIFFERS, THRESHOLDS, UNSURE, effects, outcomes
-from analysis.beside_plots import epochs_here, where
 from analysis.findings import comparison
-from analysis.published import LINEAR_PROBE, headline, of_grid, read_published
+from analysis.page.tables import Table
+from analysis.paper.effects import AGREES, DIFFERS, SIGN_AGREES, SIGN_DIFFERS, THRESHOLDS, UNSURE, effects, outcomes
+from analysis.paper.plots import epochs_here, where
+from analysis.paper.published import LINEAR_PROBE, headline, of_grid, read_published
 from analysis.records import FINISHED, Study
 from analysis.series import CLASSIFICATION, PRETRAINED, Target, label_order, noun
-from analysis.tables import Table
 
 _MARKS = {AGREES: "✓", SIGN_AGREES: "(✓)", UNSURE: "?", SIGN_DIFFERS: "(✗)", DIFFERS: "✗"}
 IMAGENET_CLASSES = 1000

@@ -1,0 +1,1 @@
+"""The paper's results, and a study beside them."""
