@@ -30,10 +30,10 @@ class Rule:
     that of an interval, in units of the expected error times the quantile of Student's t with ``freedom``.
     """
 
-    memory: float = 0.7
-    ridge: float = 0.1
+    memory: float = 0.5
+    ridge: float = 0.3
     caution: float = 0.5
-    width: float = 0.54
+    width: float = 0.51
     freedom: float = 2.0
 
 
