@@ -147,3 +147,15 @@ def test_study_of_one_unfinished_run_is_answered(make_study: MakeStudy, plan: bo
     for result in path.glob("runs/*/*/result.json"):
         result.unlink()
     assert {finding.verdict for finding in find(read_study(path))} == {"Cannot say"}
+
+
+def test_a_fall_too_steep_for_numbers_is_no_law(make_study: MakeStudy) -> None:
+    """R4: five sizes within a thousandth, with errors from 0.9 to 0.001: a reason, and no traceback."""
+    path = make_study(sizes={f"s{i}": 100_000_000 + 20_000 * i for i in range(5)}, scratch=False)
+    for i in range(5):
+        file = path / "runs" / f"s{i}-pretrain-s0" / "classify" / "result.json"
+        content = json.loads(file.read_text())
+        content["metrics"]["top1"] = 1 - 0.9 * 10 ** (-0.74 * i)
+        file.write_text(json.dumps(content))
+    law = answers(path)["Does the classification error fall with backbone parameters?"]
+    assert law.verdict == "Cannot say" and "range of numbers" in law.answer
