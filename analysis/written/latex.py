@@ -31,8 +31,8 @@ _COMMANDS = {
     "\u2713": r"$\surd$",
     "\u2717": r"$\times$",
 }
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
-_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻\u2212", "0123456789--", "^")
+_RAISED = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+|\^\u2212?(?:[\d.]*\d|b\b)")  # 10¹⁵, N^0.2, x^-b
 
 
 def latex(document: Document) -> str:

@@ -43,6 +43,9 @@ def test_latex_rows_have_one_cell_for_each_column() -> None:
     bare = re.sub(r"\\[\\{}]", "", text)
     assert bare.count("{") == bare.count("}")
     assert text.isascii() and "$^{15}$" in row and r"\texttt{U+4E2D}" in row
+    assert "a x$^{-b}$ and C$^{0.5}$." in latex(
+        Document("t", [], [Table("T", ["a"], [["1"]], note="a x^\u2212b and C^0.5.")], [])
+    )
     assert r"\toprule" in text and r"\begin{tabular}{llrl}" in text
 
 
