@@ -51,10 +51,7 @@ def surface_points(study: Study, target: Target) -> pd.DataFrame:
 def _finding(points: pd.DataFrame, target: Target) -> Finding:
     question = f"How do parameters and data together set the {target.name}?"
     n, d, c, error = (points[name].to_numpy(float) for name in ("n", "d", "c", "error"))
-    try:
-        fit = fit_law(CHINCHILLA, np.stack([n, d]), error, options=Options(RUN_NOISE))
-    except ValueError as why:  # resamples of points that fit no such surface may leave the range of numbers
-        return Finding(question, "Cannot say", f"No surface was fitted: its intervals cannot be computed ({why}).")
+    fit = fit_law(CHINCHILLA, np.stack([n, d]), error, options=Options(RUN_NOISE))
     if isinstance(fit, NoFit):
         return Finding(question, "Cannot say", f"No surface was fitted: {fit.reason}.")
     flops_per = float(np.median(c / (n * d)))
@@ -65,8 +62,10 @@ def _finding(points: pd.DataFrame, target: Target) -> Finding:
         f"alpha = {said['alpha']}, beta = {said['beta']}, n = {text.counted(fit.certificate.n, 'run')}. "
         f"{_division(best, n)}"
     )
-    verdict = "Not shown" if fit.certificate.warnings else "Yes"
+    without = [name for name, interval in fit.intervals.items() if interval is None]
+    verdict = "Not shown" if fit.certificate.warnings or without else "Yes"
     detail = [f"{warning[0].upper()}{warning[1:]}." for warning in fit.certificate.warnings]
+    detail += [f"No interval can be given for {', '.join(without)}."] if without else []
     detail += _parabolas(fit, c, n, error, best, flops_per)
     return Finding(question, verdict, answer, " ".join(detail))
 

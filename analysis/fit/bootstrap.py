@@ -16,6 +16,7 @@ from analysis.fit.small_sample import Interval
 from analysis.laws.law import Array
 
 FEWEST = 20
+LARGEST = 1e100  # the third power of a difference must still be a number
 """With fewer good resamples no interval is stated."""
 BATCH_NUMBERS = 300_000
 """Numbers in the largest array of one batch of searches: 2.4 MB stay in a core's cache."""
@@ -55,9 +56,11 @@ def resample(loss: Loss, theta: Array, clusters: NDArray[np.generic], number: in
 def bca_interval(estimate: float, draws: Array, jackknife: Array, confidence: float) -> Interval | None:
     """The bias-corrected accelerated interval (Efron 1987) from ``draws`` [B] and leave-one-out values [G].
 
-    None with too few draws. Without spread in ``jackknife`` the acceleration is 0.
+    None with too few draws, or where values left the range of numbers. Without spread in ``jackknife`` the acceleration
+    is 0.
     """
-    if len(draws) < FEWEST:
+    largest = np.abs(np.concatenate([draws, jackknife])).max(initial=0.0)
+    if len(draws) < FEWEST or not largest < LARGEST:
         return None
     below = (np.count_nonzero(draws < estimate) + 0.5 * np.count_nonzero(draws == estimate)) / len(draws)
     bias = norm.ppf(np.clip(below, 1 / len(draws), 1 - 1 / len(draws)))

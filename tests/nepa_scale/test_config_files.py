@@ -87,7 +87,7 @@ FREE_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), 
 )
 TIED = {"model", "task", "init", "segment.channels", "segment.scale_min", "segment.scale_max"}
 TIED |= {"classify.batch_size", "classify.mixup", "classify.cutmix", "segment.aux_channels", "probe.layers"}
-TIED.add("data.streaming")
+TIED |= {"data.streaming", "pretrain.lr_rule", "pretrain.lr_reference", "pretrain.lr_exponent"}
 
 
 def values_of(kind: str, meta: dict[str, Any]) -> st.SearchStrategy[Any]:
