@@ -87,6 +87,7 @@ FREE_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), 
 )
 TIED = {"model", "task", "init", "segment.channels", "segment.scale_min", "segment.scale_max"}
 TIED |= {"classify.batch_size", "classify.mixup", "classify.cutmix", "segment.aux_channels", "probe.layers"}
+UNFREE = ("image_size", "epochs", "steps", "fraction", "init_ema", "milestones")
 TIED |= {"data.streaming", "pretrain.lr_rule", "pretrain.lr_reference", "pretrain.lr_exponent"}
 
 
@@ -113,7 +114,7 @@ def configurations(draw: st.DrawFn) -> RunConfig:
         *parents, leaf = key.split(".")
         for parent in parents:
             section = getattr(section, parent)
-        tied = key in TIED or parents == ["model"] or leaf in ("image_size", "epochs", "steps", "fraction", "init_ema")
+        tied = key in TIED or parents == ["model"] or leaf in UNFREE
         if not tied:
             setattr(section, leaf, draw(values_of(section.__dataclass_fields__[leaf].type, meta)))
     if draw(st.booleans()):
