@@ -19,12 +19,12 @@ study: setup
 	$(BIN)/python sweeps/launch.py grid=model_size study=demo study_dir=$(STUDY_DIR)
 	@$(BIN)/python analysis/report.py $(STUDY_DIR)
 
-# Most of the quick tests keep one core busy; the slow ones are trainings on several ranks and go one after the other.
+# Most of the quick tests keep one core busy. The slow ones are trainings, many on several ranks: two at a time.
 quick: setup
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test: quick
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -32,18 +32,17 @@ SIZES = 4
 TASKS = "study.tasks=[pretrain,classify,segment]"
 
 
-def timed(words: list[str], folder: Path) -> tuple[float, float, str]:
-    """Wall time (s) and peak memory (MB) of one command, and what it printed."""
+def timed(words: list[str], folder: Path) -> tuple[float, float, float]:
+    """Wall time (s), processor time (s) and peak memory (MB) of one command."""
     with (folder / "printed").open("w+") as printed:
         before = time.perf_counter()
         process = subprocess.Popen([sys.executable, *words], cwd=folder, stdout=printed, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
         taken = time.perf_counter() - before
         printed.seek(0)
-        text = printed.read()
-    if os.waitstatus_to_exitcode(status):
-        raise RuntimeError(text)
-    return taken, usage.ru_maxrss / 1000, text
+        if os.waitstatus_to_exitcode(status):
+            raise RuntimeError(printed.read())
+    return taken, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000
 
 
 def main() -> None:
@@ -51,7 +50,7 @@ def main() -> None:
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     scripts = {name: str(REPOSITORY / "sweeps" / f"{name}.py") for name in ("launch", "status")}
     words = ["grid=model_size", f"seeds={runs // SIZES}", "study.scratch_control=false", TASKS, "study_dir=out"]
-    table = Table("command", "seconds", "peak MB", title=f"{runs} runs of three tasks")
+    table = Table("command", "seconds", "of processor", "peak MB", title=f"{runs} runs of three tasks")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["TMPDIR"] = name
@@ -64,13 +63,13 @@ def main() -> None:
             "status --json": [scripts["status"], "out", "--json"],
         }
         for title, command in commands.items():
-            taken, memory, _ = timed(command, folder)
-            table.add_row(title, f"{taken:.1f}", f"{memory:.0f}")
+            taken, worked, memory = timed(command, folder)
+            table.add_row(title, f"{taken:.1f}", f"{worked:.1f}", f"{memory:.0f}")
         runner = holder(queue_dir(folder / "out"))
         if runner is None:
             raise RuntimeError("the queue is not there")
         process = psutil.Process(runner.pid)
-        table.add_row("the queue itself", "", f"{process.memory_info().rss / 1e6:.0f}")
+        table.add_row("the queue itself", "", "", f"{process.memory_info().rss / 1e6:.0f}")
         process.send_signal(signal.SIGTERM)
         process.wait(120)
     Console().print(table)
