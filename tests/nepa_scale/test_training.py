@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from launching import REPOSITORY, TRAIN, clean_environment, losses, rows, start, train, wait_for_step
+from launching import REPOSITORY, TRAIN, clean_environment, free_port, losses, rows, start, train, wait_for_step
 
 from nepa_scale.data.digits import write_digits
 from nepa_scale.status import read_status
@@ -172,7 +172,8 @@ def test_finished_task_is_left_alone(data_root: Path, reference: Path) -> None:
 def test_deepspeed_launcher_with_two_ranks(data_root: Path, tmp_path: Path, reference: Path) -> None:
     """README's command: DeepSpeed's own launcher starts two CPU ranks."""
     launcher = Path(sys.executable).parent / "deepspeed"
-    command = [str(launcher), "--num_gpus", "2", "nepa_scale/train.py", *words(data_root, tmp_path)]
+    port = f"--master_port={free_port()}"  # other tests run at the same time
+    command = [str(launcher), "--num_gpus", "2", port, "nepa_scale/train.py", *words(data_root, tmp_path)]
     environment = {**clean_environment(), "PATH": f"{launcher.parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240, check=False

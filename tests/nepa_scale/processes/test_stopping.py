@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from injecting import BEFORE_STEP, ends, start_ranks, start_with
-from launching import REPOSITORY, clean_environment, rows, wait_for_step
+from launching import REPOSITORY, clean_environment, free_port, rows, wait_for_step
 from launching import train as trained
 
 from nepa_scale.status import Status, read_status
@@ -191,7 +191,7 @@ def test_stopped_through_the_deepspeed_launcher(digits_root: Path, tmp_path: Pat
     folder = Path(sys.executable).parent
     command = [*words(digits_root, tmp_path), "pretrain.steps=2000", "pretrain.eval_every=0"]
     process = subprocess.Popen(
-        [str(folder / "deepspeed"), "--num_gpus=2", "nepa_scale/train.py", *command],
+        [str(folder / "deepspeed"), "--num_gpus=2", f"--master_port={free_port()}", "nepa_scale/train.py", *command],
         cwd=REPOSITORY,
         env={**clean_environment(), "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"},
         stdout=subprocess.PIPE,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from injecting import BEFORE_STEP, ends, start_ranks, start_with
-from launching import REPOSITORY, TRAIN, clean_environment, losses, wait_for_step
+from launching import REPOSITORY, TRAIN, clean_environment, free_port, losses, wait_for_step
 from launching import train as trained
 
 from nepa_scale.status import read_status
@@ -145,7 +145,7 @@ def test_a_launcher_hides_nothing(digits_root: Path, tmp_path: Path, launcher: s
     number = {"deepspeed": "--num_gpus=2", "torchrun": "--nproc_per_node=2"}[launcher]
     path = Path(sys.executable).parent
     done = subprocess.run(
-        [str(path / launcher), number, str(script), *words(digits_root, tmp_path)],
+        [str(path / launcher), number, f"--master_port={free_port()}", str(script), *words(digits_root, tmp_path)],
         env={
             **clean_environment(FAULT_RANK="1", FAULT_STEP="6"),
             "PATH": f"{path}{os.pathsep}{os.environ['PATH']}",

@@ -25,7 +25,7 @@ STUDY = (
     "study.base_size=femto",
     "study.scratch_control=false",
     "study.tasks=[pretrain,classify]",
-    "pretrain.steps=200",
+    "pretrain.steps=300",
     "classify.steps=4",
     "checkpoint.every=100",
     "log.tensorboard=false",
@@ -62,8 +62,13 @@ class Study:
         return dict(read_json(path)) if path.is_file() else {"state": "none", "step": 0, "attempt": 0, "error": None}
 
     def trains(self, run: int) -> None:
-        """Wait until the pre-training makes steps."""
-        wait_for(lambda: self.status(run)["step"] > 0 and self.job(run).state == "RUNNING", 240, f"run {run} trains")
+        """Wait until the pre-training makes steps, or has ended."""
+
+        def ready() -> bool:
+            job = self.job(run)
+            return not job.is_live or (self.status(run)["step"] > 0 and job.state == "RUNNING")
+
+        wait_for(ready, 240, f"run {run} trains")
 
     def started_again(self, run: int, restarts: int) -> None:
         """Wait until Slurm has started the pre-training that often anew, or it ended."""
