@@ -18,7 +18,6 @@ from sweeps.on_slurm.commands import JobState
 from sweeps.schedule import Job
 from sweeps.settings import SlurmSettings
 
-TAIL_CHARACTERS = 4096
 ASK_AGAIN_SECONDS = 5.0
 UNKNOWN = "it never reached Slurm; the same launch submits it"
 
@@ -99,9 +98,8 @@ class SlurmExecutor:
 
     def _reason(self, state: JobState) -> str:
         """Why the task of an ended job is not finished: its own word before Slurm's."""
-        path = submissions.printed(self._study_dir, state.job_id)
-        printed = path.read_text(errors="replace") if path else ""
-        return jobs.first_error(printed) or truth.verdict(state, printed[-TAIL_CHARACTERS:])
+        printed = submissions.printed(self._study_dir, state.job_id)
+        return jobs.first_error(printed) or truth.verdict(state, printed)
 
     def _submit(self, array: Array, ids: dict[int, str]) -> str:
         """Hand one array to sbatch; returns its job id."""

@@ -61,10 +61,13 @@ def folder(study_dir: Path, submission: Submission) -> Path:
     return (study_dir / FOLDER / str(submission.number)).absolute()
 
 
-def printed(study_dir: Path, job_id: str) -> Path | None:
-    """What rank 0 of a job, and Slurm about it, wrote to standard error; None where it wrote nothing."""
-    found = sorted((study_dir / FOLDER).glob(f"*/{job_id}_0_log.err"), key=lambda path: int(path.parent.name))
-    return found[-1] if found else None
+def printed(study_dir: Path, job_id: str) -> str:
+    """What the ranks of a job, and Slurm about it, wrote to standard error, rank 0 first: any of them may have failed
+    first, and Slurm ends the others."""
+    found = list((study_dir / FOLDER).glob(f"*/{job_id}_*_log.err"))
+    newest = max((int(path.parent.name) for path in found), default=0)
+    ranks = {int(path.name.split("_")[-2]): path for path in found if int(path.parent.name) == newest}
+    return "\n".join(ranks[rank].read_text(errors="replace") for rank in sorted(ranks))
 
 
 def _write(study_dir: Path, submission: Submission) -> None:

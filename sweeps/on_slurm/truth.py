@@ -40,7 +40,7 @@ def states(study_dir: Path) -> dict[str, JobState]:
 
 
 def verdict(job: JobState, printed: str = "") -> str:
-    """Why the task of a job that has ended is not finished; ``printed`` is the end of what the job printed."""
+    """Why the task of a job that has ended is not finished; ``printed`` is what its ranks did."""
     if job.state == "OUT_OF_MEMORY" or any(word in printed for word in OUT_OF_MEMORY):
         return ENDS["OUT_OF_MEMORY"]
     if job.state == "CANCELLED" and job.reason in NOT_STARTED:
