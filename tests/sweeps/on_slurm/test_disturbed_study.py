@@ -14,7 +14,7 @@ from slurm_cluster import VirtualCluster, wait_for
 
 from nepa_scale.data.digits import write_digits
 from nepa_scale.files import read_json
-from sweeps.on_slurm import truth
+from sweeps.on_slurm import submissions, truth
 from sweeps.on_slurm.commands import JobState
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -107,8 +107,9 @@ def test_a_disturbed_study(
     write_digits(tmp_path / "data", num_train=64, num_validation=16, shard_size=32)
     words = (*STUDY, f"data.root={tmp_path / 'data'}")
     launcher = launch(*words, *SLURM, "study_dir=disturbed", "watch=true", cwd=tmp_path, stdout=subprocess.DEVNULL)
-    wait_for(lambda: len(list((tmp_path / "disturbed" / "slurm").glob("*.json"))) == 2, 60, "submitted")
-    study = Study(tmp_path / "disturbed", slurm_cluster)
+    folder = tmp_path / "disturbed"
+    wait_for(lambda: [each.job_id is None for each in submissions.read_all(folder)] == [False] * 2, 60, "submitted")
+    study = Study(folder, slurm_cluster)
     config = study.folder / "runs" / study.runs[3] / "config.yaml"
     intact = config.read_text()
     config.write_text("model: {size: [femto\n")
