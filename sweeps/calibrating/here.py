@@ -23,6 +23,7 @@ from sweeps.calibrating.measurements import Measurement
 from sweeps.calibrating.shapes import Shape
 from sweeps.calibrating.short_runs import short_config
 from sweeps.calibrating.timing import ShortRun, Timing, mean
+from sweeps.jobs import first_error
 from sweeps.machine import Slots
 
 TRAIN = Path(__file__).resolve().parents[2] / "nepa_scale" / "train.py"
@@ -84,6 +85,6 @@ def _start(task: str, run_dir: Path, slots: Slots, slot: int) -> subprocess.Pope
 
 def _error_of(run_dir: Path, code: int) -> str:
     """The first error that a process printed."""
-    lines = (run_dir / "printed.txt").read_text(errors="replace").splitlines()
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return errors[0] if errors else f"exit code {code}; {(lines or ['nothing was printed'])[-1]}"
+    printed = (run_dir / "printed.txt").read_text(errors="replace")
+    last = (printed.splitlines() or ["nothing was printed"])[-1]
+    return first_error(printed) or f"exit code {code}; {last}"
