@@ -74,6 +74,7 @@ def read_launch(words: Sequence[str]) -> Launch:
         calibrate=root.calibrate,
         predict=root.predict,
         predict_from=None if root.predict_from is None else Path(root.predict_from),
+        optimum_from=None if root.optimum_from is None else Path(root.optimum_from),
         unfit=root.unfit,
         budget=root.budget,
         only=root.only,
@@ -208,6 +209,8 @@ def _check_grid(tree: Tree, name: str, typed: Sequence[tuple[str, str]]) -> None
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{key} has {length}" for key, length in lengths.items())
         problems.append(f"grid.zip: settings that vary together need equally many values: {counts}")
+    if tree.optimum_from is not None and grid.rule != "isoflop":
+        problems.append(f"optimum_from={tree.optimum_from}: for grids of equal compute alone; give grid=isoflop, too")
     problems += [f"grid.axes.{key}: in grid.zip too; leave out one of the two" for key in grid.zip if key in grid.axes]
     if problems:
         raise ConfigError(problems)

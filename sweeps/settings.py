@@ -146,11 +146,15 @@ class Tree:
     study_dir: str | None = option("where plan, runs and report go; null = studies/<study>-<grid>")
     dry_run: bool = option("show the plan with its cost and create nothing", False)
     unfit: str = option(
-        "points that no device can hold, or whose batch or budget does not divide: refuse the launch, or drop them",
+        "points that no device can hold, whose batch or budget does not divide, or whose optimum lies outside the"
+        " ladder: refuse the launch, or drop them",
         "refuse",
     )
     predict: bool = option("write down what is expected of the largest runs before they start", False)
     predict_from: str | None = option("predict=true: study directory whose finished runs are fitted; null = this one")
+    optimum_from: str | None = option(
+        "grid=isoflop: study directory whose finished runs say which budgets have their optimum within the sizes"
+    )
     calibrate: bool = option("measure how long such tasks take where they will run, if that is not known yet", False)
     branch: bool = option("grid=data_size: one long pre-training serves all sizes by short decays (wsd)", False)
     only: str = option("which unfinished tasks to start: all, failed, or missing (those that did not fail)", "all")
@@ -173,6 +177,7 @@ class Launch:
     calibrate: bool = False
     predict: bool = False
     predict_from: Path | None = None
+    optimum_from: Path | None = None
     unfit: str = "refuse"
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     only: str = "all"
