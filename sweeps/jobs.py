@@ -125,21 +125,19 @@ def put_in_line(job: Job) -> None:
 def settle(job: Job, error: str | None, *, stopping: bool) -> Status:
     """Make the status of a task whose process is gone say what became of it, and return it."""
     status = read_status(task_dir(job)) or Status("planned")
-    if status.state != "finished" and withdrawn.is_withdrawn(task_dir(job)):
-        mark(job, "failed", withdrawn.REASON)
+    cancelled = status.state != "finished" and withdrawn.is_withdrawn(task_dir(job))
+    if cancelled or (status.state in UNDER_WAY and not stopping):
+        end(job, error or "ended before its end")
     elif status.state in UNDER_WAY:
-        if stopping:
-            mark(job, "preempted" if status.step else "planned")
-        else:
-            mark(job, "failed", printed_error(job) or error or "ended before its end")
+        mark(job, "preempted" if status.step else "planned")
     return read_status(task_dir(job)) or status
 
 
 def end(job: Job, reason: str) -> None:
-    """Say of a task that its process is gone for good, and why, unless it has said so itself."""
-    if withdrawn.is_withdrawn(task_dir(job)):
-        reason = withdrawn.REASON
-    mark(job, "failed", printed_error(job) or reason)
+    """Say of a task that its process is gone for good, and why: ``reason``, unless it was cancelled or has said more
+    itself."""
+    cancelled = withdrawn.is_withdrawn(task_dir(job))
+    mark(job, "failed", withdrawn.REASON if cancelled else printed_error(job) or reason)
 
 
 def not_started(parent: str) -> str:

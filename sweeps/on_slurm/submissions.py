@@ -36,7 +36,7 @@ class Submission:
 
 def begin(study_dir: Path, keys: Sequence[str]) -> Submission:
     """Record that ``keys`` are about to be submitted together."""
-    number = max((submission.number for submission in read_all(study_dir)), default=0) + 1
+    number = max(map(_number, _records(study_dir)), default=0) + 1
     submission = Submission(number, f"nepa_scale:{_digest(study_dir)}:{number}", tuple(keys))
     _write(study_dir, submission)
     return submission
@@ -51,8 +51,7 @@ def submitted(study_dir: Path, submission: Submission, job_id: str) -> Submissio
 
 def read_all(study_dir: Path) -> list[Submission]:
     """Every submission of the study, oldest first."""
-    paths = sorted((study_dir / FOLDER).glob("*.json"), key=lambda path: int(path.stem))
-    contents = [read_json(path) for path in paths]
+    contents = [read_json(path) for path in sorted(_records(study_dir), key=_number)]
     return [Submission(**(content | {"keys": tuple(content["keys"])})) for content in contents]
 
 
@@ -68,6 +67,14 @@ def printed(study_dir: Path, job_id: str) -> str:
     newest = max((int(path.parent.name) for path in found), default=0)
     ranks = {int(path.name.split("_")[-2]): path for path in found if int(path.parent.name) == newest}
     return "\n".join(ranks[rank].read_text(errors="replace") for rank in sorted(ranks))
+
+
+def _records(study_dir: Path) -> list[Path]:
+    return list((study_dir / FOLDER).glob("*.json"))
+
+
+def _number(record: Path) -> int:
+    return int(record.stem)
 
 
 def _write(study_dir: Path, submission: Submission) -> None:
