@@ -15,10 +15,11 @@ from analysis import text
 from analysis.best_rate import one_rate
 from analysis.findings import Finding, comparison, find
 from analysis.paper.effects import answers
-from analysis.records import FINISHED, UNREADABLE, Study, read_study, table_files, write_table
+from analysis.records import FINISHED, UNREADABLE, Study, read_study
 from analysis.registered import kept_promises
 from analysis.request import SIDE_BY_SIDE, Request
 from analysis.series import CLASSIFICATION, SEGMENTATION
+from analysis.table_files import table_files, write_table
 from analysis.two_axes import divided_compute
 from analysis.watch import watch
 from nepa_scale.errors import UserError

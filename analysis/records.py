@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis import ranges
+from analysis.columns import AMOUNTS, COUNTS, TEXT, left_out, typed
 from analysis.study_files import (
     RESULT_FIELDS,
     PlannedRun,
@@ -25,41 +24,10 @@ from analysis.study_files import (
 )
 from nepa_scale.config import TASKS
 from nepa_scale.errors import UserError, nearest
-from nepa_scale.files import write_atomically
 
 FINISHED, UNREADABLE = "finished", "unreadable"
-MAX_SHOWN = 40  # characters of a value in a note
 SIZE = "model.size"
 WIDTHS = ("model.embed_dim", "model.depth")  # a plan that varies these makes sizes that have no name
-
-TEXT = (
-    "run_id",
-    "label",
-    "size",
-    "init",
-    "task",
-    "state",
-    "error",
-    "updated_at",
-    "device_kind",
-    "commit",
-    "finished_at",
-    "pretrained_by",
-)
-COUNTS = (
-    *(
-        "step",
-        "steps_total",
-        "attempt",
-        "seed",
-        "params_total",
-        "params_backbone",
-        "images_seen",
-        "unique_images",
-    ),
-    *("tokens_seen", "device_count", "peak_memory_bytes"),
-)
-AMOUNTS = ("flops_train", "pretrain_flops", "pretrain_tokens", "wall_seconds", "planned_flops", "planned_seconds")
 
 
 @dataclass(frozen=True)
@@ -113,8 +81,8 @@ def read_study(path: Path) -> Study:
             if outcome.result is not None:
                 results[run.run_id, outcome.task] = outcome.result
     raw = pd.DataFrame(rows)
-    typed = _typed(raw)
-    table = _join_pretraining(_with_sizes(typed))
+    sound = typed(raw)
+    table = _join_pretraining(_with_sizes(sound))
     notes += [note if n == 1 else f"{n} files: {note}" for note, n in said.items()]
     return Study(
         path,
@@ -123,24 +91,8 @@ def read_study(path: Path) -> Study:
         plan.axes,
         table,
         results,
-        (*notes, *_left_out(raw, typed), *_notes(table, results)),
+        (*notes, *left_out(raw, sound), *_notes(table, results)),
     )
-
-
-def write_table(study: Study) -> tuple[Path, Path]:
-    """Write ``results.parquet`` and ``results.csv`` into the study directory and return their paths."""
-    parquet, csv = study.path / "results.parquet", study.path / "results.csv"
-    as_parquet, as_csv = table_files(study.table)
-    write_atomically(parquet, as_parquet)
-    write_atomically(csv, as_csv)
-    return parquet, csv
-
-
-def table_files(table: pd.DataFrame) -> tuple[bytes, str]:
-    """``table`` as parquet and as CSV."""
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    return buffer.getvalue(), table.to_csv(index=False)
 
 
 def _check_directory(path: Path) -> None:
@@ -224,38 +176,6 @@ def _row(run: PlannedRun, outcome: _Outcome, axes: Sequence[str]) -> dict[str, A
 def _plain(value: Any) -> Any:
     """Keep scalars; spell lists and objects as JSON so that a column has one type."""
     return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
-
-
-def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    """Give every column one type, so that missing is missing (never 0 or 'None') in parquet and CSV alike."""
-    columns: dict[str, pd.Series[Any]] = {}
-    for name in map(str, table.columns):
-        column = table[name].astype("object")
-        if name in COUNTS:
-            columns[name] = column.map(partial(ranges.count, name=name)).astype("Int64")
-        elif name in AMOUNTS:
-            columns[name] = column.map(ranges.amount).astype("float64")
-        elif name.startswith("metrics."):
-            columns[name] = column.map(partial(ranges.metric, name=name.removeprefix("metrics."))).astype("float64")
-        elif name.startswith("config.") and all(_is_plain_number(v) for v in column.dropna()):
-            columns[name] = pd.to_numeric(column)
-        else:
-            columns[name] = column.map(str, na_action="ignore").astype("str")
-    return pd.DataFrame(columns)
-
-
-def _left_out(raw: pd.DataFrame, typed: pd.DataFrame) -> Iterator[str]:
-    """Say which recorded values cannot be what they should, and are missing in the table."""
-    numbers = [name for name in map(str, raw) if name in COUNTS or name in AMOUNTS or name.startswith("metrics.")]
-    for name in numbers:
-        for i in raw.index[raw[name].notna() & typed[name].isna()]:
-            run_id, task, value = (str(raw.at[i, "run_id"]), str(raw.at[i, "task"]), raw.at[i, name])
-            what = name.removeprefix("metrics.")
-            yield f"{run_id}/{task}: {what} cannot be {ascii(value)[:MAX_SHOWN]}; it is taken as missing."
-
-
-def _is_plain_number(value: Any) -> bool:
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < ranges.INT64)
 
 
 def _with_sizes(table: pd.DataFrame) -> pd.DataFrame:

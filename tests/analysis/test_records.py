@@ -12,8 +12,9 @@ import pytest
 from law_studies import SIZES, StudySpec, write_study
 
 from analysis.findings import find
-from analysis.records import read_study, write_table
+from analysis.records import read_study
 from analysis.series import CLASSIFICATION, PARAMETERS, series
+from analysis.table_files import write_table
 from nepa_scale.errors import UserError
 
 MakeStudy = Callable[..., Path]

@@ -15,7 +15,7 @@ from law_studies import StudySpec, write_study
 from pages import Page
 
 from analysis.fit.small_sample import PowerLawFit, fit_power_law
-from analysis.records import read_study, table_files
+from analysis.records import read_study
 from analysis.report import main
 from analysis.series import CLASSIFICATION
 from analysis.side_by_side.findings import difference, find
@@ -23,6 +23,7 @@ from analysis.side_by_side.page import render
 from analysis.side_by_side.plots import plots
 from analysis.side_by_side.studies import Named, joined, named
 from analysis.side_by_side.tables import environment_table, laws_table, scores_table, settings_table, studies_table
+from analysis.table_files import table_files
 
 MakeStudy = Callable[..., Path]
 RATES = "Does the classification error fall with backbone parameters at one rate in all studies?"
