@@ -138,7 +138,7 @@ class Progressing:
         if self._console.is_terminal:
             self._bars[name] = self._progress.add_task(name, total=None)
         else:
-            self._say(f"start     {name}")
+            self.say(f"start     {name}")
 
     def step(self, name: str, status: Status | None) -> None:
         """``name`` has come so far."""
@@ -152,13 +152,14 @@ class Progressing:
         if name in self._bars:
             self._progress.remove_task(self._bars.pop(name))
         took = f" after {duration(time.monotonic() - self._started[name])}" if name in self._started else ""
-        self._say(f"{status.state:<9} {name}{took}{note}")
+        self.say(f"{status.state:<9} {name}{took}{note}")
 
     def close(self) -> None:
         """Leave the terminal as it was."""
         self._progress.stop()
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """A line that stays."""
         width = len(str(self._total))
         self._console.print(f"[{self._ended:>{width}}/{self._total}] {text}", markup=False, soft_wrap=True)
 

@@ -12,6 +12,7 @@ from nepa_scale.status import Status, read_status, status_path
 from sweeps import jobs
 from sweeps.display import Progressing
 from sweeps.executors import Executor
+from sweeps.no_answer import NoAnswer
 from sweeps.schedule import Job
 
 POLL_SECONDS = 0.3
@@ -26,6 +27,7 @@ class Follower:
         self._open = {job.key: job for job in followed}
         self._titles, self._seen = titles, dict[str, int]()
         self._started: set[str] = set()
+        self._settled_at, self._answered = 0.0, True
         self._progress = Progressing(console, len(followed))
         self.failures: list[tuple[Job, str]] = []
 
@@ -34,23 +36,37 @@ class Follower:
 
         On an executor whose work goes on without the watcher, the signal ends the watching only.
         """
-        settled_at = time.monotonic()
+        self._settled_at = time.monotonic()
         try:
             while self._open:
-                active = executor.is_active()
-                self._look()
-                if not active or time.monotonic() - settled_at > SETTLE_SECONDS:
-                    executor.settle(list(self._open.values()))
-                    settled_at = time.monotonic()
-                    self._look()
-                if not active:
-                    break
-                if stop.requested and executor.stop() is not None:
+                active = self._ask(executor)
+                if not active or (stop.requested and executor.stop() is not None):
                     break
                 time.sleep(POLL_SECONDS)
         finally:
             self._progress.close()
         return stop.requested
+
+    def _ask(self, executor: Executor) -> bool:
+        """Whether anything is at work; what tasks and executor say of themselves is shown.
+
+        An executor that does not answer is asked again: its work goes on meanwhile.
+        """
+        try:
+            active = executor.is_active()
+            self._look()
+            if not active or time.monotonic() - self._settled_at > SETTLE_SECONDS:
+                self._settled_at = time.monotonic()
+                executor.settle(list(self._open.values()))
+                self._look()
+        except NoAnswer as error:
+            if self._answered:
+                self._progress.say(f"{error}; the work goes on, asking again")
+            self._answered = False
+            self._look()
+            return True
+        self._answered = True
+        return active
 
     def _look(self) -> None:
         for key, job in list(self._open.items()):

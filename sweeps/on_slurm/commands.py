@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nepa_scale.errors import UserError
+from sweeps.no_answer import NoAnswer
 
 NEEDED = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 FIELDS = ("ArrayJobID", "ArrayTaskID", "State", "Reason", "exit_code", "restartcnt", "Comment")
@@ -47,7 +48,10 @@ def check_available() -> None:
 
 
 def my_jobs() -> list[JobState]:
-    """Every job of this user that Slurm still remembers, each element of an array by itself; one query."""
+    """Every job of this user that Slurm still remembers, each element of an array by itself; one query.
+
+    Raises ``NoAnswer`` while the controller is not to be reached.
+    """
     form = ",".join(f"{field}:{WIDTH}|" for field in FIELDS)
     answer = _ask(["squeue", "--me", "--noheader", "--array", "--states=all", "-O", form])
     return [parsed for line in answer.splitlines() if (parsed := _parse(line)) is not None]
@@ -86,9 +90,9 @@ def _ask(words: Sequence[str], *, check: bool = True) -> str:
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=SECONDS)
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"{words[0]}: no answer from Slurm within {SECONDS} s; try again later") from error
+        raise NoAnswer(f"{words[0]}: no answer from Slurm within {SECONDS} s; try again later") from error
     if check and done.returncode:
-        raise UserError(f"{words[0]}: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}")
+        raise NoAnswer(f"{words[0]}: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}")
     return done.stdout
 
 

@@ -92,8 +92,8 @@ class SlurmExecutor:
     def _known(self, *, fresh: bool = False) -> dict[str, JobState]:
         """The states of the study's jobs, a few seconds old at most; ``fresh``: of this moment."""
         if fresh or time.monotonic() - self._asked_at > ASK_AGAIN_SECONDS:
+            self._asked_at = time.monotonic()  # before it is asked, so that one who does not answer has rest, too
             self._states = truth.states(self._study_dir)
-            self._asked_at = time.monotonic()
         return self._states
 
     def _reason(self, state: JobState) -> str:

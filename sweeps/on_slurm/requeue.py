@@ -19,6 +19,7 @@ from sweeps import withdrawn
 from sweeps.task import TaskInterruptedError, TaskNotFinishedError
 
 ANSWER_SECONDS = 60
+ATTEMPTS, PAUSE_SECONDS = 3, 5
 KILL_SECONDS = 120
 
 
@@ -47,11 +48,17 @@ def _run(function: Callable[[], object], directory: str, max_requeues: int) -> N
 
 
 def _requeue() -> None:
-    """Ask to be started again and wait for the end. Slurm may be about to do so itself, then it refuses."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        command = ["scontrol", "requeue", _own_id()]
-        if subprocess.run(command, check=False, timeout=ANSWER_SECONDS).returncode == 0:
-            time.sleep(KILL_SECONDS)
+    """Ask to be started again and wait for the end.
+
+    Slurm may be about to do so itself, then it refuses; or its controller is not to be reached, then it is asked again.
+    """
+    command = ["scontrol", "requeue", _own_id()]
+    for _ in range(ATTEMPTS):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if subprocess.run(command, check=False, timeout=ANSWER_SECONDS).returncode == 0:
+                time.sleep(KILL_SECONDS)
+                return
+        time.sleep(PAUSE_SECONDS)
 
 
 def _own_id() -> str:

@@ -135,9 +135,7 @@ class VirtualCluster:
         wait_for(socket_path.exists, 10, "munged")
         if self._accounting:
             self._start_accounting()
-        conf = self.environment["SLURM_CONF"]
-        self._spawn("slurmctld", "slurmctld", "-D", "-i", "-f", conf)
-        wait_for(lambda: "is UP" in self.ask("scontrol", "ping"), 20, "slurmctld")
+        self.start_controller()
         for number in range(1, self.nodes + 1):
             self.start_node(number)
         wait_for(self.is_idle, 30, "all nodes idle")
@@ -190,6 +188,17 @@ class VirtualCluster:
             f"NodeName=virtual[1-{self.nodes}] Name=gpu File={self.folder}/dev/nvidia[0-{GPUS - 1}]\n"
         )
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
+
+    def start_controller(self) -> None:
+        """Start the controller, the first time or after it was stopped; it remembers its jobs."""
+        self._spawn("slurmctld", "slurmctld", "-D", "-i", "-f", self.environment["SLURM_CONF"])
+        wait_for(lambda: "is UP" in self.ask("scontrol", "ping"), 20, "slurmctld")
+
+    def stop_controller(self) -> None:
+        """The controller is shut down, as for a restart; jobs go on."""
+        daemon = self._daemons.pop("slurmctld")
+        daemon.terminate()
+        daemon.wait(30)
 
     def start_node(self, number: int) -> None:
         """Start the daemon of a node, the first time or after its death."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,12 +15,15 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
+from rich.console import Console
 from slurm_cluster import VirtualCluster, wait_for
 
 from nepa_scale.errors import UserError
 from nepa_scale.files import write_json
+from nepa_scale.processes.signals import StopRequest
 from nepa_scale.status import Status, read_status, write_status
 from sweeps import jobs, withdrawn
+from sweeps.following import Follower
 from sweeps.on_slurm import commands, submissions, truth
 from sweeps.on_slurm.executor import SlurmExecutor
 from sweeps.resources import Resources
@@ -265,6 +270,32 @@ def test_a_lost_node(slurm_cluster: VirtualCluster, tmp_path: Path) -> None:
     finally:
         slurm_cluster.start_node(number)
         wait_for(slurm_cluster.is_idle, 60, "the node is back")
+
+
+def test_a_watcher_outlives_the_controller(slurm_cluster: VirtualCluster, tmp_path: Path) -> None:
+    """A launch that watches for days sees controllers restart: it says so once, waits, and sees the end."""
+
+    def work() -> None:
+        (tmp_path / "begun").touch()
+        while not (tmp_path / "go").exists():
+            time.sleep(0.2)
+        finish(tmp_path, "a/pretrain")
+
+    job = make_job(tmp_path, "a/pretrain", work)
+    executor = submit(tmp_path, [job])
+    wait_for((tmp_path / "begun").exists, 60, "the job runs")
+    shown = io.StringIO()
+    follower = Follower([job], {job.key: "a pretrain"}, Console(file=shown))
+    slurm_cluster.stop_controller()
+    watching = threading.Thread(target=follower.follow, args=(executor, StopRequest()))
+    watching.start()
+    wait_for(lambda: "asking again" in shown.getvalue(), 60, "the watcher has no answer")
+    slurm_cluster.start_controller()
+    (tmp_path / "go").touch()
+    watching.join(60)
+    assert not watching.is_alive()
+    assert shown.getvalue().count("asking again") == 1
+    assert follower.failures == [] and jobs.is_done(job)
 
 
 def test_jobs_that_the_controller_has_forgotten(forgetful_slurm: bool, tmp_path: Path) -> None:
