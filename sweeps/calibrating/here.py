@@ -25,6 +25,7 @@ from sweeps.calibrating.short_runs import short_config
 from sweeps.calibrating.timing import ShortRun, Timing, mean
 from sweeps.jobs import first_error
 from sweeps.machine import Slots
+from sweeps.on_machine.alone import whole_machine
 
 TRAIN = Path(__file__).resolve().parents[2] / "nepa_scale" / "train.py"
 POLL_SECONDS = 0.02
@@ -33,11 +34,15 @@ POLL_SECONDS = 0.02
 def run_here(runs: Sequence[tuple[Shape, ShortRun]], slots: Slots, folder: Path) -> list[Measurement]:
     """Do the ``runs`` one after the other in a temporary folder below ``folder``, and say on the way which.
 
-    Raises ``UserError`` with the first error of a task that fails.
+    Tasks of other studies are waited for, and wait meanwhile. Raises ``UserError`` with the first error of a task that
+    fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     measurements = []
-    with tempfile.TemporaryDirectory(dir=folder, prefix="running-", ignore_cleanup_errors=True) as temporary:
+    with (
+        whole_machine(slots.gpus),
+        tempfile.TemporaryDirectory(dir=folder, prefix="running-", ignore_cleanup_errors=True) as temporary,
+    ):
         for number, (shape, run) in enumerate(runs, start=1):
             print(f"calibrating {number}/{len(runs)}: {shape.label}", flush=True)
             timing = _measured(shape, run, slots, Path(temporary) / str(number))

@@ -181,6 +181,7 @@ def test_study_from_start_to_end(run: Run, small_data: Path, tmp_path: Path) -> 
 def test_times_are_measured_once(run: Run, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """calibrate=true runs what the plan lacks, in no study; a later plan rests on it without being asked to."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # studies of other tests are nothing to wait for
     words = ("study.sizes=[femto]", f"data.root={small_data}", "study.tasks=[pretrain]", "study.scratch_control=false")
     first = run("launch.py", *words, "cluster.slots=1", "calibrate=true", "dry_run=true", "study_dir=out")
     assert first.returncode == 0, first.stdout + first.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,6 +23,12 @@ from sweeps.planning.points import expand
 from sweeps.settings import SlurmSettings
 
 COUNTS = Counts(steps=30, saves=0, evaluations=0)
+
+
+@pytest.fixture(autouse=True)
+def own_book(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Other tests' studies on this machine are nothing to wait for."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def one_shape(root: Path, *words: str) -> tuple[Shape, ShortRun]:
