@@ -61,6 +61,16 @@ def forgetful_slurm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
+def accounted_slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualCluster]:
+    """A Slurm with accounting, with an environment in which its commands find it."""
+    need_slurm(accounting=True)
+    with started_slurm(accounting=True) as cluster:
+        for name, value in cluster.environment.items():
+            monkeypatch.setenv(name, value)
+        yield cluster
+
+
+@pytest.fixture
 def slurm_cluster(running_slurm: VirtualCluster, monkeypatch: pytest.MonkeyPatch) -> VirtualCluster:
     """The running Slurm, with an environment in which its commands find it."""
     for name, value in running_slurm.environment.items():

@@ -72,10 +72,12 @@ PartitionName=short Nodes=virtual[1-{count}] MaxTime=5 State=UP PriorityTier=10
 
 
 ACCOUNTING_DAEMONS = ("slurmdbd", "sacct", "sacctmgr", "mariadbd", "mariadb", "mariadb-install-db")
+ACCOUNT = "research"
 ACCOUNTING = """AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort={port}
-AccountingStoragePass={folder}/munge.socket"""
+AccountingStoragePass={folder}/munge.socket
+AccountingStorageEnforce=associations,limits"""
 DATABASE_CONF = """AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
 DbdHost={host}
@@ -100,7 +102,8 @@ def missing(*, accounting: bool = False) -> list[str]:
 class VirtualCluster:
     """A running Slurm. ``environment`` is what its clients need; ``with`` stops it.
 
-    ``accounting`` adds slurmdbd and its database; the controller forgets jobs ``min_job_age`` seconds after their end.
+    ``accounting`` adds slurmdbd and its database, an account ``ACCOUNT`` of this user, and limits that are kept; the
+    controller forgets jobs ``min_job_age`` seconds after their end.
     """
 
     def __init__(self, folder: Path, nodes: int = 2, *, accounting: bool = False, min_job_age: int = 86_400) -> None:
@@ -155,6 +158,8 @@ class VirtualCluster:
         self._spawn("slurmdbd", "slurmdbd", "-D", MYSQL_UNIX_PORT=str(database_socket))
         wait_for(lambda: not self.ask("sacctmgr", "-n", "list", "cluster").strip(), 60, "slurmdbd")
         self.ask("sacctmgr", "-i", "add", "cluster", "virtual")
+        self.ask("sacctmgr", "-i", "add", "account", ACCOUNT)
+        self.ask("sacctmgr", "-i", "add", "user", getpass.getuser(), f"account={ACCOUNT}", f"defaultaccount={ACCOUNT}")
 
     def _configure(self) -> None:
         for name in ("state", "spool", "dev"):

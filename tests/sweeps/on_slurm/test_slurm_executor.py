@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import io
 import os
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 from rich.console import Console
-from slurm_cluster import VirtualCluster, wait_for
+from slurm_cluster import ACCOUNT, VirtualCluster, wait_for
 
 from nepa_scale.errors import UserError
 from nepa_scale.files import write_json
@@ -148,6 +149,26 @@ def test_refusals_are_in_slurms_words(tmp_path: Path, settings: SlurmSettings, w
     with pytest.raises(UserError) as raised:
         submit(tmp_path, [make_job(tmp_path, "a/pretrain", print)], settings)
     assert words in str(raised.value).lower() and "\n" not in str(raised.value)
+
+
+def test_accounts_and_limits(accounted_slurm: VirtualCluster, tmp_path: Path) -> None:
+    """A wrong account is refused; where a user may have two jobs in line, a study of three has none of them in it."""
+    job = make_job(tmp_path / "one", "a/pretrain", print)
+    with pytest.raises(UserError, match=r"Slurm refuses a/pretrain: sbatch: error: .*[Ii]nvalid account"):
+        submit(tmp_path / "one", [job], SlurmSettings(kind="slurm", account="nobody"))
+    accounted_slurm.ask("sacctmgr", "-i", "modify", "user", getpass.getuser(), "set", "maxsubmitjobs=2")
+    todo = [
+        make_job(tmp_path, f"{run}/pretrain", partial(time.sleep, 60), asked=Resources(mem_gb=1, timeout_min=minutes))
+        for run, minutes in {"a": 5, "b": 10, "c": 15}.items()  # three arrays, as each has its own limit
+    ]
+    settings = SlurmSettings(kind="slurm", account=ACCOUNT)
+    with pytest.raises(UserError, match=r"Slurm refuses c/pretrain: sbatch: error: .*[Ll]imit"):
+        submit(tmp_path, todo, settings)
+    assert ends(tmp_path) == {"a/pretrain": "CANCELLED", "b/pretrain": "CANCELLED"}
+    assert [jobs.state(job) for job in todo] == ["planned"] * 3
+    wait_for(lambda: accounted_slurm.ask("squeue", "-h") == "", 30, "nothing in line")
+    submit(tmp_path, todo[:2], settings)
+    commands.cancel([state.job_id for state in truth.states(tmp_path).values()])
 
 
 @pytest.mark.usefixtures("slurm_cluster")
