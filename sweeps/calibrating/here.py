@@ -43,11 +43,19 @@ def run_here(runs: Sequence[tuple[Shape, ShortRun]], slots: Slots, folder: Path)
         whole_machine(slots.gpus),
         tempfile.TemporaryDirectory(dir=folder, prefix="running-", ignore_cleanup_errors=True) as temporary,
     ):
+        _warm_up()
         for number, (shape, run) in enumerate(runs, start=1):
             print(f"calibrating {number}/{len(runs)}: {shape.label}", flush=True)
             timing = _measured(shape, run, slots, Path(temporary) / str(number))
             measurements.append(Measurement(shape.family, shape.work, timing, shape.label, now()))
     return measurements
+
+
+def _warm_up() -> None:
+    """Read the trainer's libraries once: after an installation or a restart the first process waits for the disk, and
+    no other does."""
+    heavy = "import nepa_scale.zero.engine, nepa_scale.tasks.pretrain"
+    subprocess.run([sys.executable, "-c", heavy], cwd=TRAIN.parents[1], capture_output=True, check=False)
 
 
 def _measured(shape: Shape, run: ShortRun, slots: Slots, folder: Path) -> Timing:
