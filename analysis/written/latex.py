@@ -18,11 +18,12 @@ _COMMANDS = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': r"\texttt{\char34}",  # \textquotedbl is an error in OT1, LaTeX's default encoding
+    "`": r"\`{}",
     "\u00a0": "~",
     "\u2212": "$-$",
     "\u00d7": r"$\times$",
-    "\u2013": "--",
+    "\u2013": r"\textendash{}",
     "\u00b7": r"$\cdot$",
     "\u221d": r"$\propto$",
     "\u2264": r"$\le$",
@@ -31,6 +32,9 @@ _COMMANDS = {
     "\u2713": r"$\surd$",
     "\u2717": r"$\times$",
 }
+_NOT_IN_OT1 = frozenset("ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲų\u017f")
+"""Letters of European languages that stop a run of pdflatex in its default encoding, as a trial of each showed."""
+_DASHES = re.compile(r"-(?=-)")  # two hyphens of a name, which LaTeX would join
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻\u2212", "0123456789--", "^")
 _RAISED = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+|\^\u2212?(?:[\d.]*\d|b\b)")  # 10¹⁵, N^0.2, x^-b
 
@@ -60,15 +64,16 @@ def _note(table: Table) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    # A row that began with a bracket would be read as the argument of the line break before it.
-    return " & ".join(_escaped(cell) for cell in cells).replace("[", "{[}") + r" \\"
+    # A row that began with a bracket or a star would be read as an argument of the line break before it.
+    row = " & ".join(_escaped(cell) for cell in cells).replace("[", "{[}")
+    return ("{}" if row.lstrip().startswith("*") else "") + row + r" \\"
 
 
 def _escaped(text: str) -> str:
     """``text`` for LaTeX's default fonts; a character that these lack is written as its code point."""
     raised = _RAISED.split(text)
     powers = [f"$^{{{found.translate(_SUPERSCRIPTS)}}}$" for found in _RAISED.findall(text)]
-    plain = ["".join(map(_letter, part)) for part in raised]
+    plain = [_DASHES.sub("-{}", "".join(map(_letter, part))) for part in raised]
     return "".join(piece for pair in zip(plain, [*powers, ""], strict=True) for piece in pair)
 
 
@@ -77,5 +82,5 @@ def _letter(letter: str) -> str:
         return _COMMANDS[letter]
     if letter.isspace():
         return " "
-    known = letter.isascii() or "\u00c0" <= letter <= "\u017f"  # letters of European languages
+    known = letter.isascii() or ("\u00c0" <= letter <= "\u017f" and letter not in _NOT_IN_OT1)
     return letter if known and letter.isprintable() else rf"\texttt{{U+{ord(letter):04X}}}"
