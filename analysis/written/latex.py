@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from analysis.page.tables import Table
@@ -10,6 +11,8 @@ from analysis.written.document import Document
 
 LONG = 45
 """Rows that fit a page; a longer table is a longtable, which breaks over pages."""
+HEAD_WIDTH = 12
+"""Letters of a line of a head."""
 _COMMANDS = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -41,7 +44,7 @@ _RAISED = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+|\^\u2212?(?:[\d.]*\d|b\
 
 def latex(document: Document) -> str:
     """Write every table of ``document`` as a float of its own; the same one gives the same text."""
-    parts = ["% Needs \\usepackage{booktabs,longtable}."]
+    parts = ["% Needs \\usepackage{booktabs,longtable}. A table wider than the page: \\small, or landscape of lscape."]
     parts += ["\n".join(_float(table)) for table in document.tables]
     return "\n\n".join(parts) + "\n"
 
@@ -49,7 +52,7 @@ def latex(document: Document) -> str:
 def _float(table: Table) -> Iterator[str]:
     columns = "".join("r" if table.is_number(i) else "l" for i in range(len(table.head)))
     caption = rf"\caption{{{_escaped(table.title)}.{_note(table)}}}"
-    head = [r"\toprule", _row(table.head), r"\midrule"]
+    head = [r"\toprule", _head(table), r"\midrule"]
     body = [*map(_row, table.rows)]
     if len(table.rows) > LONG:
         yield rf"\begin{{longtable}}{{{columns}}}"
@@ -63,10 +66,25 @@ def _note(table: Table) -> str:
     return f" {_escaped(table.note)}" if table.note else ""
 
 
+def _head(table: Table) -> str:
+    """The heads, broken over lines: their words are wider than most numbers below them."""
+    cells = []
+    for i, name in enumerate(table.head):
+        lines = textwrap.wrap(name, HEAD_WIDTH, break_long_words=False, break_on_hyphens=False) or [""]
+        side = "r" if table.is_number(i) else "l"
+        stacked = r" \\ ".join(map(_cell, lines))
+        cells.append(rf"\shortstack[{side}]{{{stacked}}}" if len(lines) > 1 else stacked)
+    return " & ".join(cells) + r" \\"
+
+
 def _row(cells: Sequence[str]) -> str:
-    # A row that began with a bracket or a star would be read as an argument of the line break before it.
-    row = " & ".join(_escaped(cell) for cell in cells).replace("[", "{[}")
-    return ("{}" if row.lstrip().startswith("*") else "") + row + r" \\"
+    return " & ".join(map(_cell, cells)) + r" \\"
+
+
+def _cell(text: str) -> str:
+    """``text`` escaped, and not begun like an argument of the line break before it (a bracket or a star)."""
+    escaped = _escaped(text)
+    return f"{{}}{escaped}" if escaped.lstrip().startswith(("[", "*")) else escaped
 
 
 def _escaped(text: str) -> str:

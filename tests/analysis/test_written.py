@@ -50,6 +50,9 @@ def test_latex_rows_have_one_cell_for_each_column() -> None:
     assert "a x$^{-b}$ and C$^{0.5}$." in latex(
         Document("t", [], [Table("T", ["a"], [["1"]], note="a x^\u2212b and C^0.5.")], [])
     )
+    assert r"\shortstack[l]{pretrained $-$ \\ scratch}" in latex(
+        Document("t", [], [Table("T", ["pretrained \u2212 scratch"], [["1"]])], [])
+    )
     assert r"\toprule" in text and r"\begin{tabular}{llrl}" in text
 
 
@@ -82,7 +85,8 @@ def everything() -> Document:
 def test_latex_escapes_every_letter() -> None:
     """In each line, whatever a name holds, braces and mathematics balance and only the writer's own commands stand."""
     own = r"textbackslash textasciitilde textasciicircum textless textgreater textbar textendash texttt char dots"
-    own += " times cdot propto le ge surd begin end centering caption toprule midrule bottomrule endhead endfoot"
+    own += " shortstack times cdot propto le ge surd begin end centering caption toprule midrule bottomrule"
+    own += " endhead endfoot"
     allowed = {f"\\{word}" for word in own.split()} | {f"\\{mark}" for mark in "\\`{}$&%#_"}
     for line in latex(everything()).splitlines()[1:]:  # the first is a comment
         assert not line.startswith(("*", "["))
