@@ -11,7 +11,7 @@ from analysis.written.document import Document
 
 LONG = 45
 """Rows that fit a page; a longer table is a longtable, which breaks over pages."""
-HEAD_WIDTH = 12
+HEAD_WIDTH = 10
 """Letters of a line of a head."""
 _COMMANDS = {
     "\\": r"\textbackslash{}",

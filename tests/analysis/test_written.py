@@ -50,7 +50,7 @@ def test_latex_rows_have_one_cell_for_each_column() -> None:
     assert "a x$^{-b}$ and C$^{0.5}$." in latex(
         Document("t", [], [Table("T", ["a"], [["1"]], note="a x^\u2212b and C^0.5.")], [])
     )
-    assert r"\shortstack[l]{pretrained $-$ \\ scratch}" in latex(
+    assert r"\shortstack[l]{pretrained \\ $-$ scratch}" in latex(
         Document("t", [], [Table("T", ["pretrained \u2212 scratch"], [["1"]])], [])
     )
     assert r"\toprule" in text and r"\begin{tabular}{llrl}" in text
