@@ -8,9 +8,10 @@ import pandas as pd
 from analysis import text
 from analysis.findings import Finding
 from analysis.fit.estimate import Fit, Options, fit_law
-from analysis.fit.isoflop import Allocation, allocation, bias_of_parabolas, parabola_minimum
 from analysis.fit.optimal import Best, best_use
 from analysis.fit.small_sample import Interval, NoFit
+from analysis.isoflop.allocation import Allocation, allocation, bias_of_minima, same_budgets
+from analysis.isoflop.minimum import parabola_minimum
 from analysis.laws.law import Array
 from analysis.laws.surfaces import CHINCHILLA
 from analysis.records import Study
@@ -18,8 +19,6 @@ from analysis.series import CLASSIFICATION, PRETRAINED, SEGMENTATION, SHORTFALL,
 
 FEWEST_VALUES = 3
 """Of parameters and of data: two of each would fix both exponents without any doubt of the form."""
-SAME_BUDGET = 0.02
-"""Runs whose FLOPs differ by less than this share one budget; the isoflop grid meets its budgets within 1 %."""
 RUN_NOISE = 1e-2  # Huber's delta: seeds of small models scatter by about a per cent, outliers by more
 
 
@@ -83,7 +82,7 @@ def _division(best: Best, tried: Array) -> str:
 
 def _parabolas(fit: Fit, c: Array, n: Array, error: Array, best: Best, flops_per: float) -> list[str]:
     """The same exponent from parabolas, with the bias they have on this very grid, where budgets are equal."""
-    budget = budgets(c)
+    budget = same_budgets(c)
     if min(np.unique(budget, return_counts=True)[1]) < FEWEST_VALUES:
         return []
     found = allocation(budget, n, error, parabola_minimum)
@@ -93,19 +92,11 @@ def _parabolas(fit: Fit, c: Array, n: Array, error: Array, best: Best, flops_per
     def surface(size: Array, data: Array) -> Array:
         return fit.value(np.stack([size, data]))
 
-    bias = bias_of_parabolas(budget, n, surface, best.exponent, flops_per)
+    bias = bias_of_minima(budget, n, surface, best.exponent, parabola_minimum, flops_per)
     known = f"off by {text.number(bias)} on this grid without any noise" if isinstance(bias, float) else "bias unknown"
-    return [f"Parabolas at equal compute give {text.number(found.exponent)} ({known})."]
-
-
-def budgets(c: Array) -> Array:
-    """FLOPs [n] with those that differ by less than ``SAME_BUDGET`` made equal."""
-    order = np.argsort(c)
-    apart = np.diff(np.log(c[order]), prepend=-np.inf) > SAME_BUDGET
-    group = np.empty(len(c), dtype=int)
-    group[order] = np.cumsum(apart)
-    means: Array = (np.bincount(group, weights=c) / np.maximum(np.bincount(group), 1))[group]
-    return means
+    within = f"{text.LEVEL} interval {text.interval(found.exponent_interval)}"
+    counted = text.counted(found.budgets, "budget")
+    return [f"Parabolas at equal compute give {text.number(found.exponent)} ({within}, n = {counted}; {known})."]
 
 
 def _within(interval: Interval | None) -> str:

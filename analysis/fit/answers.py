@@ -21,7 +21,7 @@ def as_json(fit: Fit, held: HeldOut | None, at: Array | None = None, budget: flo
         "law": fit.law.name,
         "formula": fit.law.formula,
         "parameters": {
-            name: {"value": _finite(value), "interval": _bounds(fit.intervals[name])}
+            name: {"value": finite(value), "interval": bounds(fit.intervals[name])}
             for name, value in fit.parameters.items()
         },
         "confidence": fit.options.confidence,
@@ -44,7 +44,7 @@ def _certificate(fit: Fit) -> dict[str, Any]:
         "gradient_norm": own.gradient_norm,
         "starts": own.starts,
         "starts_agreeing": own.starts_agreeing,
-        "condition_number": _finite(own.condition_number),
+        "condition_number": finite(own.condition_number),
         "at_bounds": list(own.at_bounds),
         "resamples": own.resamples,
         "resamples_failed": own.resamples_failed,
@@ -58,13 +58,13 @@ def _held(held: HeldOut | None) -> dict[str, Any] | None:
     return {
         "n_fit": held.n_fit,
         "n": held.n,
-        "mean_relative_error": _finite(held.mean_error),
-        "worst_relative_error": _finite(held.worst_error),
-        "rmse_log": _finite(held.rmse_log),
+        "mean_relative_error": finite(held.mean_error),
+        "worst_relative_error": finite(held.worst_error),
+        "rmse_log": finite(held.rmse_log),
         "interval_coverage": held.coverage,
         "confidence": held.confidence,
         "predictions": [
-            {"value": _finite(value), "interval": [_finite(low), _finite(high)]}
+            {"value": finite(value), "interval": [finite(low), finite(high)]}
             for value, low, high in zip(held.predicted, held.low, held.high, strict=True)
         ],
     }
@@ -75,8 +75,8 @@ def _prediction(fit: Fit, at: Array) -> dict[str, Any]:
     place = dict(zip(fit.law.variables, map(float, at[:, 0]), strict=True))
     return {
         "at": place,
-        "value": _finite(float(band.y[0])),
-        "interval": [_finite(float(band.low[0])), _finite(float(band.high[0]))],
+        "value": finite(float(band.y[0])),
+        "interval": [finite(float(band.low[0])), finite(float(band.high[0]))],
     }
 
 
@@ -87,13 +87,15 @@ def _best_use(fit: Fit, budget: float) -> dict[str, Any]:
         "d": (best.d, best.d_interval),
         "exponent": (best.exponent, best.exponent_interval),
     }
-    told = {name: {"value": _finite(value), "interval": _bounds(one)} for name, (value, one) in answer.items()}
-    return {"budget": budget, "y": _finite(best.y), **told}
+    told = {name: {"value": finite(value), "interval": bounds(one)} for name, (value, one) in answer.items()}
+    return {"budget": budget, "y": finite(best.y), **told}
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """``value``, or None for what JSON cannot hold."""
     return float(value) if math.isfinite(value) else None
 
 
-def _bounds(interval: Interval | None) -> list[float | None] | None:
-    return None if interval is None else [_finite(interval.low), _finite(interval.high)]
+def bounds(interval: Interval | None) -> list[float | None] | None:
+    """Both ends of ``interval``, an infinite one as None."""
+    return None if interval is None else [finite(interval.low), finite(interval.high)]

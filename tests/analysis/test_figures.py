@@ -167,15 +167,15 @@ def test_cost_is_measured_over_planned(make_study: MakeStudy) -> None:
     assert cost_plot(read_study(make_study(plan=False, name="no_plan"))) is None
 
 
-def write_isoflop(path: Path) -> Path:
-    """Errors that are exact parabolas in log N at four budgets, with known minima."""
+def write_isoflop(path: Path, scatter: float = 0, centre: float = 1) -> Path:
+    """Errors that are parabolas in log N at four budgets, with known minima, up and down by ``scatter`` in turn."""
     planned: list[dict[str, Any]] = []
     for budget in (1e12, 1e13, 1e14, 1e15):
         best = 1e4 * (budget / 1e12) ** 0.5
-        for factor in (0.1, 0.4, 1.5, 6.0, 9.0):
-            params = round(best * factor)
+        for place, factor in enumerate((0.1, 0.4, 1.5, 6.0, 9.0)):
+            params = round(best * factor / centre)
             tokens = budget / (6 * params)
-            error = 0.2 + 0.01 * math.log(params / best) ** 2
+            error = 0.2 + 0.01 * math.log(params / best) ** 2 + scatter * (-1) ** place
             run_id = f"n{params}-c{budget:.0e}".replace("+", "")
             pretrain = result(run_id, "pretrain", "pretrain", str(params), params, 0, {"skill": 0.5})
             write_task(path, run_id, "pretrain", pretrain | {"tokens_seen": round(tokens), "flops_train": budget})
@@ -191,13 +191,38 @@ def write_isoflop(path: Path) -> Path:
 def test_isoflop_minima_are_where_they_were_put(tmp_path: Path) -> None:
     """Four budgets, five sizes each: the minima of exact parabolas and their exponent of one half."""
     study = read_study(write_isoflop(tmp_path))
-    found = profiles(surface_points(study, CLASSIFICATION))
-    minima = [one.best for one in found]
+    found, _ = profiles(surface_points(study, CLASSIFICATION))
+    minima = [one.best.size for one in found if one.best is not None]
     np.testing.assert_allclose(np.array(minima, dtype=float), 1e4 * np.array([1, 10, 100, 1000]) ** 0.5, rtol=1e-3)
     plot = drawn(isoflop_plot(study, CLASSIFICATION))
-    assert "N* \u221d C^0.500, n = 4 budgets" in plot.caption
+    assert "N* \u221d C^0.500 (95\u00a0% interval 0.500 to 0.500), n = 4 budgets" in plot.caption
     assert len([line for line in plot.figure.axes[0].lines if line.get_marker() == "*"]) == 4
+    assert "at 31.6 k parameters (95 % interval 31.6 k to 31.6 k; 20.0 %)" in plot.alt.replace("\u00a0", " ")
     assert isoflop_plot(study, SHORTFALL) is None  # all equal: no minimum but one of rounding
+
+
+@pytest.mark.parametrize(
+    ("scatter", "centre", "ends", "said"),
+    [
+        (0.0005, 1, "||", "interval 9.61"),
+        (0.004, 4, "|>", "to beyond the sizes tried;"),
+        (0.03, 1, "<>", "interval open: all the sizes tried;"),
+    ],
+)
+def test_isoflop_bars_end_where_the_sizes_tried_do(
+    tmp_path: Path, scatter: float, centre: float, ends: str, said: str
+) -> None:
+    """Intervals are bars: a tick where an end is known, an arrow where it is not, and words for both."""
+    plot = drawn(isoflop_plot(read_study(write_isoflop(tmp_path, scatter, centre)), CLASSIFICATION))
+    lines = plot.figure.axes[0].lines
+    star = next(i for i, line in enumerate(lines) if line.get_marker() == "*")
+    bar, *marks = lines[star + 1 : star + 4]
+    assert "".join(str(mark.get_marker()) for mark in marks) == ends
+    first, last = bar.get_xdata()
+    assert (
+        lines[star - 1].get_xdata()[0] <= first <= lines[star].get_xdata()[0] <= last <= lines[star - 1].get_xdata()[-1]
+    )
+    assert said in plot.alt and "95\u00a0% interval" in plot.caption
 
 
 def test_captions_state_fit_number_interval_and_limits(make_study: MakeStudy) -> None:

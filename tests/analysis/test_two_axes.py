@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,11 @@ def test_equal_budgets_give_parabolas_with_their_bias(tmp_path: Path) -> None:
         return [budget / (FLOPS_PER * size) for budget, n in zip(budgets, best, strict=True) if n / 40 < size < n * 40]
 
     finding = divided_compute(read_study(write(tmp_path, sizes, data, noise=0.001)))[0]
-    assert "Parabolas at equal compute" in finding.detail
+    said = finding.detail.replace("\u00a0", " ").partition("Parabolas at equal compute give ")[2]
+    found = re.match(r"([\d.]+) \(95 % interval ([\d.]+) to ([\d.]+), n = 5 budgets; off by ", said)
+    assert found is not None
+    exponent, low, high = map(float, found.groups())
+    assert low < exponent < high and low < BETA / (ALPHA + BETA) < high
 
 
 def test_one_axis_is_no_surface(tmp_path: Path) -> None:

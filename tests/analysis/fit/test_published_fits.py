@@ -12,10 +12,11 @@ import pytest
 from scipy.optimize import minimize
 
 from analysis.fit.estimate import Fit, Options, fit_law
-from analysis.fit.isoflop import Allocation, akima_minimum, allocation, parabola_minimum
 from analysis.fit.loss import SQUARED, Loss
 from analysis.fit.optimal import best_use
 from analysis.fit.search import search
+from analysis.isoflop.allocation import Allocation, allocation
+from analysis.isoflop.minimum import akima_minimum, parabola_minimum
 from analysis.laws.bends import BROKEN
 from analysis.laws.curves import POWER
 from analysis.laws.surfaces import CHINCHILLA

@@ -7,10 +7,11 @@ import pytest
 from scipy.optimize import approx_fprime
 
 from analysis.fit.estimate import Fit, Options, fit_law
-from analysis.fit.isoflop import Allocation, allocation, bias_of_parabolas, parabola_minimum
 from analysis.fit.loss import SQUARED
 from analysis.fit.optimal import best_use
 from analysis.fit.small_sample import NoFit
+from analysis.isoflop.allocation import Allocation, allocation, bias_of_minima
+from analysis.isoflop.minimum import parabola_minimum
 from analysis.laws.law import Array, Law
 from analysis.laws.registry import LAWS
 from analysis.laws.surfaces import CHINCHILLA, REPEATED
@@ -117,7 +118,7 @@ def test_parabolas_are_biased_and_say_so() -> None:
     parabolas = allocation(budget, n, y, parabola_minimum)
     assert isinstance(parabolas, Allocation)
     assert abs(parabolas.exponent - exponent) > 1e-3
-    bias = bias_of_parabolas(budget, n, surface, exponent)
+    bias = bias_of_minima(budget, n, surface, exponent, parabola_minimum)
     assert bias == pytest.approx(parabolas.exponent - exponent)
     fit = fit_law(CHINCHILLA, np.stack([n, budget / (6 * n)]), y, options=EXACT)
     assert isinstance(fit, Fit)

@@ -1,0 +1,1 @@
+"""Compute-optimal sizes from runs of equal compute."""

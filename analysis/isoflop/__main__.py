@@ -1,0 +1,124 @@
+"""``python -m analysis.isoflop TABLE --c C --n N --y LOSS``: the best size at each budget of anybody's table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from analysis.fit.__main__ import EXIT_USER_ERROR, PLAIN_WIDTH
+from analysis.fit.estimate import Options, fit_law
+from analysis.fit.optimal import FLOPS_PER, best_use
+from analysis.fit.small_sample import Interval, NoFit
+from analysis.fit.table import numbers, read_table
+from analysis.isoflop.allocation import Allocation, Optimum, bias_of_minima, optima, same_budgets, through
+from analysis.isoflop.answers import as_json
+from analysis.isoflop.minimum import Minimum, akima_minimum, parabola_minimum
+from analysis.laws.law import Array
+from analysis.laws.surfaces import CHINCHILLA
+from nepa_scale.errors import UserError
+
+MINIMA: dict[str, Minimum] = {"parabola": parabola_minimum, "akima": akima_minimum}
+
+
+def main(words: Sequence[str]) -> int:
+    """Find the minima and print; returns the exit code."""
+    given = _parser().parse_args(words)
+    try:
+        (c, n, y), left_out = _read(given)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    minimum, budget = MINIMA[given.minimum], same_budgets(c)
+    found = optima(budget, n, y, minimum)
+    law = through(found)
+    bias = _bias(budget, n, y, minimum)
+    if given.json:
+        print(json.dumps(as_json(found, law, bias, left_out), indent=2))
+    else:
+        _show(found, law, bias, left_out)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.isoflop",
+        description="Find the best size at each budget of a table, the law N* ~ C^a through these, and its bias.",
+    )
+    parser.add_argument("table", type=Path, metavar="TABLE", help="CSV or parquet file with named columns")
+    parser.add_argument("--c", required=True, metavar="COLUMN", help="compute C = 6 N D; within 2 %% it is one budget")
+    parser.add_argument("--n", required=True, metavar="COLUMN", help="parameters N")
+    parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
+    parser.add_argument(
+        "--minimum", choices=tuple(MINIMA), default="parabola", help="how it is found (default parabola)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _read(given: argparse.Namespace) -> tuple[Array, int]:
+    """Compute, parameters and loss [3, k] of complete rows, and how many rows are not. Raises ``UserError``."""
+    table = read_table(given.table)
+    names = (given.c, given.n, given.y)
+    columns = np.stack([numbers(table, name, given.table) for name in names])
+    for name, column in zip(names, columns, strict=True):
+        wrong = np.flatnonzero(np.isinf(column) | (column <= 0))
+        if len(wrong):
+            raise UserError(
+                f"{given.table}: line {wrong[0] + 2}, column '{name}': {column[wrong[0]]:g} is not a number above 0"
+            )
+    whole = ~np.isnan(columns).any(axis=0)
+    if not whole.any():
+        raise UserError(f"{given.table}: no row has all of {', '.join(names)}")
+    return columns[:, whole], int((~whole).sum())
+
+
+def _bias(budget: Array, n: Array, loss: Array, minimum: Minimum) -> float | NoFit:
+    """How far off this grid is without noise, the surface fitted to the runs taken as the truth."""
+    fit = fit_law(CHINCHILLA, np.stack([n, budget / (FLOPS_PER * n)]), loss, options=Options(bootstrap=0))
+    if isinstance(fit, NoFit):
+        return NoFit(f"no surface was fitted: {fit.reason}")
+    exponent = best_use(fit, float(budget.max())).exponent
+    if fit.certificate.flat or not 0 < exponent < 1:
+        return NoFit("the fitted surface leaves the division of compute open")
+    return bias_of_minima(budget, n, lambda size, data: fit.value(np.stack([size, data])), exponent, minimum)
+
+
+def _show(found: tuple[Optimum, ...], law: Allocation | NoFit, bias: float | NoFit, left_out: int) -> None:
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+    table = Table("budget", "sizes", "tried", "best N", "95% interval", "note")
+    for one in found:
+        tried = f"{one.tried[0]:.3g} .. {one.tried[-1]:.3g}"
+        best = "" if one.log_n is None else f"{np.exp(one.log_n):.4g}"
+        within = "" if one.interval is None else _ends(one.interval)
+        table.add_row(f"{one.budget:.4g}", str(len(one.tried)), tried, best, within, one.reason or "")
+    console.print(table)
+    if isinstance(law, NoFit):
+        console.print(f"no law: {law.reason}")
+    else:
+        low, high = law.exponent_interval.low, law.exponent_interval.high
+        console.print(
+            f"N* ~ C^{law.exponent:.4f} ({low:.4f} .. {high:.4f}), D* ~ C^{1 - law.exponent:.4f} "
+            f"({1 - high:.4f} .. {1 - low:.4f}), over {law.budgets} budgets"
+        )
+    without = f"not known: {bias.reason}" if isinstance(bias, NoFit) else f"{bias:+.4f}"
+    console.print(f"bias of the exponent of N* on this grid without noise: {without}")
+    if left_out:
+        console.print(f"note: {left_out} rows with missing values left out")
+
+
+def _ends(interval: Interval) -> str:
+    low = f"{interval.low:.3g}" if interval.low > 0 else "open"
+    return f"{low} .. {interval.high:.3g}" if np.isfinite(interval.high) else f"{low} .. open"
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends without a traceback
+    sys.exit(main(sys.argv[1:]))

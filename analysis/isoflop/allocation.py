@@ -1,0 +1,129 @@
+"""Compute-optimal sizes from runs of equal compute (Hoffmann et al. 2022, sec. 3.2: Approach 2), and their bias."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.fit.small_sample import Interval, NoFit, fit_power_law
+from analysis.isoflop.minimum import OUTSIDE, Minimum
+from analysis.laws.law import Array
+
+FEWEST_SIZES = 4
+"""A parabola through three points passes exactly, so it says nothing of its own error."""
+FEWEST_BUDGETS = 3
+OPEN = "the sizes scatter too much to tell the curvature of their parabola from zero"
+INTERPOLATED = "an interpolation has no residuals, so no interval"
+SAME_BUDGET = 0.02
+"""Runs whose FLOPs differ by less than this share one budget; the isoflop grid meets its budgets within 1 %."""
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best size at one budget; ``reason`` says why there is none, or why its interval is open or unknown."""
+
+    budget: float
+    tried: Array
+    """The distinct sizes [m], smallest first."""
+    loss: Array
+    """Mean over the seeds of each size [m]."""
+    log_n: float | None
+    interval: Interval | None = None
+    """95 % interval of the best size itself; an open end is 0 or infinite."""
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """``N* = coefficient * C^exponent`` through the optima of several budgets; ``D* ~ C^(1 - exponent)``."""
+
+    exponent: float
+    exponent_interval: Interval
+    """Student's t interval of 95 % of the line through the logs of the minima."""
+    coefficient: float
+    optima: tuple[Optimum, ...]
+
+    @property
+    def budgets(self) -> int:
+        """How many budgets have a minimum."""
+        return sum(one.log_n is not None for one in self.optima)
+
+    def best_size(self, budget: float) -> float:
+        """N* at a compute ``budget``."""
+        return float(self.coefficient * budget**self.exponent)
+
+
+def same_budgets(c: Array) -> Array:
+    """FLOPs [n] with those that differ by less than ``SAME_BUDGET`` made equal."""
+    order = np.argsort(c)
+    apart = np.diff(np.log(c[order]), prepend=-np.inf) > SAME_BUDGET
+    group = np.empty(len(c), dtype=int)
+    group[order] = np.cumsum(apart)
+    means: Array = (np.bincount(group, weights=c) / np.maximum(np.bincount(group), 1))[group]
+    return means
+
+
+def allocation(budget: Array, n: Array, loss: Array, minimum: Minimum) -> Allocation | NoFit:
+    """Find the minimum at every budget [m], then the power law through the minima."""
+    return through(optima(budget, n, loss, minimum))
+
+
+def optima(budget: Array, n: Array, loss: Array, minimum: Minimum) -> tuple[Optimum, ...]:
+    """The minimum at every budget of runs [k], cheapest first.
+
+    Budgets with fewer than four sizes, or whose minimum is not between the sizes tried, have none and say so.
+    """
+    return tuple(_optimum(float(c), n[budget == c], loss[budget == c], minimum) for c in np.unique(budget))
+
+
+def through(found: tuple[Optimum, ...]) -> Allocation | NoFit:
+    """The power law through the minima by least squares of logs; fewer than three give none.
+
+    The interval is that of the line, not one made of the minima's own: their scatter about it holds their noise
+    and whatever else sets budgets apart. What all of them share, the bias of ``bias_of_minima``, it cannot hold.
+    """
+    good = {one.budget: one.log_n for one in found if one.log_n is not None}
+    if len(good) < FEWEST_BUDGETS:
+        reasons = "; ".join(f"{one.budget:.3g}: {one.reason}" for one in found if one.log_n is None)
+        return NoFit(f"{len(good)} budgets have a minimum, {FEWEST_BUDGETS} are needed ({reasons})")
+    line = fit_power_law(list(good), np.exp(list(good.values())))
+    if isinstance(line, NoFit):
+        return NoFit(f"the minima of {len(good)} budgets: {line.reason}")
+    return Allocation(-line.b, Interval(-line.b_interval.high, -line.b_interval.low), line.a, found)
+
+
+def bias_of_minima(
+    budget: Array,
+    n: Array,
+    surface: Callable[[Array, Array], Array],
+    exponent: float,
+    minimum: Minimum,
+    flops_per: float = 6.0,
+) -> float | NoFit:
+    """How far the minima miss the true ``exponent`` on this very grid when there is no noise at all.
+
+    ``surface(N [m], D [m])`` is a fitted law taken as the truth, with D = C / (``flops_per`` N), and ``exponent``
+    the one it implies, beta / (alpha + beta). Off-centre and wide grids bias parabolas (Open-Athena 2026), so an
+    exponent from them is stated with this figure.
+    """
+    exact = allocation(budget, n, surface(n, budget / (flops_per * n)), minimum)
+    return exact if isinstance(exact, NoFit) else exact.exponent - exponent
+
+
+def _optimum(budget: float, n: Array, loss: Array, minimum: Minimum) -> Optimum:
+    tried, which = np.unique(n, return_inverse=True)
+    mean = np.bincount(which, weights=loss) / np.bincount(which)  # seeds of one size stand for it together
+    if len(tried) < FEWEST_SIZES:
+        return Optimum(budget, tried, mean, None, reason=f"{len(tried)} sizes, {FEWEST_SIZES} are needed")
+    found = minimum(np.log(tried), mean)
+    if found is None:
+        return Optimum(budget, tried, mean, None, reason=OUTSIDE)
+    if found.interval is None:
+        return Optimum(budget, tried, mean, found.log_n, reason=INTERPOLATED)
+    with np.errstate(over="ignore"):
+        low, high = map(float, np.exp([found.interval.low, found.interval.high]))
+    is_open = low == 0 or math.isinf(high)
+    return Optimum(budget, tried, mean, found.log_n, Interval(low, high), OPEN if is_open else None)
