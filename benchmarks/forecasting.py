@@ -53,9 +53,9 @@ NEARLY = 1 + 1e-4
 """Curves are given to five digits, so that twice as much is nearly so."""
 Chosen = NDArray[np.bool_]
 GRID = [
-    Rule(memory=memory, ridge=ridge, caution=caution)
-    for memory, ridge, caution in itertools.product(
-        (0.35, 0.5, 0.7, 1.0, 1.4, 2.0), (0.03, 0.1, 0.3), (0.0, 0.25, 0.5, 0.75, 1.0)
+    Rule(memory=memory, ridge=ridge, noise=noise)
+    for memory, ridge, noise in itertools.product(
+        (0.35, 0.5, 0.7, 1.0, 1.4, 2.0), (0.03, 0.1, 0.3), (10.0, 30.0, 100.0, 300.0, 1000.0)
     )
 ]
 

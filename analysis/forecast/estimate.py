@@ -15,7 +15,7 @@ from analysis.laws.law import Array
 
 CONFIDENCE = 0.95
 LITTLE_CHANGE = 0.5
-"""Where caution leaves less than this share of the change, the rolling errors were about as large as the change."""
+"""Where less than this share of the change is kept, noise could have made a change as large as that."""
 FEW_ORIGINS = 4
 WELL_TESTED = 0.7
 """Share of the horizon, in log x, over which some origin must have been judged."""
@@ -40,7 +40,7 @@ class Forecast:
     rolling_error: float
     """Root mean square of the log errors of forecasts from earlier origins, recent ones counting more."""
     kept: float
-    """Share of the forecast change that remains after caution."""
+    """Share of the forecast change that remains after noise is allowed for."""
     left_out: int
     """Rows with a missing value."""
     warnings: tuple[str, ...]
@@ -100,7 +100,8 @@ def _warnings(combined: Combined, beyond: float, tested: float) -> tuple[str, ..
         )
     if combined.kept < LITTLE_CHANGE:
         warnings.append(
-            "earlier forecasts were off by about as much as they foresaw; this one stays near the last level"
+            "the points scatter so much that noise alone may look like such a change; "
+            "the forecast stays near the last level"
         )
     return tuple(warnings)
 

@@ -26,14 +26,15 @@ class Rule:
     """The constants.
 
     ``memory`` is how far back in log x an origin counts e times less; ``ridge`` pulls the shares of the forms towards
-    one another; ``caution`` is how much of the expected error is taken off the change that is forecast; ``width`` is
-    that of an interval, in units of the expected error times the quantile of Student's t with ``freedom``.
+    one another; ``noise`` is the variance of a forecast change, in units of the squared standard error with which the
+    points tell a level; ``width`` is that of an interval, in units of the expected error times the quantile of
+    Student's t with ``freedom``.
     """
 
-    memory: float = 0.5
+    memory: float = 0.7
     ridge: float = 0.3
-    caution: float = 0.5
-    width: float = 0.51
+    noise: float = 100.0
+    width: float = 0.395
     freedom: float = 2.0
 
 
@@ -51,7 +52,7 @@ class Combined:
     rolling_error: float
     """Root mean square of the log errors with which these shares would have forecast from earlier origins."""
     kept: float
-    """Share of the forecast change that remains after caution."""
+    """Share of the forecast change that remains after noise is allowed for."""
     judged: int
     """Number of origins that had points to be judged by."""
     tested: float
@@ -59,7 +60,7 @@ class Combined:
 
 
 def combine(rolled: Rolled, rule: Rule = RULE) -> Combined:
-    """Shares by the rolling errors, the mean of log forecasts by these, and less change where errors were large."""
+    """Shares by the rolling errors, the mean of log forecasts by these, and less change where points scatter."""
     last = rolled.forecasts[:, -1]
     usable = np.isfinite(last).all(axis=1)
     errors, weights, judged, tested = rolling_errors(rolled, rule.memory)
@@ -70,15 +71,17 @@ def combine(rolled: Rolled, rule: Rule = RULE) -> Combined:
     mean = part @ last[usable]
     value, end = mean[points:], mean[points - 1]
     rolling_error = float(np.sqrt(weights @ (part @ errors[usable]) ** 2 / weights.sum()))
-    change = np.abs(value - end).max()
-    kept = max(0.0, 1 - rule.caution * rolling_error / max(change, SMALLEST))
+    change = max(float(np.abs(value - end).max()), SMALLEST)
+    squares = (rolled.log_y - mean[:points]) ** 2
+    noise = rule.noise * squares.mean() / points
+    kept = float(change**2 / (change**2 + noise))
     spread = part @ (last[usable][:, points:] - value) ** 2
     recent = np.exp((rolled.log_x - rolled.log_x[-1]) / rule.memory)
-    misfit = recent @ (rolled.log_y - mean[:points]) ** 2 / recent.sum()
+    misfit = recent @ squares / recent.sum()
     further = max(1.0, rolled.horizon / tested)  # beyond what was tested errors are taken to grow with distance
     return Combined(
         log_value=end + kept * (value - end),
-        expected_error=np.sqrt((rolling_error * further) ** 2 + misfit + spread),
+        expected_error=np.sqrt((rolling_error * further) ** 2 + misfit + spread + kept * noise),
         shares=shares,
         rolling_error=rolling_error,
         kept=kept,

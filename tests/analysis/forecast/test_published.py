@@ -27,7 +27,7 @@ def test_language_and_frontiers(reference_data: Path) -> None:
     values = measured(reference_data, "domains=LM,NMT,BB")
     assert values["Google LM"] <= 0.0008
     assert values["Google NMT"] <= 0.0095
-    assert values["Google BB"] <= 0.0110  # the target is .0072
+    assert values["Google BB"] <= 0.0095  # the target is .0072
     for model, most in (("clip", 1), ("mammut", 4)):
         assert abs(values[f"LAION {model} miou at 10x, %"]) <= most
         for less, percent in ((4, 3), (10, 6), (30, 14)):
@@ -41,7 +41,7 @@ def test_frontiers_of_thinned_runs(reference_data: Path) -> None:
     values = measured(reference_data, "domains=", "bins=48")
     for model, most in (("clip", 1), ("mammut", 4)):
         assert abs(values[f"LAION {model} miou at 10x, %"]) <= most
-        for less, percent in ((4, 3), (10, 6), (30, 14 if model == "clip" else 24)):  # the target is 14 for both
+        for less, percent in ((4, 3), (10, 6), (30, 14 if model == "clip" else 16)):  # the target is 14 for both
             assert abs(values[f"LAION {model} imagenet1k at {less}x, %"]) <= percent
 
 
@@ -52,3 +52,4 @@ def test_image_classification_and_coverage(reference_data: Path) -> None:
     assert values["Google IC mean"] <= 0.038
     assert values["Google IC median"] <= 0.022
     assert 0.90 <= next(value for what, value in values.items() if what.startswith("coverage both")) <= 0.98
+    assert next(value for what, value in values.items() if what.startswith("coverage Google BB")) >= 0.9

@@ -9,7 +9,7 @@ from analysis.fit.small_sample import NoFit
 from analysis.forecast.estimate import Forecast, forecast
 from analysis.forecast.frontier import frontier
 from analysis.forecast.rolling import MOST_ORIGINS, origins, roll
-from analysis.forecast.rule import shares_of
+from analysis.forecast.rule import Rule, combine, shares_of
 from analysis.laws.law import Array
 
 X = np.geomspace(1e6, 1e9, 15)
@@ -103,12 +103,29 @@ def test_intervals_grow_with_confidence_and_with_distance() -> None:
     assert any("the points test no more than" in warning for warning in far.warnings)
 
 
-def test_forecasts_that_failed_before_stay_near_the_last_level() -> None:
-    """Where earlier forecasts missed by as much as they foresaw, little of the change is left, and a note says so."""
+def test_a_change_that_noise_may_feign_is_not_kept() -> None:
+    """Where points scatter by more than they fall, little of the change is left, and a note says so."""
     y = np.exp(np.random.default_rng(4).normal(0, 0.3, len(X)))
     answer = told(X, y, [3e9])
     assert answer.kept < 0.5
     assert any("stays near the last level" in warning for warning in answer.warnings)
+
+
+def test_the_change_kept_follows_from_noise_and_number() -> None:
+    """With v = 100 s^2 / n, change^2 / (change^2 + v) of it remains, and that share of v widens the interval."""
+    y = CURVES["straight"](X) * np.exp(np.random.default_rng(6).normal(0, 0.05, len(X)))
+    rolled = roll(X, y, np.array([1.5e9, 2e9]))
+    all_kept, told_less = combine(rolled, Rule(noise=0)), combine(rolled, Rule(noise=100))
+    assert all_kept.kept == 1
+    fits = rolled.forecasts[:, -1, : len(X)]
+    mean = all_kept.shares @ np.nan_to_num(fits)
+    change = all_kept.log_value - mean[-1]
+    noise = 100 * np.mean((np.log(y) - mean) ** 2) / len(X)
+    assert 0.05 < told_less.kept < 0.95
+    np.testing.assert_allclose(told_less.kept, change[-1] ** 2 / (change[-1] ** 2 + noise), rtol=1e-9)
+    np.testing.assert_allclose(told_less.log_value - mean[-1], told_less.kept * change, rtol=1e-9)
+    wider = told_less.expected_error**2 - all_kept.expected_error**2
+    np.testing.assert_allclose(wider, told_less.kept * noise, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
