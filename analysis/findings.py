@@ -156,10 +156,7 @@ def _sensitivity(fit: PowerLawFit) -> str:
 
 def _floor(points: Series) -> str:
     x, error = points.points["x"].to_numpy(float), points.points["error"].to_numpy(float)
-    try:
-        offset = fit_offset_power_law(x, error)
-    except OverflowError:  # above its floor, the curve is too steep to be written as a power of x
-        return ""
+    offset = fit_offset_power_law(x, error)
     if isinstance(offset, NoFit):
         return ""
     low, high = offset.e_interval.low, offset.e_interval.high

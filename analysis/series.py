@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.fit.small_sample import NoFit, PowerLawFit, fit_power_law
-from analysis.laws.law import Array
 from analysis.records import FINISHED, SIZE, Study
 from analysis.text import MINUS
 
@@ -98,15 +97,8 @@ def series(study: Study, target: Target, axis: Axis, init: str = PRETRAINED) -> 
     if init == SCRATCH and axis is COMPUTE:
         none = NoFit("a scratch control spends no pretraining FLOPs")
         return Series(target, axis, init, chosen, left_out, none)
-    fit = _power_law(chosen["x"].to_numpy(float), chosen["error"].to_numpy(float))
+    fit = fit_power_law(chosen["x"].to_numpy(float), chosen["error"].to_numpy(float))
     return Series(target, axis, init, chosen, left_out, fit)
-
-
-def _power_law(x: Array, y: Array) -> PowerLawFit | NoFit:
-    try:
-        return fit_power_law(x, y)
-    except OverflowError:
-        return NoFit("it is so steep that its value at x = 1 leaves the range of numbers")
 
 
 def finished(rows: pd.DataFrame, target: Target) -> pd.DataFrame:

@@ -8,7 +8,9 @@ import pandas as pd
 from analysis import text
 from analysis.findings import Finding
 from analysis.fit.estimate import Fit, Options, fit_law
+from analysis.fit.leave_one_out import leave_one_out
 from analysis.fit.optimal import Best, best_use
+from analysis.fit.profile import profile
 from analysis.fit.small_sample import Interval, NoFit
 from analysis.isoflop.allocation import Allocation, allocation, bias_of_minima, same_budgets
 from analysis.isoflop.minimum import parabola_minimum
@@ -65,6 +67,7 @@ def _finding(points: pd.DataFrame, target: Target) -> Finding:
     verdict = "Not shown" if fit.certificate.warnings or without else "Yes"
     detail = [f"{warning[0].upper()}{warning[1:]}." for warning in fit.certificate.warnings]
     detail += [f"No interval can be given for {', '.join(without)}."] if without else []
+    detail += [*_floor(fit), *_without_one_size(fit, n)]
     detail += _parabolas(fit, c, n, error, best, flops_per)
     return Finding(question, verdict, answer, " ".join(detail))
 
@@ -78,6 +81,30 @@ def _division(best: Best, tried: Array) -> str:
         f"({text.LEVEL} interval {text.interval(best.exponent_interval)}); at the largest budget of the study it has "
         f"{text.count(best.n)} parameters{_sizes(best.n_interval)}{beyond}."
     )
+
+
+def _floor(fit: Fit) -> list[str]:
+    """The profile interval of E, where there is one."""
+    found = profile(fit, "E")
+    if isinstance(found, NoFit):
+        return []
+    if found.high is None:
+        return ["The data do not bound the floor E from above."]
+    if "low" in found.open_ends:
+        return [f"A floor E is not shown: any from 0 to {text.number(found.high)} fits."]
+    return [f"The profile of E reaches from {text.number(found.low or 0.0)} to {text.number(found.high)}."]
+
+
+def _without_one_size(fit: Fit, n: Array) -> list[str]:
+    """The range of both exponents when any one size is left out."""
+    left = leave_one_out(fit, n)
+    if left is None or fit.certificate.flat:
+        return []
+    if left.indispensable:
+        count = text.counted(len(np.unique(n)), "size")
+        return [f"With {count}, leaving out one does not always leave enough to determine the exponents."]
+    alpha, beta = (text.interval(left.ranges[name]) for name in ("alpha", "beta"))
+    return [f"Leaving out any one size keeps alpha within {alpha} and beta within {beta}."]
 
 
 def _parabolas(fit: Fit, c: Array, n: Array, error: Array, best: Best, flops_per: float) -> list[str]:

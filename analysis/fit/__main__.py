@@ -13,22 +13,22 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from analysis.fit.answers import as_json
-from analysis.fit.estimate import Fit, Options, fit_law, loss_of
+from analysis.fit.estimate import Options, fit_law
 from analysis.fit.holdout import HeldOut, hold_out
-from analysis.fit.optimal import best_use
-from analysis.fit.small_sample import Interval, NoFit
+from analysis.fit.leave_one_out import LeaveOneOut, Without, leave_one_out
+from analysis.fit.profile import profile
+from analysis.fit.shown import show, show_held, show_profiles
+from analysis.fit.small_sample import NoFit
 from analysis.fit.table import checked, choose, numbers, read_table
 from analysis.laws.law import Array, Law
 from analysis.laws.registry import LAWS, find_law
 from analysis.laws.surfaces import CHINCHILLA
-from nepa_scale.errors import UserError
+from nepa_scale.errors import UserError, nearest
 
 EXIT_USER_ERROR = 2
-PLAIN_WIDTH = 120
+EACH = "each"
 MOST_RESAMPLES = 100_000
 
 
@@ -42,8 +42,10 @@ class Problem:
     weights: Array | None
     clusters: NDArray[np.generic] | None
     held: NDArray[np.bool_] | None
+    each: bool
     at: Array | None
     budget: float | None
+    profiled: tuple[str, ...]
     options: Options
 
 
@@ -62,16 +64,20 @@ def main(words: Sequence[str]) -> int:
         )
         if isinstance(fit, NoFit):
             raise UserError(f"{given.table}: no fit: {fit.reason}")
-        held = _hold_out(problem)
+        left = leave_one_out(fit)
+        held = _each(left, given.cluster) if problem.each else _hold_out(problem)
         if isinstance(held, NoFit):
             raise UserError(f"--holdout {given.holdout}: {held.reason}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    profiles = {name: profile(fit, name) for name in problem.profiled}
     if given.json:
-        print(json.dumps(as_json(fit, held, problem.at, problem.budget), indent=2))
+        print(json.dumps(as_json(fit, held, problem.at, problem.budget, profiles, left), indent=2))
     else:
-        _show(fit, held, problem.at, problem.budget)
+        show(fit, left, given.cluster or "row", problem.at, problem.budget)
+        show_held(held)
+        show_profiles(profiles)
     return 0
 
 
@@ -94,9 +100,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--residual", choices=("log", "plain"), default="log", help="of log y (default) or of y")
     parser.add_argument("--weights", metavar="COLUMN", help="weight of each row, for example 1 / variance over seeds")
     parser.add_argument("--cluster", metavar="COLUMN", help="rows that the bootstrap draws together, e.g. the size")
-    parser.add_argument("--holdout", metavar="COLUMN>VALUE", help="rows to predict from the others (also <, >=, <=)")
+    parser.add_argument(
+        "--holdout",
+        metavar="COLUMN>VALUE",
+        help="rows to predict from the others (also <, >=, <=); "
+        "each: every row, or with --cluster every cluster, from all others",
+    )
     parser.add_argument("--at", metavar="X[,D]", help="predict one further row at these values of --x, --d, --unique")
     parser.add_argument("--budget", type=float, metavar="FLOPS", help="law chinchilla: best N and D, FLOPS = 6 N D")
+    parser.add_argument(
+        "--profile", action="append", default=[], metavar="NAME[,NAME]", help="profile intervals of these parameters"
+    )
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples; 0 = no intervals")
     parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default 0.95)")
     parser.add_argument("--seed", type=int, default=0, help="of the resampling (default 0)")
@@ -134,9 +148,11 @@ def _read(given: argparse.Namespace) -> Problem:
         clusters=None
         if given.cluster is None
         else table[checked(table, given.cluster, given.table)].astype(str).to_numpy(),
-        held=None if given.holdout is None else choose(table, given.holdout, given.table),
+        held=None if given.holdout in (None, EACH) else choose(table, given.holdout, given.table),
+        each=given.holdout == EACH,
         at=_place(law, given.at),
         budget=_budget(law, given.budget),
+        profiled=_profiled(law, given.profile),
         options=Options(given.huber, given.residual == "log", given.bootstrap, given.confidence, given.seed),
     )
 
@@ -163,6 +179,18 @@ def _budget(law: Law, budget: float | None) -> float | None:
     return budget
 
 
+def _profiled(law: Law, words: Sequence[str]) -> tuple[str, ...]:
+    """The parameters that ``--profile`` names. Raises ``UserError`` with the nearest name."""
+    names = [name.strip() for word in words for name in word.split(",")]
+    for name in names:
+        if name not in law.names:
+            raise UserError(
+                f"--profile {name}: law '{law.name}' has no such parameter{nearest(name, law.names)} "
+                f"(it has {', '.join(law.names)})"
+            )
+    return tuple(dict.fromkeys(names))
+
+
 def _hold_out(problem: Problem) -> HeldOut | NoFit | None:
     if problem.held is None:
         return None
@@ -177,45 +205,12 @@ def _hold_out(problem: Problem) -> HeldOut | NoFit | None:
     )
 
 
-def _left_out(rows: int) -> str:
-    return f" ({rows} rows with missing values left out)" if rows else ""
-
-
-def _show(fit: Fit, held: HeldOut | None, at: Array | None, budget: float | None) -> None:
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
-    table = Table("parameter", "value", f"{fit.options.confidence:.0%} interval", title=f"y = {fit.law.formula}")
-    for name, value in fit.parameters.items():
-        interval = fit.intervals[name]
-        table.add_row(name, f"{value:.5g}", "" if interval is None else f"{interval.low:.5g} .. {interval.high:.5g}")
-    console.print(table)
-    own = fit.certificate
-    console.print(
-        f"{loss_of(fit.options)} {own.loss:.6g} over n = {own.n}{_left_out(own.left_out)}; "
-        f"gradient {own.gradient_norm:.1e}; {own.starts_agreeing:.0%} of {own.starts} starts agree; "
-        f"condition number {own.condition_number:.2g}"
-    )
-    for warning in own.warnings:
-        console.print(f"note: {warning}")
-    if held is not None:
-        covered = "" if held.coverage is None else f"; {held.coverage:.0%} lie in their {held.confidence:.0%} interval"
-        console.print(
-            f"held out: {held.n} rows predicted from {held.n_fit}: mean error {held.mean_error:.2%}, "
-            f"worst {held.worst_error:+.2%}{covered}"
-        )
-    if at is not None:
-        band = fit.predict(at)
-        console.print(f"prediction: {band.y[0]:.5g} ({band.low[0]:.5g} .. {band.high[0]:.5g})")
-    if budget is not None:
-        best = best_use(fit, budget)
-        console.print(
-            f"best use of {budget:.3g} FLOPs: x = {best.n:.3g}{_range(best.n_interval)}, "
-            f"d = {best.d:.3g}{_range(best.d_interval)}, y = {best.y:.5g}; "
-            f"x ~ C^{best.exponent:.3f}{_range(best.exponent_interval)}"
-        )
-
-
-def _range(interval: Interval | None) -> str:
-    return "" if interval is None else f" ({interval.low:.3g} .. {interval.high:.3g})"
+def _each(left: LeaveOneOut | None, cluster: str | None) -> tuple[Without, ...] | NoFit:
+    """Every row or cluster predicted from the others, or why not."""
+    noun = f"values of {cluster}" if cluster else "rows"
+    if left is None:
+        return NoFit(f"more {noun} than can be left out one by one; name a --cluster COLUMN with fewer")
+    return left.predictions or NoFit(f"too few {noun}: without any of them the others do not determine the law")
 
 
 if __name__ == "__main__":

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from analysis.fit.estimate import Fit, loss_of
 from analysis.fit.holdout import HeldOut
+from analysis.fit.leave_one_out import LeaveOneOut, Without
 from analysis.fit.optimal import best_use
-from analysis.fit.small_sample import Interval
+from analysis.fit.profile import Profile
+from analysis.fit.small_sample import Interval, NoFit
 from analysis.laws.law import Array
 
 
-def as_json(fit: Fit, held: HeldOut | None, at: Array | None = None, budget: float | None = None) -> dict[str, Any]:
+def as_json(
+    fit: Fit,
+    held: HeldOut | tuple[Without, ...] | None,
+    at: Array | None = None,
+    budget: float | None = None,
+    profiles: Mapping[str, Profile | NoFit] = MappingProxyType({}),
+    left: LeaveOneOut | None = None,
+) -> dict[str, Any]:
     """The answer as plain data; what cannot be said is null.
 
     ``parameters`` are those of all rows, with or without some held out; ``holdout`` scores a fit without these.
@@ -26,9 +37,13 @@ def as_json(fit: Fit, held: HeldOut | None, at: Array | None = None, budget: flo
         },
         "confidence": fit.options.confidence,
         "certificate": _certificate(fit),
+        "leave_one_out": None if left is None else {name: bounds(one) for name, one in left.ranges.items()},
+        "moved_most_by": None if left is None else left.moved_most_by,
+        "indispensable": None if left is None else list(left.indispensable),
         "holdout": _held(held),
         "prediction": None if at is None else _prediction(fit, at),
         "best_use": None if budget is None else _best_use(fit, budget),
+        "profiles": {name: _profile(one) for name, one in profiles.items()},
     }
 
 
@@ -52,9 +67,20 @@ def _certificate(fit: Fit) -> dict[str, Any]:
     }
 
 
-def _held(held: HeldOut | None) -> dict[str, Any] | None:
+def _held(held: HeldOut | tuple[Without, ...] | None) -> dict[str, Any] | None:
     if held is None:
         return None
+    if isinstance(held, tuple):
+        return {
+            "each": {
+                one.label: {
+                    "n": one.n,
+                    "mean_relative_error": finite(one.mean_error),
+                    "worst_relative_error": finite(one.worst_error),
+                }
+                for one in held
+            }
+        }
     return {
         "n_fit": held.n_fit,
         "n": held.n,
@@ -89,6 +115,20 @@ def _best_use(fit: Fit, budget: float) -> dict[str, Any]:
     }
     told = {name: {"value": finite(value), "interval": bounds(one)} for name, (value, one) in answer.items()}
     return {"budget": budget, "y": finite(best.y), **told}
+
+
+def _profile(one: Profile | NoFit) -> dict[str, Any]:
+    if isinstance(one, NoFit):
+        return {"refused": one.reason}
+    curve = {"value": [finite(value) for value in one.values], "f": [finite(value) for value in one.criterion]}
+    return {
+        "low": one.low,
+        "high": one.high,
+        "open": list(one.open_ends),
+        "confidence": one.confidence,
+        "limit": one.limit,
+        "curve": curve,
+    }
 
 
 def finite(value: float) -> float | None:

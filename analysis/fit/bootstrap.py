@@ -48,9 +48,19 @@ def resample(loss: Loss, theta: Array, clusters: NDArray[np.generic], number: in
     counts = drawn[:, member].astype(float)
     enough = (counts > 0).sum(axis=1) > size
     fitted, good = _search(loss, counts[enough], theta)
-    left_out = np.where(member[None] == np.arange(len(names))[:, None], 0.0, 1.0)
-    jackknife, whole = _search(loss, left_out, theta)
+    jackknife, _ = without_each(loss, theta, member)
+    whole = np.isfinite(jackknife).all(axis=1)
     return Resampling(fitted[good], jackknife[whole], number, number - int(good.sum()))
+
+
+def without_each(loss: Loss, theta: Array, member: NDArray[np.intp]) -> tuple[Array, Array]:
+    """Fits [G, P] that leave out one of the G clusters each, and their weights [G, n]; NaN where one failed.
+
+    ``member`` [n] numbers the cluster of each point; searches start from ``theta`` [P].
+    """
+    weights = np.where(member[None] == np.arange(member.max() + 1)[:, None], 0.0, 1.0)
+    fitted, good = _search(loss, weights, theta)
+    return np.where(good[:, None], fitted, np.nan), weights * loss.weights
 
 
 def bca_interval(estimate: float, draws: Array, jackknife: Array, confidence: float) -> Interval | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from analysis.fit.bootstrap import Resampling, bca_interval, resample
 from analysis.fit.certificate import Certificate, certify
@@ -45,6 +45,10 @@ class Fit:
     residuals: Array
     """Log residuals [n] of the points it was fitted to."""
     options: Options
+    loss: Loss
+    """What was minimised: the points and their weights."""
+    clusters: NDArray[np.generic]
+    """Names [n] of the clusters that the points belong to, or the numbers of their rows, from 1."""
 
     def value(self, columns: ArrayLike) -> Array:
         """The law [m] at ``columns`` [V, m]."""
@@ -88,7 +92,7 @@ def fit_law(
     """
     x, target = _columns(columns), np.asarray(y, dtype=float)
     weight = np.ones(len(target)) if weights is None else np.asarray(weights, dtype=float)
-    labels = np.arange(len(target)) if clusters is None else np.asarray(clusters)
+    labels = np.arange(1, len(target) + 1) if clusters is None else np.asarray(clusters)
     present = np.isfinite(x).all(axis=0) & np.isfinite(target) & np.isfinite(weight)
     x, target, weight, labels = x[:, present], target[present], weight[present], labels[present]
     problem = _problem(law, x, target, weight)
@@ -111,6 +115,8 @@ def fit_law(
         resampled=resampling.theta,
         residuals=np.log(target) - law.log_value(found.theta, x)[0],
         options=options,
+        loss=loss,
+        clusters=labels,
     )
 
 

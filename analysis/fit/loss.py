@@ -72,11 +72,14 @@ class Loss:
         return total, -(weighted @ residual[..., None])[..., 0], weighted @ jacobian
 
     def inverse_hessian(self, theta: Array, rows: Rows) -> Array:
-        """A scaling [K, P, P] for the first step of a search, damped so that flat directions stay bounded."""
-        curvature = self.curvature(theta, rows)
-        curvature = np.where(np.isfinite(curvature), curvature, 0.0)
-        size = np.einsum("kpp->kp", curvature)
-        damping = DAMPING * np.maximum(size, 1e-12) + 1e-12 * size.max(axis=1, keepdims=True) + 1e-30
-        eye = np.eye(curvature.shape[1])
-        inverse: Array = np.linalg.inv(curvature + damping[:, :, None] * eye)
-        return inverse
+        """A scaling [K, P, P] for the first step of a search."""
+        return damped_inverse(self.curvature(theta, rows))
+
+
+def damped_inverse(curvature: Array) -> Array:
+    """Inverses of ``curvature`` [K, P, P], damped so that flat directions stay bounded."""
+    curvature = np.where(np.isfinite(curvature), curvature, 0.0)
+    size = np.einsum("kpp->kp", curvature)
+    damping = DAMPING * np.maximum(size, 1e-12) + 1e-12 * size.max(axis=1, keepdims=True) + 1e-30
+    inverse: Array = np.linalg.inv(curvature + damping[:, :, None] * np.eye(curvature.shape[1]))
+    return inverse

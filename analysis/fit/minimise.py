@@ -29,8 +29,17 @@ class Minima:
     value: Array
 
 
-def minimise(objective: Objective, start: Array, rows: Rows, inverse_hessian: Array, tolerance: float = 1e-9) -> Minima:
+def minimise(
+    objective: Objective,
+    start: Array,
+    rows: Rows,
+    inverse_hessian: Array,
+    tolerance: float = 1e-9,
+    gain: float = 1e-15,
+) -> Minima:
     """Search from every row of ``start`` [S, P] until no gradient component exceeds ``tolerance``.
+
+    A search also ends with a step that gains no more than the share ``gain`` of the value.
 
     ``inverse_hessian`` [S, P, P] scales the first steps (Gauss-Newton's is a good one). Lewis and Overton
     (2013) show that BFGS with a weak Wolfe line search also minimises functions with kinks, such as a Huber
@@ -60,7 +69,7 @@ def minimise(objective: Objective, start: Array, rows: Rows, inverse_hessian: Ar
         gained = value[active] - new_value[moved]
         theta[active] += step
         value[active], gradient[active] = new_value[moved], new_gradient[moved]
-        stalled = gained <= 1e-15 * np.abs(value[active])
+        stalled = gained <= gain * np.abs(value[active])
         active = active[~stalled]
     return Minima(theta, value)
 

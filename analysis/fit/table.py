@@ -84,7 +84,7 @@ def choose(table: pd.DataFrame, condition: str, path: Path) -> NDArray[np.bool_]
     """The rows [n] that meet ``COLUMN>VALUE`` (or <, >=, <=). Raises ``UserError``."""
     parts = re.fullmatch(r"(.+?)(>=|<=|>|<)(.+)", condition)
     if parts is None:
-        raise UserError(f"--holdout {condition}: give COLUMN>VALUE, for example params>1e9")
+        raise UserError(f"--holdout {condition}: give COLUMN>VALUE, for example params>1e9, or each")
     name, sign, text = (part.strip() for part in parts.groups())
     try:
         limit = float(text)

@@ -13,9 +13,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from analysis.fit.__main__ import EXIT_USER_ERROR, PLAIN_WIDTH
+from analysis.fit.__main__ import EXIT_USER_ERROR
 from analysis.fit.estimate import Options, fit_law
 from analysis.fit.optimal import FLOPS_PER, best_use
+from analysis.fit.shown import PLAIN_WIDTH
 from analysis.fit.small_sample import Interval, NoFit
 from analysis.fit.table import numbers, read_table
 from analysis.isoflop.allocation import Allocation, Optimum, bias_of_minima, optima, same_budgets, through

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from study_files import result, write_json, write_task
-from surface_studies import ALPHA, BETA, FLOPS_PER, write
+from surface_studies import ALPHA, BETA, FLOPS_PER, E, write
 
 from analysis.records import read_study
 from analysis.series import CLASSIFICATION
@@ -29,6 +29,18 @@ def test_the_surface_comes_back(tmp_path: Path) -> None:
         stated = float(finding.answer.partition(start)[2].split()[0])
         assert stated == pytest.approx(truth, abs=0.03)
     assert "n = 36 runs" in finding.answer
+    floor = re.search(r"The profile of E reaches from (\S+) to (\S+)\. ", finding.detail)
+    assert floor and float(floor[1]) < E < float(floor[2])
+    without = re.search(r"Leaving out any one size keeps alpha within (\S+) to (\S+) and beta within", finding.detail)
+    stated = float(finding.answer.partition("alpha = ")[2].split()[0])
+    assert without and float(without[1]) <= stated <= float(without[2])
+
+
+def test_three_sizes_on_four_amounts_say_that_none_can_be_missed(tmp_path: Path) -> None:
+    """Two sizes do not determine floor, coefficient and exponent, so no range over sizes is given."""
+    study = read_study(write(tmp_path, [10_000, 300_000, 9_000_000], lambda size: list(np.geomspace(1e6, 1e10, 6))))
+    detail = divided_compute(study)[0].detail
+    assert "With 3 sizes, leaving out one does not always leave enough" in detail and "keeps alpha" not in detail
 
 
 def test_equal_budgets_give_parabolas_with_their_bias(tmp_path: Path) -> None:

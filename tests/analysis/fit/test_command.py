@@ -66,6 +66,39 @@ def test_prediction_and_best_use(table: Path, capsys: pytest.CaptureFixture[str]
     assert "prediction: " in shown and "best use of 1e+23 FLOPs" in shown
 
 
+def test_profiles_of_named_parameters(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Repeated or as a list: interval and curve in JSON, one line each in text; the truth lies inside."""
+    words = [str(table), *FIT, "--huber", "inf", "--bootstrap", "0", "--profile", "E,alpha", "--profile", "beta"]
+    assert main([*words, "--json"]) == 0
+    profiles = json.loads(capsys.readouterr().out)["profiles"]
+    assert list(profiles) == ["E", "alpha", "beta"]
+    for name, truth in {"E": 1.8, "alpha": 0.35, "beta": 0.37}.items():
+        one = profiles[name]
+        assert one["low"] < truth < one["high"] and one["open"] == []
+        curve = dict(zip(one["curve"]["value"], one["curve"]["f"], strict=True))
+        assert all((f <= one["limit"]) == (one["low"] <= value <= one["high"]) for value, f in curve.items())
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert f"profile of E: {profiles['E']['low']:.5g} .. {profiles['E']['high']:.5g} (95%)" in shown
+
+
+def test_each_size_is_left_out_and_predicted(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``--cluster`` makes it sizes: a range of every parameter, who moves it most, and each size's error."""
+    words = [str(table), *FIT, "--huber", "inf", "--bootstrap", "0", "--cluster", "params", "--holdout", "each"]
+    assert main([*words, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    sizes = set(pd.read_csv(table, dtype=str)["params"])
+    assert set(answer["leave_one_out"]) == {"E", "A", "B", "alpha", "beta"}
+    low, high = answer["leave_one_out"]["alpha"]
+    assert low < answer["parameters"]["alpha"]["value"] < high
+    assert answer["moved_most_by"]["alpha"] in sizes and answer["indispensable"] == []
+    assert set(answer["holdout"]["each"]) == sizes
+    assert all(one["n"] == 7 and one["mean_relative_error"] < 0.02 for one in answer["holdout"]["each"].values())
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "held out: each of 7 from the others: mean error" in shown and "without any one params" in shown
+
+
 def test_table_for_people(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without --json: parameters with intervals, what was minimised, how the starts agree."""
     assert main([str(table), *FIT, "--bootstrap", "100", "--weights", "seeds", "--cluster", "params"]) == 0
@@ -77,6 +110,7 @@ def test_table_for_people(table: Path, capsys: pytest.CaptureFixture[str]) -> No
     ("words", "message"),
     [
         (["--law", "chinchila"], "did you mean 'chinchilla'"),
+        (["--profile", "E,alpa"], "no such parameter; did you mean 'alpha'? (it has E, A, B, alpha, beta)"),
         (["--y", "los"], "no column 'los'; did you mean 'loss'?"),
         (["--holdout", "params=3"], "give COLUMN>VALUE"),
         (["--holdout", "parms>3"], "did you mean 'params'"),

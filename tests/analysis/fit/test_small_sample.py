@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -167,3 +169,11 @@ def test_paired_ratio_is_the_t_interval_of_log_ratios() -> None:
     assert (ratio.interval.low, ratio.interval.high) == pytest.approx((np.exp(oracle.low), np.exp(oracle.high)))
     assert isinstance(mean_ratio(first[:2], second[:2]), NoFit)
     assert isinstance(mean_ratio([0.0, 0.1, 0.2], [0.1, 0.2, 0.3]), NoFit)
+
+
+@pytest.mark.parametrize("law", [fit_power_law, fit_offset_power_law])
+def test_a_law_too_steep_for_numbers_is_refused(law: Callable[[object, object], object]) -> None:
+    """Sizes that hardly differ and errors that do: the value at x = 1 is no number, which is a reason, not a crash."""
+    x = 1e8 * (1 + 1e-3 * np.arange(8))
+    refused = law(x, 0.3 * (x / 1e8) ** -500.0 * np.exp(np.random.default_rng(0).normal(0, 0.01, 8)))
+    assert isinstance(refused, NoFit) and "so steep" in refused.reason

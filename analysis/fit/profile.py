@@ -1,0 +1,265 @@
+"""Profile intervals: how far one parameter can move while all others make up for it as well as they can.
+
+An interval from a profile follows the true shape of the loss. Where the data do not determine a parameter, the profile
+never rises and that end of the interval is open.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import f as f_distribution
+
+from analysis.fit.estimate import Fit
+from analysis.fit.loss import Loss, damped_inverse
+from analysis.fit.minimise import Rows, minimise
+from analysis.fit.noise import noise
+from analysis.fit.small_sample import NoFit
+from analysis.laws.law import Array
+
+FIRST_STEP, GROWTH, MOST_STEPS = 0.2, 1.15, 100
+"""The first step outwards as a share of the expected half width, what each next one is longer, and how many at most."""
+BEYOND = 1.5
+"""The curve goes on until it is this many times as high as the interval needs."""
+FURTHEST_LOG, FURTHEST = 25.0, 20.0
+"""How far a positive parameter may move in logarithms (a factor of 7e10), any other in its own size or, if greater, the
+spread of the law's starts."""
+NO_EFFECT = 1e-6
+"""A positive parameter that moves no value by more than this share of its own change has come to its end."""
+FAINT = 1e-3
+"""With less effect than this, a search no longer sees that a term could come back."""
+HALVINGS = 40
+RUNAWAY = 12.0
+"""A positive parameter further than this from all starts, in logarithms, has run away along a ridge."""
+SETTLING, HIGHEST = 4, 1e9
+"""Rounds of handing solutions to neighbours, and the criterion where the loss is not a number."""
+TOLERANCE, GAIN = 1e-3, 1e-9
+"""Slope of the criterion, and share of the summed loss gained in a step, at which a search ends."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The profile of one parameter: the F statistic ``criterion`` [K] at rising ``values`` [K].
+
+    The interval holds the values where it is at most ``limit``. An end is named in ``open_ends`` (low, high) where the
+    criterion never passes the limit: it is None then, or 0 as the low end of a positive parameter.
+    """
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    open_ends: tuple[str, ...]
+    confidence: float
+    limit: float
+    values: Array
+    criterion: Array
+
+
+@np.errstate(all="ignore")  # where parameters run away, values leave the range of numbers: such a step is not taken
+def profile(fit: Fit, name: str) -> Profile | NoFit:
+    """The profile of the parameter called ``name`` and its interval, or why there is none.
+
+    The criterion of least squares is ``F = (S(value) - S) (n - P) / S`` against the quantile of F with 1 and n - P
+    degrees of freedom (Bates and Watts 1988, Nonlinear Regression Analysis, ch. 6); weights count as 1 / variance. A
+    Huber loss and clusters have their own measure of noise, see there; G clusters leave G - 1 degrees of freedom.
+    """
+    index = fit.law.names.index(name)
+    unit = noise(fit.loss, fit.theta, index, fit.clusters)
+    if isinstance(unit, NoFit):
+        return unit
+    count = len(np.unique(fit.clusters))
+    spare = min(fit.certificate.n - len(fit.theta), count - 1)
+    limit = float(f_distribution.ppf(fit.options.confidence, 1, spare))
+    search = _Search(fit.loss, index, unit, fit.law.starts(fit.loss.columns, fit.loss.y))
+    positive = fit.law.parameters[index].positive
+    centre = search.centre(fit.theta)
+    step, furthest = _scale(search, centre, limit, positive)
+    down = _outwards(search, centre, -step, furthest, limit)
+    up = _outwards(search, centre, step, furthest, limit)
+    walk = _settled(search, np.concatenate([down[::-1], centre[None], up]))
+    height = search.height(walk)
+    height = height - height.min()
+    start = int(height.argmin())
+    low = _end(search, walk[: start + 1][::-1], height[: start + 1][::-1], limit)
+    high = _end(search, walk[start:], height[start:], limit)
+    return Profile(
+        name=name,
+        value=fit.parameters[name],
+        low=_natural(low, positive) if low is not None else 0.0 if positive else None,
+        high=None if high is None else _natural(high, positive),
+        open_ends=tuple(side for side, end in (("low", low), ("high", high)) if end is None),
+        confidence=fit.options.confidence,
+        limit=limit,
+        values=fit.law.natural(walk)[:, index],
+        criterion=height,
+    )
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The best of all other parameters where the one at ``index`` is held; heights are in units of ``noise`` / 2."""
+
+    loss: Loss
+    index: int
+    noise: float
+    starts: Array
+    """The law's own starts [S, P]: there every term has a say."""
+
+    def height(self, theta: Array) -> Array:
+        """Twice the summed loss [K] of ``theta`` [K, P] over the noise: differences of it are F statistics."""
+        value, _ = self.loss(theta, np.zeros(len(theta), dtype=np.intp))
+        return np.where(np.isfinite(value), value * self._unit, HIGHEST)
+
+    @property
+    def _unit(self) -> float:
+        return 2 * self.loss.scale / self.noise
+
+    def curvature(self, theta: Array) -> Array:
+        """Gauss-Newton curvature [K, P, P] of the height at ``theta`` [K, P]."""
+        return self.loss.curvature(theta, np.zeros(len(theta), dtype=np.intp)) * self._unit
+
+    def best(self, start: Array) -> Array:
+        """``start`` [K, P] with all but the held parameter moved to where the loss is least."""
+        held = start[:, self.index]
+
+        def objective(free: Array, rows: Rows) -> tuple[Array, Array]:
+            value, gradient = self.loss(np.insert(free, self.index, held[rows], axis=1), np.zeros_like(rows))
+            return value * self._unit, np.delete(gradient, self.index, axis=1) * self._unit
+
+        curvature = np.delete(np.delete(self.curvature(start), self.index, axis=1), self.index, axis=2)
+        free = np.delete(start, self.index, axis=1)
+        ended = minimise(objective, free, np.arange(len(start)), damped_inverse(curvature), TOLERANCE, GAIN)
+        return np.insert(ended.theta, self.index, held, axis=1)
+
+    def centre(self, theta: Array) -> Array:
+        """Where to walk from [P]: ``theta`` [P], unless its held value has run away or its term has vanished."""
+        start = theta.copy()
+        if self.loss.law.parameters[self.index].positive:
+            own = self.starts[:, self.index]
+            start[self.index] = np.clip(theta[self.index], own.min() - RUNAWAY, own.max() + RUNAWAY)
+            start = self.with_effect(start[None], NO_EFFECT, [self.index])[0]
+        if start[self.index] == theta[self.index]:
+            return theta
+        starts = np.concatenate([start[None], self.starts])
+        starts[:, self.index] = start[self.index]
+        return self.best_of(starts)
+
+    def best_of(self, starts: Array) -> Array:
+        """The best end [P] from several ``starts`` [K, P] that hold the same value.
+
+        A term that has vanished pulls at nothing, so each search also starts with such terms brought back.
+        """
+        others = [i for i, one in enumerate(self.loss.law.parameters) if one.positive and i != self.index]
+        back = self.with_effect(starts, FAINT, others)
+        ends = self.best(starts if np.array_equal(back, starts) else np.concatenate([starts, back]))
+        return np.asarray(ends[self.height(ends).argmin()])
+
+    def with_effect(self, theta: Array, share: float, which: list[int]) -> Array:
+        """``theta`` [K, P] with each parameter in ``which`` that has less effect than ``share`` moved to have it."""
+        theta = theta.copy()
+        for i in which:
+            faint = np.flatnonzero(self.effect(theta)[:, i] < share)
+            if not len(faint):
+                continue
+            near, far = np.full(len(faint), np.median(self.starts[:, i])), theta[faint, i]
+            for _ in range(HALVINGS):
+                theta[faint, i] = (near + far) / 2
+                lost = self.effect(theta[faint])[:, i] < share
+                near, far = np.where(lost, near, theta[faint, i]), np.where(lost, theta[faint, i], far)
+            theta[faint, i] = near
+        return theta
+
+    def effect(self, theta: Array) -> Array:
+        """The largest change [K, P] of log y, at any point, per change of each internal coordinate."""
+        _, jacobian = self.loss.law.evaluate(theta, self.loss.columns)
+        return np.asarray(np.abs(jacobian).max(axis=1))
+
+
+def _scale(search: _Search, theta: Array, limit: float, positive: bool) -> tuple[float, float]:
+    """The first step outwards and the furthest distance, from the half width that the curvature lets expect."""
+    own = abs(float(theta[search.index]))
+    size = 1.0 if positive else max(own, float(search.starts[:, search.index].std()))
+    variance = float(damped_inverse(search.curvature(theta[None]))[0, search.index, search.index])
+    half = min(math.sqrt(limit * max(variance, 0.0)), size)
+    return FIRST_STEP * half, size * (FURTHEST_LOG if positive else FURTHEST)
+
+
+def _outwards(search: _Search, theta: Array, step: float, furthest: float, limit: float) -> Array:
+    """Solutions [K, P] ever further from ``theta`` [P], until the criterion is passed or the parameter ends.
+
+    Each search starts from the last solution and from the line through the last two.
+    """
+    held, least = search.index, float(search.height(theta[None])[0])
+    before, last, walk = theta, theta, list[Array]()
+    positive = search.loss.law.parameters[held].positive
+    for _ in range(MOST_STEPS):
+        stay = last.copy()
+        stay[held] += step
+        moved = last[held] - before[held]
+        onward = last + (last - before) * (step / moved) if moved else stay
+        onward[held] = stay[held]
+        before, last = last, search.best_of(np.stack([stay, onward]))
+        walk.append(last)
+        height = float(search.height(last[None])[0]) - least
+        if not height < BEYOND * limit or abs(last[held] - theta[held]) > furthest:
+            break
+        if positive and search.effect(last[None])[0, held] < NO_EFFECT:
+            break
+        step *= GROWTH
+    return np.array(walk)
+
+
+def _settled(search: _Search, walk: Array) -> Array:
+    """The solutions ``walk`` [K, P] once more, each from its neighbours', until none gains by it."""
+    for _ in range(SETTLING):
+        height = search.height(walk)
+        gained = False
+        for shifted in (np.concatenate([walk[:1], walk[:-1]]), np.concatenate([walk[1:], walk[-1:]])):
+            start = shifted.copy()
+            start[:, search.index] = walk[:, search.index]
+            ends = search.best(start)
+            better = search.height(ends) < height - 1e-3
+            walk = np.where(better[:, None], ends, walk)
+            gained = gained or bool(better.any())
+        if not gained:
+            break
+    return walk
+
+
+def _end(search: _Search, walk: Array, height: Array, limit: float) -> float | None:
+    """Where the criterion crosses ``limit`` for the last time on the way out along ``walk`` [K, P]; None if never.
+
+    A profile may come down again behind a hill: what lies behind also fits, so the interval holds the hill too.
+    """
+    walk, height = walk.copy(), height.copy()
+    least = float(search.height(walk[:1])[0] - height[0])
+
+    def best_at(value: float, nearby: Array) -> tuple[Array, float]:
+        starts = nearby.copy()
+        starts[:, search.index] = value
+        best = search.best_of(starts)
+        return best, float(search.height(best[None])[0]) - least
+
+    while True:
+        inside = int(np.flatnonzero(height <= limit)[-1])
+        if inside == len(walk) - 1:
+            return None
+        nearby = walk[inside : inside + 2]
+        first, second = (float(point[search.index]) for point in nearby)
+        walk[inside + 1], height[inside + 1] = best_at(second, nearby)
+        if height[inside + 1] > limit:
+            break
+    known = {first: height[inside] - limit, second: height[inside + 1] - limit}
+
+    def above(value: float) -> float:
+        return float(known[value]) if value in known else best_at(value, nearby)[1] - limit
+
+    return float(brentq(above, first, second, xtol=1e-6 * abs(second - first)))
+
+
+def _natural(value: float, positive: bool) -> float:
+    return math.exp(value) if positive else value

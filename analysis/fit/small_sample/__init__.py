@@ -1,0 +1,21 @@
+"""Estimates and honest intervals for a handful of points; a reason instead, where they cannot carry a law."""
+
+from analysis.fit.small_sample.answers import Interval, NoFit, Prediction
+from analysis.fit.small_sample.means import MeanRatio, mean_interval, mean_ratio
+from analysis.fit.small_sample.offset_law import OffsetPowerLawFit, fit_offset_power_law
+from analysis.fit.small_sample.points import CONFIDENCE
+from analysis.fit.small_sample.power_law import PowerLawFit, fit_power_law
+
+__all__ = [
+    "CONFIDENCE",
+    "Interval",
+    "MeanRatio",
+    "NoFit",
+    "OffsetPowerLawFit",
+    "PowerLawFit",
+    "Prediction",
+    "fit_offset_power_law",
+    "fit_power_law",
+    "mean_interval",
+    "mean_ratio",
+]
