@@ -9,27 +9,23 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
+from analysis.fit import display, words
 from analysis.fit.answers import as_json
-from analysis.fit.estimate import Fit, Options, fit_law, loss_of
+from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.holdout import HeldOut, hold_out
 from analysis.fit.optimal import best_use
 from analysis.fit.small_sample import Interval, NoFit
-from analysis.fit.table import checked, choose, numbers, read_table
+from analysis.fit.table import choose, numbers, read_table
 from analysis.laws.law import Array, Law
 from analysis.laws.registry import LAWS, find_law
 from analysis.laws.surfaces import CHINCHILLA
 from nepa_scale.errors import UserError
 
 EXIT_USER_ERROR = 2
-PLAIN_WIDTH = 120
-MOST_RESAMPLES = 100_000
 
 
 @dataclass(frozen=True)
@@ -47,9 +43,9 @@ class Problem:
     options: Options
 
 
-def main(words: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Fit and print; returns the exit code."""
-    given = _parser().parse_args(words)
+    given = _parser().parse_args(argv)
     try:
         problem = _read(given)
         fit = fit_law(
@@ -82,77 +78,28 @@ def _parser() -> argparse.ArgumentParser:
         epilog="laws:\n" + "\n".join(f"  {law.name:<15} y = {law.formula}" for law in LAWS.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("table", type=Path, metavar="TABLE", help="CSV or parquet file with named columns")
+    words.add_words(parser)
     parser.add_argument("--law", required=True, metavar="NAME", help="one of the laws below")
-    parser.add_argument("--x", required=True, metavar="COLUMN", help="parameters N, data or compute")
-    parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
-    parser.add_argument("--d", metavar="COLUMN", help="data D (images or tokens seen), for laws of two variables")
-    parser.add_argument("--unique", metavar="COLUMN", help="unique data U, for law 'repeated'")
-    parser.add_argument(
-        "--huber", type=float, default=1e-3, metavar="DELTA", help="of log residuals; inf = least squares"
-    )
-    parser.add_argument("--residual", choices=("log", "plain"), default="log", help="of log y (default) or of y")
-    parser.add_argument("--weights", metavar="COLUMN", help="weight of each row, for example 1 / variance over seeds")
-    parser.add_argument("--cluster", metavar="COLUMN", help="rows that the bootstrap draws together, e.g. the size")
-    parser.add_argument("--holdout", metavar="COLUMN>VALUE", help="rows to predict from the others (also <, >=, <=)")
-    parser.add_argument("--at", metavar="X[,D]", help="predict one further row at these values of --x, --d, --unique")
     parser.add_argument("--budget", type=float, metavar="FLOPS", help="law chinchilla: best N and D, FLOPS = 6 N D")
-    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples; 0 = no intervals")
-    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default 0.95)")
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default 0)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
 def _read(given: argparse.Namespace) -> Problem:
     """The table's columns as the law wants them. Raises ``UserError``."""
     law = find_law(given.law)
-    names = {"x": given.x, "d": given.d, "unique": given.unique}
-    for variable, name in names.items():
-        if variable in law.variables and name is None:
-            raise UserError(f"--law {law.name} needs --{variable} COLUMN")
-        if variable not in law.variables and name is not None:
-            raise UserError(
-                f"--{variable} {name}: law '{law.name}' has no such variable (it reads {', '.join(law.variables)})"
-            )
-    if not given.huber > 0:
-        raise UserError(
-            f"--huber {given.huber}: must be greater than 0; 1e-7 is least absolute deviations, inf squares"
-        )
-    if not 0 <= given.bootstrap <= MOST_RESAMPLES:
-        raise UserError(f"--bootstrap {given.bootstrap}: must be from 0 to {MOST_RESAMPLES}")
-    if given.seed < 0:
-        raise UserError(f"--seed {given.seed}: must be at least 0")
-    if not 0 < given.confidence < 1:
-        raise UserError(f"--confidence {given.confidence}: must be between 0 and 1")
+    names, options = words.names(law, given, "--law"), words.options(given)
     table = read_table(given.table)
     return Problem(
         law=law,
-        columns=np.stack([numbers(table, names[variable], given.table) for variable in law.variables]),
+        columns=np.stack([numbers(table, name, given.table) for name in names]),
         y=numbers(table, given.y, given.table),
-        weights=None if given.weights is None else numbers(table, given.weights, given.table),
-        clusters=None
-        if given.cluster is None
-        else table[checked(table, given.cluster, given.table)].astype(str).to_numpy(),
+        weights=words.weights(table, given),
+        clusters=words.clusters(table, given),
         held=None if given.holdout is None else choose(table, given.holdout, given.table),
-        at=_place(law, given.at),
+        at=words.place(law, given.at),
         budget=_budget(law, given.budget),
-        options=Options(given.huber, given.residual == "log", given.bootstrap, given.confidence, given.seed),
+        options=options,
     )
-
-
-def _place(law: Law, words: str | None) -> Array | None:
-    """The place [V, 1] that ``--at`` names. Raises ``UserError``."""
-    if words is None:
-        return None
-    wanted = ",".join(name.upper() for name in law.variables)
-    try:
-        values = [float(word) for word in words.split(",")]
-    except ValueError:
-        raise UserError(f"--at {words}: give numbers: {wanted}") from None
-    if len(values) != len(law.variables) or not all(math.isfinite(value) and value > 0 for value in values):
-        raise UserError(f"--at {words}: law '{law.name}' needs {wanted}, each greater than 0")
-    return np.array(values)[:, None]
 
 
 def _budget(law: Law, budget: float | None) -> float | None:
@@ -177,34 +124,13 @@ def _hold_out(problem: Problem) -> HeldOut | NoFit | None:
     )
 
 
-def _left_out(rows: int) -> str:
-    return f" ({rows} rows with missing values left out)" if rows else ""
-
-
 def _show(fit: Fit, held: HeldOut | None, at: Array | None, budget: float | None) -> None:
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
-    table = Table("parameter", "value", f"{fit.options.confidence:.0%} interval", title=f"y = {fit.law.formula}")
-    for name, value in fit.parameters.items():
-        interval = fit.intervals[name]
-        table.add_row(name, f"{value:.5g}", "" if interval is None else f"{interval.low:.5g} .. {interval.high:.5g}")
-    console.print(table)
-    own = fit.certificate
-    console.print(
-        f"{loss_of(fit.options)} {own.loss:.6g} over n = {own.n}{_left_out(own.left_out)}; "
-        f"gradient {own.gradient_norm:.1e}; {own.starts_agreeing:.0%} of {own.starts} starts agree; "
-        f"condition number {own.condition_number:.2g}"
-    )
-    for warning in own.warnings:
-        console.print(f"note: {warning}")
+    console = display.console()
+    display.show_fit(console, fit, "y")
     if held is not None:
-        covered = "" if held.coverage is None else f"; {held.coverage:.0%} lie in their {held.confidence:.0%} interval"
-        console.print(
-            f"held out: {held.n} rows predicted from {held.n_fit}: mean error {held.mean_error:.2%}, "
-            f"worst {held.worst_error:+.2%}{covered}"
-        )
+        console.print(f"held out: {held.n} rows predicted from {held.n_fit}: {display.held_out(held)}")
     if at is not None:
-        band = fit.predict(at)
-        console.print(f"prediction: {band.y[0]:.5g} ({band.low[0]:.5g} .. {band.high[0]:.5g})")
+        console.print(f"prediction: {display.predicted(fit.predict(at))}")
     if budget is not None:
         best = best_use(fit, budget)
         console.print(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from analysis.fit.chain import Chain, ChainHeldOut
 from analysis.fit.estimate import Fit, loss_of
 from analysis.fit.holdout import HeldOut
 from analysis.fit.optimal import best_use
-from analysis.fit.small_sample import Interval
+from analysis.fit.small_sample import Interval, Prediction
 from analysis.laws.law import Array
 
 
@@ -18,17 +19,45 @@ def as_json(fit: Fit, held: HeldOut | None, at: Array | None = None, budget: flo
     ``parameters`` are those of all rows, with or without some held out; ``holdout`` scores a fit without these.
     """
     return {
+        **_law(fit),
+        "confidence": fit.options.confidence,
+        "certificate": _certificate(fit),
+        "holdout": _held(held),
+        "prediction": None if at is None else {"at": _place(fit, at)} | _predicted(fit.predict(at)),
+        "best_use": None if budget is None else _best_use(fit, budget),
+    }
+
+
+def chain_as_json(chain: Chain, held: ChainHeldOut | None, at: Array | None) -> dict[str, Any]:
+    """Both links and the direct law, then what each step makes of held-out rows and of a further run."""
+    fits = {"first": chain.first, "second": chain.second, "direct": chain.direct}
+    return {
+        **{name: _law(fit) | {"certificate": _certificate(fit)} for name, fit in fits.items()},
+        "confidence": chain.first.options.confidence,
+        "warnings": list(chain.warnings),
+        "holdout": None if held is None else {name: _held(getattr(held, name)) for name in (*fits, "chain")},
+        "prediction": None if at is None else _chain_prediction(chain, at),
+    }
+
+
+def _chain_prediction(chain: Chain, at: Array) -> dict[str, Any]:
+    return {
+        "at": _place(chain.first, at),
+        "first": _predicted(chain.first.predict(at)),
+        "chain": _predicted(chain.predict(at)),
+        "direct": _predicted(chain.direct.predict(at)),
+        "beyond": bool(chain.beyond(at)[0]),
+    }
+
+
+def _law(fit: Fit) -> dict[str, Any]:
+    return {
         "law": fit.law.name,
         "formula": fit.law.formula,
         "parameters": {
             name: {"value": finite(value), "interval": bounds(fit.intervals[name])}
             for name, value in fit.parameters.items()
         },
-        "confidence": fit.options.confidence,
-        "certificate": _certificate(fit),
-        "holdout": _held(held),
-        "prediction": None if at is None else _prediction(fit, at),
-        "best_use": None if budget is None else _best_use(fit, budget),
     }
 
 
@@ -70,14 +99,12 @@ def _held(held: HeldOut | None) -> dict[str, Any] | None:
     }
 
 
-def _prediction(fit: Fit, at: Array) -> dict[str, Any]:
-    band = fit.predict(at)
-    place = dict(zip(fit.law.variables, map(float, at[:, 0]), strict=True))
-    return {
-        "at": place,
-        "value": finite(float(band.y[0])),
-        "interval": [finite(float(band.low[0])), finite(float(band.high[0]))],
-    }
+def _place(fit: Fit, at: Array) -> dict[str, float]:
+    return dict(zip(fit.law.variables, map(float, at[:, 0]), strict=True))
+
+
+def _predicted(band: Prediction) -> dict[str, Any]:
+    return {"value": finite(float(band.y[0])), "interval": [finite(float(band.low[0])), finite(float(band.high[0]))]}
 
 
 def _best_use(fit: Fit, budget: float) -> dict[str, Any]:
