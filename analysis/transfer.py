@@ -53,9 +53,10 @@ def transfer_points(study: Study, target: Target, axis: Axis) -> pd.DataFrame:
     points = points.assign(shortfall=1 - points["run_id"].map(by).map(skill).astype("float64")).dropna(
         subset=["x", "shortfall"]
     )
-    logs = np.log(points[["shortfall", "error"]].where(points[["shortfall", "error"]] > 0))
-    places = logs.groupby(points["x"]).agg(lambda values: values.mean(skipna=False))
-    return np.exp(places).assign(runs=points.groupby("x").size()).reset_index()
+    values = points[["shortfall", "error"]]
+    logs = values.where(values > 0).apply(np.log)
+    places = logs.groupby(points["x"]).mean().mask(logs.isna().groupby(points["x"]).any())
+    return places.apply(np.exp).assign(runs=points.groupby("x").size()).reset_index()
 
 
 def _finding(points: pd.DataFrame, target: Target, axis: Axis) -> Finding:
