@@ -20,6 +20,7 @@ from analysis.registered import kept_promises
 from analysis.request import SIDE_BY_SIDE, Request
 from analysis.series import CLASSIFICATION, SEGMENTATION
 from analysis.table_files import table_files, write_table
+from analysis.transfer import transfer
 from analysis.two_axes import divided_compute
 from analysis.watch import watch
 from nepa_scale.errors import UserError
@@ -51,7 +52,7 @@ def build(request: Request) -> None:
 def answer(folder: Path) -> Answered:
     """Read a study and answer what can be asked of it."""
     study = read_study(folder)
-    own = [*find(study), *divided_compute(study), *one_rate(study), *kept_promises(study)]
+    own = [*find(study), *transfer(study), *divided_compute(study), *one_rate(study), *kept_promises(study)]
     return Answered(study, [*own, *answers(study)])
 
 

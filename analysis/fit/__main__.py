@@ -9,11 +9,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.fit import words
 from analysis.fit.answers import as_json
 from analysis.fit.estimate import Options, fit_law
 from analysis.fit.holdout import HeldOut, hold_out
@@ -21,7 +21,7 @@ from analysis.fit.leave_one_out import LeaveOneOut, Without, leave_one_out
 from analysis.fit.profile import profile
 from analysis.fit.shown import show, show_held, show_profiles
 from analysis.fit.small_sample import NoFit
-from analysis.fit.table import checked, choose, numbers, read_table
+from analysis.fit.table import choose, numbers, read_table
 from analysis.laws.law import Array, Law
 from analysis.laws.registry import LAWS, find_law
 from analysis.laws.surfaces import CHINCHILLA
@@ -29,7 +29,6 @@ from nepa_scale.errors import UserError, nearest
 
 EXIT_USER_ERROR = 2
 EACH = "each"
-MOST_RESAMPLES = 100_000
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,9 @@ class Problem:
     options: Options
 
 
-def main(words: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Fit and print; returns the exit code."""
-    given = _parser().parse_args(words)
+    given = _parser().parse_args(argv)
     try:
         problem = _read(given)
         fit = fit_law(
@@ -88,87 +87,33 @@ def _parser() -> argparse.ArgumentParser:
         epilog="laws:\n" + "\n".join(f"  {law.name:<15} y = {law.formula}" for law in LAWS.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("table", type=Path, metavar="TABLE", help="CSV or parquet file with named columns")
+    words.add_words(parser, held="; each: every row, or with --cluster every cluster, from all others")
     parser.add_argument("--law", required=True, metavar="NAME", help="one of the laws below")
-    parser.add_argument("--x", required=True, metavar="COLUMN", help="parameters N, data or compute")
-    parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
-    parser.add_argument("--d", metavar="COLUMN", help="data D (images or tokens seen), for laws of two variables")
-    parser.add_argument("--unique", metavar="COLUMN", help="unique data U, for law 'repeated'")
-    parser.add_argument(
-        "--huber", type=float, default=1e-3, metavar="DELTA", help="of log residuals; inf = least squares"
-    )
-    parser.add_argument("--residual", choices=("log", "plain"), default="log", help="of log y (default) or of y")
-    parser.add_argument("--weights", metavar="COLUMN", help="weight of each row, for example 1 / variance over seeds")
-    parser.add_argument("--cluster", metavar="COLUMN", help="rows that the bootstrap draws together, e.g. the size")
-    parser.add_argument(
-        "--holdout",
-        metavar="COLUMN>VALUE",
-        help="rows to predict from the others (also <, >=, <=); "
-        "each: every row, or with --cluster every cluster, from all others",
-    )
-    parser.add_argument("--at", metavar="X[,D]", help="predict one further row at these values of --x, --d, --unique")
     parser.add_argument("--budget", type=float, metavar="FLOPS", help="law chinchilla: best N and D, FLOPS = 6 N D")
     parser.add_argument(
         "--profile", action="append", default=[], metavar="NAME[,NAME]", help="profile intervals of these parameters"
     )
-    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples; 0 = no intervals")
-    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default 0.95)")
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default 0)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
 def _read(given: argparse.Namespace) -> Problem:
     """The table's columns as the law wants them. Raises ``UserError``."""
     law = find_law(given.law)
-    names = {"x": given.x, "d": given.d, "unique": given.unique}
-    for variable, name in names.items():
-        if variable in law.variables and name is None:
-            raise UserError(f"--law {law.name} needs --{variable} COLUMN")
-        if variable not in law.variables and name is not None:
-            raise UserError(
-                f"--{variable} {name}: law '{law.name}' has no such variable (it reads {', '.join(law.variables)})"
-            )
-    if not given.huber > 0:
-        raise UserError(
-            f"--huber {given.huber}: must be greater than 0; 1e-7 is least absolute deviations, inf squares"
-        )
-    if not 0 <= given.bootstrap <= MOST_RESAMPLES:
-        raise UserError(f"--bootstrap {given.bootstrap}: must be from 0 to {MOST_RESAMPLES}")
-    if given.seed < 0:
-        raise UserError(f"--seed {given.seed}: must be at least 0")
-    if not 0 < given.confidence < 1:
-        raise UserError(f"--confidence {given.confidence}: must be between 0 and 1")
+    names, options = words.names(law, given, "--law"), words.options(given)
     table = read_table(given.table)
     return Problem(
         law=law,
-        columns=np.stack([numbers(table, names[variable], given.table) for variable in law.variables]),
+        columns=np.stack([numbers(table, name, given.table) for name in names]),
         y=numbers(table, given.y, given.table),
-        weights=None if given.weights is None else numbers(table, given.weights, given.table),
-        clusters=None
-        if given.cluster is None
-        else table[checked(table, given.cluster, given.table)].astype(str).to_numpy(),
+        weights=words.weights(table, given),
+        clusters=words.clusters(table, given),
         held=None if given.holdout in (None, EACH) else choose(table, given.holdout, given.table),
         each=given.holdout == EACH,
-        at=_place(law, given.at),
+        at=words.place(law, given.at),
         budget=_budget(law, given.budget),
         profiled=_profiled(law, given.profile),
-        options=Options(given.huber, given.residual == "log", given.bootstrap, given.confidence, given.seed),
+        options=options,
     )
-
-
-def _place(law: Law, words: str | None) -> Array | None:
-    """The place [V, 1] that ``--at`` names. Raises ``UserError``."""
-    if words is None:
-        return None
-    wanted = ",".join(name.upper() for name in law.variables)
-    try:
-        values = [float(word) for word in words.split(",")]
-    except ValueError:
-        raise UserError(f"--at {words}: give numbers: {wanted}") from None
-    if len(values) != len(law.variables) or not all(math.isfinite(value) and value > 0 for value in values):
-        raise UserError(f"--at {words}: law '{law.name}' needs {wanted}, each greater than 0")
-    return np.array(values)[:, None]
 
 
 def _budget(law: Law, budget: float | None) -> float | None:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from analysis.fit.chain import Chain, ChainHeldOut
 from analysis.fit.estimate import Fit, loss_of
 from analysis.fit.holdout import HeldOut
 from analysis.fit.leave_one_out import LeaveOneOut, Without
 from analysis.fit.optimal import best_use
 from analysis.fit.profile import Profile
-from analysis.fit.small_sample import Interval, NoFit
+from analysis.fit.small_sample import Interval, NoFit, Prediction
 from analysis.laws.law import Array
 
 
@@ -29,21 +30,49 @@ def as_json(
     ``parameters`` are those of all rows, with or without some held out; ``holdout`` scores a fit without these.
     """
     return {
-        "law": fit.law.name,
-        "formula": fit.law.formula,
-        "parameters": {
-            name: {"value": finite(value), "interval": bounds(fit.intervals[name])}
-            for name, value in fit.parameters.items()
-        },
+        **_law(fit),
         "confidence": fit.options.confidence,
         "certificate": _certificate(fit),
         "leave_one_out": None if left is None else {name: bounds(one) for name, one in left.ranges.items()},
         "moved_most_by": None if left is None else left.moved_most_by,
         "indispensable": None if left is None else list(left.indispensable),
         "holdout": _held(held),
-        "prediction": None if at is None else _prediction(fit, at),
+        "prediction": None if at is None else {"at": _place(fit, at)} | _predicted(fit.predict(at)),
         "best_use": None if budget is None else _best_use(fit, budget),
         "profiles": {name: _profile(one) for name, one in profiles.items()},
+    }
+
+
+def chain_as_json(chain: Chain, held: ChainHeldOut | None, at: Array | None) -> dict[str, Any]:
+    """Both links and the direct law, then what each step makes of held-out rows and of a further run."""
+    fits = {"first": chain.first, "second": chain.second, "direct": chain.direct}
+    return {
+        **{name: _law(fit) | {"certificate": _certificate(fit)} for name, fit in fits.items()},
+        "confidence": chain.first.options.confidence,
+        "warnings": list(chain.warnings),
+        "holdout": None if held is None else {name: _held(getattr(held, name)) for name in (*fits, "chain")},
+        "prediction": None if at is None else _chain_prediction(chain, at),
+    }
+
+
+def _chain_prediction(chain: Chain, at: Array) -> dict[str, Any]:
+    return {
+        "at": _place(chain.first, at),
+        "first": _predicted(chain.first.predict(at)),
+        "chain": _predicted(chain.predict(at)),
+        "direct": _predicted(chain.direct.predict(at)),
+        "beyond": bool(chain.beyond(at)[0]),
+    }
+
+
+def _law(fit: Fit) -> dict[str, Any]:
+    return {
+        "law": fit.law.name,
+        "formula": fit.law.formula,
+        "parameters": {
+            name: {"value": finite(value), "interval": bounds(fit.intervals[name])}
+            for name, value in fit.parameters.items()
+        },
     }
 
 
@@ -96,14 +125,12 @@ def _held(held: HeldOut | tuple[Without, ...] | None) -> dict[str, Any] | None:
     }
 
 
-def _prediction(fit: Fit, at: Array) -> dict[str, Any]:
-    band = fit.predict(at)
-    place = dict(zip(fit.law.variables, map(float, at[:, 0]), strict=True))
-    return {
-        "at": place,
-        "value": finite(float(band.y[0])),
-        "interval": [finite(float(band.low[0])), finite(float(band.high[0]))],
-    }
+def _place(fit: Fit, at: Array) -> dict[str, float]:
+    return dict(zip(fit.law.variables, map(float, at[:, 0]), strict=True))
+
+
+def _predicted(band: Prediction) -> dict[str, Any]:
+    return {"value": finite(float(band.y[0])), "interval": [finite(float(band.low[0])), finite(float(band.high[0]))]}
 
 
 def _best_use(fit: Fit, budget: float) -> dict[str, Any]:

@@ -24,10 +24,14 @@ BATCH_NUMBERS = 300_000
 
 @dataclass(frozen=True)
 class Resampling:
-    """Fits of resampled points: ``theta`` [B', P] of those that could be fitted, ``jackknife`` [G, P] without one
-    cluster each, and how many of the ``asked`` resamples ``failed``."""
+    """Fits of resampled points: ``theta`` [B', P] of those that could be fitted, their ``numbers`` [B'] among the
+    ``asked`` resamples, ``jackknife`` [G, P] without one cluster each, and how many resamples ``failed``.
+
+    The same seed, clusters and number draw the same points whatever the law, so equal numbers of two laws are pairs.
+    """
 
     theta: Array
+    numbers: NDArray[np.intp]
     jackknife: Array
     asked: int
     failed: int
@@ -42,7 +46,7 @@ def resample(loss: Loss, theta: Array, clusters: NDArray[np.generic], number: in
     size = len(theta)
     names, member = np.unique(clusters, return_inverse=True)
     if number == 0:
-        return Resampling(np.empty((0, size)), np.empty((0, size)), 0, 0)
+        return Resampling(np.empty((0, size)), np.empty(0, dtype=np.intp), np.empty((0, size)), 0, 0)
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=number)
     counts = drawn[:, member].astype(float)
@@ -50,7 +54,8 @@ def resample(loss: Loss, theta: Array, clusters: NDArray[np.generic], number: in
     fitted, good = _search(loss, counts[enough], theta)
     jackknife, _ = without_each(loss, theta, member)
     whole = np.isfinite(jackknife).all(axis=1)
-    return Resampling(fitted[good], jackknife[whole], number, number - int(good.sum()))
+    numbers = np.flatnonzero(enough)[good]
+    return Resampling(fitted[good], numbers, jackknife[whole], number, number - len(numbers))
 
 
 def without_each(loss: Loss, theta: Array, member: NDArray[np.intp]) -> tuple[Array, Array]:

@@ -42,6 +42,8 @@ class Fit:
     certificate: Certificate
     resampled: Array
     """Internal coordinates [B, P] of the resamples that could be fitted; none where a direction is flat."""
+    numbers: NDArray[np.intp]
+    """Which resamples [B] these are: two laws fitted to the same rows with the same options share their draws."""
     residuals: Array
     """Log residuals [n] of the points it was fitted to."""
     options: Options
@@ -49,6 +51,12 @@ class Fit:
     """What was minimised: the points and their weights."""
     clusters: NDArray[np.generic]
     """Names [n] of the clusters that the points belong to, or the numbers of their rows, from 1."""
+
+    @property
+    def widened(self) -> Array:
+        """The residuals [n] times sqrt(n / (n - P)), as fitting has made them too small."""
+        spare = max(1, len(self.residuals) - len(self.theta))
+        return self.residuals * np.sqrt(len(self.residuals) / spare)
 
     def value(self, columns: ArrayLike) -> Array:
         """The law [m] at ``columns`` [V, m]."""
@@ -59,7 +67,6 @@ class Fit:
 
         Its interval takes quantiles of resampled laws times resampled residuals, so it holds both what the
         law may be and how far points lie from it (Davison and Hinkley 1997, Bootstrap Methods, sec. 6.3.3).
-        The residuals are widened by sqrt(n / (n - P)), as fitting has made them too small.
         """
         places = _columns(columns)
         value = self.value(places)
@@ -67,8 +74,7 @@ class Fit:
             return Prediction(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
         rng = np.random.default_rng(self.options.seed)
         laws = self.law.log_value(self.resampled, places)
-        spare = max(1, len(self.residuals) - len(self.theta))
-        noise = rng.choice(self.residuals, size=laws.shape) * np.sqrt(len(self.residuals) / spare)
+        noise = rng.choice(self.widened, size=laws.shape)
         tail = (1 - self.options.confidence) / 2
         low, high = np.exp(np.quantile(laws + noise, [tail, 1 - tail], axis=0))
         return Prediction(value, low, high)
@@ -105,7 +111,7 @@ def fit_law(
     certificate = certify(loss, found, resampling, int((~present).sum()))
     if certificate.flat:
         # Resamples of points that leave a direction flat all stop beside the first fit: spread that means nothing.
-        resampling = replace(resampling, theta=resampling.theta[:0])
+        resampling = replace(resampling, theta=resampling.theta[:0], numbers=resampling.numbers[:0])
     return Fit(
         law=law,
         theta=found.theta,
@@ -113,6 +119,7 @@ def fit_law(
         intervals=_intervals(law, natural, resampling, options) | dict.fromkeys(certificate.at_bounds),
         certificate=certificate,
         resampled=resampling.theta,
+        numbers=resampling.numbers,
         residuals=np.log(target) - law.log_value(found.theta, x)[0],
         options=options,
         loss=loss,

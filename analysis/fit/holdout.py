@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.fit.estimate import Fit, Options, fit_law
-from analysis.fit.small_sample import NoFit
+from analysis.fit.estimate import Options, fit_law
+from analysis.fit.small_sample import NoFit, Prediction
 from analysis.laws.law import Array, Law
 
 
@@ -53,12 +53,13 @@ def hold_out(
         clusters=None if clusters is None else clusters[~held],
         options=options,
     )
-    return fit if isinstance(fit, NoFit) else score(fit, columns[:, held], y[held], int((~held).sum()))
+    if isinstance(fit, NoFit):
+        return fit
+    return score(fit.predict(columns[:, held]), y[held], int((~held).sum()), options.confidence)
 
 
-def score(fit: Fit, columns: Array, y: Array, n_fit: int) -> HeldOut:
-    """Compare what ``fit`` predicts at ``columns`` [V, m] with ``y`` [m]."""
-    band = fit.predict(columns)
+def score(band: Prediction, y: Array, n_fit: int, confidence: float) -> HeldOut:
+    """Compare what a fit to ``n_fit`` rows predicts with ``y`` [m]."""
     error = band.y / y - 1
     covered = None if np.isnan(band.low).any() else float(((band.low <= y) & (y <= band.high)).mean())
     return HeldOut(
@@ -68,7 +69,7 @@ def score(fit: Fit, columns: Array, y: Array, n_fit: int) -> HeldOut:
         worst_error=float(error[np.abs(error).argmax()]),
         rmse_log=float(np.sqrt((np.log(band.y / y) ** 2).mean())),
         coverage=covered,
-        confidence=fit.options.confidence,
+        confidence=confidence,
         predicted=band.y,
         low=band.low,
         high=band.high,

@@ -1,53 +1,27 @@
-"""A fit as text for people."""
+"""What ``python -m analysis.fit`` prints."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 
-from rich.console import Console
-from rich.table import Table
-
-from analysis.fit.estimate import Fit, loss_of
+from analysis.fit import display
+from analysis.fit.estimate import Fit
 from analysis.fit.holdout import HeldOut
 from analysis.fit.leave_one_out import LeaveOneOut, Without
 from analysis.fit.optimal import best_use
 from analysis.fit.profile import Profile
 from analysis.fit.small_sample import Interval, NoFit
 from analysis.laws.law import Array
-from nepa_scale.errors import shortened
 
-PLAIN_WIDTH = 120
 MOST_SHOWN = 12
 
 
-def _left_out(rows: int) -> str:
-    return f" ({rows} rows with missing values left out)" if rows else ""
-
-
 def show(fit: Fit, left: LeaveOneOut | None, noun: str, at: Array | None, budget: float | None) -> None:
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
-    table = Table("parameter", "value", f"{fit.options.confidence:.0%} interval", title=f"y = {fit.law.formula}")
-    table.add_column(f"without any one {noun} (moved most by)")
-    for name, value in fit.parameters.items():
-        interval = fit.intervals[name]
-        reach = left.ranges.get(name) if left is not None else None
-        by = f"{_ends(reach)} ({left.moved_most_by[name]})" if left is not None and reach is not None else ""
-        table.add_row(name, f"{value:.5g}", "" if interval is None else _ends(interval), by)
-    console.print(table)
-    own = fit.certificate
-    console.print(
-        f"{loss_of(fit.options)} {own.loss:.6g} over n = {own.n}{_left_out(own.left_out)}; "
-        f"gradient {own.gradient_norm:.1e}; {own.starts_agreeing:.0%} of {own.starts} starts agree; "
-        f"condition number {own.condition_number:.2g}"
-    )
-    for warning in own.warnings:
-        console.print(f"note: {warning}")
-    if left is not None and left.indispensable:
-        console.print(f"note: without {noun} {shortened(left.indispensable)} the others do not determine the law")
+    """The law, and what it predicts ``at`` a place and for a ``budget``."""
+    console = display.console()
+    display.show_fit(console, fit, "y", left, noun)
     if at is not None:
-        band = fit.predict(at)
-        console.print(f"prediction: {band.y[0]:.5g} ({band.low[0]:.5g} .. {band.high[0]:.5g})")
+        console.print(f"prediction: {display.predicted(fit.predict(at))}")
     if budget is not None:
         best = best_use(fit, budget)
         console.print(
@@ -58,12 +32,9 @@ def show(fit: Fit, left: LeaveOneOut | None, noun: str, at: Array | None, budget
 
 
 def show_held(held: HeldOut | tuple[Without, ...] | None) -> None:
+    """How far off rows were that a fit without them predicted."""
     if isinstance(held, HeldOut):
-        covered = "" if held.coverage is None else f"; {held.coverage:.0%} lie in their {held.confidence:.0%} interval"
-        print(
-            f"held out: {held.n} rows predicted from {held.n_fit}: mean error {held.mean_error:.2%}, "
-            f"worst {held.worst_error:+.2%}{covered}"
-        )
+        print(f"held out: {held.n} rows predicted from {held.n_fit}: {display.held_out(held)}")
     elif held is not None:
         mean = sum(one.mean_error * one.n for one in held) / sum(one.n for one in held)
         print(f"held out: each of {len(held)} from the others: mean error {mean:.2%}")
@@ -72,6 +43,7 @@ def show_held(held: HeldOut | tuple[Without, ...] | None) -> None:
 
 
 def show_profiles(profiles: Mapping[str, Profile | NoFit]) -> None:
+    """The profile interval of each parameter, or why it has none."""
     for name, one in profiles.items():
         if isinstance(one, NoFit):
             print(f"profile of {name}: none: {one.reason}")
@@ -80,10 +52,6 @@ def show_profiles(profiles: Mapping[str, Profile | NoFit]) -> None:
         ends = " and ".join(one.open_ends)
         doubt = f"; {ends} end open: the data set no bound there" if ends else ""
         print(f"profile of {name}: {low} .. {high} ({one.confidence:.0%}){doubt}")
-
-
-def _ends(interval: Interval) -> str:
-    return f"{interval.low:.5g} .. {interval.high:.5g}"
 
 
 def _range(interval: Interval | None) -> str:

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from analysis.fit import display
 from analysis.fit.__main__ import EXIT_USER_ERROR
 from analysis.fit.estimate import Options, fit_law
 from analysis.fit.optimal import FLOPS_PER, best_use
-from analysis.fit.shown import PLAIN_WIDTH
 from analysis.fit.small_sample import Interval, NoFit
 from analysis.fit.table import numbers, read_table
 from analysis.isoflop.allocation import Allocation, Optimum, bias_of_minima, optima, same_budgets, through
@@ -93,7 +92,7 @@ def _bias(budget: Array, n: Array, loss: Array, minimum: Minimum) -> float | NoF
 
 
 def _show(found: tuple[Optimum, ...], law: Allocation | NoFit, bias: float | NoFit, left_out: int) -> None:
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+    console = display.console()
     table = Table("budget", "sizes", "tried", "best N", "95% interval", "note")
     for one in found:
         tried = f"{one.tried[0]:.3g} .. {one.tried[-1]:.3g}"

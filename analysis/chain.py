@@ -1,0 +1,117 @@
+"""``python -m analysis.chain TABLE --through LOSS``: predict an error or a score through the loss, in two steps."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from analysis.fit import display, words
+from analysis.fit.answers import chain_as_json
+from analysis.fit.chain import Chain, ChainHeldOut, Laws, Runs, fit_chain, hold_out_chain
+from analysis.fit.small_sample import NoFit
+from analysis.fit.table import choose, numbers, read_table
+from analysis.laws.law import Array
+from analysis.laws.registry import LAWS, find_law
+from nepa_scale.errors import UserError
+
+EXIT_USER_ERROR = 2
+
+
+def main(argv: Sequence[str]) -> int:
+    """Fit and print; returns the exit code."""
+    given = _parser().parse_args(argv)
+    try:
+        chain, held, at = _answer(given)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    if given.json:
+        print(json.dumps(chain_as_json(chain, held, at), indent=2))
+    else:
+        _show(given, chain, held, at)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.chain",
+        description="Predict an error or a score in two steps, first the loss from x, then y from the loss, with one "
+        "interval that carries the doubt of both, and compare with a law that goes from x to y at once.",
+        epilog="laws:\n" + "\n".join(f"  {law.name:<15} y = {law.formula}" for law in LAWS.values()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    words.add_words(parser)
+    parser.add_argument("--through", required=True, metavar="COLUMN", help="the loss or shortfall between x and y")
+    parser.add_argument("--first", default="offset", metavar="NAME", help="law of the loss (default offset)")
+    parser.add_argument("--second", default="sigmoid", metavar="NAME", help="law of y by the loss (default sigmoid)")
+    parser.add_argument("--direct", metavar="NAME", help="law of y by x to compare with (default: as --first)")
+    return parser
+
+
+def _answer(given: argparse.Namespace) -> tuple[Chain, ChainHeldOut | None, Array | None]:
+    """The chain, its test on held-out rows, and where to predict. Raises ``UserError``."""
+    laws, options = _laws(given), words.options(given)
+    columns, at = words.names(laws.first, given, "--first"), words.place(laws.first, given.at)
+    table = read_table(given.table)
+    runs = Runs(
+        np.stack([numbers(table, name, given.table) for name in columns]),
+        numbers(table, given.through, given.table),
+        numbers(table, given.y, given.table),
+        words.weights(table, given),
+        words.clusters(table, given),
+    )
+    chosen = None if given.holdout is None else choose(table, given.holdout, given.table)
+    chain = fit_chain(laws, runs, options)
+    if isinstance(chain, NoFit):
+        raise UserError(f"{given.table}: no chain: {chain.reason}")
+    held = None if chosen is None else hold_out_chain(laws, runs, chosen, options)
+    if isinstance(held, NoFit):
+        raise UserError(f"--holdout {given.holdout}: {held.reason}")
+    return chain, held, at
+
+
+def _laws(given: argparse.Namespace) -> Laws:
+    """The three laws, which must fit together. Raises ``UserError``."""
+    first, second = find_law(given.first, "--first"), find_law(given.second, "--second")
+    direct = first if given.direct is None else find_law(given.direct, "--direct")
+    if second.variables != ("x",):
+        raise UserError(f"--second {second.name}: the second law must read the loss alone, not {second.variables}")
+    if direct.variables != first.variables:
+        raise UserError(
+            f"--direct {direct.name}: must read what --first {first.name} reads: {', '.join(first.variables)}"
+        )
+    return Laws(first, second, direct)
+
+
+def _show(given: argparse.Namespace, chain: Chain, held: ChainHeldOut | None, at: Array | None) -> None:
+    console = display.console()
+    display.show_fit(console, chain.first, f"first link: {given.through}")
+    display.show_fit(console, chain.second, f"second link, x = {given.through}: {given.y}")
+    display.show_fit(console, chain.direct, f"direct law: {given.y}")
+    if held is not None:
+        console.print(f"held out: {held.chain.n} rows predicted from {held.chain.n_fit}")
+        console.print(f"  {given.through} by the first link: {display.held_out(held.first)}")
+        console.print(
+            f"  {given.y} by the second link from the measured {given.through}: {display.held_out(held.second)}"
+        )
+        console.print(f"  {given.y} along the chain: {display.held_out(held.chain)}")
+        console.print(f"  {given.y} by the direct law: {display.held_out(held.direct)}")
+    if at is not None:
+        console.print(f"prediction of {given.through}: {display.predicted(chain.first.predict(at))}")
+        console.print(f"prediction of {given.y} along the chain: {display.predicted(chain.predict(at))}")
+        console.print(f"prediction of {given.y} by the direct law: {display.predicted(chain.direct.predict(at))}")
+        if chain.beyond(at)[0]:
+            low, high = chain.reach
+            console.print(
+                f"note: the second link is extrapolated: the runs have {given.through} from {low:.5g} to {high:.5g}"
+            )
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends without a traceback
+    sys.exit(main(sys.argv[1:]))

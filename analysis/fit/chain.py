@@ -1,0 +1,150 @@
+"""Two laws in a row: a task's loss from size, data or compute, then an error or a score from that loss.
+
+The two steps of Bhagia et al. 2024 (arXiv:2412.04403), with an interval that carries the doubt of both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from analysis.fit.estimate import Fit, Options, fit_law
+from analysis.fit.holdout import HeldOut, score
+from analysis.fit.small_sample import NoFit, Prediction
+from analysis.laws.law import Array, Law
+
+
+@dataclass(frozen=True)
+class Laws:
+    """What is fitted: ``first`` gives the loss from x, ``second`` y from the loss, ``direct`` y from x at once."""
+
+    first: Law
+    second: Law
+    direct: Law
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The rows of a table: columns [V, n] of x, the loss between [n], y [n], weights [n] and clusters [n]."""
+
+    columns: Array
+    between: Array
+    y: Array
+    weights: Array | None = None
+    clusters: NDArray[np.generic] | None = None
+
+    def where(self, chosen: NDArray[np.bool_]) -> Runs:
+        """The rows that are ``chosen`` [n]."""
+        return Runs(
+            self.columns[:, chosen],
+            self.between[chosen],
+            self.y[chosen],
+            None if self.weights is None else self.weights[chosen],
+            None if self.clusters is None else self.clusters[chosen],
+        )
+
+    def complete(self) -> Runs:
+        """The same rows, with all values of a row missing where one is: every law must see the same runs."""
+        missing = ~(np.isfinite(self.columns).all(axis=0) & np.isfinite(self.between) & np.isfinite(self.y))
+        between, y = np.where(missing, np.nan, self.between), np.where(missing, np.nan, self.y)
+        return Runs(self.columns, between, y, self.weights, self.clusters)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Two links fitted to the same runs, and the ``direct`` law fitted to them as well, to be compared with."""
+
+    first: Fit
+    second: Fit
+    direct: Fit
+    reach: tuple[float, float]
+    """The smallest and the largest loss that the second link was fitted to."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know of either link."""
+        links = {"first link": self.first, "second link": self.second}
+        return tuple(f"{name}: {warning}" for name, fit in links.items() for warning in fit.certificate.warnings)
+
+    def value(self, columns: ArrayLike) -> Array:
+        """The end of the chain [m] at ``columns`` [V, m]."""
+        return self.second.value(self.first.value(columns))
+
+    def predict(self, columns: ArrayLike) -> Prediction:
+        """Predict y of one further run at ``columns`` [V, m].
+
+        A draw takes both links from one resample of the runs, and both residuals from one run. So it keeps what the
+        links have in common: a run that is unlucky in its loss may be unlucky in its error too, or not at all.
+        """
+        places = np.atleast_2d(np.asarray(columns, dtype=float))
+        value = self.value(places)
+        _, mine, others = np.intersect1d(self.first.numbers, self.second.numbers, return_indices=True)
+        if not len(mine):
+            return Prediction(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
+        loss = self.first.law.log_value(self.first.resampled[mine], places)
+        run = np.random.default_rng(self.first.options.seed).integers(len(self.first.residuals), size=loss.shape)
+        loss = loss + self.first.widened[run]
+        theta = self.second.resampled[others]
+        end = np.stack(
+            [self.second.law.evaluate(theta[i : i + 1], np.exp(row)[None])[0][0] for i, row in enumerate(loss)]
+        )
+        tail = (1 - self.first.options.confidence) / 2
+        low, high = np.exp(np.quantile(end + self.second.widened[run], [tail, 1 - tail], axis=0))
+        return Prediction(value, low, high)
+
+    def beyond(self, columns: ArrayLike) -> NDArray[np.bool_]:
+        """Whether the second link is asked for losses [m] that none of its runs had."""
+        loss = self.first.value(columns)
+        return (loss < self.reach[0]) | (loss > self.reach[1])
+
+
+@dataclass(frozen=True)
+class ChainHeldOut:
+    """How held-out rows are predicted: their loss, y from the loss they had, y along the chain, and y directly."""
+
+    first: HeldOut
+    second: HeldOut
+    chain: HeldOut
+    direct: HeldOut
+
+
+def fit_chain(laws: Laws, runs: Runs, options: Options) -> Chain | NoFit:
+    """Fit both links and the direct law to the runs that have all values, with the same draws of the bootstrap."""
+    whole = runs.complete()
+    parts = {
+        "first link": (laws.first, whole.columns, whole.between),
+        "second link": (laws.second, whole.between[None], whole.y),
+        "direct law": (laws.direct, whole.columns, whole.y),
+    }
+    fits: dict[str, Fit] = {}
+    for name, (law, columns, y) in parts.items():
+        fit = fit_law(law, columns, y, weights=runs.weights, clusters=runs.clusters, options=options)
+        if isinstance(fit, NoFit):
+            return NoFit(f"{name}: {fit.reason}")
+        fits[name] = fit
+    reach = (float(np.nanmin(whole.between)), float(np.nanmax(whole.between)))
+    return Chain(fits["first link"], fits["second link"], fits["direct law"], reach)
+
+
+def hold_out_chain(laws: Laws, runs: Runs, held: NDArray[np.bool_], options: Options) -> ChainHeldOut | NoFit:
+    """Fit the rows that are not ``held`` [n] and predict those that are, where none of their values is missing."""
+    rest = runs.where(~held)
+    tested = runs.where(held & np.isfinite(runs.complete().y))
+    if not len(tested.y):
+        return NoFit("no row with all values is held out")
+    chain = fit_chain(laws, rest, options)
+    if isinstance(chain, NoFit):
+        return chain
+    n_fit = chain.first.certificate.n
+
+    def scored(band: Prediction, y: Array) -> HeldOut:
+        return score(band, y, n_fit, options.confidence)
+
+    return ChainHeldOut(
+        first=scored(chain.first.predict(tested.columns), tested.between),
+        second=scored(chain.second.predict(tested.between[None]), tested.y),
+        chain=scored(chain.predict(tested.columns), tested.y),
+        direct=scored(chain.direct.predict(tested.columns), tested.y),
+    )
