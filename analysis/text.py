@@ -43,8 +43,11 @@ def round_percent(fraction: float) -> str:
 
 
 def points(fraction: float) -> str:
-    """A signed difference of two percentages: ``+6.1``."""
-    return f"{100 * fraction:+.1f}".replace("-", MINUS) if math.isfinite(fraction) else MISSING
+    """A signed difference of two percentages: ``+6.1``; one that rounds to zero has no sign."""
+    if not math.isfinite(fraction):
+        return MISSING
+    rounded = round(100 * fraction, 1)
+    return f"{rounded:+.1f}".replace("-", MINUS) if rounded else "0.0"
 
 
 def number(value: float) -> str:

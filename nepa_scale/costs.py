@@ -16,7 +16,7 @@ from nepa_scale import ladder
 from nepa_scale.config import RunConfig
 from nepa_scale.data import layout
 from nepa_scale.layers import probed_layers
-from nepa_scale.placing.memory import ELEMENT, FP32, Workload, backbone_bytes, block_bytes
+from nepa_scale.placing.memory import ELEMENT, FP32, METRICS_LIBRARIES, Workload, backbone_bytes, block_bytes
 
 FLOPS_CONVENTION = (
     "multiply-add = 2; training = 3 x forward (frozen: 1 x); causal attention counts T(T+1)/2 of T^2 scores;"
@@ -106,6 +106,10 @@ def workload(config: RunConfig, task: str) -> Workload:
     if task == "probe":  # nothing is kept of a frozen backbone, and only one block is at work
         kept, recomputing = 0, 0
         working = block_bytes(arch, ladder.num_tokens(arch, image_size), ELEMENT[config.engine.precision])
+    if (
+        task == "segment"
+    ):  # before the blocks' backward pass comes that of one head's scores, a gradient as large as they
+        working = max(working, FP32 * num_classes(config, task) * config.segment.image_size**2)
     head = head_bytes(config, task)
     return Workload(
         tokens=ladder.num_tokens(arch, image_size),
@@ -117,6 +121,7 @@ def workload(config: RunConfig, task: str) -> Workload:
         kept_recomputing=recomputing + head,
         working=working,
         averaged=config.task_config(task).ema_decay > 0,
+        libraries=METRICS_LIBRARIES if task == "segment" else 0,
     )
 
 

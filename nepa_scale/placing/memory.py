@@ -26,6 +26,8 @@ STAGE0_COPY = 500_000_000
 #: Of a process on CPUs: Python, torch, DeepSpeed and timm (measured with a build of torch that has CUDA), what
 #: DeepSpeed loads for its ZeRO optimisers, and what the first step brings (threads, kernels).
 PROCESS, ZERO_PROCESS, FIRST_STEP = 740 * 2**20, 48 * 2**20, 28 * 2**20
+#: What segmentation's metrics load besides: torchmetrics, and through it matplotlib and scipy.
+METRICS_LIBRARIES = 92 * 2**20
 #: On a GPU: the CUDA context and the communicator's buffers.
 GPU_PROCESS = 1 << 30
 
@@ -40,8 +42,9 @@ class Workload:
         largest_tensor, largest_block: parameters of the largest tensor, and of one block.
         kept: bytes autograd keeps of one image; ``kept_recomputing``: with activation checkpointing, the block
             that is recomputed included.
-        working: bytes of one image that a block's backward pass needs besides.
+        working: bytes of one image that the backward pass of a block, or of the scores, needs besides.
         averaged: whether a moving average of the weights is kept.
+        libraries: bytes of host memory that a task's own libraries take.
     """
 
     tokens: int
@@ -53,6 +56,7 @@ class Workload:
     kept_recomputing: int
     working: int
     averaged: bool
+    libraries: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,8 @@ def estimate(
     activations = micro_batch_size * ((work.kept_recomputing if checkpointing else work.kept) + work.working)
     if offload and on_gpu:
         weights, optimiser, average = 0, 0, 0
-    process = GPU_PROCESS if on_gpu else PROCESS + FIRST_STEP + (ZERO_PROCESS if divided else 0)
+    on_host = PROCESS + FIRST_STEP + (ZERO_PROCESS if divided else 0) + work.libraries
+    process = GPU_PROCESS if on_gpu else on_host
     backward, step = _gradients(work, zero_stage, size, trained, accumulation, bucket, live, alone=world_size == 1)
     moments = {"backward": (activations, *backward), "step": (0, *step)}
     moment = max(moments, key=lambda name: sum(moments[name]))

@@ -17,7 +17,7 @@ from launching import REPOSITORY, clean_environment
 from small_tasks import config_of
 from torch import Tensor, nn
 
-from nepa_scale.costs import workload
+from nepa_scale.costs import num_classes, workload
 from nepa_scale.placing import memory
 from nepa_scale.placing.memory import MemoryEstimate, Workload
 from nepa_scale.session import build_task
@@ -95,6 +95,22 @@ def test_checkpointing_keeps_the_inputs_of_blocks(digits_root: Path) -> None:
     block = memory.block_bytes(arch, work.tokens, 4)
     assert 4 * (work.kept_recomputing - block) == pytest.approx(saved_bytes(module, BATCHES["pretrain"]), rel=0.12)
     assert work.kept_recomputing < work.kept / 2
+
+
+def test_segmentation_loads_more_than_other_tasks() -> None:
+    """What its metrics' libraries take, in a fresh process: within a quarter of what is planned for."""
+    measure = (
+        "import nepa_scale.zero.engine, nepa_scale.tasks.classify, psutil; own = psutil.Process()\n"
+        "before = own.memory_info().rss; import nepa_scale.tasks.segment; print(own.memory_info().rss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", measure], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-1]) == pytest.approx(memory.METRICS_LIBRARIES, rel=0.25)
+
+
+def test_a_gradient_of_scores_is_held_beside_what_autograd_keeps(digits_root: Path) -> None:
+    """A head over many classes at many pixels needs more in its own backward pass than any block does in its."""
+    config = config_of(digits_root, "segment", "model=femto", "init=scratch", "segment.image_size=512")
+    assert workload(config, "segment").working == 4 * num_classes(config, "segment") * 512**2
 
 
 def test_frozen_backbone_keeps_nothing(digits_root: Path) -> None:
