@@ -44,7 +44,8 @@ from nepa_scale.placing import ds_config  # noqa: E402  (after the path)
 from nepa_scale.placing.device_memory import DeviceMemory  # noqa: E402
 from nepa_scale.placing.placement import place  # noqa: E402
 from nepa_scale.processes import distributed  # noqa: E402  (after the path)
-from nepa_scale.processes.distributed import World, gather_objects  # noqa: E402
+from nepa_scale.processes.distributed import gather_objects  # noqa: E402
+from nepa_scale.processes.world import World  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
 from nepa_scale.zero.engine import Engine  # noqa: E402
 

@@ -34,9 +34,11 @@ from nepa_scale.model import build_backbone  # noqa: E402
 from nepa_scale.optim import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
 from nepa_scale.placing import ds_config  # noqa: E402  (after the path)
 from nepa_scale.placing.device_memory import DeviceMemory  # noqa: E402
-from nepa_scale.placing.placement import Placement, place  # noqa: E402
+from nepa_scale.placing.placed import Placement  # noqa: E402
+from nepa_scale.placing.placement import place  # noqa: E402
 from nepa_scale.processes import distributed  # noqa: E402  (after the path)
-from nepa_scale.processes.distributed import World, max_over_ranks  # noqa: E402
+from nepa_scale.processes.distributed import max_over_ranks  # noqa: E402
+from nepa_scale.processes.world import World  # noqa: E402
 from nepa_scale.speed.throughput import peak_memory_bytes  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
 from nepa_scale.zero.engine import Engine  # noqa: E402

@@ -40,7 +40,7 @@ from nepa_scale.placing import ds_config  # noqa: E402
 from nepa_scale.placing.device_memory import DeviceMemory  # noqa: E402
 from nepa_scale.placing.placement import place  # noqa: E402
 from nepa_scale.processes import distributed  # noqa: E402
-from nepa_scale.processes.distributed import World  # noqa: E402
+from nepa_scale.processes.world import World  # noqa: E402
 from nepa_scale.speed import allocator  # noqa: E402
 from nepa_scale.speed.device_peak import peak_flops  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402

@@ -24,7 +24,8 @@ from nepa_scale import manifest
 from nepa_scale.errors import RunError, SaveError
 from nepa_scale.files import make_durable, write_atomically
 from nepa_scale.manifest import DamagedError, Manifest
-from nepa_scale.processes.distributed import World, first_text, gather_objects
+from nepa_scale.processes.distributed import first_text, gather_objects
+from nepa_scale.processes.world import World
 from nepa_scale.progress import logger
 from nepa_scale.tensor_files.shards import FileRecord, ShardReader, Slice, write_shard
 from nepa_scale.zero.train_state import TrainState

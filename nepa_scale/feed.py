@@ -16,8 +16,8 @@ from nepa_scale.data.loader import train_loader
 from nepa_scale.data.streaming import train_stream
 from nepa_scale.data.tolerance import FaultLog, Loaded, allowed_faults
 from nepa_scale.errors import DataError
-from nepa_scale.placing.placement import Placement
-from nepa_scale.processes.distributed import World
+from nepa_scale.placing.placed import Placement
+from nepa_scale.processes.world import World
 from nepa_scale.tasks.task import Task
 from nepa_scale.zero.engine import Batch
 

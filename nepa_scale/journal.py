@@ -10,7 +10,7 @@ from typing import Any
 from nepa_scale.config import RunConfig
 from nepa_scale.metrics import MetricsLog
 from nepa_scale.processes.age import process_age
-from nepa_scale.processes.distributed import World
+from nepa_scale.processes.world import World
 from nepa_scale.progress import StepDisplay
 from nepa_scale.status import Status, read_status, write_status
 

@@ -20,9 +20,10 @@ from nepa_scale.journal import Journal
 from nepa_scale.milestones import Milestones, evaluation_steps
 from nepa_scale.optim import group_schedules, num_params
 from nepa_scale.placing import ds_config
-from nepa_scale.placing.placement import Placement
-from nepa_scale.processes.distributed import World, first_text, max_over_ranks, sum_over_ranks, sum_votes
+from nepa_scale.placing.placed import Placement
+from nepa_scale.processes.distributed import first_text, max_over_ranks, sum_over_ranks, sum_votes
 from nepa_scale.processes.signals import StopRequest
+from nepa_scale.processes.world import World
 from nepa_scale.progress import logger
 from nepa_scale.results import write_result
 from nepa_scale.runs import AVERAGE_NAME, WEIGHTS_NAME

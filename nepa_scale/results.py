@@ -14,8 +14,8 @@ import torch
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import FLOPS_CONVENTION, task_cost
 from nepa_scale.files import write_json
-from nepa_scale.placing.placement import Placement
-from nepa_scale.processes.distributed import World
+from nepa_scale.placing.placed import Placement
+from nepa_scale.processes.world import World
 from nepa_scale.speed.throughput import Throughput
 from nepa_scale.status import now
 

@@ -11,10 +11,11 @@ from nepa_scale import checks, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.errors import ConfigError, DataLostError, DivergedError, MilestoneError, SaveError, UserError
 from nepa_scale.placing import ds_config
-from nepa_scale.placing.placement import Placement, agree
+from nepa_scale.placing.placed import Placement
+from nepa_scale.placing.placement import agree
 from nepa_scale.processes import distributed, rendezvous
-from nepa_scale.processes.distributed import World
 from nepa_scale.processes.signals import StopRequest
+from nepa_scale.processes.world import World
 from nepa_scale.progress import logger
 from nepa_scale.safety import oom
 from nepa_scale.safety.failures import Failure, JobFailedError

@@ -27,8 +27,9 @@ from nepa_scale.placing import ds_config
 from nepa_scale.placing.device_memory import has_gpu, planned
 from nepa_scale.placing.placement import describe as placement_lines
 from nepa_scale.placing.placement import place
-from nepa_scale.processes.distributed import World, read_environment
+from nepa_scale.processes.distributed import read_environment
 from nepa_scale.processes.signals import StopRequest
+from nepa_scale.processes.world import World
 from nepa_scale.safety.exit_codes import ExitCode
 from nepa_scale.safety.failures import Failure, JobFailedError, exit_code
 from nepa_scale.safety.watchdog import leave_at_once

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nepa_scale.config import RunConfig
-from nepa_scale.processes.distributed import World, ranks_here
+from nepa_scale.processes.distributed import ranks_here
+from nepa_scale.processes.world import World
 
 GIB = 2**30
 CGROUP = Path("/sys/fs/cgroup")

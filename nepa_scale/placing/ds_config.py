@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nepa_scale.config import RunConfig
 from nepa_scale.errors import ConfigError, nearest
 from nepa_scale.placing import ds_keys
-
-if TYPE_CHECKING:
-    from nepa_scale.placing.placement import Placement
+from nepa_scale.placing.placed import Placement
 
 FOLDER = Path(__file__).resolve().parents[2] / "ds_configs"
 OFFLOADS = ("offload_optimizer", "offload_param")

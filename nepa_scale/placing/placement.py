@@ -19,61 +19,20 @@ from nepa_scale.files import read_json, write_json
 from nepa_scale.placing import ds_config, memory
 from nepa_scale.placing.device_memory import DeviceMemory, found
 from nepa_scale.placing.memory import MemoryEstimate, Workload
-from nepa_scale.processes.distributed import World, first_text, max_over_ranks
+from nepa_scale.placing.placed import FILL, Placement, gib
+from nepa_scale.processes.distributed import first_text, max_over_ranks
+from nepa_scale.processes.world import World
 
 if TYPE_CHECKING:
     import torch
 
 NAME = "placement.json"
-#: Of a device's memory the plan fills this much: the rest is for what no model foresees, such as the pieces between
-#: blocks that an allocator cannot use.
-FILL = 0.9
-
 #: Time of a step beside plain data parallelism, measured on CPU ranks (docs/placement.md): DeepSpeed copies gradients
 #: together at stages 1 and 2, gathers every weight twice at stage 3, and moves them over the bus when offloading.
 TIMES = {"zero0": 1.0, "zero1": 1.1, "zero2": 1.15, "zero3": 2.0, "zero3_offload": 4.0}
 RECOMPUTING = 4 / 3  # one more forward pass
 #: Tokens that take as long as starting a forward and backward pass: a pass of few tokens leaves the device idle.
 IDLE_TOKENS = 512
-
-
-@dataclass(frozen=True)
-class Placement:
-    """How one task is laid on ``world_size`` devices.
-
-    ``ds_config`` is a name in ds_configs/ or a path. ``micro_batch_size`` images pass through a device at a time,
-    ``accumulation`` times for each step. ``memory`` is the estimate for one device, ``available`` what one has
-    (None = not known). ``reasons``: why it is so, a line each.
-    """
-
-    world_size: int
-    ds_config: str
-    zero_stage: int
-    micro_batch_size: int
-    accumulation: int
-    activation_checkpointing: bool
-    num_params: int
-    largest_tensor: int
-    largest_block: int
-    memory: MemoryEstimate
-    available: int | None
-    reasons: tuple[str, ...]
-
-    @property
-    def fits(self) -> bool:
-        """Whether the estimate leaves the spare part of the device's memory free."""
-        return self.available is None or self.memory.total <= FILL * self.available
-
-    @property
-    def problem(self) -> str | None:
-        """Why this should not be started, if the device cannot hold it at all."""
-        if self.available is None or self.memory.total <= self.available:
-            return None
-        return (
-            f"needs about {gib(self.memory.total)} per device of the {gib(self.available)} there are"
-            f" (ZeRO stage {self.zero_stage}, micro-batch {self.micro_batch_size}); more devices, a smaller"
-            " model.size or image_size would fit; force=true starts it all the same"
-        )
 
 
 def place(config: RunConfig, task: str, world_size: int, device: DeviceMemory) -> Placement:
@@ -122,11 +81,6 @@ def describe(placement: Placement, device: DeviceMemory) -> list[str]:
         f"memory       {gib(estimate.total)} per device{there} (estimate; {device.source})",
         *(f"             {reason}" for reason in placement.reasons),
     ]
-
-
-def gib(size: int) -> str:
-    """Bytes in GiB."""
-    return f"{size / 2**30:.2f} GiB"
 
 
 @dataclass(frozen=True)

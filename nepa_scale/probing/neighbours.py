@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nepa_scale.processes.distributed import World, sum_over_ranks
+from nepa_scale.processes.distributed import sum_over_ranks
+from nepa_scale.processes.world import World
 
 TEMPERATURE = 0.07
 TIE_STEP = 2.0**-50

@@ -13,7 +13,7 @@ from nepa_scale.data.sources import Source
 from nepa_scale.data.transforms import classify_eval
 from nepa_scale.milestones import KNN
 from nepa_scale.probing.vote import top1_of_votes
-from nepa_scale.processes.distributed import World
+from nepa_scale.processes.world import World
 from nepa_scale.tasks.task import Task, parameter_dtype
 
 NEIGHBOURS = 20  # as ``probe.knn_neighbours``

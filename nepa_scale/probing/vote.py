@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from nepa_scale.probing.neighbours import Neighbours
-from nepa_scale.processes.distributed import World, sum_over_ranks
+from nepa_scale.processes.distributed import sum_over_ranks
+
+#: Images and labels of a batch, and whether it counts: under ZeRO-3 a forward pass is a collective all the same.
+from nepa_scale.processes.world import World
 
 #: Images and labels of a batch, and whether it counts: under ZeRO-3 a forward pass is a collective all the same.
 Batches = Iterable[tuple[tuple[Tensor, Tensor], bool]]

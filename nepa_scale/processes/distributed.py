@@ -6,33 +6,19 @@ import functools
 import os
 import socket
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from nepa_scale.errors import ConfigError, RankError
 from nepa_scale.processes import slurm_environment
 from nepa_scale.processes.rendezvous import meet
+from nepa_scale.processes.world import World
 
 if TYPE_CHECKING:
     import torch
     from torch.distributed import ProcessGroup
 
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
-
-@dataclass(frozen=True)
-class World:
-    """This process's place: ``rank`` of ``size``, ``local_rank`` on its machine."""
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes the files that exist once per run."""
-        return self.rank == 0
 
 
 def read_environment() -> World:

@@ -13,11 +13,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from nepa_scale.errors import ConfigError, RankError, shortened
+from nepa_scale.processes.world import World
 
 if TYPE_CHECKING:
     from torch.distributed import Store
-
-    from nepa_scale.processes.distributed import World
 
 POLL_SECONDS = 0.1
 _REMEDY = "engine.rendezvous_seconds={:g} is how long is waited"

@@ -24,7 +24,7 @@ from nepa_scale.status import failure_reason
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-    from nepa_scale.processes.distributed import World
+    from nepa_scale.processes.world import World
 
 POLL_SECONDS = 0.1
 FAREWELL_SECONDS = 5.0

@@ -7,8 +7,9 @@ import errno
 
 from nepa_scale.config import RunConfig
 from nepa_scale.placing.device_memory import planned
-from nepa_scale.placing.placement import gib, place
-from nepa_scale.processes.distributed import World
+from nepa_scale.placing.placed import gib
+from nepa_scale.placing.placement import place
+from nepa_scale.processes.world import World
 
 _PHRASES = (
     "out of memory",  # CUDA, whichever class torch gives it

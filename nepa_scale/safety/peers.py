@@ -12,7 +12,7 @@ from nepa_scale.errors import shortened
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-    from nepa_scale.processes.distributed import World
+    from nepa_scale.processes.world import World
 
 _SEPARATOR = "\x1f"
 _COMMUNICATION = ("/torch/distributed/", "/deepspeed/comm/")

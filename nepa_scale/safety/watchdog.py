@@ -26,7 +26,7 @@ from nepa_scale.safety.peers import Peers, Progress, behind, in_collective, who_
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-    from nepa_scale.processes.distributed import World
+    from nepa_scale.processes.world import World
 
 POLL_SECONDS = 0.5
 SUSPENDED_SECONDS = 10.0

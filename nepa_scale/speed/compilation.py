@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost
-from nepa_scale.processes.distributed import World
+from nepa_scale.processes.world import World
 from nepa_scale.progress import logger
 
 if TYPE_CHECKING:

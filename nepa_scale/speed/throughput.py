@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from nepa_scale.costs import TaskCost
-from nepa_scale.processes.distributed import World, max_over_ranks, sum_over_ranks
+from nepa_scale.processes.distributed import max_over_ranks, sum_over_ranks
+from nepa_scale.processes.world import World
 from nepa_scale.speed.communication import CommunicationClock
 from nepa_scale.speed.device_peak import peak_flops
 

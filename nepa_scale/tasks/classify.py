@@ -13,7 +13,8 @@ from nepa_scale.config import ClassifyConfig, RunConfig
 from nepa_scale.data.datasets import LabelledImages
 from nepa_scale.data.transforms import classify_eval, classify_train
 from nepa_scale.model import LAYER_NORM_EPS, NepaViT
-from nepa_scale.processes.distributed import World, sum_over_ranks
+from nepa_scale.processes.distributed import sum_over_ranks
+from nepa_scale.processes.world import World
 from nepa_scale.tasks.finetune import Finetune
 from nepa_scale.tasks.task import parameter_dtype
 

@@ -18,7 +18,8 @@ from nepa_scale.model import NepaViT, scale_initial_weights
 from nepa_scale.objective import Diagnostics, next_embedding_loss
 from nepa_scale.optim import build_optimizer
 from nepa_scale.probing.online import OnlineVote
-from nepa_scale.processes.distributed import World, sum_over_ranks
+from nepa_scale.processes.distributed import sum_over_ranks
+from nepa_scale.processes.world import World
 from nepa_scale.safety.collapse import Spread
 from nepa_scale.tasks.task import Task, Value, parameter_dtype
 

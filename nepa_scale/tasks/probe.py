@@ -29,7 +29,8 @@ from nepa_scale.probing.heads import (
     view,
 )
 from nepa_scale.probing.vote import top1_of_votes
-from nepa_scale.processes.distributed import World, sum_over_ranks
+from nepa_scale.processes.distributed import sum_over_ranks
+from nepa_scale.processes.world import World
 from nepa_scale.tasks.finetune import load_backbone
 from nepa_scale.tasks.task import Task, Value, parameter_dtype
 

@@ -19,7 +19,8 @@ from nepa_scale.data.decode import IGNORE
 from nepa_scale.data.transforms import segment_eval, segment_train
 from nepa_scale.layers import quarter_blocks
 from nepa_scale.model import NepaViT
-from nepa_scale.processes.distributed import World, max_over_ranks, sum_over_ranks
+from nepa_scale.processes.distributed import max_over_ranks, sum_over_ranks
+from nepa_scale.processes.world import World
 from nepa_scale.segmentation.confusion import iou_per_class
 from nepa_scale.segmentation.fcn import FCNHead
 from nepa_scale.segmentation.padding import pad_to_patches, scores_of_image

@@ -27,7 +27,8 @@ from nepa_scale.errors import DataError, DataLostError
 from nepa_scale.ladder import QkNorm
 from nepa_scale.model import NepaViT, build_backbone
 from nepa_scale.optim import NO_LAYER_DECAY, LayerDecay, build_optimizer
-from nepa_scale.processes.distributed import World, first_text, sum_votes
+from nepa_scale.processes.distributed import first_text, sum_votes
+from nepa_scale.processes.world import World
 
 Value = TypeVar("Value")
 

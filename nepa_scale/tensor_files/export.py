@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from nepa_scale.errors import RunError
 from nepa_scale.optim import whole_shape
-from nepa_scale.processes.distributed import World, first_text
+from nepa_scale.processes.distributed import first_text
+from nepa_scale.processes.world import World
 from nepa_scale.tensor_files.safetensors_stream import Entry, SafetensorsWriter
 
 

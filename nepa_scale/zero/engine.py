@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from nepa_scale.optim import Schedule
-from nepa_scale.processes.distributed import World, sum_over_ranks
+from nepa_scale.processes.distributed import sum_over_ranks
+from nepa_scale.processes.world import World
 from nepa_scale.tensor_files.export import export
 from nepa_scale.zero.ema import WeightAverage
 from nepa_scale.zero.masters import Masters

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from nepa_scale.processes.distributed import World
+from nepa_scale.processes.world import World
 
 
 @dataclass(frozen=True)

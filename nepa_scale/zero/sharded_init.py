@@ -20,7 +20,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nepa_scale.processes.distributed import World
+from nepa_scale.processes.world import World
 from nepa_scale.speed.allocator import give_back_freed_memory
 
 SMALLEST_BYTES = 2**16  # tensors below stay whole

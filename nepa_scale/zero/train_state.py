@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nepa_scale.errors import RunError
-from nepa_scale.processes.distributed import World, first_text
+from nepa_scale.processes.distributed import first_text
+from nepa_scale.processes.world import World
 from nepa_scale.tensor_files.shards import ShardReader, Slice
 from nepa_scale.zero.ema import WeightAverage
 from nepa_scale.zero.masters import Masters

@@ -18,7 +18,7 @@ from nepa_scale.config import RunConfig, TaskConfig
 from nepa_scale.costs import TaskCost
 from nepa_scale.files import read_json, write_json
 from nepa_scale.milestones import asks_for_knn
-from nepa_scale.placing.placement import Placement
+from nepa_scale.placing.placed import Placement
 from sweeps.calibrating.timing import Counts, Timing
 from sweeps.machine import local_slots
 from sweeps.settings import Cluster, LocalSettings

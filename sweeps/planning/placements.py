@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 
 from nepa_scale.config import RunConfig
-from nepa_scale.placing.placement import Placement, gib, place
+from nepa_scale.placing.placed import Placement, gib
+from nepa_scale.placing.placement import place
 from sweeps.machine import device_memory, world_size
 from sweeps.settings import Cluster, SlurmSettings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import TaskCost
-from nepa_scale.placing.placement import Placement
+from nepa_scale.placing.placed import Placement
 from sweeps.calibrating.measurements import Measurements, family_of, work_of
 from sweeps.calibrating.timing import counts
 from sweeps.machine import Speed

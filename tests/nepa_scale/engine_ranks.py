@@ -15,7 +15,7 @@ from nepa_scale.placing.device_memory import DeviceMemory
 from nepa_scale.placing.ds_config import resolve
 from nepa_scale.placing.placement import place
 from nepa_scale.processes import distributed
-from nepa_scale.processes.distributed import World
+from nepa_scale.processes.world import World
 from nepa_scale.zero.engine import Engine
 
 WIDTH, BATCH, STEPS = 6, 4, 6

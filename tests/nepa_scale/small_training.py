@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nepa_scale.checkpoints import Checkpoints
-from nepa_scale.processes.distributed import World
+from nepa_scale.processes.world import World
 from nepa_scale.zero.ema import WeightAverage
 from nepa_scale.zero.masters import Masters
 from nepa_scale.zero.train_state import TrainState

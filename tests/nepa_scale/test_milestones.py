@@ -13,7 +13,7 @@ from nepa_scale.config import TASKS
 from nepa_scale.errors import ConfigError
 from nepa_scale.milestones import Milestones
 from nepa_scale.overrides import load, pairs_from_mapping, parse, save
-from nepa_scale.processes.distributed import World
+from nepa_scale.processes.world import World
 from nepa_scale.session import build_task
 from nepa_scale.tasks.task import Task
 

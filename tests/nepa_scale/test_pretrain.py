@@ -29,7 +29,7 @@ from nepa_scale.errors import DataError
 from nepa_scale.ladder import Architecture, architecture
 from nepa_scale.model import build_backbone
 from nepa_scale.objective import next_embedding_loss
-from nepa_scale.processes.distributed import World
+from nepa_scale.processes.world import World
 from nepa_scale.tasks import task as tasks
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.pretrain import Pretrain, PretrainModule

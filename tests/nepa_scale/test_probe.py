@@ -19,7 +19,7 @@ from nepa_scale.costs import RATE_FACTORS
 from nepa_scale.placing.device_memory import DeviceMemory
 from nepa_scale.placing.placement import place
 from nepa_scale.probing.heads import Head
-from nepa_scale.processes.distributed import World
+from nepa_scale.processes.world import World
 from nepa_scale.tasks.probe import Probe
 
 LAYERS = ["embedding", "block00", "block01", "output"]

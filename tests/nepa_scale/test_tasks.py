@@ -19,7 +19,7 @@ from nepa_scale.errors import RunError
 from nepa_scale.model import NepaViT, build_backbone
 from nepa_scale.optim import LayerDecay
 from nepa_scale.overrides import parse
-from nepa_scale.processes.distributed import World
+from nepa_scale.processes.world import World
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.finetune import load_backbone
 from nepa_scale.tasks.pretrain import Pretrain

@@ -10,7 +10,7 @@ import pytest
 from nepa_scale.overrides import parse
 from nepa_scale.placing import device_memory
 from nepa_scale.placing.device_memory import available_host_memory, found, host_share, planned
-from nepa_scale.processes.distributed import World
+from nepa_scale.processes.world import World
 
 
 def test_available_memory_is_psutils() -> None:

@@ -14,8 +14,9 @@ from nepa_scale.config import RunConfig
 from nepa_scale.overrides import parse
 from nepa_scale.placing import device_memory, placement
 from nepa_scale.placing.device_memory import DeviceMemory
-from nepa_scale.placing.placement import Placement, place
-from nepa_scale.processes.distributed import World
+from nepa_scale.placing.placed import Placement
+from nepa_scale.placing.placement import place
+from nepa_scale.processes.world import World
 from nepa_scale.train import check, main
 from sweeps.launch import main as launch
 

@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from nepa_scale.probing.neighbours import TEMPERATURE, Neighbours
-from nepa_scale.processes.distributed import World
+from nepa_scale.processes.world import World
 
 
 def features(count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,9 @@ import re
 import pytest
 
 from nepa_scale.errors import ConfigError
-from nepa_scale.processes.distributed import LAUNCHER_VARIABLES, World, read_environment
+from nepa_scale.processes.distributed import LAUNCHER_VARIABLES, read_environment
 from nepa_scale.processes.slurm_environment import first_host
+from nepa_scale.processes.world import World
 
 TOUCHED = (*LAUNCHER_VARIABLES, "OMP_NUM_THREADS", "LOCAL_WORLD_SIZE", "LOCAL_SIZE")
 SLURM = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_JOB_NODELIST", "SLURM_JOB_ID")

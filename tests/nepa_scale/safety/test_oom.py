@@ -13,7 +13,7 @@ from injecting import BEFORE_STEP, ends, start_ranks, start_with
 from nepa_scale.overrides import parse
 from nepa_scale.placing.device_memory import planned
 from nepa_scale.placing.placement import place
-from nepa_scale.processes.distributed import World
+from nepa_scale.processes.world import World
 from nepa_scale.safety import oom
 from nepa_scale.safety.exit_codes import ExitCode
 from nepa_scale.safety.failures import exit_code

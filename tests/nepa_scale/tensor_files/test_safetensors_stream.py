@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from nepa_scale.errors import RunError
-from nepa_scale.processes.distributed import World
+from nepa_scale.processes.world import World
 from nepa_scale.tensor_files.export import export
 from nepa_scale.tensor_files.safetensors_stream import Entry, SafetensorsWriter
 

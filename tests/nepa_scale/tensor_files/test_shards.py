@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from small_training import SmallTraining
 from torch import Tensor
 
-from nepa_scale.processes.distributed import World
+from nepa_scale.processes.world import World
 from nepa_scale.tensor_files.shards import ShardReader, Slice, record_of, write_shard
 from nepa_scale.zero.partition import Piece, part
 
