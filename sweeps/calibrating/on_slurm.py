@@ -16,6 +16,7 @@ from sweeps.calibrating.measurements import Measurement
 from sweeps.calibrating.shapes import Shape
 from sweeps.calibrating.short_runs import short_config
 from sweeps.calibrating.timing import ShortRun
+from sweeps.no_answer import NoAnswer
 from sweeps.on_slurm.executor import SlurmExecutor
 from sweeps.resources import of_task
 from sweeps.schedule import Job
@@ -41,12 +42,19 @@ def run_on_slurm(runs: Sequence[tuple[Shape, ShortRun]], settings: SlurmSettings
         try:
             place.submit(todo)
             print(f"calibrating: {len(todo)} tasks on Slurm", flush=True)
-            while place.is_active():
+            while _is_active(place):
                 time.sleep(POLL_SECONDS)
         except BaseException:  # Ctrl-C above all: what nobody waits for any more should not take nodes
             place.cancel(todo)
             raise
         return [_measurement(shape, run, job, place) for (shape, run), job in zip(runs, todo, strict=True)]
+
+
+def _is_active(place: SlurmExecutor) -> bool:
+    try:
+        return place.is_active()
+    except NoAnswer:  # the jobs go on meanwhile, and it is asked again
+        return True
 
 
 def _job(run_dir: Path, shape: Shape, run: ShortRun, settings: SlurmSettings) -> Job:

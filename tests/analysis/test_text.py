@@ -20,6 +20,7 @@ from analysis import text
         (text.power(1e-5), "10⁻⁵"),
         (text.percent(0.4132), "41.3 %"),
         (text.points(-0.061), "-6.1"),
+        (text.points(-0.0003), "0.0"),
         (text.number(0.2), "0.200"),
         (text.number(-0.2034), "-0.203"),
         (text.number(163.2), "163"),
