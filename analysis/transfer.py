@@ -66,7 +66,7 @@ def _finding(points: pd.DataFrame, target: Target, axis: Axis) -> Finding:
         reason = f"a shortfall of skill or an error is zero at {text.counted(bad, axis.point)}, which has no logarithm"
         return Finding(question, "Cannot say", f"No law was fitted: {reason}.")
     x, shortfall, error = (points[name].to_numpy(float) for name in ("x", "shortfall", "error"))
-    fit = _law(shortfall, error)
+    fit = fit_power_law(shortfall, error)
     if isinstance(fit, NoFit):
         return Finding(question, "Cannot say", f"No law was fitted: {fit.reason}.")
     exponent = Interval(-fit.b_interval.high, -fit.b_interval.low)
@@ -78,15 +78,9 @@ def _finding(points: pd.DataFrame, target: Target, axis: Axis) -> Finding:
         f"{text.number(-fit.b)}, {text.LEVEL} interval {text.interval(exponent)}, "
         f"n = {text.counted(fit.n, axis.point)} ({runs}){doubt}."
     )
-    detail = [*_scatter(fit, _law(x, error), axis), *_largest(points, axis), _beyond(x, shortfall, error, axis)]
+    direct = fit_power_law(x, error)
+    detail = [*_scatter(fit, direct, axis), *_largest(points, axis), _beyond(x, shortfall, error, axis)]
     return Finding(question, verdict, answer, " ".join(detail))
-
-
-def _law(x: Array, y: Array) -> PowerLawFit | NoFit:
-    try:
-        return fit_power_law(x, y)
-    except OverflowError:
-        return NoFit("it is so steep that its value at 1 leaves the range of numbers")
 
 
 def _scatter(fit: PowerLawFit, direct: PowerLawFit | NoFit, axis: Axis) -> list[str]:
@@ -107,7 +101,7 @@ def _largest(points: pd.DataFrame, axis: Axis) -> list[str]:
     rest, last = points.iloc[:-1], points.iloc[-1]
     said = []
     for column, name in (("shortfall", "its skill"), ("x", f"its {axis.name}")):
-        fit = _law(rest[column].to_numpy(float), rest["error"].to_numpy(float))
+        fit = fit_power_law(rest[column].to_numpy(float), rest["error"].to_numpy(float))
         if isinstance(fit, NoFit):
             return []
         band = fit.predict(float(last[column]))
