@@ -55,7 +55,7 @@ Chosen = NDArray[np.bool_]
 GRID = [
     Rule(memory=memory, ridge=ridge, noise=noise)
     for memory, ridge, noise in itertools.product(
-        (0.35, 0.5, 0.7, 1.0, 1.4, 2.0), (0.03, 0.1, 0.3), (10.0, 30.0, 100.0, 300.0, 1000.0)
+        (0.35, 0.5, 0.7, 1.0, 1.4, 2.0), (0.1, 0.3, 1.0, 3.0), (30.0, 100.0, 350.0, 1000.0)
     )
 ]
 
@@ -137,13 +137,18 @@ def by_earlier_requests(requests: list[Curve]) -> list[str]:
     losses = np.mean([np.log(errors[:, groups == name].mean(axis=1)) for name in dict.fromkeys(groups)], axis=0)
     order = np.argsort(losses)
     lines = [f"{np.expm1(losses[which] - losses[order[0]]):.1%} {GRID[which]}" for which in order[:5]]
-    ratios = [np.abs(error) / half for error, half in (one.errors(GRID[order[0]]) for one in requests)]
+    shipped = np.expm1(losses[GRID.index(RULE)] - losses[order[0]])
+    ratios = [np.abs(error) / half for error, half in (one.errors(RULE) for one in requests)]
     weights = np.concatenate([np.full(len(ratio), 1 / len(ratio)) for ratio in ratios])
     ratio = np.concatenate(ratios)
     rank = np.argsort(ratio)
     at = np.searchsorted(np.cumsum(weights[rank]) / weights.sum(), 0.95)
     within = int((losses < losses[order[0]] + np.log(1.05)).sum())
-    return [*lines, f"{within} of {len(GRID)} within 5 %", f"width {RULE.width * ratio[rank][at]:.3f}"]
+    return [
+        *lines,
+        f"{within} of {len(GRID)} within 5 %",
+        f"{shipped:.1%} the shipped constants, and for them width {RULE.width * ratio[rank][at]:.3f}",
+    ]
 
 
 def across_halves(curves: list[Curve]) -> tuple[Array, list[Rule]]:

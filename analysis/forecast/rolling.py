@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from analysis.fit.damped import solve
 from analysis.fit.loss import SQUARED, Loss
+from analysis.forecast.carried import measured
 from analysis.laws.bends import BENT, BROKEN
 from analysis.laws.curves import OFFSET, SHIFTED, SHIFTED_OFFSET
 from analysis.laws.ends import LEVELLING, M4
@@ -30,9 +31,9 @@ KEPT = 5
 class Rolled:
     """What ``forms`` [M] said of every point from every origin, in log y.
 
-    ``forecasts`` [M, O + 1, n + m] are at the n points themselves, in order, and at the m places asked for; NaN where
-    an origin has seen too few points for a form. ``seen`` [O + 1] counts the points that an origin has seen; the
-    last one has seen all.
+    ``forecasts`` [M, O + 1, n + m] are at the n points that were measured (``carried.py``), in order, and at the m
+    places asked for; NaN where an origin has seen too few points for a form. ``seen`` [O + 1] counts the points that
+    an origin has seen; the last one has seen all.
     """
 
     forms: tuple[Law, ...]
@@ -49,7 +50,13 @@ class Rolled:
 
 
 def roll(x: Array, y: Array, at: Array) -> Rolled:
-    """Fit every form at every origin to ``y`` [n] at rising ``x`` [n], for the places ``at`` [m]."""
+    """Fit every form at every origin to ``y`` [n] at rising ``x`` [n], for the places ``at`` [m].
+
+    Values that were carried on do not count, unless too few points to forecast from would remain.
+    """
+    own = measured(y)
+    if len(np.unique(x[own])) > FEWEST:
+        x, y = x[own], y[own]
     middle, level = np.exp(np.log(x).mean()), np.exp(np.log(y).mean())  # the forms' parameters are of order one there
     places = np.concatenate([x, at]) / middle
     seen = np.append(origins(x), len(x))

@@ -19,6 +19,8 @@ ABSENT, WILD = 3.0, 9.0
 """Over the median error of the forms: what a form counts that could not be fitted, and the most that any counts."""
 ADDS_UP = 1e3
 SMALLEST = 1e-12
+PARAMETERS = 4
+"""Degrees of freedom that a form takes from the points: most have four parameters, or nearly."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,9 @@ class Rule:
     """
 
     memory: float = 0.7
-    ridge: float = 0.3
-    noise: float = 100.0
-    width: float = 0.395
+    ridge: float = 1.0
+    noise: float = 350.0
+    width: float = 0.283
     freedom: float = 2.0
 
 
@@ -73,7 +75,7 @@ def combine(rolled: Rolled, rule: Rule = RULE) -> Combined:
     rolling_error = float(np.sqrt(weights @ (part @ errors[usable]) ** 2 / weights.sum()))
     change = max(float(np.abs(value - end).max()), SMALLEST)
     squares = (rolled.log_y - mean[:points]) ** 2
-    noise = rule.noise * squares.mean() / points
+    noise = rule.noise * squares.sum() / max(points - PARAMETERS, 1) / points
     kept = float(change**2 / (change**2 + noise))
     spread = part @ (last[usable][:, points:] - value) ** 2
     recent = np.exp((rolled.log_x - rolled.log_x[-1]) / rule.memory)

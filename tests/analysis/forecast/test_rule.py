@@ -112,7 +112,10 @@ def test_a_change_that_noise_may_feign_is_not_kept() -> None:
 
 
 def test_the_change_kept_follows_from_noise_and_number() -> None:
-    """With v = 100 s^2 / n, change^2 / (change^2 + v) of it remains, and that share of v widens the interval."""
+    """With v = 100 s^2 / n, change^2 / (change^2 + v) of it remains, and that share of v widens the interval.
+
+    s^2 is the residuals' variance where a form took four degrees of freedom.
+    """
     y = CURVES["straight"](X) * np.exp(np.random.default_rng(6).normal(0, 0.05, len(X)))
     rolled = roll(X, y, np.array([1.5e9, 2e9]))
     all_kept, told_less = combine(rolled, Rule(noise=0)), combine(rolled, Rule(noise=100))
@@ -120,7 +123,7 @@ def test_the_change_kept_follows_from_noise_and_number() -> None:
     fits = rolled.forecasts[:, -1, : len(X)]
     mean = all_kept.shares @ np.nan_to_num(fits)
     change = all_kept.log_value - mean[-1]
-    noise = 100 * np.mean((np.log(y) - mean) ** 2) / len(X)
+    noise = 100 * np.sum((np.log(y) - mean) ** 2) / (len(X) - 4) / len(X)
     assert 0.05 < told_less.kept < 0.95
     np.testing.assert_allclose(told_less.kept, change[-1] ** 2 / (change[-1] ** 2 + noise), rtol=1e-9)
     np.testing.assert_allclose(told_less.log_value - mean[-1], told_less.kept * change, rtol=1e-9)
