@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy import special
 
 from analysis.fit.loss import Loss
 from analysis.fit.search import search_resamples
@@ -78,15 +78,15 @@ def bca_interval(estimate: float, draws: Array, jackknife: Array, confidence: fl
     if len(draws) < FEWEST or not largest < LARGEST:
         return None
     below = (np.count_nonzero(draws < estimate) + 0.5 * np.count_nonzero(draws == estimate)) / len(draws)
-    bias = norm.ppf(np.clip(below, 1 / len(draws), 1 - 1 / len(draws)))
+    bias = special.ndtri(np.clip(below, 1 / len(draws), 1 - 1 / len(draws)))
     away = jackknife.mean() - jackknife if len(jackknife) else np.zeros(1)
     spread = float((away**2).sum())
     acceleration = float((away**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
-    tails = norm.ppf([(1 - confidence) / 2, (1 + confidence) / 2])
+    tails = special.ndtri([(1 - confidence) / 2, (1 + confidence) / 2])
     shrink = 1 - acceleration * (bias + tails)
     if (shrink <= 0).any():  # one cluster outweighs all others; the correction has left its range
         shrink = np.ones(2)
-    levels = norm.cdf(bias + (bias + tails) / shrink)
+    levels = special.ndtr(bias + (bias + tails) / shrink)
     low, high = np.quantile(draws, np.sort(levels))
     return Interval(float(low), float(high))
 

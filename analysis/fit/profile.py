@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 from scipy.optimize import brentq
-from scipy.stats import f as f_distribution
 
 from analysis.fit.estimate import Fit
 from analysis.fit.loss import Loss, damped_inverse
@@ -73,7 +73,7 @@ def profile(fit: Fit, name: str) -> Profile | NoFit:
         return unit
     count = len(np.unique(fit.clusters))
     spare = min(fit.certificate.n - len(fit.theta), count - 1)
-    limit = float(f_distribution.ppf(fit.options.confidence, 1, spare))
+    limit = float(special.fdtri(1, spare, fit.options.confidence))
     search = _Search(fit.loss, index, unit, fit.law.starts(fit.loss.columns, fit.loss.y))
     positive = fit.law.parameters[index].positive
     centre = search.centre(fit.theta)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from analysis.fit.small_sample.answers import Array, Interval, NoFit
 from analysis.fit.small_sample.points import CONFIDENCE, LARGEST_LOG, TOO_STEEP, checked, line
@@ -59,7 +59,7 @@ def fit_offset_power_law(x: ArrayLike, y: ArrayLike) -> OffsetPowerLawFit | NoFi
     at_one = log_a + b * log_x_mean
     if at_one > LARGEST_LOG:
         return NoFit(TOO_STEEP)
-    limit = least * (1 + stats.f.ppf(CONFIDENCE, 1, len(log_x) - 3) / (len(log_x) - 3))
+    limit = least * (1 + special.fdtri(1, len(log_x) - 3, CONFIDENCE) / (len(log_x) - 3))
     return OffsetPowerLawFit(
         law=OffsetPowerLaw(e=e, a=math.exp(at_one), b=b),
         e_interval=_accepted(grid, costs <= limit, e),

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from analysis.fit.small_sample.answers import Interval, NoFit
 from analysis.fit.small_sample.points import CONFIDENCE
@@ -41,7 +41,7 @@ def slope_given(x: Array, given: Array, y: Array) -> Slope | NoFit:
     value = float(own @ rest) / spread
     residuals = rest - value * own
     error = math.sqrt(float(residuals @ residuals) / (n - 3) / spread)
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 3)) * error
+    half = float(special.stdtrit(n - 3, 0.5 + CONFIDENCE / 2)) * error
     return Slope(value, Interval(value - half, value + half))
 
 

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from analysis.fit.small_sample.answers import Array, NoFit
 
@@ -44,4 +44,4 @@ def line(x: Array, y: Array) -> tuple[float, float]:
 
 def t_quantile(degrees_of_freedom: int) -> float:
     """How many standard errors a two-sided interval reaches from its middle."""
-    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, degrees_of_freedom))
+    return float(special.stdtrit(degrees_of_freedom, 0.5 + CONFIDENCE / 2))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from analysis.fit.small_sample.answers import Array, Interval, NoFit, Prediction
 from analysis.fit.small_sample.points import LARGEST_LOG, TOO_STEEP, checked, line, t_quantile
@@ -70,21 +69,22 @@ def fit_power_law(x: ArrayLike, y: ArrayLike) -> PowerLawFit | NoFit:
         return points
     log_x, log_y = points
     n = len(log_x)
-    fitted = stats.linregress(log_x, log_y)
-    slope, intercept = float(fitted.slope), float(fitted.intercept)
+    intercept, slope = line(log_x, log_y)
     if intercept > LARGEST_LOG:
         return NoFit(TOO_STEEP)
-    half = t_quantile(n - 2) * float(fitted.stderr)
     residuals = log_y - (intercept + slope * log_x)
+    residual_std = math.sqrt(float(residuals @ residuals) / (n - 2))
+    spread = float(((log_x - log_x.mean()) ** 2).sum())
+    half = t_quantile(n - 2) * residual_std / math.sqrt(spread)
     return PowerLawFit(
         law=PowerLaw(a=math.exp(intercept), b=-slope),
         b_interval=Interval(-slope - half, -slope + half),
         b_leave_one_out=_leave_one_out(log_x, log_y) if n > MIN_POINTS_POWER else None,
         n=n,
-        residual_std=math.sqrt(float(residuals @ residuals) / (n - 2)),
+        residual_std=residual_std,
         x_range=(math.exp(log_x[0]), math.exp(log_x[-1])),
         log_x_mean=float(log_x.mean()),
-        log_x_spread=float(((log_x - log_x.mean()) ** 2).sum()),
+        log_x_spread=spread,
     )
 
 
