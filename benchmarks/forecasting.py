@@ -9,12 +9,12 @@ points with at most 1/4, 1/10, 1/30 of the largest compute, asked for all later 
 the last. ``bins`` thins the runs to the best one of so many equal steps of log compute first; 0 takes every run.
 Intervals are judged at all places asked for.
 
-``choose=earlier`` shows how the rule's constants were chosen: by requests that end within the fitted parts of Google's
-curves, from a half and a quarter of their last x to twice as far, on a grid, so that the mean over domains of log(mean
-error) is least; then the width, so that 95 % of the intervals hold, each request counting once. Held-out points and
-LAION have no part in it. ``choose=halves`` chooses them on the held-out points of the even-numbered curves instead and
-forecasts the odd-numbered ones, and the other way round, by the sum over missed targets of log(value / target); the
-column ``blind`` has the outcome.
+``choose=earlier`` shows how other constants and the shipped ones do on requests that end within the fitted parts of
+Google's curves, from a half and a quarter of their last x to twice as far: settings on a grid, by the mean over domains
+of log(mean error); then the width with which 95 % of the shipped ones' intervals hold, each request counting once,
+which is the width shipped. Held-out points and LAION have no part in it. ``choose=halves`` chooses constants on the
+held-out points of the even-numbered curves and forecasts the odd-numbered ones, and the other way round, by the sum
+over missed targets of log(value / target); the column ``blind`` has the outcome.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def main() -> None:
         print("chosen on the other half:", *chosen, sep="\n  ", file=sys.stderr)
     if settings["choose"] == "earlier":
         requests = google(folder / "alabdulmohsin_benchmark", settings["domains"].split(","), earlier=True)
-        print("chosen on earlier requests:", *by_earlier_requests(requests), sep="\n  ", file=sys.stderr)
+        print("best on earlier requests:", *by_earlier_requests(requests), sep="\n  ", file=sys.stderr)
     rows = [row(f"Google {name}", value, TARGETS[name], blind.get(name)) for name, value in figures.items()]
     for (metric, model, less), curve in runs.items():
         target = LAION_TARGETS[metric, model][LESS.index(less)]

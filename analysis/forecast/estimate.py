@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from analysis.fit.small_sample import NoFit
 from analysis.forecast.rolling import FEWEST, Rolled, roll
@@ -68,7 +68,7 @@ def forecast(
 
 
 def _told(rolled: Rolled, combined: Combined, places: Array, confidence: float, rule: Rule, left_out: int) -> Forecast:
-    half = rule.width * stats.t.ppf(0.5 + confidence / 2, rule.freedom) * combined.expected_error
+    half = rule.width * special.stdtrit(rule.freedom, 0.5 + confidence / 2) * combined.expected_error
     beyond, tested = float(np.exp(rolled.horizon)), float(np.exp(combined.tested))
     with np.errstate(over="ignore"):  # scattered points may honestly forecast "anything"
         low, y, high = np.exp(combined.log_value + np.outer([-1, 0, 1], half))

@@ -1,6 +1,7 @@
 """The one rule: how rolling forecasts become shares of the forms, a forecast, and the size of its error.
 
-Its constants are the same for every table. ``python benchmarks/forecasting.py`` shows what they were chosen on.
+Its constants are the same for every table. docs/forecasting.md says how they were chosen,
+``python benchmarks/forecasting.py`` what they do.
 """
 
 from __future__ import annotations

@@ -6,11 +6,9 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from scipy import stats
-
 from analysis import text
 from analysis.findings import Finding
-from analysis.fit.small_sample import CONFIDENCE, Interval, NoFit, PowerLawFit, mean_ratio
+from analysis.fit.small_sample import Interval, NoFit, PowerLawFit, mean_ratio, t_quantile
 from analysis.series import Axis, Target
 from analysis.side_by_side.studies import Named, laws, scores, targets
 
@@ -34,16 +32,12 @@ def difference(first: PowerLawFit, second: PowerLawFit) -> Interval:
     if variance == 0:
         return Interval(middle, middle)
     degrees = variance**2 / sum(error**4 / (fit.n - 2) for error, fit in zip(errors, (first, second), strict=True))
-    half = _quantile(degrees) * math.sqrt(variance)
+    half = t_quantile(degrees) * math.sqrt(variance)
     return Interval(middle - half, middle + half)
 
 
 def _standard_error(fit: PowerLawFit) -> float:
-    return (fit.b_interval.high - fit.b_interval.low) / 2 / _quantile(fit.n - 2)
-
-
-def _quantile(degrees: float) -> float:
-    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, degrees))
+    return (fit.b_interval.high - fit.b_interval.low) / 2 / t_quantile(fit.n - 2)
 
 
 def _exponents(target: Target, axis: Axis, fits: dict[str, PowerLawFit | NoFit]) -> Finding:

@@ -3,7 +3,7 @@
 from analysis.fit.small_sample.answers import Interval, NoFit, Prediction
 from analysis.fit.small_sample.means import MeanRatio, mean_interval, mean_ratio
 from analysis.fit.small_sample.offset_law import OffsetPowerLawFit, fit_offset_power_law
-from analysis.fit.small_sample.points import CONFIDENCE
+from analysis.fit.small_sample.points import CONFIDENCE, t_quantile
 from analysis.fit.small_sample.power_law import PowerLawFit, fit_power_law
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "fit_power_law",
     "mean_interval",
     "mean_ratio",
+    "t_quantile",
 ]

@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from analysis.fit.small_sample.answers import Interval, NoFit
-from analysis.fit.small_sample.points import CONFIDENCE
+from analysis.fit.small_sample.points import t_quantile
 from analysis.laws.law import Array
 
 MIN_POINTS = 4  # three coefficients and one degree of freedom for the noise
@@ -41,7 +40,7 @@ def slope_given(x: Array, given: Array, y: Array) -> Slope | NoFit:
     value = float(own @ rest) / spread
     residuals = rest - value * own
     error = math.sqrt(float(residuals @ residuals) / (n - 3) / spread)
-    half = float(special.stdtrit(n - 3, 0.5 + CONFIDENCE / 2)) * error
+    half = t_quantile(n - 3) * error
     return Slope(value, Interval(value - half, value + half))
 
 

@@ -42,6 +42,6 @@ def line(x: Array, y: Array) -> tuple[float, float]:
     return float(y.mean()) - slope * float(x.mean()), slope
 
 
-def t_quantile(degrees_of_freedom: int) -> float:
+def t_quantile(degrees_of_freedom: float) -> float:
     """How many standard errors a two-sided interval reaches from its middle."""
     return float(special.stdtrit(degrees_of_freedom, 0.5 + CONFIDENCE / 2))
