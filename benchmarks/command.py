@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from typing import Any
 
@@ -11,6 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 PLAIN_WIDTH = 200
+
+# What trains here trains on CPUs; left to find that out, DeepSpeed says so on stdout, in front of the JSON.
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def read_settings(doc: str, defaults: dict[str, str]) -> tuple[dict[str, str], bool]:

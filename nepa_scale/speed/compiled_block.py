@@ -4,7 +4,8 @@ timm's block is kept for everything else (TorchScript, torch.fx, masks, stochast
 gains little on a CPU: its concatenations around RoPE are not vectorised, LayerNorm becomes Welford's serial
 recurrence, and each bias is copied into the output of its matrix product first. Here the prefix tokens are rotated by
 the angle 0, the halves of a head are exchanged by a flip whose sign is in the table of sines, norms take two passes,
-and biases are added by the kernel that comes next.
+and biases are added by the kernel that comes next. On a CPU short sequences attend by plain products with a fused
+softmax.
 
 Shapes: B images, T = P + N tokens (P prefix tokens), width D, H heads of width d.
 """
@@ -22,6 +23,9 @@ from torch import Tensor, nn
 
 RopeTables = tuple[Tensor, Tensor]
 CompiledBlock = Callable[[EvaBlock, Tensor, "RopeTables | None", bool], Tensor]
+
+#: Tokens up to which products are faster than torch's fused attention on a CPU, and scores take little memory.
+_FEW_TOKENS = 128
 
 
 def rope_tables(embed: Tensor, num_prefix_tokens: int) -> RopeTables:
@@ -65,8 +69,22 @@ def _attend(attention: AttentionRope, x: Tensor, rope: RopeTables | None, causal
     if rope is not None:
         q, k = (_rotated(part, rope).to(v.dtype) for part in (q, k))
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    by_products = x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[1] <= _FEW_TOKENS
+    mixed = (_attend_by_products if by_products else _attend_fused)(q, k, v, causal)
     return _linear(mixed.transpose(1, 2).flatten(2), attention.proj)
+
+
+def _attend_fused(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+
+def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    """The same function; its scores [B, H, T, T] are kept for the backward pass."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if causal:
+        place = torch.arange(q.shape[-2], device=q.device)
+        scores = scores.masked_fill(place[None] > place[:, None], float("-inf"))
+    return scores.softmax(-1) @ v
 
 
 def _rotated(x: Tensor, rope: RopeTables) -> Tensor:

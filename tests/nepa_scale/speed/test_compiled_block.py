@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nepa_scale.ladder import architecture
 from nepa_scale.model import NepaViT, PatchProduct, build_backbone
+from nepa_scale.speed import compiled_block
 from nepa_scale.speed.compiled_block import rope_tables, run_block
 
 # torch.compile looks at every tensor's .grad and silences its own warning, which an "error" filter defeats.
@@ -59,6 +60,33 @@ def test_the_block_for_compilation_is_timms(changes: dict[str, Any], causal: boo
     for block in model.blocks:
         expected = block(x, rope=embed, is_causal=causal)
         torch.testing.assert_close(run_block(block, x, tables, causal), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
+def test_attention_of_few_tokens_is_torchs(causal: bool) -> None:
+    """In fp64, where rounding hides nothing: plain products give torch's attention and its gradients."""
+    parts = [torch.randn(2, 3, 17, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    found = compiled_block._attend_by_products(*parts, causal)
+    expected = torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=causal)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    weights = torch.randn_like(expected)
+    wanted = torch.autograd.grad((expected * weights).sum(), parts)
+    torch.testing.assert_close(torch.autograd.grad((found * weights).sum(), parts), wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("tokens", "fused"), [(128, 0), (129, 1)], ids=["few", "many"])
+def test_only_few_tokens_attend_by_products(tokens: int, fused: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of long sequences are never kept."""
+    calls = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def counted(*args: Any, **kwargs: Any) -> Tensor:
+        calls.append(args)
+        return attend(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    run_block(_model(pos_embed="absolute").blocks[0], torch.randn(1, tokens, 32), None, True)
+    assert len(calls) == fused
 
 
 @pytest.mark.slow
