@@ -158,7 +158,8 @@ def block_bytes(arch: Architecture, tokens: int, size: int) -> int:
     where RoPE or a norm has changed them (2), the attention output and its transposed copy (2), and the two branch
     outputs that LayerScale multiplies; in MLP widths I the inputs of the activation and of the second layer (2), with
     SwiGLU the gate, the value, the activated gate and their product (4). Attention scores are not kept, a fused kernel
-    recomputes them from one fp32 sum per head. Norms keep a mean and a deviation.
+    recomputes them from one fp32 sum per head; compiled blocks that keep them keep as much less of the rest. Norms
+    keep a mean and a deviation.
     """
     changed = arch.pos_embed == "rope" or arch.qk_norm != "none"
     widths = 9 + (2 if changed else 0) + (2 if arch.layer_scale else 0)
