@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from nepa_scale import ladder  # noqa: E402
+from nepa_scale.processes.free_port import free_port  # noqa: E402
 
 PHASES = {"build": "build", "__init__": "engine", "step": "step", "save": "save", "export": "export"}
 PATCH_SIZE = 14
@@ -94,9 +94,7 @@ def measured(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
         **dict(word.split("=", 1) for word in options.words),
     }
     words = [f"{key}={value}" for key, value in settings.items()]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     processes = [start(words, number, options.ranks, port) for number in range(options.ranks)]
     outputs = [process.communicate()[0] for process in processes]
     for process, output in zip(processes, outputs, strict=True):

@@ -21,7 +21,6 @@ import multiprocessing
 import os
 import random
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -36,6 +35,8 @@ from command import read_settings, show
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
+
+from nepa_scale.processes.free_port import free_port  # noqa: E402  (after the path)
 
 DEFAULTS = {"kills": "100", "ranks": "2", "stage": "2", "steps": "1000", "every": "5", "asynchronous": "true"} | {
     "ema": "0.9",
@@ -96,9 +97,7 @@ def run_rank(command: Sequence[str], rank: int, ranks: int, port: int, log: Path
 def start(command: Sequence[str], ranks: int, log: Path) -> list[ForkServerProcess]:
     """Start all ranks."""
     context = multiprocessing.get_context("forkserver")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes = [context.Process(target=run_rank, args=(command, rank, ranks, port, log)) for rank in range(ranks)]
     for process in processes:
         process.start()
@@ -204,7 +203,7 @@ def measure(folder: Path, settings: dict[str, str]) -> dict[str, Any]:
 def main() -> int:
     """Soak, print the summary; 0 when nothing was lost."""
     settings, as_json = read_settings(__doc__ or "", DEFAULTS)
-    os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(REPOSITORY)}
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     multiprocessing.get_context("forkserver").set_forkserver_preload(["nepa_scale.loop", "nepa_scale.tasks.pretrain"])
     folder = Path(settings["folder"] or tempfile.mkdtemp())
     row = measure(folder, settings)

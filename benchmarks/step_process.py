@@ -8,33 +8,28 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Self
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[0:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
+import torch
+from reference_nepa import ReferenceNepa, reference_step
+from torch import Tensor, nn
 
-import torch  # noqa: E402  (after the path)
-from reference_nepa import ReferenceNepa, reference_step  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from nepa_scale.config import RunConfig  # noqa: E402
-from nepa_scale.model import build_backbone  # noqa: E402
-from nepa_scale.optim import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
-from nepa_scale.placing import ds_config  # noqa: E402
-from nepa_scale.placing.device_memory import DeviceMemory  # noqa: E402
-from nepa_scale.placing.placement import place  # noqa: E402
-from nepa_scale.processes import distributed  # noqa: E402
-from nepa_scale.processes.world import World  # noqa: E402
-from nepa_scale.speed import allocator  # noqa: E402
-from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
-from nepa_scale.zero.engine import Engine  # noqa: E402
+from nepa_scale.config import RunConfig
+from nepa_scale.model import build_backbone
+from nepa_scale.optim import NO_LAYER_DECAY, build_optimizer, group_schedules
+from nepa_scale.placing import ds_config
+from nepa_scale.placing.device_memory import DeviceMemory
+from nepa_scale.placing.placement import place
+from nepa_scale.processes import distributed
+from nepa_scale.processes.free_port import free_port
+from nepa_scale.processes.world import World
+from nepa_scale.speed import allocator
+from nepa_scale.tasks.pretrain import PretrainModule
+from nepa_scale.zero.engine import Engine
 
 Step = Callable[[Tensor], Any]
 NOT_ASKED = DeviceMemory(None, "not asked", on_gpu=False)
@@ -47,12 +42,12 @@ class Contestant:
     def __init__(self, make_step: Callable[[RunConfig, World], Step], config: RunConfig, *, ranks: int, threads: int):
         """Start ``ranks`` processes of ``threads`` threads each and wait until they have compiled and warmed up."""
         spawn = multiprocessing.get_context("spawn")
-        group = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        group = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         self._processes, self._pipes = [], []
         for rank in range(ranks):
             pipe, theirs = spawn.Pipe()
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": str(threads)}
-            os.environ.update(group | own)  # libgomp reads its own when the process starts
+            os.environ.update(group | own)  # threads are counted when a process starts
             process = spawn.Process(target=_take_steps, args=(theirs, make_step, config), daemon=True)
             process.start()
             theirs.close()
@@ -79,7 +74,6 @@ class Contestant:
 def _take_steps(pipe: Connection, make_step: Callable[[RunConfig, World], Step], config: RunConfig) -> None:
     """What one process does: a number of steps whenever it is told to, until nobody is left to tell it."""
     world = distributed.read_environment()
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.manual_seed(0)
     step = make_step(config, world)
     section, channels = config.pretrain, config.model.architecture().in_chans
@@ -104,12 +98,6 @@ def _timed(step: Step, images: Tensor) -> float:
     started = time.perf_counter()
     step(images)
     return time.perf_counter() - started
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def our_module(config: RunConfig) -> PretrainModule:

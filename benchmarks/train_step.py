@@ -21,17 +21,23 @@ from __future__ import annotations
 
 import os
 import statistics
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
 from command import read_settings, show
-from step_process import Contestant, bare_step, engine_step, plain_step
 
-from nepa_scale import ladder
-from nepa_scale.config import ModelConfig, PretrainConfig, RunConfig
-from nepa_scale.speed.device_peak import peak_flops
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from step_process import Contestant, bare_step, engine_step, plain_step  # noqa: E402  (after the path)
+
+from nepa_scale import ladder  # noqa: E402
+from nepa_scale.config import ModelConfig, PretrainConfig, RunConfig  # noqa: E402
+from nepa_scale.speed.device_peak import peak_flops  # noqa: E402
 
 IMAGE_SIZE, PATCH_SIZE = 64, 8
 DEFAULTS = {"width": "96,192,384", "size": "", "cores": "", "rounds": "15"}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nepa_scale.errors import ConfigError, RankError
 from nepa_scale.processes import slurm_environment
+from nepa_scale.processes.free_port import free_port
 from nepa_scale.processes.rendezvous import meet
 from nepa_scale.processes.world import World
 
@@ -31,7 +32,7 @@ def read_environment() -> World:
     if slurm_environment.is_task_of_srun():
         slurm_environment.map_slurm()
     if "RANK" not in env:
-        env.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+        env.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     missing = [name for name in LAUNCHER_VARIABLES if name not in env]
     if missing:
         raise ConfigError([f"environment: RANK is set but {', '.join(missing)} not; start through a launcher"])
@@ -216,10 +217,3 @@ def _choose_interface() -> None:
     names = [name for name, addresses in interfaces if own in (item.address.split("%")[0] for item in addresses)]
     if names:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

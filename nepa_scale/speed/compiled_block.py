@@ -69,17 +69,15 @@ def _attend(attention: AttentionRope, x: Tensor, rope: RopeTables | None, causal
     if rope is not None:
         q, k = (_rotated(part, rope).to(v.dtype) for part in (q, k))
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-    by_products = x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[1] <= _FEW_TOKENS
-    mixed = (_attend_by_products if by_products else _attend_fused)(q, k, v, causal)
+    if x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[1] <= _FEW_TOKENS:
+        mixed = _attended_by_products(q, k, v, causal)
+    else:
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     return _linear(mixed.transpose(1, 2).flatten(2), attention.proj)
 
 
-def _attend_fused(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-
-
-def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-    """The same function; its scores [B, H, T, T] are kept for the backward pass."""
+def _attended_by_products(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    """torch's attention from plain products; its scores [B, H, T, T] are kept for the backward pass."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if causal:
         place = torch.arange(q.shape[-2], device=q.device)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import pickle
 import signal
-import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psutil
 import submitit
 
+from nepa_scale.processes.free_port import free_port
 from sweeps.handing_over import fresh_folder, job_environment
 from sweeps.schedule import Job
 
@@ -32,7 +32,7 @@ def start(job: Job, *, processes: int, threads: int, gpus: Sequence[int]) -> sub
         gpus_per_node=len(gpus),
         visible_gpus=list(gpus),
     )
-    variables = {"OMP_NUM_THREADS": str(threads), "MASTER_PORT": str(_free_port())}
+    variables = {"OMP_NUM_THREADS": str(threads), "MASTER_PORT": str(free_port())}
     with job_environment(variables), spared_from_the_terminal():
         handle: Any = executor.submit(job.function)
     return handle
@@ -71,10 +71,3 @@ def kill_tree(pid: int) -> None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
         psutil.wait_procs(family, timeout=KILL_SECONDS)
-
-
-def _free_port() -> int:
-    """A port at which nobody listens just now, where the ranks of a job can meet."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -66,7 +66,7 @@ def test_the_block_for_compilation_is_timms(changes: dict[str, Any], causal: boo
 def test_attention_of_few_tokens_is_torchs(causal: bool) -> None:
     """In fp64, where rounding hides nothing: plain products give torch's attention and its gradients."""
     parts = [torch.randn(2, 3, 17, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    found = compiled_block._attend_by_products(*parts, causal)
+    found = compiled_block._attended_by_products(*parts, causal)
     expected = torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=causal)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     weights = torch.randn_like(expected)
@@ -75,7 +75,7 @@ def test_attention_of_few_tokens_is_torchs(causal: bool) -> None:
 
 
 @pytest.mark.parametrize(("tokens", "fused"), [(128, 0), (129, 1)], ids=["few", "many"])
-def test_only_few_tokens_attend_by_products(tokens: int, fused: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_few_tokens_attended_by_products(tokens: int, fused: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores of long sequences are never kept."""
     calls = []
     attend = torch.nn.functional.scaled_dot_product_attention
