@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,19 +15,15 @@ from analysis.fit.small_sample import NoFit
 from analysis.fit.table import choose, numbers, read_table
 from analysis.laws.law import Array
 from analysis.laws.registry import LAWS, find_law
+from nepa_scale import command
 from nepa_scale.errors import UserError
 
-EXIT_USER_ERROR = 2
 
-
+@command.tells_mistakes
 def main(argv: Sequence[str]) -> int:
     """Fit and print; returns the exit code."""
     given = _parser().parse_args(argv)
-    try:
-        chain, held, at = _answer(given)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    chain, held, at = _answer(given)
     if given.json:
         print(json.dumps(chain_as_json(chain, held, at), indent=2))
     else:
@@ -113,5 +107,4 @@ def _show(given: argparse.Namespace, chain: Chain, held: ChainHeldOut | None, at
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends without a traceback
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

@@ -16,25 +16,21 @@ if __package__ in (
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis.request import HELP, read_words
-from nepa_scale.errors import UserError
+from nepa_scale import command
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command.tells_mistakes
+def main(words: Sequence[str]) -> int:
     """Run the command and return its exit code: 0, or 2 after a mistake that the user can mend."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
     if {"--help", "-h"} & set(words):
         print(HELP)
         return 0
-    try:
-        request = read_words(words)
-        from analysis.build import build  # pandas and scipy take a second that --help and mistakes need not wait for
+    request = read_words(words)
+    from analysis.build import build  # pandas and scipy take a second that --help and mistakes need not wait for
 
-        build(request)
-    except UserError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 2
+    build(request)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

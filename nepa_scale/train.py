@@ -18,7 +18,7 @@ if __name__ == "__main__":
     # Run as a script, Python looks for imports in this file's folder; look in the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from nepa_scale import branching, checks, lr_rules, overrides, progress, runs
+from nepa_scale import branching, checks, command, lr_rules, overrides, progress, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost
 from nepa_scale.data.reporting import reporting
@@ -51,9 +51,12 @@ def main(words: list[str]) -> int:
             print(describe(config, run_dir, world))
             return ExitCode.DONE
         return start(config, run_dir, world)
-    except UserError as error:
-        _tell(str(error), world, alone=isinstance(error, RankError))
-        return exit_code(error)
+    except (UserError, OSError, UnicodeEncodeError) as error:
+        lines = command.mistake_lines(error)
+        if not lines:
+            raise
+        _tell("\n".join(lines), world, alone=isinstance(error, RankError))
+        return exit_code(error) if isinstance(error, UserError) else ExitCode.USER_ERROR
 
 
 def check(config: RunConfig, run_dir: Path, world: World) -> None:
@@ -170,6 +173,7 @@ def _tell(text: str, world: World, *, alone: bool = False) -> None:
 def _command() -> NoReturn:
     """Run the command and leave: a failed job's libraries may wait for ranks that are gone, so they are not asked."""
     code: int | str | None
+    command.prepare_output(goes_on=True)
     try:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:  # before there was anything to save

@@ -5,29 +5,24 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
-from nepa_scale import overrides
-from nepa_scale.errors import UserError
+from nepa_scale import command, overrides
 from nepa_scale.pictures.settings import PictureSettings, make_plan, parse
 
 
+@command.tells_mistakes
 def main(words: Sequence[str]) -> int:
     """Run the command; returns the exit code: 0, or 2 after a mistake that the user can mend."""
     if {"--help", "-h"} & set(words):
         print(help_text())
         return 0
-    try:
-        plan = make_plan(parse(words))
-        from nepa_scale.pictures.strips import draw_sheets  # torch and matplotlib, which mistakes need not wait for
+    plan = make_plan(parse(words))
+    from nepa_scale.pictures.strips import draw_sheets  # torch and matplotlib, which mistakes need not wait for
 
-        for path in draw_sheets(plan):
-            print(path)
-    except UserError as error:
-        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
-        return 2
+    for path in draw_sheets(plan):
+        print(path)
     return 0
 
 
@@ -46,4 +41,4 @@ def help_text() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

@@ -15,7 +15,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis.prediction_file import NAME
-from nepa_scale import overrides
+from nepa_scale import command, overrides
 from nepa_scale.errors import ConfigError, UserError
 from nepa_scale.files import file_in_the_way
 from nepa_scale.runs import exclusive
@@ -31,20 +31,14 @@ from sweeps.planning.rates import learning_rates
 from sweeps.schedule import Job
 from sweeps.settings import Launch, LocalSettings
 
-EXIT_USER_ERROR = 2
 
-
+@command.tells_mistakes
 def main(words: Sequence[str]) -> int:
     """Do what ``words`` ask; returns the exit code: 0 all done, 1 something is not, 2 a user's mistake."""
-    try:
-        if {"--help", "-h"} & set(words):
-            print(help_text())
-            return 0
-        return launch(read_launch(words))
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    if {"--help", "-h"} & set(words):
+        print(help_text())
+        return 0
+    return launch(read_launch(words))
 
 
 def _check_study_dir(study_dir: Path) -> None:
@@ -138,4 +132,4 @@ def _check_one_place(request: Launch) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main, goes_on=True)

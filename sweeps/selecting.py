@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,8 +11,6 @@ from nepa_scale.config import TASKS
 from nepa_scale.errors import UserError, nearest
 from sweeps import plan
 from sweeps.plan import Plan
-
-EXIT_USER_ERROR = 2
 
 
 @dataclass(frozen=True)
@@ -50,11 +47,7 @@ def command(words: Sequence[str], usage: str, help_text: str, act: Callable[[Sel
     if {"--help", "-h"} & set(words):
         print(help_text)
         return 0
-    try:
-        return act(read_selection(words, usage))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    return act(read_selection(words, usage))
 
 
 def load(study_dir: Path) -> Plan:

@@ -19,6 +19,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from nepa_scale import command
 from nepa_scale.errors import UserError, nearest
 from sweeps import display, plan
 from sweeps.accuracy import accuracy_table, outcomes
@@ -27,7 +28,6 @@ from sweeps.executors import executor
 from sweeps.jobs import UNDER_WAY
 from sweeps.standing import LOST, Standing, as_lost, standings
 
-EXIT_USER_ERROR = 2
 UNFINISHED = ("planned", *UNDER_WAY, "preempted")
 REFRESH_SECONDS = 2.0
 USAGE = "usage: python sweeps/status.py STUDY_DIR [watch=true] [estimates=true] [--json]"
@@ -49,27 +49,24 @@ class Request:
     as_json: bool
 
 
+@command.tells_mistakes
 def main(words: Sequence[str]) -> int:
     """Print how the study stands; returns the exit code."""
     if {"--help", "-h"} & set(words):
         print(HELP)
         return 0
-    try:
-        request = _read(words)
-        planned = _plan(request.study_dir)
-        if request.as_json:
-            tasks = look(planned, request.study_dir)
-            print(json.dumps([dataclasses.asdict(task) for task in tasks], indent=2))
-        elif request.watch:
-            _watch(planned, request.study_dir)
-        else:
-            console = display.make_console()
-            console.print(view(planned, request.study_dir)[0])
-            if request.estimates:
-                console.print("", accuracy_table(outcomes(planned, request.study_dir)), sep="\n")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    request = _read(words)
+    planned = _plan(request.study_dir)
+    if request.as_json:
+        tasks = look(planned, request.study_dir)
+        print(json.dumps([dataclasses.asdict(task) for task in tasks], indent=2))
+    elif request.watch:
+        _watch(planned, request.study_dir)
+    else:
+        console = display.make_console()
+        console.print(view(planned, request.study_dir)[0])
+        if request.estimates:
+            console.print("", accuracy_table(outcomes(planned, request.study_dir)), sep="\n")
     return 0
 
 
@@ -145,4 +142,4 @@ def _read(words: Sequence[str]) -> Request:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,9 +23,9 @@ from analysis.fit.table import choose, numbers, read_table
 from analysis.laws.law import Array, Law
 from analysis.laws.registry import LAWS, find_law
 from analysis.laws.surfaces import CHINCHILLA
+from nepa_scale import command
 from nepa_scale.errors import UserError, nearest
 
-EXIT_USER_ERROR = 2
 EACH = "each"
 
 
@@ -48,28 +46,25 @@ class Problem:
     options: Options
 
 
+@command.tells_mistakes
 def main(argv: Sequence[str]) -> int:
     """Fit and print; returns the exit code."""
     given = _parser().parse_args(argv)
-    try:
-        problem = _read(given)
-        fit = fit_law(
-            problem.law,
-            problem.columns,
-            problem.y,
-            weights=problem.weights,
-            clusters=problem.clusters,
-            options=problem.options,
-        )
-        if isinstance(fit, NoFit):
-            raise UserError(f"{given.table}: no fit: {fit.reason}")
-        left = leave_one_out(fit)
-        held = _each(left, given.cluster) if problem.each else _hold_out(problem)
-        if isinstance(held, NoFit):
-            raise UserError(f"--holdout {given.holdout}: {held.reason}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    problem = _read(given)
+    fit = fit_law(
+        problem.law,
+        problem.columns,
+        problem.y,
+        weights=problem.weights,
+        clusters=problem.clusters,
+        options=problem.options,
+    )
+    if isinstance(fit, NoFit):
+        raise UserError(f"{given.table}: no fit: {fit.reason}")
+    left = leave_one_out(fit)
+    held = _each(left, given.cluster) if problem.each else _hold_out(problem)
+    if isinstance(held, NoFit):
+        raise UserError(f"--holdout {given.holdout}: {held.reason}")
     profiles = {name: profile(fit, name) for name in problem.profiled}
     if given.json:
         print(json.dumps(as_json(fit, held, problem.at, problem.budget, profiles, left), indent=2))
@@ -159,5 +154,4 @@ def _each(left: LeaveOneOut | None, cluster: str | None) -> tuple[Without, ...] 
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends without a traceback
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,21 +19,18 @@ from analysis.forecast.answers import as_json
 from analysis.forecast.estimate import CONFIDENCE, Forecast, forecast
 from analysis.forecast.frontier import frontier
 from analysis.laws.law import Array
+from nepa_scale import command
 from nepa_scale.errors import UserError
 
-EXIT_USER_ERROR = 2
 PLAIN_WIDTH = 120
 Answers = dict[str, Forecast | NoFit]
 
 
+@command.tells_mistakes
 def main(words: Sequence[str]) -> int:
     """Forecast and print; returns the exit code."""
     given = _parser().parse_args(words)
-    try:
-        answers = _answers(given)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    answers = _answers(given)
     if given.json:
         print(json.dumps(as_json(answers), indent=2))
     else:
@@ -134,5 +130,4 @@ def _left_out(rows: int) -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends without a traceback
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +11,6 @@ import numpy as np
 from rich.table import Table
 
 from analysis.fit import display
-from analysis.fit.__main__ import EXIT_USER_ERROR
 from analysis.fit.estimate import Options, fit_law
 from analysis.fit.optimal import FLOPS_PER, best_use
 from analysis.fit.small_sample import Interval, NoFit
@@ -23,19 +20,17 @@ from analysis.isoflop.answers import as_json
 from analysis.isoflop.minimum import Minimum, akima_minimum, parabola_minimum
 from analysis.laws.law import Array
 from analysis.laws.surfaces import CHINCHILLA
+from nepa_scale import command
 from nepa_scale.errors import UserError
 
 MINIMA: dict[str, Minimum] = {"parabola": parabola_minimum, "akima": akima_minimum}
 
 
+@command.tells_mistakes
 def main(words: Sequence[str]) -> int:
     """Find the minima and print; returns the exit code."""
     given = _parser().parse_args(words)
-    try:
-        (c, n, y), left_out = _read(given)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    (c, n, y), left_out = _read(given)
     minimum, budget = MINIMA[given.minimum], same_budgets(c)
     found = optima(budget, n, y, minimum)
     law = through(found)
@@ -120,5 +115,4 @@ def _ends(interval: Interval) -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends without a traceback
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

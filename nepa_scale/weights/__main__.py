@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from nepa_scale.errors import UserError, WeightsError
+from nepa_scale import command
+from nepa_scale.errors import WeightsError
 from nepa_scale.ladder import QkNorm
 
-EXIT_USER_ERROR = 2
 
-
+@command.tells_mistakes
 def main(words: Sequence[str]) -> int:
     """Do what ``words`` ask; returns the exit code: 0 done, 2 a user's mistake."""
     chosen = parser().parse_args(words)
-    try:
-        print(bring_in(chosen) if chosen.command == "import" else give_out(chosen))
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    print(bring_in(chosen) if chosen.command == "import" else give_out(chosen))
     return 0
 
 
@@ -80,4 +75,4 @@ def give_out(chosen: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main, goes_on=True)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from nepa_scale import command
 from nepa_scale.data import embedded
 from nepa_scale.data.prepare.settings import (
     AdoptSettings,
@@ -19,9 +20,9 @@ from nepa_scale.data.prepare.settings import (
 )
 from nepa_scale.data.prepare.words import help_text, parse
 from nepa_scale.data.reporting import reporting
-from nepa_scale.errors import UserError
 
 
+@command.tells_mistakes
 def main(words: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     if {"--help", "-h"} & set(words):
@@ -29,9 +30,6 @@ def main(words: Sequence[str]) -> int:
         return 0
     try:
         return run(parse(words))
-    except (UserError, OSError) as error:
-        print("\n".join(f"error: {line}" for line in _lines(error)), file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("stopped: what is done is kept, and the same command continues", file=sys.stderr)
         return 130
@@ -68,12 +66,6 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _lines(error: UserError | OSError) -> list[str]:
-    if isinstance(error, OSError):
-        return [f"'{error.filename}': {error.strerror}" if error.filename else str(error)]
-    return str(error).splitlines()
-
-
 def _outcome(folder: str, written: bool) -> str:
     return f"{folder}: written" if written else f"{folder}: already there, nothing to do"
 
@@ -89,4 +81,4 @@ def _verify(settings: VerifySettings) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that clean-up happens
-    sys.exit(main(sys.argv[1:]))
+    command.run(main, goes_on=True)

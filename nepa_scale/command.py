@@ -1,0 +1,127 @@
+"""What all commands share: mistakes told in one line, any output encoding, and readers that close the pipe early."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import functools
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from nepa_scale.errors import UserError
+
+Main = Callable[[Sequence[str]], int]
+
+EXIT_USER_ERROR = 2
+SPELLINGS = {
+    "\N{MINUS SIGN}": "-",
+    "\N{EN DASH}": "-",
+    "\N{MULTIPLICATION SIGN}": "x",
+    "\N{MIDDLE DOT}": "*",
+    "\N{HORIZONTAL ELLIPSIS}": "...",
+    "\N{RIGHTWARDS ARROW}": "->",
+    "\N{LESS-THAN OR EQUAL TO}": "<=",
+    "\N{GREATER-THAN OR EQUAL TO}": ">=",
+}
+_PLAIN_ERRORS = "nepa_scale.plain"
+
+
+def tells_mistakes(main: Main) -> Main:
+    """Let ``main`` print a user's mistake as lines of ``error: ...`` and return 2.
+
+    Mistakes are a ``UserError``, a file or folder that the system refuses (missing, unreadable, read-only, of the wrong
+    kind, on a full disk), and a file name that the locale cannot spell.
+    """
+
+    @functools.wraps(main)
+    def telling(arguments: Sequence[str]) -> int:
+        try:
+            return main(arguments)
+        except BrokenPipeError:
+            raise
+        except (UserError, OSError, UnicodeEncodeError) as error:
+            lines = mistake_lines(error)
+            if not lines:
+                raise
+        for line in lines:
+            print(f"error: {line}", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+    return telling
+
+
+def mistake_lines(error: Exception) -> list[str]:
+    """The lines that tell a user's mistake; none if ``error`` is something else, a fault of the program."""
+    if isinstance(error, UserError):
+        return str(error).splitlines()
+    if isinstance(error, OSError) and error.filename is not None:
+        return [f"{os.fsdecode(error.filename)}: {error.strerror}"]
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return [f"{error.strerror}"]
+    if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding():
+        return [
+            f"{error.object!a}: no file can have this name under the locale's encoding, {error.encoding}; set LC_ALL"
+        ]
+    return []
+
+
+def run(main: Main, *, goes_on: bool = False) -> NoReturn:
+    """Run a command with the arguments of this process, and leave with its exit code.
+
+    When the reader of standard output leaves (``... | head``), so does the command, quietly; one that does work
+    ``goes_on`` without a reader.
+    """
+    prepare_output(goes_on=goes_on)
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_output()
+        code = 0
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    sys.exit(code)
+
+
+def prepare_output(*, goes_on: bool = False) -> None:
+    """Let standard output and error spell every character: those that their encoding lacks are replaced.
+
+    With ``goes_on`` what nobody reads any more is dropped without an error.
+    """
+    codecs.register_error(_PLAIN_ERRORS, _plainly)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        stream.reconfigure(errors=_PLAIN_ERRORS)
+        if goes_on:
+            raw = io.BufferedWriter(_Unread(stream.fileno(), "w", closefd=False))
+            lines = stream.line_buffering
+            setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, _PLAIN_ERRORS, line_buffering=lines))
+
+
+class _Unread(io.FileIO):
+    """A stream that drops what is written once its reader has left."""
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
+
+
+def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Signs as their ASCII spelling, letters as backslash escapes: a codec's way out of what it cannot encode."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(str.maketrans(SPELLINGS))
+    return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+def _forget_output() -> None:
+    """Send what is still buffered nowhere, so that leaving does not fail on it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
