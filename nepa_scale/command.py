@@ -17,7 +17,7 @@ from nepa_scale.errors import UserError
 Main = Callable[[Sequence[str]], int]
 
 EXIT_USER_ERROR = 2
-SPELLINGS = {
+SPELLINGS: dict[str, str | int | None] = {
     "\N{MINUS SIGN}": "-",
     "\N{EN DASH}": "-",
     "\N{MULTIPLICATION SIGN}": "x",
@@ -99,9 +99,10 @@ def prepare_output(*, goes_on: bool = False) -> None:
             continue
         stream.reconfigure(errors=_PLAIN_ERRORS)
         if goes_on:
-            raw = io.BufferedWriter(_Unread(stream.fileno(), "w", closefd=False))
+            raw: io.FileIO = _Unread(stream.fileno(), "w", closefd=False)
             lines = stream.line_buffering
-            setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, _PLAIN_ERRORS, line_buffering=lines))
+            buffered = io.BufferedWriter(raw)
+            setattr(sys, name, io.TextIOWrapper(buffered, stream.encoding, _PLAIN_ERRORS, line_buffering=lines))
 
 
 class _Unread(io.FileIO):
