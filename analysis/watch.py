@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from nepa_scale.command import has_reader
+
 LOOK_SECONDS = 2.0
 SHARE = 0.2
 """Of the time that may go into rebuilding: a study that logs every second must not wait for its report."""
@@ -15,7 +17,10 @@ Seen = dict[str, tuple[int, int]]
 
 
 def watch(folders: Sequence[Path], rebuild: Callable[[], bool], look_seconds: float = LOOK_SECONDS) -> None:
-    """Call ``rebuild`` at first and after every change, until it says that nothing is left to wait for, or Ctrl-C."""
+    """Call ``rebuild`` at first and after every change, until it says that nothing is left to wait for, or Ctrl-C.
+
+    It also ends when nobody reads its output any more.
+    """
     try:
         while True:
             seen, started = fingerprint(folders), time.monotonic()
@@ -23,8 +28,10 @@ def watch(folders: Sequence[Path], rebuild: Callable[[], bool], look_seconds: fl
                 return
             took = time.monotonic() - started
             time.sleep(max(look_seconds, took * (1 / SHARE - 1)))
-            while fingerprint(folders) == seen:
+            while has_reader() and fingerprint(folders) == seen:
                 time.sleep(look_seconds)
+            if not has_reader():
+                return
     except KeyboardInterrupt:
         return
 

@@ -7,6 +7,7 @@ import errno
 import functools
 import io
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from nepa_scale.errors import UserError
 Main = Callable[[Sequence[str]], int]
 
 EXIT_USER_ERROR = 2
+STDOUT = 1
 SPELLINGS: dict[str, str | int | None] = {
     "\N{MINUS SIGN}": "-",
     "\N{EN DASH}": "-",
@@ -41,8 +43,6 @@ def tells_mistakes(main: Main) -> Main:
     def telling(arguments: Sequence[str]) -> int:
         try:
             return main(arguments)
-        except BrokenPipeError:
-            raise
         except (UserError, OSError, UnicodeEncodeError) as error:
             lines = mistake_lines(error)
             if not lines:
@@ -62,47 +62,48 @@ def mistake_lines(error: Exception) -> list[str]:
         return [f"{os.fsdecode(error.filename)}: {error.strerror}"]
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return [f"{error.strerror}"]
-    if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding():
+    if isinstance(error, UnicodeEncodeError) and _same_encoding(error.encoding, sys.getfilesystemencoding()):
         return [
             f"{error.object!a}: no file can have this name under the locale's encoding, {error.encoding}; set LC_ALL"
         ]
     return []
 
 
-def run(main: Main, *, goes_on: bool = False) -> NoReturn:
-    """Run a command with the arguments of this process, and leave with its exit code.
+def _same_encoding(one: str, other: str) -> bool:
+    return codecs.lookup(one).name == codecs.lookup(other).name
 
-    When the reader of standard output leaves (``... | head``), so does the command, quietly; one that does work
-    ``goes_on`` without a reader.
-    """
-    prepare_output(goes_on=goes_on)
+
+def run(main: Main) -> NoReturn:
+    """Run a command with the arguments of this process, and leave with its exit code."""
+    prepare_output()
     try:
         code = main(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _forget_output()
-        code = 0
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     sys.exit(code)
 
 
-def prepare_output(*, goes_on: bool = False) -> None:
-    """Let standard output and error spell every character: those that their encoding lacks are replaced.
+def prepare_output() -> None:
+    """Let standard output and error take every character, and drop without an error what nobody reads any more.
 
-    With ``goes_on`` what nobody reads any more is dropped without an error.
+    Characters that the encoding lacks are replaced. A command whose reader leaves (``... | head``) finishes its work.
     """
     codecs.register_error(_PLAIN_ERRORS, _plainly)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if not isinstance(stream, io.TextIOWrapper):
-            continue
-        stream.reconfigure(errors=_PLAIN_ERRORS)
-        if goes_on:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.flush()
             raw: io.FileIO = _Unread(stream.fileno(), "w", closefd=False)
             lines = stream.line_buffering
             buffered = io.BufferedWriter(raw)
             setattr(sys, name, io.TextIOWrapper(buffered, stream.encoding, _PLAIN_ERRORS, line_buffering=lines))
+
+
+def has_reader() -> bool:
+    """Whether what is printed can still be read: False once the other end of a pipe is closed."""
+    output = select.poll()
+    output.register(STDOUT, 0)
+    return not output.poll(0)
 
 
 class _Unread(io.FileIO):
@@ -121,8 +122,3 @@ def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
         raise error
     text = error.object[error.start : error.end].translate(str.maketrans(SPELLINGS))
     return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
-
-
-def _forget_output() -> None:
-    """Send what is still buffered nowhere, so that leaving does not fail on it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -173,7 +173,7 @@ def _tell(text: str, world: World, *, alone: bool = False) -> None:
 def _command() -> NoReturn:
     """Run the command and leave: a failed job's libraries may wait for ranks that are gone, so they are not asked."""
     code: int | str | None
-    command.prepare_output(goes_on=True)
+    command.prepare_output()
     try:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:  # before there was anything to save

@@ -65,4 +65,4 @@ def _wait(place: Executor, chosen: Sequence[Job]) -> list[Job]:
 
 
 if __name__ == "__main__":
-    command.run(main, goes_on=True)
+    command.run(main)

@@ -132,4 +132,4 @@ def _check_one_place(request: Launch) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, goes_on=True)
+    command.run(main)

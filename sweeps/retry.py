@@ -55,4 +55,4 @@ def _retry(selection: selecting.Selection) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main, goes_on=True)
+    command.run(main)

@@ -98,7 +98,7 @@ def _watch(planned: plan.Plan, study_dir: Path) -> None:
     try:
         with Live(console=display.make_console(), auto_refresh=False) as live:
             going_on = True
-            while going_on:
+            while going_on and command.has_reader():
                 shown, going_on = view(planned, study_dir)
                 live.update(shown, refresh=True)
                 if going_on:

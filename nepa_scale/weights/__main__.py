@@ -75,4 +75,4 @@ def give_out(chosen: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main, goes_on=True)
+    command.run(main)

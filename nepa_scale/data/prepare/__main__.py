@@ -81,4 +81,4 @@ def _verify(settings: VerifySettings) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that clean-up happens
-    command.run(main, goes_on=True)
+    command.run(main)
