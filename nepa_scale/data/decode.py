@@ -70,6 +70,11 @@ def decode_mask(content: bytes) -> NDArray[np.uint8]:
     return stored - np.uint8(1)  # unsigned: 0 wraps round to 255, which is IGNORE
 
 
+def is_labelled(mask: NDArray[np.uint8]) -> bool:
+    """Whether any pixel of a decoded mask has a class."""
+    return bool((mask != IGNORE).any())
+
+
 def image_size(content: bytes) -> tuple[int, int]:
     """Return (width, height) from the header alone. Raises ``BadImageError`` for what is no image."""
     try:
