@@ -28,7 +28,7 @@ from nepa_scale.processes.world import World
 from nepa_scale.progress import logger
 from nepa_scale.results import write_result
 from nepa_scale.runs import AVERAGE_NAME, WEIGHTS_NAME
-from nepa_scale.safety.guard import REMEDY, SkippedSteps
+from nepa_scale.safety.guard import LOWER_RATE, REMEDY, SkippedSteps
 from nepa_scale.safety.health import Health
 from nepa_scale.safety.watchdog import STARTING_PATIENCE, Watchdog
 from nepa_scale.speed.compilation import compile_backbone
@@ -207,7 +207,8 @@ class Trainer:
         metrics, details = self._record_evaluation(self.total_steps)
         if unfit := [name for name, value in metrics.items() if not math.isfinite(value)]:  # the same on all ranks
             shown = ", ".join(f"{name} {metrics[name]}" for name in unfit[:NAMES_SHOWN])
-            raise DivergedError(f"diverged: the evaluation at the end is not finite: {shown}; {REMEDY}")
+            self._journal.status("running", self.total_steps)
+            raise DivergedError(f"diverged: the metrics of the trained weights are not finite ({shown}); {LOWER_RATE}")
         self.watchdog.passed("writing the weights", self.total_steps, patience=STARTING_PATIENCE)
         self._export(WEIGHTS_NAME)
         if self.engine.average is not None:
