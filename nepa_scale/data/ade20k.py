@@ -110,9 +110,10 @@ def parse_class_names(table: str, where: str) -> tuple[str, ...]:
 
 
 def _cells(line: str, delimiter: str, where: str) -> list[str]:
-    quotes = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL  # names have commas in them
-    try:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, quoting=quotes))]
+    if delimiter == "\t":
+        return [cell.strip() for cell in line.split(delimiter)]
+    try:  # names with commas in them are quoted
+        return [cell.strip() for cell in next(csv.reader([line]))]
     except csv.Error as error:
         raise DataError(f"'{where}' is no table: {error}") from None
 

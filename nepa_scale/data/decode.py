@@ -137,6 +137,7 @@ def _of_8_bits(image: Image.Image) -> Image.Image:
 
 def _stored_mode(image: Image.Image) -> str:
     """PIL's mode, or how the pixels are stored where that is not what they become, such as ``L;4``."""
-    arguments = image.tile[0][3] if image.mode == "L" and image.tile else ""
+    tiles = getattr(image, "tile", [])  # of opened files
+    arguments = tiles[0][3] if image.mode == "L" and tiles else ""
     stored = arguments[0] if isinstance(arguments, tuple) else arguments
     return stored if isinstance(stored, str) and stored.startswith("L;") else image.mode
