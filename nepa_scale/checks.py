@@ -74,11 +74,16 @@ def check_milestones(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
 
 
 def check_contents(config: RunConfig, tasks: tuple[str, ...], report: Report | None = None) -> list[str]:
-    """Problems inside the shards that ``tasks`` read by index, which is made where there is none."""
+    """Problems inside the data sets that ``tasks`` read by index, which is made where there is none."""
     if config.data.streaming:
         return []
-    names = dict.fromkeys(config.task_config(task).dataset for task in tasks)
-    return [line for name in names for line in layout.check_contents(Path(config.data.root), name, report)]
+    needs: dict[str, set[layout.Need]] = {}
+    for task in tasks:
+        needs.setdefault(config.task_config(task).dataset, set()).update(NEEDS[task])
+    root = Path(config.data.root)
+    return [
+        line for name, each in needs.items() for line in layout.check_contents(root, name, needs=each, report=report)
+    ]
 
 
 def is_made_on_demand(config: RunConfig, task: str) -> bool:

@@ -64,8 +64,11 @@ def to_json(content: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises ``FileNotFoundError`` or ``json.JSONDecodeError``."""
-    return json.loads(path.read_text())
+    """Read a JSON file in UTF-8 or another encoding of Unicode, whatever the locale.
+
+    Raises ``FileNotFoundError``, ``UnicodeDecodeError`` or ``json.JSONDecodeError``.
+    """
+    return json.loads(path.read_bytes())
 
 
 def file_in_the_way(folder: Path) -> Path | None:

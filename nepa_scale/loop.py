@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from nepa_scale import branching
 from nepa_scale.checkpoints import Checkpoints
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost
-from nepa_scale.errors import DataLostError, DivergedError, MilestoneError
+from nepa_scale.errors import NAMES_SHOWN, DataLostError, DivergedError, MilestoneError
 from nepa_scale.feed import Feed
 from nepa_scale.journal import Journal
 from nepa_scale.milestones import Milestones, evaluation_steps
@@ -27,7 +28,7 @@ from nepa_scale.processes.world import World
 from nepa_scale.progress import logger
 from nepa_scale.results import write_result
 from nepa_scale.runs import AVERAGE_NAME, WEIGHTS_NAME
-from nepa_scale.safety.guard import REMEDY, SkippedSteps
+from nepa_scale.safety.guard import LOWER_RATE, REMEDY, SkippedSteps
 from nepa_scale.safety.health import Health
 from nepa_scale.safety.watchdog import STARTING_PATIENCE, Watchdog
 from nepa_scale.speed.compilation import compile_backbone
@@ -198,8 +199,16 @@ class Trainer:
             self._checkpoints.finish()
 
     def _finish(self) -> None:
-        """Evaluate, export the weights, write the result. Repeated whole if a kill comes in between."""
+        """Evaluate, export the weights, write the result. Repeated whole if a kill comes in between.
+
+        Raises:
+            DivergedError: on every rank, where a metric is no finite number: such a task is not finished.
+        """
         metrics, details = self._record_evaluation(self.total_steps)
+        if unfit := [name for name, value in metrics.items() if not math.isfinite(value)]:  # the same on all ranks
+            shown = ", ".join(f"{name} {metrics[name]}" for name in unfit[:NAMES_SHOWN])
+            self._journal.status("running", self.total_steps)
+            raise DivergedError(f"diverged: the metrics of the trained weights are not finite ({shown}); {LOWER_RATE}")
         self.watchdog.passed("writing the weights", self.total_steps, patience=STARTING_PATIENCE)
         self._export(WEIGHTS_NAME)
         if self.engine.average is not None:

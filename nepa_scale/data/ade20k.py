@@ -7,9 +7,12 @@ Photographs ``images/{training,validation}/<stem>.jpg`` go with masks
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 from nepa_scale.data.info import DatasetInfo, SplitInfo
+from nepa_scale.data.text import read_text
+from nepa_scale.errors import DataError
 
 FOLDER_NAME = "ADEChallengeData2016"
 SPLIT_FOLDERS = {"train": "training", "validation": "validation"}
@@ -77,13 +80,42 @@ def info(base: Path, name: str) -> DatasetInfo:
 def class_names(base: Path) -> tuple[str, ...]:
     """Return the 150 class names, or their numbers where ``objectInfo150.txt`` is absent."""
     table = base / CLASS_TABLE
-    return parse_class_names(table.read_text(encoding="utf-8")) if table.is_file() else numbers_as_names()
+    return parse_class_names(read_text(table), str(table)) if table.is_file() else numbers_as_names()
 
 
-def parse_class_names(table: str) -> tuple[str, ...]:
-    """Return the class names of ``objectInfo150.txt`` from its text."""
-    lines = table.splitlines()[1:]
-    return tuple(line.split("\t")[-1].strip() for line in lines if line.strip())
+def parse_class_names(table: str, where: str) -> tuple[str, ...]:
+    """Return the class names of ``objectInfo150.txt`` from its text, in the order of the mask values from 1 on.
+
+    Columns are set apart by tabs, or by commas as in the toolkit's ``objectInfo150.csv``; the name is in the column
+    "Name", or in the last. Raises ``DataError`` with ``where`` and the line of a row without a name or out of order.
+    """
+    lines = [(number, line) for number, line in enumerate(table.splitlines(), start=1) if line.strip()]
+    delimiter = "\t" if lines and "\t" in lines[0][1] else ","
+    rows = [(number, _cells(line, delimiter, where)) for number, line in lines]
+    column, names = -1, list[str]()
+    for number, row in rows:
+        if number == rows[0][0] and not row[0].isdecimal():
+            header = [cell.lower() for cell in row]
+            column = header.index("name") if "name" in header else -1
+            continue
+        name = row[column] if len(row) > max(column, 1) else ""
+        if not name:
+            raise DataError(f"'{where}', line {number}: there is no name of a class")
+        if row[0].lstrip("0") != str(len(names) + 1):
+            raise DataError(f"'{where}', line {number}: class {len(names) + 1} was expected, is {row[0]!r:.20}")
+        names.append(name)
+    if not names:
+        raise DataError(f"'{where}' names no classes")
+    return tuple(names)
+
+
+def _cells(line: str, delimiter: str, where: str) -> list[str]:
+    if delimiter == "\t":
+        return [cell.strip() for cell in line.split(delimiter)]
+    try:  # names with commas in them are quoted
+        return [cell.strip() for cell in next(csv.reader([line]))]
+    except csv.Error as error:
+        raise DataError(f"'{where}' is no table: {error}") from None
 
 
 def numbers_as_names() -> tuple[str, ...]:

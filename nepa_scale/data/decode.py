@@ -1,14 +1,15 @@
 """From encoded bytes to pixels, in one place: always RGB, EXIF orientation never applied, to image or mask.
 
-The reference is PIL: every image comes out as ``Image.open(...).convert("RGB")`` gives it, bit for bit. Plain JPEGs,
-which nearly all photographs are, go through libjpeg-turbo directly and take half the time.
+The reference is PIL: every image comes out as ``Image.open(...).convert("RGB")`` gives it, bit for bit, except those
+of one channel with more than 8 bits, which PIL makes white. Plain JPEGs, which nearly all photographs are, go through
+libjpeg-turbo directly and take half the time.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from typing import Any
+from contextlib import suppress
 
 import numpy as np
 import simplejpeg
@@ -23,6 +24,7 @@ IGNORE = 255
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")  # others run programs (EPS) or break in new ways
 _LONGEST_RATIO = 200  # of a photograph's sides; resizing the shorter one makes a longer strip an image of gigabytes
 _FAST_COLOURS = ("YCbCr", "Gray")
+_JPEG = b"\xff\xd8"
 
 
 class BadImageError(DataError):
@@ -48,12 +50,15 @@ def decode_rgb(content: bytes) -> NDArray[np.uint8]:
 def decode_mask(content: bytes) -> NDArray[np.uint8]:
     """Decode a stored mask to classes [H, W]: stored 0 becomes ``IGNORE``, stored k becomes k - 1.
 
-    Raises ``DataError``: a mask is annotation, and nothing takes its place.
+    Raises ``DataError``: a mask is annotation, and nothing takes its place. Files that PIL reads with other values
+    than were stored are refused, too: greys of fewer bits, which it stretches to 255, and JPEGs.
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            if image.mode not in {"L", "P"}:
-                raise DataError(f"the mask must be an 8-bit one-channel PNG, its mode is {image.mode}")
+            if image.format == "JPEG":
+                raise DataError("the mask must be an 8-bit one-channel PNG, it is a JPEG, which does not keep values")
+            if (mode := _stored_mode(image)) not in {"L", "P"}:
+                raise DataError(f"the mask must be an 8-bit one-channel PNG, its mode is {mode}")
             check_size(*image.size)
             stored = np.asarray(image, dtype=np.uint8)
     except BadImageError as error:
@@ -65,6 +70,11 @@ def decode_mask(content: bytes) -> NDArray[np.uint8]:
     return stored - np.uint8(1)  # unsigned: 0 wraps round to 255, which is IGNORE
 
 
+def is_labelled(mask: NDArray[np.uint8]) -> bool:
+    """Whether any pixel of a decoded mask has a class."""
+    return bool((mask != IGNORE).any())
+
+
 def image_size(content: bytes) -> tuple[int, int]:
     """Return (width, height) from the header alone. Raises ``BadImageError`` for what is no image."""
     try:
@@ -72,6 +82,16 @@ def image_size(content: bytes) -> tuple[int, int]:
             return image.size
     except Exception as error:  # damaged files make decoders fail in any way
         raise BadImageError(f"the image cannot be decoded: {first_line(error)}") from None
+
+
+def is_deep(content: bytes) -> bool:
+    """Whether an image has one channel of more than 8 bits, of which the upper 8 are used."""
+    if content.startswith(_JPEG):
+        return False
+    damaged = suppress(Exception)  # for the decoder to tell
+    with damaged, warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        return image.mode.startswith("I")
+    return False
 
 
 def check_size(width: int, height: int) -> None:
@@ -95,12 +115,29 @@ def _decode_with_pil(content: bytes) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             check_size(*image.size)
-            return _writable(image.convert("RGB"))
+            return np.array(_of_8_bits(image).convert("RGB"), dtype=np.uint8)
     except BadImageError:
         raise
     except Exception as error:  # damaged files make decoders fail in any way
         raise BadImageError(f"the image cannot be decoded: {first_line(error)}") from None
 
 
-def _writable(image: Any) -> NDArray[np.uint8]:
-    return np.array(image, dtype=np.uint8)
+def _of_8_bits(image: Image.Image) -> Image.Image:
+    """The image with the upper 8 of 16 bits, as PIL has it for colours; of one channel it cuts values off at 255.
+
+    Raises ``BadImageError`` for 32 bits and floating-point numbers, whose black and white nobody states.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return image
+    of_16_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in {"PNG", "PPM"})
+    if not of_16_bits:
+        raise BadImageError(f"the image has 32 bits a pixel (mode {image.mode}), save it with 8 or 16")
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+
+
+def _stored_mode(image: Image.Image) -> str:
+    """PIL's mode, or how the pixels are stored where that is not what they become, such as ``L;4``."""
+    tiles = getattr(image, "tile", [])  # of opened files
+    arguments = tiles[0][3] if image.mode == "L" and tiles else ""
+    stored = arguments[0] if isinstance(arguments, tuple) else arguments
+    return stored if isinstance(stored, str) and stored.startswith("L;") else image.mode

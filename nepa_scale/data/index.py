@@ -25,8 +25,10 @@ from nepa_scale.data.info import DatasetInfo, SplitInfo
 from nepa_scale.data.pool import cores, start_worker
 from nepa_scale.data.reporting import Report
 from nepa_scale.data.shard_index import SAMPLE_TYPE, ShardIndex, printable, scan
+from nepa_scale.data.unread import Unread
 from nepa_scale.errors import DataError
 from nepa_scale.files import write_atomically
+from nepa_scale.progress import logger
 
 INDEX_FOLDER = "_index"
 
@@ -49,21 +51,24 @@ class SplitIndex:
     mtimes: NDArray[np.int64]
 
 
-def write_index(folder: Path, info: DatasetInfo, target: Path, *, report: Report | None = None) -> None:
-    """Scan every shard of ``folder`` and write ``target/<split>.npz`` for each split.
+def write_index(folder: Path, info: DatasetInfo, target: Path, *, report: Report | None = None) -> Unread:
+    """Scan every shard of ``folder`` and write ``target/<split>.npz`` for each split; return what is not read.
 
     ``report(what, done, total)`` counts the shards. Raises ``DataError`` with every fault of every shard, a line each:
     missing, cut off, another number of samples than ``info`` says, a key twice; or when ``target`` cannot be written.
     """
-    found = _scan_splits(folder, info, report)
+    found, unread = _scan_splits(folder, info, report)
     try:
         _save(target, found)
     except OSError as error:
         raise DataError(f"'{target}' cannot be written: {error.strerror}") from None
+    return unread
 
 
 def ensure_index(folder: Path, info: DatasetInfo, *, report: Report | None = None) -> dict[str, SplitIndex]:
     """Return the index of every split, made where there is none; the first of several processes does the work.
+
+    Members of the shards that are not read are told where the index is made.
 
     Raises ``DataError`` with every fault, a line each: of the shards where they have to be scanned, and naming each
     shard that is gone or no longer what it was when it was indexed.
@@ -76,7 +81,12 @@ def ensure_index(folder: Path, info: DatasetInfo, *, report: Report | None = Non
         if found is not None:
             return found
         known = _loaded(folder, info)
-        found = _scan_splits(folder, info, report) if known is None else _refreshed_splits(folder, info, known, report)
+        if known is None:
+            found, unread = _scan_splits(folder, info, report)
+            if any(unread):
+                logger.warning("'%s': not read: %s", folder, unread)
+        else:
+            found = _refreshed_splits(folder, info, known, report)
         with suppress(OSError):  # an index that cannot be kept costs time on every start, nothing else
             _save(writable_folder(folder), found)
     return found
@@ -165,8 +175,9 @@ def _joined(paths: Sequence[Path], scanned: Sequence[ShardIndex]) -> SplitIndex:
     )
 
 
-def _scan_splits(folder: Path, info: DatasetInfo, report: Report | None) -> dict[str, SplitIndex]:
+def _scan_splits(folder: Path, info: DatasetInfo, report: Report | None) -> tuple[dict[str, SplitIndex], Unread]:
     problems: list[str] = []
+    unread = Unread()
     found: dict[str, SplitIndex] = {}
     for split, contents in info.splits.items():
         paths = _paths(folder, contents)
@@ -175,9 +186,11 @@ def _scan_splits(folder: Path, info: DatasetInfo, report: Report | None) -> dict
         problems += faults
         if not faults:
             found[split] = _joined(paths, scanned)
+        for shard in scanned:
+            unread.merge(shard.unread)
     if problems:
         raise DataError("\n".join(problems))
-    return found
+    return found, unread
 
 
 def _refreshed_splits(

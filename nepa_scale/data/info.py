@@ -12,6 +12,7 @@ from nepa_scale.errors import DataError
 
 INFO_NAME = "_info.json"
 SPLITS = ("train", "validation")
+MAX_CLASSES = 1_000_000  # more is no number of classes but some other number
 REMOTE_SCHEMES = ("http", "https", "gs", "hf")
 
 # webdataset hands a URL to programs, in some of its versions through a shell, and has schemes that are commands
@@ -86,6 +87,8 @@ def parse_info(content: Any, name: str) -> DatasetInfo:
     num_classes = content.get("num_classes", len(class_names))
     if not _is_count(num_classes):
         problems.append(f"num_classes must be a whole number >= 0, is {num_classes!r}")
+    elif num_classes > MAX_CLASSES:
+        problems.append(f"num_classes is {num_classes:,}, more than the {MAX_CLASSES:,} allowed")
     elif class_names and len(class_names) != num_classes:
         problems.append(f"num_classes is {num_classes}, but class_names has {len(class_names)} names")
     splits = _parse_splits(content.get("splits"), problems)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from nepa_scale.data import ade20k
 from nepa_scale.data.embedded import DEFAULT_ROOT, EMBEDDED_NAME, embedded_info
-from nepa_scale.data.info import INFO_NAME, DatasetInfo, parse_info
+from nepa_scale.data.info import INFO_NAME, SPLITS, DatasetInfo, parse_info
 from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError, nearest
 from nepa_scale.files import read_json
@@ -68,19 +68,24 @@ def check_dataset(root: Path, name: str, *, needs: Collection[Need] = ()) -> lis
     return problems + _shard_problems(folder, info) + _missing_needs(info, needs)
 
 
-def check_contents(root: Path, name: str, report: Report | None = None) -> list[str]:
-    """Return what is wrong inside the shards of the data set ``root/name``, one line each, by their index.
+def check_contents(root: Path, name: str, *, needs: Collection[Need] = (), report: Report | None = None) -> list[str]:
+    """Return what is wrong inside the data set ``root/name``, one line each: its shards, by their index, and masks.
 
     The index is made first where there is none; that takes a while for a large data set, which ``report`` shows.
     """
-    if is_unwritten_embedded(root, name) or find_layout(root / name) is not Layout.SHARDS:
+    if is_unwritten_embedded(root, name):
         return []
     from nepa_scale.data.index import ensure_index  # here, because it imports numpy
+    from nepa_scale.data.sources import open_source
 
     try:
         info = dataset_info(root, name)
-        if info.url is None:
+        if info.url is not None:
+            return []
+        if find_layout(root / name) is Layout.SHARDS:
             ensure_index(root / name, info, report=report)
+        for split in SPLITS if "mask" in needs else ():
+            open_source(root, name, split).check_masks()
     except DataError as error:
         return str(error).splitlines()
     return []

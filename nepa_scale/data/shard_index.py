@@ -1,27 +1,32 @@
 """Where each sample lies inside a tar shard, found from its headers alone.
 
 Members are grouped as webdataset does: everything before the first dot of the file name is the key, the rest is the
-extension. Names are never used as paths, only the extensions named here are looked at, and nothing is unpickled.
+extension: ``x.1.jpg`` is no image, but the ``1.jpg`` of ``x``. Names are never used as paths, only the extensions named
+here are looked at, and nothing is unpickled. All other members are counted, and a sample that has none but such images
+or classes is an error.
 """
 
 from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nepa_scale.errors import DataError
+from nepa_scale.data.unread import Unread
+from nepa_scale.errors import DataError, shortened
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png"})
 MASK_EXTENSION = "seg.png"
 LABEL_EXTENSION = "cls"
+_LIKE_A_SAMPLE = IMAGE_EXTENSIONS | {"webp", "gif", "bmp", "tif", "tiff", "jfif", "ppm", "pgm", LABEL_EXTENSION}
 NO_LABEL = -1  # absent, or not a whole number >= 0
+_LONGEST_LABEL = 64  # bytes of a .cls file that are looked at
 LONGEST_KEY = 255  # bytes, as for a file name; keys are kept at the width of the longest
 
 _SPAN = [("image_offset", "<i8"), ("image_size", "<i8"), ("mask_offset", "<i8"), ("mask_size", "<i8")]
@@ -30,10 +35,15 @@ SAMPLE_TYPE = np.dtype([*_SPAN, ("label", "<i8")])
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """The samples of a shard: ``keys`` [N] in UTF-8, ``samples`` [N] of ``SAMPLE_TYPE`` (size 0: none)."""
+    """The samples of a shard: ``keys`` [N] in UTF-8, ``samples`` [N] of ``SAMPLE_TYPE`` (size 0: none).
+
+    ``unread``: its other members; ``unlabelled``: what the first sample without a class has instead.
+    """
 
     keys: NDArray[np.bytes_]
     samples: NDArray[np.void]
+    unread: Unread = field(default_factory=Unread)
+    unlabelled: str = ""
 
 
 def scan(path: Path) -> ShardIndex:
@@ -49,41 +59,59 @@ def scan(path: Path) -> ShardIndex:
 
 def _collect(path: Path, file: IO[bytes]) -> ShardIndex:
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
-    labels: dict[str, int] = {}
+    others: dict[str, list[str]] = {}
+    labels: dict[str, bytes] = {}
+    unread = Unread()
     for key, extension, member in _members(path, file):
+        role = role_of(extension) if member.isreg() else None
+        if role is None:
+            unread.add(member.name)
+            if member.isreg() and suggests_sample(extension):
+                others.setdefault(key, []).append(extension)
+            continue
         members = samples.setdefault(key, {})
-        role = "image" if extension in IMAGE_EXTENSIONS else extension
         if role in members:
             raise DataError(f"shard '{path}' holds the {role} of '{printable(key)}' twice")
         members[role] = member
         if role == LABEL_EXTENSION:
-            labels[key] = parse_label(os.pread(file.fileno(), member.size, member.offset_data))
+            labels[key] = os.pread(file.fileno(), min(member.size, _LONGEST_LABEL), member.offset_data)
+    imageless = [key for key in samples | others if "image" not in samples.get(key, {})]
+    if imageless:
+        key = imageless[0]
+        lacks = no_image([*samples.get(key, {}), *others.get(key, [])])
+        count = f"{len(imageless)} of {len(samples | others)} samples"
+        raise DataError(f"shard '{path}': sample '{printable(key)}' has {lacks} ({count})")
+    classes = {key: parse_label(text) for key, text in labels.items()}
     rows = []
     for key, members in samples.items():
-        if "image" not in members:
-            raise DataError(f"shard '{path}': sample '{printable(key)}' has no image (.jpg, .jpeg or .png)")
         image, mask = members["image"], members.get(MASK_EXTENSION)
         mask_span = (mask.offset_data, mask.size) if mask else (0, 0)
-        rows.append((image.offset_data, image.size, *mask_span, labels.get(key, NO_LABEL)))
+        rows.append((image.offset_data, image.size, *mask_span, classes.get(key, NO_LABEL)))
+    bad = next((key for key in samples if classes.get(key, NO_LABEL) == NO_LABEL), None)
+    has = f".cls {labels[bad][:20]!r}" if bad in labels else "no .cls"
     keys = [key.encode("utf-8", "surrogateescape") for key in samples]
-    return ShardIndex(np.array(keys, dtype=np.bytes_), np.array(rows, dtype=SAMPLE_TYPE))
+    return ShardIndex(
+        np.array(keys, dtype=np.bytes_),
+        np.array(rows, dtype=SAMPLE_TYPE),
+        unread,
+        "" if bad is None else f"sample '{printable(bad)}' has {has}",
+    )
 
 
 def _members(path: Path, file: IO[bytes]) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """Yield (key, extension, member) of the files that make up samples, passing over links and the like."""
+    """Yield (key, extension, member) of everything but folders."""
     size = path.stat().st_size
     if not size:
         raise DataError(f"shard '{path}' is empty (0 bytes)")
-    known = IMAGE_EXTENSIONS | {MASK_EXTENSION, LABEL_EXTENSION}
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 key, extension = split_name(member.name)
                 if member.size < 0 or member.offset_data + member.size > size:
                     raise DataError(f"shard '{path}' is cut off inside '{printable(member.name)}'")
-                if not (member.isreg() and extension in known):
+                if member.isdir():
                     continue
-                if len(key.encode("utf-8", "surrogateescape")) > LONGEST_KEY:
+                if role_of(extension) and len(key.encode("utf-8", "surrogateescape")) > LONGEST_KEY:
                     raise DataError(
                         f"shard '{path}' has a sample name of more than {LONGEST_KEY} bytes: '{printable(key[:40])}…'"
                     )
@@ -106,10 +134,32 @@ def parse_label(text: bytes) -> int:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """The key of the sample that a member belongs to, and its extension in small letters."""
+    """The key of the sample that a member belongs to, and its extension in small letters; none of a hidden file."""
     folder, _, file = name.rpartition("/")
     stem, _, extension = file.partition(".")
+    if not stem:
+        return name, ""
     return (f"{folder}/{stem}" if folder else stem), extension.lower()
+
+
+def role_of(extension: str) -> str | None:
+    """What a member is to its sample: "image", ``MASK_EXTENSION`` or ``LABEL_EXTENSION``; None if it is not read."""
+    if extension in IMAGE_EXTENSIONS:
+        return "image"
+    return extension if extension in {MASK_EXTENSION, LABEL_EXTENSION} else None
+
+
+def suggests_sample(extension: str) -> bool:
+    """Whether a member that is not read looks like an image, a mask or a class: its sample must have an image."""
+    return extension.rpartition(".")[2] in _LIKE_A_SAMPLE
+
+
+def no_image(extensions: Collection[str]) -> str:
+    """What a sample with these extensions lacks, and has instead."""
+    hint = "; as in webdataset, an extension begins at the first dot of a file's name"
+    dotted = any("." in extension and extension != MASK_EXTENSION for extension in extensions)
+    others = shortened(f".{printable(extension)}" for extension in sorted(extensions))
+    return f"no image (.jpg, .jpeg or .png), only {others}{hint if dotted else ''}"
 
 
 def printable(name: str) -> str:

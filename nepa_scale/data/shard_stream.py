@@ -1,7 +1,7 @@
 """The samples of shards from front to back, local or at a URL, through webdataset; nothing in them is executed.
 
 webdataset takes a damaged header for the end of a shard and says nothing, so samples are counted here. Only images,
-classes and masks are looked at, and they come as bytes: webdataset decodes nothing.
+classes and masks are looked at, and they come as bytes: webdataset decodes nothing. Other members are told of once.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import subprocess
 import tarfile
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
+
+import torch
 
 from nepa_scale.data.info import DatasetInfo
 from nepa_scale.data.layout import access_problems, dataset_info
@@ -26,14 +28,19 @@ from nepa_scale.data.shard_index import (
     LABEL_EXTENSION,
     MASK_EXTENSION,
     NO_LABEL,
+    no_image,
     parse_label,
     printable,
+    role_of,
     split_name,
+    suggests_sample,
 )
 from nepa_scale.data.sources import Sample
+from nepa_scale.data.unread import Unread
 from nepa_scale.errors import DataError
+from nepa_scale.progress import logger
 
-_KNOWN = IMAGE_EXTENSIONS | {MASK_EXTENSION, LABEL_EXTENSION}
+_KINDS = 256  # of members that are not read are told apart
 _DRAINED_BYTES = 2**20
 _EXIT_SECONDS = 1.0
 _UNREADABLE = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError)
@@ -57,6 +64,7 @@ class StreamSource:
         base = str(folder.resolve()) if info.url is None else info.url.rstrip("/")
         self.shards = [f"{base}/{filename}" for filename in contents.filenames]
         self.lengths = contents.shard_lengths
+        self._told = torch.zeros(_KINDS, dtype=torch.bool).share_memory_()  # by all processes that load from this
 
     def __len__(self) -> int:
         return sum(self.lengths)
@@ -68,17 +76,27 @@ class StreamSource:
         """Do nothing: a sample without a mask is an error when it is met."""
 
     def read(self, shard: int) -> Iterator[Sample]:
-        """Yield the samples of a shard. Raises ``DataError`` when it cannot be read or holds more or fewer."""
-        return _read(self.shards[shard], self.lengths[shard])
+        """Yield the samples of a shard. Raises ``DataError`` when it cannot be read or holds more or fewer.
+
+        The first shard with members of a kind that is not read is a line of the log.
+        """
+        unread = yield from _read(self.shards[shard], self.lengths[shard])
+        places = [zlib.crc32(kind.encode("utf-8", "surrogateescape")) % _KINDS for kind in unread]
+        if not self._told[places].all():
+            self._told[places] = True
+            logger.warning("shard '%s': not read: %s", self.shards[shard], unread)
 
 
-def _read(shard: str, expected: int) -> Iterator[Sample]:
-    """Yield exactly ``expected`` samples; after a failure go on where it came, as long as it may be a passing one."""
+def _read(shard: str, expected: int) -> Generator[Sample, None, Unread]:
+    """Yield exactly ``expected`` samples; after a failure go on where it came, as long as it may be a passing one.
+
+    Return what was not read.
+    """
     given = 0
     for wait in (*RETRY_SECONDS, None):
-        found = given
+        found, unread = given, Unread()
         try:
-            for found, sample in enumerate(islice(_samples(shard), given, None), start=given + 1):
+            for found, sample in enumerate(islice(_samples(shard, unread), given, None), start=given + 1):
                 if found <= expected:
                     given = found
                     yield sample
@@ -91,14 +109,22 @@ def _read(shard: str, expected: int) -> Iterator[Sample]:
         else:
             if found != expected:
                 raise DataError(f"shard '{shard}' must hold {expected} samples by _info.json, but {found} found")
-            return
+            break
+    return unread
 
 
-def _samples(shard: str) -> Iterator[Sample]:
+def _samples(shard: str, unread: Unread) -> Iterator[Sample]:
     from webdataset.tariterators import group_by_keys, tar_file_iterator
 
+    def is_wanted(name: str) -> bool:
+        extension = split_name(name)[1]
+        if role_of(extension):
+            return True
+        unread.add(name)
+        return suggests_sample(extension)  # so that a sample of nothing else is noticed
+
     with _opened(shard) as stream:
-        files = tar_file_iterator(stream, skip_meta=None, select_files=_is_known)
+        files = tar_file_iterator(stream, skip_meta=None, select_files=is_wanted)
         for members in group_by_keys({**file, "__url__": shard} for file in files):
             yield _sample(members, shard)
 
@@ -131,15 +157,12 @@ def _exit_status(program: subprocess.Popen[bytes]) -> int:
     return 0
 
 
-def _is_known(name: str) -> bool:
-    return split_name(name)[1] in _KNOWN
-
-
 def _sample(members: Mapping[str, Any], shard: str) -> Sample:
     key, images = members["__key__"], [members[name] for name in members if name in IMAGE_EXTENSIONS]
     if len(images) != 1:
-        number = "no image" if not images else f"{len(images)} images"
-        raise DataError(f"shard '{shard}': sample '{printable(key)}' has {number} (.jpg, .jpeg or .png)")
+        names = [name for name in members if not name.startswith("__")]
+        number = f"{len(images)} images (.jpg, .jpeg or .png)" if images else no_image(names)
+        raise DataError(f"shard '{shard}': sample '{printable(key)}' has {number}")
     label = parse_label(members.get(LABEL_EXTENSION, b""))
     return Sample(printable(key), images[0], None if label == NO_LABEL else label, members.get(MASK_EXTENSION))
 

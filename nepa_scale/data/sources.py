@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nepa_scale.data import ade20k
+from nepa_scale.data.decode import decode_mask, is_labelled
 from nepa_scale.data.index import ensure_index
 from nepa_scale.data.info import DatasetInfo
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
@@ -40,7 +42,7 @@ class Contents(Protocol):
         """Raise ``DataError`` naming the first sample without a valid class."""
 
     def check_masks(self) -> None:
-        """Raise ``DataError`` naming samples without a mask."""
+        """Raise ``DataError`` naming samples without a mask, or where no mask has a labelled pixel."""
 
 
 class Source(Contents, Protocol):
@@ -123,13 +125,14 @@ class ShardSource:
             )
 
     def check_masks(self) -> None:
-        """Raise ``DataError`` naming samples without a mask."""
+        """Raise ``DataError`` naming samples without a mask, or where no mask has a labelled pixel."""
         bad = np.flatnonzero(self._samples["mask_size"] == 0)
         if bad.size:
             others = shortened([f"'{printable(self._key(index))}'" for index in bad])
             raise DataError(
                 f"{self.where(bad[0])}: no .seg.png ({bad.size} of {len(self)} samples have none: {others})"
             )
+        _check_labelled(self)
 
     def _key(self, index: int | np.integer[Any]) -> str:
         return bytes(self._keys[index]).decode("utf-8", "replace")
@@ -173,4 +176,18 @@ class AdeSource:
         raise DataError(f"'{self._images[0].parent}' holds no class labels")
 
     def check_masks(self) -> None:
-        """Do nothing: every photograph was paired with its mask on opening."""
+        """Raise ``DataError`` where no mask has a labelled pixel: all were found on opening."""
+        _check_labelled(self)
+
+
+def _check_labelled(source: Source) -> None:
+    """Look for a mask with a labelled pixel, which is the first nearly always, and raise ``DataError`` without one."""
+    for index in range(len(source)):
+        mask = source[index].mask
+        with suppress(DataError):  # one that cannot be decoded is told with its sample when it is read
+            if mask is None or is_labelled(decode_mask(mask)):
+                return
+    raise DataError(
+        f"no pixel of {len(source)} masks is labelled, from {source.where(0)} on: all values are 0, which stands for "
+        "unlabelled (class k is stored as k + 1)"
+    )

@@ -6,10 +6,8 @@ from nepa_scale.errors import DivergedError
 from nepa_scale.progress import logger
 
 MAX_IN_A_ROW = 3
-REMEDY = (
-    "the checkpoint before it is untouched: lower the learning rate, lengthen the warm-up, or look at the images of"
-    " those steps"
-)
+LOWER_RATE = "lower the learning rate or lengthen the warm-up"
+REMEDY = f"the checkpoint before it is untouched: {LOWER_RATE}, or look at the images of those steps"
 
 
 class SkippedSteps:

@@ -17,6 +17,7 @@ from nepa_scale.data import layout
 from nepa_scale.data.datasets import MaskedImages
 from nepa_scale.data.decode import IGNORE
 from nepa_scale.data.transforms import segment_eval, segment_train
+from nepa_scale.errors import DataLostError
 from nepa_scale.layers import quarter_blocks
 from nepa_scale.model import NepaViT
 from nepa_scale.processes.distributed import max_over_ranks, sum_over_ranks
@@ -122,6 +123,9 @@ class Segment(Finetune):
         """mIoU, pixel and mean accuracy at the masks' own size, and the mIoU of the most frequent class everywhere.
 
         Pixels marked 255 are left out. Multi-scale figures come beside; the IoU of each class is left in ``details``.
+
+        Raises:
+            DataLostError: on every rank, where no pixel is labelled.
         """
         tally = Tally(len(self._class_names), self._variants, device)
         self.module.eval()
@@ -132,6 +136,9 @@ class Segment(Finetune):
             for _ in scores:  # also takes part in the passes that other ranks still make
                 pass
         sum_over_ranks(tally.state())
+        if not tally.plain.confmat.any():
+            count, name = len(self.eval_data), self.section.dataset
+            raise DataLostError(f"no pixel of the {count} validation masks of '{name}' is labelled: there is no mIoU")
         self.module.train()
         named = zip(self._class_names, iou_per_class(tally.plain.confmat).tolist(), strict=True)
         self.details = {"iou_per_class": {name: None if math.isnan(iou) else iou for name, iou in named}}

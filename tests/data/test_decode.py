@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from nepa_scale.data.decode import MAX_PIXELS, BadImageError, decode_mask, decode_rgb, image_size
+from nepa_scale.data.decode import MAX_PIXELS, BadImageError, decode_mask, decode_rgb, image_size, is_deep
 from nepa_scale.errors import DataError
 
 
@@ -86,10 +87,64 @@ def test_what_is_named_jpeg_and_is_none_decodes(image_format: str) -> None:
     np.testing.assert_array_equal(decode_rgb(content), np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
 
 
-def test_sixteen_bits_decode_as_pil_converts_them() -> None:
-    """16-bit grey PNGs are read, whatever PIL makes of them."""
-    content = encoded(Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 160))
-    np.testing.assert_array_equal(decode_rgb(content), np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
+DEEP = np.arange(400, dtype=np.uint16).reshape(20, 20) * 160
+
+
+def pgm(levels: np.ndarray, largest: int) -> bytes:
+    """A grey PNM of two bytes a pixel."""
+    return b"P5 %d %d %d\n" % (*levels.shape[::-1], largest) + levels.astype(">u2").tobytes()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encoded(Image.fromarray(DEEP)),
+        encoded(Image.fromarray(DEEP), "TIFF"),
+        encoded(Image.fromarray(DEEP.astype(">u2")), "TIFF"),
+        pgm(DEEP, 65535),
+    ],
+)
+def test_sixteen_bits_keep_their_upper_eight(content: bytes) -> None:
+    """16-bit greys become those of the same brightness, as 16-bit colours do, and not white."""
+    np.testing.assert_array_equal(decode_rgb(content), np.repeat((DEEP >> 8)[..., None], 3, axis=2))
+    assert is_deep(content)
+
+
+def png(colour: int, depth: int, rows: list[bytes], width: int) -> bytes:
+    """A PNG of a colour type and depth that PIL does not write."""
+    header = struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    parts = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
+    chunks = [struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_sixteen_bit_colours_keep_their_upper_eight(colour: int, channels: int) -> None:
+    """RGB, RGBA and grey with transparency of 16 bits a channel: the same brightness as grey without."""
+    rows = [np.repeat(row[:, None], channels, axis=1).astype(">u2").tobytes() for row in DEEP]
+    np.testing.assert_array_equal(decode_rgb(png(colour, 16, rows, 20)), np.repeat((DEEP >> 8)[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize(("pixels", "image_format"), [(np.float32, "TIFF"), (np.float32, "PPM"), (np.int32, "TIFF")])
+def test_pixels_without_a_known_white_are_bad(pixels: type, image_format: str) -> None:
+    """Floating-point and 32-bit pixels have no stated range: an error and not a white or black picture."""
+    with pytest.raises(BadImageError, match="32 bits a pixel"):
+        decode_rgb(encoded(Image.fromarray(DEEP.astype(pixels)), image_format))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_greys_of_few_bits_are_no_masks(depth: int) -> None:
+    """PIL stretches them to 255, which makes class 1 another class; with a palette the numbers stay."""
+    rows = [b"\x1b" * 2] * 4
+    with pytest.raises(DataError, match=f"8-bit one-channel PNG, its mode is {'L;' if depth > 1 else ''}{depth}"):
+        decode_mask(png(0, depth, rows, 16 // depth))
+
+
+def test_a_jpeg_is_no_mask() -> None:
+    """A compression that changes values would change classes."""
+    with pytest.raises(DataError, match="it is a JPEG"):
+        decode_mask(encoded(noise(20, 10).convert("L"), "JPEG"))
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])

@@ -20,6 +20,7 @@ from nepa_scale.data.order import SampleOrder
 from nepa_scale.data.shard_index import SAMPLE_TYPE
 from nepa_scale.data.sources import open_source
 from nepa_scale.errors import DataError
+from nepa_scale.progress import logger
 
 
 @pytest.fixture(autouse=True)
@@ -231,3 +232,17 @@ def test_memory_of_a_plan_follows_from_the_samples() -> None:
     places = order.epoch(0), order.epoch(1)
     assert len(np.unique(places[1])) == order.num_samples == 1_281_167
     assert sum(array.nbytes for array in (keys, samples, *places)) < 200e6
+
+
+def test_what_is_not_read_is_told_when_the_index_is_made(write_shards, caplog: pytest.LogCaptureFixture) -> None:
+    """One line for the data set, and none where the index is there already."""
+    root = write_shards()
+    for number in range(2):
+        with tarfile.open(root / "toy" / f"train-{number:06d}.tar", "a") as archive:
+            archive.addfile(tarfile.TarInfo(f"train_{number:04d}.json"))
+    logger.addHandler(caplog.handler)
+    assert check_contents(root, "toy") == []
+    assert check_contents(root, "toy") == []
+    logger.removeHandler(caplog.handler)
+    (line,) = {record.getMessage() for record in caplog.records if "not read" in record.getMessage()}
+    assert "2 '.json' (such as 'train_0000.json')" in line

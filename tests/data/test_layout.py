@@ -10,6 +10,7 @@ import pytest
 
 from nepa_scale.data import layout
 from nepa_scale.data.layout import Layout, check_dataset
+from nepa_scale.data.prepare.ade20k_files import list_ade20k
 from nepa_scale.data.prepare.settings import FolderSettings
 from nepa_scale.data.prepare.words import parse
 from nepa_scale.errors import DataError
@@ -124,6 +125,46 @@ def test_ade20k_class_names_come_from_the_table(ade_root: Path) -> None:
         "Idx\tRatio\tTrain\tVal\tName\n1\t0.2\t5\t6\twall\n2\t0.1\t5\t6\tsky, air\n"
     )
     assert layout.dataset_info(ade_root, "street").mask_class_names == ("wall", "sky, air")
+
+
+ROWS = [("wall", "0.2"), ("café, bar", "0.1"), ("sky", "0.1")]
+TABS = "Idx\tRatio\tTrain\tVal\tStuff\tName\n" + "".join(
+    f"{number}  \t{ratio}\t5\t6\t0\t{name}  \n" for number, (name, ratio) in enumerate(ROWS, start=1)
+)
+COMMAS = "Idx,Ratio,Train,Val,Stuff,Name\n" + "".join(
+    f'{number},{ratio},5,6,0,"{name}"\n' for number, (name, ratio) in enumerate(ROWS, start=1)
+)
+NAME_FIRST = "Idx\tName\tStuff\n" + "".join(f"{number}\t{name}\t0\n" for number, (name, _) in enumerate(ROWS, start=1))
+NO_HEADER = "".join(f"{number}\t{name}\n" for number, (name, _) in enumerate(ROWS, start=1))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "utf-16"])
+@pytest.mark.parametrize("table", [TABS, TABS.replace("\n", "\r\n"), COMMAS, NAME_FIRST, NO_HEADER, TABS + "\n\n"])
+def test_the_table_of_names_is_read_as_people_save_it(ade_root: Path, table: str, encoding: str) -> None:
+    """Any encoding and line end, tabs or commas, with or without a header: the same names."""
+    base = ade_root / "street" / "ADEChallengeData2016"
+    (base / "objectInfo150.txt").write_bytes(table.encode(encoding))
+    names = tuple(name for name, _ in ROWS)
+    assert layout.dataset_info(ade_root, "street").mask_class_names == names
+    assert list_ade20k(ade_root / "street").mask_class_names == names
+
+
+@pytest.mark.parametrize(
+    ("table", "complaint"),
+    [
+        ("", "names no classes"),
+        ("Idx\tName\n", "names no classes"),
+        ("Idx\tName\n1\twall\n3\tsky\n", "line 3: class 2 was expected, is '3'"),
+        ("Idx\tName\n1\twall\n2\t\n", "line 3: there is no name"),
+        ("Idx\tName\n1\n", "line 2: there is no name"),
+        ("\0" * 300_000, "objectInfo150.txt'"),
+    ],
+)
+def test_a_table_of_names_that_is_none_is_refused(ade_root: Path, table: str, complaint: str) -> None:
+    """A row that is missing would shift all classes after it: the line is named."""
+    (ade_root / "street" / "ADEChallengeData2016" / "objectInfo150.txt").write_text(table)
+    (problem,) = check_dataset(ade_root, "street")
+    assert complaint in problem
 
 
 def test_every_photograph_without_a_mask_is_named(ade_root: Path) -> None:

@@ -8,8 +8,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from webdataset.tariterators import base_plus_ext
 
-from nepa_scale.data.shard_index import NO_LABEL, printable, scan
+from nepa_scale.data.shard_index import NO_LABEL, printable, role_of, scan, split_name
 from nepa_scale.data.sources import open_source
 from nepa_scale.errors import DataError
 
@@ -50,6 +51,48 @@ def test_extensions_are_matched_as_webdataset_does(tmp_path: Path) -> None:
     """Capitals are accepted, folders belong to the key, other members are passed over."""
     path = tar_of(tmp_path / "a.tar", "n01/a.JPEG", "n01/a.json", "n01/a.pkl", "b.PNG", "README")
     assert keys_of(path) == ["n01/a", "b"]
+
+
+def test_what_is_not_read_is_counted_and_named(tmp_path: Path) -> None:
+    """Texts, further images of a sample, hidden files, names without a dot: how many of each kind, with one of them."""
+    names = ["a.jpg", "a.left.jpg", "a.json", "b.jpg", "b.json", "._b.jpg", "README", "./c.JPEG", "./c.cls"]
+    index = scan(tar_of(tmp_path / "a.tar", *names, content=b"1"))
+    assert index.keys.tolist() == [b"a", b"b", b"./c"]
+    text = str(index.unread)
+    for part in ("2 '.json' (such as 'a.json')", "2 '.jpg' (such as 'a.left.jpg')", "1 'without extension'"):
+        assert part in text
+
+
+@pytest.mark.parametrize("names", [["x.1.jpg", "x.1.cls"], ["x.1.jpg"], ["x.webp"], ["x.webp", "x.cls"], ["x.1.cls"]])
+def test_a_sample_without_a_readable_image_is_refused(tmp_path: Path, names: list[str]) -> None:
+    """As for webdataset x.1.jpg is the 1.jpg of x: such a sample is not dropped beside others, but named."""
+    with pytest.raises(DataError, match=r"a\.tar': sample 'x' has no image \(.*\), only \..* \(1 of 2 samples\)"):
+        scan(tar_of(tmp_path / "a.tar", "s.jpg", "s.cls", *names))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.jpg",
+        "a.b.jpg",
+        "n01/a.JPEG",
+        "./a.jpg",
+        "n.01/a.seg.png",
+        "a",
+        ".a.jpg",
+        "._a.jpg",
+        "a.",
+        "a..jpg",
+        "../a.png",
+    ],
+)
+def test_keys_and_extensions_are_webdatasets(name: str) -> None:
+    """Its own function gives the same; what it passes over has no role here."""
+    key, extension = base_plus_ext(name)
+    if key is None:
+        assert role_of(split_name(name)[1]) is None
+    else:
+        assert split_name(name) == (key, extension.lower())
 
 
 def test_strange_names_are_keys_and_links_are_passed_over(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from nepa_scale.data.stream_order import StreamOrder, buffered
 from nepa_scale.data.streaming import eval_passes, eval_stream, train_stream
 from nepa_scale.errors import DataError
 from nepa_scale.overrides import parse
+from nepa_scale.progress import logger
 
 CROP = T.pretrain_train(16, crop_scale_min=0.3, hflip=0.5)
 WHOLE = T.pretrain_eval(24)
@@ -624,3 +625,27 @@ def test_a_token_of_the_command_does_not_reach_the_message(root: Path, monkeypat
         list(stream_of(root).read(0))
     assert "secret" not in str(caught.value)
     assert "train-000000.tar' cannot be read after 0 of 7 samples" in str(caught.value)
+
+
+def test_what_is_not_read_is_told_once(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The first shard with such members is a line of the log; the samples are the same."""
+    expected = numbers(read(root))
+    for number in range(3):
+        with tarfile.open(root / "toy" / f"train-{number:06d}.tar", "a") as archive:
+            for name in ("a.json", f"b{number}.json", "._c.jpg"):
+                archive.addfile(tarfile.TarInfo(name))
+    logger.addHandler(caplog.handler)
+    assert numbers(read(root)) == expected
+    logger.removeHandler(caplog.handler)
+    (line,) = {record.getMessage() for record in caplog.records if "not read" in record.getMessage()}
+    assert "2 '.json' (such as 'a.json'), 1 '.jpg' (such as '._c.jpg')" in line
+
+
+@pytest.mark.parametrize("names", [["x.1.png", "x.1.cls"], ["x.webp", "x.cls"], ["x.webp"]])
+def test_a_streamed_sample_without_a_readable_image_is_named(root: Path, names: list[str]) -> None:
+    """As by index: no sample is passed over because its image has another name."""
+    with tarfile.open(root / "toy" / "train-000001.tar", "a") as archive:
+        for name in names:
+            archive.addfile(tarfile.TarInfo(name))
+    with pytest.raises(DataError, match=r"sample 'x' has no image \(.*\), only \."):
+        list(stream_of(root).read(1))

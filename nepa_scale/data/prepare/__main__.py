@@ -16,7 +16,6 @@ from nepa_scale.data.prepare.settings import (
     Settings,
     VerifySettings,
     WritingSettings,
-    kind_of,
 )
 from nepa_scale.data.prepare.words import help_text, parse
 from nepa_scale.data.reporting import reporting
@@ -61,7 +60,7 @@ def run(settings: Settings) -> int:
         from nepa_scale.data.prepare.writing import write
 
         with reporting() as report:
-            written = write(settings, list_source(kind_of(settings), settings.source), report)
+            written = write(settings, list_source(settings), report)
         print(_outcome(str(settings.root / settings.name), written))
     return 0
 

@@ -12,6 +12,7 @@ from nepa_scale.data.prepare.reading import Reader
 from nepa_scale.data.prepare.references import Item, Listing, Reference
 from nepa_scale.data.prepare.zip_files import list_zip
 from nepa_scale.data.shard_index import LONGEST_KEY
+from nepa_scale.data.text import decode_text
 from nepa_scale.errors import DataError
 
 ZIP_NAME = f"{ade20k.FOLDER_NAME}.zip"
@@ -84,4 +85,4 @@ def _class_names(files: Files) -> tuple[str, ...]:
     if ade20k.CLASS_TABLE not in files:
         return ade20k.numbers_as_names()
     with Reader() as reader:
-        return ade20k.parse_class_names(reader.read(files[ade20k.CLASS_TABLE]).decode("utf-8", "replace"))
+        return ade20k.parse_class_names(decode_text(reader.read(files[ade20k.CLASS_TABLE])), ade20k.CLASS_TABLE)

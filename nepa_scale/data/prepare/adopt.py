@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,32 +9,33 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale.data.index import INDEX_FOLDER, write_index
-from nepa_scale.data.info import INFO_NAME, SPLITS, DatasetInfo, parse_info
+from nepa_scale.data.info import INFO_NAME, MAX_CLASSES, SPLITS, DatasetInfo, parse_info
 from nepa_scale.data.layout import dataset_info
 from nepa_scale.data.pool import unordered
 from nepa_scale.data.prepare.checksums import SUMS_NAME, sum_of, write_sums
+from nepa_scale.data.prepare.parts import gaps, part_problems, splits_of
 from nepa_scale.data.reporting import Report
-from nepa_scale.data.shard_index import scan
+from nepa_scale.data.shard_index import NO_LABEL, scan
 from nepa_scale.errors import DataError, nearest, shortened
 from nepa_scale.files import write_json
-
-_SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|training|val|valid|validation)(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class _Scanned:
-    """What one shard holds."""
+    """What one shard holds; ``unlabelled``: how many samples have no class, ``without``: what the first has instead."""
 
     filename: str
     length: int = 0
     least_label: int = -1
     largest_label: int = -1
+    unlabelled: int = 0
+    without: str = ""
     sha256: str = ""
     fault: str = ""
 
 
 def adopt(root: Path, name: str, workers: int | None, report: Report) -> str:
-    """Complete the folder of shards ``root/name``; return the line that says what was found.
+    """Complete the folder of shards ``root/name``; return the lines that say what was found, and what is not read.
 
     An ``_info.json`` that is there is checked against the shards and kept. Raises ``DataError`` with every problem, one
     per line, before anything is written.
@@ -45,20 +45,26 @@ def adopt(root: Path, name: str, workers: int | None, report: Report) -> str:
     info = dataset_info(root, name) if (folder / INFO_NAME).exists() else None
     filenames = _listed(info) if info else _sorted_by_split(folder)
     scanned = _scan_all(folder, [file for files in filenames.values() for file in files], workers, report)
-    problems = [shard.fault for shard in scanned.values() if shard.fault]
+    problems = [line for files in filenames.values() for line in part_problems(files, f"'{folder}'")]
+    problems += [shard.fault for shard in scanned.values() if shard.fault]
     if info:
         problems += _disagreements(folder, info, scanned)
     if problems:
         raise DataError("\n".join(problems))
     content = None if info else _content(name, filenames, scanned)
     info = info or parse_info(content, name)
-    write_index(folder, info, folder / INDEX_FOLDER, report=report)  # which also finds names that occur twice
+    unread = write_index(folder, info, folder / INDEX_FOLDER, report=report)  # which also finds names that occur twice
     if content:
         write_json(folder / INFO_NAME, content)
     sums = {filename: shard.sha256 for filename, shard in scanned.items()}
     write_sums(folder, {**sums, INFO_NAME: sum_of(folder / INFO_NAME)})
     counts = " and ".join(f"{info.splits[split].num_samples} {split}" for split in SPLITS)
-    return f"{folder}: adopted, {counts} images, {info.num_classes} classes{_advice(info, scanned)}"
+    lines = [f"{folder}: adopted, {counts} images, {info.num_classes} classes{_advice(info, scanned)}"]
+    if any(unread):
+        lines.append(f"not read: {unread}")
+    if missing := [name for files in filenames.values() for name in gaps(files)]:
+        lines.append(f"by the numbers of the shards these are missing: {shortened(missing)}")
+    return "\n".join(lines)
 
 
 def _existing(root: Path, name: str) -> Path:
@@ -84,7 +90,7 @@ def _sorted_by_split(folder: Path) -> dict[str, list[str]]:
     filenames: dict[str, list[str]] = {split: [] for split in SPLITS}
     unclear = []
     for path in sorted(folder.glob("*.tar")):
-        found = {"train" if word.lower().startswith("train") else "validation" for word in _words(path.name)}
+        found = splits_of(path.name)
         if len(found) == 1:
             filenames[found.pop()].append(path.name)
         else:
@@ -95,10 +101,6 @@ def _sorted_by_split(folder: Path) -> dict[str, list[str]]:
     if problems:
         raise DataError("\n".join(problems))
     return filenames
-
-
-def _words(filename: str) -> list[str]:
-    return _SPLIT_IN_NAME.findall(filename)
 
 
 def _scan_all(folder: Path, filenames: Sequence[str], workers: int | None, report: Report) -> dict[str, _Scanned]:
@@ -112,10 +114,17 @@ def _scan_all(folder: Path, filenames: Sequence[str], workers: int | None, repor
 
 def _scan(path: Path) -> _Scanned:
     try:
-        labels = scan(path).samples["label"]
+        index = scan(path)
+        labels = index.samples["label"]
         if not len(labels):
-            return _Scanned(path.name, fault=f"shard '{path}' has no images")
-        return _Scanned(path.name, len(labels), int(labels.min()), int(labels.max()), sum_of(path))
+            others = f"; it holds {index.unread}" if any(index.unread) else ""
+            return _Scanned(path.name, fault=f"shard '{path}' has no images (.jpg, .jpeg or .png){others}")
+        if labels.max() >= MAX_CLASSES:
+            fault = f"shard '{path}': class {labels.max():,} is out of range: {MAX_CLASSES:,} classes are allowed"
+            return _Scanned(path.name, fault=fault)
+        unlabelled = int((labels == NO_LABEL).sum())
+        least, largest = int(labels.min()), int(labels.max())
+        return _Scanned(path.name, len(labels), least, largest, unlabelled, index.unlabelled, sum_of(path))
     except OSError as error:
         return _Scanned(path.name, fault=f"shard '{path}' cannot be read: {error.strerror}")
     except DataError as error:
@@ -146,8 +155,17 @@ def _classes(scanned: dict[str, _Scanned]) -> int:
 
 
 def _advice(info: DatasetInfo, scanned: dict[str, _Scanned]) -> str:
-    classes = 0 if info.num_classes else _classes(scanned)
-    return f' (to use the labels, add "num_classes": {classes} to {INFO_NAME})' if classes else ""
+    """Why there are no classes, if there are none."""
+    if info.num_classes:
+        return ""
+    if classes := _classes(scanned):
+        return f' (to use the labels, add "num_classes": {classes} to {INFO_NAME})'
+    count, total = sum(shard.unlabelled for shard in scanned.values()), sum(shard.length for shard in scanned.values())
+    shard = next(shard for shard in scanned.values() if shard.unlabelled)
+    return (
+        f": {count:,} of {total:,} samples have no .cls with a whole number from 0 on; "
+        f"in '{shard.filename}' {shard.without}"
+    )
 
 
 def _content(name: str, filenames: dict[str, list[str]], scanned: dict[str, _Scanned]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from nepa_scale.data.text import read_text
 from nepa_scale.errors import DataError
 from nepa_scale.files import write_atomically
 
@@ -22,13 +23,9 @@ def write_sums(folder: Path, sums: Mapping[str, str]) -> None:
 def read_sums(folder: Path) -> dict[str, str] | None:
     """The digest of every file listed, or None where there is no list. Raises ``DataError`` for a line that is none."""
     path = folder / SUMS_NAME
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"'{path}' cannot be read: {error}") from None
-    matches = [_LINE.fullmatch(line) for line in lines]
+    matches = [_LINE.fullmatch(line) for line in read_text(path).splitlines()]
     for number, match in enumerate(matches, start=1):
         if not match:
             raise DataError(f"'{path}', line {number}: expected a SHA-256 and a file name")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from nepa_scale.data.decode import first_line
 from nepa_scale.data.prepare.tar_walk import is_plain, walk
+from nepa_scale.data.text import decode_text
 from nepa_scale.errors import DataError
 
 KIT = "ILSVRC2012_devkit_t12.tar.gz"
@@ -30,7 +31,7 @@ def read_devkit(path: Path) -> Devkit:
     files = _wanted(path, content)
     wnids = _wnids(f"{path}: {_TABLE}", files[_TABLE])
     validation = []
-    for number, line in enumerate(files[_LABELS].decode("ascii", "replace").split(), start=1):
+    for number, line in enumerate(decode_text(files[_LABELS]).split(), start=1):
         if not line.isdecimal() or int(line) not in wnids:
             raise DataError(f"'{path}': {_LABELS}, line {number}: {line[:20]!r} is no class of {_TABLE}")
         validation.append(wnids[int(line)])

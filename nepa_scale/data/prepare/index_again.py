@@ -12,7 +12,7 @@ from nepa_scale.errors import DataError
 
 
 def index_again(root: Path, name: str, report: Report) -> str:
-    """Replace ``root/name/_index``; return the line that says so.
+    """Replace ``root/name/_index``; return the lines that say so, and what is not read.
 
     Raises ``DataError`` with every fault of the shards, or when the folder cannot be written.
     """
@@ -23,5 +23,5 @@ def index_again(root: Path, name: str, report: Report) -> str:
     with suppress(OSError):  # on a disk that is only read the index is in the cache
         (folder / INDEX_FOLDER).mkdir(exist_ok=True)
     target = writable_folder(folder)
-    write_index(folder, info, target, report=report)
-    return f"{target}: written"
+    unread = write_index(folder, info, target, report=report)
+    return f"{target}: written" + (f"\nnot read: {unread}" if any(unread) else "")

@@ -1,74 +1,102 @@
-"""Hugging Face's parquet files as a source: columns ``image`` (a struct with ``bytes``) and ``label``."""
+"""Hugging Face's parquet files as a source: a column of encoded images and one of classes."""
 
 from __future__ import annotations
 
-import json
-import re
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.data.info import SPLITS
+from nepa_scale.data.info import MAX_CLASSES, SPLITS
 from nepa_scale.data.prepare.mixing import mixed
-from nepa_scale.data.prepare.references import Listing, ParquetRow, Reference, numbered
+from nepa_scale.data.prepare.parquet_columns import Columns, choose_columns, class_names
+from nepa_scale.data.prepare.parts import gaps, part_problems, splits_of, states_part
+from nepa_scale.data.prepare.references import Listing, ParquetColumn, ParquetRow, Reference, numbered
 from nepa_scale.errors import DataError, shortened
-
-_NAME = re.compile(r"(train|validation|val)(?:-.*)?\.parquet")
-_PART = re.compile(r".*-of-0*(\d+)\.parquet")
+from nepa_scale.progress import logger
 
 RowGroup = list[tuple[Reference, int]]
+Choose = Callable[[Path, Any], Columns]
 
 
-def list_parquet(source: Path) -> Listing:
-    """List ``source/data/{train,validation}-*.parquet``, or those in ``source`` itself.
+def list_parquet(source: Path, image_column: str | None = None, label_column: str | None = None) -> Listing:
+    """List the files of the splits in ``source``: ``data/train-*.parquet``, ``train/*.parquet`` or the like.
 
     The row groups of the training split are mixed, the rows inside stay in order, so that each row group is read once
     and in pieces. Raises ``DataError`` with every problem, one per line.
     """
-    folder = source / "data" if (source / "data").is_dir() else source
-    files = _files_by_split(folder)
-    problems = [f"'{folder}' has no {split}-*.parquet" for split in SPLITS if not files[split]]
-    problems += [problem for paths in files.values() for problem in _missing_parts(folder, paths)]
+    files, problems = _files_by_split(source)
+    if problems:
+        raise DataError("\n".join(problems))
+    chosen: list[Columns] = []
+
+    def choose(path: Path, schema: Any) -> Columns:
+        """The columns of the first file, which all others must have."""
+        asked = chosen[0] if chosen else Columns(image_column, label_column)
+        chosen.append(choose_columns(path, schema, asked))
+        return chosen[-1]
+
     groups: dict[str, list[RowGroup]] = {split: [] for split in SPLITS}
     names: set[tuple[str, ...]] = set()
     for split, paths in files.items():
         for path in paths:
             try:
-                names.add(_open(path, groups[split]))
+                names.add(_open(path, source, groups[split], choose))
             except DataError as error:
                 problems += str(error).splitlines()
-    classes = max(names, default=(), key=len)
-    labels = [label for found in groups.values() for group in found for _, label in group]
-    if len(names) > 1:
-        problems.append(f"'{folder}': the files do not name the same classes")
-    if names and classes and max(labels, default=0) >= len(classes):
-        problems.append(f"'{folder}': label {max(labels)} is out of range: {len(classes)} classes are named")
+    if not problems:
+        problems = _row_problems(source, groups, names)
     if problems:
         raise DataError("\n".join(problems))
+    largest = max(label for found in groups.values() for group in found for _, label in group)
     groups["train"] = mixed(groups["train"])
     splits = {split: numbered(split, [row for group in found for row in group]) for split, found in groups.items()}
-    return Listing(splits, class_names=classes or [str(number) for number in range(max(labels) + 1)])
+    return Listing(splits, class_names=names.pop() or [str(number) for number in range(largest + 1)])
 
 
-def _files_by_split(folder: Path) -> dict[str, list[Path]]:
+def _files_by_split(source: Path) -> tuple[dict[str, list[Path]], list[str]]:
+    """The files of each split, told by their names or else by their folders', and what keeps them from being read."""
+    if not source.is_dir():
+        return {}, [f"'{source}' is no folder"]
+    base = source / "data" if next((source / "data").glob("*.parquet"), None) else source
     files: dict[str, list[Path]] = {split: [] for split in SPLITS}
-    for path in sorted(folder.glob("*.parquet")):
-        if match := _NAME.fullmatch(path.name):
-            files["train" if match[1] == "train" else "validation"].append(path)
-    return files
+    others = []
+    for path in sorted(base.rglob("*.parquet")):
+        names = path.relative_to(base).parts
+        if any(name.startswith(".") for name in names):
+            continue
+        found: set[str] = next(filter(None, map(splits_of, reversed(names))), set())
+        if len(found) == 1:
+            files[found.pop()].append(path)
+        else:
+            others.append(path.relative_to(source))
+    seen = f"; there are: {shortened(map(str, others))}" if others else ""
+    problems = [f"'{source}' has no {split} files, by their names{seen}" for split in SPLITS if not files[split]]
+    for split, paths in files.items():
+        problems += _split_problems(source, split, paths)
+    if others and not problems:
+        logger.warning("not read: %d files of neither split: %s", len(others), shortened(map(str, others)))
+    return files, problems
 
 
-def _missing_parts(folder: Path, paths: list[Path]) -> list[str]:
-    """Compare names such as train-00000-of-00294.parquet with the number of parts that they state."""
-    totals = {int(match[1]) for path in paths if (match := _PART.fullmatch(path.name))}
-    stated = max(totals, default=len(paths))
-    if stated == len(paths):
-        return []
-    split = paths[0].name.partition("-")[0]
-    return [f"'{folder}' has {len(paths)} of {stated} {split} files: {shortened(path.name for path in paths)}"]
+def _split_problems(source: Path, split: str, paths: Sequence[Path]) -> list[str]:
+    """What shows by the names that the files are not those of one whole split."""
+    folders = sorted({str(path.parent.relative_to(source)) for path in paths})
+    if len(folders) > 1:
+        return [f"'{source}' has {split} files in several folders: {shortened(folders)}: let source= name one"]
+    names = [path.name for path in paths]
+    where = f"'{source / folders[0]}'" if folders else ""
+    problems = part_problems(names, where)
+    if partial := [name for name in (*names, *folders) if "partial" in name]:
+        problems.append(f"{where}: the {split} files are a part of the split, by their name: {shortened(partial)}")
+    stating = [name for name in names if states_part(name)]
+    if 0 < len(stating) < len(names):
+        problems.append(f"{where}: {split} files with and without '-of-' in their names: {shortened(names)}")
+    if all(path.stem.isdecimal() for path in paths) and (missing := gaps(names, from_start=True)):
+        problems.append(f"{where}: by their numbers there are files between: {shortened(missing)}")
+    return problems
 
 
-def _open(path: Path, groups: list[RowGroup]) -> tuple[str, ...]:
+def _open(path: Path, source: Path, groups: list[RowGroup], choose: Choose) -> tuple[str, ...]:
     """Add the row groups of a file; return the class names it states, none if it states none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -76,44 +104,45 @@ def _open(path: Path, groups: list[RowGroup]) -> tuple[str, ...]:
     size = path.stat().st_size
     try:
         with pq.ParquetFile(path) as file:
-            _check_columns(path, file.schema_arrow)
+            columns = choose(path, file.schema_arrow)
+            place = ParquetColumn(str(path), columns.image_path(file.schema_arrow))
+            where = path.name if columns.image == "image" else f"{path.name}, column {columns.image}"
             for group in range(file.num_row_groups):
-                labels = file.read_row_group(group, columns=["label"], use_threads=False).column("label").to_pylist()
-                rows = enumerate(_label(path, label) for label in labels)
-                groups.append([(_row(path, group, row, size), label) for row, label in rows])
-            return _class_names(file.schema_arrow)
+                rows = enumerate(_labels(file, path, group, str(columns.label)))
+                named = ((row, label, f"{where}: row {row} of group {group}") for row, label in rows)
+                groups.append([(ParquetRow(place, group, row, size, name), label) for row, label, name in named])
+            return class_names(file.schema_arrow, str(columns.label))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"'{path}' is not a whole parquet file: {str(error).splitlines()[0]}") from None
 
 
-def _row(path: Path, group: int, row: int, size: int) -> ParquetRow:
-    return ParquetRow(str(path), group, row, size, f"{path.name}: row {row} of group {group}")
+def _labels(file: Any, path: Path, group: int, column: str) -> list[int]:
+    """The classes of a row group. Raises ``DataError`` with the first row whose class is null or negative."""
+    import numpy as np
+
+    labels = file.read_row_group(group, columns=[column], use_threads=False).column(column)
+    bad = np.flatnonzero(labels.is_null().to_numpy())
+    if not bad.size:
+        bad = np.flatnonzero(labels.to_numpy() < 0)
+    if bad.size:
+        value = labels[int(bad[0])].as_py()
+        raise DataError(
+            f"'{path}': {column} must be a class from 0 on, is {value} in row {bad[0]} of group {group} "
+            f"({bad.size} such rows in the group)"
+        )
+    return list(labels.to_pylist())
 
 
-def _label(path: Path, label: int | None) -> int:
-    if label is None or label < 0:
-        raise DataError(f"'{path}': label must be a class from 0 on, is {label}")
-    return label
-
-
-def _check_columns(path: Path, schema: Any) -> None:
-    import pyarrow as pa
-
-    images = schema.field("image").type if "image" in schema.names else None
-    labels = schema.field("label").type if "label" in schema.names else None
-    problems = []
-    if not (images and pa.types.is_struct(images) and images.get_field_index("bytes") >= 0):
-        problems.append(f"'{path}' has no column 'image' with a field 'bytes' (columns: {shortened(schema.names)})")
-    if not (labels and pa.types.is_integer(labels)):
-        problems.append(f"'{path}' has no column 'label' of whole numbers (columns: {shortened(schema.names)})")
+def _row_problems(source: Path, groups: dict[str, list[RowGroup]], names: set[tuple[str, ...]]) -> list[str]:
+    """What is wrong with the rows of all files together."""
+    problems = [f"'{source}': the {split} files have no rows" for split, found in groups.items() if not any(found)]
+    if len(names) > 1:
+        problems.append(f"'{source}': the files do not name the same classes")
     if problems:
-        raise DataError("\n".join(problems))
-
-
-def _class_names(schema: Any) -> tuple[str, ...]:
-    """Read ``info.features.label.names`` of the notes that the ``datasets`` library leaves in the schema."""
-    with suppress(KeyError, TypeError, ValueError):
-        names = json.loads(schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
-        if isinstance(names, list) and all(isinstance(name, str) for name in names):
-            return tuple(names)
-    return ()
+        return problems
+    classes = len(next(iter(names)))
+    limit, how = (classes, "named") if classes else (MAX_CLASSES, "allowed")
+    row, label = max((row for found in groups.values() for group in found for row in group), key=lambda row: row[1])
+    if label < limit:
+        return []
+    return [f"'{source}': label {label} is out of range: {limit} classes are {how} ({row.name})"]

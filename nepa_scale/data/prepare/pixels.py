@@ -3,26 +3,56 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from nepa_scale.data.decode import decode_mask, decode_rgb
+from nepa_scale.data.decode import decode_mask, decode_rgb, is_labelled
 from nepa_scale.errors import DataError
 
 _QUALITY = 95  # with full colour resolution: a second compression that is hard to see
 
 
-def checked(image: bytes, mask: bytes | None, *, mask_classes: int, resize: int | None) -> tuple[bytes, bytes | None]:
+@dataclass
+class MaskCount:
+    """The masks of a split, and how many of them have no labelled pixel."""
+
+    masks: int = 0
+    unlabelled: int = 0
+
+    def add(self, *, labelled: bool) -> None:
+        """Count a mask."""
+        self.masks += 1
+        self.unlabelled += not labelled
+
+    def merge(self, other: MaskCount) -> None:
+        """Count those of another part of the split, too."""
+        self.masks += other.masks
+        self.unlabelled += other.unlabelled
+
+    def fault(self, split: str) -> str | None:
+        """What is wrong where nothing at all is labelled."""
+        if not self.masks or self.unlabelled < self.masks:
+            return None
+        return (
+            f"no pixel of the {self.masks} masks of the {split} split is labelled: all values are 0, which stands for "
+            "unlabelled (class k is stored as k + 1)"
+        )
+
+
+def checked(
+    image: bytes, mask: bytes | None, *, mask_classes: int, resize: int | None, count: MaskCount
+) -> tuple[bytes, bytes | None]:
     """Return the encoded image and mask as they will be written. Raises ``DataError`` for what cannot be used.
 
-    With ``resize`` the shorter side becomes that long; what is not larger passes byte for byte, as everything does
-    without ``resize``.
+    The mask is added to ``count``. With ``resize`` the shorter side becomes that long; what is not larger passes byte
+    for byte, as everything does without ``resize``.
     """
     pixels = decode_rgb(image)
     height, width = pixels.shape[:2]
     if mask is not None:
-        check_mask(mask, (width, height), mask_classes)
+        count.add(labelled=check_mask(mask, (width, height), mask_classes))
     if resize is None or min(width, height) <= resize:
         return image, mask
     size = _smaller(width, height, resize)
@@ -32,8 +62,11 @@ def checked(image: bytes, mask: bytes | None, *, mask_classes: int, resize: int 
     return buffer.getvalue(), None if mask is None else _smaller_mask(mask, size)
 
 
-def check_mask(mask: bytes, image_size: tuple[int, int], mask_classes: int) -> None:
-    """Raise ``DataError`` unless the mask fits an image of (width, height) and holds no class above the last."""
+def check_mask(mask: bytes, image_size: tuple[int, int], mask_classes: int) -> bool:
+    """Whether any pixel of a mask is labelled.
+
+    Raises ``DataError`` unless it fits an image of (width, height) and holds no class above the last.
+    """
     classes = decode_mask(mask)
     height, width = classes.shape
     if (width, height) != image_size:
@@ -41,6 +74,7 @@ def check_mask(mask: bytes, image_size: tuple[int, int], mask_classes: int) -> N
     largest = int((classes + np.uint8(1)).max())  # as stored, where 0 means unlabelled
     if largest > mask_classes:
         raise DataError(f"the mask holds the value {largest}, but there are {mask_classes} classes")
+    return is_labelled(classes)
 
 
 def extension_of(image: bytes) -> str:

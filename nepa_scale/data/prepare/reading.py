@@ -81,7 +81,7 @@ class Reader:
                 self._rows.close()
             self._rows = _Rows(row)
         content = self._rows.advance_to(row.row)
-        if content is None:
+        if not content:
             raise BadImageError("the row has no image bytes")
         return content
 
@@ -92,33 +92,33 @@ class _Rows:
     def __init__(self, row: ParquetRow) -> None:
         import pyarrow.parquet as pq
 
-        self._source = (row.path, row.group)
+        self._source = (row.place, row.group)
         # a buffer makes Arrow read pages as they are needed instead of whole row groups, which can have gigabytes
         self._file = pq.ParquetFile(row.path, buffer_size=2**20, pre_buffer=False)
         self._batches: Iterator[Any] = self._file.iter_batches(
-            _ROWS_AT_ONCE, row_groups=[row.group], columns=["image.bytes"], use_threads=False
+            _ROWS_AT_ONCE, row_groups=[row.group], columns=[row.place.column], use_threads=False
         )
         self._first = 0
-        self._images: list[dict[str, bytes | None] | None] = []
+        self._images: list[bytes | None] = []
 
     def can_reach(self, row: ParquetRow) -> bool:
-        return self._source == (row.path, row.group) and row.row >= self._first
+        return self._source == (row.place, row.group) and row.row >= self._first
 
     def advance_to(self, row: int) -> bytes | None:
         while row >= self._first + len(self._images):
             self._first += len(self._images)
             self._images = self._next_images()
-        image = self._images[row - self._first]
-        return image["bytes"] if image else None
+        return self._images[row - self._first]
 
-    def _next_images(self) -> list[dict[str, bytes | None] | None]:
+    def _next_images(self) -> list[bytes | None]:
         import pyarrow as pa
 
         try:
-            images: list[dict[str, bytes | None] | None] = next(self._batches).column("image").to_pylist()
+            images = next(self._batches).column(0).to_pylist()
         except (pa.ArrowException, StopIteration) as error:
-            raise SourceError(f"'{self._source[0]}' is damaged in row group {self._source[1]}: {error}") from None
-        return images
+            place, group = self._source
+            raise SourceError(f"'{place.path}' is damaged in row group {group}: {error}") from None
+        return [image["bytes"] if isinstance(image, dict) else image for image in images]
 
     def close(self) -> None:
         self._file.close()

@@ -25,14 +25,26 @@ class ZipEntry(NamedTuple):
     size: int
 
 
+class ParquetColumn(NamedTuple):
+    """A parquet file, and its column of encoded images by its path in the schema."""
+
+    path: str
+    column: str
+
+
 class ParquetRow(NamedTuple):
     """The image of one row of a parquet file."""
 
-    path: str
+    place: ParquetColumn
     group: int
     row: int  # within its row group
     file_size: int
     name: str
+
+    @property
+    def path(self) -> str:
+        """The file."""
+        return self.place.path
 
 
 Reference = Span | ZipEntry | ParquetRow

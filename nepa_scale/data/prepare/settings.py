@@ -55,7 +55,14 @@ class ImagenetSettings(WritingSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetSettings(WritingSettings):
-    """Hugging Face parquet files source/data/{train,validation}-*.parquet with columns image and label"""
+    """Hugging Face parquet files: source/data/{train,validation}-*.parquet, default/train/0000.parquet and alike"""
+
+    image_column: str | None = field(
+        default=None, metadata={"meaning": "column of encoded images; null for image, or the only one there is"}
+    )
+    label_column: str | None = field(
+        default=None, metadata={"meaning": "column of classes; null for label, or the only one there is"}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nepa_scale.data.prepare.pixels import checked, extension_of
+from nepa_scale.data.prepare.pixels import MaskCount, checked, extension_of
 from nepa_scale.data.prepare.reading import Reader, SourceError
 from nepa_scale.data.prepare.references import Item
 from nepa_scale.data.prepare.tar_writer import Members, write_tar
@@ -28,12 +28,17 @@ class ShardTask:
 
 @dataclass
 class ShardResult:
-    """A shard that was written; ``bad`` names the images that were left out, and why."""
+    """A shard that was written; ``bad`` names the images that were left out, and why.
+
+    ``masks`` counts masks, ``unlabelled`` those of them without a labelled pixel.
+    """
 
     filename: str
     length: int = 0
     sha256: str = ""  # none where nothing was written
     bad: list[str] = field(default_factory=list)
+    masks: int = 0
+    unlabelled: int = 0
 
 
 def write_shard(task: ShardTask) -> ShardResult:
@@ -55,18 +60,20 @@ def write_shard(task: ShardTask) -> ShardResult:
 
 
 def _samples(task: ShardTask, result: ShardResult) -> Iterator[Members]:
+    count = MaskCount()
     with Reader() as reader:
         for item in task.items:
             try:
                 image = reader.read(item.image)
                 mask = None if item.mask is None else reader.read(item.mask)
-                image, mask = checked(image, mask, mask_classes=task.mask_classes, resize=task.resize)
+                image, mask = checked(image, mask, mask_classes=task.mask_classes, resize=task.resize, count=count)
             except SourceError:
                 raise
             except DataError as error:
                 result.bad.append(f"{item.image.name!r}: {error}")
                 continue
             result.length += 1
+            result.masks, result.unlabelled = count.masks, count.unlabelled
             if task.skip_bad or not result.bad:  # otherwise the rest is only checked
                 yield _sample(item, image, mask)
 

@@ -11,9 +11,11 @@ from nepa_scale.data.info import INFO_NAME, DatasetInfo
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
 from nepa_scale.data.pool import unordered
 from nepa_scale.data.prepare.checksums import SUMS_NAME, read_sums, sum_of
+from nepa_scale.data.prepare.parts import part_problems
 from nepa_scale.data.prepare.verify_ade20k import verify_ade20k
-from nepa_scale.data.prepare.verify_shard import ShardCheck, check_shard
+from nepa_scale.data.prepare.verify_shard import ShardCheck, ShardFindings, check_shard
 from nepa_scale.data.reporting import Report
+from nepa_scale.data.unread import Unread
 from nepa_scale.errors import DataError, nearest
 
 _BESIDE = {INFO_NAME, SUMS_NAME, INDEX_FOLDER}
@@ -58,8 +60,16 @@ def _verify_shards(folder: Path, info: DatasetInfo, workers: int | None, report:
         found.remarks.append(f"'{folder}' has no {SUMS_NAME}: bytes that changed and still decode cannot be noticed")
     else:
         found.faults += _sum_faults(folder, info, sums)
+    unread, deep = Unread(), 0
     for split in info.splits:
-        found.faults += _split_faults(folder, info, split, sums or {}, workers, report)
+        outcome = _check_split(folder, info, split, sums or {}, workers, report)
+        found.faults += outcome.faults
+        unread.merge(outcome.unread)
+        deep += outcome.deep
+    if any(unread):
+        found.remarks.append(f"not read: {unread}")
+    if deep:
+        found.remarks.append(f"{deep:,} images have one channel of 16 bits, of which the upper 8 are used")
     if not found.faults and (folder / INDEX_FOLDER).is_dir():
         found.faults += _index_faults(folder, info)
     return _concluded(folder, found, sum(split.num_samples for split in info.splits.values()))
@@ -91,10 +101,12 @@ def _sum_faults(folder: Path, info: DatasetInfo, sums: dict[str, str]) -> list[s
     return faults
 
 
-def _split_faults(
+def _check_split(
     folder: Path, info: DatasetInfo, split: str, sums: dict[str, str], workers: int | None, report: Report
-) -> list[str]:
+) -> ShardFindings:
+    """Everything found in the shards of a split."""
     contents = info.splits[split]
+    total = ShardFindings(split, contents.num_samples)
     checks = [
         ShardCheck(folder / filename, length, info.num_classes, len(info.mask_class_names), sums.get(filename))
         for filename, length in zip(contents.filenames, contents.shard_lengths, strict=True)
@@ -106,6 +118,9 @@ def _split_faults(
     with closing(unordered(check_shard, checks, workers)) as outcomes:
         for outcome in outcomes:
             faults[outcome.filename] = outcome.faults
+            total.unread.merge(outcome.unread)
+            total.masks.merge(outcome.masks)
+            total.deep += outcome.deep
             for key in outcome.keys:
                 if holders.setdefault(key, outcome.filename) != outcome.filename:
                     both = " and ".join(sorted((holders[key], outcome.filename)))
@@ -113,7 +128,9 @@ def _split_faults(
             done += outcome.expected
             report(f"{split} images", done, contents.num_samples)
     in_order = [line for filename in contents.filenames for line in faults[filename]]
-    return in_order + sorted(repeated)
+    unlabelled = filter(None, [total.masks.fault(split)])
+    total.faults += [*part_problems(contents.filenames, f"'{folder}'"), *in_order, *sorted(repeated), *unlabelled]
+    return total
 
 
 def _index_faults(folder: Path, info: DatasetInfo) -> list[str]:

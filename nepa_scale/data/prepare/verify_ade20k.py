@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nepa_scale.data import ade20k
 from nepa_scale.data.pool import unordered
-from nepa_scale.data.prepare.pixels import checked
+from nepa_scale.data.prepare.pixels import MaskCount, checked
 from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError
 
@@ -23,6 +23,14 @@ class _Pairs:
     mask_classes: int
 
 
+@dataclass
+class _Findings:
+    """What is wrong with some of them."""
+
+    faults: list[str] = field(default_factory=list)
+    count: MaskCount = field(default_factory=MaskCount)
+
+
 def verify_ade20k(folder: Path, workers: int | None, report: Report) -> tuple[list[str], int]:
     """Return every fault, and how many images were looked at."""
     base = ade20k.base_folder(folder) or folder
@@ -33,26 +41,32 @@ def verify_ade20k(folder: Path, workers: int | None, report: Report) -> tuple[li
         pairs = [(image, ade20k.mask_of(base, split, image)) for image in ade20k.images(base, split)]
         known = [pair for pair in pairs if pair[1].is_file()]
         tasks = [_Pairs(known[start : start + _AT_ONCE], classes) for start in range(0, len(known), _AT_ONCE)]
-        found: list[str] = []
+        found = _Findings()
         with closing(unordered(_check, tasks, workers)) as outcomes:
             for done, some in enumerate(outcomes, start=1):
-                found += some
+                found.faults += some.faults
+                found.count.merge(some.count)
                 report(f"{split} images", min(done * _AT_ONCE, len(known)), len(known))
-        faults += [*sorted(found), *_strays(base, split, {mask for _, mask in pairs})]
+        faults += [
+            *sorted(found.faults),
+            *filter(None, [found.count.fault(split)]),
+            *_strays(base, split, {mask for _, mask in pairs}),
+        ]
         images += len(known)
     return faults, images
 
 
-def _check(pairs: _Pairs) -> list[str]:
-    faults = []
+def _check(pairs: _Pairs) -> _Findings:
+    found = _Findings()
     for image, mask in pairs.images:
         try:
-            checked(image.read_bytes(), mask.read_bytes(), mask_classes=pairs.mask_classes, resize=None)
+            encoded = image.read_bytes(), mask.read_bytes()
+            checked(*encoded, mask_classes=pairs.mask_classes, resize=None, count=found.count)
         except DataError as error:
-            faults.append(f"'{image}': {error}")
+            found.faults.append(f"'{image}': {error}")
         except OSError as error:
-            faults.append(f"'{error.filename or image}' cannot be read: {error.strerror}")
-    return faults
+            found.faults.append(f"'{error.filename or image}' cannot be read: {error.strerror}")
+    return found
 
 
 def _strays(base: Path, split: str, masks: set[Path]) -> list[str]:

@@ -8,11 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from nepa_scale.data.decode import decode_rgb
+from nepa_scale.data.decode import decode_rgb, is_deep
 from nepa_scale.data.prepare.checksums import sum_of
-from nepa_scale.data.prepare.pixels import check_mask
+from nepa_scale.data.prepare.pixels import MaskCount, check_mask
 from nepa_scale.data.prepare.tar_walk import is_plain, walk
-from nepa_scale.data.shard_index import IMAGE_EXTENSIONS, LABEL_EXTENSION, LONGEST_KEY, MASK_EXTENSION, split_name
+from nepa_scale.data.shard_index import (
+    LABEL_EXTENSION,
+    LONGEST_KEY,
+    MASK_EXTENSION,
+    no_image,
+    role_of,
+    split_name,
+    suggests_sample,
+)
+from nepa_scale.data.unread import Unread
 from nepa_scale.errors import DataError
 
 _CODE = frozenset({"pkl", "pickle", "pyd", "pt", "pth"})  # some readers would execute what is in them
@@ -32,12 +41,15 @@ class ShardCheck:
 
 @dataclass
 class ShardFindings:
-    """What it is; ``keys`` are those of its samples."""
+    """What it is; ``keys`` are those of its samples, ``deep`` counts images of 16 bits."""
 
     filename: str
     expected: int
     faults: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    unread: Unread = field(default_factory=Unread)
+    masks: MaskCount = field(default_factory=MaskCount)
+    deep: int = 0
 
 
 def check_shard(check: ShardCheck) -> ShardFindings:
@@ -68,20 +80,23 @@ def _check_content(check: ShardCheck, file: IO[bytes], found: ShardFindings) -> 
             if complaint:
                 found.faults.append(f"{where}: member {member.name!r:.100} {complaint}")
             elif member.isreg():
+                if not role_of(split_name(member.name)[1]):
+                    found.unread.add(member.name)
                 role = _add(member, samples)
                 if role:
                     found.faults.append(f"{where}: sample {split_name(member.name)[0]!r} has two members '{role}'")
     except DataError as error:
         found.faults.append(f"shard {error}")
-    images = {key: members for key, members in samples.items() if set(members) & _ROLES}
+    images = {key: members for key, members in samples.items() if any(map(_makes_a_sample, members))}
     found.keys = list(images)
     if len(images) != check.length:
         found.faults.append(f"{where} must hold {check.length} samples by _info.json, but {len(images)} found")
     for key, members in images.items():
-        found.faults += [f"{where}, sample {key!r}: {fault}" for fault in _sample_faults(check, file, members)]
+        found.faults += [f"{where}, sample {key!r}: {fault}" for fault in _sample_faults(check, file, members, found)]
 
 
-_ROLES = {"image", MASK_EXTENSION, LABEL_EXTENSION}
+def _makes_a_sample(role: str) -> bool:
+    return role == "image" or suggests_sample(role)
 
 
 def _complaint(member: tarfile.TarInfo) -> str:
@@ -103,7 +118,7 @@ def _complaint(member: tarfile.TarInfo) -> str:
 def _add(member: tarfile.TarInfo, samples: dict[str, dict[str, tarfile.TarInfo]]) -> str:
     """Put a member into its sample; return its role if that is taken."""
     key, extension = split_name(member.name)
-    role = "image" if extension in IMAGE_EXTENSIONS else extension
+    role = role_of(extension) or extension
     members = samples.setdefault(key, {})
     if role in members:
         return role
@@ -111,14 +126,18 @@ def _add(member: tarfile.TarInfo, samples: dict[str, dict[str, tarfile.TarInfo]]
     return ""
 
 
-def _sample_faults(check: ShardCheck, file: IO[bytes], members: dict[str, tarfile.TarInfo]) -> Iterator[str]:
+def _sample_faults(
+    check: ShardCheck, file: IO[bytes], members: dict[str, tarfile.TarInfo], found: ShardFindings
+) -> Iterator[str]:
     size = None
     if "image" not in members:
-        yield "no image (.jpg, .jpeg or .png)"
+        yield no_image(members)
     else:
         try:
-            height, width = decode_rgb(_read(file, members["image"])).shape[:2]
+            image = _read(file, members["image"])
+            height, width = decode_rgb(image).shape[:2]
             size = width, height
+            found.deep += is_deep(image)
         except DataError as error:
             yield str(error)
     if check.num_classes:
@@ -134,7 +153,8 @@ def _sample_faults(check: ShardCheck, file: IO[bytes], members: dict[str, tarfil
             yield "no mask (.seg.png)"
         elif size:
             try:
-                check_mask(_read(file, members[MASK_EXTENSION]), size, check.mask_classes)
+                mask = _read(file, members[MASK_EXTENSION])
+                found.masks.add(labelled=check_mask(mask, size, check.mask_classes))
             except DataError as error:
                 yield str(error)
 

@@ -11,6 +11,7 @@ from nepa_scale.data.info import INFO_NAME
 from nepa_scale.data.pool import unordered
 from nepa_scale.data.prepare.finishing import describe, finish
 from nepa_scale.data.prepare.lock import locked
+from nepa_scale.data.prepare.pixels import MaskCount
 from nepa_scale.data.prepare.references import Listing
 from nepa_scale.data.prepare.settings import WritingSettings, kind_of
 from nepa_scale.data.prepare.shard import ShardResult, ShardTask, write_shard
@@ -73,6 +74,8 @@ def _write_locked(
     bad = [line for shards in results.values() for shard in shards for line in shard.bad]
     if bad and not settings.skip_bad:
         raise DataError(_complaint(bad, listing))
+    if problems := _mask_problems(results):
+        raise DataError("\n".join(problems))
     info = _info(settings.name, listing, results, bad, plan)
     sums = {shard.filename: shard.sha256 for shards in results.values() for shard in shards if shard.length}
     finish(staging.dataset, info, sums, report)
@@ -117,6 +120,14 @@ def _write_shards(
             done[split] += images
             report(f"{split} images", done[split], totals[split])
     return {split: [results[task.path.name] for task in shards] for split, shards in tasks.items()}
+
+
+def _mask_problems(results: Mapping[str, list[ShardResult]]) -> list[str]:
+    counts = {
+        split: MaskCount(sum(shard.masks for shard in shards), sum(shard.unlabelled for shard in shards))
+        for split, shards in results.items()
+    }
+    return [fault for split, count in counts.items() if (fault := count.fault(split))]
 
 
 def _complaint(bad: list[str], listing: Listing) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -50,7 +51,9 @@ def test_shards_are_adopted_unchanged(folder: Path, capsys: pytest.CaptureFixtur
     """Splits by name, lengths by counting, classes by labels; no shard is touched; sha256sum agrees."""
     before = shards(folder)
     assert adopt(folder) == 0
-    assert "11 train and 4 validation images, 4 classes" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "11 train and 4 validation images, 4 classes" in output
+    assert "not read: 15 '.json' (such as 'n00000000.json')" in output
     assert shards(folder) == before
     info = layout.dataset_info(folder.parent, "wds")
     assert (info.num_classes, info.splits["train"].shard_lengths, info.splits["validation"].num_samples) == (
@@ -111,6 +114,10 @@ def test_a_table_of_contents_that_is_wrong_is_refused(folder: Path, capsys: pyte
         ("imagenet1k-train-0001.tar", b"", "is empty (0 bytes)"),
         ("imagenet1k-train-0001.tar", shard(10, 3)[:5000], "cut off"),
         ("imagenet1k-train-0003.tar", shard(0, 2), "sample 'n00000000' is in"),
+        ("imagenet1k-train-0003.tar", tar_bytes({"x.1.jpg": picture(1), "x.1.cls": b"1"}), "only .1.cls, .1.jpg; as"),
+        ("imagenet1k-train-0003.tar", tar_bytes({"x.json": b"{}"}), "has no images (.jpg, .jpeg or .png); it holds 1"),
+        ("imagenet1k-train-0003.tar", shard(90, 1, label=b"300000000"), "class 300,000,000 is out of range"),
+        ("more-train-0-of-2.tar", shard(90, 1), "has 1 of 2 files 'more-train-*': missing 1"),
         ("extra.tar", shard(0, 2), "neither train nor validation by name: extra.tar"),
     ],
 )
@@ -132,3 +139,30 @@ def test_validation_shards_must_be_there(folder: Path, capsys: pytest.CaptureFix
         path.unlink()
     assert adopt(folder) == 2
     assert "has no shard with 'validation' in its name" in capsys.readouterr().err
+
+
+def test_missing_numbers_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Shards that are numbered and not all there are adopted, and what seems to be missing is named."""
+    (folder / "imagenet1k-train-0001.tar").unlink()
+    assert adopt(folder) == 0
+    assert "are missing: imagenet1k-train-0001.tar" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"x.jpg": picture(1)}, "1 of 16 samples have no .cls with a whole number from 0 on; in .* 'x' has no .cls"),
+        ({"x.jpg": picture(1), "x.cls": b"cat"}, "sample 'x' has .cls b'cat'"),
+        ({"x.jpg": picture(1), "x.cls": b"-1"}, "sample 'x' has .cls b'-1'"),
+        ({"x.jpg": picture(1), "x.cls.txt": b"1"}, r"sample 'x' has no .cls\n.*1 '.txt' \(such as 'x.cls.txt'\)"),
+    ],
+)
+def test_no_classes_are_explained(
+    folder: Path, files: dict[str, bytes], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was looked for in every sample, and what the first one without has."""
+    (folder / "imagenet1k-train-0003.tar").write_bytes(tar_bytes(files))
+    assert adopt(folder) == 0
+    output = capsys.readouterr().out
+    assert ", 0 classes: " in output
+    assert re.search(reason, output)

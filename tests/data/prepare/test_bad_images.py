@@ -18,7 +18,7 @@ from PIL import Image
 from nepa_scale.data import layout
 from nepa_scale.data.prepare.__main__ import main
 from nepa_scale.data.prepare.class_folders import list_class_folders
-from nepa_scale.data.prepare.pixels import checked
+from nepa_scale.data.prepare.pixels import MaskCount, checked
 from nepa_scale.data.prepare.settings import FolderSettings
 from nepa_scale.data.prepare.writing import write
 from nepa_scale.errors import DataError
@@ -105,7 +105,7 @@ def test_sizes(width: int, height: int, resize: int) -> None:
     buffer = io.BytesIO()
     stored = np.random.default_rng(0).integers(11, size=(height, width), dtype=np.uint8)
     Image.fromarray(stored).save(buffer, "PNG")
-    small, mask = checked(image, buffer.getvalue(), mask_classes=10, resize=resize)
+    small, mask = checked(image, buffer.getvalue(), mask_classes=10, resize=resize, count=MaskCount())
     if min(width, height) <= resize:
         assert (small, mask) == (image, buffer.getvalue())
         return
@@ -122,7 +122,7 @@ def test_masks_of_other_values_are_refused() -> None:
     buffer = io.BytesIO()
     Image.new("L", (22, 18), 11).save(buffer, "PNG")
     with pytest.raises(DataError, match="holds the value 11, but there are 10 classes"):
-        checked(picture(0), buffer.getvalue(), mask_classes=10, resize=None)
+        checked(picture(0), buffer.getvalue(), mask_classes=10, resize=None, count=MaskCount())
 
 
 def test_a_file_that_is_gone_is_never_skipped(class_folders: Path, tmp_path: Path) -> None:

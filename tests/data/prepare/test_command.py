@@ -91,7 +91,7 @@ def test_a_second_run_says_so_and_does_nothing(
         (["verfy", "root=r", "name=n"], "cannot prepare 'verfy'; did you mean 'verify'?"),
         (["adopt", "root=r", "name=n", "source=s"], "unknown key 'source'"),
         (["imagenet", "source=s", "root=r", "name=n"], "ILSVRC2012_img_train.tar' is missing"),
-        (["parquet", "source=s", "root=r", "name=n"], "'s' has no train-*.parquet"),
+        (["parquet", "source=s", "root=r", "name=n"], "'s' is no folder"),
         (["folder", "source=s", "root=r", "name=../n"], "expected the name of a folder"),
         (["folder", "source=s", "root=r", "name=n"], "'s' must hold train/ and validation/"),
         (["ade20k", "source=s", "root=r", "name=n"], "'s' must hold ADE20K's images/training"),

@@ -13,6 +13,7 @@ import pytest
 from archives import link, picture, tar_bytes
 from PIL import Image
 
+from nepa_scale.data import layout
 from nepa_scale.data.prepare.__main__ import main
 from nepa_scale.data.prepare.checksums import sum_of, write_sums
 
@@ -21,6 +22,13 @@ def png(pixels: np.ndarray) -> bytes:
     """Encoded pixels."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def tiff(pixels: np.ndarray) -> bytes:
+    """Encoded pixels of kinds that a PNG cannot have."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "TIFF")
     return buffer.getvalue()
 
 
@@ -113,6 +121,19 @@ CASES = {
     "long name": (lambda files: files.update({"x" * 4000 + ".jpg": b"x"}), "has a name of more than 255 bytes"),
     "pickle": (lambda files: files.update({"s1.pkl": b"x"}), "'s1.pkl' is pickled"),
     "key in two shards": (lambda files: files.update({"s4.jpg": picture(4)}), "train-0.tar and train-1.tar hold 's4'"),
+    "dots in a name": (
+        lambda files: files.update({"x.1.jpg": picture(1), "x.1.cls": b"0"}),
+        "sample 'x': no image (.jpg, .jpeg or .png), only .1.cls, .1.jpg; as in webdataset",
+    ),
+    "webp": (lambda files: files.update({"x.webp": b"x"}), "sample 'x': no image (.jpg, .jpeg or .png), only .webp"),
+    "32 bits a pixel": (
+        lambda files: files.update({"s1.jpg": tiff(np.zeros((18, 22), np.float32))}),
+        "sample 's1': the image has 32 bits a pixel",
+    ),
+    "16-bit mask": (
+        lambda files: files.update({"s1.seg.png": png(np.zeros((18, 22), np.uint16))}),
+        "mask must be an 8-bit one-channel PNG, its mode is I",
+    ),
     "two images": (lambda files: files.update({"s1.png": b"x"}), "sample 's1' has two members 'image'"),
 }
 
@@ -126,6 +147,46 @@ def test_every_fault_of_a_sample_is_named(toy: Path, case: str, capsys: pytest.C
     faults = [line for line in capsys.readouterr().out.splitlines() if "train-0.tar" in line]
     assert any(complaint in line for line in faults), faults
     assert all(len(line) < 400 for line in faults)
+
+
+def test_what_is_not_read_is_remarked(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Members that are no part of a sample are counted by kind, and are no fault."""
+    replace(toy, lambda files: files.update({"s0.json": b"{}", "s1.json": b"{}", "s1.depth.png": b"x", "README": b""}))
+    assert verify(toy) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not read")]
+    for part in ("2 '.json' (such as 's0.json')", "1 '.png' (such as 's1.depth.png')", "1 'without extension'"):
+        assert part in line
+
+
+def test_images_of_16_bits_are_remarked(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are read, with half of their bits: whoever stored 12 of 16 should know."""
+    replace(toy, lambda files: files.update({"s1.jpg": png(np.zeros((18, 22), np.uint16))}))
+    assert verify(toy) == 0
+    assert "1 images have one channel of 16 bits" in capsys.readouterr().out
+
+
+def test_masks_without_any_label_are_a_fault(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A single one is not, but a split of them cannot be trained on or scored."""
+    empty = png(np.zeros((18, 22), np.uint8))
+    replace(toy, lambda files: files.update({"s1.seg.png": empty}))
+    assert verify(toy) == 0
+    files = {name: content for index in (5, 6) for name, content in members(index).items()}
+    (toy / "validation-0.tar").write_bytes(tar_bytes(files | {"s5.seg.png": empty, "s6.seg.png": empty}))
+    sums(toy)
+    capsys.readouterr()
+    assert verify(toy) == 1
+    assert "no pixel of the 2 masks of the validation split is labelled" in capsys.readouterr().out
+
+
+def test_parts_that_names_state_must_be_there(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A list of one shard of three is an incomplete set, whatever wrote it."""
+    (toy / "validation-0.tar").rename(toy / "validation-0-of-3.tar")
+    info = json.loads((toy / "_info.json").read_text())
+    info["splits"]["validation"]["filenames"] = ["validation-0-of-3.tar"]
+    (toy / "_info.json").write_text(json.dumps(info))
+    sums(toy)
+    assert verify(toy) == 1
+    assert "has 1 of 3 files 'validation-*': missing 1, 2" in capsys.readouterr().out
 
 
 def test_all_faults_are_listed_together(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,6 +280,22 @@ def test_ade20k_folders_are_checked_directly(ade_root: Path, capsys: pytest.Capt
         "without a photograph",
     ):
         assert expected in text
+
+
+def test_an_ade20k_folder_without_any_label(ade_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Read directly or prepared, a split in which nothing is labelled is refused."""
+    base = ade_root / "street" / "ADEChallengeData2016"
+    for path in (base / "annotations" / "training").glob("*.png"):
+        Image.new("L", (30, 20), 0).save(path)
+    assert main(["verify", f"root={ade_root}", "name=street", "workers=1"]) == 1
+    assert "no pixel of the 3 masks of the train split is labelled" in capsys.readouterr().out
+    words = [f"source={ade_root / 'street'}", f"root={ade_root}", "name=new", "workers=1"]
+    assert main(["ade20k", *words]) == 2
+    assert "no pixel of the 3 masks of the train split is labelled" in capsys.readouterr().err
+    assert not (ade_root / "new").exists()
+    (line,) = layout.check_contents(ade_root, "street", needs=("mask",))
+    assert "no pixel of 3 masks is labelled" in line
+    assert layout.check_contents(ade_root, "street") == []
 
 
 @pytest.mark.parametrize("kind", ["verify", "adopt", "index"])
