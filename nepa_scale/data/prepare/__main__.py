@@ -15,7 +15,6 @@ from nepa_scale.data.prepare.settings import (
     Settings,
     VerifySettings,
     WritingSettings,
-    kind_of,
 )
 from nepa_scale.data.prepare.words import help_text, parse
 from nepa_scale.data.reporting import reporting
@@ -62,8 +61,11 @@ def run(settings: Settings) -> int:
         from nepa_scale.data.prepare.listing import list_source
         from nepa_scale.data.prepare.writing import write
 
+        listing = list_source(settings)
+        for line in (*listing.remarks, *listing.left_out.lines()):
+            print(line)
         with reporting() as report:
-            written = write(settings, list_source(kind_of(settings), settings.source), report)
+            written = write(settings, listing, report)
         print(_outcome(str(settings.root / settings.name), written))
     return 0
 
