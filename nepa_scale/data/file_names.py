@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
-
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
@@ -16,7 +14,7 @@ _SYSTEM_FOLDERS = frozenset(
 
 def is_image(name: str) -> bool:
     """Whether a file is an image by its extension, in small or capital letters."""
-    return PurePath(name).suffix.lower() in IMAGE_SUFFIXES
+    return name.lower().endswith(tuple(IMAGE_SUFFIXES))
 
 
 def is_clutter(name: str) -> bool:

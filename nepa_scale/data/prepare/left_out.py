@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -28,11 +28,13 @@ class LeftOut:
         A file in a folder from which nothing is read counts by the name of that folder, another by its extension.
         """
         read = set(read)
-        folders = {str(parent) for name in read for parent in PurePosixPath(name).parents}
+        used = {""}
+        for folder in {name.rpartition("/")[0] for name in read}:
+            used.update(_with_parents(folder))
         for name in names:
             if name not in read:
-                outside = [parent.name for parent in PurePosixPath(name).parents if str(parent) not in folders]
-                self.add(in_folders(outside[-1]) if outside else _by_suffix(name), name)
+                outside = [folder for folder in _with_parents(name.rpartition("/")[0]) if folder not in used]
+                self.add(in_folders(outside[-1].rpartition("/")[2]) if outside else _by_suffix(name), name)
 
     def as_json(self) -> dict[str, Any]:
         """By kind: count and example."""
@@ -51,6 +53,13 @@ class LeftOut:
 def in_folders(name: str) -> str:
     """The kind of all files in folders of that name."""
     return f"files in '{name}' folders"
+
+
+def _with_parents(folder: str) -> Iterator[str]:
+    """A folder and those it lies in, but for the source itself."""
+    while folder:
+        yield folder
+        folder = folder.rpartition("/")[0]
 
 
 def _by_suffix(name: str) -> str:

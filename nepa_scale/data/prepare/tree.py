@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,8 +31,16 @@ class Tree:
 
     def folders_in(self, folder: str = "") -> list[str]:
         """The names of the folders directly in ``folder``, sorted."""
-        inside = (name.rpartition("/") for name in self.folders)
-        return sorted(name for parent, _, name in inside if parent == folder)
+        return self._inside.get(folder, [])
+
+    @cached_property
+    def _inside(self) -> dict[str, list[str]]:
+        """The names of folders by the folder they lie in; to be asked for when all are known."""
+        inside: dict[str, list[str]] = {}
+        for folder in sorted(self.folders):
+            parent, _, name = folder.rpartition("/")
+            inside.setdefault(parent, []).append(name)
+        return inside
 
     def files_below(self, folder: str) -> list[str]:
         """The names of all files in ``folder`` at any depth, folder by folder."""
