@@ -194,12 +194,16 @@ def _streaming_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
 
 def _shard_problems(config: RunConfig, tasks: tuple[str, ...], world_size: int) -> list[str]:
     """Problems of dealing shards out; a data set that cannot be used has its own line already."""
-    counts = set()
+    found = {}
     for task in tasks:
         with suppress(DataError):
             info = layout.dataset_info(Path(config.data.root), config.task_config(task).dataset)
-            counts.add(len(info.splits["train"].filenames))
-    problems = (layout.too_few_shards(count, world_size, config.data.num_workers) for count in sorted(counts) if count)
+            found[len(info.splits["train"].filenames)] = info.url is not None
+    problems = (
+        layout.too_few_shards(count, world_size, config.data.num_workers, remote=remote)
+        for count, remote in sorted(found.items())
+        if count
+    )
     return [problem for problem in problems if problem is not None]
 
 
@@ -228,4 +232,5 @@ def _layer_problems(config: RunConfig) -> list[str]:
     depth, named = config.model.depth or ladder.LADDER[config.model.size].depth, config.probe.layers
     if named in LAYER_CHOICES or numbered_blocks(named, depth) is not None:
         return []
-    return [f"probe.layers={named}: give {', '.join(LAYER_CHOICES)} or block numbers from 0 to {depth - 1}, e.g. 0,2"]
+    choices, last = ", ".join(LAYER_CHOICES), depth - 1
+    return [f"probe.layers={named}: give {choices} or block numbers from 0 to {last}, e.g. 0,{last}"]

@@ -6,11 +6,13 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from nepa_scale.config import RunConfig
+from nepa_scale.data.advice import prepare_command
 from nepa_scale.data.device import on_device
 from nepa_scale.data.loader import train_loader
 from nepa_scale.data.streaming import train_stream
@@ -54,6 +56,8 @@ class Feed:
         self._batch_size, self._start = task.section.batch_size, start
         self._num_images = len(task.train_data)
         self._max_bad_fraction = config.data.max_bad_fraction
+        folder = Path(config.data.root) / task.section.dataset
+        self._verify = prepare_command("verify", root=folder.parent, name=folder.name)
         self._accumulation = placement.accumulation
         open_loader = train_stream if config.data.streaming else train_loader
         loader = open_loader(
@@ -93,7 +97,7 @@ class Feed:
         return (
             f"{replaced} images could not be decoded and were replaced, more than the {allowed} that "
             f"data.max_bad_fraction={self._max_bad_fraction:g} allows; "
-            "`python -m nepa_scale.data.prepare verify` lists all of them; the last: "
+            f"`{self._verify}` lists all of them; the last: "
         )
 
     def _count(self, faults: list[str]) -> None:

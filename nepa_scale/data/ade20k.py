@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from nepa_scale.data.file_names import is_clutter, is_image
 from nepa_scale.data.info import DatasetInfo, SplitInfo
 from nepa_scale.data.text import read_text
 from nepa_scale.errors import DataError
@@ -18,7 +19,6 @@ FOLDER_NAME = "ADEChallengeData2016"
 SPLIT_FOLDERS = {"train": "training", "validation": "validation"}
 NUM_MASK_CLASSES = 150
 CLASS_TABLE = "objectInfo150.txt"
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
 
 def base_folder(folder: Path) -> Path | None:
@@ -40,8 +40,7 @@ def mask_of(base: Path, split: str, image: Path) -> Path:
 
 def list_images(folder: Path) -> list[Path]:
     """Return the image files directly in ``folder``, sorted by name, without hidden files."""
-    files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(path for path in files if not path.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if is_image(path.name) and not is_clutter(path.name))
 
 
 def problems(base: Path) -> list[str]:

@@ -21,6 +21,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from nepa_scale.data.advice import prepare_command
 from nepa_scale.data.info import DatasetInfo, SplitInfo
 from nepa_scale.data.pool import cores, start_worker
 from nepa_scale.data.reporting import Report
@@ -202,7 +203,7 @@ def _refreshed_splits(
         found[split], faults = _refreshed(folder, contents, known[split], f"changed shards of {split}", report)
         problems += faults
     if problems:
-        command = f"python -m nepa_scale.data.prepare index root={folder.parent} name={folder.name}"
+        command = prepare_command("index", root=folder.parent, name=folder.name)
         raise DataError("\n".join([*problems, f"if '{folder}' was changed on purpose, re-index it: `{command}`"]))
     return found
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import enum
 import json
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
 from nepa_scale.data import ade20k
+from nepa_scale.data.advice import how_to_prepare, prepare_command
 from nepa_scale.data.embedded import DEFAULT_ROOT, EMBEDDED_NAME, embedded_info
 from nepa_scale.data.info import INFO_NAME, SPLITS, DatasetInfo, parse_info
 from nepa_scale.data.reporting import Report
@@ -23,7 +25,6 @@ class Layout(enum.Enum):
 
     SHARDS = "shards"
     ADE20K = "ade20k"
-    CLASS_FOLDERS = "class folders"
     UNKNOWN = "unknown"
 
 
@@ -33,9 +34,6 @@ def find_layout(folder: Path) -> Layout:
         return Layout.SHARDS
     if ade20k.base_folder(folder):
         return Layout.ADE20K
-    train = folder / "train"
-    if train.is_dir() and any(child.is_dir() for child in train.iterdir()):
-        return Layout.CLASS_FOLDERS
     return Layout.UNKNOWN
 
 
@@ -56,10 +54,9 @@ def check_dataset(root: Path, name: str, *, needs: Collection[Need] = ()) -> lis
     if problem := _absent(root, name):
         return [problem]
     layout = find_layout(folder)
-    if layout is Layout.CLASS_FOLDERS:
-        return [_prepare_first(root, name)]
     if layout is Layout.UNKNOWN:
-        return [f"'{folder}' is no data set: it has neither {INFO_NAME} with shards nor ADE20K's images/training"]
+        unknown = f"'{folder}' is no data set: it has neither {INFO_NAME} with shards nor ADE20K's images/training"
+        return [_prepare_first(root, name) or unknown]
     problems = ade20k.problems(_ade_base(folder)) if layout is Layout.ADE20K else []
     try:
         info = dataset_info(root, name)
@@ -93,25 +90,27 @@ def check_contents(root: Path, name: str, *, needs: Collection[Need] = (), repor
 
 def access_problems(root: Path, name: str, *, streaming: bool, allow_remote: bool) -> list[str]:
     """Return why the data set ``root/name`` cannot be read in the way that the settings of ``data`` ask for."""
-    info = dataset_info(root, name)
-    if info.url is not None and not allow_remote:
-        return [f"the shards of '{name}' lie at {info.url}: reading them needs data.allow_remote=true"]
-    if info.url is not None and not streaming:
-        return [f"the shards of '{name}' lie at {info.url}: they can only be read with data.streaming=true"]
+    url = dataset_info(root, name).url
+    if url is not None:
+        needed = {
+            f"the shards of '{name}' lie at {url}: reading them needs data.allow_remote=true": allow_remote,
+            f"the shards of '{name}' lie at {url}: they can only be read with data.streaming=true": streaming,
+        }
+        return [line for line, given in needed.items() if not given]
     if streaming and find_layout(root / name) is Layout.ADE20K:
-        return [
-            f"data.streaming=true reads shards, and '{root / name}' is ADE20K's folder: prepare it, or read it by index"
-        ]
+        return [f"data.streaming=true reads shards only: give data.streaming=false; {_prepare_first(root, name)}"]
     return []
 
 
-def too_few_shards(num_shards: int, world_size: int, num_workers: int) -> str | None:
-    """Why these processes cannot share the shards, if they cannot."""
+def too_few_shards(num_shards: int, world_size: int, num_workers: int, *, remote: bool) -> str | None:
+    """Why these processes cannot share the shards, if they cannot, and what would help."""
     if num_shards >= world_size * max(1, num_workers):
         return None
+    remedies = [] if num_shards < world_size else [f"give data.num_workers={num_shards // world_size}"]
+    remedies += ["use fewer devices, or make smaller shards"] if remote else ["give data.streaming=false"]
     return (
         f"data.streaming=true needs a shard for each of {world_size} devices x {max(1, num_workers)} workers, but "
-        f"there are {num_shards} training shards: lower data.num_workers, or set data.streaming=false"
+        f"there are {num_shards} training shards: {', or '.join(remedies)}"
     )
 
 
@@ -128,7 +127,7 @@ def dataset_info(root: Path, name: str) -> DatasetInfo:
     try:
         return parse_info(read_json(path), name)
     except FileNotFoundError:
-        raise DataError(f"'{path}' is missing: it lists the shards of '{name}' and how many samples each has") from None
+        raise DataError(_without_info(root, name)) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"'{path}' is not valid JSON: {error}") from None
     except OSError as error:
@@ -165,8 +164,10 @@ def _absent(root: Path, name: str) -> str | None:
     if name and (root / name).is_dir():
         return None
     if name == EMBEDDED_NAME:
-        command = f"python -m nepa_scale.data.prepare {EMBEDDED_NAME} root={root}"
+        command = prepare_command(EMBEDDED_NAME, root=root)
         return f"'{root / name}' does not exist: write it with `{command}`"
+    if name != Path(name).name:
+        return f"'{root / name}' is not a folder"
     names = _available(root)
     if not names:
         return f"data root '{root}' {'holds no data sets' if root.is_dir() else 'is not a folder'}"
@@ -180,9 +181,24 @@ def _available(root: Path) -> list[str]:
     return sorted(present | ({EMBEDDED_NAME} if root == Path(DEFAULT_ROOT) else set()))
 
 
-def _prepare_first(root: Path, name: str) -> str:
-    command = f"python -m nepa_scale.data.prepare folder source={root / name} root={root} name={name}-shards"
-    return f"'{root / name}' holds class folders: prepare it with `{command}`, then use '{name}-shards'"
+def _prepare_first(root: Path, name: str) -> str | None:
+    """The line that says how to make a data set of ``root/name``, if it is the source of one."""
+    advised = how_to_prepare(root / name, root)
+    if advised is None:
+        return None
+    command, new_name = advised
+    return f"'{root / name}' is not prepared yet: run `{command}`, then use data={shlex.quote(new_name)}"
+
+
+def _without_info(root: Path, name: str) -> str:
+    """The line that says how to get a missing ``_info.json``."""
+    folder = root / name
+    missing = f"'{folder / INFO_NAME}' is missing: it lists the shards of '{name}' and how many samples each has"
+    if advised := _prepare_first(root, name):
+        return advised
+    if next(folder.glob("*.tar"), None):
+        return f"{missing}; write it with `{prepare_command('adopt', root=folder.parent, name=folder.name)}`"
+    return missing
 
 
 def _ade_base(folder: Path) -> Path:

@@ -62,6 +62,7 @@ class StreamSource:
         self.mask_classes = len(info.mask_class_names)
         # absolute, or webdataset could take the beginning of a path for the scheme of a URL
         base = str(folder.resolve()) if info.url is None else info.url.rstrip("/")
+        self.is_remote = info.url is not None
         self.shards = [f"{base}/{filename}" for filename in contents.filenames]
         self.lengths = contents.shard_lengths
         self._told = torch.zeros(_KINDS, dtype=torch.bool).share_memory_()  # by all processes that load from this

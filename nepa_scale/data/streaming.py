@@ -46,7 +46,7 @@ def train_stream(
     stream that starts there goes on as one that came there. Images that cannot be decoded are replaced.
     """
     source = _source(dataset)
-    if problem := too_few_shards(len(source.shards), world_size, num_workers):
+    if problem := too_few_shards(len(source.shards), world_size, num_workers, remote=source.is_remote):
         raise DataError(problem)
     accumulation = accumulation_steps(batch_size, micro_batch_size, world_size)
     stream = _Training(

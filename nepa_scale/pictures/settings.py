@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from nepa_scale import checks, overrides, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.data import layout
-from nepa_scale.data.ade20k import IMAGE_SUFFIXES
+from nepa_scale.data.file_names import IMAGE_SUFFIXES, is_clutter, is_image
 from nepa_scale.errors import ConfigError, nearest
 from nepa_scale.files import file_in_the_way
 from nepa_scale.layers import numbered_blocks
@@ -148,9 +148,11 @@ def _layers(named: str, depth: int, problems: list[str]) -> tuple[int, ...]:
 
 
 def _image_files(folder: Path, problems: list[str]) -> tuple[Path, ...]:
-    """The image files in ``folder`` and below, by path."""
+    """The image files in ``folder`` and below, by path, without hidden ones and those in folders of systems."""
     found = tuple(
-        sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+        path
+        for path in sorted(folder.rglob("*"))
+        if is_image(path.name) and path.is_file() and not any(map(is_clutter, path.relative_to(folder).parts))
     )
     if not folder.is_dir():
         problems.append(f"images={folder}: {'is a file' if folder.exists() else 'does not exist'}; name a folder")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -79,12 +80,12 @@ def test_a_misspelt_name_gets_the_nearest(write_shards) -> None:
 def test_class_folders_name_a_command_that_prepares_them(class_folders: Path) -> None:
     """The command in the line is one that the prepare command accepts as it stands."""
     (problem,) = check_dataset(class_folders.parent, "photographs")
-    command = problem.split("`")[1].split()
+    command = shlex.split(problem.split("`")[1])
     assert command[:3] == ["python", "-m", "nepa_scale.data.prepare"]
     settings = parse(command[3:])
     assert isinstance(settings, FolderSettings)
     assert (settings.source, settings.root) == (class_folders, class_folders.parent)
-    assert f"use '{settings.name}'" in problem
+    assert problem.endswith(f"use data={settings.name}")
 
 
 def test_an_unknown_folder_says_what_was_expected(tmp_path: Path) -> None:

@@ -375,7 +375,7 @@ def test_sample_without_an_image_is_an_error(write_shards) -> None:
 
 def test_fewer_shards_than_readers_are_refused(root: Path) -> None:
     """The line names the numbers and the remedy, from the checks before a run and from the stream itself."""
-    expected = "a shard for each of 3 devices x 3 workers, but there are 8 training shards: lower data.num_workers"
+    expected = "a shard for each of 3 devices x 3 workers, but there are 8 training shards: give data.num_workers=2"
     with pytest.raises(DataError, match=expected):
         read(root, batch_size=3, micro_batch_size=1, world_size=3, num_workers=3)
     from nepa_scale import checks
@@ -430,6 +430,7 @@ def test_remote_shards_need_both_settings(root: Path) -> None:
     (problem,) = layout.access_problems(root, "remote", **allowed, streaming=False)
     assert problem.endswith("can only be read with data.streaming=true")
     assert layout.access_problems(root, "remote", **allowed, **streamed) == []
+    assert len(layout.access_problems(root, "remote", streaming=False, allow_remote=False)) == 2
     assert layout.check_dataset(root, "remote", needs={"label", "mask"}) == []
     assert layout.check_contents(root, "remote") == []
     with pytest.raises(DataError, match=r"data\.allow_remote=true"):

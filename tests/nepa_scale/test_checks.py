@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -210,3 +211,41 @@ def test_embedded_data_is_made_only_in_its_own_place(tmp_path: Path, monkeypatch
     elsewhere = parse(["data.root=elsewhere"])
     assert not checks.is_made_on_demand(elsewhere, "pretrain")
     assert len(checks.check_data(elsewhere, TASKS)) == 1
+
+
+@pytest.mark.parametrize("depth", [1, 2, 6])
+def test_blocks_given_as_an_example_exist(depth: int) -> None:
+    """What the complaint about layers gives as an example is accepted, however shallow the model is."""
+    config = with_value("probe.layers", "first")
+    config.model.depth = depth
+    [problem] = checks.check_values(config, TASKS)
+    config.probe.layers = problem.rpartition("e.g. ")[2]
+    assert checks.check_values(config, TASKS) == []
+
+
+@given(batch=st.integers(1, 200), world=st.integers(1, 12), micro=st.integers(1, 40))
+def test_the_nearest_batches_divide(batch: int, world: int, micro: int) -> None:
+    """The advised batch size divides over the devices, and then the advised micro-batch divides it."""
+    config = with_value("pretrain.batch_size", batch)
+    config.micro_batch_size = micro
+    for key, section in {"pretrain.batch_size": config.pretrain, "micro_batch_size": config}.items():
+        problems = checks.check_batches(config, ("pretrain",), world)
+        if problems and problems[0].startswith(f"{key}="):
+            setattr(section, key.rpartition(".")[2], int(problems[0].rpartition(": ")[2]))
+    assert checks.check_batches(config, ("pretrain",), world) == []
+
+
+@given(width=st.integers(1, 60).map(lambda n: 4 * n), heads=st.integers(1, 40), size=st.integers(1, 100))
+def test_the_nearest_heads_and_image_sizes_fit(width: int, heads: int, size: int) -> None:
+    """The advised number of heads and image size are accepted."""
+    config = with_value("model.embed_dim", width)
+    config.model.num_heads, config.pretrain.image_size = heads, size
+    for _ in range(2):
+        for problem in checks.check_values(config, ("pretrain",)):
+            number = re.findall(r"(?:fits: |use )(\d+)", problem)
+            if number and "model.num_heads=" in problem:
+                config.model.num_heads = int(number[0])
+            elif number:
+                config.pretrain.image_size = int(number[0])
+    problems = checks.check_values(config, ("pretrain",))
+    assert [line for line in problems if "num_heads" in line or "patch" in line] == []

@@ -59,8 +59,11 @@ def run(settings: Settings) -> int:
         from nepa_scale.data.prepare.listing import list_source
         from nepa_scale.data.prepare.writing import write
 
+        listing = list_source(settings)
+        for line in (*listing.remarks, *listing.left_out.lines()):
+            print(line)
         with reporting() as report:
-            written = write(settings, list_source(settings), report)
+            written = write(settings, listing, report)
         print(_outcome(str(settings.root / settings.name), written))
     return 0
 

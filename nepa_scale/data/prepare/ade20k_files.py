@@ -2,69 +2,61 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from nepa_scale.data import ade20k
-from nepa_scale.data.prepare.class_folders import whole_file
-from nepa_scale.data.prepare.reading import Reader
-from nepa_scale.data.prepare.references import Item, Listing, Reference
-from nepa_scale.data.prepare.zip_files import list_zip
+from nepa_scale.data.file_names import is_image
+from nepa_scale.data.prepare.references import Item, Listing
+from nepa_scale.data.prepare.tree import Tree, read_tree
 from nepa_scale.data.shard_index import LONGEST_KEY
-from nepa_scale.data.text import decode_text
 from nepa_scale.errors import DataError
 
 ZIP_NAME = f"{ade20k.FOLDER_NAME}.zip"
-_WANTED = re.compile(
-    rf"(?:{ade20k.FOLDER_NAME}/)?"
-    r"((?:(images|annotations)/(training|validation)/([^/\0\n]+)\.(jpg|jpeg|png))|objectInfo150\.txt)",
-    re.IGNORECASE,
-)
-
-Files = Mapping[str, Reference]  # by the name inside the layout, such as "images/training/ADE_train_00000001.jpg"
+_TRAINING = "images/training"
 
 
 def list_ade20k(source: Path) -> Listing:
     """List a folder or a zip file in ADE20K's layout. Raises ``DataError`` with every problem, one per line."""
-    base = ade20k.base_folder(source)
-    if base:
-        files = _folder_files(base)
-    else:
-        archive = source / ZIP_NAME if (source / ZIP_NAME).is_file() else source
-        if not archive.is_file():
-            raise DataError(f"'{source}' must hold ADE20K's images/training and annotations/training, or be its zip")
-        base, files = archive, _zip_files(archive)
+    archive = source / ZIP_NAME
+    tree = read_tree(archive if archive.is_file() and not ade20k.base_folder(source) else source)
+    if _TRAINING not in tree.folders and f"{ade20k.FOLDER_NAME}/{_TRAINING}" in tree.folders:
+        tree = tree.below(ade20k.FOLDER_NAME)
+    if _TRAINING not in tree.folders:
+        raise DataError(f"'{source}' must hold ADE20K's images/training and annotations/training, or be its zip")
     problems: list[str] = []
-    splits = {split: _paired(base, files, folder, problems) for split, folder in ade20k.SPLIT_FOLDERS.items()}
+    pairs = {split: _paired(tree, folder, problems) for split, folder in ade20k.SPLIT_FOLDERS.items()}
     if problems:
         raise DataError("\n".join(problems))
-    return Listing(splits, mask_class_names=_class_names(files))
+    class_names = _class_names(tree)
+    tree.read(name for found in pairs.values() for pair in found.values() for name in pair)
+    splits = {
+        split: [Item(stem, tree.reference(image), mask=tree.reference(mask)) for stem, (image, mask) in found.items()]
+        for split, found in pairs.items()
+    }
+    return Listing(splits, mask_class_names=class_names, left_out=tree.left_out)
 
 
-def _folder_files(base: Path) -> Files:
-    folders = [base / kind / split for kind in ("images", "annotations") for split in ade20k.SPLIT_FOLDERS.values()]
-    paths = [path for folder in folders if folder.is_dir() for path in ade20k.list_images(folder)]
-    table = base / ade20k.CLASS_TABLE
-    spans = [whole_file(path, base) for path in [*paths, *([table] if table.is_file() else [])]]
-    return {span.name: span for span in spans}
+def unread(base: Path) -> list[str]:
+    """A line for each kind of file that is passed over where the folder is read directly, without being prepared."""
+    tree = read_tree(base)
+    images = [(split, image) for split in ade20k.SPLIT_FOLDERS for image in ade20k.images(base, split)]
+    masks = [ade20k.mask_of(base, split, image) for split, image in images]
+    read = [base / ade20k.CLASS_TABLE, *(image for _, image in images), *masks]
+    tree.read(path.relative_to(base).as_posix() for path in read)
+    return tree.left_out.lines()
 
 
-def _zip_files(archive: Path) -> Files:
-    matches = [(_WANTED.fullmatch(entry.name), entry) for entry in list_zip(archive)]
-    return {match[1]: entry for match, entry in matches if match}
-
-
-def _paired(base: Path, files: Files, folder: str, problems: list[str]) -> list[Item]:
-    prefix = f"images/{folder}/"
-    images = sorted(name for name in files if name.startswith(prefix))
-    masks = {name for name in files if name.startswith(f"annotations/{folder}/")}
+def _paired(tree: Tree, folder: str, problems: list[str]) -> dict[str, tuple[str, str]]:
+    """The names of photographs and their masks, by what they have in common."""
+    prefix, base = f"images/{folder}/", tree.source
+    images = [name for name in tree.files_in(f"images/{folder}") if is_image(name)]
+    masks = set(tree.files_in(f"annotations/{folder}"))
     if not images:
         problems.append(f"'{base / 'images' / folder}' has no images")
     elif not masks:
         problems.append(f"'{base / 'annotations' / folder}' is missing: the masks of {len(images)} images")
-        return []
-    items: dict[str, Item] = {}
+        return {}
+    pairs: dict[str, tuple[str, str]] = {}
     for name in images:
         stem = name.removeprefix(prefix).rpartition(".")[0]
         mask = f"annotations/{folder}/{stem}.png"
@@ -72,17 +64,16 @@ def _paired(base: Path, files: Files, folder: str, problems: list[str]) -> list[
             problems.append(f"'{base / name}': a dot inside the name would be taken for the start of its extension")
         elif len(stem.encode("utf-8", "surrogateescape")) > LONGEST_KEY or not stem.isprintable():
             problems.append(f"{name!r:.80}… in '{base}': a name of up to {LONGEST_KEY} printable bytes is expected")
-        elif stem in items:
-            problems.append(f"'{base / name}' and '{items[stem].image.name}' would share one mask: keep one of them")
-        elif mask not in files:
+        elif stem in pairs:
+            problems.append(f"'{base / name}' and '{pairs[stem][0]}' would share one mask: keep one of them")
+        elif mask not in masks:
             problems.append(f"'{base / name}' has no mask '{stem}.png'")
         else:
-            items[stem] = Item(stem, files[name], mask=files[mask])
-    return list(items.values())
+            pairs[stem] = name, mask
+    return pairs
 
 
-def _class_names(files: Files) -> tuple[str, ...]:
-    if ade20k.CLASS_TABLE not in files:
+def _class_names(tree: Tree) -> tuple[str, ...]:
+    if ade20k.CLASS_TABLE not in tree.files:
         return ade20k.numbers_as_names()
-    with Reader() as reader:
-        return ade20k.parse_class_names(decode_text(reader.read(files[ade20k.CLASS_TABLE])), ade20k.CLASS_TABLE)
+    return ade20k.parse_class_names(tree.text(ade20k.CLASS_TABLE), ade20k.CLASS_TABLE)

@@ -1,76 +1,177 @@
-"""Class folders ``train/<class>/`` and ``{val,validation}/<class>/`` as a source."""
+"""Class folders ``train/<class>/`` and ``validation/<class>/`` as a source, in a folder or a zip file."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from nepa_scale.data.ade20k import IMAGE_SUFFIXES
-from nepa_scale.data.prepare.mixing import mixed
-from nepa_scale.data.prepare.references import Listing, Reference, Span, numbered
-from nepa_scale.errors import DataError
+from nepa_scale.data.file_names import is_image
+from nepa_scale.data.prepare.held_out import held_out
+from nepa_scale.data.prepare.labelled import Labelled, labelled_listing
+from nepa_scale.data.prepare.references import Listing
+from nepa_scale.data.prepare.tree import Tree, read_tree
+from nepa_scale.errors import DataError, nearest, shortened
 
-Labelled = list[tuple[Reference, int]]
+TRAIN_NAMES = ("train", "training")
+VALIDATION_NAMES = ("validation", "val", "valid")
+_WANTED = "must hold train/ and validation/ (or val/, valid/), each with class folders"
 
 
-def list_class_folders(source: Path) -> Listing:
-    """List ``source/train/<class>/`` and ``source/{validation,val}/<class>/``, images at any depth.
+def list_class_folders(source: Path, val_fraction: float | None = None) -> Listing:
+    """List ``train/<class>/`` and ``validation/<class>/`` in ``source``, images at any depth.
 
-    Classes are numbered in the order of their names. Raises ``DataError`` with every problem, one per line.
+    Classes are numbered in the order of their names. With ``val_fraction`` that part of the training images becomes
+    the validation split; the class folders may then lie in ``source`` itself. Raises ``DataError`` with every problem,
+    one per line.
     """
-    folders = {"train": source / "train", "validation": _validation_folder(source)}
-    if not all(folder.is_dir() for folder in folders.values()):
-        raise DataError(f"'{source}' must hold train/ and validation/ (or val/), each with class folders")
-    classes = _class_names(folders["train"])
-    images = {split: _labelled_images(folder, classes) for split, folder in folders.items()}
-    if problems := _problems(folders, classes, images):
-        raise DataError("\n".join(problems))
-    images["train"] = mixed(images["train"])
-    return Listing({split: numbered(split, found) for split, found in images.items()}, class_names=classes)
+    return list_class_tree(read_tree(source), val_fraction)
 
 
-def whole_file(entry: os.DirEntry[str] | Path, source: Path) -> Span:
-    """Refer to all bytes of a file."""
-    path = os.fspath(entry)
-    return Span(path, 0, entry.stat().st_size, os.path.relpath(path, source))
+def list_class_tree(tree: Tree, val_fraction: float | None = None) -> Listing:
+    """List class folders in a tree that was read. Raises as ``list_class_folders`` does."""
+    tree = tree.below(_root(tree))
+    train, validation = split_folder(tree, TRAIN_NAMES), split_folder(tree, VALIDATION_NAMES)
+    if val_fraction is None:
+        return _list_splits(tree, train, validation)
+    if validation is not None:
+        raise DataError(
+            f"val_fraction={val_fraction:g} takes validation images out of the training images, but "
+            f"'{tree.path(validation)}' is there: leave val_fraction out to use it, or move it away"
+        )
+    return _list_divided(tree, train or "", val_fraction)
 
 
-def _validation_folder(source: Path) -> Path:
-    return source / "val" if (source / "val").is_dir() else source / "validation"
+def split_folder(tree: Tree, names: Collection[str]) -> str | None:
+    """The folder of a split, in small or capital letters. Raises ``DataError`` naming both if there are two."""
+    found = [name for name in tree.folders_in() if name.lower() in names and tree.folders_in(name)]
+    if len(found) > 1:
+        both = " and ".join(f"'{tree.path(name)}'" for name in found)
+        raise DataError(f"{both} could both be meant: move all but one away")
+    return found[0] if found else None
 
 
-def _problems(folders: Mapping[str, Path], classes: list[str], images: Mapping[str, Labelled]) -> list[str]:
-    used = {label for _, label in images["train"]}
-    problems = [f"'{folders['train'] / name}' has no images" for label, name in enumerate(classes) if label not in used]
-    if not classes:
-        problems.append(f"'{folders['train']}' has no class folders")
-    unknown = sorted(set(_class_names(folders["validation"])) - set(classes))
-    problems += [f"'{folders['validation'] / name}' is a class that '{folders['train']}' lacks" for name in unknown]
-    if not images["validation"]:
-        problems.append(f"'{folders['validation']}' has no images in class folders")
-    return problems
+def in_class_folders(tree: Tree, folder: str) -> Labelled:
+    """The images below the class folders in ``folder``, each with the name of its class folder."""
+    start = len(folder) + 1 if folder else 0
+    names = (name for name in tree.files_below(folder) if is_image(name))
+    return [(name, name[start:].partition("/")[0]) for name in names if "/" in name[start:]]
 
 
-def _class_names(folder: Path) -> list[str]:
-    return sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-
-
-def _labelled_images(folder: Path, classes: list[str]) -> Labelled:
-    return [
-        (whole_file(entry, folder.parent), label)
-        for label, name in enumerate(classes)
-        for entry in sorted(_images_below(folder / name), key=lambda entry: Path(entry.path))
+def class_folder_problems(tree: Tree, folder: str, images: Labelled) -> list[str]:
+    """Class folders that have no images, or names that look the same."""
+    classes, used = tree.folders_in(folder), {name for _, name in images}
+    where = tree.path(folder)
+    problems = [f"'{where / name}' has no images" for name in classes if name not in used]
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+    problems += [
+        f"'{where}' has class folders whose names look the same: {' and '.join(map(ascii, names))}"
+        for names in alike.values()
+        if len(names) > 1
     ]
+    return problems if classes else [f"'{where}' has no class folders"]
 
 
-def _images_below(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Images at any depth; links to folders are not followed, so there are no circles."""
-    if not folder.is_dir():
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _images_below(Path(entry.path))
-            elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith("."):
-                yield entry
+def _root(tree: Tree) -> str:
+    """The folder that holds the splits: the source, or the only one in it that does."""
+    holders = [folder for folder in ("", *tree.folders_in()) if _holds_training(tree, folder)]
+    if "" in holders:
+        return ""
+    if len(holders) > 1:
+        found = " and ".join(f"'{tree.path(folder)}'" for folder in holders)
+        raise DataError(f"{found} both hold a data set: give one of them as source=")
+    return holders[0] if holders else _innermost(tree)
+
+
+def _holds_training(tree: Tree, folder: str) -> bool:
+    inside = (name for name in tree.folders_in(folder) if name.lower() in TRAIN_NAMES)
+    return any(tree.folders_in(_inside(folder, name)) for name in inside)
+
+
+def _innermost(tree: Tree) -> str:
+    """Go down while there is one folder that holds folders, as in a zip file of a folder of class folders."""
+    folder = ""
+    while len(inside := tree.folders_in(folder)) == 1 and tree.folders_in(deeper := _inside(folder, inside[0])):
+        folder = deeper
+    return folder
+
+
+def _inside(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _list_splits(tree: Tree, train: str | None, validation: str | None) -> Listing:
+    if train is None or validation is None:
+        raise DataError(_missing_split(tree, train))
+    images = {"train": in_class_folders(tree, train), "validation": in_class_folders(tree, validation)}
+    classes = tree.folders_in(train)
+    images["validation"] = _under_the_names_of(classes, images["validation"])
+    problems = class_folder_problems(tree, train, images["train"])
+    unknown = sorted({name for _, name in images["validation"]} - set(classes))
+    problems += [
+        f"'{tree.path(f'{validation}/{name}')}' is a class that '{tree.path(train)}' lacks{nearest(name, classes)}"
+        for name in unknown
+    ]
+    if not images["validation"]:
+        problems.append(f"'{tree.path(validation)}' has no images in class folders")
+    return labelled_listing(tree, classes, images, problems, _remarks(train, classes, images))
+
+
+def _list_divided(tree: Tree, train: str, fraction: float) -> Listing:
+    images = in_class_folders(tree, train)
+    classes = tree.folders_in(train)
+    problems = class_folder_problems(tree, train, images)
+    if len(classes) == 1:
+        problems.append(f"'{tree.path(train)}' has a single class folder, '{classes[0]}': is source= one too high?")
+    ranks = {name: rank for rank, name in enumerate(classes)}
+    chosen = held_out([ranks[name] for _, name in images], fraction)
+    divided = {
+        "train": [image for index, image in enumerate(images) if index not in chosen],
+        "validation": [image for index, image in enumerate(images) if index in chosen],
+    }
+    if not chosen and not problems:
+        problems.append(f"'{tree.path(train)}' has too few images to take validation images out of them")
+    remarks = [
+        f"validation: {len(chosen):,} of {len(images):,} images, val_fraction={fraction:g} of each class",
+        *_remarks(train, classes, divided),
+    ]
+    return labelled_listing(tree, classes, divided, problems, remarks)
+
+
+def _missing_split(tree: Tree, train: str | None) -> str:
+    inside = [f"{name}/" for name in tree.folders_in()]
+    there = f" (there are: {shortened(inside)})" if inside else ""
+    problems = [f"'{tree.source}' {_WANTED}{there}"]
+    flat = [name for name in tree.folders_in() if name.lower() in (*TRAIN_NAMES, *VALIDATION_NAMES)]
+    for name in flat:
+        images = [file for file in tree.files_in(name) if is_image(file)]
+        if images and not tree.folders_in(name):
+            problems.append(f"'{tree.path(name)}' has no class folders, but {len(images):,} images in itself")
+    if len(problems) == 1:
+        what = "class folders without splits" if train is None else "a set without validation images"
+        problems[0] += f"; for {what} give val_fraction=0.1, which takes them out of the training images"
+    return "\n".join(problems)
+
+
+def _under_the_names_of(classes: Sequence[str], images: Labelled) -> Labelled:
+    """Name classes as the training folders are named, where the same letters are stored in another Unicode form."""
+    names = {unicodedata.normalize("NFC", name): name for name in classes}
+    return [(path, names.get(unicodedata.normalize("NFC", name), name)) for path, name in images]
+
+
+def _remarks(train: str, classes: Sequence[str], images: dict[str, Labelled]) -> list[str]:
+    """What may not be as it was meant."""
+    remarks = []
+    depth = 2 if train else 1  # of the names of images that lie directly in a class folder
+    deeper = [name for found in images.values() for name, _ in found if name.count("/") > depth]
+    if deeper:
+        remarks.append(
+            f"{len(deeper):,} images in folders inside class folders belong to the outer one's class, such as "
+            f"{deeper[0]!r}"
+        )
+    absent = sorted(set(classes) - {name for _, name in images["validation"]})
+    if absent:
+        remarks.append(f"{len(absent)} of {len(classes)} classes have no validation images: {shortened(absent)}")
+    return remarks

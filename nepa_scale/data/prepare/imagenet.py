@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from nepa_scale.data.prepare.class_folders import list_class_folders
+from nepa_scale.data.prepare.class_folders import TRAIN_NAMES, list_class_tree, split_folder
 from nepa_scale.data.prepare.devkit import KIT, read_devkit
+from nepa_scale.data.prepare.kaggle_imagenet import IMAGES, list_kaggle_imagenet
+from nepa_scale.data.prepare.left_out import LeftOut
 from nepa_scale.data.prepare.mixing import mixed
 from nepa_scale.data.prepare.references import Item, Listing, Span
 from nepa_scale.data.prepare.tar_walk import is_plain, walk
+from nepa_scale.data.prepare.tree import Tree, read_tree
 from nepa_scale.errors import DataError, shortened
 
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -19,20 +22,36 @@ _VALIDATION_IMAGE = re.compile(r"(?:val/)?(ILSVRC2012_val_(\d{8}))\.JPEG")
 
 
 def list_imagenet(source: Path) -> Listing:
-    """List the archives in ``source``, or the class folders train/ and val/ that were made from them.
+    """List the archives in ``source``, Kaggle's tree, or the class folders train/ and val/ made from the archives.
 
     A class's number is the rank of its wnid. Raises ``DataError`` with what is missing or not as published.
     """
-    missing = [name for name in (TRAIN, VALIDATION, KIT) if not (source / name).is_file()]
-    if len(missing) == 3 and (source / "train").is_dir():
-        return list_class_folders(source)
+    archives = (TRAIN, VALIDATION, KIT)
+    missing = [name for name in archives if not (source / name).is_file()]
+    if len(missing) == len(archives) and source.exists():
+        return _list_extracted(read_tree(source), missing)
     if missing:
-        raise DataError("\n".join(f"'{source / name}' is missing" for name in missing))
+        raise DataError(_complaint(source, missing))
     kit = read_devkit(source / KIT)
     ranks = {wnid: rank for rank, wnid in enumerate(kit.classes)}
     train = mixed(_train_items(source / TRAIN, ranks))
     validation = _validation_items(source / VALIDATION, [ranks[wnid] for wnid in kit.validation])
-    return Listing({"train": train, "validation": validation}, class_names=kit.classes)
+    left_out = LeftOut()
+    left_out.add_unread(sorted(path.name for path in source.iterdir()), archives)
+    return Listing({"train": train, "validation": validation}, class_names=kit.classes, left_out=left_out)
+
+
+def _list_extracted(tree: Tree, missing: list[str]) -> Listing:
+    holders = [folder for folder in ("", *tree.folders_in()) if f"{folder}/{IMAGES}".lstrip("/") in tree.folders]
+    if holders:
+        return list_kaggle_imagenet(tree.below(holders[0]))
+    if split_folder(tree, TRAIN_NAMES):
+        return list_class_tree(tree)
+    raise DataError(_complaint(tree.source, missing))
+
+
+def _complaint(source: Path, missing: list[str]) -> str:
+    return "\n".join(f"'{source / name}' is missing" for name in missing)
 
 
 def _train_items(path: Path, ranks: dict[str, int]) -> list[Item]:

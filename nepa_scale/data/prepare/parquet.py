@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale.data.info import MAX_CLASSES, SPLITS
+from nepa_scale.data.prepare.left_out import LeftOut
 from nepa_scale.data.prepare.mixing import mixed
 from nepa_scale.data.prepare.parquet_columns import Columns, choose_columns, class_names
 from nepa_scale.data.prepare.parts import gaps, part_problems, splits_of, states_part
 from nepa_scale.data.prepare.references import Listing, ParquetColumn, ParquetRow, Reference, numbered
 from nepa_scale.errors import DataError, shortened
-from nepa_scale.progress import logger
 
 RowGroup = list[tuple[Reference, int]]
 Choose = Callable[[Path, Any], Columns]
@@ -24,7 +24,8 @@ def list_parquet(source: Path, image_column: str | None = None, label_column: st
     The row groups of the training split are mixed, the rows inside stay in order, so that each row group is read once
     and in pieces. Raises ``DataError`` with every problem, one per line.
     """
-    files, problems = _files_by_split(source)
+    left_out = LeftOut()
+    files, problems = _files_by_split(source, left_out)
     if problems:
         raise DataError("\n".join(problems))
     chosen: list[Columns] = []
@@ -50,10 +51,10 @@ def list_parquet(source: Path, image_column: str | None = None, label_column: st
     largest = max(label for found in groups.values() for group in found for _, label in group)
     groups["train"] = mixed(groups["train"])
     splits = {split: numbered(split, [row for group in found for row in group]) for split, found in groups.items()}
-    return Listing(splits, class_names=names.pop() or [str(number) for number in range(largest + 1)])
+    return Listing(splits, class_names=names.pop() or [str(number) for number in range(largest + 1)], left_out=left_out)
 
 
-def _files_by_split(source: Path) -> tuple[dict[str, list[Path]], list[str]]:
+def _files_by_split(source: Path, left_out: LeftOut) -> tuple[dict[str, list[Path]], list[str]]:
     """The files of each split, told by their names or else by their folders', and what keeps them from being read."""
     if not source.is_dir():
         return {}, [f"'{source}' is no folder"]
@@ -73,8 +74,7 @@ def _files_by_split(source: Path) -> tuple[dict[str, list[Path]], list[str]]:
     problems = [f"'{source}' has no {split} files, by their names{seen}" for split in SPLITS if not files[split]]
     for split, paths in files.items():
         problems += _split_problems(source, split, paths)
-    if others and not problems:
-        logger.warning("not read: %d files of neither split: %s", len(others), shortened(map(str, others)))
+    left_out.add_unread(map(str, others), ())
     return files, problems
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from nepa_scale.data.prepare.left_out import LeftOut
 
 
 class Span(NamedTuple):
@@ -66,6 +68,8 @@ class Listing:
     splits: dict[str, list[Item]]
     class_names: Sequence[str] = ()
     mask_class_names: Sequence[str] = ()
+    left_out: LeftOut = field(default_factory=LeftOut)
+    remarks: Sequence[str] = ()  # what else the user is told
 
     def fingerprint(self) -> str:
         """A digest of every name, size, place and class; not of the folder the source lies in."""

@@ -32,7 +32,7 @@ class PlaceSettings:
 class WritingSettings:
     """A source that becomes shards."""
 
-    source: Path = field(metadata={"meaning": "folder to read"})
+    source: Path = field(metadata={"meaning": "folder or file to read"})
     root: Path = field(metadata={"meaning": "folder of all data sets"})
     name: str = field(metadata={"meaning": "name of the new data set"})
     shard_size: int = field(default=1000, metadata={"meaning": "images in a shard"})
@@ -45,12 +45,21 @@ class WritingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSettings(WritingSettings):
-    """class folders: source/train/<class>/*.jpg and source/{validation,val}/<class>/*.jpg"""
+    """class folders, also in a zip file: source/train/<class>/*.jpg and source/{validation,val,valid}/<class>/*.jpg"""
+
+    val_fraction: float | None = field(
+        default=None, metadata={"meaning": "without validation images: the part of each class's that becomes them"}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagenetSettings(WritingSettings):
-    """ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz, or folders train/ and val/"""
+    """ILSVRC2012_img_{train,val}.tar and ILSVRC2012_devkit_t12.tar.gz, or Kaggle's ILSVRC/ with the LOC_* files"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyImagenetSettings(WritingSettings):
+    """Tiny ImageNet: the folder tiny-imagenet-200 with train/, val/ and wnids.txt, or tiny-imagenet-200.zip"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +101,7 @@ class VerifySettings(PlaceSettings):
 Settings = DigitSettings | WritingSettings | PlaceSettings
 KINDS: dict[str, type[Settings]] = {
     "imagenet": ImagenetSettings,
+    "tiny-imagenet": TinyImagenetSettings,
     "folder": FolderSettings,
     "parquet": ParquetSettings,
     "ade20k": Ade20kSettings,

@@ -6,10 +6,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nepa_scale.data.ade20k import base_folder
 from nepa_scale.data.index import INDEX_FOLDER, ensure_index
 from nepa_scale.data.info import INFO_NAME, DatasetInfo
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
 from nepa_scale.data.pool import unordered
+from nepa_scale.data.prepare.ade20k_files import unread
 from nepa_scale.data.prepare.checksums import SUMS_NAME, read_sums, sum_of
 from nepa_scale.data.prepare.parts import part_problems
 from nepa_scale.data.prepare.verify_ade20k import verify_ade20k
@@ -41,7 +43,8 @@ def verify(root: Path, name: str, workers: int | None, report: Report) -> Findin
         raise DataError(f"'{folder}' is no data set: it has neither shards nor ADE20K's images/training")
     if layout is Layout.ADE20K:
         faults, images = verify_ade20k(folder, workers, report)
-        return _concluded(folder, Findings(faults, [f"'{folder}' is read as a folder: there are no checksums"]), images)
+        remarks = [f"'{folder}' is read as a folder: there are no checksums", *unread(base_folder(folder) or folder)]
+        return _concluded(folder, Findings(faults, remarks), images)
     try:
         info = dataset_info(root, name)
     except DataError as error:

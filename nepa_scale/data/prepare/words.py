@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,21 @@ def _value(entry: Field[Any], text: str, problems: list[str]) -> Any:
             return int(text)
         problems.append(f"{entry.name}={text}: expected a whole number of at least {least}")
         return None
+    if kind.startswith("float"):
+        return _fraction(entry, text, problems)
     if kind == "bool":
         if text not in {"true", "false"}:
             problems.append(f"{entry.name}={text}: expected true or false")
         return text == "true"
     return _text_value(entry, text, problems)
+
+
+def _fraction(entry: Field[Any], text: str, problems: list[str]) -> float | None:
+    with suppress(ValueError):
+        if 0 < float(text) < 1:
+            return float(text)
+    problems.append(f"{entry.name}={text}: expected a number between 0 and 1")
+    return None
 
 
 def _text_value(entry: Field[Any], text: str, problems: list[str]) -> str | Path:

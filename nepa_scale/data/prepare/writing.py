@@ -13,7 +13,7 @@ from nepa_scale.data.prepare.finishing import describe, finish
 from nepa_scale.data.prepare.lock import locked
 from nepa_scale.data.prepare.pixels import MaskCount
 from nepa_scale.data.prepare.references import Listing
-from nepa_scale.data.prepare.settings import WritingSettings, kind_of
+from nepa_scale.data.prepare.settings import FolderSettings, WritingSettings, kind_of
 from nepa_scale.data.prepare.shard import ShardResult, ShardTask, write_shard
 from nepa_scale.data.prepare.staging import Plan, Staging, staging_folder
 from nepa_scale.data.reporting import Report
@@ -29,12 +29,14 @@ def write(settings: WritingSettings, listing: Listing, report: Report) -> bool:
     What an earlier call left unfinished is continued, to the same bytes. Raises ``DataError``: for images that cannot
     be used all of them at once, and after that what is done is kept.
     """
-    plan = {
+    plan: dict[str, Any] = {
         "kind": kind_of(settings),
         "shard_size": settings.shard_size,
         "resize": settings.resize,
         "source": listing.fingerprint(),
     }
+    if isinstance(settings, FolderSettings) and settings.val_fraction is not None:
+        plan["val_fraction"] = settings.val_fraction
     target = settings.root / settings.name
     folder = staging_folder(settings.root, settings.name)
     if _is_there(target, plan) and not folder.exists():
@@ -148,6 +150,8 @@ def _info(
     if listing.mask_class_names:
         info["mask_class_names"] = list(listing.mask_class_names)
     info["prepared"] = dict(plan)
+    if left_out := listing.left_out.as_json():
+        info["left_out"] = left_out
     if bad:
         info["skipped"] = bad
     info["splits"] = describe(results)

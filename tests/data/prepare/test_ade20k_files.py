@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import tarfile
 import zipfile
@@ -13,8 +14,10 @@ import pytest
 from archives import digests, picture, split_samples, zipped
 from PIL import Image
 
+from nepa_scale.data import layout
 from nepa_scale.data.prepare import zip_files
 from nepa_scale.data.prepare.__main__ import main
+from nepa_scale.data.sources import open_source
 
 NAME = "ADEChallengeData2016"
 
@@ -144,8 +147,49 @@ def test_a_source_that_is_neither(tmp_path: Path, capsys: pytest.CaptureFixture[
     for name, complaint in (
         ("text.zip", "not a whole zip"),
         ("x.tar", "not a whole zip"),
-        ("none", "must hold ADE20K's"),
+        ("none", "does not exist"),
     ):
         assert prepare(tmp_path / name, tmp_path / "data") == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert complaint in line
+
+
+def test_what_is_not_read_is_counted(ade_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By preparing a folder, by preparing its zip file and by verifying the folder that is read directly."""
+    base = ade_root / "street" / NAME
+    odd = ("images/training/.DS_Store", "images/training/a.heic", "images/training/deeper/b.jpg", "notes.pdf")
+    for name in (*odd, "annotations/training/@eaDir/ADE_training_0.png", "annotations/training/ADE_gone.png"):
+        path = base / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    expected = {
+        "hidden files": 1,
+        ".heic files": 1,
+        ".pdf files": 1,
+        ".png files": 1,
+        "files in 'deeper' folders": 1,
+        "files in '@eaDir' folders": 1,
+    }
+    archive = zipped(base, tmp_path / f"{NAME}.zip", f"{NAME}/")
+    for source, root in ((base, tmp_path / "a"), (archive, tmp_path / "b")):
+        assert prepare(source, root) == 0
+        left_out = json.loads((root / "street" / "_info.json").read_text())["left_out"]
+        assert {kind: entry["count"] for kind, entry in left_out.items()} == expected
+    capsys.readouterr()
+    main(["verify", f"root={ade_root}", "name=street", "workers=1"])
+    lines = capsys.readouterr().out
+    assert all(f"not read: {kind}: {count}" in lines for kind, count in expected.items())
+
+
+def test_photographs_in_every_format_have_their_masks(ade_root: Path, tmp_path: Path) -> None:
+    """Photographs that are decoded are read, prepared or directly; those without a mask are named."""
+    base = ade_root / "street" / NAME
+    for index, (suffix, image_format) in enumerate({"webp": "WEBP", "BMP": "BMP", "tif": "TIFF"}.items()):
+        (base / f"images/training/new_{index}.{suffix}").write_bytes(picture(index, image_format=image_format))
+        Image.new("L", (22, 18), 3).save(base / f"annotations/training/new_{index}.png")
+    assert prepare(base, tmp_path / "data") == 0
+    for root in (ade_root, tmp_path / "data"):
+        assert layout.check_dataset(root, "street", needs={"mask"}) == []
+        assert len(open_source(root, "street", "train")) == 6
+    (base / "annotations/training/new_0.png").unlink()
+    assert any("new_0.webp" in line for line in layout.check_dataset(ade_root, "street"))

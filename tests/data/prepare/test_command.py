@@ -73,7 +73,7 @@ def test_a_second_run_says_so_and_does_nothing(
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ([], "say what to prepare: imagenet, folder, parquet, ade20k, digits"),
+        ([], "say what to prepare: imagenet, tiny-imagenet, folder, parquet, ade20k, digits"),
         (["digit"], "cannot prepare 'digit'; did you mean 'digits'?"),
         (["digits", "num_trian=5"], "unknown key 'num_trian'; did you mean 'num_train'?"),
         (["digits", "num_train=0"], "num_train=0: expected a whole number of at least 1"),
@@ -93,8 +93,8 @@ def test_a_second_run_says_so_and_does_nothing(
         (["imagenet", "source=s", "root=r", "name=n"], "ILSVRC2012_img_train.tar' is missing"),
         (["parquet", "source=s", "root=r", "name=n"], "'s' is no folder"),
         (["folder", "source=s", "root=r", "name=../n"], "expected the name of a folder"),
-        (["folder", "source=s", "root=r", "name=n"], "'s' must hold train/ and validation/"),
-        (["ade20k", "source=s", "root=r", "name=n"], "'s' must hold ADE20K's images/training"),
+        (["folder", "source=s", "root=r", "name=n"], "'s' does not exist"),
+        (["ade20k", "source=s", "root=r", "name=n"], "'s' does not exist"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -48,6 +48,14 @@ def test_extracted_archives_are_read_as_class_folders(class_folders: Path, tmp_p
     assert layout.dataset_info(tmp_path / "data", "imagenet").class_names == ("n01", "n02")
 
 
+def test_files_beside_the_archives_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The archive of test images, for example, is named as not read."""
+    source = imagenet(tmp_path / "source")
+    (source / "ILSVRC2012_img_test_v10102019.tar").write_bytes(b"")
+    assert prepare(source, tmp_path / "data") == 0
+    assert "not read: .tar files: 1, such as 'ILSVRC2012_img_test_v10102019.tar'" in capsys.readouterr().out
+
+
 def spoil(source: Path, how: str) -> None:  # noqa: PLR0912
     """Make the source unusable in one way."""
     train, validation, kit = source / TRAIN, source / VALIDATION, source / f"{KIT}.tar.gz"
