@@ -42,5 +42,5 @@ def _listed(settings: WritingSettings) -> Listing:
     if isinstance(settings, TinyImagenetSettings):
         return list_tiny_imagenet(source)
     if isinstance(settings, ParquetSettings):
-        return list_parquet(source, settings.image_column, settings.label_column)
+        return list_parquet(source, settings.image_column, settings.label_column, settings.val_fraction)
     return list_ade20k(source)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from nepa_scale.data.info import MAX_CLASSES, SPLITS
+from nepa_scale.data.prepare.held_out import held_out
 from nepa_scale.data.prepare.left_out import LeftOut
 from nepa_scale.data.prepare.mixing import mixed
 from nepa_scale.data.prepare.parquet_columns import Columns, choose_columns, class_names
@@ -18,14 +20,21 @@ RowGroup = list[tuple[Reference, int]]
 Choose = Callable[[Path, Any], Columns]
 
 
-def list_parquet(source: Path, image_column: str | None = None, label_column: str | None = None) -> Listing:
+def list_parquet(
+    source: Path,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    val_fraction: float | None = None,
+) -> Listing:
     """List the files of the splits in ``source``: ``data/train-*.parquet``, ``train/*.parquet`` or the like.
+
+    With ``val_fraction`` there must be no validation files, and that part of the training rows becomes the split.
 
     The row groups of the training split are mixed, the rows inside stay in order, so that each row group is read once
     and in pieces. Raises ``DataError`` with every problem, one per line.
     """
     left_out = LeftOut()
-    files, problems = _files_by_split(source, left_out)
+    files, problems = _files_by_split(source, val_fraction, left_out)
     if problems:
         raise DataError("\n".join(problems))
     chosen: list[Columns] = []
@@ -44,6 +53,7 @@ def list_parquet(source: Path, image_column: str | None = None, label_column: st
                 names.add(_open(path, source, groups[split], choose))
             except DataError as error:
                 problems += str(error).splitlines()
+    remarks = [] if val_fraction is None or problems else [_divide(groups, val_fraction)]
     if not problems:
         problems = _row_problems(source, groups, names)
     if problems:
@@ -51,10 +61,24 @@ def list_parquet(source: Path, image_column: str | None = None, label_column: st
     largest = max(label for found in groups.values() for group in found for _, label in group)
     groups["train"] = mixed(groups["train"])
     splits = {split: numbered(split, [row for group in found for row in group]) for split, found in groups.items()}
-    return Listing(splits, class_names=names.pop() or [str(number) for number in range(largest + 1)], left_out=left_out)
+    class_names = names.pop() or [str(number) for number in range(largest + 1)]
+    return Listing(splits, class_names=class_names, left_out=left_out, remarks=remarks)
 
 
-def _files_by_split(source: Path, left_out: LeftOut) -> tuple[dict[str, list[Path]], list[str]]:
+def _divide(groups: dict[str, list[RowGroup]], fraction: float) -> str:
+    """Move rows of the training split to the validation split, group by group; return the line that says so."""
+    chosen = held_out([label for group in groups["train"] for _, label in group], fraction)
+    numbers = count()
+    divided = [[(next(numbers) in chosen, row) for row in group] for group in groups["train"]]
+    groups["train"] = [[row for held, row in group if not held] for group in divided]
+    groups["validation"] = [[row for held, row in group if held] for group in divided]
+    total = sum(map(len, divided))
+    return f"validation: {len(chosen):,} of {total:,} images, val_fraction={fraction:g} of each class"
+
+
+def _files_by_split(
+    source: Path, val_fraction: float | None, left_out: LeftOut
+) -> tuple[dict[str, list[Path]], list[str]]:
     """The files of each split, told by their names or else by their folders', and what keeps them from being read."""
     if not source.is_dir():
         return {}, [f"'{source}' is no folder"]
@@ -71,7 +95,18 @@ def _files_by_split(source: Path, left_out: LeftOut) -> tuple[dict[str, list[Pat
         else:
             others.append(path.relative_to(source))
     seen = f"; there are: {shortened(map(str, others))}" if others else ""
-    problems = [f"'{source}' has no {split} files, by their names{seen}" for split in SPLITS if not files[split]]
+    needed = SPLITS if val_fraction is None else ("train",)
+    remedy = {"validation": "; val_fraction=0.1 takes them out of the training images"}
+    problems = [
+        f"'{source}' has no {split} files, by their names{seen}{remedy.get(split, '')}"
+        for split in needed
+        if not files[split]
+    ]
+    if val_fraction is not None and files["validation"]:
+        problems.append(
+            f"val_fraction={val_fraction:g} takes validation images out of the training images, but there are "
+            f"validation files: leave val_fraction out to use {shortened(path.name for path in files['validation'])}"
+        )
     for split, paths in files.items():
         problems += _split_problems(source, split, paths)
     left_out.add_unread(map(str, others), ())

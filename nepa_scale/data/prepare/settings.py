@@ -44,12 +44,17 @@ class WritingSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderSettings(WritingSettings):
-    """class folders, also in a zip file: source/train/<class>/*.jpg and source/{validation,val,valid}/<class>/*.jpg"""
+class DividedSettings(WritingSettings):
+    """A source that may have no validation images."""
 
     val_fraction: float | None = field(
         default=None, metadata={"meaning": "without validation images: the part of each class's that becomes them"}
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSettings(DividedSettings):
+    """class folders, also in a zip file: source/train/<class>/*.jpg and source/{validation,val,valid}/<class>/*.jpg"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +68,7 @@ class TinyImagenetSettings(WritingSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParquetSettings(WritingSettings):
+class ParquetSettings(DividedSettings):
     """Hugging Face parquet files: source/data/{train,validation}-*.parquet, default/train/0000.parquet and alike"""
 
     image_column: str | None = field(

@@ -13,7 +13,7 @@ from nepa_scale.data.prepare.finishing import describe, finish
 from nepa_scale.data.prepare.lock import locked
 from nepa_scale.data.prepare.pixels import MaskCount
 from nepa_scale.data.prepare.references import Listing
-from nepa_scale.data.prepare.settings import FolderSettings, WritingSettings, kind_of
+from nepa_scale.data.prepare.settings import DividedSettings, WritingSettings, kind_of
 from nepa_scale.data.prepare.shard import ShardResult, ShardTask, write_shard
 from nepa_scale.data.prepare.staging import Plan, Staging, staging_folder
 from nepa_scale.data.reporting import Report
@@ -35,7 +35,7 @@ def write(settings: WritingSettings, listing: Listing, report: Report) -> bool:
         "resize": settings.resize,
         "source": listing.fingerprint(),
     }
-    if isinstance(settings, FolderSettings) and settings.val_fraction is not None:
+    if isinstance(settings, DividedSettings) and settings.val_fraction is not None:
         plan["val_fraction"] = settings.val_fraction
     target = settings.root / settings.name
     folder = staging_folder(settings.root, settings.name)

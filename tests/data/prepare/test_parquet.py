@@ -302,3 +302,19 @@ def test_a_finished_set_of_an_earlier_version_is_recognised(tmp_path: Path) -> N
             where = (0, row, size, f"{name}: row {row} of group 0")
             text += f"{f'{split}_{row:08d}'!r} {row} {where} None\n"
     assert list_parquet(source).fingerprint() == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_validation_rows_are_taken_out_of_the_training_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A set of training files alone is divided, the same part of each class; with validation files it is refused."""
+    source = parquet(tmp_path / "source")
+    words = [f"source={source}", f"root={tmp_path / 'data'}", "name=divided", "workers=1"]
+    assert main(["parquet", *words, "val_fraction=0.1"]) == 2
+    next((source / "data").glob("validation-*")).unlink()
+    assert main(["parquet", *words]) == 2
+    assert "val_fraction=0.1" in capsys.readouterr().err
+    assert main(["parquet", *words, "val_fraction=0.1"]) == 0
+    splits = {split: split_samples(tmp_path / "data" / "divided", split) for split in ("train", "validation")}
+    assert sorted(int(sample["cls"]) for sample in splits["validation"].values()) == [0, 0, 1, 1, 2, 2]
+    rows = [(1000 * len("train") + row, row % 30 % 3) for row in range(60)]
+    images = [(sample["jpg"], int(sample["cls"])) for found in splits.values() for sample in found.values()]
+    assert sorted(images) == sorted((picture(seed), label) for seed, label in rows)
