@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from nepa_scale.config import RunConfig
 from nepa_scale.errors import ConfigError
 from nepa_scale.placing.device_memory import GIB, DeviceMemory, host_share
+from nepa_scale.placing.visible_gpus import visible_gpus
 from nepa_scale.speed.stated_peaks import known_devices, stated_flops
 from sweeps.settings import Cluster, LocalSettings, SlurmSettings
 
@@ -20,11 +20,11 @@ MEASURE_SECONDS = 0.15
 @dataclass(frozen=True)
 class Slots:
     """How many tasks run at once on this machine and what each may use: ``threads`` over its ``processes``, a GPU for
-    each of these. Without GPUs ``gpus`` is empty."""
+    each of these. ``gpus`` are the names of all; without GPUs it is empty."""
 
     count: int
     threads: int
-    gpus: tuple[int, ...]
+    gpus: tuple[str, ...]
     processes: int = 1
 
 
@@ -57,14 +57,6 @@ def local_slots(settings: LocalSettings) -> Slots:
 def usable_cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def visible_gpus() -> tuple[int, ...]:
-    """Numbers of the NVIDIA GPUs this process may use, found without loading CUDA."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return tuple(int(number) for number in chosen.split(",") if number.strip().isdigit())
-    return tuple(sorted(int(path.name[6:]) for path in Path("/dev").glob("nvidia[0-9]*")))
 
 
 def world_size(settings: Cluster) -> int:

@@ -6,7 +6,6 @@ every task of the plan whose status is ``submitted``. A launcher that adds work 
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from nepa_scale.processes.signals import StopRequest
 from nepa_scale.runs import exclusive
 from sweeps import jobs, plan, withdrawn
 from sweeps.clusters import read_cluster
-from sweeps.handing_over import ROOT
+from sweeps.handing_over import environment_of_job
 from sweeps.machine import local_slots
 from sweeps.on_machine.queue import LocalQueue
 from sweeps.schedule import Job
@@ -77,11 +76,10 @@ def start(study_dir: Path) -> None:
     folder = queue_dir(study_dir)
     folder.mkdir(parents=True, exist_ok=True)
     inbox(study_dir).touch()
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     with log_file(study_dir).open("a") as log:
         subprocess.Popen(
             [sys.executable, "-m", "sweeps.on_machine.runner", str(study_dir.absolute())],
-            env=os.environ | {"PYTHONPATH": path},
+            env=environment_of_job({}),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

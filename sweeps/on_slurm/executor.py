@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from sweeps.schedule import Job
 from sweeps.settings import SlurmSettings
 
 ASK_AGAIN_SECONDS = 5.0
+CONFIGURATION = "SLURM_CONF"
 UNKNOWN = "it never reached Slurm; the same launch submits it"
 
 
@@ -109,9 +111,11 @@ class SlurmExecutor:
         executor = submitit.SlurmExecutor(submissions.folder(self._study_dir, submission))
         dependency = _dependency(array, ids)
         executor.update_parameters(**parameters(self._settings, array, submission.comment, dependency))
-        threads = {"OMP_NUM_THREADS": str(array.jobs[0].resources.cpus_per_task)}
+        variables = {"OMP_NUM_THREADS": str(array.jobs[0].resources.cpus_per_task)}
+        if CONFIGURATION in os.environ:  # where Slurm's commands find their cluster: not of the job this may run in
+            variables[CONFIGURATION] = os.environ[CONFIGURATION]
         try:
-            with job_environment(threads), executor.batch():
+            with job_environment(variables), executor.batch():
                 handles = [
                     executor.submit(requeue.requeueing(job.function, jobs.task_dir(job), self._settings.max_requeues))
                     for job in array.jobs
