@@ -10,7 +10,7 @@ from nepa_scale.config import RunConfig
 from nepa_scale.errors import ConfigError
 from nepa_scale.placing.device_memory import GIB, DeviceMemory, host_share
 from nepa_scale.placing.visible_gpus import visible_gpus
-from nepa_scale.speed.stated_peaks import known_devices, stated_flops
+from nepa_scale.speed.stated_peaks import known_devices, stated_flops, stated_memory
 from sweeps.settings import Cluster, LocalSettings, SlurmSettings
 
 MATRIX_SIDE = 768
@@ -73,11 +73,20 @@ def device_memory(settings: Cluster, config: RunConfig) -> DeviceMemory:
         return DeviceMemory(int(config.engine.device_memory_gib * GIB), "engine.device_memory_gib", on_gpu)
     if isinstance(settings, LocalSettings):
         slots = local_slots(settings)
-        unknown = DeviceMemory(None, "state engine.device_memory_gib of one GPU", on_gpu=True)
-        return unknown if slots.gpus else host_share(slots.count * slots.processes)
-    if settings.gpus_per_node or settings.mem_gb is None:
-        return DeviceMemory(None, "state engine.device_memory_gib", on_gpu=bool(settings.gpus_per_node))
+        return _gpu_memory(settings) if slots.gpus else host_share(slots.count * slots.processes)
+    if settings.gpus_per_node:
+        return _gpu_memory(settings)
+    if settings.mem_gb is None:
+        return DeviceMemory(None, "state engine.device_memory_gib", on_gpu=False)
     return DeviceMemory(settings.mem_gb * 10**9 // settings.tasks_per_node, "cluster.mem_gb", on_gpu=False)
+
+
+def _gpu_memory(settings: Cluster) -> DeviceMemory:
+    """The memory of one GPU of a kind that is named."""
+    size = None if settings.device is None else stated_memory(settings.device)
+    if size is None:
+        return DeviceMemory(None, "state engine.device_memory_gib of one GPU", on_gpu=True)
+    return DeviceMemory(size, f"the most a {settings.device} has; or state engine.device_memory_gib", on_gpu=True)
 
 
 def task_speed(settings: Cluster, precision: str = "fp32") -> Speed:

@@ -49,7 +49,7 @@ def run_here(runs: Sequence[tuple[Shape, ShortRun]], slots: Slots, folder: Path)
         for number, (shape, run) in enumerate(runs, start=1):
             print(f"calibrating {number}/{len(runs)}: {shape.label}", flush=True)
             timing = _measured(shape, run, slots, Path(temporary) / str(number))
-            measurements.append(Measurement(shape.family, shape.work, timing, shape.label, now()))
+            measurements.append(Measurement(shape.family, shape.work, timing, shape.label, now(), shape.devices))
     return measurements
 
 
