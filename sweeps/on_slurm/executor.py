@@ -11,6 +11,7 @@ from typing import Any
 import submitit
 
 from nepa_scale.errors import UserError
+from nepa_scale.runs import is_in_use_by_another
 from sweeps import jobs
 from sweeps.handing_over import job_environment
 from sweeps.on_slurm import arrays, commands, requeue, submissions, truth
@@ -36,7 +37,9 @@ class SlurmExecutor:
         commands.check_available()
 
     def gone(self, keys: Collection[str]) -> dict[str, str]:
-        """Tasks of which Slurm has no job that waits or runs."""
+        """Tasks of which Slurm has no job that waits or runs; none while a launcher submits them."""
+        if is_in_use_by_another(self._study_dir):
+            return {}
         known = self._known(fresh=True)
         dead = [key for key in keys if key not in known or not known[key].is_live]
         return {key: self._reason(known[key]) if key in known else UNKNOWN for key in dead}
