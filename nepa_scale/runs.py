@@ -200,6 +200,18 @@ def is_in_use(folder: Path) -> bool:
         return True
 
 
+def is_in_use_by_another(folder: Path) -> bool:
+    """Whether a process other than this one holds the lock of ``folder``."""
+    process = holder(folder)
+    return is_in_use(folder) if process is None else process.pid != os.getpid()
+
+
+def record_holder(folder: Path, pid: int) -> None:
+    """Write down that the process ``pid`` of this machine holds ``folder``."""
+    me = Holder(pid, socket.gethostname(), start_time(pid) or 0.0)
+    (folder / OWNER_NAME).write_text(json.dumps(dataclasses.asdict(me)))
+
+
 def _last_holder(folder: Path) -> Holder | None:
     try:
         return Holder(**read_json(folder / OWNER_NAME))
@@ -223,8 +235,7 @@ def exclusive(task_dir: Path) -> Iterator[None]:
     lock = FileLock(task_dir / ".lock", timeout=0)
     try:
         with lock:
-            me = Holder(os.getpid(), socket.gethostname(), start_time(os.getpid()) or 0.0)
-            owner.write_text(json.dumps(dataclasses.asdict(me)))
+            record_holder(task_dir, os.getpid())
             yield
             owner.unlink(missing_ok=True)
     except Timeout as error:

@@ -13,6 +13,7 @@ from nepa_scale.errors import ConfigError, DataLostError, DivergedError, Milesto
 from nepa_scale.placing import ds_config
 from nepa_scale.placing.placed import Placement
 from nepa_scale.placing.placement import agree
+from nepa_scale.placing.visible_gpus import unseen
 from nepa_scale.processes import distributed, rendezvous
 from nepa_scale.processes.signals import StopRequest
 from nepa_scale.processes.world import World
@@ -86,6 +87,8 @@ def _run(
         write_digits(Path(config.data.root))
     distributed.barrier()
     task_dir = run_dir / config.task
+    if world.is_main and device.type == "cpu" and (unused := unseen()) is not None:
+        logger.warning("%s", unused)
     placement = _placement(config, task_dir, world, device)
     torch.manual_seed(config.seed)
     task = built_task(config, run_dir, placement, world, device)

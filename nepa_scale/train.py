@@ -24,9 +24,10 @@ from nepa_scale.costs import task_cost
 from nepa_scale.data.reporting import reporting
 from nepa_scale.errors import ConfigError, DataLostError, RankError, UserError
 from nepa_scale.placing import ds_config
-from nepa_scale.placing.device_memory import has_gpu, planned
+from nepa_scale.placing.device_memory import planned
 from nepa_scale.placing.placement import describe as placement_lines
 from nepa_scale.placing.placement import place
+from nepa_scale.placing.visible_gpus import has_gpu, unseen
 from nepa_scale.processes.distributed import read_environment
 from nepa_scale.processes.signals import StopRequest
 from nepa_scale.processes.world import World
@@ -109,6 +110,7 @@ def describe(config: RunConfig, run_dir: Path, world: World) -> str:
             f"FLOPs        {cost.flops_train:.3g} useful, {cost.flops_executed:.3g} executed",
             *placement_lines(placement, device),
             *([] if placement.problem is None else [f"warning: {config.task}: {placement.problem}"]),
+            *([] if (unused := unseen()) is None else [f"warning: {unused}"]),
         ]
     )
 

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from nepa_scale.processes.inherited import without_launcher
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -16,12 +18,20 @@ def fresh_folder(parent: Path) -> Path:
     return parent.absolute() / str(max(used, default=0) + 1)
 
 
+def environment_of_job(variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that does work of its own: ``variables``, this checkout on the import path, and no
+    place among the ranks of whatever started this process."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return without_launcher(os.environ) | {"PYTHONPATH": path} | dict(variables)
+
+
 @contextlib.contextmanager
 def job_environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Environment for processes started meanwhile: ``variables``, and this checkout on the import path."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    """``environment_of_job`` for processes started meanwhile."""
     before = dict(os.environ)
-    os.environ.update(variables, PYTHONPATH=path)
+    wanted = environment_of_job(variables)
+    os.environ.clear()
+    os.environ.update(wanted)
     try:
         yield
     finally:

@@ -58,6 +58,8 @@ def launch(request: Launch) -> int:
     plan_view.show(prepared.plan, _todo(request, prepared), request.study_dir, request.cluster, display.make_console())
     for line in learning_rates(prepared.points.values()):
         print(line)
+    for line in prepared.warnings:
+        print(f"warning: {line}")
     if request.dry_run:
         for line in (*prepared.too_large, *prepared.excesses):
             print(f"warning: {line}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from nepa_scale.config import RunConfig
 from nepa_scale.errors import ConfigError
 from nepa_scale.placing.device_memory import GIB, DeviceMemory, host_share
-from nepa_scale.speed.stated_peaks import known_devices, stated_flops
+from nepa_scale.placing.visible_gpus import visible_gpus
+from nepa_scale.speed.stated_peaks import known_devices, stated_flops, stated_memory
 from sweeps.settings import Cluster, LocalSettings, SlurmSettings
 
 MATRIX_SIDE = 768
@@ -20,11 +20,11 @@ MEASURE_SECONDS = 0.15
 @dataclass(frozen=True)
 class Slots:
     """How many tasks run at once on this machine and what each may use: ``threads`` over its ``processes``, a GPU for
-    each of these. Without GPUs ``gpus`` is empty."""
+    each of these. ``gpus`` are the names of all; without GPUs it is empty."""
 
     count: int
     threads: int
-    gpus: tuple[int, ...]
+    gpus: tuple[str, ...]
     processes: int = 1
 
 
@@ -59,14 +59,6 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def visible_gpus() -> tuple[int, ...]:
-    """Numbers of the NVIDIA GPUs this process may use, found without loading CUDA."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return tuple(int(number) for number in chosen.split(",") if number.strip().isdigit())
-    return tuple(sorted(int(path.name[6:]) for path in Path("/dev").glob("nvidia[0-9]*")))
-
-
 def world_size(settings: Cluster) -> int:
     """Processes that work together on one task."""
     if isinstance(settings, SlurmSettings):
@@ -81,11 +73,20 @@ def device_memory(settings: Cluster, config: RunConfig) -> DeviceMemory:
         return DeviceMemory(int(config.engine.device_memory_gib * GIB), "engine.device_memory_gib", on_gpu)
     if isinstance(settings, LocalSettings):
         slots = local_slots(settings)
-        unknown = DeviceMemory(None, "state engine.device_memory_gib of one GPU", on_gpu=True)
-        return unknown if slots.gpus else host_share(slots.count * slots.processes)
-    if settings.gpus_per_node or settings.mem_gb is None:
-        return DeviceMemory(None, "state engine.device_memory_gib", on_gpu=bool(settings.gpus_per_node))
+        return _gpu_memory(settings) if slots.gpus else host_share(slots.count * slots.processes)
+    if settings.gpus_per_node:
+        return _gpu_memory(settings)
+    if settings.mem_gb is None:
+        return DeviceMemory(None, "state engine.device_memory_gib", on_gpu=False)
     return DeviceMemory(settings.mem_gb * 10**9 // settings.tasks_per_node, "cluster.mem_gb", on_gpu=False)
+
+
+def _gpu_memory(settings: Cluster) -> DeviceMemory:
+    """The memory of one GPU of a kind that is named."""
+    size = None if settings.device is None else stated_memory(settings.device)
+    if size is None:
+        return DeviceMemory(None, "state engine.device_memory_gib of one GPU", on_gpu=True)
+    return DeviceMemory(size, f"the most a {settings.device} has; or state engine.device_memory_gib", on_gpu=True)
 
 
 def task_speed(settings: Cluster, precision: str = "fp32") -> Speed:

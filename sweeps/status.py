@@ -91,7 +91,9 @@ def look(planned: plan.Plan, study_dir: Path) -> list[Standing]:
         gone = place.gone([task.key for task in tasks if task.state in UNDER_WAY])
     except UserError:  # a study that was planned only, or one of a cluster that is not at hand: its files tell
         return tasks
-    return [as_lost(task, gone[task.key]) if task.key in gone else task for task in tasks]
+    if gone:  # or just ended: what they say now counts
+        tasks = standings(planned, study_dir)
+    return [as_lost(task, gone[task.key]) if task.key in gone and task.state in UNDER_WAY else task for task in tasks]
 
 
 def _watch(planned: plan.Plan, study_dir: Path) -> None:

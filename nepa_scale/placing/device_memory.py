@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nepa_scale.config import RunConfig
+from nepa_scale.placing.visible_gpus import has_gpu
 from nepa_scale.processes.distributed import ranks_here
 from nepa_scale.processes.world import World
 
@@ -46,13 +47,6 @@ def found(config: RunConfig, world: World) -> DeviceMemory:
         return DeviceMemory(free, f"free on {torch.cuda.get_device_name()}", on_gpu)
     share = host_share(ranks_here(world))
     return share if share.size is None else replace(share, size=share.size + _resident())
-
-
-def has_gpu() -> bool:
-    """Whether this machine has a GPU that this process may use, found without loading torch."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
-        return False
-    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
 
 
 def host_share(processes: int) -> DeviceMemory:

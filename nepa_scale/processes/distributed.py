@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from nepa_scale.errors import ConfigError, RankError
-from nepa_scale.processes import slurm_environment
+from nepa_scale.processes import mpi_environment, slurm_environment
 from nepa_scale.processes.free_port import free_port
 from nepa_scale.processes.rendezvous import meet
 from nepa_scale.processes.world import World
@@ -25,12 +25,13 @@ LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER
 def read_environment() -> World:
     """Find this process's place and complete the variables that torch and DeepSpeed need (torch-free).
 
-    Understands the DeepSpeed launcher, torchrun, srun (SLURM_*) and a bare ``python`` call.
+    Understands the DeepSpeed launcher, torchrun, mpirun, srun (SLURM_*) and a bare ``python`` call.
     Raises ``ConfigError`` when a launcher's variables are incomplete or contradict one another.
     """
     env = os.environ
-    if slurm_environment.is_task_of_srun():
-        slurm_environment.map_slurm()
+    size_variable = "WORLD_SIZE"
+    if "RANK" not in env:  # mpirun first: on other nodes of a Slurm job its daemons are tasks of srun
+        size_variable = mpi_environment.map_mpi() or slurm_environment.map_slurm() or size_variable
     if "RANK" not in env:
         env.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     missing = [name for name in LAUNCHER_VARIABLES if name not in env]
@@ -46,7 +47,7 @@ def read_environment() -> World:
         raise RankError([f"environment: RANK={rank} is not below WORLD_SIZE={size}"])
     if not 0 < port < 2**16:
         raise RankError([f"environment: MASTER_PORT={port} must be from 1 to 65535"])
-    world = World(rank, size, local_rank)
+    world = World(rank, size, local_rank, size_variable)
     _share_cores(world)
     return world
 
@@ -73,6 +74,7 @@ def initialise(world: World, *, rendezvous_seconds: float = 60.0, timeout_minute
 
     if cuda:
         device = torch.device("cuda", _choose_gpu(world.local_rank))
+        _measure_memory_through_torch()
     else:
         _skip_shared_memory_kernel()
         device = torch.device("cpu")
@@ -200,6 +202,15 @@ def _choose_gpu(local_rank: int) -> int:
     os.environ["LOCAL_RANK"] = str(index)
     torch.cuda.set_device(index)
     return index
+
+
+def _measure_memory_through_torch() -> None:
+    """Keep DeepSpeed from asking NVML for free memory: it takes GPUs by number, also where UUIDs name them."""
+    import torch
+    from deepspeed.accelerator import get_accelerator
+
+    accelerator: Any = get_accelerator()
+    accelerator.available_memory = lambda device_index=None: torch.cuda.mem_get_info(device_index)[0]
 
 
 def _choose_interface() -> None:

@@ -116,14 +116,14 @@ def _launcher_serves() -> bool:
 
 
 def _why_not_all(store: Store, world: World, seconds: float) -> str:
-    name = "SLURM_NTASKS" if "SLURM_PROCID" in os.environ else "WORLD_SIZE"
     keys = {rank: f"size/{rank}" for rank in range(world.size)}
     there = {rank: store.get(key).decode() for rank, key in keys.items() if store.check([key])}
     other = next((rank for rank, size in there.items() if size != str(world.size)), None)
     if other is not None:
-        return f"environment: {name} is {world.size} for rank {world.rank} and {there[other]} for rank {other}"
+        sizes = f"{world.size} for rank {world.rank} and {there[other]} for rank {other}"
+        return f"environment: {world.size_variable} is {sizes}"
     return (
-        f"environment: {name}={world.size}, but after {seconds:g} s rank"
+        f"environment: {world.size_variable}={world.size}, but after {seconds:g} s rank"
         f" {shortened(str(rank) for rank in keys if rank not in there)} had not come to"
         f" MASTER_ADDR={os.environ['MASTER_ADDR']}: fewer processes were started, the variable is left from another"
         f" job, or they ended with an error of their own; {_REMEDY.format(seconds)}"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class World:
-    """This process's place: ``rank`` of ``size``, ``local_rank`` on its machine."""
+    """This process's place: ``rank`` of ``size``, ``local_rank`` on its machine.
+
+    ``size_variable`` is the environment variable that says ``size``, for messages.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    size_variable: str = field(default="WORLD_SIZE", compare=False)
 
     @property
     def is_main(self) -> bool:

@@ -1,4 +1,4 @@
-"""What makers state for their GPUs: operations per second of dense matrix products. Free of torch."""
+"""What makers state for their GPUs: operations per second of dense matrix products, and memory. Free of torch."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import NamedTuple
 
 
 class _Stated(NamedTuple):
-    """TFLOP/s of dense matrix products: 16-bit with fp32 accumulation, TF32 and plain fp32; None: not offered."""
+    """TFLOP/s of dense matrix products: 16-bit with fp32 accumulation, TF32 and plain fp32; None: not offered.
+
+    ``memory``: GiB, of several versions that of the largest.
+    """
 
     names: tuple[str, ...]
     half: float
     tf32: float | None
     fp32: float
+    memory: int
     bf16: bool = True
 
 
@@ -20,42 +24,50 @@ class _Stated(NamedTuple):
 # Hopper papers, HGX B200 sheet; AMD Instinct MI200 and MI300 sheets), without sparsity, at boost clocks. An MI250X
 # is two devices to torch: the figures are those of one. The first entry of which all words are in the name counts.
 _STATED = (
-    _Stated(("B200",), 2250.0, 1125.0, 75.0),
-    _Stated(("GH200",), 989.4, 494.7, 67.0),
-    _Stated(("H200", "NVL"), 835.5, 417.7, 60.0),
-    _Stated(("H200",), 989.4, 494.7, 67.0),
-    _Stated(("H100", "NVL"), 835.5, 417.7, 60.0),
-    _Stated(("H100", "PCIe"), 756.4, 378.0, 51.2),
-    _Stated(("H100",), 989.4, 494.7, 67.0),
-    _Stated(("A100",), 312.0, 156.0, 19.5),
-    _Stated(("A10G",), 70.0, 35.0, 35.0),
-    _Stated(("A10",), 125.0, 62.5, 31.2),
-    _Stated(("A30",), 165.0, 82.5, 10.3),
-    _Stated(("A40",), 149.7, 74.8, 37.4),
-    _Stated(("A6000",), 154.8, 77.4, 38.7),
-    _Stated(("L40S",), 362.0, 183.0, 91.6),
-    _Stated(("L40",), 181.0, 90.5, 90.5),
-    _Stated(("L4",), 121.0, 60.5, 30.3),
-    _Stated(("V100S",), 130.0, None, 16.4, bf16=False),
-    _Stated(("V100", "PCIE"), 112.0, None, 14.0, bf16=False),
-    _Stated(("V100",), 125.0, None, 15.7, bf16=False),
-    _Stated(("T4",), 65.0, None, 8.1, bf16=False),
-    _Stated(("RTX", "3090"), 71.0, 35.6, 35.6),
-    _Stated(("RTX", "4090"), 165.2, 82.6, 82.6),
-    _Stated(("MI300X",), 1307.4, 653.7, 163.4),
-    _Stated(("MI325X",), 1307.4, 653.7, 163.4),
-    _Stated(("MI250X",), 191.5, None, 47.9),
-    _Stated(("MI210",), 181.0, None, 45.3),
+    _Stated(("B200",), 2250.0, 1125.0, 75.0, 192),
+    _Stated(("GH200",), 989.4, 494.7, 67.0, 144),
+    _Stated(("H200", "NVL"), 835.5, 417.7, 60.0, 141),
+    _Stated(("H200",), 989.4, 494.7, 67.0, 141),
+    _Stated(("H100", "NVL"), 835.5, 417.7, 60.0, 94),
+    _Stated(("H100", "PCIe"), 756.4, 378.0, 51.2, 80),
+    _Stated(("H100",), 989.4, 494.7, 67.0, 80),
+    _Stated(("A100",), 312.0, 156.0, 19.5, 80),
+    _Stated(("A10G",), 70.0, 35.0, 35.0, 24),
+    _Stated(("A10",), 125.0, 62.5, 31.2, 24),
+    _Stated(("A30",), 165.0, 82.5, 10.3, 24),
+    _Stated(("A40",), 149.7, 74.8, 37.4, 48),
+    _Stated(("A6000",), 154.8, 77.4, 38.7, 48),
+    _Stated(("L40S",), 362.0, 183.0, 91.6, 48),
+    _Stated(("L40",), 181.0, 90.5, 90.5, 48),
+    _Stated(("L4",), 121.0, 60.5, 30.3, 24),
+    _Stated(("V100S",), 130.0, None, 16.4, 32, bf16=False),
+    _Stated(("V100", "PCIE"), 112.0, None, 14.0, 32, bf16=False),
+    _Stated(("V100",), 125.0, None, 15.7, 32, bf16=False),
+    _Stated(("T4",), 65.0, None, 8.1, 16, bf16=False),
+    _Stated(("RTX", "3090"), 71.0, 35.6, 35.6, 24),
+    _Stated(("RTX", "4090"), 165.2, 82.6, 82.6, 24),
+    _Stated(("MI300X",), 1307.4, 653.7, 163.4, 192),
+    _Stated(("MI325X",), 1307.4, 653.7, 163.4, 256),
+    _Stated(("MI250X",), 191.5, None, 47.9, 64),
+    _Stated(("MI210",), 181.0, None, 45.3, 64),
 )
 
 
 def stated_flops(name: str, precision: str, *, tf32: bool) -> float | None:
     """What its maker states for the GPU called ``name``, per second; None where nothing is known."""
+    entry = _entry(name)
+    return None if entry is None else _of_precision(entry, precision, tf32)
+
+
+def stated_memory(name: str) -> int | None:
+    """Bytes of memory of the GPU called ``name``, of several versions of the largest; None where nothing is known."""
+    entry = _entry(name)
+    return None if entry is None else entry.memory * 2**30
+
+
+def _entry(name: str) -> _Stated | None:
     words = re.split(r"[^A-Z0-9]+", name.upper())
-    for entry in _STATED:
-        if all(word.upper() in words for word in entry.names):
-            return _of_precision(entry, precision, tf32)
-    return None
+    return next((entry for entry in _STATED if all(word.upper() in words for word in entry.names)), None)
 
 
 def _of_precision(entry: _Stated, precision: str, tf32: bool) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from sweeps.calibrating import measurements
 from sweeps.calibrating.here import run_here
 from sweeps.calibrating.on_slurm import run_on_slurm
-from sweeps.calibrating.shapes import unmeasured
+from sweeps.calibrating.shapes import families, unmeasured
 from sweeps.calibrating.short_runs import short_run
 from sweeps.machine import Speed, local_slots
 from sweeps.planning.data_sets import check_shards, make_embedded_data
@@ -19,12 +19,10 @@ from sweeps.settings import Launch, LocalSettings
 def known_times(
     request: Launch, points: Mapping[str, Point], placed: Placements, speed: Speed
 ) -> measurements.Measurements:
-    """What is known of times on these devices; with ``calibrate`` after measuring what is missing."""
+    """What is known of times of such tasks on these devices; with ``calibrate`` after measuring what is missing."""
     folder = measurements.cache_folder()
     known = measurements.load(folder, measurements.device_of(request.cluster))
-    if not request.calibrate:
-        return known
-    missing = unmeasured(points, placed, known)
+    missing = unmeasured(points, placed, known) if request.calibrate else []
     if missing:
         check_shards(points.values())
         make_embedded_data(points.values())
@@ -36,4 +34,4 @@ def known_times(
         for measurement in found:
             known.add(measurement)
         known.save(folder)
-    return known
+    return known.of(families(points, placed))

@@ -18,11 +18,13 @@ from pathlib import Path
 
 from nepa_scale import overrides
 from nepa_scale.errors import UserError
+from nepa_scale.placing.visible_gpus import showing
 from nepa_scale.status import now
 from sweeps.calibrating.measurements import Measurement
 from sweeps.calibrating.shapes import Shape
 from sweeps.calibrating.short_runs import short_config
 from sweeps.calibrating.timing import ShortRun, Timing, mean
+from sweeps.handing_over import environment_of_job
 from sweeps.jobs import first_error
 from sweeps.machine import Slots
 from sweeps.on_machine.alone import whole_machine
@@ -47,7 +49,7 @@ def run_here(runs: Sequence[tuple[Shape, ShortRun]], slots: Slots, folder: Path)
         for number, (shape, run) in enumerate(runs, start=1):
             print(f"calibrating {number}/{len(runs)}: {shape.label}", flush=True)
             timing = _measured(shape, run, slots, Path(temporary) / str(number))
-            measurements.append(Measurement(shape.family, shape.work, timing, shape.label, now()))
+            measurements.append(Measurement(shape.family, shape.work, timing, shape.label, now(), shape.devices))
     return measurements
 
 
@@ -84,15 +86,19 @@ def _measured(shape: Shape, run: ShortRun, slots: Slots, folder: Path) -> Timing
 
 def _start(task: str, run_dir: Path, slots: Slots, slot: int) -> subprocess.Popen[bytes]:
     words = [f"config={run_dir / 'config.yaml'}", f"task={task}", f"run_dir={run_dir}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, slots.threads // slots.processes))}
+    variables = {"OMP_NUM_THREADS": str(max(1, slots.threads // slots.processes))}
     if slots.gpus:
         own = [slots.gpus[(slot * slots.processes + rank) % len(slots.gpus)] for rank in range(slots.processes)]
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, own))
+        variables |= showing(own)
     together = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(slots.processes)]
     command = [sys.executable, *(together if slots.processes > 1 else ()), str(TRAIN), *words]
     with (run_dir / "printed.txt").open("wb") as printed:
         return subprocess.Popen(
-            command, stdout=printed, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            command,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            env=environment_of_job(variables),
+            start_new_session=True,
         )
 
 

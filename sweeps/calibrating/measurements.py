@@ -8,9 +8,9 @@ import importlib.metadata
 import json
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ REACH = 1.25
 class Measurement:
     """The timing of one task shape: ``family`` is what it has in common with others that differ in ``work`` alone.
 
-    ``work``: FLOPs of a step on all devices, recomputation included. ``label`` and ``measured_at`` are for people.
+    ``work``: FLOPs of a step on all ``devices``, recomputation included. ``label`` and ``measured_at`` are for people.
     """
 
     family: str
@@ -58,6 +58,7 @@ class Measurement:
     timing: Timing
     label: str
     measured_at: str
+    devices: int = 1
 
 
 class Measurements:
@@ -78,12 +79,38 @@ class Measurements:
         """Whether this very shape was measured."""
         return any(each.work == work for each in self._families.get(family, ()))
 
+    def of(self, families: Collection[str]) -> Measurements:
+        """Those of some ``families``."""
+        chosen = (each for name in families for each in self._families.get(name, ()))
+        return Measurements(self.device, chosen)
+
     def seconds(self, family: str, work: float, counts: Counts) -> float | None:
         """Time of a task; None where nothing like it was measured."""
         known = self._families.get(family, [])
         if not known or not known[0].work / REACH <= work <= known[-1].work * REACH:
             return None
         return max(0.0, _between([(each.work, each.timing.seconds(counts)) for each in known], work))
+
+    def extended(self, family: str, work: float, devices: int, counts: Counts, least: float) -> float | None:
+        """Time of a task unlike all that were measured; None where none was.
+
+        It follows from the measured ones of its family, or of all, next to it in the work of a device. One that is
+        larger than all of them takes at least their start-up and ``least``, one that is smaller their time for as much.
+        """
+        known = self._families.get(family) or [each for members in self._families.values() for each in members]
+        if not known:
+            return None
+        own, slowest = work / devices, dict[float, Measurement]()
+        for each in sorted(known, key=lambda each: each.timing.seconds(counts)):
+            slowest[each.work / each.devices] = each
+        places = sorted(slowest)
+        nearest = min(places, key=lambda place: abs(place - own))
+        timing = slowest[nearest].timing
+        scaled = timing.scaled(own / nearest).seconds(counts)
+        line = _between([(place, slowest[place].timing.seconds(counts)) for place in places], own)
+        if own > places[-1]:
+            return max(line if len(places) > 1 else scaled, timing.startup + least)
+        return line if own >= places[0] else max(line if len(places) > 1 else 0.0, scaled)
 
     def since(self) -> str:
         """The day of the oldest measurement."""
@@ -100,10 +127,18 @@ def load(folder: Path, device: dict[str, Any]) -> Measurements:
     """What ``folder`` says of ``device``; nothing where there is no file, or none that can be read."""
     try:
         content = read_json(_file(folder, device))
-        known = [Measurement(**{**each, "timing": Timing(**each["timing"])}) for each in content["measurements"]]
+        usual = {"devices": _devices_of(device)}  # earlier versions did not write it
+        known = [
+            Measurement(**{**usual, **each, "timing": Timing(**each["timing"])}) for each in content["measurements"]
+        ]
     except (OSError, ValueError, KeyError, TypeError):
         return Measurements(device)
     return Measurements(device, known if content.get("schema") == SCHEMA else ())
+
+
+def _devices_of(device: dict[str, Any]) -> int:
+    """How many processes a task has there, unless it is too large for so few."""
+    return int(device.get("processes") or device.get("nodes", 1) * device.get("tasks_per_node", 1))
 
 
 def cache_folder() -> Path:
@@ -156,9 +191,11 @@ def work_of(cost: TaskCost) -> float:
 
 
 def _between(points: Sequence[tuple[float, float]], place: float) -> float:
-    """The value at ``place`` on the line through the points around it, or through the nearest two."""
+    """The value at ``place`` on the line through the points around it, or through the nearest two. It never falls: a
+    larger task that was measured as faster than a smaller one was so by chance."""
     if len(points) == 1:
         return points[0][1]
+    points = list(zip([each for each, _ in points], accumulate((value for _, value in points), max), strict=True))
     left, right = next((pair for pair in pairwise(points) if place <= pair[1][0]), tuple(points[-2:]))
     part = (place - left[0]) / (right[0] - left[0])
     return left[1] + part * (right[1] - left[1])

@@ -72,4 +72,4 @@ def _measurement(shape: Shape, run: ShortRun, job: Job, place: SlurmExecutor) ->
         reason = place.gone([job.key]).get(job.key, "it ended without a result")
         raise UserError(f"calibrating {shape.label}: {reason}")
     timing = run.timing(jobs.task_dir(job))
-    return Measurement(shape.family, shape.work, timing, shape.label, now())
+    return Measurement(shape.family, shape.work, timing, shape.label, now(), shape.devices)

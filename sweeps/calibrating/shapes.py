@@ -31,7 +31,13 @@ class Shape:
 def unmeasured(points: Mapping[str, Point], placed: Placements, known: Measurements) -> list[Shape]:
     """The shapes still to be measured: of each family the smallest, the largest, and one between where these lie far
     apart."""
-    families: dict[str, dict[float, Shape]] = {}
+    chosen = [shape for family in families(points, placed).values() for shape in _ends(family)]
+    return [shape for shape in chosen if not known.has(shape.family, shape.work)]
+
+
+def families(points: Mapping[str, Point], placed: Placements) -> dict[str, dict[float, Shape]]:
+    """{family: {work of a step: a task that does so much}} of all tasks."""
+    found: dict[str, dict[float, Shape]] = {}
     different = {(seedless(point.config), point.tasks): point for point in points.values()}
     for point in different.values():
         for task in point.tasks:
@@ -39,9 +45,8 @@ def unmeasured(points: Mapping[str, Point], placed: Placements, known: Measureme
             cost = task_cost(point.config, task, activation_checkpointing=placement.activation_checkpointing)
             family, work = family_of(point.config, task, placement), work_of(cost)
             shape = Shape(point.config, task, family, work, f"{point.label} {task}", placement.world_size)
-            families.setdefault(family, {}).setdefault(work, shape)
-    chosen = [shape for family in families.values() for shape in _ends(family)]
-    return [shape for shape in chosen if not known.has(shape.family, shape.work)]
+            found.setdefault(family, {}).setdefault(work, shape)
+    return found
 
 
 def _ends(family: dict[float, Shape]) -> list[Shape]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,6 +46,10 @@ class Timing:
         """Time of a task that does so much."""
         between = counts.steps * self.step + counts.saves * self.save + counts.evaluations * self.evaluation
         return self.startup + between + self.finish
+
+    def scaled(self, factor: float) -> Timing:
+        """Of a task whose steps have ``factor`` times as much to do."""
+        return dataclasses.replace(self, step=self.step * factor, evaluation=self.evaluation * factor)
 
 
 @dataclass(frozen=True)

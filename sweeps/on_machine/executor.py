@@ -9,12 +9,11 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from nepa_scale.runs import holder, is_in_use
+from nepa_scale.runs import holder, is_in_use, is_in_use_by_another
 from sweeps import jobs, plan
 from sweeps.on_machine import runner
 from sweeps.schedule import Job
 
-START_SECONDS = 20.0
 GONE = "its process is gone without a word; the same launch continues it"
 STOP_AGAIN_SECONDS = 5.0
 
@@ -24,15 +23,14 @@ class LocalExecutor:
 
     def __init__(self, study_dir: Path) -> None:
         self._study_dir = study_dir
-        self._started_at: float | None = None
         self._asked_at = 0.0
 
     def check(self) -> None:
         """This machine is always there."""
 
     def gone(self, keys: Collection[str]) -> dict[str, str]:
-        """Tasks whose process, or this machine, died without a word."""
-        if self.is_active():
+        """Tasks whose process, or this machine, died without a word; none while a launcher puts tasks in line."""
+        if self.is_active() or is_in_use_by_another(self._study_dir):
             return {}
         folders = {key: plan.task_dir(self._study_dir, key) for key in keys}
         return {key: GONE for key, folder in folders.items() if not is_in_use(folder)}
@@ -51,18 +49,11 @@ class LocalExecutor:
                 jobs.put_in_line(job)
         if todo:
             runner.start(self._study_dir)
-            self._started_at = time.monotonic()
         return ["the queue of an earlier launch is at work and takes these on"] if joined and todo else []
 
     def is_active(self) -> bool:
-        """Whether the study's queue is there, or was started just now and may not have got so far."""
-        folder = runner.queue_dir(self._study_dir)
-        if not folder.is_dir():
-            return False
-        if is_in_use(folder):
-            self._started_at = None
-            return True
-        return self._started_at is not None and time.monotonic() - self._started_at < START_SECONDS
+        """Whether the study's queue is there, or is about to be."""
+        return runner.is_there(self._study_dir)
 
     def stop(self) -> str | None:
         """Tell the queue to let its tasks save; asking often does no harm."""

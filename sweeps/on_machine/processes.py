@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import submitit
 
+from nepa_scale.placing.visible_gpus import CUDA, showing
 from nepa_scale.processes.free_port import free_port
 from sweeps.handing_over import fresh_folder, job_environment
 from sweeps.schedule import Job
@@ -23,16 +24,17 @@ WITHOUT_LIMIT_MINUTES = 60 * 24 * 365
 KILL_SECONDS = 5.0
 
 
-def start(job: Job, *, processes: int, threads: int, gpus: Sequence[int]) -> submitit.LocalJob[Any]:
+def start(job: Job, *, processes: int, threads: int, gpus: Sequence[str]) -> submitit.LocalJob[Any]:
     """Start ``job`` at once, in ``processes`` ranks of ``threads`` threads, on these GPUs."""
     executor = submitit.LocalExecutor(fresh_folder(job.folder))
     executor.update_parameters(
         timeout_min=WITHOUT_LIMIT_MINUTES,
         tasks_per_node=processes,
         gpus_per_node=len(gpus),
-        visible_gpus=list(gpus),
     )
-    variables = {"OMP_NUM_THREADS": str(threads), "MASTER_PORT": str(free_port())}
+    shown = showing(gpus)
+    executor.parameters["visible_gpus"] = shown[CUDA].split(",")  # update_parameters takes whole numbers alone
+    variables = {"OMP_NUM_THREADS": str(threads), "MASTER_PORT": str(free_port())} | shown
     with job_environment(variables), spared_from_the_terminal():
         handle: Any = executor.submit(job.function)
     return handle

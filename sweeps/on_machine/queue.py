@@ -14,7 +14,7 @@ import submitit
 
 from sweeps.machine import Slots
 from sweeps.on_machine import processes
-from sweeps.on_machine.shares import Share, SharesBook
+from sweeps.on_machine.shares import GPU, Share, SharesBook
 from sweeps.schedule import Job, by_chain, is_ready
 
 POLL_SECONDS = 0.2
@@ -118,10 +118,10 @@ class LocalQueue:
         if not gpus:
             return self._shares.claim(["cores"], Fraction(1, self._slots.count))
         crowd = max(1, -(-self._slots.count * needed // len(gpus)))
-        return self._shares.claim([f"gpu{number}" for number in gpus], Fraction(1, crowd), min(needed, len(gpus)))
+        return self._shares.claim([f"{GPU}{name}" for name in gpus], Fraction(1, crowd), min(needed, len(gpus)))
 
     def _start(self, job: Job, share: Share) -> None:
-        gpus = [int(device.removeprefix("gpu")) for device in share.devices if device.startswith("gpu")]
+        gpus = [device.removeprefix(GPU) for device in share.devices if device.startswith(GPU)]
         threads = max(1, self._slots.threads // self._slots.processes)
         handle = processes.start(job, processes=self._slots.processes, threads=threads, gpus=gpus)
         self._running.append(Running(job, handle, self._shares.hand_over(share, int(handle.job_id))))

@@ -6,7 +6,6 @@ every task of the plan whose status is ``submitted``. A launcher that adds work 
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -15,10 +14,10 @@ from pathlib import Path
 
 from nepa_scale.errors import RunError
 from nepa_scale.processes.signals import StopRequest
-from nepa_scale.runs import exclusive
+from nepa_scale.runs import exclusive, holder, is_in_use, record_holder
 from sweeps import jobs, plan, withdrawn
 from sweeps.clusters import read_cluster
-from sweeps.handing_over import ROOT
+from sweeps.handing_over import environment_of_job
 from sweeps.machine import local_slots
 from sweeps.on_machine.queue import LocalQueue
 from sweeps.schedule import Job
@@ -72,21 +71,30 @@ def log_file(study_dir: Path) -> Path:
     return queue_dir(study_dir) / "log.txt"
 
 
+def newcomer_dir(study_dir: Path) -> Path:
+    """A folder held by the runner that was started last: it is there before it has the queue's lock."""
+    return queue_dir(study_dir) / "newcomer"
+
+
+def is_there(study_dir: Path) -> bool:
+    """Whether a runner works on the study's queue, or is about to."""
+    return is_in_use(queue_dir(study_dir)) or holder(newcomer_dir(study_dir)) is not None
+
+
 def start(study_dir: Path) -> None:
     """See that a runner works on what is in line. One that is already there takes it on, and this one leaves."""
-    folder = queue_dir(study_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    newcomer_dir(study_dir).mkdir(parents=True, exist_ok=True)
     inbox(study_dir).touch()
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     with log_file(study_dir).open("a") as log:
-        subprocess.Popen(
+        runner = subprocess.Popen(
             [sys.executable, "-m", "sweeps.on_machine.runner", str(study_dir.absolute())],
-            env=os.environ | {"PYTHONPATH": path},
+            env=environment_of_job({}),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
+    record_holder(newcomer_dir(study_dir), runner.pid)
 
 
 def main(words: Sequence[str]) -> int:

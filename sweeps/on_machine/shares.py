@@ -25,6 +25,8 @@ from nepa_scale.processes.living import lives, start_time
 PATIENCE_SECONDS = 5.0
 """A queue that has not asked for so long does not wait any more."""
 REFRESH_SECONDS = 1.0
+GPU = "gpu"
+"""What the name of a GPU begins with in the book."""
 
 
 @dataclass(frozen=True)

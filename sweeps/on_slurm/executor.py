@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import submitit
 
 from nepa_scale.errors import UserError
+from nepa_scale.runs import is_in_use_by_another
 from sweeps import jobs
 from sweeps.handing_over import job_environment
 from sweeps.on_slurm import arrays, commands, requeue, submissions, truth
@@ -19,6 +21,7 @@ from sweeps.schedule import Job
 from sweeps.settings import SlurmSettings
 
 ASK_AGAIN_SECONDS = 5.0
+CONFIGURATION = "SLURM_CONF"
 UNKNOWN = "it never reached Slurm; the same launch submits it"
 
 
@@ -34,7 +37,9 @@ class SlurmExecutor:
         commands.check_available()
 
     def gone(self, keys: Collection[str]) -> dict[str, str]:
-        """Tasks of which Slurm has no job that waits or runs."""
+        """Tasks of which Slurm has no job that waits or runs; none while a launcher submits them."""
+        if is_in_use_by_another(self._study_dir):
+            return {}
         known = self._known(fresh=True)
         dead = [key for key in keys if key not in known or not known[key].is_live]
         return {key: self._reason(known[key]) if key in known else UNKNOWN for key in dead}
@@ -109,9 +114,11 @@ class SlurmExecutor:
         executor = submitit.SlurmExecutor(submissions.folder(self._study_dir, submission))
         dependency = _dependency(array, ids)
         executor.update_parameters(**parameters(self._settings, array, submission.comment, dependency))
-        threads = {"OMP_NUM_THREADS": str(array.jobs[0].resources.cpus_per_task)}
+        variables = {"OMP_NUM_THREADS": str(array.jobs[0].resources.cpus_per_task)}
+        if CONFIGURATION in os.environ:  # where Slurm's commands find their cluster: not of the job this may run in
+            variables[CONFIGURATION] = os.environ[CONFIGURATION]
         try:
-            with job_environment(threads), executor.batch():
+            with job_environment(variables), executor.batch():
                 handles = [
                     executor.submit(requeue.requeueing(job.function, jobs.task_dir(job), self._settings.max_requeues))
                     for job in array.jobs

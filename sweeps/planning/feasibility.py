@@ -69,6 +69,9 @@ def too_large(points: Iterable[Point], placed: Placements) -> list[str]:
     lines = []
     for point in points:
         for task in point.tasks:
-            problem = placed.of(point.config, task).problem
+            problem, unused = placed.of(point.config, task).problem, placed.unused(point.config, task)
+            if problem is not None and unused:
+                batch = point.config.task_config(task).batch_size
+                problem += f"; {task}.batch_size={batch} does not divide over {' or '.join(map(str, unused))} devices"
             lines += [f"{point.label} {task}: {problem}"] if problem is not None else []
     return list(dict.fromkeys(lines))

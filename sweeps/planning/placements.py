@@ -33,6 +33,10 @@ class Placements:
             self._known[key] = fitting or place(config, task, usable[0], device)
         return self._known[key]
 
+    def unused(self, config: RunConfig, task: str) -> list[int]:
+        """Numbers of processes that ``task`` may have and over which its batch does not divide."""
+        return [size for size in self._sizes if config.task_config(task).batch_size % size]
+
     def basis(self, config: RunConfig) -> str:
         """What the estimates of memory rest on."""
         device = device_memory(self._cluster, config)

@@ -10,7 +10,7 @@ from sweeps import plan, registration
 from sweeps.calibrating.asked import known_times
 from sweeps.machine import task_speed, world_size
 from sweeps.plan import Dropped, Plan, PlannedRun
-from sweeps.planning import budgets
+from sweeps.planning import budgets, limits
 from sweeps.planning.feasibility import check, fitting, too_large
 from sweeps.planning.placements import Placements
 from sweeps.planning.point import Point
@@ -28,6 +28,7 @@ class Prepared:
         points: its runs' settings, by run_id.
         plan: its runs; ``merged``: with those of earlier launches into the same directory.
         too_large, excesses: why devices cannot hold it, or its budget does not pay for it; a line each.
+        warnings: what else is doubtful in it; a line each.
         held: runs that wait until it is written down what is expected of them.
     """
 
@@ -36,6 +37,7 @@ class Prepared:
     merged: Plan
     too_large: Sequence[str]
     excesses: Sequence[str]
+    warnings: Sequence[str]
     held: Mapping[str, PlannedRun]
 
 
@@ -58,6 +60,7 @@ def prepare(request: Launch) -> Prepared:
         merged=plan.merge(earlier, planned),
         too_large=too_large(points.values(), placed),
         excesses=budgets.excesses(planned, request.study_dir, request.budget),
+        warnings=limits.warnings(planned, request.cluster),
         held=registration.largest(planned) if request.predict else {},
     )
 

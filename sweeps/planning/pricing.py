@@ -28,7 +28,7 @@ def price(
     launch: Launch, points: dict[str, Point], speed: Speed, placed: Placements, measured: Measurements | None = None
 ) -> Plan:
     """The plan of the expanded ``points``. Raises ``DataError`` when a data set cannot be read."""
-    pricing = _Pricing(launch.cluster, placed, Times(speed, world_size(launch.cluster), measured))
+    pricing = _Pricing(launch.cluster, placed, Times(speed, world_size(launch.cluster), measured or Measurements({})))
     launch = resolved(launch)
     planned = tuple(
         PlannedRun(

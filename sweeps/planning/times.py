@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import TaskCost
 from nepa_scale.placing.placed import Placement
@@ -11,32 +13,40 @@ from sweeps.machine import Speed
 
 
 class Times:
-    """Estimates of a launch, ``speed`` being that of ``devices``. It remembers how many rest on measurements."""
+    """Estimates of a launch, ``speed`` being that of ``devices``. It remembers how many rest on what.
 
-    def __init__(self, speed: Speed, devices: int, measured: Measurements | None = None) -> None:
+    Where any task of the launch was measured, the others are compared with those: a guess beside a measurement would
+    make a larger task seem the faster one.
+    """
+
+    def __init__(self, speed: Speed, devices: int, measured: Measurements) -> None:
         self._speed, self._devices, self._measured = speed, devices, measured
-        self._numbers = {True: 0, False: 0}
+        self._numbers: Counter[str] = Counter()
 
     def of(
         self, config: RunConfig, task: str, cost: TaskCost, placement: Placement, start: int
     ) -> tuple[float | None, bool]:
-        """Seconds of ``task`` from step ``start`` on, None where they are not known; and whether they rest on
-        measurements."""
-        found = None
-        if self._measured is not None:
-            family, parts = family_of(config, task, placement), counts(config, task, cost.steps, start)
-            found = self._measured.seconds(family, work_of(cost), parts)
-        self._numbers[found is not None] += 1
+        """Seconds of ``task`` from step ``start`` on, None where they are not known; and whether tasks like it were
+        measured."""
+        family, parts = family_of(config, task, placement), counts(config, task, cost.steps, start)
+        work, devices = work_of(cost), placement.world_size
+        found = self._measured.seconds(family, work, parts)
         if found is not None:
+            self._numbers["measured"] += 1
             return found, True
-        flops = cost.flops_train - cost.flops_train * start // cost.steps
-        return self._speed.seconds(flops * self._devices // placement.world_size), False
+        flops = (cost.flops_train - cost.flops_train * start // cost.steps) * self._devices // devices
+        least = self._speed.seconds_of_work(flops) or 0.0
+        extended = self._measured.extended(family, work, devices, parts, least)
+        self._numbers["guessed" if extended is None else "extended"] += 1
+        return (self._speed.seconds(flops) if extended is None else extended), False
 
     @property
     def basis(self) -> str:
         """What they rest on."""
-        measured, others = self._numbers[True], self._numbers[False]
-        if self._measured is None or not measured:
+        measured, extended = self._numbers["measured"], self._numbers["extended"]
+        if not measured + extended:
             return self._speed.basis
         said = f"{measured} tasks from short runs of such tasks on this device, {self._measured.since()}"
-        return said if not others else f"{said}; {others} from {self._speed.basis}"
+        return (
+            f"{said}; {extended} of other sizes or kinds from those; calibrate=true measures them" if extended else said
+        )

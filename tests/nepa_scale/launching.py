@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from nepa_scale.processes.inherited import without_launcher
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = str(REPOSITORY / "nepa_scale" / "train.py")
 TIMEOUT_SECONDS = 240
@@ -20,16 +22,8 @@ TIMEOUT_SECONDS = 240
 
 def clean_environment(**variables: str) -> dict[str, str]:
     """This process's environment without a launcher's variables, one thread per process."""
-    dropped = (
-        "RANK",
-        "WORLD_SIZE",
-        "LOCAL_RANK",
-        "MASTER_ADDR",
-        "MASTER_PORT",
-        "SLURM_PROCID",
-        "SLURM_NTASKS",
-    )
-    kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    alone = without_launcher(os.environ)
+    kept = {name: value for name, value in alone.items() if name not in ("MASTER_ADDR", "MASTER_PORT")}
     return {**kept, "OMP_NUM_THREADS": "1", **variables}
 
 

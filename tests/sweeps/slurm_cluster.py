@@ -56,6 +56,7 @@ ReturnToService=2
 SlurmdTimeout=10
 SlurmctldTimeout=30
 InactiveLimit=0
+LaunchParameters=use_interactive_step
 KillWait=8
 MinJobAge={min_job_age}
 MaxJobCount=20000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sweeps import machine
-from sweeps.machine import Slots, local_slots, task_speed, visible_gpus, world_size
+from sweeps.machine import Slots, local_slots, task_speed, world_size
 from sweeps.settings import LocalSettings, SlurmSettings
 
 CORES = machine.usable_cores()
@@ -31,11 +31,10 @@ def test_slots_without_gpus(
 
 
 def test_one_slot_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The GPUs this process may use decide the slots, by the numbers it knows them by."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert visible_gpus() == (2, 5)
+    """The GPUs this process may use decide the slots, by the names it knows them by."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,MIG-1a/0/0")
     slots = local_slots(LocalSettings())
-    assert (slots.count, slots.gpus) == (2, (2, 5))
+    assert (slots.count, slots.gpus) == (2, ("2", "MIG-1a/0/0"))
 
 
 def test_stated_speed_is_used_as_it_is() -> None:

@@ -18,9 +18,12 @@ import psutil
 import pytest
 
 from nepa_scale.files import write_json
+from nepa_scale.runs import holder
 from nepa_scale.status import Status, write_status
 from sweeps import display, plan, status, withdrawn
 from sweeps.clusters import save_cluster
+from sweeps.on_machine import executor as executor_here
+from sweeps.on_machine import runner
 from sweeps.on_slurm.truth import ENDS
 from sweeps.plan import Plan, PlannedRun, PlannedTask
 from sweeps.settings import LocalSettings
@@ -124,6 +127,69 @@ def test_a_process_that_went_without_a_word(tmp_path: Path) -> None:
     for changed, state in (({}, "running"), ({"pid": dead_process()}, "lost"), (earlier, "lost")):
         (task_dir / ".lock.owner").write_text(json.dumps(me | changed))
         assert status.look(planned, tmp_path)[0].state == state
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from nepa_scale.runs import exclusive
+with exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+START = """
+import sys
+from pathlib import Path
+from sweeps.on_machine import runner
+runner.start(Path(sys.argv[1]))
+"""
+
+
+def test_what_a_launch_is_starting_is_not_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the first task in line to the end of the queue that works on it there is no moment at which a task shows as
+    lost: a launcher puts tasks in line, then a queue begins, which takes its time."""
+    planned = make_study(tmp_path)
+    save_cluster(LocalSettings(), tmp_path)
+    for task in ("pretrain", "classify"):
+        write_task(tmp_path, 0, task, Status("submitted"), [])
+
+    def states() -> set[str]:
+        return {task.state for task in status.look(planned, tmp_path)}
+
+    assert states() == {"lost"}
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert launcher.stdout is not None and launcher.stdout.readline() == "held\n"
+    assert states() == {"submitted"}
+    launcher.communicate("")
+    assert states() == {"lost"}
+    for task in ("pretrain", "classify"):
+        withdrawn.withdraw(tmp_path / "runs" / "femto-0" / task)  # so that the queue has nothing to do
+    subprocess.run([sys.executable, "-c", START, str(tmp_path)], check=True)
+    assert not runner.queue_dir(tmp_path).joinpath(".lock.owner").exists(), (
+        "the queue has begun before this test looked"
+    )
+    assert states() == {"submitted"}
+    assert status.main([str(tmp_path), "watch=true"]) == 0
+    assert holder(runner.newcomer_dir(tmp_path)) is None
+    assert "2 lost" in capsys.readouterr().out
+
+
+def test_what_has_just_ended_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that ends, and its queue with it, between two looks shows as what it is."""
+    planned = make_study(tmp_path)
+    save_cluster(LocalSettings(), tmp_path)
+    write_task(tmp_path, 0, "pretrain", Status("running", step=9, steps_total=10), [])
+
+    def ends(folder: Path) -> bool:
+        write_task(tmp_path, 0, "pretrain", Status("finished", step=10, steps_total=10), [])
+        return False
+
+    monkeypatch.setattr(executor_here, "is_in_use", ends)
+    assert status.look(planned, tmp_path)[0].state == "finished"
 
 
 def test_json_has_every_task(tmp_path: Path, run: Run) -> None:

@@ -57,9 +57,3 @@ def test_stated_size_wins() -> None:
     config = parse(["engine.device_memory_gib=1.5"])
     for memory in (planned(config, World()), found(config, World())):
         assert (memory.size, memory.source) == (3 * 2**29, "engine.device_memory_gib")
-
-
-def test_hidden_gpus_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty list of visible devices means that training uses the CPU."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert not device_memory.has_gpu()

@@ -9,19 +9,29 @@ import pytest
 
 from nepa_scale.errors import ConfigError
 from nepa_scale.processes.distributed import LAUNCHER_VARIABLES, read_environment
+from nepa_scale.processes.inherited import without_launcher
 from nepa_scale.processes.slurm_environment import first_host
 from nepa_scale.processes.world import World
 
 TOUCHED = (*LAUNCHER_VARIABLES, "OMP_NUM_THREADS", "LOCAL_WORLD_SIZE", "LOCAL_SIZE")
-SLURM = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_JOB_NODELIST", "SLURM_JOB_ID")
-SLURM_STEP = ("SLURM_STEP_NODELIST", "SLURM_STEP_ID", "SLURM_NODELIST", "SLURM_CPUS_PER_TASK")
+SRUN = {
+    "SLURM_NTASKS": "4",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+    "SLURM_JOB_NODELIST": "node[3-4]",
+    "SLURM_JOB_ID": "41234",
+}
+"""What srun tells the last of four tasks on two nodes."""
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """An environment without any launcher, restored afterwards."""
-    for name in (*TOUCHED, *SLURM, *SLURM_STEP):
+    for name in TOUCHED:
         monkeypatch.setenv(name, "set, so that the original state is recorded and restored")
+        monkeypatch.delenv(name)
+    for name in os.environ.keys() - without_launcher(os.environ).keys():
         monkeypatch.delenv(name)
     return monkeypatch
 
@@ -85,9 +95,8 @@ def test_contradicting_launcher_is_named(
 
 
 def srun(environment: pytest.MonkeyPatch, **variables: str) -> None:
-    """Set what srun sets for the last of four tasks on two nodes."""
-    usual = dict(zip(SLURM, ("4", "3", "1", "node[3-4]", "41234"), strict=True))
-    for name, value in (usual | variables).items():
+    """Set what srun sets, for the last of four tasks unless said otherwise."""
+    for name, value in (SRUN | variables).items():
         environment.setenv(name, value)
 
 
@@ -136,7 +145,7 @@ def test_the_first_host_of_a_list(nodes: str, host: str) -> None:
         ({}, "SLURM_JOB_NODELIST", "none of SLURM_STEP_NODELIST, SLURM_JOB_NODELIST, SLURM_NODELIST is set"),
         ({}, "SLURM_LOCALID", "SLURM_PROCID is set but SLURM_LOCALID not; start with srun"),
         ({"SLURM_JOB_ID": "x"}, "", "SLURM_JOB_ID=x is not a whole number"),
-        ({"SLURM_NTASKS": "many"}, "", "SLURM_NTASKS=many is not a whole number; is it left from another job?"),
+        ({"SLURM_STEP_NUM_TASKS": "many"}, "", "SLURM_STEP_NUM_TASKS=many is not a whole number; is it left from"),
         ({"SLURM_PROCID": "4"}, "", "RANK=4 is not below WORLD_SIZE=4"),
     ],
 )
@@ -151,10 +160,78 @@ def test_unusable_slurm_variables_are_named(
         read_environment()
 
 
-def test_single_slurm_task_is_a_bare_call(environment: pytest.MonkeyPatch) -> None:
-    """Inside an allocation of one task, plain ``python`` needs no Slurm commands."""
-    environment.setenv("SLURM_NTASKS", "1")
-    environment.setenv("SLURM_PROCID", "0")
+@pytest.mark.parametrize(
+    ("variables", "dropped"),
+    [
+        ({"SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, ()),
+        ({"SLURM_PROCID": "0"}, ("SLURM_STEP_NUM_TASKS",)),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, ()),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, ()),
+        ({}, ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")),
+    ],
+    ids=["a step of one task", "a batch script", "salloc's shell", "a script submitted by a step", "salloc's command"],
+)
+def test_the_count_of_the_step_decides(
+    environment: pytest.MonkeyPatch, variables: dict[str, str], dropped: tuple[str, ...]
+) -> None:
+    """SLURM_NTASKS says what an allocation is for; a process that is alone in it waits for nobody."""
+    srun(environment, **variables)
+    for name in dropped:
+        environment.delenv(name)
+    assert read_environment() == World()
+
+
+OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4"}
+OPEN_MPI |= {"OMPI_COMM_WORLD_LOCAL_RANK": "3", "OMPI_COMM_WORLD_LOCAL_SIZE": "4", "PMIX_RANK": "3"}
+HYDRA = {"PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "3", "MPI_LOCALNRANKS": "4"}
+
+
+@pytest.mark.parametrize("variables", [OPEN_MPI, HYDRA], ids=["Open MPI", "MPICH and Intel MPI"])
+def test_mpirun_is_understood(environment: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    """Ranks of mpirun have their place, and meet at one port: it follows from the process that started them all. So
+    it is inside a Slurm job, whose own count is that of mpirun's daemons."""
+    ports = set()
+    for slurm in ({}, SRUN | {"SLURM_PROCID": "0"}):
+        for name in LAUNCHER_VARIABLES:
+            environment.delenv(name, raising=False)
+        for name, value in (variables | slurm).items():
+            environment.setenv(name, value)
+        assert read_environment() == World(rank=3, size=4, local_rank=3)
+        assert os.environ["MASTER_ADDR"] == "127.0.0.1"
+        ports.add(os.environ["MASTER_PORT"])
+    assert len(ports) == 1
+
+
+def test_mpirun_on_several_machines(environment: pytest.MonkeyPatch) -> None:
+    """Where rank 0 is, mpirun does not say: what must be given is named, and then taken."""
+    for name, value in (OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}).items():
+        environment.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"OMPI_COMM_WORLD_LOCAL_SIZE=2.*MASTER_ADDR.*MASTER_PORT"):
+        read_environment()
+    environment.setenv("MASTER_ADDR", "node1")
+    environment.setenv("MASTER_PORT", "20000")
+    assert read_environment() == World(rank=3, size=4, local_rank=1)
+
+
+@pytest.mark.parametrize("variables", [{"PMI_RANK": "0", "PMI_SIZE": "2"}, {"PMIX_RANK": "0"}])
+def test_a_launcher_that_does_not_say_enough(environment: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    """Ranks that do not know their place are refused: each would train by itself."""
+    for name, value in variables.items():
+        environment.setenv(name, value)
+    with pytest.raises(ConfigError, match="start with torchrun"):
+        read_environment()
+
+
+def test_srun_with_pmi(environment: pytest.MonkeyPatch) -> None:
+    """``srun --mpi=pmi2`` and ``--mpi=pmix`` say less of the ranks than Slurm itself, which counts."""
+    srun(environment, PMI_RANK="3", PMI_SIZE="4", PMIX_RANK="3")
+    assert read_environment() == World(rank=3, size=4, local_rank=1)
+
+
+def test_one_process_of_mpirun(environment: pytest.MonkeyPatch) -> None:
+    """``mpirun -n 1`` is a bare call."""
+    for name in OPEN_MPI:
+        environment.setenv(name, "1" if name.endswith("SIZE") else "0")
     assert read_environment() == World()
 
 

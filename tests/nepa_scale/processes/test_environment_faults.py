@@ -54,11 +54,12 @@ def test_more_ranks_than_were_launched(digits_root: Path, tmp_path: Path) -> Non
 
 
 def test_variables_left_from_slurm(digits_root: Path, tmp_path: Path) -> None:
-    """``python`` in a job script without srun: Slurm's own variable is named."""
-    line = complaint_of(
-        alone(digits_root, tmp_path, SLURM_PROCID="0", SLURM_NTASKS="2", SLURM_LOCALID="0", SLURM_JOB_ID="7")
-    )
-    assert "environment: SLURM_NTASKS=2, but after" in line
+    """Variables of a step that has other tasks no more: Slurm's own is named."""
+    step = {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0"}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "SLURM_JOB_ID": "7"}
+    [ended] = ends([start_with("", words(digits_root, tmp_path), **step | place)], timeout=60)
+    line = complaint_of(ended)
+    assert "environment: SLURM_STEP_NUM_TASKS=2, but after" in line
 
 
 def test_an_address_that_does_not_exist(digits_root: Path, tmp_path: Path) -> None:

@@ -99,3 +99,27 @@ def test_the_length_of_another_task_does_not_matter() -> None:
     longer = dataclasses.replace(config, classify=dataclasses.replace(config.classify, batch_size=8))
     assert family(longer) == family(config)
     assert family(longer, "classify") != family(config, "classify")
+
+
+def test_larger_tasks_never_seem_faster() -> None:
+    """Whatever was measured, a plan's times rise with the size, inside and outside of what was measured; a size alone
+    stands for others in proportion."""
+    uneven = [measurement(1e9, 0.3), measurement(2e9, 0.2), measurement(9e9, 0.5)]
+    sizes = [1e7, 9e8, 1e9, 1.5e9, 2e9, 5e9, 9e9, 1e10, 1.2e10, 1e11, 1e13]
+    for known in (KNOWN, Measurements(DEVICE, uneven), Measurements(DEVICE, [measurement(2e9, 0.2)])):
+        for family in ("f", "another"):
+            times = [
+                known.seconds(family, size, COUNTS) or known.extended(family, size, 1, COUNTS, least=size / 1e12)
+                for size in sizes
+            ]
+            assert times == sorted(times, key=lambda time: time or 0.0)
+    alone = Measurements(DEVICE, [measurement(2e9, 0.2)])
+    assert alone.extended("f", 4e9, 1, COUNTS, least=0.0) == pytest.approx(10 + 2 * 20)
+    assert alone.extended("f", 1e9, 1, COUNTS, least=0.0) == pytest.approx(10 + 20 / 2)
+
+
+def test_what_is_larger_takes_the_measured_start_up_too() -> None:
+    """A guess from FLOPs knows no start-up; and twice the devices halve the work of each."""
+    assert KNOWN.extended("f", 1e12, 1, COUNTS, least=1e6) == pytest.approx(1e6 + 6)
+    assert KNOWN.extended("g", 10e9, 2, COUNTS, least=0.0) == pytest.approx(50.0)
+    assert KNOWN.of(["g"]).extended("f", 1e9, 1, COUNTS, least=5.0) is None

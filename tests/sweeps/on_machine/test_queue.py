@@ -148,9 +148,9 @@ def test_threads_and_devices_of_a_slot(tmp_path: Path) -> None:
         (tmp_path / f"{time.time_ns()}.seen").write_text(" ".join(os.environ[name] for name in names))
 
     before = dict(os.environ)
-    for slots in (Slots(1, 3, ()), Slots(1, 2, (5,))):
+    for slots in (Slots(1, 3, ()), Slots(1, 2, ("MIG-5/0/1",))):
         run_queue(slots, make_job(tmp_path, "look", look))
-    assert [path.read_text() for path in sorted(tmp_path.glob("*.seen"))] == ["3 ", "2 5"]
+    assert [path.read_text() for path in sorted(tmp_path.glob("*.seen"))] == ["3 ", "2 MIG-5/0/1"]
     assert dict(os.environ) == before
 
 
@@ -211,8 +211,8 @@ def test_ranks_of_one_task(tmp_path: Path) -> None:
         names = ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
         (tmp_path / f"{os.getpid()}.seen").write_text(" ".join(os.environ[name] for name in names))
 
-    run_queue(Slots(1, 4, (3, 5), processes=2), make_job(tmp_path, "look", look))
-    assert sorted(path.read_text() for path in tmp_path.glob("*.seen")) == ["0 2 2 3,5", "1 2 2 3,5"]
+    run_queue(Slots(1, 4, ("3", "GPU-5"), processes=2), make_job(tmp_path, "look", look))
+    assert sorted(path.read_text() for path in tmp_path.glob("*.seen")) == ["0 2 2 3,GPU-5", "1 2 2 3,GPU-5"]
 
 
 def test_nothing_is_left_running(tmp_path: Path) -> None:
