@@ -109,8 +109,8 @@ def told(found: Mapping[str, Any]) -> list[str]:
     if len(found["images"]) > 1 and "mean_loss" in found:
         lines.append(f"mean loss {found['mean_loss']:.4f}")
     reference = found["reference"]
-    where = f" {reference['weights']}; {reference['source']}" if "weights" in reference else " for such a model"
-    lines.append(f"published values: {reference['verdict']}{where}")
+    of = f"{reference['weights']}; {reference['source']}" if "weights" in reference else "none of weights of this shape"
+    lines.append(f"published values: {reference['verdict']} ({of})")
     for one in reference.get("compared", ()):
         apart = f"{'at most' if one['matches'] else 'more than'} {one['tolerance']:g} apart"
         values = f"{_numbers(one['published'])} published, {_numbers(one['found'])} here"
