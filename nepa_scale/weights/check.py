@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -90,7 +90,7 @@ def _opened(path: Path) -> Picture:
 
 def _scene(side: int) -> Picture:
     [scene] = scenes("validation", 1, split_glyphs()["validation"], side, seed=0)
-    return Picture(EMBEDDED, "", scene["png"])
+    return Picture(EMBEDDED, "", cast(bytes, scene["png"]))
 
 
 def _prepared(picture: Picture, model: NepaViT, preprocessing: Preprocessing) -> Tensor:

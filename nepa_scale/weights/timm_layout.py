@@ -113,9 +113,10 @@ def _preprocessing(stated: Any, path: Path) -> Preprocessing:
     if stated is not None and not isinstance(stated, dict):
         raise WeightsError(f"{path}: pretrained_cfg: expected settings, found {type(stated).__name__}")
     known = {each.name for each in dataclasses.fields(Preprocessing)}
-    given = {key: value for key, value in (stated or {}).items() if key in known}
+    given: dict[str, Any] = {key: value for key, value in (stated or {}).items() if key in known}
+    given |= {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
     try:
-        return Preprocessing(**{key: tuple(value) if type(value) is list else value for key, value in given.items()})
+        return Preprocessing(**given)
     except UserError as error:
         raise WeightsError(f"{path}: pretrained_cfg: {error}") from error
 
