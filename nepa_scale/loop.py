@@ -223,6 +223,7 @@ class Trainer:
             self.world,
             metrics=metrics,
             details=details,
+            starts_finetuned=self.task.starts_finetuned,
             params=self.params,
             placement=self.placement,
             throughput=self._throughput,

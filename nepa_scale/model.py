@@ -29,6 +29,7 @@ from timm.models import checkpoint as run_checkpointed
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
+from nepa_scale.data.preprocessing import MEAN, STD
 from nepa_scale.ladder import (
     LADDER,
     Architecture,
@@ -440,8 +441,8 @@ def _timm_config() -> dict[str, Any]:
         "num_classes": 0,
         "interpolation": "bicubic",
         "crop_pct": 0.875,
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
+        "mean": MEAN,
+        "std": STD,
         "first_conv": "patch_embed.proj",
         "classifier": "head",
         "paper_ids": "arXiv:2512.16922",

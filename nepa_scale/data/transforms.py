@@ -23,9 +23,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from nepa_scale.data.decode import IGNORE
-
-MEAN = (0.5, 0.5, 0.5)
-STD = (0.5, 0.5, 0.5)
+from nepa_scale.data.preprocessing import MEAN, STD
 
 ImageTransform = Callable[[NDArray[np.uint8]], Tensor]
 JointTransform = Callable[[NDArray[np.uint8], NDArray[np.uint8]], tuple[Tensor, Tensor]]

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from nepa_scale.config import RunConfig
 from nepa_scale.data.decode import decode_rgb
+from nepa_scale.data.preprocessing import MEAN, STD
 from nepa_scale.data.shard_stream import open_stream
 from nepa_scale.data.sources import Source, open_source
-from nepa_scale.data.transforms import MEAN, STD, normalise, pretrain_eval
+from nepa_scale.data.transforms import normalise, pretrain_eval
 from nepa_scale.errors import DataError, UserError
 from nepa_scale.files import write_atomically
 from nepa_scale.model import NepaViT
@@ -24,10 +25,9 @@ from nepa_scale.pictures import sheet
 from nepa_scale.pictures.maps import QueryMaps, query_maps
 from nepa_scale.pictures.settings import Plan
 from nepa_scale.runs import PICTURES_NAME, WEIGHTS_NAME
-from nepa_scale.weights.convert import Weights, read_run, read_timm
+from nepa_scale.weights.convert import Weights, built, read_run, read_timm
 from nepa_scale.weights.description import of_run
 from nepa_scale.weights.tensor_files import read_tensors
-from nepa_scale.weights.timm_layout import model_args
 
 NAME_LENGTH = 28
 STRIPS_PER_SHEET = 12
@@ -108,8 +108,7 @@ def draw_pretraining(config: RunConfig, folder: Path) -> None:
 
 def build(weights: Weights, image_size: int | None = None) -> NepaViT:
     """The backbone with its weights, for images of another size than pre-trained if one is given."""
-    backbone = NepaViT(**model_args(weights.description))
-    backbone.load_state_dict(dict(weights.tensors))
+    backbone = built(weights)
     if image_size not in (None, weights.description.image_size):
         backbone.set_input_size((image_size, image_size))
     return backbone

@@ -15,6 +15,7 @@ from nepa_scale.model import NepaViT, checkpoint_filter_fn
 from nepa_scale.optim import NO_LAYER_DECAY, LayerDecay, build_optimizer
 from nepa_scale.progress import logger
 from nepa_scale.tasks.task import Task
+from nepa_scale.weights.tensor_files import check_values
 
 #: Weights that one backbone has and another lacks, by the setting that decides it.
 DECIDED_BY = {
@@ -25,8 +26,10 @@ DECIDED_BY = {
     "k_norm": "qk_norm",
 }
 
-#: What a classifier's file holds beside its backbone.
-HEAD_KEYS = ("fc_norm.", "head.")
+#: What the file of a fine-tuned model holds beside its backbone.
+HEAD_KEYS = ("fc_norm.", "head.", "auxiliary.")
+
+SEEN_LABELS = "They have seen labels: what comes of them does not tell how good pre-training alone is"
 
 
 class Finetune(Task):
@@ -41,7 +44,7 @@ class Finetune(Task):
         self.backbone = self.new_backbone(drop_path_rate=section.drop_path_rate, qk_norm=section.qk_norm)
         self.backbone.causal = section.attention == "causal"
         if weights is not None:
-            load_backbone(self.backbone, weights)
+            self.starts_finetuned = load_backbone(self.backbone, weights)
             if section.freeze_patch_embed:
                 self.backbone.patch_embed.requires_grad_(False)
 
@@ -61,22 +64,27 @@ class Finetune(Task):
         return build_optimizer(self.module, self.section, layered=layered, head_lr=self.head_lr)
 
 
-def load_backbone(backbone: NepaViT, weights: Path) -> None:
-    """Fill ``backbone`` from a safetensors file; every weight must be there and fit.
+def load_backbone(backbone: NepaViT, weights: Path) -> bool:
+    """Fill ``backbone`` from a safetensors file, of which every weight must be there, fit and be finite.
 
-    Three differences are bridged, with a line in the log: the head of fine-tuned weights is left out, weights of
-    QK-norm that the file lacks start at 1, where they change nothing, and a table of positions of another image size
-    is resampled.
+    Returns whether the weights were fine-tuned. Three differences are bridged, with a line in the log: the head of
+    fine-tuned weights is left out, weights of QK-norm that the file lacks start at 1, where they change nothing, and a
+    table of positions of another image size is resampled.
 
     Raises:
         RunError: naming the file, the keys that are missing, unknown or of another shape, and, where a setting
             decides whether a weight exists, that setting.
+        WeightsError: naming the tensors that hold NaN, an infinite number, or no numbers to compute with.
     """
     try:
         state = safetensors.torch.load_file(weights)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{weights}: not a readable safetensors file ({error})") from error
-    state = _bridged(_without_head(state, weights), backbone, weights)
+    check_values(state, weights)
+    body = {name: value for name, value in state.items() if not name.startswith(HEAD_KEYS)}
+    if is_finetuned := len(body) < len(state):
+        logger.warning("%s: fine-tuned weights; their head is left out. %s", weights, SEEN_LABELS)
+    state = _bridged(body, backbone, weights)
     expected = {name: value.shape for name, value in backbone.state_dict().items()}
     lone = expected.keys() ^ state.keys()
     wrong = sorted(lone | {name for name in expected.keys() & state.keys() if state[name].shape != expected[name]})
@@ -87,13 +95,7 @@ def load_backbone(backbone: NepaViT, weights: Path) -> None:
             f"{weights}: does not fit this backbone; keys missing, unknown or misshapen: {shortened(wrong)}{hint}"
         )
     backbone.load_state_dict(state)
-
-
-def _without_head(state: dict[str, Tensor], weights: Path) -> dict[str, Tensor]:
-    kept = {name: value for name, value in state.items() if not name.startswith(HEAD_KEYS)}
-    if len(kept) < len(state):
-        logger.info("%s: fine-tuned weights; their head is left out", weights)
-    return kept
+    return is_finetuned
 
 
 def _bridged(state: dict[str, Tensor], backbone: NepaViT, weights: Path) -> dict[str, Tensor]:

@@ -122,7 +122,7 @@ class Probe(Task):
         self.backbone = self.new_backbone()
         self.backbone.causal = section.attention == "causal"
         if weights is not None:
-            load_backbone(self.backbone, weights)
+            self.starts_finetuned = load_backbone(self.backbone, weights)
         layers = probed_layers(section.layers, len(self.backbone.blocks))
         self.module = ProbeModule(self.backbone, layers, self._classes, attentive=section.attentive)
 

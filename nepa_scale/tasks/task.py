@@ -50,6 +50,7 @@ class Task(ABC):
     train_data: Samples[Any]
     eval_data: Samples[Any]
     stacked_evaluation = True
+    starts_finetuned = False  # from weights that have seen labels
     any_image_size = False  # whether the backbone must take images of other sizes too
 
     def __init__(self, config: RunConfig) -> None:

@@ -1,21 +1,28 @@
-"""The command: ``python -m nepa_scale.weights import SOURCE OUT_DIR`` and ``... export RUN_OR_DIR OUT_DIR``."""
+"""The command: ``python -m nepa_scale.weights import SOURCE OUT_DIR``, ``... export RUN_OR_DIR OUT_DIR`` and
+``... check DIR [IMAGE ...]``.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from nepa_scale import command
 from nepa_scale.errors import WeightsError
+from nepa_scale.files import to_json
 from nepa_scale.ladder import QkNorm
+
+EXIT_DIFFERS = 1
 
 
 @command.tells_mistakes
 def main(words: Sequence[str]) -> int:
-    """Do what ``words`` ask; returns the exit code: 0 done, 2 a user's mistake."""
+    """Do what ``words`` ask; returns the exit code: 0 done, 1 other values than published, 2 a user's mistake."""
     chosen = parser().parse_args(words)
+    if chosen.command == "check":
+        return look(chosen)
     print(bring_in(chosen) if chosen.command == "import" else give_out(chosen))
     return 0
 
@@ -38,6 +45,10 @@ def parser() -> argparse.ArgumentParser:
     give.add_argument("--layout", choices=("timm", "authors"), required=True, help="what to write")
     give.add_argument("--task", choices=("pretrain", "classify"), help="whose weights of a run (default: pretrain)")
     give.add_argument("--ema", action="store_true", help="the moving average of a run's weights")
+    look_at = commands.add_parser("check", help="what weights do on images, beside published values")
+    look_at.add_argument("folder", metavar="DIR", type=Path, help="weights in timm's or the authors' layout")
+    look_at.add_argument("images", metavar="IMAGE", type=Path, nargs="*", help="default: a scene of digits")
+    look_at.add_argument("--json", action="store_true", help="print JSON")
     return whole
 
 
@@ -49,10 +60,9 @@ def bring_in(chosen: argparse.Namespace) -> str:
     convert.check_output(chosen.out)
     wishes = Wishes(chosen.qk_norm, None if chosen.attention is None else chosen.attention == "causal")
     folder = hub.local_folder(chosen.source, ema=chosen.ema)
-    weights, assumed = convert.read_authors(folder, ema=chosen.ema, wishes=wishes)
+    weights, notes = convert.read_authors(folder, ema=chosen.ema, wishes=wishes)
     convert.write_timm(weights, chosen.out)
-    notes = f"\nassumed, as config.json does not say: {', '.join(assumed)}" if assumed else ""
-    return f"{chosen.out}: {weights.description}{notes}"
+    return "\n".join([f"{chosen.out}: {weights.description}", *notes])
 
 
 def give_out(chosen: argparse.Namespace) -> str:
@@ -72,6 +82,41 @@ def give_out(chosen: argparse.Namespace) -> str:
     write = convert.write_timm if chosen.layout == "timm" else convert.write_authors
     write(weights, chosen.out)
     return f"{chosen.out}: {weights.description}"
+
+
+def look(chosen: argparse.Namespace) -> int:
+    """Check weights and print what was found; returns the exit code. Raises ``UserError``."""
+    from nepa_scale.weights import check
+
+    found = check.check(chosen.folder, chosen.images)
+    print(to_json(found).rstrip() if chosen.json else "\n".join(told(found)))
+    return EXIT_DIFFERS if found["reference"]["verdict"] == "differs" else 0
+
+
+def told(found: Mapping[str, Any]) -> list[str]:
+    """The lines that say what ``check`` found."""
+    lines = [f"{found['folder']}: {found['model']}", *found["notes"]]
+    for each in found["images"]:
+        if "loss" in each:
+            lines.append(f"{each['image']}: loss {each['loss']:.4f}, first token {_numbers(each['first_token'])} ...")
+            continue
+        lines.append(f"{each['image']}: scores {_numbers(each['logits'])} ...")
+        shown = (f"  {one['probability']:6.1%}  {one['label']}  {one['name'] or ''}" for one in each["classes"])
+        lines += map(str.rstrip, shown)
+    if len(found["images"]) > 1 and "mean_loss" in found:
+        lines.append(f"mean loss {found['mean_loss']:.4f}")
+    reference = found["reference"]
+    of = f"{reference['weights']}; {reference['source']}" if "weights" in reference else "none of weights of this shape"
+    lines.append(f"published values: {reference['verdict']} ({of})")
+    for one in reference.get("compared", ()):
+        apart = f"{'at most' if one['matches'] else 'more than'} {one['tolerance']:g} apart"
+        values = f"{_numbers(one['published'])} published, {_numbers(one['found'])} here"
+        lines.append(f"  {one['name']}: {values}, {apart}")
+    return lines + [f"  {name}: not compared, {why}" for name, why in reference.get("not_compared", {}).items()]
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4f}" for value in values)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The authors' ``config.json``, both ways: fields of their configuration class (``model_type`` vit_nepa).
 
-Tensors are believed before the file, and nothing is believed that the two say differently. Settings that matter to
-training alone (dropout, drop path, shift and jitter of RoPE) are written as the authors have them and not read.
+Tensors are believed before the file, and nothing is believed that the two say differently. Dropout, and shift and
+jitter of RoPE, which matter to training alone, have no place in our model: they are written as the authors have them,
+and named where a file says something else.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ _Q_NORM = f"{LAYER}0.attention.attention.q_norm.weight"
 _LAMBDA = f"{LAYER}0.layer_scale.lambda1"
 _FC_NORM = "fc_norm.weight"
 _CLASSIFIER = "classifier.weight"
+_WITHOUT_PLACE = {
+    "pos_embed_shift": None,
+    "pos_embed_jitter": None,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
 _IN_LAYER = re.compile(re.escape(LAYER) + r"(\d+)\.")
 
 
@@ -80,28 +87,10 @@ def write(description: Description) -> dict[str, Any]:
         "add_pooling_layer": description.pool != "last",  # true in their pre-training configurations too
         "is_causal": description.causal,
         "pos_embed_rescale": description.rope_rescale,
-        "pos_embed_shift": None,
-        "pos_embed_jitter": None,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "drop_path_prob": 0.0,
+        **_WITHOUT_PLACE,
+        "drop_path_prob": description.drop_path_rate,
         "initializer_range": 0.02,
         **(labels if is_classifier else {}),
-    }
-
-
-def write_preprocessor(description: Description) -> dict[str, Any]:
-    """The content of ``preprocessor_config.json``: the size and normalisation that the authors' scripts read."""
-    return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": description.image_size, "width": description.image_size},
-        "resample": 2,  # PIL's number of bilinear
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
     }
 
 
@@ -110,13 +99,13 @@ def read(
 ) -> tuple[Description, list[str]]:
     """What the tensors of ``file`` are, from their shapes and ``config`` ({} where there is none beside it).
 
-    Also returns what neither says and had to be assumed, each as ``key=value``.
+    Also returns what had to be assumed, as neither says it, and what had to be left out, a line each.
     Raises ``WeightsError`` when tensors and configuration disagree, or ask for what our model cannot do.
     """
     facts, num_classes = _facts(theirs, file)
     default = _defaults(theirs, facts, num_classes)
     stated = {**config, **wishes.as_settings()}
-    said = {**default, **stated}
+    said = {"drop_path_prob": 0.0, **default, **stated}
     wrong = [
         *_contradictions(facts, said),
         *_wrong_kinds(said),
@@ -147,10 +136,21 @@ def read(
             num_classes=num_classes,
             pool=pool if num_classes else None,
             label_names=_label_names(config, num_classes),
+            drop_path_rate=said["drop_path_prob"],
         )
     except UserError as error:
         raise WeightsError(f"{file.with_name(CONFIG_NAME) if config else file}: {error}") from error
-    return description, [f"{key}={value}" for key, value in default.items() if key not in stated]
+    assumed = {key: value for key, value in default.items() if key not in stated}
+    left_out = {key: said[key] for key, value in _WITHOUT_PLACE.items() if said.get(key, value) != value}
+    notes = {
+        f"assumed, as {CONFIG_NAME} does not say": assumed,
+        "left out, as our model has no place for it": left_out,
+    }
+    return description, [
+        f"{what}: {', '.join(f'{key}={value}' for key, value in settings.items())}"
+        for what, settings in notes.items()
+        if settings
+    ]
 
 
 def _fixed(*, gated: bool) -> dict[str, Any]:
@@ -234,6 +234,11 @@ def _wrong_kinds(said: Mapping[str, Any]) -> list[str]:
             ("layerscale_value", "pos_embed_rescale"),
             "a number or null",
             lambda value: value is None or type(value) in (int, float),
+        ),
+        *complain(
+            ("drop_path_prob",),
+            "a number from 0 on, below 1",
+            lambda value: type(value) in (int, float) and 0 <= value < 1,
         ),
     ]
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from torch import Tensor
 
 from nepa_scale import overrides, runs
-from nepa_scale.errors import WeightsError
-from nepa_scale.files import file_in_the_way, to_json, write_folder
+from nepa_scale.config import RunConfig
+from nepa_scale.data import layout
+from nepa_scale.errors import DataError, WeightsError
+from nepa_scale.files import file_in_the_way, read_json, to_json, write_folder
 from nepa_scale.model import NepaViT
-from nepa_scale.weights import authors_config, timm_layout
+from nepa_scale.weights import authors_config, authors_processor, timm_layout
 from nepa_scale.weights.authors_config import Wishes
 from nepa_scale.weights.authors_tensors import from_authors, to_authors, with_prefix
 from nepa_scale.weights.description import Description, of_run
 from nepa_scale.weights.tensor_files import check_tensors, find_tensors, read_tensors
 from nepa_scale.weights.timm_layout import CONFIG_NAME, WEIGHTS_NAME
-
-PREPROCESSOR_NAME = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,26 @@ def skeleton(description: Description) -> dict[str, Tensor]:
     return NepaViT(**timm_layout.model_args(description), device="meta").state_dict()
 
 
+def built(weights: Weights) -> NepaViT:
+    """The model itself, in fp32."""
+    model = NepaViT(**timm_layout.model_args(weights.description))
+    model.load_state_dict(dict(weights.tensors))
+    return model
+
+
 def read_authors(folder: Path, *, ema: bool, wishes: Wishes) -> tuple[Weights, list[str]]:
-    """A folder in the authors' layout, and what had to be assumed about it. Raises ``WeightsError``."""
+    """A folder in the authors' layout, and what had to be assumed or left out. Raises ``WeightsError``."""
     config_path, file = folder / CONFIG_NAME, find_tensors(folder, ema=ema)
     config = timm_layout.read_config_file(config_path) if config_path.is_file() else {}
     if "model_args" in config:
         raise WeightsError(f"{config_path}: timm's layout already; use `export` to change it")
     theirs = with_prefix(read_tensors(file))
-    description, assumed = authors_config.read(theirs, file, config, wishes)
+    described, notes = authors_config.read(theirs, file, config, wishes)
+    preprocessing, more_notes = authors_processor.read(folder, described.image_size)
+    description = dataclasses.replace(described, preprocessing=preprocessing)
     ours, gated = skeleton(description), description.arch.mlp == "swiglu"
     check_tensors(theirs, to_authors(ours, gated=gated), file)
-    return Weights(description, from_authors(theirs, ours, gated=gated)), assumed
+    return Weights(description, from_authors(theirs, ours, gated=gated)), notes + more_notes
 
 
 def read_timm(folder: Path) -> Weights:
@@ -70,9 +82,23 @@ def read_run(run_dir: Path, *, task: str, ema: bool) -> Weights:
         raise WeightsError(f"{file}: does not exist; {why}")
     tensors = read_tensors(file)
     num_classes = len(tensors["head.bias"]) if "head.bias" in tensors else 0
-    description = of_run(config, "pretrain" if task == "pretrain" else "classify", num_classes)
+    if task == "pretrain":
+        description = of_run(config, "pretrain")
+    else:
+        description = of_run(config, "classify", num_classes, _label_names(folder, config, num_classes))
     check_tensors(tensors, skeleton(description), file)
     return Weights(description, tensors)
+
+
+def _label_names(folder: Path, config: RunConfig, num_classes: int) -> tuple[str, ...]:
+    """The names of the classes, as noted when the task began or else as the data set has them; () without any."""
+    names: Any = ()
+    try:
+        names = read_json(folder / runs.DATA_NAME)["class_names"]
+    except (OSError, ValueError, KeyError, TypeError):
+        with suppress(DataError):
+            names = layout.dataset_info(Path(config.data.root), config.classify.dataset).class_names
+    return tuple(names) if isinstance(names, list | tuple) and len(names) == num_classes else ()
 
 
 def write_timm(weights: Weights, folder: Path) -> None:
@@ -85,7 +111,7 @@ def write_authors(weights: Weights, folder: Path) -> None:
     description = weights.description
     settings = {
         CONFIG_NAME: authors_config.write(description),
-        PREPROCESSOR_NAME: authors_config.write_preprocessor(description),
+        authors_processor.PREPROCESSOR_NAME: authors_processor.write(description),
     }
     _write(folder, to_authors(weights.tensors, gated=description.arch.mlp == "swiglu"), settings)
 

@@ -6,10 +6,11 @@ Free of torch: a wrong start of fine-tuning is reported before anything heavy is
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from nepa_scale.config import ClassifyConfig, PretrainConfig, RunConfig
+from nepa_scale.data.preprocessing import Preprocessing
 from nepa_scale.ladder import Architecture, QkNorm, num_patches
 
 Pool = Literal["mean", "last"]
@@ -19,7 +20,8 @@ Pool = Literal["mean", "last"]
 class Description:
     """A backbone, or a classifier where ``num_classes`` > 0. Raises ``UserError`` when it cannot be built.
 
-    ``layer_scale_init`` and ``rope_rescale`` matter to further training alone; None turns either off.
+    ``layer_scale_init``, ``rope_rescale`` and ``drop_path_rate`` matter to further training alone; None and 0 turn
+    them off. ``preprocessing`` is that of evaluation.
     """
 
     arch: Architecture
@@ -30,6 +32,8 @@ class Description:
     num_classes: int = 0
     pool: Pool | None = None
     label_names: tuple[str, ...] = ()
+    drop_path_rate: float = 0.0
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
     def __post_init__(self) -> None:
         num_patches(self.arch, self.image_size)
@@ -39,16 +43,20 @@ class Description:
         return (
             f"{kind if self.num_classes else 'backbone'}, width {arch.embed_dim}, {arch.depth} blocks,"
             f" {arch.num_heads} heads, patch {arch.patch_size} of {self.image_size} px, {arch.mlp} {arch.mlp_hidden},"
-            f" QK-norm {arch.qk_norm}, {'causal' if self.causal else 'bidirectional'}"
+            f" QK-norm {arch.qk_norm}, {'causal' if self.causal else 'bidirectional'}; {self.preprocessing}"
         )
 
 
-def of_run(config: RunConfig, task: Literal["pretrain", "classify"], num_classes: int = 0) -> Description:
+def of_run(
+    config: RunConfig, task: Literal["pretrain", "classify"], num_classes: int = 0, label_names: tuple[str, ...] = ()
+) -> Description:
     """What the finished ``task`` of a run leaves; classes are counted in its head."""
     model, arch = config.model, config.model.architecture()
     section: PretrainConfig | ClassifyConfig = config.pretrain
+    preprocessing, drop_path_rate = Preprocessing(1.0, "center", "bilinear"), 0.0
     if task == "classify":
         section = config.classify
+        preprocessing, drop_path_rate = Preprocessing(section.crop_pct, section.crop_mode), section.drop_path_rate
         arch = dataclasses.replace(arch, qk_norm=cast(QkNorm, section.qk_norm or arch.qk_norm))
     return Description(
         arch,
@@ -58,4 +66,7 @@ def of_run(config: RunConfig, task: Literal["pretrain", "classify"], num_classes
         rope_rescale=model.rope_rescale if model.rope_rescale > 1 else None,
         num_classes=num_classes,
         pool=cast(Pool, config.classify.pool) if task == "classify" else None,
+        label_names=label_names,
+        drop_path_rate=drop_path_rate,
+        preprocessing=preprocessing,
     )

@@ -8,11 +8,12 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from nepa_scale.errors import WeightsError
-from nepa_scale.weights.tensor_files import EMA_NAME, PICKLE_NAME
+from nepa_scale.weights.authors_processor import PREPROCESSOR_NAME
+from nepa_scale.weights.tensor_files import EMA_NAME, INDEX_NAMES, PICKLE_NAME
 from nepa_scale.weights.timm_layout import CONFIG_NAME
 
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-_RAW_FILES = ("model*.safetensors", "model.safetensors.index.json", PICKLE_NAME)
+_RAW_FILES = ("model*.safetensors", PICKLE_NAME, "pytorch_model-*.bin", *INDEX_NAMES)
 
 
 def local_folder(source: str, *, ema: bool) -> Path:
@@ -29,7 +30,7 @@ def local_folder(source: str, *, ema: bool) -> Path:
     named = _HUB_NAME.fullmatch(source)
     if named is None:
         raise WeightsError(f"{source}: no such folder, and no hub name (owner/name or owner/name@revision)")
-    files = (CONFIG_NAME, *((EMA_NAME,) if ema else _RAW_FILES))
+    files = (CONFIG_NAME, PREPROCESSOR_NAME, *((EMA_NAME,) if ema else _RAW_FILES))
     try:
         return Path(snapshot_download(named["name"], revision=named["revision"], allow_patterns=list(files)))
     except Exception as error:  # the hub's HTTP library, and so its errors, differ between versions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,15 +17,17 @@ from torch import Tensor
 from nepa_scale.errors import WeightsError, shortened
 from nepa_scale.weights.timm_layout import WEIGHTS_NAME, read_config_file
 
-INDEX_NAME = "model.safetensors.index.json"
 PICKLE_NAME = "pytorch_model.bin"
+INDEX_NAMES = (f"{WEIGHTS_NAME}.index.json", f"{PICKLE_NAME}.index.json")
 EMA_NAME = "pytorch_model_ema.bin"
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _LFS_MARK = b"version https://git-lfs"
+_SHARD_NAME = re.compile(r"[\w-][\w.-]*\.(safetensors|bin)")
 
 
 def find_tensors(folder: Path, *, ema: bool) -> Path:
     """The weights file of a Hugging Face folder. Raises ``WeightsError`` naming what was looked for."""
-    names = (EMA_NAME,) if ema else (WEIGHTS_NAME, INDEX_NAME, PICKLE_NAME)
+    names = (EMA_NAME,) if ema else (WEIGHTS_NAME, INDEX_NAMES[0], PICKLE_NAME, INDEX_NAMES[1])
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     if found is None:
         raise WeightsError(f"{folder}: holds no {' and no '.join(names)}")
@@ -35,9 +38,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` or ``.bin`` file, or of all files of an index, by name, on the CPU.
 
     Raises:
-        WeightsError: naming the file, when it is truncated, not of its kind, or holds anything but tensors.
+        WeightsError: naming the file, when it is truncated, not of its kind, or holds anything but finite numbers.
     """
-    if path.name == INDEX_NAME:
+    if path.name in INDEX_NAMES:
         return _read_shards(path)
     try:
         with path.open("rb") as file:
@@ -46,10 +49,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         tensors = _read_pickle(path) if path.suffix == ".bin" else safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: not a readable {path.suffix} file ({_first_line(error)})") from error
-    odd = [name for name, value in tensors.items() if not value.is_floating_point()]
+    check_values(tensors, path)
+    return tensors
+
+
+def check_values(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise ``WeightsError`` naming tensors of other than numbers to compute with: whole, NaN or infinite ones."""
+    odd = [name for name, value in tensors.items() if value.dtype not in _DTYPES or value.layout != torch.strided]
     if odd:
         raise WeightsError(f"{path}: holds tensors that are no weights (not floating-point): {shortened(odd)}")
-    return tensors
+    spoilt = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    if spoilt:
+        remedy = "use weights from before they came in, or fetch the file again"
+        raise WeightsError(f"{path}: holds NaN or infinite numbers: {shortened(spoilt)}; {remedy}")
 
 
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
@@ -75,12 +87,15 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     files = read_config_file(index).get("weight_map")
-    if not isinstance(files, dict) or any(Path(str(name)).name != name for name in files.values()):
+    if not isinstance(files, dict) or not all(isinstance(f, str) and _SHARD_NAME.fullmatch(f) for f in files.values()):
         raise WeightsError(f"{index}: weight_map must name a file of the same folder for each tensor")
     shards = {name: read_tensors(index.with_name(name)) for name in dict.fromkeys(files.values())}
     absent = [name for name, file in files.items() if name not in shards[file]]
     if absent:
         raise WeightsError(f"{index}: tensors missing from the files it names: {shortened(absent)}")
+    unlisted = [f"{name} in {file}" for file, shard in shards.items() for name in shard if files.get(name) != file]
+    if unlisted:
+        raise WeightsError(f"{index}: does not list all tensors of its files: {shortened(unlisted)}")
     return {name: shards[file][name] for name, file in files.items()}
 
 

@@ -6,9 +6,11 @@ every switch whatever the defaults become. Free of torch.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+from nepa_scale.data.preprocessing import Preprocessing
 from nepa_scale.errors import UserError, WeightsError
 from nepa_scale.files import read_json
 from nepa_scale.ladder import Architecture
@@ -39,6 +41,7 @@ def model_args(description: Description) -> dict[str, Any]:
         "pos_embed": arch.pos_embed,
         "class_token": arch.class_token,
         "rope_rescale": description.rope_rescale,
+        "drop_path_rate": description.drop_path_rate,
         "causal": description.causal,
     }
 
@@ -57,9 +60,7 @@ def config_json(description: Description) -> dict[str, Any]:
         "pretrained_cfg": {
             "input_size": [description.arch.in_chans, size, size],
             "fixed_input_size": True,
-            "interpolation": "bicubic",
-            "mean": [0.5, 0.5, 0.5],
-            "std": [0.5, 0.5, 0.5],
+            **dataclasses.asdict(description.preprocessing),
             "num_classes": description.num_classes,
             "first_conv": "patch_embed.proj",
             "classifier": "head",
@@ -82,8 +83,9 @@ def read_config(folder: Path) -> Description:
     if config.get("architecture") != ARCHITECTURE:
         raise WeightsError(f"{path}: architecture={config.get('architecture')} is not {ARCHITECTURE}")
     args = config["model_args"]
+    preprocessing = _preprocessing(config.get("pretrained_cfg"), path)
     try:
-        description = _described(args, tuple(config.get("label_names", ())))
+        description = _described(args, tuple(config.get("label_names", ())), preprocessing)
         expected = model_args(description)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: model_args: missing or of a wrong kind: {error}") from error
@@ -106,7 +108,20 @@ def read_config_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def _described(args: dict[str, Any], label_names: tuple[str, ...]) -> Description:
+def _preprocessing(stated: Any, path: Path) -> Preprocessing:
+    """What ``pretrained_cfg`` says of it; what it leaves out is timm's default."""
+    if stated is not None and not isinstance(stated, dict):
+        raise WeightsError(f"{path}: pretrained_cfg: expected settings, found {type(stated).__name__}")
+    known = {each.name for each in dataclasses.fields(Preprocessing)}
+    given: dict[str, Any] = {key: value for key, value in (stated or {}).items() if key in known}
+    given |= {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
+    try:
+        return Preprocessing(**given)
+    except UserError as error:
+        raise WeightsError(f"{path}: pretrained_cfg: {error}") from error
+
+
+def _described(args: dict[str, Any], label_names: tuple[str, ...], preprocessing: Preprocessing) -> Description:
     arch = Architecture(
         **{key: args[key] for key in ("embed_dim", "depth", "num_heads", "patch_size", "in_chans")},
         **{key: args[key] for key in ("mlp", "mlp_hidden", "qk_norm", "pos_embed", "class_token")},
@@ -122,4 +137,6 @@ def _described(args: dict[str, Any], label_names: tuple[str, ...]) -> Descriptio
         num_classes=args["num_classes"],
         pool=pools[args["global_pool"]],  # type: ignore[arg-type]
         label_names=label_names,
+        drop_path_rate=args.get("drop_path_rate", 0.0),  # folders of before it was stated
+        preprocessing=preprocessing,
     )

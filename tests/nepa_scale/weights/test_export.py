@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
 from authors_nepa import AuthorsNepa
+from PIL import Image
 from small_tasks import config_of, with_random_weights
+from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor
 
 from nepa_scale import overrides
+from nepa_scale.data.transforms import classify_eval, normalise, pretrain_eval
+from nepa_scale.objective import next_embedding_loss
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.pretrain import Pretrain
 from nepa_scale.tasks.task import Task
@@ -146,3 +154,121 @@ def test_unfinished_run_has_nothing_to_give(
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--layout", "timm", *flags]) == 2
     assert complaint in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def timm_transform(model: torch.nn.Module) -> Callable[[Image.Image], Tensor]:
+    """What timm makes of the folder's evaluation settings."""
+    transform: Callable[[Image.Image], Tensor] = create_transform(**resolve_model_data_config(model))
+    return transform
+
+
+def pictures_of(task: Task) -> list[Image.Image]:
+    """The validation images as they are stored."""
+    source: Any = task.eval_data.source
+    return [Image.open(io.BytesIO(source[index].image)).convert("RGB") for index in range(len(source))]
+
+
+CROPS = [(1.0, "center"), (0.875, "center"), (0.6, "center"), (1.0, "squash"), (0.95, "squash"), (0.37, "squash")]
+
+
+@pytest.mark.parametrize(("crop_pct", "crop_mode"), CROPS)
+@torch.no_grad()
+def test_timms_own_transform_gives_the_runs_scores(
+    digits_root: Path, tmp_path: Path, crop_pct: float, crop_mode: str
+) -> None:
+    """timm, asked for the folder's evaluation transform, scores every validation image as the run does."""
+    words = ["init=scratch", f"classify.crop_pct={crop_pct}", f"classify.crop_mode={crop_mode}"]
+    task = Classify(config_of(digits_root, "classify", *words, "classify.image_size=32"), None)
+    run = finished_run(task, tmp_path / "run")
+    model = timm_model(export(run, tmp_path / "out", "timm", "--task", "classify"))
+    transform = timm_transform(model)
+    images = torch.stack([transform(picture) for picture in pictures_of(task)])
+    own = torch.stack([task.eval_data[0, index][0] for index in range(len(task.eval_data))])
+    assert torch.equal(images, own)
+    torch.testing.assert_close(model(images), task.module.logits(own), rtol=0, atol=1e-6)  # type: ignore[operator]
+    oblong = np.random.default_rng(0).integers(0, 256, (61, 90, 3), dtype=np.uint8)
+    expected = classify_eval(32, crop_pct=crop_pct, crop_mode=crop_mode)(oblong)
+    assert torch.equal(transform(Image.fromarray(oblong)), expected)
+
+
+@torch.no_grad()
+def test_timms_own_transform_gives_the_pre_trained_runs_loss(digits_root: Path, tmp_path: Path) -> None:
+    """Pre-training evaluates the whole shorter side, bilinear, and its export says so: pixels differ by rounding."""
+    task = Pretrain(config_of(digits_root, "pretrain", "pretrain.image_size=32"))
+    model = timm_model(export(finished_run(task, tmp_path / "run"), tmp_path / "out", "timm"))
+    transform = timm_transform(model)
+    for picture in pictures_of(task)[:4]:
+        wide = picture.resize((90, 61))
+        own = normalise(pretrain_eval(32)(np.array(wide)))
+        assert (transform(wide) - own).abs().max() < 2.1 / 127.5
+        z, z_hat = model.next_embeddings(torch.stack([transform(wide), own]))  # type: ignore[operator]
+        theirs, ours = (next_embedding_loss(z[part], z_hat[part]).item() for part in (slice(1), slice(1, 2)))
+        assert theirs == pytest.approx(ours, abs=5e-3)
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """What an exported folder says of evaluation, in timm's words."""
+    content: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    keys = ("crop_pct", "crop_mode", "interpolation", "mean", "std")
+    return {key: content["pretrained_cfg"][key] for key in keys} | {"label_names": content.get("label_names")}
+
+
+@pytest.mark.parametrize(("crop_pct", "crop_mode"), CROPS)
+def test_evaluation_settings_survive_every_way_round(
+    digits_root: Path, tmp_path: Path, crop_pct: float, crop_mode: str
+) -> None:
+    """Run, moving average, timm's layout, the authors' layout and an import of it say the same of evaluation."""
+    words = [f"classify.crop_pct={crop_pct}", f"classify.crop_mode={crop_mode}", "classify.ema_decay=0.9"]
+    task = Classify(config_of(digits_root, "classify", "init=scratch", *words), None)
+    run = finished_run(task, tmp_path / "run")
+    (run / "classify" / "model_ema.safetensors").write_bytes((run / "classify" / "model.safetensors").read_bytes())
+    ours = export(run, tmp_path / "ours", "timm", "--task", "classify")
+    average = export(run, tmp_path / "average", "timm", "--task", "classify", "--ema")
+    theirs = export(ours, tmp_path / "theirs", "authors")
+    assert main(["import", str(theirs), str(tmp_path / "back")]) == 0
+    expected = {"crop_pct": crop_pct, "crop_mode": crop_mode, "interpolation": "bicubic", "mean": [0.5] * 3}
+    expected |= {"std": [0.5] * 3, "label_names": [str(digit) for digit in range(10)]}
+    assert [settings_of(folder) for folder in (ours, average, tmp_path / "back")] == [expected] * 3
+
+
+def test_names_of_classes_are_those_of_the_training(digits_root: Path, tmp_path: Path) -> None:
+    """What the task noted of its data set counts; without it and without the data set there are no names."""
+    task = Classify(config_of(digits_root, "classify", "init=scratch"), None)
+    run = finished_run(task, tmp_path / "run")
+    noted = run / "classify" / "data.json"
+    noted.write_text(json.dumps({"class_names": [f"digit {digit}" for digit in range(10)]}))
+    named = export(run, tmp_path / "named", "timm", "--task", "classify")
+    assert settings_of(named)["label_names"] == [f"digit {digit}" for digit in range(10)]
+    task.config.data.root = str(tmp_path / "nowhere")
+    overrides.save(task.config, run / "config.yaml")
+    noted.write_text(json.dumps({"class_names": 10}))
+    assert settings_of(export(run, tmp_path / "a", "timm", "--task", "classify"))["label_names"] is None
+    noted.unlink()
+    assert settings_of(export(run, tmp_path / "b", "timm", "--task", "classify"))["label_names"] is None
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.25])
+def test_stochastic_depth_goes_along(digits_root: Path, tmp_path: Path, rate: float) -> None:
+    """The rate that a classifier was trained with stands in either layout, and an import and timm take it over."""
+    words = ["init=scratch", f"classify.drop_path_rate={rate}"]
+    run = finished_run(Classify(config_of(digits_root, "classify", *words), None), tmp_path / "run")
+    ours = export(run, tmp_path / "ours", "timm", "--task", "classify")
+    theirs = export(run, tmp_path / "theirs", "authors", "--task", "classify")
+    assert json.loads((theirs / "config.json").read_text())["drop_path_prob"] == rate
+    assert main(["import", str(theirs), str(tmp_path / "back")]) == 0
+    assert (tmp_path / "back" / "config.json").read_text() == (ours / "config.json").read_text()
+    last = timm_model(ours).blocks[-1].drop_path1  # type: ignore[index, union-attr]
+    assert getattr(last, "drop_prob", 0.0) == pytest.approx(rate)
+
+
+def test_older_timm_folders_are_read(digits_root: Path, tmp_path: Path) -> None:
+    """What a folder of before does not say is what timm takes it to be."""
+    run = finished_run(Pretrain(config_of(digits_root, "pretrain")), tmp_path / "run")
+    ours = export(run, tmp_path / "ours", "timm")
+    content = json.loads((ours / "config.json").read_text())
+    del content["model_args"]["drop_path_rate"], content["pretrained_cfg"]["crop_pct"]
+    del content["pretrained_cfg"]["crop_mode"]
+    (ours / "config.json").write_text(json.dumps(content))
+    again = export(ours, tmp_path / "again", "timm")
+    assert resolve_model_data_config(timm_model(again)) == resolve_model_data_config(timm_model(ours))
+    assert settings_of(again)["crop_pct"] == 0.875

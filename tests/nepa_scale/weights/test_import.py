@@ -12,6 +12,7 @@ import safetensors.torch
 import timm
 import torch
 from authors_nepa import AuthorsNepa, config_of
+from timm.data import resolve_model_data_config
 from torch import Tensor
 
 from nepa_scale.ladder import architecture
@@ -112,11 +113,11 @@ def test_number_format_is_kept(tmp_path: Path) -> None:
 
 
 def test_all_kinds_of_files_are_read(tmp_path: Path) -> None:
-    """One safetensors file, several with an index, and a state dict of torch.save bring in the same tensors."""
+    """safetensors and state dicts of torch.save, one file or several with an index, bring in the same tensors."""
     oracle = AuthorsNepa(config_of())
     whole = oracle.save(tmp_path / "whole")
     state, config = oracle.state_dict(), (whole / "config.json").read_text()
-    for name in ("shards", "bin", "nested", "bare"):
+    for name in ("shards", "bin shards", "bin", "nested", "bare"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(config)
     files = {key: f"model-0000{1 + index % 2}-of-00002.safetensors" for index, key in enumerate(state)}
@@ -124,11 +125,15 @@ def test_all_kinds_of_files_are_read(tmp_path: Path) -> None:
         shard = {key: value for key, value in state.items() if files[key] == file}
         safetensors.torch.save_file(shard, tmp_path / "shards" / file)
     (tmp_path / "shards" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    pickles = {key: file.replace("model", "pytorch_model").replace("safetensors", "bin") for key, file in files.items()}
+    for file in set(pickles.values()):
+        torch.save({key: value for key, value in state.items() if pickles[key] == file}, tmp_path / "bin shards" / file)
+    (tmp_path / "bin shards" / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": pickles}))
     torch.save(state, tmp_path / "bin" / "pytorch_model.bin")
     torch.save({"state_dict": state}, tmp_path / "nested" / "pytorch_model.bin")
     bare = {key.removeprefix("vit_nepa."): value for key, value in state.items()}
     torch.save(bare, tmp_path / "bare" / "pytorch_model.bin")
-    for name in ("whole", "shards", "bin", "nested", "bare"):
+    for name in ("whole", "shards", "bin shards", "bin", "nested", "bare"):
         assert main(["import", str(tmp_path / name), str(tmp_path / f"{name}-ours")]) == 0
         assert_same_tensors(tmp_path / "whole-ours/model.safetensors", tmp_path / f"{name}-ours/model.safetensors")
 
@@ -210,6 +215,41 @@ def test_import_without_configuration_says_what_it_assumed(tmp_path: Path, capsy
         "assumed, as config.json does not say: num_attention_heads=2, image_size=224, is_causal=True, qk_norm=True,"
         " qk_norm_affine=False, layerscale_value=1e-05, pos_embed_rescale=2.0"
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"size": {"height": 16, "width": 16}, "resample": 2}, (1.0, "squash", "bilinear")),
+        ({"size": 16}, (1.0, "squash", "bilinear")),
+        ({"size": {"shortest_edge": 16}, "crop_pct": 0.9, "resample": 3}, (0.9, "center", "bicubic")),
+        (
+            {"size": {"shortest_edge": 20}, "do_center_crop": True, "crop_size": {"height": 16, "width": 16}},
+            (0.8, "center", "bilinear"),
+        ),
+        ({"size": {"height": 32, "width": 32}, "do_center_crop": True, "crop_size": 16}, (0.5, "squash", "bilinear")),
+    ],
+    ids=["ViT", "ViT of old", "ConvNeXt", "CLIP", "DeiT"],
+)
+def test_preprocessor_is_read(tmp_path: Path, said: dict[str, Any], expected: tuple[float, str, str]) -> None:
+    """The evaluation transform that the file describes, in the words of each of transformers' processors, is timm's."""
+    folder = AuthorsNepa(config_of(labels=3)).save(tmp_path / "theirs")
+    channels = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.1]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(said | channels))
+    found = resolve_model_data_config(brought_in(folder, tmp_path / "ours"))
+    assert (found["crop_pct"], found["crop_mode"], found["interpolation"]) == expected
+    assert list(found["mean"]) == channels["image_mean"]
+    assert list(found["std"]) == channels["image_std"]
+    assert found["input_size"] == (3, 16, 16)
+
+
+def test_settings_without_a_place_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Dropout and shifted RoPE of a configuration do not get lost without a word."""
+    folder = AuthorsNepa(config_of()).save(tmp_path / "theirs")
+    rewrite(folder, hidden_dropout_prob=0.1, pos_embed_shift=0.5, attention_probs_dropout_prob=0.0)
+    brought_in(folder, tmp_path / "ours")
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
+    assert line.endswith(": pos_embed_shift=0.5, hidden_dropout_prob=0.1")
 
 
 def test_label_names_travel(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 from collections.abc import Callable
@@ -139,6 +140,7 @@ def test_tensors_that_do_not_fit_are_named(
         ({"id2label": {"0": "cat"}}, "id2label does not name the classes 0 to 2"),
         ({"image_size": "large"}, "image_size='large' (must be a whole number)"),
         ({"is_causal": 1}, "is_causal=1 (must be true or false)"),
+        ({"drop_path_prob": 1.5}, "drop_path_prob=1.5 (must be a number from 0 on, below 1)"),
         (
             {"qk_norm_affine": True},
             "qk_norm and qk_norm_affine ask for vit_nepa.encoder.layer.0.attention.attention.q_norm.weight",
@@ -191,7 +193,7 @@ def test_files_that_are_no_weights(tmp_path: Path, theirs: Path, refused: Compla
     assert "pytorch_model_ema.bin: expected tensors by name, found list" in refused("import", theirs, out, "--ema")
     path.unlink()
     names = "no model.safetensors and no model.safetensors.index.json and no pytorch_model.bin"
-    assert refused("import", theirs, out) == f"{theirs}: holds {names}"
+    assert refused("import", theirs, out).startswith(f"{theirs}: holds {names}")
     (theirs / "config.json").write_text("{")
     (theirs / "pytorch_model.bin").touch()
     assert refused("import", theirs, out).startswith(f"{theirs / 'config.json'}: not a readable JSON file")
@@ -207,6 +209,97 @@ def test_shards_that_do_not_add_up(tmp_path: Path, theirs: Path, refused: Compla
     assert refused("import", theirs, out) == f"{index}: tensors missing from the files it names: a"
     index.write_text(json.dumps({"weight_map": {"a": "../theirs/part.safetensors"}}))
     assert refused("import", theirs, out).startswith(f"{index}: weight_map must name a file of the same folder")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+@pytest.mark.parametrize(
+    ("file", "complaint"),
+    [
+        ("absent.KIND", "absent.KIND: not a readable .KIND file"),
+        ("../theirs/part.KIND", "weight_map must name a file of the same folder"),
+        ("/etc/part.KIND", "weight_map must name a file of the same folder"),
+        ("..", "weight_map must name a file of the same folder"),
+        ("", "weight_map must name a file of the same folder"),
+        ("part\0.KIND", "weight_map must name a file of the same folder"),
+        (3, "weight_map must name a file of the same folder"),
+        ("INDEX", "weight_map must name a file of the same folder"),
+    ],
+)
+def test_index_of_either_kind_is_not_believed(
+    tmp_path: Path, theirs: Path, refused: Complaint, kind: str, file: object, complaint: str
+) -> None:
+    """A shard that is missing, lies elsewhere, or is no file of tensors is refused, for safetensors and pickles."""
+    tensors = safetensors.torch.load_file(theirs / "model.safetensors")
+    (theirs / "model.safetensors").unlink()
+    index = theirs / ("model.safetensors.index.json" if kind == "safetensors" else "pytorch_model.bin.index.json")
+    named = str(file).replace("KIND", kind).replace("INDEX", index.name) if isinstance(file, str) else file
+    files: dict[str, object] = dict.fromkeys(tensors, f"part.{kind}")
+    if kind == "bin":
+        torch.save(tensors, theirs / "part.bin")
+    else:
+        safetensors.torch.save_file(tensors, theirs / "part.safetensors")
+    index.write_text(json.dumps({"weight_map": files | {"classifier.bias": named}}))
+    assert complaint.replace("KIND", kind) in refused("import", theirs, tmp_path / "out")
+    index.write_text(json.dumps({"weight_map": files | {"more": f"part.{kind}"}}))
+    assert refused("import", theirs, tmp_path / "out") == f"{index}: tensors missing from the files it names: more"
+    del files["classifier.bias"]
+    index.write_text(json.dumps({"weight_map": files}))
+    assert f"does not list all tensors of its files: classifier.bias in part.{kind}" in (
+        refused("import", theirs, tmp_path / "out")
+    )
+
+
+def test_code_in_a_shard_is_not_executed(tmp_path: Path, theirs: Path, refused: Complaint) -> None:
+    """Pickles behind an index are opened with the same care as a single one."""
+    mark = tmp_path / "executed"
+    (theirs / "model.safetensors").unlink()
+    torch.save({"a": Dropper(mark)}, theirs / "part.bin")
+    (theirs / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "part.bin"}}))
+    assert "holds Python objects other than tensors" in refused("import", theirs, tmp_path / "out")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_none_are_refused(tmp_path: Path, theirs: Path, refused: Complaint, value: float) -> None:
+    """NaN and infinity do not come in, nor go out of a folder: the tensor is named, in every kind of file."""
+    ours = tmp_path / "ours"
+    assert main(["import", str(theirs), str(ours)]) == 0
+    edit(ours, lambda found: found["blocks.1.mlp.fc2.bias"].fill_(value))
+    name = "vit_nepa.encoder.layer.1.output.dense.bias"
+    path = edit(theirs, lambda found: found[name][1].fill_(value))
+    torch.save(safetensors.torch.load_file(path), theirs / "pytorch_model_ema.bin")
+    for words in (["import", theirs, tmp_path / "out"], ["check", theirs]):
+        assert refused(*words).startswith(f"{path}: holds NaN or infinite numbers: {name};")
+    assert f"pytorch_model_ema.bin: holds NaN or infinite numbers: {name};" in (
+        refused("import", theirs, tmp_path / "out", "--ema")
+    )
+    for words in (["export", ours, tmp_path / "out", "--layout", "authors"], ["check", ours]):
+        line = refused(*words)
+        assert line.startswith(f"{ours / 'model.safetensors'}: holds NaN or infinite numbers: blocks.1.mlp.fc2.bias;")
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [
+        ({"size": {"height": 20, "width": 20}}, "images of 20 pixels, but the model's image_size is 16"),
+        ({"size": {"height": 16, "width": 20}}, "size={'height': 16, 'width': 20} must be the side of a square"),
+        ({}, "size=None must be the side of a square"),
+        ({"size": 16, "resample": 9}, "resample=9 must be one of PIL's numbers"),
+        ({"size": 16, "crop_pct": 2}, "crop_pct=2 must be a number above 0, at most 1"),
+        ({"size": 16, "crop_mode": "corner"}, "crop_mode='corner' must be one of center, squash, border"),
+        ({"size": 16, "image_mean": "grey"}, "mean=grey, std=(0.5, 0.5, 0.5): must be a number for each channel"),
+        ({"size": 16, "image_std": [0.5, 0.5, 0]}, "std=(0.5, 0.5, 0): must be a number for each channel, std above 0"),
+    ],
+)
+def test_preprocessors_that_make_no_sense(
+    tmp_path: Path, theirs: Path, refused: Complaint, said: dict[str, Any], complaint: str
+) -> None:
+    """An evaluation transform that does not go with the model, or that nobody could apply, is named."""
+    path = theirs / "preprocessor_config.json"
+    path.write_text(json.dumps(said))
+    line = refused("import", theirs, tmp_path / "out")
+    assert line.startswith(f"{path}: ")
+    assert complaint in line
 
 
 def test_output_must_be_a_new_folder(tmp_path: Path, theirs: Path, refused: Complaint) -> None:
@@ -241,6 +334,9 @@ def test_sources_that_are_something_else(tmp_path: Path, theirs: Path, refused: 
         (lambda config: config["model_args"].pop("depth"), "model_args: missing or of a wrong kind: 'depth'"),
         (lambda config: config["model_args"].update(mlp="relu"), "model_args: mlp='relu' must be one of gelu, swiglu"),
         (lambda config: config["model_args"].update(drop=1), "model_args: not known here: drop"),
+        (lambda config: config["pretrained_cfg"].update(crop_pct=0), "pretrained_cfg: crop_pct=0 must be a number"),
+        (lambda config: config["pretrained_cfg"].update(crop_mode="x"), "pretrained_cfg: crop_mode='x' must be one of"),
+        (lambda config: config.update(pretrained_cfg=[1]), "pretrained_cfg: expected settings, found list"),
     ],
 )
 def test_damaged_timm_folder(

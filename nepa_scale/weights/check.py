@@ -1,0 +1,144 @@
+"""What weights do on images: the loss of pre-trained ones, the classes of fine-tuned ones, beside published values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from PIL import Image
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+
+from nepa_scale import runs
+from nepa_scale.data.decode import decode_rgb
+from nepa_scale.data.digits import scenes, split_glyphs
+from nepa_scale.data.preprocessing import MEAN, Preprocessing
+from nepa_scale.errors import DataError, WeightsError
+from nepa_scale.model import NepaViT
+from nepa_scale.objective import next_embedding_loss
+from nepa_scale.weights import convert, published, timm_layout
+from nepa_scale.weights.authors_config import Wishes
+from nepa_scale.weights.published import Compared, Published
+
+EMBEDDED = "embedded scene of digits"
+TOP = 5
+FIRST = 3
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image to look at, encoded; ``stem`` is the name of its file without the ending."""
+
+    name: str
+    stem: str
+    content: bytes
+
+
+def check(folder: Path, images: Sequence[Path], table: Sequence[Published] | None = None) -> dict[str, Any]:
+    """Evaluate the weights in ``folder``, of timm's or the authors' layout, on each image as their files say.
+
+    Without images a scene of the embedded data set is taken. The answer is what ``--json`` prints. ``table`` is what
+    was published of weights (default: ``published.yaml``).
+
+    Raises:
+        UserError: naming a file of weights or an image that cannot be used.
+    """
+    weights, notes = _read(folder)
+    description = weights.description
+    if description.arch.in_chans != len(MEAN):
+        raise WeightsError(f"{folder}: a model of {description.arch.in_chans} channels; check reads images in colour")
+    model = convert.built(weights).eval()
+    pictures = [_opened(path) for path in images] or [_scene(description.image_size)]
+    label_names = description.label_names
+    found = [
+        {"image": each.name, **_shown(_outputs(model, _prepared(each, model, description.preprocessing)), label_names)}
+        for each in pictures
+    ]
+    entry = published.of(description, published.read() if table is None else table)
+    return {
+        "folder": str(folder),
+        "model": str(description),
+        "notes": notes,
+        "preprocessing": {"image_size": description.image_size, **asdict(description.preprocessing)},
+        "images": found,
+        **({} if description.num_classes else {"mean_loss": sum(each["loss"] for each in found) / len(found)}),
+        "reference": {"verdict": "no reference"} if entry is None else _reference(entry, model, pictures),
+    }
+
+
+def _read(folder: Path) -> tuple[convert.Weights, list[str]]:
+    config = folder / timm_layout.CONFIG_NAME
+    if (folder / runs.CONFIG_NAME).is_file():
+        raise WeightsError(f"{folder}: a run; write its weights with `export`, then check that folder")
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise WeightsError(f"{folder}: {what}; name a folder of weights")
+    if config.is_file() and "model_args" in timm_layout.read_config_file(config):
+        return convert.read_timm(folder), []
+    return convert.read_authors(folder, ema=False, wishes=Wishes())
+
+
+def _opened(path: Path) -> Picture:
+    try:
+        return Picture(str(path), path.stem, path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _scene(side: int) -> Picture:
+    [scene] = scenes("validation", 1, split_glyphs()["validation"], side, seed=0)
+    return Picture(EMBEDDED, "", cast(bytes, scene["png"]))
+
+
+def _prepared(picture: Picture, model: NepaViT, preprocessing: Preprocessing) -> Tensor:
+    """The image [1, 3, S, S] as the model sees it, by timm's own transform."""
+    try:
+        pixels = decode_rgb(picture.content)
+    except DataError as error:
+        raise DataError(f"image '{picture.name}': {error}") from None
+    image: Tensor = create_transform(model.patch_embed.img_size, **asdict(preprocessing))(Image.fromarray(pixels))
+    return image[None]
+
+
+@torch.no_grad()
+def _outputs(model: NepaViT, image: Tensor) -> dict[str, Tensor]:
+    """Loss and output of the first token of a backbone, or the scores of a classifier."""
+    if model.num_classes:
+        return {"logits": model(image)[0]}
+    z, z_hat = model.next_embeddings(image)
+    return {"loss": next_embedding_loss(z, z_hat), "first_token": z_hat[0, 0]}
+
+
+def _shown(outputs: dict[str, Tensor], label_names: Sequence[str]) -> dict[str, Any]:
+    if "loss" in outputs:
+        return {"loss": outputs["loss"].item(), "first_token": outputs["first_token"][:FIRST].tolist()}
+    logits = outputs["logits"]
+    best = logits.softmax(0).topk(min(TOP, len(logits)))
+    return {
+        "classes": [
+            {"label": label, "name": label_names[label] if label_names else None, "probability": probability}
+            for label, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ],
+        "logits": logits[:FIRST].tolist(),
+    }
+
+
+def _reference(entry: Published, model: NepaViT, pictures: Sequence[Picture]) -> dict[str, Any]:
+    """What can be compared, prepared as the published values' image was."""
+    same = next((each for each in pictures if each.stem == entry.image), None)
+    outputs = _outputs(model, _prepared(same or pictures[0], model, entry.preprocessing))
+    known = {name: value for name, value in entry.values.items() if value.any_image or same is not None}
+    compared = [
+        Compared(name, value.numbers, tuple(outputs[name].reshape(-1)[: len(value.numbers)].tolist()), value.tolerance)
+        for name, value in known.items()
+    ]
+    return {
+        "verdict": published.verdict(compared),
+        "weights": entry.weights,
+        "source": entry.source,
+        "compared": [{**asdict(each), "matches": each.matches} for each in compared],
+        "not_compared": {name: f"needs the image {entry.image}" for name in entry.values if name not in known},
+    }
