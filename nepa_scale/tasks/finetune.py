@@ -25,8 +25,8 @@ DECIDED_BY = {
     "k_norm": "qk_norm",
 }
 
-#: What a classifier's file holds beside its backbone.
-HEAD_KEYS = ("fc_norm.", "head.")
+#: What the file of a classifier or of a segmentation holds beside its backbone.
+HEAD_KEYS = ("fc_norm.", "head.", "auxiliary.")
 
 
 class Finetune(Task):
