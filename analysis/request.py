@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nepa_scale.errors import UserError, nearest
+from nepa_scale.files import typed_path
 
 USAGE = "python analysis/report.py STUDY_DIR [STUDY_DIR ...] [watch=true] [markdown=FILE] [latex=FILE] [page=FILE]"
 SIDE_BY_SIDE = "side_by_side.html"
@@ -45,11 +46,11 @@ def read_words(words: Sequence[str]) -> Request:
         if key == "watch" and value in ("true", "false"):
             watch = value == "true"
         elif key in _FILES and value:
-            files[key] = Path(value)
-        elif word.startswith("-") or ((assigned or key in _FILES) and not Path(word).is_dir()):
+            files[key] = typed_path(value)
+        elif word.startswith("-") or ((assigned or key in _FILES) and not typed_path(word).is_dir()):
             raise UserError(f"'{word}': not understood{nearest(key.lstrip('-'), ('watch', *_FILES))}; usage: {USAGE}")
         else:
-            folders.append(Path(word))
+            folders.append(typed_path(word))
     if not folders:
         raise UserError(f"name the study directory; usage: {USAGE}")
     if len({folder.resolve() for folder in folders}) < len(folders):

@@ -60,6 +60,12 @@ def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
+def describe_data(config: RunConfig) -> str:
+    """The data set of the task to do now and the size of its images, for people."""
+    section = config.task_config()
+    return f"{section.dataset} at {section.image_size} x {section.image_size} pixels"
+
+
 def check_milestones(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     """Milestones that lie beyond the end of their task; a data set that cannot be used has its own line already."""
     problems = []

@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -402,9 +402,9 @@ class RunConfig:
         section: TaskConfig = getattr(self, task or self.task)
         return section
 
-    def identity(self) -> dict[str, Any]:
-        """The result settings, flat; without pre-training's where the run does none, and without those of no effect:
-        ``decay`` where there is none, a rule of the learning rate where it is fixed."""
+    def identity(self, tasks: Collection[str] = TASKS) -> dict[str, Any]:
+        """The result settings that ``tasks`` depend on, flat; without pre-training's where the run does none, and
+        without those of no effect: ``decay`` where there is none, a rule of the learning rate where it is fixed."""
         idle = {f"{task}.decay" for task in TASKS if self.task_config(task).schedule != "wsd"}
         idle |= {"pretrain.lr_exponent"} if self.pretrain.lr_rule != "power" else set()
         idle |= {"pretrain.lr_rule", "pretrain.lr_reference"} if self.pretrain.lr_rule == "fixed" else set()
@@ -414,12 +414,12 @@ class RunConfig:
             if not meta["orchestration"]
             and key not in idle
             and (self.init == "pretrain" or not key.startswith("pretrain."))
+            and (key.split(".")[0] in tasks or key.split(".")[0] not in TASKS)
         }
 
     def pretrain_identity(self) -> dict[str, Any]:
         """The result settings that pre-training depends on, flat: runs where they are equal can share it."""
-        others = tuple(f"{task}." for task in TASKS[1:])
-        return {key: value for key, value in self.identity().items() if not key.startswith((*others, "init"))}
+        return {key: value for key, value in self.identity(("pretrain",)).items() if key != "init"}
 
     def flat(self) -> dict[str, Any]:
         """Every setting by its dotted key."""

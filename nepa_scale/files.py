@@ -71,6 +71,16 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_bytes())
 
 
+def expand_home(text: str) -> str:
+    """A typed path with a leading ``~`` or ``~name`` as the home folder: shells leave it alone behind a ``=``."""
+    return os.path.expanduser(text)  # noqa: PTH111  pathlib raises where there is no such user
+
+
+def typed_path(text: str) -> Path:
+    """The path that a user typed, with ``~`` expanded."""
+    return Path(expand_home(text))
+
+
 def file_in_the_way(folder: Path) -> Path | None:
     """What keeps ``folder`` from becoming one: a file in its place or that of a parent."""
     return next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)

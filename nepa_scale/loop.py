@@ -13,6 +13,7 @@ import torch
 
 from nepa_scale import branching
 from nepa_scale.checkpoints import Checkpoints
+from nepa_scale.checks import describe_data
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost
 from nepa_scale.errors import NAMES_SHOWN, DataLostError, DivergedError, MilestoneError
@@ -90,7 +91,7 @@ class Trainer:
             asynchronous=device.type == "cuda" if in_background is None else in_background,
             kept_steps=self._kept_steps,
             run_id=config.run_id,
-            settings=config.identity(),
+            settings=config.identity((task.name,)),
         )
 
     def run(self) -> None:
@@ -232,7 +233,8 @@ class Trainer:
             startup_seconds=self._journal.startup_seconds,
         )
         self._journal.status("finished", self.total_steps)
-        logger.info("%s: finished  %s", self.task.name, "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+        found = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        logger.info("%s: finished on %s  %s", self.task.name, describe_data(self.config), found)
 
     def _export(self, name: str) -> None:
         names = self.engine.module.state_dict(keep_vars=True)

@@ -37,7 +37,7 @@ class Manifest:
         optimizer_steps: updates the optimiser counts, which a skipped step leaves behind ``step``.
         loss_scale: where fp16's dynamic loss scale stands.
         world_size, zero_stage: how the state was spread over ranks.
-        settings: the result settings of the run (``RunConfig.identity``).
+        settings: the result settings that the task depends on (``RunConfig.identity``).
         versions: of what wrote it.
         files: size and hash of each file.
     """
@@ -115,8 +115,13 @@ def is_whole(path: Path) -> bool:
 
 
 def check_settings(path: Path, manifest: Manifest, settings: dict[str, Any]) -> None:
-    """Raise ``RunError`` naming the keys in which the settings of a checkpoint differ from this run's."""
-    old, new = manifest.settings, comparable(settings)
+    """Raise ``RunError`` naming the keys in which the settings of a checkpoint differ from this run's.
+
+    Older checkpoints list the settings of other tasks as well, which may have changed since.
+    """
+    new = comparable(settings)
+    sections = {key.partition(".")[0] for key in new}
+    old = {key: value for key, value in manifest.settings.items() if key.partition(".")[0] in sections}
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     if differing:
         changes = shortened(f"{key} ({old.get(key)} there, {new.get(key)} now)" for key in differing)

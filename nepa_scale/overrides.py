@@ -18,15 +18,20 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nepa_scale import config as config_module
 from nepa_scale import recipes
-from nepa_scale.checks import check_values
+from nepa_scale.checks import NEEDS, SUBSET_KEYS, check_values
 from nepa_scale.config import TASKS, RunConfig, walk
-from nepa_scale.errors import ConfigError, nearest
-from nepa_scale.files import write_atomically
+from nepa_scale.data import layout
+from nepa_scale.data.embedded import DEFAULT_ROOT
+from nepa_scale.errors import ConfigError, DataError, nearest
+from nepa_scale.files import expand_home, write_atomically
 
 KEYS = {key: meta for key, _, meta in walk(RunConfig())}
 RECIPE_KEYS = tuple(f"{task}.recipe" for task in TASKS if recipes.names(task))
 MAPPINGS = ("milestones",)  # settings whose one value is a mapping, which files may write as such
 SECTIONS = sorted({key.split(".")[0] for key in KEYS if "." in key})
+EXCLUSIVE = (("epochs", "steps"), ("steps", "epochs"), SUBSET_KEYS, SUBSET_KEYS[::-1])
+
+Pairs = list[tuple[str, str]]  # settings, as (dotted key, text)
 
 
 def parse(words: Sequence[str]) -> RunConfig:
@@ -35,7 +40,13 @@ def parse(words: Sequence[str]) -> RunConfig:
     Raises:
         ConfigError: with every problem found, one line each.
     """
-    return build(split_words(strip_launcher_flags(words)))
+    return build(read_words(words))
+
+
+def read_words(words: Sequence[str]) -> Pairs:
+    """The settings of a command line, ``config=`` first. Raises ``ConfigError`` naming words that are no settings."""
+    pairs = split_words(strip_launcher_flags(words))
+    return sorted(pairs, key=lambda pair: pair[0] != "config")
 
 
 def strip_launcher_flags(words: Sequence[str]) -> list[str]:
@@ -62,17 +73,28 @@ def split_words(words: Iterable[str]) -> list[tuple[str, str]]:
     problems = [f"'{word}': expected key=value" for word in words if not word.partition("=")[1] or word[:1] in "-="]
     if problems:
         raise ConfigError(problems)
-    return [(key, value) for key, _, value in (word.partition("=") for word in words)]
+    return [(key, expand_home(value)) for key, _, value in (word.partition("=") for word in words)]
 
 
-def build(pairs: Sequence[tuple[str, str]], *, tasks: Sequence[str] | None = None) -> RunConfig:
+def build(
+    pairs: Sequence[tuple[str, str]],
+    *,
+    tasks: Sequence[str] | None = None,
+    recorded: Sequence[tuple[str, str]] = (),
+    begun: Collection[str] = (),
+) -> RunConfig:
     """Apply (key, value) pairs in order to the defaults, then check them.
 
-    ``tasks`` are those whose sections are checked; by default the one to do now.
-    Raises ``ConfigError`` with every problem found.
+    Args:
+        tasks: those whose sections are checked; by default the one to do now.
+        recorded: settings that count where neither pairs nor recipes say another thing.
+        begun: tasks whose data set ``data=`` leaves as it is, unless they are the one to do now.
+
+    Raises:
+        ConfigError: with every problem found.
     """
     problems: list[str] = []
-    pairs = _expand(pairs, problems)
+    pairs = overlay(recorded, _expand(pairs, recorded, begun, problems))
     tree: DictConfig = pickle.loads(_defaults())  # noqa: S301  what _defaults has pickled
     for key, value in pairs:
         problems += _apply(tree, key, value)
@@ -95,7 +117,7 @@ def pairs_from_mapping(mapping: Any, source: str) -> list[tuple[str, str]]:
         if isinstance(value, dict) and str(key).rsplit(".", 1)[-1] not in MAPPINGS:
             pairs += [(f"{key}.{inner}", text) for inner, text in pairs_from_mapping(value, source)]
         else:
-            pairs.append((str(key), to_text(value)))
+            pairs.append((str(key), expand_home(to_text(value))))
     return pairs
 
 
@@ -144,9 +166,10 @@ def help_text(command: str) -> str:
     lines = [
         f"usage: {command} key=value ...",
         "",
-        "config=FILE reads settings from YAML first. data=NAME is short for the task's dataset, data.num_images=N and",
-        "data.fraction=F for how much of it is used, model=NAME for model.size. Keys marked * change how the work is",
-        "done but not its result.",
+        "A run_dir that holds a config.yaml gives its settings, config=FILE those of a YAML file; what is typed wins.",
+        "data=NAME is short for the dataset of every task that can read it, data.num_images=N and data.fraction=F for",
+        "how much of it this task uses, model=NAME for model.size. Keys marked * change how the work is done but not",
+        "its result. dry_run=true needs no launcher: python nepa_scale/train.py answers sooner than deepspeed.",
         "",
         *(f"  {key + '=NAME':<38} published recipe: {', '.join(_recipe_names(key))}" for key in RECIPE_KEYS),
         "",
@@ -166,44 +189,76 @@ def _defaults() -> bytes:
     return pickle.dumps(OmegaConf.structured(RunConfig))
 
 
-def _expand(pairs: Sequence[tuple[str, str]], problems: list[str]) -> list[tuple[str, str]]:
-    """Resolve ``config=``, the shorthands and the recipes."""
-    expanded: list[tuple[str, str]] = []
+def with_files(pairs: Sequence[tuple[str, str]], problems: list[str]) -> Pairs:
+    """The pairs, with the settings of each ``config=`` file in its place; what follows it is stronger."""
+    weaker: Pairs = []
+    layer: Pairs = []
     for key, value in pairs:
         if key == "config":
+            weaker, layer = overlay(weaker, layer), []
             try:
-                expanded += read_pairs(Path(value))
+                weaker = overlay(weaker, read_pairs(Path(value)))
             except ConfigError as error:
                 problems += error.problems
         else:
-            expanded.append((key, value))
-    task = dict(expanded).get("task", "pretrain")
+            layer.append((key, value))
+    return overlay(weaker, layer)
+
+
+def overlay(weak: Sequence[tuple[str, str]], strong: Sequence[tuple[str, str]]) -> Pairs:
+    """The settings of two sources in order, where ``strong`` replaces what it excludes: steps a length in epochs, a
+    fraction a number of images, and the other way round. Its ``data`` stands before the data sets of single tasks."""
+    given = {key for key, value in strong if value != "null"}
+    replaced = {f"{task}.{a}" for task in TASKS for a, b in EXCLUSIVE if f"{task}.{b}" in given}
+    return [pair for pair in weak if pair[0] not in replaced] + sorted(strong, key=lambda pair: pair[0] != "data")
+
+
+def _expand(
+    pairs: Sequence[tuple[str, str]],
+    recorded: Sequence[tuple[str, str]],
+    begun: Collection[str],
+    problems: list[str],
+) -> Pairs:
+    """Resolve ``config=``, the shorthands and the recipes."""
+    given = with_files(pairs, problems)
+    values = dict([*recorded, *given])
+    task = dict(given).get("task", "pretrain")
     task = task if task in TASKS else "pretrain"
-    short = {"data": f"{task}.dataset", "model": "model.size"}
-    short |= {f"data.{key}": f"{task}.{key}" for key in ("num_images", "fraction")}
-    return _expand_recipes([(short.get(key, key), value) for key, value in expanded], problems)
+    short = {"model": ["model.size"]} | {f"data.{key}": [f"{task}.{key}"] for key in SUBSET_KEYS}
+    if "data" in values:
+        takers = _takers(Path(values.get("data.root", DEFAULT_ROOT)), values["data"])
+        short["data"] = [f"{each}.dataset" for each in TASKS if each == task or (each in takers and each not in begun)]
+    expanded = [(full, value) for key, value in given for full in short.get(key, [key])]
+    return _expand_recipes(expanded, values.get("model.size"), problems)
 
 
-def _expand_recipes(pairs: list[tuple[str, str]], problems: list[str]) -> list[tuple[str, str]]:
+def _takers(root: Path, name: str) -> tuple[str, ...]:
+    """The tasks that can read a data set; all of them where it cannot be told, which is an error later."""
+    try:
+        info = layout.dataset_info(root, name)
+    except DataError:
+        return TASKS
+    return tuple(task for task in TASKS if not layout.missing_needs(info, NEEDS[task]))
+
+
+def _expand_recipes(pairs: Pairs, size: str | None, problems: list[str]) -> Pairs:
     """Put the settings of the last recipe named for each task before all pairs, which are stronger.
 
-    What a recipe says for a size follows the size that pairs or recipes choose; a length given in steps replaces the
-    recipe's epochs, and the other way round.
+    What a recipe says for a size follows the size that pairs or recipes choose, or else ``size``; a length given in
+    steps replaces the recipe's epochs, and the other way round.
     """
     chosen = {key.split(".")[0]: value for key, value in pairs if key in RECIPE_KEYS and value != "null"}
     rest = [pair for pair in pairs if pair[0] not in RECIPE_KEYS]
-    given = {key for key, value in rest if value != "null"}
-    recipe_pairs: list[tuple[str, str]] = []
+    recipe_pairs: Pairs = []
     for task in (task for task in TASKS if task in chosen):
-        replaced = {f"{task}.{a}" for a, b in (("epochs", "steps"), ("steps", "epochs")) if f"{task}.{b}" in given}
         try:
-            size = dict([*recipe_pairs, *rest]).get("model.size")
-            found = pairs_from_mapping(recipes.settings(task, chosen[task], size), f"{task}.recipe={chosen[task]}")
+            size = dict([*recipe_pairs, *rest]).get("model.size", size)
+            recipe_pairs += pairs_from_mapping(
+                recipes.settings(task, chosen[task], size), f"{task}.recipe={chosen[task]}"
+            )
         except ConfigError as error:
             problems += error.problems
-        else:
-            recipe_pairs += [pair for pair in found if pair[0] not in replaced]
-    return recipe_pairs + rest
+    return overlay(recipe_pairs, rest)
 
 
 def _replace_default_epochs(config: RunConfig, given: Collection[str]) -> None:

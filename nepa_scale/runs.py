@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
 
 from nepa_scale import overrides
-from nepa_scale.config import RunConfig
+from nepa_scale.config import TASKS, RunConfig
+from nepa_scale.costs import architecture
 from nepa_scale.data import layout
-from nepa_scale.errors import RunError, UserError
-from nepa_scale.files import file_in_the_way, read_json, write_json
+from nepa_scale.errors import RunError, UserError, WeightsError, shortened
+from nepa_scale.files import read_json, write_json
 from nepa_scale.processes.living import lives, start_time
 from nepa_scale.status import read_status
 from nepa_scale.weights import timm_layout
@@ -29,24 +31,12 @@ CONFIG_NAME = "config.yaml"
 DATA_NAME = "data.json"
 PICTURES_NAME = "pictures.png"
 OWNER_NAME = ".lock.owner"
+PATCH_EMBEDDING = "patch_embed.proj.weight"
 
 
 def run_directory(config: RunConfig) -> Path:
     """The folder of the run."""
     return Path(config.run_dir) if config.run_dir else Path("runs") / config.run_id
-
-
-def check_directory(run_dir: Path, config: RunConfig) -> list[str]:
-    """Problems of using ``run_dir`` for this configuration: not a folder, or made by another configuration."""
-    blocking = file_in_the_way(run_dir)
-    if blocking is not None:
-        return [f"run_dir={run_dir}: {blocking} is a file; name a folder"]
-    recorded = run_dir / CONFIG_NAME
-    if not recorded.is_file():
-        return []
-    old, new = overrides.load(recorded).identity(), config.identity()
-    changes = _changes(old, new)
-    return [f"run_dir={run_dir}: made by another configuration: {changes}; name another folder"] if changes else []
 
 
 def check_data(task_dir: Path, config: RunConfig) -> list[str]:
@@ -79,8 +69,8 @@ def pretrain_directory(run_dir: Path, config: RunConfig) -> Path:
 def initial_weights(run_dir: Path, config: RunConfig) -> Path | None:
     """The weights file that the task starts from; None for a start from scratch.
 
-    ``init`` may be a folder that ``nepa_scale.weights`` wrote, or a run, of which the pre-training counts, its own or
-    the one it shares.
+    ``init`` may be a run, of which the pre-training counts, its own or the one it shares; the folder of a task of a
+    run; or a folder with weights, such as ``nepa_scale.weights`` writes.
     """
     if config.task == "pretrain" or config.init == "scratch":
         return None
@@ -88,10 +78,11 @@ def initial_weights(run_dir: Path, config: RunConfig) -> Path | None:
     if config.init == "pretrain":
         return pretrain_directory(run_dir, config) / name
     folder = Path(config.init)
-    if timm_layout.is_timm_folder(folder):
-        return folder / name
-    recorded = folder / CONFIG_NAME
-    return (pretrain_directory(folder, overrides.load(recorded)) if recorded.is_file() else folder / "pretrain") / name
+    run, task = _run_and_task(folder)
+    if run is None:
+        holds_weights = (folder / WEIGHTS_NAME).is_file() or (folder / name).is_file()
+        return (folder if holds_weights else folder / "pretrain") / name
+    return (pretrain_directory(run, _recorded(run)) if task == "pretrain" else folder) / name
 
 
 def check_start(run_dir: Path, config: RunConfig) -> list[str]:
@@ -104,7 +95,7 @@ def check_start(run_dir: Path, config: RunConfig) -> list[str]:
             return []
         if config.init == "pretrain":
             return _missing_pretraining(weights, config) or _other_pretraining(config)
-        return _missing_start(weights, config) or _other_model(weights, config)
+        return _no_start(Path(config.init)) or _missing_start(weights, config) or _other_model(weights, config)
     except UserError as error:
         return str(error).splitlines()
 
@@ -123,12 +114,47 @@ def _missing_pretraining(weights: Path, config: RunConfig) -> list[str]:
     return [f"{weights}: no finished pre-training in this run; run task=pretrain first, or give init=scratch"]
 
 
+def _run_and_task(folder: Path) -> tuple[Path | None, str]:
+    """The run that a folder is, or is a task's folder of, and that task; (None, "") where it is neither."""
+    if (folder / CONFIG_NAME).is_file():
+        return folder, "pretrain"
+    if folder.name in TASKS and (folder.parent / CONFIG_NAME).is_file():
+        return folder.parent, folder.name
+    return None, ""
+
+
+def _recorded(run: Path) -> RunConfig:
+    return overrides.load(run / CONFIG_NAME)
+
+
+def _no_start(folder: Path) -> list[str]:
+    """Problems of starting from ``folder``, whatever weights are in it."""
+    if folder.is_file():
+        return [f"init={folder}: is a file; name its folder"]
+    run, task = _run_and_task(folder)
+    if run is None:
+        return []
+    there = _recorded(run)
+    if task == "probe":
+        return [f"init={folder}: a probe leaves heads and no backbone; give init={run}"]
+    if task == "pretrain" and there.init != "pretrain":
+        tuned = [str(run / each) for each in ("classify", "segment") if (run / each / WEIGHTS_NAME).is_file()]
+        own = f"init={there.init} there"
+        return [f"init={folder}: no pre-training of its own ({own}); give {' or '.join([there.init, *tuned])}"]
+    return []
+
+
 def _missing_start(weights: Path, config: RunConfig) -> list[str]:
     folder = Path(config.init)
     if weights.is_file():
         return []
-    if timm_layout.is_timm_folder(folder):
-        remedy = f"set {config.task}.init_ema=false; `import --ema` brings in the authors' moving average"
+    if weights.with_name(WEIGHTS_NAME).is_file():
+        run, task = _run_and_task(folder)
+        remedy = f"set {config.task}.init_ema=false; " + (
+            "`import --ema` brings in the authors' moving average"
+            if run is None
+            else f"{task}.ema_decay={_recorded(run).task_config(task).ema_decay} there"
+        )
         return [f"init={folder}: holds no {weights.name}; {remedy}"]
     authors = "; run `python -m nepa_scale.weights import` on it first" if (folder / "config.json").is_file() else ""
     known = "pretrain, scratch, the folder of a pre-trained run or of imported weights"
@@ -141,27 +167,44 @@ def _other_pretraining(config: RunConfig) -> list[str]:
         return []
     recorded = Path(config.pretrain_dir).parent / CONFIG_NAME
     old, new = overrides.load(recorded).pretrain_identity(), config.pretrain_identity()
-    changes = _changes(old, new)
-    return [f"pretrain_dir={config.pretrain_dir}: pre-trained with other settings: {changes}"] if changes else []
+    differing = changes(old, new)
+    return [f"pretrain_dir={config.pretrain_dir}: pre-trained with other settings: {differing}"] if differing else []
 
 
 def _other_model(weights: Path, config: RunConfig) -> list[str]:
     """Differences between the model of an ``init`` folder and this run's, by setting."""
-    folder, recorded = Path(config.init), Path(config.init) / CONFIG_NAME
-    if timm_layout.is_timm_folder(folder):
-        there = timm_layout.read_config(folder).arch
-    elif recorded.is_file():
-        there = overrides.load(recorded).model.architecture()
+    folder = Path(config.init)
+    run, task = _run_and_task(folder)
+    new = dataclasses.asdict(config.model.architecture())
+    if run is not None:
+        old = dataclasses.asdict(architecture(_recorded(run), task))
+    elif timm_layout.is_timm_folder(folder):
+        old = dataclasses.asdict(timm_layout.read_config(folder).arch)
     else:
-        return []
-    old, new = dataclasses.asdict(there), dataclasses.asdict(config.model.architecture())
-    changes = _changes(old, new, prefix="model.")
-    return [f"init={folder}: {weights.name} is of another model: {changes}"] if changes else []
+        old = _shape(weights)
+        new = {key: new[key] for key in old}
+    differing = changes(old, new, prefix="model.")
+    return [f"init={folder}: {weights.name} is of another model: {differing}"] if differing else []
 
 
-def _changes(old: dict[str, Any], new: dict[str, Any], *, prefix: str = "") -> str:
+def _shape(weights: Path) -> dict[str, int]:
+    """What the tensors of a file tell of its backbone. Raises ``WeightsError`` where they are of none."""
+    try:
+        with safe_open(weights, "numpy") as file:
+            names = list(file.keys())
+            if PATCH_EMBEDDING not in names:
+                raise WeightsError(f"{weights}: no backbone of this project: it lacks {PATCH_EMBEDDING}")
+            width, _, patch_size, _ = file.get_slice(PATCH_EMBEDDING).get_shape()
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{weights}: not a readable safetensors file ({error})") from error
+    depth = len({name.split(".")[1] for name in names if name.startswith("blocks.")})
+    return {"patch_size": patch_size, "embed_dim": width, "depth": depth}
+
+
+def changes(old: dict[str, Any], new: dict[str, Any], *, prefix: str = "") -> str:
+    """The keys in which settings differ, with both values; empty where they are the same."""
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return ", ".join(f"{prefix}{key} ({old.get(key)} there, {new.get(key)} now)" for key in differing)
+    return shortened(f"{prefix}{key} ({old.get(key)} there, {new.get(key)} now)" for key in differing)
 
 
 def is_finished(task_dir: Path) -> bool:
@@ -172,7 +215,8 @@ def is_finished(task_dir: Path) -> bool:
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that holds, or held, the lock of a folder; ``started`` tells it from a later one of the same pid."""
+    """A process that holds, or held, the lock of a folder. When it ``started``, in s since 1970 (0 where that is not
+    known), tells it from a later one of the same pid."""
 
     pid: int
     host: str
@@ -184,13 +228,13 @@ class Holder:
 
 def holder(folder: Path) -> Holder | None:
     """The process of this machine that holds the lock of ``folder``. Looking disturbs nobody who wants the lock."""
-    last = _last_holder(folder)
+    last = last_holder(folder)
     return last if last is not None and last.host == socket.gethostname() and lives(last.pid, last.started) else None
 
 
 def is_in_use(folder: Path) -> bool:
     """Whether a process holds the lock of ``folder``, here or on another machine that shares it."""
-    last = _last_holder(folder)
+    last = last_holder(folder)
     if last is None or last.host == socket.gethostname():
         return holder(folder) is not None
     try:
@@ -212,7 +256,8 @@ def record_holder(folder: Path, pid: int) -> None:
     (folder / OWNER_NAME).write_text(json.dumps(dataclasses.asdict(me)))
 
 
-def _last_holder(folder: Path) -> Holder | None:
+def last_holder(folder: Path) -> Holder | None:
+    """The process that last took the lock of ``folder``, as far as one did not end by giving it back."""
     try:
         return Holder(**read_json(folder / OWNER_NAME))
     except (FileNotFoundError, ValueError, TypeError):
@@ -239,5 +284,5 @@ def exclusive(task_dir: Path) -> Iterator[None]:
             yield
             owner.unlink(missing_ok=True)
     except Timeout as error:
-        by = _last_holder(task_dir) or "another process"
+        by = last_holder(task_dir) or "another process"
         raise RunError(f"{task_dir}: in use by {by}; wait for it or stop it") from error

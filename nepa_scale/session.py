@@ -59,6 +59,8 @@ def run_task(
     )
     watchdog.start()
     try:
+        # Rank 0's settings are on record; another task's start may have changed that while the others read it.
+        config = distributed.gather_objects(config)[0]
         _run(config, run_dir, world, device, stop, watchdog)
     except (ConfigError, DataLostError, DivergedError, MilestoneError, SaveError):  # all ranks raise these together
         watchdog.stop()

@@ -18,7 +18,7 @@ if __name__ == "__main__":
     # Run as a script, Python looks for imports in this file's folder; look in the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from nepa_scale import branching, checks, command, lr_rules, overrides, progress, runs
+from nepa_scale import branching, checks, command, lr_rules, overrides, progress, run_settings, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost
 from nepa_scale.data.reporting import reporting
@@ -45,13 +45,14 @@ def main(words: list[str]) -> int:
     world = World()
     try:
         world = read_environment()
-        config = overrides.parse(words)
+        config = run_settings.configure(words)
         run_dir = runs.run_directory(config)
         check(config, run_dir, world)
-        if config.dry_run:
+        if not config.dry_run:
+            return start(words, config, run_dir, world)
+        if world.is_main:
             print(describe(config, run_dir, world))
-            return ExitCode.DONE
-        return start(config, run_dir, world)
+        return ExitCode.DONE
     except (UserError, OSError, UnicodeEncodeError) as error:
         lines = command.mistake_lines(error)
         if not lines:
@@ -66,12 +67,12 @@ def check(config: RunConfig, run_dir: Path, world: World) -> None:
         *checks.check_data(config, (config.task,)),
         *checks.check_milestones(config, (config.task,)),
         *checks.check_batches(config, (config.task,), world.size),
-        *runs.check_directory(run_dir, config),
+        *run_settings.check_directory(run_dir, config),
     ]
     problems += [*ds_config.check(config, config.task), *branching.problems(config)]
     if config.engine.precision == "fp16" and not (has_gpu() or config.dry_run):
         problems.append(checks.FP16_NEEDS_GPU)
-    if not config.dry_run:
+    if not _awaits_pretraining(config):
         problems += runs.check_start(run_dir, config)
     if not problems:
         problems += _placement_problems(config, world)
@@ -81,6 +82,11 @@ def check(config: RunConfig, run_dir: Path, world: World) -> None:
             problems += checks.check_contents(config, (config.task,), report)
     if problems:
         raise ConfigError(problems)
+
+
+def _awaits_pretraining(config: RunConfig) -> bool:
+    """Whether this is a dry run of a task whose own pre-training may still be to come."""
+    return config.dry_run and config.init == "pretrain" and config.pretrain_dir is None
 
 
 def _placement_problems(config: RunConfig, world: World) -> list[str]:
@@ -100,22 +106,26 @@ def describe(config: RunConfig, run_dir: Path, world: World) -> str:
     placement = place(config, config.task, world.size, device)
     cost = task_cost(config, config.task, activation_checkpointing=placement.activation_checkpointing)
     rates = lr_rules.describe(config) if config.task == "pretrain" else None
+    awaited = runs.check_start(run_dir, config) if _awaits_pretraining(config) else []
+    misplaced = [] if placement.problem is None else [f"{config.task}: {placement.problem}"]
+    unused = unseen()
+    problems = [*awaited, *misplaced, *([] if unused is None else [unused])]
     return "\n".join(
         [
             f"{config.task} of run {config.run_id} in {run_dir}",
+            f"data set     {checks.describe_data(config)}",
             f"parameters   {cost.params_total:,} ({cost.params_backbone:,} in the blocks and final norm)",
             f"steps        {cost.steps:,} of {config.task_config().batch_size} images"
             f" ({cost.images_seen:,} seen, {cost.unique_images:,} different)",
             *([f"learning rate {rates}"] if rates is not None else []),
             f"FLOPs        {cost.flops_train:.3g} useful, {cost.flops_executed:.3g} executed",
             *placement_lines(placement, device),
-            *([] if placement.problem is None else [f"warning: {config.task}: {placement.problem}"]),
-            *([] if (unused := unseen()) is None else [f"warning: {unused}"]),
+            *(f"warning: {problem}" for problem in problems),
         ]
     )
 
 
-def start(config: RunConfig, run_dir: Path, world: World) -> int:
+def start(words: list[str], config: RunConfig, run_dir: Path, world: World) -> int:
     """Run the task in this process, or find that there is nothing to do."""
     task_dir = run_dir / config.task
     if runs.is_finished(task_dir):
@@ -125,10 +135,7 @@ def start(config: RunConfig, run_dir: Path, world: World) -> int:
     if not world.is_main:
         return _train(config, run_dir, world)
     with runs.exclusive(task_dir):
-        if not (run_dir / "config.yaml").is_file():
-            overrides.save(config, run_dir / "config.yaml")
-        runs.record_data(task_dir, config)
-        return _train(config, run_dir, world)
+        return _train(run_settings.begin(words), run_dir, world)
 
 
 def _train(config: RunConfig, run_dir: Path, world: World) -> int:
@@ -136,6 +143,7 @@ def _train(config: RunConfig, run_dir: Path, world: World) -> int:
     task_dir = run_dir / config.task
     if world.is_main:
         progress.start_logging(task_dir)
+        progress.logger.info("%s: data set %s", config.task, checks.describe_data(config))
 
     def record(failure: Failure) -> None:
         _mark_failed(task_dir, failure.described(world), failure.step)

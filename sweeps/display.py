@@ -132,9 +132,9 @@ class Progressing:
         self._whole = self._progress.add_task("tasks", total=num_tasks)
         self._progress.start()
 
-    def start(self, name: str) -> None:
-        """``name`` starts."""
-        self._started[name] = time.monotonic()
+    def start(self, name: str, age: float = 0.0) -> None:
+        """``name`` starts to train, ``age`` seconds after its process did."""
+        self._started[name] = time.monotonic() - age
         if self._console.is_terminal:
             self._bars[name] = self._progress.add_task(name, total=None)
         else:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
+from nepa_scale import runs
 from nepa_scale.processes.signals import StopRequest
 from nepa_scale.status import Status, read_status, status_path
 from sweeps import jobs
@@ -82,7 +83,7 @@ class Follower:
         if status.state == "running":
             if job.key not in self._started:
                 self._started.add(job.key)
-                self._progress.start(title)
+                self._progress.start(title, age=_age(job))
             self._progress.step(title, status)
         elif status.state in FINAL or (status.state in ("preempted", "planned") and job.key in self._started):
             self._started.discard(job.key)
@@ -91,6 +92,12 @@ class Follower:
             if status.state == "failed":
                 self.failures.append((job, status.error or "no reason recorded"))
             self._progress.end(title, status, f": {status.error}" if status.error else "")
+
+
+def _age(job: Job) -> float:
+    """Seconds since the process that trains began, its start-up included; 0 where that is not known."""
+    process = runs.last_holder(jobs.task_dir(job))
+    return max(0.0, time.time() - process.started) if process is not None and process.started else 0.0
 
 
 def _written_at(job: Job) -> int | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nepa_scale.config import TASKS
 from nepa_scale.errors import UserError, nearest
+from nepa_scale.files import typed_path
 from sweeps import plan
 from sweeps.plan import Plan
 
@@ -74,7 +75,7 @@ def read_selection(words: Sequence[str], usage: str) -> Selection:
             raise UserError(f"'{word}': not understood{nearest(key, (*readers, 'study_dir'))}; {usage}")
     if len(folders) != 1:
         raise UserError(f"expected one study directory; {usage}")
-    return Selection(Path(folders[0]), **given)
+    return Selection(typed_path(folders[0]), **given)
 
 
 def _task(name: str) -> str:

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from nepa_scale import command
 from nepa_scale.errors import UserError, nearest
+from nepa_scale.files import typed_path
 from sweeps import display, plan
 from sweeps.accuracy import accuracy_table, outcomes
 from sweeps.clusters import read_cluster
@@ -140,7 +141,7 @@ def _read(words: Sequence[str]) -> Request:
         raise UserError(f"expected one study directory; {USAGE}")
     if chosen["watch"] and as_json:
         raise UserError("watch=true shows a table; leave out --json, or call again for newer JSON")
-    return Request(Path(folders[0]), **chosen, as_json=as_json)
+    return Request(typed_path(folders[0]), **chosen, as_json=as_json)
 
 
 if __name__ == "__main__":

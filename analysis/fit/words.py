@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,13 +13,14 @@ from analysis.fit.estimate import Options
 from analysis.fit.table import checked, numbers
 from analysis.laws.law import Array, Law
 from nepa_scale.errors import UserError
+from nepa_scale.files import typed_path
 
 MOST_RESAMPLES = 100_000
 
 
 def add_words(parser: argparse.ArgumentParser, held: str = "") -> None:
     """The table, its columns, how to fit, and what to predict; ``held`` is what else --holdout may say."""
-    parser.add_argument("table", type=Path, metavar="TABLE", help="CSV or parquet file with named columns")
+    parser.add_argument("table", type=typed_path, metavar="TABLE", help="CSV or parquet file with named columns")
     parser.add_argument("--x", required=True, metavar="COLUMN", help="parameters N, data or compute")
     parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
     parser.add_argument("--d", metavar="COLUMN", help="data D (images or tokens seen), for laws of two variables")

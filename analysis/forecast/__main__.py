@@ -7,7 +7,6 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -21,6 +20,7 @@ from analysis.forecast.frontier import frontier
 from analysis.laws.law import Array
 from nepa_scale import command
 from nepa_scale.errors import UserError
+from nepa_scale.files import typed_path
 
 PLAIN_WIDTH = 120
 Answers = dict[str, Forecast | NoFit]
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Continue learning or scaling curves beyond their last point, with prediction intervals. Forms "
         "compete by how well they would have forecast the later points from the earlier ones; there is nothing to set.",
     )
-    parser.add_argument("table", type=Path, metavar="TABLE", help="CSV or parquet file with named columns")
+    parser.add_argument("table", type=typed_path, metavar="TABLE", help="CSV or parquet file with named columns")
     parser.add_argument("--x", required=True, metavar="COLUMN", help="images seen, parameters or compute")
     parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
     parser.add_argument("--at", required=True, metavar="X[,X...]", help="places to forecast, beyond the largest x")

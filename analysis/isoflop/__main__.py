@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from rich.table import Table
@@ -22,6 +21,7 @@ from analysis.laws.law import Array
 from analysis.laws.surfaces import CHINCHILLA
 from nepa_scale import command
 from nepa_scale.errors import UserError
+from nepa_scale.files import typed_path
 
 MINIMA: dict[str, Minimum] = {"parabola": parabola_minimum, "akima": akima_minimum}
 
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m analysis.isoflop",
         description="Find the best size at each budget of a table, the law N* ~ C^a through these, and its bias.",
     )
-    parser.add_argument("table", type=Path, metavar="TABLE", help="CSV or parquet file with named columns")
+    parser.add_argument("table", type=typed_path, metavar="TABLE", help="CSV or parquet file with named columns")
     parser.add_argument("--c", required=True, metavar="COLUMN", help="compute C = 6 N D; within 2 %% it is one budget")
     parser.add_argument("--n", required=True, metavar="COLUMN", help="parameters N")
     parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")

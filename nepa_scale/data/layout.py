@@ -62,7 +62,7 @@ def check_dataset(root: Path, name: str, *, needs: Collection[Need] = ()) -> lis
         info = dataset_info(root, name)
     except DataError as error:
         return problems + str(error).splitlines()
-    return problems + _shard_problems(folder, info) + _missing_needs(info, needs)
+    return problems + _shard_problems(folder, info) + missing_needs(info, needs)
 
 
 def check_contents(root: Path, name: str, *, needs: Collection[Need] = (), report: Report | None = None) -> list[str]:
@@ -86,6 +86,16 @@ def check_contents(root: Path, name: str, *, needs: Collection[Need] = (), repor
     except DataError as error:
         return str(error).splitlines()
     return []
+
+
+def missing_needs(info: DatasetInfo, needs: Collection[Need]) -> list[str]:
+    """Return why a task that reads ``needs`` besides images cannot use this data set."""
+    problems = []
+    if "label" in needs and not info.num_classes:
+        problems.append(f"data set '{info.name}' has no class labels (num_classes is 0 or not given)")
+    if "mask" in needs and not info.mask_class_names:
+        problems.append(f"data set '{info.name}' has no masks (no mask_class_names): segmentation cannot use it")
+    return problems
 
 
 def access_problems(root: Path, name: str, *, streaming: bool, allow_remote: bool) -> list[str]:
@@ -215,13 +225,4 @@ def _shard_problems(folder: Path, info: DatasetInfo) -> list[str]:
                 problems.append(f"shard '{path}' is missing")
             elif path.stat().st_size == 0:
                 problems.append(f"shard '{path}' is empty (0 bytes)")
-    return problems
-
-
-def _missing_needs(info: DatasetInfo, needs: Collection[Need]) -> list[str]:
-    problems = []
-    if "label" in needs and not info.num_classes:
-        problems.append(f"data set '{info.name}' has no class labels (num_classes is 0 or not given)")
-    if "mask" in needs and not info.mask_class_names:
-        problems.append(f"data set '{info.name}' has no masks (no mask_class_names): segmentation cannot use it")
     return problems

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 from nepa_scale import command
 from nepa_scale.errors import WeightsError
-from nepa_scale.files import to_json
+from nepa_scale.files import expand_home, to_json, typed_path
 from nepa_scale.ladder import QkNorm
 
 EXIT_DIFFERS = 1
@@ -32,22 +31,24 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(prog="python -m nepa_scale.weights", description="Weights in and out.")
     commands = whole.add_subparsers(dest="command", required=True)
     bring = commands.add_parser("import", help="the authors' Hugging Face layout -> a folder that timm loads")
-    bring.add_argument("source", metavar="SOURCE", help="a folder, or a hub name such as owner/name@revision")
-    bring.add_argument("out", metavar="OUT_DIR", type=Path, help="a new folder")
+    bring.add_argument(
+        "source", metavar="SOURCE", type=expand_home, help="a folder, or a hub name such as owner/name@revision"
+    )
+    bring.add_argument("out", metavar="OUT_DIR", type=typed_path, help="a new folder")
     bring.add_argument("--ema", action="store_true", help="the moving average, pytorch_model_ema.bin")
     bring.add_argument("--qk-norm", choices=get_args(QkNorm), help="overrules config.json (default: what it says)")
     bring.add_argument(
         "--attention", choices=("causal", "bidirectional"), help="overrules config.json (default: what it says)"
     )
     give = commands.add_parser("export", help="a run, or a folder of weights -> either layout")
-    give.add_argument("source", metavar="RUN_OR_DIR", type=Path, help="a run's folder, or one with weights in it")
-    give.add_argument("out", metavar="OUT_DIR", type=Path, help="a new folder")
+    give.add_argument("source", metavar="RUN_OR_DIR", type=typed_path, help="a run's folder, or one with weights in it")
+    give.add_argument("out", metavar="OUT_DIR", type=typed_path, help="a new folder")
     give.add_argument("--layout", choices=("timm", "authors"), required=True, help="what to write")
     give.add_argument("--task", choices=("pretrain", "classify"), help="whose weights of a run (default: pretrain)")
     give.add_argument("--ema", action="store_true", help="the moving average of a run's weights")
     look_at = commands.add_parser("check", help="what weights do on images, beside published values")
-    look_at.add_argument("folder", metavar="DIR", type=Path, help="weights in timm's or the authors' layout")
-    look_at.add_argument("images", metavar="IMAGE", type=Path, nargs="*", help="default: a scene of digits")
+    look_at.add_argument("folder", metavar="DIR", type=typed_path, help="weights in timm's or the authors' layout")
+    look_at.add_argument("images", metavar="IMAGE", type=typed_path, nargs="*", help="default: a scene of digits")
     look_at.add_argument("--json", action="store_true", help="print JSON")
     return whole
 

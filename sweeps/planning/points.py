@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nepa_scale import overrides
-from nepa_scale.config import TASKS, RunConfig
+from nepa_scale.config import RunConfig
 from nepa_scale.errors import ConfigError
 from sweeps.planning import branches, grids, isoflop
 from sweeps.planning.configurations import Configurations
@@ -60,16 +60,8 @@ def _point_pairs(launch: Launch, values: dict[str, Any]) -> Pairs:
     mappings = {"study.run": launch.study.run, "grid.set": launch.grid.set, "grid": values}
     pairs: Pairs = []
     for source, mapping in mappings.items():
-        pairs = _overlay(pairs, overrides.pairs_from_mapping(mapping, source))
-    return _overlay(pairs, [pair for pair in launch.pairs if pair[0] not in grids.RESERVED])
-
-
-def _overlay(weak: Pairs, strong: Pairs) -> Pairs:
-    """Both, in order; a length given in steps replaces a weaker one in epochs, and the other way round."""
-    given = {key for key, text in strong if text != "null"}
-    replaced = {f"{task}.epochs" for task in TASKS if f"{task}.steps" in given}
-    replaced |= {f"{task}.steps" for task in TASKS if f"{task}.epochs" in given}
-    return [pair for pair in weak if pair[0] not in replaced] + strong
+        pairs = overrides.overlay(pairs, overrides.pairs_from_mapping(mapping, source))
+    return overrides.overlay(pairs, [pair for pair in launch.pairs if pair[0] not in grids.RESERVED])
 
 
 def _variants(study: StudySettings, pairs: Pairs) -> Iterator[Pairs]:

@@ -159,11 +159,11 @@ def test_value_may_hold_an_equals_sign() -> None:
 
 @pytest.mark.parametrize("task", ["pretrain", "classify", "segment"])
 @pytest.mark.parametrize("first", [True, False])
-def test_data_names_the_dataset_of_the_task(task: str, first: bool) -> None:
-    """``data=`` means the data set of the task to do, whether it stands before or after ``task=``."""
-    words = ["data=cifar10", f"task={task}"]
+def test_data_parts_are_of_the_task(task: str, first: bool) -> None:
+    """``data.num_images`` means the task to do, whether it stands before or after ``task=``."""
+    words = ["data.num_images=7", f"task={task}"]
     config = overrides.parse(words if first else words[::-1])
-    assert {name for name in RunConfig().tasks if config.task_config(name).dataset == "cifar10"} == {task}
+    assert {name for name in RunConfig().tasks if config.task_config(name).num_images == 7} == {task}
 
 
 def test_model_names_the_size() -> None:

@@ -1,4 +1,4 @@
-"""The run directory: one process at a time, one configuration for good."""
+"""The run directory: one process at a time, and where its tasks start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from processes import next_line, running
 
 from nepa_scale import runs
-from nepa_scale.errors import ConfigError, RunError
+from nepa_scale.errors import RunError
 from nepa_scale.overrides import parse, save
 from nepa_scale.status import Status, write_status
 from nepa_scale.weights import timm_layout
@@ -78,52 +78,6 @@ def test_run_directory_is_named_after_the_run() -> None:
     assert runs.run_directory(parse(["run_dir=a/b"])) == Path("a/b")
     config = parse(["seed=3"])
     assert runs.run_directory(config) == Path("runs") / config.run_id
-
-
-def test_same_configuration_may_continue(tmp_path: Path) -> None:
-    """A folder made by the same run is fine, however often it is logged or wherever its data lies."""
-    save(parse(["seed=3"]), tmp_path / "config.yaml")
-    words = ["seed=3", "log.every=7", "data.root=elsewhere", "task=classify", "engine.ds_config=zero2"]
-    assert runs.check_directory(tmp_path, parse(words)) == []
-
-
-def test_new_directory_is_fine(tmp_path: Path) -> None:
-    """A folder that does not exist yet, or holds no configuration, belongs to nobody."""
-    assert runs.check_directory(tmp_path, parse([])) == []
-    assert runs.check_directory(tmp_path / "new" / "deep", parse([])) == []
-
-
-def test_other_configuration_is_refused(tmp_path: Path) -> None:
-    """Every setting that differs is listed with both values."""
-    save(parse(["seed=3", "model=pico", "classify.mixup=0.5"]), tmp_path / "config.yaml")
-    [problem] = runs.check_directory(tmp_path, parse(["seed=4", "model=pico"]))
-    assert problem == (
-        f"run_dir={tmp_path}: made by another configuration: seed (3 there, 4 now),"
-        " classify.mixup (0.5 there, 0.0 now); name another folder"
-    )
-
-
-def test_scratch_and_pretrained_runs_do_not_share_a_folder(tmp_path: Path) -> None:
-    """A scratch control in the folder of a pre-trained run would start from its weights next time."""
-    save(parse([]), tmp_path / "config.yaml")
-    [problem] = runs.check_directory(tmp_path, parse(["init=scratch", "task=classify"]))
-    assert "init (pretrain there, scratch now)" in problem
-
-
-def test_damaged_record_is_named(tmp_path: Path) -> None:
-    """A configuration file that cannot be read is a user's problem with a name, not a traceback."""
-    (tmp_path / "config.yaml").write_text("seed: [1\n")
-    with pytest.raises(ConfigError, match=r"config\.yaml: not valid YAML"):
-        runs.check_directory(tmp_path, parse([]))
-
-
-@pytest.mark.parametrize("below", ["", "runs/a"])
-def test_file_in_the_way_is_named(tmp_path: Path, below: str) -> None:
-    """A file where a folder should be is refused, also when it is a parent."""
-    blocking = tmp_path / "file"
-    blocking.write_text("")
-    run_dir = blocking / below
-    assert runs.check_directory(run_dir, parse([])) == [f"run_dir={run_dir}: {blocking} is a file; name a folder"]
 
 
 @pytest.mark.parametrize("task", ["classify", "segment"])

@@ -114,12 +114,14 @@ def test_all_mistakes_are_told_at_once(train: Run, tmp_path: Path) -> None:
 
 def test_run_directory_of_another_configuration(train: Run, tmp_path: Path) -> None:
     """A run directory is not overwritten by another run: the settings that differ are named."""
-    save(parse(["seed=1", "pretrain.base_lr=0.5"]), tmp_path / "runs" / "a" / "config.yaml")
-    done = train("run_dir=runs/a", "seed=2", "log.every=3")
+    save(parse(["seed=1"]), tmp_path / "runs" / "a" / "config.yaml")
+    (tmp_path / "runs" / "a" / "pretrain").mkdir()
+    (tmp_path / "runs" / "a" / "pretrain" / "data.json").touch()
+    done = train("run_dir=runs/a", "seed=2", "pretrain.base_lr=0.5", "log.every=3")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: run_dir=runs/a: made by another configuration: seed (1 there, 2 now),"
-        " pretrain.base_lr (0.5 there, 0.001 now); name another folder\n"
+        "error: run_dir=runs/a: pretrain began with other settings: seed (1 there, 2 now),"
+        " pretrain.base_lr (0.001 there, 0.5 now); name another folder\n"
     )
 
 

@@ -85,6 +85,17 @@ def test_progress_in_plain_lines() -> None:
     ]
 
 
+def test_time_of_a_task_includes_its_start_up() -> None:
+    """A task that trained for no time after 27 s of imports took 27 s."""
+    console = Console(file=io.StringIO(), width=80)
+    progress = display.Progressing(console, 1)
+    progress.start("femto pretrain", age=27.2)
+    progress.end("femto pretrain", Status("finished"))
+    progress.close()
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines()[-1] == "[1/1] finished  femto pretrain after 27 s"
+
+
 def test_failure_lines_name_logs_that_exist(tmp_path: Path) -> None:
     """A failed task's line names its log; one that never ran has none."""
     log = tmp_path / "log.err"
