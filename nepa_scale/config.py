@@ -23,6 +23,7 @@ from nepa_scale.data.embedded import DEFAULT_ROOT, EMBEDDED_NAME
 TASKS = ("pretrain", "probe", "classify", "segment")
 LAYER_CHOICES = ("all", "quarters", "last")
 
+LIMITS = ("choices", "low", "high", "above")
 LARGEST = 10**9
 """A number whose field states no upper limit of its own is at most this, so that a plan of it stays finite."""
 
@@ -40,7 +41,7 @@ def setting(
 
     ``high`` of a number is ``LARGEST`` unless it is given.
     """
-    limits = {"choices": choices, "low": low, "high": high, "above": above}
+    limits = dict(zip(LIMITS, (choices, low, high, above), strict=True))
     metadata = {name: limit for name, limit in limits.items() if limit is not None}
     return field(default=default, metadata={**metadata, "orchestration": orchestration})
 
@@ -123,7 +124,7 @@ class TaskConfig:
     """training images used (a nested, seeded subset, balanced over classes); null = all"""
     fraction: float | None = setting(None, above=0, high=1)
     """training images used, as a part of all (give this or num_images); null = all"""
-    epochs: float | None = setting(None, above=0, high=1e6)
+    epochs: float | None = setting(None, above=0, high=10**6)
     """length in passes over the training images (give this or steps)"""
     steps: int | None = setting(None, low=1)
     """length in optimiser steps (give this or epochs)"""
@@ -176,7 +177,7 @@ class TaskConfig:
 class PretrainConfig(TaskConfig):
     """Next-embedding prediction."""
 
-    epochs: float | None = setting(4.0, above=0, high=1e6)
+    epochs: float | None = setting(4.0, above=0, high=10**6)
     """length in passes over the training images (give this or steps)"""
     lr_rule: str = setting("fixed", choices=("fixed", "power", "mup"))
     """the rate of other sizes: base_lr as well, a power of the parameters, or by width for each kind of tensor (muP)"""
@@ -204,7 +205,7 @@ class PretrainConfig(TaskConfig):
 class FinetuneConfig(TaskConfig):
     """What the two supervised tasks share."""
 
-    epochs: float | None = setting(8.0, above=0, high=1e6)
+    epochs: float | None = setting(8.0, above=0, high=10**6)
     """length in passes over the training images (give this or steps)"""
     beta2: float = setting(0.999, low=0, high=0.99999)
     """AdamW second-moment decay"""
@@ -286,7 +287,7 @@ class SegmentConfig(FinetuneConfig):
 class ProbeConfig(TaskConfig):
     """Heads on the frozen backbone: linear, attentive and nearest neighbours, at any block."""
 
-    epochs: float | None = setting(4.0, above=0, high=1e6)
+    epochs: float | None = setting(4.0, above=0, high=10**6)
     """length in passes over the training images (give this or steps)"""
     base_lr: float = setting(3e-2, above=0)
     """centre of the heads' learning rates, x batch_size / 256; each head is trained at several around it"""
@@ -324,11 +325,11 @@ class EngineConfig:
     """number format of weights and activations in the forward and backward pass (fp16 with loss scaling, on GPUs)"""
     activation_checkpointing: bool | None = setting(None, orchestration=True)
     """recompute block activations in the backward pass to save memory; null = where memory is short"""
-    device_memory_gib: float | None = setting(None, above=0, high=1e6, orchestration=True)
+    device_memory_gib: float | None = setting(None, above=0, high=10**6, orchestration=True)
     """memory of one device to plan with; null = what a GPU has free, or this machine's memory shared by its ranks"""
-    timeout_minutes: float = setting(20.0, above=0, high=1e6, orchestration=True)
+    timeout_minutes: float = setting(20.0, above=0, high=10**6, orchestration=True)
     """a rank that gets nowhere for so long ends the job (three times this while starting or saving)"""
-    rendezvous_seconds: float = setting(60.0, above=0, high=1e6, orchestration=True)
+    rendezvous_seconds: float = setting(60.0, above=0, high=10**6, orchestration=True)
     """how long ranks wait for one another at the start"""
     compile: bool | None = setting(None, orchestration=True)
     """compile the blocks with torch.compile; null = on GPUs, and on CPUs if the training is long enough to repay it"""

@@ -38,7 +38,7 @@ def main(words: Sequence[str]) -> int:
     """Do what ``words`` ask; returns the exit code: 0 all done, 1 something is not, 2 a user's mistake."""
     try:
         if {"--help", "-h"} & set(words):
-            print(help_text())
+            print(help_text(words))
             return 0
         return launch(read_launch(words))
     except UserError as error:
