@@ -10,10 +10,12 @@ This module is free of torch: a wrong setting is reported before anything heavy 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -416,11 +418,9 @@ class RunConfig:
         idle |= {"pretrain.lr_exponent"} if self.pretrain.lr_rule != "power" else set()
         idle |= {"pretrain.lr_rule", "pretrain.lr_reference"} if self.pretrain.lr_rule == "fixed" else set()
         return {
-            key: value
-            for key, value, meta in walk(self)
-            if not meta["orchestration"]
-            and key not in idle
-            and (self.init == "pretrain" or not key.startswith("pretrain."))
+            key: value_in(self)
+            for key, value_in in _result_settings().items()
+            if key not in idle and (self.init == "pretrain" or not key.startswith("pretrain."))
         }
 
     def pretrain_identity(self) -> dict[str, Any]:
@@ -441,6 +441,12 @@ def walk(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, A
             yield from walk(value, f"{prefix}{item.name}.")
         else:
             yield f"{prefix}{item.name}", value, dict(item.metadata)
+
+
+@functools.cache
+def _result_settings() -> dict[str, Callable[[RunConfig], Any]]:
+    """{dotted key: what reads it} of every result setting; a plan of many runs asks each for all of them."""
+    return {key: operator.attrgetter(key) for key, _, meta in walk(RunConfig()) if not meta["orchestration"]}
 
 
 def config_digest(content: dict[str, Any]) -> str:

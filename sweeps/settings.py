@@ -19,7 +19,7 @@ RESERVED = {
     "pretrain_dir": "the launcher shares pre-training by itself; init=DIR starts from finished weights",
 }
 RULES = ("isoflop",)
-MOST_POINTS = 10_000
+MOST_POINTS = 5_000
 """A grid of more points is refused: planning them would take minutes, and be a mistake."""
 RUN_LIMITS = {key: {name: meta[name] for name in LIMITS if name in meta} for key, _, meta in walk(RunConfig())}
 SIZES = RUN_LIMITS["model.size"]
