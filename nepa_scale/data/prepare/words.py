@@ -7,7 +7,8 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.data.prepare.settings import KINDS, LEAST, Settings
+from nepa_scale.checks import out_of_range
+from nepa_scale.data.prepare.settings import KINDS, Settings
 from nepa_scale.errors import ConfigError, nearest
 from nepa_scale.overrides import split_words, to_text
 
@@ -54,16 +55,23 @@ def _value(entry: Field[Any], text: str, problems: list[str]) -> Any:
     if text == "null" and kind.endswith("| None"):
         return None
     if kind.startswith("int"):
-        least = LEAST.get(entry.name, 1)
-        if text.isdecimal() and int(text) >= least:
-            return int(text)
-        problems.append(f"{entry.name}={text}: expected a whole number of at least {least}")
-        return None
+        return _number(entry, text, problems)
     if kind == "bool":
         if text not in {"true", "false"}:
             problems.append(f"{entry.name}={text}: expected true or false")
         return text == "true"
     return _text_value(entry, text, problems)
+
+
+def _number(entry: Field[Any], text: str, problems: list[str]) -> int | None:
+    """The whole number that ``text`` is; what has no lower limit of its own counts something and starts at 1."""
+    try:
+        number = int(text)
+    except ValueError:
+        problems.append(f"{entry.name}={text}: expected a whole number")
+        return None
+    problems += out_of_range(entry.name, number, {"low": 1, **entry.metadata})
+    return number
 
 
 def _text_value(entry: Field[Any], text: str, problems: list[str]) -> str | Path:
