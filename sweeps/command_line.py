@@ -12,7 +12,7 @@ from yaml import YAMLError
 
 from nepa_scale import overrides
 from nepa_scale.config import TASKS
-from nepa_scale.errors import ConfigError
+from nepa_scale.errors import ConfigError, nearest
 from sweeps.conf_files import compose_tree
 from sweeps.launch_keys import KIND_TEXTS, declared, range_problems, set_key, unknown_key
 from sweeps.settings import GROUPS, RESERVED, Cluster, Launch, Tree, is_launch_key
@@ -80,8 +80,9 @@ def _setting_problems(tree: DictConfig, key: str, text: str) -> list[str]:
     if key in RESERVED or key == "config":
         return []
     problems = overrides.setting_problems(key, text)
-    if key not in overrides.KEYS and not any("did you mean" in line for line in problems):
-        return [unknown_key(key, [*GROUPS, *declared(tree)]) for _ in problems]
+    known = [*overrides.KEYS, *overrides.RECIPE_KEYS, *GROUPS, *declared(tree)]
+    if problems and key not in known and nearest(key, known) and ("." in key or "did you mean" not in problems[0]):
+        return [unknown_key(key, known)]
     return problems
 
 
