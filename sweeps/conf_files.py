@@ -76,7 +76,7 @@ def _problems(group: str, content: dict[str, Any]) -> Problems:
     """(key, problem) of what is wrong in a file of ``group``."""
     kind = content.get(KIND, "local") if group == "cluster" else "local"
     if kind not in KINDS:
-        yield KIND, f"cluster.kind={kind}: not one of {', '.join(KINDS)}{nearest(str(kind), KINDS)}"
+        yield KIND, f"kind={kind}: not one of {', '.join(KINDS)}{nearest(str(kind), KINDS)}"
     else:
         for key, problem in _fill(_blank_tree(kind), f"{group}.", content):
             yield key.removeprefix(f"{group}."), problem

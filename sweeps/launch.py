@@ -132,7 +132,7 @@ def _check_one_place(request: Launch) -> None:
     earlier = read_cluster(request.study_dir)
     if earlier.kind != request.cluster.kind and executor(earlier, request.study_dir).is_active():
         raise UserError(
-            f"cluster.kind={request.cluster.kind}: {request.study_dir} is at work with cluster.kind={earlier.kind};"
+            f"cluster={request.cluster.kind}: {request.study_dir} is at work on cluster={earlier.kind};"
             f" wait for that, or stop it with `python sweeps/cancel.py {request.study_dir}`"
         )
 

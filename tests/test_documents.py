@@ -23,31 +23,19 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 STARTS = ("python ", "deepspeed ", "torchrun ", "srun ")
 PLACEHOLDERS = {"...", "key=value", "KIND", "STUDY_DIR", "grid=NAME", "study=NAME", "cluster=NAME", "--help"}
 
-#: Words before a dot that begin a key of a run or a launch; what else they begin is listed below.
+#: Words before a dot that begin a key of a run or a launch.
 SECTIONS = sorted({*launch_keys.SECTIONS, *overrides.SECTIONS})
 KEY = re.compile(rf"(?<![\w./$<-])((?:{'|'.join(SECTIONS)})\.[a-z_]+(?:\.[a-z_]+)*)(?![\w/(])")
 FILES = re.compile(r"\.(json|txt|py|safetensors)\b")
 NO_KEYS = {"cluster.kind", "grid.color"}  # what a cluster's file alone says, and one of matplotlib
-OTHERS = {
-    "grid.axes",
-    "grid.zip",
-    "grid.set",
-    "grid.points",
-    "study.run",
-    *overrides.RECIPE_KEYS,
-    *overrides.SHORTHANDS,
-}
+SETTINGS = {*launch_keys.SETTINGS_KEYS, launch_keys.POINTS_KEY}
 
 
 def known_keys() -> set[str]:
     """The keys of runs and launches, with either cluster."""
     trees = [compose_tree({"cluster": cluster})[0] for cluster in options("cluster")]
-    return {
-        *overrides.KEYS,
-        *overrides.RECIPE_KEYS,
-        *overrides.SHORTHANDS,
-        *(key for tree in trees for key in launch_keys.declared(tree)),
-    }
+    declared = {key for tree in trees for key in launch_keys.declared(tree)}
+    return declared.union(overrides.KEYS, overrides.RECIPE_KEYS, overrides.SHORTHANDS)
 
 
 KNOWN = known_keys()
