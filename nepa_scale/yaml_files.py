@@ -81,13 +81,14 @@ def _syntax_problem(error: yaml.YAMLError, text: str, source: str) -> str:
     if isinstance(error, yaml.reader.ReaderError):
         line = text[: error.position].count("\n") + 1
         return f"{source}, line {line}: not valid YAML (the character {error.character:#x} is not allowed)"
-    if not isinstance(error, yaml.MarkedYAMLError) or (error.problem_mark or error.context_mark) is None:
+    mark = (error.problem_mark or error.context_mark) if isinstance(error, yaml.MarkedYAMLError) else None
+    if mark is None:
         return f"{source}: not valid YAML ({' '.join(str(error).split())})"
-    line = (error.problem_mark or error.context_mark).line
+    line = mark.line
     begins = next(iter(text.splitlines()[line : line + 1]), "")
     if "\t" in begins[: len(begins) - len(begins.lstrip())]:
         return f"{source}, line {line + 1}: not valid YAML (indented by a tab; use spaces)"
-    reason = ": ".join(part for part in (error.context, error.problem) if part)
+    reason = ": ".join(part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part)
     return f"{source}, line {line + 1}: not valid YAML ({reason})"
 
 
