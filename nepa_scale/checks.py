@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale import ladder, lr_rules, milestones
-from nepa_scale.config import LAYER_CHOICES, RunConfig, TaskConfig, walk
+from nepa_scale.config import LARGEST, LAYER_CHOICES, RunConfig, TaskConfig, walk
 from nepa_scale.data import layout
 from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError, nearest
@@ -109,7 +109,7 @@ def check_batches(config: RunConfig, tasks: tuple[str, ...], world_size: int) ->
             )
         elif micro is not None and (batch // world_size) % micro:
             share = batch // world_size
-            near = max(size for size in range(1, share + 1) if share % size == 0 and size <= micro)
+            near = max(size for size in divisors(share) if size <= micro)
             problems.append(
                 f"micro_batch_size={micro} does not divide {task}'s batch per device"
                 f" ({batch} / {world_size} = {share}); nearest that does: {near}"
@@ -123,23 +123,37 @@ def check_batches(config: RunConfig, tasks: tuple[str, ...], world_size: int) ->
     return problems
 
 
-def out_of_range(key: str, value: Any, meta: Mapping[str, Any]) -> list[str]:  # noqa: PLR0911  one rule a line
-    """Problems of one setting alone: not within the limits of its field's metadata, or empty."""
-    if value is None:
-        return []
+def out_of_range(key: str, value: Any, meta: Mapping[str, Any]) -> list[str]:
+    """Problems of one setting alone, or of each value of a list: empty, or not within the limits of its metadata."""
+    values = value if isinstance(value, list) else [value]
+    reasons = {each: _reason(each, meta) for each in values if each is not None}
+    return [f"{key}={each}{reason}" for each, reason in reasons.items() if reason is not None]
+
+
+def _reason(value: Any, meta: Mapping[str, Any]) -> str | None:  # noqa: PLR0911  one rule a line
+    """Why ``value`` does not lie within the limits of ``meta``."""
     if value == "":
-        return [f"{key}= is empty; give a value or leave the key out"]
+        return " is empty; give a value or leave the key out"
     if "choices" in meta and value not in meta["choices"]:
-        return [f"{key}={value}: not one of {', '.join(meta['choices'])}{nearest(str(value), meta['choices'])}"]
+        return f": not one of {', '.join(meta['choices'])}{nearest(str(value), meta['choices'])}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    high = meta.get("high", LARGEST)
     if isinstance(value, float) and not math.isfinite(value):
-        return [f"{key}={value}: must be a finite number"]
+        return ": must be a finite number"
     if "low" in meta and value < meta["low"]:
-        return [f"{key}={value}: must be at least {meta['low']}"]
+        return f": must be at least {meta['low']}"
     if "above" in meta and value <= meta["above"]:
-        return [f"{key}={value}: must be greater than {meta['above']}"]
-    if "high" in meta and value > meta["high"]:
-        return [f"{key}={value}: must be at most {meta['high']}"]
-    return []
+        return f": must be greater than {meta['above']}"
+    if value > high:
+        return f": must be at most {high}"
+    return None
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors of a positive ``number``, smallest first."""
+    small = [size for size in range(1, math.isqrt(number) + 1) if number % size == 0]
+    return sorted({*small, *(number // size for size in small)})
 
 
 def _head_problems(config: RunConfig) -> list[str]:
@@ -147,7 +161,7 @@ def _head_problems(config: RunConfig) -> list[str]:
     width, heads = config.model.embed_dim or rung.embed_dim, config.model.num_heads or rung.num_heads
     unit = 4 if config.model.pos_embed == "rope" else 1
     if width % (unit * heads):
-        fitting = [count for count in range(1, width // unit + 1) if width % (unit * count) == 0]
+        fitting = divisors(width // unit) if width % unit == 0 else []
         near = min(fitting, key=lambda count: abs(count - heads), default=0)
         remedy = f"nearest number of heads that fits: {near}" if near else f"make the width a multiple of {unit}"
         into = " of a multiple of 4 channels (2-D RoPE)" if unit > 1 else ""

@@ -10,10 +10,12 @@ This module is free of torch: a wrong setting is reported before anything heavy 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
-from collections.abc import Collection, Iterator
+import operator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -22,6 +24,10 @@ from nepa_scale.data.embedded import DEFAULT_ROOT, EMBEDDED_NAME
 
 TASKS = ("pretrain", "probe", "classify", "segment")
 LAYER_CHOICES = ("all", "quarters", "last")
+
+LIMITS = ("choices", "low", "high", "above")
+LARGEST = 10**9
+"""A number whose field states no upper limit of its own is at most this, so that a plan of it stays finite."""
 
 
 def setting(
@@ -33,8 +39,11 @@ def setting(
     above: float | None = None,
     orchestration: bool = False,
 ) -> Any:
-    """A dataclass field with its range: ``low <= value <= high``, ``value > above``, or one of ``choices``."""
-    limits = {"choices": choices, "low": low, "high": high, "above": above}
+    """A dataclass field with its range: ``low <= value <= high``, ``value > above``, or one of ``choices``.
+
+    ``high`` of a number is ``LARGEST`` unless it is given.
+    """
+    limits = dict(zip(LIMITS, (choices, low, high, above), strict=True))
     metadata = {name: limit for name, limit in limits.items() if limit is not None}
     return field(default=default, metadata={**metadata, "orchestration": orchestration})
 
@@ -45,17 +54,17 @@ class ModelConfig:
 
     size: str = setting("nano", choices=tuple(ladder.LADDER))
     """rung of the size ladder"""
-    patch_size: int = setting(8, low=1)
+    patch_size: int = setting(8, low=1, high=4096)
     """side of a square patch, in pixels"""
-    embed_dim: int | None = setting(None, low=4)
+    embed_dim: int | None = setting(None, low=4, high=2**16)
     """token width; null = the rung's"""
-    depth: int | None = setting(None, low=1)
+    depth: int | None = setting(None, low=1, high=1000)
     """number of transformer blocks; null = the rung's"""
-    num_heads: int | None = setting(None, low=1)
+    num_heads: int | None = setting(None, low=1, high=4096)
     """attention heads per block; null = the rung's"""
     mlp: str = setting("gelu", choices=("gelu", "swiglu"))
     """gelu (the authors' released weights) or swiglu (the paper's text)"""
-    mlp_hidden: int | None = setting(None, low=1)
+    mlp_hidden: int | None = setting(None, low=1, high=2**18)
     """width between the MLP's layers; null = 4 x embed_dim for gelu, 8/3 x embed_dim for swiglu (equal parameters)"""
     qk_norm: str = setting("plain", choices=("none", "plain", "weight"))
     """LayerNorm of queries and keys: none, plain (no parameters) or weight (a weight, no bias)"""
@@ -95,7 +104,7 @@ class DataConfig:
 
     root: str = setting(DEFAULT_ROOT, orchestration=True)
     """folder that holds the data sets, one folder each"""
-    num_workers: int = setting(0, low=0, orchestration=True)
+    num_workers: int = setting(0, low=0, high=1024, orchestration=True)
     """loader processes per device; 0 = load in the training process"""
     max_bad_fraction: float = setting(1e-4, low=0, high=1, orchestration=True)
     """undecodable images that may be replaced in a pass, as a part of the training images (one always may)"""
@@ -111,17 +120,17 @@ class TaskConfig:
 
     dataset: str = setting(EMBEDDED_NAME)
     """folder name of the data set under data.root"""
-    image_size: int = setting(32, low=1)
+    image_size: int = setting(32, low=1, high=2**14)
     """side of the square input, in pixels"""
-    num_images: int | None = setting(None, low=1)
+    num_images: int | None = setting(None, low=1, high=10**12)
     """training images used (a nested, seeded subset, balanced over classes); null = all"""
     fraction: float | None = setting(None, above=0, high=1)
     """training images used, as a part of all (give this or num_images); null = all"""
-    epochs: float | None = setting(None, above=0)
+    epochs: float | None = setting(None, above=0, high=10**6)
     """length in passes over the training images (give this or steps)"""
     steps: int | None = setting(None, low=1)
     """length in optimiser steps (give this or epochs)"""
-    batch_size: int = setting(64, low=1)
+    batch_size: int = setting(64, low=1, high=2**20)
     """images per optimiser step, over all devices"""
     base_lr: float = setting(1e-3, above=0)
     """peak learning rate = base_lr x batch_size / 256"""
@@ -170,7 +179,7 @@ class TaskConfig:
 class PretrainConfig(TaskConfig):
     """Next-embedding prediction."""
 
-    epochs: float | None = setting(4.0, above=0)
+    epochs: float | None = setting(4.0, above=0, high=10**6)
     """length in passes over the training images (give this or steps)"""
     lr_rule: str = setting("fixed", choices=("fixed", "power", "mup"))
     """the rate of other sizes: base_lr as well, a power of the parameters, or by width for each kind of tensor (muP)"""
@@ -198,7 +207,7 @@ class PretrainConfig(TaskConfig):
 class FinetuneConfig(TaskConfig):
     """What the two supervised tasks share."""
 
-    epochs: float | None = setting(8.0, above=0)
+    epochs: float | None = setting(8.0, above=0, high=10**6)
     """length in passes over the training images (give this or steps)"""
     beta2: float = setting(0.999, low=0, high=0.99999)
     """AdamW second-moment decay"""
@@ -254,17 +263,17 @@ class ClassifyConfig(FinetuneConfig):
 class SegmentConfig(FinetuneConfig):
     """Semantic segmentation with a UPerNet head."""
 
-    channels: int = setting(32, low=1)
+    channels: int = setting(32, low=1, high=2**14)
     """width of the UPerNet head"""
     dropout: float = setting(0.0, low=0, high=0.9)
     """dropout of whole channels before the classifier of the head"""
     aux_weight: float = setting(0.0, low=0)
     """weight of the auxiliary FCN head's loss; 0 = no such head"""
-    aux_channels: int = setting(32, low=1)
+    aux_channels: int = setting(32, low=1, high=2**14)
     """width of the auxiliary head"""
-    scale_min: float = setting(0.75, above=0)
+    scale_min: float = setting(0.75, above=0, high=16)
     """smallest random resize, relative to shorter side = image_size"""
-    scale_max: float = setting(1.5, above=0)
+    scale_max: float = setting(1.5, above=0, high=16)
     """largest random resize, relative to shorter side = image_size"""
     cat_max_ratio: float = setting(1.0, above=0, high=1)
     """draw a crop anew (ten times at most) while one class covers more than this part of it; 1 = off"""
@@ -280,7 +289,7 @@ class SegmentConfig(FinetuneConfig):
 class ProbeConfig(TaskConfig):
     """Heads on the frozen backbone: linear, attentive and nearest neighbours, at any block."""
 
-    epochs: float | None = setting(4.0, above=0)
+    epochs: float | None = setting(4.0, above=0, high=10**6)
     """length in passes over the training images (give this or steps)"""
     base_lr: float = setting(3e-2, above=0)
     """centre of the heads' learning rates, x batch_size / 256; each head is trained at several around it"""
@@ -300,7 +309,7 @@ class ProbeConfig(TaskConfig):
     """outputs probed: all (with the patch embedding), quarters, last, or block numbers from 0 as 2,5 (and the last)"""
     attentive: bool = setting(True)
     """also train an attentive head: one learned query over the patch outputs"""
-    knn_neighbours: int = setting(20, low=0)
+    knn_neighbours: int = setting(20, low=0, high=10**5)
     """neighbours that vote (temperature 0.07, cosine); 0 = no nearest-neighbour probe"""
     init_ema: bool = setting(False)
     """probe the moving average of the pre-trained weights"""
@@ -318,11 +327,11 @@ class EngineConfig:
     """number format of weights and activations in the forward and backward pass (fp16 with loss scaling, on GPUs)"""
     activation_checkpointing: bool | None = setting(None, orchestration=True)
     """recompute block activations in the backward pass to save memory; null = where memory is short"""
-    device_memory_gib: float | None = setting(None, above=0, orchestration=True)
+    device_memory_gib: float | None = setting(None, above=0, high=10**6, orchestration=True)
     """memory of one device to plan with; null = what a GPU has free, or this machine's memory shared by its ranks"""
-    timeout_minutes: float = setting(20.0, above=0, orchestration=True)
+    timeout_minutes: float = setting(20.0, above=0, high=10**6, orchestration=True)
     """a rank that gets nowhere for so long ends the job (three times this while starting or saving)"""
-    rendezvous_seconds: float = setting(60.0, above=0, orchestration=True)
+    rendezvous_seconds: float = setting(60.0, above=0, high=10**6, orchestration=True)
     """how long ranks wait for one another at the start"""
     compile: bool | None = setting(None, orchestration=True)
     """compile the blocks with torch.compile; null = on GPUs, and on CPUs if the training is long enough to repay it"""
@@ -352,7 +361,7 @@ class LogConfig:
     """write a metrics line every so many steps"""
     tensorboard: bool = setting(True, orchestration=True)
     """also write TensorBoard event files"""
-    pictures: int = setting(4, low=0, orchestration=True)
+    pictures: int = setting(4, low=0, high=1000, orchestration=True)
     """validation images drawn with their attention and similarity maps when pre-training ends; 0 = none"""
 
 
@@ -370,7 +379,7 @@ class RunConfig:
     """where the other tasks start: pretrain (this run's own), scratch, or a folder with model.safetensors or a run"""
     seed: int = setting(0, low=0, high=2**32 - 1)
     """seed of initialisation, data order and augmentation"""
-    micro_batch_size: int | None = setting(None, low=1, orchestration=True)
+    micro_batch_size: int | None = setting(None, low=1, high=2**20, orchestration=True)
     """images per device in one forward pass; null = the device's whole share of the batch, or what of it fits"""
     force: bool = setting(False, orchestration=True)
     """start although the memory estimate says that the devices cannot hold the task"""
@@ -409,10 +418,9 @@ class RunConfig:
         idle |= {"pretrain.lr_exponent"} if self.pretrain.lr_rule != "power" else set()
         idle |= {"pretrain.lr_rule", "pretrain.lr_reference"} if self.pretrain.lr_rule == "fixed" else set()
         return {
-            key: value
-            for key, value, meta in walk(self)
-            if not meta["orchestration"]
-            and key not in idle
+            key: value_in(self)
+            for key, value_in in _result_settings().items()
+            if key not in idle
             and (self.init == "pretrain" or not key.startswith("pretrain."))
             and (key.split(".")[0] in tasks or key.split(".")[0] not in TASKS)
         }
@@ -434,6 +442,12 @@ def walk(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, A
             yield from walk(value, f"{prefix}{item.name}.")
         else:
             yield f"{prefix}{item.name}", value, dict(item.metadata)
+
+
+@functools.cache
+def _result_settings() -> dict[str, Callable[[RunConfig], Any]]:
+    """{dotted key: what reads it} of every result setting; a plan of many runs asks each for all of them."""
+    return {key: operator.attrgetter(key) for key, _, meta in walk(RunConfig()) if not meta["orchestration"]}
 
 
 def config_digest(content: dict[str, Any]) -> str:

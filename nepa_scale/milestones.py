@@ -13,6 +13,7 @@ import yaml
 
 from nepa_scale.config import ProbeConfig, RunConfig, TaskConfig
 from nepa_scale.errors import nearest
+from nepa_scale.step_sets import StepSet, every
 
 EXAMPLE = "'{2000: {skill: 0.1}}'"
 LOGGED = "eval_"  # before a measure's name in a row of the log
@@ -122,10 +123,11 @@ def asks_for_knn(section: TaskConfig) -> bool:
     return any(name.removeprefix(AVERAGE) == KNN for goals in parse(section.milestones).values() for name in goals)
 
 
-def evaluation_steps(section: TaskConfig, total_steps: int) -> set[int]:
+def evaluation_steps(section: TaskConfig, total_steps: int) -> StepSet:
     """The steps before the last after which a task with these settings is evaluated, regularly or for a milestone."""
-    regular = set(range(section.eval_every, total_steps, section.eval_every)) if section.eval_every else set()
-    return regular | {step for step in parse(section.milestones) if step < total_steps}
+    return every(section.eval_every, total_steps - 1) | StepSet(
+        total_steps - 1, others=frozenset(parse(section.milestones))
+    )
 
 
 def _voted(goals: Mapping[str, float], figures: Mapping[str, float]) -> bool:

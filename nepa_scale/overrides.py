@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nepa_scale import config as config_module
-from nepa_scale import recipes
-from nepa_scale.checks import NEEDS, SUBSET_KEYS, check_values
+from nepa_scale import recipes, yaml_files
+from nepa_scale.checks import NEEDS, SUBSET_KEYS, check_values, out_of_range
 from nepa_scale.config import TASKS, RunConfig, walk
 from nepa_scale.data import layout
 from nepa_scale.data.embedded import DEFAULT_ROOT
@@ -27,7 +27,9 @@ from nepa_scale.files import expand_home, write_atomically
 
 KEYS = {key: meta for key, _, meta in walk(RunConfig())}
 RECIPE_KEYS = tuple(f"{task}.recipe" for task in TASKS if recipes.names(task))
+SHORTHANDS = ("data", "model", *(f"data.{key}" for key in SUBSET_KEYS))
 MAPPINGS = ("milestones",)  # settings whose one value is a mapping, which files may write as such
+ONE_VALUE = "expected one value, found a list"
 SECTIONS = sorted({key.split(".")[0] for key in KEYS if "." in key})
 EXCLUSIVE = (("epochs", "steps"), ("steps", "epochs"), SUBSET_KEYS, SUBSET_KEYS[::-1])
 
@@ -107,18 +109,35 @@ def build(
 
 
 def pairs_from_mapping(mapping: Any, source: str) -> list[tuple[str, str]]:
-    """Flatten a nested mapping into (dotted key, text) pairs. Raises ``ConfigError`` naming ``source``."""
+    """Nested settings as (dotted key, text) pairs. Raises ``ConfigError`` naming ``source`` with every problem."""
     if not isinstance(mapping, dict):
         raise ConfigError([f"{source}: expected settings (key: value), found {type(mapping).__name__}"])
-    pairs: list[tuple[str, str]] = []
+    flat = flatten(mapping)
+    problems = [f"{source}: {key}: {ONE_VALUE}" for key, value in flat.items() if isinstance(value, list)]
+    if problems:
+        raise ConfigError(problems)
+    return [(key, expand_home(to_text(value))) for key, value in flat.items()]
+
+
+def flatten(mapping: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as {dotted key: value}; a list, and a mapping that one setting holds, is a value."""
+    flat: dict[str, Any] = {}
     for key, value in mapping.items():
-        if isinstance(value, list):
-            raise ConfigError([f"{source}: {key}: expected one value, found a list"])
         if isinstance(value, dict) and str(key).rsplit(".", 1)[-1] not in MAPPINGS:
-            pairs += [(f"{key}.{inner}", text) for inner, text in pairs_from_mapping(value, source)]
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
-            pairs.append((str(key), expand_home(to_text(value))))
-    return pairs
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def setting_problems(key: str, value: Any) -> list[str]:
+    """What is wrong with one setting of a run by itself: its key, its type or its range."""
+    if key in (*SHORTHANDS, *RECIPE_KEYS):
+        return []
+    if isinstance(value, list):
+        return [f"{key}: {ONE_VALUE}"]
+    tree: DictConfig = _scratch_tree()
+    return _apply(tree, key, to_text(value)) or out_of_range(key, OmegaConf.select(tree, key), KEYS[key])
 
 
 def to_text(value: Any) -> str:
@@ -139,15 +158,17 @@ def load(path: Path) -> RunConfig:
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """The settings of a YAML file as (dotted key, text) pairs. Raises ``ConfigError`` naming the file."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError([f"config={path}: {error.strerror}"]) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        detail = " ".join(str(error).split())
-        raise ConfigError([f"config={path}: not valid YAML ({detail})"]) from error
-    return pairs_from_mapping(content, f"config={path}")
+    """The settings of a YAML file as (dotted key, text) pairs.
+
+    Raises ``ConfigError`` with every mistake in the file and its line.
+    """
+    source = f"config={path}"
+    return pairs_from_mapping(yaml_files.read(path, content_problems, source), source)
+
+
+def content_problems(content: dict[str, Any]) -> list[tuple[str, str]]:
+    """(key, problem) of every setting in a file that is wrong by itself."""
+    return [(key, line) for key, value in flatten(content).items() for line in setting_problems(key, value)]
 
 
 def assign(tree: DictConfig, key: str, value: str, kind: str) -> list[str]:
@@ -156,7 +177,7 @@ def assign(tree: DictConfig, key: str, value: str, kind: str) -> list[str]:
         return [f"{key}={value}: references are not supported; write the value itself"]
     try:
         OmegaConf.update(tree, key, None if value in ("null", "None") else value)
-    except (OmegaConfBaseException, ValueError):
+    except (OmegaConfBaseException, ValueError, OverflowError):
         return [f"{key}={value}: expected {_described(kind)}"]
     return []
 
@@ -181,6 +202,13 @@ def help_text(command: str) -> str:
         text = documented[key] + choices
         lines.append(f"{mark} {key + '=' + to_text(default):<38} {text}")
     return "\n".join(lines)
+
+
+@functools.cache
+def _scratch_tree() -> DictConfig:
+    """A typed tree whose values are of no interest: one to try settings on."""
+    tree: DictConfig = pickle.loads(_defaults())  # noqa: S301  what _defaults has pickled
+    return tree
 
 
 @functools.cache
@@ -254,7 +282,7 @@ def _expand_recipes(pairs: Pairs, size: str | None, problems: list[str]) -> Pair
         try:
             size = dict([*recipe_pairs, *rest]).get("model.size", size)
             recipe_pairs += pairs_from_mapping(
-                recipes.settings(task, chosen[task], size), f"{task}.recipe={chosen[task]}"
+                recipes.settings(task, chosen[task], size, content_problems), f"{task}.recipe={chosen[task]}"
             )
         except ConfigError as error:
             problems += error.problems

@@ -14,6 +14,7 @@ from nepa_scale.config import RunConfig
 from nepa_scale.costs import task_cost, workload
 from nepa_scale.milestones import evaluation_steps
 from nepa_scale.placing.memory import ELEMENT, FP32, MOMENTS
+from nepa_scale.step_sets import StepSet, every
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,14 @@ def task_storage(config: RunConfig, task: str) -> Storage:
 def checkpoints_left(config: RunConfig, task: str, steps: int) -> int:
     """Checkpoints on disk after the last of ``steps``: the newest of those saved, and those kept for branches."""
     saving = config.checkpoint
-    kept = {step for step in kept_steps(saving.keep_steps) if step <= steps}
-    saved = {steps} | kept | evaluation_steps(config.task_config(task), steps)
-    if saving.every:
-        saved |= set(range(saving.every, steps, saving.every))
-    return len(set(sorted(saved)[-saving.keep :]) | kept)
+    kept = frozenset(step for step in kept_steps(saving.keep_steps) if step < steps)
+    saved = saved_steps(config, task, steps)
+    older = sum(saved.count(after=step) + 1 >= saving.keep for step in kept)  # than the newest: the last step is one
+    return min(saving.keep, saved.count() + 1) + older
+
+
+def saved_steps(config: RunConfig, task: str, steps: int) -> StepSet:
+    """The steps before the last of ``steps`` after which a checkpoint is written."""
+    saving = config.checkpoint
+    kept = StepSet(steps - 1, others=kept_steps(saving.keep_steps))
+    return every(saving.every, steps - 1) | evaluation_steps(config.task_config(task), steps) | kept

@@ -36,7 +36,7 @@ from sweeps.settings import Launch, LocalSettings
 def main(words: Sequence[str]) -> int:
     """Do what ``words`` ask; returns the exit code: 0 all done, 1 something is not, 2 a user's mistake."""
     if {"--help", "-h"} & set(words):
-        print(help_text())
+        print(help_text(words))
         return 0
     return launch(read_launch(words))
 
@@ -128,7 +128,7 @@ def _check_one_place(request: Launch) -> None:
     earlier = read_cluster(request.study_dir)
     if earlier.kind != request.cluster.kind and executor(earlier, request.study_dir).is_active():
         raise UserError(
-            f"cluster.kind={request.cluster.kind}: {request.study_dir} is at work with cluster.kind={earlier.kind};"
+            f"cluster={request.cluster.kind}: {request.study_dir} is at work on cluster={earlier.kind};"
             f" wait for that, or stop it with `python sweeps/cancel.py {request.study_dir}`"
         )
 

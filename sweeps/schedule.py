@@ -57,14 +57,25 @@ def is_ready(job: Job, unfinished: Collection[str]) -> bool:
 
 def makespan(jobs: Sequence[Job], seconds: Mapping[str, float], slots: int) -> float:
     """Time from first start to last end when ``slots`` jobs run at once in the order of ``by_chain``."""
-    waiting, running, unfinished = by_chain(jobs), list[tuple[float, str]](), {job.key for job in jobs}
+    order = by_chain(jobs)
+    unfinished = {job.key for job in order}
+    parents = {job.key: {parent for parent in job.after if parent in unfinished} for job in order}
+    children: dict[str, list[int]] = {job.key: [] for job in order}
+    for place, job in enumerate(order):
+        for parent in parents[job.key]:
+            children[parent].append(place)
+    ready = [place for place, job in enumerate(order) if not parents[job.key]]  # sorted, and so a heap
+    running: list[tuple[float, str]] = []
     clock = 0.0
-    while waiting or running:
-        ready = next((job for job in waiting if is_ready(job, unfinished)), None)
-        if ready is not None and len(running) < slots:
-            waiting.remove(ready)
-            heapq.heappush(running, (clock + seconds[ready.key], ready.key))
-        else:
-            clock, key = heapq.heappop(running)
-            unfinished.discard(key)
+    while ready or running:
+        if ready and len(running) < slots:
+            key = order[heapq.heappop(ready)].key
+            heapq.heappush(running, (clock + seconds[key], key))
+            continue
+        clock, key = heapq.heappop(running)
+        for place in children[key]:
+            waits_for = parents[order[place].key]
+            waits_for.discard(key)
+            if not waits_for:
+                heapq.heappush(ready, place)
     return clock

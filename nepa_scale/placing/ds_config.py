@@ -110,8 +110,13 @@ def find(name: str) -> Path:
 def read(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``. Raises ``ConfigError`` when there is none, or a key stands twice."""
     try:
-        content = json.loads(path.read_text(), object_pairs_hook=_without_duplicates)
-    except (json.JSONDecodeError, UnicodeDecodeError, ValueError) as error:
+        text = path.read_bytes().decode()
+        content = json.loads(text, object_pairs_hook=_without_duplicates)
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror}"]) from error
+    except RecursionError as error:
+        raise ConfigError([f"{path}: not valid JSON (nested too deeply)"]) from error
+    except ValueError as error:  # of JSON and of UTF-8, too
         raise ConfigError([f"{path}: not valid JSON ({error})"]) from error
     if not isinstance(content, dict):
         raise ConfigError([f"{path}: expected a JSON object"])

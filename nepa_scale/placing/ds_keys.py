@@ -8,12 +8,13 @@ pipelines, DeepSpeed's own optimisers and schedules, inference) is left out.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nepa_scale.errors import nearest
+
+MOST = 10**15  # the default upper limit of a number: far above any buffer's elements, and below JSON's Infinity
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Kind:
     text: str
     types: tuple[type, ...]
     low: float | None = None
-    high: float | None = None
+    high: float = MOST
     choices: tuple[Any, ...] | None = None
 
     def accepts(self, value: Any) -> bool:
@@ -34,7 +35,7 @@ class Kind:
             return False
         if self.low is None or not isinstance(value, int | float):
             return True
-        return self.low <= value <= (math.inf if self.high is None else self.high)
+        return self.low <= value <= self.high
 
 
 FLAG = Kind("true or false", (bool,))

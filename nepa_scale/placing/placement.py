@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nepa_scale.checks import divisors
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import workload
 from nepa_scale.files import read_json, write_json
@@ -94,7 +95,7 @@ def _choices(config: RunConfig, task: str, world_size: int, device: DeviceMemory
     """Everything the user leaves open."""
     engine, share = config.engine, max(1, config.task_config(task).batch_size // world_size)
     files = [engine.ds_config] if engine.ds_config != "auto" else _files(engine.precision, world_size, device)
-    sizes = [config.micro_batch_size] if config.micro_batch_size is not None else _divisors(share, _pairs(config, task))
+    sizes = [config.micro_batch_size] if config.micro_batch_size is not None else _sizes(share, _pairs(config, task))
     given = engine.activation_checkpointing
     recomputing = [False] if task == "probe" else [given] if given is not None else [False, True]
     yield from itertools.starmap(_Choice, itertools.product(files, sizes, recomputing))
@@ -113,10 +114,9 @@ def _pairs(config: RunConfig, task: str) -> bool:
     return task == "classify" and bool(config.classify.mixup or config.classify.cutmix)
 
 
-def _divisors(share: int, even: bool) -> list[int]:
+def _sizes(share: int, even: bool) -> list[int]:
     """The micro-batches that cut a device's share into equal parts; the share itself where none is even."""
-    sizes = [size for size in range(1, share + 1) if share % size == 0 and (size % 2 == 0 or not even)]
-    return sizes or [share]
+    return [size for size in divisors(share) if size % 2 == 0 or not even] or [share]
 
 
 def _priced(

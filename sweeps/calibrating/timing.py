@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from nepa_scale.branching import kept_steps
 from nepa_scale.config import RunConfig
 from nepa_scale.files import read_json
 from nepa_scale.milestones import evaluation_steps
+from nepa_scale.storage import saved_steps
 
 
 class Counts(NamedTuple):
@@ -107,11 +107,8 @@ class ShortRun:
 
 def counts(config: RunConfig, task: str, steps: int, start: int = 0) -> Counts:
     """What ``task`` does of ``steps`` steps, of which another run has done the first ``start``."""
-    saving = config.checkpoint
-    evaluations = evaluation_steps(config.task_config(task), steps)
-    saves = evaluations | (set(range(saving.every, steps, saving.every)) if saving.every else set())
-    saves |= {step for step in kept_steps(saving.keep_steps) if step < steps}
-    return Counts(steps - start, *(sum(step > start for step in each) for each in (saves, evaluations)))
+    saves, evaluations = saved_steps(config, task, steps), evaluation_steps(config.task_config(task), steps)
+    return Counts(steps - start, saves.count(after=start), evaluations.count(after=start))
 
 
 def mean(timings: Sequence[Timing]) -> Timing:

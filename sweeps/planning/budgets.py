@@ -7,7 +7,11 @@ A control from random weights goes with the run that it is there for.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import heapq
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 from nepa_scale.errors import ConfigError
@@ -25,7 +29,7 @@ def excesses(plan: Plan, study_dir: Path, budget: BudgetSettings) -> list[str]:
     """
     lines = []
     for key, limit, cost, unit in _limits(budget):
-        total = sum(costs(plan, study_dir, cost).values())
+        total = math.fsum(costs(plan, study_dir, cost).values())
         if total > limit:
             lines.append(
                 f"budget.{key}={limit:g}: {total:.3g} {unit} are to do; budget.over=trim leaves out the costliest runs"
@@ -40,12 +44,14 @@ def trimmed(plan: Plan, study_dir: Path, budget: BudgetSettings) -> Plan:
     """
     for key, limit, cost, unit in _limits(budget):
         left, reasons, controls = costs(plan, study_dir, cost), dict[str, str](), _controls(plan.runs)
-        while sum(left.values()) > limit:
-            runs = [run for run in plan.runs if left.get(run.run_id)]
-            run = _costliest(runs, left, controls)
-            reasons[run.run_id] = f"over budget: {left.pop(run.run_id):.3g} {unit} of budget.{key}={limit:g}"
-            for control in controls.get(run.run_id, ()):
-                left.pop(control, None)
+        total = sum(map(Fraction, left.values()))
+        costliest = _costliest_first(plan.runs, left, controls)
+        while total > limit:
+            run_id = next(costliest)
+            reasons[run_id] = f"over budget: {left[run_id]:.3g} {unit} of budget.{key}={limit:g}"
+            total -= Fraction(left.pop(run_id))
+            for control in controls.get(run_id, ()):
+                total -= Fraction(left.pop(control, 0.0))
                 reasons[control] = "over budget: the control of a run that is not run"
         if not left:
             smallest = min(costs(plan, study_dir, cost).values())
@@ -81,10 +87,29 @@ def _device_hours(task: PlannedTask) -> float:
     return seconds / HOUR
 
 
-def _costliest(runs: Sequence[PlannedRun], cost: dict[str, float], controls: dict[str, list[str]]) -> PlannedRun:
-    """The costliest of ``runs`` that no other needs and that is no control of another; the last of equal ones."""
-    needed = {owner for run in runs for owner in (*_owners(run), *controls.get(run.run_id, ()))}
-    return max((run for run in reversed(runs) if run.run_id not in needed), key=lambda run: cost[run.run_id])
+def _costliest_first(
+    runs: Sequence[PlannedRun], left: Mapping[str, float], controls: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
+    """The runs still in ``left`` that cost something, costliest first and of equal ones the later.
+
+    One that others need comes after those, and a control only where its run costs nothing.
+    """
+    todo = {run.run_id: place for place, run in enumerate(runs) if left[run.run_id]}
+    owners = {run.run_id: _owners(run) for run in runs if run.run_id in todo}
+    needing = Counter(owner for each in owners.values() for owner in each)
+    of_runs = {control for run_id in todo for control in controls.get(run_id, ())}
+    order = [(-left[run_id], -place, run_id) for run_id, place in todo.items() if not needing[run_id]]
+    heapq.heapify(order)
+    while order:
+        run_id = heapq.heappop(order)[-1]
+        if run_id in of_runs:
+            continue
+        yield run_id
+        for gone in (run_id, *controls.get(run_id, ())):
+            for owner in owners.get(gone, ()):
+                needing[owner] -= 1
+                if not needing[owner] and owner in todo:
+                    heapq.heappush(order, (-left[owner], -todo[owner], owner))
 
 
 def _controls(runs: Sequence[PlannedRun]) -> dict[str, list[str]]:

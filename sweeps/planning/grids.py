@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nepa_scale import overrides
-from sweeps.settings import GridSettings
-
-RESERVED = {
-    "task": "the launcher runs every task of a run",
-    "run_dir": "the launcher names the folders of runs; study_dir=DIR says where they go",
-    "data": "say which task's: pretrain.dataset, probe.dataset, classify.dataset or segment.dataset",
-    "pretrain_dir": "the launcher shares pre-training by itself; init=DIR starts from finished weights",
-}
+from sweeps.settings import MOST_POINTS, RESERVED, GridSettings
 
 
 def combinations(grid: GridSettings) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -32,6 +26,12 @@ def varied(grid: GridSettings) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*named, *grid.zip, *axes_of(grid)]))
 
 
+def count(grid: GridSettings) -> int:
+    """How many points there are, without listing them."""
+    rows = [len(values) if isinstance(values, list) else 1 for values in grid.zip.values()]
+    return math.prod([max(1, len(grid.points)), min(rows, default=1), *map(len, axes_of(grid).values())])
+
+
 def complaints(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) -> list[str]:
     """Complaints about settings that are not the user's to give here, and about empty axes."""
     axes, varying = axes_of(grid), varied(grid)
@@ -45,7 +45,11 @@ def complaints(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) 
     problems += [f"grid.axes.{key}: no values" for key, values in axes.items() if not values]
     problems += [f"grid.zip.{key}: no values" for key, values in grid.zip.items() if values == []]
     without_effect = [key for key in varying if overrides.KEYS.get(key, {}).get("orchestration")]
-    problems += [f"grid.axes.{key}: changes how work is done, not its result; it cannot vary" for key in without_effect]
+    problems += [
+        f"grid={name}: {key} changes how work is done, not its result; it cannot vary" for key in without_effect
+    ]
+    if count(grid) > MOST_POINTS:
+        problems.append(f"grid={name}: {count(grid)} points; at most {MOST_POINTS} can be planned: give shorter lists")
     return problems if varying else [*problems, f"grid={name}: no axes; give grid.axes.SETTING=[...]"]
 
 

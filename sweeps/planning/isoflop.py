@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nepa_scale import overrides
+from nepa_scale.config import LARGEST
 from nepa_scale.costs import TaskCost, task_cost
 from nepa_scale.errors import ConfigError
 from sweeps.planning.optimum import outside
@@ -18,6 +19,7 @@ from sweeps.planning.point import Pairs
 from sweeps.settings import Launch
 
 TOLERANCE = 0.01
+MOST_STEPS = overrides.KEYS["pretrain.steps"].get("high", LARGEST)
 
 
 def with_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any]], Pairs]) -> Launch:
@@ -41,7 +43,6 @@ def cells(
     study, problems = launch.study, list[str]()
     problems += [] if study.sizes else [f"grid={launch.grid_name}: no sizes; give study.sizes=[...]"]
     problems += [] if study.budgets else [f"grid={launch.grid_name}: no budgets; give study.budgets=[...] in FLOPs"]
-    problems += [f"study.budgets: {budget:g} FLOPs; must be greater than 0" for budget in study.budgets if budget <= 0]
     if len(set(study.budgets)) < len(study.budgets):
         problems.append("study.budgets: a budget is given twice")
     if problems:
@@ -61,6 +62,11 @@ def cells(
                 unmet[name] = (
                     f"{budget:g} FLOPs are {budget / step:.1f} steps of {size}, which no whole number"
                     f" meets within {TOLERANCE:.0%}; give at least {step / (2 * TOLERANCE):.2g}, or leave {size} out"
+                )
+            elif steps > MOST_STEPS:
+                unmet[name] = (
+                    f"{budget:g} FLOPs are {budget / step:.2g} steps of {size}, more than pretrain.steps may be;"
+                    f" give at most {step * MOST_STEPS:.2g}, or leave {size} out"
                 )
             else:
                 points[name] = {"model.size": size, "pretrain.steps": steps}

@@ -11,7 +11,7 @@ from nepa_scale.errors import ConfigError
 from sweeps.planning import branches, grids, isoflop
 from sweeps.planning.configurations import Configurations
 from sweeps.planning.point import Pairs, Point
-from sweeps.settings import Launch, StudySettings
+from sweeps.settings import MOST_POINTS, RESERVED, Launch, StudySettings
 
 
 def expand(launch: Launch) -> dict[str, Point]:
@@ -22,6 +22,8 @@ def expand(launch: Launch) -> dict[str, Point]:
     """
     launch = resolved(launch)
     problems = grids.complaints(launch.pairs, launch.grid_name, launch.grid)
+    if grids.count(launch.grid) > MOST_POINTS:
+        raise ConfigError(problems)
     points: dict[str, Point] = {}
     configurations = Configurations(("pretrain", *launch.study.tasks))
     for name, values in grids.combinations(launch.grid):
@@ -61,7 +63,7 @@ def _point_pairs(launch: Launch, values: dict[str, Any]) -> Pairs:
     pairs: Pairs = []
     for source, mapping in mappings.items():
         pairs = overrides.overlay(pairs, overrides.pairs_from_mapping(mapping, source))
-    return overrides.overlay(pairs, [pair for pair in launch.pairs if pair[0] not in grids.RESERVED])
+    return overrides.overlay(pairs, [pair for pair in launch.pairs if pair[0] not in RESERVED])
 
 
 def _variants(study: StudySettings, pairs: Pairs) -> Iterator[Pairs]:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nepa_scale import overrides
-from nepa_scale.config import RunConfig, walk
+from nepa_scale.config import LARGEST, RunConfig, walk
 from nepa_scale.errors import ConfigError
 
 
@@ -40,8 +40,8 @@ def test_file_is_read_first_and_words_win(tmp_path: Path) -> None:
         ("data:\n  root: ${oc.env:HOME}\n", "references are not supported"),
         ("seed: [1, 2]\n", "seed: expected one value, found a list"),
         ("data:\n  root: [a]\n", "root: expected one value, found a list"),
-        ("- seed\n", "expected settings (key: value), found list"),
-        ("", "expected settings (key: value), found NoneType"),
+        ("- seed\n", "expected settings (key: value), found a list"),
+        ("", "expected settings (key: value), found nothing"),
         ("seed: [1\n", "not valid YAML"),
         ("seed: 1\n\tmodel: 2\n", "not valid YAML"),
         ("seed: \x07\n", "not valid YAML"),
@@ -68,7 +68,7 @@ def test_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"\xff\xfe\x00\x01")
     [problem] = problems_of(path)
-    assert problem.startswith(f"config={path}: not valid YAML")
+    assert problem.startswith(f"config={path}, line 1: not valid YAML")
 
 
 @pytest.mark.parametrize("tag", ["python/object/apply:os.system", "python/object/new:os.system"])
@@ -98,9 +98,9 @@ def values_of(kind: str, meta: dict[str, Any]) -> st.SearchStrategy[Any]:
     if "choices" in meta:
         return st.sampled_from(meta["choices"])
     if kind == "int":
-        return st.integers(meta["low"], meta.get("high", 10**9))
+        return st.integers(meta["low"], meta.get("high", LARGEST))
     if kind == "float":
-        low, high = meta.get("above", meta.get("low")), meta.get("high", 1e12)
+        low, high = meta.get("above", meta.get("low")), meta.get("high", LARGEST)
         return st.floats(low, high, exclude_min="above" in meta)
     return {"bool": st.booleans(), "str": FREE_TEXT}[kind]
 

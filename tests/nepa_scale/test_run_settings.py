@@ -214,7 +214,7 @@ def test_new_directory_is_fine(tmp_path: Path) -> None:
 def test_damaged_record_is_named(tmp_path: Path) -> None:
     """A configuration file that cannot be read is a user's problem with a name, not a traceback."""
     (tmp_path / "config.yaml").write_text("seed: [1\n")
-    with pytest.raises(ConfigError, match=r"config\.yaml: not valid YAML"):
+    with pytest.raises(ConfigError, match=r"config\.yaml, line 2"):
         configure([f"run_dir={tmp_path}"])
 
 

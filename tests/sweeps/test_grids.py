@@ -6,7 +6,8 @@ import pytest
 
 from nepa_scale.costs import task_cost
 from nepa_scale.errors import ConfigError
-from sweeps.command_line import options, read_launch
+from sweeps.command_line import read_launch
+from sweeps.conf_files import options
 from sweeps.planning.feasibility import check
 from sweeps.planning.point import Point
 from sweeps.planning.points import expand

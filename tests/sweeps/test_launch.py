@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nepa_scale.data.digits import write_digits
-from sweeps.command_line import options
+from sweeps.conf_files import options
 from sweeps.settings import GROUPS
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from nepa_scale.errors import ConfigError
-from sweeps.command_line import CONF, flatten, options, read_launch
+from nepa_scale.overrides import flatten
+from sweeps.command_line import read_launch
+from sweeps.conf_files import CONF, options
 from sweeps.settings import GROUPS, LocalSettings, SlurmSettings
 
 CHOICES = [(group, name) for group in GROUPS for name in options(group)]
@@ -79,7 +81,7 @@ def test_null_resets_an_optional_key() -> None:
         ("study.sizes=[femto", "expected a list of names: [a,b]"),
         ("study.data_sizes=[many]", "expected a list of whole numbers: [1,2]"),
         ("cluster.slots=many", "expected a whole number or null"),
-        ("cluster.slots=0", "must be greater than 0"),
+        ("cluster.slots=0", "must be at least 1"),
         ("cluster.startup_seconds=-1", "must be at least 0"),
         ("study.scratch_control=maybe", "expected true or false"),
         ("dry_run=perhaps", "expected true or false"),

@@ -294,7 +294,7 @@ def test_finished_pretraining_of_an_earlier_launch_is_used(tmp_path: Path) -> No
     assert {point.pretrained_by for point in shared(words, earlier, tmp_path)} == {earlier.runs[0].run_id}
 
 
-@pytest.mark.parametrize(("tasks", "complaint"), [("[pretrain,clasify]", "'clasify'"), ("[]", "no task")])
+@pytest.mark.parametrize(("tasks", "complaint"), [("[pretrain,clasify]", "study.tasks=clasify"), ("[]", "no task")])
 def test_wrong_tasks_are_named(tasks: str, complaint: str) -> None:
     """A study's tasks are checked like any setting."""
     with pytest.raises(ConfigError, match=complaint):

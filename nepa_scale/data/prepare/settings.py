@@ -7,17 +7,23 @@ from pathlib import Path
 
 from nepa_scale.data import embedded
 
+MOST = 10**6  # images that are drawn, or lie in a shard
+
 
 @dataclass(frozen=True, kw_only=True)
 class DigitSettings:
     """scenes of scikit-learn's handwritten digits, with classes and masks (nothing is downloaded)"""
 
     root: Path = field(default=Path(embedded.DEFAULT_ROOT), metadata={"meaning": "folder of all data sets"})
-    num_train: int = field(default=embedded.NUM_TRAIN, metadata={"meaning": "training images"})
-    num_validation: int = field(default=embedded.NUM_VALIDATION, metadata={"meaning": "validation images"})
-    image_size: int = field(default=embedded.IMAGE_SIZE, metadata={"meaning": "height and width in pixels"})
-    seed: int = field(default=0, metadata={"meaning": "of the composition"})
-    shard_size: int = field(default=embedded.SHARD_SIZE, metadata={"meaning": "images in a shard"})
+    num_train: int = field(default=embedded.NUM_TRAIN, metadata={"meaning": "training images", "high": MOST})
+    num_validation: int = field(
+        default=embedded.NUM_VALIDATION, metadata={"meaning": "validation images", "high": MOST}
+    )
+    image_size: int = field(
+        default=embedded.IMAGE_SIZE, metadata={"meaning": "height and width in pixels", "low": 16, "high": 1024}
+    )
+    seed: int = field(default=0, metadata={"meaning": "of the composition", "low": 0, "high": 2**32 - 1})
+    shard_size: int = field(default=embedded.SHARD_SIZE, metadata={"meaning": "images in a shard", "high": MOST})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +41,12 @@ class WritingSettings:
     source: Path = field(metadata={"meaning": "folder or file to read"})
     root: Path = field(metadata={"meaning": "folder of all data sets"})
     name: str = field(metadata={"meaning": "name of the new data set"})
-    shard_size: int = field(default=1000, metadata={"meaning": "images in a shard"})
+    shard_size: int = field(default=1000, metadata={"meaning": "images in a shard", "high": MOST})
     resize: int | None = field(
-        default=None, metadata={"meaning": "shorter side in pixels; smaller images stay as they are"}
+        default=None,
+        metadata={"meaning": "shorter side in pixels; smaller images stay as they are", "low": 16, "high": 2**14},
     )
-    workers: int | None = field(default=None, metadata={"meaning": "processes; null for one per core"})
+    workers: int | None = field(default=None, metadata={"meaning": "processes; null for one per core", "high": 1024})
     skip_bad: bool = field(default=False, metadata={"meaning": "leave out images that cannot be used"})
 
 
@@ -48,7 +55,12 @@ class DividedSettings(WritingSettings):
     """A source that may have no validation images."""
 
     val_fraction: float | None = field(
-        default=None, metadata={"meaning": "without validation images: the part of each class's that becomes them"}
+        default=None,
+        metadata={
+            "meaning": "without validation images: the part of each class's that becomes them",
+            "above": 0,
+            "high": 0.9,
+        },
     )
 
 
@@ -88,7 +100,7 @@ class Ade20kSettings(WritingSettings):
 class AdoptSettings(PlaceSettings):
     """shards in root/name as downloaded, such as timm/imagenet-1k-wds: adds _info.json, checksums and index"""
 
-    workers: int | None = field(default=None, metadata={"meaning": "processes; null for one per core"})
+    workers: int | None = field(default=None, metadata={"meaning": "processes; null for one per core", "high": 1024})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +112,7 @@ class IndexSettings(PlaceSettings):
 class VerifySettings(PlaceSettings):
     """list every fault of the data set root/name; exit code 1 if there is one"""
 
-    workers: int | None = field(default=None, metadata={"meaning": "processes; null for one per core"})
+    workers: int | None = field(default=None, metadata={"meaning": "processes; null for one per core", "high": 1024})
 
 
 Settings = DigitSettings | WritingSettings | PlaceSettings
@@ -115,7 +127,6 @@ KINDS: dict[str, type[Settings]] = {
     "index": IndexSettings,
     "verify": VerifySettings,
 }
-LEAST = {"image_size": 16, "resize": 16, "seed": 0}  # other numbers count something and start at 1
 
 
 def kind_of(settings: Settings) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.data.prepare.settings import KINDS, LEAST, Settings
+from nepa_scale.checks import out_of_range
+from nepa_scale.data.prepare.settings import KINDS, Settings
 from nepa_scale.errors import ConfigError, nearest
 from nepa_scale.overrides import split_words, to_text
 
@@ -54,14 +54,8 @@ def _value(entry: Field[Any], text: str, problems: list[str]) -> Any:
     kind = str(entry.type)
     if text == "null" and kind.endswith("| None"):
         return None
-    if kind.startswith("int"):
-        least = LEAST.get(entry.name, 1)
-        if text.isdecimal() and int(text) >= least:
-            return int(text)
-        problems.append(f"{entry.name}={text}: expected a whole number of at least {least}")
-        return None
-    if kind.startswith("float"):
-        return _fraction(entry, text, problems)
+    if kind.startswith(("int", "float")):
+        return _number(entry, text, problems)
     if kind == "bool":
         if text not in {"true", "false"}:
             problems.append(f"{entry.name}={text}: expected true or false")
@@ -69,12 +63,18 @@ def _value(entry: Field[Any], text: str, problems: list[str]) -> Any:
     return _text_value(entry, text, problems)
 
 
-def _fraction(entry: Field[Any], text: str, problems: list[str]) -> float | None:
-    with suppress(ValueError):
-        if 0 < float(text) < 1:
-            return float(text)
-    problems.append(f"{entry.name}={text}: expected a number between 0 and 1")
-    return None
+def _number(entry: Field[Any], text: str, problems: list[str]) -> int | float | None:
+    """The number that ``text`` is; what has no lower limit of its own counts something and starts at 1."""
+    read: type[int | float]
+    read, expected = (float, "a number") if str(entry.type).startswith("float") else (int, "a whole number")
+    try:
+        number = read(text)
+    except ValueError:
+        problems.append(f"{entry.name}={text}: expected {expected}")
+        return None
+    lowest: dict[str, int] = {} if "above" in entry.metadata else {"low": 1}
+    problems += out_of_range(entry.name, number, {**lowest, **entry.metadata})
+    return number
 
 
 def _text_value(entry: Field[Any], text: str, problems: list[str]) -> str | Path:

@@ -1,0 +1,132 @@
+"""What the documents tell people to type: every command is understood, and every key that is named exists."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nepa_scale import overrides
+from nepa_scale.data.prepare import words as prepare_words
+from nepa_scale.pictures import settings as pictures
+from sweeps import launch_keys, selecting
+from sweeps.command_line import read_launch
+from sweeps.conf_files import compose_tree, options
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+STARTS = ("python ", "deepspeed ", "torchrun ", "srun ")
+PLACEHOLDERS = {"...", "key=value", "KIND", "grid=NAME", "study=NAME", "cluster=NAME", "--help"}
+
+#: Words before a dot that begin a key of a run or a launch.
+SECTIONS = sorted({*launch_keys.SECTIONS, *overrides.SECTIONS})
+KEY = re.compile(rf"(?<![\w./$<-])((?:{'|'.join(SECTIONS)})\.[a-z_]+(?:\.[a-z_]+)*)(?![\w/(])")
+FILES = re.compile(r"\.(json|txt|py|safetensors)\b")
+NO_KEYS = {"cluster.kind", "grid.color"}  # what a cluster's file alone says, and one of matplotlib
+SETTINGS = {*launch_keys.SETTINGS_KEYS, launch_keys.POINTS_KEY}
+
+
+def known_keys() -> set[str]:
+    """The keys of runs and launches, with either cluster."""
+    trees = [compose_tree({"cluster": cluster})[0] for cluster in options("cluster")]
+    declared = {key for tree in trees for key in launch_keys.declared(tree)}
+    return declared.union(overrides.KEYS, overrides.RECIPE_KEYS, overrides.SHORTHANDS)
+
+
+KNOWN = known_keys()
+
+
+def commands(document: Path) -> Iterator[str]:
+    """The command lines in blocks of a document, continued lines joined, variables of the shell filled in."""
+    text = document.read_text().replace("\\\n", " ")
+    variables: dict[str, str] = {}
+    for line in text.splitlines():
+        code = line.split("  #")[0].split(" # ")[0].strip()
+        assigned = re.fullmatch(r'([A-Z]+)="(.*)"', code)
+        if assigned:
+            variables[f"${assigned[1]}"] = assigned[2]
+        for name, value in variables.items():
+            code = code.replace(name, value)
+        if code.startswith(STARTS):
+            yield code
+    for code in re.findall(r"`([^`\n]+)`", text):
+        if code.startswith(STARTS):
+            yield code
+
+
+Reader = Callable[[list[str]], object]
+READERS: dict[str, Reader] = {
+    "launch.py": read_launch,
+    "train.py": overrides.parse,
+    "nepa_scale.data.prepare": prepare_words.parse,
+    "nepa_scale.visualise": pictures.parse,
+    "cancel.py": functools.partial(selecting.read_selection, usage=""),
+    "retry.py": functools.partial(selecting.read_selection, usage=""),
+}
+
+
+def read_here(command: str) -> tuple[Reader, list[str]] | None:
+    """What reads the words of a command, and these words; None where other tests read it, or it has none."""
+    words = shlex.split(command)
+    for place, word in enumerate(words):
+        if Path(word).name in READERS:
+            given = [each for each in words[place + 1 :] if each not in PLACEHOLDERS]
+            return (READERS[Path(word).name], given) if given else None
+    return None
+
+
+COMMANDS = [
+    pytest.param(*reading, id=f"{name} {code}")
+    for name, code in sorted({(document.name, code) for document in DOCUMENTS for code in commands(document)})
+    if (reading := read_here(code)) is not None
+]
+
+
+@pytest.mark.parametrize(("reader", "words"), COMMANDS)
+def test_commands_of_documents_are_understood(reader: Reader, words: list[str]) -> None:
+    """Every command of the launcher, training, data and pictures that a document shows has words that exist."""
+    reader(words)
+
+
+def test_documents_show_commands() -> None:
+    """The commands are found where they are."""
+    assert len(COMMANDS) > 50
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_keys_in_documents_exist(document: Path) -> None:
+    """Every key of a run or a launch that a document names in code is one."""
+    code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", document.read_text(), re.DOTALL))
+    assert unknown(code) == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps" / "conf").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_keys_in_comments_of_shipped_files_exist(path: Path) -> None:
+    """So is every key in the comments of the files that a launch chooses from."""
+    assert unknown("\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))) == []
+
+
+@pytest.mark.parametrize("package", ["nepa_scale", "sweeps", "analysis"])
+def test_keys_in_messages_exist(package: str) -> None:
+    """Every key that a message of the code names, as a remedy or as the culprit, is one."""
+    wrong = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        texts = [
+            node.value
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+        if found := unknown("\n".join(texts)):
+            wrong[str(path.relative_to(ROOT))] = found
+    assert wrong == {}
+
+
+def unknown(text: str) -> list[str]:
+    """The words of ``text`` that look like a key and are none."""
+    words = [word for word in dict.fromkeys(KEY.findall(text)) if not (FILES.search(word) or word in NO_KEYS)]
+    return [word for word in words if word not in KNOWN and ".".join(word.split(".")[:2]) not in SETTINGS]
