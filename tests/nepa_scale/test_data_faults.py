@@ -103,7 +103,7 @@ def test_many_bad_images_end_the_run_on_every_rank(data_root: Path, tmp_path: Pa
     run_dir = tmp_path / "run"
     codes, output = run_to_its_end(words(data_root, run_dir), world_size=2)
     assert codes == [3, 3], output
-    assert "images could not be decoded and were replaced, more than the" in output
+    assert "images could not be used and were replaced, more than the" in output
     assert f"shard '{shard(data_root)}', sample" in output
     assert "Traceback" not in output
     status = read_status(run_dir / "pretrain")
