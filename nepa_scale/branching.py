@@ -6,6 +6,7 @@ one (arXiv 2405.18392). From that run's checkpoint it needs only the rest. Free 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,16 @@ def kept_steps(text: str | None) -> frozenset[int]:
 def stable_part(settings: dict[str, Any]) -> tuple[int, int]:
     """(steps of warm-up, step at which the decay begins) of pre-training with these flat settings."""
     steps = settings["pretrain.steps"]
-    warmup = round(settings["pretrain.warmup"] * steps)
+    warmup = warmup_steps(steps, settings["pretrain.warmup"])
     return warmup, decay_start(steps, warmup, settings["pretrain.decay"])
+
+
+def warmup_steps(total_steps: int, warmup: float) -> int:
+    """The steps of warm-up that a fraction of all steps makes: a begun step is a whole one (authors' code).
+
+    A fraction that was made from whole steps gives these again, whatever the product's last digits are.
+    """
+    return math.ceil(round(warmup * total_steps, 6))
 
 
 def decay_start(total_steps: int, warmup_steps: int, decay: float) -> int:

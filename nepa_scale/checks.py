@@ -10,7 +10,7 @@ from typing import Any
 
 from nepa_scale import ladder, lr_rules, milestones
 from nepa_scale.config import LARGEST, LAYER_CHOICES, RunConfig, TaskConfig, walk
-from nepa_scale.data import layout
+from nepa_scale.data import layout, policies
 from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError, nearest
 from nepa_scale.layers import numbered_blocks
@@ -240,6 +240,7 @@ def _task_problems(config: RunConfig) -> list[str]:
             for task in config.tasks
             if getattr(config.task_config(task), "init_ema", False)
         ]
+    problems += policies.problems("classify.auto_augment", config.classify.auto_augment)
     problems += _layer_problems(config)
     if config.segment.scale_min > config.segment.scale_max:
         problems.append(

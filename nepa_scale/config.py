@@ -135,7 +135,7 @@ class TaskConfig:
     base_lr: float = setting(1e-3, above=0)
     """peak learning rate = base_lr x batch_size / 256"""
     warmup: float = setting(0.1, low=0, high=1)
-    """fraction of the steps spent in linear warm-up"""
+    """fraction of the steps spent in linear warm-up, rounded up to whole steps"""
     schedule: str = setting("cosine", choices=("cosine", "poly", "wsd"))
     """how the rate falls to zero after the warm-up: half a cosine, poly (a straight line), or wsd (only at the end)"""
     decay: float = setting(0.2, above=0, high=1)
@@ -253,7 +253,7 @@ class ClassifyConfig(FinetuneConfig):
     """peak learning rate of the classifier and of the final norm, not scaled by the batch; null = as the rest"""
     pool: str = setting("mean", choices=("mean", "last"))
     """what the head reads: mean of the patch outputs, normed again (released), or the last token's output (paper)"""
-    crop_pct: float = setting(1.0, above=0, high=1)
+    crop_pct: float = setting(1.0, low=0.1, high=1)
     """evaluation: the part of the resized image's side that the centre crop keeps"""
     crop_mode: str = setting("center", choices=("center", "squash"))
     """evaluation: resize the shorter side, or squash the image to a square (released large model)"""
@@ -271,9 +271,9 @@ class SegmentConfig(FinetuneConfig):
     """weight of the auxiliary FCN head's loss; 0 = no such head"""
     aux_channels: int = setting(32, low=1, high=2**14)
     """width of the auxiliary head"""
-    scale_min: float = setting(0.75, above=0, high=16)
+    scale_min: float = setting(0.75, above=0, high=10)
     """smallest random resize, relative to shorter side = image_size"""
-    scale_max: float = setting(1.5, above=0, high=16)
+    scale_max: float = setting(1.5, above=0, high=10)
     """largest random resize, relative to shorter side = image_size"""
     cat_max_ratio: float = setting(1.0, above=0, high=1)
     """draw a crop anew (ten times at most) while one class covers more than this part of it; 1 = off"""
@@ -313,7 +313,7 @@ class ProbeConfig(TaskConfig):
     """neighbours that vote (temperature 0.07, cosine); 0 = no nearest-neighbour probe"""
     init_ema: bool = setting(False)
     """probe the moving average of the pre-trained weights"""
-    crop_pct: float = setting(1.0, above=0, high=1)
+    crop_pct: float = setting(1.0, low=0.1, high=1)
     """evaluation: the part of the resized image's side that the centre crop keeps"""
 
 

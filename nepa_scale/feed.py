@@ -95,7 +95,7 @@ class Feed:
         if replaced <= allowed:
             return None
         return (
-            f"{replaced} images could not be decoded and were replaced, more than the {allowed} that "
+            f"{replaced} images could not be used and were replaced, more than the {allowed} that "
             f"data.max_bad_fraction={self._max_bad_fraction:g} allows; "
             f"`{self._verify}` lists all of them; the last: "
         )

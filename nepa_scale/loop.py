@@ -105,6 +105,7 @@ class Trainer:
             logger.info("%s: branching off %s at step %d of %d", self.task.name, source, start, self.total_steps)
         self._saved = self._start = start
         self._journal = Journal(self.task_dir, self.config, self.world, start=start, total_steps=self.total_steps)
+        self._warn_of_another_schedule()
         self._replaced = self._replaced_logged = self._journal.replaced
         self._skipped = SkippedSteps(self._journal.skipped)
         self._health = Health(self.task, self._journal.rows)
@@ -119,6 +120,19 @@ class Trainer:
             logger.info("%s: stopped while evaluating; the same command evaluates again", self.task.name)
         finally:
             self._journal.close()
+
+    def _warn_of_another_schedule(self) -> None:
+        """Say so where the last rate on record is not this schedule's: an earlier version had another warm-up."""
+        row = next((row for row in reversed(self._journal.rows) if "lr" in row), None)
+        if row is None:
+            return
+        now = max(self.engine.rates(row["step"] - 1))
+        if not math.isclose(row["lr"], now, rel_tol=1e-6):
+            logger.warning(
+                "%s: the learning rate of step %d was %.4g and would be %.4g now, as earlier versions rounded the steps"
+                " of warm-up otherwise; the steps from here on follow the rule of this version",
+                *(self.task.name, row["step"], row["lr"], now),
+            )
 
     def _train(self, start: int) -> bool:
         """Take the steps from ``start`` on; False when stopped before the last."""

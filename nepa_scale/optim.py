@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nepa_scale.branching import decay_start
+from nepa_scale.branching import decay_start, warmup_steps
 from nepa_scale.config import FinetuneConfig, TaskConfig
 from nepa_scale.lr_rules import WidthScaling
 
@@ -154,33 +154,33 @@ def schedule(
 ) -> Schedule:
     """The multiplier of a group's peak rate at each step: linear from 0 over the warm-up, then down to 0 at the end.
 
-    ``warmup`` is a fraction of the steps. ``fall``: half a cosine (paper §4.1); ``poly``, a straight line; or
-    ``wsd`` (warm-up, stable, decay; arXiv 2405.18392), which stays at the peak until the last ``decay`` of the steps
-    and then falls as 1 - sqrt(x), x the part of those done: that paper's best shape.
+    ``warmup`` is a fraction of the steps, rounded up to whole ones. ``fall``: half a cosine (paper §4.1); ``poly``, a
+    straight line; or ``wsd`` (warm-up, stable, decay; arXiv 2405.18392), which stays at the peak until the last
+    ``decay`` of the steps and then falls as 1 - sqrt(x), x the part of those done: that paper's best shape.
     """
-    warmup_steps = _warmup_steps(total_steps, warmup, layer_decay, steps_below)
-    fall_start = decay_start(total_steps, warmup_steps, decay) if fall == "wsd" else warmup_steps
+    rising = _rising_steps(total_steps, warmup, layer_decay, steps_below)
+    fall_start = decay_start(total_steps, rising, decay) if fall == "wsd" else rising
 
     def multiplier(step: int) -> float:
         if step >= total_steps:
             return 0.0
         factor = layer_decay.factor(steps_below, step / total_steps)
-        if step < warmup_steps:
-            return factor * step / warmup_steps
+        if step < rising:
+            return factor * step / rising
         progress = max(0, step - fall_start) / (total_steps - fall_start)
         return factor * FALLS[fall](progress)
 
     return multiplier
 
 
-def _warmup_steps(total_steps: int, warmup: float, layer_decay: LayerDecay, steps_below: int) -> int:
+def _rising_steps(total_steps: int, warmup: float, layer_decay: LayerDecay, steps_below: int) -> int:
     """The group's warm-up. With one of its own, a group that learns at full rate warms up in a single step.
 
-    The lower its rate, the closer a group's warm-up comes to the whole of it, which the authors round up.
+    The lower its rate, the closer a group's warm-up comes to the whole of it.
     """
+    longest = warmup_steps(total_steps, warmup)
     if not layer_decay.own_warmup:
-        return round(warmup * total_steps)
-    longest = math.ceil(warmup * total_steps)
+        return longest
     own = longest - round(longest * layer_decay.factor(steps_below, 0.0))
     return min(max(own, 1), total_steps)
 

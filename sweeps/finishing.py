@@ -6,7 +6,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from nepa_scale.processes.signals import StopRequest
+from nepa_scale.processes.signals import StopRequest, handle
 from sweeps import display, jobs
 from sweeps.accuracy import accuracy_table, outcomes
 from sweeps.executors import Executor
@@ -23,7 +23,7 @@ def see_through(place: Executor, planned: Plan, study_dir: Path, todo: Sequence[
         print(f"`python sweeps/status.py {study_dir}` shows how far they are, `python sweeps/cancel.py` stops them")
         return 0
     stop = StopRequest()
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a closed terminal ends the watching, not the work
+    handle(signal.SIGHUP, signal.SIG_DFL)  # a closed terminal ends the watching, not the work
     console = display.make_console()
     follower = Follower(todo, planned.titles, console)
     stopped = follower.follow(place, stop)

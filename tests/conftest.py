@@ -1,11 +1,26 @@
-"""Where tests of real photographs find them."""
+"""What every test has: signals as from a terminal, an end to what it started, and the places of real data."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from children import end_children, leave_signals_to_children
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_as_from_a_terminal() -> None:
+    """Tests that send signals do not depend on how they were started."""
+    leave_signals_to_children()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_running() -> Iterator[None]:
+    """A test that fails leaves no process and no pipe to the next one."""
+    yield
+    end_children()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nepa_scale.data.decode import IGNORE, decode_mask, decode_rgb
+from nepa_scale.data.operations import applied
 from nepa_scale.data.order import Place
 from nepa_scale.data.sample_rng import preserved_randomness, seed_sample
 from nepa_scale.data.sources import Contents, Sample, Source
@@ -48,8 +49,8 @@ class Samples(Dataset[Item], Generic[Item]):
     def draw(self, place: Place, *, instead: int = 0) -> Item:
         """The item at a place, or the one ``instead`` samples further on with this place's augmentation.
 
-        Draws from the global generators. Raises ``BadImageError`` for an image that cannot be decoded and
-        ``DataError`` for anything else that is wrong, both naming file and sample.
+        Draws from the global generators. Raises ``BadImageError`` for an image that cannot be decoded or
+        transformed and ``DataError`` for anything else that is wrong, both naming file and sample.
         """
         epoch, position = place
         index = int(self.indices[(position + instead) % len(self)])
@@ -86,7 +87,7 @@ class PretrainImages(Samples[Tensor]):
         self.transform = transform
 
     def _item(self, sample: Sample) -> Tensor:
-        return self.transform(decode_rgb(sample.image))
+        return applied(self.transform, decode_rgb(sample.image))
 
 
 class LabelledImages(Samples[tuple[Tensor, int]]):
@@ -104,7 +105,7 @@ class LabelledImages(Samples[tuple[Tensor, int]]):
             raise DataError("has no class label")
         if sample.label >= self.source.num_classes:
             raise DataError(f".cls must hold a class from 0 to {self.source.num_classes - 1}, not {sample.label}")
-        return self.transform(decode_rgb(sample.image)), sample.label
+        return applied(self.transform, decode_rgb(sample.image)), sample.label
 
 
 class MaskedImages(Samples[tuple[Tensor | tuple[Tensor, ...], Tensor]]):
@@ -134,4 +135,4 @@ class MaskedImages(Samples[tuple[Tensor | tuple[Tensor, ...], Tensor]]):
         highest = int(mask[mask != IGNORE].max(initial=0))
         if highest >= self.source.mask_classes:
             raise DataError(f"the mask holds the value {highest + 1}, above {self.source.mask_classes}, the last class")
-        return self.transform(image, mask)
+        return applied(self.transform, image, mask)

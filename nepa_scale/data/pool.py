@@ -14,6 +14,7 @@ from multiprocessing.connection import wait
 from typing import TypeVar
 
 from nepa_scale.errors import DataError
+from nepa_scale.processes.signals import handle
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -65,7 +66,7 @@ def _results(pool: ProcessPoolExecutor, work: Callable[[T], R], tasks: Iterable[
 
 def start_worker() -> None:
     """Let Ctrl-C end this worker silently, and end it when its parent is gone: a killed parent cannot say so."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    handle(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 

@@ -23,6 +23,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from nepa_scale.data.decode import IGNORE
+from nepa_scale.data.operations import Steps, prepare_policy
 from nepa_scale.data.preprocessing import MEAN, STD
 
 ImageTransform = Callable[[NDArray[np.uint8]], Tensor]
@@ -126,9 +127,12 @@ class TimmTransform:
 
     def __init__(self, image_size: int, **recipe: Any) -> None:
         self.timm: Any = create_transform(image_size, interpolation="bicubic", mean=MEAN, std=STD, **recipe)
+        for step in self.timm.transforms:
+            prepare_policy(step)
+        self._steps = Steps(self.timm.transforms)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
-        image: Tensor = self.timm(Image.fromarray(pixels))
+        image: Tensor = self._steps(Image.fromarray(pixels))
         return image
 
 
@@ -146,8 +150,8 @@ def segment_train(
     The shorter side becomes ``image_size`` times a factor in [scale_min, scale_max]; what an image lacks of the crop
     is added below and on the right, as mean grey in the image and ``IGNORE`` in the mask.
     """
-    smallest, largest = round(image_size * scale_min), round(image_size * scale_max)
-    joint = v2.Compose(
+    smallest, largest = (max(1, round(image_size * scale)) for scale in (scale_min, scale_max))
+    joint = Steps(
         [
             v2.RandomResize(smallest, largest + 1, antialias=True),
             VariedCrop(image_size, cat_max_ratio),
@@ -247,7 +251,7 @@ class _FillUp(v2.Transform):
 class _Joint:
     """Apply one random transform to an image and its mask alike."""
 
-    def __init__(self, transform: v2.Transform) -> None:
+    def __init__(self, transform: Steps) -> None:
         self._transform = transform
 
     def __call__(self, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nepa_scale.config import RunConfig
 from nepa_scale.data.decode import decode_rgb
+from nepa_scale.data.operations import applied
 from nepa_scale.data.preprocessing import MEAN, STD
 from nepa_scale.data.shard_stream import open_stream
 from nepa_scale.data.sources import Source, open_source
@@ -150,7 +151,7 @@ def make_strips(backbone: NepaViT, images: Sequence[Named], choice: Choice) -> l
     strips: list[sheet.Strip] = []
     for number, image in enumerate(images):
         try:
-            pixels = normalise(transform(decode_rgb(image.content)))
+            pixels = normalise(applied(transform, decode_rgb(image.content)))
         except DataError as error:
             raise DataError(f"image '{image.name}': {error}") from None
         patches = query_patches(rows * columns, choice.queries, (choice.seed, number))

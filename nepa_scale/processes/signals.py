@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
@@ -16,9 +17,20 @@ PATIENCE_SECONDS = 2.0
 _SHOW_CURSOR = "\x1b[?25h"
 
 
+#: What a terminal sends to all that was started from it, unless that ignores them from its start on.
+_TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)
+
+
+def handle(number: signal.Signals, handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    """Set the handler of a signal, but leave a terminal's signal alone where it is ignored."""
+    if number not in _TERMINAL_SIGNALS or signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, handler)
+
+
 class StopRequest:
     """Turns the first SIGTERM, SIGINT, SIGUSR2 or SIGHUP into ``requested``; a second SIGINT leaves at once.
 
+    Under ``nohup`` a hang-up, and in the background of a script Ctrl-C, are meant to pass a process by, and do.
     Python runs handlers between two of its own instructions, and a collective whose peer is gone is a single one. So
     a thread listens, too, and ends a process that two seconds after its second Ctrl-C is still there.
     """
@@ -26,7 +38,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.requested = False
         for number in STOP_SIGNALS:
-            signal.signal(number, self._on_signal)
+            handle(number, self._on_signal)
         received, sent = socket.socketpair()
         sent.setblocking(False)
         self._sockets = received, sent

@@ -88,7 +88,9 @@ class Engine:
         Args:
             before_forward: called with the micro-step's index just before its forward pass (seeds randomness).
         """
-        lr = self._set_rates(step)
+        rates = self.rates(step)
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
         loss_sum = torch.zeros((), device=self.device)
         for index, batch in enumerate(micro_batches):
             before_forward(index)
@@ -102,7 +104,9 @@ class Engine:
         taken = math.isfinite(grad_norm)
         if taken and self.average is not None:
             self.average.update()
-        return StepResult(loss_sum / len(micro_batches), grad_norm, lr, taken, rescaled=self._loss_scale() < scale)
+        return StepResult(
+            loss_sum / len(micro_batches), grad_norm, max(rates), taken, rescaled=self._loss_scale() < scale
+        )
 
     def weights_are_finite(self) -> bool:
         """Whether every fp32 weight is a finite number; all ranks call this and get the same answer."""
@@ -131,11 +135,9 @@ class Engine:
         with deepspeed.zero.GatheredParameters(own) if self.stage == 3 else nullcontext():
             yield
 
-    def _set_rates(self, step: int) -> float:
-        """Set every group's learning rate for ``step``; returns the largest. Nothing of it needs to be saved."""
-        for group, peak, schedule in zip(self._optimizer.param_groups, self._peaks, self._schedules, strict=True):
-            group["lr"] = peak * schedule(step)
-        return max(float(group["lr"]) for group in self._optimizer.param_groups)
+    def rates(self, step: int) -> list[float]:
+        """Every group's learning rate in optimiser step number ``step``. Nothing of it needs to be saved."""
+        return [peak * schedule(step) for peak, schedule in zip(self._peaks, self._schedules, strict=True)]
 
     def _loss_scale(self) -> float:
         """What fp16 multiplies the loss by; 1 in other formats."""

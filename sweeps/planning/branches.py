@@ -48,6 +48,7 @@ def with_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any]], Pai
     if problems:
         raise ConfigError(problems)
     steps = {size: size // batch for size in sizes}
+    # Rounded, not up as a run's own warm-up is: what it becomes is part of the ids of existing studies.
     warmup = round(base.pretrain.warmup * min(steps.values()))
     points = {
         f"num_images={size}": {

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from children import Child
 from study_files import write_status
 
 from analysis.watch import fingerprint, watch
@@ -59,9 +60,7 @@ def test_ctrl_c_leaves_quietly(make_study: MakeStudy) -> None:
     write_status(path / "runs" / "micro-pretrain-s0" / "segment", "running", 7)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "analysis.report", str(path), "watch=true"]
-    watching = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    watching = Child(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert watching.stdout is not None
     line = watching.stdout.readline()
     watching.send_signal(signal.SIGINT)

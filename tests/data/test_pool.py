@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import signal
 import time
 from contextlib import closing
 
@@ -41,3 +42,12 @@ def test_errors_of_the_work_are_passed_on() -> None:
     """What a task raises is raised here, and ends the others."""
     with pytest.raises(ValueError, match="negative"):
         list(unordered(math.isqrt, [4, -1, 9], 2))
+
+
+def test_workers_ignore_ctrl_c_where_their_parent_does() -> None:
+    """Started in the background, the command and its workers go on when Ctrl-C is meant for something else."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert list(unordered(signal.getsignal, [signal.SIGINT] * 3, 2)) == [signal.SIG_IGN] * 3
+    finally:
+        signal.signal(signal.SIGINT, before)

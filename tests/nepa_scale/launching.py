@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from children import Child
+
 from nepa_scale.processes.inherited import without_launcher
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -38,7 +40,7 @@ def start(words: Sequence[str], *, rank: int = 0, world_size: int = 1, port: int
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-    return subprocess.Popen(
+    return Child(
         [sys.executable, TRAIN, *words],
         env=clean_environment(**variables),
         stdout=subprocess.PIPE,

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from children import Child
 from launching import REPOSITORY, clean_environment
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -15,17 +16,14 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 @contextmanager
 def running(code: str, *words: str) -> Iterator[subprocess.Popen[str]]:
     """Run Python code that can import the project, with pipes for input and output; leaving ends it."""
-    with subprocess.Popen(
+    with Child(
         [sys.executable, "-c", code, *words],
         env=clean_environment(PYTHONPATH=str(REPOSITORY)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+        yield process
 
 
 def next_line(process: subprocess.Popen[str]) -> str:

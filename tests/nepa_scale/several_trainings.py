@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from subprocess import PIPE, STDOUT, Popen
+from subprocess import PIPE, STDOUT
 
+from children import Child
 from launching import REPOSITORY, clean_environment, free_port
 
 TIMEOUT_SECONDS = 900
@@ -18,7 +19,7 @@ def train_all(commands: Sequence[Sequence[str]], *, world_size: int = 1) -> str:
     """Do the trainings that ``commands`` name on ``world_size`` ranks; returns what rank 0 printed."""
     port = str(free_port())
     processes = [
-        Popen(
+        Child(
             [sys.executable, __file__, json.dumps([list(words) for words in commands])],
             env=clean_environment(
                 PYTHONPATH=str(REPOSITORY),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from injecting import ends, start_with
 from launching import free_port, losses, rows, start, train
 
 from nepa_scale.data.digits import write_digits
@@ -61,6 +62,58 @@ def spoil(data_root: Path, *numbers: int) -> None:
     os.utime(shard(data_root), ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
+BREAKING = """
+import torch
+from torchvision.transforms import functional, v2
+from timm.data import auto_augment
+def broken(*_, **__): raise RuntimeError("not in this version")
+{place} = broken
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "place", "operation", "extra"),
+    [
+        ("pretrain", "torch.nn.functional.interpolate", "PretrainCrop", ("data.num_workers=1",)),
+        ("probe", "functional.resized_crop", "RandomResizedCropAndInterpolation", ()),
+        (
+            "classify",
+            "auto_augment.NAME_TO_OP['Invert']",
+            "Invert() of RandAugment",
+            ("classify.auto_augment=rand-p1-n1", "data.num_workers=1", "data.streaming=true"),
+        ),
+        ("classify", "functional.normalize", "Normalize", ("data.streaming=true",)),
+        (
+            "segment",
+            "v2.RandomPhotometricDistort.make_params",
+            "PhotometricDistortion",
+            ("segment.photometric=true", "data.num_workers=1"),
+        ),
+    ],
+)
+def test_an_operation_that_fails_ends_the_run_in_a_line(
+    data_root: Path, tmp_path: Path, task: str, place: str, operation: str, extra: tuple[str, ...]
+) -> None:
+    """As in another version of a library: exit code 3 and one line with sample and operation, in every task."""
+    command = words(data_root, tmp_path / "run", f"task={task}", *extra)
+    command = [word.replace("pretrain.", f"{task}.") for word in command]
+    if task != "pretrain":
+        command += [f"init={exported_start(data_root, tmp_path)}" if task == "probe" else "init=scratch"]
+    [ended] = ends([start_with(BREAKING.format(place=place), command)])
+    assert ended.code == 3, ended.output
+    assert "Traceback" not in ended.output
+    [line] = [line for line in ended.output.splitlines() if line.startswith("error: ")]
+    assert "sample 'train_0000" in line
+    assert f"{operation} fails on the image of 32x32 pixels (RuntimeError: not in this version)" in line
+    assert read_status(tmp_path / "run" / task).state == "failed"
+
+
+def exported_start(data_root: Path, tmp_path: Path) -> Path:
+    """A pre-training of a step, for a probe to start from."""
+    train([*words(data_root, tmp_path / "start"), "pretrain.steps=1"])
+    return tmp_path / "start"
+
+
 def run_to_its_end(command: Sequence[str], *, world_size: int = 1) -> tuple[list[int], str]:
     """Exit codes of all ranks and what they printed, rank by rank."""
     port = free_port()
@@ -103,7 +156,7 @@ def test_many_bad_images_end_the_run_on_every_rank(data_root: Path, tmp_path: Pa
     run_dir = tmp_path / "run"
     codes, output = run_to_its_end(words(data_root, run_dir), world_size=2)
     assert codes == [3, 3], output
-    assert "images could not be decoded and were replaced, more than the" in output
+    assert "images could not be used and were replaced, more than the" in output
     assert f"shard '{shard(data_root)}', sample" in output
     assert "Traceback" not in output
     status = read_status(run_dir / "pretrain")

@@ -7,11 +7,14 @@ import re
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from timm.optim import param_groups_layer_decay
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from nepa_scale.branching import warmup_steps
 from nepa_scale.config import ClassifyConfig, FinetuneConfig, PretrainConfig, SegmentConfig
 from nepa_scale.ladder import architecture
 from nepa_scale.model import NepaViT, build_backbone
@@ -165,7 +168,7 @@ def test_schedule_of_the_paper() -> None:
 def test_schedule_agrees_with_timm(total: int, fraction: float) -> None:
     """Every step of timm's cosine schedule with a linear warm-up in front, and none."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    warmup = round(fraction * total)
+    warmup = math.ceil(fraction * total)
     timm = CosineLRScheduler(
         optimizer, t_initial=max(1, total - warmup), warmup_t=warmup, warmup_prefix=True, t_in_epochs=False
     )
@@ -175,10 +178,10 @@ def test_schedule_agrees_with_timm(total: int, fraction: float) -> None:
         assert multiplier(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12), step
 
 
-@pytest.mark.parametrize(("total", "fraction"), [(97, 0.13), (200, 0.5)])
+@pytest.mark.parametrize(("total", "fraction"), [(97, 0.13), (200, 0.5), (50, 0.025), (97, 0.11), (30, 0.1)])
 def test_schedule_agrees_with_transformers_formula(total: int, fraction: float) -> None:
-    """The authors train with transformers' ``get_cosine_schedule_with_warmup``, written out here."""
-    warmup, multiplier = round(fraction * total), schedule(total, fraction)
+    """The authors train with transformers' ``get_cosine_schedule_with_warmup``, written out, warm-up rounded up."""
+    warmup, multiplier = math.ceil(fraction * total), schedule(total, fraction)
     for step in range(total + 1):
         if step < warmup:
             expected = float(step) / float(max(1, warmup))
@@ -186,6 +189,20 @@ def test_schedule_agrees_with_transformers_formula(total: int, fraction: float) 
             progress = float(step - warmup) / float(max(1, total - warmup))
             expected = max(0.0, 0.5 * (1.0 + math.cos(math.pi * 0.5 * 2.0 * progress)))
         assert multiplier(step) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(50, 0.025), (51, 0.4), (1000, 0.0001)])
+@pytest.mark.parametrize("fall", ["cosine", "poly", "wsd"])
+def test_a_begun_step_of_warm_up_is_a_whole_one(total: int, warmup: float, fall: str) -> None:
+    """As in the authors' code, whatever comes after the warm-up: 50 steps x 0.025 are 2, not 1."""
+    multiplier, steps = schedule(total, warmup, fall=fall), math.ceil(warmup * total)
+    assert [multiplier(step) for step in range(steps + 1)] == [step / steps for step in range(steps + 1)]
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_warm_up_of_whole_steps_is_not_rounded_up(total: int, steps: int) -> None:
+    """A fraction that was made from a number of steps gives that number: branches of several lengths rely on it."""
+    assert warmup_steps(total, min(steps, total) / total) == min(steps, total)
 
 
 def test_wsd_stays_at_the_peak_until_its_decay() -> None:

@@ -60,6 +60,7 @@ def write_contents(root: Path, *, shards: int) -> None:
         (["engine.ds_config=zero5"], "engine.ds_config=zero5: no such file; shipped: auto, zero0"),
         (["engine.ds_config=zero0", "engine.precision=bf16"], "use stage 1 or more (engine.ds_config=zero1)"),
         (["micro_batch_size=5"], "nearest that does: 4"),
+        (["task=classify", "init=scratch", "classify.auto_augment=rand-m9-foo1"], "'foo1' is no option of rand"),
         (["task=classify"], "run task=pretrain first, or give init=scratch"),
         (["task=classify", "init=elsewhere"], "elsewhere/pretrain/model.safetensors does not exist"),
         (["init=scratch"], "a run with init=scratch has no pre-training of its own"),

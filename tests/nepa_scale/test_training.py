@@ -114,8 +114,22 @@ def test_sigterm_saves_then_same_command_continues(data_root: Path, reference: P
     status = read_status(tmp_path / "pretrain")
     assert status.state == "preempted"
     assert 4 <= status.step < STEPS
-    train(command)
+    assert "learning rate" not in train(command)
     assert losses(tmp_path / "pretrain") == pytest.approx(losses(reference), rel=1e-5)
+
+
+def test_a_run_that_had_another_schedule_is_told(data_root: Path, tmp_path: Path) -> None:
+    """A run whose warm-up an earlier version rounded otherwise goes on, and its log says which rates differ."""
+    command = words(data_root, tmp_path, "checkpoint.every=3")
+    process = start(command)
+    wait_for_step(tmp_path / "pretrain", 7, process)
+    process.kill()
+    process.communicate()
+    log = tmp_path / "pretrain" / "metrics.jsonl"
+    earlier = [json.loads(line) for line in log.read_text().split("\n")[:-1]]
+    log.write_text("".join(json.dumps({**row, "lr": 1.1 * row["lr"]}) + "\n" for row in earlier))
+    assert "the learning rate of step" in train(command)
+    assert read_status(tmp_path / "pretrain").state == "finished"
 
 
 def test_second_process_is_refused(data_root: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from children import Child
 
 from nepa_scale.files import write_json
 from nepa_scale.runs import holder
@@ -249,7 +250,7 @@ def test_ctrl_c_leaves_quietly(tmp_path: Path) -> None:
     make_study(tmp_path)
     script = Path(status.__file__)
     command = [sys.executable, str(script), str(tmp_path), "watch=true"]
-    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    watching = Child(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process, used = psutil.Process(watching.pid), -1.0
     while (now := sum(process.cpu_times()[:2])) != used or now < 0.1:  # until it rests between two looks
         used = now

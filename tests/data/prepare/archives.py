@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from children import Child
 from PIL import Image
 from scipy.io import savemat
 
@@ -141,4 +142,4 @@ def command(*words: str) -> list[str]:
 
 def start(*words: str) -> subprocess.Popen[str]:
     """Run the command in a process of its own."""
-    return subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Child(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from children import Child
 from PIL import Image
 
 from nepa_scale.data import layout
@@ -171,7 +172,7 @@ def test_a_stopped_run_leaves_nothing_behind(tmp_path: Path) -> None:
     root = tmp_path / "data"
     words = ["digits", f"root={root}", "num_train=200000"]
     command = [sys.executable, "-m", "nepa_scale.data.prepare", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    with Child(command, stdout=subprocess.PIPE) as process:
         process.stdout.readline()  # the first shard is written
         assert any(name.startswith(".writing-") for name in names(root))
         process.send_signal(signal.SIGTERM)

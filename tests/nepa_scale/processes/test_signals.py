@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -64,3 +65,19 @@ def test_repeated_preemption_is_one_request() -> None:
             process.wait(timeout=0.5)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_what_is_ignored_from_the_start_stays_ignored(number: signal.Signals) -> None:
+    """Under ``nohup`` a hang-up, and in a script's background Ctrl-C, stop nothing; SIGTERM does."""
+    with running(f"import signal\nsignal.signal({number:d}, signal.SIG_IGN)\n{WAIT}") as process:
+        assert next_line(process) == "ready"
+        process.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
+        assert not select.select([process.stdout], [], [], 0)[0]
+        process.send_signal(signal.SIGTERM)
+        assert next_line(process) == "asked to stop"
+        process.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)

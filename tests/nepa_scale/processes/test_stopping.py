@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from children import Child
 from injecting import BEFORE_STEP, ends, start_ranks, start_with
 from launching import REPOSITORY, clean_environment, free_port, rows, wait_for_step
 from launching import train as trained
@@ -190,7 +191,7 @@ def test_stopped_through_the_deepspeed_launcher(digits_root: Path, tmp_path: Pat
     """Ctrl-C in its terminal, or SIGTERM to its ``launch`` process, leaves the ranks 30 seconds, enough to save."""
     folder = Path(sys.executable).parent
     command = [*words(digits_root, tmp_path), "pretrain.steps=2000", "pretrain.eval_every=0"]
-    process = subprocess.Popen(
+    process = Child(
         [str(folder / "deepspeed"), "--num_gpus=2", f"--master_port={free_port()}", "nepa_scale/train.py", *command],
         cwd=REPOSITORY,
         env={**clean_environment(), "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"},

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from children import Child
 from injecting import ends
 from launching import REPOSITORY, clean_environment, free_port, losses
 from launching import train as trained
@@ -79,7 +80,7 @@ def test_two_nodes_train_as_one_process(digits_root: Path, tmp_path: Path, nodes
     port, folder = free_port(), Path(sys.executable).parent
     environment = {**clean_environment(), "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
     processes = [
-        subprocess.Popen(
+        Child(
             ["ip", "netns", "exec", node, *launcher(name, number, port, tmp_path), *command],
             cwd=REPOSITORY,
             env=environment,

@@ -8,6 +8,8 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
+from children import Child
+
 from sweeps.on_machine.shares import SharesBook
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -61,7 +63,7 @@ def test_the_freest_devices_first(tmp_path: Path) -> None:
 def test_the_dead_hold_nothing(tmp_path: Path) -> None:
     """A share handed to a process is held while that lives, whatever becomes of who claimed it, and free afterwards."""
     book = SharesBook(tmp_path)
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+    with Child([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         share = book.claim(["cores"], WHOLE)
         assert share is not None
         book.hand_over(share, child.pid)
@@ -74,7 +76,7 @@ def waiter(folder: Path, fraction: str) -> subprocess.Popen[str]:
     """Another queue, which asks until it gets what it wants and keeps that until its input ends."""
     command = [sys.executable, "-c", WAITER, str(folder), fraction]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    return Child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
 
 
 def test_who_needs_the_whole_machine_gets_it_in_turn(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import Child
 from slurm_cluster import VirtualCluster, wait_for
 
 from nepa_scale.data.digits import write_digits
@@ -92,7 +93,7 @@ class Study:
 
 def launch(*words: str, **options: Any) -> subprocess.Popen[str]:
     """A launcher of its own process."""
-    return subprocess.Popen([sys.executable, str(ROOT / "sweeps" / "launch.py"), *words], text=True, **options)
+    return Child([sys.executable, str(ROOT / "sweeps" / "launch.py"), *words], text=True, **options)
 
 
 @pytest.mark.slow

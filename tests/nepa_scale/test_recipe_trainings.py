@@ -1,0 +1,54 @@
+"""Every recipe is trained: what a recipe sets, augmentation above all, has been done and not only parsed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from several_trainings import train_all
+
+from nepa_scale import recipes
+from nepa_scale.config import TASKS
+from nepa_scale.data.digits import write_digits
+from nepa_scale.status import read_status
+
+pytestmark = pytest.mark.slow
+NAMED = [(task, name) for task in TASKS for name in recipes.names(task)]
+BATCH, STEPS = 100, 20
+
+
+def words(data_root: Path, run_dir: Path, task: str, *extra: str) -> list[str]:
+    """A training of 2,000 images."""
+    return [
+        f"task={task}",
+        "data=digits",
+        f"data.root={data_root}",
+        f"run_dir={run_dir}",
+        "model.size=femto",
+        "model.patch_size=8",
+        f"{task}.image_size=32",
+        f"{task}.batch_size={BATCH}",
+        f"{task}.steps={STEPS}",
+        "log.tensorboard=false",
+        "log.pictures=0",
+        *extra,
+    ]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_recipe_trains(precision: str, tmp_path: Path) -> None:
+    """Each task with each of its recipes, and a probe, comes to its end on 2,000 images in both precisions of a CPU."""
+    write_digits(tmp_path, num_train=BATCH * STEPS, num_validation=32)
+    commands = []
+    for task, name in NAMED:
+        start = [] if task == "pretrain" else ["init=scratch"]
+        heads = ["segment.channels=8", "segment.aux_channels=8"]
+        extra = [f"{task}.recipe={name}", f"engine.precision={precision}", *heads, *start]
+        commands.append(words(tmp_path, tmp_path / f"{task}-{name}", task, *extra))
+    start = f"init={tmp_path / 'pretrain-nepa_base_released'}"
+    commands.append(words(tmp_path, tmp_path / "probe", "probe", start, f"engine.precision={precision}"))
+    train_all(commands)
+    for task, folder in [*((task, f"{task}-{name}") for task, name in NAMED), ("probe", "probe")]:
+        status = read_status(tmp_path / folder / task)
+        assert status is not None
+        assert (status.state, status.step) == ("finished", STEPS), folder
