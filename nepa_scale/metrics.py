@@ -28,7 +28,7 @@ class MetricsLog:
             if row["step"] <= resume_at and not (row["step"] == final_step and "eval_loss" in row)
         ]
         write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
-        self._file = self._path.open("a")
+        self._file = self._path.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row; it must have a ``step``."""
@@ -57,7 +57,7 @@ class MetricsLog:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The whole rows of a metrics file; a last line cut off by a kill is dropped."""
     rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

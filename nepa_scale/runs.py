@@ -253,7 +253,7 @@ def is_in_use_by_another(folder: Path) -> bool:
 def record_holder(folder: Path, pid: int) -> None:
     """Write down that the process ``pid`` of this machine holds ``folder``."""
     me = Holder(pid, socket.gethostname(), start_time(pid) or 0.0)
-    (folder / OWNER_NAME).write_text(json.dumps(dataclasses.asdict(me)))
+    (folder / OWNER_NAME).write_text(json.dumps(dataclasses.asdict(me)), encoding="utf-8")
 
 
 def last_holder(folder: Path) -> Holder | None:

@@ -148,7 +148,7 @@ def not_started(parent: str) -> str:
 def printed_error(job: Job) -> str | None:
     """The first ``error:`` line that the last process of ``job`` printed."""
     path = log_file(job)
-    return first_error(path.read_text(errors="replace")) if path.is_file() else None
+    return first_error(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
 
 
 def first_error(printed: str) -> str | None:

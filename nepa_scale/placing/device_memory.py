@@ -61,7 +61,7 @@ def host_share(processes: int) -> DeviceMemory:
 def available_host_memory() -> int | None:
     """Bytes that new processes may use: the system's, or less where a control group (Slurm, a container) says so."""
     try:
-        fields = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        fields = dict(line.split(":", 1) for line in MEMINFO.read_text(encoding="utf-8").splitlines())
         available = int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return None
@@ -75,19 +75,21 @@ def _stated(config: RunConfig, *, on_gpu: bool) -> DeviceMemory:
 
 def _resident() -> int:
     """Bytes this process has in memory already; its own part of what it may use."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _left_in_control_groups() -> list[int]:
     """What the limits of this process's group and of those above it leave (cgroup v2)."""
     try:
-        own = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
+        own = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("::")[2].strip().lstrip("/")
     except OSError:
         return []
     left = []
     for folder in [CGROUP / own, *(CGROUP / own).parents]:
         try:
-            limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
+            limit, used = (
+                (folder / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current")
+            )
             left += [max(0, int(limit) - int(used))] if limit != "max" else []
         except (OSError, ValueError):
             continue

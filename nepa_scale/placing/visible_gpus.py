@@ -93,7 +93,7 @@ def _number_here() -> int:
 def _is_amd_gpu(properties: Path) -> bool:
     """Whether a node of the driver's topology is a GPU: processors are nodes, too, without SIMD units."""
     try:
-        fields = dict(line.split(maxsplit=1) for line in properties.read_text().splitlines())
+        fields = dict(line.split(maxsplit=1) for line in properties.read_text(encoding="utf-8").splitlines())
     except (OSError, ValueError):
         return False
     return fields.get("simd_count", "0").strip() != "0"
@@ -104,7 +104,7 @@ def _uuids() -> list[str]:
     found = []
     for path in NVIDIA_DRIVER.glob("*/information"):
         try:
-            lines = path.read_text().splitlines()
+            lines = path.read_text(encoding="utf-8").splitlines()
         except OSError:
             return []
         found += [line.partition(":")[2].strip() for line in lines if line.startswith("GPU UUID")]

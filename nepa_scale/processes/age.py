@@ -12,7 +12,7 @@ START_FIELD = 19  # of what follows the name in /proc/self/stat: when the proces
 def process_age() -> float | None:
     """Seconds since this process was started; None where the system does not say."""
     try:
-        began = int(Path("/proc/self/stat").read_text().rpartition(") ")[2].split()[START_FIELD])
+        began = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()[START_FIELD])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - began / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):
         return None

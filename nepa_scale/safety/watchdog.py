@@ -199,7 +199,7 @@ class Watchdog:
     def _dump_stacks(self) -> None:
         try:
             self._stacks.parent.mkdir(parents=True, exist_ok=True)
-            with self._stacks.open("w") as file:
+            with self._stacks.open("w", encoding="utf-8") as file:
                 file.write(f"{dataclasses.asdict(self._progress)}\n")
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)

@@ -95,7 +95,7 @@ def _name(device: torch.device) -> str:
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty or the instruction set on Linux
     if cpuinfo.exists():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

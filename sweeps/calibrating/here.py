@@ -104,6 +104,6 @@ def _start(task: str, run_dir: Path, slots: Slots, slot: int) -> subprocess.Pope
 
 def _error_of(run_dir: Path, code: int) -> str:
     """The first error that a process printed."""
-    printed = (run_dir / "printed.txt").read_text(errors="replace")
+    printed = (run_dir / "printed.txt").read_text(encoding="utf-8", errors="replace")
     last = (printed.splitlines() or ["nothing was printed"])[-1]
     return first_error(printed) or f"exit code {code}; {last}"

@@ -161,7 +161,7 @@ def device_of(cluster: Cluster) -> dict[str, Any]:
 def processor() -> str:
     """The model of this machine's processor, as far as the system says."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 

@@ -85,7 +85,7 @@ class ShortRun:
         ``seconds``: the whole life of its process; without it what comes after the result is left out.
         """
         result = read_json(task_dir / "result.json")
-        rows = [json.loads(line) for line in (task_dir / "metrics.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in (task_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         rows = [row for row in rows if "images_per_second" in row]
         if [row["step"] for row in rows] != [self.log_every * number for number in range(1, 7)]:
             raise ValueError(f"{task_dir}: not the record of a calibration")

@@ -85,7 +85,7 @@ def start(study_dir: Path) -> None:
     """See that a runner works on what is in line. One that is already there takes it on, and this one leaves."""
     newcomer_dir(study_dir).mkdir(parents=True, exist_ok=True)
     inbox(study_dir).touch()
-    with log_file(study_dir).open("a") as log:
+    with log_file(study_dir).open("a", encoding="utf-8") as log:
         runner = subprocess.Popen(
             [sys.executable, "-m", "sweeps.on_machine.runner", str(study_dir.absolute())],
             env=environment_of_job({}),

@@ -63,7 +63,9 @@ def accounted(job_ids: Sequence[str]) -> dict[str, JobState]:
         return {}
     words = ["sacct", "-n", "-X", "-P", "-o", "JobID,State,ExitCode", "-j", ",".join(job_ids)]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=SECONDS)
+        done = subprocess.run(
+            words, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False, timeout=SECONDS
+        )
     except subprocess.TimeoutExpired:
         return {}
     states = {}
@@ -88,7 +90,9 @@ def cancel(job_ids: Sequence[str]) -> None:
 
 def _ask(words: Sequence[str], *, check: bool = True) -> str:
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=SECONDS)
+        done = subprocess.run(
+            words, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False, timeout=SECONDS
+        )
     except subprocess.TimeoutExpired as error:
         raise NoAnswer(f"{words[0]}: no answer from Slurm within {SECONDS} s; try again later") from error
     if check and done.returncode:

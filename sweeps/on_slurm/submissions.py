@@ -66,7 +66,7 @@ def printed(study_dir: Path, job_id: str) -> str:
     found = list((study_dir / FOLDER).glob(f"*/{job_id}_*_log.err"))
     newest = max((int(path.parent.name) for path in found), default=0)
     ranks = {int(path.name.split("_")[-2]): path for path in found if int(path.parent.name) == newest}
-    return "\n".join(ranks[rank].read_text(errors="replace") for rank in sorted(ranks))
+    return "\n".join(ranks[rank].read_text(encoding="utf-8", errors="replace") for rank in sorted(ranks))
 
 
 def _records(study_dir: Path) -> list[Path]:
