@@ -75,7 +75,7 @@ def parse(text: str | None) -> Goals:
         return {}
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"not valid YAML; write it as {EXAMPLE}") from error
     if not isinstance(content, dict) or not content:
         raise ValueError(f"expected steps with their measures, as {EXAMPLE}")

@@ -71,7 +71,7 @@ READERS: dict[str, Reader] = {
 
 
 def read_here(command: str) -> tuple[Reader, list[str]] | None:
-    """What reads the words of a command, and these words; None where other tests read it, or it has none."""
+    """What reads the words of a command, and these words; None where it has none, or other tests read it."""
     words = shlex.split(command)
     for place, word in enumerate(words):
         if Path(word).name in READERS:

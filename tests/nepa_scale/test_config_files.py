@@ -56,6 +56,26 @@ def test_bad_file_is_one_line_of_complaint(tmp_path: Path, content: str, complai
     assert "\n" not in problem
 
 
+def test_every_mistake_of_a_file_is_told_with_its_line(tmp_path: Path) -> None:
+    """Repeated and misspelt keys, wrong types and ranges come together, in the order of the file."""
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "seed: 1\nmodel:\n  sizee: nano\n  depth: 1000000\nseed: 2\npretrain: {epochs: .nan, steps: many}\n"
+    )
+    found = problems_of(path)
+    assert [line.split(": ")[0].removeprefix(f"config={path}, line ") for line in found] == ["3", "4", "5", "6", "6"]
+    texts = ("'model.size'", "model.depth=1000000", "'seed' stands twice", "pretrain.epochs=nan", "pretrain.steps=many")
+    assert all(text in line for text, line in zip(texts, found, strict=True))
+
+
+def test_file_of_another_encoding_is_told_by_its_line(tmp_path: Path) -> None:
+    """Latin-1 is no YAML, whatever the locale."""
+    path = tmp_path / "run.yaml"
+    path.write_bytes(b"seed: 1\nrun_dir: caf\xe9\n")
+    [problem] = problems_of(path)
+    assert problem.startswith(f"config={path}, line 2: not valid YAML")
+
+
 @pytest.mark.parametrize(("name", "reason"), [("absent.yaml", "No such file"), (".", "Is a directory")])
 def test_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, reason: str) -> None:
     """A missing file, or a folder, is named with the reason."""

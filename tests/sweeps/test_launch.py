@@ -68,7 +68,7 @@ def test_every_shipped_choice_plans(run: Run, paper_data: Path, tmp_path: Path, 
         (["budget.flops=-1"], "budget.flops=-1.0: must be greater than 0"),
         (["cluster.device=a100"], "cluster.device and cluster.mfu go together; give cluster.mfu=FRACTION, too"),
         (["cluster.device=a1000", "cluster.mfu=0.3"], "cluster.device=a1000: no stated peak in fp32; known are"),
-        (["cluster.device=a100", "cluster.mfu=35"], "cluster.mfu=35.0: at most 1"),
+        (["cluster.device=a100", "cluster.mfu=35"], "cluster.mfu=35.0: must be at most 1"),
     ],
 )
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])

@@ -222,7 +222,11 @@ def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
         ("", "not valid JSON"),
         ("\ufeff{}", "not valid JSON"),
         ("[1]", "expected a JSON object"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"gradient_predivide_factor": Infinity}', "must be a number of at least 0"),
+        ('{"zero_optimization": {"reduce_bucket_size": 1' + "0" * 30 + "}}", "must be a whole number"),
     ],
+    ids=lambda text: text[:20],
 )
 def test_file_that_is_no_object(tmp_path: Path, text: str, complaint: str) -> None:
     """Broken JSON, and a key that stands twice, of which JSON would silently keep the last."""
@@ -231,6 +235,14 @@ def test_file_that_is_no_object(tmp_path: Path, text: str, complaint: str) -> No
     [problem] = problems_of(str(path))
     assert problem.startswith(f"{path}: ")
     assert complaint in problem
+
+
+def test_file_in_another_encoding(tmp_path: Path) -> None:
+    """Latin-1 is told in one line, whatever the locale."""
+    path = tmp_path / "mine.json"
+    path.write_bytes('{"seed": "é"}'.encode("latin-1"))
+    [problem] = problems_of(str(path))
+    assert problem.startswith(f"{path}: not valid JSON")
 
 
 def test_file_that_is_not_there() -> None:
