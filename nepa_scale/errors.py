@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 NAMES_SHOWN = 5
 
@@ -50,6 +51,18 @@ class SaveError(RunError):
 
 class WeightsError(UserError):
     """A file or folder of weights is incomplete, unsafe, or of another model."""
+
+
+@contextmanager
+def files_told() -> Iterator[None]:
+    """Make a file or folder that cannot be read or written a user's mistake, told by its path. A closed pipe and a full
+    disk belong to no path and stay what they are."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise UserError(f"{error.filename}: {error.strerror}") from error
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
 from analysis.prediction_file import NAME
 from nepa_scale import overrides
-from nepa_scale.errors import ConfigError, UserError
+from nepa_scale.errors import ConfigError, UserError, files_told
 from nepa_scale.files import file_in_the_way
 from nepa_scale.runs import exclusive
 from sweeps import display, jobs, plan, plan_view, registration
@@ -40,7 +40,8 @@ def main(words: Sequence[str]) -> int:
         if {"--help", "-h"} & set(words):
             print(help_text())
             return 0
-        return launch(read_launch(words))
+        with files_told():
+            return launch(read_launch(words))
     except UserError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)

@@ -9,8 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from nepa_scale.config import TASKS
-from nepa_scale.errors import UserError, nearest
-from sweeps import plan
+from nepa_scale.errors import UserError, files_told, nearest
 from sweeps.plan import Plan
 
 EXIT_USER_ERROR = 2
@@ -51,20 +50,11 @@ def command(words: Sequence[str], usage: str, help_text: str, act: Callable[[Sel
         print(help_text)
         return 0
     try:
-        return act(read_selection(words, usage))
+        with files_told():
+            return act(read_selection(words, usage))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-
-
-def load(study_dir: Path) -> Plan:
-    """The plan of a study. Raises ``UserError`` where there is none."""
-    planned = plan.load(study_dir)
-    if planned is None:
-        raise UserError(
-            f"{study_dir}: no study here ({plan.PLAN_NAME} is missing); `python sweeps/launch.py` makes one"
-        )
-    return planned
 
 
 def read_selection(words: Sequence[str], usage: str) -> Selection:
