@@ -15,6 +15,7 @@ from nepa_scale import command
 from sweeps import jobs, selecting, withdrawn
 from sweeps.clusters import read_cluster
 from sweeps.executors import Executor, executor
+from sweeps.plan import load_study
 from sweeps.schedule import Job
 
 EXIT_FAILURE = 1
@@ -35,7 +36,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _cancel(selection: selecting.Selection) -> int:
-    planned = selecting.load(selection.study_dir)
+    planned = load_study(selection.study_dir)
     keys = set(selection.keys(planned))
     place = executor(read_cluster(selection.study_dir), selection.study_dir)
     todo = jobs.jobs_to_do(planned, selection.study_dir)

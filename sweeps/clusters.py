@@ -27,5 +27,7 @@ def read_cluster(study_dir: Path) -> Cluster:
         return kind(**{key: value for key, value in content.items() if key in known})
     except FileNotFoundError as error:
         raise UserError(f"{path}: not there; launch the study once more with `python sweeps/launch.py`") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a cluster file ({error}); the next launch writes it anew") from error

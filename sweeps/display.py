@@ -32,19 +32,20 @@ def make_console() -> Console:
 def status_table(plan: Plan, tasks: Sequence[Standing]) -> Table:
     """The state of every task."""
     shown = table(f"{plan.study} study, {plan.grid} grid", TASKS, justify="left")
-    stand = {(task.run_id, task.task): task for task in tasks}
+    stand, names = {(task.run_id, task.task): task for task in tasks}, plan.names
     for run in plan.runs:
         cells = [state_text(stand[run.run_id, task]) if task in run.tasks else "" for task in TASKS]
-        shown.add_row(run_name(run), *cells)
+        shown.add_row(names[run.run_id] + _start(run), *cells)
     return shown
 
 
-def running_table(tasks: Sequence[Standing]) -> Table:
+def running_table(plan: Plan, tasks: Sequence[Standing]) -> Table:
     """What is under way: how far, how fast, how long still."""
     shown = table("under way", ("step", "loss", "images/s", "time left"))
+    titles = plan.titles
     for task in tasks:
         shown.add_row(
-            f"{task.label} {task.task}",
+            titles[task.key],
             f"{task.step}/{task.steps_total}",
             "" if task.loss is None else f"{task.loss:.4g}",
             "" if task.images_per_second is None else count(task.images_per_second),
@@ -56,6 +57,7 @@ def running_table(tasks: Sequence[Standing]) -> Table:
 def results_table(plan: Plan, study_dir: Path) -> Table:
     """The headline metric of every finished task, with the answer that takes no learning beside it."""
     shown = table("results", ("N", "skill", "probe", "top-1", "(majority)", "mIoU", "(majority)"))
+    names = plan.names
     for run in plan.runs:
         cells = []
         for task, name in RESULTS:
@@ -64,7 +66,7 @@ def results_table(plan: Plan, study_dir: Path) -> Table:
             wanted = [name, BASELINES[name]] if name in BASELINES else [name]
             cells += [f"{metrics[key]:.3f}" if key in metrics else "" for key in wanted]
         params = next(iter(run.tasks.values())).params_backbone
-        shown.add_row(run_name(run), count(params), *cells)
+        shown.add_row(names[run.run_id] + _start(run), count(params), *cells)
     return shown
 
 
@@ -81,8 +83,11 @@ def table(
 
 def run_name(run: PlannedRun | Dropped) -> str:
     """The label, and where fine-tuning starts if not from the run's own pre-training."""
-    start = {"pretrain": "", "scratch": " scratch"}.get(run.init, f" from {run.init}")
-    return run.label + start
+    return run.label + _start(run)
+
+
+def _start(run: PlannedRun | Dropped) -> str:
+    return {"pretrain": "", "scratch": " scratch"}.get(run.init, f" from {run.init}")
 
 
 def state_text(task: Standing) -> str:

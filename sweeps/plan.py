@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nepa_scale.errors import UserError
-from nepa_scale.files import read_json, write_json
+from nepa_scale.files import file_in_the_way, read_json, write_json
 from sweeps.resources import Resources
 
 SCHEMA = 1
@@ -106,11 +107,20 @@ class Plan:
     dropped: tuple[Dropped, ...] = ()
 
     @property
+    def names(self) -> dict[str, str]:
+        """{run_id: name of the run for people}; the run_id tells apart what would read the same."""
+        alike = Counter((run.name, run.init) for run in self.runs)
+        return {
+            run.run_id: run.name if alike[run.name, run.init] == 1 else f"{run.name} ({run.run_id})"
+            for run in self.runs
+        }
+
+    @property
     def titles(self) -> dict[str, str]:
         """{run_id/task: name of the task for people}."""
-        control = {"pretrain": "", "scratch": " from scratch"}
+        control, names = {"pretrain": "", "scratch": " from scratch"}, self.names
         return {
-            f"{run.run_id}/{task}": f"{run.name} {task}{control.get(run.init, f' from {run.init}')}"
+            f"{run.run_id}/{task}": f"{names[run.run_id]} {task}{control.get(run.init, f' from {run.init}')}"
             for run in self.runs
             for task in run.tasks
         }
@@ -139,8 +149,10 @@ def save(plan: Plan, study_dir: Path) -> None:
 
 
 def load(study_dir: Path) -> Plan | None:
-    """Read the plan file of ``study_dir``; None without one. Raises ``UserError`` when it is damaged."""
-    path = study_dir / PLAN_NAME
+    """Read the plan file of ``study_dir``; None without one. Raises ``UserError`` when it cannot be read."""
+    path, blocking = study_dir / PLAN_NAME, file_in_the_way(study_dir)
+    if blocking is not None:
+        raise UserError(f"{study_dir}: '{blocking}' is a file; name the folder of a study")
     try:
         content = read_json(path)
         if content["schema"] != SCHEMA:
@@ -161,6 +173,16 @@ def load(study_dir: Path) -> Plan | None:
         raise UserError(
             f"{path}: not a plan file ({type(error).__name__}: {error}); move it away or restore it"
         ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def load_study(study_dir: Path) -> Plan:
+    """The plan of the study in ``study_dir``. Raises ``UserError`` where there is none."""
+    planned = load(study_dir)
+    if planned is None:
+        raise UserError(f"{study_dir}: no study here ({PLAN_NAME} is missing); `python sweeps/launch.py` makes one")
+    return planned
 
 
 def run_dir(study_dir: Path, run_id: str) -> Path:

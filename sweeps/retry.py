@@ -16,7 +16,7 @@ from sweeps import jobs, selecting, withdrawn
 from sweeps.clusters import read_cluster
 from sweeps.executors import executor
 from sweeps.finishing import see_through
-from sweeps.plan import task_dir
+from sweeps.plan import load_study, task_dir
 from sweeps.settings import LocalSettings
 
 USAGE = "usage: python sweeps/retry.py STUDY_DIR [run=PATTERN] [task=NAME]"
@@ -35,7 +35,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _retry(selection: selecting.Selection) -> int:
-    planned, study_dir = selecting.load(selection.study_dir), selection.study_dir
+    planned, study_dir = load_study(selection.study_dir), selection.study_dir
     keys = set(selection.keys(planned))
     cluster = read_cluster(study_dir)
     place = executor(cluster, study_dir)

@@ -10,7 +10,6 @@ from pathlib import Path
 from nepa_scale.config import TASKS
 from nepa_scale.errors import UserError, nearest
 from nepa_scale.files import typed_path
-from sweeps import plan
 from sweeps.plan import Plan
 
 
@@ -49,16 +48,6 @@ def command(words: Sequence[str], usage: str, help_text: str, act: Callable[[Sel
         print(help_text)
         return 0
     return act(read_selection(words, usage))
-
-
-def load(study_dir: Path) -> Plan:
-    """The plan of a study. Raises ``UserError`` where there is none."""
-    planned = plan.load(study_dir)
-    if planned is None:
-        raise UserError(
-            f"{study_dir}: no study here ({plan.PLAN_NAME} is missing); `python sweeps/launch.py` makes one"
-        )
-    return planned
 
 
 def read_selection(words: Sequence[str], usage: str) -> Selection:

@@ -56,8 +56,12 @@ def main(words: Sequence[str]) -> int:
     if {"--help", "-h"} & set(words):
         print(HELP)
         return 0
-    request = _read(words)
-    planned = _plan(request.study_dir)
+    _show(_read(words))
+    return 0
+
+
+def _show(request: Request) -> None:
+    planned = plan.load_study(request.study_dir)
     if request.as_json:
         tasks = look(planned, request.study_dir)
         print(json.dumps([dataclasses.asdict(task) for task in tasks], indent=2))
@@ -68,7 +72,6 @@ def main(words: Sequence[str]) -> int:
         console.print(view(planned, request.study_dir)[0])
         if request.estimates:
             console.print("", accuracy_table(outcomes(planned, request.study_dir)), sep="\n")
-    return 0
 
 
 def view(planned: plan.Plan, study_dir: Path) -> tuple[RenderableType, bool]:
@@ -77,10 +80,11 @@ def view(planned: plan.Plan, study_dir: Path) -> tuple[RenderableType, bool]:
     parts: list[RenderableType] = [display.status_table(planned, tasks)]
     running = [task for task in tasks if task.state == "running"]
     if running:
-        parts += ["", display.running_table(running)]
+        parts += ["", display.running_table(planned, running)]
     counts = Counter(display.named_state(task) for task in tasks)
     parts += ["", ", ".join(f"{number} {state}" for state, number in counts.most_common())]
-    parts += [Text(_complaint(task)) for task in tasks if task.reason]
+    titles = planned.titles
+    parts += [Text(_complaint(titles[task.key], task)) for task in tasks if task.reason]
     return Group(*parts), any(task.state in UNFINISHED for task in tasks)
 
 
@@ -110,18 +114,9 @@ def _watch(planned: plan.Plan, study_dir: Path) -> None:
         return
 
 
-def _complaint(task: Standing) -> str:
+def _complaint(title: str, task: Standing) -> str:
     state = f"{task.state}: " if task.state == LOST else ""
-    return f"{task.label} {task.task} ({task.run_id}): {state}{task.reason}"
-
-
-def _plan(study_dir: Path) -> plan.Plan:
-    planned = plan.load(study_dir)
-    if planned is None:
-        raise UserError(
-            f"{study_dir}: no study here ({plan.PLAN_NAME} is missing); `python sweeps/launch.py` makes one"
-        )
-    return planned
+    return f"{title} ({task.run_id}): {state}{task.reason}"
 
 
 def _read(words: Sequence[str]) -> Request:

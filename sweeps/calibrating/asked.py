@@ -24,6 +24,7 @@ def known_times(
     known = measurements.load(folder, measurements.device_of(request.cluster))
     missing = unmeasured(points, placed, known) if request.calibrate else []
     if missing:
+        folder = measurements.check_folder(folder)
         check_shards(points.values())
         make_embedded_data(points.values())
         runs = [(shape, short_run(shape, speed.seconds_of_work(shape.work))) for shape in missing]

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import socket
+import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -16,6 +17,7 @@ from typing import Any
 
 from nepa_scale.config import RunConfig, TaskConfig
 from nepa_scale.costs import TaskCost
+from nepa_scale.errors import UserError
 from nepa_scale.files import read_json, write_json
 from nepa_scale.milestones import asks_for_knn
 from nepa_scale.placing.placed import Placement
@@ -123,8 +125,10 @@ class Measurements:
         write_json(_file(folder, self.device), content)
 
 
-def load(folder: Path, device: dict[str, Any]) -> Measurements:
+def load(folder: Path | None, device: dict[str, Any]) -> Measurements:
     """What ``folder`` says of ``device``; nothing where there is no file, or none that can be read."""
+    if folder is None:
+        return Measurements(device)
     try:
         content = read_json(_file(folder, device))
         usual = {"devices": _devices_of(device)}  # earlier versions did not write it
@@ -141,10 +145,30 @@ def _devices_of(device: dict[str, Any]) -> int:
     return int(device.get("processes") or device.get("nodes", 1) * device.get("tasks_per_node", 1))
 
 
-def cache_folder() -> Path:
-    """Where measurements are kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "nepa_scale" / "calibration"
+def cache_folder() -> Path | None:
+    """Where measurements are kept; None where this user has no home. A relative XDG_CACHE_HOME counts as none."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():
+        try:
+            base = Path.home() / ".cache"
+        except RuntimeError:
+            return None
+    return base / "nepa_scale" / "calibration"
+
+
+def check_folder(folder: Path | None) -> Path:
+    """``folder``, made where it is missing. Raises ``UserError`` where measurements cannot be kept there."""
+    remedy = "set XDG_CACHE_HOME to a folder that you may write to"
+    if folder is None:
+        raise UserError(f"calibrate=true: this user has no home folder to keep measurements in; {remedy}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise UserError(
+            f"calibrate=true: measurements cannot be kept in {folder} ({error.strerror}); {remedy}"
+        ) from error
 
 
 def device_of(cluster: Cluster) -> dict[str, Any]:

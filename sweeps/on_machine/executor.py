@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nepa_scale.runs import holder, is_in_use, is_in_use_by_another
 from sweeps import jobs, plan
-from sweeps.on_machine import runner
+from sweeps.on_machine import runner, shares
 from sweeps.schedule import Job
 
 GONE = "its process is gone without a word; the same launch continues it"
@@ -26,7 +26,8 @@ class LocalExecutor:
         self._asked_at = 0.0
 
     def check(self) -> None:
-        """This machine is always there."""
+        """This machine is always there; raises ``UserError`` where queues cannot agree on it."""
+        shares.check_folder()
 
     def gone(self, keys: Collection[str]) -> dict[str, str]:
         """Tasks whose process, or this machine, died without a word; none while a launcher puts tasks in line."""

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from nepa_scale.errors import UserError
 from nepa_scale.files import read_json, write_json
 from nepa_scale.processes.living import lives, start_time
 
@@ -54,10 +55,10 @@ class SharesBook:
     """The shares of this machine's devices that are taken; ``folder`` is where the book lies."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder or Path(tempfile.gettempdir()) / f"nepa_scale-{getpass.getuser()}"
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._path = self._folder / "book.json"
-        self._lock = FileLock(self._folder / "book.lock")
+        self.folder = folder or Path(tempfile.gettempdir()) / f"nepa_scale-{_user()}"
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = self.folder / "book.json"
+        self._lock = FileLock(self.folder / "book.lock")
 
     def claim(self, devices: Sequence[str], fraction: Fraction, count: int = 1) -> Share | None:
         """Take ``fraction`` of ``count`` of the ``devices`` for this process; None where so much is not free, or others
@@ -124,6 +125,28 @@ def _free(held: Sequence[Share], devices: Sequence[str], fraction: Fraction) -> 
         for device in set(share.devices) & set(taken):
             taken[device] += Fraction(share.fraction)
     return sorted((device for device in devices if taken[device] + fraction <= 1), key=lambda name: taken[name])
+
+
+def check_folder() -> None:
+    """Raises ``UserError`` where the book cannot be kept."""
+    try:
+        book = SharesBook()
+        with tempfile.TemporaryFile(dir=book.folder):
+            return
+    except OSError as error:
+        where = error.filename or "there is no folder for temporary files"
+        raise UserError(
+            f"{where}: queues cannot keep their book of shares ({error.strerror}); set TMPDIR to a folder that you may"
+            " write to"
+        ) from error
+
+
+def _user() -> str:
+    """The user's name, or number where a container has no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _me() -> tuple[int, float]:

@@ -25,6 +25,7 @@ def expand(launch: Launch) -> dict[str, Point]:
     if grids.count(launch.grid) > MOST_POINTS:
         raise ConfigError(problems)
     points: dict[str, Point] = {}
+    varying = [*launch.grid.zip, *launch.grid.axes]
     configurations = Configurations(("pretrain", *launch.study.tasks))
     for name, values in grids.combinations(launch.grid):
         for pairs in _variants(launch.study, _point_pairs(launch, values)):
@@ -36,7 +37,8 @@ def expand(launch: Launch) -> dict[str, Point]:
             own = _own_values(config, values)
             tasks = tuple(task for task in config.tasks if task in ("pretrain", *launch.study.tasks))
             if tasks:  # without fine-tuning there is nothing that a control from scratch could do
-                points.setdefault(config.run_id, Point(config, _label(config, name, own), own, tasks))
+                label = _label(config, name, {key: value for key, value in own.items() if key in varying})
+                points.setdefault(config.run_id, Point(config, label, own, tasks))
     if not (points or problems):
         tasks_named = ",".join(launch.study.tasks)
         problems.append(f"study.tasks=[{tasks_named}]: runs that start from other weights do no pre-training")
@@ -83,16 +85,22 @@ def _own_values(config: RunConfig, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _label(config: RunConfig, name: str, values: dict[str, Any]) -> str:
-    """A point's own name, or one made of what varies; the seed is no part of it, so that seeds can be averaged."""
-    if name:
-        return name
-    parts = [
-        str(value) if key == "model.size" else f"{key.split('.')[-1]}={_short(value)}"
-        for key, value in values.items()
-        if key != "seed"
-    ]
-    return " ".join(dict.fromkeys(parts)) or config.model.size  # tasks may share a setting's name and value
+    """A point's own name and what varies beside it; the seed is no part of it, so that seeds can be averaged."""
+    settings: dict[str, set[str]] = {}
+    for key, value in values.items():
+        settings.setdefault(key.split(".")[-1], set()).add(_short(value))
+    parts = [name] if name else []
+    for key, value in values.items():
+        short = key.split(".")[-1]
+        shown = short if len(settings[short]) == 1 else key  # tasks may share a setting's name, and its value
+        if key != "seed":
+            parts.append(_short(value) if key == "model.size" else f"{shown}={_short(value)}")
+    return " ".join(dict.fromkeys(parts)) or config.model.size
 
 
 def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """A value as short as it can be told from every other."""
+    if not isinstance(value, float):
+        return str(value)
+    text = f"{value:g}"
+    return text if float(text) == value else repr(value)

@@ -312,3 +312,29 @@ def test_damaged_plan_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(UserError, match=r"plan\.json"):
         plan.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "labels"),
+    [
+        (
+            ("grid=ablation_objective", "grid.axes.pretrain.base_lr=[0.1,0.2]", "study=tiny_ablation"),
+            ["no shift base_lr=0.1", "no shift base_lr=0.2", "no causal mask base_lr=0.1"],
+        ),
+        (
+            ("grid.axes.pretrain.base_lr=[0.1,0.2]", "grid.axes.classify.base_lr=[0.1]", "study.sizes=[femto]"),
+            ["femto base_lr=0.1", "femto pretrain.base_lr=0.2 classify.base_lr=0.1"],
+        ),
+        (
+            ("grid.axes.pretrain.base_lr=[0.12345671,0.12345672]", "study.sizes=[femto]"),
+            ["femto base_lr=0.12345671", "femto base_lr=0.12345672"],
+        ),
+    ],
+    ids=["named points times an axis", "one name in two tasks", "values close to each other"],
+)
+def test_labels_name_all_that_differs(words: tuple[str, ...], labels: list[str]) -> None:
+    """Two runs that differ in anything but their seed have two labels."""
+    launch = read_launch((*words, "study.scratch_control=false", "study.tasks=[pretrain,classify]", "seeds=2"))
+    points = [point for point in expand(launch).values() if point.config.seed == 0]
+    assert [point.label for point in points][: len(labels)] == labels
+    assert len({point.label for point in points}) == len(points)

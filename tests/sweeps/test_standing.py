@@ -206,7 +206,7 @@ def test_json_has_every_task(tmp_path: Path, run: Run) -> None:
     ]
     assert set(tasks[0]) == {field.name for field in dataclasses.fields(Standing)}
     assert tasks[2]["reason"] == "no <b>space</b>"
-    assert "femto 1 pretrain (femto-1): no <b>space</b>" in run("status.py", "out").stdout
+    assert "femto 1 seed 1 pretrain (femto-1): no <b>space</b>" in run("status.py", "out").stdout
 
 
 @pytest.mark.parametrize(
@@ -265,3 +265,22 @@ def test_old_status_files_are_read(tmp_path: Path) -> None:
     planned = make_study(tmp_path)
     write_json(tmp_path / "runs" / "femto-0" / "pretrain" / "status.json", {"state": "finished", "speed": 3})
     assert standings(planned, tmp_path)[0].state == "finished"
+
+
+def test_no_two_runs_read_alike(tmp_path: Path) -> None:
+    """Seeds are named; runs that no recorded setting tells apart, as of launches with other words, by their run_id."""
+    twins = (
+        ("femto-a", "femto", {}),
+        ("femto-b", "femto", {}),
+        ("femto-0", "femto", {"seed": 0}),
+        ("pico-c", "pico", {}),
+    )
+    runs = tuple(PlannedRun(run_id, label, "pretrain", values, {"pretrain": COST}) for run_id, label, values in twins)
+    planned = Plan("demo", "model_size", (), runs)
+    names = ["femto (femto-a)", "femto (femto-b)", "femto seed 0", "pico"]
+    assert list(planned.names.values()) == names
+    tasks = standings(planned, tmp_path)
+    running = display.running_table(planned, tasks)
+    for shown in (display.status_table(planned, tasks), display.results_table(planned, tmp_path)):
+        assert list(shown.columns[0].cells) == names
+    assert list(running.columns[0].cells) == [f"{name} pretrain" for name in names]
