@@ -13,12 +13,11 @@ from analysis.figures import captions, drawing
 from analysis.figures.drawing import INK, QUIET
 from analysis.figures.palette import Palette, palette, readable
 from analysis.figures.plots import MARGIN, Plot
-from analysis.ranges import LARGEST
+from analysis.ranges import LARGEST, SMALLEST
 from analysis.records import FINISHED, Study
 from analysis.series import COST_KEYS, PRETRAINED, SIZE_KEYS, Target, finished
 
 FEWEST_VALUES = 3
-SMALLEST = 1e-30  # of a value that has a place on a log axis
 
 
 def settings(study: Study) -> list[str]:
