@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from nepa_scale.terminal import make_console, text_column
 
 logger = logging.getLogger("nepa_scale")
 
@@ -25,17 +26,17 @@ class StepDisplay:
     """Shows the step, its loss and the speed."""
 
     def __init__(self, title: str, start: int, total: int, *, shown: bool) -> None:
-        console = Console(stderr=True)
+        console = make_console(stderr=True)
         self._title, self._total, self._shown = title, total, shown
         self._bar: Progress | None = None
         if shown and console.is_terminal:
             columns = (
-                TextColumn("{task.description}"),
+                text_column(),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
             )
-            self._bar = Progress(*columns, TextColumn("{task.fields[text]}"), console=console)
+            self._bar = Progress(*columns, text_column("{task.fields[text]}"), console=console)
             self._id = self._bar.add_task(title, total=total, completed=start, text="")
             self._bar.start()
 

@@ -57,11 +57,11 @@ class Table:
         if len(wrong):
             cell, fault = cells.iloc[wrong[0]], _fault(cells.iloc[wrong[0]], values.iloc[wrong[0]])
             raise UserError(f"{self.path}: {cells.index[wrong[0]]}, column '{name}': '{cell}' {fault}")
-        result: Array = values.to_numpy(float)
+        result: Array = np.asarray(values, dtype=float)
         return result
 
     def positive(self, name: str) -> Array:
-        """The column ``name`` [n] as ``numbers`` gives it. Raises ``UserError`` also for a number that is not above 0."""
+        """The column ``name`` [n] as numbers above 0. Raises ``UserError`` as ``numbers`` does, and for others."""
         values = self.numbers(name)
         wrong = np.flatnonzero(values <= 0)
         if len(wrong):

@@ -75,6 +75,17 @@ def test_table_for_people(table: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "new: no forecast: 3 distinct x" in shown
 
 
+def test_names_of_curves_are_text(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Curves named alike but for what stands in brackets are told apart, and no name is a mistake of markup."""
+    names = {"small": "ViT-B [v1]", "large": "ViT-B [v2]", "new": "[/x] :smile:"}
+    rows = pd.read_csv(table)
+    rows.assign(model=rows["model"].map(names)).rename(columns={"model": "[b]model"}).to_csv(table, index=False)
+    assert main([str(table), *COLUMNS, "--at", "2e9", "--group", "[b]model"]) == 0
+    shown = capsys.readouterr().out
+    assert all(shown.count(name) == 2 for name in ("ViT-B [v1]", "ViT-B [v2]"))
+    assert "[b]model" in shown and "[/x] :smile:: no forecast" in shown
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
