@@ -13,7 +13,7 @@ from analysis import text
 from analysis.figures import drawing
 from analysis.figures.plots import Plot
 from analysis.records import FINISHED, Study
-from analysis.series import PRETRAINED, SCRATCH, label_order
+from analysis.series import OTHER, PRETRAINED, SCRATCH, label_order, of_start
 from nepa_scale.layers import EMBEDDING, OUTPUT, block_of
 
 MAX_PANELS = 6
@@ -75,12 +75,15 @@ def _head(column: str) -> str:
 
 
 def _panels(study: Study, scores: pd.DataFrame) -> list[tuple[str, str]]:
-    """The (label, init) that are drawn: pretrained ones first, of too many the last labels."""
-    present = set(scores[["label", "init"]].itertuples(index=False, name=None))
-    order = [(label, init) for init in (PRETRAINED, SCRATCH) for label in label_order(study)]
-    known = [one for one in order if one in present]
-    pretrained = [one for one in known if one[1] == PRETRAINED]
-    return known if len(known) <= MAX_PANELS else (pretrained or known)[-MAX_PANELS:]
+    """The (label, init) that are drawn: scratch controls last, of too many the last labels."""
+    present = scores[["label", "init"]].drop_duplicates()
+    rank = {label: i for i, label in enumerate(label_order(study))}
+    known: list[tuple[str, str]] = []
+    for start in (PRETRAINED, OTHER, SCRATCH):
+        of_this = of_start(present, start).itertuples(index=False, name=None)
+        known += sorted(of_this, key=lambda panel: (rank[panel[0]], panel[1]))
+    tuned = [one for one in known if one[1] != SCRATCH]
+    return known if len(known) <= MAX_PANELS else (tuned or known)[-MAX_PANELS:]
 
 
 def _of(scores: pd.DataFrame, label: str, init: str) -> pd.DataFrame:
@@ -120,7 +123,8 @@ def _short(layer: str) -> str:
 
 def _name(panel: tuple[str, str]) -> str:
     label, init = panel
-    return drawing.short(label) + (", from scratch" if init == SCRATCH else "")
+    start = {PRETRAINED: "", SCRATCH: ", from scratch"}.get(init, ", from other weights")
+    return drawing.short(label) + start
 
 
 def _alt(panels: Sequence[tuple[str, str]], drawn: Sequence[pd.DataFrame]) -> str:
