@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import ranges
-from analysis.columns import AMOUNTS, COUNTS, TEXT, left_out, typed
+from analysis.columns import AMOUNTS, COUNTS, TEXT, left_out, typed, with_errors
 from analysis.study_files import (
     RESULT_FIELDS,
     PlannedRun,
@@ -40,7 +40,7 @@ class Study:
     axes: tuple[str, ...]
     """Dotted configuration keys that the plan varies."""
     table: pd.DataFrame
-    """One row per run and task; measurements are named as in result.json: ``metrics.top1``.
+    """One row per run and task; measurements are named as in result.json: ``metrics.top1``, with ``errors.top1``.
 
     ``pretrained_by`` is the run whose pre-training a row rests on: its own or another's, missing without any.
     """
@@ -82,7 +82,7 @@ def read_study(path: Path) -> Study:
                 results[run.run_id, outcome.task] = outcome.result
     raw = pd.DataFrame(rows)
     sound = typed(raw)
-    table = _join_pretraining(_with_starts(_with_sizes(sound)))
+    table = with_errors(_join_pretraining(_with_starts(_with_sizes(sound))))
     notes += [note if n == 1 else f"{n} files: {note}" for note, n in said.items()]
     return Study(
         path,

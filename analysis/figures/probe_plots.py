@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from nepa_scale.layers import EMBEDDING, OUTPUT, block_of
 
 MAX_PANELS = 6
 PANEL_HEIGHT = 2.3
+_LAYER = re.compile(rf"{EMBEDDING}|{OUTPUT}|block\d+")
 HEADS: Mapping[str, tuple[str, str, str, Any]] = {  # name, marker, colour, line: Okabe and Ito's colours
     "linear_last": ("linear, last token", "o", "#0072b2", "-"),
     "linear_mean": ("linear, mean", "s", "#d55e00", "-"),
@@ -30,12 +32,12 @@ HEADS: Mapping[str, tuple[str, str, str, Any]] = {  # name, marker, colour, line
 def layer_scores(study: Study) -> pd.DataFrame:
     """Top-1 by label, init, head and layer, mean over finished runs: columns label, init, head, layer, value."""
     rows = study.table[(study.table["task"] == "probe") & (study.table["state"] == FINISHED)]
-    columns = [name for name in rows if _head(str(name)) in HEADS and "/" in str(name)]
+    columns = [name for name in map(str, rows) if _head(name) in HEADS and _LAYER.fullmatch(_layer(name))]
     if rows.empty or not columns:
         return pd.DataFrame(columns=["label", "init", "head", "layer", "value"])
     long = rows.melt(["label", "init"], columns, var_name="name").dropna(subset=["value"])
     long["head"] = long["name"].map(_head)
-    long["layer"] = long["name"].str.partition("/")[2]
+    long["layer"] = long["name"].map(_layer)
     means = long.groupby(["label", "init", "head", "layer"])["value"].mean()
     return means.reset_index()
 
@@ -72,6 +74,10 @@ def layers_plot(study: Study) -> Plot | None:
 
 def _head(column: str) -> str:
     return column.removeprefix("metrics.").partition("/")[0]
+
+
+def _layer(column: str) -> str:
+    return column.partition("/")[2]
 
 
 def _panels(study: Study, scores: pd.DataFrame) -> list[tuple[str, str]]:
