@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from analysis import text
 from analysis.best_rate import one_rate
@@ -25,6 +23,7 @@ from analysis.two_axes import divided_compute
 from analysis.watch import watch
 from nepa_scale.errors import UserError
 from nepa_scale.files import write_atomically
+from nepa_scale.terminal import make_console
 
 _ENDED = (FINISHED, "failed", UNREADABLE)
 
@@ -117,7 +116,7 @@ def _rebuild(request: Request) -> bool:
 
 
 def _show(study: Study, findings: Sequence[Finding]) -> None:
-    console = Console(highlight=False)
+    console = make_console()
     for target in (CLASSIFICATION, SEGMENTATION):
         compared = comparison(study, target)
         if compared.rows.empty:
@@ -125,7 +124,7 @@ def _show(study: Study, findings: Sequence[Finding]) -> None:
         rows = compared.rows.dropna(axis="columns", how="all")
         table = Table(compared.noun, *rows, title=f"{target.name} ({target.formula})")
         for label, row in rows.iterrows():
-            table.add_row(Text(str(label)), *(text.percent(1 - float(score)) for score in row))
+            table.add_row(str(label), *(text.percent(1 - float(score)) for score in row))
         console.print(table)
     for finding in findings:
-        console.print(Text(f"{finding.question} {finding.verdict}. {finding.answer}"))
+        console.print(f"{finding.question} {finding.verdict}. {finding.answer}")

@@ -12,7 +12,7 @@ from analysis.fit import display, words
 from analysis.fit.answers import chain_as_json
 from analysis.fit.chain import Chain, ChainHeldOut, Laws, Runs, fit_chain, hold_out_chain
 from analysis.fit.small_sample import NoFit
-from analysis.fit.table import choose, numbers, read_table
+from analysis.fit.table import read_table
 from analysis.laws.law import Array
 from analysis.laws.registry import LAWS, find_law
 from nepa_scale import command
@@ -31,8 +31,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> words.Parser:
+    parser = words.Parser(
         prog="python -m analysis.chain",
         description="Predict an error or a score in two steps, first the loss from x, then y from the loss, with one "
         "interval that carries the doubt of both, and compare with a law that goes from x to y at once.",
@@ -49,17 +49,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _answer(given: argparse.Namespace) -> tuple[Chain, ChainHeldOut | None, Array | None]:
     """The chain, its test on held-out rows, and where to predict. Raises ``UserError``."""
-    laws, options = _laws(given), words.options(given)
+    laws = _laws(given)
     columns, at = words.names(laws.first, given, "--first"), words.place(laws.first, given.at)
-    table = read_table(given.table)
+    table = read_table(given.table).where(given.where)
+    options = words.options(given, table)
     runs = Runs(
-        np.stack([numbers(table, name, given.table) for name in columns]),
-        numbers(table, given.through, given.table),
-        numbers(table, given.y, given.table),
+        np.stack([table.numbers(name) for name in columns]),
+        table.positive(given.through),
+        table.positive(given.y),
         words.weights(table, given),
         words.clusters(table, given),
     )
-    chosen = None if given.holdout is None else choose(table, given.holdout, given.table)
+    chosen = None if given.holdout is None else table.meeting(given.holdout, "--holdout")
     chain = fit_chain(laws, runs, options)
     if isinstance(chain, NoFit):
         raise UserError(f"{given.table}: no chain: {chain.reason}")

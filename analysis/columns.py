@@ -39,6 +39,8 @@ COUNTS = (
     "device_count",
     "peak_memory_bytes",
 )
+HEADLINES = ("skill", "linear_last", "linear_mean", "attentive", "top1", "miou")
+"""The metrics of each task that say how good a run is: 1 is perfect, so what is missing is an error."""
 AMOUNTS = ("flops_train", "pretrain_flops", "pretrain_tokens", "wall_seconds", "planned_flops", "planned_seconds")
 
 
@@ -58,6 +60,12 @@ def typed(table: pd.DataFrame) -> pd.DataFrame:
         else:
             columns[name] = column.map(str, na_action="ignore").astype("str")
     return pd.DataFrame(columns)
+
+
+def with_errors(table: pd.DataFrame) -> pd.DataFrame:
+    """``table`` with a column ``errors.X`` = 1 - ``metrics.X`` of each headline metric: laws are fitted to errors."""
+    known = [name for name in HEADLINES if f"metrics.{name}" in table]
+    return table.assign(**{f"errors.{name}": 1 - table[f"metrics.{name}"] for name in known})
 
 
 def left_out(raw: pd.DataFrame, kept: pd.DataFrame) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The logged curves that figures show: a few metrics of the pretrained runs, averaged to what a line can show."""
+"""The logged curves that figures show: a few metrics of pretrained runs, averaged to what a line can show."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from analysis import text
 from analysis.laws.law import Array
 from analysis.metrics_file import Line, averaged, read_metrics
 from analysis.records import Study
-from analysis.series import PRETRAINED
+from analysis.series import leading
 
 MAX_POINTS = 300
 MAX_THREADS = 8
@@ -45,8 +46,8 @@ class Curves:
 
 
 def curves(study: Study, wanted: Mapping[str, Sequence[str]]) -> Curves:
-    """Read the ``wanted`` metrics of each task from the metrics.jsonl files of the pretrained runs, file by file."""
-    rows = study.table[(study.table["init"] == PRETRAINED) & study.table["task"].isin(list(wanted))]
+    """Read the ``wanted`` metrics of each task from the metrics.jsonl files of the runs, file by file."""
+    rows = pd.concat([leading(study.table[study.table["task"] == task]) for task in wanted]).sort_index()
     runs = list(rows[["run_id", "task", "label"]].itertuples(index=False, name=None))
 
     def read(run: tuple[str, str, str]) -> tuple[dict[str, Curve], int]:

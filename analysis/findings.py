@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 
 from analysis import text
+from analysis.controls import settings
 from analysis.fit.small_sample import Interval, NoFit, PowerLawFit, fit_offset_power_law, mean_ratio
 from analysis.records import Study
 from analysis.series import (
     CLASSIFICATION,
+    OTHER,
     PRETRAINED,
     SCRATCH,
     SEGMENTATION,
@@ -20,13 +22,19 @@ from analysis.series import (
     Series,
     Target,
     finished,
+    known_on,
     label_order,
     noun,
+    of_start,
     scaled_axes,
     series,
+    starts,
 )
 
 MAX_NAMED = 12  # labels that one sentence may name
+NAMES = {PRETRAINED: "pretrained", OTHER: "other weights"}
+"""Columns of a comparison, by where its runs start."""
+RUNS = {PRETRAINED: "pretrained runs", OTHER: "runs from other weights"}
 
 
 @dataclass(frozen=True)
@@ -42,13 +50,21 @@ class Finding:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean score of each label, pretrained and from scratch, beside the trivial answer (fractions 0..1)."""
+    """Mean score of each label and of its controls from scratch, beside the trivial answer (fractions 0..1)."""
 
     target: Target
     rows: pd.DataFrame
-    """One row per label, in order; columns pretrained, scratch, trivial; NaN without a finished run."""
+    """One row per label, in order; columns pretrained, other weights, scratch, trivial; NaN without a finished run."""
     noun: str
     """What a label names: size or setting."""
+    controls: pd.Series[str]
+    """By label: labels that share their controls have the same."""
+
+    @property
+    def leading(self) -> pd.Series[float]:
+        """The scores of the pretrained runs, or where none has finished of those from other weights."""
+        known = [name for name in NAMES.values() if self.rows[name].notna().any()]
+        return self.rows[known[0] if known else NAMES[PRETRAINED]]
 
 
 def find(study: Study) -> list[Finding]:
@@ -56,12 +72,15 @@ def find(study: Study) -> list[Finding]:
     found: list[Finding] = []
     axes = scaled_axes(study)
     for target in (CLASSIFICATION, SEGMENTATION):
-        if (study.table["task"] == target.task).any():
-            compared = comparison(study, target)
-            found += [law(series(study, target, axis)) for axis in axes]
+        rows = study.table[study.table["task"] == target.task]
+        if rows.empty:
+            continue
+        compared = comparison(study, target)
+        for start in starts(rows):
+            found += [law(series(study, target, axis, start)) for axis in axes if known_on(axis, start)]
             if (study.table["init"] == SCRATCH).any():
-                found.append(gain_over_scratch(compared))
-            found.append(beats_trivial(compared))
+                found.append(gain_over_scratch(compared, start))
+            found.append(beats_trivial(compared, start))
     if axes and (study.table["task"] == SHORTFALL.task).any():
         found.append(law(series(study, SHORTFALL, axes[0])))
     return found
@@ -70,7 +89,8 @@ def find(study: Study) -> list[Finding]:
 def law(points: Series) -> Finding:
     """Say whether the error falls along the axis, by which law, and how sure that is."""
     target, axis, fit = points.target, points.axis, points.fit
-    question = f"Does the {target.name} fall with {axis.name}?"
+    of = f" of {RUNS[OTHER]}" if points.init == OTHER else ""
+    question = f"Does the {target.name}{of} fall with {axis.name}?"
     left_out = (
         f"{text.counted(points.left_out, 'unfinished, failed or unreadable run')} left out. " if points.left_out else ""
     )
@@ -90,62 +110,80 @@ def law(points: Series) -> Finding:
     return Finding(question, verdict, answer, detail.strip())
 
 
-def gain_over_scratch(compared: Comparison) -> Finding:
-    """Compare pretrained runs with the control of the same size, paired by size."""
-    target, rows = compared.target, compared.rows
-    question = f"Does pretraining lower the {target.name}, against training from scratch?"
-    pairs = rows.dropna(subset=["pretrained", "scratch"])
+def gain_over_scratch(compared: Comparison, start: str = PRETRAINED) -> Finding:
+    """Compare the runs of a ``start`` with their controls; labels that share these count as one."""
+    target, rows, name = compared.target, compared.rows, NAMES[start]
+    what = "pretraining" if start == PRETRAINED else "starting from other weights"
+    question = f"Does {what} lower the {target.name}, against training from scratch?"
+    pairs = rows.dropna(subset=[name, "scratch"])
     if pairs.empty:
         return Finding(
             question,
             "Cannot say",
-            f"No {compared.noun} has both a finished pretrained run and a finished scratch control.",
+            f"No {compared.noun} has both finished {RUNS[start]} and a finished control from scratch.",
         )
-    difference = pairs["pretrained"] - pairs["scratch"]
+    difference = pairs[name] - pairs["scratch"]
     each = _each(difference)
     better = int((difference > 0).sum())
     measured = f"Better at {better} of {text.counted(len(pairs), compared.noun)} (percentage points: {each})."
-    ratio = mean_ratio(1 - pairs["pretrained"], 1 - pairs["scratch"])
+    paired = pairs.groupby(compared.controls.loc[pairs.index], sort=False).mean()
+    unit = compared.noun if len(paired) == len(pairs) else "control"
+    ratio = mean_ratio(1 - paired[name], 1 - paired["scratch"])
     if isinstance(ratio, NoFit):
         return Finding(question, "Cannot say", f"{measured} No interval: {ratio.reason}.")
     verdict = "Not shown" if 1 in ratio.interval else "Yes" if ratio.mean < 1 else "No"
     answer = (
-        f"On average over {compared.noun}s it multiplies the error by {text.number(ratio.mean)} "
+        f"On average over {unit}s it multiplies the error by {text.number(ratio.mean)} "
         f"({text.LEVEL} interval {text.interval(ratio.interval)}, paired over "
-        f"n = {text.counted(ratio.n, compared.noun)}; 1 is no difference)."
+        f"n = {text.counted(ratio.n, unit)}; 1 is no difference)."
     )
     return Finding(question, verdict, answer, measured)
 
 
-def beats_trivial(compared: Comparison) -> Finding:
+def beats_trivial(compared: Comparison, start: str = PRETRAINED) -> Finding:
     """Say how far every size is above the trivial answer on the same validation data."""
-    target = compared.target
-    question = f"Do the models beat the trivial answer, {target.baseline_name}?"
-    known = compared.rows.dropna(subset=["pretrained", "trivial"])
+    target, name = compared.target, NAMES[start]
+    of = " from other weights" if start == OTHER else ""
+    question = f"Do the models{of} beat the trivial answer, {target.baseline_name}?"
+    known = compared.rows.dropna(subset=[name, "trivial"])
     if known.empty:
-        return Finding(question, "Cannot say", "No finished pretrained run reports the trivial answer's score.")
-    margin = known["pretrained"] - known["trivial"]
+        return Finding(question, "Cannot say", f"None of the finished {RUNS[start]} has the trivial answer's score.")
+    margin = known[name] - known["trivial"]
     each = _each(margin)
     beaten = int((margin > 0).sum())
     verdict = "Yes" if beaten == len(known) else "No" if beaten == 0 else "Partly"
     answer = (
-        f"The trivial answer scores {target.score} {_range(known['trivial'])}. Pretrained {compared.noun}s above "
+        f"The trivial answer scores {target.score} {_range(known['trivial'])}. {_whose(compared.noun, start)} above "
         f"it: {beaten} of {len(known)} (percentage points: {each})."
     )
     return Finding(question, verdict, answer)
 
 
 def comparison(study: Study, target: Target) -> Comparison:
-    """Average the finished runs of each size and start, beside the trivial answer."""
+    """Average the finished runs of each label and start, and the controls with the same settings, beside the trivial
+    answer. A control that others are compared with has no row of its own."""
     rows = finished(study.table[study.table["task"] == target.task], target)
-    score = rows.groupby(["label", "init"])[f"metrics.{target.metric}"].mean().unstack("init")
+    column, same = f"metrics.{target.metric}", settings(study, rows)
+    scratch = of_start(rows, SCRATCH)
+    tuned = rows[rows["init"].notna() & ~rows.index.isin(scratch.index)]
+    own = {label: set(same.loc[members.index]) for label, members in tuned.groupby("label")}
+    taken = {one for used in own.values() for one in used}
+    for label, members in scratch.groupby("label"):
+        if not set(same.loc[members.index]) <= taken:
+            own.setdefault(label, set(same.loc[members.index]))
+    order = [label for label in label_order(study) if label in own]
+    means = {name: of_start(rows, start).groupby("label")[column].mean() for start, name in NAMES.items()}
+    controls = {label: scratch.loc[same.loc[scratch.index].isin(own[label]), column].mean() for label in order}
     baseline = f"metrics.{target.baseline}"
     trivial = rows.groupby("label")[baseline].mean() if baseline in rows else pd.Series(dtype="float64")
-    order = [label for label in label_order(study) if label in score.index]
-    columns = {"pretrained": score.get(PRETRAINED), "scratch": score.get(SCRATCH), "trivial": trivial}
-    return Comparison(
-        target, pd.DataFrame(columns, index=pd.Index(order, dtype="object"), dtype="float64"), noun(study)
-    )
+    columns = {**means, "scratch": pd.Series(controls, dtype="float64"), "trivial": trivial}
+    index = pd.Index(order, dtype="object")
+    shared = pd.Series(["\n".join(sorted(own[label])) for label in order], index=index, dtype="object")
+    return Comparison(target, pd.DataFrame(columns, index=index, dtype="float64"), noun(study), shared)
+
+
+def _whose(noun: str, start: str) -> str:
+    return f"Pretrained {noun}s" if start == PRETRAINED else f"Other weights: {noun}s"
 
 
 def _sensitivity(fit: PowerLawFit) -> str:

@@ -33,7 +33,7 @@ def write_predictions(study_dir: Path, content: Mapping[str, Any]) -> None:
     """Write the file whole; one that is there stays as it is."""
     study_dir.mkdir(parents=True, exist_ok=True)
     temporary = study_dir / f".{NAME}.{os.getpid()}.tmp"
-    temporary.write_text(to_json({"schema": SCHEMA, **content}))
+    temporary.write_text(to_json({"schema": SCHEMA, **content}), encoding="utf-8")
     try:
         os.link(temporary, study_dir / NAME)  # which fails, unlike a rename, where there is one
     except FileExistsError:

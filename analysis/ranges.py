@@ -8,6 +8,7 @@ from analysis.study_files import number
 
 INT64 = 2**63
 LARGEST = 1e30  # of a measure or an amount; the largest training run so far took less than 1e27 FLOPs
+SMALLEST = 1e-30  # of one that is not 0, so that products and powers of a few stay numbers
 FRACTIONS = frozenset(
     (
         *("top1", "top5", "top1_majority", "miou", "miou_multi_scale", "miou_majority", "mean_accuracy"),

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import ranges
-from analysis.columns import AMOUNTS, COUNTS, TEXT, left_out, typed
+from analysis.columns import AMOUNTS, COUNTS, TEXT, left_out, typed, with_errors
 from analysis.study_files import (
     RESULT_FIELDS,
     PlannedRun,
@@ -40,7 +40,7 @@ class Study:
     axes: tuple[str, ...]
     """Dotted configuration keys that the plan varies."""
     table: pd.DataFrame
-    """One row per run and task; measurements are named as in result.json: ``metrics.top1``.
+    """One row per run and task; measurements are named as in result.json: ``metrics.top1``, with ``errors.top1``.
 
     ``pretrained_by`` is the run whose pre-training a row rests on: its own or another's, missing without any.
     """
@@ -82,7 +82,7 @@ def read_study(path: Path) -> Study:
                 results[run.run_id, outcome.task] = outcome.result
     raw = pd.DataFrame(rows)
     sound = typed(raw)
-    table = _join_pretraining(_with_sizes(sound))
+    table = with_errors(_join_pretraining(_with_starts(_with_sizes(sound))))
     notes += [note if n == 1 else f"{n} files: {note}" for note, n in said.items()]
     return Study(
         path,
@@ -187,6 +187,13 @@ def _with_sizes(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(size=pd.Series(size, index=table.index, dtype="str"))
 
 
+def _with_starts(table: pd.DataFrame) -> pd.DataFrame:
+    """Name the weights that runs start from in their label where it does not tell these runs apart."""
+    others = table["init"].where(~table["init"].isin(["pretrain", "scratch"]))
+    several = others.groupby(table["label"]).transform("nunique") > 1
+    return table.assign(label=table["label"].where(~(several & others.notna()), table["label"] + " from " + others))
+
+
 def _join_pretraining(table: pd.DataFrame) -> pd.DataFrame:
     """Name the run that pretrained each row's weights, and give the row what that spent once it is finished."""
     pretraining = table[table["task"] == "pretrain"]
@@ -207,6 +214,3 @@ def _notes(table: pd.DataFrame, results: Mapping[tuple[str, str], Any]) -> Itera
             yield f"{row.run_id}/{row.task} says finished but has no result.json; no fit uses it."
         if row.state != FINISHED and has_result:
             yield f"{row.run_id}/{row.task} has a result.json but says {row.state}; no fit uses it."
-    others = table[table["init"].notna() & ~table["init"].isin(["pretrain", "scratch"])]
-    for run_id, init in others[["run_id", "init"]].drop_duplicates().itertuples(index=False):
-        yield f"{run_id} starts from other weights ({init}); it is listed, but no fit or comparison uses it."

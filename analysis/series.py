@@ -1,4 +1,4 @@
-"""Which points a law is fitted to: one error against one axis, for pretrained runs or scratch controls."""
+"""Which points a law is fitted to: one error against one axis, for the runs of one start."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis.controls import settings
 from analysis.fit.small_sample import NoFit, PowerLawFit, fit_power_law
 from analysis.records import FINISHED, SIZE, Study
 from analysis.text import MINUS
 
-PRETRAINED, SCRATCH = "pretrain", "scratch"
+PRETRAINED, OTHER, SCRATCH = "pretrain", "other weights", "scratch"
+"""Where fine-tuning starts: from the study's own pretraining, from other weights (``init=DIR``), from scratch."""
 SIZE_KEYS = {SIZE, "model.embed_dim", "model.depth"}
 COST_KEYS = {"model.patch_size", "pretrain.num_images", "pretrain.fraction", "pretrain.epochs", "pretrain.steps"}
 
@@ -86,10 +88,10 @@ def series(study: Study, target: Target, axis: Axis, init: str = PRETRAINED) -> 
     Where the plan varies more than size and seed, the settings with the lowest mean error stand for each x
     (the lower envelope); all seeds of those settings stay in.
     """
-    rows = study.table[(study.table["task"] == target.task) & (study.table["init"] == init)]
+    rows = of_start(study.table[study.table["task"] == target.task], init)
     usable = finished(rows, target)
     points = pd.DataFrame(
-        {"label": usable["label"], "run_id": usable["run_id"], "x": _position(study, axis, usable, init)}
+        {"label": usable["label"], "run_id": usable["run_id"], "x": _position(study, target, axis, usable, init)}
         | {"error": 1 - usable[f"metrics.{target.metric}"].astype("float64")},
     )
     chosen = _best_settings(points, usable, study.axes).dropna(subset=["x"]).sort_values(["x", "run_id"])
@@ -99,6 +101,23 @@ def series(study: Study, target: Target, axis: Axis, init: str = PRETRAINED) -> 
         return Series(target, axis, init, chosen, left_out, none)
     fit = fit_power_law(chosen["x"].to_numpy(float), chosen["error"].to_numpy(float))
     return Series(target, axis, init, chosen, left_out, fit)
+
+
+def of_start(rows: pd.DataFrame, start: str) -> pd.DataFrame:
+    """The ``rows`` that start as ``start`` says: ``PRETRAINED``, ``OTHER`` or ``SCRATCH``."""
+    if start == OTHER:
+        return rows[rows["init"].notna() & ~rows["init"].isin([PRETRAINED, SCRATCH])]
+    return rows[rows["init"] == start]
+
+
+def starts(rows: pd.DataFrame) -> list[str]:
+    """Where ``rows`` start if not from scratch, the study's own pretraining first; that alone where none does."""
+    return [start for start in (PRETRAINED, OTHER) if len(of_start(rows, start))] or [PRETRAINED]
+
+
+def leading(rows: pd.DataFrame) -> pd.DataFrame:
+    """The ``rows`` that a study is about: the pretrained ones, or where there are none those from other weights."""
+    return of_start(rows, starts(rows)[0])
 
 
 def finished(rows: pd.DataFrame, target: Target) -> pd.DataFrame:
@@ -115,6 +134,11 @@ def scaled_axes(study: Study) -> tuple[Axis, ...]:
     if not keys or keys & SIZE_KEYS:
         return PARAMETERS, COMPUTE
     return (COMPUTE,) if keys & COST_KEYS else ()
+
+
+def known_on(axis: Axis, start: str) -> bool:
+    """Whether runs of ``start`` have a place on ``axis``: what other weights have cost is not recorded."""
+    return axis is PARAMETERS or start != OTHER
 
 
 def noun(study: Study) -> str:
@@ -153,12 +177,14 @@ def size_order(study: Study) -> list[str]:
     return [str(size) for size in params.sort_values(kind="stable", na_position="last").index]
 
 
-def _position(study: Study, axis: Axis, rows: pd.DataFrame, init: str) -> pd.Series[float]:
-    """Place rows on ``axis``; a scratch control, which spends no pretraining FLOPs, at those of its size."""
+def _position(study: Study, target: Target, axis: Axis, rows: pd.DataFrame, init: str) -> pd.Series[float]:
+    """Place rows on ``axis``; a scratch control, which spends no pretraining FLOPs, at those of its partners."""
     if axis is PARAMETERS or init != SCRATCH:
         return rows[axis.column].astype("float64")
-    by_size = study.table[study.table["init"] == PRETRAINED].groupby("label")[axis.column].agg(["median", "nunique"])
-    return rows["label"].map(by_size.loc[by_size["nunique"] == 1, "median"]).astype("float64")
+    every = finished(study.table[study.table["task"] == target.task], target)
+    same = settings(study, every)
+    by_settings = of_start(every, PRETRAINED).groupby(same)[axis.column].agg(["median", "nunique"])
+    return same.loc[rows.index].map(by_settings.loc[by_settings["nunique"] == 1, "median"]).astype("float64")
 
 
 def _best_settings(points: pd.DataFrame, rows: pd.DataFrame, axes: tuple[str, ...]) -> pd.DataFrame:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
+from nepa_scale.terminal import make_console, text_column
+
 logger = logging.getLogger("nepa_scale")
-console = Console(stderr=True)
+console = make_console(stderr=True)
 
 GAP = "  "  # between figures
 BAR_WIDTH = 20
@@ -51,7 +53,7 @@ class StepDisplay:
         if shown and on.is_terminal:
             bar = [BarColumn(BAR_WIDTH)] if on.width >= NARROW else []
             self._bar = Progress(
-                TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+                text_column(Column(no_wrap=True, overflow="ellipsis")),
                 *bar,
                 MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 TimeRemainingColumn(table_column=Column(no_wrap=True)),

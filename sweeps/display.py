@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
 from rich.table import Table
 
+from nepa_scale import terminal
 from nepa_scale.config import TASKS
 from nepa_scale.files import read_json
 from nepa_scale.status import Status, failure_reason
@@ -26,7 +26,7 @@ BASELINES = {"top1": "top1_majority", "miou": "miou_majority"}
 
 def make_console() -> Console:
     """Standard output; without a terminal wide enough for every table, as nobody folds lines in a log."""
-    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=False)
+    return terminal.make_console(PLAIN_WIDTH)
 
 
 def status_table(plan: Plan, tasks: Sequence[Standing]) -> Table:
@@ -132,7 +132,7 @@ class Progressing:
         self._console, self._total, self._ended = console, num_tasks, 0
         self._started: dict[str, float] = {}
         self._bars: dict[str, TaskID] = {}
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (terminal.text_column(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._whole = self._progress.add_task("tasks", total=num_tasks)
         self._progress.start()
@@ -166,7 +166,7 @@ class Progressing:
     def say(self, text: str) -> None:
         """A line that stays."""
         width = len(str(self._total))
-        self._console.print(f"[{self._ended:>{width}}/{self._total}] {text}", markup=False, soft_wrap=True)
+        self._console.print(f"[{self._ended:>{width}}/{self._total}] {text}", soft_wrap=True)
 
 
 def failure_lines(failures: Sequence[tuple[str, str, Path]]) -> list[str]:

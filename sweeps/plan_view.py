@@ -46,7 +46,7 @@ def show(plan: Plan, todo: Sequence[Job], study_dir: Path, cluster: Cluster, con
         console.print()
         console.print(dropped_table(plan))
     for line in (*NOTES, *total_lines(plan, todo, cluster), *basis_lines(plan), f"study directory: {study_dir}"):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
 
 
 def total_lines(plan: Plan, todo: Sequence[Job], cluster: Cluster) -> list[str]:

@@ -17,7 +17,6 @@ if __name__ == "__main__":
 
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.text import Text
 
 from nepa_scale import command
 from nepa_scale.errors import UserError, nearest
@@ -84,7 +83,7 @@ def view(planned: plan.Plan, study_dir: Path) -> tuple[RenderableType, bool]:
     counts = Counter(display.named_state(task) for task in tasks)
     parts += ["", ", ".join(f"{number} {state}" for state, number in counts.most_common())]
     titles = planned.titles
-    parts += [Text(_complaint(titles[task.key], task)) for task in tasks if task.reason]
+    parts += [_complaint(titles[task.key], task) for task in tasks if task.reason]
     return Group(*parts), any(task.state in UNFINISHED for task in tasks)
 
 

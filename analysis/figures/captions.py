@@ -12,9 +12,9 @@ from analysis.curves import Curve
 from analysis.findings import MAX_NAMED
 from analysis.fit.small_sample import NoFit, PowerLawFit
 from analysis.records import Study
-from analysis.series import COMPUTE, PRETRAINED, SCRATCH, Axis, Series, Target
+from analysis.series import COMPUTE, OTHER, PRETRAINED, SCRATCH, Axis, Series, Target
 
-NAMES = {PRETRAINED: "pretrained", SCRATCH: "scratch control"}
+NAMES = {PRETRAINED: "pretrained", OTHER: "other weights", SCRATCH: "scratch control"}
 
 
 def error_caption(drawn: Sequence[Series], target: Target, axis: Axis) -> str:
@@ -25,7 +25,7 @@ def error_caption(drawn: Sequence[Series], target: Target, axis: Axis) -> str:
         parts.append("Lines: fitted power laws, dashed beyond the data, where nothing supports them.")
         parts.append(f"Band: where one further pretrained run would lie ({text.LEVEL}).")
     if axis is COMPUTE and any(one.init == SCRATCH for one in drawn):
-        parts.append("A scratch control spends no pretraining FLOPs and stands at those of its size.")
+        parts.append("A scratch control spends no pretraining FLOPs and stands at those of its partners.")
     return " ".join(parts)
 
 
@@ -34,7 +34,7 @@ def _law(one: Series) -> str:
     runs = text.counted(len(one.points), "run")
     left_out = f", {one.left_out} left out" if one.left_out else ""
     if isinstance(one.fit, NoFit):
-        return f"{who}: no law, {one.fit.reason} ({runs}{left_out})." if one.init == PRETRAINED else ""
+        return f"{who}: no law, {one.fit.reason} ({runs}{left_out})." if one.init != SCRATCH else ""
     fit = one.fit
     n = text.counted(fit.n, one.axis.point)
     return (

@@ -5,6 +5,7 @@ Figures are made without pyplot, so no display, backend or global state is invol
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import textwrap
@@ -17,11 +18,13 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from analysis import text
 
 FIGURE_SIZE = (4.9, 3.8)  # inches; two side by side on a desktop, still readable at the width of a phone
+FONT = "DejaVu Sans"  # shipped with matplotlib: the same picture on every machine
 INK, QUIET = "#1f2430", "#6b7280"
 LINE_STYLES: Sequence[Any] = (
     "",
@@ -31,6 +34,8 @@ LINE_STYLES: Sequence[Any] = (
     (3, 1, 3, 1, 1, 1),
 )  # seaborn's dash patterns
 MAX_LABEL = 24
+_NOTHING = "\u200b"
+"""A letter without width, before a name that begins with ``_``: matplotlib leaves such names out of legends."""
 MAX_TICKS = 7
 MAX_WIDE_TICKS = 5  # of numbers written as powers of ten
 LABEL_WIDTH = 15  # of a line in the margin of a panel
@@ -43,7 +48,7 @@ _RC: Any = {
     "text.parse_math": False,  # a `$` in a run label is a `$`
     "svg.hashsalt": "nepa_scale",
     "svg.fonttype": "path",
-    "font.family": "DejaVu Sans",  # shipped with matplotlib: the same picture on every machine
+    "font.family": FONT,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": QUIET,
@@ -119,9 +124,17 @@ def size_dashes(order: Sequence[str]) -> dict[str, Any]:
 
 
 def short(label: str) -> str:
-    """A label that fits a figure: printable characters only, at most ``MAX_LABEL`` of them."""
-    printable = "".join(letter if letter.isprintable() else "·" for letter in label)
+    """A label that fits a figure: letters that the font has, at most ``MAX_LABEL`` of them."""
+    known = _letters()
+    printable = "".join(letter if letter.isprintable() and ord(letter) in known else "·" for letter in label)
+    printable = f"{_NOTHING}{printable}" if printable.startswith("_") else printable
     return printable if len(printable) <= MAX_LABEL else printable[: MAX_LABEL - 1] + "…"
+
+
+@functools.cache
+def _letters() -> frozenset[int]:
+    """The code points of the letters that figures are written with."""
+    return frozenset(get_font(findfont(FONT)).get_charmap())
 
 
 def name_below(axes: Axes, name: str, x: float, y: float) -> None:

@@ -13,19 +13,18 @@ from analysis import text
 from analysis.figures import captions, drawing
 from analysis.figures.drawing import INK
 from analysis.figures.palette import Palette, palette, readable
-from analysis.figures.plots import MARGIN, Plot
+from analysis.figures.plots import LOOKS, MARGIN, Plot
 from analysis.records import Study
 from analysis.series import PRETRAINED, SCRATCH, Target, finished
 
-LOOKS: Mapping[str, Mapping[str, Any]] = {
-    PRETRAINED: {"marker": "o", "fillstyle": "full"},
-    SCRATCH: {"marker": "s", "fillstyle": "none"},
-}
 FEWEST_RUNS = 3
 
 
 def spending(study: Study, target: Target) -> pd.DataFrame:
-    """[label, run_id, init, flops, error] of every finished run: pre-training, where it has any, and its own task."""
+    """[label, run_id, init, flops, error] of every finished run: pre-training, where it has any, and its own task.
+
+    Runs from other weights are not among them: what these have cost is not recorded.
+    """
     rows = finished(study.table[study.table["task"] == target.task], target)
     rows = rows[rows["init"].isin([PRETRAINED, SCRATCH])]
     before = rows["pretrain_flops"].where(rows["init"] == PRETRAINED, 0.0)
@@ -74,9 +73,10 @@ def _draw(axes: Axes, points: pd.DataFrame, best: pd.DataFrame, looks: Palette) 
     axes.step(steps, [*reached, reached[-1]], where="post", color=INK, linewidth=1.4, label="frontier", zorder=1)
     groups = points["label"].map(looks.group_of)
     named = readable([group for group in looks.groups if (groups == group).any()])
-    for init, look in LOOKS.items():
+    for init in (PRETRAINED, SCRATCH):
         if not (points["init"] == init).any():
             continue
+        look = LOOKS[init]
         for group, own in points[points["init"] == init].groupby(groups, sort=False):
             x, y = own["flops"].to_numpy(float), own["error"].to_numpy(float)
             axes.plot(x, y, color=looks.colours[str(group)], linestyle="none", markersize=7, zorder=3, **look)

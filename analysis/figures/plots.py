@@ -21,10 +21,16 @@ from analysis.figures.palette import Palette, palette, readable
 from analysis.findings import comparison
 from analysis.fit.small_sample import PowerLawFit
 from analysis.records import FINISHED, Study
-from analysis.series import PRETRAINED, SCRATCH, Axis, Series, Target, series
+from analysis.series import OTHER, PRETRAINED, SCRATCH, Axis, Series, Target, known_on, series
 
 EXTRAPOLATE = 3.0  # the dashed line reaches this factor beyond the largest x
 MARGIN = 1.35  # empty factor around the data on log axes
+LOOKS: Mapping[str, Mapping[str, Any]] = {
+    PRETRAINED: {"marker": "o", "fillstyle": "full"},
+    OTHER: {"marker": "^", "fillstyle": "full"},
+    SCRATCH: {"marker": "s", "fillstyle": "none"},
+}
+"""Of points, by where their runs start."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,8 @@ class Plot:
 
 def error_plot(study: Study, target: Target, axis: Axis) -> Plot:
     """Draw the error against ``axis``, log scales: points by size, law with its band, trivial answer."""
-    both = [_on_log_scales(series(study, target, axis, init)) for init in (PRETRAINED, SCRATCH)]
-    drawn = [one for one in both if not one.points.empty]
+    every = [_on_log_scales(series(study, target, axis, init)) for init in LOOKS if known_on(axis, init)]
+    drawn = [one for one in every if not one.points.empty]
     looks = palette(study)
     trivial = 1 - float(comparison(study, target).rows["trivial"].mean())
     with drawing.style():
@@ -98,7 +104,7 @@ def _draw_law(axes: Axes, one: Series) -> None:
     if not isinstance(one.fit, PowerLawFit):
         return
     low, high = one.fit.x_range
-    line = "-" if one.init == PRETRAINED else "-."
+    line = {PRETRAINED: "-", OTHER: "--", SCRATCH: "-."}[one.init]
     inside, beyond = np.geomspace(low, high, 60), np.geomspace(high, high * EXTRAPOLATE, 30)
     axes.plot(inside, one.fit.predict(inside).y, color=QUIET, linestyle=line, linewidth=1.5, zorder=1)
     axes.plot(beyond, one.fit.predict(beyond).y, color=QUIET, linestyle=(0, (4, 3)), linewidth=1.2, zorder=1)
@@ -111,15 +117,13 @@ def _draw_law(axes: Axes, one: Series) -> None:
 
 
 def _draw_points(axes: Axes, one: Series, looks: Palette) -> None:
-    pretrained = one.init == PRETRAINED
-    marker, fill = ("o", "full") if pretrained else ("s", "none")
-    look: dict[str, Any] = {"linestyle": "none", "marker": marker, "fillstyle": fill, "markersize": 7, "zorder": 3}
+    look: dict[str, Any] = {"linestyle": "none", "markersize": 7, "zorder": 3, **LOOKS[one.init]}
     groups = one.points["label"].map(looks.group_of)
     named = readable([group for group in looks.groups if (groups == group).any()])
     for group, points in one.points.groupby(groups, sort=False):
         x, y = points["x"].to_numpy(float), points["error"].to_numpy(float)
         axes.plot(x, y, color=looks.colours[str(group)], **look)
-        if pretrained and group in named:
+        if one.init != SCRATCH and group in named:
             drawing.name_below(axes, str(group), float(x.max()), float(y[x == x.max()].min()))
     axes.plot([], [], color=QUIET, label=captions.NAMES[one.init], **look)
 

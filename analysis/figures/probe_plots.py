@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,11 +14,12 @@ from analysis import text
 from analysis.figures import drawing
 from analysis.figures.plots import Plot
 from analysis.records import FINISHED, Study
-from analysis.series import PRETRAINED, SCRATCH, label_order
+from analysis.series import OTHER, PRETRAINED, SCRATCH, label_order, of_start
 from nepa_scale.layers import EMBEDDING, OUTPUT, block_of
 
 MAX_PANELS = 6
 PANEL_HEIGHT = 2.3
+_LAYER = re.compile(rf"{EMBEDDING}|{OUTPUT}|block\d+")
 HEADS: Mapping[str, tuple[str, str, str, Any]] = {  # name, marker, colour, line: Okabe and Ito's colours
     "linear_last": ("linear, last token", "o", "#0072b2", "-"),
     "linear_mean": ("linear, mean", "s", "#d55e00", "-"),
@@ -30,12 +32,12 @@ HEADS: Mapping[str, tuple[str, str, str, Any]] = {  # name, marker, colour, line
 def layer_scores(study: Study) -> pd.DataFrame:
     """Top-1 by label, init, head and layer, mean over finished runs: columns label, init, head, layer, value."""
     rows = study.table[(study.table["task"] == "probe") & (study.table["state"] == FINISHED)]
-    columns = [name for name in rows if _head(str(name)) in HEADS and "/" in str(name)]
+    columns = [name for name in map(str, rows) if _head(name) in HEADS and _LAYER.fullmatch(_layer(name))]
     if rows.empty or not columns:
         return pd.DataFrame(columns=["label", "init", "head", "layer", "value"])
     long = rows.melt(["label", "init"], columns, var_name="name").dropna(subset=["value"])
     long["head"] = long["name"].map(_head)
-    long["layer"] = long["name"].str.partition("/")[2]
+    long["layer"] = long["name"].map(_layer)
     means = long.groupby(["label", "init", "head", "layer"])["value"].mean()
     return means.reset_index()
 
@@ -74,13 +76,20 @@ def _head(column: str) -> str:
     return column.removeprefix("metrics.").partition("/")[0]
 
 
+def _layer(column: str) -> str:
+    return column.partition("/")[2]
+
+
 def _panels(study: Study, scores: pd.DataFrame) -> list[tuple[str, str]]:
-    """The (label, init) that are drawn: pretrained ones first, of too many the last labels."""
-    present = set(scores[["label", "init"]].itertuples(index=False, name=None))
-    order = [(label, init) for init in (PRETRAINED, SCRATCH) for label in label_order(study)]
-    known = [one for one in order if one in present]
-    pretrained = [one for one in known if one[1] == PRETRAINED]
-    return known if len(known) <= MAX_PANELS else (pretrained or known)[-MAX_PANELS:]
+    """The (label, init) that are drawn: scratch controls last, of too many the last labels."""
+    present = scores[["label", "init"]].drop_duplicates()
+    rank = {label: i for i, label in enumerate(label_order(study))}
+    known: list[tuple[str, str]] = []
+    for start in (PRETRAINED, OTHER, SCRATCH):
+        of_this = of_start(present, start).itertuples(index=False, name=None)
+        known += sorted(of_this, key=lambda panel: (rank[panel[0]], panel[1]))
+    tuned = [one for one in known if one[1] != SCRATCH]
+    return known if len(known) <= MAX_PANELS else (tuned or known)[-MAX_PANELS:]
 
 
 def _of(scores: pd.DataFrame, label: str, init: str) -> pd.DataFrame:
@@ -120,7 +129,8 @@ def _short(layer: str) -> str:
 
 def _name(panel: tuple[str, str]) -> str:
     label, init = panel
-    return drawing.short(label) + (", from scratch" if init == SCRATCH else "")
+    start = {PRETRAINED: "", SCRATCH: ", from scratch"}.get(init, ", from other weights")
+    return drawing.short(label) + start
 
 
 def _alt(panels: Sequence[tuple[str, str]], drawn: Sequence[pd.DataFrame]) -> str:

@@ -18,7 +18,7 @@ from analysis.figures.palette import Palette, palette, readable
 from analysis.figures.plots import Plot
 from analysis.fit.small_sample import CONFIDENCE, Interval
 from analysis.records import Study
-from analysis.series import CLASSIFICATION, PRETRAINED, SEGMENTATION, Target, finished, label_order
+from analysis.series import CLASSIFICATION, SEGMENTATION, Target, finished, label_order, leading
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Spread:
 
 
 def deviations(study: Study, target: Target) -> pd.DataFrame:
-    """[label, deviation] of every finished pretrained run from the mean of its label; labels of two runs or more."""
-    rows = study.table[(study.table["task"] == target.task) & (study.table["init"] == PRETRAINED)]
+    """[label, deviation] of every finished run from the mean of its label, scratch aside; labels of two or more."""
+    rows = leading(study.table[study.table["task"] == target.task])
     usable = finished(rows, target)
     points = pd.DataFrame({"label": usable["label"], "score": usable[f"metrics.{target.metric}"].astype("float64")})
     by_label = points.groupby("label")["score"]
@@ -70,7 +70,7 @@ def seed_plot(study: Study) -> Plot | None:
             axes.set_xlabel(f"{target.score} (points)")
     said = [_said(target, spread) for target, spread in spreads.items()]
     caption = (
-        f"Distance of each pretrained run from the mean of its label, in percentage points. {' '.join(said)} "
+        f"Distance of each run, not from scratch, from the mean of its label, in percentage points. {' '.join(said)} "
         "One deviation is assumed for all labels."
     )
     caption += f" {len(order)} of {len(every)} labels are drawn." if len(order) < len(every) else ""

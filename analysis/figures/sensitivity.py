@@ -13,12 +13,11 @@ from analysis.figures import captions, drawing
 from analysis.figures.drawing import INK, QUIET
 from analysis.figures.palette import Palette, palette, readable
 from analysis.figures.plots import MARGIN, Plot
-from analysis.ranges import LARGEST
+from analysis.ranges import LARGEST, SMALLEST
 from analysis.records import FINISHED, Study
-from analysis.series import COST_KEYS, PRETRAINED, SIZE_KEYS, Target, finished
+from analysis.series import COST_KEYS, SIZE_KEYS, Target, finished, leading
 
 FEWEST_VALUES = 3
-SMALLEST = 1e-30  # of a value that has a place on a log axis
 
 
 def settings(study: Study) -> list[str]:
@@ -34,9 +33,9 @@ def settings(study: Study) -> list[str]:
 
 
 def measured(study: Study, target: Target, key: str) -> pd.DataFrame:
-    """[group, x, error] of every pretrained run, error NaN for those that ended without a score."""
+    """[group, x, error] of every run that is not from scratch, error NaN for those that ended without a score."""
     looks = palette(study)
-    rows = study.table[(study.table["task"] == target.task) & (study.table["init"] == PRETRAINED)]
+    rows = leading(study.table[study.table["task"] == target.task])
     rows = rows[rows[f"config.{key}"].notna()]
     usable = finished(rows, target)
     error = (1 - usable[f"metrics.{target.metric}"].astype("float64")).reindex(rows.index)

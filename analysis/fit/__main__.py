@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from analysis.fit.leave_one_out import LeaveOneOut, Without, leave_one_out
 from analysis.fit.profile import profile
 from analysis.fit.shown import show, show_held, show_profiles
 from analysis.fit.small_sample import NoFit
-from analysis.fit.table import choose, numbers, read_table
+from analysis.fit.table import read_table
 from analysis.laws.law import Array, Law
 from analysis.laws.registry import LAWS, find_law
 from analysis.laws.surfaces import CHINCHILLA
@@ -75,8 +74,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> words.Parser:
+    parser = words.Parser(
         prog="python -m analysis.fit",
         description="Fit a scaling law to a table, with intervals, a certificate, and a test on held-out rows.",
         epilog="laws:\n" + "\n".join(f"  {law.name:<15} y = {law.formula}" for law in LAWS.values()),
@@ -84,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     words.add_words(parser, held="; each: every row, or with --cluster every cluster, from all others")
     parser.add_argument("--law", required=True, metavar="NAME", help="one of the laws below")
-    parser.add_argument("--budget", type=float, metavar="FLOPS", help="law chinchilla: best N and D, FLOPS = 6 N D")
+    parser.add_argument(
+        "--budget", type=words.positive, metavar="FLOPS", help="law chinchilla: best N and D, FLOPS = 6 N D"
+    )
     parser.add_argument(
         "--profile", action="append", default=[], metavar="NAME[,NAME]", help="profile intervals of these parameters"
     )
@@ -94,34 +95,33 @@ def _parser() -> argparse.ArgumentParser:
 def _read(given: argparse.Namespace) -> Problem:
     """The table's columns as the law wants them. Raises ``UserError``."""
     law = find_law(given.law)
-    names, options = words.names(law, given, "--law"), words.options(given)
-    table = read_table(given.table)
+    names, at = words.names(law, given, "--law"), words.place(law, given.at)
+    budget, profiled = _budget(law, given.budget), _profiled(law, given.profile)
+    table = read_table(given.table).where(given.where)
     return Problem(
         law=law,
-        columns=np.stack([numbers(table, name, given.table) for name in names]),
-        y=numbers(table, given.y, given.table),
+        columns=np.stack([table.numbers(name) for name in names]),
+        y=table.positive(given.y),
         weights=words.weights(table, given),
         clusters=words.clusters(table, given),
-        held=None if given.holdout in (None, EACH) else choose(table, given.holdout, given.table),
+        held=None if given.holdout in (None, EACH) else table.meeting(given.holdout, "--holdout"),
         each=given.holdout == EACH,
-        at=words.place(law, given.at),
-        budget=_budget(law, given.budget),
-        profiled=_profiled(law, given.profile),
-        options=options,
+        at=at,
+        budget=budget,
+        profiled=profiled,
+        options=words.options(given, table),
     )
 
 
 def _budget(law: Law, budget: float | None) -> float | None:
     if budget is not None and law is not CHINCHILLA:
         raise UserError(f"--budget {budget:g}: only law '{CHINCHILLA.name}' divides a budget, not '{law.name}'")
-    if budget is not None and not (math.isfinite(budget) and budget > 0):
-        raise UserError(f"--budget {budget:g}: must be greater than 0")
     return budget
 
 
-def _profiled(law: Law, words: Sequence[str]) -> tuple[str, ...]:
+def _profiled(law: Law, lists: Sequence[str]) -> tuple[str, ...]:
     """The parameters that ``--profile`` names. Raises ``UserError`` with the nearest name."""
-    names = [name.strip() for word in words for name in word.split(",")]
+    names = [name.strip() for one in lists for name in one.split(",")]
     for name in names:
         if name not in law.names:
             raise UserError(

@@ -80,6 +80,7 @@ def bca_interval(estimate: float, draws: Array, jackknife: Array, confidence: fl
     below = (np.count_nonzero(draws < estimate) + 0.5 * np.count_nonzero(draws == estimate)) / len(draws)
     bias = special.ndtri(np.clip(below, 1 / len(draws), 1 - 1 / len(draws)))
     away = jackknife.mean() - jackknife if len(jackknife) else np.zeros(1)
+    away = away / (np.abs(away).max() or 1.0)  # whose powers are numbers, too
     spread = float((away**2).sum())
     acceleration = float((away**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
     tails = special.ndtri([(1 - confidence) / 2, (1 + confidence) / 2])

@@ -87,11 +87,12 @@ class Chain:
         run = np.random.default_rng(self.first.options.seed).integers(len(self.first.residuals), size=loss.shape)
         loss = loss + self.first.widened[run]
         theta = self.second.resampled[others]
-        end = np.stack(
-            [self.second.law.evaluate(theta[i : i + 1], np.exp(row)[None])[0][0] for i, row in enumerate(loss)]
-        )
         tail = (1 - self.first.options.confidence) / 2
-        low, high = np.exp(np.quantile(end + self.second.widened[run], [tail, 1 - tail], axis=0))
+        with np.errstate(over="ignore"):  # scattered points may honestly predict "anything"
+            end = np.stack(
+                [self.second.law.evaluate(theta[i : i + 1], np.exp(row)[None])[0][0] for i, row in enumerate(loss)]
+            )
+            low, high = np.exp(np.quantile(end + self.second.widened[run], [tail, 1 - tail], axis=0))
         return Prediction(value, low, high)
 
     def beyond(self, columns: ArrayLike) -> NDArray[np.bool_]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from rich.console import Console
 from rich.table import Table
 
@@ -12,13 +10,14 @@ from analysis.fit.holdout import HeldOut
 from analysis.fit.leave_one_out import LeaveOneOut
 from analysis.fit.small_sample import Interval, Prediction
 from nepa_scale.errors import shortened
+from nepa_scale.terminal import make_console
 
 PLAIN_WIDTH = 120
 
 
 def console() -> Console:
     """Where to print: as wide as the terminal, or of one width in a file."""
-    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+    return make_console(PLAIN_WIDTH)
 
 
 def show_fit(out: Console, fit: Fit, name: str, left: LeaveOneOut | None = None, noun: str = "row") -> None:

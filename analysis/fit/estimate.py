@@ -59,8 +59,9 @@ class Fit:
         return self.residuals * np.sqrt(len(self.residuals) / spare)
 
     def value(self, columns: ArrayLike) -> Array:
-        """The law [m] at ``columns`` [V, m]."""
-        return np.exp(self.law.log_value(self.theta, _columns(columns))[0])
+        """The law [m] at ``columns`` [V, m]; infinite beyond the range of numbers."""
+        with np.errstate(over="ignore"):
+            return np.exp(self.law.log_value(self.theta, _columns(columns))[0])
 
     def predict(self, columns: ArrayLike) -> Prediction:
         """Predict one further observation at ``columns`` [V, m].
@@ -76,7 +77,8 @@ class Fit:
         laws = self.law.log_value(self.resampled, places)
         noise = rng.choice(self.widened, size=laws.shape)
         tail = (1 - self.options.confidence) / 2
-        low, high = np.exp(np.quantile(laws + noise, [tail, 1 - tail], axis=0))
+        with np.errstate(over="ignore"):  # scattered points may honestly predict "anything"
+            low, high = np.exp(np.quantile(laws + noise, [tail, 1 - tail], axis=0))
         return Prediction(value, low, high)
 
 

@@ -52,9 +52,9 @@ class Loss:
         log_value, jacobian = self.law.evaluate(theta, self.columns)
         if self.logarithmic:
             return np.log(self.y) - log_value, jacobian
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # a step of the search may leave the range of numbers
             value = np.exp(log_value)
-        return self.y - value, value[..., None] * jacobian
+            return self.y - value, value[..., None] * jacobian
 
     def curvature(self, theta: Array, rows: Rows) -> Array:
         """Gauss-Newton curvature [K, P, P] of the scaled loss, residuals weighted as by Huber's influence."""

@@ -32,18 +32,18 @@ class Best:
 def best_use(fit: Fit, budget: float, flops_per: float = FLOPS_PER) -> Best:
     """N* and D* of a fitted ``chinchilla`` law at ``budget`` FLOPs, C = ``flops_per`` N D."""
     exponent, log_n = _optimum(fit.theta[None], budget, flops_per)
-    n = float(np.exp(log_n[0]))
-    d = budget / (flops_per * n)
     exponents, logs = _optimum(fit.resampled, budget, flops_per) if len(fit.resampled) else (np.empty(0), np.empty(0))
-    sizes = np.exp(logs)
-    value = float(fit.value(np.array([[n], [d]]))[0])
-    confidence = fit.options.confidence
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # it may lie anywhere
+        sizes = np.exp([log_n[0], *logs])
+        data = budget / (flops_per * sizes)
+        value = float(fit.value(np.array([[sizes[0]], [data[0]]]))[0])
+    n, d, confidence = float(sizes[0]), float(data[0]), fit.options.confidence
     return Best(
         n,
         d,
         value,
-        _interval(n, sizes, confidence),
-        _interval(d, budget / (flops_per * sizes), confidence),
+        _interval(n, sizes[1:], confidence),
+        _interval(d, data[1:], confidence),
         float(exponent[0]),
         _interval(float(exponent[0]), exponents, confidence),
     )

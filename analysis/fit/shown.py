@@ -33,13 +33,15 @@ def show(fit: Fit, left: LeaveOneOut | None, noun: str, at: Array | None, budget
 
 def show_held(held: HeldOut | tuple[Without, ...] | None) -> None:
     """How far off rows were that a fit without them predicted."""
+    console = display.console()
     if isinstance(held, HeldOut):
-        print(f"held out: {held.n} rows predicted from {held.n_fit}: {display.held_out(held)}")
+        console.print(f"held out: {held.n} rows predicted from {held.n_fit}: {display.held_out(held)}")
     elif held is not None:
         mean = sum(one.mean_error * one.n for one in held) / sum(one.n for one in held)
-        print(f"held out: each of {len(held)} from the others: mean error {mean:.2%}")
+        console.print(f"held out: each of {len(held)} from the others: mean error {mean:.2%}")
         for one in sorted(held, key=lambda one: -abs(one.worst_error))[:MOST_SHOWN]:
-            print(f"  {one.label}: n = {one.n}, mean error {one.mean_error:.2%}, worst {one.worst_error:+.2%}")
+            line = f"  {one.label}: n = {one.n}, mean error {one.mean_error:.2%}, worst {one.worst_error:+.2%}"
+            console.print(line, soft_wrap=True)
 
 
 def show_profiles(profiles: Mapping[str, Profile | NoFit]) -> None:

@@ -1,57 +1,128 @@
-"""What the commands that fit laws ask for in common, as words of a command line."""
+"""What the commands that read a table ask for in common, as words of a command line, each number with its range."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
+from collections.abc import Callable
+from typing import NoReturn
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.fit.estimate import Options
-from analysis.fit.table import checked, numbers
+from analysis.fit.table import Table
 from analysis.laws.law import Array, Law
+from analysis.ranges import LARGEST, SMALLEST
 from nepa_scale.errors import UserError
 from nepa_scale.files import typed_path
 
 MOST_RESAMPLES = 100_000
+MOST_DRAWS = 10**8
+"""Rows times resamples: about three minutes' work, and the numbers of one array in memory."""
+LARGEST_SEED = 2**32 - 1
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are a ``UserError`` of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ``UserError``."""
+        raise UserError(re.sub(r"^argument (\S+):", r"\1", message))
+
+
+def number(low: float, high: float, meaning: str = "") -> Callable[[str], float]:
+    """How a number of a command line is read; its ``meaning`` is told beside a range that was missed."""
+
+    def read(text: str) -> float:
+        value = _float(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text}: must be from {low:g} to {high:g}{meaning}")
+        return value
+
+    return read
+
+
+def whole(high: int) -> Callable[[str], int]:
+    """How a whole number from 0 to ``high`` is read."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or len(text) > len(str(high)) or int(text) > high:
+            raise argparse.ArgumentTypeError(f"{text}: must be a whole number from 0 to {high}")
+        return int(text)
+
+    return read
+
+
+positive = number(SMALLEST, LARGEST)
+confidence = number(0.01, 0.9999)
+
+
+def places(text: str) -> tuple[float, ...]:
+    """How numbers above 0, separated by commas, are read."""
+    return tuple(map(positive, text.split(",")))
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
+
+
+def add_table(parser: argparse.ArgumentParser) -> None:
+    """The table, which of its rows, and how to print the answer."""
+    parser.add_argument("table", type=typed_path, metavar="TABLE", help="CSV or parquet file with named columns")
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="only these rows (also !=, >, >=, <, <=); may be given several times",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_confidence(parser: argparse.ArgumentParser) -> None:
+    """How sure intervals are to be."""
+    parser.add_argument("--confidence", type=confidence, default=0.95, help="of the intervals (default 0.95)")
 
 
 def add_words(parser: argparse.ArgumentParser, held: str = "") -> None:
     """The table, its columns, how to fit, and what to predict; ``held`` is what else --holdout may say."""
-    parser.add_argument("table", type=typed_path, metavar="TABLE", help="CSV or parquet file with named columns")
+    add_table(parser)
     parser.add_argument("--x", required=True, metavar="COLUMN", help="parameters N, data or compute")
     parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
     parser.add_argument("--d", metavar="COLUMN", help="data D (images or tokens seen), for laws of two variables")
     parser.add_argument("--unique", metavar="COLUMN", help="unique data U, for law 'repeated'")
     parser.add_argument(
-        "--huber", type=float, default=1e-3, metavar="DELTA", help="of log residuals; inf = least squares"
+        "--huber",
+        type=number(1e-12, math.inf, "; 1e-7 is least absolute deviations, inf least squares"),
+        default=1e-3,
+        metavar="DELTA",
+        help="of log residuals; inf = least squares",
     )
     parser.add_argument("--residual", choices=("log", "plain"), default="log", help="of log y (default) or of y")
     parser.add_argument("--weights", metavar="COLUMN", help="weight of each row, for example 1 / variance over seeds")
     parser.add_argument("--cluster", metavar="COLUMN", help="rows that the bootstrap draws together, e.g. the size")
-    rows = "rows to predict from the others (also <, >=, <=)"
+    rows = "rows to predict from the others, as in --where"
     parser.add_argument("--holdout", metavar="COLUMN>VALUE", help=rows + held)
-    parser.add_argument("--at", metavar="X[,D]", help="predict one further row at these values of --x, --d, --unique")
-    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples; 0 = no intervals")
-    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default 0.95)")
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default 0)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--at", type=places, metavar="X[,D]", help="predict one further row at these values of --x, --d, --unique"
+    )
+    parser.add_argument(
+        "--bootstrap", type=whole(MOST_RESAMPLES), default=1000, metavar="N", help="resamples; 0 = no intervals"
+    )
+    add_confidence(parser)
+    parser.add_argument("--seed", type=whole(LARGEST_SEED), default=0, help="of the resampling (default 0)")
 
 
-def options(given: argparse.Namespace) -> Options:
-    """How to fit. Raises ``UserError``."""
-    if not given.huber > 0:
-        raise UserError(
-            f"--huber {given.huber}: must be greater than 0; 1e-7 is least absolute deviations, inf squares"
-        )
-    if not 0 <= given.bootstrap <= MOST_RESAMPLES:
-        raise UserError(f"--bootstrap {given.bootstrap}: must be from 0 to {MOST_RESAMPLES}")
-    if given.seed < 0:
-        raise UserError(f"--seed {given.seed}: must be at least 0")
-    if not 0 < given.confidence < 1:
-        raise UserError(f"--confidence {given.confidence}: must be between 0 and 1")
+def options(given: argparse.Namespace, table: Table) -> Options:
+    """How to fit ``table``. Raises ``UserError``."""
+    if given.bootstrap * len(table) > MOST_DRAWS:
+        most = MOST_DRAWS // len(table)
+        raise UserError(f"--bootstrap {given.bootstrap}: of {len(table)} rows there can be at most {most} resamples")
     return Options(given.huber, given.residual == "log", given.bootstrap, given.confidence, given.seed)
 
 
@@ -68,27 +139,21 @@ def names(law: Law, given: argparse.Namespace, flag: str) -> list[str]:
     return [told[variable] for variable in law.variables]
 
 
-def weights(table: pd.DataFrame, given: argparse.Namespace) -> Array | None:
+def weights(table: Table, given: argparse.Namespace) -> Array | None:
     """The weight of each row [n]. Raises ``UserError``."""
-    return None if given.weights is None else numbers(table, given.weights, given.table)
+    return None if given.weights is None else table.positive(given.weights)
 
 
-def clusters(table: pd.DataFrame, given: argparse.Namespace) -> NDArray[np.generic] | None:
+def clusters(table: Table, given: argparse.Namespace) -> NDArray[np.object_] | None:
     """The cluster of each row [n]. Raises ``UserError``."""
-    if given.cluster is None:
-        return None
-    return table[checked(table, given.cluster, given.table)].astype(str).to_numpy()
+    return None if given.cluster is None else table.words(given.cluster)
 
 
-def place(law: Law, words: str | None) -> Array | None:
+def place(law: Law, values: tuple[float, ...] | None) -> Array | None:
     """The place [V, 1] that ``--at`` names. Raises ``UserError``."""
-    if words is None:
+    if values is None:
         return None
-    wanted = ",".join(name.upper() for name in law.variables)
-    try:
-        values = [float(word) for word in words.split(",")]
-    except ValueError:
-        raise UserError(f"--at {words}: give numbers: {wanted}") from None
-    if len(values) != len(law.variables) or not all(math.isfinite(value) and value > 0 for value in values):
-        raise UserError(f"--at {words}: law '{law.name}' needs {wanted}, each greater than 0")
+    if len(values) != len(law.variables):
+        wanted = ",".join(name.upper() for name in law.variables)
+        raise UserError(f"--at {','.join(f'{value:g}' for value in values)}: law '{law.name}' needs {wanted}")
     return np.array(values)[:, None]

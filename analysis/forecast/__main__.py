@@ -5,31 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Sequence
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from analysis.fit import display, words
 from analysis.fit.small_sample import NoFit
-from analysis.fit.table import checked, numbers, read_table
+from analysis.fit.table import read_table
 from analysis.forecast.answers import as_json
-from analysis.forecast.estimate import CONFIDENCE, Forecast, forecast
+from analysis.forecast.estimate import Forecast, forecast
 from analysis.forecast.frontier import frontier
-from analysis.laws.law import Array
 from nepa_scale import command
 from nepa_scale.errors import UserError
-from nepa_scale.files import typed_path
 
-PLAIN_WIDTH = 120
 Answers = dict[str, Forecast | NoFit]
 
 
 @command.tells_mistakes
-def main(words: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Forecast and print; returns the exit code."""
-    given = _parser().parse_args(words)
+    given = _parser().parse_args(argv)
     answers = _answers(given)
     if given.json:
         print(json.dumps(as_json(answers), indent=2))
@@ -38,35 +34,32 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> words.Parser:
+    parser = words.Parser(
         prog="python -m analysis.forecast",
         description="Continue learning or scaling curves beyond their last point, with prediction intervals. Forms "
         "compete by how well they would have forecast the later points from the earlier ones; there is nothing to set.",
     )
-    parser.add_argument("table", type=typed_path, metavar="TABLE", help="CSV or parquet file with named columns")
+    words.add_table(parser)
     parser.add_argument("--x", required=True, metavar="COLUMN", help="images seen, parameters or compute")
     parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
-    parser.add_argument("--at", required=True, metavar="X[,X...]", help="places to forecast, beyond the largest x")
+    parser.add_argument(
+        "--at", type=words.places, required=True, metavar="X[,X...]", help="places to forecast, beyond the largest x"
+    )
     parser.add_argument("--group", metavar="COLUMN", help="what tells the curves of a table apart, e.g. the model")
     parser.add_argument(
         "--frontier", action="store_true", help="keep only rows that no row of the same or a smaller x is below"
     )
-    parser.add_argument("--confidence", type=float, default=CONFIDENCE, help="of the intervals (default 0.95)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    words.add_confidence(parser)
     return parser
 
 
 def _answers(given: argparse.Namespace) -> Answers:
     """A forecast for every group. Raises ``UserError`` where there is none for any."""
-    places = _places(given.at)
-    if not 0 < given.confidence < 1:
-        raise UserError(f"--confidence {given.confidence}: must be between 0 and 1")
-    table = read_table(given.table)
-    x, y = numbers(table, given.x, given.table), numbers(table, given.y, given.table)
-    labels = np.full(len(x), "")
-    if given.group is not None:
-        labels = table[checked(table, given.group, given.table)].astype(str).to_numpy()
+    places = np.array(given.at)
+    table = read_table(given.table).where(given.where)
+    x, y = table.numbers(given.x), table.numbers(given.y)
+    labels = np.full(len(x), "") if given.group is None else table.words(given.group)
     answers: Answers = {}
     for label in dict.fromkeys(labels):
         own_x, own_y = x[labels == label], y[labels == label]
@@ -80,22 +73,12 @@ def _answers(given: argparse.Namespace) -> Answers:
         if isinstance(one, NoFit)
     ]
     if len(refused) == len(answers):
-        raise UserError(f"{given.table}: no forecast: {refused[0] if refused else 'it has no rows'}")
+        raise UserError(f"{given.table}: no forecast: {refused[0]}")
     return answers
 
 
-def _places(words: str) -> Array:
-    try:
-        places = np.array([float(word) for word in words.split(",")])
-    except ValueError:
-        raise UserError(f"--at {words}: give numbers: X[,X...]") from None
-    if not all(math.isfinite(place) and place > 0 for place in places):
-        raise UserError(f"--at {words}: every place must be greater than 0")
-    return places
-
-
 def _show(answers: Answers, group: str | None) -> None:
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+    console = display.console()
     told = [answer for answer in answers.values() if isinstance(answer, Forecast)]
     table = Table(*([group] if group else []), "at", "forecast", f"{told[0].confidence:.0%} interval", "forms")
     for label, answer in answers.items():

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 from rich.table import Table
 
-from analysis.fit import display
+from analysis.fit import display, words
 from analysis.fit.estimate import Options, fit_law
 from analysis.fit.optimal import FLOPS_PER, best_use
 from analysis.fit.small_sample import Interval, NoFit
-from analysis.fit.table import numbers, read_table
+from analysis.fit.table import read_table
 from analysis.isoflop.allocation import Allocation, Optimum, bias_of_minima, optima, same_budgets, through
 from analysis.isoflop.answers import as_json
 from analysis.isoflop.minimum import Minimum, akima_minimum, parabola_minimum
@@ -21,15 +21,14 @@ from analysis.laws.law import Array
 from analysis.laws.surfaces import CHINCHILLA
 from nepa_scale import command
 from nepa_scale.errors import UserError
-from nepa_scale.files import typed_path
 
 MINIMA: dict[str, Minimum] = {"parabola": parabola_minimum, "akima": akima_minimum}
 
 
 @command.tells_mistakes
-def main(words: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Find the minima and print; returns the exit code."""
-    given = _parser().parse_args(words)
+    given = _parser().parse_args(argv)
     (c, n, y), left_out = _read(given)
     minimum, budget = MINIMA[given.minimum], same_budgets(c)
     found = optima(budget, n, y, minimum)
@@ -42,33 +41,26 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> words.Parser:
+    parser = words.Parser(
         prog="python -m analysis.isoflop",
         description="Find the best size at each budget of a table, the law N* ~ C^a through these, and its bias.",
     )
-    parser.add_argument("table", type=typed_path, metavar="TABLE", help="CSV or parquet file with named columns")
+    words.add_table(parser)
     parser.add_argument("--c", required=True, metavar="COLUMN", help="compute C = 6 N D; within 2 %% it is one budget")
     parser.add_argument("--n", required=True, metavar="COLUMN", help="parameters N")
     parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
     parser.add_argument(
         "--minimum", choices=tuple(MINIMA), default="parabola", help="how it is found (default parabola)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
 def _read(given: argparse.Namespace) -> tuple[Array, int]:
     """Compute, parameters and loss [3, k] of complete rows, and how many rows are not. Raises ``UserError``."""
-    table = read_table(given.table)
+    table = read_table(given.table).where(given.where)
     names = (given.c, given.n, given.y)
-    columns = np.stack([numbers(table, name, given.table) for name in names])
-    for name, column in zip(names, columns, strict=True):
-        wrong = np.flatnonzero(np.isinf(column) | (column <= 0))
-        if len(wrong):
-            raise UserError(
-                f"{given.table}: line {wrong[0] + 2}, column '{name}': {column[wrong[0]]:g} is not a number above 0"
-            )
+    columns = np.stack([table.positive(name) for name in names])
     whole = ~np.isnan(columns).any(axis=0)
     if not whole.any():
         raise UserError(f"{given.table}: no row has all of {', '.join(names)}")

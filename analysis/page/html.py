@@ -28,7 +28,7 @@ def fill(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["superscript"] = _superscript
-    script = (TEMPLATES / "sort.js").read_text()
+    script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # no other script may run in the page
     return environment.get_template(template).render(values, script=Markup(script), script_hash=f"sha256-{digest}")
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import text
-from analysis.findings import Comparison
+from analysis.findings import NAMES, Comparison
 from analysis.records import FINISHED, Study
-from analysis.series import PRETRAINED, label_order, noun
+from analysis.series import label_order, leading, noun, starts
 from analysis.study_files import number
 
 MAX_OPEN = 40
@@ -97,7 +97,7 @@ _COMMON: Sequence[Column] = (
 
 def comparison_table(compared: Comparison) -> Table:
     """Scores of each label with their margins over the scratch control and the trivial answer."""
-    names = [name for name in map(str, compared.rows) if name != "scratch" or compared.rows[name].notna().any()]
+    names = [name for name in map(str, compared.rows) if compared.rows[name].notna().any()]
     pairs = list(itertools.combinations(names, 2))
     rows = []
     for label, row in compared.rows.iterrows():
@@ -133,9 +133,9 @@ def states_table(study: Study) -> Table:
 
 
 def class_iou_table(study: Study) -> Table | None:
-    """IoU of each class, a column per label, mean over the finished pretrained runs that report it."""
+    """IoU of each class, a column per label, mean over the finished runs, not from scratch, that report it."""
     table = study.table
-    rows = table[(table["task"] == "segment") & (table["state"] == FINISHED) & (table["init"] == PRETRAINED)]
+    rows = leading(table[(table["task"] == "segment") & (table["state"] == FINISHED)])
     frames = [
         pd.DataFrame({"class": list(iou), "iou": [number(value) for value in iou.values()], "label": label})
         for run_id, label in rows[["run_id", "label"]].itertuples(index=False, name=None)
@@ -149,7 +149,8 @@ def class_iou_table(study: Study) -> Table | None:
     order = [label for label in label_order(study) if label in means]
     cells = [[str(name), *(text.percent(float(v)) for v in row)] for name, row in means[order].iterrows()]
     note = "Classes in the data set's order; a dash where a class is neither in the images nor predicted."
-    return Table("Segmentation: IoU of each class, pretrained", ["class", *order], cells, note=note, folded=True)
+    title = f"Segmentation: IoU of each class, {NAMES[starts(rows)[0]]}"
+    return Table(title, ["class", *order], cells, note=note, folded=True)
 
 
 def in_order(study: Study, rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:

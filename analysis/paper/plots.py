@@ -26,6 +26,7 @@ from analysis.series import (
     Target,
     finished,
     series,
+    starts,
 )
 
 HERE = "this study"
@@ -71,7 +72,8 @@ def paired_plot(study: Study) -> Plot:
 
 def published_plot(study: Study, target: Target) -> Plot:
     """Draw the error against parameters as far as the published models, hollow, at the N of their size."""
-    own = series(study, target, PARAMETERS, PRETRAINED).points
+    start = starts(study.table[study.table["task"] == target.task])[0]
+    own = series(study, target, PARAMETERS, start).points
     own = own[(own["x"] > 0) & (own["error"] > 0)]
     published = _drawn_methods(target)
     with drawing.style():

@@ -13,7 +13,7 @@ from analysis.paper.effects import AGREES, DIFFERS, SIGN_AGREES, SIGN_DIFFERS, T
 from analysis.paper.plots import epochs_here, where
 from analysis.paper.published import LINEAR_PROBE, headline, of_grid, read_published
 from analysis.records import FINISHED, Study
-from analysis.series import CLASSIFICATION, PRETRAINED, Target, label_order, noun
+from analysis.series import CLASSIFICATION, Target, label_order, leading, noun
 
 _MARKS = {AGREES: "✓", SIGN_AGREES: "(✓)", UNSURE: "?", SIGN_DIFFERS: "(✗)", DIFFERS: "✗"}
 IMAGENET_CLASSES = 1000
@@ -67,7 +67,7 @@ def effects_table(study: Study) -> Table:
 def headline_table(study: Study, target: Target) -> Table:
     """The published comparison of methods, after this study's own labels."""
     published = headline(target.metric)
-    own = comparison(study, target).rows["pretrained"].dropna()
+    own = comparison(study, target).leading.dropna()
     params = study.table.groupby("label")["params_backbone"].median().to_dict()
     cells = [
         [_HERE, label, text.MISSING, _count(params[label]), text.percent(float(own[label]))] for label in own.index
@@ -105,7 +105,7 @@ def epochs_table(study: Study) -> Table:
 def probes_table(study: Study) -> Table | None:
     """Linear probes of the output beside the paper's; None where this study has none."""
     rows = study.table[(study.table["task"] == "probe") & (study.table["state"] == FINISHED)]
-    rows = rows[rows["init"] == PRETRAINED]
+    rows = leading(rows)
     columns = [f"metrics.{metric}" for metric in ("linear_last", "linear_mean")]
     if rows.empty or not set(columns) <= set(rows):
         return None

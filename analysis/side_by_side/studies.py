@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.findings import comparison
 from analysis.records import Study
-from analysis.series import CLASSIFICATION, PRETRAINED, SEGMENTATION, Series, Target, scaled_axes, series
+from analysis.series import CLASSIFICATION, SEGMENTATION, Series, Target, scaled_axes, series, starts
 
 TARGETS = (CLASSIFICATION, SEGMENTATION)
 
@@ -63,14 +63,16 @@ def laws(studies: Sequence[Named]) -> Iterator[tuple[str, Series]]:
         for axis in axes:
             for one in studies:
                 if axis in scaled_axes(one.study) and (one.study.table["task"] == target.task).any():
-                    yield one.name, series(one.study, target, axis, PRETRAINED)
+                    start = starts(one.study.table[one.study.table["task"] == target.task])[0]
+                    yield one.name, series(one.study, target, axis, start)
 
 
 def scores(studies: Sequence[Named], target: Target) -> dict[str, dict[str, float]]:
-    """{study: {label: mean pretrained score}} of the studies that measure ``target``."""
+    """{study: {label: mean score of its pretrained runs}} of the studies that measure ``target``; where a study has
+    none, of its runs from other weights."""
     found = {}
     for one in studies:
-        rows = comparison(one.study, target).rows["pretrained"].dropna()
+        rows = comparison(one.study, target).leading.dropna()
         found[one.name] = {str(label): float(score) for label, score in rows.items()}
     return found
 

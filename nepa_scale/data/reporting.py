@@ -14,14 +14,15 @@ Report = Callable[[str, int, int], None]  # (what, done, total)
 @contextmanager
 def reporting() -> Iterator[Report]:
     """Give a function that shows how much is done of each thing."""
-    from rich.console import Console  # here, because most who import this only need the type
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, TaskID  # here, because most who import this only need the type
 
-    console = Console(stderr=True)
+    from nepa_scale.terminal import make_console, text_column
+
+    console = make_console(stderr=True)
     if not console.is_terminal:
         yield _Lines().report
         return
-    progress = Progress(console=console)
+    progress = Progress(text_column(), *Progress.get_default_columns()[1:], console=console)
     bars: dict[str, TaskID] = {}
 
     def advance(what: str, done: int, total: int) -> None:

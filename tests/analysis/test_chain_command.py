@@ -58,7 +58,8 @@ def test_table_for_people(table: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["--first", "chinchilla"], "--first chinchilla needs --d COLUMN"),
         (["--holdout", "params>1e12"], "--holdout params>1e12: no row with all values is held out"),
         (["--holdout", "params>2e5"], "--holdout params>2e5: first link: 1 distinct place"),
-        (["--at", "0"], "--at 0: law 'offset' needs X"),
+        (["--at", "0"], "--at 0: must be from 1e-30"),
+        (["--at", "1e9,1e9"], "law 'offset' needs X"),
     ],
 )
 def test_every_mistake_is_one_line(

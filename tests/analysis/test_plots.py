@@ -81,8 +81,17 @@ def test_one_size_one_colour_in_every_figure(make_study: MakeStudy) -> None:
 
 @pytest.mark.parametrize(
     "label",
-    ["<script>alert(1)</script>", "$x^{2}$ \\frac{", "a'--><b>&amp;", "very-long-" * 40, "bell\x07null\x01"],
+    [
+        "<script>alert(1)</script>",
+        "$x^{2}$ \\frac{",
+        "a'--><b>&amp;",
+        "very-long-" * 40,
+        "bell\x07null\x01",
+        "_x",
+        "\u4e2d\u6587",
+    ],
 )
+@pytest.mark.filterwarnings("error")
 def test_hostile_names_stay_text(make_study: MakeStudy, label: str) -> None:
     """R6: names with markup, mathtext, control characters or great length draw as well-formed SVG."""
     path = make_study(sizes={"a": 98_304, "b": 393_216, "c": 1_572_864})
@@ -121,3 +130,12 @@ def test_log_ticks_are_few_and_inside(low: float, high: float) -> None:
     ticks = log_ticks(low, high)
     assert 1 <= len(ticks) <= 7
     assert all(low <= tick <= high for tick in ticks)
+
+
+def test_a_name_that_begins_with_an_underscore_stands_in_the_legend(make_study: MakeStudy) -> None:
+    """matplotlib leaves such labels out of legends by itself."""
+    study = read_study(make_study(sizes={"_a": 98_304, "b": 393_216}))
+    logged = curves(study, {"pretrain": ["loss"]})
+    legend = curve_plot(study, logged, "loss", "loss").figure.axes[0].get_legend()
+    assert legend is not None
+    assert [label.get_text().lstrip("\u200b") for label in legend.get_texts()] == ["_a", "b"]

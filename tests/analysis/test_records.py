@@ -12,6 +12,7 @@ import pytest
 from law_studies import SIZES, StudySpec, write_study
 
 from analysis.findings import find
+from analysis.fit import __main__ as fit
 from analysis.records import read_study
 from analysis.series import CLASSIFICATION, PARAMETERS, series
 from analysis.table_files import write_table
@@ -48,6 +49,26 @@ def test_table_files_hold_the_same_rows(make_study: MakeStudy) -> None:
     from_csv = pd.read_csv(csv)
     assert list(from_csv.columns) == list(study.table.columns)
     assert from_csv["metrics.top1"].isna().equals(study.table["metrics.top1"].isna())
+
+
+def test_laws_are_fitted_to_the_table_of_a_study(make_study: MakeStudy, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both files say the same to ``analysis.fit``: rows of one task and start, errors as they are, gaps left out."""
+    path = make_study(seeds=(0, 1))
+    edit_json(path / "runs" / RUN / "classify" / "result.json", lambda result: result["metrics"].update(top1=None))
+    study = read_study(path)
+    write_table(study)
+    chosen = ["--where", "task=classify", "--where", "init=pretrain", "--where", "state=finished"]
+    words = ["--law", "power", "--x", "params_backbone", "--y", "errors.top1", "--bootstrap", "0", "--json", *chosen]
+    answers = []
+    for name in ("results.parquet", "results.csv"):
+        assert fit.main([str(path / name), *words]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    assert answers[0] == answers[1]
+    assert (answers[0]["certificate"]["n"], answers[0]["certificate"]["left_out"]) == (9, 1)
+    table = study.table
+    for task, metric in (("classify", "top1"), ("segment", "miou"), ("pretrain", "skill")):
+        rows = table[table["task"] == task].dropna(subset=[f"metrics.{metric}"])
+        assert (rows[f"errors.{metric}"] == 1 - rows[f"metrics.{metric}"]).all()
 
 
 def test_runs_are_discovered_without_a_plan(make_study: MakeStudy) -> None:

@@ -13,6 +13,7 @@ from nepa_scale.files import write_json
 from nepa_scale.status import Status
 from sweeps import display
 from sweeps.plan import Plan, PlannedRun, PlannedTask
+from sweeps.standing import Standing
 
 TASK = PlannedTask(params_total=200, params_backbone=100, images=50, flops=10**9, memory_bytes=2**20, seconds=61.0)
 RUN = PlannedRun("femto-p8-0", "femto", "pretrain", {"model.size": "femto"}, {"pretrain": TASK, "segment": TASK})
@@ -45,6 +46,20 @@ def test_durations(seconds: float | None, text: str) -> None:
     assert display.duration(seconds) == text
 
 
+def test_labels_are_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """A label in brackets is no markup: in tables, in lines, and in the progress of tasks."""
+    label = "femto [v1] [/x] :smile:"
+    plan = dataclasses.replace(PLAN, study="[demo]", runs=(dataclasses.replace(RUN, label=label),))
+    unknown = {"loss": None, "images_per_second": None, "eta_seconds": None, "reason": None, "updated_at": None}
+    tasks = [Standing(RUN.run_id, label, task, "running", 1, 2, 1, **unknown) for task in RUN.tasks]
+    console = display.make_console()
+    console.print(display.status_table(plan, tasks))
+    console.print(display.running_table(tasks))
+    display.Progressing(console, 1).start(f"{label} pretrain")
+    shown = capsys.readouterr().out
+    assert "[demo] study" in shown and shown.count(label) == 4
+
+
 def printed(table: object) -> list[list[str]]:
     """The cells of a table on paper, line by line."""
     console = Console(file=io.StringIO(), width=140)
@@ -70,7 +85,7 @@ def test_results_table_shows_a_shared_pretraining(tmp_path: Path) -> None:
 
 def test_progress_in_plain_lines() -> None:
     """Without a terminal every start and end is a line with the count of tasks done, brackets and all."""
-    console = Console(file=io.StringIO(), width=30)
+    console = Console(file=io.StringIO(), width=30, markup=False)
     progress = display.Progressing(console, 2)
     progress.start("femto pretrain")
     progress.end("femto pretrain", Status("failed"), ": [x] is not a number and the line is long")

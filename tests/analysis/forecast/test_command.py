@@ -75,17 +75,29 @@ def test_table_for_people(table: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "new: no forecast: 3 distinct x" in shown
 
 
+def test_names_of_curves_are_text(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Curves named alike but for what stands in brackets are told apart, and no name is a mistake of markup."""
+    names = {"small": "ViT-B [v1]", "large": "ViT-B [v2]", "new": "[/x] :smile:"}
+    rows = pd.read_csv(table)
+    rows.assign(model=rows["model"].map(names)).rename(columns={"model": "[b]model"}).to_csv(table, index=False)
+    assert main([str(table), *COLUMNS, "--at", "2e9", "--group", "[b]model"]) == 0
+    shown = capsys.readouterr().out
+    assert all(shown.count(name) == 2 for name in ("ViT-B [v1]", "ViT-B [v2]"))
+    assert "[b]model" in shown and "[/x] :smile:: no forecast" in shown
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--y", "eror"], "no column 'eror'; did you mean 'error'?"),
         (["--group", "modle"], "did you mean 'model'"),
-        (["--at", "far"], "give numbers: X[,X...]"),
-        (["--at", "1e9,-2"], "must be greater than 0"),
-        (["--at", "nan"], "must be greater than 0"),
+        (["--at", "far"], "--at 'far' is not a number"),
+        (["--at", "1e9,-2"], "--at -2: must be from"),
+        (["--at", "nan"], "--at nan: must be from"),
+        (["--at", "inf"], "--at inf: must be from"),
         (["--at", "1e6"], "no forecast: every place asked for must lie beyond the largest x, 1e+09"),
         (["--at", "1e15"], "span a factor of 1000 in x"),
-        (["--confidence", "95"], "between 0 and 1"),
+        (["--confidence", "95"], "--confidence 95: must be from"),
         (["--x", "model"], "line 2, column 'model': 'small' is not a number"),
     ],
 )

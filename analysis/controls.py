@@ -1,0 +1,49 @@
+"""Which runs from scratch are the controls of which others: those that are equal in every setting that both use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import pandas as pd
+
+from analysis.records import Study
+from nepa_scale.config import TASKS, RunConfig, walk
+
+NOT_COMPARED = ("init", "seed")
+"""A control differs in where it starts, and seeds are averaged."""
+
+
+def settings(study: Study, rows: pd.DataFrame) -> pd.Series[str]:
+    """What every one of ``rows`` of one task was run with, spelt out: a control and its partners have the same.
+
+    Pretraining's settings and those of other tasks have no say in a control, and a setting that some results do not
+    record cannot tell runs apart. A row whose result records no settings stands for its label.
+    """
+    recorded = {
+        index: study.results[run_id, task]["config"]
+        for index, run_id, task in rows[["run_id", "task"]].itertuples(name=None)
+        if study.results.get((run_id, task), {}).get("config")
+    }
+    known = [set(config) for config in recorded.values()]
+    others = {f"{task}." for task in TASKS} - {f"{task}." for task in rows["task"]}
+    keys = [key for key in sorted(set.intersection(*known) if known else ()) if _compared(key, others)]
+    spelt = {index: _spelt(config, keys) for index, config in recorded.items()}
+    found = [spelt.get(index, f"label {label}") for index, label in rows["label"].items()]
+    return pd.Series(found, index=rows.index, dtype="object")
+
+
+def _compared(key: str, others: set[str]) -> bool:
+    return key not in NOT_COMPARED and key not in _orchestration() and not key.startswith(tuple(others))
+
+
+def _spelt(config: Mapping[str, Any], keys: list[str]) -> str:
+    return json.dumps([config[key] for key in keys], sort_keys=True)
+
+
+@cache
+def _orchestration() -> frozenset[str]:
+    """The settings that cannot change a result."""
+    return frozenset(key for key, _, meta in walk(RunConfig()) if meta["orchestration"])
