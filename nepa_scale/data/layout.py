@@ -173,6 +173,8 @@ def _absent(root: Path, name: str) -> str | None:
     """Return the line that says why ``root/name`` is not a folder, if it is not."""
     if name and (root / name).is_dir():
         return None
+    if root.exists() and not root.is_dir():
+        return f"data root '{root}' is not a folder"
     if name == EMBEDDED_NAME:
         command = prepare_command(EMBEDDED_NAME, root=root)
         return f"'{root / name}' does not exist: write it with `{command}`"
