@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,11 +16,11 @@ from analysis.fit.small_sample import NoFit
 from analysis.fit.table import read_table
 from analysis.laws.law import Array
 from analysis.laws.registry import LAWS, find_law
-from nepa_scale import command
+from nepa_scale.command import command
 from nepa_scale.errors import UserError
 
 
-@command.tells_mistakes
+@command
 def main(argv: Sequence[str]) -> int:
     """Fit and print; returns the exit code."""
     given = _parser().parse_args(argv)
@@ -108,4 +109,4 @@ def _show(given: argparse.Namespace, chain: Chain, held: ChainHeldOut | None, at
 
 
 if __name__ == "__main__":
-    command.run(main)
+    sys.exit(main())

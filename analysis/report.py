@@ -16,10 +16,10 @@ if __package__ in (
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis.request import HELP, read_words
-from nepa_scale import command
+from nepa_scale.command import command
 
 
-@command.tells_mistakes
+@command
 def main(words: Sequence[str]) -> int:
     """Run the command and return its exit code: 0, or 2 after a mistake that the user can mend."""
     if {"--help", "-h"} & set(words):
@@ -33,4 +33,4 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    sys.exit(main())

@@ -11,11 +11,8 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 from nepa_scale.errors import UserError
-
-Main = Callable[[Sequence[str]], int]
 
 EXIT_USER_ERROR = 2
 STDOUT = 1
@@ -32,15 +29,23 @@ SPELLINGS: dict[str, str | int | None] = {
 _PLAIN_ERRORS = "nepa_scale.plain"
 
 
-def tells_mistakes(main: Main) -> Main:
-    """Let ``main`` print a user's mistake as lines of ``error: ...`` and return 2.
+def command(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
+    """Make a command of ``main``, which takes arguments and returns an exit code.
 
-    Mistakes are a ``UserError``, a file or folder that the system refuses (missing, unreadable, read-only, of the wrong
-    kind, on a full disk), and a file name that the locale cannot spell.
+    Called with arguments, it prints a user's mistake as lines of ``error: ...`` and returns 2. Mistakes are a
+    ``UserError``, a file or folder that the system refuses (missing, unreadable, read-only, of the wrong kind, on a
+    full disk), and a file name that the locale cannot spell. Called without, as consoles do, it takes this process's
+    arguments and looks after its output, too.
     """
 
     @functools.wraps(main)
-    def telling(arguments: Sequence[str]) -> int:
+    def called(arguments: Sequence[str] | None = None) -> int:
+        if arguments is None:
+            prepare_output()
+            try:
+                return called(sys.argv[1:])
+            except KeyboardInterrupt:
+                return 128 + signal.SIGINT
         try:
             return main(arguments)
         except (UserError, OSError, UnicodeEncodeError) as error:
@@ -51,7 +56,7 @@ def tells_mistakes(main: Main) -> Main:
             print(f"error: {line}", file=sys.stderr)
         return EXIT_USER_ERROR
 
-    return telling
+    return called
 
 
 def mistake_lines(error: Exception) -> list[str]:
@@ -71,16 +76,6 @@ def mistake_lines(error: Exception) -> list[str]:
 
 def _same_encoding(one: str, other: str) -> bool:
     return codecs.lookup(one).name == codecs.lookup(other).name
-
-
-def run(main: Main) -> NoReturn:
-    """Run a command with the arguments of this process, and leave with its exit code."""
-    prepare_output()
-    try:
-        code = main(sys.argv[1:])
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
-    sys.exit(code)
 
 
 def prepare_output() -> None:

@@ -180,7 +180,7 @@ def _tell(text: str, world: World, *, alone: bool = False) -> None:
             print(prefix + line, file=sys.stderr)
 
 
-def _command() -> NoReturn:
+def command_line() -> NoReturn:
     """Run the command and leave: a failed job's libraries may wait for ranks that are gone, so they are not asked."""
     code: int | str | None
     command.prepare_output()
@@ -196,4 +196,4 @@ def _command() -> NoReturn:
 
 
 if __name__ == "__main__":
-    _command()
+    command_line()

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
-from nepa_scale import command, overrides
+from nepa_scale import overrides
+from nepa_scale.command import command
 from nepa_scale.pictures.settings import PictureSettings, make_plan, parse
 
 
-@command.tells_mistakes
+@command
 def main(words: Sequence[str]) -> int:
     """Run the command; returns the exit code: 0, or 2 after a mistake that the user can mend."""
     if {"--help", "-h"} & set(words):
@@ -41,4 +43,4 @@ def help_text() -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    sys.exit(main())

@@ -11,7 +11,7 @@ if __name__ == "__main__":
     # Run as a script, Python imports from this file's folder; import from the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from nepa_scale import command
+from nepa_scale.command import command
 from sweeps import jobs, selecting, withdrawn
 from sweeps.clusters import read_cluster
 from sweeps.executors import Executor, executor
@@ -29,7 +29,7 @@ run=PATTERN  only runs whose label or run_id fits, e.g. run='femto*'
 task=NAME    only this task"""
 
 
-@command.tells_mistakes
+@command
 def main(words: Sequence[str]) -> int:
     """Cancel what ``words`` name; returns the exit code."""
     return selecting.command(words, USAGE, HELP, _cancel)
@@ -66,4 +66,4 @@ def _wait(place: Executor, chosen: Sequence[Job]) -> list[Job]:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    sys.exit(main())

@@ -15,7 +15,8 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis.prediction_file import NAME
-from nepa_scale import command, overrides
+from nepa_scale import overrides
+from nepa_scale.command import command
 from nepa_scale.errors import ConfigError, UserError
 from nepa_scale.files import file_in_the_way
 from nepa_scale.runs import exclusive
@@ -32,7 +33,7 @@ from sweeps.schedule import Job
 from sweeps.settings import Launch, LocalSettings
 
 
-@command.tells_mistakes
+@command
 def main(words: Sequence[str]) -> int:
     """Do what ``words`` ask; returns the exit code: 0 all done, 1 something is not, 2 a user's mistake."""
     if {"--help", "-h"} & set(words):
@@ -134,4 +135,4 @@ def _check_one_place(request: Launch) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    sys.exit(main())

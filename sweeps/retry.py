@@ -10,7 +10,7 @@ if __name__ == "__main__":
     # Run as a script, Python imports from this file's folder; import from the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from nepa_scale import command
+from nepa_scale.command import command
 from nepa_scale.runs import exclusive
 from sweeps import jobs, selecting, withdrawn
 from sweeps.clusters import read_cluster
@@ -28,7 +28,7 @@ run=PATTERN  only runs whose label or run_id fits, e.g. run='femto*'
 task=NAME    only this task"""
 
 
-@command.tells_mistakes
+@command
 def main(words: Sequence[str]) -> int:
     """Retry what ``words`` name; returns the exit code."""
     return selecting.command(words, USAGE, HELP, _retry)
@@ -55,4 +55,4 @@ def _retry(selection: selecting.Selection) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    sys.exit(main())

@@ -18,7 +18,7 @@ if __name__ == "__main__":
 from rich.console import Group, RenderableType
 from rich.live import Live
 
-from nepa_scale import command
+from nepa_scale.command import command, has_reader
 from nepa_scale.errors import UserError, nearest
 from nepa_scale.files import typed_path
 from sweeps import display, plan
@@ -49,7 +49,7 @@ class Request:
     as_json: bool
 
 
-@command.tells_mistakes
+@command
 def main(words: Sequence[str]) -> int:
     """Print how the study stands; returns the exit code."""
     if {"--help", "-h"} & set(words):
@@ -104,7 +104,7 @@ def _watch(planned: plan.Plan, study_dir: Path) -> None:
     try:
         with Live(console=display.make_console(), auto_refresh=False) as live:
             going_on = True
-            while going_on and command.has_reader():
+            while going_on and has_reader():
                 shown, going_on = view(planned, study_dir)
                 live.update(shown, refresh=True)
                 if going_on:
@@ -139,4 +139,4 @@ def _read(words: Sequence[str]) -> Request:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    sys.exit(main())

@@ -62,9 +62,9 @@ def _be_the_command(command: str, words: list[str], out: int, err: int, closed_p
         sys.argv = [os.fsdecode(word.encode()) for word in (command, *words)]  # as a UTF-8 shell hands them over
         module = importlib.import_module(COMMANDS[command])
         if command == "train":
-            module._command()
+            module.command_line()
         else:
-            importlib.import_module("nepa_scale.command").run(module.main)
+            sys.exit(module.main())
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else int(left.code is not None)
     except BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ from analysis.fit.table import read_table
 from analysis.laws.law import Array, Law
 from analysis.laws.registry import LAWS, find_law
 from analysis.laws.surfaces import CHINCHILLA
-from nepa_scale import command
+from nepa_scale.command import command
 from nepa_scale.errors import UserError, nearest
 
 EACH = "each"
@@ -45,7 +46,7 @@ class Problem:
     options: Options
 
 
-@command.tells_mistakes
+@command
 def main(argv: Sequence[str]) -> int:
     """Fit and print; returns the exit code."""
     given = _parser().parse_args(argv)
@@ -154,4 +155,4 @@ def _each(left: LeaveOneOut | None, cluster: str | None) -> tuple[Without, ...] 
 
 
 if __name__ == "__main__":
-    command.run(main)
+    sys.exit(main())

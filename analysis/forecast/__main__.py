@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,13 +17,13 @@ from analysis.fit.table import read_table
 from analysis.forecast.answers import as_json
 from analysis.forecast.estimate import Forecast, forecast
 from analysis.forecast.frontier import frontier
-from nepa_scale import command
+from nepa_scale.command import command
 from nepa_scale.errors import UserError
 
 Answers = dict[str, Forecast | NoFit]
 
 
-@command.tells_mistakes
+@command
 def main(argv: Sequence[str]) -> int:
     """Forecast and print; returns the exit code."""
     given = _parser().parse_args(argv)
@@ -113,4 +114,4 @@ def _left_out(rows: int) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    sys.exit(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,13 +20,13 @@ from analysis.isoflop.answers import as_json
 from analysis.isoflop.minimum import Minimum, akima_minimum, parabola_minimum
 from analysis.laws.law import Array
 from analysis.laws.surfaces import CHINCHILLA
-from nepa_scale import command
+from nepa_scale.command import command
 from nepa_scale.errors import UserError
 
 MINIMA: dict[str, Minimum] = {"parabola": parabola_minimum, "akima": akima_minimum}
 
 
-@command.tells_mistakes
+@command
 def main(argv: Sequence[str]) -> int:
     """Find the minima and print; returns the exit code."""
     given = _parser().parse_args(argv)
@@ -107,4 +108,4 @@ def _ends(interval: Interval) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    sys.exit(main())

@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from nepa_scale import command
+from nepa_scale.command import command
 from nepa_scale.errors import WeightsError
 from nepa_scale.files import expand_home, to_json, typed_path
 from nepa_scale.ladder import QkNorm
@@ -16,7 +17,7 @@ from nepa_scale.ladder import QkNorm
 EXIT_DIFFERS = 1
 
 
-@command.tells_mistakes
+@command
 def main(words: Sequence[str]) -> int:
     """Do what ``words`` ask; returns the exit code: 0 done, 1 other values than published, 2 a user's mistake."""
     chosen = parser().parse_args(words)
@@ -121,4 +122,4 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    sys.exit(main())

@@ -11,18 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from nepa_scale.command import mistake_lines, tells_mistakes
+from nepa_scale.command import command, mistake_lines
 from nepa_scale.errors import ConfigError
 
 PRINTS = """
 import sys
-from nepa_scale import command
+from nepa_scale.command import command, has_reader
+@command
 def main(words):
     for number in range(20_000):
         print("\N{MINUS SIGN}1 \N{MULTIPLICATION SIGN} gr\xf6\xdfe \u8def")
-    print(f"has a reader: {command.has_reader()}", file=sys.stderr)
+    print(f"has a reader: {has_reader()}", file=sys.stderr)
     return 1
-command.run(main)
+sys.exit(main())
 """
 
 
@@ -73,7 +74,7 @@ def test_a_command_whose_reader_leaves_finishes_its_work() -> None:
 def test_mistakes_are_told_line_by_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     """Each problem is a line on standard error that names the key or file, and the code is 2."""
 
-    @tells_mistakes
+    @command
     def main(words: Sequence[str]) -> int:
         raise error
 
@@ -94,8 +95,8 @@ def test_faults_of_the_program_stay_visible() -> None:
 def test_a_name_that_the_locale_cannot_spell_is_a_mistake(tmp_path: Path) -> None:
     """A path of another script under an ASCII locale is told, not traced."""
     code = (
-        "from pathlib import Path; from nepa_scale.command import tells_mistakes;"
-        "raise SystemExit(tells_mistakes(lambda words: Path('\\u8def').stat())([]))"
+        "from pathlib import Path; from nepa_scale.command import command;"
+        "raise SystemExit(command(lambda words: Path('\\u8def').stat())([]))"
     )
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path, env=environment, check=False)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from nepa_scale import command
+from nepa_scale.command import command
 from nepa_scale.data import embedded
 from nepa_scale.data.prepare.settings import (
     AdoptSettings,
@@ -21,7 +21,7 @@ from nepa_scale.data.prepare.words import help_text, parse
 from nepa_scale.data.reporting import reporting
 
 
-@command.tells_mistakes
+@command
 def main(words: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     if {"--help", "-h"} & set(words):
@@ -83,4 +83,4 @@ def _verify(settings: VerifySettings) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that clean-up happens
-    command.run(main)
+    sys.exit(main())
