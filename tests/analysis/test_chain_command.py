@@ -69,3 +69,15 @@ def test_every_mistake_is_one_line(
     assert main([str(table), *LINKS, *words, "--bootstrap", "0"]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1 and message in printed.err
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_prediction_beyond_the_range_of_numbers_says_so(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One absurd row sends the first link out of range: null and inf, without a warning or a traceback."""
+    rows = pd.read_csv(table)
+    rows.loc[12, "loss"] = 1e30
+    rows.to_csv(table, index=False)
+    words = [str(table), *LINKS[:-1], "sigmoid", "--at", "1e30", "--bootstrap", "30", "--holdout", "params>3e8"]
+    assert main(words) == 0
+    assert main([*words, "--json"]) == 0
+    assert "Infinity" not in capsys.readouterr().out
