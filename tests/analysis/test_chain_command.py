@@ -72,12 +72,13 @@ def test_every_mistake_is_one_line(
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_prediction_beyond_the_range_of_numbers_says_so(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One absurd row sends the first link out of range: null and inf, without a warning or a traceback."""
-    rows = pd.read_csv(table)
-    rows.loc[12, "loss"] = 1e30
-    rows.to_csv(table, index=False)
-    words = [str(table), *LINKS[:-1], "sigmoid", "--at", "1e30", "--bootstrap", "30", "--holdout", "params>3e8"]
+def test_a_prediction_beyond_the_range_of_numbers_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A law that leaves it gives inf in text and null in JSON, without a warning or a traceback."""
+    x = np.geomspace(1, 30, 12)
+    path = tmp_path / "steep.csv"
+    pd.DataFrame({"params": x, "loss": x**19, "error": x**19 * 1.5}).to_csv(path, index=False)
+    words = [str(path), *LINKS, "--first", "power", "--at", "1e30", "--bootstrap", "30"]
     assert main(words) == 0
+    assert "prediction of loss: inf" in capsys.readouterr().out
     assert main([*words, "--json"]) == 0
-    assert "Infinity" not in capsys.readouterr().out
+    assert json.loads(capsys.readouterr().out)["prediction"]["chain"]["value"] is None
