@@ -7,11 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from analysis.study_files import NUMBER, TEXT, Types, Unreadable, checked, number
+from nepa_scale.config import TASKS
 from nepa_scale.errors import UserError
 from nepa_scale.files import read_json, to_json
 
 NAME = "predictions.json"
 SCHEMA = 1
+AXES = ("params_backbone", "pretrain_flops")
+_CONTENT: Mapping[str, Types] = {"written_at": (str,), "entries": (list,)}
+_ENTRY: Mapping[str, Types] = {"law": (dict, type(None)), "reason": TEXT, "expected": (list,)}
+_EXPECTED: Mapping[str, Types] = {
+    **dict.fromkeys(("run_id", "label"), (str,)),
+    **dict.fromkeys(("x", "error", "low", "high"), NUMBER),
+}
 
 
 def read_predictions(study_dir: Path) -> dict[str, Any] | None:
@@ -21,12 +30,28 @@ def read_predictions(study_dir: Path) -> dict[str, Any] | None:
         content: dict[str, Any] = read_json(path)
         if content["schema"] != SCHEMA:
             raise UserError(f"{path}: schema {content['schema']} is of another version; this one reads {SCHEMA}")
-        _ = content["written_at"], content["entries"]
+        checked(content, _CONTENT)
+        for entry in content["entries"]:
+            _check(entry)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, Unreadable) as error:
         raise UserError(f"{path}: not a file of predictions ({type(error).__name__}: {error}); restore it") from None
     return content
+
+
+def _check(entry: dict[str, Any]) -> None:
+    """Raises ``Unreadable``, ``TypeError`` or ``KeyError`` for an entry that is not as ``expectations`` makes it."""
+    checked(entry, _ENTRY)
+    if entry["task"] not in TASKS or entry["axis"] not in AXES:
+        raise Unreadable(f"nothing is known of {entry['task']!r} along {entry['axis']!r}")
+    if entry["law"] is not None:
+        checked(entry["law"], {"places": (int,)})
+    for expected in entry["expected"]:
+        checked(expected, _EXPECTED)
+        for name, value in expected.items():
+            if name in _EXPECTED and isinstance(value, int | float) and number(value) is None:
+                raise Unreadable(f"field '{name}' must be a finite number")
 
 
 def write_predictions(study_dir: Path, content: Mapping[str, Any]) -> None:

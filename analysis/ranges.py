@@ -25,9 +25,9 @@ def count(value: Any, name: str) -> int | None:
 
 
 def amount(value: Any) -> float | None:
-    """``value`` if it is an amount of something."""
+    """``value`` if it is an amount of something, or of nothing."""
     known = number(value)
-    return float(known) if known is not None and 0 <= known <= LARGEST else None
+    return float(known) if known is not None and (known == 0 or SMALLEST <= known <= LARGEST) else None
 
 
 def metric(value: Any, name: str) -> float | None:

@@ -45,11 +45,12 @@ def _finding(
 ) -> Finding:
     """The verdict on one place: seeds of it are one point, as in the fit."""
     axis, first = AXES[entry["axis"]], members[0]
+    error = math.nan if first["error"] is None else first["error"]
     question = f"Was the {target.name} of {first['label']} as its law along {axis.name} expected?"
     low, high = first["low"] or 0.0, math.inf if first["high"] is None else first["high"]
     before = (
         f"Registered {when[:16].replace('T', ' ')} UTC from {text.counted(entry['law']['places'], axis.point)}:"
-        f" {text.number(first['error'])}, {text.LEVEL} interval {text.interval(Interval(low, high))}"
+        f" {text.number(error)}, {text.LEVEL} interval {text.interval(Interval(low, high))}"
     )
     errors = _errors(study, target, [member["run_id"] for member in members])
     if not errors:

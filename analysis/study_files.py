@@ -16,29 +16,29 @@ from typing import Any
 SCHEMA = 1
 
 Types = tuple[type, ...]
-_NUMBER: Types = (int, float, type(None))
-_TEXT: Types = (str, type(None))
+NUMBER: Types = (int, float, type(None))
+TEXT: Types = (str, type(None))
 RESULT_FIELDS: Mapping[str, Types] = {
     **dict.fromkeys(("run_id", "task", "init", "flops_convention"), (str,)),
-    **dict.fromkeys(("device_kind", "commit", "finished_at"), _TEXT),
+    **dict.fromkeys(("device_kind", "commit", "finished_at"), TEXT),
     **dict.fromkeys(("params_total", "params_backbone", "images_seen", "flops_train"), (int, float)),
-    **dict.fromkeys(("unique_images", "tokens_seen", "seed", "wall_seconds"), _NUMBER),
-    **dict.fromkeys(("device_count", "peak_memory_bytes"), _NUMBER),
+    **dict.fromkeys(("unique_images", "tokens_seen", "seed", "wall_seconds"), NUMBER),
+    **dict.fromkeys(("device_count", "peak_memory_bytes"), NUMBER),
     **dict.fromkeys(("config", "metrics", "versions"), (dict,)),
 }
 RESULT_OPTIONAL: Mapping[str, Types] = {"details": (dict,)}
 RESULT_NEEDED = ("metrics",)
 PLAN_FIELDS: Mapping[str, Types] = {"study": (str,), "axes": (list,), "runs": (list,)}
-PLAN_OPTIONAL: Mapping[str, Types] = {"grid": _TEXT}
+PLAN_OPTIONAL: Mapping[str, Types] = {"grid": TEXT}
 PLAN_RUN_FIELDS: Mapping[str, Types] = {
     **dict.fromkeys(("run_id", "label", "init"), (str,)),
     **dict.fromkeys(("values", "tasks"), (dict,)),
 }
-PLAN_RUN_OPTIONAL: Mapping[str, Types] = {"pretrained_by": _TEXT}
+PLAN_RUN_OPTIONAL: Mapping[str, Types] = {"pretrained_by": TEXT}
 STATUS_FIELDS: Mapping[str, Types] = {"state": (str,)}
 STATUS_OPTIONAL: Mapping[str, Types] = {
-    **dict.fromkeys(("step", "steps_total", "attempt"), _NUMBER),
-    **dict.fromkeys(("error", "updated_at"), _TEXT),
+    **dict.fromkeys(("step", "steps_total", "attempt"), NUMBER),
+    **dict.fromkeys(("error", "updated_at"), TEXT),
 }
 MAX_REASON = 300  # characters of a reason that stands in a table
 
@@ -95,7 +95,7 @@ def read_status(path: Path) -> dict[str, Any] | None:
     content = read_object(path)
     if content is None:
         return None
-    return _checked(content, STATUS_FIELDS) | _known({**content, "schema": None}, STATUS_OPTIONAL, {}, needed=())
+    return checked(content, STATUS_FIELDS) | _known({**content, "schema": None}, STATUS_OPTIONAL, {}, needed=())
 
 
 def read_result(path: Path) -> tuple[dict[str, Any], list[str]] | None:
@@ -159,14 +159,15 @@ def _known(
 ) -> dict[str, Any]:
     """The fields of ``content`` that are as they should be, the others None: only another schema may lack any."""
     if content.get("schema") == SCHEMA:
-        _checked(content, {**fields, **{name: types for name, types in optional.items() if name in content}})
+        checked(content, {**fields, **{name: types for name, types in optional.items() if name in content}})
     else:
-        _checked(content, {name: fields[name] for name in needed})
+        checked(content, {name: fields[name] for name in needed})
     every = {**fields, **optional}
     return {name: content.get(name) if _fits(content.get(name), types) else None for name, types in every.items()}
 
 
-def _checked(content: Mapping[str, Any], fields: Mapping[str, Types]) -> dict[str, Any]:
+def checked(content: Mapping[str, Any], fields: Mapping[str, Types]) -> dict[str, Any]:
+    """The ``fields`` of ``content``. Raises ``Unreadable`` for one that is missing or of another type."""
     for name, types in fields.items():
         if name not in content:
             raise Unreadable(f"field '{name}' is missing")

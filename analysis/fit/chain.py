@@ -88,7 +88,7 @@ class Chain:
         loss = loss + self.first.widened[run]
         theta = self.second.resampled[others]
         tail = (1 - self.first.options.confidence) / 2
-        with np.errstate(over="ignore"):  # scattered points may honestly predict "anything"
+        with np.errstate(over="ignore", invalid="ignore"):  # scattered points may honestly predict "anything"
             end = np.stack(
                 [self.second.law.evaluate(theta[i : i + 1], np.exp(row)[None])[0][0] for i, row in enumerate(loss)]
             )

@@ -60,7 +60,7 @@ class Fit:
 
     def value(self, columns: ArrayLike) -> Array:
         """The law [m] at ``columns`` [V, m]; infinite beyond the range of numbers."""
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             return np.exp(self.law.log_value(self.theta, _columns(columns))[0])
 
     def predict(self, columns: ArrayLike) -> Prediction:

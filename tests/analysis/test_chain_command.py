@@ -69,3 +69,16 @@ def test_every_mistake_is_one_line(
     assert main([str(table), *LINKS, *words, "--bootstrap", "0"]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1 and message in printed.err
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_prediction_beyond_the_range_of_numbers_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A law that leaves it gives inf in text and null in JSON, without a warning or a traceback."""
+    x = np.geomspace(1, 30, 12)
+    path = tmp_path / "steep.csv"
+    pd.DataFrame({"params": x, "loss": x**19, "error": x**19 * 1.5}).to_csv(path, index=False)
+    words = [str(path), *LINKS, "--first", "power", "--at", "1e30", "--bootstrap", "30"]
+    assert main(words) == 0
+    assert "prediction of loss: inf" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["prediction"]["chain"]["value"] is None

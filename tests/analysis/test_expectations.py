@@ -121,9 +121,26 @@ def test_what_is_written_is_never_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 9}', '{"schema": 1}'])
-def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
-    """One line, not a traceback."""
-    (tmp_path / NAME).write_text(text)
+ENTRY = {"task": "classify", "axis": "params_backbone", "reason": None, "law": {"places": 3}, "expected": []}
+EXPECTED = {"run_id": "r", "label": "small", "x": 1e6, "error": 0.2, "low": 0.1, "high": None}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", "{}", {"schema": 9}, {"schema": 1}, {"written_at": 1, "entries": []}, {"entries": 3}),
+        *({"entries": [entry]} for entry in (3, [], {}, ENTRY | {"task": "sleep"}, ENTRY | {"axis": "x"})),
+        *({"entries": [ENTRY | {"law": law}]} for law in ({}, [], {"places": "many"})),
+        *({"entries": [ENTRY | {"expected": expected}]} for expected in (3, [3], [{}])),
+        *(
+            {"entries": [ENTRY | {"expected": [EXPECTED | change]}]}
+            for change in ({"x": "far"}, {"error": [1]}, {"low": float("inf")}, {"high": 10**400}, {"label": None})
+        ),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, content: str | dict[str, object]) -> None:
+    """One line, not a traceback, wherever the fault lies."""
+    whole = {"schema": 1, "written_at": "2026-01-01T10:20:30+00:00"}
+    (tmp_path / NAME).write_text(content if isinstance(content, str) else json.dumps(whole | content))
     with pytest.raises(UserError, match=r"predictions\.json"):
         read_predictions(tmp_path)

@@ -71,6 +71,16 @@ def test_laws_are_fitted_to_the_table_of_a_study(make_study: MakeStudy, capsys: 
         assert (rows[f"errors.{metric}"] == 1 - rows[f"metrics.{metric}"]).all()
 
 
+@pytest.mark.parametrize("value", [1e-308, 5e-324, 1e308, -1, float("inf")])
+def test_an_amount_that_cannot_be_is_missing(make_study: MakeStudy, value: float) -> None:
+    """No law or axis takes it, and the note names run, task and value."""
+    path = make_study()
+    edit_json(path / "runs" / RUN / "pretrain" / "result.json", lambda result: result.update(flops_train=value))
+    study = read_study(path)
+    assert study.table.query("run_id == @RUN")["pretrain_flops"].isna().all()
+    assert any(f"{RUN}/pretrain: flops_train" in note for note in study.notes)
+
+
 def test_runs_are_discovered_without_a_plan(make_study: MakeStudy) -> None:
     """A study without plan.json is read from runs/*/ alone, sizes named by the results' configuration."""
     study = read_study(make_study(plan=False))
