@@ -135,7 +135,9 @@ def configurations(draw: st.DrawFn) -> RunConfig:
         for parent in parents:
             section = getattr(section, parent)
         tied = key in TIED or parents == ["model"] or leaf in UNFREE
-        if not tied:
+        if leaf == "auto_augment":
+            section.auto_augment = draw(st.none() | st.sampled_from(["rand-m9-mstd0.5-inc1", "augmix-m3", "v0"]))
+        elif not tied:
             setattr(section, leaf, draw(values_of(section.__dataclass_fields__[leaf].type, meta)))
     if draw(st.booleans()):
         config.pretrain.epochs, config.pretrain.steps = None, draw(st.integers(1, 10**9))

@@ -34,7 +34,13 @@ def test_a_loss_that_is_no_number_at_the_end_is_a_failure(digits_root: Path, tmp
             f"data.root={digits_root}",
             f"run_dir={tmp_path / 'run'}",
             *("classify.steps=1", "classify.warmup=0", "classify.batch_size=8", "classify.num_images=16"),
-            *("classify.head_lr=3e37", "classify.mixup=0", "classify.cutmix=0", "classify.layer_decay=1"),
+            *(
+                "classify.base_lr=1e9",
+                "classify.weight_decay=1e9",
+                "classify.mixup=0",
+                "classify.cutmix=0",
+                "classify.layer_decay=1",
+            ),
         ]
     )
     assert code == 6, output

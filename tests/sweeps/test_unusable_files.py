@@ -59,7 +59,7 @@ def test_a_user_without_name_or_home(run: Run, monkeypatch: pytest.MonkeyPatch, 
     script = tmp_path / "sitecustomize.py"
     script.write_text("import os, pwd\nos.environ.pop('HOME', None)\n\ndef no(_): raise KeyError\npwd.getpwuid = no\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     assert run("launch.py", *words, "dry_run=true").returncode == 0
     refused(run("launch.py", *words, "calibrate=true"), "XDG_CACHE_HOME")

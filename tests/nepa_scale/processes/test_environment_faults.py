@@ -32,7 +32,7 @@ def words(digits_root: Path, run_dir: Path) -> list[str]:
 def complaint_of(ended: Ended) -> str:
     """The one line with which a process refused to work."""
     assert ended.code == 2, ended.output
-    [line] = ended.output.splitlines()
+    [line] = [line for line in ended.output.splitlines() if line.startswith("error: ")]
     return line
 
 
