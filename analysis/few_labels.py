@@ -9,7 +9,8 @@ import pandas as pd
 
 from analysis import text
 from analysis.findings import Finding, law
-from analysis.fit.small_sample import NoFit, Shift, fit_power_law, matched_shift, mean_shift
+from analysis.fit.small_sample import NoFit, PowerLawFit, Shift, fit_power_law, matched_shift, mean_shift
+from analysis.fit.small_sample.shift import MIN_POINTS_SHIFT
 from analysis.records import Study
 from analysis.series import (
     CLASSIFICATION,
@@ -43,8 +44,9 @@ class Arms:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds that both starts have."""
-        own, other = (set(series.points["seed"].dropna()) for series in (self.pretrained, self.scratch))
+        """The seeds of which both starts have enough image counts for a law."""
+        counts = (series.points.groupby("seed")["x"].nunique() for series in (self.pretrained, self.scratch))
+        own, other = (set(each.index[each >= MIN_POINTS_SHIFT]) for each in counts)
         return sorted(own & other)
 
 
@@ -76,6 +78,9 @@ def worth(one: Arms) -> Shift | NoFit:
 
     Where three seeds or more have both starts, the interval is that of their mean; else that of the two laws.
     """
+    for series in (one.pretrained, one.scratch):
+        if isinstance(series.fit, PowerLawFit) and series.fit.b <= 0:
+            return NoFit(f"the error {STARTS[series.init]} does not fall with labels")
     both = (one.pretrained.points, one.scratch.points)
     if len(one.seeds) < MIN_SEEDS:
         return matched_shift(*map(_columns, both))

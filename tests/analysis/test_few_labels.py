@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from label_studies import LabelSpec, write
 from law_studies import StudySpec, write_study
+from study_files import write_json
 
 from analysis.build import answer
 from analysis.few_labels import LABELS, arms, few_labels, worth
@@ -64,7 +67,7 @@ def test_three_seeds_give_the_interval_of_seeds(tmp_path: Path) -> None:
     ("spec", "reason"),
     [
         (LabelSpec(factors={"nano": 1000.0}, b=0.2, a=1.0), "no value that both laws reach"),
-        (LabelSpec(b=-0.1, a=0.1), "do not fall"),
+        (LabelSpec(b=-0.1, a=0.1), "the error pretrained does not fall"),
         (LabelSpec(images=(1024, 4096)), "2 distinct points"),
         (LabelSpec(noise=0.5, images=(1024, 2048, 4096)), ""),
     ],
@@ -106,3 +109,35 @@ def test_the_figure_and_the_page_show_it(tmp_path: Path) -> None:
     assert settings(study) == []
     page = render(study, answered.findings)
     assert "Is pretraining worth labels" in page and plot.alt.split(".")[0] in page
+
+
+def test_a_seed_without_enough_points_is_not_a_repetition(tmp_path: Path) -> None:
+    """A third seed of which two runs are left is taken with all other points, and the interval is that of two laws."""
+    folder = write(tmp_path, LabelSpec(seeds=range(3)))
+    for images in (256, 512, 1024):
+        (folder / "runs" / f"nano-scratch-{images}-2" / "classify" / "result.json").unlink()
+    (one,) = arms(read_study(folder), CLASSIFICATION)
+    assert (one.seeds, one.scratch.left_out, len(one.scratch.points)) == ([0, 1], 3, 12)
+    assert isinstance(worth(one), Shift)
+
+
+def test_the_best_of_other_settings_stands_for_each_start(tmp_path: Path) -> None:
+    """With rates varied beside labels, each start is taken at the rate that is best for it at each number of images."""
+    folder = write(tmp_path, LabelSpec(noise=0.0))
+    plan = json.loads((folder / "plan.json").read_text())
+    rates = {"pretrain": 1.0, "scratch": 2.0}
+    plan["axes"].append("classify.base_lr")
+    for run in list(plan["runs"]):
+        run["values"]["classify.base_lr"] = rates[run["init"]]
+        worse = run | {"run_id": f"{run['run_id']}-worse", "values": run["values"] | {"classify.base_lr": 3.0}}
+        shutil.copytree(folder / "runs" / run["run_id"], folder / "runs" / worse["run_id"])
+        path = folder / "runs" / worse["run_id"] / "classify" / "result.json"
+        content = json.loads(path.read_text())
+        content["metrics"]["top1"] -= 0.001
+        write_json(path, content)
+        plan["runs"].append(worse)
+    write_json(folder / "plan.json", plan)
+    (one,) = arms(read_study(folder), CLASSIFICATION)
+    found = worth(one)
+    assert [len(series.points) for series in (one.pretrained, one.scratch)] == [5, 5]
+    assert isinstance(found, Shift) and found.factor == pytest.approx(3.0)
