@@ -11,6 +11,7 @@ from rich.table import Table
 
 from analysis import text
 from analysis.best_rate import one_rate
+from analysis.few_labels import few_labels
 from analysis.findings import Finding, comparison, find
 from analysis.paper.effects import answers
 from analysis.records import FINISHED, UNREADABLE, Study, read_study
@@ -51,7 +52,14 @@ def build(request: Request) -> None:
 def answer(folder: Path) -> Answered:
     """Read a study and answer what can be asked of it."""
     study = read_study(folder)
-    own = [*find(study), *transfer(study), *divided_compute(study), *one_rate(study), *kept_promises(study)]
+    own = [
+        *find(study),
+        *few_labels(study),
+        *transfer(study),
+        *divided_compute(study),
+        *one_rate(study),
+        *kept_promises(study),
+    ]
     return Answered(study, [*own, *answers(study)])
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from nepa_scale import ladder, lr_rules, milestones
 from nepa_scale.config import LARGEST, LAYER_CHOICES, RunConfig, TaskConfig, walk
+from nepa_scale.costs import labels_per_class, num_used_images
 from nepa_scale.data import layout, policies
 from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError, nearest
@@ -17,6 +18,7 @@ from nepa_scale.layers import numbered_blocks
 
 FP16_NEEDS_GPU = "engine.precision=fp16: CPUs do not compute in fp16; use bf16 or fp32, or a GPU"
 SUBSET_KEYS = ("num_images", "fraction")
+LABEL_KEY = "labels_per_class"  # a third way to say it, of the tasks that read labels
 NEEDS: dict[str, tuple[layout.Need, ...]] = {
     "pretrain": (),
     "probe": ("label",),
@@ -56,8 +58,28 @@ def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
             found = layout.access_problems(
                 root, section.dataset, streaming=data.streaming, allow_remote=data.allow_remote
             )
-        problems += found
+        problems += found or _class_problems(config, task)
     return list(dict.fromkeys(problems))
+
+
+def _class_problems(config: RunConfig, task: str) -> list[str]:
+    """Why no class can give as many images as labels_per_class asks for."""
+    section = config.task_config(task)
+    asked = labels_per_class(section)
+    if asked is None:
+        return []
+    try:
+        largest = max(layout.class_sizes(Path(config.data.root), section.dataset), default=0)
+    except DataError as error:
+        return str(error).splitlines()
+    few = f"{task}.{LABEL_KEY}={asked}: no class of {section.dataset} has more than {largest} training images"
+    return [few] if asked > largest else []
+
+
+def _subset(section: TaskConfig) -> dict[str, int | float]:
+    """{key: value} of what says how many training images are used."""
+    given = {key: getattr(section, key, None) for key in (*SUBSET_KEYS, LABEL_KEY)}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def describe_data(config: RunConfig) -> str:
@@ -73,8 +95,7 @@ def check_milestones(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         section = config.task_config(task)
         if section.milestones is not None:
             with suppress(DataError):
-                available = layout.split_size(Path(config.data.root), section.dataset, "train")
-                total = section.total_steps(section.used_images(available))
+                total = section.total_steps(num_used_images(config, task))
                 problems += milestones.beyond(section, task, total)
     return problems
 
@@ -192,9 +213,9 @@ def _length_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
             problems.append(
                 f"{task}.epochs={section.epochs} and {task}.steps={section.steps}: give only one of the two"
             )
-        if section.num_images is not None and section.fraction is not None:
-            given = f"{task}.num_images={section.num_images} and {task}.fraction={section.fraction}"
-            problems.append(f"{given}: give only one of the two")
+        given = [f"{task}.{key}={value}" for key, value in _subset(section).items()]
+        if len(given) > 1:
+            problems.append(f"{' and '.join(given)}: give only one of {'the two' if len(given) == 2 else 'these'}")
         if section.epochs is None and section.steps is None:
             problems.append(f"{task}.epochs and {task}.steps are both null: give one of the two")
     return problems
@@ -204,11 +225,10 @@ def _streaming_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     if not config.data.streaming:
         return []
     by_index = ["data.streaming=true: task=probe reads by index; give data.streaming=false for it"]
-    chosen = {f"{task}.{key}": getattr(config.task_config(task), key) for task in tasks for key in SUBSET_KEYS}
+    chosen = {f"{task}.{key}": value for task in tasks for key, value in _subset(config.task_config(task)).items()}
     return (by_index if "probe" in tasks else []) + [
         f"{key}={value}: data.streaming=true reads whole shards and can choose no subset"
         for key, value in chosen.items()
-        if value is not None
     ]
 
 

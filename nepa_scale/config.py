@@ -163,7 +163,7 @@ class TaskConfig:
         return self.base_lr * self.batch_size / 256
 
     def used_images(self, available: int) -> int:
-        """Training images used, of those there are."""
+        """Training images used by num_images or fraction, of those there are."""
         if self.fraction is not None:
             return max(1, round(self.fraction * available))
         return min(self.num_images or available, available)
@@ -237,6 +237,8 @@ class FinetuneConfig(TaskConfig):
 class ClassifyConfig(FinetuneConfig):
     """Fine-tuning for classification."""
 
+    labels_per_class: int | None = setting(None, low=1, high=10**9)
+    """training images of each class, or all of a smaller class (in place of num_images or fraction); null = all"""
     crop_scale_min: float = setting(0.6, above=0, high=1)
     """smallest area fraction of RandomResizedCrop (paper: 0.08)"""
     auto_augment: str | None = setting(None)
@@ -289,6 +291,8 @@ class SegmentConfig(FinetuneConfig):
 class ProbeConfig(TaskConfig):
     """Heads on the frozen backbone: linear, attentive and nearest neighbours, at any block."""
 
+    labels_per_class: int | None = setting(None, low=1, high=10**9)
+    """training images of each class, or all of a smaller class (in place of num_images or fraction); null = all"""
     epochs: float | None = setting(4.0, above=0, high=10**6)
     """length in passes over the training images (give this or steps)"""
     base_lr: float = setting(3e-2, above=0)
@@ -365,6 +369,10 @@ class LogConfig:
     """validation images drawn with their attention and similarity maps when pre-training ends; 0 = none"""
 
 
+#: Settings that earlier versions did not have, with the value that does what those did: they change no run_id.
+LATER = {"probe.labels_per_class": None, "classify.labels_per_class": None}
+
+
 @dataclass(kw_only=True)
 class RunConfig:
     """One point of a study: pre-train, then probe, fine-tune for classification and for segmentation."""
@@ -413,8 +421,10 @@ class RunConfig:
 
     def identity(self, tasks: Collection[str] = TASKS) -> dict[str, Any]:
         """The result settings that ``tasks`` depend on, flat; without pre-training's where the run does none, and
-        without those of no effect: ``decay`` where there is none, a rule of the learning rate where it is fixed."""
-        idle = {f"{task}.decay" for task in TASKS if self.task_config(task).schedule != "wsd"}
+        without those of no effect: ``decay`` where there is none, a rule of the learning rate where it is fixed, and
+        what earlier versions did not have where it is not asked for."""
+        idle = {key for key, value in LATER.items() if operator.attrgetter(key)(self) == value}
+        idle |= {f"{task}.decay" for task in TASKS if self.task_config(task).schedule != "wsd"}
         idle |= {"pretrain.lr_exponent"} if self.pretrain.lr_rule != "power" else set()
         idle |= {"pretrain.lr_rule", "pretrain.lr_reference"} if self.pretrain.lr_rule == "fixed" else set()
         return {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nepa_scale import ladder
-from nepa_scale.config import RunConfig
+from nepa_scale.config import RunConfig, TaskConfig
 from nepa_scale.data import layout
 from nepa_scale.layers import probed_layers
 from nepa_scale.placing.memory import ELEMENT, FP32, METRICS_LIBRARIES, Workload, backbone_bytes, block_bytes
@@ -67,8 +67,7 @@ class Convolution(NamedTuple):
 def task_cost(config: RunConfig, task: str, *, activation_checkpointing: bool = False) -> TaskCost:
     """Cost of ``task``. Raises ``DataError`` when its data set cannot be read."""
     section, arch = config.task_config(task), architecture(config, task)
-    available = num_train_images(config, task)
-    used = section.used_images(available)
+    used = num_used_images(config, task)
     steps = section.total_steps(used)
     images = steps * section.batch_size
     image_size = backbone_image_size(config, task)
@@ -152,6 +151,34 @@ def architecture(config: RunConfig, task: str) -> ladder.Architecture:
 def num_train_images(config: RunConfig, task: str) -> int:
     """Size of the task's training split."""
     return layout.split_size(Path(config.data.root), config.task_config(task).dataset, "train")
+
+
+def num_used_images(config: RunConfig, task: str) -> int:
+    """How many of them the task is trained on. Raises ``DataError`` when its data set cannot be read."""
+    section = config.task_config(task)
+    asked = labels_per_class(section)
+    if asked is None:
+        return section.used_images(num_train_images(config, task))
+    return sum(min(size, asked) for size in layout.class_sizes(Path(config.data.root), section.dataset))
+
+
+def labels_per_class(section: TaskConfig) -> int | None:
+    """Images of each class that a task is trained on, where it is said so; not every task has the setting."""
+    return getattr(section, "labels_per_class", None)
+
+
+def exhausted_classes(config: RunConfig, task: str) -> str | None:
+    """A sentence on the classes that have fewer images than ``labels_per_class``, if any."""
+    section = config.task_config(task)
+    asked = labels_per_class(section)
+    sizes = [] if asked is None else layout.class_sizes(Path(config.data.root), section.dataset)
+    fewer = [size for size in sizes if asked is not None and size < asked]
+    if not fewer:
+        return None
+    return (
+        f"{task}.labels_per_class={asked}: {len(fewer)} of {len(sizes)} classes have fewer training images "
+        f"(the smallest {min(fewer)}); all of theirs are used"
+    )
 
 
 def num_classes(config: RunConfig, task: str) -> int:

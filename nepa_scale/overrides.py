@@ -9,6 +9,7 @@ import inspect
 import pickle
 import textwrap
 from collections.abc import Collection, Iterable, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nepa_scale import config as config_module
 from nepa_scale import recipes, yaml_files
-from nepa_scale.checks import NEEDS, SUBSET_KEYS, check_values, out_of_range
+from nepa_scale.checks import LABEL_KEY, NEEDS, SUBSET_KEYS, check_values, out_of_range
 from nepa_scale.config import TASKS, RunConfig, walk
 from nepa_scale.data import layout
 from nepa_scale.data.embedded import DEFAULT_ROOT
@@ -31,7 +32,7 @@ SHORTHANDS = ("data", "model", *(f"data.{key}" for key in SUBSET_KEYS))
 MAPPINGS = ("milestones",)  # settings whose one value is a mapping, which files may write as such
 ONE_VALUE = "expected one value, found a list"
 SECTIONS = sorted({key.split(".")[0] for key in KEYS if "." in key})
-EXCLUSIVE = (("epochs", "steps"), ("steps", "epochs"), SUBSET_KEYS, SUBSET_KEYS[::-1])
+EXCLUSIVE = (("epochs", "steps"), ("steps", "epochs"), *permutations((*SUBSET_KEYS, LABEL_KEY), 2))
 
 Pairs = list[tuple[str, str]]  # settings, as (dotted key, text)
 
@@ -235,7 +236,8 @@ def with_files(pairs: Sequence[tuple[str, str]], problems: list[str]) -> Pairs:
 
 def overlay(weak: Sequence[tuple[str, str]], strong: Sequence[tuple[str, str]]) -> Pairs:
     """The settings of two sources in order, where ``strong`` replaces what it excludes: steps a length in epochs, a
-    fraction a number of images, and the other way round. Its ``data`` stands before the data sets of single tasks."""
+    fraction a number of images or of labels per class, and the other way round. Its ``data`` stands before the data
+    sets of single tasks."""
     given = {key for key, value in strong if value != "null"}
     replaced = {f"{task}.{a}" for task in TASKS for a, b in EXCLUSIVE if f"{task}.{b}" in given}
     return [pair for pair in weak if pair[0] not in replaced] + sorted(strong, key=lambda pair: pair[0] != "data")

@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 from nepa_scale import branching, checks, command, lr_rules, overrides, progress, run_settings, runs
 from nepa_scale.config import RunConfig
-from nepa_scale.costs import task_cost
+from nepa_scale.costs import exhausted_classes, task_cost
 from nepa_scale.data.reporting import reporting
 from nepa_scale.errors import ConfigError, DataLostError, RankError, UserError
 from nepa_scale.placing import ds_config
@@ -120,6 +120,7 @@ def describe(config: RunConfig, run_dir: Path, world: World) -> str:
             *([f"learning rate {rates}"] if rates is not None else []),
             f"FLOPs        {cost.flops_train:.3g} useful, {cost.flops_executed:.3g} executed",
             *placement_lines(placement, device),
+            *filter(None, [exhausted_classes(config, config.task)]),
             *(f"warning: {problem}" for problem in problems),
         ]
     )

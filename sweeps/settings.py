@@ -95,6 +95,11 @@ class StudySettings:
         default_factory=list,
         metadata=about("sides of the images in pixels, for grids over resolution", **RUN_LIMITS["pretrain.image_size"]),
     )
+    label_fractions: list[float] = field(
+        default_factory=list,
+        metadata=about("parts of the labelled images, for grids over labels", **RUN_LIMITS["classify.fraction"]),
+    )
+    label_steps: int | None = option("steps of each probe and fine-tuning in grids over labels; null = epochs", low=1)
     base_size: str = option("rung of the size ladder that grids over anything else train", "nano", **SIZES)
     tasks: list[str] = field(
         default_factory=lambda: ["pretrain", "classify", "segment"],

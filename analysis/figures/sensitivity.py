@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import text
+from analysis.few_labels import LABEL_KEYS
 from analysis.figures import captions, drawing
 from analysis.figures.drawing import INK, QUIET
 from analysis.figures.palette import Palette, palette, readable
@@ -21,12 +22,12 @@ FEWEST_VALUES = 3
 
 
 def settings(study: Study) -> list[str]:
-    """The varied settings that are positive numbers of at least three values, and neither size, cost nor seed."""
+    """The varied settings that are positive numbers of three values or more: no size, cost, labels or seed."""
     found = []
     for key in study.axes:
         values = study.table[f"config.{key}"].dropna()
         numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-        other = key in SIZE_KEYS | COST_KEYS or key.rpartition(".")[2] == "seed"
+        other = key in SIZE_KEYS | COST_KEYS | LABEL_KEYS or key.rpartition(".")[2] == "seed"
         if numeric and not other and values.nunique() >= FEWEST_VALUES and values.between(SMALLEST, LARGEST).all():
             found.append(key)
     return found

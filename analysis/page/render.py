@@ -12,6 +12,7 @@ from analysis import text
 from analysis.curves import Curves, curves
 from analysis.figures.cost import cost_plot
 from analysis.figures.curve_plots import curve_plot
+from analysis.figures.few_labels_plot import few_labels_plot
 from analysis.figures.frontier import frontier_plot
 from analysis.figures.isoflop_plots import isoflop_plot
 from analysis.figures.label_plots import rank_by_label_plot
@@ -108,6 +109,7 @@ def _plots(study: Study, logged: Curves) -> Iterator[Plot]:
 
 def _where_known(study: Study) -> Iterator[Plot | None]:
     """Figures that a study has only if it measured what they show."""
+    yield from (few_labels_plot(study, target) for target in _downstream(study))
     for target in (*_downstream(study), SHORTFALL):
         yield isoflop_plot(study, target)
         yield from (sensitivity_plot(study, target, key) for key in settings(study))

@@ -39,3 +39,8 @@ def embedded_content(
 def embedded_info() -> DatasetInfo:
     """Return what the embedded data set holds by default."""
     return parse_info(embedded_content(), EMBEDDED_NAME)
+
+
+def embedded_class_sizes() -> list[int]:
+    """Return how many training scenes each digit names by default: they take turns."""
+    return [len(range(digit, NUM_TRAIN, len(DIGITS))) for digit in range(len(DIGITS))]

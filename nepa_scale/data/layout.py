@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from nepa_scale.data import ade20k
 from nepa_scale.data.advice import how_to_prepare, prepare_command
-from nepa_scale.data.embedded import DEFAULT_ROOT, EMBEDDED_NAME, embedded_info
+from nepa_scale.data.embedded import DEFAULT_ROOT, EMBEDDED_NAME, embedded_class_sizes, embedded_info
 from nepa_scale.data.info import INFO_NAME, SPLITS, DatasetInfo, parse_info
 from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError, nearest
@@ -167,6 +167,22 @@ def mask_classes(root: Path, name: str) -> int:
 def split_size(root: Path, name: str, split: str) -> int:
     """Return the number of images of ``split``, "train" or "validation"."""
     return dataset_info(root, name).splits[split].num_samples
+
+
+def class_sizes(root: Path, name: str) -> list[int]:
+    """Return how many training images each class has that has any, by the index, which is made where there is none.
+
+    Raises ``DataError`` where the shards cannot be indexed.
+    """
+    if is_unwritten_embedded(root, name):
+        return embedded_class_sizes()
+    import numpy as np  # here, as it takes a while
+
+    from nepa_scale.data.sources import open_source
+
+    labels = open_source(root, name, "train").labels
+    sizes: list[int] = np.unique(labels[labels >= 0], return_counts=True)[1].tolist()
+    return sizes
 
 
 def _absent(root: Path, name: str) -> str | None:

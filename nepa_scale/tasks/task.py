@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from nepa_scale.config import RunConfig, TaskConfig
+from nepa_scale.costs import exhausted_classes, num_used_images
 from nepa_scale.data import layout
 from nepa_scale.data.datasets import Samples
 from nepa_scale.data.device import on_device
@@ -29,6 +30,7 @@ from nepa_scale.model import NepaViT, build_backbone
 from nepa_scale.optim import NO_LAYER_DECAY, LayerDecay, build_optimizer
 from nepa_scale.processes.distributed import first_text, sum_votes
 from nepa_scale.processes.world import World
+from nepa_scale.progress import logger
 
 Value = TypeVar("Value")
 
@@ -111,8 +113,13 @@ class Task(ABC):
         return open_source(Path(self.config.data.root), self.section.dataset, split)
 
     def chosen_images(self, source: Contents) -> np.ndarray | None:
-        """Indices of the training images used; None means all."""
-        count = self.section.used_images(len(source))
+        """Indices of the training images used; None means all.
+
+        The choice takes a round of every class after the other, so that K of each class are as many whole rounds.
+        """
+        count = num_used_images(self.config, self.name)
+        if (remark := exhausted_classes(self.config, self.name)) is not None:
+            logger.info("%s", remark)
         if count == len(source):
             return None
         return subset(len(source), count, self.config.seed, cast(Source, source).labels)

@@ -15,7 +15,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.config import RunConfig, TaskConfig
+from nepa_scale.config import LATER, RunConfig, TaskConfig
 from nepa_scale.costs import TaskCost
 from nepa_scale.errors import UserError
 from nepa_scale.files import read_json, write_json
@@ -196,7 +196,8 @@ def family_of(config: RunConfig, task: str, placement: Placement) -> str:
     settings = {
         key: value
         for key, value in config.flat().items()
-        if key in SHARED or (key.startswith((f"{task}.", "model.")) and key not in free)
+        if (key in SHARED or (key.startswith((f"{task}.", "model.")) and key not in free))
+        and not (key in LATER and value == LATER[key])
     }
     layout = {"devices": placement.world_size, "file": placement.ds_config}
     section = config.task_config(task)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale import checks
+from nepa_scale.costs import labels_per_class
 from nepa_scale.errors import ConfigError
 from nepa_scale.placing import ds_config
 from nepa_scale.runs import check_start
@@ -24,7 +25,8 @@ def check(points: Iterable[Point], devices: int) -> None:
         config = point.config
         for task in point.tasks:
             section = config.task_config(task)
-            reads = (config.data.root, section.dataset, section.num_images, section.fraction, task)
+            subset = (section.num_images, section.fraction, labels_per_class(section))
+            reads = (config.data.root, section.dataset, *subset, task)
             if reads not in seen:
                 problems += checks.check_data(config, (task,))
             seen.add(reads)

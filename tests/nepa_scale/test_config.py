@@ -10,7 +10,7 @@ import pytest
 from processes import next_line, running
 
 from nepa_scale import ladder
-from nepa_scale.config import TASKS, RunConfig, TaskConfig, walk
+from nepa_scale.config import LATER, TASKS, RunConfig, TaskConfig, walk
 from nepa_scale.overrides import help_text, parse, to_text
 
 SETTINGS = [pytest.param(key, value, meta, id=key) for key, value, meta in walk(RunConfig())]
@@ -89,6 +89,16 @@ def test_orchestration_settings_are_exactly_these() -> None:
     sections |= {"log.every", "log.tensorboard", "log.pictures"}
     sections |= {f"{task}.{key}" for task in TASKS for key in ("eval_every", "milestones")}
     assert marked == sections | {"task", "run_dir", "pretrain_dir", "micro_batch_size", "dry_run", "force"}
+
+
+def test_later_settings_leave_earlier_runs_their_names() -> None:
+    """A setting that earlier versions did not have is in no identity until it is given."""
+    for key, value in LATER.items():
+        section, leaf = holder_of(config := RunConfig(), key)
+        assert key not in config.identity() and getattr(section, leaf) == value
+        setattr(section, leaf, 3)
+        assert config.identity()[key] == 3
+    assert RunConfig().run_id == "nano-p8-0065ab0a"  # of the version before there were any
 
 
 def test_pretraining_is_the_same_whatever_comes_after_it() -> None:

@@ -82,6 +82,7 @@ def test_folder_gives_what_the_command_leaves_open(tmp_path: Path) -> None:
     assert (config.task, config.model.size, config.pretrain.steps, config.seed) == ("classify", "pico", 7, 3)
     assert (config.data.root, config.classify.fraction) == ("sets", 0.5)
     assert configure(["task=classify", *run, "classify.num_images=9"]).classify.fraction is None
+    assert configure(["task=classify", *run, "classify.labels_per_class=9"]).classify.fraction is None
     assert configure(["task=classify", *run, "classify.steps=9"]).classify.epochs is None
     assert configure(["pretrain.epochs=2", *run]).pretrain.steps is None
     assert configure(["task=classify", *run, "classify.recipe=paper", "classify.mixup=0.3"]).classify.cutmix == 1.0

@@ -14,7 +14,12 @@ import torch
 from small_tasks import CPU, config_of, images_of, with_random_weights
 from torch import Tensor, nn
 
+from nepa_scale.checks import check_data
 from nepa_scale.config import RunConfig
+from nepa_scale.costs import exhausted_classes, task_cost
+from nepa_scale.data.digits import encode_png
+from nepa_scale.data.info import make_info
+from nepa_scale.data.prepare.whole import write_dataset
 from nepa_scale.errors import RunError
 from nepa_scale.model import NepaViT, build_backbone
 from nepa_scale.optim import LayerDecay
@@ -23,6 +28,7 @@ from nepa_scale.processes.world import World
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.finetune import load_backbone
 from nepa_scale.tasks.pretrain import Pretrain
+from nepa_scale.tasks.probe import Probe
 from nepa_scale.tasks.segment import Segment
 from nepa_scale.tasks.task import Task
 
@@ -117,6 +123,47 @@ def test_subset_of_the_training_images(digits_root: Path) -> None:
     assert (len(small), len(large)) == (8, 32)
     assert small < large
     assert all(len(task.eval_data) == 40 for task in tasks)
+
+
+def test_labels_per_class_are_exact_and_nested(tmp_path: Path) -> None:
+    """K images of each class, all of a smaller class, the same ones as for a smaller K and as the same number gives."""
+    root = uneven_root(tmp_path, [9, 2, 5])
+    tasks = {
+        count: Classify(uneven(root, "classify", f"classify.labels_per_class={count}"), None) for count in (1, 2, 4, 9)
+    }
+    chosen = {count: task.train_data.indices for count, task in tasks.items()}
+    labels = np.repeat([0, 1, 2], [9, 2, 5])
+    counts = {count: np.bincount(labels[indices], minlength=3).tolist() for count, indices in chosen.items()}
+    assert counts == {1: [1, 1, 1], 2: [2, 2, 2], 4: [4, 2, 4], 9: [9, 2, 5]}
+    assert set(chosen[1]) < set(chosen[2]) < set(chosen[4]) < set(chosen[9])
+    six = Classify(uneven(root, "classify", "classify.num_images=6"), None)
+    np.testing.assert_array_equal(six.train_data.indices, chosen[2])
+    for count, task in tasks.items():
+        assert task_cost(task.config, "classify").unique_images == len(chosen[count])
+    probe = Probe(uneven(root, "probe", "probe.labels_per_class=2"), None)
+    np.testing.assert_array_equal(probe.train_data.indices, chosen[2])
+    assert exhausted_classes(tasks[2].config, "classify") is None
+    remark = exhausted_classes(tasks[4].config, "classify")
+    assert remark is not None and "1 of 3 classes" in remark
+    asked = uneven(root, "classify", "classify.labels_per_class=10")
+    (problem,) = check_data(asked, ("classify",))
+    assert "classify.labels_per_class=10" in problem and "more than 9" in problem
+
+
+def uneven(root: Path, task: str, *words: str) -> RunConfig:
+    """A run from scratch on ``uneven_root``."""
+    return config_of(root, task, "init=scratch", "data=uneven", *words)
+
+
+def uneven_root(root: Path, sizes: list[int]) -> Path:
+    """A data set "uneven" with so many training images of each class."""
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    pixels = encode_png(np.zeros((8, 8, 3), dtype=np.uint8))
+    samples = [{"__key__": f"{i:04d}", "png": pixels, "cls": str(label).encode()} for i, label in enumerate(labels)]
+    names = [str(label) for label in range(len(sizes))]
+    info = make_info("uneven", split_sizes={"train": len(labels), "validation": 3}, shard_size=10, class_names=names)
+    write_dataset(root, info, {"train": iter(samples), "validation": iter(samples[:3])}, None)
+    return root
 
 
 def stored_backbone(config: RunConfig, path: Path) -> NepaViT:

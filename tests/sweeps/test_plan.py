@@ -283,6 +283,25 @@ def test_equal_pretraining_is_done_once(tmp_path: Path) -> None:
     assert {point.pretrained_by for point in shared(("grid=ablation_masking", *ABLATION), None, tmp_path)} == {None}
 
 
+@pytest.mark.parametrize("study", ["demo", "tiny", "imagenet"])
+@pytest.mark.parametrize("axis", ["study.label_fractions=[0.01,0.1,1]", "grid.axes.classify.labels_per_class=[1,2,4]"])
+def test_labels_share_one_pretraining_of_each_size(study: str, axis: str, tmp_path: Path) -> None:
+    """Every amount of labels is fine-tuned for as many steps, from one pre-training of its size and from scratch."""
+    words = ("grid=label_fraction", f"study={study}", "grid.axes.model.size=[tiny,small]", "study.scratch_control=true")
+    other = ("grid.zip={}",) if "per_class" in axis else ()
+    found = shared((*words, axis, *other), None, tmp_path)
+    owners = [point for point in found if "pretrain" in point.tasks]
+    assert sorted(point.config.model.size for point in owners) == ["small", "tiny"]
+    for init in ("pretrain", "scratch"):
+        arm = [point for point in found if point.config.init == init]
+        assert (
+            len({(p.config.model.size, p.config.classify.fraction, p.config.classify.labels_per_class) for p in arm})
+            == 6
+        )
+    assert len({(point.config.classify.steps, point.config.segment.steps) for point in found}) == 1
+    assert {point.config.classify.epochs for point in found} == {None}
+
+
 def test_finished_pretraining_of_an_earlier_launch_is_used(tmp_path: Path) -> None:
     """A point added later starts from the equal pre-training that is already there, and not from an unfinished one."""
     earlier = make_plan("grid=ablation_freeze", *ABLATION)

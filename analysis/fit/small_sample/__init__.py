@@ -5,6 +5,7 @@ from analysis.fit.small_sample.means import MeanRatio, mean_interval, mean_ratio
 from analysis.fit.small_sample.offset_law import OffsetPowerLawFit, fit_offset_power_law
 from analysis.fit.small_sample.points import CONFIDENCE, t_quantile
 from analysis.fit.small_sample.power_law import PowerLawFit, fit_power_law
+from analysis.fit.small_sample.shift import Shift, matched_shift, mean_shift
 
 __all__ = [
     "CONFIDENCE",
@@ -14,9 +15,12 @@ __all__ = [
     "OffsetPowerLawFit",
     "PowerLawFit",
     "Prediction",
+    "Shift",
     "fit_offset_power_law",
     "fit_power_law",
+    "matched_shift",
     "mean_interval",
     "mean_ratio",
+    "mean_shift",
     "t_quantile",
 ]
