@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -22,6 +23,7 @@ from sweeps.handing_over import environment_of_job, spared_from_the_terminal
 from sweeps.machine import Slots
 
 LEAVE_SECONDS = 10.0
+POLL_SECONDS = 0.02
 #: What submitit's controller tells the only process of a job.
 ALONE = {
     "SUBMITIT_EXECUTOR": "local",
@@ -39,8 +41,8 @@ class NoServerError(Exception):
 
 @contextlib.contextmanager
 def fork_server(slots: Slots) -> Iterator[ForkServer | None]:
-    """A server for jobs of these slots; None where these need fresh processes: on GPUs, or with several ranks."""
-    if slots.gpus or slots.processes > 1:
+    """A server for jobs of these slots; None where these need fresh processes."""
+    if not slots.forks:
         yield None
         return
     server = ForkServer(slots.threads)
@@ -84,6 +86,11 @@ class ForkServer:
                 self._is_broken = True
                 self.leave()
         return not (self._is_ready or self._is_broken)
+
+    def wait(self) -> None:
+        """Wait until it is decided how jobs start: forked, or as fresh processes."""
+        while self.is_loading():
+            time.sleep(POLL_SECONDS)
 
     def fork(self, folder: Path, variables: Mapping[str, str]) -> int:
         """Start the job that is submitted to ``folder``, with ``variables`` in its environment; returns its pid.
@@ -149,6 +156,6 @@ class ForkingExecutor(submitit.LocalExecutor):
         self._server, self._variables = server, variables
 
     def _submit_command(self, command: str) -> submitit.LocalJob[Any]:
-        pid = self._server.fork(Path(self.folder), self._variables | ALONE)
+        pid = self._server.fork(Path(self.folder), {**self._variables, **ALONE})
         process = ForkedProcess(pid, start_time(pid) or 0.0)
         return submitit.LocalJob(self.folder, str(pid), process=cast(Any, process))

@@ -48,16 +48,8 @@ def server() -> Iterator[ForkServer]:
     with pytest.MonkeyPatch.context() as patch, fork_server(SLOT) as server:
         patch.setenv("OMP_NUM_THREADS", "1")
         assert server is not None
-        load(server)
+        server.wait()
         yield server
-
-
-def load(server: ForkServer) -> None:
-    """Wait until it is decided how jobs start."""
-    deadline = time.monotonic() + 120
-    while server.is_loading():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def start(folder: Path, function: Callable[[], object], server: ForkServer | None) -> Any:
@@ -167,14 +159,14 @@ def test_a_killed_server_ends_no_job_and_is_replaced(tmp_path: Path) -> None:
 
     with fork_server(SLOT) as server:
         assert server is not None
-        load(server)
+        server.wait()
         first, pid = start(tmp_path / "first", functools.partial(wait_for, tmp_path / "go"), server), server.pid
         assert pid is not None and psutil.Process(int(first.job_id)).ppid() == pid
         os.kill(pid, signal.SIGKILL)
         assert run_job(tmp_path / "meanwhile", int, server) is None
         with pytest.raises(NoServerError):
             server.fork(tmp_path, {})
-        load(server)
+        server.wait()
         assert server.pid not in (None, pid)
         second = start(tmp_path / "second", int, server)
         until(second.done)
@@ -192,7 +184,7 @@ def test_without_a_server_jobs_are_fresh_processes(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with fork_server(SLOT) as server:
         assert server is not None
-        load(server)
+        server.wait()
         assert server.pid is None
         assert run_job(tmp_path / "job", int, server) is None
     for slots in (Slots(1, 1, ("0",)), Slots(1, 2, (), processes=2)):
