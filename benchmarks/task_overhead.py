@@ -18,9 +18,10 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[0] = str(REPOSITORY)
+sys.path.insert(0, str(REPOSITORY))
 
-from benchmarks.command import read_settings, show  # noqa: E402
+from command import read_settings, show  # noqa: E402
+
 from nepa_scale import overrides  # noqa: E402
 from nepa_scale.data.digits import write_digits  # noqa: E402
 from nepa_scale.files import read_json  # noqa: E402

@@ -10,9 +10,16 @@ connection ends, its queue is gone: it tells the tasks that still run to save, a
 
 from __future__ import annotations
 
+import atexit
+import os
+
+if __name__ == "__main__":
+    # What is registered first runs last. Python would clear a task's memory object by object before it ends, and so
+    # copy all that it shares with the server.
+    atexit.register(os._exit, 0)
+
 import gc
 import importlib
-import os
 import signal
 import sys
 import time
@@ -57,7 +64,7 @@ def main(words: Sequence[str]) -> None:
             raise RuntimeError("tasks on GPUs are not forked: this process has looked for them")
         for name in PRELOADED:
             importlib.import_module(name)
-        gc.freeze()
+        gc.freeze()  # what is here stays, so that a task's garbage collector need not touch it, either
         request = _serve(connection)
     if request is None:
         _stop_tasks()
