@@ -1,9 +1,11 @@
-"""What every job is given when it is handed to submitit: a folder of its own, and this checkout to import from."""
+"""What every job is given when it is handed to submitit: a folder of its own, this checkout to import from, and peace
+from the terminal."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -37,3 +39,18 @@ def job_environment(variables: Mapping[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def spared_from_the_terminal() -> Iterator[None]:
+    """Let processes started meanwhile ignore Ctrl-C and hang-up of the terminal.
+
+    Both reach a whole process group, and submitit's controller would then kill its job within a second,
+    before it has saved. The queue alone tells jobs to stop.
+    """
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -27,6 +27,11 @@ class Slots:
     gpus: tuple[str, ...]
     processes: int = 1
 
+    @property
+    def forks(self) -> bool:
+        """Whether tasks are forked from a process that has their imports: not on GPUs, nor with several ranks."""
+        return not self.gpus and self.processes == 1
+
 
 @dataclass(frozen=True)
 class Speed:

@@ -52,6 +52,20 @@ def read_environment() -> World:
     return world
 
 
+def import_libraries() -> bool:
+    """Import torch and DeepSpeed, told what they need to know before; returns whether this process has a GPU."""
+    # Of what goes wrong, our own messages tell; torch would print its C++ stack at every lost connection.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed  # noqa: F401  for all that follows
+
+    return cuda
+
+
 def initialise(world: World, *, rendezvous_seconds: float = 60.0, timeout_minutes: float = 30.0) -> torch.device:
     """Join the process group (NCCL on GPUs, gloo on CPUs) and return this process's device.
 
@@ -62,15 +76,10 @@ def initialise(world: World, *, rendezvous_seconds: float = 60.0, timeout_minute
     Raises:
         ConfigError: when the ranks do not find one another, naming the variable that is wrong.
     """
-    # Of what goes wrong, our own messages tell; torch would print its C++ stack at every lost connection.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    cuda = import_libraries()
+    import deepspeed
     import torch
     import torch.distributed as dist
-
-    cuda = torch.cuda.is_available()
-    if not cuda:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
 
     if cuda:
         device = torch.device("cuda", _choose_gpu(world.local_rank))

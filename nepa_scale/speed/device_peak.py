@@ -18,7 +18,7 @@ from torch import Tensor
 from nepa_scale.speed.stated_peaks import stated_flops
 
 #: Seconds of measuring, over all shapes together; every shape is tried at least ``_LEAST_TRIES`` times.
-_SECONDS = 1.0
+_SECONDS_CPU, _SECONDS_GPU = 0.25, 1.0
 _LEAST_TRIES = 2
 
 #: (M, K, N) of the products measured: squares, and the long ones of transformers (tokens x width x hidden width). A
@@ -39,7 +39,7 @@ class Peak:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> Peak:
-    """The peak of ``device`` for matrix products of ``dtype``; about a second's work where it must be measured.
+    """The peak of ``device`` for matrix products of ``dtype``; up to a second's work where it must be measured.
 
     fp32 products of a GPU count as TF32 where torch is allowed to use that (``set_float32_matmul_precision``).
     """
@@ -51,9 +51,11 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> Peak:
     return Peak(measured_flops(device, dtype), "measured", name)
 
 
-def measured_flops(device: torch.device, dtype: torch.dtype, seconds: float = _SECONDS) -> float:
-    """The best rate, in operations per second, of products of several shapes on ``device``, tried for ``seconds``."""
-    shapes = _SHAPES_CPU if device.type == "cpu" else _SHAPES_GPU
+def measured_flops(device: torch.device, dtype: torch.dtype, seconds: float | None = None) -> float:
+    """The best rate, in operations per second, of products of several shapes on ``device``, tried for ``seconds``
+    (None: a quarter of one on a CPU, one elsewhere)."""
+    shapes, usual = (_SHAPES_CPU, _SECONDS_CPU) if device.type == "cpu" else (_SHAPES_GPU, _SECONDS_GPU)
+    seconds = usual if seconds is None else seconds
     return max(_best_rate(shape, device, dtype, seconds / len(shapes)) for shape in shapes)
 
 

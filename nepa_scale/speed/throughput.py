@@ -27,7 +27,7 @@ class Throughput:
     """Measures the intervals between log rows. Every rank has one and calls it at the same steps."""
 
     def __init__(self, cost: TaskCost, precision: str, world: World, device: torch.device) -> None:
-        """Find the devices' peak, which takes a second where it must be measured."""
+        """Find the devices' peak, which takes up to a second where it must be measured."""
         self._useful = cost.flops_train / cost.images_seen
         self._executed = cost.flops_executed / cost.images_seen
         self._peak = peak_flops(device, DTYPES[precision])

@@ -1,4 +1,4 @@
-"""Measuring tasks on this machine: each trains for some steps by the real command, in a copy for every slot.
+"""Measuring tasks on this machine: each trains for some steps as the queue starts it, in a copy for every slot.
 
 A task that has a machine to itself is faster than one that shares it, so what is measured is a machine as busy as a
 study makes it.
@@ -6,9 +6,7 @@ study makes it.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
+import functools
 import subprocess
 import sys
 import tempfile
@@ -18,18 +16,20 @@ from pathlib import Path
 
 from nepa_scale import overrides
 from nepa_scale.errors import UserError
-from nepa_scale.placing.visible_gpus import showing
 from nepa_scale.status import now
 from sweeps.calibrating.measurements import Measurement
 from sweeps.calibrating.shapes import Shape
 from sweeps.calibrating.short_runs import short_config
 from sweeps.calibrating.timing import ShortRun, Timing, mean
-from sweeps.handing_over import environment_of_job
-from sweeps.jobs import first_error
+from sweeps.handing_over import ROOT
+from sweeps.jobs import printed_error
 from sweeps.machine import Slots
+from sweeps.on_machine import processes
 from sweeps.on_machine.alone import whole_machine
+from sweeps.on_machine.forking import ForkServer, fork_server
+from sweeps.schedule import Job
+from sweeps.task import run_task
 
-TRAIN = Path(__file__).resolve().parents[2] / "nepa_scale" / "train.py"
 POLL_SECONDS = 0.02
 
 
@@ -43,12 +43,16 @@ def run_here(runs: Sequence[tuple[Shape, ShortRun]], slots: Slots, folder: Path)
     measurements = []
     with (
         whole_machine(slots.gpus),
+        fork_server(slots) as server,
         tempfile.TemporaryDirectory(dir=folder, prefix="running-", ignore_cleanup_errors=True) as temporary,
     ):
-        _warm_up()
+        if server is None:
+            _warm_up()
+        else:
+            server.wait()
         for number, (shape, run) in enumerate(runs, start=1):
             print(f"calibrating {number}/{len(runs)}: {shape.label}", flush=True)
-            timing = _measured(shape, run, slots, Path(temporary) / str(number))
+            timing = _measured(shape, run, slots, Path(temporary) / str(number), server)
             measurements.append(Measurement(shape.family, shape.work, timing, shape.label, now(), shape.devices))
     return measurements
 
@@ -57,53 +61,41 @@ def _warm_up() -> None:
     """Read the trainer's libraries once: after an installation or a restart the first process waits for the disk, and
     no other does."""
     heavy = "import nepa_scale.zero.engine, nepa_scale.tasks.pretrain"
-    subprocess.run([sys.executable, "-c", heavy], cwd=TRAIN.parents[1], capture_output=True, check=False)
+    subprocess.run([sys.executable, "-c", heavy], cwd=ROOT, capture_output=True, check=False)
 
 
-def _measured(shape: Shape, run: ShortRun, slots: Slots, folder: Path) -> Timing:
+def _measured(shape: Shape, run: ShortRun, slots: Slots, folder: Path, server: ForkServer | None) -> Timing:
     config = short_config(shape.config, shape.task, run)
     copies = [folder / str(slot) for slot in range(slots.count)]
     for copy in copies:
         overrides.save(config, copy / "config.yaml")
+    work = [_job(shape, copy) for copy in copies]
     started = time.perf_counter()
-    processes = [_start(shape.task, copy, slots, slot) for slot, copy in enumerate(copies)]
+    handles = [processes.start(job, slots, _gpus(slots, slot), server) for slot, job in enumerate(work)]
     try:
-        took = [0.0] * len(processes)
+        took = [0.0] * len(handles)
         while not all(took):
             time.sleep(POLL_SECONDS)
-            for slot, process in enumerate(processes):
-                if not took[slot] and process.poll() is not None:
+            for slot, (job, handle) in enumerate(zip(work, handles, strict=True)):
+                if not took[slot] and handle.done():
                     took[slot] = time.perf_counter() - started
-                    if process.returncode:
-                        raise UserError(f"calibrating {shape.label}: {_error_of(copies[slot], process.returncode)}")
+                    words = processes.last_words(handle)
+                    if words is not None:
+                        raise UserError(f"calibrating {shape.label}: {printed_error(job) or words}")
     finally:
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        for handle in handles:
+            processes.kill_tree(int(handle.job_id))
+            handle.done()  # takes note of the end, so that no zombie stays
     return mean([run.timing(copy / shape.task, seconds) for copy, seconds in zip(copies, took, strict=True)])
 
 
-def _start(task: str, run_dir: Path, slots: Slots, slot: int) -> subprocess.Popen[bytes]:
-    words = [f"config={run_dir / 'config.yaml'}", f"task={task}", f"run_dir={run_dir}"]
-    variables = {"OMP_NUM_THREADS": str(max(1, slots.threads // slots.processes))}
-    if slots.gpus:
-        own = [slots.gpus[(slot * slots.processes + rank) % len(slots.gpus)] for rank in range(slots.processes)]
-        variables |= showing(own)
-    together = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(slots.processes)]
-    command = [sys.executable, *(together if slots.processes > 1 else ()), str(TRAIN), *words]
-    with (run_dir / "printed.txt").open("wb") as printed:
-        return subprocess.Popen(
-            command,
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-            env=environment_of_job(variables),
-            start_new_session=True,
-        )
+def _job(shape: Shape, run_dir: Path) -> Job:
+    function = functools.partial(run_task, str(run_dir.absolute()), shape.task)
+    folder = run_dir.absolute() / shape.task / "submitit"
+    return Job(key=shape.label, function=function, folder=folder, after=(), cost=0.0)
 
 
-def _error_of(run_dir: Path, code: int) -> str:
-    """The first error that a process printed."""
-    printed = (run_dir / "printed.txt").read_text(encoding="utf-8", errors="replace")
-    last = (printed.splitlines() or ["nothing was printed"])[-1]
-    return first_error(printed) or f"exit code {code}; {last}"
+def _gpus(slots: Slots, slot: int) -> list[str]:
+    """The GPUs of a slot, one for each rank."""
+    first = slot * slots.processes
+    return [slots.gpus[(first + rank) % len(slots.gpus)] for rank in range(slots.processes)] if slots.gpus else []

@@ -177,7 +177,9 @@ def device_of(cluster: Cluster) -> dict[str, Any]:
     if isinstance(cluster, LocalSettings):
         slots = local_slots(cluster)
         machine = {"host": socket.gethostname(), "processor": processor(), "gpus": len(slots.gpus)}
-        return {**machine, "slots": slots.count, "threads": slots.threads, "processes": slots.processes, "torch": torch}
+        shape = {"slots": slots.count, "threads": slots.threads, "processes": slots.processes}
+        started = {"started": "forked"} if slots.forks else {}
+        return {**machine, **shape, **started, "torch": torch}
     keys = ("partition", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task")
     return {**{key: getattr(cluster, key) for key in keys}, "torch": torch}
 

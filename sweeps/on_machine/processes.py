@@ -1,15 +1,15 @@
 """A job as processes of this machine, through submitit's local executor.
 
 That executor starts whatever it is given at once, ends it after two minutes and counts every end as FINISHED: the
-queue adds the limit and the devices, and judges by what the job left behind.
+queue adds the limit and the devices, and judges by what the job left behind. A job of one process that uses no GPU is
+forked by a server which has the imports behind it, where there is one; any other has fresh processes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import pickle
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import psutil
@@ -17,42 +17,34 @@ import submitit
 
 from nepa_scale.placing.visible_gpus import CUDA, showing
 from nepa_scale.processes.free_port import free_port
-from sweeps.handing_over import fresh_folder, job_environment
+from sweeps.handing_over import fresh_folder, job_environment, spared_from_the_terminal
+from sweeps.machine import Slots
+from sweeps.on_machine.forking import ForkingExecutor, ForkServer, NoServerError
 from sweeps.schedule import Job
 
 WITHOUT_LIMIT_MINUTES = 60 * 24 * 365
 KILL_SECONDS = 5.0
 
 
-def start(job: Job, *, processes: int, threads: int, gpus: Sequence[str]) -> submitit.LocalJob[Any]:
-    """Start ``job`` at once, in ``processes`` ranks of ``threads`` threads, on these GPUs."""
+def start(job: Job, slots: Slots, gpus: Sequence[str], server: ForkServer | None) -> submitit.LocalJob[Any]:
+    """Start ``job`` at once in a slot, on these GPUs."""
+    port = {"MASTER_PORT": str(free_port())}
+    if server is not None:
+        with contextlib.suppress(NoServerError):
+            forked: Any = ForkingExecutor(fresh_folder(job.folder), server, port).submit(job.function)
+            return forked
     executor = submitit.LocalExecutor(fresh_folder(job.folder))
     executor.update_parameters(
         timeout_min=WITHOUT_LIMIT_MINUTES,
-        tasks_per_node=processes,
+        tasks_per_node=slots.processes,
         gpus_per_node=len(gpus),
     )
     shown = showing(gpus)
     executor.parameters["visible_gpus"] = shown[CUDA].split(",")  # update_parameters takes whole numbers alone
-    variables = {"OMP_NUM_THREADS": str(threads), "MASTER_PORT": str(free_port())} | shown
+    variables = {"OMP_NUM_THREADS": str(max(1, slots.threads // slots.processes))} | port | shown
     with job_environment(variables), spared_from_the_terminal():
         handle: Any = executor.submit(job.function)
     return handle
-
-
-@contextlib.contextmanager
-def spared_from_the_terminal() -> Iterator[None]:
-    """Let processes started meanwhile ignore Ctrl-C and hang-up of the terminal.
-
-    Both reach a whole process group, and submitit's controller would then kill its job within a second,
-    before it has saved. The queue alone tells jobs to stop.
-    """
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def last_words(handle: submitit.LocalJob[Any]) -> str | None:

@@ -14,6 +14,7 @@ import submitit
 
 from sweeps.machine import Slots
 from sweeps.on_machine import processes
+from sweeps.on_machine.forking import ForkServer
 from sweeps.on_machine.shares import GPU, Share, SharesBook
 from sweeps.schedule import Job, by_chain, is_ready
 
@@ -57,7 +58,7 @@ class LocalQueue:
     """Runs jobs on this machine, at most ``slots.count`` at once, and no more than other queues leave free.
 
     Once ``stop_requested`` says yes nothing more is started, and the running jobs get SIGTERM to save what
-    they have.
+    they have. With a ``server``, jobs are forked by it.
     """
 
     def __init__(
@@ -66,9 +67,11 @@ class LocalQueue:
         watcher: Watcher,
         stop_requested: Callable[[], bool] = lambda: False,
         shares: SharesBook | None = None,
+        server: ForkServer | None = None,
     ) -> None:
         self._slots, self._watcher, self._stop_requested = slots, watcher, stop_requested
         self._shares = shares or SharesBook()
+        self._server = server
         self._waiting: list[Job] = []
         self._unfinished: set[str] = set()
         self._running: list[Running] = []
@@ -105,7 +108,7 @@ class LocalQueue:
                 self._waiting.remove(job)
                 self._end(job, None)
                 continue
-            if len(self._running) >= self._slots.count:
+            if len(self._running) >= self._slots.count or (self._server is not None and self._server.is_loading()):
                 return
             share = self._claim()
             if share is None:
@@ -122,8 +125,7 @@ class LocalQueue:
 
     def _start(self, job: Job, share: Share) -> None:
         gpus = [device.removeprefix(GPU) for device in share.devices if device.startswith(GPU)]
-        threads = max(1, self._slots.threads // self._slots.processes)
-        handle = processes.start(job, processes=self._slots.processes, threads=threads, gpus=gpus)
+        handle = processes.start(job, self._slots, gpus, self._server)
         self._running.append(Running(job, handle, self._shares.hand_over(share, int(handle.job_id))))
 
     def _collect(self) -> None:

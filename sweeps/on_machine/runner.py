@@ -19,6 +19,7 @@ from sweeps import jobs, plan, withdrawn
 from sweeps.clusters import read_cluster
 from sweeps.handing_over import environment_of_job
 from sweeps.machine import local_slots
+from sweeps.on_machine.forking import fork_server
 from sweeps.on_machine.queue import LocalQueue
 from sweeps.schedule import Job
 from sweeps.settings import LocalSettings
@@ -117,7 +118,9 @@ def _run(study_dir: Path, stop: StopRequest) -> None:
     cluster = read_cluster(study_dir)
     if not isinstance(cluster, LocalSettings):
         raise TypeError(f"{study_dir}: its tasks do not run on this machine")
-    LocalQueue(local_slots(cluster), Books(study_dir), lambda: stop.requested).run()
+    slots = local_slots(cluster)
+    with fork_server(slots) as server:
+        LocalQueue(slots, Books(study_dir), lambda: stop.requested, server=server).run()
     if stop.requested:
         planned = plan.load(study_dir)
         for job in jobs.jobs_to_do(planned, study_dir) if planned else []:
