@@ -20,12 +20,14 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from nepa_scale import ladder
+from nepa_scale.data import preprocessing
 from nepa_scale.data.embedded import DEFAULT_ROOT, EMBEDDED_NAME
 
 TASKS = ("pretrain", "probe", "classify", "segment")
 LAYER_CHOICES = ("all", "quarters", "last")
 
 LIMITS = ("choices", "low", "high", "above")
+PAPERS_STANDARD = preprocessing.canonical("0.5")
 LARGEST = 10**9
 """A number whose field states no upper limit of its own is at most this, so that a plan of it stays finite."""
 
@@ -112,6 +114,15 @@ class DataConfig:
     """read shards from front to back through webdataset, not by index; needed for remote shards"""
     allow_remote: bool = setting(False, orchestration=True)
     """permit shards at URLs (the url of _info.json)"""
+    mean: str = setting("0.5")
+    """subtracted from pixels 0..1: one number or three, dataset (its training images'), or image (each image's own)"""
+    std: str = setting("0.5")
+    """then divided by: one number or three, dataset, or image; as data.mean"""
+
+    @property
+    def by_image(self) -> bool:
+        """Whether the model standardises each image by itself."""
+        return self.mean == preprocessing.BY_IMAGE
 
 
 @dataclass(kw_only=True)
@@ -231,6 +242,8 @@ class FinetuneConfig(TaskConfig):
     """QK-norm while fine-tuning; null = model.qk_norm (the released checkpoints go from plain to weight)"""
     init_ema: bool = setting(False)
     """start from the moving average of the pre-trained weights"""
+    init_blocks: int | None = setting(None, low=0, high=1000)
+    """blocks that start pre-trained, from the lowest; fresh are the others and the final norm; null = all and it"""
 
 
 @dataclass(kw_only=True)
@@ -413,12 +426,21 @@ class RunConfig:
 
     def identity(self, tasks: Collection[str] = TASKS) -> dict[str, Any]:
         """The result settings that ``tasks`` depend on, flat; without pre-training's where the run does none, and
-        without those of no effect: ``decay`` where there is none, a rule of the learning rate where it is fixed."""
+        without those of no effect: ``decay`` where there is none, a rule of the learning rate where it is fixed.
+
+        Settings that came later are left out where they are as before: ``data.mean``, ``data.std``, ``init_blocks``.
+        """
         idle = {f"{task}.decay" for task in TASKS if self.task_config(task).schedule != "wsd"}
         idle |= {"pretrain.lr_exponent"} if self.pretrain.lr_rule != "power" else set()
         idle |= {"pretrain.lr_rule", "pretrain.lr_reference"} if self.pretrain.lr_rule == "fixed" else set()
+        idle |= {
+            f"{task}.init_blocks" for task in ("classify", "segment") if self.task_config(task).init_blocks is None
+        }
+        standard = {"data.mean": self.data.mean, "data.std": self.data.std}
+        standard = {key: preprocessing.canonical(value) for key, value in standard.items()}
+        idle |= {key for key, value in standard.items() if value == PAPERS_STANDARD}
         return {
-            key: value_in(self)
+            key: standard.get(key, value_in(self))
             for key, value_in in _result_settings().items()
             if key not in idle
             and (self.init == "pretrain" or not key.startswith("pretrain."))
