@@ -248,8 +248,8 @@ def _task_problems(config: RunConfig) -> list[str]:
     depth = _depth(config)
     problems += [
         f"{task}.init_blocks={blocks}: the model has {depth} blocks; give 0 to {depth}, or null for all"
-        for task in ("classify", "segment")
-        if (blocks := config.task_config(task).init_blocks) is not None and blocks > depth
+        for task, section in config.finetuning.items()
+        if (blocks := section.init_blocks) is not None and blocks > depth
     ]
     if config.segment.scale_min > config.segment.scale_max:
         problems.append(

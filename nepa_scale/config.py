@@ -424,6 +424,11 @@ class RunConfig:
         section: TaskConfig = getattr(self, task or self.task)
         return section
 
+    @property
+    def finetuning(self) -> dict[str, FinetuneConfig]:
+        """The sections of the tasks that train the whole model on labels."""
+        return {"classify": self.classify, "segment": self.segment}
+
     def identity(self, tasks: Collection[str] = TASKS) -> dict[str, Any]:
         """The result settings that ``tasks`` depend on, flat; without pre-training's where the run does none, and
         without those of no effect: ``decay`` where there is none, a rule of the learning rate where it is fixed.
@@ -433,9 +438,7 @@ class RunConfig:
         idle = {f"{task}.decay" for task in TASKS if self.task_config(task).schedule != "wsd"}
         idle |= {"pretrain.lr_exponent"} if self.pretrain.lr_rule != "power" else set()
         idle |= {"pretrain.lr_rule", "pretrain.lr_reference"} if self.pretrain.lr_rule == "fixed" else set()
-        idle |= {
-            f"{task}.init_blocks" for task in ("classify", "segment") if self.task_config(task).init_blocks is None
-        }
+        idle |= {f"{task}.init_blocks" for task, section in self.finetuning.items() if section.init_blocks is None}
         standard = {"data.mean": self.data.mean, "data.std": self.data.std}
         standard = {key: preprocessing.canonical(value) for key, value in standard.items()}
         idle |= {key for key, value in standard.items() if value == PAPERS_STANDARD}

@@ -108,9 +108,13 @@ class StandardisingProduct(PatchProduct):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W] -> [B, D, H / p, W / p]."""
-        # The addend of the variance, of values in [-1, 1], is that of half a grey level.
-        standard = torch.nn.functional.layer_norm(images, images.shape[-2:], eps=1e-5)
-        return _patch_product(standard, self.kernel_size, self.weight, self.bias)
+        return _patch_product(standardised(images), self.kernel_size, self.weight, self.bias)
+
+
+def standardised(images: Tensor) -> Tensor:
+    """Bring each channel of each image [B, C, H, W] to zero mean and unit deviation."""
+    # The addend of the variance, of values in [-1, 1], is that of half a grey level.
+    return torch.nn.functional.layer_norm(images, images.shape[-2:], eps=1e-5)
 
 
 def _patch_product(images: Tensor, kernel_size: tuple[int, int], weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from nepa_scale.data.preprocessing import LEAST_STD, Channels
+from nepa_scale.data.preprocessing import LEAST_STD, MEAN, Channels
 from nepa_scale.errors import DataError
 
 INFO_NAME = "_info.json"
@@ -112,8 +112,9 @@ def _statistics(content: Mapping[str, Any]) -> tuple[Channels | None, Channels |
     found = []
     for key, least in limits.items():
         values = content.get(key)
-        numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
-        if not numbers or len(values) != 3 or not all(least <= value <= 1 for value in values):
+        if not isinstance(values, list) or len(values) != len(MEAN):
+            return None, None
+        if not all(type(value) in (int, float) and least <= value <= 1 for value in values):
             return None, None
         found.append(tuple(map(float, values)))
     return found[0], found[1]

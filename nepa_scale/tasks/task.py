@@ -92,6 +92,10 @@ class Task(ABC):
         file's keys: the backbone's by its own."""
         return {name.removeprefix("backbone."): value for name, value in weights.items()}
 
+    def remark(self, metrics: Mapping[str, float]) -> str | None:
+        """The line that people should read beside the metrics of the finished task, if there is one."""
+        return None
+
     def illustrate(self, folder: Path) -> None:  # noqa: B027  most tasks have no pictures
         """Draw pictures of the finished task from the weights in its folder, into it; rank 0 alone calls this."""
 
