@@ -11,7 +11,7 @@ from typing import Any
 from nepa_scale import ladder, lr_rules, milestones
 from nepa_scale.config import LARGEST, LAYER_CHOICES, RunConfig, TaskConfig, walk
 from nepa_scale.costs import labels_per_class, num_used_images
-from nepa_scale.data import layout, policies
+from nepa_scale.data import layout, policies, preprocessing
 from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError, nearest
 from nepa_scale.layers import numbered_blocks
@@ -33,6 +33,7 @@ def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     if problems:
         return problems
     return [
+        *preprocessing.problems(config.data.mean, config.data.std),
         *_head_problems(config),
         *_image_size_problems(config, tasks),
         *_length_problems(config, tasks),
@@ -53,11 +54,13 @@ def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         available = 0 if found else layout.split_size(root, section.dataset, "train")
         if available and (section.num_images or 0) > available:
             found = [f"{task}.num_images={section.num_images}: {section.dataset} has only {available} training images"]
+        data = config.data
         if not found:
-            data = config.data
             found = layout.access_problems(
                 root, section.dataset, streaming=data.streaming, allow_remote=data.allow_remote
             )
+        if not found:
+            found = layout.check_standardisation(root, section.dataset, data.mean, data.std)
         problems += found or _class_problems(config, task)
     return list(dict.fromkeys(problems))
 
@@ -262,6 +265,12 @@ def _task_problems(config: RunConfig) -> list[str]:
         ]
     problems += policies.problems("classify.auto_augment", config.classify.auto_augment)
     problems += _layer_problems(config)
+    depth = _depth(config)
+    problems += [
+        f"{task}.init_blocks={blocks}: the model has {depth} blocks; give 0 to {depth}, or null for all"
+        for task, section in config.finetuning.items()
+        if (blocks := section.init_blocks) is not None and blocks > depth
+    ]
     if config.segment.scale_min > config.segment.scale_max:
         problems.append(
             f"segment.scale_min={config.segment.scale_min} is above segment.scale_max={config.segment.scale_max}"
@@ -269,8 +278,12 @@ def _task_problems(config: RunConfig) -> list[str]:
     return problems
 
 
+def _depth(config: RunConfig) -> int:
+    return config.model.depth or ladder.LADDER[config.model.size].depth
+
+
 def _layer_problems(config: RunConfig) -> list[str]:
-    depth, named = config.model.depth or ladder.LADDER[config.model.size].depth, config.probe.layers
+    depth, named = _depth(config), config.probe.layers
     if named in LAYER_CHOICES or numbered_blocks(named, depth) is not None:
         return []
     choices, last = ", ".join(LAYER_CHOICES), depth - 1

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from nepa_scale import ladder
+from nepa_scale.data import preprocessing
 from nepa_scale.data.embedded import DEFAULT_ROOT, EMBEDDED_NAME
 
 TASKS = ("pretrain", "probe", "classify", "segment")
@@ -112,6 +113,15 @@ class DataConfig:
     """read shards from front to back through webdataset, not by index; needed for remote shards"""
     allow_remote: bool = setting(False, orchestration=True)
     """permit shards at URLs (the url of _info.json)"""
+    mean: str = setting("0.5")
+    """subtracted from pixels 0..1: one number or three, dataset (its training images'), or image (each image's own)"""
+    std: str = setting("0.5")
+    """then divided by: one number or three, dataset, or image; as data.mean"""
+
+    @property
+    def by_image(self) -> bool:
+        """Whether the model standardises each image by itself."""
+        return self.mean == preprocessing.BY_IMAGE
 
 
 @dataclass(kw_only=True)
@@ -231,6 +241,8 @@ class FinetuneConfig(TaskConfig):
     """QK-norm while fine-tuning; null = model.qk_norm (the released checkpoints go from plain to weight)"""
     init_ema: bool = setting(False)
     """start from the moving average of the pre-trained weights"""
+    init_blocks: int | None = setting(None, low=0, high=1000)
+    """blocks that start pre-trained, from the lowest; fresh are the others and the final norm; null = all and it"""
 
 
 @dataclass(kw_only=True)
@@ -370,7 +382,14 @@ class LogConfig:
 
 
 #: Settings that earlier versions did not have, with the value that does what those did: they change no run_id.
-LATER = {"probe.labels_per_class": None, "classify.labels_per_class": None}
+LATER = {
+    "data.mean": preprocessing.canonical("0.5"),
+    "data.std": preprocessing.canonical("0.5"),
+    "probe.labels_per_class": None,
+    "classify.labels_per_class": None,
+    "classify.init_blocks": None,
+    "segment.init_blocks": None,
+}
 
 
 @dataclass(kw_only=True)
@@ -419,17 +438,24 @@ class RunConfig:
         section: TaskConfig = getattr(self, task or self.task)
         return section
 
+    @property
+    def finetuning(self) -> dict[str, FinetuneConfig]:
+        """The sections of the tasks that train the whole model on labels."""
+        return {"classify": self.classify, "segment": self.segment}
+
     def identity(self, tasks: Collection[str] = TASKS) -> dict[str, Any]:
         """The result settings that ``tasks`` depend on, flat; without pre-training's where the run does none, and
         without those of no effect: ``decay`` where there is none, a rule of the learning rate where it is fixed, and
         what earlier versions did not have where it is not asked for."""
-        idle = {key for key, value in LATER.items() if operator.attrgetter(key)(self) == value}
+        values = {key: value_in(self) for key, value_in in _result_settings().items()}
+        values |= {key: preprocessing.canonical(values[key]) for key in ("data.mean", "data.std")}
+        idle = {key for key, value in LATER.items() if values[key] == value}
         idle |= {f"{task}.decay" for task in TASKS if self.task_config(task).schedule != "wsd"}
         idle |= {"pretrain.lr_exponent"} if self.pretrain.lr_rule != "power" else set()
         idle |= {"pretrain.lr_rule", "pretrain.lr_reference"} if self.pretrain.lr_rule == "fixed" else set()
         return {
-            key: value_in(self)
-            for key, value_in in _result_settings().items()
+            key: value
+            for key, value in values.items()
             if key not in idle
             and (self.init == "pretrain" or not key.startswith("pretrain."))
             and (key.split(".")[0] in tasks or key.split(".")[0] not in TASKS)

@@ -71,7 +71,7 @@ class Feed:
             world_size=world.size,
             num_workers=config.data.num_workers,
         )
-        self._stream = on_device(self._split(loader), device)
+        self._stream = on_device(self._split(loader), device, task.standard)
 
     def fetch(self) -> None:
         """Get the next step's micro-batches ready, or note in ``error`` why that cannot be."""

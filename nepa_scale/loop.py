@@ -231,6 +231,8 @@ class Trainer:
                 self._export(AVERAGE_NAME)
         if not self.world.is_main:
             return
+        if (remark := self.task.remark(metrics)) is not None:
+            logger.warning("%s: %s", self.task.name, remark)
         self._illustrate()
         write_result(
             self.task_dir,

@@ -97,11 +97,32 @@ class PatchProduct(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W] -> [B, D, H / p, W / p]; pixels beyond the last whole patch are dropped."""
-        p, q = self.kernel_size
-        b, c, h, w = images.shape
-        patches = images[:, :, : h // p * p, : w // q * q].reshape(b, c, h // p, p, w // q, q).permute(0, 2, 4, 1, 3, 5)
-        y = torch.nn.functional.linear(patches.flatten(3), self.weight.flatten(1), self.bias)
-        return y.permute(0, 3, 1, 2)
+        return _patch_product(images, self.kernel_size, self.weight, self.bias)
+
+
+class StandardisingProduct(PatchProduct):
+    """The same, of images whose channels are first brought to zero mean and unit deviation, each image by itself.
+
+    Whatever mean and deviation the images were normalised with has no effect then. A constant channel becomes zero.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] -> [B, D, H / p, W / p]."""
+        return _patch_product(standardised(images), self.kernel_size, self.weight, self.bias)
+
+
+def standardised(images: Tensor) -> Tensor:
+    """Bring each channel of each image [B, C, H, W] to zero mean and unit deviation."""
+    # The addend of the variance, of values in [-1, 1], is that of half a grey level.
+    return torch.nn.functional.layer_norm(images, images.shape[-2:], eps=1e-5)
+
+
+def _patch_product(images: Tensor, kernel_size: tuple[int, int], weight: Tensor, bias: Tensor | None) -> Tensor:
+    p, q = kernel_size
+    b, c, h, w = images.shape
+    patches = images[:, :, : h // p * p, : w // q * q].reshape(b, c, h // p, p, w // q, q).permute(0, 2, 4, 1, 3, 5)
+    y = torch.nn.functional.linear(patches.flatten(3), weight.flatten(1), bias)
+    return y.permute(0, 3, 1, 2)
 
 
 class NepaViT(Eva):
@@ -139,6 +160,7 @@ class NepaViT(Eva):
         drop_path_rate: float = 0.0,
         causal: bool = True,
         dynamic_img_size: bool = False,
+        standardise: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -149,7 +171,8 @@ class NepaViT(Eva):
         nowhere else. ``mlp_hidden``: None is the ladder's width. ``init_values``: start of LayerScale, None leaves
         it out. ``causal``: attention of every forward pass. ``pos_embed``: ``"rope"``, or ``"absolute"``, a learned
         vector for every token in its place. ``rope_rescale``: in training all coordinates are multiplied by one
-        factor drawn log-uniformly from [1/rope_rescale, rope_rescale]; None is no augmentation.
+        factor drawn log-uniformly from [1/rope_rescale, rope_rescale]; None is no augmentation. ``standardise``: each
+        channel of each image to zero mean and unit deviation, before all else.
         """
         hidden = default_mlp_hidden(embed_dim, mlp) if mlp_hidden is None else mlp_hidden
         if use_fc_norm is None:
@@ -183,7 +206,8 @@ class NepaViT(Eva):
         self.global_pool = global_pool
         self.causal = causal
         self._compiled_block: CompiledBlock | None = None
-        self.patch_embed.proj.__class__ = PatchProduct  # a new layer would draw its first weights and shift all others
+        self.standardise = standardise
+        self._replace_convolution()
         head_dim = embed_dim // num_heads
         if pos_embed == "rope":
             self.rope = SeededRope(
@@ -199,6 +223,15 @@ class NepaViT(Eva):
                 if isinstance(module, AttentionRope):
                     module.q_norm = _qk_norm(head_dim, qk_norm, device, dtype)
                     module.k_norm = _qk_norm(head_dim, qk_norm, device, dtype)
+
+    def _replace_convolution(self) -> None:
+        """Make the patch convolution ours; a new layer would draw its first weights and shift all others."""
+        self.patch_embed.proj.__class__ = StandardisingProduct if self.standardise else PatchProduct
+
+    def set_input_size(self, *args: Any, **kwargs: Any) -> None:
+        """Do what timm's method of this name does, which makes a new convolution for another patch size."""
+        super().set_input_size(*args, **kwargs)
+        self._replace_convolution()
 
     def _init_weights(self, m: nn.Module, needs_reset: bool = True) -> None:
         """Initialise the patch convolution as the linear layers: trunc-normal with std 0.02, zero bias."""
@@ -367,11 +400,12 @@ def build_backbone(
     rope_rescale: float | None = 2.0,
     drop_path_rate: float = 0.0,
     dynamic_img_size: bool = False,
+    standardise: bool = False,
 ) -> NepaViT:
     """Return a causal, headless backbone of ``arch`` for square images, initialised as the authors do.
 
     ``xavier_init`` replaces those weights (see ``initialise_xavier``). ``dynamic_img_size``: images of any whole
-    number of patches are taken, each with the positions of its own grid.
+    number of patches are taken, each with the positions of its own grid. ``standardise``: see ``NepaViT``.
     Raises ``UserError`` when ``image_size`` is not a multiple of the patch size.
     """
     num_patches(arch, image_size)
@@ -391,6 +425,7 @@ def build_backbone(
         rope_rescale=rope_rescale,
         drop_path_rate=drop_path_rate,
         dynamic_img_size=dynamic_img_size,
+        standardise=standardise,
     )
     if xavier_init:
         initialise_xavier(backbone)

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from nepa_scale import overrides
 from nepa_scale.config import TASKS, RunConfig
 from nepa_scale.costs import architecture
 from nepa_scale.data import layout
+from nepa_scale.data.preprocessing import BY_DATASET, Preprocessing, Standardisation
 from nepa_scale.errors import RunError, UserError, WeightsError, shortened
 from nepa_scale.files import read_json, write_json
 from nepa_scale.processes.living import lives, start_time
@@ -45,7 +46,7 @@ def check_data(task_dir: Path, config: RunConfig) -> list[str]:
     if not recorded.is_file():
         return []
     section = config.task_config()
-    old, new = read_json(recorded), layout.identity(Path(config.data.root), section.dataset)
+    old, new = read_json(recorded), _data_identity(config)
     differing = [key for key in old if old[key] != new.get(key)]
     if not differing:
         return []
@@ -57,8 +58,30 @@ def check_data(task_dir: Path, config: RunConfig) -> list[str]:
 
 def record_data(task_dir: Path, config: RunConfig) -> None:
     """Note what the data set of a task holds, for ``check_data`` when it continues."""
-    identity = layout.identity(Path(config.data.root), config.task_config().dataset)
-    write_json(task_dir / DATA_NAME, identity)
+    write_json(task_dir / DATA_NAME, _data_identity(config))
+
+
+def _data_identity(config: RunConfig) -> dict[str, Any]:
+    """What a data set holds and, where images are standardised by its statistics, these."""
+    where = Path(config.data.root), config.task_config().dataset
+    identity = layout.identity(*where)
+    if config.data.mean != BY_DATASET or layout.is_unwritten_embedded(*where):
+        return identity
+    standard = layout.standardisation(*where, config.data.mean, config.data.std)
+    return identity | {"mean": list(standard.mean), "std": list(standard.std)}
+
+
+def standardisation(config: RunConfig, task: str, task_dir: Path) -> Standardisation:
+    """How ``task`` standardised its images, by its own record or else by what its data set says now.
+
+    Raises ``UserError`` where neither tells.
+    """
+    if config.data.mean == BY_DATASET:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            noted = read_json(task_dir / DATA_NAME)
+            return Standardisation(tuple(noted["mean"]), tuple(noted["std"]))
+    data = config.data
+    return layout.standardisation(Path(data.root), config.task_config(task).dataset, data.mean, data.std)
 
 
 def pretrain_directory(run_dir: Path, config: RunConfig) -> Path:
@@ -175,16 +198,50 @@ def _other_model(weights: Path, config: RunConfig) -> list[str]:
     """Differences between the model of an ``init`` folder and this run's, by setting."""
     folder = Path(config.init)
     run, task = _run_and_task(folder)
-    new = dataclasses.asdict(config.model.architecture())
+    new = _named(dataclasses.asdict(config.model.architecture()), by_image=config.data.by_image)
     if run is not None:
-        old = dataclasses.asdict(architecture(_recorded(run), task))
+        there = _recorded(run)
+        old = _named(dataclasses.asdict(architecture(there, task)), by_image=there.data.by_image)
     elif timm_layout.is_timm_folder(folder):
-        old = dataclasses.asdict(timm_layout.read_config(folder).arch)
+        description = timm_layout.read_config(folder)
+        old = _named(dataclasses.asdict(description.arch), by_image=description.standardise)
     else:
-        old = _shape(weights)
+        old = {f"model.{key}": value for key, value in _shape(weights).items()}
         new = {key: new[key] for key in old}
-    differing = changes(old, new, prefix="model.")
+    differing = changes(old, new)
     return [f"init={folder}: {weights.name} is of another model: {differing}"] if differing else []
+
+
+def _named(arch: dict[str, Any], *, by_image: bool) -> dict[str, Any]:
+    """What makes a model, by the settings that decide it."""
+    return {f"model.{key}": value for key, value in arch.items()} | {"data.mean": "image" if by_image else "not image"}
+
+
+def other_standardisation(config: RunConfig) -> str | None:
+    """The line that says so where the weights of an ``init`` folder saw images standardised in another way.
+
+    Weights that stand alone do not tell, and where each task takes its own data set's statistics, they may differ.
+    """
+    folder, data = Path(config.init), config.data
+    run, task = _run_and_task(folder)
+    if data.by_image or not folder.is_dir():
+        return None
+    there: Standardisation | Preprocessing
+    if run is not None:
+        recorded = _recorded(run)
+        if recorded.data.mean == data.mean == BY_DATASET:
+            return None
+        task_dir = pretrain_directory(run, recorded) if task == "pretrain" else folder
+        there = standardisation(recorded, task, task_dir)
+    elif timm_layout.is_timm_folder(folder):
+        there = timm_layout.read_config(folder).preprocessing
+    else:
+        return None
+    own = layout.standardisation(Path(data.root), config.task_config().dataset, data.mean, data.std)
+    if (there.mean, there.std) == (own.mean, own.std):
+        return None
+    named = (f"data.{key}={','.join(map(str, getattr(there, key)))}" for key in ("mean", "std"))
+    return f"init={folder}: its weights saw other images: {' '.join(named)} there; give that to begin where they are"
 
 
 def _shape(weights: Path) -> dict[str, int]:
@@ -201,10 +258,10 @@ def _shape(weights: Path) -> dict[str, int]:
     return {"patch_size": patch_size, "embed_dim": width, "depth": depth}
 
 
-def changes(old: dict[str, Any], new: dict[str, Any], *, prefix: str = "") -> str:
+def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
     """The keys in which settings differ, with both values; empty where they are the same."""
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return shortened(f"{prefix}{key} ({old.get(key)} there, {new.get(key)} now)" for key in differing)
+    return shortened(f"{key} ({old.get(key)} there, {new.get(key)} now)" for key in differing)
 
 
 def is_finished(task_dir: Path) -> bool:

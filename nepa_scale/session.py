@@ -148,6 +148,9 @@ def built_task(config: RunConfig, run_dir: Path, placement: Placement, world: Wo
 def build_task(config: RunConfig, run_dir: Path) -> Task:
     """The task to do, with its module and data. Only that task's modules are imported."""
     weights = runs.initial_weights(run_dir, config)
+    other = None if weights is None else runs.other_standardisation(config)
+    if other is not None:
+        logger.warning("%s", other)
     if config.task == "pretrain":
         from nepa_scale.tasks.pretrain import Pretrain
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from nepa_scale.data.preprocessing import LEAST_STD, MEAN, Channels
 from nepa_scale.errors import DataError
 
 INFO_NAME = "_info.json"
 SPLITS = ("train", "validation")
+STATISTICS = ("mean", "std")  # of the training images, which prepare measures
 MAX_CLASSES = 1_000_000  # more is no number of classes but some other number
 REMOTE_SCHEMES = ("http", "https", "gs", "hf")
 
@@ -41,6 +43,10 @@ class DatasetInfo:
     splits: Mapping[str, SplitInfo]
     url: str | None = None
     """where the shards lie, if not beside ``_info.json``"""
+    mean: Channels | None = None
+    """of each channel of the training images, in 0..1, if it was measured"""
+    std: Channels | None = None
+    """their deviation from it"""
 
 
 def make_info(
@@ -97,7 +103,21 @@ def parse_info(content: Any, name: str) -> DatasetInfo:
         problems += _url_problems(url, splits)
     if problems:
         raise DataError("\n".join(f"{name}/{INFO_NAME}: {problem}" for problem in problems))
-    return DatasetInfo(name, num_classes, class_names, mask_class_names, splits, url)
+    return DatasetInfo(name, num_classes, class_names, mask_class_names, splits, url, *_statistics(content))
+
+
+def _statistics(content: Mapping[str, Any]) -> tuple[Channels | None, Channels | None]:
+    """Mean and deviation where both are three numbers that images can have; else neither, as if not measured."""
+    limits = {"mean": 0.0, "std": LEAST_STD}
+    found = []
+    for key, least in limits.items():
+        values = content.get(key)
+        if not isinstance(values, list) or len(values) != len(MEAN):
+            return None, None
+        if not all(type(value) in (int, float) and least <= value <= 1 for value in values):
+            return None, None
+        found.append(tuple(map(float, values)))
+    return found[0], found[1]
 
 
 def _is_count(value: object) -> bool:

@@ -13,6 +13,8 @@ from nepa_scale.data import ade20k
 from nepa_scale.data.advice import how_to_prepare, prepare_command
 from nepa_scale.data.embedded import DEFAULT_ROOT, EMBEDDED_NAME, embedded_class_sizes, embedded_info
 from nepa_scale.data.info import INFO_NAME, SPLITS, DatasetInfo, parse_info
+from nepa_scale.data.preprocessing import BY_DATASET, Standardisation
+from nepa_scale.data.preprocessing import standardisation as stated_standardisation
 from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError, nearest
 from nepa_scale.files import read_json
@@ -154,6 +156,31 @@ def identity(root: Path, name: str) -> dict[str, Any]:
     }
 
 
+def standardisation(root: Path, name: str, mean: str, std: str) -> Standardisation:
+    """What ``data.mean`` and ``data.std`` make of the images of ``root/name``.
+
+    Raises ``DataError`` where they take the statistics of a data set that has none.
+    """
+    stated = stated_standardisation(mean, std)
+    if stated is not None:
+        return stated
+    info = dataset_info(root, name)
+    if info.mean is None or info.std is None:
+        raise DataError(_without_statistics(root, name, info))
+    return Standardisation(info.mean, info.std)
+
+
+def check_standardisation(root: Path, name: str, mean: str, std: str) -> list[str]:
+    """Why ``standardisation`` would fail, if it would. The embedded data set is measured when it is written."""
+    if is_unwritten_embedded(root, name):
+        return []
+    try:
+        standardisation(root, name, mean, std)
+    except DataError as error:
+        return str(error).splitlines()
+    return []
+
+
 def num_classes(root: Path, name: str) -> int:
     """Return the number of image classes; 0 for a data set without labels."""
     return dataset_info(root, name).num_classes
@@ -227,6 +254,18 @@ def _without_info(root: Path, name: str) -> str:
     if next(folder.glob("*.tar"), None):
         return f"{missing}; write it with `{prepare_command('adopt', root=folder.parent, name=folder.name)}`"
     return missing
+
+
+def _without_statistics(root: Path, name: str, info: DatasetInfo) -> str:
+    """The line that says how to get the statistics of a data set."""
+    folder = root / name
+    lacks = f"data.mean={BY_DATASET}: '{folder / INFO_NAME}' has no mean and std of its training images"
+    if find_layout(folder) is Layout.ADE20K:
+        command = prepare_command("ade20k", source=folder, root=root, name=f"{name}-shards")
+        return f"data.mean={BY_DATASET}: '{folder}' is read as it is, unmeasured; `{command}` makes and measures shards"
+    if info.url is not None:
+        return f"{lacks}; its shards are remote: add them by hand"
+    return f"{lacks}; measure them with `{prepare_command('index', root=root, name=name, measure='true')}`"
 
 
 def _ade_base(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """From pixels to tensors: one pair of transforms (training, evaluation) for each task.
 
-Images are normalised to mean 0.5, standard deviation 0.5 per channel, so values lie in [-1, 1]; those of pre-training
-stay bytes until they are on the device. In mask tensors classes count from 0 and ``IGNORE`` marks unlabelled pixels.
+Images are normalised as a ``Standardisation`` says, by default to [-1, 1]; those of pre-training stay bytes until they
+are on the device. In mask tensors classes count from 0 and ``IGNORE`` marks unlabelled pixels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torchvision.transforms.v2 import functional as F
 
 from nepa_scale.data.decode import IGNORE
 from nepa_scale.data.operations import Steps, prepare_policy
-from nepa_scale.data.preprocessing import MEAN, STD
+from nepa_scale.data.preprocessing import PAPERS, Standardisation
 
 ImageTransform = Callable[[NDArray[np.uint8]], Tensor]
 JointTransform = Callable[[NDArray[np.uint8], NDArray[np.uint8]], tuple[Tensor, Tensor]]
@@ -36,14 +36,19 @@ def as_image(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def normalise(images: Tensor) -> Tensor:
-    """Pixels 0..255 to [-1, 1] in float32, on the images' device: ``(x / 255 - MEAN) / STD`` with both 0.5."""
-    return images.to(torch.float32).mul_(2 / 255).sub_(1)
+def normalise(images: Tensor, standard: Standardisation = PAPERS) -> Tensor:
+    """Pixels 0..255 [..., 3, H, W] to ``(x / 255 - mean) / std`` in float32, on the images' device."""
+    scales = [1 / (255 * std) for std in standard.std]
+    shifts = [mean / std for mean, std in zip(standard.mean, standard.std, strict=True)]
+    if len({*scales}) == len({*shifts}) == 1:
+        return images.to(torch.float32).mul_(scales[0]).sub_(shifts[0])
+    scale, shift = (torch.tensor(values, device=images.device)[:, None, None] for values in (scales, shifts))
+    return images.to(torch.float32).mul_(scale).sub_(shift)
 
 
-def _normalise() -> list[v2.Transform]:
-    """Pixels 0..255 to [-1, 1]; masks pass through."""
-    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+def _normalise(standard: Standardisation) -> list[v2.Transform]:
+    """Pixels 0..255 to ``(x / 255 - mean) / std``; masks pass through."""
+    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(standard.mean, standard.std)]
 
 
 class PretrainCrop:
@@ -98,11 +103,18 @@ def pretrain_eval(image_size: int) -> ImageTransform:
 
 
 def classify_train(
-    image_size: int, *, crop_scale_min: float, hflip: float, auto_augment: str | None, re_prob: float
+    image_size: int,
+    *,
+    crop_scale_min: float,
+    hflip: float,
+    auto_augment: str | None,
+    re_prob: float,
+    standard: Standardisation = PAPERS,
 ) -> ImageTransform:
     """timm's recipe: random resized crop (bicubic), flip, ``auto_augment``, random erasing: [3, S, S]."""
     return TimmTransform(
         image_size,
+        standard,
         is_training=True,
         scale=(crop_scale_min, 1.0),
         hflip=hflip,
@@ -114,19 +126,23 @@ def classify_train(
     )
 
 
-def classify_eval(image_size: int, *, crop_pct: float, crop_mode: str = "center") -> ImageTransform:
+def classify_eval(
+    image_size: int, *, crop_pct: float, crop_mode: str = "center", standard: Standardisation = PAPERS
+) -> ImageTransform:
     """Shorter side to ``image_size / crop_pct`` (bicubic, rounded down), centre crop. Gives [3, S, S].
 
     With ``crop_mode="squash"`` both sides are resized to that length, whatever the image's shape.
     """
-    return TimmTransform(image_size, crop_pct=crop_pct, crop_mode=crop_mode)
+    return TimmTransform(image_size, standard, crop_pct=crop_pct, crop_mode=crop_mode)
 
 
 class TimmTransform:
     """timm's transform of a recipe, ``timm``; it works on PIL images, as the published numbers do."""
 
-    def __init__(self, image_size: int, **recipe: Any) -> None:
-        self.timm: Any = create_transform(image_size, interpolation="bicubic", mean=MEAN, std=STD, **recipe)
+    def __init__(self, image_size: int, standard: Standardisation, **recipe: Any) -> None:
+        self.timm: Any = create_transform(
+            image_size, interpolation="bicubic", mean=standard.mean, std=standard.std, **recipe
+        )
         for step in self.timm.transforms:
             prepare_policy(step)
         self._steps = Steps(self.timm.transforms)
@@ -144,11 +160,12 @@ def segment_train(
     hflip: float,
     cat_max_ratio: float = 1.0,
     photometric: bool = False,
+    standard: Standardisation = PAPERS,
 ) -> JointTransform:
     """Resize, crop, flip and discolour as mmsegmentation does. Gives image [3, S, S] and mask [S, S] int64.
 
     The shorter side becomes ``image_size`` times a factor in [scale_min, scale_max]; what an image lacks of the crop
-    is added below and on the right, as mean grey in the image and ``IGNORE`` in the mask.
+    is added below and on the right, as ``standard``'s mean in the image and ``IGNORE`` in the mask.
     """
     smallest, largest = (max(1, round(image_size * scale)) for scale in (scale_min, scale_max))
     joint = Steps(
@@ -157,20 +174,20 @@ def segment_train(
             VariedCrop(image_size, cat_max_ratio),
             v2.RandomHorizontalFlip(hflip),
             *([PhotometricDistortion()] if photometric else []),
-            *_normalise(),
-            _FillUp(image_size),
+            *_normalise(standard),
+            _FillUp(image_size, by_image=standard.by_image),
             v2.ToPureTensor(),
         ]
     )
     return _Joint(joint)
 
 
-def segment_eval(*sides: int) -> PyramidTransform:
+def segment_eval(*sides: int, standard: Standardisation = PAPERS) -> PyramidTransform:
     """Resize the whole image so that its shorter side is each of ``sides``; leave the mask as it is.
 
     Gives an image [3, h, w] with min(h, w) = S for each S, and the mask [H, W] int64 in the size it was annotated at.
     """
-    resizes = [v2.Compose([v2.Resize(side, antialias=True), *_normalise()]) for side in sides]
+    resizes = [v2.Compose([v2.Resize(side, antialias=True), *_normalise(standard)]) for side in sides]
 
     def transform(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> tuple[tuple[Tensor, ...], Tensor]:
         pixels = tv_tensors.Image(as_image(image))
@@ -235,16 +252,21 @@ class PhotometricDistortion(v2.RandomPhotometricDistort):
 
 
 class _FillUp(v2.Transform):
-    """Pad below and on the right to ``size``: a normalised image with 0, which is the mean, a mask with ``IGNORE``."""
+    """Pad below and on the right to ``size``: a normalised image with 0, which is the mean, a mask with ``IGNORE``.
 
-    def __init__(self, size: int) -> None:
+    ``by_image``: the image with its own mean, which the model is going to subtract.
+    """
+
+    def __init__(self, size: int, *, by_image: bool) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.by_image = size, by_image
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Pad image or mask."""
         height, width = inpt.shape[-2:]
-        fill = IGNORE if isinstance(inpt, tv_tensors.Mask) else 0
+        fill: float | list[float] = IGNORE if isinstance(inpt, tv_tensors.Mask) else 0
+        if self.by_image and not fill:
+            fill = inpt.mean((-2, -1)).tolist()
         return F.pad(inpt, [0, 0, self.size - width, self.size - height], fill=fill)
 
 

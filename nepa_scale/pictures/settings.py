@@ -123,7 +123,8 @@ def describe_source(source: Path, *, ema: bool) -> tuple[RunConfig | None, Descr
             raise ConfigError(
                 [f"source={source}: a run with init={config.init} has no pre-training of its own to draw"]
             )
-        return config, of_run(config, "pretrain")
+        folder = runs.pretrain_directory(source, config)
+        return config, of_run(config, "pretrain", runs.standardisation(config, "pretrain", folder))
     if timm_layout.is_timm_folder(source):
         if ema:
             raise ConfigError([f"ema=true: {source} holds one set of weights; ema is for runs"])

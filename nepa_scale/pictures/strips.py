@@ -15,7 +15,7 @@ from torch import Tensor
 from nepa_scale.config import RunConfig
 from nepa_scale.data.decode import decode_rgb
 from nepa_scale.data.operations import applied
-from nepa_scale.data.preprocessing import MEAN, STD
+from nepa_scale.data.preprocessing import PAPERS, Standardisation
 from nepa_scale.data.shard_stream import open_stream
 from nepa_scale.data.sources import Source, open_source
 from nepa_scale.data.transforms import normalise, pretrain_eval
@@ -25,7 +25,7 @@ from nepa_scale.model import NepaViT
 from nepa_scale.pictures import sheet
 from nepa_scale.pictures.maps import QueryMaps, query_maps
 from nepa_scale.pictures.settings import Plan
-from nepa_scale.runs import PICTURES_NAME, WEIGHTS_NAME
+from nepa_scale.runs import PICTURES_NAME, WEIGHTS_NAME, standardisation
 from nepa_scale.weights.convert import Weights, built, read_run, read_timm
 from nepa_scale.weights.description import of_run
 from nepa_scale.weights.tensor_files import read_tensors
@@ -54,6 +54,8 @@ class Choice:
     """draw the softmax of the cosines"""
     shift: bool
     """the prediction at a patch is of the next one, not of itself (ablation)"""
+    standard: Standardisation = PAPERS
+    """how the backbone's images were normalised"""
 
 
 def draw_sheets(plan: Plan) -> Iterator[Path]:
@@ -79,6 +81,7 @@ def draw_sheets(plan: Plan) -> Iterator[Path]:
             seed=settings.seed,
             softmax=settings.similarity == "softmax",
             shift=shift,
+            standard=Standardisation(weights.description.preprocessing.mean, weights.description.preprocessing.std),
         ),
     )
     for old in plan.out.glob("sheet-*.png"):
@@ -98,10 +101,17 @@ def draw_pretraining(config: RunConfig, folder: Path) -> None:
 
     The model is built anew from the weights file, so it does not matter how training had spread it over devices.
     """
-    weights = Weights(of_run(config, "pretrain"), read_tensors(folder / WEIGHTS_NAME))
+    standard = standardisation(config, "pretrain", folder)
+    weights = Weights(of_run(config, "pretrain", standard), read_tensors(folder / WEIGHTS_NAME))
     layers = tuple(range(weights.description.arch.depth))
     choice = Choice(
-        queries=1, layers=layers, heads="mean", seed=config.seed, softmax=False, shift=config.pretrain.shift
+        queries=1,
+        layers=layers,
+        heads="mean",
+        seed=config.seed,
+        softmax=False,
+        shift=config.pretrain.shift,
+        standard=standard,
     )
     strips = make_strips(build(weights), run_images(config, config.log.pictures, config.seed), choice)
     write_atomically(folder / PICTURES_NAME, sheet.draw(strips, _title(config.run_id, layers, choice.heads)))
@@ -151,7 +161,7 @@ def make_strips(backbone: NepaViT, images: Sequence[Named], choice: Choice) -> l
     strips: list[sheet.Strip] = []
     for number, image in enumerate(images):
         try:
-            pixels = normalise(applied(transform, decode_rgb(image.content)))
+            pixels = normalise(applied(transform, decode_rgb(image.content)), choice.standard)
         except DataError as error:
             raise DataError(f"image '{image.name}': {error}") from None
         patches = query_patches(rows * columns, choice.queries, (choice.seed, number))
@@ -188,7 +198,7 @@ def _strip(name: str, pixels: Tensor, maps: QueryMaps, choice: Choice, *, causal
     cosine = f"{cosines[target]:.2f}".replace("-", sheet.MINUS)
     return sheet.Strip(
         title=f"{_short(name)}  ·  prediction and target: cosine {cosine}, rank {rank} of {len(cosines)}",
-        image=_to_uint8(pixels),
+        image=_to_uint8(pixels, choice.standard),
         query=divmod(maps.patch, columns),
         target=divmod(target, columns),
         attention=_headed(maps, choice.heads),
@@ -216,9 +226,9 @@ def _grid(values: Tensor, rows: int) -> NDArray[np.float32]:
     return array
 
 
-def _to_uint8(pixels: Tensor) -> NDArray[np.uint8]:
-    """Undo the normalisation: [3, S, S] in [-1, 1] to [S, S, 3] in 0..255."""
-    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
+def _to_uint8(pixels: Tensor, standard: Standardisation) -> NDArray[np.uint8]:
+    """Undo the normalisation: [3, S, S] to [S, S, 3] in 0..255."""
+    mean, std = torch.tensor(standard.mean)[:, None, None], torch.tensor(standard.std)[:, None, None]
     array: NDArray[np.uint8] = ((pixels * std + mean) * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     return array
 

@@ -32,7 +32,7 @@ class OnlineVote:
         validation, source = (cast(Source, data.source) for data in (task.eval_data, task.train_data))
         used = task.train_data.indices
         few = used[subset(len(used), min(MOST_IMAGES, len(used)), seed, source.labels[used])]
-        still = classify_eval(section.image_size, crop_pct=1.0)
+        still = classify_eval(section.image_size, crop_pct=1.0, standard=task.standard)
         self._queries = LabelledImages(validation, None, still, seed)
         self._references = LabelledImages(source, few, still, seed)
         self._classes = task.num_classes()

@@ -1,7 +1,7 @@
 """Images whose sides are no multiple of the patch: padded for the backbone, with scores for the image alone.
 
 512 pixels are 36.6 patches of 14. The image is padded around its centre to the next multiple, 518, as DINOv2 does
-for segmentation, with zeros: the mean grey of normalised images. Scores are brought to the padded size and cut back,
+for segmentation, with the mean: zero in normalised images. Scores are brought to the padded size and cut back,
 so loss and metrics see exactly the image's own pixels, each at its place.
 """
 
@@ -11,8 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pad_to_patches(images: Tensor, patch_size: int) -> Tensor:
-    """Pad images [B, C, H, W] to whole patches, at the two ends of a side alike (an odd pixel at the far end)."""
+def pad_to_patches(images: Tensor, patch_size: int, *, own_mean: bool = False) -> Tensor:
+    """Pad images [B, C, H, W] to whole patches, at the two ends of a side alike (an odd pixel at the far end).
+
+    ``own_mean``: each channel's mean becomes zero first, for a model that subtracts it anyway.
+    """
+    if own_mean:
+        images = images - images.mean((-2, -1), keepdim=True)
     (top, bottom), (left, right) = (_margins(side, patch_size) for side in images.shape[-2:])
     return F.pad(images, (left, right, top, bottom))
 

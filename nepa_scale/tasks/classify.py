@@ -79,9 +79,12 @@ class Classify(Finetune):
             hflip=section.hflip,
             auto_augment=section.auto_augment,
             re_prob=section.random_erasing,
+            standard=self.standard,
         )
         self.train_data = LabelledImages(source, self.chosen_images(source), train, config.seed)
-        still = classify_eval(section.image_size, crop_pct=section.crop_pct, crop_mode=section.crop_mode)
+        still = classify_eval(
+            section.image_size, crop_pct=section.crop_pct, crop_mode=section.crop_mode, standard=self.standard
+        )
         self.eval_data = LabelledImages(validation, None, still, config.seed)
         self.module = ClassifyModule(self.backbone, self._classes, section)
 

@@ -44,7 +44,7 @@ class Finetune(Task):
         self.backbone = self.new_backbone(drop_path_rate=section.drop_path_rate, qk_norm=section.qk_norm)
         self.backbone.causal = section.attention == "causal"
         if weights is not None:
-            self.starts_finetuned = load_backbone(self.backbone, weights)
+            self.starts_finetuned = load_backbone(self.backbone, weights, blocks=section.init_blocks)
             if section.freeze_patch_embed:
                 self.backbone.patch_embed.requires_grad_(False)
 
@@ -64,8 +64,10 @@ class Finetune(Task):
         return build_optimizer(self.module, self.section, layered=layered, head_lr=self.head_lr)
 
 
-def load_backbone(backbone: NepaViT, weights: Path) -> bool:
+def load_backbone(backbone: NepaViT, weights: Path, *, blocks: int | None = None) -> bool:
     """Fill ``backbone`` from a safetensors file, of which every weight must be there, fit and be finite.
+
+    ``blocks``: so many from the lowest; the others and the final norm stay as they are. None is all of it.
 
     Returns whether the weights were fine-tuned. Three differences are bridged, with a line in the log: the head of
     fine-tuned weights is left out, weights of QK-norm that the file lacks start at 1, where they change nothing, and a
@@ -94,8 +96,15 @@ def load_backbone(backbone: NepaViT, weights: Path) -> bool:
         raise RunError(
             f"{weights}: does not fit this backbone; keys missing, unknown or misshapen: {shortened(wrong)}{hint}"
         )
-    backbone.load_state_dict(state)
+    kept = state if blocks is None else {name: value for name, value in state.items() if _is_below(name, blocks)}
+    backbone.load_state_dict(kept, strict=blocks is None)
     return is_finetuned
+
+
+def _is_below(name: str, blocks: int) -> bool:
+    """Whether a weight is of the lowest ``blocks`` blocks, or of what comes before them all."""
+    part, number = (*name.split("."), "")[:2]
+    return int(number) < blocks if part == "blocks" else part != "norm"
 
 
 def _bridged(state: dict[str, Tensor], backbone: NepaViT, weights: Path) -> dict[str, Tensor]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,15 +15,21 @@ from torch import Tensor, nn
 from nepa_scale import lr_rules, milestones
 from nepa_scale.config import PretrainConfig, RunConfig
 from nepa_scale.data.datasets import PretrainImages
+from nepa_scale.data.device import to_device
 from nepa_scale.data.transforms import pretrain_eval, pretrain_train
-from nepa_scale.model import NepaViT, scale_initial_weights
+from nepa_scale.errors import DataError
+from nepa_scale.model import NepaViT, scale_initial_weights, standardised
 from nepa_scale.objective import Diagnostics, next_embedding_loss
 from nepa_scale.optim import build_optimizer
 from nepa_scale.probing.online import OnlineVote
 from nepa_scale.processes.distributed import sum_over_ranks
 from nepa_scale.processes.world import World
+from nepa_scale.progress import logger
+from nepa_scale.safety import target_share
 from nepa_scale.safety.collapse import Spread
 from nepa_scale.tasks.task import Task, Value, parameter_dtype
+
+MOST_IMAGES, MOST_PIXELS = 256, 2**22  # of which the energy of patches is measured
 
 
 class PretrainModule(nn.Module):
@@ -106,6 +114,34 @@ class Pretrain(Task):
     def compile_rest(self) -> None:
         """Compile the loss."""
         self.module.compile_loss()
+
+    def prepare(self, world: World, device: torch.device) -> None:
+        """Say, on rank 0, how much of the patches is brightness and colour; not of shards that are streamed."""
+        if not world.is_main or self.config.data.streaming:
+            return
+        images, available = [], len(self.train_data)
+        count = min(MOST_IMAGES, max(1, MOST_PIXELS // self.section.image_size**2), available)
+        for position in np.linspace(0, available - 1, count, dtype=int).tolist():
+            with suppress(DataError):  # told and replaced when training meets it
+                images.append(self.train_data[0, position])
+        if not images:
+            return
+        batch = to_device(torch.stack(images), torch.device("cpu"), self.standard)
+        if self.standard.by_image:
+            batch = standardised(batch)
+        energy = target_share.patch_energy(batch, self.config.model.patch_size)
+        self.details = {"patch_energy": energy}
+        shares = "{mean_colour:.0%} is each patch's mean colour, {mean_patch:.0%} the mean of all patches"
+        logger.info("%s: of the energy of patches %s", self.name, shares.format(**energy))
+        warning = target_share.before(energy, by_image=self.standard.by_image)
+        if warning is not None:
+            logger.warning("%s: %s", self.name, warning)
+
+    def remark(self, metrics: Mapping[str, float]) -> str | None:
+        """That the predictions are no better than trivial ones, if they are not; an ablation may be meant to."""
+        if not self.config.pretrain.shift:
+            return None
+        return target_share.after(metrics, by_image=self.standard.by_image)
 
     def observe(self, *, due: bool) -> None:
         """Collect how far embeddings and predictions differ from one another."""

@@ -111,8 +111,9 @@ class Probe(Task):
             hflip=section.hflip,
             auto_augment=None,
             re_prob=0.0,
+            standard=self.standard,
         )
-        evaluation = classify_eval(section.image_size, crop_pct=section.crop_pct)
+        evaluation = classify_eval(section.image_size, crop_pct=section.crop_pct, standard=self.standard)
         self.train_data = LabelledImages(source, chosen, train, config.seed)
         self.eval_data = LabelledImages(validation, None, evaluation, config.seed)
         self._still_data = LabelledImages(source, chosen, evaluation, config.seed)

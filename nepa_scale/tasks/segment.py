@@ -65,8 +65,9 @@ class SegmentModule(nn.Module):
     def _features(self, images: Tensor) -> list[Tensor]:
         """The block outputs [B, D, h, w] that the heads read, of the padded images."""
         taken = sorted(set(self._levels))
+        images = images.to(parameter_dtype(self.backbone))
         features = self.backbone.forward_intermediates(
-            pad_to_patches(images.to(parameter_dtype(self.backbone)), self._patch_size),
+            pad_to_patches(images, self._patch_size, own_mean=self.backbone.standardise),
             indices=taken,
             output_fmt="NCHW",
             intermediates_only=True,
@@ -101,11 +102,12 @@ class Segment(Finetune):
             hflip=section.hflip,
             cat_max_ratio=section.cat_max_ratio,
             photometric=section.photometric,
+            standard=self.standard,
         )
         self.train_data = MaskedImages(source, self.chosen_images(source), train, config.seed)
         self._scales = list(dict.fromkeys(variant.scale for variant in self._variants))
         sides = [max(1, round(section.image_size * scale)) for scale in self._scales]
-        self.eval_data = MaskedImages(validation, None, segment_eval(*sides), config.seed)
+        self.eval_data = MaskedImages(validation, None, segment_eval(*sides, standard=self.standard), config.seed)
         self.module = SegmentModule(self.backbone, len(self._class_names), section)
 
     @property

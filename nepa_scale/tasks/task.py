@@ -58,6 +58,9 @@ class Task(ABC):
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.section: TaskConfig = config.task_config(self.name)
+        self.standard = layout.standardisation(
+            Path(config.data.root), self.section.dataset, config.data.mean, config.data.std
+        )
         self.interrupted: Callable[[], bool] = _never  # asked before each batch of an evaluation
         self.details: dict[str, Any] = {}  # what the last evaluation found beside its metrics
 
@@ -90,6 +93,10 @@ class Task(ABC):
         """Of what belongs to the module's tensors, that of those which a finished task leaves in its file, by the
         file's keys: the backbone's by its own."""
         return {name.removeprefix("backbone."): value for name, value in weights.items()}
+
+    def remark(self, metrics: Mapping[str, float]) -> str | None:
+        """The line that people should read beside the metrics of the finished task, if there is one."""
+        return None
 
     def illustrate(self, folder: Path) -> None:  # noqa: B027  most tasks have no pictures
         """Draw pictures of the finished task from the weights in its folder, into it; rank 0 alone calls this."""
@@ -136,6 +143,7 @@ class Task(ABC):
             rope_rescale=model.rope_rescale if model.rope_rescale > 1 else None,
             drop_path_rate=drop_path_rate,
             dynamic_img_size=self.any_image_size,
+            standardise=self.standard.by_image,
         )
         backbone.set_grad_checkpointing(bool(self.config.engine.activation_checkpointing))
         return backbone
@@ -164,7 +172,7 @@ class Task(ABC):
             batches, counts, missing = self._streamed_evaluation(world)
         else:
             batches, counts, missing = self._indexed_evaluation(world, data)
-        stream, batch, error = on_device(batches, device), None, None
+        stream, batch, error = on_device(batches, device, self.standard), None, None
         for _ in range(missing):
             try:
                 own = next(stream, None)

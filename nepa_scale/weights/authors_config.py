@@ -63,6 +63,7 @@ def write(description: Description) -> dict[str, Any]:
     """
     arch, is_classifier = description.arch, description.num_classes > 0
     lacking = {"model.pos_embed=absolute": arch.pos_embed != "rope", "model.class_token=false": not arch.class_token}
+    lacking["data.mean=image"] = description.standardise
     named = " and ".join(setting for setting, lacks in lacking.items() if lacks)
     if named:
         raise WeightsError(f"the authors' layout has no place for a model with {named}; use --layout timm")

@@ -82,10 +82,12 @@ def read_run(run_dir: Path, *, task: str, ema: bool) -> Weights:
         raise WeightsError(f"{file}: does not exist; {why}")
     tensors = read_tensors(file)
     num_classes = len(tensors["head.bias"]) if "head.bias" in tensors else 0
+    standard = runs.standardisation(config, task, folder)
     if task == "pretrain":
-        description = of_run(config, "pretrain")
+        description = of_run(config, "pretrain", standard)
     else:
-        description = of_run(config, "classify", num_classes, _label_names(folder, config, num_classes))
+        names = _label_names(folder, config, num_classes)
+        description = of_run(config, "classify", standard, num_classes=num_classes, label_names=names)
     check_tensors(tensors, skeleton(description), file)
     return Weights(description, tensors)
 

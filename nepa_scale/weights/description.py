@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from nepa_scale.config import ClassifyConfig, PretrainConfig, RunConfig
-from nepa_scale.data.preprocessing import Preprocessing
+from nepa_scale.data.preprocessing import Preprocessing, Standardisation
 from nepa_scale.ladder import Architecture, QkNorm, num_patches
 
 Pool = Literal["mean", "last"]
@@ -21,7 +21,7 @@ class Description:
     """A backbone, or a classifier where ``num_classes`` > 0. Raises ``UserError`` when it cannot be built.
 
     ``layer_scale_init``, ``rope_rescale`` and ``drop_path_rate`` matter to further training alone; None and 0 turn
-    them off. ``preprocessing`` is that of evaluation.
+    them off. ``preprocessing`` is that of evaluation. ``standardise``: the model standardises each image by itself.
     """
 
     arch: Architecture
@@ -34,6 +34,7 @@ class Description:
     label_names: tuple[str, ...] = ()
     drop_path_rate: float = 0.0
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    standardise: bool = False
 
     def __post_init__(self) -> None:
         num_patches(self.arch, self.image_size)
@@ -44,13 +45,19 @@ class Description:
             f"{kind if self.num_classes else 'backbone'}, width {arch.embed_dim}, {arch.depth} blocks,"
             f" {arch.num_heads} heads, patch {arch.patch_size} of {self.image_size} px, {arch.mlp} {arch.mlp_hidden},"
             f" QK-norm {arch.qk_norm}, {'causal' if self.causal else 'bidirectional'}; {self.preprocessing}"
+            f"{'; each image standardised' if self.standardise else ''}"
         )
 
 
 def of_run(
-    config: RunConfig, task: Literal["pretrain", "classify"], num_classes: int = 0, label_names: tuple[str, ...] = ()
+    config: RunConfig,
+    task: Literal["pretrain", "classify"],
+    standard: Standardisation,
+    *,
+    num_classes: int = 0,
+    label_names: tuple[str, ...] = (),
 ) -> Description:
-    """What the finished ``task`` of a run leaves; classes are counted in its head."""
+    """What the finished ``task`` of a run leaves, on images standardised so; classes are counted in its head."""
     model, arch = config.model, config.model.architecture()
     section: PretrainConfig | ClassifyConfig = config.pretrain
     preprocessing, drop_path_rate = Preprocessing(1.0, "center", "bilinear"), 0.0
@@ -68,5 +75,6 @@ def of_run(
         pool=cast(Pool, config.classify.pool) if task == "classify" else None,
         label_names=label_names,
         drop_path_rate=drop_path_rate,
-        preprocessing=preprocessing,
+        preprocessing=dataclasses.replace(preprocessing, mean=standard.mean, std=standard.std),
+        standardise=standard.by_image,
     )

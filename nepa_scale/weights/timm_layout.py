@@ -43,6 +43,7 @@ def model_args(description: Description) -> dict[str, Any]:
         "rope_rescale": description.rope_rescale,
         "drop_path_rate": description.drop_path_rate,
         "causal": description.causal,
+        "standardise": description.standardise,
     }
 
 
@@ -139,4 +140,5 @@ def _described(args: dict[str, Any], label_names: tuple[str, ...], preprocessing
         label_names=label_names,
         drop_path_rate=args.get("drop_path_rate", 0.0),  # folders of before it was stated
         preprocessing=preprocessing,
+        standardise=args.get("standardise", False),
     )

@@ -18,6 +18,7 @@ from timm.data.transforms_factory import create_transform
 from nepa_scale.data import transforms as T
 from nepa_scale.data.operations import posterise
 from nepa_scale.data.policies import POLICIES, WEIGHTED, Name, Number, problems
+from nepa_scale.data.preprocessing import MEAN, STD
 
 PUBLISHED = "rand-m9-mstd0.5-inc1"
 KINDS = ["rand-inc1", "rand-t3a", "rand-t3aw", "rand-tweights", *POLICIES]
@@ -80,8 +81,8 @@ def test_the_published_policy_is_timm_s_wherever_timm_works() -> None:
         32,
         is_training=True,
         interpolation="bicubic",
-        mean=T.MEAN,
-        std=T.STD,
+        mean=MEAN,
+        std=STD,
         scale=(0.08, 1.0),
         hflip=0.5,
         color_jitter=0.0,

@@ -14,6 +14,7 @@ import pytest
 from processes import next_line, running
 
 from nepa_scale import runs
+from nepa_scale.data.preprocessing import PAPERS
 from nepa_scale.errors import RunError
 from nepa_scale.overrides import parse, save
 from nepa_scale.status import Status, write_status
@@ -113,7 +114,7 @@ def finished(run_dir: Path, *words: str, average: bool = False) -> Path:
 def imported(folder: Path, *words: str) -> Path:
     """A folder of weights in timm's layout, as far as the check before a start looks at it."""
     folder.mkdir()
-    description = of_run(parse(list(words)), "pretrain")
+    description = of_run(parse(list(words)), "pretrain", PAPERS)
     (folder / "config.json").write_text(json.dumps(timm_layout.config_json(description)))
     (folder / "model.safetensors").write_bytes(b"")
     return folder

@@ -26,6 +26,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain_vit": {"pos_embed": "absolute", "init_values": None, "qk_norm": "none"},
     "swiglu": {"mlp": "swiglu", "mlp_hidden": 50, "qk_norm": "weight"},
     "no_class": {"class_token": False},
+    "standardise": {"standardise": True},
 }
 variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
 POOLS = ["", "avg", "max", "avgmax", "token", "last", "map"]

@@ -48,7 +48,9 @@ def run(settings: Settings) -> int:
         from nepa_scale.data.prepare.index_again import index_again
 
         with reporting() as report:
-            print(index_again(settings.root, settings.name, report))
+            print(
+                index_again(settings.root, settings.name, report, measured=settings.measure, workers=settings.workers)
+            )
     elif isinstance(settings, DigitSettings):
         from nepa_scale.data import digits
 

@@ -9,6 +9,7 @@ from typing import Any
 from nepa_scale.data.index import INDEX_FOLDER, write_index
 from nepa_scale.data.info import INFO_NAME, SPLITS, parse_info
 from nepa_scale.data.prepare.checksums import sum_of, write_sums
+from nepa_scale.data.prepare.pixel_sums import total
 from nepa_scale.data.prepare.shard import ShardResult
 from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError
@@ -25,6 +26,13 @@ def finish(folder: Path, info: Mapping[str, Any], sums: Mapping[str, str], repor
 def describe(shards: Mapping[str, Sequence[ShardResult]]) -> dict[str, Any]:
     """The ``splits`` of ``_info.json`` for shards that were written. Raises ``DataError`` if a split has no images."""
     return {split: _describe_split(split, shards[split]) for split in SPLITS}
+
+
+def describe_pixels(shards: Sequence[ShardResult]) -> dict[str, Any]:
+    """``mean`` and ``std`` of ``_info.json``; none where an earlier version wrote some of the shards unmeasured."""
+    if any(shard.length and not shard.sums.pixels for shard in shards):
+        return {}
+    return total(shard.sums for shard in shards).as_json()
 
 
 def _describe_split(split: str, shards: Sequence[ShardResult]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from nepa_scale.data.decode import decode_mask, decode_rgb, is_labelled
+from nepa_scale.data.prepare.pixel_sums import PixelSums
 from nepa_scale.errors import DataError
 
 _QUALITY = 95  # with full colour resolution: a second compression that is hard to see
@@ -42,23 +43,33 @@ class MaskCount:
 
 
 def checked(
-    image: bytes, mask: bytes | None, *, mask_classes: int, resize: int | None, count: MaskCount
+    image: bytes,
+    mask: bytes | None,
+    *,
+    mask_classes: int,
+    resize: int | None,
+    count: MaskCount,
+    sums: PixelSums | None = None,
 ) -> tuple[bytes, bytes | None]:
     """Return the encoded image and mask as they will be written. Raises ``DataError`` for what cannot be used.
 
-    The mask is added to ``count``. With ``resize`` the shorter side becomes that long; what is not larger passes byte
-    for byte, as everything does without ``resize``.
+    The mask is added to ``count``, the image as it will be read to ``sums``. With ``resize`` the shorter side becomes
+    that long; what is not larger passes byte for byte, as everything does without ``resize``.
     """
     pixels = decode_rgb(image)
     height, width = pixels.shape[:2]
     if mask is not None:
         count.add(labelled=check_mask(mask, (width, height), mask_classes))
     if resize is None or min(width, height) <= resize:
+        if sums is not None:
+            sums.add(pixels)
         return image, mask
     size = _smaller(width, height, resize)
     picture = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=_QUALITY, subsampling="4:4:4")
+    if sums is not None:
+        sums.add(decode_rgb(buffer.getvalue()))
     return buffer.getvalue(), None if mask is None else _smaller_mask(mask, size)
 
 

@@ -105,7 +105,12 @@ class AdoptSettings(PlaceSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class IndexSettings(PlaceSettings):
-    """write the index of the data set root/name anew, after a shard was changed"""
+    """write the index of the data set root/name anew, after a shard was changed, or measure its images"""
+
+    measure: bool = field(
+        default=False, metadata={"meaning": "read all training images and put their mean and std into _info.json"}
+    )
+    workers: int | None = field(default=None, metadata={"meaning": "processes; null for one per core", "high": 1024})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nepa_scale.data.prepare.pixel_sums import PixelSums
 from nepa_scale.data.prepare.pixels import MaskCount, checked, extension_of
 from nepa_scale.data.prepare.reading import Reader, SourceError
 from nepa_scale.data.prepare.references import Item
@@ -24,13 +25,15 @@ class ShardTask:
     mask_classes: int
     resize: int | None
     skip_bad: bool
+    measured: bool = False
 
 
 @dataclass
 class ShardResult:
     """A shard that was written; ``bad`` names the images that were left out, and why.
 
-    ``masks`` counts masks, ``unlabelled`` those of them without a labelled pixel.
+    ``masks`` counts masks, ``unlabelled`` those of them without a labelled pixel. ``sums`` are of its images, if it is
+    to be ``measured``.
     """
 
     filename: str
@@ -39,6 +42,7 @@ class ShardResult:
     bad: list[str] = field(default_factory=list)
     masks: int = 0
     unlabelled: int = 0
+    sums: PixelSums = field(default_factory=PixelSums)
 
 
 def write_shard(task: ShardTask) -> ShardResult:
@@ -66,7 +70,14 @@ def _samples(task: ShardTask, result: ShardResult) -> Iterator[Members]:
             try:
                 image = reader.read(item.image)
                 mask = None if item.mask is None else reader.read(item.mask)
-                image, mask = checked(image, mask, mask_classes=task.mask_classes, resize=task.resize, count=count)
+                image, mask = checked(
+                    image,
+                    mask,
+                    mask_classes=task.mask_classes,
+                    resize=task.resize,
+                    count=count,
+                    sums=result.sums if task.measured else None,
+                )
             except SourceError:
                 raise
             except DataError as error:

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from nepa_scale.data.prepare.pixel_sums import PixelSums
 from nepa_scale.data.prepare.shard import ShardResult
 from nepa_scale.errors import DataError
 from nepa_scale.files import read_json, write_json
@@ -57,7 +58,7 @@ class Staging:
 
     def finished(self) -> dict[str, ShardResult]:
         """The shards that are whole, by file name."""
-        notes = [ShardResult(**read_json(path)) for path in sorted(self._done.glob("*.json"))]
+        notes = [_result(read_json(path)) for path in sorted(self._done.glob("*.json"))]
         return {note.filename: note for note in notes if not note.length or (self.dataset / note.filename).is_file()}
 
     def record(self, result: ShardResult) -> None:
@@ -74,3 +75,8 @@ class Staging:
         for path in (self.dataset, self._done):
             shutil.rmtree(path, ignore_errors=True)
         self._plan.unlink(missing_ok=True)
+
+
+def _result(note: dict[str, Any]) -> ShardResult:
+    """A shard from its note; an earlier version measured none."""
+    return ShardResult(**{**note, "sums": PixelSums(**note.get("sums", {}))})

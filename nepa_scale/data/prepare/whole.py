@@ -7,11 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from nepa_scale.data.info import INFO_NAME
+from nepa_scale.data.decode import decode_rgb
+from nepa_scale.data.info import INFO_NAME, STATISTICS
+from nepa_scale.data.prepare.pixel_sums import PixelSums
 from nepa_scale.data.prepare.tar_writer import Members, write_tar
 from nepa_scale.data.reporting import Report
+from nepa_scale.data.shard_index import IMAGE_EXTENSIONS
 from nepa_scale.errors import DataError
 from nepa_scale.files import read_json
 
@@ -21,8 +24,9 @@ def is_written(root: Path, info: Mapping[str, Any]) -> bool:
     folder = root / info["name"]
     if not folder.exists():
         return False
-    with suppress(OSError, ValueError):
-        if read_json(folder / INFO_NAME) == info:
+    with suppress(OSError, ValueError, AttributeError):
+        there = read_json(folder / INFO_NAME)
+        if {key: value for key, value in there.items() if key not in STATISTICS} == info:
             return True
     raise DataError(f"'{folder}' exists and is not the data set asked for: remove it, or choose another root or name")
 
@@ -46,9 +50,11 @@ def write_dataset(
         from nepa_scale.data.prepare.finishing import finish  # here, because it is slow to import
 
         sums: dict[str, str] = {}
+        pixels = PixelSums()
         for split, members in samples.items():
-            sums |= _write_split(folder, split, info["splits"][split], iter(members), report)
-        finish(folder, info, sums, report)
+            seen = _measured(members, pixels) if split == "train" else iter(members)
+            sums |= _write_split(folder, split, info["splits"][split], seen, report)
+        finish(folder, {**info, **pixels.as_json()}, sums, report)
         try:
             folder.rename(root / info["name"])
         except OSError:
@@ -56,6 +62,14 @@ def write_dataset(
                 return False
             raise
     return True
+
+
+def _measured(samples: Iterable[Members], pixels: PixelSums) -> Iterator[Members]:
+    """The samples, whose images are counted on their way."""
+    for sample in samples:
+        image = next(content for name, content in sample.items() if name in IMAGE_EXTENSIONS)
+        pixels.add(decode_rgb(cast(bytes, image)))
+        yield sample
 
 
 def _write_split(

@@ -9,7 +9,7 @@ from typing import Any
 
 from nepa_scale.data.info import INFO_NAME
 from nepa_scale.data.pool import unordered
-from nepa_scale.data.prepare.finishing import describe, finish
+from nepa_scale.data.prepare.finishing import describe, describe_pixels, finish
 from nepa_scale.data.prepare.lock import locked
 from nepa_scale.data.prepare.pixels import MaskCount
 from nepa_scale.data.prepare.references import Listing
@@ -95,6 +95,7 @@ def _tasks(folder: Path, settings: WritingSettings, listing: Listing) -> dict[st
                 mask_classes=mask_classes,
                 resize=settings.resize,
                 skip_bad=settings.skip_bad,
+                measured=split == "train",
             )
             for shard, start in enumerate(range(0, len(items), size))
         ]
@@ -154,5 +155,6 @@ def _info(
         info["left_out"] = left_out
     if bad:
         info["skipped"] = bad
+    info |= describe_pixels(results["train"])
     info["splits"] = describe(results)
     return info

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.torch
-import timm
 import torch
 from authors_nepa import AuthorsNepa
+from finished_runs import export, finished_run, pictures_of, timm_model
 from PIL import Image
-from small_tasks import config_of, with_random_weights
+from small_tasks import config_of
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor
 
@@ -24,30 +23,9 @@ from nepa_scale.data.transforms import classify_eval, normalise, pretrain_eval
 from nepa_scale.objective import next_embedding_loss
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.pretrain import Pretrain
-from nepa_scale.tasks.task import Task
 from nepa_scale.weights.__main__ import main
 
 IMAGES = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(3))
-
-
-def finished_run(task: Task, run_dir: Path, *, name: str = "model.safetensors") -> Path:
-    """A run folder as ``task`` leaves it when it ends with random weights."""
-    with_random_weights(task)
-    overrides.save(task.config, run_dir / "config.yaml")
-    (run_dir / task.name).mkdir()
-    tensors = task.exported(dict(task.module.state_dict()))
-    safetensors.torch.save_file({key: value.clone() for key, value in tensors.items()}, run_dir / task.name / name)
-    task.module.eval()
-    return run_dir
-
-
-def export(source: Path, out: Path, layout: str, *flags: str) -> Path:
-    assert main(["export", str(source), str(out), "--layout", layout, *flags]) == 0
-    return out
-
-
-def timm_model(folder: Path) -> torch.nn.Module:
-    return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 
 
 def tensors_of(folder: Path) -> dict[str, Tensor]:
@@ -160,12 +138,6 @@ def timm_transform(model: torch.nn.Module) -> Callable[[Image.Image], Tensor]:
     """What timm makes of the folder's evaluation settings."""
     transform: Callable[[Image.Image], Tensor] = create_transform(**resolve_model_data_config(model))
     return transform
-
-
-def pictures_of(task: Task) -> list[Image.Image]:
-    """The validation images as they are stored."""
-    source: Any = task.eval_data.source
-    return [Image.open(io.BytesIO(source[index].image)).convert("RGB") for index in range(len(source))]
 
 
 CROPS = [(1.0, "center"), (0.875, "center"), (0.6, "center"), (1.0, "squash"), (0.95, "squash"), (0.37, "squash")]

@@ -14,6 +14,7 @@ from authors_nepa import AuthorsNepa, config_of
 from launching import train as training
 from processes import Run
 
+from nepa_scale.data.preprocessing import PAPERS
 from nepa_scale.errors import WeightsError
 from nepa_scale.ladder import Architecture
 from nepa_scale.model import build_backbone
@@ -29,7 +30,7 @@ def test_other_model_is_refused_before_torch_is_imported(tmp_path: Path, train: 
     """The settings of an imported folder are compared in milliseconds, from its JSON alone."""
     folder = tmp_path / "imported"
     folder.mkdir()
-    description = of_run(parse(["model=femto"]), "pretrain")
+    description = of_run(parse(["model=femto"]), "pretrain", PAPERS)
     (folder / "config.json").write_text(json.dumps(timm_layout.config_json(description)))
     (folder / "model.safetensors").write_bytes(b"")
     done = train("task=classify", f"init={folder}", "model=femto", "model.mlp_hidden=100")
