@@ -97,7 +97,8 @@ class PatchProduct(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W] -> [B, D, H / p, W / p]; pixels beyond the last whole patch are dropped."""
-        return _patch_product(images, self.kernel_size, self.weight, self.bias)
+        p, q = self.kernel_size
+        return _patch_product(images, p, q, self.weight, self.bias)
 
 
 class StandardisingProduct(PatchProduct):
@@ -108,7 +109,8 @@ class StandardisingProduct(PatchProduct):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W] -> [B, D, H / p, W / p]."""
-        return _patch_product(standardised(images), self.kernel_size, self.weight, self.bias)
+        p, q = self.kernel_size
+        return _patch_product(standardised(images), p, q, self.weight, self.bias)
 
 
 def standardised(images: Tensor) -> Tensor:
@@ -117,8 +119,7 @@ def standardised(images: Tensor) -> Tensor:
     return torch.nn.functional.layer_norm(images, images.shape[-2:], eps=1e-5)
 
 
-def _patch_product(images: Tensor, kernel_size: tuple[int, int], weight: Tensor, bias: Tensor | None) -> Tensor:
-    p, q = kernel_size
+def _patch_product(images: Tensor, p: int, q: int, weight: Tensor, bias: Tensor | None) -> Tensor:
     b, c, h, w = images.shape
     patches = images[:, :, : h // p * p, : w // q * q].reshape(b, c, h // p, p, w // q, q).permute(0, 2, 4, 1, 3, 5)
     y = torch.nn.functional.linear(patches.flatten(3), weight.flatten(1), bias)

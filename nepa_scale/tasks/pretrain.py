@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nepa_scale import lr_rules, milestones
 from nepa_scale.config import PretrainConfig, RunConfig
 from nepa_scale.data.datasets import PretrainImages
+from nepa_scale.data.decode import BadImageError
 from nepa_scale.data.device import to_device
 from nepa_scale.data.transforms import pretrain_eval, pretrain_train
 from nepa_scale.errors import DataError
@@ -119,11 +120,7 @@ class Pretrain(Task):
         """Say, on rank 0, how much of the patches is brightness and colour; not of shards that are streamed."""
         if not world.is_main or self.config.data.streaming:
             return
-        images, available = [], len(self.train_data)
-        count = min(MOST_IMAGES, max(1, MOST_PIXELS // self.section.image_size**2), available)
-        for position in np.linspace(0, available - 1, count, dtype=int).tolist():
-            with suppress(DataError):  # told and replaced when training meets it
-                images.append(self.train_data[0, position])
+        images = self._some_images()
         if not images:
             return
         batch = to_device(torch.stack(images), torch.device("cpu"), self.standard)
@@ -136,6 +133,16 @@ class Pretrain(Task):
         warning = target_share.before(energy, by_image=self.standard.by_image)
         if warning is not None:
             logger.warning("%s: %s", self.name, warning)
+
+    def _some_images(self) -> list[Tensor]:
+        """Training images [3, S, S] from all over the set, in bytes; fewer where some are bad, which training tells."""
+        images, available = [], len(self.train_data)
+        count = min(MOST_IMAGES, max(1, MOST_PIXELS // self.section.image_size**2), available)
+        with suppress(DataError):  # storage that fails
+            for position in np.linspace(0, available - 1, count, dtype=int).tolist():
+                with suppress(BadImageError):
+                    images.append(self.train_data[0, position])
+        return images
 
     def remark(self, metrics: Mapping[str, float]) -> str | None:
         """That the predictions are no better than trivial ones, if they are not; an ablation may be meant to."""
