@@ -15,6 +15,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from nepa_scale.errors import DataError
 
@@ -125,10 +126,16 @@ def _decode_with_pil(content: bytes) -> NDArray[np.uint8]:
 def _of_8_bits(image: Image.Image) -> Image.Image:
     """The image with the upper 8 of 16 bits, as PIL has it for colours; of one channel it cuts values off at 255.
 
-    Raises ``BadImageError`` for 32 bits and floating-point numbers, whose black and white nobody states.
+    Raises ``BadImageError`` for 32 bits and floating-point numbers, whose black and white nobody states, and for TIFFs
+    whose numbers PIL leaves as they are, though white is less than 16 bits hold or 0.
     """
     if not image.mode.startswith(("I", "F")):
         return image
+    if isinstance(image, TiffImageFile):
+        bits, black = image.tag_v2.get(BITSPERSAMPLE, (16,))[0], image.tag_v2.get(PHOTOMETRIC_INTERPRETATION, 1)
+        if bits < 16 or black == 0:
+            what = f"{bits} bits a pixel" if bits < 16 else "greys of 16 bits from white to black"
+            raise BadImageError(f"the image is a TIFF with {what}, save it with 8 or 16 from black to white")
     of_16_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in {"PNG", "PPM"})
     if not of_16_bits:
         raise BadImageError(f"the image has 32 bits a pixel (mode {image.mode}), save it with 8 or 16")

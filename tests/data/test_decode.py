@@ -133,6 +133,25 @@ def test_pixels_without_a_known_white_are_bad(pixels: type, image_format: str) -
         decode_rgb(encoded(Image.fromarray(DEEP.astype(pixels)), image_format))
 
 
+def tiff(bits: int, black: int, pixels: bytes) -> bytes:
+    """A grey TIFF of 20 x 20 pixels that PIL does not write; ``black``: 1 where 0 is black, 0 where it is white."""
+    tags = {256: 20, 257: 20, 258: bits, 259: 1, 262: black, 273: 8, 277: 1, 278: 20, 279: len(pixels)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    start = struct.pack("<I", 8 + len(pixels))
+    return b"II*\0" + start + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("bits", "black", "pixels"),
+    [(12, 1, bytes(range(200)) * 3), (16, 0, DEEP.astype("<u2").tobytes())],
+)
+def test_tiffs_whose_greys_pil_does_not_scale_are_bad(bits: int, black: int, pixels: bytes) -> None:
+    """PIL makes 12 bits nearly black and shows 16 bits that begin at white as negatives: neither passes silently."""
+    with pytest.raises(BadImageError, match="save it with 8 or 16"):
+        decode_rgb(tiff(bits, black, pixels))
+    np.testing.assert_array_equal(decode_rgb(tiff(16, 1, DEEP.astype("<u2").tobytes()))[..., 0], DEEP >> 8)
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_greys_of_few_bits_are_no_masks(depth: int) -> None:
     """PIL stretches them to 255, which makes class 1 another class; with a palette the numbers stay."""

@@ -12,7 +12,7 @@ from nepa_scale.data.prepare.held_out import held_out
 from nepa_scale.data.prepare.left_out import LeftOut
 from nepa_scale.data.prepare.mixing import mixed
 from nepa_scale.data.prepare.parquet_columns import Columns, choose_columns, class_names
-from nepa_scale.data.prepare.parts import gaps, part_problems, splits_of, states_part
+from nepa_scale.data.prepare.parts import gaps, part_problems, split_words, splits_of, states_part
 from nepa_scale.data.prepare.references import Listing, ParquetColumn, ParquetRow, Reference, numbered
 from nepa_scale.errors import DataError, shortened
 
@@ -126,7 +126,10 @@ def _split_problems(source: Path, split: str, paths: Sequence[Path]) -> list[str
     stating = [name for name in names if states_part(name)]
     if 0 < len(stating) < len(names):
         problems.append(f"{where}: {split} files with and without '-of-' in their names: {shortened(names)}")
-    if all(path.stem.isdecimal() for path in paths) and (missing := gaps(names, from_start=True)):
+    if len(spellings := {frozenset(split_words(name)) for name in names if splits_of(name)}) > 1:
+        both = " and ".join(sorted({word for words in spellings for word in words}))
+        problems.append(f"{where}: {both} could both be the {split} files: {shortened(names)}: move all but one away")
+    if missing := gaps(names, from_start=all(path.stem.isdecimal() for path in paths)):
         problems.append(f"{where}: by their numbers there are files between: {shortened(missing)}")
     return problems
 

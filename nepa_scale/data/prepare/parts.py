@@ -16,7 +16,12 @@ _NUMBER = re.compile(r"(.*?)(\d+)(\D*)")
 
 def splits_of(name: str) -> set[str]:
     """The splits, "train" and "validation", that a name speaks of."""
-    return {"train" if word.lower().startswith("train") else "validation" for word in _SPLIT.findall(name)}
+    return {"train" if word.startswith("train") else "validation" for word in split_words(name)}
+
+
+def split_words(name: str) -> set[str]:
+    """The words for splits in a name, in small letters, such as "val" and "valid"."""
+    return {word.lower() for word in _SPLIT.findall(name)}
 
 
 def states_part(name: str) -> bool:

@@ -196,6 +196,8 @@ def test_the_layouts_that_people_download(tmp_path: Path, train: list[str], vali
         (["a/train/0000", "b/train/0000"], "has train files in several folders: a/train, b/train"),
         (["default/partial-train/0000"], "a part of the split, by their name"),
         (["default/train/0000", "default/train/0002"], "by their numbers there are files between: 0001.parquet"),
+        (["default/train-00000", "default/train-00002"], "by their numbers there are files between: train-00001"),
+        (["train/train-00000-of-00001", "train/training-00000-of-00001"], "train and training could both be the train"),
         (["default/train/0002"], "by their numbers there are files between: 0000.parquet, 0001.parquet"),
     ],
 )
