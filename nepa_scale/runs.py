@@ -190,6 +190,7 @@ def _other_model(weights: Path, config: RunConfig) -> list[str]:
 def _shape(weights: Path) -> dict[str, int]:
     """What the tensors of a file tell of its backbone. Raises ``WeightsError`` where they are of none."""
     try:
+        weights.open("rb").close()  # safetensors calls a file that may not be read missing
         with safe_open(weights, "numpy") as file:
             names = list(file.keys())
             if PATCH_EMBEDDING not in names:
