@@ -156,3 +156,16 @@ def test_configuration_file_of_a_run_can_be_given_to_another(tmp_path: Path) -> 
     config = overrides.parse(["model=pico", "pretrain.steps=5", "run_dir=here"])
     overrides.save(config, tmp_path / "config.yaml")
     assert overrides.parse([f"config={tmp_path / 'config.yaml'}"]) == config
+
+
+@pytest.mark.parametrize("number", ["010", "1:30", "0x10", "0b11", "1_000"])
+def test_numbers_of_a_file_are_those_of_the_command_line(tmp_path: Path, number: str) -> None:
+    """What YAML 1.1 reads as octal, in sixties or in hexadecimal is not another number of steps than typed."""
+    path = tmp_path / "settings.yaml"
+    path.write_text(f"pretrain:\n  steps: {number}\n", encoding="utf-8")
+    try:
+        typed = overrides.parse([f"pretrain.steps={number}"]).pretrain.steps
+    except ConfigError:
+        assert problems_of(path)
+    else:
+        assert overrides.parse([f"config={path}"]).pretrain.steps == typed
