@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nepa_scale.files import write_atomically
+from nepa_scale.progress import logger
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -34,8 +36,12 @@ class MetricsLog:
         """Append one row; it must have a ``step``."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        if self._events is not None:
-            self._write_events(self._events, row)
+        if self._events is not None and self._writer is None:
+            self._open_events(self._events, row["step"])
+        if self._writer is not None:
+            for name, value in row.items():
+                if name != "step":
+                    self._writer.add_scalar(name, value, row["step"])
 
     def close(self) -> None:
         """Flush and release the files."""
@@ -43,15 +49,17 @@ class MetricsLog:
         if self._writer is not None:
             self._writer.close()
 
-    def _write_events(self, folder: Path, row: dict[str, Any]) -> None:
-        if self._writer is None:
-            # Imported at the first row: it takes a second that the first training step need not wait for.
-            from torch.utils.tensorboard import SummaryWriter
+    def _open_events(self, folder: Path, step: int) -> None:
+        if os.fsencode(folder) != str(folder).encode("utf-8", "surrogatepass"):  # TensorBoard takes names for UTF-8
+            logger.warning(
+                "%s: TensorBoard cannot find this folder under this locale; metrics.jsonl has it all", folder
+            )
+            self._events = None
+            return
+        # Imported at the first row: it takes a second that the first training step need not wait for.
+        from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder), purge_step=row["step"])
-        for name, value in row.items():
-            if name != "step":
-                self._writer.add_scalar(name, value, row["step"])
+        self._writer = SummaryWriter(str(folder), purge_step=step)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -39,7 +39,10 @@ def start_logging(task_dir: Path, on: Console = console) -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     formatter = logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for handler in (ConsoleHandler(on), logging.FileHandler(task_dir / "log.txt", encoding="utf-8")):
+    for handler in (
+        ConsoleHandler(on),
+        logging.FileHandler(task_dir / "log.txt", encoding="utf-8", errors="backslashreplace"),
+    ):
         handler.setFormatter(formatter)
         logger.addHandler(handler)
 

@@ -247,6 +247,7 @@ def other_standardisation(config: RunConfig) -> str | None:
 def _shape(weights: Path) -> dict[str, int]:
     """What the tensors of a file tell of its backbone. Raises ``WeightsError`` where they are of none."""
     try:
+        weights.open("rb").close()  # safetensors calls a file that may not be read missing
         with safe_open(weights, "numpy") as file:
             names = list(file.keys())
             if PATCH_EMBEDDING not in names:

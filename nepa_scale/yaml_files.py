@@ -62,7 +62,7 @@ def _loaded(text: str) -> tuple[Any, dict[str, int], list[tuple[str, int]]]:
 
     Raises ``YAMLError``, ``RecursionError`` and ``ValueError``.
     """
-    loader = yaml.SafeLoader(text)
+    loader = _Loader(text)
     try:
         node = loader.get_single_node()
         lines: dict[str, int] = {}
@@ -74,6 +74,21 @@ def _loaded(text: str) -> tuple[Any, dict[str, int], list[tuple[str, int]]]:
         return loader.construct_document(node), lines, repeated
     finally:
         loader.dispose()
+
+
+class _Loader(yaml.SafeLoader):
+    """Whole numbers as on the command line; YAML 1.1 has 010 for 8, 1:30 for 90 and 0x10 for 16."""
+
+    def whole_number(self, node: yaml.ScalarNode) -> int | str:
+        """A decimal number, or the text of another, which no whole number of ours takes."""
+        text = str(self.construct_scalar(node))
+        try:
+            return int(text)
+        except ValueError:
+            return text
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.whole_number)
 
 
 def _syntax_problem(error: yaml.YAMLError, text: str, source: str) -> str:

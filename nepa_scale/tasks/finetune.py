@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from nepa_scale.config import FinetuneConfig, RunConfig
@@ -15,7 +13,7 @@ from nepa_scale.model import NepaViT, checkpoint_filter_fn
 from nepa_scale.optim import NO_LAYER_DECAY, LayerDecay, build_optimizer
 from nepa_scale.progress import logger
 from nepa_scale.tasks.task import Task
-from nepa_scale.weights.tensor_files import check_values
+from nepa_scale.weights.tensor_files import read_tensors
 
 #: Weights that one backbone has and another lacks, by the setting that decides it.
 DECIDED_BY = {
@@ -76,13 +74,10 @@ def load_backbone(backbone: NepaViT, weights: Path, *, blocks: int | None = None
     Raises:
         RunError: naming the file, the keys that are missing, unknown or of another shape, and, where a setting
             decides whether a weight exists, that setting.
-        WeightsError: naming the tensors that hold NaN, an infinite number, or no numbers to compute with.
+        WeightsError: naming the file that cannot be read, or the tensors that hold NaN, an infinite number, or no
+            numbers to compute with.
     """
-    try:
-        state = safetensors.torch.load_file(weights)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{weights}: not a readable safetensors file ({error})") from error
-    check_values(state, weights)
+    state = read_tensors(weights)
     body = {name: value for name, value in state.items() if not name.startswith(HEAD_KEYS)}
     if is_finetuned := len(body) < len(state):
         logger.warning("%s: fine-tuned weights; their head is left out. %s", weights, SEEN_LABELS)

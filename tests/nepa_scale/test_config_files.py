@@ -105,7 +105,7 @@ def test_yaml_cannot_run_code(tmp_path: Path, tag: str) -> None:
 FREE_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=20).filter(
     lambda text: text not in ("null", "None", "???") and "${" not in text
 )
-TIED = {"model", "task", "init", "segment.channels", "segment.scale_min", "segment.scale_max"}
+TIED = {"classify.auto_augment", "model", "task", "init", "segment.channels", "segment.scale_min", "segment.scale_max"}
 TIED |= {"classify.batch_size", "classify.mixup", "classify.cutmix", "segment.aux_channels", "probe.layers"}
 UNFREE = ("image_size", "epochs", "steps", "fraction", "init_ema", "milestones")
 TIED |= {"data.streaming", "pretrain.lr_rule", "pretrain.lr_reference", "pretrain.lr_exponent"}
@@ -158,3 +158,16 @@ def test_configuration_file_of_a_run_can_be_given_to_another(tmp_path: Path) -> 
     config = overrides.parse(["model=pico", "pretrain.steps=5", "run_dir=here"])
     overrides.save(config, tmp_path / "config.yaml")
     assert overrides.parse([f"config={tmp_path / 'config.yaml'}"]) == config
+
+
+@pytest.mark.parametrize("number", ["010", "1:30", "0x10", "0b11", "1_000"])
+def test_numbers_of_a_file_are_those_of_the_command_line(tmp_path: Path, number: str) -> None:
+    """What YAML 1.1 reads as octal, in sixties or in hexadecimal is not another number of steps than typed."""
+    path = tmp_path / "settings.yaml"
+    path.write_text(f"pretrain:\n  steps: {number}\n", encoding="utf-8")
+    try:
+        typed = overrides.parse([f"pretrain.steps={number}"]).pretrain.steps
+    except ConfigError:
+        assert problems_of(path)
+    else:
+        assert overrides.parse([f"config={path}"]).pretrain.steps == typed

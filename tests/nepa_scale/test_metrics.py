@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from nepa_scale import progress
 from nepa_scale.metrics import MetricsLog, read_rows
 
 
@@ -33,6 +39,37 @@ def test_rows_are_read_back(tmp_path: Path) -> None:
     log.close()
     assert read_rows(tmp_path / "metrics.jsonl") == rows
     assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == rows
+
+
+def test_folders_whose_name_is_not_utf_8(tmp_path: Path) -> None:
+    """TensorBoard, which takes no such folder, is left out with a line in the log; the rows are written."""
+    folder = tmp_path / "run\udcff"
+    folder.mkdir()
+    progress.start_logging(folder)
+    write_rows(folder, 1, 2, resume_at=0, tensorboard=True)
+    assert steps_of(folder) == [1, 2]
+    assert (folder / "log.txt").read_text(encoding="utf-8").count(r"run\udcff/tensorboard: ") == 1
+
+
+@pytest.mark.skipif(shutil.which("localedef") is None, reason="needs localedef, to make a locale")
+def test_rows_are_written_under_any_locale(tmp_path: Path) -> None:
+    """TensorBoard takes every name for UTF-8, and under Latin-1 finds no folder of other letters: it is left out."""
+    made = subprocess.run(["localedef", "-i", "en_US", "-f", "ISO-8859-1", str(tmp_path / "latin")], check=False)
+    if made.returncode:
+        pytest.skip("there is no definition of Latin-1")
+    folder = tmp_path / "日本é"
+    folder.mkdir()
+    write = (
+        "import sys; from pathlib import Path; from nepa_scale.metrics import MetricsLog;"
+        "assert sys.getfilesystemencoding() == 'iso8859-1';"
+        "log = MetricsLog(Path(sys.argv[1]), resume_at=0, final_step=9, tensorboard=True);"
+        "log.write({'step': 1, 'loss': 1.0}); log.close()"
+    )
+    latin = {"LOCPATH": str(tmp_path), "LC_ALL": "latin"}
+    subprocess.run([sys.executable, "-c", write, str(folder)], env={**os.environ, **latin}, check=True, timeout=120)
+    assert steps_of(folder) == [1]
+    assert [path.name for path in folder.iterdir()] == ["metrics.jsonl"]
+    assert {path.name for path in tmp_path.iterdir()} == {"latin", folder.name}
 
 
 def test_row_is_on_disk_at_once(tmp_path: Path) -> None:

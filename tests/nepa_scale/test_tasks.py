@@ -20,7 +20,7 @@ from nepa_scale.costs import exhausted_classes, task_cost
 from nepa_scale.data.digits import encode_png
 from nepa_scale.data.info import make_info
 from nepa_scale.data.prepare.whole import write_dataset
-from nepa_scale.errors import RunError
+from nepa_scale.errors import RunError, WeightsError
 from nepa_scale.model import NepaViT, build_backbone
 from nepa_scale.optim import LayerDecay
 from nepa_scale.overrides import parse
@@ -215,17 +215,17 @@ def test_weights_that_do_not_fit_are_named(
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
 def test_damaged_weights_file_is_named(tmp_path: Path, keep: int) -> None:
-    """A file cut off anywhere is a RunError with its name, not a traceback from the parser."""
+    """A file cut off anywhere is an error with its name, not a traceback from the parser."""
     path = tmp_path / "model.safetensors"
     config = parse(["model=femto"])
     backbone = stored_backbone(config, path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(RunError, match=r"model\.safetensors: not a readable safetensors file"):
+    with pytest.raises(WeightsError, match=r"model\.safetensors: not a readable \.safetensors file"):
         load_backbone(backbone, path)
 
 
 def test_absent_weights_file_is_named(tmp_path: Path) -> None:
-    """A start that vanished between the check and the work is a RunError too."""
+    """A start that vanished between the check and the work is an error too."""
     backbone = build_backbone(parse(["model=femto"]).model.architecture(), 48)
-    with pytest.raises(RunError, match=r"absent\.safetensors: not a readable safetensors file"):
+    with pytest.raises(WeightsError, match=r"absent\.safetensors: not a readable \.safetensors file"):
         load_backbone(backbone, tmp_path / "absent.safetensors")

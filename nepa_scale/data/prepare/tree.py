@@ -107,13 +107,18 @@ def _read_folder(source: Path) -> Tree:
         name = os.path.relpath(folder, source)
         prefix = "" if name == "." else f"{name}/"
         inside[:] = [each for each in sorted(inside) if _is_to_be_read(tree, f"{prefix}{each}", roots)]
-        tree.folders.update(f"{prefix}{each}" for each in inside)
+        tree.folders.update(_as_utf8(f"{prefix}{each}") for each in inside)
         for each in sorted(names):
             if is_clutter(each):
                 tree.left_out.add("hidden files", f"{prefix}{each}")
             else:
-                tree.files[f"{prefix}{each}"] = f"{folder}/{each}"
+                tree.files[_as_utf8(f"{prefix}{each}")] = f"{folder}/{each}"
     return tree
+
+
+def _as_utf8(name: str) -> str:
+    """A name as every machine reads it: names of classes must not follow the locale of the one that prepares them."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 def _raise(error: OSError) -> NoReturn:

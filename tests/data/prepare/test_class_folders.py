@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +243,17 @@ def test_several_sets_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixtur
     error = capsys.readouterr().err
     assert str(source / "a") in error
     assert str(source / "b") in error
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_names_of_classes_do_not_follow_the_locale(tmp_path: Path, locale: str) -> None:
+    """The same folders give the same names under an encoding that has no such letters."""
+    files = images(*(f"{split}/{name}/1.jpg" for split in ("train", "val") for name in ("é", "日本")))
+    source = write_files(tmp_path / "source", files)
+    words = ["folder", f"source={source}", f"root={tmp_path / 'data'}", "name=pets", "workers=1"]
+    plain = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run(
+        [sys.executable, "-m", "nepa_scale.data.prepare", *words], env={**os.environ, **plain}, check=True, timeout=120
+    )
+    content = json.loads((tmp_path / "data" / "pets" / "_info.json").read_text(encoding="utf-8"))
+    assert content["class_names"] == ["é", "日本"]
