@@ -105,10 +105,10 @@ def test_yaml_cannot_run_code(tmp_path: Path, tag: str) -> None:
 FREE_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=20).filter(
     lambda text: text not in ("null", "None", "???") and "${" not in text
 )
-TIED = {"classify.auto_augment", "model", "task", "init", "segment.channels", "segment.scale_min", "segment.scale_max"}
+TIED = {"model", "task", "init", "segment.channels", "segment.scale_min", "segment.scale_max"}
 TIED |= {"classify.batch_size", "classify.mixup", "classify.cutmix", "segment.aux_channels", "probe.layers"}
 UNFREE = ("image_size", "epochs", "steps", "fraction", "init_ema", "milestones")
-TIED |= {"data.streaming", "pretrain.lr_rule", "pretrain.lr_reference", "pretrain.lr_exponent"}
+TIED |= {"data.mean", "data.std", "data.streaming", "pretrain.lr_rule", "pretrain.lr_reference", "pretrain.lr_exponent"}
 
 
 def values_of(kind: str, meta: dict[str, Any]) -> st.SearchStrategy[Any]:
