@@ -50,7 +50,10 @@ FILES: dict[str, list[str]] = {
     "forecast": ["{p} --x x --y y --at 100"],
 }
 OUTPUTS: dict[str, list[str]] = {
-    "train": ["model.size=femto run_dir={p} dry_run=true", "model.size=femto run_dir={p} pretrain.steps=1 data.root=DATA"],
+    "train": [
+        "model.size=femto run_dir={p} dry_run=true",
+        "model.size=femto run_dir={p} pretrain.steps=1 data.root=DATA",
+    ],
     "prepare": ["digits root={p} num_train=1 num_validation=1"],
     "launch": ["grid=model_size study_dir={p} dry_run=true"],
 }
