@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import pandas as pd
 
+from analysis.labels import compared
 from analysis.records import Study
-from nepa_scale.config import TASKS, RunConfig, walk
-
-NOT_COMPARED = ("init", "seed")
-"""A control differs in where it starts, and seeds are averaged."""
 
 
 def settings(study: Study, rows: pd.DataFrame) -> pd.Series[str]:
@@ -27,23 +23,11 @@ def settings(study: Study, rows: pd.DataFrame) -> pd.Series[str]:
         for index, run_id, task in rows[["run_id", "task"]].itertuples(name=None)
         if study.results.get((run_id, task), {}).get("config")
     }
-    known = [set(config) for config in recorded.values()]
-    others = {f"{task}." for task in TASKS} - {f"{task}." for task in rows["task"]}
-    keys = [key for key in sorted(set.intersection(*known) if known else ()) if _compared(key, others)]
+    keys = compared(recorded.values(), rows["task"])
     spelt = {index: _spelt(config, keys) for index, config in recorded.items()}
     found = [spelt.get(index, f"label {label}") for index, label in rows["label"].items()]
     return pd.Series(found, index=rows.index, dtype="object")
 
 
-def _compared(key: str, others: set[str]) -> bool:
-    return key not in NOT_COMPARED and key not in _orchestration() and not key.startswith(tuple(others))
-
-
 def _spelt(config: Mapping[str, Any], keys: list[str]) -> str:
     return json.dumps([config[key] for key in keys], sort_keys=True)
-
-
-@cache
-def _orchestration() -> frozenset[str]:
-    """The settings that cannot change a result."""
-    return frozenset(key for key, _, meta in walk(RunConfig()) if meta["orchestration"])

@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis import ranges
 from analysis.columns import AMOUNTS, COUNTS, TEXT, left_out, typed, with_errors
+from analysis.labels import told_apart
 from analysis.study_files import (
     RESULT_FIELDS,
     PlannedRun,
@@ -83,6 +84,7 @@ def read_study(path: Path) -> Study:
     raw = pd.DataFrame(rows)
     sound = typed(raw)
     table = with_errors(_join_pretraining(_with_starts(_with_sizes(sound))))
+    table = table.assign(label=told_apart(table, results))
     notes += [note if n == 1 else f"{n} files: {note}" for note, n in said.items()]
     return Study(
         path,

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 from nepa_scale import overrides
 from nepa_scale.config import TASKS
@@ -65,14 +65,21 @@ def _apply(tree: DictConfig, key: str, text: str) -> list[str]:
     kind = "" if item is None else str(item.type)
     try:
         value = text if kind.startswith("str") and text != "null" else _parse(text)
-    except (OmegaConfBaseException, YAMLError, ValueError, RecursionError):
-        return [f"{key}={text}: expected {KIND_TEXTS.get(kind, 'a value or a list of values')}"]
+    except (OmegaConfBaseException, YAMLError, ValueError, RecursionError) as error:
+        return [f"{key}={text}: expected {KIND_TEXTS.get(kind, 'a value or a list of values')}{_reason(error)}"]
+    if value is None and text != "null":
+        return [f"{key}={text} is empty; give a value or leave the key out"]
     return [problem for _, problem in set_key(tree, key, value, text)]
 
 
 def _parse(text: str) -> Any:
     """The value of a word, read as YAML: numbers, true, null, [lists], {mappings}."""
     return OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"]  # type: ignore[index, call-overload]
+
+
+def _reason(error: Exception) -> str:
+    """What a reader of YAML stumbled over."""
+    return f" ({error.problem})" if isinstance(error, MarkedYAMLError) and error.problem else ""
 
 
 def _setting_problems(tree: DictConfig, key: str, text: str) -> list[str]:
@@ -93,8 +100,9 @@ def _contradictions(tree: Tree, name: str, typed: Pairs) -> list[str]:
         problems.append(f"predict_from={tree.predict_from}: give predict=true, too")
     if not tree.study.tasks:
         problems.append(f"study.tasks: no task; give some of {', '.join(TASKS)}")
+    named = [(point, key) for point, settings in grid.points.items() for key in settings]
     if tree.seeds is not None:
-        if "seed" in {**grid.axes, **grid.zip}:
+        if "seed" in {*grid.axes, *grid.zip, *(key for _, key in named)}:
             problems.append(f"seeds={tree.seeds}: grid={name} varies seed itself; leave out one of the two")
         if any(key == "seed" for key, _ in typed):
             problems.append(f"seeds={tree.seeds}: seed=N is given too; leave out one of the two")
@@ -104,6 +112,10 @@ def _contradictions(tree: Tree, name: str, typed: Pairs) -> list[str]:
         problems.append(f"grid.zip: settings that vary together need equally many values: {counts}")
     if tree.optimum_from is not None and grid.rule != "isoflop":
         problems.append(f"optimum_from={tree.optimum_from}: for grids of equal compute alone; give grid=isoflop, too")
+    problems += [f"grid.axes.{key}: in grid.zip too; leave out one of the two" for key in grid.zip if key in grid.axes]
     return problems + [
-        f"grid.axes.{key}: in grid.zip too; leave out one of the two" for key in grid.zip if key in grid.axes
+        f"grid.points.{point}.{key}: in grid.{section} too; leave out one of the two"
+        for point, key in named
+        for section, varied in (("axes", grid.axes), ("zip", grid.zip))
+        if key in varied
     ]

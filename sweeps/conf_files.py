@@ -10,6 +10,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from nepa_scale import yaml_files
 from nepa_scale.errors import ConfigError, nearest
@@ -43,8 +44,13 @@ def compose_tree(choices: Mapping[str, str]) -> tuple[DictConfig, dict[str, str]
     _check_files(choices)
     try:
         with initialize_config_dir(str(CONF), version_base=None):
-            composed = compose(MAIN, [f"{group}={name}" for group, name in choices.items()], return_hydra_config=True)
-    except HydraException as error:
+            composed = compose(
+                MAIN, [f"{group}={_quoted(name)}" for group, name in choices.items()], return_hydra_config=True
+            )
+    except RecursionError as error:
+        words = " ".join(f"{group}={name}" for group, name in choices.items())
+        raise ConfigError([f"{CONF}: {words}: '{DEFAULTS}' of a file lead back to that file"]) from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError([f"{CONF}: {' '.join(str(error).split())}"]) from error
     content: Any = OmegaConf.to_container(composed)
     used = {group: str(composed.hydra.runtime.choices[group]) for group in GROUPS}
@@ -54,6 +60,11 @@ def compose_tree(choices: Mapping[str, str]) -> tuple[DictConfig, dict[str, str]
     if found:  # by files that the chosen ones build on
         raise ConfigError([f"{CONF}: {problem}" for problem in found])
     return tree, used
+
+
+def _quoted(name: str) -> str:
+    """``name`` as Hydra reads names of any signs."""
+    return "'" + name.replace("'", r"\'") + "'"
 
 
 def _check_files(choices: Mapping[str, str]) -> None:
@@ -85,7 +96,7 @@ def _problems(group: str, content: dict[str, Any]) -> Problems:
 def _fill(tree: DictConfig, prefix: str, content: Mapping[str, Any]) -> Problems:
     """Set every key of a file in ``tree``; its keys there begin with ``prefix``. Yields what is wrong with them."""
     names = [key.removeprefix(prefix) for key in declared(tree) if key.startswith(prefix)]
-    for name, value in content.items():
+    for name, value in ((str(name), value) for name, value in content.items()):  # YAML reads 1, yes and null as others
         key = f"{prefix}{name}"
         if key in SECTIONS and isinstance(value, dict):
             yield from _fill(tree, f"{key}.", value)
@@ -93,7 +104,7 @@ def _fill(tree: DictConfig, prefix: str, content: Mapping[str, Any]) -> Problems
             if name.split(".")[0] in [known.split(".")[0] for known in names]:
                 yield from set_key(tree, key, value, to_text(value))
             else:
-                yield key, unknown_key(str(name), names)
+                yield key, unknown_key(name, names)
 
 
 def _blank_tree(kind: str) -> DictConfig:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import Field, fields
 from typing import Any
@@ -21,6 +23,9 @@ SETTINGS_KEYS = ("grid.axes", "grid.zip", "grid.set", "study.run")
 LISTS_KEYS = ("grid.axes", "grid.zip")
 """Those of them whose settings have lists of values."""
 POINTS_KEY = "grid.points"
+NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's categories of signs that are no text of one line: controls, halves of pairs, separators."""
+NAME_RULE = "the name of a point is one line of text, without space around it"
 KIND_TEXTS = {
     "bool": "true or false",
     "bool | None": "true or false",
@@ -109,12 +114,21 @@ def _set_points(tree: DictConfig, name: str, value: Any, text: str) -> Problems:
         yield POINTS_KEY, f"{key}={text}: expected settings with their values: {expected}"
         return
     points = {str(point): overrides.flatten(settings or {}) for point, settings in given.items()}
+    yield from ((POINTS_KEY, f"{POINTS_KEY}: {point!a}: {NAME_RULE}") for point in points if not _is_name(point))
+    if len(points) < len(given):
+        twice = Counter(map(str, given)).most_common(1)[0][0]
+        yield POINTS_KEY, f"{POINTS_KEY}: '{twice}' stands twice"
     there = plain(tree, POINTS_KEY) if name else {}
     if setting:
         points[label] = {**there.get(label, {}), **points[label]}
     OmegaConf.update(tree, POINTS_KEY, {**there, **points}, merge=False)
     for point, settings in points.items():
         yield from _setting_problems(tree, f"{POINTS_KEY}.{point}", settings)
+
+
+def _is_name(text: str) -> bool:
+    """Whether ``text`` can name a point wherever runs are listed."""
+    return text == text.strip() != "" and not any(unicodedata.category(sign) in NO_TEXT for sign in text)
 
 
 def _setting_problems(tree: DictConfig, path: str, settings: Mapping[str, Any]) -> Problems:

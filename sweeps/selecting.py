@@ -15,7 +15,7 @@ from sweeps.plan import Plan
 
 @dataclass(frozen=True)
 class Selection:
-    """A study and which of its tasks: ``run`` is a pattern for run_id, label or label and seed, ``task`` a name."""
+    """A study and which of its tasks: ``run`` is a run_id, label or label and seed, or a pattern for them."""
 
     study_dir: Path
     run: str | None = None
@@ -28,7 +28,7 @@ class Selection:
             for run in planned.runs
             for task in run.tasks
             if self.task in (None, task)
-            and (self.run is None or any(fnmatchcase(name, self.run) for name in (run.run_id, run.label, run.name)))
+            and (self.run is None or any(map(self._fits, (run.run_id, run.label, run.name))))
         ]
         if not keys:
             names = sorted({run.name for run in planned.runs})
@@ -36,6 +36,9 @@ class Selection:
             hint = nearest(self.run, sorted(labels.union(names))) if self.run else ""
             raise UserError(f"{self._words()}: no such task in {self.study_dir}{hint} (runs: {_shortened(names)})")
         return keys
+
+    def _fits(self, name: str) -> bool:
+        return name == self.run or fnmatchcase(name, str(self.run))  # a name may have brackets of its own
 
     def _words(self) -> str:
         given = {"run": self.run, "task": self.task}

@@ -84,6 +84,7 @@ def test_every_mistake_of_a_study_is_told_with_its_line(conf: Path) -> None:
         ("study", "run: [1, 2]\n", 1, "{SETTING: ...}"),
         ("study", "run: &a {pretrain: *a}\n", 1, "contains itself"),
         ("study", "[" * 5000, 0, "nested too deeply"),
+        ("study", "name: a\n1: 2\n", 2, "unknown key '1'"),
         ("study", "run: {seed: 1, seed: 2}\n", 1, "'run.seed' stands twice"),
         ("grid", "axes: [seed]\n", 1, "{SETTING: [...]}"),
         ("grid", "axis: {seed: [1]}\n", 1, "did you mean 'axes'?"),
@@ -113,6 +114,21 @@ def test_a_file_may_build_on_another(conf: Path) -> None:
     (conf / "study" / "mine.yaml").write_text("defaults: [absent]\n")
     with pytest.raises(ConfigError, match="study/absent"):
         read_launch(["study=mine"])
+
+
+@pytest.mark.parametrize("content", ["demo", "[mine]", "[1]", "{study: demo}"])
+def test_defaults_that_lead_nowhere(conf: Path, content: str) -> None:
+    """What Hydra itself cannot compose is one line, and so is a file that builds on itself."""
+    (conf / "study" / "mine.yaml").write_text(f"defaults: {content}\n")
+    with pytest.raises(ConfigError, match=r"defaults|study/mine"):
+        read_launch(["study=mine"])
+
+
+@pytest.mark.parametrize("name", ["größe", "it's", "a b", "a,b", "a=b", "$x"])
+def test_files_of_any_name_are_chosen(conf: Path, name: str) -> None:
+    """The name of a file is a name, not a word of Hydra's grammar."""
+    (conf / "study" / f"{name}.yaml").write_text("name: found\n")
+    assert read_launch([f"study={name}"]).study.name == "found"
 
 
 def test_mistakes_in_a_recipe_have_their_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

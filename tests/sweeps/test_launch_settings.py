@@ -87,6 +87,16 @@ def test_null_resets_an_optional_key() -> None:
         ("dry_run=perhaps", "expected true or false"),
         ("model.size", "expected key=value"),
         ("grid.axes.seed=${study.seeds}", "study.seeds"),
+        ("seeds=", "seeds= is empty"),
+        ("budget.device_hours=", "budget.device_hours= is empty"),
+        ("watch=", "watch= is empty"),
+        ("grid.points={a: {seed: 1}, a: {seed: 2}}", "found duplicate key a"),
+        ("grid.points={1: {seed: 1}, '1': {seed: 2}}", "'1' stands twice"),
+        ("grid.points={'': {seed: 1}}", "'': the name of a point is one line of text"),
+        ("grid.points={' ': {seed: 1}}", "the name of a point is one line of text"),
+        (r'grid.points={"two\nlines": {seed: 1}}', "the name of a point is one line of text"),
+        (r'grid.points={"\ud800": {seed: 1}}', "the name of a point is one line of text"),
+        (r'grid.points={"\x1b[31mred": {seed: 1}}', "the name of a point is one line of text"),
     ],
 )
 def test_mistakes_are_named(word: str, complaint: str) -> None:

@@ -48,6 +48,16 @@ def test_patterns(planned: Plan, run: str | None, task: str | None, expected: li
     assert Selection(Path("out"), run, task).keys(planned) == expected
 
 
+def test_a_name_with_brackets_selects_itself() -> None:
+    """A label is found as it is printed, signs of patterns in it included."""
+    runs = tuple(
+        PlannedRun(str(i), label, "pretrain", {}, {"pretrain": COST}) for i, label in enumerate(["ViT [v1]", "[/c]*?"])
+    )
+    planned = Plan("demo", "seeds", (), runs)
+    for run in runs:
+        assert Selection(Path("out"), run.label).keys(planned) == [f"{run.run_id}/pretrain"]
+
+
 def test_a_pattern_that_fits_nothing(planned: Plan) -> None:
     """The runs that are there are named, the nearest first."""
     with pytest.raises(UserError, match=r"run=pcio: no such task in out; did you mean 'pico.*runs: femto seed 0"):
