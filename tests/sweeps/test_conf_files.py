@@ -120,7 +120,7 @@ def test_a_file_may_build_on_another(conf: Path) -> None:
 def test_defaults_that_lead_nowhere(conf: Path, content: str) -> None:
     """What Hydra itself cannot compose is one line, and so is a file that builds on itself."""
     (conf / "study" / "mine.yaml").write_text(f"defaults: {content}\n")
-    with pytest.raises(ConfigError, match="defaults|study/mine"):
+    with pytest.raises(ConfigError, match=r"defaults|study/mine"):
         read_launch(["study=mine"])
 
 
