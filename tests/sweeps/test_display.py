@@ -54,7 +54,7 @@ def test_labels_are_text(capsys: pytest.CaptureFixture[str]) -> None:
     tasks = [Standing(RUN.run_id, label, task, "running", 1, 2, 1, **unknown) for task in RUN.tasks]
     console = display.make_console()
     console.print(display.status_table(plan, tasks))
-    console.print(display.running_table(tasks))
+    console.print(display.running_table(plan, tasks))
     display.Progressing(console, 1).start(f"{label} pretrain")
     shown = capsys.readouterr().out
     assert "[demo] study" in shown and shown.count(label) == 4
