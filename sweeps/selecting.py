@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from nepa_scale.config import TASKS
-from nepa_scale.errors import UserError, nearest
+from nepa_scale.errors import UserError, nearest, shortened
 from nepa_scale.files import typed_path
 from sweeps.plan import Plan
 
@@ -34,7 +34,7 @@ class Selection:
             names = sorted({run.name for run in planned.runs})
             labels = {run.label for run in planned.runs}
             hint = nearest(self.run, sorted(labels.union(names))) if self.run else ""
-            raise UserError(f"{self._words()}: no such task in {self.study_dir}{hint} (runs: {_shortened(names)})")
+            raise UserError(f"{self._words()}: no such task in {self.study_dir}{hint} (runs: {shortened(names)})")
         return keys
 
     def _fits(self, name: str) -> bool:
@@ -74,7 +74,3 @@ def _task(name: str) -> str:
     if name not in TASKS:
         raise UserError(f"task={name}: not one of {', '.join(TASKS)}{nearest(name, TASKS)}")
     return name
-
-
-def _shortened(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

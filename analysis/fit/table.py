@@ -144,7 +144,9 @@ def _csv(content: bytes) -> pd.DataFrame:
     places, cells = [], []
     for at, row in rows:
         if len(row) != len(header):
-            raise _Fault(f"line {at} has {_cells(row)} and the header, line {line}, has {_cells(header)}{_hint(row)}")
+            raise _Fault(
+                f"line {at} has {_cells(row)} and the header, line {line}, has {_cells(header)}{_hint(row, header)}"
+            )
         if row == header:
             raise _Fault(f"line {at} repeats the header of line {line}; give one table")
         places.append(f"line {at}")
@@ -190,12 +192,12 @@ def _named(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _parts(condition: str, flag: str) -> tuple[str, str, str]:
-    """Column, comparison and value of a condition; ``==`` is ``=``."""
-    parts = re.fullmatch(r"(.+?)(>=|<=|!=|==?|>|<)(.+)", condition, re.DOTALL)
+    """Column, comparison and value of a condition; ``==`` is ``=``, and ``!==`` is ``!=``."""
+    parts = re.fullmatch(r"(.+?)(>=|<=|!==?|==?|>|<)(.+)", condition, re.DOTALL)
     if parts is None:
         raise UserError(f"{flag} {condition}: give COLUMN>VALUE or COLUMN=VALUE, for example params>1e9")
     name, sign, value = (part.strip() for part in parts.groups())
-    return name, "=" if sign == "==" else sign, value
+    return name, {"==": "=", "!==": "!="}.get(sign, sign), value
 
 
 def _fault(cell: str, value: float) -> str:
@@ -208,5 +210,5 @@ def _cells(row: Sequence[str]) -> str:
     return "1 cell" if len(row) == 1 else f"{len(row)} cells"
 
 
-def _hint(row: Sequence[str]) -> str:
-    return "; comments are not read" if row[0].startswith("#") else ""
+def _hint(*rows: Sequence[str]) -> str:
+    return "; comments are not read" if any(row[0].startswith("#") for row in rows) else ""

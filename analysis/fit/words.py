@@ -48,7 +48,7 @@ def whole(high: int) -> Callable[[str], int]:
     """How a whole number from 0 to ``high`` is read."""
 
     def read(text: str) -> int:
-        if not text.isdecimal() or len(text) > len(str(high)) or int(text) > high:
+        if not (text.isascii() and text.isdecimal()) or len(text) > len(str(high)) or int(text) > high:
             raise argparse.ArgumentTypeError(f"{text}: must be a whole number from 0 to {high}")
         return int(text)
 
@@ -65,8 +65,9 @@ def places(text: str) -> tuple[float, ...]:
 
 
 def _float(text: str) -> float:
+    """``text`` as in a table: Python reads 1_0 and other scripts' digits, too, which nobody means."""
     try:
-        return float(text)
+        return float(text if text.isascii() and "_" not in text else "")
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
 

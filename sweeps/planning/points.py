@@ -42,9 +42,21 @@ def expand(launch: Launch) -> dict[str, Point]:
     if not (points or problems):
         tasks_named = ",".join(launch.study.tasks)
         problems.append(f"study.tasks=[{tasks_named}]: runs that start from other weights do no pre-training")
+    if not problems:
+        problems = _unread(launch, points)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return branches.connect(points, launch.study_dir / "runs") if launch.branch else points
+
+
+def _unread(launch: Launch, points: dict[str, Point]) -> list[str]:
+    """Complaints about settings that vary and that no run depends on: there would be fewer runs than were asked for."""
+    read = {key for point in points.values() for key in point.values}
+    return [
+        f"grid={launch.grid_name}: {key} varies, and no run depends on it"
+        for key in grids.varied(launch.grid)
+        if key in overrides.KEYS and key not in read
+    ]
 
 
 def resolved(launch: Launch) -> Launch:

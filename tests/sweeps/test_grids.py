@@ -80,6 +80,8 @@ def test_isoflop_points_meet_their_budget(budget: float) -> None:
         (["grid=seeds", "grid.points.a.seed=1"], "grid.points.a.seed: in grid.axes too"),
         (["grid.zip.model.depth=[1,2]", "grid.points.a.model.depth=3"], "grid.points.a.model.depth: in grid.zip too"),
         (["seeds=2", "grid.points={a: {seed: 5}, b: {seed: 7}}"], "varies seed itself"),
+        (["grid=lr", "init=scratch"], "pretrain.base_lr varies, and no run depends on it"),
+        (["grid.axes.pretrain.decay=[0.1,0.2]"], "pretrain.decay varies, and no run depends on it"),
         (["grid=isoflop", "study.budgets=[]"], "give study.budgets=[...]"),
         (["grid=isoflop", "study.budgets=[-1.0]"], "must be greater than 0"),
         (["grid=isoflop", "study.budgets=[1e12,1e12]"], "given twice"),

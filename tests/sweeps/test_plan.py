@@ -302,6 +302,19 @@ def test_labels_share_one_pretraining_of_each_size(study: str, axis: str, tmp_pa
     assert {point.config.classify.epochs for point in found} == {None}
 
 
+def test_pretraining_alone_is_not_asked_for_twice(tmp_path: Path) -> None:
+    """Points that differ only in a task that is not done are one run; where an earlier launch has done it, none."""
+    words = ("grid=ablation_freeze", "study.tasks=[pretrain]")
+    (only,) = shared(words, None, tmp_path)
+    assert only.tasks == ("pretrain",)
+    earlier = make_plan("grid=ablation_freeze", *ABLATION, "classify.pool=last")
+    task_dir = tmp_path / "runs" / earlier.runs[0].run_id / "pretrain"
+    write_status(task_dir, Status("finished"))
+    (task_dir / "result.json").write_text("{}")
+    with pytest.raises(UserError, match=earlier.runs[0].run_id):
+        shared(words, earlier, tmp_path)
+
+
 def test_finished_pretraining_of_an_earlier_launch_is_used(tmp_path: Path) -> None:
     """A point added later starts from the equal pre-training that is already there, and not from an unfinished one."""
     earlier = make_plan("grid=ablation_freeze", *ABLATION)
