@@ -144,6 +144,7 @@ class LocalSettings(ClusterSettings):
 class SlurmSettings(ClusterSettings):
     """A Slurm cluster, with what each task asks of it."""
 
+    kind: str = "slurm"
     partition: str | None = option("partition; null = the cluster's default")
     account: str | None = option("account; null = the user's default")
     nodes: int = option("nodes per task", 1, low=1, high=10**5)

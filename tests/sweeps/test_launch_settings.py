@@ -8,9 +8,10 @@ import pytest
 
 from nepa_scale.errors import ConfigError
 from nepa_scale.overrides import flatten
+from sweeps.clusters import read_cluster, save_cluster
 from sweeps.command_line import read_launch
 from sweeps.conf_files import CONF, options
-from sweeps.settings import GROUPS, LocalSettings, SlurmSettings
+from sweeps.settings import GROUPS, KINDS, LocalSettings, SlurmSettings
 
 CHOICES = [(group, name) for group in GROUPS for name in options(group)]
 
@@ -124,3 +125,12 @@ def test_shipped_files_say_what_they_are(group: str, name: str) -> None:
 def test_flatten_keeps_lists() -> None:
     """Nested and dotted spellings of a setting meet in one flat key; a list is a value."""
     assert flatten({"a": {"b": [1, 2], "c.d": 3}, "e": None}) == {"a.b": [1, 2], "a.c.d": 3, "e": None}
+
+
+@pytest.mark.parametrize("kind", ["local", "slurm"])
+def test_a_study_remembers_its_cluster(kind: str, tmp_path: Path) -> None:
+    """Status, cancel and retry ask where the study was launched: its record says so, as its type does."""
+    cluster = read_launch([f"cluster={kind}"]).cluster
+    save_cluster(cluster, tmp_path)
+    assert (cluster.kind, type(cluster)) == (kind, KINDS[kind])
+    assert read_cluster(tmp_path) == cluster

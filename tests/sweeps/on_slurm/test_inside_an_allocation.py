@@ -36,7 +36,7 @@ from sweeps.schedule import Job
 def told():
     return [name for name in os.environ if name.startswith(("SLURM_", "PMI_", "OMPI_"))]
 
-handle = processes.start(Job(key="a", function=told, folder=Path("job")), processes=1, threads=1, gpus=[])
+handle = processes.start(Job(key="a", function=told, folder=Path("job")), Slots(1, 1, ()), [], None)
 print("told", handle.result())
 """
 
