@@ -1,4 +1,4 @@
-"""Members of shards that are not read: counted, and named by an example of each kind."""
+"""What is found and not read: counted by kind, each with an example."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from nepa_scale.errors import shortened
 
 
-class Unread:
-    """How many members are not read, by the last extension of their names."""
+class KindCounts:
+    """How many names there are of each kind, and the first of each."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
@@ -18,19 +18,24 @@ class Unread:
         """The kinds."""
         return iter(self._counts)
 
+    def count(self, kind: str, example: str, number: int = 1) -> None:
+        """Add to a kind; the first name of each is its example."""
+        self._counts[kind] = self._counts.get(kind, 0) + number
+        self._examples.setdefault(kind, example)
+
+
+class Unread(KindCounts):
+    """Members of shards that are not read, by the last extension of their names."""
+
     def add(self, name: str) -> None:
         """Count a member."""
         file = name.rpartition("/")[2]
-        self._count(f".{file.rpartition('.')[2].lower()}" if "." in file else "without extension", name, 1)
+        self.count(f".{file.rpartition('.')[2].lower()}" if "." in file else "without extension", name)
 
     def merge(self, other: Unread) -> None:
         """Count those of another shard, too."""
         for kind in other:
-            self._count(kind, other._examples[kind], other._counts[kind])
-
-    def _count(self, kind: str, example: str, count: int) -> None:
-        self._counts[kind] = self._counts.get(kind, 0) + count
-        self._examples.setdefault(kind, example)
+            self.count(kind, other._examples[kind], other._counts[kind])
 
     def __str__(self) -> str:
         """One harmless line: "1,200 '.json' (such as 'n01.json'), 3 '.jpg' (such as 'x.1.jpg')"."""

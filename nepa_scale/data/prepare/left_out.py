@@ -6,21 +6,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
+from nepa_scale.data.unread import KindCounts
+
 _SHOWN = 20  # kinds that are printed; _info.json has all
 _LONGEST_SUFFIX = 12
 
 
-class LeftOut:
-    """Counts of files by kind."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-        self._examples: dict[str, str] = {}
-
-    def add(self, kind: str, name: str) -> None:
-        """Count a file; the first of each kind is its example."""
-        self._counts[kind] = self._counts.get(kind, 0) + 1
-        self._examples.setdefault(kind, name)
+class LeftOut(KindCounts):
+    """Files of a source that are not read."""
 
     def add_unread(self, names: Iterable[str], read: Iterable[str]) -> None:
         """Count the files of a source that are not among those ``read``.
@@ -34,7 +27,7 @@ class LeftOut:
         for name in names:
             if name not in read:
                 outside = [folder for folder in _with_parents(name.rpartition("/")[0]) if folder not in used]
-                self.add(in_folders(outside[-1].rpartition("/")[2]) if outside else _by_suffix(name), name)
+                self.count(in_folders(outside[-1].rpartition("/")[2]) if outside else _by_suffix(name), name)
 
     def as_json(self) -> dict[str, Any]:
         """By kind: count and example."""

@@ -110,7 +110,7 @@ def _read_folder(source: Path) -> Tree:
         tree.folders.update(_as_utf8(f"{prefix}{each}") for each in inside)
         for each in sorted(names):
             if is_clutter(each):
-                tree.left_out.add("hidden files", f"{prefix}{each}")
+                tree.left_out.count("hidden files", f"{prefix}{each}")
             else:
                 tree.files[_as_utf8(f"{prefix}{each}")] = f"{folder}/{each}"
     return tree
@@ -132,12 +132,12 @@ def _is_to_be_read(tree: Tree, name: str, roots: list[str]) -> bool:
         for folder, deeper, files in os.walk(path):
             deeper.sort()
             for file in sorted(files):
-                tree.left_out.add(in_folders(own), os.path.relpath(f"{folder}/{file}", tree.source))
+                tree.left_out.count(in_folders(own), os.path.relpath(f"{folder}/{file}", tree.source))
         return False
     if path.is_symlink():
         target = os.path.realpath(path)
         if any(os.path.commonpath([target, root]) in {target, root} for root in roots):
-            tree.left_out.add("links to folders that hold or are inside another folder read here", name)
+            tree.left_out.count("links to folders that hold or are inside another folder read here", name)
             return False
         roots.append(target)
     return True
@@ -149,9 +149,9 @@ def _read_zip(source: Path) -> Tree:
         parts = entry.name.split("/")
         clutter = next((part for part in parts if is_clutter(part)), None)
         if ".." in parts or "" in parts:
-            tree.left_out.add("files whose names point outside the zip file", entry.name)
+            tree.left_out.count("files whose names point outside the zip file", entry.name)
         elif clutter is not None:
-            tree.left_out.add("hidden files" if clutter == parts[-1] else in_folders(clutter), entry.name)
+            tree.left_out.count("hidden files" if clutter == parts[-1] else in_folders(clutter), entry.name)
         else:
             tree.files[entry.name] = entry
             tree.folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
