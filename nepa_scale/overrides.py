@@ -79,14 +79,25 @@ def split_words(words: Iterable[str]) -> list[tuple[str, str]]:
     return [(key, expand_home(value)) for key, _, value in (word.partition("=") for word in words)]
 
 
-def build(
-    pairs: Sequence[tuple[str, str]],
+def build(pairs: Sequence[tuple[str, str]], *, tasks: Sequence[str] | None = None) -> RunConfig:
+    """Apply (key, value) pairs in order to the defaults, then check them.
+
+    ``tasks`` are those whose sections are checked; by default the one to do now.
+    Raises ``ConfigError`` with every problem found.
+    """
+    problems: list[str] = []
+    return build_read(with_files(pairs, problems), problems, tasks=tasks)
+
+
+def build_read(
+    given: Sequence[tuple[str, str]],
+    problems: list[str],
     *,
     tasks: Sequence[str] | None = None,
     recorded: Sequence[tuple[str, str]] = (),
     begun: Collection[str] = (),
 ) -> RunConfig:
-    """Apply (key, value) pairs in order to the defaults, then check them.
+    """What ``build`` does with pairs whose files ``with_files`` has read, finding ``problems``.
 
     Args:
         tasks: those whose sections are checked; by default the one to do now.
@@ -96,8 +107,7 @@ def build(
     Raises:
         ConfigError: with every problem found.
     """
-    problems: list[str] = []
-    pairs = overlay(recorded, _expand(pairs, recorded, begun, problems))
+    pairs = overlay(recorded, _expand(given, recorded, begun, problems))
     tree: DictConfig = pickle.loads(_defaults())  # noqa: S301  what _defaults has pickled
     for key, value in pairs:
         problems += _apply(tree, key, value)
@@ -244,13 +254,12 @@ def overlay(weak: Sequence[tuple[str, str]], strong: Sequence[tuple[str, str]]) 
 
 
 def _expand(
-    pairs: Sequence[tuple[str, str]],
+    given: Sequence[tuple[str, str]],
     recorded: Sequence[tuple[str, str]],
     begun: Collection[str],
     problems: list[str],
 ) -> Pairs:
-    """Resolve ``config=``, the shorthands and the recipes."""
-    given = with_files(pairs, problems)
+    """Resolve the shorthands and the recipes."""
     values = dict([*recorded, *given])
     task = dict(given).get("task", "pretrain")
     task = task if task in TASKS else "pretrain"

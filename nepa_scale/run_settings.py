@@ -16,7 +16,7 @@ from nepa_scale import overrides
 from nepa_scale.config import TASKS, RunConfig
 from nepa_scale.errors import ConfigError, RunError
 from nepa_scale.files import file_in_the_way
-from nepa_scale.runs import CONFIG_NAME, DATA_NAME, WEIGHTS_NAME, changes, record_data, run_directory
+from nepa_scale.runs import CONFIG_NAME, DATA_NAME, WEIGHTS_NAME, changes, record_data
 
 LOCK_NAME = ".config.yaml.lock"
 PER_COMMAND = ("task", "run_dir", "dry_run", "force")  # said anew by every command
@@ -30,14 +30,16 @@ def configure(words: Sequence[str]) -> RunConfig:
         ConfigError: with every problem found.
     """
     pairs = overrides.read_words(words)
-    run_dir = dict(overrides.with_files(pairs, [])).get("run_dir", "null")
+    problems: list[str] = []
+    given = overrides.with_files(pairs, problems)
+    run_dir = dict(given).get("run_dir", "null")
     path = Path(run_dir) / CONFIG_NAME
     if run_dir == "null" or not path.is_file():
-        return overrides.build(pairs)
+        return overrides.build_read(given, problems)
     recorded: overrides.Pairs = []
     if not any(key == "config" and Path(value) == path for key, value in pairs):
         recorded = [pair for pair in overrides.read_pairs(path) if pair[0] not in PER_COMMAND]
-    return overrides.build(pairs, recorded=recorded, begun=begun_tasks(path.parent))
+    return overrides.build_read(given, problems, recorded=recorded, begun=begun_tasks(path.parent))
 
 
 def begun_tasks(run_dir: Path) -> tuple[str, ...]:
@@ -65,8 +67,8 @@ def check_directory(run_dir: Path, config: RunConfig) -> list[str]:
     return [f"run_dir={run_dir}: {made}: {differing}; name another folder"] if differing else []
 
 
-def begin(words: Sequence[str]) -> RunConfig:
-    """Put on record that the task of a command line begins, and with which settings; returns these.
+def begin(words: Sequence[str], run_dir: Path) -> RunConfig:
+    """Put on record that the task of a command line begins in its ``run_dir``, and with which settings; returns these.
 
     Another task of the run may begin at the same moment, so that the folder is read and written under a lock.
 
@@ -74,7 +76,6 @@ def begin(words: Sequence[str]) -> RunConfig:
         ConfigError: where other tasks have begun with other settings since the command was checked.
         RunError: when the folder cannot be written to.
     """
-    run_dir = run_directory(configure(words))
     try:
         with FileLock(run_dir / LOCK_NAME):
             config = configure(words)

@@ -136,7 +136,7 @@ def start(words: list[str], config: RunConfig, run_dir: Path, world: World) -> i
     if not world.is_main:
         return _train(config, run_dir, world)
     with runs.exclusive(task_dir):
-        return _train(run_settings.begin(words), run_dir, world)
+        return _train(run_settings.begin(words, run_dir), run_dir, world)
 
 
 def _train(config: RunConfig, run_dir: Path, world: World) -> int:

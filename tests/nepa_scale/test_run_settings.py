@@ -232,15 +232,15 @@ def test_record_follows_what_begins(tmp_path: Path) -> None:
     """``config.yaml`` tells the settings of the last task that began; a command that changes nothing leaves it."""
     write_set(tmp_path / "sets", "own")
     word, path = f"run_dir={tmp_path / 'a'}", tmp_path / "a" / "config.yaml"
-    run_settings.begin(["data=own", f"data.root={tmp_path / 'sets'}", "model=pico", word])
+    run_settings.begin(["data=own", f"data.root={tmp_path / 'sets'}", "model=pico", word], path.parent)
     written = path.stat().st_mtime_ns
-    run_settings.begin([word])
+    run_settings.begin([word], path.parent)
     assert path.stat().st_mtime_ns == written
-    run_settings.begin(["task=classify", "classify.mixup=0.5", "log.every=3", word])
+    run_settings.begin(["task=classify", "classify.mixup=0.5", "log.every=3", word], path.parent)
     config = load(path)
     assert (config.classify.mixup, config.log.every, config.model.size) == (0.5, 3, "pico")
     with pytest.raises(ConfigError, match=r"classify\.mixup \(0\.5 there, 0\.7 now\)"):
-        run_settings.begin(["task=classify", "classify.mixup=0.7", word])
+        run_settings.begin(["task=classify", "classify.mixup=0.7", word], path.parent)
 
 
 def test_tasks_that_begin_together_keep_one_record(tmp_path: Path) -> None:
@@ -250,7 +250,10 @@ def test_tasks_that_begin_together_keep_one_record(tmp_path: Path) -> None:
     with ThreadPoolExecutor(3) as starters:
         list(
             starters.map(
-                lambda task: run_settings.begin([f"task={task}", words[task], f"run_dir={tmp_path / 'a'}"]), words
+                lambda task: run_settings.begin(
+                    [f"task={task}", words[task], f"run_dir={tmp_path / 'a'}"], tmp_path / "a"
+                ),
+                words,
             )
         )
     config = load(tmp_path / "a" / "config.yaml")
