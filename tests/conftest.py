@@ -23,6 +23,16 @@ def _nothing_left_running() -> Iterator[None]:
     end_children()
 
 
+@pytest.fixture(autouse=True)
+def _environment_as_before() -> Iterator[None]:
+    """What a test sets in the environment, as a rank does with RANK, does not reach the next test."""
+    before = dict(os.environ)
+    yield
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data sets, from the environment variable NEPA_DATA."""

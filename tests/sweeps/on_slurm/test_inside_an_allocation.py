@@ -45,6 +45,8 @@ print("told", handle.result())
 def folder(slurm_cluster: VirtualCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the scripts, from which Slurm's commands start."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("SHELL", "/bin/bash")  # what Slurm's interactive step runs
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "show.py").write_text(SHOW)
     (tmp_path / "in_line.py").write_text(QUEUE)
