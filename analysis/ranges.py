@@ -12,6 +12,7 @@ SMALLEST = 1e-30  # of one that is not 0, so that products and powers of a few s
 FRACTIONS = frozenset(
     (
         *("top1", "top5", "top1_majority", "miou", "miou_multi_scale", "miou_majority", "mean_accuracy"),
+        *("tuning_top1", "tuning_miou"),
         *("pixel_accuracy", "linear_last", "linear_mean", "attentive", "knn_last", "knn_mean"),
     )
 )

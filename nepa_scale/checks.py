@@ -10,7 +10,7 @@ from typing import Any
 
 from nepa_scale import ladder, lr_rules, milestones
 from nepa_scale.config import LARGEST, LAYER_CHOICES, RunConfig, TaskConfig, walk
-from nepa_scale.costs import labels_per_class, num_used_images
+from nepa_scale.costs import labels_per_class, num_used_images, tuning_images
 from nepa_scale.data import layout, policies, preprocessing
 from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError, nearest
@@ -19,6 +19,7 @@ from nepa_scale.layers import numbered_blocks
 FP16_NEEDS_GPU = "engine.precision=fp16: CPUs do not compute in fp16; use bf16 or fp32, or a GPU"
 SUBSET_KEYS = ("num_images", "fraction")
 LABEL_KEY = "labels_per_class"  # a third way to say it, of the tasks that read labels
+TUNING_KEY = "tuning_images"
 NEEDS: dict[str, tuple[layout.Need, ...]] = {
     "pretrain": (),
     "probe": ("label",),
@@ -51,9 +52,7 @@ def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         section = config.task_config(task)
         knn = task == "pretrain" and milestones.asks_for_knn(section)
         found = layout.check_dataset(root, section.dataset, needs=("label",) if knn else NEEDS[task])
-        available = 0 if found else layout.split_size(root, section.dataset, "train")
-        if available and (section.num_images or 0) > available:
-            found = [f"{task}.num_images={section.num_images}: {section.dataset} has only {available} training images"]
+        found = found or _count_problems(config, task)
         data = config.data
         if not found:
             found = layout.access_problems(
@@ -65,18 +64,37 @@ def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
+def _count_problems(config: RunConfig, task: str) -> list[str]:
+    """Why the training split has too few images for those kept for tuning, or for num_images beside them."""
+    section = config.task_config(task)
+    kept, available = tuning_images(section), layout.split_size(Path(config.data.root), section.dataset, "train")
+    if kept and kept >= available:
+        have = f"{section.dataset} has only {available} training images"
+        return [f"{task}.{TUNING_KEY}={kept}: {have}, and none is left to train on; give less than {available}"]
+    if available and (section.num_images or 0) > available - kept:
+        beside = f" beside the {kept} of {task}.{TUNING_KEY}" if kept else ""
+        few = f"{section.dataset} has only {available - kept} training images{beside}"
+        return [f"{task}.num_images={section.num_images}: {few}"]
+    return []
+
+
 def _class_problems(config: RunConfig, task: str) -> list[str]:
     """Why no class can give as many images as labels_per_class asks for."""
     section = config.task_config(task)
-    asked = labels_per_class(section)
-    if asked is None:
+    asked, kept = labels_per_class(section), tuning_images(section)
+    if asked is None and not (kept and "label" in NEEDS[task]):
         return []
     try:
-        largest = max(layout.class_sizes(Path(config.data.root), section.dataset), default=0)
+        sizes = layout.class_sizes(Path(config.data.root), section.dataset, kept_out=kept)
     except DataError as error:
         return str(error).splitlines()
-    few = f"{task}.{LABEL_KEY}={asked}: no class of {section.dataset} has more than {largest} training images"
-    return [few] if asked > largest else []
+    available = layout.split_size(Path(config.data.root), section.dataset, "train")
+    if kept > available - len(sizes):
+        most = f"each of its {len(sizes)} classes needs one image to train on; give at most {available - len(sizes)}"
+        return [f"{task}.{TUNING_KEY}={kept}: {section.dataset} has {available} training images, and {most}"]
+    beside = f" beside those of {task}.{TUNING_KEY}={kept}" if kept else ""
+    few = f"{task}.{LABEL_KEY}={asked}: no class of {section.dataset} has more than {max(sizes, default=0)} training"
+    return [f"{few} images{beside}"] if (asked or 0) > max(sizes, default=0) else []
 
 
 def _subset(section: TaskConfig) -> dict[str, int | float]:
@@ -229,6 +247,7 @@ def _streaming_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         return []
     by_index = ["data.streaming=true: task=probe reads by index; give data.streaming=false for it"]
     chosen = {f"{task}.{key}": value for task in tasks for key, value in _subset(config.task_config(task)).items()}
+    chosen |= {f"{task}.{TUNING_KEY}": kept for task in tasks if (kept := tuning_images(config.task_config(task)))}
     return (by_index if "probe" in tasks else []) + [
         f"{key}={value}: data.streaming=true reads whole shards and can choose no subset"
         for key, value in chosen.items()

@@ -243,6 +243,8 @@ class FinetuneConfig(TaskConfig):
     """start from the moving average of the pre-trained weights"""
     init_blocks: int | None = setting(None, low=0, high=1000)
     """blocks that start pre-trained, from the lowest; fresh are the others and the final norm; null = all and it"""
+    tuning_images: int = setting(0, low=0, high=10**9)
+    """training images, the same in every run, that are not trained on: the finished task is scored on them, too"""
 
 
 @dataclass(kw_only=True)
@@ -389,6 +391,8 @@ LATER = {
     "classify.labels_per_class": None,
     "classify.init_blocks": None,
     "segment.init_blocks": None,
+    "classify.tuning_images": 0,
+    "segment.tuning_images": 0,
 }
 
 

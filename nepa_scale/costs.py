@@ -158,8 +158,8 @@ def num_used_images(config: RunConfig, task: str) -> int:
     section = config.task_config(task)
     asked = labels_per_class(section)
     if asked is None:
-        return section.used_images(num_train_images(config, task))
-    return sum(min(size, asked) for size in layout.class_sizes(Path(config.data.root), section.dataset))
+        return section.used_images(num_train_images(config, task) - tuning_images(section))
+    return sum(min(size, asked) for size in _class_sizes(config, task))
 
 
 def labels_per_class(section: TaskConfig) -> int | None:
@@ -167,11 +167,22 @@ def labels_per_class(section: TaskConfig) -> int | None:
     return getattr(section, "labels_per_class", None)
 
 
+def tuning_images(section: TaskConfig) -> int:
+    """Images of the training split that a task is scored on and never trained on; not every task has the setting."""
+    return getattr(section, "tuning_images", 0)
+
+
+def _class_sizes(config: RunConfig, task: str) -> list[int]:
+    """How many images of each class the task may be trained on."""
+    section = config.task_config(task)
+    return layout.class_sizes(Path(config.data.root), section.dataset, kept_out=tuning_images(section))
+
+
 def exhausted_classes(config: RunConfig, task: str) -> str | None:
     """A sentence on the classes that have fewer images than ``labels_per_class``, if any."""
     section = config.task_config(task)
     asked = labels_per_class(section)
-    sizes = [] if asked is None else layout.class_sizes(Path(config.data.root), section.dataset)
+    sizes = [] if asked is None else _class_sizes(config, task)
     fewer = [size for size in sizes if asked is not None and size < asked]
     if not fewer:
         return None

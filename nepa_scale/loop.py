@@ -310,10 +310,10 @@ class Trainer:
         """
         before = time.perf_counter()
         with self._throughput.paused():
-            metrics, details = self._evaluate()
+            metrics, details = self._evaluate(done)
             if self.engine.average is not None:
                 with self.engine.average.in_place():
-                    averages = self._evaluate()
+                    averages = self._evaluate(done)
                 metrics, details = (_with_averages(*pair) for pair in zip((metrics, details), averages, strict=True))
         self._journal.write(done, {f"eval_{name}": value for name, value in metrics.items()})
         self._interval_start += time.perf_counter() - before
@@ -347,9 +347,11 @@ class Trainer:
         self.watchdog.passed("evaluating", self._saved, patience=STARTING_PATIENCE)
         return self.stop.requested
 
-    def _evaluate(self) -> tuple[dict[str, float], dict[str, Any]]:
+    def _evaluate(self, done: int) -> tuple[dict[str, float], dict[str, Any]]:
         with self.engine.readable():
             metrics = self.task.evaluate(self.world, self.device)
+            if done == self.total_steps:
+                metrics |= self.task.tuning_metrics(self.world, self.device)
         return metrics, dict(self.task.details)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -196,11 +196,27 @@ def split_size(root: Path, name: str, split: str) -> int:
     return dataset_info(root, name).splits[split].num_samples
 
 
-def class_sizes(root: Path, name: str) -> list[int]:
+def class_sizes(root: Path, name: str, *, kept_out: int = 0) -> list[int]:
     """Return how many training images each class has that has any, by the index, which is made where there is none.
 
+    ``kept_out``: without so many images that are not trained on (``order.kept_out``).
     Raises ``DataError`` where the shards cannot be indexed.
     """
+    sizes = _class_sizes(root, name)
+    return [size - taken for size, taken in zip(sizes, _taken_in_rounds(sizes, kept_out), strict=True)]
+
+
+def _taken_in_rounds(sizes: Sequence[int], count: int) -> list[int]:
+    """How many images of each class ``order.kept_out`` takes: rounds over all classes, which keep one image each."""
+    taken = [0] * len(sizes)
+    while count > 0 and (found := [i for i, size in enumerate(sizes) if taken[i] < size - 1]):
+        for i in found[:count]:
+            taken[i] += 1
+        count -= len(found)
+    return taken
+
+
+def _class_sizes(root: Path, name: str) -> list[int]:
     if is_unwritten_embedded(root, name):
         return embedded_class_sizes()
     import numpy as np  # here, as it takes a while

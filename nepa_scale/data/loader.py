@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkContext, ForkProcess
 from typing import Any, ClassVar
 from weakref import WeakSet
@@ -163,9 +163,10 @@ def eval_loader(
     """
     places = [(0, index) for index in range(rank, len(dataset), world_size)]
     arguments: dict[str, Any] = {"num_workers": num_workers, "batch_size": batch_size, "sampler": places}
+    collate: Callable[[list[Any]], Any] = default_collate if stack else list
     if tolerant:
-        return worker_loader(Tolerant(dataset), collate_fn=_batch_of, **arguments)
-    return worker_loader(dataset, collate_fn=default_collate if stack else list, **arguments)
+        return worker_loader(Tolerant(dataset, collate), collate_fn=_batch_of, **arguments)
+    return worker_loader(dataset, collate_fn=collate, **arguments)
 
 
 def as_it_is(loaded: Loaded) -> Loaded:

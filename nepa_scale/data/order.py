@@ -21,7 +21,7 @@ WINDOW_SHARDS = 32
 
 Place = tuple[int, int]  # (epoch, index of a sample)
 
-_EPOCH_STREAM, _SUBSET_STREAM = 0, 1  # keep the two uses of one seed independent
+_EPOCH_STREAM, _SUBSET_STREAM, _TUNING_STREAM = range(3)  # keep the uses of one seed independent
 
 
 def subset(num_samples: int, num_images: int, seed: int, labels: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
@@ -46,6 +46,24 @@ def _in_rounds(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[n
     rounds = np.empty_like(by_class)
     rounds[by_class] = np.arange(len(labels)) - np.repeat(starts, counts)
     return np.lexsort((rng.random(len(labels)), rounds))
+
+
+def kept_out(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Choose ``count`` images that no run trains on, by their ``labels`` [num_samples] alone: indices [count].
+
+    Each round takes one of every class, the first class first, and the last image of a class is taken after all
+    others. A smaller choice is a part of a larger one. Raises ``DataError`` where it leaves no image.
+    """
+    if not 1 <= count < len(labels):
+        raise DataError(f"cannot keep {count} images out of training: the split has {len(labels)}")
+    order = np.random.default_rng(_TUNING_STREAM).permutation(len(labels))
+    shuffled = labels[order]
+    by_class = np.argsort(shuffled, kind="stable")
+    _, starts, sizes = np.unique(shuffled[by_class], return_index=True, return_counts=True)
+    rounds, is_last = np.empty_like(by_class), np.zeros(len(labels), dtype=bool)
+    rounds[by_class] = np.arange(len(labels)) - np.repeat(starts, sizes)
+    is_last[by_class[starts + sizes - 1]] = True
+    return order[np.lexsort((shuffled, rounds, is_last))[:count]]
 
 
 class SampleOrder:

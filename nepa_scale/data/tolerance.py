@@ -31,8 +31,8 @@ class Tolerant(Dataset[Any]):
     The replacement is a function of the sample alone, so every run, resumed or not, sees the same.
     """
 
-    def __init__(self, dataset: Samples[Any]) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: Samples[Any], collate: Callable[[list[Any]], Any] = default_collate) -> None:
+        self._dataset, self._collate = dataset, collate
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -42,7 +42,7 @@ class Tolerant(Dataset[Any]):
         faults: list[str] = []
         with preserved_randomness():
             items = [self._draw(place, faults) for place in places]
-        return Loaded(default_collate(items), faults)
+        return Loaded(self._collate(items), faults)
 
     def _draw(self, place: Place, faults: list[str]) -> Any:
         return first_good(lambda instead: self._dataset.draw(place, instead=instead), faults)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from timm.data import Mixup
 from torch import Tensor, nn
 
 from nepa_scale.config import ClassifyConfig, RunConfig
-from nepa_scale.data.datasets import LabelledImages
+from nepa_scale.data.datasets import LabelledImages, Samples
 from nepa_scale.data.transforms import classify_eval, classify_train
 from nepa_scale.model import LAYER_NORM_EPS, NepaViT
 from nepa_scale.processes.distributed import sum_over_ranks
@@ -66,6 +67,7 @@ class Classify(Finetune):
     """Fine-tune on labelled images; top-1 and top-5 over the whole validation split."""
 
     name = "classify"
+    score = "top1"
     section: ClassifyConfig
 
     def __init__(self, config: RunConfig, weights: Path | None) -> None:
@@ -86,6 +88,8 @@ class Classify(Finetune):
             section.image_size, crop_pct=section.crop_pct, crop_mode=section.crop_mode, standard=self.standard
         )
         self.eval_data = LabelledImages(validation, None, still, config.seed)
+        kept = self.tuning_images(source)
+        self.tuning_data = None if kept is None else LabelledImages(source, kept, still, config.seed)
         self.module = ClassifyModule(self.backbone, self._classes, section)
 
     @property
@@ -94,12 +98,12 @@ class Classify(Finetune):
         return self.section.head_lr
 
     @torch.no_grad()
-    def evaluate(self, world: World, device: torch.device) -> dict[str, float]:
+    def evaluate(self, world: World, device: torch.device, data: Samples[Any] | None = None) -> dict[str, float]:
         """Fractions of right answers, mean loss, and what answering the most frequent class would reach."""
         sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, top-1, top-5
         label_counts = torch.zeros(self._classes, dtype=torch.float64, device=device)
         self.module.eval()
-        for (images, labels), counts in self.evaluation_batches(world, device):
+        for (images, labels), counts in self.evaluation_batches(world, device, data):
             logits = self.module.logits(images)  # type: ignore[operator]
             if not counts:
                 continue

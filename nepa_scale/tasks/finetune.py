@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nepa_scale.config import FinetuneConfig, RunConfig
+from nepa_scale.data.datasets import Samples
 from nepa_scale.errors import RunError, shortened
 from nepa_scale.model import NepaViT, checkpoint_filter_fn
 from nepa_scale.optim import NO_LAYER_DECAY, LayerDecay, build_optimizer
+from nepa_scale.processes.world import World
 from nepa_scale.progress import logger
 from nepa_scale.tasks.task import Task
 from nepa_scale.weights.tensor_files import read_tensors
@@ -34,6 +38,10 @@ class Finetune(Task):
     """A supervised task on top of the backbone."""
 
     section: FinetuneConfig
+    score: str
+    """The metric that says how good the task has become."""
+    tuning_data: Samples[Any] | None
+    """Training images that are scored and never trained on."""
 
     def __init__(self, config: RunConfig, weights: Path | None) -> None:
         super().__init__(config)
@@ -55,6 +63,19 @@ class Finetune(Task):
     def head_lr(self) -> float | None:
         """Peak learning rate of the head's last layer and of the final norm; None: as the rest."""
         return None
+
+    @abstractmethod
+    def evaluate(self, world: World, device: torch.device, data: Samples[Any] | None = None) -> dict[str, float]:
+        """Metrics over the whole validation split, or over training images ``data``; every rank gets the same."""
+
+    def tuning_metrics(self, world: World, device: torch.device) -> dict[str, float]:
+        """The score on the tuning images, by which runs can be chosen without a look at the validation split."""
+        if self.tuning_data is None:
+            return {}
+        of_validation = self.details
+        found = self.evaluate(world, device, self.tuning_data)
+        self.details = of_validation
+        return {f"tuning_{self.score}": found[self.score]}
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser with layer-wise rates and, if asked for, a rate of its own for the head."""

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from nepa_scale.config import RunConfig, SegmentConfig
 from nepa_scale.costs import padded_size
 from nepa_scale.data import layout
-from nepa_scale.data.datasets import MaskedImages
+from nepa_scale.data.datasets import MaskedImages, Samples
 from nepa_scale.data.decode import IGNORE
 from nepa_scale.data.transforms import segment_eval, segment_train
 from nepa_scale.errors import DataLostError
@@ -84,6 +85,7 @@ class Segment(Finetune):
     """Fine-tune on images with masks; mIoU over the whole validation split."""
 
     name = "segment"
+    score = "miou"
     section: SegmentConfig
     stacked_evaluation = False  # photographs keep their shape
     any_image_size = True  # whole images, other scales, images smaller than the window
@@ -107,7 +109,10 @@ class Segment(Finetune):
         self.train_data = MaskedImages(source, self.chosen_images(source), train, config.seed)
         self._scales = list(dict.fromkeys(variant.scale for variant in self._variants))
         sides = [max(1, round(section.image_size * scale)) for scale in self._scales]
-        self.eval_data = MaskedImages(validation, None, segment_eval(*sides, standard=self.standard), config.seed)
+        still = segment_eval(*sides, standard=self.standard)
+        self.eval_data = MaskedImages(validation, None, still, config.seed)
+        kept = self.tuning_images(source)
+        self.tuning_data = None if kept is None else MaskedImages(source, kept, still, config.seed)
         self.module = SegmentModule(self.backbone, len(self._class_names), section)
 
     @property
@@ -121,7 +126,7 @@ class Segment(Finetune):
         return max(1, min(64, EVAL_PIXELS // self.section.image_size**2))
 
     @torch.no_grad()
-    def evaluate(self, world: World, device: torch.device) -> dict[str, float]:
+    def evaluate(self, world: World, device: torch.device, data: Samples[Any] | None = None) -> dict[str, float]:
         """mIoU, pixel and mean accuracy at the masks' own size, and the mIoU of the most frequent class everywhere.
 
         Pixels marked 255 are left out. Multi-scale figures come beside; the IoU of each class is left in ``details``.
@@ -131,7 +136,7 @@ class Segment(Finetune):
         """
         tally = Tally(len(self._class_names), self._variants, device)
         self.module.eval()
-        for samples, counts in self.evaluation_batches(world, device):
+        for samples, counts in self.evaluation_batches(world, device, data):
             scores = self._scores([images for images, _ in samples], device)
             for _, mask in samples if counts else []:
                 tally.add(scores, mask)
@@ -139,8 +144,9 @@ class Segment(Finetune):
                 pass
         sum_over_ranks(tally.state())
         if not tally.plain.confmat.any():
-            count, name = len(self.eval_data), self.section.dataset
-            raise DataLostError(f"no pixel of the {count} validation masks of '{name}' is labelled: there is no mIoU")
+            count, split = (len(self.eval_data), "validation") if data is None else (len(data), "tuning")
+            where = f"the {count} {split} masks of '{self.section.dataset}'"
+            raise DataLostError(f"no pixel of {where} is labelled: there is no mIoU")
         self.module.train()
         named = zip(self._class_names, iou_per_class(tally.plain.confmat).tolist(), strict=True)
         self.details = {"iou_per_class": {name: None if math.isnan(iou) else iou for name, iou in named}}

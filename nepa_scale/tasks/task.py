@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 from nepa_scale.config import RunConfig, TaskConfig
-from nepa_scale.costs import exhausted_classes, num_used_images
+from nepa_scale.costs import exhausted_classes, num_used_images, tuning_images
 from nepa_scale.data import layout
 from nepa_scale.data.datasets import Samples
 from nepa_scale.data.device import on_device
 from nepa_scale.data.loader import eval_loader
-from nepa_scale.data.order import subset
+from nepa_scale.data.order import kept_out, subset
 from nepa_scale.data.shard_stream import StreamSource, open_stream
 from nepa_scale.data.sources import Contents, Source, open_source
 from nepa_scale.data.streaming import eval_passes, eval_stream
@@ -124,12 +124,23 @@ class Task(ABC):
 
         The choice takes a round of every class after the other, so that K of each class are as many whole rounds.
         """
-        count = num_used_images(self.config, self.name)
+        count, kept = num_used_images(self.config, self.name), self.tuning_images(source)
         if (remark := exhausted_classes(self.config, self.name)) is not None:
             logger.info("%s", remark)
-        if count == len(source):
+        if kept is None and count == len(source):
             return None
-        return subset(len(source), count, self.config.seed, cast(Source, source).labels)
+        labels = cast(Source, source).labels
+        rest = np.delete(np.arange(len(source)), [] if kept is None else kept)
+        return rest[subset(len(rest), count, self.config.seed, labels[rest])]
+
+    def tuning_images(self, source: Contents) -> np.ndarray | None:
+        """Indices of the training images that are scored and never trained on, the same in every run; None: none."""
+        count = tuning_images(self.section)
+        return kept_out(cast(Source, source).labels, count) if count else None
+
+    def tuning_metrics(self, world: World, device: torch.device) -> dict[str, float]:
+        """The score of the finished task on its tuning images; every rank calls this and gets the same answer."""
+        return {}
 
     def new_backbone(self, *, drop_path_rate: float = 0.0, qk_norm: str | None = None) -> NepaViT:
         """The backbone of this configuration with fresh weights; ``qk_norm`` (if given) in place of the model's."""
