@@ -20,6 +20,7 @@ from analysis.request import SIDE_BY_SIDE, Request
 from analysis.series import CLASSIFICATION, SEGMENTATION
 from analysis.table_files import table_files, write_table
 from analysis.transfer import transfer
+from analysis.tuned_rates import tuned_rates
 from analysis.two_axes import divided_compute
 from analysis.watch import watch
 from nepa_scale.errors import UserError
@@ -58,6 +59,7 @@ def answer(folder: Path) -> Answered:
         *transfer(study),
         *divided_compute(study),
         *one_rate(study),
+        *tuned_rates(study),
         *kept_promises(study),
     ]
     return Answered(study, [*own, *answers(study)])
@@ -117,7 +119,7 @@ def _rebuild(request: Request) -> bool:
     """Write all anew and say so in a line; whether any task may still change."""
     answered = [answer(folder) for folder in request.folders]
     page = write(answered, request)[-1]
-    states = [state for one in answered for state in one.study.table["state"]]
+    states = [state for one in answered for state in one.study.tried["state"]]
     done = sum(state == FINISHED for state in states)
     print(f"{time.strftime('%H:%M:%S')}  {done} of {len(states)} tasks finished  {page}", flush=True)
     return any(state not in _ENDED for state in states)

@@ -15,15 +15,15 @@ from analysis.records import Study
 def settings(study: Study, rows: pd.DataFrame) -> pd.Series[str]:
     """What every one of ``rows`` of one task was run with, spelt out: a control and its partners have the same.
 
-    Pretraining's settings and those of other tasks have no say in a control, and a setting that some results do not
-    record cannot tell runs apart. A row whose result records no settings stands for its label.
+    Pretraining's settings, those of other tasks and what each arm is tuned in have no say in a control, and a setting
+    that some results do not record cannot tell runs apart. A row whose result records no settings stands for its label.
     """
     recorded = {
         index: study.results[run_id, task]["config"]
         for index, run_id, task in rows[["run_id", "task"]].itertuples(name=None)
         if study.results.get((run_id, task), {}).get("config")
     }
-    keys = compared(recorded.values(), rows["task"])
+    keys = compared(recorded.values(), rows["task"], study.tuned)
     spelt = {index: _spelt(config, keys) for index, config in recorded.items()}
     found = [spelt.get(index, f"label {label}") for index, label in rows["label"].items()]
     return pd.Series(found, index=rows.index, dtype="object")

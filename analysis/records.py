@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import ranges
+from analysis.choosing import CHOSEN, with_chosen
 from analysis.columns import AMOUNTS, COUNTS, TEXT, left_out, typed, with_errors
 from analysis.labels import told_apart
 from analysis.study_files import (
@@ -43,8 +44,13 @@ class Study:
     table: pd.DataFrame
     """One row per run and task; measurements are named as in result.json: ``metrics.top1``, with ``errors.top1``.
 
+    Of runs that differ in what was tuned alone, it has the chosen ones (``analysis.choosing``).
     ``pretrained_by`` is the run whose pre-training a row rests on: its own or another's, missing without any.
     """
+    tried: pd.DataFrame
+    """The same for every run, with a column ``chosen``."""
+    tuned: tuple[str, ...]
+    """Dotted configuration keys of fine-tuning that every arm was tried at several values of."""
     results: Mapping[tuple[str, str], Mapping[str, Any]]
     """Content of every result.json, by (run_id, task)."""
     notes: tuple[str, ...]
@@ -75,23 +81,26 @@ def read_study(path: Path) -> Study:
     rows: list[dict[str, Any]] = []
     results: dict[tuple[str, str], Mapping[str, Any]] = {}
     said: Counter[str] = Counter()
+    tuned = tuple(dict.fromkeys(key for run in runs for key in run.tuned))
     for run in runs:
         for outcome in _tasks_of(path, run):
-            rows.append(_row(run, outcome, plan.axes))
+            rows.append(_row(run, outcome, tuple(dict.fromkeys((*plan.axes, *tuned)))))
             said.update(outcome.notes)
             if outcome.result is not None:
                 results[run.run_id, outcome.task] = outcome.result
     raw = pd.DataFrame(rows)
     sound = typed(raw)
     table = with_errors(_join_pretraining(_with_starts(_with_sizes(sound))))
-    table = table.assign(label=told_apart(table, results))
+    table = with_chosen(table.assign(label=told_apart(table, results, tuned)), tuned, FINISHED)
     notes += [note if n == 1 else f"{n} files: {note}" for note, n in said.items()]
     return Study(
         path,
         plan.study or path.resolve().name.encode("utf-8", "replace").decode(),
         plan.grid,
         plan.axes,
+        table[table[CHOSEN]],
         table,
+        tuned,
         results,
         (*notes, *left_out(raw, sound), *_notes(table, results)),
     )
@@ -170,7 +179,7 @@ def _row(run: PlannedRun, outcome: _Outcome, axes: Sequence[str]) -> dict[str, A
     row["label"] = run.label or str(config.get(SIZE) or run.run_id)
     named = not set(axes) & set(WIDTHS)
     row["size"] = (run.values.get(SIZE) or config.get(SIZE)) if named else row["label"]
-    row |= {f"config.{key}": _plain(run.values.get(key, config.get(key))) for key in axes}
+    row |= {f"config.{key}": _plain({**config, **run.values, **run.tuned}.get(key)) for key in axes}
     row |= {f"metrics.{name}": value for name, value in result["metrics"].items()} if result else {}
     return row
 

@@ -143,7 +143,7 @@ def known_on(axis: Axis, start: str) -> bool:
 
 def noun(study: Study) -> str:
     """What a label of the study names: a size, or, where sizes are not scaled or not alone, a setting."""
-    return "size" if scales_sizes(study) and len(size_order(study)) == study.table["label"].nunique() else "setting"
+    return "size" if scales_sizes(study) and len(size_order(study)) == study.tried["label"].nunique() else "setting"
 
 
 def scales_sizes(study: Study) -> bool:
@@ -157,14 +157,14 @@ def label_order(study: Study) -> list[str]:
     Where sizes vary, from the fewest to the most parameters; sizes of unknown parameters come last.
     """
     if not scales_sizes(study):
-        return list(map(str, study.table["label"].unique()))
-    params = study.table.groupby("label", sort=True)["params_backbone"].median().astype("float64")
+        return list(map(str, study.tried["label"].unique()))
+    params = study.tried.groupby("label", sort=True)["params_backbone"].median().astype("float64")
     return [str(label) for label in params.sort_values(kind="stable", na_position="last").index]
 
 
 def size_of(study: Study) -> dict[str, str]:
     """{label: its size}. Labels of a grid over more than sizes share one; a label without any stands for itself."""
-    table = study.table.drop_duplicates("label")
+    table = study.tried.drop_duplicates("label")
     return dict(
         zip(table["label"].map(str), table["size"].where(table["size"].notna(), table["label"]).map(str), strict=True)
     )
@@ -172,8 +172,8 @@ def size_of(study: Study) -> dict[str, str]:
 
 def size_order(study: Study) -> list[str]:
     """Sizes from the fewest to the most parameters; those of unknown parameters come last."""
-    sizes = study.table["label"].map(size_of(study))
-    params = study.table["params_backbone"].astype("float64").groupby(sizes, sort=True).median()
+    sizes = study.tried["label"].map(size_of(study))
+    params = study.tried["params_backbone"].astype("float64").groupby(sizes, sort=True).median()
     return [str(size) for size in params.sort_values(kind="stable", na_position="last").index]
 
 

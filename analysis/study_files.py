@@ -34,7 +34,7 @@ PLAN_RUN_FIELDS: Mapping[str, Types] = {
     **dict.fromkeys(("run_id", "label", "init"), (str,)),
     **dict.fromkeys(("values", "tasks"), (dict,)),
 }
-PLAN_RUN_OPTIONAL: Mapping[str, Types] = {"pretrained_by": TEXT}
+PLAN_RUN_OPTIONAL: Mapping[str, Types] = {"pretrained_by": TEXT, "tuned": (dict,)}
 STATUS_FIELDS: Mapping[str, Types] = {"state": (str,)}
 STATUS_OPTIONAL: Mapping[str, Types] = {
     **dict.fromkeys(("step", "steps_total", "attempt"), NUMBER),
@@ -58,6 +58,8 @@ class PlannedRun:
     tasks: Mapping[str, Any] = field(default_factory=dict)
     pretrained_by: str | None = None
     """The run whose pre-training this one uses instead of an equal one of its own."""
+    tuned: Mapping[str, Any] = field(default_factory=dict)
+    """The values that its tasks are tried at; of runs that differ in these alone the best is chosen."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def _planned_run(entry: Any, plan: Mapping[str, Any]) -> PlannedRun:
     run = _known({**entry, "schema": plan.get("schema")}, PLAN_RUN_FIELDS, PLAN_RUN_OPTIONAL, needed=("run_id",))
     if run["run_id"] != Path(run["run_id"]).name:
         raise Unreadable(f"field 'run_id' must be a plain folder name, not {run['run_id']!r}")
-    return PlannedRun(**run | {name: run[name] or {} for name in ("values", "tasks")})
+    return PlannedRun(**run | {name: run[name] or {} for name in ("values", "tasks", "tuned")})
 
 
 def _known(

@@ -14,7 +14,7 @@ from nepa_scale.files import write_atomically
 def write_table(study: Study) -> tuple[Path, Path]:
     """Write ``results.parquet`` and ``results.csv`` into the study directory and return their paths."""
     parquet, csv = study.path / "results.parquet", study.path / "results.csv"
-    as_parquet, as_csv = table_files(study.table)
+    as_parquet, as_csv = table_files(study.tried)
     write_atomically(parquet, as_parquet)
     write_atomically(csv, as_csv)
     return parquet, csv

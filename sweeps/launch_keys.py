@@ -18,9 +18,9 @@ from nepa_scale.errors import nearest
 from sweeps.settings import GROUPS, Tree
 
 SECTIONS = (*GROUPS, "budget")
-SETTINGS_KEYS = ("grid.axes", "grid.zip", "grid.set", "study.run")
+SETTINGS_KEYS = ("grid.axes", "grid.zip", "grid.tuned", "grid.set", "study.tuned", "study.run")
 """Keys that hold settings of runs."""
-LISTS_KEYS = ("grid.axes", "grid.zip")
+LISTS_KEYS = ("grid.axes", "grid.zip", "grid.tuned", "study.tuned")
 """Those of them whose settings have lists of values."""
 POINTS_KEY = "grid.points"
 NO_TEXT = ("Cc", "Cs", "Zl", "Zp")

@@ -78,11 +78,21 @@ class PlannedRun:
     pretraining: str | None = None
     pretrained_by: str | None = None
     branched_from: str | None = None
+    tuned: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """Label and, where it varies, seed."""
-        return f"{self.label} seed {self.values['seed']}" if "seed" in self.values else self.label
+        """Label and, where they vary, seed and what is tuned."""
+        return self._named(self.tuned)
+
+    def name_of(self, task: str) -> str:
+        """The name of one of its tasks: of what is tuned, its own settings."""
+        own = {key: value for key, value in self.tuned.items() if key.startswith(f"{task}.")}
+        return f"{self._named(own)} {task}"
+
+    def _named(self, tuned: dict[str, Any]) -> str:
+        seed = [f"seed {self.values['seed']}"] if "seed" in self.values else []
+        return " ".join([self.label, *seed, *(f"{key}={value}" for key, value in tuned.items())])
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,10 @@ class Plan:
         """{run_id/task: name of the task for people}."""
         control, names = {"pretrain": "", "scratch": " from scratch"}, self.names
         return {
-            f"{run.run_id}/{task}": f"{names[run.run_id]} {task}{control.get(run.init, f' from {run.init}')}"
+            f"{run.run_id}/{task}": (
+                f"{run.name_of(task)}{names[run.run_id].removeprefix(run.name)}"
+                f"{control.get(run.init, f' from {run.init}')}"
+            )
             for run in self.runs
             for task in run.tasks
         }

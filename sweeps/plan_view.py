@@ -80,7 +80,7 @@ def _wall_clock(cluster: Cluster, todo: Sequence[Job], seconds: dict[str, float]
 
 
 def plan_table(plan: Plan, study_dir: Path, width: int) -> Table:
-    """The runs of ``plan``, those that differ only in their seed in one line, with as many figures as fit."""
+    """The runs of ``plan`` with as many figures as fit, in one line those that differ in seed or tuned values alone."""
     lines = list(_by_label(plan.runs).values())
     names = [_name(runs) for runs in lines]
     everything = list(plan.runs)
@@ -159,16 +159,18 @@ def device_seconds(tasks: Iterable[PlannedTask]) -> float | None:
 
 
 def _by_label(runs: Sequence[PlannedRun]) -> dict[tuple[object, ...], list[PlannedRun]]:
-    """Runs that differ only in their seed, together."""
+    """Runs that differ only in their seed and in what is tuned, together."""
     alike: dict[tuple[object, ...], list[PlannedRun]] = {}
     for run in runs:
-        alike.setdefault((run.label, run.init, _first([run])), []).append(run)
+        alike.setdefault((run.label, run.init, *run.tuned, _first([run])), []).append(run)
     return alike
 
 
 def _name(runs: Sequence[PlannedRun]) -> str:
-    seeds = f" ({len(runs)} seeds)" if len(runs) > 1 else ""
-    return run_name(runs[0]) + seeds
+    tries = len({str(run.tuned) for run in runs})
+    seeds = f" ({len(runs) // tries} seeds)" if len(runs) > tries else ""
+    tuned = [f"{key}={value}" if tries == 1 else f"{tries} {key}" for key, value in runs[0].tuned.items()]
+    return ", ".join([run_name(runs[0]) + seeds, *tuned])
 
 
 def progress_of(runs: Sequence[PlannedRun], study_dir: Path) -> str:

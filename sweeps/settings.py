@@ -50,6 +50,10 @@ class GridSettings:
         default_factory=dict,
         metadata=about("run settings that vary together: the first values are a point, the second ones the next"),
     )
+    tuned: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=about("settings of fine-tuning that this grid tries in every arm, as those of study.tuned"),
+    )
     rule: str | None = option(
         "points that are worked out: isoflop = every size at every budget of FLOPs", choices=RULES
     )
@@ -100,6 +104,20 @@ class StudySettings:
         metadata=about("parts of the labelled images, for grids over labels", **RUN_LIMITS["classify.fraction"]),
     )
     label_steps: int | None = option("steps of each probe and fine-tuning in grids over labels; null = epochs", low=1)
+    finetune_rates: list[float] = field(
+        default_factory=list,
+        metadata=about("values of classify.base_lr, for grids over it", **RUN_LIMITS["classify.base_lr"]),
+    )
+    tuning_images: int = option(
+        "classify.tuning_images of grids over rates of fine-tuning", 500, **RUN_LIMITS["classify.tuning_images"]
+    )
+    tuned: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=about(
+            "settings of fine-tuning, each with its list of values: every arm of every point is tried at each, and the"
+            " report takes the one that is best on the tuning images"
+        ),
+    )
     base_size: str = option("rung of the size ladder that grids over anything else train", "nano", **SIZES)
     tasks: list[str] = field(
         default_factory=lambda: ["pretrain", "classify", "segment"],

@@ -28,7 +28,7 @@ LOOKS: Mapping[str, tuple[str, str]] = {  # Okabe and Ito's hues; the markers te
 
 def costs(study: Study) -> pd.DataFrame:
     """[task, quantity, planned, measured] of every finished task that the plan priced."""
-    done = study.table[study.table["state"] == FINISHED]
+    done = study.tried[study.tried["state"] == FINISHED]
     frames = []
     for quantity, (planned, measured) in QUANTITIES.items():
         pair = pd.DataFrame({"task": done["task"], "planned": done[planned], "measured": done[measured]})

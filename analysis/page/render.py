@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import text
+from analysis.choosing import CHOSEN
 from analysis.curves import Curves, curves
 from analysis.figures.cost import cost_plot
 from analysis.figures.curve_plots import curve_plot
@@ -22,6 +23,7 @@ from analysis.figures.probe_plots import layers_plot
 from analysis.figures.residuals import residual_plot
 from analysis.figures.seed_spread import seed_plot
 from analysis.figures.sensitivity import sensitivity_plot, settings
+from analysis.figures.tuned_plot import tuned_plot
 from analysis.findings import Finding, comparison
 from analysis.page.html import data_uri, fill
 from analysis.page.tables import MAX_OPEN, TITLES, class_iou_table, comparison_table, result_table, states_table
@@ -115,6 +117,7 @@ def _where_known(study: Study) -> Iterator[Plot | None]:
         yield from (sensitivity_plot(study, target, key) for key in settings(study))
     for target in _downstream(study):
         yield frontier_plot(study, target)
+    yield from (tuned_plot(study, key) for key in study.tuned)
     yield residual_plot(study)
     yield seed_plot(study)
     yield layers_plot(study)
@@ -142,7 +145,7 @@ def _downstream(study: Study) -> list[Any]:
 
 def _summary(study: Study) -> Iterator[tuple[str, str]]:
     """Headline facts: (name, value)."""
-    table = study.table
+    table = study.tried
     done = table["state"] == FINISHED
     params = table["params_backbone"].dropna().astype("float64")
     yield "tasks finished", f"{int(done.sum())} of {len(table)}"
@@ -154,7 +157,7 @@ def _summary(study: Study) -> Iterator[tuple[str, str]]:
         ends = dict.fromkeys(map(text.count, (params.min(), params.max())))
         yield "backbone parameters", " to ".join(ends)
     for target in _downstream(study):
-        scores = table.loc[done].get(f"metrics.{target.metric}", pd.Series(dtype="float64")).dropna()
+        scores = table.loc[done & table[CHOSEN]].get(f"metrics.{target.metric}", pd.Series(dtype="float64")).dropna()
         if len(scores):
             yield f"best {target.score}", text.percent(float(scores.max()))
 
@@ -163,7 +166,7 @@ def _states(study: Study) -> list[State]:
     """(label, start, run, task -> cell) for every run, finished or not."""
     found: dict[str, State] = {}
     names = ["run_id", "label", "init", "task", "state", "step", "steps_total", "error"]
-    for row in study.table[names].to_dict("records"):
+    for row in study.tried[names].to_dict("records"):
         start = text.MISSING if pd.isna(row["init"]) else str(row["init"])
         new: State = (str(row["label"]), start, str(row["run_id"]), {})
         found.setdefault(str(row["run_id"]), new)[3][str(row["task"])] = _cell(row)
@@ -179,7 +182,10 @@ def _cell(row: Mapping[Any, Any]) -> Cell:
 
 def _varied(study: Study) -> list[tuple[str, str]]:
     """(key, its values) for what the plan varies."""
-    values = {axis: study.table[f"config.{axis}"].dropna().drop_duplicates() for axis in study.axes}
+    values = {
+        axis: study.tried[f"config.{axis}"].dropna().drop_duplicates()
+        for axis in dict.fromkeys((*study.axes, *study.tuned))
+    }
     return [(axis, ", ".join(map(str, column))) for axis, column in values.items()]
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import text
+from analysis.choosing import CHOSEN
 from analysis.findings import NAMES, Comparison
 from analysis.records import FINISHED, Study
 from analysis.series import label_order, leading, noun, starts
@@ -72,12 +73,14 @@ _MEASURED: Mapping[str, Sequence[Column]] = {
     ),
     "classify": (
         ("top-1", "top1", _PERCENT),
+        ("top-1, tuning images", "tuning_top1", _PERCENT),
         ("top-5", "top5", _PERCENT),
         ("loss", "loss", _NUMBER),
         ("top-1 of majority class", "top1_majority", _PERCENT),
     ),
     "segment": (
         ("mIoU", "miou", _PERCENT),
+        ("mIoU, tuning images", "tuning_miou", _PERCENT),
         ("mIoU, multi-scale", "miou_multi_scale", _PERCENT),
         ("mean accuracy", "mean_accuracy", _PERCENT),
         ("pixel accuracy", "pixel_accuracy", _PERCENT),
@@ -110,19 +113,21 @@ def comparison_table(compared: Comparison) -> Table:
 
 def result_table(study: Study, task: str) -> Table:
     """Every finished run of ``task`` with what it measured and what it cost."""
-    rows = study.table[(study.table["task"] == task) & (study.table["state"] == FINISHED)]
-    columns = list(_columns(task, rows))
+    rows = study.tried[(study.tried["task"] == task) & (study.tried["state"] == FINISHED)]
+    tuned = [key for key in study.tuned if key.startswith(f"{task}.")]
+    columns = [*((key, f"config.{key}", _NUMBER) for key in tuned), *_columns(task, rows)]
     seeds = [text.MISSING if pd.isna(seed) else str(seed) for seed in rows["seed"]]
     words = [list(rows["label"]), list(rows["init"].fillna(text.MISSING)), seeds]
     numbers = [[form(float(v)) for v in rows[name].astype("float64").fillna(float("nan"))] for _, name, form in columns]
-    head = [noun(study), "start", "seed", *(title for title, _, _ in columns), "run"]
-    cells = list(zip(*(map(str, column) for column in words), *numbers, rows["run_id"], strict=True))
-    return Table(TITLES[task], head, in_order(study, cells), text_columns=3, words_last=True)
+    chosen = [["yes" if each else "no" for each in rows[CHOSEN]]] if tuned else []
+    head = [noun(study), "start", "seed", *(CHOSEN for _ in chosen), *(title for title, _, _ in columns), "run"]
+    cells = list(zip(*(map(str, column) for column in words), *chosen, *numbers, rows["run_id"], strict=True))
+    return Table(TITLES[task], head, in_order(study, cells), text_columns=3 + len(chosen), words_last=True)
 
 
 def states_table(study: Study) -> Table:
     """The tasks that are not finished, with why; empty when all are."""
-    rows = study.table[study.table["state"] != FINISHED]
+    rows = study.tried[study.tried["state"] != FINISHED]
     cells = []
     for row in rows[["label", "init", "run_id", "task", "state", "step", "steps_total", "error"]].to_dict("records"):
         steps = text.MISSING if pd.isna(row["step"]) else f"{row['step']} of {row['steps_total']}"

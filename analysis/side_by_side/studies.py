@@ -35,7 +35,7 @@ def named(studies: Sequence[Study]) -> list[Named]:
 
 def joined(studies: Sequence[Named]) -> pd.DataFrame:
     """The runs and tasks of all studies in one table; what a study does not have is missing."""
-    tables = [one.study.table.assign(study=one.name).astype({"study": "str"}) for one in studies]
+    tables = [one.study.tried.assign(study=one.name).astype({"study": "str"}) for one in studies]
     kinds: dict[str, set[str]] = {}
     for table in tables:
         for name, kind in table.dtypes.items():
@@ -84,4 +84,4 @@ def shared_settings(study: Study) -> dict[str, str]:
         return {}
     spelt = [{key: json.dumps(value, sort_keys=True) for key, value in config.items()} for config in configs]
     common = {key: value for key, value in spelt[0].items() if all(other.get(key) == value for other in spelt)}
-    return {key: value for key, value in sorted(common.items()) if key not in study.axes}
+    return {key: value for key, value in sorted(common.items()) if key not in (*study.axes, *study.tuned)}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from analysis import text
+from analysis.choosing import CHOSEN
 from analysis.fit.small_sample import PowerLawFit
 from analysis.page.tables import Table
 from analysis.records import FINISHED
@@ -19,11 +20,11 @@ def studies_table(studies: Sequence[Named]) -> Table:
     measured = targets(studies)
     cells = []
     for one in studies:
-        table = one.study.table
+        table = one.study.tried
         done = table[table["state"] == FINISHED]
         params = table["params_backbone"].dropna().astype("float64")
         ends = dict.fromkeys(map(text.count, (params.min(), params.max()))) if len(params) else [text.MISSING]
-        best = [_best(done, target) for target in measured]
+        best = [_best(done[done[CHOSEN]], target) for target in measured]
         cost = [text.power(float(done["flops_train"].sum())), text.count(float(done["wall_seconds"].sum()))]
         unfinished = table.loc[table["state"] != FINISHED, "state"].value_counts().sort_index()
         others = ", ".join(f"{count} {state}" for state, count in unfinished.items()) or text.MISSING

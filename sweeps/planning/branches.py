@@ -70,17 +70,18 @@ def connect(points: dict[str, Point], runs_dir: Path) -> dict[str, Point]:
             families.setdefault(point.config.seed, {})[run_id] = point
     connected = dict(points)
     for family in families.values():
-        trunk = max(family, key=lambda run_id: _steps(family[run_id]))
-        starts = sorted({_start(point) for run_id, point in family.items() if run_id != trunk})
+        trunk = max(family, key=lambda run_id: _steps(family[run_id]))  # the first of those that share one
+        longest = _steps(family[trunk])
+        starts = sorted({_start(point) for point in family.values() if _steps(point) != longest})
         folder = str((runs_dir / trunk / "pretrain").absolute())
         for run_id, point in family.items():
             saving = point.config.checkpoint
-            if run_id == trunk:
+            if _steps(point) == longest:
                 saving = dataclasses.replace(saving, keep_steps=",".join(map(str, starts)) or None)
             else:
                 saving = dataclasses.replace(saving, branch_from=folder)
             config = dataclasses.replace(point.config, checkpoint=saving)
-            origin = None if run_id == trunk else trunk
+            origin = None if _steps(point) == longest else trunk
             connected[run_id] = dataclasses.replace(point, config=config, branched_from=origin)
     return connected
 

@@ -114,11 +114,16 @@ def _costliest_first(
 
 def _controls(runs: Sequence[PlannedRun]) -> dict[str, list[str]]:
     """{run: its controls from random weights}, by run_id."""
-    scratch: dict[tuple[str, str], list[str]] = {}
+    scratch: dict[tuple[str, str, str], list[str]] = {}
     for run in runs:
         if run.init == "scratch":
-            scratch.setdefault((run.label, str(run.values)), []).append(run.run_id)
-    return {run.run_id: scratch.get((run.label, str(run.values)), []) for run in runs if run.init == "pretrain"}
+            scratch.setdefault(_place(run), []).append(run.run_id)
+    return {run.run_id: scratch.get(_place(run), []) for run in runs if run.init == "pretrain"}
+
+
+def _place(run: PlannedRun) -> tuple[str, str, str]:
+    """What a run and its control have in common."""
+    return run.label, str(run.values), str(run.tuned)
 
 
 def _owners(run: PlannedRun) -> list[str]:

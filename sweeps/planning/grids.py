@@ -50,7 +50,7 @@ def complaints(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) 
     ]
     if count(grid) > MOST_POINTS:
         problems.append(f"grid={name}: {count(grid)} points; at most {MOST_POINTS} can be planned: give shorter lists")
-    return problems if varying else [*problems, f"grid={name}: no axes; give grid.axes.SETTING=[...]"]
+    return problems if varying or grid.tuned else [*problems, f"grid={name}: no axes; give grid.axes.SETTING=[...]"]
 
 
 def axes_of(grid: GridSettings) -> dict[str, list[Any]]:

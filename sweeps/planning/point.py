@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nepa_scale.config import RunConfig
@@ -18,6 +18,8 @@ class Point:
     label: str
     values: dict[str, Any]
     tasks: tuple[str, ...]
+    tuned: dict[str, Any] = field(default_factory=dict)
+    """The values that its tasks are tried at; of runs that differ in these alone the analysis chooses."""
     pretrained_by: str | None = None
     """The run whose pre-training this one uses instead of an equal one of its own."""
     branched_from: str | None = None

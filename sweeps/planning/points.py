@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import operator
 from collections.abc import Iterator
 from typing import Any
 
 from nepa_scale import overrides
-from nepa_scale.config import RunConfig
+from nepa_scale.config import TASKS, RunConfig
 from nepa_scale.errors import ConfigError
-from sweeps.planning import branches, grids, isoflop
+from sweeps.planning import branches, grids, isoflop, tuning
 from sweeps.planning.configurations import Configurations
 from sweeps.planning.point import Pairs, Point
 from sweeps.settings import MOST_POINTS, RESERVED, Launch, StudySettings
@@ -21,24 +23,29 @@ def expand(launch: Launch) -> dict[str, Point]:
     are one run. Raises ``ConfigError`` with the problems of all points.
     """
     launch = resolved(launch)
-    problems = grids.complaints(launch.pairs, launch.grid_name, launch.grid)
-    if grids.count(launch.grid) > MOST_POINTS:
+    wrong = tuning.complaints(launch)
+    problems = [*grids.complaints(launch.pairs, launch.grid_name, launch.grid), *wrong]
+    if wrong or grids.count(launch.grid) > MOST_POINTS:
         raise ConfigError(problems)
     points: dict[str, Point] = {}
     varying = [*launch.grid.zip, *launch.grid.axes]
     configurations = Configurations(("pretrain", *launch.study.tasks))
+    tries = tuning.tries(launch)
     for name, values in grids.combinations(launch.grid):
         for pairs in _variants(launch.study, _point_pairs(launch, values)):
             try:
-                config = configurations.build(pairs)
+                tried = [(configurations.build(_with(pairs, settings)), tasks, settings) for tasks, settings in tries]
             except ConfigError as error:
                 problems += error.problems
                 break  # its control from scratch would say the same again
-            own = _own_values(config, values)
-            tasks = tuple(task for task in config.tasks if task in ("pretrain", *launch.study.tasks))
-            if tasks:  # without fine-tuning there is nothing that a control from scratch could do
+            problems += tuning.unscored(launch, tried[0][0])
+            for config, wanted, settings in tried:
+                own = _own_values(config, values)
+                tasks = tuple(task for task in config.tasks if task in wanted)
                 label = _label(config, name, {key: value for key, value in own.items() if key in varying})
-                points.setdefault(config.run_id, Point(config, label, own, tasks))
+                tuned = {key: operator.attrgetter(key)(config) for key in settings}
+                if tasks:  # without fine-tuning there is nothing that a control from scratch could do
+                    _add(points, Point(config, label, own, tasks, tuned))
     if not (points or problems):
         tasks_named = ",".join(launch.study.tasks)
         problems.append(f"study.tasks=[{tasks_named}]: runs that start from other weights do no pre-training")
@@ -47,6 +54,18 @@ def expand(launch: Launch) -> dict[str, Point]:
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return branches.connect(points, launch.study_dir / "runs") if launch.branch else points
+
+
+def _add(points: dict[str, Point], point: Point) -> None:
+    """Add a run to ``points``; one that is there already does the tasks of both."""
+    run_id = point.config.run_id
+    there = points.get(run_id, point)
+    tasks = tuple(task for task in TASKS if task in {*there.tasks, *point.tasks})
+    points[run_id] = dataclasses.replace(there, tasks=tasks, tuned={**there.tuned, **point.tuned})
+
+
+def _with(pairs: Pairs, settings: dict[str, Any]) -> Pairs:
+    return overrides.overlay(pairs, overrides.pairs_from_mapping(settings, "study.tuned"))
 
 
 def _unread(launch: Launch, points: dict[str, Point]) -> list[str]:

@@ -40,6 +40,7 @@ def price(
             pretraining=pretraining_digest(point.config) if point.config.init == "pretrain" else None,
             pretrained_by=point.pretrained_by,
             branched_from=point.branched_from,
+            tuned=point.tuned,
         )
         for run_id, point in points.items()
     )

@@ -193,7 +193,7 @@ def test_saved_plan_reads_back(tmp_path: Path) -> None:
     assert plan.load(tmp_path) == planned
     content = json.loads((tmp_path / "plan.json").read_text())
     assert set(content) == {"schema", "study", "grid", "axes", "runs", "basis", "dropped"}
-    fields = {"run_id", "label", "init", "values", "tasks", "pretraining", "pretrained_by", "branched_from"}
+    fields = {"run_id", "label", "init", "values", "tasks", "pretraining", "pretrained_by", "branched_from", "tuned"}
     assert set(content["runs"][0]) == fields
     assert set(content["runs"][0]["tasks"]["pretrain"]) == {
         "params_total",

@@ -1,0 +1,100 @@
+"""What each arm of a study was tried at in fine-tuning, and what was best for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from analysis.choosing import CHOSEN, SCORES
+from analysis.findings import Finding
+from analysis.records import FINISHED, Study
+from analysis.series import OTHER, PRETRAINED, SCRATCH, label_order, of_start
+
+ARMS = {PRETRAINED: "pretrained", OTHER: "other weights", SCRATCH: "from scratch"}
+
+
+def tuned_rates(study: Study) -> list[Finding]:
+    """For each setting that was tuned: what was chosen in each arm, and whether at the edge of what was tried."""
+    return [_finding(study, key) for key in study.tuned]
+
+
+def tries(study: Study, key: str) -> pd.DataFrame:
+    """[label, arm, seed, value, error, chosen, state] of every run of the task of ``key`` that was tried at a value.
+
+    ``error`` is that on the tuning images, NaN without a finished run; ``chosen`` only where there is one.
+    """
+    task, column = key.split(".", maxsplit=1)[0], f"config.{key}"
+    rows = study.tried[(study.tried["task"] == task) & study.tried[column].notna()]
+    score = rows.get(SCORES[task], pd.Series(float("nan"), index=rows.index)).astype("float64")
+    error = (1 - score).where(rows["state"] == FINISHED)
+    arms = pd.Series(index=rows.index, dtype="object")
+    for start, name in ARMS.items():
+        arms.loc[of_start(rows, start).index] = name
+    found = pd.DataFrame({"label": rows["label"], "arm": arms, "seed": rows["seed"], "value": rows[column]})
+    return found.assign(error=error, chosen=rows[CHOSEN] & error.notna(), state=rows["state"])
+
+
+def at_edge(points: pd.DataFrame) -> pd.DataFrame:
+    """The chosen rows of ``points`` whose value is the lowest or highest of all that were tried; none of words."""
+    if not pd.api.types.is_numeric_dtype(points["value"]) or points["value"].nunique() == 1:
+        return points.iloc[:0]
+    ends = [points["value"].min(), points["value"].max()]
+    return points[points["chosen"] & points["value"].isin(ends)]
+
+
+def _finding(study: Study, key: str) -> Finding:
+    points = tries(study, key)
+    question = f"Does the best {key} of every arm lie within the values tried?"
+    order = label_order(study)
+    detail = " ".join(_warnings(points, order))
+    chosen = points[points["chosen"]]
+    if chosen.empty:
+        return Finding(question, "Cannot say", "No finished run has a score on tuning images.", detail)
+    values = ", ".join(sorted({_written(value) for value in points["value"]}, key=_rank))
+    arms = "; ".join(
+        f"{arm}: {', '.join(_of_label(own, label) for label in order if (own['label'] == label).any())}"
+        for arm in ARMS.values()
+        if len(own := chosen[chosen["arm"] == arm])
+    )
+    answer = f"Of {values}, chosen by the score on images that were not trained on, not by the one reported: {arms}."
+    numeric = pd.api.types.is_numeric_dtype(points["value"]) and points["value"].nunique() > 1
+    verdict = "Cannot say" if not numeric else "No" if len(at_edge(points)) else "Yes"
+    return Finding(question, verdict, answer, detail)
+
+
+def _of_label(chosen: pd.DataFrame, label: str) -> str:
+    """The values chosen for a label, over its seeds."""
+    values = chosen.loc[chosen["label"] == label, "value"]
+    return f"{label} {' or '.join(sorted(set(map(_written, values)), key=_rank))}"
+
+
+def _warnings(points: pd.DataFrame, order: list[str]) -> Iterator[str]:
+    edge = at_edge(points)
+    named = [
+        f"{arm} {', '.join(label for label in order if label in set(own['label']))}"
+        for arm in ARMS.values()
+        if len(own := edge[edge["arm"] == arm])
+    ]
+    if named:
+        yield f"At the edge of the values tried: {'; '.join(named)}. Try values beyond it."
+    for state, rows in points[points["state"] != FINISHED].groupby("state"):
+        names = zip(rows["arm"].map(str), rows["label"].map(str), rows["value"].map(_written), strict=True)
+        cells = dict.fromkeys(map(" ".join, names))
+        yield f"Not compared, as {state}: {', '.join(cells)}."
+    tried = {str(arm): set(map(_written, own["value"])) for arm, own in points.groupby("arm")}
+    if len(set(map(frozenset, tried.values()))) > 1:
+        each = "; ".join(f"{arm} {', '.join(sorted(values, key=_rank))}" for arm, values in tried.items())
+        yield f"The arms were not tried at the same values, so that they are not tuned alike: {each}."
+
+
+def _written(value: object) -> str:
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _rank(written: str) -> tuple[float, str]:
+    """Numbers in their order, then words."""
+    try:
+        return float(written), ""
+    except ValueError:
+        return float("inf"), written
