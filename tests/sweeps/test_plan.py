@@ -254,7 +254,7 @@ def test_merging_grids_unites_axes() -> None:
 
 def test_what_the_study_says_of_itself_is_recorded(tmp_path: Path) -> None:
     """`study.about` is read back from plan.json and outlives a launch that says nothing; plans of before had none."""
-    said = make_plan("study.sizes=[femto]", "study.about='scenes, no photographs: 3 seeds'")
+    said = make_plan("study.sizes=[femto]", "study.about=scenes, no photographs: 3 seeds")
     plan.save(plan.merge(said, make_plan("study.sizes=[pico]")), tmp_path)
     loaded = plan.load(tmp_path)
     assert loaded is not None and loaded.about == "scenes, no photographs: 3 seeds"
