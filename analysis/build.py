@@ -13,6 +13,7 @@ from analysis import text
 from analysis.best_rate import one_rate
 from analysis.few_labels import few_labels
 from analysis.findings import Finding, comparison, find
+from analysis.headline import foremost, headline
 from analysis.paper.effects import answers
 from analysis.records import FINISHED, UNREADABLE, Study, read_study
 from analysis.registered import kept_promises
@@ -80,18 +81,33 @@ def write(answered: Sequence[Answered], request: Request) -> list[Path]:
     return [*extra, *paths] if len(answered) == 1 else [*paths, *extra]
 
 
-def write_report(study: Study, findings: Sequence[Finding]) -> tuple[Path, Path, Path]:
-    """Write tables and page into the study directory; return the paths of parquet, CSV and page."""
+def write_report(study: Study, findings: Sequence[Finding]) -> list[Path]:
+    """Write tables, page and its leading figure (where there is one) into the study directory; return the paths of
+    figure, parquet, CSV and page."""
     # matplotlib takes a second to import, which --help and mistakes need not wait for
     from analysis.page.render import render
 
     page = study.path / "report.html"
     try:
-        parquet, csv = write_table(study)
+        figure = _write_figure(study)
+        tables = write_table(study)
         write_atomically(page, render(study, findings))
     except OSError as error:
         raise UserError(f"cannot write the report into {study.path}: {error.strerror} ({error.filename})") from error
-    return parquet, csv, page
+    return [*figure, *tables, page]
+
+
+def _write_figure(study: Study) -> list[Path]:
+    """Write the leading figure and return its path; without any, one of before goes."""
+    from analysis.figures.headline_plot import leading_plot, to_png
+
+    path, target = study.path / "headline.png", foremost(study)
+    plot = None if target is None else leading_plot(study, target)
+    if plot is None:
+        path.unlink(missing_ok=True)
+        return []
+    write_atomically(path, to_png(plot))
+    return [path]
 
 
 def _side_by_side(answered: Sequence[Answered], page: Path) -> dict[Path, str | bytes]:
@@ -127,6 +143,9 @@ def _rebuild(request: Request) -> bool:
 
 def _show(study: Study, findings: Sequence[Finding]) -> None:
     console = make_console()
+    said = headline(study)
+    if said is not None:
+        console.print(said.sentence)
     for target in (CLASSIFICATION, SEGMENTATION):
         compared = comparison(study, target)
         if compared.rows.empty:

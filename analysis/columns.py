@@ -35,6 +35,7 @@ COUNTS = (
     "params_backbone",
     "images_seen",
     "unique_images",
+    "validation_images",
     "tokens_seen",
     "device_count",
     "peak_memory_bytes",

@@ -59,8 +59,8 @@ def few_labels(study: Study) -> list[Finding]:
             of = f", {one.size}" if len(every) > 1 else ""
             for series in (one.pretrained, one.scratch):
                 if len(series.points):
-                    said = law(series)
-                    found.append(replace(said, question=f"{said.question[:-1]}, {STARTS[series.init]}{of}?"))
+                    question = f"Does the {target.name} fall with {LABELS.name}, {STARTS[series.init]}{of}?"
+                    found.append(replace(law(series), question=question))
             if len(one.scratch.points):
                 found.append(_worth_finding(one, of))
     return found
@@ -125,9 +125,10 @@ def _worth_finding(one: Arms, of: str) -> Finding:
         return Finding(question, "Cannot say", f"No factor can be stated: {found.reason}.", _apart(one))
     verdict = "Not shown" if 1 in found.interval else "Yes" if found.factor > 1 else "No"
     runs = text.counted(len(one.pretrained.points) + len(one.scratch.points), "run")
+    span = text.span(found.interval.low, found.interval.high)
     answer = (
-        f"It is worth {text.TIMES}{text.SPACE}{text.number(found.factor)} the labels ({text.LEVEL} interval "
-        f"{text.interval(found.interval)}; 1 is no difference): from scratch takes so many times the labelled images "
+        f"It is worth {text.TIMES}{text.SPACE}{text.number(found.factor)} the labels ({text.LEVEL} interval {span}; 1 "
+        "is no difference): from scratch takes so many times the labelled images "
         f"to reach an error of {text.percent(found.level)}, n = {found.n[0]} and {found.n[1]} image counts ({runs})."
     )
     ends = " and ".join(f"{text.number(factor)} at {text.percent(error)}" for error, factor in found.ends)

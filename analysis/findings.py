@@ -6,14 +6,25 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis import text
 from analysis.controls import settings
-from analysis.fit.small_sample import Interval, NoFit, PowerLawFit, fit_offset_power_law, mean_ratio
+from analysis.fit.small_sample import (
+    CONFIDENCE,
+    Interval,
+    MeanRatio,
+    NoFit,
+    PowerLawFit,
+    fit_offset_power_law,
+    mean_interval,
+    mean_ratio,
+)
 from analysis.records import Study
 from analysis.series import (
     CLASSIFICATION,
     OTHER,
+    PARAMETERS,
     PRETRAINED,
     SCRATCH,
     SEGMENTATION,
@@ -34,7 +45,7 @@ from analysis.series import (
 MAX_NAMED = 12  # labels that one sentence may name
 NAMES = {PRETRAINED: "pretrained", OTHER: "other weights"}
 """Columns of a comparison, by where its runs start."""
-RUNS = {PRETRAINED: "pretrained runs", OTHER: "runs from other weights"}
+RUNS = {PRETRAINED: "pretrained runs", OTHER: "runs from other weights", SCRATCH: "runs from scratch"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,8 @@ class Comparison:
     """What a label names: size or setting."""
     controls: pd.Series[str]
     """By label: labels that share their controls have the same."""
+    images: pd.Series[float]
+    """By label: validation images that the scores are taken over; NaN where that is not recorded."""
 
     @property
     def leading(self) -> pd.Series[float]:
@@ -81,6 +94,8 @@ def find(study: Study) -> list[Finding]:
             if (study.table["init"] == SCRATCH).any():
                 found.append(gain_over_scratch(compared, start))
             found.append(beats_trivial(compared, start))
+        if PARAMETERS in axes and (rows["init"] == SCRATCH).any():
+            found.append(law(series(study, target, PARAMETERS, SCRATCH)))
     if axes and (study.table["task"] == SHORTFALL.task).any():
         found.append(law(series(study, SHORTFALL, axes[0])))
     return found
@@ -89,7 +104,7 @@ def find(study: Study) -> list[Finding]:
 def law(points: Series) -> Finding:
     """Say whether the error falls along the axis, by which law, and how sure that is."""
     target, axis, fit = points.target, points.axis, points.fit
-    of = f" of {RUNS[OTHER]}" if points.init == OTHER else ""
+    of = "" if points.init == PRETRAINED else f" of {RUNS[points.init]}"
     question = f"Does the {target.name}{of} fall with {axis.name}?"
     left_out = (
         f"{text.counted(points.left_out, 'unfinished, failed or unreadable run')} left out. " if points.left_out else ""
@@ -126,22 +141,33 @@ def gain_over_scratch(compared: Comparison, start: str = PRETRAINED) -> Finding:
     each = _each(difference)
     better = int((difference > 0).sum())
     measured = f"Better at {better} of {text.counted(len(pairs), compared.noun)} (percentage points: {each})."
-    paired = pairs.groupby(compared.controls.loc[pairs.index], sort=False).mean()
-    unit = compared.noun if len(paired) == len(pairs) else "control"
-    ratio = mean_ratio(1 - paired[name], 1 - paired["scratch"])
+    unit = compared.noun if compared.controls.loc[pairs.index].is_unique else "control"
+    ratio = gain(compared, start)
     if isinstance(ratio, NoFit):
         return Finding(question, "Cannot say", f"{measured} No interval: {ratio.reason}.")
     verdict = "Not shown" if 1 in ratio.interval else "Yes" if ratio.mean < 1 else "No"
     answer = (
         f"On average over {unit}s it multiplies the error by {text.number(ratio.mean)} "
-        f"({text.LEVEL} interval {text.interval(ratio.interval)}, paired over "
+        f"({text.LEVEL} interval {text.span(ratio.interval.low, ratio.interval.high)}, paired over "
         f"n = {text.counted(ratio.n, unit)}; 1 is no difference)."
     )
     return Finding(question, verdict, answer, measured)
 
 
+def gain(compared: Comparison, start: str = PRETRAINED) -> MeanRatio | NoFit:
+    """The error of runs of a ``start`` over that of their controls, paired; labels that share these are one pair."""
+    name = NAMES[start]
+    pairs = compared.rows.dropna(subset=[name, "scratch"])
+    paired = pairs.groupby(compared.controls.loc[pairs.index], sort=False).mean()
+    return mean_ratio(1 - paired[name], 1 - paired["scratch"])
+
+
 def beats_trivial(compared: Comparison, start: str = PRETRAINED) -> Finding:
-    """Say how far every size is above the trivial answer on the same validation data."""
+    """Say how far every size is above the trivial answer on the same validation data, beyond what chance can do.
+
+    Where each image is right or wrong and their number is known, every size has an interval of its own, such that all
+    of them hold together; else it is that of the mean over sizes.
+    """
     target, name = compared.target, NAMES[start]
     of = " from other weights" if start == OTHER else ""
     question = f"Do the models{of} beat the trivial answer, {target.baseline_name}?"
@@ -149,14 +175,53 @@ def beats_trivial(compared: Comparison, start: str = PRETRAINED) -> Finding:
     if known.empty:
         return Finding(question, "Cannot say", f"None of the finished {RUNS[start]} has the trivial answer's score.")
     margin = known[name] - known["trivial"]
-    each = _each(margin)
+    images = compared.images.loc[known.index]
     beaten = int((margin > 0).sum())
-    verdict = "Yes" if beaten == len(known) else "No" if beaten == 0 else "Partly"
     answer = (
         f"The trivial answer scores {target.score} {_range(known['trivial'])}. {_whose(compared.noun, start)} above "
-        f"it: {beaten} of {len(known)} (percentage points: {each})."
+        f"it: {beaten} of {len(known)} (percentage points: {_each(margin)})."
     )
-    return Finding(question, verdict, answer)
+    if target.by_image and images.notna().all():
+        intervals = _score_intervals(known[name], images)
+        margins = intervals.sub(known["trivial"], axis="index")
+        return Finding(question, _beyond_chance(margins), answer, _of_images(margins, images))
+    mean = mean_interval(margin)
+    if mean is None:
+        return Finding(question, "Cannot say", answer, f"No interval: one {compared.noun} shows no spread.")
+    verdict = "Not shown" if 0 in mean else "No" if mean.high < 0 else "Yes" if beaten == len(known) else "Partly"
+    detail = (
+        f"Mean over {text.counted(len(known), compared.noun)}: {text.LEVEL} interval {_points(mean.low, mean.high)}."
+    )
+    return Finding(question, verdict, answer, detail)
+
+
+def _score_intervals(scores: pd.Series[float], images: pd.Series[float]) -> pd.DataFrame:
+    """Wilson's intervals [low, high] of scores over so many images, which hold together at 95 % (Bonferroni)."""
+    level = 1 - (1 - CONFIDENCE) / len(scores)
+    found = [
+        stats.binomtest(round(score * n), n).proportion_ci(level, "wilson")
+        for score, n in zip(scores, images.astype(int), strict=True)
+    ]
+    return pd.DataFrame(found, index=scores.index, columns=["low", "high"], dtype="float64")
+
+
+def _beyond_chance(margins: pd.DataFrame) -> str:
+    above, below = margins["low"] > 0, margins["high"] < 0
+    if above.any():
+        return "Yes" if above.all() else "Partly"
+    return "No" if below.all() else "Not shown"
+
+
+def _of_images(margins: pd.DataFrame, images: pd.Series[float]) -> str:
+    """The intervals of margins [low, high] and what they rest on; the widest alone where labels are too many."""
+    widest = (margins["high"] - margins["low"]).idxmax()
+    shown = margins if len(margins) <= MAX_NAMED else margins.loc[[widest]]
+    each = "; ".join(f"{label} {_points(low, high)}" for label, low, high in shown.itertuples(name=None))
+    return f"{text.LEVEL} intervals, for all together, of {text.whole(images)} validation images: {each}."
+
+
+def _points(low: float, high: float) -> str:
+    return f"{text.points(low)} to {text.points(high)}"
 
 
 def comparison(study: Study, target: Target) -> Comparison:
@@ -179,7 +244,8 @@ def comparison(study: Study, target: Target) -> Comparison:
     columns = {**means, "scratch": pd.Series(controls, dtype="float64"), "trivial": trivial}
     index = pd.Index(order, dtype="object")
     shared = pd.Series(["\n".join(sorted(own[label])) for label in order], index=index, dtype="object")
-    return Comparison(target, pd.DataFrame(columns, index=index, dtype="float64"), noun(study), shared)
+    images = rows.groupby("label")["validation_images"].min().astype("float64").reindex(index)
+    return Comparison(target, pd.DataFrame(columns, index=index, dtype="float64"), noun(study), shared, images)
 
 
 def _whose(noun: str, start: str) -> str:
@@ -205,10 +271,16 @@ def _floor(points: Series) -> str:
 
 
 def _tenfold(fit: PowerLawFit, axis: Axis) -> str:
+    factor = tenfold(fit)
+    span = text.span(factor.interval.low, factor.interval.high)
+    return f"Ten times the {axis.name} multiply the error by {text.number(factor.mean)} ({span}). "
+
+
+def tenfold(fit: PowerLawFit) -> MeanRatio:
+    """What ten times the x multiply the error by."""
     with np.errstate(over="ignore"):  # three scattered points may leave the exponent open by hundreds
         low, factor, high = np.power(10.0, [-fit.b_interval.high, -fit.b, -fit.b_interval.low])
-    span = text.interval(Interval(float(low), float(high)))
-    return f"Ten times the {axis.name} multiply the error by {text.number(float(factor))} ({span}). "
+    return MeanRatio(float(factor), Interval(float(low), float(high)), fit.n)
 
 
 def _each(differences: pd.Series[float]) -> str:

@@ -17,6 +17,7 @@ from analysis.columns import AMOUNTS, COUNTS, TEXT, left_out, typed, with_errors
 from analysis.labels import told_apart
 from analysis.study_files import (
     RESULT_FIELDS,
+    RESULT_OPTIONAL,
     PlannedRun,
     StudyPlan,
     Unreadable,
@@ -55,6 +56,8 @@ class Study:
     """Content of every result.json, by (run_id, task)."""
     notes: tuple[str, ...]
     """What was odd about the files, one sentence each."""
+    about: str | None = None
+    """What the study says of itself (``study.about``)."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ def read_study(path: Path) -> Study:
         tuned,
         results,
         (*notes, *left_out(raw, sound), *_notes(table, results)),
+        plan.about,
     )
 
 
@@ -170,7 +174,7 @@ def _row(run: PlannedRun, outcome: _Outcome, axes: Sequence[str]) -> dict[str, A
     config = result["config"] if result else {}
     row: dict[str, Any] = dict.fromkeys((*TEXT, *COUNTS, *AMOUNTS))
     row |= {name: status.get(name) for name in ("state", "step", "steps_total", "attempt", "error", "updated_at")}
-    row |= {name: result[name] for name in RESULT_FIELDS if name in row} if result else {}
+    row |= {name: result[name] for name in (*RESULT_FIELDS, *RESULT_OPTIONAL) if name in row} if result else {}
     for name in ("params_total", "params_backbone"):
         row[name] = planned.get(name) if ranges.count(row[name], name) is None else row[name]
     row |= {f"planned_{name}": planned.get(name) for name in ("flops", "seconds")}

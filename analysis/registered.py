@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from analysis import text
@@ -11,10 +12,40 @@ from analysis.findings import Finding
 from analysis.fit.small_sample import Interval
 from analysis.prediction_file import read_predictions
 from analysis.records import Study
-from analysis.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMENTATION, SHORTFALL, Target, finished
+from analysis.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMENTATION, SHORTFALL, Axis, Target, finished
 
 TARGETS = {target.task: target for target in (SHORTFALL, CLASSIFICATION, SEGMENTATION)}
 AXES = {axis.column: axis for axis in (PARAMETERS, COMPUTE)}
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What was expected of one place on an axis, and what came; seeds of it are one point, as in the fit."""
+
+    target: Target
+    axis: Axis
+    label: str
+    x: float
+    error: float
+    """NaN where nothing finite was expected."""
+    interval: Interval
+    places: int
+    """Points on the axis that the law was fitted to."""
+    when: str
+    errors: tuple[float, ...]
+    """Of the runs that are finished."""
+
+    @property
+    def came(self) -> float | None:
+        """The geometric mean of ``errors``; None before any run has finished."""
+        if not self.errors:
+            return None
+        return math.exp(sum(map(math.log, self.errors)) / len(self.errors)) if min(self.errors) > 0 else 0.0
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether what came lies in the interval; None before any run has finished."""
+        return None if self.came is None else self.came in self.interval
 
 
 def kept_promises(study: Study) -> list[Finding]:
@@ -22,43 +53,61 @@ def kept_promises(study: Study) -> list[Finding]:
 
     Raises ``UserError`` when it is damaged.
     """
-    content = read_predictions(study.path)
-    return [] if content is None else list(_findings(study, content))
+    return [
+        *map(_finding, registered(study)),
+        *(
+            Finding(
+                f"Was the {TARGETS[entry['task']].name} along {AXES[entry['axis']].name} as registered?",
+                "Cannot say",
+                f"Nothing was expected: {entry['reason']}.",
+            )
+            for entry in _content(study)["entries"]
+            if entry["law"] is None
+        ),
+    ]
 
 
-def _findings(study: Study, content: Mapping[str, Any]) -> Iterator[Finding]:
+def registered(study: Study) -> list[Registered]:
+    """Every place of which something was expected. Raises ``UserError`` when ``predictions.json`` is damaged."""
+    content = _content(study)
+    found = []
     for entry in content["entries"]:
-        target, axis = TARGETS[entry["task"]], AXES[entry["axis"]]
-        if entry["law"] is None:
-            question = f"Was the {target.name} along {axis.name} as registered?"
-            yield Finding(question, "Cannot say", f"Nothing was expected: {entry['reason']}.")
-            continue
         places: dict[float, list[Mapping[str, Any]]] = {}
-        for expected in entry["expected"]:
+        for expected in entry["expected"] if entry["law"] is not None else ():
             places.setdefault(expected["x"], []).append(expected)
-        for members in places.values():
-            yield _finding(study, target, entry, members, content["written_at"])
+        found += [_registered(study, entry, members, content["written_at"]) for members in places.values()]
+    return found
 
 
-def _finding(
-    study: Study, target: Target, entry: Mapping[str, Any], members: Sequence[Mapping[str, Any]], when: str
-) -> Finding:
-    """The verdict on one place: seeds of it are one point, as in the fit."""
-    axis, first = AXES[entry["axis"]], members[0]
-    error = math.nan if first["error"] is None else first["error"]
-    question = f"Was the {target.name} of {first['label']} as its law along {axis.name} expected?"
-    low, high = first["low"] or 0.0, math.inf if first["high"] is None else first["high"]
-    before = (
-        f"Registered {when[:16].replace('T', ' ')} UTC from {text.counted(entry['law']['places'], axis.point)}:"
-        f" {text.number(error)}, {text.LEVEL} interval {text.interval(Interval(low, high))}"
+def _content(study: Study) -> dict[str, Any]:
+    return read_predictions(study.path) or {"entries": []}
+
+
+def _registered(study: Study, entry: Mapping[str, Any], members: Sequence[Mapping[str, Any]], when: str) -> Registered:
+    target, first = TARGETS[entry["task"]], members[0]
+    return Registered(
+        target,
+        AXES[entry["axis"]],
+        first["label"],
+        float(first["x"]),
+        math.nan if first["error"] is None else first["error"],
+        Interval(first["low"] or 0.0, math.inf if first["high"] is None else first["high"]),
+        entry["law"]["places"],
+        when,
+        tuple(_errors(study, target, [member["run_id"] for member in members])),
     )
-    errors = _errors(study, target, [member["run_id"] for member in members])
-    if not errors:
+
+
+def _finding(one: Registered) -> Finding:
+    question = f"Was the {one.target.name} of {one.label} as its law along {one.axis.name} expected?"
+    before = (
+        f"Registered {one.when[:16].replace('T', ' ')} UTC from {text.counted(one.places, one.axis.point)}:"
+        f" {text.percent(one.error)}, {text.LEVEL} interval {text.error_span(one.interval.low, one.interval.high)}"
+    )
+    if one.came is None:
         return Finding(question, "Cannot say", f"{before}. It is not finished.")
-    came = math.exp(sum(map(math.log, errors)) / len(errors)) if min(errors) > 0 else 0.0
-    verdict = "Yes" if low <= came <= high else "No"
-    runs = f", mean of {text.counted(len(errors), 'run')}" if len(errors) > 1 else ""
-    return Finding(question, verdict, f"{before}. It came out at {text.number(came)}{runs}.")
+    runs = f", mean of {text.counted(len(one.errors), 'run')}" if len(one.errors) > 1 else ""
+    return Finding(question, "Yes" if one.kept else "No", f"{before}. It came out at {text.percent(one.came)}{runs}.")
 
 
 def _errors(study: Study, target: Target, run_ids: Sequence[str]) -> list[float]:

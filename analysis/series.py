@@ -29,6 +29,8 @@ class Target:
     baseline: str | None = None
     """Metric of the trivial answer on the same data."""
     baseline_name: str = ""
+    by_image: bool = False
+    """Whether the metric is the part of the validation images that are answered rightly."""
 
     @property
     def formula(self) -> str:
@@ -54,6 +56,7 @@ CLASSIFICATION = Target(
     "top-1",
     "top1_majority",
     "the most frequent class for every image",
+    by_image=True,
 )
 SEGMENTATION = Target(
     "segment",
@@ -118,6 +121,12 @@ def starts(rows: pd.DataFrame) -> list[str]:
 def leading(rows: pd.DataFrame) -> pd.DataFrame:
     """The ``rows`` that a study is about: the pretrained ones, or where there are none those from other weights."""
     return of_start(rows, starts(rows)[0])
+
+
+def best_score(rows: pd.DataFrame, target: Target) -> float | None:
+    """The highest score of what a study is about: a control from scratch is no success of it."""
+    usable = finished(leading(rows[rows["task"] == target.task]), target)
+    return None if usable.empty else float(usable[f"metrics.{target.metric}"].max())
 
 
 def finished(rows: pd.DataFrame, target: Target) -> pd.DataFrame:

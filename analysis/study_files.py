@@ -26,10 +26,10 @@ RESULT_FIELDS: Mapping[str, Types] = {
     **dict.fromkeys(("device_count", "peak_memory_bytes"), NUMBER),
     **dict.fromkeys(("config", "metrics", "versions"), (dict,)),
 }
-RESULT_OPTIONAL: Mapping[str, Types] = {"details": (dict,)}
+RESULT_OPTIONAL: Mapping[str, Types] = {"details": (dict,), "validation_images": NUMBER}
 RESULT_NEEDED = ("metrics",)
 PLAN_FIELDS: Mapping[str, Types] = {"study": (str,), "axes": (list,), "runs": (list,)}
-PLAN_OPTIONAL: Mapping[str, Types] = {"grid": TEXT}
+PLAN_OPTIONAL: Mapping[str, Types] = {"grid": TEXT, "about": TEXT}
 PLAN_RUN_FIELDS: Mapping[str, Types] = {
     **dict.fromkeys(("run_id", "label", "init"), (str,)),
     **dict.fromkeys(("values", "tasks"), (dict,)),
@@ -71,6 +71,7 @@ class StudyPlan:
     axes: tuple[str, ...] = ()
     runs: tuple[PlannedRun, ...] = ()
     notes: tuple[str, ...] = ()
+    about: str | None = None
 
 
 def read_plan(path: Path) -> StudyPlan:
@@ -89,7 +90,7 @@ def read_plan(path: Path) -> StudyPlan:
         except Unreadable as why:
             notes.append(f"{path.name}: runs[{i}] is left out: {why}.")
     axes = tuple(axis for axis in plan["axes"] or () if isinstance(axis, str))
-    return StudyPlan(plan["study"] or "", plan["grid"], axes, tuple(runs), tuple(notes))
+    return StudyPlan(plan["study"] or "", plan["grid"], axes, tuple(runs), tuple(notes), plan["about"])
 
 
 def read_status(path: Path) -> dict[str, Any] | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 
 from analysis.fit.small_sample import Interval
 
 MINUS, TIMES, SPACE = "\u2212", "\u00d7", "\u00a0"  # the space does not break between a number and its unit
 LEVEL = f"95{SPACE}%"
 MISSING = "\u2013"
+MOST_SPREAD = 100.0
+"""Of the ends of an interval; one of a wider says that nothing is known."""
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -21,6 +24,12 @@ def count(value: float) -> str:
         if abs(value) >= size * 0.9995:
             return f"{value / size:.3g}{SPACE}{prefix}"
     return f"{value:.3g}"
+
+
+def whole(values: Iterable[float]) -> str:
+    """Whole numbers in full, from the least to the most: ``1,024``, ``500 to 1,024``."""
+    known = list(values)
+    return " to ".join(dict.fromkeys(f"{value:,.0f}" for value in (min(known), max(known))))
 
 
 def power(value: float) -> str:
@@ -64,6 +73,19 @@ def number(value: float) -> str:
 def interval(values: Interval) -> str:
     """``0.081 to 0.16``."""
     return f"{number(values.low)} to {number(values.high)}"
+
+
+def span(low: float, high: float, write: Callable[[float], str] = number) -> str:
+    """``low to high`` of what is above zero; or how far the ends are apart, from ``MOST_SPREAD`` times on."""
+    if low > 0 and high < MOST_SPREAD * low:
+        return f"{write(low)} to {write(high)}"
+    apart = f"{math.log10(high / low):.1f} decades" if low > 0 and math.isfinite(high) else "without bounds"
+    return f"too wide to be of use: {apart}"
+
+
+def error_span(low: float, high: float) -> str:
+    """An interval of an error in per cent: ``9.0 % to 15.0 %``. Nothing above 100 % can be meant."""
+    return span(low, high, lambda error: percent(min(error, 1.0)))
 
 
 def counted(n: int, noun: str) -> str:

@@ -105,10 +105,7 @@ def _largest(points: pd.DataFrame, axis: Axis) -> list[str]:
         if isinstance(fit, NoFit):
             return []
         band = fit.predict(float(last[column]))
-        said.append(
-            f"from {name} {text.percent(float(band.y))} "
-            f"({text.percent(float(band.low))} to {text.percent(float(band.high))})"
-        )
+        said.append(f"from {name} {text.percent(float(band.y))} ({text.error_span(float(band.low), float(band.high))})")
     return [
         f"Left out, the largest {axis.point} is predicted {said[0]}, {said[1]}; "
         f"it has {text.percent(float(last['error']))}."

@@ -240,6 +240,7 @@ class Trainer:
             self.world,
             metrics=metrics,
             details=details,
+            validation_images=len(self.task.eval_data),
             starts_finetuned=self.task.starts_finetuned,
             params=self.params,
             placement=self.placement,

@@ -115,6 +115,8 @@ class Plan:
     basis: dict[str, str] = field(default_factory=dict)
     """{quantity: what its estimates rest on}."""
     dropped: tuple[Dropped, ...] = ()
+    about: str | None = None
+    """What the study says of itself on its report."""
 
     @property
     def names(self) -> dict[str, str]:
@@ -153,6 +155,7 @@ def merge(earlier: Plan | None, plan: Plan) -> Plan:
         axes=tuple(dict.fromkeys((*earlier.axes, *plan.axes))),
         runs=runs,
         dropped=tuple(each for cell, each in cells.items() if cell not in there),
+        about=plan.about or earlier.about,
     )
 
 
@@ -179,6 +182,7 @@ def load(study_dir: Path) -> Plan | None:
             runs=tuple(map(_read_run, content["runs"])),
             basis=content.get("basis", {}),
             dropped=tuple(Dropped(**each) for each in content.get("dropped", ())),
+            about=content.get("about"),
         )
     except FileNotFoundError:
         return None

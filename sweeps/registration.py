@@ -6,6 +6,7 @@ expectations go into the study's ``predictions.json``, which is written once and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,12 @@ def register(plan: Plan, runs: Collection[PlannedRun], study_dir: Path, source: 
 
 
 def _line(entry: dict[str, Any]) -> str:
+    from analysis import text
+
     what = f"expected: 1 - {entry['task']} {entry['metric']} along {entry['axis']}"
     if entry["law"] is None:
         return f"{what}: nothing, {entry['reason']}"
     first = entry["expected"][0]
-    bounds = " to ".join("?" if bound is None else f"{bound:.3g}" for bound in (first["low"], first["high"]))
-    return f"{what}: {first['error']:.3g} ({bounds}) at {first['label']} ({display.count(first['x'])})"
+    bounds = text.error_span(first["low"] or 0.0, math.inf if first["high"] is None else first["high"])
+    error = math.nan if first["error"] is None else first["error"]
+    return f"{what}: {text.percent(error)} ({bounds}) at {first['label']} ({display.count(first['x'])})"

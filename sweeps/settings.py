@@ -125,6 +125,8 @@ class StudySettings:
     )
     scratch_control: bool = option("add to every point the same fine-tuning from random weights", True)
     run: dict[str, Any] = field(default_factory=dict, metadata=about("run settings of every point"))
+    # last: below it, its name hides the function of that name
+    about: str | None = option("what the study is and is not, in your words: shown on its report")
 
 
 @dataclass(kw_only=True)

@@ -137,11 +137,10 @@ def _letters() -> frozenset[int]:
     return frozenset(get_font(findfont(FONT)).get_charmap())
 
 
-def name_below(axes: Axes, name: str, x: float, y: float) -> None:
-    """Write the name of a size under its point."""
-    axes.annotate(
-        short(name), (x, y), xytext=(0, -14), textcoords="offset points", ha="center", va="baseline", fontsize="small"
-    )
+def name_below(axes: Axes, name: str, x: float, y: float, *, left: bool = False) -> None:
+    """Write the name of a size under its point, or to the ``left`` of there."""
+    place: dict[str, Any] = {"xytext": (6 if left else 0, -14), "ha": "right" if left else "center"}
+    axes.annotate(short(name), (x, y), textcoords="offset points", va="baseline", fontsize="small", **place)
 
 
 def legend_above(axes: Axes) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import text
-from analysis.few_labels import LABELS, Arms, arms, worth
+from analysis.few_labels import LABELS, STARTS, Arms, arms, worth
 from analysis.figures import captions, drawing
 from analysis.figures.drawing import QUIET
 from analysis.figures.palette import readable
@@ -98,8 +98,8 @@ def _line(start: str) -> str:
 
 
 def _legend(axes: Axes, sizes: Mapping[str, Any]) -> None:
-    for start, name in captions.NAMES.items():
-        axes.plot([], [], color=QUIET, label=name, **(_look(start) | {"linestyle": _line(start)}))
+    for start in STARTS:
+        axes.plot([], [], color=QUIET, label=captions.NAMES[start], **(_look(start) | {"linestyle": _line(start)}))
     for size, colour in sizes.items():
         axes.plot([], [], color=colour, linewidth=3, label=drawing.short(size))
     drawing.legend_above(axes)
@@ -112,7 +112,7 @@ def _worth(one: Arms, *, named: bool) -> str:
         return f"{whose}What pretraining is worth cannot be stated: {found.reason}."
     return (
         f"{whose}Pretraining is worth {text.TIMES}{text.SPACE}{text.number(found.factor)} the labels ({text.LEVEL} "
-        f"interval {text.interval(found.interval)}) at an error of {text.percent(found.level)}."
+        f"interval {text.span(found.interval.low, found.interval.high)}) at an error of {text.percent(found.level)}."
     )
 
 

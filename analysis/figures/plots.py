@@ -45,7 +45,7 @@ class Plot:
 
 def error_plot(study: Study, target: Target, axis: Axis) -> Plot:
     """Draw the error against ``axis``, log scales: points by size, law with its band, trivial answer."""
-    every = [_on_log_scales(series(study, target, axis, init)) for init in LOOKS if known_on(axis, init)]
+    every = [on_log_scales(series(study, target, axis, init)) for init in LOOKS if known_on(axis, init)]
     drawn = [one for one in every if not one.points.empty]
     looks = palette(study)
     trivial = 1 - float(comparison(study, target).rows["trivial"].mean())
@@ -85,7 +85,8 @@ def rank_plot(study: Study) -> Plot:
     return Plot("effective-rank", figure, caption, captions.rank_alt(known))
 
 
-def _on_log_scales(one: Series) -> Series:
+def on_log_scales(one: Series) -> Series:
+    """``one`` without the points that have no place on log scales."""
     return replace(one, points=one.points[(one.points["x"] > 0) & (one.points["error"] > 0)])
 
 

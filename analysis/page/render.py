@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from analysis import text
-from analysis.choosing import CHOSEN
+from analysis.about import about, resolution
+from analysis.comparability import near_trivial
 from analysis.curves import Curves, curves
 from analysis.figures.cost import cost_plot
 from analysis.figures.curve_plots import curve_plot
 from analysis.figures.few_labels_plot import few_labels_plot
 from analysis.figures.frontier import frontier_plot
+from analysis.figures.headline_plot import leading_plot
 from analysis.figures.isoflop_plots import isoflop_plot
 from analysis.figures.label_plots import rank_by_label_plot
 from analysis.figures.pictures import sheets
@@ -25,15 +27,18 @@ from analysis.figures.seed_spread import seed_plot
 from analysis.figures.sensitivity import sensitivity_plot, settings
 from analysis.figures.tuned_plot import tuned_plot
 from analysis.findings import Finding, comparison
+from analysis.headline import Headline, headline
 from analysis.page.html import data_uri, fill
 from analysis.page.tables import MAX_OPEN, TITLES, class_iou_table, comparison_table, result_table, states_table
-from analysis.paper.section import beside_the_paper
+from analysis.paper.effects import is_ablation
+from analysis.paper.section import EPOCHS_GRID, beside_the_paper
 from analysis.records import FINISHED, Study
 from analysis.series import (
     CLASSIFICATION,
     PARAMETERS,
     SEGMENTATION,
     SHORTFALL,
+    best_score,
     label_order,
     noun,
     scaled_axes,
@@ -63,27 +68,45 @@ class Cell:
 State = tuple[str, str, str, dict[str, Cell]]
 
 
+@dataclass(frozen=True)
+class Lead:
+    """The figure that the page opens with, as addresses that carry it."""
+
+    plot: Plot
+    wide: str
+    narrow: str
+    """For the width of a phone."""
+
+
 def render(study: Study, findings: Sequence[Finding]) -> str:
     """Build the whole page. The same study gives the same bytes; nothing in it points outside the page."""
     logged = curves(study, _wanted(study))
-    figures = [(plot, data_uri(plot)) for plot in _plots(study, logged)]
+    said = headline(study)
     beside, pictures = beside_the_paper(study), sheets(study)
     return fill(
         "report.html.j2",
         title=f"{study.name}: scaling report",
         study=study,
+        headline=said,
+        lead=None if said is None else _lead(study, said),
+        about=about(study),
+        resolution=resolution(study),
+        near_trivial=near_trivial(study),
         summary=list(_summary(study)),
         findings=findings,
         comparisons=[comparison_table(comparison(study, target)) for target in _downstream(study)],
-        figures=figures,
+        figures=_carried(_answering(study)),
+        more_figures=_carried(_plots(study, logged)),
         noun=noun(study),
         beside_tables=beside.tables,
-        beside_figures=[(plot, data_uri(plot)) for plot in beside.plots],
+        beside_figures=_carried(beside.plots),
+        beside_answers=is_ablation(study) or study.grid == EPOCHS_GRID,
         sheets=pictures.shown,
         results=[table for task in TASKS if (table := result_table(study, task)).rows]
         + [table for table in [class_iou_table(study)] if table],
         states=_states(study),
         unfinished=states_table(study),
+        all_finished=bool((study.table["state"] == FINISHED).all()),
         max_open=MAX_OPEN,
         tasks=[(task, TITLES[task]) for task in TASKS if (study.table["task"] == task).any()],
         varied=_varied(study),
@@ -94,11 +117,27 @@ def render(study: Study, findings: Sequence[Finding]) -> str:
     )
 
 
-def _plots(study: Study, logged: Curves) -> Iterator[Plot]:
-    axes = scaled_axes(study)
+def _lead(study: Study, said: Headline) -> Lead | None:
+    wide, narrow = (leading_plot(study, said.target, stacked=stacked) for stacked in (False, True))
+    return None if wide is None or narrow is None else Lead(wide, data_uri(wide), data_uri(narrow))
+
+
+def _carried(plots: Iterable[Plot]) -> list[tuple[Plot, str]]:
+    return [(plot, data_uri(plot)) for plot in plots]
+
+
+def _answering(study: Study) -> Iterator[Plot]:
+    """Figures of what the answers are about."""
     for target in _downstream(study):
-        for axis in axes:
+        for axis in scaled_axes(study):
             yield error_plot(study, target, axis)
+    yield from filter(None, (few_labels_plot(study, target) for target in _downstream(study)))
+    yield from filter(None, (isoflop_plot(study, target) for target in (*_downstream(study), SHORTFALL)))
+
+
+def _plots(study: Study, logged: Curves) -> Iterator[Plot]:
+    """Figures of what lies behind them."""
+    axes = scaled_axes(study)
     if (study.table["task"] == "pretrain").any():
         yield from (error_plot(study, SHORTFALL, axis) for axis in axes[:1])
         for metric, name in _CURVES:
@@ -111,9 +150,7 @@ def _plots(study: Study, logged: Curves) -> Iterator[Plot]:
 
 def _where_known(study: Study) -> Iterator[Plot | None]:
     """Figures that a study has only if it measured what they show."""
-    yield from (few_labels_plot(study, target) for target in _downstream(study))
     for target in (*_downstream(study), SHORTFALL):
-        yield isoflop_plot(study, target)
         yield from (sensitivity_plot(study, target, key) for key in settings(study))
     for target in _downstream(study):
         yield frontier_plot(study, target)
@@ -157,9 +194,9 @@ def _summary(study: Study) -> Iterator[tuple[str, str]]:
         ends = dict.fromkeys(map(text.count, (params.min(), params.max())))
         yield "backbone parameters", " to ".join(ends)
     for target in _downstream(study):
-        scores = table.loc[done & table[CHOSEN]].get(f"metrics.{target.metric}", pd.Series(dtype="float64")).dropna()
-        if len(scores):
-            yield f"best {target.score}", text.percent(float(scores.max()))
+        best = best_score(study.table, target)
+        if best is not None:
+            yield f"best {target.score}", text.percent(best)
 
 
 def _states(study: Study) -> list[State]:

@@ -78,7 +78,9 @@ def _levels(studies: Sequence[Named], target: Target) -> Finding:
         better = sum(measured[b][label] > measured[a][label] for label in both)
         ratio = mean_ratio([1 - measured[b][label] for label in both], [1 - measured[a][label] for label in both])
         said = (
-            ratio.reason if isinstance(ratio, NoFit) else f"{text.number(ratio.mean)} ({text.interval(ratio.interval)})"
+            ratio.reason
+            if isinstance(ratio, NoFit)
+            else f"{text.number(ratio.mean)} ({text.span(ratio.interval.low, ratio.interval.high)})"
         )
         shown |= not isinstance(ratio, NoFit) and 1 not in ratio.interval
         told.append(f"error of {b} over that of {a}: {said}; {b} is better at {better} of {len(both)}")

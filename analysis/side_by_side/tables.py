@@ -11,7 +11,7 @@ from analysis.choosing import CHOSEN
 from analysis.fit.small_sample import PowerLawFit
 from analysis.page.tables import Table
 from analysis.records import FINISHED
-from analysis.series import Target, noun
+from analysis.series import Target, best_score, noun
 from analysis.side_by_side.studies import Named, laws, scores, shared_settings, targets
 
 
@@ -89,6 +89,6 @@ def _differences(title: str, values: Mapping[str, Mapping[str, str]], what: str)
     return Table(title, [what, *values], cells, text_columns=1 + len(values), note=note, words_last=True)
 
 
-def _best(done: pd.DataFrame, target: Target) -> str:
-    column = done.get(f"metrics.{target.metric}", pd.Series(dtype="float64")).dropna()
-    return text.percent(float(column.max())) if len(column) else text.MISSING
+def _best(rows: pd.DataFrame, target: Target) -> str:
+    best = best_score(rows, target)
+    return text.MISSING if best is None else text.percent(best)

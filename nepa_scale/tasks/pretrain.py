@@ -26,7 +26,7 @@ from nepa_scale.probing.online import OnlineVote
 from nepa_scale.processes.distributed import sum_over_ranks
 from nepa_scale.processes.world import World
 from nepa_scale.progress import logger
-from nepa_scale.safety import target_share
+from nepa_scale.safety import target_share, target_warnings
 from nepa_scale.safety.collapse import Spread
 from nepa_scale.tasks.task import Task, Value, parameter_dtype
 
@@ -130,7 +130,7 @@ class Pretrain(Task):
         self.details = {"patch_energy": energy}
         shares = "{mean_colour:.0%} is each patch's mean colour, {mean_patch:.0%} the mean of all patches"
         logger.info("%s: of the energy of patches %s", self.name, shares.format(**energy))
-        warning = target_share.before(energy, by_image=self.standard.by_image)
+        warning = target_warnings.before(energy, by_image=self.standard.by_image)
         if warning is not None:
             logger.warning("%s: %s", self.name, warning)
 
@@ -148,7 +148,7 @@ class Pretrain(Task):
         """That the predictions are no better than trivial ones, if they are not; an ablation may be meant to."""
         if not self.config.pretrain.shift:
             return None
-        return target_share.after(metrics, by_image=self.standard.by_image)
+        return target_warnings.after(metrics, by_image=self.standard.by_image)
 
     def observe(self, *, due: bool) -> None:
         """Collect how far embeddings and predictions differ from one another."""

@@ -45,7 +45,7 @@ def price(
         for run_id, point in points.items()
     )
     basis = {**BASIS, "memory": placed.basis(next(iter(points.values())).config), "time": pricing.times.basis}
-    return Plan(launch.study.name, launch.grid_name, varied(launch.grid), planned, basis)
+    return Plan(launch.study.name, launch.grid_name, varied(launch.grid), planned, basis, about=launch.study.about)
 
 
 class _Pricing:

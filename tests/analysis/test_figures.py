@@ -167,6 +167,20 @@ def test_cost_is_measured_over_planned(make_study: MakeStudy) -> None:
     assert cost_plot(read_study(make_study(plan=False, name="no_plan"))) is None
 
 
+def test_flops_of_plan_and_result_are_told_only_where_they_differ(make_study: MakeStudy) -> None:
+    """Both come from one formula: equal ones compare the code with itself."""
+    path = make_study()
+    assert "FLOPs" in set(costs(read_study(path))["quantity"])
+    plan = json.loads((path / "plan.json").read_text())
+    for run in plan["runs"]:
+        for task in run["tasks"]:
+            content = json.loads((path / "runs" / run["run_id"] / task / "result.json").read_text())
+            run["tasks"][task] = run["tasks"][task] | {"flops": content["flops_train"]}
+    write_json(path / "plan.json", plan)
+    study = read_study(path)
+    assert set(costs(study)["quantity"]) == {"seconds"} and len(drawn(cost_plot(study)).figure.axes) == 1
+
+
 def write_isoflop(path: Path, scatter: float = 0, centre: float = 1) -> Path:
     """Errors that are parabolas in log N at four budgets, with known minima, up and down by ``scatter`` in turn."""
     planned: list[dict[str, Any]] = []

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from study_files import write_status
 
-from analysis.findings import Finding, comparison, find
+from analysis.findings import Finding, beats_trivial, comparison, find
 from analysis.fit.small_sample import NoFit, PowerLawFit
 from analysis.records import read_study
-from analysis.series import CLASSIFICATION, COMPUTE, PARAMETERS, SCRATCH, series
+from analysis.series import CLASSIFICATION, COMPUTE, PARAMETERS, SCRATCH, best_score, series
 
 MakeStudy = Callable[..., Path]
 
@@ -159,3 +161,67 @@ def test_a_fall_too_steep_for_numbers_is_no_law(make_study: MakeStudy) -> None:
         file.write_text(json.dumps(content))
     law = answers(path)["Does the classification error fall with backbone parameters?"]
     assert law.verdict == "Cannot say" and "range of numbers" in law.answer
+
+
+TRIVIAL = "Do the models beat the trivial answer, the most frequent class for every image?"
+
+
+def at_chance(path: Path, scores: Sequence[float], images: int | None) -> Finding:
+    """The answer to ``TRIVIAL`` of a study whose pretrained sizes have the ``scores``, over so many images."""
+    for file, score in zip(sorted(path.glob("runs/*-pretrain-s0/classify/result.json")), scores, strict=True):
+        content = json.loads(file.read_text())
+        content["metrics"] |= {"top1": score, "top1_majority": 0.104}
+        file.write_text(json.dumps(content | ({} if images is None else {"validation_images": images})))
+    return answers(path)[TRIVIAL]
+
+
+@pytest.mark.parametrize(
+    ("scores", "images", "verdict"),
+    [
+        ((0.11, 0.10, 0.12, 0.095, 0.11), 1024, "Not shown"),
+        ((0.11, 0.10, 0.12, 0.095, 0.11), None, "Not shown"),
+        ((0.11, 0.30, 0.40, 0.50, 0.60), 1024, "Partly"),
+        ((0.25, 0.30, 0.40, 0.50, 0.60), 1024, "Yes"),
+        ((0.12, 0.13, 0.12, 0.13, 0.12), 100_000, "Yes"),
+        ((0.02, 0.03, 0.02, 0.03, 0.02), 1024, "No"),
+    ],
+)
+def test_a_margin_over_the_trivial_answer_counts_beyond_chance_alone(
+    make_study: MakeStudy, scores: Sequence[float], images: int | None, verdict: str
+) -> None:
+    """A point above the trivial answer over 1,024 images is chance, over 100,000 it is not."""
+    finding = at_chance(make_study(), scores, images)
+    assert finding.verdict == verdict
+    assert images is None or f"{images:,}" in finding.detail
+
+
+def test_models_at_chance_seldom_beat_the_trivial_answer(make_study: MakeStudy) -> None:
+    """Of 400 made-up comparisons of four sizes at chance over 1,024 images at most 5 % say anything but Not shown."""
+    random, compared = np.random.default_rng(0), comparison(read_study(make_study()), CLASSIFICATION)
+    said = 0
+    for _ in range(400):
+        labels = np.bincount(random.integers(0, 10, 1024), minlength=10) / 1024
+        rows = compared.rows.assign(pretrained=random.binomial(1024, 0.1, 5) / 1024, trivial=labels.max())
+        images = compared.images.fillna(1024.0)
+        said += beats_trivial(replace(compared, rows=rows, images=images)).verdict not in ("Not shown", "No")
+    assert said / 400 <= 0.05
+
+
+def test_a_trend_of_runs_from_scratch_is_an_answer(make_study: MakeStudy) -> None:
+    """What is certain of the controls stands among the answers, and not in the caption of a figure alone."""
+    found = answers(make_study(noise=0.001))
+    assert found["Does the classification error of runs from scratch fall with backbone parameters?"].verdict == "Yes"
+    assert not any("from scratch" in question for question in answers(make_study(scratch=False, name="alone")))
+
+
+def test_the_best_score_is_not_that_of_a_control(make_study: MakeStudy) -> None:
+    """A control from scratch that is better than all others is no success of the study."""
+    path = make_study()
+    file = path / "runs" / "small-scratch-s0" / "classify" / "result.json"
+    content = json.loads(file.read_text())
+    content["metrics"]["top1"] = 0.999
+    file.write_text(json.dumps(content))
+    table = read_study(path).table
+    best = best_score(table, CLASSIFICATION)
+    assert best == table.loc[table["init"] == "pretrain", "metrics.top1"].max() < 0.999
+    assert best_score(table[table["init"] == "scratch"], CLASSIFICATION) is None

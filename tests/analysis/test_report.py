@@ -61,7 +61,7 @@ def test_page_needs_nothing_else(make_study: MakeStudy) -> None:
     assert not re.search(r"fetch|import|XMLHttp|http|eval|Function|innerHTML|storage", page.scripts[0])
     assert all(reference.startswith(("#", "data:image/svg+xml;base64,")) for reference in page.references)
     assert "url(" not in html and "@import" not in html
-    assert page.tags.count("img") == 14 == len([alt for alt in page.alternatives if len(alt) > 40])
+    assert page.tags.count("img") == 15 == len([alt for alt in page.alternatives if len(alt) > 40])
 
 
 def test_page_states_runs_answers_and_conventions(make_study: MakeStudy) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
@@ -34,3 +35,20 @@ def test_numbers_as_written(written: str, expected: str) -> None:
     plain = written.translate({0xA0: " ", 0x2212: "-", 0xD7: "x", 0x2013: "(missing)"})
     assert plain == expected
     assert " " not in written
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "useful"),
+    [(0.09, 0.15, True), (0.3, 1.7, True), (0.004, 111.85, False), (0.0, 0.5, False), (0.2, math.inf, False)],
+)
+def test_intervals_that_say_nothing_are_called_so(low: float, high: float, useful: bool) -> None:
+    """An error of 11185 % never stands on a page: an interval over decades is called useless, with its width."""
+    written = text.error_span(low, high)
+    assert ("too wide" not in written) == useful
+    assert max((float(number) for number in re.findall(r"([\d.]+)\s%", written)), default=0) <= 100
+    assert ("4.4 decades" in written) == (low == 0.004)
+
+
+def test_counts_are_written_in_full() -> None:
+    """One value once, several as a range."""
+    assert (text.whole([1024, 1024]), text.whole([1024, 500])) == ("1,024", "500 to 1,024")

@@ -63,6 +63,7 @@ def test_reference_run_is_complete(reference: Path) -> None:
     assert (reference.parent / "config.yaml").is_file()
     assert result["images_seen"] == STEPS * 16
     assert result["unique_images"] == 96
+    assert result["validation_images"] == 37
     assert result["tokens_seen"] == STEPS * 16 * 16
     assert len(losses(reference)) == STEPS
     assert losses(reference)[-1] < losses(reference)[0] - 0.05

@@ -192,7 +192,7 @@ def test_saved_plan_reads_back(tmp_path: Path) -> None:
     plan.save(planned, tmp_path)
     assert plan.load(tmp_path) == planned
     content = json.loads((tmp_path / "plan.json").read_text())
-    assert set(content) == {"schema", "study", "grid", "axes", "runs", "basis", "dropped"}
+    assert set(content) == {"schema", "study", "grid", "axes", "runs", "basis", "dropped", "about"}
     fields = {"run_id", "label", "init", "values", "tasks", "pretraining", "pretrained_by", "branched_from", "tuned"}
     assert set(content["runs"][0]) == fields
     assert set(content["runs"][0]["tasks"]["pretrain"]) == {
@@ -250,6 +250,19 @@ def test_merging_grids_unites_axes() -> None:
     """Two grids in one directory leave both axes in the plan."""
     merged = plan.merge(make_plan("study.sizes=[femto]"), make_plan("grid=data_size"))
     assert merged.axes == ("model.size", "pretrain.num_images")
+
+
+def test_what_the_study_says_of_itself_is_recorded(tmp_path: Path) -> None:
+    """`study.about` is read back from plan.json and outlives a launch that says nothing; plans of before had none."""
+    said = make_plan("study.sizes=[femto]", "study.about=scenes, no photographs: 3 seeds")
+    plan.save(plan.merge(said, make_plan("study.sizes=[pico]")), tmp_path)
+    loaded = plan.load(tmp_path)
+    assert loaded is not None and loaded.about == "scenes, no photographs: 3 seeds"
+    assert plan.merge(said, make_plan("study.about=other")).about == "other"
+    content = json.loads((tmp_path / plan.PLAN_NAME).read_text())
+    del content["about"]
+    (tmp_path / plan.PLAN_NAME).write_text(json.dumps(content))
+    assert plan.load_study(tmp_path).about is None
 
 
 ABLATION = ("study.tasks=[pretrain,classify]", "study.scratch_control=false")

@@ -11,7 +11,8 @@ from small_tasks import CPU, config_of
 
 from nepa_scale.processes.world import World
 from nepa_scale.progress import logger
-from nepa_scale.safety.target_share import after, before, patch_energy
+from nepa_scale.safety.target_share import patch_energy
+from nepa_scale.safety.target_warnings import after, before
 from nepa_scale.tasks.pretrain import Pretrain
 
 BY_IMAGE = ["data.mean=image", "data.std=image"]

@@ -1,0 +1,130 @@
+"""What a study is, and what it is not, in plain sentences made from what is recorded of its runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis import text
+from analysis.findings import comparison
+from analysis.records import FINISHED, Study
+from analysis.series import CLASSIFICATION, PRETRAINED, SCRATCH, SEGMENTATION, finished, leading, size_order
+from nepa_scale.config import TASKS
+from nepa_scale.data.embedded import EMBEDDED_NAME
+
+DOING = {"pretrain": "Pretraining", "probe": "Probing", "classify": "Classification", "segment": "Segmentation"}
+TUNED = ("lr", "decay", "steps", "warmup", "batch_size")
+"""Ends of the keys of settings that are searched for their best value, and not studied for their effect."""
+PAPER_PARAMS = 85e6
+"""Backbone parameters of the smaller of the paper's two models (ViT-B)."""
+ENOUGH_SEEDS = 2
+
+
+@dataclass(frozen=True)
+class About:
+    """Sentences for the page."""
+
+    own: str | None
+    """The study's own words."""
+    is_: Sequence[str]
+    is_not: Sequence[str]
+
+
+def about(study: Study) -> About:
+    """Describe ``study`` by its data, sizes, seeds, starts and searches, and say what they cannot show."""
+    return About(study.about, tuple(filter(None, _is(study))), tuple(filter(None, _is_not(study))))
+
+
+def resolution(study: Study) -> str:
+    """How fine a top-1 is: the number of validation images and its standard error; empty where none is recorded."""
+    rows = leading(finished(study.table[study.table["task"] == CLASSIFICATION.task], CLASSIFICATION))
+    rows = rows.dropna(subset=["validation_images"])
+    if rows.empty:
+        return ""
+    images, top1 = float(rows["validation_images"].min()), float(rows[f"metrics.{CLASSIFICATION.metric}"].median())
+    error = math.sqrt(top1 * (1 - top1) / images)
+    return (
+        f"A top-1 is taken over {text.whole(rows['validation_images'])} validation images: at {text.percent(top1)} its "
+        f"standard error is {100 * error:.2g} points."
+    )
+
+
+def _is(study: Study) -> Iterator[str]:
+    table = study.table
+    sizes = [size for size in size_order(study) if (table["size"] == size).any()]
+    params = table["params_backbone"].dropna().astype("float64")
+    if sizes and len(params):
+        ends = " to ".join(dict.fromkeys(map(text.count, (params.min(), params.max()))))
+        named = ", ".join(sizes) if len(sizes) <= len(TASKS) * 3 else f"{sizes[0]} to {sizes[-1]}"
+        yield f"{text.counted(len(sizes), 'model size')} ({named}; {ends} backbone parameters)."
+    for task in TASKS:
+        rows = table[table["task"] == task]
+        if len(rows):
+            yield _task(study, task, rows)
+    yield resolution(study)
+    seeds = int(table["seed"].dropna().nunique())
+    if seeds:
+        yield f"{text.counted(seeds, 'seed')}{_starts(table)}."
+    yield _searched(study)
+
+
+def _task(study: Study, task: str, rows: pd.DataFrame) -> str:
+    """What a task was trained on: data, pixels, images and how many of them are different."""
+    configs = [study.results[key]["config"] for run_id in rows["run_id"] if (key := (run_id, task)) in study.results]
+
+    def values(key: str) -> list[Any]:
+        return list(dict.fromkeys(config[key] for config in configs if config.get(key) is not None))
+
+    data = " and ".join(map(str, values(f"{task}.dataset")))
+    parts = [f"on {data}"] if data else []
+    parts += [f"at {' and '.join(map(str, pixels))} pixels"] if (pixels := values(f"{task}.image_size")) else []
+    parts += [f"in patches of {' and '.join(map(str, side))}"] if (side := values("model.patch_size")) else []
+    noun = "images" if task == "pretrain" else "labelled images"
+    unique, seen = (rows[name].dropna() for name in ("unique_images", "images_seen"))
+    parts += [f"{text.whole(unique)} different {noun}"] if len(unique) else []
+    parts += [f"{text.whole(seen)} seen in training"] if len(seen) else []
+    return f"{DOING[task]} {', '.join(parts)}." if parts else ""
+
+
+def _starts(table: pd.DataFrame) -> str:
+    named = {PRETRAINED: "pretrained", SCRATCH: "from scratch"}
+    there = [name for start, name in named.items() if (table["init"] == start).any()]
+    return f"; runs {' and '.join(there)}" if there else ""
+
+
+def _searched(study: Study) -> str:
+    keys = [key for key in study.axes if key.rpartition(".")[2].endswith(TUNED)]
+    if not keys:
+        return "No setting was searched within the study: every run has those that its configuration gives."
+    return f"Searched over the values below: {', '.join(keys)}."
+
+
+def _is_not(study: Study) -> Iterator[str]:
+    table = study.table
+    params = table["params_backbone"].dropna().astype("float64")
+    if len(params) and params.max() < PAPER_PARAMS:
+        yield (
+            f"It is not the paper's scale: its largest model has {text.count(params.max())} backbone parameters, the "
+            f"paper's smaller one {text.count(PAPER_PARAMS)}. What a law says beyond these sizes is extrapolation."
+        )
+    if EMBEDDED_NAME in _datasets(study):
+        yield "Its images are made scenes of handwritten digits and not photographs."
+    if any(key.rpartition(".")[2].endswith(TUNED) for key in study.axes):
+        yield "Where settings were searched, the best of several scores on one split is a little too good."
+    done = leading(table[(table["state"] == FINISHED) & table["task"].isin([CLASSIFICATION.task, SEGMENTATION.task])])
+    seeds = done.groupby(["label", "task"])["seed"].nunique()
+    if len(seeds) and seeds.max() < ENOUGH_SEEDS:
+        yield "With one seed of each run, how far another seed would move a score is unmeasured."
+    if not (table["init"] == SCRATCH).any():
+        yield "It has no control from scratch, so it cannot say what pretraining is worth."
+    elif comparison(study, CLASSIFICATION).rows.empty and comparison(study, SEGMENTATION).rows.empty:
+        yield "No control has finished, so it cannot say yet what pretraining is worth."
+    yield "Scores are of models and data, not of hardware: time and machine have no part in them."
+
+
+def _datasets(study: Study) -> set[Any]:
+    return {result["config"].get(f"{task}.dataset") for (_, task), result in study.results.items()}
