@@ -163,8 +163,8 @@ def test_an_edge_is_told_with_arm_and_sizes(tmp_path: Path, best: dict[str, floa
     assert finding.verdict == verdict
     assert f"pretrained: femto {best['pretrain']:g}, nano {best['pretrain']:g}" in finding.answer
     assert f"from scratch: femto {best['scratch']:g}, nano {best['scratch']:g}" in finding.answer
-    assert ("edge" in finding.detail) == (edge is not None)
-    assert edge is None or edge in finding.detail
+    assert ("edge" in finding.answer) == (edge is not None)
+    assert edge is None or edge in finding.answer
 
 
 def test_arms_of_other_grids_are_told(tmp_path: Path) -> None:
