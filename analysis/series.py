@@ -139,7 +139,7 @@ def finished(rows: pd.DataFrame, target: Target) -> pd.DataFrame:
 
 def scaled_axes(study: Study) -> tuple[Axis, ...]:
     """The axes along which the plan scales anything: a law needs one. Both for a study without a plan."""
-    keys = set(study.axes)
+    keys = {*study.axes, *study.tuned}
     if not keys or keys & SIZE_KEYS:
         return PARAMETERS, COMPUTE
     return (COMPUTE,) if keys & COST_KEYS else ()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis.choosing import CHOSEN, SCORES
-from analysis.findings import Finding
+from analysis.findings import MAX_NAMED, Finding
 from analysis.records import FINISHED, Study
 from analysis.series import OTHER, PRETRAINED, SCRATCH, label_order, of_start
 
@@ -47,20 +47,29 @@ def _finding(study: Study, key: str) -> Finding:
     points = tries(study, key)
     question = f"Does the best {key} of every arm lie within the values tried?"
     order = label_order(study)
-    detail = " ".join(_warnings(points, order))
+    detail = " ".join(_left_out(points))
     chosen = points[points["chosen"]]
     if chosen.empty:
         return Finding(question, "Cannot say", "No finished run has a score on tuning images.", detail)
     values = ", ".join(sorted({_written(value) for value in points["value"]}, key=_rank))
     arms = "; ".join(
-        f"{arm}: {', '.join(_of_label(own, label) for label in order if (own['label'] == label).any())}"
+        f"{arm}: {_named([_of_label(own, label) for label in order if (own['label'] == label).any()])}"
         for arm in ARMS.values()
         if len(own := chosen[chosen["arm"] == arm])
     )
-    answer = f"Of {values}, chosen by the score on images that were not trained on, not by the one reported: {arms}."
+    answer = (
+        f"Of {values}, chosen by the score on images that were not trained on, not by the one reported: {arms}."
+        f"{_at_edge(points, order)}"
+    )
     numeric = pd.api.types.is_numeric_dtype(points["value"]) and points["value"].nunique() > 1
     verdict = "Cannot say" if not numeric else "No" if len(at_edge(points)) else "Yes"
     return Finding(question, verdict, answer, detail)
+
+
+def _named(each: list[str]) -> str:
+    """All of them, or where that is too long to read the first few."""
+    left = len(each) - MAX_NAMED
+    return ", ".join(each) if left <= 0 else f"{', '.join(each[:MAX_NAMED])} and {left} more"
 
 
 def _of_label(chosen: pd.DataFrame, label: str) -> str:
@@ -69,19 +78,22 @@ def _of_label(chosen: pd.DataFrame, label: str) -> str:
     return f"{label} {' or '.join(sorted(set(map(_written, values)), key=_rank))}"
 
 
-def _warnings(points: pd.DataFrame, order: list[str]) -> Iterator[str]:
+def _at_edge(points: pd.DataFrame, order: list[str]) -> str:
+    """The arms and labels whose choice is no optimum, as the values tried end there; empty without any."""
     edge = at_edge(points)
     named = [
-        f"{arm} {', '.join(label for label in order if label in set(own['label']))}"
+        f"{arm} {_named([label for label in order if label in set(own['label'])])}"
         for arm in ARMS.values()
         if len(own := edge[edge["arm"] == arm])
     ]
-    if named:
-        yield f"At the edge of the values tried: {'; '.join(named)}. Try values beyond it."
+    return f" At the edge of the values tried: {'; '.join(named)}. Try values beyond it." if named else ""
+
+
+def _left_out(points: pd.DataFrame) -> Iterator[str]:
+    """What takes no part in the choice, and where that or the grid leaves the arms unequal."""
     for state, rows in points[points["state"] != FINISHED].groupby("state"):
         names = zip(rows["arm"].map(str), rows["label"].map(str), rows["value"].map(_written), strict=True)
-        cells = dict.fromkeys(map(" ".join, names))
-        yield f"Not compared, as {state}: {', '.join(cells)}."
+        yield f"Not compared, as {state}: {_named(list(dict.fromkeys(map(' '.join, names))))}."
     tried = {str(arm): set(map(_written, own["value"])) for arm, own in points.groupby("arm")}
     if len(set(map(frozenset, tried.values()))) > 1:
         each = "; ".join(f"{arm} {', '.join(sorted(values, key=_rank))}" for arm, values in tried.items())

@@ -148,7 +148,7 @@ def merge(earlier: Plan | None, plan: Plan) -> Plan:
     new = {run.run_id: run for run in plan.runs}
     kept = tuple(new.pop(run.run_id, run) for run in earlier.runs)
     runs = (*kept, *new.values())
-    there = {(run.label, run.init) for run in runs}
+    there = {(name, run.init) for run in runs for name in (run.label, run.name)}
     cells = {(each.label, each.init): each for each in (*earlier.dropped, *plan.dropped)}
     return dataclasses.replace(
         plan,

@@ -132,6 +132,6 @@ def _owners(run: PlannedRun) -> list[str]:
 
 
 def _without(plan: Plan, reasons: dict[str, str]) -> Plan:
-    dropped = [Dropped(run.label, run.init, reasons[run.run_id]) for run in plan.runs if run.run_id in reasons]
+    dropped = [Dropped(run.name, run.init, reasons[run.run_id]) for run in plan.runs if run.run_id in reasons]
     runs = tuple(run for run in plan.runs if run.run_id not in reasons)
     return dataclasses.replace(plan, runs=runs, dropped=(*plan.dropped, *dropped))

@@ -10,6 +10,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from label_studies import LabelSpec
+from label_studies import write as write_labels
 from law_studies import StudySpec, write_study
 from study_files import result, write_json, write_status, write_task
 
@@ -19,7 +21,8 @@ from analysis.figures import drawing
 from analysis.figures.tuned_plot import tuned_plot
 from analysis.findings import comparison
 from analysis.records import Study, read_study
-from analysis.series import CLASSIFICATION, PARAMETERS, SCRATCH, series
+from analysis.series import CLASSIFICATION, PARAMETERS, SCRATCH, SEGMENTATION, scaled_axes, series
+from analysis.side_by_side.studies import joined, named, scores
 from analysis.tuned_rates import tries, tuned_rates
 
 KEY = "classify.base_lr"
@@ -34,7 +37,7 @@ class Tried:
     tuned: bool = True
 
 
-def write(path: Path, spec: Tried) -> Path:
+def write_tried(path: Path, spec: Tried) -> Path:
     """Write plan.json and the runs below ``path``."""
     planned: list[dict[str, Any]] = []
     for (size, start, seed), rates in spec.arms.items():
@@ -74,7 +77,7 @@ BOTH = Tried(
 
 def test_the_tuning_score_alone_decides(tmp_path: Path) -> None:
     """Per size, start and seed the best on tuning images; the lowest rate of a tie; the reported score has no say."""
-    study = read_study(write(tmp_path, BOTH))
+    study = read_study(write_tried(tmp_path, BOTH))
     assert chosen(study) == {
         ("femto", "pretrain", 0): 0.01,
         ("femto", "pretrain", 1): 0.003,
@@ -92,7 +95,7 @@ def test_the_tuning_score_alone_decides(tmp_path: Path) -> None:
 
 def test_every_run_stays_in_the_files_with_a_column(tmp_path: Path) -> None:
     """results.csv and results.parquet have all rows, one of each arm marked; the page's table shows them, too."""
-    found = answer(write(tmp_path, BOTH))
+    found = answer(write_tried(tmp_path, BOTH))
     parquet, csv, page = write_report(found.study, found.findings)
     for table in (pd.read_parquet(parquet), pd.read_csv(csv)):
         assert len(table) == 12
@@ -111,7 +114,7 @@ def test_failed_rates_do_not_block_the_others_and_are_told(tmp_path: Path) -> No
         0.03: "running",
         0.1: (0.5, 0.9),
     }
-    study = read_study(write(tmp_path, Tried({("femto", "pretrain", 0): rates})))
+    study = read_study(write_tried(tmp_path, Tried({("femto", "pretrain", 0): rates})))
     assert chosen(study) == {("femto", "pretrain", 0): 0.01}
     assert not series(study, CLASSIFICATION, PARAMETERS).left_out
     (finding,) = tuned_rates(study)
@@ -128,7 +131,7 @@ def test_an_arm_without_any_score_is_left_out(tmp_path: Path) -> None:
             ("femto", "scratch", 0): {0.003: (0.3, 0.9), 0.01: (0.2, 0.9)},
         }
     )
-    study = read_study(write(tmp_path, spec))
+    study = read_study(write_tried(tmp_path, spec))
     assert series(study, CLASSIFICATION, PARAMETERS).left_out == 2
     for run in ("femto-scratch-0-0.003", "femto-scratch-0-0.01"):
         path = tmp_path / "runs" / run / "classify" / "result.json"
@@ -156,12 +159,12 @@ def test_an_edge_is_told_with_arm_and_sizes(tmp_path: Path, best: dict[str, floa
         for size in ("femto", "nano")
         for start, top in best.items()
     }
-    (finding,) = tuned_rates(read_study(write(tmp_path, Tried(arms))))
+    (finding,) = tuned_rates(read_study(write_tried(tmp_path, Tried(arms))))
     assert finding.verdict == verdict
     assert f"pretrained: femto {best['pretrain']:g}, nano {best['pretrain']:g}" in finding.answer
     assert f"from scratch: femto {best['scratch']:g}, nano {best['scratch']:g}" in finding.answer
-    assert ("edge" in finding.detail) == (edge is not None)
-    assert edge is None or edge in finding.detail
+    assert ("edge" in finding.answer) == (edge is not None)
+    assert edge is None or edge in finding.answer
 
 
 def test_arms_of_other_grids_are_told(tmp_path: Path) -> None:
@@ -170,13 +173,13 @@ def test_arms_of_other_grids_are_told(tmp_path: Path) -> None:
         ("femto", "pretrain", 0): {0.003: (0.1, 0.1), 0.01: (0.2, 0.1), 0.03: (0.1, 0.1)},
         ("femto", "scratch", 0): {0.003: (0.1, 0.1), 0.01: (0.2, 0.1)},
     }
-    (finding,) = tuned_rates(read_study(write(tmp_path, Tried(arms))))
+    (finding,) = tuned_rates(read_study(write_tried(tmp_path, Tried(arms))))
     assert "not tuned alike" in finding.detail
 
 
 def test_the_figure_rings_what_was_chosen(tmp_path: Path) -> None:
     """Both arms of each size over the rates, and in words where each is lowest."""
-    study = read_study(write(tmp_path, BOTH))
+    study = read_study(write_tried(tmp_path, BOTH))
     plot = tuned_plot(study, KEY)
     assert plot is not None
     assert plot.name == "tuned-classify-base_lr"
@@ -187,6 +190,16 @@ def test_the_figure_rings_what_was_chosen(tmp_path: Path) -> None:
     assert len(tries(study, KEY)) == 12
 
 
+def test_a_grid_over_rates_alone_scales_nothing(tmp_path: Path) -> None:
+    """With nothing varied but rates there is no law to fit, as in grid=finetune_lr."""
+    plan = write_tried(tmp_path, BOTH) / "plan.json"
+    write_json(plan, json.loads(plan.read_text()) | {"axes": []})
+    found = answer(tmp_path)
+    assert scaled_axes(found.study) == ()
+    assert [finding.question for finding in found.findings if KEY in finding.question]
+    assert all("fall with" not in finding.question for finding in found.findings)
+
+
 def test_studies_without_it_read_as_before(tmp_path: Path) -> None:
     """A plan of an earlier version has every run chosen, and no answer about rates."""
     study = read_study(write_study(tmp_path / "plain", StudySpec()))
@@ -194,6 +207,42 @@ def test_studies_without_it_read_as_before(tmp_path: Path) -> None:
     assert study.table["chosen"].all()
     assert len(study.table) == len(study.tried)
     assert tuned_rates(study) == []
-    untold = read_study(write(tmp_path / "untold", Tried(BOTH.arms, tuned=False)))
+    untold = read_study(write_tried(tmp_path / "untold", Tried(BOTH.arms, tuned=False)))
     assert len(untold.table) == 12
     assert untold.table["label"].nunique() > 1  # rates that no plan says were tuned tell runs apart
+
+
+def _with_tries(study: Path) -> Path:
+    """Give every classification a second try: better by the reported score, worse on tuning images."""
+    plan = json.loads((study / "plan.json").read_text())
+    for run in list(plan["runs"]):
+        path = study / "runs" / run["run_id"] / "classify" / "result.json"
+        for name, rate, tuning in ((run["run_id"], 0.01, 0.5), (f"{run['run_id']}-b", 0.1, 0.4)):
+            content = json.loads(path.read_text())
+            content["config"][KEY], content["metrics"]["tuning_top1"], content["run_id"] = rate, tuning, name
+            content["metrics"]["top1"] = content["metrics"]["top1"] if rate == 0.01 else 0.999
+            write_task(study, name, "classify", content)
+        run["tuned"] = {KEY: 0.01}
+        again = {**run, "run_id": f"{run['run_id']}-b", "tuned": {KEY: 0.1}, "pretrained_by": run["run_id"]}
+        plan["runs"].append({**again, "tasks": {"classify": run["tasks"]["classify"]}})
+    write_json(study / "plan.json", plan)
+    return study
+
+
+@pytest.mark.parametrize("kind", ["sizes", "labels"])
+def test_nothing_but_the_chosen_runs_is_counted(tmp_path: Path, kind: str) -> None:
+    """Laws, gains, worth in labels, comparisons of studies: all answers are those without the other tries."""
+
+    def made(name: str) -> Path:
+        sizes = StudySpec(seeds=(0, 1), name="one")
+        return write_study(tmp_path / name, sizes) if kind == "sizes" else write_labels(tmp_path / name, LabelSpec())
+
+    plain, tried = answer(made("plain")), answer(_with_tries(made("tried")))
+    others = [finding for finding in tried.findings if KEY not in finding.question]
+    assert others == list(plain.findings)
+    assert len(others) == len(tried.findings) - 1
+    (first,), (second,) = named([plain.study]), named([tried.study])
+    assert scores([first], CLASSIFICATION) == scores([second], CLASSIFICATION)
+    assert len(joined([second])) > len(joined([first]))
+    for target in (CLASSIFICATION, SEGMENTATION):
+        pd.testing.assert_frame_equal(comparison(plain.study, target).rows, comparison(tried.study, target).rows)

@@ -19,6 +19,7 @@ from sweeps.planning.feasibility import fitting
 from sweeps.planning.placements import Placements
 from sweeps.planning.points import expand, unmet
 from sweeps.planning.pricing import price
+from sweeps.planning.sharing import share_pretraining
 from sweeps.settings import BudgetSettings
 
 PAIR = Layout(devices=2, zero_stage=1, micro_batch_size=8, accumulation=1, activation_checkpointing=False)
@@ -82,6 +83,25 @@ def test_a_control_goes_with_its_run(tmp_path: Path) -> None:
         " 2e+09 FLOPs of budget.flops=4.5e+09",
         " the control of a run that is not run",
     ]
+
+
+def test_a_rate_goes_from_both_arms(tmp_path: Path) -> None:
+    """Arms that are tuned stay tried at the same rates, and each try left out is kept in the plan by its name."""
+    words = ("study.sizes=[femto,pico]", "study.tasks=[pretrain,classify]", "classify.tuning_images=99")
+    launch = read_launch((*words, "study.tuned.classify.base_lr=[0.001,0.002,0.003]", "seeds=2"))
+    made = price(
+        launch, share_pretraining(expand(launch), None, tmp_path), Speed(1e9, 1.0, ""), Placements(launch.cluster)
+    )
+    total = sum(task.flops for run in made.runs for task in run.tasks.values())
+    kept = trimmed(made, tmp_path, BudgetSettings(flops=0.7 * total))
+    arms: dict[tuple[str, int, str], set[float]] = {}
+    for run in kept.runs:
+        if run.tuned:
+            arms.setdefault((run.label, run.values["seed"], run.init), set()).add(run.tuned["classify.base_lr"])
+    assert all(arms[label, seed, "scratch"] == rates for (label, seed, _), rates in arms.items())
+    assert 0 < sum(map(len, arms.values())) < 24
+    assert len({(each.label, each.init) for each in kept.dropped}) == len(kept.dropped)
+    assert set(plan.merge(plan_of(*made.runs[:1]), kept).dropped) == set(kept.dropped)
 
 
 def test_a_budget_below_every_run_is_an_error(tmp_path: Path) -> None:
