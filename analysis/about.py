@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -17,7 +16,7 @@ from nepa_scale.config import TASKS
 from nepa_scale.data.embedded import EMBEDDED_NAME
 
 DOING = {"pretrain": "Pretraining", "probe": "Probing", "classify": "Classification", "segment": "Segmentation"}
-TUNED = ("lr", "decay", "steps", "warmup", "batch_size")
+TUNED = ("lr", "decay", "warmup", "batch_size")
 """Ends of the keys of settings that are searched for their best value, and not studied for their effect."""
 PAPER_PARAMS = 85e6
 """Backbone parameters of the smaller of the paper's two models (ViT-B)."""
@@ -60,7 +59,9 @@ def _is(study: Study) -> Iterator[str]:
     if sizes and len(params):
         ends = " to ".join(dict.fromkeys(map(text.count, (params.min(), params.max()))))
         named = ", ".join(sizes) if len(sizes) <= len(TASKS) * 3 else f"{sizes[0]} to {sizes[-1]}"
-        yield f"{text.counted(len(sizes), 'model size')} ({named}; {ends} backbone parameters)."
+        patches = _values(study, "model.patch_size")
+        sides = f", patches of {' and '.join(patches)} pixels" if patches else ""
+        yield f"{text.counted(len(sizes), 'model size')} ({named}; {ends} backbone parameters){sides}."
     for task in TASKS:
         rows = table[table["task"] == task]
         if len(rows):
@@ -74,20 +75,20 @@ def _is(study: Study) -> Iterator[str]:
 
 def _task(study: Study, task: str, rows: pd.DataFrame) -> str:
     """What a task was trained on: data, pixels, images and how many of them are different."""
-    configs = [study.results[key]["config"] for run_id in rows["run_id"] if (key := (run_id, task)) in study.results]
-
-    def values(key: str) -> list[Any]:
-        return list(dict.fromkeys(config[key] for config in configs if config.get(key) is not None))
-
-    data = " and ".join(map(str, values(f"{task}.dataset")))
-    parts = [f"on {data}"] if data else []
-    parts += [f"at {' and '.join(map(str, pixels))} pixels"] if (pixels := values(f"{task}.image_size")) else []
-    parts += [f"in patches of {' and '.join(map(str, side))}"] if (side := values("model.patch_size")) else []
+    data, pixels = (_values(study, f"{task}.{key}", task) for key in ("dataset", "image_size"))
+    parts = [f"on {' and '.join(data)}"] if data else []
+    parts += [f"at {' and '.join(pixels)} pixels"] if pixels else []
     noun = "images" if task == "pretrain" else "labelled images"
     unique, seen = (rows[name].dropna() for name in ("unique_images", "images_seen"))
     parts += [f"{text.whole(unique)} different {noun}"] if len(unique) else []
     parts += [f"{text.whole(seen)} seen in training"] if len(seen) else []
     return f"{DOING[task]} {', '.join(parts)}." if parts else ""
+
+
+def _values(study: Study, key: str, task: str | None = None) -> list[str]:
+    """The values of a setting in the results, of one ``task`` or of all."""
+    configs = [result["config"] for (_, of), result in study.results.items() if task in (None, of)]
+    return list(dict.fromkeys(str(config[key]) for config in configs if config.get(key) is not None))
 
 
 def _starts(table: pd.DataFrame) -> str:
@@ -97,10 +98,21 @@ def _starts(table: pd.DataFrame) -> str:
 
 
 def _searched(study: Study) -> str:
-    keys = [key for key in study.axes if key.rpartition(".")[2].endswith(TUNED)]
+    keys = _searched_keys(study)
     if not keys:
         return "No setting was searched within the study: every run has those that its configuration gives."
-    return f"Searched over the values below: {', '.join(keys)}."
+    split = "tuning images that no score here is taken over" if _has_tuning_scores(study) else "the scores shown here"
+    return f"Searched: {', '.join(keys)}, chosen by {split}."
+
+
+def _searched_keys(study: Study) -> list[str]:
+    """The settings that runs differ in and that have a best value."""
+    keys = [name.removeprefix("config.") for name in map(str, study.table) if name.startswith("config.")]
+    return [key for key in keys if key.rpartition(".")[2].endswith(TUNED)]
+
+
+def _has_tuning_scores(study: Study) -> bool:
+    return any(study.table[name].notna().any() for name in map(str, study.table) if name.startswith("metrics.tuning_"))
 
 
 def _is_not(study: Study) -> Iterator[str]:
@@ -111,9 +123,9 @@ def _is_not(study: Study) -> Iterator[str]:
             f"It is not the paper's scale: its largest model has {text.count(params.max())} backbone parameters, the "
             f"paper's smaller one {text.count(PAPER_PARAMS)}. What a law says beyond these sizes is extrapolation."
         )
-    if EMBEDDED_NAME in _datasets(study):
+    if any(EMBEDDED_NAME in _values(study, f"{task}.dataset", task) for task in TASKS):
         yield "Its images are made scenes of handwritten digits and not photographs."
-    if any(key.rpartition(".")[2].endswith(TUNED) for key in study.axes):
+    if _searched_keys(study) and not _has_tuning_scores(study):
         yield "Where settings were searched, the best of several scores on one split is a little too good."
     done = leading(table[(table["state"] == FINISHED) & table["task"].isin([CLASSIFICATION.task, SEGMENTATION.task])])
     seeds = done.groupby(["label", "task"])["seed"].nunique()
@@ -124,7 +136,3 @@ def _is_not(study: Study) -> Iterator[str]:
     elif comparison(study, CLASSIFICATION).rows.empty and comparison(study, SEGMENTATION).rows.empty:
         yield "No control has finished, so it cannot say yet what pretraining is worth."
     yield "Scores are of models and data, not of hardware: time and machine have no part in them."
-
-
-def _datasets(study: Study) -> set[Any]:
-    return {result["config"].get(f"{task}.dataset") for (_, task), result in study.results.items()}

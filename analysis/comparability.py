@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from analysis.records import FINISHED, Study
@@ -12,13 +12,18 @@ from nepa_scale.safety import target_warnings
 
 
 def near_trivial(study: Study) -> list[str]:
-    """A line for each label and warning of its pre-trainings, as training gave it, with the runs that it is of."""
+    """A line for each warning that training gave, with the labels and runs that it is of."""
     rows = study.table[(study.table["task"] == "pretrain") & (study.table["state"] == FINISHED)]
-    said: dict[tuple[str, str], list[str]] = {}
+    said: dict[str, dict[str, list[str]]] = {}
     for label, run_id in rows[["label", "run_id"]].itertuples(index=False, name=None):
         for warning in _warnings(study.results.get((run_id, "pretrain"), {})):
-            said.setdefault((str(label), warning), []).append(str(run_id))
-    return [f"{label} ({', '.join(runs)}): {warning}." for (label, warning), runs in said.items()]
+            said.setdefault(warning, {}).setdefault(str(label), []).append(str(run_id))
+    return [f"{_named(runs)}: {warning}." for warning, runs in said.items()]
+
+
+def _named(runs: Mapping[str, Sequence[str]]) -> str:
+    """The labels, each with its runs."""
+    return "; ".join(f"{label} ({', '.join(own)})" for label, own in runs.items())
 
 
 def _warnings(result: Mapping[str, Any]) -> Iterator[str]:

@@ -149,9 +149,10 @@ def _scores(study: Study, target: Target) -> str:
     rows = rows if len(rows) else finished(study.table[study.table["task"] == target.task], target)
     means = (1 - rows[f"metrics.{target.metric}"]).groupby(rows["label"], sort=False).mean().sort_values(kind="stable")
     counted = text.counted(len(rows), "run")
+    each = [f"{text.percent(error)} ({label})" for label, error in zip(means.index, means.to_numpy(float), strict=True)]
     if len(means) == 1:
-        return f"{target.name} is {text.percent(means.iat[0])} for {means.index[0]} (mean of {counted})"
+        return f"{target.name} is {each[0]}, {counted}"
     return (
-        f"{target.name} goes from {text.percent(means.iat[0])} ({means.index[0]}) to {text.percent(means.iat[-1])} "
-        f"({means.index[-1]}) over {len(means)} settings ({counted}); whether they differ beyond chance is not tested"
+        f"{target.name} goes from {each[0]} to {each[-1]} over {len(means)} settings ({counted}); whether they differ "
+        "beyond chance is not tested"
     )

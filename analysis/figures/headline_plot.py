@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -148,8 +149,8 @@ def _draw(axes: Axes, panel: _Panel, trivial: float, looks: Palette, most: int) 
     for one in panel.drawn:
         _draw_start(axes, one)
     _name(axes, panel, looks, np.log(right / left * margin**2))
-    for one in panel.expected:
-        _draw_expected(axes, one, float(np.exp(BESIDE * np.log(right / left * margin**2))))
+    for expected in panel.expected:
+        _draw_expected(axes, expected, float(np.exp(BESIDE * np.log(right / left * margin**2))))
     if axes.get_ylim()[0] < trivial < axes.get_ylim()[1]:
         axes.axhline(trivial, color=QUIET, linestyle=":", linewidth=1.5, zorder=0, label="trivial answer")
 
@@ -189,11 +190,11 @@ def _name(axes: Axes, panel: _Panel, looks: Palette, width: float) -> None:
         return
     lowest = points.groupby("group", sort=False)[["x", "error"]].min().sort_values("x")
     named = readable(list(map(str, lowest.index)))
-    before, beside = -np.inf, {one.x for one in panel.expected}
-    for group in named:
-        x, y = (float(lowest.at[group, name]) for name in ("x", "error"))
+    before = -np.inf
+    for group, (x, y) in zip(named, lowest.loc[named].to_numpy(float), strict=True):
         if np.log(x) - before > CLOSE * width:
-            drawing.name_below(axes, group, x, y, left=x in beside)
+            beside = any(math.isclose(x, one.x, rel_tol=1e-3) for one in panel.expected)
+            drawing.name_below(axes, group, x, y, left=beside)
             before = float(np.log(x))
 
 

@@ -40,6 +40,7 @@ from analysis.series import (
     SHORTFALL,
     best_score,
     label_order,
+    leading,
     noun,
     scaled_axes,
     scales_sizes,
@@ -193,6 +194,9 @@ def _summary(study: Study) -> Iterator[tuple[str, str]]:
     if len(params):
         ends = dict.fromkeys(map(text.count, (params.min(), params.max())))
         yield "backbone parameters", " to ".join(ends)
+    images = leading(table[table["task"] == CLASSIFICATION.task])["validation_images"].dropna()
+    if len(images):
+        yield "validation images", text.whole(images)
     for target in _downstream(study):
         best = best_score(study.table, target)
         if best is not None:

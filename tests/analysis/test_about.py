@@ -61,6 +61,22 @@ def test_a_top1_is_as_fine_as_its_images(make_study: MakeStudy) -> None:
     assert set(study.table.loc[study.table["task"] == "classify", "validation_images"]) == {400}
 
 
+def test_how_settings_were_chosen_is_told(make_study: MakeStudy) -> None:
+    """By the scores of the page, which are then a little too good, or by tuning images, which spares them that."""
+    path = make_study(seeds=(0, 1))
+    assert "No setting was searched" in " ".join(about(read_study(path)).is_)
+    plan = json.loads((path / "plan.json").read_text())
+    plan["axes"].append("classify.base_lr")
+    for run in plan["runs"]:
+        run["values"]["classify.base_lr"] = 1e-3
+    write_json(path / "plan.json", plan)
+    own = about(read_study(path))
+    assert "classify.base_lr" in " ".join(own.is_) and "too good" in " ".join(own.is_not)
+    change(path, "classify", lambda content: content["metrics"].update(tuning_top1=0.4))
+    tuned = about(read_study(path))
+    assert "tuning images" in " ".join(tuned.is_) and "too good" not in " ".join(tuned.is_not)
+
+
 @pytest.mark.parametrize(
     ("changes", "words", "there"),
     [
@@ -90,6 +106,7 @@ def test_pretrainings_near_a_trivial_answer_are_named(make_study: MakeStudy) -> 
     change(path, "pretrain", lambda content: content.update(details={"patch_energy": "?"}), "small-*")
     named = near_trivial(read_study(path))
     assert [line.split(" ")[0] for line in named] == ["nano", "mini", "tiny"]
+    assert "tiny-pretrain-s0" in named[2]
     assert "0.95" in named[1] and "55%" in named[2]
     text = "".join(Page(render(read_study(path), [])).text)
     assert all(line in text for line in named)

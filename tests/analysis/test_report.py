@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from pages import Page
+from study_files import write_status
 
 from analysis.report import main
 
@@ -183,3 +184,21 @@ def test_labels_of_two_axes_are_settings(make_study: MakeStudy) -> None:
     assert "settings 6 sizes 2" in words
     assert "one line per run, colour by size, line style by setting" in words
     assert "Pretrained settings above it: " in words
+
+
+def test_sections_without_a_finding_are_folded(make_study: MakeStudy) -> None:
+    """Answers, what the study is, comparability and their figures are open; the state of runs is while one is to do."""
+    path = make_study(sizes=THREE)
+    main([str(path)])
+    folded = ("Beside the paper", "Results", "Runs", "Configuration", "Environment")
+    assert folds(path) == dict.fromkeys(folded, False)
+    write_status(path / "runs" / "mini-pretrain-s0" / "segment", "running", 40)
+    main([str(path)])
+    assert {title for title, is_open in folds(path).items() if is_open} == {"Runs"}
+
+
+def folds(path: Path) -> dict[str, bool]:
+    """Whether each section of the page that can be folded is open."""
+    html = (path / "report.html").read_text()
+    found = re.findall(r'<details class="section"( open)?><summary><h2>([^<]+)</h2>', html)
+    return {title: bool(is_open) for is_open, title in found}
