@@ -14,20 +14,18 @@ from analysis.fit.small_sample.shift import MIN_POINTS_SHIFT
 from analysis.records import Study
 from analysis.series import (
     CLASSIFICATION,
+    LABEL_KEYS,
+    LABELS,
     PRETRAINED,
     SCRATCH,
     SEGMENTATION,
     SIZE_KEYS,
-    Axis,
     Series,
     Target,
     finished,
     size_order,
 )
 
-LABELLED_TASKS = ("probe", "classify", "segment")
-LABEL_KEYS = {f"{task}.{key}" for task in LABELLED_TASKS for key in ("num_images", "fraction", "labels_per_class")}
-LABELS = Axis("unique_images", "labelled images", "L", "image count")
 STARTS = {PRETRAINED: "pretrained", SCRATCH: "from scratch"}
 MIN_SEEDS = 3
 """With two, Student's interval of their mean reaches 13 standard errors."""

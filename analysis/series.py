@@ -67,6 +67,9 @@ SEGMENTATION = Target(
     "the background alone, a mask without any object",
 )
 SHORTFALL = Target("pretrain", "skill", "shortfall of pretraining skill", "skill")
+LABELLED_TASKS = ("probe", "classify", "segment")
+LABEL_KEYS = {f"{task}.{key}" for task in LABELLED_TASKS for key in ("num_images", "fraction", "labels_per_class")}
+LABELS = Axis("unique_images", "labelled images", "L", "image count")
 PARAMETERS = Axis("params_backbone", "backbone parameters", "N", "size")
 COMPUTE = Axis("pretrain_flops", "pretraining FLOPs", "C", "budget")
 
@@ -89,9 +92,10 @@ def series(study: Study, target: Target, axis: Axis, init: str = PRETRAINED) -> 
     """Select the points and fit a power law.
 
     Where the plan varies more than size and seed, the settings with the lowest mean error stand for each x
-    (the lower envelope); all seeds of those settings stay in.
+    (the lower envelope); all seeds of those settings stay in. Where it varies the labelled images, too, all points have
+    as many: the number that most sizes have, of several the largest.
     """
-    rows = of_start(study.table[study.table["task"] == target.task], init)
+    rows = at_equal_labels(study, of_start(study.table[study.table["task"] == target.task], init))
     usable = finished(rows, target)
     points = pd.DataFrame(
         {"label": usable["label"], "run_id": usable["run_id"], "x": _position(study, target, axis, usable, init)}
@@ -104,6 +108,16 @@ def series(study: Study, target: Target, axis: Axis, init: str = PRETRAINED) -> 
         return Series(target, axis, init, chosen, left_out, none)
     fit = fit_power_law(chosen["x"].to_numpy(float), chosen["error"].to_numpy(float))
     return Series(target, axis, init, chosen, left_out, fit)
+
+
+def at_equal_labels(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
+    """The ``rows`` of one task at the number of labelled images that most sizes have, where the study varies it."""
+    varied = {key for key in LABEL_KEYS & set(study.axes) if key.split(".")[0] in set(rows["task"])}
+    if not varied or rows[LABELS.column].isna().all():
+        return rows
+    sizes = rows.groupby(LABELS.column)["params_backbone"].nunique().sort_index()
+    common = sizes.index[sizes == sizes.max()][-1]
+    return rows[rows[LABELS.column].isna() | (rows[LABELS.column] == common)]
 
 
 def of_start(rows: pd.DataFrame, start: str) -> pd.DataFrame:

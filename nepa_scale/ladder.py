@@ -37,6 +37,7 @@ class Shape(NamedTuple):
 #: would mix two effects. That decides "huge": DINOv3's H+ (20 heads x 64), not ViT-H's 16 x 80. "giant" is
 #: DINOv2's g. The sizes below "tiny" are for CPUs and tests; all stay under 5 million parameters.
 LADDER: dict[str, Shape] = {
+    "atto": Shape(24, 2, 2),
     "femto": Shape(32, 3, 2),
     "pico": Shape(48, 4, 3),
     "nano": Shape(64, 6, 4),

@@ -134,7 +134,8 @@ def _is_name(text: str) -> bool:
 def _setting_problems(tree: DictConfig, path: str, settings: Mapping[str, Any]) -> Problems:
     """What is wrong with settings of runs below ``path``, each by itself."""
     for key, value in settings.items():
-        values = value if isinstance(value, list) and path in LISTS_KEYS else [value]
+        listed = path in LISTS_KEYS or (key == "seed" and path.startswith(POINTS_KEY))
+        values = value if isinstance(value, list) and listed else [value]
         for each in values:
             references = _references(each)
             checked = [] if references else overrides.setting_problems(key, each)

@@ -9,14 +9,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import text
-from analysis.few_labels import LABEL_KEYS
 from analysis.figures import captions, drawing
 from analysis.figures.drawing import INK, QUIET
 from analysis.figures.palette import Palette, palette, readable
 from analysis.figures.plots import MARGIN, Plot
 from analysis.ranges import LARGEST, SMALLEST
 from analysis.records import FINISHED, Study
-from analysis.series import COST_KEYS, SIZE_KEYS, Target, finished, leading
+from analysis.series import COST_KEYS, LABEL_KEYS, SIZE_KEYS, Target, finished, leading
 
 FEWEST_VALUES = 3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nepa_scale import overrides
@@ -15,9 +15,10 @@ def combinations(grid: GridSettings) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name of the point or "", settings) for every point, times every row, times every combination of the axes."""
     axes = axes_of(grid)
     for name, settings in (grid.points or {"": {}}).items():
-        for row in _rows(grid):
-            for values in itertools.product(*axes.values()):
-                yield name, {**settings, **row, **dict(zip(axes, values, strict=True))}
+        for repetition in _repetitions(settings):
+            for row in _rows(grid):
+                for values in itertools.product(*axes.values()):
+                    yield name, {**settings, **repetition, **row, **dict(zip(axes, values, strict=True))}
 
 
 def varied(grid: GridSettings) -> tuple[str, ...]:
@@ -29,7 +30,8 @@ def varied(grid: GridSettings) -> tuple[str, ...]:
 def count(grid: GridSettings) -> int:
     """How many points there are, without listing them."""
     rows = [len(values) if isinstance(values, list) else 1 for values in grid.zip.values()]
-    return math.prod([max(1, len(grid.points)), min(rows, default=1), *map(len, axes_of(grid).values())])
+    points = sum(len(_repetitions(settings)) for settings in grid.points.values())
+    return math.prod([max(1, points), min(rows, default=1), *map(len, axes_of(grid).values())])
 
 
 def complaints(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) -> list[str]:
@@ -55,6 +57,12 @@ def complaints(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) 
 
 def axes_of(grid: GridSettings) -> dict[str, list[Any]]:
     return {key: values if isinstance(values, list) else [values] for key, values in grid.axes.items()}
+
+
+def _repetitions(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A named point may list its seeds: it is then run once with each."""
+    seeds = settings.get("seed")
+    return [{"seed": seed} for seed in seeds] if isinstance(seeds, list) else [{}]
 
 
 def _rows(grid: GridSettings) -> list[dict[str, Any]]:

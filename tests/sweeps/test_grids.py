@@ -46,11 +46,24 @@ def test_zip_times_axes() -> None:
     ]
 
 
+def test_grid_of_seeds() -> None:
+    """grid=seeds is one point with each of five seeds."""
+    assert [point.config.seed for point in points("grid=seeds")] == [0, 1, 2, 3, 4]
+
+
+def test_named_points_list_their_seeds() -> None:
+    """A point is run once with each of its seeds under its one label, others once; only seeds may be a list."""
+    found = points("grid.points={twice: {model.size: femto, seed: [3, 5]}, once: {model.size: nano}}", "grid.axes={}")
+    assert [(point.label, point.config.seed) for point in found] == [("twice", 3), ("twice", 5), ("once", 0)]
+    with pytest.raises(ConfigError, match=r"grid\.points\.a\.model\.depth.*one value"):
+        read_launch(["grid.points={a: {model.depth: [1, 2]}}"])
+
+
 @pytest.mark.parametrize("grid", [name for name in options("grid") if not name.startswith("ablation")])
 def test_seeds_repeat_any_grid(grid: str) -> None:
     """seeds=N makes N runs of every point, with labels that let them be averaged."""
-    if grid == "seeds":
-        assert [point.config.seed for point in points("grid=seeds")] == [0, 1, 2, 3, 4]
+    if grid in ("seeds", "overview"):
+        assert "varies seed itself" in complaint(f"grid={grid}", "seeds=3")
         return
     once, thrice = points(f"grid={grid}"), points(f"grid={grid}", "seeds=3")
     assert len(thrice) == 3 * len(once)
