@@ -85,10 +85,9 @@ class PlannedRun:
         """Label and, where they vary, seed and what is tuned."""
         return self._named(self.tuned)
 
-    def name_of(self, task: str) -> str:
-        """The name of one of its tasks: of what is tuned, its own settings."""
-        own = {key: value for key, value in self.tuned.items() if key.startswith(f"{task}.")}
-        return f"{self._named(own)} {task}"
+    def name_for(self, task: str) -> str:
+        """The name beside one of its tasks: of what is tuned, that task's settings."""
+        return self._named({key: value for key, value in self.tuned.items() if key.startswith(f"{task}.")})
 
     def _named(self, tuned: dict[str, Any]) -> str:
         seed = [f"seed {self.values['seed']}"] if "seed" in self.values else []
@@ -133,7 +132,7 @@ class Plan:
         control, names = {"pretrain": "", "scratch": " from scratch"}, self.names
         return {
             f"{run.run_id}/{task}": (
-                f"{run.name_of(task)}{names[run.run_id].removeprefix(run.name)}"
+                f"{run.name_for(task)}{names[run.run_id].removeprefix(run.name)} {task}"
                 f"{control.get(run.init, f' from {run.init}')}"
             )
             for run in self.runs
