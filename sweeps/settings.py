@@ -44,7 +44,8 @@ class GridSettings:
         metadata=about("run settings that vary, each with its list of values; every combination is a run"),
     )
     points: dict[str, Any] = field(
-        default_factory=dict, metadata=about("named points, each with its run settings (seed: one or a list), times those of axes and zip")
+        default_factory=dict,
+        metadata=about("named points, each with its run settings (seed: one or a list), times those of axes and zip"),
     )
     zip: dict[str, Any] = field(
         default_factory=dict,

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from plain_study import plain
 from slurm_cluster import VirtualCluster, missing
 
 from nepa_scale.data.info import INFO_NAME, make_info
@@ -80,9 +81,11 @@ def slurm_cluster(running_slurm: VirtualCluster, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run one of the sweep commands in an empty folder."""
+    """Run one of the sweep commands in an empty folder; what is launched is of the plain study unless it says more."""
 
     def call(script: str, *words: str) -> subprocess.CompletedProcess[str]:
+        if script == "launch.py" and "--help" not in words:
+            words = (*plain(words),)
         command = [sys.executable, str(ROOT / "sweeps" / script), *words]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
 

@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from plain_study import read_launch
 
 from nepa_scale.errors import ConfigError
 from nepa_scale.files import write_json
 from nepa_scale.status import Status, write_status
 from sweeps import plan
-from sweeps.command_line import read_launch
 from sweeps.machine import Speed
 from sweeps.plan import Dropped, Layout, Plan, PlannedRun, PlannedTask
 from sweeps.planning.budgets import excesses, trimmed

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from plain_study import read_launch
 
 from nepa_scale.files import write_json
 from nepa_scale.status import Status, read_status, write_status
 from sweeps import jobs, plan, withdrawn
-from sweeps.command_line import read_launch
 from sweeps.machine import Speed
 from sweeps.planning.placements import Placements
 from sweeps.planning.points import expand

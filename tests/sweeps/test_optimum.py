@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from plain_study import read_launch
 from surface_studies import ALPHA, BETA, FLOPS_PER, A, B, write
 
 from nepa_scale.errors import ConfigError
-from sweeps.command_line import read_launch
 from sweeps.planning.points import expand, unmet
 
 SIZES = [round(size) for size in np.geomspace(1e4, 1e8, 6)]

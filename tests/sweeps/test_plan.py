@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from plain_study import read_launch
 
 from nepa_scale.costs import task_cost
 from nepa_scale.errors import ConfigError, UserError
@@ -14,7 +15,6 @@ from nepa_scale.placing.placement import place
 from nepa_scale.status import Status, write_status
 from nepa_scale.storage import task_storage
 from sweeps import plan
-from sweeps.command_line import read_launch
 from sweeps.machine import Speed
 from sweeps.planning.feasibility import check
 from sweeps.planning.placements import Placements

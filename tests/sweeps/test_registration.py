@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from plain_study import read_launch
 
 from nepa_scale.errors import ConfigError
 from nepa_scale.status import Status, write_status
-from sweeps.command_line import read_launch
 from sweeps.machine import Speed
 from sweeps.plan import Plan
 from sweeps.planning.placements import Placements

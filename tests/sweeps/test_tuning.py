@@ -6,10 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from plain_study import read_launch
 
 from nepa_scale.errors import ConfigError
 from sweeps import plan
-from sweeps.command_line import read_launch
 from sweeps.machine import Speed
 from sweeps.planning.placements import Placements
 from sweeps.planning.point import Point

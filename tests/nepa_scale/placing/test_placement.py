@@ -201,7 +201,8 @@ def test_study_that_is_too_large_is_refused(
 ) -> None:
     """C12: the launcher names every task that does not fit before it makes a folder; its dry run warns."""
     study = tmp_path / "study"
-    words = [f"data.root={digits_root}", f"study_dir={study}", "study.sizes=[femto]", "engine.device_memory_gib=0.1"]
+    words = [f"data.root={digits_root}", f"study_dir={study}", "study.sizes=[femto]", "study.tasks=[pretrain]"]
+    words.append("engine.device_memory_gib=0.1")
     assert launch([*words, "dry_run=true"]) == 0
     assert "warning: femto pretrain: needs about" in capsys.readouterr().out
     assert launch(words) == 2

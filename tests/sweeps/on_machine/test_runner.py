@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from children import Child
+from plain_study import plain
 
 from nepa_scale.data.digits import write_digits
 from nepa_scale.files import read_json
@@ -52,7 +53,7 @@ def until(condition: Callable[[], object], seconds: float = 120) -> None:
 
 def launch(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
     """A launcher that is not waited for."""
-    command = [sys.executable, str(ROOT / "sweeps" / "launch.py"), *WORDS, *words]
+    command = [sys.executable, str(ROOT / "sweeps" / "launch.py"), *plain([*WORDS, *words])]
     return Child(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 

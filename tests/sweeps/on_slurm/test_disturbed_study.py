@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from children import Child
+from plain_study import plain
 from slurm_cluster import VirtualCluster, wait_for
 
 from nepa_scale.data.digits import write_digits
@@ -93,7 +94,7 @@ class Study:
 
 def launch(*words: str, **options: Any) -> subprocess.Popen[str]:
     """A launcher of its own process."""
-    return Child([sys.executable, str(ROOT / "sweeps" / "launch.py"), *words], text=True, **options)
+    return Child([sys.executable, str(ROOT / "sweeps" / "launch.py"), *plain(words)], text=True, **options)
 
 
 @pytest.mark.slow
