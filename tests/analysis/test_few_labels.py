@@ -20,7 +20,7 @@ from analysis.figures.sensitivity import settings
 from analysis.fit.small_sample import NoFit, PowerLawFit, Shift
 from analysis.page.render import render
 from analysis.records import read_study
-from analysis.series import CLASSIFICATION, SEGMENTATION
+from analysis.series import CLASSIFICATION, PARAMETERS, SEGMENTATION, series
 
 
 def test_laws_and_worth_come_back_for_every_size(tmp_path: Path) -> None:
@@ -141,3 +141,20 @@ def test_the_best_of_other_settings_stands_for_each_start(tmp_path: Path) -> Non
     found = worth(one)
     assert [len(series.points) for series in (one.pretrained, one.scratch)] == [5, 5]
     assert isinstance(found, Shift) and found.factor == pytest.approx(3.0)
+
+
+def test_sizes_are_compared_at_equal_labels(tmp_path: Path) -> None:
+    """Where one size alone has other numbers of labels, the law over sizes takes the number that all have."""
+    path = write(tmp_path, LabelSpec(factors={"femto": 1.0, "nano": 1.0}))
+    plan = json.loads((path / "plan.json").read_text(encoding="utf-8"))
+    plan["runs"] = [run for run in plan["runs"] if run["run_id"].startswith("nano") or "-1024-" in run["run_id"]]
+    write_json(path / "plan.json", plan)
+    for folder in (path / "runs").glob("femto-*"):
+        if "-1024-" not in folder.name:
+            shutil.rmtree(folder)
+    study = read_study(path)
+    (one,) = arms(study, CLASSIFICATION)
+    assert one.size == "nano"
+    for start in ("pretrain", "scratch"):
+        points = series(study, CLASSIFICATION, PARAMETERS, start).points
+        assert sorted(points["run_id"]) == [f"femto-{start}-1024-0", f"nano-{start}-1024-0"]
