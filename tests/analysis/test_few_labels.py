@@ -30,9 +30,9 @@ def test_laws_and_worth_come_back_for_every_size(tmp_path: Path) -> None:
         femto, nano = arms(study, target)
         assert (femto.size, nano.size) == ("femto", "nano")
         for one, factor in ((femto, 1.0), (nano, 3.0)):
-            for series in (one.pretrained, one.scratch):
-                assert isinstance(series.fit, PowerLawFit) and series.axis is LABELS
-                assert series.fit.b == pytest.approx(0.35, abs=0.04) and series.fit.n == 5
+            for curve in (one.pretrained, one.scratch):
+                assert isinstance(curve.fit, PowerLawFit) and curve.axis is LABELS
+                assert curve.fit.b == pytest.approx(0.35, abs=0.04) and curve.fit.n == 5
             found = worth(one)
             assert isinstance(found, Shift) and factor in found.interval
     verdicts = {finding.question: finding.verdict for finding in few_labels(study)}
