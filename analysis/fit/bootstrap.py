@@ -23,6 +23,8 @@ FEWEST = 20
 LARGEST = 1e100  # the third power of a difference must still be a number
 FEW_UNITS = 60
 """Up to this many rows or clusters are too few to resample: of 30, intervals of 95 % hold the truth in 90 %."""
+MOST_DRAWS = 300
+"""Of noise, as quantiles are carried over from a known distribution."""
 SHOWN = 0.1
 """How much effect a vanished term is given to start with."""
 BATCH_NUMBERS = 300_000
@@ -56,6 +58,7 @@ def draw(
     """
     if number == 0 or len(np.unique(units)) > FEW_UNITS:
         return resample(loss, theta, units, number, seed)
+    number = min(number, MOST_DRAWS)
     none = Resampling(np.empty((0, len(theta))), np.empty(0, dtype=np.intp), np.empty((0, len(theta))), 0, 0)
     noise = None
     if paired or not one_place_each(loss, units):

@@ -125,12 +125,13 @@ class Noise:
         if not (np.isfinite(deviations).all() and (deviations > 0).all()) or not np.ptp(linear) > 0:
             low, high = np.quantile(draws, levels, method="inverted_cdf")
             return float(low), float(high)
-        exact = [self.scatter.quantile(deviations, level) for level in levels]
+        exact = np.array([self.scatter.quantile(deviations, level) for level in levels])
         linear, draws = np.sort(linear), np.sort(draws)
         if not np.isfinite(draws).all():  # nothing lies between a number and one that has run away
             draws = draws[np.searchsorted(linear, exact).clip(max=len(draws) - 1)]
             return float(draws[0]), float(draws[1])
-        low, high = np.interp(exact, linear, draws)
+        beyond = exact - np.clip(exact, linear[0], linear[-1])
+        low, high = np.interp(exact, linear, draws) + beyond
         return float(low), float(high)
 
 
