@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from analysis.fit.effect import vanished, with_effect
-from analysis.fit.loss import Loss
+from analysis.fit.loss import SQUARED, Loss
 from analysis.fit.noise import one_place_each
 from analysis.fit.scatter import Noise, multiplied, scatter
 from analysis.fit.search import search_resamples
@@ -69,6 +69,8 @@ def draw(
         shifts = None if noise is None else noise.shifts
     if shifts is None:
         return none
+    if loss.delta < SQUARED:  # what an outlier does to a robust fit it has done already
+        shifts = shifts - loss.residuals(theta[None])[0]
     fitted, good = _search(replace(loss, shifts=shifts), np.ones_like(shifts), theta)
     return replace(
         none,
