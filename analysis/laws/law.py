@@ -110,7 +110,8 @@ class Law:
                     shift[i] += float(power) * log_size
 
         def evaluate(theta: Array, places: Array) -> tuple[Array, Array]:
-            value, gradient = self.evaluate(theta, places / scale)
+            with np.errstate(all="ignore"):  # a step of a search may leave the range of numbers; it is not taken
+                value, gradient = self.evaluate(theta, places / scale)
             return value + np.log(level), gradient
 
         def starts(places: Array, values: Array) -> Array:
