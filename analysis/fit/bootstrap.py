@@ -23,7 +23,7 @@ FEWEST = 20
 LARGEST = 1e100  # the third power of a difference must still be a number
 FEW_UNITS = 60
 """Up to this many rows or clusters are too few to resample: of 30, intervals of 95 % hold the truth in 90 %."""
-MOST_DRAWS = 300
+MOST_DRAWS = 200
 """Of noise, as quantiles are carried over from a known distribution."""
 SHOWN = 0.1
 """How much effect a vanished term is given to start with."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ def run_away(loss: Loss, theta: Array) -> Array:
     return np.where(lost, np.copysign(np.inf, told - usual), told)
 
 
-def with_effect(loss: Loss, starts: Array, theta: Array, share: float, which: Sequence[int]) -> Array:
+def with_effect(loss: Loss, starts: Array, theta: Array, share: float, which: Iterable[int]) -> Array:
     """``theta`` [K, P] with each parameter in ``which`` that has less effect than ``share`` moved to have it.
 
     It is moved towards where the law's ``starts`` [S, P] have it, no further than needed.

@@ -164,7 +164,7 @@ def scatter(loss: Loss, theta: Array, units: NDArray[np.generic]) -> Scatter | N
     share, rest = _likelihood(left, design[:, shown], deviations, spare)
     share = np.exp(share - 0.5 * (trends / TREND) ** 2 - (share - 0.5 * (trends / TREND) ** 2).max())
     total = np.sqrt(np.bincount(member, weights))[:, None]
-    response = np.linalg.pinv(design * total) * total.T
+    response = np.asarray(np.linalg.pinv(design * total) * total.T, dtype=float)
     within = weights * (residual - left[member]) ** 2
     within_variance = float(within.sum()) / max(len(residual) - count, 1)
     middle = float(np.average(rest, weights=share)) / spare

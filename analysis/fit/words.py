@@ -117,7 +117,11 @@ def add_words(parser: argparse.ArgumentParser, held: str = "") -> None:
         "--at", type=places, metavar="X[,D]", help="predict one further row at these values of --x, --d, --unique"
     )
     parser.add_argument(
-        "--bootstrap", type=whole(MOST_RESAMPLES), default=1000, metavar="N", help="resamples (of few rows at most 300); 0 = no intervals"
+        "--bootstrap",
+        type=whole(MOST_RESAMPLES),
+        default=1000,
+        metavar="N",
+        help="resamples (of few rows at most 200); 0 = no intervals",
     )
     add_confidence(parser)
     parser.add_argument("--seed", type=whole(LARGEST_SEED), default=0, help="of the resampling (default 0)")

@@ -95,7 +95,9 @@ def test_profiles_of_any_parameter_in_any_unit(name: str) -> None:
         ends.append(np.array([found.low, found.high]) / (1 if name == "alpha" else up))
     if name == "A":  # y x^alpha has another meaning in each unit of x
         fit = fit_law(law, columns, y * 1e9, options=Options(SQUARED, bootstrap=0))
-        assert isinstance(fit, Fit) and isinstance(scaled := profile(fit, name), Profile)
+        assert isinstance(fit, Fit)
+        scaled = profile(fit, name)
+        assert isinstance(scaled, Profile)
         ends = [ends[0], np.array([scaled.low, scaled.high]) / 1e9]
     for other in ends[1:]:
         assert other == pytest.approx(ends[0], rel=1e-5)
