@@ -7,6 +7,7 @@ import math
 import pytest
 
 from analysis import text
+from analysis.fit.small_sample import Interval
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,8 @@ def test_numbers_as_written(written: str, expected: str) -> None:
     plain = written.translate({0xA0: " ", 0x2212: "-", 0xD7: "x", 0x2013: "(missing)"})
     assert plain == expected
     assert " " not in written
+
+
+def test_an_interval_without_end_says_so() -> None:
+    """An infinite end is open, not a missing number."""
+    assert text.interval(Interval(0.2, math.inf)) == "0.200 to open"
