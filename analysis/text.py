@@ -71,8 +71,9 @@ def number(value: float) -> str:
 
 
 def interval(values: Interval) -> str:
-    """``0.081 to 0.16``."""
-    return f"{number(values.low)} to {number(values.high)}"
+    """``0.081 to 0.16``; an infinite end is ``open``."""
+    low, high = ("open" if math.isinf(end) else number(end) for end in (values.low, values.high))
+    return f"{low} to {high}"
 
 
 def span(low: float, high: float, write: Callable[[float], str] = number) -> str:

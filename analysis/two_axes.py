@@ -64,9 +64,11 @@ def _finding(points: pd.DataFrame, target: Target) -> Finding:
         f"{_division(best, n)}"
     )
     without = [name for name, interval in fit.intervals.items() if interval is None]
-    verdict = "Not shown" if fit.certificate.warnings or without else "Yes"
+    idle = [name for name in ("alpha", "beta") if (interval := fit.intervals[name]) is not None and 0.0 in interval]
+    verdict = "Not shown" if fit.certificate.warnings or without or idle else "Yes"
     detail = [f"{warning[0].upper()}{warning[1:]}." for warning in fit.certificate.warnings]
     detail += [f"No interval can be given for {', '.join(without)}."] if without else []
+    detail += [f"The interval of {name} holds 0: its term may not be there." for name in idle]
     detail += [*_floor(fit), *_without_one_size(fit, n)]
     detail += _parabolas(fit, c, n, error, best, flops_per)
     return Finding(question, verdict, answer, " ".join(detail))

@@ -1,4 +1,4 @@
-"""Uncertainty by resampling: pairs or whole clusters, and bias-corrected accelerated intervals."""
+"""Uncertainty of a fit by drawing: rows or clusters where there are many, else noise (``scatter.py``)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from analysis.fit.loss import Loss
+from analysis.fit.effect import vanished, with_effect
+from analysis.fit.loss import SQUARED, Loss
+from analysis.fit.noise import one_place_each
+from analysis.fit.scatter import Noise, multiplied, scatter
 from analysis.fit.search import search_resamples
 from analysis.fit.small_sample import Interval
 from analysis.laws.law import Array
 
 FEWEST = 20
-LARGEST = 1e100  # the third power of a difference must still be a number
 """With fewer good resamples no interval is stated."""
+LARGEST = 1e100  # the third power of a difference must still be a number
+FEW_UNITS = 60
+"""Up to this many rows or clusters are too few to resample: of 30, intervals of 95 % hold the truth in 90 %."""
+MOST_DRAWS = 200
+"""Of noise, as quantiles are carried over from a known distribution."""
+SHOWN = 0.1
+"""How much effect a vanished term is given to start with."""
 BATCH_NUMBERS = 300_000
 """Numbers in the largest array of one batch of searches: 2.4 MB stay in a core's cache."""
 
@@ -25,7 +34,8 @@ BATCH_NUMBERS = 300_000
 @dataclass(frozen=True)
 class Resampling:
     """Fits of resampled points: ``theta`` [B', P] of those that could be fitted, their ``numbers`` [B'] among the
-    ``asked`` resamples, ``jackknife`` [G, P] without one cluster each, and how many resamples ``failed``.
+    ``asked`` resamples, ``jackknife`` [G, P] without one cluster each, and how many resamples ``failed``. Of few
+    rows it is ``noise`` [B'] that was drawn.
 
     The same seed, clusters and number draw the same points whatever the law, so equal numbers of two laws are pairs.
     """
@@ -35,6 +45,41 @@ class Resampling:
     jackknife: Array
     asked: int
     failed: int
+    noise: Noise | None = None
+
+
+def draw(
+    loss: Loss, theta: Array, units: NDArray[np.generic], number: int, seed: int, paired: bool = False
+) -> Resampling:
+    """Refit ``number`` data sets that might as well have been seen, starting from ``theta`` [P].
+
+    ``units`` [n] names the rows that belong together. Many of them are resampled; of a few, the noise is drawn. Where
+    units hold several places, or where draws must be ``paired`` with those of another law, it is ``multiplied``.
+    """
+    if number == 0 or len(np.unique(units)) > FEW_UNITS:
+        return resample(loss, theta, units, number, seed)
+    number = min(number, MOST_DRAWS)
+    none = Resampling(np.empty((0, len(theta))), np.empty(0, dtype=np.intp), np.empty((0, len(theta))), 0, 0)
+    noise = None
+    if paired or not one_place_each(loss, units):
+        shifts = multiplied(loss, theta, units, number, seed)
+    else:
+        found = scatter(loss, theta, units)
+        noise = None if found is None else found.draw(number, np.random.default_rng(seed))
+        shifts = None if noise is None else noise.shifts
+    if shifts is None:
+        return none
+    if loss.delta < SQUARED:  # what an outlier does to a robust fit it has done already
+        shifts = shifts - loss.residuals(theta[None])[0]
+    fitted, good = _search(replace(loss, shifts=shifts), np.ones_like(shifts), theta)
+    return replace(
+        none,
+        theta=fitted[good],
+        numbers=np.flatnonzero(good),
+        asked=number,
+        failed=int((~good).sum()),
+        noise=None if noise is None else noise.kept(good),
+    )
 
 
 def resample(loss: Loss, theta: Array, clusters: NDArray[np.generic], number: int, seed: int) -> Resampling:
@@ -93,14 +138,28 @@ def bca_interval(estimate: float, draws: Array, jackknife: Array, confidence: fl
 
 
 def _search(loss: Loss, weights: Array, theta: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """``search_resamples`` in batches that fit into a processor's memory."""
+    """``search_resamples`` in batches that fit into a processor's memory.
+
+    A term that has vanished from the fit may be there in a draw, but pulls at nothing: searches start with it, too.
+    """
+    starts = theta[None]
+    lost = np.flatnonzero(vanished(loss, theta))
+    if len(lost):
+        starts = np.stack(
+            [theta, with_effect(loss, loss.law.starts(loss.columns, loss.y), theta[None], SHOWN, lost)[0]]
+        )
     rows = max(1, BATCH_NUMBERS // (loss.columns.shape[1] * len(theta)))
     batches = [
-        replace(loss, weights=weights[start : start + rows] * loss.weights) for start in range(0, len(weights), rows)
+        replace(
+            loss,
+            weights=weights[start : start + rows] * loss.weights,
+            shifts=None if loss.shifts is None else loss.shifts[start : start + rows],
+        )
+        for start in range(0, len(weights), rows)
     ]
     if not batches:
         return np.empty((0, len(theta))), np.empty(0, dtype=bool)
     # numpy lets go of the interpreter in its loops, so threads share the work; batches do not depend on each other.
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
-        parts = list(pool.map(lambda batch: search_resamples(batch, theta), batches))
+        parts = list(pool.map(lambda batch: search_resamples(batch, starts), batches))
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])

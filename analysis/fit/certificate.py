@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.fit.bootstrap import Resampling
+from analysis.fit.effect import vanished
 from analysis.fit.loss import Loss
 from analysis.fit.search import Found
 from analysis.laws.law import Array
@@ -16,9 +17,12 @@ STEEP = 1e-4
 STIFF = 1e8
 """Condition number of the scaled curvature from which on a direction counts as flat."""
 SPLIT = 0.5
-VANISHED = 1e-3
-"""A term that gives less than this share of every value is as good as absent."""
 FEW_SIZES = 4
+NARROW = 2.0
+"""Over less than this factor of a variable any two forms look alike."""
+FEWEST_SPARE, STRAIGHT = 2, 2
+"""Distinct places beyond the parameters that intervals of a bent law take: with one, they hold the truth too rarely. A
+law of two parameters is as good as straight, and one is enough."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,13 @@ class Certificate:
     n: int
     left_out: int
     """Rows with a missing value, which the fit does not use."""
+    parameters: int
     distinct: dict[str, int]
     """Number of different values of every variable."""
+    spans: dict[str, float]
+    """Largest over smallest value of every variable."""
+    spare: int
+    """Distinct places beyond the number of parameters."""
     loss: float
     """The summed loss at the end, unscaled."""
     gradient_norm: float
@@ -56,6 +65,11 @@ class Certificate:
         """Whether the data leave some combination of the parameters open."""
         return self.condition_number > STIFF
 
+    @property
+    def bare(self) -> bool:
+        """Whether a bent law has too few places for intervals."""
+        return self.spare < FEWEST_SPARE and self.parameters > STRAIGHT
+
 
 def certify(loss: Loss, found: Found, resampling: Resampling, left_out: int) -> Certificate:
     """Judge the fit ``found``; ``left_out`` rows had a missing value."""
@@ -63,13 +77,19 @@ def certify(loss: Loss, found: Found, resampling: Resampling, left_out: int) -> 
     certificate = Certificate(
         n=loss.columns.shape[1],
         left_out=left_out,
+        parameters=len(found.theta),
         distinct=distinct,
         loss=found.loss,
         gradient_norm=found.gradient_norm,
         starts=found.starts,
         starts_agreeing=found.agreeing / found.starts,
         condition_number=condition_number(loss, found.theta),
-        at_bounds=_vanished(loss, found.theta),
+        at_bounds=tuple(np.array(loss.law.names)[vanished(loss, found.theta)].tolist()),
+        spans={
+            name: float(values.max() / values.min()) if values.min() > 0 else float("inf")
+            for name, values in zip(loss.law.variables, loss.columns, strict=True)
+        },
+        spare=np.unique(loss.columns, axis=1).shape[1] - len(found.theta),
         resamples=resampling.asked,
         resamples_failed=resampling.failed / resampling.asked if resampling.asked else 0.0,
         warnings=(),
@@ -78,24 +98,14 @@ def certify(loss: Loss, found: Found, resampling: Resampling, left_out: int) -> 
 
 
 def condition_number(loss: Loss, theta: Array) -> float:
-    """Condition number of the curvature of squared residuals at ``theta`` [P], unit diagonal."""
+    """Condition number of the curvature of squares at ``theta`` [P], unit diagonal, without vanished terms."""
     _, jacobian = loss.residuals(theta[None])
+    jacobian = jacobian[..., ~vanished(loss, theta)]
     curvature = jacobian[0].T @ (jacobian[0] * loss.weights[0][:, None])
     size = np.sqrt(np.diag(curvature))
     if not np.isfinite(curvature).all() or (size == 0).any():
         return float("inf")
     return float(np.linalg.cond(curvature / np.outer(size, size)))
-
-
-def _vanished(loss: Loss, theta: Array) -> tuple[str, ...]:
-    """Positive parameters without any say left in the values: their logarithm has run away."""
-    _, jacobian = loss.law.evaluate(theta[None], loss.columns)
-    say = np.abs(jacobian[0]).max(axis=0)
-    return tuple(
-        parameter.name
-        for parameter, share in zip(loss.law.parameters, say, strict=True)
-        if parameter.positive and share < VANISHED
-    )
 
 
 def _warnings(fit: Certificate) -> list[str]:
@@ -112,6 +122,16 @@ def _warnings(fit: Certificate) -> list[str]:
         for name, count in fit.distinct.items()
         if count < FEW_SIZES
     ]
+    lines += [
+        f"{name} spans a factor of {span:.3g}: too little to judge a form by"
+        for name, span in fit.spans.items()
+        if span < NARROW
+    ]
+    if fit.bare:
+        lines.append(
+            f"{fit.parameters + fit.spare} distinct places for {fit.parameters} parameters: too few for an interval, "
+            f"which takes {fit.parameters + FEWEST_SPARE}"
+        )
     if fit.resamples_failed > 0.05:
         lines.append(f"{fit.resamples_failed:.0%} of the resamples could not be fitted: intervals are too narrow")
     return lines

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.fit.estimate import Fit, Options, fit_law
+from analysis.fit.estimate import Fit, Options, fit_law, places
 from analysis.fit.holdout import HeldOut, score
 from analysis.fit.small_sample import NoFit, Prediction
 from analysis.laws.law import Array, Law
@@ -119,9 +119,12 @@ def fit_chain(laws: Laws, runs: Runs, options: Options) -> Chain | NoFit:
         "second link": (laws.second, whole.between[None], whole.y),
         "direct law": (laws.direct, whole.columns, whole.y),
     }
+    units = places(whole.columns) if runs.clusters is None else runs.clusters
     fits: dict[str, Fit] = {}
     for name, (law, columns, y) in parts.items():
-        fit = fit_law(law, columns, y, weights=runs.weights, clusters=runs.clusters, options=options)
+        fit = fit_law(
+            law, columns, y, weights=runs.weights, clusters=units, options=options, paired=name != "direct law"
+        )
         if isinstance(fit, NoFit):
             return NoFit(f"{name}: {fit.reason}")
         fits[name] = fit

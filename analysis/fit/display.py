@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.console import Console
 from rich.table import Table
 
@@ -51,7 +53,8 @@ def held_out(held: HeldOut) -> str:
 
 def predicted(band: Prediction) -> str:
     """The first prediction of ``band`` with its interval."""
-    return f"{band.y[0]:.5g} ({band.low[0]:.5g} .. {band.high[0]:.5g})"
+    low, high = float(band.low[0]), float(band.high[0])
+    return f"{band.y[0]:.5g} ({'no interval' if math.isnan(low) else f'{low:.5g} .. {high:.5g}'})"
 
 
 def ends(interval: Interval) -> str:

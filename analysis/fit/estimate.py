@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.fit.bootstrap import Resampling, bca_interval, resample
+from analysis.fit.bootstrap import Resampling, bca_interval, draw
 from analysis.fit.certificate import Certificate, certify
+from analysis.fit.effect import run_away
 from analysis.fit.loss import SQUARED, Loss
+from analysis.fit.scatter import Noise
 from analysis.fit.search import search
 from analysis.fit.small_sample import Interval, NoFit, Prediction
 from analysis.laws.law import Array, Law
@@ -49,8 +51,12 @@ class Fit:
     options: Options
     loss: Loss
     """What was minimised: the points and their weights."""
+    noise: Noise | None
+    """What was drawn [B] where rows are few; None where rows were."""
     clusters: NDArray[np.generic]
     """Names [n] of the clusters that the points belong to, or the numbers of their rows, from 1."""
+    units: NDArray[np.generic]
+    """Names [n] of what departs from the law as one: the clusters, or of the places where none were named."""
 
     @property
     def widened(self) -> Array:
@@ -66,8 +72,8 @@ class Fit:
     def predict(self, columns: ArrayLike) -> Prediction:
         """Predict one further observation at ``columns`` [V, m].
 
-        Its interval takes quantiles of resampled laws times resampled residuals, so it holds both what the
-        law may be and how far points lie from it (Davison and Hinkley 1997, Bootstrap Methods, sec. 6.3.3).
+        Its interval takes quantiles of drawn laws with drawn noise, so it holds both what the law may be and how far
+        points lie from it (Davison and Hinkley 1997, Bootstrap Methods, sec. 6.3.3).
         """
         places = _columns(columns)
         value = self.value(places)
@@ -75,10 +81,29 @@ class Fit:
             return Prediction(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
         rng = np.random.default_rng(self.options.seed)
         laws = self.law.log_value(self.resampled, places)
+        if self.noise is not None:
+            return self._from_noise(value, laws, places, rng)
         noise = rng.choice(self.widened, size=laws.shape)
         tail = (1 - self.options.confidence) / 2
         with np.errstate(over="ignore"):  # scattered points may honestly predict "anything"
             low, high = np.exp(np.quantile(laws + noise, [tail, 1 - tail], axis=0))
+        return Prediction(value, low, high)
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def _from_noise(self, value: Array, laws: Array, places: Array, rng: np.random.Generator) -> Prediction:
+        """The prediction where noise was drawn; it is that of what was minimised, of log y or of y."""
+        assert self.noise is not None
+        level = 1.0 if self.options.logarithmic else self.loss.level
+        gradients = self.law.evaluate(self.theta[None], places)[1][0]
+        if not self.options.logarithmic:
+            laws, gradients = np.exp(laws - np.log(level)), gradients * value[:, None] / level
+        ends = np.array(
+            [
+                self.noise.further_ends(laws[:, i], gradients[i], places[:, i : i + 1], self.options.confidence, rng)
+                for i in range(places.shape[1])
+            ]
+        )
+        low, high = (np.exp(ends) if self.options.logarithmic else np.maximum(ends * level, 0.0)).T
         return Prediction(value, low, high)
 
 
@@ -90,13 +115,15 @@ def fit_law(
     weights: ArrayLike | None = None,
     clusters: ArrayLike | None = None,
     options: Options = Options(),
+    paired: bool = False,
 ) -> Fit | NoFit:
     """Fit ``law`` to ``y`` [n] at ``columns`` [V, n] (its variables, in order).
 
     ``weights`` [n] multiply the points' losses, for example 1 / variance over seeds; ``clusters`` [n] names what
-    the bootstrap draws as one, for example the model size. Returns why not, where the points cannot carry the law:
-    rows with missing values are left out, zero and negative values have no logarithm, and there must be more
-    distinct places than parameters.
+    departs from the law as one, for example the model size; unless told otherwise, rows that share all variables do.
+    ``paired`` draws are alike for all laws that are fitted to the same rows and clusters. Returns why not, where the
+    points cannot carry the law: rows with missing values are left out, zero and negative values have no logarithm, and
+    there must be more distinct places than parameters.
     """
     x, target = _columns(columns), np.asarray(y, dtype=float)
     weight = np.ones(len(target)) if weights is None else np.asarray(weights, dtype=float)
@@ -106,37 +133,65 @@ def fit_law(
     problem = _problem(law, x, target, weight)
     if problem is not None:
         return NoFit(problem)
-    loss = Loss(law, x, target, weight[None] / weight.mean(), options.delta, options.logarithmic)
+    law = law.scaled(x, target)
+    level = float(np.median(target))
+    loss = Loss(law, x, target, weight[None] / weight.mean(), options.delta, options.logarithmic, level)
     found = search(loss, law.starts(x, target))
-    resampling = resample(loss, found.theta, labels, options.bootstrap, options.seed)
+    units = places(x) if clusters is None else labels
+    resampling = draw(loss, found.theta, units, options.bootstrap, options.seed, paired)
     natural = law.natural(found.theta)
     certificate = certify(loss, found, resampling, int((~present).sum()))
-    if certificate.flat:
+    if certificate.flat or certificate.bare:
         # Resamples of points that leave a direction flat all stop beside the first fit: spread that means nothing.
-        resampling = replace(resampling, theta=resampling.theta[:0], numbers=resampling.numbers[:0])
+        resampling = replace(resampling, theta=resampling.theta[:0], numbers=resampling.numbers[:0], noise=None)
     return Fit(
         law=law,
         theta=found.theta,
         parameters=dict(zip(law.names, map(float, natural), strict=True)),
-        intervals=_intervals(law, natural, resampling, options) | dict.fromkeys(certificate.at_bounds),
+        intervals=_intervals(loss, natural, resampling, options),
         certificate=certificate,
         resampled=resampling.theta,
         numbers=resampling.numbers,
         residuals=np.log(target) - law.log_value(found.theta, x)[0],
         options=options,
         loss=loss,
+        noise=resampling.noise,
         clusters=labels,
+        units=units,
     )
 
 
-def _intervals(law: Law, natural: Array, resampling: Resampling, options: Options) -> dict[str, Interval | None]:
+def _intervals(loss: Loss, natural: Array, resampling: Resampling, options: Options) -> dict[str, Interval | None]:
+    law = loss.law
     if not len(resampling.theta):
         return dict.fromkeys(law.names)
+    if resampling.noise is not None:
+        return _from_noise(loss, resampling.theta, resampling.noise, options)
     draws, left_out = law.natural(resampling.theta), law.natural(resampling.jackknife)
     return {
         name: bca_interval(float(natural[i]), draws[:, i], left_out[:, i], options.confidence)
         for i, name in enumerate(law.names)
     }
+
+
+def _from_noise(loss: Loss, theta: Array, noise: Noise, options: Options) -> dict[str, Interval | None]:
+    """Intervals in internal coordinates, told as parameters."""
+    law = loss.law
+    matrix = np.eye(theta.shape[1]) if law.coordinates is None else law.coordinates.matrix
+    drawn = run_away(loss, theta)
+    intervals: dict[str, Interval | None] = {}
+    with np.errstate(over="ignore"):
+        for i, parameter in enumerate(law.parameters):
+            low, high = noise.ends(drawn[:, i], matrix[i], options.confidence)
+            intervals[parameter.name] = (
+                Interval(*map(float, np.exp([low, high]))) if parameter.positive else Interval(low, high)
+            )
+    return intervals
+
+
+def places(columns: Array) -> NDArray[np.intp]:
+    """Numbers [n] that rows share which share all variables: such rows share their departure from the law."""
+    return np.asarray(np.unique(columns, axis=1, return_inverse=True)[1].ravel() + 1)
 
 
 def _columns(columns: ArrayLike) -> Array:

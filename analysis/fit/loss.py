@@ -19,8 +19,9 @@ DAMPING = 1e-6
 class Loss:
     """``sum_i w_i Huber_delta(log y_i - log f(x_i))`` (Huber 1964; Hoffmann et al. 2022, eq. 3), over its scale.
 
-    Residuals are of ``y`` itself where not ``logarithmic``. ``columns`` [V, n], ``y`` [n]; ``weights`` [W, n] has
-    a row for every weighting (a resample counts its points), and a search says by its number which row is its own.
+    Where not ``logarithmic``, residuals are of ``y`` itself, as shares of its ``level``, and so is delta. ``columns``
+    [V, n], ``y`` [n]; ``weights`` [W, n] has a row for every weighting (a resample counts its points), and a search
+    says by its number which row is its own. ``shifts`` [W, n], where given, are added to the residuals.
     The scale makes the objective of order one whatever delta is: quasi-Newton codes that stop at an absolute
     change otherwise stop at their start.
     """
@@ -31,6 +32,8 @@ class Loss:
     weights: Array
     delta: float
     logarithmic: bool = True
+    level: float = 1.0
+    shifts: Array | None = None
 
     @property
     def scale(self) -> float:
@@ -38,33 +41,41 @@ class Loss:
         smallest = 1e-2 if np.isinf(self.delta) else min(self.delta, 1e-2)
         return smallest * 1e-2 * len(self.y)
 
+    def total(self, value: float) -> float:
+        """The summed loss in the units of ``y`` from the scaled ``value`` of a search."""
+        return value * self.scale * (1.0 if self.logarithmic else self.level**2)
+
     def __call__(self, theta: Array, rows: Rows) -> tuple[Array, Array]:
         """Scaled loss [K] and gradient [K, P] of ``theta`` [K, P] under the weightings ``rows`` [K]."""
-        residual, jacobian = self.residuals(theta)
+        residual, jacobian = self.residuals(theta, rows)
         weights = self.weights[rows]
         influence = np.clip(residual, -self.delta, self.delta)
         total = (weights * huber(self.delta, residual)).sum(axis=1) / self.scale
         gradient = -np.einsum("kn,knp->kp", weights * influence, jacobian) / self.scale
         return total, gradient
 
-    def residuals(self, theta: Array) -> tuple[Array, Array]:
-        """Residuals [K, n] of ``theta`` [K, P] and the law's gradient [K, n, P] in the same measure."""
+    def residuals(self, theta: Array, rows: Rows | None = None) -> tuple[Array, Array]:
+        """Residuals [K, n] of ``theta`` [K, P] and the law's gradient [K, n, P] in the same measure.
+
+        ``rows`` [K] says whose shifts count; without it there are none.
+        """
         log_value, jacobian = self.law.evaluate(theta, self.columns)
+        shift = 0.0 if rows is None or self.shifts is None else self.shifts[rows]
         if self.logarithmic:
-            return np.log(self.y) - log_value, jacobian
+            return np.log(self.y) - log_value + shift, jacobian
         with np.errstate(over="ignore", invalid="ignore"):  # a step of the search may leave the range of numbers
-            value = np.exp(log_value)
-            return self.y - value, value[..., None] * jacobian
+            value = np.exp(log_value - np.log(self.level))
+            return self.y / self.level - value + shift, value[..., None] * jacobian
 
     def curvature(self, theta: Array, rows: Rows) -> Array:
         """Gauss-Newton curvature [K, P, P] of the scaled loss, residuals weighted as by Huber's influence."""
-        residual, jacobian = self.residuals(theta)
+        residual, jacobian = self.residuals(theta, rows)
         weights = self.weights[rows] * np.minimum(1.0, self.delta / np.maximum(np.abs(residual), 1e-300))
         return np.einsum("kn,knp,knq->kpq", weights, jacobian, jacobian, optimize=True) / self.scale
 
     def second_order(self, theta: Array, rows: Rows) -> tuple[Array, Array, Array]:
         """Scaled loss [K], gradient [K, P] and Gauss-Newton curvature [K, P, P] from one evaluation of the law."""
-        residual, jacobian = self.residuals(theta)
+        residual, jacobian = self.residuals(theta, rows)
         weights = self.weights[rows]
         total = (weights * huber(self.delta, residual)).sum(axis=1) / self.scale
         influence = weights * np.minimum(1.0, self.delta / np.maximum(np.abs(residual), 1e-300)) / self.scale

@@ -23,7 +23,8 @@ NOISELESS = 1e-13
 def noise(loss: Loss, theta: Array, index: int, clusters: NDArray[np.generic]) -> float | NoFit:
     """What twice the rise of the loss is divided by to be an F statistic, from the residuals at ``theta`` [P].
 
-    Of squares with independent rows it is the residual variance: the F test exactly. Otherwise it is what makes the
+    Of squares it is the residual variance, of the mean of each cluster where its rows share their place: the F test
+    exactly. Otherwise it is what makes the
     profile as curved at its bottom as the robust (sandwich) variance of the parameter says, clusters [n] kept together
     (Chandler and Bate 2007, Biometrika 94:167). It is never less than ``mean psi^2 / mean psi'``, with psi the slope
     of the loss of one residual, which holds for equally distributed residuals (Schrader and Hettmansperger 1980,
@@ -33,8 +34,11 @@ def noise(loss: Loss, theta: Array, index: int, clusters: NDArray[np.generic]) -
     weights, n = loss.weights[0], len(residual)
     spare = n - len(theta)
     names, member = np.unique(clusters, return_inverse=True)
-    if np.sqrt((residual**2).mean()) < NOISELESS * (1.0 if loss.logarithmic else np.abs(loss.y).mean()):
+    if np.sqrt((residual**2).mean()) < NOISELESS:
         return NoFit("the law passes through every point, so there is no noise to judge by")
+    if np.abs(residual).max() <= loss.delta and one_place_each(loss, clusters):
+        means = np.bincount(member, weights * residual) ** 2 / np.bincount(member, weights)
+        return float(means.sum()) / (len(names) - len(theta))
     if len(names) < min(n, FEWEST_CLUSTERS):
         return NoFit(f"{len(names)} clusters are too few to tell how much they vary; needs {FEWEST_CLUSTERS}")
     psi = np.clip(residual, -loss.delta, loss.delta)
@@ -42,8 +46,6 @@ def noise(loss: Loss, theta: Array, index: int, clusters: NDArray[np.generic]) -
     if isinstance(bend, NoFit):
         return bend
     alike = float((weights * psi**2).sum()) / spare / (float((weights * bend).sum()) / spare)
-    if len(names) == n and np.abs(residual).max() <= loss.delta:
-        return alike
     inverse = damped_inverse(np.einsum("n,np,nq->pq", weights * bend, jacobian, jacobian)[None])[0]
     leverage = np.einsum("n,np,pq,nq->n", weights * bend, jacobian, inverse, jacobian)
     pull = (weights * psi / (1 - np.minimum(leverage, MOST_LEVERAGE)))[:, None] * jacobian
@@ -51,6 +53,18 @@ def noise(loss: Loss, theta: Array, index: int, clusters: NDArray[np.generic]) -
     direction = inverse[index]
     sandwich = float(((direction @ sums) ** 2).sum()) / float(direction[index])
     return max(alike, sandwich)
+
+
+def degrees(loss: Loss, clusters: NDArray[np.generic]) -> int:
+    """Degrees of freedom of that noise."""
+    count, parameters = len(np.unique(clusters)), len(loss.law.parameters)
+    return count - parameters if one_place_each(loss, clusters) else min(len(loss.y) - parameters, count - 1)
+
+
+def one_place_each(loss: Loss, clusters: NDArray[np.generic]) -> bool:
+    """Whether all rows of each cluster [n] share all variables."""
+    names, member = np.unique(clusters, return_inverse=True)
+    return np.unique(np.concatenate([loss.columns, member[None]]), axis=1).shape[1] == len(names)
 
 
 def _bend(loss: Loss, residual: Array, parameters: int) -> Array | NoFit:

@@ -7,16 +7,17 @@ never rises and that end of the interval is open.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
 from scipy.optimize import brentq
 
+from analysis.fit.effect import effect, with_effect
 from analysis.fit.estimate import Fit
 from analysis.fit.loss import Loss, damped_inverse
 from analysis.fit.minimise import Rows, minimise
-from analysis.fit.noise import noise
+from analysis.fit.noise import degrees, noise
 from analysis.fit.small_sample import NoFit
 from analysis.laws.law import Array
 
@@ -25,13 +26,12 @@ FIRST_STEP, GROWTH, MOST_STEPS = 0.2, 1.15, 100
 BEYOND = 1.5
 """The curve goes on until it is this many times as high as the interval needs."""
 FURTHEST_LOG, FURTHEST = 25.0, 20.0
-"""How far a positive parameter may move in logarithms (a factor of 7e10), any other in its own size or, if greater, the
-spread of the law's starts."""
+"""How far a positive parameter may move in logarithms (a factor of 7e10), any other in its size: its own, the spread of
+the law's starts, or what changes some value by a factor of e, whichever is greatest."""
 NO_EFFECT = 1e-6
 """A positive parameter that moves no value by more than this share of its own change has come to its end."""
 FAINT = 1e-3
 """With less effect than this, a search no longer sees that a term could come back."""
-HALVINGS = 40
 RUNAWAY = 12.0
 """A positive parameter further than this from all starts, in logarithms, has run away along a ridge."""
 SETTLING, HIGHEST = 4, 1e9
@@ -68,15 +68,16 @@ def profile(fit: Fit, name: str) -> Profile | NoFit:
     Huber loss and clusters have their own measure of noise, see there; G clusters leave G - 1 degrees of freedom.
     """
     index = fit.law.names.index(name)
-    unit = noise(fit.loss, fit.theta, index, fit.clusters)
+    law = fit.law.holding(index)
+    loss, theta = replace(fit.loss, law=law), law.from_table_units(fit.law.in_table_units(fit.theta))
+    unit = noise(loss, theta, index, fit.units)
     if isinstance(unit, NoFit):
         return unit
-    count = len(np.unique(fit.clusters))
-    spare = min(fit.certificate.n - len(fit.theta), count - 1)
+    spare = degrees(loss, fit.units)
     limit = float(special.fdtri(1, spare, fit.options.confidence))
-    search = _Search(fit.loss, index, unit, fit.law.starts(fit.loss.columns, fit.loss.y))
-    positive = fit.law.parameters[index].positive
-    centre = search.centre(fit.theta)
+    search = _Search(loss, index, unit, law.starts(loss.columns, loss.y))
+    positive = law.parameters[index].positive
+    centre = search.centre(theta)
     step, furthest = _scale(search, centre, limit, positive)
     down = _outwards(search, centre, -step, furthest, limit)
     up = _outwards(search, centre, step, furthest, limit)
@@ -94,7 +95,7 @@ def profile(fit: Fit, name: str) -> Profile | NoFit:
         open_ends=tuple(side for side, end in (("low", low), ("high", high)) if end is None),
         confidence=fit.options.confidence,
         limit=limit,
-        values=fit.law.natural(walk)[:, index],
+        values=law.natural(walk)[:, index],
         criterion=height,
     )
 
@@ -141,7 +142,7 @@ class _Search:
         if self.loss.law.parameters[self.index].positive:
             own = self.starts[:, self.index]
             start[self.index] = np.clip(theta[self.index], own.min() - RUNAWAY, own.max() + RUNAWAY)
-            start = self.with_effect(start[None], NO_EFFECT, [self.index])[0]
+            start = with_effect(self.loss, self.starts, start[None], NO_EFFECT, [self.index])[0]
         if start[self.index] == theta[self.index]:
             return theta
         starts = np.concatenate([start[None], self.starts])
@@ -154,35 +155,16 @@ class _Search:
         A term that has vanished pulls at nothing, so each search also starts with such terms brought back.
         """
         others = [i for i, one in enumerate(self.loss.law.parameters) if one.positive and i != self.index]
-        back = self.with_effect(starts, FAINT, others)
+        back = with_effect(self.loss, self.starts, starts, FAINT, others)
         ends = self.best(starts if np.array_equal(back, starts) else np.concatenate([starts, back]))
         return np.asarray(ends[self.height(ends).argmin()])
-
-    def with_effect(self, theta: Array, share: float, which: list[int]) -> Array:
-        """``theta`` [K, P] with each parameter in ``which`` that has less effect than ``share`` moved to have it."""
-        theta = theta.copy()
-        for i in which:
-            faint = np.flatnonzero(self.effect(theta)[:, i] < share)
-            if not len(faint):
-                continue
-            near, far = np.full(len(faint), np.median(self.starts[:, i])), theta[faint, i]
-            for _ in range(HALVINGS):
-                theta[faint, i] = (near + far) / 2
-                lost = self.effect(theta[faint])[:, i] < share
-                near, far = np.where(lost, near, theta[faint, i]), np.where(lost, theta[faint, i], far)
-            theta[faint, i] = near
-        return theta
-
-    def effect(self, theta: Array) -> Array:
-        """The largest change [K, P] of log y, at any point, per change of each internal coordinate."""
-        _, jacobian = self.loss.law.evaluate(theta, self.loss.columns)
-        return np.asarray(np.abs(jacobian).max(axis=1))
 
 
 def _scale(search: _Search, theta: Array, limit: float, positive: bool) -> tuple[float, float]:
     """The first step outwards and the furthest distance, from the half width that the curvature lets expect."""
     own = abs(float(theta[search.index]))
-    size = 1.0 if positive else max(own, float(search.starts[:, search.index].std()))
+    by_effect = 1 / max(float(effect(search.loss, theta[None])[0, search.index]), FAINT)
+    size = 1.0 if positive else max(own, float(search.starts[:, search.index].std()), by_effect)
     variance = float(damped_inverse(search.curvature(theta[None]))[0, search.index, search.index])
     half = min(math.sqrt(limit * max(variance, 0.0)), size)
     return FIRST_STEP * half, size * (FURTHEST_LOG if positive else FURTHEST)
@@ -207,7 +189,7 @@ def _outwards(search: _Search, theta: Array, step: float, furthest: float, limit
         height = float(search.height(last[None])[0]) - least
         if not height < BEYOND * limit or abs(last[held] - theta[held]) > furthest:
             break
-        if positive and search.effect(last[None])[0, held] < NO_EFFECT:
+        if positive and effect(search.loss, last[None])[0, held] < NO_EFFECT:
             break
         step *= GROWTH
     return np.array(walk)

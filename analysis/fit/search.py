@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from analysis.fit.loss import Loss
+from analysis.fit.damped import solve
+from analysis.fit.loss import SQUARED, Loss
 from analysis.fit.minimise import minimise
 from analysis.laws.law import Array
 
@@ -16,6 +17,9 @@ AGREE = 1e-6
 """Starts agree when their losses differ by less than this share."""
 POLISHED = 4
 MAX_POLISHING = 5000
+DAMPED_STEPS = 200
+GAIN = 1e-9
+"""Share of the loss whose gain in a step is not worth going on for a resample."""
 COARSE_DELTAS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
@@ -51,7 +55,7 @@ def search(loss: Loss, starts: Array) -> Found:
     _, gradient = loss(theta[best : best + 1], rows[:1])
     return Found(
         theta[best],
-        float(values[best] * loss.scale),
+        loss.total(float(values[best])),
         float(np.abs(gradient).max()),
         len(starts),
         agreeing,
@@ -87,9 +91,15 @@ def _polished(loss: Loss, theta: Array, values: Array) -> tuple[Array, Array]:
     return theta, values
 
 
-def search_resamples(loss: Loss, start: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """Best theta [W, P] of every weighting from ``start`` [P], and whether its loss and parameters are finite [W]."""
-    rows = np.arange(len(loss.weights))
-    theta = np.repeat(start[None], len(rows), axis=0)
-    minima = minimise(loss, theta, rows, loss.inverse_hessian(theta, rows), tolerance=1e-6)
-    return minima.theta, np.isfinite(minima.value) & np.isfinite(minima.theta).all(axis=1)
+def search_resamples(loss: Loss, starts: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """Best theta [W, P] of every weighting from ``starts`` [S, P], and whether all of it is finite [W]."""
+    each = np.arange(len(loss.weights))
+    rows = np.tile(each, len(starts))
+    theta = np.repeat(starts, len(each), axis=0)
+    if loss.delta == SQUARED:
+        minima = solve(loss, theta, rows, DAMPED_STEPS)
+    else:
+        minima = minimise(loss, theta, rows, loss.inverse_hessian(theta, rows), tolerance=1e-6, gain=GAIN)
+    values = np.where(np.isfinite(minima.value), minima.value, np.inf).reshape(len(starts), -1)
+    best = values.argmin(axis=0) * len(each) + each
+    return minima.theta[best], np.isfinite(values.min(axis=0)) & np.isfinite(minima.theta[best]).all(axis=1)

@@ -102,18 +102,26 @@ def add_words(parser: argparse.ArgumentParser, held: str = "") -> None:
         type=number(1e-12, math.inf, "; 1e-7 is least absolute deviations, inf least squares"),
         default=1e-3,
         metavar="DELTA",
-        help="of log residuals; inf = least squares",
+        help="of log residuals, or of y over its median; inf = least squares",
     )
     parser.add_argument("--residual", choices=("log", "plain"), default="log", help="of log y (default) or of y")
     parser.add_argument("--weights", metavar="COLUMN", help="weight of each row, for example 1 / variance over seeds")
-    parser.add_argument("--cluster", metavar="COLUMN", help="rows that the bootstrap draws together, e.g. the size")
+    parser.add_argument(
+        "--cluster",
+        metavar="COLUMN",
+        help="rows that depart from the law together, e.g. the size (default: rows of equal variables)",
+    )
     rows = "rows to predict from the others, as in --where"
     parser.add_argument("--holdout", metavar="COLUMN>VALUE", help=rows + held)
     parser.add_argument(
         "--at", type=places, metavar="X[,D]", help="predict one further row at these values of --x, --d, --unique"
     )
     parser.add_argument(
-        "--bootstrap", type=whole(MOST_RESAMPLES), default=1000, metavar="N", help="resamples; 0 = no intervals"
+        "--bootstrap",
+        type=whole(MOST_RESAMPLES),
+        default=1000,
+        metavar="N",
+        help="resamples (of few rows at most 200); 0 = no intervals",
     )
     add_confidence(parser)
     parser.add_argument("--seed", type=whole(LARGEST_SEED), default=0, help="of the resampling (default 0)")

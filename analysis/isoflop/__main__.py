@@ -15,7 +15,7 @@ from analysis.fit.estimate import Options, fit_law
 from analysis.fit.optimal import FLOPS_PER, best_use
 from analysis.fit.small_sample import Interval, NoFit
 from analysis.fit.table import read_table
-from analysis.isoflop.allocation import Allocation, Optimum, bias_of_minima, optima, same_budgets, through
+from analysis.isoflop.allocation import MISFIT, Allocation, Optimum, bias_of_minima, optima, same_budgets, through
 from analysis.isoflop.answers import as_json
 from analysis.isoflop.minimum import Minimum, akima_minimum, parabola_minimum
 from analysis.laws.law import Array
@@ -98,6 +98,12 @@ def _show(found: tuple[Optimum, ...], law: Allocation | NoFit, bias: float | NoF
         )
     without = f"not known: {bias.reason}" if isinstance(bias, NoFit) else f"{bias:+.4f}"
     console.print(f"bias of the exponent of N* on this grid without noise: {without}")
+    if bent := [one for one in found if one.bent]:
+        widest = max(float(one.tried[-1] / one.tried[0]) for one in bent)
+        console.print(
+            f"note: at {len(bent)} of {len(found)} budgets the losses are no parabola over the sizes tried, up to "
+            f"{widest:.3g}-fold (p < {MISFIT:g}): these minima are biased; a narrower range of sizes has less bias"
+        )
     if left_out:
         console.print(f"note: {left_out} rows with missing values left out")
 

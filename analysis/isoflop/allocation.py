@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ FEWEST_SIZES = 4
 """A parabola through three points passes exactly, so it says nothing of its own error."""
 FEWEST_BUDGETS = 3
 OPEN = "the sizes scatter too much to tell the curvature of their parabola from zero"
+MISFIT = 0.01
+"""p value below which the losses are no parabola over the sizes tried."""
 INTERPOLATED = "an interpolation has no residuals, so no interval"
 SAME_BUDGET = 0.02
 """Runs whose FLOPs differ by less than this share one budget; the isoflop grid meets its budgets within 1 %."""
@@ -34,6 +37,13 @@ class Optimum:
     interval: Interval | None = None
     """95 % interval of the best size itself; an open end is 0 or infinite."""
     reason: str | None = None
+    misfit: float | None = None
+    """p value of the losses being a parabola; None where it was not tested."""
+
+    @property
+    def bent(self) -> bool:
+        """Whether the losses are no parabola over the sizes tried, so that a vertex of one is biased."""
+        return self.misfit is not None and self.misfit < MISFIT
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,8 @@ def through(found: tuple[Optimum, ...]) -> Allocation | NoFit:
     """
     good = {one.budget: one.log_n for one in found if one.log_n is not None}
     if len(good) < FEWEST_BUDGETS:
-        reasons = "; ".join(f"{one.budget:.3g}: {one.reason}" for one in found if one.log_n is None)
+        counts = Counter(one.reason or "" for one in found if one.log_n is None)
+        reasons = "; ".join(f"{count} of {len(found)}: {reason}" for reason, count in counts.most_common())
         return NoFit(f"{len(good)} budgets have a minimum, {FEWEST_BUDGETS} are needed ({reasons})")
     line = fit_power_law(list(good), np.exp(list(good.values())))
     if isinstance(line, NoFit):
@@ -126,4 +137,5 @@ def _optimum(budget: float, n: Array, loss: Array, minimum: Minimum) -> Optimum:
     with np.errstate(over="ignore"):
         low, high = map(float, np.exp([found.interval.low, found.interval.high]))
     is_open = low == 0 or math.isinf(high)
-    return Optimum(budget, tried, mean, found.log_n, Interval(low, high), OPEN if is_open else None)
+    reason = OPEN if is_open else None
+    return Optimum(budget, tried, mean, found.log_n, Interval(low, high), reason, found.misfit)

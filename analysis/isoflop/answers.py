@@ -32,6 +32,7 @@ def _optimum(one: Optimum) -> dict[str, Any]:
         "n": None if one.log_n is None else float(np.exp(one.log_n)),
         "interval": None if one.interval is None else [one.interval.low or None, finite(one.interval.high)],
         "reason": one.reason,
+        "misfit_p": one.misfit,
     }
 
 

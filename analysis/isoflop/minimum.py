@@ -24,6 +24,8 @@ class Found:
     log_n: float
     interval: Interval | None
     """None where the way of finding it shows no noise."""
+    misfit: float | None = None
+    """p value of what the form of the curve leaves over; None where it is not tested."""
 
 
 Minimum = Callable[[Array, Array], Found | None]
@@ -35,7 +37,7 @@ def parabola_minimum(log_n: Array, loss: Array) -> Found | None:
     parabola = parabola_through(log_n, loss)
     if parabola.curvature <= 0 or not log_n.min() < parabola.vertex < log_n.max():
         return None
-    return Found(parabola.vertex, vertex_interval(parabola))
+    return Found(parabola.vertex, vertex_interval(parabola), parabola.misfit)
 
 
 def akima_minimum(log_n: Array, loss: Array) -> Found | None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import fdtrc, stdtrit
 
 from analysis.fit.small_sample import CONFIDENCE, Interval
 from analysis.laws.law import Array
@@ -24,6 +24,8 @@ class Parabola:
     """Of slope and curvature [2, 2]; NaN where nothing is left over for the noise."""
     left: int
     """Degrees of freedom of the noise: sizes less three."""
+    misfit: float | None
+    """p value of higher terms: small where the losses are no parabola. None with fewer than five sizes."""
 
     @property
     def vertex(self) -> float:
@@ -50,7 +52,18 @@ def parabola_through(log_n: Array, loss: Array) -> Parabola:
     residual = loss - design @ np.array([level, slope, curvature])
     left = len(log_n) - 3
     variance = float(residual @ residual) / left if left else math.nan
-    return Parabola(middle, level, slope, curvature, variance * (solve @ solve.T)[1:, 1:], left)
+    return Parabola(middle, level, slope, curvature, variance * (solve @ solve.T)[1:, 1:], left, _misfit(x, residual))
+
+
+def _misfit(x: Array, residual: Array) -> float | None:
+    """The F test of a cubic and, with six sizes or more, a quartic term in the ``residual`` [m] over ``x`` [m]."""
+    more = min(len(x) - 4, 2)
+    if more < 1:
+        return None
+    terms, _ = np.linalg.qr(np.vander(x / np.abs(x).max(), 3 + more, increasing=True))
+    explained = float(((terms[:, 3:].T @ residual) ** 2).sum())
+    left, rest = len(x) - 3 - more, float(residual @ residual) - explained
+    return float(fdtrc(more, left, explained / more * left / rest)) if rest > 0 else None
 
 
 def vertex_interval(parabola: Parabola) -> Interval:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import expit
 
 from analysis.laws.law import Array, Law, Parameter
-from analysis.laws.terms import log_sum
+from analysis.laws.terms import NEGLIGIBLE, log_sum
 
 PLACES = (0.15, 0.35, 0.55, 0.75, 0.92)
 """Where along log x the bend may start, as fractions of the range."""
@@ -62,14 +62,17 @@ def _bent_starts(columns: Array, y: Array) -> Array:
 
 def _broken_starts(columns: Array, y: Array) -> Array:
     floors = [share * y.min() for share in FLOORS]
-    return np.array([[np.log(e), *start] for e in floors for start in _bent_above(e, np.log(columns[0]), y)])
+    bent_starts = _bent_above(0.0, np.log(columns[0]), y)[len(WIDTHS) :: 2 * len(WIDTHS)]
+    without = [[np.log(NEGLIGIBLE * y.min()), *start] for start in bent_starts]
+    above = [[np.log(e), *start] for e in floors for start in _bent_above(e, np.log(columns[0]), y)]
+    return np.array(without + above)
 
 
 _BEND = (
-    Parameter("b"),
+    Parameter("b", unit="y x^c0"),
     Parameter("c0", positive=False),
     Parameter("c1", positive=False),
-    Parameter("d1"),
+    Parameter("d1", unit="x"),
     Parameter("f1"),
 )
 BENT = Law(
@@ -78,5 +81,5 @@ BENT = Law(
 )  # fmt: skip
 BROKEN = Law(
     "broken", "a + b x^-c0 (1 + (x / d1)^(1 / f1))^(-c1 f1)", "Caballero et al. 2023, arXiv:2210.14891, eq. 1", ("x",),
-    (Parameter("a"), *_BEND), broken, _broken_starts,
+    (Parameter("a", unit="y"), *_BEND), broken, _broken_starts,
 )  # fmt: skip

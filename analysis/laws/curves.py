@@ -8,11 +8,13 @@ import numpy as np
 from scipy.special import expit
 
 from analysis.laws.law import Array, Law, Parameter
-from analysis.laws.terms import coefficients, log_sum
+from analysis.laws.terms import NEGLIGIBLE, coefficients, line, log_sum
 
 EXPONENTS = (0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 1.8)
 PLACES = (0.02, 0.2, 0.5, 0.8)
 """Where along log x a shift may start, as fractions of the range."""
+FAR = 3.0
+"""How far, in log x or in the exponent, a start lies from where a shift or a ceiling has a say."""
 
 
 def power(theta: Array, columns: Array) -> tuple[Array, Array]:
@@ -66,14 +68,15 @@ def sigmoid(theta: Array, columns: Array) -> tuple[Array, Array]:
 
 
 def _line_start(columns: Array, y: Array) -> Array:
-    slope, intercept = np.polyfit(np.log(columns[0]), np.log(y), 1)
+    intercept, slope = line(np.log(columns[0]), y)
     return np.array([[intercept, -slope]])
 
 
 def _offset_starts(columns: Array, y: Array) -> Array:
     log_x = np.log(columns[0])
-    starts = []
-    for alpha in EXPONENTS:
+    intercept, slope = line(log_x, y)
+    starts = [[np.log(NEGLIGIBLE * y.min()), intercept, -slope]]
+    for alpha in np.copysign(EXPONENTS, -slope):
         log_e, log_a = coefficients(np.stack([np.ones_like(y), np.exp(-alpha * (log_x - log_x.mean()))]), y)
         starts.append([log_e, log_a + alpha * log_x.mean(), alpha])
     return np.array(starts)
@@ -81,21 +84,23 @@ def _offset_starts(columns: Array, y: Array) -> Array:
 
 def _shifts(columns: Array) -> Array:
     log_x = np.log(columns[0])
-    places: Array = log_x.min() + np.array(PLACES) * np.ptp(log_x)
+    places: Array = np.append(log_x.min() - FAR, log_x.min() + np.array(PLACES) * np.ptp(log_x))
     return places
 
 
 def _shifted_starts(columns: Array, y: Array) -> Array:
     starts = []
     for shift in _shifts(columns):
-        slope, intercept = np.polyfit(np.logaddexp(np.log(columns[0]), shift), np.log(y), 1)
+        intercept, slope = line(np.logaddexp(np.log(columns[0]), shift), y)
         starts.append([intercept, -slope, shift])
     return np.array(starts)
 
 
 def _shifted_offset_starts(columns: Array, y: Array) -> Array:
-    starts = []
-    for shift, alpha in itertools.product(_shifts(columns), EXPONENTS[2:]):
+    intercept, slope = line(np.log(columns[0]), y)
+    shifts = _shifts(columns)
+    starts = [[np.log(NEGLIGIBLE * y.min()), intercept, -slope, shifts[0]]]
+    for shift, alpha in itertools.product(shifts[1:], np.copysign(EXPONENTS[2:], -slope)):
         away = np.logaddexp(np.log(columns[0]), shift)
         log_e, log_a = coefficients(np.stack([np.ones_like(y), np.exp(-alpha * (away - away.mean()))]), y)
         starts.append([log_e, log_a + alpha * away.mean(), alpha, shift])
@@ -105,8 +110,15 @@ def _shifted_offset_starts(columns: Array, y: Array) -> Array:
 def _saturating_starts(columns: Array, y: Array) -> Array:
     log_x, top = np.log(columns[0]), np.log(y.max())
     places = [log_x.min() + place * np.ptp(log_x) for place in (-0.3, 0.2, 0.7, 1.3)]
+    intercept, slope = line(log_x, y)
+    slope = np.copysign(max(abs(slope), NEGLIGIBLE), slope)
+    far = (log_x.max() if slope > 0 else log_x.min()) + FAR / slope
+    exponents = np.copysign((0.3, 1.0, 2.0), slope)
     return np.array(
-        [[top + extra, k, alpha] for extra, k, alpha in itertools.product((0.05, 0.5), places, (0.3, 1.0, 2.0))]
+        [
+            [intercept + slope * far, far, slope],
+            *([top + extra, k, alpha] for extra, k, alpha in itertools.product((0.05, 0.5), places, exponents)),
+        ]
     )
 
 
@@ -121,27 +133,32 @@ def _sigmoid_starts(columns: Array, y: Array) -> Array:
 
 POWER = Law(
     "power", "A x^-alpha", "Kaplan et al. 2020, arXiv:2001.08361, eq. 1.1; M1 of arXiv:2209.06640", ("x",),
-    (Parameter("A"), Parameter("alpha", positive=False)), power, _line_start,
+    (Parameter("A", unit="y x^alpha"), Parameter("alpha", positive=False)), power, _line_start,
 )  # fmt: skip
 OFFSET = Law(
     "offset", "E + A x^-alpha", "Henighan et al. 2020, arXiv:2010.14701, eq. 1.1; M2 of arXiv:2209.06640", ("x",),
-    (Parameter("E"), Parameter("A"), Parameter("alpha", positive=False)), offset, _offset_starts,
+    (Parameter("E", unit="y"), *POWER.parameters), offset, _offset_starts,
 )  # fmt: skip
 SHIFTED = Law(
     "shifted", "A (x + s)^-alpha", "Zhai et al. 2022, arXiv:2106.04560, sec. 2.2, without its floor", ("x",),
-    (Parameter("A"), Parameter("alpha", positive=False), Parameter("s")), shifted, _shifted_starts,
+    (*POWER.parameters, Parameter("s", unit="x")), shifted, _shifted_starts,
 )  # fmt: skip
 SHIFTED_OFFSET = Law(
     "shifted_offset", "E + A (x + s)^-alpha", "Zhai et al. 2022, arXiv:2106.04560, sec. 2.2", ("x",),
-    (Parameter("E"), Parameter("A"), Parameter("alpha", positive=False), Parameter("s")),
-    shifted_offset, _shifted_offset_starts,
+    (*OFFSET.parameters, Parameter("s", unit="x")), shifted_offset, _shifted_offset_starts,
 )  # fmt: skip
 SATURATING = Law(
     "saturating", "C / (1 + (k / x)^alpha)", "Hill 1910; rises to a ceiling C as C - C k^alpha x^-alpha", ("x",),
-    (Parameter("C"), Parameter("k"), Parameter("alpha", positive=False)), saturating, _saturating_starts,
+    (Parameter("C", unit="y"), Parameter("k", unit="x"), Parameter("alpha", positive=False)),
+    saturating, _saturating_starts,
 )  # fmt: skip
 SIGMOID = Law(
     "sigmoid", "low + span / (1 + exp(k (x - x0)))", "Bhagia et al. 2024, arXiv:2412.04403, sec. 3.2", ("x",),
-    (Parameter("low"), Parameter("span"), Parameter("k", positive=False), Parameter("x0", positive=False)),
+    (
+        Parameter("low", unit="y"),
+        Parameter("span", unit="y"),
+        Parameter("k", positive=False, unit="x^-1"),
+        Parameter("x0", positive=False, unit="x"),
+    ),
     sigmoid, _sigmoid_starts,
 )  # fmt: skip

@@ -8,9 +8,9 @@ import numpy as np
 from scipy.special import expit
 
 from analysis.laws.law import Array, Law, Parameter
-from analysis.laws.terms import log_sum
+from analysis.laws.terms import NEGLIGIBLE, line, log_sum
 
-PLACES = (0.1, 0.4, 0.7, 1.0)
+PLACES = (0.1, 0.4, 0.7, 1.0, 1.5)
 """Where along log x the level may begin, as fractions of the range."""
 FLOORS = (0.02, 0.5, 0.9, 0.98)
 """Floors to start from, as shares of the smallest value."""
@@ -71,7 +71,7 @@ def _levelling_starts(columns: Array, y: Array) -> Array:
     starts = []
     for place in PLACES:
         level = log_x.min() + place * np.ptp(log_x)
-        slope, intercept = np.polyfit(np.logaddexp(-log_x, -level), np.log(y), 1)
+        intercept, slope = line(np.logaddexp(-log_x, -level), y)
         starts.append([intercept, slope, level])
     return np.array(starts)
 
@@ -79,7 +79,9 @@ def _levelling_starts(columns: Array, y: Array) -> Array:
 def _m4_starts(columns: Array, y: Array) -> Array:
     """Floors, tops and bends on a grid, the line between them by least squares of log y."""
     log_x = np.log(columns[0])
-    starts = []
+    intercept, slope = line(log_x, y)
+    span = np.log(y.max() / NEGLIGIBLE)
+    starts = [[np.log(NEGLIGIBLE * y.min()), span, intercept - span, -slope, 0.0]]
     for low, high, alpha in itertools.product(FLOORS, TOPS, ALPHAS):
         floor = low * y.min()
         span = high * y.max() - floor
@@ -94,10 +96,17 @@ def _m4_starts(columns: Array, y: Array) -> Array:
 
 LEVELLING = Law(
     "levelling", "A (1/x + 1/s)^alpha", "M3 of Alabdulmohsin et al. 2022, arXiv:2209.06640", ("x",),
-    (Parameter("A"), Parameter("alpha", positive=False), Parameter("s")), levelling, _levelling_starts,
+    (Parameter("A", unit="y x^alpha"), Parameter("alpha", positive=False), Parameter("s", unit="x")),
+    levelling, _levelling_starts,
 )  # fmt: skip
 M4 = Law(
     "m4", "E + S p, where p / (1 - p)^alpha = beta x^-c", "M4 of Alabdulmohsin et al. 2022, arXiv:2209.06640", ("x",),
-    (Parameter("E"), Parameter("S"), Parameter("beta"), Parameter("c", positive=False), Parameter("alpha")),
+    (
+        Parameter("E", unit="y"),
+        Parameter("S", unit="y"),
+        Parameter("beta", unit="x^c"),
+        Parameter("c", positive=False),
+        Parameter("alpha"),
+    ),
     m4, _m4_starts,
 )  # fmt: skip

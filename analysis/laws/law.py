@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,31 @@ Starts = Callable[[Array, Array], Array]
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a law. A ``positive`` one is searched by its logarithm, so that no bound is needed."""
+    """One parameter of a law. A ``positive`` one is searched by its logarithm, so that no bound is needed.
+
+    ``unit`` is a product such as ``y x^alpha`` of y and variables, each to the power of a number or of a parameter that
+    has no unit itself.
+    """
 
     name: str
     positive: bool = True
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Internal coordinates ``matrix @ theta + shift`` of the units of a table, from those ``theta`` that a law uses."""
+
+    matrix: Array
+    shift: Array
+
+    def table(self, theta: Array) -> Array:
+        """The coordinates [..., P] in the units of the table."""
+        return theta @ self.matrix.T + self.shift
+
+    def own(self, theta: Array) -> Array:
+        """The inverse of ``table``."""
+        return (theta - self.shift) @ np.linalg.inv(self.matrix).T
 
 
 @dataclass(frozen=True)
@@ -29,7 +50,8 @@ class Law:
     """A form ``y = f(x; parameters)`` with y > 0.
 
     ``variables`` names the columns it reads, in order; ``evaluate`` works on internal coordinates theta [S, P]
-    (the logarithm of positive parameters) of S searches at once.
+    (the logarithm of positive parameters) of S searches at once. ``units`` names the unit of each variable where two
+    share one.
     """
 
     name: str
@@ -39,18 +61,90 @@ class Law:
     parameters: tuple[Parameter, ...]
     evaluate: Evaluate
     starts: Starts
+    units: tuple[str, ...] = ()
+    coordinates: Coordinates | None = None
+    """How theta is that of the table's units; None where it is."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the parameters, in order."""
         return tuple(parameter.name for parameter in self.parameters)
 
+    def in_table_units(self, theta: Array) -> Array:
+        """Internal coordinates [..., P] in the units of the table from those ``theta`` [..., P] of the search."""
+        return theta if self.coordinates is None else self.coordinates.table(theta)
+
+    def from_table_units(self, theta: Array) -> Array:
+        """The inverse of ``in_table_units``."""
+        return theta if self.coordinates is None else self.coordinates.own(theta)
+
     def natural(self, theta: Array) -> Array:
         """Parameters [..., P] as people write them from internal coordinates ``theta`` [..., P]."""
         positive = np.array([parameter.positive for parameter in self.parameters])
+        theta = self.in_table_units(theta)
         with np.errstate(over="ignore"):
             return np.where(positive, np.exp(np.where(positive, theta, 0.0)), theta)
 
     def log_value(self, theta: Array, columns: Array) -> Array:
         """Log of the law [S, n] at ``columns`` [V, n]."""
         return self.evaluate(np.atleast_2d(theta), columns)[0]
+
+    def scaled(self, columns: Array, y: Array) -> Law:
+        """The same law, searched in units in which ``columns`` [V, n] and ``y`` [n] are about 1.
+
+        So nothing that a search, a tolerance or a condition number says depends on the units of a table.
+        """
+        units = self.units or self.variables
+        sizes = {unit: float(np.median(np.abs(columns[units.index(unit)]))) or 1.0 for unit in units}
+        scale = np.array([[sizes[unit]] for unit in units])
+        level = float(np.median(y))
+        matrix, shift = np.eye(len(self.parameters)), np.zeros(len(self.parameters))
+        for i, parameter in enumerate(self.parameters):
+            for unit, power in _powers(parameter.unit):
+                log_size = np.log(level if unit == "y" else sizes[unit])
+                if not parameter.positive:
+                    matrix[i, i] *= np.exp(float(power) * log_size)
+                elif power in self.names:
+                    matrix[i, self.names.index(power)] += log_size
+                else:
+                    shift[i] += float(power) * log_size
+
+        def evaluate(theta: Array, places: Array) -> tuple[Array, Array]:
+            with np.errstate(all="ignore"):  # a step of a search may leave the range of numbers; it is not taken
+                value, gradient = self.evaluate(theta, places / scale)
+            return value + np.log(level), gradient
+
+        def starts(places: Array, values: Array) -> Array:
+            return self.starts(places / scale, values / level)
+
+        return replace(self, evaluate=evaluate, starts=starts, coordinates=Coordinates(matrix, shift))
+
+    def holding(self, index: int) -> Law:
+        """The same law with the coordinate at ``index`` in the units of the table: to hold it is to hold the parameter.
+
+        In the units of the search a coefficient such as ``A`` in ``A x^-alpha`` is its value at another x.
+        """
+        if self.coordinates is None:
+            return self
+        matrix, shift = np.eye(len(self.parameters)), np.zeros(len(self.parameters))
+        matrix[index], shift[index] = self.coordinates.matrix[index], self.coordinates.shift[index]
+        back, outer = np.linalg.inv(matrix), self.coordinates
+
+        def evaluate(theta: Array, places: Array) -> tuple[Array, Array]:
+            value, gradient = self.evaluate((theta - shift) @ back.T, places)
+            return value, gradient @ back
+
+        def starts(places: Array, values: Array) -> Array:
+            return Coordinates(matrix, shift).table(self.starts(places, values))
+
+        return replace(
+            self,
+            evaluate=evaluate,
+            starts=starts,
+            coordinates=Coordinates(outer.matrix @ back, outer.shift - outer.matrix @ back @ shift),
+        )
+
+
+def _powers(unit: str) -> list[tuple[str, str]]:
+    """The factors of a unit, each with its power."""
+    return [(factor.partition("^")[0], factor.partition("^")[2] or "1") for factor in unit.split()]

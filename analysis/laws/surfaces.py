@@ -44,7 +44,9 @@ def repeated(theta: Array, columns: Array) -> tuple[Array, Array]:
 def surface_starts(log_n: Array, log_d: Array, y: Array) -> Array:
     """(log E, log A, log B, alpha, beta) [S, 5] for a grid of exponents, the rest by linear algebra."""
     starts = []
-    for alpha, beta in itertools.product(ALPHAS, ALPHAS):
+    design = np.stack([np.ones_like(y), log_n - log_n.mean(), log_d - log_d.mean()], axis=1)
+    _, by_n, by_d = np.linalg.lstsq(design, np.log(y), rcond=None)[0]
+    for alpha, beta in itertools.product(np.copysign(ALPHAS, -by_n), np.copysign(ALPHAS, -by_d)):
         shapes = np.stack(
             [np.ones_like(y), np.exp(-alpha * (log_n - log_n.mean())), np.exp(-beta * (log_d - log_d.mean()))]
         )
@@ -68,9 +70,9 @@ def _repeated_starts(columns: Array, y: Array) -> Array:
 
 
 _TERMS = (
-    Parameter("E"),
-    Parameter("A"),
-    Parameter("B"),
+    Parameter("E", unit="y"),
+    Parameter("A", unit="y x^alpha"),
+    Parameter("B", unit="y d^beta"),
     Parameter("alpha", positive=False),
     Parameter("beta", positive=False),
 )
@@ -81,5 +83,5 @@ CHINCHILLA = Law(
 REPEATED = Law(
     "repeated", "E + A N^-alpha + B D'^-beta, D' = U (1 + R (1 - exp(-(D/U - 1)/R)))",
     "Muennighoff et al. 2023, arXiv:2305.16264, eq. 5, with repeats of data only", ("x", "d", "unique"),
-    (*_TERMS, Parameter("R")), repeated, _repeated_starts,
+    (*_TERMS, Parameter("R")), repeated, _repeated_starts, units=("x", "d", "d"),
 )  # fmt: skip

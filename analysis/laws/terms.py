@@ -11,6 +11,12 @@ NEGLIGIBLE = 1e-4
 """Share of y given to a term that the linear solution leaves out: a start must not sit where a gradient is 0."""
 
 
+def line(log_x: Array, y: Array) -> tuple[float, float]:
+    """Intercept and exponent of the power law through ``y`` [n], for starts: most forms hold it as a limit."""
+    slope, intercept = np.polyfit(log_x, np.log(y), 1)
+    return float(intercept), float(slope)
+
+
 def log_sum(terms: Array) -> tuple[Array, Array]:
     """Log of the sum of ``exp(terms)`` [..., T, S, n] over the first axis, and each term's share [T, S, n].
 

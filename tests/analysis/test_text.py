@@ -8,6 +8,7 @@ import re
 import pytest
 
 from analysis import text
+from analysis.fit.small_sample import Interval
 
 
 @pytest.mark.parametrize(
@@ -52,3 +53,8 @@ def test_intervals_that_say_nothing_are_called_so(low: float, high: float, usefu
 def test_counts_are_written_in_full() -> None:
     """One value once, several as a range."""
     assert (text.whole([1024, 1024]), text.whole([1024, 500])) == ("1,024", "500 to 1,024")
+
+
+def test_an_interval_without_end_says_so() -> None:
+    """An infinite end is open, not a missing number."""
+    assert text.interval(Interval(0.2, math.inf)) == "0.200 to open"

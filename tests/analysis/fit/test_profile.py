@@ -25,9 +25,10 @@ X = np.geomspace(1e5, 1e8, 8)
 NOISE = np.random.default_rng(0).normal(0, 0.02, 8)
 
 
-def fitted(law: Law, columns: object, y: object, options: Options = SQUARES) -> Fit:
-    """A fit that must not be refused."""
-    fit = fit_law(law, np.asarray(columns), np.asarray(y), options=options)
+def fitted(law: Law, columns: object, y: object, options: Options = SQUARES, apart: bool = False) -> Fit:
+    """A fit that must not be refused; rows of one place are told to be ``apart``, or not."""
+    clusters = np.arange(np.size(y)) if apart else None
+    fit = fit_law(law, np.asarray(columns), np.asarray(y), clusters=clusters, options=options)
     assert isinstance(fit, Fit), fit
     return fit
 
@@ -65,7 +66,7 @@ def test_a_textbook_profile() -> None:
 
     law = Law("michaelis", "C / (1 + k / x)", "", ("x",), SATURATING.parameters[:2], michaelis,
               lambda columns, y: np.array([[np.log(y.max()), np.log(np.median(columns))]]))  # fmt: skip
-    fit = fitted(law, [dose], rate, Options(delta=SQUARED, logarithmic=False, bootstrap=0))
+    fit = fitted(law, [dose], rate, Options(delta=SQUARED, logarithmic=False, bootstrap=0), apart=True)
     top, half = profiled(fit, "C"), profiled(fit, "k")
     assert (top.low, top.high) == pytest.approx((197.30212, 229.29006), abs=0.01)
     assert (half.low, half.high) == pytest.approx((0.04692517, 0.08615995), abs=1e-5)
@@ -171,17 +172,19 @@ def test_coverage(places: int, each: int, delta: float, heavy: bool) -> None:
 
 
 def test_clusters_widen_the_interval() -> None:
-    """Five runs at each of 24 sizes that share the size's departure are worth 24; four sizes are refused."""
+    """Five runs at each of 24 sizes that share the size's departure are worth 24, also where nobody says so; four
+    clusters that hold several sizes are refused."""
     random, x = np.random.default_rng(2), np.repeat(np.geomspace(1e5, 1e8, 24), 5)
     y = 4 * x**-0.2 * np.exp(np.repeat(random.normal(0, 0.03, 24), 5) + random.normal(0, 1e-3, 120))
     fit = fit_law(POWER, [x], y, clusters=x, options=SQUARES)
     assert isinstance(fit, Fit)
-    alone, means = profiled(fitted(POWER, [x], y), "alpha"), fit_power_law(x, y)
+    alone, means = profiled(fitted(POWER, [x], y, apart=True), "alpha"), fit_power_law(x, y)
     kept, widest = profiled(fit, "alpha"), means.b_interval if isinstance(means, PowerLawFit) else None
     assert None not in (alone.low, alone.high, kept.low, kept.high) and widest is not None
     width = kept.high - kept.low  # type: ignore[operator]
     assert width > 1.5 * (alone.high - alone.low)  # type: ignore[operator]
-    assert width == pytest.approx(widest.high - widest.low, rel=0.35)
+    assert width == pytest.approx(widest.high - widest.low, rel=1e-5)
+    assert profiled(fitted(POWER, [x], y), "alpha").high == pytest.approx(kept.high)
     few = fit_law(POWER, [x], y, clusters=np.arange(120) % 4, options=SQUARES)
     assert isinstance(few, Fit)
     refused = profile(few, "alpha")

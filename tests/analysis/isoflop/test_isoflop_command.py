@@ -113,3 +113,30 @@ def test_too_few_budgets_say_why(table: Path, capsys: pytest.CaptureFixture[str]
     rows[rows["budget"] < 5e17].to_csv(table, index=False)
     assert main([str(table), *WORDS]) == 0
     assert "no law: 2 budgets have a minimum, 3 are needed" in capsys.readouterr().out
+
+
+def test_many_budgets_without_a_minimum_are_counted(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sixty budgets of falling losses: their one reason is told once with its count, not sixty times."""
+    c = np.repeat(np.geomspace(1e16, 1e19, 60), 6)
+    n = np.tile(np.geomspace(1, 5, 6), 60) * 1e5
+    pd.DataFrame({"budget": c, "params": n, "loss": 1 + 1e4 / n}).to_csv(table, index=False)
+    assert main([str(table), *WORDS]) == 0
+    shown = capsys.readouterr().out
+    law = shown[shown.index("no law: ") :]
+    assert "60 of 60: the minimum is not between" in " ".join(law.split())
+    assert law.count("not between") <= 2
+
+
+def test_what_is_no_parabola_says_so(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nine sizes over a 45-fold range of an exact surface are no parabola; over a narrow range with noise they are."""
+    for reach, noise, expected in ((45.0, 0.0, 4), (3.0, 0.003, 0)):
+        c = np.repeat(np.geomspace(1e16, 1e19, 4), 9)
+        n = np.tile(np.geomspace(reach**-0.5, reach**0.5, 9), 4) * 3e6 * (c / 1e16) ** 0.5
+        loss = 1.8 + 480 * n**-0.3 + 2000 * (c / (6 * n)) ** -0.3
+        loss = loss * np.exp(np.random.default_rng(0).normal(0, noise, len(n)))
+        pd.DataFrame({"budget": c, "params": n, "loss": loss}).to_csv(table, index=False)
+        assert main([str(table), *WORDS, "--json"]) == 0
+        optima = json.loads(capsys.readouterr().out)["optima"]
+        assert sum(one["misfit_p"] is not None and one["misfit_p"] < 0.01 for one in optima) == expected
+        main([str(table), *WORDS])
+        assert ("no parabola" in capsys.readouterr().out) == bool(expected)
