@@ -26,6 +26,7 @@ from analysis.headline import WORDS
 from analysis.records import Study
 from analysis.registered import Registered, registered
 from analysis.series import (
+    PARAMETERS,
     PRETRAINED,
     SCRATCH,
     Axis,
@@ -48,6 +49,7 @@ OTHER_COLOUR = "#009e73"
 LINES: Mapping[str, Any] = {PRETRAINED: "-", SCRATCH: (0, (5, 2, 1, 2))}
 NEAR = 1.6  # the trivial answer is drawn where it is at most so many times the highest error
 BESIDE = 0.045  # of the width of a panel: how far right of its run a prediction stands
+SIZES_OF_A_LAW = 3
 CLOSE = 0.09  # of the width of a panel: names nearer than this would run into each other
 
 
@@ -63,8 +65,10 @@ class _Panel:
 
 
 def leading_plot(study: Study, target: Target, *, stacked: bool = False) -> Plot | None:
-    """The figure of what the study is about: the error against labels, where these vary, else ``headline_plot``."""
-    return few_labels_plot(study, target) or headline_plot(study, target, stacked=stacked)
+    """The figure of what the study is about: the error against labels where these vary and too few sizes for a law."""
+    sizes = series(study, target, PARAMETERS).points["x"].nunique()
+    labels = None if sizes >= SIZES_OF_A_LAW else few_labels_plot(study, target)
+    return labels or headline_plot(study, target, stacked=stacked)
 
 
 def headline_plot(study: Study, target: Target, *, stacked: bool = False) -> Plot | None:

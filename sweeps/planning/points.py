@@ -30,17 +30,17 @@ def expand(launch: Launch) -> dict[str, Point]:
     points: dict[str, Point] = {}
     varying = [*launch.grid.zip, *launch.grid.axes]
     configurations = Configurations(("pretrain", *launch.study.tasks))
-    tries = tuning.tries(launch)
     for name, values in grids.combinations(launch.grid):
-        for pairs in _variants(launch.study, _point_pairs(launch, values)):
-            try:
-                tried = [(configurations.build(_with(pairs, settings)), tasks, settings) for tasks, settings in tries]
-            except ConfigError as error:
-                problems += error.problems
-                break  # its control from scratch would say the same again
-            problems += tuning.unscored(launch, tried[0][0])
-            for config, wanted, settings in tried:
-                own = _own_values(config, values)
+        for wanted, settings in tuning.tries(launch):
+            read = tuning.read_by(wanted, values, launch.study.tasks)
+            for pairs in _variants(launch.study, _point_pairs(launch, read)):
+                try:
+                    config = configurations.build(_with(pairs, settings))
+                except ConfigError as error:
+                    problems += error.problems
+                    break  # its control from scratch would say the same again
+                problems += tuning.unscored(launch, config)
+                own = _own_values(config, read)
                 tasks = tuple(task for task in config.tasks if task in wanted)
                 label = _label(config, name, {key: value for key, value in own.items() if key in varying})
                 tuned = {key: operator.attrgetter(key)(config) for key in settings}

@@ -7,6 +7,7 @@ tasks. Of these runs the analysis chooses by the score on the tuning images.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nepa_scale import overrides
@@ -46,6 +47,12 @@ def tries(launch: Launch) -> list[Try]:
             for values in itertools.product(*settings.values())
         ]
     return made
+
+
+def read_by(wanted: Sequence[str], values: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
+    """The ``values`` of a point that runs of the ``wanted`` tasks depend on: none of the study's other tasks'."""
+    unread = {task for task in tasks if task not in (*wanted, "pretrain")}
+    return {key: value for key, value in values.items() if key.split(".")[0] not in unread}
 
 
 def complaints(launch: Launch) -> list[str]:

@@ -15,6 +15,7 @@ PLAIN = (
     "study.base_size=nano",
     "study.tasks=[pretrain,probe,classify,segment]",
     "study.tuned={}",
+    "study.about=null",
     "study.run={model: {patch_size: 8, weight_init: xavier, layer_scale_init: 0.1},"
     " pretrain: {dataset: digits, image_size: 32, epochs: 4, batch_size: 32, base_lr: 1.2e-2, eval_every: 128},"
     " probe: {dataset: digits, image_size: 32, epochs: 3, batch_size: 64, crop_scale_min: 0.9, attention: causal},"

@@ -56,6 +56,13 @@ def test_every_arm_is_tried_at_every_value_of_its_own_task() -> None:
     assert owners == {point.config.run_id for point in points if "pretrain" in point.tasks}
 
 
+def test_what_one_task_varies_repeats_no_other_task() -> None:
+    """Points that differ in labels of classification share pre-training, probe and segmentation, tuned or not."""
+    points = points_of("study.sizes=[femto]", TUNED, *SCORED, "grid.axes.classify.labels_per_class=[5,10]")
+    tasks = Counter(task for point in points for task in point.tasks)
+    assert tasks == {"pretrain": 1, "probe": 2, "classify": 8, "segment": 6}
+
+
 def test_the_rate_of_the_study_may_be_among_them() -> None:
     """A value that the study has anyhow is tried in the run of the other tasks, not in one of its own."""
     words = ("study.sizes=[femto]", "study.scratch_control=false", "study.tasks=[pretrain,probe,classify]", *SCORED)
