@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STUDY_DIR ?= studies/demo-model_size
+STUDY_DIR ?= studies/demo-overview
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: setup study test quick lint clean
@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 study: setup
 	$(BIN)/python -m nepa_scale.data.prepare digits root=data
-	$(BIN)/python sweeps/launch.py grid=model_size study=demo study_dir=$(STUDY_DIR)
+	$(BIN)/python sweeps/launch.py grid=overview predict=true study=demo study_dir=$(STUDY_DIR)
 	@$(BIN)/python analysis/report.py $(STUDY_DIR)
 
 # Most of the quick tests keep one core busy. The slow ones are trainings, many on several ranks: two at a time.

@@ -169,7 +169,8 @@ def _by_label(runs: Sequence[PlannedRun]) -> dict[tuple[object, ...], list[Plann
 def _name(runs: Sequence[PlannedRun]) -> str:
     tries = len({str(run.tuned) for run in runs})
     seeds = f" ({len(runs) // tries} seeds)" if len(runs) > tries else ""
-    tuned = [f"{key}={value}" if tries == 1 else f"{tries} {key}" for key, value in runs[0].tuned.items()]
+    values = [f"{key}={value}" for key, value in runs[0].tuned.items()]
+    tuned = values if tries == 1 else [f"{tries} of {' x '.join(runs[0].tuned)}"]
     return ", ".join([run_name(runs[0]) + seeds, *tuned])
 
 

@@ -26,7 +26,7 @@ PLAIN = (
 
 def plain(words: Sequence[str]) -> list[str]:
     """``words`` of a launch, of the plain study unless they name another."""
-    named = any(word.startswith("study=") and word != "study=demo" for word in words)
+    named = any(word.startswith("study=") for word in words)
     return list(words) if named else [*PLAIN, *words]
 
 

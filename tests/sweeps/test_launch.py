@@ -38,9 +38,10 @@ def contents(folder: Path) -> set[Path]:
 def test_every_shipped_choice_plans(run: Run, paper_data: Path, tmp_path: Path, group: str, name: str) -> None:
     """Every shipped file can be chosen; it plans, and a dry run creates nothing."""
     before = contents(tmp_path)
-    root = [] if f"{group}={name}" in ("study=demo",) or group != "study" else [f"data.root={paper_data}"]
+    study = ["study=demo"] if group != "study" else []
+    root = [f"data.root={paper_data}"] if group == "study" and name != "demo" else []
     devices = ["cluster.tasks_per_node=4"] if name == "slurm" else []
-    done = run("launch.py", f"{group}={name}", *root, *devices, "dry_run=true")
+    done = run("launch.py", f"{group}={name}", *study, *root, *devices, "dry_run=true")
     assert (done.returncode, done.stderr) == (0, "")
     assert "dry run: nothing was created" in done.stdout
     assert "basis: " in done.stdout
