@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from plain_study import read_launch
+
 from sweeps.calibrating.measurements import Measurement, Measurements
 from sweeps.calibrating.shapes import unmeasured
 from sweeps.calibrating.timing import Timing
-from sweeps.command_line import read_launch
 from sweeps.planning.placements import Placements
 from sweeps.planning.points import expand
 
