@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from plain_study import read_launch
 from slurm_cluster import VirtualCluster
 
 from nepa_scale.data.digits import write_digits
@@ -16,7 +17,6 @@ from sweeps.calibrating.measurements import Measurements
 from sweeps.calibrating.on_slurm import run_on_slurm
 from sweeps.calibrating.shapes import Shape, unmeasured
 from sweeps.calibrating.timing import Counts, ShortRun
-from sweeps.command_line import read_launch
 from sweeps.machine import Slots
 from sweeps.planning.placements import Placements
 from sweeps.planning.points import expand
