@@ -42,7 +42,7 @@ def top1(root: Path, name: str, *words: str) -> float:
 
 def test_pretraining_beats_training_from_scratch(tmp_path: Path) -> None:
     """The mean gain over seeds is beyond three of its standard deviations, which were measured over eight seeds."""
-    write_digits(tmp_path / "digits", num_train=4096, num_validation=1024, shard_size=1024)
+    write_digits(tmp_path)
     train([f"data.root={tmp_path}", f"run_dir={tmp_path / 'own'}", "task=pretrain", *MODEL, *PRETRAIN])
     gains = [
         top1(tmp_path, f"pretrained{seed}", f"init={tmp_path / 'own'}", f"seed={seed}", _rate("pretrained"))

@@ -176,7 +176,8 @@ def test_study_from_start_to_end(run: Run, small_data: Path, tmp_path: Path) -> 
     assert "equal" in compared[-1].split()  # the FLOPs that runs logged, to the last one
     assert [line for line in compared if "differ" in line] == []
     # Memory: forked tasks share the libraries of their server, which the plan counts for each.
-    assert all(0.85 < int(part.rstrip("%")) / 100 < 1.4 for part in compared[-1].split()[-3::2])
+    memory = [int(part.rstrip("%")) / 100 for part in compared[-1].split()[-3::2]]
+    assert min(memory) > 0.85 and max(memory) < 1.6, compared[-1]
 
 
 @pytest.mark.slow
