@@ -30,8 +30,9 @@ def expand(launch: Launch) -> dict[str, Point]:
     points: dict[str, Point] = {}
     varying = [*launch.grid.zip, *launch.grid.axes]
     configurations = Configurations(("pretrain", *launch.study.tasks))
+    tries = tuning.tries(launch)
     for name, values in grids.combinations(launch.grid):
-        for wanted, settings in tuning.tries(launch):
+        for wanted, settings in tries:
             read = tuning.read_by(wanted, values, launch.study.tasks)
             for pairs in _variants(launch.study, _point_pairs(launch, read)):
                 try:

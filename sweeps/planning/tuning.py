@@ -7,6 +7,7 @@ tasks. Of these runs the analysis chooses by the score on the tuning images.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,12 +34,7 @@ def tuned(launch: Launch) -> dict[str, list[Any]]:
 
 def tries(launch: Launch) -> list[Try]:
     """What the runs of one point and one start do: the tasks that are not tuned, then each tuned one at each value."""
-    found = tuned(launch)
-    by_task = {
-        task: {key: values for key, values in found.items() if key.split(".")[0] == task}
-        for task in TASKS
-        if any(key.startswith(f"{task}.") for key in found)
-    }
+    by_task = _by_task(tuned(launch))
     others = tuple(task for task in dict.fromkeys(("pretrain", *launch.study.tasks)) if task not in by_task)
     made: list[Try] = [(others, {})]
     for task, settings in by_task.items():
@@ -47,6 +43,14 @@ def tries(launch: Launch) -> list[Try]:
             for values in itertools.product(*settings.values())
         ]
     return made
+
+
+def _by_task(found: Mapping[str, list[Any]]) -> dict[str, dict[str, list[Any]]]:
+    """{task: {setting: its values}} of the tasks that are tuned."""
+    by_task: dict[str, dict[str, list[Any]]] = {task: {} for task in TASKS}
+    for key, values in found.items():
+        by_task.setdefault(key.split(".")[0], {})[key] = values
+    return {task: settings for task, settings in by_task.items() if settings}
 
 
 def read_by(wanted: Sequence[str], values: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
@@ -73,7 +77,8 @@ def complaints(launch: Launch) -> list[str]:
     varied = grids.varied(launch.grid)
     problems += [f"{_path(launch, key)}: grid={launch.grid_name} varies it, too" for key in found if key in varied]
     problems += [f"{_path(launch, key)}: no values" for key, values in found.items() if not values]
-    runs = grids.count(launch.grid) * max(1, sum(map(len, found.values())))
+    each = [math.prod(map(len, settings.values())) for settings in _by_task(found).values()]
+    runs = grids.count(launch.grid) * max(1, sum(each))
     if runs > MOST_POINTS:
         problems.append(f"{', '.join(found)}: {runs} runs; at most {MOST_POINTS} can be planned: give shorter lists")
     return problems

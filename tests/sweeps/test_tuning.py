@@ -63,6 +63,13 @@ def test_what_one_task_varies_repeats_no_other_task() -> None:
     assert tasks == {"pretrain": 1, "probe": 2, "classify": 8, "segment": 6}
 
 
+def test_settings_of_one_task_that_multiply_are_counted_so() -> None:
+    """A hundred rates times a hundred decays are refused before they are made."""
+    rates, decays = ([round(top * i / 100, 4) for i in range(1, 101)] for top in (0.1, 1.0))
+    tuned = f"study.tuned={{classify.base_lr: {rates}, classify.layer_decay: {decays}}}"
+    assert any("can be planned" in line for line in problems("study.sizes=[femto]", tuned, *SCORED))
+
+
 def test_the_rate_of_the_study_may_be_among_them() -> None:
     """A value that the study has anyhow is tried in the run of the other tasks, not in one of its own."""
     words = ("study.sizes=[femto]", "study.scratch_control=false", "study.tasks=[pretrain,probe,classify]", *SCORED)
