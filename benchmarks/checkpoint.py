@@ -162,10 +162,10 @@ def main() -> None:
             bench = Bench(size, folder, settings, world, device)
             placement = {"size": size, "stage": int(settings["stage"]), "ranks": world.size}
             rows.append(placement | bench.measure(int(settings["repeats"])))
-        distributed.shut_down()
-    if not world.is_main:
-        return
-    show(rows, as_json=as_json)
+        distributed.barrier()  # before rank 0 removes the folder
+    if world.is_main:
+        show(rows, as_json=as_json)
+    distributed.leave()
 
 
 if __name__ == "__main__":

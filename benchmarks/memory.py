@@ -137,7 +137,7 @@ def worker(settings: dict[str, str], result: Path) -> None:
     row = measure(settings, world, device)
     if world.is_main:
         result.write_text(json.dumps(row))
-    distributed.shut_down()
+    distributed.leave()
 
 
 def run_group(settings: dict[str, str], ranks: int) -> dict[str, Any]:

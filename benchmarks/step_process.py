@@ -84,7 +84,7 @@ def _take_steps(pipe: Connection, make_step: Callable[[RunConfig, World], Step],
     while _is_told(pipe):
         step(images)  # the caches are full of another contestant's numbers
         pipe.send(statistics.mean(_timed(step, images) for _ in range(STEPS_A_TURN)))
-    distributed.shut_down()
+    distributed.leave()
 
 
 def _is_told(pipe: Connection) -> bool:

@@ -28,7 +28,7 @@ from nepa_scale.placing.device_memory import planned
 from nepa_scale.placing.placement import describe as placement_lines
 from nepa_scale.placing.placement import place
 from nepa_scale.placing.visible_gpus import has_gpu, unseen
-from nepa_scale.processes.distributed import read_environment
+from nepa_scale.processes.distributed import leave, read_environment
 from nepa_scale.processes.signals import StopRequest
 from nepa_scale.processes.world import World
 from nepa_scale.safety.exit_codes import ExitCode
@@ -193,6 +193,8 @@ def command_line() -> NoReturn:
         code = error.code
     if isinstance(code, int) and code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         leave_at_once(code)
+    if code == ExitCode.DONE and "torch" in sys.modules:
+        leave()
     sys.exit(code)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import socket
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from nepa_scale.errors import ConfigError, RankError
 from nepa_scale.processes import mpi_environment, slurm_environment
@@ -110,6 +112,19 @@ def shut_down() -> None:
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def leave(code: int = 0) -> NoReturn:
+    """Leave the process group together and end this process, without taking the interpreter down.
+
+    DeepSpeed keeps groups alive, and so gloo's threads. One that frees a tensor while Python ends would abort the
+    process after all of its work is done.
+    """
+    shut_down()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def sum_votes(votes: Sequence[float]) -> list[int]:

@@ -139,7 +139,7 @@ def main() -> None:
     distributed.initialise(world)
     what, clip, *rest = sys.argv[1:]
     print(json.dumps(agree(world, float(clip)) if what == "agree" else skip(world, float(clip), int(rest[0]))))
-    distributed.shut_down()
+    distributed.leave()
 
 
 if __name__ == "__main__":

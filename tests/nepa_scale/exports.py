@@ -50,7 +50,7 @@ def main(folder: Path, words: list[str]) -> None:
         trainer._export("full.safetensors")
     except RunError as error:
         print(error)
-    distributed.shut_down()
+    distributed.leave()
 
 
 if __name__ == "__main__":

@@ -177,7 +177,7 @@ def main(root: Path, evaluations: list[dict[str, Any]]) -> None:
         task = double_task(root, *words, **evaluation)
         found = task.evaluate(world, device)
         print(json.dumps([found, task.details]), flush=True)
-    distributed.shut_down()
+    distributed.leave()
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def main(commands: list[list[str]]) -> None:
         session._run(config, run_dir, world, device, stop, watchdog)
         distributed.barrier()
         progress.logger.handlers.clear()
-    distributed.shut_down()
+    distributed.leave()
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def main(folder: Path, cases: list[list[str]]) -> None:
         }
         safetensors.torch.save_file(found, folder / f"{number}-{world.rank}.safetensors")
         (folder / f"{number}-{world.rank}.json").write_text(json.dumps(facts))
-    distributed.shut_down()
+    distributed.leave()
 
 
 if __name__ == "__main__":

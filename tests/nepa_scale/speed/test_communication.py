@@ -38,7 +38,7 @@ late("gathered", lambda: comm.all_gather_into_tensor(torch.zeros(8), torch.ones(
 late("ignored", ignored)
 late("working", lambda: time.sleep(0.6))
 print(json.dumps(seconds), tensor[0].item(), flush=True)
-distributed.shut_down()
+distributed.leave()
 """
 
 
