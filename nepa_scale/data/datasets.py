@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from nepa_scale.data.decode import IGNORE, decode_mask, decode_rgb
+from nepa_scale.data.decode import IGNORE, Decoder, decode_mask
 from nepa_scale.data.operations import applied
 from nepa_scale.data.order import Place
 from nepa_scale.data.sample_rng import preserved_randomness, seed_sample
@@ -28,6 +28,7 @@ class Samples(Dataset[Item], Generic[Item]):
         self.source = source
         self.indices = np.arange(len(source)) if indices is None else np.sort(indices)
         self.seed = seed
+        self.decode = Decoder()
 
     @property
     def shard_lengths(self) -> list[int]:
@@ -87,7 +88,7 @@ class PretrainImages(Samples[Tensor]):
         self.transform = transform
 
     def _item(self, sample: Sample) -> Tensor:
-        return applied(self.transform, decode_rgb(sample.image))
+        return applied(self.transform, self.decode(sample.image))
 
 
 class LabelledImages(Samples[tuple[Tensor, int]]):
@@ -105,7 +106,7 @@ class LabelledImages(Samples[tuple[Tensor, int]]):
             raise DataError("has no class label")
         if sample.label >= self.source.num_classes:
             raise DataError(f".cls must hold a class from 0 to {self.source.num_classes - 1}, not {sample.label}")
-        return applied(self.transform, decode_rgb(sample.image)), sample.label
+        return applied(self.transform, self.decode(sample.image)), sample.label
 
 
 class MaskedImages(Samples[tuple[Tensor | tuple[Tensor, ...], Tensor]]):
@@ -128,7 +129,7 @@ class MaskedImages(Samples[tuple[Tensor | tuple[Tensor, ...], Tensor]]):
     def _item(self, sample: Sample) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
         if sample.mask is None:
             raise DataError("has no mask")
-        image, mask = decode_rgb(sample.image), decode_mask(sample.mask)
+        image, mask = self.decode(sample.image), decode_mask(sample.mask)
         if mask.shape != image.shape[:2]:
             height, width = image.shape[:2]
             raise DataError(f"the image is {width}x{height} pixels, its mask {mask.shape[1]}x{mask.shape[0]}")

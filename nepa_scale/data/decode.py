@@ -23,6 +23,8 @@ MAX_PIXELS = 2**26  # 67 megapixels; the largest photograph of ImageNet has 18
 IGNORE = 255
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")  # others run programs (EPS) or break in new ways
+_SMALL = 2**14  # bytes of pixels; decoding a smaller image takes longer than augmenting it
+_KEPT = 2**25  # bytes of small images that one process keeps
 _LONGEST_RATIO = 200  # of a photograph's sides; resizing the shorter one makes a longer strip an image of gigabytes
 _FAST_COLOURS = ("YCbCr", "Gray")
 _JPEG = b"\xff\xd8"
@@ -46,6 +48,24 @@ def decode_rgb(content: bytes) -> NDArray[np.uint8]:
         except ValueError:  # damaged: whether it can be read all the same is for the reference to say
             pass
     return _decode_with_pil(content)
+
+
+class Decoder:
+    """Decodes images and keeps the pixels of small ones, 32 MiB at most, since an epoch later they come again."""
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, NDArray[np.uint8]] = {}
+        self._bytes = 0
+
+    def __call__(self, content: bytes) -> NDArray[np.uint8]:
+        """The pixels [H, W, 3], which are not to be changed. Raises what ``decode_rgb`` raises."""
+        pixels = self._kept.get(content)
+        if pixels is None:
+            pixels = decode_rgb(content)
+            if pixels.nbytes <= _SMALL and self._bytes < _KEPT:
+                self._kept[content] = pixels
+                self._bytes += pixels.nbytes + len(content)
+        return pixels
 
 
 def decode_mask(content: bytes) -> NDArray[np.uint8]:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from randomness import sample_randomness
+from timm.data import create_transform
 from timm.data.random_erasing import RandomErasing
 
 from nepa_scale.data import transforms as T
+from nepa_scale.data.preprocessing import Standardisation
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -75,3 +77,36 @@ def test_published_augmentation_is_timm_s() -> None:
     assert {(operation.magnitude, operation.magnitude_std) for operation in augment.ops} == {(9, 0.5)}
     crop = transform.timm.transforms[0]  # type: ignore[attr-defined]
     assert (crop.scale, crop.ratio) == ((0.08, 1.0), (3 / 4, 4 / 3))
+
+
+@pytest.mark.parametrize("re_prob", [0.0, 1.0])
+@pytest.mark.parametrize("auto_augment", [None, "rand-m9-mstd0.5-inc1", "3a"])
+def test_every_bit_is_timm_s(auto_augment: str | None, re_prob: float) -> None:
+    """What is left out or done faster of timm's pipeline changes neither a value nor what is drawn at random."""
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    own = T.classify_train(
+        32,
+        crop_scale_min=0.3,
+        hflip=0.5,
+        auto_augment=auto_augment,
+        re_prob=re_prob,
+        standard=Standardisation(mean, std),
+    )
+    timms = create_transform(
+        32,
+        is_training=True,
+        interpolation="bicubic",
+        mean=mean,
+        std=std,
+        scale=(0.3, 1.0),
+        color_jitter=0.0,
+        auto_augment=auto_augment,
+        re_prob=re_prob,
+        re_mode="pixel",
+    )
+    image = noise(48, 40)
+    for index in range(20):
+        with sample_randomness(0, 0, index):
+            found = own(np.array(image))
+        with sample_randomness(0, 0, index):
+            assert found.equal(timms(image))

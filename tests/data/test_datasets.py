@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nepa_scale.data import decode
 from nepa_scale.data import transforms as T
 from nepa_scale.data.datasets import LabelledImages, MaskedImages, PretrainImages
 from nepa_scale.data.sources import open_source
@@ -130,3 +131,23 @@ def test_mask_classes_are_those_declared(write_shards) -> None:
     path.write_text(json.dumps(info | {"mask_class_names": [str(index) for index in range(200)]}))
     _, mask = MaskedImages(open_source(root, "toy", "train"), None, WHOLE, seed=0)[0, 0]
     assert mask.unique().tolist() == [199]
+
+
+def test_a_small_image_is_decoded_once_and_stays_as_it_was(digits_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kind of transform leaves the kept pixels alone; no more than the limit is kept."""
+    content = open_source(digits_root, "digits", "train")[0].image
+    decoder, plain = decode.Decoder(), decode.decode_rgb(content)
+    for transform in (
+        CROP,
+        T.pretrain_eval(32),
+        T.classify_train(32, crop_scale_min=1.0, hflip=1.0, auto_augment="rand-m9", re_prob=1.0),
+        T.classify_eval(32, crop_pct=1.0),
+    ):
+        transform(decoder(content))
+    for joint in (JOINT, WHOLE, T.segment_train(32, scale_min=1.0, scale_max=1.0, hflip=1.0, photometric=True)):
+        joint(decoder(content), np.zeros(plain.shape[:2], np.uint8))
+    assert decoder(content) is decoder(content)
+    np.testing.assert_array_equal(decoder(content), plain)
+    monkeypatch.setattr(decode, "_KEPT", 0)
+    unkept = decode.Decoder()
+    assert unkept(content) is not unkept(content)
