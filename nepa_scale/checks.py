@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from nepa_scale import ladder, lr_rules, milestones
-from nepa_scale.config import LARGEST, LAYER_CHOICES, RunConfig, TaskConfig, walk
-from nepa_scale.costs import labels_per_class, num_used_images, tuning_images
+from nepa_scale.command import out_of_range
+from nepa_scale.config import LAYER_CHOICES, RunConfig, TaskConfig, walk
 from nepa_scale.data import layout, policies, preprocessing
 from nepa_scale.data.reporting import Report
-from nepa_scale.errors import DataError, nearest
+from nepa_scale.errors import DataError
 from nepa_scale.layers import numbered_blocks
+from nepa_scale.subsets import labels_per_class, num_used_images, tuning_images
 
 FP16_NEEDS_GPU = "engine.precision=fp16: CPUs do not compute in fp16; use bf16 or fp32, or a GPU"
 SUBSET_KEYS = ("num_images", "fraction")
@@ -163,33 +162,6 @@ def check_batches(config: RunConfig, tasks: tuple[str, ...], world_size: int) ->
                     f"classify.mixup and cutmix pair images, but a forward pass has {size}: use an even number"
                 )
     return problems
-
-
-def out_of_range(key: str, value: Any, meta: Mapping[str, Any]) -> list[str]:
-    """Problems of one setting alone, or of each value of a list: empty, or not within the limits of its metadata."""
-    values = value if isinstance(value, list) else [value]
-    reasons = {each: _reason(each, meta) for each in values if each is not None}
-    return [f"{key}={each}{reason}" for each, reason in reasons.items() if reason is not None]
-
-
-def _reason(value: Any, meta: Mapping[str, Any]) -> str | None:  # noqa: PLR0911  one rule a line
-    """Why ``value`` does not lie within the limits of ``meta``."""
-    if value == "":
-        return " is empty; give a value or leave the key out"
-    if "choices" in meta and value not in meta["choices"]:
-        return f": not one of {', '.join(meta['choices'])}{nearest(str(value), meta['choices'])}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    high = meta.get("high", LARGEST)
-    if isinstance(value, float) and not math.isfinite(value):
-        return ": must be a finite number"
-    if "low" in meta and value < meta["low"]:
-        return f": must be at least {meta['low']}"
-    if "above" in meta and value <= meta["above"]:
-        return f": must be greater than {meta['above']}"
-    if value > high:
-        return f": must be at most {high}"
-    return None
 
 
 def divisors(number: int) -> list[int]:

@@ -6,13 +6,16 @@ import codecs
 import errno
 import functools
 import io
+import math
 import os
 import select
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-from nepa_scale.errors import UserError
+from nepa_scale.errors import ConfigError, UserError, nearest
+from nepa_scale.files import expand_home
 
 EXIT_USER_ERROR = 2
 STDOUT = 1
@@ -117,3 +120,49 @@ def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
         raise error
     text = error.object[error.start : error.end].translate(str.maketrans(SPELLINGS))
     return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+def out_of_range(key: str, value: Any, meta: Mapping[str, Any]) -> list[str]:
+    """Problems of one setting alone, or of each value of a list: empty, or not within the limits of its metadata."""
+    values = value if isinstance(value, list) else [value]
+    reasons = {each: _reason(each, meta) for each in values if each is not None}
+    return [f"{key}={each}{reason}" for each, reason in reasons.items() if reason is not None]
+
+
+def _reason(value: Any, meta: Mapping[str, Any]) -> str | None:  # noqa: PLR0911  one rule a line
+    """Why ``value`` does not lie within the limits of ``meta``."""
+    if value == "":
+        return " is empty; give a value or leave the key out"
+    if "choices" in meta and value not in meta["choices"]:
+        return f": not one of {', '.join(meta['choices'])}{nearest(str(value), meta['choices'])}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    high = meta.get("high", LARGEST)
+    if isinstance(value, float) and not math.isfinite(value):
+        return ": must be a finite number"
+    if "low" in meta and value < meta["low"]:
+        return f": must be at least {meta['low']}"
+    if "above" in meta and value <= meta["above"]:
+        return f": must be greater than {meta['above']}"
+    if value > high:
+        return f": must be at most {high}"
+    return None
+
+
+def split_words(words: Iterable[str]) -> list[tuple[str, str]]:
+    """Split ``key=value`` words. Raises ``ConfigError`` naming every word that is none."""
+    words = list(words)
+    problems = [f"'{word}': expected key=value" for word in words if not word.partition("=")[1] or word[:1] in "-="]
+    if problems:
+        raise ConfigError(problems)
+    return [(key, expand_home(value)) for key, _, value in (word.partition("=") for word in words)]
+
+
+def to_text(value: Any) -> str:
+    """The word a user would type for ``value``."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+LARGEST = 10**9

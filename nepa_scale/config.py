@@ -27,7 +27,6 @@ TASKS = ("pretrain", "probe", "classify", "segment")
 LAYER_CHOICES = ("all", "quarters", "last")
 
 LIMITS = ("choices", "low", "high", "above")
-LARGEST = 10**9
 """A number whose field states no upper limit of its own is at most this, so that a plan of it stays finite."""
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from nepa_scale import ladder
-from nepa_scale.config import RunConfig, TaskConfig
-from nepa_scale.data import layout
+from nepa_scale.config import RunConfig
 from nepa_scale.layers import probed_layers
 from nepa_scale.placing.memory import ELEMENT, FP32, METRICS_LIBRARIES, Workload, backbone_bytes, block_bytes
+from nepa_scale.subsets import num_classes, num_used_images
 
 FLOPS_CONVENTION = (
     "multiply-add = 2; training = 3 x forward (frozen: 1 x); causal attention counts T(T+1)/2 of T^2 scores;"
@@ -146,58 +145,6 @@ def architecture(config: RunConfig, task: str) -> ladder.Architecture:
     arch = config.model.architecture()
     qk_norm = getattr(config.task_config(task), "qk_norm", None)
     return dataclasses.replace(arch, qk_norm=qk_norm) if qk_norm else arch
-
-
-def num_train_images(config: RunConfig, task: str) -> int:
-    """Size of the task's training split."""
-    return layout.split_size(Path(config.data.root), config.task_config(task).dataset, "train")
-
-
-def num_used_images(config: RunConfig, task: str) -> int:
-    """How many of them the task is trained on. Raises ``DataError`` when its data set cannot be read."""
-    section = config.task_config(task)
-    asked = labels_per_class(section)
-    if asked is None:
-        return section.used_images(num_train_images(config, task) - tuning_images(section))
-    return sum(min(size, asked) for size in _class_sizes(config, task))
-
-
-def labels_per_class(section: TaskConfig) -> int | None:
-    """Images of each class that a task is trained on, where it is said so; not every task has the setting."""
-    return getattr(section, "labels_per_class", None)
-
-
-def tuning_images(section: TaskConfig) -> int:
-    """Images of the training split that a task is scored on and never trained on; not every task has the setting."""
-    return getattr(section, "tuning_images", 0)
-
-
-def _class_sizes(config: RunConfig, task: str) -> list[int]:
-    """How many images of each class the task may be trained on."""
-    section = config.task_config(task)
-    return layout.class_sizes(Path(config.data.root), section.dataset, kept_out=tuning_images(section))
-
-
-def exhausted_classes(config: RunConfig, task: str) -> str | None:
-    """A sentence on the classes that have fewer images than ``labels_per_class``, if any."""
-    section = config.task_config(task)
-    asked = labels_per_class(section)
-    sizes = [] if asked is None else _class_sizes(config, task)
-    fewer = [size for size in sizes if asked is not None and size < asked]
-    if not fewer:
-        return None
-    return (
-        f"{task}.labels_per_class={asked}: {len(fewer)} of {len(sizes)} classes have fewer training images "
-        f"(the smallest {min(fewer)}); all of theirs are used"
-    )
-
-
-def num_classes(config: RunConfig, task: str) -> int:
-    """Classes of the task's labels (probe, classify) or masks (segment); 0 for pre-training, which reads neither."""
-    if task == "pretrain":
-        return 0
-    count = layout.mask_classes if task == "segment" else layout.num_classes
-    return count(Path(config.data.root), config.task_config(task).dataset)
 
 
 def head_cost(config: RunConfig, task: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
 
 NAMES_SHOWN = 5
@@ -63,3 +64,30 @@ def shortened(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more
+
+
+_PHRASES = (
+    "out of memory",  # CUDA, whichever class torch gives it
+    "can't allocate memory",  # torch's CPU allocator
+    "not enough memory",
+    "cannot allocate memory",
+    "std::bad_alloc",
+    "failed to allocate",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that this machine's or its GPU's memory did not suffice."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(phrase in text for phrase in _PHRASES)
+
+
+def failure_reason(error: str | None) -> str | None:
+    """The kind of failure that an error text begins with, one of ``REASONS``; None where it is of no known kind."""
+    return next((reason for reason in REASONS if f"{error}: ".startswith(f"{reason}: ")), None)
+
+
+#: The error of a failed task is one of these, or begins with one and a colon, where it is of a known kind.
+REASONS = ("oom", "timeout", "data", "diverged", "collapsed", "milestone", "node failed", "cancelled", "lost")

@@ -8,7 +8,7 @@ import functools
 import inspect
 import pickle
 import textwrap
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nepa_scale import config as config_module
 from nepa_scale import recipes, yaml_files
-from nepa_scale.checks import LABEL_KEY, NEEDS, SUBSET_KEYS, check_values, out_of_range
+from nepa_scale.checks import LABEL_KEY, NEEDS, SUBSET_KEYS, check_values
+from nepa_scale.command import out_of_range, split_words, to_text
 from nepa_scale.config import TASKS, RunConfig, walk
 from nepa_scale.data import layout
 from nepa_scale.data.embedded import DEFAULT_ROOT
@@ -68,15 +69,6 @@ def strip_launcher_flags(words: Sequence[str]) -> list[str]:
         elif flag != "--deepspeed":
             kept.append(word)
     return kept
-
-
-def split_words(words: Iterable[str]) -> list[tuple[str, str]]:
-    """Split ``key=value`` words. Raises ``ConfigError`` naming every word that is none."""
-    words = list(words)
-    problems = [f"'{word}': expected key=value" for word in words if not word.partition("=")[1] or word[:1] in "-="]
-    if problems:
-        raise ConfigError(problems)
-    return [(key, expand_home(value)) for key, _, value in (word.partition("=") for word in words)]
 
 
 def build(pairs: Sequence[tuple[str, str]], *, tasks: Sequence[str] | None = None) -> RunConfig:
@@ -149,13 +141,6 @@ def setting_problems(key: str, value: Any) -> list[str]:
         return [f"{key}: {ONE_VALUE}"]
     tree: DictConfig = _scratch_tree()
     return _apply(tree, key, to_text(value)) or out_of_range(key, OmegaConf.select(tree, key), KEYS[key])
-
-
-def to_text(value: Any) -> str:
-    """The word a user would type for ``value``."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def save(config: RunConfig, path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nepa_scale import checks, runs
+from nepa_scale import checks, errors
 from nepa_scale.config import RunConfig
 from nepa_scale.errors import ConfigError, DataLostError, DivergedError, MilestoneError, SaveError, UserError
 from nepa_scale.placing import ds_config
@@ -23,6 +23,7 @@ from nepa_scale.safety.failures import Failure, JobFailedError
 from nepa_scale.safety.watchdog import STARTING_PATIENCE, Watchdog
 from nepa_scale.speed import allocator
 from nepa_scale.status import Status, read_status, write_status
+from nepa_scale.weights import initial
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +118,7 @@ def _described(error: Exception, config: RunConfig, world: World) -> str:
     if isinstance(error, UserError):
         return str(error)
     first = (str(error).strip().splitlines() or [""])[0]
-    if oom.is_out_of_memory(error):
+    if errors.is_out_of_memory(error):
         return f"oom: {first}; {oom.remedy(config, world)}"
     return f"{type(error).__name__}: {first}"
 
@@ -147,8 +148,8 @@ def built_task(config: RunConfig, run_dir: Path, placement: Placement, world: Wo
 
 def build_task(config: RunConfig, run_dir: Path) -> Task:
     """The task to do, with its module and data. Only that task's modules are imported."""
-    weights = runs.initial_weights(run_dir, config)
-    other = None if weights is None else runs.other_standardisation(config)
+    weights = initial.initial_weights(run_dir, config)
+    other = None if weights is None else initial.other_standardisation(config)
     if other is not None:
         logger.warning("%s", other)
     if config.task == "pretrain":

@@ -18,9 +18,9 @@ if __name__ == "__main__":
     # Run as a script, Python looks for imports in this file's folder; look in the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from nepa_scale import branching, checks, command, lr_rules, overrides, progress, run_settings, runs
+from nepa_scale import branching, checks, command, lock, lr_rules, overrides, progress, run_settings, runs
 from nepa_scale.config import RunConfig
-from nepa_scale.costs import exhausted_classes, task_cost
+from nepa_scale.costs import task_cost
 from nepa_scale.data.reporting import reporting
 from nepa_scale.errors import ConfigError, DataLostError, RankError, UserError
 from nepa_scale.placing import ds_config
@@ -35,6 +35,8 @@ from nepa_scale.safety.exit_codes import ExitCode
 from nepa_scale.safety.failures import Failure, JobFailedError, exit_code
 from nepa_scale.safety.watchdog import leave_at_once
 from nepa_scale.status import Status, read_status, write_status
+from nepa_scale.subsets import exhausted_classes
+from nepa_scale.weights import initial
 
 
 def main(words: list[str]) -> int:
@@ -73,7 +75,7 @@ def check(config: RunConfig, run_dir: Path, world: World) -> None:
     if config.engine.precision == "fp16" and not (has_gpu() or config.dry_run):
         problems.append(checks.FP16_NEEDS_GPU)
     if not _awaits_pretraining(config):
-        problems += runs.check_start(run_dir, config)
+        problems += initial.check_start(run_dir, config)
     if not problems:
         problems += _placement_problems(config, world)
         problems += runs.check_data(run_dir / config.task, config)
@@ -106,7 +108,7 @@ def describe(config: RunConfig, run_dir: Path, world: World) -> str:
     placement = place(config, config.task, world.size, device)
     cost = task_cost(config, config.task, activation_checkpointing=placement.activation_checkpointing)
     rates = lr_rules.describe(config) if config.task == "pretrain" else None
-    awaited = runs.check_start(run_dir, config) if _awaits_pretraining(config) else []
+    awaited = initial.check_start(run_dir, config) if _awaits_pretraining(config) else []
     misplaced = [] if placement.problem is None else [f"{config.task}: {placement.problem}"]
     unused = unseen()
     problems = [*awaited, *misplaced, *([] if unused is None else [unused])]
@@ -135,7 +137,7 @@ def start(words: list[str], config: RunConfig, run_dir: Path, world: World) -> i
         return ExitCode.DONE
     if not world.is_main:
         return _train(config, run_dir, world)
-    with runs.exclusive(task_dir):
+    with lock.exclusive(task_dir):
         return _train(run_settings.begin(words, run_dir), run_dir, world)
 
 

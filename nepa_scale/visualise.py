@@ -9,8 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
-from nepa_scale import overrides
-from nepa_scale.command import command
+from nepa_scale.command import command, to_text
 from nepa_scale.pictures.settings import PictureSettings, make_plan, parse
 
 
@@ -38,7 +37,7 @@ def help_text() -> str:
     ]
     for one in fields(PictureSettings):
         choices = f" [{'|'.join(one.metadata['choices'])}]" if "choices" in one.metadata else ""
-        lines.append(f"  {one.name + '=' + overrides.to_text(one.default):<20} {one.metadata['meaning']}{choices}")
+        lines.append(f"  {one.name + '=' + to_text(one.default):<20} {one.metadata['meaning']}{choices}")
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from nepa_scale import overrides
+from nepa_scale import command, overrides
 from nepa_scale.config import TASKS
 from nepa_scale.errors import ConfigError, nearest
 from sweeps.conf_files import compose_tree
@@ -22,7 +22,7 @@ Pairs = Sequence[tuple[str, str]]
 
 def read_launch(words: Sequence[str]) -> Launch:
     """Understand the command line. Raises ``ConfigError`` with every problem found."""
-    pairs = overrides.split_words("dry_run=true" if word == "--dry-run" else word for word in words)
+    pairs = command.split_words("dry_run=true" if word == "--dry-run" else word for word in words)
     tree, choices = compose_tree({key: name for key, name in pairs if key in GROUPS})
     mine = [pair for pair in pairs if is_launch_key(pair[0])]
     typed = tuple(pair for pair in pairs if pair not in mine)

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nepa_scale import yaml_files
+from nepa_scale.command import to_text
 from nepa_scale.errors import ConfigError, nearest
-from nepa_scale.overrides import to_text
 from sweeps.launch_keys import SECTIONS, Problems, declared, set_key, unknown_key
 from sweeps.settings import GROUPS, KINDS, Tree
 

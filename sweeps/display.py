@@ -14,8 +14,9 @@ from rich.table import Table
 
 from nepa_scale import terminal
 from nepa_scale.config import TASKS
+from nepa_scale.errors import failure_reason
 from nepa_scale.files import read_json
-from nepa_scale.status import Status, failure_reason
+from nepa_scale.status import Status
 from sweeps.plan import Dropped, Plan, PlannedRun, run_dir
 from sweeps.standing import LOST, Standing
 

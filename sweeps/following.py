@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
-from nepa_scale import runs
+from nepa_scale import lock
 from nepa_scale.processes.signals import StopRequest
 from nepa_scale.status import Status, read_status, status_path
 from sweeps import jobs
@@ -96,7 +96,7 @@ class Follower:
 
 def _age(job: Job) -> float:
     """Seconds since the process that trains began, its start-up included; 0 where that is not known."""
-    process = runs.last_holder(jobs.task_dir(job))
+    process = lock.last_holder(jobs.task_dir(job))
     return max(0.0, time.time() - process.started) if process is not None and process.started else 0.0
 
 

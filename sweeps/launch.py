@@ -19,7 +19,7 @@ from nepa_scale import overrides
 from nepa_scale.command import command
 from nepa_scale.errors import ConfigError, UserError
 from nepa_scale.files import file_in_the_way
-from nepa_scale.runs import exclusive
+from nepa_scale.lock import exclusive
 from sweeps import display, jobs, plan, plan_view, registration
 from sweeps.clusters import CLUSTER_NAME, read_cluster, save_cluster
 from sweeps.command_line import read_launch

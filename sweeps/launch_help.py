@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from nepa_scale.overrides import to_text
+from nepa_scale.command import to_text
 from sweeps.conf_files import compose_tree, options
 from sweeps.launch_keys import LISTS_KEYS, POINTS_KEY
 from sweeps.settings import GROUPS, describe

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nepa_scale import overrides
-from nepa_scale.checks import out_of_range
+from nepa_scale.command import out_of_range
 from nepa_scale.errors import nearest
 from sweeps.settings import GROUPS, Tree
 

@@ -11,7 +11,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from nepa_scale.command import command
-from nepa_scale.runs import exclusive
+from nepa_scale.lock import exclusive
 from sweeps import jobs, selecting, withdrawn
 from sweeps.clusters import read_cluster
 from sweeps.executors import executor

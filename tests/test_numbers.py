@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from nepa_scale import train
-from nepa_scale.config import LARGEST, RunConfig, walk
+from nepa_scale.command import LARGEST, to_text
+from nepa_scale.config import RunConfig, walk
 from nepa_scale.data.prepare import words as prepare_words
 from nepa_scale.data.prepare.settings import KINDS as PREPARED
 from nepa_scale.errors import ConfigError
-from nepa_scale.overrides import KEYS, to_text
+from nepa_scale.overrides import KEYS
 from sweeps import launch
 from sweeps.conf_files import compose_tree
 from sweeps.launch_keys import declared

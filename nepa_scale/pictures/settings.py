@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from nepa_scale import checks, overrides, runs
+from nepa_scale import command, overrides, runs
 from nepa_scale.config import RunConfig
 from nepa_scale.data import layout
 from nepa_scale.data.file_names import IMAGE_SUFFIXES, is_clutter, is_image
@@ -68,14 +68,14 @@ def parse(words: Sequence[str]) -> PictureSettings:
     """Settings from ``key=value`` words. Raises ``ConfigError`` with every problem."""
     known = {one.name: one for one in fields(PictureSettings)}
     tree, problems = OmegaConf.structured(PictureSettings), []
-    for key, value in overrides.split_words(words):
+    for key, value in command.split_words(words):
         if key in known:
             problems += overrides.assign(tree, key, value, str(known[key].type))
         else:
             problems.append(f"unknown key '{key}'{nearest(key, known) or '; --help lists all keys'}")
     settings: PictureSettings = OmegaConf.to_object(tree)  # type: ignore[assignment]
     for key, one in known.items():
-        problems += checks.out_of_range(key, getattr(settings, key), one.metadata)
+        problems += command.out_of_range(key, getattr(settings, key), one.metadata)
     if settings.source is None and not problems:
         problems.append(f"source= is missing: {known['source'].metadata['meaning']}")
     if problems:

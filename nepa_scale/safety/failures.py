@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from nepa_scale.errors import DataLostError, DivergedError, MilestoneError, UserError
+from nepa_scale.errors import DataLostError, DivergedError, MilestoneError, UserError, failure_reason, is_out_of_memory
 from nepa_scale.safety.exit_codes import ExitCode
-from nepa_scale.safety.oom import is_out_of_memory
-from nepa_scale.status import failure_reason
 
 if TYPE_CHECKING:
     from torch.distributed import Store

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 
 from nepa_scale.config import RunConfig
 from nepa_scale.placing.device_memory import planned
@@ -11,24 +10,7 @@ from nepa_scale.placing.placed import gib
 from nepa_scale.placing.placement import place
 from nepa_scale.processes.world import World
 
-_PHRASES = (
-    "out of memory",  # CUDA, whichever class torch gives it
-    "can't allocate memory",  # torch's CPU allocator
-    "not enough memory",
-    "cannot allocate memory",
-    "std::bad_alloc",
-    "failed to allocate",
-)
-
 WORTH_TRYING = 0.98  # of what is needed now
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that this machine's or its GPU's memory did not suffice."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(phrase in text for phrase in _PHRASES)
 
 
 def remedy(config: RunConfig, world: World) -> str:

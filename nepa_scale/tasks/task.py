@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from nepa_scale.config import RunConfig, TaskConfig
-from nepa_scale.costs import exhausted_classes, num_used_images, tuning_images
 from nepa_scale.data import layout
 from nepa_scale.data.datasets import Samples
 from nepa_scale.data.device import on_device
@@ -31,6 +30,7 @@ from nepa_scale.optim import NO_LAYER_DECAY, LayerDecay, build_optimizer
 from nepa_scale.processes.distributed import first_text, sum_votes
 from nepa_scale.processes.world import World
 from nepa_scale.progress import logger
+from nepa_scale.subsets import exhausted_classes, num_used_images, tuning_images
 
 Value = TypeVar("Value")
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from nepa_scale.runs import holder, is_in_use, is_in_use_by_another
+from nepa_scale.lock import holder, is_in_use, is_in_use_by_another
 from sweeps import jobs, plan
 from sweeps.on_machine import runner, shares
 from sweeps.schedule import Job

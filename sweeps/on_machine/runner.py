@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nepa_scale.errors import RunError
+from nepa_scale.lock import exclusive, holder, is_in_use, record_holder
 from nepa_scale.processes.signals import StopRequest
-from nepa_scale.runs import exclusive, holder, is_in_use, record_holder
 from sweeps import jobs, plan, withdrawn
 from sweeps.clusters import read_cluster
 from sweeps.handing_over import environment_of_job

@@ -11,7 +11,7 @@ from typing import Any
 import submitit
 
 from nepa_scale.errors import UserError
-from nepa_scale.runs import is_in_use_by_another
+from nepa_scale.lock import is_in_use_by_another
 from sweeps import jobs
 from sweeps.handing_over import job_environment
 from sweeps.on_slurm import arrays, commands, requeue, submissions, truth

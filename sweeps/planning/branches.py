@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale import branching, overrides
-from nepa_scale.costs import num_train_images
 from nepa_scale.errors import ConfigError
+from nepa_scale.subsets import num_train_images
 from sweeps.planning.point import Pairs, Point
 from sweeps.settings import Launch
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale import checks
-from nepa_scale.costs import labels_per_class
 from nepa_scale.errors import ConfigError
 from nepa_scale.placing import ds_config
-from nepa_scale.runs import check_start
+from nepa_scale.subsets import labels_per_class
+from nepa_scale.weights.initial import check_start
 from sweeps.plan import Dropped
 from sweeps.planning.placements import Placements
 from sweeps.planning.point import Point

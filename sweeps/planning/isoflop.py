@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nepa_scale import overrides
-from nepa_scale.config import LARGEST
+from nepa_scale.command import LARGEST
 from nepa_scale.costs import TaskCost, task_cost
 from nepa_scale.errors import ConfigError
 from sweeps.planning.optimum import outside

@@ -10,8 +10,9 @@ import pytest
 from processes import next_line, running
 
 from nepa_scale import ladder
+from nepa_scale.command import to_text
 from nepa_scale.config import LATER, TASKS, RunConfig, TaskConfig, walk
-from nepa_scale.overrides import help_text, parse, to_text
+from nepa_scale.overrides import help_text, parse
 
 SETTINGS = [pytest.param(key, value, meta, id=key) for key, value, meta in walk(RunConfig())]
 

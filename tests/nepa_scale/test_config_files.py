@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nepa_scale import overrides
-from nepa_scale.config import LARGEST, RunConfig, walk
+from nepa_scale.command import LARGEST
+from nepa_scale.config import RunConfig, walk
 from nepa_scale.errors import ConfigError
 
 

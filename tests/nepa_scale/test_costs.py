@@ -9,7 +9,7 @@ import torch
 from small_tasks import SIZES
 from torch.utils.flop_counter import FlopCounterMode
 
-from nepa_scale import costs, ladder
+from nepa_scale import costs, ladder, subsets
 from nepa_scale.config import RunConfig
 from nepa_scale.errors import DataError
 from nepa_scale.overrides import parse
@@ -154,4 +154,4 @@ def test_absent_data_cannot_be_costed(tmp_path: Path) -> None:
 def test_classes_come_from_the_data_set(digits_root: Path) -> None:
     """Ten digits; with the background eleven mask classes; pre-training asks for neither."""
     config = config_of(digits_root, "classify")
-    assert [costs.num_classes(config, task) for task in TASKS] == [0, 10, 11]
+    assert [subsets.num_classes(config, task) for task in TASKS] == [0, 10, 11]

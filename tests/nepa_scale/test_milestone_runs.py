@@ -8,8 +8,9 @@ import pytest
 from injecting import ends, start_ranks, start_with
 from launching import rows, train
 
+from nepa_scale.errors import failure_reason
 from nepa_scale.safety.exit_codes import ExitCode
-from nepa_scale.status import failure_reason, read_status
+from nepa_scale.status import read_status
 
 pytestmark = pytest.mark.slow
 

@@ -13,20 +13,20 @@ from pathlib import Path
 import pytest
 from processes import next_line, running
 
-from nepa_scale import runs
+from nepa_scale import lock, runs
 from nepa_scale.data.preprocessing import PAPERS
 from nepa_scale.errors import RunError
 from nepa_scale.overrides import parse, save
 from nepa_scale.status import Status, write_status
-from nepa_scale.weights import timm_layout
+from nepa_scale.weights import initial, timm_layout
 from nepa_scale.weights.description import of_run
 
 HOLD = """
 import sys
 from pathlib import Path
-from nepa_scale import runs
+from nepa_scale import lock
 
-with runs.exclusive(Path(sys.argv[1])):
+with lock.exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -43,11 +43,11 @@ def holder(task_dir: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_second_process_is_refused(tmp_path: Path) -> None:
     """A task that another process works on is refused, naming that process; it is free once that one ends."""
-    with holder(tmp_path) as process, pytest.raises(RunError) as raised, runs.exclusive(tmp_path):
+    with holder(tmp_path) as process, pytest.raises(RunError) as raised, lock.exclusive(tmp_path):
         pytest.fail("the lock was given out twice")
     owner = f"process {process.pid} on {socket.gethostname()}"
     assert str(raised.value) == f"{tmp_path}: in use by {owner}; wait for it or stop it"
-    with runs.exclusive(tmp_path):
+    with lock.exclusive(tmp_path):
         pass
 
 
@@ -56,21 +56,21 @@ def test_killed_process_frees_the_task(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    with runs.exclusive(tmp_path):
+    with lock.exclusive(tmp_path):
         pass
 
 
 def test_error_while_holding_frees_the_task(tmp_path: Path) -> None:
     """An error in the work is passed on as it is, and the task can be taken up again."""
-    with pytest.raises(ValueError, match="in the work"), runs.exclusive(tmp_path):
+    with pytest.raises(ValueError, match="in the work"), lock.exclusive(tmp_path):
         raise ValueError("in the work")
-    with runs.exclusive(tmp_path):
+    with lock.exclusive(tmp_path):
         pass
 
 
 def test_tasks_are_locked_one_by_one(tmp_path: Path) -> None:
     """Two tasks of one run may be worked on at the same time."""
-    with holder(tmp_path / "classify"), runs.exclusive(tmp_path / "segment"):
+    with holder(tmp_path / "classify"), lock.exclusive(tmp_path / "segment"):
         assert (tmp_path / "segment").is_dir()
 
 
@@ -85,19 +85,19 @@ def test_run_directory_is_named_after_the_run() -> None:
 def test_fine_tuning_needs_its_start(tmp_path: Path, task: str) -> None:
     """Pre-trained weights are asked for before work begins; once they are there nothing is wrong."""
     config = parse([f"task={task}"])
-    [problem] = runs.check_start(tmp_path, config)
+    [problem] = initial.check_start(tmp_path, config)
     assert problem.startswith(f"{tmp_path / 'pretrain' / 'model.safetensors'}: no finished pre-training")
     (tmp_path / "pretrain").mkdir()
     (tmp_path / "pretrain" / runs.WEIGHTS_NAME).write_bytes(b"")
-    assert runs.check_start(tmp_path, config) == []
+    assert initial.check_start(tmp_path, config) == []
 
 
 def test_start_from_another_run(tmp_path: Path) -> None:
     """``init=<folder>`` starts from that run's weights, not from this one's."""
     config = parse(["task=classify", f"init={tmp_path / 'other'}"])
     expected = tmp_path / "other" / "pretrain" / "model.safetensors"
-    assert runs.initial_weights(tmp_path, config) == expected
-    [problem] = runs.check_start(tmp_path, config)
+    assert initial.initial_weights(tmp_path, config) == expected
+    [problem] = initial.check_start(tmp_path, config)
     assert problem.startswith(f"init={tmp_path / 'other'}: {expected} does not exist")
 
 
@@ -125,20 +125,20 @@ def test_start_from_the_moving_average(tmp_path: Path, task: str) -> None:
     """``init_ema`` of the task's section chooses the file, wherever the start lies."""
     folder = finished(tmp_path, "pretrain.ema_decay=0.9", average=True)
     words = [f"task={task}", "pretrain.ema_decay=0.9"]
-    assert runs.initial_weights(tmp_path, parse(words)) == folder / "model.safetensors"
+    assert initial.initial_weights(tmp_path, parse(words)) == folder / "model.safetensors"
     words += [f"{task}.init_ema=true"]
-    assert runs.initial_weights(tmp_path, parse(words)) == folder / "model_ema.safetensors"
+    assert initial.initial_weights(tmp_path, parse(words)) == folder / "model_ema.safetensors"
     shared = parse([*words, f"pretrain_dir={folder}"])
-    assert runs.initial_weights(tmp_path / "new", shared) == folder / "model_ema.safetensors"
-    assert runs.check_start(tmp_path / "new", shared) == []
+    assert initial.initial_weights(tmp_path / "new", shared) == folder / "model_ema.safetensors"
+    assert initial.check_start(tmp_path / "new", shared) == []
 
 
 def test_shared_pre_training_must_be_the_same(tmp_path: Path) -> None:
     """Runs that differ in fine-tuning alone may share; a setting of pre-training that differs is named."""
     folder = finished(tmp_path / "first", "classify.base_lr=1e-4", "seed=3")
     sharing = ["task=classify", f"pretrain_dir={folder}", "seed=3"]
-    assert runs.check_start(tmp_path, parse([*sharing, "classify.pool=last"])) == []
-    [problem] = runs.check_start(tmp_path, parse([*sharing, "pretrain.shift=false", "model.mlp=swiglu"]))
+    assert initial.check_start(tmp_path, parse([*sharing, "classify.pool=last"])) == []
+    [problem] = initial.check_start(tmp_path, parse([*sharing, "pretrain.shift=false", "model.mlp=swiglu"]))
     assert problem == (
         f"pretrain_dir={folder}: pre-trained with other settings:"
         " model.mlp (gelu there, swiglu now), pretrain.shift (True there, False now)"
@@ -150,9 +150,9 @@ def test_start_from_a_run_that_shares_its_pre_training(tmp_path: Path) -> None:
     folder = finished(tmp_path / "first")
     save(parse(["task=classify", f"pretrain_dir={folder}"]), tmp_path / "second" / "config.yaml")
     start = parse(["task=classify", f"init={tmp_path / 'second'}"])
-    assert runs.initial_weights(tmp_path, start) == folder / "model.safetensors"
-    assert runs.check_start(tmp_path, start) == []
-    [problem] = runs.check_start(tmp_path, parse([f"pretrain_dir={folder}"]))
+    assert initial.initial_weights(tmp_path, start) == folder / "model.safetensors"
+    assert initial.check_start(tmp_path, start) == []
+    [problem] = initial.check_start(tmp_path, parse([f"pretrain_dir={folder}"]))
     assert problem.endswith("names a finished pre-training; task=pretrain makes a new one")
 
 
@@ -160,14 +160,16 @@ def test_shared_pre_training_must_be_there(tmp_path: Path) -> None:
     """No weights, no record of what was trained, or another task's folder: one line each."""
     folder = finished(tmp_path / "first")
     (folder / "model.safetensors").unlink()
-    [problem] = runs.check_start(tmp_path, parse(["task=classify", f"pretrain_dir={folder}"]))
+    [problem] = initial.check_start(tmp_path, parse(["task=classify", f"pretrain_dir={folder}"]))
     assert problem.endswith("holds no model.safetensors; that pre-training has not finished")
     (folder / "model.safetensors").touch()
     (folder.parent / "config.yaml").unlink()
-    [problem] = runs.check_start(tmp_path, parse(["task=classify", f"pretrain_dir={folder}"]))
+    [problem] = initial.check_start(tmp_path, parse(["task=classify", f"pretrain_dir={folder}"]))
     assert "config.yaml: No such file" in problem
     (tmp_path / "first" / "classify").mkdir()
-    [problem] = runs.check_start(tmp_path, parse(["task=classify", f"pretrain_dir={tmp_path / 'first' / 'classify'}"]))
+    [problem] = initial.check_start(
+        tmp_path, parse(["task=classify", f"pretrain_dir={tmp_path / 'first' / 'classify'}"])
+    )
     assert "name the pretrain folder of a run, or use init=DIR" in problem
 
 
@@ -175,14 +177,14 @@ def test_start_from_imported_weights(tmp_path: Path) -> None:
     """A folder of weights is a start; a model that differs is named setting by setting, without torch."""
     folder = imported(tmp_path / "imported", "model=pico", "model.patch_size=8")
     start = ["task=classify", f"init={folder}", "model=pico"]
-    assert runs.initial_weights(tmp_path, parse(start)) == folder / "model.safetensors"
-    assert runs.check_start(tmp_path, parse(start)) == []
-    [problem] = runs.check_start(tmp_path, parse([*start, "model.mlp=swiglu", "model.patch_size=16"]))
+    assert initial.initial_weights(tmp_path, parse(start)) == folder / "model.safetensors"
+    assert initial.check_start(tmp_path, parse(start)) == []
+    [problem] = initial.check_start(tmp_path, parse([*start, "model.mlp=swiglu", "model.patch_size=16"]))
     assert problem == (
         f"init={folder}: model.safetensors is of another model: model.patch_size (8 there, 16 now),"
         " model.mlp (gelu there, swiglu now), model.mlp_hidden (192 there, 128 now)"
     )
-    [problem] = runs.check_start(tmp_path, parse([*start, "classify.init_ema=true"]))
+    [problem] = initial.check_start(tmp_path, parse([*start, "classify.init_ema=true"]))
     assert problem == (
         f"init={folder}: holds no model_ema.safetensors; set classify.init_ema=false;"
         " `import --ema` brings in the authors' moving average"
@@ -192,7 +194,7 @@ def test_start_from_imported_weights(tmp_path: Path) -> None:
 def test_start_from_another_model_is_refused(tmp_path: Path) -> None:
     """The settings of another run's backbone are compared before work begins too."""
     finished(tmp_path / "other", "model=nano")
-    [problem] = runs.check_start(tmp_path, parse(["task=segment", f"init={tmp_path / 'other'}", "model=micro"]))
+    [problem] = initial.check_start(tmp_path, parse(["task=segment", f"init={tmp_path / 'other'}", "model=micro"]))
     assert problem.endswith(
         "model.embed_dim (64 there, 96 now), model.num_heads (4 there, 3 now), model.mlp_hidden (256 there, 384 now)"
     )
@@ -203,16 +205,16 @@ def test_start_from_weights_of_the_authors_layout(tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "config.json").write_text('{"model_type": "vit_nepa"}')
     config = parse(["task=classify", f"init={tmp_path / 'theirs'}"])
-    assert "run `python -m nepa_scale.weights import` on it first" in runs.check_start(tmp_path, config)[0]
+    assert "run `python -m nepa_scale.weights import` on it first" in initial.check_start(tmp_path, config)[0]
     (tmp_path / "theirs" / "model.safetensors").touch()
-    assert "the authors' layout: run `import` on it first" in runs.check_start(tmp_path, config)[0]
+    assert "the authors' layout: run `import` on it first" in initial.check_start(tmp_path, config)[0]
 
 
 @pytest.mark.parametrize("words", [["task=pretrain"], ["task=classify", "init=scratch"]])
 def test_start_without_weights(tmp_path: Path, words: list[str]) -> None:
     """Pre-training, and fine-tuning from scratch, load nothing and need nothing."""
-    assert runs.initial_weights(tmp_path, parse(words)) is None
-    assert runs.check_start(tmp_path, parse(words)) == []
+    assert initial.initial_weights(tmp_path, parse(words)) is None
+    assert initial.check_start(tmp_path, parse(words)) == []
 
 
 def test_finished_means_result_and_status(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from nepa_scale.session import build_task
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.pretrain import Pretrain
 from nepa_scale.tasks.segment import Segment
+from nepa_scale.weights import initial
 from nepa_scale.weights.__main__ import give_out, parser
 
 NUMBERS = ["data.mean=0.3,0.4,0.5", "data.std=0.2"]
@@ -235,7 +236,7 @@ def test_a_start_of_another_kind_is_refused_and_other_numbers_are_told(digits_ro
 
     def start(folder: Path, *words: str) -> tuple[list[str], str | None]:
         config = config_of(digits_root, "classify", f"init={folder}", *words)
-        return runs.check_start(tmp_path, config), runs.other_standardisation(config)
+        return initial.check_start(tmp_path, config), initial.other_standardisation(config)
 
     for folder in (by_image, tmp_path / "image-timm"):
         [problem] = start(folder)[0]

@@ -12,6 +12,7 @@ from processes import Run
 from nepa_scale import runs, session
 from nepa_scale.config import RunConfig
 from nepa_scale.overrides import parse, save
+from nepa_scale.weights import initial
 from nepa_scale.weights.__main__ import main as weights
 
 FEMTO = ["model=femto"]
@@ -66,7 +67,7 @@ def test_each_form_gives_its_weights(
 ) -> None:
     """A run, the folder of one of its tasks, an export and bare weights pass the check and fill the backbone."""
     config = starting(digits_root, f"{others}/{init}", task=task)
-    assert runs.check_start(tmp_path, config) == []
+    assert initial.check_start(tmp_path, config) == []
     stored = safetensors.torch.load_file(others / source / runs.WEIGHTS_NAME)
     backbone = session.build_task(config, tmp_path).backbone.state_dict()
     assert all(torch.equal(value, stored[name]) for name, value in backbone.items())
@@ -117,17 +118,17 @@ def test_run_without_pre_training_is_no_start(others: Path, digits_root: Path, t
     """Of a run that starts elsewhere that start is named, and its fine-tuned weights where there are some."""
     write_task(tmp_path / "later", digits_root, "classify")
     save(starting(digits_root, others / "run"), tmp_path / "later" / "config.yaml")
-    [problem] = runs.check_start(tmp_path, starting(digits_root, tmp_path / "later"))
+    [problem] = initial.check_start(tmp_path, starting(digits_root, tmp_path / "later"))
     assert problem.endswith(f"give {others / 'run'} or {tmp_path / 'later' / 'classify'}")
 
 
 def test_file_that_is_no_backbone(tmp_path: Path, digits_root: Path) -> None:
     """A truncated file and one of another model are named before work starts."""
     (tmp_path / runs.WEIGHTS_NAME).write_bytes(b"\x08")
-    [problem] = runs.check_start(tmp_path, starting(digits_root, tmp_path))
+    [problem] = initial.check_start(tmp_path, starting(digits_root, tmp_path))
     assert "not a readable safetensors file" in problem
     safetensors.torch.save_file({"conv1.weight": torch.zeros(1)}, tmp_path / runs.WEIGHTS_NAME)
-    [problem] = runs.check_start(tmp_path, starting(digits_root, tmp_path))
+    [problem] = initial.check_start(tmp_path, starting(digits_root, tmp_path))
     assert "patch_embed.proj.weight" in problem
 
 
@@ -138,6 +139,6 @@ def test_missing_average_names_the_remedy(others: Path, digits_root: Path, tmp_p
         ("run/classify", "classify.ema_decay=0.0"),
         ("bare", "--ema"),
     ):
-        [problem] = runs.check_start(tmp_path, starting(digits_root, others / init, "classify.init_ema=true"))
+        [problem] = initial.check_start(tmp_path, starting(digits_root, others / init, "classify.init_ema=true"))
         assert "classify.init_ema=false" in problem
         assert hint in problem

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nepa_scale.checks import check_data
 from nepa_scale.config import RunConfig
-from nepa_scale.costs import exhausted_classes, task_cost
+from nepa_scale.costs import task_cost
 from nepa_scale.data.digits import encode_png
 from nepa_scale.data.info import make_info
 from nepa_scale.data.prepare.whole import write_dataset
@@ -25,6 +25,7 @@ from nepa_scale.model import NepaViT, build_backbone
 from nepa_scale.optim import LayerDecay
 from nepa_scale.overrides import parse
 from nepa_scale.processes.world import World
+from nepa_scale.subsets import exhausted_classes
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.finetune import load_backbone
 from nepa_scale.tasks.pretrain import Pretrain

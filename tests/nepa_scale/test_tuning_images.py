@@ -12,13 +12,14 @@ from small_tasks import CPU, config_of, with_random_weights
 
 from nepa_scale import checks
 from nepa_scale.config import RunConfig
-from nepa_scale.costs import num_used_images, task_cost
+from nepa_scale.costs import task_cost
 from nepa_scale.data import layout
 from nepa_scale.data.order import kept_out
 from nepa_scale.data.sources import open_source
 from nepa_scale.errors import ConfigError, DataError
 from nepa_scale.overrides import parse
 from nepa_scale.processes.world import World
+from nepa_scale.subsets import num_used_images
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.finetune import Finetune
 from nepa_scale.tasks.segment import Segment

@@ -19,7 +19,7 @@ import pytest
 from children import Child
 
 from nepa_scale.files import write_json
-from nepa_scale.runs import holder
+from nepa_scale.lock import holder
 from nepa_scale.status import Status, write_status
 from sweeps import display, plan, status, withdrawn
 from sweeps.clusters import save_cluster
@@ -133,7 +133,7 @@ def test_a_process_that_went_without_a_word(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from nepa_scale.runs import exclusive
+from nepa_scale.lock import exclusive
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

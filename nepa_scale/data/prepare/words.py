@@ -7,10 +7,9 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.checks import out_of_range
+from nepa_scale.command import out_of_range, split_words, to_text
 from nepa_scale.data.prepare.settings import KINDS, Settings
 from nepa_scale.errors import ConfigError, nearest
-from nepa_scale.overrides import split_words, to_text
 
 
 def help_text() -> str:

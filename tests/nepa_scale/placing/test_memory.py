@@ -17,10 +17,11 @@ from launching import REPOSITORY, clean_environment
 from small_tasks import config_of
 from torch import Tensor, nn
 
-from nepa_scale.costs import num_classes, workload
+from nepa_scale.costs import workload
 from nepa_scale.placing import memory
 from nepa_scale.placing.memory import MemoryEstimate, Workload
 from nepa_scale.session import build_task
+from nepa_scale.subsets import num_classes
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 WORK = Workload(

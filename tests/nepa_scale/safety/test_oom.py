@@ -10,6 +10,7 @@ import pytest
 import torch
 from injecting import BEFORE_STEP, ends, start_ranks, start_with
 
+from nepa_scale import errors
 from nepa_scale.overrides import parse
 from nepa_scale.placing.device_memory import planned
 from nepa_scale.placing.placement import place
@@ -43,21 +44,21 @@ def fault(step):
 )
 def test_every_way_to_say_it_is_understood(error: BaseException) -> None:
     """torch on GPUs and CPUs, Python and the operating system each have their own words."""
-    assert oom.is_out_of_memory(error)
+    assert errors.is_out_of_memory(error)
     assert exit_code(error) == ExitCode.OUT_OF_MEMORY
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), OSError(errno.ENOSPC, "No space left on device")])
 def test_other_errors_are_not_mistaken_for_it(error: BaseException) -> None:
     """A full disk is not a lack of memory."""
-    assert not oom.is_out_of_memory(error)
+    assert not errors.is_out_of_memory(error)
 
 
 def test_this_machine_says_it_in_one_of_those_ways() -> None:
     """What torch really raises here for a tensor that fits nowhere."""
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
-    assert oom.is_out_of_memory(caught.value)
+    assert errors.is_out_of_memory(caught.value)
 
 
 def test_remedies_are_computed_from_the_run(digits_root: Path) -> None:

@@ -17,7 +17,7 @@ from plain_study import plain
 
 from nepa_scale.data.digits import write_digits
 from nepa_scale.files import read_json
-from nepa_scale.runs import holder
+from nepa_scale.lock import holder
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 ROOT = Path(__file__).resolve().parents[3]

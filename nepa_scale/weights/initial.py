@@ -1,0 +1,190 @@
+"""The weights that a task starts from: where they lie, and whether they fit the run's settings. Free of torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from nepa_scale import overrides
+from nepa_scale.config import TASKS, RunConfig
+from nepa_scale.costs import architecture
+from nepa_scale.data import layout
+from nepa_scale.data.preprocessing import BY_DATASET, Preprocessing, Standardisation
+from nepa_scale.errors import UserError, WeightsError
+from nepa_scale.runs import AVERAGE_NAME, CONFIG_NAME, WEIGHTS_NAME, changes, pretrain_directory, standardisation
+from nepa_scale.weights import timm_layout
+
+PATCH_EMBEDDING = "patch_embed.proj.weight"
+
+
+def initial_weights(run_dir: Path, config: RunConfig) -> Path | None:
+    """The weights file that the task starts from; None for a start from scratch.
+
+    ``init`` may be a run, of which the pre-training counts, its own or the one it shares; the folder of a task of a
+    run; or a folder with weights, such as ``nepa_scale.weights`` writes.
+    """
+    if config.task == "pretrain" or config.init == "scratch":
+        return None
+    name = AVERAGE_NAME if _starts_from_average(config) else WEIGHTS_NAME
+    if config.init == "pretrain":
+        return pretrain_directory(run_dir, config) / name
+    folder = Path(config.init)
+    run, task = _run_and_task(folder)
+    if run is None:
+        holds_weights = (folder / WEIGHTS_NAME).is_file() or (folder / name).is_file()
+        return (folder if holds_weights else folder / "pretrain") / name
+    return (pretrain_directory(run, _recorded(run)) if task == "pretrain" else folder) / name
+
+
+def check_start(run_dir: Path, config: RunConfig) -> list[str]:
+    """Problems of where the task starts: the weights must be there, and of the model that the settings describe."""
+    if config.task == "pretrain" and config.pretrain_dir:
+        return [f"pretrain_dir={config.pretrain_dir}: names a finished pre-training; task=pretrain makes a new one"]
+    try:
+        weights = initial_weights(run_dir, config)
+        if weights is None:
+            return []
+        if config.init == "pretrain":
+            return _missing_pretraining(weights, config) or _other_pretraining(config)
+        return _no_start(Path(config.init)) or _missing_start(weights, config) or _other_model(weights, config)
+    except UserError as error:
+        return str(error).splitlines()
+
+
+def _starts_from_average(config: RunConfig) -> bool:
+    return bool(getattr(config.task_config(), "init_ema", False))
+
+
+def _missing_pretraining(weights: Path, config: RunConfig) -> list[str]:
+    if config.pretrain_dir and weights.parent.name != "pretrain":
+        return [f"pretrain_dir={config.pretrain_dir}: name the pretrain folder of a run, or use init=DIR"]
+    if weights.is_file():
+        return []
+    if config.pretrain_dir:
+        return [f"pretrain_dir={config.pretrain_dir}: holds no {weights.name}; that pre-training has not finished"]
+    return [f"{weights}: no finished pre-training in this run; run task=pretrain first, or give init=scratch"]
+
+
+def _run_and_task(folder: Path) -> tuple[Path | None, str]:
+    """The run that a folder is, or is a task's folder of, and that task; (None, "") where it is neither."""
+    if (folder / CONFIG_NAME).is_file():
+        return folder, "pretrain"
+    if folder.name in TASKS and (folder.parent / CONFIG_NAME).is_file():
+        return folder.parent, folder.name
+    return None, ""
+
+
+def _recorded(run: Path) -> RunConfig:
+    return overrides.load(run / CONFIG_NAME)
+
+
+def _no_start(folder: Path) -> list[str]:
+    """Problems of starting from ``folder``, whatever weights are in it."""
+    if folder.is_file():
+        return [f"init={folder}: is a file; name its folder"]
+    run, task = _run_and_task(folder)
+    if run is None:
+        return []
+    there = _recorded(run)
+    if task == "probe":
+        return [f"init={folder}: a probe leaves heads and no backbone; give init={run}"]
+    if task == "pretrain" and there.init != "pretrain":
+        tuned = [str(run / each) for each in ("classify", "segment") if (run / each / WEIGHTS_NAME).is_file()]
+        own = f"init={there.init} there"
+        return [f"init={folder}: no pre-training of its own ({own}); give {' or '.join([there.init, *tuned])}"]
+    return []
+
+
+def _missing_start(weights: Path, config: RunConfig) -> list[str]:
+    folder = Path(config.init)
+    if weights.is_file():
+        return []
+    if weights.with_name(WEIGHTS_NAME).is_file():
+        run, task = _run_and_task(folder)
+        remedy = f"set {config.task}.init_ema=false; " + (
+            "`import --ema` brings in the authors' moving average"
+            if run is None
+            else f"{task}.ema_decay={_recorded(run).task_config(task).ema_decay} there"
+        )
+        return [f"init={folder}: holds no {weights.name}; {remedy}"]
+    authors = "; run `python -m nepa_scale.weights import` on it first" if (folder / "config.json").is_file() else ""
+    known = "pretrain, scratch, the folder of a pre-trained run or of imported weights"
+    return [f"init={folder}: {weights} does not exist; give {known}{authors}"]
+
+
+def _other_pretraining(config: RunConfig) -> list[str]:
+    """Problems of sharing the pre-training of another run: its settings must be the same."""
+    if config.pretrain_dir is None:
+        return []
+    recorded = Path(config.pretrain_dir).parent / CONFIG_NAME
+    old, new = overrides.load(recorded).pretrain_identity(), config.pretrain_identity()
+    differing = changes(old, new)
+    return [f"pretrain_dir={config.pretrain_dir}: pre-trained with other settings: {differing}"] if differing else []
+
+
+def _other_model(weights: Path, config: RunConfig) -> list[str]:
+    """Differences between the model of an ``init`` folder and this run's, by setting."""
+    folder = Path(config.init)
+    run, task = _run_and_task(folder)
+    new = _named(dataclasses.asdict(config.model.architecture()), by_image=config.data.by_image)
+    if run is not None:
+        there = _recorded(run)
+        old = _named(dataclasses.asdict(architecture(there, task)), by_image=there.data.by_image)
+    elif timm_layout.is_timm_folder(folder):
+        description = timm_layout.read_config(folder)
+        old = _named(dataclasses.asdict(description.arch), by_image=description.standardise)
+    else:
+        old = {f"model.{key}": value for key, value in _shape(weights).items()}
+        new = {key: new[key] for key in old}
+    differing = changes(old, new)
+    return [f"init={folder}: {weights.name} is of another model: {differing}"] if differing else []
+
+
+def _named(arch: dict[str, Any], *, by_image: bool) -> dict[str, Any]:
+    """What makes a model, by the settings that decide it."""
+    return {f"model.{key}": value for key, value in arch.items()} | {"data.mean": "image" if by_image else "not image"}
+
+
+def other_standardisation(config: RunConfig) -> str | None:
+    """The line that says so where the weights of an ``init`` folder saw images standardised in another way.
+
+    Weights that stand alone do not tell, and where each task takes its own data set's statistics, they may differ.
+    """
+    folder, data = Path(config.init), config.data
+    run, task = _run_and_task(folder)
+    if data.by_image or not folder.is_dir():
+        return None
+    there: Standardisation | Preprocessing
+    if run is not None:
+        recorded = _recorded(run)
+        if recorded.data.mean == data.mean == BY_DATASET:
+            return None
+        task_dir = pretrain_directory(run, recorded) if task == "pretrain" else folder
+        there = standardisation(recorded, task, task_dir)
+    elif timm_layout.is_timm_folder(folder):
+        there = timm_layout.read_config(folder).preprocessing
+    else:
+        return None
+    own = layout.standardisation(Path(data.root), config.task_config().dataset, data.mean, data.std)
+    if (there.mean, there.std) == (own.mean, own.std):
+        return None
+    named = (f"data.{key}={','.join(map(str, getattr(there, key)))}" for key in ("mean", "std"))
+    return f"init={folder}: its weights saw other images: {' '.join(named)} there; give that to begin where they are"
+
+
+def _shape(weights: Path) -> dict[str, int]:
+    """What the tensors of a file tell of its backbone. Raises ``WeightsError`` where they are of none."""
+    try:
+        weights.open("rb").close()  # safetensors calls a file that may not be read missing
+        with safe_open(weights, "numpy") as file:
+            names = list(file.keys())
+            if PATCH_EMBEDDING not in names:
+                raise WeightsError(f"{weights}: no backbone of this project: it lacks {PATCH_EMBEDDING}")
+            width, _, patch_size, _ = file.get_slice(PATCH_EMBEDDING).get_shape()
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{weights}: not a readable safetensors file ({error})") from error
+    depth = len({name.split(".")[1] for name in names if name.startswith("blocks.")})
+    return {"patch_size": patch_size, "embed_dim": width, "depth": depth}
