@@ -262,6 +262,11 @@ def _task_problems(config: RunConfig) -> list[str]:
         for task, section in config.finetuning.items()
         if (blocks := section.init_blocks) is not None and blocks > depth
     ]
+    problems += [
+        f"{task}.init_blocks={section.init_blocks} and {task}.init_fraction={section.init_fraction}: give one of them"
+        for task, section in config.finetuning.items()
+        if None not in (section.init_blocks, section.init_fraction)
+    ]
     if config.segment.scale_min > config.segment.scale_max:
         problems.append(
             f"segment.scale_min={config.segment.scale_min} is above segment.scale_max={config.segment.scale_max}"

@@ -242,8 +242,14 @@ class FinetuneConfig(TaskConfig):
     """start from the moving average of the pre-trained weights"""
     init_blocks: int | None = setting(None, low=0, high=1000)
     """blocks that start pre-trained, from the lowest; fresh are the others and the final norm; null = all and it"""
+    init_fraction: float | None = setting(None, above=0, high=1)
+    """in place of init_blocks: the fraction of the blocks, rounded down, one at least"""
     tuning_images: int = setting(0, low=0, high=10**9)
     """training images, the same in every run, that are not trained on: the finished task is scored on them, too"""
+
+    def initial_blocks(self, depth: int) -> int | None:
+        """How many of ``depth`` blocks start pre-trained, from the lowest; None is all, and the final norm."""
+        return self.init_blocks if self.init_fraction is None else max(1, int(self.init_fraction * depth))
 
 
 @dataclass(kw_only=True)
@@ -390,6 +396,8 @@ LATER = {
     "classify.labels_per_class": None,
     "classify.init_blocks": None,
     "segment.init_blocks": None,
+    "classify.init_fraction": None,
+    "segment.init_fraction": None,
     "classify.tuning_images": 0,
     "segment.tuning_images": 0,
 }

@@ -50,7 +50,9 @@ class Finetune(Task):
         self.backbone = self.new_backbone(drop_path_rate=section.drop_path_rate, qk_norm=section.qk_norm)
         self.backbone.causal = section.attention == "causal"
         if weights is not None:
-            self.starts_finetuned = load_backbone(self.backbone, weights, blocks=section.init_blocks)
+            self.starts_finetuned = load_backbone(
+                self.backbone, weights, blocks=section.initial_blocks(len(self.backbone.blocks))
+            )
             if section.freeze_patch_embed:
                 self.backbone.patch_embed.requires_grad_(False)
 

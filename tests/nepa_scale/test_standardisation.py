@@ -63,6 +63,8 @@ def test_identity_of_pre_training_follows_standardisation_alone() -> None:
         (["task=classify", "model=femto", "classify.init_blocks=4"], "classify.init_blocks=4: the model has 3 blocks"),
         (["task=segment", "model.depth=2", "segment.init_blocks=3"], "segment.init_blocks=3: the model has 2 blocks"),
         (["classify.init_blocks=-1"], "classify.init_blocks=-1"),
+        (["classify.init_fraction=0"], "classify.init_fraction=0"),
+        (["segment.init_blocks=2", "segment.init_fraction=0.5"], "segment.init_blocks=2 and segment.init_fraction=0.5"),
     ],
 )
 def test_wrong_settings_are_named(words: list[str], named: str) -> None:
@@ -284,6 +286,18 @@ def test_init_blocks_keeps_the_lower_ones(
         kept = name.startswith((*from_file, *(f"blocks.{block}." for block in range(blocks or 0))))
         assert torch.equal(value, (pretrained if kept else fresh)[name]), name
     assert started.layer_decay.start == 0.8
+
+
+@pytest.mark.parametrize(("fraction", "blocks"), [(0.2, 1), (0.5, 1), (0.67, 2), (1.0, 3)])
+def test_init_fraction_is_of_the_depth(digits_root: Path, tmp_path: Path, fraction: float, blocks: int) -> None:
+    """A fraction of three blocks, rounded down and at least one: the same start as so many blocks."""
+    finished_run(Pretrain(config_of(digits_root, "pretrain")), tmp_path)
+    starts = []
+    for setting in (f"classify.init_fraction={fraction}", f"classify.init_blocks={blocks}"):
+        config = config_of(digits_root, "classify", setting)
+        torch.manual_seed(config.seed)
+        starts.append(Classify(config, tmp_path / "pretrain" / "model.safetensors").backbone.state_dict())
+    assert all(torch.equal(starts[0][name], starts[1][name]) for name in starts[0])
 
 
 def test_pictures_show_the_image_as_it_was(digits_root: Path) -> None:
