@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.fit import display, words
+from analysis.fit import display, restricting, words
 from analysis.fit.answers import chain_as_json
 from analysis.fit.chain import Chain, ChainHeldOut, Laws, Runs, fit_chain, hold_out_chain
 from analysis.fit.small_sample import NoFit
@@ -44,6 +44,7 @@ def _parser() -> words.Parser:
     parser.add_argument("--through", required=True, metavar="COLUMN", help="the loss or shortfall between x and y")
     parser.add_argument("--first", default="offset", metavar="NAME", help="law of the loss (default offset)")
     parser.add_argument("--second", default="sigmoid", metavar="NAME", help="law of y by the loss (default sigmoid)")
+    restricting.add_restrictions(parser, "LINK.NAME", "; LINK is first, second or direct")
     parser.add_argument("--direct", metavar="NAME", help="law of y by x to compare with (default: as --first)")
     return parser
 
@@ -75,6 +76,8 @@ def _laws(given: argparse.Namespace) -> Laws:
     """The three laws, which must fit together. Raises ``UserError``."""
     first, second = find_law(given.first, "--first"), find_law(given.second, "--second")
     direct = first if given.direct is None else find_law(given.direct, "--direct")
+    asked = restricting.asked_of_links(given, ("first", "second", "direct"))
+    first, second, direct = asked["first"].of(first), asked["second"].of(second), asked["direct"].of(direct)
     if second.variables != ("x",):
         raise UserError(f"--second {second.name}: the second law must read the loss alone, not {second.variables}")
     if direct.variables != first.variables:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.fit import words
+from analysis.fit import restricting, words
 from analysis.fit.answers import as_json
 from analysis.fit.estimate import Options, fit_law
 from analysis.fit.holdout import HeldOut, hold_out
@@ -22,6 +22,7 @@ from analysis.fit.small_sample import NoFit
 from analysis.fit.table import read_table
 from analysis.laws.law import Array, Law
 from analysis.laws.registry import LAWS, find_law
+from analysis.laws.restrictions import standing
 from analysis.laws.surfaces import CHINCHILLA
 from nepa_scale.command import command
 from nepa_scale.errors import UserError, nearest
@@ -84,6 +85,7 @@ def _parser() -> words.Parser:
     )
     words.add_words(parser, held="; each: every row, or with --cluster every cluster, from all others")
     parser.add_argument("--law", required=True, metavar="NAME", help="one of the laws below")
+    restricting.add_restrictions(parser)
     parser.add_argument(
         "--budget", type=words.positive, metavar="FLOPS", help="law chinchilla: best N and D, FLOPS = 6 N D"
     )
@@ -95,7 +97,7 @@ def _parser() -> words.Parser:
 
 def _read(given: argparse.Namespace) -> Problem:
     """The table's columns as the law wants them. Raises ``UserError``."""
-    law = find_law(given.law)
+    law = restricting.asked(given).of(find_law(given.law))
     names, at = words.names(law, given, "--law"), words.place(law, given.at)
     budget, profiled = _budget(law, given.budget), _profiled(law, given.profile)
     table = read_table(given.table).where(given.where)
@@ -115,7 +117,7 @@ def _read(given: argparse.Namespace) -> Problem:
 
 
 def _budget(law: Law, budget: float | None) -> float | None:
-    if budget is not None and law is not CHINCHILLA:
+    if budget is not None and law.name != CHINCHILLA.name:
         raise UserError(f"--budget {budget:g}: only law '{CHINCHILLA.name}' divides a budget, not '{law.name}'")
     return budget
 
@@ -124,6 +126,8 @@ def _profiled(law: Law, lists: Sequence[str]) -> tuple[str, ...]:
     """The parameters that ``--profile`` names. Raises ``UserError`` with the nearest name."""
     names = [name.strip() for one in lists for name in one.split(",")]
     for name in names:
+        if why := str(standing(law, name)):
+            raise UserError(f"--profile {name}: it is {why}")
         if name not in law.names:
             raise UserError(
                 f"--profile {name}: law '{law.name}' has no such parameter{nearest(name, law.names)} "

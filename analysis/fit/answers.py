@@ -15,6 +15,7 @@ from analysis.fit.optimal import best_use
 from analysis.fit.profile import Profile
 from analysis.fit.small_sample import Interval, NoFit, Prediction
 from analysis.laws.law import Array
+from analysis.laws.restrictions import standing
 
 
 def as_json(
@@ -70,10 +71,20 @@ def _law(fit: Fit) -> dict[str, Any]:
         "law": fit.law.name,
         "formula": fit.law.formula,
         "parameters": {
-            name: {"value": finite(value), "interval": bounds(fit.intervals[name])}
+            name: {"value": finite(value), "interval": bounds(fit.intervals[name])} | _standing(fit, name)
             for name, value in fit.parameters.items()
         },
     }
+
+
+def _standing(fit: Fit, name: str) -> dict[str, Any]:
+    """What was asked of a parameter; nothing for one that is free."""
+    own = standing(fit.law, name)
+    if own.fixed:
+        return {"fixed": True}
+    if own.tied:
+        return {"tied_to": own.tied}
+    return {"bound": [finite(end) for end in own.bounds]} if any(map(math.isfinite, own.bounds)) else {}
 
 
 def _certificate(fit: Fit) -> dict[str, Any]:
@@ -90,6 +101,7 @@ def _certificate(fit: Fit) -> dict[str, Any]:
         "starts_agreeing": own.starts_agreeing,
         "condition_number": finite(own.condition_number),
         "at_bounds": list(own.at_bounds),
+        "stopped": dict(own.stopped),
         "resamples": own.resamples,
         "resamples_failed": own.resamples_failed,
         "warnings": list(own.warnings),

@@ -11,6 +11,7 @@ from analysis.fit.estimate import Fit, loss_of
 from analysis.fit.holdout import HeldOut
 from analysis.fit.leave_one_out import LeaveOneOut
 from analysis.fit.small_sample import Interval, Prediction
+from analysis.laws.restrictions import standing
 from nepa_scale.errors import shortened
 from nepa_scale.terminal import make_console
 
@@ -29,7 +30,7 @@ def show_fit(out: Console, fit: Fit, name: str, left: LeaveOneOut | None = None,
         table.add_column(f"without any one {noun} (moved most by)")
     for parameter, value in fit.parameters.items():
         interval = fit.intervals[parameter]
-        told = "" if interval is None else ends(interval)
+        told = str(standing(fit.law, parameter)) or ("" if interval is None else ends(interval))
         table.add_row(parameter, f"{value:.5g}", told, *([] if left is None else [_without(left, parameter)]))
     out.print(table)
     own = fit.certificate

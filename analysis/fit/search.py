@@ -12,6 +12,7 @@ from analysis.fit.damped import solve
 from analysis.fit.loss import SQUARED, Loss
 from analysis.fit.minimise import minimise
 from analysis.laws.law import Array
+from analysis.laws.restrictions import beyond_bounds
 
 AGREE = 1e-6
 """Starts agree when their losses differ by less than this share."""
@@ -60,6 +61,15 @@ def search(loss: Loss, starts: Array) -> Found:
         len(starts),
         agreeing,
     )
+
+
+def to_bounds(loss: Loss, found: Found) -> Found:
+    """``found``, with every parameter at its bound that gains by it: a search only comes ever closer."""
+    for start in beyond_bounds(loss.law, found.theta):
+        ended = search(loss, start[None])
+        if ended.loss <= found.loss:
+            found = replace(ended, starts=found.starts, agreeing=found.agreeing)
+    return found
 
 
 def _polished(loss: Loss, theta: Array, values: Array) -> tuple[Array, Array]:

@@ -51,8 +51,9 @@ def show_profiles(profiles: Mapping[str, Profile | NoFit]) -> None:
             print(f"profile of {name}: none: {one.reason}")
             continue
         low, high = ("open" if end is None else f"{end:.5g}" for end in (one.low, one.high))
-        ends = " and ".join(one.open_ends)
+        ends = " and ".join(end for end in one.open_ends if end not in one.bounded_ends)
         doubt = f"; {ends} end open: the data set no bound there" if ends else ""
+        doubt += "".join(f"; the {end} end is its bound" for end in one.bounded_ends)
         print(f"profile of {name}: {low} .. {high} ({one.confidence:.0%}){doubt}")
 
 
