@@ -251,7 +251,7 @@ def _end(search: _Search, walk: Array, height: Array, limit: float) -> float | N
 
 
 def _told(law: Law, index: int, coordinate: float | None, last: float) -> float | None:
-    """The parameter at a ``coordinate``; where there is none the ``last`` value that it can have, None if there is none."""
+    """The parameter at a ``coordinate``; without one the ``last`` value that it can have, None if that is infinite."""
     if coordinate is None:
         return last if math.isfinite(last) else None
     theta = np.zeros(len(law.parameters))
