@@ -33,9 +33,8 @@ class Asked:
             for name in group:
                 for other in group:
                     if name in fixed and fixed.setdefault(other, fixed[name]) != fixed[name]:
-                        raise UserError(
-                            f"--tie {'='.join(group)}: {name} is fixed at {fixed[name]:g} and {other} at {fixed[other]:g}"
-                        )
+                        values = f"{name} is fixed at {fixed[name]:g} and {other} at {fixed[other]:g}"
+                        raise UserError(f"--tie {'='.join(group)}: {values}")
         tied = {name: group[0] for group in groups for name in group[1:] if name not in fixed}
         bounds = self._bounds(law)
         _possible(bounds, fixed, tied)

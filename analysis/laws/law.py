@@ -93,7 +93,7 @@ class Law:
         return theta if self.coordinates is None else self.coordinates.own(theta)
 
     def table_gradient(self, theta: Array) -> Array:
-        """The gradient [P, P] of ``in_table_units`` at ``theta`` [P]: of each coordinate there by each of the search."""
+        """The gradient [P, P] of ``in_table_units`` at ``theta`` [P]: a row is of one coordinate of the table."""
         return np.eye(len(theta)) if self.coordinates is None else self.coordinates.matrix
 
     @property

@@ -84,7 +84,7 @@ LOW, HIGH = np.array([0, 0, 0, -2, -2.0]), np.array([10, 100, 100, 2, 2.0])
 def test_it_is_the_best_law_of_those_allowed(
     asked: Asked, fixed: dict[int, float], low: dict[int, float], high: dict[int, float], tied: bool
 ) -> None:
-    """The same parameters as scipy's bounded least squares; what is at its bound is exactly there, and is said to be."""
+    """The same parameters as scipy's bounded least squares; what is at its bound is exactly there, and said to be."""
     columns, y = runs()
     fit = fitted(asked.of(CHINCHILLA), columns, y)
     lowest, highest = LOW.copy(), HIGH.copy()
