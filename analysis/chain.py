@@ -37,7 +37,7 @@ def _parser() -> words.Parser:
         prog="python -m analysis.chain",
         description="Predict an error or a score in two steps, first the loss from x, then y from the loss, with one "
         "interval that carries the doubt of both, and compare with a law that goes from x to y at once.",
-        epilog="laws:\n" + "\n".join(f"  {law.name:<15} y = {law.formula}" for law in LAWS.values()),
+        epilog="laws:\n" + "\n".join(f"  {law.name:<17} y = {law.formula}" for law in LAWS.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     words.add_words(parser)

@@ -80,7 +80,7 @@ def _parser() -> words.Parser:
     parser = words.Parser(
         prog="python -m analysis.fit",
         description="Fit a scaling law to a table, with intervals, a certificate, and a test on held-out rows.",
-        epilog="laws:\n" + "\n".join(f"  {law.name:<15} y = {law.formula}" for law in LAWS.values()),
+        epilog="laws:\n" + "\n".join(f"  {law.name:<17} y = {law.formula}" for law in LAWS.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     words.add_words(parser, held="; each: every row, or with --cluster every cluster, from all others")

@@ -43,7 +43,7 @@ class Certificate:
     loss: float
     """The summed loss at the end, unscaled."""
     gradient_norm: float
-    """Largest component of its gradient, over the loss's scale."""
+    """Largest component of its gradient, over the loss's scale or, if that is greater, the loss."""
     starts: int
     starts_agreeing: float
     """Share of the starts that ended at the same loss."""

@@ -26,7 +26,10 @@ COARSE_DELTAS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 @dataclass(frozen=True)
 class Found:
-    """The best of several searches of one weighting: ``theta`` [P], its summed loss and scaled gradient."""
+    """The best of several searches of one weighting: ``theta`` [P], its summed loss and scaled gradient.
+
+    The gradient is as a share of the loss, where that is large: further it cannot be told from rounding.
+    """
 
     theta: Array
     loss: float
@@ -57,7 +60,7 @@ def search(loss: Loss, starts: Array) -> Found:
     return Found(
         theta[best],
         loss.total(float(values[best])),
-        float(np.abs(gradient).max()),
+        float(np.abs(gradient).max()) / max(1.0, float(values[best])),
         len(starts),
         agreeing,
     )

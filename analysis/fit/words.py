@@ -96,6 +96,7 @@ def add_words(parser: argparse.ArgumentParser, held: str = "") -> None:
     parser.add_argument("--x", required=True, metavar="COLUMN", help="parameters N, data or compute")
     parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
     parser.add_argument("--d", metavar="COLUMN", help="data D (images or tokens seen), for laws of two variables")
+    parser.add_argument("--m", metavar="COLUMN", help="tokens per parameter M, for law 'overtraining'")
     parser.add_argument("--unique", metavar="COLUMN", help="unique data U, for law 'repeated'")
     parser.add_argument(
         "--huber",
@@ -114,7 +115,10 @@ def add_words(parser: argparse.ArgumentParser, held: str = "") -> None:
     rows = "rows to predict from the others, as in --where"
     parser.add_argument("--holdout", metavar="COLUMN>VALUE", help=rows + held)
     parser.add_argument(
-        "--at", type=places, metavar="X[,D]", help="predict one further row at these values of --x, --d, --unique"
+        "--at",
+        type=places,
+        metavar="X[,D]",
+        help="predict one further row at these values of --x, --d, --m, --unique",
     )
     parser.add_argument(
         "--bootstrap",
@@ -137,7 +141,7 @@ def options(given: argparse.Namespace, table: Table) -> Options:
 
 def names(law: Law, given: argparse.Namespace, flag: str) -> list[str]:
     """The names of the columns that the law of ``flag`` reads, in its order. Raises ``UserError``."""
-    told = {"x": given.x, "d": given.d, "unique": given.unique}
+    told = {"x": given.x, "d": given.d, "m": given.m, "unique": given.unique}
     for variable, name in told.items():
         if variable in law.variables and name is None:
             raise UserError(f"{flag} {law.name} needs --{variable} COLUMN")
