@@ -16,6 +16,8 @@ from analysis.laws.restrictions import beyond_bounds
 
 AGREE = 1e-6
 """Starts agree when their losses differ by less than this share."""
+ROUNDING = 1e-12
+"""Share of a loss that is rounding: of two ends as low as this, the one that Gauss-Newton steps came to is flatter."""
 POLISHED = 4
 MAX_POLISHING = 5000
 DAMPED_STEPS = 200
@@ -99,7 +101,7 @@ def _polished(loss: Loss, theta: Array, values: Array) -> tuple[Array, Array]:
                 max_nfev=MAX_POLISHING,
             )
         value = float(loss(end.x[None], np.zeros(1, dtype=np.intp))[0][0])
-        if value < values[which]:
+        if value <= values[which] * (1 + ROUNDING):
             theta[which], values[which] = end.x, value
     return theta, values
 
