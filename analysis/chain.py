@@ -13,6 +13,7 @@ from analysis.fit import display, restricting, words
 from analysis.fit.answers import chain_as_json
 from analysis.fit.chain import Chain, ChainHeldOut, Laws, Runs, fit_chain, hold_out_chain
 from analysis.fit.small_sample import NoFit
+from analysis.fit.table import Table as DataTable
 from analysis.fit.table import read_table
 from analysis.laws.law import Array
 from analysis.laws.registry import LAWS, find_law
@@ -24,11 +25,21 @@ from nepa_scale.errors import UserError
 def main(argv: Sequence[str]) -> int:
     """Fit and print; returns the exit code."""
     given = _parser().parse_args(argv)
-    chain, held, at = _answer(given)
+    laws = _laws(given)
+    answers = words.for_each(
+        read_table(given.table).where(given.where), given, lambda table: _answer(given, laws, table)
+    )
     if given.json:
-        print(json.dumps(chain_as_json(chain, held, at), indent=2))
-    else:
-        _show(given, chain, held, at)
+        told = {name: one if isinstance(one, NoFit) else chain_as_json(*one) for name, one in answers.items()}
+        print(json.dumps(words.as_json(told, given.by), indent=2))
+        return 0
+    for name, one in answers.items():
+        if given.by is not None:
+            print(f"{given.by} = {name}")
+        if isinstance(one, NoFit):
+            print(one.reason)
+        else:
+            _show(given, *one)
     return 0
 
 
@@ -49,11 +60,9 @@ def _parser() -> words.Parser:
     return parser
 
 
-def _answer(given: argparse.Namespace) -> tuple[Chain, ChainHeldOut | None, Array | None]:
+def _answer(given: argparse.Namespace, laws: Laws, table: DataTable) -> tuple[Chain, ChainHeldOut | None, Array | None]:
     """The chain, its test on held-out rows, and where to predict. Raises ``UserError``."""
-    laws = _laws(given)
-    columns, at = words.names(laws.first, given, "--first"), words.place(laws.first, given.at)
-    table = read_table(given.table).where(given.where)
+    columns, at = words.names(laws.first, given, "--first"), words.asked_places(laws.first, given.at)
     options = words.options(given, table)
     runs = Runs(
         np.stack([table.numbers(name) for name in columns]),
@@ -101,10 +110,13 @@ def _show(given: argparse.Namespace, chain: Chain, held: ChainHeldOut | None, at
         console.print(f"  {given.y} along the chain: {display.held_out(held.chain)}")
         console.print(f"  {given.y} by the direct law: {display.held_out(held.direct)}")
     if at is not None:
-        console.print(f"prediction of {given.through}: {display.predicted(chain.first.predict(at))}")
-        console.print(f"prediction of {given.y} along the chain: {display.predicted(chain.predict(at))}")
-        console.print(f"prediction of {given.y} by the direct law: {display.predicted(chain.direct.predict(at))}")
-        if chain.beyond(at)[0]:
+        first, along, direct = chain.first.predict(at), chain.predict(at), chain.direct.predict(at)
+        for i in range(at.shape[1]):
+            place = display.where(at, i)
+            console.print(f"prediction of {given.through}{place}: {display.predicted(first, i)}")
+            console.print(f"prediction of {given.y} along the chain{place}: {display.predicted(along, i)}")
+            console.print(f"prediction of {given.y} by the direct law{place}: {display.predicted(direct, i)}")
+        if chain.beyond(at).any():
             low, high = chain.reach
             console.print(
                 f"note: the second link is extrapolated: the runs have {given.through} from {low:.5g} to {high:.5g}"

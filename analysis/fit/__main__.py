@@ -7,19 +7,20 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.fit import restricting, words
 from analysis.fit.answers import as_json
-from analysis.fit.estimate import Options, fit_law
+from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.holdout import HeldOut, hold_out
 from analysis.fit.leave_one_out import LeaveOneOut, Without, leave_one_out
-from analysis.fit.profile import profile
+from analysis.fit.profile import Profile, profile
 from analysis.fit.shown import show, show_held, show_profiles
 from analysis.fit.small_sample import NoFit
-from analysis.fit.table import read_table
+from analysis.fit.table import Table, read_table
 from analysis.laws.law import Array, Law
 from analysis.laws.registry import LAWS, find_law
 from analysis.laws.restrictions import standing
@@ -47,11 +48,41 @@ class Problem:
     options: Options
 
 
+@dataclass(frozen=True)
+class Answer:
+    """All that is said of a problem."""
+
+    problem: Problem
+    fit: Fit
+    left: LeaveOneOut | None
+    held: HeldOut | tuple[Without, ...] | None
+    profiles: dict[str, Profile | NoFit]
+
+
 @command
 def main(argv: Sequence[str]) -> int:
     """Fit and print; returns the exit code."""
     given = _parser().parse_args(argv)
-    problem = _read(given)
+    law = restricting.asked(given).of(find_law(given.law))
+    answers = words.for_each(
+        read_table(given.table).where(given.where), given, lambda table: _answer(given, _read(given, law, table))
+    )
+    if given.json:
+        told = {name: one if isinstance(one, NoFit) else _json(one) for name, one in answers.items()}
+        print(json.dumps(words.as_json(told, given.by), indent=2))
+        return 0
+    for name, one in answers.items():
+        if given.by is not None:
+            print(f"{given.by} = {name}")
+        if isinstance(one, NoFit):
+            print(one.reason)
+        else:
+            _show(one, given.cluster or "row")
+    return 0
+
+
+def _answer(given: argparse.Namespace, problem: Problem) -> Answer:
+    """What the command says of one problem. Raises ``UserError``."""
     fit = fit_law(
         problem.law,
         problem.columns,
@@ -66,14 +97,17 @@ def main(argv: Sequence[str]) -> int:
     held = _each(left, given.cluster) if problem.each else _hold_out(problem)
     if isinstance(held, NoFit):
         raise UserError(f"--holdout {given.holdout}: {held.reason}")
-    profiles = {name: profile(fit, name) for name in problem.profiled}
-    if given.json:
-        print(json.dumps(as_json(fit, held, problem.at, problem.budget, profiles, left), indent=2))
-    else:
-        show(fit, left, given.cluster or "row", problem.at, problem.budget)
-        show_held(held)
-        show_profiles(profiles)
-    return 0
+    return Answer(problem, fit, left, held, {name: profile(fit, name) for name in problem.profiled})
+
+
+def _json(one: Answer) -> dict[str, Any]:
+    return as_json(one.fit, one.held, one.problem.at, one.problem.budget, one.profiles, one.left)
+
+
+def _show(one: Answer, noun: str) -> None:
+    show(one.fit, one.left, noun, one.problem.at, one.problem.budget)
+    show_held(one.held)
+    show_profiles(one.profiles)
 
 
 def _parser() -> words.Parser:
@@ -95,12 +129,10 @@ def _parser() -> words.Parser:
     return parser
 
 
-def _read(given: argparse.Namespace) -> Problem:
+def _read(given: argparse.Namespace, law: Law, table: Table) -> Problem:
     """The table's columns as the law wants them. Raises ``UserError``."""
-    law = restricting.asked(given).of(find_law(given.law))
-    names, at = words.names(law, given, "--law"), words.place(law, given.at)
+    names, at = words.names(law, given, "--law"), words.asked_places(law, given.at)
     budget, profiled = _budget(law, given.budget), _profiled(law, given.profile)
-    table = read_table(given.table).where(given.where)
     return Problem(
         law=law,
         columns=np.stack([table.numbers(name) for name in names]),

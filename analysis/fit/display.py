@@ -11,6 +11,7 @@ from analysis.fit.estimate import Fit, loss_of
 from analysis.fit.holdout import HeldOut
 from analysis.fit.leave_one_out import LeaveOneOut
 from analysis.fit.small_sample import Interval, Prediction
+from analysis.laws.law import Array
 from analysis.laws.restrictions import standing
 from nepa_scale.errors import shortened
 from nepa_scale.terminal import make_console
@@ -52,10 +53,15 @@ def held_out(held: HeldOut) -> str:
     return f"mean error {held.mean_error:.2%}, worst {held.worst_error:+.2%}{covered}"
 
 
-def predicted(band: Prediction) -> str:
-    """The first prediction of ``band`` with its interval."""
-    low, high = float(band.low[0]), float(band.high[0])
-    return f"{band.y[0]:.5g} ({'no interval' if math.isnan(low) else f'{low:.5g} .. {high:.5g}'})"
+def predicted(band: Prediction, i: int = 0) -> str:
+    """Prediction ``i`` of ``band`` with its interval."""
+    low, high = float(band.low[i]), float(band.high[i])
+    return f"{band.y[i]:.5g} ({'no interval' if math.isnan(low) else f'{low:.5g} .. {high:.5g}'})"
+
+
+def where(at: Array, i: int) -> str:
+    """Place ``i`` of ``at`` [V, k], said where there are several."""
+    return f" at {','.join(f'{value:g}' for value in at[:, i])}" if at.shape[1] > 1 else ""
 
 
 def ends(interval: Interval) -> str:

@@ -21,7 +21,9 @@ def show(fit: Fit, left: LeaveOneOut | None, noun: str, at: Array | None, budget
     console = display.console()
     display.show_fit(console, fit, "y", left, noun)
     if at is not None:
-        console.print(f"prediction: {display.predicted(fit.predict(at))}")
+        band = fit.predict(at)
+        for i in range(at.shape[1]):
+            console.print(f"prediction{display.where(at, i)}: {display.predicted(band, i)}")
     if budget is not None:
         best = best_use(fit, budget)
         console.print(

@@ -83,6 +83,16 @@ class Table:
             table = Table(self.path, table.cells[chosen])
         return table
 
+    def by(self, name: str | None) -> dict[str, Table]:
+        """One table for each value of the column ``name``, in the order of the rows; all rows as "" without a name.
+
+        Rows without a value belong to none. Raises ``UserError``.
+        """
+        if name is None:
+            return {"": self}
+        cells = self._column(name).str.strip()
+        return {value: Table(self.path, self.cells[cells == value]) for value in dict.fromkeys(filter(None, cells))}
+
     def meeting(self, condition: str, flag: str) -> NDArray[np.bool_]:
         """Which rows [n] meet ``COLUMN=VALUE`` (or !=, >, >=, <, <=), given by ``flag``.
 

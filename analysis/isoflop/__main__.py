@@ -14,6 +14,7 @@ from analysis.fit import display, words
 from analysis.fit.estimate import Options, fit_law
 from analysis.fit.optimal import FLOPS_PER, best_use
 from analysis.fit.small_sample import Interval, NoFit
+from analysis.fit.table import Table as DataTable
 from analysis.fit.table import read_table
 from analysis.isoflop.allocation import MISFIT, Allocation, Optimum, bias_of_minima, optima, same_budgets, through
 from analysis.isoflop.answers import as_json
@@ -30,16 +31,29 @@ MINIMA: dict[str, Minimum] = {"parabola": parabola_minimum, "akima": akima_minim
 def main(argv: Sequence[str]) -> int:
     """Find the minima and print; returns the exit code."""
     given = _parser().parse_args(argv)
-    (c, n, y), left_out = _read(given)
+    answers = words.for_each(read_table(given.table).where(given.where), given, lambda table: _answer(given, table))
+    if given.json:
+        told = {name: one if isinstance(one, NoFit) else as_json(*one) for name, one in answers.items()}
+        print(json.dumps(words.as_json(told, given.by), indent=2))
+        return 0
+    for name, one in answers.items():
+        if given.by is not None:
+            print(f"{given.by} = {name}")
+        if isinstance(one, NoFit):
+            print(one.reason)
+        else:
+            _show(*one)
+    return 0
+
+
+def _answer(
+    given: argparse.Namespace, table: DataTable
+) -> tuple[tuple[Optimum, ...], Allocation | NoFit, float | NoFit, int]:
+    """The minima, the law through them, its bias, and how many rows were left out. Raises ``UserError``."""
+    (c, n, y), left_out = _read(given, table)
     minimum, budget = MINIMA[given.minimum], same_budgets(c)
     found = optima(budget, n, y, minimum)
-    law = through(found)
-    bias = _bias(budget, n, y, minimum)
-    if given.json:
-        print(json.dumps(as_json(found, law, bias, left_out), indent=2))
-    else:
-        _show(found, law, bias, left_out)
-    return 0
+    return found, through(found), _bias(budget, n, y, minimum), left_out
 
 
 def _parser() -> words.Parser:
@@ -48,6 +62,7 @@ def _parser() -> words.Parser:
         description="Find the best size at each budget of a table, the law N* ~ C^a through these, and its bias.",
     )
     words.add_table(parser)
+    words.add_by(parser)
     parser.add_argument("--c", required=True, metavar="COLUMN", help="compute C = 6 N D; within 2 %% it is one budget")
     parser.add_argument("--n", required=True, metavar="COLUMN", help="parameters N")
     parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
@@ -57,9 +72,8 @@ def _parser() -> words.Parser:
     return parser
 
 
-def _read(given: argparse.Namespace) -> tuple[Array, int]:
+def _read(given: argparse.Namespace, table: DataTable) -> tuple[Array, int]:
     """Compute, parameters and loss [3, k] of complete rows, and how many rows are not. Raises ``UserError``."""
-    table = read_table(given.table).where(given.where)
     names = (given.c, given.n, given.y)
     columns = np.stack([table.positive(name) for name in names])
     whole = ~np.isnan(columns).any(axis=0)
