@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+from rich.console import Console
 
+from analysis.called import callable_module
 from analysis.fit import display, restricting, words
 from analysis.fit.answers import chain_as_json
 from analysis.fit.chain import Chain, ChainHeldOut, Laws, Runs, fit_chain, hold_out_chain
@@ -24,10 +26,10 @@ from nepa_scale.errors import UserError
 @command
 def main(argv: Sequence[str]) -> int:
     """Fit and print; returns the exit code."""
-    given = _parser().parse_args(argv)
-    laws = _laws(given)
+    given = make_parser().parse_args(argv)
+    laws_asked = laws(given)
     answers = words.for_each(
-        read_table(given.table).where(given.where), given, lambda table: _answer(given, laws, table)
+        read_table(given.table).where(given.where), given, lambda table: answer(given, laws_asked, table)
     )
     if given.json:
         told = {name: one if isinstance(one, NoFit) else chain_as_json(*one) for name, one in answers.items()}
@@ -39,11 +41,12 @@ def main(argv: Sequence[str]) -> int:
         if isinstance(one, NoFit):
             print(one.reason)
         else:
-            _show(given, *one)
+            show(display.console(), given, *one)
     return 0
 
 
-def _parser() -> words.Parser:
+def make_parser() -> words.Parser:
+    """The words that a chain is asked for by."""
     parser = words.Parser(
         prog="python -m analysis.chain",
         description="Predict an error or a score in two steps, first the loss from x, then y from the loss, with one "
@@ -60,9 +63,9 @@ def _parser() -> words.Parser:
     return parser
 
 
-def _answer(given: argparse.Namespace, laws: Laws, table: DataTable) -> tuple[Chain, ChainHeldOut | None, Array | None]:
+def answer(given: argparse.Namespace, asked: Laws, table: DataTable) -> tuple[Chain, ChainHeldOut | None, Array | None]:
     """The chain, its test on held-out rows, and where to predict. Raises ``UserError``."""
-    columns, at = words.names(laws.first, given, "--first"), words.asked_places(laws.first, given.at)
+    columns, at = words.names(asked.first, given, "--first"), words.asked_places(asked.first, given.at)
     options = words.options(given, table)
     runs = Runs(
         np.stack([table.numbers(name) for name in columns]),
@@ -72,16 +75,16 @@ def _answer(given: argparse.Namespace, laws: Laws, table: DataTable) -> tuple[Ch
         words.clusters(table, given),
     )
     chosen = None if given.holdout is None else table.meeting(given.holdout, "--holdout")
-    chain = fit_chain(laws, runs, options)
+    chain = fit_chain(asked, runs, options)
     if isinstance(chain, NoFit):
-        raise UserError(f"{given.table}: no chain: {chain.reason}")
-    held = None if chosen is None else hold_out_chain(laws, runs, chosen, options)
+        raise words.NotPossible(f"{table.path}: no chain: {chain.reason}")
+    held = None if chosen is None else hold_out_chain(asked, runs, chosen, options)
     if isinstance(held, NoFit):
         raise UserError(f"--holdout {given.holdout}: {held.reason}")
     return chain, held, at
 
 
-def _laws(given: argparse.Namespace) -> Laws:
+def laws(given: argparse.Namespace) -> Laws:
     """The three laws, which must fit together. Raises ``UserError``."""
     first, second = find_law(given.first, "--first"), find_law(given.second, "--second")
     direct = first if given.direct is None else find_law(given.direct, "--direct")
@@ -96,8 +99,10 @@ def _laws(given: argparse.Namespace) -> Laws:
     return Laws(first, second, direct)
 
 
-def _show(given: argparse.Namespace, chain: Chain, held: ChainHeldOut | None, at: Array | None) -> None:
-    console = display.console()
+def show(
+    console: Console, given: argparse.Namespace, chain: Chain, held: ChainHeldOut | None, at: Array | None
+) -> None:
+    """Both links, the direct law, and what each makes of held-out rows and of further ones."""
     display.show_fit(console, chain.first, f"first link: {given.through}")
     display.show_fit(console, chain.second, f"second link, x = {given.through}: {given.y}")
     display.show_fit(console, chain.direct, f"direct law: {given.y}")
@@ -123,5 +128,6 @@ def _show(given: argparse.Namespace, chain: Chain, held: ChainHeldOut | None, at
             )
 
 
+callable_module(__name__)
 if __name__ == "__main__":
     sys.exit(main())

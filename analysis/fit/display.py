@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +23,14 @@ PLAIN_WIDTH = 120
 def console() -> Console:
     """Where to print: as wide as the terminal, or of one width in a file."""
     return make_console(PLAIN_WIDTH)
+
+
+def told(show: Callable[[Console], None]) -> str:
+    """What ``show`` prints on a console, as text."""
+    out = make_console(PLAIN_WIDTH)
+    with out.capture() as captured:
+        show(out)
+    return captured.get().rstrip()
 
 
 def show_fit(out: Console, fit: Fit, name: str, left: LeaveOneOut | None = None, noun: str = "row") -> None:

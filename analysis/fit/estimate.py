@@ -15,7 +15,9 @@ from analysis.fit.scatter import Noise
 from analysis.fit.search import search, to_bounds
 from analysis.fit.small_sample import Interval, NoFit, Prediction
 from analysis.laws.law import Array, Law
+from analysis.laws.registry import find_law
 from analysis.laws.restrictions import standing
+from nepa_scale.errors import UserError
 
 CONFIDENCE = 0.95
 
@@ -109,7 +111,7 @@ class Fit:
 
 
 def fit_law(
-    law: Law,
+    law: Law | str,
     columns: ArrayLike,
     y: ArrayLike,
     *,
@@ -118,7 +120,7 @@ def fit_law(
     options: Options = Options(),
     paired: bool = False,
 ) -> Fit | NoFit:
-    """Fit ``law`` to ``y`` [n] at ``columns`` [V, n] (its variables, in order).
+    """Fit ``law``, or that of this name, to ``y`` [n] at ``columns`` [V, n] (its variables, in order).
 
     ``weights`` [n] multiply the points' losses, for example 1 / variance over seeds; ``clusters`` [n] names what
     departs from the law as one, for example the model size; unless told otherwise, rows that share all variables do.
@@ -126,7 +128,13 @@ def fit_law(
     points cannot carry the law: rows with missing values are left out, zero and negative values have no logarithm, and
     there must be more distinct places than parameters.
     """
+    law = find_law(law, "law") if isinstance(law, str) else law
     x, target = _columns(columns), np.asarray(y, dtype=float)
+    if x.shape != (len(law.variables), len(target)):
+        raise UserError(
+            f"columns of the shape {x.shape}: law '{law.name}' needs {len(law.variables)} "
+            f"({', '.join(law.variables)}) of {len(target)} values each, as y has"
+        )
     weight = np.ones(len(target)) if weights is None else np.asarray(weights, dtype=float)
     labels = np.arange(1, len(target) + 1) if clusters is None else np.asarray(clusters)
     present = np.isfinite(x).all(axis=0) & np.isfinite(target) & np.isfinite(weight)

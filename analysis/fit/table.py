@@ -123,6 +123,14 @@ class Table:
         return self.cells[name]
 
 
+def table_of(frame: pd.DataFrame) -> Table:
+    """``frame`` as a table; its rows are told by their index. Raises ``UserError``."""
+    try:
+        return Table(Path("data"), _named(_text(frame)).set_axis([f"row {name}" for name in frame.index]))
+    except _Fault as fault:
+        raise UserError(f"data: {fault}") from None
+
+
 def read_table(path: Path) -> Table:
     """Read the CSV or parquet file ``path``. Raises ``UserError`` naming the file, the line and the fault."""
     if not path.is_file():
@@ -186,10 +194,15 @@ def _parquet(content: bytes) -> pd.DataFrame:
         table = pq.read_table(io.BytesIO(content)).to_pandas(ignore_metadata=True)
     except (ValueError, OSError) as error:
         raise _Fault(f"not a whole parquet file ({' '.join(str(error).split())})") from None
+    return _named(_text(table).set_axis([f"row {i + 1}" for i in range(len(table))]))
+
+
+def _text(table: pd.DataFrame) -> pd.DataFrame:
+    """All cells as text, empty where a value is missing."""
     names = list(map(str, table))
-    table.columns = pd.RangeIndex(len(names))  # names may be there twice
+    table = table.set_axis(pd.RangeIndex(len(names)), axis="columns")  # names may be there twice
     words = table.apply(lambda column: column.astype("object").where(column.notna(), "").map(str)).astype("str")
-    return _named(words.set_axis(names, axis="columns").set_axis([f"row {i + 1}" for i in range(len(table))]))
+    return words.set_axis(names, axis="columns")
 
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:

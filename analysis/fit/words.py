@@ -181,6 +181,10 @@ def asked_places(law: Law, given: Sequence[tuple[float, ...]] | None) -> Array |
     return np.array(given).T
 
 
+class NotPossible(UserError):
+    """What the rows do not allow; not a mistake of what was asked."""
+
+
 Answer = TypeVar("Answer")
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from analysis.fit import display, words
@@ -22,7 +23,6 @@ from analysis.isoflop.minimum import Minimum, akima_minimum, parabola_minimum
 from analysis.laws.law import Array
 from analysis.laws.surfaces import CHINCHILLA
 from nepa_scale.command import command
-from nepa_scale.errors import UserError
 
 MINIMA: dict[str, Minimum] = {"parabola": parabola_minimum, "akima": akima_minimum}
 
@@ -30,8 +30,8 @@ MINIMA: dict[str, Minimum] = {"parabola": parabola_minimum, "akima": akima_minim
 @command
 def main(argv: Sequence[str]) -> int:
     """Find the minima and print; returns the exit code."""
-    given = _parser().parse_args(argv)
-    answers = words.for_each(read_table(given.table).where(given.where), given, lambda table: _answer(given, table))
+    given = make_parser().parse_args(argv)
+    answers = words.for_each(read_table(given.table).where(given.where), given, lambda table: answer(given, table))
     if given.json:
         told = {name: one if isinstance(one, NoFit) else as_json(*one) for name, one in answers.items()}
         print(json.dumps(words.as_json(told, given.by), indent=2))
@@ -42,11 +42,11 @@ def main(argv: Sequence[str]) -> int:
         if isinstance(one, NoFit):
             print(one.reason)
         else:
-            _show(*one)
+            show(display.console(), *one)
     return 0
 
 
-def _answer(
+def answer(
     given: argparse.Namespace, table: DataTable
 ) -> tuple[tuple[Optimum, ...], Allocation | NoFit, float | NoFit, int]:
     """The minima, the law through them, its bias, and how many rows were left out. Raises ``UserError``."""
@@ -56,7 +56,8 @@ def _answer(
     return found, through(found), _bias(budget, n, y, minimum), left_out
 
 
-def _parser() -> words.Parser:
+def make_parser() -> words.Parser:
+    """The words that minima are asked for by."""
     parser = words.Parser(
         prog="python -m analysis.isoflop",
         description="Find the best size at each budget of a table, the law N* ~ C^a through these, and its bias.",
@@ -78,7 +79,7 @@ def _read(given: argparse.Namespace, table: DataTable) -> tuple[Array, int]:
     columns = np.stack([table.positive(name) for name in names])
     whole = ~np.isnan(columns).any(axis=0)
     if not whole.any():
-        raise UserError(f"{given.table}: no row has all of {', '.join(names)}")
+        raise words.NotPossible(f"{table.path}: no row has all of {', '.join(names)}")
     return columns[:, whole], int((~whole).sum())
 
 
@@ -93,8 +94,10 @@ def _bias(budget: Array, n: Array, loss: Array, minimum: Minimum) -> float | NoF
     return bias_of_minima(budget, n, lambda size, data: fit.value(np.stack([size, data])), exponent, minimum)
 
 
-def _show(found: tuple[Optimum, ...], law: Allocation | NoFit, bias: float | NoFit, left_out: int) -> None:
-    console = display.console()
+def show(
+    console: Console, found: tuple[Optimum, ...], law: Allocation | NoFit, bias: float | NoFit, left_out: int
+) -> None:
+    """The minima, the law through them, its bias, and what to know of them."""
     table = Table("budget", "sizes", "tried", "best N", "95% interval", "note")
     for one in found:
         tried = f"{one.tried[0]:.3g} .. {one.tried[-1]:.3g}"
