@@ -88,7 +88,7 @@ def test_what_cannot_be_fitted_says_why_when_asked(frame: pd.DataFrame) -> None:
     none = analysis.fit(frame.head(2), "power", x="n", y="loss")
     assert isinstance(none, NoFit) and "needs 3" in str(none)
     for name in ("parameters", "predict", "to_frame", "intervals"):
-        with pytest.raises(AttributeError, match="not fitted: .*needs 3"):
+        with pytest.raises(AttributeError, match=r"not fitted: .*needs 3"):
             getattr(none, name)
 
 
