@@ -58,6 +58,18 @@ def make_parser() -> words.Parser:
     parser.add_argument("--through", required=True, metavar="COLUMN", help="the loss or shortfall between x and y")
     parser.add_argument("--first", default="offset", metavar="NAME", help="law of the loss (default offset)")
     parser.add_argument("--second", default="sigmoid", metavar="NAME", help="law of y by the loss (default sigmoid)")
+    for link in ("first", "second"):
+        parser.add_argument(
+            f"--{link}-where", action="append", default=[], metavar="COLUMN=VALUE", help=f"rows of the {link} link only"
+        )
+    parser.add_argument(
+        "--anchor",
+        action="append",
+        default=[],
+        type=_anchor,
+        metavar="LOSS,Y",
+        help="a point that the second link is fitted to as well, e.g. inf and the error of guessing",
+    )
     restricting.add_restrictions(parser, "LINK.NAME", "; LINK is first, second or direct")
     parser.add_argument("--direct", metavar="NAME", help="law of y by x to compare with (default: as --first)")
     return parser
@@ -67,21 +79,46 @@ def answer(given: argparse.Namespace, asked: Laws, table: DataTable) -> tuple[Ch
     """The chain, its test on held-out rows, and where to predict. Raises ``UserError``."""
     columns, at = words.names(asked.first, given, "--first"), words.asked_places(asked.first, given.at)
     options = words.options(given, table)
-    runs = Runs(
+    mine = table.where(given.first_where, "--first-where")
+    runs = _runs(given, mine, columns)
+    chain = fit_chain(asked, runs, options, _second(given, table, columns, held=False))
+    if isinstance(chain, NoFit):
+        raise words.NotPossible(f"{table.path}: no chain: {chain.reason}")
+    if given.holdout is None:
+        return chain, None, at
+    chosen = mine.meeting(given.holdout, "--holdout")
+    held = hold_out_chain(asked, runs, chosen, options, _second(given, table, columns, held=True))
+    if isinstance(held, NoFit):
+        raise UserError(f"--holdout {given.holdout}: {held.reason}")
+    return chain, held, at
+
+
+def _runs(given: argparse.Namespace, table: DataTable, columns: Sequence[str]) -> Runs:
+    return Runs(
         np.stack([table.numbers(name) for name in columns]),
         table.positive(given.through),
         table.positive(given.y),
         words.weights(table, given),
         words.clusters(table, given),
     )
-    chosen = None if given.holdout is None else table.meeting(given.holdout, "--holdout")
-    chain = fit_chain(asked, runs, options)
-    if isinstance(chain, NoFit):
-        raise words.NotPossible(f"{table.path}: no chain: {chain.reason}")
-    held = None if chosen is None else hold_out_chain(asked, runs, chosen, options)
-    if isinstance(held, NoFit):
-        raise UserError(f"--holdout {given.holdout}: {held.reason}")
-    return chain, held, at
+
+
+def _second(given: argparse.Namespace, table: DataTable, columns: Sequence[str], held: bool) -> Runs | None:
+    """The rows of the second link where it has its own: those asked for, less those ``held`` out, and the anchors."""
+    if not (given.first_where or given.second_where or given.anchor):
+        return None
+    rows = table.where(given.second_where, "--second-where")
+    if held:
+        rows = rows.without(rows.meeting(given.holdout, "--holdout"))
+    return _runs(given, rows, columns).between_only().anchored(given.anchor)
+
+
+def _anchor(text: str) -> tuple[float, float]:
+    """How LOSS,Y is read."""
+    loss, comma, y = text.partition(",")
+    if not comma:
+        raise argparse.ArgumentTypeError(f"{text}: give LOSS,Y, for example inf,0.9")
+    return words.number(0.0, float("inf"))(loss), words.positive(y)
 
 
 def laws(given: argparse.Namespace) -> Laws:

@@ -92,7 +92,7 @@ def _answers(
         table = read_table(Path(data)) if isinstance(data, str | Path) else table_of(pd.DataFrame(data))
         return _each(table.where(given.where), given, answer)
     except UserError as mistake:
-        raise UserError(re.sub(r"--(\w+) ", r"\1=", str(mistake))) from None
+        raise UserError(re.sub(r"--([\w-]+) ", r"\1=", str(mistake))) from None
 
 
 def _each(
@@ -109,7 +109,7 @@ def _each(
 
 def _written(asked: Mapping[str, Any]) -> list[str]:
     """The arguments as words of a command line."""
-    return [f"--{name}={one}" for name, value in asked.items() for one in _several(value)]
+    return [f"--{name.replace('_', '-')}={one}" for name, value in asked.items() for one in _several(value)]
 
 
 def _several(value: Any) -> Sequence[Any]:

@@ -73,13 +73,17 @@ class Table:
         """The column ``name`` [n] as text. Raises ``UserError`` for a column that is not there (with the nearest)."""
         return self._column(name).to_numpy(object)
 
-    def where(self, conditions: Sequence[str]) -> Table:
+    def without(self, rows: NDArray[np.bool_]) -> Table:
+        """All but these ``rows`` [n]."""
+        return Table(self.path, self.cells[~rows])
+
+    def where(self, conditions: Sequence[str], flag: str = "--where") -> Table:
         """The rows that meet every one of ``conditions``. Raises ``UserError`` where there is none."""
         table = self
         for condition in conditions:
-            chosen = table.meeting(condition, "--where")
+            chosen = table.meeting(condition, flag)
             if not chosen.any():
-                raise UserError(f"{self.path}: --where {condition}: no row meets it{table._met(condition)}")
+                raise UserError(f"{self.path}: {flag} {condition}: no row meets it{table._met(condition)}")
             table = Table(self.path, table.cells[chosen])
         return table
 
