@@ -146,6 +146,8 @@ def fit_law(
     level = float(np.median(target))
     loss = Loss(law, x, target, weight[None] / weight.mean(), options.delta, options.logarithmic, level)
     found = to_bounds(loss, search(loss, law.starts(x, target)))
+    if not np.isfinite(found.loss):
+        return NoFit(f"law '{law.name}' as it is restricted is not above 0 at every row")
     units = places(x) if clusters is None else labels
     resampling = draw(loss, found.theta, units, options.bootstrap, options.seed, paired)
     certificate = certify(loss, found, resampling, int((~present).sum()))

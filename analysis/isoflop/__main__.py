@@ -113,8 +113,9 @@ def show(
             f"N* ~ C^{law.exponent:.4f} ({low:.4f} .. {high:.4f}), D* ~ C^{1 - law.exponent:.4f} "
             f"({1 - high:.4f} .. {1 - low:.4f}), over {law.budgets} budgets"
         )
-    without = f"not known: {bias.reason}" if isinstance(bias, NoFit) else f"{bias:+.4f}"
-    console.print(f"bias of the exponent of N* on this grid without noise: {without}")
+    if not (isinstance(bias, NoFit) and bias == law):  # the reason is told already
+        without = f"not known: {bias.reason}" if isinstance(bias, NoFit) else f"{bias:+.4f}"
+        console.print(f"bias of the exponent of N* on this grid without noise: {without}")
     if bent := [one for one in found if one.bent]:
         widest = max(float(one.tried[-1] / one.tried[0]) for one in bent)
         console.print(

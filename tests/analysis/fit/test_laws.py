@@ -9,6 +9,7 @@ from scipy.optimize import curve_fit
 from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.loss import SQUARED
 from analysis.fit.restricting import Asked
+from analysis.fit.small_sample import NoFit
 from analysis.laws.law import Array, Law
 from analysis.laws.registry import LAWS
 
@@ -139,3 +140,10 @@ def test_a_chance_floor_is_held_at_chance() -> None:
     assert isinstance(fit, Fit)
     ceiling = fit.intervals["C"]
     assert ceiling is not None and 0.8 in ceiling and fit.value([[1.0]])[0] == pytest.approx(0.25, rel=1e-3)
+
+
+def test_a_law_that_cannot_be_positive_is_refused() -> None:
+    """An exponential without its level is below 0 everywhere: the reason, not a traceback."""
+    x = np.linspace(1.0, 5.0, 12)
+    none = fit_law(Asked(["eps=0"]).of(LAWS["exponential"]), x[None], 0.9 - 0.5 * np.exp(-x))
+    assert isinstance(none, NoFit) and "not above 0" in none.reason
