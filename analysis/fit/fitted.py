@@ -17,6 +17,7 @@ from analysis.fit.profile import Profile, profile
 from analysis.fit.question import Answer
 from analysis.fit.shown import show
 from analysis.fit.small_sample import Interval, NoFit, Prediction
+from analysis.isoflop.ahead import Ahead
 from analysis.isoflop.allocation import Allocation, Optimum
 from analysis.laws.law import Array
 from analysis.laws.restrictions import standing
@@ -146,11 +147,17 @@ class Minima:
     law: Allocation | NoFit
     bias: float | NoFit
     left_out: int
+    ahead: tuple[Ahead, ...] = ()
+    """N* at the budgets asked for."""
+    held: tuple[Ahead, ...] | None = None
+    """N* of held-out budgets beside those measured."""
 
     def __repr__(self) -> str:
         from analysis.isoflop.__main__ import show as show_minima
 
-        return told(lambda console: show_minima(console, self.optima, self.law, self.bias, self.left_out))
+        return told(
+            lambda console: show_minima(console, self.optima, self.law, self.bias, self.left_out, self.ahead, self.held)
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each budget: the best size ``n`` with ``low`` and ``high``, or the ``reason`` why there is none."""

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -17,12 +18,14 @@ from analysis.fit.optimal import FLOPS_PER, best_use
 from analysis.fit.small_sample import Interval, NoFit
 from analysis.fit.table import Table as DataTable
 from analysis.fit.table import read_table
+from analysis.isoflop.ahead import Ahead, at_budgets, held_out
 from analysis.isoflop.allocation import MISFIT, Allocation, Optimum, bias_of_minima, optima, same_budgets, through
 from analysis.isoflop.answers import as_json
 from analysis.isoflop.minimum import Minimum, akima_minimum, parabola_minimum
 from analysis.laws.law import Array
 from analysis.laws.surfaces import CHINCHILLA
 from nepa_scale.command import command
+from nepa_scale.errors import UserError
 
 MINIMA: dict[str, Minimum] = {"parabola": parabola_minimum, "akima": akima_minimum}
 
@@ -46,14 +49,26 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def answer(
-    given: argparse.Namespace, table: DataTable
-) -> tuple[tuple[Optimum, ...], Allocation | NoFit, float | NoFit, int]:
-    """The minima, the law through them, its bias, and how many rows were left out. Raises ``UserError``."""
-    (c, n, y), left_out = _read(given, table)
+Answer = tuple[tuple[Optimum, ...], Allocation | NoFit, float | NoFit, int, tuple[Ahead, ...], tuple[Ahead, ...] | None]
+
+
+def answer(given: argparse.Namespace, table: DataTable) -> Answer:
+    """The minima, the law through them, its bias, how many rows were left out, N* at further budgets and held-out ones.
+
+    Raises ``UserError``.
+    """
+    (c, n, y), whole = _read(given, table)
     minimum, budget = MINIMA[given.minimum], same_budgets(c)
     found = optima(budget, n, y, minimum)
-    return found, through(found), _bias(budget, n, y, minimum), left_out
+    law, held = through(found), None
+    if given.at and isinstance(law, NoFit):
+        raise words.NotPossible(f"{table.path}: no law to predict by: {law.reason}")
+    if given.holdout is not None:
+        held = held_out(found, frozenset(budget[table.meeting(given.holdout, "--holdout")[whole]].tolist()))
+        if isinstance(held, NoFit):
+            raise UserError(f"--holdout {given.holdout}: {held.reason}")
+    ahead = () if isinstance(law, NoFit) else at_budgets(law, [c for one in given.at for c in one])
+    return found, law, _bias(budget, n, y, minimum), int((~whole).sum()), ahead, held
 
 
 def make_parser() -> words.Parser:
@@ -68,19 +83,25 @@ def make_parser() -> words.Parser:
     parser.add_argument("--n", required=True, metavar="COLUMN", help="parameters N")
     parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
     parser.add_argument(
+        "--at", type=words.places, action="append", default=[], metavar="C[,C...]", help="N* at these budgets"
+    )
+    parser.add_argument(
+        "--holdout", metavar="COLUMN>VALUE", help="predict N* of budgets with such rows from the others, as in --where"
+    )
+    parser.add_argument(
         "--minimum", choices=tuple(MINIMA), default="parabola", help="how it is found (default parabola)"
     )
     return parser
 
 
-def _read(given: argparse.Namespace, table: DataTable) -> tuple[Array, int]:
-    """Compute, parameters and loss [3, k] of complete rows, and how many rows are not. Raises ``UserError``."""
+def _read(given: argparse.Namespace, table: DataTable) -> tuple[Array, NDArray[np.bool_]]:
+    """Compute, parameters and loss [3, k] of complete rows, and which rows [n] these are. Raises ``UserError``."""
     names = (given.c, given.n, given.y)
     columns = np.stack([table.positive(name) for name in names])
     whole = ~np.isnan(columns).any(axis=0)
     if not whole.any():
         raise words.NotPossible(f"{table.path}: no row has all of {', '.join(names)}")
-    return columns[:, whole], int((~whole).sum())
+    return columns[:, whole], whole
 
 
 def _bias(budget: Array, n: Array, loss: Array, minimum: Minimum) -> float | NoFit:
@@ -95,7 +116,13 @@ def _bias(budget: Array, n: Array, loss: Array, minimum: Minimum) -> float | NoF
 
 
 def show(
-    console: Console, found: tuple[Optimum, ...], law: Allocation | NoFit, bias: float | NoFit, left_out: int
+    console: Console,
+    found: tuple[Optimum, ...],
+    law: Allocation | NoFit,
+    bias: float | NoFit,
+    left_out: int,
+    ahead: tuple[Ahead, ...] = (),
+    held: tuple[Ahead, ...] | None = None,
 ) -> None:
     """The minima, the law through them, its bias, and what to know of them."""
     table = Table("budget", "sizes", "tried", "best N", "95% interval", "note")
@@ -122,6 +149,10 @@ def show(
             f"note: at {len(bent)} of {len(found)} budgets the losses are no parabola over the sizes tried, up to "
             f"{widest:.3g}-fold (p < {MISFIT:g}): these minima are biased; a narrower range of sizes has less bias"
         )
+    for one in (*ahead, *(held or ())):
+        within = f"{one.n:.4g} ({one.interval.low:.4g} .. {one.interval.high:.4g})"
+        beside = "" if one.error is None else f", measured {one.measured:.4g}: error {one.error:+.2%}"
+        console.print(f"{'held out' if beside else 'prediction'} at {one.budget:.4g}: N* = {within}{beside}")
     if left_out:
         console.print(f"note: {left_out} rows with missing values left out")
 
