@@ -68,7 +68,7 @@ def chain(data: Data, x: str, through: str, y: str, **more: Any) -> Any:
 def isoflop(data: Data, c: str, n: str, y: str, **more: Any) -> Any:
     """The best size of each budget, as ``python -m analysis.isoflop``: ``Minima``, whose law may be a ``NoFit``.
 
-    ``more`` are ``minimum``, ``where`` and ``by``. Raises ``UserError``.
+    ``more`` are ``minimum``, ``where``, ``holdout``, ``at`` and ``by``. Raises ``UserError``.
     """
     return _answers(
         data, isoflops.make_parser(), {"c": c, "n": n, "y": y, **more},
@@ -83,7 +83,7 @@ def _answers(
     answer: Callable[[argparse.Namespace, Table], Result],
 ) -> Result | NoFit | dict[str, Result | NoFit]:
     """The answer for ``data`` or, with ``by``, that of each value. Raises ``UserError`` in Python's words."""
-    known = {action.dest for action in parser._actions} - {"help", "json", "table", "at"}
+    known = {action.dest for action in parser._actions} - {"help", "json", "table"}
     for name in asked:
         if name not in known:
             raise UserError(f"{name}: no such argument (there are: {', '.join(sorted(known))})")

@@ -60,14 +60,16 @@ def answer(given: argparse.Namespace, table: DataTable) -> Answer:
     (c, n, y), whole = _read(given, table)
     minimum, budget = MINIMA[given.minimum], same_budgets(c)
     found = optima(budget, n, y, minimum)
-    law, held = through(found), None
+    law = through(found)
+    held: tuple[Ahead, ...] | None = None
     if given.at and isinstance(law, NoFit):
         raise words.NotPossible(f"{table.path}: no law to predict by: {law.reason}")
     if given.holdout is not None:
-        held = held_out(found, frozenset(budget[table.meeting(given.holdout, "--holdout")[whole]].tolist()))
-        if isinstance(held, NoFit):
-            raise UserError(f"--holdout {given.holdout}: {held.reason}")
-    ahead = () if isinstance(law, NoFit) else at_budgets(law, [c for one in given.at for c in one])
+        tested = held_out(found, frozenset(budget[table.meeting(given.holdout, "--holdout")[whole]].tolist()))
+        if isinstance(tested, NoFit):
+            raise UserError(f"--holdout {given.holdout}: {tested.reason}")
+        held = tested
+    ahead = () if isinstance(law, NoFit) else at_budgets(law, [place for places in given.at for place in places])
     return found, law, _bias(budget, n, y, minimum), int((~whole).sum()), ahead, held
 
 
@@ -98,7 +100,7 @@ def _read(given: argparse.Namespace, table: DataTable) -> tuple[Array, NDArray[n
     """Compute, parameters and loss [3, k] of complete rows, and which rows [n] these are. Raises ``UserError``."""
     names = (given.c, given.n, given.y)
     columns = np.stack([table.positive(name) for name in names])
-    whole = ~np.isnan(columns).any(axis=0)
+    whole: NDArray[np.bool_] = np.asarray(~np.isnan(columns).any(axis=0))
     if not whole.any():
         raise words.NotPossible(f"{table.path}: no row has all of {', '.join(names)}")
     return columns[:, whole], whole
@@ -149,10 +151,10 @@ def show(
             f"note: at {len(bent)} of {len(found)} budgets the losses are no parabola over the sizes tried, up to "
             f"{widest:.3g}-fold (p < {MISFIT:g}): these minima are biased; a narrower range of sizes has less bias"
         )
-    for one in (*ahead, *(held or ())):
-        within = f"{one.n:.4g} ({one.interval.low:.4g} .. {one.interval.high:.4g})"
-        beside = "" if one.error is None else f", measured {one.measured:.4g}: error {one.error:+.2%}"
-        console.print(f"{'held out' if beside else 'prediction'} at {one.budget:.4g}: N* = {within}{beside}")
+    for told in (*ahead, *(held or ())):
+        within = f"{told.n:.4g} ({told.interval.low:.4g} .. {told.interval.high:.4g})"
+        beside = "" if told.error is None else f", measured {told.measured:.4g}: error {told.error:+.2%}"
+        console.print(f"{'held out' if beside else 'prediction'} at {told.budget:.4g}: N* = {within}{beside}")
     if left_out:
         console.print(f"note: {left_out} rows with missing values left out")
 
