@@ -8,11 +8,14 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+from rich.console import Console
 
-from analysis.fit import display, words
+from analysis.called import callable_module
+from analysis.fit import display, restricting, words
 from analysis.fit.answers import chain_as_json
 from analysis.fit.chain import Chain, ChainHeldOut, Laws, Runs, fit_chain, hold_out_chain
 from analysis.fit.small_sample import NoFit
+from analysis.fit.table import Table as DataTable
 from analysis.fit.table import read_table
 from analysis.laws.law import Array
 from analysis.laws.registry import LAWS, find_law
@@ -23,58 +26,107 @@ from nepa_scale.errors import UserError
 @command
 def main(argv: Sequence[str]) -> int:
     """Fit and print; returns the exit code."""
-    given = _parser().parse_args(argv)
-    chain, held, at = _answer(given)
+    given = make_parser().parse_args(argv)
+    laws_asked = laws(given)
+    answers = words.for_each(
+        read_table(given.table).where(given.where), given, lambda table: answer(given, laws_asked, table)
+    )
     if given.json:
-        print(json.dumps(chain_as_json(chain, held, at), indent=2))
-    else:
-        _show(given, chain, held, at)
+        told = {name: one if isinstance(one, NoFit) else chain_as_json(*one) for name, one in answers.items()}
+        print(json.dumps(words.as_json(told, given.by), indent=2))
+        return 0
+    for name, one in answers.items():
+        if given.by is not None:
+            print(f"{given.by} = {name}")
+        if isinstance(one, NoFit):
+            print(one.reason)
+        else:
+            show(display.console(), given, *one)
     return 0
 
 
-def _parser() -> words.Parser:
+def make_parser() -> words.Parser:
+    """The words that a chain is asked for by."""
     parser = words.Parser(
         prog="python -m analysis.chain",
         description="Predict an error or a score in two steps, first the loss from x, then y from the loss, with one "
         "interval that carries the doubt of both, and compare with a law that goes from x to y at once.",
-        epilog="laws:\n" + "\n".join(f"  {law.name:<15} y = {law.formula}" for law in LAWS.values()),
+        epilog="laws:\n" + "\n".join(f"  {law.name:<17} y = {law.formula}" for law in LAWS.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     words.add_words(parser)
     parser.add_argument("--through", required=True, metavar="COLUMN", help="the loss or shortfall between x and y")
     parser.add_argument("--first", default="offset", metavar="NAME", help="law of the loss (default offset)")
     parser.add_argument("--second", default="sigmoid", metavar="NAME", help="law of y by the loss (default sigmoid)")
+    for link in ("first", "second"):
+        parser.add_argument(
+            f"--{link}-where", action="append", default=[], metavar="COLUMN=VALUE", help=f"rows of the {link} link only"
+        )
+    parser.add_argument(
+        "--anchor",
+        action="append",
+        default=[],
+        type=_anchor,
+        metavar="LOSS,Y",
+        help="a point that the second link is fitted to as well, e.g. inf and the error of guessing",
+    )
+    restricting.add_restrictions(parser, "LINK.NAME", "; LINK is first, second or direct")
     parser.add_argument("--direct", metavar="NAME", help="law of y by x to compare with (default: as --first)")
     return parser
 
 
-def _answer(given: argparse.Namespace) -> tuple[Chain, ChainHeldOut | None, Array | None]:
+def answer(given: argparse.Namespace, asked: Laws, table: DataTable) -> tuple[Chain, ChainHeldOut | None, Array | None]:
     """The chain, its test on held-out rows, and where to predict. Raises ``UserError``."""
-    laws = _laws(given)
-    columns, at = words.names(laws.first, given, "--first"), words.place(laws.first, given.at)
-    table = read_table(given.table).where(given.where)
+    columns, at = words.names(asked.first, given, "--first"), words.asked_places(asked.first, given.at)
     options = words.options(given, table)
-    runs = Runs(
+    mine = table.where(given.first_where, "--first-where")
+    runs = _runs(given, mine, columns)
+    chain = fit_chain(asked, runs, options, _second(given, table, columns, held=False))
+    if isinstance(chain, NoFit):
+        raise words.NotPossible(f"{table.path}: no chain: {chain.reason}")
+    if given.holdout is None:
+        return chain, None, at
+    chosen = mine.meeting(given.holdout, "--holdout")
+    held = hold_out_chain(asked, runs, chosen, options, _second(given, table, columns, held=True))
+    if isinstance(held, NoFit):
+        raise UserError(f"--holdout {given.holdout}: {held.reason}")
+    return chain, held, at
+
+
+def _runs(given: argparse.Namespace, table: DataTable, columns: Sequence[str]) -> Runs:
+    return Runs(
         np.stack([table.numbers(name) for name in columns]),
         table.positive(given.through),
         table.positive(given.y),
         words.weights(table, given),
         words.clusters(table, given),
     )
-    chosen = None if given.holdout is None else table.meeting(given.holdout, "--holdout")
-    chain = fit_chain(laws, runs, options)
-    if isinstance(chain, NoFit):
-        raise UserError(f"{given.table}: no chain: {chain.reason}")
-    held = None if chosen is None else hold_out_chain(laws, runs, chosen, options)
-    if isinstance(held, NoFit):
-        raise UserError(f"--holdout {given.holdout}: {held.reason}")
-    return chain, held, at
 
 
-def _laws(given: argparse.Namespace) -> Laws:
+def _second(given: argparse.Namespace, table: DataTable, columns: Sequence[str], held: bool) -> Runs | None:
+    """The rows of the second link where it has its own: those asked for, less those ``held`` out, and the anchors."""
+    if not (given.first_where or given.second_where or given.anchor):
+        return None
+    rows = table.where(given.second_where, "--second-where")
+    if held:
+        rows = rows.without(rows.meeting(given.holdout, "--holdout"))
+    return _runs(given, rows, columns).between_only().anchored(given.anchor)
+
+
+def _anchor(text: str) -> tuple[float, float]:
+    """How LOSS,Y is read."""
+    loss, comma, y = text.partition(",")
+    if not comma:
+        raise argparse.ArgumentTypeError(f"{text}: give LOSS,Y, for example inf,0.9")
+    return words.number(0.0, float("inf"))(loss), words.positive(y)
+
+
+def laws(given: argparse.Namespace) -> Laws:
     """The three laws, which must fit together. Raises ``UserError``."""
     first, second = find_law(given.first, "--first"), find_law(given.second, "--second")
     direct = first if given.direct is None else find_law(given.direct, "--direct")
+    asked = restricting.asked_of_links(given, ("first", "second", "direct"))
+    first, second, direct = asked["first"].of(first), asked["second"].of(second), asked["direct"].of(direct)
     if second.variables != ("x",):
         raise UserError(f"--second {second.name}: the second law must read the loss alone, not {second.variables}")
     if direct.variables != first.variables:
@@ -84,8 +136,10 @@ def _laws(given: argparse.Namespace) -> Laws:
     return Laws(first, second, direct)
 
 
-def _show(given: argparse.Namespace, chain: Chain, held: ChainHeldOut | None, at: Array | None) -> None:
-    console = display.console()
+def show(
+    console: Console, given: argparse.Namespace, chain: Chain, held: ChainHeldOut | None, at: Array | None
+) -> None:
+    """Both links, the direct law, and what each makes of held-out rows and of further ones."""
     display.show_fit(console, chain.first, f"first link: {given.through}")
     display.show_fit(console, chain.second, f"second link, x = {given.through}: {given.y}")
     display.show_fit(console, chain.direct, f"direct law: {given.y}")
@@ -98,15 +152,19 @@ def _show(given: argparse.Namespace, chain: Chain, held: ChainHeldOut | None, at
         console.print(f"  {given.y} along the chain: {display.held_out(held.chain)}")
         console.print(f"  {given.y} by the direct law: {display.held_out(held.direct)}")
     if at is not None:
-        console.print(f"prediction of {given.through}: {display.predicted(chain.first.predict(at))}")
-        console.print(f"prediction of {given.y} along the chain: {display.predicted(chain.predict(at))}")
-        console.print(f"prediction of {given.y} by the direct law: {display.predicted(chain.direct.predict(at))}")
-        if chain.beyond(at)[0]:
+        first, along, direct = chain.first.predict(at), chain.predict(at), chain.direct.predict(at)
+        for i in range(at.shape[1]):
+            place = display.where(at, i)
+            console.print(f"prediction of {given.through}{place}: {display.predicted(first, i)}")
+            console.print(f"prediction of {given.y} along the chain{place}: {display.predicted(along, i)}")
+            console.print(f"prediction of {given.y} by the direct law{place}: {display.predicted(direct, i)}")
+        if chain.beyond(at).any():
             low, high = chain.reach
             console.print(
                 f"note: the second link is extrapolated: the runs have {given.through} from {low:.5g} to {high:.5g}"
             )
 
 
+callable_module(__name__)
 if __name__ == "__main__":
     sys.exit(main())

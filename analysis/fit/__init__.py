@@ -1,1 +1,5 @@
-"""Estimates of laws and their uncertainty; ``python -m analysis.fit`` fits a table."""
+"""Estimates of laws and their uncertainty: ``python -m analysis.fit``, and ``analysis.fit(df, ...)`` from Python."""
+
+from analysis.called import callable_module
+
+callable_module(__name__)

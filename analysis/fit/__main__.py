@@ -2,156 +2,41 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from analysis.fit import words
+from analysis.fit import display, words
 from analysis.fit.answers import as_json
-from analysis.fit.estimate import Options, fit_law
-from analysis.fit.holdout import HeldOut, hold_out
-from analysis.fit.leave_one_out import LeaveOneOut, Without, leave_one_out
-from analysis.fit.profile import profile
-from analysis.fit.shown import show, show_held, show_profiles
+from analysis.fit.question import Answer, answer, make_parser
+from analysis.fit.shown import show
 from analysis.fit.small_sample import NoFit
 from analysis.fit.table import read_table
-from analysis.laws.law import Array, Law
-from analysis.laws.registry import LAWS, find_law
-from analysis.laws.surfaces import CHINCHILLA
 from nepa_scale.command import command
-from nepa_scale.errors import UserError, nearest
-
-EACH = "each"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What the command line asks for: a law and its columns [V, n], y [n], weights, clusters, rows held out."""
-
-    law: Law
-    columns: Array
-    y: Array
-    weights: Array | None
-    clusters: NDArray[np.generic] | None
-    held: NDArray[np.bool_] | None
-    each: bool
-    at: Array | None
-    budget: float | None
-    profiled: tuple[str, ...]
-    options: Options
 
 
 @command
 def main(argv: Sequence[str]) -> int:
     """Fit and print; returns the exit code."""
-    given = _parser().parse_args(argv)
-    problem = _read(given)
-    fit = fit_law(
-        problem.law,
-        problem.columns,
-        problem.y,
-        weights=problem.weights,
-        clusters=problem.clusters,
-        options=problem.options,
-    )
-    if isinstance(fit, NoFit):
-        raise UserError(f"{given.table}: no fit: {fit.reason}")
-    left = leave_one_out(fit)
-    held = _each(left, given.cluster) if problem.each else _hold_out(problem)
-    if isinstance(held, NoFit):
-        raise UserError(f"--holdout {given.holdout}: {held.reason}")
-    profiles = {name: profile(fit, name) for name in problem.profiled}
+    given = make_parser().parse_args(argv)
+    answers = words.for_each(read_table(given.table).where(given.where), given, lambda table: answer(given, table))
     if given.json:
-        print(json.dumps(as_json(fit, held, problem.at, problem.budget, profiles, left), indent=2))
-    else:
-        show(fit, left, given.cluster or "row", problem.at, problem.budget)
-        show_held(held)
-        show_profiles(profiles)
+        told = {name: one if isinstance(one, NoFit) else _json(one) for name, one in answers.items()}
+        print(json.dumps(words.as_json(told, given.by), indent=2))
+        return 0
+    for name, one in answers.items():
+        if given.by is not None:
+            print(f"{given.by} = {name}")
+        if isinstance(one, NoFit):
+            print(one.reason)
+        else:
+            show(display.console(), one)
     return 0
 
 
-def _parser() -> words.Parser:
-    parser = words.Parser(
-        prog="python -m analysis.fit",
-        description="Fit a scaling law to a table, with intervals, a certificate, and a test on held-out rows.",
-        epilog="laws:\n" + "\n".join(f"  {law.name:<15} y = {law.formula}" for law in LAWS.values()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    words.add_words(parser, held="; each: every row, or with --cluster every cluster, from all others")
-    parser.add_argument("--law", required=True, metavar="NAME", help="one of the laws below")
-    parser.add_argument(
-        "--budget", type=words.positive, metavar="FLOPS", help="law chinchilla: best N and D, FLOPS = 6 N D"
-    )
-    parser.add_argument(
-        "--profile", action="append", default=[], metavar="NAME[,NAME]", help="profile intervals of these parameters"
-    )
-    return parser
-
-
-def _read(given: argparse.Namespace) -> Problem:
-    """The table's columns as the law wants them. Raises ``UserError``."""
-    law = find_law(given.law)
-    names, at = words.names(law, given, "--law"), words.place(law, given.at)
-    budget, profiled = _budget(law, given.budget), _profiled(law, given.profile)
-    table = read_table(given.table).where(given.where)
-    return Problem(
-        law=law,
-        columns=np.stack([table.numbers(name) for name in names]),
-        y=table.positive(given.y),
-        weights=words.weights(table, given),
-        clusters=words.clusters(table, given),
-        held=None if given.holdout in (None, EACH) else table.meeting(given.holdout, "--holdout"),
-        each=given.holdout == EACH,
-        at=at,
-        budget=budget,
-        profiled=profiled,
-        options=words.options(given, table),
-    )
-
-
-def _budget(law: Law, budget: float | None) -> float | None:
-    if budget is not None and law is not CHINCHILLA:
-        raise UserError(f"--budget {budget:g}: only law '{CHINCHILLA.name}' divides a budget, not '{law.name}'")
-    return budget
-
-
-def _profiled(law: Law, lists: Sequence[str]) -> tuple[str, ...]:
-    """The parameters that ``--profile`` names. Raises ``UserError`` with the nearest name."""
-    names = [name.strip() for one in lists for name in one.split(",")]
-    for name in names:
-        if name not in law.names:
-            raise UserError(
-                f"--profile {name}: law '{law.name}' has no such parameter{nearest(name, law.names)} "
-                f"(it has {', '.join(law.names)})"
-            )
-    return tuple(dict.fromkeys(names))
-
-
-def _hold_out(problem: Problem) -> HeldOut | NoFit | None:
-    if problem.held is None:
-        return None
-    return hold_out(
-        problem.law,
-        problem.columns,
-        problem.y,
-        problem.held,
-        weights=problem.weights,
-        clusters=problem.clusters,
-        options=problem.options,
-    )
-
-
-def _each(left: LeaveOneOut | None, cluster: str | None) -> tuple[Without, ...] | NoFit:
-    """Every row or cluster predicted from the others, or why not."""
-    noun = f"values of {cluster}" if cluster else "rows"
-    if left is None:
-        return NoFit(f"more {noun} than can be left out one by one; name a --cluster COLUMN with fewer")
-    return left.predictions or NoFit(f"too few {noun}: without any of them the others do not determine the law")
+def _json(one: Answer) -> dict[str, Any]:
+    return as_json(one.fit, one.held, one.problem.at, one.problem.budget, one.profiles, one.left)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from analysis.fit.optimal import best_use
 from analysis.fit.profile import Profile
 from analysis.fit.small_sample import Interval, NoFit, Prediction
 from analysis.laws.law import Array
+from analysis.laws.restrictions import standing
 
 
 def as_json(
@@ -37,7 +38,7 @@ def as_json(
         "moved_most_by": None if left is None else left.moved_most_by,
         "indispensable": None if left is None else list(left.indispensable),
         "holdout": _held(held),
-        "prediction": None if at is None else {"at": _place(fit, at)} | _predicted(fit.predict(at)),
+        **_predictions(fit, at),
         "best_use": None if budget is None else _best_use(fit, budget),
         "profiles": {name: _profile(one) for name, one in profiles.items()},
     }
@@ -51,18 +52,25 @@ def chain_as_json(chain: Chain, held: ChainHeldOut | None, at: Array | None) -> 
         "confidence": chain.first.options.confidence,
         "warnings": list(chain.warnings),
         "holdout": None if held is None else {name: _held(getattr(held, name)) for name in (*fits, "chain")},
-        "prediction": None if at is None else _chain_prediction(chain, at),
+        **_chain_predictions(chain, at),
     }
 
 
-def _chain_prediction(chain: Chain, at: Array) -> dict[str, Any]:
-    return {
-        "at": _place(chain.first, at),
-        "first": _predicted(chain.first.predict(at)),
-        "chain": _predicted(chain.predict(at)),
-        "direct": _predicted(chain.direct.predict(at)),
-        "beyond": bool(chain.beyond(at)[0]),
-    }
+def _chain_predictions(chain: Chain, at: Array | None) -> dict[str, Any]:
+    """The first prediction, and all of them."""
+    if at is None:
+        return {"prediction": None, "predictions": []}
+    bands = {"first": chain.first.predict(at), "chain": chain.predict(at), "direct": chain.direct.predict(at)}
+    beyond = chain.beyond(at)
+    every = [
+        {
+            "at": _place(chain.first, at, i),
+            **{name: _predicted(band, i) for name, band in bands.items()},
+            "beyond": bool(beyond[i]),
+        }
+        for i in range(at.shape[1])
+    ]
+    return {"prediction": every[0], "predictions": every}
 
 
 def _law(fit: Fit) -> dict[str, Any]:
@@ -70,10 +78,20 @@ def _law(fit: Fit) -> dict[str, Any]:
         "law": fit.law.name,
         "formula": fit.law.formula,
         "parameters": {
-            name: {"value": finite(value), "interval": bounds(fit.intervals[name])}
+            name: {"value": finite(value), "interval": bounds(fit.intervals[name])} | _standing(fit, name)
             for name, value in fit.parameters.items()
         },
     }
+
+
+def _standing(fit: Fit, name: str) -> dict[str, Any]:
+    """What was asked of a parameter; nothing for one that is free."""
+    own = standing(fit.law, name)
+    if own.fixed:
+        return {"fixed": True}
+    if own.tied:
+        return {"tied_to": own.tied}
+    return {"bound": [finite(end) for end in own.bounds]} if any(map(math.isfinite, own.bounds)) else {}
 
 
 def _certificate(fit: Fit) -> dict[str, Any]:
@@ -90,6 +108,7 @@ def _certificate(fit: Fit) -> dict[str, Any]:
         "starts_agreeing": own.starts_agreeing,
         "condition_number": finite(own.condition_number),
         "at_bounds": list(own.at_bounds),
+        "stopped": dict(own.stopped),
         "resamples": own.resamples,
         "resamples_failed": own.resamples_failed,
         "warnings": list(own.warnings),
@@ -125,12 +144,21 @@ def _held(held: HeldOut | tuple[Without, ...] | None) -> dict[str, Any] | None:
     }
 
 
-def _place(fit: Fit, at: Array) -> dict[str, float]:
-    return dict(zip(fit.law.variables, map(float, at[:, 0]), strict=True))
+def _predictions(fit: Fit, at: Array | None) -> dict[str, Any]:
+    """The first prediction, and all of them."""
+    if at is None:
+        return {"prediction": None, "predictions": []}
+    band = fit.predict(at)
+    every = [{"at": _place(fit, at, i)} | _predicted(band, i) for i in range(at.shape[1])]
+    return {"prediction": every[0], "predictions": every}
 
 
-def _predicted(band: Prediction) -> dict[str, Any]:
-    return {"value": finite(float(band.y[0])), "interval": [finite(float(band.low[0])), finite(float(band.high[0]))]}
+def _place(fit: Fit, at: Array, i: int) -> dict[str, float]:
+    return dict(zip(fit.law.variables, map(float, at[:, i]), strict=True))
+
+
+def _predicted(band: Prediction, i: int) -> dict[str, Any]:
+    return {"value": finite(float(band.y[i])), "interval": [finite(float(band.low[i])), finite(float(band.high[i]))]}
 
 
 def _best_use(fit: Fit, budget: float) -> dict[str, Any]:

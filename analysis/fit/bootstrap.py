@@ -17,6 +17,7 @@ from analysis.fit.scatter import Noise, multiplied, scatter
 from analysis.fit.search import search_resamples
 from analysis.fit.small_sample import Interval
 from analysis.laws.law import Array
+from analysis.laws.restrictions import at_bound
 
 FEWEST = 20
 """With fewer good resamples no interval is stated."""
@@ -53,10 +54,12 @@ def draw(
 ) -> Resampling:
     """Refit ``number`` data sets that might as well have been seen, starting from ``theta`` [P].
 
+    Where a parameter is at a bound, rows would all be resampled to it, and say nothing of how far it may be from there.
     ``units`` [n] names the rows that belong together. Many of them are resampled; of a few, the noise is drawn. Where
     units hold several places, or where draws must be ``paired`` with those of another law, it is ``multiplied``.
     """
-    if number == 0 or len(np.unique(units)) > FEW_UNITS:
+    stopped = bool(at_bound(loss.law, theta).any())
+    if number == 0 or (len(np.unique(units)) > FEW_UNITS and not stopped):
         return resample(loss, theta, units, number, seed)
     number = min(number, MOST_DRAWS)
     none = Resampling(np.empty((0, len(theta))), np.empty(0, dtype=np.intp), np.empty((0, len(theta))), 0, 0)
@@ -69,7 +72,8 @@ def draw(
         shifts = None if noise is None else noise.shifts
     if shifts is None:
         return none
-    if loss.delta < SQUARED:  # what an outlier does to a robust fit it has done already
+    # What an outlier does to a robust fit it has done already, and what pushes a fit to a bound would push all of them.
+    if loss.delta < SQUARED or stopped:
         shifts = shifts - loss.residuals(theta[None])[0]
     fitted, good = _search(replace(loss, shifts=shifts), np.ones_like(shifts), theta)
     return replace(

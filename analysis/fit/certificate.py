@@ -11,6 +11,7 @@ from analysis.fit.effect import vanished
 from analysis.fit.loss import Loss
 from analysis.fit.search import Found
 from analysis.laws.law import Array
+from analysis.laws.restrictions import at_bound
 
 STEEP = 1e-4
 """Largest scaled gradient component at which a search counts as ended."""
@@ -42,14 +43,17 @@ class Certificate:
     loss: float
     """The summed loss at the end, unscaled."""
     gradient_norm: float
-    """Largest component of its gradient, over the loss's scale."""
+    """Largest component of its gradient, over the loss's scale or, if that is greater, the loss."""
     starts: int
     starts_agreeing: float
     """Share of the starts that ended at the same loss."""
     condition_number: float
     """Of the curvature with every parameter scaled to 1; infinite where a direction is flat."""
     at_bounds: tuple[str, ...]
-    """Parameters whose term has vanished, so that the data say no more than "small"."""
+    """Parameters whose term has vanished, so that the data say no more than "small", or that are at a bound asked for.
+    """
+    stopped: dict[str, float]
+    """Those of them that are at a bound asked for, with it."""
     resamples: int
     resamples_failed: float
     """Share of the resamples that could not be fitted."""
@@ -84,7 +88,14 @@ def certify(loss: Loss, found: Found, resampling: Resampling, left_out: int) -> 
         starts=found.starts,
         starts_agreeing=found.agreeing / found.starts,
         condition_number=condition_number(loss, found.theta),
-        at_bounds=tuple(np.array(loss.law.names)[vanished(loss, found.theta)].tolist()),
+        at_bounds=tuple(
+            np.array(loss.law.names)[vanished(loss, found.theta) | (at_bound(loss.law, found.theta) != 0)].tolist()
+        ),
+        stopped={
+            parameter.name: parameter.bounds[int(side > 0)]
+            for parameter, side in zip(loss.law.parameters, at_bound(loss.law, found.theta), strict=True)
+            if side
+        },
         spans={
             name: float(values.max() / values.min()) if values.min() > 0 else float("inf")
             for name, values in zip(loss.law.variables, loss.columns, strict=True)
@@ -116,7 +127,12 @@ def _warnings(fit: Certificate) -> list[str]:
         lines.append(f"only {fit.starts_agreeing:.0%} of {fit.starts} starts agree: there are several minima")
     if fit.flat:
         lines.append("the data leave a direction flat: parameters cannot be told apart, so no interval is stated")
-    lines += [f"{name} has no effect: the data do not show this term" for name in fit.at_bounds]
+    lines += [
+        f"{name} has no effect: the data do not show this term" for name in fit.at_bounds if name not in fit.stopped
+    ]
+    lines += [
+        f"{name} is at its bound {bound:g}: without it the fit would go beyond" for name, bound in fit.stopped.items()
+    ]
     lines += [
         f"only {count} different values of {name}: too few to judge a form by"
         for name, count in fit.distinct.items()

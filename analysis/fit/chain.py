@@ -5,7 +5,8 @@ The two steps of Bhagia et al. 2024 (arXiv:2412.04403), with an interval that ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +15,9 @@ from analysis.fit.estimate import Fit, Options, fit_law, places
 from analysis.fit.holdout import HeldOut, score
 from analysis.fit.small_sample import NoFit, Prediction
 from analysis.laws.law import Array, Law
+
+AT_INFINITY = 10.0
+"""What an infinite loss of an anchor is over the largest loss of all rows: there a law has reached its level."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +55,40 @@ class Runs:
         between, y = np.where(missing, np.nan, self.between), np.where(missing, np.nan, self.y)
         return Runs(self.columns, between, y, self.weights, self.clusters)
 
+    def between_only(self) -> Runs:
+        """The rows that have a loss and y, whatever else is missing."""
+        return self.where(np.isfinite(self.between) & np.isfinite(self.y))
+
+    def anchored(self, anchors: Sequence[tuple[float, float]]) -> Runs:
+        """With a further row, a cluster of its own, for each of ``anchors``: a loss and the y that it must have.
+
+        An infinite loss is taken to be ``AT_INFINITY`` times the largest. Only the second link can have such rows.
+        """
+        if not anchors:
+            return self
+        between, y = np.array(anchors).T
+        between = np.where(np.isinf(between), AT_INFINITY * np.nanmax(self.between), between)
+        clusters = np.arange(len(self.y)) if self.clusters is None else self.clusters
+        return Runs(
+            np.pad(self.columns, ((0, 0), (0, len(y))), constant_values=1.0),
+            np.concatenate([self.between, between]),
+            np.concatenate([self.y, y]),
+            None if self.weights is None else np.concatenate([self.weights, np.full(len(y), self.weights.mean())]),
+            np.concatenate([clusters.astype(object), [f"anchor {i + 1}" for i in range(len(y))]]).astype(str),
+        )
+
 
 @dataclass(frozen=True)
 class Chain:
-    """Two links fitted to the same runs, and the ``direct`` law fitted to them as well, to be compared with."""
+    """Two links, and the ``direct`` law fitted to the runs of the first as well, to be compared with."""
 
     first: Fit
     second: Fit
     direct: Fit
     reach: tuple[float, float]
     """The smallest and the largest loss that the second link was fitted to."""
+    apart: bool = False
+    """Whether each link was fitted to rows of its own: then they err independently of one another."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -76,7 +104,8 @@ class Chain:
         """Predict y of one further run at ``columns`` [V, m].
 
         A draw takes both links from one resample of the runs, and both residuals from one run. So it keeps what the
-        links have in common: a run that is unlucky in its loss may be unlucky in its error too, or not at all.
+        links have in common: a run that is unlucky in its loss may be unlucky in its error too, or not at all. Links
+        that were fitted to rows of their own have nothing in common.
         """
         places = np.atleast_2d(np.asarray(columns, dtype=float))
         value = self.value(places)
@@ -84,7 +113,8 @@ class Chain:
         if not len(mine):
             return Prediction(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
         loss = self.first.law.log_value(self.first.resampled[mine], places)
-        run = np.random.default_rng(self.first.options.seed).integers(len(self.first.residuals), size=loss.shape)
+        rng = np.random.default_rng(self.first.options.seed)
+        run = rng.integers(len(self.first.residuals), size=loss.shape)
         loss = loss + self.first.widened[run]
         theta = self.second.resampled[others]
         tail = (1 - self.first.options.confidence) / 2
@@ -92,6 +122,7 @@ class Chain:
             end = np.stack(
                 [self.second.law.evaluate(theta[i : i + 1], np.exp(row)[None])[0][0] for i, row in enumerate(loss)]
             )
+            run = rng.integers(len(self.second.residuals), size=loss.shape) if self.apart else run
             low, high = np.exp(np.quantile(end + self.second.widened[run], [tail, 1 - tail], axis=0))
         return Prediction(value, low, high)
 
@@ -111,34 +142,41 @@ class ChainHeldOut:
     direct: HeldOut
 
 
-def fit_chain(laws: Laws, runs: Runs, options: Options) -> Chain | NoFit:
-    """Fit both links and the direct law to the runs that have all values, with the same draws of the bootstrap."""
+def fit_chain(laws: Laws, runs: Runs, options: Options, second: Runs | None = None) -> Chain | NoFit:
+    """Fit both links and the direct law to the runs that have all values, with the same draws of the bootstrap.
+
+    With rows of its own the ``second`` link has other draws.
+    """
     whole = runs.complete()
+    own, others = (whole, options) if second is None else (second, replace(options, seed=options.seed + 1))
     parts = {
-        "first link": (laws.first, whole.columns, whole.between),
-        "second link": (laws.second, whole.between[None], whole.y),
-        "direct law": (laws.direct, whole.columns, whole.y),
+        "first link": (laws.first, whole.columns, whole.between, whole, options),
+        "second link": (laws.second, own.between[None], own.y, own, others),
+        "direct law": (laws.direct, whole.columns, whole.y, whole, options),
     }
-    units = places(whole.columns) if runs.clusters is None else runs.clusters
     fits: dict[str, Fit] = {}
-    for name, (law, columns, y) in parts.items():
-        fit = fit_law(
-            law, columns, y, weights=runs.weights, clusters=units, options=options, paired=name != "direct law"
-        )
+    for name, (law, columns, y, rows, how) in parts.items():
+        units = places(rows.columns) if rows.clusters is None else rows.clusters
+        fit = fit_law(law, columns, y, weights=rows.weights, clusters=units, options=how, paired=name != "direct law")
         if isinstance(fit, NoFit):
             return NoFit(f"{name}: {fit.reason}")
         fits[name] = fit
-    reach = (float(np.nanmin(whole.between)), float(np.nanmax(whole.between)))
-    return Chain(fits["first link"], fits["second link"], fits["direct law"], reach)
+    reach = (float(np.nanmin(own.between)), float(np.nanmax(own.between)))
+    return Chain(fits["first link"], fits["second link"], fits["direct law"], reach, second is not None)
 
 
-def hold_out_chain(laws: Laws, runs: Runs, held: NDArray[np.bool_], options: Options) -> ChainHeldOut | NoFit:
-    """Fit the rows that are not ``held`` [n] and predict those that are, where none of their values is missing."""
+def hold_out_chain(
+    laws: Laws, runs: Runs, held: NDArray[np.bool_], options: Options, second: Runs | None = None
+) -> ChainHeldOut | NoFit:
+    """Fit the rows that are not ``held`` [n] and predict those that are, where none of their values is missing.
+
+    ``second`` are the rows of the second link if it has its own, without those that are held out.
+    """
     rest = runs.where(~held)
     tested = runs.where(held & np.isfinite(runs.complete().y))
     if not len(tested.y):
         return NoFit("no row with all values is held out")
-    chain = fit_chain(laws, rest, options)
+    chain = fit_chain(laws, rest, options, second)
     if isinstance(chain, NoFit):
         return chain
     n_fit = chain.first.certificate.n

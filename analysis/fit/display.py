@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +12,8 @@ from analysis.fit.estimate import Fit, loss_of
 from analysis.fit.holdout import HeldOut
 from analysis.fit.leave_one_out import LeaveOneOut
 from analysis.fit.small_sample import Interval, Prediction
+from analysis.laws.law import Array
+from analysis.laws.restrictions import standing
 from nepa_scale.errors import shortened
 from nepa_scale.terminal import make_console
 
@@ -22,6 +25,14 @@ def console() -> Console:
     return make_console(PLAIN_WIDTH)
 
 
+def told(show: Callable[[Console], None]) -> str:
+    """What ``show`` prints on a console, as text."""
+    out = make_console(PLAIN_WIDTH)
+    with out.capture() as captured:
+        show(out)
+    return captured.get().rstrip()
+
+
 def show_fit(out: Console, fit: Fit, name: str, left: LeaveOneOut | None = None, noun: str = "row") -> None:
     """Its parameters and its certificate; ``name`` is what the law gives, ``noun`` what was ``left`` out one by one."""
     table = Table("parameter", "value", f"{fit.options.confidence:.0%} interval", title=f"{name} = {fit.law.formula}")
@@ -29,7 +40,7 @@ def show_fit(out: Console, fit: Fit, name: str, left: LeaveOneOut | None = None,
         table.add_column(f"without any one {noun} (moved most by)")
     for parameter, value in fit.parameters.items():
         interval = fit.intervals[parameter]
-        told = "" if interval is None else ends(interval)
+        told = str(standing(fit.law, parameter)) or ("" if interval is None else ends(interval))
         table.add_row(parameter, f"{value:.5g}", told, *([] if left is None else [_without(left, parameter)]))
     out.print(table)
     own = fit.certificate
@@ -51,10 +62,15 @@ def held_out(held: HeldOut) -> str:
     return f"mean error {held.mean_error:.2%}, worst {held.worst_error:+.2%}{covered}"
 
 
-def predicted(band: Prediction) -> str:
-    """The first prediction of ``band`` with its interval."""
-    low, high = float(band.low[0]), float(band.high[0])
-    return f"{band.y[0]:.5g} ({'no interval' if math.isnan(low) else f'{low:.5g} .. {high:.5g}'})"
+def predicted(band: Prediction, i: int = 0) -> str:
+    """Prediction ``i`` of ``band`` with its interval."""
+    low, high = float(band.low[i]), float(band.high[i])
+    return f"{band.y[i]:.5g} ({'no interval' if math.isnan(low) else f'{low:.5g} .. {high:.5g}'})"
+
+
+def where(at: Array, i: int) -> str:
+    """Place ``i`` of ``at`` [V, k], said where there are several."""
+    return f" at {','.join(f'{value:g}' for value in at[:, i])}" if at.shape[1] > 1 else ""
 
 
 def ends(interval: Interval) -> str:

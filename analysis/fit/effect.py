@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.fit.loss import Loss
-from analysis.laws.law import Array
+from analysis.laws.law import Array, Law
 
 VANISHED = 1e-3
-"""A positive parameter that moves no value by more than this share of its own change is as good as absent."""
+"""A parameter that comes to an end, and moves no value by more than this share of its own change, is as good as there.
+"""
 HALVINGS = 40
 
 
@@ -22,16 +23,20 @@ def effect(loss: Loss, theta: Array) -> Array:
 
 
 def vanished(loss: Loss, theta: Array) -> NDArray[np.bool_]:
-    """Which parameters [P] are positive and have no say at ``theta`` [P]: their logarithm has run away."""
-    positive = np.array([parameter.positive for parameter in loss.law.parameters])
-    return np.asarray(positive & (effect(loss, theta[None])[0] < VANISHED))
+    """Which parameters [P] have no say at ``theta`` [P]: they are at 0 or at a bound, their coordinate has run away."""
+    return np.asarray(ending(loss.law) & (effect(loss, theta[None])[0] < VANISHED))
 
 
-def run_away(loss: Loss, theta: Array) -> Array:
-    """``theta`` [K, P] in the units of the table, infinite where a positive parameter has no say any more."""
+def ending(law: Law) -> NDArray[np.bool_]:
+    """Which parameters [P] come to an end somewhere."""
+    return np.array([parameter.ends for parameter in law.parameters], dtype=bool)
+
+
+def run_away(loss: Loss, theta: Array, only_to_bounds: bool = False) -> Array:
+    """``theta`` [K, P] in the units of the table, infinite where a parameter has run away and has no say any more."""
     told = loss.law.in_table_units(theta)
-    positive = np.array([parameter.positive for parameter in loss.law.parameters])
-    lost = positive & (effect(loss, theta) < VANISHED)
+    which = np.array([parameter.bounded for parameter in loss.law.parameters]) if only_to_bounds else ending(loss.law)
+    lost = which & (effect(loss, theta) < VANISHED)
     if not lost.any():
         return told
     usual = loss.law.in_table_units(np.median(loss.law.starts(loss.columns, loss.y), axis=0))

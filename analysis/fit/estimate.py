@@ -12,9 +12,12 @@ from analysis.fit.certificate import Certificate, certify
 from analysis.fit.effect import run_away
 from analysis.fit.loss import SQUARED, Loss
 from analysis.fit.scatter import Noise
-from analysis.fit.search import search
+from analysis.fit.search import search, to_bounds
 from analysis.fit.small_sample import Interval, NoFit, Prediction
 from analysis.laws.law import Array, Law
+from analysis.laws.registry import find_law
+from analysis.laws.restrictions import standing
+from nepa_scale.errors import UserError
 
 CONFIDENCE = 0.95
 
@@ -34,7 +37,7 @@ class Options:
 class Fit:
     """A fitted law. ``parameters`` and ``intervals`` go by name.
 
-    An interval is None without a bootstrap, and where the data do not determine the parameter.
+    An interval is None without a bootstrap, where the data do not determine the parameter, and where it was fixed.
     """
 
     law: Law
@@ -108,7 +111,7 @@ class Fit:
 
 
 def fit_law(
-    law: Law,
+    law: Law | str,
     columns: ArrayLike,
     y: ArrayLike,
     *,
@@ -117,7 +120,7 @@ def fit_law(
     options: Options = Options(),
     paired: bool = False,
 ) -> Fit | NoFit:
-    """Fit ``law`` to ``y`` [n] at ``columns`` [V, n] (its variables, in order).
+    """Fit ``law``, or that of this name, to ``y`` [n] at ``columns`` [V, n] (its variables, in order).
 
     ``weights`` [n] multiply the points' losses, for example 1 / variance over seeds; ``clusters`` [n] names what
     departs from the law as one, for example the model size; unless told otherwise, rows that share all variables do.
@@ -125,7 +128,13 @@ def fit_law(
     points cannot carry the law: rows with missing values are left out, zero and negative values have no logarithm, and
     there must be more distinct places than parameters.
     """
+    law = find_law(law, "law") if isinstance(law, str) else law
     x, target = _columns(columns), np.asarray(y, dtype=float)
+    if x.shape != (len(law.variables), len(target)):
+        raise UserError(
+            f"columns of the shape {x.shape}: law '{law.name}' needs {len(law.variables)} "
+            f"({', '.join(law.variables)}) of {len(target)} values each, as y has"
+        )
     weight = np.ones(len(target)) if weights is None else np.asarray(weights, dtype=float)
     labels = np.arange(1, len(target) + 1) if clusters is None else np.asarray(clusters)
     present = np.isfinite(x).all(axis=0) & np.isfinite(target) & np.isfinite(weight)
@@ -136,10 +145,11 @@ def fit_law(
     law = law.scaled(x, target)
     level = float(np.median(target))
     loss = Loss(law, x, target, weight[None] / weight.mean(), options.delta, options.logarithmic, level)
-    found = search(loss, law.starts(x, target))
+    found = to_bounds(loss, search(loss, law.starts(x, target)))
+    if not np.isfinite(found.loss):
+        return NoFit(f"law '{law.name}' as it is restricted is not above 0 at every row")
     units = places(x) if clusters is None else labels
     resampling = draw(loss, found.theta, units, options.bootstrap, options.seed, paired)
-    natural = law.natural(found.theta)
     certificate = certify(loss, found, resampling, int((~present).sum()))
     if certificate.flat or certificate.bare:
         # Resamples of points that leave a direction flat all stop beside the first fit: spread that means nothing.
@@ -147,8 +157,8 @@ def fit_law(
     return Fit(
         law=law,
         theta=found.theta,
-        parameters=dict(zip(law.names, map(float, natural), strict=True)),
-        intervals=_intervals(loss, natural, resampling, options),
+        parameters={one.name: float(value) for one, value in zip(law.written, law.every(found.theta), strict=True)},
+        intervals=_intervals(loss, found.theta, resampling, options),
         certificate=certificate,
         resampled=resampling.theta,
         numbers=resampling.numbers,
@@ -161,32 +171,36 @@ def fit_law(
     )
 
 
-def _intervals(loss: Loss, natural: Array, resampling: Resampling, options: Options) -> dict[str, Interval | None]:
+def _intervals(loss: Loss, fitted: Array, resampling: Resampling, options: Options) -> dict[str, Interval | None]:
+    """The interval of every parameter of the form; one that is tied has that of the other."""
+    own = _searched(loss, fitted, resampling, options)
+    return {one.name: own.get(standing(loss.law, one.name).tied or one.name) for one in loss.law.written}
+
+
+def _searched(loss: Loss, fitted: Array, resampling: Resampling, options: Options) -> dict[str, Interval | None]:
     law = loss.law
     if not len(resampling.theta):
-        return dict.fromkeys(law.names)
+        return {}
     if resampling.noise is not None:
-        return _from_noise(loss, resampling.theta, resampling.noise, options)
-    draws, left_out = law.natural(resampling.theta), law.natural(resampling.jackknife)
+        return _from_noise(loss, fitted, resampling.theta, resampling.noise, options)
+    natural, draws, left_out = (
+        law.tell(run_away(loss, theta, only_to_bounds=True))
+        for theta in (fitted[None], resampling.theta, resampling.jackknife)
+    )
     return {
-        name: bca_interval(float(natural[i]), draws[:, i], left_out[:, i], options.confidence)
+        name: bca_interval(float(natural[0, i]), draws[:, i], left_out[:, i], options.confidence)
         for i, name in enumerate(law.names)
     }
 
 
-def _from_noise(loss: Loss, theta: Array, noise: Noise, options: Options) -> dict[str, Interval | None]:
-    """Intervals in internal coordinates, told as parameters."""
+def _from_noise(loss: Loss, fitted: Array, theta: Array, noise: Noise, options: Options) -> dict[str, Interval | None]:
+    """Intervals in internal coordinates, told as parameters, from draws ``theta`` [B, P] about the one ``fitted``."""
     law = loss.law
-    matrix = np.eye(theta.shape[1]) if law.coordinates is None else law.coordinates.matrix
+    matrix = law.table_gradient(fitted)
     drawn = run_away(loss, theta)
-    intervals: dict[str, Interval | None] = {}
-    with np.errstate(over="ignore"):
-        for i, parameter in enumerate(law.parameters):
-            low, high = noise.ends(drawn[:, i], matrix[i], options.confidence)
-            intervals[parameter.name] = (
-                Interval(*map(float, np.exp([low, high]))) if parameter.positive else Interval(low, high)
-            )
-    return intervals
+    ends = [noise.ends(drawn[:, i], matrix[i], options.confidence) for i in range(len(law.parameters))]
+    low, high = law.tell(np.array(ends).T)
+    return {name: Interval(float(low[i]), float(high[i])) for i, name in enumerate(law.names)}
 
 
 def places(columns: Array) -> NDArray[np.intp]:
@@ -200,13 +214,15 @@ def _columns(columns: ArrayLike) -> Array:
 
 def _problem(law: Law, columns: Array, y: Array, weights: Array) -> str | None:
     """Why these points cannot carry the law, or None."""
+    if not law.parameters:
+        return "every parameter is fixed, so there is nothing to fit"
     count, needed = columns.shape[1], len(law.parameters) + 1
     distinct = len(np.unique(columns, axis=1).T) if count else 0
     if distinct < needed:
         points = "place" if distinct == 1 else "places"
         return f"{distinct} distinct {points}; law '{law.name}' has {len(law.parameters)} parameters and needs {needed}"
     signs = {
-        "variables are zero or negative": int((columns <= 0).any(axis=0).sum()) if law.name != "sigmoid" else 0,
+        "variables are zero or negative": int((columns <= 0).any(axis=0).sum()) if not law.any_sign else 0,
         "values are zero or negative, which the law does not reach": int((y <= 0).sum()),
         "weights are zero or negative": int((weights <= 0).sum()),
     }

@@ -67,6 +67,7 @@ class Loss:
             value = np.exp(log_value - np.log(self.level))
             return self.y / self.level - value + shift, value[..., None] * jacobian
 
+    @np.errstate(invalid="ignore")  # where a start is outside what the law can be
     def curvature(self, theta: Array, rows: Rows) -> Array:
         """Gauss-Newton curvature [K, P, P] of the scaled loss, residuals weighted as by Huber's influence."""
         residual, jacobian = self.residuals(theta, rows)

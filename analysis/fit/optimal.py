@@ -31,11 +31,9 @@ class Best:
 
 def best_use(fit: Fit, budget: float, flops_per: float = FLOPS_PER) -> Best:
     """N* and D* of a fitted ``chinchilla`` law at ``budget`` FLOPs, C = ``flops_per`` N D."""
-    exponent, log_n = _optimum(fit.law.in_table_units(fit.theta)[None], budget, flops_per)
+    exponent, log_n = _optimum(fit.law.full(fit.theta)[None], budget, flops_per)
     exponents, logs = (
-        _optimum(fit.law.in_table_units(fit.resampled), budget, flops_per)
-        if len(fit.resampled)
-        else (np.empty(0), np.empty(0))
+        _optimum(fit.law.full(fit.resampled), budget, flops_per) if len(fit.resampled) else (np.empty(0), np.empty(0))
     )
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # it may lie anywhere
         sizes = np.exp([log_n[0], *logs])

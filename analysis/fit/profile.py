@@ -19,7 +19,7 @@ from analysis.fit.loss import Loss, damped_inverse
 from analysis.fit.minimise import Rows, minimise
 from analysis.fit.noise import degrees, noise
 from analysis.fit.small_sample import NoFit
-from analysis.laws.law import Array
+from analysis.laws.law import Array, Law
 
 FIRST_STEP, GROWTH, MOST_STEPS = 0.2, 1.15, 100
 """The first step outwards as a share of the expected half width, what each next one is longer, and how many at most."""
@@ -45,7 +45,7 @@ class Profile:
     """The profile of one parameter: the F statistic ``criterion`` [K] at rising ``values`` [K].
 
     The interval holds the values where it is at most ``limit``. An end is named in ``open_ends`` (low, high) where the
-    criterion never passes the limit: it is None then, or 0 as the low end of a positive parameter.
+    criterion never passes the limit: it is None then, or where the parameter ends, at 0 or at a bound asked for.
     """
 
     name: str
@@ -53,6 +53,8 @@ class Profile:
     low: float | None
     high: float | None
     open_ends: tuple[str, ...]
+    bounded_ends: tuple[str, ...]
+    """Those of the open ends where a bound was asked for, and met."""
     confidence: float
     limit: float
     values: Array
@@ -76,9 +78,8 @@ def profile(fit: Fit, name: str) -> Profile | NoFit:
     spare = degrees(loss, fit.units)
     limit = float(special.fdtri(1, spare, fit.options.confidence))
     search = _Search(loss, index, unit, law.starts(loss.columns, loss.y))
-    positive = law.parameters[index].positive
     centre = search.centre(theta)
-    step, furthest = _scale(search, centre, limit, positive)
+    step, furthest = _scale(search, centre, limit)
     down = _outwards(search, centre, -step, furthest, limit)
     up = _outwards(search, centre, step, furthest, limit)
     walk = _settled(search, np.concatenate([down[::-1], centre[None], up]))
@@ -90,9 +91,14 @@ def profile(fit: Fit, name: str) -> Profile | NoFit:
     return Profile(
         name=name,
         value=fit.parameters[name],
-        low=_natural(low, positive) if low is not None else 0.0 if positive else None,
-        high=None if high is None else _natural(high, positive),
+        low=_told(law, index, low, law.reach(index)[0]),
+        high=_told(law, index, high, law.reach(index)[1]),
         open_ends=tuple(side for side, end in (("low", low), ("high", high)) if end is None),
+        bounded_ends=tuple(
+            side
+            for side, end, bound in zip(("low", "high"), (low, high), law.parameters[index].bounds, strict=True)
+            if end is None and math.isfinite(bound)
+        ),
         confidence=fit.options.confidence,
         limit=limit,
         values=law.natural(walk)[:, index],
@@ -139,7 +145,7 @@ class _Search:
     def centre(self, theta: Array) -> Array:
         """Where to walk from [P]: ``theta`` [P], unless its held value has run away or its term has vanished."""
         start = theta.copy()
-        if self.loss.law.parameters[self.index].positive:
+        if self.loss.law.parameters[self.index].ends:
             own = self.starts[:, self.index]
             start[self.index] = np.clip(theta[self.index], own.min() - RUNAWAY, own.max() + RUNAWAY)
             start = with_effect(self.loss, self.starts, start[None], NO_EFFECT, [self.index])[0]
@@ -154,14 +160,15 @@ class _Search:
 
         A term that has vanished pulls at nothing, so each search also starts with such terms brought back.
         """
-        others = [i for i, one in enumerate(self.loss.law.parameters) if one.positive and i != self.index]
+        others = [i for i, one in enumerate(self.loss.law.parameters) if one.ends and i != self.index]
         back = with_effect(self.loss, self.starts, starts, FAINT, others)
         ends = self.best(starts if np.array_equal(back, starts) else np.concatenate([starts, back]))
         return np.asarray(ends[self.height(ends).argmin()])
 
 
-def _scale(search: _Search, theta: Array, limit: float, positive: bool) -> tuple[float, float]:
+def _scale(search: _Search, theta: Array, limit: float) -> tuple[float, float]:
     """The first step outwards and the furthest distance, from the half width that the curvature lets expect."""
+    positive = search.loss.law.parameters[search.index].positive
     own = abs(float(theta[search.index]))
     by_effect = 1 / max(float(effect(search.loss, theta[None])[0, search.index]), FAINT)
     size = 1.0 if positive else max(own, float(search.starts[:, search.index].std()), by_effect)
@@ -177,7 +184,7 @@ def _outwards(search: _Search, theta: Array, step: float, furthest: float, limit
     """
     held, least = search.index, float(search.height(theta[None])[0])
     before, last, walk = theta, theta, list[Array]()
-    positive = search.loss.law.parameters[held].positive
+    ends = search.loss.law.parameters[held].ends
     for _ in range(MOST_STEPS):
         stay = last.copy()
         stay[held] += step
@@ -189,7 +196,7 @@ def _outwards(search: _Search, theta: Array, step: float, furthest: float, limit
         height = float(search.height(last[None])[0]) - least
         if not height < BEYOND * limit or abs(last[held] - theta[held]) > furthest:
             break
-        if positive and effect(search.loss, last[None])[0, held] < NO_EFFECT:
+        if ends and effect(search.loss, last[None])[0, held] < NO_EFFECT:
             break
         step *= GROWTH
     return np.array(walk)
@@ -243,5 +250,10 @@ def _end(search: _Search, walk: Array, height: Array, limit: float) -> float | N
     return float(brentq(above, first, second, xtol=1e-6 * abs(second - first)))
 
 
-def _natural(value: float, positive: bool) -> float:
-    return math.exp(value) if positive else value
+def _told(law: Law, index: int, coordinate: float | None, last: float) -> float | None:
+    """The parameter at a ``coordinate``; without one the ``last`` value that it can have, None if that is infinite."""
+    if coordinate is None:
+        return last if math.isfinite(last) else None
+    theta = np.zeros(len(law.parameters))
+    theta[index] = coordinate
+    return float(law.tell(theta)[index])

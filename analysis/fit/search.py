@@ -12,9 +12,13 @@ from analysis.fit.damped import solve
 from analysis.fit.loss import SQUARED, Loss
 from analysis.fit.minimise import minimise
 from analysis.laws.law import Array
+from analysis.laws.restrictions import beyond_bounds
 
 AGREE = 1e-6
 """Starts agree when their losses differ by less than this share."""
+ROUNDING = 1e-12
+"""Share of a loss that is rounding: of two ends as low as this, the flatter one is better."""
+LAST_STEPS = 4
 POLISHED = 4
 MAX_POLISHING = 5000
 DAMPED_STEPS = 200
@@ -25,7 +29,10 @@ COARSE_DELTAS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 @dataclass(frozen=True)
 class Found:
-    """The best of several searches of one weighting: ``theta`` [P], its summed loss and scaled gradient."""
+    """The best of several searches of one weighting: ``theta`` [P], its summed loss and scaled gradient.
+
+    The gradient is as a share of the loss, where that is large: further it cannot be told from rounding.
+    """
 
     theta: Array
     loss: float
@@ -52,14 +59,40 @@ def search(loss: Loss, starts: Array) -> Found:
     best = int(values.argmin())
     # Losses below the noise of rounding count as equal: an exact law ends near 0 from every start.
     agreeing = int((values <= values[best] * (1 + AGREE) + 1e-12).sum())
-    _, gradient = loss(theta[best : best + 1], rows[:1])
+    ended, gradient = _flattened(loss, theta[best])
     return Found(
-        theta[best],
+        ended,
         loss.total(float(values[best])),
-        float(np.abs(gradient).max()),
+        float(np.abs(gradient).max()) / max(1.0, float(values[best])),
         len(starts),
         agreeing,
     )
+
+
+def to_bounds(loss: Loss, found: Found) -> Found:
+    """``found``, with every parameter at its bound that gains by it: a search only comes ever closer."""
+    for start in beyond_bounds(loss.law, found.theta):
+        ended = search(loss, start[None])
+        if ended.loss <= found.loss:
+            found = replace(ended, starts=found.starts, agreeing=found.agreeing)
+    return found
+
+
+def _flattened(loss: Loss, theta: Array) -> tuple[Array, Array]:
+    """``theta`` [P] after the Gauss-Newton steps that make the gradient smaller, and that gradient [P].
+
+    A search that compares losses ends where these differ by rounding, which the gradient may still tell apart.
+    """
+    row = np.zeros(1, dtype=np.intp)
+    value, gradient = loss(theta[None], row)
+    for _ in range(LAST_STEPS):
+        tried = theta - (loss.inverse_hessian(theta[None], row) @ gradient[0])[0]
+        new_value, new_gradient = loss(tried[None], row)
+        lower = np.abs(new_gradient).max() < np.abs(gradient).max()
+        if not (lower and new_value[0] <= value[0] * (1 + ROUNDING)):
+            break
+        theta, gradient = tried, new_gradient
+    return theta, gradient[0]
 
 
 def _polished(loss: Loss, theta: Array, values: Array) -> tuple[Array, Array]:

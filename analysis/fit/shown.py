@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rich.console import Console
+
 from analysis.fit import display
-from analysis.fit.estimate import Fit
 from analysis.fit.holdout import HeldOut
-from analysis.fit.leave_one_out import LeaveOneOut, Without
+from analysis.fit.leave_one_out import Without
 from analysis.fit.optimal import best_use
 from analysis.fit.profile import Profile
+from analysis.fit.question import Answer
 from analysis.fit.small_sample import Interval, NoFit
-from analysis.laws.law import Array
 
 MOST_SHOWN = 12
 
 
-def show(fit: Fit, left: LeaveOneOut | None, noun: str, at: Array | None, budget: float | None) -> None:
-    """The law, and what it predicts ``at`` a place and for a ``budget``."""
-    console = display.console()
-    display.show_fit(console, fit, "y", left, noun)
+def show(console: Console, answer: Answer) -> None:
+    """The law, what it predicts, how far off held-out rows were, and profiles."""
+    fit, at, budget = answer.fit, answer.problem.at, answer.problem.budget
+    display.show_fit(console, fit, "y", answer.left, answer.problem.noun)
     if at is not None:
-        console.print(f"prediction: {display.predicted(fit.predict(at))}")
+        band = fit.predict(at)
+        for i in range(at.shape[1]):
+            console.print(f"prediction{display.where(at, i)}: {display.predicted(band, i)}")
     if budget is not None:
         best = best_use(fit, budget)
         console.print(
@@ -30,10 +33,11 @@ def show(fit: Fit, left: LeaveOneOut | None, noun: str, at: Array | None, budget
             f"x ~ C^{best.exponent:.3f}{_range(best.exponent_interval)}"
         )
 
+    _show_held(console, answer.held)
+    _show_profiles(console, answer.profiles)
 
-def show_held(held: HeldOut | tuple[Without, ...] | None) -> None:
-    """How far off rows were that a fit without them predicted."""
-    console = display.console()
+
+def _show_held(console: Console, held: HeldOut | tuple[Without, ...] | None) -> None:
     if isinstance(held, HeldOut):
         console.print(f"held out: {held.n} rows predicted from {held.n_fit}: {display.held_out(held)}")
     elif held is not None:
@@ -44,16 +48,16 @@ def show_held(held: HeldOut | tuple[Without, ...] | None) -> None:
             console.print(line, soft_wrap=True)
 
 
-def show_profiles(profiles: Mapping[str, Profile | NoFit]) -> None:
-    """The profile interval of each parameter, or why it has none."""
+def _show_profiles(console: Console, profiles: Mapping[str, Profile | NoFit]) -> None:
     for name, one in profiles.items():
         if isinstance(one, NoFit):
-            print(f"profile of {name}: none: {one.reason}")
+            console.print(f"profile of {name}: none: {one.reason}", soft_wrap=True)
             continue
         low, high = ("open" if end is None else f"{end:.5g}" for end in (one.low, one.high))
-        ends = " and ".join(one.open_ends)
+        ends = " and ".join(end for end in one.open_ends if end not in one.bounded_ends)
         doubt = f"; {ends} end open: the data set no bound there" if ends else ""
-        print(f"profile of {name}: {low} .. {high} ({one.confidence:.0%}){doubt}")
+        doubt += "".join(f"; the {end} end is its bound" for end in one.bounded_ends)
+        console.print(f"profile of {name}: {low} .. {high} ({one.confidence:.0%}){doubt}", soft_wrap=True)
 
 
 def _range(interval: Interval | None) -> str:

@@ -73,15 +73,29 @@ class Table:
         """The column ``name`` [n] as text. Raises ``UserError`` for a column that is not there (with the nearest)."""
         return self._column(name).to_numpy(object)
 
-    def where(self, conditions: Sequence[str]) -> Table:
+    def without(self, rows: NDArray[np.bool_]) -> Table:
+        """All but these ``rows`` [n]."""
+        return Table(self.path, self.cells[~rows])
+
+    def where(self, conditions: Sequence[str], flag: str = "--where") -> Table:
         """The rows that meet every one of ``conditions``. Raises ``UserError`` where there is none."""
         table = self
         for condition in conditions:
-            chosen = table.meeting(condition, "--where")
+            chosen = table.meeting(condition, flag)
             if not chosen.any():
-                raise UserError(f"{self.path}: --where {condition}: no row meets it{table._met(condition)}")
+                raise UserError(f"{self.path}: {flag} {condition}: no row meets it{table._met(condition)}")
             table = Table(self.path, table.cells[chosen])
         return table
+
+    def by(self, name: str | None) -> dict[str, Table]:
+        """One table for each value of the column ``name``, in the order of the rows; all rows as "" without a name.
+
+        Rows without a value belong to none. Raises ``UserError``.
+        """
+        if name is None:
+            return {"": self}
+        cells = self._column(name).str.strip()
+        return {value: Table(self.path, self.cells[cells == value]) for value in dict.fromkeys(filter(None, cells))}
 
     def meeting(self, condition: str, flag: str) -> NDArray[np.bool_]:
         """Which rows [n] meet ``COLUMN=VALUE`` (or !=, >, >=, <, <=), given by ``flag``.
@@ -111,6 +125,14 @@ class Table:
                 f"{self.path}: no column '{name}'{nearest(name, columns)} (there are: {', '.join(columns)})"
             )
         return self.cells[name]
+
+
+def table_of(frame: pd.DataFrame) -> Table:
+    """``frame`` as a table; its rows are told by their index. Raises ``UserError``."""
+    try:
+        return Table(Path("data"), _named(_text(frame)).set_axis([f"row {name}" for name in frame.index]))
+    except _Fault as fault:
+        raise UserError(f"data: {fault}") from None
 
 
 def read_table(path: Path) -> Table:
@@ -176,10 +198,15 @@ def _parquet(content: bytes) -> pd.DataFrame:
         table = pq.read_table(io.BytesIO(content)).to_pandas(ignore_metadata=True)
     except (ValueError, OSError) as error:
         raise _Fault(f"not a whole parquet file ({' '.join(str(error).split())})") from None
+    return _named(_text(table).set_axis([f"row {i + 1}" for i in range(len(table))]))
+
+
+def _text(table: pd.DataFrame) -> pd.DataFrame:
+    """All cells as text, empty where a value is missing."""
     names = list(map(str, table))
-    table.columns = pd.RangeIndex(len(names))  # names may be there twice
+    table = table.set_axis(pd.RangeIndex(len(names)), axis="columns")  # names may be there twice
     words = table.apply(lambda column: column.astype("object").where(column.notna(), "").map(str)).astype("str")
-    return _named(words.set_axis(names, axis="columns").set_axis([f"row {i + 1}" for i in range(len(table))]))
+    return words.set_axis(names, axis="columns")
 
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:

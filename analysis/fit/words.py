@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.fit.estimate import Options
+from analysis.fit.small_sample import NoFit
 from analysis.fit.table import Table
 from analysis.laws.law import Array, Law
 from analysis.ranges import LARGEST, SMALLEST
@@ -85,6 +86,11 @@ def add_table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def add_by(parser: argparse.ArgumentParser) -> None:
+    """Several answers of one table."""
+    parser.add_argument("--by", metavar="COLUMN", help="an answer for each value of this column, e.g. each data set")
+
+
 def add_confidence(parser: argparse.ArgumentParser) -> None:
     """How sure intervals are to be."""
     parser.add_argument("--confidence", type=confidence, default=0.95, help="of the intervals (default 0.95)")
@@ -93,9 +99,11 @@ def add_confidence(parser: argparse.ArgumentParser) -> None:
 def add_words(parser: argparse.ArgumentParser, held: str = "") -> None:
     """The table, its columns, how to fit, and what to predict; ``held`` is what else --holdout may say."""
     add_table(parser)
+    add_by(parser)
     parser.add_argument("--x", required=True, metavar="COLUMN", help="parameters N, data or compute")
     parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
     parser.add_argument("--d", metavar="COLUMN", help="data D (images or tokens seen), for laws of two variables")
+    parser.add_argument("--m", metavar="COLUMN", help="tokens per parameter M, for law 'overtraining'")
     parser.add_argument("--unique", metavar="COLUMN", help="unique data U, for law 'repeated'")
     parser.add_argument(
         "--huber",
@@ -114,7 +122,11 @@ def add_words(parser: argparse.ArgumentParser, held: str = "") -> None:
     rows = "rows to predict from the others, as in --where"
     parser.add_argument("--holdout", metavar="COLUMN>VALUE", help=rows + held)
     parser.add_argument(
-        "--at", type=places, metavar="X[,D]", help="predict one further row at these values of --x, --d, --unique"
+        "--at",
+        type=places,
+        action="append",
+        metavar="X[,D]",
+        help="predict one further row at these values of --x, --d, --m, --unique; may be given several times",
     )
     parser.add_argument(
         "--bootstrap",
@@ -137,7 +149,7 @@ def options(given: argparse.Namespace, table: Table) -> Options:
 
 def names(law: Law, given: argparse.Namespace, flag: str) -> list[str]:
     """The names of the columns that the law of ``flag`` reads, in its order. Raises ``UserError``."""
-    told = {"x": given.x, "d": given.d, "unique": given.unique}
+    told = {"x": given.x, "d": given.d, "m": given.m, "unique": given.unique}
     for variable, name in told.items():
         if variable in law.variables and name is None:
             raise UserError(f"{flag} {law.name} needs --{variable} COLUMN")
@@ -158,11 +170,43 @@ def clusters(table: Table, given: argparse.Namespace) -> NDArray[np.object_] | N
     return None if given.cluster is None else table.words(given.cluster)
 
 
-def place(law: Law, values: tuple[float, ...] | None) -> Array | None:
-    """The place [V, 1] that ``--at`` names. Raises ``UserError``."""
-    if values is None:
+def asked_places(law: Law, given: Sequence[tuple[float, ...]] | None) -> Array | None:
+    """The places [V, k] that each ``--at`` names. Raises ``UserError``."""
+    if given is None:
         return None
-    if len(values) != len(law.variables):
-        wanted = ",".join(name.upper() for name in law.variables)
-        raise UserError(f"--at {','.join(f'{value:g}' for value in values)}: law '{law.name}' needs {wanted}")
-    return np.array(values)[:, None]
+    for values in given:
+        if len(values) != len(law.variables):
+            wanted = ",".join(name.upper() for name in law.variables)
+            raise UserError(f"--at {','.join(f'{value:g}' for value in values)}: law '{law.name}' needs {wanted}")
+    return np.array(given).T
+
+
+class NotPossible(UserError):
+    """What the rows do not allow; not a mistake of what was asked."""
+
+
+Answer = TypeVar("Answer")
+
+
+def for_each(table: Table, given: argparse.Namespace, answer: Callable[[Table], Answer]) -> dict[str, Answer | NoFit]:
+    """``answer`` for each value of ``--by``, or the mistake that it raised as the reason why there is none.
+
+    Without ``--by`` there is one, called "". Raises ``UserError`` where there is none at all.
+    """
+    answers: dict[str, Answer | NoFit] = {}
+    mistakes: list[UserError] = []
+    for name, rows in table.by(given.by).items():
+        try:
+            answers[name] = answer(rows)
+        except UserError as mistake:
+            mistakes.append(mistake)
+            answers[name] = NoFit(str(mistake))
+    if len(mistakes) == len(answers):
+        raise mistakes[0] if mistakes else UserError(f"{table.path}: no row has a value of --by {given.by}")
+    return answers
+
+
+def as_json(answers: Mapping[str, dict[str, Any] | NoFit], by: str | None) -> dict[str, Any]:
+    """The one answer without ``--by``; else all by their value, with the reason of those that there are not."""
+    told = {name: {"reason": one.reason} if isinstance(one, NoFit) else one for name, one in answers.items()}
+    return told[""] if by is None else {"by": by, "groups": told}

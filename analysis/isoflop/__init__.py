@@ -1,1 +1,5 @@
-"""Compute-optimal sizes from runs of equal compute."""
+"""Compute-optimal sizes from runs of equal compute; ``analysis.isoflop(df, ...)`` from Python."""
+
+from analysis.called import callable_module
+
+callable_module(__name__)

@@ -8,13 +8,17 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
 from rich.table import Table
 
 from analysis.fit import display, words
 from analysis.fit.estimate import Options, fit_law
 from analysis.fit.optimal import FLOPS_PER, best_use
 from analysis.fit.small_sample import Interval, NoFit
+from analysis.fit.table import Table as DataTable
 from analysis.fit.table import read_table
+from analysis.isoflop.ahead import Ahead, at_budgets, held_out
 from analysis.isoflop.allocation import MISFIT, Allocation, Optimum, bias_of_minima, optima, same_budgets, through
 from analysis.isoflop.answers import as_json
 from analysis.isoflop.minimum import Minimum, akima_minimum, parabola_minimum
@@ -29,43 +33,77 @@ MINIMA: dict[str, Minimum] = {"parabola": parabola_minimum, "akima": akima_minim
 @command
 def main(argv: Sequence[str]) -> int:
     """Find the minima and print; returns the exit code."""
-    given = _parser().parse_args(argv)
-    (c, n, y), left_out = _read(given)
-    minimum, budget = MINIMA[given.minimum], same_budgets(c)
-    found = optima(budget, n, y, minimum)
-    law = through(found)
-    bias = _bias(budget, n, y, minimum)
+    given = make_parser().parse_args(argv)
+    answers = words.for_each(read_table(given.table).where(given.where), given, lambda table: answer(given, table))
     if given.json:
-        print(json.dumps(as_json(found, law, bias, left_out), indent=2))
-    else:
-        _show(found, law, bias, left_out)
+        told = {name: one if isinstance(one, NoFit) else as_json(*one) for name, one in answers.items()}
+        print(json.dumps(words.as_json(told, given.by), indent=2))
+        return 0
+    for name, one in answers.items():
+        if given.by is not None:
+            print(f"{given.by} = {name}")
+        if isinstance(one, NoFit):
+            print(one.reason)
+        else:
+            show(display.console(), *one)
     return 0
 
 
-def _parser() -> words.Parser:
+Answer = tuple[tuple[Optimum, ...], Allocation | NoFit, float | NoFit, int, tuple[Ahead, ...], tuple[Ahead, ...] | None]
+
+
+def answer(given: argparse.Namespace, table: DataTable) -> Answer:
+    """The minima, the law through them, its bias, how many rows were left out, N* at further budgets and held-out ones.
+
+    Raises ``UserError``.
+    """
+    (c, n, y), whole = _read(given, table)
+    minimum, budget = MINIMA[given.minimum], same_budgets(c)
+    found = optima(budget, n, y, minimum)
+    law = through(found)
+    held: tuple[Ahead, ...] | None = None
+    if given.at and isinstance(law, NoFit):
+        raise words.NotPossible(f"{table.path}: no law to predict by: {law.reason}")
+    if given.holdout is not None:
+        tested = held_out(found, frozenset(budget[table.meeting(given.holdout, "--holdout")[whole]].tolist()))
+        if isinstance(tested, NoFit):
+            raise UserError(f"--holdout {given.holdout}: {tested.reason}")
+        held = tested
+    ahead = () if isinstance(law, NoFit) else at_budgets(law, [place for places in given.at for place in places])
+    return found, law, _bias(budget, n, y, minimum), int((~whole).sum()), ahead, held
+
+
+def make_parser() -> words.Parser:
+    """The words that minima are asked for by."""
     parser = words.Parser(
         prog="python -m analysis.isoflop",
         description="Find the best size at each budget of a table, the law N* ~ C^a through these, and its bias.",
     )
     words.add_table(parser)
+    words.add_by(parser)
     parser.add_argument("--c", required=True, metavar="COLUMN", help="compute C = 6 N D; within 2 %% it is one budget")
     parser.add_argument("--n", required=True, metavar="COLUMN", help="parameters N")
     parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
+    parser.add_argument(
+        "--at", type=words.places, action="append", default=[], metavar="C[,C...]", help="N* at these budgets"
+    )
+    parser.add_argument(
+        "--holdout", metavar="COLUMN>VALUE", help="predict N* of budgets with such rows from the others, as in --where"
+    )
     parser.add_argument(
         "--minimum", choices=tuple(MINIMA), default="parabola", help="how it is found (default parabola)"
     )
     return parser
 
 
-def _read(given: argparse.Namespace) -> tuple[Array, int]:
-    """Compute, parameters and loss [3, k] of complete rows, and how many rows are not. Raises ``UserError``."""
-    table = read_table(given.table).where(given.where)
+def _read(given: argparse.Namespace, table: DataTable) -> tuple[Array, NDArray[np.bool_]]:
+    """Compute, parameters and loss [3, k] of complete rows, and which rows [n] these are. Raises ``UserError``."""
     names = (given.c, given.n, given.y)
     columns = np.stack([table.positive(name) for name in names])
-    whole = ~np.isnan(columns).any(axis=0)
+    whole: NDArray[np.bool_] = np.asarray(~np.isnan(columns).any(axis=0))
     if not whole.any():
-        raise UserError(f"{given.table}: no row has all of {', '.join(names)}")
-    return columns[:, whole], int((~whole).sum())
+        raise words.NotPossible(f"{table.path}: no row has all of {', '.join(names)}")
+    return columns[:, whole], whole
 
 
 def _bias(budget: Array, n: Array, loss: Array, minimum: Minimum) -> float | NoFit:
@@ -79,8 +117,16 @@ def _bias(budget: Array, n: Array, loss: Array, minimum: Minimum) -> float | NoF
     return bias_of_minima(budget, n, lambda size, data: fit.value(np.stack([size, data])), exponent, minimum)
 
 
-def _show(found: tuple[Optimum, ...], law: Allocation | NoFit, bias: float | NoFit, left_out: int) -> None:
-    console = display.console()
+def show(
+    console: Console,
+    found: tuple[Optimum, ...],
+    law: Allocation | NoFit,
+    bias: float | NoFit,
+    left_out: int,
+    ahead: tuple[Ahead, ...] = (),
+    held: tuple[Ahead, ...] | None = None,
+) -> None:
+    """The minima, the law through them, its bias, and what to know of them."""
     table = Table("budget", "sizes", "tried", "best N", "95% interval", "note")
     for one in found:
         tried = f"{one.tried[0]:.3g} .. {one.tried[-1]:.3g}"
@@ -96,14 +142,19 @@ def _show(found: tuple[Optimum, ...], law: Allocation | NoFit, bias: float | NoF
             f"N* ~ C^{law.exponent:.4f} ({low:.4f} .. {high:.4f}), D* ~ C^{1 - law.exponent:.4f} "
             f"({1 - high:.4f} .. {1 - low:.4f}), over {law.budgets} budgets"
         )
-    without = f"not known: {bias.reason}" if isinstance(bias, NoFit) else f"{bias:+.4f}"
-    console.print(f"bias of the exponent of N* on this grid without noise: {without}")
+    if not (isinstance(bias, NoFit) and bias == law):  # the reason is told already
+        without = f"not known: {bias.reason}" if isinstance(bias, NoFit) else f"{bias:+.4f}"
+        console.print(f"bias of the exponent of N* on this grid without noise: {without}")
     if bent := [one for one in found if one.bent]:
         widest = max(float(one.tried[-1] / one.tried[0]) for one in bent)
         console.print(
             f"note: at {len(bent)} of {len(found)} budgets the losses are no parabola over the sizes tried, up to "
             f"{widest:.3g}-fold (p < {MISFIT:g}): these minima are biased; a narrower range of sizes has less bias"
         )
+    for told in (*ahead, *(held or ())):
+        within = f"{told.n:.4g} ({told.interval.low:.4g} .. {told.interval.high:.4g})"
+        beside = "" if told.error is None else f", measured {told.measured:.4g}: error {told.error:+.2%}"
+        console.print(f"{'held out' if beside else 'prediction'} at {told.budget:.4g}: N* = {within}{beside}")
     if left_out:
         console.print(f"note: {left_out} rows with missing values left out")
 

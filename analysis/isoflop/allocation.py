@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.fit.small_sample import Interval, NoFit, fit_power_law
+from analysis.fit.small_sample import Interval, NoFit, PowerLawFit, fit_power_law
 from analysis.isoflop.minimum import OUTSIDE, Minimum
 from analysis.laws.law import Array
 
@@ -55,6 +55,8 @@ class Allocation:
     """Student's t interval of 95 % of the line through the logs of the minima."""
     coefficient: float
     optima: tuple[Optimum, ...]
+    line: PowerLawFit
+    """The same as a power law, which has intervals of further minima."""
 
     @property
     def budgets(self) -> int:
@@ -103,7 +105,7 @@ def through(found: tuple[Optimum, ...]) -> Allocation | NoFit:
     line = fit_power_law(list(good), np.exp(list(good.values())))
     if isinstance(line, NoFit):
         return NoFit(f"the minima of {len(good)} budgets: {line.reason}")
-    return Allocation(-line.b, Interval(-line.b_interval.high, -line.b_interval.low), line.a, found)
+    return Allocation(-line.b, Interval(-line.b_interval.high, -line.b_interval.low), line.a, found, line)
 
 
 def bias_of_minima(

@@ -8,10 +8,18 @@ import numpy as np
 
 from analysis.fit.answers import bounds, finite
 from analysis.fit.small_sample import CONFIDENCE, NoFit
+from analysis.isoflop.ahead import Ahead
 from analysis.isoflop.allocation import Allocation, Optimum
 
 
-def as_json(optima: tuple[Optimum, ...], law: Allocation | NoFit, bias: float | NoFit, left_out: int) -> dict[str, Any]:
+def as_json(
+    optima: tuple[Optimum, ...],
+    law: Allocation | NoFit,
+    bias: float | NoFit,
+    left_out: int,
+    ahead: tuple[Ahead, ...] = (),
+    held: tuple[Ahead, ...] | None = None,
+) -> dict[str, Any]:
     """The answer as plain data; what cannot be said is null with its reason, an open end of an interval null."""
     return {
         "confidence": CONFIDENCE,
@@ -21,6 +29,8 @@ def as_json(optima: tuple[Optimum, ...], law: Allocation | NoFit, bias: float | 
         "law_reason": law.reason if isinstance(law, NoFit) else None,
         "bias": None if isinstance(bias, NoFit) else bias,
         "bias_reason": bias.reason if isinstance(bias, NoFit) else None,
+        "predictions": [_ahead(one) for one in ahead],
+        "holdout": None if held is None else [_ahead(one) for one in held],
     }
 
 
@@ -34,6 +44,11 @@ def _optimum(one: Optimum) -> dict[str, Any]:
         "reason": one.reason,
         "misfit_p": one.misfit,
     }
+
+
+def _ahead(one: Ahead) -> dict[str, Any]:
+    told = {"budget": one.budget, "n": finite(one.n), "interval": bounds(one.interval)}
+    return told if one.measured is None else told | {"measured": one.measured, "relative_error": one.error}
 
 
 def _law(law: Allocation) -> dict[str, Any]:

@@ -160,5 +160,5 @@ SIGMOID = Law(
         Parameter("k", positive=False, unit="x^-1"),
         Parameter("x0", positive=False, unit="x"),
     ),
-    sigmoid, _sigmoid_starts,
+    sigmoid, _sigmoid_starts, any_sign=True,
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -20,13 +21,24 @@ Starts = Callable[[Array, Array], Array]
 class Parameter:
     """One parameter of a law. A ``positive`` one is searched by its logarithm, so that no bound is needed.
 
-    ``unit`` is a product such as ``y x^alpha`` of y and variables, each to the power of a number or of a parameter that
-    has no unit itself.
+    ``unit`` is a product such as ``y x^alpha d^-b`` of y and variables, each to the power of a number or of a parameter
+    that has no unit itself. ``bounds`` are those that somebody asked for (``restrictions.py``).
     """
 
     name: str
     positive: bool = True
     unit: str = ""
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+
+    @property
+    def ends(self) -> bool:
+        """Whether its value comes to an end somewhere: there its coordinate runs away, and has no effect any more."""
+        return self.positive or self.bounded
+
+    @property
+    def bounded(self) -> bool:
+        """Whether somebody asked for a bound."""
+        return any(map(math.isfinite, self.bounds))
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,8 @@ class Law:
     units: tuple[str, ...] = ()
     coordinates: Coordinates | None = None
     """How theta is that of the table's units; None where it is."""
+    any_sign: bool = False
+    """Whether variables may be zero or negative."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,12 +92,35 @@ class Law:
         """The inverse of ``in_table_units``."""
         return theta if self.coordinates is None else self.coordinates.own(theta)
 
+    def table_gradient(self, theta: Array) -> Array:
+        """The gradient [P, P] of ``in_table_units`` at ``theta`` [P]: a row is of one coordinate of the table."""
+        return np.eye(len(theta)) if self.coordinates is None else self.coordinates.matrix
+
+    @property
+    def written(self) -> tuple[Parameter, ...]:
+        """All parameters of the form, those that are not searched for too."""
+        return self.parameters
+
+    def full(self, theta: Array) -> Array:
+        """Coordinates [..., Q] of all ``written`` parameters, in the units of the table, from ``theta`` [..., P]."""
+        return self.in_table_units(theta)
+
+    def every(self, theta: Array) -> Array:
+        """All ``written`` parameters [..., Q] as people write them, from ``theta`` [..., P]."""
+        return unlogged(self.written, self.full(theta))
+
+    def tell(self, coordinates: Array) -> Array:
+        """Parameters [..., P] as people write them, from coordinates [..., P] in the units of the table."""
+        return unlogged(self.parameters, coordinates)
+
     def natural(self, theta: Array) -> Array:
         """Parameters [..., P] as people write them from internal coordinates ``theta`` [..., P]."""
-        positive = np.array([parameter.positive for parameter in self.parameters])
-        theta = self.in_table_units(theta)
-        with np.errstate(over="ignore"):
-            return np.where(positive, np.exp(np.where(positive, theta, 0.0)), theta)
+        return self.tell(self.in_table_units(theta))
+
+    def reach(self, index: int) -> tuple[float, float]:
+        """The least and the largest value that the parameter at ``index`` can have."""
+        low, high = self.parameters[index].bounds
+        return max(low, 0.0) if self.parameters[index].positive else low, high
 
     def log_value(self, theta: Array, columns: Array) -> Array:
         """Log of the law [S, n] at ``columns`` [V, n]."""
@@ -104,8 +141,8 @@ class Law:
                 log_size = np.log(level if unit == "y" else sizes[unit])
                 if not parameter.positive:
                     matrix[i, i] *= np.exp(float(power) * log_size)
-                elif power in self.names:
-                    matrix[i, self.names.index(power)] += log_size
+                elif (name := power.removeprefix("-")) in self.names:
+                    matrix[i, self.names.index(name)] += log_size if name == power else -log_size
                 else:
                     shift[i] += float(power) * log_size
 
@@ -143,6 +180,13 @@ class Law:
             starts=starts,
             coordinates=Coordinates(outer.matrix @ back, outer.shift - outer.matrix @ back @ shift),
         )
+
+
+def unlogged(parameters: tuple[Parameter, ...], coordinates: Array) -> Array:
+    """``coordinates`` [..., P], with the exponential taken of those that are logarithms."""
+    positive = np.array([parameter.positive for parameter in parameters], dtype=bool)
+    with np.errstate(over="ignore"):
+        return np.where(positive, np.exp(np.where(positive, coordinates, 0.0)), coordinates)
 
 
 def _powers(unit: str) -> list[tuple[str, str]]:

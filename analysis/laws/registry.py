@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.laws import bends, curves, ends, surfaces
+from analysis.laws import bends, curves, ends, scores, surfaces
 from analysis.laws.law import Law
 from nepa_scale.errors import UserError, nearest
 
@@ -11,8 +11,8 @@ LAWS: dict[str, Law] = {
     for law in (
         *(curves.POWER, curves.OFFSET, curves.SHIFTED, curves.SHIFTED_OFFSET),
         *(ends.LEVELLING, ends.M4, bends.BENT, bends.BROKEN),
-        *(curves.SATURATING, curves.SIGMOID),
-        *(surfaces.CHINCHILLA, surfaces.REPEATED),
+        *(curves.SATURATING, scores.SATURATING_OFFSET, curves.SIGMOID, scores.LOGISTIC, scores.EXPONENTIAL),
+        *(surfaces.CHINCHILLA, surfaces.REPEATED, surfaces.OVERTRAINING, surfaces.PRODUCT, scores.RISING),
     )
 }
 

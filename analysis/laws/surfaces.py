@@ -1,4 +1,5 @@
-"""Laws of two variables: model size N and data D, with data that repeat."""
+"""Laws of two variables: model size N and data D, also with data that repeat; compute and tokens per parameter; and
+products of powers, such as the best learning rate of a size and its data."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from analysis.laws.terms import coefficients, log_sum
 
 ALPHAS = (0.15, 0.3, 0.5, 0.8)
 DECAYS = (2.0, 10.0, 40.0)
+ETAS = (0.03, 0.08, 0.15, 0.25, 0.4)
 
 
 def chinchilla(theta: Array, columns: Array) -> tuple[Array, Array]:
@@ -41,6 +43,22 @@ def repeated(theta: Array, columns: Array) -> tuple[Array, Array]:
     return value, np.stack([floor, in_n, in_d, -in_n * log_n, -in_d * log_d, -in_d * beta * gain], axis=-1)
 
 
+def overtraining(theta: Array, columns: Array) -> tuple[Array, Array]:
+    """``log(E + (a M^eta + b M^-eta) C^-eta)``; columns are C and M = D / N, theta is (log E, log a, log b, eta)."""
+    log_c, log_m = np.log(columns)
+    log_e, log_a, log_b, eta = (theta[:, i : i + 1] for i in range(4))
+    by_n, by_d = log_a - eta * (log_c - log_m), log_b - eta * (log_c + log_m)
+    value, (floor, in_n, in_d) = log_sum(np.stack([np.broadcast_to(log_e, by_n.shape), by_n, by_d]))
+    return value, np.stack([floor, in_n, in_d, -in_n * (log_c - log_m) - in_d * (log_c + log_m)], axis=-1)
+
+
+def product(theta: Array, columns: Array) -> tuple[Array, Array]:
+    """``log(c N^a D^b)``; theta is (log c, a, b)."""
+    gradient = np.stack([np.ones(columns.shape[1]), *np.log(columns)], axis=-1)
+    value = theta @ gradient.T
+    return value, np.broadcast_to(gradient, (*value.shape, 3))
+
+
 def surface_starts(log_n: Array, log_d: Array, y: Array) -> Array:
     """(log E, log A, log B, alpha, beta) [S, 5] for a grid of exponents, the rest by linear algebra."""
     starts = []
@@ -69,6 +87,23 @@ def _repeated_starts(columns: Array, y: Array) -> Array:
     return np.concatenate(parts)
 
 
+def _overtraining_starts(columns: Array, y: Array) -> Array:
+    log_c, log_m = np.log(columns)
+    slope = np.polyfit(log_c, np.log(y), 1)[0]
+    starts = []
+    for eta in np.copysign(ETAS, -slope):
+        by_n, by_d = -eta * (log_c - log_m), -eta * (log_c + log_m)
+        shapes = np.exp(np.stack([np.zeros_like(y), by_n - by_n.mean(), by_d - by_d.mean()]))
+        log_e, log_a, log_b = coefficients(shapes, y)
+        starts.append([log_e, log_a - by_n.mean(), log_b - by_d.mean(), eta])
+    return np.array(starts)
+
+
+def _product_starts(columns: Array, y: Array) -> Array:
+    design = np.stack([np.ones_like(y), *np.log(columns)], axis=1)
+    return np.asarray(np.linalg.lstsq(design, np.log(y), rcond=None)[0])[None]
+
+
 _TERMS = (
     Parameter("E", unit="y"),
     Parameter("A", unit="y x^alpha"),
@@ -84,4 +119,20 @@ REPEATED = Law(
     "repeated", "E + A N^-alpha + B D'^-beta, D' = U (1 + R (1 - exp(-(D/U - 1)/R)))",
     "Muennighoff et al. 2023, arXiv:2305.16264, eq. 5, with repeats of data only", ("x", "d", "unique"),
     (*_TERMS, Parameter("R")), repeated, _repeated_starts, units=("x", "d", "d"),
+)  # fmt: skip
+OVERTRAINING = Law(
+    "overtraining", "E + (a M^eta + b M^-eta) C^-eta, M = D/N",
+    "Gadre et al. 2024, arXiv:2403.08540, eq. 4: chinchilla with alpha = beta = 2 eta", ("x", "m"),
+    (
+        Parameter("E", unit="y"),
+        Parameter("a", unit="y x^eta m^-eta"),
+        Parameter("b", unit="y x^eta m^eta"),
+        Parameter("eta", positive=False),
+    ),
+    overtraining, _overtraining_starts,
+)  # fmt: skip
+PRODUCT = Law(
+    "product", "c N^a D^b", "Li et al. 2025, arXiv:2503.04715, eq. 1: best learning rate and batch size", ("x", "d"),
+    (Parameter("c", unit="y x^-a d^-b"), Parameter("a", positive=False), Parameter("b", positive=False)),
+    product, _product_starts,
 )  # fmt: skip

@@ -82,3 +82,20 @@ def test_a_prediction_beyond_the_range_of_numbers_says_so(tmp_path: Path, capsys
     assert "prediction of loss: inf" in capsys.readouterr().out
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["prediction"]["chain"]["value"] is None
+
+
+def test_parameters_of_a_link_are_restricted_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``--bound second.span<=`` and its siblings reach that law alone; a name without a link is one line."""
+    x = np.geomspace(1e6, 1e9, 12)
+    loss = 1 + 40 * x**-0.25
+    error = 0.1 + 0.8 / (1 + np.exp(-3 * (loss - 1.6)))
+    path = tmp_path / "runs.csv"
+    pd.DataFrame({"n": x, "loss": loss, "error": error}).to_csv(path, index=False)
+    words = [str(path), "--x", "n", "--through", "loss", "--y", "error", "--huber", "inf", "--bootstrap", "0", "--json"]
+    words += ["--direct", "power"]
+    assert main([*words, "--fix", "first.E=1,second.low=0.1", "--bound", "second.span<=0.7"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["first"]["parameters"]["E"]["fixed"] and answer["second"]["parameters"]["low"]["fixed"]
+    assert answer["second"]["certificate"]["stopped"] == {"span": 0.7}
+    assert main([*words, "--fix", "E=1"]) == 2
+    assert "LINK.NAME" in capsys.readouterr().err

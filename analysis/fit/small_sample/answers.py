@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,17 @@ class NoFit:
     """A law that was not fitted, and why."""
 
     reason: str
+
+    def __str__(self) -> str:
+        return f"no fit: {self.reason}"
+
+    if not TYPE_CHECKING:  # to a type checker a NoFit has a reason, and nothing else
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Whoever asks it for what a fit has is told why there is none."""
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise AttributeError(f"there is no '{name}', as the law was not fitted: {self.reason}")
 
 
 @dataclass(frozen=True)

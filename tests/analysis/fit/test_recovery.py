@@ -42,7 +42,7 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
     for theta in law.starts(columns, y)[:3]:
         gradient = law.evaluate(theta[None], columns)[1][0]
         numeric = approx_fprime(theta, lambda point: law.evaluate(point[None], columns)[0][0], 1e-7)
-        np.testing.assert_allclose(gradient, numeric, atol=2e-5)
+        np.testing.assert_allclose(gradient, numeric, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

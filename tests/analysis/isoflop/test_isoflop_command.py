@@ -140,3 +140,21 @@ def test_what_is_no_parabola_says_so(table: Path, capsys: pytest.CaptureFixture[
         assert sum(one["misfit_p"] is not None and one["misfit_p"] < 0.01 for one in optima) == expected
         main([str(table), *WORDS])
         assert ("no parabola" in capsys.readouterr().out) == bool(expected)
+
+
+def test_further_and_held_out_budgets(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """N* ahead by the law through the minima, and of the largest budget by that through the others."""
+    words = [str(table), *WORDS, "--at", "1e20,1e21", "--holdout", "budget>5e18"]
+    assert main([*words, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    law, held = answer["law"], answer["holdout"]
+    for one, budget in zip(answer["predictions"], (1e20, 1e21), strict=True):
+        assert one["n"] == pytest.approx(law["coefficient"] * budget ** law["n_exponent"]["value"])
+        assert one["budget"] == budget and one["interval"][0] < one["n"] < one["interval"][1]
+    assert len(held) == 1 and held[0]["measured"] == pytest.approx(answer["optima"][-1]["n"])
+    assert abs(held[0]["relative_error"]) < 0.05
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "prediction at 1e+20: N* = " in shown and "held out at 1e+19: N* = " in shown
+    assert main([str(table), *WORDS, "--holdout", "budget>1e30"]) == 2
+    assert "no budget that has a minimum is held out" in capsys.readouterr().err

@@ -1,0 +1,158 @@
+"""What a fit is asked for, on a command line or from Python, and all that is answered."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.fit import restricting, words
+from analysis.fit.estimate import Fit, Options, fit_law
+from analysis.fit.holdout import HeldOut, hold_out
+from analysis.fit.leave_one_out import LeaveOneOut, Without, leave_one_out
+from analysis.fit.profile import Profile, profile
+from analysis.fit.small_sample import NoFit
+from analysis.fit.table import Table
+from analysis.laws.law import Array, Law
+from analysis.laws.registry import LAWS, find_law
+from analysis.laws.restrictions import standing
+from analysis.laws.surfaces import CHINCHILLA
+from nepa_scale.errors import UserError, nearest
+
+EACH = "each"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What the command line asks for: a law and its columns [V, n], y [n], weights, clusters, rows held out."""
+
+    law: Law
+    columns: Array
+    y: Array
+    weights: Array | None
+    clusters: NDArray[np.generic] | None
+    held: NDArray[np.bool_] | None
+    each: bool
+    at: Array | None
+    budget: float | None
+    profiled: tuple[str, ...]
+    options: Options
+    noun: str
+    """What a cluster is called."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All that is said of a problem."""
+
+    problem: Problem
+    fit: Fit
+    left: LeaveOneOut | None
+    held: HeldOut | tuple[Without, ...] | None
+    profiles: dict[str, Profile | NoFit]
+
+
+def make_parser() -> words.Parser:
+    """The words that a fit is asked for by."""
+    parser = words.Parser(
+        prog="python -m analysis.fit",
+        description="Fit a scaling law to a table, with intervals, a certificate, and a test on held-out rows.",
+        epilog="laws:\n" + "\n".join(f"  {law.name:<17} y = {law.formula}" for law in LAWS.values()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    words.add_words(parser, held="; each: every row, or with --cluster every cluster, from all others")
+    parser.add_argument("--law", required=True, metavar="NAME", help="one of the laws below")
+    restricting.add_restrictions(parser)
+    parser.add_argument(
+        "--budget", type=words.positive, metavar="FLOPS", help="law chinchilla: best N and D, FLOPS = 6 N D"
+    )
+    parser.add_argument(
+        "--profile", action="append", default=[], metavar="NAME[,NAME]", help="profile intervals of these parameters"
+    )
+    return parser
+
+
+def answer(given: argparse.Namespace, table: Table) -> Answer:
+    """What is said of the rows of ``table``. Raises ``UserError``."""
+    law = restricting.asked(given).of(find_law(given.law))
+    problem = _read(given, law, table)
+    fit = fit_law(
+        problem.law,
+        problem.columns,
+        problem.y,
+        weights=problem.weights,
+        clusters=problem.clusters,
+        options=problem.options,
+    )
+    if isinstance(fit, NoFit):
+        raise words.NotPossible(f"{table.path}: no fit: {fit.reason}")
+    left = leave_one_out(fit)
+    held = _each(left, given.cluster) if problem.each else _hold_out(problem)
+    if isinstance(held, NoFit):
+        raise UserError(f"--holdout {given.holdout}: {held.reason}")
+    return Answer(problem, fit, left, held, {name: profile(fit, name) for name in problem.profiled})
+
+
+def _read(given: argparse.Namespace, law: Law, table: Table) -> Problem:
+    """The table's columns as the law wants them. Raises ``UserError``."""
+    names, at = words.names(law, given, "--law"), words.asked_places(law, given.at)
+    budget, profiled = _budget(law, given.budget), _profiled(law, given.profile)
+    return Problem(
+        law=law,
+        columns=np.stack([table.numbers(name) for name in names]),
+        y=table.positive(given.y),
+        weights=words.weights(table, given),
+        clusters=words.clusters(table, given),
+        held=None if given.holdout in (None, EACH) else table.meeting(given.holdout, "--holdout"),
+        each=given.holdout == EACH,
+        at=at,
+        budget=budget,
+        profiled=profiled,
+        options=words.options(given, table),
+        noun=given.cluster or "row",
+    )
+
+
+def _budget(law: Law, budget: float | None) -> float | None:
+    if budget is not None and law.name != CHINCHILLA.name:
+        raise UserError(f"--budget {budget:g}: only law '{CHINCHILLA.name}' divides a budget, not '{law.name}'")
+    return budget
+
+
+def _profiled(law: Law, lists: Sequence[str]) -> tuple[str, ...]:
+    """The parameters that ``--profile`` names. Raises ``UserError`` with the nearest name."""
+    names = [name.strip() for one in lists for name in one.split(",")]
+    for name in names:
+        if why := str(standing(law, name)):
+            raise UserError(f"--profile {name}: it is {why}")
+        if name not in law.names:
+            raise UserError(
+                f"--profile {name}: law '{law.name}' has no such parameter{nearest(name, law.names)} "
+                f"(it has {', '.join(law.names)})"
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def _hold_out(problem: Problem) -> HeldOut | NoFit | None:
+    if problem.held is None:
+        return None
+    return hold_out(
+        problem.law,
+        problem.columns,
+        problem.y,
+        problem.held,
+        weights=problem.weights,
+        clusters=problem.clusters,
+        options=problem.options,
+    )
+
+
+def _each(left: LeaveOneOut | None, cluster: str | None) -> tuple[Without, ...] | NoFit:
+    """Every row or cluster predicted from the others, or why not."""
+    noun = f"values of {cluster}" if cluster else "rows"
+    if left is None:
+        return NoFit(f"more {noun} than can be left out one by one; name a --cluster COLUMN with fewer")
+    return left.predictions or NoFit(f"too few {noun}: without any of them the others do not determine the law")
