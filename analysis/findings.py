@@ -57,6 +57,8 @@ class Finding:
     """Yes, No, Not shown, or Cannot say."""
     answer: str
     detail: str = ""
+    p: float | None = None
+    """How likely chance alone gives the evidence for a Yes or No, or more; None of a verdict that is no test."""
 
 
 @dataclass(frozen=True)
