@@ -11,11 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from analysis import text
 from analysis.findings import Finding
 from analysis.fit.small_sample import CONFIDENCE, Interval, NoFit
 from analysis.optimum.sweep import Common, Curve, Sweep, sweep
+from analysis.power import Effect
 from analysis.records import FINISHED, Study
 
 RATE, SKILL = "config.pretrain.base_lr", "metrics.skill"
@@ -50,7 +52,7 @@ def one_rate(study: Study) -> list[Finding]:
     said_of_all, p = verdict(common)
     sizes = [float(skills[one.name]["params_backbone"].median()) for one in found.curves]
     detail = f"{_shared(found, common)} {_exponent(found, sizes)}{_form(found)}{said}".strip()
-    return [Finding(QUESTION, said_of_all, answer, detail, p)]
+    return [Finding(QUESTION, said_of_all, answer, detail, p, main=True, effect=_effect(common, found.left))]
 
 
 def verdict(common: Common) -> tuple[str, float]:
@@ -67,6 +69,12 @@ def _name(keys: list[str], values: tuple[object, ...]) -> str:
         str(value) if key == "config.model.size" else f"{key.rpartition('.')[2]}={value}"
         for key, value in named.items()
     )
+
+
+def _effect(common: Common, left: int) -> Effect | None:
+    """The claim that is nearer to being shown as an effect, of which only more runs of each rate are surer."""
+    p = min(2 * common.p_none, 2 * common.p_apart)
+    return Effect(-float(special.stdtrit(left, p / 2)), left + 1, 1, None) if 0 < p < 1 else None
 
 
 def _best(one: Curve) -> str:
@@ -95,7 +103,7 @@ def _shared(found: Sweep, common: Common) -> str:
 
 def _form(found: Sweep) -> str:
     return (
-        "The curves are no parabolas, so their form is estimated, too, and the rates are less sure. "
+        "The curves are no parabolas, so their form is estimated, too, and the rates have no intervals. "
         if found.bent
         else ""
     )

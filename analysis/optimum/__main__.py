@@ -85,11 +85,6 @@ def _show(given: argparse.Namespace, found: Sweep, common: Common | NoFit, law: 
         table.add_row(one.name, str(len(x)), f"{x[0]:.3g} .. {x[-1]:.3g}", best, within, _note(one))
     console.print(table)
     _show_shared(console, given, common, law)
-    if found.bent:
-        console.print(
-            "note: the curves are no parabolas over the values tried, so their form is estimated, too: the best values "
-            "may be off by more than their intervals say; a narrower range of values has less bias"
-        )
     if found.too_few:
         console.print(f"note: fewer than three values, left out: {shortened(found.too_few)}")
     if left_out:
@@ -102,8 +97,9 @@ def _show_shared(console: Console, given: argparse.Namespace, common: Common | N
     if isinstance(common, NoFit):
         console.print(f"one {given.x} for all: not known: {common.reason}")
     else:
+        within = "no interval" if common.interval is None else _ends(common.interval)
         console.print(
-            f"one {given.x} for all: {common.value:.4g} ({_ends(common.interval)}) if there is one; "
+            f"one {given.x} for all: {common.value:.4g} ({within}) if there is one; "
             f"p = {common.p_none:.2g} that there is, p = {common.p_apart:.2g} that two are a step of the values "
             "or more apart"
         )

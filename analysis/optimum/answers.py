@@ -40,7 +40,12 @@ def _curve(one: Curve) -> dict[str, Any]:
 
 
 def _common(one: Common) -> dict[str, Any]:
-    return {"value": one.value, "interval": _open(one.interval), "p_none": one.p_none, "p_apart": one.p_apart}
+    return {
+        "value": one.value,
+        "interval": None if one.interval is None else _open(one.interval),
+        "p_none": one.p_none,
+        "p_apart": one.p_apart,
+    }
 
 
 def _law(law: Law) -> dict[str, Any]:

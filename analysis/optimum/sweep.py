@@ -30,6 +30,7 @@ ROUNDING = 1e-9
 PLACES, COARSE, STEPS = 241, 61, 40
 OUTSIDE = "the best value is not between those tried"
 NO_NOISE = f"no size has more than {FEWEST_VALUES} values, so nothing is left to tell the noise by"
+BENT = "the curves are no parabolas over the values tried, so no interval holds: try a narrower range"
 OPEN = "the points scatter too much to tell the curvature from zero"
 
 
@@ -103,8 +104,9 @@ class Curve:
 
     @property
     def interval(self) -> Interval | None:
-        """95 % interval of the best value; an open end is 0 or infinite. None without a best value or any noise."""
-        if self.best is None or not self.left:
+        """95 % interval of the best value; an open end is 0 or infinite. None without a best value or any noise, and of
+        what is no parabola, whose lowest place is off by more than noise."""
+        if self.best is None or not self.left or self.form != PARABOLA:
             return None
         limit = float(special.fdtri(1, self.left, CONFIDENCE))
         return _values(_interval(self.rise, limit, self.place, self.points.reach))
@@ -126,7 +128,7 @@ class Curve:
         if self.best is None:
             return OUTSIDE
         if self.interval is None:
-            return NO_NOISE
+            return BENT if self.left else NO_NOISE
         return OPEN if self.interval.low == 0 or math.isinf(self.interval.high) else None
 
     def rise(self, places: Array) -> Array:
@@ -150,8 +152,8 @@ class Common:
     """One value for all curves, and how likely chance alone makes them look as they do."""
 
     value: float
-    interval: Interval
-    """95 %, given that there is one; an open end is 0 or infinite."""
+    interval: Interval | None
+    """95 %, given that there is one; an open end is 0 or infinite. None of curves that are no parabolas."""
     p_none: float
     """p value of there being one best value for all: small where there is none."""
     p_apart: float
@@ -173,7 +175,7 @@ class Sweep:
 
     @property
     def bent(self) -> bool:
-        """Whether the valleys are no parabolas: then the form is estimated, too, and best values are less sure."""
+        """Whether the valleys are no parabolas: then the form is estimated, too, and best values have no intervals."""
         return self.form != PARABOLA
 
     @property
@@ -200,7 +202,7 @@ class Sweep:
         limit = rest + float(special.fdtri(1, self.left, CONFIDENCE))
         ends = _interval(lambda places: self._rest(places, together, self.curves), limit, place, self._reach)
         p_none = float(special.fdtrc(count, self.left, rest / count))
-        return Common(math.exp(place), _values(ends), p_none, self._p_apart(math.log(self.step)))
+        return Common(math.exp(place), None if self.bent else _values(ends), p_none, self._p_apart(math.log(self.step)))
 
     def law(self, sizes: ArrayLike) -> Law | NoFit:
         """The power of ``sizes`` [k], one of each curve, that the best values follow.
