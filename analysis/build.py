@@ -13,13 +13,15 @@ from analysis import text
 from analysis.best_rate import one_rate
 from analysis.few_labels import few_labels
 from analysis.findings import Finding, comparison, find
-from analysis.headline import foremost, headline
+from analysis.headline import headline
 from analysis.paper.effects import answers
 from analysis.records import FINISHED, UNREADABLE, Study, read_study
 from analysis.registered import kept_promises
 from analysis.request import SIDE_BY_SIDE, Request
-from analysis.series import CLASSIFICATION, SEGMENTATION
+from analysis.series import CLASSIFICATION, SEGMENTATION, foremost
+from analysis.settle import settled
 from analysis.table_files import table_files, write_table
+from analysis.together import together
 from analysis.transfer import transfer
 from analysis.tuned_rates import tuned_rates
 from analysis.two_axes import divided_compute
@@ -44,17 +46,22 @@ def build(request: Request) -> None:
     if request.watch:
         watch(request.folders, lambda: _rebuild(request))
         return
-    answered = [answer(folder) for folder in request.folders]
-    for one in answered:
+    every = [answer(folder) for folder in request.folders]
+    for one in every:
         _show(one.study, one.findings)
-    for path in write(answered, request):
+    for path in write(every, request):
         print(path)
 
 
 def answer(folder: Path) -> Answered:
     """Read a study and answer what can be asked of it."""
     study = read_study(folder)
-    own = [
+    return Answered(study, settled(study, together(every_answer(study))))
+
+
+def every_answer(study: Study) -> list[Finding]:
+    """All answers that the study gives, each as if it were the only one."""
+    return [
         *find(study),
         *few_labels(study),
         *transfer(study),
@@ -62,8 +69,8 @@ def answer(folder: Path) -> Answered:
         *one_rate(study),
         *tuned_rates(study),
         *kept_promises(study),
+        *answers(study),
     ]
-    return Answered(study, [*own, *answers(study)])
 
 
 def write(answered: Sequence[Answered], request: Request) -> list[Path]:
@@ -143,7 +150,7 @@ def _rebuild(request: Request) -> bool:
 
 def _show(study: Study, findings: Sequence[Finding]) -> None:
     console = make_console()
-    said = headline(study)
+    said = headline(study, findings)
     if said is not None:
         console.print(said.sentence)
     for target in (CLASSIFICATION, SEGMENTATION):

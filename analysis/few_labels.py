@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
+from scipy import special
 
 from analysis import text
 from analysis.findings import Finding, law
 from analysis.fit.small_sample import NoFit, PowerLawFit, Shift, fit_power_law, matched_shift, mean_shift
 from analysis.fit.small_sample.shift import MIN_POINTS_SHIFT
+from analysis.power import Effect
 from analysis.records import Study
 from analysis.series import (
     CLASSIFICATION,
@@ -23,6 +25,7 @@ from analysis.series import (
     Series,
     Target,
     finished,
+    foremost,
     size_order,
 )
 
@@ -54,14 +57,24 @@ def few_labels(study: Study) -> list[Finding]:
     for target in (CLASSIFICATION, SEGMENTATION):
         every = arms(study, target)
         for one in every:
-            of = f", {one.size}" if len(every) > 1 else ""
+            of = _of(one, every)
             for series in (one.pretrained, one.scratch):
                 if len(series.points):
                     question = f"Does the {target.name} fall with {LABELS.name}, {STARTS[series.init]}{of}?"
                     found.append(replace(law(series), question=question))
             if len(one.scratch.points):
-                found.append(_worth_finding(one, of))
+                found.append(replace(_worth_finding(one, every), main=target is foremost(study)))
     return found
+
+
+def worth_question(one: Arms, every: Sequence[Arms]) -> str:
+    """What is asked of the arms of one size, out of ``every``."""
+    return f"Is pretraining worth labels, by the {one.pretrained.target.name}{_of(one, every)}?"
+
+
+def _of(one: Arms, every: Sequence[Arms]) -> str:
+    """The size, where there are several."""
+    return f", {one.size}" if len(every) > 1 else ""
 
 
 def arms(study: Study, target: Target) -> list[Arms]:
@@ -115,9 +128,8 @@ def _columns(points: pd.DataFrame) -> tuple[pd.Series[float], pd.Series[float]]:
     return points["x"], points["error"]
 
 
-def _worth_finding(one: Arms, of: str) -> Finding:
-    target = one.pretrained.target
-    question = f"Is pretraining worth labels, by the {target.name}{of}?"
+def _worth_finding(one: Arms, every: Sequence[Arms]) -> Finding:
+    question = worth_question(one, every)
     found = worth(one)
     if isinstance(found, NoFit):
         return Finding(question, "Cannot say", f"No factor can be stated: {found.reason}.", _apart(one))
@@ -130,7 +142,18 @@ def _worth_finding(one: Arms, of: str) -> Finding:
         f"to reach an error of {text.percent(found.level)}, n = {found.n[0]} and {found.n[1]} image counts ({runs})."
     )
     ends = " and ".join(f"{text.number(factor)} at {text.percent(error)}" for error, factor in found.ends)
-    return Finding(question, verdict, answer, f"At the ends of the errors that both reach it is {ends}. {_rests(one)}")
+    detail = f"At the ends of the errors that both reach it is {ends}. {_rests(one)}"
+    return Finding(question, verdict, answer, detail, found.p, effect=_effect(one, found))
+
+
+def _effect(one: Arms, found: Shift) -> Effect | None:
+    """The factor as an effect: of seeds where their mean decides, else of the image counts of either start."""
+    by_seeds = len(one.seeds) >= MIN_SEEDS
+    n, taken = (len(one.seeds), 1) if by_seeds else (sum(found.n), 4)
+    if not 0 < found.p < 1:
+        return None
+    t = -float(special.stdtrit(n - taken, found.p / 2))
+    return Effect(t, n, taken, "seed" if by_seeds else "image count", seeds=not by_seeds)
 
 
 def _rests(one: Arms) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,11 @@ from analysis.fit.small_sample import (
     fit_offset_power_law,
     mean_interval,
     mean_ratio,
+    p_value,
+    t_quantile,
 )
+from analysis.laws.law import Array
+from analysis.power import Effect
 from analysis.records import Study
 from analysis.series import (
     CLASSIFICATION,
@@ -33,6 +38,7 @@ from analysis.series import (
     Series,
     Target,
     finished,
+    foremost,
     known_on,
     label_order,
     noun,
@@ -57,6 +63,14 @@ class Finding:
     """Yes, No, Not shown, or Cannot say."""
     answer: str
     detail: str = ""
+    p: float | None = None
+    """How likely chance alone gives the evidence for a Yes or No, or more; None of a verdict that is no test."""
+    main: bool = False
+    """Whether the page is about it first: of what all tests together may err, these have the larger share."""
+    effect: Effect | None = None
+    """What the test rests on, and what would make it surer."""
+    level: float | None = None
+    """What ``p`` was compared with, beside the other tests of the page; None before that."""
 
 
 @dataclass(frozen=True)
@@ -90,22 +104,35 @@ def find(study: Study) -> list[Finding]:
             continue
         compared = comparison(study, target)
         for start in starts(rows):
-            found += [law(series(study, target, axis, start)) for axis in axes if known_on(axis, start)]
+            first = target is foremost(study) and start == starts(rows)[0]
+            laws = [law(series(study, target, axis, start)) for axis in axes if known_on(axis, start)]
+            found += [replace(one, main=first and one is laws[0]) for one in laws]
             if (study.table["init"] == SCRATCH).any():
-                found.append(gain_over_scratch(compared, start))
+                found.append(replace(gain_over_scratch(compared, start), main=first))
             found.append(beats_trivial(compared, start))
         if PARAMETERS in axes and (rows["init"] == SCRATCH).any():
             found.append(law(series(study, target, PARAMETERS, SCRATCH)))
     if axes and (study.table["task"] == SHORTFALL.task).any():
-        found.append(law(series(study, SHORTFALL, axes[0])))
+        found.append(replace(law(series(study, SHORTFALL, axes[0])), main=foremost(study) is SHORTFALL))
     return found
+
+
+def law_question(target: Target, axis: Axis, start: str = PRETRAINED) -> str:
+    """What is asked of a law."""
+    of = "" if start == PRETRAINED else f" of {RUNS[start]}"
+    return f"Does the {target.name}{of} fall with {axis.name}?"
+
+
+def gain_question(target: Target, start: str = PRETRAINED) -> str:
+    """What is asked of runs and their controls."""
+    what = "pretraining" if start == PRETRAINED else "starting from other weights"
+    return f"Does {what} lower the {target.name}, against training from scratch?"
 
 
 def law(points: Series) -> Finding:
     """Say whether the error falls along the axis, by which law, and how sure that is."""
     target, axis, fit = points.target, points.axis, points.fit
-    of = "" if points.init == PRETRAINED else f" of {RUNS[points.init]}"
-    question = f"Does the {target.name}{of} fall with {axis.name}?"
+    question = law_question(target, axis, points.init)
     left_out = (
         f"{text.counted(points.left_out, 'unfinished, failed or unreadable run')} left out. " if points.left_out else ""
     )
@@ -113,23 +140,31 @@ def law(points: Series) -> Finding:
         return Finding(question, "Cannot say", f"No law was fitted: {fit.reason}.", left_out.strip())
     verdict = "Not shown" if 0 in fit.b_interval else "Yes" if fit.b > 0 else "No"
     direction = "falls" if fit.b > 0 else "rises"
-    trend = f"The best line {direction}" if verdict == "Not shown" else f"It {direction}"
     doubt = "; an interval that includes 0 establishes no trend" if verdict == "Not shown" else ""
     runs = text.counted(len(points.points), "run")
     answer = (
-        f"{trend} as {target.formula} = {text.number(fit.a)} · {axis.symbol}^{text.number(-fit.b)}: "
+        f"The best line {direction} as {target.formula} = {text.number(fit.a)} · {axis.symbol}^{text.number(-fit.b)}: "
         f"exponent b = {text.number(fit.b)}, {text.LEVEL} interval {text.interval(fit.b_interval)}, "
         f"n = {text.counted(fit.n, axis.point)} ({runs}){doubt}."
     )
     detail = _tenfold(fit, axis) + _sensitivity(fit) + _floor(points) + left_out
-    return Finding(question, verdict, answer, detail.strip())
+    p = p_value(fit.b_interval, 0.0, fit.n - 2)
+    return Finding(question, verdict, answer, detail.strip(), p, effect=line_effect(fit, axis.point))
+
+
+def line_effect(fit: PowerLawFit, unit: str) -> Effect | None:
+    """The exponent of ``fit`` as an effect; None without any noise."""
+    deviation = fit.residual_std / math.sqrt(fit.log_x_spread)
+    if not deviation > 0:
+        return None
+    spread = fit.log_x_spread / math.log(fit.x_range[1] / fit.x_range[0]) ** 2
+    return Effect(fit.b / deviation, fit.n, 2, unit, spread)
 
 
 def gain_over_scratch(compared: Comparison, start: str = PRETRAINED) -> Finding:
     """Compare the runs of a ``start`` with their controls; labels that share these count as one."""
     target, rows, name = compared.target, compared.rows, NAMES[start]
-    what = "pretraining" if start == PRETRAINED else "starting from other weights"
-    question = f"Does {what} lower the {target.name}, against training from scratch?"
+    question = gain_question(target, start)
     pairs = rows.dropna(subset=[name, "scratch"])
     if pairs.empty:
         return Finding(
@@ -151,7 +186,10 @@ def gain_over_scratch(compared: Comparison, start: str = PRETRAINED) -> Finding:
         f"({text.LEVEL} interval {text.span(ratio.interval.low, ratio.interval.high)}, paired over "
         f"n = {text.counted(ratio.n, unit)}; 1 is no difference)."
     )
-    return Finding(question, verdict, answer, measured)
+    logs = Interval(math.log(ratio.interval.low), math.log(ratio.interval.high))
+    return Finding(
+        question, verdict, answer, measured, p_value(logs, 0.0, ratio.n - 1), effect=_mean_effect(logs, ratio.n, unit)
+    )
 
 
 def gain(compared: Comparison, start: str = PRETRAINED) -> MeanRatio | NoFit:
@@ -184,7 +222,10 @@ def beats_trivial(compared: Comparison, start: str = PRETRAINED) -> Finding:
     if target.by_image and images.notna().all():
         intervals = _score_intervals(known[name], images)
         margins = intervals.sub(known["trivial"], axis="index")
-        return Finding(question, _beyond_chance(margins), answer, _of_images(margins, images))
+        chance = _by_chance(known[name], known["trivial"], images)
+        verdict = _beyond_chance(margins)
+        p = float(chance.min() if verdict in ("Partly", "Not shown") else chance.max())
+        return Finding(question, verdict, answer, _of_images(margins, images), p)
     mean = mean_interval(margin)
     if mean is None:
         return Finding(question, "Cannot say", answer, f"No interval: one {compared.noun} shows no spread.")
@@ -192,17 +233,35 @@ def beats_trivial(compared: Comparison, start: str = PRETRAINED) -> Finding:
     detail = (
         f"Mean over {text.counted(len(known), compared.noun)}: {text.LEVEL} interval {_points(mean.low, mean.high)}."
     )
-    return Finding(question, verdict, answer, detail)
+    n = len(known)
+    p, effect = p_value(mean, 0.0, n - 1), _mean_effect(mean, n, compared.noun)
+    return Finding(question, verdict, answer, detail, p, effect=effect)
+
+
+def _mean_effect(interval: Interval, n: int, unit: str) -> Effect | None:
+    """A mean of ``n`` with its Student interval as an effect; None without any noise."""
+    half = (interval.high - interval.low) / 2
+    return Effect((interval.low + half) / half * t_quantile(n - 1), n, 1, unit) if half > 0 else None
 
 
 def _score_intervals(scores: pd.Series[float], images: pd.Series[float]) -> pd.DataFrame:
-    """Wilson's intervals [low, high] of scores over so many images, which hold together at 95 % (Bonferroni)."""
+    """Exact intervals (Clopper and Pearson's) [low, high] of scores over so many images, which hold together at 95 %
+    (Bonferroni)."""
     level = 1 - (1 - CONFIDENCE) / len(scores)
     found = [
-        stats.binomtest(round(score * n), n).proportion_ci(level, "wilson")
+        stats.binomtest(round(score * n), n).proportion_ci(level, "exact")
         for score, n in zip(scores, images.astype(int), strict=True)
     ]
     return pd.DataFrame(found, index=scores.index, columns=["low", "high"], dtype="float64")
+
+
+def _by_chance(scores: pd.Series[float], trivial: pd.Series[float], images: pd.Series[float]) -> Array:
+    """The p value [n] of every score being the trivial answer's, times their number, as the intervals have it."""
+    right = (scores * images).round().to_numpy(float)
+    n, share = images.to_numpy(float), trivial.to_numpy(float)
+    tails = np.minimum(stats.binom.cdf(right, n, share), stats.binom.sf(right - 1, n, share))
+    found: Array = np.minimum(2 * tails * len(scores), 1.0)
+    return found
 
 
 def _beyond_chance(margins: pd.DataFrame) -> str:

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 from analysis import text
-from analysis.few_labels import arms, worth
-from analysis.findings import comparison, gain, tenfold
+from analysis.few_labels import arms, worth, worth_question
+from analysis.findings import Finding, comparison, gain, gain_question, law_question, tenfold
 from analysis.fit.small_sample import NoFit, PowerLawFit
 from analysis.records import Study
 from analysis.registered import registered
 from analysis.series import (
-    CLASSIFICATION,
     COMPUTE,
     PARAMETERS,
-    SEGMENTATION,
-    SHORTFALL,
     Axis,
     Target,
     finished,
+    foremost,
     known_on,
     leading,
     scaled_axes,
     series,
     starts,
 )
+from analysis.together import NOT_SHOWN
 
 WORDS = {PARAMETERS: ("model size", "the parameters"), COMPUTE: ("pretraining compute", "the FLOPs")}
 _INTERVAL = f"{text.LEVEL} interval "
@@ -41,38 +40,33 @@ class Headline:
     sentence: str
 
 
-def headline(study: Study) -> Headline | None:
+def headline(study: Study, findings: Sequence[Finding] = ()) -> Headline | None:
     """The classification error's headline, without any that of segmentation, else of pre-training's skill.
 
-    None before any run of these has finished. Raises ``UserError`` when ``predictions.json`` is damaged.
+    It claims no more than the ``findings`` do, which hold together. None before any run of these has finished. Raises
+    ``UserError`` when ``predictions.json`` is damaged.
     """
     target = foremost(study)
     if target is None:
         return None
     start = starts(finished(study.table[study.table["task"] == target.task], target))[0]
-    laws = list(_laws(study, target, start))
-    gains = list(_gain(study, target, start, "it" if laws else target.name))
-    clauses = [*laws, *gains, *_labels(study, target), *_promises(study, target)]
+    doubtful = {one.question for one in findings if one.verdict == NOT_SHOWN}
+    laws = list(_laws(study, target, start, doubtful))
+    gains = list(_gain(study, target, start, "it" if laws else target.name, doubtful))
+    clauses = [*laws, *gains, *_labels(study, target, doubtful), *_promises(study, target, doubtful)]
     said = "; ".join(clauses) or _pairs(study, target) or _scores(study, target)
     first, interval, rest = said.partition(_INTERVAL)
     said = first + interval + rest.replace(_INTERVAL, "")  # once is enough
     return Headline(target, f"{said[:1].upper()}{said[1:]}.")
 
 
-def foremost(study: Study) -> Target | None:
-    """The first error that a finished run has."""
-    for target in (CLASSIFICATION, SEGMENTATION, SHORTFALL):
-        if len(finished(study.table[study.table["task"] == target.task], target)):
-            return target
-    return None
-
-
-def _laws(study: Study, target: Target, start: str) -> Iterator[str]:
+def _laws(study: Study, target: Target, start: str, doubtful: Container[str]) -> Iterator[str]:
     said: dict[str, list[str]] = {}
     for axis in scaled_axes(study):
         fit = series(study, target, axis, start).fit if known_on(axis, start) else None
         if isinstance(fit, PowerLawFit):
-            verb = "" if 0 in fit.b_interval else "falls" if fit.b > 0 else "rises"
+            unsure = 0 in fit.b_interval or law_question(target, axis, start) in doubtful
+            verb = "" if unsure else "falls" if fit.b > 0 else "rises"
             said.setdefault(verb, []).append(_law(axis, fit))
     unshown = said.pop("", [])
     for verb, each in said.items():
@@ -90,7 +84,7 @@ def _law(axis: Axis, fit: PowerLawFit) -> str:
     )
 
 
-def _gain(study: Study, target: Target, start: str, error: str) -> Iterator[str]:
+def _gain(study: Study, target: Target, start: str, error: str, doubtful: Container[str]) -> Iterator[str]:
     """What pre-training does to the ``error``, where enough labels have both starts for an interval."""
     if target.baseline is None:
         return
@@ -98,7 +92,7 @@ def _gain(study: Study, target: Target, start: str, error: str) -> Iterator[str]
     ratio = gain(compared, start)
     if isinstance(ratio, NoFit):
         return
-    if 1 in ratio.interval:
+    if 1 in ratio.interval or gain_question(target, start) in doubtful:
         claim = f"that pretraining changes {error} is not shown"
     else:
         claim = f"pretraining {'lowers' if ratio.mean < 1 else 'raises'} {error}"
@@ -108,25 +102,27 @@ def _gain(study: Study, target: Target, start: str, error: str) -> Iterator[str]
     )
 
 
-def _labels(study: Study, target: Target) -> Iterator[str]:
+def _labels(study: Study, target: Target, doubtful: Container[str]) -> Iterator[str]:
     if target.baseline is None:
         return
-    for one in arms(study, target)[-MOST_SIZES:]:
+    every = arms(study, target)
+    for one in every[-MOST_SIZES:]:
         found = worth(one)
         if not isinstance(found, NoFit):
             times = f"{text.TIMES}{text.SPACE}{text.number(found.factor)}"
             span = f"{_INTERVAL}{text.span(found.interval.low, found.interval.high)}"
-            if 1 in found.interval:
+            if 1 in found.interval or worth_question(one, every) in doubtful:
                 yield f"that pretraining is worth labels at {one.size} is not shown ({times}, {span})"
             else:
                 yield f"at {one.size} pretraining is worth {times} the labels ({span})"
 
 
-def _promises(study: Study, target: Target) -> Iterator[str]:
+def _promises(study: Study, target: Target, doubtful: Container[str]) -> Iterator[str]:
     for one in registered(study):
         if one.target is target and one.axis is scaled_axes(study)[0] and one.came is not None:
             span = text.error_span(one.interval.low, one.interval.high)
-            held = "held" if one.kept else "failed"
+            failed = "was missed, as chance may" if one.question in doubtful else "failed"
+            held = "held" if one.kept else failed
             yield f"the prediction registered for {one.label} ({span}) {held}, at {text.percent(one.came)}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis import text
 from analysis.findings import Finding
-from analysis.fit.small_sample import Interval
+from analysis.fit.small_sample import Interval, p_value
 from analysis.prediction_file import read_predictions
 from analysis.records import Study
 from analysis.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMENTATION, SHORTFALL, Axis, Target, finished
@@ -36,6 +36,11 @@ class Registered:
     """Of the runs that are finished."""
 
     @property
+    def question(self) -> str:
+        """What is asked of it."""
+        return f"Was the {self.target.name} of {self.label} as its law along {self.axis.name} expected?"
+
+    @property
     def came(self) -> float | None:
         """The geometric mean of ``errors``; None before any run has finished."""
         if not self.errors:
@@ -46,6 +51,16 @@ class Registered:
     def kept(self) -> bool | None:
         """Whether what came lies in the interval; None before any run has finished."""
         return None if self.came is None else self.came in self.interval
+
+    @property
+    def p(self) -> float | None:
+        """How likely a law that holds misses by as much: the interval is Student's, in logarithms."""
+        ends = (self.came or 0.0, self.error, self.interval.low, self.interval.high)
+        if not all(math.isfinite(end) and end > 0 for end in ends):
+            return None
+        came, error, low, high = map(math.log, ends)
+        half = (high - low) / 2
+        return p_value(Interval(error - half, error + half), came, self.places - 2)
 
 
 def kept_promises(study: Study) -> list[Finding]:
@@ -99,15 +114,15 @@ def _registered(study: Study, entry: Mapping[str, Any], members: Sequence[Mappin
 
 
 def _finding(one: Registered) -> Finding:
-    question = f"Was the {one.target.name} of {one.label} as its law along {one.axis.name} expected?"
     before = (
         f"Registered {one.when[:16].replace('T', ' ')} UTC from {text.counted(one.places, one.axis.point)}:"
         f" {text.percent(one.error)}, {text.LEVEL} interval {text.error_span(one.interval.low, one.interval.high)}"
     )
     if one.came is None:
-        return Finding(question, "Cannot say", f"{before}. It is not finished.")
+        return Finding(one.question, "Cannot say", f"{before}. It is not finished.")
     runs = f", mean of {text.counted(len(one.errors), 'run')}" if len(one.errors) > 1 else ""
-    return Finding(question, "Yes" if one.kept else "No", f"{before}. It came out at {text.percent(one.came)}{runs}.")
+    answer = f"{before}. It came out at {text.percent(one.came)}{runs}."
+    return Finding(one.question, "Yes" if one.kept else "No", answer, p=one.p)
 
 
 def _errors(study: Study, target: Target, run_ids: Sequence[str]) -> list[float]:

@@ -143,6 +143,14 @@ def best_score(rows: pd.DataFrame, target: Target) -> float | None:
     return None if usable.empty else float(usable[f"metrics.{target.metric}"].max())
 
 
+def foremost(study: Study) -> Target | None:
+    """The error that a study is about: the first that a finished run has."""
+    for target in (CLASSIFICATION, SEGMENTATION, SHORTFALL):
+        if len(finished(study.table[study.table["task"] == target.task], target)):
+            return target
+    return None
+
+
 def finished(rows: pd.DataFrame, target: Target) -> pd.DataFrame:
     """Rows that are finished and have the metric of ``target``."""
     column = f"metrics.{target.metric}"

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import text
-from analysis.findings import Finding
-from analysis.fit.small_sample import Interval, NoFit, PowerLawFit, fit_power_law
+from analysis.findings import Finding, line_effect
+from analysis.fit.small_sample import Interval, NoFit, PowerLawFit, fit_power_law, p_value
 from analysis.fit.small_sample.partial import slope_given
 from analysis.laws.law import Array
 from analysis.records import Study
@@ -80,7 +80,14 @@ def _finding(points: pd.DataFrame, target: Target, axis: Axis) -> Finding:
     )
     direct = fit_power_law(x, error)
     detail = [*_scatter(fit, direct, axis), *_largest(points, axis), _beyond(x, shortfall, error, axis)]
-    return Finding(question, verdict, answer, " ".join(detail))
+    return Finding(
+        question,
+        verdict,
+        answer,
+        " ".join(detail),
+        p_value(fit.b_interval, 0.0, fit.n - 2),
+        effect=line_effect(fit, axis.point),
+    )
 
 
 def _scatter(fit: PowerLawFit, direct: PowerLawFit | NoFit, axis: Axis) -> list[str]:

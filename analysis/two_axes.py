@@ -11,7 +11,7 @@ from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.leave_one_out import leave_one_out
 from analysis.fit.optimal import Best, best_use
 from analysis.fit.profile import profile
-from analysis.fit.small_sample import Interval, NoFit
+from analysis.fit.small_sample import Interval, NoFit, p_value
 from analysis.isoflop.allocation import Allocation, allocation, bias_of_minima, same_budgets
 from analysis.isoflop.minimum import parabola_minimum
 from analysis.laws.law import Array
@@ -71,7 +71,18 @@ def _finding(points: pd.DataFrame, target: Target) -> Finding:
     detail += [f"The interval of {name} holds 0: its term may not be there." for name in idle]
     detail += [*_floor(fit), *_without_one_size(fit, n)]
     detail += _parabolas(fit, c, n, error, best, flops_per)
-    return Finding(question, verdict, answer, " ".join(detail))
+    return Finding(question, verdict, answer, " ".join(detail), _p(fit) if verdict == "Yes" else None)
+
+
+def _p(fit: Fit) -> float:
+    """About how likely one of both terms is not there: from how far the lower end of its exponent's interval is off."""
+    degrees = fit.certificate.n - len(fit.parameters)
+    found = []
+    for name in ("alpha", "beta"):
+        value, interval = fit.parameters[name], fit.intervals[name]
+        low = value if interval is None else interval.low
+        found.append(p_value(Interval(low, 2 * value - low), 0.0, degrees))
+    return max(found)
 
 
 def _division(best: Best, tried: Array) -> str:

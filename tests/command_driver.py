@@ -27,6 +27,7 @@ COMMANDS = {
     "report": "analysis.report",
     "fit": "analysis.fit.__main__",
     "isoflop": "analysis.isoflop.__main__",
+    "optimum": "analysis.optimum.__main__",
     "chain": "analysis.chain",
     "forecast": "analysis.forecast.__main__",
 }

@@ -46,6 +46,7 @@ FILES: dict[str, list[str]] = {
     "launch": ["grid=model_size engine.ds_config={p} dry_run=true"],
     "fit": ["{p} --law power --x x --y y"],
     "isoflop": ["{p} --c c --n n --y y"],
+    "optimum": ["{p} --x x --y y"],
     "chain": ["{p} --x x --through z --y y"],
     "forecast": ["{p} --x x --y y --at 100"],
 }
@@ -64,6 +65,7 @@ SPOKEN = {
     "report": "STUDY",
     "fit": "TABLE --law power --x x --y y",
     "isoflop": "TABLE --c c --n n --y y",
+    "optimum": "TABLE --x x --y y",
     "chain": "TABLE --x x --through z --y y",
     "forecast": "TABLE --x x --y y --at 100 --group name",
     "prepare": "verify root=DATA name=digits",

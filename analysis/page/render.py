@@ -82,7 +82,7 @@ class Lead:
 def render(study: Study, findings: Sequence[Finding]) -> str:
     """Build the whole page. The same study gives the same bytes; nothing in it points outside the page."""
     logged = curves(study, _wanted(study))
-    said = headline(study)
+    said = headline(study, findings)
     beside, pictures = beside_the_paper(study), sheets(study)
     return fill(
         "report.html.j2",

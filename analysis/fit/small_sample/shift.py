@@ -12,6 +12,7 @@ from scipy import special
 
 from analysis.fit.small_sample.answers import Array, Interval, NoFit
 from analysis.fit.small_sample.means import mean_interval
+from analysis.fit.small_sample.p_values import p_value
 from analysis.fit.small_sample.points import CONFIDENCE, checked, line
 
 MIN_POINTS_SHIFT = 3  # of each law
@@ -30,6 +31,8 @@ class Shift:
     """(y, factor) at the largest and the smallest of these y."""
     n: tuple[int, int]
     """Distinct x of both laws."""
+    p: float
+    """p value of a factor of 1: below 5 % where the interval excludes it."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,11 @@ def matched_shift(first: tuple[ArrayLike, ArrayLike], second: tuple[ArrayLike, A
     starts = np.linspace(*near.places(middle, limit - far.rest), STEPS)
     ends = far.places(middle, np.maximum(limit - near.rest_through(starts, middle), far.rest))
     interval = Interval(float((ends[0] - starts).min()), float((ends[1] - starts).max()))
-    return _shift(lines, levels, _apart(lines, middle), interval)
+    shared = np.linspace(near.inverse(middle), far.inverse(middle), STEPS)
+    together = float((near.rest_through(shared, middle) + far.rest_through(shared, middle)).min())
+    least = max(near.rest + far.rest, np.finfo(float).tiny)
+    p = float(special.fdtrc(1, degrees, max(together / least - 1, 0.0) * degrees))
+    return _shift(lines, levels, _apart(lines, middle), interval, p)
 
 
 def mean_shift(
@@ -129,7 +136,8 @@ def mean_shift(
     interval = mean_interval(apart)
     if interval is None:
         return NoFit("a single repetition shows no spread")
-    return _shift(whole, levels, float(np.mean(apart)), interval)
+    p = p_value(interval, 0.0, len(apart) - 1)
+    return _shift(whole, levels, float(np.mean(apart)), interval, p)
 
 
 def _joined(pairs: Sequence[tuple[ArrayLike, ArrayLike]]) -> tuple[Array, Array]:
@@ -163,10 +171,12 @@ def _apart(lines: tuple[_Line, _Line], level: float) -> float:
     return lines[1].inverse(level) - lines[0].inverse(level)
 
 
-def _shift(lines: tuple[_Line, _Line], levels: tuple[float, float, float], apart: float, interval: Interval) -> Shift:
+def _shift(
+    lines: tuple[_Line, _Line], levels: tuple[float, float, float], apart: float, interval: Interval, p: float
+) -> Shift:
     """A shift in logarithms as factors."""
     high, middle, low = levels
     largest, smallest = ((math.exp(level), math.exp(_apart(lines, level))) for level in (high, low))
     factors = Interval(math.exp(interval.low), math.exp(interval.high))
     counts = (len(lines[0].x), len(lines[1].x))
-    return Shift(math.exp(apart), factors, math.exp(middle), (largest, smallest), counts)
+    return Shift(math.exp(apart), factors, math.exp(middle), (largest, smallest), counts, p)

@@ -1,0 +1,125 @@
+"""``python -m analysis.optimum TABLE --x RATE --y LOSS --by SIZE``: where a setting of anybody's sweep is best."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from analysis.fit import display, words
+from analysis.fit.small_sample import Interval, NoFit
+from analysis.fit.table import read_table
+from analysis.optimum.answers import as_json
+from analysis.optimum.sweep import Common, Curve, Law, Sweep, sweep
+from nepa_scale.command import command
+from nepa_scale.errors import UserError, shortened
+
+ALL = "all rows"
+
+
+@command
+def main(argv: Sequence[str]) -> int:
+    """Find the best values and print; returns the exit code."""
+    given = _parser().parse_args(argv)
+    found, left_out = _read(given)
+    common, law = found.common(), _law(found)
+    if given.json:
+        print(json.dumps(as_json(found, common, law, left_out), indent=2))
+    else:
+        _show(given, found, common, law, left_out)
+    return 0
+
+
+def _parser() -> words.Parser:
+    parser = words.Parser(
+        prog="python -m analysis.optimum",
+        description="Find the best value of a swept setting (a learning rate, a batch size) at each size of a table, "
+        "whether one value serves all, and the law best ~ size^exponent through these.",
+    )
+    words.add_table(parser)
+    parser.add_argument("--x", required=True, metavar="COLUMN", help="the setting, greater than 0")
+    parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error; rows of equal --x are averaged")
+    parser.add_argument("--by", metavar="COLUMN", help="the size; the law needs numbers above 0 (default: one curve)")
+    parser.add_argument("--highest", action="store_true", help="the highest --y is best, as of a score")
+    return parser
+
+
+def _read(given: argparse.Namespace) -> tuple[Sweep, int]:
+    """The curves of complete rows, and how many rows are not. Raises ``UserError``."""
+    table = read_table(given.table).where(given.where)
+    x, y = table.positive(given.x), table.numbers(given.y)
+    names = np.full(len(x), ALL, dtype=object) if given.by is None else table.words(given.by)
+    whole = ~np.isnan(x) & ~np.isnan(y) & np.array([bool(str(name).strip()) for name in names])
+    if not whole.any():
+        told = ", ".join(filter(None, (given.x, given.y, given.by)))
+        raise UserError(f"{given.table}: no row has all of {told}")
+    found = sweep(x[whole], (-y if given.highest else y)[whole], names[whole])
+    if isinstance(found, NoFit):
+        raise UserError(f"{given.table}: {found.reason}")
+    return found, int((~whole).sum())
+
+
+def _law(found: Sweep) -> Law | NoFit:
+    try:
+        sizes = [float(one.name) for one in found.curves]
+    except ValueError:
+        return NoFit("the sizes are words")
+    if not all(0 < size < math.inf for size in sizes):
+        return NoFit("a size is not a number above 0")
+    return found.law(sizes)
+
+
+def _show(given: argparse.Namespace, found: Sweep, common: Common | NoFit, law: Law | NoFit, left_out: int) -> None:
+    console = display.console()
+    table = Table(given.by or "", "values", "tried", f"best {given.x}", "95% interval", "note")
+    for one in found.curves:
+        x = one.points.x
+        best = "" if one.best is None else f"{one.best:.4g}"
+        within = "" if one.interval is None else _ends(one.interval)
+        table.add_row(one.name, str(len(x)), f"{x[0]:.3g} .. {x[-1]:.3g}", best, within, _note(one))
+    console.print(table)
+    _show_shared(console, given, common, law)
+    if found.too_few:
+        console.print(f"note: fewer than three values, left out: {shortened(found.too_few)}")
+    if left_out:
+        console.print(f"note: {left_out} rows with missing values left out")
+
+
+def _show_shared(console: Console, given: argparse.Namespace, common: Common | NoFit, law: Law | NoFit) -> None:
+    if given.by is None:
+        return
+    if isinstance(common, NoFit):
+        console.print(f"one {given.x} for all: not known: {common.reason}")
+    else:
+        within = "no interval" if common.interval is None else _ends(common.interval)
+        console.print(
+            f"one {given.x} for all: {common.value:.4g} ({within}) if there is one; "
+            f"p = {common.p_none:.2g} that there is, p = {common.p_apart:.2g} that two are a step of the values "
+            "or more apart"
+        )
+    if isinstance(law, NoFit):
+        console.print(f"no law: {law.reason}")
+    else:
+        low, high = (f"{end:.4f}" if math.isfinite(end) else "open" for end in (law.interval.low, law.interval.high))
+        console.print(f"best {given.x} ~ {given.by}^{law.exponent:.4f} ({low} .. {high})")
+
+
+def _note(one: Curve) -> str:
+    edge = f"the {one.edge} value tried is best" if one.edge else ""
+    tied = f"tied: {', '.join(f'{x:.3g}' for x in one.tied)}" if len(one.tied) > 1 else ""
+    return "; ".join(filter(None, (edge, tied, one.reason)))
+
+
+def _ends(interval: Interval) -> str:
+    low = f"{interval.low:.3g}" if interval.low > 0 else "open"
+    return f"{low} .. {interval.high:.3g}" if math.isfinite(interval.high) else f"{low} .. open"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
