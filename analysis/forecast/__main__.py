@@ -17,6 +17,9 @@ from analysis.fit.table import read_table
 from analysis.forecast.answers import as_json
 from analysis.forecast.estimate import Forecast, forecast
 from analysis.forecast.frontier import frontier
+from analysis.forecast.schedule import read_planned
+from analysis.forecast.scheduled import forecast_scheduled
+from analysis.laws.law import Array
 from nepa_scale.command import command
 from nepa_scale.errors import UserError
 
@@ -45,7 +48,20 @@ def _parser() -> words.Parser:
     parser.add_argument("--x", required=True, metavar="COLUMN", help="images seen, parameters or compute")
     parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
     parser.add_argument(
-        "--at", type=words.places, required=True, metavar="X[,X...]", help="places to forecast, beyond the largest x"
+        "--at",
+        type=words.places,
+        metavar="X[,X...]",
+        help="places to forecast, beyond the largest x (default with --lr: the end of the planned rates)",
+    )
+    parser.add_argument(
+        "--lr",
+        metavar="COLUMN",
+        help="the learning rate, of learning curves; rows with an empty y hold the rates that are to come",
+    )
+    parser.add_argument(
+        "--planned",
+        metavar="FALL:END",
+        help="how the rate goes on to the x END, instead of such rows: constant, cosine, poly or wsd, e.g. cosine:1e9",
     )
     parser.add_argument("--group", metavar="COLUMN", help="what tells the curves of a table apart, e.g. the model")
     parser.add_argument(
@@ -57,17 +73,17 @@ def _parser() -> words.Parser:
 
 def _answers(given: argparse.Namespace) -> Answers:
     """A forecast for every group. Raises ``UserError`` where there is none for any."""
-    places = np.array(given.at)
+    _check(given)
     table = read_table(given.table).where(given.where)
     x, y = table.numbers(given.x), table.numbers(given.y)
+    rate = None if given.lr is None else table.numbers(given.lr)
     labels = np.full(len(x), "") if given.group is None else table.words(given.group)
     answers: Answers = {}
     for label in dict.fromkeys(labels):
-        own_x, own_y = x[labels == label], y[labels == label]
-        if given.frontier:
-            present = np.isfinite(own_x) & np.isfinite(own_y)
-            own_x, own_y = frontier(own_x[present], own_y[present])
-        answers[str(label)] = forecast(own_x, own_y, places, confidence=given.confidence)
+        own = labels == label
+        answers[str(label)] = (
+            _along_x(x[own], y[own], given) if rate is None else _along_rates(x[own], y[own], rate[own], given)
+        )
     refused = [
         f"{given.group} {label}: {one.reason}" if label else one.reason
         for label, one in answers.items()
@@ -76,6 +92,28 @@ def _answers(given: argparse.Namespace) -> Answers:
     if len(refused) == len(answers):
         raise UserError(f"{given.table}: no forecast: {refused[0]}")
     return answers
+
+
+def _check(given: argparse.Namespace) -> None:
+    """Raises ``UserError`` for words that do not go together."""
+    if given.lr is None and given.at is None:
+        raise UserError("give --at X[,X...], the places to forecast; or --lr COLUMN, to forecast to the planned end")
+    if given.lr is None and given.planned is not None:
+        raise UserError(f"--planned {given.planned}: needs --lr COLUMN, the learning rates so far")
+    if given.lr is not None and given.frontier:
+        raise UserError("--frontier is of many runs, and --lr of one run's learning curve; leave one of them out")
+
+
+def _along_x(x: Array, y: Array, given: argparse.Namespace) -> Forecast | NoFit:
+    if given.frontier:
+        present = np.isfinite(x) & np.isfinite(y)
+        x, y = frontier(x[present], y[present])
+    return forecast(x, y, np.array(given.at), confidence=given.confidence)
+
+
+def _along_rates(x: Array, y: Array, rate: Array, given: argparse.Namespace) -> Forecast | NoFit:
+    planned = None if given.planned is None else read_planned(given.planned)
+    return forecast_scheduled(x, y, rate, given.at, planned=planned, confidence=given.confidence)
 
 
 def _show(answers: Answers, group: str | None) -> None:

@@ -1,0 +1,147 @@
+"""The loss under a learning-rate schedule, as a posterior over a grid of the laws that are published for it.
+
+``L = L0 + A S^-alpha - B sum_k (rate_k-1 - rate_k) G_k``: S is the rate summed since the start, and every fall of the
+rate gains more as time passes, ``G_k = 1 - (1 + C S_k / rate_k^gamma)^-beta`` with the sum S_k after it (multi-power
+law, Luo et al. 2025, arXiv:2503.12811) or ``G_k = 1 - exp(-(x - x_k) / memory)`` (annealing law, Tissue et al. 2024,
+arXiv:2408.11029). One curve does not tell a best fit from its neighbours, so all count by their likelihood.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.forecast.schedule import Schedule
+from analysis.laws.law import Array
+
+ALPHA = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2)
+BETA, GAMMA, C = (0.25, 0.5, 1.0), (0.4, 0.65), (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+MEMORY = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3)
+"""The grid. C counts in units of the peak rate and of the whole sum of rates, memory of all x after the peak."""
+WARM_UP = (0.25, 0.5, 1.0)
+EARLIER = (0.03, 0.1, 0.3)
+"""What S is at the peak: shares of what the rate summed to until then, or of the sum at the last point."""
+RATIO, SPREAD, STEPS = 1.5, 1.2, 19
+"""A fall of the rate to 0 is expected to gain 1.5 times what the loss falls per e-fold of S; log-normally, by 1.2."""
+COUNTED = 25
+"""Points count as at most so many: the law is not exact, and no number of points makes it so."""
+COEFFICIENTS = 4
+SMALL_RATE = 1e-3
+LEAST_WEIGHT = 1e-4
+MOST_KNOTS = 300
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of every point [n]: ``sums`` [n], the rate summed since the peak, and ``gains`` [K, n] of the falls so far."""
+
+    sums: Array
+    before: float
+    """The rate summed until the peak."""
+    gains: Array
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What the law says at every point [n], the variance of that, and the relative variance of one point around it."""
+
+    mean: Array
+    variance: Array
+    scatter: float
+    freedom: int
+
+
+def features(schedule: Schedule, x: Array) -> Features:
+    """The sums and gains at ``x`` [n], all within the schedule and past its peak."""
+    start = schedule.peak
+    rate = schedule.rate[start:] / schedule.rate[start]
+    place = schedule.x[start:]
+    summed = np.concatenate([[0.0], np.cumsum((rate[1:] + rate[:-1]) / 2 * np.diff(place))])
+    knots = np.unique(np.linspace(0, len(rate) - 1, min(len(rate), MOST_KNOTS)).round().astype(int))
+    sums, falls = np.interp(x, place, summed), -np.diff(rate[knots])
+    since = np.maximum(sums[:, None] - _middle(summed[knots]), 0.0) / summed[-1]
+    away = np.maximum(x[:, None] - _middle(place[knots]), 0.0) / (place[-1] - place[0])
+    low = np.maximum(_middle(rate[knots]), SMALL_RATE)
+    gains = [
+        *((1 - (1 + c * since / low**gamma) ** -beta) @ falls for beta, gamma, c in itertools.product(BETA, GAMMA, C)),
+        *((1 - np.exp(-away / memory)) @ falls for memory in MEMORY),
+    ]
+    return Features(sums, schedule.sum_before_peak / schedule.rate[start], np.array(gains))
+
+
+def _middle(values: Array) -> Array:
+    return (values[1:] + values[:-1]) / 2
+
+
+def posterior(told: Features, y: Array) -> Posterior:
+    """What the first points, ``y`` [k] > 0, say of all: least squares of y / f, f being a first fit to them.
+
+    alpha, S at the peak, the form of G and B over A are on a grid; L0 >= 0 and A > 0 follow from each.
+    """
+    known, number = slice(0, len(y)), len(y)
+    last = told.sums[number - 1]
+    shifts = np.array(
+        [*(told.before * share for share in WARM_UP), *(told.before / 2 + last * share for share in EARLIER)]
+    )
+    alpha, shift = (grid.ravel() for grid in np.meshgrid(ALPHA, shifts, indexing="ij"))
+    power = ((told.sums + shift[:, None]) / (last + shift[:, None])) ** -alpha[:, None]
+    steepness = alpha * last / (last + shift)
+    ratio = RATIO * np.exp(np.linspace(-2.5 * SPREAD, 2.5 * SPREAD, STEPS))
+    prior = -0.5 * (np.log(ratio / RATIO) / SPREAD) ** 2
+    part = steepness[:, None] * ratio
+    fit = y
+    for _ in range(2):
+        grid = _Grid(power[:, known], told.gains[:, known], part, y, 1 / fit**2)
+        best = np.unravel_index(grid.squares.argmin(), grid.squares.shape)
+        at = best[0], best[1], best[2]
+        shape = power[at[0], known] - part[at[0], at[2]] * told.gains[at[1], known]
+        fit = np.maximum(grid.floor[at] + grid.scale[at] * shape, 1e-3 * y.min())
+    counted = min(number, COUNTED)
+    log_weight = prior - counted / 2 * np.log(grid.squares / grid.squares.min())
+    rows, kinds, ratios = np.nonzero(log_weight > log_weight.max() + np.log(LEAST_WEIGHT))
+    chosen = rows, kinds, ratios
+    weight = np.exp(log_weight[chosen] - log_weight.max())
+    weight /= weight.sum()
+    shape = power[rows] - part[rows, ratios][:, None] * told.gains[kinds]
+    each = grid.floor[chosen][:, None] + grid.scale[chosen][:, None] * shape
+    freedom = max(number - COEFFICIENTS, 1)
+    scatter = float(grid.squares.min()) / freedom
+    mean = weight @ each
+    own = grid.variance(chosen, shape) * scatter * number / counted
+    return Posterior(mean, weight @ (own + (each - mean) ** 2), scatter, freedom)
+
+
+class _Grid:
+    """Weighted least squares of ``y`` [k] by ``floor + scale (power - part gain)``, one for each form of the law.
+
+    For ``power`` [G, k], ``gain`` [K, k] and ``part`` [G, R]; ``floor``, ``scale`` and ``squares`` are [G, K, R].
+    """
+
+    def __init__(self, power: Array, gain: Array, part: Array, y: Array, weight: Array) -> None:
+        self._ones = weight.sum()
+        of_y = float(weight @ y)
+        part = part[:, None, :]
+        mixed, falls = (power * weight) @ gain.T, (gain * gain) @ weight
+        square = ((power * power) @ weight)[:, None, None] - 2 * part * mixed[:, :, None]
+        self._square = square + part**2 * falls[None, :, None]
+        self._linear = (power @ weight)[:, None, None] - part * (gain @ weight)[None, :, None]
+        with_y = (power @ (weight * y))[:, None, None] - part * (gain @ (weight * y))[None, :, None]
+        self._determinant = np.maximum(self._square * self._ones - self._linear**2, 1e-12 * self._square * self._ones)
+        scale = (with_y * self._ones - self._linear * of_y) / self._determinant
+        floor = (of_y - scale * self._linear) / self._ones
+        self._at_zero = floor < 0
+        self.scale = np.where(self._at_zero, with_y / self._square, scale)
+        self.floor = np.where(self._at_zero, 0.0, floor)
+        total = float(weight @ y**2)
+        squares = total - self.scale * with_y - self.floor * of_y
+        self.squares = np.where(self.scale > 0, np.maximum(squares, 1e-10 * total), np.inf)
+
+    def variance(self, chosen: tuple[Array, Array, Array], shape: Array) -> Array:
+        """Variance [S, n] of what the ``chosen`` say at ``shape`` [S, n], per variance of a point of weight 1."""
+        square, linear, determinant = (
+            part[chosen][:, None] for part in (self._square, self._linear, self._determinant)
+        )
+        free = (shape**2 * self._ones - 2 * shape * linear + square) / determinant
+        return np.where(self._at_zero[chosen][:, None], shape**2 / square, free)
