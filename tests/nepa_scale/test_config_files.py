@@ -109,7 +109,15 @@ FREE_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), 
 TIED = {"model", "task", "init", "segment.channels", "segment.scale_min", "segment.scale_max"}
 TIED |= {"classify.batch_size", "classify.mixup", "classify.cutmix", "segment.aux_channels", "probe.layers"}
 UNFREE = ("image_size", "epochs", "steps", "fraction", "init_ema", "milestones", "init_blocks", "labels_per_class")
-TIED |= {"data.mean", "data.std", "data.streaming", "pretrain.lr_rule", "pretrain.lr_reference", "pretrain.lr_exponent"}
+TIED |= {
+    "data.stated",
+    "data.mean",
+    "data.std",
+    "data.streaming",
+    "pretrain.lr_rule",
+    "pretrain.lr_reference",
+    "pretrain.lr_exponent",
+}
 
 
 def values_of(kind: str, meta: dict[str, Any]) -> st.SearchStrategy[Any]:
