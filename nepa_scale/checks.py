@@ -9,11 +9,11 @@ from pathlib import Path
 from nepa_scale import ladder, lr_rules, milestones
 from nepa_scale.command import out_of_range
 from nepa_scale.config import LAYER_CHOICES, RunConfig, TaskConfig, walk
-from nepa_scale.data import layout, policies, preprocessing
+from nepa_scale.data import layout, policies, preprocessing, stated
 from nepa_scale.data.reporting import Report
 from nepa_scale.errors import DataError
 from nepa_scale.layers import numbered_blocks
-from nepa_scale.subsets import labels_per_class, num_used_images, tuning_images
+from nepa_scale.subsets import class_sizes, labels_per_class, num_train_images, num_used_images, tuning_images
 
 FP16_NEEDS_GPU = "engine.precision=fp16: CPUs do not compute in fp16; use bf16 or fp32, or a GPU"
 SUBSET_KEYS = ("num_images", "fraction")
@@ -44,29 +44,57 @@ def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     ]
 
 
-def check_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
-    """Problems of the data sets that ``tasks`` read, and of asking for more images than there are."""
-    root, problems = Path(config.data.root), []
+def check_data(config: RunConfig, tasks: tuple[str, ...], *, planning: bool = False) -> list[str]:
+    """Problems of the data sets that ``tasks`` read, and of asking for more images than there are.
+
+    ``planning``: facts may stand in for a data set that is not there.
+    """
+    root, data, problems = Path(config.data.root), config.data, []
     for task in tasks:
-        section = config.task_config(task)
-        knn = task == "pretrain" and milestones.asks_for_knn(section)
-        found = layout.check_dataset(root, section.dataset, needs=("label",) if knn else NEEDS[task])
-        found = found or _count_problems(config, task)
-        data = config.data
-        if not found:
-            found = layout.access_problems(
-                root, section.dataset, streaming=data.streaming, allow_remote=data.allow_remote
+        name = config.task_config(task).dataset
+        found = stated.contradictions(root, name, data.stated)
+        if planning and stated.standing_in(root, name, data.stated) is not None:
+            found += layout.missing_needs(stated.dataset_facts(root, name, data.stated), _needs(config, task))
+        else:
+            there = _dataset_problems(config, task)
+            found += (
+                [f"{line}; a plan needs no more than {stated.EXAMPLE}" for line in there]
+                if (planning and not (root / name).exists())
+                else there
             )
-        if not found:
-            found = layout.check_standardisation(root, section.dataset, data.mean, data.std)
+        found = found or _count_problems(config, task)
         problems += found or _class_problems(config, task)
     return list(dict.fromkeys(problems))
+
+
+def _dataset_problems(config: RunConfig, task: str) -> list[str]:
+    """Why the data set of ``task``, as it lies there, cannot be read."""
+    root, name, data = Path(config.data.root), config.task_config(task).dataset, config.data
+    return (
+        layout.check_dataset(root, name, needs=_needs(config, task))
+        or layout.access_problems(root, name, streaming=data.streaming, allow_remote=data.allow_remote)
+        or layout.check_standardisation(root, name, data.mean, data.std)
+    )
+
+
+def _needs(config: RunConfig, task: str) -> tuple[layout.Need, ...]:
+    """What ``task`` reads besides images."""
+    knn = task == "pretrain" and milestones.asks_for_knn(config.pretrain)
+    return ("label",) if knn else NEEDS[task]
+
+
+def stated_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
+    """A text for each data set that is not there and of which facts are planned with instead."""
+    root, data = Path(config.data.root), config.data
+    names = dict.fromkeys(config.task_config(task).dataset for task in tasks)
+    facts = ((name, stated.standing_in(root, name, data.stated)) for name in names)
+    return [stated.describe(name, each) for name, each in facts if each is not None]
 
 
 def _count_problems(config: RunConfig, task: str) -> list[str]:
     """Why the training split has too few images for those kept for tuning, or for num_images beside them."""
     section = config.task_config(task)
-    kept, available = tuning_images(section), layout.split_size(Path(config.data.root), section.dataset, "train")
+    kept, available = tuning_images(section), num_train_images(config, task)
     if kept and kept >= available:
         have = f"{section.dataset} has only {available} training images"
         return [f"{task}.{TUNING_KEY}={kept}: {have}, and none is left to train on; give less than {available}"]
@@ -84,10 +112,10 @@ def _class_problems(config: RunConfig, task: str) -> list[str]:
     if asked is None and not (kept and "label" in NEEDS[task]):
         return []
     try:
-        sizes = layout.class_sizes(Path(config.data.root), section.dataset, kept_out=kept)
+        sizes = class_sizes(config, task)
     except DataError as error:
         return str(error).splitlines()
-    available = layout.split_size(Path(config.data.root), section.dataset, "train")
+    available = num_train_images(config, task)
     if kept > available - len(sizes):
         most = f"each of its {len(sizes)} classes needs one image to train on; give at most {available - len(sizes)}"
         return [f"{task}.{TUNING_KEY}={kept}: {section.dataset} has {available} training images, and {most}"]
@@ -105,7 +133,8 @@ def _subset(section: TaskConfig) -> dict[str, int | float]:
 def describe_data(config: RunConfig) -> str:
     """The data set of the task to do now and the size of its images, for people."""
     section = config.task_config()
-    return f"{section.dataset} at {section.image_size} x {section.image_size} pixels"
+    facts = "".join(f"; not in {config.data.root}, stated: {text}" for text in stated_data(config, (config.task,)))
+    return f"{section.dataset} at {section.image_size} x {section.image_size} pixels{facts}"
 
 
 def check_milestones(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:

@@ -22,7 +22,7 @@ from nepa_scale import recipes, yaml_files
 from nepa_scale.checks import LABEL_KEY, NEEDS, SUBSET_KEYS, check_values
 from nepa_scale.command import out_of_range, split_words, to_text
 from nepa_scale.config import TASKS, RunConfig, walk
-from nepa_scale.data import layout
+from nepa_scale.data import layout, stated
 from nepa_scale.data.embedded import DEFAULT_ROOT
 from nepa_scale.errors import ConfigError, DataError, nearest
 from nepa_scale.files import expand_home, write_atomically
@@ -30,7 +30,7 @@ from nepa_scale.files import expand_home, write_atomically
 KEYS = {key: meta for key, _, meta in walk(RunConfig())}
 RECIPE_KEYS = tuple(f"{task}.recipe" for task in TASKS if recipes.names(task))
 SHORTHANDS = ("data", "model", *(f"data.{key}" for key in SUBSET_KEYS))
-MAPPINGS = ("milestones",)  # settings whose one value is a mapping, which files may write as such
+MAPPINGS = ("milestones", "stated")  # settings whose one value is a mapping, which files may write as such
 ONE_VALUE = "expected one value, found a list"
 SECTIONS = sorted({key.split(".")[0] for key in KEYS if "." in key})
 EXCLUSIVE = (("epochs", "steps"), ("steps", "epochs"), *permutations((*SUBSET_KEYS, LABEL_KEY), 2))
@@ -245,22 +245,32 @@ def _expand(
     problems: list[str],
 ) -> Pairs:
     """Resolve the shorthands and the recipes."""
+    given = [(key, _inline(value, problems) if key == stated.KEY else value) for key, value in given]
     values = dict([*recorded, *given])
     task = dict(given).get("task", "pretrain")
     task = task if task in TASKS else "pretrain"
     short = {"model": ["model.size"]} | {f"data.{key}": [f"{task}.{key}"] for key in SUBSET_KEYS}
     if "data" in values:
-        takers = _takers(Path(values.get("data.root", DEFAULT_ROOT)), values["data"])
+        takers = _takers(Path(values.get("data.root", DEFAULT_ROOT)), values["data"], values.get(stated.KEY))
         short["data"] = [f"{each}.dataset" for each in TASKS if each == task or (each in takers and each not in begun)]
     expanded = [(full, value) for key, value in given for full in short.get(key, [key])]
     return _expand_recipes(expanded, values.get("model.size"), problems)
 
 
-def _takers(root: Path, name: str) -> tuple[str, ...]:
+def _inline(value: str, problems: list[str]) -> str:
+    """Facts about data sets as a mapping: what is in the file that ``value`` names, which a run need not keep."""
+    try:
+        return value if value == "null" else str(stated.read(value))
+    except ConfigError as error:
+        problems += error.problems
+        return "null"
+
+
+def _takers(root: Path, name: str, facts: str | None) -> tuple[str, ...]:
     """The tasks that can read a data set; all of them where it cannot be told, which is an error later."""
     try:
-        info = layout.dataset_info(root, name)
-    except DataError:
+        info = stated.dataset_facts(root, name, None if facts == "null" else facts)
+    except (DataError, ConfigError):
         return TASKS
     return tuple(task for task in TASKS if not layout.missing_needs(info, NEEDS[task]))
 

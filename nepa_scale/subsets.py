@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from nepa_scale.config import RunConfig, TaskConfig
-from nepa_scale.data import layout
+from nepa_scale.data import stated
+from nepa_scale.data.info import DatasetInfo
+
+
+def dataset_facts(config: RunConfig, task: str) -> DatasetInfo:
+    """What the task's data set holds, or is stated to hold where it is not there."""
+    return stated.dataset_facts(Path(config.data.root), config.task_config(task).dataset, config.data.stated)
 
 
 def num_train_images(config: RunConfig, task: str) -> int:
     """Size of the task's training split."""
-    return layout.split_size(Path(config.data.root), config.task_config(task).dataset, "train")
+    return dataset_facts(config, task).splits["train"].num_samples
 
 
 def num_used_images(config: RunConfig, task: str) -> int:
@@ -19,7 +25,7 @@ def num_used_images(config: RunConfig, task: str) -> int:
     asked = labels_per_class(section)
     if asked is None:
         return section.used_images(num_train_images(config, task) - tuning_images(section))
-    return sum(min(size, asked) for size in _class_sizes(config, task))
+    return sum(min(size, asked) for size in class_sizes(config, task))
 
 
 def labels_per_class(section: TaskConfig) -> int | None:
@@ -32,17 +38,17 @@ def tuning_images(section: TaskConfig) -> int:
     return getattr(section, "tuning_images", 0)
 
 
-def _class_sizes(config: RunConfig, task: str) -> list[int]:
+def class_sizes(config: RunConfig, task: str) -> list[int]:
     """How many images of each class the task may be trained on."""
-    section = config.task_config(task)
-    return layout.class_sizes(Path(config.data.root), section.dataset, kept_out=tuning_images(section))
+    section, data = config.task_config(task), config.data
+    return stated.class_sizes(Path(data.root), section.dataset, data.stated, kept_out=tuning_images(section))
 
 
 def exhausted_classes(config: RunConfig, task: str) -> str | None:
     """A sentence on the classes that have fewer images than ``labels_per_class``, if any."""
     section = config.task_config(task)
     asked = labels_per_class(section)
-    sizes = [] if asked is None else _class_sizes(config, task)
+    sizes = [] if asked is None else class_sizes(config, task)
     fewer = [size for size in sizes if asked is not None and size < asked]
     if not fewer:
         return None
@@ -56,5 +62,5 @@ def num_classes(config: RunConfig, task: str) -> int:
     """Classes of the task's labels (probe, classify) or masks (segment); 0 for pre-training, which reads neither."""
     if task == "pretrain":
         return 0
-    count = layout.mask_classes if task == "segment" else layout.num_classes
-    return count(Path(config.data.root), config.task_config(task).dataset)
+    facts = dataset_facts(config, task)
+    return len(facts.mask_class_names) if task == "segment" else facts.num_classes

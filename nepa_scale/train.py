@@ -66,7 +66,7 @@ def main(words: list[str]) -> int:
 def check(config: RunConfig, run_dir: Path, world: World) -> None:
     """Everything that can be wrong before work starts. Raises ``ConfigError`` with all of it."""
     problems = [
-        *checks.check_data(config, (config.task,)),
+        *checks.check_data(config, (config.task,), planning=config.dry_run),
         *checks.check_milestones(config, (config.task,)),
         *checks.check_batches(config, (config.task,), world.size),
         *run_settings.check_directory(run_dir, config),

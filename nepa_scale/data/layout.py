@@ -202,8 +202,12 @@ def class_sizes(root: Path, name: str, *, kept_out: int = 0) -> list[int]:
     ``kept_out``: without so many images that are not trained on (``order.kept_out``).
     Raises ``DataError`` where the shards cannot be indexed.
     """
-    sizes = _class_sizes(root, name)
-    return [size - taken for size, taken in zip(sizes, _taken_in_rounds(sizes, kept_out), strict=True)]
+    return without_kept_out(_class_sizes(root, name), kept_out)
+
+
+def without_kept_out(sizes: Sequence[int], count: int) -> list[int]:
+    """``sizes`` of classes without ``count`` images that are not trained on (``order.kept_out``)."""
+    return [size - taken for size, taken in zip(sizes, _taken_in_rounds(sizes, count), strict=True)]
 
 
 def _taken_in_rounds(sizes: Sequence[int], count: int) -> list[int]:

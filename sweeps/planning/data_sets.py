@@ -25,6 +25,24 @@ def check_shards(points: Iterable[Point]) -> None:
         raise ConfigError(list(dict.fromkeys(lines)))
 
 
+def stated_data(points: Iterable[Point]) -> list[str]:
+    """A text for each data set that is not there and of which the plan takes what is stated."""
+    named: dict[tuple[str, str | None, str], tuple[Point, str]] = {}
+    for point in points:
+        for task in point.tasks:
+            data = point.config.data
+            named[data.root, data.stated, point.config.task_config(task).dataset] = point, task
+    return [text for point, task in named.values() for text in checks.stated_data(point.config, (task,))]
+
+
+def check_planned(points: Iterable[Point], *, calibrate: bool) -> None:
+    """Raises ``ConfigError`` where tasks are to be measured on data sets that are not there."""
+    absent = stated_data(points) if calibrate else []
+    if absent:
+        names = " and ".join(text.partition(" ")[0] for text in absent)
+        raise ConfigError([f"calibrate=true trains for some steps, but data.root has no {names}; plan without it"])
+
+
 def make_embedded_data(points: Iterable[Point]) -> None:
     """Write the embedded data set once, before several tasks want it at the same time."""
     roots = {p.config.data.root for p in points if any(checks.is_made_on_demand(p.config, task) for task in p.tasks)}

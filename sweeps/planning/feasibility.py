@@ -17,8 +17,11 @@ from sweeps.planning.placements import Placements
 from sweeps.planning.point import Point
 
 
-def check(points: Iterable[Point], devices: int) -> None:
-    """Raises ``ConfigError`` with what would stop the tasks: data, batches, the DeepSpeed file."""
+def check(points: Iterable[Point], devices: int, *, planning: bool = False) -> None:
+    """Raises ``ConfigError`` with what would stop the tasks: data, batches, the DeepSpeed file.
+
+    ``planning``: facts may stand in for data sets that are not there.
+    """
     problems: list[str] = []
     seen: set[tuple[Any, ...]] = set()
     for point in points:
@@ -28,7 +31,7 @@ def check(points: Iterable[Point], devices: int) -> None:
             subset = (section.num_images, section.fraction, labels_per_class(section))
             reads = (config.data.root, section.dataset, *subset, task)
             if reads not in seen:
-                problems += checks.check_data(config, (task,))
+                problems += checks.check_data(config, (task,), planning=planning)
             seen.add(reads)
             problems += checks.check_milestones(config, (task,))
             problems += ds_config.check(config, task)

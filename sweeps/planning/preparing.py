@@ -11,6 +11,7 @@ from sweeps.calibrating.asked import known_times
 from sweeps.machine import task_speed, world_size
 from sweeps.plan import Dropped, Plan, PlannedRun
 from sweeps.planning import budgets, limits
+from sweeps.planning.data_sets import check_planned
 from sweeps.planning.feasibility import check, fitting, too_large
 from sweeps.planning.placements import Placements
 from sweeps.planning.point import Point
@@ -45,7 +46,8 @@ def prepare(request: Launch) -> Prepared:
     """Plan what ``request`` asks for. Raises ``UserError`` with everything in it that cannot be."""
     placed, devices = Placements(request.cluster), world_size(request.cluster)
     points, dropped = _runnable(request, placed, devices)
-    check(points.values(), devices)
+    check_planned(points.values(), calibrate=request.calibrate)
+    check(points.values(), devices, planning=request.dry_run)
     earlier = plan.load(request.study_dir)
     points = share_pretraining(points, earlier, request.study_dir)
     speed = task_speed(request.cluster, next(iter(points.values())).config.engine.precision)

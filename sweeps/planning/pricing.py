@@ -9,6 +9,7 @@ from sweeps.calibrating.measurements import Measurements
 from sweeps.machine import Speed, world_size
 from sweeps.plan import Layout, Plan, PlannedRun, PlannedTask
 from sweeps.planning import branches
+from sweeps.planning.data_sets import stated_data
 from sweeps.planning.grids import varied
 from sweeps.planning.placements import Placements, seedless
 from sweeps.planning.point import Point
@@ -44,7 +45,9 @@ def price(
         )
         for run_id, point in points.items()
     )
-    basis = {**BASIS, "memory": placed.basis(next(iter(points.values())).config), "time": pricing.times.basis}
+    facts = stated_data(points.values())
+    data = {"data": f"not there, by what is stated of it: {'; '.join(facts)}"} if facts else {}
+    basis = {**BASIS, **data, "memory": placed.basis(next(iter(points.values())).config), "time": pricing.times.basis}
     return Plan(launch.study.name, launch.grid_name, varied(launch.grid), planned, basis, about=launch.study.about)
 
 

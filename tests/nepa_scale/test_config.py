@@ -77,6 +77,7 @@ def test_orchestration_settings_are_exactly_these() -> None:
         "data.num_workers",
         "data.max_bad_fraction",
         "data.allow_remote",
+        "data.stated",
         "engine.ds_config",
         "engine.activation_checkpointing",
         "engine.device_memory_gib",

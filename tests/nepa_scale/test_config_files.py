@@ -120,7 +120,15 @@ UNFREE = (
     "init_fraction",
     "labels_per_class",
 )
-TIED |= {"data.mean", "data.std", "data.streaming", "pretrain.lr_rule", "pretrain.lr_reference", "pretrain.lr_exponent"}
+TIED |= {
+    "data.stated",
+    "data.mean",
+    "data.std",
+    "data.streaming",
+    "pretrain.lr_rule",
+    "pretrain.lr_reference",
+    "pretrain.lr_exponent",
+}
 
 
 def values_of(kind: str, meta: dict[str, Any]) -> st.SearchStrategy[Any]:

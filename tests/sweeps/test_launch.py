@@ -295,3 +295,30 @@ def test_bad_shards_are_all_named_before_anything_is_made(run: Run, tmp_path: Pa
     assert all(f"train-{number:06d}.tar" in done.stderr for number in (1, 3))
     assert all(line.startswith("error: ") for line in done.stderr.splitlines())
     assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("grid", [["grid=model_size"], ["grid=isoflop"], ["grid=data_size", "branch=true"]])
+def test_plan_without_data(run: Run, tmp_path: Path, grid: list[str]) -> None:
+    """What a study of ImageNet-1k would cost is planned on a machine that has none of it, and the plan says so."""
+    done = run("launch.py", *grid, "study=imagenet", "cluster=slurm", "cluster.partition=gpu", "dry_run=true")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "basis: data: not there" in done.stdout
+    assert "imagenet-1k-wds 1,281,167 training" in done.stdout
+    assert "device-h" in done.stdout
+    assert contents(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ([], "has no data set 'imagenet-1k-wds'"),
+        (["calibrate=true", "dry_run=true"], "calibrate=true trains for some steps"),
+        (["classify.dataset=pets", "dry_run=true"], "a plan needs no more than data.stated="),
+    ],
+)
+def test_what_a_plan_without_data_does_not_do(run: Run, words: list[str], complaint: str) -> None:
+    """A launch and a calibration need the images; a data set of which nothing is stated is told how to be."""
+    done = run("launch.py", "study=imagenet", "cluster=slurm", "study.tasks=[pretrain,classify]", *words)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert complaint in done.stderr
