@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nepa_scale import checks, costs, overrides
+from nepa_scale import checks, subsets, overrides
 from nepa_scale.config import RunConfig
 from nepa_scale.data import stated
 from nepa_scale.data.info import INFO_NAME, make_info
@@ -25,9 +25,9 @@ def configured(root: Path, *words: str) -> RunConfig:
 def test_stated_facts_stand_in_for_absent_data(tmp_path: Path) -> None:
     """Counts come from what is stated, classes are taken as equally large, and only a plan may use them."""
     config = configured(tmp_path, f"data.stated={PETS}", "classify.labels_per_class=12")
-    assert costs.num_train_images(config, "pretrain") == 100
-    assert [costs.num_classes(config, task) for task in ("classify", "segment")] == [8, 3]
-    assert costs.num_used_images(config, "classify") == 4 * 12 + 4 * 12
+    assert subsets.num_train_images(config, "pretrain") == 100
+    assert [subsets.num_classes(config, task) for task in ("classify", "segment")] == [8, 3]
+    assert subsets.num_used_images(config, "classify") == 4 * 12 + 4 * 12
     assert sum(stated.class_sizes(tmp_path, "pets", PETS)) == 100
     tasks = ("pretrain", "classify", "segment")
     assert checks.check_data(config, tasks, planning=True) == []
@@ -62,7 +62,7 @@ def test_a_file_is_read_once(tmp_path: Path) -> None:
     file.write_text("pets:\n  train: 100\n  validation: 20\n")
     config = configured(tmp_path, f"data.stated={file}")
     file.unlink()
-    assert costs.num_train_images(config, "pretrain") == 100
+    assert subsets.num_train_images(config, "pretrain") == 100
     overrides.save(config, tmp_path / "config.yaml")
     assert overrides.load(tmp_path / "config.yaml") == config
     assert config.run_id == configured(tmp_path).run_id
@@ -73,7 +73,7 @@ def test_facts_of_what_is_there_must_agree(tmp_path: Path) -> None:
     info = make_info("pets", split_sizes={"train": 90, "validation": 20}, shard_size=90, class_names=list("abcdefgh"))
     write_json(tmp_path / "pets" / INFO_NAME, info)
     config = configured(tmp_path, f"data.stated={PETS}")
-    assert costs.num_train_images(config, "pretrain") == 90
+    assert subsets.num_train_images(config, "pretrain") == 90
     line = checks.check_data(config, ("pretrain",), planning=True)[0]
     assert line.startswith("data.stated: ")
     assert line.endswith("its train is 90, not 100, mask_classes is 0, not 3")
