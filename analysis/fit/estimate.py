@@ -33,7 +33,7 @@ class Options:
     seed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fit:
     """A fitted law. ``parameters`` and ``intervals`` go by name.
 
@@ -60,6 +60,11 @@ class Fit:
     """Names [n] of the clusters that the points belong to, or the numbers of their rows, from 1."""
     units: NDArray[np.generic]
     """Names [n] of what departs from the law as one: the clusters, or of the places where none were named."""
+
+    def __repr__(self) -> str:
+        from analysis.fit.display import show_fit, told
+
+        return told(lambda console: show_fit(console, self, "y"))
 
     @property
     def widened(self) -> Array:

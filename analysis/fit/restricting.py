@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.laws.law import Law, Parameter
+from analysis.laws.registry import LAWS
 from analysis.laws.restrictions import Restrictions, restricted
 from analysis.ranges import LARGEST
 from nepa_scale.errors import UserError, nearest
@@ -128,9 +129,11 @@ def _split(lists: Sequence[str]) -> list[str]:
 
 def _parameter(law: Law, name: str, words: str) -> Parameter:
     if name not in law.names:
+        others = [one.name for one in LAWS.values() if name in one.names and one.variables == law.variables]
+        hint = f"; laws that have it: {', '.join(others)}" if others else ""
         raise UserError(
             f"{words}: law '{law.name}' has no parameter '{name}'{nearest(name, law.names)} "
-            f"(it has {', '.join(law.names)})"
+            f"(it has {', '.join(law.names)}{hint})"
         )
     return law.parameters[law.names.index(name)]
 

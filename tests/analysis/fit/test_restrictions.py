@@ -192,6 +192,8 @@ def test_an_interval_at_a_bound_is_one_sided_and_holds_the_truth(n: int) -> None
         (Asked(ties=["alpha=alpha"]), "equal to itself"),
         (Asked(["alpha=0.1,beta=0.2"], ["alpha=beta"]), "alpha is fixed at 0.1 and beta at 0.2"),
         (Asked(bounds=["C<=1"]), "no parameter 'C'"),
+        (Asked(bounds=["R<=1"]), "no parameter 'R' (it has E, A, B, alpha, beta)"),
+        (Asked(bounds=["C<=1"]), "laws that have it: rising"),
         (Asked(bounds=["E=1"]), "give NAME<=NUMBER"),
         (Asked(bounds=["E<=0"]), "is above 0"),
         (Asked(bounds=["E<=1", "E>=2"]), "nothing is both"),
