@@ -11,13 +11,21 @@ import pandas as pd
 from analysis import text
 from analysis.findings import comparison
 from analysis.records import FINISHED, Study
-from analysis.series import CLASSIFICATION, PRETRAINED, SCRATCH, SEGMENTATION, finished, leading, size_order
+from analysis.series import (
+    ARMS,
+    CLASSIFICATION,
+    OTHER,
+    SCRATCH,
+    SEGMENTATION,
+    finished,
+    leading,
+    searched,
+    size_order,
+)
 from nepa_scale.config import TASKS
 from nepa_scale.data.embedded import EMBEDDED_NAME
 
 DOING = {"pretrain": "Pretraining", "probe": "Probing", "classify": "Classification", "segment": "Segmentation"}
-TUNED = ("lr", "decay", "warmup", "batch_size")
-"""Ends of the keys of settings that are searched for their best value, and not studied for their effect."""
 PAPER_PARAMS = 85e6
 """Backbone parameters of the smaller of the paper's two models (ViT-B)."""
 ENOUGH_SEEDS = 2
@@ -92,8 +100,7 @@ def _values(study: Study, key: str, task: str | None = None) -> list[str]:
 
 
 def _starts(table: pd.DataFrame) -> str:
-    named = {PRETRAINED: "pretrained", SCRATCH: "from scratch"}
-    there = [name for start, name in named.items() if (table["init"] == start).any()]
+    there = [name for start, name in ARMS.items() if start != OTHER and (table["init"] == start).any()]
     return f"; runs {' and '.join(there)}" if there else ""
 
 
@@ -106,9 +113,8 @@ def _searched(study: Study) -> str:
 
 
 def _searched_keys(study: Study) -> list[str]:
-    """The settings that runs differ in and that have a best value."""
-    keys = [name.removeprefix("config.") for name in map(str, study.table) if name.startswith("config.")]
-    return [key for key in keys if key.rpartition(".")[2].endswith(TUNED)]
+    """The settings that each arm was tried at several values of, then those of whose values laws take the best."""
+    return list(dict.fromkeys([*study.tuned, *searched(study)]))
 
 
 def _has_tuning_scores(study: Study) -> bool:

@@ -15,6 +15,7 @@ from analysis.fit.small_sample.shift import MIN_POINTS_SHIFT
 from analysis.power import Effect
 from analysis.records import Study
 from analysis.series import (
+    ARMS,
     CLASSIFICATION,
     LABEL_KEYS,
     LABELS,
@@ -29,7 +30,7 @@ from analysis.series import (
     size_order,
 )
 
-STARTS = {PRETRAINED: "pretrained", SCRATCH: "from scratch"}
+STARTS = (PRETRAINED, SCRATCH)
 MIN_SEEDS = 3
 """With two, Student's interval of their mean reaches 13 standard errors."""
 
@@ -60,7 +61,7 @@ def few_labels(study: Study) -> list[Finding]:
             of = _of(one, every)
             for series in (one.pretrained, one.scratch):
                 if len(series.points):
-                    question = f"Does the {target.name} fall with {LABELS.name}, {STARTS[series.init]}{of}?"
+                    question = f"Does the {target.name} fall with {LABELS.name}, {ARMS[series.init]}{of}?"
                     found.append(replace(law(series), question=question))
             if len(one.scratch.points):
                 found.append(replace(_worth_finding(one, every), main=target is foremost(study)))
@@ -91,7 +92,7 @@ def worth(one: Arms) -> Shift | NoFit:
     """
     for series in (one.pretrained, one.scratch):
         if isinstance(series.fit, PowerLawFit) and series.fit.b <= 0:
-            return NoFit(f"the error {STARTS[series.init]} does not fall with labels")
+            return NoFit(f"the error {ARMS[series.init]} does not fall with labels")
     both = (one.pretrained.points, one.scratch.points)
     if len(one.seeds) < MIN_SEEDS:
         return matched_shift(*map(_columns, both))

@@ -18,6 +18,7 @@ from analysis.fit.small_sample import (
     NoFit,
     PowerLawFit,
     fit_offset_power_law,
+    fit_power_law,
     mean_interval,
     mean_ratio,
     p_value,
@@ -27,6 +28,7 @@ from analysis.laws.law import Array
 from analysis.power import Effect
 from analysis.records import Study
 from analysis.series import (
+    ARMS,
     CLASSIFICATION,
     OTHER,
     PARAMETERS,
@@ -49,8 +51,6 @@ from analysis.series import (
 )
 
 MAX_NAMED = 12  # labels that one sentence may name
-NAMES = {PRETRAINED: "pretrained", OTHER: "other weights"}
-"""Columns of a comparison, by where its runs start."""
 RUNS = {PRETRAINED: "pretrained runs", OTHER: "runs from other weights", SCRATCH: "runs from scratch"}
 
 
@@ -90,8 +90,8 @@ class Comparison:
     @property
     def leading(self) -> pd.Series[float]:
         """The scores of the pretrained runs, or where none has finished of those from other weights."""
-        known = [name for name in NAMES.values() if self.rows[name].notna().any()]
-        return self.rows[known[0] if known else NAMES[PRETRAINED]]
+        known = [name for start, name in ARMS.items() if start != SCRATCH and self.rows[name].notna().any()]
+        return self.rows[known[0] if known else ARMS[PRETRAINED]]
 
 
 def find(study: Study) -> list[Finding]:
@@ -108,7 +108,9 @@ def find(study: Study) -> list[Finding]:
             laws = [law(series(study, target, axis, start)) for axis in axes if known_on(axis, start)]
             found += [replace(one, main=first and one is laws[0]) for one in laws]
             if (study.table["init"] == SCRATCH).any():
-                found.append(replace(gain_over_scratch(compared, start), main=first))
+                gained = replace(gain_over_scratch(compared, start), main=first)
+                said = exponents_apart(study, target, start) if PARAMETERS in axes else ""
+                found.append(replace(gained, detail=f"{gained.detail} {said}".strip()))
             found.append(beats_trivial(compared, start))
         if PARAMETERS in axes and (rows["init"] == SCRATCH).any():
             found.append(law(series(study, target, PARAMETERS, SCRATCH)))
@@ -163,7 +165,7 @@ def line_effect(fit: PowerLawFit, unit: str) -> Effect | None:
 
 def gain_over_scratch(compared: Comparison, start: str = PRETRAINED) -> Finding:
     """Compare the runs of a ``start`` with their controls; labels that share these count as one."""
-    target, rows, name = compared.target, compared.rows, NAMES[start]
+    target, rows, name = compared.target, compared.rows, ARMS[start]
     question = gain_question(target, start)
     pairs = rows.dropna(subset=[name, "scratch"])
     if pairs.empty:
@@ -192,9 +194,34 @@ def gain_over_scratch(compared: Comparison, start: str = PRETRAINED) -> Finding:
     )
 
 
+def exponents_apart(study: Study, target: Target, start: str = PRETRAINED) -> str:
+    """Whether the error falls with size at another rate than from scratch: the law of their ratio, paired by size.
+
+    What a size has of its own falls out of the ratio, so this is narrower than the difference of two exponents.
+    """
+    own, scratch = (
+        series(study, target, PARAMETERS, one).points.groupby("x")["error"].agg(_geometric) for one in (start, SCRATCH)
+    )
+    ratio = (own / scratch).dropna()
+    fit = fit_power_law(ratio.index.to_numpy(float), ratio.to_numpy(float))
+    if isinstance(fit, NoFit):
+        return ""
+    shown = "" if 0 not in fit.b_interval else ", so it is not shown that they differ"
+    return (
+        f"The exponent in {PARAMETERS.symbol} is {text.number(fit.b)} higher than from scratch "
+        f"({text.LEVEL} interval {text.interval(fit.b_interval)}, paired over n = {text.counted(fit.n, 'size')})"
+        f"{shown}."
+    )
+
+
+def _geometric(values: pd.Series[float]) -> float:
+    """The mean in logarithms; NaN with a value that has none."""
+    return float(np.exp(np.log(values.where(values > 0)).mean(skipna=False)))
+
+
 def gain(compared: Comparison, start: str = PRETRAINED) -> MeanRatio | NoFit:
     """The error of runs of a ``start`` over that of their controls, paired; labels that share these are one pair."""
-    name = NAMES[start]
+    name = ARMS[start]
     pairs = compared.rows.dropna(subset=[name, "scratch"])
     paired = pairs.groupby(compared.controls.loc[pairs.index], sort=False).mean()
     return mean_ratio(1 - paired[name], 1 - paired["scratch"])
@@ -206,7 +233,7 @@ def beats_trivial(compared: Comparison, start: str = PRETRAINED) -> Finding:
     Where each image is right or wrong and their number is known, every size has an interval of its own, such that all
     of them hold together; else it is that of the mean over sizes.
     """
-    target, name = compared.target, NAMES[start]
+    target, name = compared.target, ARMS[start]
     of = " from other weights" if start == OTHER else ""
     question = f"Do the models{of} beat the trivial answer, {target.baseline_name}?"
     known = compared.rows.dropna(subset=[name, "trivial"])
@@ -296,7 +323,9 @@ def comparison(study: Study, target: Target) -> Comparison:
         if not set(same.loc[members.index]) <= taken:
             own.setdefault(label, set(same.loc[members.index]))
     order = [label for label in label_order(study) if label in own]
-    means = {name: of_start(rows, start).groupby("label")[column].mean() for start, name in NAMES.items()}
+    means = {
+        name: of_start(rows, start).groupby("label")[column].mean() for start, name in ARMS.items() if start != SCRATCH
+    }
     controls = {label: scratch.loc[same.loc[scratch.index].isin(own[label]), column].mean() for label in order}
     baseline = f"metrics.{target.baseline}"
     trivial = rows.groupby("label")[baseline].mean() if baseline in rows else pd.Series(dtype="float64")

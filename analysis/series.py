@@ -13,6 +13,8 @@ from analysis.text import MINUS
 
 PRETRAINED, OTHER, SCRATCH = "pretrain", "other weights", "scratch"
 """Where fine-tuning starts: from the study's own pretraining, from other weights (``init=DIR``), from scratch."""
+ARMS = {PRETRAINED: "pretrained", OTHER: "other weights", SCRATCH: "from scratch"}
+"""What these are called."""
 SIZE_KEYS = {SIZE, "model.embed_dim", "model.depth"}
 COST_KEYS = {"model.patch_size", "pretrain.num_images", "pretrain.fraction", "pretrain.epochs", "pretrain.steps"}
 
@@ -165,6 +167,13 @@ def scaled_axes(study: Study) -> tuple[Axis, ...]:
     if not keys or keys & SIZE_KEYS:
         return PARAMETERS, COMPUTE
     return (COMPUTE,) if keys & COST_KEYS else ()
+
+
+def searched(study: Study) -> list[str]:
+    """The varied settings, neither size, cost, labels nor seed, of whose values the best one stands at each place."""
+    others = SIZE_KEYS | COST_KEYS | LABEL_KEYS
+    keys = [key for key in study.axes if key not in others and key.rpartition(".")[2] != "seed"]
+    return keys if scaled_axes(study) else []
 
 
 def known_on(axis: Axis, start: str) -> bool:

@@ -9,9 +9,7 @@ import pandas as pd
 from analysis.choosing import CHOSEN, SCORES
 from analysis.findings import MAX_NAMED, Finding
 from analysis.records import FINISHED, Study
-from analysis.series import OTHER, PRETRAINED, SCRATCH, label_order, of_start
-
-ARMS = {PRETRAINED: "pretrained", OTHER: "other weights", SCRATCH: "from scratch"}
+from analysis.series import ARMS, label_order, of_start
 
 
 def tuned_rates(study: Study) -> list[Finding]:

@@ -13,7 +13,9 @@ from analysis.figures import captions, drawing
 from analysis.figures.drawing import QUIET
 from analysis.figures.palette import Palette, palette
 from analysis.figures.plots import MARGIN, Plot
-from analysis.fit.small_sample import PowerLawFit
+from analysis.fit.small_sample import CONFIDENCE, NoFit, PowerLawFit, p_value
+from analysis.fit.small_sample.partial import MIN_POINTS, Slope, slope_given
+from analysis.fit.small_sample.points import checked
 from analysis.laws.law import Array
 from analysis.records import Study
 from analysis.series import CLASSIFICATION, SEGMENTATION, Series, scaled_axes, series
@@ -39,8 +41,8 @@ def residual_plot(study: Study) -> Plot | None:
             left.set_ylabel("error against its law")
         panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: _percent(float(value))))
     caption = (
-        "Measured error over that of its law, minus 1. Dotted: one standard deviation of the residuals. Points on one "
-        "side at both ends and on the other in between mean that the law bends."
+        "Measured error over that of its law, minus 1. Dotted: one standard deviation of the residuals. "
+        f"{bends(fitted)}"
     )
     return Plot("residuals", figure, caption, f"Residuals of the fitted laws. {_alt(fitted)}")
 
@@ -51,6 +53,33 @@ def residuals(one: Series, fit: PowerLawFit) -> Array:
     law = fit.predict(one.points["x"].to_numpy(float)).y
     found: Array = np.log(np.where(error > 0, error, np.nan) / law)
     return found
+
+
+def curvature(one: Series) -> Slope | NoFit:
+    """The coefficient of the square of log x in log error, beside a straight line: what a power law lacks."""
+    points = checked(one.points["x"], one.points["error"], MIN_POINTS)
+    if isinstance(points, NoFit):
+        return points
+    x, y = points
+    return slope_given((x - x.mean()) ** 2, x, y)
+
+
+def bends(fitted: Sequence[tuple[Series, PowerLawFit]]) -> str:
+    """Which laws bend, by Student's test of their curvature: all panels together err in 5 % (Bonferroni)."""
+    said, tests = [], []
+    for one, fit in fitted:
+        found = curvature(one)
+        if not isinstance(found, NoFit):
+            tests.append((one, found, p_value(found.interval, 0.0, fit.n - 3)))
+    for one, found, p in tests:
+        shown = "bends" if p < (1 - CONFIDENCE) / len(tests) else "shows no bend"
+        said.append(
+            f"{one.target.formula} against {one.axis.symbol} {shown} (coefficient of log² {one.axis.symbol} "
+            f"{text.number(found.value)}, {text.LEVEL} interval {text.interval(found.interval)})"
+        )
+    if not said:
+        return "Whether a law bends cannot be told from so few points."
+    return f"{'; '.join(said)}. Chance calls a law of this figure bent in 5{text.SPACE}% at most."
 
 
 def _draw(axes: Axes, one: Series, fit: PowerLawFit, looks: Palette) -> None:

@@ -11,9 +11,9 @@ import pandas as pd
 
 from analysis import text
 from analysis.choosing import CHOSEN
-from analysis.findings import NAMES, Comparison
+from analysis.findings import Comparison
 from analysis.records import FINISHED, Study
-from analysis.series import label_order, leading, noun, starts
+from analysis.series import ARMS, label_order, leading, noun, starts
 from analysis.study_files import number
 
 MAX_OPEN = 40
@@ -154,7 +154,7 @@ def class_iou_table(study: Study) -> Table | None:
     order = [label for label in label_order(study) if label in means]
     cells = [[str(name), *(text.percent(float(v)) for v in row)] for name, row in means[order].iterrows()]
     note = "Classes in the data set's order; a dash where a class is neither in the images nor predicted."
-    title = f"Segmentation: IoU of each class, {NAMES[starts(rows)[0]]}"
+    title = f"Segmentation: IoU of each class, {ARMS[starts(rows)[0]]}"
     return Table(title, ["class", *order], cells, note=note, folded=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from study_files import write_status
 
-from analysis.findings import Finding, beats_trivial, comparison, find
+from analysis.findings import Finding, beats_trivial, comparison, exponents_apart, find, gain_question
 from analysis.fit.small_sample import NoFit, PowerLawFit
 from analysis.records import read_study
 from analysis.series import CLASSIFICATION, COMPUTE, PARAMETERS, SCRATCH, best_score, series
@@ -225,3 +226,19 @@ def test_the_best_score_is_not_that_of_a_control(make_study: MakeStudy) -> None:
     best = best_score(table, CLASSIFICATION)
     assert best == table.loc[table["init"] == "pretrain", "metrics.top1"].max() < 0.999
     assert best_score(table[table["init"] == "scratch"], CLASSIFICATION) is None
+
+
+def test_exponents_of_both_starts_are_compared(make_study: MakeStudy) -> None:
+    """Equal exponents: a difference near 0 whose interval holds it, narrower than that of either exponent."""
+    study = read_study(make_study(noise=0.03))
+    said = exponents_apart(study, CLASSIFICATION)
+    low, high = (float(end.replace("\u2212", "-")) for end in re.findall(r"interval (\S+) to ([^,]+)", said)[0])
+    assert low < 0 < high and "n = 5 sizes" in said and "not shown that they differ" in said
+    (gained,) = [one for one in find(study) if one.question == gain_question(CLASSIFICATION)]
+    assert said in gained.detail
+
+
+def test_every_law_named_yes_has_an_effect_with_an_interval(make_study: MakeStudy) -> None:
+    """A factor or an exponent and its interval stand in every Yes of a test."""
+    found = [one for one in find(read_study(make_study(noise=0.01))) if one.verdict == "Yes" and one.p is not None]
+    assert found and all(re.search(r"interval|Interval", one.answer + one.detail) for one in found)

@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
@@ -17,8 +18,10 @@ from analysis.curves import curves
 from analysis.figures.curve_plots import curve_plot
 from analysis.figures.drawing import log_ticks, short, size_colours, size_dashes, to_svg
 from analysis.figures.plots import Plot, error_plot, rank_plot
+from analysis.figures.residuals import bends
+from analysis.fit.small_sample import PowerLawFit, fit_power_law
 from analysis.records import read_study
-from analysis.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMENTATION
+from analysis.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMENTATION, Series
 
 MakeStudy = Callable[..., Path]
 AXES = (PARAMETERS, COMPUTE)
@@ -139,3 +142,23 @@ def test_a_name_that_begins_with_an_underscore_stands_in_the_legend(make_study: 
     legend = curve_plot(study, logged, "loss", "loss").figure.axes[0].get_legend()
     assert legend is not None
     assert [label.get_text().lstrip("\u200b") for label in legend.get_texts()] == ["_a", "b"]
+
+
+def test_a_bend_is_a_test_of_stated_error() -> None:
+    """Of true power laws at four sizes the caption calls at most one in ten bent; of a strong bend all."""
+    x = np.geomspace(1e4, 1e7, 6)
+    rng, bent = np.random.default_rng(0), 0
+    for _ in range(100):
+        y = 4 * x[:4] ** -0.2 * np.exp(rng.normal(0, 0.03, 4))
+        bent += "bends" in bends([fitted(x[:4], y)])
+    assert bent <= 10
+    assert "bends" in bends([fitted(x, 0.1 + 400 * x**-0.6)])
+    assert "cannot be told" in bends([fitted(x[:3], x[:3] ** -0.2 * np.array([1, 1.1, 1]))])
+
+
+def fitted(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[Series, PowerLawFit]:
+    """A series with its law."""
+    fit = fit_power_law(x, y)
+    assert isinstance(fit, PowerLawFit)
+    points = pd.DataFrame({"label": "a", "run_id": "r", "x": x, "error": y})
+    return Series(CLASSIFICATION, PARAMETERS, "pretrain", points, 0, fit), fit
