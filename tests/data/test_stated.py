@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nepa_scale import checks, subsets, overrides
+from nepa_scale import checks, overrides, subsets
 from nepa_scale.config import RunConfig
 from nepa_scale.data import stated
 from nepa_scale.data.info import INFO_NAME, make_info
