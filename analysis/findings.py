@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
 
 from analysis import text
 from analysis.controls import settings
@@ -274,12 +274,11 @@ def _mean_effect(interval: Interval, n: int, unit: str) -> Effect | None:
 def _score_intervals(scores: pd.Series[float], images: pd.Series[float]) -> pd.DataFrame:
     """Exact intervals (Clopper and Pearson's) [low, high] of scores over so many images, which hold together at 95 %
     (Bonferroni)."""
-    level = 1 - (1 - CONFIDENCE) / len(scores)
-    found = [
-        stats.binomtest(round(score * n), n).proportion_ci(level, "exact")
-        for score, n in zip(scores, images.astype(int), strict=True)
-    ]
-    return pd.DataFrame(found, index=scores.index, columns=["low", "high"], dtype="float64")
+    n, tail = images.to_numpy(float), (1 - CONFIDENCE) / len(scores) / 2
+    right = (scores * images).round().to_numpy(float)
+    low = np.where(right > 0, special.betaincinv(np.maximum(right, 1), n - right + 1, tail), 0.0)
+    high = np.where(right < n, special.betaincinv(right + 1, np.maximum(n - right, 1), 1 - tail), 1.0)
+    return pd.DataFrame({"low": low, "high": high}, index=scores.index)
 
 
 def _by_chance(scores: pd.Series[float], trivial: pd.Series[float], images: pd.Series[float]) -> Array:
