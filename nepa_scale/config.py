@@ -114,7 +114,7 @@ class DataConfig:
     allow_remote: bool = setting(False, orchestration=True)
     """permit shards at URLs (the url of _info.json)"""
     stated: str | None = setting(None, orchestration=True)
-    """facts to plan with where data is absent: '{NAME: {train: N, validation: N, classes: K, mask_classes: M}}' or a file"""
+    """plans without data: '{NAME: {train: N, validation: N, classes: K, mask_classes: M}}', or a file with that"""
     mean: str = setting("0.5")
     """subtracted from pixels 0..1: one number or three, dataset (its training images'), or image (each image's own)"""
     std: str = setting("0.5")

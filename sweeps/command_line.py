@@ -15,7 +15,8 @@ from nepa_scale.config import TASKS
 from nepa_scale.errors import ConfigError, nearest
 from sweeps.conf_files import compose_tree
 from sweeps.launch_keys import KIND_TEXTS, declared, range_problems, set_key, unknown_key
-from sweeps.settings import GROUPS, RESERVED, Cluster, Launch, Tree, is_launch_key
+from sweeps.on_slurm import options
+from sweeps.settings import GROUPS, RESERVED, Cluster, Launch, SlurmSettings, Tree, is_launch_key
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -46,6 +47,7 @@ def read_launch(words: Sequence[str]) -> Launch:
         cluster=cast(Cluster, root.cluster),
         study_dir=Path(root.study_dir or f"studies/{root.study.name}-{choices['grid']}"),
         dry_run=root.dry_run,
+        print_script=root.print_script,
         pairs=typed,
         branch=root.branch,
         calibrate=root.calibrate,
@@ -98,6 +100,10 @@ def _contradictions(tree: Tree, name: str, typed: Pairs) -> list[str]:
     grid, problems = tree.grid, []
     if tree.predict_from is not None and not tree.predict:
         problems.append(f"predict_from={tree.predict_from}: give predict=true, too")
+    if isinstance(tree.cluster, SlurmSettings):
+        problems += options.problems(tree.cluster)
+    elif tree.print_script:
+        problems.append("print_script=true: tasks on this machine have no scripts; give cluster=slurm, too")
     if not tree.study.tasks:
         problems.append(f"study.tasks: no task; give some of {', '.join(TASKS)}")
     named = [(point, key) for point, settings in grid.points.items() for key in settings]

@@ -43,6 +43,11 @@ class Executor(Protocol):
         """Stop ``jobs``, which are marked as cancelled, wherever they are."""
 
 
+def scripts(cluster: Cluster, study_dir: Path, todo: Sequence[Job]) -> list[str]:
+    """What sbatch would get to do ``todo``; nothing where tasks run on this machine."""
+    return SlurmExecutor(cluster, study_dir).scripts(todo) if isinstance(cluster, SlurmSettings) else []
+
+
 def executor(cluster: Cluster, study_dir: Path) -> Executor:
     """The executor of the study in ``study_dir``."""
     if isinstance(cluster, SlurmSettings):

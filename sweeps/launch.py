@@ -23,7 +23,7 @@ from nepa_scale.runs import exclusive
 from sweeps import display, jobs, plan, plan_view, registration
 from sweeps.clusters import CLUSTER_NAME, read_cluster, save_cluster
 from sweeps.command_line import read_launch
-from sweeps.executors import executor
+from sweeps.executors import executor, scripts
 from sweeps.finishing import see_through
 from sweeps.launch_help import help_text
 from sweeps.planning.data_sets import check_shards, make_embedded_data
@@ -56,6 +56,10 @@ def launch(request: Launch) -> int:
     """Show the plan; unless this is a dry run, carry it out."""
     _check_study_dir(request.study_dir)
     prepared = prepare(request)
+    if request.print_script:
+        for script in scripts(request.cluster, request.study_dir, _todo(request, prepared)):
+            print(script)
+        return 0
     plan_view.show(prepared.plan, _todo(request, prepared), request.study_dir, request.cluster, display.make_console())
     for line in learning_rates(prepared.points.values()):
         print(line)

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from nepa_scale.overrides import to_text
 from sweeps.conf_files import compose_tree, options
-from sweeps.launch_keys import LISTS_KEYS, POINTS_KEY
+from sweeps.launch_keys import LISTS_KEYS, MAPPING_KEYS, POINTS_KEY
 from sweeps.settings import GROUPS, describe
 
 
@@ -28,6 +28,7 @@ def help_text(words: Sequence[str]) -> str:
         "calibrate=true measure how long such tasks take where they will run, once, for better estimates",
         "predict=true   write down what smaller runs let expect of the largest, before these start",
         "dry_run=true   show the plan with its cost and create nothing; also --dry-run",
+        "print_script=true  with cluster=slurm: print the scripts that sbatch would get, and submit nothing",
         "unfit=drop     leave out points that do not fit the devices, with the reason, instead of refusing",
         "only=failed    start only what failed; only=missing: only what did not",
         "watch=false    leave once all is in line, the tasks go on; watch=true stays on Slurm, too",
@@ -50,6 +51,8 @@ def _key_lines(name: str, section: Any) -> Iterator[str]:
             form = (
                 ".NAME={SETTING: ...}"
                 if key == POINTS_KEY
+                else ".NAME=..."
+                if key in MAPPING_KEYS
                 else ".SETTING=[...]"
                 if key in LISTS_KEYS
                 else ".SETTING=..."

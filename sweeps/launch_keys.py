@@ -23,6 +23,10 @@ SETTINGS_KEYS = ("grid.axes", "grid.zip", "grid.tuned", "grid.set", "study.tuned
 LISTS_KEYS = ("grid.axes", "grid.zip", "grid.tuned", "study.tuned")
 """Those of them whose settings have lists of values."""
 POINTS_KEY = "grid.points"
+MAPPING_KEYS = ("cluster.sbatch", "cluster.env")
+"""Keys that hold words of Slurm or the shell by name; below them a name can be typed by itself."""
+SHELL_KEYS = (*MAPPING_KEYS, "cluster.setup", "cluster.srun_args", "cluster.python")
+"""Keys whose texts the shell reads: ${HOME} is its variable, not a reference to another key."""
 NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
 """Unicode's categories of signs that are no text of one line: controls, halves of pairs, separators."""
 NAME_RULE = "the name of a point is one line of text, without space around it"
@@ -34,6 +38,7 @@ KIND_TEXTS = {
     "float": "a number",
     "float | None": "a number or null",
     "list[str]": "a list of names: [a,b]",
+    "dict[str, Any]": "names with their values: {NAME: VALUE}",
     "list[int]": "a list of whole numbers: [1,2]",
     "list[float]": "a list of numbers: [1,2.5]",
 }
@@ -57,6 +62,8 @@ def set_key(tree: DictConfig, key: str, value: Any, text: str) -> Problems:
         yield from _set_settings(tree, path, key.removeprefix(path)[1:], value, text)
     elif f"{key}.".startswith(f"{POINTS_KEY}."):
         yield from _set_points(tree, key.removeprefix(POINTS_KEY)[1:], value, text)
+    elif (path := next((path for path in MAPPING_KEYS if key.startswith(f"{path}.")), None)) is not None:
+        yield from set_key(tree, path, {key.removeprefix(path)[1:]: value}, text)
     elif key in (known := declared(tree)):
         yield from _set_value(tree, key, value, text, known[key])
     else:
@@ -72,7 +79,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 def range_problems(tree: DictConfig) -> list[str]:
     """What is out of range in a composed ``tree``, values that files refer to included."""
     known = declared(tree)
-    simple = [key for key in known if key not in (*SETTINGS_KEYS, POINTS_KEY)]
+    simple = [key for key in known if key not in (*SETTINGS_KEYS, POINTS_KEY, *MAPPING_KEYS)]
     return [line for key in simple for line in out_of_range(key, plain(tree, key, resolve=True), known[key].metadata)]
 
 
@@ -83,14 +90,25 @@ def plain(tree: DictConfig, key: str, *, resolve: bool = False) -> Any:
 
 
 def _set_value(tree: DictConfig, key: str, value: Any, text: str, item: Field[Any]) -> Problems:
+    if key in SHELL_KEYS:
+        value = _literal(value)
     try:
         OmegaConf.update(tree, key, value)
     except (OmegaConfBaseException, ValueError, OverflowError):
         yield key, f"{key}={text}: expected {KIND_TEXTS.get(str(item.type), 'a text')}"
     else:
-        references = _references(value)
-        checked = [] if references else out_of_range(key, plain(tree, key), item.metadata)
+        references = [] if key in SHELL_KEYS else _references(value)
+        checked = [] if references or key in MAPPING_KEYS else out_of_range(key, plain(tree, key), item.metadata)
         yield from ((key, line) for line in (*_unknown_references(tree, references), *checked))
+
+
+def _literal(value: Any) -> Any:
+    """``value`` with its texts written so that OmegaConf leaves them as they are."""
+    if isinstance(value, dict):
+        return {str(name): _literal(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_literal(each) for each in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
 def _set_settings(tree: DictConfig, path: str, name: str, value: Any, text: str) -> Problems:

@@ -189,6 +189,19 @@ class SlurmSettings(ClusterSettings):
     array_parallelism: int | None = option(
         "jobs of one array that may run at once; null = as many as there is room for", low=1, high=10**6
     )
+    sbatch: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=about("further options of sbatch by their names: qos, constraint, gres, exclusive, mail-user, ..."),
+    )
+    setup: list[str] = field(
+        default_factory=list,
+        metadata=about("shell commands of a job before its processes start: modules, conda, ..."),
+    )
+    srun_args: list[str] = field(
+        default_factory=list, metadata=about("further arguments of the srun that starts the processes")
+    )
+    env: dict[str, Any] = field(default_factory=dict, metadata=about("variables of the job's environment"))
+    python: str | None = option("command that starts Python, e.g. in a container; null = this Python")
 
 
 Cluster = LocalSettings | SlurmSettings
@@ -216,6 +229,7 @@ class Tree:
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     study_dir: str | None = option("where plan, runs and report go; null = studies/<study>-<grid>")
     dry_run: bool = option("show the plan with its cost and create nothing", False)
+    print_script: bool = option("cluster=slurm: print the scripts that sbatch would get, and submit nothing", False)
     unfit: str = option(
         "points that no device can hold, whose batch or budget does not divide, or whose optimum lies outside the"
         " ladder: refuse the launch, or drop them",
@@ -255,6 +269,7 @@ class Launch:
     cluster: Cluster
     study_dir: Path
     dry_run: bool
+    print_script: bool = False
     pairs: tuple[tuple[str, str], ...]
     branch: bool = False
     calibrate: bool = False

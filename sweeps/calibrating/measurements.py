@@ -23,6 +23,7 @@ from nepa_scale.milestones import asks_for_knn
 from nepa_scale.placing.placed import Placement
 from sweeps.calibrating.timing import Counts, Timing
 from sweeps.machine import local_slots
+from sweeps.on_slurm.options import sbatch_options
 from sweeps.settings import Cluster, LocalSettings
 
 SCHEMA = 1
@@ -181,7 +182,8 @@ def device_of(cluster: Cluster) -> dict[str, Any]:
         started = {"started": "forked"} if slots.forks else {}
         return {**machine, **shape, **started, "torch": torch}
     keys = ("partition", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task")
-    return {**{key: getattr(cluster, key) for key in keys}, "torch": torch}
+    nodes = {"sbatch": options} if (options := sbatch_options(cluster)) else {}  # a constraint chooses the devices
+    return {**{key: getattr(cluster, key) for key in keys}, **nodes, "torch": torch}
 
 
 def processor() -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import submitit
 
@@ -14,7 +14,8 @@ from nepa_scale.errors import UserError
 from nepa_scale.runs import is_in_use_by_another
 from sweeps import jobs
 from sweeps.handing_over import job_environment
-from sweeps.on_slurm import arrays, commands, requeue, submissions, truth
+from sweeps.no_answer import NoAnswer
+from sweeps.on_slurm import arrays, commands, requeue, sbatch, submissions, truth
 from sweeps.on_slurm.arrays import Array
 from sweeps.on_slurm.commands import JobState
 from sweeps.schedule import Job
@@ -67,9 +68,18 @@ class SlurmExecutor:
             for job in new:
                 jobs.settle(job, None, stopping=True)
             raise
-        lines = [f"job {ids[id(array)]}  {_title(array)}" for array in planned]
+        lines = [f"job {ids[id(array)]}  {sbatch.title(array)}" for array in planned]
         lines += [f"{len(new)} tasks submitted to Slurm as {len(planned)} jobs and arrays"] if new else []
         return [*lines, *([f"{len(todo) - len(new)} tasks are there already"] if len(new) < len(todo) else [])]
+
+    def scripts(self, todo: Sequence[Job]) -> list[str]:
+        """The scripts that ``submit`` would give to sbatch; where Slurm cannot be asked, as if it had no jobs yet."""
+        live, size = dict[str, str](), commands.DEFAULT_MAX_ARRAY_SIZE
+        with contextlib.suppress(NoAnswer, FileNotFoundError):
+            live = {key: state.job_id for key, state in self._known(fresh=True).items() if state.is_live}
+            size = commands.max_array_size()
+        planned = arrays.arranged([job for job in todo if job.key not in live], live, size)
+        return sbatch.scripts(self._settings, self._study_dir, planned)
 
     def is_active(self) -> bool:
         """Whether Slurm has a job of the study that waits or runs; asked every few seconds at most."""
@@ -111,9 +121,10 @@ class SlurmExecutor:
         submission = submissions.begin(self._study_dir, [job.key for job in array.jobs])
         for job in array.jobs:
             jobs.put_in_line(job)
-        executor = submitit.SlurmExecutor(submissions.folder(self._study_dir, submission))
-        dependency = _dependency(array, ids)
-        executor.update_parameters(**parameters(self._settings, array, submission.comment, dependency))
+        python = sbatch.python_command(self._settings)
+        executor = submitit.SlurmExecutor(submissions.folder(self._study_dir, submission), python=python)
+        dependency = sbatch.dependency_of(array, ids)
+        executor.update_parameters(**sbatch.parameters(self._settings, array, submission.comment, dependency))
         variables = {"OMP_NUM_THREADS": str(array.jobs[0].resources.cpus_per_task)}
         if CONFIGURATION in os.environ:  # where Slurm's commands find their cluster: not of the job this may run in
             variables[CONFIGURATION] = os.environ[CONFIGURATION]
@@ -124,51 +135,11 @@ class SlurmExecutor:
                     for job in array.jobs
                 ]
         except submitit.core.utils.FailedJobError as error:
-            raise UserError(f"Slurm refuses {_title(array)}: {_words(error)}") from error
+            raise UserError(f"Slurm refuses {sbatch.title(array)}: {_words(error)}") from error
         job_id = str(handles[0].job_id).partition("_")[0]
         submissions.submitted(self._study_dir, submission, job_id)
         self._asked_at = -ASK_AGAIN_SECONDS
         return job_id
-
-
-def parameters(settings: SlurmSettings, array: Array, comment: str, dependency: str | None) -> dict[str, Any]:
-    """What submitit is told about one array, in sbatch's words."""
-    asked = array.jobs[0].resources
-    # Without kill-on-invalid-dep a job whose parent failed would stay pending for ever.
-    extra: dict[str, Any] = {"requeue": True}
-    if dependency is not None:
-        extra |= {"dependency": dependency, "kill-on-invalid-dep": "yes"}
-    return {
-        "job_name": array.jobs[0].key if len(array.jobs) == 1 else _title(array),
-        "comment": comment,
-        "partition": settings.partition,
-        "account": settings.account,
-        "nodes": asked.nodes,
-        "ntasks_per_node": asked.tasks_per_node,
-        "gpus_per_node": asked.gpus_per_node or None,
-        "cpus_per_task": asked.cpus_per_task,
-        "mem": None if asked.mem_gb is None else f"{asked.mem_gb}GB",
-        "time": asked.timeout_min if asked.timeout_min is not None else settings.timeout_min,
-        "signal_delay_s": settings.save_seconds,
-        "array_parallelism": settings.array_parallelism or len(array.jobs),
-        "additional_parameters": extra,
-        # Since 22.05 srun does not inherit --cpus-per-task; and one lost rank should end the others.
-        "srun_args": [f"--cpus-per-task={asked.cpus_per_task}", "--kill-on-bad-exit=1"],
-    }
-
-
-def _dependency(array: Array, ids: dict[int, str]) -> str | None:
-    """What the jobs of ``array`` wait for: all for one job, or each for its own in an array as long as this."""
-    if array.live_parent is not None:
-        return f"afterok:{array.live_parent}"
-    if array.parent is None:
-        return None
-    return f"{'afterok' if len(array.jobs) == 1 else 'aftercorr'}:{ids[id(array.parent)]}"
-
-
-def _title(array: Array) -> str:
-    first = array.jobs[0].key
-    return first if len(array.jobs) == 1 else f"{first.rpartition('/')[2]} of {len(array.jobs)} runs"
 
 
 def _words(error: Exception) -> str:

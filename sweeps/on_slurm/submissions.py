@@ -36,10 +36,20 @@ class Submission:
 
 def begin(study_dir: Path, keys: Sequence[str]) -> Submission:
     """Record that ``keys`` are about to be submitted together."""
-    number = max(map(_number, _records(study_dir)), default=0) + 1
-    submission = Submission(number, f"nepa_scale:{_digest(study_dir)}:{number}", tuple(keys))
+    number = next_number(study_dir)
+    submission = Submission(number, comment(study_dir, number), tuple(keys))
     _write(study_dir, submission)
     return submission
+
+
+def next_number(study_dir: Path) -> int:
+    """The number of the next submission."""
+    return max(map(_number, _records(study_dir)), default=0) + 1
+
+
+def comment(study_dir: Path, number: int) -> str:
+    """What Slurm keeps with every job of a submission."""
+    return f"nepa_scale:{_digest(study_dir)}:{number}"
 
 
 def submitted(study_dir: Path, submission: Submission, job_id: str) -> Submission:

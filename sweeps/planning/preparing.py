@@ -47,7 +47,7 @@ def prepare(request: Launch) -> Prepared:
     placed, devices = Placements(request.cluster), world_size(request.cluster)
     points, dropped = _runnable(request, placed, devices)
     check_planned(points.values(), calibrate=request.calibrate)
-    check(points.values(), devices, planning=request.dry_run)
+    check(points.values(), devices, planning=request.dry_run or request.print_script)
     earlier = plan.load(request.study_dir)
     points = share_pretraining(points, earlier, request.study_dir)
     speed = task_speed(request.cluster, next(iter(points.values())).config.engine.precision)

@@ -22,6 +22,7 @@ import psutil
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "srun")
 SEARCHED = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 CPUS, MEMORY_MB, GPUS = 4, 8192, 4
+FEATURE = "kind"  # each node is of its own kind: kind1, kind2
 CONF = """
 ClusterName=virtual
 SlurmctldHost={host}(127.0.0.1)
@@ -74,6 +75,7 @@ PartitionName=short Nodes=virtual[1-{count}] MaxTime=5 State=UP PriorityTier=10
 
 ACCOUNTING_DAEMONS = ("slurmdbd", "sacct", "sacctmgr", "mariadbd", "mariadb", "mariadb-install-db")
 ACCOUNT = "research"
+QOS = "urgent"
 ACCOUNTING = """AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort={port}
@@ -103,8 +105,8 @@ def missing(*, accounting: bool = False) -> list[str]:
 class VirtualCluster:
     """A running Slurm. ``environment`` is what its clients need; ``with`` stops it.
 
-    ``accounting`` adds slurmdbd and its database, an account ``ACCOUNT`` of this user, and limits that are kept; the
-    controller forgets jobs ``min_job_age`` seconds after their end.
+    ``accounting`` adds slurmdbd and its database, an account ``ACCOUNT`` and a quality of service ``QOS`` of this user,
+    and limits that are kept; the controller forgets jobs ``min_job_age`` seconds after their end.
     """
 
     def __init__(self, folder: Path, nodes: int = 2, *, accounting: bool = False, min_job_age: int = 86_400) -> None:
@@ -161,6 +163,8 @@ class VirtualCluster:
         self.ask("sacctmgr", "-i", "add", "cluster", "virtual")
         self.ask("sacctmgr", "-i", "add", "account", ACCOUNT)
         self.ask("sacctmgr", "-i", "add", "user", getpass.getuser(), f"account={ACCOUNT}", f"defaultaccount={ACCOUNT}")
+        self.ask("sacctmgr", "-i", "add", "qos", QOS)
+        self.ask("sacctmgr", "-i", "modify", "user", getpass.getuser(), "set", f"qos=normal,{QOS}")
 
     def _configure(self) -> None:
         for name in ("state", "spool", "dev"):
@@ -174,7 +178,7 @@ class VirtualCluster:
         known = {"host": host, "folder": self.folder, "user": getpass.getuser()}
         nodes = "\n".join(
             f"NodeName=virtual{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS}"
-            f" RealMemory={MEMORY_MB} Gres=gpu:{GPUS} State=UNKNOWN"
+            f" RealMemory={MEMORY_MB} Gres=gpu:{GPUS} Feature=virtual,{FEATURE}{number} State=UNKNOWN"
             for number, port in enumerate(self._node_ports, 1)
         )
         (self.folder / "slurm.conf").write_text(

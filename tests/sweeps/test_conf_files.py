@@ -14,6 +14,7 @@ from sweeps import conf_files
 from sweeps.command_line import read_launch
 from sweeps.launch_help import help_text
 from sweeps.planning.points import expand
+from sweeps.settings import SlurmSettings
 
 
 @pytest.fixture
@@ -188,3 +189,17 @@ def test_a_misspelt_key_typed_beside_others(conf: Path) -> None:
         "grid.axes",
         "pretrain.epochs",
     ]
+
+
+def test_words_of_the_shell(conf: Path) -> None:
+    """A cluster file may hold options, commands and variables with dollar signs; what is typed is added to them."""
+    own = (conf / "cluster" / "slurm.yaml").read_text().replace("sbatch: {} ", "sbatch: {qos: low, nice: 5} ")
+    own = own.replace("setup: [] ", "setup: ['cd ${HOME}', 'export A=${HOME%/*}'] ").replace(
+        "env: {} ", "env: {B: '${C}'} "
+    )
+    (conf / "cluster" / "own.yaml").write_text(own)
+    launch = read_launch(["cluster=own", "cluster.sbatch.qos=high", "cluster.env={D: 1}"])
+    assert isinstance(launch.cluster, SlurmSettings)
+    assert launch.cluster.sbatch == {"qos": "high", "nice": 5}
+    assert launch.cluster.setup == ["cd ${HOME}", "export A=${HOME%/*}"]
+    assert launch.cluster.env == {"B": "${C}", "D": 1}

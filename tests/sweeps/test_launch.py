@@ -322,3 +322,18 @@ def test_what_a_plan_without_data_does_not_do(run: Run, words: list[str], compla
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert complaint in done.stderr
+
+
+def test_scripts_are_shown(run: Run, tmp_path: Path) -> None:
+    """print_script=true prints a script for each array and creates nothing, without Slurm and without data."""
+    words = ["study=imagenet", "cluster=slurm", "cluster.sbatch.constraint=h100", "cluster.setup=['cd ${HOME:-/}']"]
+    done = run("launch.py", *words, "study.sizes=[small,base]", "study.tasks=[pretrain,classify]", "print_script=true")
+    assert (done.returncode, done.stderr) == (0, "")
+    pretraining, finetuning = done.stdout.split("#!/bin/bash")[1:]
+    for script in (pretraining, finetuning):
+        assert "#SBATCH --array=0-1%2" in script
+        assert "#SBATCH --constraint=h100" in script
+        assert "\ncd ${HOME:-/}\n" in script
+    assert "dependency" not in pretraining
+    assert "#SBATCH --dependency=aftercorr:JOB_1" in finetuning
+    assert contents(tmp_path) == set()
