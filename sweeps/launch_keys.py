@@ -24,7 +24,7 @@ LISTS_KEYS = ("grid.axes", "grid.zip", "grid.tuned", "study.tuned")
 """Those of them whose settings have lists of values."""
 POINTS_KEY = "grid.points"
 MAPPING_KEYS = ("cluster.sbatch", "cluster.env")
-"""Keys that hold words of Slurm or the shell by name; one can be given by itself: cluster.sbatch.qos=high."""
+"""Keys that hold words of Slurm or the shell by name; below them a name can be typed by itself."""
 SHELL_KEYS = (*MAPPING_KEYS, "cluster.setup", "cluster.srun_args", "cluster.python")
 """Keys whose texts the shell reads: ${HOME} is its variable, not a reference to another key."""
 NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
