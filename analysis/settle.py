@@ -30,7 +30,7 @@ def _said(effect: Effect, level: float, costs: tuple[float, float]) -> str:
     n, times = effect.enough(level), effect.enough_seeds(level)
     ways = []
     if n is not None:
-        ways.append(f"{text.counted(n, effect.unit)} instead of {effect.n} ({_cost(n - effect.n, costs)})")
+        ways.append(f"{text.counted(n, effect.unit or 'seed')} instead of {effect.n} ({_cost(n - effect.n, costs)})")
     if times is not None:
         ways.append(
             f"{times} times the seeds of each, if the noise is that of seeds ({_cost((times - 1) * effect.n, costs)})"
