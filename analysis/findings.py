@@ -216,7 +216,7 @@ def exponents_apart(study: Study, target: Target, start: str = PRETRAINED) -> st
 
 def _geometric(values: pd.Series[float]) -> float:
     """The mean in logarithms; NaN with a value that has none."""
-    return float(np.exp(np.mean(np.log(values.where(values > 0).to_numpy(float)))))
+    return float(np.exp(np.log(values.to_numpy(float)).mean())) if (values > 0).all() else math.nan
 
 
 def gain(compared: Comparison, start: str = PRETRAINED) -> MeanRatio | NoFit:
