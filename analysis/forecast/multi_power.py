@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.fit.minimise import Rows
 from analysis.forecast.schedule import Schedule
 from analysis.laws.law import Array
 
@@ -138,7 +139,7 @@ class _Grid:
         squares = total - self.scale * with_y - self.floor * of_y
         self.squares = np.where(self.scale > 0, np.maximum(squares, 1e-10 * total), np.inf)
 
-    def variance(self, chosen: tuple[Array, Array, Array], shape: Array) -> Array:
+    def variance(self, chosen: tuple[Rows, Rows, Rows], shape: Array) -> Array:
         """Variance [S, n] of what the ``chosen`` say at ``shape`` [S, n], per variance of a point of weight 1."""
         square, linear, determinant = (
             part[chosen][:, None] for part in (self._square, self._linear, self._determinant)
