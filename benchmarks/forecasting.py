@@ -34,11 +34,9 @@ from numpy.typing import NDArray
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from scipy import stats  # noqa: E402  (after the path)
-
-from analysis.forecast.frontier import frontier  # noqa: E402
+from analysis.forecast.frontier import frontier  # noqa: E402  (after the path)
 from analysis.forecast.rolling import FEWEST, Rolled, roll  # noqa: E402
-from analysis.forecast.rule import RULE, Rule, combine  # noqa: E402
+from analysis.forecast.rule import RULE, Rule, combine, interval  # noqa: E402
 from analysis.laws.law import Array  # noqa: E402
 
 TARGETS = {"IC mean": 0.038, "IC median": 0.022, "LM": 0.0008, "NMT": 0.0095, "BB": 0.0072}
@@ -48,6 +46,7 @@ LAION_TARGETS = {  # percent; None where none was set
     ("imagenet1k_zeroshot_acc1", "clip"): (3.0, 6.0, 14.0),
     ("imagenet1k_zeroshot_acc1", "mammut"): (3.0, 6.0, 14.0),
 }
+LAION_METRICS = {metric for metric, _ in LAION_TARGETS}
 LESS = (4, 10, 30)
 NEARLY = 1 + 1e-4
 """Curves are given to five digits, so that twice as much is nearly so."""
@@ -69,10 +68,11 @@ class Curve:
     truth: Array
 
     def errors(self, rule: Rule) -> tuple[Array, Array]:
-        """Log errors [m], and half the width of their 95 % intervals."""
+        """Log errors [m], and how far on their side 95 % intervals reach."""
         combined = combine(self.rolled, rule)
-        half = rule.width * stats.t.ppf(0.975, rule.freedom) * combined.expected_error
-        return combined.log_value - self.truth, half
+        below, above = interval(combined, 0.95, one_run=self.group not in LAION_METRICS, rule=rule)
+        error = combined.log_value - self.truth
+        return error, np.where(error > 0, below, above)
 
 
 def google(folder: Path, domains: list[str], *, earlier: bool = False) -> list[Curve]:

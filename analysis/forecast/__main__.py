@@ -15,7 +15,7 @@ from analysis.fit import display, words
 from analysis.fit.small_sample import NoFit
 from analysis.fit.table import read_table
 from analysis.forecast.answers import as_json
-from analysis.forecast.estimate import Forecast, forecast
+from analysis.forecast.estimate import Forecast, forecast_all
 from analysis.forecast.frontier import frontier
 from analysis.forecast.schedule import read_planned
 from analysis.forecast.scheduled import forecast_scheduled
@@ -78,12 +78,12 @@ def _answers(given: argparse.Namespace) -> Answers:
     x, y = table.numbers(given.x), table.numbers(given.y)
     rate = None if given.lr is None else table.numbers(given.lr)
     labels = np.full(len(x), "") if given.group is None else table.words(given.group)
-    answers: Answers = {}
-    for label in dict.fromkeys(labels):
-        own = labels == label
-        answers[str(label)] = (
-            _along_x(x[own], y[own], given) if rate is None else _along_rates(x[own], y[own], rate[own], given)
-        )
+    names = list(dict.fromkeys(labels))
+    if rate is None:
+        found = _along_x([(x[labels == name], y[labels == name]) for name in names], given)
+    else:
+        found = [_along_rates(x[own], y[own], rate[own], given) for own in (labels == name for name in names)]
+    answers: Answers = dict(zip(map(str, names), found, strict=True))
     refused = [
         f"{given.group} {label}: {one.reason}" if label else one.reason
         for label, one in answers.items()
@@ -104,11 +104,10 @@ def _check(given: argparse.Namespace) -> None:
         raise UserError("--frontier is of many runs, and --lr of one run's learning curve; leave one of them out")
 
 
-def _along_x(x: Array, y: Array, given: argparse.Namespace) -> Forecast | NoFit:
+def _along_x(curves: list[tuple[Array, Array]], given: argparse.Namespace) -> list[Forecast | NoFit]:
     if given.frontier:
-        present = np.isfinite(x) & np.isfinite(y)
-        x, y = frontier(x[present], y[present])
-    return forecast(x, y, np.array(given.at), confidence=given.confidence)
+        curves = [frontier(x[present], y[present]) for x, y in curves for present in (np.isfinite(x) & np.isfinite(y),)]
+    return forecast_all(curves, np.array(given.at), confidence=given.confidence, finished=given.frontier)
 
 
 def _along_rates(x: Array, y: Array, rate: Array, given: argparse.Namespace) -> Forecast | NoFit:

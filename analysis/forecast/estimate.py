@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special
 
 from analysis.fit.small_sample import NoFit
-from analysis.forecast.rolling import FEWEST, Rolled, roll
-from analysis.forecast.rule import RULE, Combined, Rule, combine
+from analysis.forecast.rolling import FEWEST, Asked, Rolled, roll_all
+from analysis.forecast.rule import RULE, Combined, Rule, combine, interval
 from analysis.laws.law import Array
 
 CONFIDENCE = 0.95
@@ -46,46 +46,92 @@ class Forecast:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _How:
+    confidence: float
+    finished: bool
+    rule: Rule
+
+
 def forecast(
-    x: ArrayLike, y: ArrayLike, at: ArrayLike, *, confidence: float = CONFIDENCE, rule: Rule = RULE
+    x: ArrayLike,
+    y: ArrayLike,
+    at: ArrayLike,
+    *,
+    confidence: float = CONFIDENCE,
+    finished: bool = False,
+    rule: Rule = RULE,
 ) -> Forecast | NoFit:
     """Continue ``y`` [n] > 0 along ``x`` [n] > 0 to the places ``at`` [m], all beyond the largest x.
 
     Forms compete by the errors with which they would have forecast the later points from the earlier ones, as far
-    ahead as the farthest place is now. Nothing else is set, and nothing depends on what the data are. Returns why
-    not, where the points cannot carry a forecast. Several y at one x are several points.
+    ahead as the farthest place is now. Nothing else is set, and nothing depends on what the data are, but that of
+    points which are each a ``finished`` run no late fall of a learning rate is to be feared. Returns why not, where
+    the points cannot carry a forecast. Several y at one x are several points.
     """
-    known_x, known_y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    return forecast_all([(x, y)], at, confidence=confidence, finished=finished, rule=rule)[0]
+
+
+def forecast_all(
+    curves: Sequence[tuple[ArrayLike, ArrayLike]],
+    at: ArrayLike,
+    *,
+    confidence: float = CONFIDENCE,
+    finished: bool = False,
+    rule: Rule = RULE,
+) -> list[Forecast | NoFit]:
+    """The same for several curves, each an (x, y), in less time than one after another takes."""
     places = np.atleast_1d(np.asarray(at, dtype=float))
-    present = np.isfinite(known_x) & np.isfinite(known_y)
-    known_x, known_y = known_x[present], known_y[present]
-    problem = _problem(known_x, known_y, places)
-    if problem is not None:
-        return NoFit(problem)
-    order = np.argsort(known_x, kind="stable")
-    rolled = roll(known_x[order], known_y[order], places)
-    return _told(rolled, combine(rolled, rule), places, confidence, rule, int((~present).sum()))
+    known = [_present(x, y) for x, y in curves]
+    problems = [_problem(x, y, places) for x, y, _ in known]
+    carried = [Asked(x, y, places) for (x, y, _), problem in zip(known, problems, strict=True) if problem is None]
+    rolled = iter(roll_all(carried))
+    how = _How(confidence, finished, rule)
+    answers: list[Forecast | NoFit] = []
+    for (_, _, left_out), problem in zip(known, problems, strict=True):
+        if problem is not None:
+            answers.append(NoFit(problem))
+        else:
+            own = next(rolled)
+            answers.append(_told(own, combine(own, rule), places, how, left_out))
+    return answers
 
 
-def _told(rolled: Rolled, combined: Combined, places: Array, confidence: float, rule: Rule, left_out: int) -> Forecast:
-    half = rule.width * special.stdtrit(rule.freedom, 0.5 + confidence / 2) * combined.expected_error
-    beyond, tested = float(np.exp(rolled.horizon)), float(np.exp(combined.tested))
+def _present(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array, int]:
+    """The points with an x and a y [n], in order of x, and how many others there are."""
+    every_x, every_y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    present = np.isfinite(every_x) & np.isfinite(every_y)
+    order = np.argsort(every_x[present], kind="stable")
+    return every_x[present][order], every_y[present][order], int((~present).sum())
+
+
+def _told(curve: Rolled, combined: Combined, places: Array, how: _How, left_out: int) -> Forecast:
+    below, above = interval(combined, how.confidence, one_run=not how.finished, rule=how.rule)
+    beyond, tested = float(np.exp(curve.horizon)), float(np.exp(combined.tested))
     with np.errstate(over="ignore"):  # scattered points may honestly forecast "anything"
-        low, y, high = np.exp(combined.log_value + np.outer([-1, 0, 1], half))
+        low, y, high = np.exp(combined.log_value + np.stack([-below, np.zeros_like(above), above]))
+    is_error = float(curve.log_y.max()) <= 0
+    warnings = _warnings(combined, beyond, tested)
+    if is_error and (high > 1).any():
+        low, y, high = (np.minimum(value, 1.0) for value in (low, y, high))
+        warnings = (
+            *warnings,
+            "no point lies above 1: taken for an error, which cannot, so nothing above 1 is forecast",
+        )
     return Forecast(
         at=places,
         y=y,
         low=low,
         high=high,
-        confidence=confidence,
-        shares={law.name: float(share) for law, share in zip(rolled.forms, combined.shares, strict=True)},
+        confidence=how.confidence,
+        shares={law.name: float(share) for law, share in zip(curve.forms, combined.shares, strict=True)},
         beyond=beyond,
         tested=tested,
         origins=combined.judged,
         rolling_error=combined.rolling_error,
         kept=combined.kept,
         left_out=left_out,
-        warnings=_warnings(combined, beyond, tested),
+        warnings=warnings,
     )
 
 

@@ -12,12 +12,10 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from analysis.fit.minimise import Rows
 from analysis.forecast.schedule import Schedule
 from analysis.laws.law import Array
-
-Indices = NDArray[np.intp]
 
 ALPHA = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2)
 BETA, GAMMA, C = (0.25, 0.5, 1.0), (0.4, 0.65), (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
@@ -141,7 +139,7 @@ class _Grid:
         squares = total - self.scale * with_y - self.floor * of_y
         self.squares = np.where(self.scale > 0, np.maximum(squares, 1e-10 * total), np.inf)
 
-    def variance(self, chosen: tuple[Indices, Indices, Indices], shape: Array) -> Array:
+    def variance(self, chosen: tuple[Rows, Rows, Rows], shape: Array) -> Array:
         """Variance [S, n] of what the ``chosen`` say at ``shape`` [S, n], per variance of a point of weight 1."""
         square, linear, determinant = (
             part[chosen][:, None] for part in (self._square, self._linear, self._determinant)

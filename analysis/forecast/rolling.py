@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.fit.damped import solve
 from analysis.fit.loss import SQUARED, Loss
+from analysis.fit.minimise import Rows
 from analysis.forecast.carried import measured
 from analysis.laws.bends import BENT, BROKEN
 from analysis.laws.curves import OFFSET, SHIFTED, SHIFTED_OFFSET
@@ -25,6 +27,8 @@ MOST_ORIGINS = 12
 FIRST_LOOK, SEARCH, SHARE, FINISH = 10, 100, 15, 200
 """Steps of the four stages of a search."""
 KEPT = 5
+MOST_TOGETHER = 400
+"""Points of curves that are searched together: of more, the arrays no longer stay near the processor."""
 
 
 @dataclass(frozen=True)
@@ -49,27 +53,72 @@ class Rolled:
         return float(self.log_at.max() - self.log_x[-1])
 
 
-def roll(x: Array, y: Array, at: Array) -> Rolled:
-    """Fit every form at every origin to ``y`` [n] at rising ``x`` [n], for the places ``at`` [m].
+@dataclass(frozen=True)
+class Asked:
+    """``y`` [n] at rising ``x`` [n], both greater than 0, and the places ``at`` [m] to forecast."""
 
-    Values that were carried on do not count, unless too few points to forecast from would remain.
+    x: Array
+    y: Array
+    at: Array
+
+
+def roll(x: Array, y: Array, at: Array) -> Rolled:
+    """Fit every form at every origin to ``y`` [n] at rising ``x`` [n], for the places ``at`` [m]."""
+    return roll_all([Asked(x, y, at)])[0]
+
+
+def roll_all(curves: Sequence[Asked]) -> list[Rolled]:
+    """The same for several curves; those of equally many points are searched together, which takes less time.
+
+    Values that were carried on do not count, unless too few points to forecast from would remain. What is said of one
+    curve does not depend on the others, but for rounding.
     """
-    own = measured(y)
-    if len(np.unique(x[own])) > FEWEST:
-        x, y = x[own], y[own]
-    middle, level = np.exp(np.log(x).mean()), np.exp(np.log(y).mean())  # the forms' parameters are of order one there
-    places = np.concatenate([x, at]) / middle
-    seen = np.append(origins(x), len(x))
-    forecasts = np.full((len(FORMS), len(seen), len(places)), np.nan)
-    for forecast, law in zip(forecasts, FORMS, strict=True):
-        distinct = np.array([len(np.unique(x[:count])) for count in seen])
-        enough = distinct > len(law.parameters)
-        if enough.any():
-            theta = fit_from(law, x / middle, y / level, seen[enough])
-            with np.errstate(all="ignore"):
-                forecast[enough] = law.log_value(theta, places[None]) + np.log(level)
-    forecasts[~np.isfinite(forecasts).all(axis=2)] = np.nan
-    return Rolled(FORMS, np.log(x), np.log(y), np.log(at), seen, forecasts)
+    own = [_measured(curve) for curve in curves]
+    rolled: dict[int, Rolled] = {}
+    for number in {len(curve.x) for curve in own}:
+        alike = [index for index, curve in enumerate(own) if len(curve.x) == number]
+        most = max(1, MOST_TOGETHER // number)
+        for some in (alike[begin : begin + most] for begin in range(0, len(alike), most)):
+            rolled |= zip(some, _roll_alike([own[index] for index in some]), strict=True)
+    return [rolled[index] for index in range(len(own))]
+
+
+def _roll_alike(own: Sequence[Asked]) -> list[Rolled]:
+    """Curves of equally many points."""
+    seen = [np.append(origins(curve.x), len(curve.x)) for curve in own]
+    middles = [np.exp(np.log(curve.x).mean()) for curve in own]
+    levels = [np.exp(np.log(curve.y).mean()) for curve in own]  # the forms' parameters are of order one there
+    units = [
+        Asked(curve.x / middle, curve.y / level, curve.at / middle)
+        for curve, middle, level in zip(own, middles, levels, strict=True)
+    ]
+    forecasts = [
+        np.full((len(FORMS), len(counts), len(curve.x) + len(curve.at)), np.nan)
+        for curve, counts in zip(own, seen, strict=True)
+    ]
+    for form, law in enumerate(FORMS):
+        enough = [
+            np.array([len(np.unique(curve.x[:count])) > len(law.parameters) for count in counts])
+            for curve, counts in zip(own, seen, strict=True)
+        ]
+        fitted = fit_from(law, units, [counts[some] for counts, some in zip(seen, enough, strict=True)])
+        for curve, level, some, theta, told in zip(units, levels, enough, fitted, forecasts, strict=True):
+            if some.any():
+                with np.errstate(all="ignore"):
+                    told[form, some] = law.log_value(theta, np.append(curve.x, curve.at)[None]) + np.log(level)
+    for told in forecasts:
+        told[~np.isfinite(told).all(axis=2)] = np.nan
+    return [
+        Rolled(FORMS, np.log(curve.x), np.log(curve.y), np.log(curve.at), counts, told)
+        for curve, counts, told in zip(own, seen, forecasts, strict=True)
+    ]
+
+
+def _measured(curve: Asked) -> Asked:
+    own = measured(curve.y)
+    if len(np.unique(curve.x[own])) <= FEWEST:
+        return curve
+    return Asked(curve.x[own], curve.y[own], curve.at)
 
 
 def origins(x: Array) -> Counts:
@@ -84,22 +133,51 @@ def origins(x: Array) -> Counts:
     return chosen
 
 
-def fit_from(law: Law, x: Array, y: Array, seen: Counts) -> Array:
-    """theta [O, P] of least squares of log y over the first ``seen`` [O] points each, all searched at once.
+@dataclass(frozen=True)
+class _Curves(Loss):
+    """The loss of several curves: ``columns`` [V, C, n], ``y`` [C, n], and ``curve`` [W], whose a weighting is."""
+
+    curve: Counts = field(kw_only=True)
+
+    def residuals(self, theta: Array, rows: Rows | None = None) -> tuple[Array, Array]:
+        """Residuals [K, n] of log y and the law's gradient [K, n, P]."""
+        own = self.curve[rows]
+        log_value, jacobian = self.law.evaluate(theta, self.columns[:, own])
+        return np.log(self.y[own]) - log_value, jacobian
+
+
+def fit_from(law: Law, curves: Sequence[Asked], seen: Sequence[Counts]) -> list[Array]:
+    """theta [O, P] of least squares of log y over the first ``seen`` [O] points of each curve, all searched at once.
 
     Every origin searches from its own starts, then also from where earlier ones ended. Never from where later ones
     did: what the points seen leave open, such as a bend after them, would then know what comes.
     """
-    loss = Loss(law, x[None], y, (np.arange(len(x)) < seen[:, None]) / seen[:, None], SQUARED)
-    starts = [law.starts(x[None, :count], y[:count]) for count in seen]
-    rows = np.repeat(np.arange(len(seen)), [len(own) for own in starts])
+    numbers = [len(counts) for counts in seen]
+    if not sum(numbers):
+        return [np.empty((0, len(law.parameters)))] * len(curves)
+    loss = _loss(law, curves, seen)
+    starts = [
+        law.starts(curve.x[None, :count], curve.y[:count])
+        for curve, counts in zip(curves, seen, strict=True)
+        for count in counts
+    ]
+    rows = np.repeat(np.arange(len(starts)), [len(own) for own in starts])
     theta, rows, _ = _kept(loss, np.concatenate(starts), rows, FIRST_LOOK, KEPT)
     theta, rows, value = _kept(loss, theta, rows, SEARCH, 1)
-    earlier, their_rows = np.tril_indices(len(seen))[::-1]
+    first = np.cumsum([0, *numbers[:-1]])
+    pairs = [np.array(np.tril_indices(number)[::-1]) + begin for number, begin in zip(numbers, first, strict=True)]
+    earlier, their_rows = np.concatenate(pairs, axis=1)
     others, _, their_value = _kept(loss, theta[earlier], their_rows, SHARE, 1)
     lower = their_value < value
     theta, _, _ = _kept(loss, np.where(lower[:, None], others, theta), rows, FINISH, 1)
-    return theta
+    return np.split(theta, np.cumsum(numbers)[:-1])
+
+
+def _loss(law: Law, curves: Sequence[Asked], seen: Sequence[Counts]) -> _Curves:
+    x, y = np.array([curve.x for curve in curves]), np.array([curve.y for curve in curves])
+    counts = np.concatenate(seen)[:, None]
+    curve = np.repeat(np.arange(len(curves)), [len(own) for own in seen])
+    return _Curves(law, x[None], y, (np.arange(x.shape[1]) < counts) / counts, SQUARED, curve=curve)
 
 
 def _kept(loss: Loss, theta: Array, rows: Counts, steps: int, number: int) -> tuple[Array, Counts, Array]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 from scipy.optimize import nnls
 
+from analysis.forecast.multi_power import RATIO
 from analysis.forecast.rolling import Rolled
 from analysis.laws.law import Array
 
@@ -20,6 +22,8 @@ ABSENT, WILD = 3.0, 9.0
 """Over the median error of the forms: what a form counts that could not be fitted, and the most that any counts."""
 ADDS_UP = 1e3
 SMALLEST = 1e-12
+RECENT = 0.7
+"""How far back in log x the steepness at the end is measured."""
 PARAMETERS = 4
 """Degrees of freedom that a form takes from the points: most have four parameters, or nearly."""
 
@@ -42,6 +46,8 @@ class Rule:
 
 
 RULE = Rule()
+FEW = 4.0
+"""Intervals are wider by the root of 1 + 4 / origins^2: one or two origins hardly tell how large errors are."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +62,22 @@ class Combined:
     """Root mean square of the log errors with which these shares would have forecast from earlier origins."""
     kept: float
     """Share of the forecast change that remains after noise is allowed for."""
+    late_fall: Array
+    """How much lower log y [m] may be if the curve is one run's, whose learning rate falls to 0 until there."""
     judged: int
     """Number of origins that had points to be judged by."""
     tested: float
     """The longest distance in log x over which a forecast was judged."""
+
+
+def interval(combined: Combined, confidence: float, *, one_run: bool, rule: Rule = RULE) -> tuple[Array, Array]:
+    """How far log y [m] of one further point may lie below the forecast, and how far above.
+
+    ``one_run``: the curve is one run's, whose learning rate is not known and may be about to fall.
+    """
+    quantile = special.stdtrit(rule.freedom, 0.5 + confidence / 2)
+    half = rule.width * quantile * combined.expected_error * np.sqrt(1 + FEW / combined.judged**2)
+    return half + combined.late_fall * one_run, half
 
 
 def combine(rolled: Rolled, rule: Rule = RULE) -> Combined:
@@ -88,9 +106,24 @@ def combine(rolled: Rolled, rule: Rule = RULE) -> Combined:
         shares=shares,
         rolling_error=rolling_error,
         kept=kept,
+        late_fall=_late_fall(rolled, mean[:points]),
         judged=judged,
         tested=tested,
     )
+
+
+def _late_fall(rolled: Rolled, fit: Array) -> Array:
+    """What a rate that falls to 0 at the places would gain [m], from the ``fit`` [n] of log y.
+
+    A whole fall gains about 1.5 times what y falls per e-fold of x before it (``multi_power.py``), and of a fall that
+    ends at a place the share is to come that x has still to go.
+    """
+    before = np.searchsorted(rolled.log_x, rolled.log_x[-1] - RECENT)
+    before = min(before, len(fit) - 2)
+    steepness = (fit[before] - fit[-1]) / (rolled.log_x[-1] - rolled.log_x[before])
+    to_go = 1 - np.exp(rolled.log_x[-1] - rolled.log_at)
+    gain: Array = RATIO * max(float(steepness), 0.0) * to_go
+    return gain
 
 
 def rolling_errors(rolled: Rolled, memory: float) -> tuple[Array, Array, int, float]:

@@ -56,14 +56,18 @@ def m4(theta: Array, columns: Array) -> tuple[Array, Array]:
 
 def _root(right: Array, alpha: Array) -> Array:
     """The z [S, n] with ``log p - alpha log(1 - p) = right`` [S, n], p = expit(z)."""
-    z = np.where(right > 0, right / np.maximum(alpha, 1.0), right)
+    alpha, target = np.broadcast_to(alpha, right.shape).ravel(), right.ravel()
+    z = np.where(target > 0, target / np.maximum(alpha, 1.0), target)
+    left = np.arange(len(z))  # each root is looked for until it is exact, whatever the others need
     for _ in range(NEWTON_STEPS):
-        below, share = np.logaddexp(0.0, z), expit(z)
-        step = (z - below + alpha * below - right) / (1 - share + alpha * share)
-        z = z - np.clip(step, -LONGEST_STEP, LONGEST_STEP)
-        if not (np.abs(step) > EXACT * (1 + np.abs(z))).any():
+        now, steep = z[left], alpha[left]
+        below, share = np.logaddexp(0.0, now), expit(now)
+        step = (now - below + steep * below - target[left]) / (1 - share + steep * share)
+        z[left] = now - np.clip(step, -LONGEST_STEP, LONGEST_STEP)
+        left = left[np.abs(step) > EXACT * (1 + np.abs(now))]
+        if not len(left):
             break
-    return z
+    return z.reshape(right.shape)
 
 
 def _levelling_starts(columns: Array, y: Array) -> Array:
