@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nepa_scale.config import RunConfig
-from nepa_scale.errors import ConfigError
+from nepa_scale.errors import ConfigError, UserError
 from nepa_scale.placing.device_memory import GIB, DeviceMemory, host_share
+from nepa_scale.placing.performance import EFFICIENCY, Device, device_called
 from nepa_scale.placing.visible_gpus import visible_gpus
 from nepa_scale.speed.stated_peaks import known_devices, stated_flops, stated_memory
 from sweeps.settings import Cluster, LocalSettings, SlurmSettings
@@ -40,6 +41,8 @@ class Speed:
     flops_per_second: float | None
     startup_seconds: float
     basis: str
+    device: Device | None = None
+    """the GPU whose steps the performance model prices, task by task"""
 
     def seconds(self, flops: int) -> float | None:
         """Time of a task of ``flops``, start-up included; None where the speed is not known."""
@@ -75,7 +78,8 @@ def device_memory(settings: Cluster, config: RunConfig) -> DeviceMemory:
     """What one process of a task may use: stated, a share of this machine's, or of what Slurm is asked for."""
     if config.engine.device_memory_gib is not None:
         on_gpu = bool(settings.gpus_per_node) if isinstance(settings, SlurmSettings) else bool(visible_gpus())
-        return DeviceMemory(int(config.engine.device_memory_gib * GIB), "engine.device_memory_gib", on_gpu)
+        size = int(config.engine.device_memory_gib * GIB)
+        return DeviceMemory(size, "engine.device_memory_gib", on_gpu, settings.device if on_gpu else None)
     if isinstance(settings, LocalSettings):
         slots = local_slots(settings)
         return _gpu_memory(settings) if slots.gpus else host_share(slots.count * slots.processes)
@@ -91,7 +95,8 @@ def _gpu_memory(settings: Cluster) -> DeviceMemory:
     size = None if settings.device is None else stated_memory(settings.device)
     if size is None:
         return DeviceMemory(None, "state engine.device_memory_gib of one GPU", on_gpu=True)
-    return DeviceMemory(size, f"the most a {settings.device} has; or state engine.device_memory_gib", on_gpu=True)
+    source = f"the most a {settings.device} has; or state engine.device_memory_gib"
+    return DeviceMemory(size, source, on_gpu=True, gpu=settings.device)
 
 
 def task_speed(settings: Cluster, precision: str = "fp32") -> Speed:
@@ -120,20 +125,36 @@ def task_speed(settings: Cluster, precision: str = "fp32") -> Speed:
 
 
 def _speed_at_mfu(settings: Cluster, precision: str) -> Speed:
-    """The stated peak of a GPU times a stated share of it."""
-    if settings.device is None or settings.mfu is None:
-        missing = "cluster.device=NAME" if settings.device is None else "cluster.mfu=FRACTION"
-        raise ConfigError([f"cluster.device and cluster.mfu go together; give {missing}, too"])
+    """The stated peak of a GPU times a stated share of it, or what the performance model makes of it."""
+    if settings.device is None:
+        raise ConfigError([f"cluster.mfu={settings.mfu:g}: of which GPU? give cluster.device=NAME, too"])
     peak = stated_flops(settings.device, precision, tf32=True)  # as training allows on GPUs
     if peak is None:
         known = ", ".join(known_devices())
         raise ConfigError([f"cluster.device={settings.device}: no stated peak in {precision}; known are {known}"])
     devices = world_size(settings)
+    if settings.mfu is None:
+        return _modelled(settings, peak * devices)
     basis = (
         f"{peak:.3g} FLOP/s (what the maker states for {settings.device} in {precision}) x {devices}"
         f" x MFU {settings.mfu:g}, {settings.startup_seconds:g} s to start a task"
     )
     return Speed(peak * devices * settings.mfu, settings.startup_seconds, basis)
+
+
+def _modelled(settings: Cluster, peak: float) -> Speed:
+    """The performance model's word on each task, on nodes as the cluster has them."""
+    try:
+        device = device_called(settings.device or "")
+    except UserError as error:
+        raise ConfigError([f"cluster.{error}; or give cluster.mfu=FRACTION"]) from error
+    if isinstance(settings, SlurmSettings):
+        device = replace(device, links=device.links._replace(per_node=settings.tasks_per_node))
+    basis = (
+        f"performance model of {settings.device} (docs/scaling.md: 8 of 9 published figures within 25 %),"
+        f" {settings.startup_seconds:g} s to start a task; evaluation and waiting for images not counted"
+    )
+    return Speed(peak * EFFICIENCY, settings.startup_seconds, basis, device)
 
 
 def measured_flops_per_second(threads: int) -> float:

@@ -139,9 +139,9 @@ class ClusterSettings:
         "FLOP/s of one process; null = measured where processes run on CPU cores", low=1, high=1e20
     )
     utilisation: float = option("fraction of flops_per_second that training reaches", 1.0, low=1e-6, high=1)
-    device: str | None = option("GPU whose stated peak counts, with mfu, in place of the two above: a100, h100, ...")
+    device: str | None = option("GPU that counts in place of the two above: a100, h100, h200, b200, mi300x, ...")
     mfu: float | None = option(
-        "fraction of the peak of device that training reaches: model FLOPs utilisation", low=1e-6, high=1
+        "fraction of the peak of device that training reaches; null = by the performance model", low=1e-6, high=1
     )
     startup_seconds: float = option("time a task takes before its first step", 0.0, low=0, high=10**6)
 

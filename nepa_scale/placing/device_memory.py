@@ -18,11 +18,15 @@ MEMINFO = Path("/proc/meminfo")
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """What one device can hold, in bytes (None = not known), and where the figure comes from."""
+    """What one device can hold, in bytes (None = not known), and where the figure comes from.
+
+    ``gpu``: the name of a GPU, where it is known.
+    """
 
     size: int | None
     source: str
     on_gpu: bool
+    gpu: str | None = None
 
 
 def planned(config: RunConfig, world: World) -> DeviceMemory:
@@ -40,11 +44,12 @@ def found(config: RunConfig, world: World) -> DeviceMemory:
     import torch
 
     on_gpu = torch.cuda.is_available()
+    name = torch.cuda.get_device_name() if on_gpu else None
     if config.engine.device_memory_gib is not None:
-        return _stated(config, on_gpu=on_gpu)
+        return replace(_stated(config, on_gpu=on_gpu), gpu=name)
     if on_gpu:
         free, _ = torch.cuda.mem_get_info()
-        return DeviceMemory(free, f"free on {torch.cuda.get_device_name()}", on_gpu)
+        return DeviceMemory(free, f"free on {name}", on_gpu, name)
     share = host_share(ranks_here(world))
     return share if share.size is None else replace(share, size=share.size + _resident())
 

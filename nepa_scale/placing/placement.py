@@ -6,9 +6,10 @@ states is kept, and only checked. A placement never changes what is computed, bu
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,23 +18,24 @@ from nepa_scale.checks import divisors
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import workload
 from nepa_scale.files import read_json, write_json
-from nepa_scale.placing import ds_config, memory
+from nepa_scale.placing import ds_config, memory, performance
 from nepa_scale.placing.device_memory import DeviceMemory, found
 from nepa_scale.placing.memory import MemoryEstimate, Workload
 from nepa_scale.placing.placed import FILL, Placement, gib
 from nepa_scale.processes.distributed import first_text, max_over_ranks
 from nepa_scale.processes.world import World
+from nepa_scale.speed.stated_links import stated_links
 
 if TYPE_CHECKING:
     import torch
 
 NAME = "placement.json"
-#: Time of a step beside plain data parallelism, measured on CPU ranks (docs/placement.md): DeepSpeed copies gradients
-#: together at stages 1 and 2, gathers every weight twice at stage 3, and moves them over the bus when offloading.
-TIMES = {"zero0": 1.0, "zero1": 1.1, "zero2": 1.15, "zero3": 2.0, "zero3_offload": 4.0}
+#: Time of a step of CPU ranks beside plain data parallelism, as measured (docs/placement.md): DeepSpeed copies
+#: gradients together at stages 1 and 2, and gathers every weight twice at stage 3. GPUs have the performance model.
+TIMES = {"zero0": 1.0, "zero1": 1.1, "zero2": 1.15, "zero3": 2.0}
 RECOMPUTING = 4 / 3  # one more forward pass
-#: Tokens that take as long as starting a forward and backward pass: a pass of few tokens leaves the device idle.
-IDLE_TOKENS = 512
+#: What a GPU counts as that the performance model does not know.
+TYPICAL_GPU = "h100"
 
 
 def place(config: RunConfig, task: str, world_size: int, device: DeviceMemory) -> Placement:
@@ -43,8 +45,9 @@ def place(config: RunConfig, task: str, world_size: int, device: DeviceMemory) -
     """
     work = workload(config, task)
     choices = _choices(config, task, world_size, device)
-    tried = [_priced(config, task, work, choice, world_size, device) for choice in choices]
-    tried.sort(key=lambda pair: pair[0])
+    laid = [_laid(config, task, work, choice, world_size, device) for choice in choices]
+    seconds = _times(config, task, work, device)
+    tried = sorted(((seconds(placement), placement) for placement in laid), key=lambda pair: pair[0])
     ordered = [placement for _, placement in tried]
     chosen = next((each for each in ordered if each.fits), None) or min(ordered, key=lambda each: each.memory.total)
     return replace(chosen, reasons=tuple(_reasons(config, chosen, ordered, device)))
@@ -58,7 +61,7 @@ def agree(config: RunConfig, task_dir: Path, world: World, device: torch.device)
     """
     own = found(config, world)
     size = -max_over_ranks(-(own.size or 0), device)
-    memory_of_each = replace(own, size=size or None)
+    memory_of_each = replace(own, size=size or None, gpu=first_text(own.gpu if world.is_main else None))
     text = first_text(json.dumps(_earlier(task_dir)) if world.is_main else None)
     kept = json.loads(text) if text else {}
     continued = bool(kept) and kept["world_size"] == world.size
@@ -119,10 +122,27 @@ def _sizes(share: int, even: bool) -> list[int]:
     return [size for size in divisors(share) if size % 2 == 0 or not even] or [share]
 
 
-def _priced(
+def _times(config: RunConfig, task: str, work: Workload, device: DeviceMemory) -> Callable[[Placement], float]:
+    """What gives the time of a step by which placements are compared: seconds on GPUs; on CPU ranks, times of the same
+    images without ZeRO and without idle time."""
+    if not device.on_gpu:
+        return functools.partial(_time_on_cpus, work)
+    known = device.gpu is not None and stated_links(device.gpu) is not None
+    gpu = performance.device_called(device.gpu if known and device.gpu else TYPICAL_GPU)
+    what = performance.work_of(config, task)
+    return lambda placement: performance.placed_step(config, what, placement, gpu).total
+
+
+def _time_on_cpus(work: Workload, placement: Placement) -> float:
+    tokens = placement.micro_batch_size * work.tokens
+    time = TIMES[f"zero{placement.zero_stage}"] * (1 + performance.IDLE_TOKENS / tokens)
+    return time * (RECOMPUTING if placement.activation_checkpointing else 1)
+
+
+def _laid(
     config: RunConfig, task: str, work: Workload, choice: _Choice, world_size: int, device: DeviceMemory
-) -> tuple[float, Placement]:
-    """A choice with its time, in times of the same images without ZeRO and without idle time, and its memory."""
+) -> Placement:
+    """A choice with its memory."""
     share = max(1, config.task_config(task).batch_size // world_size)
     stage, offload = ds_config.zero_stage(choice.ds_config), ds_config.offloads(choice.ds_config)
     blank = memory.MemoryEstimate(0, 0, 0, 0, 0, 0, 0, "")
@@ -154,9 +174,7 @@ def _priced(
         offload=offload,
         on_gpu=device.on_gpu,
     )
-    tokens = placement.micro_batch_size * work.tokens
-    time = TIMES["zero3_offload" if offload else f"zero{stage}"] * (1 + IDLE_TOKENS / tokens)
-    return time * (RECOMPUTING if placement.activation_checkpointing else 1), replace(placement, memory=estimate)
+    return replace(placement, memory=estimate)
 
 
 def _reasons(config: RunConfig, chosen: Placement, ordered: list[Placement], device: DeviceMemory) -> Iterator[str]:

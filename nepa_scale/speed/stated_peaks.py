@@ -65,9 +65,13 @@ def stated_memory(name: str) -> int | None:
     return None if entry is None else entry.memory * 2**30
 
 
+def in_name(word: str, name: str) -> bool:
+    """Whether ``word`` is one of the words in the name of a GPU."""
+    return word.upper() in re.split(r"[^A-Z0-9]+", name.upper())
+
+
 def _entry(name: str) -> _Stated | None:
-    words = re.split(r"[^A-Z0-9]+", name.upper())
-    return next((entry for entry in _STATED if all(word.upper() in words for word in entry.names)), None)
+    return next((entry for entry in _STATED if all(in_name(word, name) for word in entry.names)), None)
 
 
 def _of_precision(entry: _Stated, precision: str, tf32: bool) -> float | None:

@@ -6,6 +6,7 @@ from collections import Counter
 
 from nepa_scale.config import RunConfig
 from nepa_scale.costs import TaskCost
+from nepa_scale.placing import performance
 from nepa_scale.placing.placed import Placement
 from sweeps.calibrating.measurements import Measurements, family_of, work_of
 from sweeps.calibrating.timing import counts
@@ -38,6 +39,9 @@ class Times:
         least = self._speed.seconds_of_work(flops) or 0.0
         extended = self._measured.extended(family, work, devices, parts, least)
         self._numbers["guessed" if extended is None else "extended"] += 1
+        if extended is None and self._speed.device is not None:
+            steps = performance.task_step(config, task, placement, self._speed.device).total * (cost.steps - start)
+            return self._speed.startup_seconds + steps, False
         return (self._speed.seconds(flops) if extended is None else extended), False
 
     @property

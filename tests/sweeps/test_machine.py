@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps import machine
+from sweeps import command_line, machine
 from sweeps.machine import Slots, local_slots, task_speed, world_size
+from sweeps.planning.placements import Placements
+from sweeps.planning.points import expand
+from sweeps.planning.pricing import price
 from sweeps.settings import LocalSettings, SlurmSettings
 
 CORES = machine.usable_cores()
@@ -82,3 +85,22 @@ def test_gpu_speed_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert speed.flops_per_second is None
     assert speed.seconds(10) is None
     assert "give cluster.flops_per_second" in speed.basis
+
+
+def test_a_gpu_without_a_share_is_priced_by_the_model() -> None:
+    """cluster.device alone prices each task by its own steps on nodes as the cluster has them; a larger model is the
+    slower one, more nodes are the faster ones, and start-up comes on top."""
+    words = ["grid=model_size", "study=imagenet", "study.tasks=[pretrain]", "cluster=slurm", "cluster.device=h100"]
+
+    def planned(*more: str) -> dict[str, float]:
+        launch = command_line.read_launch([*words, "study.sizes=[base,huge]", "data.root=nowhere", *more])
+        speed = task_speed(launch.cluster, "bf16")
+        made = price(launch, expand(launch), speed, Placements(launch.cluster))
+        assert "performance model of h100" in made.basis["time"]
+        return {run.label: run.tasks["pretrain"].seconds or 0.0 for run in made.runs}
+
+    one, four = planned(), planned("cluster.nodes=4")
+    assert one["base"] < one["huge"]
+    assert 1 < one["huge"] / four["huge"] < 4
+    assert 1 * 86400 < one["base"] < 3 * 86400  # 3 days in the paper, whose blocks are not compiled
+    assert planned("cluster.startup_seconds=1120")["base"] == pytest.approx(one["base"] + 1000)
