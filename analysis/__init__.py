@@ -1,12 +1,11 @@
-"""Study directories in; tables, laws and one HTML page out. Reads files only and never imports torch.
-
-From Python ``analysis.fit(df, law="power", x="params", y="error")`` and its siblings ``analysis.chain`` and
-``analysis.isoflop`` do what the commands of these names do, with a data frame or a file (``frames.py``).
-"""
+"""From the files of a study to fitted scaling laws and one report. Reads files with pandas and scipy, and never imports
+torch."""
 
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 
@@ -15,3 +14,18 @@ def __getattr__(name: str) -> Any:
     if name in ("fit", "chain", "isoflop"):
         return importlib.import_module(f"analysis.{name}")
     raise AttributeError(f"module 'analysis' has no attribute '{name}'")
+
+
+class _Called(ModuleType):
+    """A module whose call is that of the function of ``analysis.api.frames`` that has its name."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What that function returns."""
+        from analysis.api import frames
+
+        return getattr(frames, self.__name__.rpartition(".")[2])(*args, **kwargs)
+
+
+def callable_module(name: str) -> None:
+    """Let the module called ``name`` be called."""
+    sys.modules[name].__class__ = _Called

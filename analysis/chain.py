@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from rich.console import Console
 
-from analysis.called import callable_module
+from analysis import callable_module
 from analysis.fit import display, restricting, words
 from analysis.fit.answers import chain_as_json
 from analysis.fit.chain import Chain, ChainHeldOut, Laws, Runs, fit_chain, hold_out_chain
@@ -19,8 +19,8 @@ from analysis.fit.table import Table as DataTable
 from analysis.fit.table import read_table
 from analysis.laws.law import Array
 from analysis.laws.registry import LAWS, find_law
-from nepa_scale.command import command
-from nepa_scale.errors import UserError
+from nepa_scale.utils.cli import command
+from nepa_scale.utils.errors import UserError
 
 
 @command

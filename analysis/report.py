@@ -15,8 +15,8 @@ if __package__ in (
 ):  # started by path: sys.path[0] is analysis/, which hides this checkout behind an installed one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from analysis.request import HELP, read_words
-from nepa_scale.command import command
+from analysis.reporting.request import HELP, read_words
+from nepa_scale.utils.cli import command
 
 
 @command
@@ -26,7 +26,9 @@ def main(words: Sequence[str]) -> int:
         print(HELP)
         return 0
     request = read_words(words)
-    from analysis.build import build  # pandas and scipy take a second that --help and mistakes need not wait for
+    from analysis.reporting.build import (
+        build,  # pandas and scipy take a second that --help and mistakes need not wait for
+    )
 
     build(request)
     return 0

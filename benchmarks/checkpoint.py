@@ -32,22 +32,18 @@ from command import read_settings, show
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from nepa_scale import overrides  # noqa: E402  (after the path)
-from nepa_scale.checkpoints import Checkpoints  # noqa: E402
-from nepa_scale.model import build_backbone  # noqa: E402
-from nepa_scale.optim import (  # noqa: E402
-    NO_LAYER_DECAY,
-    build_optimizer,
-    group_schedules,
-)
-from nepa_scale.placing import ds_config  # noqa: E402  (after the path)
-from nepa_scale.placing.device_memory import DeviceMemory  # noqa: E402
-from nepa_scale.placing.placement import place  # noqa: E402
-from nepa_scale.processes import distributed  # noqa: E402  (after the path)
-from nepa_scale.processes.distributed import gather_objects  # noqa: E402
-from nepa_scale.processes.world import World  # noqa: E402
+from nepa_scale.checkpoint.checkpointer import Checkpoints  # noqa: E402
+from nepa_scale.config import overrides  # noqa: E402  (after the path)
+from nepa_scale.distributed import process_group  # noqa: E402  (after the path)
+from nepa_scale.distributed.process_group import gather_objects  # noqa: E402
+from nepa_scale.distributed.world import World  # noqa: E402
+from nepa_scale.engine.engine import Engine  # noqa: E402
+from nepa_scale.models.nepa_vit import build_backbone  # noqa: E402
+from nepa_scale.optim.optimizer import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
+from nepa_scale.placement import ds_config  # noqa: E402  (after the path)
+from nepa_scale.placement.device_memory import DeviceMemory  # noqa: E402
+from nepa_scale.placement.planner import place  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
-from nepa_scale.zero.engine import Engine  # noqa: E402
 
 DEFAULTS = {"sizes": "micro,tiny,small", "stage": "1", "ema": "0.9999", "precision": "fp32", "batch": "32"} | {
     "repeats": "5",
@@ -142,7 +138,7 @@ class Bench:
 
 def seconds(action: Callable[[], object]) -> float:
     """Time from a point that all ranks have reached to the end of what this one does."""
-    distributed.barrier()
+    process_group.barrier()
     before = time.perf_counter()
     action()
     if torch.cuda.is_available():
@@ -153,8 +149,8 @@ def seconds(action: Callable[[], object]) -> float:
 def main() -> None:
     """Measure every size and print the table, or the rows as JSON."""
     settings, as_json = read_settings(__doc__ or "", DEFAULTS)
-    world = distributed.read_environment()
-    device = distributed.initialise(world)
+    world = process_group.read_environment()
+    device = process_group.initialise(world)
     with tempfile.TemporaryDirectory(dir=settings["folder"] or None) as own:
         folder = Path(gather_objects(own)[0])
         rows = []
@@ -162,10 +158,10 @@ def main() -> None:
             bench = Bench(size, folder, settings, world, device)
             placement = {"size": size, "stage": int(settings["stage"]), "ranks": world.size}
             rows.append(placement | bench.measure(int(settings["repeats"])))
-        distributed.barrier()  # before rank 0 removes the folder
+        process_group.barrier()  # before rank 0 removes the folder
     if world.is_main:
         show(rows, as_json=as_json)
-    distributed.leave()
+    process_group.leave()
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from nepa_scale import ladder  # noqa: E402
-from nepa_scale.processes.free_port import free_port  # noqa: E402
+from nepa_scale.config import ladder  # noqa: E402
+from nepa_scale.distributed.free_port import free_port  # noqa: E402
 
 PHASES = {"build": "build", "__init__": "engine", "step": "step", "save": "save", "export": "export"}
 PATCH_SIZE = 14
@@ -136,15 +136,16 @@ def rank(words: list[str]) -> None:
     import torch
     from deepspeed.runtime.zero import partition_parameters
 
-    from nepa_scale import session, train
-    from nepa_scale.checkpoints import Checkpoints
-    from nepa_scale.optim import num_params
-    from nepa_scale.zero.engine import Engine
+    from nepa_scale import train
+    from nepa_scale.checkpoint.checkpointer import Checkpoints
+    from nepa_scale.engine.engine import Engine
+    from nepa_scale.optim.optimizer import num_params
+    from nepa_scale.training import runner
 
     figures: dict[str, float] = {}
     modules: list[torch.nn.Module] = []
     live = [0]
-    free, build = partition_parameters.free_param, session.built_task
+    free, build = partition_parameters.free_param, runner.built_task
 
     def counted_free(parameter: torch.nn.Parameter) -> None:
         for module in modules:
@@ -158,7 +159,7 @@ def rank(words: list[str]) -> None:
         return task
 
     partition_parameters.free_param = counted_free
-    session.built_task = kept_build
+    runner.built_task = kept_build
     for name in ("__init__", "step", "export"):
         setattr(Engine, name, observed(PHASES[name], getattr(Engine, name), figures))
     Checkpoints.save = observed(PHASES["save"], Checkpoints.save, figures)  # type: ignore[method-assign]

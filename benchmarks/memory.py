@@ -28,20 +28,20 @@ from command import read_settings, show
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from nepa_scale import overrides  # noqa: E402  (after the path)
-from nepa_scale.config import RunConfig  # noqa: E402
-from nepa_scale.model import build_backbone  # noqa: E402
-from nepa_scale.optim import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
-from nepa_scale.placing import ds_config  # noqa: E402  (after the path)
-from nepa_scale.placing.device_memory import DeviceMemory  # noqa: E402
-from nepa_scale.placing.placed import Placement  # noqa: E402
-from nepa_scale.placing.placement import place  # noqa: E402
-from nepa_scale.processes import distributed  # noqa: E402  (after the path)
-from nepa_scale.processes.distributed import max_over_ranks  # noqa: E402
-from nepa_scale.processes.world import World  # noqa: E402
-from nepa_scale.speed.throughput import peak_memory_bytes  # noqa: E402
+from nepa_scale.config import overrides  # noqa: E402  (after the path)
+from nepa_scale.config.schema import RunConfig  # noqa: E402
+from nepa_scale.distributed import process_group  # noqa: E402  (after the path)
+from nepa_scale.distributed.process_group import max_over_ranks  # noqa: E402
+from nepa_scale.distributed.world import World  # noqa: E402
+from nepa_scale.engine.engine import Engine  # noqa: E402
+from nepa_scale.models.nepa_vit import build_backbone  # noqa: E402
+from nepa_scale.optim.optimizer import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
+from nepa_scale.perf.throughput import peak_memory_bytes  # noqa: E402
+from nepa_scale.placement import ds_config  # noqa: E402  (after the path)
+from nepa_scale.placement.device_memory import DeviceMemory  # noqa: E402
+from nepa_scale.placement.placed import Placement  # noqa: E402
+from nepa_scale.placement.planner import place  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
-from nepa_scale.zero.engine import Engine  # noqa: E402
 
 RESULT = "MEMORY_RESULT"  # where a rank of this file leaves its row
 IMAGE_SIZE, STEPS, TOTAL_STEPS = 64, 3, 100
@@ -132,12 +132,12 @@ def measure(settings: dict[str, str], world: World, device: torch.device) -> dic
 
 def worker(settings: dict[str, str], result: Path) -> None:
     """One rank of one process group."""
-    world = distributed.read_environment()
-    device = distributed.initialise(world)
+    world = process_group.read_environment()
+    device = process_group.initialise(world)
     row = measure(settings, world, device)
     if world.is_main:
         result.write_text(json.dumps(row))
-    distributed.leave()
+    process_group.leave()
 
 
 def run_group(settings: dict[str, str], ranks: int) -> dict[str, Any]:

@@ -25,11 +25,11 @@ from command import read_settings, show
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from analysis.build import every_answer  # noqa: E402  (after the path)
-from analysis.findings import Finding, gain_question, law_question  # noqa: E402
-from analysis.records import Study  # noqa: E402
-from analysis.series import CLASSIFICATION, PARAMETERS  # noqa: E402
-from analysis.together import together  # noqa: E402
+from analysis.findings.answers import Finding, gain_question, law_question  # noqa: E402
+from analysis.findings.series import CLASSIFICATION, PARAMETERS  # noqa: E402
+from analysis.findings.together import together  # noqa: E402
+from analysis.reporting.build import every_answer  # noqa: E402  (after the path)
+from analysis.study.records import Study  # noqa: E402
 
 SIZES = {"atto": 14_592, "femto": 58_000, "pico": 230_000, "nano": 920_000}
 IMAGES, CLASSES, TOKENS = 1024, 10, 98_304 * 16

@@ -25,11 +25,11 @@ sys.path[0:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
 from command import read_settings, show  # noqa: E402  (after the path)
 
+from nepa_scale.config.overrides import parse  # noqa: E402
 from nepa_scale.data.digits import write_digits  # noqa: E402
 from nepa_scale.data.transforms import normalise  # noqa: E402
-from nepa_scale.objective import Diagnostics  # noqa: E402
-from nepa_scale.optim import group_schedules  # noqa: E402
-from nepa_scale.overrides import parse  # noqa: E402
+from nepa_scale.models.objective import Diagnostics  # noqa: E402
+from nepa_scale.optim.optimizer import group_schedules  # noqa: E402
 from nepa_scale.tasks.pretrain import Pretrain  # noqa: E402
 
 HEAD_DIM, BATCH, IMAGES, HELD_OUT, CLIP = 16, 16, 512, 128, 1.0

@@ -36,7 +36,7 @@ from command import read_settings, show
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from nepa_scale.processes.free_port import free_port  # noqa: E402  (after the path)
+from nepa_scale.distributed.free_port import free_port  # noqa: E402  (after the path)
 
 DEFAULTS = {"kills": "100", "ranks": "2", "stage": "2", "steps": "1000", "every": "5", "asynchronous": "true"} | {
     "ema": "0.9",
@@ -204,7 +204,9 @@ def main() -> int:
     """Soak, print the summary; 0 when nothing was lost."""
     settings, as_json = read_settings(__doc__ or "", DEFAULTS)
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["nepa_scale.loop", "nepa_scale.tasks.pretrain"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["nepa_scale.training.trainer", "nepa_scale.tasks.pretrain"]
+    )
     folder = Path(settings["folder"] or tempfile.mkdtemp())
     row = measure(folder, settings)
     if not settings["folder"]:

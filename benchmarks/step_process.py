@@ -18,18 +18,18 @@ import torch
 from reference_nepa import ReferenceNepa, reference_step
 from torch import Tensor, nn
 
-from nepa_scale.config import RunConfig
-from nepa_scale.model import build_backbone
-from nepa_scale.optim import NO_LAYER_DECAY, build_optimizer, group_schedules
-from nepa_scale.placing import ds_config
-from nepa_scale.placing.device_memory import DeviceMemory
-from nepa_scale.placing.placement import place
-from nepa_scale.processes import distributed
-from nepa_scale.processes.free_port import free_port
-from nepa_scale.processes.world import World
-from nepa_scale.speed import allocator
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.distributed import process_group
+from nepa_scale.distributed.free_port import free_port
+from nepa_scale.distributed.world import World
+from nepa_scale.engine.engine import Engine
+from nepa_scale.models.nepa_vit import build_backbone
+from nepa_scale.optim.optimizer import NO_LAYER_DECAY, build_optimizer, group_schedules
+from nepa_scale.perf import malloc
+from nepa_scale.placement import ds_config
+from nepa_scale.placement.device_memory import DeviceMemory
+from nepa_scale.placement.planner import place
 from nepa_scale.tasks.pretrain import PretrainModule
-from nepa_scale.zero.engine import Engine
 
 Step = Callable[[Tensor], Any]
 NOT_ASKED = DeviceMemory(None, "not asked", on_gpu=False)
@@ -73,7 +73,7 @@ class Contestant:
 
 def _take_steps(pipe: Connection, make_step: Callable[[RunConfig, World], Step], config: RunConfig) -> None:
     """What one process does: a number of steps whenever it is told to, until nobody is left to tell it."""
-    world = distributed.read_environment()
+    world = process_group.read_environment()
     torch.manual_seed(0)
     step = make_step(config, world)
     section, channels = config.pretrain, config.model.architecture().in_chans
@@ -84,7 +84,7 @@ def _take_steps(pipe: Connection, make_step: Callable[[RunConfig, World], Step],
     while _is_told(pipe):
         step(images)  # the caches are full of another contestant's numbers
         pipe.send(statistics.mean(_timed(step, images) for _ in range(STEPS_A_TURN)))
-    distributed.leave()
+    process_group.leave()
 
 
 def _is_told(pipe: Connection) -> bool:
@@ -107,8 +107,8 @@ def our_module(config: RunConfig) -> PretrainModule:
 
 def engine_step(config: RunConfig, world: World) -> Step:
     """The engine's step at ZeRO stage 0, everything as in a long training but the data loader."""
-    allocator.keep_freed_memory()
-    device = distributed.initialise(world)
+    malloc.keep_freed_memory()
+    device = process_group.initialise(world)
     section, module = config.pretrain, our_module(config)
     module.backbone.compile_blocks()
     module.compile_loss()

@@ -24,9 +24,9 @@ from rich.table import Table
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from nepa_scale.lock import holder  # noqa: E402
-from sweeps.on_machine.runner import queue_dir  # noqa: E402
-from sweeps.on_machine.shares import SharesBook  # noqa: E402
+from nepa_scale.run_dir.lock import holder  # noqa: E402
+from sweeps.local.leases import SharesBook  # noqa: E402
+from sweeps.local.runner import queue_dir  # noqa: E402
 
 SIZES = 4
 TASKS = "study.tasks=[pretrain,classify,segment]"

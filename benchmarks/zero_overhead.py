@@ -32,16 +32,16 @@ from command import read_settings, show
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from nepa_scale import overrides  # noqa: E402  (after the path)
-from nepa_scale.model import build_backbone  # noqa: E402
-from nepa_scale.optim import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
-from nepa_scale.placing import ds_config  # noqa: E402  (after the path)
-from nepa_scale.placing.device_memory import DeviceMemory  # noqa: E402
-from nepa_scale.placing.placement import place  # noqa: E402
-from nepa_scale.processes import distributed  # noqa: E402  (after the path)
-from nepa_scale.processes.world import World  # noqa: E402
+from nepa_scale.config import overrides  # noqa: E402  (after the path)
+from nepa_scale.distributed import process_group  # noqa: E402  (after the path)
+from nepa_scale.distributed.world import World  # noqa: E402
+from nepa_scale.engine.engine import Engine  # noqa: E402
+from nepa_scale.models.nepa_vit import build_backbone  # noqa: E402
+from nepa_scale.optim.optimizer import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
+from nepa_scale.placement import ds_config  # noqa: E402  (after the path)
+from nepa_scale.placement.device_memory import DeviceMemory  # noqa: E402
+from nepa_scale.placement.planner import place  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
-from nepa_scale.zero.engine import Engine  # noqa: E402
 
 RESULT = "ZERO_OVERHEAD_RESULT"  # where a rank of this file leaves its rows
 IMAGE_SIZE, WARM_UP_ROUNDS, TOTAL_STEPS = 64, 3, 10_000
@@ -86,7 +86,7 @@ def engine_step(
 
 def seconds(step: Callable[[], None]) -> float:
     """Wall time of one step on this rank, begun together."""
-    distributed.barrier()
+    process_group.barrier()
     before = time.perf_counter()
     step()
     return time.perf_counter() - before
@@ -128,8 +128,8 @@ def row_of(
 
 def worker(settings: dict[str, str], result: Path) -> None:
     """One rank of one process group."""
-    world = distributed.read_environment()
-    distributed.initialise(world)
+    world = process_group.read_environment()
+    process_group.initialise(world)
     rows = [
         measure(settings["size"], int(micro_batch_size), int(stage), int(settings["rounds"]), world)
         for micro_batch_size in settings["micro_batch_sizes"].split(",")
@@ -137,7 +137,7 @@ def worker(settings: dict[str, str], result: Path) -> None:
     ]
     if world.is_main:
         result.write_text(json.dumps(rows))
-    distributed.leave()
+    process_group.leave()
 
 
 def run_group(settings: dict[str, str], ranks: int) -> list[dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""Train and evaluate NEPA vision transformers of every size with DeepSpeed."""
+"""Train NEPA vision transformers of any size with DeepSpeed. Imports nothing of ``sweeps`` or ``analysis``."""

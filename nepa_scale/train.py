@@ -18,24 +18,26 @@ if __name__ == "__main__":
     # Run as a script, Python looks for imports in this file's folder; look in the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from nepa_scale import branching, checks, command, lock, lr_rules, overrides, progress, run_settings, runs
-from nepa_scale.config import RunConfig
-from nepa_scale.costs import task_cost
+from nepa_scale.config import branch, lr_scaling, overrides, validate
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.subsets import exhausted_classes
 from nepa_scale.data.reporting import reporting
-from nepa_scale.errors import ConfigError, DataLostError, RankError, UserError
-from nepa_scale.placing import ds_config
-from nepa_scale.placing.device_memory import planned
-from nepa_scale.placing.placement import describe as placement_lines
-from nepa_scale.placing.placement import place
-from nepa_scale.placing.visible_gpus import has_gpu, unseen
-from nepa_scale.processes.distributed import leave, read_environment
-from nepa_scale.processes.signals import StopRequest
-from nepa_scale.processes.world import World
-from nepa_scale.safety.exit_codes import ExitCode
-from nepa_scale.safety.failures import Failure, JobFailedError, exit_code
-from nepa_scale.safety.watchdog import leave_at_once
-from nepa_scale.status import Status, read_status, write_status
-from nepa_scale.subsets import exhausted_classes
+from nepa_scale.distributed.exit_codes import ExitCode
+from nepa_scale.distributed.failures import Failure, JobFailedError, exit_code
+from nepa_scale.distributed.process_group import leave, read_environment
+from nepa_scale.distributed.signals import StopRequest
+from nepa_scale.distributed.watchdog import leave_at_once
+from nepa_scale.distributed.world import World
+from nepa_scale.placement import ds_config
+from nepa_scale.placement.costs import task_cost
+from nepa_scale.placement.device_memory import planned
+from nepa_scale.placement.planner import describe as placement_lines
+from nepa_scale.placement.planner import place
+from nepa_scale.placement.visible_gpus import has_gpu, unseen
+from nepa_scale.run_dir import lock, paths, settings
+from nepa_scale.run_dir.status import Status, read_status, write_status
+from nepa_scale.utils import cli, progress
+from nepa_scale.utils.errors import ConfigError, DataLostError, RankError, UserError
 from nepa_scale.weights import initial
 
 
@@ -47,8 +49,8 @@ def main(words: list[str]) -> int:
     world = World()
     try:
         world = read_environment()
-        config = run_settings.configure(words)
-        run_dir = runs.run_directory(config)
+        config = settings.configure(words)
+        run_dir = paths.run_directory(config)
         check(config, run_dir, world)
         if not config.dry_run:
             return start(words, config, run_dir, world)
@@ -56,7 +58,7 @@ def main(words: list[str]) -> int:
             print(describe(config, run_dir, world))
         return ExitCode.DONE
     except (UserError, OSError, UnicodeEncodeError) as error:
-        lines = command.mistake_lines(error)
+        lines = cli.mistake_lines(error)
         if not lines:
             raise
         _tell("\n".join(lines), world, alone=isinstance(error, RankError))
@@ -66,22 +68,22 @@ def main(words: list[str]) -> int:
 def check(config: RunConfig, run_dir: Path, world: World) -> None:
     """Everything that can be wrong before work starts. Raises ``ConfigError`` with all of it."""
     problems = [
-        *checks.check_data(config, (config.task,), planning=config.dry_run),
-        *checks.check_milestones(config, (config.task,)),
-        *checks.check_batches(config, (config.task,), world.size),
-        *run_settings.check_directory(run_dir, config),
+        *validate.check_data(config, (config.task,), planning=config.dry_run),
+        *validate.check_milestones(config, (config.task,)),
+        *validate.check_batches(config, (config.task,), world.size),
+        *settings.check_directory(run_dir, config),
     ]
-    problems += [*ds_config.check(config, config.task), *branching.problems(config)]
+    problems += [*ds_config.check(config, config.task), *branch.problems(config)]
     if config.engine.precision == "fp16" and not (has_gpu() or config.dry_run):
-        problems.append(checks.FP16_NEEDS_GPU)
+        problems.append(validate.FP16_NEEDS_GPU)
     if not _awaits_pretraining(config):
         problems += initial.check_start(run_dir, config)
     if not problems:
         problems += _placement_problems(config, world)
-        problems += runs.check_data(run_dir / config.task, config)
+        problems += paths.check_data(run_dir / config.task, config)
     if not (problems or config.dry_run):
         with reporting() as report:  # on every rank: any of them may be the one that makes the index
-            problems += checks.check_contents(config, (config.task,), report)
+            problems += validate.check_contents(config, (config.task,), report)
     if problems:
         raise ConfigError(problems)
 
@@ -107,7 +109,7 @@ def describe(config: RunConfig, run_dir: Path, world: World) -> str:
     device = planned(config, world)
     placement = place(config, config.task, world.size, device)
     cost = task_cost(config, config.task, activation_checkpointing=placement.activation_checkpointing)
-    rates = lr_rules.describe(config) if config.task == "pretrain" else None
+    rates = lr_scaling.describe(config) if config.task == "pretrain" else None
     awaited = initial.check_start(run_dir, config) if _awaits_pretraining(config) else []
     misplaced = [] if placement.problem is None else [f"{config.task}: {placement.problem}"]
     unused = unseen()
@@ -115,7 +117,7 @@ def describe(config: RunConfig, run_dir: Path, world: World) -> str:
     return "\n".join(
         [
             f"{config.task} of run {config.run_id} in {run_dir}",
-            f"data set     {checks.describe_data(config)}",
+            f"data set     {validate.describe_data(config)}",
             f"parameters   {cost.params_total:,} ({cost.params_backbone:,} in the blocks and final norm)",
             f"steps        {cost.steps:,} of {config.task_config().batch_size} images"
             f" ({cost.images_seen:,} seen, {cost.unique_images:,} different)",
@@ -131,14 +133,14 @@ def describe(config: RunConfig, run_dir: Path, world: World) -> str:
 def start(words: list[str], config: RunConfig, run_dir: Path, world: World) -> int:
     """Run the task in this process, or find that there is nothing to do."""
     task_dir = run_dir / config.task
-    if runs.is_finished(task_dir):
+    if paths.is_finished(task_dir):
         if world.is_main:
             print(f"{task_dir}: already finished")
         return ExitCode.DONE
     if not world.is_main:
         return _train(config, run_dir, world)
     with lock.exclusive(task_dir):
-        return _train(run_settings.begin(words, run_dir), run_dir, world)
+        return _train(settings.begin(words, run_dir), run_dir, world)
 
 
 def _train(config: RunConfig, run_dir: Path, world: World) -> int:
@@ -146,7 +148,7 @@ def _train(config: RunConfig, run_dir: Path, world: World) -> int:
     task_dir = run_dir / config.task
     if world.is_main:
         progress.start_logging(task_dir)
-        progress.logger.info("%s: data set %s", config.task, checks.describe_data(config))
+        progress.logger.info("%s: data set %s", config.task, validate.describe_data(config))
 
     def record(failure: Failure) -> None:
         _mark_failed(task_dir, failure.described(world), failure.step)
@@ -154,7 +156,7 @@ def _train(config: RunConfig, run_dir: Path, world: World) -> int:
             progress.logger.error("%s", failure.described(world))
 
     try:
-        from nepa_scale.session import run_task
+        from nepa_scale.training.runner import run_task
 
         run_task(config, run_dir, world, stop, record)
     except UserError as error:
@@ -186,7 +188,7 @@ def _tell(text: str, world: World, *, alone: bool = False) -> None:
 def command_line() -> NoReturn:
     """Run the command and leave: a failed job's libraries may wait for ranks that are gone, so they are not asked."""
     code: int | str | None
-    command.prepare_output()
+    cli.prepare_output()
     try:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:  # before there was anything to save

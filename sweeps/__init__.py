@@ -1,1 +1,1 @@
-"""Studies: a grid of runs, planned with its cost, launched here or on Slurm, and followed."""
+"""Plan and launch studies: grids of runs on this machine or on Slurm. Imports ``nepa_scale``, never torch."""

@@ -11,12 +11,12 @@ if __name__ == "__main__":
     # Run as a script, Python imports from this file's folder; import from the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from nepa_scale.command import command
-from sweeps import jobs, selecting, withdrawn
-from sweeps.clusters import read_cluster
-from sweeps.executors import Executor, executor
-from sweeps.plan import load_study
-from sweeps.schedule import Job
+from nepa_scale.utils.cli import command
+from sweeps.follow.executors import Executor, executor
+from sweeps.jobs import cancel_marker, jobs, selecting
+from sweeps.jobs.schedule import Job
+from sweeps.plan.plan import load_study
+from sweeps.settings.clusters import read_cluster
 
 EXIT_FAILURE = 1
 PATIENCE_SECONDS, ASK_AGAIN_SECONDS = 120.0, 2.0
@@ -42,7 +42,7 @@ def _cancel(selection: selecting.Selection) -> int:
     todo = jobs.jobs_to_do(planned, selection.study_dir)
     chosen = jobs.with_dependants([job for job in todo if job.key in keys], todo)
     for job in chosen:
-        withdrawn.withdraw(jobs.task_dir(job))
+        cancel_marker.withdraw(jobs.task_dir(job))
     place.cancel(chosen)
     left = _wait(place, chosen)
     print(f"cancelled: {len(chosen) - len(left)} tasks; `python sweeps/retry.py` takes them up again")
@@ -58,7 +58,7 @@ def _wait(place: Executor, chosen: Sequence[Job]) -> list[Job]:
         for job in [job for job in left if not place.works_on(job)]:
             left.remove(job)
             if not jobs.is_done(job):
-                jobs.end(job, withdrawn.REASON)
+                jobs.end(job, cancel_marker.REASON)
         if left:
             time.sleep(ASK_AGAIN_SECONDS)
             place.cancel(left)

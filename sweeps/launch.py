@@ -14,23 +14,25 @@ if __name__ == "__main__":
     # Run as a script, Python imports from this file's folder; import from the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from analysis.prediction_file import NAME
-from nepa_scale import overrides
-from nepa_scale.command import command
-from nepa_scale.errors import ConfigError, UserError
-from nepa_scale.files import file_in_the_way
-from nepa_scale.lock import exclusive
-from sweeps import display, jobs, plan, plan_view, registration
-from sweeps.clusters import CLUSTER_NAME, read_cluster, save_cluster
-from sweeps.command_line import read_launch
-from sweeps.executors import executor, scripts
-from sweeps.finishing import see_through
-from sweeps.launch_help import help_text
-from sweeps.planning.data_sets import check_shards, make_embedded_data
-from sweeps.planning.preparing import Prepared, prepare
-from sweeps.planning.rates import learning_rates
-from sweeps.schedule import Job
-from sweeps.settings import Launch, LocalSettings
+from analysis.study.prediction_file import NAME
+from nepa_scale.config import overrides
+from nepa_scale.run_dir.lock import exclusive
+from nepa_scale.utils.cli import command
+from nepa_scale.utils.errors import ConfigError, UserError
+from nepa_scale.utils.files import file_in_the_way
+from sweeps.follow import display, plan_view
+from sweeps.follow.executors import executor, scripts
+from sweeps.follow.finishing import see_through
+from sweeps.jobs import jobs
+from sweeps.jobs.schedule import Job
+from sweeps.plan import plan, preregistration
+from sweeps.plan.data_sets import check_shards, make_embedded_data
+from sweeps.plan.rates import learning_rates
+from sweeps.planner import Prepared, prepare
+from sweeps.settings.clusters import CLUSTER_NAME, read_cluster, save_cluster
+from sweeps.settings.command_line import read_launch
+from sweeps.settings.help import help_text
+from sweeps.settings.schema import Launch, LocalSettings
 
 
 @command
@@ -69,7 +71,7 @@ def launch(request: Launch) -> int:
         for line in (*prepared.too_large, *prepared.excesses):
             print(f"warning: {line}")
         if prepared.held:
-            print(registration.announcement(prepared.plan, prepared.held))
+            print(preregistration.announcement(prepared.plan, prepared.held))
         print("dry run: nothing was created")
         return 0
     if prepared.excesses:
@@ -88,7 +90,7 @@ def _todo(request: Launch, prepared: Prepared) -> list[Job]:
 def _predict_and_carry_out(request: Launch, prepared: Prepared) -> int:
     """Do the smaller runs, write down what is expected of the largest, and do these; as far as one command gets."""
     planned, held, study_dir = prepared.plan, prepared.held, request.study_dir
-    coming = registration.not_started(held, study_dir)
+    coming = preregistration.not_started(held, study_dir)
     if (study_dir / NAME).exists() or not coming:
         there = f"{study_dir / NAME} is there and stays as it is"
         print(f"predict=true: {there if coming else 'the largest runs have started, so nothing is expected of them'}")
@@ -96,9 +98,9 @@ def _predict_and_carry_out(request: Launch, prepared: Prepared) -> int:
     if request.predict_from is None:
         code = _carry_out(request, prepared, held)
         if any(job.key.partition("/")[0] not in held for job in jobs.jobs_to_do(planned, study_dir)):
-            print(registration.waiting_line(planned, held))
+            print(preregistration.waiting_line(planned, held))
             return code
-    for line in registration.register(planned, coming, study_dir, request.predict_from or study_dir):
+    for line in preregistration.register(planned, coming, study_dir, request.predict_from or study_dir):
         print(line)
     return _carry_out(request, prepared)
 

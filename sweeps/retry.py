@@ -10,14 +10,14 @@ if __name__ == "__main__":
     # Run as a script, Python imports from this file's folder; import from the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from nepa_scale.command import command
-from nepa_scale.lock import exclusive
-from sweeps import jobs, selecting, withdrawn
-from sweeps.clusters import read_cluster
-from sweeps.executors import executor
-from sweeps.finishing import see_through
-from sweeps.plan import load_study, task_dir
-from sweeps.settings import LocalSettings
+from nepa_scale.run_dir.lock import exclusive
+from nepa_scale.utils.cli import command
+from sweeps.follow.executors import executor
+from sweeps.follow.finishing import see_through
+from sweeps.jobs import cancel_marker, jobs, selecting
+from sweeps.plan.plan import load_study, task_dir
+from sweeps.settings.clusters import read_cluster
+from sweeps.settings.schema import LocalSettings
 
 USAGE = "usage: python sweeps/retry.py STUDY_DIR [run=PATTERN] [task=NAME]"
 HELP = f"""{USAGE}
@@ -42,7 +42,7 @@ def _retry(selection: selecting.Selection) -> int:
     place.check()
     with exclusive(study_dir):
         for key in keys:
-            withdrawn.allow(task_dir(study_dir, key))
+            cancel_marker.allow(task_dir(study_dir, key))
         place.settle(jobs.jobs_to_do(planned, study_dir))
         todo = jobs.jobs_to_do(planned, study_dir)
         failed = [job for job in todo if jobs.state(job) == "failed"]

@@ -18,15 +18,16 @@ if __name__ == "__main__":
 from rich.console import Group, RenderableType
 from rich.live import Live
 
-from nepa_scale.command import command, has_reader
-from nepa_scale.errors import UserError, nearest
-from nepa_scale.files import typed_path
-from sweeps import display, plan
-from sweeps.accuracy import accuracy_table, outcomes
-from sweeps.clusters import read_cluster
-from sweeps.executors import executor
-from sweeps.jobs import UNDER_WAY
-from sweeps.standing import LOST, Standing, as_lost, standings
+from nepa_scale.utils.cli import command, has_reader
+from nepa_scale.utils.errors import UserError, nearest
+from nepa_scale.utils.files import typed_path
+from sweeps.follow import display
+from sweeps.follow.accuracy import accuracy_table, outcomes
+from sweeps.follow.executors import executor
+from sweeps.jobs.jobs import UNDER_WAY
+from sweeps.jobs.task_status import LOST, Standing, as_lost, standings
+from sweeps.plan import plan
+from sweeps.settings.clusters import read_cluster
 
 UNFINISHED = ("planned", *UNDER_WAY, "preempted")
 REFRESH_SECONDS = 2.0

@@ -19,7 +19,7 @@ COMMANDS = {
     "train": "nepa_scale.train",
     "prepare": "nepa_scale.data.prepare.__main__",
     "weights": "nepa_scale.weights.__main__",
-    "visualise": "nepa_scale.visualise",
+    "visualise": "nepa_scale.visualise.__main__",
     "launch": "sweeps.launch",
     "status": "sweeps.status",
     "cancel": "sweeps.cancel",

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from nepa_scale import overrides
+from nepa_scale.config import overrides
 from nepa_scale.data.prepare import words as prepare_words
-from nepa_scale.pictures import settings as pictures
-from sweeps import launch_keys, selecting
-from sweeps.command_line import read_launch
-from sweeps.conf_files import compose_tree, options
+from nepa_scale.visualise import settings as pictures
+from sweeps.jobs import selecting
+from sweeps.settings import keys
+from sweeps.settings.command_line import read_launch
+from sweeps.settings.conf_files import compose_tree, options
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -24,17 +25,17 @@ STARTS = ("python ", "deepspeed ", "torchrun ", "srun ")
 PLACEHOLDERS = {"...", "key=value", "KIND", "grid=NAME", "study=NAME", "cluster=NAME", "--help"}
 
 #: Words before a dot that begin a key of a run or a launch.
-SECTIONS = sorted({*launch_keys.SECTIONS, *overrides.SECTIONS})
+SECTIONS = sorted({*keys.SECTIONS, *overrides.SECTIONS})
 KEY = re.compile(rf"(?<![\w./$<-])((?:{'|'.join(SECTIONS)})\.[a-z_]+(?:\.[a-z_]+)*)(?![\w/(])")
 FILES = re.compile(r"\.(json|txt|py|safetensors)\b")
 NO_KEYS = {"cluster.kind", "grid.color"}  # what a cluster's file alone says, and one of matplotlib
-SETTINGS = {*launch_keys.SETTINGS_KEYS, launch_keys.POINTS_KEY}
+SETTINGS = {*keys.SETTINGS_KEYS, keys.POINTS_KEY}
 
 
 def known_keys() -> set[str]:
     """The keys of runs and launches, with either cluster."""
     trees = [compose_tree({"cluster": cluster})[0] for cluster in options("cluster")]
-    declared = {key for tree in trees for key in launch_keys.declared(tree)}
+    declared = {key for tree in trees for key in keys.declared(tree)}
     return declared.union(overrides.KEYS, overrides.RECIPE_KEYS, overrides.SHORTHANDS)
 
 
@@ -64,7 +65,7 @@ READERS: dict[str, Reader] = {
     "launch.py": read_launch,
     "train.py": overrides.parse,
     "nepa_scale.data.prepare": prepare_words.parse,
-    "nepa_scale.visualise": pictures.parse,
+    "nepa_scale.visualise.__main__": pictures.parse,
     "cancel.py": functools.partial(selecting.read_selection, usage=""),
     "retry.py": functools.partial(selecting.read_selection, usage=""),
 }

@@ -14,14 +14,14 @@ import yaml
 from analysis.fit.__main__ import main as fit
 from analysis.forecast.__main__ import main as forecast
 from analysis.isoflop.__main__ import main as isoflop
-from analysis.request import read_words
-from nepa_scale import overrides
+from analysis.reporting.request import read_words
+from nepa_scale.config import overrides
 from nepa_scale.data.prepare import words as prepare
-from nepa_scale.pictures import settings as pictures
-from nepa_scale.run_settings import configure
+from nepa_scale.run_dir.settings import configure
+from nepa_scale.visualise import settings as pictures
 from nepa_scale.weights.__main__ import parser
-from sweeps import selecting
-from sweeps.command_line import read_launch
+from sweeps.jobs import selecting
+from sweeps.settings.command_line import read_launch
 from sweeps.status import main as status
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 
 from nepa_scale import train
-from nepa_scale.command import LARGEST, to_text
-from nepa_scale.config import RunConfig, walk
+from nepa_scale.config.overrides import KEYS
+from nepa_scale.config.schema import RunConfig, walk
 from nepa_scale.data.prepare import words as prepare_words
 from nepa_scale.data.prepare.settings import KINDS as PREPARED
-from nepa_scale.errors import ConfigError
-from nepa_scale.overrides import KEYS
+from nepa_scale.utils.cli import LARGEST, to_text
+from nepa_scale.utils.errors import ConfigError
 from sweeps import launch
-from sweeps.conf_files import compose_tree
-from sweeps.launch_keys import declared
+from sweeps.settings.conf_files import compose_tree
+from sweeps.settings.keys import declared
 
 HOSTILE = ("nan", "inf", "-inf", ".inf", "1e30", "-1e30", "-1", "0", str(10**18), str(-(10**18)), "9" * 5000)
 SECONDS = 20.0  # many times what a plan takes

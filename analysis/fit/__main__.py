@@ -13,7 +13,7 @@ from analysis.fit.question import Answer, answer, make_parser
 from analysis.fit.shown import show
 from analysis.fit.small_sample import NoFit
 from analysis.fit.table import read_table
-from nepa_scale.command import command
+from nepa_scale.utils.cli import command
 
 
 @command

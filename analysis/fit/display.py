@@ -14,8 +14,8 @@ from analysis.fit.leave_one_out import LeaveOneOut
 from analysis.fit.small_sample import Interval, Prediction
 from analysis.laws.law import Array
 from analysis.laws.restrictions import standing
-from nepa_scale.errors import shortened
-from nepa_scale.terminal import make_console
+from nepa_scale.utils.errors import shortened
+from nepa_scale.utils.terminal import make_console
 
 PLAIN_WIDTH = 120
 

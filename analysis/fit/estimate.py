@@ -17,7 +17,7 @@ from analysis.fit.small_sample import Interval, NoFit, Prediction
 from analysis.laws.law import Array, Law
 from analysis.laws.registry import find_law
 from analysis.laws.restrictions import standing
-from nepa_scale.errors import UserError
+from nepa_scale.utils.errors import UserError
 
 CONFIDENCE = 0.95
 

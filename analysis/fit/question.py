@@ -20,7 +20,7 @@ from analysis.laws.law import Array, Law
 from analysis.laws.registry import LAWS, find_law
 from analysis.laws.restrictions import standing
 from analysis.laws.surfaces import CHINCHILLA
-from nepa_scale.errors import UserError, nearest
+from nepa_scale.utils.errors import UserError, nearest
 
 EACH = "each"
 

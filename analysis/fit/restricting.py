@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from analysis.laws.law import Law, Parameter
 from analysis.laws.registry import LAWS
 from analysis.laws.restrictions import Restrictions, restricted
-from analysis.ranges import LARGEST
-from nepa_scale.errors import UserError, nearest
+from analysis.study.ranges import LARGEST
+from nepa_scale.utils.errors import UserError, nearest
 
 Bounds = tuple[float, float]
 

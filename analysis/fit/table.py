@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from analysis.laws.law import Array
-from analysis.ranges import LARGEST, SMALLEST
-from nepa_scale.errors import UserError, nearest, shortened
+from analysis.study.ranges import LARGEST, SMALLEST
+from nepa_scale.utils.errors import UserError, nearest, shortened
 
 COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,

@@ -15,9 +15,9 @@ from analysis.fit.estimate import Options
 from analysis.fit.small_sample import NoFit
 from analysis.fit.table import Table
 from analysis.laws.law import Array, Law
-from analysis.ranges import LARGEST, SMALLEST
-from nepa_scale.errors import UserError
-from nepa_scale.files import typed_path
+from analysis.study.ranges import LARGEST, SMALLEST
+from nepa_scale.utils.errors import UserError
+from nepa_scale.utils.files import typed_path
 
 MOST_RESAMPLES = 100_000
 MOST_DRAWS = 10**8

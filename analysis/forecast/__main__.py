@@ -20,8 +20,8 @@ from analysis.forecast.frontier import frontier
 from analysis.forecast.schedule import read_planned
 from analysis.forecast.scheduled import forecast_scheduled
 from analysis.laws.law import Array
-from nepa_scale.command import command
-from nepa_scale.errors import UserError
+from nepa_scale.utils.cli import command
+from nepa_scale.utils.errors import UserError
 
 Answers = dict[str, Forecast | NoFit]
 

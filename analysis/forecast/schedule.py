@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.laws.law import Array
-from nepa_scale.errors import UserError, nearest
+from nepa_scale.utils.errors import UserError, nearest
 
 AT_PEAK = 0.99
 """The warm-up ends where the rate first reaches this share of its largest."""

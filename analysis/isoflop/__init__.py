@@ -1,5 +1,5 @@
 """Compute-optimal sizes from runs of equal compute; ``analysis.isoflop(df, ...)`` from Python."""
 
-from analysis.called import callable_module
+from analysis import callable_module
 
 callable_module(__name__)

@@ -24,8 +24,8 @@ from analysis.isoflop.answers import as_json
 from analysis.isoflop.minimum import Minimum, akima_minimum, parabola_minimum
 from analysis.laws.law import Array
 from analysis.laws.surfaces import CHINCHILLA
-from nepa_scale.command import command
-from nepa_scale.errors import UserError
+from nepa_scale.utils.cli import command
+from nepa_scale.utils.errors import UserError
 
 MINIMA: dict[str, Minimum] = {"parabola": parabola_minimum, "akima": akima_minimum}
 

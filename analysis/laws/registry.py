@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from analysis.laws import bends, curves, ends, scores, surfaces
 from analysis.laws.law import Law
-from nepa_scale.errors import UserError, nearest
+from nepa_scale.utils.errors import UserError, nearest
 
 LAWS: dict[str, Law] = {
     law.name: law

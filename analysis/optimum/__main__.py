@@ -17,8 +17,8 @@ from analysis.fit.small_sample import Interval, NoFit
 from analysis.fit.table import read_table
 from analysis.optimum.answers import as_json
 from analysis.optimum.sweep import Common, Curve, Law, Sweep, sweep
-from nepa_scale.command import command
-from nepa_scale.errors import UserError, shortened
+from nepa_scale.utils.cli import command
+from nepa_scale.utils.errors import UserError, shortened
 
 ALL = "all rows"
 

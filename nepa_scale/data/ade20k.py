@@ -13,7 +13,7 @@ from pathlib import Path
 from nepa_scale.data.file_names import is_clutter, is_image
 from nepa_scale.data.info import DatasetInfo, SplitInfo
 from nepa_scale.data.text import read_text
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 FOLDER_NAME = "ADEChallengeData2016"
 SPLIT_FOLDERS = {"train": "training", "validation": "validation"}

@@ -16,7 +16,7 @@ from nepa_scale.data.order import Place
 from nepa_scale.data.sample_rng import preserved_randomness, seed_sample
 from nepa_scale.data.sources import Contents, Sample, Source
 from nepa_scale.data.transforms import ImageTransform, JointTransform, PyramidTransform
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 Item = TypeVar("Item")
 

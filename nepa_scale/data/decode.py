@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 MAX_PIXELS = 2**26  # 67 megapixels; the largest photograph of ImageNet has 18
 IGNORE = 255

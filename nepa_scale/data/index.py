@@ -27,9 +27,9 @@ from nepa_scale.data.pool import cores, start_worker
 from nepa_scale.data.reporting import Report
 from nepa_scale.data.shard_index import SAMPLE_TYPE, ShardIndex, printable, scan
 from nepa_scale.data.unread import Unread
-from nepa_scale.errors import DataError
-from nepa_scale.files import write_atomically
-from nepa_scale.progress import logger
+from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.files import write_atomically
+from nepa_scale.utils.progress import logger
 
 INDEX_FOLDER = "_index"
 

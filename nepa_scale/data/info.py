@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from nepa_scale.data.preprocessing import LEAST_STD, MEAN, Channels
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 INFO_NAME = "_info.json"
 SPLITS = ("train", "validation")

@@ -16,8 +16,8 @@ from nepa_scale.data.info import INFO_NAME, SPLITS, DatasetInfo, parse_info
 from nepa_scale.data.preprocessing import BY_DATASET, Standardisation
 from nepa_scale.data.preprocessing import standardisation as stated_standardisation
 from nepa_scale.data.reporting import Report
-from nepa_scale.errors import DataError, nearest
-from nepa_scale.files import read_json
+from nepa_scale.utils.errors import DataError, nearest
+from nepa_scale.utils.files import read_json
 
 Need = Literal["label", "mask"]
 

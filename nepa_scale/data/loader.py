@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from nepa_scale.data.datasets import Samples
 from nepa_scale.data.order import Place, SampleOrder, micro_batches
 from nepa_scale.data.tolerance import Loaded, Tolerant
-from nepa_scale.errors import DataError
-from nepa_scale.processes.signals import STOP_SIGNALS
+from nepa_scale.distributed.signals import STOP_SIGNALS
+from nepa_scale.utils.errors import DataError
 
 _REMEDY = "if memory was short, which SIGKILL mostly means, lower data.num_workers; the same command continues"
 _DYING_SECONDS = 0.5  # until the system has its exit code

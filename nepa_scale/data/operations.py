@@ -13,7 +13,7 @@ from PIL import Image
 from timm.data import auto_augment
 
 from nepa_scale.data.decode import BadImageError, first_line
-from nepa_scale.errors import is_out_of_memory
+from nepa_scale.utils.errors import is_out_of_memory
 
 #: Settings without which an operation is not done.
 SWITCHES = {

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nepa_scale.errors import ConfigError, DataError
+from nepa_scale.utils.errors import ConfigError, DataError
 
 WINDOW_SHARDS = 32
 

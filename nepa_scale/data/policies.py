@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from nepa_scale.errors import nearest
+from nepa_scale.utils.errors import nearest
 
 EXAMPLE = "rand-m9-mstd0.5-inc1"
 

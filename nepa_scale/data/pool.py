@@ -13,8 +13,8 @@ from itertools import islice
 from multiprocessing.connection import wait
 from typing import TypeVar
 
-from nepa_scale.errors import DataError
-from nepa_scale.processes.signals import handle
+from nepa_scale.distributed.signals import handle
+from nepa_scale.utils.errors import DataError
 
 T = TypeVar("T")
 R = TypeVar("R")

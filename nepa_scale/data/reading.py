@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 RETRY_SECONDS = (0.1, 1.0, 5.0)  # waits between attempts; then the storage counts as lost
 OPEN_FILES = 64  # twice the window of shards that an epoch's order reads from at a time

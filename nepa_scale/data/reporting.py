@@ -16,7 +16,7 @@ def reporting() -> Iterator[Report]:
     """Give a function that shows how much is done of each thing."""
     from rich.progress import Progress, TaskID  # here, because most who import this only need the type
 
-    from nepa_scale.terminal import make_console, text_column
+    from nepa_scale.utils.terminal import make_console, text_column
 
     console = make_console(stderr=True)
     if not console.is_terminal:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nepa_scale.data.unread import Unread
-from nepa_scale.errors import DataError, shortened
+from nepa_scale.utils.errors import DataError, shortened
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png"})
 MASK_EXTENSION = "seg.png"

@@ -37,8 +37,8 @@ from nepa_scale.data.shard_index import (
 )
 from nepa_scale.data.sources import Sample
 from nepa_scale.data.unread import Unread
-from nepa_scale.errors import DataError
-from nepa_scale.progress import logger
+from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.progress import logger
 
 _KINDS = 256  # of members that are not read are told apart
 _DRAINED_BYTES = 2**20

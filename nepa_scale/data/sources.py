@@ -17,7 +17,7 @@ from nepa_scale.data.info import DatasetInfo
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
 from nepa_scale.data.reading import Files, read_whole
 from nepa_scale.data.shard_index import NO_LABEL, printable
-from nepa_scale.errors import DataError, shortened
+from nepa_scale.utils.errors import DataError, shortened
 
 
 @dataclass(frozen=True)

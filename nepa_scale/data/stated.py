@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nepa_scale import yaml_files
 from nepa_scale.data import layout
 from nepa_scale.data.info import MAX_CLASSES, DatasetInfo, SplitInfo
-from nepa_scale.errors import DataError, nearest
+from nepa_scale.utils import yaml_files
+from nepa_scale.utils.errors import DataError, nearest
 
 KEY = "data.stated"
 EXAMPLE = f"{KEY}='{{NAME: {{train: N, validation: N, classes: K, mask_classes: M}}}}'"

@@ -25,7 +25,7 @@ from nepa_scale.data.shard_stream import StreamSource
 from nepa_scale.data.sources import Sample
 from nepa_scale.data.stream_order import StreamOrder
 from nepa_scale.data.tolerance import Loaded, first_good
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 
 def train_stream(

@@ -6,7 +6,7 @@ import codecs
 from contextlib import suppress
 from pathlib import Path
 
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 
 def read_text(path: Path) -> str:

@@ -11,8 +11,8 @@ from nepa_scale.data.datasets import Samples
 from nepa_scale.data.decode import BadImageError
 from nepa_scale.data.order import Place
 from nepa_scale.data.sample_rng import preserved_randomness
-from nepa_scale.errors import DataError
-from nepa_scale.progress import logger
+from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.progress import logger
 
 TRIES = 8  # samples in a row that may be bad
 LOGGED_EVERY = 1000

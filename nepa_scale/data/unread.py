@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nepa_scale.errors import shortened
+from nepa_scale.utils.errors import shortened
 
 
 class KindCounts:

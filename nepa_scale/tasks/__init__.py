@@ -1,1 +1,2 @@
-"""The tasks of a run: what differs between them, and nothing else."""
+"""The tasks of a run, pre-training, probing, classification and segmentation: what differs between them, and no
+training loop. Imported by ``training``."""

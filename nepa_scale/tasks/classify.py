@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor, nn
 
-from nepa_scale.config import ClassifyConfig, RunConfig
+from nepa_scale.config.schema import ClassifyConfig, RunConfig
 from nepa_scale.data.datasets import LabelledImages, Samples
 from nepa_scale.data.transforms import classify_eval, classify_train
-from nepa_scale.model import LAYER_NORM_EPS, NepaViT
-from nepa_scale.processes.distributed import sum_over_ranks
-from nepa_scale.processes.world import World
+from nepa_scale.distributed.process_group import sum_over_ranks
+from nepa_scale.distributed.world import World
+from nepa_scale.models.nepa_vit import LAYER_NORM_EPS, NepaViT
 from nepa_scale.tasks.finetune import Finetune
 from nepa_scale.tasks.task import parameter_dtype
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nepa_scale.config import FinetuneConfig, RunConfig
+from nepa_scale.config.schema import FinetuneConfig, RunConfig
 from nepa_scale.data.datasets import Samples
-from nepa_scale.errors import RunError, shortened
-from nepa_scale.model import NepaViT, checkpoint_filter_fn
-from nepa_scale.optim import NO_LAYER_DECAY, LayerDecay, build_optimizer
-from nepa_scale.processes.world import World
-from nepa_scale.progress import logger
+from nepa_scale.distributed.world import World
+from nepa_scale.models.nepa_vit import NepaViT, checkpoint_filter_fn
+from nepa_scale.optim.optimizer import NO_LAYER_DECAY, LayerDecay, build_optimizer
 from nepa_scale.tasks.task import Task
+from nepa_scale.utils.errors import RunError, shortened
+from nepa_scale.utils.progress import logger
 from nepa_scale.weights.tensor_files import read_tensors
 
 #: Weights that one backbone has and another lacks, by the setting that decides it.

@@ -12,23 +12,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nepa_scale import lr_rules, milestones
-from nepa_scale.config import PretrainConfig, RunConfig
+from nepa_scale.config import early_stop, lr_scaling
+from nepa_scale.config.schema import PretrainConfig, RunConfig
 from nepa_scale.data.datasets import PretrainImages
 from nepa_scale.data.decode import BadImageError
 from nepa_scale.data.device import to_device
 from nepa_scale.data.transforms import pretrain_eval, pretrain_train
-from nepa_scale.errors import DataError
-from nepa_scale.model import NepaViT, scale_initial_weights, standardised
-from nepa_scale.objective import Diagnostics, next_embedding_loss
-from nepa_scale.optim import build_optimizer
-from nepa_scale.probing.online import OnlineVote
-from nepa_scale.processes.distributed import sum_over_ranks
-from nepa_scale.processes.world import World
-from nepa_scale.progress import logger
-from nepa_scale.safety import target_share, target_warnings
-from nepa_scale.safety.collapse import Spread
+from nepa_scale.distributed.process_group import sum_over_ranks
+from nepa_scale.distributed.world import World
+from nepa_scale.models.nepa_vit import NepaViT, scale_initial_weights, standardised
+from nepa_scale.models.objective import Diagnostics, next_embedding_loss
+from nepa_scale.optim.optimizer import build_optimizer
+from nepa_scale.tasks import target_share, target_warnings
+from nepa_scale.tasks.collapse import Spread
+from nepa_scale.tasks.probing.online import OnlineVote
 from nepa_scale.tasks.task import Task, Value, parameter_dtype
+from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.progress import logger
 
 MOST_IMAGES, MOST_PIXELS = 256, 2**22  # of which the energy of patches is measured
 
@@ -99,17 +99,17 @@ class Pretrain(Task):
         validation = self.open_split("validation")
         self.eval_data = PretrainImages(validation, None, pretrain_eval(section.image_size), config.seed)
         self.backbone = self.new_backbone()
-        self._scaling = lr_rules.width_scaling(config)
+        self._scaling = lr_scaling.width_scaling(config)
         if self._scaling is not None:
             scale_initial_weights(self.backbone, self._scaling)
         self.backbone.causal = section.attention == "causal"
         self.module: PretrainModule = PretrainModule(self.backbone, section)
-        self._vote = OnlineVote(self) if milestones.asks_for_knn(section) else None
+        self._vote = OnlineVote(self) if early_stop.asks_for_knn(section) else None
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser with the rates that ``pretrain.lr_rule`` gives this size."""
         return build_optimizer(
-            self.module, self.config.pretrain, peak_lr=lr_rules.peak_lr(self.config), scaling=self._scaling
+            self.module, self.config.pretrain, peak_lr=lr_scaling.peak_lr(self.config), scaling=self._scaling
         )
 
     def compile_rest(self) -> None:
@@ -180,13 +180,13 @@ class Pretrain(Task):
             if counts:
                 diagnostics.update(z, z_hat)
         sum_over_ranks(diagnostics.state_tensors())
-        votes = {} if self._vote is None else {milestones.KNN: self._vote.top1(world, device)}
+        votes = {} if self._vote is None else {early_stop.KNN: self._vote.top1(world, device)}
         self.module.train()
         return diagnostics.compute() | votes
 
     def illustrate(self, folder: Path) -> None:
         """Draw maps of ``log.pictures`` validation images, on the CPU, under any ZeRO stage."""
         if self.config.log.pictures:
-            from nepa_scale.pictures.strips import draw_pretraining  # matplotlib too, which only drawing needs
+            from nepa_scale.visualise.strips import draw_pretraining  # matplotlib too, which only drawing needs
 
             draw_pretraining(self.config, folder)

@@ -10,15 +10,18 @@ import torch
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
-from nepa_scale.config import ProbeConfig, RunConfig
-from nepa_scale.costs import RATE_FACTORS
+from nepa_scale.config.layers import EMBEDDING, OUTPUT, block_name, block_of, probed_layers
+from nepa_scale.config.schema import ProbeConfig, RunConfig
 from nepa_scale.data.datasets import LabelledImages
 from nepa_scale.data.order import subset
 from nepa_scale.data.transforms import classify_eval, classify_train
-from nepa_scale.layers import EMBEDDING, OUTPUT, block_name, block_of, probed_layers
-from nepa_scale.model import NepaViT
-from nepa_scale.optim import ADAM_EPS
-from nepa_scale.probing.heads import (
+from nepa_scale.distributed.process_group import sum_over_ranks
+from nepa_scale.distributed.world import World
+from nepa_scale.models.nepa_vit import NepaViT
+from nepa_scale.optim.optimizer import ADAM_EPS
+from nepa_scale.placement.costs import RATE_FACTORS
+from nepa_scale.tasks.finetune import load_backbone
+from nepa_scale.tasks.probing.heads import (
     LINEAR_LAST,
     LINEAR_MEAN,
     Head,
@@ -28,10 +31,7 @@ from nepa_scale.probing.heads import (
     rate_groups,
     view,
 )
-from nepa_scale.probing.vote import top1_of_votes
-from nepa_scale.processes.distributed import sum_over_ranks
-from nepa_scale.processes.world import World
-from nepa_scale.tasks.finetune import load_backbone
+from nepa_scale.tasks.probing.vote import top1_of_votes
 from nepa_scale.tasks.task import Task, Value, parameter_dtype
 
 STANDARDISED_IMAGES = 2048

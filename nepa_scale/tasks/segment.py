@@ -12,25 +12,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nepa_scale.config import RunConfig, SegmentConfig
-from nepa_scale.costs import padded_size
+from nepa_scale.config.layers import quarter_blocks
+from nepa_scale.config.schema import RunConfig, SegmentConfig
 from nepa_scale.data import layout
 from nepa_scale.data.datasets import MaskedImages, Samples
 from nepa_scale.data.decode import IGNORE
 from nepa_scale.data.transforms import segment_eval, segment_train
-from nepa_scale.errors import DataLostError
-from nepa_scale.layers import quarter_blocks
-from nepa_scale.model import NepaViT
-from nepa_scale.processes.distributed import max_over_ranks, sum_over_ranks
-from nepa_scale.processes.world import World
-from nepa_scale.segmentation.confusion import iou_per_class
-from nepa_scale.segmentation.fcn import FCNHead
-from nepa_scale.segmentation.padding import pad_to_patches, scores_of_image
-from nepa_scale.segmentation.sliding import slide
-from nepa_scale.segmentation.tally import MULTI_SCALE, PLAIN, Tally
-from nepa_scale.segmentation.upernet import UPerNet
+from nepa_scale.distributed.process_group import max_over_ranks, sum_over_ranks
+from nepa_scale.distributed.world import World
+from nepa_scale.models.nepa_vit import NepaViT
+from nepa_scale.placement.costs import padded_size
 from nepa_scale.tasks.finetune import Finetune
+from nepa_scale.tasks.segmentation.confusion import iou_per_class
+from nepa_scale.tasks.segmentation.fcn import FCNHead
+from nepa_scale.tasks.segmentation.padding import pad_to_patches, scores_of_image
+from nepa_scale.tasks.segmentation.sliding import slide
+from nepa_scale.tasks.segmentation.tally import MULTI_SCALE, PLAIN, Tally
+from nepa_scale.tasks.segmentation.upernet import UPerNet
 from nepa_scale.tasks.task import parameter_dtype
+from nepa_scale.utils.errors import DataLostError
 
 EVAL_PIXELS = 2**20
 AUX_LEVEL = 2

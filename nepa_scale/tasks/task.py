@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from nepa_scale.config import RunConfig, TaskConfig
+from nepa_scale.config.ladder import QkNorm
+from nepa_scale.config.schema import RunConfig, TaskConfig
+from nepa_scale.config.subsets import exhausted_classes, num_used_images, tuning_images
 from nepa_scale.data import layout
 from nepa_scale.data.datasets import Samples
 from nepa_scale.data.device import on_device
@@ -23,14 +25,12 @@ from nepa_scale.data.order import kept_out, subset
 from nepa_scale.data.shard_stream import StreamSource, open_stream
 from nepa_scale.data.sources import Contents, Source, open_source
 from nepa_scale.data.streaming import eval_passes, eval_stream
-from nepa_scale.errors import DataError, DataLostError
-from nepa_scale.ladder import QkNorm
-from nepa_scale.model import NepaViT, build_backbone
-from nepa_scale.optim import NO_LAYER_DECAY, LayerDecay, build_optimizer
-from nepa_scale.processes.distributed import first_text, sum_votes
-from nepa_scale.processes.world import World
-from nepa_scale.progress import logger
-from nepa_scale.subsets import exhausted_classes, num_used_images, tuning_images
+from nepa_scale.distributed.process_group import first_text, sum_votes
+from nepa_scale.distributed.world import World
+from nepa_scale.models.nepa_vit import NepaViT, build_backbone
+from nepa_scale.optim.optimizer import NO_LAYER_DECAY, LayerDecay, build_optimizer
+from nepa_scale.utils.errors import DataError, DataLostError
+from nepa_scale.utils.progress import logger
 
 Value = TypeVar("Value")
 

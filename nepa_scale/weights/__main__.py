@@ -9,10 +9,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from nepa_scale.command import command
-from nepa_scale.errors import WeightsError
-from nepa_scale.files import expand_home, to_json, typed_path
-from nepa_scale.ladder import QkNorm
+from nepa_scale.config.ladder import QkNorm
+from nepa_scale.utils.cli import command
+from nepa_scale.utils.errors import WeightsError
+from nepa_scale.utils.files import expand_home, to_json, typed_path
 
 EXIT_DIFFERS = 1
 
@@ -69,11 +69,11 @@ def bring_in(chosen: argparse.Namespace) -> str:
 
 def give_out(chosen: argparse.Namespace) -> str:
     """Export; returns the line that says what was written. Raises ``UserError``."""
-    from nepa_scale import runs
+    from nepa_scale.run_dir import paths
     from nepa_scale.weights import convert, timm_layout
 
     convert.check_output(chosen.out)
-    if (chosen.source / runs.CONFIG_NAME).is_file():
+    if (chosen.source / paths.CONFIG_NAME).is_file():
         weights = convert.read_run(chosen.source, task=chosen.task or "pretrain", ema=chosen.ema)
     elif chosen.task or chosen.ema:
         raise WeightsError(f"{chosen.source}: no run (no config.yaml), so --task and --ema have nothing to choose from")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale.data.preprocessing import MEAN, STD, Preprocessing
-from nepa_scale.errors import UserError, WeightsError
+from nepa_scale.utils.errors import UserError, WeightsError
 from nepa_scale.weights.description import Description
 from nepa_scale.weights.timm_layout import read_config_file
 

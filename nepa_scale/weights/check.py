@@ -12,13 +12,13 @@ from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
-from nepa_scale import runs
 from nepa_scale.data.decode import decode_rgb
 from nepa_scale.data.digits import scenes, split_glyphs
 from nepa_scale.data.preprocessing import MEAN, Preprocessing
-from nepa_scale.errors import DataError, WeightsError
-from nepa_scale.model import NepaViT
-from nepa_scale.objective import next_embedding_loss
+from nepa_scale.models.nepa_vit import NepaViT
+from nepa_scale.models.objective import next_embedding_loss
+from nepa_scale.run_dir import paths
+from nepa_scale.utils.errors import DataError, WeightsError
 from nepa_scale.weights import convert, published, timm_layout
 from nepa_scale.weights.authors_config import Wishes
 from nepa_scale.weights.published import Compared, Published
@@ -71,7 +71,7 @@ def check(folder: Path, images: Sequence[Path], table: Sequence[Published] | Non
 
 def _read(folder: Path) -> tuple[convert.Weights, list[str]]:
     config = folder / timm_layout.CONFIG_NAME
-    if (folder / runs.CONFIG_NAME).is_file():
+    if (folder / paths.CONFIG_NAME).is_file():
         raise WeightsError(f"{folder}: a run; write its weights with `export`, then check that folder")
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"

@@ -12,12 +12,13 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from nepa_scale import overrides, runs
-from nepa_scale.config import RunConfig
+from nepa_scale.config import overrides
+from nepa_scale.config.schema import RunConfig
 from nepa_scale.data import layout
-from nepa_scale.errors import DataError, WeightsError
-from nepa_scale.files import file_in_the_way, read_json, to_json, write_folder
-from nepa_scale.model import NepaViT
+from nepa_scale.models.nepa_vit import NepaViT
+from nepa_scale.run_dir import paths
+from nepa_scale.utils.errors import DataError, WeightsError
+from nepa_scale.utils.files import file_in_the_way, read_json, to_json, write_folder
 from nepa_scale.weights import authors_config, authors_processor, timm_layout
 from nepa_scale.weights.authors_config import Wishes
 from nepa_scale.weights.authors_tensors import from_authors, to_authors, with_prefix
@@ -71,18 +72,18 @@ def read_timm(folder: Path) -> Weights:
 
 def read_run(run_dir: Path, *, task: str, ema: bool) -> Weights:
     """The weights that a finished task of a run left. Raises ``UserError``."""
-    config = overrides.load(run_dir / runs.CONFIG_NAME)
-    folder = runs.pretrain_directory(run_dir, config) if task == "pretrain" else run_dir / task
+    config = overrides.load(run_dir / paths.CONFIG_NAME)
+    folder = paths.pretrain_directory(run_dir, config) if task == "pretrain" else run_dir / task
     if task not in config.tasks:
         raise WeightsError(f"{run_dir}: init={config.init}, so it has no pre-training of its own; use --task classify")
-    file = folder / (runs.AVERAGE_NAME if ema else runs.WEIGHTS_NAME)
+    file = folder / (paths.AVERAGE_NAME if ema else paths.WEIGHTS_NAME)
     if not file.is_file():
         decay = config.task_config(task).ema_decay
         why = f"{task}.ema_decay=0 keeps no moving average" if ema and not decay else f"task={task} has not finished"
         raise WeightsError(f"{file}: does not exist; {why}")
     tensors = read_tensors(file)
     num_classes = len(tensors["head.bias"]) if "head.bias" in tensors else 0
-    standard = runs.standardisation(config, task, folder)
+    standard = paths.standardisation(config, task, folder)
     if task == "pretrain":
         description = of_run(config, "pretrain", standard)
     else:
@@ -96,7 +97,7 @@ def _label_names(folder: Path, config: RunConfig, num_classes: int) -> tuple[str
     """The names of the classes, as noted when the task began or else as the data set has them; () without any."""
     names: Any = ()
     try:
-        names = read_json(folder / runs.DATA_NAME)["class_names"]
+        names = read_json(folder / paths.DATA_NAME)["class_names"]
     except (OSError, ValueError, KeyError, TypeError):
         with suppress(DataError):
             names = layout.dataset_info(Path(config.data.root), config.classify.dataset).class_names

@@ -9,9 +9,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
-from nepa_scale.config import ClassifyConfig, PretrainConfig, RunConfig
+from nepa_scale.config.ladder import Architecture, QkNorm, num_patches
+from nepa_scale.config.schema import ClassifyConfig, PretrainConfig, RunConfig
 from nepa_scale.data.preprocessing import Preprocessing, Standardisation
-from nepa_scale.ladder import Architecture, QkNorm, num_patches
 
 Pool = Literal["mean", "last"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from nepa_scale.errors import WeightsError
+from nepa_scale.utils.errors import WeightsError
 from nepa_scale.weights.authors_processor import PREPROCESSOR_NAME
 from nepa_scale.weights.tensor_files import EMA_NAME, INDEX_NAMES, PICKLE_NAME
 from nepa_scale.weights.timm_layout import CONFIG_NAME

@@ -8,13 +8,20 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from nepa_scale import overrides
-from nepa_scale.config import TASKS, RunConfig
-from nepa_scale.costs import architecture
+from nepa_scale.config import overrides
+from nepa_scale.config.schema import TASKS, RunConfig
 from nepa_scale.data import layout
 from nepa_scale.data.preprocessing import BY_DATASET, Preprocessing, Standardisation
-from nepa_scale.errors import UserError, WeightsError
-from nepa_scale.runs import AVERAGE_NAME, CONFIG_NAME, WEIGHTS_NAME, changes, pretrain_directory, standardisation
+from nepa_scale.placement.costs import architecture
+from nepa_scale.run_dir.paths import (
+    AVERAGE_NAME,
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    changes,
+    pretrain_directory,
+    standardisation,
+)
+from nepa_scale.utils.errors import UserError, WeightsError
 from nepa_scale.weights import timm_layout
 
 PATCH_EMBEDDING = "patch_embed.proj.weight"

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from nepa_scale.errors import WeightsError, shortened
+from nepa_scale.utils.errors import WeightsError, shortened
 from nepa_scale.weights.timm_layout import WEIGHTS_NAME, read_config_file
 
 PICKLE_NAME = "pytorch_model.bin"

@@ -1,6 +1,7 @@
 """The folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads: its ``config.json``.
 
-``model_args`` are the constructor arguments of ``nepa_scale.model.NepaViT``, all of them, so that the file rebuilds
+``model_args`` are the constructor arguments of ``nepa_scale.models.nepa_vit.NepaViT``, all of them, so that the file
+rebuilds
 every switch whatever the defaults become. Free of torch.
 """
 
@@ -10,10 +11,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from nepa_scale.config.ladder import Architecture
 from nepa_scale.data.preprocessing import Preprocessing
-from nepa_scale.errors import UserError, WeightsError
-from nepa_scale.files import read_json
-from nepa_scale.ladder import Architecture
+from nepa_scale.utils.errors import UserError, WeightsError
+from nepa_scale.utils.files import read_json
 from nepa_scale.weights.description import Description
 
 CONFIG_NAME = "config.json"

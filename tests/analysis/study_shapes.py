@@ -16,9 +16,9 @@ from named_settings import objective, write_settings
 from study_files import write_json
 from test_figures import write_isoflop, write_rates
 
-from analysis.expectations import Candidate, expectations
-from analysis.prediction_file import write_predictions
-from analysis.records import read_study
+from analysis.findings.expectations import Candidate, expectations
+from analysis.study.prediction_file import write_predictions
+from analysis.study.records import read_study
 
 ONE = {"nano": 25_000}
 

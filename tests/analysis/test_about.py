@@ -13,10 +13,10 @@ from conftest import MakeStudy
 from pages import Page
 from study_files import write_json
 
-from analysis.about import about, resolution
-from analysis.comparability import near_trivial
-from analysis.page.render import render
-from analysis.records import read_study
+from analysis.findings.about import about, resolution
+from analysis.findings.comparability import near_trivial
+from analysis.reporting.render import render
+from analysis.study.records import read_study
 
 
 def change(path: Path, task: str, edit: Callable[[dict[str, Any]], object], run: str = "*") -> None:

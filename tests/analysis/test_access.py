@@ -11,14 +11,14 @@ from law_studies import StudySpec, write_study
 from matplotlib.colors import to_rgb
 from pages import Page
 
-from analysis.figures import drawing
-from analysis.findings import find
-from analysis.page.html import TEMPLATES
-from analysis.page.render import render
-from analysis.records import read_study
-from analysis.side_by_side import page as side_by_side
-from analysis.side_by_side.plots import LOOKS
-from analysis.side_by_side.studies import named
+from analysis.findings.answers import find
+from analysis.reporting.compare import page as side_by_side
+from analysis.reporting.compare.plots import LOOKS
+from analysis.reporting.compare.studies import named
+from analysis.reporting.figures import drawing
+from analysis.reporting.html.html import TEMPLATES
+from analysis.reporting.render import render
+from analysis.study.records import read_study
 
 MakeStudy = Callable[..., Path]
 ENOUGH, ENOUGH_FOR_LINES = 4.5, 3.0  # WCAG 2.2, 1.4.3 and 1.4.11

@@ -13,14 +13,14 @@ from named_settings import COLLAPSED, HEALTHY, Setting, objective, write_setting
 from scipy import stats
 from study_files import write_status
 
-from analysis.figures.drawing import to_svg
-from analysis.findings import find
-from analysis.paper.effects import answers, effects, is_ablation, outcomes
-from analysis.paper.plots import epochs_plot, paired_plot, published_plot
-from analysis.paper.section import beside_the_paper
-from analysis.paper.tables import effects_table, epochs_table, headline_table, probes_table, rows_table
-from analysis.records import Study, read_study
-from analysis.series import CLASSIFICATION, SEGMENTATION, label_order, scaled_axes
+from analysis.findings.answers import find
+from analysis.findings.series import CLASSIFICATION, SEGMENTATION, label_order, scaled_axes
+from analysis.reporting.figures.drawing import to_svg
+from analysis.reporting.paper.effects import answers, effects, is_ablation, outcomes
+from analysis.reporting.paper.plots import epochs_plot, paired_plot, published_plot
+from analysis.reporting.paper.section import beside_the_paper
+from analysis.reporting.paper.tables import effects_table, epochs_table, headline_table, probes_table, rows_table
+from analysis.study.records import Study, read_study
 
 LABELS = ["no shift", "no causal mask", "no stop-gradient", "full"]
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.curves import Curve, curves
-from analysis.figures.curve_plots import curve_plot
-from analysis.metrics_file import averaged, read_metrics
-from analysis.records import read_study
+from analysis.findings.curves import Curve, curves
+from analysis.reporting.figures.curve_plots import curve_plot
+from analysis.study.metrics_file import averaged, read_metrics
+from analysis.study.records import read_study
 
 MakeStudy = Callable[..., Path]
 RUN = "micro-pretrain-s0"

@@ -12,11 +12,11 @@ from conftest import MakeStudy
 from scipy import stats
 from study_files import write_json
 
-from analysis.expectations import Candidate, expectations
-from analysis.prediction_file import NAME, read_predictions, write_predictions
-from analysis.records import read_study
-from analysis.registered import kept_promises
-from nepa_scale.errors import UserError
+from analysis.findings.expectations import Candidate, expectations
+from analysis.findings.preregistered import kept_promises
+from analysis.study.prediction_file import NAME, read_predictions, write_predictions
+from analysis.study.records import read_study
+from nepa_scale.utils.errors import UserError
 
 SMALL = Candidate("small-pretrain-s0", "small", 6_291_456, 10**12)
 TOP1 = ("classify", "params_backbone")

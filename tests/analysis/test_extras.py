@@ -14,18 +14,18 @@ from named_settings import HEALTHY, Setting, objective, write_settings
 from pages import Page
 from study_files import result, write_task
 
-from analysis import text
-from analysis.curves import curves
-from analysis.figures import pictures
-from analysis.figures.curve_plots import curve_plot
-from analysis.figures.drawing import to_svg
-from analysis.figures.label_plots import rank_by_label_plot
-from analysis.figures.pictures import MAX_SHEETS, sheets
-from analysis.figures.probe_plots import layers_plot
-from analysis.page.render import render
-from analysis.page.tables import class_iou_table, result_table
-from analysis.records import read_study
+from analysis.findings import text
+from analysis.findings.curves import curves
 from analysis.report import main
+from analysis.reporting.figures import pictures
+from analysis.reporting.figures.curve_plots import curve_plot
+from analysis.reporting.figures.drawing import to_svg
+from analysis.reporting.figures.label_plots import rank_by_label_plot
+from analysis.reporting.figures.pictures import MAX_SHEETS, sheets
+from analysis.reporting.figures.probe_plots import layers_plot
+from analysis.reporting.html.tables import class_iou_table, result_table
+from analysis.reporting.render import render
+from analysis.study.records import read_study
 
 MakeStudy = Callable[..., Path]
 

@@ -12,15 +12,15 @@ from label_studies import LabelSpec, write
 from law_studies import StudySpec, write_study
 from study_files import write_json
 
-from analysis.build import answer
-from analysis.few_labels import LABELS, arms, few_labels, worth
-from analysis.figures import drawing
-from analysis.figures.few_labels_plot import few_labels_plot
-from analysis.figures.sensitivity import settings
+from analysis.findings.few_labels import LABELS, arms, few_labels, worth
+from analysis.findings.series import CLASSIFICATION, PARAMETERS, SEGMENTATION, series
 from analysis.fit.small_sample import NoFit, PowerLawFit, Shift
-from analysis.page.render import render
-from analysis.records import read_study
-from analysis.series import CLASSIFICATION, PARAMETERS, SEGMENTATION, series
+from analysis.reporting.build import answer
+from analysis.reporting.figures import drawing
+from analysis.reporting.figures.few_labels_plot import few_labels_plot
+from analysis.reporting.figures.sensitivity import settings
+from analysis.reporting.render import render
+from analysis.study.records import read_study
 
 
 def test_laws_and_worth_come_back_for_every_size(tmp_path: Path) -> None:

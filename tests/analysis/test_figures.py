@@ -13,19 +13,19 @@ import pytest
 from named_settings import Setting, write_settings
 from study_files import result, write_json, write_status, write_task
 
-from analysis.figures.cost import cost_plot, costs
-from analysis.figures.drawing import to_svg
-from analysis.figures.frontier import frontier, frontier_plot, spending
-from analysis.figures.isoflop_plots import isoflop_plot, profiles
-from analysis.figures.palette import palette, readable
-from analysis.figures.plots import Plot, error_plot
-from analysis.figures.residuals import residual_plot, residuals
-from analysis.figures.seed_spread import deviations, pooled, seed_plot
-from analysis.figures.sensitivity import sensitivity_plot, settings
+from analysis.findings.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMENTATION, SHORTFALL, series
+from analysis.findings.two_axes import surface_points
 from analysis.fit.small_sample import PowerLawFit
-from analysis.records import read_study
-from analysis.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMENTATION, SHORTFALL, series
-from analysis.two_axes import surface_points
+from analysis.reporting.figures.cost import cost_plot, costs
+from analysis.reporting.figures.drawing import to_svg
+from analysis.reporting.figures.frontier import frontier, frontier_plot, spending
+from analysis.reporting.figures.isoflop_plots import isoflop_plot, profiles
+from analysis.reporting.figures.palette import palette, readable
+from analysis.reporting.figures.plots import Plot, error_plot
+from analysis.reporting.figures.residuals import residual_plot, residuals
+from analysis.reporting.figures.seed_spread import deviations, pooled, seed_plot
+from analysis.reporting.figures.sensitivity import sensitivity_plot, settings
+from analysis.study.records import read_study
 
 MakeStudy = Callable[..., Path]
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)

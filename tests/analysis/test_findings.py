@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from study_files import write_status
 
-from analysis.findings import Finding, beats_trivial, comparison, exponents_apart, find, gain_question
+from analysis.findings.answers import Finding, beats_trivial, comparison, exponents_apart, find, gain_question
+from analysis.findings.series import CLASSIFICATION, COMPUTE, PARAMETERS, SCRATCH, best_score, series
 from analysis.fit.small_sample import NoFit, PowerLawFit
-from analysis.records import read_study
-from analysis.series import CLASSIFICATION, COMPUTE, PARAMETERS, SCRATCH, best_score, series
+from analysis.study.records import read_study
 
 MakeStudy = Callable[..., Path]
 

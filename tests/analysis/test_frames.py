@@ -16,7 +16,7 @@ import analysis as nepa_analysis
 from analysis.fit.__main__ import main
 from analysis.fit.estimate import fit_law
 from analysis.fit.small_sample import NoFit
-from nepa_scale.errors import UserError
+from nepa_scale.utils.errors import UserError
 
 analysis: Any = nepa_analysis
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,7 +125,7 @@ def test_importing_is_quick() -> None:
     """``import analysis`` brings no library with it, and a fit never torch."""
     code = (
         "import sys, analysis; print(any(name in sys.modules for name in ('numpy', 'pandas', 'scipy', 'torch')));"
-        "analysis.fit; print('numpy' in sys.modules); import analysis.frames; print('torch' in sys.modules)"
+        "analysis.fit; print('numpy' in sys.modules); import analysis.api.frames; print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False", "False"]

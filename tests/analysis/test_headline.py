@@ -16,16 +16,16 @@ from pages import Page
 from study_files import write_json
 from study_shapes import SHAPES, with_prediction
 
-from analysis.figures.drawing import to_svg
-from analysis.figures.headline_plot import headline_plot, leading_plot, to_png
-from analysis.figures.plots import Plot
-from analysis.findings import comparison, gain, tenfold
+from analysis.findings.answers import comparison, gain, tenfold
+from analysis.findings.headline import headline
+from analysis.findings.series import CLASSIFICATION, PARAMETERS, SCRATCH, SEGMENTATION, SHORTFALL, series
 from analysis.fit.small_sample import MeanRatio, PowerLawFit
-from analysis.headline import headline
-from analysis.page.render import render
-from analysis.records import read_study
 from analysis.report import main
-from analysis.series import CLASSIFICATION, PARAMETERS, SCRATCH, SEGMENTATION, SHORTFALL, series
+from analysis.reporting.figures.drawing import to_svg
+from analysis.reporting.figures.headline_plot import headline_plot, leading_plot, to_png
+from analysis.reporting.figures.plots import Plot
+from analysis.reporting.render import render
+from analysis.study.records import read_study
 
 TARGETS = {"segmentation alone": SEGMENTATION, "pretraining alone": SHORTFALL}
 PANELS = {

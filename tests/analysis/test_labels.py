@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from study_files import result, write_task
 
-from analysis.findings import comparison
-from analysis.records import read_study
-from analysis.series import CLASSIFICATION
+from analysis.findings.answers import comparison
+from analysis.findings.series import CLASSIFICATION
+from analysis.study.records import read_study
 
 TASKS = {"pretrain": ("pretrain", "classify"), "scratch": ("classify",), "weights/a": ("classify",)}
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from analysis.page.html import TEMPLATES, fill
-from analysis.page.render import render
-from analysis.page.tables import Table
-from analysis.records import read_study
+from analysis.reporting.html.html import TEMPLATES, fill
+from analysis.reporting.html.tables import Table
+from analysis.reporting.render import render
+from analysis.study.records import read_study
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NUMBERS = [

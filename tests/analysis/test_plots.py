@@ -14,14 +14,14 @@ from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from analysis.curves import curves
-from analysis.figures.curve_plots import curve_plot
-from analysis.figures.drawing import log_ticks, short, size_colours, size_dashes, to_svg
-from analysis.figures.plots import Plot, error_plot, rank_plot
-from analysis.figures.residuals import bends
+from analysis.findings.curves import curves
+from analysis.findings.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMENTATION, Series
 from analysis.fit.small_sample import PowerLawFit, fit_power_law
-from analysis.records import read_study
-from analysis.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMENTATION, Series
+from analysis.reporting.figures.curve_plots import curve_plot
+from analysis.reporting.figures.drawing import log_ticks, short, size_colours, size_dashes, to_svg
+from analysis.reporting.figures.plots import Plot, error_plot, rank_plot
+from analysis.reporting.figures.residuals import bends
+from analysis.study.records import read_study
 
 MakeStudy = Callable[..., Path]
 AXES = (PARAMETERS, COMPUTE)

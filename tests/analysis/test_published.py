@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from analysis.paper.published import FILE, headline, of_grid, read_published
-from nepa_scale import ladder
-from nepa_scale.errors import UserError
+from analysis.reporting.paper.published import FILE, headline, of_grid, read_published
+from nepa_scale.config import ladder
+from nepa_scale.utils.errors import UserError
 
 GRIDS = Path(__file__).resolve().parents[2] / "sweeps" / "conf" / "grid"
 ROWS = {"Table 1a": 4, "Table 1b": 6, "Table 1c": 3, "Table 1d": 2, "Table 1e": 2, "Table 2": 13, "Table 3": 10}

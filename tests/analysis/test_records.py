@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from law_studies import SIZES, StudySpec, write_study
 
-from analysis.findings import find
+from analysis.findings.answers import find
+from analysis.findings.series import CLASSIFICATION, PARAMETERS, series
 from analysis.fit import __main__ as fit
-from analysis.records import read_study
-from analysis.series import CLASSIFICATION, PARAMETERS, series
-from analysis.table_files import write_table
-from nepa_scale.errors import UserError
+from analysis.study.records import read_study
+from analysis.study.table_files import write_table
+from nepa_scale.utils.errors import UserError
 
 MakeStudy = Callable[..., Path]
 RUN = "micro-pretrain-s0"

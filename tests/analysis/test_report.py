@@ -144,7 +144,7 @@ def test_analysis_never_imports_torch() -> None:
         "import importlib, sys\n"
         "import analysis.report\n"
         "assert 'pandas' not in sys.modules\n"
-        "import analysis.build\n"
+        "import analysis.reporting.build\n"
         "assert 'matplotlib' not in sys.modules\n"
         f"for name in {modules}: importlib.import_module(name)\n"
         "assert 'torch' not in sys.modules and 'deepspeed' not in sys.modules\n"

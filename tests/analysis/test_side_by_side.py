@@ -14,16 +14,16 @@ import pytest
 from law_studies import StudySpec, write_study
 from pages import Page
 
+from analysis.findings.series import CLASSIFICATION
 from analysis.fit.small_sample import PowerLawFit, fit_power_law
-from analysis.records import read_study
 from analysis.report import main
-from analysis.series import CLASSIFICATION
-from analysis.side_by_side.findings import difference, find
-from analysis.side_by_side.page import render
-from analysis.side_by_side.plots import plots
-from analysis.side_by_side.studies import Named, joined, named
-from analysis.side_by_side.tables import environment_table, laws_table, scores_table, settings_table, studies_table
-from analysis.table_files import table_files
+from analysis.reporting.compare.findings import difference, find
+from analysis.reporting.compare.page import render
+from analysis.reporting.compare.plots import plots
+from analysis.reporting.compare.studies import Named, joined, named
+from analysis.reporting.compare.tables import environment_table, laws_table, scores_table, settings_table, studies_table
+from analysis.study.records import read_study
+from analysis.study.table_files import table_files
 
 MakeStudy = Callable[..., Path]
 RATES = "Does the classification error fall with backbone parameters at one rate in all studies?"

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from study_files import result, write_json, write_task
 
-from analysis.figures.plots import error_plot
-from analysis.figures.probe_plots import layers_plot
-from analysis.findings import comparison, find
-from analysis.records import read_study
+from analysis.findings.answers import comparison, find
+from analysis.findings.series import CLASSIFICATION, COMPUTE, OTHER, PARAMETERS, SCRATCH, series
 from analysis.report import main
-from analysis.series import CLASSIFICATION, COMPUTE, OTHER, PARAMETERS, SCRATCH, series
+from analysis.reporting.figures.plots import error_plot
+from analysis.reporting.figures.probe_plots import layers_plot
+from analysis.study.records import read_study
 
 MakeStudy = Callable[..., Path]
 SIZES = {"nano": 25_000, "micro": 98_304, "mini": 393_216}

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from analysis import text
+from analysis.findings import text
 from analysis.fit.small_sample import Interval
 
 

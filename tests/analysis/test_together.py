@@ -12,14 +12,14 @@ import pytest
 from conftest import MakeStudy
 from scipy import stats
 
-from analysis.build import answer
-from analysis.findings import Finding, law_question
-from analysis.headline import headline
-from analysis.power import Effect, power
-from analysis.records import read_study
-from analysis.series import CLASSIFICATION, PARAMETERS
-from analysis.settle import settled
-from analysis.together import thresholds, together
+from analysis.findings.answers import Finding, law_question
+from analysis.findings.headline import headline
+from analysis.findings.power import Effect, power
+from analysis.findings.series import CLASSIFICATION, PARAMETERS
+from analysis.findings.settle import settled
+from analysis.findings.together import thresholds, together
+from analysis.reporting.build import answer
+from analysis.study.records import read_study
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

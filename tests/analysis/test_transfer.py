@@ -10,12 +10,12 @@ from law_studies import StudySpec, write_study
 from scipy import stats
 from study_files import result, write_json, write_task
 
+from analysis.findings.series import CLASSIFICATION, PARAMETERS
+from analysis.findings.transfer import transfer, transfer_points
 from analysis.fit.small_sample import NoFit
 from analysis.fit.small_sample.partial import Slope, slope_given
 from analysis.laws.law import Array
-from analysis.records import Study, read_study
-from analysis.series import CLASSIFICATION, PARAMETERS
-from analysis.transfer import transfer, transfer_points
+from analysis.study.records import Study, read_study
 
 
 def study_of(path: Path, shortfall: Array, error: Array) -> Study:

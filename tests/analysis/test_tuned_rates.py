@@ -15,15 +15,15 @@ from label_studies import write as write_labels
 from law_studies import StudySpec, write_study
 from study_files import result, write_json, write_status, write_task
 
-from analysis.build import answer, write_report
-from analysis.controls import settings
-from analysis.figures import drawing
-from analysis.figures.tuned_plot import tuned_plot
-from analysis.findings import comparison
-from analysis.records import Study, read_study
-from analysis.series import CLASSIFICATION, PARAMETERS, SCRATCH, SEGMENTATION, scaled_axes, series
-from analysis.side_by_side.studies import joined, named, scores
-from analysis.tuned_rates import tries, tuned_rates
+from analysis.findings.answers import comparison
+from analysis.findings.series import CLASSIFICATION, PARAMETERS, SCRATCH, SEGMENTATION, scaled_axes, series
+from analysis.findings.tuned_rates import tries, tuned_rates
+from analysis.reporting.build import answer, write_report
+from analysis.reporting.compare.studies import joined, named, scores
+from analysis.reporting.figures import drawing
+from analysis.reporting.figures.tuned_plot import tuned_plot
+from analysis.study.controls import settings
+from analysis.study.records import Study, read_study
 
 KEY = "classify.base_lr"
 PARAMS = {"femto": 38_000, "pico": 114_000, "nano": 301_000}

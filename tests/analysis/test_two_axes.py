@@ -11,9 +11,9 @@ import pytest
 from study_files import result, write_json, write_task
 from surface_studies import ALPHA, BETA, FLOPS_PER, E, write
 
-from analysis.records import read_study
-from analysis.series import CLASSIFICATION
-from analysis.two_axes import divided_compute, surface_points
+from analysis.findings.series import CLASSIFICATION
+from analysis.findings.two_axes import divided_compute, surface_points
+from analysis.study.records import read_study
 
 
 def test_the_surface_comes_back(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from analysis.findings import Finding
-from analysis.page.tables import Table
+from analysis.findings.answers import Finding
 from analysis.report import main
-from analysis.written.document import Document
-from analysis.written.latex import LONG, latex
-from analysis.written.markdown import markdown
+from analysis.reporting.export.document import Document
+from analysis.reporting.export.latex import LONG, latex
+from analysis.reporting.export.markdown import markdown
+from analysis.reporting.html.tables import Table
 
 MakeStudy = Callable[..., Path]
 EVIL = "<b>a|b</b> $x^2$ \\input{/etc/passwd} & 50 % #1 _u_ [l](u) \n `c` ~ \u0002 \u4e2d \u2713"

@@ -11,9 +11,9 @@ import pytest
 from archives import imagenet, parquet
 from trees import images, kaggle_imagenet, tiny_imagenet, write_files
 
+from nepa_scale.config.overrides import parse
 from nepa_scale.data.layout import access_problems, check_contents, check_dataset, too_few_shards
 from nepa_scale.data.prepare.__main__ import main
-from nepa_scale.overrides import parse
 
 
 def run(message: str) -> int:

@@ -16,7 +16,7 @@ from nepa_scale.data import decode
 from nepa_scale.data import transforms as T
 from nepa_scale.data.datasets import LabelledImages, MaskedImages, PretrainImages
 from nepa_scale.data.sources import open_source
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 CROP = T.pretrain_train(24, crop_scale_min=0.3, hflip=0.5)
 JOINT = T.segment_train(24, scale_min=0.5, scale_max=2.0, hflip=0.5)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from nepa_scale.data.decode import MAX_PIXELS, BadImageError, decode_mask, decode_rgb, image_size, is_deep
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 
 def encoded(image: Image.Image, image_format: str = "PNG", **options: object) -> bytes:

@@ -17,7 +17,7 @@ from nepa_scale.data import digits, layout
 from nepa_scale.data.digits import write_digits
 from nepa_scale.data.embedded import IMAGE_SIZE
 from nepa_scale.data.sources import Source, open_source
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 
 def decoded(source: Source, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,8 +19,8 @@ from nepa_scale.data.layout import check_contents, dataset_info
 from nepa_scale.data.order import SampleOrder
 from nepa_scale.data.shard_index import SAMPLE_TYPE
 from nepa_scale.data.sources import open_source
-from nepa_scale.errors import DataError
-from nepa_scale.progress import logger
+from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.progress import logger
 
 
 @pytest.fixture(autouse=True)

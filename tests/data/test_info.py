@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nepa_scale.data.info import make_info, parse_info
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 CONTENT = make_info(
     "toy",

@@ -14,7 +14,7 @@ from nepa_scale.data.layout import Layout, check_dataset
 from nepa_scale.data.prepare.ade20k_files import list_ade20k
 from nepa_scale.data.prepare.settings import FolderSettings
 from nepa_scale.data.prepare.words import parse
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 
 def test_only_the_standard_library_is_imported() -> None:

@@ -19,7 +19,7 @@ from nepa_scale.data.datasets import LabelledImages, PretrainImages, Samples
 from nepa_scale.data.loader import eval_loader, train_loader
 from nepa_scale.data.order import SampleOrder, micro_batches
 from nepa_scale.data.sources import open_source
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 CROP = T.pretrain_train(16, crop_scale_min=0.3, hflip=0.5)
 BATCH = {"batch_size": 16, "micro_batch_size": 4}

@@ -22,7 +22,7 @@ from nepa_scale.data.shard_stream import open_stream
 from nepa_scale.data.sources import Contents, open_source
 from nepa_scale.data.streaming import eval_stream, train_stream
 from nepa_scale.data.tolerance import TRIES
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 BATCHES = {"batch_size": 4, "rank": 0, "world_size": 1}
 TRAINING = {**BATCHES, "micro_batch_size": 4, "seed": 0, "start_step": 0, "total_steps": 3}

@@ -16,7 +16,7 @@ from nepa_scale.data.order import (
     micro_batches,
     subset,
 )
-from nepa_scale.errors import ConfigError, DataError
+from nepa_scale.utils.errors import ConfigError, DataError
 
 SIZES = st.integers(1, 200)
 SHARDS = st.lists(st.integers(0, 30), min_size=1, max_size=80).filter(any)

@@ -12,7 +12,7 @@ from contextlib import closing
 import pytest
 
 from nepa_scale.data.pool import unordered
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -13,7 +13,7 @@ import pytest
 
 from nepa_scale.data import reading
 from nepa_scale.data.reading import OPEN_FILES, Files, read_whole
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from webdataset.tariterators import base_plus_ext
 
 from nepa_scale.data.shard_index import NO_LABEL, printable, role_of, scan, split_name
 from nepa_scale.data.sources import open_source
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 PNG = b"not decoded here"
 

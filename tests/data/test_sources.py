@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nepa_scale.data.sources import open_source
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 
 def test_shards_give_the_bytes_that_tarfile_gives(write_shards) -> None:

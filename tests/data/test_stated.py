@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from nepa_scale import checks, overrides, subsets
-from nepa_scale.config import RunConfig
+from nepa_scale.config import overrides, subsets, validate
+from nepa_scale.config.schema import RunConfig
 from nepa_scale.data import stated
 from nepa_scale.data.info import INFO_NAME, make_info
-from nepa_scale.errors import ConfigError
-from nepa_scale.files import write_json
+from nepa_scale.utils.errors import ConfigError
+from nepa_scale.utils.files import write_json
 
 PETS = "{pets: {train: 100, validation: 20, classes: 8, mask_classes: 3}}"
 
@@ -30,9 +30,9 @@ def test_stated_facts_stand_in_for_absent_data(tmp_path: Path) -> None:
     assert subsets.num_used_images(config, "classify") == 4 * 12 + 4 * 12
     assert sum(stated.class_sizes(tmp_path, "pets", PETS)) == 100
     tasks = ("pretrain", "classify", "segment")
-    assert checks.check_data(config, tasks, planning=True) == []
-    assert len(checks.check_data(config, tasks)) == 1
-    assert checks.stated_data(config, tasks) == [
+    assert validate.check_data(config, tasks, planning=True) == []
+    assert len(validate.check_data(config, tasks)) == 1
+    assert validate.stated_data(config, tasks) == [
         "pets 100 training and 20 validation images, 8 classes, 3 mask classes"
     ]
 
@@ -41,7 +41,7 @@ def test_what_is_stated_is_checked_as_data_is(tmp_path: Path) -> None:
     """A task that needs masks, or more images than are stated, is refused in a plan, too."""
     facts = "data.stated={pets: {train: 100, validation: 20, classes: 8}}"
     config = configured(tmp_path, facts, "pretrain.num_images=101")
-    (few, masks) = checks.check_data(config, ("pretrain", "segment"), planning=True)
+    (few, masks) = validate.check_data(config, ("pretrain", "segment"), planning=True)
     assert "pretrain.num_images=101" in few
     assert "has no masks" in masks
 
@@ -74,7 +74,7 @@ def test_facts_of_what_is_there_must_agree(tmp_path: Path) -> None:
     write_json(tmp_path / "pets" / INFO_NAME, info)
     config = configured(tmp_path, f"data.stated={PETS}")
     assert subsets.num_train_images(config, "pretrain") == 90
-    line = checks.check_data(config, ("pretrain",), planning=True)[0]
+    line = validate.check_data(config, ("pretrain",), planning=True)[0]
     assert line.startswith("data.stated: ")
     assert line.endswith("its train is 90, not 100, mask_classes is 0, not 3")
     agreeing = "{pets: {train: 90, validation: 20, classes: 8}}"

@@ -25,6 +25,7 @@ import webdataset
 from PIL import Image
 from shard_files import encode, sample_files, write_tar
 
+from nepa_scale.config.overrides import parse
 from nepa_scale.data import layout, shard_stream
 from nepa_scale.data import transforms as T
 from nepa_scale.data.datasets import LabelledImages, MaskedImages, PretrainImages, Samples
@@ -32,9 +33,8 @@ from nepa_scale.data.shard_stream import StreamSource, open_stream
 from nepa_scale.data.sources import Sample, open_source
 from nepa_scale.data.stream_order import StreamOrder, buffered
 from nepa_scale.data.streaming import eval_passes, eval_stream, train_stream
-from nepa_scale.errors import DataError
-from nepa_scale.overrides import parse
-from nepa_scale.progress import logger
+from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.progress import logger
 
 CROP = T.pretrain_train(16, crop_scale_min=0.3, hflip=0.5)
 WHOLE = T.pretrain_eval(24)
@@ -378,14 +378,14 @@ def test_fewer_shards_than_readers_are_refused(root: Path) -> None:
     expected = "a shard for each of 3 devices x 3 workers, but there are 8 training shards: give data.num_workers=2"
     with pytest.raises(DataError, match=expected):
         read(root, batch_size=3, micro_batch_size=1, world_size=3, num_workers=3)
-    from nepa_scale import checks
+    from nepa_scale.config import validate
 
     config = parse(
         ["task=pretrain", *words(root), "data.streaming=true", "data.num_workers=3", "pretrain.batch_size=6"]
     )
-    (problem,) = checks.check_batches(config, ("pretrain",), 3)
+    (problem,) = validate.check_batches(config, ("pretrain",), 3)
     assert expected in problem
-    assert checks.check_batches(config, ("pretrain",), 2) == []
+    assert validate.check_batches(config, ("pretrain",), 2) == []
 
 
 def words(root: Path) -> list[str]:

@@ -16,7 +16,7 @@ from nepa_scale.data.layout import dataset_info
 from nepa_scale.data.loader import eval_loader, train_loader
 from nepa_scale.data.sources import open_source
 from nepa_scale.data.tolerance import LOGGED_EVERY, TRIES, FaultLog, Tolerant, allowed_faults
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 CROP = T.pretrain_train(16, crop_scale_min=0.3, hflip=0.5)
 EMPTY_PNG = png("RGB", 2, 2).replace(b"\0\0\0\x02\0\0\0\x02", bytes(8))  # 0 x 0 pixels

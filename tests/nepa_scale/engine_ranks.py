@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nepa_scale.overrides import parse
-from nepa_scale.placing.device_memory import DeviceMemory
-from nepa_scale.placing.ds_config import resolve
-from nepa_scale.placing.placement import place
-from nepa_scale.processes import distributed
-from nepa_scale.processes.world import World
-from nepa_scale.zero.engine import Engine
+from nepa_scale.config.overrides import parse
+from nepa_scale.distributed import process_group
+from nepa_scale.distributed.world import World
+from nepa_scale.engine.engine import Engine
+from nepa_scale.placement.device_memory import DeviceMemory
+from nepa_scale.placement.ds_config import resolve
+from nepa_scale.placement.planner import place
 
 WIDTH, BATCH, STEPS = 6, 4, 6
 PEAKS = (1e-2, 3e-2)
@@ -99,7 +99,7 @@ def trained(engine: Engine, world: World, *, bad_rank: int | None = None, bad_st
         samples = batch(step, world.rank, bad=step == bad_step and world.rank == bad_rank)
         result = engine.step([samples], step=step, before_forward=lambda _: None)
         loss = result.loss / world.size
-        distributed.sum_over_ranks([loss])
+        process_group.sum_over_ranks([loss])
         losses.append(loss.item())
         norms.append(result.grad_norm)
         taken.append(float(result.taken))
@@ -135,11 +135,11 @@ def skip(world: World, clip: float, bad_step: int) -> dict[str, Any]:
 
 def main() -> None:
     """Print the figures of what the first word names."""
-    world = distributed.read_environment()
-    distributed.initialise(world)
+    world = process_group.read_environment()
+    process_group.initialise(world)
     what, clip, *rest = sys.argv[1:]
     print(json.dumps(agree(world, float(clip)) if what == "agree" else skip(world, float(clip), int(rest[0]))))
-    distributed.leave()
+    process_group.leave()
 
 
 if __name__ == "__main__":

@@ -13,20 +13,20 @@ from pathlib import Path
 
 import torch
 
-from nepa_scale.errors import RunError
-from nepa_scale.loop import Trainer
-from nepa_scale.overrides import parse
-from nepa_scale.placing.placement import agree
-from nepa_scale.processes import distributed
-from nepa_scale.processes.signals import StopRequest
-from nepa_scale.safety.watchdog import Watchdog
-from nepa_scale.session import built_task
+from nepa_scale.config.overrides import parse
+from nepa_scale.distributed import process_group
+from nepa_scale.distributed.signals import StopRequest
+from nepa_scale.distributed.watchdog import Watchdog
+from nepa_scale.placement.planner import agree
+from nepa_scale.training.runner import built_task
+from nepa_scale.training.trainer import Trainer
+from nepa_scale.utils.errors import RunError
 
 
 def main(folder: Path, words: list[str]) -> None:
     """Write ``stageN.safetensors`` for each stage, then print the error of an export without room."""
-    world = distributed.read_environment()
-    device = distributed.initialise(world)
+    world = process_group.read_environment()
+    device = process_group.initialise(world)
     stop = StopRequest()
     for stage in range(4):
         config = parse([*words, f"engine.ds_config=zero{stage}"])
@@ -50,7 +50,7 @@ def main(folder: Path, words: list[str]) -> None:
         trainer._export("full.safetensors")
     except RunError as error:
         print(error)
-    distributed.leave()
+    process_group.leave()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from small_tasks import with_random_weights
 
-from nepa_scale import overrides
+from nepa_scale.config import overrides
 from nepa_scale.tasks.task import Task
 from nepa_scale.weights.__main__ import main
 

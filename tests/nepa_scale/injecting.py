@@ -20,7 +20,7 @@ runpy.run_path({train!r}, run_name="__main__")
 
 #: Calls ``fault(step)`` on the rank and before the step that ``FAULT_RANK`` and ``FAULT_STEP`` name.
 BEFORE_STEP = """
-from nepa_scale import loop
+from nepa_scale.training import trainer as loop
 
 seed = loop.Trainer._seed
 

@@ -1,6 +1,6 @@
 """NEPA written once more in plain PyTorch, straight from the description of the released model.
 
-The oracle of ``test_model.py`` and ``test_pretrain.py``: it shares no code with timm or with ``nepa_scale.model``.
+The oracle of ``test_model.py`` and ``test_pretrain.py``: it shares no code with timm or ``nepa_scale.models``.
 Separate q, k and v layers, a dense causal mask and softmax written out, its own two-dimensional RoPE, and the loss
 token by token.
 """

@@ -168,16 +168,16 @@ def figures(task: Segment) -> tuple[dict[str, float], list[float | None]]:
 
 def main(root: Path, evaluations: list[dict[str, Any]]) -> None:
     """Evaluate as one rank of a process group and print the figures of each evaluation in a line."""
-    from nepa_scale.processes import distributed
+    from nepa_scale.distributed import process_group
 
-    world = distributed.read_environment()
-    device = distributed.initialise(world)
+    world = process_group.read_environment()
+    device = process_group.initialise(world)
     for evaluation in evaluations:
         words = evaluation.pop("words")
         task = double_task(root, *words, **evaluation)
         found = task.evaluate(world, device)
         print(json.dumps([found, task.details]), flush=True)
-    distributed.leave()
+    process_group.leave()
 
 
 if __name__ == "__main__":

@@ -44,28 +44,31 @@ def train_all(commands: Sequence[Sequence[str]], *, world_size: int = 1) -> str:
 
 def main(commands: list[list[str]]) -> None:
     """One rank's part of all trainings."""
-    from nepa_scale import overrides, progress, runs, session
-    from nepa_scale.processes import distributed
-    from nepa_scale.processes.signals import StopRequest
-    from nepa_scale.safety.watchdog import Watchdog
+    from nepa_scale.config import overrides
+    from nepa_scale.distributed import process_group
+    from nepa_scale.distributed.signals import StopRequest
+    from nepa_scale.distributed.watchdog import Watchdog
+    from nepa_scale.run_dir import paths
+    from nepa_scale.training import runner
+    from nepa_scale.utils import progress
 
-    world, stop = distributed.read_environment(), StopRequest()
-    device = distributed.initialise(world)
+    world, stop = process_group.read_environment(), StopRequest()
+    device = process_group.initialise(world)
     import torch
 
     torch.set_num_threads(1)
     for words in commands:
         config = overrides.parse(words)
-        run_dir = runs.run_directory(config)
+        run_dir = paths.run_directory(config)
         task_dir = run_dir / config.task
         task_dir.mkdir(parents=True, exist_ok=True)
         if world.is_main:
             progress.start_logging(task_dir)
         watchdog = Watchdog(world, task_dir, timeout_seconds=600, store=None, record=lambda _: None)
-        session._run(config, run_dir, world, device, stop, watchdog)
-        distributed.barrier()
+        runner._run(config, run_dir, world, device, stop, watchdog)
+        process_group.barrier()
         progress.logger.handlers.clear()
-    distributed.leave()
+    process_group.leave()
 
 
 if __name__ == "__main__":

@@ -14,21 +14,21 @@ import safetensors.torch
 import torch
 from nan_filled import NanFilled
 
-from nepa_scale.optim import num_params
-from nepa_scale.overrides import parse
-from nepa_scale.placing import ds_config
-from nepa_scale.placing.device_memory import DeviceMemory
-from nepa_scale.placing.placement import place
-from nepa_scale.processes import distributed
-from nepa_scale.session import build_task
-from nepa_scale.zero import sharded_init
+from nepa_scale.config.overrides import parse
+from nepa_scale.distributed import process_group
+from nepa_scale.engine import sharded_init
+from nepa_scale.optim.optimizer import num_params
+from nepa_scale.placement import ds_config
+from nepa_scale.placement.device_memory import DeviceMemory
+from nepa_scale.placement.planner import place
+from nepa_scale.training.runner import build_task
 
 
 def main(folder: Path, cases: list[list[str]]) -> None:
     """Build every case, with so little memory lent that almost every operation must gather."""
     sharded_init.SMALLEST_BYTES, sharded_init.WHOLE_BYTES = 64, 1024
-    world = distributed.read_environment()
-    device = distributed.initialise(world)
+    world = process_group.read_environment()
+    device = process_group.initialise(world)
     for number, words in enumerate(cases):
         config = parse(words)
         placement = place(config, config.task, world.size, DeviceMemory(None, "not asked", on_gpu=False))
@@ -59,7 +59,7 @@ def main(folder: Path, cases: list[list[str]]) -> None:
         }
         safetensors.torch.save_file(found, folder / f"{number}-{world.rank}.safetensors")
         (folder / f"{number}-{world.rank}.json").write_text(json.dumps(facts))
-    distributed.leave()
+    process_group.leave()
 
 
 if __name__ == "__main__":

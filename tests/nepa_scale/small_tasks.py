@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from nepa_scale.config import TASKS, RunConfig
+from nepa_scale.config.overrides import parse
+from nepa_scale.config.schema import TASKS, RunConfig
 from nepa_scale.data.transforms import normalise
-from nepa_scale.overrides import parse
 from nepa_scale.tasks.task import Task
 
 CPU = torch.device("cpu")

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nepa_scale.checkpoints import Checkpoints
-from nepa_scale.processes.world import World
-from nepa_scale.zero.ema import WeightAverage
-from nepa_scale.zero.masters import Masters
-from nepa_scale.zero.train_state import TrainState
+from nepa_scale.checkpoint.checkpointer import Checkpoints
+from nepa_scale.distributed.world import World
+from nepa_scale.engine.ema import WeightAverage
+from nepa_scale.engine.master_weights import Masters
+from nepa_scale.engine.train_state import TrainState
 
 ALONE = World()
 

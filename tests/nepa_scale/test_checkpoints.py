@@ -17,9 +17,9 @@ import safetensors.torch
 import torch
 from small_training import SmallTraining, newest_step
 
-from nepa_scale import manifest
-from nepa_scale.errors import RunError
-from nepa_scale.progress import logger
+from nepa_scale.checkpoint import manifest
+from nepa_scale.utils.errors import RunError
+from nepa_scale.utils.progress import logger
 
 SHARD = "shard_00000.safetensors"
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nepa_scale import checks
-from nepa_scale.config import TASKS, RunConfig, walk
-from nepa_scale.overrides import parse
+from nepa_scale.config import validate
+from nepa_scale.config.overrides import parse
+from nepa_scale.config.schema import TASKS, RunConfig, walk
 
 LIMITED = [
     (key, name, meta[name]) for key, _, meta in walk(RunConfig()) for name in ("low", "above", "high") if name in meta
@@ -35,26 +35,26 @@ def test_every_limit_is_enforced(key: str, kind: str, limit: float) -> None:
     """A value just outside its range is refused, naming key, value and limit."""
     outside = {"low": limit - 1, "above": limit, "high": limit + 1}[kind]
     words = {"low": "at least", "above": "greater than", "high": "at most"}[kind]
-    assert checks.check_values(with_value(key, outside), TASKS) == [f"{key}={outside}: must be {words} {limit}"]
+    assert validate.check_values(with_value(key, outside), TASKS) == [f"{key}={outside}: must be {words} {limit}"]
 
 
 @pytest.mark.parametrize("key", CHOSEN)
 def test_every_choice_is_enforced(key: str) -> None:
     """A value that is not among the choices is answered with all of them."""
-    [problem] = checks.check_values(with_value(key, "another"), TASKS)
+    [problem] = validate.check_values(with_value(key, "another"), TASKS)
     choices = next(meta["choices"] for name, _, meta in walk(RunConfig()) if name == key)
     assert problem.startswith(f"{key}=another: not one of {', '.join(choices)}")
 
 
 def test_mistyped_choice_names_the_nearest() -> None:
     """A slip in a choice is answered with the one that was probably meant."""
-    [problem] = checks.check_values(with_value("engine.precision", "bf61"), TASKS)
+    [problem] = validate.check_values(with_value("engine.precision", "bf61"), TASKS)
     assert problem == "engine.precision=bf61: not one of fp32, bf16, fp16; did you mean 'bf16'?"
 
 
 def test_defaults_are_right() -> None:
     """Nothing is wrong with a configuration nobody touched."""
-    assert checks.check_values(RunConfig(), TASKS) == []
+    assert validate.check_values(RunConfig(), TASKS) == []
 
 
 def test_patch_size_must_divide_every_image_size() -> None:
@@ -62,13 +62,13 @@ def test_patch_size_must_divide_every_image_size() -> None:
     config = with_value("model.patch_size", 7)
     config.pretrain.image_size, config.classify.image_size, config.probe.image_size = 48, 48, 64
     config.segment.image_size = 50  # padded, so that any size fits
-    assert checks.check_values(config, TASKS) == [
+    assert validate.check_values(config, TASKS) == [
         "model.patch_size=7 does not divide pretrain.image_size and classify.image_size=48;"
         " nearest image size that fits: 49",
         "model.patch_size=7 does not divide probe.image_size=64; nearest image size that fits: 63",
     ]
-    assert len(checks.check_values(config, ("probe",))) == 1
-    assert checks.check_values(config, ("segment",)) == []
+    assert len(validate.check_values(config, ("probe",))) == 1
+    assert validate.check_values(config, ("segment",)) == []
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_patch_size_must_divide_every_image_size() -> None:
 )
 def test_settings_that_cannot_go_together_are_named(key: str, value: str | bool, complaint: str) -> None:
     """A setting that only another one makes possible is refused with that other one's name."""
-    [problem] = checks.check_values(with_value(key, value), TASKS)
+    [problem] = validate.check_values(with_value(key, value), TASKS)
     assert complaint in problem
 
 
@@ -91,7 +91,7 @@ def test_single_patch_leaves_nothing_to_predict() -> None:
     """An image of one patch has no next one."""
     config = with_value("model.patch_size", 48)
     config.pretrain.image_size = 48
-    assert checks.check_values(config, ("pretrain",)) == [
+    assert validate.check_values(config, ("pretrain",)) == [
         "pretrain.image_size=48 holds a single patch, so there is no next one to predict; use 96 or more"
     ]
 
@@ -101,7 +101,7 @@ def test_suggested_image_size_fits_and_is_nearest(patch: int, size: int) -> None
     """Following the advice clears the complaint, and no size nearer by would."""
     config = with_value("model.patch_size", patch)
     config.pretrain.image_size = size
-    problems = checks.check_values(config, ("pretrain",))
+    problems = validate.check_values(config, ("pretrain",))
     fitting = range(2 * patch, size + 2 * patch + 1, patch)
     assert (problems == []) is (size in fitting)
     if problems and size % patch:
@@ -115,7 +115,7 @@ def test_suggested_number_of_heads_fits_and_is_nearest(width: int, heads: int) -
     """Heads are a multiple of four channels wide; otherwise the nearest number that gives that is named."""
     config = with_value("model.embed_dim", width)
     config.model.num_heads = heads
-    problems = checks.check_values(config, ("pretrain",))
+    problems = validate.check_values(config, ("pretrain",))
     fitting = [count for count in range(1, width + 1) if width % count == 0 and (width // count) % 4 == 0]
     assert (problems == []) is (heads in fitting)
     if problems and fitting:
@@ -128,9 +128,9 @@ def test_suggested_number_of_heads_fits_and_is_nearest(width: int, heads: int) -
 
 def test_heads_of_the_rung_are_checked_against_a_given_width() -> None:
     """Replacing only the width, or only the heads, is checked with the rung's own other number."""
-    [problem] = checks.check_values(with_value("model.embed_dim", 72), TASKS)
+    [problem] = validate.check_values(with_value("model.embed_dim", 72), TASKS)
     assert problem.startswith("model.num_heads=4 does not divide model.embed_dim=72")
-    [problem] = checks.check_values(with_value("model.num_heads", 5), TASKS)
+    [problem] = validate.check_values(with_value("model.num_heads", 5), TASKS)
     assert problem.startswith("model.num_heads=5 does not divide model.embed_dim=64")
 
 
@@ -145,7 +145,7 @@ def test_heads_of_the_rung_are_checked_against_a_given_width() -> None:
 def test_rules_across_settings(words: dict[str, object], complaint: str) -> None:
     """Settings that are fine alone and wrong together."""
     [(key, value)] = words.items()
-    assert checks.check_values(with_value(key, value), ("classify", "segment")) == [complaint]
+    assert validate.check_values(with_value(key, value), ("classify", "segment")) == [complaint]
 
 
 @pytest.mark.parametrize("key", ["mixup", "cutmix"])
@@ -154,10 +154,10 @@ def test_mixing_pairs_needs_an_even_batch(key: str) -> None:
     config = with_value(f"classify.{key}", 1.0)
     for batch, micro, world, size in ((7, None, 1, 7), (14, None, 2, 7), (64, 1, 2, 1)):
         config.classify.batch_size, config.micro_batch_size = batch, micro
-        [problem] = checks.check_batches(config, ("classify",), world)
+        [problem] = validate.check_batches(config, ("classify",), world)
         assert f"a forward pass has {size}: use an even number" in problem
     config.micro_batch_size = 2
-    assert checks.check_batches(config, ("classify", "pretrain"), 2) == []
+    assert validate.check_batches(config, ("classify", "pretrain"), 2) == []
 
 
 @pytest.mark.parametrize(
@@ -185,32 +185,32 @@ def test_batch_must_divide(batch: int, micro: int | None, world: int, problems: 
     """The batch divides evenly over devices and micro-batches, or the nearest number that does is named."""
     config = with_value("pretrain.batch_size", batch)
     config.micro_batch_size = micro
-    assert checks.check_batches(config, ("pretrain",), world) == problems
+    assert validate.check_batches(config, ("pretrain",), world) == problems
 
 
 def test_more_images_than_there_are(digits_root: Path) -> None:
     """A subset larger than the data set is refused with the data set's size; one as large is not."""
     config = parse([f"data.root={digits_root}", "pretrain.num_images=65"])
-    assert checks.check_data(config, ("pretrain",)) == ["pretrain.num_images=65: digits has only 64 training images"]
+    assert validate.check_data(config, ("pretrain",)) == ["pretrain.num_images=65: digits has only 64 training images"]
     config.pretrain.num_images = 64
-    assert checks.check_data(config, TASKS) == []
+    assert validate.check_data(config, TASKS) == []
 
 
 def test_same_data_problem_is_told_once(tmp_path: Path) -> None:
     """Three tasks that miss the same data set give one line."""
     config = parse([f"data.root={tmp_path}"])
-    [problem] = checks.check_data(config, TASKS)
+    [problem] = validate.check_data(config, TASKS)
     assert str(tmp_path / "digits") in problem
 
 
 def test_embedded_data_is_made_only_in_its_own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The data set that is written on use is no problem while absent; under another root it is."""
     monkeypatch.chdir(tmp_path)
-    assert checks.check_data(RunConfig(), TASKS) == []
-    assert checks.is_made_on_demand(RunConfig(), "pretrain")
+    assert validate.check_data(RunConfig(), TASKS) == []
+    assert validate.is_made_on_demand(RunConfig(), "pretrain")
     elsewhere = parse(["data.root=elsewhere"])
-    assert not checks.is_made_on_demand(elsewhere, "pretrain")
-    assert len(checks.check_data(elsewhere, TASKS)) == 1
+    assert not validate.is_made_on_demand(elsewhere, "pretrain")
+    assert len(validate.check_data(elsewhere, TASKS)) == 1
 
 
 @pytest.mark.parametrize("depth", [1, 2, 6])
@@ -218,9 +218,9 @@ def test_blocks_given_as_an_example_exist(depth: int) -> None:
     """What the complaint about layers gives as an example is accepted, however shallow the model is."""
     config = with_value("probe.layers", "first")
     config.model.depth = depth
-    [problem] = checks.check_values(config, TASKS)
+    [problem] = validate.check_values(config, TASKS)
     config.probe.layers = problem.rpartition("e.g. ")[2]
-    assert checks.check_values(config, TASKS) == []
+    assert validate.check_values(config, TASKS) == []
 
 
 @given(batch=st.integers(1, 200), world=st.integers(1, 12), micro=st.integers(1, 40))
@@ -229,10 +229,10 @@ def test_the_nearest_batches_divide(batch: int, world: int, micro: int) -> None:
     config = with_value("pretrain.batch_size", batch)
     config.micro_batch_size = micro
     for key, section in {"pretrain.batch_size": config.pretrain, "micro_batch_size": config}.items():
-        problems = checks.check_batches(config, ("pretrain",), world)
+        problems = validate.check_batches(config, ("pretrain",), world)
         if problems and problems[0].startswith(f"{key}="):
             setattr(section, key.rpartition(".")[2], int(problems[0].rpartition(": ")[2]))
-    assert checks.check_batches(config, ("pretrain",), world) == []
+    assert validate.check_batches(config, ("pretrain",), world) == []
 
 
 @given(width=st.integers(1, 60).map(lambda n: 4 * n), heads=st.integers(1, 40), size=st.integers(1, 100))
@@ -241,11 +241,11 @@ def test_the_nearest_heads_and_image_sizes_fit(width: int, heads: int, size: int
     config = with_value("model.embed_dim", width)
     config.model.num_heads, config.pretrain.image_size = heads, size
     for _ in range(2):
-        for problem in checks.check_values(config, ("pretrain",)):
+        for problem in validate.check_values(config, ("pretrain",)):
             number = re.findall(r"(?:fits: |use )(\d+)", problem)
             if number and "model.num_heads=" in problem:
                 config.model.num_heads = int(number[0])
             elif number:
                 config.pretrain.image_size = int(number[0])
-    problems = checks.check_values(config, ("pretrain",))
+    problems = validate.check_values(config, ("pretrain",))
     assert [line for line in problems if "num_heads" in line or "patch" in line] == []

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from small_tasks import CPU, config_of, images_of, with_random_weights
 
-from nepa_scale.processes.world import World
+from nepa_scale.distributed.world import World
 from nepa_scale.tasks.classify import Classify
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from nepa_scale.command import command, mistake_lines
-from nepa_scale.errors import ConfigError
+from nepa_scale.utils.cli import command, mistake_lines
+from nepa_scale.utils.errors import ConfigError
 
 PRINTS = """
 import sys
-from nepa_scale.command import command, has_reader
+from nepa_scale.utils.cli import command, has_reader
 @command
 def main(words):
     for number in range(20_000):
@@ -95,7 +95,7 @@ def test_faults_of_the_program_stay_visible() -> None:
 def test_a_name_that_the_locale_cannot_spell_is_a_mistake(tmp_path: Path) -> None:
     """A path of another script under an ASCII locale is told, not traced."""
     code = (
-        "from pathlib import Path; from nepa_scale.command import command;"
+        "from pathlib import Path; from nepa_scale.utils.cli import command;"
         "raise SystemExit(command(lambda words: Path('\\u8def').stat())([]))"
     )
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

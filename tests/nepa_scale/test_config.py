@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from processes import next_line, running
 
-from nepa_scale import ladder
-from nepa_scale.command import to_text
-from nepa_scale.config import LATER, TASKS, RunConfig, TaskConfig, walk
-from nepa_scale.overrides import help_text, parse
+from nepa_scale.config import ladder
+from nepa_scale.config.overrides import help_text, parse
+from nepa_scale.config.schema import LATER, TASKS, RunConfig, TaskConfig, walk
+from nepa_scale.utils.cli import to_text
 
 SETTINGS = [pytest.param(key, value, meta, id=key) for key, value, meta in walk(RunConfig())]
 
@@ -114,7 +114,7 @@ def test_pretraining_is_the_same_whatever_comes_after_it() -> None:
 
 def test_run_id_does_not_depend_on_the_process() -> None:
     """Two processes, with string hashes seeded differently, name the same run alike."""
-    code = "from nepa_scale.config import RunConfig; print(RunConfig(seed=3).run_id)"
+    code = "from nepa_scale.config.schema import RunConfig; print(RunConfig(seed=3).run_id)"
     for _ in range(2):
         with running(code) as process:
             assert next_line(process) == RunConfig(seed=3).run_id

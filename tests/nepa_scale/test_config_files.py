@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nepa_scale import overrides
-from nepa_scale.command import LARGEST
-from nepa_scale.config import RunConfig, walk
-from nepa_scale.errors import ConfigError
+from nepa_scale.config import overrides
+from nepa_scale.config.schema import RunConfig, walk
+from nepa_scale.utils.cli import LARGEST
+from nepa_scale.utils.errors import ConfigError
 
 
 def problems_of(path: Path) -> list[str]:

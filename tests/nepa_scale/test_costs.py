@@ -9,12 +9,13 @@ import torch
 from small_tasks import SIZES
 from torch.utils.flop_counter import FlopCounterMode
 
-from nepa_scale import costs, ladder, subsets
-from nepa_scale.config import RunConfig
-from nepa_scale.errors import DataError
-from nepa_scale.overrides import parse
-from nepa_scale.session import build_task
+from nepa_scale.config import ladder, subsets
+from nepa_scale.config.overrides import parse
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.placement import costs
 from nepa_scale.tasks.classify import ClassifyModule
+from nepa_scale.training.runner import build_task
+from nepa_scale.utils.errors import DataError
 
 TASKS = ["pretrain", "classify", "segment"]
 

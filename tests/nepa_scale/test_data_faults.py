@@ -17,7 +17,7 @@ from launching import free_port, losses, rows, start, train
 
 from nepa_scale.data.digits import write_digits
 from nepa_scale.data.sources import open_source
-from nepa_scale.status import read_status
+from nepa_scale.run_dir.status import read_status
 
 pytestmark = pytest.mark.slow
 STEPS = 20

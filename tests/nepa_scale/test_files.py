@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from processes import next_line, running
 
-from nepa_scale.files import read_json, write_atomically, write_json
+from nepa_scale.utils.files import read_json, write_atomically, write_json
 
 KEEP_WRITING = """
 import itertools, sys
 from pathlib import Path
-from nepa_scale.files import write_json
+from nepa_scale.utils.files import write_json
 
 for number in itertools.count():
     write_json(Path(sys.argv[1]), {"number": number, "again": [number] * (2000 + number % 2 * 50000)})

@@ -12,15 +12,15 @@ from scipy.ndimage import zoom
 from small_tasks import CPU, config_of, with_random_weights
 from torch import Tensor, nn
 
-from nepa_scale import costs
-from nepa_scale.errors import RunError
-from nepa_scale.model import NepaViT, build_backbone
-from nepa_scale.optim import LayerDecay
-from nepa_scale.overrides import parse
-from nepa_scale.processes.world import World
-from nepa_scale.progress import logger
+from nepa_scale.config.overrides import parse
+from nepa_scale.distributed.world import World
+from nepa_scale.models.nepa_vit import NepaViT, build_backbone
+from nepa_scale.optim.optimizer import LayerDecay
+from nepa_scale.placement import costs
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.finetune import load_backbone
+from nepa_scale.utils.errors import RunError
+from nepa_scale.utils.progress import logger
 
 
 def backbone_of(*words: str, image_size: int = 48) -> NepaViT:

@@ -9,7 +9,7 @@ import pytest
 from launching import train
 
 from nepa_scale.data.digits import write_digits
-from nepa_scale.files import read_json
+from nepa_scale.utils.files import read_json
 
 pytestmark = pytest.mark.slow
 SEEDS = (0, 1, 2, 3)

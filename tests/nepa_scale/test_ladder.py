@@ -11,10 +11,10 @@ import torch
 from timm.layers import AttentionRope
 from torch.utils.flop_counter import FlopCounterMode
 
-from nepa_scale import ladder
-from nepa_scale.errors import UserError
-from nepa_scale.ladder import LADDER, Architecture, architecture
-from nepa_scale.model import NepaViT, build_backbone
+from nepa_scale.config import ladder
+from nepa_scale.config.ladder import LADDER, Architecture, architecture
+from nepa_scale.models.nepa_vit import NepaViT, build_backbone
+from nepa_scale.utils.errors import UserError
 
 SMALL = [
     architecture("femto", 8, mlp="swiglu", qk_norm="weight"),
@@ -33,7 +33,7 @@ def _small_id(arch: Architecture) -> str:
 
 def test_importing_the_ladder_loads_no_torch() -> None:
     """Planning must start at once: neither torch nor timm may come in through the ladder."""
-    code = "import sys, nepa_scale.ladder; print([m for m in ('torch', 'timm', 'numpy') if m in sys.modules])"
+    code = "import sys, nepa_scale.config.ladder; print([m for m in ('torch', 'timm', 'numpy') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

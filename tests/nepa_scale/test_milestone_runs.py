@@ -8,9 +8,9 @@ import pytest
 from injecting import ends, start_ranks, start_with
 from launching import rows, train
 
-from nepa_scale.errors import failure_reason
-from nepa_scale.safety.exit_codes import ExitCode
-from nepa_scale.status import read_status
+from nepa_scale.distributed.exit_codes import ExitCode
+from nepa_scale.run_dir.status import read_status
+from nepa_scale.utils.errors import failure_reason
 
 pytestmark = pytest.mark.slow
 

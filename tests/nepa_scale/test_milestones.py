@@ -8,14 +8,14 @@ import pytest
 import torch
 from small_tasks import config_of
 
-from nepa_scale import checks, milestones
-from nepa_scale.config import TASKS
-from nepa_scale.errors import ConfigError
-from nepa_scale.milestones import Milestones
-from nepa_scale.overrides import load, pairs_from_mapping, parse, save
-from nepa_scale.processes.world import World
-from nepa_scale.session import build_task
+from nepa_scale.config import early_stop, validate
+from nepa_scale.config.early_stop import Milestones
+from nepa_scale.config.overrides import load, pairs_from_mapping, parse, save
+from nepa_scale.config.schema import TASKS
+from nepa_scale.distributed.world import World
 from nepa_scale.tasks.task import Task
+from nepa_scale.training.runner import build_task
+from nepa_scale.utils.errors import ConfigError
 
 KEY = "pretrain.milestones"
 
@@ -53,10 +53,12 @@ def test_a_milestone_lies_within_the_run(digits_root: Path, length: str) -> None
     """Two passes over 64 images in batches of 16 are 8 steps; nothing would ever judge the ninth."""
     words = ("pretrain.batch_size=16", length)
     assert (
-        checks.check_milestones(config_of(digits_root, "pretrain", *words, f"{KEY}={{8: {{skill: 0}}}}"), ("pretrain",))
+        validate.check_milestones(
+            config_of(digits_root, "pretrain", *words, f"{KEY}={{8: {{skill: 0}}}}"), ("pretrain",)
+        )
         == []
     )
-    assert checks.check_milestones(
+    assert validate.check_milestones(
         config_of(digits_root, "pretrain", *words, f"{KEY}={{9: {{skill: 0}}}}"), ("pretrain",)
     ) == [f"{KEY}: step 9 lies beyond the 8 steps of this task"]
 
@@ -68,7 +70,7 @@ def test_a_file_may_write_them_as_a_mapping(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("pretrain:\n  milestones:\n    20: {skill: 0.1, loss: -0.2}\n")
     assert pairs_from_mapping(mapping, "here")[0][0] == KEY
     for config in (typed, load(tmp_path / "config.yaml")):
-        assert milestones.parse(config.pretrain.milestones) == {20: {"skill": 0.1, "loss": -0.2}}
+        assert early_stop.parse(config.pretrain.milestones) == {20: {"skill": 0.1, "loss": -0.2}}
         save(config, tmp_path / "saved.yaml")
         assert load(tmp_path / "saved.yaml") == config
 
@@ -133,7 +135,7 @@ def test_every_measure_is_one_that_evaluations_give(digits_root: Path, task: str
     config = config_of(digits_root, task, *start, *vote)
     built: Task = build_task(config, Path("nowhere"))
     built.prepare(World(), torch.device("cpu"))
-    assert set(milestones.measures(config.task_config(), task)) <= set(built.evaluate(World(), torch.device("cpu")))
+    assert set(early_stop.measures(config.task_config(), task)) <= set(built.evaluate(World(), torch.device("cpu")))
 
 
 def test_neighbours_in_pretraining_vote_as_the_probes_do(digits_root: Path) -> None:

@@ -14,10 +14,10 @@ from scipy import stats
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
-from nepa_scale.errors import UserError
-from nepa_scale.ladder import Architecture, MlpKind, QkNorm, architecture
-from nepa_scale.model import NepaViT, build_backbone, checkpoint_filter_fn
-from nepa_scale.objective import next_embedding_loss
+from nepa_scale.config.ladder import Architecture, MlpKind, QkNorm, architecture
+from nepa_scale.models.nepa_vit import NepaViT, build_backbone, checkpoint_filter_fn
+from nepa_scale.models.objective import next_embedding_loss
+from nepa_scale.utils.errors import UserError
 
 
 def _model(

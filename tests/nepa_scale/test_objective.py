@@ -8,9 +8,9 @@ import torch
 from plain_nepa import plain_loss
 from torch import Tensor
 
-from nepa_scale.ladder import architecture
-from nepa_scale.model import build_backbone
-from nepa_scale.objective import Diagnostics, effective_rank, next_embedding_loss
+from nepa_scale.config.ladder import architecture
+from nepa_scale.models.nepa_vit import build_backbone
+from nepa_scale.models.objective import Diagnostics, effective_rank, next_embedding_loss
 
 
 def _pair(batch: int = 5, tokens: int = 17, width: int = 12, seed: int = 0) -> tuple[Tensor, Tensor]:

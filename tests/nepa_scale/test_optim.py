@@ -14,11 +14,11 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from nepa_scale.branching import warmup_steps
-from nepa_scale.config import ClassifyConfig, FinetuneConfig, PretrainConfig, SegmentConfig
-from nepa_scale.ladder import architecture
-from nepa_scale.model import NepaViT, build_backbone
-from nepa_scale.optim import LayerDecay, build_optimizer, group_schedules, parameter_groups, schedule
+from nepa_scale.config.branch import warmup_steps
+from nepa_scale.config.ladder import architecture
+from nepa_scale.config.schema import ClassifyConfig, FinetuneConfig, PretrainConfig, SegmentConfig
+from nepa_scale.models.nepa_vit import NepaViT, build_backbone
+from nepa_scale.optim.optimizer import LayerDecay, build_optimizer, group_schedules, parameter_groups, schedule
 from nepa_scale.tasks.classify import ClassifyModule
 from nepa_scale.tasks.pretrain import PretrainModule
 from nepa_scale.tasks.segment import SegmentModule

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nepa_scale import command, overrides
-from nepa_scale.config import RunConfig
-from nepa_scale.errors import ConfigError
+from nepa_scale.config import overrides
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.utils import cli
+from nepa_scale.utils.errors import ConfigError
 
 
 def problems_of(*words: str) -> list[str]:
@@ -142,9 +143,9 @@ def test_sections_of_other_tasks_wait_for_their_turn() -> None:
     """Pre-training does not fail over classification's image size, unless that task is to be checked."""
     words = ["classify.image_size=50"]
     assert overrides.parse(words).classify.image_size == 50
-    assert overrides.build(command.split_words(words), tasks=["pretrain", "segment"]).classify.image_size == 50
+    assert overrides.build(cli.split_words(words), tasks=["pretrain", "segment"]).classify.image_size == 50
     with pytest.raises(ConfigError, match=r"classify\.image_size=50"):
-        overrides.build(command.split_words(words), tasks=["pretrain", "classify"])
+        overrides.build(cli.split_words(words), tasks=["pretrain", "classify"])
 
 
 def test_later_words_win() -> None:

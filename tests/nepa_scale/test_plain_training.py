@@ -19,13 +19,13 @@ from launching import losses, rows, train
 from plain_nepa import PlainNepa
 from torch import Tensor
 
-from nepa_scale.config import RunConfig
+from nepa_scale.config.ladder import Architecture
+from nepa_scale.config.overrides import parse
+from nepa_scale.config.schema import RunConfig
 from nepa_scale.data.digits import write_digits
 from nepa_scale.data.loader import train_loader
 from nepa_scale.data.transforms import normalise
-from nepa_scale.ladder import Architecture
-from nepa_scale.model import NepaViT, build_backbone
-from nepa_scale.overrides import parse
+from nepa_scale.models.nepa_vit import NepaViT, build_backbone
 from nepa_scale.tasks.pretrain import Pretrain
 
 pytestmark = pytest.mark.slow

@@ -21,19 +21,19 @@ from scipy import stats
 from small_tasks import CPU, config_of, images_of, with_random_weights
 from torch import Tensor
 
-from nepa_scale.config import PretrainConfig
+from nepa_scale.config.ladder import Architecture, architecture
+from nepa_scale.config.schema import PretrainConfig
 from nepa_scale.data.loader import train_loader
 from nepa_scale.data.sources import Source
 from nepa_scale.data.transforms import normalise
-from nepa_scale.errors import DataError
-from nepa_scale.ladder import Architecture, architecture
-from nepa_scale.model import build_backbone
-from nepa_scale.objective import next_embedding_loss
-from nepa_scale.processes.world import World
+from nepa_scale.distributed.world import World
+from nepa_scale.models.nepa_vit import build_backbone
+from nepa_scale.models.objective import next_embedding_loss
 from nepa_scale.tasks import task as tasks
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.pretrain import Pretrain, PretrainModule
 from nepa_scale.tasks.segment import Segment
+from nepa_scale.utils.errors import DataError
 
 
 def rewritten(root: Path, new_root: Path, change: Callable[[str, bytes], bytes | None]) -> Path:

@@ -14,13 +14,14 @@ from small_tasks import CPU, config_of, images_of, with_random_weights
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from nepa_scale import costs, ladder
-from nepa_scale.costs import RATE_FACTORS
-from nepa_scale.placing.device_memory import DeviceMemory
-from nepa_scale.placing.placement import place
-from nepa_scale.probing.heads import Head
-from nepa_scale.processes.world import World
+from nepa_scale.config import ladder
+from nepa_scale.distributed.world import World
+from nepa_scale.placement import costs
+from nepa_scale.placement.costs import RATE_FACTORS
+from nepa_scale.placement.device_memory import DeviceMemory
+from nepa_scale.placement.planner import place
 from nepa_scale.tasks.probe import Probe
+from nepa_scale.tasks.probing.heads import Head
 
 LAYERS = ["embedding", "block00", "block01", "output"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from nepa_scale import progress
-from nepa_scale.progress import StepDisplay
+from nepa_scale.utils import progress
+from nepa_scale.utils.progress import StepDisplay
 
 FIGURES = {"loss": -0.12345, "lr": 0.0012, "grad_norm": 1.2345, "images_per_second": 1234.0, "mfu": 0.3456}
 TEXTS = ["loss -0.1235", "lr 0.0012", "grad_norm 1.234", "images_per_second 1234", "mfu 0.3456"]

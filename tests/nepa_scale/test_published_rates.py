@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from nepa_scale.config import FinetuneConfig, RunConfig
-from nepa_scale.model import build_backbone
-from nepa_scale.optim import LayerDecay, group_schedules, parameter_groups
-from nepa_scale.overrides import parse
+from nepa_scale.config.overrides import parse
+from nepa_scale.config.schema import FinetuneConfig, RunConfig
+from nepa_scale.models.nepa_vit import build_backbone
+from nepa_scale.optim.optimizer import LayerDecay, group_schedules, parameter_groups
 from nepa_scale.tasks.classify import ClassifyModule
 from nepa_scale.tasks.pretrain import PretrainModule
 

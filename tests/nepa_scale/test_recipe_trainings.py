@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from several_trainings import train_all
 
-from nepa_scale import recipes
-from nepa_scale.config import TASKS
+from nepa_scale.config import recipes
+from nepa_scale.config.schema import TASKS
 from nepa_scale.data.digits import write_digits
-from nepa_scale.status import read_status
+from nepa_scale.run_dir.status import read_status
 
 pytestmark = pytest.mark.slow
 NAMED = [(task, name) for task in TASKS for name in recipes.names(task)]

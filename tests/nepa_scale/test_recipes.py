@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from nepa_scale import overrides, recipes
-from nepa_scale.config import TASKS, RunConfig
-from nepa_scale.errors import ConfigError
+from nepa_scale.config import overrides, recipes
+from nepa_scale.config.schema import TASKS, RunConfig
+from nepa_scale.utils.errors import ConfigError
 
 STEPS_PER_EPOCH = 1_281_167 / 4096
 NAMED = [(task, name) for task in TASKS for name in recipes.names(task)]

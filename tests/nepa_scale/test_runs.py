@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 from processes import next_line, running
 
-from nepa_scale import lock, runs
+from nepa_scale.config.overrides import parse, save
 from nepa_scale.data.preprocessing import PAPERS
-from nepa_scale.errors import RunError
-from nepa_scale.overrides import parse, save
-from nepa_scale.status import Status, write_status
+from nepa_scale.run_dir import lock, paths
+from nepa_scale.run_dir.status import Status, write_status
+from nepa_scale.utils.errors import RunError
 from nepa_scale.weights import initial, timm_layout
 from nepa_scale.weights.description import of_run
 
 HOLD = """
 import sys
 from pathlib import Path
-from nepa_scale import lock
+from nepa_scale.run_dir import lock
 
 with lock.exclusive(Path(sys.argv[1])):
     print("held", flush=True)
@@ -76,9 +76,9 @@ def test_tasks_are_locked_one_by_one(tmp_path: Path) -> None:
 
 def test_run_directory_is_named_after_the_run() -> None:
     """Without a folder of one's own the run's identity names it."""
-    assert runs.run_directory(parse(["run_dir=a/b"])) == Path("a/b")
+    assert paths.run_directory(parse(["run_dir=a/b"])) == Path("a/b")
     config = parse(["seed=3"])
-    assert runs.run_directory(config) == Path("runs") / config.run_id
+    assert paths.run_directory(config) == Path("runs") / config.run_id
 
 
 @pytest.mark.parametrize("task", ["classify", "segment"])
@@ -88,7 +88,7 @@ def test_fine_tuning_needs_its_start(tmp_path: Path, task: str) -> None:
     [problem] = initial.check_start(tmp_path, config)
     assert problem.startswith(f"{tmp_path / 'pretrain' / 'model.safetensors'}: no finished pre-training")
     (tmp_path / "pretrain").mkdir()
-    (tmp_path / "pretrain" / runs.WEIGHTS_NAME).write_bytes(b"")
+    (tmp_path / "pretrain" / paths.WEIGHTS_NAME).write_bytes(b"")
     assert initial.check_start(tmp_path, config) == []
 
 
@@ -105,9 +105,9 @@ def finished(run_dir: Path, *words: str, average: bool = False) -> Path:
     """The pre-training folder of a run with these settings, as far as the check before a start looks at it."""
     save(parse(list(words)), run_dir / "config.yaml")
     (run_dir / "pretrain").mkdir()
-    (run_dir / "pretrain" / runs.WEIGHTS_NAME).write_bytes(b"")
+    (run_dir / "pretrain" / paths.WEIGHTS_NAME).write_bytes(b"")
     if average:
-        (run_dir / "pretrain" / runs.AVERAGE_NAME).write_bytes(b"")
+        (run_dir / "pretrain" / paths.AVERAGE_NAME).write_bytes(b"")
     return run_dir / "pretrain"
 
 
@@ -219,10 +219,10 @@ def test_start_without_weights(tmp_path: Path, words: list[str]) -> None:
 
 def test_finished_means_result_and_status(tmp_path: Path) -> None:
     """A task is finished when its result is there and its status says so, not with one of them alone."""
-    assert not runs.is_finished(tmp_path)
+    assert not paths.is_finished(tmp_path)
     write_status(tmp_path, Status("finished"))
-    assert not runs.is_finished(tmp_path)
+    assert not paths.is_finished(tmp_path)
     (tmp_path / "result.json").write_text("{}")
-    assert runs.is_finished(tmp_path)
+    assert paths.is_finished(tmp_path)
     write_status(tmp_path, Status("running"))
-    assert not runs.is_finished(tmp_path)
+    assert not paths.is_finished(tmp_path)

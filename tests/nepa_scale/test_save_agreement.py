@@ -20,9 +20,9 @@ sys.path.insert(0, sys.argv[3])
 import torch
 torch.set_num_threads(1)
 import torch.distributed as dist
-from nepa_scale import checkpoints
-from nepa_scale.processes.distributed import read_environment
-from nepa_scale.errors import SaveError
+from nepa_scale.checkpoint import checkpointer as checkpoints
+from nepa_scale.distributed.process_group import read_environment
+from nepa_scale.utils.errors import SaveError
 from small_training import SmallTraining
 
 world = read_environment()

@@ -15,9 +15,9 @@ import torch
 from launching import REPOSITORY, clean_environment, start, train
 from small_training import SmallTraining, newest_step
 
-from nepa_scale import checkpoints, manifest
-from nepa_scale.errors import SaveError
-from nepa_scale.tensor_files import shards
+from nepa_scale.checkpoint import checkpointer, manifest
+from nepa_scale.engine import shards
+from nepa_scale.utils.errors import SaveError
 
 KILLED_EVERYWHERE = """
 import json, os, signal, sys
@@ -148,7 +148,7 @@ def test_disk_that_fills_up_while_writing(
     small_disk: Path, asynchronous: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """K2: ENOSPC half-way leaves the old checkpoint and removes the half of the new one, for the room it takes."""
-    monkeypatch.setattr(checkpoints, "FREE_SPACE_FACTOR", 0)
+    monkeypatch.setattr(checkpointer, "FREE_SPACE_FACTOR", 0)
     training = SmallTraining(small_disk / "run", keep=1, width=64, asynchronous=asynchronous)
     training.save(100)
     room = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize
@@ -223,9 +223,9 @@ def fails(number: int, after: int = 0) -> Callable[..., None]:
         (Path, "rename", errno.EACCES),
         (Path, "replace", errno.ENOSPC),
         (os, "fsync", errno.EIO),
-        (checkpoints.shutil, "disk_usage", errno.ESTALE),
-        (checkpoints, "write_shard", errno.EIO),
-        (checkpoints, "make_durable", errno.EIO),
+        (checkpointer.shutil, "disk_usage", errno.ESTALE),
+        (checkpointer, "write_shard", errno.EIO),
+        (checkpointer, "make_durable", errno.EIO),
         (manifest, "write_json", errno.EDQUOT),
     ],
 )
@@ -263,13 +263,13 @@ def fails_for_memory(_: object) -> None:
 def test_second_failure_in_a_row_ends_the_run(training: SmallTraining, monkeypatch: pytest.MonkeyPatch) -> None:
     """One lost checkpoint is an incident, two are a state: devices must not be used for what cannot be kept."""
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoints, "write_shard", fails(errno.ENOSPC))
+        patched.setattr(checkpointer, "write_shard", fails(errno.ENOSPC))
         training.save(200)
         with pytest.raises(SaveError, match=r"step 300 not written: .*No space left.*nor could the one before"):
             training.save(300)
     training.save(400)
     with monkeypatch.context() as patched:  # counted anew after one that worked
-        patched.setattr(checkpoints, "write_shard", fails(errno.ENOSPC))
+        patched.setattr(checkpointer, "write_shard", fails(errno.ENOSPC))
         training.save(500)
     assert newest_step(training.checkpoints._folder) == 400
 
@@ -277,7 +277,7 @@ def test_second_failure_in_a_row_ends_the_run(training: SmallTraining, monkeypat
 def test_failed_deletion_is_no_failed_save(training: SmallTraining, monkeypatch: pytest.MonkeyPatch) -> None:
     """The old checkpoint stays when it cannot be deleted, and goes with the next."""
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoints.shutil, "rmtree", fails(errno.EACCES))
+        patched.setattr(checkpointer.shutil, "rmtree", fails(errno.EACCES))
         training.save(200)
     assert training.checkpoints.problem is None
     assert len(manifest.tags(training.checkpoints._folder)) == 2

@@ -16,7 +16,7 @@ from launching import REPOSITORY, clean_environment, free_port, train
 from segment_oracle import NAMES, double_task, figures, write_masked
 from small_tasks import CPU, config_of
 
-from nepa_scale.processes.world import World
+from nepa_scale.distributed.world import World
 from nepa_scale.tasks.segment import Segment
 
 SIZES = [(48, 48), (50, 148), (97, 60), (48, 64), (130, 131)]

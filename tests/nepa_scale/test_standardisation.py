@@ -14,20 +14,21 @@ from small_tasks import CPU, config_of, images_of, with_random_weights
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor
 
-from nepa_scale import checks, runs
-from nepa_scale.config import TASKS, RunConfig
+from nepa_scale.config import validate
+from nepa_scale.config.overrides import parse, save
+from nepa_scale.config.schema import TASKS, RunConfig
 from nepa_scale.data.decode import decode_rgb
 from nepa_scale.data.device import to_device
 from nepa_scale.data.sources import open_source
-from nepa_scale.errors import ConfigError, WeightsError
-from nepa_scale.model import NepaViT, build_backbone
-from nepa_scale.overrides import parse, save
-from nepa_scale.processes.world import World
-from nepa_scale.segmentation.padding import pad_to_patches
-from nepa_scale.session import build_task
+from nepa_scale.distributed.world import World
+from nepa_scale.models.nepa_vit import NepaViT, build_backbone
+from nepa_scale.run_dir import paths
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.pretrain import Pretrain
 from nepa_scale.tasks.segment import Segment
+from nepa_scale.tasks.segmentation.padding import pad_to_patches
+from nepa_scale.training.runner import build_task
+from nepa_scale.utils.errors import ConfigError, WeightsError
 from nepa_scale.weights import initial
 from nepa_scale.weights.__main__ import give_out, parser
 
@@ -206,13 +207,13 @@ def test_exported_statistics_outlive_the_data_set(digits_root: Path, tmp_path: P
     """What a task noted of its data set's statistics counts, for exports and when it continues."""
     task = Pretrain(config_of(digits_root, "pretrain", *BY_DATASET))
     run = finished_run(task, tmp_path / "run")
-    runs.record_data(run / "pretrain", task.config)
-    assert runs.check_data(run / "pretrain", task.config) == []
+    paths.record_data(run / "pretrain", task.config)
+    assert paths.check_data(run / "pretrain", task.config) == []
     noted = json.loads((run / "pretrain" / "data.json").read_text())
     assert tuple(noted["mean"]) == task.standard.mean
     noted["mean"] = [0.25, 0.5, 0.75]
     (run / "pretrain" / "data.json").write_text(json.dumps(noted))
-    [problem] = runs.check_data(run / "pretrain", task.config)
+    [problem] = paths.check_data(run / "pretrain", task.config)
     assert "other mean" in problem
     folder = export(run, tmp_path / "out", "timm")
     assert json.loads((folder / "config.json").read_text())["pretrained_cfg"]["mean"] == [0.25, 0.5, 0.75]
@@ -262,9 +263,9 @@ def test_a_set_without_statistics_is_one_error_before_work_starts(digits_root: P
     info = json.loads((tmp_path / "set" / "_info.json").read_text())
     del info["mean"]
     (tmp_path / "set" / "_info.json").write_text(json.dumps(info))
-    [problem] = checks.check_data(config_of(tmp_path, "pretrain", "data=set", *BY_DATASET), ("pretrain", "classify"))
+    [problem] = validate.check_data(config_of(tmp_path, "pretrain", "data=set", *BY_DATASET), ("pretrain", "classify"))
     assert "prepare index " in problem
-    assert checks.check_data(config_of(tmp_path, "pretrain", "data=set", *NUMBERS), ("pretrain",)) == []
+    assert validate.check_data(config_of(tmp_path, "pretrain", "data=set", *NUMBERS), ("pretrain",)) == []
 
 
 @pytest.mark.parametrize("task", [Classify, Segment])
@@ -302,7 +303,7 @@ def test_init_fraction_is_of_the_depth(digits_root: Path, tmp_path: Path, fracti
 
 def test_pictures_show_the_image_as_it_was(digits_root: Path) -> None:
     """Undoing the normalisation of a strip gives the pixels back."""
-    from nepa_scale.pictures.strips import Choice, Named, make_strips
+    from nepa_scale.visualise.strips import Choice, Named, make_strips
 
     task = with_random_weights(Pretrain(config_of(digits_root, "pretrain", *NUMBERS)))
     [sample] = [open_source(digits_root, "digits", "validation")[0]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nepa_scale.status import STATES, Status, now, read_status, write_status
+from nepa_scale.run_dir.status import STATES, Status, now, read_status, write_status
 
 
 @pytest.mark.parametrize("state", STATES)

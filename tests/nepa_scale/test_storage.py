@@ -9,14 +9,14 @@ import torch
 from small_tasks import config_of
 from small_training import ALONE, SmallTraining
 
-from nepa_scale.config import TASKS
-from nepa_scale.manifest import tags
-from nepa_scale.overrides import parse
-from nepa_scale.session import build_task
-from nepa_scale.storage import checkpoints_left, task_storage
-from nepa_scale.zero.ema import WeightAverage
-from nepa_scale.zero.masters import Masters
-from nepa_scale.zero.train_state import TrainState
+from nepa_scale.checkpoint.manifest import tags
+from nepa_scale.checkpoint.storage import checkpoints_left, task_storage
+from nepa_scale.config.overrides import parse
+from nepa_scale.config.schema import TASKS
+from nepa_scale.engine.ema import WeightAverage
+from nepa_scale.engine.master_weights import Masters
+from nepa_scale.engine.train_state import TrainState
+from nepa_scale.training.runner import build_task
 
 
 @pytest.mark.parametrize("task", TASKS)

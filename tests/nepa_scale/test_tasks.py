@@ -14,24 +14,24 @@ import torch
 from small_tasks import CPU, config_of, images_of, with_random_weights
 from torch import Tensor, nn
 
-from nepa_scale.checks import check_data
-from nepa_scale.config import RunConfig
-from nepa_scale.costs import task_cost
+from nepa_scale.config.overrides import parse
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.subsets import exhausted_classes
+from nepa_scale.config.validate import check_data
 from nepa_scale.data.digits import encode_png
 from nepa_scale.data.info import make_info
 from nepa_scale.data.prepare.whole import write_dataset
-from nepa_scale.errors import RunError, WeightsError
-from nepa_scale.model import NepaViT, build_backbone
-from nepa_scale.optim import LayerDecay
-from nepa_scale.overrides import parse
-from nepa_scale.processes.world import World
-from nepa_scale.subsets import exhausted_classes
+from nepa_scale.distributed.world import World
+from nepa_scale.models.nepa_vit import NepaViT, build_backbone
+from nepa_scale.optim.optimizer import LayerDecay
+from nepa_scale.placement.costs import task_cost
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.finetune import load_backbone
 from nepa_scale.tasks.pretrain import Pretrain
 from nepa_scale.tasks.probe import Probe
 from nepa_scale.tasks.segment import Segment
 from nepa_scale.tasks.task import Task
+from nepa_scale.utils.errors import RunError, WeightsError
 
 
 @pytest.mark.parametrize(("attention", "causal"), [("bidirectional", False), ("causal", True)])

@@ -13,8 +13,8 @@ import pytest
 from launching import TRAIN, clean_environment
 from processes import Run
 
-from nepa_scale.config import RunConfig, walk
-from nepa_scale.overrides import RECIPE_KEYS, parse, save
+from nepa_scale.config.overrides import RECIPE_KEYS, parse, save
+from nepa_scale.config.schema import RunConfig, walk
 
 
 def below(folder: Path) -> set[Path]:

@@ -13,7 +13,7 @@ import pytest
 from launching import REPOSITORY, TRAIN, clean_environment, free_port, losses, rows, start, train, wait_for_step
 
 from nepa_scale.data.digits import write_digits
-from nepa_scale.status import read_status
+from nepa_scale.run_dir.status import read_status
 
 pytestmark = pytest.mark.slow
 STEPS = 20

@@ -10,19 +10,19 @@ import pytest
 import torch
 from small_tasks import CPU, config_of, with_random_weights
 
-from nepa_scale import checks
-from nepa_scale.config import RunConfig
-from nepa_scale.costs import task_cost
+from nepa_scale.config import validate
+from nepa_scale.config.overrides import parse
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.subsets import num_used_images
 from nepa_scale.data import layout
 from nepa_scale.data.order import kept_out
 from nepa_scale.data.sources import open_source
-from nepa_scale.errors import ConfigError, DataError
-from nepa_scale.overrides import parse
-from nepa_scale.processes.world import World
-from nepa_scale.subsets import num_used_images
+from nepa_scale.distributed.world import World
+from nepa_scale.placement.costs import task_cost
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.finetune import Finetune
 from nepa_scale.tasks.segment import Segment
+from nepa_scale.utils.errors import ConfigError, DataError
 
 KINDS: dict[str, type[Finetune]] = {"classify": Classify, "segment": Segment}
 
@@ -160,7 +160,7 @@ def test_too_many_are_one_error(digits_root: Path, task: str, words: list[str], 
     count = layout.split_size(digits_root, "digits", "train")
     sizes = {"all": count, "but_five": count - 5, "but_ten": count - 10}
     config = config_of(digits_root, task, "init=scratch", *(word.format(**sizes) for word in words))
-    (problem,) = checks.check_data(config, (task,))
+    (problem,) = validate.check_data(config, (task,))
     assert problem.startswith(key)
 
 

@@ -15,10 +15,10 @@ from launching import REPOSITORY, clean_environment
 from PIL import Image
 from small_tasks import config_of, with_random_weights
 
-from nepa_scale.overrides import save
-from nepa_scale.pictures.settings import PictureSettings
+from nepa_scale.config.overrides import save
 from nepa_scale.tasks.pretrain import Pretrain
-from nepa_scale.visualise import main
+from nepa_scale.visualise.__main__ import main
+from nepa_scale.visualise.settings import PictureSettings
 from nepa_scale.weights.__main__ import main as weights_command
 
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -59,7 +59,7 @@ def command(no_torch: Path) -> Shell:
 
     def call(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "nepa_scale.visualise", *words],
+            [sys.executable, "-m", "nepa_scale.visualise.__main__", *words],
             cwd=REPOSITORY,
             env=clean_environment(PYTHONPATH=str(no_torch)),
             capture_output=True,

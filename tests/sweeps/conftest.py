@@ -15,7 +15,7 @@ from plain_study import plain
 from slurm_cluster import VirtualCluster, missing
 
 from nepa_scale.data.info import INFO_NAME, make_info
-from nepa_scale.files import write_json
+from nepa_scale.utils.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sweeps import command_line
-from sweeps.settings import Launch
+from sweeps.settings import command_line
+from sweeps.settings.schema import Launch
 
 PLAIN = (
     "study.sizes=[femto,pico,nano,micro]",

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from nepa_scale.files import write_json
-from sweeps.accuracy import accuracy_table, outcomes
-from sweeps.plan import Plan, PlannedRun, PlannedTask
+from nepa_scale.utils.files import write_json
+from sweeps.follow.accuracy import accuracy_table, outcomes
+from sweeps.plan.plan import Plan, PlannedRun, PlannedTask
 
 TASK = PlannedTask(1, 1, 1, flops=1000, memory_bytes=90, seconds=60.0, calibrated=True)
 RUNS = tuple(PlannedRun(name, name, "pretrain", {}, {"pretrain": TASK, "probe": TASK}) for name in ("a", "b"))

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from plain_study import read_launch
 
-from nepa_scale import branching, overrides
-from nepa_scale.errors import ConfigError
-from sweeps import jobs
-from sweeps.machine import Speed
-from sweeps.planning.placements import Placements
-from sweeps.planning.points import expand
-from sweeps.planning.pricing import price
+from nepa_scale.config import branch, overrides
+from nepa_scale.utils.errors import ConfigError
+from sweeps.jobs import jobs
+from sweeps.plan.machine import Speed
+from sweeps.plan.placements import Placements
+from sweeps.plan.pricing import price
+from sweeps.plan.run_specs import expand
 
 SIZES = "study.data_sizes=[1024,2048,3072,4096]"
 WORDS = ("grid=data_size", "branch=true", SIZES, "study.scratch_control=false", "study_dir=out")
@@ -25,12 +25,12 @@ def test_every_branch_begins_in_a_state_of_the_longest() -> None:
     assert [point.config.pretrain.steps for point in points] == [32, 64, 96, 128]
     *short, trunk = points
     assert trunk.branched_from is None
-    there, kept = trunk.config.identity(), branching.kept_steps(trunk.config.checkpoint.keep_steps)
+    there, kept = trunk.config.identity(), branch.kept_steps(trunk.config.checkpoint.keep_steps)
     assert kept == {26, 51, 77}
     for point in short:
-        begin = branching.stable_part(point.config.identity())[1]
+        begin = branch.stable_part(point.config.identity())[1]
         assert begin in kept
-        assert branching.difference(begin, there, point.config.identity()) is None
+        assert branch.difference(begin, there, point.config.identity()) is None
         assert point.branched_from == trunk.config.run_id
         folder = Path("out", "runs", trunk.config.run_id, "pretrain").absolute()
         assert point.config.checkpoint.branch_from == str(folder)
@@ -74,7 +74,7 @@ def test_the_runs_configuration_survives_its_file(tmp_path: Path) -> None:
         overrides.save(point.config, path)
         read = overrides.load(path)
         assert read.run_id == point.config.run_id
-        assert branching.stable_part(read.identity())[0] == 3
+        assert branch.stable_part(read.identity())[0] == 3
 
 
 @pytest.mark.parametrize(

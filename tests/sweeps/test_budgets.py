@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 from plain_study import read_launch
 
-from nepa_scale.errors import ConfigError
-from nepa_scale.files import write_json
-from nepa_scale.status import Status, write_status
-from sweeps import plan
-from sweeps.machine import Speed
-from sweeps.plan import Dropped, Layout, Plan, PlannedRun, PlannedTask
-from sweeps.planning.budgets import excesses, trimmed
-from sweeps.planning.feasibility import fitting
-from sweeps.planning.placements import Placements
-from sweeps.planning.points import expand, unmet
-from sweeps.planning.pricing import price
-from sweeps.planning.sharing import share_pretraining
-from sweeps.settings import BudgetSettings
+from nepa_scale.run_dir.status import Status, write_status
+from nepa_scale.utils.errors import ConfigError
+from nepa_scale.utils.files import write_json
+from sweeps.plan import plan
+from sweeps.plan.budgets import excesses, trimmed
+from sweeps.plan.feasibility import fitting
+from sweeps.plan.machine import Speed
+from sweeps.plan.placements import Placements
+from sweeps.plan.plan import Dropped, Layout, Plan, PlannedRun, PlannedTask
+from sweeps.plan.pricing import price
+from sweeps.plan.run_specs import expand, unmet
+from sweeps.plan.sharing import share_pretraining
+from sweeps.settings.schema import BudgetSettings
 
 PAIR = Layout(devices=2, zero_stage=1, micro_batch_size=8, accumulation=1, activation_checkpointing=False)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from nepa_scale import overrides, recipes
-from nepa_scale.errors import ConfigError
-from sweeps import conf_files
-from sweeps.command_line import read_launch
-from sweeps.launch_help import help_text
-from sweeps.planning.points import expand
-from sweeps.settings import SlurmSettings
+from nepa_scale.config import overrides, recipes
+from nepa_scale.utils.errors import ConfigError
+from sweeps.plan.run_specs import expand
+from sweeps.settings import conf_files
+from sweeps.settings.command_line import read_launch
+from sweeps.settings.help import help_text
+from sweeps.settings.schema import SlurmSettings
 
 
 @pytest.fixture

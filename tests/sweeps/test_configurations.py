@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from nepa_scale import overrides
-from nepa_scale.errors import ConfigError
-from sweeps.planning.configurations import Configurations
+from nepa_scale.config import overrides
+from nepa_scale.utils.errors import ConfigError
+from sweeps.plan.configurations import Configurations
 
 TASKS = ("pretrain", "classify")
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from nepa_scale.files import write_json
-from nepa_scale.status import Status
-from sweeps import display
-from sweeps.plan import Plan, PlannedRun, PlannedTask
-from sweeps.standing import Standing
+from nepa_scale.run_dir.status import Status
+from nepa_scale.utils.files import write_json
+from sweeps.follow import display
+from sweeps.jobs.task_status import Standing
+from sweeps.plan import units
+from sweeps.plan.plan import Plan, PlannedRun, PlannedTask
 
 TASK = PlannedTask(params_total=200, params_backbone=100, images=50, flops=10**9, memory_bytes=2**20, seconds=61.0)
 RUN = PlannedRun("femto-p8-0", "femto", "pretrain", {"model.size": "femto"}, {"pretrain": TASK, "segment": TASK})
@@ -26,7 +27,7 @@ PLAN = Plan("demo", "model_size", ("model.size",), (RUN,))
 )
 def test_counts(number: float, text: str) -> None:
     """Counts have three digits and a unit."""
-    assert display.count(number) == text
+    assert units.count(number) == text
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_counts(number: float, text: str) -> None:
 )
 def test_durations(seconds: float | None, text: str) -> None:
     """Times have the unit a person would choose; an unknown one is a question mark."""
-    assert display.duration(seconds) == text
+    assert units.duration(seconds) == text
 
 
 def test_labels_are_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from plain_study import read_launch
 
-from nepa_scale.costs import task_cost
-from nepa_scale.errors import ConfigError
-from sweeps.conf_files import options
-from sweeps.planning.feasibility import check
-from sweeps.planning.point import Point
-from sweeps.planning.points import expand
-from sweeps.planning.rates import learning_rates
+from nepa_scale.placement.costs import task_cost
+from nepa_scale.utils.errors import ConfigError
+from sweeps.plan.feasibility import check
+from sweeps.plan.rates import learning_rates
+from sweeps.plan.run_spec import Point
+from sweeps.plan.run_specs import expand
+from sweeps.settings.conf_files import options
 
 
 def points(*words: str) -> list[Point]:

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 from plain_study import read_launch
 
-from nepa_scale.files import write_json
-from nepa_scale.status import Status, read_status, write_status
-from sweeps import jobs, plan, withdrawn
-from sweeps.machine import Speed
-from sweeps.planning.placements import Placements
-from sweeps.planning.points import expand
-from sweeps.planning.pricing import price
-from sweeps.planning.sharing import share_pretraining
-from sweeps.schedule import Job
-from sweeps.task import PRINTED_NAME
+from nepa_scale.run_dir.status import Status, read_status, write_status
+from nepa_scale.utils.files import write_json
+from sweeps.jobs import cancel_marker, jobs
+from sweeps.jobs.schedule import Job
+from sweeps.jobs.task import PRINTED_NAME
+from sweeps.plan import plan
+from sweeps.plan.machine import Speed
+from sweeps.plan.placements import Placements
+from sweeps.plan.pricing import price
+from sweeps.plan.run_specs import expand
+from sweeps.plan.sharing import share_pretraining
 
 
 @pytest.fixture
@@ -153,11 +154,11 @@ def test_a_cancelled_task_stays_so(femto: plan.Plan, tmp_path: Path, state: str)
     """Whatever it said last, it failed as cancelled; neither it nor what waits for it is to do until it is allowed."""
     todo = jobs.jobs_to_do(femto, tmp_path)
     write_status(jobs.task_dir(todo[0]), Status(state, step=3))
-    withdrawn.withdraw(jobs.task_dir(todo[0]))
+    cancel_marker.withdraw(jobs.task_dir(todo[0]))
     settled = jobs.settle(todo[0], None, stopping=True)
     assert (settled.state, settled.step, settled.error) == ("failed", 3, "cancelled")
     assert keys(jobs.jobs_to_do(femto, tmp_path)) == ["scratch/classify", "scratch/segment"]
-    withdrawn.allow(jobs.task_dir(todo[0]))
+    cancel_marker.allow(jobs.task_dir(todo[0]))
     assert len(jobs.jobs_to_do(femto, tmp_path)) == 5
 
 
@@ -165,7 +166,7 @@ def test_a_result_outlives_a_late_cancel(femto: plan.Plan, tmp_path: Path) -> No
     """A task that finished before the signal reached it keeps its result."""
     job = jobs.jobs_to_do(femto, tmp_path)[0]
     finish(tmp_path, job.key)
-    withdrawn.withdraw(jobs.task_dir(job))
+    cancel_marker.withdraw(jobs.task_dir(job))
     assert jobs.settle(job, None, stopping=False).state == "finished"
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from nepa_scale.data.digits import write_digits
-from sweeps.conf_files import options
-from sweeps.settings import GROUPS
+from sweeps.settings.conf_files import options
+from sweeps.settings.schema import GROUPS
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from nepa_scale.errors import ConfigError
-from nepa_scale.overrides import flatten
-from sweeps.clusters import read_cluster, save_cluster
-from sweeps.command_line import read_launch
-from sweeps.conf_files import CONF, options
-from sweeps.settings import GROUPS, KINDS, LocalSettings, SlurmSettings
+from nepa_scale.config.overrides import flatten
+from nepa_scale.utils.errors import ConfigError
+from sweeps.settings.clusters import read_cluster, save_cluster
+from sweeps.settings.command_line import read_launch
+from sweeps.settings.conf_files import CONF, options
+from sweeps.settings.schema import GROUPS, KINDS, LocalSettings, SlurmSettings
 
 CHOICES = [(group, name) for group in GROUPS for name in options(group)]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps import command_line, machine
-from sweeps.machine import Slots, local_slots, task_speed, world_size
-from sweeps.planning.placements import Placements
-from sweeps.planning.points import expand
-from sweeps.planning.pricing import price
-from sweeps.settings import LocalSettings, SlurmSettings
+from sweeps.plan import machine
+from sweeps.plan.machine import Slots, local_slots, task_speed, world_size
+from sweeps.plan.placements import Placements
+from sweeps.plan.pricing import price
+from sweeps.plan.run_specs import expand
+from sweeps.settings import command_line
+from sweeps.settings.schema import LocalSettings, SlurmSettings
 
 CORES = machine.usable_cores()
 

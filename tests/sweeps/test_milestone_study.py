@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.records import read_study
+from analysis.study.records import read_study
 from nepa_scale.data.digits import write_digits
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

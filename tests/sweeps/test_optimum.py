@@ -9,8 +9,8 @@ import pytest
 from plain_study import read_launch
 from surface_studies import ALPHA, BETA, FLOPS_PER, A, B, write
 
-from nepa_scale.errors import ConfigError
-from sweeps.planning.points import expand, unmet
+from nepa_scale.utils.errors import ConfigError
+from sweeps.plan.run_specs import expand, unmet
 
 SIZES = [round(size) for size in np.geomspace(1e4, 1e8, 6)]
 

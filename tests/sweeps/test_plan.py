@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 from plain_study import read_launch
 
-from nepa_scale.costs import task_cost
-from nepa_scale.errors import ConfigError, UserError
-from nepa_scale.placing.device_memory import DeviceMemory
-from nepa_scale.placing.placement import place
-from nepa_scale.status import Status, write_status
-from nepa_scale.storage import task_storage
-from sweeps import plan
-from sweeps.machine import Speed
-from sweeps.planning.feasibility import check
-from sweeps.planning.placements import Placements
-from sweeps.planning.point import Point
-from sweeps.planning.points import expand
-from sweeps.planning.pricing import price
-from sweeps.planning.sharing import share_pretraining
-from sweeps.resources import Resources
+from nepa_scale.checkpoint.storage import task_storage
+from nepa_scale.placement.costs import task_cost
+from nepa_scale.placement.device_memory import DeviceMemory
+from nepa_scale.placement.planner import place
+from nepa_scale.run_dir.status import Status, write_status
+from nepa_scale.utils.errors import ConfigError, UserError
+from sweeps.plan import plan
+from sweeps.plan.feasibility import check
+from sweeps.plan.machine import Speed
+from sweeps.plan.placements import Placements
+from sweeps.plan.pricing import price
+from sweeps.plan.resources import Resources
+from sweeps.plan.run_spec import Point
+from sweeps.plan.run_specs import expand
+from sweeps.plan.sharing import share_pretraining
 
 SPEED = Speed(1e9, 10.0, "stated")
 

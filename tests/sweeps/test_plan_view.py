@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from nepa_scale.status import Status, write_status
-from sweeps import plan_view
-from sweeps.plan import Layout, Plan, PlannedRun, PlannedTask
-from sweeps.schedule import Job
-from sweeps.settings import LocalSettings, SlurmSettings
+from nepa_scale.run_dir.status import Status, write_status
+from sweeps.follow import plan_view
+from sweeps.jobs.schedule import Job
+from sweeps.plan.plan import Layout, Plan, PlannedRun, PlannedTask
+from sweeps.settings.schema import LocalSettings, SlurmSettings
 
 LAYOUT = Layout(devices=4, zero_stage=1, micro_batch_size=8, accumulation=2, activation_checkpointing=False)
 TASK = PlannedTask(

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from plain_study import read_launch
 
-from nepa_scale.errors import ConfigError
-from nepa_scale.status import Status, write_status
-from sweeps.machine import Speed
-from sweeps.plan import Plan
-from sweeps.planning.placements import Placements
-from sweeps.planning.points import expand
-from sweeps.planning.pricing import price
-from sweeps.registration import largest, not_started
+from nepa_scale.run_dir.status import Status, write_status
+from nepa_scale.utils.errors import ConfigError
+from sweeps.plan.machine import Speed
+from sweeps.plan.placements import Placements
+from sweeps.plan.plan import Plan
+from sweeps.plan.preregistration import largest, not_started
+from sweeps.plan.pricing import price
+from sweeps.plan.run_specs import expand
 
 
 def plan_of(*words: str) -> Plan:

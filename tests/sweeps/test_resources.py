@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from nepa_scale import overrides
-from sweeps.planning.placements import Placements
-from sweeps.resources import of_task
-from sweeps.settings import SlurmSettings
+from nepa_scale.config import overrides
+from sweeps.plan.placements import Placements
+from sweeps.plan.resources import of_task
+from sweeps.settings.schema import SlurmSettings
 
 GPUS = {"nodes": 1, "tasks_per_node": 8, "gpus_per_node": 8}
 

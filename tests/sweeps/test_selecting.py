@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from nepa_scale.errors import UserError
-from nepa_scale.status import Status, read_status, write_status
-from sweeps import plan
-from sweeps.clusters import save_cluster
-from sweeps.plan import Plan, PlannedRun, PlannedTask
-from sweeps.selecting import Selection
-from sweeps.settings import LocalSettings
+from nepa_scale.run_dir.status import Status, read_status, write_status
+from nepa_scale.utils.errors import UserError
+from sweeps.jobs.selecting import Selection
+from sweeps.plan import plan
+from sweeps.plan.plan import Plan, PlannedRun, PlannedTask
+from sweeps.settings.clusters import save_cluster
+from sweeps.settings.schema import LocalSettings
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 COST = PlannedTask(params_total=200, params_backbone=100, images=50, flops=10**9, memory_bytes=2**20, seconds=61.0)

@@ -18,17 +18,20 @@ import psutil
 import pytest
 from children import Child
 
-from nepa_scale.files import write_json
-from nepa_scale.lock import holder
-from nepa_scale.status import Status, write_status
-from sweeps import display, plan, status, withdrawn
-from sweeps.clusters import save_cluster
-from sweeps.on_machine import executor as executor_here
-from sweeps.on_machine import runner
-from sweeps.on_slurm.truth import ENDS
-from sweeps.plan import Plan, PlannedRun, PlannedTask
-from sweeps.settings import LocalSettings
-from sweeps.standing import Standing, last_row, standings
+from nepa_scale.run_dir.lock import holder
+from nepa_scale.run_dir.status import Status, write_status
+from nepa_scale.utils.files import write_json
+from sweeps import status
+from sweeps.follow import display
+from sweeps.jobs import cancel_marker
+from sweeps.jobs.task_status import Standing, last_row, standings
+from sweeps.local import executor as executor_here
+from sweeps.local import runner
+from sweeps.plan import plan
+from sweeps.plan.plan import Plan, PlannedRun, PlannedTask
+from sweeps.settings.clusters import save_cluster
+from sweeps.settings.schema import LocalSettings
+from sweeps.slurm.job_states import ENDS
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 COST = PlannedTask(params_total=200, params_backbone=100, images=50, flops=10**9, memory_bytes=2**20, seconds=61.0)
@@ -85,7 +88,7 @@ def test_a_failure_of_a_known_kind_is_named() -> None:
         "oom: rank 1 on a, after step 3: out of memory": "failed(oom) 3/10",
         ENDS["NODE_FAIL"]: "failed(node failed) 3/10",
         ENDS["CANCELLED"]: "failed(cancelled) 3/10",
-        withdrawn.REASON: "failed(cancelled) 3/10",
+        cancel_marker.REASON: "failed(cancelled) 3/10",
         "not started: pretrain failed": "failed 3/10",
         "RuntimeError: milestone: no": "failed 3/10",
     }.items():
@@ -133,7 +136,7 @@ def test_a_process_that_went_without_a_word(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from nepa_scale.lock import exclusive
+from nepa_scale.run_dir.lock import exclusive
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -143,7 +146,7 @@ with exclusive(Path(sys.argv[1])):
 START = """
 import sys
 from pathlib import Path
-from sweeps.on_machine import runner
+from sweeps.local import runner
 runner.start(Path(sys.argv[1]))
 """
 
@@ -168,7 +171,7 @@ def test_what_a_launch_is_starting_is_not_lost(tmp_path: Path, capsys: pytest.Ca
     launcher.communicate("")
     assert states() == {"lost"}
     for task in ("pretrain", "classify"):
-        withdrawn.withdraw(tmp_path / "runs" / "femto-0" / task)  # so that the queue has nothing to do
+        cancel_marker.withdraw(tmp_path / "runs" / "femto-0" / task)  # so that the queue has nothing to do
     subprocess.run([sys.executable, "-c", START, str(tmp_path)], check=True)
     assert not runner.queue_dir(tmp_path).joinpath(".lock.owner").exists(), (
         "the queue has begun before this test looked"

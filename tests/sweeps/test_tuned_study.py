@@ -11,10 +11,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.build import answer
 from analysis.report import main
+from analysis.reporting.build import answer
 from nepa_scale.data.digits import write_digits
-from sweeps import plan
+from sweeps.plan import plan
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 RATES = (0.01, 0.05)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from plain_study import read_launch
 
-from nepa_scale.errors import ConfigError
-from sweeps import plan
-from sweeps.machine import Speed
-from sweeps.planning.placements import Placements
-from sweeps.planning.point import Point
-from sweeps.planning.points import expand
-from sweeps.planning.pricing import price
-from sweeps.planning.sharing import share_pretraining
+from nepa_scale.utils.errors import ConfigError
+from sweeps.plan import plan
+from sweeps.plan.machine import Speed
+from sweeps.plan.placements import Placements
+from sweeps.plan.pricing import price
+from sweeps.plan.run_spec import Point
+from sweeps.plan.run_specs import expand
+from sweeps.plan.sharing import share_pretraining
 
 SCORED = ("classify.tuning_images=500", "segment.tuning_images=400")
 TUNED = "study.tuned={classify.base_lr: [0.003, 0.006], segment.base_lr: [0.02, 0.03, 0.04]}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nepa_scale.files import write_json
+from nepa_scale.utils.files import write_json
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 PLAN = {"schema": 1, "study": "demo", "grid": "model_size", "axes": [], "runs": []}

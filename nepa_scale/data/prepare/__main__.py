@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from nepa_scale.command import command
 from nepa_scale.data import embedded
 from nepa_scale.data.prepare.settings import (
     AdoptSettings,
@@ -19,6 +18,7 @@ from nepa_scale.data.prepare.settings import (
 )
 from nepa_scale.data.prepare.words import help_text, parse
 from nepa_scale.data.reporting import reporting
+from nepa_scale.utils.cli import command
 
 
 @command

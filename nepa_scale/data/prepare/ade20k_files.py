@@ -9,7 +9,7 @@ from nepa_scale.data.file_names import is_image
 from nepa_scale.data.prepare.references import Item, Listing
 from nepa_scale.data.prepare.tree import Tree, read_tree
 from nepa_scale.data.shard_index import LONGEST_KEY
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 ZIP_NAME = f"{ade20k.FOLDER_NAME}.zip"
 _TRAINING = "images/training"

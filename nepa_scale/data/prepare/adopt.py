@@ -16,8 +16,8 @@ from nepa_scale.data.prepare.checksums import SUMS_NAME, sum_of, write_sums
 from nepa_scale.data.prepare.parts import gaps, part_problems, splits_of
 from nepa_scale.data.reporting import Report
 from nepa_scale.data.shard_index import NO_LABEL, scan
-from nepa_scale.errors import DataError, nearest, shortened
-from nepa_scale.files import write_json
+from nepa_scale.utils.errors import DataError, nearest, shortened
+from nepa_scale.utils.files import write_json
 
 
 @dataclass(frozen=True)

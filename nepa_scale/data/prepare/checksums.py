@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nepa_scale.data.text import read_text
-from nepa_scale.errors import DataError
-from nepa_scale.files import write_atomically
+from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.files import write_atomically
 
 SUMS_NAME = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64}) [ *]([^/\0]+)")

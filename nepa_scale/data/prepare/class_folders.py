@@ -11,7 +11,7 @@ from nepa_scale.data.prepare.held_out import held_out
 from nepa_scale.data.prepare.labelled import Labelled, labelled_listing
 from nepa_scale.data.prepare.references import Listing
 from nepa_scale.data.prepare.tree import Tree, read_tree
-from nepa_scale.errors import DataError, nearest, shortened
+from nepa_scale.utils.errors import DataError, nearest, shortened
 
 TRAIN_NAMES = ("train", "training")
 VALIDATION_NAMES = ("validation", "val", "valid")

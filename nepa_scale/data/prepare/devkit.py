@@ -11,7 +11,7 @@ from typing import NamedTuple
 from nepa_scale.data.decode import first_line
 from nepa_scale.data.prepare.tar_walk import is_plain, walk
 from nepa_scale.data.text import decode_text
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 KIT = "ILSVRC2012_devkit_t12.tar.gz"
 _LABELS, _TABLE = "data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat"

@@ -12,8 +12,8 @@ from nepa_scale.data.prepare.checksums import sum_of, write_sums
 from nepa_scale.data.prepare.pixel_sums import total
 from nepa_scale.data.prepare.shard import ShardResult
 from nepa_scale.data.reporting import Report
-from nepa_scale.errors import DataError
-from nepa_scale.files import write_json
+from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.files import write_json
 
 
 def finish(folder: Path, info: Mapping[str, Any], sums: Mapping[str, str], report: Report | None) -> None:

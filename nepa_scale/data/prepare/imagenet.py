@@ -13,7 +13,7 @@ from nepa_scale.data.prepare.mixing import mixed
 from nepa_scale.data.prepare.references import Item, Listing, Span
 from nepa_scale.data.prepare.tar_walk import is_plain, walk
 from nepa_scale.data.prepare.tree import Tree, read_tree
-from nepa_scale.errors import DataError, shortened
+from nepa_scale.utils.errors import DataError, shortened
 
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 _CLASS = re.compile(r"(n\d{8})\.tar")

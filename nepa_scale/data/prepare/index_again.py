@@ -11,8 +11,8 @@ from nepa_scale.data.layout import Layout, dataset_info, find_layout
 from nepa_scale.data.prepare.checksums import read_sums, sum_of, write_sums
 from nepa_scale.data.prepare.pixel_sums import measure
 from nepa_scale.data.reporting import Report
-from nepa_scale.errors import DataError
-from nepa_scale.files import read_json, write_json
+from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.files import read_json, write_json
 
 
 def index_again(root: Path, name: str, report: Report, *, measured: bool = False, workers: int | None = None) -> str:

@@ -7,7 +7,7 @@ import csv
 from nepa_scale.data.prepare.references import Listing
 from nepa_scale.data.prepare.tree import Tree
 from nepa_scale.data.prepare.wnid_trees import WnidTree, first_words, list_wnid_tree
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 IMAGES = "ILSVRC/Data/CLS-LOC"
 TABLE = "LOC_val_solution.csv"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from nepa_scale.data.prepare.mixing import mixed
 from nepa_scale.data.prepare.references import Listing, numbered
 from nepa_scale.data.prepare.tree import Tree
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 Labelled = list[tuple[str, str]]  # (name of a file in the tree, name of its class)
 

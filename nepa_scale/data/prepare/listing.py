@@ -17,7 +17,7 @@ from nepa_scale.data.prepare.settings import (
     kind_of,
 )
 from nepa_scale.data.prepare.tiny_imagenet import list_tiny_imagenet
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 
 def list_source(settings: WritingSettings) -> Listing:

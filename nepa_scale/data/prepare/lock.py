@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 
 @contextmanager

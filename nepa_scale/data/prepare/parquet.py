@@ -14,7 +14,7 @@ from nepa_scale.data.prepare.mixing import mixed
 from nepa_scale.data.prepare.parquet_columns import Columns, choose_columns, class_names
 from nepa_scale.data.prepare.parts import gaps, part_problems, split_words, splits_of, states_part
 from nepa_scale.data.prepare.references import Listing, ParquetColumn, ParquetRow, Reference, numbered
-from nepa_scale.errors import DataError, shortened
+from nepa_scale.utils.errors import DataError, shortened
 
 RowGroup = list[tuple[Reference, int]]
 Choose = Callable[[Path, Any], Columns]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 _BYTES = ("binary", "large_binary", "binary_view")
 _SHOWN = 40  # characters of a type

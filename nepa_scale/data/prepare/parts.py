@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import islice, pairwise
 
-from nepa_scale.errors import NAMES_SHOWN, shortened
+from nepa_scale.utils.errors import NAMES_SHOWN, shortened
 
 _SPLIT = re.compile(r"(?<![a-z])(train|training|val|valid|validation)(?![a-z])", re.IGNORECASE)
 _PART = re.compile(r"(?<!\d)(\d+)[-_]of[-_](\d+)(?!\d)", re.IGNORECASE)

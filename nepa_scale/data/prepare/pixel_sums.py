@@ -16,7 +16,7 @@ from nepa_scale.data.decode import decode_rgb
 from nepa_scale.data.pool import unordered
 from nepa_scale.data.reporting import Report
 from nepa_scale.data.shard_index import scan
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 _LEVELS = np.arange(256, dtype=np.int64)
 

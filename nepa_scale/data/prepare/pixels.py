@@ -10,7 +10,7 @@ from PIL import Image
 
 from nepa_scale.data.decode import decode_mask, decode_rgb, is_labelled
 from nepa_scale.data.prepare.pixel_sums import PixelSums
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 _QUALITY = 95  # with full colour resolution: a second compression that is hard to see
 

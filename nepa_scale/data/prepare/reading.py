@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from nepa_scale.data.decode import BadImageError
 from nepa_scale.data.prepare.references import ParquetRow, Reference, Span, ZipEntry
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 _ROWS_AT_ONCE = 32
 

@@ -13,7 +13,7 @@ from nepa_scale.data.prepare.pixels import MaskCount, checked, extension_of
 from nepa_scale.data.prepare.reading import Reader, SourceError
 from nepa_scale.data.prepare.references import Item
 from nepa_scale.data.prepare.tar_writer import Members, write_tar
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.command import to_text
 from nepa_scale.data.prepare.pixel_sums import PixelSums
 from nepa_scale.data.prepare.shard import ShardResult
-from nepa_scale.errors import DataError
-from nepa_scale.files import read_json, write_json
+from nepa_scale.utils.cli import to_text
+from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.files import read_json, write_json
 
 Plan = Mapping[str, Any]
 

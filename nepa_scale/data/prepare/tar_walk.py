@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import IO
 
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 _LONGEST_HEADER = 2**20  # bytes that tarfile may ask for at once: extended headers state their own size
 

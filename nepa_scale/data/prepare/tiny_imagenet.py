@@ -7,7 +7,7 @@ from pathlib import Path
 from nepa_scale.data.prepare.references import Listing
 from nepa_scale.data.prepare.tree import Tree, read_tree
 from nepa_scale.data.prepare.wnid_trees import WnidTree, first_words, list_wnid_tree
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 NAME = "tiny-imagenet-200"
 TABLE = "val/val_annotations.txt"

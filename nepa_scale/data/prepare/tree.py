@@ -16,7 +16,7 @@ from nepa_scale.data.prepare.reading import Reader
 from nepa_scale.data.prepare.references import Reference, Span, ZipEntry
 from nepa_scale.data.prepare.zip_files import list_zip
 from nepa_scale.data.text import decode_text
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 
 @dataclass

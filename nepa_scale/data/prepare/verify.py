@@ -18,7 +18,7 @@ from nepa_scale.data.prepare.verify_ade20k import verify_ade20k
 from nepa_scale.data.prepare.verify_shard import ShardCheck, ShardFindings, check_shard
 from nepa_scale.data.reporting import Report
 from nepa_scale.data.unread import Unread
-from nepa_scale.errors import DataError, nearest
+from nepa_scale.utils.errors import DataError, nearest
 
 _BESIDE = {INFO_NAME, SUMS_NAME, INDEX_FOLDER}
 _DESCRIPTIONS = ("README", "LICENSE", ".git")  # what may lie beside shards that were downloaded

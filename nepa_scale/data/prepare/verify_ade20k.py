@@ -10,7 +10,7 @@ from nepa_scale.data import ade20k
 from nepa_scale.data.pool import unordered
 from nepa_scale.data.prepare.pixels import MaskCount, checked
 from nepa_scale.data.reporting import Report
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 _AT_ONCE = 100  # images in a task
 

@@ -22,7 +22,7 @@ from nepa_scale.data.shard_index import (
     suggests_sample,
 )
 from nepa_scale.data.unread import Unread
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 _CODE = frozenset({"pkl", "pickle", "pyd", "pt", "pth"})  # some readers would execute what is in them
 _LARGEST = 2**28  # bytes of an image

@@ -15,8 +15,8 @@ from nepa_scale.data.prepare.pixel_sums import PixelSums
 from nepa_scale.data.prepare.tar_writer import Members, write_tar
 from nepa_scale.data.reporting import Report
 from nepa_scale.data.shard_index import IMAGE_EXTENSIONS
-from nepa_scale.errors import DataError
-from nepa_scale.files import read_json
+from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.files import read_json
 
 
 def is_written(root: Path, info: Mapping[str, Any]) -> bool:

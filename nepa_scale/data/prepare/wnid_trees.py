@@ -10,7 +10,7 @@ from nepa_scale.data.prepare.class_folders import class_folder_problems, in_clas
 from nepa_scale.data.prepare.labelled import Labelled, labelled_listing
 from nepa_scale.data.prepare.references import Listing
 from nepa_scale.data.prepare.tree import Tree
-from nepa_scale.errors import DataError, shortened
+from nepa_scale.utils.errors import DataError, shortened
 
 
 @dataclass(frozen=True)

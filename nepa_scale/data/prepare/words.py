@@ -7,9 +7,9 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.command import out_of_range, split_words, to_text
 from nepa_scale.data.prepare.settings import KINDS, Settings
-from nepa_scale.errors import ConfigError, nearest
+from nepa_scale.utils.cli import out_of_range, split_words, to_text
+from nepa_scale.utils.errors import ConfigError, nearest
 
 
 def help_text() -> str:

@@ -17,8 +17,8 @@ from nepa_scale.data.prepare.settings import DividedSettings, WritingSettings, k
 from nepa_scale.data.prepare.shard import ShardResult, ShardTask, write_shard
 from nepa_scale.data.prepare.staging import Plan, Staging, staging_folder
 from nepa_scale.data.reporting import Report
-from nepa_scale.errors import DataError
-from nepa_scale.files import read_json
+from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.files import read_json
 
 _BAD_SHOWN = 50
 

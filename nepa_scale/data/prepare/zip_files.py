@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 from nepa_scale.data.prepare.references import ZipEntry
-from nepa_scale.errors import DataError, shortened
+from nepa_scale.utils.errors import DataError, shortened
 
 LARGEST = 2**28  # bytes of one member; the largest photograph of ADE20K has 3 MB
 _ENCRYPTED = 0x1

@@ -19,7 +19,7 @@ from analysis.fit.profile import Profile, profile
 from analysis.fit.restricting import Asked
 from analysis.laws.law import Array, Law
 from analysis.laws.registry import LAWS
-from nepa_scale.errors import UserError
+from nepa_scale.utils.errors import UserError
 
 CHINCHILLA = LAWS["chinchilla"]
 

@@ -14,7 +14,7 @@ from analysis.fit import __main__ as fit
 from analysis.fit.table import read_table
 from analysis.forecast import __main__ as forecast
 from analysis.isoflop import __main__ as isoflop
-from nepa_scale.errors import UserError
+from nepa_scale.utils.errors import UserError
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], list[str]]] = {
     "fit": (fit.main, ["--law", "power", "--x", "params", "--y", "loss", "--bootstrap", "0"]),

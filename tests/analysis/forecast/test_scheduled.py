@@ -17,8 +17,8 @@ from analysis.forecast.estimate import Forecast, forecast
 from analysis.forecast.schedule import AT_PEAK, Planned, Schedule, read_planned
 from analysis.forecast.scheduled import forecast_scheduled
 from analysis.laws.law import Array
-from nepa_scale import optim
-from nepa_scale.errors import UserError
+from nepa_scale.optim import optimizer
+from nepa_scale.utils.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 X = np.linspace(0, 1e6, 51)[1:]
@@ -27,7 +27,7 @@ SEEN = X <= 7e5
 
 def rates(fall: str = "cosine", warm_up: float = 0.1) -> Array:
     """A schedule over ``X`` as a training has it."""
-    schedule = optim.schedule(10**6, warm_up, fall=fall)
+    schedule = optimizer.schedule(10**6, warm_up, fall=fall)
     return 1e-3 * np.array([schedule(int(x)) for x in X])
 
 

@@ -21,7 +21,7 @@ from nepa_scale.data.prepare.class_folders import list_class_folders
 from nepa_scale.data.prepare.pixels import MaskCount, checked
 from nepa_scale.data.prepare.settings import FolderSettings
 from nepa_scale.data.prepare.writing import write
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 
 def prepare(source: Path, root: Path, *words: str) -> int:

@@ -20,7 +20,7 @@ from nepa_scale.data.prepare.__main__ import main
 from nepa_scale.data.prepare.pixel_sums import PixelSums, total
 from nepa_scale.data.preprocessing import Standardisation
 from nepa_scale.data.sources import open_source
-from nepa_scale.errors import DataError
+from nepa_scale.utils.errors import DataError
 
 RNG = np.random.default_rng(0)
 

@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import (
     multiclass_jaccard_index,
 )
 
-from nepa_scale.segmentation import confusion
+from nepa_scale.tasks.segmentation import confusion
 
 
 def test_figures_are_torchmetrics() -> None:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from small_tasks import CPU, config_of, with_random_weights
 from torch.utils.flop_counter import FlopCounterMode
 
-from nepa_scale import costs
-from nepa_scale.processes.world import World
+from nepa_scale.distributed.world import World
+from nepa_scale.placement import costs
 from nepa_scale.tasks.segment import Segment
 
 AUXILIARY = ["init=scratch", "segment.aux_weight=0.4", "segment.aux_channels=12", "model.rope_rescale=1"]

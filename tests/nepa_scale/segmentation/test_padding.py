@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_tasks import config_of, with_random_weights
 
-from nepa_scale.costs import padded_size
-from nepa_scale.segmentation.padding import pad_to_patches, scores_of_image
+from nepa_scale.placement.costs import padded_size
 from nepa_scale.tasks.segment import Segment
+from nepa_scale.tasks.segmentation.padding import pad_to_patches, scores_of_image
 
 
 def test_512_at_patch_14_is_padded_to_518() -> None:

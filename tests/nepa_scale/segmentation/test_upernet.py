@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from nepa_scale.costs import pyramid_scales, upernet_cost
-from nepa_scale.segmentation.upernet import UPerNet
+from nepa_scale.placement.costs import pyramid_scales, upernet_cost
+from nepa_scale.tasks.segmentation.upernet import UPerNet
 
 WIDTH, CHANNELS, CLASSES = 16, 8, 5
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from nepa_scale.ladder import architecture
+from nepa_scale.config.ladder import architecture
 from nepa_scale.weights import check, published
 from nepa_scale.weights.__main__ import main
 from nepa_scale.weights.description import Description

@@ -18,9 +18,9 @@ from small_tasks import config_of
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor
 
-from nepa_scale import overrides
+from nepa_scale.config import overrides
 from nepa_scale.data.transforms import classify_eval, normalise, pretrain_eval
-from nepa_scale.objective import next_embedding_loss
+from nepa_scale.models.objective import next_embedding_loss
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.pretrain import Pretrain
 from nepa_scale.weights.__main__ import main

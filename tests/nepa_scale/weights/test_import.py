@@ -15,7 +15,7 @@ from authors_nepa import AuthorsNepa, config_of
 from timm.data import resolve_model_data_config
 from torch import Tensor
 
-from nepa_scale.ladder import architecture
+from nepa_scale.config.ladder import architecture
 from nepa_scale.weights.__main__ import main
 from nepa_scale.weights.authors_tensors import to_authors
 from nepa_scale.weights.convert import skeleton

@@ -14,13 +14,13 @@ from authors_nepa import AuthorsNepa, config_of
 from launching import train as training
 from processes import Run
 
+from nepa_scale.config.ladder import Architecture
+from nepa_scale.config.overrides import parse
 from nepa_scale.data.preprocessing import PAPERS
-from nepa_scale.errors import WeightsError
-from nepa_scale.ladder import Architecture
-from nepa_scale.model import build_backbone
-from nepa_scale.overrides import parse
-from nepa_scale.progress import logger
+from nepa_scale.models.nepa_vit import build_backbone
 from nepa_scale.tasks.finetune import load_backbone
+from nepa_scale.utils.errors import WeightsError
+from nepa_scale.utils.progress import logger
 from nepa_scale.weights import timm_layout
 from nepa_scale.weights.__main__ import main
 from nepa_scale.weights.description import of_run

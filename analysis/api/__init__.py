@@ -1,0 +1,1 @@
+"""Fits from Python: ``analysis.fit(df, ...)`` and its siblings, with results that print as the commands do."""

@@ -1,0 +1,126 @@
+"""Fits from Python: what the commands answer, for a data frame, with results that print as the commands do."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from analysis import chain as chains
+from analysis.api.results import Fitted, FittedChain, Minima
+from analysis.fit import question, words
+from analysis.fit.small_sample import NoFit
+from analysis.fit.table import Table, read_table, table_of
+from analysis.isoflop import __main__ as isoflops
+from nepa_scale.utils.errors import UserError
+
+Data = pd.DataFrame | Mapping[str, Any] | Path | str
+"""A data frame, columns by name, or a CSV or parquet file."""
+Several = str | Sequence[str]
+Result = TypeVar("Result")
+
+
+def fit(
+    data: Data,
+    law: str,
+    x: str,
+    y: str,
+    *,
+    fix: Mapping[str, float] | Several = (),
+    tie: Several = (),
+    bound: Several = (),
+    where: Several = (),
+    holdout: str | None = None,
+    by: str | None = None,
+    **more: Any,
+) -> Any:
+    """Fit ``law`` to the columns ``x`` and ``y`` of ``data``: a ``Fitted``, or a ``NoFit`` that says why not.
+
+    ``more`` are the other words of ``python -m analysis.fit``: ``d``, ``m`` and ``unique`` name further columns,
+    ``weights`` and ``cluster`` too; ``huber``, ``residual``, ``bootstrap``, ``confidence`` and ``seed`` say how to fit;
+    ``profile`` and ``budget`` what else to tell. ``fix`` may be a dictionary. With ``by`` there is a dictionary of
+    answers. Raises ``UserError`` for a word, a column, a number or a parameter that is wrong.
+    """
+    asked = {"law": law, "x": x, "y": y, "fix": fix, "tie": tie, "bound": bound, "holdout": holdout, **more}
+    return _answers(
+        data, question.make_parser(), asked | {"where": where, "by": by},
+        lambda given, table: Fitted(question.answer(given, table), _columns(given), given.y),
+    )  # fmt: skip
+
+
+def chain(data: Data, x: str, through: str, y: str, **more: Any) -> Any:
+    """Predict ``y`` through the column ``through``, as ``python -m analysis.chain``: a ``FittedChain`` or a ``NoFit``.
+
+    ``more`` are the other words of that command, such as ``first``, ``second``, ``direct``, ``holdout``, ``by``.
+    Raises ``UserError``.
+    """
+
+    def answer(given: argparse.Namespace, table: Table) -> FittedChain:
+        return FittedChain(*chains.answer(given, chains.laws(given), table), given, _columns(given))
+
+    return _answers(data, chains.make_parser(), {"x": x, "through": through, "y": y, **more}, answer)
+
+
+def isoflop(data: Data, c: str, n: str, y: str, **more: Any) -> Any:
+    """The best size of each budget, as ``python -m analysis.isoflop``: ``Minima``, whose law may be a ``NoFit``.
+
+    ``more`` are ``minimum``, ``where``, ``holdout``, ``at`` and ``by``. Raises ``UserError``.
+    """
+    return _answers(
+        data, isoflops.make_parser(), {"c": c, "n": n, "y": y, **more},
+        lambda given, table: Minima(*isoflops.answer(given, table)),
+    )  # fmt: skip
+
+
+def _answers(
+    data: Data,
+    parser: words.Parser,
+    asked: Mapping[str, Any],
+    answer: Callable[[argparse.Namespace, Table], Result],
+) -> Result | NoFit | dict[str, Result | NoFit]:
+    """The answer for ``data`` or, with ``by``, that of each value. Raises ``UserError`` in Python's words."""
+    known = {action.dest for action in parser._actions} - {"help", "json", "table"}
+    for name in asked:
+        if name not in known:
+            raise UserError(f"{name}: no such argument (there are: {', '.join(sorted(known))})")
+    try:
+        given = parser.parse_args(["data", *_written(asked)])
+        table = read_table(Path(data)) if isinstance(data, str | Path) else table_of(pd.DataFrame(data))
+        return _each(table.where(given.where), given, answer)
+    except UserError as mistake:
+        raise UserError(re.sub(r"--([\w-]+) ", r"\1=", str(mistake))) from None
+
+
+def _each(
+    table: Table, given: argparse.Namespace, answer: Callable[[argparse.Namespace, Table], Result]
+) -> Result | NoFit | dict[str, Result | NoFit]:
+    answers: dict[str, Result | NoFit] = {}
+    for name, rows in table.by(given.by).items():
+        try:
+            answers[name] = answer(given, rows)
+        except words.NotPossible as reason:
+            answers[name] = NoFit(str(reason))
+    return answers if given.by is not None else answers[""]
+
+
+def _written(asked: Mapping[str, Any]) -> list[str]:
+    """The arguments as words of a command line."""
+    return [f"--{name.replace('_', '-')}={one}" for name, value in asked.items() for one in _several(value)]
+
+
+def _several(value: Any) -> Sequence[Any]:
+    """What an argument says, each by itself: of a dictionary its entries as NAME=VALUE."""
+    if value is None:
+        return ()
+    if isinstance(value, Mapping):
+        return [f"{name}={number!r}" for name, number in value.items()]
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+
+
+def _columns(given: argparse.Namespace) -> tuple[str, ...]:
+    """The columns that are variables of a law, in its order."""
+    return tuple(name for name in (given.x, given.d, given.m, given.unique) if name is not None)

@@ -1,0 +1,212 @@
+"""Answers as Python objects: they print as the commands do, and can be asked, tabulated and drawn."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.fit.answers import as_json, chain_as_json
+from analysis.fit.chain import Chain, ChainHeldOut
+from analysis.fit.display import told
+from analysis.fit.estimate import Fit
+from analysis.fit.profile import Profile, profile
+from analysis.fit.question import Answer
+from analysis.fit.shown import show
+from analysis.fit.small_sample import Interval, NoFit, Prediction
+from analysis.isoflop.ahead import Ahead
+from analysis.isoflop.allocation import Allocation, Optimum
+from analysis.laws.law import Array
+from analysis.laws.restrictions import standing
+from nepa_scale.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, repr=False)
+class Fitted:
+    """A law fitted to columns of a frame, with all that was asked for beside it in ``answer``."""
+
+    answer: Answer
+    columns: tuple[str, ...]
+    y: str
+
+    def __repr__(self) -> str:
+        return told(lambda console: show(console, self.answer))
+
+    @property
+    def fit(self) -> Fit:
+        """The fit itself: internal coordinates, draws, residuals."""
+        return self.answer.fit
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """By name."""
+        return self.fit.parameters
+
+    @property
+    def intervals(self) -> dict[str, Interval | None]:
+        """By name; None where there is none."""
+        return self.fit.intervals
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know of the fit, in words."""
+        return self.fit.certificate.warnings
+
+    def predict(self, *places: Any, **named: Any) -> pd.DataFrame:
+        """Predict one further row at each place: columns ``y``, ``low`` and ``high``.
+
+        Places are a frame that has the columns of the fit, or values of them, in order or by name. Raises
+        ``UserError``.
+        """
+        columns = _places(self.columns, places, named)
+        return _predicted(self.columns, columns, {"": self.fit.predict(columns)})
+
+    def profile(self, name: str) -> Profile | NoFit:
+        """The profile interval of a parameter. Raises ``UserError`` for one that is not searched for."""
+        if name not in self.fit.law.names:
+            raise UserError(f"profile {name!r}: {str(standing(self.fit.law, name)) or 'no such parameter'}")
+        return profile(self.fit, name)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each parameter: its value, the ends of its interval, and whether it was fixed or tied."""
+        return _parameters(self.fit)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        one = self.answer
+        return as_json(one.fit, one.held, one.problem.at, one.problem.budget, one.profiles, one.left)
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """The points, the law and where further points may lie, on ``axes`` or axes of their own."""
+        from analysis.api.plot import draw
+
+        return draw(self.fit, self.columns, self.y, axes)
+
+
+@dataclass(frozen=True, repr=False)
+class FittedChain:
+    """Both links and the direct law; ``held`` says how far off held-out rows were."""
+
+    chain: Chain
+    held: ChainHeldOut | None
+    at: Array | None
+    given: argparse.Namespace
+    columns: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        from analysis.chain import show as show_chain
+
+        return told(lambda console: show_chain(console, self.given, self.chain, self.held, self.at))
+
+    @property
+    def parameters(self) -> dict[str, dict[str, float]]:
+        """Of each law by name."""
+        return {name: fit.parameters for name, fit in self._fits.items()}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know of either link, in words."""
+        return self.chain.warnings
+
+    @property
+    def _fits(self) -> dict[str, Fit]:
+        return {"first": self.chain.first, "second": self.chain.second, "direct": self.chain.direct}
+
+    def predict(self, *places: Any, **named: Any) -> pd.DataFrame:
+        """Predict one further run: ``y``, ``low``, ``high`` along the chain, and with ``direct_`` of the direct law."""
+        at = _places(self.columns, places, named)
+        bands = {"": self.chain.predict(at), "first_": self.chain.first.predict(at)}
+        return _predicted(self.columns, at, bands | {"direct_": self.chain.direct.predict(at)})
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each parameter of each law."""
+        return pd.concat({name: _parameters(fit) for name, fit in self._fits.items()}, names=["law"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return chain_as_json(self.chain, self.held, self.at)
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """The second link: y against what it goes through."""
+        from analysis.api.plot import draw
+
+        return draw(self.chain.second, (self.given.through,), self.given.y, axes)
+
+
+@dataclass(frozen=True, repr=False)
+class Minima:
+    """The best size at each budget, the ``law`` through these, and its ``bias`` on this grid."""
+
+    optima: tuple[Optimum, ...]
+    law: Allocation | NoFit
+    bias: float | NoFit
+    left_out: int
+    ahead: tuple[Ahead, ...] = ()
+    """N* at the budgets asked for."""
+    held: tuple[Ahead, ...] | None = None
+    """N* of held-out budgets beside those measured."""
+
+    def __repr__(self) -> str:
+        from analysis.isoflop.__main__ import show as show_minima
+
+        return told(
+            lambda console: show_minima(console, self.optima, self.law, self.bias, self.left_out, self.ahead, self.held)
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each budget: the best size ``n`` with ``low`` and ``high``, or the ``reason`` why there is none."""
+        return pd.DataFrame(
+            {
+                "budget": one.budget,
+                "n": np.nan if one.log_n is None else float(np.exp(one.log_n)),
+                "low": np.nan if one.interval is None else one.interval.low,
+                "high": np.nan if one.interval is None else one.interval.high,
+                "reason": one.reason,
+            }
+            for one in self.optima
+        )
+
+    def predict(self, budget: Any) -> Array:
+        """N* at budgets. Raises ``UserError`` where there is no law."""
+        if isinstance(self.law, NoFit):
+            raise UserError(f"no law: {self.law.reason}")
+        return np.asarray(self.law.coefficient * np.asarray(budget, dtype=float) ** self.law.exponent)
+
+
+def _places(columns: tuple[str, ...], places: tuple[Any, ...], named: dict[str, Any]) -> Array:
+    """Places [V, m] from a frame, or from values in order or by name. Raises ``UserError``."""
+    wanted = f"give {', '.join(columns)}, or a frame with these columns"
+    if len(places) == 1 and isinstance(places[0], pd.DataFrame) and not named:
+        missing = [name for name in columns if name not in places[0]]
+        if missing:
+            raise UserError(f"predict: no column '{missing[0]}'; {wanted}")
+        values = [places[0][name].to_numpy(float) for name in columns]
+    elif named and not places and set(named) == set(columns):
+        values = [named[name] for name in columns]
+    elif len(places) == len(columns) and not named:
+        values = list(places)
+    else:
+        raise UserError(f"predict: {wanted}")
+    return np.array(np.broadcast_arrays(*[np.atleast_1d(np.asarray(one, dtype=float)) for one in values]))
+
+
+def _predicted(columns: tuple[str, ...], at: Array, bands: dict[str, Prediction]) -> pd.DataFrame:
+    frame = pd.DataFrame(dict(zip(columns, at, strict=True)))
+    for prefix, band in bands.items():
+        frame = frame.assign(**{f"{prefix}y": band.y, f"{prefix}low": band.low, f"{prefix}high": band.high})
+    return frame
+
+
+def _parameters(fit: Fit) -> pd.DataFrame:
+    rows = {}
+    for name, value in fit.parameters.items():
+        interval = fit.intervals[name]
+        low, high = (np.nan, np.nan) if interval is None else (interval.low, interval.high)
+        rows[name] = {"value": value, "low": low, "high": high, "note": str(standing(fit.law, name))}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("parameter")

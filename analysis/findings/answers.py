@@ -1,0 +1,382 @@
+"""The answers a study gives, in plain sentences that carry their own uncertainty."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy import special, stats
+
+from analysis.findings import text
+from analysis.findings.power import Effect
+from analysis.findings.series import (
+    ARMS,
+    CLASSIFICATION,
+    OTHER,
+    PARAMETERS,
+    PRETRAINED,
+    SCRATCH,
+    SEGMENTATION,
+    SHORTFALL,
+    Axis,
+    Series,
+    Target,
+    finished,
+    foremost,
+    known_on,
+    label_order,
+    noun,
+    of_start,
+    scaled_axes,
+    series,
+    starts,
+)
+from analysis.fit.small_sample import (
+    CONFIDENCE,
+    Interval,
+    MeanRatio,
+    NoFit,
+    PowerLawFit,
+    fit_offset_power_law,
+    fit_power_law,
+    mean_interval,
+    mean_ratio,
+    p_value,
+    t_quantile,
+)
+from analysis.laws.law import Array
+from analysis.study.controls import settings
+from analysis.study.records import Study
+
+MAX_NAMED = 12  # labels that one sentence may name
+RUNS = {PRETRAINED: "pretrained runs", OTHER: "runs from other weights", SCRATCH: "runs from scratch"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One question, the short answer, and how sure it is."""
+
+    question: str
+    verdict: str
+    """Yes, No, Not shown, or Cannot say."""
+    answer: str
+    detail: str = ""
+    p: float | None = None
+    """How likely chance alone gives the evidence for a Yes or No, or more; None of a verdict that is no test."""
+    main: bool = False
+    """Whether the page is about it first: of what all tests together may err, these have the larger share."""
+    effect: Effect | None = None
+    """What the test rests on, and what would make it surer."""
+    level: float | None = None
+    """What ``p`` was compared with, beside the other tests of the page; None before that."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Mean score of each label and of its controls from scratch, beside the trivial answer (fractions 0..1)."""
+
+    target: Target
+    rows: pd.DataFrame
+    """One row per label, in order; columns pretrained, other weights, scratch, trivial; NaN without a finished run."""
+    noun: str
+    """What a label names: size or setting."""
+    controls: pd.Series[str]
+    """By label: labels that share their controls have the same."""
+    images: pd.Series[float]
+    """By label: validation images that the scores are taken over; NaN where that is not recorded."""
+
+    @property
+    def leading(self) -> pd.Series[float]:
+        """The scores of the pretrained runs, or where none has finished of those from other weights."""
+        known = [name for start, name in ARMS.items() if start != SCRATCH and self.rows[name].notna().any()]
+        return self.rows[known[0] if known else ARMS[PRETRAINED]]
+
+
+def find(study: Study) -> list[Finding]:
+    """Answer what a reader asks first: the laws, the gain over scratch, and the trivial answers."""
+    found: list[Finding] = []
+    axes = scaled_axes(study)
+    for target in (CLASSIFICATION, SEGMENTATION):
+        rows = study.table[study.table["task"] == target.task]
+        if rows.empty:
+            continue
+        compared = comparison(study, target)
+        for start in starts(rows):
+            first = target is foremost(study) and start == starts(rows)[0]
+            laws = [law(series(study, target, axis, start)) for axis in axes if known_on(axis, start)]
+            found += [replace(one, main=first and one is laws[0]) for one in laws]
+            if (study.table["init"] == SCRATCH).any():
+                gained = replace(gain_over_scratch(compared, start), main=first)
+                said = exponents_apart(study, target, start) if PARAMETERS in axes else ""
+                found.append(replace(gained, detail=f"{gained.detail} {said}".strip()))
+            found.append(beats_trivial(compared, start))
+        if PARAMETERS in axes and (rows["init"] == SCRATCH).any():
+            found.append(law(series(study, target, PARAMETERS, SCRATCH)))
+    if axes and (study.table["task"] == SHORTFALL.task).any():
+        found.append(replace(law(series(study, SHORTFALL, axes[0])), main=foremost(study) is SHORTFALL))
+    return found
+
+
+def law_question(target: Target, axis: Axis, start: str = PRETRAINED) -> str:
+    """What is asked of a law."""
+    of = "" if start == PRETRAINED else f" of {RUNS[start]}"
+    return f"Does the {target.name}{of} fall with {axis.name}?"
+
+
+def gain_question(target: Target, start: str = PRETRAINED) -> str:
+    """What is asked of runs and their controls."""
+    what = "pretraining" if start == PRETRAINED else "starting from other weights"
+    return f"Does {what} lower the {target.name}, against training from scratch?"
+
+
+def law(points: Series) -> Finding:
+    """Say whether the error falls along the axis, by which law, and how sure that is."""
+    target, axis, fit = points.target, points.axis, points.fit
+    question = law_question(target, axis, points.init)
+    left_out = (
+        f"{text.counted(points.left_out, 'unfinished, failed or unreadable run')} left out. " if points.left_out else ""
+    )
+    if isinstance(fit, NoFit):
+        return Finding(question, "Cannot say", f"No law was fitted: {fit.reason}.", left_out.strip())
+    verdict = "Not shown" if 0 in fit.b_interval else "Yes" if fit.b > 0 else "No"
+    direction = "falls" if fit.b > 0 else "rises"
+    doubt = "; an interval that includes 0 establishes no trend" if verdict == "Not shown" else ""
+    runs = text.counted(len(points.points), "run")
+    answer = (
+        f"The best line {direction} as {target.formula} = {text.number(fit.a)} · {axis.symbol}^{text.number(-fit.b)}: "
+        f"exponent b = {text.number(fit.b)}, {text.LEVEL} interval {text.interval(fit.b_interval)}, "
+        f"n = {text.counted(fit.n, axis.point)} ({runs}){doubt}."
+    )
+    detail = _tenfold(fit, axis) + _sensitivity(fit) + _floor(points) + left_out
+    p = p_value(fit.b_interval, 0.0, fit.n - 2)
+    return Finding(question, verdict, answer, detail.strip(), p, effect=line_effect(fit, axis.point))
+
+
+def line_effect(fit: PowerLawFit, unit: str) -> Effect | None:
+    """The exponent of ``fit`` as an effect; None without any noise."""
+    deviation = fit.residual_std / math.sqrt(fit.log_x_spread)
+    if not deviation > 0:
+        return None
+    spread = fit.log_x_spread / math.log(fit.x_range[1] / fit.x_range[0]) ** 2
+    return Effect(fit.b / deviation, fit.n, 2, unit, spread)
+
+
+def gain_over_scratch(compared: Comparison, start: str = PRETRAINED) -> Finding:
+    """Compare the runs of a ``start`` with their controls; labels that share these count as one."""
+    target, rows, name = compared.target, compared.rows, ARMS[start]
+    question = gain_question(target, start)
+    pairs = rows.dropna(subset=[name, "scratch"])
+    if pairs.empty:
+        return Finding(
+            question,
+            "Cannot say",
+            f"No {compared.noun} has both finished {RUNS[start]} and a finished control from scratch.",
+        )
+    difference = pairs[name] - pairs["scratch"]
+    each = _each(difference)
+    better = int((difference > 0).sum())
+    measured = f"Better at {better} of {text.counted(len(pairs), compared.noun)} (percentage points: {each})."
+    unit = compared.noun if compared.controls.loc[pairs.index].is_unique else "control"
+    ratio = gain(compared, start)
+    if isinstance(ratio, NoFit):
+        return Finding(question, "Cannot say", f"{measured} No interval: {ratio.reason}.")
+    verdict = "Not shown" if 1 in ratio.interval else "Yes" if ratio.mean < 1 else "No"
+    answer = (
+        f"On average over {unit}s it multiplies the error by {text.number(ratio.mean)} "
+        f"({text.LEVEL} interval {text.span(ratio.interval.low, ratio.interval.high)}, paired over "
+        f"n = {text.counted(ratio.n, unit)}; 1 is no difference)."
+    )
+    logs = Interval(math.log(ratio.interval.low), math.log(ratio.interval.high))
+    return Finding(
+        question, verdict, answer, measured, p_value(logs, 0.0, ratio.n - 1), effect=_mean_effect(logs, ratio.n, unit)
+    )
+
+
+def exponents_apart(study: Study, target: Target, start: str = PRETRAINED) -> str:
+    """Whether the error falls with size at another rate than from scratch: the law of their ratio, paired by size.
+
+    What a size has of its own falls out of the ratio, so this is narrower than the difference of two exponents.
+    """
+    own, scratch = (
+        series(study, target, PARAMETERS, one).points.groupby("x")["error"].agg(_geometric) for one in (start, SCRATCH)
+    )
+    ratio = (own / scratch).dropna()
+    fit = fit_power_law(ratio.index.to_numpy(float), ratio.to_numpy(float))
+    if isinstance(fit, NoFit):
+        return ""
+    shown = "" if 0 not in fit.b_interval else ", so it is not shown that they differ"
+    return (
+        f"The exponent in {PARAMETERS.symbol} is {text.number(fit.b)} higher than from scratch "
+        f"({text.LEVEL} interval {text.interval(fit.b_interval)}, paired over n = {text.counted(fit.n, 'size')})"
+        f"{shown}."
+    )
+
+
+def _geometric(values: pd.Series[float]) -> float:
+    """The mean in logarithms; NaN with a value that has none."""
+    return float(np.exp(np.log(values.to_numpy(float)).mean())) if (values > 0).all() else math.nan
+
+
+def gain(compared: Comparison, start: str = PRETRAINED) -> MeanRatio | NoFit:
+    """The error of runs of a ``start`` over that of their controls, paired; labels that share these are one pair."""
+    name = ARMS[start]
+    pairs = compared.rows.dropna(subset=[name, "scratch"])
+    paired = pairs.groupby(compared.controls.loc[pairs.index], sort=False).mean()
+    return mean_ratio(1 - paired[name], 1 - paired["scratch"])
+
+
+def beats_trivial(compared: Comparison, start: str = PRETRAINED) -> Finding:
+    """Say how far every size is above the trivial answer on the same validation data, beyond what chance can do.
+
+    Where each image is right or wrong and their number is known, every size has an interval of its own, such that all
+    of them hold together; else it is that of the mean over sizes.
+    """
+    target, name = compared.target, ARMS[start]
+    of = " from other weights" if start == OTHER else ""
+    question = f"Do the models{of} beat the trivial answer, {target.baseline_name}?"
+    known = compared.rows.dropna(subset=[name, "trivial"])
+    if known.empty:
+        return Finding(question, "Cannot say", f"None of the finished {RUNS[start]} has the trivial answer's score.")
+    margin = known[name] - known["trivial"]
+    images = compared.images.loc[known.index]
+    beaten = int((margin > 0).sum())
+    answer = (
+        f"The trivial answer scores {target.score} {_range(known['trivial'])}. {_whose(compared.noun, start)} above "
+        f"it: {beaten} of {len(known)} (percentage points: {_each(margin)})."
+    )
+    if target.by_image and images.notna().all():
+        intervals = _score_intervals(known[name], images)
+        margins = intervals.sub(known["trivial"], axis="index")
+        chance = _by_chance(known[name], known["trivial"], images)
+        verdict = _beyond_chance(margins)
+        p = float(chance.min() if verdict in ("Partly", "Not shown") else chance.max())
+        return Finding(question, verdict, answer, _of_images(margins, images), p)
+    mean = mean_interval(margin)
+    if mean is None:
+        return Finding(question, "Cannot say", answer, f"No interval: one {compared.noun} shows no spread.")
+    verdict = "Not shown" if 0 in mean else "No" if mean.high < 0 else "Yes" if beaten == len(known) else "Partly"
+    detail = (
+        f"Mean over {text.counted(len(known), compared.noun)}: {text.LEVEL} interval {_points(mean.low, mean.high)}."
+    )
+    n = len(known)
+    p, effect = p_value(mean, 0.0, n - 1), _mean_effect(mean, n, compared.noun)
+    return Finding(question, verdict, answer, detail, p, effect=effect)
+
+
+def _mean_effect(interval: Interval, n: int, unit: str) -> Effect | None:
+    """A mean of ``n`` with its Student interval as an effect; None without any noise."""
+    half = (interval.high - interval.low) / 2
+    return Effect((interval.low + half) / half * t_quantile(n - 1), n, 1, unit) if half > 0 else None
+
+
+def _score_intervals(scores: pd.Series[float], images: pd.Series[float]) -> pd.DataFrame:
+    """Exact intervals (Clopper and Pearson's) [low, high] of scores over so many images, which hold together at 95 %
+    (Bonferroni)."""
+    n, tail = images.to_numpy(float), (1 - CONFIDENCE) / len(scores) / 2
+    right = (scores * images).round().to_numpy(float)
+    low = np.where(right > 0, special.betaincinv(np.maximum(right, 1), n - right + 1, tail), 0.0)
+    high = np.where(right < n, special.betaincinv(right + 1, np.maximum(n - right, 1), 1 - tail), 1.0)
+    return pd.DataFrame({"low": low, "high": high}, index=scores.index)
+
+
+def _by_chance(scores: pd.Series[float], trivial: pd.Series[float], images: pd.Series[float]) -> Array:
+    """The p value [n] of every score being the trivial answer's, times their number, as the intervals have it."""
+    right = (scores * images).round().to_numpy(float)
+    n, share = images.to_numpy(float), trivial.to_numpy(float)
+    tails = np.minimum(stats.binom.cdf(right, n, share), stats.binom.sf(right - 1, n, share))
+    found: Array = np.minimum(2 * tails * len(scores), 1.0)
+    return found
+
+
+def _beyond_chance(margins: pd.DataFrame) -> str:
+    above, below = margins["low"] > 0, margins["high"] < 0
+    if above.any():
+        return "Yes" if above.all() else "Partly"
+    return "No" if below.all() else "Not shown"
+
+
+def _of_images(margins: pd.DataFrame, images: pd.Series[float]) -> str:
+    """The intervals of margins [low, high] and what they rest on; the widest alone where labels are too many."""
+    widest = (margins["high"] - margins["low"]).idxmax()
+    shown = margins if len(margins) <= MAX_NAMED else margins.loc[[widest]]
+    each = "; ".join(f"{label} {_points(low, high)}" for label, low, high in shown.itertuples(name=None))
+    return f"{text.LEVEL} intervals, for all together, of {text.whole(images)} validation images: {each}."
+
+
+def _points(low: float, high: float) -> str:
+    return f"{text.points(low)} to {text.points(high)}"
+
+
+def comparison(study: Study, target: Target) -> Comparison:
+    """Average the finished runs of each label and start, and the controls with the same settings, beside the trivial
+    answer. A control that others are compared with has no row of its own."""
+    rows = finished(study.table[study.table["task"] == target.task], target)
+    column, same = f"metrics.{target.metric}", settings(study, rows)
+    scratch = of_start(rows, SCRATCH)
+    tuned = rows[rows["init"].notna() & ~rows.index.isin(scratch.index)]
+    own = {label: set(same.loc[members.index]) for label, members in tuned.groupby("label")}
+    taken = {one for used in own.values() for one in used}
+    for label, members in scratch.groupby("label"):
+        if not set(same.loc[members.index]) <= taken:
+            own.setdefault(label, set(same.loc[members.index]))
+    order = [label for label in label_order(study) if label in own]
+    means = {
+        name: of_start(rows, start).groupby("label")[column].mean() for start, name in ARMS.items() if start != SCRATCH
+    }
+    controls = {label: scratch.loc[same.loc[scratch.index].isin(own[label]), column].mean() for label in order}
+    baseline = f"metrics.{target.baseline}"
+    trivial = rows.groupby("label")[baseline].mean() if baseline in rows else pd.Series(dtype="float64")
+    columns = {**means, "scratch": pd.Series(controls, dtype="float64"), "trivial": trivial}
+    index = pd.Index(order, dtype="object")
+    shared = pd.Series(["\n".join(sorted(own[label])) for label in order], index=index, dtype="object")
+    images = rows.groupby("label")["validation_images"].min().astype("float64").reindex(index)
+    return Comparison(target, pd.DataFrame(columns, index=index, dtype="float64"), noun(study), shared, images)
+
+
+def _whose(noun: str, start: str) -> str:
+    return f"Pretrained {noun}s" if start == PRETRAINED else f"Other weights: {noun}s"
+
+
+def _sensitivity(fit: PowerLawFit) -> str:
+    if fit.b_leave_one_out is None:
+        return "With three points, the interval rests on a single measure of the noise. "
+    return f"Leaving out any one point keeps b within {text.interval(fit.b_leave_one_out)}. "
+
+
+def _floor(points: Series) -> str:
+    x, error = points.points["x"].to_numpy(float), points.points["error"].to_numpy(float)
+    offset = fit_offset_power_law(x, error)
+    if isinstance(offset, NoFit):
+        return ""
+    low, high = offset.e_interval.low, offset.e_interval.high
+    if low == 0:
+        return f"A floor under the error is not shown: any from 0 to {text.percent(high)} fits. "
+    span = f"{text.percent(low)} to {text.percent(high)}"
+    return f"The error levels off at a floor of {text.percent(offset.law.e)} ({span}). "
+
+
+def _tenfold(fit: PowerLawFit, axis: Axis) -> str:
+    factor = tenfold(fit)
+    span = text.span(factor.interval.low, factor.interval.high)
+    return f"Ten times the {axis.name} multiply the error by {text.number(factor.mean)} ({span}). "
+
+
+def tenfold(fit: PowerLawFit) -> MeanRatio:
+    """What ten times the x multiply the error by."""
+    with np.errstate(over="ignore"):  # three scattered points may leave the exponent open by hundreds
+        low, factor, high = np.power(10.0, [-fit.b_interval.high, -fit.b, -fit.b_interval.low])
+    return MeanRatio(float(factor), Interval(float(low), float(high)), fit.n)
+
+
+def _each(differences: pd.Series[float]) -> str:
+    """Every difference with its label; the ends alone where labels are too many to name."""
+    if len(differences) > MAX_NAMED:
+        return f"from {text.points(float(differences.min()))} to {text.points(float(differences.max()))}"
+    return "; ".join(f"{label} {text.points(value)}" for label, value in differences.items())
+
+
+def _range(values: pd.Series[float]) -> str:
+    low, high = text.percent(float(values.min())), text.percent(float(values.max()))
+    return low if low == high else f"{low} to {high}"

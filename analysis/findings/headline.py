@@ -1,0 +1,154 @@
+"""The sentence that a page leads with: what was found of the foremost error, with intervals, or that it was not."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+
+from analysis.findings import text
+from analysis.findings.answers import Finding, comparison, gain, gain_question, law_question, tenfold
+from analysis.findings.few_labels import arms, worth, worth_question
+from analysis.findings.preregistered import registered
+from analysis.findings.series import (
+    COMPUTE,
+    PARAMETERS,
+    Axis,
+    Target,
+    finished,
+    foremost,
+    known_on,
+    leading,
+    scaled_axes,
+    series,
+    starts,
+)
+from analysis.findings.together import NOT_SHOWN
+from analysis.fit.small_sample import NoFit, PowerLawFit
+from analysis.study.records import Study
+
+WORDS = {PARAMETERS: ("model size", "the parameters"), COMPUTE: ("pretraining compute", "the FLOPs")}
+_INTERVAL = f"{text.LEVEL} interval "
+MOST_SIZES = 3
+"""Whose worth in labels a sentence may name."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The error that a study is about, and what it says of it."""
+
+    target: Target
+    sentence: str
+
+
+def headline(study: Study, findings: Sequence[Finding] = ()) -> Headline | None:
+    """The classification error's headline, without any that of segmentation, else of pre-training's skill.
+
+    It claims no more than the ``findings`` do, which hold together. None before any run of these has finished. Raises
+    ``UserError`` when ``predictions.json`` is damaged.
+    """
+    target = foremost(study)
+    if target is None:
+        return None
+    start = starts(finished(study.table[study.table["task"] == target.task], target))[0]
+    doubtful = {one.question for one in findings if one.verdict == NOT_SHOWN}
+    laws = list(_laws(study, target, start, doubtful))
+    gains = list(_gain(study, target, start, "it" if laws else target.name, doubtful))
+    clauses = [*laws, *gains, *_labels(study, target, doubtful), *_promises(study, target, doubtful)]
+    said = "; ".join(clauses) or _pairs(study, target) or _scores(study, target)
+    first, interval, rest = said.partition(_INTERVAL)
+    said = first + interval + rest.replace(_INTERVAL, "")  # once is enough
+    return Headline(target, f"{said[:1].upper()}{said[1:]}.")
+
+
+def _laws(study: Study, target: Target, start: str, doubtful: Container[str]) -> Iterator[str]:
+    said: dict[str, list[str]] = {}
+    for axis in scaled_axes(study):
+        fit = series(study, target, axis, start).fit if known_on(axis, start) else None
+        if isinstance(fit, PowerLawFit):
+            unsure = 0 in fit.b_interval or law_question(target, axis, start) in doubtful
+            verb = "" if unsure else "falls" if fit.b > 0 else "rises"
+            said.setdefault(verb, []).append(_law(axis, fit))
+    unshown = said.pop("", [])
+    for verb, each in said.items():
+        yield f"{target.name} {verb} {' and '.join(each)}"
+    if unshown:
+        yield f"that {'it' if said else target.name} changes {' or '.join(unshown)} is not shown"
+
+
+def _law(axis: Axis, fit: PowerLawFit) -> str:
+    name, of = WORDS[axis]
+    factor = tenfold(fit)
+    return (
+        f"with {name} ({text.TIMES}{text.SPACE}{text.number(factor.mean)} for ten times {of}, "
+        f"{_INTERVAL}{text.span(factor.interval.low, factor.interval.high)}, n = {text.counted(fit.n, axis.point)})"
+    )
+
+
+def _gain(study: Study, target: Target, start: str, error: str, doubtful: Container[str]) -> Iterator[str]:
+    """What pre-training does to the ``error``, where enough labels have both starts for an interval."""
+    if target.baseline is None:
+        return
+    compared = comparison(study, target)
+    ratio = gain(compared, start)
+    if isinstance(ratio, NoFit):
+        return
+    if 1 in ratio.interval or gain_question(target, start) in doubtful:
+        claim = f"that pretraining changes {error} is not shown"
+    else:
+        claim = f"pretraining {'lowers' if ratio.mean < 1 else 'raises'} {error}"
+    yield (
+        f"{claim} ({text.TIMES}{text.SPACE}{text.number(ratio.mean)} of that from scratch, "
+        f"{_INTERVAL}{text.span(ratio.interval.low, ratio.interval.high)}, n = {text.counted(ratio.n, 'pair')})"
+    )
+
+
+def _labels(study: Study, target: Target, doubtful: Container[str]) -> Iterator[str]:
+    if target.baseline is None:
+        return
+    every = arms(study, target)
+    for one in every[-MOST_SIZES:]:
+        found = worth(one)
+        if not isinstance(found, NoFit):
+            times = f"{text.TIMES}{text.SPACE}{text.number(found.factor)}"
+            span = f"{_INTERVAL}{text.span(found.interval.low, found.interval.high)}"
+            if 1 in found.interval or worth_question(one, every) in doubtful:
+                yield f"that pretraining is worth labels at {one.size} is not shown ({times}, {span})"
+            else:
+                yield f"at {one.size} pretraining is worth {times} the labels ({span})"
+
+
+def _promises(study: Study, target: Target, doubtful: Container[str]) -> Iterator[str]:
+    for one in registered(study):
+        if one.target is target and one.axis is scaled_axes(study)[0] and one.came is not None:
+            span = text.error_span(one.interval.low, one.interval.high)
+            failed = "was missed, as chance may" if one.question in doubtful else "failed"
+            held = "held" if one.kept else failed
+            yield f"the prediction registered for {one.label} ({span}) {held}, at {text.percent(one.came)}"
+
+
+def _pairs(study: Study, target: Target) -> str:
+    """Both scores of each label, where too few have both for an interval; empty without any."""
+    if target.baseline is None:
+        return ""
+    compared = comparison(study, target)
+    pairs = compared.rows.assign(leading=compared.leading).dropna(subset=["leading", "scratch"])
+    each = [
+        f"{text.percent(own)} pretrained and {text.percent(scratch)} from scratch at {label}"
+        for label, own, scratch in pairs[["leading", "scratch"]].itertuples(name=None)
+    ]
+    return f"{target.score} is {', '.join(each)}: too few pairs for an interval" if each else ""
+
+
+def _scores(study: Study, target: Target) -> str:
+    """What was measured, where nothing more can be said of it."""
+    rows = leading(finished(study.table[study.table["task"] == target.task], target))
+    rows = rows if len(rows) else finished(study.table[study.table["task"] == target.task], target)
+    means = (1 - rows[f"metrics.{target.metric}"]).groupby(rows["label"], sort=False).mean().sort_values(kind="stable")
+    counted = text.counted(len(rows), "run")
+    each = [f"{text.percent(error)} ({label})" for label, error in zip(means.index, means.to_numpy(float), strict=True)]
+    if len(means) == 1:
+        return f"{target.name} is {each[0]}, {counted}"
+    return (
+        f"{target.name} goes from {each[0]} to {each[-1]} over {len(means)} settings ({counted}); whether they differ "
+        "beyond chance is not tested"
+    )

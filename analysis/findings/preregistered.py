@@ -1,0 +1,140 @@
+"""What was expected of the largest runs before they started, beside what came out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.findings import text
+from analysis.findings.answers import Finding
+from analysis.findings.series import (
+    CLASSIFICATION,
+    COMPUTE,
+    PARAMETERS,
+    SEGMENTATION,
+    SHORTFALL,
+    Axis,
+    Target,
+    finished,
+)
+from analysis.fit.small_sample import Interval, p_value
+from analysis.study.prediction_file import read_predictions
+from analysis.study.records import Study
+
+TARGETS = {target.task: target for target in (SHORTFALL, CLASSIFICATION, SEGMENTATION)}
+AXES = {axis.column: axis for axis in (PARAMETERS, COMPUTE)}
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What was expected of one place on an axis, and what came; seeds of it are one point, as in the fit."""
+
+    target: Target
+    axis: Axis
+    label: str
+    x: float
+    error: float
+    """NaN where nothing finite was expected."""
+    interval: Interval
+    places: int
+    """Points on the axis that the law was fitted to."""
+    when: str
+    errors: tuple[float, ...]
+    """Of the runs that are finished."""
+
+    @property
+    def question(self) -> str:
+        """What is asked of it."""
+        return f"Was the {self.target.name} of {self.label} as its law along {self.axis.name} expected?"
+
+    @property
+    def came(self) -> float | None:
+        """The geometric mean of ``errors``; None before any run has finished."""
+        if not self.errors:
+            return None
+        return math.exp(sum(map(math.log, self.errors)) / len(self.errors)) if min(self.errors) > 0 else 0.0
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether what came lies in the interval; None before any run has finished."""
+        return None if self.came is None else self.came in self.interval
+
+    @property
+    def p(self) -> float | None:
+        """How likely a law that holds misses by as much: the interval is Student's, in logarithms."""
+        ends = (self.came or 0.0, self.error, self.interval.low, self.interval.high)
+        if not all(math.isfinite(end) and end > 0 for end in ends):
+            return None
+        came, error, low, high = map(math.log, ends)
+        half = (high - low) / 2
+        return p_value(Interval(error - half, error + half), came, self.places - 2)
+
+
+def kept_promises(study: Study) -> list[Finding]:
+    """A finding for each expectation in the study's ``predictions.json``; none without the file.
+
+    Raises ``UserError`` when it is damaged.
+    """
+    return [
+        *map(_finding, registered(study)),
+        *(
+            Finding(
+                f"Was the {TARGETS[entry['task']].name} along {AXES[entry['axis']].name} as registered?",
+                "Cannot say",
+                f"Nothing was expected: {entry['reason']}.",
+            )
+            for entry in _content(study)["entries"]
+            if entry["law"] is None
+        ),
+    ]
+
+
+def registered(study: Study) -> list[Registered]:
+    """Every place of which something was expected. Raises ``UserError`` when ``predictions.json`` is damaged."""
+    content = _content(study)
+    found = []
+    for entry in content["entries"]:
+        places: dict[float, list[Mapping[str, Any]]] = {}
+        for expected in entry["expected"] if entry["law"] is not None else ():
+            places.setdefault(expected["x"], []).append(expected)
+        found += [_registered(study, entry, members, content["written_at"]) for members in places.values()]
+    return found
+
+
+def _content(study: Study) -> dict[str, Any]:
+    return read_predictions(study.path) or {"entries": []}
+
+
+def _registered(study: Study, entry: Mapping[str, Any], members: Sequence[Mapping[str, Any]], when: str) -> Registered:
+    target, first = TARGETS[entry["task"]], members[0]
+    return Registered(
+        target,
+        AXES[entry["axis"]],
+        first["label"],
+        float(first["x"]),
+        math.nan if first["error"] is None else first["error"],
+        Interval(first["low"] or 0.0, math.inf if first["high"] is None else first["high"]),
+        entry["law"]["places"],
+        when,
+        tuple(_errors(study, target, [member["run_id"] for member in members])),
+    )
+
+
+def _finding(one: Registered) -> Finding:
+    before = (
+        f"Registered {one.when[:16].replace('T', ' ')} UTC from {text.counted(one.places, one.axis.point)}:"
+        f" {text.percent(one.error)}, {text.LEVEL} interval {text.error_span(one.interval.low, one.interval.high)}"
+    )
+    if one.came is None:
+        return Finding(one.question, "Cannot say", f"{before}. It is not finished.")
+    runs = f", mean of {text.counted(len(one.errors), 'run')}" if len(one.errors) > 1 else ""
+    answer = f"{before}. It came out at {text.percent(one.came)}{runs}."
+    return Finding(one.question, "Yes" if one.kept else "No", answer, p=one.p)
+
+
+def _errors(study: Study, target: Target, run_ids: Sequence[str]) -> list[float]:
+    """The errors of those runs that are finished; a run may use another's pre-training."""
+    rows = study.table[(study.table["task"] == target.task) & study.table["run_id"].isin(run_ids)]
+    return [1 - float(value) for value in finished(rows, target)[f"metrics.{target.metric}"]]

@@ -1,0 +1,236 @@
+"""Which points a law is fitted to: one error against one axis, for the runs of one start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.findings.text import MINUS
+from analysis.fit.small_sample import NoFit, PowerLawFit, fit_power_law
+from analysis.study.controls import settings
+from analysis.study.records import FINISHED, SIZE, Study
+
+PRETRAINED, OTHER, SCRATCH = "pretrain", "other weights", "scratch"
+"""Where fine-tuning starts: from the study's own pretraining, from other weights (``init=DIR``), from scratch."""
+ARMS = {PRETRAINED: "pretrained", OTHER: "other weights", SCRATCH: "from scratch"}
+"""What these are called."""
+SIZE_KEYS = {SIZE, "model.embed_dim", "model.depth"}
+COST_KEYS = {"model.patch_size", "pretrain.num_images", "pretrain.fraction", "pretrain.epochs", "pretrain.steps"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """An error ``1 - metric`` that a law may describe."""
+
+    task: str
+    metric: str
+    name: str
+    score: str
+    """How the metric is written."""
+    baseline: str | None = None
+    """Metric of the trivial answer on the same data."""
+    baseline_name: str = ""
+    by_image: bool = False
+    """Whether the metric is the part of the validation images that are answered rightly."""
+
+    @property
+    def formula(self) -> str:
+        """The error as a formula."""
+        return f"1 {MINUS} {self.score}"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A quantity that the study scales."""
+
+    column: str
+    name: str
+    symbol: str
+    point: str
+    """What one distinct position on it is called."""
+
+
+CLASSIFICATION = Target(
+    "classify",
+    "top1",
+    "classification error",
+    "top-1",
+    "top1_majority",
+    "the most frequent class for every image",
+    by_image=True,
+)
+SEGMENTATION = Target(
+    "segment",
+    "miou",
+    "segmentation error",
+    "mIoU",
+    "miou_majority",
+    "the background alone, a mask without any object",
+)
+SHORTFALL = Target("pretrain", "skill", "shortfall of pretraining skill", "skill")
+LABELLED_TASKS = ("probe", "classify", "segment")
+LABEL_KEYS = {f"{task}.{key}" for task in LABELLED_TASKS for key in ("num_images", "fraction", "labels_per_class")}
+LABELS = Axis("unique_images", "labelled images", "L", "image count")
+PARAMETERS = Axis("params_backbone", "backbone parameters", "N", "size")
+COMPUTE = Axis("pretrain_flops", "pretraining FLOPs", "C", "budget")
+
+
+@dataclass(frozen=True)
+class Series:
+    """The points of one target, axis and start, and the law fitted to them."""
+
+    target: Target
+    axis: Axis
+    init: str
+    points: pd.DataFrame
+    """One row per run: label, run_id, x, error."""
+    left_out: int
+    """Runs that are unfinished, failed, or lack the metric."""
+    fit: PowerLawFit | NoFit
+
+
+def series(study: Study, target: Target, axis: Axis, init: str = PRETRAINED) -> Series:
+    """Select the points and fit a power law.
+
+    Where the plan varies more than size and seed, the settings with the lowest mean error stand for each x
+    (the lower envelope); all seeds of those settings stay in. Where it varies the labelled images, too, all points have
+    as many: the number that most sizes have, of several the largest.
+    """
+    rows = at_equal_labels(study, of_start(study.table[study.table["task"] == target.task], init))
+    usable = finished(rows, target)
+    points = pd.DataFrame(
+        {"label": usable["label"], "run_id": usable["run_id"], "x": _position(study, target, axis, usable, init)}
+        | {"error": 1 - usable[f"metrics.{target.metric}"].astype("float64")},
+    )
+    chosen = _best_settings(points, usable, study.axes).dropna(subset=["x"]).sort_values(["x", "run_id"])
+    left_out = len(rows) - len(usable)
+    if init == SCRATCH and axis is COMPUTE:
+        none = NoFit("a scratch control spends no pretraining FLOPs")
+        return Series(target, axis, init, chosen, left_out, none)
+    fit = fit_power_law(chosen["x"].to_numpy(float), chosen["error"].to_numpy(float))
+    return Series(target, axis, init, chosen, left_out, fit)
+
+
+def at_equal_labels(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
+    """The ``rows`` of one task at the number of labelled images that most sizes have, where the study varies it."""
+    varied = {key for key in LABEL_KEYS & set(study.axes) if key.split(".")[0] in set(rows["task"])}
+    if not varied or rows[LABELS.column].isna().all():
+        return rows
+    sizes = rows.groupby(LABELS.column)["params_backbone"].nunique().sort_index()
+    common = sizes.index[sizes == sizes.max()][-1]
+    return rows[rows[LABELS.column].isna() | (rows[LABELS.column] == common)]
+
+
+def of_start(rows: pd.DataFrame, start: str) -> pd.DataFrame:
+    """The ``rows`` that start as ``start`` says: ``PRETRAINED``, ``OTHER`` or ``SCRATCH``."""
+    if start == OTHER:
+        return rows[rows["init"].notna() & ~rows["init"].isin([PRETRAINED, SCRATCH])]
+    return rows[rows["init"] == start]
+
+
+def starts(rows: pd.DataFrame) -> list[str]:
+    """Where ``rows`` start if not from scratch, the study's own pretraining first; that alone where none does."""
+    return [start for start in (PRETRAINED, OTHER) if len(of_start(rows, start))] or [PRETRAINED]
+
+
+def leading(rows: pd.DataFrame) -> pd.DataFrame:
+    """The ``rows`` that a study is about: the pretrained ones, or where there are none those from other weights."""
+    return of_start(rows, starts(rows)[0])
+
+
+def best_score(rows: pd.DataFrame, target: Target) -> float | None:
+    """The highest score of what a study is about: a control from scratch is no success of it."""
+    usable = finished(leading(rows[rows["task"] == target.task]), target)
+    return None if usable.empty else float(usable[f"metrics.{target.metric}"].max())
+
+
+def foremost(study: Study) -> Target | None:
+    """The error that a study is about: the first that a finished run has."""
+    for target in (CLASSIFICATION, SEGMENTATION, SHORTFALL):
+        if len(finished(study.table[study.table["task"] == target.task], target)):
+            return target
+    return None
+
+
+def finished(rows: pd.DataFrame, target: Target) -> pd.DataFrame:
+    """Rows that are finished and have the metric of ``target``."""
+    column = f"metrics.{target.metric}"
+    if column not in rows:
+        return rows.iloc[:0].assign(**{column: pd.Series(dtype="float64")})
+    return rows[(rows["state"] == FINISHED) & rows[column].notna()]
+
+
+def scaled_axes(study: Study) -> tuple[Axis, ...]:
+    """The axes along which the plan scales anything: a law needs one. Both for a study without a plan."""
+    keys = {*study.axes, *study.tuned}
+    if not keys or keys & SIZE_KEYS:
+        return PARAMETERS, COMPUTE
+    return (COMPUTE,) if keys & COST_KEYS else ()
+
+
+def searched(study: Study) -> list[str]:
+    """The varied settings, neither size, cost, labels nor seed, of whose values the best one stands at each place."""
+    others = SIZE_KEYS | COST_KEYS | LABEL_KEYS
+    keys = [key for key in study.axes if key not in others and key.rpartition(".")[2] != "seed"]
+    return keys if scaled_axes(study) else []
+
+
+def known_on(axis: Axis, start: str) -> bool:
+    """Whether runs of ``start`` have a place on ``axis``: what other weights have cost is not recorded."""
+    return axis is PARAMETERS or start != OTHER
+
+
+def noun(study: Study) -> str:
+    """What a label of the study names: a size, or, where sizes are not scaled or not alone, a setting."""
+    return "size" if scales_sizes(study) and len(size_order(study)) == study.tried["label"].nunique() else "setting"
+
+
+def scales_sizes(study: Study) -> bool:
+    """Whether the study varies the number of parameters, be it with other settings."""
+    return PARAMETERS in scaled_axes(study)
+
+
+def label_order(study: Study) -> list[str]:
+    """Labels in the order of every table and figure: the plan's.
+
+    Where sizes vary, from the fewest to the most parameters; sizes of unknown parameters come last.
+    """
+    if not scales_sizes(study):
+        return list(map(str, study.tried["label"].unique()))
+    params = study.tried.groupby("label", sort=True)["params_backbone"].median().astype("float64")
+    return [str(label) for label in params.sort_values(kind="stable", na_position="last").index]
+
+
+def size_of(study: Study) -> dict[str, str]:
+    """{label: its size}. Labels of a grid over more than sizes share one; a label without any stands for itself."""
+    table = study.tried.drop_duplicates("label")
+    return dict(
+        zip(table["label"].map(str), table["size"].where(table["size"].notna(), table["label"]).map(str), strict=True)
+    )
+
+
+def size_order(study: Study) -> list[str]:
+    """Sizes from the fewest to the most parameters; those of unknown parameters come last."""
+    sizes = study.tried["label"].map(size_of(study))
+    params = study.tried["params_backbone"].astype("float64").groupby(sizes, sort=True).median()
+    return [str(size) for size in params.sort_values(kind="stable", na_position="last").index]
+
+
+def _position(study: Study, target: Target, axis: Axis, rows: pd.DataFrame, init: str) -> pd.Series[float]:
+    """Place rows on ``axis``; a scratch control, which spends no pretraining FLOPs, at those of its partners."""
+    if axis is PARAMETERS or init != SCRATCH:
+        return rows[axis.column].astype("float64")
+    every = finished(study.table[study.table["task"] == target.task], target)
+    same = settings(study, every)
+    by_settings = of_start(every, PRETRAINED).groupby(same)[axis.column].agg(["median", "nunique"])
+    return same.loc[rows.index].map(by_settings.loc[by_settings["nunique"] == 1, "median"]).astype("float64")
+
+
+def _best_settings(points: pd.DataFrame, rows: pd.DataFrame, axes: tuple[str, ...]) -> pd.DataFrame:
+    varied = [f"config.{key}" for key in axes if key.rpartition(".")[2] != "seed"]
+    if not varied or points.empty:
+        return points
+    settings = rows[varied].astype("object").where(rows[varied].notna(), "").apply(tuple, axis=1)
+    mean_error = points.groupby(["x", settings], dropna=False)["error"].transform("mean")
+    return points[mean_error == mean_error.groupby(points["x"], dropna=False).transform("min")]

@@ -1,0 +1,1 @@
+"""The report: answers, figures and tables on one page, in Markdown and in LaTeX. Imported by ``analysis.report``."""

@@ -1,0 +1,166 @@
+"""Making reports: answers, tables and pages of the studies that the command names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from analysis.findings import text
+from analysis.findings.answers import Finding, comparison, find
+from analysis.findings.best_rate import one_rate
+from analysis.findings.few_labels import few_labels
+from analysis.findings.headline import headline
+from analysis.findings.preregistered import kept_promises
+from analysis.findings.series import CLASSIFICATION, SEGMENTATION, foremost
+from analysis.findings.settle import settled
+from analysis.findings.together import together
+from analysis.findings.transfer import transfer
+from analysis.findings.tuned_rates import tuned_rates
+from analysis.findings.two_axes import divided_compute
+from analysis.reporting.paper.effects import answers
+from analysis.reporting.request import SIDE_BY_SIDE, Request
+from analysis.reporting.watch import watch
+from analysis.study.records import FINISHED, UNREADABLE, Study, read_study
+from analysis.study.table_files import table_files, write_table
+from nepa_scale.utils.errors import UserError
+from nepa_scale.utils.files import write_atomically
+from nepa_scale.utils.terminal import make_console
+
+_ENDED = (FINISHED, "failed", UNREADABLE)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A study with its answers."""
+
+    study: Study
+    findings: Sequence[Finding]
+
+
+def build(request: Request) -> None:
+    """Make what ``request`` asks for, once or, watching, as often as something changes; say what was found."""
+    if request.watch:
+        watch(request.folders, lambda: _rebuild(request))
+        return
+    every = [answer(folder) for folder in request.folders]
+    for one in every:
+        _show(one.study, one.findings)
+    for path in write(every, request):
+        print(path)
+
+
+def answer(folder: Path) -> Answered:
+    """Read a study and answer what can be asked of it."""
+    study = read_study(folder)
+    return Answered(study, settled(study, together(every_answer(study))))
+
+
+def every_answer(study: Study) -> list[Finding]:
+    """All answers that the study gives, each as if it were the only one."""
+    return [
+        *find(study),
+        *few_labels(study),
+        *transfer(study),
+        *divided_compute(study),
+        *one_rate(study),
+        *tuned_rates(study),
+        *kept_promises(study),
+        *answers(study),
+    ]
+
+
+def write(answered: Sequence[Answered], request: Request) -> list[Path]:
+    """Write tables and page of each study, then what was asked for of all; return the paths, the page's last."""
+    paths = [path for one in answered for path in write_report(one.study, one.findings)]
+    contents = [(request.markdown, "markdown"), (request.latex, "latex")]
+    extra: dict[Path, str | bytes] = {path: _written(answered, form) for path, form in contents if path is not None}
+    if len(answered) > 1:
+        extra |= _side_by_side(answered, request.page or request.folders[0] / SIDE_BY_SIDE)
+    for path, content in extra.items():
+        try:
+            write_atomically(path, content)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from error
+    return [*extra, *paths] if len(answered) == 1 else [*paths, *extra]
+
+
+def write_report(study: Study, findings: Sequence[Finding]) -> list[Path]:
+    """Write tables, page and its leading figure (where there is one) into the study directory; return the paths of
+    figure, parquet, CSV and page."""
+    # matplotlib takes a second to import, which --help and mistakes need not wait for
+    from analysis.reporting.render import render
+
+    page = study.path / "report.html"
+    try:
+        figure = _write_figure(study)
+        tables = write_table(study)
+        write_atomically(page, render(study, findings))
+    except OSError as error:
+        raise UserError(f"cannot write the report into {study.path}: {error.strerror} ({error.filename})") from error
+    return [*figure, *tables, page]
+
+
+def _write_figure(study: Study) -> list[Path]:
+    """Write the leading figure and return its path; without any, one of before goes."""
+    from analysis.reporting.figures.headline_plot import leading_plot, to_png
+
+    path, target = study.path / "headline.png", foremost(study)
+    plot = None if target is None else leading_plot(study, target)
+    if plot is None:
+        path.unlink(missing_ok=True)
+        return []
+    write_atomically(path, to_png(plot))
+    return [path]
+
+
+def _side_by_side(answered: Sequence[Answered], page: Path) -> dict[Path, str | bytes]:
+    """The page that compares the studies, last, and beside it one table of all their runs."""
+    from analysis.reporting.compare.page import render
+    from analysis.reporting.compare.studies import joined, named
+
+    studies = named([one.study for one in answered])
+    parquet, csv = table_files(joined(studies))
+    return {page.with_suffix(".parquet"): parquet, page.with_suffix(".csv"): csv, page: render(studies)}
+
+
+def _written(answered: Sequence[Answered], form: str) -> str:
+    from analysis.reporting.compare.studies import named
+    from analysis.reporting.export import document, latex, markdown
+
+    if len(answered) == 1:
+        content = document.of_study(answered[0].study, answered[0].findings)
+    else:
+        content = document.of_studies(named([one.study for one in answered]))
+    return markdown.markdown(content) if form == "markdown" else latex.latex(content)
+
+
+def _rebuild(request: Request) -> bool:
+    """Write all anew and say so in a line; whether any task may still change."""
+    answered = [answer(folder) for folder in request.folders]
+    page = write(answered, request)[-1]
+    states = [state for one in answered for state in one.study.tried["state"]]
+    done = sum(state == FINISHED for state in states)
+    print(f"{time.strftime('%H:%M:%S')}  {done} of {len(states)} tasks finished  {page}", flush=True)
+    return any(state not in _ENDED for state in states)
+
+
+def _show(study: Study, findings: Sequence[Finding]) -> None:
+    console = make_console()
+    said = headline(study, findings)
+    if said is not None:
+        console.print(said.sentence)
+    for target in (CLASSIFICATION, SEGMENTATION):
+        compared = comparison(study, target)
+        if compared.rows.empty:
+            continue
+        rows = compared.rows.dropna(axis="columns", how="all")
+        table = Table(compared.noun, *rows, title=f"{target.name} ({target.formula})")
+        for label, row in rows.iterrows():
+            table.add_row(str(label), *(text.percent(1 - float(score)) for score in row))
+        console.print(table)
+    for finding in findings:
+        console.print(f"{finding.question} {finding.verdict}. {finding.answer}")

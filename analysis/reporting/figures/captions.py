@@ -1,0 +1,111 @@
+"""The words that go with figures: captions, and text alternatives that say what the picture shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.findings import text
+from analysis.findings.answers import MAX_NAMED
+from analysis.findings.curves import Curve
+from analysis.findings.series import COMPUTE, OTHER, PRETRAINED, SCRATCH, Axis, Series, Target
+from analysis.fit.small_sample import NoFit, PowerLawFit
+from analysis.study.records import Study
+
+NAMES = {PRETRAINED: "pretrained", OTHER: "other weights", SCRATCH: "scratch control"}
+
+
+def error_caption(drawn: Sequence[Series], target: Target, axis: Axis) -> str:
+    """Say how to read the figure of an error against ``axis``, and each law with its n, interval and limits."""
+    parts = [f"{capital(target.name)} against {axis.name}, log scales."]
+    parts += [law for one in drawn if (law := _law(one))]
+    if any(isinstance(one.fit, PowerLawFit) for one in drawn):
+        parts.append("Lines: fitted power laws, dashed beyond the data, where nothing supports them.")
+        parts.append(f"Band: where one further pretrained run would lie ({text.LEVEL}).")
+    if axis is COMPUTE and any(one.init == SCRATCH for one in drawn):
+        parts.append("A scratch control spends no pretraining FLOPs and stands at those of its partners.")
+    return " ".join(parts)
+
+
+def _law(one: Series) -> str:
+    who = capital(NAMES[one.init])
+    runs = text.counted(len(one.points), "run")
+    left_out = f", {one.left_out} left out" if one.left_out else ""
+    if isinstance(one.fit, NoFit):
+        return f"{who}: no law, {one.fit.reason} ({runs}{left_out})." if one.init != SCRATCH else ""
+    fit = one.fit
+    n = text.counted(fit.n, one.axis.point)
+    return (
+        f"{who}: exponent {text.number(fit.b)} ({text.LEVEL} interval {text.interval(fit.b_interval)}), n = {n} "
+        f"({runs}{left_out})."
+    )
+
+
+def error_alt(drawn: Sequence[Series], target: Target, axis: Axis) -> str:
+    """Say what the figure of an error against ``axis`` shows: each series, its range, its fit."""
+    what = f"{capital(target.name)} against {axis.name}"
+    said = [one_series(one, axis) for one in drawn]
+    return f"{what}. {' '.join(said)}" if said else _empty(what)
+
+
+def curve_alt(groups: Mapping[str, Sequence[Curve]], name: str, during: str) -> str:
+    """Say where the curves of each group begin and end, on average."""
+    if not groups:
+        return _empty(capital(name))
+    said = []
+    for group, own in groups.items():
+        first, last = (float(np.mean([curve.values[end] for curve in own])) for end in (0, -1))
+        said.append(f"{group} from {text.number(first)} to {text.number(last)}")
+    images = text.count(max(float(curve.images[-1]) for own in groups.values() for curve in own))
+    return f"{capital(name)} over up to {images} images of {during}: {'; '.join(said)}."
+
+
+def shared_pretraining(study: Study) -> str:
+    """Say which labels have no pretraining curve of their own because they use another's; empty without any."""
+    table = study.table
+    others = table[table["pretrained_by"].notna() & (table["pretrained_by"] != table["run_id"])]
+    owner = table.drop_duplicates("run_id").set_index("run_id")["label"]
+    pairs = dict.fromkeys(zip(others["label"], others["pretrained_by"].map(owner), strict=True))
+    known = [(label, by) for label, by in pairs if isinstance(by, str) and by != label]
+    if len(known) > MAX_NAMED:
+        return f" {len(known)} labels use the pretraining of another."
+    return "".join(f" {label} uses the pretraining of {by}." for label, by in known)
+
+
+def rank_alt(kinds: Mapping[str, pd.DataFrame]) -> str:
+    """Say how the effective rank goes with size; each table has y, smallest model first."""
+    said = "; ".join(f"{kind} {_first_to_last(points['y'], text.number)}" for kind, points in kinds.items())
+    return f"Effective rank, smallest to largest size: {said}." if said else _empty("Effective rank")
+
+
+def form(axis: Axis) -> Callable[[float], str]:
+    """How positions on ``axis`` are written."""
+    return text.power if axis is COMPUTE else text.count
+
+
+def capital(sentence: str) -> str:
+    """``sentence`` with a capital first letter and the rest as it is."""
+    return sentence[:1].upper() + sentence[1:]
+
+
+def one_series(one: Series, axis: Axis) -> str:
+    """Say where the points of a series begin and end, and which exponent was fitted."""
+    means = one.points.groupby("x")["error"].mean()
+    positions, write = means.index.to_numpy(float), form(axis)
+    span = f"{axis.name} go from {write(positions[0])} to {write(positions[-1])}"
+    fitted = "no law fitted"
+    if isinstance(one.fit, PowerLawFit):
+        interval = f"{text.LEVEL} interval {text.interval(one.fit.b_interval)}"
+        fitted = f"fitted exponent {text.number(one.fit.b)}, {interval}"
+    who = f"{capital(NAMES[one.init])}, {text.counted(len(one.points), 'run')}"
+    return f"{who}: {_first_to_last(means, text.percent)} as {span}; {fitted}."
+
+
+def _first_to_last(values: pd.Series[float], write: Callable[[float], str]) -> str:
+    return f"from {write(float(values.iloc[0]))} to {write(float(values.iloc[-1]))}"
+
+
+def _empty(what: str) -> str:
+    return f"{what}: empty, no finished run reports it."

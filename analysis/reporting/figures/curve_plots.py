@@ -1,0 +1,91 @@
+"""Logged curves against images seen: a line for a single run, a mean with its range where several share a look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from analysis.findings import text
+from analysis.findings.curves import Curve, Curves
+from analysis.findings.series import label_order, noun, scales_sizes
+from analysis.laws.law import Array
+from analysis.reporting.figures import captions, drawing
+from analysis.reporting.figures.palette import MAX_GROUPS, Palette, palette, readable
+from analysis.reporting.figures.plots import Plot
+from analysis.study.records import Study
+
+MARKED_POINTS = 20
+BAND_POINTS = 200
+DURING = {"pretrain": "pretraining", "classify": "fine-tuning"}
+
+
+def curve_plot(study: Study, logged: Curves, metric: str, name: str, task: str = "pretrain") -> Plot:
+    """Draw a logged ``metric`` of ``task`` against images seen, by label, or by size where labels are too many."""
+    looks, during = palette(study), DURING[task]
+    by_label, groups = _grouped(study, logged.of(task, metric), looks)
+    shown = readable(list(groups))
+    with drawing.style():
+        figure, axes = drawing.new_figure()
+        axes.set(xlabel=f"images seen in {during}", ylabel=name)
+        if shown:
+            _draw(axes, {group: groups[group] for group in shown}, looks)
+        else:
+            drawing.say_empty(axes)
+    caption = f"{captions.capital(name)} during {during}: {_lines(groups)}, {_styles(study, by_label=by_label)}."
+    if len(shown) < len(groups):
+        caption += f" {len(shown)} of {text.counted(len(groups), noun(study) if by_label else 'size')} are drawn."
+    caption += captions.shared_pretraining(study) if task == "pretrain" else ""
+    alt = captions.curve_alt({group: groups[group] for group in shown}, name, during)
+    return Plot(f"curve-{task}-{metric}", figure, caption, alt)
+
+
+def _grouped(study: Study, curves: Sequence[Curve], looks: Palette) -> tuple[bool, dict[str, list[Curve]]]:
+    """Curves in the study's order by label, while those are few enough to tell apart (True), else by group."""
+    labels = {curve.label for curve in curves}
+    by_label = len(labels) <= max(MAX_GROUPS, len({looks.group_of[label] for label in labels}))
+    order = label_order(study) if by_label else looks.groups
+    found: dict[str, list[Curve]] = {name: [] for name in order}
+    for curve in curves:
+        found[curve.label if by_label else looks.group_of[curve.label]].append(curve)
+    return by_label, {name: own for name, own in found.items() if own}
+
+
+def _styles(study: Study, *, by_label: bool) -> str:
+    by = "size" if scales_sizes(study) else "setting"
+    if noun(study) == by:
+        return f"colour and line style by {by}"
+    return "colour by size, line style by setting" if by_label else "by size, all settings of a size together"
+
+
+def _lines(groups: Mapping[str, Sequence[Curve]]) -> str:
+    most = max(map(len, groups.values()), default=0)
+    if most <= 1:
+        return "one line per run"
+    return f"line, the mean over the runs that got so far (up to {most}); band, their lowest to highest value"
+
+
+def _draw(axes: Axes, groups: Mapping[str, Sequence[Curve]], looks: Palette) -> None:
+    handles = []
+    for name, own in groups.items():
+        colour, dashes = looks.colours[looks.group_of.get(name, name)], looks.dashes[name] or (1, 0)
+        x, mean = (own[0].images, own[0].values) if len(own) == 1 else _draw_band(axes, own, colour)
+        marker = "o" if len(x) <= MARKED_POINTS else ""  # a line of one point would not show at all
+        axes.plot(x, mean, color=colour, dashes=dashes, linewidth=1.4, marker=marker, markersize=5)
+        handles.append(axes.plot([], [], color=colour, dashes=dashes)[0])
+    axes.legend(handles, [drawing.short(name) for name in groups], loc="best", fontsize="small")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text.count(value)))
+
+
+def _draw_band(axes: Axes, curves: Sequence[Curve], colour: object) -> tuple[Array, Array]:
+    """Fill between the lowest and the highest of several runs; return where their mean goes."""
+    first, last = min(c.images[0] for c in curves), max(c.images[-1] for c in curves)
+    x = np.linspace(first, last, BAND_POINTS) if last > first else np.array([first])
+    every = np.stack([np.interp(x, c.images, c.values, left=np.nan, right=np.nan) for c in curves])
+    known = np.isfinite(every).any(axis=0)
+    x, every = x[known], every[:, known]
+    axes.fill_between(x, np.nanmin(every, axis=0), np.nanmax(every, axis=0), color=colour, alpha=0.2, linewidth=0)
+    return x, np.nanmean(every, axis=0)

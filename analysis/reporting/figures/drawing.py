@@ -1,0 +1,186 @@
+"""The look all figures share: colours of sizes, log axes in plain numbers, and deterministic SVG.
+
+Figures are made without pyplot, so no display, backend or global state is involved.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from analysis.findings import text
+
+FIGURE_SIZE = (4.9, 3.8)  # inches; two side by side on a desktop, still readable at the width of a phone
+FONT = "DejaVu Sans"  # shipped with matplotlib: the same picture on every machine
+INK, QUIET = "#1f2430", "#6b7280"
+LINE_STYLES: Sequence[Any] = (
+    "",
+    (5, 2),
+    (1, 1.5),
+    (6, 2, 1, 2),
+    (3, 1, 3, 1, 1, 1),
+)  # seaborn's dash patterns
+MAX_LABEL = 24
+_NOTHING = "\u200b"
+"""A letter without width, before a name that begins with ``_``: matplotlib leaves such names out of legends."""
+MAX_TICKS = 7
+MAX_WIDE_TICKS = 5  # of numbers written as powers of ten
+LABEL_WIDTH = 15  # of a line in the margin of a panel
+_TICK_PATTERNS: Sequence[Sequence[str]] = [  # leading digits per decade, finest first
+    *([f"{tenths / 10}" for tenths in range(10, 100, step)] for step in (1, 2, 5, 10)),
+    *(("1", "2", "3", "5", "7"), ("1", "2", "5"), ("1", "3"), ("1",)),
+]
+
+_RC: Any = {
+    "text.parse_math": False,  # a `$` in a run label is a `$`
+    "svg.hashsalt": "nepa_scale",
+    "svg.fonttype": "path",
+    "font.family": FONT,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": QUIET,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": "#e5e7eb",
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "#e5e7eb",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Apply the shared look inside the block and leave matplotlib's settings as they were."""
+    with (
+        mpl.rc_context(),
+        sns.axes_style("whitegrid"),
+        sns.plotting_context("notebook", font_scale=0.9),
+        mpl.rc_context(_RC),
+    ):
+        yield
+
+
+def new_figure() -> tuple[Figure, Axes]:
+    """Make one figure with one pair of axes, open to the top and right."""
+    figure = Figure(figsize=FIGURE_SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def new_panels(columns: int, rows: int = 1, row_height: float = FIGURE_SIZE[1]) -> tuple[Figure, list[Axes]]:
+    """Make one figure of the usual width with ``rows`` x ``columns`` panels that share their y axis."""
+    figure = Figure(figsize=(FIGURE_SIZE[0], rows * row_height), layout="constrained")
+    panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
+def label_rows(axes: Axes, labels: Sequence[str]) -> None:
+    """Give each label a row of its own, the first on top."""
+    names = [textwrap.fill(short(label), LABEL_WIDTH) for label in labels]
+    axes.set_yticks(range(len(labels)), names)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+
+
+def say_empty(axes: Axes) -> None:
+    """Say on empty axes that there is nothing to draw."""
+    axes.set(xticks=[], yticks=[])
+    write_empty(axes)
+
+
+def write_empty(axes: Axes) -> None:
+    """The words of ``say_empty`` alone, for a panel that shares its y axis with a full one."""
+    axes.text(0.5, 0.5, "no finished run to draw", transform=axes.transAxes, ha="center", va="center", color=QUIET)
+
+
+def size_colours(order: Sequence[str]) -> dict[str, Any]:
+    """One colour per size: viridis without its palest end.
+
+    Viridis keeps its order for colour-blind eyes and in grey.
+    """
+    shades = np.linspace(0.0, 0.82, max(len(order), 2))
+    return {label: mpl.colormaps["viridis"](shade) for label, shade in zip(order, shades, strict=False)}
+
+
+def size_dashes(order: Sequence[str]) -> dict[str, Any]:
+    """One dash pattern per size, so that lines differ without colour."""
+    return {label: LINE_STYLES[i % len(LINE_STYLES)] for i, label in enumerate(order)}
+
+
+def short(label: str) -> str:
+    """A label that fits a figure: letters that the font has, at most ``MAX_LABEL`` of them."""
+    known = _letters()
+    printable = "".join(letter if letter.isprintable() and ord(letter) in known else "·" for letter in label)
+    printable = f"{_NOTHING}{printable}" if printable.startswith("_") else printable
+    return printable if len(printable) <= MAX_LABEL else printable[: MAX_LABEL - 1] + "…"
+
+
+@functools.cache
+def _letters() -> frozenset[int]:
+    """The code points of the letters that figures are written with."""
+    return frozenset(get_font(findfont(FONT)).get_charmap())
+
+
+def name_below(axes: Axes, name: str, x: float, y: float, *, left: bool = False) -> None:
+    """Write the name of a size under its point, or to the ``left`` of there."""
+    place: dict[str, Any] = {"xytext": (6 if left else 0, -14), "ha": "right" if left else "center"}
+    axes.annotate(short(name), (x, y), textcoords="offset points", va="baseline", fontsize="small", **place)
+
+
+def legend_above(axes: Axes) -> None:
+    """Put the legend in one row over the axes, where it can hide no point."""
+    compact = {"columnspacing": 1.0, "handletextpad": 0.4, "handlelength": 1.6, "borderpad": 0.2}
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.05, 1), ncols=3, fontsize="small", frameon=False, **compact)
+
+
+def log_axis(
+    axes: Axes,
+    which: Literal["x", "y"],
+    low: float,
+    high: float,
+    form: Callable[[float], str],
+    most: int | None = None,
+) -> None:
+    """Make an axis logarithmic from ``low`` to ``high``, with few (``most``), round and plainly written ticks."""
+    ticks = log_ticks(low, high, most or (MAX_WIDE_TICKS if form is text.power else MAX_TICKS))
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axes.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(FixedFormatter([form(tick) for tick in ticks]))
+    axis.set_minor_locator(NullLocator())
+
+
+def log_ticks(low: float, high: float, most: int = MAX_TICKS) -> list[float]:
+    """Choose round numbers inside ``low .. high``: the finest pattern per decade that stays readable."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for pattern in _TICK_PATTERNS:
+        candidates = (float(f"{digit}e{decade}") for decade in decades for digit in pattern)
+        ticks = [tick for tick in candidates if low <= tick <= high]
+        if len(ticks) <= most:
+            return ticks
+    stride = math.ceil(len(ticks) / most)
+    return ticks[::stride]
+
+
+def to_svg(figure: Figure) -> str:
+    """Render ``figure`` as SVG; the same figure gives the same bytes."""
+    buffer = io.StringIO()
+    with mpl.rc_context(_RC):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()

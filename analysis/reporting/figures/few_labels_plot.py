@@ -1,0 +1,126 @@
+"""The error against the number of labelled images, pretrained and from scratch, with what lies between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.findings import text
+from analysis.findings.few_labels import LABELS, STARTS, Arms, arms, worth
+from analysis.findings.series import PRETRAINED, Series, Target, size_order
+from analysis.fit.small_sample import NoFit, PowerLawFit
+from analysis.reporting.figures import captions, drawing
+from analysis.reporting.figures.drawing import QUIET
+from analysis.reporting.figures.palette import readable
+from analysis.reporting.figures.plots import MARGIN, Plot
+from analysis.study.records import Study
+
+MOST_SIZES = 5  # of two starts each
+
+
+def few_labels_plot(study: Study, target: Target) -> Plot | None:
+    """Draw both starts of each size on log scales; None for a study that does not vary the labels of ``target``."""
+    every = arms(study, target)
+    if not every:
+        return None
+    names = readable([one.size for one in every], MOST_SIZES)
+    shown = [one for one in every if one.size in names]
+    colours = drawing.size_colours(size_order(study))
+    with drawing.style():
+        figure, axes = drawing.new_figure()
+        axes.set(xlabel=f"{LABELS.name} {LABELS.symbol}", ylabel=f"{target.name} ({target.formula})")
+        points = pd.concat([series.points for one in shown for series in _both(one)])
+        points = points[(points["x"] > 0) & (points["error"] > 0)]
+        if points.empty:
+            drawing.say_empty(axes)
+        else:
+            low, high = float(points["error"].min()) / MARGIN, min(float(points["error"].max()) * MARGIN, 1.15)
+            drawing.log_axis(axes, "y", low, high, text.round_percent)
+            drawing.log_axis(
+                axes, "x", float(points["x"].min()) / MARGIN, float(points["x"].max()) * MARGIN, text.count
+            )
+            for one in shown:
+                _draw(axes, one, colours[one.size])
+            _legend(axes, {one.size: colours[one.size] for one in shown} if len(shown) > 1 else {})
+    caption = (
+        f"{captions.capital(target.name)} against {LABELS.name}, log scales. Lines: fitted power laws. "
+        f"{' '.join(_worth(one, named=len(every) > 1) for one in shown)}"
+    )
+    caption += f" {len(shown)} of {len(every)} sizes are drawn." if len(shown) < len(every) else ""
+    return Plot(f"labels-{target.task}", figure, caption, _alt(target, shown))
+
+
+def _both(one: Arms) -> Sequence[Series]:
+    return one.pretrained, one.scratch
+
+
+def _draw(axes: Axes, one: Arms, colour: Any) -> None:
+    for series in _both(one):
+        points = series.points[series.points["error"] > 0]
+        axes.plot(points["x"].to_numpy(float), points["error"].to_numpy(float), color=colour, **_look(series.init))
+        if isinstance(series.fit, PowerLawFit):
+            x = np.geomspace(*series.fit.x_range, 60)
+            axes.plot(x, series.fit.predict(x).y, color=colour, linestyle=_line(series.init), linewidth=1.4, zorder=1)
+    _draw_worth(axes, one, colour)
+
+
+def _draw_worth(axes: Axes, one: Arms, colour: Any) -> None:
+    """A double arrow from one law to the other at the level where the factor is stated."""
+    found, near, far = worth(one), one.pretrained.fit, one.scratch.fit
+    if isinstance(found, NoFit) or not (isinstance(near, PowerLawFit) and isinstance(far, PowerLawFit)):
+        return
+    ends = [float((fit.a / found.level) ** (1 / fit.b)) for fit in (near, far)]
+    arrow: dict[str, Any] = {"arrowstyle": "<->", "color": colour, "shrinkA": 0, "shrinkB": 0, "linewidth": 1.4}
+    axes.annotate("", (ends[1], found.level), (ends[0], found.level), arrowprops=arrow)
+    middle, label = float(np.sqrt(ends[0] * ends[1])), f"{text.TIMES}{text.SPACE}{text.number(found.factor)}"
+    place: dict[str, Any] = {
+        "xytext": (0, 4),
+        "textcoords": "offset points",
+        "ha": "center",
+        "fontsize": "small",
+        "zorder": 5,
+    }
+    paper: dict[str, Any] = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+    axes.annotate(label, (middle, found.level), bbox=paper, **place)
+
+
+def _look(start: str) -> dict[str, Any]:
+    marker, fill = ("o", "full") if start == PRETRAINED else ("s", "none")
+    return {"linestyle": "none", "marker": marker, "fillstyle": fill, "markersize": 7, "zorder": 3}
+
+
+def _line(start: str) -> str:
+    return "-" if start == PRETRAINED else "-."
+
+
+def _legend(axes: Axes, sizes: Mapping[str, Any]) -> None:
+    for start in STARTS:
+        axes.plot([], [], color=QUIET, label=captions.NAMES[start], **(_look(start) | {"linestyle": _line(start)}))
+    for size, colour in sizes.items():
+        axes.plot([], [], color=colour, linewidth=3, label=drawing.short(size))
+    drawing.legend_above(axes)
+
+
+def _worth(one: Arms, *, named: bool) -> str:
+    """The worth of pretraining at one size, as in the answers."""
+    found, whose = worth(one), f"{one.size}: " if named else ""
+    if isinstance(found, NoFit):
+        return f"{whose}What pretraining is worth cannot be stated: {found.reason}."
+    return (
+        f"{whose}Pretraining is worth {text.TIMES}{text.SPACE}{text.number(found.factor)} the labels ({text.LEVEL} "
+        f"interval {text.span(found.interval.low, found.interval.high)}) at an error of {text.percent(found.level)}."
+    )
+
+
+def _alt(target: Target, shown: Sequence[Arms]) -> str:
+    said = [
+        f"{one.size}. {captions.one_series(series, LABELS)}"
+        for one in shown
+        for series in _both(one)
+        if len(series.points)
+    ]
+    return f"{captions.capital(target.name)} against {LABELS.name}. {' '.join(said)}"

@@ -1,0 +1,164 @@
+"""Figures of a study, each with a sentence that says the same to a reader who cannot see it.
+
+Sizes keep one colour everywhere; pretrained and scratch differ by marker and line, so all reads in grey too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.findings import text
+from analysis.findings.answers import comparison
+from analysis.findings.series import OTHER, PRETRAINED, SCRATCH, Axis, Series, Target, known_on, series
+from analysis.fit.small_sample import PowerLawFit
+from analysis.reporting.figures import captions, drawing
+from analysis.reporting.figures.drawing import QUIET
+from analysis.reporting.figures.palette import Palette, palette, readable
+from analysis.study.records import FINISHED, Study
+
+EXTRAPOLATE = 3.0  # the dashed line reaches this factor beyond the largest x
+MARGIN = 1.35  # empty factor around the data on log axes
+LOOKS: Mapping[str, Mapping[str, Any]] = {
+    PRETRAINED: {"marker": "o", "fillstyle": "full"},
+    OTHER: {"marker": "^", "fillstyle": "full"},
+    SCRATCH: {"marker": "s", "fillstyle": "none"},
+}
+"""Of points, by where their runs start."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with its caption and its text alternative."""
+
+    name: str
+    figure: Figure
+    caption: str
+    alt: str
+
+
+def error_plot(study: Study, target: Target, axis: Axis) -> Plot:
+    """Draw the error against ``axis``, log scales: points by size, law with its band, trivial answer."""
+    every = [on_log_scales(series(study, target, axis, init)) for init in LOOKS if known_on(axis, init)]
+    drawn = [one for one in every if not one.points.empty]
+    looks = palette(study)
+    trivial = 1 - float(comparison(study, target).rows["trivial"].mean())
+    with drawing.style():
+        figure, axes = drawing.new_figure()
+        axes.set(xlabel=f"{axis.name} {axis.symbol}", ylabel=f"{target.name} ({target.formula})")
+        if drawn:
+            _error_axes(axes, drawn, trivial, axis)
+            for one in drawn:
+                _draw_law(axes, one)
+                _draw_points(axes, one, looks)
+            _draw_trivial(axes, trivial)
+            drawing.legend_above(axes)
+        else:
+            drawing.say_empty(axes)
+    return Plot(
+        f"{target.task}-{axis.symbol}",
+        figure,
+        captions.error_caption(drawn, target, axis),
+        captions.error_alt(drawn, target, axis),
+    )
+
+
+def rank_plot(study: Study) -> Plot:
+    """Draw the effective rank of embeddings and outputs at the end of pretraining against parameters."""
+    rows = study.table[(study.table["task"] == "pretrain") & (study.table["state"] == FINISHED)]
+    kinds = {kind: _ranks(rows, kind) for kind in ("embeddings", "outputs")}
+    known = {kind: points for kind, points in kinds.items() if not points.empty}
+    with drawing.style():
+        figure, axes = drawing.new_figure()
+        axes.set(xlabel="backbone parameters N", ylabel="effective rank")
+        if known:
+            _draw_ranks(axes, known, palette(study))
+        else:
+            drawing.say_empty(axes)
+    caption = "Effective rank of patch embeddings and outputs after pretraining; near 1 would mean collapse."
+    return Plot("effective-rank", figure, caption, captions.rank_alt(known))
+
+
+def on_log_scales(one: Series) -> Series:
+    """``one`` without the points that have no place on log scales."""
+    return replace(one, points=one.points[(one.points["x"] > 0) & (one.points["error"] > 0)])
+
+
+def _error_axes(axes: Axes, drawn: Sequence[Series], trivial: float, axis: Axis) -> None:
+    points = pd.concat([one.points for one in drawn])
+    heights = [*points["error"], *([trivial] if trivial > 0 else [])]
+    drawing.log_axis(axes, "y", min(heights) / MARGIN, min(max(heights) * MARGIN, 1.15), text.round_percent)
+    fitted = any(isinstance(one.fit, PowerLawFit) for one in drawn)
+    left, right = float(points["x"].min()), float(points["x"].max()) * (EXTRAPOLATE if fitted else 1)
+    margin = max(MARGIN, (right / left) ** 0.07)  # room for the name of the smallest size
+    drawing.log_axis(axes, "x", left / margin, right * margin, captions.form(axis))
+
+
+def _draw_law(axes: Axes, one: Series) -> None:
+    """Draw the line and its 95 % prediction band: full where there are data, dashed beyond."""
+    if not isinstance(one.fit, PowerLawFit):
+        return
+    low, high = one.fit.x_range
+    line = {PRETRAINED: "-", OTHER: "--", SCRATCH: "-."}[one.init]
+    inside, beyond = np.geomspace(low, high, 60), np.geomspace(high, high * EXTRAPOLATE, 30)
+    axes.plot(inside, one.fit.predict(inside).y, color=QUIET, linestyle=line, linewidth=1.5, zorder=1)
+    axes.plot(beyond, one.fit.predict(beyond).y, color=QUIET, linestyle=(0, (4, 3)), linewidth=1.2, zorder=1)
+    if one.init == PRETRAINED:
+        x = np.concatenate([inside, beyond])
+        bottom, top = axes.get_ylim()
+        band = one.fit.predict(x)
+        low_edge, high_edge = np.clip([band.low, band.high], bottom / 2, top * 2)  # it may reach "anything"
+        axes.fill_between(x, low_edge, high_edge, color=QUIET, alpha=0.15, linewidth=0, zorder=0)
+
+
+def _draw_points(axes: Axes, one: Series, looks: Palette) -> None:
+    look: dict[str, Any] = {"linestyle": "none", "markersize": 7, "zorder": 3, **LOOKS[one.init]}
+    groups = one.points["label"].map(looks.group_of)
+    named = readable([group for group in looks.groups if (groups == group).any()])
+    for group, points in one.points.groupby(groups, sort=False):
+        x, y = points["x"].to_numpy(float), points["error"].to_numpy(float)
+        axes.plot(x, y, color=looks.colours[str(group)], **look)
+        if one.init != SCRATCH and group in named:
+            drawing.name_below(axes, str(group), float(x.max()), float(y[x == x.max()].min()))
+    axes.plot([], [], color=QUIET, label=captions.NAMES[one.init], **look)
+
+
+def _draw_trivial(axes: Axes, trivial: float) -> None:
+    if trivial > 0:
+        axes.axhline(trivial, color=QUIET, linestyle=":", linewidth=1.5, zorder=0, label="trivial answer")
+
+
+def _draw_ranks(axes: Axes, kinds: Mapping[str, pd.DataFrame], looks: Palette) -> None:
+    for kind, points in kinds.items():
+        marker, fill, line = ("o", "full", "-") if kind == "embeddings" else ("D", "none", "--")
+        means = points.groupby("x")["y"].mean()
+        axes.plot(
+            means.index.to_numpy(float),
+            means.to_numpy(float),
+            color=QUIET,
+            linewidth=1,
+            linestyle=line,
+            zorder=1,
+        )
+        look: dict[str, Any] = {"marker": marker, "fillstyle": fill, "markersize": 7}
+        for group, own in points.groupby(points["label"].map(looks.group_of), sort=False):
+            x, y = own["x"].to_numpy(float), own["y"].to_numpy(float)
+            axes.plot(x, y, color=looks.colours[str(group)], linestyle="none", **look)
+        axes.plot([], [], color=QUIET, linestyle=line, linewidth=1, label=kind, **look)
+    every = pd.concat(kinds.values())["x"]
+    drawing.log_axis(axes, "x", float(every.min()) / MARGIN, float(every.max()) * MARGIN, text.count)
+    axes.set_ylim(bottom=0)
+    drawing.legend_above(axes)
+
+
+def _ranks(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Points [label, x = parameters, y = effective rank] of one kind, smallest model first."""
+    ranks = rows.get(f"metrics.effective_rank_{kind}", pd.Series(np.nan, index=rows.index))
+    points = pd.DataFrame({"label": rows["label"], "x": rows["params_backbone"].astype("float64"), "y": ranks})
+    return points.dropna().sort_values("x", kind="stable")

@@ -1,0 +1,145 @@
+"""What probes read off each layer of the frozen backbone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+from analysis.findings import text
+from analysis.findings.series import OTHER, PRETRAINED, SCRATCH, label_order, of_start
+from analysis.reporting.figures import drawing
+from analysis.reporting.figures.plots import Plot
+from analysis.study.records import FINISHED, Study
+from nepa_scale.config.layers import EMBEDDING, OUTPUT, block_of
+
+MAX_PANELS = 6
+PANEL_HEIGHT = 2.3
+_LAYER = re.compile(rf"{EMBEDDING}|{OUTPUT}|block\d+")
+HEADS: Mapping[str, tuple[str, str, str, Any]] = {  # name, marker, colour, line: Okabe and Ito's colours
+    "linear_last": ("linear, last token", "o", "#0072b2", "-"),
+    "linear_mean": ("linear, mean", "s", "#d55e00", "-"),
+    "attentive": ("attentive", "^", "#009e73", "-"),
+    "knn_last": ("k-NN, last token", "o", "#56b4e9", "--"),
+    "knn_mean": ("k-NN, mean", "s", "#e69f00", "--"),
+}
+
+
+def layer_scores(study: Study) -> pd.DataFrame:
+    """Top-1 by label, init, head and layer, mean over finished runs: columns label, init, head, layer, value."""
+    rows = study.table[(study.table["task"] == "probe") & (study.table["state"] == FINISHED)]
+    columns = [name for name in map(str, rows) if _head(name) in HEADS and _LAYER.fullmatch(_layer(name))]
+    if rows.empty or not columns:
+        return pd.DataFrame(columns=["label", "init", "head", "layer", "value"])
+    long = rows.melt(["label", "init"], columns, var_name="name").dropna(subset=["value"])
+    long["head"] = long["name"].map(_head)
+    long["layer"] = long["name"].map(_layer)
+    means = long.groupby(["label", "init", "head", "layer"])["value"].mean()
+    return means.reset_index()
+
+
+def layers_plot(study: Study) -> Plot | None:
+    """Draw top-1 of every head against depth, a panel per label; None where a single layer was probed."""
+    scores = layer_scores(study)
+    if scores["layer"].nunique() <= 1:
+        return None
+    panels = _panels(study, scores)
+    drawn = [_of(scores, *panel) for panel in panels]
+    with drawing.style():
+        rows = -(-len(panels) // 2)
+        columns = min(len(panels), 2)
+        figure, axes = drawing.new_panels(columns, rows, PANEL_HEIGHT if rows > 1 else drawing.FIGURE_SIZE[1])
+        for one, panel, own in zip(axes, panels, drawn, strict=False):
+            _draw(one, own)
+            one.set_title(_name(panel), fontsize="small", loc="left")
+        for spare in axes[len(panels) :]:
+            spare.set_axis_off()
+        for left in axes[::columns]:
+            left.set_ylabel("top-1")
+        axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: text.round_percent(value)))
+        handles, names = _legend(axes[0], scores)
+        figure.legend(handles, names, loc="outside upper center", ncols=3, fontsize="small", frameon=False)
+    count = scores[["label", "init"]].drop_duplicates().shape[0]
+    cut = f" {len(panels)} of {count} are drawn." if count > len(panels) else ""
+    caption = (
+        "Top-1 of heads on the frozen backbone against the layer they read: emb, the patch embedding; a number, the "
+        f"output of that block; out, the last block after its norm.{cut}"
+    )
+    return Plot("probe-layers", figure, caption, _alt(panels, drawn))
+
+
+def _head(column: str) -> str:
+    return column.removeprefix("metrics.").partition("/")[0]
+
+
+def _layer(column: str) -> str:
+    return column.partition("/")[2]
+
+
+def _panels(study: Study, scores: pd.DataFrame) -> list[tuple[str, str]]:
+    """The (label, init) that are drawn: scratch controls last, of too many the last labels."""
+    present = scores[["label", "init"]].drop_duplicates()
+    rank = {label: i for i, label in enumerate(label_order(study))}
+    known: list[tuple[str, str]] = []
+    for start in (PRETRAINED, OTHER, SCRATCH):
+        of_this = of_start(present, start).itertuples(index=False, name=None)
+        known += sorted(of_this, key=lambda panel: (rank[panel[0]], panel[1]))
+    tuned = [one for one in known if one[1] != SCRATCH]
+    return known if len(known) <= MAX_PANELS else (tuned or known)[-MAX_PANELS:]
+
+
+def _of(scores: pd.DataFrame, label: str, init: str) -> pd.DataFrame:
+    """Table [layer, head] of top-1 from the bottom layer up."""
+    own = scores[(scores["label"] == label) & (scores["init"] == init)]
+    table = own.pivot_table(index="layer", columns="head", values="value")
+    return table.loc[sorted(table.index, key=_depth)]
+
+
+def _depth(layer: str) -> float:
+    return {EMBEDDING: -1.0, OUTPUT: float("inf")}.get(layer, float(block_of(layer) or 0))
+
+
+def _draw(axes: Axes, own: pd.DataFrame) -> None:
+    for head, (_, marker, colour, line) in HEADS.items():
+        if head in own:
+            axes.plot(
+                range(len(own)), own[head].to_numpy(float), color=colour, marker=marker, linestyle=line, markersize=5
+            )
+    stride = -(-len(own) // 8)
+    places = sorted({*range(0, len(own), stride), len(own) - 1})
+    axes.set_xticks(places, [_short(str(own.index[place])) for place in places], fontsize="small")
+    axes.set_xlabel("layer", fontsize="small")
+
+
+def _legend(axes: Axes, scores: pd.DataFrame) -> tuple[list[Any], list[str]]:
+    met = [look for head, look in HEADS.items() if head in set(scores["head"])]
+    handles = [axes.plot([], [], color=colour, marker=marker, linestyle=line)[0] for _, marker, colour, line in met]
+    return handles, [name for name, *_ in met]
+
+
+def _short(layer: str) -> str:
+    return {EMBEDDING: "emb", OUTPUT: "out"}.get(
+        layer, str(block_of(layer) if layer not in (EMBEDDING, OUTPUT) else "")
+    )
+
+
+def _name(panel: tuple[str, str]) -> str:
+    label, init = panel
+    start = {PRETRAINED: "", SCRATCH: ", from scratch"}.get(init, ", from other weights")
+    return drawing.short(label) + start
+
+
+def _alt(panels: Sequence[tuple[str, str]], drawn: Sequence[pd.DataFrame]) -> str:
+    said = []
+    for panel, own in zip(panels, drawn, strict=True):
+        best = [
+            f"{HEADS[head][0]} {text.percent(float(own[head].max()))} at {own[head].idxmax()}"
+            for head in HEADS
+            if head in own
+        ]
+        said.append(f"{_name(panel)}: best {', '.join(best)}")
+    return f"Top-1 of probes by layer. {'; '.join(said)}."

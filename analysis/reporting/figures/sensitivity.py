@@ -1,0 +1,95 @@
+"""How much a numeric setting such as the learning rate matters at each size, and where each size does best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.findings import text
+from analysis.findings.series import COST_KEYS, LABEL_KEYS, SIZE_KEYS, Target, finished, leading
+from analysis.reporting.figures import captions, drawing
+from analysis.reporting.figures.drawing import INK, QUIET
+from analysis.reporting.figures.palette import Palette, palette, readable
+from analysis.reporting.figures.plots import MARGIN, Plot
+from analysis.study.ranges import LARGEST, SMALLEST
+from analysis.study.records import FINISHED, Study
+
+FEWEST_VALUES = 3
+
+
+def settings(study: Study) -> list[str]:
+    """The varied settings that are positive numbers of three values or more: no size, cost, labels or seed."""
+    found = []
+    for key in study.axes:
+        values = study.table[f"config.{key}"].dropna()
+        numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+        other = key in SIZE_KEYS | COST_KEYS | LABEL_KEYS or key.rpartition(".")[2] == "seed"
+        if numeric and not other and values.nunique() >= FEWEST_VALUES and values.between(SMALLEST, LARGEST).all():
+            found.append(key)
+    return found
+
+
+def measured(study: Study, target: Target, key: str) -> pd.DataFrame:
+    """[group, x, error] of every run that is not from scratch, error NaN for those that ended without a score."""
+    looks = palette(study)
+    rows = leading(study.table[study.table["task"] == target.task])
+    rows = rows[rows[f"config.{key}"].notna()]
+    usable = finished(rows, target)
+    error = (1 - usable[f"metrics.{target.metric}"].astype("float64")).reindex(rows.index)
+    x = rows[f"config.{key}"].astype("float64")
+    points = pd.DataFrame({"group": rows["label"].map(looks.group_of), "x": x, "error": error})
+    return points[(rows["state"].isin([FINISHED, "failed"])) & ~(points["error"] <= 0)]
+
+
+def sensitivity_plot(study: Study, target: Target, key: str) -> Plot | None:
+    """Draw the error against ``key``, one line per size; None where no size has three values that ended well."""
+    points = measured(study, target, key)
+    good = points.dropna(subset=["error"])
+    counts = good.groupby("group")["x"].nunique()
+    looks = palette(study)
+    able = [group for group in looks.groups if counts.get(group, 0) >= FEWEST_VALUES]
+    if not able:
+        return None
+    shown = readable(able)
+    means = {g: good[good["group"] == g].groupby("x")["error"].mean() for g in shown}
+    bad = points[points["error"].isna()]
+    name = key.rpartition(".")[2]
+    with drawing.style():
+        figure, axes = drawing.new_figure()
+        axes.set(xlabel=key, ylabel=f"{target.name} ({target.formula})")
+        _draw(axes, good[good["group"].isin(shown)], means, bad, looks)
+    caption = (
+        f"{captions.capital(target.name)} against {key}, log scales, n = {text.counted(len(good), 'run')}: mean of the "
+        "seeds by size, ringed where it is lowest; the best value is known to the spacing of the grid at most."
+    )
+    caption += f" Crosses on top: {text.counted(len(bad), 'run')} that failed or diverged." if len(bad) else ""
+    caption += f" {len(shown)} of {len(able)} sizes are drawn." if len(shown) < len(able) else ""
+    at_edge = [g for g, m in means.items() if m.idxmin() in (m.index.min(), m.index.max())]
+    caption += f" At the edge of the grid: {', '.join(at_edge)}." if at_edge else ""
+    best = "; ".join(f"{g} {text.percent(float(m.min()))} at {m.idxmin():g}" for g, m in means.items())
+    alt = f"{captions.capital(target.name)} against {key} from {points['x'].min():g} to {points['x'].max():g}. "
+    return Plot(f"sensitivity-{target.task}-{name}", figure, caption, f"{alt}Lowest: {best}.")
+
+
+def _draw(
+    axes: Axes, good: pd.DataFrame, means: Mapping[str, pd.Series[float]], bad: pd.DataFrame, looks: Palette
+) -> None:
+    every = pd.concat([good["x"], bad["x"]])
+    drawing.log_axis(axes, "x", float(every.min()) / MARGIN, float(every.max()) * MARGIN, lambda value: f"{value:g}", 5)
+    low, high = float(good["error"].min()) / 1.1, min(float(good["error"].max()) * 1.1, 1.15)
+    drawing.log_axis(axes, "y", low, high, text.round_percent)
+    for group, mean in means.items():
+        colour = looks.colours[group]
+        own = good[good["group"] == group]
+        x, y = mean.index.to_numpy(float), mean.to_numpy(float)
+        axes.plot(x, y, color=colour, dashes=looks.dashes[group] or (1, 0), linewidth=1.4, label=drawing.short(group))
+        axes.plot(own["x"].to_numpy(float), own["error"].to_numpy(float), ".", color=colour, markersize=6)
+        lowest = int(np.argmin(y))
+        axes.plot(x[lowest], y[lowest], "o", color=INK, fillstyle="none", markersize=10)
+    if len(bad):
+        top = np.full(len(bad), 0.97)
+        axes.plot(bad["x"].to_numpy(float), top, "x", color=QUIET, transform=axes.get_xaxis_transform(), clip_on=False)
+    axes.legend(loc="best", fontsize="small")

@@ -1,0 +1,181 @@
+"""The tables of the report as ready-made texts: comparisons, results of each task, and scores by class."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.findings import text
+from analysis.findings.answers import Comparison
+from analysis.findings.series import ARMS, label_order, leading, noun, starts
+from analysis.study.choosing import CHOSEN
+from analysis.study.files import number
+from analysis.study.records import FINISHED, Study
+
+MAX_OPEN = 40
+"""Rows of a table that may stand between a reader and what comes after it."""
+TITLES = {
+    "pretrain": "Pretraining",
+    "probe": "Probes of the frozen backbone",
+    "classify": "Classification",
+    "segment": "Segmentation",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of ready-made texts; the first ``text_columns`` columns are words, the rest numbers."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text_columns: int = 1
+    note: str = ""
+    words_last: bool = False
+    """The last column is words, which may take several lines."""
+    folded: bool = False
+    """Shown only on demand, as every table of more than ``MAX_OPEN`` rows is."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the page shows the table only on demand."""
+        return self.folded or len(self.rows) > MAX_OPEN
+
+    def is_number(self, column: int) -> bool:
+        """Whether a column holds numbers, which stand at its right edge."""
+        return column >= self.text_columns and not (self.words_last and column == len(self.head) - 1)
+
+
+Column = tuple[str, str, Callable[[float], str]]
+_PERCENT, _NUMBER, _COUNT, _POWER = text.percent, text.number, text.count, text.power
+_MEASURED: Mapping[str, Sequence[Column]] = {
+    "pretrain": (
+        ("skill", "skill", _NUMBER),
+        ("loss", "loss", _NUMBER),
+        ("copy baseline", "copy_baseline", _NUMBER),
+        ("mean baseline", "mean_baseline", _NUMBER),
+        ("cosine to own input", "self_cosine", _NUMBER),
+        ("rank of embeddings", "effective_rank_embeddings", _NUMBER),
+        ("rank of outputs", "effective_rank_outputs", _NUMBER),
+    ),
+    "probe": (
+        ("linear, last token", "linear_last", _PERCENT),
+        ("linear, mean", "linear_mean", _PERCENT),
+        ("attentive", "attentive", _PERCENT),
+        ("k-NN, last token", "knn_last", _PERCENT),
+        ("k-NN, mean", "knn_mean", _PERCENT),
+        ("loss", "loss", _NUMBER),
+        ("top-1 of majority class", "top1_majority", _PERCENT),
+    ),
+    "classify": (
+        ("top-1", "top1", _PERCENT),
+        ("top-1, tuning images", "tuning_top1", _PERCENT),
+        ("top-5", "top5", _PERCENT),
+        ("loss", "loss", _NUMBER),
+        ("top-1 of majority class", "top1_majority", _PERCENT),
+    ),
+    "segment": (
+        ("mIoU", "miou", _PERCENT),
+        ("mIoU, tuning images", "tuning_miou", _PERCENT),
+        ("mIoU, multi-scale", "miou_multi_scale", _PERCENT),
+        ("mean accuracy", "mean_accuracy", _PERCENT),
+        ("pixel accuracy", "pixel_accuracy", _PERCENT),
+        ("loss", "loss", _NUMBER),
+        ("mIoU of background only", "miou_majority", _PERCENT),
+    ),
+}
+_COMMON: Sequence[Column] = (
+    ("parameters N", "params_backbone", _COUNT),
+    ("all parameters", "params_total", _COUNT),
+    ("images seen", "images_seen", _COUNT),
+    ("unique images", "unique_images", _COUNT),
+    ("FLOPs", "flops_train", _POWER),
+    ("seconds", "wall_seconds", _COUNT),
+)
+
+
+def comparison_table(compared: Comparison) -> Table:
+    """Scores of each label with their margins over the scratch control and the trivial answer."""
+    names = [name for name in map(str, compared.rows) if compared.rows[name].notna().any()]
+    pairs = list(itertools.combinations(names, 2))
+    rows = []
+    for label, row in compared.rows.iterrows():
+        margins = [text.points(float(row[a] - row[b])) for a, b in pairs]
+        rows.append([str(label), *(text.percent(float(row[name])) for name in names), *margins])
+    head = [compared.noun, *names, *(f"{a} {text.MINUS} {b}" for a, b in pairs)]
+    title = f"{TITLES[compared.target.task]}: {compared.target.score} of each {compared.noun} and of the trivial answer"
+    return Table(title, head, rows)
+
+
+def result_table(study: Study, task: str) -> Table:
+    """Every finished run of ``task`` with what it measured and what it cost."""
+    rows = study.tried[(study.tried["task"] == task) & (study.tried["state"] == FINISHED)]
+    tuned = [key for key in study.tuned if key.startswith(f"{task}.")]
+    columns = [*((key, f"config.{key}", _NUMBER) for key in tuned), *_columns(task, rows)]
+    seeds = [text.MISSING if pd.isna(seed) else str(seed) for seed in rows["seed"]]
+    words = [list(rows["label"]), list(rows["init"].fillna(text.MISSING)), seeds]
+    numbers = [[form(float(v)) for v in rows[name].astype("float64").fillna(float("nan"))] for _, name, form in columns]
+    chosen = [["yes" if each else "no" for each in rows[CHOSEN]]] if tuned else []
+    head = [noun(study), "start", "seed", *(CHOSEN for _ in chosen), *(title for title, _, _ in columns), "run"]
+    cells = list(zip(*(map(str, column) for column in words), *chosen, *numbers, rows["run_id"], strict=True))
+    return Table(TITLES[task], head, in_order(study, cells), text_columns=3 + len(chosen), words_last=True)
+
+
+def states_table(study: Study) -> Table:
+    """The tasks that are not finished, with why; empty when all are."""
+    rows = study.tried[study.tried["state"] != FINISHED]
+    cells = []
+    for row in rows[["label", "init", "run_id", "task", "state", "step", "steps_total", "error"]].to_dict("records"):
+        steps = text.MISSING if pd.isna(row["step"]) else f"{row['step']} of {row['steps_total']}"
+        words = [text.MISSING if pd.isna(row[name]) else str(row[name]) for name in ("init", "run_id", "task", "state")]
+        cells.append([str(row["label"]), *words, steps, "" if pd.isna(row["error"]) else str(row["error"])])
+    head = [noun(study), "start", "run", "task", "state", "step", "why"]
+    return Table("Tasks that are not finished", head, in_order(study, cells), text_columns=5, words_last=True)
+
+
+def class_iou_table(study: Study) -> Table | None:
+    """IoU of each class, a column per label, mean over the finished runs, not from scratch, that report it."""
+    table = study.table
+    rows = leading(table[(table["task"] == "segment") & (table["state"] == FINISHED)])
+    frames = [
+        pd.DataFrame({"class": list(iou), "iou": [number(value) for value in iou.values()], "label": label})
+        for run_id, label in rows[["run_id", "label"]].itertuples(index=False, name=None)
+        if (iou := study.results.get((run_id, "segment"), {}).get("details", {}).get("iou_per_class"))
+        and isinstance(iou, dict)
+    ]
+    if not frames:
+        return None
+    every = pd.concat(frames, ignore_index=True).astype({"iou": "float64"})
+    means = every.pivot_table(index="class", columns="label", values="iou", sort=False, dropna=False)
+    order = [label for label in label_order(study) if label in means]
+    cells = [[str(name), *(text.percent(float(v)) for v in row)] for name, row in means[order].iterrows()]
+    note = "Classes in the data set's order; a dash where a class is neither in the images nor predicted."
+    title = f"Segmentation: IoU of each class, {ARMS[starts(rows)[0]]}"
+    return Table(title, ["class", *order], cells, note=note, folded=True)
+
+
+def in_order(study: Study, rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """Rows that begin with label, start and seed (or run), in the order of the study's labels."""
+    rank = {label: i for i, label in enumerate(label_order(study))}
+    return sorted(rows, key=lambda row: (rank[row[0]], row[1], row[2]))
+
+
+def _columns(task: str, rows: pd.DataFrame) -> Iterator[Column]:
+    """The columns that any row has a number for; a moving average's stands beside the raw one."""
+    wanted: list[Column] = []
+    for title, metric, form in _MEASURED[task]:
+        wanted.append((title, f"metrics.{metric}", form))
+        if not metric.endswith("_majority"):  # the trivial answer has no weights to average
+            wanted.append((f"{title}, EMA", f"metrics.ema_{metric}", form))
+    for column in (*wanted, *_COMMON):
+        if column[1] in rows and rows[column[1]].notna().any():
+            yield column
+
+
+def percent_or(value: float, word: str) -> str:
+    """``value`` as a percentage, or ``word`` where there is none."""
+    return word if math.isnan(value) else text.percent(value)

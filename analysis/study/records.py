@@ -1,0 +1,231 @@
+"""A study directory read into one tidy table: a row for every run and task, whatever became of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.study import ranges
+from analysis.study.choosing import CHOSEN, with_chosen
+from analysis.study.columns import AMOUNTS, COUNTS, TEXT, left_out, typed, with_errors
+from analysis.study.files import (
+    RESULT_FIELDS,
+    RESULT_OPTIONAL,
+    PlannedRun,
+    StudyPlan,
+    Unreadable,
+    read_plan,
+    read_result,
+    read_status,
+)
+from analysis.study.labels import told_apart
+from nepa_scale.config.schema import TASKS
+from nepa_scale.utils.errors import UserError, nearest
+
+FINISHED, UNREADABLE = "finished", "unreadable"
+SIZE = "model.size"
+WIDTHS = ("model.embed_dim", "model.depth")  # a plan that varies these makes sizes that have no name
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything a report needs to know about the runs of a study."""
+
+    path: Path
+    name: str
+    grid: str | None
+    axes: tuple[str, ...]
+    """Dotted configuration keys that the plan varies."""
+    table: pd.DataFrame
+    """One row per run and task; measurements are named as in result.json: ``metrics.top1``, with ``errors.top1``.
+
+    Of runs that differ in what was tuned alone, it has the chosen ones (``analysis.study.choosing``).
+    ``pretrained_by`` is the run whose pre-training a row rests on: its own or another's, missing without any.
+    """
+    tried: pd.DataFrame
+    """The same for every run, with a column ``chosen``."""
+    tuned: tuple[str, ...]
+    """Dotted configuration keys of fine-tuning that every arm was tried at several values of."""
+    results: Mapping[tuple[str, str], Mapping[str, Any]]
+    """Content of every result.json, by (run_id, task)."""
+    notes: tuple[str, ...]
+    """What was odd about the files, one sentence each."""
+    about: str | None = None
+    """What the study says of itself (``study.about``)."""
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What the files of one task say of it."""
+
+    task: str
+    status: Mapping[str, Any]
+    result: Mapping[str, Any] | None
+    notes: Sequence[str] = ()
+
+
+def read_study(path: Path) -> Study:
+    """Read plan, states and results below ``path``, damaged files included: their tasks are ``unreadable``.
+
+    Raises ``UserError`` only when ``path`` is no study directory with runs.
+    """
+    _check_directory(path)
+    plan = read_plan(path / "plan.json")
+    runs, notes = _runs(path, plan)
+    if not runs:
+        why = f"{path} holds no runs: neither a plan.json nor runs/<run_id>/; launch the study first"
+        raise UserError(" ".join([why, *notes]))
+    rows: list[dict[str, Any]] = []
+    results: dict[tuple[str, str], Mapping[str, Any]] = {}
+    said: Counter[str] = Counter()
+    tuned = tuple(dict.fromkeys(key for run in runs for key in run.tuned))
+    for run in runs:
+        for outcome in _tasks_of(path, run):
+            rows.append(_row(run, outcome, tuple(dict.fromkeys((*plan.axes, *tuned)))))
+            said.update(outcome.notes)
+            if outcome.result is not None:
+                results[run.run_id, outcome.task] = outcome.result
+    raw = pd.DataFrame(rows)
+    sound = typed(raw)
+    table = with_errors(_join_pretraining(_with_starts(_with_sizes(sound))))
+    table = with_chosen(table.assign(label=told_apart(table, results, tuned)), tuned, FINISHED)
+    notes += [note if n == 1 else f"{n} files: {note}" for note, n in said.items()]
+    return Study(
+        path,
+        plan.study or path.resolve().name.encode("utf-8", "replace").decode(),
+        plan.grid,
+        plan.axes,
+        table[table[CHOSEN]],
+        table,
+        tuned,
+        results,
+        (*notes, *left_out(raw, sound), *_notes(table, results)),
+        plan.about,
+    )
+
+
+def _check_directory(path: Path) -> None:
+    if path.is_dir():
+        return
+    if path.exists():
+        raise UserError(f"{path} is a file; give the study directory that holds runs/")
+    siblings = [entry.name for entry in path.parent.glob("*/")] if path.parent.is_dir() else []
+    raise UserError(f"study directory {path} does not exist{nearest(path.name, siblings)}")
+
+
+def _runs(path: Path, plan: StudyPlan) -> tuple[list[PlannedRun], list[str]]:
+    """The planned runs, then those that only have a folder; with notes."""
+    runs, notes = {run.run_id: run for run in plan.runs}, list(plan.notes)
+    for directory in sorted((path / "runs").glob("*/")):
+        if not any((directory / task).is_dir() for task in TASKS):
+            continue
+        try:
+            directory.name.encode()
+        except UnicodeEncodeError:  # bytes that are no UTF-8 can neither be written to a table nor to a page
+            notes.append(f"A folder of runs/ is left out, its name is not UTF-8: {directory.name!a}.")
+        else:
+            runs.setdefault(directory.name, PlannedRun(directory.name))
+    return list(runs.values()), notes
+
+
+def _tasks_of(study: Path, run: PlannedRun) -> Iterator[_Outcome]:
+    """Yield every task that the run has or is planned to have."""
+    for task in TASKS:
+        directory = study / "runs" / run.run_id / task
+        if task in run.tasks or directory.is_dir():
+            yield _outcome(directory)
+
+
+def _outcome(directory: Path) -> _Outcome:
+    """Read status.json and result.json; the task is unreadable when either is damaged, whatever the other says."""
+    broken: dict[str, str] = {}
+    status: Mapping[str, Any] | None = None
+    found = None
+    try:
+        status = read_status(directory / "status.json")
+    except Unreadable as why:
+        broken["status.json"] = str(why)
+    try:
+        found = read_result(directory / "result.json")
+    except Unreadable as why:
+        broken["result.json"] = str(why)
+    if broken:
+        place = f"{directory.parent.name}/{directory.name}"
+        notes = [f"{place}/{name} is left out: {why}; no fit uses this task." for name, why in broken.items()]
+        error = "; ".join(f"{name}: {why}" for name, why in broken.items())
+        return _Outcome(directory.name, {**(status or {}), "state": UNREADABLE, "error": error}, None, notes)
+    if status is None:  # result.json is written last, so it alone proves the end
+        status = {"state": "planned" if found is None else FINISHED}
+    result, notes = found or (None, [])
+    return _Outcome(directory.name, status, result, notes)
+
+
+def _row(run: PlannedRun, outcome: _Outcome, axes: Sequence[str]) -> dict[str, Any]:
+    """Build one table row; what is not measured yet but exact in the plan (parameters) comes from there."""
+    status, result = outcome.status, outcome.result
+    planned = run.tasks.get(outcome.task)
+    planned = planned if isinstance(planned, dict) else {}
+    config = result["config"] if result else {}
+    row: dict[str, Any] = dict.fromkeys((*TEXT, *COUNTS, *AMOUNTS))
+    row |= {name: status.get(name) for name in ("state", "step", "steps_total", "attempt", "error", "updated_at")}
+    row |= {name: result[name] for name in (*RESULT_FIELDS, *RESULT_OPTIONAL) if name in row} if result else {}
+    for name in ("params_total", "params_backbone"):
+        row[name] = planned.get(name) if ranges.count(row[name], name) is None else row[name]
+    row |= {f"planned_{name}": planned.get(name) for name in ("flops", "seconds")}
+    row |= {"run_id": run.run_id, "task": outcome.task, "init": run.init or (result["init"] if result else None)}
+    row["pretrained_by"] = run.pretrained_by
+    row["label"] = run.label or str(config.get(SIZE) or run.run_id)
+    named = not set(axes) & set(WIDTHS)
+    row["size"] = (run.values.get(SIZE) or config.get(SIZE)) if named else row["label"]
+    row |= {f"config.{key}": _plain({**config, **run.values, **run.tuned}.get(key)) for key in axes}
+    row |= {f"metrics.{name}": value for name, value in result["metrics"].items()} if result else {}
+    return row
+
+
+def _plain(value: Any) -> Any:
+    """Keep scalars; spell lists and objects as JSON so that a column has one type."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
+
+
+def _with_sizes(table: pd.DataFrame) -> pd.DataFrame:
+    """Give rows without a result the size of their label, or the only one of the study."""
+    known = table.dropna(subset=["size"])
+    of_label = dict(zip(known["label"], known["size"], strict=True))
+    only = next(iter(of_label.values())) if len(set(of_label.values())) == 1 else None
+    size = [of_label.get(label, only) for label in table["label"]]
+    return table.assign(size=pd.Series(size, index=table.index, dtype="str"))
+
+
+def _with_starts(table: pd.DataFrame) -> pd.DataFrame:
+    """Name the weights that runs start from in their label where it does not tell these runs apart."""
+    others = table["init"].where(~table["init"].isin(["pretrain", "scratch"]))
+    several = others.groupby(table["label"]).transform("nunique") > 1
+    return table.assign(label=table["label"].where(~(several & others.notna()), table["label"] + " from " + others))
+
+
+def _join_pretraining(table: pd.DataFrame) -> pd.DataFrame:
+    """Name the run that pretrained each row's weights, and give the row what that spent once it is finished."""
+    pretraining = table[table["task"] == "pretrain"]
+    own = table["run_id"].where(table["run_id"].isin(pretraining["run_id"]))
+    by = table["pretrained_by"].fillna(own).astype("str")
+    spent = pretraining[pretraining["state"] == FINISHED].set_index("run_id")
+    return table.assign(
+        pretrained_by=by,
+        pretrain_flops=by.map(spent["flops_train"]).astype("float64"),
+        pretrain_tokens=by.map(spent["tokens_seen"].astype("float64")).astype("float64"),
+    )
+
+
+def _notes(table: pd.DataFrame, results: Mapping[tuple[str, str], Any]) -> Iterator[str]:
+    for row in table.itertuples():
+        has_result = (row.run_id, row.task) in results
+        if row.state == FINISHED and not has_result:
+            yield f"{row.run_id}/{row.task} says finished but has no result.json; no fit uses it."
+        if row.state != FINISHED and has_result:
+            yield f"{row.run_id}/{row.task} has a result.json but says {row.state}; no fit uses it."

@@ -1,0 +1,245 @@
+"""The size ladder: what a NEPA backbone of each size holds, costs and needs, worked out without building it.
+
+Nothing here imports torch: a plan of hundreds of runs and the check of a configuration take milliseconds.
+
+Conventions, the same everywhere in the project:
+
+* A multiply-add counts as 2 FLOPs, only matrix products are counted, and training costs 3 x forward.
+* Causal attention is counted in two ways: ``"useful"`` is the T(T+1)/2 scores a causal model needs,
+  ``"executed"`` all T^2, as a kernel that does not skip the masked half computes them. Without a causal mask
+  the two agree.
+* ``backbone_params`` (N in the fitted laws) leaves out the patch embedding, the class token and the table of
+  absolute positions; heads belong to the tasks and are never counted here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+from nepa_scale.utils.errors import UserError, nearest
+
+MlpKind = Literal["gelu", "swiglu"]
+QkNorm = Literal["none", "plain", "weight"]
+PosEmbed = Literal["rope", "absolute"]
+AttentionCount = Literal["useful", "executed"]
+
+
+class Shape(NamedTuple):
+    """What makes a size: the width of the residual stream, the number of blocks and of attention heads."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+
+
+#: From "mini" up every head is 64 wide, as in the paper's B and L: a ladder on which the head width changes
+#: would mix two effects. That decides "huge": DINOv3's H+ (20 heads x 64), not ViT-H's 16 x 80. "giant" is
+#: DINOv2's g. The sizes below "tiny" are for CPUs and tests; all stay under 5 million parameters.
+LADDER: dict[str, Shape] = {
+    "atto": Shape(24, 2, 2),
+    "femto": Shape(32, 3, 2),
+    "pico": Shape(48, 4, 3),
+    "nano": Shape(64, 6, 4),
+    "micro": Shape(96, 6, 3),
+    "mini": Shape(192, 6, 3),
+    "tiny": Shape(192, 12, 3),
+    "small": Shape(384, 12, 6),
+    "base": Shape(768, 12, 12),
+    "large": Shape(1024, 24, 16),
+    "huge": Shape(1280, 32, 20),
+    "giant": Shape(1536, 40, 24),
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything that fixes the parameters of a backbone. Raises ``UserError`` when it cannot be built.
+
+    ``mlp_hidden`` is the width between the MLP's layers (for SwiGLU: of the gate and of the value alike).
+    ``qk_norm``: ``"plain"`` is a LayerNorm over each head without parameters (the paper), ``"weight"`` one
+    with a weight and no bias (the released large and fine-tuned checkpoints). ``pos_embed``: ``"absolute"`` is
+    a learned vector for every token, the class token included, in place of RoPE.
+    """
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    patch_size: int
+    mlp: MlpKind
+    mlp_hidden: int
+    qk_norm: QkNorm
+    layer_scale: bool
+    pos_embed: PosEmbed = "rope"
+    class_token: bool = True
+    in_chans: int = 3
+
+    def __post_init__(self) -> None:
+        for key in ("embed_dim", "depth", "num_heads", "patch_size", "mlp_hidden", "in_chans"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key}={getattr(self, key)} must be at least 1")
+        _check_choice("mlp", self.mlp, get_args(MlpKind))
+        _check_choice("qk_norm", self.qk_norm, get_args(QkNorm))
+        _check_choice("pos_embed", self.pos_embed, get_args(PosEmbed))
+        if self.pos_embed == "rope" and self.embed_dim % (4 * self.num_heads):
+            raise UserError(
+                f"embed_dim={self.embed_dim} must be a multiple of 4 x num_heads ({4 * self.num_heads}): "
+                "two-dimensional RoPE rotates pairs of channels for each of the two axes"
+            )
+        if self.embed_dim % self.num_heads:
+            raise UserError(f"embed_dim={self.embed_dim} must be a multiple of num_heads ({self.num_heads})")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.embed_dim // self.num_heads
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the first patch: the class token, if there is one."""
+        return int(self.class_token)
+
+
+def _check_choice(key: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise UserError(f"{key}={value!r} must be one of {', '.join(valid)}{nearest(value, valid)}")
+
+
+def default_mlp_hidden(embed_dim: int, mlp: MlpKind) -> int:
+    """Return the MLP's hidden width: 4D for GELU, int(4D * 2/3) for SwiGLU, which has a third matrix.
+
+    The paper does not state its SwiGLU width; this one (2048 for base, 2730 for large) keeps the parameters
+    equal to GELU's within 0.02 %.
+    """
+    return 8 * embed_dim // 3 if mlp == "swiglu" else 4 * embed_dim
+
+
+def architecture(
+    size: str,
+    patch_size: int,
+    *,
+    mlp: MlpKind = "gelu",
+    mlp_hidden: int | None = None,
+    qk_norm: QkNorm = "plain",
+    layer_scale: bool = True,
+    pos_embed: PosEmbed = "rope",
+    class_token: bool = True,
+    embed_dim: int | None = None,
+    depth: int | None = None,
+    num_heads: int | None = None,
+) -> Architecture:
+    """Return the architecture of a ladder size, with its width, depth or heads replaced where given.
+
+    Raises ``UserError`` for an unknown size or numbers that do not fit together.
+    """
+    _check_choice("size", size, tuple(LADDER))
+    shape = LADDER[size]
+    width = shape.embed_dim if embed_dim is None else embed_dim
+    return Architecture(
+        embed_dim=width,
+        depth=shape.depth if depth is None else depth,
+        num_heads=shape.num_heads if num_heads is None else num_heads,
+        patch_size=patch_size,
+        mlp=mlp,
+        mlp_hidden=default_mlp_hidden(width, mlp) if mlp_hidden is None else mlp_hidden,
+        qk_norm=qk_norm,
+        layer_scale=layer_scale,
+        pos_embed=pos_embed,
+        class_token=class_token,
+    )
+
+
+def num_patches(arch: Architecture, image_size: int) -> int:
+    """Return the number of patches of a square image of ``image_size`` pixels a side.
+
+    Raises ``UserError`` unless the side is a multiple of the patch size: border pixels would be dropped.
+    """
+    side, rest = divmod(image_size, arch.patch_size)
+    if rest or side < 1:
+        below, above = max(side, 1) * arch.patch_size, (side + 1) * arch.patch_size
+        sizes = f"{below} or {above}" if below < image_size else f"{below}"
+        raise UserError(f"image_size={image_size} must be a multiple of patch_size={arch.patch_size}: use {sizes}")
+    return side * side
+
+
+def num_tokens(arch: Architecture, image_size: int) -> int:
+    """Return the sequence length T: the patches, and the class token if there is one."""
+    return arch.num_prefix_tokens + num_patches(arch, image_size)
+
+
+def _mlp_products(arch: Architecture) -> int:
+    """Number of D x I matrices in one MLP: two, or three when gated."""
+    return 3 if arch.mlp == "swiglu" else 2
+
+
+def _transformer_groups(arch: Architecture) -> dict[str, int]:
+    """Return the parameters of the blocks and of the final norm by their parts."""
+    width, depth, hidden = arch.embed_dim, arch.depth, arch.mlp_hidden
+    products = _mlp_products(arch)
+    return {
+        "attention": depth * 4 * (width * width + width),
+        "mlp": depth * (products * width * hidden + (products - 1) * hidden + width),
+        "layer_norms": depth * 4 * width,
+        "qk_norm": depth * 2 * arch.head_dim if arch.qk_norm == "weight" else 0,
+        "layer_scale": depth * 2 * width if arch.layer_scale else 0,
+        "final_norm": 2 * width,
+    }
+
+
+def parameter_groups(arch: Architecture, image_size: int) -> dict[str, int]:
+    """Return the parameters of each part of the backbone; their sum is exactly the model's.
+
+    Only absolute positions depend on ``image_size``: they have a vector for every token.
+    """
+    width = arch.embed_dim
+    return {
+        "patch_embed": (arch.in_chans * arch.patch_size**2 + 1) * width,
+        "class_token": arch.num_prefix_tokens * width,
+        "pos_embed": num_tokens(arch, image_size) * width if arch.pos_embed == "absolute" else 0,
+        **_transformer_groups(arch),
+    }
+
+
+def total_params(arch: Architecture, image_size: int) -> int:
+    """Return all parameters of the backbone; heads belong to the tasks."""
+    return sum(parameter_groups(arch, image_size).values())
+
+
+def backbone_params(arch: Architecture) -> int:
+    """Return N of the fitted laws: parameters without the patch embedding, the class token and the positions."""
+    return sum(_transformer_groups(arch).values())
+
+
+def forward_flops(
+    arch: Architecture, image_size: int, *, causal: bool, count: AttentionCount = "useful", idle_tokens: int = 0
+) -> int:
+    """Return the FLOPs of one forward pass of one image (conventions: see the module's text).
+
+    ``idle_tokens`` are embedded and stay out of the blocks. With T tokens in the blocks, N patches, P scores (T^2,
+    or T(T+1)/2 for useful causal work), width D and MLP width I, a block costs ``2T (4D^2 + m D I) + 4 P D``, m = 2
+    for GELU and 3 for SwiGLU; the patch embedding ``2 N C p^2 D``.
+    """
+    patches, width = num_patches(arch, image_size), arch.embed_dim
+    tokens = num_tokens(arch, image_size) - idle_tokens
+    scores = tokens * (tokens + 1) // 2 if causal and count == "useful" else tokens * tokens
+    linear = 2 * tokens * width * (4 * width + _mlp_products(arch) * arch.mlp_hidden)
+    stem = 2 * patches * arch.in_chans * arch.patch_size**2 * width
+    return stem + arch.depth * (linear + 4 * scores * width)
+
+
+def block_flops(arch: Architecture, image_size: int, *, idle_tokens: int = 0) -> int:
+    """Return the executed FLOPs of one forward pass of one image through the blocks alone."""
+    stem = 2 * num_patches(arch, image_size) * arch.in_chans * arch.patch_size**2 * arch.embed_dim
+    return forward_flops(arch, image_size, causal=False, idle_tokens=idle_tokens) - stem
+
+
+def block_params(arch: Architecture) -> int:
+    """Return the parameters of one block."""
+    return (backbone_params(arch) - 2 * arch.embed_dim) // arch.depth
+
+
+def train_flops(
+    arch: Architecture, image_size: int, *, causal: bool, count: AttentionCount = "useful", idle_tokens: int = 0
+) -> int:
+    """Return the FLOPs of training on one image, 3 x forward; recomputation to save memory is not counted."""
+    return 3 * forward_flops(arch, image_size, causal=causal, count=count, idle_tokens=idle_tokens)

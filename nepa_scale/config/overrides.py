@@ -1,0 +1,374 @@
+"""The command grammar: ``key=value`` words, a configuration file, and the flags that launchers add."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import pickle
+import textwrap
+from collections.abc import Collection, Sequence
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nepa_scale.config import recipes
+from nepa_scale.config import schema as config_module
+from nepa_scale.config.schema import TASKS, RunConfig, walk
+from nepa_scale.config.validate import LABEL_KEY, NEEDS, SUBSET_KEYS, check_values
+from nepa_scale.data import layout, stated
+from nepa_scale.data.embedded import DEFAULT_ROOT
+from nepa_scale.utils import yaml_files
+from nepa_scale.utils.cli import out_of_range, split_words, to_text
+from nepa_scale.utils.errors import ConfigError, DataError, nearest
+from nepa_scale.utils.files import expand_home, write_atomically
+
+KEYS = {key: meta for key, _, meta in walk(RunConfig())}
+RECIPE_KEYS = tuple(f"{task}.recipe" for task in TASKS if recipes.names(task))
+SHORTHANDS = ("data", "model", *(f"data.{key}" for key in SUBSET_KEYS))
+MAPPINGS = ("milestones", "stated")  # settings whose one value is a mapping, which files may write as such
+ONE_VALUE = "expected one value, found a list"
+SECTIONS = sorted({key.split(".")[0] for key in KEYS if "." in key})
+EXCLUSIVE = (("epochs", "steps"), ("steps", "epochs"), *permutations((*SUBSET_KEYS, LABEL_KEY), 2))
+
+Pairs = list[tuple[str, str]]  # settings, as (dotted key, text)
+
+
+def parse(words: Sequence[str]) -> RunConfig:
+    """Build a checked configuration from ``key=value`` words.
+
+    Raises:
+        ConfigError: with every problem found, one line each.
+    """
+    return build(read_words(words))
+
+
+def read_words(words: Sequence[str]) -> Pairs:
+    """The settings of a command line, ``config=`` first. Raises ``ConfigError`` naming words that are no settings."""
+    pairs = split_words(strip_launcher_flags(words))
+    return sorted(pairs, key=lambda pair: pair[0] != "config")
+
+
+def strip_launcher_flags(words: Sequence[str]) -> list[str]:
+    """Drop what DeepSpeed's and torch's launchers append; turn ``--deepspeed_config F`` into a setting."""
+    kept: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        flag, _, value = word.partition("=")
+        if flag in ("--local_rank", "--local-rank"):
+            if not value:
+                next(remaining, None)
+        elif flag == "--deepspeed_config":
+            kept.append(f"engine.ds_config={value or next(remaining, '')}")
+        elif flag == "--dry-run":
+            kept.append("dry_run=true")
+        elif flag != "--deepspeed":
+            kept.append(word)
+    return kept
+
+
+def build(pairs: Sequence[tuple[str, str]], *, tasks: Sequence[str] | None = None) -> RunConfig:
+    """Apply (key, value) pairs in order to the defaults, then check them.
+
+    ``tasks`` are those whose sections are checked; by default the one to do now.
+    Raises ``ConfigError`` with every problem found.
+    """
+    problems: list[str] = []
+    return build_read(with_files(pairs, problems), problems, tasks=tasks)
+
+
+def build_read(
+    given: Sequence[tuple[str, str]],
+    problems: list[str],
+    *,
+    tasks: Sequence[str] | None = None,
+    recorded: Sequence[tuple[str, str]] = (),
+    begun: Collection[str] = (),
+) -> RunConfig:
+    """What ``build`` does with pairs whose files ``with_files`` has read, finding ``problems``.
+
+    Args:
+        tasks: those whose sections are checked; by default the one to do now.
+        recorded: settings that count where neither pairs nor recipes say another thing.
+        begun: tasks whose data set ``data=`` leaves as it is, unless they are the one to do now.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    pairs = overlay(recorded, _expand(given, recorded, begun, problems))
+    tree: DictConfig = pickle.loads(_defaults())  # noqa: S301  what _defaults has pickled
+    for key, value in pairs:
+        problems += _apply(tree, key, value)
+    config: RunConfig = OmegaConf.to_object(tree)  # type: ignore[assignment]
+    _replace_default_epochs(config, {key for key, _ in pairs})
+    problems += check_values(config, (config.task,) if tasks is None else tuple(t for t in config.tasks if t in tasks))
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def pairs_from_mapping(mapping: Any, source: str) -> list[tuple[str, str]]:
+    """Nested settings as (dotted key, text) pairs. Raises ``ConfigError`` naming ``source`` with every problem."""
+    if not isinstance(mapping, dict):
+        raise ConfigError([f"{source}: expected settings (key: value), found {type(mapping).__name__}"])
+    flat = flatten(mapping)
+    problems = [f"{source}: {key}: {ONE_VALUE}" for key, value in flat.items() if isinstance(value, list)]
+    if problems:
+        raise ConfigError(problems)
+    return [(key, expand_home(to_text(value))) for key, value in flat.items()]
+
+
+def flatten(mapping: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as {dotted key: value}; a list, and a mapping that one setting holds, is a value."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, dict) and str(key).rsplit(".", 1)[-1] not in MAPPINGS:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def setting_problems(key: str, value: Any) -> list[str]:
+    """What is wrong with one setting of a run by itself: its key, its type or its range."""
+    if key in (*SHORTHANDS, *RECIPE_KEYS):
+        return []
+    if isinstance(value, list):
+        return [f"{key}: {ONE_VALUE}"]
+    tree: DictConfig = _scratch_tree()
+    return _apply(tree, key, to_text(value)) or out_of_range(key, OmegaConf.select(tree, key), KEYS[key])
+
+
+def save(config: RunConfig, path: Path) -> None:
+    """Write the resolved configuration as YAML that ``load`` turns into an equal object."""
+    write_atomically(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True))
+
+
+def load(path: Path) -> RunConfig:
+    """Read a configuration written by ``save``. Raises ``ConfigError`` naming the file."""
+    return build(read_pairs(path))
+
+
+def read_pairs(path: Path) -> list[tuple[str, str]]:
+    """The settings of a YAML file as (dotted key, text) pairs.
+
+    Raises ``ConfigError`` with every mistake in the file and its line.
+    """
+    source = f"config={path}"
+    return pairs_from_mapping(yaml_files.read(path, content_problems, source), source)
+
+
+def content_problems(content: dict[str, Any]) -> list[tuple[str, str]]:
+    """(key, problem) of every setting in a file that is wrong by itself."""
+    return [(key, line) for key, value in flatten(content).items() for line in setting_problems(key, value)]
+
+
+def assign(tree: DictConfig, key: str, value: str, kind: str) -> list[str]:
+    """Set a key of a structured tree from its text; returns the problems. ``kind`` is the field's type, as declared."""
+    if "${" in value or value == "???":  # OmegaConf's marks of a reference and of a missing value
+        return [f"{key}={value}: references are not supported; write the value itself"]
+    try:
+        OmegaConf.update(tree, key, None if value in ("null", "None") else value)
+    except (OmegaConfBaseException, ValueError, OverflowError):
+        return [f"{key}={value}: expected {_described(kind)}"]
+    return []
+
+
+def help_text(command: str) -> str:
+    """The tree of keys with defaults and meaning."""
+    lines = [
+        f"usage: {command} key=value ...",
+        "",
+        "A run_dir that holds a config.yaml gives its settings, config=FILE those of a YAML file; what is typed wins.",
+        "data=NAME is short for the dataset of every task that can read it, data.num_images=N and data.fraction=F for",
+        "how much of it this task uses, model=NAME for model.size. Keys marked * change how the work is done but not",
+        "its result. dry_run=true needs no launcher: python nepa_scale/train.py answers sooner than deepspeed.",
+        "",
+        *(f"  {key + '=NAME':<38} published recipe: {', '.join(_recipe_names(key))}" for key in RECIPE_KEYS),
+        "",
+    ]
+    documented = _documentation()
+    for key, default, meta in walk(RunConfig()):
+        mark = "*" if meta["orchestration"] else " "
+        choices = f" [{'|'.join(meta['choices'])}]" if "choices" in meta else ""
+        text = documented[key] + choices
+        lines.append(f"{mark} {key + '=' + to_text(default):<38} {text}")
+    return "\n".join(lines)
+
+
+@functools.cache
+def _scratch_tree() -> DictConfig:
+    """A typed tree whose values are of no interest: one to try settings on."""
+    tree: DictConfig = pickle.loads(_defaults())  # noqa: S301  what _defaults has pickled
+    return tree
+
+
+@functools.cache
+def _defaults() -> bytes:
+    """The typed tree of defaults, pickled: reading it takes a thirtieth of making it, and a plan needs thousands."""
+    return pickle.dumps(OmegaConf.structured(RunConfig))
+
+
+def with_files(pairs: Sequence[tuple[str, str]], problems: list[str]) -> Pairs:
+    """The pairs, with the settings of each ``config=`` file in its place; what follows it is stronger."""
+    weaker: Pairs = []
+    layer: Pairs = []
+    for key, value in pairs:
+        if key == "config":
+            weaker, layer = overlay(weaker, layer), []
+            try:
+                weaker = overlay(weaker, read_pairs(Path(value)))
+            except ConfigError as error:
+                problems += error.problems
+        else:
+            layer.append((key, value))
+    return overlay(weaker, layer)
+
+
+def overlay(weak: Sequence[tuple[str, str]], strong: Sequence[tuple[str, str]]) -> Pairs:
+    """The settings of two sources in order, where ``strong`` replaces what it excludes: steps a length in epochs, a
+    fraction a number of images or of labels per class, and the other way round. Its ``data`` stands before the data
+    sets of single tasks."""
+    given = {key for key, value in strong if value != "null"}
+    replaced = {f"{task}.{a}" for task in TASKS for a, b in EXCLUSIVE if f"{task}.{b}" in given}
+    return [pair for pair in weak if pair[0] not in replaced] + sorted(strong, key=lambda pair: pair[0] != "data")
+
+
+def _expand(
+    given: Sequence[tuple[str, str]],
+    recorded: Sequence[tuple[str, str]],
+    begun: Collection[str],
+    problems: list[str],
+) -> Pairs:
+    """Resolve the shorthands and the recipes."""
+    given = [(key, _inline(value, problems) if key == stated.KEY else value) for key, value in given]
+    values = dict([*recorded, *given])
+    task = dict(given).get("task", "pretrain")
+    task = task if task in TASKS else "pretrain"
+    short = {"model": ["model.size"]} | {f"data.{key}": [f"{task}.{key}"] for key in SUBSET_KEYS}
+    if "data" in values:
+        takers = _takers(Path(values.get("data.root", DEFAULT_ROOT)), values["data"], values.get(stated.KEY))
+        short["data"] = [f"{each}.dataset" for each in TASKS if each == task or (each in takers and each not in begun)]
+    expanded = [(full, value) for key, value in given for full in short.get(key, [key])]
+    return _expand_recipes(expanded, values.get("model.size"), problems)
+
+
+def _inline(value: str, problems: list[str]) -> str:
+    """Facts about data sets as a mapping: what is in the file that ``value`` names, which a run need not keep."""
+    try:
+        return value if value == "null" else str(stated.read(value))
+    except ConfigError as error:
+        problems += error.problems
+        return "null"
+
+
+def _takers(root: Path, name: str, facts: str | None) -> tuple[str, ...]:
+    """The tasks that can read a data set; all of them where it cannot be told, which is an error later."""
+    try:
+        info = stated.dataset_facts(root, name, None if facts == "null" else facts)
+    except (DataError, ConfigError):
+        return TASKS
+    return tuple(task for task in TASKS if not layout.missing_needs(info, NEEDS[task]))
+
+
+def _expand_recipes(pairs: Pairs, size: str | None, problems: list[str]) -> Pairs:
+    """Put the settings of the last recipe named for each task before all pairs, which are stronger.
+
+    What a recipe says for a size follows the size that pairs or recipes choose, or else ``size``; a length given in
+    steps replaces the recipe's epochs, and the other way round.
+    """
+    chosen = {key.split(".")[0]: value for key, value in pairs if key in RECIPE_KEYS and value != "null"}
+    rest = [pair for pair in pairs if pair[0] not in RECIPE_KEYS]
+    recipe_pairs: Pairs = []
+    for task in (task for task in TASKS if task in chosen):
+        try:
+            size = dict([*recipe_pairs, *rest]).get("model.size", size)
+            recipe_pairs += pairs_from_mapping(
+                recipes.settings(task, chosen[task], size, content_problems), f"{task}.recipe={chosen[task]}"
+            )
+        except ConfigError as error:
+            problems += error.problems
+    return overlay(recipe_pairs, rest)
+
+
+def _replace_default_epochs(config: RunConfig, given: Collection[str]) -> None:
+    """Let ``steps`` take the place of the default ``epochs``; epochs that were given stay, to be complained about."""
+    for task in TASKS:
+        section = config.task_config(task)
+        if section.steps is not None and f"{task}.epochs" not in given:
+            section.epochs = None
+
+
+def _apply(tree: DictConfig, key: str, value: str) -> list[str]:
+    if key not in KEYS:
+        return [unknown_key(key)]
+    return assign(tree, key, value, _kind(key))
+
+
+def _recipe_names(key: str) -> list[str]:
+    return recipes.names(key.removesuffix(".recipe"))
+
+
+def unknown_key(key: str) -> str:
+    """The complaint about a key that does not exist, with the nearest that does."""
+    if key in SECTIONS:
+        return f"{key}: a group of settings, not one; its keys: {', '.join(k for k in KEYS if k.startswith(key + '.'))}"
+    leaf = key.rsplit(".", 1)[-1]
+    by_leaf = [name for name in KEYS if name.rsplit(".", 1)[-1] == leaf]
+    valid = (*KEYS, *RECIPE_KEYS)
+    whole = nearest(key, valid) if "." in key else ""
+    hint = f"; did you mean '{by_leaf[0]}'?" if by_leaf else whole or _nearest_leaf(leaf, valid)
+    return f"unknown key '{key}'{hint}"
+
+
+def _nearest_leaf(leaf: str, valid: Sequence[str]) -> str:
+    leaves = {name.rsplit(".", 1)[-1]: name for name in reversed(valid)}
+    match = nearest(leaf, leaves)
+    return match.replace(match.split("'")[1], leaves[match.split("'")[1]]) if match else "; --help lists all keys"
+
+
+def _kind(key: str) -> str:
+    """The declared type of a setting's field."""
+    section: Any = RunConfig
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        section = type(getattr(section(), parent))
+    return str(section.__dataclass_fields__[leaf].type)
+
+
+def _described(kind: str) -> str:
+    names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+    base = kind.removesuffix(" | None")
+    return names.get(base, base) + (" or null" if base != kind else "")
+
+
+def _documentation() -> dict[str, str]:
+    """The docstring under each field, by dotted key, read from the source of ``config.py``."""
+    classes = {
+        node.name: node for node in ast.parse(inspect.getsource(config_module)).body if isinstance(node, ast.ClassDef)
+    }
+
+    def fields_of(name: str) -> dict[str, str]:
+        node = classes[name]
+        found: dict[str, str] = {}
+        for base in node.bases:
+            if isinstance(base, ast.Name) and base.id in classes:
+                found |= fields_of(base.id)
+        for statement, follower in zip(node.body, node.body[1:], strict=False):
+            if isinstance(statement, ast.AnnAssign) and isinstance(follower, ast.Expr):
+                target, text = statement.target, follower.value
+                if isinstance(target, ast.Name) and isinstance(text, ast.Constant):
+                    found[target.id] = textwrap.dedent(str(text.value))
+        return found
+
+    documented: dict[str, str] = fields_of("RunConfig")
+    default = RunConfig()
+    for section in SECTIONS:
+        texts = fields_of(type(getattr(default, section)).__name__)
+        documented |= {f"{section}.{name}": text for name, text in texts.items()}
+    return documented

@@ -1,0 +1,135 @@
+"""The first failure of a job, known to every rank: what torch's collectives would turn into "connection closed".
+
+A rank that fails writes what happened into the job's store, where only the first to do so succeeds; the others find it
+there within a second (``watchdog.py``). Rank 0 records it for all. Nobody leaves before that is done, so that a
+launcher that kills the rest at the first exit hides nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from nepa_scale.distributed.exit_codes import ExitCode
+from nepa_scale.utils.errors import (
+    DataLostError,
+    DivergedError,
+    MilestoneError,
+    UserError,
+    failure_reason,
+    is_out_of_memory,
+)
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+    from nepa_scale.distributed.world import World
+
+POLL_SECONDS = 0.1
+FAREWELL_SECONDS = 5.0
+_FAILURE, _RECORDED, _KNOWN = "failure", "recorded", "known"
+_LOST_CONTACT = ("connection closed", "connection reset", "broken pipe", "connection refused", "remote process exited")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What ended a job: on which rank and host, after how many steps, why, and the exit code for all."""
+
+    rank: int
+    host: str
+    step: int
+    message: str
+    code: int
+
+    def described(self, world: World) -> str:
+        """One line or more for people; in a job of several ranks it says which it was."""
+        if world.size == 1:
+            return self.message
+        first, *rest = self.message.split("\n", 1)
+        kind = failure_reason(first)
+        what = first.removeprefix(f"{kind}: ") if kind else first
+        place = f"rank {self.rank} on {self.host}, after step {self.step}: {what}"
+        return "\n".join([f"{kind}: {place}" if kind else place, *rest])
+
+
+class JobFailedError(Exception):
+    """Carries the job's first failure, which is recorded and told, up to the command, which leaves with its code."""
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+        super().__init__(failure.message)
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """The code with which a process leaves because of ``error``."""
+    if isinstance(error, DataLostError):
+        return ExitCode.DATA_LOST
+    if isinstance(error, DivergedError):
+        return ExitCode.DIVERGED
+    if isinstance(error, MilestoneError):
+        return ExitCode.MILESTONE
+    if isinstance(error, UserError):
+        return ExitCode.USER_ERROR
+    return ExitCode.OUT_OF_MEMORY if is_out_of_memory(error) else ExitCode.FAILURE
+
+
+def lost_contact(error: BaseException) -> bool:
+    """Whether ``error`` only says that another rank is gone: the reason is that rank's."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError | OSError) and any(words in text for words in _LOST_CONTACT)
+
+
+def failure_of(error: BaseException, world: World, step: int, message: str) -> Failure:
+    """The failure that an exception on this rank is."""
+    return Failure(world.rank, socket.gethostname(), step, message, exit_code(error))
+
+
+class Announcements:
+    """The failure in the job's store. Methods raise ``RuntimeError`` when the store is gone, and rank 0 with it."""
+
+    def __init__(self, store: Store, world: World) -> None:
+        self._store, self._world = store, world
+        store.set_timeout(timedelta(seconds=FAREWELL_SECONDS))
+
+    def announce(self, failure: Failure) -> Failure:
+        """Make ``failure`` the job's, unless there is one already; returns the one that counts."""
+        mine = json.dumps(dataclasses.asdict(failure))
+        return _parsed(self._store.compare_set(_FAILURE, "", mine))
+
+    def find(self) -> Failure | None:
+        """The job's failure, if there is one."""
+        return _parsed(self._store.get(_FAILURE)) if self._store.check([_FAILURE]) else None
+
+    def part(self, record: Callable[[], None]) -> None:
+        """Leave together: rank 0 calls ``record`` and waits until the others know, they until it has, or do it."""
+        if self._world.is_main:
+            record()
+            self._store.set(_RECORDED, "1")
+            _wait_until(lambda: self._store.add(_KNOWN, 0) >= self._world.size - 1)
+        else:
+            self._store.add(_KNOWN, 1)
+            if not _wait_until(self._is_recorded):
+                record()
+
+    def _is_recorded(self) -> bool:
+        try:
+            return self._store.check([_RECORDED])
+        except RuntimeError:  # rank 0 has left, which it does after recording
+            return True
+
+
+def _parsed(text: bytes) -> Failure:
+    return Failure(**json.loads(text))
+
+
+def _wait_until(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + FAREWELL_SECONDS
+    while not (met := condition()) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    return met

@@ -1,0 +1,104 @@
+"""How far every rank of a job is, as each shows it in the job's store, and who of them is behind or gone."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nepa_scale.utils.errors import shortened
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+    from nepa_scale.distributed.world import World
+
+_SEPARATOR = "\x1f"
+_COMMUNICATION = ("/torch/distributed/", "/deepspeed/comm/")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A rank's host, how many places it has passed, the steps it has done, and what it does now.
+
+    ``waiting``: whether its training thread is inside a collective, so that it is not the one who holds up the rest.
+    """
+
+    host: str
+    passed: int = 0
+    step: int = 0
+    doing: str = "starting"
+    waiting: bool = False
+
+
+class Peers:
+    """The progress of all ranks. Methods raise ``RuntimeError`` when the store is gone, and rank 0 with it."""
+
+    def __init__(self, store: Store, world: World) -> None:
+        self._store, self._world = store, world
+        self._beats = 0
+        self._seen: dict[int, tuple[str, float]] = {}  # by rank: what it showed last, and since when
+
+    def show(self, mine: Progress) -> None:
+        """Let the others know that this rank lives and how far it is."""
+        self._beats += 1
+        words = (mine.host, str(mine.passed), str(mine.step), mine.doing, str(int(mine.waiting)), str(self._beats))
+        self._store.set(_key(self._world.rank), _SEPARATOR.join(words))
+
+    def all(self) -> dict[int, Progress]:
+        """What every rank has shown; empty until all have shown something."""
+        return {rank: _parsed(text) for rank, text in self._read().items()}
+
+    def forgive(self) -> None:
+        """Forget since when the others are silent: it was this process that did not look."""
+        self._seen.clear()
+
+    def silent(self, seconds: float) -> list[int]:
+        """The ranks that showed nothing new for so long, as far as this process has looked."""
+        now, texts = time.monotonic(), self._read()
+        for rank, text in texts.items():
+            if self._seen.get(rank, ("", 0.0))[0] != text:
+                self._seen[rank] = (text, now)
+        return [rank for rank in texts if now - self._seen[rank][1] > seconds]
+
+    def _read(self) -> dict[int, str]:
+        keys = [_key(rank) for rank in range(self._world.size)]
+        texts = self._store.multi_get(keys) if self._store.check(keys) else []
+        return {rank: text.decode() for rank, text in enumerate(texts)}
+
+
+def behind(everyone: dict[int, Progress]) -> list[int]:
+    """The ranks that have passed the fewest places and, of them, do not wait for others; all if none stands out."""
+    least = min((progress.passed, progress.waiting) for progress in everyone.values())
+    return [rank for rank, progress in everyone.items() if (progress.passed, progress.waiting) == least]
+
+
+def who_hangs(everyone: dict[int, Progress]) -> str:
+    """A sentence on which ranks are behind and what they and the others do."""
+    late = behind(everyone)
+    first = everyone[late[0]]
+    if len(late) == len(everyone):
+        return f"all {len(everyone)} ranks are at '{first.doing}'"
+    other = everyone[next(rank for rank in everyone if rank not in late)]
+    ranks = shortened(f"{rank} on {everyone[rank].host}" for rank in late)
+    return f"rank {ranks} is at '{first.doing}', the others wait for it at '{other.doing}'"
+
+
+def in_collective(thread: int) -> bool:
+    """Whether the thread with this identity is inside a call of torch's or DeepSpeed's communication."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if any(part in frame.f_code.co_filename for part in _COMMUNICATION):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _key(rank: int) -> str:
+    return f"progress/{rank}"
+
+
+def _parsed(text: str) -> Progress:
+    host, passed, step, doing, waiting, _ = text.split(_SEPARATOR)
+    return Progress(host, int(passed), int(step), doing, bool(int(waiting)))

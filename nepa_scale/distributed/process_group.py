@@ -1,0 +1,254 @@
+"""Which process this is among those of the run, and how they reach one another."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import socket
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+from nepa_scale.distributed import mpi_environment, slurm_environment
+from nepa_scale.distributed.free_port import free_port
+from nepa_scale.distributed.rendezvous import meet
+from nepa_scale.distributed.world import World
+from nepa_scale.utils.errors import ConfigError, RankError
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributed import ProcessGroup
+
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def read_environment() -> World:
+    """Find this process's place and complete the variables that torch and DeepSpeed need (torch-free).
+
+    Understands the DeepSpeed launcher, torchrun, mpirun, srun (SLURM_*) and a bare ``python`` call.
+    Raises ``ConfigError`` when a launcher's variables are incomplete or contradict one another.
+    """
+    env = os.environ
+    size_variable = "WORLD_SIZE"
+    if "RANK" not in env:  # mpirun first: on other nodes of a Slurm job its daemons are tasks of srun
+        size_variable = mpi_environment.map_mpi() or slurm_environment.map_slurm() or size_variable
+    if "RANK" not in env:
+        env.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    missing = [name for name in LAUNCHER_VARIABLES if name not in env]
+    if missing:
+        raise ConfigError([f"environment: RANK is set but {', '.join(missing)} not; start through a launcher"])
+    try:
+        rank, size, local_rank, port = (int(env[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"))
+    except ValueError as error:
+        raise RankError(
+            [f"environment: RANK, WORLD_SIZE, LOCAL_RANK and MASTER_PORT must be whole numbers ({error})"]
+        ) from error
+    if not 0 <= rank < size:
+        raise RankError([f"environment: RANK={rank} is not below WORLD_SIZE={size}"])
+    if not 0 < port < 2**16:
+        raise RankError([f"environment: MASTER_PORT={port} must be from 1 to 65535"])
+    world = World(rank, size, local_rank, size_variable)
+    _share_cores(world)
+    return world
+
+
+def import_libraries() -> bool:
+    """Import torch and DeepSpeed, told what they need to know before; returns whether this process has a GPU."""
+    # Of what goes wrong, our own messages tell; torch would print its C++ stack at every lost connection.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed  # noqa: F401  for all that follows
+
+    return cuda
+
+
+def initialise(world: World, *, rendezvous_seconds: float = 60.0, timeout_minutes: float = 30.0) -> torch.device:
+    """Join the process group (NCCL on GPUs, gloo on CPUs) and return this process's device.
+
+    Args:
+        rendezvous_seconds: how long to wait for the other ranks.
+        timeout_minutes: when a collective gives up, should the watchdog not have ended the job before.
+
+    Raises:
+        ConfigError: when the ranks do not find one another, naming the variable that is wrong.
+    """
+    cuda = import_libraries()
+    import deepspeed
+    import torch
+    import torch.distributed as dist
+
+    if cuda:
+        device = torch.device("cuda", _choose_gpu(world.local_rank))
+        _measure_memory_through_torch()
+    else:
+        _skip_shared_memory_kernel()
+        device = torch.device("cpu")
+    backend = "nccl" if cuda else "gloo"
+    store = dist.HashStore() if world.size == 1 else dist.PrefixStore("group", meet(world, rendezvous_seconds))
+    if world.size > 1:
+        _choose_interface()  # on GPUs, too: hosts agree among themselves over gloo
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=world.rank,
+        world_size=world.size,
+        timeout=timedelta(minutes=timeout_minutes),
+        device_id=device if cuda and world.size > 1 else None,
+    )
+    deepspeed.init_distributed(dist_backend=backend, verbose=False)
+    return device
+
+
+def shut_down() -> None:
+    """Leave the process group together: without the barrier a rank may abort while another still talks to it."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def leave(code: int = 0) -> NoReturn:
+    """Leave the process group together and end this process, without taking the interpreter down.
+
+    DeepSpeed keeps groups alive, and so gloo's threads. One that frees a tensor while Python ends would abort the
+    process after all of its work is done.
+    """
+    shut_down()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def sum_votes(votes: Sequence[float]) -> list[int]:
+    """The sums of small whole numbers over all ranks, host to host: nobody waits for what the GPUs are doing."""
+    import torch
+    import torch.distributed as dist
+
+    sums = torch.tensor(votes, dtype=torch.float64)
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(sums, group=_hosts())
+    return [int(each) for each in sums.tolist()]
+
+
+@functools.cache
+def _hosts() -> ProcessGroup | None:
+    """The ranks without their GPUs; None is the group that there is anyway."""
+    import torch.distributed as dist
+
+    if dist.get_backend() != "nccl":
+        return None
+    return cast("ProcessGroup", dist.new_group(backend="gloo"))
+
+
+def sum_over_ranks(tensors: Iterable[torch.Tensor]) -> None:
+    """Replace each tensor by its sum over all ranks, in place."""
+    import torch.distributed as dist
+
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+
+def max_over_ranks(value: int, device: torch.device) -> int:
+    """The largest of all ranks' values; every rank must call this at the same point."""
+    import torch
+    import torch.distributed as dist
+
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return value
+    largest = torch.tensor(value, device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest.item())
+
+
+def first_text(text: str | None) -> str:
+    """The text of the first rank that has one; every rank must call this at the same point."""
+    return next((each for each in gather_objects(text) if each), "")
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """What each rank gives, in the order of ranks; every rank must call this at the same point."""
+    import torch.distributed as dist
+
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    """Wait until every rank arrives."""
+    import torch.distributed as dist
+
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.barrier()
+
+
+def _skip_shared_memory_kernel() -> None:
+    """Keep DeepSpeed from compiling its CPU collectives: over a minute of C++ that training never uses."""
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def ranks_here(world: World) -> int:
+    """The ranks on this machine, as the launcher says; all of them where it says nothing."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", world.size)))
+
+
+def _share_cores(world: World) -> None:
+    """Give each rank of this machine its own share of cores; oversubscribed OpenMP threads are ruinously slow."""
+    env = os.environ
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = slurm_environment.threads_of_task() or cores // ranks_here(world)
+    env.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
+
+
+def _choose_gpu(local_rank: int) -> int:
+    """The number of this rank's GPU, also told to DeepSpeed; Slurm may show each task its own one only."""
+    import torch
+
+    count = torch.cuda.device_count()
+    index = 0 if count == 1 else local_rank
+    if index >= count:
+        raise RankError(
+            [f"environment: LOCAL_RANK={local_rank}, but this machine shows {count} GPUs; start fewer ranks"]
+        )
+    os.environ["LOCAL_RANK"] = str(index)
+    torch.cuda.set_device(index)
+    return index
+
+
+def _measure_memory_through_torch() -> None:
+    """Keep DeepSpeed from asking NVML for free memory: it takes GPUs by number, also where UUIDs name them."""
+    import torch
+    from deepspeed.accelerator import get_accelerator
+
+    accelerator: Any = get_accelerator()
+    accelerator.available_memory = lambda device_index=None: torch.cuda.mem_get_info(device_index)[0]
+
+
+def _choose_interface() -> None:
+    """Have gloo talk over the network interface that leads to rank 0, unless the user has named one.
+
+    gloo would take the address that this machine's host name has, which is often one that only itself can reach.
+    """
+    import psutil
+
+    [(family, kind, _, _, address), *_] = socket.getaddrinfo(os.environ["MASTER_ADDR"], 9, type=socket.SOCK_DGRAM)
+    with socket.socket(family, kind) as probe:
+        probe.connect(address)  # sends nothing
+        own = probe.getsockname()[0]
+    interfaces = psutil.net_if_addrs().items()
+    names = [name for name, addresses in interfaces if own in (item.address.split("%")[0] for item in addresses)]
+    if names:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])

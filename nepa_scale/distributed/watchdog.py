@@ -1,0 +1,218 @@
+"""A second pair of eyes in every process: ends it when it hangs, and when another rank has failed.
+
+The training thread may be inside a collective or a library for as long as it likes and cannot look up. So threads of
+their own watch: one this process's progress, one the job's store, where every rank shows how far it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import faulthandler
+import logging
+import multiprocessing
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from nepa_scale.distributed.exit_codes import ExitCode
+from nepa_scale.distributed.failures import Announcements, Failure, failure_of, lost_contact
+from nepa_scale.distributed.heartbeat import Peers, Progress, behind, in_collective, who_hangs
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+    from nepa_scale.distributed.world import World
+
+POLL_SECONDS = 0.5
+SUSPENDED_SECONDS = 10.0
+SETTLING_SECONDS = 8.0
+QUIET_SECONDS = 5.0
+SILENT_SECONDS = 60.0
+STARTING_PATIENCE = 3
+GONE = "killed from outside, for want of memory or with its machine"
+STACKS = "stacks"
+
+
+class Watchdog:
+    """Watches from ``start`` to ``stop``; the training thread calls ``passed`` whenever it gets somewhere.
+
+    Args:
+        task_dir: gets the stacks of all threads of a job that hangs, in ``stacks/rank_NNNNN.txt``.
+        timeout_seconds: how long this process may take from one call of ``passed`` to the next.
+        store: a connection to the job's store that nobody else uses; None in a job of one rank.
+        record: writes down the job's first failure, on rank 0, or on all when rank 0 is gone.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        task_dir: Path,
+        *,
+        timeout_seconds: float,
+        store: Store | None,
+        record: Callable[[Failure], None],
+    ) -> None:
+        self._world, self._stacks = world, task_dir / STACKS / f"rank_{world.rank:05d}.txt"
+        self._timeout, self._record = timeout_seconds, record
+        self._progress, self._host = Progress(socket.gethostname()), socket.gethostname()
+        self._since, self._allowed = time.monotonic(), STARTING_PATIENCE * timeout_seconds
+        self._announcements = Announcements(store, world) if store is not None else None
+        self._peers = Peers(store, world) if store is not None else None
+        self._training_thread = threading.get_ident()
+        self._ended, self._leaving = threading.Event(), threading.Lock()
+
+    def start(self) -> None:
+        """Begin to watch."""
+        if self._peers is not None:
+            self._peers.show(self._progress)
+            threading.Thread(target=self._watch_others, name="watchdog of the job", daemon=True).start()
+        threading.Thread(target=self._watch_progress, name="watchdog", daemon=True).start()
+
+    def stop(self) -> None:
+        """Watch no longer; every rank calls this before any of them leaves."""
+        self._ended.set()
+
+    def passed(self, doing: str, step: int, *, patience: float = 1) -> None:
+        """Note that this process gets on: what it does now, after how many steps.
+
+        ``patience`` multiplies the time it may take: starting, compiling and saving are slower than a step.
+        """
+        self._progress = Progress(self._host, self._progress.passed + 1, step, doing)
+        self._since, self._allowed = time.monotonic(), patience * self._timeout
+
+    def fail(self, error: BaseException, message: str) -> Failure:
+        """Make ``error`` of this rank, or what caused it elsewhere, the job's failure; returns when all know it."""
+        self._leaving.acquire()  # for good: the threads must not end the process meanwhile
+        failure = failure_of(error, self._world, self._progress.step, message)
+        if self._announcements is None:
+            self._record(failure)
+            return failure
+        try:
+            if lost_contact(error):
+                failure = self._cause_elsewhere() or failure
+            failure = self._announcements.announce(failure)
+            self._announcements.part(lambda: self._record(failure))
+        except RuntimeError:  # the store is gone, and rank 0 with it
+            failure = self._lost_rank_0()
+            self._record(failure)
+        return failure
+
+    def _watch_progress(self) -> None:
+        last = time.monotonic()
+        while not self._ended.wait(POLL_SECONDS):
+            last, slept = time.monotonic(), time.monotonic() - last
+            if slept > SUSPENDED_SECONDS:  # this process was stopped, or the machine: nobody hangs
+                self._since += slept
+            if last - self._since > self._allowed:
+                self._leave(self._hang(last - self._since))
+
+    def _watch_others(self) -> None:
+        last = time.monotonic()
+        while not self._ended.wait(POLL_SECONDS):
+            last, slept = time.monotonic(), time.monotonic() - last
+            try:
+                failure = self._look_at_others(forgive=slept > SUSPENDED_SECONDS)
+            except RuntimeError:
+                time.sleep(POLL_SECONDS)  # rank 0 may have ended well, and this process be about to
+                failure = None if self._ended.is_set() else self._lost_rank_0()
+            if failure is not None:
+                self._leave(failure)
+
+    def _look_at_others(self, *, forgive: bool) -> Failure | None:
+        if self._announcements is None or self._peers is None:
+            return None
+        self._peers.show(self._now())
+        found = self._announcements.find()
+        if found is not None or not self._world.is_main:
+            return found
+        if forgive:
+            self._peers.forgive()
+        silent = self._peers.silent(SILENT_SECONDS)
+        return self._announcements.announce(self._gone(silent[0])) if silent else None
+
+    def _cause_elsewhere(self) -> Failure | None:
+        """Why contact was lost: another rank's failure, or a rank that has fallen silent. Takes some seconds."""
+        if self._announcements is None or self._peers is None:
+            return None
+        deadline = time.monotonic() + SETTLING_SECONDS
+        self._peers.forgive()
+        while time.monotonic() < deadline:
+            found = self._announcements.find()
+            if found is not None:
+                return found
+            silent = self._peers.silent(QUIET_SECONDS)
+            if silent:
+                return self._gone(silent[0])
+            time.sleep(POLL_SECONDS)
+        return None
+
+    def _gone(self, rank: int) -> Failure:
+        there = self._peers.all()[rank] if self._peers is not None else self._progress
+        message = f"gave no sign of life any more, last at '{there.doing}': {GONE}"
+        return Failure(rank, there.host, there.step, message, ExitCode.FAILURE)
+
+    def _lost_rank_0(self) -> Failure:
+        host = os.environ.get("MASTER_ADDR", "?")
+        return Failure(0, host, self._progress.step, f"gave no sign of life any more: {GONE}", ExitCode.FAILURE)
+
+    def _now(self) -> Progress:
+        return dataclasses.replace(self._progress, waiting=in_collective(self._training_thread))
+
+    def _hang(self, seconds: float) -> Failure:
+        """Who holds the job up, as far as it can be seen from here."""
+        remedy = f"; stacks are in {self._stacks.parent}; if it is only slow, raise engine.timeout_minutes"
+        took = f"timeout: no progress for {seconds:.0f} s"
+        rank, who = self._world.rank, f"it is at '{self._progress.doing}'"
+        if self._announcements is None or self._peers is None:
+            return Failure(rank, self._host, self._progress.step, f"{took}: {who}{remedy}", ExitCode.TIMEOUT)
+        try:
+            everyone = self._peers.all() | {rank: self._now()}
+            rank = rank if rank in behind(everyone) else behind(everyone)[0]
+            there = everyone[rank]
+            message = f"{took}: {who_hangs(everyone)}{remedy}"
+            return self._announcements.announce(Failure(rank, there.host, there.step, message, ExitCode.TIMEOUT))
+        except RuntimeError:
+            return self._lost_rank_0()
+
+    def _leave(self, failure: Failure) -> None:
+        """End this process, whatever its training thread does."""
+        if not self._leaving.acquire(blocking=False):
+            return  # the training thread is leaving by itself
+        if failure.code == ExitCode.TIMEOUT:
+            self._dump_stacks()
+        try:
+            if self._announcements is not None:
+                self._announcements.part(lambda: self._record(failure))
+            else:
+                self._record(failure)
+        except RuntimeError:
+            self._record(failure)
+        if self._world.local_rank == 0:
+            print(f"error: {failure.described(self._world)}", file=sys.stderr)
+        leave_at_once(failure.code)
+
+    def _dump_stacks(self) -> None:
+        try:
+            self._stacks.parent.mkdir(parents=True, exist_ok=True)
+            with self._stacks.open("w", encoding="utf-8") as file:
+                file.write(f"{dataclasses.asdict(self._progress)}\n")
+                file.flush()
+                faulthandler.dump_traceback(file, all_threads=True)
+        except OSError as error:
+            print(f"the stacks cannot be written: {error}", file=sys.stderr)
+
+
+def leave_at_once(code: int) -> NoReturn:
+    """End this process and its loader processes without asking any other thread."""
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join(1.0)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

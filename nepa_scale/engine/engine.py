@@ -1,0 +1,176 @@
+"""DeepSpeed behind one small interface: build, step, gather weights; ``state`` is what a checkpoint holds."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor, nn
+
+from nepa_scale.distributed.process_group import sum_over_ranks
+from nepa_scale.distributed.world import World
+from nepa_scale.engine.deepspeed_patches import take_shortcuts
+from nepa_scale.engine.ema import WeightAverage
+from nepa_scale.engine.export import export
+from nepa_scale.engine.master_weights import Masters
+from nepa_scale.engine.train_state import TrainState
+from nepa_scale.optim.optimizer import Schedule
+
+Batch = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimiser step reports.
+
+    ``loss`` is the mean over this rank's images, left on the device: reading it would make the host wait.
+    ``grad_norm`` is that of the global batch before clipping, infinite where the step was not ``taken`` because
+    something was not finite; with ``rescaled`` that made fp16's loss scale smaller. ``lr`` is the largest group's
+    rate.
+    """
+
+    loss: Tensor
+    grad_norm: float
+    lr: float
+    taken: bool
+    rescaled: bool = False
+
+
+class Engine:
+    """A module under DeepSpeed. The module's ``forward(*batch)`` returns the loss, a scalar."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedules: list[Schedule],
+        ds_config: dict[str, Any],
+        *,
+        world: World,
+        device: torch.device,
+        ema_decay: float = 0.0,
+    ) -> None:
+        """Take one of ``schedules`` for each group of ``optimizer``; no average if ``ema_decay`` is 0."""
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        # DeepSpeed still calls torch's collectives by their old names, and torch says so at every step.
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+        self.world, self.device = world, device
+        self.stage: int = ds_config["zero_optimization"]["stage"]
+        self._schedules, self._peaks = schedules, [group["lr"] for group in optimizer.param_groups]
+        self._clip_grad_norm: float = ds_config["gradient_clipping"]
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=module.to(device),
+            optimizer=optimizer,
+            config=ds_config | ({} if self.stage else {"gradient_clipping": 0.0}),
+            dist_init_required=False,
+        )
+        take_shortcuts(self._engine, self._optimizer, stage=self.stage, world_size=world.size)
+        self.module: nn.Module = self._engine.module
+        self._parameters = list(self.module.parameters())
+        self.masters = Masters(self.module, self._optimizer, self.stage)
+        self.average = WeightAverage(self.masters, ema_decay) if ema_decay else None
+        self.state = TrainState(self.module, self._optimizer, self.stage, self.masters, self.average, world)
+
+    def step(self, micro_batches: Sequence[Batch], *, step: int, before_forward: Callable[[int], None]) -> StepResult:
+        """Optimiser step number ``step`` (from 0) over this rank's micro-batches.
+
+        A step whose loss or gradient is not finite on any rank is not taken, on any rank and at any stage: weights,
+        moments and average stay as they are.
+
+        Args:
+            before_forward: called with the micro-step's index just before its forward pass (seeds randomness).
+        """
+        rates = self.rates(step)
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        loss_sum = torch.zeros((), device=self.device)
+        for index, batch in enumerate(micro_batches):
+            before_forward(index)
+            loss = self._engine(*(item.to(self.device, non_blocking=True) for item in batch))
+            loss_sum += loss.detach().float()
+            self._engine.backward(poison_unless_finite(loss))
+            if index + 1 < len(micro_batches):
+                self._engine.step()
+        scale = self._loss_scale()
+        grad_norm = self._take_step()
+        taken = math.isfinite(grad_norm)
+        if taken and self.average is not None:
+            self.average.update()
+        return StepResult(
+            loss_sum / len(micro_batches), grad_norm, max(rates), taken, rescaled=self._loss_scale() < scale
+        )
+
+    def weights_are_finite(self) -> bool:
+        """Whether every fp32 weight is a finite number; all ranks call this and get the same answer."""
+        largest = [torch.linalg.vector_norm(share, math.inf) for share in self.masters.shares()]
+        bad = torch.stack(largest).isfinite().logical_not().any().float()
+        sum_over_ranks([bad])
+        return not bad.item()
+
+    def export(self, path: Path, names: Mapping[str, str]) -> None:
+        """Write tensors of the module to a safetensors file, in fp32; ``names`` are the module's by the file's.
+
+        All ranks call this; each has one of the tensors whole at a time. Raises ``RunError`` as ``export`` does.
+        """
+        state = self.module.state_dict(keep_vars=True)
+        export(path, {key: state[name] for key, name in names.items()}, self.masters.whole, self.world)
+
+    @contextmanager
+    def readable(self) -> Iterator[None]:
+        """Make methods other than ``forward`` callable on the module, for evaluation; every rank enters this.
+
+        ZeRO-3 gathers a module's own weights when its ``forward`` is called. Those that hang on a module with
+        children (the class token) are used by its other methods too, so they are gathered here.
+        """
+        owners = [module for module in self.module.modules() if next(module.children(), None) is not None]
+        own = [parameter for module in owners for parameter in module.parameters(recurse=False)]
+        with deepspeed.zero.GatheredParameters(own) if self.stage == 3 else nullcontext():
+            yield
+
+    def rates(self, step: int) -> list[float]:
+        """Every group's learning rate in optimiser step number ``step``. Nothing of it needs to be saved."""
+        return [peak * schedule(step) for peak, schedule in zip(self._peaks, self._schedules, strict=True)]
+
+    def _loss_scale(self) -> float:
+        """What fp16 multiplies the loss by; 1 in other formats."""
+        return float(getattr(self._optimizer, "loss_scale", 1.0))
+
+    def _take_step(self) -> float:
+        """Clip and apply the accumulated gradient, if it is finite; returns its norm before clipping."""
+        if self.stage > 0:
+            self._engine.step()
+            return float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else math.inf
+        # DeepSpeed's fp32 stage 0 would neither look for NaN nor tell the norm.
+        norm = torch.nn.utils.get_total_norm([each.grad for each in self._parameters if each.grad is not None])
+        grad_norm = float(norm)
+        if not math.isfinite(grad_norm):
+            self._leave_out_step()
+            return math.inf
+        if self._clip_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self._clip_grad_norm, norm)
+        self._engine.step()
+        return grad_norm
+
+    def _leave_out_step(self) -> None:
+        """Have DeepSpeed count the micro-batch without a step, and drop its gradient."""
+        self._engine.set_gradient_accumulation_boundary(False)
+        self._engine.step()
+        self._engine.set_gradient_accumulation_boundary(None)
+        self._engine.zero_grad()
+
+
+def poison_unless_finite(loss: Tensor) -> Tensor:
+    """The same loss, or one whose gradients are all NaN where it is not finite.
+
+    Gradients are summed over ranks, so one rank's bad loss makes every rank see a bad gradient: they agree without
+    another message, and without waiting for the device.
+    """
+    return loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)

@@ -1,0 +1,230 @@
+"""The state of a training as a checkpoint holds it: by parameter, whatever ZeRO stage and number of ranks keep it.
+
+Each rank gives the pieces it keeps (weights in fp32, Adam's moments, the moving average, frozen weights), and takes
+from the pieces of all ranks those it needs. So a state fits any other stage and number of ranks; where they are the
+same, it comes back bit by bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from nepa_scale.distributed.process_group import first_text
+from nepa_scale.distributed.world import World
+from nepa_scale.engine.ema import WeightAverage
+from nepa_scale.engine.master_weights import Masters
+from nepa_scale.engine.partition import Piece, part, pieces
+from nepa_scale.engine.shards import ShardReader, Slice
+from nepa_scale.utils.errors import RunError
+
+WEIGHT, AVERAGE, FROZEN, BUFFER = "weight", "average", "frozen", "buffer"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # what moves in DeepSpeed's scaler
+
+
+class TrainState:
+    """What this rank has of a module under DeepSpeed's ``optimizer`` (AdamW) at ``stage``, and of its average."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: Any,
+        stage: int,
+        masters: Masters,
+        average: WeightAverage | None,
+        world: World,
+    ) -> None:
+        self.stage, self.world = stage, world
+        self._module, self._masters, self._average = module, masters, average
+        self._optimizer: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+        self._loss_scaler = getattr(optimizer, "loss_scaler", None)
+        self._pieces: list[list[Piece]] = [[] for _ in masters.shares()]
+        for piece in pieces(module, optimizer, stage, world):
+            self._pieces[piece.share].append(piece)
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Updates that the optimiser has done."""
+        return max((int(self._moments(owner).get("step", 0)) for owner in self._masters.owners()), default=0)
+
+    @property
+    def total_bytes(self) -> int:
+        """What the files of all ranks come to, without their headers."""
+        copies = 1 + len(MOMENTS) + (self._average is not None)
+        weights = sum(
+            _numel(parameter) * (4 * copies if parameter.requires_grad else parameter.element_size())
+            for parameter in self._module.parameters()
+        )
+        return weights + sum(buffer.nbytes for buffer in self._module.buffers())
+
+    @property
+    def is_swapped(self) -> bool:
+        """Whether DeepSpeed keeps the weights on an NVMe drive, out of reach."""
+        shares = self._masters.shares()
+        return any(piece.offset + piece.numel > shares[piece.share].numel() for each in self._pieces for piece in each)
+
+    @property
+    def loss_scale(self) -> dict[str, float]:
+        """Where fp16's dynamic loss scale stands; nothing in other number formats."""
+        scaler = self._loss_scaler
+        return {name: getattr(scaler, name) for name in LOSS_SCALE} if isinstance(scaler, DynamicLossScaler) else {}
+
+    def slices(self) -> list[Slice]:
+        """What this rank writes, in the order of ``values``."""
+        trained = [item for index in range(len(self._pieces)) for item in self._slices_of_share(index)]
+        return trained + [item for item, _ in self._others()]
+
+    @torch.no_grad()
+    def values(self) -> Iterator[Tensor]:
+        """The flat tensors of ``slices``, where they are: the next step changes them."""
+        shares = self._masters.shares()
+        for index, owner in enumerate(self._masters.owners()):
+            for kind in self._kinds(index):
+                flat = self._tensor(kind, index, owner, shares[index]).reshape(-1)
+                for piece in self._written(index):
+                    yield flat[piece.offset : piece.offset + piece.numel]
+        for _, value in self._others():
+            yield value
+
+    @torch.no_grad()
+    def load(self, reader: ShardReader, optimizer_steps: int, loss_scale: dict[str, float]) -> None:
+        """Take the state out of a checkpoint, and two things from its manifest; every rank calls this.
+
+        Raises:
+            RunError: on every rank, when something this state has is not in it, or a file cannot be read.
+        """
+        problem = None
+        with self._masters.overwriting() as shares:
+            try:
+                self._fill(reader, shares, optimizer_steps)
+            except (OSError, SafetensorError, RunError) as error:  # the other ranks wait at the end of this block
+                problem = str(error)
+        problem = first_text(problem) or first_text(self._fill_others(reader))
+        if problem:
+            raise RunError(problem)
+        for name, value in loss_scale.items():
+            setattr(self._loss_scaler, name, value)
+
+    def _fill(self, reader: ShardReader, shares: list[Tensor], optimizer_steps: int) -> None:
+        averages = []
+        for index, owner in enumerate(self._masters.owners()):
+            self._read(reader, WEIGHT, index, shares[index])
+            self._fill_moments(reader, index, owner, optimizer_steps)
+            if self._average is not None and optimizer_steps:
+                average = shares[index].clone(memory_format=torch.contiguous_format)
+                self._read(reader, AVERAGE, index, average)
+                averages.append(average)
+        if self._average is not None:
+            self._average.tensors = averages
+
+    def _fill_moments(self, reader: ShardReader, index: int, owner: Tensor, steps: int) -> None:
+        """A parameter that never had a gradient has no moments at stage 0, and zeros at the others."""
+        if not steps:
+            return
+        moments = {kind: torch.zeros_like(owner, requires_grad=False) for kind in MOMENTS}
+        found = [self._read(reader, kind, index, value, required=False) for kind, value in moments.items()]
+        if self.stage > 0 or all(found):
+            self._optimizer.state[owner] = {"step": self._as_step(owner, steps), **moments}
+
+    def _read(self, reader: ShardReader, kind: str, index: int, into: Tensor, *, required: bool = True) -> bool:
+        """Read a kind of state of a share into a tensor of its shape; False where stage 0 has none and needs none."""
+        flat = into.view(-1) if into.is_contiguous() else into.reshape(-1)
+        for piece in self._pieces[index]:
+            found = reader.read(f"{kind}/{piece.name}", piece.start, flat[piece.offset : piece.offset + piece.numel])
+            if not found and required:
+                raise RunError(f"the checkpoint does not hold all of {kind}/{piece.name}; remove its folder")
+            if not found and self.stage == 0:
+                return False
+        if not into.is_contiguous():
+            into.copy_(flat.view(into.shape))
+        return True
+
+    def _fill_others(self, reader: ShardReader) -> str | None:
+        """Read frozen weights and buffers; returns what is wrong. Rank 0 reads for all those that stage 3 cuts up."""
+        problem = None
+        for name, parameter in _frozen(self._module):
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self.stage == 3):
+                if self.stage < 3 or self.world.is_main:
+                    problem = problem or _read_whole(reader, f"{FROZEN}/{name}", parameter)
+        for name, buffer in _buffers(self._module):
+            problem = problem or _read_whole(reader, f"{BUFFER}/{name}", buffer)
+        return problem
+
+    def _as_step(self, owner: Tensor, steps: int) -> Any:
+        """The optimiser's own count of its updates, as torch's AdamW keeps it, or as DeepSpeed's."""
+        if not isinstance(self._optimizer, torch.optim.Adam):
+            return steps
+        fused = self._optimizer.param_groups[0].get("fused")
+        return torch.tensor(float(steps), dtype=torch.float32, device=owner.device if fused else None)
+
+    def _kinds(self, index: int) -> list[str]:
+        moments = self._moments(self._masters.owners()[index])
+        kinds = [WEIGHT, *(kind for kind in MOMENTS if kind in moments)]
+        return [*kinds, AVERAGE] if self._average is not None and self._average.tensors else kinds
+
+    def _tensor(self, kind: str, index: int, owner: Tensor, share: Tensor) -> Tensor:
+        if kind == AVERAGE and self._average is not None:
+            return self._average.tensors[index]
+        return share if kind == WEIGHT else self._moments(owner)[kind]
+
+    def _moments(self, owner: Tensor) -> dict[str, Any]:
+        found: dict[str, Any] = self._optimizer.state.get(owner, {})
+        return found
+
+    def _written(self, index: int) -> list[Piece]:
+        """The pieces of a share that this rank writes: at stage 0, where all ranks have all, a part of each."""
+        kept = self._pieces[index]
+        return [part(piece, self.world) for piece in kept] if self.stage == 0 else kept
+
+    def _slices_of_share(self, index: int) -> Iterator[Slice]:
+        for kind in self._kinds(index):
+            for piece in self._written(index):
+                yield Slice(f"{kind}/{piece.name}", piece.start, piece.numel)
+
+    def _others(self) -> Iterator[tuple[Slice, Tensor]]:
+        """This rank's part of the frozen weights; all buffers with rank 0, for they are the same on all ranks."""
+        for name, parameter in _frozen(self._module):
+            key, numel = f"{FROZEN}/{name}", _numel(parameter)
+            if self.stage == 3:
+                kept = parameter.ds_tensor.detach()  # type: ignore[attr-defined]
+                start = kept.numel() * self.world.rank
+                value = kept[: max(0, min(kept.numel(), numel - start))]
+            else:
+                mine = part(Piece(key, 0, numel, 0, 0), self.world)
+                start, value = mine.start, parameter.detach().reshape(-1)[mine.start : mine.start + mine.numel]
+            yield Slice(key, start, value.numel(), value.dtype), value
+        for name, buffer in _buffers(self._module) if self.world.is_main else ():
+            yield Slice(f"{BUFFER}/{name}", 0, buffer.numel(), buffer.dtype), buffer.detach().reshape(-1)
+
+
+def _read_whole(reader: ShardReader, key: str, into: Tensor) -> str | None:
+    flat = torch.empty(into.numel(), dtype=into.dtype)
+    try:
+        if not reader.read(key, 0, flat):
+            return f"the checkpoint does not hold all of {key}; remove its folder"
+    except (OSError, SafetensorError) as error:
+        return str(error)
+    into.copy_(flat.view(into.shape))
+    return None
+
+
+def _frozen(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, parameter) for name, parameter in module.named_parameters() if not parameter.requires_grad]
+
+
+def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """The buffers that belong to the state."""
+    kept = module.state_dict().keys()
+    return [(name, buffer) for name, buffer in module.named_buffers() if name in kept]
+
+
+def _numel(parameter: nn.Parameter) -> int:
+    """Elements of the whole parameter, which stage 3 leaves empty."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))

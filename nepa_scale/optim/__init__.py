@@ -1,0 +1,1 @@
+"""Parameter groups, layer-wise learning-rate decay, and schedules. Imports ``config``."""

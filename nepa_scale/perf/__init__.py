@@ -1,0 +1,1 @@
+"""Making steps fast, and telling how fast they are: MFU, time in collectives, ``torch.compile``."""

@@ -1,0 +1,1 @@
+"""Where a task goes: what it costs and needs, what a device has, and the DeepSpeed file that follows. Free of torch."""

@@ -1,0 +1,242 @@
+"""How a task is laid on its devices: ZeRO stage, micro-batch, accumulation, activation checkpointing. Free of torch.
+
+Of all ways that fit into a device's memory the plan takes the one that should take the least time; what the user
+states is kept, and only checked. A placement never changes what is computed, but for rounding.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.validate import divisors
+from nepa_scale.distributed.process_group import first_text, max_over_ranks
+from nepa_scale.distributed.world import World
+from nepa_scale.placement import ds_config, memory, performance
+from nepa_scale.placement.costs import workload
+from nepa_scale.placement.device_memory import DeviceMemory, found
+from nepa_scale.placement.memory import MemoryEstimate, Workload
+from nepa_scale.placement.placed import FILL, Placement, gib
+from nepa_scale.placement.stated_links import stated_links
+from nepa_scale.utils.files import read_json, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "placement.json"
+#: Time of a step of CPU ranks beside plain data parallelism, as measured (docs/placement.md): DeepSpeed copies
+#: gradients together at stages 1 and 2, and gathers every weight twice at stage 3. GPUs have the performance model.
+TIMES = {"zero0": 1.0, "zero1": 1.1, "zero2": 1.15, "zero3": 2.0}
+RECOMPUTING = 4 / 3  # one more forward pass
+#: What a GPU counts as that the performance model does not know.
+TYPICAL_GPU = "h100"
+
+
+def place(config: RunConfig, task: str, world_size: int, device: DeviceMemory) -> Placement:
+    """The fastest way that fits to train ``task`` on ``world_size`` devices, or the smallest where none fits.
+
+    Raises ``ConfigError`` when the DeepSpeed file cannot be read, ``DataError`` when the data set cannot.
+    """
+    work = workload(config, task)
+    choices = _choices(config, task, world_size, device)
+    laid = [_laid(config, task, work, choice, world_size, device) for choice in choices]
+    seconds = _times(config, task, work, device)
+    tried = sorted(((seconds(placement), placement) for placement in laid), key=lambda pair: pair[0])
+    ordered = [placement for _, placement in tried]
+    chosen = next((each for each in ordered if each.fits), None) or min(ordered, key=lambda each: each.memory.total)
+    return replace(chosen, reasons=tuple(_reasons(config, chosen, ordered, device)))
+
+
+def agree(config: RunConfig, task_dir: Path, world: World, device: torch.device) -> Placement:
+    """The placement of ``config.task`` that all ranks train with; every rank calls this, in the process group.
+
+    It is written beside the task's files, and a training that continues on as many devices keeps it, however much
+    memory there is by then: another micro-batch would round differently.
+    """
+    own = found(config, world)
+    size = -max_over_ranks(-(own.size or 0), device)
+    memory_of_each = replace(own, size=size or None, gpu=first_text(own.gpu if world.is_main else None))
+    text = first_text(json.dumps(_earlier(task_dir)) if world.is_main else None)
+    kept = json.loads(text) if text else {}
+    continued = bool(kept) and kept["world_size"] == world.size
+    chosen = place(_restated(config, kept) if continued else config, config.task, world.size, memory_of_each)
+    if continued:
+        chosen = replace(chosen, reasons=("as it was when this training began", *chosen.reasons))
+    if world.is_main:
+        write_json(task_dir / NAME, asdict(chosen))
+    return chosen
+
+
+def describe(placement: Placement, device: DeviceMemory) -> list[str]:
+    """What a person should know of a placement, a line each."""
+    estimate = placement.memory
+    there = f" of {gib(device.size)}" if device.size is not None else ""
+    accumulated = f" x {placement.accumulation} accumulated" if placement.accumulation > 1 else ""
+    recomputing = ", activation checkpointing" if placement.activation_checkpointing else ""
+    return [
+        f"devices      {placement.world_size}, ZeRO stage {placement.zero_stage},"
+        f" micro-batch {placement.micro_batch_size}{accumulated}{recomputing}",
+        f"memory       {gib(estimate.total)} per device{there} (estimate; {device.source})",
+        *(f"             {reason}" for reason in placement.reasons),
+    ]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    ds_config: str
+    micro_batch_size: int
+    activation_checkpointing: bool
+
+
+def _choices(config: RunConfig, task: str, world_size: int, device: DeviceMemory) -> Iterator[_Choice]:
+    """Everything the user leaves open."""
+    engine, share = config.engine, max(1, config.task_config(task).batch_size // world_size)
+    files = [engine.ds_config] if engine.ds_config != "auto" else _files(engine.precision, world_size, device)
+    sizes = [config.micro_batch_size] if config.micro_batch_size is not None else _sizes(share, _pairs(config, task))
+    given = engine.activation_checkpointing
+    recomputing = [False] if task == "probe" else [given] if given is not None else [False, True]
+    yield from itertools.starmap(_Choice, itertools.product(files, sizes, recomputing))
+
+
+def _files(precision: str, world_size: int, device: DeviceMemory) -> list[str]:
+    """The shipped files that can help. DeepSpeed's 16-bit stage 0 takes an optimiser step while initialising."""
+    lowest = ["zero0"] if precision == "fp32" else ["zero1"]
+    if world_size > 1:
+        lowest = [name for name in ("zero0", "zero1", "zero2", "zero3") if name >= lowest[0]]
+    return [*lowest, "zero3_offload"] if device.on_gpu else lowest
+
+
+def _pairs(config: RunConfig, task: str) -> bool:
+    """Whether the images of a pass are mixed in pairs."""
+    return task == "classify" and bool(config.classify.mixup or config.classify.cutmix)
+
+
+def _sizes(share: int, even: bool) -> list[int]:
+    """The micro-batches that cut a device's share into equal parts; the share itself where none is even."""
+    return [size for size in divisors(share) if size % 2 == 0 or not even] or [share]
+
+
+def _times(config: RunConfig, task: str, work: Workload, device: DeviceMemory) -> Callable[[Placement], float]:
+    """What gives the time of a step by which placements are compared: seconds on GPUs; on CPU ranks, times of the same
+    images without ZeRO and without idle time."""
+    if not device.on_gpu:
+        return functools.partial(_time_on_cpus, work)
+    known = device.gpu is not None and stated_links(device.gpu) is not None
+    gpu = performance.device_called(device.gpu if known and device.gpu else TYPICAL_GPU)
+    what = performance.work_of(config, task)
+    return lambda placement: performance.placed_step(config, what, placement, gpu).total
+
+
+def _time_on_cpus(work: Workload, placement: Placement) -> float:
+    tokens = placement.micro_batch_size * work.tokens
+    time = TIMES[f"zero{placement.zero_stage}"] * (1 + performance.IDLE_TOKENS / tokens)
+    return time * (RECOMPUTING if placement.activation_checkpointing else 1)
+
+
+def _laid(
+    config: RunConfig, task: str, work: Workload, choice: _Choice, world_size: int, device: DeviceMemory
+) -> Placement:
+    """A choice with its memory."""
+    share = max(1, config.task_config(task).batch_size // world_size)
+    stage, offload = ds_config.zero_stage(choice.ds_config), ds_config.offloads(choice.ds_config)
+    blank = memory.MemoryEstimate(0, 0, 0, 0, 0, 0, 0, "")
+    placement = Placement(
+        world_size=world_size,
+        ds_config=choice.ds_config,
+        zero_stage=stage,
+        micro_batch_size=choice.micro_batch_size,
+        accumulation=max(1, share // choice.micro_batch_size),
+        activation_checkpointing=choice.activation_checkpointing,
+        num_params=work.params,
+        largest_tensor=work.largest_tensor,
+        largest_block=work.largest_block,
+        memory=blank,
+        available=device.size,
+        reasons=(),
+    )
+    sizes = ds_config.communication_sizes(placement)
+    estimate = memory.estimate(
+        work,
+        micro_batch_size=placement.micro_batch_size,
+        accumulation=placement.accumulation,
+        precision=config.engine.precision,
+        zero_stage=stage,
+        world_size=world_size,
+        bucket=sizes["reduce_bucket_size"],
+        live=sizes["stage3_max_live_parameters"],
+        checkpointing=placement.activation_checkpointing,
+        offload=offload,
+        on_gpu=device.on_gpu,
+    )
+    return replace(placement, memory=estimate)
+
+
+def _reasons(config: RunConfig, chosen: Placement, ordered: list[Placement], device: DeviceMemory) -> Iterator[str]:
+    """Why each part of a placement is as it is."""
+    engine, room = config.engine, "" if device.size is None else f", more than {FILL:.0%} of {gib(device.size)}"
+    offloading = " with offloading" if ds_config.offloads(chosen.ds_config) else ""
+
+    def instead(**change: object) -> MemoryEstimate | None:
+        """The memory of the placement that differs from the chosen one in ``change`` alone."""
+        wanted = {"ds_config": chosen.ds_config, "micro_batch_size": chosen.micro_batch_size} | {
+            "activation_checkpointing": chosen.activation_checkpointing
+        }
+        wanted |= change
+        return next((p.memory for p in ordered if all(getattr(p, key) == value for key, value in wanted.items())), None)
+
+    if engine.ds_config != "auto":
+        yield f"ZeRO stage {chosen.zero_stage}: engine.ds_config={engine.ds_config}"
+    else:
+        lower = sorted({p.ds_config for p in ordered if p.ds_config < chosen.ds_config})
+        saved = instead(ds_config=lower[-1]) if lower else None
+        if saved is not None:
+            yield f"ZeRO stage {chosen.zero_stage}{offloading}: {lower[-1]} would need {gib(saved.total)}{room}"
+        elif engine.precision == "fp32":
+            yield "ZeRO stage 0: it is the fastest, and its memory is there"
+        else:
+            yield f"ZeRO stage 1: the lowest that DeepSpeed trains rightly in {engine.precision}"
+    larger = min((p.micro_batch_size for p in ordered if p.micro_batch_size > chosen.micro_batch_size), default=None)
+    if config.micro_batch_size is not None:
+        yield f"micro-batch {chosen.micro_batch_size}: micro_batch_size is given"
+    elif larger is None:
+        yield f"micro-batch {chosen.micro_batch_size}: a device's whole share of the batch"
+    elif (more := instead(micro_batch_size=larger)) is not None:
+        yield f"micro-batch {chosen.micro_batch_size}: {larger} would need {gib(more.total)}{room}"
+    if engine.activation_checkpointing and chosen.activation_checkpointing:
+        yield "activation checkpointing: engine.activation_checkpointing=true"
+    elif chosen.activation_checkpointing and (kept := instead(activation_checkpointing=False)) is not None:
+        yield f"activation checkpointing: without it {gib(kept.total)} would be needed{room}"
+    if not chosen.fits:
+        yield f"this is the least that training takes{room}"
+
+
+def _earlier(task_dir: Path) -> dict[str, Any] | None:
+    """The placement that a task's training began with."""
+    try:
+        content: dict[str, Any] = read_json(task_dir / NAME)
+    except (OSError, ValueError):
+        return None
+    keys = ("world_size", "ds_config", "micro_batch_size", "activation_checkpointing")
+    return {key: content[key] for key in keys} if all(key in content for key in keys) else None
+
+
+def _restated(config: RunConfig, kept: dict[str, Any]) -> RunConfig:
+    """``config`` with what it leaves open set as it was."""
+    engine = config.engine
+    return replace(
+        config,
+        micro_batch_size=kept["micro_batch_size"] if config.micro_batch_size is None else config.micro_batch_size,
+        engine=replace(
+            engine,
+            ds_config=kept["ds_config"] if engine.ds_config == "auto" else engine.ds_config,
+            activation_checkpointing=kept["activation_checkpointing"]
+            if engine.activation_checkpointing is None
+            else engine.activation_checkpointing,
+        ),
+    )

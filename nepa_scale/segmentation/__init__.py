@@ -1,1 +1,0 @@
-"""Semantic segmentation: heads, whole patches, scores of whole images, and what is counted from them."""

@@ -1,1 +1,0 @@
-"""Making steps fast, and telling how fast they are."""

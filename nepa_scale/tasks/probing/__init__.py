@@ -1,0 +1,1 @@
+"""Reading frozen features: heads at several learning rates, and k-NN."""

@@ -1,0 +1,1 @@
+"""Semantic segmentation: heads, padding to whole patches, sliding windows, and metrics."""

@@ -1,1 +1,0 @@
-"""Safetensors files written and read piece by piece."""

@@ -1,0 +1,360 @@
+"""The one training loop: data, step, log, evaluate, save, stop on request, write the result."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nepa_scale.checkpoint.checkpointer import Checkpoints
+from nepa_scale.config import branch
+from nepa_scale.config.early_stop import Milestones, evaluation_steps
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.validate import describe_data
+from nepa_scale.distributed.process_group import first_text, max_over_ranks, sum_over_ranks, sum_votes
+from nepa_scale.distributed.signals import StopRequest
+from nepa_scale.distributed.watchdog import STARTING_PATIENCE, Watchdog
+from nepa_scale.distributed.world import World
+from nepa_scale.engine.engine import Engine, StepResult
+from nepa_scale.optim.optimizer import group_schedules, num_params
+from nepa_scale.perf.compile import compile_backbone
+from nepa_scale.perf.throughput import Throughput
+from nepa_scale.placement import ds_config
+from nepa_scale.placement.costs import task_cost
+from nepa_scale.placement.placed import Placement
+from nepa_scale.run_dir.paths import AVERAGE_NAME, WEIGHTS_NAME
+from nepa_scale.run_dir.result import write_result
+from nepa_scale.tasks.task import StoppedError, Task
+from nepa_scale.training.batches import Feed
+from nepa_scale.training.loss_spikes import Health
+from nepa_scale.training.nonfinite import LOWER_RATE, REMEDY, SkippedSteps
+from nepa_scale.training.run_logger import Journal
+from nepa_scale.utils.errors import NAMES_SHOWN, DataLostError, DivergedError, MilestoneError
+from nepa_scale.utils.progress import logger
+
+
+class Trainer:
+    """Carries one task of one run from its newest checkpoint to its result."""
+
+    def __init__(
+        self,
+        task: Task,
+        config: RunConfig,
+        task_dir: Path,
+        *,
+        placement: Placement,
+        world: World,
+        device: torch.device,
+        stop: StopRequest,
+        watchdog: Watchdog,
+    ) -> None:
+        self.task, self.config, self.task_dir, self.placement = task, config, task_dir, placement
+        self.world, self.device, self.stop, self.watchdog = world, device, stop, watchdog
+        section = task.section
+        self.total_steps = section.total_steps(len(task.train_data))
+        self.params = num_params(task.module)
+        if placement.activation_checkpointing:
+            task.backbone.set_grad_checkpointing()
+        stage = placement.zero_stage
+        if compile_backbone(task.backbone, config, task.name, zero_stage=stage, world=world, device=device):
+            task.compile_rest()
+        optimizer = task.build_optimizer()
+        self.engine = Engine(
+            task.module,
+            optimizer,
+            group_schedules(optimizer.param_groups, section, self.total_steps, task.layer_decay),
+            ds_config.resolve(config, task.name, placement),
+            world=world,
+            device=device,
+            ema_decay=section.ema_decay,
+        )
+        cost = task_cost(config, task.name, activation_checkpointing=placement.activation_checkpointing)
+        self._throughput = Throughput(cost, config.engine.precision, world, device)
+        self._milestones = Milestones(f"{task.name}.milestones", section.milestones)
+        self._evaluation_steps = evaluation_steps(section, self.total_steps)
+        self._saved = 0
+        task.interrupted = self._evaluation_interrupted
+        with self.engine.readable():
+            task.prepare(world, device)
+        in_background = config.checkpoint.asynchronous
+        self._kept_steps = branch.kept_steps(config.checkpoint.keep_steps)
+        self._checkpoints = Checkpoints(
+            task_dir / "checkpoints",
+            self.engine.state,
+            world,
+            keep=config.checkpoint.keep,
+            asynchronous=device.type == "cuda" if in_background is None else in_background,
+            kept_steps=self._kept_steps,
+            run_id=config.run_id,
+            settings=config.identity((task.name,)),
+        )
+
+    def run(self) -> None:
+        """Train to the end and write the result, or save and return when asked to stop."""
+        config, start = self.config, self._checkpoints.load_newest()
+        if start:
+            logger.info("%s: continuing from step %d of %d", self.task.name, start, self.total_steps)
+        elif config.checkpoint.branch_from and self.task.name == "pretrain":
+            source = Path(config.checkpoint.branch_from) / "checkpoints"
+            start = self._checkpoints.load_branch(source, branch.difference)
+            logger.info("%s: branching off %s at step %d of %d", self.task.name, source, start, self.total_steps)
+        self._saved = self._start = start
+        self._journal = Journal(self.task_dir, self.config, self.world, start=start, total_steps=self.total_steps)
+        self._warn_of_another_schedule()
+        self._replaced = self._replaced_logged = self._journal.replaced
+        self._skipped = SkippedSteps(self._journal.skipped)
+        self._health = Health(self.task, self._journal.rows)
+        try:
+            if self._train(start):
+                self._finish()
+        except DivergedError:  # on every rank at once: what is on its way is still good
+            self._checkpoints.finish()
+            raise
+        except StoppedError:
+            self._journal.status("preempted", self._saved, self._checkpoints.problem)
+            logger.info("%s: stopped while evaluating; the same command evaluates again", self.task.name)
+        finally:
+            self._journal.close()
+
+    def _warn_of_another_schedule(self) -> None:
+        """Say so where the last rate on record is not this schedule's: an earlier version had another warm-up."""
+        row = next((row for row in reversed(self._journal.rows) if "lr" in row), None)
+        if row is None:
+            return
+        now = max(self.engine.rates(row["step"] - 1))
+        if not math.isclose(row["lr"], now, rel_tol=1e-6):
+            logger.warning(
+                "%s: the learning rate of step %d was %.4g and would be %.4g now, as earlier versions rounded the steps"
+                " of warm-up otherwise; the steps from here on follow the rule of this version",
+                *(self.task.name, row["step"], row["lr"], now),
+            )
+
+    def _train(self, start: int) -> bool:
+        """Take the steps from ``start`` on; False when stopped before the last."""
+        config, section, done = self.config, self.task.section, start
+        self._journal.status("running", start)
+        self._feed = Feed(
+            self.task,
+            config,
+            self.placement,
+            world=self.world,
+            device=self.device,
+            start=start,
+            total_steps=self.total_steps,
+        )
+        self._throughput.start()
+        self._interval_start, self._interval_step = time.perf_counter(), start
+        self._end_where_missed(start, self._milestones.recall(self._journal.rows))
+        if self._lacks_evaluation(start):
+            self._record_evaluation(start)
+        while done < self.total_steps:
+            patience = STARTING_PATIENCE if done == start else 1
+            self.watchdog.passed(f"reading the images of step {done + 1}", done, patience=patience)
+            self._feed.fetch()
+            self.watchdog.passed(f"agreeing to take step {done + 1}", done, patience=patience)
+            if self._must_stop(done):
+                self._save(done, wait=True)
+                self._journal.status("preempted", done, self._checkpoints.problem)
+                saved = self._checkpoints.problem or f"saved at step {done}"
+                logger.info("%s: stopped, %s; the same command continues", self.task.name, saved)
+                return False
+            self._health.before_step(due=(done + 1) % config.log.every == 0 or done + 1 == self.total_steps)
+            result = self.engine.step(self._feed.batches, step=done, before_forward=functools.partial(self._seed, done))
+            done += 1
+            self._skipped.record(done, section.batch_size, taken=result.taken, rescaled=result.rescaled)
+            last = done == self.total_steps
+            if done % config.log.every == 0 or last:
+                self._record_step(done, result)
+            self._journal.step(done)
+            evaluates = self._evaluates_at(done)
+            regular = bool(config.checkpoint.every) and done % config.checkpoint.every == 0
+            if evaluates or last or regular or done in self._kept_steps:
+                self._save(done, wait=evaluates or last)  # before an evaluation, which bad data may end
+            if evaluates:
+                self._record_evaluation(done)
+        return True
+
+    def _must_stop(self, done: int) -> bool:
+        """Whether any rank was asked to stop; all agree on that, and on the number of replaced images, in one go.
+
+        Raises:
+            DataLostError: on every rank, with the first rank's reason, when any of them has no data for the next step
+                or too many images are bad. What was trained is saved.
+        """
+        own = [self.stop.requested, self._feed.error is not None, self._feed.replaced, self._checkpoints.writing]
+        stops, errors, faults, writing = sum_votes(own)
+        if not writing:
+            self._checkpoints.finish()
+        self._replaced = self._journal.replaced + faults
+        too_many = self._feed.too_many_faults(done, faults)
+        if errors or too_many:
+            self._save(done, wait=True)
+            # The failure is then reported at this step.
+            self._journal.status("running", done, self._checkpoints.problem)
+            reason = first_text(self._feed.error) if errors else f"{too_many}{first_text(self._feed.last_fault)}"
+            raise DataLostError(f"{reason} (saved at step {done})")
+        return stops > 0
+
+    def _save(self, done: int, *, wait: bool) -> None:
+        """Checkpoint this step, unless it has one or is where this process began; with ``wait``, until that is done."""
+        if done != self._saved:
+            if not self.engine.weights_are_finite():
+                weights = f"the weights after step {done} are not finite and were not saved"
+                raise DivergedError(f"diverged: {weights}; {REMEDY}")
+            self._note_replaced(done)
+            self.watchdog.passed(f"saving step {done}", done, patience=STARTING_PATIENCE)
+            self._checkpoints.save(done, done * self.task.section.batch_size, wait=wait)
+            self._saved = done
+        elif wait:
+            self._checkpoints.finish()
+
+    def _finish(self) -> None:
+        """Evaluate, export the weights, write the result. Repeated whole if a kill comes in between.
+
+        Raises:
+            DivergedError: on every rank, where a metric is no finite number: such a task is not finished.
+        """
+        metrics, details = self._record_evaluation(self.total_steps)
+        if unfit := [name for name, value in metrics.items() if not math.isfinite(value)]:  # the same on all ranks
+            shown = ", ".join(f"{name} {metrics[name]}" for name in unfit[:NAMES_SHOWN])
+            self._journal.status("running", self.total_steps)
+            raise DivergedError(f"diverged: the metrics of the trained weights are not finite ({shown}); {LOWER_RATE}")
+        self.watchdog.passed("writing the weights", self.total_steps, patience=STARTING_PATIENCE)
+        self._export(WEIGHTS_NAME)
+        if self.engine.average is not None:
+            with self.engine.average.in_place():
+                self._export(AVERAGE_NAME)
+        if not self.world.is_main:
+            return
+        if (remark := self.task.remark(metrics)) is not None:
+            logger.warning("%s: %s", self.task.name, remark)
+        self._illustrate()
+        write_result(
+            self.task_dir,
+            self.config,
+            self.world,
+            metrics=metrics,
+            details=details,
+            validation_images=len(self.task.eval_data),
+            starts_finetuned=self.task.starts_finetuned,
+            params=self.params,
+            placement=self.placement,
+            throughput=self._throughput,
+            images_replaced=self._replaced,
+            wall_seconds=self._journal.seconds,
+            startup_seconds=self._journal.startup_seconds,
+        )
+        self._journal.status("finished", self.total_steps)
+        found = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        logger.info("%s: finished on %s  %s", self.task.name, describe_data(self.config), found)
+
+    def _export(self, name: str) -> None:
+        names = self.engine.module.state_dict(keep_vars=True)
+        self.engine.export(self.task_dir / name, self.task.exported({each: each for each in names}))
+
+    def _illustrate(self) -> None:
+        try:
+            self.task.illustrate(self.task_dir)
+        except Exception as error:  # a finished training is worth more than its pictures
+            logger.warning("%s: no pictures were drawn: %s: %s", self.task.name, type(error).__name__, error)
+
+    def _seed(self, step: int, micro_step: int) -> None:
+        """Make the randomness of a forward pass a function of its place in the run, so that a resume repeats it.
+
+        Stochastic depth, dropout, mixup and input masks differ between ranks; the RoPE scale is the same on all, so
+        that the result does not depend on how many devices share the batch.
+        """
+        seed = self.config.seed
+        patience = STARTING_PATIENCE if step == self._start else 1
+        self.watchdog.passed(f"step {step + 1}, micro-batch {micro_step + 1}", step, patience=patience)
+        state = np.random.SeedSequence([seed, step, micro_step, self.world.rank]).generate_state(2)
+        torch.manual_seed(int(state[0]))
+        np.random.seed(int(state[1]))  # noqa: NPY002  (timm's mixup draws from the global generator)
+        self.task.backbone.seed_rope(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+
+    def _note_replaced(self, done: int) -> None:
+        """Log the number of replaced images if the last row does not tell it: a resume counts on from there."""
+        if self._replaced != self._replaced_logged:
+            self._journal.write(done, {"images_replaced": self._replaced})
+            self._replaced_logged = self._replaced
+
+    def _record_step(self, done: int, result: StepResult) -> None:
+        now = time.perf_counter()
+        seconds = now - self._interval_start
+        batch_size = self.task.section.batch_size
+        loss = result.loss / self.world.size
+        sum_over_ranks([loss])
+        figures: dict[str, Any] = {
+            "loss": loss.item(),
+            "lr": result.lr,
+            "grad_norm": result.grad_norm,
+            **self._throughput.interval((done - self._interval_step) * batch_size, seconds, self._feed.wait_seconds),
+            "images_replaced": self._replaced,
+            "skipped_steps": self._skipped.total,
+            "elapsed_seconds": self._journal.seconds,
+        }
+        figures |= self._health.figures(done, figures["loss"])
+        self._interval_start, self._interval_step, self._feed.wait_seconds = now, done, 0.0
+        self._replaced_logged = self._replaced
+        self._journal.write_step(done, figures, self._checkpoints.problem)
+
+    def _record_evaluation(self, done: int) -> tuple[dict[str, float], dict[str, Any]]:
+        """Metrics and details of the weights and, under names with ``ema_``, of their moving average; logged.
+
+        Raises:
+            MilestoneError: on every rank, where they miss a milestone.
+        """
+        before = time.perf_counter()
+        with self._throughput.paused():
+            metrics, details = self._evaluate(done)
+            if self.engine.average is not None:
+                with self.engine.average.in_place():
+                    averages = self._evaluate(done)
+                metrics, details = (_with_averages(*pair) for pair in zip((metrics, details), averages, strict=True))
+        self._journal.write(done, {f"eval_{name}": value for name, value in metrics.items()})
+        self._interval_start += time.perf_counter() - before
+        self._end_where_missed(done, self._milestones.judge(done, metrics))
+        return metrics, details
+
+    def _end_where_missed(self, done: int, verdict: str | None) -> None:
+        """Leave with all other ranks where rank 0, which alone has the whole record, finds a milestone missed."""
+        if not self._milestones.steps:
+            return
+        missed = first_text(verdict if self.world.is_main else None)
+        if missed:
+            self._journal.status("running", done)  # the failure is then reported at this step
+            raise MilestoneError(missed)
+
+    def _evaluates_at(self, done: int) -> bool:
+        """Whether an evaluation follows this step; that after the last one is ``_finish``'s."""
+        return done in self._evaluation_steps
+
+    def _lacks_evaluation(self, done: int) -> bool:
+        """Whether the processes before this one left out an evaluation that is due where it begins.
+
+        They may have saved at its step and ended before it was over, or had no milestone where there is one now.
+        """
+        if done == self.total_steps:
+            return False
+        lacks = self._milestones.are_due(done) or (self._evaluates_at(done) and not self._journal.evaluated(done))
+        return bool(max_over_ranks(int(self.world.is_main and lacks), self.device))
+
+    def _evaluation_interrupted(self) -> bool:
+        self.watchdog.passed("evaluating", self._saved, patience=STARTING_PATIENCE)
+        return self.stop.requested
+
+    def _evaluate(self, done: int) -> tuple[dict[str, float], dict[str, Any]]:
+        with self.engine.readable():
+            metrics = self.task.evaluate(self.world, self.device)
+            if done == self.total_steps:
+                metrics |= self.task.tuning_metrics(self.world, self.device)
+        return metrics, dict(self.task.details)
+
+
+def _with_averages(weights: dict[str, Any], averages: dict[str, Any]) -> dict[str, Any]:
+    return weights | {f"ema_{name}": value for name, value in averages.items()}

@@ -1,0 +1,164 @@
+"""What a sheet of pictures is asked to show: settings, and what they mean once folders are looked at. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from nepa_scale.config import overrides
+from nepa_scale.config.layers import numbered_blocks
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.data import layout
+from nepa_scale.data.file_names import IMAGE_SUFFIXES, is_clutter, is_image
+from nepa_scale.run_dir import paths
+from nepa_scale.utils import cli
+from nepa_scale.utils.errors import ConfigError, nearest
+from nepa_scale.utils.files import file_in_the_way
+from nepa_scale.weights import timm_layout
+from nepa_scale.weights.description import Description, of_run
+
+HEADS = ("mean", "max", "none")
+SIMILARITIES = ("cosine", "softmax")
+
+
+def option(default: Any, meaning: str, **limits: Any) -> Any:
+    """A setting with the text that ``--help`` shows, and its limits as in ``config.setting``."""
+    return field(default=default, metadata={"meaning": meaning, **limits})
+
+
+@dataclass(kw_only=True)
+class PictureSettings:
+    """What is drawn, and from where to where."""
+
+    source: str | None = option(None, "folder of a run with finished pre-training, or of exported or imported weights")
+    images: str | None = option(None, "folder of .jpg and .png files; null = the run's validation images")
+    out: str | None = option(None, "folder for the sheets; null = <source>/pictures")
+    num_images: int = option(8, "images, drawn by seed", low=1)
+    queries: int = option(1, "query patches of each image, drawn by seed, those of the middle half first", low=1)
+    layers: str = option("all", "blocks whose attention is averaged: all, last, or numbers from 0 such as 2,5,11")
+    heads: str = option("mean", "attention heads: their mean or maximum, or a map for each", choices=HEADS)
+    similarity: str = option("cosine", "the cosine, or its softmax as the authors draw it", choices=SIMILARITIES)
+    size: int | None = option(None, "side of the square input in pixels; null = as in pre-training", low=1)
+    ema: bool = option(False, "draw the moving average of the run's weights")
+    seed: int = option(0, "which images and which query patches", low=0, high=2**32 - 1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the checked settings mean."""
+
+    settings: PictureSettings
+    source: Path
+    config: RunConfig | None
+    """the run's configuration; None for exported weights"""
+    description: Description
+    layers: tuple[int, ...]
+    files: tuple[Path, ...]
+    """images to choose from; none for those of the run's data set"""
+
+    @property
+    def out(self) -> Path:
+        """Where the sheets go."""
+        return Path(self.settings.out) if self.settings.out else self.source / "pictures"
+
+
+def parse(words: Sequence[str]) -> PictureSettings:
+    """Settings from ``key=value`` words. Raises ``ConfigError`` with every problem."""
+    known = {one.name: one for one in fields(PictureSettings)}
+    tree, problems = OmegaConf.structured(PictureSettings), []
+    for key, value in cli.split_words(words):
+        if key in known:
+            problems += overrides.assign(tree, key, value, str(known[key].type))
+        else:
+            problems.append(f"unknown key '{key}'{nearest(key, known) or '; --help lists all keys'}")
+    settings: PictureSettings = OmegaConf.to_object(tree)  # type: ignore[assignment]
+    for key, one in known.items():
+        problems += cli.out_of_range(key, getattr(settings, key), one.metadata)
+    if settings.source is None and not problems:
+        problems.append(f"source= is missing: {known['source'].metadata['meaning']}")
+    if problems:
+        raise ConfigError(problems)
+    return settings
+
+
+def make_plan(settings: PictureSettings) -> Plan:
+    """Look at the folders that the settings name. Raises ``UserError`` with what is wrong."""
+    source = Path(settings.source or "")
+    config, description = describe_source(source, ema=settings.ema)
+    size, patch = settings.size or description.image_size, description.arch.patch_size
+    problems: list[str] = []
+    files: tuple[Path, ...] = ()
+    if size % patch or size == patch:
+        near = max(2 * patch, round(size / patch) * patch)
+        problems.append(f"size={size}: must be a multiple of the patch ({patch}), two patches or more; nearest: {near}")
+    elif settings.queries >= (size // patch) ** 2:
+        most = (size // patch) ** 2 - 1
+        problems.append(f"queries={settings.queries}: an image of {size} pixels has {most} patches with a next one")
+    layers = _layers(settings.layers, description.arch.depth, problems)
+    if settings.images is not None:
+        files = _image_files(Path(settings.images), problems)
+    elif config is None:
+        problems.append(f"images= is missing: {source} holds weights and names no data set; give a folder of images")
+    else:
+        found = layout.check_dataset(Path(config.data.root), config.pretrain.dataset)
+        problems += [f"{line}; or give images=DIR" for line in found]
+    plan = Plan(settings, source, config, description, layers, files)
+    blocking = file_in_the_way(plan.out)
+    if blocking is not None:
+        problems.append(f"out={plan.out}: {blocking} is a file; name a folder")
+    if problems:
+        raise ConfigError(problems)
+    return plan
+
+
+def describe_source(source: Path, *, ema: bool) -> tuple[RunConfig | None, Description]:
+    """The configuration of a run (None for a folder of weights) and its model. Raises ``UserError``."""
+    if not source.is_dir():
+        raise ConfigError([f"source={source}: {'is a file' if source.exists() else 'does not exist'}; name a folder"])
+    if (source / paths.CONFIG_NAME).is_file():
+        config = overrides.load(source / paths.CONFIG_NAME)
+        if config.init != "pretrain":
+            raise ConfigError(
+                [f"source={source}: a run with init={config.init} has no pre-training of its own to draw"]
+            )
+        folder = paths.pretrain_directory(source, config)
+        return config, of_run(config, "pretrain", paths.standardisation(config, "pretrain", folder))
+    if timm_layout.is_timm_folder(source):
+        if ema:
+            raise ConfigError([f"ema=true: {source} holds one set of weights; ema is for runs"])
+        return None, timm_layout.read_config(source)
+    run = source.parent if (source.parent / paths.CONFIG_NAME).is_file() else None
+    hint = f"; did you mean source={run}?" if run else ""
+    raise ConfigError(
+        [f"source={source}: neither a run (config.yaml) nor weights (model.safetensors, config.json){hint}"]
+    )
+
+
+def _layers(named: str, depth: int, problems: list[str]) -> tuple[int, ...]:
+    if named == "all":
+        return tuple(range(depth))
+    if named == "last":
+        return (depth - 1,)
+    blocks = numbered_blocks(named, depth)
+    if blocks is not None:
+        return tuple(blocks)
+    problems.append(f"layers={named}: give all, last or block numbers from 0 to {depth - 1}, e.g. 0,{depth - 1}")
+    return ()
+
+
+def _image_files(folder: Path, problems: list[str]) -> tuple[Path, ...]:
+    """The image files in ``folder`` and below, by path, without hidden ones and those in folders of systems."""
+    found = tuple(
+        path
+        for path in sorted(folder.rglob("*"))
+        if is_image(path.name) and path.is_file() and not any(map(is_clutter, path.relative_to(folder).parts))
+    )
+    if not folder.is_dir():
+        problems.append(f"images={folder}: {'is a file' if folder.exists() else 'does not exist'}; name a folder")
+    elif not found:
+        problems.append(f"images={folder}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return found

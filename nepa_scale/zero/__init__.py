@@ -1,1 +1,0 @@
-"""DeepSpeed ZeRO behind one interface: the engine, and the state that its ranks share out."""

@@ -1,0 +1,1 @@
+"""How long tasks take on these devices, measured by short runs of the real trainer."""

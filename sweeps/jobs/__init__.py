@@ -1,0 +1,1 @@
+"""A task of a plan as a job: its chain, its environment, its status, and how it is cancelled. Imports ``plan``."""

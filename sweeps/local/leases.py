@@ -1,0 +1,153 @@
+"""Who works on which device of this machine, over all studies of this user.
+
+Each queue knows its own jobs only; this book, a file under a lock, keeps two studies from taking the same cores or
+GPUs. An entry counts as long as its process lives, so that whatever dies gives back what it had. Who finds too little
+free waits in turn: otherwise a task that needs the whole machine would never find it empty among small ones.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from filelock import FileLock
+
+from nepa_scale.distributed.living import lives, start_time
+from nepa_scale.utils.errors import UserError
+from nepa_scale.utils.files import read_json, write_json
+
+PATIENCE_SECONDS = 5.0
+"""A queue that has not asked for so long does not wait any more."""
+REFRESH_SECONDS = 1.0
+GPU = "gpu"
+"""What the name of a GPU begins with in the book."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """A fraction of some devices of this machine, held by a process (``started``: when that began, s since 1970)."""
+
+    devices: tuple[str, ...]
+    fraction: str
+    pid: int
+    started: float
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A process that waits ``since`` then for some of ``devices``, and asked last at ``asked`` (s since 1970)."""
+
+    devices: tuple[str, ...]
+    pid: int
+    started: float
+    since: float
+    asked: float
+
+
+class SharesBook:
+    """The shares of this machine's devices that are taken; ``folder`` is where the book lies."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or Path(tempfile.gettempdir()) / f"nepa_scale-{_user()}"
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = self.folder / "book.json"
+        self._lock = FileLock(self.folder / "book.lock")
+
+    def claim(self, devices: Sequence[str], fraction: Fraction, count: int = 1) -> Share | None:
+        """Take ``fraction`` of ``count`` of the ``devices`` for this process; None where so much is not free, or others
+        have waited longer. Asking again keeps the turn."""
+        with self._lock:
+            held, wishes = self._read()
+            mine = next((wish for wish in wishes if wish.pid == os.getpid()), None)
+            others = [wish for wish in wishes if wish is not mine]
+            earlier = [wish for wish in others if set(wish.devices) & set(devices)]
+            if mine is not None:
+                earlier = [wish for wish in earlier if wish.since < mine.since]
+            free = [] if earlier else _free(held, devices, fraction)
+            if len(free) < count:
+                self._wait(held, others, mine, tuple(devices))
+                return None
+            share = Share(tuple(free[:count]), str(fraction), *_me())
+            self._write([*held, share], others)
+            return share
+
+    def hand_over(self, share: Share, pid: int) -> Share:
+        """Let another process hold the share, for as long as that lives."""
+        given = Share(share.devices, share.fraction, pid, start_time(pid) or 0.0)
+        self._replace(share, [given])
+        return given
+
+    def release(self, share: Share) -> None:
+        """Give the share back."""
+        self._replace(share, [])
+
+    def _wait(self, held: list[Share], others: list[Wish], mine: Wish | None, devices: tuple[str, ...]) -> None:
+        now = time.time()
+        if mine is None or now - mine.asked > REFRESH_SECONDS:
+            wish = Wish(devices, *_me(), since=mine.since if mine else now, asked=now)
+            self._write(held, [*others, wish])
+
+    def _replace(self, share: Share, by: list[Share]) -> None:
+        with self._lock:
+            held, wishes = self._read()
+            if share in held:
+                held.remove(share)
+            self._write([*held, *by], wishes)
+
+    def _read(self) -> tuple[list[Share], list[Wish]]:
+        """What is held and wished for by processes that live."""
+        try:
+            content = read_json(self._path)
+        except (FileNotFoundError, json.JSONDecodeError):
+            return [], []
+        held = [Share(**(entry | {"devices": tuple(entry["devices"])})) for entry in content["held"]]
+        wishes = [Wish(**(entry | {"devices": tuple(entry["devices"])})) for entry in content["wishes"]]
+        patient = [wish for wish in wishes if time.time() - wish.asked < PATIENCE_SECONDS]
+        return [each for each in held if lives(each.pid, each.started)], [
+            each for each in patient if lives(each.pid, each.started)
+        ]
+
+    def _write(self, held: Sequence[Share], wishes: Sequence[Wish]) -> None:
+        write_json(self._path, {"held": [asdict(each) for each in held], "wishes": [asdict(each) for each in wishes]})
+
+
+def _free(held: Sequence[Share], devices: Sequence[str], fraction: Fraction) -> list[str]:
+    """The ``devices`` that have room for ``fraction``, emptiest first."""
+    taken = {device: Fraction(0) for device in devices}
+    for share in held:
+        for device in set(share.devices) & set(taken):
+            taken[device] += Fraction(share.fraction)
+    return sorted((device for device in devices if taken[device] + fraction <= 1), key=lambda name: taken[name])
+
+
+def check_folder() -> None:
+    """Raises ``UserError`` where the book cannot be kept."""
+    try:
+        book = SharesBook()
+        with tempfile.TemporaryFile(dir=book.folder):
+            return
+    except OSError as error:
+        where = error.filename or "there is no folder for temporary files"
+        raise UserError(
+            f"{where}: queues cannot keep their book of shares ({error.strerror}); set TMPDIR to a folder that you may"
+            " write to"
+        ) from error
+
+
+def _user() -> str:
+    """The user's name, or number where a container has no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _me() -> tuple[int, float]:
+    return os.getpid(), start_time(os.getpid()) or 0.0

@@ -1,0 +1,161 @@
+"""A queue of jobs on this machine: never more than the slots, each job after those it waits for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Protocol
+
+import submitit
+
+from sweeps.jobs.schedule import Job, by_chain, is_ready
+from sweeps.local import processes
+from sweeps.local.forking import ForkServer
+from sweeps.local.leases import GPU, Share, SharesBook
+from sweeps.plan.machine import Slots
+
+POLL_SECONDS = 0.2
+STOP_AGAIN_SECONDS = 5.0
+
+
+class Watcher(Protocol):
+    """Who knows what is to be done, and keeps the books while the queue runs."""
+
+    def arriving(self) -> Sequence[Job]:
+        """Jobs to add to the queue since it was last asked."""
+
+    def is_withdrawn(self, job: Job) -> bool:
+        """Whether ``job`` is no longer wanted."""
+
+    def ended(self, job: Job, error: str | None, *, stopping: bool) -> bool:
+        """The process of ``job`` is gone, ``error`` its last words; returns whether the work is done."""
+
+    def skipped(self, job: Job, parent: str) -> None:
+        """``job`` will not run because ``parent`` did not finish."""
+
+
+@dataclass
+class Running:
+    """A job under way, with the share of the machine that it holds."""
+
+    job: Job
+    handle: submitit.LocalJob[Any]
+    share: Share
+    asked_at: float = 0.0
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM through submitit's controller; repeated, as a process may be deaf while it starts."""
+        if time.monotonic() - self.asked_at > STOP_AGAIN_SECONDS:
+            self.asked_at = time.monotonic()
+            os.kill(int(self.handle.job_id), signal.SIGTERM)
+
+
+class LocalQueue:
+    """Runs jobs on this machine, at most ``slots.count`` at once, and no more than other queues leave free.
+
+    Once ``stop_requested`` says yes nothing more is started, and the running jobs get SIGTERM to save what
+    they have. With a ``server``, jobs are forked by it.
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        watcher: Watcher,
+        stop_requested: Callable[[], bool] = lambda: False,
+        shares: SharesBook | None = None,
+        server: ForkServer | None = None,
+    ) -> None:
+        self._slots, self._watcher, self._stop_requested = slots, watcher, stop_requested
+        self._shares = shares or SharesBook()
+        self._server = server
+        self._waiting: list[Job] = []
+        self._unfinished: set[str] = set()
+        self._running: list[Running] = []
+
+    def run(self) -> None:
+        """Run what arrives until nothing is left; what came of each job is the watcher's to say."""
+        try:
+            while self._go_on():
+                self._collect()
+                self._stop_what_is_not_wanted()
+                if not self._stop_requested():
+                    self._fill()
+                time.sleep(POLL_SECONDS)
+        finally:
+            self._kill_running()
+
+    def _go_on(self) -> bool:
+        """Take in what arrives; whether anything is left to do."""
+        if not self._stop_requested():
+            self._admit(self._watcher.arriving())
+        return bool(self._running or (self._waiting and not self._stop_requested()))
+
+    def _admit(self, jobs: Sequence[Job]) -> None:
+        known = {job.key for job in self._waiting} | {running.job.key for running in self._running}
+        new = [job for job in jobs if job.key not in known]
+        if new:
+            self._waiting = by_chain([*self._waiting, *new])
+            self._unfinished |= {job.key for job in new}
+
+    def _fill(self) -> None:
+        """Start what is ready, costliest chain first, while slots are free here and on the machine."""
+        for job in [job for job in self._waiting if is_ready(job, self._unfinished)]:
+            if self._watcher.is_withdrawn(job):
+                self._waiting.remove(job)
+                self._end(job, None)
+                continue
+            if len(self._running) >= self._slots.count or (self._server is not None and self._server.is_loading()):
+                return
+            share = self._claim()
+            if share is None:
+                return
+            self._waiting.remove(job)
+            self._start(job, share)
+
+    def _claim(self) -> Share | None:
+        gpus, needed = self._slots.gpus, self._slots.processes
+        if not gpus:
+            return self._shares.claim(["cores"], Fraction(1, self._slots.count))
+        crowd = max(1, -(-self._slots.count * needed // len(gpus)))
+        return self._shares.claim([f"{GPU}{name}" for name in gpus], Fraction(1, crowd), min(needed, len(gpus)))
+
+    def _start(self, job: Job, share: Share) -> None:
+        gpus = [device.removeprefix(GPU) for device in share.devices if device.startswith(GPU)]
+        handle = processes.start(job, self._slots, gpus, self._server)
+        self._running.append(Running(job, handle, self._shares.hand_over(share, int(handle.job_id))))
+
+    def _collect(self) -> None:
+        """Take note of every job that ended."""
+        for running in [running for running in self._running if running.handle.done()]:
+            self._running.remove(running)
+            self._shares.release(running.share)
+            self._end(running.job, processes.last_words(running.handle))
+
+    def _end(self, job: Job, error: str | None) -> None:
+        if self._watcher.ended(job, error, stopping=self._stop_requested()):
+            self._unfinished.discard(job.key)
+        elif not self._stop_requested():
+            self._skip_dependants(job.key)
+
+    def _skip_dependants(self, parent: str) -> None:
+        for job in [job for job in self._waiting if parent in job.after]:
+            self._waiting.remove(job)
+            self._watcher.skipped(job, parent)
+            self._skip_dependants(job.key)
+
+    def _stop_what_is_not_wanted(self) -> None:
+        for running in self._running:
+            if self._stop_requested() or self._watcher.is_withdrawn(running.job):
+                running.ask_to_stop()
+
+    def _kill_running(self) -> None:
+        """Leave nothing behind when the queue is torn away from its work."""
+        for running in self._running:
+            processes.kill_tree(int(running.handle.job_id))
+            running.handle.done()  # takes note of the end, so that no zombie stays
+            self._shares.release(running.share)
+            self._watcher.ended(running.job, "killed with its queue", stopping=True)

@@ -1,0 +1,132 @@
+"""The process that runs a study's queue on this machine: ``python -m sweeps.local.runner STUDY_DIR``.
+
+It belongs to no terminal and outlives the launcher that started it. What it is to do stands in the study's own files:
+every task of the plan whose status is ``submitted``. A launcher that adds work touches the inbox.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from nepa_scale.distributed.signals import StopRequest
+from nepa_scale.run_dir.lock import exclusive, holder, is_in_use, record_holder
+from nepa_scale.utils.errors import RunError
+from sweeps.jobs import cancel_marker, jobs
+from sweeps.jobs.environment import environment_of_job
+from sweeps.jobs.schedule import Job
+from sweeps.local.forking import fork_server
+from sweeps.local.queue import LocalQueue
+from sweeps.plan import plan
+from sweeps.plan.machine import local_slots
+from sweeps.settings.clusters import read_cluster
+from sweeps.settings.schema import LocalSettings
+
+HANDOVER_SECONDS = 3.0
+
+
+class Books:
+    """Finds the tasks in line and keeps every ``status.json`` true."""
+
+    def __init__(self, study_dir: Path) -> None:
+        self._study_dir, self._inbox = study_dir, inbox(study_dir)
+        self._read_at = -1
+
+    def arriving(self) -> Sequence[Job]:
+        """The tasks in line, when somebody has added some since the last look."""
+        written_at = self._inbox.stat().st_mtime_ns
+        if written_at == self._read_at:
+            return []
+        self._read_at = written_at
+        planned = plan.load(self._study_dir)
+        todo = jobs.jobs_to_do(planned, self._study_dir) if planned else []
+        return jobs.without_orphans(job for job in todo if jobs.state(job) == "submitted")
+
+    def is_withdrawn(self, job: Job) -> bool:
+        """Whether a user has cancelled the task."""
+        return cancel_marker.is_withdrawn(jobs.task_dir(job))
+
+    def ended(self, job: Job, error: str | None, *, stopping: bool) -> bool:
+        """Judge by what the task wrote about itself; the end of a process alone says little."""
+        return jobs.settle(job, error, stopping=stopping).state == "finished"
+
+    def skipped(self, job: Job, parent: str) -> None:
+        """A task whose parent failed has failed too."""
+        jobs.end(job, jobs.not_started(parent))
+
+
+def queue_dir(study_dir: Path) -> Path:
+    """Where the queue of a study keeps its lock, inbox and log."""
+    return study_dir / "queue"
+
+
+def inbox(study_dir: Path) -> Path:
+    """The file whose time of writing tells that work was added."""
+    return queue_dir(study_dir) / "inbox"
+
+
+def log_file(study_dir: Path) -> Path:
+    """What the runner itself prints: nothing, as long as all is well."""
+    return queue_dir(study_dir) / "log.txt"
+
+
+def newcomer_dir(study_dir: Path) -> Path:
+    """A folder held by the runner that was started last: it is there before it has the queue's lock."""
+    return queue_dir(study_dir) / "newcomer"
+
+
+def is_there(study_dir: Path) -> bool:
+    """Whether a runner works on the study's queue, or is about to."""
+    return is_in_use(queue_dir(study_dir)) or holder(newcomer_dir(study_dir)) is not None
+
+
+def start(study_dir: Path) -> None:
+    """See that a runner works on what is in line. One that is already there takes it on, and this one leaves."""
+    newcomer_dir(study_dir).mkdir(parents=True, exist_ok=True)
+    inbox(study_dir).touch()
+    with log_file(study_dir).open("a", encoding="utf-8") as log:
+        runner = subprocess.Popen(
+            [sys.executable, "-m", "sweeps.local.runner", str(study_dir.absolute())],
+            env=environment_of_job({}),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    record_holder(newcomer_dir(study_dir), runner.pid)
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the queue of the study directory in ``words``; returns the exit code."""
+    stop = StopRequest()
+    study_dir = Path(words[0])
+    deadline = time.monotonic() + HANDOVER_SECONDS
+    while True:
+        try:
+            with exclusive(queue_dir(study_dir)):
+                _run(study_dir, stop)
+            return 0
+        except RunError:  # another runner is at it; unless it is just leaving, it sees the inbox
+            if time.monotonic() > deadline:
+                return 0
+            time.sleep(0.1)
+
+
+def _run(study_dir: Path, stop: StopRequest) -> None:
+    cluster = read_cluster(study_dir)
+    if not isinstance(cluster, LocalSettings):
+        raise TypeError(f"{study_dir}: its tasks do not run on this machine")
+    slots = local_slots(cluster)
+    with fork_server(slots) as server:
+        LocalQueue(slots, Books(study_dir), lambda: stop.requested, server=server).run()
+    if stop.requested:
+        planned = plan.load(study_dir)
+        for job in jobs.jobs_to_do(planned, study_dir) if planned else []:
+            jobs.settle(job, None, stopping=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,1 +1,0 @@
-"""Tasks as processes of this machine: a queue with slots that outlives whoever asked for the work."""

@@ -1,1 +1,0 @@
-"""Tasks as jobs of a Slurm cluster: arrays, chains, and what became of them."""

@@ -1,0 +1,172 @@
+"""What this machine can do at once, and how fast: slots, threads, GPUs, measured FLOP/s. Free of torch."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.placement.device_memory import GIB, DeviceMemory, host_share
+from nepa_scale.placement.performance import EFFICIENCY, Device, device_called
+from nepa_scale.placement.stated_peaks import known_devices, stated_flops, stated_memory
+from nepa_scale.placement.visible_gpus import visible_gpus
+from nepa_scale.utils.errors import ConfigError, UserError
+from sweeps.settings.schema import Cluster, LocalSettings, SlurmSettings
+
+MATRIX_SIDE = 768
+MEASURE_SECONDS = 0.15
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How many tasks run at once on this machine and what each may use: ``threads`` over its ``processes``, a GPU for
+    each of these. ``gpus`` are the names of all; without GPUs it is empty."""
+
+    count: int
+    threads: int
+    gpus: tuple[str, ...]
+    processes: int = 1
+
+    @property
+    def forks(self) -> bool:
+        """Whether tasks are forked from a process that has their imports: not on GPUs, nor with several ranks."""
+        return not self.gpus and self.processes == 1
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast one task trains: FLOP/s over all its processes (None = not known), and what that rests on."""
+
+    flops_per_second: float | None
+    startup_seconds: float
+    basis: str
+    device: Device | None = None
+    """the GPU whose steps the performance model prices, task by task"""
+
+    def seconds(self, flops: int) -> float | None:
+        """Time of a task of ``flops``, start-up included; None where the speed is not known."""
+        if self.flops_per_second is None:
+            return None
+        return self.startup_seconds + flops / self.flops_per_second
+
+    def seconds_of_work(self, flops: float) -> float | None:
+        """Time of ``flops`` alone; None where the speed is not known."""
+        return None if self.flops_per_second is None else flops / self.flops_per_second
+
+
+def local_slots(settings: LocalSettings) -> Slots:
+    """Resolve the slots of this machine: one per GPU, else as many as the threads allow."""
+    cores, gpus, processes = usable_cores(), visible_gpus(), settings.processes_per_task
+    count = settings.slots or len(gpus) // processes or max(1, cores // (settings.threads_per_slot or processes))
+    return Slots(count, settings.threads_per_slot or max(1, cores // count), gpus, processes)
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def world_size(settings: Cluster) -> int:
+    """Processes that work together on one task."""
+    if isinstance(settings, SlurmSettings):
+        return settings.nodes * settings.tasks_per_node
+    return settings.processes_per_task
+
+
+def device_memory(settings: Cluster, config: RunConfig) -> DeviceMemory:
+    """What one process of a task may use: stated, a share of this machine's, or of what Slurm is asked for."""
+    if config.engine.device_memory_gib is not None:
+        on_gpu = bool(settings.gpus_per_node) if isinstance(settings, SlurmSettings) else bool(visible_gpus())
+        size = int(config.engine.device_memory_gib * GIB)
+        return DeviceMemory(size, "engine.device_memory_gib", on_gpu, settings.device if on_gpu else None)
+    if isinstance(settings, LocalSettings):
+        slots = local_slots(settings)
+        return _gpu_memory(settings) if slots.gpus else host_share(slots.count * slots.processes)
+    if settings.gpus_per_node:
+        return _gpu_memory(settings)
+    if settings.mem_gb is None:
+        return DeviceMemory(None, "state engine.device_memory_gib", on_gpu=False)
+    return DeviceMemory(settings.mem_gb * 10**9 // settings.tasks_per_node, "cluster.mem_gb", on_gpu=False)
+
+
+def _gpu_memory(settings: Cluster) -> DeviceMemory:
+    """The memory of one GPU of a kind that is named."""
+    size = None if settings.device is None else stated_memory(settings.device)
+    if size is None:
+        return DeviceMemory(None, "state engine.device_memory_gib of one GPU", on_gpu=True)
+    source = f"the most a {settings.device} has; or state engine.device_memory_gib"
+    return DeviceMemory(size, source, on_gpu=True, gpu=settings.device)
+
+
+def task_speed(settings: Cluster, precision: str = "fp32") -> Speed:
+    """The speed that estimates rest on: as given, or measured now where tasks run on this machine's cores.
+
+    Raises ``ConfigError`` where ``cluster.device`` and ``cluster.mfu`` do not say how fast it is.
+    """
+    if settings.device is not None or settings.mfu is not None:
+        return _speed_at_mfu(settings, precision)
+    slots = local_slots(settings) if isinstance(settings, LocalSettings) else None
+    if settings.flops_per_second is not None:
+        peak, source = settings.flops_per_second, "cluster.flops_per_second"
+    elif slots is not None and not slots.gpus:
+        peak = measured_flops_per_second(max(1, slots.threads // slots.processes))
+        threads = f"{slots.threads} thread{'s' if slots.threads > 1 else ''}"
+        source = f"measured now: float32 matrix product on {threads}; calibrate=true measures tasks"
+    else:
+        return Speed(None, settings.startup_seconds, "times unknown: give cluster.flops_per_second of one GPU")
+    devices = world_size(settings)
+    over = f" x {devices} processes" if devices > 1 else ""
+    basis = (
+        f"{peak:.3g} FLOP/s ({source}){over} x utilisation {settings.utilisation:g},"
+        f" {settings.startup_seconds:g} s to start a task"
+    )
+    return Speed(peak * devices * settings.utilisation, settings.startup_seconds, basis)
+
+
+def _speed_at_mfu(settings: Cluster, precision: str) -> Speed:
+    """The stated peak of a GPU times a stated share of it, or what the performance model makes of it."""
+    if settings.device is None:
+        raise ConfigError([f"cluster.mfu={settings.mfu:g}: of which GPU? give cluster.device=NAME, too"])
+    peak = stated_flops(settings.device, precision, tf32=True)  # as training allows on GPUs
+    if peak is None:
+        known = ", ".join(known_devices())
+        raise ConfigError([f"cluster.device={settings.device}: no stated peak in {precision}; known are {known}"])
+    devices = world_size(settings)
+    if settings.mfu is None:
+        return _modelled(settings, peak * devices)
+    basis = (
+        f"{peak:.3g} FLOP/s (what the maker states for {settings.device} in {precision}) x {devices}"
+        f" x MFU {settings.mfu:g}, {settings.startup_seconds:g} s to start a task"
+    )
+    return Speed(peak * devices * settings.mfu, settings.startup_seconds, basis)
+
+
+def _modelled(settings: Cluster, peak: float) -> Speed:
+    """The performance model's word on each task, on nodes as the cluster has them."""
+    try:
+        device = device_called(settings.device or "")
+    except UserError as error:
+        raise ConfigError([f"cluster.{error}; or give cluster.mfu=FRACTION"]) from error
+    if isinstance(settings, SlurmSettings):
+        device = replace(device, links=device.links._replace(per_node=settings.tasks_per_node))
+    basis = (
+        f"performance model of {settings.device} (docs/scaling.md: 8 of 9 published figures within 25 %),"
+        f" {settings.startup_seconds:g} s to start a task; evaluation and waiting for images not counted"
+    )
+    return Speed(peak * EFFICIENCY, settings.startup_seconds, basis, device)
+
+
+def measured_flops_per_second(threads: int) -> float:
+    """FLOP/s of a float32 matrix product on ``threads`` threads of this machine; the best of some tries."""
+    import numpy as np
+    from threadpoolctl import threadpool_limits
+
+    matrix = np.ones((MATRIX_SIDE, MATRIX_SIDE), dtype=np.float32)
+    best, started = float("inf"), time.perf_counter()
+    with threadpool_limits(threads):
+        while best == float("inf") or time.perf_counter() - started < MEASURE_SECONDS:
+            before = time.perf_counter()
+            matrix @ matrix
+            best = min(best, time.perf_counter() - before)
+    return 2 * MATRIX_SIDE**3 / best

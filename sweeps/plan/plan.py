@@ -1,0 +1,224 @@
+"""The plan of a study: its runs, each with what it will cost; and the file that records them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nepa_scale.utils.errors import UserError
+from nepa_scale.utils.files import file_in_the_way, read_json, write_json
+from sweeps.plan.resources import Resources
+
+SCHEMA = 1
+PLAN_NAME = "plan.json"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a task lies on its devices: each takes ``micro_batch_size`` images ``accumulation`` times for a step."""
+
+    devices: int
+    zero_stage: int
+    micro_batch_size: int
+    accumulation: int
+    activation_checkpointing: bool
+
+
+@dataclass(frozen=True)
+class PlannedTask:
+    """What one task of a run will cost; ``seconds`` is None where the speed of the devices is not known.
+
+    What has a default was not recorded by earlier versions, whose plans are read with it.
+    """
+
+    params_total: int
+    params_backbone: int
+    images: int
+    flops: int
+    memory_bytes: int
+    seconds: float | None
+    resources: Resources = field(default_factory=Resources)
+    """What the task asks of the machines."""
+    flops_inherited: int = 0
+    """Of ``flops``, those that were done by the run from which this one branches off."""
+    steps: int = 0
+    dataset: str = ""
+    unique_images: int = 0
+    """How many of ``images`` are different."""
+    layout: Layout | None = None
+    calibrated: bool = False
+    """Whether ``seconds`` rest on measurements of tasks like this one."""
+    storage_bytes: int = 0
+    """What the finished task leaves on disk: checkpoints and weights."""
+
+    @property
+    def flops_to_do(self) -> int:
+        """FLOPs that this task itself will take."""
+        return self.flops - self.flops_inherited
+
+    @property
+    def device_seconds(self) -> float | None:
+        """Time of all its devices together; None where it is not known."""
+        return None if self.seconds is None else self.seconds * (self.layout.devices if self.layout else 1)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a study directory, as ``Point``; ``pretraining`` tells equal pre-trainings."""
+
+    run_id: str
+    label: str
+    init: str
+    values: dict[str, Any]
+    tasks: dict[str, PlannedTask]
+    pretraining: str | None = None
+    pretrained_by: str | None = None
+    branched_from: str | None = None
+    tuned: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Label and, where they vary, seed and what is tuned."""
+        return self._named(self.tuned)
+
+    def name_for(self, task: str) -> str:
+        """The name beside one of its tasks: of what is tuned, that task's settings."""
+        return self._named({key: value for key, value in self.tuned.items() if key.startswith(f"{task}.")})
+
+    def _named(self, tuned: dict[str, Any]) -> str:
+        seed = [f"seed {self.values['seed']}"] if "seed" in self.values else []
+        return " ".join([self.label, *seed, *(f"{key}={value}" for key, value in tuned.items())])
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A cell of a grid that will not be run, and why."""
+
+    label: str
+    init: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a study directory."""
+
+    study: str
+    grid: str
+    axes: tuple[str, ...]
+    runs: tuple[PlannedRun, ...]
+    basis: dict[str, str] = field(default_factory=dict)
+    """{quantity: what its estimates rest on}."""
+    dropped: tuple[Dropped, ...] = ()
+    about: str | None = None
+    """What the study says of itself on its report."""
+
+    @property
+    def names(self) -> dict[str, str]:
+        """{run_id: name of the run for people}; the run_id tells apart what would read the same."""
+        alike = Counter((run.name, run.init) for run in self.runs)
+        return {
+            run.run_id: run.name if alike[run.name, run.init] == 1 else f"{run.name} ({run.run_id})"
+            for run in self.runs
+        }
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """{run_id/task: name of the task for people}."""
+        control, names = {"pretrain": "", "scratch": " from scratch"}, self.names
+        return {
+            f"{run.run_id}/{task}": (
+                f"{run.name_for(task)}{names[run.run_id].removeprefix(run.name)} {task}"
+                f"{control.get(run.init, f' from {run.init}')}"
+            )
+            for run in self.runs
+            for task in run.tasks
+        }
+
+
+def merge(earlier: Plan | None, plan: Plan) -> Plan:
+    """``plan`` with the runs of an ``earlier`` plan of the same directory kept before its own."""
+    if earlier is None:
+        return plan
+    new = {run.run_id: run for run in plan.runs}
+    kept = tuple(new.pop(run.run_id, run) for run in earlier.runs)
+    runs = (*kept, *new.values())
+    there = {(name, run.init) for run in runs for name in (run.label, run.name)}
+    cells = {(each.label, each.init): each for each in (*earlier.dropped, *plan.dropped)}
+    return dataclasses.replace(
+        plan,
+        axes=tuple(dict.fromkeys((*earlier.axes, *plan.axes))),
+        runs=runs,
+        dropped=tuple(each for cell, each in cells.items() if cell not in there),
+        about=plan.about or earlier.about,
+    )
+
+
+def save(plan: Plan, study_dir: Path) -> None:
+    """Write the plan file of ``study_dir``."""
+    write_json(study_dir / PLAN_NAME, {"schema": SCHEMA, **dataclasses.asdict(plan)})
+
+
+def load(study_dir: Path) -> Plan | None:
+    """Read the plan file of ``study_dir``; None without one. Raises ``UserError`` when it cannot be read."""
+    path, blocking = study_dir / PLAN_NAME, file_in_the_way(study_dir)
+    if blocking is not None:
+        raise UserError(f"{study_dir}: '{blocking}' is a file; name the folder of a study")
+    try:
+        content = read_json(path)
+        if content["schema"] != SCHEMA:
+            raise UserError(
+                f"{path}: schema {content['schema']} was written by another version; this one reads {SCHEMA}"
+            )
+        return Plan(
+            study=content["study"],
+            grid=content["grid"],
+            axes=tuple(content["axes"]),
+            runs=tuple(map(_read_run, content["runs"])),
+            basis=content.get("basis", {}),
+            dropped=tuple(Dropped(**each) for each in content.get("dropped", ())),
+            about=content.get("about"),
+        )
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a plan file ({type(error).__name__}: {error}); move it away or restore it"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def load_study(study_dir: Path) -> Plan:
+    """The plan of the study in ``study_dir``. Raises ``UserError`` where there is none."""
+    planned = load(study_dir)
+    if planned is None:
+        raise UserError(f"{study_dir}: no study here ({PLAN_NAME} is missing); `python sweeps/launch.py` makes one")
+    return planned
+
+
+def run_dir(study_dir: Path, run_id: str) -> Path:
+    """The folder of one run."""
+    return study_dir / "runs" / run_id
+
+
+def task_dir(study_dir: Path, key: str) -> Path:
+    """The folder of the task ``key``, run_id/task."""
+    return study_dir / "runs" / key
+
+
+def _read_run(content: dict[str, Any]) -> PlannedRun:
+    return PlannedRun(**{**content, "tasks": {name: _read_task(task) for name, task in content["tasks"].items()}})
+
+
+def _read_task(content: dict[str, Any]) -> PlannedTask:
+    layout = content.get("layout")
+    read = {
+        "resources": Resources(**content.get("resources", {})),
+        "layout": Layout(**layout) if layout is not None else None,
+    }
+    return PlannedTask(**{**content, **read})

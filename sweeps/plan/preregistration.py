@@ -1,0 +1,96 @@
+"""``predict=true``: what the laws of smaller runs expect of the largest is on record before these start.
+
+The largest runs wait until no other run is left to do. Then, or at once where another study gives the points, the
+expectations go into the study's ``predictions.json``, which is written once and never replaced.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from analysis.study.prediction_file import NAME, write_predictions
+from nepa_scale.run_dir.status import now, read_status
+from nepa_scale.utils.errors import ConfigError
+from sweeps.plan import units
+from sweeps.plan.plan import Plan, PlannedRun, run_dir
+
+
+def largest(plan: Plan) -> dict[str, PlannedRun]:
+    """The pre-trained runs of most pre-training FLOPs. Raises ``ConfigError`` when all have equally many."""
+    flops = {run.run_id: pretrain_flops(plan, run) for run in plan.runs if run.init == "pretrain"}
+    if len(set(flops.values())) < 2:
+        raise ConfigError([f"predict=true: grid={plan.grid} scales nothing; use a grid over sizes, data or compute"])
+    return {run.run_id: run for run in plan.runs if flops.get(run.run_id) == max(flops.values())}
+
+
+def not_started(runs: Mapping[str, PlannedRun], study_dir: Path) -> list[PlannedRun]:
+    """Those ``runs`` of which no task has taken a step: of the others it is too late to expect anything."""
+    folders = {run_id: run_dir(study_dir, run_id) for run_id in runs}
+    return [run for run_id, run in runs.items() if not any(_has_begun(folders[run_id] / task) for task in run.tasks)]
+
+
+def pretrain_flops(plan: Plan, run: PlannedRun) -> int:
+    """FLOPs of the pre-training that ``run`` rests on, its own or another's."""
+    owner = next((each for each in plan.runs if each.run_id == run.pretrained_by), run)
+    return owner.tasks["pretrain"].flops if "pretrain" in owner.tasks else 0
+
+
+def _has_begun(task_dir: Path) -> bool:
+    status = read_status(task_dir)
+    return status is not None and (status.step > 0 or status.state == "running")
+
+
+def announcement(plan: Plan, held: Collection[str]) -> str:
+    """What a dry run says of the runs that will be held back."""
+    return f"predict=true: {_names(plan, held)} starts last, once what is expected of it is written down"
+
+
+def waiting_line(plan: Plan, held: Collection[str]) -> str:
+    """What a person is told of the runs that are held back."""
+    return (
+        f"predict=true: {_names(plan, held)} not started: the same command again, once all other runs are done, writes"
+        " down what is expected and starts it"
+    )
+
+
+def _names(plan: Plan, held: Collection[str]) -> str:
+    return ", ".join(dict.fromkeys(run.label for run in plan.runs if run.run_id in held))
+
+
+def register(plan: Plan, runs: Collection[PlannedRun], study_dir: Path, source: Path) -> list[str]:
+    """Write what the finished runs of the study ``source`` let expect of ``runs``; returns lines for people.
+
+    Raises ``UserError`` when ``source`` cannot be read. A file that is there stays as it is.
+    """
+    from analysis.findings.expectations import Candidate, expectations
+    from analysis.study.records import read_study
+
+    candidates = [
+        Candidate(run.run_id, run.label, next(iter(run.tasks.values())).params_backbone, pretrain_flops(plan, run))
+        for run in runs
+    ]
+    entries = expectations(read_study(source), candidates)
+    content = {
+        "written_at": now(),
+        "study": plan.study,
+        "grid": plan.grid,
+        "source": str(source.absolute()),
+        "entries": entries,
+    }
+    write_predictions(study_dir, content)
+    return [*(_line(entry) for entry in entries), f"written: {study_dir / NAME}"]
+
+
+def _line(entry: dict[str, Any]) -> str:
+    from analysis.findings import text
+
+    what = f"expected: 1 - {entry['task']} {entry['metric']} along {entry['axis']}"
+    if entry["law"] is None:
+        return f"{what}: nothing, {entry['reason']}"
+    first = entry["expected"][0]
+    bounds = text.error_span(first["low"] or 0.0, math.inf if first["high"] is None else first["high"])
+    error = math.nan if first["error"] is None else first["error"]
+    return f"{what}: {text.percent(error)} ({bounds}) at {first['label']} ({units.count(first['x'])})"

@@ -1,0 +1,94 @@
+"""What the runs of a grid will cost, task by task."""
+
+from __future__ import annotations
+
+from nepa_scale.checkpoint.storage import task_storage
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.placement.costs import FLOPS_CONVENTION, task_cost
+from sweeps.plan import branches
+from sweeps.plan.data_sets import stated_data
+from sweeps.plan.grids import varied
+from sweeps.plan.machine import Speed, world_size
+from sweeps.plan.measured_times import Measurements
+from sweeps.plan.placements import Placements, seedless
+from sweeps.plan.plan import Layout, Plan, PlannedRun, PlannedTask
+from sweeps.plan.resources import of_task
+from sweeps.plan.run_spec import Point
+from sweeps.plan.run_specs import resolved
+from sweeps.plan.sharing import pretraining_digest
+from sweeps.plan.times import Times
+from sweeps.settings.schema import Cluster, Launch
+
+BASIS = {
+    "FLOPs": FLOPS_CONVENTION,
+    "storage": "checkpoints that stay (checkpoint.keep, keep_steps) and exported weights, by parameter",
+}
+
+
+def price(
+    launch: Launch, points: dict[str, Point], speed: Speed, placed: Placements, measured: Measurements | None = None
+) -> Plan:
+    """The plan of the expanded ``points``. Raises ``DataError`` when a data set cannot be read."""
+    pricing = _Pricing(launch.cluster, placed, Times(speed, world_size(launch.cluster), measured or Measurements({})))
+    launch = resolved(launch)
+    planned = tuple(
+        PlannedRun(
+            run_id=run_id,
+            label=point.label,
+            init=point.config.init,
+            values=point.values,
+            tasks={task: pricing.of(point, task) for task in point.tasks},
+            pretraining=pretraining_digest(point.config) if point.config.init == "pretrain" else None,
+            pretrained_by=point.pretrained_by,
+            branched_from=point.branched_from,
+            tuned=point.tuned,
+        )
+        for run_id, point in points.items()
+    )
+    facts = stated_data(points.values())
+    data = {"data": f"not there, by what is stated of it: {'; '.join(facts)}"} if facts else {}
+    basis = {**BASIS, **data, "memory": placed.basis(next(iter(points.values())).config), "time": pricing.times.basis}
+    return Plan(launch.study.name, launch.grid_name, varied(launch.grid), planned, basis, about=launch.study.about)
+
+
+class _Pricing:
+    """The figures of tasks, worked out once for what differs only in its seed."""
+
+    def __init__(self, cluster: Cluster, placed: Placements, times: Times) -> None:
+        self.times = times
+        self._cluster, self._placed = cluster, placed
+        self._known: dict[tuple[str, str, int], PlannedTask] = {}
+
+    def of(self, point: Point, task: str) -> PlannedTask:
+        start = branches.first_step(point, task)
+        key = seedless(point.config), task, start
+        if key not in self._known:
+            self._known[key] = self._price(point.config, task, start)
+        return self._known[key]
+
+    def _price(self, config: RunConfig, task: str, start: int) -> PlannedTask:
+        placement = self._placed.of(config, task)
+        cost = task_cost(config, task, activation_checkpointing=placement.activation_checkpointing)
+        seconds, calibrated = self.times.of(config, task, cost, placement, start)
+        return PlannedTask(
+            params_total=cost.params_total,
+            params_backbone=cost.params_backbone,
+            images=cost.images_seen,
+            flops=cost.flops_train,
+            memory_bytes=placement.memory.total,
+            seconds=seconds,
+            calibrated=calibrated,
+            resources=of_task(self._cluster, placement.world_size, seconds),
+            flops_inherited=cost.flops_train * start // cost.steps,
+            steps=cost.steps,
+            dataset=config.task_config(task).dataset,
+            unique_images=cost.unique_images,
+            layout=Layout(
+                devices=placement.world_size,
+                zero_stage=placement.zero_stage,
+                micro_batch_size=placement.micro_batch_size,
+                accumulation=placement.accumulation,
+                activation_checkpointing=placement.activation_checkpointing,
+            ),
+            storage_bytes=task_storage(config, task).total,
+        )

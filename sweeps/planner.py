@@ -1,0 +1,76 @@
+"""From what a launch was asked to its plan: every run placed and priced, held to its budget; nothing is created."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sweeps.calibrate.asked import known_times
+from sweeps.plan import budgets, limits, plan, preregistration
+from sweeps.plan.data_sets import check_planned
+from sweeps.plan.feasibility import check, fitting, too_large
+from sweeps.plan.machine import task_speed, world_size
+from sweeps.plan.placements import Placements
+from sweeps.plan.plan import Dropped, Plan, PlannedRun
+from sweeps.plan.pricing import price
+from sweeps.plan.run_spec import Point
+from sweeps.plan.run_specs import expand, unmet
+from sweeps.plan.sharing import share_pretraining
+from sweeps.settings.schema import Launch
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A launch before it is carried out.
+
+    Attributes:
+        points: its runs' settings, by run_id.
+        plan: its runs; ``merged``: with those of earlier launches into the same directory.
+        too_large, excesses: why devices cannot hold it, or its budget does not pay for it; a line each.
+        warnings: what else is doubtful in it; a line each.
+        held: runs that wait until it is written down what is expected of them.
+    """
+
+    points: Mapping[str, Point]
+    plan: Plan
+    merged: Plan
+    too_large: Sequence[str]
+    excesses: Sequence[str]
+    warnings: Sequence[str]
+    held: Mapping[str, PlannedRun]
+
+
+def prepare(request: Launch) -> Prepared:
+    """Plan what ``request`` asks for. Raises ``UserError`` with everything in it that cannot be."""
+    placed, devices = Placements(request.cluster), world_size(request.cluster)
+    points, dropped = _runnable(request, placed, devices)
+    check_planned(points.values(), calibrate=request.calibrate)
+    check(points.values(), devices, planning=request.dry_run or request.print_script)
+    earlier = plan.load(request.study_dir)
+    points = share_pretraining(points, earlier, request.study_dir)
+    speed = task_speed(request.cluster, next(iter(points.values())).config.engine.precision)
+    measured = known_times(request, points, placed, speed)
+    planned = dataclasses.replace(price(request, points, speed, placed, measured), dropped=dropped)
+    if request.budget.over == "trim":
+        planned = budgets.trimmed(planned, request.study_dir, request.budget)
+        points = {run.run_id: points[run.run_id] for run in planned.runs}
+    return Prepared(
+        points=points,
+        plan=planned,
+        merged=plan.merge(earlier, planned),
+        too_large=too_large(points.values(), placed),
+        excesses=budgets.excesses(planned, request.study_dir, request.budget),
+        warnings=limits.warnings(planned, request.cluster),
+        held=preregistration.largest(planned) if request.predict else {},
+    )
+
+
+def _runnable(request: Launch, placed: Placements, devices: int) -> tuple[dict[str, Point], tuple[Dropped, ...]]:
+    """The points of the grid, under ``unfit=drop`` without those that cannot be run, and these with their reasons."""
+    points = expand(request)
+    if request.unfit == "refuse":
+        return points, ()
+    unmade = (Dropped(label, "pretrain", reason) for label, reason in unmet(request).items())
+    kept, dropped = fitting(points, placed, devices)
+    return kept, (*unmade, *dropped)

@@ -1,1 +1,0 @@
-"""From a grid and a study to priced runs."""

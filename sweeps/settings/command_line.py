@@ -1,0 +1,128 @@
+"""Understanding a launch's command line: Hydra composes the chosen files of ``conf/``, typed words overlay them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
+
+from nepa_scale.config import overrides
+from nepa_scale.config.schema import TASKS
+from nepa_scale.utils import cli
+from nepa_scale.utils.errors import ConfigError, nearest
+from sweeps.settings import sbatch_options
+from sweeps.settings.conf_files import compose_tree
+from sweeps.settings.keys import KIND_TEXTS, declared, range_problems, set_key, unknown_key
+from sweeps.settings.schema import GROUPS, RESERVED, Cluster, Launch, SlurmSettings, Tree, is_launch_key
+
+Pairs = Sequence[tuple[str, str]]
+
+
+def read_launch(words: Sequence[str]) -> Launch:
+    """Understand the command line. Raises ``ConfigError`` with every problem found."""
+    pairs = cli.split_words("dry_run=true" if word == "--dry-run" else word for word in words)
+    tree, choices = compose_tree({key: name for key, name in pairs if key in GROUPS})
+    mine = [pair for pair in pairs if is_launch_key(pair[0])]
+    typed = tuple(pair for pair in pairs if pair not in mine)
+    problems = [line for key, text in mine if key not in GROUPS for line in _apply(tree, key, text)]
+    problems += [line for key, text in typed for line in _setting_problems(tree, key, text)]
+    if problems:
+        raise ConfigError(problems)
+    try:
+        root: Tree = OmegaConf.to_object(tree)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError([f"{error.full_key}: {str(error).splitlines()[0]}"]) from error
+    problems = [*range_problems(tree), *_contradictions(root, choices["grid"], typed)]
+    if problems:
+        raise ConfigError(problems)
+    if root.seeds is not None:
+        root.grid.axes["seed"] = list(range(root.seeds))
+    return Launch(
+        grid_name=choices["grid"],
+        grid=root.grid,
+        study=root.study,
+        cluster=cast(Cluster, root.cluster),
+        study_dir=Path(root.study_dir or f"studies/{root.study.name}-{choices['grid']}"),
+        dry_run=root.dry_run,
+        print_script=root.print_script,
+        pairs=typed,
+        branch=root.branch,
+        calibrate=root.calibrate,
+        predict=root.predict,
+        predict_from=None if root.predict_from is None else Path(root.predict_from),
+        optimum_from=None if root.optimum_from is None else Path(root.optimum_from),
+        unfit=root.unfit,
+        budget=root.budget,
+        only=root.only,
+        watch=root.watch,
+    )
+
+
+def _apply(tree: DictConfig, key: str, text: str) -> list[str]:
+    """Set one key of the tree from the command line; returns what is wrong with it."""
+    item = declared(tree).get(key)
+    kind = "" if item is None else str(item.type)
+    try:
+        value = text if kind.startswith("str") and text != "null" else _parse(text)
+    except (OmegaConfBaseException, YAMLError, ValueError, RecursionError) as error:
+        return [f"{key}={text}: expected {KIND_TEXTS.get(kind, 'a value or a list of values')}{_reason(error)}"]
+    if value is None and text != "null":
+        return [f"{key}={text} is empty; give a value or leave the key out"]
+    return [problem for _, problem in set_key(tree, key, value, text)]
+
+
+def _parse(text: str) -> Any:
+    """The value of a word, read as YAML: numbers, true, null, [lists], {mappings}."""
+    return OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"]  # type: ignore[index, call-overload]
+
+
+def _reason(error: Exception) -> str:
+    """What a reader of YAML stumbled over."""
+    return f" ({error.problem})" if isinstance(error, MarkedYAMLError) and error.problem else ""
+
+
+def _setting_problems(tree: DictConfig, key: str, text: str) -> list[str]:
+    """What is wrong with a setting of the runs by itself; of what stands for others, the runs tell."""
+    if key in RESERVED or key == "config":
+        return []
+    problems = overrides.setting_problems(key, text)
+    known = [*overrides.KEYS, *overrides.RECIPE_KEYS, *GROUPS, *declared(tree)]
+    if problems and key not in known and nearest(key, known) and ("." in key or "did you mean" not in problems[0]):
+        return [unknown_key(key, known)]
+    return problems
+
+
+def _contradictions(tree: Tree, name: str, typed: Pairs) -> list[str]:
+    """What keys of a launch say against one another; ``name`` is the grid's, ``typed`` are settings of its runs."""
+    grid, problems = tree.grid, []
+    if tree.predict_from is not None and not tree.predict:
+        problems.append(f"predict_from={tree.predict_from}: give predict=true, too")
+    if isinstance(tree.cluster, SlurmSettings):
+        problems += sbatch_options.problems(tree.cluster)
+    elif tree.print_script:
+        problems.append("print_script=true: tasks on this machine have no scripts; give cluster=slurm, too")
+    if not tree.study.tasks:
+        problems.append(f"study.tasks: no task; give some of {', '.join(TASKS)}")
+    named = [(point, key) for point, settings in grid.points.items() for key in settings]
+    if tree.seeds is not None:
+        if "seed" in {*grid.axes, *grid.zip, *(key for _, key in named)}:
+            problems.append(f"seeds={tree.seeds}: grid={name} varies seed itself; leave out one of the two")
+        if any(key == "seed" for key, _ in typed):
+            problems.append(f"seeds={tree.seeds}: seed=N is given too; leave out one of the two")
+    lengths = {key: len(values) if isinstance(values, list) else 1 for key, values in grid.zip.items()}
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+        problems.append(f"grid.zip: settings that vary together need equally many values: {counts}")
+    if tree.optimum_from is not None and grid.rule != "isoflop":
+        problems.append(f"optimum_from={tree.optimum_from}: for grids of equal compute alone; give grid=isoflop, too")
+    problems += [f"grid.axes.{key}: in grid.zip too; leave out one of the two" for key in grid.zip if key in grid.axes]
+    return problems + [
+        f"grid.points.{point}.{key}: in grid.{section} too; leave out one of the two"
+        for point, key in named
+        for section, varied in (("axes", grid.axes), ("zip", grid.zip))
+        if key in varied
+    ]

@@ -1,0 +1,113 @@
+"""The files of ``conf/`` that a launch chooses from: mistakes in them are told with their line, Hydra composes them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nepa_scale.utils import yaml_files
+from nepa_scale.utils.cli import to_text
+from nepa_scale.utils.errors import ConfigError, nearest
+from sweeps.settings.keys import SECTIONS, Problems, declared, set_key, unknown_key
+from sweeps.settings.schema import GROUPS, KINDS, Tree
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+MAIN = "config"
+DEFAULTS = "defaults"  # Hydra's own key: the files that a file builds on
+KIND = "kind"  # of a cluster: which keys it has
+
+
+def options(group: str) -> list[str]:
+    """The names that ``group=NAME`` accepts."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def compose_tree(choices: Mapping[str, str]) -> tuple[DictConfig, dict[str, str]]:
+    """The files of the options chosen, {group: name}, under the types of ``Tree``; and the option used of each group.
+
+    Settings of runs become flat: {dotted key: value}. Raises ``ConfigError`` with every mistake in names and files.
+    """
+    problems = [
+        f"{group}={name}: no such {group}{nearest(name, valid)} (there are: {', '.join(valid)})"
+        for group, name in choices.items()
+        if name not in (valid := options(group))
+    ]
+    if problems:
+        raise ConfigError(problems)
+    _check_files(choices)
+    try:
+        with initialize_config_dir(str(CONF), version_base=None):
+            composed = compose(
+                MAIN, [f"{group}={_quoted(name)}" for group, name in choices.items()], return_hydra_config=True
+            )
+    except RecursionError as error:
+        words = " ".join(f"{group}={name}" for group, name in choices.items())
+        raise ConfigError([f"{CONF}: {words}: '{DEFAULTS}' of a file lead back to that file"]) from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError([f"{CONF}: {' '.join(str(error).split())}"]) from error
+    content: Any = OmegaConf.to_container(composed)
+    used = {group: str(composed.hydra.runtime.choices[group]) for group in GROUPS}
+    del content["hydra"]
+    tree = _blank_tree(content["cluster"].get("kind"))
+    found = [problem for _, problem in _fill(tree, "", content)]
+    if found:  # by files that the chosen ones build on
+        raise ConfigError([f"{CONF}: {problem}" for problem in found])
+    return tree, used
+
+
+def _quoted(name: str) -> str:
+    """``name`` as Hydra reads names of any signs."""
+    return "'" + name.replace("'", r"\'") + "'"
+
+
+def _check_files(choices: Mapping[str, str]) -> None:
+    """Raises ``ConfigError`` with every mistake in the files that are read for ``choices``."""
+    main = yaml_files.read(CONF / f"{MAIN}.yaml", lambda content: _fill(_blank_tree("local"), "", content))
+    chosen = {
+        group: name for each in main.get(DEFAULTS) or [] if isinstance(each, dict) for group, name in each.items()
+    }
+    problems: list[str] = []
+    for group, name in {**chosen, **choices}.items():
+        try:
+            yaml_files.read(CONF / group / f"{name}.yaml", functools.partial(_problems, group))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+
+
+def _problems(group: str, content: dict[str, Any]) -> Problems:
+    """(key, problem) of what is wrong in a file of ``group``."""
+    kind = content.get(KIND, "local") if group == "cluster" else "local"
+    if kind not in KINDS:
+        yield KIND, f"kind={kind}: not one of {', '.join(KINDS)}{nearest(str(kind), KINDS)}"
+    else:
+        for key, problem in _fill(_blank_tree(kind), f"{group}.", content):
+            yield key.removeprefix(f"{group}."), problem
+
+
+def _fill(tree: DictConfig, prefix: str, content: Mapping[str, Any]) -> Problems:
+    """Set every key of a file in ``tree``; its keys there begin with ``prefix``. Yields what is wrong with them."""
+    names = [key.removeprefix(prefix) for key in declared(tree) if key.startswith(prefix)]
+    for name, value in ((str(name), value) for name, value in content.items()):  # YAML reads 1, yes and null as others
+        key = f"{prefix}{name}"
+        if key in SECTIONS and isinstance(value, dict):
+            yield from _fill(tree, f"{key}.", value)
+        elif name not in (DEFAULTS, KIND):
+            if name.split(".")[0] in [known.split(".")[0] for known in names]:
+                yield from set_key(tree, key, value, to_text(value))
+            else:
+                yield key, unknown_key(name, names)
+
+
+def _blank_tree(kind: str) -> DictConfig:
+    """A tree that no file has filled in yet, for a cluster of that ``kind``."""
+    tree: DictConfig = OmegaConf.structured(Tree(cluster=KINDS[kind]()))
+    return tree

@@ -1,0 +1,288 @@
+"""What a launch is made of: the chosen grid, study and cluster, and the run settings typed beside them.
+
+The dataclasses give every key of ``conf/`` its type and meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from nepa_scale.config.schema import LIMITS, TASKS, RunConfig, walk
+
+GROUPS = ("grid", "study", "cluster")
+RESERVED = {
+    "task": "the launcher runs every task of a run",
+    "run_dir": "the launcher names the folders of runs; study_dir=DIR says where they go",
+    "data": "say which task's: pretrain.dataset, probe.dataset, classify.dataset or segment.dataset",
+    "pretrain_dir": "the launcher shares pre-training by itself; init=DIR starts from finished weights",
+}
+RULES = ("isoflop",)
+MOST_POINTS = 5_000
+"""A grid of more points is refused: planning them would take minutes, and be a mistake."""
+RUN_LIMITS = {key: {name: meta[name] for name in LIMITS if name in meta} for key, _, meta in walk(RunConfig())}
+SIZES = RUN_LIMITS["model.size"]
+
+
+def option(meaning: str, default: Any = None, **limits: Any) -> Any:
+    """A key of a launch with the text that ``--help`` shows, and its limits as in ``config.schema.setting``."""
+    return field(default=default, metadata=about(meaning, **limits))
+
+
+def about(meaning: str, **limits: Any) -> dict[str, Any]:
+    """The metadata of a key: the text that ``--help`` shows, and its limits; those of a list hold for each value."""
+    return {"help": meaning, **limits}
+
+
+@dataclass(kw_only=True)
+class GridSettings:
+    """Which settings vary."""
+
+    axes: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=about("run settings that vary, each with its list of values; every combination is a run"),
+    )
+    points: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=about("named points, each with its run settings (seed: one or a list), times those of axes and zip"),
+    )
+    zip: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=about("run settings that vary together: the first values are a point, the second ones the next"),
+    )
+    tuned: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=about("settings of fine-tuning that this grid tries in every arm, as those of study.tuned"),
+    )
+    rule: str | None = option(
+        "points that are worked out: isoflop = every size at every budget of FLOPs", choices=RULES
+    )
+    set: dict[str, Any] = field(default_factory=dict, metadata=about("run settings that this grid fixes"))
+
+
+@dataclass(kw_only=True)
+class StudySettings:
+    """What is trained on what, for how long."""
+
+    name: str = option("name of the study", "study")
+    sizes: list[str] = field(
+        default_factory=list, metadata=about("rungs of the size ladder, for grids over model size", **SIZES)
+    )
+    data_sizes: list[int] = field(
+        default_factory=list,
+        metadata=about("numbers of pre-training images, for grids over data size", **RUN_LIMITS["pretrain.num_images"]),
+    )
+    epochs: list[float] = field(
+        default_factory=list,
+        metadata=about("lengths of pre-training, for grids over its length", **RUN_LIMITS["pretrain.epochs"]),
+    )
+    budgets: list[float] = field(
+        default_factory=list,
+        metadata=about("FLOPs of one pre-training, for grids of equal compute", above=0, high=1e30),
+    )
+    learning_rates: list[float] = field(
+        default_factory=list,
+        metadata=about("values of pretrain.base_lr, for grids over it", **RUN_LIMITS["pretrain.base_lr"]),
+    )
+    lr_sizes: list[str] = field(
+        default_factory=list, metadata=about("rungs of the size ladder whose learning rate is searched", **SIZES)
+    )
+    batch_sizes: list[int] = field(
+        default_factory=list,
+        metadata=about("images per step of pre-training, for grids over it", **RUN_LIMITS["pretrain.batch_size"]),
+    )
+    patch_sizes: list[int] = field(
+        default_factory=list,
+        metadata=about("sides of a patch in pixels, for grids over it", **RUN_LIMITS["model.patch_size"]),
+    )
+    resolutions: list[int] = field(
+        default_factory=list,
+        metadata=about("sides of the images in pixels, for grids over resolution", **RUN_LIMITS["pretrain.image_size"]),
+    )
+    label_fractions: list[float] = field(
+        default_factory=list,
+        metadata=about("parts of the labelled images, for grids over labels", **RUN_LIMITS["classify.fraction"]),
+    )
+    label_steps: int | None = option("steps of each probe and fine-tuning in grids over labels; null = epochs", low=1)
+    finetune_rates: list[float] = field(
+        default_factory=list,
+        metadata=about("values of classify.base_lr, for grids over it", **RUN_LIMITS["classify.base_lr"]),
+    )
+    tuning_images: int = option(
+        "classify.tuning_images of grids over rates of fine-tuning", 500, **RUN_LIMITS["classify.tuning_images"]
+    )
+    tuned: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=about(
+            "settings of fine-tuning, each with its list of values: every arm of every point is tried at each, and the"
+            " report takes the one that is best on the tuning images"
+        ),
+    )
+    base_size: str = option("rung of the size ladder that grids over anything else train", "nano", **SIZES)
+    tasks: list[str] = field(
+        default_factory=lambda: ["pretrain", "classify", "segment"],
+        metadata=about("tasks of every point", choices=TASKS),
+    )
+    scratch_control: bool = option("add to every point the same fine-tuning from random weights", True)
+    run: dict[str, Any] = field(default_factory=dict, metadata=about("run settings of every point"))
+    # last: below it, its name hides the function of that name
+    about: str | None = option("what the study is and is not, in your words: shown on its report")
+
+
+@dataclass(kw_only=True)
+class ClusterSettings:
+    """What the work runs on, as far as estimates need to know."""
+
+    kind: str = "local"
+    flops_per_second: float | None = option(
+        "FLOP/s of one process; null = measured where processes run on CPU cores", low=1, high=1e20
+    )
+    utilisation: float = option("fraction of flops_per_second that training reaches", 1.0, low=1e-6, high=1)
+    device: str | None = option("GPU that counts in place of the two above: a100, h100, h200, b200, mi300x, ...")
+    mfu: float | None = option(
+        "fraction of the peak of device that training reaches; null = by the performance model", low=1e-6, high=1
+    )
+    startup_seconds: float = option("time a task takes before its first step", 0.0, low=0, high=10**6)
+
+
+@dataclass(kw_only=True)
+class LocalSettings(ClusterSettings):
+    """This machine."""
+
+    slots: int | None = option(
+        "tasks that run at once; null = one per GPU, or cores / threads_per_slot without GPUs", low=1, high=4096
+    )
+    threads_per_slot: int | None = option(
+        "CPU threads of one task; null = cores / slots (1 where slots is null too)", low=1, high=4096
+    )
+    processes_per_task: int = option(
+        "processes (ranks) that work together on one task, one per GPU", 1, low=1, high=4096
+    )
+
+
+@dataclass(kw_only=True)
+class SlurmSettings(ClusterSettings):
+    """A Slurm cluster, with what each task asks of it."""
+
+    kind: str = "slurm"
+    partition: str | None = option("partition; null = the cluster's default")
+    account: str | None = option("account; null = the user's default")
+    nodes: int = option("nodes per task", 1, low=1, high=10**5)
+    tasks_per_node: int = option("processes per node, one per GPU", 1, low=1, high=4096)
+    gpus_per_node: int = option("GPUs per node", 0, low=0, high=4096)
+    cpus_per_task: int = option("cores per process", 1, low=1, high=4096)
+    mem_gb: int | None = option("memory per node in GB; null = the partition's default", low=1, high=10**6)
+    max_nodes: int | None = option(
+        "nodes that a task too large for `nodes` may take, which are doubled; null = nodes", low=1, high=10**5
+    )
+    timeout_min: int = option("time limit of one job in minutes, at most", 60, low=1, high=10**7)
+    time_margin: float | None = option(
+        "limit of each task: its estimated time times this; null = timeout_min for all", low=1e-3, high=1000
+    )
+    save_seconds: int = option(
+        "how long before the time limit a job is told to save and start again", 90, low=1, high=10**6
+    )
+    max_requeues: int = option(
+        "how often a job may start again after preemption, its time limit or a lost node", 10, low=0, high=10**6
+    )
+    array_parallelism: int | None = option(
+        "jobs of one array that may run at once; null = as many as there is room for", low=1, high=10**6
+    )
+    sbatch: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=about("further options of sbatch by their names: qos, constraint, gres, exclusive, mail-user, ..."),
+    )
+    setup: list[str] = field(
+        default_factory=list,
+        metadata=about("shell commands of a job before its processes start: modules, conda, ..."),
+    )
+    srun_args: list[str] = field(
+        default_factory=list, metadata=about("further arguments of the srun that starts the processes")
+    )
+    env: dict[str, Any] = field(default_factory=dict, metadata=about("variables of the job's environment"))
+    python: str | None = option("command that starts Python, e.g. in a container; null = this Python")
+
+
+Cluster = LocalSettings | SlurmSettings
+KINDS: dict[str, type[Cluster]] = {"local": LocalSettings, "slurm": SlurmSettings}
+
+
+@dataclass(kw_only=True)
+class BudgetSettings:
+    """What the tasks of a launch may cost together, as far as they are still to do."""
+
+    device_hours: float | None = option("hours of all devices together; null = any", above=0)
+    flops: float | None = option("FLOPs of training; null = any", above=0, high=1e30)
+    over: str = option(
+        "a plan that costs more: refuse it, or trim it by its costliest runs", "refuse", choices=("refuse", "trim")
+    )
+
+
+@dataclass(kw_only=True)
+class Tree:
+    """The composed configuration, as Hydra and the command line fill it."""
+
+    grid: GridSettings = field(default_factory=GridSettings)
+    study: StudySettings = field(default_factory=StudySettings)
+    cluster: ClusterSettings = field(default_factory=LocalSettings)
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+    study_dir: str | None = option("where plan, runs and report go; null = studies/<study>-<grid>")
+    dry_run: bool = option("show the plan with its cost and create nothing", False)
+    print_script: bool = option("cluster=slurm: print the scripts that sbatch would get, and submit nothing", False)
+    unfit: str = option(
+        "points that no device can hold, whose batch or budget does not divide, or whose optimum lies outside the"
+        " ladder: refuse the launch, or drop them",
+        "refuse",
+        choices=("refuse", "drop"),
+    )
+    predict: bool = option("write down what is expected of the largest runs before they start", False)
+    predict_from: str | None = option("predict=true: study directory whose finished runs are fitted; null = this one")
+    optimum_from: str | None = option(
+        "grid=isoflop: study directory whose finished runs say which budgets have their optimum within the sizes"
+    )
+    calibrate: bool = option("measure how long such tasks take where they will run, if that is not known yet", False)
+    branch: bool = option("grid=data_size: one long pre-training serves all sizes by short decays (wsd)", False)
+    only: str = option(
+        "which unfinished tasks to start: all, failed, or missing (those that did not fail)",
+        "all",
+        choices=("all", "failed", "missing"),
+    )
+    watch: bool | None = option("stay until all is done; null = on this machine, not on Slurm")
+    seeds: int | None = option(
+        "repeat every point of the grid with so many seeds, from 0; null = as the grid says", low=1, high=MOST_POINTS
+    )
+
+
+def is_launch_key(key: str) -> bool:
+    """Whether ``key`` is one of a launch, such as study.sizes, and not a setting of its runs."""
+    return key.split(".", maxsplit=1)[0] in {item.name for item in fields(Tree)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Everything a launch was asked to do. ``pairs`` are the run settings from the command line."""
+
+    grid_name: str
+    grid: GridSettings
+    study: StudySettings
+    cluster: Cluster
+    study_dir: Path
+    dry_run: bool
+    print_script: bool = False
+    pairs: tuple[tuple[str, str], ...]
+    branch: bool = False
+    calibrate: bool = False
+    predict: bool = False
+    predict_from: Path | None = None
+    optimum_from: Path | None = None
+    unfit: str = "refuse"
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+    only: str = "all"
+    watch: bool | None = None
+
+
+def describe(section: Any, prefix: str) -> list[tuple[str, Any, str]]:
+    """(key, value, meaning) of every key of a section that a user may give."""
+    described = [item for item in fields(section) if item.metadata]
+    return [(f"{prefix}.{item.name}", getattr(section, item.name), item.metadata["help"]) for item in described]

@@ -1,0 +1,1 @@
+"""Jobs of a Slurm cluster: arrays, dependencies, requeueing, and what became of them."""

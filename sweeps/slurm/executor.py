@@ -1,0 +1,148 @@
+"""A Slurm cluster as a place for tasks, through submitit: arrays of equal chains, submitted all or none."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import submitit
+
+from nepa_scale.run_dir.lock import is_in_use_by_another
+from nepa_scale.utils.errors import UserError
+from sweeps.jobs import jobs
+from sweeps.jobs.environment import job_environment
+from sweeps.jobs.schedule import Job
+from sweeps.jobs.scheduler_unavailable import NoAnswer
+from sweeps.settings.schema import SlurmSettings
+from sweeps.slurm import arrays, commands, job_states, requeue, sbatch, submissions
+from sweeps.slurm.arrays import Array
+from sweeps.slurm.commands import JobState
+
+ASK_AGAIN_SECONDS = 5.0
+CONFIGURATION = "SLURM_CONF"
+UNKNOWN = "it never reached Slurm; the same launch submits it"
+
+
+class SlurmExecutor:
+    """Tasks of the study in ``study_dir`` as jobs of Slurm."""
+
+    def __init__(self, settings: SlurmSettings, study_dir: Path) -> None:
+        self._settings, self._study_dir = settings, study_dir
+        self._asked_at, self._states = -ASK_AGAIN_SECONDS, dict[str, JobState]()
+
+    def check(self) -> None:
+        """Raises ``UserError`` where Slurm's commands are missing."""
+        commands.check_available()
+
+    def gone(self, keys: Collection[str]) -> dict[str, str]:
+        """Tasks of which Slurm has no job that waits or runs; none while a launcher submits them."""
+        if is_in_use_by_another(self._study_dir):
+            return {}
+        known = self._known(fresh=True)
+        dead = [key for key in keys if key not in known or not known[key].is_live]
+        return {key: self._reason(known[key]) if key in known else UNKNOWN for key in dead}
+
+    def settle(self, todo: Sequence[Job]) -> None:
+        """Tasks that seem to wait or run while Slurm has no such job get its reason."""
+        waiting = {job.key: job for job in todo if jobs.state(job) in (*jobs.UNDER_WAY, "preempted")}
+        for key, reason in self.gone(waiting).items():
+            if reason != UNKNOWN:
+                jobs.end(waiting[key], reason)
+            elif jobs.state(waiting[key]) != "preempted":
+                jobs.settle(waiting[key], None, stopping=True)
+
+    def submit(self, todo: Sequence[Job]) -> list[str]:
+        """Submit what is not in Slurm yet. Raises ``UserError`` in Slurm's own words, and then leaves nothing in it."""
+        live = {key: state.job_id for key, state in self._known(fresh=True).items() if state.is_live}
+        new = [job for job in todo if job.key not in live]
+        planned = arrays.arranged(new, live, commands.max_array_size()) if new else []
+        ids: dict[int, str] = {}
+        try:
+            for array in planned:
+                ids[id(array)] = self._submit(array, ids)
+        except BaseException:
+            commands.cancel(list(ids.values()))
+            for job in new:
+                jobs.settle(job, None, stopping=True)
+            raise
+        lines = [f"job {ids[id(array)]}  {sbatch.title(array)}" for array in planned]
+        lines += [f"{len(new)} tasks submitted to Slurm as {len(planned)} jobs and arrays"] if new else []
+        return [*lines, *([f"{len(todo) - len(new)} tasks are there already"] if len(new) < len(todo) else [])]
+
+    def scripts(self, todo: Sequence[Job]) -> list[str]:
+        """The scripts that ``submit`` would give to sbatch; where Slurm cannot be asked, as if it had no jobs yet."""
+        live, size = dict[str, str](), commands.DEFAULT_MAX_ARRAY_SIZE
+        with contextlib.suppress(NoAnswer, FileNotFoundError):
+            live = {key: state.job_id for key, state in self._known(fresh=True).items() if state.is_live}
+            size = commands.max_array_size()
+        planned = arrays.arranged([job for job in todo if job.key not in live], live, size)
+        return sbatch.scripts(self._settings, self._study_dir, planned)
+
+    def is_active(self) -> bool:
+        """Whether Slurm has a job of the study that waits or runs; asked every few seconds at most."""
+        return any(state.is_live for state in self._known().values())
+
+    def stop(self) -> str | None:
+        """Slurm's jobs do not depend on who watches them."""
+        return "the jobs go on in Slurm"
+
+    def works_on(self, job: Job) -> bool:
+        """Whether Slurm has a job for the task that waits or runs."""
+        state = self._known().get(job.key)
+        return state is not None and state.is_live
+
+    def traces(self) -> str:
+        """Where jobs leave what they print."""
+        return f"the same command submits them again (logs: {self._study_dir / submissions.FOLDER})"
+
+    def cancel(self, chosen: Sequence[Job]) -> None:
+        """Cancel the jobs of ``chosen``; Slurm cancels what waits for them."""
+        known = self._known(fresh=True)
+        live = [known[job.key].job_id for job in chosen if job.key in known and known[job.key].is_live]
+        commands.cancel(live)
+
+    def _known(self, *, fresh: bool = False) -> dict[str, JobState]:
+        """The states of the study's jobs, a few seconds old at most; ``fresh``: of this moment."""
+        if fresh or time.monotonic() - self._asked_at > ASK_AGAIN_SECONDS:
+            self._asked_at = time.monotonic()  # before it is asked, so that one who does not answer has rest, too
+            self._states = job_states.states(self._study_dir)
+        return self._states
+
+    def _reason(self, state: JobState) -> str:
+        """Why the task of an ended job is not finished: its own word before Slurm's."""
+        printed = submissions.printed(self._study_dir, state.job_id)
+        return jobs.first_error(printed) or job_states.verdict(state, printed)
+
+    def _submit(self, array: Array, ids: dict[int, str]) -> str:
+        """Hand one array to sbatch; returns its job id."""
+        submission = submissions.begin(self._study_dir, [job.key for job in array.jobs])
+        for job in array.jobs:
+            jobs.put_in_line(job)
+        python = sbatch.python_command(self._settings)
+        executor = submitit.SlurmExecutor(submissions.folder(self._study_dir, submission), python=python)
+        dependency = sbatch.dependency_of(array, ids)
+        executor.update_parameters(**sbatch.parameters(self._settings, array, submission.comment, dependency))
+        variables = {"OMP_NUM_THREADS": str(array.jobs[0].resources.cpus_per_task)}
+        if CONFIGURATION in os.environ:  # where Slurm's commands find their cluster: not of the job this may run in
+            variables[CONFIGURATION] = os.environ[CONFIGURATION]
+        try:
+            with job_environment(variables), executor.batch():
+                handles = [
+                    executor.submit(requeue.requeueing(job.function, jobs.task_dir(job), self._settings.max_requeues))
+                    for job in array.jobs
+                ]
+        except submitit.core.utils.FailedJobError as error:
+            raise UserError(f"Slurm refuses {sbatch.title(array)}: {_words(error)}") from error
+        job_id = str(handles[0].job_id).partition("_")[0]
+        submissions.submitted(self._study_dir, submission, job_id)
+        self._asked_at = -ASK_AGAIN_SECONDS
+        return job_id
+
+
+def _words(error: Exception) -> str:
+    """sbatch's own complaint, out of submitit's account of the failed command."""
+    lines = [line for line in str(error).splitlines() if "sbatch: error:" in line]
+    return " ".join(" ".join(lines or [str(error)]).split())

@@ -1,0 +1,102 @@
+"""The scripts that sbatch gets: what a task asks for, what the user says, and what the launcher decides."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from submitit.slurm.slurm import _make_sbatch_string
+
+from sweeps.settings.sbatch_options import gpus_in_gres, sbatch_options
+from sweeps.settings.schema import SlurmSettings
+from sweeps.slurm import submissions
+from sweeps.slurm.arrays import Array
+
+
+def parameters(settings: SlurmSettings, array: Array, comment: str, dependency: str | None) -> dict[str, Any]:
+    """What submitit is told about one array, in sbatch's words."""
+    asked, options = array.jobs[0].resources, sbatch_options(settings)
+    extra: dict[str, Any] = {**options, "requeue": True}
+    if dependency is not None:
+        # Without kill-on-invalid-dep a job whose parent failed would stay pending for ever.
+        extra |= {"dependency": dependency, "kill-on-invalid-dep": "yes"}
+    typed_gpus = gpus_in_gres(str(options.get("gres", ""))) is not None
+    return {
+        "job_name": array.jobs[0].key if len(array.jobs) == 1 else title(array),
+        "comment": comment,
+        "partition": settings.partition,
+        "account": settings.account,
+        "nodes": asked.nodes,
+        "ntasks_per_node": asked.tasks_per_node,
+        "gpus_per_node": None if typed_gpus else asked.gpus_per_node or None,
+        "cpus_per_task": asked.cpus_per_task,
+        "mem": None if asked.mem_gb is None else f"{asked.mem_gb}GB",
+        "time": asked.timeout_min if asked.timeout_min is not None else settings.timeout_min,
+        "signal_delay_s": settings.save_seconds,
+        "array_parallelism": settings.array_parallelism or len(array.jobs),
+        "additional_parameters": extra,
+        "setup": setup_lines(settings) or None,
+        # Since 22.05 srun does not inherit --cpus-per-task; and one lost rank should end the others.
+        "srun_args": [f"--cpus-per-task={asked.cpus_per_task}", "--kill-on-bad-exit=1", *settings.srun_args],
+    }
+
+
+def setup_lines(settings: SlurmSettings) -> list[str]:
+    """The lines before srun: the variables, and each command of ``cluster.setup`` with its end looked at.
+
+    A trap tells which of them failed, also where one ends the shell itself, as under ``set -e``.
+    """
+    lines = [f"export {name}={shlex.quote(str(value))}" for name, value in settings.env.items()]
+    if not settings.setup:
+        return lines
+    failed = 'echo "error: cluster.setup: exit code $?: $SETUP_COMMAND" >&2'
+    lines.append(f"trap {shlex.quote(failed)} EXIT")
+    for command in settings.setup:
+        lines += [f"SETUP_COMMAND={shlex.quote(' '.join(command.split()))}", command, "(exit $?) || exit $?"]
+    return [*lines, "trap - EXIT"]
+
+
+def python_command(settings: SlurmSettings) -> str:
+    """What starts Python in a job: this one, or what the user says, such as that of a container."""
+    return shlex.quote(sys.executable) if settings.python is None else settings.python
+
+
+def dependency_of(array: Array, ids: dict[int, str]) -> str | None:
+    """What the jobs of ``array`` wait for: all for one job, or each for its own in an array as long as this.
+
+    ``ids``: {id of an array: Slurm's number of it}.
+    """
+    if array.live_parent is not None:
+        return f"afterok:{array.live_parent}"
+    if array.parent is None:
+        return None
+    return f"{'afterok' if len(array.jobs) == 1 else 'aftercorr'}:{ids[id(array.parent)]}"
+
+
+def title(array: Array) -> str:
+    """What an array is, for people."""
+    first = array.jobs[0].key
+    return first if len(array.jobs) == 1 else f"{first.rpartition('/')[2]} of {len(array.jobs)} runs"
+
+
+def scripts(settings: SlurmSettings, study_dir: Path, planned: Sequence[Array]) -> list[str]:
+    """The script of each array as sbatch would get it, but for the numbers of jobs, which Slurm gives.
+
+    In their place a script has the name of the submission that it waits for, such as JOB_1.
+    """
+    texts, ids = [], dict[int, str]()
+    for number, array in enumerate(planned, submissions.next_number(study_dir)):
+        ids[id(array)] = f"JOB_{number}"
+        submission = submissions.Submission(number, submissions.comment(study_dir, number), ())
+        folder = submissions.folder(study_dir, submission)
+        text = _make_sbatch_string(
+            command=f"{python_command(settings)} -u -m submitit.core._submit {shlex.quote(str(folder))}",
+            folder=folder,
+            map_count=len(array.jobs) if len(array.jobs) > 1 else None,
+            **parameters(settings, array, submission.comment, dependency_of(array, ids)),
+        )
+        texts.append(text)
+    return texts

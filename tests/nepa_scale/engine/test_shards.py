@@ -1,0 +1,130 @@
+"""Files of a checkpoint: whatever the cuts, every range of elements is read back exactly; who keeps what adds up."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from deepspeed.runtime.fp16 import loss_scaler
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from small_training import SmallTraining
+from torch import Tensor
+
+from nepa_scale.distributed.world import World
+from nepa_scale.engine.partition import Piece, part
+from nepa_scale.engine.shards import ShardReader, Slice, record_of, write_shard
+
+SIZES = {"a": 1, "b": 7, "c": 64, "d": 1000}
+
+
+def written(folder: Path, ranks: int, seed: int) -> tuple[list[Path], dict[str, Tensor]]:
+    """Tensors cut at random places, differently each, over files of several ranks."""
+    draw, tensors = random.Random(seed), {name: torch.randn(size) for name, size in SIZES.items()}
+    files: list[list[tuple[Slice, Tensor]]] = [[] for _ in range(ranks)]
+    for name, tensor in tensors.items():
+        cuts = [0, *sorted(draw.randint(0, tensor.numel()) for _ in range(ranks - 1)), tensor.numel()]
+        for file, (start, end) in zip(files, itertools.pairwise(cuts), strict=True):
+            file.append((Slice(name, start, end - start), tensor[start:end]))
+    paths = [folder / f"{rank}.safetensors" for rank in range(ranks)]
+    for path, content in zip(paths, files, strict=True):
+        record = write_shard(path, [each for each, _ in content], (value for _, value in content))
+        assert record == record_of(path)
+    return paths, tensors
+
+
+@pytest.mark.parametrize(("ranks", "seed"), [(1, 0), (2, 1), (3, 2), (5, 3), (8, 4)])
+def test_any_range_is_read_from_any_cut(ranks: int, seed: int, tmp_path: Path) -> None:
+    """A state spread over any number of ranks is there for any other: ranges over the cuts, single elements, none."""
+    paths, tensors = written(tmp_path, ranks, seed)
+    draw = random.Random(seed)
+    with ShardReader(paths[::-1]) as reader:
+        for _ in range(100):
+            name = draw.choice(list(SIZES))
+            start = draw.randint(0, SIZES[name])
+            out = torch.full((draw.randint(0, SIZES[name] - start),), float("nan"))
+            assert reader.read(name, start, out)
+            assert torch.equal(out, tensors[name][start : start + out.numel()])
+
+
+def test_what_is_nowhere_is_told(tmp_path: Path) -> None:
+    """A range that reaches beyond what the files hold, or a name they do not, is no success."""
+    paths, _ = written(tmp_path, 2, 0)
+    with ShardReader(paths) as reader:
+        assert not reader.read("d", 1, torch.empty(1000))
+        assert not reader.read("e", 0, torch.empty(1))
+        assert reader.read("d", 0, torch.empty(1000))
+    with ShardReader(paths[:1]) as reader:
+        assert not reader.read("d", 0, torch.empty(1000))
+
+
+def test_own_file_is_enough(tmp_path: Path) -> None:
+    """On the same placement no rank opens the files of the others: reading does not grow with the number of ranks."""
+    paths, tensors = written(tmp_path, 2, 0)
+    own = torch.empty(1)
+    paths[1].write_bytes(b"nothing")
+    with ShardReader(paths) as reader:
+        assert reader.read("c", 0, own)
+        assert torch.equal(own, tensors["c"][:1])
+        with pytest.raises(SafetensorError):
+            reader.read("c", 0, torch.empty(64))
+
+
+def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
+    """A file without our metadata says nothing of where its elements belong."""
+    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with ShardReader([tmp_path / "foreign.safetensors"]) as reader, pytest.raises(SafetensorError, match="no starts"):
+        reader.read("a", 0, torch.empty(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool])
+def test_other_number_formats_come_back(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Frozen weights and buffers keep their own format, bit by bit."""
+    value = torch.tensor([0, 1, 1, 0, 1]).to(dtype)
+    write_shard(tmp_path / "file", [Slice("a", 0, 5, dtype)], [value])
+    out = torch.zeros(3, dtype=dtype)
+    with ShardReader([tmp_path / "file"]) as reader:
+        assert reader.read("a", 2, out)
+    assert torch.equal(out, value[2:])
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+@pytest.mark.parametrize("numel", [1, 5, 100])
+def test_parts_make_up_the_whole(ranks: int, numel: int) -> None:
+    """At stage 0 the ranks' parts follow on one another from the first element to the last, evenly long."""
+    parts = [part(Piece("a", 0, numel, 3, 11), World(rank, ranks)) for rank in range(ranks)]
+    assert [each.start for each in parts] == list(itertools.accumulate([0, *(each.numel for each in parts[:-1])]))
+    assert sum(each.numel for each in parts) == numel
+    assert max(each.numel for each in parts) - min(each.numel for each in parts) <= 1
+    assert all((each.offset, each.share) == (11 + each.start, 3) for each in parts)
+
+
+def test_loss_scale_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fp16's dynamic loss scale goes on from where it stood, with its count of good steps, not from its start."""
+    monkeypatch.setattr(loss_scaler.dist, "get_rank", lambda: 1)  # asked before each message, of a group there is not
+    trainings = [SmallTraining(tmp_path) for _ in range(2)]
+    for training in trainings:
+        training.state._loss_scaler = DynamicLossScaler(
+            init_scale=2**16,
+            scale_window=4,
+            min_scale=1.0,
+            delayed_shift=2,
+            consecutive_hysteresis=False,
+            raise_error_at_min_scale=True,
+            dtype=torch.half,
+        )
+    one, two = (training.state._loss_scaler for training in trainings)
+    for overflow in (True, True, False, False, True, False, False):
+        one.update_scale(overflow)
+    trainings[0].save(1)
+    assert trainings[1].checkpoints.load_newest() == 1
+    assert vars(two) == vars(one)
+    assert one.cur_scale < 2**16
+    for overflow in (False, False, True, False, False, False, False, False):
+        one.update_scale(overflow)
+        two.update_scale(overflow)
+        assert two.loss_scale == one.loss_scale

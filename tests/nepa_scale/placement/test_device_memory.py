@@ -1,0 +1,59 @@
+"""How much memory a device is taken to have: as stated, or as the machine and its control groups say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from nepa_scale.config.overrides import parse
+from nepa_scale.distributed.world import World
+from nepa_scale.placement import device_memory
+from nepa_scale.placement.device_memory import available_host_memory, found, host_share, planned
+
+
+def test_available_memory_is_psutils() -> None:
+    """Another library's reading of the same machine; less only where a control group limits this process."""
+    available = available_host_memory()
+    assert available is not None
+    assert 0 < available <= psutil.virtual_memory().available * 1.1
+    assert available >= psutil.virtual_memory().available * 0.9 or device_memory._left_in_control_groups()
+
+
+def test_control_group_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Slurm or a container grants counts, not what the machine has: the tightest of all levels."""
+    own = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
+    (tmp_path / own).mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(device_memory, "CGROUP", tmp_path)
+    for folder, limit in ((tmp_path / own, str(5 * 2**20)), (tmp_path, str(9 * 2**20))):
+        (folder / "memory.max").write_text(limit)
+        (folder / "memory.current").write_text(str(2**20))
+    assert available_host_memory() == (4 if own else 8) * 2**20
+    for folder in (tmp_path / own, tmp_path):
+        (folder / "memory.max").write_text("max")
+    assert (available_host_memory() or 0) > 2**27
+
+
+def test_system_without_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system says nothing the size is unknown, and the remedy is named."""
+    monkeypatch.setattr(device_memory, "MEMINFO", tmp_path / "absent")
+    memory = host_share(2)
+    assert memory.size is None
+    assert "engine.device_memory_gib" in memory.source
+
+
+def test_ranks_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of four processes here may use a quarter; a launcher's own count of those here goes before the world's."""
+    monkeypatch.setattr(device_memory, "available_host_memory", lambda: 4000)
+    assert host_share(4).size == 1000
+    monkeypatch.setattr(device_memory, "has_gpu", lambda: False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert planned(parse([]), World(size=16)).size == 2000
+
+
+def test_stated_size_wins() -> None:
+    """``engine.device_memory_gib`` is taken as it is, before and after torch is loaded."""
+    config = parse(["engine.device_memory_gib=1.5"])
+    for memory in (planned(config, World()), found(config, World())):
+        assert (memory.size, memory.source) == (3 * 2**29, "engine.device_memory_gib")

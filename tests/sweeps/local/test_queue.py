@@ -1,0 +1,244 @@
+"""The local queue with real submitit jobs: small functions in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sweeps.jobs.environment import fresh_folder
+from sweeps.jobs.schedule import Job
+from sweeps.local.queue import LocalQueue
+from sweeps.plan.machine import Slots
+
+ONE, TWO = Slots(1, 1, ()), Slots(2, 1, ())
+
+
+class Books:
+    """Hands out jobs and writes down what the queue reports, in order; a job is done when its function returned."""
+
+    def __init__(self, *jobs: Job, withdrawn: Sequence[str] = ()) -> None:
+        self._new, self.withdrawn = list(jobs), set(withdrawn)
+        self.ends: dict[str, str | None] = {}
+        self.skips: dict[str, str] = {}
+
+    def arriving(self) -> Sequence[Job]:
+        """Everything at once."""
+        new, self._new = self._new, []
+        return new
+
+    def is_withdrawn(self, job: Job) -> bool:
+        """As told."""
+        return job.key in self.withdrawn
+
+    def ended(self, job: Job, error: str | None, *, stopping: bool) -> bool:
+        """Note an end."""
+        self.ends[job.key] = error
+        return error is None and job.key not in self.withdrawn
+
+    def skipped(self, job: Job, parent: str) -> None:
+        """Note a job that will not run."""
+        self.skips[job.key] = parent
+
+
+@pytest.fixture(autouse=True)
+def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A book of shares of the test's own: other tests run on this machine, too."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+
+
+def run_queue(slots: Slots, *jobs: Job) -> Books:
+    """Run ``jobs`` to their end."""
+    books = Books(*jobs)
+    LocalQueue(slots, books).run()
+    return books
+
+
+def make_job(folder: Path, key: str, function: Callable[[], object], *after: str, cost: float = 0.0) -> Job:
+    """A job whose submissions go below ``folder``."""
+    return Job(key=key, function=function, folder=folder / key, after=after, cost=cost)
+
+
+def stamper(folder: Path, key: str) -> Callable[[], None]:
+    """A function that works for a moment and leaves its start and end in a file."""
+
+    def work() -> None:
+        start = time.time()
+        time.sleep(0.3)
+        (folder / f"{key}.times").write_text(f"{start} {time.time()}")
+
+    return work
+
+
+def spans(folder: Path) -> dict[str, tuple[float, float]]:
+    """{key: (start, end)} as the jobs themselves wrote them."""
+    texts = {path.stem: path.read_text().split() for path in folder.glob("*.times")}
+    return {key: (float(start), float(end)) for key, (start, end) in texts.items()}
+
+
+def test_never_more_than_the_slots(tmp_path: Path) -> None:
+    """Five jobs on two slots all run, and by their own clocks no three of them overlap."""
+    run_queue(TWO, *(make_job(tmp_path, str(n), stamper(tmp_path, str(n))) for n in range(5)))
+    times = spans(tmp_path)
+    assert sorted(times) == ["0", "1", "2", "3", "4"]
+    overlaps = [sum(s <= start < e for s, e in times.values()) for start, _ in times.values()]
+    assert max(overlaps) <= 2
+
+
+def test_dependants_wait(tmp_path: Path) -> None:
+    """A job starts after the one it waits for has ended, though a slot is free all the time."""
+    jobs = [
+        make_job(tmp_path, "child", stamper(tmp_path, "child"), "parent", cost=9),
+        make_job(tmp_path, "parent", stamper(tmp_path, "parent")),
+    ]
+    run_queue(TWO, *jobs)
+    times = spans(tmp_path)
+    assert times["parent"][1] <= times["child"][0]
+
+
+def test_costliest_chain_first(tmp_path: Path) -> None:
+    """On one slot the job that holds up the most work is started first."""
+    jobs = [
+        make_job(tmp_path, "single", int, cost=2),
+        make_job(tmp_path, "head", int, cost=1),
+        make_job(tmp_path, "tail", int, "head", cost=3),
+    ]
+    assert list(run_queue(ONE, *jobs).ends) == ["head", "tail", "single"]
+
+
+def test_failure_reaches_all_that_wait_and_nothing_else(tmp_path: Path) -> None:
+    """A failed job's children and grandchildren are skipped; an unrelated job still runs."""
+    jobs = [
+        make_job(tmp_path, "bad", partial(int, "x"), cost=9),
+        make_job(tmp_path, "child", int, "bad"),
+        make_job(tmp_path, "grandchild", int, "child"),
+        make_job(tmp_path, "other", int),
+    ]
+    books = run_queue(ONE, *jobs)
+    assert books.ends == {
+        "bad": "ValueError: invalid literal for int() with base 10: 'x'",
+        "other": None,
+    }
+    assert books.skips == {"child": "bad", "grandchild": "child"}
+
+
+def test_a_killed_process_is_a_failure(tmp_path: Path) -> None:
+    """A job that dies without a word does not pass for a finished one, and the queue goes on."""
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    books = run_queue(ONE, make_job(tmp_path, "dies", die, cost=1), make_job(tmp_path, "lives", int))
+    assert books.ends["lives"] is None
+    assert "without a word" in str(books.ends["dies"])
+
+
+def test_threads_and_devices_of_a_slot(tmp_path: Path) -> None:
+    """A job is born with the threads and the GPU of its slot; without GPUs it sees none."""
+
+    def look() -> None:
+        names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+        (tmp_path / f"{time.time_ns()}.seen").write_text(" ".join(os.environ[name] for name in names))
+
+    before = dict(os.environ)
+    for slots in (Slots(1, 3, ()), Slots(1, 2, ("MIG-5/0/1",))):
+        run_queue(slots, make_job(tmp_path, "look", look))
+    assert [path.read_text() for path in sorted(tmp_path.glob("*.seen"))] == ["3 ", "2 MIG-5/0/1"]
+    assert dict(os.environ) == before
+
+
+def test_stopping_lets_jobs_save(tmp_path: Path) -> None:
+    """Asked to stop, the queue sends SIGTERM, waits for the job to save, and starts nothing more."""
+
+    def save_when_told() -> None:
+        told: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+        (tmp_path / "ready").touch()
+        while not told:
+            time.sleep(0.05)
+        time.sleep(1.5)  # longer than submitit's controller would grant
+        (tmp_path / "saved").touch()
+
+    books = Books(make_job(tmp_path, "first", save_when_told, cost=1), make_job(tmp_path, "second", int))
+    LocalQueue(ONE, books, (tmp_path / "ready").exists).run()
+    assert (tmp_path / "saved").exists()
+    assert list(books.ends) == ["first"]
+    assert books.skips == {}
+
+
+def test_a_cancelled_job_is_stopped_or_never_started(tmp_path: Path) -> None:
+    """One under way is told to save, one in line is not started, what waits for either is skipped; the rest runs."""
+
+    def save_when_told() -> None:
+        told: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+        (tmp_path / "ready").touch()
+        while not told:
+            time.sleep(0.05)
+        (tmp_path / "saved").touch()
+
+    class Fickle(Books):
+        def is_withdrawn(self, job: Job) -> bool:
+            if job.key == "running" and (tmp_path / "ready").exists():
+                self.withdrawn.add(job.key)
+            return super().is_withdrawn(job)
+
+    never = partial((tmp_path / "never").touch)
+    jobs = [
+        make_job(tmp_path, "running", save_when_told, cost=9),
+        make_job(tmp_path, "child", never, "running"),
+        make_job(tmp_path, "waiting", never),
+        make_job(tmp_path, "other", int),
+    ]
+    books = Fickle(*jobs, withdrawn=["waiting"])
+    LocalQueue(ONE, books).run()
+    assert (tmp_path / "saved").exists() and not (tmp_path / "never").exists()
+    assert books.skips == {"child": "running"}
+    assert books.ends == {"running": None, "waiting": None, "other": None}
+
+
+def test_ranks_of_one_task(tmp_path: Path) -> None:
+    """A task of two processes gets both, each with its rank and half of the slot's threads."""
+
+    def look() -> None:
+        names = ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+        (tmp_path / f"{os.getpid()}.seen").write_text(" ".join(os.environ[name] for name in names))
+
+    run_queue(Slots(1, 4, ("3", "GPU-5"), processes=2), make_job(tmp_path, "look", look))
+    assert sorted(path.read_text() for path in tmp_path.glob("*.seen")) == ["0 2 2 3,GPU-5", "1 2 2 3,GPU-5"]
+
+
+def test_nothing_is_left_running(tmp_path: Path) -> None:
+    """If the launcher breaks down while jobs run, their processes are gone and reported."""
+
+    def sleep_long() -> None:
+        (tmp_path / "pid").write_text(str(os.getpid()))
+        (tmp_path / "ready").touch()
+        time.sleep(600)
+
+    class Fragile(Books):
+        def is_withdrawn(self, job: Job) -> bool:
+            if (tmp_path / "ready").exists():
+                raise RuntimeError("the disk is full")
+            return False
+
+    books = Fragile(make_job(tmp_path, "long", sleep_long))
+    with pytest.raises(RuntimeError, match="disk"):
+        LocalQueue(ONE, books).run()
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+    assert books.ends == {"long": "killed with its queue"}
+
+
+def test_every_submission_has_its_own_folder(tmp_path: Path) -> None:
+    """Numbers go up whatever else lies there, past nine too, so an old result never passes for a new one."""
+    assert fresh_folder(tmp_path / "none yet").name == "1"
+    for name in ("1", "9", "10", "notes"):
+        (tmp_path / name).mkdir()
+    assert fresh_folder(tmp_path) == tmp_path / "11"

@@ -1,0 +1,127 @@
+"""A study's queue as a process of its own: it outlives its launcher, is shared, stopped, and never doubled."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from children import Child
+from plain_study import plain
+
+from nepa_scale.data.digits import write_digits
+from nepa_scale.run_dir.lock import holder
+from nepa_scale.utils.files import read_json
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+ROOT = Path(__file__).resolve().parents[3]
+WORDS = (
+    "study_dir=out",
+    "data.root=data",
+    "study.scratch_control=false",
+    "study.tasks=[pretrain,classify]",
+    "classify.steps=2",
+    "log.tensorboard=false",
+    "checkpoint.every=1",
+)
+
+
+@pytest.fixture(autouse=True)
+def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine of the test's own as far as slots go, and nothing left running on it."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    write_digits(tmp_path / "data", num_train=64, num_validation=16, shard_size=32)
+    yield
+    runner = holder(tmp_path / "out" / "queue")
+    if runner is not None:
+        psutil.Process(runner.pid).terminate()
+
+
+def until(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until ``condition`` holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def launch(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
+    """A launcher that is not waited for."""
+    command = [sys.executable, str(ROOT / "sweeps" / "launch.py"), *plain([*WORDS, *words])]
+    return Child(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def statuses(tmp_path: Path) -> dict[str, dict[str, object]]:
+    """{size/task: its status}."""
+    paths = (tmp_path / "out").glob("runs/*/*/status.json")
+    return {f"{path.parts[-3].partition('-')[0]}/{path.parts[-2]}": read_json(path) for path in paths}
+
+
+def trains(tmp_path: Path, key: str) -> bool:
+    """Whether the task makes steps."""
+    status = statuses(tmp_path).get(key, {})
+    return status.get("state") == "running" and bool(status["step"])
+
+
+@pytest.mark.slow
+def test_the_queue_outlives_its_launcher_and_takes_on_more(run: Run, tmp_path: Path) -> None:
+    """Kill -9 of the launcher changes nothing; a second launch adds its task to the same queue, watches all to the end,
+    and nothing was started twice."""
+    first = launch(tmp_path, "study.sizes=[femto]", "pretrain.steps=40", "cluster.slots=1")
+    until(lambda: trains(tmp_path, "femto/pretrain"))
+    queue = holder(tmp_path / "out" / "queue")
+    first.kill()
+    first.communicate()
+    second = run("launch.py", *WORDS, "study.sizes=[femto,pico]", "pretrain.steps=40", "cluster.slots=1")
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "the queue of an earlier launch is at work" in second.stdout
+    assert queue is not None
+    until(lambda: holder(tmp_path / "out" / "queue") is None)
+    states = statuses(tmp_path)
+    assert {key: (state["state"], state["attempt"]) for key, state in states.items()} == {
+        f"{size}/{task}": ("finished", 1) for size in ("femto", "pico") for task in ("pretrain", "classify")
+    }
+
+
+@pytest.mark.slow
+def test_leave_cancel_and_retry(run: Run, tmp_path: Path) -> None:
+    """A launch that does not watch leaves at once; a task cancelled from another shell saves, stays cancelled with what
+    waits for it whatever is launched, and a retry finishes both from where they were."""
+    words = ("study.sizes=[femto,pico]", "pretrain.steps=100", "cluster.slots=1")
+    assert run("launch.py", *WORDS, *words, "watch=false").returncode == 0
+    until(lambda: trains(tmp_path, "pico/pretrain") or trains(tmp_path, "femto/pretrain"))
+    size = "pico" if trains(tmp_path, "pico/pretrain") else "femto"
+    other = "femto" if size == "pico" else "pico"
+    done = run("cancel.py", "out", f"run={size}", "task=pretrain")
+    assert (done.returncode, done.stdout.partition(";")[0]) == (0, "cancelled: 2 tasks")
+    state = statuses(tmp_path)[f"{size}/pretrain"]
+    assert (state["state"], state["error"]) == ("failed", "cancelled") and state["step"] not in (0, 100)
+    again = run("launch.py", *WORDS, *words)
+    assert again.returncode == 0, again.stdout + again.stderr
+    states = statuses(tmp_path)
+    assert states[f"{other}/classify"]["state"] == "finished"
+    assert states[f"{size}/classify"]["error"] == "cancelled"
+    retried = run("retry.py", "out")
+    assert retried.returncode == 0, retried.stdout + retried.stderr
+    assert all(status["state"] == "finished" for status in statuses(tmp_path).values())
+    assert statuses(tmp_path)[f"{size}/pretrain"]["attempt"] == 2
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_queue(tmp_path: Path) -> None:
+    """Ctrl-C in the launcher lets the tasks save; nothing is left running, and everything says how it stands."""
+    launcher = launch(tmp_path, "study.sizes=[femto]", "pretrain.steps=400", "cluster.slots=1")
+    until(lambda: trains(tmp_path, "femto/pretrain"))
+    os.killpg(launcher.pid, signal.SIGINT)
+    output, _ = launcher.communicate(timeout=120)
+    assert launcher.returncode == 1 and "stopped: what ran is saved" in output
+    assert holder(tmp_path / "out" / "queue") is None
+    states = statuses(tmp_path)
+    assert states["femto/pretrain"]["state"] == "preempted" and states["femto/classify"]["state"] == "planned"
+    assert list((tmp_path / "out").glob("runs/femto*/pretrain/checkpoints/*"))

@@ -1,0 +1,139 @@
+"""The scripts that sbatch gets: shown as they are, and what of them arrives in jobs of a real Slurm, see conftest."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import cloudpickle
+import pytest
+from slurm_cluster import ACCOUNT, QOS, VirtualCluster, wait_for
+
+from nepa_scale.run_dir.status import read_status
+from sweeps.jobs import jobs
+from sweeps.jobs.schedule import Job
+from sweeps.plan.resources import Resources
+from sweeps.settings.schema import SlurmSettings
+from sweeps.slurm import job_states, sbatch, submissions
+from sweeps.slurm.arrays import Array
+from sweeps.slurm.executor import SlurmExecutor
+
+SMALL = Resources(mem_gb=1, timeout_min=15)
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a job cannot import a test
+
+
+def note_environment(path: Path) -> None:
+    """Write down where the job is and what it was given."""
+    path.write_text(json.dumps({**os.environ, "python": sys.argv[0]}))
+
+
+def job(study: Path, key: str, *after: str) -> Job:
+    """A job that notes its environment."""
+    function = partial(note_environment, study / f"{key.replace('/', '-')}.json")
+    return Job(key=key, function=function, folder=study / "runs" / key / "submitit", after=after, resources=SMALL)
+
+
+def ended(study: Path) -> dict[str, str]:
+    """Slurm's last word on every job, once none waits or runs."""
+    wait_for(lambda: not any(each.is_live for each in job_states.states(study).values()), 120, "all jobs ended")
+    return {key: each.state for key, each in job_states.states(study).items()}
+
+
+def run_lines(lines: list[str]) -> subprocess.CompletedProcess[str]:
+    """What bash does with the lines before srun."""
+    text = "\n".join([*lines, "echo srun $A"])
+    return subprocess.run(["bash"], input=text, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("setup", "failed"),
+    [
+        (["A=1", "B=2 # a comment", "# another"], None),
+        (["A=1", "if true; then\n  A=3\nfi", "false || true"], None),
+        (["true", "ls /nowhere/at/all", "A=1"], "exit code 2: ls /nowhere/at/all"),
+        (["set -e", "false"], "exit code 1: false"),
+        (["exit 7"], "exit code 7: exit 7"),
+        (["set -u", 'echo "$NO_SUCH_VARIABLE"'], 'echo "$NO_SUCH_VARIABLE"'),
+        (["it() { false; return 0; }", "it", "A=1"], None),
+        (["no_such_command 'quoted'"], "exit code 127: no_such_command 'quoted'"),
+    ],
+)
+def test_a_setup_line_that_fails_is_named(setup: list[str], failed: str | None) -> None:
+    """The first command that fails ends the job before srun and is named; others leave no trace, in one shell."""
+    done = run_lines(sbatch.setup_lines(SlurmSettings(setup=setup)))
+    if failed is None:
+        assert (done.returncode, done.stdout[:4], done.stderr) == (0, "srun", "")
+    else:
+        told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert (done.returncode != 0, done.stdout, len(told)) == (True, "", 1)
+        assert told[0].startswith("error: cluster.setup: ")
+        assert told[0].endswith(failed)
+
+
+def test_variables_are_as_they_were_given() -> None:
+    """Values of cluster.env are texts: the shell does not look into them."""
+    lines = sbatch.setup_lines(SlurmSettings(env={"A": "$HOME 'x' \"y\"; `z`"}))
+    done = run_lines([*lines, 'printf "%s" "$A"; exit'])
+    assert done.stdout == "$HOME 'x' \"y\"; `z`"
+
+
+def test_kinds_of_gpus_replace_their_number(tmp_path: Path) -> None:
+    """With gres=gpu:KIND:N a job does not ask for gpus-per-node beside it."""
+    asked = Job(key="a/pretrain", function=print, folder=tmp_path, resources=Resources(gpus_per_node=8))
+    settings = SlurmSettings(gpus_per_node=8, sbatch={"gres": "gpu:h100:8"})
+    found = sbatch.parameters(settings, Array((asked,)), "comment", None)
+    assert (found["gpus_per_node"], found["additional_parameters"]["gres"]) == (None, "gpu:h100:8")
+    assert sbatch.parameters(SlurmSettings(), Array((asked,)), "comment", None)["gpus_per_node"] == 8
+
+
+@pytest.mark.usefixtures("accounted_slurm")
+def test_options_arrive_and_scripts_are_as_shown(tmp_path: Path, accounted_slurm: VirtualCluster) -> None:
+    """What is shown before a launch is what sbatch gets, but for the numbers of jobs; quality of service, constraint,
+    setup, variables, srun's arguments and another Python are those of the jobs."""
+    settings = SlurmSettings(
+        account=ACCOUNT,
+        sbatch={"qos": QOS, "C": "kind2", "nice": 3, "reservation": None},
+        setup=["export FROM_SETUP=$((40 + 2))", 'export SEEN="$GIVEN"'],
+        env={"GIVEN": "a 'b' $c"},
+        srun_args=["--label"],
+        python=f"env STARTED_BY=python {sys.executable}",
+    )
+    todo = [job(tmp_path, f"{run}/pretrain") for run in "ab"]
+    todo += [job(tmp_path, f"{run}/classify", f"{run}/pretrain") for run in "ab"] + [job(tmp_path, "c/pretrain")]
+    executor = SlurmExecutor(settings, tmp_path)
+    shown = executor.scripts(todo)
+    assert not (tmp_path / submissions.FOLDER).exists()
+    executor.submit(todo)
+    assert set(ended(tmp_path).values()) == {"COMPLETED"}
+    records = submissions.read_all(tmp_path)
+    for text, record in zip(shown, records, strict=True):
+        (got,) = submissions.folder(tmp_path, record).glob("*submission.sh")
+        expected = text
+        for other in records:
+            expected = expected.replace(f"JOB_{other.number}", str(other.job_id))
+        assert got.read_text() == expected
+    told = accounted_slurm.ask("scontrol", "show", "job", f"{records[0].job_id}_0")
+    assert f"QOS={QOS}" in told
+    assert "Features=kind2" in told
+    assert "NodeList=virtual2" in told
+    assert "Nice=3" in told
+    seen = json.loads((tmp_path / "a-classify.json").read_text())
+    assert (seen["FROM_SETUP"], seen["SEEN"], seen["GIVEN"]) == ("42", "a 'b' $c", "a 'b' $c")
+    assert (seen["STARTED_BY"], seen["SLURMD_NODENAME"]) == ("python", "virtual2")
+
+
+@pytest.mark.usefixtures("slurm_cluster")
+def test_a_job_whose_setup_fails_says_so(tmp_path: Path) -> None:
+    """The task fails with the command of cluster.setup that did."""
+    executor = SlurmExecutor(SlurmSettings(setup=["true", "module_of_nowhere load cuda"]), tmp_path)
+    todo = [job(tmp_path, "a/pretrain")]
+    executor.submit(todo)
+    assert ended(tmp_path) == {"a/pretrain": "FAILED"}
+    executor.settle(todo)
+    status = read_status(jobs.task_dir(todo[0]))
+    assert status is not None
+    assert status.error == "cluster.setup: exit code 127: module_of_nowhere load cuda"
