@@ -76,10 +76,11 @@ def _middle(values: Array) -> Array:
     return (values[1:] + values[:-1]) / 2
 
 
-def posterior(told: Features, y: Array) -> Posterior:
+def posterior(told: Features, y: Array) -> Posterior | None:
     """What the first points, ``y`` [k] > 0, say of all: least squares of y / f, f being a first fit to them.
 
-    alpha, S at the peak, the form of G and B over A are on a grid; L0 >= 0 and A > 0 follow from each.
+    alpha, S at the peak, the form of G and B over A are on a grid; L0 >= 0 and A > 0 follow from each. None where
+    nothing on the grid falls with S and stays above 0 at all points.
     """
     known, number = slice(0, len(y)), len(y)
     last = told.sums[number - 1]
@@ -95,6 +96,8 @@ def posterior(told: Features, y: Array) -> Posterior:
     fit = y
     for _ in range(2):
         grid = _Grid(power[:, known], told.gains[:, known], part, y, 1 / fit**2)
+        if not np.isfinite(grid.squares.min()):
+            return None
         best = np.unravel_index(grid.squares.argmin(), grid.squares.shape)
         at = best[0], best[1], best[2]
         shape = power[at[0], known] - part[at[0], at[2]] * told.gains[at[1], known]
@@ -104,9 +107,12 @@ def posterior(told: Features, y: Array) -> Posterior:
     rows, kinds, ratios = np.nonzero(log_weight > log_weight.max() + np.log(LEAST_WEIGHT))
     chosen = rows, kinds, ratios
     weight = np.exp(log_weight[chosen] - log_weight.max())
-    weight /= weight.sum()
     shape = power[rows] - part[rows, ratios][:, None] * told.gains[kinds]
     each = grid.floor[chosen][:, None] + grid.scale[chosen][:, None] * shape
+    weight = weight * (each > 0).all(axis=1)
+    if not weight.any():
+        return None
+    weight = weight / weight.sum()
     freedom = max(number - COEFFICIENTS, 1)
     scatter = float(grid.squares.min()) / freedom
     mean = weight @ each

@@ -25,6 +25,8 @@ BELIEVED = 4.0
 SEEN_FALL, COMING_FALL = 0.03, 0.1
 """Without the first share of the peak rate fallen so far nothing is said of a further fall by more than the second."""
 WIDENED = 1.5
+WIDEST = 10.0
+"""An interval that reaches so many times above the forecast tells nothing."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +85,19 @@ def forecast_scheduled(
     return _told(schedule, every_x[past][order], every_y[past][order], places, confidence, left_out)
 
 
-def _told(schedule: Schedule, x: Array, y: Array, places: Array, confidence: float, left_out: int) -> Forecast:
+def _told(schedule: Schedule, x: Array, y: Array, places: Array, confidence: float, left_out: int) -> Forecast | NoFit:
     together = -(-len(x) // MOST_POINTS)
     mean_x, mean_y = (np.exp(_averaged(np.log(column), together)) for column in (x, y))
     told = features(schedule, np.append(mean_x, places))
     tested = _test(told, mean_x, mean_y)
     found = posterior(told, mean_y)
+    if found is None:
+        return NoFit("y does not fall as the learning rate adds up; the laws of a schedule do not hold for it")
     value = found.mean[len(mean_x) :]
     spread = np.sqrt(found.variance[len(mean_x) :] / value**2 * tested.widening**2 + found.scatter * together)
     half = special.stdtrit(found.freedom, 0.5 + confidence / 2) * spread
+    if half.max() > np.log(WIDEST):
+        return NoFit(f"the points leave the end open by more than a factor of {WIDEST:g}; wait for more of the curve")
     warnings = (
         (f"earlier forecasts of this curve erred {tested.widening:.1f} times as expected: intervals are so much wider",)
         if tested.widening > WIDENED
@@ -117,16 +123,18 @@ def _told(schedule: Schedule, x: Array, y: Array, places: Array, confidence: flo
 def _test(told: Features, x: Array, y: Array) -> _Tested:
     """Forecast the later of the points from the earlier, as far as there are enough."""
     counts = [count for share in ORIGINS if FEWEST <= (count := round(share * len(x))) < len(x)]
+    known = Features(told.sums[: len(x)], told.before, told.gains[:, : len(x)])
     misses, errors = [], []
     for count in counts:
-        found = posterior(Features(told.sums[: len(x)], told.before, told.gains[:, : len(x)]), y[:count])
-        misses.append(_miss(found, y, count))
-        errors.append(np.mean(np.log(found.mean[count:] / y[count:]) ** 2))
+        found = posterior(known, y[:count])
+        if found is not None:
+            misses.append(_miss(found, y, count))
+            errors.append(np.mean(np.log(found.mean[count:] / y[count:]) ** 2))
     mean_square = (sum(misses) + BELIEVED) / (len(misses) + BELIEVED)
     return _Tested(
         widening=max(1.0, float(np.sqrt(mean_square))),
         error=float(np.sqrt(np.mean(errors))) if errors else 0.0,
-        origins=len(counts),
+        origins=len(errors),
         distance=float(x[-1] / x[counts[0] - 1]) if counts else 1.0,
     )
 

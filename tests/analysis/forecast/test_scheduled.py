@@ -110,6 +110,7 @@ def test_points_to_come_do_not_count() -> None:
         ({"rate": -rates()}, "learning rates must not be negative"),
         ({"y": np.where(SEEN, -1.0, np.nan)}, "35 values are zero or negative"),
         ({"x": np.repeat(X[::2], 2)}, "the learning rate differs between rows of one x"),
+        ({"y": np.where(SEEN, 1 + X / 1e6, np.nan)}, "y does not fall as the learning rate adds up"),
         ({"y": np.full(len(X), np.nan)}, "no row has an x, a y and a learning rate"),
     ],
 )
