@@ -106,7 +106,7 @@ def find(study: Study) -> list[Finding]:
         for start in starts(rows):
             first = target is foremost(study) and start == starts(rows)[0]
             laws = [law(series(study, target, axis, start)) for axis in axes if known_on(axis, start)]
-            found += [replace(one, main=first and one is laws[0]) for one in laws]
+            found += [replace(one, main=first) for one in laws]
             if (study.table["init"] == SCRATCH).any():
                 gained = replace(gain_over_scratch(compared, start), main=first)
                 said = exponents_apart(study, target, start) if PARAMETERS in axes else ""

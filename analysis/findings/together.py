@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from analysis.findings import text
 from analysis.findings.answers import Finding
 from analysis.fit.small_sample import CONFIDENCE
@@ -14,15 +12,17 @@ from analysis.fit.small_sample import CONFIDENCE
 NOT_SHOWN = "Not shown"
 SMALL = 1e-6
 """A p value that is given no closer."""
-MAIN_SHARE = 0.5
-"""Of the error that the main questions have at first; all others share the rest."""
+MAIN_SHARE = 0.8
+"""Of the error that the main questions have, where there are others beside them."""
 
 
 def together(findings: Sequence[Finding]) -> list[Finding]:
     """``findings`` with the verdicts that hold together: in 5 % of pages at most chance makes any Yes or No of them.
 
-    Weighted Holm (1979): the smallest p value over its share is compared first with its share of 5 %, and what it had
-    is the others' once it has passed. A verdict that rests on less is "Not shown", and says what it needs.
+    The main questions are asked in the order of the page, each at their whole share of the 5 %, as long as all before
+    it were answered (a fixed sequence, Maurer et al. 1995). All others, and what is left of the main ones, share the
+    rest by Holm (1979), and the whole 5 % once every main question is answered. A verdict that needs less than it has
+    is "Not shown", and says so.
     """
     tested = [one for one in findings if one.p is not None]
     needed = thresholds([float(one.p or 0.0) for one in tested], [one.main for one in tested])
@@ -31,22 +31,23 @@ def together(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def thresholds(p: Sequence[float], main: Sequence[bool]) -> list[float]:
-    """What each p value [m] was compared with; after the first that failed, its share of what is then left."""
-    weights = _weights(main)
-    levels, left = [0.0] * len(p), weights.sum() if len(weights) else 0.0
+    """What each p value [m] was compared with, of main questions that were not reached what the others had."""
+    error = 1 - CONFIDENCE
+    levels, left = [0.0] * len(p), list(range(len(p)))
+    share = MAIN_SHARE * error if not all(main) else error
+    for i in (i for i in range(len(p)) if main[i]):
+        levels[i] = share
+        if p[i] > share:
+            break
+        left.remove(i)
+    rest = error - share if any(main[i] for i in left) else error
     passing = True
-    for i in sorted(range(len(p)), key=lambda i: p[i] / weights[i]):
-        levels[i] = float((1 - CONFIDENCE) * weights[i] / left)
+    for i in sorted(left, key=lambda i: p[i]):
+        levels[i] = max(levels[i], rest / len(left))
         passing = passing and p[i] <= levels[i]
         if passing:
-            left -= weights[i]
+            left.remove(i)
     return levels
-
-
-def _weights(main: Sequence[bool]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    first = np.array(main, dtype=bool)
-    share = MAIN_SHARE if first.any() and not first.all() else 1.0
-    return np.where(first, share / max(first.sum(), 1), (1 - share if first.any() else 1.0) / max((~first).sum(), 1))
 
 
 def _held(one: Finding, level: float, tests: int) -> Finding:

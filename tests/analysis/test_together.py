@@ -31,12 +31,26 @@ def test_without_main_questions_it_is_holms() -> None:
     assert thresholds([], []) == []
 
 
-def test_main_questions_have_half() -> None:
-    """Two main ones a quarter each, the other eight a sixteenth each; what one had goes to the rest once it passed."""
-    main = [True, True, *[False] * 8]
-    found = thresholds([0.01, 0.9, *[0.9] * 8], main)
-    assert found[0] == pytest.approx(0.05 / 4) and found[1] == pytest.approx(0.05 / 4 / 0.75)
-    assert found[2] == pytest.approx(0.05 / 16 / 0.75)
+def test_main_questions_are_asked_one_after_the_other() -> None:
+    """Each at .04 while those before were answered; the others share .01, and .05 once all were."""
+    main = [True, False, True, False, True]
+    assert thresholds([0.03, 0.9, 0.9, 0.9, 0.001], main) == pytest.approx([0.04, 0.01 / 3, 0.04, 0.01 / 3, 0.01 / 4])
+    assert thresholds([0.03, 0.9, 0.03, 0.02, 0.03], main) == pytest.approx([0.04, 0.05, 0.04, 0.025, 0.04])
+    assert thresholds([0.045], [True]) == pytest.approx([0.05])
+
+
+def test_chance_passes_as_seldom_as_stated() -> None:
+    """Over all patterns of three main and four other questions without an effect: at most 5 % with any that passes."""
+    rng = np.random.default_rng(0)
+    main = [True, True, True, False, False, False, False]
+    for effects in ([], [0], [0, 1], [0, 1, 2], [1, 3]):
+        wrong = 0
+        for _ in range(4000):
+            p = rng.uniform(size=7)
+            p[effects] *= 1e-3
+            levels = thresholds(p.tolist(), main)
+            wrong += any(p[i] <= levels[i] for i in range(7) if i not in effects)
+        assert wrong / 4000 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 4000)
 
 
 def test_only_what_needs_less_falls() -> None:
