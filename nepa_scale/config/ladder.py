@@ -26,16 +26,20 @@ AttentionCount = Literal["useful", "executed"]
 
 
 class Shape(NamedTuple):
-    """What makes a size: the width of the residual stream, the number of blocks and of attention heads."""
+    """What makes a size: the width of the residual stream, the number of blocks and of attention heads, and the hidden
+    width of a GELU MLP (None: four times the width)."""
 
     embed_dim: int
     depth: int
     num_heads: int
+    mlp_hidden: int | None = None
 
 
-#: From "mini" up every head is 64 wide, as in the paper's B and L: a ladder on which the head width changes
+#: From "mini" to "giant" every head is 64 wide, as in the paper's B and L: a ladder on which the head width changes
 #: would mix two effects. That decides "huge": DINOv3's H+ (20 heads x 64), not ViT-H's 16 x 80. "giant" is
-#: DINOv2's g. The sizes below "tiny" are for CPUs and tests; all stay under 5 million parameters.
+#: DINOv2's g. The sizes below "tiny" are for CPUs and tests; all stay under 5 million parameters. Above "giant" are
+#: shapes as they were published, their heads and MLPs included: ViT-G (arXiv 2106.04560), ViT-e (2209.06794) and
+#: DINOv3's ViT-7B (2508.10104), whose MLP is a SwiGLU of 8192.
 LADDER: dict[str, Shape] = {
     "atto": Shape(24, 2, 2),
     "femto": Shape(32, 3, 2),
@@ -49,6 +53,9 @@ LADDER: dict[str, Shape] = {
     "large": Shape(1024, 24, 16),
     "huge": Shape(1280, 32, 20),
     "giant": Shape(1536, 40, 24),
+    "gigantic": Shape(1664, 48, 16, 8192),
+    "enormous": Shape(1792, 56, 16, 15360),
+    "7b": Shape(4096, 40, 32, 12288),
 }
 
 
@@ -105,13 +112,15 @@ def _check_choice(key: str, value: str, valid: tuple[str, ...]) -> None:
         raise UserError(f"{key}={value!r} must be one of {', '.join(valid)}{nearest(value, valid)}")
 
 
-def default_mlp_hidden(embed_dim: int, mlp: MlpKind) -> int:
-    """Return the MLP's hidden width: 4D for GELU, int(4D * 2/3) for SwiGLU, which has a third matrix.
+def default_mlp_hidden(embed_dim: int, mlp: MlpKind, gelu_hidden: int | None = None) -> int:
+    """Return the MLP's hidden width: 4D (or ``gelu_hidden``) for GELU, two thirds of it for SwiGLU, which has a third
+    matrix.
 
     The paper does not state its SwiGLU width; this one (2048 for base, 2730 for large) keeps the parameters
     equal to GELU's within 0.02 %.
     """
-    return 8 * embed_dim // 3 if mlp == "swiglu" else 4 * embed_dim
+    hidden = 4 * embed_dim if gelu_hidden is None else gelu_hidden
+    return 2 * hidden // 3 if mlp == "swiglu" else hidden
 
 
 def architecture(
@@ -135,13 +144,14 @@ def architecture(
     _check_choice("size", size, tuple(LADDER))
     shape = LADDER[size]
     width = shape.embed_dim if embed_dim is None else embed_dim
+    gelu_hidden = None if shape.mlp_hidden is None else shape.mlp_hidden * width // shape.embed_dim
     return Architecture(
         embed_dim=width,
         depth=shape.depth if depth is None else depth,
         num_heads=shape.num_heads if num_heads is None else num_heads,
         patch_size=patch_size,
         mlp=mlp,
-        mlp_hidden=default_mlp_hidden(width, mlp) if mlp_hidden is None else mlp_hidden,
+        mlp_hidden=default_mlp_hidden(width, mlp, gelu_hidden) if mlp_hidden is None else mlp_hidden,
         qk_norm=qk_norm,
         layer_scale=layer_scale,
         pos_embed=pos_embed,

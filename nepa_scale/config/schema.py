@@ -65,7 +65,7 @@ class ModelConfig:
     mlp: str = setting("gelu", choices=("gelu", "swiglu"))
     """gelu (the authors' released weights) or swiglu (the paper's text)"""
     mlp_hidden: int | None = setting(None, low=1, high=2**18)
-    """width between the MLP's layers; null = 4 x embed_dim for gelu, 8/3 x embed_dim for swiglu (equal parameters)"""
+    """width between the MLP's layers; null = the rung's (4 x embed_dim up to giant), 2/3 of it for swiglu"""
     qk_norm: str = setting("plain", choices=("none", "plain", "weight"))
     """LayerNorm of queries and keys: none, plain (no parameters) or weight (a weight, no bias)"""
     layer_scale: bool = setting(True)

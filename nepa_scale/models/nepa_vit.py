@@ -496,6 +496,8 @@ def _register(name: str, shape: Shape, patch_size: int) -> None:
         features = {"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"}
         # timm expects pooled features [B, D] of a registered model, headless or not.
         arguments = {**shape._asdict(), "patch_size": patch_size, "global_pool": "avg", **kwargs}
+        if shape.mlp_hidden is not None and "mlp_hidden" not in kwargs:
+            arguments["mlp_hidden"] = default_mlp_hidden(shape.embed_dim, kwargs.get("mlp", "gelu"), shape.mlp_hidden)
         return build_model_with_cfg(
             NepaViT,
             name,

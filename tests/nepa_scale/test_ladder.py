@@ -97,13 +97,31 @@ def test_groups_follow_every_switch(arch: Architecture, image_size: int) -> None
 
 
 def test_ladder_climbs_with_heads_of_one_width() -> None:
-    """Sizes grow in order, the demo sizes stay small, and from mini up a head is 64 wide."""
+    """Sizes grow in order, the demo sizes stay small, and from mini to giant a head is 64 wide."""
     archs = {size: architecture(size, 14) for size in LADDER}
     counts = [ladder.total_params(arch, 224) for arch in archs.values()]
     assert counts == sorted(counts)
     names = list(archs)
     assert all(ladder.total_params(archs[n], 224) < 5_000_000 for n in names[: names.index("tiny")])
-    assert {archs[n].head_dim for n in names[names.index("mini") :]} == {64}
+    assert {archs[n].head_dim for n in names[names.index("mini") : names.index("giant") + 1]} == {64}
+
+
+@pytest.mark.parametrize(
+    ("size", "mlp", "patch", "hidden", "published"),
+    [
+        ("gigantic", "gelu", 14, 8192, 1843e6),  # NeMo's table of ViT-G/14
+        ("enormous", "gelu", 14, 15360, 3.8e9),  # ViT-e of PaLI
+        ("7b", "swiglu", 16, 8192, 6716e6),  # DINOv3's table
+    ],
+)
+def test_largest_sizes_are_the_published_ones(
+    size: str, mlp: ladder.MlpKind, patch: int, hidden: int, published: float
+) -> None:
+    """Above giant a size is a published model: its MLP's width, and its parameters within a percent and a half."""
+    arch = architecture(size, patch, mlp=mlp)
+    assert arch.mlp_hidden == hidden
+    assert ladder.total_params(arch, 224) == pytest.approx(published, rel=0.015)
+    assert architecture(size, patch, mlp=mlp, embed_dim=arch.embed_dim // 2).mlp_hidden == hidden // 2
 
 
 def _counted_flops(model: NepaViT, image_size: int, *, backward: bool) -> int:

@@ -49,11 +49,12 @@ def test_every_size_is_registered_for_the_usual_patches() -> None:
         f"nepa_vit_{size}_patch{patch}_224" for size in LADDER for patch in (8, 14, 16, 32)
     }
     with torch.device("meta"):
-        for size in ("femto", "mini", "base", "giant"):
+        for size in ("femto", "mini", "base", "giant", "7b"):
             for patch in (8, 14, 16, 32):
-                model = timm.create_model(f"nepa_vit_{size}_patch{patch}_224")
-                counted = sum(p.numel() for p in model.parameters())
-                assert counted == total_params(architecture(size, patch), 224)
+                for mlp in ("gelu", "swiglu"):
+                    model = timm.create_model(f"nepa_vit_{size}_patch{patch}_224", mlp=mlp)
+                    counted = sum(p.numel() for p in model.parameters())
+                    assert counted == total_params(architecture(size, patch, mlp=mlp), 224)
 
 
 @pytest.mark.parametrize(("size", "published"), [("base", 86_299_624), ("large", 303_994_856)])
