@@ -6,8 +6,8 @@ Tables of results are made up, not trained: the sizes, seeds, numbers of labels 
 ``null`` studies nothing has an effect: errors of all runs are alike but for noise, and all models are at chance.
 In the others the classification error falls as N^-b, from scratch it is higher by a factor, and it falls with labels.
 ``any`` is the share of reports with a definite verdict (Yes, No or Partly) of any test that is wrong, ``alone`` with
-each verdict at 5 %, ``holm`` with Holm's correction and ``main`` as the report has it: the main questions first, one after
-the other. ``law``, ``gain`` and ``other`` are the shares of true effects that are shown: of the
+each verdict at 5 %, ``holm`` with Holm's correction and ``main`` as the report has it: the main questions first,
+one after the other. ``law``, ``gain`` and ``other`` are the shares of true effects that are shown: of the
 error along N, of pretraining, and of all other questions that have one.
 """
 
