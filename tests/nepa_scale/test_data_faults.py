@@ -82,7 +82,7 @@ def broken(*_, **__): raise RuntimeError("not in this version")
             "Invert() of RandAugment",
             ("classify.auto_augment=rand-p1-n1", "data.num_workers=1", "data.streaming=true"),
         ),
-        ("classify", "functional.normalize", "Normalize", ("data.streaming=true",)),
+        ("classify", "functional.hflip", "RandomHorizontalFlip", ("classify.hflip=1", "data.streaming=true")),
         (
             "segment",
             "v2.RandomPhotometricDistort.make_params",
