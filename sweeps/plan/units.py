@@ -11,6 +11,7 @@ def run_name(run: PlannedRun | Dropped) -> str:
 
 
 def start_text(run: PlannedRun | Dropped) -> str:
+    """What follows a label: nothing where fine-tuning starts from the run's own pre-training."""
     return {"pretrain": "", "scratch": " scratch"}.get(run.init, f" from {run.init}")
 
 
