@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 
@@ -16,7 +15,6 @@ from analysis.fit.answers import chain_as_json
 from analysis.fit.chain import Chain, ChainHeldOut, Laws, Runs, fit_chain, hold_out_chain
 from analysis.fit.small_sample import NoFit
 from analysis.fit.table import Table as DataTable
-from analysis.fit.table import read_table
 from analysis.laws.law import Array
 from analysis.laws.registry import LAWS, find_law
 from nepa_scale.utils.cli import command
@@ -28,21 +26,12 @@ def main(argv: Sequence[str]) -> int:
     """Fit and print; returns the exit code."""
     given = make_parser().parse_args(argv)
     laws_asked = laws(given)
-    answers = words.for_each(
-        read_table(given.table).where(given.where), given, lambda table: answer(given, laws_asked, table)
+    return words.print_answers(
+        given,
+        lambda table: answer(given, laws_asked, table),
+        lambda one: chain_as_json(*one),
+        lambda console, one: show(console, given, *one),
     )
-    if given.json:
-        told = {name: one if isinstance(one, NoFit) else chain_as_json(*one) for name, one in answers.items()}
-        print(json.dumps(words.as_json(told, given.by), indent=2))
-        return 0
-    for name, one in answers.items():
-        if given.by is not None:
-            print(f"{given.by} = {name}")
-        if isinstance(one, NoFit):
-            print(one.reason)
-        else:
-            show(display.console(), given, *one)
-    return 0
 
 
 def make_parser() -> words.Parser:

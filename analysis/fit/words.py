@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
+from analysis.fit import display
 from analysis.fit.estimate import Options
 from analysis.fit.small_sample import NoFit
-from analysis.fit.table import Table
+from analysis.fit.table import Table, read_table
 from analysis.laws.law import Array, Law
 from analysis.study.ranges import LARGEST, SMALLEST
 from nepa_scale.utils.errors import UserError
@@ -206,7 +209,28 @@ def for_each(table: Table, given: argparse.Namespace, answer: Callable[[Table], 
     return answers
 
 
-def as_json(answers: Mapping[str, dict[str, Any] | NoFit], by: str | None) -> dict[str, Any]:
-    """The one answer without ``--by``; else all by their value, with the reason of those that there are not."""
-    told = {name: {"reason": one.reason} if isinstance(one, NoFit) else one for name, one in answers.items()}
-    return told[""] if by is None else {"by": by, "groups": told}
+def print_answers(
+    given: argparse.Namespace,
+    answer: Callable[[Table], Answer],
+    as_json: Callable[[Answer], dict[str, Any]],
+    show: Callable[[Console, Answer], None],
+) -> int:
+    """Print what ``answer`` says of the table that was asked for, or of each value of ``--by``; returns the exit code.
+
+    With ``--json`` the one answer without ``--by``, else all by their value; of those that there are not, the reason.
+    """
+    answers = for_each(read_table(given.table).where(given.where), given, answer)
+    if given.json:
+        told = {
+            name: {"reason": one.reason} if isinstance(one, NoFit) else as_json(one) for name, one in answers.items()
+        }
+        print(json.dumps(told[""] if given.by is None else {"by": given.by, "groups": told}, indent=2))
+        return 0
+    for name, one in answers.items():
+        if given.by is not None:
+            print(f"{given.by} = {name}")
+        if isinstance(one, NoFit):
+            print(one.reason)
+        else:
+            show(display.console(), one)
+    return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 
@@ -12,12 +11,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from analysis.fit import display, words
+from analysis.fit import words
 from analysis.fit.estimate import Options, fit_law
 from analysis.fit.optimal import FLOPS_PER, best_use
 from analysis.fit.small_sample import Interval, NoFit
 from analysis.fit.table import Table as DataTable
-from analysis.fit.table import read_table
 from analysis.isoflop.ahead import Ahead, at_budgets, held_out
 from analysis.isoflop.allocation import MISFIT, Allocation, Optimum, bias_of_minima, optima, same_budgets, through
 from analysis.isoflop.answers import as_json
@@ -34,19 +32,12 @@ MINIMA: dict[str, Minimum] = {"parabola": parabola_minimum, "akima": akima_minim
 def main(argv: Sequence[str]) -> int:
     """Find the minima and print; returns the exit code."""
     given = make_parser().parse_args(argv)
-    answers = words.for_each(read_table(given.table).where(given.where), given, lambda table: answer(given, table))
-    if given.json:
-        told = {name: one if isinstance(one, NoFit) else as_json(*one) for name, one in answers.items()}
-        print(json.dumps(words.as_json(told, given.by), indent=2))
-        return 0
-    for name, one in answers.items():
-        if given.by is not None:
-            print(f"{given.by} = {name}")
-        if isinstance(one, NoFit):
-            print(one.reason)
-        else:
-            show(display.console(), *one)
-    return 0
+    return words.print_answers(
+        given,
+        lambda table: answer(given, table),
+        lambda one: as_json(*one),
+        lambda console, one: show(console, *one),
+    )
 
 
 Answer = tuple[tuple[Optimum, ...], Allocation | NoFit, float | NoFit, int, tuple[Ahead, ...], tuple[Ahead, ...] | None]
