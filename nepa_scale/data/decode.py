@@ -24,7 +24,7 @@ IGNORE = 255
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")  # others run programs (EPS) or break in new ways
 _SMALL = 2**14  # bytes of pixels; decoding a smaller image takes longer than augmenting it
-_KEPT = 2**25  # bytes of small images that one process keeps
+_KEPT = 2**25  # bytes of small images that one data set keeps in one process
 _LONGEST_RATIO = 200  # of a photograph's sides; resizing the shorter one makes a longer strip an image of gigabytes
 _FAST_COLOURS = ("YCbCr", "Gray")
 _JPEG = b"\xff\xd8"
