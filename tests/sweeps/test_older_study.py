@@ -55,7 +55,10 @@ def copied(folder: Path) -> Path:
 def test_an_older_study_is_continued_and_reported(tmp_path: Path) -> None:
     """Run ids are as they were, finished tasks stay untouched, and the killed one ends as it would have without."""
     study = copied(tmp_path)
-    finished = [study / "runs" / RUN / "pretrain" / "result.json", study / "runs" / BASELINE / "classify" / "result.json"]
+    finished = [
+        study / "runs" / RUN / "pretrain" / "result.json",
+        study / "runs" / BASELINE / "classify" / "result.json",
+    ]
     before = [path.read_bytes() for path in finished]
     command = [sys.executable, str(ROOT / "sweeps" / "launch.py"), *ARGUMENTS]
     command += [f"study_dir={study}", f"data.root={tmp_path / 'data'}"]
