@@ -1,0 +1,228 @@
+"""Acceptance on one GPU in one go: is training right there, how fast is it, how much memory does it take?
+
+python benchmarks/gpu.py [minutes=9] [out=gpu] [scale=full] [only=]
+
+Needs a machine with torch and this project's dependencies, no data. Every measurement is a process of its own, so that
+one that fails or runs out of memory costs itself alone; those worth most come first, and none is started that the time
+left is not likely to hold. After each, ``out`` holds ``results.json`` and ``page.md``, complete and readable, with "not
+measured" in the cells that are still empty. ``scale=tiny`` does the same with models of a few thousand parameters, on
+a CPU as well. ``only=speed,resume`` takes the measurements of these sections.
+
+- speed: images/s, MFU, memory (predicted and measured) and waits for the device per step, of pre-training on random
+  224-px images at patch 14, beside plain DDP under autocast
+- losses: 20 steps of pre-training on the embedded digits, against fp32 on the CPU
+- resume: the same steps in two halves, against the same steps at once
+- non-finite: a step with a NaN image changes no weight
+- decoding: images/s and the time waited for data, with JPEGs of 256 px read, decoded and cropped
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpu_page import page
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CELLS = Path(__file__).with_name("gpu_cells.py")
+DEFAULTS = {"minutes": "9", "out": "gpu", "scale": "full", "only": ""}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement: its section, what the page calls it, arguments for the process, and seconds it likely takes."""
+
+    section: str
+    name: str
+    seconds: float
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes of the models, images and batches of a run of this script."""
+
+    batches: dict[str, int]
+    main_size: str
+    zero_size: str
+    image_size: int
+    patch_size: int
+    steps: int
+    losses_size: str
+    jpeg_size: int
+    jpeg_images: int
+
+
+SCALES = {
+    "full": Scale(
+        batches={"small": 512, "base": 256, "large": 128, "huge": 64},
+        main_size="base",
+        zero_size="large",
+        image_size=224,
+        patch_size=14,
+        steps=12,
+        losses_size="nano",
+        jpeg_size=256,
+        jpeg_images=2048,
+    ),
+    "tiny": Scale(
+        batches={"atto": 8, "femto": 8},
+        main_size="atto",
+        zero_size="femto",
+        image_size=32,
+        patch_size=8,
+        steps=2,
+        losses_size="atto",
+        jpeg_size=40,
+        jpeg_images=64,
+    ),
+}
+
+
+def cells(scale: Scale) -> Iterator[Cell]:
+    """All measurements, those worth most first."""
+    yield from (speed(scale, scale.main_size, "engine", "bf16", compiled=True), losses(scale, "fp32", compiled=False))
+    yield speed(scale, scale.main_size, "ddp", "bf16", compiled=False)
+    for size in list(scale.batches)[::-1]:
+        if size != scale.main_size:
+            yield speed(scale, size, "engine", "bf16", compiled=True)
+    yield from (losses(scale, precision, compiled=compiled) for precision, compiled in MODES)
+    yield Cell("resume", "bf16", 60, {"size": scale.losses_size, "precision": "bf16"})
+    yield Cell("non-finite", "bf16", 25, {"size": scale.losses_size, "precision": "bf16"})
+    yield speed(scale, scale.main_size, "engine", "bf16", compiled=False)
+    yield speed(scale, scale.zero_size, "ddp", "bf16", compiled=False)
+    for ds_config in ("zero1", "zero2", "zero3", "zero3_offload"):
+        yield speed(scale, scale.zero_size, "engine", "bf16", compiled=False, ds_config=ds_config)
+    yield Cell("decoding", "JPEG", 60, decoding(scale))
+    yield speed(scale, scale.main_size, "engine", "fp32", compiled=True)
+    yield Cell("resume", "fp32", 60, {"size": scale.losses_size, "precision": "fp32"})
+
+
+#: Precision and whether blocks are compiled, of the loss comparisons beside fp32 without compiling.
+MODES = (("bf16", False), ("bf16", True), ("fp32", True))
+
+
+def speed(
+    scale: Scale, size: str, contestant: str, precision: str, *, compiled: bool, ds_config: str = "zero1"
+) -> Cell:
+    """A measurement of training steps of one size."""
+    words = [size, contestant if contestant == "ddp" else ds_config, precision, *(["compiled"] if compiled else [])]
+    arguments = {
+        "size": size,
+        "contestant": contestant,
+        "precision": precision,
+        "compiled": compiled,
+        "ds_config": ds_config,
+        "batch": scale.batches[size],
+        "image_size": scale.image_size,
+        "patch_size": scale.patch_size,
+        "steps": scale.steps,
+    }
+    return Cell("speed", ", ".join(words), 75 if compiled else 35, arguments)
+
+
+def losses(scale: Scale, precision: str, *, compiled: bool) -> Cell:
+    """A comparison of 20 losses with those of fp32 on the CPU."""
+    name = f"{precision}, compiled" if compiled else precision
+    return Cell("losses", name, 45, {"size": scale.losses_size, "precision": precision, "compiled": compiled})
+
+
+def decoding(scale: Scale) -> dict[str, Any]:
+    """Arguments of the measurement with images that are read and decoded."""
+    return {
+        "size": scale.main_size,
+        "batch": scale.batches[scale.main_size],
+        "image_size": scale.image_size,
+        "patch_size": scale.patch_size,
+        "jpeg_size": scale.jpeg_size,
+        "images": scale.jpeg_images,
+    }
+
+
+class Record:
+    """What has been measured so far, in ``results.json`` and ``page.md``."""
+
+    def __init__(self, folder: Path, planned: list[Cell]) -> None:
+        self._folder = folder
+        self._content: dict[str, Any] = {
+            "machine": {},
+            "cells": [asdict(cell) | {"state": "not measured", "result": None} for cell in planned],
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        self.write()
+
+    def put(self, index: int, state: str, result: dict[str, Any] | None) -> None:
+        """Set one cell; ``state`` is ``measured`` or why it is empty."""
+        self._content["cells"][index] |= {"state": state, "result": result}
+        if result is not None and "machine" in result:
+            self._content["machine"] |= result.pop("machine")
+        self.write()
+
+    def write(self) -> None:
+        """Bring both files up to date; a reader never sees half of one."""
+        for name, text in (("results.json", json.dumps(self._content, indent=1)), ("page.md", page(self._content))):
+            temporary = self._folder / f".{name}"
+            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.replace(self._folder / name)
+
+
+def measure(cell: Cell, folder: Path, seconds: float) -> tuple[str, dict[str, Any] | None]:
+    """Run one cell in a process group of its own for at most so many seconds; its state and result."""
+    result = folder / "cell.json"
+    result.unlink(missing_ok=True)
+    command = [sys.executable, str(CELLS), cell.section, json.dumps(cell.arguments), str(result)]
+    with (folder / "log.txt").open("a", encoding="utf-8") as log:
+        log.write(f"\n== {cell.section}: {cell.name}\n")
+        log.flush()
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    if code is None:
+        return "not measured: it took longer than the time left", None
+    if code or not result.is_file():
+        return f"failed with exit code {code}; see log.txt", None
+    return "measured", json.loads(result.read_text(encoding="utf-8"))
+
+
+def main(arguments: list[str]) -> int:
+    """Measure what the time allows."""
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    unknown = [key for key in given if key not in DEFAULTS]
+    settings = DEFAULTS | given
+    if unknown or settings["scale"] not in SCALES:
+        print(f"error: give key=value with keys {', '.join(DEFAULTS)}; scale is full or tiny", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end = time.monotonic() + 60 * float(settings["minutes"])
+    folder, sections = Path(settings["out"]), settings["only"].split(",")
+    planned = [cell for cell in cells(SCALES[settings["scale"]]) if settings["only"] == "" or cell.section in sections]
+    record = Record(folder, planned)
+    for index, cell in enumerate(planned):
+        left = end - time.monotonic()
+        if left < cell.seconds:
+            continue  # a shorter one may still find time
+        print(f"{cell.section}: {cell.name} ({left:.0f} s left)", flush=True)
+        try:
+            record.put(index, *measure(cell, folder, left))
+        except KeyboardInterrupt:
+            return 130
+    print((folder / "page.md").read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,60 @@
+"""The acceptance of a GPU, in small on a CPU: only the device is new where it runs at last."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GPU = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu.py"
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """The benchmark with tiny models."""
+    return subprocess.Popen([sys.executable, str(GPU), "scale=tiny", f"out={folder}", *arguments])
+
+
+def cells(folder: Path) -> list[dict[str, Any]]:
+    """The cells of its record."""
+    content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return list(content["cells"])
+
+
+@pytest.mark.slow
+def test_sections_are_measured_and_correct(tmp_path: Path) -> None:
+    """A NaN image leaves the weights alone; training from image files has a rate."""
+    assert start(tmp_path, "minutes=9", "only=non-finite,decoding").wait() == 0
+    results = {cell["section"]: cell["result"] for cell in cells(tmp_path)}
+    assert results["non-finite"] == {"taken": False, "weights_changed": False}
+    assert results["decoding"]["images_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_what_it_measured(tmp_path: Path) -> None:
+    """Killed in its third measurement, it leaves a page with the first two and "not measured" in the others."""
+    process = start(tmp_path, "minutes=9")
+    deadline = time.monotonic() + 300
+    while not ((tmp_path / "results.json").is_file() and cells(tmp_path)[1]["state"] == "measured"):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    process.wait(30)
+    first, second, *others = cells(tmp_path)
+    assert first["result"]["images_per_second"] > 0
+    assert second["result"]["largest_difference"] < 1e-5  # fp32 on a CPU against fp32 on a CPU
+    assert {cell["state"] for cell in others} == {"not measured"}
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert all(f"| {cell['name']} | not measured |" in page for cell in others)
+
+
+def test_a_short_time_starts_nothing(tmp_path: Path) -> None:
+    """Measurements that the time is not likely to hold are left out, and the page says so."""
+    assert start(tmp_path, "minutes=0.01").wait() == 0
+    assert {cell["state"] for cell in cells(tmp_path)} == {"not measured"}
