@@ -30,7 +30,7 @@ from nepa_scale.distributed.watchdog import leave_at_once
 from nepa_scale.distributed.world import World
 from nepa_scale.placement import ds_config
 from nepa_scale.placement.costs import task_cost
-from nepa_scale.placement.device_memory import planned
+from nepa_scale.placement.devices import planned
 from nepa_scale.placement.planner import describe as placement_lines
 from nepa_scale.placement.planner import place
 from nepa_scale.placement.visible_gpus import has_gpu, unseen

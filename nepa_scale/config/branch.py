@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 
 LENGTH_KEYS = ("pretrain.steps", "pretrain.warmup", "pretrain.decay")
@@ -70,7 +71,7 @@ def problems(config: RunConfig) -> list[str]:
             raise ValueError
     except ValueError:
         found.append(f"checkpoint.keep_steps={saving.keep_steps}: give steps from 1 on, e.g. 80,160")
-    if saving.branch_from is None or config.task != "pretrain":
+    if saving.branch_from is None or spec(config.task).downstream:
         return found
     if config.pretrain.schedule != "wsd" or config.pretrain.steps is None:
         found.append("checkpoint.branch_from: needs pretrain.schedule=wsd and a length in pretrain.steps")

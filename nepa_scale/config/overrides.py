@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nepa_scale.config import recipes
-from nepa_scale.config.registry import TASKS
+from nepa_scale.config.registry import TASKS, spec
 from nepa_scale.config.schema import RunConfig, walk
-from nepa_scale.config.validate import LABEL_KEY, NEEDS, SUBSET_KEYS, check_values
+from nepa_scale.config.validate import LABEL_KEY, SUBSET_KEYS, check_values
 from nepa_scale.data import layout, stated
 from nepa_scale.data.embedded import DEFAULT_ROOT
 from nepa_scale.utils import yaml_files
@@ -273,7 +273,7 @@ def _takers(root: Path, name: str, facts: str | None) -> tuple[str, ...]:
         info = stated.dataset_facts(root, name, None if facts == "null" else facts)
     except (DataError, ConfigError):
         return TASKS
-    return tuple(task for task in TASKS if not layout.missing_needs(info, NEEDS[task]))
+    return tuple(task for task in TASKS if not layout.missing_needs(info, spec(task).needs))
 
 
 def _expand_recipes(pairs: Pairs, size: str | None, problems: list[str]) -> Pairs:

@@ -6,11 +6,16 @@ and its head's cost under ``nepa_scale.tasks``. Free of torch.
 
 from __future__ import annotations
 
+import pkgutil
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nepa_scale.config.task_settings import ClassifyConfig, PretrainConfig, ProbeConfig, SegmentConfig, TaskConfig
 from nepa_scale.data.layout import Need
+
+if TYPE_CHECKING:
+    from nepa_scale.config.schema import RunConfig
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,24 @@ class Headline:
         return 1 - score
 
 
+@dataclass(frozen=True)
+class HeadCost:
+    """A head's ``params`` and, of one image, its forward ``flops`` and the elements that it holds in memory.
+
+    Attributes:
+        kept: elements that autograd keeps, in the precision of training; ``kept_fp32``: those in fp32, of the loss.
+        working_fp32: elements in fp32 that the backward pass of the loss holds besides, before that of the blocks.
+        libraries: bytes of host memory that the task's own libraries take, once.
+    """
+
+    params: int
+    flops: int = 0
+    kept: int = 0
+    kept_fp32: int = 0
+    working_fp32: int = 0
+    libraries: int = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
     """One task."""
@@ -73,6 +96,10 @@ class TaskSpec:
     metrics: tuple[Metric, ...]
     """In the order of reports."""
     headline: Headline
+    class_name: str
+    """Its ``tasks.task.Task``, which imports torch, as ``module:class``."""
+    cost_name: str = "nepa_scale.tasks.head_costs:linear_head"
+    """What gives the cost of its head for a number of classes, as ``module:function``; ``head_cost`` calls it."""
     needs: tuple[Need, ...] = ()
     """What it reads besides images."""
     downstream: bool = True
@@ -86,6 +113,17 @@ class TaskSpec:
     def images(self) -> str:
         """What its training images are called."""
         return "labelled images" if self.needs else "images"
+
+    @property
+    def task_class(self) -> Callable[..., Any]:
+        """The class that trains it; this imports torch."""
+        task_class: Callable[..., Any] = pkgutil.resolve_name(self.class_name)
+        return task_class
+
+    def head_cost(self, config: RunConfig, classes: int) -> HeadCost:
+        """What its head for so many ``classes`` adds to the backbone."""
+        cost: HeadCost = pkgutil.resolve_name(self.cost_name)(config, classes)
+        return cost
 
 
 _LOSS = Metric("loss", "loss", "number", lower_is_better=True, judged=True)
@@ -110,6 +148,8 @@ PRETRAIN = TaskSpec(
         Metric("knn_top1", "k-NN top-1", "percent", judged=True, reported=False),
     ),
     headline=Headline("skill", "skill", error="shortfall of pretraining skill"),
+    class_name="nepa_scale.tasks.pretrain:Pretrain",
+    cost_name="nepa_scale.tasks.head_costs:no_head",
     downstream=False,
 )
 PROBE = TaskSpec(
@@ -128,6 +168,8 @@ PROBE = TaskSpec(
         _TOP1_MAJORITY,
     ),
     headline=Headline("attentive", "probe"),
+    class_name="nepa_scale.tasks.probe:Probe",
+    cost_name="nepa_scale.tasks.head_costs:probe_heads",
     needs=("label",),
     frozen_backbone=True,
 )
@@ -153,6 +195,8 @@ CLASSIFY = TaskSpec(
         tuning="tuning_top1",
         by_image=True,
     ),
+    class_name="nepa_scale.tasks.classify:Classify",
+    cost_name="nepa_scale.tasks.head_costs:normed_linear_head",
     needs=("label",),
 )
 SEGMENT = TaskSpec(
@@ -178,6 +222,8 @@ SEGMENT = TaskSpec(
         baseline_name="the background alone, a mask without any object",
         tuning="tuning_miou",
     ),
+    class_name="nepa_scale.tasks.segment:Segment",
+    cost_name="nepa_scale.tasks.segmentation.cost:segment_heads",
     needs=("mask",),
     pads_images=True,
 )

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from nepa_scale.config import ladder
-from nepa_scale.config.registry import TASKS, downstream, finetuned
+from nepa_scale.config.registry import TASKS, downstream, finetuned, spec
 from nepa_scale.config.task_settings import (
     ClassifyConfig,
     FinetuneConfig,
@@ -218,6 +218,16 @@ class RunConfig:
         """The section of ``task`` (default: the task to do now)."""
         section: TaskConfig = getattr(self, task or self.task)
         return section
+
+    def architecture(self, task: str) -> ladder.Architecture:
+        """The backbone as ``task`` has it: fine-tuning may change QK-norm."""
+        arch, qk_norm = self.model.architecture(), self.task_config(task).own_qk_norm
+        return arch if qk_norm is None else dataclasses.replace(arch, qk_norm=cast(ladder.QkNorm, qk_norm))
+
+    def backbone_image_size(self, task: str) -> int:
+        """Side of the images that the backbone of ``task`` sees: some tasks pad them to whole patches."""
+        size, patch_size = self.task_config(task).image_size, self.model.patch_size
+        return -(-size // patch_size) * patch_size if spec(task).pads_images else size
 
     @property
     def finetuning(self) -> dict[str, FinetuneConfig]:

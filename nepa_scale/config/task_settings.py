@@ -79,6 +79,21 @@ class TaskConfig:
         """Learning rate at the end of warm-up (linear batch rule; paper §4.1)."""
         return self.base_lr * self.batch_size / 256
 
+    @property
+    def idle_tokens(self) -> int:
+        """Tokens that training leaves out of the blocks."""
+        return 0
+
+    @property
+    def mixes_pairs(self) -> bool:
+        """Whether the images of a forward pass are mixed in pairs, so that they must be even in number."""
+        return False
+
+    @property
+    def own_qk_norm(self) -> str | None:
+        """QK-norm where it is not the model's."""
+        return None
+
     def used_images(self, available: int) -> int:
         """Training images used by num_images or fraction, of those there are."""
         if self.fraction is not None:
@@ -119,6 +134,11 @@ class PretrainConfig(TaskConfig):
     stop_on_collapse: bool | None = setting(None, orchestration=True)
     """end when the embeddings of all patches are the same; false = warn; null = end, but warn without stop_gradient"""
 
+    @property
+    def idle_tokens(self) -> int:
+        """The last one in causal next-embedding prediction, which predicts nothing and which no other looks at."""
+        return int(self.shift and self.attention == "causal")
+
 
 @dataclass(kw_only=True)
 class FinetuneConfig(TaskConfig):
@@ -155,6 +175,11 @@ class FinetuneConfig(TaskConfig):
     tuning_images: int = setting(0, low=0, high=10**9)
     """training images, the same in every run, that are not trained on: the finished task is scored on them, too"""
 
+    @property
+    def own_qk_norm(self) -> str | None:
+        """QK-norm while fine-tuning, where it changes."""
+        return self.qk_norm
+
     def initial_blocks(self, depth: int) -> int | None:
         """How many of ``depth`` blocks start pre-trained, from the lowest; None is all, and the final norm."""
         return self.init_blocks if self.init_fraction is None else max(1, int(self.init_fraction * depth))
@@ -186,6 +211,11 @@ class ClassifyConfig(FinetuneConfig):
     """evaluation: the part of the resized image's side that the centre crop keeps"""
     crop_mode: str = setting("center", choices=("center", "squash"))
     """evaluation: resize the shorter side, or squash the image to a square (released large model)"""
+
+    @property
+    def mixes_pairs(self) -> bool:
+        """Whether mixup or cutmix is on."""
+        return bool(self.mixup or self.cutmix)
 
 
 @dataclass(kw_only=True)

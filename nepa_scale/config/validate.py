@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from nepa_scale.config import early_stop, ladder, lr_scaling
-from nepa_scale.config.layers import LAYER_CHOICES, numbered_blocks
+from nepa_scale.config.ladder import LAYER_CHOICES, numbered_blocks
+from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig, walk
 from nepa_scale.config.subsets import class_sizes, labels_per_class, num_train_images, num_used_images, tuning_images
 from nepa_scale.config.task_settings import TaskConfig
@@ -20,12 +21,6 @@ FP16_NEEDS_GPU = "engine.precision=fp16: CPUs do not compute in fp16; use bf16 o
 SUBSET_KEYS = ("num_images", "fraction")
 LABEL_KEY = "labels_per_class"  # a third way to say it, of the tasks that read labels
 TUNING_KEY = "tuning_images"
-NEEDS: dict[str, tuple[layout.Need, ...]] = {
-    "pretrain": (),
-    "probe": ("label",),
-    "classify": ("label",),
-    "segment": ("mask",),
-}
 
 
 def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
@@ -79,9 +74,8 @@ def _dataset_problems(config: RunConfig, task: str) -> list[str]:
 
 
 def _needs(config: RunConfig, task: str) -> tuple[layout.Need, ...]:
-    """What ``task`` reads besides images."""
-    knn = task == "pretrain" and early_stop.asks_for_knn(config.pretrain)
-    return ("label",) if knn else NEEDS[task]
+    """What ``task`` reads besides images; a milestone of nearest neighbours needs labels."""
+    return ("label",) if early_stop.asks_for_knn(config.task_config(task)) else spec(task).needs
 
 
 def stated_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
@@ -110,7 +104,7 @@ def _class_problems(config: RunConfig, task: str) -> list[str]:
     """Why no class can give as many images as labels_per_class asks for."""
     section = config.task_config(task)
     asked, kept = labels_per_class(section), tuning_images(section)
-    if asked is None and not (kept and "label" in NEEDS[task]):
+    if asked is None and not (kept and "label" in spec(task).needs):
         return []
     try:
         sizes = class_sizes(config, task)
@@ -156,7 +150,7 @@ def check_contents(config: RunConfig, tasks: tuple[str, ...], report: Report | N
         return []
     needs: dict[str, set[layout.Need]] = {}
     for task in tasks:
-        needs.setdefault(config.task_config(task).dataset, set()).update(NEEDS[task])
+        needs.setdefault(config.task_config(task).dataset, set()).update(spec(task).needs)
     root = Path(config.data.root)
     return [
         line for name, each in needs.items() for line in layout.check_contents(root, name, needs=each, report=report)
@@ -185,11 +179,11 @@ def check_batches(config: RunConfig, tasks: tuple[str, ...], world_size: int) ->
                 f"micro_batch_size={micro} does not divide {task}'s batch per device"
                 f" ({batch} / {world_size} = {share}); nearest that does: {near}"
             )
-        elif task == "classify" and (config.classify.mixup or config.classify.cutmix):
+        elif config.task_config(task).mixes_pairs:
             size = micro or batch // world_size
             if size % 2:
                 problems.append(
-                    f"classify.mixup and cutmix pair images, but a forward pass has {size}: use an even number"
+                    f"{task}.mixup and cutmix pair images, but a forward pass has {size}: use an even number"
                 )
     return problems
 
@@ -215,7 +209,7 @@ def _head_problems(config: RunConfig) -> list[str]:
 
 def _image_size_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     problems, patch = [], config.model.patch_size
-    tasks = tuple(task for task in tasks if task != "segment")  # which pads its images to whole patches
+    tasks = tuple(task for task in tasks if not spec(task).pads_images)
     for size in sorted({config.task_config(task).image_size for task in tasks}):
         of = " and ".join(f"{task}.image_size" for task in tasks if config.task_config(task).image_size == size)
         near = max(2 * patch, round(size / patch) * patch)
@@ -247,10 +241,14 @@ def _length_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
 def _streaming_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     if not config.data.streaming:
         return []
-    by_index = ["data.streaming=true: task=probe reads by index; give data.streaming=false for it"]
+    by_index = [
+        f"data.streaming=true: task={task} reads by index; give data.streaming=false for it"
+        for task in tasks
+        if spec(task).frozen_backbone
+    ]
     chosen = {f"{task}.{key}": value for task in tasks for key, value in _subset(config.task_config(task)).items()}
     chosen |= {f"{task}.{TUNING_KEY}": kept for task in tasks if (kept := tuning_images(config.task_config(task)))}
-    return (by_index if "probe" in tasks else []) + [
+    return by_index + [
         f"{key}={value}: data.streaming=true reads whole shards and can choose no subset"
         for key, value in chosen.items()
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.placement import ds_keys
-from nepa_scale.placement.placed import Placement
+from nepa_scale.placement.devices import Placement
 from nepa_scale.utils.errors import ConfigError, nearest
 
 FOLDER = Path(__file__).resolve().parents[2] / "ds_configs"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.distributed.world import World
-from nepa_scale.placement.device_memory import planned
-from nepa_scale.placement.placed import gib
+from nepa_scale.placement.devices import gib, planned
 from nepa_scale.placement.planner import place
 
 WORTH_TRYING = 0.98  # of what is needed now
@@ -28,7 +28,7 @@ def remedy(config: RunConfig, world: World) -> str:
     halved = next((size for size in range(micro // 2, 0, -1) if micro % size == 0), None)
     if halved is not None:
         choices.append((f"micro_batch_size={halved}", estimate(halved, name, recomputing)))
-    if not recomputing and config.task != "probe":
+    if not recomputing and not spec(config.task).frozen_backbone:
         choices.append(("engine.activation_checkpointing=true", estimate(micro, name, recomputing=True)))
     if world.size > 1:
         higher = [f"zero{stage}" for stage in range(chosen.zero_stage + 1, 4)]

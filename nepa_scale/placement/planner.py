@@ -14,16 +14,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.validate import divisors
 from nepa_scale.distributed.process_group import first_text, max_over_ranks
 from nepa_scale.distributed.world import World
 from nepa_scale.placement import ds_config, memory, performance
 from nepa_scale.placement.costs import workload
-from nepa_scale.placement.device_memory import DeviceMemory, found
+from nepa_scale.placement.devices import FILL, DeviceMemory, Placement, found, gib
+from nepa_scale.placement.gpus import stated_links
 from nepa_scale.placement.memory import MemoryEstimate, Workload
-from nepa_scale.placement.placed import FILL, Placement, gib
-from nepa_scale.placement.stated_links import stated_links
 from nepa_scale.utils.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -98,9 +98,13 @@ def _choices(config: RunConfig, task: str, world_size: int, device: DeviceMemory
     """Everything the user leaves open."""
     engine, share = config.engine, max(1, config.task_config(task).batch_size // world_size)
     files = [engine.ds_config] if engine.ds_config != "auto" else _files(engine.precision, world_size, device)
-    sizes = [config.micro_batch_size] if config.micro_batch_size is not None else _sizes(share, _pairs(config, task))
+    sizes = (
+        [config.micro_batch_size]
+        if config.micro_batch_size is not None
+        else _sizes(share, config.task_config(task).mixes_pairs)
+    )
     given = engine.activation_checkpointing
-    recomputing = [False] if task == "probe" else [given] if given is not None else [False, True]
+    recomputing = [False] if spec(task).frozen_backbone else [given] if given is not None else [False, True]
     yield from itertools.starmap(_Choice, itertools.product(files, sizes, recomputing))
 
 
@@ -110,11 +114,6 @@ def _files(precision: str, world_size: int, device: DeviceMemory) -> list[str]:
     if world_size > 1:
         lowest = [name for name in ("zero0", "zero1", "zero2", "zero3") if name >= lowest[0]]
     return [*lowest, "zero3_offload"] if device.on_gpu else lowest
-
-
-def _pairs(config: RunConfig, task: str) -> bool:
-    """Whether the images of a pass are mixed in pairs."""
-    return task == "classify" and bool(config.classify.mixup or config.classify.cutmix)
 
 
 def _sizes(share: int, even: bool) -> list[int]:

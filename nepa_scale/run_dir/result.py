@@ -15,7 +15,7 @@ from nepa_scale.config.schema import RunConfig
 from nepa_scale.distributed.world import World
 from nepa_scale.perf.throughput import Throughput
 from nepa_scale.placement.costs import FLOPS_CONVENTION, task_cost
-from nepa_scale.placement.placed import Placement
+from nepa_scale.placement.devices import Placement
 from nepa_scale.run_dir.status import now
 from nepa_scale.utils.files import write_json
 

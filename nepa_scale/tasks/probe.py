@@ -10,7 +10,7 @@ import torch
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
-from nepa_scale.config.layers import EMBEDDING, OUTPUT, block_name, block_of, probed_layers
+from nepa_scale.config.ladder import EMBEDDING, OUTPUT, block_name, block_of, probed_layers
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.task_settings import ProbeConfig
 from nepa_scale.data.datasets import LabelledImages
@@ -20,8 +20,8 @@ from nepa_scale.distributed.process_group import sum_over_ranks
 from nepa_scale.distributed.world import World
 from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.optim.optimizer import ADAM_EPS
-from nepa_scale.placement.costs import RATE_FACTORS
 from nepa_scale.tasks.finetune import load_backbone
+from nepa_scale.tasks.head_costs import RATE_FACTORS
 from nepa_scale.tasks.probing.heads import (
     LINEAR_LAST,
     LINEAR_MEAN,
@@ -32,7 +32,7 @@ from nepa_scale.tasks.probing.heads import (
     rate_groups,
     view,
 )
-from nepa_scale.tasks.probing.vote import top1_of_votes
+from nepa_scale.tasks.probing.knn import top1_of_votes
 from nepa_scale.tasks.task import Task, Value, parameter_dtype
 
 STANDARDISED_IMAGES = 2048

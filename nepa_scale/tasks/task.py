@@ -16,7 +16,7 @@ from torch import nn
 
 from nepa_scale.config.ladder import QkNorm
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.config.subsets import exhausted_classes, num_used_images, tuning_images
+from nepa_scale.config.subsets import exhausted_classes, num_classes, num_used_images, tuning_images
 from nepa_scale.config.task_settings import TaskConfig
 from nepa_scale.data import layout
 from nepa_scale.data.datasets import Samples
@@ -69,11 +69,6 @@ class Task(ABC):
     def eval_batch_size(self) -> int:
         """Images per evaluation pass and device."""
         return 64
-
-    @property
-    def backbone_image_size(self) -> int:
-        """Side of the square images that the backbone is built for, a multiple of the patch."""
-        return self.section.image_size
 
     @property
     def layer_decay(self) -> LayerDecay:
@@ -149,7 +144,7 @@ class Task(ABC):
         arch = model.architecture()
         backbone = build_backbone(
             arch if qk_norm is None else dataclasses.replace(arch, qk_norm=cast(QkNorm, qk_norm)),
-            self.backbone_image_size,
+            self.config.backbone_image_size(self.name),
             layer_scale_init=model.layer_scale_init,
             xavier_init=model.weight_init == "xavier",
             rope_rescale=model.rope_rescale if model.rope_rescale > 1 else None,
@@ -162,8 +157,7 @@ class Task(ABC):
 
     def num_classes(self) -> int:
         """Classes of the task's labels or masks."""
-        count = layout.mask_classes if self.name == "segment" else layout.num_classes
-        return count(Path(self.config.data.root), self.section.dataset)
+        return num_classes(self.config, self.name)
 
     def evaluation_batches(
         self, world: World, device: torch.device, data: Samples[Any] | None = None

@@ -19,16 +19,16 @@ from nepa_scale.data.streaming import train_stream
 from nepa_scale.data.tolerance import FaultLog, Loaded, allowed_faults
 from nepa_scale.distributed.world import World
 from nepa_scale.engine.engine import Batch
-from nepa_scale.placement.placed import Placement
+from nepa_scale.placement.devices import Placement
 from nepa_scale.tasks.task import Task
 from nepa_scale.utils.errors import DataError
 
 
-class Feed:
+class Batches:
     """This rank's micro-batches of each step from ``start`` on.
 
     Attributes:
-        batches: those of the step that was fetched last.
+        current: those of the step that was fetched last.
         error: why there are none, if there are none.
         wait_seconds: time spent waiting for data since it was last set to zero.
         replaced: images that others stood in for, in all batches fetched so far.
@@ -46,7 +46,7 @@ class Feed:
         start: int,
         total_steps: int,
     ) -> None:
-        self.batches: list[Batch] = []
+        self.current: list[Batch] = []
         self.error: str | None = None
         self.wait_seconds = 0.0
         self.replaced = 0
@@ -77,8 +77,8 @@ class Feed:
         """Get the next step's micro-batches ready, or note in ``error`` why that cannot be."""
         before = time.perf_counter()
         try:
-            self.batches = list(itertools.islice(self._stream, self._accumulation))
-            for _ in self.batches:
+            self.current = list(itertools.islice(self._stream, self._accumulation))
+            for _ in self.current:
                 self._count(self._faults.popleft())
         except DataError as error:
             self.error = str(error)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nepa_scale.config import validate
+from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.distributed import process_group, rendezvous
 from nepa_scale.distributed.failures import Failure, JobFailedError
@@ -16,7 +17,7 @@ from nepa_scale.distributed.watchdog import STARTING_PATIENCE, Watchdog
 from nepa_scale.distributed.world import World
 from nepa_scale.perf import malloc
 from nepa_scale.placement import ds_config, oom
-from nepa_scale.placement.placed import Placement
+from nepa_scale.placement.devices import Placement
 from nepa_scale.placement.planner import agree
 from nepa_scale.placement.visible_gpus import unseen
 from nepa_scale.run_dir.status import Status, read_status, write_status
@@ -152,18 +153,6 @@ def build_task(config: RunConfig, run_dir: Path) -> Task:
     other = None if weights is None else initial.other_standardisation(config)
     if other is not None:
         logger.warning("%s", other)
-    if config.task == "pretrain":
-        from nepa_scale.tasks.pretrain import Pretrain
-
-        return Pretrain(config)
-    if config.task == "probe":
-        from nepa_scale.tasks.probe import Probe
-
-        return Probe(config, weights)
-    if config.task == "classify":
-        from nepa_scale.tasks.classify import Classify
-
-        return Classify(config, weights)
-    from nepa_scale.tasks.segment import Segment
-
-    return Segment(config, weights)
+    task = spec(config.task)
+    built: Task = task.task_class(config, weights) if task.downstream else task.task_class(config)
+    return built

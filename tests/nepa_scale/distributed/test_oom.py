@@ -15,7 +15,7 @@ from nepa_scale.distributed.exit_codes import ExitCode
 from nepa_scale.distributed.failures import exit_code
 from nepa_scale.distributed.world import World
 from nepa_scale.placement import oom
-from nepa_scale.placement.device_memory import planned
+from nepa_scale.placement.devices import planned
 from nepa_scale.placement.planner import place
 from nepa_scale.run_dir.status import read_status
 from nepa_scale.utils import errors

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Score = Callable[[Tensor], Tensor]
@@ -87,3 +88,27 @@ def _cut(images: Sequence[Tensor], views: Sequence[View]) -> Tensor:
     return torch.stack(
         [images[view.image][:, view.top :, view.left :][:, : view.height, : view.width] for view in views]
     )
+
+
+def pad_to_patches(images: Tensor, patch_size: int, *, own_mean: bool = False) -> Tensor:
+    """Pad images [B, C, H, W] to whole patches, at the two ends of a side alike (an odd pixel at the far end).
+
+    ``own_mean``: each channel's mean becomes zero first, for a model that subtracts it anyway.
+    """
+    if own_mean:
+        images = images - images.mean((-2, -1), keepdim=True)
+    (top, bottom), (left, right) = (_margins(side, patch_size) for side in images.shape[-2:])
+    return F.pad(images, (left, right, top, bottom))
+
+
+def scores_of_image(scores: Tensor, height: int, width: int, patch_size: int) -> Tensor:
+    """Scores [B, C, h, w] of padded images -> [B, C, height, width] of the images before padding (bilinear)."""
+    (top, bottom), (left, right) = _margins(height, patch_size), _margins(width, patch_size)
+    padded = top + height + bottom, left + width + right
+    whole = F.interpolate(scores, size=padded, mode="bilinear", align_corners=False)
+    return whole[..., top : top + height, left : left + width]
+
+
+def _margins(length: int, patch_size: int) -> tuple[int, int]:
+    missing = -length % patch_size
+    return missing // 2, missing - missing // 2
