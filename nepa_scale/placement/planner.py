@@ -8,28 +8,18 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
 
 from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.validate import divisors
-from nepa_scale.distributed.process_group import first_text, max_over_ranks
-from nepa_scale.distributed.world import World
 from nepa_scale.placement import ds_config, memory, performance
 from nepa_scale.placement.costs import workload
-from nepa_scale.placement.devices import FILL, DeviceMemory, Placement, found, gib
+from nepa_scale.placement.devices import FILL, DeviceMemory, Placement, gib
 from nepa_scale.placement.gpus import stated_links
 from nepa_scale.placement.memory import MemoryEstimate, Workload
-from nepa_scale.utils.files import read_json, write_json
 
-if TYPE_CHECKING:
-    import torch
-
-NAME = "placement.json"
 #: Time of a step of CPU ranks beside plain data parallelism, as measured (docs/placement.md): DeepSpeed copies
 #: gradients together at stages 1 and 2, and gathers every weight twice at stage 3. GPUs have the performance model.
 TIMES = {"zero0": 1.0, "zero1": 1.1, "zero2": 1.15, "zero3": 2.0}
@@ -51,26 +41,6 @@ def place(config: RunConfig, task: str, world_size: int, device: DeviceMemory) -
     ordered = [placement for _, placement in tried]
     chosen = next((each for each in ordered if each.fits), None) or min(ordered, key=lambda each: each.memory.total)
     return replace(chosen, reasons=tuple(_reasons(config, chosen, ordered, device)))
-
-
-def agree(config: RunConfig, task_dir: Path, world: World, device: torch.device) -> Placement:
-    """The placement of ``config.task`` that all ranks train with; every rank calls this, in the process group.
-
-    It is written beside the task's files, and a training that continues on as many devices keeps it, however much
-    memory there is by then: another micro-batch would round differently.
-    """
-    own = found(config, world)
-    size = -max_over_ranks(-(own.size or 0), device)
-    memory_of_each = replace(own, size=size or None, gpu=first_text(own.gpu if world.is_main else None))
-    text = first_text(json.dumps(_earlier(task_dir)) if world.is_main else None)
-    kept = json.loads(text) if text else {}
-    continued = bool(kept) and kept["world_size"] == world.size
-    chosen = place(_restated(config, kept) if continued else config, config.task, world.size, memory_of_each)
-    if continued:
-        chosen = replace(chosen, reasons=("as it was when this training began", *chosen.reasons))
-    if world.is_main:
-        write_json(task_dir / NAME, asdict(chosen))
-    return chosen
 
 
 def describe(placement: Placement, device: DeviceMemory) -> list[str]:
@@ -213,29 +183,3 @@ def _reasons(config: RunConfig, chosen: Placement, ordered: list[Placement], dev
         yield f"activation checkpointing: without it {gib(kept.total)} would be needed{room}"
     if not chosen.fits:
         yield f"this is the least that training takes{room}"
-
-
-def _earlier(task_dir: Path) -> dict[str, Any] | None:
-    """The placement that a task's training began with."""
-    try:
-        content: dict[str, Any] = read_json(task_dir / NAME)
-    except (OSError, ValueError):
-        return None
-    keys = ("world_size", "ds_config", "micro_batch_size", "activation_checkpointing")
-    return {key: content[key] for key in keys} if all(key in content for key in keys) else None
-
-
-def _restated(config: RunConfig, kept: dict[str, Any]) -> RunConfig:
-    """``config`` with what it leaves open set as it was."""
-    engine = config.engine
-    return replace(
-        config,
-        micro_batch_size=kept["micro_batch_size"] if config.micro_batch_size is None else config.micro_batch_size,
-        engine=replace(
-            engine,
-            ds_config=kept["ds_config"] if engine.ds_config == "auto" else engine.ds_config,
-            activation_checkpointing=kept["activation_checkpointing"]
-            if engine.activation_checkpointing is None
-            else engine.activation_checkpointing,
-        ),
-    )

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from nepa_scale.config.schema import RunConfig
 from nepa_scale.data.advice import prepare_command
 from nepa_scale.data.device import on_device
 from nepa_scale.data.loader import train_loader
@@ -19,7 +18,7 @@ from nepa_scale.data.streaming import train_stream
 from nepa_scale.data.tolerance import FaultLog, Loaded, allowed_faults
 from nepa_scale.distributed.world import World
 from nepa_scale.engine.engine import Batch
-from nepa_scale.placement.devices import Placement
+from nepa_scale.placement.resolved import ResolvedTask
 from nepa_scale.tasks.task import Task
 from nepa_scale.utils.errors import DataError
 
@@ -38,14 +37,14 @@ class Batches:
     def __init__(
         self,
         task: Task,
-        config: RunConfig,
-        placement: Placement,
+        resolved: ResolvedTask,
         *,
         world: World,
         device: torch.device,
         start: int,
         total_steps: int,
     ) -> None:
+        config, placement = resolved.config, resolved.placement
         self.current: list[Batch] = []
         self.error: str | None = None
         self.wait_seconds = 0.0

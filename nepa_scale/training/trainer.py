@@ -15,7 +15,6 @@ from nepa_scale.checkpoint.checkpointer import Checkpoints
 from nepa_scale.config import branch
 from nepa_scale.config.early_stop import Milestones, evaluation_steps
 from nepa_scale.config.registry import spec
-from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.validate import describe_data
 from nepa_scale.distributed.process_group import first_text, max_over_ranks, sum_over_ranks, sum_votes
 from nepa_scale.distributed.signals import StopRequest
@@ -25,9 +24,7 @@ from nepa_scale.engine.engine import Engine, StepResult
 from nepa_scale.optim.optimizer import group_schedules, num_params
 from nepa_scale.perf.compile import compile_backbone
 from nepa_scale.perf.throughput import Throughput
-from nepa_scale.placement import ds_config
-from nepa_scale.placement.costs import task_cost
-from nepa_scale.placement.devices import Placement
+from nepa_scale.placement.resolved import ResolvedTask
 from nepa_scale.run_dir.paths import AVERAGE_NAME, WEIGHTS_NAME
 from nepa_scale.run_dir.result import write_result
 from nepa_scale.tasks.task import StoppedError, Task
@@ -44,37 +41,34 @@ class Trainer:
     def __init__(
         self,
         task: Task,
-        config: RunConfig,
+        resolved: ResolvedTask,
         task_dir: Path,
         *,
-        placement: Placement,
         world: World,
         device: torch.device,
         stop: StopRequest,
         watchdog: Watchdog,
     ) -> None:
-        self.task, self.config, self.task_dir, self.placement = task, config, task_dir, placement
+        self.task, self.resolved, self.config, self.task_dir = task, resolved, resolved.config, task_dir
         self.world, self.device, self.stop, self.watchdog = world, device, stop, watchdog
-        section = task.section
+        config, section = resolved.config, task.section
         self.total_steps = section.total_steps(len(task.train_data))
         self.params = num_params(task.module)
-        if placement.activation_checkpointing:
+        if resolved.placement.activation_checkpointing:
             task.backbone.set_grad_checkpointing()
-        stage = placement.zero_stage
-        if compile_backbone(task.backbone, config, task.name, zero_stage=stage, world=world, device=device):
+        if compile_backbone(task.backbone, resolved, world=world, device=device):
             task.compile_rest()
         optimizer = task.build_optimizer()
         self.engine = Engine(
             task.module,
             optimizer,
             group_schedules(optimizer.param_groups, section, self.total_steps, task.layer_decay),
-            ds_config.resolve(config, task.name, placement),
+            resolved.deepspeed,
             world=world,
             device=device,
             ema_decay=section.ema_decay,
         )
-        cost = task_cost(config, task.name, activation_checkpointing=placement.activation_checkpointing)
-        self._throughput = Throughput(cost, config.engine.precision, world, device)
+        self._throughput = Throughput(resolved.cost, config.engine.precision, world, device)
         self._milestones = Milestones(f"{task.name}.milestones", section.milestones)
         self._evaluation_steps = evaluation_steps(section, self.total_steps)
         self._saved = 0
@@ -140,8 +134,7 @@ class Trainer:
         self._run_logger.status("running", start)
         self._batches = Batches(
             self.task,
-            config,
-            self.placement,
+            self.resolved,
             world=self.world,
             device=self.device,
             start=start,
@@ -237,14 +230,12 @@ class Trainer:
         self._illustrate()
         write_result(
             self.task_dir,
-            self.config,
-            self.world,
+            self.resolved,
             metrics=metrics,
             details=details,
             validation_images=len(self.task.eval_data),
             starts_finetuned=self.task.starts_finetuned,
             params=self.params,
-            placement=self.placement,
             throughput=self._throughput,
             images_replaced=self._replaced,
             wall_seconds=self._run_logger.seconds,

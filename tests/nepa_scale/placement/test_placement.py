@@ -13,8 +13,8 @@ from processes import next_line, running
 from nepa_scale.config.overrides import parse
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.distributed.world import World
-from nepa_scale.placement import devices, planner
-from nepa_scale.placement.devices import DeviceMemory, Placement
+from nepa_scale.placement import devices, planner, resolved
+from nepa_scale.placement.devices import FILL, DeviceMemory, Placement
 from nepa_scale.placement.planner import place
 from nepa_scale.train import check, main
 from sweeps.launch import main as launch
@@ -51,7 +51,7 @@ def test_batch_adds_up_and_fits(size: str, precision: str, gib: float, devices: 
     """Micro-batch x accumulation x devices is the batch, within memory unless even the smallest way is too large."""
     found = placed(f"model.size={size}", f"engine.precision={precision}", devices=devices, gib=gib)
     assert found.micro_batch_size * found.accumulation * devices == 4096
-    assert found.memory.total <= planner.FILL * gib * GIB or not found.fits
+    assert found.memory.total <= FILL * gib * GIB or not found.fits
     if not found.fits:
         assert found.activation_checkpointing
         assert found.micro_batch_size == 1 or found.memory.moment == "step"  # which no smaller pass would lessen
@@ -157,14 +157,14 @@ def test_training_goes_on_as_it_began(digits_root: Path, tmp_path: Path) -> None
     words += ["log.pictures=0", "checkpoint.every=2", "pretrain.batch_size=16"]
     run, twin = tmp_path / "run", tmp_path / "twin"
     train([*words, f"run_dir={twin}", "micro_batch_size=8"])
-    chosen = json.loads((twin / "pretrain" / planner.NAME).read_text())
+    chosen = json.loads((twin / "pretrain" / resolved.NAME).read_text())
     assert (chosen["micro_batch_size"], chosen["accumulation"]) == (8, 2)
     for name in ("result.json", "model.safetensors"):
         (twin / "pretrain" / name).unlink()
     (twin / "pretrain" / "status.json").unlink()
     output = train([*words, f"run_dir={twin}"])
     assert "as it was when this training began" in output
-    assert json.loads((twin / "pretrain" / planner.NAME).read_text())["micro_batch_size"] == 8
+    assert json.loads((twin / "pretrain" / resolved.NAME).read_text())["micro_batch_size"] == 8
     train([*words, f"run_dir={run}"])
     assert losses(run / "pretrain") == pytest.approx(losses(twin / "pretrain"), abs=1e-6)
 
