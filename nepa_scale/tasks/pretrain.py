@@ -21,8 +21,10 @@ from nepa_scale.data.device import to_device
 from nepa_scale.data.transforms import pretrain_eval, pretrain_train
 from nepa_scale.distributed.process_group import sum_over_ranks
 from nepa_scale.distributed.world import World
-from nepa_scale.models.nepa_vit import NepaViT, scale_initial_weights, standardised
+from nepa_scale.models.build import scale_initial_weights
+from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.models.objective import Diagnostics, next_embedding_loss
+from nepa_scale.models.patches import standardised
 from nepa_scale.optim.optimizer import build_optimizer
 from nepa_scale.tasks import pretrain_monitors, target_warnings
 from nepa_scale.tasks.pretrain_monitors import Spread

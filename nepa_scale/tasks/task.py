@@ -28,7 +28,8 @@ from nepa_scale.data.sources import Contents, Source, open_source
 from nepa_scale.data.streaming import eval_passes, eval_stream
 from nepa_scale.distributed.process_group import first_text, sum_votes
 from nepa_scale.distributed.world import World
-from nepa_scale.models.nepa_vit import NepaViT, build_backbone
+from nepa_scale.models.build import build_backbone
+from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.optim.optimizer import NO_LAYER_DECAY, LayerDecay, build_optimizer
 from nepa_scale.utils.errors import DataError, DataLostError
 from nepa_scale.utils.progress import logger

@@ -22,7 +22,8 @@ from nepa_scale.data.decode import decode_rgb
 from nepa_scale.data.device import to_device
 from nepa_scale.data.sources import open_source
 from nepa_scale.distributed.world import World
-from nepa_scale.models.nepa_vit import NepaViT, build_backbone
+from nepa_scale.models.build import build_backbone
+from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.run_dir import paths
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.pretrain import Pretrain
