@@ -100,8 +100,6 @@ def describe(resolved: ResolvedTask, run_dir: Path) -> str:
     """What the task would do and cost."""
     config, cost = resolved.config, resolved.cost
     rates = None if spec(config.task).downstream else lr_scaling.describe(config)
-    awaited = initial.check_start(run_dir, config) if _awaits_pretraining(config) else []
-    problems = [*awaited, *filter(None, [resolved.problem, unseen()])]
     return "\n".join(
         [
             f"{config.task} of run {config.run_id} in {run_dir}",
@@ -113,9 +111,16 @@ def describe(resolved: ResolvedTask, run_dir: Path) -> str:
             f"FLOPs        {cost.flops_train:.3g} useful, {cost.flops_executed:.3g} executed",
             *placement_lines(resolved.placement, resolved.device),
             *filter(None, [exhausted_classes(config, config.task)]),
-            *(f"warning: {problem}" for problem in problems),
+            *(f"warning: {problem}" for problem in doubts(resolved, run_dir)),
         ]
     )
+
+
+def doubts(resolved: ResolvedTask, run_dir: Path) -> list[str]:
+    """What keeps the task from starting here, or makes it doubtful; a line each."""
+    config = resolved.config
+    awaited = initial.check_start(run_dir, config) if _awaits_pretraining(config) else []
+    return [*awaited, *filter(None, [resolved.problem, unseen()])]
 
 
 def start(words: list[str], resolved: ResolvedTask, run_dir: Path, world: World) -> int:

@@ -1,6 +1,7 @@
-"""Milestones: what a task must have reached by a stated step, or it ends there as failed and is never a data point.
+"""Early stopping by milestones: a task that has not reached a stated metric by a stated step ends there as failed.
 
-Free of torch: a milestone that cannot be judged is reported before work starts.
+Also the sets of steps after which a task is evaluated or saved. Free of torch: a milestone that cannot be judged is
+reported before work starts.
 """
 
 from __future__ import annotations
@@ -41,22 +42,22 @@ class Milestones:
     def recall(self, rows: Iterable[Mapping[str, Any]]) -> str | None:
         """Judge what the evaluations on record can judge; rows come in the order of their steps."""
         for row in rows:
-            figures = {key.removeprefix(LOGGED): value for key, value in row.items() if key.startswith(LOGGED)}
-            verdict = self.judge(row["step"], figures) if figures else None
+            metrics = {key.removeprefix(LOGGED): value for key, value in row.items() if key.startswith(LOGGED)}
+            verdict = self.judge(row["step"], metrics) if metrics else None
             if verdict is not None:
                 return verdict
         return None
 
-    def judge(self, step: int, figures: Mapping[str, float]) -> str | None:
+    def judge(self, step: int, metrics: Mapping[str, float]) -> str | None:
         """Hold the evaluation after ``step`` against the milestones that are due; returns what was missed, or None.
 
         One of nearest neighbours waits for an evaluation that has their vote: of those on record, from before it was
         set, none has.
         """
-        due = sorted(each for each, goals in self._open.items() if each <= step and _voted(goals, figures))
-        for goals in (self._open.pop(each) for each in due):
+        due = sorted(at for at, goals in self._open.items() if at <= step and _voted(goals, metrics))
+        for goals in map(self._open.pop, due):
             for name, goal in goals.items():
-                value = figures.get(name, math.nan)
+                value = metrics.get(name, math.nan)
                 if not _met(name, value, goal):
                     limit = "at most" if _falls(name) else "at least"
                     return f"milestone: {name} is {value:.4g} after step {step}, not {limit} {goal:g} ({self._key})"
@@ -84,12 +85,12 @@ def problems(config: RunConfig, task: str) -> list[str]:
         goals = parse(section.milestones)
     except ValueError as error:
         return [f"{key}={section.milestones}: {error}"]
-    wanted = dict.fromkeys(name for each in goals.values() for name in each)
+    named = dict.fromkeys(name for step_goals in goals.values() for name in step_goals)
     if KNN in valid and config.data.streaming and asks_for_knn(section):
         return [f"{key}: {KNN} reads by index; give data.streaming=false or another measure"]
     return [
         f"{key}: no measure '{name}' of {task}{nearest(name, valid)} (there are: {', '.join(valid)})"
-        for name in wanted
+        for name in named
         if name not in valid
     ]
 
@@ -122,8 +123,8 @@ def evaluation_steps(section: TaskConfig, total_steps: int) -> StepSet:
     )
 
 
-def _voted(goals: Mapping[str, float], figures: Mapping[str, float]) -> bool:
-    return all(name in figures for name in goals if name.removeprefix(AVERAGE) == KNN)
+def _voted(goals: Mapping[str, float], metrics: Mapping[str, float]) -> bool:
+    return all(name in metrics for name in goals if name.removeprefix(AVERAGE) == KNN)
 
 
 def _met(name: str, value: float, goal: float) -> bool:

@@ -48,18 +48,14 @@ def check_data(config: RunConfig, tasks: tuple[str, ...], *, planning: bool = Fa
     root, data, problems = Path(config.data.root), config.data, []
     for task in tasks:
         name = config.task_config(task).dataset
-        found = stated.contradictions(root, name, data.stated)
+        lines = stated.contradictions(root, name, data.stated)
         if planning and stated.standing_in(root, name, data.stated) is not None:
-            found += layout.missing_needs(stated.dataset_facts(root, name, data.stated), _needs(config, task))
+            lines += layout.missing_needs(stated.dataset_facts(root, name, data.stated), _needs(config, task))
         else:
-            there = _dataset_problems(config, task)
-            found += (
-                [f"{line}; a plan needs no more than {stated.EXAMPLE}" for line in there]
-                if (planning and not (root / name).exists())
-                else there
-            )
-        found = found or _count_problems(config, task)
-        problems += found or _class_problems(config, task)
+            absent = planning and not (root / name).exists()
+            remedy = f"; a plan needs no more than {stated.EXAMPLE}" if absent else ""
+            lines += [f"{line}{remedy}" for line in _dataset_problems(config, task)]
+        problems += lines or _count_problems(config, task) or _class_problems(config, task)
     return list(dict.fromkeys(problems))
 
 
@@ -82,8 +78,8 @@ def stated_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     """A text for each data set that is not there and of which facts are planned with instead."""
     root, data = Path(config.data.root), config.data
     names = dict.fromkeys(config.task_config(task).dataset for task in tasks)
-    facts = ((name, stated.standing_in(root, name, data.stated)) for name in names)
-    return [stated.describe(name, each) for name, each in facts if each is not None]
+    facts_of = {name: stated.standing_in(root, name, data.stated) for name in names}
+    return [stated.describe(name, facts) for name, facts in facts_of.items() if facts is not None]
 
 
 def _count_problems(config: RunConfig, task: str) -> list[str]:
@@ -152,9 +148,8 @@ def check_contents(config: RunConfig, tasks: tuple[str, ...], report: Report | N
     for task in tasks:
         needs.setdefault(config.task_config(task).dataset, set()).update(spec(task).needs)
     root = Path(config.data.root)
-    return [
-        line for name, each in needs.items() for line in layout.check_contents(root, name, needs=each, report=report)
-    ]
+    checks = (layout.check_contents(root, name, needs=read, report=report) for name, read in needs.items())
+    return [line for lines in checks for line in lines]
 
 
 def is_made_on_demand(config: RunConfig, task: str) -> bool:
@@ -173,11 +168,11 @@ def check_batches(config: RunConfig, tasks: tuple[str, ...], world_size: int) ->
                 f"{task}.batch_size={batch} does not divide over {world_size} devices; nearest that does: {near}"
             )
         elif micro is not None and (batch // world_size) % micro:
-            share = batch // world_size
-            near = max(size for size in divisors(share) if size <= micro)
+            of_device = batch // world_size
+            near = max(size for size in divisors(of_device) if size <= micro)
             problems.append(
                 f"micro_batch_size={micro} does not divide {task}'s batch per device"
-                f" ({batch} / {world_size} = {share}); nearest that does: {near}"
+                f" ({batch} / {world_size} = {of_device}); nearest that does: {near}"
             )
         elif config.task_config(task).mixes_pairs:
             size = micro or batch // world_size
@@ -256,14 +251,14 @@ def _streaming_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
 
 def _shard_problems(config: RunConfig, tasks: tuple[str, ...], world_size: int) -> list[str]:
     """Problems of dealing shards out; a data set that cannot be used has its own line already."""
-    found = {}
+    is_remote = {}
     for task in tasks:
         with suppress(DataError):
             info = layout.dataset_info(Path(config.data.root), config.task_config(task).dataset)
-            found[len(info.splits["train"].filenames)] = info.url is not None
+            is_remote[len(info.splits["train"].filenames)] = info.url is not None
     problems = (
         layout.too_few_shards(count, world_size, config.data.num_workers, remote=remote)
-        for count, remote in sorted(found.items())
+        for count, remote in sorted(is_remote.items())
         if count
     )
     return [problem for problem in problems if problem is not None]

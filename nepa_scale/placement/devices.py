@@ -43,7 +43,7 @@ def planned(config: RunConfig, world: World) -> DeviceMemory:
     return host_share(ranks_here(world))
 
 
-def found(config: RunConfig, world: World) -> DeviceMemory:
+def measured(config: RunConfig, world: World) -> DeviceMemory:
     """What this rank may use of its device, with torch loaded; ranks may find different sizes."""
     import torch
 
@@ -90,11 +90,11 @@ def _resident() -> int:
 def _left_in_control_groups() -> list[int]:
     """What the limits of this process's group and of those above it leave (cgroup v2)."""
     try:
-        own = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("::")[2].strip().lstrip("/")
+        group = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("::")[2].strip().lstrip("/")
     except OSError:
         return []
     left = []
-    for folder in [CGROUP / own, *(CGROUP / own).parents]:
+    for folder in [CGROUP / group, *(CGROUP / group).parents]:
         try:
             limit, used = (
                 (folder / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current")

@@ -35,11 +35,10 @@ def place(config: RunConfig, task: str, world_size: int, device: DeviceMemory) -
     """
     work = workload(config, task)
     choices = _choices(config, task, world_size, device)
-    laid = [_laid(config, task, work, choice, world_size, device) for choice in choices]
-    seconds = _times(config, task, work, device)
-    tried = sorted(((seconds(placement), placement) for placement in laid), key=lambda pair: pair[0])
-    ordered = [placement for _, placement in tried]
-    chosen = next((each for each in ordered if each.fits), None) or min(ordered, key=lambda each: each.memory.total)
+    placements = [_with_memory(config, task, work, choice, world_size, device) for choice in choices]
+    ordered = sorted(placements, key=_times(config, task, work, device))
+    fitting = next((placement for placement in ordered if placement.fits), None)
+    chosen = fitting or min(ordered, key=lambda placement: placement.memory.total)
     return replace(chosen, reasons=tuple(_reasons(config, chosen, ordered, device)))
 
 
@@ -66,15 +65,16 @@ class _Choice:
 
 def _choices(config: RunConfig, task: str, world_size: int, device: DeviceMemory) -> Iterator[_Choice]:
     """Everything the user leaves open."""
-    engine, share = config.engine, max(1, config.task_config(task).batch_size // world_size)
+    engine, section = config.engine, config.task_config(task)
     files = [engine.ds_config] if engine.ds_config != "auto" else _files(engine.precision, world_size, device)
-    sizes = (
-        [config.micro_batch_size]
-        if config.micro_batch_size is not None
-        else _sizes(share, config.task_config(task).mixes_pairs)
-    )
-    given = engine.activation_checkpointing
-    recomputing = [False] if spec(task).frozen_backbone else [given] if given is not None else [False, True]
+    sizes = [config.micro_batch_size]
+    if config.micro_batch_size is None:
+        sizes = _sizes(max(1, section.batch_size // world_size), even=section.mixes_pairs)
+    recomputing = [engine.activation_checkpointing]
+    if spec(task).frozen_backbone:
+        recomputing = [False]
+    elif engine.activation_checkpointing is None:
+        recomputing = [False, True]
     yield from itertools.starmap(_Choice, itertools.product(files, sizes, recomputing))
 
 
@@ -86,9 +86,9 @@ def _files(precision: str, world_size: int, device: DeviceMemory) -> list[str]:
     return [*lowest, "zero3_offload"] if device.on_gpu else lowest
 
 
-def _sizes(share: int, even: bool) -> list[int]:
-    """The micro-batches that cut a device's share into equal parts; the share itself where none is even."""
-    return [size for size in divisors(share) if size % 2 == 0 or not even] or [share]
+def _sizes(images: int, *, even: bool) -> list[int | None]:
+    """The micro-batches that cut the ``images`` of a device into equal parts; all of them where none is even."""
+    return [size for size in divisors(images) if size % 2 == 0 or not even] or [images]
 
 
 def _times(config: RunConfig, task: str, work: Workload, device: DeviceMemory) -> Callable[[Placement], float]:
@@ -108,11 +108,11 @@ def _time_on_cpus(work: Workload, placement: Placement) -> float:
     return time * (RECOMPUTING if placement.activation_checkpointing else 1)
 
 
-def _laid(
+def _with_memory(
     config: RunConfig, task: str, work: Workload, choice: _Choice, world_size: int, device: DeviceMemory
 ) -> Placement:
     """A choice with its memory."""
-    share = max(1, config.task_config(task).batch_size // world_size)
+    of_device = max(1, config.task_config(task).batch_size // world_size)
     stage, offload = ds_config.zero_stage(choice.ds_config), ds_config.offloads(choice.ds_config)
     blank = memory.MemoryEstimate(0, 0, 0, 0, 0, 0, 0, "")
     placement = Placement(
@@ -120,7 +120,7 @@ def _laid(
         ds_config=choice.ds_config,
         zero_stage=stage,
         micro_batch_size=choice.micro_batch_size,
-        accumulation=max(1, share // choice.micro_batch_size),
+        accumulation=max(1, of_device // choice.micro_batch_size),
         activation_checkpointing=choice.activation_checkpointing,
         num_params=work.params,
         largest_tensor=work.largest_tensor,
@@ -153,11 +153,9 @@ def _reasons(config: RunConfig, chosen: Placement, ordered: list[Placement], dev
 
     def instead(**change: object) -> MemoryEstimate | None:
         """The memory of the placement that differs from the chosen one in ``change`` alone."""
-        wanted = {"ds_config": chosen.ds_config, "micro_batch_size": chosen.micro_batch_size} | {
-            "activation_checkpointing": chosen.activation_checkpointing
-        }
-        wanted |= change
-        return next((p.memory for p in ordered if all(getattr(p, key) == value for key, value in wanted.items())), None)
+        choice = {key: getattr(chosen, key) for key in ("ds_config", "micro_batch_size", "activation_checkpointing")}
+        choice |= change
+        return next((p.memory for p in ordered if all(getattr(p, key) == value for key, value in choice.items())), None)
 
     if engine.ds_config != "auto":
         yield f"ZeRO stage {chosen.zero_stage}: engine.ds_config={engine.ds_config}"

@@ -17,7 +17,7 @@ from nepa_scale.distributed.process_group import gather_objects, max_over_ranks
 from nepa_scale.distributed.world import World
 from nepa_scale.placement import ds_config
 from nepa_scale.placement.costs import TaskCost, task_cost
-from nepa_scale.placement.devices import DeviceMemory, Placement, found, gib, planned
+from nepa_scale.placement.devices import DeviceMemory, Placement, gib, measured, planned
 from nepa_scale.placement.planner import place
 from nepa_scale.utils.files import read_json, write_json
 
@@ -69,7 +69,7 @@ def agree(resolved: ResolvedTask, task_dir: Path, world: World, device: torch.de
     A GPU's memory is known only now. The placement is written beside the task's files, and a training that continues
     on as many devices keeps it, however much memory there is by then: another micro-batch would round differently.
     """
-    own = found(resolved.config, world) if resolved.device.on_gpu else resolved.device
+    own = measured(resolved.config, world) if resolved.device.on_gpu else resolved.device
     first, memory = gather_objects((resolved, own))[0]
     least = -max_over_ranks(-(own.size or 0), device) or None
     agreed = _on_memory(first, world.size, replace(memory, size=least))

@@ -76,9 +76,9 @@ class Finetune(Task):
         if self.tuning_data is None:
             return {}
         of_validation = self.details
-        found = self.evaluate(world, device, self.tuning_data)
+        metrics = self.evaluate(world, device, self.tuning_data)
         self.details = of_validation
-        return {f"tuning_{self.score}": found[self.score]}
+        return {f"tuning_{self.score}": metrics[self.score]}
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser with layer-wise rates and, if asked for, a rate of its own for the head."""

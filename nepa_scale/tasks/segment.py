@@ -153,8 +153,8 @@ class Segment(Finetune):
         window = self.section.image_size if self.section.eval_mode == "slide" else None
         agree = functools.partial(max_over_ranks, device=device)
         logits: Callable[[Tensor], Tensor] = self.module.logits  # type: ignore[assignment]
-        found = slide(logits, views, window, pixels=EVAL_PIXELS, agree=agree)
-        for index, scores in enumerate(found):
+        scored = slide(logits, views, window, pixels=EVAL_PIXELS, agree=agree)
+        for index, scores in enumerate(scored):
             yield scores.flip(-1) if self._variants[index % len(self._variants)].mirrored else scores
 
 

@@ -1,4 +1,4 @@
-"""What the training loop asks of a task."""
+"""What the trainer asks of a task, and what tasks share: subsets of the data, the backbone, evaluation on all ranks."""
 
 from __future__ import annotations
 
@@ -103,10 +103,10 @@ class Task(ABC):
         """Metrics over the whole validation split; every rank calls this and gets the same answer."""
 
     def observe(self, *, due: bool) -> None:  # noqa: B027  most tasks need nothing
-        """Collect figures of the coming training step, if it is ``due`` to be logged."""
+        """Collect metrics of the coming training step, if it is ``due`` to be logged."""
 
     def observed(self) -> dict[str, float]:
-        """The figures of the step just done over all ranks, which all call this."""
+        """The metrics of the step just done over all ranks, which all call this."""
         return {}
 
     def open_split(self, split: str) -> Contents:
@@ -182,12 +182,12 @@ class Task(ABC):
         stream, batch, error = on_device(batches, device, self.standard), None, None
         for _ in range(missing):
             try:
-                own = next(stream, None)
+                loaded = next(stream, None)
             except DataError as failure:
-                own, error = None, str(failure)
+                loaded, error = None, str(failure)
             self._agree_to_go_on(error)
-            batch = batch if own is None else own
-            yield batch, counts and own is not None
+            batch = batch if loaded is None else loaded
+            yield batch, counts and loaded is not None
 
     def _agree_to_go_on(self, error: str | None) -> None:
         """Leave the evaluation with all other ranks where any has an error or was asked to stop."""

@@ -180,8 +180,8 @@ class Trainer:
             DataLostError: on every rank, with the first rank's reason, when any of them has no data for the next step
                 or too many images are bad. What was trained is saved.
         """
-        own = [self.stop.requested, self._batches.error is not None, self._batches.replaced, self._checkpoints.writing]
-        stops, errors, faults, writing = sum_votes(own)
+        mine = [self.stop.requested, self._batches.error is not None, self._batches.replaced, self._checkpoints.writing]
+        stops, errors, faults, writing = sum_votes(mine)
         if not writing:
             self._checkpoints.finish()
         self._replaced = self._run_logger.replaced + faults
@@ -242,12 +242,12 @@ class Trainer:
             startup_seconds=self._run_logger.startup_seconds,
         )
         self._run_logger.status("finished", self.total_steps)
-        found = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        logger.info("%s: finished on %s  %s", self.task.name, describe_data(self.config), found)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        logger.info("%s: finished on %s  %s", self.task.name, describe_data(self.config), shown)
 
     def _export(self, name: str) -> None:
         names = self.engine.module.state_dict(keep_vars=True)
-        self.engine.export(self.task_dir / name, self.task.exported({each: each for each in names}))
+        self.engine.export(self.task_dir / name, self.task.exported({key: key for key in names}))
 
     def _illustrate(self) -> None:
         try:

@@ -49,8 +49,8 @@ class Neighbours:
         similarity = self._queries @ F.normalize(features.float(), dim=1).T
         self._keep(similarity.double() - indices.double() * TIE_STEP, labels.expand(len(self._queries), -1))
 
-    def share(self, world: World) -> None:
-        """Bring together what the ranks found, each among its own training images, for the same queries."""
+    def merge(self, world: World) -> None:
+        """Merge the neighbours that the ranks found, each among its own training images, for the same queries."""
         keys = self._keys.new_zeros(world.size, *self._keys.shape)
         labels = self._labels.new_zeros(keys.shape)
         keys[world.rank], labels[world.rank] = self._keys, self._labels
@@ -86,35 +86,35 @@ def top1_of_votes(
     Both are dealt out to the ranks as ``Task.evaluation_batches`` does: rank r of n has every n-th image from r on.
     """
     features, labels = _gathered(pooled, queries, num_queries, world)
-    found = {name: Neighbours(each, neighbours) for name, each in features.items()}
+    nearest = {name: Neighbours(of_view, neighbours) for name, of_view in features.items()}
     first = world.rank
     for (images, their_labels), counts in references:
         theirs = pooled(images)
         if not counts:
             continue
-        places = first + world.size * torch.arange(len(images), device=images.device)
+        indices = first + world.size * torch.arange(len(images), device=images.device)
         first += world.size * len(images)
-        for name, each in found.items():
-            each.add(theirs[name], their_labels, places)
+        for name, of_view in nearest.items():
+            of_view.add(theirs[name], their_labels, indices)
     accuracy = {}
-    for name, each in found.items():
-        each.share(world)
-        accuracy[name] = (each.votes(num_classes).argmax(dim=1) == labels).double().mean().item()
+    for name, of_view in nearest.items():
+        of_view.merge(world)
+        accuracy[name] = (of_view.votes(num_classes).argmax(dim=1) == labels).double().mean().item()
     return accuracy
 
 
 def _gathered(pooled: Pooled, queries: Batches, num_queries: int, world: World) -> tuple[dict[str, Tensor], Tensor]:
     """Features [Q, D] of all queries by name, and their labels [Q], on every rank."""
     batches = [({**pooled(images), "labels": labels}, counts) for (images, labels), counts in queries]
-    whole = {}
+    gathered = {}
     for name in list(batches[0][0]):
         parts = [batch.pop(name) for batch, _ in batches]
-        whole[name] = parts[0].new_zeros(num_queries, *parts[0].shape[1:])
+        gathered[name] = parts[0].new_zeros(num_queries, *parts[0].shape[1:])
         mine = [part for part, (_, counts) in zip(parts, batches, strict=True) if counts]
         if mine:
-            whole[name][world.rank :: world.size] = torch.cat(mine)
-    sum_over_ranks(whole.values())
-    return whole, whole.pop("labels")
+            gathered[name][world.rank :: world.size] = torch.cat(mine)
+    sum_over_ranks(gathered.values())
+    return gathered, gathered.pop("labels")
 
 
 class OnlineKnn:
@@ -138,7 +138,7 @@ class OnlineKnn:
     def top1(self, world: World, device: torch.device) -> float:
         """The fraction of validation images voted right; every rank calls this, with the module in evaluation."""
         task = self._task
-        found = top1_of_votes(
+        top1 = top1_of_votes(
             self._pooled,
             task.evaluation_batches(world, device, self._queries),
             task.evaluation_batches(world, device, self._references),
@@ -147,7 +147,7 @@ class OnlineKnn:
             num_classes=self._classes,
             world=world,
         )
-        return found[KNN]
+        return top1[KNN]
 
     def _pooled(self, images: Tensor) -> dict[str, Tensor]:
         backbone = self._task.backbone

@@ -65,6 +65,7 @@ def test_remedies_are_computed_from_the_run(digits_root: Path) -> None:
     """Half the micro-batch, checkpointing and higher ZeRO stages, each with the bytes it is predicted to need, where
     that is worth it."""
     common = [f"data.root={digits_root}", "model=base", "pretrain.batch_size=512", "engine.ds_config=zero1"]
+    common.append("engine.device_memory_gib=4")
     advice = remedy(resolve(parse(common), Path("nowhere"), World(0, 8)))
 
     def needed(change: str) -> float:

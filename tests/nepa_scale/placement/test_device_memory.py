@@ -10,7 +10,7 @@ import pytest
 from nepa_scale.config.overrides import parse
 from nepa_scale.distributed.world import World
 from nepa_scale.placement import devices
-from nepa_scale.placement.devices import available_host_memory, found, host_share, planned
+from nepa_scale.placement.devices import available_host_memory, host_share, measured, planned
 
 
 def test_available_memory_is_psutils() -> None:
@@ -55,5 +55,5 @@ def test_ranks_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_stated_size_wins() -> None:
     """``engine.device_memory_gib`` is taken as it is, before and after torch is loaded."""
     config = parse(["engine.device_memory_gib=1.5"])
-    for memory in (planned(config, World()), found(config, World())):
+    for memory in (planned(config, World()), measured(config, World())):
         assert (memory.size, memory.source) == (3 * 2**29, "engine.device_memory_gib")

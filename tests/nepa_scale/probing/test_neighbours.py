@@ -71,5 +71,5 @@ def test_sharing_among_one_changes_nothing() -> None:
     train, (queries, _) = features(100, 0), features(10, 1)
     found = streamed(queries, 5, train, [torch.arange(100)])
     before = found.votes(5)
-    found.share(World())
+    found.merge(World())
     assert torch.equal(found.votes(5), before)
