@@ -38,10 +38,10 @@ from nepa_scale.distributed import process_group  # noqa: E402  (after the path)
 from nepa_scale.distributed.process_group import gather_objects  # noqa: E402
 from nepa_scale.distributed.world import World  # noqa: E402
 from nepa_scale.engine.engine import Engine  # noqa: E402
-from nepa_scale.models.nepa_vit import build_backbone  # noqa: E402
+from nepa_scale.models.build import build_backbone  # noqa: E402
 from nepa_scale.optim.optimizer import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
 from nepa_scale.placement import ds_config  # noqa: E402  (after the path)
-from nepa_scale.placement.device_memory import DeviceMemory  # noqa: E402
+from nepa_scale.placement.devices import DeviceMemory  # noqa: E402
 from nepa_scale.placement.planner import place  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
 

@@ -23,11 +23,11 @@ from nepa_scale.distributed import process_group
 from nepa_scale.distributed.free_port import free_port
 from nepa_scale.distributed.world import World
 from nepa_scale.engine.engine import Engine
-from nepa_scale.models.nepa_vit import build_backbone
+from nepa_scale.models.build import build_backbone
 from nepa_scale.optim.optimizer import NO_LAYER_DECAY, build_optimizer, group_schedules
 from nepa_scale.perf import malloc
 from nepa_scale.placement import ds_config
-from nepa_scale.placement.device_memory import DeviceMemory
+from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.planner import place
 from nepa_scale.tasks.pretrain import PretrainModule
 

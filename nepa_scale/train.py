@@ -19,6 +19,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from nepa_scale.config import branch, lr_scaling, overrides, validate
+from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.subsets import exhausted_classes
 from nepa_scale.data.reporting import reporting
@@ -29,10 +30,8 @@ from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.distributed.watchdog import leave_at_once
 from nepa_scale.distributed.world import World
 from nepa_scale.placement import ds_config
-from nepa_scale.placement.costs import task_cost
-from nepa_scale.placement.device_memory import planned
 from nepa_scale.placement.planner import describe as placement_lines
-from nepa_scale.placement.planner import place
+from nepa_scale.placement.resolved import ResolvedTask, resolve
 from nepa_scale.placement.visible_gpus import has_gpu, unseen
 from nepa_scale.run_dir import lock, paths, settings
 from nepa_scale.run_dir.status import Status, read_status, write_status
@@ -51,11 +50,11 @@ def main(words: list[str]) -> int:
         world = read_environment()
         config = settings.configure(words)
         run_dir = paths.run_directory(config)
-        check(config, run_dir, world)
+        resolved = check(config, run_dir, world)
         if not config.dry_run:
-            return start(words, config, run_dir, world)
+            return start(words, resolved, run_dir, world)
         if world.is_main:
-            print(describe(config, run_dir, world))
+            print(describe(resolved, run_dir))
         return ExitCode.DONE
     except (UserError, OSError, UnicodeEncodeError) as error:
         lines = cli.mistake_lines(error)
@@ -65,8 +64,8 @@ def main(words: list[str]) -> int:
         return exit_code(error) if isinstance(error, UserError) else ExitCode.USER_ERROR
 
 
-def check(config: RunConfig, run_dir: Path, world: World) -> None:
-    """Everything that can be wrong before work starts. Raises ``ConfigError`` with all of it."""
+def check(config: RunConfig, run_dir: Path, world: World) -> ResolvedTask:
+    """The task as it will be trained. Raises ``ConfigError`` with everything that can be wrong before work starts."""
     problems = [
         *validate.check_data(config, (config.task,), planning=config.dry_run),
         *validate.check_milestones(config, (config.task,)),
@@ -78,14 +77,18 @@ def check(config: RunConfig, run_dir: Path, world: World) -> None:
         problems.append(validate.FP16_NEEDS_GPU)
     if not _awaits_pretraining(config):
         problems += initial.check_start(run_dir, config)
-    if not problems:
-        problems += _placement_problems(config, world)
-        problems += paths.check_data(run_dir / config.task, config)
+    if problems:
+        raise ConfigError(problems)
+    resolved = resolve(config, run_dir / config.task, world)
+    alone = world.size == 1 and not (config.dry_run or config.force)  # several ranks compare their memory first
+    problems += [resolved.problem] if alone and resolved.problem is not None else []
+    problems += paths.check_data(run_dir / config.task, config)
     if not (problems or config.dry_run):
         with reporting() as report:  # on every rank: any of them may be the one that makes the index
             problems += validate.check_contents(config, (config.task,), report)
     if problems:
         raise ConfigError(problems)
+    return resolved
 
 
 def _awaits_pretraining(config: RunConfig) -> bool:
@@ -93,27 +96,10 @@ def _awaits_pretraining(config: RunConfig) -> bool:
     return config.dry_run and config.init == "pretrain" and config.pretrain_dir is None
 
 
-def _placement_problems(config: RunConfig, world: World) -> list[str]:
-    """What keeps the task from being placed. Several ranks compare their memory first, once they are connected."""
-    placement = place(config, config.task, world.size, planned(config, world))
-    try:
-        ds_config.resolve(config, config.task, placement)
-    except ConfigError as error:
-        return error.problems
-    alone = world.size == 1 and not (config.dry_run or config.force)
-    return [f"{config.task}: {placement.problem}"] if alone and placement.problem is not None else []
-
-
-def describe(config: RunConfig, run_dir: Path, world: World) -> str:
+def describe(resolved: ResolvedTask, run_dir: Path) -> str:
     """What the task would do and cost."""
-    device = planned(config, world)
-    placement = place(config, config.task, world.size, device)
-    cost = task_cost(config, config.task, activation_checkpointing=placement.activation_checkpointing)
-    rates = lr_scaling.describe(config) if config.task == "pretrain" else None
-    awaited = initial.check_start(run_dir, config) if _awaits_pretraining(config) else []
-    misplaced = [] if placement.problem is None else [f"{config.task}: {placement.problem}"]
-    unused = unseen()
-    problems = [*awaited, *misplaced, *([] if unused is None else [unused])]
+    config, cost = resolved.config, resolved.cost
+    rates = None if spec(config.task).downstream else lr_scaling.describe(config)
     return "\n".join(
         [
             f"{config.task} of run {config.run_id} in {run_dir}",
@@ -123,29 +109,39 @@ def describe(config: RunConfig, run_dir: Path, world: World) -> str:
             f" ({cost.images_seen:,} seen, {cost.unique_images:,} different)",
             *([f"learning rate {rates}"] if rates is not None else []),
             f"FLOPs        {cost.flops_train:.3g} useful, {cost.flops_executed:.3g} executed",
-            *placement_lines(placement, device),
+            *placement_lines(resolved.placement, resolved.device),
             *filter(None, [exhausted_classes(config, config.task)]),
-            *(f"warning: {problem}" for problem in problems),
+            *(f"warning: {problem}" for problem in doubts(resolved, run_dir)),
         ]
     )
 
 
-def start(words: list[str], config: RunConfig, run_dir: Path, world: World) -> int:
+def doubts(resolved: ResolvedTask, run_dir: Path) -> list[str]:
+    """What keeps the task from starting here, or makes it doubtful; a line each."""
+    config = resolved.config
+    awaited = initial.check_start(run_dir, config) if _awaits_pretraining(config) else []
+    return [*awaited, *filter(None, [resolved.problem, unseen()])]
+
+
+def start(words: list[str], resolved: ResolvedTask, run_dir: Path, world: World) -> int:
     """Run the task in this process, or find that there is nothing to do."""
-    task_dir = run_dir / config.task
+    task_dir = run_dir / resolved.config.task
     if paths.is_finished(task_dir):
         if world.is_main:
             print(f"{task_dir}: already finished")
         return ExitCode.DONE
     if not world.is_main:
-        return _train(config, run_dir, world)
+        return _train(resolved, run_dir, world)
     with lock.exclusive(task_dir):
-        return _train(settings.begin(words, run_dir), run_dir, world)
+        config = settings.begin(words, run_dir)
+        if config != resolved.config:  # another task of the run has begun meanwhile
+            resolved = resolve(config, task_dir, world)
+        return _train(resolved, run_dir, world)
 
 
-def _train(config: RunConfig, run_dir: Path, world: World) -> int:
+def _train(resolved: ResolvedTask, run_dir: Path, world: World) -> int:
     stop = StopRequest()  # before the slow imports: a signal during them is honoured too
-    task_dir = run_dir / config.task
+    config, task_dir = resolved.config, run_dir / resolved.config.task
     if world.is_main:
         progress.start_logging(task_dir)
         progress.logger.info("%s: data set %s", config.task, validate.describe_data(config))
@@ -158,7 +154,7 @@ def _train(config: RunConfig, run_dir: Path, world: World) -> int:
     try:
         from nepa_scale.training.runner import run_task
 
-        run_task(config, run_dir, world, stop, record)
+        run_task(resolved, run_dir, world, stop, record)
     except UserError as error:
         if world.is_main:
             _mark_failed(task_dir, f"data: {error}" if isinstance(error, DataLostError) else str(error))

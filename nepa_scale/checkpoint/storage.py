@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nepa_scale.config.branch import kept_steps
-from nepa_scale.config.early_stop import evaluation_steps
+from nepa_scale.config.early_stop import StepSet, evaluation_steps, every
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.config.step_sets import StepSet, every
 from nepa_scale.placement.costs import task_cost, workload
 from nepa_scale.placement.memory import ELEMENT, FP32, MOMENTS
 

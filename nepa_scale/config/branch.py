@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 
 LENGTH_KEYS = ("pretrain.steps", "pretrain.warmup", "pretrain.decay")
@@ -46,8 +47,8 @@ def difference(step: int, there: dict[str, Any], here: dict[str, Any]) -> str | 
     Both are flat result settings; those of the tasks after pre-training do not count.
     """
     ours, theirs = (
-        {key: value for key, value in each.items() if key.split(".")[0] in ("model", "data", "pretrain", "seed")}
-        for each in (here, there)
+        {key: value for key, value in settings.items() if key.split(".")[0] in ("model", "data", "pretrain", "seed")}
+        for settings in (here, there)
     )
     differing = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key) and key not in LENGTH_KEYS]
     if differing:
@@ -64,19 +65,19 @@ def difference(step: int, there: dict[str, Any], here: dict[str, Any]) -> str | 
 
 def problems(config: RunConfig) -> list[str]:
     """What is wrong with the settings that keep checkpoints for branches, or begin at one."""
-    found, saving = [], config.checkpoint
+    lines, saving = [], config.checkpoint
     try:
         if any(step < 1 for step in kept_steps(saving.keep_steps)):
             raise ValueError
     except ValueError:
-        found.append(f"checkpoint.keep_steps={saving.keep_steps}: give steps from 1 on, e.g. 80,160")
-    if saving.branch_from is None or config.task != "pretrain":
-        return found
+        lines.append(f"checkpoint.keep_steps={saving.keep_steps}: give steps from 1 on, e.g. 80,160")
+    if saving.branch_from is None or spec(config.task).downstream:
+        return lines
     if config.pretrain.schedule != "wsd" or config.pretrain.steps is None:
-        found.append("checkpoint.branch_from: needs pretrain.schedule=wsd and a length in pretrain.steps")
+        lines.append("checkpoint.branch_from: needs pretrain.schedule=wsd and a length in pretrain.steps")
     elif not (Path(saving.branch_from) / "checkpoints").is_dir():
-        found.append(
+        lines.append(
             f"checkpoint.branch_from={saving.branch_from}: holds no checkpoints; name the pretrain folder of a run with"
             " checkpoint.keep_steps"
         )
-    return found
+    return lines

@@ -1,33 +1,28 @@
-"""Milestones: what a task must have reached by a stated step, or it ends there as failed and is never a data point.
+"""Early stopping by milestones: a task that has not reached a stated metric by a stated step ends there as failed.
 
-Free of torch: a milestone that cannot be judged is reported before work starts.
+Also the sets of steps after which a task is evaluated or saved. Free of torch: a milestone that cannot be judged is
+reported before work starts.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from nepa_scale.config.schema import ProbeConfig, RunConfig, TaskConfig
-from nepa_scale.config.step_sets import StepSet, every
+from nepa_scale.config.registry import lower_is_better, spec
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.task_settings import TaskConfig
 from nepa_scale.utils.errors import nearest
 
 EXAMPLE = "'{2000: {skill: 0.1}}'"
 LOGGED = "eval_"  # before a measure's name in a row of the log
 AVERAGE = "ema_"
-LOWER_IS_BETTER = ("loss",)
 KNN = "knn_top1"  # of pre-training, which measures it only where a milestone names it: it needs labels
-
-#: Measures of each task that tell a good run from a bad one; the others describe it or its data.
-MEASURES: dict[str, tuple[str, ...]] = {
-    "pretrain": ("skill", "cosine", "loss", "effective_rank_embeddings", "effective_rank_outputs", KNN),
-    "probe": ("loss", "linear_last", "linear_mean"),
-    "classify": ("top1", "top5", "loss"),
-    "segment": ("miou", "pixel_accuracy", "mean_accuracy", "loss"),
-}
 
 Goals = dict[int, dict[str, float]]
 
@@ -47,22 +42,22 @@ class Milestones:
     def recall(self, rows: Iterable[Mapping[str, Any]]) -> str | None:
         """Judge what the evaluations on record can judge; rows come in the order of their steps."""
         for row in rows:
-            figures = {key.removeprefix(LOGGED): value for key, value in row.items() if key.startswith(LOGGED)}
-            verdict = self.judge(row["step"], figures) if figures else None
+            metrics = {key.removeprefix(LOGGED): value for key, value in row.items() if key.startswith(LOGGED)}
+            verdict = self.judge(row["step"], metrics) if metrics else None
             if verdict is not None:
                 return verdict
         return None
 
-    def judge(self, step: int, figures: Mapping[str, float]) -> str | None:
+    def judge(self, step: int, metrics: Mapping[str, float]) -> str | None:
         """Hold the evaluation after ``step`` against the milestones that are due; returns what was missed, or None.
 
         One of nearest neighbours waits for an evaluation that has their vote: of those on record, from before it was
         set, none has.
         """
-        due = sorted(each for each, goals in self._open.items() if each <= step and _voted(goals, figures))
-        for goals in (self._open.pop(each) for each in due):
+        due = sorted(at for at, goals in self._open.items() if at <= step and _voted(goals, metrics))
+        for goals in map(self._open.pop, due):
             for name, goal in goals.items():
-                value = figures.get(name, math.nan)
+                value = metrics.get(name, math.nan)
                 if not _met(name, value, goal):
                     limit = "at most" if _falls(name) else "at least"
                     return f"milestone: {name} is {value:.4g} after step {step}, not {limit} {goal:g} ({self._key})"
@@ -90,12 +85,12 @@ def problems(config: RunConfig, task: str) -> list[str]:
         goals = parse(section.milestones)
     except ValueError as error:
         return [f"{key}={section.milestones}: {error}"]
-    wanted = dict.fromkeys(name for each in goals.values() for name in each)
-    if task == "pretrain" and config.data.streaming and asks_for_knn(section):
+    named = dict.fromkeys(name for step_goals in goals.values() for name in step_goals)
+    if KNN in valid and config.data.streaming and asks_for_knn(section):
         return [f"{key}: {KNN} reads by index; give data.streaming=false or another measure"]
     return [
         f"{key}: no measure '{name}' of {task}{nearest(name, valid)} (there are: {', '.join(valid)})"
-        for name in wanted
+        for name in named
         if name not in valid
     ]
 
@@ -111,10 +106,8 @@ def beyond(section: TaskConfig, task: str, total_steps: int) -> list[str]:
 
 def measures(section: TaskConfig, task: str) -> list[str]:
     """The names that milestones of a task with these settings may use."""
-    names = list(MEASURES[task])
-    if isinstance(section, ProbeConfig):
-        names += ["attentive"] if section.attentive else []
-        names += ["knn_last", "knn_mean"] if section.knn_neighbours else []
+    judged = (metric for metric in spec(task).metrics if metric.judged)
+    names = [metric.key for metric in judged if metric.requires is None or getattr(section, metric.requires)]
     return names + [AVERAGE + name for name in names if section.ema_decay]
 
 
@@ -130,8 +123,8 @@ def evaluation_steps(section: TaskConfig, total_steps: int) -> StepSet:
     )
 
 
-def _voted(goals: Mapping[str, float], figures: Mapping[str, float]) -> bool:
-    return all(name in figures for name in goals if name.removeprefix(AVERAGE) == KNN)
+def _voted(goals: Mapping[str, float], metrics: Mapping[str, float]) -> bool:
+    return all(name in metrics for name in goals if name.removeprefix(AVERAGE) == KNN)
 
 
 def _met(name: str, value: float, goal: float) -> bool:
@@ -139,7 +132,7 @@ def _met(name: str, value: float, goal: float) -> bool:
 
 
 def _falls(name: str) -> bool:
-    return name.removeprefix(AVERAGE) in LOWER_IS_BETTER
+    return lower_is_better(name.removeprefix(AVERAGE))
 
 
 def _step(step: Any) -> int:
@@ -162,3 +155,43 @@ def _value(step: int, name: Any, value: Any) -> float:
     if not math.isfinite(number):
         raise ValueError(f"step {step}: {name}={value}: must be a finite number")
     return number
+
+
+@dataclass(frozen=True)
+class StepSet:
+    """The steps from 1 to ``last`` that are a multiple of one of the ``periods``, or among the ``others``."""
+
+    last: int
+    periods: frozenset[int] = frozenset()
+    others: frozenset[int] = frozenset()
+
+    def __contains__(self, step: int) -> bool:
+        return 1 <= step <= self.last and (step in self.others or self._is_regular(step))
+
+    def __or__(self, other: StepSet) -> StepSet:
+        """The steps of either. Raises ``ValueError`` unless both have the same ``last``."""
+        if self.last != other.last:
+            raise ValueError(f"sets of steps up to {self.last} and up to {other.last}")
+        return StepSet(self.last, self.periods | other.periods, self.others | other.others)
+
+    def count(self, after: int = 0) -> int:
+        """How many steps of the set come after the step ``after``."""
+        return self._up_to(self.last) - self._up_to(min(after, self.last))
+
+    def _is_regular(self, step: int) -> bool:
+        return any(step % period == 0 for period in self.periods)
+
+    def _up_to(self, step: int) -> int:
+        """How many steps of the set are at most ``step``: multiples by inclusion and exclusion, then the others."""
+        groups = (
+            group
+            for size in range(1, len(self.periods) + 1)
+            for group in itertools.combinations(sorted(self.periods), size)
+        )
+        multiples = sum((-1) ** (len(group) + 1) * (step // math.lcm(*group)) for group in groups)
+        return multiples + sum(1 <= other <= step and not self._is_regular(other) for other in self.others)
+
+
+def every(period: int, last: int) -> StepSet:
+    """Every ``period``-th step up to ``last``; none where ``period`` is 0."""
+    return StepSet(last, frozenset({period} if period else ()))

@@ -93,16 +93,16 @@ def problems(config: RunConfig) -> list[str]:
     """What is wrong with the rule of pre-training's learning rate."""
     section = config.pretrain
     rule, given = section.lr_rule, {"lr_reference": section.lr_reference, "lr_exponent": section.lr_exponent}
-    wanted = {"fixed": [], "power": ["lr_reference", "lr_exponent"], "mup": ["lr_reference"]}[rule]
+    needed = {"fixed": [], "power": ["lr_reference", "lr_exponent"], "mup": ["lr_reference"]}[rule]
     meaning = {"lr_reference": "the size whose rate is base_lr", "lr_exponent": "the power of the parameters"}
-    found = [
+    lines = [
         f"pretrain.{key}: pretrain.lr_rule={rule} needs it, {meaning[key]}"
-        if key in wanted
+        if key in needed
         else f"pretrain.{key}={value}: pretrain.lr_rule={rule} does not use it; leave it out"
         for key, value in given.items()
-        if (key in wanted) == (value is None)
+        if (key in needed) == (value is None)
     ]
-    return found or _head_problems(config)
+    return lines or _head_problems(config)
 
 
 def describe(config: RunConfig) -> str | None:

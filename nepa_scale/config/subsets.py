@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nepa_scale.config.schema import RunConfig, TaskConfig
+from nepa_scale.config.registry import spec
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.task_settings import TaskConfig
 from nepa_scale.data import stated
 from nepa_scale.data.info import DatasetInfo
 
@@ -59,8 +61,9 @@ def exhausted_classes(config: RunConfig, task: str) -> str | None:
 
 
 def num_classes(config: RunConfig, task: str) -> int:
-    """Classes of the task's labels (probe, classify) or masks (segment); 0 for pre-training, which reads neither."""
-    if task == "pretrain":
+    """Classes of the masks or labels that the task reads; 0 where it reads neither."""
+    needs = spec(task).needs
+    if not needs:
         return 0
     facts = dataset_facts(config, task)
-    return len(facts.mask_class_names) if task == "segment" else facts.num_classes
+    return len(facts.mask_class_names) if "mask" in needs else facts.num_classes

@@ -7,9 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from nepa_scale.config import early_stop, ladder, lr_scaling
-from nepa_scale.config.layers import numbered_blocks
-from nepa_scale.config.schema import LAYER_CHOICES, RunConfig, TaskConfig, walk
+from nepa_scale.config.ladder import LAYER_CHOICES, numbered_blocks
+from nepa_scale.config.registry import spec
+from nepa_scale.config.schema import RunConfig, walk
 from nepa_scale.config.subsets import class_sizes, labels_per_class, num_train_images, num_used_images, tuning_images
+from nepa_scale.config.task_settings import TaskConfig
 from nepa_scale.data import layout, policies, preprocessing, stated
 from nepa_scale.data.reporting import Report
 from nepa_scale.utils.cli import out_of_range
@@ -19,12 +21,6 @@ FP16_NEEDS_GPU = "engine.precision=fp16: CPUs do not compute in fp16; use bf16 o
 SUBSET_KEYS = ("num_images", "fraction")
 LABEL_KEY = "labels_per_class"  # a third way to say it, of the tasks that read labels
 TUNING_KEY = "tuning_images"
-NEEDS: dict[str, tuple[layout.Need, ...]] = {
-    "pretrain": (),
-    "probe": ("label",),
-    "classify": ("label",),
-    "segment": ("mask",),
-}
 
 
 def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
@@ -52,18 +48,14 @@ def check_data(config: RunConfig, tasks: tuple[str, ...], *, planning: bool = Fa
     root, data, problems = Path(config.data.root), config.data, []
     for task in tasks:
         name = config.task_config(task).dataset
-        found = stated.contradictions(root, name, data.stated)
+        lines = stated.contradictions(root, name, data.stated)
         if planning and stated.standing_in(root, name, data.stated) is not None:
-            found += layout.missing_needs(stated.dataset_facts(root, name, data.stated), _needs(config, task))
+            lines += layout.missing_needs(stated.dataset_facts(root, name, data.stated), _needs(config, task))
         else:
-            there = _dataset_problems(config, task)
-            found += (
-                [f"{line}; a plan needs no more than {stated.EXAMPLE}" for line in there]
-                if (planning and not (root / name).exists())
-                else there
-            )
-        found = found or _count_problems(config, task)
-        problems += found or _class_problems(config, task)
+            absent = planning and not (root / name).exists()
+            remedy = f"; a plan needs no more than {stated.EXAMPLE}" if absent else ""
+            lines += [f"{line}{remedy}" for line in _dataset_problems(config, task)]
+        problems += lines or _count_problems(config, task) or _class_problems(config, task)
     return list(dict.fromkeys(problems))
 
 
@@ -78,17 +70,16 @@ def _dataset_problems(config: RunConfig, task: str) -> list[str]:
 
 
 def _needs(config: RunConfig, task: str) -> tuple[layout.Need, ...]:
-    """What ``task`` reads besides images."""
-    knn = task == "pretrain" and early_stop.asks_for_knn(config.pretrain)
-    return ("label",) if knn else NEEDS[task]
+    """What ``task`` reads besides images; a milestone of nearest neighbours needs labels."""
+    return ("label",) if early_stop.asks_for_knn(config.task_config(task)) else spec(task).needs
 
 
 def stated_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     """A text for each data set that is not there and of which facts are planned with instead."""
     root, data = Path(config.data.root), config.data
     names = dict.fromkeys(config.task_config(task).dataset for task in tasks)
-    facts = ((name, stated.standing_in(root, name, data.stated)) for name in names)
-    return [stated.describe(name, each) for name, each in facts if each is not None]
+    facts_of = {name: stated.standing_in(root, name, data.stated) for name in names}
+    return [stated.describe(name, facts) for name, facts in facts_of.items() if facts is not None]
 
 
 def _count_problems(config: RunConfig, task: str) -> list[str]:
@@ -109,7 +100,7 @@ def _class_problems(config: RunConfig, task: str) -> list[str]:
     """Why no class can give as many images as labels_per_class asks for."""
     section = config.task_config(task)
     asked, kept = labels_per_class(section), tuning_images(section)
-    if asked is None and not (kept and "label" in NEEDS[task]):
+    if asked is None and not (kept and "label" in spec(task).needs):
         return []
     try:
         sizes = class_sizes(config, task)
@@ -155,11 +146,10 @@ def check_contents(config: RunConfig, tasks: tuple[str, ...], report: Report | N
         return []
     needs: dict[str, set[layout.Need]] = {}
     for task in tasks:
-        needs.setdefault(config.task_config(task).dataset, set()).update(NEEDS[task])
+        needs.setdefault(config.task_config(task).dataset, set()).update(spec(task).needs)
     root = Path(config.data.root)
-    return [
-        line for name, each in needs.items() for line in layout.check_contents(root, name, needs=each, report=report)
-    ]
+    checks = (layout.check_contents(root, name, needs=read, report=report) for name, read in needs.items())
+    return [line for lines in checks for line in lines]
 
 
 def is_made_on_demand(config: RunConfig, task: str) -> bool:
@@ -178,17 +168,17 @@ def check_batches(config: RunConfig, tasks: tuple[str, ...], world_size: int) ->
                 f"{task}.batch_size={batch} does not divide over {world_size} devices; nearest that does: {near}"
             )
         elif micro is not None and (batch // world_size) % micro:
-            share = batch // world_size
-            near = max(size for size in divisors(share) if size <= micro)
+            of_device = batch // world_size
+            near = max(size for size in divisors(of_device) if size <= micro)
             problems.append(
                 f"micro_batch_size={micro} does not divide {task}'s batch per device"
-                f" ({batch} / {world_size} = {share}); nearest that does: {near}"
+                f" ({batch} / {world_size} = {of_device}); nearest that does: {near}"
             )
-        elif task == "classify" and (config.classify.mixup or config.classify.cutmix):
+        elif config.task_config(task).mixes_pairs:
             size = micro or batch // world_size
             if size % 2:
                 problems.append(
-                    f"classify.mixup and cutmix pair images, but a forward pass has {size}: use an even number"
+                    f"{task}.mixup and cutmix pair images, but a forward pass has {size}: use an even number"
                 )
     return problems
 
@@ -214,7 +204,7 @@ def _head_problems(config: RunConfig) -> list[str]:
 
 def _image_size_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     problems, patch = [], config.model.patch_size
-    tasks = tuple(task for task in tasks if task != "segment")  # which pads its images to whole patches
+    tasks = tuple(task for task in tasks if not spec(task).pads_images)
     for size in sorted({config.task_config(task).image_size for task in tasks}):
         of = " and ".join(f"{task}.image_size" for task in tasks if config.task_config(task).image_size == size)
         near = max(2 * patch, round(size / patch) * patch)
@@ -246,10 +236,14 @@ def _length_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
 def _streaming_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     if not config.data.streaming:
         return []
-    by_index = ["data.streaming=true: task=probe reads by index; give data.streaming=false for it"]
+    by_index = [
+        f"data.streaming=true: task={task} reads by index; give data.streaming=false for it"
+        for task in tasks
+        if spec(task).frozen_backbone
+    ]
     chosen = {f"{task}.{key}": value for task in tasks for key, value in _subset(config.task_config(task)).items()}
     chosen |= {f"{task}.{TUNING_KEY}": kept for task in tasks if (kept := tuning_images(config.task_config(task)))}
-    return (by_index if "probe" in tasks else []) + [
+    return by_index + [
         f"{key}={value}: data.streaming=true reads whole shards and can choose no subset"
         for key, value in chosen.items()
     ]
@@ -257,14 +251,14 @@ def _streaming_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
 
 def _shard_problems(config: RunConfig, tasks: tuple[str, ...], world_size: int) -> list[str]:
     """Problems of dealing shards out; a data set that cannot be used has its own line already."""
-    found = {}
+    is_remote = {}
     for task in tasks:
         with suppress(DataError):
             info = layout.dataset_info(Path(config.data.root), config.task_config(task).dataset)
-            found[len(info.splits["train"].filenames)] = info.url is not None
+            is_remote[len(info.splits["train"].filenames)] = info.url is not None
     problems = (
         layout.too_few_shards(count, world_size, config.data.num_workers, remote=remote)
-        for count, remote in sorted(found.items())
+        for count, remote in sorted(is_remote.items())
         if count
     )
     return [problem for problem in problems if problem is not None]

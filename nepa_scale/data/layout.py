@@ -17,9 +17,10 @@ from nepa_scale.data.preprocessing import BY_DATASET, Standardisation
 from nepa_scale.data.preprocessing import standardisation as stated_standardisation
 from nepa_scale.data.reporting import Report
 from nepa_scale.utils.errors import DataError, nearest
-from nepa_scale.utils.files import read_json
+from nepa_scale.utils.files import read_json, until_changed
 
 Need = Literal["label", "mask"]
+_read_once = until_changed(read_json)
 
 
 class Layout(enum.Enum):
@@ -137,7 +138,7 @@ def dataset_info(root: Path, name: str) -> DatasetInfo:
         return ade20k.info(_ade_base(folder), name)
     path = folder / INFO_NAME
     try:
-        return parse_info(read_json(path), name)
+        return parse_info(_read_once(path), name)
     except FileNotFoundError:
         raise DataError(_without_info(root, name)) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

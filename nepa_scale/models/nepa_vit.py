@@ -19,7 +19,6 @@ import torch
 from timm.layers import (
     AttentionRope,
     LayerNorm,
-    RotaryEmbeddingDinoV3,
     global_pool_nlc,
     resample_abs_pos_embed,
     trunc_normal_,
@@ -31,99 +30,20 @@ from torch import Tensor, nn
 
 from nepa_scale.config.ladder import (
     LADDER,
-    Architecture,
     MlpKind,
     PosEmbed,
     QkNorm,
     Shape,
     default_mlp_hidden,
-    num_patches,
 )
-from nepa_scale.config.lr_scaling import WidthScaling
 from nepa_scale.data.preprocessing import MEAN, STD
 from nepa_scale.models.compiled_block import CompiledBlock, can_compile, compile_block, rope_tables
+from nepa_scale.models.patches import PatchProduct, SeededRope, StandardisingProduct
 
-__all__ = ["NepaViT", "SeededRope", "build_backbone"]
+__all__ = ["NepaViT"]
 
 LAYER_NORM_EPS = 1e-12
 ROPE_TEMPERATURE = 100.0
-
-
-class SeededRope(RotaryEmbeddingDinoV3):
-    """2-D RoPE whose training-time scale, one log-uniform factor per forward pass, can come from a seed.
-
-    A run must not depend on how many devices share its batch: they all state the same seed for a step instead
-    of drawing each from its own generator.
-    """
-
-    if TYPE_CHECKING:  # TorchScript cannot read these
-        feat_shape: list[int]
-        next_seed: int | None
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take timm's arguments."""
-        super().__init__(*args, **kwargs)
-        self.next_seed = None
-
-    def get_embed(self, shape: list[int] | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        """Return sines and cosines [N, 2 * head_dim] of the grid ``shape``, rescaled at random in training.
-
-        The table is made anew in fp32 each time: timm's cached one is rounded when the model is cast to bf16.
-        """
-        grid = list(self.feat_shape) if shape is None else shape
-        if self.training and not torch.jit.is_scripting():  # noqa: SIM108  TorchScript leaves out whole branches only
-            embed = self._drawn_embed(grid)
-        else:
-            embed = self._create_embed(grid)
-        return embed if dtype is None else embed.to(dtype)
-
-    @torch.jit.ignore
-    @torch.compiler.disable  # each step's seed is a new constant, for which the graph would be compiled anew
-    def _drawn_embed(self, grid: list[int]) -> Tensor:
-        if self.next_seed is None:
-            return self._create_embed(grid)
-        # timm draws from the global CPU generator: lend it our seed, then put its state back.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.next_seed)
-            self.next_seed = None
-            return self._create_embed(grid)
-
-
-class PatchProduct(nn.Conv2d):
-    """A convolution whose stride is its kernel, computed as the one matrix product over patches that it is.
-
-    Weight and bias are the convolution's. On the CPU that saves the reordering of both for oneDNN.
-    """
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] -> [B, D, H / p, W / p]; pixels beyond the last whole patch are dropped."""
-        p, q = self.kernel_size
-        return _patch_product(images, p, q, self.weight, self.bias)
-
-
-class StandardisingProduct(PatchProduct):
-    """The same, of images whose channels are first brought to zero mean and unit deviation, each image by itself.
-
-    Whatever mean and deviation the images were normalised with has no effect then. A constant channel becomes zero.
-    """
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] -> [B, D, H / p, W / p]."""
-        p, q = self.kernel_size
-        return _patch_product(standardised(images), p, q, self.weight, self.bias)
-
-
-def standardised(images: Tensor) -> Tensor:
-    """Bring each channel of each image [B, C, H, W] to zero mean and unit deviation."""
-    # The addend of the variance, of values in [-1, 1], is that of half a grey level.
-    return torch.nn.functional.layer_norm(images, images.shape[-2:], eps=1e-5)
-
-
-def _patch_product(images: Tensor, p: int, q: int, weight: Tensor, bias: Tensor | None) -> Tensor:
-    b, c, h, w = images.shape
-    patches = images[:, :, : h // p * p, : w // q * q].reshape(b, c, h // p, p, w // q, q).permute(0, 2, 4, 1, 3, 5)
-    y = torch.nn.functional.linear(patches.flatten(3), weight.flatten(1), bias)
-    return y.permute(0, 3, 1, 2)
 
 
 class NepaViT(Eva):
@@ -390,68 +310,6 @@ def _rows_of(z: Tensor, embed: Tensor, num_prefix_tokens: int) -> Tensor:
 def _qk_norm(head_dim: int, kind: QkNorm, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.LayerNorm:
     affine = kind == "weight"
     return nn.LayerNorm(head_dim, LAYER_NORM_EPS, elementwise_affine=affine, bias=False, device=device, dtype=dtype)
-
-
-def build_backbone(
-    arch: Architecture,
-    image_size: int,
-    *,
-    layer_scale_init: float = 1e-5,
-    xavier_init: bool = False,
-    rope_rescale: float | None = 2.0,
-    drop_path_rate: float = 0.0,
-    dynamic_img_size: bool = False,
-    standardise: bool = False,
-) -> NepaViT:
-    """Return a causal, headless backbone of ``arch`` for square images, initialised as the authors do.
-
-    ``xavier_init`` replaces those weights (see ``initialise_xavier``). ``dynamic_img_size``: images of any whole
-    number of patches are taken, each with the positions of its own grid. ``standardise``: see ``NepaViT``.
-    Raises ``UserError`` when ``image_size`` is not a multiple of the patch size.
-    """
-    num_patches(arch, image_size)
-    backbone = NepaViT(
-        img_size=image_size,
-        patch_size=arch.patch_size,
-        in_chans=arch.in_chans,
-        embed_dim=arch.embed_dim,
-        depth=arch.depth,
-        num_heads=arch.num_heads,
-        mlp=arch.mlp,
-        mlp_hidden=arch.mlp_hidden,
-        qk_norm=arch.qk_norm,
-        init_values=layer_scale_init if arch.layer_scale else None,
-        pos_embed=arch.pos_embed,
-        class_token=arch.class_token,
-        rope_rescale=rope_rescale,
-        drop_path_rate=drop_path_rate,
-        dynamic_img_size=dynamic_img_size,
-        standardise=standardise,
-    )
-    if xavier_init:
-        initialise_xavier(backbone)
-    return backbone
-
-
-def initialise_xavier(backbone: NepaViT) -> None:
-    """Draw the weights of the blocks and of the patch convolution Xavier-uniform, as MAE does (arXiv 2111.06377).
-
-    The authors' fixed std of 0.02 fits widths of 768 and more. At width 64 it makes every layer's output several
-    times smaller, and training stands still for its first hundreds of steps.
-    """
-    nn.init.xavier_uniform_(backbone.patch_embed.proj.weight.flatten(1))
-    for module in backbone.blocks.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-
-
-@torch.no_grad()
-def scale_initial_weights(backbone: NepaViT, scaling: WidthScaling) -> None:
-    """Give fresh weights the size that ``mup`` wants at this width; the draws stay the same."""
-    for name, parameter in backbone.named_parameters():
-        factor = scaling.initial(name, parameter.shape)
-        if factor != 1.0:
-            parameter.mul_(factor)
 
 
 def checkpoint_filter_fn(state: dict[str, Tensor], model: NepaViT) -> dict[str, Tensor]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nepa_scale.config.schema import RunConfig
 from nepa_scale.distributed.world import World
-from nepa_scale.placement.costs import task_cost
+from nepa_scale.placement.resolved import ResolvedTask
 from nepa_scale.utils.progress import logger
 
 if TYPE_CHECKING:
@@ -19,23 +18,18 @@ if TYPE_CHECKING:
 _REPAID_ON_A_CPU = 1.8e14
 
 
-def compile_backbone(
-    backbone: NepaViT, config: RunConfig, task: str, *, zero_stage: int, world: World, device: torch.device
-) -> bool:
+def compile_backbone(backbone: NepaViT, resolved: ResolvedTask, *, world: World, device: torch.device) -> bool:
     """Compile the blocks where ``engine.compile`` says so, or where it is left open and pays; whether it was done.
 
     Under ZeRO-3 the blocks stay as they are: weights are gathered by hooks of modules, which a graph of several
     modules passes by. The decision depends on the configuration, the devices and nothing else: a resumed run makes
     it again.
     """
-    wanted = config.engine.compile
+    asked = wanted = resolved.config.engine.compile
     if wanted is None:
-        wanted = device.type != "cpu" or _pays_on_a_cpu(config, task, world)
-    done = wanted and zero_stage < 3 and backbone.compile_blocks()
-    if config.engine.compile and not done:
+        wanted = device.type != "cpu" or resolved.cost.flops_train / world.size >= _REPAID_ON_A_CPU
+    done = wanted and resolved.placement.zero_stage < 3 and backbone.compile_blocks()
+    if asked and not done:
+        task = resolved.config.task
         logger.warning("%s: engine.compile=true has no effect (ZeRO stage 3, stochastic depth or any image size)", task)
     return done
-
-
-def _pays_on_a_cpu(config: RunConfig, task: str, world: World) -> bool:
-    return task_cost(config, task).flops_train / world.size >= _REPAID_ON_A_CPU

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nepa_scale.placement.stated_peaks import stated_flops
+from nepa_scale.placement.gpus import stated_flops
 
 #: Seconds of measuring, over all shapes together; every shape is tried at least ``_LEAST_TRIES`` times.
 _SECONDS_CPU, _SECONDS_GPU = 0.25, 1.0

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.placement import ds_keys
-from nepa_scale.placement.placed import Placement
+from nepa_scale.placement.devices import Placement
 from nepa_scale.utils.errors import ConfigError, nearest
+from nepa_scale.utils.files import until_changed
 
 FOLDER = Path(__file__).resolve().parents[2] / "ds_configs"
 OFFLOADS = ("offload_optimizer", "offload_param")
@@ -40,7 +42,7 @@ def resolve(config: RunConfig, task: str, placement: Placement) -> dict[str, Any
             known to train wrongly.
     """
     path = find(placement.ds_config)
-    content = read(path)
+    content = copy.deepcopy(read(path))
     sizes = {
         "train_micro_batch_size_per_gpu": placement.micro_batch_size,
         "gradient_accumulation_steps": placement.accumulation,
@@ -107,6 +109,7 @@ def find(name: str) -> Path:
     )
 
 
+@until_changed
 def read(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``. Raises ``ConfigError`` when there is none, or a key stands twice."""
     try:

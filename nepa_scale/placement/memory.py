@@ -26,8 +26,6 @@ STAGE0_COPY = 500_000_000
 #: Of a process on CPUs: Python, torch, DeepSpeed and timm (measured with a build of torch that has CUDA), what
 #: DeepSpeed loads for its ZeRO optimisers, and what the first step brings (threads, kernels).
 PROCESS, ZERO_PROCESS, FIRST_STEP = 740 * 2**20, 48 * 2**20, 28 * 2**20
-#: What segmentation's metrics load besides: torchmetrics, and through it matplotlib and scipy.
-METRICS_LIBRARIES = 92 * 2**20
 #: On a GPU: the CUDA context and the communicator's buffers.
 GPU_PROCESS = 1 << 30
 

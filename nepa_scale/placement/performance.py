@@ -12,12 +12,11 @@ import math
 from dataclasses import dataclass
 
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.placement.costs import architecture, task_cost, workload
+from nepa_scale.placement.costs import task_cost, workload
+from nepa_scale.placement.devices import Placement
 from nepa_scale.placement.ds_config import offloads
+from nepa_scale.placement.gpus import Links, linked_devices, stated_flops, stated_links
 from nepa_scale.placement.memory import ELEMENT
-from nepa_scale.placement.placed import Placement
-from nepa_scale.placement.stated_links import Links, linked_devices, stated_links
-from nepa_scale.placement.stated_peaks import stated_flops
 from nepa_scale.utils.errors import UserError, nearest
 
 #: Share of an H100's peak that fused or compiled blocks of endless width and batch reach; the width at which it is half
@@ -126,7 +125,7 @@ def device_called(name: str) -> Device:
 
 def work_of(config: RunConfig, task: str) -> Work:
     """What training ``task`` is. Raises ``DataError`` when its data set is neither there nor stated."""
-    arch, held = architecture(config, task), workload(config, task)
+    arch, held = config.architecture(task), workload(config, task)
     plain, again = (task_cost(config, task, activation_checkpointing=twice) for twice in (False, True))
     return Work(
         flops=plain.flops_executed / plain.images_seen,

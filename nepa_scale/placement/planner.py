@@ -8,28 +8,18 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
 
+from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.validate import divisors
-from nepa_scale.distributed.process_group import first_text, max_over_ranks
-from nepa_scale.distributed.world import World
 from nepa_scale.placement import ds_config, memory, performance
 from nepa_scale.placement.costs import workload
-from nepa_scale.placement.device_memory import DeviceMemory, found
+from nepa_scale.placement.devices import FILL, DeviceMemory, Placement, gib
+from nepa_scale.placement.gpus import stated_links
 from nepa_scale.placement.memory import MemoryEstimate, Workload
-from nepa_scale.placement.placed import FILL, Placement, gib
-from nepa_scale.placement.stated_links import stated_links
-from nepa_scale.utils.files import read_json, write_json
 
-if TYPE_CHECKING:
-    import torch
-
-NAME = "placement.json"
 #: Time of a step of CPU ranks beside plain data parallelism, as measured (docs/placement.md): DeepSpeed copies
 #: gradients together at stages 1 and 2, and gathers every weight twice at stage 3. GPUs have the performance model.
 TIMES = {"zero0": 1.0, "zero1": 1.1, "zero2": 1.15, "zero3": 2.0}
@@ -45,32 +35,11 @@ def place(config: RunConfig, task: str, world_size: int, device: DeviceMemory) -
     """
     work = workload(config, task)
     choices = _choices(config, task, world_size, device)
-    laid = [_laid(config, task, work, choice, world_size, device) for choice in choices]
-    seconds = _times(config, task, work, device)
-    tried = sorted(((seconds(placement), placement) for placement in laid), key=lambda pair: pair[0])
-    ordered = [placement for _, placement in tried]
-    chosen = next((each for each in ordered if each.fits), None) or min(ordered, key=lambda each: each.memory.total)
+    placements = [_with_memory(config, task, work, choice, world_size, device) for choice in choices]
+    ordered = sorted(placements, key=_times(config, task, work, device))
+    fitting = next((placement for placement in ordered if placement.fits), None)
+    chosen = fitting or min(ordered, key=lambda placement: placement.memory.total)
     return replace(chosen, reasons=tuple(_reasons(config, chosen, ordered, device)))
-
-
-def agree(config: RunConfig, task_dir: Path, world: World, device: torch.device) -> Placement:
-    """The placement of ``config.task`` that all ranks train with; every rank calls this, in the process group.
-
-    It is written beside the task's files, and a training that continues on as many devices keeps it, however much
-    memory there is by then: another micro-batch would round differently.
-    """
-    own = found(config, world)
-    size = -max_over_ranks(-(own.size or 0), device)
-    memory_of_each = replace(own, size=size or None, gpu=first_text(own.gpu if world.is_main else None))
-    text = first_text(json.dumps(_earlier(task_dir)) if world.is_main else None)
-    kept = json.loads(text) if text else {}
-    continued = bool(kept) and kept["world_size"] == world.size
-    chosen = place(_restated(config, kept) if continued else config, config.task, world.size, memory_of_each)
-    if continued:
-        chosen = replace(chosen, reasons=("as it was when this training began", *chosen.reasons))
-    if world.is_main:
-        write_json(task_dir / NAME, asdict(chosen))
-    return chosen
 
 
 def describe(placement: Placement, device: DeviceMemory) -> list[str]:
@@ -96,11 +65,16 @@ class _Choice:
 
 def _choices(config: RunConfig, task: str, world_size: int, device: DeviceMemory) -> Iterator[_Choice]:
     """Everything the user leaves open."""
-    engine, share = config.engine, max(1, config.task_config(task).batch_size // world_size)
+    engine, section = config.engine, config.task_config(task)
     files = [engine.ds_config] if engine.ds_config != "auto" else _files(engine.precision, world_size, device)
-    sizes = [config.micro_batch_size] if config.micro_batch_size is not None else _sizes(share, _pairs(config, task))
-    given = engine.activation_checkpointing
-    recomputing = [False] if task == "probe" else [given] if given is not None else [False, True]
+    sizes = [config.micro_batch_size]
+    if config.micro_batch_size is None:
+        sizes = _sizes(max(1, section.batch_size // world_size), even=section.mixes_pairs)
+    recomputing = [engine.activation_checkpointing]
+    if spec(task).frozen_backbone:
+        recomputing = [False]
+    elif engine.activation_checkpointing is None:
+        recomputing = [False, True]
     yield from itertools.starmap(_Choice, itertools.product(files, sizes, recomputing))
 
 
@@ -112,14 +86,9 @@ def _files(precision: str, world_size: int, device: DeviceMemory) -> list[str]:
     return [*lowest, "zero3_offload"] if device.on_gpu else lowest
 
 
-def _pairs(config: RunConfig, task: str) -> bool:
-    """Whether the images of a pass are mixed in pairs."""
-    return task == "classify" and bool(config.classify.mixup or config.classify.cutmix)
-
-
-def _sizes(share: int, even: bool) -> list[int]:
-    """The micro-batches that cut a device's share into equal parts; the share itself where none is even."""
-    return [size for size in divisors(share) if size % 2 == 0 or not even] or [share]
+def _sizes(images: int, *, even: bool) -> list[int | None]:
+    """The micro-batches that cut the ``images`` of a device into equal parts; all of them where none is even."""
+    return [size for size in divisors(images) if size % 2 == 0 or not even] or [images]
 
 
 def _times(config: RunConfig, task: str, work: Workload, device: DeviceMemory) -> Callable[[Placement], float]:
@@ -139,11 +108,11 @@ def _time_on_cpus(work: Workload, placement: Placement) -> float:
     return time * (RECOMPUTING if placement.activation_checkpointing else 1)
 
 
-def _laid(
+def _with_memory(
     config: RunConfig, task: str, work: Workload, choice: _Choice, world_size: int, device: DeviceMemory
 ) -> Placement:
     """A choice with its memory."""
-    share = max(1, config.task_config(task).batch_size // world_size)
+    of_device = max(1, config.task_config(task).batch_size // world_size)
     stage, offload = ds_config.zero_stage(choice.ds_config), ds_config.offloads(choice.ds_config)
     blank = memory.MemoryEstimate(0, 0, 0, 0, 0, 0, 0, "")
     placement = Placement(
@@ -151,7 +120,7 @@ def _laid(
         ds_config=choice.ds_config,
         zero_stage=stage,
         micro_batch_size=choice.micro_batch_size,
-        accumulation=max(1, share // choice.micro_batch_size),
+        accumulation=max(1, of_device // choice.micro_batch_size),
         activation_checkpointing=choice.activation_checkpointing,
         num_params=work.params,
         largest_tensor=work.largest_tensor,
@@ -184,11 +153,9 @@ def _reasons(config: RunConfig, chosen: Placement, ordered: list[Placement], dev
 
     def instead(**change: object) -> MemoryEstimate | None:
         """The memory of the placement that differs from the chosen one in ``change`` alone."""
-        wanted = {"ds_config": chosen.ds_config, "micro_batch_size": chosen.micro_batch_size} | {
-            "activation_checkpointing": chosen.activation_checkpointing
-        }
-        wanted |= change
-        return next((p.memory for p in ordered if all(getattr(p, key) == value for key, value in wanted.items())), None)
+        choice = {key: getattr(chosen, key) for key in ("ds_config", "micro_batch_size", "activation_checkpointing")}
+        choice |= change
+        return next((p.memory for p in ordered if all(getattr(p, key) == value for key, value in choice.items())), None)
 
     if engine.ds_config != "auto":
         yield f"ZeRO stage {chosen.zero_stage}: engine.ds_config={engine.ds_config}"
@@ -214,29 +181,3 @@ def _reasons(config: RunConfig, chosen: Placement, ordered: list[Placement], dev
         yield f"activation checkpointing: without it {gib(kept.total)} would be needed{room}"
     if not chosen.fits:
         yield f"this is the least that training takes{room}"
-
-
-def _earlier(task_dir: Path) -> dict[str, Any] | None:
-    """The placement that a task's training began with."""
-    try:
-        content: dict[str, Any] = read_json(task_dir / NAME)
-    except (OSError, ValueError):
-        return None
-    keys = ("world_size", "ds_config", "micro_batch_size", "activation_checkpointing")
-    return {key: content[key] for key in keys} if all(key in content for key in keys) else None
-
-
-def _restated(config: RunConfig, kept: dict[str, Any]) -> RunConfig:
-    """``config`` with what it leaves open set as it was."""
-    engine = config.engine
-    return replace(
-        config,
-        micro_batch_size=kept["micro_batch_size"] if config.micro_batch_size is None else config.micro_batch_size,
-        engine=replace(
-            engine,
-            ds_config=kept["ds_config"] if engine.ds_config == "auto" else engine.ds_config,
-            activation_checkpointing=kept["activation_checkpointing"]
-            if engine.activation_checkpointing is None
-            else engine.activation_checkpointing,
-        ),
-    )

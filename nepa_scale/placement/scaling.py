@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from nepa_scale.config import overrides, validate
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.placement import performance
-from nepa_scale.placement.device_memory import DeviceMemory
+from nepa_scale.placement.devices import DeviceMemory, Placement
+from nepa_scale.placement.gpus import linked_devices, stated_memory
 from nepa_scale.placement.performance import StepTime
-from nepa_scale.placement.placed import Placement
 from nepa_scale.placement.planner import place
-from nepa_scale.placement.stated_links import linked_devices
-from nepa_scale.placement.stated_peaks import stated_memory
 from nepa_scale.utils.cli import command
 from nepa_scale.utils.errors import ConfigError, UserError
 

@@ -11,11 +11,9 @@ from typing import Any
 
 import torch
 
-from nepa_scale.config.schema import RunConfig
-from nepa_scale.distributed.world import World
 from nepa_scale.perf.throughput import Throughput
-from nepa_scale.placement.costs import FLOPS_CONVENTION, task_cost
-from nepa_scale.placement.placed import Placement
+from nepa_scale.placement.costs import FLOPS_CONVENTION
+from nepa_scale.placement.resolved import ResolvedTask
 from nepa_scale.run_dir.status import now
 from nepa_scale.utils.files import write_json
 
@@ -25,22 +23,20 @@ RECORDED_PACKAGES = ("torch", "deepspeed", "timm", "webdataset")
 
 def write_result(
     task_dir: Path,
-    config: RunConfig,
-    world: World,
+    resolved: ResolvedTask,
     *,
     metrics: dict[str, float],
     details: dict[str, Any],
     validation_images: int,
     starts_finetuned: bool,
     params: int,
-    placement: Placement,
     throughput: Throughput,
     images_replaced: int,
     wall_seconds: float,
     startup_seconds: float | None,
 ) -> None:
     """Write ``result.json``; its presence is what makes a task's outcome count."""
-    cost = task_cost(config, config.task)
+    config, cost, placement = resolved.config, resolved.cost, resolved.placement
     content: dict[str, Any] = {
         "schema": SCHEMA,
         "run_id": config.run_id,
@@ -64,7 +60,7 @@ def write_result(
         "wall_seconds": round(wall_seconds, 3),
         "startup_seconds": None if startup_seconds is None else round(startup_seconds, 3),
         "device_kind": _device_kind(),
-        "device_count": world.size,
+        "device_count": placement.world_size,
         "peak_memory_bytes": throughput.memory_peak_bytes,
         "throughput": throughput.summary(),
         "placement": {

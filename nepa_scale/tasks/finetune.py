@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nepa_scale.config.schema import FinetuneConfig, RunConfig
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.task_settings import FinetuneConfig
 from nepa_scale.data.datasets import Samples
 from nepa_scale.distributed.world import World
 from nepa_scale.models.nepa_vit import NepaViT, checkpoint_filter_fn
@@ -75,9 +76,9 @@ class Finetune(Task):
         if self.tuning_data is None:
             return {}
         of_validation = self.details
-        found = self.evaluate(world, device, self.tuning_data)
+        metrics = self.evaluate(world, device, self.tuning_data)
         self.details = of_validation
-        return {f"tuning_{self.score}": found[self.score]}
+        return {f"tuning_{self.score}": metrics[self.score]}
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser with layer-wise rates and, if asked for, a rate of its own for the head."""

@@ -13,19 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nepa_scale.config import early_stop, lr_scaling
-from nepa_scale.config.schema import PretrainConfig, RunConfig
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.task_settings import PretrainConfig
 from nepa_scale.data.datasets import PretrainImages
 from nepa_scale.data.decode import BadImageError
 from nepa_scale.data.device import to_device
 from nepa_scale.data.transforms import pretrain_eval, pretrain_train
 from nepa_scale.distributed.process_group import sum_over_ranks
 from nepa_scale.distributed.world import World
-from nepa_scale.models.nepa_vit import NepaViT, scale_initial_weights, standardised
+from nepa_scale.models.build import scale_initial_weights
+from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.models.objective import Diagnostics, next_embedding_loss
+from nepa_scale.models.patches import standardised
 from nepa_scale.optim.optimizer import build_optimizer
-from nepa_scale.tasks import target_share, target_warnings
-from nepa_scale.tasks.collapse import Spread
-from nepa_scale.tasks.probing.online import OnlineVote
+from nepa_scale.tasks import pretrain_monitors, target_warnings
+from nepa_scale.tasks.pretrain_monitors import Spread
+from nepa_scale.tasks.probing.knn import OnlineKnn
 from nepa_scale.tasks.task import Task, Value, parameter_dtype
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.progress import logger
@@ -104,7 +107,7 @@ class Pretrain(Task):
             scale_initial_weights(self.backbone, self._scaling)
         self.backbone.causal = section.attention == "causal"
         self.module: PretrainModule = PretrainModule(self.backbone, section)
-        self._vote = OnlineVote(self) if early_stop.asks_for_knn(section) else None
+        self._knn = OnlineKnn(self) if early_stop.asks_for_knn(section) else None
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser with the rates that ``pretrain.lr_rule`` gives this size."""
@@ -126,7 +129,7 @@ class Pretrain(Task):
         batch = to_device(torch.stack(images), torch.device("cpu"), self.standard)
         if self.standard.by_image:
             batch = standardised(batch)
-        energy = target_share.patch_energy(batch, self.config.model.patch_size)
+        energy = pretrain_monitors.patch_energy(batch, self.config.model.patch_size)
         self.details = {"patch_energy": energy}
         shares = "{mean_colour:.0%} is each patch's mean colour, {mean_patch:.0%} the mean of all patches"
         logger.info("%s: of the energy of patches %s", self.name, shares.format(**energy))
@@ -180,7 +183,7 @@ class Pretrain(Task):
             if counts:
                 diagnostics.update(z, z_hat)
         sum_over_ranks(diagnostics.state_tensors())
-        votes = {} if self._vote is None else {early_stop.KNN: self._vote.top1(world, device)}
+        votes = {} if self._knn is None else {early_stop.KNN: self._knn.top1(world, device)}
         self.module.train()
         return diagnostics.compute() | votes
 

@@ -10,8 +10,9 @@ import torch
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
-from nepa_scale.config.layers import EMBEDDING, OUTPUT, block_name, block_of, probed_layers
-from nepa_scale.config.schema import ProbeConfig, RunConfig
+from nepa_scale.config.ladder import EMBEDDING, OUTPUT, block_name, block_of, probed_layers
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.task_settings import ProbeConfig
 from nepa_scale.data.datasets import LabelledImages
 from nepa_scale.data.order import subset
 from nepa_scale.data.transforms import classify_eval, classify_train
@@ -19,8 +20,8 @@ from nepa_scale.distributed.process_group import sum_over_ranks
 from nepa_scale.distributed.world import World
 from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.optim.optimizer import ADAM_EPS
-from nepa_scale.placement.costs import RATE_FACTORS
 from nepa_scale.tasks.finetune import load_backbone
+from nepa_scale.tasks.head_costs import RATE_FACTORS
 from nepa_scale.tasks.probing.heads import (
     LINEAR_LAST,
     LINEAR_MEAN,
@@ -31,7 +32,7 @@ from nepa_scale.tasks.probing.heads import (
     rate_groups,
     view,
 )
-from nepa_scale.tasks.probing.vote import top1_of_votes
+from nepa_scale.tasks.probing.knn import top1_of_votes
 from nepa_scale.tasks.task import Task, Value, parameter_dtype
 
 STANDARDISED_IMAGES = 2048
@@ -72,11 +73,11 @@ class ProbeModule(nn.Module):
         blocks = [block for block in map(block_of, self.heads) if block is not None]
         taken = [*blocks, len(self.backbone.blocks) - 1]
         final, raw = self.backbone.forward_intermediates(images, indices=taken, output_fmt="NLC")
-        found = dict(zip(map(block_name, taken), raw, strict=True))
-        found[OUTPUT] = final[:, self.backbone.num_prefix_tokens :]
+        outputs = dict(zip(map(block_name, taken), raw, strict=True))
+        outputs[OUTPUT] = final[:, self.backbone.num_prefix_tokens :]
         if EMBEDDING in self.heads:
-            found[EMBEDDING] = self.backbone.patch_embed(images)
-        return {layer: found[layer] for layer in self.heads}
+            outputs[EMBEDDING] = self.backbone.patch_embed(images)
+        return {layer: outputs[layer] for layer in self.heads}
 
     def scores(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Class scores [R, B, C] of every head at every rate, by the head's full name."""
@@ -89,7 +90,7 @@ class ProbeModule(nn.Module):
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """The training loss, a scalar: each head at each rate has a gradient of its own in it."""
         scores = self.scores(self.features(images))
-        return torch.stack([losses(each, labels).mean(dim=1).sum() for each in scores.values()]).sum()
+        return torch.stack([losses(of_head, labels).mean(dim=1).sum() for of_head in scores.values()]).sum()
 
 
 class Probe(Task):
@@ -146,15 +147,15 @@ class Probe(Task):
         """Measure each channel's mean and spread over some training images, as training augments them."""
         module = self.module
         heads = {(layer, name): head for layer in module.heads for name, head in module.of_layer(layer).items()}
-        sums = {place: torch.zeros(3, self.backbone.embed_dim, dtype=torch.float64, device=device) for place in heads}
+        sums = {key: torch.zeros(3, self.backbone.embed_dim, dtype=torch.float64, device=device) for key in heads}
         for (images, _), counts in self.evaluation_batches(world, device, self._standard_data):
             features = self.module.features(images)  # under ZeRO-3 a collective, whether it counts or not
             for layer, tokens in features.items() if counts else ():
                 for name in module.of_layer(layer):
                     sums[layer, name] += moments(view(name, tokens))
         sum_over_ranks(sums.values())
-        for place, head in heads.items():
-            head.standardise.settle(sums[place])
+        for key, head in heads.items():
+            head.standardise.settle(sums[key])
 
     @torch.no_grad()
     def evaluate(self, world: World, device: torch.device) -> dict[str, float]:
@@ -164,17 +165,15 @@ class Probe(Task):
         label_counts = torch.zeros(self._classes, dtype=torch.float64, device=device)
         for (images, labels), counts in self.evaluation_batches(world, device):
             scores = self.module.scores(self.module.features(images))
-            for name, each in scores.items():
-                found = torch.stack([losses(each, labels), each.argmax(dim=2) == labels]).sum(
-                    dim=2, dtype=torch.float64
-                )
-                sums[name] = sums.get(name, 0) + found * counts
+            for name, of_head in scores.items():
+                loss_and_right = torch.stack([losses(of_head, labels), of_head.argmax(dim=2) == labels])
+                sums[name] = sums.get(name, 0) + loss_and_right.sum(dim=2, dtype=torch.float64) * counts
             label_counts += torch.bincount(labels, minlength=self._classes) * counts
         sum_over_ranks([*sums.values(), label_counts])
         if self._knn is None and self.section.knn_neighbours:
             self._knn = self._vote(world, device)  # once: the backbone does not change
         self.module.train()
-        chosen = {name: self._best(*(each / label_counts.sum()).tolist()) for name, each in sums.items()}
+        chosen = {name: self._best(*(total / label_counts.sum()).tolist()) for name, total in sums.items()}
         self.details = {"heads": chosen}
         top1 = {name: head["top1"] for name, head in chosen.items()} | (self._knn or {})
         short = {name.removesuffix(f"/{OUTPUT}"): value for name, value in top1.items() if name.endswith(OUTPUT)}
@@ -183,7 +182,7 @@ class Probe(Task):
         return {"loss": mean_loss, **short, "top1_majority": majority, **top1}
 
     def _best(self, loss: list[float], top1: list[float]) -> dict[str, Any]:
-        """A head's figures at the rate with the most right answers, of equal ones that with the least loss."""
+        """A head's metrics at the rate with the most right answers, of equal ones that with the least loss."""
         best = max(range(len(RATE_FACTORS)), key=lambda rate: (top1[rate], -loss[rate]))
         return {
             "top1": top1[best],

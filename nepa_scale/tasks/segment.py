@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nepa_scale.config.layers import quarter_blocks
-from nepa_scale.config.schema import RunConfig, SegmentConfig
+from nepa_scale.config.ladder import quarter_blocks
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.task_settings import SegmentConfig
 from nepa_scale.data import layout
 from nepa_scale.data.datasets import MaskedImages, Samples
 from nepa_scale.data.decode import IGNORE
@@ -21,14 +22,10 @@ from nepa_scale.data.transforms import segment_eval, segment_train
 from nepa_scale.distributed.process_group import max_over_ranks, sum_over_ranks
 from nepa_scale.distributed.world import World
 from nepa_scale.models.nepa_vit import NepaViT
-from nepa_scale.placement.costs import padded_size
 from nepa_scale.tasks.finetune import Finetune
-from nepa_scale.tasks.segmentation.confusion import iou_per_class
-from nepa_scale.tasks.segmentation.fcn import FCNHead
-from nepa_scale.tasks.segmentation.padding import pad_to_patches, scores_of_image
-from nepa_scale.tasks.segmentation.sliding import slide
-from nepa_scale.tasks.segmentation.tally import MULTI_SCALE, PLAIN, Tally
-from nepa_scale.tasks.segmentation.upernet import UPerNet
+from nepa_scale.tasks.segmentation.heads import FCNHead, UPerNet
+from nepa_scale.tasks.segmentation.metrics import MULTI_SCALE, PLAIN, SegmentationMetrics, iou_per_class
+from nepa_scale.tasks.segmentation.sliding_window import pad_to_patches, scores_of_image, slide
 from nepa_scale.tasks.task import parameter_dtype
 from nepa_scale.utils.errors import DataLostError
 
@@ -116,11 +113,6 @@ class Segment(Finetune):
         self.module = SegmentModule(self.backbone, len(self._class_names), section)
 
     @property
-    def backbone_image_size(self) -> int:
-        """Side of the padded crop."""
-        return padded_size(self.section.image_size, self.config.model.patch_size)
-
-    @property
     def eval_batch_size(self) -> int:
         """Images read at a time: about a million pixels."""
         return max(1, min(64, EVAL_PIXELS // self.section.image_size**2))
@@ -129,28 +121,28 @@ class Segment(Finetune):
     def evaluate(self, world: World, device: torch.device, data: Samples[Any] | None = None) -> dict[str, float]:
         """mIoU, pixel and mean accuracy at the masks' own size, and the mIoU of the most frequent class everywhere.
 
-        Pixels marked 255 are left out. Multi-scale figures come beside; the IoU of each class is left in ``details``.
+        Pixels marked 255 are left out. Multi-scale metrics come beside them; ``details`` keeps the IoU of each class.
 
         Raises:
             DataLostError: on every rank, where no pixel is labelled.
         """
-        tally = Tally(len(self._class_names), self._variants, device)
+        metrics = SegmentationMetrics(len(self._class_names), self._variants, device)
         self.module.eval()
         for samples, counts in self.evaluation_batches(world, device, data):
             scores = self._scores([images for images, _ in samples], device)
             for _, mask in samples if counts else []:
-                tally.add(scores, mask)
+                metrics.add(scores, mask)
             for _ in scores:  # also takes part in the passes that other ranks still make
                 pass
-        sum_over_ranks(tally.state())
-        if not tally.plain.confmat.any():
+        sum_over_ranks(metrics.state())
+        if not metrics.plain.confmat.any():
             count, split = (len(self.eval_data), "validation") if data is None else (len(data), "tuning")
             where = f"the {count} {split} masks of '{self.section.dataset}'"
             raise DataLostError(f"no pixel of {where} is labelled: there is no mIoU")
         self.module.train()
-        named = zip(self._class_names, iou_per_class(tally.plain.confmat).tolist(), strict=True)
+        named = zip(self._class_names, iou_per_class(metrics.plain.confmat).tolist(), strict=True)
         self.details = {"iou_per_class": {name: None if math.isnan(iou) else iou for name, iou in named}}
-        return tally.figures()
+        return metrics.compute()
 
     def _scores(self, batch: list[tuple[Tensor, ...]], device: torch.device) -> Iterator[Tensor]:
         """Scores [C, h, w] of every variant of every image, upright again, at the size it was scored at."""
@@ -161,8 +153,8 @@ class Segment(Finetune):
         window = self.section.image_size if self.section.eval_mode == "slide" else None
         agree = functools.partial(max_over_ranks, device=device)
         logits: Callable[[Tensor], Tensor] = self.module.logits  # type: ignore[assignment]
-        found = slide(logits, views, window, pixels=EVAL_PIXELS, agree=agree)
-        for index, scores in enumerate(found):
+        scored = slide(logits, views, window, pixels=EVAL_PIXELS, agree=agree)
+        for index, scores in enumerate(scored):
             yield scores.flip(-1) if self._variants[index % len(self._variants)].mirrored else scores
 
 

@@ -25,6 +25,6 @@ def after(metrics: Mapping[str, float], *, by_image: bool) -> str | None:
     skill, constant = metrics["skill"], metrics["mean_baseline"]
     if skill > 0 and constant < MOST_MEAN_BASELINE:
         return None
-    found = f"skill {skill:.3f}: no better than a trivial answer" if skill <= 0 else f"skill {skill:.3f}"
+    verdict = f"skill {skill:.3f}: no better than a trivial answer" if skill <= 0 else f"skill {skill:.3f}"
     remedy = "train longer, or at another rate" if by_image else f"train longer, or with {STANDARDISE}"
-    return f"{found} (one constant answer has a cosine of {constant:.3f}); {remedy}"
+    return f"{verdict} (one constant answer has a cosine of {constant:.3f}); {remedy}"

@@ -1,4 +1,4 @@
-"""What the training loop asks of a task."""
+"""What the trainer asks of a task, and what tasks share: subsets of the data, the backbone, evaluation on all ranks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from nepa_scale.config.ladder import QkNorm
-from nepa_scale.config.schema import RunConfig, TaskConfig
-from nepa_scale.config.subsets import exhausted_classes, num_used_images, tuning_images
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.subsets import exhausted_classes, num_classes, num_used_images, tuning_images
+from nepa_scale.config.task_settings import TaskConfig
 from nepa_scale.data import layout
 from nepa_scale.data.datasets import Samples
 from nepa_scale.data.device import on_device
@@ -27,7 +28,8 @@ from nepa_scale.data.sources import Contents, Source, open_source
 from nepa_scale.data.streaming import eval_passes, eval_stream
 from nepa_scale.distributed.process_group import first_text, sum_votes
 from nepa_scale.distributed.world import World
-from nepa_scale.models.nepa_vit import NepaViT, build_backbone
+from nepa_scale.models.build import build_backbone
+from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.optim.optimizer import NO_LAYER_DECAY, LayerDecay, build_optimizer
 from nepa_scale.utils.errors import DataError, DataLostError
 from nepa_scale.utils.progress import logger
@@ -70,11 +72,6 @@ class Task(ABC):
         return 64
 
     @property
-    def backbone_image_size(self) -> int:
-        """Side of the square images that the backbone is built for, a multiple of the patch."""
-        return self.section.image_size
-
-    @property
     def layer_decay(self) -> LayerDecay:
         """Layer-wise learning-rate decay; pre-trained starts override it."""
         return NO_LAYER_DECAY
@@ -106,10 +103,10 @@ class Task(ABC):
         """Metrics over the whole validation split; every rank calls this and gets the same answer."""
 
     def observe(self, *, due: bool) -> None:  # noqa: B027  most tasks need nothing
-        """Collect figures of the coming training step, if it is ``due`` to be logged."""
+        """Collect metrics of the coming training step, if it is ``due`` to be logged."""
 
     def observed(self) -> dict[str, float]:
-        """The figures of the step just done over all ranks, which all call this."""
+        """The metrics of the step just done over all ranks, which all call this."""
         return {}
 
     def open_split(self, split: str) -> Contents:
@@ -148,7 +145,7 @@ class Task(ABC):
         arch = model.architecture()
         backbone = build_backbone(
             arch if qk_norm is None else dataclasses.replace(arch, qk_norm=cast(QkNorm, qk_norm)),
-            self.backbone_image_size,
+            self.config.backbone_image_size(self.name),
             layer_scale_init=model.layer_scale_init,
             xavier_init=model.weight_init == "xavier",
             rope_rescale=model.rope_rescale if model.rope_rescale > 1 else None,
@@ -161,8 +158,7 @@ class Task(ABC):
 
     def num_classes(self) -> int:
         """Classes of the task's labels or masks."""
-        count = layout.mask_classes if self.name == "segment" else layout.num_classes
-        return count(Path(self.config.data.root), self.section.dataset)
+        return num_classes(self.config, self.name)
 
     def evaluation_batches(
         self, world: World, device: torch.device, data: Samples[Any] | None = None
@@ -186,12 +182,12 @@ class Task(ABC):
         stream, batch, error = on_device(batches, device, self.standard), None, None
         for _ in range(missing):
             try:
-                own = next(stream, None)
+                loaded = next(stream, None)
             except DataError as failure:
-                own, error = None, str(failure)
+                loaded, error = None, str(failure)
             self._agree_to_go_on(error)
-            batch = batch if own is None else own
-            yield batch, counts and own is not None
+            batch = batch if loaded is None else loaded
+            yield batch, counts and loaded is not None
 
     def _agree_to_go_on(self, error: str | None) -> None:
         """Leave the evaluation with all other ranks where any has an error or was asked to stop."""

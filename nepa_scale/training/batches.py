@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from nepa_scale.config.schema import RunConfig
 from nepa_scale.data.advice import prepare_command
 from nepa_scale.data.device import on_device
 from nepa_scale.data.loader import train_loader
@@ -19,16 +18,16 @@ from nepa_scale.data.streaming import train_stream
 from nepa_scale.data.tolerance import FaultLog, Loaded, allowed_faults
 from nepa_scale.distributed.world import World
 from nepa_scale.engine.engine import Batch
-from nepa_scale.placement.placed import Placement
+from nepa_scale.placement.resolved import ResolvedTask
 from nepa_scale.tasks.task import Task
 from nepa_scale.utils.errors import DataError
 
 
-class Feed:
+class Batches:
     """This rank's micro-batches of each step from ``start`` on.
 
     Attributes:
-        batches: those of the step that was fetched last.
+        current: those of the step that was fetched last.
         error: why there are none, if there are none.
         wait_seconds: time spent waiting for data since it was last set to zero.
         replaced: images that others stood in for, in all batches fetched so far.
@@ -38,15 +37,15 @@ class Feed:
     def __init__(
         self,
         task: Task,
-        config: RunConfig,
-        placement: Placement,
+        resolved: ResolvedTask,
         *,
         world: World,
         device: torch.device,
         start: int,
         total_steps: int,
     ) -> None:
-        self.batches: list[Batch] = []
+        config, placement = resolved.config, resolved.placement
+        self.current: list[Batch] = []
         self.error: str | None = None
         self.wait_seconds = 0.0
         self.replaced = 0
@@ -77,8 +76,8 @@ class Feed:
         """Get the next step's micro-batches ready, or note in ``error`` why that cannot be."""
         before = time.perf_counter()
         try:
-            self.batches = list(itertools.islice(self._stream, self._accumulation))
-            for _ in self.batches:
+            self.current = list(itertools.islice(self._stream, self._accumulation))
+            for _ in self.current:
                 self._count(self._faults.popleft())
         except DataError as error:
             self.error = str(error)

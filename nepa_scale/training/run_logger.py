@@ -1,25 +1,30 @@
-"""What a task leaves on record while it trains: the rows of its log, its progress bar, its status."""
+"""What a task records while it trains: ``metrics.jsonl``, TensorBoard events, its progress bar and its status."""
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nepa_scale.config.metrics import MetricsLog
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.distributed.age import process_age
 from nepa_scale.distributed.world import World
 from nepa_scale.run_dir.status import Status, read_status, write_status
-from nepa_scale.utils.progress import StepDisplay
+from nepa_scale.utils.files import write_atomically
+from nepa_scale.utils.progress import StepDisplay, logger
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 STATUS_INTERVAL_SECONDS = 2.0
 SHOWN = ("loss", "lr", "grad_norm", "images_per_second", "mfu")  # beside the progress bar
 
 
-class Journal:
-    """Written by rank 0; the other ranks have one that writes nothing.
+class RunLogger:
+    """Rank 0 writes the records of a task; the loggers of the other ranks write nothing.
 
     Attributes:
         rows: those that earlier processes logged up to where this one begins; empty on the other ranks.
@@ -54,16 +59,16 @@ class Journal:
         """Move the progress bar."""
         self._display.update(done, None)
 
-    def write(self, done: int, figures: dict[str, Any]) -> None:
-        """Log a row of the state after step ``done``; of a skipped step some figures are no numbers, and left out."""
+    def write(self, done: int, metrics: dict[str, Any]) -> None:
+        """Log a row of the state after step ``done``, without the metrics that are not finite after a skipped step."""
         if self._log is not None:
             row = {"step": done, "images_seen": done * self._batch_size}
-            self._log.write(row | {name: value for name, value in figures.items() if math.isfinite(value)})
+            self._log.write(row | {name: value for name, value in metrics.items() if math.isfinite(value)})
 
-    def write_step(self, done: int, figures: dict[str, Any], problem: str | None) -> None:
+    def write_step(self, done: int, metrics: dict[str, Any], problem: str | None) -> None:
         """Log a row of training, show it, and now and then bring the status up to date."""
-        self.write(done, figures)
-        self._display.update(done, {name: figures[name] for name in SHOWN if math.isfinite(figures[name])})
+        self.write(done, metrics)
+        self._display.update(done, {name: metrics[name] for name in SHOWN if math.isfinite(metrics[name])})
         if time.perf_counter() - self._status_written > STATUS_INTERVAL_SECONDS:
             self.status("running", done, problem)
 
@@ -86,3 +91,63 @@ class Journal:
 
     def _largest(self, name: str) -> float:
         return max((row.get(name, 0.0) for row in self.rows), default=0.0)
+
+
+class MetricsLog:
+    """Appends rows to ``metrics.jsonl``, one object a line, and on request to TensorBoard events.
+
+    On resume the rows that will be written again are dropped: those after the checkpoint's step, and a last
+    evaluation whose result was not written.
+    """
+
+    def __init__(self, task_dir: Path, *, resume_at: int, final_step: int, tensorboard: bool) -> None:
+        self._path = task_dir / "metrics.jsonl"
+        self._events = task_dir / "tensorboard" if tensorboard else None
+        self._writer: SummaryWriter | None = None
+        self.rows = [
+            row
+            for row in read_rows(self._path)
+            if row["step"] <= resume_at and not (row["step"] == final_step and "eval_loss" in row)
+        ]
+        write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one row; it must have a ``step``."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._events is not None and self._writer is None:
+            self._open_events(self._events, row["step"])
+        if self._writer is not None:
+            for name, value in row.items():
+                if name != "step":
+                    self._writer.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        """Flush and release the files."""
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _open_events(self, folder: Path, step: int) -> None:
+        if os.fsencode(folder) != str(folder).encode("utf-8", "surrogatepass"):  # TensorBoard takes names for UTF-8
+            logger.warning(
+                "%s: TensorBoard cannot find this folder under this locale; metrics.jsonl has it all", folder
+            )
+            self._events = None
+            return
+        # Imported at the first row: it takes a second that the first training step need not wait for.
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=step)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The complete rows of a metrics file; a last line cut off by a kill is dropped."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nepa_scale.config import validate
+from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.distributed import process_group, rendezvous
 from nepa_scale.distributed.failures import Failure, JobFailedError
@@ -15,9 +16,7 @@ from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.distributed.watchdog import STARTING_PATIENCE, Watchdog
 from nepa_scale.distributed.world import World
 from nepa_scale.perf import malloc
-from nepa_scale.placement import ds_config, oom
-from nepa_scale.placement.placed import Placement
-from nepa_scale.placement.planner import agree
+from nepa_scale.placement.resolved import ResolvedTask, agree, remedy
 from nepa_scale.placement.visible_gpus import unseen
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils import errors
@@ -32,9 +31,9 @@ if TYPE_CHECKING:
 
 
 def run_task(
-    config: RunConfig, run_dir: Path, world: World, stop: StopRequest, record: Callable[[Failure], None]
+    resolved: ResolvedTask, run_dir: Path, world: World, stop: StopRequest, record: Callable[[Failure], None]
 ) -> None:
-    """Run ``config.task`` to its end or until asked to stop.
+    """Run a task to its end or until asked to stop.
 
     Args:
         record: writes down what ended the job, on rank 0.
@@ -45,7 +44,7 @@ def run_task(
             ranks may not get as far, then the watchdog ends them with the failure's exit code.
     """
     malloc.keep_freed_memory()
-    engine = config.engine
+    task_dir, engine = run_dir / resolved.config.task, resolved.config.engine
     device = process_group.initialise(
         world,
         rendezvous_seconds=engine.rendezvous_seconds,
@@ -53,28 +52,26 @@ def run_task(
     )
     watchdog = Watchdog(
         world,
-        run_dir / config.task,
+        task_dir,
         timeout_seconds=60 * engine.timeout_minutes,
         store=rendezvous.connect(world, engine.rendezvous_seconds) if world.size > 1 else None,
         record=record,
     )
     watchdog.start()
     try:
-        # Rank 0's settings are on record; another task's start may have changed that while the others read it.
-        config = process_group.gather_objects(config)[0]
-        _run(config, run_dir, world, device, stop, watchdog)
+        _run(resolved, run_dir, world, device, stop, watchdog)
     except (ConfigError, DataLostError, DivergedError, MilestoneError, SaveError):  # all ranks raise these together
         watchdog.stop()
         process_group.shut_down()
         raise
     except Exception as error:
-        raise JobFailedError(watchdog.fail(error, _described(error, config, world))) from error
+        raise JobFailedError(watchdog.fail(error, _described(error, resolved))) from error
     watchdog.stop()
     process_group.shut_down()
 
 
 def _run(
-    config: RunConfig, run_dir: Path, world: World, device: torch.device, stop: StopRequest, watchdog: Watchdog
+    resolved: ResolvedTask, run_dir: Path, world: World, device: torch.device, stop: StopRequest, watchdog: Watchdog
 ) -> None:
     import torch
 
@@ -84,28 +81,20 @@ def _run(
     from nepa_scale.tasks.task import StoppedError
     from nepa_scale.training.trainer import Trainer
 
+    task_dir = run_dir / resolved.config.task
+    resolved = _agreed(resolved, task_dir, world, device)
+    config = resolved.config
     if world.is_main and validate.is_made_on_demand(config, config.task):
         from nepa_scale.data.digits import write_digits
 
         write_digits(Path(config.data.root))
     process_group.barrier()
-    task_dir = run_dir / config.task
     if world.is_main and device.type == "cpu" and (unused := unseen()) is not None:
         logger.warning("%s", unused)
-    placement = _placement(config, task_dir, world, device)
     torch.manual_seed(config.seed)
-    task = built_task(config, run_dir, placement, world, device)
+    task = built_task(resolved, run_dir, world, device)
     try:
-        trainer = Trainer(
-            task,
-            config,
-            task_dir,
-            placement=placement,
-            world=world,
-            device=device,
-            stop=stop,
-            watchdog=watchdog,
-        )
+        trainer = Trainer(task, resolved, task_dir, world=world, device=device, stop=stop, watchdog=watchdog)
     except StoppedError:  # while the task looked through its data
         if world.is_main:
             write_status(task_dir, dataclasses.replace(read_status(task_dir) or Status("preempted"), state="preempted"))
@@ -113,37 +102,36 @@ def _run(
     trainer.run()
 
 
-def _described(error: Exception, config: RunConfig, world: World) -> str:
+def _described(error: Exception, resolved: ResolvedTask) -> str:
     """What people and ``status.json`` are told of an exception."""
     if isinstance(error, UserError):
         return str(error)
     first = (str(error).strip().splitlines() or [""])[0]
     if errors.is_out_of_memory(error):
-        return f"oom: {first}; {oom.remedy(config, world)}"
+        return f"oom: {first}; {remedy(resolved)}"
     return f"{type(error).__name__}: {first}"
 
 
-def _placement(config: RunConfig, task_dir: Path, world: World, device: torch.device) -> Placement:
-    """How to lay the task on the devices. Raises ``ConfigError``, on every rank, when they cannot do it."""
-    if device.type == "cpu" and config.engine.precision == "fp16":
+def _agreed(resolved: ResolvedTask, task_dir: Path, world: World, device: torch.device) -> ResolvedTask:
+    """The task that all ranks train. Raises ``ConfigError``, on every rank, when the devices cannot do it."""
+    if device.type == "cpu" and resolved.config.engine.precision == "fp16":
         raise ConfigError([validate.FP16_NEEDS_GPU])
-    placement = agree(config, task_dir, world, device)
-    for reason in placement.reasons:
-        if world.is_main:
-            logger.info("%s: %s", config.task, reason)
-    if placement.problem is not None and not config.force:
-        raise ConfigError([f"{config.task}: {placement.problem}"])
-    return placement
+    resolved = agree(resolved, task_dir, world, device)
+    for reason in resolved.placement.reasons if world.is_main else ():
+        logger.info("%s: %s", resolved.config.task, reason)
+    if resolved.problem is not None and not resolved.config.force:
+        raise ConfigError([resolved.problem])
+    return resolved
 
 
-def built_task(config: RunConfig, run_dir: Path, placement: Placement, world: World, device: torch.device) -> Task:
+def built_task(resolved: ResolvedTask, run_dir: Path, world: World, device: torch.device) -> Task:
     """The task; under ZeRO-3 on several ranks none of them ever holds all of its weights."""
-    if world.size == 1 or placement.zero_stage < 3:
+    config = resolved.config
+    if world.size == 1 or resolved.placement.zero_stage < 3:
         return build_task(config, run_dir)
     from nepa_scale.engine import sharded_init
 
-    settings = ds_config.resolve(config, config.task, placement)
-    return sharded_init.build(lambda: build_task(config, run_dir), settings, world=world, device=device)
+    return sharded_init.build(lambda: build_task(config, run_dir), resolved.deepspeed, world=world, device=device)
 
 
 def build_task(config: RunConfig, run_dir: Path) -> Task:
@@ -152,18 +140,6 @@ def build_task(config: RunConfig, run_dir: Path) -> Task:
     other = None if weights is None else initial.other_standardisation(config)
     if other is not None:
         logger.warning("%s", other)
-    if config.task == "pretrain":
-        from nepa_scale.tasks.pretrain import Pretrain
-
-        return Pretrain(config)
-    if config.task == "probe":
-        from nepa_scale.tasks.probe import Probe
-
-        return Probe(config, weights)
-    if config.task == "classify":
-        from nepa_scale.tasks.classify import Classify
-
-        return Classify(config, weights)
-    from nepa_scale.tasks.segment import Segment
-
-    return Segment(config, weights)
+    task = spec(config.task)
+    built: Task = task.task_class(config, weights) if task.downstream else task.task_class(config)
+    return built

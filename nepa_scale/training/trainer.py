@@ -1,4 +1,4 @@
-"""The one training loop: data, step, log, evaluate, save, stop on request, write the result."""
+"""The training loop: data, step, log, evaluate, save, stop on request, write the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from nepa_scale.checkpoint.checkpointer import Checkpoints
 from nepa_scale.config import branch
 from nepa_scale.config.early_stop import Milestones, evaluation_steps
-from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.registry import spec
 from nepa_scale.config.validate import describe_data
 from nepa_scale.distributed.process_group import first_text, max_over_ranks, sum_over_ranks, sum_votes
 from nepa_scale.distributed.signals import StopRequest
@@ -24,16 +24,13 @@ from nepa_scale.engine.engine import Engine, StepResult
 from nepa_scale.optim.optimizer import group_schedules, num_params
 from nepa_scale.perf.compile import compile_backbone
 from nepa_scale.perf.throughput import Throughput
-from nepa_scale.placement import ds_config
-from nepa_scale.placement.costs import task_cost
-from nepa_scale.placement.placed import Placement
+from nepa_scale.placement.resolved import ResolvedTask
 from nepa_scale.run_dir.paths import AVERAGE_NAME, WEIGHTS_NAME
 from nepa_scale.run_dir.result import write_result
 from nepa_scale.tasks.task import StoppedError, Task
-from nepa_scale.training.batches import Feed
-from nepa_scale.training.loss_spikes import Health
-from nepa_scale.training.nonfinite import LOWER_RATE, REMEDY, SkippedSteps
-from nepa_scale.training.run_logger import Journal
+from nepa_scale.training.batches import Batches
+from nepa_scale.training.monitors import LOWER_RATE, REMEDY, SkippedSteps, TrainingMonitor
+from nepa_scale.training.run_logger import RunLogger
 from nepa_scale.utils.errors import NAMES_SHOWN, DataLostError, DivergedError, MilestoneError
 from nepa_scale.utils.progress import logger
 
@@ -44,37 +41,34 @@ class Trainer:
     def __init__(
         self,
         task: Task,
-        config: RunConfig,
+        resolved: ResolvedTask,
         task_dir: Path,
         *,
-        placement: Placement,
         world: World,
         device: torch.device,
         stop: StopRequest,
         watchdog: Watchdog,
     ) -> None:
-        self.task, self.config, self.task_dir, self.placement = task, config, task_dir, placement
+        self.task, self.resolved, self.config, self.task_dir = task, resolved, resolved.config, task_dir
         self.world, self.device, self.stop, self.watchdog = world, device, stop, watchdog
-        section = task.section
+        config, section = resolved.config, task.section
         self.total_steps = section.total_steps(len(task.train_data))
         self.params = num_params(task.module)
-        if placement.activation_checkpointing:
+        if resolved.placement.activation_checkpointing:
             task.backbone.set_grad_checkpointing()
-        stage = placement.zero_stage
-        if compile_backbone(task.backbone, config, task.name, zero_stage=stage, world=world, device=device):
+        if compile_backbone(task.backbone, resolved, world=world, device=device):
             task.compile_rest()
         optimizer = task.build_optimizer()
         self.engine = Engine(
             task.module,
             optimizer,
             group_schedules(optimizer.param_groups, section, self.total_steps, task.layer_decay),
-            ds_config.resolve(config, task.name, placement),
+            resolved.deepspeed,
             world=world,
             device=device,
             ema_decay=section.ema_decay,
         )
-        cost = task_cost(config, task.name, activation_checkpointing=placement.activation_checkpointing)
-        self._throughput = Throughput(cost, config.engine.precision, world, device)
+        self._throughput = Throughput(resolved.cost, config.engine.precision, world, device)
         self._milestones = Milestones(f"{task.name}.milestones", section.milestones)
         self._evaluation_steps = evaluation_steps(section, self.total_steps)
         self._saved = 0
@@ -99,16 +93,16 @@ class Trainer:
         config, start = self.config, self._checkpoints.load_newest()
         if start:
             logger.info("%s: continuing from step %d of %d", self.task.name, start, self.total_steps)
-        elif config.checkpoint.branch_from and self.task.name == "pretrain":
+        elif config.checkpoint.branch_from and not spec(self.task.name).downstream:
             source = Path(config.checkpoint.branch_from) / "checkpoints"
             start = self._checkpoints.load_branch(source, branch.difference)
             logger.info("%s: branching off %s at step %d of %d", self.task.name, source, start, self.total_steps)
         self._saved = self._start = start
-        self._journal = Journal(self.task_dir, self.config, self.world, start=start, total_steps=self.total_steps)
+        self._run_logger = RunLogger(self.task_dir, self.config, self.world, start=start, total_steps=self.total_steps)
         self._warn_of_another_schedule()
-        self._replaced = self._replaced_logged = self._journal.replaced
-        self._skipped = SkippedSteps(self._journal.skipped)
-        self._health = Health(self.task, self._journal.rows)
+        self._replaced = self._replaced_logged = self._run_logger.replaced
+        self._skipped = SkippedSteps(self._run_logger.skipped)
+        self._monitor = TrainingMonitor(self.task, self._run_logger.rows)
         try:
             if self._train(start):
                 self._finish()
@@ -116,14 +110,14 @@ class Trainer:
             self._checkpoints.finish()
             raise
         except StoppedError:
-            self._journal.status("preempted", self._saved, self._checkpoints.problem)
+            self._run_logger.status("preempted", self._saved, self._checkpoints.problem)
             logger.info("%s: stopped while evaluating; the same command evaluates again", self.task.name)
         finally:
-            self._journal.close()
+            self._run_logger.close()
 
     def _warn_of_another_schedule(self) -> None:
         """Say so where the last rate on record is not this schedule's: an earlier version had another warm-up."""
-        row = next((row for row in reversed(self._journal.rows) if "lr" in row), None)
+        row = next((row for row in reversed(self._run_logger.rows) if "lr" in row), None)
         if row is None:
             return
         now = max(self.engine.rates(row["step"] - 1))
@@ -137,11 +131,10 @@ class Trainer:
     def _train(self, start: int) -> bool:
         """Take the steps from ``start`` on; False when stopped before the last."""
         config, section, done = self.config, self.task.section, start
-        self._journal.status("running", start)
-        self._feed = Feed(
+        self._run_logger.status("running", start)
+        self._batches = Batches(
             self.task,
-            config,
-            self.placement,
+            self.resolved,
             world=self.world,
             device=self.device,
             start=start,
@@ -149,28 +142,29 @@ class Trainer:
         )
         self._throughput.start()
         self._interval_start, self._interval_step = time.perf_counter(), start
-        self._end_where_missed(start, self._milestones.recall(self._journal.rows))
+        self._end_where_missed(start, self._milestones.recall(self._run_logger.rows))
         if self._lacks_evaluation(start):
             self._record_evaluation(start)
         while done < self.total_steps:
             patience = STARTING_PATIENCE if done == start else 1
             self.watchdog.passed(f"reading the images of step {done + 1}", done, patience=patience)
-            self._feed.fetch()
+            self._batches.fetch()
             self.watchdog.passed(f"agreeing to take step {done + 1}", done, patience=patience)
             if self._must_stop(done):
                 self._save(done, wait=True)
-                self._journal.status("preempted", done, self._checkpoints.problem)
+                self._run_logger.status("preempted", done, self._checkpoints.problem)
                 saved = self._checkpoints.problem or f"saved at step {done}"
                 logger.info("%s: stopped, %s; the same command continues", self.task.name, saved)
                 return False
-            self._health.before_step(due=(done + 1) % config.log.every == 0 or done + 1 == self.total_steps)
-            result = self.engine.step(self._feed.batches, step=done, before_forward=functools.partial(self._seed, done))
+            self._monitor.before_step(due=(done + 1) % config.log.every == 0 or done + 1 == self.total_steps)
+            seed = functools.partial(self._seed, done)
+            result = self.engine.step(self._batches.current, step=done, before_forward=seed)
             done += 1
             self._skipped.record(done, section.batch_size, taken=result.taken, rescaled=result.rescaled)
             last = done == self.total_steps
             if done % config.log.every == 0 or last:
                 self._record_step(done, result)
-            self._journal.step(done)
+            self._run_logger.step(done)
             evaluates = self._evaluates_at(done)
             regular = bool(config.checkpoint.every) and done % config.checkpoint.every == 0
             if evaluates or last or regular or done in self._kept_steps:
@@ -186,17 +180,17 @@ class Trainer:
             DataLostError: on every rank, with the first rank's reason, when any of them has no data for the next step
                 or too many images are bad. What was trained is saved.
         """
-        own = [self.stop.requested, self._feed.error is not None, self._feed.replaced, self._checkpoints.writing]
-        stops, errors, faults, writing = sum_votes(own)
+        mine = [self.stop.requested, self._batches.error is not None, self._batches.replaced, self._checkpoints.writing]
+        stops, errors, faults, writing = sum_votes(mine)
         if not writing:
             self._checkpoints.finish()
-        self._replaced = self._journal.replaced + faults
-        too_many = self._feed.too_many_faults(done, faults)
+        self._replaced = self._run_logger.replaced + faults
+        too_many = self._batches.too_many_faults(done, faults)
         if errors or too_many:
             self._save(done, wait=True)
             # The failure is then reported at this step.
-            self._journal.status("running", done, self._checkpoints.problem)
-            reason = first_text(self._feed.error) if errors else f"{too_many}{first_text(self._feed.last_fault)}"
+            self._run_logger.status("running", done, self._checkpoints.problem)
+            reason = first_text(self._batches.error) if errors else f"{too_many}{first_text(self._batches.last_fault)}"
             raise DataLostError(f"{reason} (saved at step {done})")
         return stops > 0
 
@@ -222,7 +216,7 @@ class Trainer:
         metrics, details = self._record_evaluation(self.total_steps)
         if unfit := [name for name, value in metrics.items() if not math.isfinite(value)]:  # the same on all ranks
             shown = ", ".join(f"{name} {metrics[name]}" for name in unfit[:NAMES_SHOWN])
-            self._journal.status("running", self.total_steps)
+            self._run_logger.status("running", self.total_steps)
             raise DivergedError(f"diverged: the metrics of the trained weights are not finite ({shown}); {LOWER_RATE}")
         self.watchdog.passed("writing the weights", self.total_steps, patience=STARTING_PATIENCE)
         self._export(WEIGHTS_NAME)
@@ -236,26 +230,24 @@ class Trainer:
         self._illustrate()
         write_result(
             self.task_dir,
-            self.config,
-            self.world,
+            self.resolved,
             metrics=metrics,
             details=details,
             validation_images=len(self.task.eval_data),
             starts_finetuned=self.task.starts_finetuned,
             params=self.params,
-            placement=self.placement,
             throughput=self._throughput,
             images_replaced=self._replaced,
-            wall_seconds=self._journal.seconds,
-            startup_seconds=self._journal.startup_seconds,
+            wall_seconds=self._run_logger.seconds,
+            startup_seconds=self._run_logger.startup_seconds,
         )
-        self._journal.status("finished", self.total_steps)
-        found = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        logger.info("%s: finished on %s  %s", self.task.name, describe_data(self.config), found)
+        self._run_logger.status("finished", self.total_steps)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        logger.info("%s: finished on %s  %s", self.task.name, describe_data(self.config), shown)
 
     def _export(self, name: str) -> None:
         names = self.engine.module.state_dict(keep_vars=True)
-        self.engine.export(self.task_dir / name, self.task.exported({each: each for each in names}))
+        self.engine.export(self.task_dir / name, self.task.exported({key: key for key in names}))
 
     def _illustrate(self) -> None:
         try:
@@ -280,7 +272,7 @@ class Trainer:
     def _note_replaced(self, done: int) -> None:
         """Log the number of replaced images if the last row does not tell it: a resume counts on from there."""
         if self._replaced != self._replaced_logged:
-            self._journal.write(done, {"images_replaced": self._replaced})
+            self._run_logger.write(done, {"images_replaced": self._replaced})
             self._replaced_logged = self._replaced
 
     def _record_step(self, done: int, result: StepResult) -> None:
@@ -289,19 +281,19 @@ class Trainer:
         batch_size = self.task.section.batch_size
         loss = result.loss / self.world.size
         sum_over_ranks([loss])
-        figures: dict[str, Any] = {
+        metrics: dict[str, Any] = {
             "loss": loss.item(),
             "lr": result.lr,
             "grad_norm": result.grad_norm,
-            **self._throughput.interval((done - self._interval_step) * batch_size, seconds, self._feed.wait_seconds),
+            **self._throughput.interval((done - self._interval_step) * batch_size, seconds, self._batches.wait_seconds),
             "images_replaced": self._replaced,
             "skipped_steps": self._skipped.total,
-            "elapsed_seconds": self._journal.seconds,
+            "elapsed_seconds": self._run_logger.seconds,
         }
-        figures |= self._health.figures(done, figures["loss"])
-        self._interval_start, self._interval_step, self._feed.wait_seconds = now, done, 0.0
+        metrics |= self._monitor.metrics(done, metrics["loss"])
+        self._interval_start, self._interval_step, self._batches.wait_seconds = now, done, 0.0
         self._replaced_logged = self._replaced
-        self._journal.write_step(done, figures, self._checkpoints.problem)
+        self._run_logger.write_step(done, metrics, self._checkpoints.problem)
 
     def _record_evaluation(self, done: int) -> tuple[dict[str, float], dict[str, Any]]:
         """Metrics and details of the weights and, under names with ``ema_``, of their moving average; logged.
@@ -316,7 +308,7 @@ class Trainer:
                 with self.engine.average.in_place():
                     averages = self._evaluate(done)
                 metrics, details = (_with_averages(*pair) for pair in zip((metrics, details), averages, strict=True))
-        self._journal.write(done, {f"eval_{name}": value for name, value in metrics.items()})
+        self._run_logger.write(done, {f"eval_{name}": value for name, value in metrics.items()})
         self._interval_start += time.perf_counter() - before
         self._end_where_missed(done, self._milestones.judge(done, metrics))
         return metrics, details
@@ -327,7 +319,7 @@ class Trainer:
             return
         missed = first_text(verdict if self.world.is_main else None)
         if missed:
-            self._journal.status("running", done)  # the failure is then reported at this step
+            self._run_logger.status("running", done)  # the failure is then reported at this step
             raise MilestoneError(missed)
 
     def _evaluates_at(self, done: int) -> bool:
@@ -341,7 +333,7 @@ class Trainer:
         """
         if done == self.total_steps:
             return False
-        lacks = self._milestones.are_due(done) or (self._evaluates_at(done) and not self._journal.evaluated(done))
+        lacks = self._milestones.are_due(done) or (self._evaluates_at(done) and not self._run_logger.evaluated(done))
         return bool(max_over_ranks(int(self.world.is_main and lacks), self.device))
 
     def _evaluation_interrupted(self) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+Content = TypeVar("Content")
 
 
 @contextmanager
@@ -69,6 +72,27 @@ def read_json(path: Path) -> Any:
     Raises ``FileNotFoundError``, ``UnicodeDecodeError`` or ``json.JSONDecodeError``.
     """
     return json.loads(path.read_bytes())
+
+
+def until_changed(read: Callable[[Path], Content]) -> Callable[[Path], Content]:
+    """``read``, which a process then calls once for each file, and again only when the file has changed on disk.
+
+    What it returns is shared: callers leave it as it is.
+    """
+    known: dict[Path, tuple[tuple[int, ...], Content]] = {}
+
+    @functools.wraps(read)
+    def reading(path: Path) -> Content:
+        try:
+            status = path.stat()
+        except OSError:
+            return read(path)  # which says what is wrong
+        version = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if path not in known or known[path][0] != version:
+            known[path] = version, read(path)
+        return known[path][1]
+
+    return reading
 
 
 def expand_home(text: str) -> str:

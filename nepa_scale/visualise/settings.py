@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from nepa_scale.config import overrides
-from nepa_scale.config.layers import numbered_blocks
+from nepa_scale.config.ladder import numbered_blocks
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.data import layout
 from nepa_scale.data.file_names import IMAGE_SUFFIXES, is_clutter, is_image

@@ -9,10 +9,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from nepa_scale.config import overrides
-from nepa_scale.config.schema import TASKS, RunConfig
+from nepa_scale.config.registry import TASKS
+from nepa_scale.config.schema import RunConfig
 from nepa_scale.data import layout
 from nepa_scale.data.preprocessing import BY_DATASET, Preprocessing, Standardisation
-from nepa_scale.placement.costs import architecture
 from nepa_scale.run_dir.paths import (
     AVERAGE_NAME,
     CONFIG_NAME,
@@ -139,7 +139,7 @@ def _other_model(weights: Path, config: RunConfig) -> list[str]:
     new = _named(dataclasses.asdict(config.model.architecture()), by_image=config.data.by_image)
     if run is not None:
         there = _recorded(run)
-        old = _named(dataclasses.asdict(architecture(there, task)), by_image=there.data.by_image)
+        old = _named(dataclasses.asdict(there.architecture(task)), by_image=there.data.by_image)
     elif timm_layout.is_timm_folder(folder):
         description = timm_layout.read_config(folder)
         old = _named(dataclasses.asdict(description.arch), by_image=description.standardise)

@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass, replace
 
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.placement.device_memory import GIB, DeviceMemory, host_share
+from nepa_scale.placement.devices import GIB, DeviceMemory, host_share
+from nepa_scale.placement.gpus import known_devices, stated_flops, stated_memory
 from nepa_scale.placement.performance import EFFICIENCY, Device, device_called
-from nepa_scale.placement.stated_peaks import known_devices, stated_flops, stated_memory
 from nepa_scale.placement.visible_gpus import visible_gpus
 from nepa_scale.utils.errors import ConfigError, UserError
 from sweeps.settings.schema import Cluster, LocalSettings, SlurmSettings

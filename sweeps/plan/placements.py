@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.placement.placed import Placement, gib
+from nepa_scale.placement.devices import Placement, gib
 from nepa_scale.placement.planner import place
 from sweeps.plan.machine import device_memory, world_size
 from sweeps.settings.schema import Cluster, SlurmSettings

@@ -7,7 +7,7 @@ from collections import Counter
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.placement import performance
 from nepa_scale.placement.costs import TaskCost
-from nepa_scale.placement.placed import Placement
+from nepa_scale.placement.devices import Placement
 from sweeps.plan.machine import Speed
 from sweeps.plan.measured_times import Measurements, family_of, work_of
 from sweeps.plan.timing import counts

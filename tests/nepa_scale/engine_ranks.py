@@ -14,7 +14,7 @@ from nepa_scale.config.overrides import parse
 from nepa_scale.distributed import process_group
 from nepa_scale.distributed.world import World
 from nepa_scale.engine.engine import Engine
-from nepa_scale.placement.device_memory import DeviceMemory
+from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.ds_config import resolve
 from nepa_scale.placement.planner import place
 

@@ -17,7 +17,7 @@ from nepa_scale.config.overrides import parse
 from nepa_scale.distributed import process_group
 from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.distributed.watchdog import Watchdog
-from nepa_scale.placement.planner import agree
+from nepa_scale.placement.resolved import agree, resolve
 from nepa_scale.training.runner import built_task
 from nepa_scale.training.trainer import Trainer
 from nepa_scale.utils.errors import RunError
@@ -31,12 +31,12 @@ def main(folder: Path, words: list[str]) -> None:
     for stage in range(4):
         config = parse([*words, f"engine.ds_config=zero{stage}"])
         torch.manual_seed(config.seed)
-        placement = agree(config, folder / str(stage), world, device)
+        stage_dir = folder / str(stage)
+        resolved = agree(resolve(config, stage_dir, world), stage_dir, world, device)
         trainer = Trainer(
-            built_task(config, folder, placement, world, device),
-            config,
+            built_task(resolved, folder, world, device),
+            resolved,
             folder,
-            placement=placement,
             world=world,
             device=device,
             stop=stop,

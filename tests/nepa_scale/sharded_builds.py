@@ -19,7 +19,7 @@ from nepa_scale.distributed import process_group
 from nepa_scale.engine import sharded_init
 from nepa_scale.optim.optimizer import num_params
 from nepa_scale.placement import ds_config
-from nepa_scale.placement.device_memory import DeviceMemory
+from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.planner import place
 from nepa_scale.training.runner import build_task
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from nepa_scale.config.overrides import parse
 from nepa_scale.distributed.world import World
-from nepa_scale.models.nepa_vit import NepaViT, build_backbone
+from nepa_scale.models.build import build_backbone
+from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.optim.optimizer import LayerDecay
 from nepa_scale.placement import costs
 from nepa_scale.tasks.classify import Classify

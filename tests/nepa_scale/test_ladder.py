@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nepa_scale.config import ladder
 from nepa_scale.config.ladder import LADDER, Architecture, architecture
-from nepa_scale.models.nepa_vit import NepaViT, build_backbone
+from nepa_scale.models.build import build_backbone
+from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.utils.errors import UserError
 
 SMALL = [

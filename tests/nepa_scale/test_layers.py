@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nepa_scale.config.layers import block_name, block_of, probed_layers, quarter_blocks
+from nepa_scale.config.ladder import block_name, block_of, probed_layers, quarter_blocks
 
 
 @pytest.mark.parametrize(

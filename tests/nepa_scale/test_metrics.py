@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nepa_scale.config.metrics import MetricsLog, read_rows
+from nepa_scale.training.run_logger import MetricsLog, read_rows
 from nepa_scale.utils import progress
 
 
@@ -60,7 +60,7 @@ def test_rows_are_written_under_any_locale(tmp_path: Path) -> None:
     folder = tmp_path / "日本é"
     folder.mkdir()
     write = (
-        "import sys; from pathlib import Path; from nepa_scale.config.metrics import MetricsLog;"
+        "import sys; from pathlib import Path; from nepa_scale.training.run_logger import MetricsLog;"
         "assert sys.getfilesystemencoding() == 'iso8859-1';"
         "log = MetricsLog(Path(sys.argv[1]), resume_at=0, final_step=9, tensorboard=True);"
         "log.write({'step': 1, 'loss': 1.0}); log.close()"

@@ -15,7 +15,8 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 from nepa_scale.config.ladder import Architecture, MlpKind, QkNorm, architecture
-from nepa_scale.models.nepa_vit import NepaViT, build_backbone, checkpoint_filter_fn
+from nepa_scale.models.build import build_backbone
+from nepa_scale.models.nepa_vit import NepaViT, checkpoint_filter_fn
 from nepa_scale.models.objective import next_embedding_loss
 from nepa_scale.utils.errors import UserError
 

@@ -9,7 +9,7 @@ from plain_nepa import plain_loss
 from torch import Tensor
 
 from nepa_scale.config.ladder import architecture
-from nepa_scale.models.nepa_vit import build_backbone
+from nepa_scale.models.build import build_backbone
 from nepa_scale.models.objective import Diagnostics, effective_rank, next_embedding_loss
 
 

@@ -25,7 +25,8 @@ from nepa_scale.config.schema import RunConfig
 from nepa_scale.data.digits import write_digits
 from nepa_scale.data.loader import train_loader
 from nepa_scale.data.transforms import normalise
-from nepa_scale.models.nepa_vit import NepaViT, build_backbone
+from nepa_scale.models.build import build_backbone
+from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.tasks.pretrain import Pretrain
 
 pytestmark = pytest.mark.slow

@@ -22,12 +22,12 @@ from small_tasks import CPU, config_of, images_of, with_random_weights
 from torch import Tensor
 
 from nepa_scale.config.ladder import Architecture, architecture
-from nepa_scale.config.schema import PretrainConfig
+from nepa_scale.config.task_settings import PretrainConfig
 from nepa_scale.data.loader import train_loader
 from nepa_scale.data.sources import Source
 from nepa_scale.data.transforms import normalise
 from nepa_scale.distributed.world import World
-from nepa_scale.models.nepa_vit import build_backbone
+from nepa_scale.models.build import build_backbone
 from nepa_scale.models.objective import next_embedding_loss
 from nepa_scale.tasks import task as tasks
 from nepa_scale.tasks.classify import Classify

@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from nepa_scale.config import ladder
 from nepa_scale.distributed.world import World
 from nepa_scale.placement import costs
-from nepa_scale.placement.costs import RATE_FACTORS
-from nepa_scale.placement.device_memory import DeviceMemory
+from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.planner import place
+from nepa_scale.tasks.head_costs import RATE_FACTORS, probe_heads
 from nepa_scale.tasks.probe import Probe
 from nepa_scale.tasks.probing.heads import Head
 
@@ -227,7 +227,7 @@ def test_cost_counts_what_is_computed(digits_root: Path, words: list[str]) -> No
     features = task.module.features(random_batch()[0][:1])
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         task.module.scores(features)
-    head_flops = costs.head_cost(config, "probe")[1]
+    head_flops = probe_heads(config, task.num_classes()).flops
     assert head_flops == counter.get_total_flops()
     backbone = ladder.forward_flops(config.model.architecture(), 48, causal=False)
     assert cost.flops_train == (backbone + 3 * head_flops) * 5 * 8

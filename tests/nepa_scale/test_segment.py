@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from segment_oracle import IGNORE, confusion_of, miou_of, write_masked
 from small_tasks import CPU, config_of, images_of, with_random_weights
 
-from nepa_scale.config.layers import quarter_blocks
+from nepa_scale.config.ladder import quarter_blocks
 from nepa_scale.distributed.world import World
 from nepa_scale.tasks.segment import Segment
 

@@ -16,17 +16,19 @@ from torch import Tensor
 
 from nepa_scale.config import validate
 from nepa_scale.config.overrides import parse, save
-from nepa_scale.config.schema import TASKS, RunConfig
+from nepa_scale.config.registry import TASKS
+from nepa_scale.config.schema import RunConfig
 from nepa_scale.data.decode import decode_rgb
 from nepa_scale.data.device import to_device
 from nepa_scale.data.sources import open_source
 from nepa_scale.distributed.world import World
-from nepa_scale.models.nepa_vit import NepaViT, build_backbone
+from nepa_scale.models.build import build_backbone
+from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.run_dir import paths
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.pretrain import Pretrain
 from nepa_scale.tasks.segment import Segment
-from nepa_scale.tasks.segmentation.padding import pad_to_patches
+from nepa_scale.tasks.segmentation.sliding_window import pad_to_patches
 from nepa_scale.training.runner import build_task
 from nepa_scale.utils.errors import ConfigError, WeightsError
 from nepa_scale.weights import initial

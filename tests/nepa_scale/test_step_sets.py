@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nepa_scale.config.step_sets import StepSet, every
+from nepa_scale.config.early_stop import StepSet, every
 
 PERIODS = st.frozensets(st.integers(1, 12), max_size=3)
 OTHERS = st.frozensets(st.integers(-2, 40), max_size=5)

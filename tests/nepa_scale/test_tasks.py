@@ -22,7 +22,8 @@ from nepa_scale.data.digits import encode_png
 from nepa_scale.data.info import make_info
 from nepa_scale.data.prepare.whole import write_dataset
 from nepa_scale.distributed.world import World
-from nepa_scale.models.nepa_vit import NepaViT, build_backbone
+from nepa_scale.models.build import build_backbone
+from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.optim.optimizer import LayerDecay
 from nepa_scale.placement.costs import task_cost
 from nepa_scale.tasks.classify import Classify

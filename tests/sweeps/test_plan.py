@@ -10,7 +10,7 @@ from plain_study import read_launch
 
 from nepa_scale.checkpoint.storage import task_storage
 from nepa_scale.placement.costs import task_cost
-from nepa_scale.placement.device_memory import DeviceMemory
+from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.planner import place
 from nepa_scale.run_dir.status import Status, write_status
 from nepa_scale.utils.errors import ConfigError, UserError

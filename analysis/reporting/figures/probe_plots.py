@@ -15,7 +15,7 @@ from analysis.findings.series import OTHER, PRETRAINED, SCRATCH, label_order, of
 from analysis.reporting.figures import drawing
 from analysis.reporting.figures.plots import Plot
 from analysis.study.records import FINISHED, Study
-from nepa_scale.config.layers import EMBEDDING, OUTPUT, block_of
+from nepa_scale.config.ladder import EMBEDDING, OUTPUT, block_of
 
 MAX_PANELS = 6
 PANEL_HEIGHT = 2.3

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 from launching import rows, start
 
-from nepa_scale.training.nonfinite import SkippedSteps
+from nepa_scale.training.monitors import SkippedSteps
 from nepa_scale.utils.errors import DivergedError
 
 

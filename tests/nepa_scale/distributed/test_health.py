@@ -14,9 +14,9 @@ from launching import rows
 from small_tasks import config_of
 
 from nepa_scale.run_dir.status import read_status
-from nepa_scale.tasks.collapse import Spread
 from nepa_scale.tasks.pretrain import Pretrain
-from nepa_scale.training.loss_spikes import LEAST_LOSSES, SIGMAS, WINDOW, Health, LossSpikes
+from nepa_scale.tasks.pretrain_monitors import Spread
+from nepa_scale.training.monitors import LEAST_LOSSES, SIGMAS, WINDOW, LossSpikes, TrainingMonitor
 from nepa_scale.utils.errors import DivergedError
 from nepa_scale.utils.progress import logger
 
@@ -138,16 +138,16 @@ def test_a_collapse_warns_once_or_ends_the_task(
             parameter.zero_()
             if parameter.ndim == 1:
                 parameter.fill_(1.0)
-    health = Health(task, ())
+    health = TrainingMonitor(task, ())
     with caplog.at_level(logging.WARNING):
         for step in (10, 20):
             health.before_step(due=True)
             task.module(torch.randn(2, 3, 48, 48))
             if stop:
                 with pytest.raises(DivergedError, match=f"^collapsed: step {step}: the target has collapsed"):
-                    health.figures(step, -1.0)
+                    health.metrics(step, -1.0)
             else:
-                assert health.figures(step, -1.0)["target_std"] < 0.01
+                assert health.metrics(step, -1.0)["target_std"] < 0.01
     assert len([record for record in caplog.records if "has collapsed" in record.message]) == (0 if stop else 1)
 
 

@@ -14,9 +14,9 @@ from nepa_scale.config.overrides import parse
 from nepa_scale.distributed.exit_codes import ExitCode
 from nepa_scale.distributed.failures import exit_code
 from nepa_scale.distributed.world import World
-from nepa_scale.placement import oom
-from nepa_scale.placement.device_memory import planned
+from nepa_scale.placement.devices import planned
 from nepa_scale.placement.planner import place
+from nepa_scale.placement.resolved import remedy, resolve
 from nepa_scale.run_dir.status import read_status
 from nepa_scale.utils import errors
 
@@ -65,7 +65,8 @@ def test_remedies_are_computed_from_the_run(digits_root: Path) -> None:
     """Half the micro-batch, checkpointing and higher ZeRO stages, each with the bytes it is predicted to need, where
     that is worth it."""
     common = [f"data.root={digits_root}", "model=base", "pretrain.batch_size=512", "engine.ds_config=zero1"]
-    advice = oom.remedy(parse(common), World(0, 8))
+    common.append("engine.device_memory_gib=4")
+    advice = remedy(resolve(parse(common), Path("nowhere"), World(0, 8)))
 
     def needed(change: str) -> float:
         changed = parse([*(word for word in common if word.split("=")[0] != change.split("=", maxsplit=1)[0]), change])
@@ -79,9 +80,8 @@ def test_remedies_are_computed_from_the_run(digits_root: Path) -> None:
 def test_no_advice_beyond_what_is_left(digits_root: Path) -> None:
     """One image at a time, checkpointed, at stage 3: only other devices help."""
     words = ["micro_batch_size=1", "engine.activation_checkpointing=true", "engine.ds_config=zero3"]
-    assert oom.remedy(parse([f"data.root={digits_root}", *words]), World(0, 2)).endswith(
-        "use devices with more memory, or more of them"
-    )
+    resolved = resolve(parse([f"data.root={digits_root}", *words]), Path("nowhere"), World(0, 2))
+    assert remedy(resolved).endswith("use devices with more memory, or more of them")
 
 
 @pytest.mark.slow

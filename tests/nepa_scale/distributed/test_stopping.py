@@ -113,8 +113,8 @@ def test_ranks_stop_together(
     assert figures(tmp_path) == figures(undisturbed)
 
 
-SLOW_STEPS = "import time\nfrom nepa_scale.training import batches as feed\nfetch = feed.Feed.fetch\n" + (
-    "feed.Feed.fetch = lambda self: (time.sleep(0.3), fetch(self))[1]\n"
+SLOW_STEPS = "import time\nfrom nepa_scale.training import batches as feed\nfetch = feed.Batches.fetch\n" + (
+    "feed.Batches.fetch = lambda self: (time.sleep(0.3), fetch(self))[1]\n"
 )
 
 

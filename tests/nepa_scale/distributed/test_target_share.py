@@ -11,7 +11,7 @@ from small_tasks import CPU, config_of
 
 from nepa_scale.distributed.world import World
 from nepa_scale.tasks.pretrain import Pretrain
-from nepa_scale.tasks.target_share import patch_energy
+from nepa_scale.tasks.pretrain_monitors import patch_energy
 from nepa_scale.tasks.target_warnings import after, before
 from nepa_scale.utils.progress import logger
 

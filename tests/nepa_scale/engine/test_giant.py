@@ -16,7 +16,7 @@ from nepa_scale.config import ladder
 from nepa_scale.config.overrides import parse
 from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.placement import costs
-from nepa_scale.placement.device_memory import DeviceMemory
+from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.planner import place
 
 LARGE = ["huge", "giant", "gigantic", "enormous", "7b"]

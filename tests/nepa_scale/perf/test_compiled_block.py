@@ -10,8 +10,10 @@ from torch import Tensor
 
 from nepa_scale.config.ladder import architecture
 from nepa_scale.models import compiled_block
+from nepa_scale.models.build import build_backbone
 from nepa_scale.models.compiled_block import rope_tables, run_block
-from nepa_scale.models.nepa_vit import NepaViT, PatchProduct, build_backbone
+from nepa_scale.models.nepa_vit import NepaViT
+from nepa_scale.models.patches import PatchProduct
 
 # torch.compile looks at every tensor's .grad and silences its own warning, which an "error" filter defeats.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nepa_scale.placement.stated_peaks import stated_flops
+from nepa_scale.placement.gpus import stated_flops
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 
 from nepa_scale.config.overrides import parse
 from nepa_scale.distributed.world import World
-from nepa_scale.placement import device_memory
-from nepa_scale.placement.device_memory import available_host_memory, found, host_share, planned
+from nepa_scale.placement import devices
+from nepa_scale.placement.devices import available_host_memory, host_share, measured, planned
 
 
 def test_available_memory_is_psutils() -> None:
@@ -18,14 +18,14 @@ def test_available_memory_is_psutils() -> None:
     available = available_host_memory()
     assert available is not None
     assert 0 < available <= psutil.virtual_memory().available * 1.1
-    assert available >= psutil.virtual_memory().available * 0.9 or device_memory._left_in_control_groups()
+    assert available >= psutil.virtual_memory().available * 0.9 or devices._left_in_control_groups()
 
 
 def test_control_group_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Slurm or a container grants counts, not what the machine has: the tightest of all levels."""
     own = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
     (tmp_path / own).mkdir(parents=True, exist_ok=True)
-    monkeypatch.setattr(device_memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(devices, "CGROUP", tmp_path)
     for folder, limit in ((tmp_path / own, str(5 * 2**20)), (tmp_path, str(9 * 2**20))):
         (folder / "memory.max").write_text(limit)
         (folder / "memory.current").write_text(str(2**20))
@@ -37,7 +37,7 @@ def test_control_group_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_system_without_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system says nothing the size is unknown, and the remedy is named."""
-    monkeypatch.setattr(device_memory, "MEMINFO", tmp_path / "absent")
+    monkeypatch.setattr(devices, "MEMINFO", tmp_path / "absent")
     memory = host_share(2)
     assert memory.size is None
     assert "engine.device_memory_gib" in memory.source
@@ -45,9 +45,9 @@ def test_system_without_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_ranks_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of four processes here may use a quarter; a launcher's own count of those here goes before the world's."""
-    monkeypatch.setattr(device_memory, "available_host_memory", lambda: 4000)
+    monkeypatch.setattr(devices, "available_host_memory", lambda: 4000)
     assert host_share(4).size == 1000
-    monkeypatch.setattr(device_memory, "has_gpu", lambda: False)
+    monkeypatch.setattr(devices, "has_gpu", lambda: False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert planned(parse([]), World(size=16)).size == 2000
 
@@ -55,5 +55,5 @@ def test_ranks_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_stated_size_wins() -> None:
     """``engine.device_memory_gib`` is taken as it is, before and after torch is loaded."""
     config = parse(["engine.device_memory_gib=1.5"])
-    for memory in (planned(config, World()), found(config, World())):
+    for memory in (planned(config, World()), measured(config, World())):
         assert (memory.size, memory.source) == (3 * 2**29, "engine.device_memory_gib")

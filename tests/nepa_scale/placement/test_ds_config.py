@@ -14,7 +14,7 @@ from deepspeed.runtime.config import DeepSpeedConfig
 from nepa_scale.config import ladder
 from nepa_scale.config.overrides import parse
 from nepa_scale.placement import ds_config
-from nepa_scale.placement.device_memory import DeviceMemory
+from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.planner import place
 from nepa_scale.utils.errors import ConfigError
 

@@ -11,8 +11,8 @@ import pytest
 from nepa_scale.config import ladder
 from nepa_scale.config.overrides import parse
 from nepa_scale.placement import performance
+from nepa_scale.placement.gpus import linked_devices
 from nepa_scale.placement.performance import Way, Work, device_called, step_time, work_of
-from nepa_scale.placement.stated_links import linked_devices
 from nepa_scale.utils.errors import UserError
 
 

@@ -13,9 +13,8 @@ from processes import next_line, running
 from nepa_scale.config.overrides import parse
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.distributed.world import World
-from nepa_scale.placement import device_memory, planner
-from nepa_scale.placement.device_memory import DeviceMemory
-from nepa_scale.placement.placed import Placement
+from nepa_scale.placement import devices, planner, resolved
+from nepa_scale.placement.devices import FILL, DeviceMemory, Placement
 from nepa_scale.placement.planner import place
 from nepa_scale.train import check, main
 from sweeps.launch import main as launch
@@ -38,9 +37,9 @@ def placed(*words: str, devices: int = 8, gib: float | None = 80, on_gpu: bool =
 def test_small_runs_are_not_cut() -> None:
     """Where it fits, a device's whole share goes through at once, without ZeRO and without recomputing."""
     config = RunConfig()
-    for devices in (1, 2, 4):
-        found = place(config, "pretrain", devices, DeviceMemory(8 * GIB, "of a test", on_gpu=False))
-        assert (found.zero_stage, found.accumulation, found.micro_batch_size) == (0, 1, 64 // devices)
+    for count in (1, 2, 4):
+        found = place(config, "pretrain", count, DeviceMemory(8 * GIB, "of a test", on_gpu=False))
+        assert (found.zero_stage, found.accumulation, found.micro_batch_size) == (0, 1, 64 // count)
         assert not found.activation_checkpointing
 
 
@@ -52,7 +51,7 @@ def test_batch_adds_up_and_fits(size: str, precision: str, gib: float, devices: 
     """Micro-batch x accumulation x devices is the batch, within memory unless even the smallest way is too large."""
     found = placed(f"model.size={size}", f"engine.precision={precision}", devices=devices, gib=gib)
     assert found.micro_batch_size * found.accumulation * devices == 4096
-    assert found.memory.total <= planner.FILL * gib * GIB or not found.fits
+    assert found.memory.total <= FILL * gib * GIB or not found.fits
     if not found.fits:
         assert found.activation_checkpointing
         assert found.micro_batch_size == 1 or found.memory.moment == "step"  # which no smaller pass would lessen
@@ -145,7 +144,7 @@ def test_planning_needs_no_torch() -> None:
     """A dry run, and a plan of hundreds of runs, must not wait for torch."""
     code = (
         "import sys\nfrom nepa_scale.config.schema import RunConfig\nfrom nepa_scale.placement.planner import place\n"
-        "from nepa_scale.placement.device_memory import host_share\n"
+        "from nepa_scale.placement.devices import host_share\n"
         "place(RunConfig(), 'pretrain', 2, host_share(2))\nprint('torch' in sys.modules)"
     )
     with running(code) as process:
@@ -158,14 +157,14 @@ def test_training_goes_on_as_it_began(digits_root: Path, tmp_path: Path) -> None
     words += ["log.pictures=0", "checkpoint.every=2", "pretrain.batch_size=16"]
     run, twin = tmp_path / "run", tmp_path / "twin"
     train([*words, f"run_dir={twin}", "micro_batch_size=8"])
-    chosen = json.loads((twin / "pretrain" / planner.NAME).read_text())
+    chosen = json.loads((twin / "pretrain" / resolved.NAME).read_text())
     assert (chosen["micro_batch_size"], chosen["accumulation"]) == (8, 2)
     for name in ("result.json", "model.safetensors"):
         (twin / "pretrain" / name).unlink()
     (twin / "pretrain" / "status.json").unlink()
     output = train([*words, f"run_dir={twin}"])
     assert "as it was when this training began" in output
-    assert json.loads((twin / "pretrain" / planner.NAME).read_text())["micro_batch_size"] == 8
+    assert json.loads((twin / "pretrain" / resolved.NAME).read_text())["micro_batch_size"] == 8
     train([*words, f"run_dir={run}"])
     assert losses(run / "pretrain") == pytest.approx(losses(twin / "pretrain"), abs=1e-6)
 
@@ -212,7 +211,7 @@ def test_study_that_is_too_large_is_refused(
 
 def test_cpus_refuse_fp16(digits_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line before torch is loaded, where there is no GPU."""
-    if device_memory.has_gpu():
+    if devices.has_gpu():
         pytest.skip("there is a GPU, which does compute in fp16")
     assert main([f"data.root={digits_root}", "engine.precision=fp16"]) == 2
     [line] = capsys.readouterr().err.splitlines()

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from torch import nn
 
-from nepa_scale.placement.costs import RATE_FACTORS
+from nepa_scale.tasks.head_costs import RATE_FACTORS
 from nepa_scale.tasks.probing.heads import Head, Standardise, layer_heads, losses, moments, rate_groups, rate_name, view
 
 

@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from nepa_scale.distributed.world import World
-from nepa_scale.tasks.probing.neighbours import TEMPERATURE, Neighbours
+from nepa_scale.tasks.probing.knn import TEMPERATURE, Neighbours
 
 
 def features(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -71,5 +71,5 @@ def test_sharing_among_one_changes_nothing() -> None:
     train, (queries, _) = features(100, 0), features(10, 1)
     found = streamed(queries, 5, train, [torch.arange(100)])
     before = found.votes(5)
-    found.share(World())
+    found.merge(World())
     assert torch.equal(found.votes(5), before)

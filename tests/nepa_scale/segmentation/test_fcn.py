@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nepa_scale.distributed.world import World
 from nepa_scale.placement import costs
 from nepa_scale.tasks.segment import Segment
+from nepa_scale.tasks.segmentation.cost import segment_heads
 
 AUXILIARY = ["init=scratch", "segment.aux_weight=0.4", "segment.aux_channels=12", "model.rope_rescale=1"]
 
@@ -58,10 +59,11 @@ def test_cost_is_that_of_both_heads(digits_root: Path, words: list[str]) -> None
     heads = [module.head, module.auxiliary]
     params = sum(parameter.numel() for head in heads for parameter in head.parameters())
     flops = sum(sum(counter.get_flop_counts()[f"SegmentModule.{name}"].values()) for name in ("head", "auxiliary"))
-    assert costs.head_cost(config, "segment") == (params, flops)
+    added = segment_heads(config, 11)
+    assert (added.params, added.flops) == (params, flops)
     cost = costs.task_cost(config, "segment")
     assert cost.params_total == sum(parameter.numel() for parameter in module.parameters())
-    patches = (costs.padded_size(size, config.model.patch_size) // config.model.patch_size) ** 2
+    patches = (config.backbone_image_size("segment") // config.model.patch_size) ** 2
     assert cost.tokens_seen == cost.images_seen * patches
 
 

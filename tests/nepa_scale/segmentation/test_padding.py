@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_tasks import config_of, with_random_weights
 
-from nepa_scale.placement.costs import padded_size
 from nepa_scale.tasks.segment import Segment
-from nepa_scale.tasks.segmentation.padding import pad_to_patches, scores_of_image
+from nepa_scale.tasks.segmentation.sliding_window import pad_to_patches, scores_of_image
 
 
 def test_512_at_patch_14_is_padded_to_518() -> None:
@@ -23,6 +22,11 @@ def test_512_at_patch_14_is_padded_to_518() -> None:
     assert padded.shape == (1, 3, 518, 518)
     assert torch.equal(padded[:, :, 3:-3, 3:-3], images)
     assert padded.count_nonzero() == images.numel()
+
+
+def padded_size(side: int, patch: int) -> int:
+    """The next multiple of the patch."""
+    return -(-side // patch) * patch
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 16))

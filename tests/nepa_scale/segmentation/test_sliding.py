@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nepa_scale.tasks.segmentation.sliding import group_views, slide, views_of, window_starts
+from nepa_scale.tasks.segmentation.sliding_window import group_views, slide, views_of, window_starts
 
 
 @given(window=st.integers(1, 80), extra=st.integers(0, 300))

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from nepa_scale.placement.costs import pyramid_scales, upernet_cost
-from nepa_scale.tasks.segmentation.upernet import UPerNet
+from nepa_scale.tasks.segmentation.cost import pyramid_scales, upernet_layers
+from nepa_scale.tasks.segmentation.heads import UPerNet
 
 WIDTH, CHANNELS, CLASSES = 16, 8, 5
 
@@ -33,7 +33,8 @@ def test_cost_is_that_of_the_module(patch_size: int, grid: int) -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(features(grid))
     params = sum(parameter.numel() for parameter in module.parameters())
-    assert upernet_cost(WIDTH, CHANNELS, CLASSES, grid, patch_size) == (params, counter.get_total_flops())
+    layers = upernet_layers(WIDTH, CHANNELS, CLASSES, patch_size, grid=grid)
+    assert (layers.params, layers.flops) == (params, counter.get_total_flops())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from plain_nepa import PlainNepa
 from torch import Tensor
 
 from nepa_scale.config.ladder import Architecture, architecture
-from nepa_scale.models.nepa_vit import NepaViT, build_backbone
+from nepa_scale.models.build import build_backbone
+from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.visualise.maps import QueryMaps, query_maps, recorded_attention
 
 SIDE, PATCH, GRID = 24, 4, 6

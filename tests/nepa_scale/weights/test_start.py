@@ -17,7 +17,7 @@ from processes import Run
 from nepa_scale.config.ladder import Architecture
 from nepa_scale.config.overrides import parse
 from nepa_scale.data.preprocessing import PAPERS
-from nepa_scale.models.nepa_vit import build_backbone
+from nepa_scale.models.build import build_backbone
 from nepa_scale.tasks.finetune import load_backbone
 from nepa_scale.utils.errors import WeightsError
 from nepa_scale.utils.progress import logger

@@ -9,7 +9,7 @@ import pytest
 
 from nepa_scale.config.overrides import parse
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.placement.device_memory import DeviceMemory
+from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.planner import place
 from sweeps.plan.measured_times import Measurement, Measurements, device_of, family_of, load
 from sweeps.plan.timing import Counts, Timing

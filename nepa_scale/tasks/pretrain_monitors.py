@@ -1,7 +1,10 @@
-"""Whether pre-training's learned target is about to become the same everywhere: figures of the batches trained on.
+"""Whether pre-training's target is worth predicting: its collapse while training, its constant part before.
 
-NEPA's target is the model's own embedding, so a model that maps every patch to one vector has the lowest loss there is
-and has learnt nothing. stop-gradient and the clean input keep it from that; a wrong setting may not.
+*Collapse*: NEPA's target is the model's own embedding, so a model that maps every patch to one vector has the lowest
+loss there is and has learnt nothing. stop-gradient and the clean input prevent it; a wrong setting may not.
+
+*Constant part*: the target is a linear map of the next patch. Where most of a patch's energy is one vector that all
+patches share, one constant answer has a high cosine, and predicting teaches little else (``target_warnings``).
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ class Spread:
         self._sums = [old + new for old, new in zip(self._sums, sums, strict=True)] if self._sums else sums
 
     def compute(self) -> dict[str, float]:
-        """The figures over all ranks, which all call this; empty if there was no batch.
+        """The metrics over all ranks, which all call this; empty if there was no batch.
 
         * ``target_std``, ``prediction_std``: root of the mean squared distance of the unit vectors of patches from
           their mean, sqrt(1 - |mean|^2): 1 where they point everywhere, 0 where all are the same.
@@ -49,3 +52,24 @@ class Spread:
         cosine = neighbours[0] / counts[2]
         values = torch.stack([*stds, cosine]).tolist()
         return dict(zip(("target_std", "prediction_std", "neighbour_cosine"), values, strict=True))
+
+
+def patch_energy(images: Tensor, patch_size: int) -> dict[str, float]:
+    """The parts of the energy (sum of squares) of the patches of images [B, C, H, W], as the model sees them.
+
+    ``mean_colour``: of each patch's own mean in each channel. ``mean_patch``: of the mean of all patches, which a
+    constant prediction could reach. Both are 0 for images without any energy.
+    """
+    height, width = (side // patch_size * patch_size for side in images.shape[-2:])
+    tiles = images[..., :height, :width].unfold(2, patch_size, patch_size).unfold(3, patch_size, patch_size)
+    total = _energy(tiles)  # of [B, C, h, w, p, p]
+    mean_patch = tiles.mean((0, 2, 3), dtype=torch.float64)
+    parts = {
+        "mean_colour": _energy(tiles.mean((-2, -1))) * patch_size**2,
+        "mean_patch": _energy(mean_patch) * tiles.numel() / mean_patch.numel(),
+    }
+    return {name: energy / total if total else 0.0 for name, energy in parts.items()}
+
+
+def _energy(x: Tensor) -> float:
+    return x.square().sum(dtype=torch.float64).item()

@@ -1,4 +1,7 @@
-"""How much memory each device of a run has: stated, or found on this machine. Free of torch unless there is a GPU."""
+"""The devices of a run: how much memory each has, stated or found here, and how a task is laid on them.
+
+Free of torch unless there is a GPU.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.distributed.process_group import ranks_here
 from nepa_scale.distributed.world import World
+from nepa_scale.placement.memory import MemoryEstimate
 from nepa_scale.placement.visible_gpus import has_gpu
 
 GIB = 2**30
@@ -39,7 +43,7 @@ def planned(config: RunConfig, world: World) -> DeviceMemory:
     return host_share(ranks_here(world))
 
 
-def found(config: RunConfig, world: World) -> DeviceMemory:
+def measured(config: RunConfig, world: World) -> DeviceMemory:
     """What this rank may use of its device, with torch loaded; ranks may find different sizes."""
     import torch
 
@@ -86,11 +90,11 @@ def _resident() -> int:
 def _left_in_control_groups() -> list[int]:
     """What the limits of this process's group and of those above it leave (cgroup v2)."""
     try:
-        own = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("::")[2].strip().lstrip("/")
+        group = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("::")[2].strip().lstrip("/")
     except OSError:
         return []
     left = []
-    for folder in [CGROUP / own, *(CGROUP / own).parents]:
+    for folder in [CGROUP / group, *(CGROUP / group).parents]:
         try:
             limit, used = (
                 (folder / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current")
@@ -99,3 +103,52 @@ def _left_in_control_groups() -> list[int]:
         except (OSError, ValueError):
             continue
     return left
+
+
+#: Of a device's memory the plan fills this much: the rest is for what no model foresees, such as the pieces between
+#: blocks that an allocator cannot use.
+FILL = 0.9
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How one task is laid on ``world_size`` devices.
+
+    ``ds_config`` is a name in ds_configs/ or a path. ``micro_batch_size`` images pass through a device at a time,
+    ``accumulation`` times for each step. ``memory`` is the estimate for one device, ``available`` what one has
+    (None = not known). ``reasons``: why it is so, a line each.
+    """
+
+    world_size: int
+    ds_config: str
+    zero_stage: int
+    micro_batch_size: int
+    accumulation: int
+    activation_checkpointing: bool
+    num_params: int
+    largest_tensor: int
+    largest_block: int
+    memory: MemoryEstimate
+    available: int | None
+    reasons: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the estimate leaves the spare part of the device's memory free."""
+        return self.available is None or self.memory.total <= FILL * self.available
+
+    @property
+    def problem(self) -> str | None:
+        """Why this should not be started, if the device cannot hold it at all."""
+        if self.available is None or self.memory.total <= self.available:
+            return None
+        return (
+            f"needs about {gib(self.memory.total)} per device of the {gib(self.available)} there are"
+            f" (ZeRO stage {self.zero_stage}, micro-batch {self.micro_batch_size}); more devices, a smaller"
+            " model.size or image_size would fit; force=true starts it all the same"
+        )
+
+
+def gib(size: int) -> str:
+    """Bytes in GiB."""
+    return f"{size / 2**30:.2f} GiB"

@@ -1,4 +1,9 @@
-"""Class scores of whole images, from overlapping square windows or in one piece."""
+"""Class scores of images of any size: by a sliding window or in one piece, each padded to whole patches.
+
+512 pixels are 36.6 patches of 14. The image is padded around its centre to the next multiple, 518, as DINOv2 does
+for segmentation, with the mean: zero in normalised images. Scores are brought to the padded size and cut back,
+so loss and metrics see exactly the image's own pixels, each at its place.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Score = Callable[[Tensor], Tensor]
@@ -58,8 +64,8 @@ def views_of(images: Sequence[Tensor], window: int | None) -> list[View]:
     for index, image in enumerate(images):
         height, width = image.shape[-2:]
         high, wide = (height, width) if window is None else (min(window, height), min(window, width))
-        places = [(top, left) for top in window_starts(height, high) for left in window_starts(width, wide)]
-        views += [View(index, *place, high, wide, last=place == places[-1]) for place in places]
+        corners = [(top, left) for top in window_starts(height, high) for left in window_starts(width, wide)]
+        views += [View(index, *corner, high, wide, last=corner == corners[-1]) for corner in corners]
     return views
 
 
@@ -87,3 +93,27 @@ def _cut(images: Sequence[Tensor], views: Sequence[View]) -> Tensor:
     return torch.stack(
         [images[view.image][:, view.top :, view.left :][:, : view.height, : view.width] for view in views]
     )
+
+
+def pad_to_patches(images: Tensor, patch_size: int, *, own_mean: bool = False) -> Tensor:
+    """Pad images [B, C, H, W] to whole patches, at the two ends of a side alike (an odd pixel at the far end).
+
+    ``own_mean``: each channel's mean becomes zero first, for a model that subtracts it anyway.
+    """
+    if own_mean:
+        images = images - images.mean((-2, -1), keepdim=True)
+    (top, bottom), (left, right) = (_margins(side, patch_size) for side in images.shape[-2:])
+    return F.pad(images, (left, right, top, bottom))
+
+
+def scores_of_image(scores: Tensor, height: int, width: int, patch_size: int) -> Tensor:
+    """Scores [B, C, h, w] of padded images -> [B, C, height, width] of the images before padding (bilinear)."""
+    (top, bottom), (left, right) = _margins(height, patch_size), _margins(width, patch_size)
+    padded = top + height + bottom, left + width + right
+    of_padded = F.interpolate(scores, size=padded, mode="bilinear", align_corners=False)
+    return of_padded[..., top : top + height, left : left + width]
+
+
+def _margins(length: int, patch_size: int) -> tuple[int, int]:
+    missing = -length % patch_size
+    return missing // 2, missing - missing // 2

@@ -1,4 +1,8 @@
-"""What evaluating segmentation counts, one image at a time, from its scores in one or more forms."""
+"""Metrics of segmentation, from confusion matrices [C, C] that count pixels by [true class, predicted class].
+
+A class that neither a mask nor a prediction holds has no IoU and does not enter mIoU; one that is only predicted
+has IoU 0. Classes that no mask holds do not enter the mean accuracy either.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,6 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from nepa_scale.data.decode import IGNORE
-from nepa_scale.tasks.segmentation import confusion
 
 STRIP_ROWS = 64
 
@@ -29,8 +32,8 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 MULTI_SCALE = tuple(Variant(scale, mirrored) for scale in SCALES for mirrored in (False, True))
 
 
-class Tally:
-    """Confusion of the plain form, that of the mean over all forms, and the plain form's loss."""
+class SegmentationMetrics:
+    """Adds up, image by image, the confusion of the plain form, that of the mean over all forms, and the plain loss."""
 
     def __init__(self, num_classes: int, variants: Sequence[Variant], device: torch.device) -> None:
         self._variants = variants
@@ -66,20 +69,20 @@ class Tally:
         """What is to be summed over the ranks, in place."""
         return [self.plain.confmat, self.merged.confmat, self._loss]
 
-    def figures(self) -> dict[str, float]:
-        """The metrics of all images counted."""
+    def compute(self) -> dict[str, float]:
+        """The metrics of all images added."""
         plain, merged = self.plain.confmat, self.merged.confmat
-        found = {
-            "miou": confusion.miou(plain),
-            "pixel_accuracy": confusion.pixel_accuracy(plain),
-            "mean_accuracy": confusion.mean_accuracy(plain),
+        metrics = {
+            "miou": miou(plain),
+            "pixel_accuracy": pixel_accuracy(plain),
+            "mean_accuracy": mean_accuracy(plain),
             "loss": float(self._loss / plain.sum()),
-            "miou_majority": confusion.majority_miou(plain),
+            "miou_majority": majority_miou(plain),
         }
         if len(self._variants) > 1:
-            found["miou_multi_scale"] = confusion.miou(merged)
-            found["pixel_accuracy_multi_scale"] = confusion.pixel_accuracy(merged)
-        return found
+            metrics["miou_multi_scale"] = miou(merged)
+            metrics["pixel_accuracy_multi_scale"] = pixel_accuracy(merged)
+        return metrics
 
 
 def _strips(scores: Tensor, other: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -94,3 +97,31 @@ def _add_probabilities(total: Tensor, scores: Tensor) -> None:
 
 def _cross_entropy(scores: Tensor, mask: Tensor) -> Tensor:
     return F.cross_entropy(scores[None], mask[None], ignore_index=IGNORE, reduction="sum").double()
+
+
+def iou_per_class(matrix: Tensor) -> Tensor:
+    """Intersection over union of each class [C], float64; NaN for a class in neither mask nor prediction."""
+    hits = matrix.diagonal().double()
+    return hits / (matrix.sum(0) + matrix.sum(1) - matrix.diagonal())
+
+
+def miou(matrix: Tensor) -> float:
+    """Mean IoU over the classes that occur."""
+    return float(iou_per_class(matrix).nanmean())
+
+
+def pixel_accuracy(matrix: Tensor) -> float:
+    """Fraction of the labelled pixels that are right."""
+    return float(matrix.diagonal().sum() / matrix.sum().double())
+
+
+def mean_accuracy(matrix: Tensor) -> float:
+    """Fraction of a class's pixels that are right, averaged over the classes in the masks (mmsegmentation's mAcc)."""
+    return float((matrix.diagonal().double() / matrix.sum(1)).nanmean())
+
+
+def majority_miou(matrix: Tensor) -> float:
+    """mIoU of the most frequent class everywhere: its fraction of the pixels, averaged over the classes present."""
+    pixels = matrix.sum(1)
+    fraction = pixels.max() / pixels.sum().double()
+    return float(fraction / torch.count_nonzero(pixels))

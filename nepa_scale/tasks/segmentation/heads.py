@@ -1,9 +1,11 @@
-"""UPerNet for a plain vision transformer: a feature pyramid on four block outputs and the UPerNet head.
+"""The heads of segmentation, built from the layers that ``cost`` lists.
 
-Source: Xiao et al., "Unified Perceptual Parsing for Scene Understanding", arXiv 1807.10221, with the pyramid of
-MAE's and BEiT's segmentation models (transposed convolutions up, max pooling down). GroupNorm takes the place of
-synchronised BatchNorm, so a result depends neither on the micro-batch size nor on the number of devices.
-Dropout of whole channels before the classifier is mmsegmentation's.
+UPerNet for a plain vision transformer is a feature pyramid on four block outputs and the UPerNet head: Xiao et al.,
+"Unified Perceptual Parsing for Scene Understanding", arXiv 1807.10221, with the pyramid of MAE's and BEiT's
+segmentation models (transposed convolutions up, max pooling down). GroupNorm takes the place of synchronised
+BatchNorm, so a result depends neither on the micro-batch size nor on the number of devices. Dropout of whole channels
+before the classifier is mmsegmentation's. The auxiliary head is mmsegmentation's ``FCNHead`` with one convolution
+(Long et al., arXiv 1411.4038); it is used in training alone.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nepa_scale.placement.costs import POOL_SCALES, pyramid_scales
+from nepa_scale.tasks.segmentation.cost import POOL_SCALES, Convolution, fcn_layers, upernet_layers
 
 
 class UPerNet(nn.Module):
@@ -22,16 +24,16 @@ class UPerNet(nn.Module):
 
     def __init__(self, width: int, channels: int, num_classes: int, patch_size: int, dropout: float = 0.0) -> None:
         super().__init__()
-        scales = pyramid_scales(patch_size)
-        self.pyramid = nn.ModuleList(_rescale(width, scale) for scale in scales)
-        self.laterals = nn.ModuleList(convolution(width, channels, 1) for _ in scales[:-1])
-        self.smooth = nn.ModuleList(convolution(channels, channels, 3) for _ in scales[:-1])
-        self.pooled = nn.ModuleList(convolution(width, channels, 1) for _ in POOL_SCALES)
-        self.bottleneck = convolution(width + len(POOL_SCALES) * channels, channels, 3)
-        self.fuse = convolution(len(scales) * channels, channels, 3)
+        layers = upernet_layers(width, channels, num_classes, patch_size)
+        self.pyramid = nn.ModuleList(_rescale(width, scale) for scale in layers.scales)
+        self.laterals = nn.ModuleList(map(_convolution, layers.laterals))
+        self.smooth = nn.ModuleList(map(_convolution, layers.smooth))
+        self.pooled = nn.ModuleList(map(_convolution, layers.pooled))
+        self.bottleneck = _convolution(layers.bottleneck)
+        self.fuse = _convolution(layers.fuse)
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
-        self.apply(initialise)
+        self.classifier = _convolution(layers.classifier)
+        self.apply(_initialise)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Scores before the final up-sampling to the image's size."""
@@ -79,23 +81,35 @@ def _double(width: int) -> nn.Module:
     return nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
 
 
-def convolution(inputs: int, outputs: int, kernel: int) -> nn.Module:
-    """Convolution that keeps the size, GroupNorm and ReLU."""
-    groups = math.gcd(32, max(1, outputs // 4))
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
-        nn.GroupNorm(groups, outputs),
-        nn.ReLU(),
-    )
+def _convolution(layer: Convolution) -> nn.Module:
+    """The layer, which keeps the size of its map, and GroupNorm and ReLU where these follow it."""
+    padding, norm = layer.kernel // 2, layer.norm
+    convolution = nn.Conv2d(layer.inputs, layer.outputs, layer.kernel, padding=padding, bias=not norm)
+    groups = math.gcd(32, max(1, layer.outputs // 4))
+    return nn.Sequential(convolution, nn.GroupNorm(groups, layer.outputs), nn.ReLU()) if norm else convolution
 
 
 def _resize(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def initialise(module: nn.Module) -> None:
+def _initialise(module: nn.Module) -> None:
     """Draw a convolution's weights after He et al. (arXiv 1502.01852), with zero bias."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+class FCNHead(nn.Sequential):
+    """One map [B, D, h, w] -> class scores [B, C, h, w]."""
+
+    def __init__(self, width: int, channels: int, num_classes: int, dropout: float) -> None:
+        convolution, classifier = map(_convolution, fcn_layers(width, channels, num_classes))
+        super().__init__(convolution, nn.Dropout2d(dropout), classifier)
+        self.apply(_initialise)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Scores before up-sampling to the image's size."""
+        scores: Tensor = super().forward(feature)
+        return scores

@@ -1,4 +1,4 @@
-"""What makers state for their GPUs: operations per second of dense matrix products, and memory. Free of torch."""
+"""What makers state for their GPUs: operations per second, memory, and links between them. Free of torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Stated(NamedTuple):
 # Sources: the makers' data sheets and architecture papers (NVIDIA Volta, Turing, Ampere GA100 and GA102, Ada and
 # Hopper papers, HGX B200 sheet; AMD Instinct MI200 and MI300 sheets), without sparsity, at boost clocks. An MI250X
 # is two devices to torch: the figures are those of one. The first entry of which all words are in the name counts.
-_STATED = (
+_PEAKS = (
     _Stated(("B200",), 2250.0, 1125.0, 75.0, 192),
     _Stated(("GH200",), 989.4, 494.7, 67.0, 144),
     _Stated(("H200", "NVL"), 835.5, 417.7, 60.0, 141),
@@ -71,7 +71,7 @@ def in_name(word: str, name: str) -> bool:
 
 
 def _entry(name: str) -> _Stated | None:
-    return next((entry for entry in _STATED if all(in_name(word, name) for word in entry.names)), None)
+    return next((entry for entry in _PEAKS if all(in_name(word, name) for word in entry.names)), None)
 
 
 def _of_precision(entry: _Stated, precision: str, tf32: bool) -> float | None:
@@ -84,4 +84,37 @@ def _of_precision(entry: _Stated, precision: str, tf32: bool) -> float | None:
 
 def known_devices() -> list[str]:
     """The GPUs with stated figures, as ``stated_flops`` knows them."""
-    return [" ".join(entry.names).lower() for entry in _STATED]
+    return [" ".join(entry.names).lower() for entry in _PEAKS]
+
+
+class Links(NamedTuple):
+    """Bytes per second: of a GPU's memory, and in one direction from it to the others of its node (``inside``) and to
+    other nodes (``between``), where a node has ``per_node`` of them."""
+
+    name: str
+    memory: float
+    inside: float
+    between: float
+    per_node: int = 8
+
+
+# Sources: the makers' data sheets (NVIDIA A100, H100, H200 SXM and HGX B200; AMD MI300X): NVLink or Infinity Fabric in
+# one direction, half of what is stated for both. Between nodes the usual adapter for each GPU: 200 Gb/s with A100, 400
+# Gb/s with the others.
+_LINKS = (
+    Links("b200", 8.0e12, 900e9, 50e9),
+    Links("h200", 4.8e12, 450e9, 50e9),
+    Links("h100", 3.35e12, 450e9, 50e9),
+    Links("a100", 2.039e12, 300e9, 25e9),
+    Links("mi300x", 5.3e12, 448e9, 50e9),
+)
+
+
+def stated_links(name: str) -> Links | None:
+    """What is stated for the GPU called ``name``; None where nothing is known."""
+    return next((links for links in _LINKS if in_name(links.name, name)), None)
+
+
+def linked_devices() -> list[str]:
+    """The GPUs with stated links, as ``stated_links`` knows them."""
+    return [links.name for links in _LINKS]

@@ -1,0 +1,86 @@
+"""How the backbone reads patches: their embedding as one matrix product, and their positions by a seeded 2-D RoPE."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timm.layers import RotaryEmbeddingDinoV3
+from torch import Tensor, nn
+
+
+class SeededRope(RotaryEmbeddingDinoV3):
+    """2-D RoPE whose training-time scale, one log-uniform factor per forward pass, can come from a seed.
+
+    A run must not depend on how many devices share its batch: they all state the same seed for a step instead
+    of drawing each from its own generator.
+    """
+
+    if TYPE_CHECKING:  # TorchScript cannot read these
+        feat_shape: list[int]
+        next_seed: int | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take timm's arguments."""
+        super().__init__(*args, **kwargs)
+        self.next_seed = None
+
+    def get_embed(self, shape: list[int] | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """Return sines and cosines [N, 2 * head_dim] of the grid ``shape``, rescaled at random in training.
+
+        The table is made anew in fp32 each time: timm's cached one is rounded when the model is cast to bf16.
+        """
+        grid = list(self.feat_shape) if shape is None else shape
+        if self.training and not torch.jit.is_scripting():  # noqa: SIM108  TorchScript leaves out whole branches only
+            embed = self._drawn_embed(grid)
+        else:
+            embed = self._create_embed(grid)
+        return embed if dtype is None else embed.to(dtype)
+
+    @torch.jit.ignore
+    @torch.compiler.disable  # each step's seed is a new constant, for which the graph would be compiled anew
+    def _drawn_embed(self, grid: list[int]) -> Tensor:
+        if self.next_seed is None:
+            return self._create_embed(grid)
+        # timm draws from the global CPU generator: lend it our seed, then put its state back.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.next_seed)
+            self.next_seed = None
+            return self._create_embed(grid)
+
+
+class PatchProduct(nn.Conv2d):
+    """A convolution whose stride is its kernel, computed as the one matrix product over patches that it is.
+
+    Weight and bias are the convolution's. On the CPU that saves the reordering of both for oneDNN.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] -> [B, D, H / p, W / p]; pixels beyond the last whole patch are dropped."""
+        p, q = self.kernel_size
+        return _patch_product(images, p, q, self.weight, self.bias)
+
+
+class StandardisingProduct(PatchProduct):
+    """The same, of images whose channels are first brought to zero mean and unit deviation, each image by itself.
+
+    Whatever mean and deviation the images were normalised with has no effect then. A constant channel becomes zero.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] -> [B, D, H / p, W / p]."""
+        p, q = self.kernel_size
+        return _patch_product(standardised(images), p, q, self.weight, self.bias)
+
+
+def standardised(images: Tensor) -> Tensor:
+    """Bring each channel of each image [B, C, H, W] to zero mean and unit deviation."""
+    # The addend of the variance, of values in [-1, 1], is that of half a grey level.
+    return torch.nn.functional.layer_norm(images, images.shape[-2:], eps=1e-5)
+
+
+def _patch_product(images: Tensor, p: int, q: int, weight: Tensor, bias: Tensor | None) -> Tensor:
+    b, c, h, w = images.shape
+    patches = images[:, :, : h // p * p, : w // q * q].reshape(b, c, h // p, p, w // q, q).permute(0, 2, 4, 1, 3, 5)
+    y = torch.nn.functional.linear(patches.flatten(3), weight.flatten(1), bias)
+    return y.permute(0, 3, 1, 2)

@@ -1,0 +1,68 @@
+"""A task is resolved once: what its settings lead to is read and worked out in the check, and then handed on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from launching import REPOSITORY, clean_environment
+
+from nepa_scale.config.overrides import parse
+from nepa_scale.distributed.world import World
+from nepa_scale.placement import planner, resolved
+from nepa_scale.placement.devices import DeviceMemory
+from nepa_scale.placement.resolved import resolve
+
+GIB = 2**30
+
+#: Runs the training command and prints, by file, how often its facts, placements and DeepSpeed files were opened, and
+#: how often a placement was planned.
+COUNTING = """
+import collections, json, os, sys
+from nepa_scale import train
+from nepa_scale.placement import resolved
+opened, planned, plan = collections.Counter(), [], resolved.place
+def count(event, arguments):
+    path = os.fspath(arguments[0]) if event == "open" and isinstance(arguments[0], (str, os.PathLike)) else ""
+    if path.endswith(("_info.json", "placement.json")) or "/ds_configs/" in path:
+        opened[os.path.basename(path)] += 1
+resolved.place = lambda *arguments: (planned.append(arguments), plan(*arguments))[1]
+sys.addaudithook(count)
+code = train.main(sys.argv[1:])
+print(json.dumps([code, len(planned), opened]))
+"""
+
+
+@pytest.mark.parametrize("words", [["dry_run=true"], ["segment.steps=1", "log.tensorboard=false"]])
+def test_every_file_is_read_once(digits_root: Path, tmp_path: Path, words: list[str]) -> None:
+    """From the command line to the result, each file of facts, placement and DeepSpeed is opened once at most."""
+    command = ["task=segment", "init=scratch", "model=femto", f"data.root={digits_root}", f"run_dir={tmp_path / 'run'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTING, *command, *words],
+        cwd=REPOSITORY,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    code, planned, opened = json.loads(done.stdout.splitlines()[-1])
+    assert (code, planned) == (0, 1)
+    assert opened == {"_info.json": 1, "placement.json": 1, "zero0.json": 1}
+
+
+def test_less_memory_changes_a_placement_only_where_it_no_longer_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks with less than rank 0 planned with keep its placement if it fits, and else plan as if from the start."""
+    plenty, enough, little = (DeviceMemory(size, "of a test", on_gpu=False) for size in (64 * GIB, 4 * GIB, GIB))
+    monkeypatch.setattr(resolved, "planned", lambda config, world: plenty)
+    config = parse(["model=mini", "pretrain.batch_size=512"])
+    task = resolve(config, Path("nowhere"), World())
+    assert resolved._on_memory(task, 1, enough).placement.available == enough.size
+    for memory in (enough, little):
+        anew = planner.place(config, "pretrain", 1, memory)
+        agreed = resolved._on_memory(task, 1, memory).placement
+        assert replace(agreed, reasons=()) == replace(anew, reasons=())
+    assert resolved._on_memory(task, 1, little).placement.micro_batch_size < task.placement.micro_batch_size
