@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nepa_scale.data.prepare.class_folders import TRAIN_NAMES, list_class_tree, split_folder
 from nepa_scale.data.prepare.devkit import KIT, read_devkit
-from nepa_scale.data.prepare.kaggle_imagenet import IMAGES, list_kaggle_imagenet
+from nepa_scale.data.prepare.kaggle_imagenet import KAGGLE_IMAGES, list_kaggle_imagenet
 from nepa_scale.data.prepare.left_out import LeftOut
 from nepa_scale.data.prepare.mixing import mixed
 from nepa_scale.data.prepare.references import Item, Listing, Span
@@ -42,7 +42,7 @@ def list_imagenet(source: Path) -> Listing:
 
 
 def _list_extracted(tree: Tree, missing: list[str]) -> Listing:
-    holders = [folder for folder in ("", *tree.folders_in()) if f"{folder}/{IMAGES}".lstrip("/") in tree.folders]
+    holders = [folder for folder in ("", *tree.folders_in()) if f"{folder}/{KAGGLE_IMAGES}".lstrip("/") in tree.folders]
     if holders:
         return list_kaggle_imagenet(tree.below(holders[0]))
     if split_folder(tree, TRAIN_NAMES):

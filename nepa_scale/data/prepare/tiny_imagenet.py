@@ -9,9 +9,9 @@ from nepa_scale.data.prepare.tree import Tree, read_tree
 from nepa_scale.data.prepare.wnid_trees import WnidTree, first_words, list_wnid_tree
 from nepa_scale.utils.errors import DataError
 
-NAME = "tiny-imagenet-200"
-TABLE = "val/val_annotations.txt"
-_CLASSES = "wnids.txt"
+_TINY_FOLDER = "tiny-imagenet-200"
+_TINY_TABLE = "val/val_annotations.txt"
+_TINY_CLASSES = "wnids.txt"
 
 
 def list_tiny_imagenet(source: Path) -> Listing:
@@ -20,22 +20,22 @@ def list_tiny_imagenet(source: Path) -> Listing:
     The unlabelled images of ``test/`` are counted, not read. Raises ``DataError`` with every problem, one per line.
     """
     tree = read_tree(source)
-    if TABLE not in tree.files and NAME in tree.folders:
-        tree = tree.below(NAME)
-    if missing := [name for name in (TABLE, _CLASSES) if name not in tree.files]:
+    if _TINY_TABLE not in tree.files and _TINY_FOLDER in tree.folders:
+        tree = tree.below(_TINY_FOLDER)
+    if missing := [name for name in (_TINY_TABLE, _TINY_CLASSES) if name not in tree.files]:
         raise DataError("\n".join(f"'{tree.path(name)}' is missing" for name in missing))
-    classes = first_words(tree, _CLASSES)
-    return list_wnid_tree(WnidTree(tree, "train", "val/images", _CLASSES, TABLE, classes, _table(tree)))
+    classes = first_words(tree, _TINY_CLASSES)
+    return list_wnid_tree(WnidTree(tree, "train", "val/images", _TINY_CLASSES, _TINY_TABLE, classes, _tiny_table(tree)))
 
 
-def _table(tree: Tree) -> dict[str, str]:
+def _tiny_table(tree: Tree) -> dict[str, str]:
     """Read lines such as "val_0.JPEG <tab> n03444034 <tab> 0 <tab> 32 <tab> 44 <tab> 62", which end with a box."""
     table: dict[str, str] = {}
-    for number, line in enumerate(tree.text(TABLE).splitlines(), start=1):
+    for number, line in enumerate(tree.text(_TINY_TABLE).splitlines(), start=1):
         fields = line.split()
         if not fields:
             continue
         if len(fields) < 2 or fields[0] in table:
-            raise DataError(f"'{tree.path(TABLE)}', line {number}: expected the name of a new image and its wnid")
+            raise DataError(f"'{tree.path(_TINY_TABLE)}', line {number}: expected the name of a new image and its wnid")
         table[fields[0]] = fields[1]
     return table

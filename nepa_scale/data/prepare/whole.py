@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from nepa_scale.data.decode import decode_rgb
 from nepa_scale.data.info import INFO_NAME, STATISTICS
+from nepa_scale.data.prepare.finishing import finish
 from nepa_scale.data.prepare.pixel_sums import PixelSums
 from nepa_scale.data.prepare.tar_writer import Members, write_tar
 from nepa_scale.data.reporting import Report
@@ -47,7 +48,6 @@ def write_dataset(
     if is_written(root, info):
         return False
     with _temporary_folder(root) as folder:
-        from nepa_scale.data.prepare.finishing import finish  # here, because it is slow to import
 
         sums: dict[str, str] = {}
         pixels = PixelSums()
