@@ -22,9 +22,9 @@ from PIL import Image
 
 from nepa_scale.data.embedded import IMAGE_SIZE, NUM_TRAIN, NUM_VALIDATION, SHARD_SIZE, embedded_content
 from nepa_scale.data.info import SPLITS
-from nepa_scale.data.prepare.tar_writer import Members
-from nepa_scale.data.prepare.whole import is_written, write_dataset
+from nepa_scale.data.prepare.finishing import is_written, write_dataset
 from nepa_scale.data.reporting import Report
+from nepa_scale.data.tar_files import Members
 
 BACKGROUND = 1  # stored masks: 0 would mean unlabelled, digit d is d + 2
 

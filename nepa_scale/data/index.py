@@ -21,9 +21,9 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from nepa_scale.data.advice import prepare_command
 from nepa_scale.data.info import DatasetInfo, SplitInfo
 from nepa_scale.data.pool import cores, start_worker
+from nepa_scale.data.prepare.settings import prepare_command
 from nepa_scale.data.reporting import Report
 from nepa_scale.data.shard_index import SAMPLE_TYPE, ShardIndex, printable, scan
 from nepa_scale.data.unread import Unread

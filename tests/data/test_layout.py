@@ -11,9 +11,8 @@ import pytest
 
 from nepa_scale.data import layout
 from nepa_scale.data.layout import Layout, check_dataset
-from nepa_scale.data.prepare.ade20k_files import list_ade20k
-from nepa_scale.data.prepare.settings import FolderSettings
-from nepa_scale.data.prepare.words import parse
+from nepa_scale.data.prepare.ade20k import list_ade20k
+from nepa_scale.data.prepare.settings import FolderSettings, parse
 from nepa_scale.utils.errors import DataError
 
 

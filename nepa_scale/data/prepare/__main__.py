@@ -15,8 +15,9 @@ from nepa_scale.data.prepare.settings import (
     Settings,
     VerifySettings,
     WritingSettings,
+    help_text,
+    parse,
 )
-from nepa_scale.data.prepare.words import help_text, parse
 from nepa_scale.data.reporting import reporting
 from nepa_scale.utils.cli import command
 
@@ -45,7 +46,7 @@ def run(settings: Settings) -> int:
         with reporting() as report:
             print(adopt(settings.root, settings.name, settings.workers, report))
     elif isinstance(settings, IndexSettings):
-        from nepa_scale.data.prepare.index_again import index_again
+        from nepa_scale.data.prepare.adopt import index_again
 
         with reporting() as report:
             print(
@@ -58,8 +59,7 @@ def run(settings: Settings) -> int:
             written = digits.write_digits(**asdict(settings), report=report)
         print(_outcome(str(settings.root / embedded.EMBEDDED_NAME), written))
     elif isinstance(settings, WritingSettings):
-        from nepa_scale.data.prepare.listing import list_source
-        from nepa_scale.data.prepare.writing import write
+        from nepa_scale.data.prepare.writing import list_source, write
 
         listing = list_source(settings)
         for line in (*listing.remarks, *listing.left_out.lines()):

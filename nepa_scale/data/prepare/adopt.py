@@ -1,23 +1,24 @@
-"""Shards that came from elsewhere get ``_info.json``, checksums and an index, and stay as they are."""
+"""Shards that are there already: completed with ``_info.json``, checksums and an index; indexed or measured anew."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.data.index import INDEX_FOLDER, write_index
+from nepa_scale.data.index import INDEX_FOLDER, writable_folder, write_index
 from nepa_scale.data.info import INFO_NAME, MAX_CLASSES, SPLITS, DatasetInfo, parse_info
-from nepa_scale.data.layout import dataset_info
+from nepa_scale.data.layout import Layout, dataset_info, find_layout
 from nepa_scale.data.pool import unordered
-from nepa_scale.data.prepare.checksums import SUMS_NAME, sum_of, write_sums
+from nepa_scale.data.prepare.finishing import SUMS_NAME, read_sums, sum_of, write_sums
 from nepa_scale.data.prepare.parts import gaps, part_problems, splits_of
+from nepa_scale.data.prepare.pixels import measure
 from nepa_scale.data.reporting import Report
 from nepa_scale.data.shard_index import NO_LABEL, scan
 from nepa_scale.utils.errors import DataError, nearest, shortened
-from nepa_scale.utils.files import write_json
+from nepa_scale.utils.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -180,3 +181,40 @@ def _content(name: str, filenames: dict[str, list[str]], scanned: dict[str, _Sca
         for split, files in filenames.items()
     }
     return {"name": name, "num_classes": _classes(scanned), "prepared": {"kind": "adopt"}, "splits": splits}
+
+
+def index_again(root: Path, name: str, report: Report, *, measured: bool = False, workers: int | None = None) -> str:
+    """Replace ``root/name/_index``; return the lines that say so, and what is not read.
+
+    ``measured``: all training images are read as well, and their mean and deviation put into ``_info.json``.
+
+    Raises ``DataError`` with every fault of the shards, or when the folder cannot be written.
+    """
+    info = dataset_info(root, name)
+    folder = root / name
+    if find_layout(folder) is not Layout.SHARDS:
+        raise DataError(f"'{folder}' is read as a folder of images and needs no index")
+    with suppress(OSError):  # on a disk that is only read the index is in the cache
+        (folder / INDEX_FOLDER).mkdir(exist_ok=True)
+    target = writable_folder(folder)
+    unread = write_index(folder, info, target, report=report)
+    lines = [f"{target}: written", *([f"not read: {unread}"] if any(unread) else [])]
+    return "\n".join([*lines, *([_measure(folder, info, workers, report)] if measured else [])])
+
+
+def _measure(folder: Path, info: DatasetInfo, workers: int | None, report: Report) -> str:
+    """Put mean and deviation of the training images into ``_info.json``; return the line that says so."""
+    found = measure([folder / filename for filename in info.splits["train"].filenames], workers, report)
+    statistics, path = found.sums.as_json(), folder / INFO_NAME
+    if not statistics:
+        raise DataError(f"'{folder}': none of the training images can be decoded")
+    sums = read_sums(folder)
+    try:
+        write_json(path, {**read_json(path), **statistics})
+        if sums is not None and INFO_NAME in sums:
+            write_sums(folder, {**sums, INFO_NAME: sum_of(path)})
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be written: {error.strerror}") from None
+    named = (f"{key} {' '.join(f'{value:.4f}' for value in values)}" for key, values in statistics.items())
+    bad = f" ({found.bad} that cannot be decoded left out)" if found.bad else ""
+    return f"{path}: {', '.join(named)} of the training images{bad}"

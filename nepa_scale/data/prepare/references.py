@@ -1,13 +1,24 @@
-"""What a source holds, as cheap references: where the bytes of every sample lie."""
+"""Where the bytes of every sample lie in a source, and reading them.
+
+Archives are read in place: no member is extracted, no member name is used as a path.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
+from nepa_scale.data.decode import BadImageError
 from nepa_scale.data.prepare.left_out import LeftOut
+from nepa_scale.utils.errors import DataError
+
+_ROWS_AT_ONCE = 32
 
 
 class Span(NamedTuple):
@@ -84,3 +95,111 @@ class Listing:
 def numbered(split: str, images: Sequence[tuple[Reference, int]]) -> list[Item]:
     """Give labelled images the keys ``train_00000000`` and so on."""
     return [Item(f"{split}_{index:08d}", image, label) for index, (image, label) in enumerate(images)]
+
+
+class SourceError(DataError):
+    """A file of the source cannot be read: no fault of one image, and never skipped."""
+
+
+class Reader:
+    """Reads references, keeping the last file of each kind open. For one process, from one thread.
+
+    ``read`` raises ``BadImageError`` for a member that is damaged, ``SourceError`` for a file that cannot be read.
+    """
+
+    def __init__(self) -> None:
+        self._path = ""
+        self._descriptor = -1
+        self._zip: zipfile.ZipFile | None = None
+        self._rows: _Rows | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        if self._zip:
+            self._zip.close()
+        if self._rows:
+            self._rows.close()
+
+    def read(self, reference: Reference) -> bytes:
+        """The encoded bytes."""
+        try:
+            if isinstance(reference, Span):
+                return self._read_span(reference)
+            if isinstance(reference, ZipEntry):
+                return self._read_zip(reference)
+            return self._read_row(reference)
+        except OSError as error:
+            raise SourceError(f"'{reference.path}' cannot be read: {error.strerror or error}") from None
+
+    def _read_span(self, span: Span) -> bytes:
+        if self._path != span.path:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+            self._path, self._descriptor = "", -1
+            self._descriptor = os.open(span.path, os.O_RDONLY)
+            self._path = span.path
+        content = os.pread(self._descriptor, span.size, span.offset)
+        if len(content) != span.size:
+            raise SourceError(f"'{span.path}' became shorter while it was read")
+        return content
+
+    def _read_zip(self, entry: ZipEntry) -> bytes:
+        try:
+            if self._zip is None or self._zip.filename != entry.path:
+                self._zip = zipfile.ZipFile(entry.path)
+            with self._zip.open(entry.name) as member:
+                return member.read(entry.size)
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+            raise BadImageError(f"the member of the zip file is damaged: {error}") from None
+
+    def _read_row(self, row: ParquetRow) -> bytes:
+        if self._rows is None or not self._rows.can_reach(row):
+            if self._rows:
+                self._rows.close()
+            self._rows = _Rows(row)
+        content = self._rows.advance_to(row.row)
+        if not content:
+            raise BadImageError("the row has no image bytes")
+        return content
+
+
+class _Rows:
+    """The images of one row group from the first on, a few at a time."""
+
+    def __init__(self, row: ParquetRow) -> None:
+        import pyarrow.parquet as pq
+
+        self._source = (row.place, row.group)
+        # a buffer makes Arrow read pages as they are needed instead of whole row groups, which can have gigabytes
+        self._file = pq.ParquetFile(row.path, buffer_size=2**20, pre_buffer=False)
+        self._batches: Iterator[Any] = self._file.iter_batches(
+            _ROWS_AT_ONCE, row_groups=[row.group], columns=[row.place.column], use_threads=False
+        )
+        self._first = 0
+        self._images: list[bytes | None] = []
+
+    def can_reach(self, row: ParquetRow) -> bool:
+        return self._source == (row.place, row.group) and row.row >= self._first
+
+    def advance_to(self, row: int) -> bytes | None:
+        while row >= self._first + len(self._images):
+            self._first += len(self._images)
+            self._images = self._next_images()
+        return self._images[row - self._first]
+
+    def _next_images(self) -> list[bytes | None]:
+        import pyarrow as pa
+
+        try:
+            images = next(self._batches).column(0).to_pylist()
+        except (pa.ArrowException, StopIteration) as error:
+            place, group = self._source
+            raise SourceError(f"'{place.path}' is damaged in row group {group}: {error}") from None
+        return [image["bytes"] if isinstance(image, dict) else image for image in images]
+
+    def close(self) -> None:
+        self._file.close()

@@ -16,7 +16,7 @@ from archives import parquet, picture, split_samples
 from nepa_scale.data import layout
 from nepa_scale.data.prepare.__main__ import main
 from nepa_scale.data.prepare.parquet import list_parquet
-from nepa_scale.data.prepare.reading import Reader
+from nepa_scale.data.prepare.references import Reader
 
 
 def prepare(source: Path, root: Path, *words: str) -> int:

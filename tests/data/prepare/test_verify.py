@@ -15,7 +15,7 @@ from PIL import Image
 
 from nepa_scale.data import layout
 from nepa_scale.data.prepare.__main__ import main
-from nepa_scale.data.prepare.checksums import sum_of, write_sums
+from nepa_scale.data.prepare.finishing import sum_of, write_sums
 
 
 def png(pixels: np.ndarray) -> bytes:
