@@ -69,7 +69,7 @@ def predicted(band: Prediction, i: int = 0) -> str:
 
 
 def where(at: Array, i: int) -> str:
-    """Place ``i`` of ``at`` [V, k], said where there are several."""
+    """EpochIndex ``i`` of ``at`` [V, k], said where there are several."""
     return f" at {','.join(f'{value:g}' for value in at[:, i])}" if at.shape[1] > 1 else ""
 
 

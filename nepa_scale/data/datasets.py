@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from nepa_scale.data.decode import IGNORE, Decoder, decode_mask
 from nepa_scale.data.operations import applied
-from nepa_scale.data.order import Place
+from nepa_scale.data.order import EpochIndex
 from nepa_scale.data.sample_rng import preserved_randomness, seed_sample
 from nepa_scale.data.sources import Contents, Sample, Source
 from nepa_scale.data.transforms import ImageTransform, JointTransform, PyramidTransform
@@ -39,15 +39,15 @@ class Samples(Dataset[Item], Generic[Item]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, place: Place) -> Item:
+    def __getitem__(self, place: EpochIndex) -> Item:
         return self.__getitems__([place])[0]
 
-    def __getitems__(self, places: Sequence[Place]) -> list[Item]:
+    def __getitems__(self, places: Sequence[EpochIndex]) -> list[Item]:
         """A batch of items, which saves the generators of this process once and not for each."""
         with preserved_randomness():
             return [self.draw(place) for place in places]
 
-    def draw(self, place: Place, *, instead: int = 0) -> Item:
+    def draw(self, place: EpochIndex, *, instead: int = 0) -> Item:
         """The item at a place, or the one ``instead`` samples further on with this place's augmentation.
 
         Draws from the global generators. Raises ``BadImageError`` for an image that cannot be decoded or

@@ -12,7 +12,7 @@ from nepa_scale.data.preprocessing import Standardisation
 from nepa_scale.data.transforms import normalise
 
 
-def on_device(batches: Iterable[Any], device: torch.device, standard: Standardisation) -> Iterator[Any]:
+def prefetched(batches: Iterable[Any], device: torch.device, standard: Standardisation) -> Iterator[Any]:
     """Yield nested batches on ``device``, images in bytes normalised in float32.
 
     On a GPU the next batch is copied on a stream of its own, so that it is there when its turn comes.

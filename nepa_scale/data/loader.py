@@ -17,8 +17,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from nepa_scale.data.datasets import Samples
-from nepa_scale.data.order import Place, SampleOrder, micro_batches
-from nepa_scale.data.tolerance import Loaded, Tolerant
+from nepa_scale.data.order import EpochIndex, SampleOrder, micro_batches
+from nepa_scale.data.tolerance import Loaded, BadSampleReplacer
 from nepa_scale.distributed.signals import STOP_SIGNALS
 from nepa_scale.utils.errors import DataError
 
@@ -27,7 +27,7 @@ _DYING_SECONDS = 0.5  # until the system has its exit code
 _WORKER_ERROR = re.compile(r"(?:^|\n)[\w.]*(?:DataError|BadImageError): ")
 
 
-class MicroBatches(Sampler[list[Place]]):
+class MicroBatches(Sampler[list[EpochIndex]]):
     """The places of this rank's micro-batches, from ``start_step`` to ``total_steps``."""
 
     def __init__(
@@ -53,7 +53,7 @@ class MicroBatches(Sampler[list[Place]]):
     def __len__(self) -> int:
         return len(self._steps) * self._accumulation
 
-    def __iter__(self) -> Iterator[list[Place]]:
+    def __iter__(self) -> Iterator[list[EpochIndex]]:
         for step in self._steps:
             yield from micro_batches(self._order, step, **self._arguments)
 
@@ -143,7 +143,7 @@ def train_loader(
         rank=rank,
         world_size=world_size,
     )
-    return worker_loader(Tolerant(dataset), num_workers=num_workers, batch_sampler=sampler, collate_fn=as_it_is)
+    return worker_loader(BadSampleReplacer(dataset), num_workers=num_workers, batch_sampler=sampler, collate_fn=as_it_is)
 
 
 def eval_loader(
@@ -165,7 +165,7 @@ def eval_loader(
     arguments: dict[str, Any] = {"num_workers": num_workers, "batch_size": batch_size, "sampler": places}
     collate: Callable[[list[Any]], Any] = default_collate if stack else list
     if tolerant:
-        return worker_loader(Tolerant(dataset, collate), collate_fn=_batch_of, **arguments)
+        return worker_loader(BadSampleReplacer(dataset, collate), collate_fn=_batch_of, **arguments)
     return worker_loader(dataset, collate_fn=collate, **arguments)
 
 

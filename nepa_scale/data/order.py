@@ -19,7 +19,7 @@ from nepa_scale.utils.errors import ConfigError, DataError
 
 WINDOW_SHARDS = 32
 
-Place = tuple[int, int]  # (epoch, index of a sample)
+EpochIndex = tuple[int, int]  # (epoch, index of a sample)
 
 _EPOCH_STREAM, _SUBSET_STREAM, _TUNING_STREAM = range(3)  # keep the uses of one seed independent
 
@@ -93,7 +93,7 @@ class SampleOrder:
             windows.append(rng.permutation(np.concatenate(samples)))
         return np.concatenate(windows)
 
-    def place(self, position: int) -> Place:
+    def place(self, position: int) -> EpochIndex:
         """The (epoch, index) at a position of the stream."""
         epoch, offset = divmod(position, self.num_samples)
         return epoch, int(self.epoch(epoch)[offset])
@@ -119,7 +119,7 @@ def accumulation_steps(batch_size: int, micro_batch_size: int, world_size: int) 
 
 def micro_batches(
     order: SampleOrder, step: int, *, batch_size: int, micro_batch_size: int, rank: int, world_size: int
-) -> list[list[Place]]:
+) -> list[list[EpochIndex]]:
     """Return this rank's part of a step: [accumulation][micro_batch_size] places.
 
     The rank takes every ``world_size``-th position of the global batch, from ``rank`` on; over all ranks and

@@ -15,7 +15,7 @@ RETRY_SECONDS = (0.1, 1.0, 5.0)  # waits between attempts; then the storage coun
 OPEN_FILES = 64  # twice the window of shards that an epoch's order reads from at a time
 
 
-class Files:
+class RetryingReader:
     """Parts of files, by offset. A few files stay open; can be pickled and used in any number of processes."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Files:
 
     def read(self, path: Path, offset: int, size: int) -> bytes:
         """Return ``size`` bytes at ``offset``. Raises ``DataError`` if they cannot be had after some attempts."""
-        content = _persistently(lambda: os.pread(self._descriptor(path), size, offset), path, self._forget)
+        content = _with_retries(lambda: os.pread(self._descriptor(path), size, offset), path, self._forget)
         if len(content) != size:
             raise DataError(f"'{path}' became shorter while in use")
         return content
@@ -48,12 +48,12 @@ class Files:
             os.close(self._open.pop(path))
 
 
-def read_whole(path: Path) -> bytes:
+def read_with_retries(path: Path) -> bytes:
     """Return a file's content. Raises ``DataError`` if it cannot be had after some attempts."""
-    return _persistently(path.read_bytes, path, lambda _: None)
+    return _with_retries(path.read_bytes, path, lambda _: None)
 
 
-def _persistently(read: Callable[[], bytes], path: Path, forget: Callable[[Path], None]) -> bytes:
+def _with_retries(read: Callable[[], bytes], path: Path, forget: Callable[[Path], None]) -> bytes:
     """Try to read until it works; ``forget`` drops what is open, for a stale handle stays stale."""
     for wait in RETRY_SECONDS:
         try:

@@ -6,6 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.progress import Progress, TaskID
+
+from nepa_scale.utils.terminal import make_console, text_column
+
 LINE_SECONDS = 2.0
 
 Report = Callable[[str, int, int], None]  # (what, done, total)
@@ -14,9 +18,7 @@ Report = Callable[[str, int, int], None]  # (what, done, total)
 @contextmanager
 def reporting() -> Iterator[Report]:
     """Give a function that shows how much is done of each thing."""
-    from rich.progress import Progress, TaskID  # here, because most who import this only need the type
 
-    from nepa_scale.utils.terminal import make_console, text_column
 
     console = make_console(stderr=True)
     if not console.is_terminal:

@@ -15,7 +15,7 @@ from nepa_scale.data.decode import decode_mask, is_labelled
 from nepa_scale.data.index import ensure_index
 from nepa_scale.data.info import DatasetInfo
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
-from nepa_scale.data.reading import Files, read_whole
+from nepa_scale.data.reading import RetryingReader, read_with_retries
 from nepa_scale.data.shard_index import NO_LABEL, printable
 from nepa_scale.utils.errors import DataError, shortened
 
@@ -89,7 +89,7 @@ class ShardSource:
         self._keys, self._samples = index.keys, index.samples
         self._paths = [folder / filename for filename in contents.filenames]
         self._shard_of = np.repeat(np.arange(len(self._paths)), index.lengths)
-        self._files = Files()
+        self._files = RetryingReader()
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -165,7 +165,7 @@ class AdeSource:
 
     def __getitem__(self, index: int) -> Sample:
         image = self._images[index]
-        return Sample(image.stem, read_whole(image), None, read_whole(self._masks[index]))
+        return Sample(image.stem, read_with_retries(image), None, read_with_retries(self._masks[index]))
 
     def where(self, index: int) -> str:
         """The photograph and its mask."""

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset, default_collate
 
 from nepa_scale.data.datasets import Samples
 from nepa_scale.data.decode import BadImageError
-from nepa_scale.data.order import Place
+from nepa_scale.data.order import EpochIndex
 from nepa_scale.data.sample_rng import preserved_randomness
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.progress import logger
@@ -25,7 +25,7 @@ class Loaded(NamedTuple):
     faults: list[str]
 
 
-class Tolerant(Dataset[Any]):
+class BadSampleReplacer(Dataset[Any]):
     """A data set, by the batch, in which the next good sample of its file stands in for a bad one.
 
     The replacement is a function of the sample alone, so every run, resumed or not, sees the same.
@@ -37,14 +37,14 @@ class Tolerant(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitems__(self, places: Sequence[Place]) -> Loaded:
+    def __getitems__(self, places: Sequence[EpochIndex]) -> Loaded:
         """The batch of these places. Raises ``DataError`` where ``TRIES`` samples in a row are bad."""
         faults: list[str] = []
         with preserved_randomness():
             items = [self._draw(place, faults) for place in places]
         return Loaded(self._collate(items), faults)
 
-    def _draw(self, place: Place, faults: list[str]) -> Any:
+    def _draw(self, place: EpochIndex, faults: list[str]) -> Any:
         return first_good(lambda instead: self._dataset.draw(place, instead=instead), faults)
 
 

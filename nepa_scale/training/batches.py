@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.data.device import on_device
+from nepa_scale.data.device import prefetched
 from nepa_scale.data.loader import train_loader
 from nepa_scale.data.prepare.settings import prepare_command
 from nepa_scale.data.streaming import train_stream
@@ -71,7 +71,7 @@ class Feed:
             world_size=world.size,
             num_workers=config.data.num_workers,
         )
-        self._stream = on_device(self._split(loader), device, task.standard)
+        self._stream = prefetched(self._split(loader), device, task.standard)
 
     def fetch(self) -> None:
         """Get the next step's micro-batches ready, or note in ``error`` why that cannot be."""

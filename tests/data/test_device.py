@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from nepa_scale.data.device import on_device, to_device
+from nepa_scale.data.device import prefetched, to_device
 from nepa_scale.data.preprocessing import MEAN, PAPERS, STD
 from nepa_scale.data.transforms import normalise
 
@@ -33,4 +33,4 @@ def test_the_ends_of_the_range_are_exact() -> None:
 def test_every_batch_comes_once_and_in_order() -> None:
     """Nothing is lost or doubled on the way."""
     batches = [(torch.full((2,), number),) for number in range(5)]
-    assert [batch[0][0].item() for batch in on_device(batches, CPU, PAPERS)] == list(range(5))
+    assert [batch[0][0].item() for batch in prefetched(batches, CPU, PAPERS)] == list(range(5))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nepa_scale.data.order import (
     WINDOW_SHARDS,
-    Place,
+    EpochIndex,
     SampleOrder,
     accumulation_steps,
     batch_positions,
@@ -23,7 +23,7 @@ SHARDS = st.lists(st.integers(0, 30), min_size=1, max_size=80).filter(any)
 SEEDS = st.integers(0, 2**31)
 
 
-def global_batch(order: SampleOrder, step: int, *, batch_size: int, world_size: int, micro: int = 2) -> list[Place]:
+def global_batch(order: SampleOrder, step: int, *, batch_size: int, world_size: int, micro: int = 2) -> list[EpochIndex]:
     """What all ranks together read in one step."""
     parts = (
         micro_batches(order, step, rank=rank, world_size=world_size, micro_batch_size=micro, batch_size=batch_size)
@@ -58,7 +58,7 @@ def test_all_ranks_together_read_each_epoch_once(
     """The union over ranks, step by step, is every sample once per epoch; all ranks have equal batches."""
     order, batch_size = SampleOrder(lengths, seed), accumulation * micro * world_size
     steps = epochs * sum(lengths) // batch_size + 1
-    read: list[Place] = []
+    read: list[EpochIndex] = []
     for step in range(steps):
         parts = [
             micro_batches(order, step, rank=rank, world_size=world_size, micro_batch_size=micro, batch_size=batch_size)
