@@ -21,7 +21,6 @@ if __name__ == "__main__":
 from nepa_scale.config import branch, lr_scaling, overrides, validate
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.subsets import exhausted_classes
-from nepa_scale.data.reporting import reporting
 from nepa_scale.distributed.exit_codes import ExitCode
 from nepa_scale.distributed.failures import Failure, JobFailedError, exit_code
 from nepa_scale.distributed.process_group import leave, read_environment
@@ -38,6 +37,7 @@ from nepa_scale.run_dir import lock, paths, settings
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils import cli, progress
 from nepa_scale.utils.errors import ConfigError, DataLostError, RankError, UserError
+from nepa_scale.utils.progress import reporting
 from nepa_scale.weights import initial
 
 

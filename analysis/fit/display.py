@@ -15,7 +15,7 @@ from analysis.fit.small_sample import Interval, Prediction
 from analysis.laws.law import Array
 from analysis.laws.restrictions import standing
 from nepa_scale.utils.errors import shortened
-from nepa_scale.utils.terminal import make_console
+from nepa_scale.utils.progress import make_console
 
 PLAIN_WIDTH = 120
 

@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from nepa_scale.config import ladder
 from nepa_scale.data import preprocessing
-from nepa_scale.data.embedded import DEFAULT_ROOT, EMBEDDED_NAME
+from nepa_scale.data.info import DEFAULT_ROOT, EMBEDDED_NAME
 
 TASKS = ("pretrain", "probe", "classify", "segment")
 LAYER_CHOICES = ("all", "quarters", "last")

@@ -11,9 +11,9 @@ from nepa_scale.config.layers import numbered_blocks
 from nepa_scale.config.schema import LAYER_CHOICES, RunConfig, TaskConfig, walk
 from nepa_scale.config.subsets import class_sizes, labels_per_class, num_train_images, num_used_images, tuning_images
 from nepa_scale.data import layout, policies, preprocessing, stated
-from nepa_scale.data.reporting import Report
 from nepa_scale.utils.cli import out_of_range
 from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.progress import Report
 
 FP16_NEEDS_GPU = "engine.precision=fp16: CPUs do not compute in fp16; use bf16 or fp32, or a GPU"
 SUBSET_KEYS = ("num_images", "fraction")

@@ -1,1 +1,1 @@
-"""Data: what is on disk, in which order it is read, and how a sample becomes tensors."""
+"""Data sets: reading, decoding, sampling and augmenting them; ``prepare`` makes them. Imports ``distributed`` and ``utils``."""

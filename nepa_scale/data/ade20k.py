@@ -10,9 +10,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from nepa_scale.data.file_names import is_clutter, is_image
+from nepa_scale.data.file_io import is_clutter, is_image, read_text
 from nepa_scale.data.info import DatasetInfo, SplitInfo
-from nepa_scale.data.text import read_text
 from nepa_scale.utils.errors import DataError
 
 FOLDER_NAME = "ADEChallengeData2016"

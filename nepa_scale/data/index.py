@@ -24,12 +24,10 @@ from numpy.typing import NDArray
 from nepa_scale.data.info import DatasetInfo, SplitInfo
 from nepa_scale.data.pool import cores, start_worker
 from nepa_scale.data.prepare.settings import prepare_command
-from nepa_scale.data.reporting import Report
-from nepa_scale.data.shard_index import SAMPLE_TYPE, ShardIndex, printable, scan
-from nepa_scale.data.unread import Unread
+from nepa_scale.data.shard_index import SAMPLE_TYPE, ShardIndex, Unread, printable, scan
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.files import write_atomically
-from nepa_scale.utils.progress import logger
+from nepa_scale.utils.progress import Report, logger
 
 INDEX_FOLDER = "_index"
 

@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nepa_scale.data import ade20k
-from nepa_scale.data.embedded import DEFAULT_ROOT, EMBEDDED_NAME, embedded_class_sizes, embedded_info
-from nepa_scale.data.info import INFO_NAME, SPLITS, DatasetInfo, parse_info
+from nepa_scale.data.info import (
+    DEFAULT_ROOT,
+    EMBEDDED_NAME,
+    INFO_NAME,
+    SPLITS,
+    DatasetInfo,
+    embedded_class_sizes,
+    embedded_info,
+    parse_info,
+)
 from nepa_scale.data.prepare.settings import how_to_prepare, prepare_command
 from nepa_scale.data.preprocessing import BY_DATASET, Standardisation
 from nepa_scale.data.preprocessing import standardisation as stated_standardisation
-from nepa_scale.data.reporting import Report
 from nepa_scale.utils.errors import DataError, nearest
 from nepa_scale.utils.files import read_json
+from nepa_scale.utils.progress import Report
 
 Need = Literal["label", "mask"]
 

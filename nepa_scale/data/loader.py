@@ -1,4 +1,4 @@
-"""Loaders that read in the order of ``order.py``, whatever the number of workers and processes."""
+"""Loaders that read in the order of ``sampler.py``, whatever the number of workers and processes, and prefetch."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.context import ForkContext, ForkProcess
 from typing import Any, ClassVar
 from weakref import WeakSet
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from nepa_scale.data.datasets import Samples
-from nepa_scale.data.order import EpochIndex, SampleOrder, micro_batches
-from nepa_scale.data.tolerance import Loaded, BadSampleReplacer
+from nepa_scale.data.datasets import BadSampleReplacer, Loaded, Samples
+from nepa_scale.data.preprocessing import Standardisation
+from nepa_scale.data.sampler import EpochIndex, SampleOrder, micro_batches
+from nepa_scale.data.transforms import normalise
 from nepa_scale.distributed.signals import STOP_SIGNALS
 from nepa_scale.utils.errors import DataError
 
@@ -143,7 +145,9 @@ def train_loader(
         rank=rank,
         world_size=world_size,
     )
-    return worker_loader(BadSampleReplacer(dataset), num_workers=num_workers, batch_sampler=sampler, collate_fn=as_it_is)
+    return worker_loader(
+        BadSampleReplacer(dataset), num_workers=num_workers, batch_sampler=sampler, collate_fn=as_it_is
+    )
 
 
 def eval_loader(
@@ -196,3 +200,42 @@ def _start_worker(_worker: int) -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
+
+
+def prefetched(batches: Iterable[Any], device: torch.device, standard: Standardisation) -> Iterator[Any]:
+    """Yield nested batches on ``device``, images in bytes normalised in float32.
+
+    On a GPU the next batch is copied on a stream of its own, so that it is there when its turn comes.
+    """
+    if device.type != "cuda":
+        for batch in batches:
+            yield to_device(batch, device, standard)
+        return
+    stream, waiting = torch.cuda.Stream(device), None
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            coming = to_device(batch, device, standard)
+        if waiting is not None:
+            yield waiting
+        torch.cuda.current_stream(device).wait_stream(stream)
+        _used_by(coming, torch.cuda.current_stream(device))
+        waiting = coming
+    if waiting is not None:
+        yield waiting
+
+
+def to_device(batch: Any, device: torch.device, standard: Standardisation) -> Any:
+    """Move every tensor of a nested batch; images in bytes are normalised after the move, a quarter of the copy."""
+    if isinstance(batch, Tensor):
+        moved = batch.to(device, non_blocking=True)
+        return normalise(moved, standard) if moved.dtype == torch.uint8 else moved
+    return type(batch)(to_device(item, device, standard) for item in batch)
+
+
+def _used_by(batch: Any, stream: Any) -> None:
+    """Keep the memory of a batch until ``stream`` has used it, though another stream allocated it."""
+    if isinstance(batch, Tensor):
+        batch.record_stream(stream)
+        return
+    for item in batch:
+        _used_by(item, stream)

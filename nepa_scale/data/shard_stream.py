@@ -20,14 +20,15 @@ from typing import IO, Any
 
 import torch
 
+from nepa_scale.data.file_io import RETRY_SECONDS
 from nepa_scale.data.info import DatasetInfo
 from nepa_scale.data.layout import access_problems, dataset_info
-from nepa_scale.data.reading import RETRY_SECONDS
 from nepa_scale.data.shard_index import (
     IMAGE_EXTENSIONS,
     LABEL_EXTENSION,
     MASK_EXTENSION,
     NO_LABEL,
+    Unread,
     no_image,
     parse_label,
     printable,
@@ -36,7 +37,6 @@ from nepa_scale.data.shard_index import (
     suggests_sample,
 )
 from nepa_scale.data.sources import Sample
-from nepa_scale.data.unread import Unread
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.progress import logger
 

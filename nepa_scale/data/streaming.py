@@ -16,15 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
-from nepa_scale.data.datasets import Samples
+from nepa_scale.data.datasets import Loaded, Samples, first_good, preserved_randomness
 from nepa_scale.data.layout import too_few_shards
 from nepa_scale.data.loader import as_it_is, worker_loader
-from nepa_scale.data.order import accumulation_steps
-from nepa_scale.data.sample_rng import preserved_randomness
+from nepa_scale.data.sampler import StreamOrder, accumulation_steps
 from nepa_scale.data.shard_stream import StreamSource
 from nepa_scale.data.sources import Sample
-from nepa_scale.data.stream_order import StreamOrder
-from nepa_scale.data.tolerance import Loaded, first_good
 from nepa_scale.utils.errors import DataError
 
 

@@ -16,7 +16,7 @@ from nepa_scale.config import early_stop, lr_scaling
 from nepa_scale.config.schema import PretrainConfig, RunConfig
 from nepa_scale.data.datasets import PretrainImages
 from nepa_scale.data.decode import BadImageError
-from nepa_scale.data.device import to_device
+from nepa_scale.data.loader import to_device
 from nepa_scale.data.transforms import pretrain_eval, pretrain_train
 from nepa_scale.distributed.process_group import sum_over_ranks
 from nepa_scale.distributed.world import World

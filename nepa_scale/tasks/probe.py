@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nepa_scale.config.layers import EMBEDDING, OUTPUT, block_name, block_of, probed_layers
 from nepa_scale.config.schema import ProbeConfig, RunConfig
 from nepa_scale.data.datasets import LabelledImages
-from nepa_scale.data.order import subset
+from nepa_scale.data.sampler import subset
 from nepa_scale.data.transforms import classify_eval, classify_train
 from nepa_scale.distributed.process_group import sum_over_ranks
 from nepa_scale.distributed.world import World

@@ -19,9 +19,8 @@ from nepa_scale.config.schema import RunConfig, TaskConfig
 from nepa_scale.config.subsets import exhausted_classes, num_used_images, tuning_images
 from nepa_scale.data import layout
 from nepa_scale.data.datasets import Samples
-from nepa_scale.data.device import prefetched
-from nepa_scale.data.loader import eval_loader
-from nepa_scale.data.order import kept_out, subset
+from nepa_scale.data.loader import eval_loader, prefetched
+from nepa_scale.data.sampler import kept_out, subset
 from nepa_scale.data.shard_stream import StreamSource, open_stream
 from nepa_scale.data.sources import Contents, Source, open_source
 from nepa_scale.data.streaming import eval_passes, eval_stream

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.data.device import prefetched
-from nepa_scale.data.loader import train_loader
+from nepa_scale.data.datasets import FaultLog, Loaded, allowed_faults
+from nepa_scale.data.loader import prefetched, train_loader
 from nepa_scale.data.prepare.settings import prepare_command
 from nepa_scale.data.streaming import train_stream
-from nepa_scale.data.tolerance import FaultLog, Loaded, allowed_faults
 from nepa_scale.distributed.world import World
 from nepa_scale.engine.engine import Batch
 from nepa_scale.placement.placed import Placement

@@ -13,7 +13,7 @@ from nepa_scale.config import overrides
 from nepa_scale.config.layers import numbered_blocks
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.data import layout
-from nepa_scale.data.file_names import IMAGE_SUFFIXES, is_clutter, is_image
+from nepa_scale.data.file_io import IMAGE_SUFFIXES, is_clutter, is_image
 from nepa_scale.run_dir import paths
 from nepa_scale.utils import cli
 from nepa_scale.utils.errors import ConfigError, nearest

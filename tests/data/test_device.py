@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from nepa_scale.data.device import prefetched, to_device
+from nepa_scale.data.loader import prefetched, to_device
 from nepa_scale.data.preprocessing import MEAN, PAPERS, STD
 from nepa_scale.data.transforms import normalise
 

@@ -16,7 +16,7 @@ import pytest
 
 from nepa_scale.data.index import INDEX_FOLDER, ensure_index, index_folder, write_index
 from nepa_scale.data.layout import check_contents, dataset_info
-from nepa_scale.data.order import SampleOrder
+from nepa_scale.data.sampler import SampleOrder
 from nepa_scale.data.shard_index import SAMPLE_TYPE
 from nepa_scale.data.sources import open_source
 from nepa_scale.utils.errors import DataError

@@ -17,7 +17,7 @@ import torch
 from nepa_scale.data import transforms as T
 from nepa_scale.data.datasets import LabelledImages, PretrainImages, Samples
 from nepa_scale.data.loader import eval_loader, train_loader
-from nepa_scale.data.order import SampleOrder, micro_batches
+from nepa_scale.data.sampler import SampleOrder, micro_batches
 from nepa_scale.data.sources import open_source
 from nepa_scale.utils.errors import DataError
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nepa_scale.data.order import (
+from nepa_scale.data.sampler import (
     WINDOW_SHARDS,
     EpochIndex,
     SampleOrder,
@@ -23,7 +23,9 @@ SHARDS = st.lists(st.integers(0, 30), min_size=1, max_size=80).filter(any)
 SEEDS = st.integers(0, 2**31)
 
 
-def global_batch(order: SampleOrder, step: int, *, batch_size: int, world_size: int, micro: int = 2) -> list[EpochIndex]:
+def global_batch(
+    order: SampleOrder, step: int, *, batch_size: int, world_size: int, micro: int = 2
+) -> list[EpochIndex]:
     """What all ranks together read in one step."""
     parts = (
         micro_batches(order, step, rank=rank, world_size=world_size, micro_batch_size=micro, batch_size=batch_size)

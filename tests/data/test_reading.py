@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nepa_scale.data import reading
-from nepa_scale.data.reading import OPEN_FILES, RetryingReader, read_with_retries
+from nepa_scale.data import file_io
+from nepa_scale.data.file_io import OPEN_FILES, RetryingReader, read_with_retries
 from nepa_scale.utils.errors import DataError
 
 
@@ -28,7 +28,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for less than a second in all."""
-    monkeypatch.setattr(reading, "RETRY_SECONDS", (0.05, 0.1, 0.3))
+    monkeypatch.setattr(file_io, "RETRY_SECONDS", (0.05, 0.1, 0.3))
 
 
 def test_parts_are_read_where_they_are(file: Path) -> None:

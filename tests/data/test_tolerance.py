@@ -10,12 +10,19 @@ import torch
 from test_datasets import png, replace_member
 
 from nepa_scale.data import transforms as T
-from nepa_scale.data.datasets import MaskedImages, PretrainImages
+from nepa_scale.data.datasets import (
+    LOGGED_EVERY,
+    TRIES,
+    BadSampleReplacer,
+    FaultLog,
+    MaskedImages,
+    PretrainImages,
+    allowed_faults,
+)
 from nepa_scale.data.index import index_folder, write_index
 from nepa_scale.data.layout import dataset_info
 from nepa_scale.data.loader import eval_loader, train_loader
 from nepa_scale.data.sources import open_source
-from nepa_scale.data.tolerance import LOGGED_EVERY, TRIES, FaultLog, BadSampleReplacer, allowed_faults
 from nepa_scale.utils.errors import DataError
 
 CROP = T.pretrain_train(16, crop_scale_min=0.3, hflip=0.5)

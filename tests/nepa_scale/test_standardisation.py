@@ -18,7 +18,7 @@ from nepa_scale.config import validate
 from nepa_scale.config.overrides import parse, save
 from nepa_scale.config.schema import TASKS, RunConfig
 from nepa_scale.data.decode import decode_rgb
-from nepa_scale.data.device import to_device
+from nepa_scale.data.loader import to_device
 from nepa_scale.data.sources import open_source
 from nepa_scale.distributed.world import World
 from nepa_scale.models.nepa_vit import NepaViT, build_backbone

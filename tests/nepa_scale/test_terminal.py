@@ -6,7 +6,7 @@ import pytest
 from rich.progress import Progress
 from rich.table import Table
 
-from nepa_scale.utils.terminal import make_console, text_column
+from nepa_scale.utils.progress import make_console, text_column
 
 NAMES = ["ViT-B [v1]", "[/v2]", "[red]x[/red]", "[link=http://x]y", ":smile:", "a\\[b", "[", "$x_1$"]
 

@@ -15,7 +15,7 @@ from nepa_scale.config.overrides import parse
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.subsets import num_used_images
 from nepa_scale.data import layout
-from nepa_scale.data.order import kept_out
+from nepa_scale.data.sampler import kept_out
 from nepa_scale.data.sources import open_source
 from nepa_scale.distributed.world import World
 from nepa_scale.placement.costs import task_cost

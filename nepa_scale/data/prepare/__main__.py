@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from nepa_scale.data import embedded
+from nepa_scale.data import info
 from nepa_scale.data.prepare.settings import (
     AdoptSettings,
     DigitSettings,
@@ -18,8 +18,8 @@ from nepa_scale.data.prepare.settings import (
     help_text,
     parse,
 )
-from nepa_scale.data.reporting import reporting
 from nepa_scale.utils.cli import command
+from nepa_scale.utils.progress import reporting
 
 
 @command
@@ -57,7 +57,7 @@ def run(settings: Settings) -> int:
 
         with reporting() as report:
             written = digits.write_digits(**asdict(settings), report=report)
-        print(_outcome(str(settings.root / embedded.EMBEDDED_NAME), written))
+        print(_outcome(str(settings.root / info.EMBEDDED_NAME), written))
     elif isinstance(settings, WritingSettings):
         from nepa_scale.data.prepare.writing import list_source, write
 

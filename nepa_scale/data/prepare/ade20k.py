@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nepa_scale.data import ade20k
-from nepa_scale.data.file_names import is_image
+from nepa_scale.data.file_io import is_image
 from nepa_scale.data.pool import unordered
+from nepa_scale.data.prepare.listing import Item, Listing
 from nepa_scale.data.prepare.pixels import MaskCount, checked
-from nepa_scale.data.prepare.references import Item, Listing
 from nepa_scale.data.prepare.tree import Tree, read_tree
-from nepa_scale.data.reporting import Report
 from nepa_scale.data.shard_index import LONGEST_KEY
 from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.progress import Report
 
 ZIP_NAME = f"{ade20k.FOLDER_NAME}.zip"
 _TRAINING = "images/training"

@@ -15,10 +15,10 @@ from nepa_scale.data.pool import unordered
 from nepa_scale.data.prepare.finishing import SUMS_NAME, read_sums, sum_of, write_sums
 from nepa_scale.data.prepare.parts import gaps, part_problems, splits_of
 from nepa_scale.data.prepare.pixels import measure
-from nepa_scale.data.reporting import Report
 from nepa_scale.data.shard_index import NO_LABEL, scan
 from nepa_scale.utils.errors import DataError, nearest, shortened
 from nepa_scale.utils.files import read_json, write_json
+from nepa_scale.utils.progress import Report
 
 
 @dataclass(frozen=True)

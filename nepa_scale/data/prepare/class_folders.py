@@ -6,10 +6,8 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from nepa_scale.data.file_names import is_image
-from nepa_scale.data.prepare.held_out import held_out
-from nepa_scale.data.prepare.labelled import Labelled, labelled_listing
-from nepa_scale.data.prepare.references import Listing
+from nepa_scale.data.file_io import is_image
+from nepa_scale.data.prepare.listing import Labelled, Listing, held_out, labelled_listing
 from nepa_scale.data.prepare.tree import Tree, read_tree
 from nepa_scale.utils.errors import DataError, nearest, shortened
 

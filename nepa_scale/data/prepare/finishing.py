@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from nepa_scale.data.decode import decode_rgb
+from nepa_scale.data.file_io import read_text
 from nepa_scale.data.index import INDEX_FOLDER, write_index
 from nepa_scale.data.info import INFO_NAME, SPLITS, STATISTICS, parse_info
 from nepa_scale.data.prepare.pixels import PixelSums, total
 from nepa_scale.data.prepare.shard import ShardResult
-from nepa_scale.data.reporting import Report
 from nepa_scale.data.shard_index import IMAGE_EXTENSIONS
 from nepa_scale.data.tar_files import Members, write_tar
-from nepa_scale.data.text import read_text
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.files import read_json, write_atomically, write_json
+from nepa_scale.utils.progress import Report
 
 SUMS_NAME = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64}) [ *]([^/\0]+)")

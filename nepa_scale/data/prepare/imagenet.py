@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nepa_scale.data.decode import first_line
-from nepa_scale.data.file_names import is_image
+from nepa_scale.data.file_io import decode_text, is_image
 from nepa_scale.data.prepare.class_folders import (
     TRAIN_NAMES,
     class_folder_problems,
@@ -26,13 +26,10 @@ from nepa_scale.data.prepare.class_folders import (
     list_class_tree,
     split_folder,
 )
-from nepa_scale.data.prepare.labelled import Labelled, labelled_listing
-from nepa_scale.data.prepare.left_out import LeftOut
-from nepa_scale.data.prepare.mixing import mixed
-from nepa_scale.data.prepare.references import Item, Listing, Span
+from nepa_scale.data.prepare.listing import Item, Labelled, Listing, labelled_listing, mixed
+from nepa_scale.data.prepare.references import LeftOut, Span
 from nepa_scale.data.prepare.tree import Tree, read_tree
 from nepa_scale.data.tar_files import is_plain, walk
-from nepa_scale.data.text import decode_text
 from nepa_scale.utils.errors import DataError, shortened
 
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -87,16 +84,16 @@ def _train_items(path: Path, ranks: dict[str, int]) -> list[Item]:
     items: dict[str, Item] = {}
     seen = set()
     with path.open("rb") as file:
-        for inner in walk(file, str(path)):
+        for inner in walk(file, f"'{path}'"):
             match = _CLASS.fullmatch(inner.name)
             if not match or not is_plain(inner) or match[1] not in ranks:
                 raise DataError(f"'{path}' holds {inner.name!r:.100}, which is no archive of a class in {KIT}")
             seen.add(match[1])
-            where = f"{path}: {inner.name}"
+            where = f"'{path}: {inner.name}'"
             for member in walk(file, where, start=inner.offset_data, size=inner.size):
                 name = _TRAIN_IMAGE.fullmatch(member.name)
                 if not name or not is_plain(member) or name[1] in items:
-                    raise DataError(f"'{where}' holds {member.name!r:.100}, which is no new image nXXXXXXXX_N.JPEG")
+                    raise DataError(f"{where} holds {member.name!r:.100}, which is no new image nXXXXXXXX_N.JPEG")
                 span = Span(str(path), inner.offset_data + member.offset_data, member.size, f"{TRAIN}: {member.name}")
                 items[name[1]] = Item(name[1], span, ranks[match[1]])
     if absent := sorted(set(ranks) - seen):
@@ -107,7 +104,7 @@ def _train_items(path: Path, ranks: dict[str, int]) -> list[Item]:
 def _validation_items(path: Path, labels: list[int]) -> list[Item]:
     items: dict[int, Item] = {}
     with path.open("rb") as file:
-        for member in walk(file, str(path)):
+        for member in walk(file, f"'{path}'"):
             name = _VALIDATION_IMAGE.fullmatch(member.name)
             number = int(name[2]) if name else 0
             if member.isdir():
@@ -284,7 +281,7 @@ def _unpacked(path: Path) -> bytes:
 
 def _wanted(path: Path, content: bytes) -> dict[str, bytes]:
     found = {}
-    for member in walk(io.BytesIO(content), str(path)):
+    for member in walk(io.BytesIO(content), f"'{path}'"):
         inside = member.name.partition("/")[2]
         if inside in {_LABELS, _TABLE} and is_plain(member):
             found[inside] = content[member.offset_data : member.offset_data + member.size]

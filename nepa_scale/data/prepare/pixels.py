@@ -18,9 +18,9 @@ from PIL import Image
 
 from nepa_scale.data.decode import decode_mask, decode_rgb, is_labelled
 from nepa_scale.data.pool import unordered
-from nepa_scale.data.reporting import Report
 from nepa_scale.data.shard_index import scan
 from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.progress import Report
 
 _QUALITY = 95  # with full colour resolution: a second compression that is hard to see
 _LEVELS = np.arange(256, dtype=np.int64)

@@ -5,20 +5,21 @@ Archives are read in place: no member is extracted, no member name is used as a 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from nepa_scale.data.decode import BadImageError
-from nepa_scale.data.prepare.left_out import LeftOut
+from nepa_scale.data.shard_index import KindCounts
 from nepa_scale.utils.errors import DataError
 
 _ROWS_AT_ONCE = 32
+_SHOWN = 20  # kinds that are printed; _info.json has all
+_LONGEST_SUFFIX = 12
 
 
 class Span(NamedTuple):
@@ -63,38 +64,40 @@ class ParquetRow(NamedTuple):
 Reference = Span | ZipEntry | ParquetRow
 
 
-class Item(NamedTuple):
-    """One sample to be written."""
+class LeftOut(KindCounts):
+    """Files of a source that are not read."""
 
-    key: str
-    image: Reference
-    label: int | None = None
-    mask: Reference | None = None
+    def add_unread(self, names: Iterable[str], read: Iterable[str]) -> None:
+        """Count the files of a source that are not among those ``read``.
+
+        A file in a folder from which nothing is read counts by the name of that folder, another by its extension.
+        """
+        read = set(read)
+        used = {""}
+        for folder in {name.rpartition("/")[0] for name in read}:
+            used.update(_with_parents(folder))
+        for name in names:
+            if name not in read:
+                outside = [folder for folder in _with_parents(name.rpartition("/")[0]) if folder not in used]
+                self.count(in_folders(outside[-1].rpartition("/")[2]) if outside else _by_suffix(name), name)
+
+    def as_json(self) -> dict[str, Any]:
+        """By kind: count and example."""
+        return {kind: {"count": count, "example": self._examples[kind]} for kind, count in self._counts.items()}
+
+    def lines(self) -> list[str]:
+        """A line for each kind, for people."""
+        lines = [
+            f"not read: {_one_line(kind)}: {count:,}, such as {self._examples[kind]!r:.200}"
+            for kind, count in self._counts.items()
+        ]
+        more = [f"not read: {len(lines) - _SHOWN} more kinds of files"] if len(lines) > _SHOWN else []
+        return lines[:_SHOWN] + more
 
 
-@dataclass(frozen=True)
-class Listing:
-    """A source as it will be written: for each split its samples in order."""
-
-    splits: dict[str, list[Item]]
-    class_names: Sequence[str] = ()
-    mask_class_names: Sequence[str] = ()
-    left_out: LeftOut = field(default_factory=LeftOut)
-    remarks: Sequence[str] = ()  # what else the user is told
-
-    def fingerprint(self) -> str:
-        """A digest of every name, size, place and class; not of the folder the source lies in."""
-        digest = hashlib.sha256(repr((list(self.class_names), list(self.mask_class_names))).encode())
-        for split, items in self.splits.items():
-            digest.update(f"\n{split}\n".encode())
-            for key, image, label, mask in items:
-                digest.update(f"{key!r} {label} {image[1:]} {mask and mask[1:]}\n".encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
-
-
-def numbered(split: str, images: Sequence[tuple[Reference, int]]) -> list[Item]:
-    """Give labelled images the keys ``train_00000000`` and so on."""
-    return [Item(f"{split}_{index:08d}", image, label) for index, (image, label) in enumerate(images)]
+def in_folders(name: str) -> str:
+    """The kind of all files in folders of that name."""
+    return f"files in '{name}' folders"
 
 
 class SourceError(DataError):
@@ -203,3 +206,19 @@ class _Rows:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _with_parents(folder: str) -> Iterator[str]:
+    """A folder and those it lies in, but for the source itself."""
+    while folder:
+        yield folder
+        folder = folder.rpartition("/")[0]
+
+
+def _by_suffix(name: str) -> str:
+    suffix = PurePosixPath(name).suffix.lower()
+    return f"{suffix} files" if 1 < len(suffix) <= _LONGEST_SUFFIX else "files without an extension"
+
+
+def _one_line(kind: str) -> str:
+    return kind if kind.isprintable() else repr(kind)

@@ -11,7 +11,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.data import embedded
+from nepa_scale.data import info
 from nepa_scale.utils.cli import out_of_range, split_words, to_text
 from nepa_scale.utils.errors import ConfigError, nearest
 
@@ -28,16 +28,14 @@ _SIGNS = (
 class DigitSettings:
     """scenes of scikit-learn's handwritten digits, with classes and masks (nothing is downloaded)"""
 
-    root: Path = field(default=Path(embedded.DEFAULT_ROOT), metadata={"meaning": "folder of all data sets"})
-    num_train: int = field(default=embedded.NUM_TRAIN, metadata={"meaning": "training images", "high": MOST})
-    num_validation: int = field(
-        default=embedded.NUM_VALIDATION, metadata={"meaning": "validation images", "high": MOST}
-    )
+    root: Path = field(default=Path(info.DEFAULT_ROOT), metadata={"meaning": "folder of all data sets"})
+    num_train: int = field(default=info.NUM_TRAIN, metadata={"meaning": "training images", "high": MOST})
+    num_validation: int = field(default=info.NUM_VALIDATION, metadata={"meaning": "validation images", "high": MOST})
     image_size: int = field(
-        default=embedded.IMAGE_SIZE, metadata={"meaning": "height and width in pixels", "low": 16, "high": 1024}
+        default=info.IMAGE_SIZE, metadata={"meaning": "height and width in pixels", "low": 16, "high": 1024}
     )
     seed: int = field(default=0, metadata={"meaning": "of the composition", "low": 0, "high": 2**32 - 1})
-    shard_size: int = field(default=embedded.SHARD_SIZE, metadata={"meaning": "images in a shard", "high": MOST})
+    shard_size: int = field(default=info.SHARD_SIZE, metadata={"meaning": "images in a shard", "high": MOST})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
-from nepa_scale.data.file_names import is_clutter
-from nepa_scale.data.prepare.left_out import LeftOut, in_folders
-from nepa_scale.data.prepare.references import Reader, Reference, Span, ZipEntry
-from nepa_scale.data.text import decode_text
+from nepa_scale.data.file_io import decode_text, is_clutter
+from nepa_scale.data.prepare.references import LeftOut, Reader, Reference, Span, ZipEntry, in_folders
 from nepa_scale.utils.errors import DataError, shortened
 
 LARGEST = 2**28  # bytes of one member; the largest photograph of ADE20K has 3 MB

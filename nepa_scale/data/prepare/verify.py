@@ -19,19 +19,19 @@ from nepa_scale.data.prepare.ade20k import unread, verify_ade20k
 from nepa_scale.data.prepare.finishing import SUMS_NAME, read_sums, sum_of
 from nepa_scale.data.prepare.parts import part_problems
 from nepa_scale.data.prepare.pixels import MaskCount, check_mask
-from nepa_scale.data.reporting import Report
 from nepa_scale.data.shard_index import (
     LABEL_EXTENSION,
     LONGEST_KEY,
     MASK_EXTENSION,
+    Unread,
     no_image,
     role_of,
     split_name,
     suggests_sample,
 )
 from nepa_scale.data.tar_files import is_plain, walk
-from nepa_scale.data.unread import Unread
 from nepa_scale.utils.errors import DataError, nearest
+from nepa_scale.utils.progress import Report
 
 _BESIDE = {INFO_NAME, SUMS_NAME, INDEX_FOLDER}
 _DESCRIPTIONS = ("README", "LICENSE", ".git")  # what may lie beside shards that were downloaded
@@ -206,7 +206,7 @@ def _check_content(check: ShardCheck, file: IO[bytes], found: ShardFindings) -> 
     where = f"shard '{check.path}'"
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     try:
-        for member in walk(file, str(check.path)):
+        for member in walk(file, where):
             complaint = _complaint(member)
             if complaint:
                 found.faults.append(f"{where}: member {member.name!r:.100} {complaint}")
@@ -217,7 +217,7 @@ def _check_content(check: ShardCheck, file: IO[bytes], found: ShardFindings) -> 
                 if role:
                     found.faults.append(f"{where}: sample {split_name(member.name)[0]!r} has two members '{role}'")
     except DataError as error:
-        found.faults.append(f"shard {error}")
+        found.faults.append(str(error))
     images = {key: members for key, members in samples.items() if any(map(_makes_a_sample, members))}
     found.keys = list(images)
     if len(images) != check.length:

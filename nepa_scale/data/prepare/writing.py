@@ -13,9 +13,9 @@ from nepa_scale.data.prepare.ade20k import list_ade20k
 from nepa_scale.data.prepare.class_folders import list_class_folders
 from nepa_scale.data.prepare.finishing import describe, describe_pixels, finish
 from nepa_scale.data.prepare.imagenet import list_imagenet, list_tiny_imagenet
+from nepa_scale.data.prepare.listing import Listing
 from nepa_scale.data.prepare.parquet import list_parquet
 from nepa_scale.data.prepare.pixels import MaskCount
-from nepa_scale.data.prepare.references import Listing
 from nepa_scale.data.prepare.settings import (
     DividedSettings,
     FolderSettings,
@@ -27,9 +27,9 @@ from nepa_scale.data.prepare.settings import (
     source_kind,
 )
 from nepa_scale.data.prepare.shard import Plan, ShardResult, ShardTask, Staging, locked, staging_folder, write_shard
-from nepa_scale.data.reporting import Report
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.files import read_json
+from nepa_scale.utils.progress import Report
 
 _BAD_SHOWN = 50
 

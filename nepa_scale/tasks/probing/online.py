@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nepa_scale.config.early_stop import KNN
 from nepa_scale.data.datasets import LabelledImages
-from nepa_scale.data.order import subset
+from nepa_scale.data.sampler import subset
 from nepa_scale.data.sources import Source
 from nepa_scale.data.transforms import classify_eval
 from nepa_scale.distributed.world import World

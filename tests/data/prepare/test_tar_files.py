@@ -56,7 +56,7 @@ def test_walking_agrees_with_tarfile(names: list[str], padding: int) -> None:
     outer = io.BytesIO(b"x" * 100 * padding + content + b"y" * 999)
     found = [
         (m.name, outer.getvalue()[100 * padding + m.offset_data :][: m.size])
-        for m in walk(outer, "a.tar", start=100 * padding, size=len(content))
+        for m in walk(outer, "'a.tar'", start=100 * padding, size=len(content))
     ]
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         assert found == [(m.name, archive.extractfile(m).read()) for m in archive]
@@ -70,7 +70,7 @@ def test_damaged_archives_end_in_one_error(data: st.DataObject) -> None:
         content[data.draw(st.integers(0, 2400))] = data.draw(st.integers(0, 255))
     del content[data.draw(st.integers(0, len(content))) :]
     try:
-        members = list(walk(io.BytesIO(bytes(content)), "a.tar"))
+        members = list(walk(io.BytesIO(bytes(content)), "'a.tar'"))
     except DataError as error:
         assert str(error).startswith("'a.tar' is ")
     else:
@@ -94,4 +94,4 @@ def header_with_size(size: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
 def test_sizes_that_are_lies(kind: bytes, size: bytes) -> None:
     """Negative and huge sizes, which make tarfile loop or ask for gigabytes, are refused."""
     with pytest.raises(DataError, match=r"^'a.tar' is "):
-        list(walk(io.BytesIO(header_with_size(size, kind)), "a.tar"))
+        list(walk(io.BytesIO(header_with_size(size, kind)), "'a.tar'"))

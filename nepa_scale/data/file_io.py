@@ -1,11 +1,16 @@
-"""Reading bytes from disks that may be slow or gone for a moment, as network file systems are."""
+"""Files of data sets: which are images, small texts, and reads that are retried where a disk is gone for a moment.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
+import codecs
 import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,41 @@ from nepa_scale.utils.errors import DataError
 
 RETRY_SECONDS = (0.1, 1.0, 5.0)  # waits between attempts; then the storage counts as lost
 OPEN_FILES = 64  # twice the window of shards that an epoch's order reads from at a time
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".pbm", ".pnm"}
+)  # of the formats that decode.py reads
+_SYSTEM_FOLDERS = frozenset(
+    {"__macosx", "@eadir", "@__thumb", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__pycache__"}
+    | {"lost+found", "system volume information"}
+)  # of macOS, network disks, Windows, Python and file systems
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its extension, in small or capital letters."""
+    return name.lower().endswith(tuple(IMAGE_SUFFIXES))
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder, by its own name without folders, is hidden or made by a system for itself."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
+
+
+def read_text(path: Path) -> str:
+    """The content of a file as ``decode_text`` reads it. Raises ``DataError`` if it cannot be read."""
+    try:
+        return decode_text(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror}") from None
+
+
+def decode_text(content: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 with a byte-order mark, or else in Latin-1, which any bytes are; without the mark."""
+    with suppress(UnicodeDecodeError):
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return content.decode("utf-16")
+        return content.decode("utf-8-sig")
+    return content.decode("latin-1")
 
 
 class RetryingReader:
