@@ -1,1 +1,1 @@
-"""Data sets: reading, decoding, sampling and augmenting them; ``prepare`` makes them. Imports ``distributed`` and ``utils``."""
+"""Data sets: reading, decoding, sampling and augmenting; ``prepare`` makes them. Imports ``distributed``, ``utils``."""
