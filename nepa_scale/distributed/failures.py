@@ -90,7 +90,7 @@ def failure_of(error: BaseException, world: World, step: int, message: str) -> F
     return Failure(world.rank, socket.gethostname(), step, message, exit_code(error))
 
 
-class Announcements:
+class FailureStore:
     """The failure in the job's store. Methods raise ``RuntimeError`` when the store is gone, and rank 0 with it."""
 
     def __init__(self, store: Store, world: World) -> None:

@@ -32,7 +32,7 @@ class Progress:
     waiting: bool = False
 
 
-class Peers:
+class Heartbeats:
     """The progress of all ranks. Methods raise ``RuntimeError`` when the store is gone, and rank 0 with it."""
 
     def __init__(self, store: Store, world: World) -> None:

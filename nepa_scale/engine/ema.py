@@ -1,4 +1,4 @@
-"""A moving average of the weights in fp32, kept where the optimiser keeps them: each rank averages its own share."""
+"""A moving average of the weights in fp32, kept where the optimiser keeps them: each rank averages its own shard."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from nepa_scale.engine.master_weights import Masters
+from nepa_scale.engine.master_weights import MasterWeights
 
 
 class WeightAverage:
@@ -17,21 +17,21 @@ class WeightAverage:
     As the authors' code has it (decay 0.9999): no correction for the start, no targets made of the average.
 
     Attributes:
-        tensors: the averages, one for each of the rank's shares and of its shape; none before the first step.
+        tensors: the averages, one for each of the rank's shards and of its shape; none before the first step.
     """
 
-    def __init__(self, masters: Masters, decay: float) -> None:
-        self._masters, self._decay = masters, decay
+    def __init__(self, master_weights: MasterWeights, decay: float) -> None:
+        self._master_weights, self._decay = master_weights, decay
         self.tensors: list[Tensor] = []
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the weights of the step just done."""
-        shares = self._masters.shares()
+        shards = self._master_weights.shards()
         if self.tensors:
-            torch._foreach_lerp_(self.tensors, shares, 1 - self._decay)
+            torch._foreach_lerp_(self.tensors, shards, 1 - self._decay)
         else:
-            self.tensors = [share.clone(memory_format=torch.contiguous_format) for share in shares]
+            self.tensors = [shard.clone(memory_format=torch.contiguous_format) for shard in shards]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -44,8 +44,8 @@ class WeightAverage:
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        with self._masters.overwriting() as shares:
-            for share, average in zip(shares, self.tensors, strict=True):
-                weights = share.clone()
-                share.copy_(average)
+        with self._master_weights.overwriting() as shards:
+            for shard, average in zip(shards, self.tensors, strict=True):
+                weights = shard.clone()
+                shard.copy_(average)
                 average.copy_(weights)

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from nepa_scale.distributed.process_group import sum_over_ranks
 from nepa_scale.distributed.world import World
-from nepa_scale.engine.deepspeed_patches import take_shortcuts
+from nepa_scale.engine.deepspeed_patches import apply_patches
 from nepa_scale.engine.ema import WeightAverage
-from nepa_scale.engine.export import export
-from nepa_scale.engine.master_weights import Masters
+from nepa_scale.engine.export import export_tensors
+from nepa_scale.engine.master_weights import MasterWeights
 from nepa_scale.engine.train_state import TrainState
 from nepa_scale.optim.optimizer import Schedule
 
@@ -72,12 +72,12 @@ class Engine:
             config=ds_config | ({} if self.stage else {"gradient_clipping": 0.0}),
             dist_init_required=False,
         )
-        take_shortcuts(self._engine, self._optimizer, stage=self.stage, world_size=world.size)
+        apply_patches(self._engine, self._optimizer, stage=self.stage, world_size=world.size)
         self.module: nn.Module = self._engine.module
         self._parameters = list(self.module.parameters())
-        self.masters = Masters(self.module, self._optimizer, self.stage)
-        self.average = WeightAverage(self.masters, ema_decay) if ema_decay else None
-        self.state = TrainState(self.module, self._optimizer, self.stage, self.masters, self.average, world)
+        self.master_weights = MasterWeights(self.module, self._optimizer, self.stage)
+        self.average = WeightAverage(self.master_weights, ema_decay) if ema_decay else None
+        self.state = TrainState(self.module, self._optimizer, self.stage, self.master_weights, self.average, world)
 
     def step(self, micro_batches: Sequence[Batch], *, step: int, before_forward: Callable[[int], None]) -> StepResult:
         """Optimiser step number ``step`` (from 0) over this rank's micro-batches.
@@ -110,7 +110,7 @@ class Engine:
 
     def weights_are_finite(self) -> bool:
         """Whether every fp32 weight is a finite number; all ranks call this and get the same answer."""
-        largest = [torch.linalg.vector_norm(share, math.inf) for share in self.masters.shares()]
+        largest = [torch.linalg.vector_norm(shard, math.inf) for shard in self.master_weights.shards()]
         bad = torch.stack(largest).isfinite().logical_not().any().float()
         sum_over_ranks([bad])
         return not bad.item()
@@ -121,7 +121,7 @@ class Engine:
         All ranks call this; each has one of the tensors whole at a time. Raises ``RunError`` as ``export`` does.
         """
         state = self.module.state_dict(keep_vars=True)
-        export(path, {key: state[name] for key, name in names.items()}, self.masters.whole, self.world)
+        export_tensors(path, {key: state[name] for key, name in names.items()}, self.master_weights.whole, self.world)
 
     @contextmanager
     def readable(self) -> Iterator[None]:

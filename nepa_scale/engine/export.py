@@ -15,7 +15,7 @@ from nepa_scale.optim.optimizer import whole_shape
 from nepa_scale.utils.errors import RunError
 
 
-def export(path: Path, tensors: Mapping[str, Tensor], whole: Callable[[nn.Parameter], Tensor], world: World) -> None:
+def export_tensors(path: Path, tensors: Mapping[str, Tensor], whole: Callable[[nn.Parameter], Tensor], world: World) -> None:
     """Write ``tensors`` of a state dict by name to a safetensors file, parameters in fp32; all ranks call this.
 
     Args:

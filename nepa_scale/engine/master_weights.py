@@ -1,6 +1,6 @@
 """The fp32 weights that the optimiser updates, wherever a ZeRO stage keeps them.
 
-Stage 0 updates the module's own parameters. Stages 1 to 3 update flat fp32 tensors, of which each rank has a share
+Stage 0 updates the module's own parameters. Stages 1 to 3 update flat fp32 tensors, of which each rank has a shard
 of every parameter group; what the module computes with is a copy, in bf16 where the run says so.
 """
 
@@ -16,18 +16,18 @@ from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor, nn
 
 
-class Masters:
+class MasterWeights:
     """The fp32 weights of a module under DeepSpeed's ``optimizer`` at ``stage``."""
 
     def __init__(self, module: nn.Module, optimizer: Any, stage: int) -> None:
         self._module, self._optimizer, self._stage = module, optimizer, stage
 
-    def shares(self) -> list[Tensor]:
+    def shards(self) -> list[Tensor]:
         """What of the trained weights this rank keeps in fp32, each time in the same order."""
-        return [share.detach() for share in self.owners()]
+        return [shard.detach() for shard in self.owners()]
 
     def owners(self) -> list[Tensor]:
-        """The tensors of ``shares`` as the optimiser knows them: the keys of its state."""
+        """The tensors of ``shards`` as the optimiser knows them: the keys of its state."""
         if self._stage == 0:
             return [parameter for parameter in self._module.parameters() if parameter.requires_grad]
         if self._stage == 3:
@@ -36,15 +36,15 @@ class Masters:
 
     @contextmanager
     def overwriting(self) -> Iterator[list[Tensor]]:
-        """Give the shares to write to; on leaving, the module computes with what was written. All ranks enter this.
+        """Give the shards to write to; on leaving, the module computes with what was written. All ranks enter this.
 
         Follows what DeepSpeed does in its own step, where it writes to them too.
         """
         if self._stage == 3:
             self._optimizer.checkpoint_event_prologue()  # drops what is gathered of the old weights
-        yield self.shares()
+        yield self.shards()
         if self._stage == 3:
-            for group in range(len(self.shares())):
+            for group in range(len(self.shards())):
                 self._optimizer._reassign_or_swap_out_partitioned_parameters(group)
             self._optimizer.checkpoint_event_epilogue()  # gathers the small weights that each rank keeps whole
         elif self._stage > 0:

@@ -1,9 +1,9 @@
-"""Build a task whose weights no rank could hold: under ZeRO-3 each rank keeps its share of them from the start.
+"""Build a task whose weights no rank could hold: under ZeRO-3 each rank keeps its shard of them from the start.
 
 ``deepspeed.zero.Init`` partitions parameters as they are made, and what initialises them afterwards, as timm and we
 do, then writes to empty tensors: lost without a word. Here nothing is initialised in a way of its own. Every rank
 runs the ordinary construction with the same random numbers, loading of weights included, and only the memory is
-lent: a tensor that no operation has used for a while gives up all but this rank's share of its bytes, and is
+lent: a tensor that no operation has used for a while gives up all but this rank's shard of its bytes, and is
 gathered again when one does. The weights are those of a build in one piece, bit by bit.
 """
 
@@ -73,7 +73,7 @@ class MemoryLender(TorchDispatchMode):
         super().__init__()
         self._world, self._device = world, device
         self._whole: dict[StorageWeakRef, int] = {}  # bytes, the least recently used first
-        self._shares: dict[StorageWeakRef, tuple[Tensor, int]] = {}  # this rank's part, and the bytes of the whole
+        self._shards: dict[StorageWeakRef, tuple[Tensor, int]] = {}  # this rank's part, and the bytes of the whole tensor
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -97,7 +97,7 @@ class MemoryLender(TorchDispatchMode):
 
     def return_all(self) -> None:
         """Make every tensor whole that is still in use: what DeepSpeed does not partition."""
-        for reference in [reference for reference in self._shares if not reference.expired()]:
+        for reference in [reference for reference in self._shards if not reference.expired()]:
             self._restore(reference, overwritten=False)
         self._whole.clear()
 
@@ -105,27 +105,27 @@ class MemoryLender(TorchDispatchMode):
         """Watch the memory of a new tensor if it is large, holds weights, and is torch's own."""
         storage = tensor.untyped_storage()
         reference = StorageWeakRef(storage)
-        new = reference not in self._whole and reference not in self._shares
+        new = reference not in self._whole and reference not in self._shards
         on_cpu = storage.device.type == "cpu" and storage.resizable()
         if new and on_cpu and tensor.is_floating_point() and storage.nbytes() >= SMALLEST_BYTES:
             self._whole[reference] = storage.nbytes()
 
     def _lend(self, tensor: Tensor, *, overwritten: bool) -> None:
         reference = StorageWeakRef(tensor.untyped_storage())
-        if reference in self._shares:
-            self._restore(reference, overwritten=overwritten and tensor.nbytes == self._shares[reference][1])
+        if reference in self._shards:
+            self._restore(reference, overwritten=overwritten and tensor.nbytes == self._shards[reference][1])
         elif reference in self._whole:
             self._whole[reference] = self._whole.pop(reference)  # now the most recently used
 
     def _restore(self, reference: StorageWeakRef, *, overwritten: bool) -> None:
-        share, nbytes = self._shares.pop(reference)
+        shard, nbytes = self._shards.pop(reference)
         storage = _storage(reference)
         if storage is None:
             return
         storage.resize_(nbytes)
         self._whole[reference] = nbytes
         if not overwritten:
-            own = share.to(self._device)
+            own = shard.to(self._device)
             parts = [torch.empty_like(own) for _ in range(self._world.size)]
             dist.all_gather(parts, own)
             _bytes(storage).copy_(torch.cat(parts)[:nbytes])
@@ -136,11 +136,11 @@ class MemoryLender(TorchDispatchMode):
         if storage is None:
             return
         per_rank = -(-nbytes // self._world.size)
-        share = torch.zeros(per_rank, dtype=torch.uint8)
+        shard = torch.zeros(per_rank, dtype=torch.uint8)
         own = _bytes(storage)[per_rank * self._world.rank :][:per_rank]
-        share[: len(own)] = own
+        shard[: len(own)] = own
         storage.resize_(0)
-        self._shares[reference] = share, nbytes
+        self._shards[reference] = shard, nbytes
 
 
 class _OneByOne(nn.Module):

@@ -18,7 +18,7 @@ PREPROCESSOR_NAME = "preprocessor_config.json"
 _PIL_NUMBERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 
-def write(description: Description) -> dict[str, Any]:
+def preprocessor_json(description: Description) -> dict[str, Any]:
     """The content of the file.
 
     The size is the input's, as the authors' scripts want it. Of transformers' processors ConvNeXt's alone then resizes
@@ -41,7 +41,7 @@ def write(description: Description) -> dict[str, Any]:
     }
 
 
-def read(folder: Path, image_size: int) -> tuple[Preprocessing, list[str]]:
+def read_preprocessor(folder: Path, image_size: int) -> tuple[Preprocessing, list[str]]:
     """What the file in ``folder`` says, or, where there is none, what is assumed, with a line that says so.
 
     Raises ``WeightsError`` naming the file, also when its input is not one of ``image_size`` pixels.

@@ -57,7 +57,7 @@ def check(folder: Path, images: Sequence[Path], table: Sequence[Published] | Non
         {"image": each.name, **_shown(_outputs(model, _prepared(each, model, description.preprocessing)), label_names)}
         for each in pictures
     ]
-    entry = published.of(description, published.read() if table is None else table)
+    entry = published.published_for(description, published.read_published() if table is None else table)
     return {
         "folder": str(folder),
         "model": str(description),

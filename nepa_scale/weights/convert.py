@@ -55,7 +55,7 @@ def read_authors(folder: Path, *, ema: bool, wishes: Wishes) -> tuple[Weights, l
         raise WeightsError(f"{config_path}: timm's layout already; use `export` to change it")
     theirs = with_prefix(read_tensors(file))
     described, notes = authors_config.read(theirs, file, config, wishes)
-    preprocessing, more_notes = authors_processor.read(folder, described.image_size)
+    preprocessing, more_notes = authors_processor.read_preprocessor(folder, described.image_size)
     description = dataclasses.replace(described, preprocessing=preprocessing)
     ours, gated = skeleton(description), description.arch.mlp == "swiglu"
     check_tensors(theirs, to_authors(ours, gated=gated), file)
@@ -114,7 +114,7 @@ def write_authors(weights: Weights, folder: Path) -> None:
     description = weights.description
     settings = {
         CONFIG_NAME: authors_config.write(description),
-        authors_processor.PREPROCESSOR_NAME: authors_processor.write(description),
+        authors_processor.PREPROCESSOR_NAME: authors_processor.preprocessor_json(description),
     }
     _write(folder, to_authors(weights.tensors, gated=description.arch.mlp == "swiglu"), settings)
 

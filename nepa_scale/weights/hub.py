@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-
 from nepa_scale.utils.errors import WeightsError
 from nepa_scale.weights.authors_processor import PREPROCESSOR_NAME
 from nepa_scale.weights.tensor_files import EMA_NAME, INDEX_NAMES, PICKLE_NAME
@@ -22,6 +20,8 @@ def local_folder(source: str, *, ema: bool) -> Path:
     Raises:
         WeightsError: when there is no such folder and the hub does not give it.
     """
+    from huggingface_hub import snapshot_download  # here, because it is slow to import
+
     path = Path(source)
     if path.is_dir():
         return path

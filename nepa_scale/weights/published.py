@@ -54,7 +54,7 @@ class Compared:
         return all(abs(found - published) <= self.tolerance for published, found in pairs)
 
 
-def read(path: Path = TABLE) -> list[Published]:
+def read_published(path: Path = TABLE) -> list[Published]:
     """The table."""
     return [
         Published(
@@ -68,7 +68,7 @@ def read(path: Path = TABLE) -> list[Published]:
     ]
 
 
-def of(description: Description, table: Sequence[Published]) -> Published | None:
+def published_for(description: Description, table: Sequence[Published]) -> Published | None:
     """What is published of weights of this kind; None where nothing is."""
     args = timm_layout.model_args(description)
     return next((entry for entry in table if all(args[key] == value for key, value in entry.model.items())), None)

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from nepa_scale.distributed.world import World
-from nepa_scale.engine.export import export
+from nepa_scale.engine.export import export_tensors
 from nepa_scale.engine.safetensors_stream import Entry, SafetensorsWriter
 from nepa_scale.utils.errors import RunError
 
@@ -104,7 +104,7 @@ def test_export_that_cannot_be_written_still_gathers_everything(tmp_path: Path) 
         largest_file(1_000_000),
         pytest.raises(RunError, match=r"model\.safetensors: cannot be written: File too large"),
     ):
-        export(path, parameters, whole, World())
+        export_tensors(path, parameters, whole, World())
     assert len(gathered) == len(parameters)
     assert list(safetensors.torch.load_file(path)) == ["old"]
     assert [each.name for each in tmp_path.iterdir()] == ["model.safetensors"]

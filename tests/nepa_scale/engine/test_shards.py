@@ -16,7 +16,7 @@ from small_training import SmallTraining
 from torch import Tensor
 
 from nepa_scale.distributed.world import World
-from nepa_scale.engine.partition import Piece, part
+from nepa_scale.engine.partition import ParameterSlice, slice_of_rank
 from nepa_scale.engine.shards import ShardReader, Slice, record_of, write_shard
 
 SIZES = {"a": 1, "b": 7, "c": 64, "d": 1000}
@@ -96,7 +96,7 @@ def test_other_number_formats_come_back(dtype: torch.dtype, tmp_path: Path) -> N
 @pytest.mark.parametrize("numel", [1, 5, 100])
 def test_parts_make_up_the_whole(ranks: int, numel: int) -> None:
     """At stage 0 the ranks' parts follow on one another from the first element to the last, evenly long."""
-    parts = [part(Piece("a", 0, numel, 3, 11), World(rank, ranks)) for rank in range(ranks)]
+    parts = [slice_of_rank(ParameterSlice("a", 0, numel, 3, 11), World(rank, ranks)) for rank in range(ranks)]
     assert [each.start for each in parts] == list(itertools.accumulate([0, *(each.numel for each in parts[:-1])]))
     assert sum(each.numel for each in parts) == numel
     assert max(each.numel for each in parts) - min(each.numel for each in parts) <= 1
