@@ -25,6 +25,8 @@ from typing import Any
 import torch
 from command import read_settings, show
 
+from nepa_scale.distributed.world import read_environment
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
@@ -132,7 +134,7 @@ def measure(settings: dict[str, str], world: World, device: torch.device) -> dic
 
 def worker(settings: dict[str, str], result: Path) -> None:
     """One rank of one process group."""
-    world = process_group.read_environment()
+    world = read_environment()
     device = process_group.initialise(world)
     row = measure(settings, world, device)
     if world.is_main:

@@ -21,12 +21,11 @@ if __name__ == "__main__":
 from nepa_scale.config import branch, lr_scaling, overrides, validate
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.subsets import exhausted_classes
-from nepa_scale.distributed.exit_codes import ExitCode
-from nepa_scale.distributed.failures import Failure, JobFailedError, exit_code
-from nepa_scale.distributed.process_group import leave, read_environment
+from nepa_scale.distributed.failures import ExitCode, Failure, JobFailedError, exit_code
+from nepa_scale.distributed.process_group import leave
 from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.distributed.watchdog import leave_at_once
-from nepa_scale.distributed.world import World
+from nepa_scale.distributed.world import World, read_environment
 from nepa_scale.placement import ds_config
 from nepa_scale.placement.costs import task_cost
 from nepa_scale.placement.device_memory import planned

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from nepa_scale.distributed.exit_codes import ExitCode
 from nepa_scale.utils.errors import (
     DataLostError,
     DivergedError,
@@ -30,11 +29,33 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
     from nepa_scale.distributed.world import World
+from enum import IntEnum
 
 POLL_SECONDS = 0.1
 FAREWELL_SECONDS = 5.0
 _FAILURE, _RECORDED, _KNOWN = "failure", "recorded", "known"
 _LOST_CONTACT = ("connection closed", "connection reset", "broken pipe", "connection refused", "remote process exited")
+
+
+class ExitCode(IntEnum):
+    """The codes of ``nepa_scale/train.py``; 130 is a second Ctrl-C."""
+
+    DONE = 0
+    """finished, or stopped on request with everything saved"""
+    FAILURE = 1
+    """an error of the program or of the machine"""
+    USER_ERROR = 2
+    """a user's mistake, told in one line"""
+    DATA_LOST = 3
+    """the data cannot be read any more; what was trained is saved"""
+    TIMEOUT = 4
+    """no progress for ``engine.timeout_minutes``: a rank hangs, or is gone"""
+    OUT_OF_MEMORY = 5
+    """memory ran out; the message tells what would need less"""
+    DIVERGED = 6
+    """training left the finite numbers, or collapsed where that was to end it"""
+    MILESTONE = 7
+    """a measure that was to be reached by a stated step was not"""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How far every rank of a job is, as each shows it in the job's store, and who of them is behind or gone."""
+"""Heartbeats: each rank publishes its progress in the job's store; find the ranks that are behind or dead."""
 
 from __future__ import annotations
 

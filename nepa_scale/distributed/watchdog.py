@@ -1,7 +1,7 @@
-"""A second pair of eyes in every process: ends it when it hangs, and when another rank has failed.
+"""Threads in every process that end it when it hangs and when another rank has failed.
 
-The training thread may be inside a collective or a library for as long as it likes and cannot look up. So threads of
-their own watch: one this process's progress, one the job's store, where every rank shows how far it is.
+The training thread may be inside a collective or a library for as long as it likes and cannot look up. So one thread
+watches this process's progress, and one the job's store, where every rank publishes its own.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from nepa_scale.distributed.exit_codes import ExitCode
-from nepa_scale.distributed.failures import FailureStore, Failure, failure_of, lost_contact
+from nepa_scale.distributed.failures import ExitCode, Failure, FailureStore, failure_of, lost_contact
 from nepa_scale.distributed.heartbeat import Heartbeats, Progress, behind, in_collective, who_hangs
 
 if TYPE_CHECKING:

@@ -73,7 +73,9 @@ class MemoryLender(TorchDispatchMode):
         super().__init__()
         self._world, self._device = world, device
         self._whole: dict[StorageWeakRef, int] = {}  # bytes, the least recently used first
-        self._shards: dict[StorageWeakRef, tuple[Tensor, int]] = {}  # this rank's part, and the bytes of the whole tensor
+        self._shards: dict[
+            StorageWeakRef, tuple[Tensor, int]
+        ] = {}  # this rank's part, and the bytes of the whole tensor
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from nepa_scale.distributed.process_group import first_text
 from nepa_scale.distributed.world import World
 from nepa_scale.engine.ema import WeightAverage
-from nepa_scale.engine.master_weights import MasterWeights
-from nepa_scale.engine.partition import ParameterSlice, parameter_slices, slice_of_rank
+from nepa_scale.engine.master_weights import MasterWeights, ParameterSlice, parameter_slices, slice_of_rank
 from nepa_scale.engine.shards import ShardReader, Slice
 from nepa_scale.utils.errors import RunError
 
@@ -68,7 +67,9 @@ class TrainState:
     def is_swapped(self) -> bool:
         """Whether DeepSpeed keeps the weights on an NVMe drive, out of reach."""
         shards = self._master_weights.shards()
-        return any(slice_.offset + slice_.numel > shards[slice_.shard].numel() for each in self._kept for slice_ in each)
+        return any(
+            slice_.offset + slice_.numel > shards[slice_.shard].numel() for each in self._kept for slice_ in each
+        )
 
     @property
     def loss_scale(self) -> dict[str, float]:
@@ -137,7 +138,9 @@ class TrainState:
         """Read a kind of state of a shard into a tensor of its shape; False where stage 0 has none and needs none."""
         flat = into.view(-1) if into.is_contiguous() else into.reshape(-1)
         for slice_ in self._kept[index]:
-            found = reader.read(f"{kind}/{slice_.name}", slice_.start, flat[slice_.offset : slice_.offset + slice_.numel])
+            found = reader.read(
+                f"{kind}/{slice_.name}", slice_.start, flat[slice_.offset : slice_.offset + slice_.numel]
+            )
             if not found and required:
                 raise RunError(f"the checkpoint does not hold all of {kind}/{slice_.name}; remove its folder")
             if not found and self.stage == 0:

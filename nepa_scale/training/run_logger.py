@@ -9,7 +9,7 @@ from typing import Any
 
 from nepa_scale.config.metrics import MetricsLog
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.distributed.age import process_age
+from nepa_scale.distributed.process_info import process_age
 from nepa_scale.distributed.world import World
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils.progress import StepDisplay

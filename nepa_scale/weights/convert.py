@@ -19,9 +19,9 @@ from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.run_dir import paths
 from nepa_scale.utils.errors import DataError, WeightsError
 from nepa_scale.utils.files import file_in_the_way, read_json, to_json, write_folder
-from nepa_scale.weights import authors_config, authors_processor, timm_layout
+from nepa_scale.weights import authors_config, authors_layout, timm_layout
 from nepa_scale.weights.authors_config import Wishes
-from nepa_scale.weights.authors_tensors import from_authors, to_authors, with_prefix
+from nepa_scale.weights.authors_layout import from_authors, to_authors, with_prefix
 from nepa_scale.weights.description import Description, of_run
 from nepa_scale.weights.tensor_files import check_tensors, find_tensors, read_tensors
 from nepa_scale.weights.timm_layout import CONFIG_NAME, WEIGHTS_NAME
@@ -55,7 +55,7 @@ def read_authors(folder: Path, *, ema: bool, wishes: Wishes) -> tuple[Weights, l
         raise WeightsError(f"{config_path}: timm's layout already; use `export` to change it")
     theirs = with_prefix(read_tensors(file))
     described, notes = authors_config.read(theirs, file, config, wishes)
-    preprocessing, more_notes = authors_processor.read_preprocessor(folder, described.image_size)
+    preprocessing, more_notes = authors_layout.read_preprocessor(folder, described.image_size)
     description = dataclasses.replace(described, preprocessing=preprocessing)
     ours, gated = skeleton(description), description.arch.mlp == "swiglu"
     check_tensors(theirs, to_authors(ours, gated=gated), file)
@@ -114,7 +114,7 @@ def write_authors(weights: Weights, folder: Path) -> None:
     description = weights.description
     settings = {
         CONFIG_NAME: authors_config.write(description),
-        authors_processor.PREPROCESSOR_NAME: authors_processor.preprocessor_json(description),
+        authors_layout.PREPROCESSOR_NAME: authors_layout.preprocessor_json(description),
     }
     _write(folder, to_authors(weights.tensors, gated=description.arch.mlp == "swiglu"), settings)
 

@@ -1,4 +1,4 @@
-"""Reading files of tensors that others wrote: whole, or refused in one line; nothing in them is ever executed."""
+"""Files of tensors that others wrote, local or on the Hugging Face hub: read whole or refused, and never executed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from nepa_scale.utils.errors import WeightsError, shortened
-from nepa_scale.weights.timm_layout import WEIGHTS_NAME, read_config_file
+from nepa_scale.weights.authors_layout import PREPROCESSOR_NAME
+from nepa_scale.weights.timm_layout import CONFIG_NAME, WEIGHTS_NAME, read_config_file
 
 PICKLE_NAME = "pytorch_model.bin"
 INDEX_NAMES = (f"{WEIGHTS_NAME}.index.json", f"{PICKLE_NAME}.index.json")
@@ -23,6 +24,8 @@ EMA_NAME = "pytorch_model_ema.bin"
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _LFS_MARK = b"version https://git-lfs"
 _SHARD_NAME = re.compile(r"[\w-][\w.-]*\.(safetensors|bin)")
+_HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_RAW_FILES = ("model*.safetensors", PICKLE_NAME, "pytorch_model-*.bin", *INDEX_NAMES)
 
 
 def find_tensors(folder: Path, *, ema: bool) -> Path:
@@ -118,3 +121,27 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def local_folder(source: str, *, ema: bool) -> Path:
+    """The folder that ``source`` names, after a download where it is a hub name (``owner/name[@revision]``).
+
+    Raises:
+        WeightsError: when there is no such folder and the hub does not give it.
+    """
+    from huggingface_hub import snapshot_download  # here, because it is slow to import
+
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise WeightsError(f"{source}: a file; name the folder that holds it, with its config.json")
+    named = _HUB_NAME.fullmatch(source)
+    if named is None:
+        raise WeightsError(f"{source}: no such folder, and no hub name (owner/name or owner/name@revision)")
+    files = (CONFIG_NAME, PREPROCESSOR_NAME, *((EMA_NAME,) if ema else _RAW_FILES))
+    try:
+        return Path(snapshot_download(named["name"], revision=named["revision"], allow_patterns=list(files)))
+    except Exception as error:  # the hub's HTTP library, and so its errors, differ between versions
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{source}: no such folder, and the hub does not give it ({detail})") from error

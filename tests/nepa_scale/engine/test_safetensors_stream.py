@@ -15,8 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from nepa_scale.distributed.world import World
-from nepa_scale.engine.export import export_tensors
-from nepa_scale.engine.safetensors_stream import Entry, SafetensorsWriter
+from nepa_scale.engine.shards import Entry, SafetensorsWriter, export_tensors
 from nepa_scale.utils.errors import RunError
 
 TENSORS = {

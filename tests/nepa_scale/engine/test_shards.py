@@ -16,7 +16,7 @@ from small_training import SmallTraining
 from torch import Tensor
 
 from nepa_scale.distributed.world import World
-from nepa_scale.engine.partition import ParameterSlice, slice_of_rank
+from nepa_scale.engine.master_weights import ParameterSlice, slice_of_rank
 from nepa_scale.engine.shards import ShardReader, Slice, record_of, write_shard
 
 SIZES = {"a": 1, "b": 7, "c": 64, "d": 1000}
