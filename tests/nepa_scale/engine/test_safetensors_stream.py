@@ -30,7 +30,7 @@ TENSORS = {
 }
 
 
-def written(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+def write_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write all of ``tensors``."""
     entries = {name: Entry(value.dtype, value.shape) for name, value in tensors.items()}
     with SafetensorsWriter(path, entries, metadata) as file:
@@ -44,7 +44,7 @@ def test_library_reads_what_was_written(tmp_path: Path, names: list[str], metada
     """Values, types and shapes of every kind of tensor, also of none at all, and the metadata."""
     path = tmp_path / "new" / "model.safetensors"
     tensors = {name: TENSORS[name] for name in names}
-    written(path, tensors, metadata)
+    write_file(path, tensors, metadata)
     found = safetensors.torch.load_file(path)
     assert found.keys() == tensors.keys()
     for name, value in tensors.items():
@@ -63,7 +63,7 @@ def test_library_reads_what_was_written(tmp_path: Path, names: list[str], metada
 def test_other_tensors_than_announced_leave_the_old_file(tmp_path: Path, tensors: list[Tensor], named: str) -> None:
     """A file that would not be what its header says never takes the place of another, and leaves nothing behind."""
     path = tmp_path / "model.safetensors"
-    written(path, {"old": torch.ones(1)})
+    write_file(path, {"old": torch.ones(1)})
     with (
         pytest.raises(ValueError, match=named),
         SafetensorsWriter(path, {"weight": Entry(torch.float32, (2, 3))}) as file,
@@ -91,7 +91,7 @@ def test_export_that_cannot_be_written_still_gathers_everything(tmp_path: Path) 
     """The file hits its limit half-way: gathering, in which the other ranks take part, goes on to the end, and then
     the error names the file; the old one is still there."""
     path = tmp_path / "model.safetensors"
-    written(path, {"old": torch.ones(1)})
+    write_file(path, {"old": torch.ones(1)})
     parameters = {f"{index}": torch.nn.Parameter(torch.ones(100_000)) for index in range(5)}
     gathered = []
 
