@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from nepa_scale.distributed.process_group import sum_over_ranks
 from nepa_scale.distributed.world import World
 from nepa_scale.engine.deepspeed_patches import apply_patches
-from nepa_scale.engine.ema import WeightAverage
-from nepa_scale.engine.master_weights import MasterWeights
+from nepa_scale.engine.master_weights import MasterWeights, WeightAverage
 from nepa_scale.engine.shards import export_tensors
 from nepa_scale.engine.train_state import TrainState
 from nepa_scale.optim.optimizer import Schedule

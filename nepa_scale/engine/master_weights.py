@@ -1,4 +1,4 @@
-"""The fp32 weights that the optimiser updates, wherever a ZeRO stage keeps them.
+"""The fp32 weights that the optimiser updates, wherever a ZeRO stage keeps them, and their moving average (EMA).
 
 Stage 0 updates the module's own parameters. Stages 1 to 3 update flat fp32 tensors, of which each rank has a shard
 for every parameter group; what the module computes with is a copy, in bf16 where the run says so. Which elements of
@@ -113,3 +113,43 @@ def _of_stage_3(trained: list[tuple[str, nn.Parameter]], optimizer: Any, world: 
         numel = min(padded, parameter.ds_numel - start)  # type: ignore[attr-defined]
         if numel > 0:
             yield ParameterSlice(name, start, numel, shard, offset)
+
+
+class WeightAverage:
+    """average <- decay x average + (1 - decay) x weights, once for each optimiser step; the first step copies them.
+
+    As the authors' code has it (decay 0.9999): no correction for the start, no targets made of the average.
+
+    Attributes:
+        tensors: the averages, one for each of the rank's shards and of its shape; none before the first step.
+    """
+
+    def __init__(self, master_weights: MasterWeights, decay: float) -> None:
+        self._master_weights, self._decay = master_weights, decay
+        self.tensors: list[Tensor] = []
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights of the step just done."""
+        shards = self._master_weights.shards()
+        if self.tensors:
+            torch._foreach_lerp_(self.tensors, shards, 1 - self._decay)
+        else:
+            self.tensors = [shard.clone(memory_format=torch.contiguous_format) for shard in shards]
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put the averages in place of the weights; on leaving, the weights are back, bit by bit. All ranks enter."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        with self._master_weights.overwriting() as shards:
+            for shard, average in zip(shards, self.tensors, strict=True):
+                weights = shard.clone()
+                shard.copy_(average)
+                average.copy_(weights)

@@ -18,8 +18,13 @@ from torch import Tensor, nn
 
 from nepa_scale.distributed.process_group import first_text
 from nepa_scale.distributed.world import World
-from nepa_scale.engine.ema import WeightAverage
-from nepa_scale.engine.master_weights import MasterWeights, ParameterSlice, parameter_slices, slice_of_rank
+from nepa_scale.engine.master_weights import (
+    MasterWeights,
+    ParameterSlice,
+    WeightAverage,
+    parameter_slices,
+    slice_of_rank,
+)
 from nepa_scale.engine.shards import ShardReader, Slice
 from nepa_scale.utils.errors import RunError
 

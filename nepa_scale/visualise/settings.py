@@ -19,7 +19,7 @@ from nepa_scale.utils import cli
 from nepa_scale.utils.errors import ConfigError, nearest
 from nepa_scale.utils.files import file_in_the_way
 from nepa_scale.weights import timm_layout
-from nepa_scale.weights.description import Description, of_run
+from nepa_scale.weights.timm_layout import Description, of_run
 
 HEADS = ("mean", "max", "none")
 SIMILARITIES = ("cosine", "softmax")

@@ -27,8 +27,8 @@ from nepa_scale.visualise import sheet
 from nepa_scale.visualise.maps import QueryMaps, query_maps
 from nepa_scale.visualise.settings import Plan
 from nepa_scale.weights.convert import Weights, built, read_run, read_timm
-from nepa_scale.weights.description import of_run
 from nepa_scale.weights.tensor_files import read_tensors
+from nepa_scale.weights.timm_layout import of_run
 
 NAME_LENGTH = 28
 STRIPS_PER_SHEET = 12

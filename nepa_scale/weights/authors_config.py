@@ -19,8 +19,7 @@ from nepa_scale.config.ladder import Architecture, QkNorm
 from nepa_scale.models.nepa_vit import LAYER_NORM_EPS, ROPE_TEMPERATURE
 from nepa_scale.utils.errors import UserError, WeightsError, shortened
 from nepa_scale.weights.authors_layout import LAYER, PREFIX
-from nepa_scale.weights.description import Description, Pool
-from nepa_scale.weights.timm_layout import CONFIG_NAME
+from nepa_scale.weights.timm_layout import CONFIG_NAME, Description, Pool
 
 HEAD_DIM = 64
 IMAGE_SIZE = 224

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from nepa_scale.data.preprocessing import MEAN, STD, Preprocessing
 from nepa_scale.utils.errors import UserError, WeightsError
-from nepa_scale.weights.description import Description
-from nepa_scale.weights.timm_layout import read_config_file
+from nepa_scale.weights.timm_layout import Description, read_config_file
 
 PREFIX = "vit_nepa."
 LAYER = f"{PREFIX}encoder.layer."

@@ -25,7 +25,7 @@ from nepa_scale.run_dir import paths
 from nepa_scale.utils.errors import DataError, WeightsError
 from nepa_scale.weights import convert, timm_layout
 from nepa_scale.weights.authors_config import Wishes
-from nepa_scale.weights.description import Description
+from nepa_scale.weights.timm_layout import Description
 
 EMBEDDED = "embedded scene of digits"
 TOP = 5

@@ -22,9 +22,8 @@ from nepa_scale.utils.files import file_in_the_way, read_json, to_json, write_fo
 from nepa_scale.weights import authors_config, authors_layout, timm_layout
 from nepa_scale.weights.authors_config import Wishes
 from nepa_scale.weights.authors_layout import from_authors, to_authors, with_prefix
-from nepa_scale.weights.description import Description, of_run
 from nepa_scale.weights.tensor_files import check_tensors, find_tensors, read_tensors
-from nepa_scale.weights.timm_layout import CONFIG_NAME, WEIGHTS_NAME
+from nepa_scale.weights.timm_layout import CONFIG_NAME, WEIGHTS_NAME, Description, of_run
 
 
 @dataclass(frozen=True)

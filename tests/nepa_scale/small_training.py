@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from nepa_scale.checkpoint.checkpointer import Checkpoints
 from nepa_scale.distributed.world import World
-from nepa_scale.engine.ema import WeightAverage
-from nepa_scale.engine.master_weights import MasterWeights
+from nepa_scale.engine.master_weights import MasterWeights, WeightAverage
 from nepa_scale.engine.train_state import TrainState
 
 ALONE = World()

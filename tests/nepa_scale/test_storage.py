@@ -13,8 +13,7 @@ from nepa_scale.checkpoint.manifest import tags
 from nepa_scale.checkpoint.storage import checkpoints_left, task_storage
 from nepa_scale.config.overrides import parse
 from nepa_scale.config.schema import TASKS
-from nepa_scale.engine.ema import WeightAverage
-from nepa_scale.engine.master_weights import MasterWeights
+from nepa_scale.engine.master_weights import MasterWeights, WeightAverage
 from nepa_scale.engine.train_state import TrainState
 from nepa_scale.training.runner import build_task
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nepa_scale.data.file_io import gaps, part_problems, splits_of
 from nepa_scale.data.index import INDEX_FOLDER, writable_folder, write_index
 from nepa_scale.data.info import INFO_NAME, MAX_CLASSES, SPLITS, DatasetInfo, parse_info
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
 from nepa_scale.data.pool import unordered
 from nepa_scale.data.prepare.finishing import SUMS_NAME, read_sums, sum_of, write_sums
-from nepa_scale.data.prepare.parts import gaps, part_problems, splits_of
 from nepa_scale.data.prepare.pixels import measure
 from nepa_scale.data.shard_index import NO_LABEL, scan
 from nepa_scale.utils.errors import DataError, nearest, shortened

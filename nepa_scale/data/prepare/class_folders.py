@@ -7,8 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from nepa_scale.data.file_io import is_image
-from nepa_scale.data.prepare.listing import Labelled, Listing, held_out, labelled_listing
-from nepa_scale.data.prepare.tree import Tree, read_tree
+from nepa_scale.data.prepare.listing import Labelled, Listing, Tree, held_out, labelled_listing, read_tree
 from nepa_scale.utils.errors import DataError, nearest, shortened
 
 TRAIN_NAMES = ("train", "training")

@@ -26,9 +26,8 @@ from nepa_scale.data.prepare.class_folders import (
     list_class_tree,
     split_folder,
 )
-from nepa_scale.data.prepare.listing import Item, Labelled, Listing, labelled_listing, mixed
+from nepa_scale.data.prepare.listing import Item, Labelled, Listing, Tree, labelled_listing, mixed, read_tree
 from nepa_scale.data.prepare.references import LeftOut, Span
-from nepa_scale.data.prepare.tree import Tree, read_tree
 from nepa_scale.data.tar_files import is_plain, walk
 from nepa_scale.utils.errors import DataError, shortened
 

@@ -11,13 +11,13 @@ from typing import IO
 
 from nepa_scale.data.ade20k import base_folder
 from nepa_scale.data.decode import decode_rgb, is_deep
+from nepa_scale.data.file_io import part_problems
 from nepa_scale.data.index import INDEX_FOLDER, ensure_index
 from nepa_scale.data.info import INFO_NAME, DatasetInfo
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
 from nepa_scale.data.pool import unordered
 from nepa_scale.data.prepare.ade20k import unread, verify_ade20k
 from nepa_scale.data.prepare.finishing import SUMS_NAME, read_sums, sum_of
-from nepa_scale.data.prepare.parts import part_problems
 from nepa_scale.data.prepare.pixels import MaskCount, check_mask
 from nepa_scale.data.shard_index import (
     LABEL_EXTENSION,

@@ -15,7 +15,7 @@ from archives import digests, picture, split_samples, zipped
 from PIL import Image
 
 from nepa_scale.data import layout
-from nepa_scale.data.prepare import tree
+from nepa_scale.data.prepare import listing
 from nepa_scale.data.prepare.__main__ import main
 from nepa_scale.data.sources import open_source
 
@@ -120,7 +120,7 @@ def test_hostile_zip_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Members that are no part of ADE20K are passed over, others refused; nothing appears outside the output."""
-    monkeypatch.setattr(tree, "LARGEST", 4000)
+    monkeypatch.setattr(listing, "LARGEST", 4000)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)

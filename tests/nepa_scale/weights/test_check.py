@@ -18,7 +18,7 @@ from nepa_scale.config.ladder import architecture
 from nepa_scale.weights import check
 from nepa_scale.weights.__main__ import main
 from nepa_scale.weights.check import Published, Value
-from nepa_scale.weights.description import Description
+from nepa_scale.weights.timm_layout import Description
 
 PROCESSOR = {"size": {"height": 16, "width": 16}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 

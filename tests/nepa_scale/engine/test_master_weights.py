@@ -13,8 +13,7 @@ from launching import losses, rows, train
 from torch import Tensor, nn
 
 from nepa_scale.data.digits import write_digits
-from nepa_scale.engine.ema import WeightAverage
-from nepa_scale.engine.master_weights import MasterWeights
+from nepa_scale.engine.master_weights import MasterWeights, WeightAverage
 
 STEPS, HALF = 8, 4
 
