@@ -119,7 +119,9 @@ class Checkpoints:
             self._thread.join()
             self._thread = None
         written = gather_objects(self._written)
-        problem = next((f"rank {rank}: {each}" for rank, each in enumerate(written) if isinstance(each, str)), None)
+        problem = next(
+            (f"rank {rank}: {record}" for rank, record in enumerate(written) if isinstance(record, str)), None
+        )
         if problem is None and self._world.is_main:
             try:
                 self._commit(self._pending, [record for record in written if isinstance(record, FileRecord)])
@@ -237,21 +239,21 @@ class Checkpoints:
 
     def _checked(self, path: Path) -> tuple[Manifest | None, str]:
         """The manifest of a checkpoint if all is well, else what is wrong. The ranks share the reading of its files."""
-        found: Manifest | DamagedError | RunError | None = None
+        content: Manifest | DamagedError | RunError | None = None
         if self._world.is_main:
             try:
-                found = manifest.read(path)
+                content = manifest.read(path)
             except (DamagedError, RunError) as error:
-                found = error
-        found = gather_objects(found)[0]
-        if isinstance(found, RunError):
-            raise found
-        if not isinstance(found, Manifest):
-            return None, str(found)
-        mine = list(found.files.items())[self._world.rank :: self._world.size]
-        problems = (manifest.problem_of(path / name, record) for name, record in mine)
+                content = error
+        content = gather_objects(content)[0]
+        if isinstance(content, RunError):
+            raise content
+        if not isinstance(content, Manifest):
+            return None, str(content)
+        own_files = list(content.files.items())[self._world.rank :: self._world.size]
+        problems = (manifest.problem_of(path / name, record) for name, record in own_files)
         problem = first_text(next(filter(None, problems), None))
-        return (None, problem) if problem else (found, "")
+        return (None, problem) if problem else (content, "")
 
     def _load(self, path: Path, content: Manifest) -> None:
         names = list(content.files)

@@ -66,8 +66,8 @@ def tag_of(step: int) -> str:
 
 def tags(folder: Path) -> list[Path]:
     """The folders named like checkpoints, oldest first, whatever is in them."""
-    found = [path for path in folder.glob("step_*") if TAG.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+    folders = [path for path in folder.glob("step_*") if TAG.fullmatch(path.name) and path.is_dir()]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix("step_")))
 
 
 def read(path: Path) -> Manifest:
@@ -141,11 +141,11 @@ def versions() -> dict[str, str]:
 
 def _check_size(path: Path, size: int) -> None:
     try:
-        found = path.stat().st_size
+        actual = path.stat().st_size
     except OSError as error:
         raise DamagedError(f"{path}: {_reason(error)}") from error
-    if found != size:
-        raise DamagedError(f"{path}: has {found} bytes, not the {size} written")
+    if actual != size:
+        raise DamagedError(f"{path}: has {actual} bytes, not the {size} written")
 
 
 def _reason(error: Exception) -> str:

@@ -44,29 +44,29 @@ def list_images(folder: Path) -> list[Path]:
 
 def problems(base: Path) -> list[str]:
     """Return what is wrong: empty splits, missing folders, photographs without a mask or sharing one."""
-    found: list[str] = []
+    lines: list[str] = []
     for split, folder in SPLIT_FOLDERS.items():
         photographs = images(base, split)
         masks = base / "annotations" / folder
         if not photographs:
-            found.append(f"'{base / 'images' / folder}' has no images")
+            lines.append(f"'{base / 'images' / folder}' has no images")
         elif not masks.is_dir():
-            found.append(f"'{masks}' is missing: the masks of {len(photographs)} images")
+            lines.append(f"'{masks}' is missing: the masks of {len(photographs)} images")
         else:
-            found += _unpaired(photographs, {path.stem for path in masks.glob("*.png")})
-    return found
+            lines += _unpaired(photographs, {path.stem for path in masks.glob("*.png")})
+    return lines
 
 
 def _unpaired(photographs: list[Path], mask_stems: set[str]) -> list[str]:
     seen: dict[str, Path] = {}
-    found = []
+    lines = []
     for image in photographs:
         if image.stem in seen:
-            found.append(f"'{image}' and '{seen[image.stem].name}' would share one mask: keep one of them")
+            lines.append(f"'{image}' and '{seen[image.stem].name}' would share one mask: keep one of them")
         elif image.stem not in mask_stems:
-            found.append(f"'{image}' has no mask '{image.stem}.png'")
+            lines.append(f"'{image}' has no mask '{image.stem}.png'")
         seen[image.stem] = image
-    return found
+    return lines
 
 
 def info(base: Path, name: str) -> DatasetInfo:

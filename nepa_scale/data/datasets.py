@@ -71,21 +71,21 @@ class Samples(Dataset[Item], Generic[Item]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, place: EpochIndex) -> Item:
-        return self.__getitems__([place])[0]
+    def __getitem__(self, epoch_index: EpochIndex) -> Item:
+        return self.__getitems__([epoch_index])[0]
 
-    def __getitems__(self, places: Sequence[EpochIndex]) -> list[Item]:
+    def __getitems__(self, epoch_indices: Sequence[EpochIndex]) -> list[Item]:
         """A batch of items, which saves the generators of this process once and not for each."""
         with preserved_randomness():
-            return [self.draw(place) for place in places]
+            return [self.draw(epoch_index) for epoch_index in epoch_indices]
 
-    def draw(self, place: EpochIndex, *, instead: int = 0) -> Item:
-        """The item at a place, or the one ``instead`` samples further on with this place's augmentation.
+    def draw(self, epoch_index: EpochIndex, *, instead: int = 0) -> Item:
+        """The item at ``epoch_index``, or the one ``instead`` samples further on with the augmentation of this one.
 
         Draws from the global generators. Raises ``BadImageError`` for an image that cannot be decoded or
         transformed and ``DataError`` for anything else that is wrong, both naming file and sample.
         """
-        epoch, position = place
+        epoch, position = epoch_index
         index = int(self.indices[(position + instead) % len(self)])
         source = self._by_index
         return self.item(source[index], epoch, int(self.indices[position]), lambda: source.where(index))
@@ -190,15 +190,15 @@ class BadSampleReplacer(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitems__(self, places: Sequence[EpochIndex]) -> Loaded:
-        """The batch of these places. Raises ``DataError`` where ``TRIES`` samples in a row are bad."""
+    def __getitems__(self, epoch_indices: Sequence[EpochIndex]) -> Loaded:
+        """The batch of these samples. Raises ``DataError`` where ``TRIES`` samples in a row are bad."""
         faults: list[str] = []
         with preserved_randomness():
-            items = [self._draw(place, faults) for place in places]
+            items = [self._draw(epoch_index, faults) for epoch_index in epoch_indices]
         return Loaded(self._collate(items), faults)
 
-    def _draw(self, place: EpochIndex, faults: list[str]) -> Any:
-        return first_good(lambda instead: self._dataset.draw(place, instead=instead), faults)
+    def _draw(self, epoch_index: EpochIndex, faults: list[str]) -> Any:
+        return first_good(lambda instead: self._dataset.draw(epoch_index, instead=instead), faults)
 
 
 def first_good(draw: Callable[[int], Any], faults: list[str]) -> Any:

@@ -56,9 +56,9 @@ def write_index(folder: Path, info: DatasetInfo, target: Path, *, report: Report
     ``report(what, done, total)`` counts the shards. Raises ``DataError`` with every fault of every shard, a line each:
     missing, cut off, another number of samples than ``info`` says, a key twice; or when ``target`` cannot be written.
     """
-    found, unread = _scan_splits(folder, info, report)
+    indexes, unread = _scan_splits(folder, info, report)
     try:
-        _save(target, found)
+        _save(target, indexes)
     except OSError as error:
         raise DataError(f"'{target}' cannot be written: {error.strerror}") from None
     return unread
@@ -72,23 +72,23 @@ def ensure_index(folder: Path, info: DatasetInfo, *, report: Report | None = Non
     Raises ``DataError`` with every fault, a line each: of the shards where they have to be scanned, and naming each
     shard that is gone or no longer what it was when it was indexed.
     """
-    found = _current(folder, info)
-    if found is not None:
-        return found
+    indexes = _current(folder, info)
+    if indexes is not None:
+        return indexes
     with _locked(folder):
-        found = _current(folder, info)  # another process may have made it meanwhile
-        if found is not None:
-            return found
-        known = _loaded(folder, info)
-        if known is None:
-            found, unread = _scan_splits(folder, info, report)
+        indexes = _current(folder, info)  # another process may have made it meanwhile
+        if indexes is not None:
+            return indexes
+        earlier = _loaded(folder, info)
+        if earlier is None:
+            indexes, unread = _scan_splits(folder, info, report)
             if any(unread):
                 logger.warning("'%s': not read: %s", folder, unread)
         else:
-            found = _refreshed_splits(folder, info, known, report)
+            indexes = _refreshed_splits(folder, info, earlier, report)
         with suppress(OSError):  # an index that cannot be kept costs time on every start, nothing else
-            _save(writable_folder(folder), found)
-    return found
+            _save(writable_folder(folder), indexes)
+    return indexes
 
 
 def index_folder(folder: Path) -> Path:
@@ -96,16 +96,16 @@ def index_folder(folder: Path) -> Path:
 
     Where ``_index`` cannot be written, as on a shared disk, the cache may hold a newer state of it.
     """
-    own, cached = folder / INDEX_FOLDER, _cached(folder)
-    if own.is_dir() and (os.access(own, os.W_OK) or not cached.is_dir()):
-        return own
+    beside, cached = folder / INDEX_FOLDER, _cached(folder)
+    if beside.is_dir() and (os.access(beside, os.W_OK) or not cached.is_dir()):
+        return beside
     return cached
 
 
 def writable_folder(folder: Path) -> Path:
     """Where an index of a data set can be written: in its ``_index`` folder if there is one, or in the cache."""
-    own = folder / INDEX_FOLDER
-    return own if own.is_dir() and os.access(own, os.W_OK) else _cached(folder)
+    beside = folder / INDEX_FOLDER
+    return beside if beside.is_dir() and os.access(beside, os.W_OK) else _cached(folder)
 
 
 def _cached(folder: Path) -> Path:
@@ -177,37 +177,37 @@ def _joined(paths: Sequence[Path], scanned: Sequence[ShardIndex]) -> SplitIndex:
 def _scan_splits(folder: Path, info: DatasetInfo, report: Report | None) -> tuple[dict[str, SplitIndex], Unread]:
     problems: list[str] = []
     unread = Unread()
-    found: dict[str, SplitIndex] = {}
+    indexes: dict[str, SplitIndex] = {}
     for split, contents in info.splits.items():
         paths = _paths(folder, contents)
         scanned, faults = _scan_all(paths, contents.shard_lengths, f"index of {split}", report)
         faults = faults or _repeated_keys(paths, scanned)
         problems += faults
         if not faults:
-            found[split] = _joined(paths, scanned)
+            indexes[split] = _joined(paths, scanned)
         for shard in scanned:
             unread.merge(shard.unread)
     if problems:
         raise DataError("\n".join(problems))
-    return found, unread
+    return indexes, unread
 
 
 def _refreshed_splits(
     folder: Path, info: DatasetInfo, known: dict[str, SplitIndex], report: Report | None
 ) -> dict[str, SplitIndex]:
     problems: list[str] = []
-    found: dict[str, SplitIndex] = {}
+    indexes: dict[str, SplitIndex] = {}
     for split, contents in info.splits.items():
-        found[split], faults = _refreshed(folder, contents, known[split], f"changed shards of {split}", report)
+        indexes[split], faults = _refreshed(folder, contents, known[split], f"changed shards of {split}", report)
         problems += faults
     if problems:
         command = prepare_command("index", root=folder.parent, name=folder.name)
         raise DataError("\n".join([*problems, f"if '{folder}' was changed on purpose, re-index it: `{command}`"]))
-    return found
+    return indexes
 
 
-def _save(target: Path, found: Mapping[str, SplitIndex]) -> None:
-    for split, index in found.items():
+def _save(target: Path, indexes: Mapping[str, SplitIndex]) -> None:
+    for split, index in indexes.items():
         save_index(target / f"{split}.npz", index)
 
 
@@ -220,17 +220,17 @@ def save_index(path: Path, index: SplitIndex) -> None:
 
 def _current(folder: Path, info: DatasetInfo) -> dict[str, SplitIndex] | None:
     """The index of every split, if all are there and the shards are as they were."""
-    found = _loaded(folder, info)
-    if found is None or any(_stale(folder, info.splits[split], index) for split, index in found.items()):
+    indexes = _loaded(folder, info)
+    if indexes is None or any(_stale(folder, info.splits[split], index) for split, index in indexes.items()):
         return None
-    return found
+    return indexes
 
 
 def _loaded(folder: Path, info: DatasetInfo) -> dict[str, SplitIndex] | None:
     """The index of every split, true or not, if all are there."""
-    found = {split: _load(index_folder(folder) / f"{split}.npz") for split in info.splits}
-    whole = {split: index for split, index in found.items() if index is not None}
-    return whole if len(whole) == len(found) else None
+    indexes = {split: _load(index_folder(folder) / f"{split}.npz") for split in info.splits}
+    readable = {split: index for split, index in indexes.items() if index is not None}
+    return readable if len(readable) == len(indexes) else None
 
 
 def _load(path: Path) -> SplitIndex | None:

@@ -119,15 +119,15 @@ def parse_info(content: Any, name: str) -> DatasetInfo:
 def _statistics(content: Mapping[str, Any]) -> tuple[Channels | None, Channels | None]:
     """Mean and deviation where both are three numbers that images can have; else neither, as if not measured."""
     limits = {"mean": 0.0, "std": LEAST_STD}
-    found = []
+    statistics = []
     for key, least in limits.items():
         values = content.get(key)
         if not isinstance(values, list) or len(values) != len(MEAN):
             return None, None
         if not all(type(value) in (int, float) and least <= value <= 1 for value in values):
             return None, None
-        found.append(tuple(map(float, values)))
-    return found[0], found[1]
+        statistics.append(tuple(map(float, values)))
+    return statistics[0], statistics[1]
 
 
 def _is_count(value: object) -> bool:

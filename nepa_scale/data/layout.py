@@ -221,10 +221,10 @@ def without_kept_out(sizes: Sequence[int], count: int) -> list[int]:
 def _taken_in_rounds(sizes: Sequence[int], count: int) -> list[int]:
     """How many images of each class ``order.kept_out`` takes: rounds over all classes, which keep one image each."""
     taken = [0] * len(sizes)
-    while count > 0 and (found := [i for i, size in enumerate(sizes) if taken[i] < size - 1]):
-        for i in found[:count]:
+    while count > 0 and (classes := [i for i, size in enumerate(sizes) if taken[i] < size - 1]):
+        for i in classes[:count]:
             taken[i] += 1
-        count -= len(found)
+        count -= len(classes)
     return taken
 
 

@@ -72,8 +72,8 @@ def applied(transform: Callable[..., Any], pixels: NDArray[np.uint8], *others: N
 def prepare_policy(step: Any) -> None:
     """Let the operations of timm's augmentation policies have names, and posterise to any number of bits."""
     for operation in _operations(step):
-        own = posterise if operation.aug_fn is auto_augment.posterize else operation.aug_fn
-        operation.aug_fn = partial(_apply, operation.name, own)
+        function = posterise if operation.aug_fn is auto_augment.posterize else operation.aug_fn
+        operation.aug_fn = partial(_apply, operation.name, function)
 
 
 def posterise(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:

@@ -55,18 +55,18 @@ def canonical(text: str) -> str:
 
 def problems(mean: str, std: str) -> list[str]:
     """What is wrong with values of ``data.mean`` and ``data.std``."""
-    found = []
+    lines = []
     for key, text, least in (("data.mean", mean, 0.0), ("data.std", std, LEAST_STD)):
         numbers = numbers_of(text)
         if text in (BY_DATASET, BY_IMAGE):
             continue
         if numbers is None or not all(least <= value <= 1 for value in numbers):
             wanted = f"one number from {least:g} to 1, or three as 0.4,0.5,0.6, or {BY_DATASET}, or {BY_IMAGE}"
-            found.append(f"{key}={text}: expected {wanted}")
-    if not found and mean != std and {mean, std} & {BY_DATASET, BY_IMAGE}:
+            lines.append(f"{key}={text}: expected {wanted}")
+    if not lines and mean != std and {mean, std} & {BY_DATASET, BY_IMAGE}:
         word = mean if mean in (BY_DATASET, BY_IMAGE) else std
-        found.append(f"data.mean={mean} and data.std={std}: give data.mean={word} data.std={word}, or numbers for both")
-    return found
+        lines.append(f"data.mean={mean} and data.std={std}: give data.mean={word} data.std={word}, or numbers for both")
+    return lines
 
 
 def standardisation(mean: str, std: str) -> Standardisation | None:

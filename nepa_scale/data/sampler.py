@@ -101,7 +101,7 @@ class SampleOrder:
             windows.append(rng.permutation(np.concatenate(samples)))
         return np.concatenate(windows)
 
-    def place(self, position: int) -> EpochIndex:
+    def epoch_index(self, position: int) -> EpochIndex:
         """The (epoch, index) at a position of the stream."""
         epoch, offset = divmod(position, self.num_samples)
         return epoch, int(self.epoch(epoch)[offset])
@@ -134,9 +134,9 @@ def micro_batches(
     micro-steps every position occurs exactly once.
     """
     accumulation = accumulation_steps(batch_size, micro_batch_size, world_size)
-    own = batch_positions(step, batch_size)[rank::world_size]
+    positions = batch_positions(step, batch_size)[rank::world_size]
     return [
-        [order.place(position) for position in own[first : first + micro_batch_size]]
+        [order.epoch_index(position) for position in positions[first : first + micro_batch_size]]
         for first in range(0, accumulation * micro_batch_size, micro_batch_size)
     ]
 

@@ -93,23 +93,23 @@ def _read(shard: str, expected: int) -> Generator[Sample, None, Unread]:
 
     Return what was not read.
     """
-    given = 0
+    yielded = 0
     for wait in (*RETRY_SECONDS, None):
-        found, unread = given, Unread()
+        count, unread = yielded, Unread()
         try:
-            for found, sample in enumerate(islice(_samples(shard, unread), given, None), start=given + 1):
-                if found <= expected:
-                    given = found
+            for count, sample in enumerate(islice(_samples(shard, unread), yielded, None), start=yielded + 1):
+                if count <= expected:
+                    yielded = count
                     yield sample
         except _UNREADABLE as error:
             if wait is None or not isinstance(error, OSError):
                 raise DataError(
-                    f"shard '{shard}' cannot be read after {found} of {expected} samples: {_reason(error)}"
+                    f"shard '{shard}' cannot be read after {count} of {expected} samples: {_reason(error)}"
                 ) from None
             time.sleep(wait)
         else:
-            if found != expected:
-                raise DataError(f"shard '{shard}' must hold {expected} samples by _info.json, but {found} found")
+            if count != expected:
+                raise DataError(f"shard '{shard}' must hold {expected} samples by _info.json, but {count} found")
             break
     return unread
 
@@ -173,6 +173,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": '{error.filename}'" if error.filename else "")
     text = str(error.args[0]) if error.args else ""
-    if found := re.search(r"exit -?\d+(?= \(read\))", text):
-        return f"the program that fetches it ended with {found[0]}"
+    if status := re.search(r"exit -?\d+(?= \(read\))", text):
+        return f"the program that fetches it ended with {status[0]}"
     return text.partition(" @ ")[0].partition("\n")[0] or type(error).__name__

@@ -63,9 +63,9 @@ def contradictions(root: Path, name: str, stated: str | None) -> list[str]:
         info = layout.dataset_info(root, name)
     except DataError:
         return []  # it has its own line
-    found = {split: info.splits[split].num_samples for split in NEEDED}
-    found |= {"classes": info.num_classes, "mask_classes": len(info.mask_class_names)}
-    differing = [f"{key} is {found[key]}, not {value}" for key, value in facts.items() if found[key] != value]
+    actual = {split: info.splits[split].num_samples for split in NEEDED}
+    actual |= {"classes": info.num_classes, "mask_classes": len(info.mask_class_names)}
+    differing = [f"{key} is {actual[key]}, not {value}" for key, value in facts.items() if actual[key] != value]
     return [f"{KEY}: '{root / name}' is there, and its {', '.join(differing)}"] if differing else []
 
 

@@ -71,9 +71,9 @@ def eval_stream(
 
 
 def eval_passes(shard_lengths: Sequence[int], *, batch_size: int, rank: int, world_size: int, num_workers: int) -> int:
-    """How many batches ``eval_stream`` yields on a rank: each worker makes its own of the shards that it reads."""
-    own, workers = shard_lengths[rank::world_size], max(1, num_workers)
-    return sum(math.ceil(sum(own[worker::workers]) / batch_size) for worker in range(workers))
+    """How many batches ``eval_stream`` yields on a rank: each worker makes its lengths of the shards that it reads."""
+    lengths, workers = shard_lengths[rank::world_size], max(1, num_workers)
+    return sum(math.ceil(sum(lengths[worker::workers]) / batch_size) for worker in range(workers))
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,13 @@ class _Training(IterableDataset[Loaded]):
 
     def _good(self, ahead: _Ahead, faults: list[str]) -> Any:
         """The item of the next sample, or of the first good one after it, with its augmentation."""
-        streamed = next(ahead)
+        next_sample = next(ahead)
         return first_good(
-            lambda instead: self._item(ahead.peek(instead - 1) if instead else streamed, streamed), faults
+            lambda instead: self._item(ahead.peek(instead - 1) if instead else next_sample, next_sample), faults
         )
 
-    def _item(self, streamed: _Streamed, place: _Streamed) -> Any:
-        return self._dataset.item(streamed.sample, place.epoch, place.number, streamed.where)
+    def _item(self, streamed: _Streamed, position: _Streamed) -> Any:
+        return self._dataset.item(streamed.sample, position.epoch, position.number, streamed.where)
 
 
 class _Ahead(Iterator[_Streamed]):
@@ -181,9 +181,9 @@ def _wanted_samples(
     for shard in shards.tolist():
         end = begin + source.lengths[shard]
         if wanted[begin:end].any():
-            for place, sample in enumerate(source.read(shard)):
-                if wanted[begin + place]:
-                    yield begin + place, _Streamed(sample, epoch, int(starts[shard]) + place, source.shards[shard])
+            for number, sample in enumerate(source.read(shard)):
+                if wanted[begin + number]:
+                    yield begin + number, _Streamed(sample, epoch, int(starts[shard]) + number, source.shards[shard])
         begin = end
 
 

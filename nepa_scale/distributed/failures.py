@@ -75,8 +75,8 @@ class Failure:
         first, *rest = self.message.split("\n", 1)
         kind = failure_reason(first)
         what = first.removeprefix(f"{kind}: ") if kind else first
-        place = f"rank {self.rank} on {self.host}, after step {self.step}: {what}"
-        return "\n".join([f"{kind}: {place}" if kind else place, *rest])
+        where = f"rank {self.rank} on {self.host}, after step {self.step}: {what}"
+        return "\n".join([f"{kind}: {where}" if kind else where, *rest])
 
 
 class JobFailedError(Exception):
@@ -103,7 +103,7 @@ def exit_code(error: BaseException) -> ExitCode:
 def lost_contact(error: BaseException) -> bool:
     """Whether ``error`` only says that another rank is gone: the reason is that rank's."""
     text = str(error).lower()
-    return isinstance(error, RuntimeError | OSError) and any(words in text for words in _LOST_CONTACT)
+    return isinstance(error, RuntimeError | OSError) and any(phrase in text for phrase in _LOST_CONTACT)
 
 
 def failure_of(error: BaseException, world: World, step: int, message: str) -> Failure:
@@ -120,8 +120,7 @@ class FailureStore:
 
     def announce(self, failure: Failure) -> Failure:
         """Make ``failure`` the job's, unless there is one already; returns the one that counts."""
-        mine = json.dumps(dataclasses.asdict(failure))
-        return _parsed(self._store.compare_set(_FAILURE, "", mine))
+        return _parsed(self._store.compare_set(_FAILURE, "", json.dumps(dataclasses.asdict(failure))))
 
     def find(self) -> Failure | None:
         """The job's failure, if there is one."""

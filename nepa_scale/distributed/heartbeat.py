@@ -40,11 +40,12 @@ class Heartbeats:
         self._beats = 0
         self._seen: dict[int, tuple[str, float]] = {}  # by rank: what it showed last, and since when
 
-    def show(self, mine: Progress) -> None:
+    def publish(self, progress: Progress) -> None:
         """Let the others know that this rank lives and how far it is."""
         self._beats += 1
-        words = (mine.host, str(mine.passed), str(mine.step), mine.doing, str(int(mine.waiting)), str(self._beats))
-        self._store.set(_key(self._world.rank), _SEPARATOR.join(words))
+        numbers = str(progress.passed), str(progress.step)
+        fields = progress.host, *numbers, progress.doing, str(int(progress.waiting)), str(self._beats)
+        self._store.set(_key(self._world.rank), _SEPARATOR.join(fields))
 
     def all(self) -> dict[int, Progress]:
         """What every rank has shown; empty until all have shown something."""

@@ -101,7 +101,7 @@ def sum_votes(votes: Sequence[float]) -> list[int]:
     sums = torch.tensor(votes, dtype=torch.float64)
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(sums, group=_hosts())
-    return [int(each) for each in sums.tolist()]
+    return [int(value) for value in sums.tolist()]
 
 
 @functools.cache
@@ -137,7 +137,7 @@ def max_over_ranks(value: int, device: torch.device) -> int:
 
 def first_text(text: str | None) -> str:
     """The text of the first rank that has one; every rank must call this at the same point."""
-    return next((each for each in gather_objects(text) if each), "")
+    return next(filter(None, gather_objects(text)), "")
 
 
 def gather_objects(value: Any) -> list[Any]:
@@ -200,8 +200,10 @@ def _choose_interface() -> None:
     [(family, kind, _, _, address), *_] = socket.getaddrinfo(os.environ["MASTER_ADDR"], 9, type=socket.SOCK_DGRAM)
     with socket.socket(family, kind) as probe:
         probe.connect(address)  # sends nothing
-        own = probe.getsockname()[0]
+        own_address = probe.getsockname()[0]
     interfaces = psutil.net_if_addrs().items()
-    names = [name for name, addresses in interfaces if own in (item.address.split("%")[0] for item in addresses)]
+    names = [
+        name for name, addresses in interfaces if own_address in (item.address.split("%")[0] for item in addresses)
+    ]
     if names:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])

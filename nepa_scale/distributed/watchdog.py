@@ -68,7 +68,7 @@ class Watchdog:
     def start(self) -> None:
         """Begin to watch."""
         if self._heartbeats is not None:
-            self._heartbeats.show(self._progress)
+            self._heartbeats.publish(self._progress)
             threading.Thread(target=self._watch_others, name="watchdog of the job", daemon=True).start()
         threading.Thread(target=self._watch_progress, name="watchdog", daemon=True).start()
 
@@ -125,10 +125,10 @@ class Watchdog:
     def _look_at_others(self, *, forgive: bool) -> Failure | None:
         if self._failure_store is None or self._heartbeats is None:
             return None
-        self._heartbeats.show(self._now())
-        found = self._failure_store.find()
-        if found is not None or not self._world.is_main:
-            return found
+        self._heartbeats.publish(self._now())
+        failure = self._failure_store.find()
+        if failure is not None or not self._world.is_main:
+            return failure
         if forgive:
             self._heartbeats.forgive()
         silent = self._heartbeats.silent(SILENT_SECONDS)
@@ -141,9 +141,9 @@ class Watchdog:
         deadline = time.monotonic() + SETTLING_SECONDS
         self._heartbeats.forgive()
         while time.monotonic() < deadline:
-            found = self._failure_store.find()
-            if found is not None:
-                return found
+            failure = self._failure_store.find()
+            if failure is not None:
+                return failure
             silent = self._heartbeats.silent(QUIET_SECONDS)
             if silent:
                 return self._gone(silent[0])

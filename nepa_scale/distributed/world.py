@@ -149,10 +149,10 @@ def _is_typed() -> bool:
         return False
     task = _number("SLURM_TASK_PID")
     try:
-        words = psutil.Process(task).cmdline()
+        arguments = psutil.Process(task).cmdline()
     except psutil.Error:
         return False
-    return task != os.getpid() and all(word.startswith("-") for word in words[1:])
+    return task != os.getpid() and all(argument.startswith("-") for argument in arguments[1:])
 
 
 def first_host(name: str, nodes: str) -> str:

@@ -130,8 +130,8 @@ class Engine:
         children (the class token) are used by its other methods too, so they are gathered here.
         """
         owners = [module for module in self.module.modules() if next(module.children(), None) is not None]
-        own = [parameter for module in owners for parameter in module.parameters(recurse=False)]
-        with deepspeed.zero.GatheredParameters(own) if self.stage == 3 else nullcontext():
+        parameters = [parameter for module in owners for parameter in module.parameters(recurse=False)]
+        with deepspeed.zero.GatheredParameters(parameters) if self.stage == 3 else nullcontext():
             yield
 
     def rates(self, step: int) -> list[float]:
@@ -148,7 +148,7 @@ class Engine:
             self._engine.step()
             return float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else math.inf
         # DeepSpeed's fp32 stage 0 would neither look for NaN nor tell the norm.
-        norm = torch.nn.utils.get_total_norm([each.grad for each in self._parameters if each.grad is not None])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         grad_norm = float(norm)
         if not math.isfinite(grad_norm):
             self._leave_out_step()

@@ -56,7 +56,7 @@ def build(make: Callable[[], Built], settings: dict[str, Any], *, world: World, 
     with lender:
         built = make()
     low_precision = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    dtype = next((each for key, each in low_precision.items() if settings.get(key, {}).get("enabled")), None)
+    dtype = next((dtype for key, dtype in low_precision.items() if settings.get(key, {}).get("enabled")), None)
     deepspeed.zero.Init(module=_OneByOne(built.module, lender, dtype), config_dict_or_path=settings)
     lender.return_all()
     return built
@@ -127,9 +127,9 @@ class MemoryLender(TorchDispatchMode):
         storage.resize_(nbytes)
         self._whole[reference] = nbytes
         if not overwritten:
-            own = shard.to(self._device)
-            parts = [torch.empty_like(own) for _ in range(self._world.size)]
-            dist.all_gather(parts, own)
+            own_shard = shard.to(self._device)
+            parts = [torch.empty_like(own_shard) for _ in range(self._world.size)]
+            dist.all_gather(parts, own_shard)
             _bytes(storage).copy_(torch.cat(parts)[:nbytes])
 
     def _take_back(self, reference: StorageWeakRef) -> None:
@@ -139,8 +139,8 @@ class MemoryLender(TorchDispatchMode):
             return
         per_rank = -(-nbytes // self._world.size)
         shard = torch.zeros(per_rank, dtype=torch.uint8)
-        own = _bytes(storage)[per_rank * self._world.rank :][:per_rank]
-        shard[: len(own)] = own
+        own_bytes = _bytes(storage)[per_rank * self._world.rank :][:per_rank]
+        shard[: len(own_bytes)] = own_bytes
         storage.resize_(0)
         self._shards[reference] = shard, nbytes
 

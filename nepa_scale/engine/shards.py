@@ -205,17 +205,17 @@ def _chunks(slices: Sequence[Slice], values: Iterable[Tensor]) -> Iterator[memor
 
 
 def export_tensors(
-    path: Path, tensors: Mapping[str, Tensor], whole: Callable[[nn.Parameter], Tensor], world: World
+    path: Path, tensors: Mapping[str, Tensor], gather: Callable[[nn.Parameter], Tensor], world: World
 ) -> None:
     """Write ``tensors`` of a state dict by name to a safetensors file, parameters in fp32; all ranks call this.
 
     Args:
-        whole: gathers a parameter on every rank, in fp32; a collective.
+        gather: gathers a parameter on every rank, in fp32; a collective.
 
     Raises:
         RunError: on every rank, when rank 0 cannot write the file.
     """
-    gathered = (whole(each) if isinstance(each, nn.Parameter) else each.detach() for each in tensors.values())
+    gathered = (gather(t) if isinstance(t, nn.Parameter) else t.detach() for t in tensors.values())
     problem = None
     try:
         if world.is_main:

@@ -73,7 +73,7 @@ class TrainState:
         """Whether DeepSpeed keeps the weights on an NVMe drive, out of reach."""
         shards = self._master_weights.shards()
         return any(
-            slice_.offset + slice_.numel > shards[slice_.shard].numel() for each in self._kept for slice_ in each
+            slice_.offset + slice_.numel > shards[slice_.shard].numel() for kept in self._kept for slice_ in kept
         )
 
     @property
@@ -135,20 +135,20 @@ class TrainState:
         if not steps:
             return
         moments = {kind: torch.zeros_like(owner, requires_grad=False) for kind in MOMENTS}
-        found = [self._read(reader, kind, index, value, required=False) for kind, value in moments.items()]
-        if self.stage > 0 or all(found):
+        filled = [self._read(reader, kind, index, value, required=False) for kind, value in moments.items()]
+        if self.stage > 0 or all(filled):
             self._optimizer.state[owner] = {"step": self._as_step(owner, steps), **moments}
 
     def _read(self, reader: ShardReader, kind: str, index: int, into: Tensor, *, required: bool = True) -> bool:
         """Read a kind of state of a shard into a tensor of its shape; False where stage 0 has none and needs none."""
         flat = into.view(-1) if into.is_contiguous() else into.reshape(-1)
         for slice_ in self._kept[index]:
-            found = reader.read(
+            filled = reader.read(
                 f"{kind}/{slice_.name}", slice_.start, flat[slice_.offset : slice_.offset + slice_.numel]
             )
-            if not found and required:
+            if not filled and required:
                 raise RunError(f"the checkpoint does not hold all of {kind}/{slice_.name}; remove its folder")
-            if not found and self.stage == 0:
+            if not filled and self.stage == 0:
                 return False
         if not into.is_contiguous():
             into.copy_(flat.view(into.shape))
@@ -183,8 +183,8 @@ class TrainState:
         return shard if kind == WEIGHT else self._moments(owner)[kind]
 
     def _moments(self, owner: Tensor) -> dict[str, Any]:
-        found: dict[str, Any] = self._optimizer.state.get(owner, {})
-        return found
+        moments: dict[str, Any] = self._optimizer.state.get(owner, {})
+        return moments
 
     def _written(self, index: int) -> list[ParameterSlice]:
         """The slices of a shard that this rank writes: at stage 0, where all ranks have all, a part of each."""
@@ -205,8 +205,8 @@ class TrainState:
                 start = kept.numel() * self.world.rank
                 value = kept[: max(0, min(kept.numel(), numel - start))]
             else:
-                mine = slice_of_rank(ParameterSlice(key, 0, numel, 0, 0), self.world)
-                start, value = mine.start, parameter.detach().reshape(-1)[mine.start : mine.start + mine.numel]
+                slice_ = slice_of_rank(ParameterSlice(key, 0, numel, 0, 0), self.world)
+                start, value = slice_.start, parameter.detach().reshape(-1)[slice_.start : slice_.start + slice_.numel]
             yield Slice(key, start, value.numel(), value.dtype), value
         for name, buffer in _buffers(self._module) if self.world.is_main else ():
             yield Slice(f"{BUFFER}/{name}", 0, buffer.numel(), buffer.dtype), buffer.detach().reshape(-1)

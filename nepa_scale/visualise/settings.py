@@ -68,7 +68,7 @@ class Plan:
 
 def parse(words: Sequence[str]) -> PictureSettings:
     """Settings from ``key=value`` words. Raises ``ConfigError`` with every problem."""
-    known = {one.name: one for one in fields(PictureSettings)}
+    known = {item.name: item for item in fields(PictureSettings)}
     tree, problems = OmegaConf.structured(PictureSettings), []
     for key, value in cli.split_words(words):
         if key in known:
@@ -76,8 +76,8 @@ def parse(words: Sequence[str]) -> PictureSettings:
         else:
             problems.append(f"unknown key '{key}'{nearest(key, known) or '; --help lists all keys'}")
     settings: PictureSettings = OmegaConf.to_object(tree)  # type: ignore[assignment]
-    for key, one in known.items():
-        problems += cli.out_of_range(key, getattr(settings, key), one.metadata)
+    for key, item in known.items():
+        problems += cli.out_of_range(key, getattr(settings, key), item.metadata)
     if settings.source is None and not problems:
         problems.append(f"source= is missing: {known['source'].metadata['meaning']}")
     if problems:
@@ -104,8 +104,8 @@ def make_plan(settings: PictureSettings) -> Plan:
     elif config is None:
         problems.append(f"images= is missing: {source} holds weights and names no data set; give a folder of images")
     else:
-        found = layout.check_dataset(Path(config.data.root), config.pretrain.dataset)
-        problems += [f"{line}; or give images=DIR" for line in found]
+        lines = layout.check_dataset(Path(config.data.root), config.pretrain.dataset)
+        problems += [f"{line}; or give images=DIR" for line in lines]
     plan = Plan(settings, source, config, description, layers, files)
     blocking = file_in_the_way(plan.out)
     if blocking is not None:
@@ -152,13 +152,13 @@ def _layers(named: str, depth: int, problems: list[str]) -> tuple[int, ...]:
 
 def _image_files(folder: Path, problems: list[str]) -> tuple[Path, ...]:
     """The image files in ``folder`` and below, by path, without hidden ones and those in folders of systems."""
-    found = tuple(
+    files = tuple(
         path
         for path in sorted(folder.rglob("*"))
         if is_image(path.name) and path.is_file() and not any(map(is_clutter, path.relative_to(folder).parts))
     )
     if not folder.is_dir():
         problems.append(f"images={folder}: {'is a file' if folder.exists() else 'does not exist'}; name a folder")
-    elif not found:
+    elif not files:
         problems.append(f"images={folder}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return found
+    return files

@@ -165,8 +165,10 @@ def make_strips(backbone: NepaViT, images: Sequence[Named], choice: Choice) -> l
         except DataError as error:
             raise DataError(f"image '{image.name}': {error}") from None
         patches = query_patches(rows * columns, choice.queries, (choice.seed, number))
-        found = query_maps(backbone, pixels, patches, layers=choice.layers, heads=choice.heads)
-        strips += [_strip(image.name, pixels, maps, choice, causal=backbone.causal) for maps in found]
+        strips += [
+            _strip(image.name, pixels, maps, choice, causal=backbone.causal)
+            for maps in query_maps(backbone, pixels, patches, layers=choice.layers, heads=choice.heads)
+        ]
     return strips
 
 
@@ -214,11 +216,11 @@ def _strip(name: str, pixels: Tensor, maps: QueryMaps, choice: Choice, *, causal
 
 def _headed(maps: QueryMaps, heads: str) -> list[sheet.Map]:
     """Attention maps with their headings: what they show, and how much went to the class token."""
-    found = []
+    headed = []
     for head, (attention, prefix) in enumerate(zip(maps.attention, maps.on_prefix.tolist(), strict=True)):
         heading = f"head {head}" if heads == "none" else "attention"
-        found.append(sheet.Map(heading, attention.numpy(), f"class token {prefix:.2f}" if prefix else ""))
-    return found
+        headed.append(sheet.Map(heading, attention.numpy(), f"class token {prefix:.2f}" if prefix else ""))
+    return headed
 
 
 def _grid(values: Tensor, rows: int) -> NDArray[np.float32]:

@@ -170,7 +170,7 @@ def _facts(theirs: Mapping[str, Tensor], file: Path) -> tuple[dict[str, Any], in
     """The fields that tensors alone decide, and the number of classes (0 without a classifier)."""
     width, channels, patch_size, _ = _shape(theirs, _PROJECTION, 4, file)
     hidden, _ = _shape(theirs, _UP, 2, file)
-    blocks = {found[1] for found in map(_IN_LAYER.match, theirs) if found}
+    blocks = {match[1] for match in map(_IN_LAYER.match, theirs) if match}
     facts = {
         "hidden_size": width,
         "num_hidden_layers": len(blocks),

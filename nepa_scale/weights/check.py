@@ -59,9 +59,12 @@ def check(folder: Path, images: Sequence[Path], table: Sequence[Published] | Non
     model = convert.built(weights).eval()
     pictures = [_opened(path) for path in images] or [_scene(description.image_size)]
     label_names = description.label_names
-    found = [
-        {"image": each.name, **_shown(_outputs(model, _prepared(each, model, description.preprocessing)), label_names)}
-        for each in pictures
+    answers = [
+        {
+            "image": image.name,
+            **_shown(_outputs(model, _prepared(image, model, description.preprocessing)), label_names),
+        }
+        for image in pictures
     ]
     entry = published_for(description, read_published() if table is None else table)
     return {
@@ -69,8 +72,8 @@ def check(folder: Path, images: Sequence[Path], table: Sequence[Published] | Non
         "model": str(description),
         "notes": notes,
         "preprocessing": {"image_size": description.image_size, **asdict(description.preprocessing)},
-        "images": found,
-        **({} if description.num_classes else {"mean_loss": sum(each["loss"] for each in found) / len(found)}),
+        "images": answers,
+        **({} if description.num_classes else {"mean_loss": sum(answer["loss"] for answer in answers) / len(answers)}),
         "reference": {"verdict": "no reference"} if entry is None else _reference(entry, model, pictures),
     }
 
@@ -134,7 +137,7 @@ def _shown(outputs: dict[str, Tensor], label_names: Sequence[str]) -> dict[str, 
 
 def _reference(entry: Published, model: NepaViT, pictures: Sequence[Picture]) -> dict[str, Any]:
     """What can be compared, prepared as the published values' image was."""
-    same = next((each for each in pictures if each.stem == entry.image), None)
+    same = next((picture for picture in pictures if picture.stem == entry.image), None)
     outputs = _outputs(model, _prepared(same or pictures[0], model, entry.preprocessing))
     known = {name: value for name, value in entry.values.items() if value.any_image or same is not None}
     compared = [
@@ -145,7 +148,7 @@ def _reference(entry: Published, model: NepaViT, pictures: Sequence[Picture]) ->
         "verdict": verdict(compared),
         "weights": entry.weights,
         "source": entry.source,
-        "compared": [{**asdict(each), "matches": each.matches} for each in compared],
+        "compared": [{**asdict(value), "matches": value.matches} for value in compared],
         "not_compared": {name: f"needs the image {entry.image}" for name in entry.values if name not in known},
     }
 
@@ -211,4 +214,4 @@ def verdict(compared: Sequence[Compared]) -> Verdict:
     """What a comparison says as a whole."""
     if not compared:
         return "no reference"
-    return "matches" if all(each.matches for each in compared) else "differs"
+    return "matches" if all(value.matches for value in compared) else "differs"

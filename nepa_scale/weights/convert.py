@@ -128,8 +128,8 @@ def check_output(folder: Path) -> None:
 
 
 def _write(folder: Path, tensors: Mapping[str, Tensor], settings: Mapping[str, object]) -> None:
-    whole = {name: value.contiguous() for name, value in tensors.items()}
-    content = {WEIGHTS_NAME: safetensors.torch.save(whole, metadata={"format": "pt"})}
+    contiguous = {name: value.contiguous() for name, value in tensors.items()}
+    content = {WEIGHTS_NAME: safetensors.torch.save(contiguous, metadata={"format": "pt"})}
     content |= {name: to_json(value).encode() for name, value in settings.items()}
     try:
         write_folder(folder.resolve(), content)

@@ -99,9 +99,9 @@ def _no_start(folder: Path) -> list[str]:
     if task == "probe":
         return [f"init={folder}: a probe leaves heads and no backbone; give init={run}"]
     if task == "pretrain" and there.init != "pretrain":
-        tuned = [str(run / each) for each in ("classify", "segment") if (run / each / WEIGHTS_NAME).is_file()]
-        own = f"init={there.init} there"
-        return [f"init={folder}: no pre-training of its own ({own}); give {' or '.join([there.init, *tuned])}"]
+        tuned = [str(run / name) for name in ("classify", "segment") if (run / name / WEIGHTS_NAME).is_file()]
+        starts = " or ".join([there.init, *tuned])
+        return [f"init={folder}: no pre-training of its own (init={there.init} there); give {starts}"]
     return []
 
 
@@ -175,8 +175,8 @@ def other_standardisation(config: RunConfig) -> str | None:
         there = timm_layout.read_config(folder).preprocessing
     else:
         return None
-    own = layout.standardisation(Path(data.root), config.task_config().dataset, data.mean, data.std)
-    if (there.mean, there.std) == (own.mean, own.std):
+    ours = layout.standardisation(Path(data.root), config.task_config().dataset, data.mean, data.std)
+    if (there.mean, there.std) == (ours.mean, ours.std):
         return None
     named = (f"data.{key}={','.join(map(str, getattr(there, key)))}" for key in ("mean", "std"))
     return f"init={folder}: its weights saw other images: {' '.join(named)} there; give that to begin where they are"

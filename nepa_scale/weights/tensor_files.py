@@ -31,10 +31,10 @@ _RAW_FILES = ("model*.safetensors", PICKLE_NAME, "pytorch_model-*.bin", *INDEX_N
 def find_tensors(folder: Path, *, ema: bool) -> Path:
     """The weights file of a Hugging Face folder. Raises ``WeightsError`` naming what was looked for."""
     names = (EMA_NAME,) if ema else (WEIGHTS_NAME, INDEX_NAMES[0], PICKLE_NAME, INDEX_NAMES[1])
-    found = next((folder / name for name in names if (folder / name).is_file()), None)
-    if found is None:
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
         raise WeightsError(f"{folder}: holds no {' and no '.join(names)}")
-    return found
+    return path
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -83,9 +83,9 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
             if tensors[name].shape != expected[name].shape
         ],
     }
-    found = "; ".join(f"{what}: {shortened(names)}" for what, names in complaints.items() if names)
-    if found:
-        raise WeightsError(f"{path}: does not hold this model's tensors; {found}")
+    problems = "; ".join(f"{what}: {shortened(names)}" for what, names in complaints.items() if names)
+    if problems:
+        raise WeightsError(f"{path}: does not hold this model's tensors; {problems}")
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:

@@ -181,7 +181,7 @@ def _preprocessing(stated: Any, path: Path) -> Preprocessing:
     """What ``pretrained_cfg`` says of it; what it leaves out is timm's default."""
     if stated is not None and not isinstance(stated, dict):
         raise WeightsError(f"{path}: pretrained_cfg: expected settings, found {type(stated).__name__}")
-    known = {each.name for each in dataclasses.fields(Preprocessing)}
+    known = {item.name for item in dataclasses.fields(Preprocessing)}
     given: dict[str, Any] = {key: value for key, value in (stated or {}).items() if key in known}
     given |= {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
     try:

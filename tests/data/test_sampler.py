@@ -40,7 +40,7 @@ def test_an_epoch_reads_every_sample_once(lengths: list[int], seed: int) -> None
     """Positions of one epoch give each index exactly once, whatever the shards are like."""
     order, total = SampleOrder(lengths, seed), sum(lengths)
     for epoch in range(3):
-        places = [order.place(position) for position in range(epoch * total, (epoch + 1) * total)]
+        places = [order.epoch_index(position) for position in range(epoch * total, (epoch + 1) * total)]
         assert {found for found, _ in places} == {epoch}
         assert sorted(index for _, index in places) == list(range(total))
 
@@ -98,7 +98,7 @@ def test_ranks_take_turns_along_the_order() -> None:
     order = SampleOrder([40], 0)
     for rank in range(2):
         (part,) = micro_batches(order, 1, batch_size=8, micro_batch_size=4, rank=rank, world_size=2)
-        assert part == [order.place(position) for position in range(8 + rank, 16, 2)]
+        assert part == [order.epoch_index(position) for position in range(8 + rank, 16, 2)]
 
 
 def test_reading_stays_within_a_window_of_shards() -> None:
@@ -138,7 +138,7 @@ def test_seed_and_epoch_change_the_order() -> None:
 def test_early_positions_are_not_favoured() -> None:
     """First places are spread over the data: the order of the files on disk does not show through."""
     order = SampleOrder([10] * 100, 0)
-    first = [order.place(epoch * 1000)[1] for epoch in range(400)]
+    first = [order.epoch_index(epoch * 1000)[1] for epoch in range(400)]
     assert abs(np.mean(first) - 499.5) < 4 * 288.7 / 400**0.5
 
 

@@ -110,15 +110,15 @@ def verify_ade20k(folder: Path, workers: int | None, report: Report) -> tuple[li
         pairs = [(image, ade20k.mask_of(base, split, image)) for image in ade20k.images(base, split)]
         known = [pair for pair in pairs if pair[1].is_file()]
         tasks = [_Pairs(known[start : start + _AT_ONCE], classes) for start in range(0, len(known), _AT_ONCE)]
-        found = _Findings()
+        findings = _Findings()
         with closing(unordered(_check, tasks, workers)) as outcomes:
-            for done, some in enumerate(outcomes, start=1):
-                found.faults += some.faults
-                found.count.merge(some.count)
+            for done, batch in enumerate(outcomes, start=1):
+                findings.faults += batch.faults
+                findings.count.merge(batch.count)
                 report(f"{split} images", min(done * _AT_ONCE, len(known)), len(known))
         faults += [
-            *sorted(found.faults),
-            *filter(None, [found.count.fault(split)]),
+            *sorted(findings.faults),
+            *filter(None, [findings.count.fault(split)]),
             *_strays(base, split, {mask for _, mask in pairs}),
         ]
         images += len(known)
@@ -126,16 +126,16 @@ def verify_ade20k(folder: Path, workers: int | None, report: Report) -> tuple[li
 
 
 def _check(pairs: _Pairs) -> _Findings:
-    found = _Findings()
+    findings = _Findings()
     for image, mask in pairs.images:
         try:
             encoded = image.read_bytes(), mask.read_bytes()
-            checked(*encoded, mask_classes=pairs.mask_classes, resize=None, count=found.count)
+            checked(*encoded, mask_classes=pairs.mask_classes, resize=None, count=findings.count)
         except DataError as error:
-            found.faults.append(f"'{image}': {error}")
+            findings.faults.append(f"'{image}': {error}")
         except OSError as error:
-            found.faults.append(f"'{error.filename or image}' cannot be read: {error.strerror}")
-    return found
+            findings.faults.append(f"'{error.filename or image}' cannot be read: {error.strerror}")
+    return findings
 
 
 def _strays(base: Path, split: str, masks: set[Path]) -> list[str]:

@@ -91,9 +91,9 @@ def _sorted_by_split(folder: Path) -> dict[str, list[str]]:
     filenames: dict[str, list[str]] = {split: [] for split in SPLITS}
     unclear = []
     for path in sorted(folder.glob("*.tar")):
-        found = splits_of(path.name)
-        if len(found) == 1:
-            filenames[found.pop()].append(path.name)
+        splits = splits_of(path.name)
+        if len(splits) == 1:
+            filenames[splits.pop()].append(path.name)
         else:
             unclear.append(path.name)
     problems = [f"'{folder}' has no shard with '{split}' in its name" for split in SPLITS if not filenames[split]]
@@ -204,8 +204,8 @@ def index_again(root: Path, name: str, report: Report, *, measured: bool = False
 
 def _measure(folder: Path, info: DatasetInfo, workers: int | None, report: Report) -> str:
     """Put mean and deviation of the training images into ``_info.json``; return the line that says so."""
-    found = measure([folder / filename for filename in info.splits["train"].filenames], workers, report)
-    statistics, path = found.sums.as_json(), folder / INFO_NAME
+    measured = measure([folder / filename for filename in info.splits["train"].filenames], workers, report)
+    statistics, path = measured.sums.as_json(), folder / INFO_NAME
     if not statistics:
         raise DataError(f"'{folder}': none of the training images can be decoded")
     sums = read_sums(folder)
@@ -216,5 +216,5 @@ def _measure(folder: Path, info: DatasetInfo, workers: int | None, report: Repor
     except OSError as error:
         raise DataError(f"'{path}' cannot be written: {error.strerror}") from None
     named = (f"{key} {' '.join(f'{value:.4f}' for value in values)}" for key, values in statistics.items())
-    bad = f" ({found.bad} that cannot be decoded left out)" if found.bad else ""
+    bad = f" ({measured.bad} that cannot be decoded left out)" if measured.bad else ""
     return f"{path}: {', '.join(named)} of the training images{bad}"

@@ -41,11 +41,11 @@ def list_class_tree(tree: Tree, val_fraction: float | None = None) -> Listing:
 
 def split_folder(tree: Tree, names: Collection[str]) -> str | None:
     """The folder of a split, in small or capital letters. Raises ``DataError`` naming both if there are two."""
-    found = [name for name in tree.folders_in() if name.lower() in names and tree.folders_in(name)]
-    if len(found) > 1:
-        both = " and ".join(f"'{tree.path(name)}'" for name in found)
+    folders = [name for name in tree.folders_in() if name.lower() in names and tree.folders_in(name)]
+    if len(folders) > 1:
+        both = " and ".join(f"'{tree.path(name)}'" for name in folders)
         raise DataError(f"{both} could both be meant: move all but one away")
-    return found[0] if found else None
+    return folders[0] if folders else None
 
 
 def in_class_folders(tree: Tree, folder: str) -> Labelled:
@@ -77,8 +77,8 @@ def _root(tree: Tree) -> str:
     if "" in holders:
         return ""
     if len(holders) > 1:
-        found = " and ".join(f"'{tree.path(folder)}'" for folder in holders)
-        raise DataError(f"{found} both hold a data set: give one of them as source=")
+        both = " and ".join(f"'{tree.path(folder)}'" for folder in holders)
+        raise DataError(f"{both} both hold a data set: give one of them as source=")
     return holders[0] if holders else _innermost(tree)
 
 

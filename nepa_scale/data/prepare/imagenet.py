@@ -134,13 +134,13 @@ class WnidTree:
     """the wnid of each validation image, by the name of its file"""
 
 
-def list_wnid_tree(found: WnidTree) -> Listing:
+def list_wnid_tree(wnid_tree: WnidTree) -> Listing:
     """List both splits; a class's number is the rank of its wnid. Raises ``DataError`` with every problem."""
-    tree, classes = found.tree, sorted(found.classes)
-    train = in_class_folders(tree, found.train)
-    problems = class_folder_problems(tree, found.train, train)
-    problems += _differences(found, set(classes), set(tree.folders_in(found.train)))
-    validation = _validation(found, problems)
+    tree, classes = wnid_tree.tree, sorted(wnid_tree.classes)
+    train = in_class_folders(tree, wnid_tree.train)
+    problems = class_folder_problems(tree, wnid_tree.train, train)
+    problems += _differences(wnid_tree, set(classes), set(tree.folders_in(wnid_tree.train)))
+    validation = _validation(wnid_tree, problems)
     return labelled_listing(tree, classes, {"train": train, "validation": validation}, problems)
 
 
@@ -153,8 +153,8 @@ def first_words(tree: Tree, name: str) -> list[str]:
     return wnids
 
 
-def _differences(found: WnidTree, named: set[str], folders: set[str]) -> list[str]:
-    where, names = found.tree.path(found.train), found.tree.path(found.classes_file)
+def _differences(wnid_tree: WnidTree, named: set[str], folders: set[str]) -> list[str]:
+    where, names = wnid_tree.tree.path(wnid_tree.train), wnid_tree.tree.path(wnid_tree.classes_file)
     lines = {
         f"'{where}' lacks {{}} of {len(named)} classes of '{names}': {{}}": sorted(named - folders),
         f"'{where}' has {{}} folders that are no class of '{names}': {{}}": sorted(folders - named),
@@ -162,16 +162,16 @@ def _differences(found: WnidTree, named: set[str], folders: set[str]) -> list[st
     return [line.format(len(wnids), shortened(wnids)) for line, wnids in lines.items() if wnids]
 
 
-def _validation(found: WnidTree, problems: list[str]) -> Labelled:
-    tree, table, start = found.tree, found.table, len(found.validation) + 1
-    images = [name for name in tree.files_in(found.validation) if is_image(name)]
+def _validation(wnid_tree: WnidTree, problems: list[str]) -> Labelled:
+    tree, table, start = wnid_tree.tree, wnid_tree.table, len(wnid_tree.validation) + 1
+    images = [name for name in tree.files_in(wnid_tree.validation) if is_image(name)]
     names = {name[start:] for name in images}
-    where, rows = tree.path(found.validation), tree.path(found.table_file)
+    where, rows = tree.path(wnid_tree.validation), tree.path(wnid_tree.table_file)
     complaints = {
         f"'{rows}' has no class for {{}} images of '{where}': {{}}": sorted(names - set(table)),
         f"'{where}' lacks {{}} images that '{rows}' names: {{}}": sorted(set(table) - names),
-        f"'{rows}' has {{}} classes that '{tree.path(found.classes_file)}' lacks: {{}}": sorted(
-            set(table.values()) - set(found.classes)
+        f"'{rows}' has {{}} classes that '{tree.path(wnid_tree.classes_file)}' lacks: {{}}": sorted(
+            set(table.values()) - set(wnid_tree.classes)
         ),
     }
     problems += [line.format(f"{len(wrong):,}", shortened(wrong)) for line, wrong in complaints.items() if wrong]
@@ -279,15 +279,15 @@ def _unpacked(path: Path) -> bytes:
 
 
 def _wanted(path: Path, content: bytes) -> dict[str, bytes]:
-    found = {}
+    contents = {}
     for member in walk(io.BytesIO(content), f"'{path}'"):
         inside = member.name.partition("/")[2]
         if inside in {_LABELS, _TABLE} and is_plain(member):
-            found[inside] = content[member.offset_data : member.offset_data + member.size]
-    missing = [name for name in (_LABELS, _TABLE) if name not in found]
+            contents[inside] = content[member.offset_data : member.offset_data + member.size]
+    missing = [name for name in (_LABELS, _TABLE) if name not in contents]
     if missing:
         raise DataError("\n".join(f"'{path}' has no {name}" for name in missing))
-    return found
+    return contents
 
 
 def _wnids(name: str, content: bytes) -> dict[int, str]:

@@ -73,13 +73,13 @@ class Tree:
 
     def reference(self, name: str) -> Reference:
         """Where the bytes of a file lie. Raises ``OSError``, and ``DataError`` for a device or a pipe."""
-        place = self.files[name]
-        if isinstance(place, ZipEntry):
-            return place
-        about = Path(place).stat()
-        if not stat.S_ISREG(about.st_mode):
-            raise DataError(f"'{place}' is no ordinary file")
-        return Span(place, 0, about.st_size, name)
+        location = self.files[name]
+        if isinstance(location, ZipEntry):
+            return location
+        status = Path(location).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"'{location}' is no ordinary file")
+        return Span(location, 0, status.st_size, name)
 
     def text(self, name: str) -> str:
         """The content of a file as ``decode_text`` reads it. Raises ``OSError`` and ``DataError``."""
@@ -132,12 +132,12 @@ def _raise(error: OSError) -> NoReturn:
 
 def _is_to_be_read(tree: Tree, name: str, roots: list[str]) -> bool:
     """Whether to go into a folder; what is not read is counted, and a new root noted."""
-    path, own = tree.source / name, name.rpartition("/")[2]
-    if is_clutter(own):
+    path, own_name = tree.source / name, name.rpartition("/")[2]
+    if is_clutter(own_name):
         for folder, deeper, files in os.walk(path):
             deeper.sort()
             for file in sorted(files):
-                tree.left_out.count(in_folders(own), os.path.relpath(f"{folder}/{file}", tree.source))
+                tree.left_out.count(in_folders(own_name), os.path.relpath(f"{folder}/{file}", tree.source))
         return False
     if path.is_symlink():
         target = os.path.realpath(path)

@@ -156,12 +156,12 @@ def _open(path: Path, source: Path, groups: list[RowGroup], choose: Choose) -> t
     try:
         with pq.ParquetFile(path) as file:
             columns = choose(path, file.schema_arrow)
-            place = ParquetColumn(str(path), columns.image_path(file.schema_arrow))
+            column = ParquetColumn(str(path), columns.image_path(file.schema_arrow))
             where = path.name if columns.image == "image" else f"{path.name}, column {columns.image}"
             for group in range(file.num_row_groups):
                 rows = enumerate(_labels(file, path, group, str(columns.label)))
                 named = ((row, label, f"{where}: row {row} of group {group}") for row, label in rows)
-                groups.append([(ParquetRow(place, group, row, size, name), label) for row, label, name in named])
+                groups.append([(ParquetRow(column, group, row, size, name), label) for row, label, name in named])
             return class_names(file.schema_arrow, str(columns.label))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"'{path}' is not a whole parquet file: {str(error).splitlines()[0]}") from None
@@ -210,14 +210,14 @@ def choose_columns(path: Any, schema: Any, asked: Columns) -> Columns:
     numbers = [field.name for field in schema if pa.types.is_integer(field.type)]
     classes = [name for name in numbers if class_names(schema, name)]
     problems: list[str] = []
-    found = Columns(
+    columns = Columns(
         _chosen("image", asked.image, images, "encoded images (bytes, or a struct with bytes)", problems),
         _chosen("label", asked.label, numbers, "classes (whole numbers)", problems, preferred=classes),
     )
     if problems:
         shown = ", ".join(f"{field.name}: {field.type!s:.{_SHOWN}}" for field in schema)
         raise DataError("\n".join(f"'{path}' has {problem} (columns: {shown})" for problem in problems))
-    return found
+    return columns
 
 
 def _chosen(
@@ -259,6 +259,6 @@ def _holds_bytes(kind: Any) -> bool:
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
-        place = kind.get_field_index("bytes")
-        return place >= 0 and str(kind.field(place).type) in _BYTES
+        index = kind.get_field_index("bytes")
+        return index >= 0 and str(kind.field(index).type) in _BYTES
     return str(kind) in _BYTES

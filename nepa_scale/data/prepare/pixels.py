@@ -132,8 +132,8 @@ class PixelSums:
     def merge(self, other: PixelSums) -> None:
         """Count the images of another part, too."""
         self.pixels += other.pixels
-        self.levels = [mine + theirs for mine, theirs in zip(self.levels, other.levels, strict=True)]
-        self.squares = [mine + theirs for mine, theirs in zip(self.squares, other.squares, strict=True)]
+        self.levels = [sum(pair) for pair in zip(self.levels, other.levels, strict=True)]
+        self.squares = [sum(pair) for pair in zip(self.squares, other.squares, strict=True)]
 
     def as_json(self) -> dict[str, Any]:
         """The keys of ``_info.json``: ``mean`` and ``std`` of each channel in 0..1; none where nothing was counted."""
@@ -149,10 +149,10 @@ class PixelSums:
 
 def total(parts: Iterable[PixelSums]) -> PixelSums:
     """The sums of several parts together."""
-    whole = PixelSums()
+    sums = PixelSums()
     for part in parts:
-        whole.merge(part)
-    return whole
+        sums.merge(part)
+    return sums
 
 
 @dataclass(frozen=True)

@@ -43,13 +43,13 @@ class ParquetColumn(NamedTuple):
     """A parquet file, and its column of encoded images by its path in the schema."""
 
     path: str
-    column: str
+    name: str
 
 
 class ParquetRow(NamedTuple):
     """The image of one row of a parquet file."""
 
-    place: ParquetColumn
+    column: ParquetColumn
     group: int
     row: int  # within its row group
     file_size: int
@@ -58,7 +58,7 @@ class ParquetRow(NamedTuple):
     @property
     def path(self) -> str:
         """The file."""
-        return self.place.path
+        return self.column.path
 
 
 Reference = Span | ZipEntry | ParquetRow
@@ -176,17 +176,17 @@ class _Rows:
     def __init__(self, row: ParquetRow) -> None:
         import pyarrow.parquet as pq
 
-        self._source = (row.place, row.group)
+        self._source = (row.column, row.group)
         # a buffer makes Arrow read pages as they are needed instead of whole row groups, which can have gigabytes
         self._file = pq.ParquetFile(row.path, buffer_size=2**20, pre_buffer=False)
         self._batches: Iterator[Any] = self._file.iter_batches(
-            _ROWS_AT_ONCE, row_groups=[row.group], columns=[row.place.column], use_threads=False
+            _ROWS_AT_ONCE, row_groups=[row.group], columns=[row.column.name], use_threads=False
         )
         self._first = 0
         self._images: list[bytes | None] = []
 
     def can_reach(self, row: ParquetRow) -> bool:
-        return self._source == (row.place, row.group) and row.row >= self._first
+        return self._source == (row.column, row.group) and row.row >= self._first
 
     def advance_to(self, row: int) -> bytes | None:
         while row >= self._first + len(self._images):
@@ -200,8 +200,8 @@ class _Rows:
         try:
             images = next(self._batches).column(0).to_pylist()
         except (pa.ArrowException, StopIteration) as error:
-            place, group = self._source
-            raise SourceError(f"'{place.path}' is damaged in row group {group}: {error}") from None
+            column, group = self._source
+            raise SourceError(f"'{column.path}' is damaged in row group {group}: {error}") from None
         return [image["bytes"] if isinstance(image, dict) else image for image in images]
 
     def close(self) -> None:

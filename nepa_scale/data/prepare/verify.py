@@ -68,36 +68,36 @@ def verify(root: Path, name: str, workers: int | None, report: Report) -> Findin
 
 
 def _verify_shards(folder: Path, info: DatasetInfo, workers: int | None, report: Report) -> Findings:
-    found = Findings(_stray_files(folder, info))
+    findings = Findings(_stray_files(folder, info))
     sums: dict[str, str] | None = {}
     try:
         sums = read_sums(folder)
     except DataError as error:
-        found.faults.append(str(error))
+        findings.faults.append(str(error))
     if sums is None:
-        found.remarks.append(f"'{folder}' has no {SUMS_NAME}: bytes that changed and still decode cannot be noticed")
+        findings.remarks.append(f"'{folder}' has no {SUMS_NAME}: bytes that changed and still decode cannot be noticed")
     else:
-        found.faults += _sum_faults(folder, info, sums)
+        findings.faults += _sum_faults(folder, info, sums)
     unread, deep = Unread(), 0
     for split in info.splits:
         outcome = _check_split(folder, info, split, sums or {}, workers, report)
-        found.faults += outcome.faults
+        findings.faults += outcome.faults
         unread.merge(outcome.unread)
         deep += outcome.deep
     if any(unread):
-        found.remarks.append(f"not read: {unread}")
+        findings.remarks.append(f"not read: {unread}")
     if deep:
-        found.remarks.append(f"{deep:,} images have one channel of 16 bits, of which the upper 8 are used")
-    if not found.faults and (folder / INDEX_FOLDER).is_dir():
-        found.faults += _index_faults(folder, info)
-    return _concluded(folder, found, sum(split.num_samples for split in info.splits.values()))
+        findings.remarks.append(f"{deep:,} images have one channel of 16 bits, of which the upper 8 are used")
+    if not findings.faults and (folder / INDEX_FOLDER).is_dir():
+        findings.faults += _index_faults(folder, info)
+    return _concluded(folder, findings, sum(split.num_samples for split in info.splits.values()))
 
 
-def _concluded(folder: Path, found: Findings, images: int) -> Findings:
-    count = len(found.faults)
+def _concluded(folder: Path, findings: Findings, images: int) -> Findings:
+    count = len(findings.faults)
     verdict = f"{count} fault{'s' if count > 1 else ''}" if count else "no fault"
-    found.remarks.append(f"{folder}: {images} images checked, {verdict}")
-    return found
+    findings.remarks.append(f"{folder}: {images} images checked, {verdict}")
+    return findings
 
 
 def _stray_files(folder: Path, info: DatasetInfo) -> list[str]:
@@ -185,45 +185,47 @@ class ShardFindings:
 
 def check_shard(check: ShardCheck) -> ShardFindings:
     """List every fault of a shard."""
-    found = ShardFindings(check.path.name, check.length)
+    findings = ShardFindings(check.path.name, check.length)
     where = f"shard '{check.path}'"
     try:
         if not check.path.stat().st_size:
-            found.faults.append(f"{where} is empty (0 bytes)")
-            return found
+            findings.faults.append(f"{where} is empty (0 bytes)")
+            return findings
         if check.sha256 and sum_of(check.path) != check.sha256:
-            found.faults.append(f"{where}: its SHA-256 is not that of SHA256SUMS")
+            findings.faults.append(f"{where}: its SHA-256 is not that of SHA256SUMS")
         with check.path.open("rb") as file:
-            _check_content(check, file, found)
+            _check_content(check, file, findings)
     except FileNotFoundError:
-        found.faults.append(f"{where} is missing")
+        findings.faults.append(f"{where} is missing")
     except OSError as error:
-        found.faults.append(f"{where} cannot be read: {error.strerror}")
-    return found
+        findings.faults.append(f"{where} cannot be read: {error.strerror}")
+    return findings
 
 
-def _check_content(check: ShardCheck, file: IO[bytes], found: ShardFindings) -> None:
+def _check_content(check: ShardCheck, file: IO[bytes], findings: ShardFindings) -> None:
     where = f"shard '{check.path}'"
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     try:
         for member in walk(file, where):
             complaint = _complaint(member)
             if complaint:
-                found.faults.append(f"{where}: member {member.name!r:.100} {complaint}")
+                findings.faults.append(f"{where}: member {member.name!r:.100} {complaint}")
             elif member.isreg():
                 if not role_of(split_name(member.name)[1]):
-                    found.unread.add(member.name)
+                    findings.unread.add(member.name)
                 role = _add(member, samples)
                 if role:
-                    found.faults.append(f"{where}: sample {split_name(member.name)[0]!r} has two members '{role}'")
+                    findings.faults.append(f"{where}: sample {split_name(member.name)[0]!r} has two members '{role}'")
     except DataError as error:
-        found.faults.append(str(error))
+        findings.faults.append(str(error))
     images = {key: members for key, members in samples.items() if any(map(_makes_a_sample, members))}
-    found.keys = list(images)
+    findings.keys = list(images)
     if len(images) != check.length:
-        found.faults.append(f"{where} must hold {check.length} samples by _info.json, but {len(images)} found")
+        findings.faults.append(f"{where} must hold {check.length} samples by _info.json, but {len(images)} found")
     for key, members in images.items():
-        found.faults += [f"{where}, sample {key!r}: {fault}" for fault in _sample_faults(check, file, members, found)]
+        findings.faults += [
+            f"{where}, sample {key!r}: {fault}" for fault in _sample_faults(check, file, members, findings)
+        ]
 
 
 def _makes_a_sample(role: str) -> bool:
@@ -258,7 +260,7 @@ def _add(member: tarfile.TarInfo, samples: dict[str, dict[str, tarfile.TarInfo]]
 
 
 def _sample_faults(
-    check: ShardCheck, file: IO[bytes], members: dict[str, tarfile.TarInfo], found: ShardFindings
+    check: ShardCheck, file: IO[bytes], members: dict[str, tarfile.TarInfo], findings: ShardFindings
 ) -> Iterator[str]:
     size = None
     if "image" not in members:
@@ -268,7 +270,7 @@ def _sample_faults(
             image = _read(file, members["image"])
             height, width = decode_rgb(image).shape[:2]
             size = width, height
-            found.deep += is_deep(image)
+            findings.deep += is_deep(image)
         except DataError as error:
             yield str(error)
     if check.num_classes:
@@ -285,7 +287,7 @@ def _sample_faults(
         elif size:
             try:
                 mask = _read(file, members[MASK_EXTENSION])
-                found.masks.add(labelled=check_mask(mask, size, check.mask_classes))
+                findings.masks.add(labelled=check_mask(mask, size, check.mask_classes))
             except DataError as error:
                 yield str(error)
 

@@ -114,7 +114,7 @@ def test_parts_make_up_the_whole(ranks: int, numel: int) -> None:
     assert [each.start for each in parts] == list(itertools.accumulate([0, *(each.numel for each in parts[:-1])]))
     assert sum(each.numel for each in parts) == numel
     assert max(each.numel for each in parts) - min(each.numel for each in parts) <= 1
-    assert all((each.offset, each.share) == (11 + each.start, 3) for each in parts)
+    assert all((each.offset, each.shard) == (11 + each.start, 3) for each in parts)
 
 
 def test_loss_scale_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
