@@ -97,7 +97,7 @@ def train(config: RunConfig, placement: Placement, world: World, device: torch.d
 def state_bytes(engine: Engine) -> int:
     """Bytes of this rank's weights and optimiser, each storage once, without what DeepSpeed only computes in."""
     kept = [getattr(parameter, "ds_tensor", parameter) for parameter in engine.module.parameters()]
-    kept += engine.masters.shares()
+    kept += engine.master_weights.shards()
     kept += [each for state in engine._optimizer.state.values() for each in state.values() if torch.is_tensor(each)]
     if engine.stage == 3:
         kept.append(engine._optimizer.grad_partitions_flat_buffer)

@@ -1,12 +1,11 @@
-"""Checkpoints that are either whole or absent.
+"""Checkpoints that are either complete or absent.
 
-Every rank writes the pieces of the state it keeps, in one file, into a temporary folder. Once all ranks agree that
+Every rank writes the slices of the state that it keeps, in one file, into a temporary folder. Once all ranks agree that
 theirs is on disk, rank 0 adds a manifest of all files and renames the folder; only then do older checkpoints go::
 
     checkpoints/step_00000200/manifest.json, shard_00000.safetensors, ...
 
-Nothing in a checkpoint is executable: tensors are safetensors, everything else is JSON. docs/checkpoints.md tells it
-all.
+Nothing in a checkpoint is executable: tensors are safetensors, everything else is JSON. See docs/checkpoints.md.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ class Checkpoints:
     def save(self, step: int, images_seen: int = 0, *, wait: bool = True) -> None:
         """Checkpoint the state after ``step``; with ``wait`` it is committed on return, or has failed.
 
-        A failure leaves the older checkpoints as they were and is told by ``problem`` and in the log.
+        A failure leaves the older checkpoints as they were and is reported by ``problem`` and in the log.
 
         Raises:
             SaveError: when the one before has failed, too.
@@ -136,7 +135,7 @@ class Checkpoints:
         wrote it.
 
         Raises:
-            RunError: on every rank, when the newest whole checkpoint belongs to another run or cannot be read.
+            RunError: on every rank, when the newest complete checkpoint belongs to another run or cannot be read.
         """
         if self._world.is_main:
             self._clear_leftovers()
@@ -273,9 +272,9 @@ class Checkpoints:
                 logger.warning("%s: written with %s %s, this is %s", path, name, content.versions.get(name), version)
 
     def _retire(self) -> None:
-        """Remove all but the newest whole checkpoints: a damaged one must not push out a whole one."""
+        """Remove all but the newest complete checkpoints: a damaged one must not push out a complete one."""
         everything = manifest.tags(self._folder)
-        kept = [path for path in everything if manifest.is_whole(path)][-self._keep :]
+        kept = [path for path in everything if manifest.is_complete(path)][-self._keep :]
         kept += [self._folder / manifest.tag_of(step) for step in self._kept_steps]
         for path in everything:
             if path not in kept:

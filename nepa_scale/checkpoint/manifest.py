@@ -1,4 +1,4 @@
-"""The list that makes a folder a checkpoint: which files it has, what they hash to, and whose state they hold."""
+"""The manifest that makes a folder a checkpoint: its files with their hashes, and the run whose state they hold."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def read(path: Path) -> Manifest:
     """The manifest of a checkpoint, its files being there with the right sizes.
 
     Raises:
-        DamagedError: no whole manifest, or a file missing or of another size.
+        DamagedError: no complete manifest, or a file missing or of another size.
         RunError: a manifest of another version of this project.
     """
     try:
@@ -105,7 +105,7 @@ def problem_of(path: Path, record: FileRecord) -> str | None:
         return f"{path}: {_reason(error)}"
 
 
-def is_whole(path: Path) -> bool:
+def is_complete(path: Path) -> bool:
     """Whether a checkpoint's files are all there with the right sizes."""
     try:
         read(path)

@@ -53,7 +53,7 @@ def check_data(config: RunConfig, tasks: tuple[str, ...], *, planning: bool = Fa
     for task in tasks:
         name = config.task_config(task).dataset
         found = stated.contradictions(root, name, data.stated)
-        if planning and stated.standing_in(root, name, data.stated) is not None:
+        if planning and stated.stated_facts(root, name, data.stated) is not None:
             found += layout.missing_needs(stated.dataset_facts(root, name, data.stated), _needs(config, task))
         else:
             there = _dataset_problems(config, task)
@@ -87,7 +87,7 @@ def stated_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     """A text for each data set that is not there and of which facts are planned with instead."""
     root, data = Path(config.data.root), config.data
     names = dict.fromkeys(config.task_config(task).dataset for task in tasks)
-    facts = ((name, stated.standing_in(root, name, data.stated)) for name in names)
+    facts = ((name, stated.stated_facts(root, name, data.stated)) for name in names)
     return [stated.describe(name, each) for name, each in facts if each is not None]
 
 

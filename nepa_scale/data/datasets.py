@@ -179,7 +179,7 @@ class Loaded(NamedTuple):
 
 
 class BadSampleReplacer(Dataset[Any]):
-    """A data set, by the batch, in which the next good sample of its file stands in for a bad one.
+    """A data set that returns batches and replaces a bad sample by the next good one.
 
     The replacement is a function of the sample alone, so every run, resumed or not, sees the same.
     """
@@ -216,13 +216,13 @@ def first_good(draw: Callable[[int], Any], faults: list[str]) -> Any:
 
 
 class FaultLog:
-    """Says now and then that images are replaced in this process."""
+    """Logs that images are replaced in this process, but not each time."""
 
     def __init__(self) -> None:
         self._total = 0
 
     def add(self, faults: Sequence[str]) -> None:
-        """The first and every ``LOGGED_EVERY``-th fault become a line of the log."""
+        """Log the first and every ``LOGGED_EVERY``-th fault."""
         for fault in faults:
             if self._total % LOGGED_EVERY == 0:
                 logger.warning("replaced by the next image (%d so far): %s", self._total + 1, fault)

@@ -67,7 +67,7 @@ def write_index(folder: Path, info: DatasetInfo, target: Path, *, report: Report
 def ensure_index(folder: Path, info: DatasetInfo, *, report: Report | None = None) -> dict[str, SplitIndex]:
     """Return the index of every split, made where there is none; the first of several processes does the work.
 
-    Members of the shards that are not read are told where the index is made.
+    Members of the shards that are not read are logged when the index is made.
 
     Raises ``DataError`` with every fault, a line each: of the shards where they have to be scanned, and naming each
     shard that is gone or no longer what it was when it was indexed.
@@ -227,7 +227,7 @@ def _current(folder: Path, info: DatasetInfo) -> dict[str, SplitIndex] | None:
 
 
 def _loaded(folder: Path, info: DatasetInfo) -> dict[str, SplitIndex] | None:
-    """The index of every split, true or not, if all are there."""
+    """The index of every split, up to date or not, if all are there."""
     indexes = {split: _load(index_folder(folder) / f"{split}.npz") for split in info.splits}
     readable = {split: index for split, index in indexes.items() if index is not None}
     return readable if len(readable) == len(indexes) else None
@@ -289,7 +289,7 @@ def _same(again: ShardIndex, keys: NDArray[np.bytes_], samples: NDArray[np.void]
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time work on an index; where no lock can be had, each works for itself."""
+    """Let one process at a time work on an index. Where locks do not work, each makes its own."""
     lock = FileLock(_cached(folder).with_suffix(".lock"))
     with suppress(OSError, NotImplementedError):
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)

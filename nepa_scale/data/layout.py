@@ -1,4 +1,4 @@
-"""What a data-set folder is, and all that is wrong with it. Standard library only, to answer at once."""
+"""Data-set folders: their kind, what they hold, and all that is wrong. Standard library only, so answers are quick."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def too_few_shards(num_shards: int, world_size: int, num_workers: int, *, remote
 
 
 def dataset_info(root: Path, name: str) -> DatasetInfo:
-    """Return what the data set ``root/name`` holds. Raises ``DataError`` when that cannot be told."""
+    """Return what the data set ``root/name`` holds. Raises ``DataError`` when that is not known."""
     if is_unwritten_embedded(root, name):
         return embedded_info()
     if problem := _absent(root, name):

@@ -91,7 +91,7 @@ def _kill_workers() -> None:
 
 
 class _Loader(DataLoader[Any]):
-    """A loader whose workers report bad data, and their own death, in one line of the training process."""
+    """A loader that reports bad data, and the death of a worker, by an error of one line in the training process."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         batches = super().__iter__()
@@ -106,14 +106,14 @@ class _Loader(DataLoader[Any]):
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise DataError(f"a data-loading process died ({_last_words() or error}); {_REMEDY}") from None
+            raise DataError(f"a data-loading process died ({_exit_reasons() or error}); {_REMEDY}") from None
         except (ConnectionError, EOFError) as error:  # it died while it was handing over a batch
             time.sleep(_DYING_SECONDS)
-            raise DataError(f"a data-loading process died ({_last_words() or error}); {_REMEDY}") from None
+            raise DataError(f"a data-loading process died ({_exit_reasons() or error}); {_REMEDY}") from None
 
 
-def _last_words() -> str:
-    """How the workers that are dead ended."""
+def _exit_reasons() -> str:
+    """How dead workers ended, such as "killed by SIGKILL"."""
     codes = [worker.exitcode for worker in _Worker.started if worker.exitcode]
     names = [f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}" for code in codes]
     return ", ".join(names)

@@ -97,7 +97,7 @@ def problems(key: str, policy: str | None) -> list[str]:
 
 
 def _split(word: str) -> tuple[str, str]:
-    """An option and its value, told apart as timm does."""
+    """An option and its value, split as timm does."""
     option = "t" if word.startswith("t") else re.split(r"\d", word)[0]
     return option, word.removeprefix(option)
 

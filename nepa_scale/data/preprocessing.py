@@ -1,4 +1,4 @@
-"""How pixels become a model's input: the settings ``data.mean`` and ``data.std``, and evaluation in timm's words.
+"""How pixels become a model's input: the settings ``data.mean`` and ``data.std``, and timm's settings of evaluation.
 
 Free of torch.
 """
@@ -15,7 +15,7 @@ STD = (0.5, 0.5, 0.5)
 CROP_MODES = ("center", "squash", "border")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 BY_DATASET, BY_IMAGE = "dataset", "image"
-LEAST_STD = 0.001  # a quarter of a grey level; of an image set with less nothing can be made out
+LEAST_STD = 0.001  # a quarter of a grey level: images that vary less show nothing
 
 Channels = tuple[float, ...]
 

@@ -1,7 +1,7 @@
 """The samples of shards from front to back, local or at a URL, through webdataset; nothing in them is executed.
 
 webdataset takes a damaged header for the end of a shard and says nothing, so samples are counted here. Only images,
-classes and masks are looked at, and they come as bytes: webdataset decodes nothing. Other members are told of once.
+classes and masks are looked at, and they come as bytes: webdataset decodes nothing. Other members are logged once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from nepa_scale.data.sources import Sample
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.progress import logger
 
-_KINDS = 256  # of members that are not read are told apart
+_KINDS = 256  # of members that are not read are distinguished
 _DRAINED_BYTES = 2**20
 _EXIT_SECONDS = 1.0
 _UNREADABLE = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError)
@@ -65,7 +65,9 @@ class StreamSource:
         self.is_remote = info.url is not None
         self.shards = [f"{base}/{filename}" for filename in contents.filenames]
         self.lengths = contents.shard_lengths
-        self._told = torch.zeros(_KINDS, dtype=torch.bool).share_memory_()  # by all processes that load from this
+        self._logged = torch.zeros(
+            _KINDS, dtype=torch.bool
+        ).share_memory_()  # shared by all processes that load from this
 
     def __len__(self) -> int:
         return sum(self.lengths)
@@ -83,13 +85,13 @@ class StreamSource:
         """
         unread = yield from _read(self.shards[shard], self.lengths[shard])
         places = [zlib.crc32(kind.encode("utf-8", "surrogateescape")) % _KINDS for kind in unread]
-        if not self._told[places].all():
-            self._told[places] = True
+        if not self._logged[places].all():
+            self._logged[places] = True
             logger.warning("shard '%s': not read: %s", self.shards[shard], unread)
 
 
 def _read(shard: str, expected: int) -> Generator[Sample, None, Unread]:
-    """Yield exactly ``expected`` samples; after a failure go on where it came, as long as it may be a passing one.
+    """Yield exactly ``expected`` samples; after a failure that may pass, read again and continue after the last sample.
 
     Return what was not read.
     """

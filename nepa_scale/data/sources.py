@@ -184,7 +184,7 @@ def _check_labelled(source: Source) -> None:
     """Look for a mask with a labelled pixel, which is the first nearly always, and raise ``DataError`` without one."""
     for index in range(len(source)):
         mask = source[index].mask
-        with suppress(DataError):  # one that cannot be decoded is told with its sample when it is read
+        with suppress(DataError):  # a mask that cannot be decoded is reported when its sample is read
             if mask is None or is_labelled(decode_mask(mask)):
                 return
     raise DataError(

@@ -78,7 +78,7 @@ def eval_passes(shard_lengths: Sequence[int], *, batch_size: int, rank: int, wor
 
 @dataclass(frozen=True)
 class _Streamed:
-    """A sample with its number in the data set, and what is needed to speak of it."""
+    """A sample with its number in the data set, and what messages need to name it."""
 
     sample: Sample
     epoch: int
@@ -109,7 +109,7 @@ class _Training(IterableDataset[Loaded]):
     def __iter__(self) -> Iterator[Loaded]:
         worker, workers = _this_worker()
         first, last = self._micro_batches.start, self._micro_batches.stop
-        turn = (worker + first) % workers  # the loader asks worker 0 first, whichever number comes first
+        turn = (worker + first) % workers  # the loader asks worker 0 first, whatever the first number is
         done, todo = len(range(turn, first, workers)), len(range(first + worker, last, workers))
         source = _source(self._dataset)
         reader, readers = self._rank + self._world_size * turn, self._world_size * workers
@@ -133,7 +133,7 @@ class _Training(IterableDataset[Loaded]):
 
 
 class _Ahead(Iterator[_Streamed]):
-    """A stream of which one can see more than the next: a replacement is not used up, or a resume would miscount."""
+    """A stream with look-ahead: a sample that replaced a bad one still comes in its turn, so a resumed run counts right."""
 
     def __init__(self, stream: Iterator[_Streamed]) -> None:
         self._stream = stream
@@ -168,7 +168,7 @@ def _epoch(source: StreamSource, order: StreamOrder, epoch: int, skipped: int) -
         while position not in waiting:
             waiting.update([next(incoming)])
         yield waiting.pop(position)
-    for _ in incoming:  # there is none, but only who reads a shard to its end learns that
+    for _ in incoming:  # there is none, but only reading a shard to its end checks that
         pass
 
 

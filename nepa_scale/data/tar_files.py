@@ -29,13 +29,13 @@ class _Window(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         if whence != io.SEEK_SET or offset < 0:
-            raise DataError(f"{self._name} is not a whole tar file: a header points outside it")
+            raise DataError(f"{self._name} is not a complete tar file: a header points outside it")
         self._at = offset
         return offset
 
     def read(self, count: int = -1) -> bytes:
         if not 0 <= count <= _LONGEST_HEADER:
-            raise DataError(f"{self._name} is not a whole tar file: a header of {count} bytes")
+            raise DataError(f"{self._name} is not a complete tar file: a header of {count} bytes")
         self._file.seek(self._start + self._at)
         content = self._file.read(min(count, max(self._size - self._at, 0)))
         self._at += len(content)
@@ -46,8 +46,8 @@ def walk(file: IO[bytes], name: str, *, start: int = 0, size: int | None = None)
     """Yield every member of the archive in ``file``, or in its ``size`` bytes from ``start`` on.
 
     ``offset_data`` counts from ``start``. Every member's bytes are inside the archive; what kind of member it is, and
-    its name, are for the caller to judge. Raises ``DataError``, which begins with ``name``, for what is not a whole tar
-    file.
+    its name, are for the caller to judge. Raises ``DataError``, which begins with ``name``, for what is not a complete
+    tar file.
     """
     if size is None:
         size = file.seek(0, io.SEEK_END) - start
@@ -58,14 +58,14 @@ def walk(file: IO[bytes], name: str, *, start: int = 0, size: int | None = None)
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # a list of all members would grow with the archive
                 if member.size < 0 or member.offset_data < end:  # would be read again, and again
-                    raise DataError(f"{name} is not a whole tar file: a member of {member.size} bytes")
+                    raise DataError(f"{name} is not a complete tar file: a member of {member.size} bytes")
                 end = member.offset_data + (member.size if member.isreg() else 0)
                 if end > size:
                     raise DataError(f"{name} is cut off inside {member.name!r:.200}")
                 yield member
             _check_end(window, archive.offset, name)
     except (tarfile.TarError, ValueError, OverflowError, UnicodeError) as error:
-        raise DataError(f"{name} is not a whole tar file: {error!s:.200}") from None
+        raise DataError(f"{name} is not a complete tar file: {error!s:.200}") from None
 
 
 def _check_end(window: _Window, offset: int, name: str) -> None:

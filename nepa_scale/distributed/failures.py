@@ -1,4 +1,4 @@
-"""The first failure of a job, known to every rank: what torch's collectives would turn into "connection closed".
+"""The first failure of a job, shared with every rank, which by itself would only see "connection closed".
 
 A rank that fails writes what happened into the job's store, where only the first to do so succeeds; the others find it
 there within a second (``watchdog.py``). Rank 0 records it for all. Nobody leaves before that is done, so that a
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 from enum import IntEnum
 
 POLL_SECONDS = 0.1
-FAREWELL_SECONDS = 5.0
+LEAVING_SECONDS = 5.0
 _FAILURE, _RECORDED, _KNOWN = "failure", "recorded", "known"
 _LOST_CONTACT = ("connection closed", "connection reset", "broken pipe", "connection refused", "remote process exited")
 
@@ -45,17 +45,17 @@ class ExitCode(IntEnum):
     FAILURE = 1
     """an error of the program or of the machine"""
     USER_ERROR = 2
-    """a user's mistake, told in one line"""
+    """a user's mistake, reported in one line"""
     DATA_LOST = 3
     """the data cannot be read any more; what was trained is saved"""
     TIMEOUT = 4
     """no progress for ``engine.timeout_minutes``: a rank hangs, or is gone"""
     OUT_OF_MEMORY = 5
-    """memory ran out; the message tells what would need less"""
+    """memory ran out; the message says what would need less"""
     DIVERGED = 6
     """training left the finite numbers, or collapsed where that was to end it"""
     MILESTONE = 7
-    """a measure that was to be reached by a stated step was not"""
+    """an early stopping criterion was not met"""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Failure:
 
 
 class JobFailedError(Exception):
-    """Carries the job's first failure, which is recorded and told, up to the command, which leaves with its code."""
+    """The job's first failure, already recorded and printed; the command exits with its code."""
 
     def __init__(self, failure: Failure) -> None:
         self.failure = failure
@@ -101,7 +101,7 @@ def exit_code(error: BaseException) -> ExitCode:
 
 
 def lost_contact(error: BaseException) -> bool:
-    """Whether ``error`` only says that another rank is gone: the reason is that rank's."""
+    """Whether ``error`` only says that another rank is gone, which then has the real reason."""
     text = str(error).lower()
     return isinstance(error, RuntimeError | OSError) and any(phrase in text for phrase in _LOST_CONTACT)
 
@@ -116,18 +116,18 @@ class FailureStore:
 
     def __init__(self, store: Store, world: World) -> None:
         self._store, self._world = store, world
-        store.set_timeout(timedelta(seconds=FAREWELL_SECONDS))
+        store.set_timeout(timedelta(seconds=LEAVING_SECONDS))
 
-    def announce(self, failure: Failure) -> Failure:
-        """Make ``failure`` the job's, unless there is one already; returns the one that counts."""
+    def put_first(self, failure: Failure) -> Failure:
+        """Make ``failure`` the job's, unless there is one already; returns the job's."""
         return _parsed(self._store.compare_set(_FAILURE, "", json.dumps(dataclasses.asdict(failure))))
 
-    def find(self) -> Failure | None:
+    def get(self) -> Failure | None:
         """The job's failure, if there is one."""
         return _parsed(self._store.get(_FAILURE)) if self._store.check([_FAILURE]) else None
 
-    def part(self, record: Callable[[], None]) -> None:
-        """Leave together: rank 0 calls ``record`` and waits until the others know, they until it has, or do it."""
+    def leave_together(self, record: Callable[[], None]) -> None:
+        """Leave together: rank 0 calls ``record`` and waits until all know; the others wait for it, or record themselves."""
         if self._world.is_main:
             record()
             self._store.set(_RECORDED, "1")
@@ -149,7 +149,7 @@ def _parsed(text: bytes) -> Failure:
 
 
 def _wait_until(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + FAREWELL_SECONDS
+    deadline = time.monotonic() + LEAVING_SECONDS
     while not (met := condition()) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     return met

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def import_libraries() -> bool:
-    """Import torch and DeepSpeed, told what they need to know before; returns whether this process has a GPU."""
+    """Import torch and DeepSpeed with the variables they read on import set; returns whether this process has a GPU."""
     # Of what goes wrong, our own messages tell; torch would print its C++ stack at every lost connection.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     import torch
@@ -94,7 +94,7 @@ def leave(code: int = 0) -> NoReturn:
 
 
 def sum_votes(votes: Sequence[float]) -> list[int]:
-    """The sums of small whole numbers over all ranks, host to host: nobody waits for what the GPUs are doing."""
+    """The sums of small integers over all ranks, over the hosts' network: nobody waits for the GPUs."""
     import torch
     import torch.distributed as dist
 
@@ -141,7 +141,7 @@ def first_text(text: str | None) -> str:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """What each rank gives, in the order of ranks; every rank must call this at the same point."""
+    """The value of each rank, in the order of ranks; every rank must call this at the same point."""
     import torch.distributed as dist
 
     if not (dist.is_initialized() and dist.get_world_size() > 1):
@@ -167,7 +167,7 @@ def _skip_shared_memory_kernel() -> None:
 
 
 def _choose_gpu(local_rank: int) -> int:
-    """The number of this rank's GPU, also told to DeepSpeed; Slurm may show each task its own one only."""
+    """The number of this rank's GPU, also for DeepSpeed. Slurm may show each task only its own."""
     import torch
 
     count = torch.cuda.device_count()

@@ -1,4 +1,4 @@
-"""Stopping on request: a signal raises a flag, and the loop saves at its next step boundary."""
+"""Stop requests: a signal sets a flag, and the trainer saves after the current step and leaves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def handle(number: signal.Signals, handler: Callable[[int, FrameType | None], No
 class StopRequest:
     """Turns the first SIGTERM, SIGINT, SIGUSR2 or SIGHUP into ``requested``; a second SIGINT leaves at once.
 
-    Under ``nohup`` a hang-up, and in the background of a script Ctrl-C, are meant to pass a process by, and do.
+    SIGHUP under ``nohup``, and Ctrl-C in the background of a script, stay ignored, as they are meant to.
     Python runs handlers between two of its own instructions, and a collective whose peer is gone is a single one. So
     a thread listens, too, and ends a process that two seconds after its second Ctrl-C is still there.
     """

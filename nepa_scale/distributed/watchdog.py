@@ -94,8 +94,8 @@ class Watchdog:
         try:
             if lost_contact(error):
                 failure = self._cause_elsewhere() or failure
-            failure = self._failure_store.announce(failure)
-            self._failure_store.part(lambda: self._record(failure))
+            failure = self._failure_store.put_first(failure)
+            self._failure_store.leave_together(lambda: self._record(failure))
         except RuntimeError:  # the store is gone, and rank 0 with it
             failure = self._lost_rank_0()
             self._record(failure)
@@ -115,33 +115,33 @@ class Watchdog:
         while not self._ended.wait(POLL_SECONDS):
             last, slept = time.monotonic(), time.monotonic() - last
             try:
-                failure = self._look_at_others(forgive=slept > SUSPENDED_SECONDS)
+                failure = self._look_at_others(suspended=slept > SUSPENDED_SECONDS)
             except RuntimeError:
                 time.sleep(POLL_SECONDS)  # rank 0 may have ended well, and this process be about to
                 failure = None if self._ended.is_set() else self._lost_rank_0()
             if failure is not None:
                 self._leave(failure)
 
-    def _look_at_others(self, *, forgive: bool) -> Failure | None:
+    def _look_at_others(self, *, suspended: bool) -> Failure | None:
         if self._failure_store is None or self._heartbeats is None:
             return None
         self._heartbeats.publish(self._now())
-        failure = self._failure_store.find()
+        failure = self._failure_store.get()
         if failure is not None or not self._world.is_main:
             return failure
-        if forgive:
-            self._heartbeats.forgive()
+        if suspended:
+            self._heartbeats.restart_clocks()
         silent = self._heartbeats.silent(SILENT_SECONDS)
-        return self._failure_store.announce(self._gone(silent[0])) if silent else None
+        return self._failure_store.put_first(self._gone(silent[0])) if silent else None
 
     def _cause_elsewhere(self) -> Failure | None:
         """Why contact was lost: another rank's failure, or a rank that has fallen silent. Takes some seconds."""
         if self._failure_store is None or self._heartbeats is None:
             return None
         deadline = time.monotonic() + SETTLING_SECONDS
-        self._heartbeats.forgive()
+        self._heartbeats.restart_clocks()
         while time.monotonic() < deadline:
-            failure = self._failure_store.find()
+            failure = self._failure_store.get()
             if failure is not None:
                 return failure
             silent = self._heartbeats.silent(QUIET_SECONDS)
@@ -174,7 +174,7 @@ class Watchdog:
             rank = rank if rank in behind(everyone) else behind(everyone)[0]
             there = everyone[rank]
             message = f"{took}: {who_hangs(everyone)}{remedy}"
-            return self._failure_store.announce(Failure(rank, there.host, there.step, message, ExitCode.TIMEOUT))
+            return self._failure_store.put_first(Failure(rank, there.host, there.step, message, ExitCode.TIMEOUT))
         except RuntimeError:
             return self._lost_rank_0()
 
@@ -186,7 +186,7 @@ class Watchdog:
             self._dump_stacks()
         try:
             if self._failure_store is not None:
-                self._failure_store.part(lambda: self._record(failure))
+                self._failure_store.leave_together(lambda: self._record(failure))
             else:
                 self._record(failure)
         except RuntimeError:

@@ -96,7 +96,7 @@ def ranks_here(world: World) -> int:
 
 
 def _share_cores(world: World) -> None:
-    """Give each rank of this machine its own share of cores; oversubscribed OpenMP threads are ruinously slow."""
+    """Give each rank of this machine its own cores: more OpenMP threads than cores are ruinously slow."""
     env = os.environ
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = threads_of_task() or cores // ranks_here(world)
@@ -230,7 +230,7 @@ def _starter(rank_name: str) -> int:
 
 
 def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
-    """``environment`` without a place among the ranks of srun, mpirun, torchrun or deepspeed."""
+    """``environment`` without the variables by which srun, mpirun, torchrun or deepspeed number their processes."""
     return {
         name: text
         for name, text in environment.items()

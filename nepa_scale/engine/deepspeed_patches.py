@@ -1,7 +1,7 @@
-"""Work that DeepSpeed 0.19 does in every step and that changes nothing: left out, on the engine of one run.
+"""Patches of DeepSpeed 0.19 that skip work without effect in every step, on the engine of one run.
 
-Measured by ``benchmarks/zero_overhead.py``. Each shortcut replaces a method of one object, and the tests hold the
-results against an engine without them.
+Measured by ``benchmarks/zero_overhead.py``. Each patch replaces a method of one object; tests compare the
+results with those of an engine without patches.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def apply_patches(engine: Any, optimizer: Any, *, stage: int, world_size: int) -> None:
-    """Leave out what can be left out of ``engine``'s steps with ``optimizer`` at a ZeRO ``stage``."""
+    """Patch ``engine`` and its ``optimizer`` as far as the ZeRO ``stage`` and the number of ranks allow."""
     if stage == 0 and world_size == 1:
         # It would copy all gradients into a flat buffer, average that with nobody, and copy it back.
         engine.enable_backward_allreduce = False

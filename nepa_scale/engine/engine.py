@@ -117,10 +117,10 @@ class Engine:
     def export(self, path: Path, names: Mapping[str, str]) -> None:
         """Write tensors of the module to a safetensors file, in fp32; ``names`` are the module's by the file's.
 
-        All ranks call this; each has one of the tensors whole at a time. Raises ``RunError`` as ``export`` does.
+        All ranks call this; each gathers one tensor at a time. Raises ``RunError`` as ``export`` does.
         """
         state = self.module.state_dict(keep_vars=True)
-        export_tensors(path, {key: state[name] for key, name in names.items()}, self.master_weights.whole, self.world)
+        export_tensors(path, {key: state[name] for key, name in names.items()}, self.master_weights.gather, self.world)
 
     @contextmanager
     def readable(self) -> Iterator[None]:
@@ -139,7 +139,7 @@ class Engine:
         return [peak * schedule(step) for peak, schedule in zip(self._peaks, self._schedules, strict=True)]
 
     def _loss_scale(self) -> float:
-        """What fp16 multiplies the loss by; 1 in other formats."""
+        """The factor by which fp16 multiplies the loss; 1 in other formats."""
         return float(getattr(self._optimizer, "loss_scale", 1.0))
 
     def _take_step(self) -> float:

@@ -55,7 +55,7 @@ class MasterWeights:
             self._optimizer.update_lp_params()
 
     @torch.no_grad()
-    def whole(self, parameter: nn.Parameter) -> Tensor:
+    def gather(self, parameter: nn.Parameter) -> Tensor:
         """A parameter of the module, all of it in fp32, on every rank; all ranks call this."""
         if self._stage > 0 and parameter.requires_grad:
             value: Tensor = safe_get_full_fp32_param(parameter)

@@ -1,7 +1,7 @@
 """Build a task whose weights no rank could hold: under ZeRO-3 each rank keeps its shard of them from the start.
 
 ``deepspeed.zero.Init`` partitions parameters as they are made, and what initialises them afterwards, as timm and we
-do, then writes to empty tensors: lost without a word. Here nothing is initialised in a way of its own. Every rank
+do, then writes to empty tensors: silently lost. Here construction is left as it is: every rank
 runs the ordinary construction with the same random numbers, loading of weights included, and only the memory is
 lent: a tensor that no operation has used for a while gives up all but this rank's shard of its bytes, and is
 gathered again when one does. The weights are those of a build in one piece, bit by bit.
@@ -93,12 +93,12 @@ class MemoryLender(TorchDispatchMode):
         return result
 
     def return_for_good(self, tensor: Tensor) -> None:
-        """Make a tensor whole and watch it no longer."""
+        """Gather a tensor and watch it no longer."""
         self._lend(tensor, overwritten=False)
         self._whole.pop(StorageWeakRef(tensor.untyped_storage()), None)
 
     def return_all(self) -> None:
-        """Make every tensor whole that is still in use: what DeepSpeed does not partition."""
+        """Gather every tensor that is still in use: those that DeepSpeed does not partition."""
         for reference in [reference for reference in self._shards if not reference.expired()]:
             self._restore(reference, overwritten=False)
         self._whole.clear()

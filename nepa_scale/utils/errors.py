@@ -34,11 +34,11 @@ class DataLostError(DataError):
 
 
 class DivergedError(UserError):
-    """Training has left the finite numbers and does not come back."""
+    """Losses or gradients are not finite any more, step after step."""
 
 
 class MilestoneError(UserError):
-    """A task has not reached what it was to reach by a stated step."""
+    """A task has missed an early stopping criterion."""
 
 
 class RunError(UserError):

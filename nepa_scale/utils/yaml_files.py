@@ -1,4 +1,4 @@
-"""YAML files that people write, read strictly: every mistake is told at once, each with the line where it stands.
+"""YAML files that people write, read strictly: all mistakes are reported together, each with its line.
 
 Refused are text that is not UTF-8 or not YAML, anything but a mapping at the top, a key that stands twice, and aliases
 that contain themselves or stand for more than a person would write.

@@ -1,4 +1,4 @@
-"""What a sheet of pictures is asked to show: settings, and what they mean once folders are looked at. Free of torch."""
+"""Settings of the sheets of pictures, and the plan that follows from them and the folders. Free of torch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class PictureSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the checked settings mean."""
+    """What to draw, by the checked settings and folders."""
 
     settings: PictureSettings
     source: Path
@@ -86,7 +86,7 @@ def parse(words: Sequence[str]) -> PictureSettings:
 
 
 def make_plan(settings: PictureSettings) -> Plan:
-    """Look at the folders that the settings name. Raises ``UserError`` with what is wrong."""
+    """Check the folders that the settings name. Raises ``UserError`` with what is wrong."""
     source = Path(settings.source or "")
     config, description = describe_source(source, ema=settings.ema)
     size, patch = settings.size or description.image_size, description.arch.patch_size

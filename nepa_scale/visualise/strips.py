@@ -1,4 +1,4 @@
-"""From a backbone and images to sheets of maps: which images and query patches, and what their strips say."""
+"""From a backbone and images to sheets of maps: chooses images and query patches, and makes their strips."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The authors' ``config.json``, both ways: fields of their configuration class (``model_type`` vit_nepa).
 
-Tensors are believed before the file, and nothing is believed that the two say differently. Dropout, and shift and
-jitter of RoPE, which matter to training alone, have no place in our model: they are written as the authors have them,
-and named where a file says something else.
+Tensors decide what they can, and an import is refused where the file contradicts them. Dropout, and shift and jitter
+of RoPE, matter to training alone and are not part of our model: they are written with the authors' values, and a file
+that holds others is reported.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _IN_LAYER = re.compile(re.escape(LAYER) + r"(\d+)\.")
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the caller states, stronger than the configuration; None is no opinion."""
+    """What the caller states, which overrules the configuration; None where nothing is stated."""
 
     qk_norm: QkNorm | None = None
     causal: bool | None = None

@@ -211,7 +211,7 @@ def published_for(description: Description, table: Sequence[Published]) -> Publi
 
 
 def verdict(compared: Sequence[Compared]) -> Verdict:
-    """What a comparison says as a whole."""
+    """The verdict over all compared values."""
     if not compared:
         return "no reference"
     return "matches" if all(value.matches for value in compared) else "differs"

@@ -1,4 +1,4 @@
-"""Weights from one layout to another: read and checked as a whole, then written as a whole."""
+"""Weights from one layout to another: everything is read and checked before anything is written."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_values(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise ``WeightsError`` naming tensors of other than numbers to compute with: whole, NaN or infinite ones."""
+    """Raise ``WeightsError`` naming tensors that are no weights: integers, NaN or infinite numbers."""
     odd = [name for name, value in tensors.items() if value.dtype not in _DTYPES or value.layout != torch.strided]
     if odd:
         raise WeightsError(f"{path}: holds tensors that are no weights (not floating-point): {shortened(odd)}")

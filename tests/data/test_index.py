@@ -130,7 +130,7 @@ def test_every_bad_shard_is_named_at_once(write_shards) -> None:
     lines = check_contents(root, "toy")
     assert len(lines) == 5
     for shard, (line, complaint) in enumerate(
-        zip(lines, ["is missing", "is empty", "cut off", "not a whole tar", "must hold 4 samples"], strict=True)
+        zip(lines, ["is missing", "is empty", "cut off", "not a complete tar", "must hold 4 samples"], strict=True)
     ):
         assert f"train-{shard:06d}.tar" in line
         assert complaint in line

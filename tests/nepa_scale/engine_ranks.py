@@ -108,7 +108,7 @@ def trained(engine: Engine, world: World, *, bad_rank: int | None = None, bad_st
 
 def weights_of(engine: Engine) -> list[list[float]]:
     """The whole fp32 weights, flat, on every rank."""
-    return [engine.master_weights.whole(parameter).flatten().tolist() for parameter in engine.module.parameters()]
+    return [engine.master_weights.gather(parameter).flatten().tolist() for parameter in engine.module.parameters()]
 
 
 def agree(world: World, clip: float) -> dict[str, Any]:

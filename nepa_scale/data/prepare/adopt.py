@@ -156,7 +156,7 @@ def _classes(scanned: dict[str, _Scanned]) -> int:
 
 
 def _advice(info: DatasetInfo, scanned: dict[str, _Scanned]) -> str:
-    """Why there are no classes, if there are none."""
+    """The reason why there are no classes, or an empty text."""
     if info.num_classes:
         return ""
     if classes := _classes(scanned):

@@ -144,7 +144,7 @@ def list_wnid_tree(wnid_tree: WnidTree) -> Listing:
     return labelled_listing(tree, classes, {"train": train, "validation": validation}, problems)
 
 
-def first_words(tree: Tree, name: str) -> list[str]:
+def _first_words(tree: Tree, name: str) -> list[str]:
     """The wnid at the start of each line of a file. Raises ``DataError`` for one that is there twice."""
     wnids = [line.split()[0] for line in tree.text(name).splitlines() if line.strip()]
     if len(set(wnids)) < len(wnids):
@@ -185,7 +185,7 @@ def list_kaggle_imagenet(tree: Tree) -> Listing:
     """
     if missing := [name for name in (_KAGGLE_TABLE, _KAGGLE_CLASSES) if name not in tree.files]:
         raise DataError("\n".join(f"'{tree.path(name)}' is missing: it lies beside ILSVRC/" for name in missing))
-    classes = first_words(tree, _KAGGLE_CLASSES)
+    classes = _first_words(tree, _KAGGLE_CLASSES)
     return list_wnid_tree(
         WnidTree(
             tree,
@@ -228,7 +228,7 @@ def list_tiny_imagenet(source: Path) -> Listing:
         tree = tree.below(_TINY_FOLDER)
     if missing := [name for name in (_TINY_TABLE, _TINY_CLASSES) if name not in tree.files]:
         raise DataError("\n".join(f"'{tree.path(name)}' is missing" for name in missing))
-    classes = first_words(tree, _TINY_CLASSES)
+    classes = _first_words(tree, _TINY_CLASSES)
     return list_wnid_tree(WnidTree(tree, "train", "val/images", _TINY_CLASSES, _TINY_TABLE, classes, _tiny_table(tree)))
 
 
@@ -272,7 +272,7 @@ def _unpacked(path: Path) -> bytes:
     except FileNotFoundError:
         raise DataError(f"'{path}' is missing: it holds the classes of the validation images") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"'{path}' is not a whole .tar.gz file: {error}") from None
+        raise DataError(f"'{path}' is not a complete .tar.gz file: {error}") from None
     if len(content) > _LARGEST:
         raise DataError(f"'{path}' unpacks to more than {_LARGEST:,} bytes: it is not the published kit")
     return content

@@ -41,7 +41,7 @@ class Tree:
 
     @cached_property
     def _inside(self) -> dict[str, list[str]]:
-        """The names of folders by the folder they lie in; to be asked for when all are known."""
+        """The names of folders by the folder they lie in; cached, so to be used when all are known."""
         inside: dict[str, list[str]] = {}
         for folder in sorted(self.folders):
             parent, _, name = folder.rpartition("/")
@@ -88,7 +88,7 @@ class Tree:
             return decode_text(reader.read(self.reference(name)))
 
     def read(self, names: Iterable[str]) -> None:
-        """Say which files make up the data set: others, except for texts that were read, count as not read."""
+        """Note which files make up the data set. All others count as not read, except for texts that were read."""
         self.left_out.add_unread(self.files, {*names, *self.texts})
 
 
@@ -122,7 +122,7 @@ def _read_folder(source: Path) -> Tree:
 
 
 def _as_utf8(name: str) -> str:
-    """A name as every machine reads it: names of classes must not follow the locale of the one that prepares them."""
+    """A name decoded as UTF-8 on every machine: names of classes must not depend on the locale."""
     return os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
@@ -173,7 +173,7 @@ def list_zip(path: Path) -> list[ZipEntry]:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
     except (zipfile.BadZipFile, NotImplementedError, UnicodeError, ValueError) as error:
-        raise DataError(f"'{path}' is not a whole zip file: {error}") from None
+        raise DataError(f"'{path}' is not a complete zip file: {error}") from None
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from None
     names: set[str] = set()
@@ -205,7 +205,7 @@ class Listing:
     class_names: Sequence[str] = ()
     mask_class_names: Sequence[str] = ()
     left_out: LeftOut = field(default_factory=LeftOut)
-    remarks: Sequence[str] = ()  # what else the user is told
+    remarks: Sequence[str] = ()  # further lines to print
 
     def fingerprint(self) -> str:
         """A digest of every name, size, position and class; not of the folder the source lies in."""

@@ -17,7 +17,7 @@ from nepa_scale.utils.errors import DataError, shortened
 
 
 class Columns(NamedTuple):
-    """The names of the two columns; None where a name is still to be found."""
+    """The names of the two columns; None where a name is not known yet."""
 
     image: str | None
     label: str | None
@@ -92,7 +92,7 @@ def _divide(groups: dict[str, list[RowGroup]], fraction: float) -> str:
 def _files_by_split(
     source: Path, val_fraction: float | None, left_out: LeftOut
 ) -> tuple[dict[str, list[Path]], list[str]]:
-    """The files of each split, told by their names or else by their folders', and what keeps them from being read."""
+    """The files of each split, by their names or else by their folders', and what keeps them from being read."""
     if not source.is_dir():
         return {}, [f"'{source}' is no folder"]
     base = source / "data" if next((source / "data").glob("*.parquet"), None) else source
@@ -127,7 +127,7 @@ def _files_by_split(
 
 
 def _split_problems(source: Path, split: str, paths: Sequence[Path]) -> list[str]:
-    """What shows by the names that the files are not those of one whole split."""
+    """Signs in the names that the files are not those of one complete split."""
     folders = sorted({str(path.parent.relative_to(source)) for path in paths})
     if len(folders) > 1:
         return [f"'{source}' has {split} files in several folders: {shortened(folders)}: let source= name one"]
@@ -164,7 +164,7 @@ def _open(path: Path, source: Path, groups: list[RowGroup], choose: Choose) -> t
                 groups.append([(ParquetRow(column, group, row, size, name), label) for row, label, name in named])
             return class_names(file.schema_arrow, str(columns.label))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"'{path}' is not a whole parquet file: {str(error).splitlines()[0]}") from None
+        raise DataError(f"'{path}' is not a complete parquet file: {str(error).splitlines()[0]}") from None
 
 
 def _labels(file: Any, path: Path, group: int, column: str) -> list[int]:
@@ -200,9 +200,9 @@ def _row_problems(source: Path, groups: dict[str, list[RowGroup]], names: set[tu
 
 
 def choose_columns(path: Any, schema: Any, asked: Columns) -> Columns:
-    """The columns that are asked for, or ``image`` and ``label``, or the only ones that can be meant.
+    """The columns that are asked for, or ``image`` and ``label``, or the only ones possible.
 
-    Raises ``DataError`` where there is none, or where several could be meant; ``path`` is for the message.
+    Raises ``DataError`` where there is none, or where several are possible; ``path`` is for the message.
     """
     import pyarrow as pa
 

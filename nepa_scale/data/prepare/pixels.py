@@ -44,7 +44,7 @@ class MaskCount:
         self.unlabelled += other.unlabelled
 
     def fault(self, split: str) -> str | None:
-        """What is wrong where nothing at all is labelled."""
+        """What is wrong, if no pixel of any mask is labelled."""
         if not self.masks or self.unlabelled < self.masks:
             return None
         return (
@@ -164,7 +164,7 @@ class Measured:
 
 
 def measure(paths: Sequence[Path], workers: int | None, report: Report) -> Measured:
-    """The sums of all images in shards, which are known to be whole. Raises ``DataError`` for one that is not."""
+    """The sums of all images in shards, which are known to be undamaged. Raises ``DataError`` for one that is not."""
     parts = []
     for part in unordered(_measured, paths, workers):
         parts.append(part)
@@ -181,7 +181,7 @@ def _measured(path: Path) -> Measured:
                 try:
                     sums.add(decode_rgb(file.read(int(sample["image_size"]))))
                 except DataError:
-                    bad += 1  # as training has it, which passes over them
+                    bad += 1  # training skips them, too
     except OSError as error:
         raise DataError(f"shard '{path}' cannot be read: {error.strerror}") from None
     return Measured(sums, bad)

@@ -65,7 +65,7 @@ Reference = Span | ZipEntry | ParquetRow
 
 
 class LeftOut(KindCounts):
-    """Files of a source that are not read."""
+    """The files of a source that are not read, counted by kind, with an example of each."""
 
     def add_unread(self, names: Iterable[str], read: Iterable[str]) -> None:
         """Count the files of a source that are not among those ``read``.
@@ -101,7 +101,7 @@ def in_folders(name: str) -> str:
 
 
 class SourceError(DataError):
-    """A file of the source cannot be read: no fault of one image, and never skipped."""
+    """A file of the source cannot be read. It concerns more than one image, so it is never skipped."""
 
 
 class Reader:

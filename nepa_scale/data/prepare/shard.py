@@ -144,12 +144,12 @@ class Staging:
             )
 
     def finished(self) -> dict[str, ShardResult]:
-        """The shards that are whole, by file name."""
+        """The shards that are complete, by file name."""
         notes = [_result(read_json(path)) for path in sorted(self._done.glob("*.json"))]
         return {note.filename: note for note in notes if not note.length or (self.dataset / note.filename).is_file()}
 
     def record(self, result: ShardResult) -> None:
-        """Note that a shard is whole."""
+        """Note that a shard is complete."""
         write_json(self._done / f"{result.filename}.json", asdict(result))
 
     def publish(self, target: Path) -> None:

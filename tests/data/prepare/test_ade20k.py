@@ -108,7 +108,7 @@ def hostile(path: Path, how: str) -> None:
         ("bomb", "holds a member of more than 4,000 bytes"),
         ("encrypted", "is encrypted: a password is not supported"),
         ("damaged", "is damaged"),
-        ("cut off", "is not a whole zip file"),
+        ("cut off", "is not a complete zip file"),
         ("size lie", "1 of 2 images cannot be used"),
     ],
 )
@@ -145,8 +145,8 @@ def test_a_source_that_is_neither(tmp_path: Path, capsys: pytest.CaptureFixture[
     with tarfile.open(tmp_path / "x.tar", "w"):
         pass
     for name, complaint in (
-        ("text.zip", "not a whole zip"),
-        ("x.tar", "not a whole zip"),
+        ("text.zip", "not a complete zip"),
+        ("x.tar", "not a complete zip"),
         ("none", "does not exist"),
     ):
         assert prepare(tmp_path / name, tmp_path / "data") == 2
