@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
+from nepa_scale.utils import errors
 from nepa_scale.utils.errors import DataError
 
 MAX_PIXELS = 2**26  # 67 megapixels; the largest photograph of ImageNet has 18
@@ -129,7 +130,7 @@ def first_line(error: Exception) -> str:
     """What an exception says, in one line."""
     if isinstance(error, UnidentifiedImageError):  # whose text is the address of a buffer
         return "no known image format"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return errors.first_line(error)
 
 
 def _decode_with_pil(content: bytes) -> NDArray[np.uint8]:

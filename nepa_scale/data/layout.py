@@ -199,11 +199,6 @@ def mask_classes(root: Path, name: str) -> int:
     return len(dataset_info(root, name).mask_class_names)
 
 
-def split_size(root: Path, name: str, split: str) -> int:
-    """Return the number of images of ``split``, "train" or "validation"."""
-    return dataset_info(root, name).splits[split].num_samples
-
-
 def class_sizes(root: Path, name: str, *, kept_out: int = 0) -> list[int]:
     """Return how many training images each class has that has any, by the index, which is made where there is none.
 

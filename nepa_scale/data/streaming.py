@@ -133,7 +133,7 @@ class _Training(IterableDataset[Loaded]):
 
 
 class _Ahead(Iterator[_Streamed]):
-    """A stream with look-ahead: a sample that replaced a bad one still comes in its turn, so a resumed run counts right."""
+    """A stream with look-ahead: a sample that replaced a bad one still comes in its turn, so resumed runs agree."""
 
     def __init__(self, stream: Iterator[_Streamed]) -> None:
         self._stream = stream

@@ -127,7 +127,7 @@ class FailureStore:
         return _parsed(self._store.get(_FAILURE)) if self._store.check([_FAILURE]) else None
 
     def leave_together(self, record: Callable[[], None]) -> None:
-        """Leave together: rank 0 calls ``record`` and waits until all know; the others wait for it, or record themselves."""
+        """Leave together: rank 0 calls ``record`` and waits until all know; others wait for it, or record it."""
         if self._world.is_main:
             record()
             self._store.set(_RECORDED, "1")

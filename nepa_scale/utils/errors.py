@@ -66,6 +66,11 @@ def shortened(names: Iterable[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + more
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, or the name of its type if it says nothing."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 _PHRASES = (
     "out of memory",  # CUDA, whichever class torch gives it
     "can't allocate memory",  # torch's CPU allocator

@@ -89,7 +89,7 @@ class StepDisplay:
                 *bar,
                 MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 TimeRemainingColumn(table_column=Column(no_wrap=True)),
-                FiguresColumn(table_column=Column(ratio=1, no_wrap=True)),
+                MetricsColumn(table_column=Column(ratio=1, no_wrap=True)),
                 console=on,
                 expand=True,
             )
@@ -111,15 +111,15 @@ class StepDisplay:
             self._bar.stop()
 
 
-class FiguresColumn(ProgressColumn):
+class MetricsColumn(ProgressColumn):
     """The field ``figures`` of a task, as many as there is room for."""
 
-    def render(self, task: Task) -> Figures:
+    def render(self, task: Task) -> MetricsText:
         """The figures of one task."""
-        return Figures(_texts(task.fields["figures"]))
+        return MetricsText(_texts(task.fields["figures"]))
 
 
-class Figures:
+class MetricsText:
     """Texts in a line, the first ones whole where not all fit: part of a number would be another number."""
 
     def __init__(self, texts: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from nepa_scale.utils.errors import WeightsError, shortened
+from nepa_scale.utils.errors import WeightsError, first_line, shortened
 from nepa_scale.weights.authors_layout import PREPROCESSOR_NAME
 from nepa_scale.weights.timm_layout import CONFIG_NAME, WEIGHTS_NAME, read_config_file
 
@@ -51,7 +51,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 raise WeightsError(f"{path}: a Git LFS pointer instead of the weights; run `git lfs pull` there")
         tensors = _read_pickle(path) if path.suffix == ".bin" else safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: not a readable {path.suffix} file ({_first_line(error)})") from error
+        raise WeightsError(f"{path}: not a readable {path.suffix} file ({first_line(error)})") from error
     check_values(tensors, path)
     return tensors
 
@@ -111,16 +111,12 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path}: holds Python objects other than tensors; refused, nothing was executed") from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path}: not a state dict as torch.save writes it ({_first_line(error)})") from error
+        raise WeightsError(f"{path}: not a state dict as torch.save writes it ({first_line(error)})") from error
     if isinstance(content, dict):
         content = content.get("state_dict", content)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(f"{path}: expected tensors by name, found {type(content).__name__} of other things")
     return {str(name): value.detach() for name, value in content.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def local_folder(source: str, *, ema: bool) -> Path:
@@ -143,5 +139,4 @@ def local_folder(source: str, *, ema: bool) -> Path:
     try:
         return Path(snapshot_download(named["name"], revision=named["revision"], allow_patterns=list(files)))
     except Exception as error:  # the hub's HTTP library, and so its errors, differ between versions
-        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{source}: no such folder, and the hub does not give it ({detail})") from error
+        raise WeightsError(f"{source}: no such folder, and the hub does not give it ({first_line(error)})") from error

@@ -29,7 +29,7 @@ def test_whole_shards_are_fine(write_shards) -> None:
     assert check_dataset(root, "toy", needs={"label", "mask"}) == []
     assert layout.find_layout(root / "toy") is Layout.SHARDS
     assert (layout.num_classes(root, "toy"), layout.mask_classes(root, "toy")) == (3, 3)
-    assert (layout.split_size(root, "toy", "train"), layout.split_size(root, "toy", "validation")) == (9, 3)
+    assert [split.num_samples for split in layout.dataset_info(root, "toy").splits.values()] == [9, 3]
 
 
 def test_every_missing_and_every_empty_shard_is_named(write_shards) -> None:
@@ -199,7 +199,7 @@ def test_the_embedded_data_set_is_known_before_it_is_written(tmp_path: Path, mon
     """A plan can be made on a fresh checkout; outside the default root the command to write it is named."""
     monkeypatch.chdir(tmp_path)
     assert check_dataset(Path("data"), "digits", needs={"label", "mask"}) == []
-    assert layout.split_size(Path("data"), "digits", "validation") == 1024
+    assert layout.dataset_info(Path("data"), "digits").splits["validation"].num_samples == 1024
     assert (layout.num_classes(Path("data"), "digits"), layout.mask_classes(Path("data"), "digits")) == (
         10,
         11,

@@ -13,10 +13,10 @@ from nepa_scale.data.index import INDEX_FOLDER, writable_folder, write_index
 from nepa_scale.data.info import INFO_NAME, MAX_CLASSES, SPLITS, DatasetInfo, parse_info
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
 from nepa_scale.data.pool import unordered
-from nepa_scale.data.prepare.finishing import SUMS_NAME, read_sums, sum_of, write_sums
+from nepa_scale.data.prepare.finishing import SUMS_NAME, existing_folder, read_sums, sum_of, write_sums
 from nepa_scale.data.prepare.pixels import measure
 from nepa_scale.data.shard_index import NO_LABEL, scan
-from nepa_scale.utils.errors import DataError, nearest, shortened
+from nepa_scale.utils.errors import DataError, shortened
 from nepa_scale.utils.files import read_json, write_json
 from nepa_scale.utils.progress import Report
 
@@ -41,7 +41,7 @@ def adopt(root: Path, name: str, workers: int | None, report: Report) -> str:
     An ``_info.json`` that is there is checked against the shards and kept. Raises ``DataError`` with every problem, one
     per line, before anything is written.
     """
-    folder = _existing(root, name)
+    folder = existing_folder(root, name)
     _remove_leftovers(folder)
     info = dataset_info(root, name) if (folder / INFO_NAME).exists() else None
     filenames = _listed(info) if info else _sorted_by_split(folder)
@@ -66,13 +66,6 @@ def adopt(root: Path, name: str, workers: int | None, report: Report) -> str:
     if missing := [name for files in filenames.values() for name in gaps(files)]:
         lines.append(f"by the numbers of the shards these are missing: {shortened(missing)}")
     return "\n".join(lines)
-
-
-def _existing(root: Path, name: str) -> Path:
-    if (root / name).is_dir():
-        return root / name
-    names = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-    raise DataError(f"'{root / name}' is no folder{nearest(name, names)}")
 
 
 def _remove_leftovers(folder: Path) -> None:

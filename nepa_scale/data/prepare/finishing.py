@@ -19,12 +19,20 @@ from nepa_scale.data.prepare.pixels import PixelSums, total
 from nepa_scale.data.prepare.shard import ShardResult
 from nepa_scale.data.shard_index import IMAGE_EXTENSIONS
 from nepa_scale.data.tar_files import Members, write_tar
-from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.errors import DataError, nearest
 from nepa_scale.utils.files import read_json, write_atomically, write_json
 from nepa_scale.utils.progress import Report
 
 SUMS_NAME = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64}) [ *]([^/\0]+)")
+
+
+def existing_folder(root: Path, name: str) -> Path:
+    """The folder ``root/name``. Raises ``DataError`` with the nearest name if there is none."""
+    if (root / name).is_dir():
+        return root / name
+    names = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    raise DataError(f"'{root / name}' is no folder{nearest(name, names)}")
 
 
 def finish(folder: Path, info: Mapping[str, Any], sums: Mapping[str, str], report: Report | None) -> None:

@@ -13,7 +13,7 @@ from nepa_scale.data.file_io import gaps, part_problems, split_words, splits_of,
 from nepa_scale.data.info import MAX_CLASSES, SPLITS
 from nepa_scale.data.prepare.listing import Listing, held_out, mixed, numbered
 from nepa_scale.data.prepare.references import LeftOut, ParquetColumn, ParquetRow, Reference
-from nepa_scale.utils.errors import DataError, shortened
+from nepa_scale.utils.errors import DataError, first_line, shortened
 
 
 class Columns(NamedTuple):
@@ -164,7 +164,7 @@ def _open(path: Path, source: Path, groups: list[RowGroup], choose: Choose) -> t
                 groups.append([(ParquetRow(column, group, row, size, name), label) for row, label, name in named])
             return class_names(file.schema_arrow, str(columns.label))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"'{path}' is not a complete parquet file: {str(error).splitlines()[0]}") from None
+        raise DataError(f"'{path}' is not a complete parquet file: {first_line(error)}") from None
 
 
 def _labels(file: Any, path: Path, group: int, column: str) -> list[int]:

@@ -17,7 +17,7 @@ from nepa_scale.data.info import INFO_NAME, DatasetInfo
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
 from nepa_scale.data.pool import unordered
 from nepa_scale.data.prepare.ade20k import unread, verify_ade20k
-from nepa_scale.data.prepare.finishing import SUMS_NAME, read_sums, sum_of
+from nepa_scale.data.prepare.finishing import SUMS_NAME, existing_folder, read_sums, sum_of
 from nepa_scale.data.prepare.pixels import MaskCount, check_mask
 from nepa_scale.data.shard_index import (
     LABEL_EXTENSION,
@@ -30,7 +30,7 @@ from nepa_scale.data.shard_index import (
     suggests_sample,
 )
 from nepa_scale.data.tar_files import is_plain, walk
-from nepa_scale.utils.errors import DataError, nearest
+from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.progress import Report
 
 _BESIDE = {INFO_NAME, SUMS_NAME, INDEX_FOLDER}
@@ -49,10 +49,7 @@ class Findings:
 
 def verify(root: Path, name: str, workers: int | None, report: Report) -> Findings:
     """Check everything about ``root/name``. Raises ``DataError`` if there is no such folder, or no data set in it."""
-    folder = root / name
-    if not folder.is_dir():
-        names = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-        raise DataError(f"'{folder}' is no folder{nearest(name, names)}")
+    folder = existing_folder(root, name)
     layout = find_layout(folder)
     if layout not in {Layout.SHARDS, Layout.ADE20K}:
         raise DataError(f"'{folder}' is no data set: it has neither shards nor ADE20K's images/training")
