@@ -1,4 +1,4 @@
-"""Loaders that read shards from front to back, in the order of ``stream_order.py``.
+"""Loaders that read shards from front to back, in the order of ``sampler.py``.
 
 They yield what those of ``loader.py`` yield. The order depends on the numbers of processes and workers.
 """
