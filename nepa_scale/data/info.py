@@ -82,11 +82,17 @@ def make_info(
 
 def _make_split(split: str, num_samples: int, shard_size: int) -> dict[str, Any]:
     starts = range(0, num_samples, shard_size)
+    lengths = (min(shard_size, num_samples - start) for start in starts)
+    return split_content(split, {f"{split}-{shard:06d}.tar": length for shard, length in enumerate(lengths)})
+
+
+def split_content(split: str, shard_lengths: Mapping[str, int]) -> dict[str, Any]:
+    """The entry of a split in ``_info.json``, from the samples of each of its shards by file name."""
     return {
         "name": split,
-        "num_samples": num_samples,
-        "filenames": [f"{split}-{shard:06d}.tar" for shard in range(len(starts))],
-        "shard_lengths": [min(shard_size, num_samples - start) for start in starts],
+        "num_samples": sum(shard_lengths.values()),
+        "filenames": list(shard_lengths),
+        "shard_lengths": list(shard_lengths.values()),
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from nepa_scale.data.file_io import gaps, part_problems, splits_of
 from nepa_scale.data.index import INDEX_FOLDER, writable_folder, write_index
-from nepa_scale.data.info import INFO_NAME, MAX_CLASSES, SPLITS, DatasetInfo, parse_info
+from nepa_scale.data.info import INFO_NAME, MAX_CLASSES, SPLITS, DatasetInfo, parse_info, split_content
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
 from nepa_scale.data.pool import unordered
 from nepa_scale.data.prepare.finishing import SUMS_NAME, existing_folder, read_sums, sum_of, write_sums
@@ -165,12 +165,7 @@ def _advice(info: DatasetInfo, scanned: dict[str, _Scanned]) -> str:
 def _content(name: str, filenames: dict[str, list[str]], scanned: dict[str, _Scanned]) -> dict[str, Any]:
     """``_info.json`` from what the shards hold; without labels on every sample there are no classes."""
     splits = {
-        split: {
-            "name": split,
-            "num_samples": sum(scanned[file].length for file in files),
-            "filenames": files,
-            "shard_lengths": [scanned[file].length for file in files],
-        }
+        split: split_content(split, {file: scanned[file].length for file in files})
         for split, files in filenames.items()
     }
     return {"name": name, "num_classes": _classes(scanned), "prepared": {"kind": "adopt"}, "splits": splits}

@@ -14,7 +14,7 @@ from typing import Any, cast
 from nepa_scale.data.decode import decode_rgb
 from nepa_scale.data.file_io import read_text
 from nepa_scale.data.index import INDEX_FOLDER, write_index
-from nepa_scale.data.info import INFO_NAME, SPLITS, STATISTICS, parse_info
+from nepa_scale.data.info import INFO_NAME, SPLITS, STATISTICS, parse_info, split_content
 from nepa_scale.data.prepare.pixels import PixelSums, total
 from nepa_scale.data.prepare.shard import ShardResult
 from nepa_scale.data.shard_index import IMAGE_EXTENSIONS
@@ -55,15 +55,10 @@ def describe_pixels(shards: Sequence[ShardResult]) -> dict[str, Any]:
 
 
 def _describe_split(split: str, shards: Sequence[ShardResult]) -> dict[str, Any]:
-    written = [shard for shard in shards if shard.length]
-    if not written:
+    lengths = {shard.filename: shard.length for shard in shards if shard.length}
+    if not lengths:
         raise DataError(f"no image of the {split} split can be used")
-    return {
-        "name": split,
-        "num_samples": sum(shard.length for shard in written),
-        "filenames": [shard.filename for shard in written],
-        "shard_lengths": [shard.length for shard in written],
-    }
+    return split_content(split, lengths)
 
 
 def write_sums(folder: Path, sums: Mapping[str, str]) -> None:
