@@ -29,13 +29,13 @@ class DamagedError(Exception):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What ``manifest.json`` holds.
+    """The content of ``manifest.json``.
 
     Attributes:
         step: optimiser steps done.
         images_seen: images that went into them.
         optimizer_steps: updates the optimiser counts, which a skipped step leaves behind ``step``.
-        loss_scale: where fp16's dynamic loss scale stands.
+        loss_scale: the state of fp16's dynamic loss scale.
         world_size, zero_stage: how the state was spread over ranks.
         settings: the result settings that the task depends on (``RunConfig.identity``).
         versions: of what wrote it.
@@ -98,7 +98,7 @@ def read(path: Path) -> Manifest:
 
 
 def problem_of(path: Path, record: FileRecord) -> str | None:
-    """What is wrong with the content of a file, if anything."""
+    """The problem of a file whose content is not that recorded; None if it is."""
     try:
         return None if record_of(path) == record else f"{path}: its content is not what was written (SHA-256 differs)"
     except OSError as error:
@@ -135,7 +135,7 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What a checkpoint was written with, and should be read with."""
+    """The versions of the libraries that write a checkpoint, and should read it."""
     return {"torch": str(torch.__version__), "deepspeed": importlib.metadata.version("deepspeed")}
 
 

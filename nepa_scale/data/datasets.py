@@ -230,5 +230,5 @@ class FaultLog:
 
 
 def allowed_faults(max_bad_fraction: float, num_images: int, epochs: int) -> int:
-    """How many images may be replaced in ``epochs`` passes, the last one begun: at least one in each."""
+    """The number of images that may be replaced in ``epochs`` passes, the last one begun: at least one in each."""
     return epochs * max(1, int(max_bad_fraction * num_images))

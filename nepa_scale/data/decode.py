@@ -127,7 +127,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, in one line."""
+    """The first line of an exception's text."""
     if isinstance(error, UnidentifiedImageError):  # whose text is the address of a buffer
         return "no known image format"
     return errors.first_line(error)

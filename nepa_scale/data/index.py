@@ -243,7 +243,7 @@ def _load(path: Path) -> SplitIndex | None:
 
 
 def _stale(folder: Path, contents: SplitInfo, index: SplitIndex) -> bool:
-    """Whether anything about the shards is not as it was when they were scanned."""
+    """Whether any shard has changed since it was scanned, by its size and time."""
     if index.lengths.tolist() != list(contents.shard_lengths):
         return True
     try:

@@ -123,7 +123,7 @@ def access_problems(root: Path, name: str, *, streaming: bool, allow_remote: boo
 
 
 def too_few_shards(num_shards: int, world_size: int, num_workers: int, *, remote: bool) -> str | None:
-    """Why these processes cannot share the shards, if they cannot, and what would help."""
+    """The reason why there are too few shards for these processes, with remedies; None if there are enough."""
     if num_shards >= world_size * max(1, num_workers):
         return None
     remedies = [] if num_shards < world_size else [f"give data.num_workers={num_shards // world_size}"]
@@ -155,7 +155,7 @@ def dataset_info(root: Path, name: str) -> DatasetInfo:
 
 
 def identity(root: Path, name: str) -> dict[str, Any]:
-    """What must stay the same for a task to continue: the classes, in their order, and the samples of each file."""
+    """The facts that must not change for a task to continue: the classes, in order, and the samples of each file."""
     info = dataset_info(root, name)
     return {
         "class_names": list(info.class_names) or info.num_classes,
@@ -165,7 +165,7 @@ def identity(root: Path, name: str) -> dict[str, Any]:
 
 
 def standardisation(root: Path, name: str, mean: str, std: str) -> Standardisation:
-    """What ``data.mean`` and ``data.std`` make of the images of ``root/name``.
+    """The standardisation of the images of ``root/name`` by ``data.mean`` and ``data.std``.
 
     Raises ``DataError`` where they take the statistics of a data set that has none.
     """
@@ -179,7 +179,7 @@ def standardisation(root: Path, name: str, mean: str, std: str) -> Standardisati
 
 
 def check_standardisation(root: Path, name: str, mean: str, std: str) -> list[str]:
-    """Why ``standardisation`` would fail, if it would. The embedded data set is measured when it is written."""
+    """The problems with which ``standardisation`` would fail. The embedded data set is measured when it is written."""
     if is_unwritten_embedded(root, name):
         return []
     try:
@@ -202,19 +202,19 @@ def mask_classes(root: Path, name: str) -> int:
 def class_sizes(root: Path, name: str, *, kept_out: int = 0) -> list[int]:
     """Return how many training images each class has that has any, by the index, which is made where there is none.
 
-    ``kept_out``: without so many images that are not trained on (``order.kept_out``).
+    ``kept_out``: without so many images that are not trained on (``sampler.kept_out``).
     Raises ``DataError`` where the shards cannot be indexed.
     """
     return without_kept_out(_class_sizes(root, name), kept_out)
 
 
 def without_kept_out(sizes: Sequence[int], count: int) -> list[int]:
-    """``sizes`` of classes without ``count`` images that are not trained on (``order.kept_out``)."""
+    """``sizes`` of classes without ``count`` images that are not trained on (``sampler.kept_out``)."""
     return [size - taken for size, taken in zip(sizes, _taken_in_rounds(sizes, count), strict=True)]
 
 
 def _taken_in_rounds(sizes: Sequence[int], count: int) -> list[int]:
-    """How many images of each class ``order.kept_out`` takes: rounds over all classes, which keep one image each."""
+    """How many images of each class ``sampler.kept_out`` takes: rounds over all classes, which keep one image each."""
     taken = [0] * len(sizes)
     while count > 0 and (classes := [i for i, size in enumerate(sizes) if taken[i] < size - 1]):
         for i in classes[:count]:

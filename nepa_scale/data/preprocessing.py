@@ -22,7 +22,7 @@ Channels = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Standardisation:
-    """What becomes of pixels x in 0..1: ``(x - mean) / std`` in each channel.
+    """Pixels x in 0..1 become ``(x - mean) / std`` in each channel.
 
     ``by_image``: the model then standardises each image by itself, whatever mean and std were.
     """
@@ -54,7 +54,7 @@ def canonical(text: str) -> str:
 
 
 def problems(mean: str, std: str) -> list[str]:
-    """What is wrong with values of ``data.mean`` and ``data.std``."""
+    """The problems of values of ``data.mean`` and ``data.std``."""
     lines = []
     for key, text, least in (("data.mean", mean, 0.0), ("data.std", std, LEAST_STD)):
         numbers = numbers_of(text)
@@ -70,7 +70,7 @@ def problems(mean: str, std: str) -> list[str]:
 
 
 def standardisation(mean: str, std: str) -> Standardisation | None:
-    """What ``data.mean`` and ``data.std`` say by themselves; None where it takes a data set's own statistics."""
+    """The standardisation that ``data.mean`` and ``data.std`` state; None where the data set's statistics count."""
     if BY_DATASET in (mean, std):
         return None
     return Standardisation(by_image=True) if mean == BY_IMAGE else Standardisation(_stated(mean), _stated(std))

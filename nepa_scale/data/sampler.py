@@ -128,7 +128,7 @@ def accumulation_steps(batch_size: int, micro_batch_size: int, world_size: int) 
 def micro_batches(
     order: SampleOrder, step: int, *, batch_size: int, micro_batch_size: int, rank: int, world_size: int
 ) -> list[list[EpochIndex]]:
-    """Return this rank's part of a step: [accumulation][micro_batch_size] places.
+    """Return this rank's samples of a step: [accumulation][micro_batch_size].
 
     The rank takes every ``world_size``-th position of the global batch, from ``rank`` on; over all ranks and
     micro-steps every position occurs exactly once.

@@ -167,7 +167,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def role_of(extension: str) -> str | None:
-    """What a member is to its sample: "image", ``MASK_EXTENSION`` or ``LABEL_EXTENSION``; None if it is not read."""
+    """A member's role in its sample: "image", ``MASK_EXTENSION`` or ``LABEL_EXTENSION``; None if it is not read."""
     if extension in IMAGE_EXTENSIONS:
         return "image"
     return extension if extension in {MASK_EXTENSION, LABEL_EXTENSION} else None
@@ -179,7 +179,7 @@ def suggests_sample(extension: str) -> bool:
 
 
 def no_image(extensions: Collection[str]) -> str:
-    """What a sample with these extensions lacks, and has instead."""
+    """Text for a sample without an image: its other extensions, and a hint where an extension has a dot."""
     hint = "; as in webdataset, an extension begins at the first dot of a file's name"
     dotted = any("." in extension and extension != MASK_EXTENSION for extension in extensions)
     others = shortened(f".{printable(extension)}" for extension in sorted(extensions))

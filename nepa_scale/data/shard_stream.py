@@ -171,7 +171,7 @@ def _sample(members: Mapping[str, Any], shard: str) -> Sample:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, in a line without the command that webdataset quotes: it may hold a token."""
+    """One line for an error, without the command that webdataset quotes: it may hold a token."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": '{error.filename}'" if error.filename else "")
     text = str(error.args[0]) if error.args else ""

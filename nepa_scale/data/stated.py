@@ -29,7 +29,7 @@ SHIPPED: Mapping[str, Facts] = {
 
 
 def dataset_facts(root: Path, name: str, stated: str | None) -> DatasetInfo:
-    """What the data set ``root/name`` holds; where it is not there, what is stated of it.
+    """The contents of the data set ``root/name``, or, where it is not on disk, those stated.
 
     ``stated`` is the value of ``data.stated``. Raises ``DataError`` where neither is there, ``ConfigError`` for a wrong
     ``stated``.

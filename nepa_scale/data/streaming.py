@@ -71,7 +71,7 @@ def eval_stream(
 
 
 def eval_passes(shard_lengths: Sequence[int], *, batch_size: int, rank: int, world_size: int, num_workers: int) -> int:
-    """How many batches ``eval_stream`` yields on a rank: each worker makes its lengths of the shards that it reads."""
+    """The number of batches that ``eval_stream`` yields on a rank: each worker makes its own of the shards it reads."""
     lengths, workers = shard_lengths[rank::world_size], max(1, num_workers)
     return sum(math.ceil(sum(lengths[worker::workers]) / batch_size) for worker in range(workers))
 
@@ -90,7 +90,7 @@ class _Streamed:
 
 
 class _Training(IterableDataset[Loaded]):
-    """The micro-batches of a rank with these numbers. They are made by its workers in turn, by number."""
+    """The micro-batches of a rank with these numbers. Its workers make them in turn."""
 
     def __init__(
         self,

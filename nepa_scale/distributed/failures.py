@@ -60,7 +60,7 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True)
 class Failure:
-    """What ended a job: on which rank and host, after how many steps, why, and the exit code for all."""
+    """The failure that ended a job: on which rank and host, after how many steps, why, and the exit code for all."""
 
     rank: int
     host: str

@@ -28,7 +28,7 @@ Batch = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimiser step reports.
+    """The outcome of one optimiser step.
 
     ``loss`` is the mean over this rank's images, left on the device: reading it would make the host wait.
     ``grad_norm`` is that of the global batch before clipping, infinite where the step was not ``taken`` because

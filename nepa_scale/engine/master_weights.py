@@ -27,7 +27,7 @@ class MasterWeights:
         self._module, self._optimizer, self._stage = module, optimizer, stage
 
     def shards(self) -> list[Tensor]:
-        """What of the trained weights this rank keeps in fp32, each time in the same order."""
+        """This rank's fp32 shards of the trained weights, always in the same order."""
         return [shard.detach() for shard in self.owners()]
 
     def owners(self) -> list[Tensor]:
@@ -80,7 +80,7 @@ class ParameterSlice:
 
 
 def parameter_slices(module: nn.Module, optimizer: Any, stage: int, world: World) -> list[ParameterSlice]:
-    """What this rank keeps of the trained parameters of a module under DeepSpeed's ``optimizer`` at ``stage``.
+    """This rank's slices of the trained parameters of a module under DeepSpeed's ``optimizer`` at ``stage``.
 
     The ranks' slices cover each parameter: all of it on every rank at stage 0, once over all ranks at the others.
     """

@@ -46,7 +46,7 @@ _ALIGNMENT = 8
 
 @dataclass(frozen=True)
 class Entry:
-    """What a file says of a tensor before it holds it."""
+    """The entry of a tensor in a file's header."""
 
     dtype: torch.dtype
     shape: Sequence[int]
@@ -71,7 +71,7 @@ class SafetensorsWriter:
         return self
 
     def write(self, tensor: Tensor) -> None:
-        """Write the next of the entries. Raises ``ValueError`` when the tensor is not what was announced."""
+        """Write the next of the entries. Raises ``ValueError`` when the tensor is not that of the entry."""
         name, entry = self._pending.pop(0)
         self._file.write(values_of(name, entry, tensor))
 
@@ -117,7 +117,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a manifest says of a file: its size and the SHA-256 of its content."""
+    """The record of a file in a manifest: its size and the SHA-256 of its content."""
 
     size: int
     sha256: str

@@ -34,7 +34,7 @@ LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  
 
 
 class TrainState:
-    """What this rank has of a module under DeepSpeed's ``optimizer`` (AdamW) at ``stage``, and of its average."""
+    """This rank's state of a module under DeepSpeed's ``optimizer`` (AdamW) at ``stage``, and of its average."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class TrainState:
 
     @property
     def total_bytes(self) -> int:
-        """What the files of all ranks come to, without their headers."""
+        """Bytes of the files of all ranks together, without their headers."""
         copies = 1 + len(MOMENTS) + (self._average is not None)
         weights = sum(
             _numel(parameter) * (4 * copies if parameter.requires_grad else parameter.element_size())
@@ -78,12 +78,12 @@ class TrainState:
 
     @property
     def loss_scale(self) -> dict[str, float]:
-        """Where fp16's dynamic loss scale stands; nothing in other number formats."""
+        """The state of fp16's dynamic loss scale; empty in other number formats."""
         scaler = self._loss_scaler
         return {name: getattr(scaler, name) for name in LOSS_SCALE} if isinstance(scaler, DynamicLossScaler) else {}
 
     def slices(self) -> list[Slice]:
-        """What this rank writes, in the order of ``values``."""
+        """The slices that this rank writes, in the order of ``values``."""
         trained = [item for index in range(len(self._kept)) for item in self._slices_of_shard(index)]
         return trained + [item for item, _ in self._others()]
 

@@ -32,7 +32,7 @@ def option(default: Any, meaning: str, **limits: Any) -> Any:
 
 @dataclass(kw_only=True)
 class PictureSettings:
-    """What is drawn, and from where to where."""
+    """The settings of the command: source, images, and what is drawn."""
 
     source: str | None = option(None, "folder of a run with finished pre-training, or of exported or imported weights")
     images: str | None = option(None, "folder of .jpg and .png files; null = the run's validation images")
@@ -62,7 +62,7 @@ class Plan:
 
     @property
     def out(self) -> Path:
-        """Where the sheets go."""
+        """The folder of the sheets."""
         return Path(self.settings.out) if self.settings.out else self.source / "pictures"
 
 

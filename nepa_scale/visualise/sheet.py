@@ -54,7 +54,7 @@ class Map:
 
 @dataclass(frozen=True)
 class Strip:
-    """What is drawn of one query patch; maps are on a grid of H x W patches."""
+    """One query patch with its image and maps, which are on a grid of H x W patches."""
 
     title: str
     image: NDArray[np.uint8]

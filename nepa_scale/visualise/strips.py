@@ -44,7 +44,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Choice:
-    """What to draw of each image."""
+    """The choice of what to draw of each image."""
 
     queries: int
     layers: tuple[int, ...]
@@ -183,7 +183,7 @@ def query_patches(num_patches: int, wanted: int, seed: tuple[int, int]) -> list[
 
 
 def _title(name: str, layers: Sequence[int], heads: str, *, ema: bool = False) -> str:
-    """What all strips of a sheet have in common."""
+    """The title of a sheet: what all its strips have in common."""
     blocks = f"block {layers[0]}" if len(layers) == 1 else f"mean of blocks {', '.join(map(str, layers))}"
     if len(layers) > 2 and layers[-1] - layers[0] == len(layers) - 1:
         blocks = f"mean of blocks {layers[0]} to {layers[-1]}"

@@ -97,7 +97,7 @@ def write(description: Description) -> dict[str, Any]:
 def read(
     theirs: Mapping[str, Tensor], file: Path, config: Mapping[str, Any], wishes: Wishes
 ) -> tuple[Description, list[str]]:
-    """What the tensors of ``file`` are, from their shapes and ``config`` ({} where there is none beside it).
+    """The description of the tensors of ``file``, from their shapes and ``config`` ({} where there is none beside it).
 
     Also returns what had to be assumed, as neither says it, and what had to be left out, a line each.
     Raises ``WeightsError`` when tensors and configuration disagree, or ask for what our model cannot do.
@@ -194,7 +194,7 @@ def _shape(theirs: Mapping[str, Tensor], name: str, dimensions: int, file: Path)
 
 
 def _defaults(theirs: Mapping[str, Tensor], facts: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
-    """What is taken where nobody says: the released models' values, and what the presence of tensors suggests."""
+    """Defaults for what is not stated: the released models' values, and what the presence of tensors suggests."""
     head_dim = theirs[_Q_NORM].numel() if _Q_NORM in theirs else HEAD_DIM
     return {
         "num_attention_heads": facts["hidden_size"] // max(1, head_dim),
@@ -251,7 +251,7 @@ def _label_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]
 
 
 def _unnamed(num_classes: int) -> tuple[str, ...]:
-    """What transformers calls classes without names."""
+    """The names that transformers gives to classes without names."""
     return tuple(f"LABEL_{label}" for label in range(num_classes))
 
 

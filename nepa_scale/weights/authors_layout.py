@@ -104,7 +104,7 @@ def preprocessor_json(description: Description) -> dict[str, Any]:
 
 
 def read_preprocessor(folder: Path, image_size: int) -> tuple[Preprocessing, list[str]]:
-    """What the file in ``folder`` says, or, where there is none, what is assumed, with a line that says so.
+    """The preprocessing that the file in ``folder`` states, or, without a file, the default and a line that says so.
 
     Raises ``WeightsError`` naming the file, also when its input is not one of ``image_size`` pixels.
     """

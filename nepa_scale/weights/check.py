@@ -136,7 +136,7 @@ def _shown(outputs: dict[str, Tensor], label_names: Sequence[str]) -> dict[str, 
 
 
 def _reference(entry: Published, model: NepaViT, pictures: Sequence[Picture]) -> dict[str, Any]:
-    """What can be compared, prepared as the published values' image was."""
+    """The comparison with published values, on an image prepared as theirs was."""
     same = next((picture for picture in pictures if picture.stem == entry.image), None)
     outputs = _outputs(model, _prepared(same or pictures[0], model, entry.preprocessing))
     known = {name: value for name, value in entry.values.items() if value.any_image or same is not None}
@@ -164,7 +164,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Published:
-    """What is known of one set of weights. ``image``: the name, without its ending, of the image that was used."""
+    """Published values of one set of weights. ``image``: the name, without its ending, of the image that was used."""
 
     weights: str
     source: str
@@ -205,7 +205,7 @@ def read_published(path: Path = TABLE) -> list[Published]:
 
 
 def published_for(description: Description, table: Sequence[Published]) -> Published | None:
-    """What is published of weights of this kind; None where nothing is."""
+    """The published values of weights of this kind; None where there are none."""
     args = timm_layout.model_args(description)
     return next((entry for entry in table if all(args[key] == value for key, value in entry.model.items())), None)
 

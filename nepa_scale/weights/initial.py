@@ -151,7 +151,7 @@ def _other_model(weights: Path, config: RunConfig) -> list[str]:
 
 
 def _named(arch: dict[str, Any], *, by_image: bool) -> dict[str, Any]:
-    """What makes a model, by the settings that decide it."""
+    """The architecture of a model by the settings that decide it."""
     return {f"model.{key}": value for key, value in arch.items()} | {"data.mean": "image" if by_image else "not image"}
 
 
@@ -183,7 +183,7 @@ def other_standardisation(config: RunConfig) -> str | None:
 
 
 def _shape(weights: Path) -> dict[str, int]:
-    """What the tensors of a file tell of its backbone. Raises ``WeightsError`` where they are of none."""
+    """The size of the backbone in a file of tensors. Raises ``WeightsError`` where they are of none."""
     try:
         weights.open("rb").close()  # safetensors calls a file that may not be read missing
         with safe_open(weights, "numpy") as file:

@@ -67,7 +67,7 @@ def of_run(
     num_classes: int = 0,
     label_names: tuple[str, ...] = (),
 ) -> Description:
-    """What the finished ``task`` of a run leaves, on images standardised so; classes are counted in its head."""
+    """The description of a run's finished ``task``; ``num_classes`` are those of its head."""
     model, arch = config.model, config.model.architecture()
     section: PretrainConfig | ClassifyConfig = config.pretrain
     preprocessing, drop_path_rate = Preprocessing(1.0, "center", "bilinear"), 0.0
@@ -178,7 +178,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 
 def _preprocessing(stated: Any, path: Path) -> Preprocessing:
-    """What ``pretrained_cfg`` says of it; what it leaves out is timm's default."""
+    """The preprocessing in ``pretrained_cfg``, with timm's defaults for what it leaves out."""
     if stated is not None and not isinstance(stated, dict):
         raise WeightsError(f"{path}: pretrained_cfg: expected settings, found {type(stated).__name__}")
     known = {item.name for item in dataclasses.fields(Preprocessing)}

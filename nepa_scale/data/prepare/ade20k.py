@@ -94,7 +94,7 @@ class _Pairs:
 
 @dataclass
 class _Findings:
-    """What is wrong with some of them."""
+    """The faults of some pairs, and the count of their masks."""
 
     faults: list[str] = field(default_factory=list)
     count: MaskCount = field(default_factory=MaskCount)

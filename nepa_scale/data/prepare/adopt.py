@@ -23,7 +23,7 @@ from nepa_scale.utils.progress import Report
 
 @dataclass(frozen=True)
 class _Scanned:
-    """What one shard holds; ``unlabelled``: how many samples have no class, ``without``: what the first has instead."""
+    """The contents of a shard. ``unlabelled``: samples without a class; ``without``: what the first has instead."""
 
     filename: str
     length: int = 0
@@ -126,7 +126,7 @@ def _scan(path: Path) -> _Scanned:
 
 
 def _disagreements(folder: Path, info: DatasetInfo, scanned: dict[str, _Scanned]) -> list[str]:
-    """What ``_info.json`` says and the shards do not hold."""
+    """The points in which ``_info.json`` and the shards differ."""
     problems = []
     for contents in info.splits.values():
         for filename, length in zip(contents.filenames, contents.shard_lengths, strict=True):

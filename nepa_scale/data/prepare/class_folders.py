@@ -159,7 +159,7 @@ def _under_the_names_of(classes: Sequence[str], images: Labelled) -> Labelled:
 
 
 def _remarks(train: str, classes: Sequence[str], images: dict[str, Labelled]) -> list[str]:
-    """What may not be as it was meant."""
+    """Remarks on what the user may not have intended."""
     remarks = []
     depth = 2 if train else 1  # of the names of images that lie directly in a class folder
     deeper = [name for found in images.values() for name, _ in found if name.count("/") > depth]

@@ -29,7 +29,7 @@ Plan = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What to write where."""
+    """A shard to write: where, of which items, and how images are treated."""
 
     path: Path
     items: list[Item]
@@ -110,7 +110,7 @@ def _sample(item: Item, image: bytes, mask: bytes | None) -> Members:
 
 
 def staging_folder(root: Path, name: str) -> Path:
-    """Where the data set ``name`` grows."""
+    """The folder in which the data set ``name`` is made."""
     return root / f".preparing-{name}"
 
 

@@ -41,7 +41,7 @@ _LARGEST = 2**28  # bytes of an image
 
 @dataclass
 class Findings:
-    """What is wrong, and what else is to be said."""
+    """The faults of a data set, and remarks that are none."""
 
     faults: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
@@ -104,7 +104,7 @@ def _stray_files(folder: Path, info: DatasetInfo) -> list[str]:
 
 
 def _sum_faults(folder: Path, info: DatasetInfo, sums: dict[str, str]) -> list[str]:
-    """What the checksums lack, and files other than shards that differ; shards are compared where they are read."""
+    """Files without a checksum, and files other than shards that differ from theirs. Shards are compared when read."""
     shards = [filename for split in info.splits.values() for filename in split.filenames]
     faults = [f"'{folder / SUMS_NAME}' lacks '{name}'" for name in [*shards, INFO_NAME] if name not in sums]
     for name in sorted(set(sums) - set(shards)):
@@ -158,7 +158,7 @@ def _index_faults(folder: Path, info: DatasetInfo) -> list[str]:
 
 @dataclass(frozen=True)
 class ShardCheck:
-    """What a shard must be."""
+    """A shard to check, and what it must hold."""
 
     path: Path
     length: int
@@ -169,7 +169,7 @@ class ShardCheck:
 
 @dataclass
 class ShardFindings:
-    """What it is; ``keys`` are those of its samples, ``deep`` counts images of 16 bits."""
+    """What a check found; ``keys`` are those of the shard's samples, ``deep`` counts images of 16 bits."""
 
     filename: str
     expected: int
@@ -230,7 +230,7 @@ def _makes_a_sample(role: str) -> bool:
 
 
 def _complaint(member: tarfile.TarInfo) -> str:
-    """What is wrong with a member whatever it holds."""
+    """The fault of a member by its header alone, or an empty text."""
     name, extension = member.name, member.name.rpartition(".")[2].lower()
     if member.isdir() and ".." not in name.split("/") and not name.startswith("/"):
         return ""
