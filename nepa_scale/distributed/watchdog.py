@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from nepa_scale.distributed.world import World
 
 POLL_SECONDS = 0.5
-SUSPENDED_SECONDS = 10.0
-SETTLING_SECONDS = 8.0
-QUIET_SECONDS = 5.0
-SILENT_SECONDS = 60.0
-STARTING_PATIENCE = 3
+SUSPENDED_SECONDS = 10.0  # a longer pause between two looks: this process or machine was suspended
+SETTLING_SECONDS = 8.0  # how long to look for the rank that caused a lost connection,
+QUIET_SECONDS = 5.0  # which is one without a heartbeat for so long
+SILENT_SECONDS = 60.0  # without a heartbeat for so long a rank counts as gone
+STARTING_PATIENCE = 3  # times the timeout, for starting
 GONE = "killed from outside, for want of memory or with its machine"
 STACKS = "stacks"
 
