@@ -32,7 +32,7 @@ def option(default: Any, meaning: str, **limits: Any) -> Any:
 
 @dataclass(kw_only=True)
 class PictureSettings:
-    """The settings of the command: source, images, and what is drawn."""
+    """What is drawn, and from where to where."""
 
     source: str | None = option(None, "folder of a run with finished pre-training, or of exported or imported weights")
     images: str | None = option(None, "folder of .jpg and .png files; null = the run's validation images")
@@ -68,7 +68,7 @@ class Plan:
 
 def parse(words: Sequence[str]) -> PictureSettings:
     """Settings from ``key=value`` words. Raises ``ConfigError`` with every problem."""
-    known = {item.name: item for item in fields(PictureSettings)}
+    known = {one.name: one for one in fields(PictureSettings)}
     tree, problems = OmegaConf.structured(PictureSettings), []
     for key, value in cli.split_words(words):
         if key in known:
@@ -76,8 +76,8 @@ def parse(words: Sequence[str]) -> PictureSettings:
         else:
             problems.append(f"unknown key '{key}'{nearest(key, known) or '; --help lists all keys'}")
     settings: PictureSettings = OmegaConf.to_object(tree)  # type: ignore[assignment]
-    for key, item in known.items():
-        problems += cli.out_of_range(key, getattr(settings, key), item.metadata)
+    for key, one in known.items():
+        problems += cli.out_of_range(key, getattr(settings, key), one.metadata)
     if settings.source is None and not problems:
         problems.append(f"source= is missing: {known['source'].metadata['meaning']}")
     if problems:
