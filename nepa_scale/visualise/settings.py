@@ -62,7 +62,7 @@ class Plan:
 
     @property
     def out(self) -> Path:
-        """The folder of the sheets."""
+        """Where the sheets go."""
         return Path(self.settings.out) if self.settings.out else self.source / "pictures"
 
 
