@@ -1,10 +1,10 @@
 """Build a task whose weights no rank could hold: under ZeRO-3 each rank keeps its shard of them from the start.
 
-``deepspeed.zero.Init`` partitions parameters as they are made, and what initialises them afterwards, as timm and we
-do, then writes to empty tensors: silently lost. Here construction is left as it is: every rank
-runs the ordinary construction with the same random numbers, loading of weights included, and only the memory is
-lent: a tensor that no operation has used for a while gives up all but this rank's shard of its bytes, and is
-gathered again when one does. The weights are those of a build in one piece, bit by bit.
+``deepspeed.zero.Init`` partitions parameters as they are made. What initialises them afterwards, as timm and we do,
+then writes to empty tensors and is silently lost. Here construction is left as it is: every rank runs it with the same
+random numbers, loading of weights included, and only memory is lent. A tensor that no operation has used for a while
+gives up all but this rank's shard of its bytes, and is gathered again when one does. The weights are those of an
+ordinary build, bit by bit.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from torch.utils._pytree import tree_leaves
 from nepa_scale.distributed.world import World
 from nepa_scale.perf.malloc import give_back_freed_memory
 
-SMALLEST_BYTES = 2**16  # tensors below stay whole
-WHOLE_BYTES = 2**26  # how much of the others may be whole at a time
+SMALLEST_BYTES = 2**16  # smaller tensors are never given up
+WHOLE_BYTES = 2**26  # the others may take so much at a time while gathered
 
 #: Operations after which nothing is left of what the tensor held, if it is all of its memory.
 _OVERWRITING = frozenset(
@@ -36,7 +36,7 @@ _WITHOUT_VALUES = frozenset({torch.ops.aten.detach, torch.ops.aten.alias})
 
 
 class HasModule(Protocol):
-    """What is built: an object around a module."""
+    """An object around a module, which is built."""
 
     module: nn.Module
 
@@ -45,7 +45,7 @@ Built = TypeVar("Built", bound=HasModule)
 
 
 def build(make: Callable[[], Built], settings: dict[str, Any], *, world: World, device: torch.device) -> Built:
-    """What ``make`` builds, the parameters of its module partitioned by DeepSpeed; every rank calls this.
+    """Build what ``make`` builds, with the parameters of its module partitioned by DeepSpeed; every rank calls this.
 
     Args:
         settings: the run's DeepSpeed configuration, of stage 3.
