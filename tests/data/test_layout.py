@@ -213,4 +213,4 @@ def test_the_embedded_data_set_is_known_before_it_is_written(tmp_path: Path, mon
 def test_facts_of_an_absent_data_set_raise_the_same_line(tmp_path: Path) -> None:
     """Asking for a size before checking gives the complaint of the check, not a KeyError."""
     with pytest.raises(DataError, match="is not a folder"):
-        layout.split_size(tmp_path / "nowhere", "toy", "train")
+        layout.num_classes(tmp_path / "nowhere", "toy")
