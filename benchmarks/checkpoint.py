@@ -29,6 +29,8 @@ from typing import Any
 import torch
 from command import read_settings, show
 
+from nepa_scale.distributed.world import read_environment
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
@@ -149,7 +151,7 @@ def seconds(action: Callable[[], object]) -> float:
 def main() -> None:
     """Measure every size and print the table, or the rows as JSON."""
     settings, as_json = read_settings(__doc__ or "", DEFAULTS)
-    world = process_group.read_environment()
+    world = read_environment()
     device = process_group.initialise(world)
     with tempfile.TemporaryDirectory(dir=settings["folder"] or None) as own:
         folder = Path(gather_objects(own)[0])

@@ -45,10 +45,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from nepa_scale.data.datasets import PretrainImages  # noqa: E402  (after the path)
-from nepa_scale.data.device import on_device  # noqa: E402
 from nepa_scale.data.info import DatasetInfo  # noqa: E402
 from nepa_scale.data.layout import dataset_info  # noqa: E402
-from nepa_scale.data.loader import train_loader  # noqa: E402
+from nepa_scale.data.loader import prefetched, train_loader  # noqa: E402
 from nepa_scale.data.preprocessing import PAPERS  # noqa: E402
 from nepa_scale.data.sources import open_source  # noqa: E402
 from nepa_scale.data.transforms import pretrain_train  # noqa: E402
@@ -111,7 +110,7 @@ def nepa_scale_batches(case: Case, workers: int) -> Iterable[Tensor]:
         world_size=1,
         num_workers=workers,
     )
-    return on_device((loaded.batch for loaded in loader), torch.device("cpu"), PAPERS)
+    return prefetched((loaded.batch for loaded in loader), torch.device("cpu"), PAPERS)
 
 
 def imagefolder_batches(case: Case, workers: int) -> Iterable[Tensor]:

@@ -20,18 +20,20 @@ from torch import Tensor, nn
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+from nepa_scale.placement.device_memory import DeviceMemory  # noqa: E402
+from nepa_scale.placement.placed import Placement  # noqa: E402
+
 from nepa_scale.config import ladder, overrides  # noqa: E402  (after the path)
 from nepa_scale.config.schema import RunConfig  # noqa: E402
 from nepa_scale.distributed import process_group  # noqa: E402
-from nepa_scale.distributed.free_port import free_port  # noqa: E402
+from nepa_scale.distributed.process_info import free_port  # noqa: E402
+from nepa_scale.distributed.world import read_environment  # noqa: E402
 from nepa_scale.engine.engine import Engine  # noqa: E402
 from nepa_scale.models.nepa_vit import build_backbone  # noqa: E402
 from nepa_scale.optim.optimizer import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
 from nepa_scale.perf.device_peak import peak_flops  # noqa: E402
 from nepa_scale.perf.throughput import peak_memory_bytes  # noqa: E402
 from nepa_scale.placement import ds_config  # noqa: E402
-from nepa_scale.placement.device_memory import DeviceMemory  # noqa: E402
-from nepa_scale.placement.placed import Placement  # noqa: E402
 from nepa_scale.placement.planner import place  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
 
@@ -48,7 +50,7 @@ Step = Callable[[Tensor], Any]
 
 def speed(arguments: dict[str, Any]) -> dict[str, Any]:
     """Steps of one model on random images: time, memory, waits and the kernel of attention."""
-    world = process_group.read_environment()
+    world = read_environment()
     device = process_group.initialise(world)
     torch.set_float32_matmul_precision("high")
     config, placement = placed(arguments, on_gpu=device.type == "cuda")
@@ -102,7 +104,7 @@ def engine_step(module: PretrainModule, config: RunConfig, placement: Placement,
     optimizer = build_optimizer(module, config.pretrain)
     schedules = group_schedules(optimizer.param_groups, config.pretrain, TOTAL_STEPS, NO_LAYER_DECAY)
     settings = ds_config.resolve(config, "pretrain", placement)
-    world = process_group.read_environment()
+    world = read_environment()
     engine = Engine(module, optimizer, schedules, settings, world=world, device=device)
     return lambda images: engine.step([(images,)], step=1, before_forward=lambda _: None)
 
@@ -239,7 +241,7 @@ def largest_difference(one: list[float], other: list[float]) -> float:
 
 def non_finite(arguments: dict[str, Any]) -> dict[str, Any]:
     """A step on images of which one holds NaN: it must not be taken, and no weight may change."""
-    device = process_group.initialise(process_group.read_environment())
+    device = process_group.initialise(read_environment())
     config, placement = placed(
         {**arguments, "patch_size": 8, "image_size": 32, "batch": 4, "ds_config": "zero1"},
         on_gpu=device.type == "cuda",

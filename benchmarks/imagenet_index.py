@@ -25,7 +25,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from nepa_scale.data.index import INDEX_FOLDER, SplitIndex, save_index  # noqa: E402  (after the path)
 from nepa_scale.data.info import make_info  # noqa: E402
-from nepa_scale.data.order import SampleOrder, micro_batches  # noqa: E402
+from nepa_scale.data.sampler import SampleOrder, micro_batches  # noqa: E402
 from nepa_scale.data.shard_index import SAMPLE_TYPE  # noqa: E402
 from nepa_scale.data.sources import open_source  # noqa: E402
 

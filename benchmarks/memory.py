@@ -25,6 +25,8 @@ from typing import Any
 import torch
 from command import read_settings, show
 
+from nepa_scale.distributed.world import read_environment
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
@@ -94,7 +96,7 @@ def train(config: RunConfig, placement: Placement, world: World, device: torch.d
 def state_bytes(engine: Engine) -> int:
     """Bytes of this rank's weights and optimiser, each storage once, without what DeepSpeed only computes in."""
     kept = [getattr(parameter, "ds_tensor", parameter) for parameter in engine.module.parameters()]
-    kept += engine.masters.shares()
+    kept += engine.master_weights.shards()
     kept += [each for state in engine._optimizer.state.values() for each in state.values() if torch.is_tensor(each)]
     if engine.stage == 3:
         kept.append(engine._optimizer.grad_partitions_flat_buffer)
@@ -131,7 +133,7 @@ def measure(settings: dict[str, str], world: World, device: torch.device) -> dic
 
 def worker(settings: dict[str, str], result: Path) -> None:
     """One rank of one process group."""
-    world = process_group.read_environment()
+    world = read_environment()
     device = process_group.initialise(world)
     row = measure(settings, world, device)
     if world.is_main:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.distributed import process_group
-from nepa_scale.distributed.free_port import free_port
-from nepa_scale.distributed.world import World
+from nepa_scale.distributed.process_info import free_port
+from nepa_scale.distributed.world import World, read_environment
 from nepa_scale.engine.engine import Engine
 from nepa_scale.models.build import build_backbone
 from nepa_scale.optim.optimizer import NO_LAYER_DECAY, build_optimizer, group_schedules
@@ -73,7 +73,7 @@ class Contestant:
 
 def _take_steps(pipe: Connection, make_step: Callable[[RunConfig, World], Step], config: RunConfig) -> None:
     """What one process does: a number of steps whenever it is told to, until nobody is left to tell it."""
-    world = process_group.read_environment()
+    world = read_environment()
     torch.manual_seed(0)
     step = make_step(config, world)
     section, channels = config.pretrain, config.model.architecture().in_chans

@@ -29,6 +29,8 @@ from typing import Any
 import torch
 from command import read_settings, show
 
+from nepa_scale.distributed.world import read_environment
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
@@ -128,7 +130,7 @@ def row_of(
 
 def worker(settings: dict[str, str], result: Path) -> None:
     """One rank of one process group."""
-    world = process_group.read_environment()
+    world = read_environment()
     process_group.initialise(world)
     rows = [
         measure(settings["size"], int(micro_batch_size), int(stage), int(settings["rounds"]), world)

@@ -22,13 +22,11 @@ from nepa_scale.config import branch, lr_scaling, overrides, validate
 from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.subsets import exhausted_classes
-from nepa_scale.data.reporting import reporting
-from nepa_scale.distributed.exit_codes import ExitCode
-from nepa_scale.distributed.failures import Failure, JobFailedError, exit_code
-from nepa_scale.distributed.process_group import leave, read_environment
+from nepa_scale.distributed.failures import ExitCode, Failure, JobFailedError, exit_code
+from nepa_scale.distributed.process_group import leave
 from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.distributed.watchdog import leave_at_once
-from nepa_scale.distributed.world import World
+from nepa_scale.distributed.world import World, read_environment
 from nepa_scale.placement import ds_config
 from nepa_scale.placement.planner import describe as placement_lines
 from nepa_scale.placement.resolved import ResolvedTask, resolve
@@ -37,6 +35,7 @@ from nepa_scale.run_dir import lock, paths, settings
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils import cli, progress
 from nepa_scale.utils.errors import ConfigError, DataLostError, RankError, UserError
+from nepa_scale.utils.progress import reporting
 from nepa_scale.weights import initial
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nepa_scale.config import overrides
-from nepa_scale.data.prepare import words as prepare_words
+from nepa_scale.data.prepare import settings as prepare_words
 from nepa_scale.visualise import settings as pictures
 from sweeps.jobs import selecting
 from sweeps.settings import keys

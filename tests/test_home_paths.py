@@ -16,7 +16,7 @@ from analysis.forecast.__main__ import main as forecast
 from analysis.isoflop.__main__ import main as isoflop
 from analysis.reporting.request import read_words
 from nepa_scale.config import overrides
-from nepa_scale.data.prepare import words as prepare
+from nepa_scale.data.prepare import settings as prepare
 from nepa_scale.run_dir.settings import configure
 from nepa_scale.visualise import settings as pictures
 from nepa_scale.weights.__main__ import parser

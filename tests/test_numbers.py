@@ -16,7 +16,7 @@ import pytest
 from nepa_scale import train
 from nepa_scale.config.overrides import KEYS
 from nepa_scale.config.schema import RunConfig, walk
-from nepa_scale.data.prepare import words as prepare_words
+from nepa_scale.data.prepare import settings as prepare_words
 from nepa_scale.data.prepare.settings import KINDS as PREPARED
 from nepa_scale.utils.cli import LARGEST, to_text
 from nepa_scale.utils.errors import ConfigError

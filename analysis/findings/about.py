@@ -23,7 +23,7 @@ from analysis.findings.series import (
 )
 from analysis.study.records import FINISHED, Study
 from nepa_scale.config.registry import TASKS
-from nepa_scale.data.embedded import EMBEDDED_NAME
+from nepa_scale.data.info import EMBEDDED_NAME
 
 DOING = {"pretrain": "Pretraining", "probe": "Probing", "classify": "Classification", "segment": "Segmentation"}
 PAPER_PARAMS = 85e6

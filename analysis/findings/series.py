@@ -218,7 +218,7 @@ def size_order(study: Study) -> list[str]:
 
 
 def _position(study: Study, target: Target, axis: Axis, rows: pd.DataFrame, init: str) -> pd.Series[float]:
-    """Place rows on ``axis``; a scratch control, which spends no pretraining FLOPs, at those of its partners."""
+    """EpochIndex rows on ``axis``; a scratch control, which spends no pretraining FLOPs, at those of its partners."""
     if axis is PARAMETERS or init != SCRATCH:
         return rows[axis.column].astype("float64")
     every = finished(study.table[study.table["task"] == target.task], target)

@@ -15,7 +15,7 @@ from analysis.fit.small_sample import Interval, Prediction
 from analysis.laws.law import Array
 from analysis.laws.restrictions import standing
 from nepa_scale.utils.errors import shortened
-from nepa_scale.utils.terminal import make_console
+from nepa_scale.utils.progress import make_console
 
 PLAIN_WIDTH = 120
 
@@ -69,7 +69,7 @@ def predicted(band: Prediction, i: int = 0) -> str:
 
 
 def where(at: Array, i: int) -> str:
-    """Place ``i`` of ``at`` [V, k], said where there are several."""
+    """EpochIndex ``i`` of ``at`` [V, k], said where there are several."""
     return f" at {','.join(f'{value:g}' for value in at[:, i])}" if at.shape[1] > 1 else ""
 
 

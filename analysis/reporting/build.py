@@ -28,7 +28,7 @@ from analysis.study.records import FINISHED, UNREADABLE, Study, read_study
 from analysis.study.table_files import table_files, write_table
 from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import write_atomically
-from nepa_scale.utils.terminal import make_console
+from nepa_scale.utils.progress import make_console
 
 _ENDED = (FINISHED, "failed", UNREADABLE)
 

@@ -1,1 +1,1 @@
-"""Checkpoints that are whole or absent, their manifest, and the disk they take. Imports ``engine``."""
+"""Checkpoints that are complete or absent, their manifest, and the disk they take. Imports ``engine``."""

@@ -1,12 +1,11 @@
-"""Checkpoints that are either whole or absent.
+"""Checkpoints that are either complete or absent.
 
-Every rank writes the pieces of the state it keeps, in one file, into a temporary folder. Once all ranks agree that
+Every rank writes the slices of the state that it keeps, in one file, into a temporary folder. Once all ranks agree that
 theirs is on disk, rank 0 adds a manifest of all files and renames the folder; only then do older checkpoints go::
 
     checkpoints/step_00000200/manifest.json, shard_00000.safetensors, ...
 
-Nothing in a checkpoint is executable: tensors are safetensors, everything else is JSON. docs/checkpoints.md tells it
-all.
+Nothing in a checkpoint is executable: tensors are safetensors, everything else is JSON. See docs/checkpoints.md.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ class Checkpoints:
     def save(self, step: int, images_seen: int = 0, *, wait: bool = True) -> None:
         """Checkpoint the state after ``step``; with ``wait`` it is committed on return, or has failed.
 
-        A failure leaves the older checkpoints as they were and is told by ``problem`` and in the log.
+        A failure leaves the older checkpoints as they were and is reported by ``problem`` and in the log.
 
         Raises:
             SaveError: when the one before has failed, too.
@@ -119,7 +118,9 @@ class Checkpoints:
             self._thread.join()
             self._thread = None
         written = gather_objects(self._written)
-        problem = next((f"rank {rank}: {each}" for rank, each in enumerate(written) if isinstance(each, str)), None)
+        problem = next(
+            (f"rank {rank}: {record}" for rank, record in enumerate(written) if isinstance(record, str)), None
+        )
         if problem is None and self._world.is_main:
             try:
                 self._commit(self._pending, [record for record in written if isinstance(record, FileRecord)])
@@ -134,7 +135,7 @@ class Checkpoints:
         wrote it.
 
         Raises:
-            RunError: on every rank, when the newest whole checkpoint belongs to another run or cannot be read.
+            RunError: on every rank, when the newest complete checkpoint belongs to another run or cannot be read.
         """
         if self._world.is_main:
             self._clear_leftovers()
@@ -237,21 +238,21 @@ class Checkpoints:
 
     def _checked(self, path: Path) -> tuple[Manifest | None, str]:
         """The manifest of a checkpoint if all is well, else what is wrong. The ranks share the reading of its files."""
-        found: Manifest | DamagedError | RunError | None = None
+        content: Manifest | DamagedError | RunError | None = None
         if self._world.is_main:
             try:
-                found = manifest.read(path)
+                content = manifest.read(path)
             except (DamagedError, RunError) as error:
-                found = error
-        found = gather_objects(found)[0]
-        if isinstance(found, RunError):
-            raise found
-        if not isinstance(found, Manifest):
-            return None, str(found)
-        mine = list(found.files.items())[self._world.rank :: self._world.size]
-        problems = (manifest.problem_of(path / name, record) for name, record in mine)
+                content = error
+        content = gather_objects(content)[0]
+        if isinstance(content, RunError):
+            raise content
+        if not isinstance(content, Manifest):
+            return None, str(content)
+        own_files = list(content.files.items())[self._world.rank :: self._world.size]
+        problems = (manifest.problem_of(path / name, record) for name, record in own_files)
         problem = first_text(next(filter(None, problems), None))
-        return (None, problem) if problem else (found, "")
+        return (None, problem) if problem else (content, "")
 
     def _load(self, path: Path, content: Manifest) -> None:
         names = list(content.files)
@@ -271,9 +272,9 @@ class Checkpoints:
                 logger.warning("%s: written with %s %s, this is %s", path, name, content.versions.get(name), version)
 
     def _retire(self) -> None:
-        """Remove all but the newest whole checkpoints: a damaged one must not push out a whole one."""
+        """Remove all but the newest complete checkpoints: a damaged one must not push out a complete one."""
         everything = manifest.tags(self._folder)
-        kept = [path for path in everything if manifest.is_whole(path)][-self._keep :]
+        kept = [path for path in everything if manifest.is_complete(path)][-self._keep :]
         kept += [self._folder / manifest.tag_of(step) for step in self._kept_steps]
         for path in everything:
             if path not in kept:

@@ -1,4 +1,4 @@
-"""The list that makes a folder a checkpoint: which files it has, what they hash to, and whose state they hold."""
+"""The manifest that makes a folder a checkpoint: its files with their hashes, and the run whose state they hold."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class DamagedError(Exception):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What ``manifest.json`` holds.
+    """The content of ``manifest.json``.
 
     Attributes:
         step: optimiser steps done.
         images_seen: images that went into them.
         optimizer_steps: updates the optimiser counts, which a skipped step leaves behind ``step``.
-        loss_scale: where fp16's dynamic loss scale stands.
+        loss_scale: the state of fp16's dynamic loss scale.
         world_size, zero_stage: how the state was spread over ranks.
         settings: the result settings that the task depends on (``RunConfig.identity``).
         versions: of what wrote it.
@@ -66,15 +66,15 @@ def tag_of(step: int) -> str:
 
 def tags(folder: Path) -> list[Path]:
     """The folders named like checkpoints, oldest first, whatever is in them."""
-    found = [path for path in folder.glob("step_*") if TAG.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+    folders = [path for path in folder.glob("step_*") if TAG.fullmatch(path.name) and path.is_dir()]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix("step_")))
 
 
 def read(path: Path) -> Manifest:
     """The manifest of a checkpoint, its files being there with the right sizes.
 
     Raises:
-        DamagedError: no whole manifest, or a file missing or of another size.
+        DamagedError: no complete manifest, or a file missing or of another size.
         RunError: a manifest of another version of this project.
     """
     try:
@@ -98,14 +98,14 @@ def read(path: Path) -> Manifest:
 
 
 def problem_of(path: Path, record: FileRecord) -> str | None:
-    """What is wrong with the content of a file, if anything."""
+    """The problem of a file whose content is not that recorded; None if it is."""
     try:
         return None if record_of(path) == record else f"{path}: its content is not what was written (SHA-256 differs)"
     except OSError as error:
         return f"{path}: {_reason(error)}"
 
 
-def is_whole(path: Path) -> bool:
+def is_complete(path: Path) -> bool:
     """Whether a checkpoint's files are all there with the right sizes."""
     try:
         read(path)
@@ -135,17 +135,17 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What a checkpoint was written with, and should be read with."""
+    """The versions of the libraries that write a checkpoint, and should read it."""
     return {"torch": str(torch.__version__), "deepspeed": importlib.metadata.version("deepspeed")}
 
 
 def _check_size(path: Path, size: int) -> None:
     try:
-        found = path.stat().st_size
+        actual = path.stat().st_size
     except OSError as error:
         raise DamagedError(f"{path}: {_reason(error)}") from error
-    if found != size:
-        raise DamagedError(f"{path}: has {found} bytes, not the {size} written")
+    if actual != size:
+        raise DamagedError(f"{path}: has {actual} bytes, not the {size} written")
 
 
 def _reason(error: Exception) -> str:

@@ -31,7 +31,7 @@ class Storage:
 
 
 def task_storage(config: RunConfig, task: str) -> Storage:
-    """What ``task`` leaves. Raises ``DataError`` when its data set cannot be read."""
+    """Bytes that ``task`` leaves. Raises ``DataError`` when its data set cannot be read."""
     work = workload(config, task)
     exported = work.trained if task == "probe" else work.params  # a probe's backbone is where it came from
     return Storage(

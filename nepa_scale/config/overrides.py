@@ -22,7 +22,7 @@ from nepa_scale.config.registry import TASKS, spec
 from nepa_scale.config.schema import RunConfig, walk
 from nepa_scale.config.validate import LABEL_KEY, SUBSET_KEYS, check_values
 from nepa_scale.data import layout, stated
-from nepa_scale.data.embedded import DEFAULT_ROOT
+from nepa_scale.data.info import DEFAULT_ROOT
 from nepa_scale.utils import yaml_files
 from nepa_scale.utils.cli import out_of_range, split_words, to_text
 from nepa_scale.utils.errors import ConfigError, DataError, nearest

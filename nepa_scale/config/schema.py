@@ -30,7 +30,7 @@ from nepa_scale.config.task_settings import (
     setting,
 )
 from nepa_scale.data import preprocessing
-from nepa_scale.data.embedded import DEFAULT_ROOT
+from nepa_scale.data.info import DEFAULT_ROOT
 
 
 @dataclass(kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nepa_scale.config import ladder
-from nepa_scale.data.embedded import EMBEDDED_NAME
+from nepa_scale.data.info import EMBEDDED_NAME
 
 LIMITS = ("choices", "low", "high", "above")
 """Keys of a field's metadata that limit its value."""

@@ -13,9 +13,9 @@ from nepa_scale.config.schema import RunConfig, walk
 from nepa_scale.config.subsets import class_sizes, labels_per_class, num_train_images, num_used_images, tuning_images
 from nepa_scale.config.task_settings import TaskConfig
 from nepa_scale.data import layout, policies, preprocessing, stated
-from nepa_scale.data.reporting import Report
 from nepa_scale.utils.cli import out_of_range
 from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.progress import Report
 
 FP16_NEEDS_GPU = "engine.precision=fp16: CPUs do not compute in fp16; use bf16 or fp32, or a GPU"
 SUBSET_KEYS = ("num_images", "fraction")
@@ -49,7 +49,7 @@ def check_data(config: RunConfig, tasks: tuple[str, ...], *, planning: bool = Fa
     for task in tasks:
         name = config.task_config(task).dataset
         lines = stated.contradictions(root, name, data.stated)
-        if planning and stated.standing_in(root, name, data.stated) is not None:
+        if planning and stated.stated_facts(root, name, data.stated) is not None:
             lines += layout.missing_needs(stated.dataset_facts(root, name, data.stated), _needs(config, task))
         else:
             absent = planning and not (root / name).exists()
@@ -78,7 +78,7 @@ def stated_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     """A text for each data set that is not there and of which facts are planned with instead."""
     root, data = Path(config.data.root), config.data
     names = dict.fromkeys(config.task_config(task).dataset for task in tasks)
-    facts_of = {name: stated.standing_in(root, name, data.stated) for name in names}
+    facts_of = {name: stated.stated_facts(root, name, data.stated) for name in names}
     return [stated.describe(name, facts) for name, facts in facts_of.items() if facts is not None]
 
 

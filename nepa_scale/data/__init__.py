@@ -1,1 +1,1 @@
-"""Data: what is on disk, in which order it is read, and how a sample becomes tensors."""
+"""Data sets: reading, decoding, sampling and augmenting; ``prepare`` makes them. Imports ``distributed``, ``utils``."""

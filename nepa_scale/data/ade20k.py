@@ -10,9 +10,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from nepa_scale.data.file_names import is_clutter, is_image
+from nepa_scale.data.file_io import is_clutter, is_image, read_text
 from nepa_scale.data.info import DatasetInfo, SplitInfo
-from nepa_scale.data.text import read_text
 from nepa_scale.utils.errors import DataError
 
 FOLDER_NAME = "ADEChallengeData2016"
@@ -45,29 +44,29 @@ def list_images(folder: Path) -> list[Path]:
 
 def problems(base: Path) -> list[str]:
     """Return what is wrong: empty splits, missing folders, photographs without a mask or sharing one."""
-    found: list[str] = []
+    lines: list[str] = []
     for split, folder in SPLIT_FOLDERS.items():
         photographs = images(base, split)
         masks = base / "annotations" / folder
         if not photographs:
-            found.append(f"'{base / 'images' / folder}' has no images")
+            lines.append(f"'{base / 'images' / folder}' has no images")
         elif not masks.is_dir():
-            found.append(f"'{masks}' is missing: the masks of {len(photographs)} images")
+            lines.append(f"'{masks}' is missing: the masks of {len(photographs)} images")
         else:
-            found += _unpaired(photographs, {path.stem for path in masks.glob("*.png")})
-    return found
+            lines += _unpaired(photographs, {path.stem for path in masks.glob("*.png")})
+    return lines
 
 
 def _unpaired(photographs: list[Path], mask_stems: set[str]) -> list[str]:
     seen: dict[str, Path] = {}
-    found = []
+    lines = []
     for image in photographs:
         if image.stem in seen:
-            found.append(f"'{image}' and '{seen[image.stem].name}' would share one mask: keep one of them")
+            lines.append(f"'{image}' and '{seen[image.stem].name}' would share one mask: keep one of them")
         elif image.stem not in mask_stems:
-            found.append(f"'{image}' has no mask '{image.stem}.png'")
+            lines.append(f"'{image}' has no mask '{image.stem}.png'")
         seen[image.stem] = image
-    return found
+    return lines
 
 
 def info(base: Path, name: str) -> DatasetInfo:

@@ -1,4 +1,4 @@
-"""From encoded bytes to pixels, in one place: always RGB, EXIF orientation never applied, to image or mask.
+"""Decoding: encoded bytes to pixels, always RGB. EXIF orientation is never applied, neither to images nor to masks.
 
 The reference is PIL: every image comes out as ``Image.open(...).convert("RGB")`` gives it, bit for bit, except those
 of one channel with more than 8 bits, which PIL makes white. Plain JPEGs, which nearly all photographs are, go through
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
+from nepa_scale.utils import errors
 from nepa_scale.utils.errors import DataError
 
 MAX_PIXELS = 2**26  # 67 megapixels; the largest photograph of ImageNet has 18
@@ -31,7 +32,7 @@ _JPEG = b"\xff\xd8"
 
 
 class BadImageError(DataError):
-    """An image that cannot be used; where a few are tolerated, another is read in its place."""
+    """An image that cannot be used. Training replaces a few of them by others."""
 
 
 def decode_rgb(content: bytes) -> NDArray[np.uint8]:
@@ -51,14 +52,14 @@ def decode_rgb(content: bytes) -> NDArray[np.uint8]:
 
 
 class Decoder:
-    """Decodes images and keeps the pixels of small ones, 32 MiB at most, since an epoch later they come again."""
+    """Decodes images and caches the pixels of small ones (32 MiB at most), which the next epoch reads again."""
 
     def __init__(self) -> None:
         self._kept: dict[bytes, NDArray[np.uint8]] = {}
         self._bytes = 0
 
     def __call__(self, content: bytes) -> NDArray[np.uint8]:
-        """The pixels [H, W, 3], which are not to be changed. Raises what ``decode_rgb`` raises."""
+        """The pixels [H, W, 3], which the caller must not change. Raises what ``decode_rgb`` raises."""
         pixels = self._kept.get(content)
         if pixels is None:
             pixels = decode_rgb(content)
@@ -109,7 +110,7 @@ def is_deep(content: bytes) -> bool:
     """Whether an image has one channel of more than 8 bits, of which the upper 8 are used."""
     if content.startswith(_JPEG):
         return False
-    damaged = suppress(Exception)  # for the decoder to tell
+    damaged = suppress(Exception)  # the decoder will report it
     with damaged, warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
         return image.mode.startswith("I")
     return False
@@ -126,10 +127,10 @@ def check_size(width: int, height: int) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, in one line."""
+    """The first line of an exception's text."""
     if isinstance(error, UnidentifiedImageError):  # whose text is the address of a buffer
         return "no known image format"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return errors.first_line(error)
 
 
 def _decode_with_pil(content: bytes) -> NDArray[np.uint8]:

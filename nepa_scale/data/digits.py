@@ -20,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nepa_scale.data.embedded import IMAGE_SIZE, NUM_TRAIN, NUM_VALIDATION, SHARD_SIZE, embedded_content
-from nepa_scale.data.info import SPLITS
-from nepa_scale.data.prepare.tar_writer import Members
-from nepa_scale.data.prepare.whole import is_written, write_dataset
-from nepa_scale.data.reporting import Report
+from nepa_scale.data.info import IMAGE_SIZE, NUM_TRAIN, NUM_VALIDATION, SHARD_SIZE, SPLITS, embedded_content
+from nepa_scale.data.prepare.finishing import is_written, write_dataset
+from nepa_scale.data.tar_files import Members
+from nepa_scale.utils.progress import Report
 
 BACKGROUND = 1  # stored masks: 0 would mean unlabelled, digit d is d + 2
 
@@ -84,7 +83,7 @@ class Box:
 
 
 def arrange(digit: int, image_size: int, rng: Random) -> list[Box]:
-    """Place ``digit`` and up to three smaller ones without much overlap; the largest comes last, on top."""
+    """EpochIndex ``digit`` and up to three smaller ones without much overlap; the largest comes last, on top."""
     largest = image_size * rng.uniform(*_LARGEST)
     boxes = [_place(digit, round(largest), image_size, rng, spread=0.4)]
     for _ in range(rng.randrange(4)):

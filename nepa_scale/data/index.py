@@ -21,15 +21,13 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from nepa_scale.data.advice import prepare_command
 from nepa_scale.data.info import DatasetInfo, SplitInfo
 from nepa_scale.data.pool import cores, start_worker
-from nepa_scale.data.reporting import Report
-from nepa_scale.data.shard_index import SAMPLE_TYPE, ShardIndex, printable, scan
-from nepa_scale.data.unread import Unread
+from nepa_scale.data.prepare.settings import prepare_command
+from nepa_scale.data.shard_index import SAMPLE_TYPE, ShardIndex, Unread, printable, scan
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.files import write_atomically
-from nepa_scale.utils.progress import logger
+from nepa_scale.utils.progress import Report, logger
 
 INDEX_FOLDER = "_index"
 
@@ -58,9 +56,9 @@ def write_index(folder: Path, info: DatasetInfo, target: Path, *, report: Report
     ``report(what, done, total)`` counts the shards. Raises ``DataError`` with every fault of every shard, a line each:
     missing, cut off, another number of samples than ``info`` says, a key twice; or when ``target`` cannot be written.
     """
-    found, unread = _scan_splits(folder, info, report)
+    indexes, unread = _scan_splits(folder, info, report)
     try:
-        _save(target, found)
+        _save(target, indexes)
     except OSError as error:
         raise DataError(f"'{target}' cannot be written: {error.strerror}") from None
     return unread
@@ -69,28 +67,28 @@ def write_index(folder: Path, info: DatasetInfo, target: Path, *, report: Report
 def ensure_index(folder: Path, info: DatasetInfo, *, report: Report | None = None) -> dict[str, SplitIndex]:
     """Return the index of every split, made where there is none; the first of several processes does the work.
 
-    Members of the shards that are not read are told where the index is made.
+    Members of the shards that are not read are logged when the index is made.
 
     Raises ``DataError`` with every fault, a line each: of the shards where they have to be scanned, and naming each
     shard that is gone or no longer what it was when it was indexed.
     """
-    found = _current(folder, info)
-    if found is not None:
-        return found
+    indexes = _current(folder, info)
+    if indexes is not None:
+        return indexes
     with _locked(folder):
-        found = _current(folder, info)  # another process may have made it meanwhile
-        if found is not None:
-            return found
-        known = _loaded(folder, info)
-        if known is None:
-            found, unread = _scan_splits(folder, info, report)
+        indexes = _current(folder, info)  # another process may have made it meanwhile
+        if indexes is not None:
+            return indexes
+        earlier = _loaded(folder, info)
+        if earlier is None:
+            indexes, unread = _scan_splits(folder, info, report)
             if any(unread):
                 logger.warning("'%s': not read: %s", folder, unread)
         else:
-            found = _refreshed_splits(folder, info, known, report)
+            indexes = _refreshed_splits(folder, info, earlier, report)
         with suppress(OSError):  # an index that cannot be kept costs time on every start, nothing else
-            _save(writable_folder(folder), found)
-    return found
+            _save(writable_folder(folder), indexes)
+    return indexes
 
 
 def index_folder(folder: Path) -> Path:
@@ -98,16 +96,16 @@ def index_folder(folder: Path) -> Path:
 
     Where ``_index`` cannot be written, as on a shared disk, the cache may hold a newer state of it.
     """
-    own, cached = folder / INDEX_FOLDER, _cached(folder)
-    if own.is_dir() and (os.access(own, os.W_OK) or not cached.is_dir()):
-        return own
+    beside, cached = folder / INDEX_FOLDER, _cached(folder)
+    if beside.is_dir() and (os.access(beside, os.W_OK) or not cached.is_dir()):
+        return beside
     return cached
 
 
 def writable_folder(folder: Path) -> Path:
     """Where an index of a data set can be written: in its ``_index`` folder if there is one, or in the cache."""
-    own = folder / INDEX_FOLDER
-    return own if own.is_dir() and os.access(own, os.W_OK) else _cached(folder)
+    beside = folder / INDEX_FOLDER
+    return beside if beside.is_dir() and os.access(beside, os.W_OK) else _cached(folder)
 
 
 def _cached(folder: Path) -> Path:
@@ -179,37 +177,37 @@ def _joined(paths: Sequence[Path], scanned: Sequence[ShardIndex]) -> SplitIndex:
 def _scan_splits(folder: Path, info: DatasetInfo, report: Report | None) -> tuple[dict[str, SplitIndex], Unread]:
     problems: list[str] = []
     unread = Unread()
-    found: dict[str, SplitIndex] = {}
+    indexes: dict[str, SplitIndex] = {}
     for split, contents in info.splits.items():
         paths = _paths(folder, contents)
         scanned, faults = _scan_all(paths, contents.shard_lengths, f"index of {split}", report)
         faults = faults or _repeated_keys(paths, scanned)
         problems += faults
         if not faults:
-            found[split] = _joined(paths, scanned)
+            indexes[split] = _joined(paths, scanned)
         for shard in scanned:
             unread.merge(shard.unread)
     if problems:
         raise DataError("\n".join(problems))
-    return found, unread
+    return indexes, unread
 
 
 def _refreshed_splits(
     folder: Path, info: DatasetInfo, known: dict[str, SplitIndex], report: Report | None
 ) -> dict[str, SplitIndex]:
     problems: list[str] = []
-    found: dict[str, SplitIndex] = {}
+    indexes: dict[str, SplitIndex] = {}
     for split, contents in info.splits.items():
-        found[split], faults = _refreshed(folder, contents, known[split], f"changed shards of {split}", report)
+        indexes[split], faults = _refreshed(folder, contents, known[split], f"changed shards of {split}", report)
         problems += faults
     if problems:
         command = prepare_command("index", root=folder.parent, name=folder.name)
         raise DataError("\n".join([*problems, f"if '{folder}' was changed on purpose, re-index it: `{command}`"]))
-    return found
+    return indexes
 
 
-def _save(target: Path, found: Mapping[str, SplitIndex]) -> None:
-    for split, index in found.items():
+def _save(target: Path, indexes: Mapping[str, SplitIndex]) -> None:
+    for split, index in indexes.items():
         save_index(target / f"{split}.npz", index)
 
 
@@ -222,17 +220,17 @@ def save_index(path: Path, index: SplitIndex) -> None:
 
 def _current(folder: Path, info: DatasetInfo) -> dict[str, SplitIndex] | None:
     """The index of every split, if all are there and the shards are as they were."""
-    found = _loaded(folder, info)
-    if found is None or any(_stale(folder, info.splits[split], index) for split, index in found.items()):
+    indexes = _loaded(folder, info)
+    if indexes is None or any(_stale(folder, info.splits[split], index) for split, index in indexes.items()):
         return None
-    return found
+    return indexes
 
 
 def _loaded(folder: Path, info: DatasetInfo) -> dict[str, SplitIndex] | None:
-    """The index of every split, true or not, if all are there."""
-    found = {split: _load(index_folder(folder) / f"{split}.npz") for split in info.splits}
-    whole = {split: index for split, index in found.items() if index is not None}
-    return whole if len(whole) == len(found) else None
+    """The index of every split, up to date or not, if all are there."""
+    indexes = {split: _load(index_folder(folder) / f"{split}.npz") for split in info.splits}
+    readable = {split: index for split, index in indexes.items() if index is not None}
+    return readable if len(readable) == len(indexes) else None
 
 
 def _load(path: Path) -> SplitIndex | None:
@@ -245,7 +243,7 @@ def _load(path: Path) -> SplitIndex | None:
 
 
 def _stale(folder: Path, contents: SplitInfo, index: SplitIndex) -> bool:
-    """Whether anything about the shards is not as it was when they were scanned."""
+    """Whether any shard has changed since it was scanned, by its size and time."""
     if index.lengths.tolist() != list(contents.shard_lengths):
         return True
     try:
@@ -291,7 +289,7 @@ def _same(again: ShardIndex, keys: NDArray[np.bytes_], samples: NDArray[np.void]
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time work on an index; where no lock can be had, each works for itself."""
+    """Let one process at a time work on an index. Where locks do not work, each makes its own."""
     lock = FileLock(_cached(folder).with_suffix(".lock"))
     with suppress(OSError, NotImplementedError):
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)

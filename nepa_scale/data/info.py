@@ -1,4 +1,7 @@
-"""The table of contents of a data set, ``_info.json``: read, checked and made. Standard library only."""
+"""The table of contents of a data set, ``_info.json``: read, checked and made; the embedded set's is known beforehand.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,13 @@ REMOTE_SCHEMES = ("http", "https", "gs", "hf")
 # (`pipe:`): only these schemes, and only letters that mean nothing to a shell, curl or gsutil.
 _LETTERS = r"[A-Za-z0-9._~/:%+-]*"
 _REMOTE_URL = re.compile(rf"(?:{'|'.join(REMOTE_SCHEMES)})://[A-Za-z0-9]{_LETTERS}")
+EMBEDDED_NAME = "digits"
+DEFAULT_ROOT = "data"  # the only root it is written under on demand
+NUM_TRAIN = 4096
+NUM_VALIDATION = 1024
+IMAGE_SIZE = 32
+SHARD_SIZE = 1024
+DIGITS = tuple(str(digit) for digit in range(10))
 
 
 @dataclass(frozen=True)
@@ -72,11 +82,17 @@ def make_info(
 
 def _make_split(split: str, num_samples: int, shard_size: int) -> dict[str, Any]:
     starts = range(0, num_samples, shard_size)
+    lengths = (min(shard_size, num_samples - start) for start in starts)
+    return split_content(split, {f"{split}-{shard:06d}.tar": length for shard, length in enumerate(lengths)})
+
+
+def split_content(split: str, shard_lengths: Mapping[str, int]) -> dict[str, Any]:
+    """The entry of a split in ``_info.json``, from the samples of each of its shards by file name."""
     return {
         "name": split,
-        "num_samples": num_samples,
-        "filenames": [f"{split}-{shard:06d}.tar" for shard in range(len(starts))],
-        "shard_lengths": [min(shard_size, num_samples - start) for start in starts],
+        "num_samples": sum(shard_lengths.values()),
+        "filenames": list(shard_lengths),
+        "shard_lengths": list(shard_lengths.values()),
     }
 
 
@@ -109,15 +125,15 @@ def parse_info(content: Any, name: str) -> DatasetInfo:
 def _statistics(content: Mapping[str, Any]) -> tuple[Channels | None, Channels | None]:
     """Mean and deviation where both are three numbers that images can have; else neither, as if not measured."""
     limits = {"mean": 0.0, "std": LEAST_STD}
-    found = []
+    statistics = []
     for key, least in limits.items():
         values = content.get(key)
         if not isinstance(values, list) or len(values) != len(MEAN):
             return None, None
         if not all(type(value) in (int, float) and least <= value <= 1 for value in values):
             return None, None
-        found.append(tuple(map(float, values)))
-    return found[0], found[1]
+        statistics.append(tuple(map(float, values)))
+    return statistics[0], statistics[1]
 
 
 def _is_count(value: object) -> bool:
@@ -174,3 +190,34 @@ def _url_problems(url: object, splits: Mapping[str, SplitInfo]) -> list[str]:
         return [f"url is {url!r}, but must begin with one of {schemes} and hold letters, digits and ._~/:%+- only"]
     names = [name for split in splits.values() for name in split.filenames if not re.fullmatch(_LETTERS, name)]
     return [f"file name {names[0]!r} of remote shards may hold letters, digits and ._~%+- only"] if names else []
+
+
+def embedded_content(
+    *,
+    num_train: int = NUM_TRAIN,
+    num_validation: int = NUM_VALIDATION,
+    image_size: int = IMAGE_SIZE,
+    seed: int = 0,
+    shard_size: int = SHARD_SIZE,
+) -> dict[str, Any]:
+    """Return the ``_info.json`` content of the digit scenes made with these settings."""
+    return make_info(
+        EMBEDDED_NAME,
+        split_sizes={"train": num_train, "validation": num_validation},
+        shard_size=shard_size,
+        class_names=DIGITS,
+        mask_class_names=("background", *DIGITS),
+        image_size=image_size,
+        seed=seed,
+        version=1,  # raised whenever the same settings give other images
+    )
+
+
+def embedded_info() -> DatasetInfo:
+    """Return what the embedded data set holds by default."""
+    return parse_info(embedded_content(), EMBEDDED_NAME)
+
+
+def embedded_class_sizes() -> list[int]:
+    """Return how many training scenes each digit names by default: they take turns."""
+    return [len(range(digit, NUM_TRAIN, len(DIGITS))) for digit in range(len(DIGITS))]

@@ -1,4 +1,4 @@
-"""What a data-set folder is, and all that is wrong with it. Standard library only, to answer at once."""
+"""Data-set folders: their kind, what they hold, and all that is wrong. Standard library only, so answers are quick."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nepa_scale.data import ade20k
-from nepa_scale.data.advice import how_to_prepare, prepare_command
-from nepa_scale.data.embedded import DEFAULT_ROOT, EMBEDDED_NAME, embedded_class_sizes, embedded_info
-from nepa_scale.data.info import INFO_NAME, SPLITS, DatasetInfo, parse_info
+from nepa_scale.data.info import (
+    DEFAULT_ROOT,
+    EMBEDDED_NAME,
+    INFO_NAME,
+    SPLITS,
+    DatasetInfo,
+    embedded_class_sizes,
+    embedded_info,
+    parse_info,
+)
+from nepa_scale.data.prepare.settings import how_to_prepare, prepare_command
 from nepa_scale.data.preprocessing import BY_DATASET, Standardisation
 from nepa_scale.data.preprocessing import standardisation as stated_standardisation
-from nepa_scale.data.reporting import Report
 from nepa_scale.utils.errors import DataError, nearest
 from nepa_scale.utils.files import read_json, until_changed
+from nepa_scale.utils.progress import Report
 
 Need = Literal["label", "mask"]
 _read_once = until_changed(read_json)
@@ -116,7 +124,7 @@ def access_problems(root: Path, name: str, *, streaming: bool, allow_remote: boo
 
 
 def too_few_shards(num_shards: int, world_size: int, num_workers: int, *, remote: bool) -> str | None:
-    """Why these processes cannot share the shards, if they cannot, and what would help."""
+    """The reason why there are too few shards for these processes, with remedies; None if there are enough."""
     if num_shards >= world_size * max(1, num_workers):
         return None
     remedies = [] if num_shards < world_size else [f"give data.num_workers={num_shards // world_size}"]
@@ -128,7 +136,7 @@ def too_few_shards(num_shards: int, world_size: int, num_workers: int, *, remote
 
 
 def dataset_info(root: Path, name: str) -> DatasetInfo:
-    """Return what the data set ``root/name`` holds. Raises ``DataError`` when that cannot be told."""
+    """Return what the data set ``root/name`` holds. Raises ``DataError`` when that is not known."""
     if is_unwritten_embedded(root, name):
         return embedded_info()
     if problem := _absent(root, name):
@@ -148,7 +156,7 @@ def dataset_info(root: Path, name: str) -> DatasetInfo:
 
 
 def identity(root: Path, name: str) -> dict[str, Any]:
-    """What must stay the same for a task to continue: the classes, in their order, and the samples of each file."""
+    """The facts that must not change for a task to continue: the classes, in order, and the samples of each file."""
     info = dataset_info(root, name)
     return {
         "class_names": list(info.class_names) or info.num_classes,
@@ -158,7 +166,7 @@ def identity(root: Path, name: str) -> dict[str, Any]:
 
 
 def standardisation(root: Path, name: str, mean: str, std: str) -> Standardisation:
-    """What ``data.mean`` and ``data.std`` make of the images of ``root/name``.
+    """The standardisation of the images of ``root/name`` by ``data.mean`` and ``data.std``.
 
     Raises ``DataError`` where they take the statistics of a data set that has none.
     """
@@ -172,7 +180,7 @@ def standardisation(root: Path, name: str, mean: str, std: str) -> Standardisati
 
 
 def check_standardisation(root: Path, name: str, mean: str, std: str) -> list[str]:
-    """Why ``standardisation`` would fail, if it would. The embedded data set is measured when it is written."""
+    """The problems with which ``standardisation`` would fail. The embedded data set is measured when it is written."""
     if is_unwritten_embedded(root, name):
         return []
     try:
@@ -192,32 +200,27 @@ def mask_classes(root: Path, name: str) -> int:
     return len(dataset_info(root, name).mask_class_names)
 
 
-def split_size(root: Path, name: str, split: str) -> int:
-    """Return the number of images of ``split``, "train" or "validation"."""
-    return dataset_info(root, name).splits[split].num_samples
-
-
 def class_sizes(root: Path, name: str, *, kept_out: int = 0) -> list[int]:
     """Return how many training images each class has that has any, by the index, which is made where there is none.
 
-    ``kept_out``: without so many images that are not trained on (``order.kept_out``).
+    ``kept_out``: without so many images that are not trained on (``sampler.kept_out``).
     Raises ``DataError`` where the shards cannot be indexed.
     """
     return without_kept_out(_class_sizes(root, name), kept_out)
 
 
 def without_kept_out(sizes: Sequence[int], count: int) -> list[int]:
-    """``sizes`` of classes without ``count`` images that are not trained on (``order.kept_out``)."""
+    """``sizes`` of classes without ``count`` images that are not trained on (``sampler.kept_out``)."""
     return [size - taken for size, taken in zip(sizes, _taken_in_rounds(sizes, count), strict=True)]
 
 
 def _taken_in_rounds(sizes: Sequence[int], count: int) -> list[int]:
-    """How many images of each class ``order.kept_out`` takes: rounds over all classes, which keep one image each."""
+    """How many images of each class ``sampler.kept_out`` takes: rounds over all classes, which keep one image each."""
     taken = [0] * len(sizes)
-    while count > 0 and (found := [i for i, size in enumerate(sizes) if taken[i] < size - 1]):
-        for i in found[:count]:
+    while count > 0 and (classes := [i for i, size in enumerate(sizes) if taken[i] < size - 1]):
+        for i in classes[:count]:
             taken[i] += 1
-        count -= len(found)
+        count -= len(classes)
     return taken
 
 

@@ -1,4 +1,4 @@
-"""Loaders that read in the order of ``order.py``, whatever the number of workers and processes."""
+"""Loaders that read in the order of ``sampler.py``, whatever the number of workers and processes, and prefetch."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.context import ForkContext, ForkProcess
 from typing import Any, ClassVar
 from weakref import WeakSet
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from nepa_scale.data.datasets import Samples
-from nepa_scale.data.order import Place, SampleOrder, micro_batches
-from nepa_scale.data.tolerance import Loaded, Tolerant
+from nepa_scale.data.datasets import BadSampleReplacer, Loaded, Samples
+from nepa_scale.data.preprocessing import Standardisation
+from nepa_scale.data.sampler import EpochIndex, SampleOrder, micro_batches
+from nepa_scale.data.transforms import normalise
 from nepa_scale.distributed.signals import STOP_SIGNALS
 from nepa_scale.utils.errors import DataError
 
@@ -27,7 +29,7 @@ _DYING_SECONDS = 0.5  # until the system has its exit code
 _WORKER_ERROR = re.compile(r"(?:^|\n)[\w.]*(?:DataError|BadImageError): ")
 
 
-class MicroBatches(Sampler[list[Place]]):
+class MicroBatches(Sampler[list[EpochIndex]]):
     """The places of this rank's micro-batches, from ``start_step`` to ``total_steps``."""
 
     def __init__(
@@ -53,7 +55,7 @@ class MicroBatches(Sampler[list[Place]]):
     def __len__(self) -> int:
         return len(self._steps) * self._accumulation
 
-    def __iter__(self) -> Iterator[list[Place]]:
+    def __iter__(self) -> Iterator[list[EpochIndex]]:
         for step in self._steps:
             yield from micro_batches(self._order, step, **self._arguments)
 
@@ -89,7 +91,7 @@ def _kill_workers() -> None:
 
 
 class _Loader(DataLoader[Any]):
-    """A loader whose workers report bad data, and their own death, in one line of the training process."""
+    """A loader that reports bad data, and the death of a worker, by an error of one line in the training process."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         batches = super().__iter__()
@@ -104,14 +106,14 @@ class _Loader(DataLoader[Any]):
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise DataError(f"a data-loading process died ({_last_words() or error}); {_REMEDY}") from None
+            raise DataError(f"a data-loading process died ({_exit_reasons() or error}); {_REMEDY}") from None
         except (ConnectionError, EOFError) as error:  # it died while it was handing over a batch
             time.sleep(_DYING_SECONDS)
-            raise DataError(f"a data-loading process died ({_last_words() or error}); {_REMEDY}") from None
+            raise DataError(f"a data-loading process died ({_exit_reasons() or error}); {_REMEDY}") from None
 
 
-def _last_words() -> str:
-    """How the workers that are dead ended."""
+def _exit_reasons() -> str:
+    """How dead workers ended, such as "killed by SIGKILL"."""
     codes = [worker.exitcode for worker in _Worker.started if worker.exitcode]
     names = [f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}" for code in codes]
     return ", ".join(names)
@@ -143,7 +145,9 @@ def train_loader(
         rank=rank,
         world_size=world_size,
     )
-    return worker_loader(Tolerant(dataset), num_workers=num_workers, batch_sampler=sampler, collate_fn=as_it_is)
+    return worker_loader(
+        BadSampleReplacer(dataset), num_workers=num_workers, batch_sampler=sampler, collate_fn=as_it_is
+    )
 
 
 def eval_loader(
@@ -165,7 +169,7 @@ def eval_loader(
     arguments: dict[str, Any] = {"num_workers": num_workers, "batch_size": batch_size, "sampler": places}
     collate: Callable[[list[Any]], Any] = default_collate if stack else list
     if tolerant:
-        return worker_loader(Tolerant(dataset, collate), collate_fn=_batch_of, **arguments)
+        return worker_loader(BadSampleReplacer(dataset, collate), collate_fn=_batch_of, **arguments)
     return worker_loader(dataset, collate_fn=collate, **arguments)
 
 
@@ -196,3 +200,42 @@ def _start_worker(_worker: int) -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
+
+
+def prefetched(batches: Iterable[Any], device: torch.device, standard: Standardisation) -> Iterator[Any]:
+    """Yield nested batches on ``device``, images in bytes normalised in float32.
+
+    On a GPU the next batch is copied on a stream of its own, so that it is there when its turn comes.
+    """
+    if device.type != "cuda":
+        for batch in batches:
+            yield to_device(batch, device, standard)
+        return
+    stream, waiting = torch.cuda.Stream(device), None
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            coming = to_device(batch, device, standard)
+        if waiting is not None:
+            yield waiting
+        torch.cuda.current_stream(device).wait_stream(stream)
+        _used_by(coming, torch.cuda.current_stream(device))
+        waiting = coming
+    if waiting is not None:
+        yield waiting
+
+
+def to_device(batch: Any, device: torch.device, standard: Standardisation) -> Any:
+    """Move every tensor of a nested batch; images in bytes are normalised after the move, a quarter of the copy."""
+    if isinstance(batch, Tensor):
+        moved = batch.to(device, non_blocking=True)
+        return normalise(moved, standard) if moved.dtype == torch.uint8 else moved
+    return type(batch)(to_device(item, device, standard) for item in batch)
+
+
+def _used_by(batch: Any, stream: Any) -> None:
+    """Keep the memory of a batch until ``stream`` has used it, though another stream allocated it."""
+    if isinstance(batch, Tensor):
+        batch.record_stream(stream)
+        return
+    for item in batch:
+        _used_by(item, stream)

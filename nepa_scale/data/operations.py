@@ -1,4 +1,4 @@
-"""Operations on images, each known by its name: what one of them raises is told with it, in one line."""
+"""Image operations that are named in the errors they raise."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SWITCHES = {
 
 
 class Steps:
-    """Operations one after the other, on an image or on several things alike."""
+    """Operations one after the other, on an image or on several inputs alike."""
 
     def __init__(self, operations: Sequence[Callable[..., Any]]) -> None:
         self._operations = operations
@@ -70,10 +70,10 @@ def applied(transform: Callable[..., Any], pixels: NDArray[np.uint8], *others: N
 
 
 def prepare_policy(step: Any) -> None:
-    """Let the operations of timm's augmentation policies have names, and posterise to any number of bits."""
+    """Name the operations of timm's augmentation policies in errors, and let them posterise to any number of bits."""
     for operation in _operations(step):
-        own = posterise if operation.aug_fn is auto_augment.posterize else operation.aug_fn
-        operation.aug_fn = partial(_apply, operation.name, own)
+        function = posterise if operation.aug_fn is auto_augment.posterize else operation.aug_fn
+        operation.aug_fn = partial(_apply, operation.name, function)
 
 
 def posterise(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:

@@ -86,18 +86,18 @@ def problems(key: str, policy: str | None) -> list[str]:
     """What is wrong with the policy string of the setting ``key``, in one line."""
     if policy is None:
         return []
-    name, *words = policy.split("-")
+    name, *option_words = policy.split("-")
     if name not in POLICIES:
         known = f"'{name}' is not one of timm's policies {', '.join(POLICIES)}{nearest(name, POLICIES)}"
         return [f"{key}={policy}: {known}; an example is {EXAMPLE}"]
-    options = [_split(word) for word in words]
+    options = [_split(word) for word in option_words]
     wrong = [line for option, value in options for line in _option_problems(name, option, value)]
     wrong = wrong or _clashes(options)
     return [f"{key}={policy}: {'; '.join(wrong)}"] if wrong else []
 
 
 def _split(word: str) -> tuple[str, str]:
-    """An option and its value, told apart as timm does."""
+    """An option and its value, split as timm does."""
     option = "t" if word.startswith("t") else re.split(r"\d", word)[0]
     return option, word.removeprefix(option)
 

@@ -1,4 +1,4 @@
-"""Tasks on several processes, which end with this one however it ends."""
+"""Tasks on several worker processes, which never outlive this one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How pixels become a model's input: the settings ``data.mean`` and ``data.std``, and evaluation in timm's words.
+"""How pixels become a model's input: the settings ``data.mean`` and ``data.std``, and timm's settings of evaluation.
 
 Free of torch.
 """
@@ -15,14 +15,14 @@ STD = (0.5, 0.5, 0.5)
 CROP_MODES = ("center", "squash", "border")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 BY_DATASET, BY_IMAGE = "dataset", "image"
-LEAST_STD = 0.001  # a quarter of a grey level; of an image set with less nothing can be made out
+LEAST_STD = 0.001  # a quarter of a grey level: images that vary less show nothing
 
 Channels = tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Standardisation:
-    """What becomes of pixels x in 0..1: ``(x - mean) / std`` in each channel.
+    """Pixels x in 0..1 become ``(x - mean) / std`` in each channel.
 
     ``by_image``: the model then standardises each image by itself, whatever mean and std were.
     """
@@ -54,23 +54,23 @@ def canonical(text: str) -> str:
 
 
 def problems(mean: str, std: str) -> list[str]:
-    """What is wrong with values of ``data.mean`` and ``data.std``."""
-    found = []
+    """The problems of values of ``data.mean`` and ``data.std``."""
+    lines = []
     for key, text, least in (("data.mean", mean, 0.0), ("data.std", std, LEAST_STD)):
         numbers = numbers_of(text)
         if text in (BY_DATASET, BY_IMAGE):
             continue
         if numbers is None or not all(least <= value <= 1 for value in numbers):
             wanted = f"one number from {least:g} to 1, or three as 0.4,0.5,0.6, or {BY_DATASET}, or {BY_IMAGE}"
-            found.append(f"{key}={text}: expected {wanted}")
-    if not found and mean != std and {mean, std} & {BY_DATASET, BY_IMAGE}:
+            lines.append(f"{key}={text}: expected {wanted}")
+    if not lines and mean != std and {mean, std} & {BY_DATASET, BY_IMAGE}:
         word = mean if mean in (BY_DATASET, BY_IMAGE) else std
-        found.append(f"data.mean={mean} and data.std={std}: give data.mean={word} data.std={word}, or numbers for both")
-    return found
+        lines.append(f"data.mean={mean} and data.std={std}: give data.mean={word} data.std={word}, or numbers for both")
+    return lines
 
 
 def standardisation(mean: str, std: str) -> Standardisation | None:
-    """What ``data.mean`` and ``data.std`` say by themselves; None where it takes a data set's own statistics."""
+    """The standardisation that ``data.mean`` and ``data.std`` state; None where the data set's statistics count."""
     if BY_DATASET in (mean, std):
         return None
     return Standardisation(by_image=True) if mean == BY_IMAGE else Standardisation(_stated(mean), _stated(std))

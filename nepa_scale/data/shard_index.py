@@ -18,7 +18,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from nepa_scale.data.unread import Unread
+from nepa_scale.data.tar_files import walk
 from nepa_scale.utils.errors import DataError, shortened
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png"})
@@ -31,6 +31,44 @@ LONGEST_KEY = 255  # bytes, as for a file name; keys are kept at the width of th
 
 _SPAN = [("image_offset", "<i8"), ("image_size", "<i8"), ("mask_offset", "<i8"), ("mask_size", "<i8")]
 SAMPLE_TYPE = np.dtype([*_SPAN, ("label", "<i8")])
+
+
+class KindCounts:
+    """How many names there are of each kind, and the first of each."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._examples: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        """The kinds."""
+        return iter(self._counts)
+
+    def count(self, kind: str, example: str, number: int = 1) -> None:
+        """Add to a kind; the first name of each is its example."""
+        self._counts[kind] = self._counts.get(kind, 0) + number
+        self._examples.setdefault(kind, example)
+
+
+class Unread(KindCounts):
+    """Members of shards that are not read, by the last extension of their names."""
+
+    def add(self, name: str) -> None:
+        """Count a member."""
+        file = name.rpartition("/")[2]
+        self.count(f".{file.rpartition('.')[2].lower()}" if "." in file else "without extension", name)
+
+    def merge(self, other: Unread) -> None:
+        """Count those of another shard, too."""
+        for kind in other:
+            self.count(kind, other._examples[kind], other._counts[kind])
+
+    def __str__(self) -> str:
+        """One harmless line: "1,200 '.json' (such as 'n01.json'), 3 '.jpg' (such as 'x.1.jpg')"."""
+        kinds = sorted(self._counts, key=lambda kind: -self._counts[kind])
+        return shortened(
+            f"{self._counts[kind]:,} {kind!a:.20} (such as {self._examples[kind]!a:.100})" for kind in kinds
+        )
 
 
 @dataclass(frozen=True)
@@ -100,31 +138,17 @@ def _collect(path: Path, file: IO[bytes]) -> ShardIndex:
 
 def _members(path: Path, file: IO[bytes]) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
     """Yield (key, extension, member) of everything but folders."""
-    size = path.stat().st_size
-    if not size:
+    if not path.stat().st_size:
         raise DataError(f"shard '{path}' is empty (0 bytes)")
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            for member in archive:
-                key, extension = split_name(member.name)
-                if member.size < 0 or member.offset_data + member.size > size:
-                    raise DataError(f"shard '{path}' is cut off inside '{printable(member.name)}'")
-                if member.isdir():
-                    continue
-                if role_of(extension) and len(key.encode("utf-8", "surrogateescape")) > LONGEST_KEY:
-                    raise DataError(
-                        f"shard '{path}' has a sample name of more than {LONGEST_KEY} bytes: '{printable(key[:40])}…'"
-                    )
-                yield key, extension, member
-            _check_end(path, file, archive.offset)
-    except (tarfile.TarError, ValueError, OverflowError) as error:  # senseless numbers in headers among them
-        raise DataError(f"shard '{path}' is not a whole tar file: {printable(str(error))}") from None
-
-
-def _check_end(path: Path, file: IO[bytes], offset: int) -> None:
-    """Refuse a tar whose members do not end at zeros: ``tarfile`` takes a damaged header for the end, silently."""
-    if os.pread(file.fileno(), tarfile.BLOCKSIZE, offset) != bytes(tarfile.BLOCKSIZE):
-        raise DataError(f"shard '{path}' is damaged or cut off at byte {offset:,}: neither a file header nor the end")
+    for member in walk(file, f"shard '{path}'"):
+        key, extension = split_name(member.name)
+        if member.isdir():
+            continue
+        if role_of(extension) and len(key.encode("utf-8", "surrogateescape")) > LONGEST_KEY:
+            raise DataError(
+                f"shard '{path}' has a sample name of more than {LONGEST_KEY} bytes: '{printable(key[:40])}…'"
+            )
+        yield key, extension, member
 
 
 def parse_label(text: bytes) -> int:
@@ -143,7 +167,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def role_of(extension: str) -> str | None:
-    """What a member is to its sample: "image", ``MASK_EXTENSION`` or ``LABEL_EXTENSION``; None if it is not read."""
+    """A member's role in its sample: "image", ``MASK_EXTENSION`` or ``LABEL_EXTENSION``; None if it is not read."""
     if extension in IMAGE_EXTENSIONS:
         return "image"
     return extension if extension in {MASK_EXTENSION, LABEL_EXTENSION} else None
@@ -155,7 +179,7 @@ def suggests_sample(extension: str) -> bool:
 
 
 def no_image(extensions: Collection[str]) -> str:
-    """What a sample with these extensions lacks, and has instead."""
+    """Text for a sample without an image: its other extensions, and a hint where an extension has a dot."""
     hint = "; as in webdataset, an extension begins at the first dot of a file's name"
     dotted = any("." in extension and extension != MASK_EXTENSION for extension in extensions)
     others = shortened(f".{printable(extension)}" for extension in sorted(extensions))

@@ -1,7 +1,7 @@
 """The samples of shards from front to back, local or at a URL, through webdataset; nothing in them is executed.
 
 webdataset takes a damaged header for the end of a shard and says nothing, so samples are counted here. Only images,
-classes and masks are looked at, and they come as bytes: webdataset decodes nothing. Other members are told of once.
+classes and masks are looked at, and they come as bytes: webdataset decodes nothing. Other members are logged once.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from typing import IO, Any
 
 import torch
 
+from nepa_scale.data.file_io import RETRY_SECONDS
 from nepa_scale.data.info import DatasetInfo
 from nepa_scale.data.layout import access_problems, dataset_info
-from nepa_scale.data.reading import RETRY_SECONDS
 from nepa_scale.data.shard_index import (
     IMAGE_EXTENSIONS,
     LABEL_EXTENSION,
     MASK_EXTENSION,
     NO_LABEL,
+    Unread,
     no_image,
     parse_label,
     printable,
@@ -36,11 +37,10 @@ from nepa_scale.data.shard_index import (
     suggests_sample,
 )
 from nepa_scale.data.sources import Sample
-from nepa_scale.data.unread import Unread
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.progress import logger
 
-_KINDS = 256  # of members that are not read are told apart
+_KINDS = 256  # of members that are not read are distinguished
 _DRAINED_BYTES = 2**20
 _EXIT_SECONDS = 1.0
 _UNREADABLE = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError)
@@ -65,7 +65,9 @@ class StreamSource:
         self.is_remote = info.url is not None
         self.shards = [f"{base}/{filename}" for filename in contents.filenames]
         self.lengths = contents.shard_lengths
-        self._told = torch.zeros(_KINDS, dtype=torch.bool).share_memory_()  # by all processes that load from this
+        self._logged = torch.zeros(
+            _KINDS, dtype=torch.bool
+        ).share_memory_()  # shared by all processes that load from this
 
     def __len__(self) -> int:
         return sum(self.lengths)
@@ -83,33 +85,33 @@ class StreamSource:
         """
         unread = yield from _read(self.shards[shard], self.lengths[shard])
         places = [zlib.crc32(kind.encode("utf-8", "surrogateescape")) % _KINDS for kind in unread]
-        if not self._told[places].all():
-            self._told[places] = True
+        if not self._logged[places].all():
+            self._logged[places] = True
             logger.warning("shard '%s': not read: %s", self.shards[shard], unread)
 
 
 def _read(shard: str, expected: int) -> Generator[Sample, None, Unread]:
-    """Yield exactly ``expected`` samples; after a failure go on where it came, as long as it may be a passing one.
+    """Yield exactly ``expected`` samples; after a failure that may pass, read again and continue after the last sample.
 
     Return what was not read.
     """
-    given = 0
+    yielded = 0
     for wait in (*RETRY_SECONDS, None):
-        found, unread = given, Unread()
+        count, unread = yielded, Unread()
         try:
-            for found, sample in enumerate(islice(_samples(shard, unread), given, None), start=given + 1):
-                if found <= expected:
-                    given = found
+            for count, sample in enumerate(islice(_samples(shard, unread), yielded, None), start=yielded + 1):
+                if count <= expected:
+                    yielded = count
                     yield sample
         except _UNREADABLE as error:
             if wait is None or not isinstance(error, OSError):
                 raise DataError(
-                    f"shard '{shard}' cannot be read after {found} of {expected} samples: {_reason(error)}"
+                    f"shard '{shard}' cannot be read after {count} of {expected} samples: {_reason(error)}"
                 ) from None
             time.sleep(wait)
         else:
-            if found != expected:
-                raise DataError(f"shard '{shard}' must hold {expected} samples by _info.json, but {found} found")
+            if count != expected:
+                raise DataError(f"shard '{shard}' must hold {expected} samples by _info.json, but {count} found")
             break
     return unread
 
@@ -169,10 +171,10 @@ def _sample(members: Mapping[str, Any], shard: str) -> Sample:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, in a line without the command that webdataset quotes: it may hold a token."""
+    """One line for an error, without the command that webdataset quotes: it may hold a token."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": '{error.filename}'" if error.filename else "")
     text = str(error.args[0]) if error.args else ""
-    if found := re.search(r"exit -?\d+(?= \(read\))", text):
-        return f"the program that fetches it ended with {found[0]}"
+    if status := re.search(r"exit -?\d+(?= \(read\))", text):
+        return f"the program that fetches it ended with {status[0]}"
     return text.partition(" @ ")[0].partition("\n")[0] or type(error).__name__

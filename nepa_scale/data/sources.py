@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from nepa_scale.data import ade20k
 from nepa_scale.data.decode import decode_mask, is_labelled
+from nepa_scale.data.file_io import RetryingReader, read_with_retries
 from nepa_scale.data.index import ensure_index
 from nepa_scale.data.info import DatasetInfo
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
-from nepa_scale.data.reading import Files, read_whole
 from nepa_scale.data.shard_index import NO_LABEL, printable
 from nepa_scale.utils.errors import DataError, shortened
 
@@ -89,7 +89,7 @@ class ShardSource:
         self._keys, self._samples = index.keys, index.samples
         self._paths = [folder / filename for filename in contents.filenames]
         self._shard_of = np.repeat(np.arange(len(self._paths)), index.lengths)
-        self._files = Files()
+        self._files = RetryingReader()
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -165,7 +165,7 @@ class AdeSource:
 
     def __getitem__(self, index: int) -> Sample:
         image = self._images[index]
-        return Sample(image.stem, read_whole(image), None, read_whole(self._masks[index]))
+        return Sample(image.stem, read_with_retries(image), None, read_with_retries(self._masks[index]))
 
     def where(self, index: int) -> str:
         """The photograph and its mask."""
@@ -184,7 +184,7 @@ def _check_labelled(source: Source) -> None:
     """Look for a mask with a labelled pixel, which is the first nearly always, and raise ``DataError`` without one."""
     for index in range(len(source)):
         mask = source[index].mask
-        with suppress(DataError):  # one that cannot be decoded is told with its sample when it is read
+        with suppress(DataError):  # a mask that cannot be decoded is reported when its sample is read
             if mask is None or is_labelled(decode_mask(mask)):
                 return
     raise DataError(

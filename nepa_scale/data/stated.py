@@ -1,4 +1,4 @@
-"""Facts about data sets that are not on disk, so that a plan can be made without them: shipped, or ``data.stated``."""
+"""Facts about data sets that are not on disk, so that plans need no data: shipped ones and those of ``data.stated``."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ SHIPPED: Mapping[str, Facts] = {
 
 
 def dataset_facts(root: Path, name: str, stated: str | None) -> DatasetInfo:
-    """What the data set ``root/name`` holds; where it is not there, what is stated of it.
+    """The contents of the data set ``root/name``, or, where it is not on disk, those stated.
 
-    ``stated`` is the value of ``data.stated``. Raises ``DataError`` where neither tells, ``ConfigError`` for a wrong
+    ``stated`` is the value of ``data.stated``. Raises ``DataError`` where neither is there, ``ConfigError`` for a wrong
     ``stated``.
     """
-    facts = standing_in(root, name, stated)
+    facts = stated_facts(root, name, stated)
     return layout.dataset_info(root, name) if facts is None else _info(name, facts)
 
 
-def standing_in(root: Path, name: str, stated: str | None) -> Facts | None:
-    """The facts that stand in for a data set that is not there; None where it is, or nothing is stated of it."""
+def stated_facts(root: Path, name: str, stated: str | None) -> Facts | None:
+    """The stated facts of a data set that is not on disk; None where it is there, or nothing is stated."""
     there = (root / name).exists() or (root.exists() and not root.is_dir()) or layout.is_unwritten_embedded(root, name)
     return None if there else {**SHIPPED, **read(stated)}.get(name)
 
 
 def class_sizes(root: Path, name: str, stated: str | None, *, kept_out: int = 0) -> list[int]:
     """Training images of each class as ``layout.class_sizes``; where only facts are known, of equally large classes."""
-    facts = standing_in(root, name, stated)
+    facts = stated_facts(root, name, stated)
     if facts is None:
         return layout.class_sizes(root, name, kept_out=kept_out)
     classes = facts.get("classes", 0)
@@ -55,7 +55,7 @@ def class_sizes(root: Path, name: str, stated: str | None, *, kept_out: int = 0)
 
 
 def contradictions(root: Path, name: str, stated: str | None) -> list[str]:
-    """A line that says where the facts given by the user are not those of the data set ``root/name`` that is there."""
+    """A line that says where the user's facts differ from those of the data set ``root/name`` on disk."""
     facts = read(stated).get(name)
     if facts is None or not (root / name).exists():
         return []
@@ -63,9 +63,9 @@ def contradictions(root: Path, name: str, stated: str | None) -> list[str]:
         info = layout.dataset_info(root, name)
     except DataError:
         return []  # it has its own line
-    found = {split: info.splits[split].num_samples for split in NEEDED}
-    found |= {"classes": info.num_classes, "mask_classes": len(info.mask_class_names)}
-    differing = [f"{key} is {found[key]}, not {value}" for key, value in facts.items() if found[key] != value]
+    actual = {split: info.splits[split].num_samples for split in NEEDED}
+    actual |= {"classes": info.num_classes, "mask_classes": len(info.mask_class_names)}
+    differing = [f"{key} is {actual[key]}, not {value}" for key, value in facts.items() if actual[key] != value]
     return [f"{KEY}: '{root / name}' is there, and its {', '.join(differing)}"] if differing else []
 
 

@@ -1,4 +1,4 @@
-"""Loaders that read shards from front to back, in the order of ``stream_order.py``.
+"""Loaders that read shards from front to back, in the order of ``sampler.py``.
 
 They yield what those of ``loader.py`` yield. The order depends on the numbers of processes and workers.
 """
@@ -16,15 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
-from nepa_scale.data.datasets import Samples
+from nepa_scale.data.datasets import Loaded, Samples, first_good, preserved_randomness
 from nepa_scale.data.layout import too_few_shards
 from nepa_scale.data.loader import as_it_is, worker_loader
-from nepa_scale.data.order import accumulation_steps
-from nepa_scale.data.sample_rng import preserved_randomness
+from nepa_scale.data.sampler import StreamOrder, accumulation_steps
 from nepa_scale.data.shard_stream import StreamSource
 from nepa_scale.data.sources import Sample
-from nepa_scale.data.stream_order import StreamOrder
-from nepa_scale.data.tolerance import Loaded, first_good
 from nepa_scale.utils.errors import DataError
 
 
@@ -74,14 +71,14 @@ def eval_stream(
 
 
 def eval_passes(shard_lengths: Sequence[int], *, batch_size: int, rank: int, world_size: int, num_workers: int) -> int:
-    """How many batches ``eval_stream`` yields on a rank: each worker makes its own of the shards that it reads."""
-    own, workers = shard_lengths[rank::world_size], max(1, num_workers)
-    return sum(math.ceil(sum(own[worker::workers]) / batch_size) for worker in range(workers))
+    """The number of batches that ``eval_stream`` yields on a rank: each worker makes its own of the shards it reads."""
+    lengths, workers = shard_lengths[rank::world_size], max(1, num_workers)
+    return sum(math.ceil(sum(lengths[worker::workers]) / batch_size) for worker in range(workers))
 
 
 @dataclass(frozen=True)
 class _Streamed:
-    """A sample with its number in the data set, and what is needed to speak of it."""
+    """A sample with its number in the data set, and what messages need to name it."""
 
     sample: Sample
     epoch: int
@@ -93,7 +90,7 @@ class _Streamed:
 
 
 class _Training(IterableDataset[Loaded]):
-    """The micro-batches of a rank with these numbers. They are made by its workers in turn, by number."""
+    """The micro-batches of a rank with these numbers. Its workers make them in turn."""
 
     def __init__(
         self,
@@ -112,7 +109,7 @@ class _Training(IterableDataset[Loaded]):
     def __iter__(self) -> Iterator[Loaded]:
         worker, workers = _this_worker()
         first, last = self._micro_batches.start, self._micro_batches.stop
-        turn = (worker + first) % workers  # the loader asks worker 0 first, whichever number comes first
+        turn = (worker + first) % workers  # the loader asks worker 0 first, whatever the first number is
         done, todo = len(range(turn, first, workers)), len(range(first + worker, last, workers))
         source = _source(self._dataset)
         reader, readers = self._rank + self._world_size * turn, self._world_size * workers
@@ -126,17 +123,17 @@ class _Training(IterableDataset[Loaded]):
 
     def _good(self, ahead: _Ahead, faults: list[str]) -> Any:
         """The item of the next sample, or of the first good one after it, with its augmentation."""
-        streamed = next(ahead)
+        next_sample = next(ahead)
         return first_good(
-            lambda instead: self._item(ahead.peek(instead - 1) if instead else streamed, streamed), faults
+            lambda instead: self._item(ahead.peek(instead - 1) if instead else next_sample, next_sample), faults
         )
 
-    def _item(self, streamed: _Streamed, place: _Streamed) -> Any:
-        return self._dataset.item(streamed.sample, place.epoch, place.number, streamed.where)
+    def _item(self, streamed: _Streamed, position: _Streamed) -> Any:
+        return self._dataset.item(streamed.sample, position.epoch, position.number, streamed.where)
 
 
 class _Ahead(Iterator[_Streamed]):
-    """A stream of which one can see more than the next: a replacement is not used up, or a resume would miscount."""
+    """A stream with look-ahead: a sample that replaced a bad one still comes in its turn, so resumed runs agree."""
 
     def __init__(self, stream: Iterator[_Streamed]) -> None:
         self._stream = stream
@@ -171,7 +168,7 @@ def _epoch(source: StreamSource, order: StreamOrder, epoch: int, skipped: int) -
         while position not in waiting:
             waiting.update([next(incoming)])
         yield waiting.pop(position)
-    for _ in incoming:  # there is none, but only who reads a shard to its end learns that
+    for _ in incoming:  # there is none, but only reading a shard to its end checks that
         pass
 
 
@@ -184,9 +181,9 @@ def _wanted_samples(
     for shard in shards.tolist():
         end = begin + source.lengths[shard]
         if wanted[begin:end].any():
-            for place, sample in enumerate(source.read(shard)):
-                if wanted[begin + place]:
-                    yield begin + place, _Streamed(sample, epoch, int(starts[shard]) + place, source.shards[shard])
+            for number, sample in enumerate(source.read(shard)):
+                if wanted[begin + number]:
+                    yield begin + number, _Streamed(sample, epoch, int(starts[shard]) + number, source.shards[shard])
         begin = end
 
 

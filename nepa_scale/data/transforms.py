@@ -150,7 +150,7 @@ class TimmTransform:
         names = [type(step).__name__ for step in self.timm.transforms]
         first = names.index("Normalize") - 1
         self._drawn, self._erasing = Steps(self.timm.transforms[:first]), Steps(self.timm.transforms[first + 2 :])
-        self._mean, self._std = (torch.tensor(each)[:, None, None] for each in (standard.mean, standard.std))
+        self._mean, self._std = (torch.tensor(values)[:, None, None] for values in (standard.mean, standard.std))
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
         image: Tensor = self._erasing(self._as_tensor(self._drawn(Image.fromarray(pixels))))
@@ -209,8 +209,8 @@ def segment_eval(*sides: int, standard: Standardisation = PAPERS) -> PyramidTran
 class VariedCrop(v2.Transform):
     """Crop at random to ``size`` at most, not filled by one class (mmsegmentation's ``RandomCrop``).
 
-    While one class covers ``cat_max_ratio`` of the crop's labelled pixels or more, or is the only one, the place is
-    drawn anew, ten times at most; the last draw is taken as it is. At ratio 1 the first is.
+    While one class covers ``cat_max_ratio`` of the crop's labelled pixels or more, or is the only one, another crop is
+    drawn, ten times at most; the last one is taken as it is. At ratio 1 the first one is.
     """
 
     REDRAWS = 10
@@ -222,12 +222,12 @@ class VariedCrop(v2.Transform):
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Top, left, height and width of the crop."""
         mask = next(item for item in flat_inputs if isinstance(item, tv_tensors.Mask))
-        place = self._draw(mask)
+        crop = self._draw(mask)
         for _ in range(self.REDRAWS if self.cat_max_ratio < 1 else 0):
-            if self._is_varied(F.crop(mask, **place)):
+            if self._is_varied(F.crop(mask, **crop)):
                 break
-            place = self._draw(mask)
-        return place
+            crop = self._draw(mask)
+        return crop
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Crop image or mask."""

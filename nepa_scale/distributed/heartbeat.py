@@ -1,4 +1,4 @@
-"""How far every rank of a job is, as each shows it in the job's store, and who of them is behind or gone."""
+"""Heartbeats: each rank publishes its progress in the job's store; find the ranks that are behind or dead."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _COMMUNICATION = ("/torch/distributed/", "/deepspeed/comm/")
 
 @dataclass(frozen=True)
 class Progress:
-    """A rank's host, how many places it has passed, the steps it has done, and what it does now.
+    """A rank's host, how often it has reported, the steps it has done, and what it does now.
 
-    ``waiting``: whether its training thread is inside a collective, so that it is not the one who holds up the rest.
+    ``waiting``: whether its training thread is inside a collective, so that this rank does not hold up the rest.
     """
 
     host: str
@@ -32,30 +32,31 @@ class Progress:
     waiting: bool = False
 
 
-class Peers:
+class Heartbeats:
     """The progress of all ranks. Methods raise ``RuntimeError`` when the store is gone, and rank 0 with it."""
 
     def __init__(self, store: Store, world: World) -> None:
         self._store, self._world = store, world
         self._beats = 0
-        self._seen: dict[int, tuple[str, float]] = {}  # by rank: what it showed last, and since when
+        self._seen: dict[int, tuple[str, float]] = {}  # by rank: its last message, and since when
 
-    def show(self, mine: Progress) -> None:
-        """Let the others know that this rank lives and how far it is."""
+    def publish(self, progress: Progress) -> None:
+        """Show the others that this rank lives, and its progress."""
         self._beats += 1
-        words = (mine.host, str(mine.passed), str(mine.step), mine.doing, str(int(mine.waiting)), str(self._beats))
-        self._store.set(_key(self._world.rank), _SEPARATOR.join(words))
+        numbers = str(progress.passed), str(progress.step)
+        fields = progress.host, *numbers, progress.doing, str(int(progress.waiting)), str(self._beats)
+        self._store.set(_key(self._world.rank), _SEPARATOR.join(fields))
 
     def all(self) -> dict[int, Progress]:
-        """What every rank has shown; empty until all have shown something."""
+        """The progress of every rank; empty until all have published."""
         return {rank: _parsed(text) for rank, text in self._read().items()}
 
-    def forgive(self) -> None:
-        """Forget since when the others are silent: it was this process that did not look."""
+    def restart_clocks(self) -> None:
+        """Count the silence of the others from now on: this process was suspended and did not look."""
         self._seen.clear()
 
     def silent(self, seconds: float) -> list[int]:
-        """The ranks that showed nothing new for so long, as far as this process has looked."""
+        """The ranks from which this process has seen nothing new for so long."""
         now, texts = time.monotonic(), self._read()
         for rank, text in texts.items():
             if self._seen.get(rank, ("", 0.0))[0] != text:
@@ -69,7 +70,7 @@ class Peers:
 
 
 def behind(everyone: dict[int, Progress]) -> list[int]:
-    """The ranks that have passed the fewest places and, of them, do not wait for others; all if none stands out."""
+    """The ranks that reported least often and, of them, those that wait for no others; all if they are equal."""
     least = min((progress.passed, progress.waiting) for progress in everyone.values())
     return [rank for rank, progress in everyone.items() if (progress.passed, progress.waiting) == least]
 

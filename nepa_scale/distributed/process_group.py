@@ -1,4 +1,4 @@
-"""Which process this is among those of the run, and how they reach one another."""
+"""The process group: how the ranks of a run join and leave it, and agree on numbers and texts."""
 
 from __future__ import annotations
 
@@ -11,51 +11,17 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from nepa_scale.distributed import mpi_environment, slurm_environment
-from nepa_scale.distributed.free_port import free_port
 from nepa_scale.distributed.rendezvous import meet
 from nepa_scale.distributed.world import World
-from nepa_scale.utils.errors import ConfigError, RankError
+from nepa_scale.utils.errors import RankError
 
 if TYPE_CHECKING:
     import torch
     from torch.distributed import ProcessGroup
 
-LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
-
-def read_environment() -> World:
-    """Find this process's place and complete the variables that torch and DeepSpeed need (torch-free).
-
-    Understands the DeepSpeed launcher, torchrun, mpirun, srun (SLURM_*) and a bare ``python`` call.
-    Raises ``ConfigError`` when a launcher's variables are incomplete or contradict one another.
-    """
-    env = os.environ
-    size_variable = "WORLD_SIZE"
-    if "RANK" not in env:  # mpirun first: on other nodes of a Slurm job its daemons are tasks of srun
-        size_variable = mpi_environment.map_mpi() or slurm_environment.map_slurm() or size_variable
-    if "RANK" not in env:
-        env.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
-    missing = [name for name in LAUNCHER_VARIABLES if name not in env]
-    if missing:
-        raise ConfigError([f"environment: RANK is set but {', '.join(missing)} not; start through a launcher"])
-    try:
-        rank, size, local_rank, port = (int(env[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"))
-    except ValueError as error:
-        raise RankError(
-            [f"environment: RANK, WORLD_SIZE, LOCAL_RANK and MASTER_PORT must be whole numbers ({error})"]
-        ) from error
-    if not 0 <= rank < size:
-        raise RankError([f"environment: RANK={rank} is not below WORLD_SIZE={size}"])
-    if not 0 < port < 2**16:
-        raise RankError([f"environment: MASTER_PORT={port} must be from 1 to 65535"])
-    world = World(rank, size, local_rank, size_variable)
-    _share_cores(world)
-    return world
-
 
 def import_libraries() -> bool:
-    """Import torch and DeepSpeed, told what they need to know before; returns whether this process has a GPU."""
+    """Import torch and DeepSpeed with the variables they read on import set; returns whether this process has a GPU."""
     # Of what goes wrong, our own messages tell; torch would print its C++ stack at every lost connection.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     import torch
@@ -128,14 +94,14 @@ def leave(code: int = 0) -> NoReturn:
 
 
 def sum_votes(votes: Sequence[float]) -> list[int]:
-    """The sums of small whole numbers over all ranks, host to host: nobody waits for what the GPUs are doing."""
+    """The sums of small integers over all ranks, over the hosts' network: nobody waits for the GPUs."""
     import torch
     import torch.distributed as dist
 
     sums = torch.tensor(votes, dtype=torch.float64)
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(sums, group=_hosts())
-    return [int(each) for each in sums.tolist()]
+    return [int(value) for value in sums.tolist()]
 
 
 @functools.cache
@@ -171,11 +137,11 @@ def max_over_ranks(value: int, device: torch.device) -> int:
 
 def first_text(text: str | None) -> str:
     """The text of the first rank that has one; every rank must call this at the same point."""
-    return next((each for each in gather_objects(text) if each), "")
+    return next(filter(None, gather_objects(text)), "")
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """What each rank gives, in the order of ranks; every rank must call this at the same point."""
+    """The value of each rank, in the order of ranks; every rank must call this at the same point."""
     import torch.distributed as dist
 
     if not (dist.is_initialized() and dist.get_world_size() > 1):
@@ -200,21 +166,8 @@ def _skip_shared_memory_kernel() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def ranks_here(world: World) -> int:
-    """The ranks on this machine, as the launcher says; all of them where it says nothing."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", world.size)))
-
-
-def _share_cores(world: World) -> None:
-    """Give each rank of this machine its own share of cores; oversubscribed OpenMP threads are ruinously slow."""
-    env = os.environ
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = slurm_environment.threads_of_task() or cores // ranks_here(world)
-    env.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
-
-
 def _choose_gpu(local_rank: int) -> int:
-    """The number of this rank's GPU, also told to DeepSpeed; Slurm may show each task its own one only."""
+    """The number of this rank's GPU, also for DeepSpeed. Slurm may show each task only its own."""
     import torch
 
     count = torch.cuda.device_count()
@@ -247,8 +200,10 @@ def _choose_interface() -> None:
     [(family, kind, _, _, address), *_] = socket.getaddrinfo(os.environ["MASTER_ADDR"], 9, type=socket.SOCK_DGRAM)
     with socket.socket(family, kind) as probe:
         probe.connect(address)  # sends nothing
-        own = probe.getsockname()[0]
+        own_address = probe.getsockname()[0]
     interfaces = psutil.net_if_addrs().items()
-    names = [name for name, addresses in interfaces if own in (item.address.split("%")[0] for item in addresses)]
+    names = [
+        name for name, addresses in interfaces if own_address in (item.address.split("%")[0] for item in addresses)
+    ]
     if names:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])

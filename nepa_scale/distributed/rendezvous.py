@@ -1,4 +1,4 @@
-"""Where the processes of a job meet: a store at MASTER_ADDR:MASTER_PORT that all of them can read and write.
+"""Rendezvous: the processes of a job meet in a store at MASTER_ADDR:MASTER_PORT that all can read and write.
 
 torch would wait half an hour for a process that never comes, and then not say which. Here all that can be wrong with
 a launcher's variables ends within ``engine.rendezvous_seconds``, with the variable's name.
@@ -44,7 +44,7 @@ def _wait_for_all(store: Store, world: World, seconds: float) -> None:
     if store.add(f"taken/{world.rank}", 1) > 1:
         raise RankError([f"environment: RANK={world.rank} was taken by another process before; start each rank once"])
     store.set(f"size/{world.rank}", str(world.size))
-    arrived = f"arrived/{world.size}"  # who was told another size does not count
+    arrived = f"arrived/{world.size}"  # ranks with another size do not count
     store.add(arrived, 1)
     deadline = time.monotonic() + seconds
     while store.add(arrived, 0) < world.size:

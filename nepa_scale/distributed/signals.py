@@ -1,4 +1,4 @@
-"""Stopping on request: a signal raises a flag, and the loop saves at its next step boundary."""
+"""Stop requests: a signal sets a flag, and the trainer saves after the current step and leaves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 2.0
 _SHOW_CURSOR = "\x1b[?25h"
 
 
-#: What a terminal sends to all that was started from it, unless that ignores them from its start on.
+#: Signals that a terminal sends to every process started from it, unless they were ignored from its start on.
 _TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)
 
 
@@ -30,9 +30,9 @@ def handle(number: signal.Signals, handler: Callable[[int, FrameType | None], No
 class StopRequest:
     """Turns the first SIGTERM, SIGINT, SIGUSR2 or SIGHUP into ``requested``; a second SIGINT leaves at once.
 
-    Under ``nohup`` a hang-up, and in the background of a script Ctrl-C, are meant to pass a process by, and do.
-    Python runs handlers between two of its own instructions, and a collective whose peer is gone is a single one. So
-    a thread listens, too, and ends a process that two seconds after its second Ctrl-C is still there.
+    SIGHUP under ``nohup``, and Ctrl-C in the background of a script, stay ignored, as they are meant to.
+    Python runs handlers between two of its own instructions, and waiting in a collective is a single one. So a thread
+    listens, too, and ends the process if it is still there two seconds after a second Ctrl-C.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""A second pair of eyes in every process: ends it when it hangs, and when another rank has failed.
+"""Threads in every process that end it when it hangs and when another rank has failed.
 
-The training thread may be inside a collective or a library for as long as it likes and cannot look up. So threads of
-their own watch: one this process's progress, one the job's store, where every rank shows how far it is.
+The training thread may be inside a collective or a library for as long as it likes and cannot look up. So one thread
+watches this process's progress, and one the job's store, where every rank publishes its own.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from nepa_scale.distributed.exit_codes import ExitCode
-from nepa_scale.distributed.failures import Announcements, Failure, failure_of, lost_contact
-from nepa_scale.distributed.heartbeat import Peers, Progress, behind, in_collective, who_hangs
+from nepa_scale.distributed.failures import ExitCode, Failure, FailureStore, failure_of, lost_contact
+from nepa_scale.distributed.heartbeat import Heartbeats, Progress, behind, in_collective, who_hangs
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -29,11 +28,11 @@ if TYPE_CHECKING:
     from nepa_scale.distributed.world import World
 
 POLL_SECONDS = 0.5
-SUSPENDED_SECONDS = 10.0
-SETTLING_SECONDS = 8.0
-QUIET_SECONDS = 5.0
-SILENT_SECONDS = 60.0
-STARTING_PATIENCE = 3
+SUSPENDED_SECONDS = 10.0  # a longer pause between two looks: this process or machine was suspended
+SETTLING_SECONDS = 8.0  # how long to look for the rank that caused a lost connection,
+QUIET_SECONDS = 5.0  # which is one without a heartbeat for so long
+SILENT_SECONDS = 60.0  # without a heartbeat for so long a rank counts as gone
+STARTING_PATIENCE = 3  # times the timeout, for starting
 GONE = "killed from outside, for want of memory or with its machine"
 STACKS = "stacks"
 
@@ -61,15 +60,15 @@ class Watchdog:
         self._timeout, self._record = timeout_seconds, record
         self._progress, self._host = Progress(socket.gethostname()), socket.gethostname()
         self._since, self._allowed = time.monotonic(), STARTING_PATIENCE * timeout_seconds
-        self._announcements = Announcements(store, world) if store is not None else None
-        self._peers = Peers(store, world) if store is not None else None
+        self._failure_store = FailureStore(store, world) if store is not None else None
+        self._heartbeats = Heartbeats(store, world) if store is not None else None
         self._training_thread = threading.get_ident()
         self._ended, self._leaving = threading.Event(), threading.Lock()
 
     def start(self) -> None:
         """Begin to watch."""
-        if self._peers is not None:
-            self._peers.show(self._progress)
+        if self._heartbeats is not None:
+            self._heartbeats.publish(self._progress)
             threading.Thread(target=self._watch_others, name="watchdog of the job", daemon=True).start()
         threading.Thread(target=self._watch_progress, name="watchdog", daemon=True).start()
 
@@ -89,14 +88,14 @@ class Watchdog:
         """Make ``error`` of this rank, or what caused it elsewhere, the job's failure; returns when all know it."""
         self._leaving.acquire()  # for good: the threads must not end the process meanwhile
         failure = failure_of(error, self._world, self._progress.step, message)
-        if self._announcements is None:
+        if self._failure_store is None:
             self._record(failure)
             return failure
         try:
             if lost_contact(error):
                 failure = self._cause_elsewhere() or failure
-            failure = self._announcements.announce(failure)
-            self._announcements.part(lambda: self._record(failure))
+            failure = self._failure_store.put_first(failure)
+            self._failure_store.leave_together(lambda: self._record(failure))
         except RuntimeError:  # the store is gone, and rank 0 with it
             failure = self._lost_rank_0()
             self._record(failure)
@@ -116,43 +115,43 @@ class Watchdog:
         while not self._ended.wait(POLL_SECONDS):
             last, slept = time.monotonic(), time.monotonic() - last
             try:
-                failure = self._look_at_others(forgive=slept > SUSPENDED_SECONDS)
+                failure = self._look_at_others(suspended=slept > SUSPENDED_SECONDS)
             except RuntimeError:
                 time.sleep(POLL_SECONDS)  # rank 0 may have ended well, and this process be about to
                 failure = None if self._ended.is_set() else self._lost_rank_0()
             if failure is not None:
                 self._leave(failure)
 
-    def _look_at_others(self, *, forgive: bool) -> Failure | None:
-        if self._announcements is None or self._peers is None:
+    def _look_at_others(self, *, suspended: bool) -> Failure | None:
+        if self._failure_store is None or self._heartbeats is None:
             return None
-        self._peers.show(self._now())
-        found = self._announcements.find()
-        if found is not None or not self._world.is_main:
-            return found
-        if forgive:
-            self._peers.forgive()
-        silent = self._peers.silent(SILENT_SECONDS)
-        return self._announcements.announce(self._gone(silent[0])) if silent else None
+        self._heartbeats.publish(self._now())
+        failure = self._failure_store.get()
+        if failure is not None or not self._world.is_main:
+            return failure
+        if suspended:
+            self._heartbeats.restart_clocks()
+        silent = self._heartbeats.silent(SILENT_SECONDS)
+        return self._failure_store.put_first(self._gone(silent[0])) if silent else None
 
     def _cause_elsewhere(self) -> Failure | None:
         """Why contact was lost: another rank's failure, or a rank that has fallen silent. Takes some seconds."""
-        if self._announcements is None or self._peers is None:
+        if self._failure_store is None or self._heartbeats is None:
             return None
         deadline = time.monotonic() + SETTLING_SECONDS
-        self._peers.forgive()
+        self._heartbeats.restart_clocks()
         while time.monotonic() < deadline:
-            found = self._announcements.find()
-            if found is not None:
-                return found
-            silent = self._peers.silent(QUIET_SECONDS)
+            failure = self._failure_store.get()
+            if failure is not None:
+                return failure
+            silent = self._heartbeats.silent(QUIET_SECONDS)
             if silent:
                 return self._gone(silent[0])
             time.sleep(POLL_SECONDS)
         return None
 
     def _gone(self, rank: int) -> Failure:
-        there = self._peers.all()[rank] if self._peers is not None else self._progress
+        there = self._heartbeats.all()[rank] if self._heartbeats is not None else self._progress
         message = f"gave no sign of life any more, last at '{there.doing}': {GONE}"
         return Failure(rank, there.host, there.step, message, ExitCode.FAILURE)
 
@@ -168,14 +167,14 @@ class Watchdog:
         remedy = f"; stacks are in {self._stacks.parent}; if it is only slow, raise engine.timeout_minutes"
         took = f"timeout: no progress for {seconds:.0f} s"
         rank, who = self._world.rank, f"it is at '{self._progress.doing}'"
-        if self._announcements is None or self._peers is None:
+        if self._failure_store is None or self._heartbeats is None:
             return Failure(rank, self._host, self._progress.step, f"{took}: {who}{remedy}", ExitCode.TIMEOUT)
         try:
-            everyone = self._peers.all() | {rank: self._now()}
+            everyone = self._heartbeats.all() | {rank: self._now()}
             rank = rank if rank in behind(everyone) else behind(everyone)[0]
             there = everyone[rank]
             message = f"{took}: {who_hangs(everyone)}{remedy}"
-            return self._announcements.announce(Failure(rank, there.host, there.step, message, ExitCode.TIMEOUT))
+            return self._failure_store.put_first(Failure(rank, there.host, there.step, message, ExitCode.TIMEOUT))
         except RuntimeError:
             return self._lost_rank_0()
 
@@ -186,8 +185,8 @@ class Watchdog:
         if failure.code == ExitCode.TIMEOUT:
             self._dump_stacks()
         try:
-            if self._announcements is not None:
-                self._announcements.part(lambda: self._record(failure))
+            if self._failure_store is not None:
+                self._failure_store.leave_together(lambda: self._record(failure))
             else:
                 self._record(failure)
         except RuntimeError:

@@ -1,7 +1,7 @@
-"""Work that DeepSpeed 0.19 does in every step and that changes nothing: left out, on the engine of one run.
+"""Patches of DeepSpeed 0.19 that skip work without effect in every step, on the engine of one run.
 
-Measured by ``benchmarks/zero_overhead.py``. Each shortcut replaces a method of one object, and the tests hold the
-results against an engine without them.
+Measured by ``benchmarks/zero_overhead.py``. Each patch replaces a method of one object; tests compare the
+results with those of an engine without patches.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def take_shortcuts(engine: Any, optimizer: Any, *, stage: int, world_size: int) -> None:
-    """Leave out what can be left out of ``engine``'s steps with ``optimizer`` at a ZeRO ``stage``."""
+def apply_patches(engine: Any, optimizer: Any, *, stage: int, world_size: int) -> None:
+    """Patch ``engine`` and its ``optimizer`` as far as the ZeRO ``stage`` and the number of ranks allow."""
     if stage == 0 and world_size == 1:
         # It would copy all gradients into a flat buffer, average that with nobody, and copy it back.
         engine.enable_backward_allreduce = False
@@ -26,13 +26,13 @@ def take_shortcuts(engine: Any, optimizer: Any, *, stage: int, world_size: int) 
 
 
 def _global_norm(optimizer: Any) -> Tensor:
-    """The norm of the averaged gradient, of which each rank has a share, summed in fp32.
+    """The norm of the averaged gradient, of which each rank has a shard, summed in fp32.
 
     DeepSpeed converts every tensor to fp64 first, and has the ranks wait for one another once for each group. NaN and
     infinity come through, and DeepSpeed then does not take the step.
     """
-    shares = [share for group in optimizer.averaged_gradients.values() for share in group]
-    norms = torch.stack([torch.linalg.vector_norm(share, dtype=torch.float32) for share in shares])
+    shards = [shard for group in optimizer.averaged_gradients.values() for shard in group]
+    norms = torch.stack([torch.linalg.vector_norm(shard, dtype=torch.float32) for shard in shards])
     square = norms.square().sum()
     dist.all_reduce(square, group=optimizer.dp_process_group)
     return square.sqrt()

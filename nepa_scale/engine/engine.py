@@ -17,10 +17,9 @@ from torch import Tensor, nn
 
 from nepa_scale.distributed.process_group import sum_over_ranks
 from nepa_scale.distributed.world import World
-from nepa_scale.engine.deepspeed_patches import take_shortcuts
-from nepa_scale.engine.ema import WeightAverage
-from nepa_scale.engine.export import export
-from nepa_scale.engine.master_weights import Masters
+from nepa_scale.engine.deepspeed_patches import apply_patches
+from nepa_scale.engine.master_weights import MasterWeights, WeightAverage
+from nepa_scale.engine.shards import export_tensors
 from nepa_scale.engine.train_state import TrainState
 from nepa_scale.optim.optimizer import Schedule
 
@@ -29,7 +28,7 @@ Batch = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimiser step reports.
+    """The outcome of one optimiser step.
 
     ``loss`` is the mean over this rank's images, left on the device: reading it would make the host wait.
     ``grad_norm`` is that of the global batch before clipping, infinite where the step was not ``taken`` because
@@ -72,12 +71,12 @@ class Engine:
             config=ds_config | ({} if self.stage else {"gradient_clipping": 0.0}),
             dist_init_required=False,
         )
-        take_shortcuts(self._engine, self._optimizer, stage=self.stage, world_size=world.size)
+        apply_patches(self._engine, self._optimizer, stage=self.stage, world_size=world.size)
         self.module: nn.Module = self._engine.module
         self._parameters = list(self.module.parameters())
-        self.masters = Masters(self.module, self._optimizer, self.stage)
-        self.average = WeightAverage(self.masters, ema_decay) if ema_decay else None
-        self.state = TrainState(self.module, self._optimizer, self.stage, self.masters, self.average, world)
+        self.master_weights = MasterWeights(self.module, self._optimizer, self.stage)
+        self.average = WeightAverage(self.master_weights, ema_decay) if ema_decay else None
+        self.state = TrainState(self.module, self._optimizer, self.stage, self.master_weights, self.average, world)
 
     def step(self, micro_batches: Sequence[Batch], *, step: int, before_forward: Callable[[int], None]) -> StepResult:
         """Optimiser step number ``step`` (from 0) over this rank's micro-batches.
@@ -110,7 +109,7 @@ class Engine:
 
     def weights_are_finite(self) -> bool:
         """Whether every fp32 weight is a finite number; all ranks call this and get the same answer."""
-        largest = [torch.linalg.vector_norm(share, math.inf) for share in self.masters.shares()]
+        largest = [torch.linalg.vector_norm(shard, math.inf) for shard in self.master_weights.shards()]
         bad = torch.stack(largest).isfinite().logical_not().any().float()
         sum_over_ranks([bad])
         return not bad.item()
@@ -118,10 +117,10 @@ class Engine:
     def export(self, path: Path, names: Mapping[str, str]) -> None:
         """Write tensors of the module to a safetensors file, in fp32; ``names`` are the module's by the file's.
 
-        All ranks call this; each has one of the tensors whole at a time. Raises ``RunError`` as ``export`` does.
+        All ranks call this; each gathers one tensor at a time. Raises ``RunError`` as ``export`` does.
         """
         state = self.module.state_dict(keep_vars=True)
-        export(path, {key: state[name] for key, name in names.items()}, self.masters.whole, self.world)
+        export_tensors(path, {key: state[name] for key, name in names.items()}, self.master_weights.gather, self.world)
 
     @contextmanager
     def readable(self) -> Iterator[None]:
@@ -131,8 +130,8 @@ class Engine:
         children (the class token) are used by its other methods too, so they are gathered here.
         """
         owners = [module for module in self.module.modules() if next(module.children(), None) is not None]
-        own = [parameter for module in owners for parameter in module.parameters(recurse=False)]
-        with deepspeed.zero.GatheredParameters(own) if self.stage == 3 else nullcontext():
+        parameters = [parameter for module in owners for parameter in module.parameters(recurse=False)]
+        with deepspeed.zero.GatheredParameters(parameters) if self.stage == 3 else nullcontext():
             yield
 
     def rates(self, step: int) -> list[float]:
@@ -140,7 +139,7 @@ class Engine:
         return [peak * schedule(step) for peak, schedule in zip(self._peaks, self._schedules, strict=True)]
 
     def _loss_scale(self) -> float:
-        """What fp16 multiplies the loss by; 1 in other formats."""
+        """The factor by which fp16 multiplies the loss; 1 in other formats."""
         return float(getattr(self._optimizer, "loss_scale", 1.0))
 
     def _take_step(self) -> float:
@@ -149,7 +148,7 @@ class Engine:
             self._engine.step()
             return float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else math.inf
         # DeepSpeed's fp32 stage 0 would neither look for NaN nor tell the norm.
-        norm = torch.nn.utils.get_total_norm([each.grad for each in self._parameters if each.grad is not None])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         grad_norm = float(norm)
         if not math.isfinite(grad_norm):
             self._leave_out_step()

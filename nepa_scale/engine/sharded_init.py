@@ -1,10 +1,10 @@
-"""Build a task whose weights no rank could hold: under ZeRO-3 each rank keeps its share of them from the start.
+"""Build a task whose weights no rank could hold: under ZeRO-3 each rank keeps its shard of them from the start.
 
-``deepspeed.zero.Init`` partitions parameters as they are made, and what initialises them afterwards, as timm and we
-do, then writes to empty tensors: lost without a word. Here nothing is initialised in a way of its own. Every rank
-runs the ordinary construction with the same random numbers, loading of weights included, and only the memory is
-lent: a tensor that no operation has used for a while gives up all but this rank's share of its bytes, and is
-gathered again when one does. The weights are those of a build in one piece, bit by bit.
+``deepspeed.zero.Init`` partitions parameters as they are made. What initialises them afterwards, as timm and we do,
+then writes to empty tensors and is silently lost. Here construction is left as it is: every rank runs it with the same
+random numbers, loading of weights included, and only memory is lent. A tensor that no operation has used for a while
+gives up all but this rank's shard of its bytes, and is gathered again when one does. The weights are those of an
+ordinary build, bit by bit.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from torch.utils._pytree import tree_leaves
 from nepa_scale.distributed.world import World
 from nepa_scale.perf.malloc import give_back_freed_memory
 
-SMALLEST_BYTES = 2**16  # tensors below stay whole
-WHOLE_BYTES = 2**26  # how much of the others may be whole at a time
+SMALLEST_BYTES = 2**16  # smaller tensors are never given up
+WHOLE_BYTES = 2**26  # the others may take so much at a time while gathered
 
 #: Operations after which nothing is left of what the tensor held, if it is all of its memory.
 _OVERWRITING = frozenset(
@@ -36,7 +36,7 @@ _WITHOUT_VALUES = frozenset({torch.ops.aten.detach, torch.ops.aten.alias})
 
 
 class HasModule(Protocol):
-    """What is built: an object around a module."""
+    """An object around a module, which is built."""
 
     module: nn.Module
 
@@ -45,7 +45,7 @@ Built = TypeVar("Built", bound=HasModule)
 
 
 def build(make: Callable[[], Built], settings: dict[str, Any], *, world: World, device: torch.device) -> Built:
-    """What ``make`` builds, the parameters of its module partitioned by DeepSpeed; every rank calls this.
+    """Build what ``make`` builds, with the parameters of its module partitioned by DeepSpeed; every rank calls this.
 
     Args:
         settings: the run's DeepSpeed configuration, of stage 3.
@@ -56,7 +56,7 @@ def build(make: Callable[[], Built], settings: dict[str, Any], *, world: World, 
     with lender:
         built = make()
     low_precision = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    dtype = next((each for key, each in low_precision.items() if settings.get(key, {}).get("enabled")), None)
+    dtype = next((dtype for key, dtype in low_precision.items() if settings.get(key, {}).get("enabled")), None)
     deepspeed.zero.Init(module=_OneByOne(built.module, lender, dtype), config_dict_or_path=settings)
     lender.return_all()
     return built
@@ -73,7 +73,9 @@ class MemoryLender(TorchDispatchMode):
         super().__init__()
         self._world, self._device = world, device
         self._whole: dict[StorageWeakRef, int] = {}  # bytes, the least recently used first
-        self._shares: dict[StorageWeakRef, tuple[Tensor, int]] = {}  # this rank's part, and the bytes of the whole
+        self._shards: dict[
+            StorageWeakRef, tuple[Tensor, int]
+        ] = {}  # this rank's part, and the bytes of the whole tensor
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -91,13 +93,13 @@ class MemoryLender(TorchDispatchMode):
         return result
 
     def return_for_good(self, tensor: Tensor) -> None:
-        """Make a tensor whole and watch it no longer."""
+        """Gather a tensor and watch it no longer."""
         self._lend(tensor, overwritten=False)
         self._whole.pop(StorageWeakRef(tensor.untyped_storage()), None)
 
     def return_all(self) -> None:
-        """Make every tensor whole that is still in use: what DeepSpeed does not partition."""
-        for reference in [reference for reference in self._shares if not reference.expired()]:
+        """Gather every tensor that is still in use: those that DeepSpeed does not partition."""
+        for reference in [reference for reference in self._shards if not reference.expired()]:
             self._restore(reference, overwritten=False)
         self._whole.clear()
 
@@ -105,29 +107,29 @@ class MemoryLender(TorchDispatchMode):
         """Watch the memory of a new tensor if it is large, holds weights, and is torch's own."""
         storage = tensor.untyped_storage()
         reference = StorageWeakRef(storage)
-        new = reference not in self._whole and reference not in self._shares
+        new = reference not in self._whole and reference not in self._shards
         on_cpu = storage.device.type == "cpu" and storage.resizable()
         if new and on_cpu and tensor.is_floating_point() and storage.nbytes() >= SMALLEST_BYTES:
             self._whole[reference] = storage.nbytes()
 
     def _lend(self, tensor: Tensor, *, overwritten: bool) -> None:
         reference = StorageWeakRef(tensor.untyped_storage())
-        if reference in self._shares:
-            self._restore(reference, overwritten=overwritten and tensor.nbytes == self._shares[reference][1])
+        if reference in self._shards:
+            self._restore(reference, overwritten=overwritten and tensor.nbytes == self._shards[reference][1])
         elif reference in self._whole:
             self._whole[reference] = self._whole.pop(reference)  # now the most recently used
 
     def _restore(self, reference: StorageWeakRef, *, overwritten: bool) -> None:
-        share, nbytes = self._shares.pop(reference)
+        shard, nbytes = self._shards.pop(reference)
         storage = _storage(reference)
         if storage is None:
             return
         storage.resize_(nbytes)
         self._whole[reference] = nbytes
         if not overwritten:
-            own = share.to(self._device)
-            parts = [torch.empty_like(own) for _ in range(self._world.size)]
-            dist.all_gather(parts, own)
+            own_shard = shard.to(self._device)
+            parts = [torch.empty_like(own_shard) for _ in range(self._world.size)]
+            dist.all_gather(parts, own_shard)
             _bytes(storage).copy_(torch.cat(parts)[:nbytes])
 
     def _take_back(self, reference: StorageWeakRef) -> None:
@@ -136,11 +138,11 @@ class MemoryLender(TorchDispatchMode):
         if storage is None:
             return
         per_rank = -(-nbytes // self._world.size)
-        share = torch.zeros(per_rank, dtype=torch.uint8)
-        own = _bytes(storage)[per_rank * self._world.rank :][:per_rank]
-        share[: len(own)] = own
+        shard = torch.zeros(per_rank, dtype=torch.uint8)
+        own_bytes = _bytes(storage)[per_rank * self._world.rank :][:per_rank]
+        shard[: len(own_bytes)] = own_bytes
         storage.resize_(0)
-        self._shares[reference] = share, nbytes
+        self._shards[reference] = shard, nbytes
 
 
 class _OneByOne(nn.Module):

@@ -1,23 +1,108 @@
-"""One rank's file of a checkpoint: safetensors with pieces of tensors, hashed while written, read by element ranges."""
+"""safetensors files written tensor by tensor: a rank's shard of a checkpoint (read by element ranges), and exports.
+
+The library's own writer wants all tensors in memory at once. The format (https://github.com/huggingface/safetensors):
+eight bytes with the header's length, the header, a JSON object that names each tensor's type, shape and offsets, then
+the values one after another without gaps.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
-from nepa_scale.engine.safetensors_stream import Entry, header, values_of
+from nepa_scale.distributed.process_group import first_text
+from nepa_scale.distributed.world import World
+from nepa_scale.optim.optimizer import whole_shape
+from nepa_scale.utils.errors import RunError
+from nepa_scale.utils.files import replacing
 
 CHUNK_BYTES = 2**24
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_ALIGNMENT = 8
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The entry of a tensor in a file's header."""
+
+    dtype: torch.dtype
+    shape: Sequence[int]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor's values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class SafetensorsWriter:
+    """A file to be, at a temporary name until all of ``entries`` are written; an error leaves nothing of it behind."""
+
+    def __init__(self, path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str] | None = None) -> None:
+        self._path, self._entries, self._metadata = path, entries, metadata
+        self._pending = list(entries.items())
+        self._replacing = ExitStack()
+
+    def __enter__(self) -> SafetensorsWriter:
+        self._file = self._replacing.enter_context(replacing(self._path))
+        self._file.write(header(self._entries, self._metadata))
+        return self
+
+    def write(self, tensor: Tensor) -> None:
+        """Write the next of the entries. Raises ``ValueError`` when the tensor is not that of the entry."""
+        name, entry = self._pending.pop(0)
+        self._file.write(values_of(name, entry, tensor))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None and self._pending:
+            missing = ValueError(f"{self._path}: {len(self._pending)} tensors were announced and not written")
+            self._replacing.__exit__(ValueError, missing, None)
+            raise missing
+        self._replacing.__exit__(kind, error, traceback)
+
+
+def header(entries: Mapping[str, Entry], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The bytes before the values, which then follow in the order of ``entries``."""
+    content: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    start = 0
+    for name, entry in entries.items():
+        end = start + entry.nbytes
+        content[name] = {"dtype": _DTYPES[entry.dtype], "shape": list(entry.shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(content, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def values_of(name: str, entry: Entry, tensor: Tensor) -> memoryview:
+    """The bytes of a tensor's values. Raises ``ValueError`` when it is not what was announced."""
+    if (tensor.dtype, tuple(tensor.shape)) != (entry.dtype, tuple(entry.shape)):
+        raise ValueError(f"{name}: {tensor.dtype} {list(tensor.shape)} instead of {entry.dtype} {entry.shape}")
+    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 @dataclass(frozen=True)
@@ -32,7 +117,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a manifest says of a file: its size and the SHA-256 of its content."""
+    """The record of a file in a manifest: its size and the SHA-256 of its content."""
 
     size: int
     sha256: str
@@ -117,3 +202,36 @@ def _chunks(slices: Sequence[Slice], values: Iterable[Tensor]) -> Iterator[memor
         data = values_of(key, entry, value)
         for begin in range(0, len(data), CHUNK_BYTES):
             yield data[begin : begin + CHUNK_BYTES]
+
+
+def export_tensors(
+    path: Path, tensors: Mapping[str, Tensor], gather: Callable[[nn.Parameter], Tensor], world: World
+) -> None:
+    """Write ``tensors`` of a state dict by name to a safetensors file, parameters in fp32; all ranks call this.
+
+    Args:
+        gather: gathers a parameter on every rank, in fp32; a collective.
+
+    Raises:
+        RunError: on every rank, when rank 0 cannot write the file.
+    """
+    gathered = (gather(t) if isinstance(t, nn.Parameter) else t.detach() for t in tensors.values())
+    problem = None
+    try:
+        if world.is_main:
+            entries = {name: _entry(tensor) for name, tensor in tensors.items()}
+            with SafetensorsWriter(path, entries) as file:
+                for tensor in gathered:
+                    file.write(tensor)
+    except OSError as error:
+        problem = f"{path}: cannot be written: {error.strerror}; make room, and the same command tries again"
+    for _ in gathered:  # the other ranks take part, and so does rank 0 after an error
+        pass
+    if problem := first_text(problem):
+        raise RunError(problem)
+
+
+def _entry(tensor: Tensor) -> Entry:
+    if isinstance(tensor, nn.Parameter):
+        return Entry(torch.float32, whole_shape(tensor))
+    return Entry(tensor.dtype, tensor.shape)

@@ -1,7 +1,7 @@
 """The state of a training as a checkpoint holds it: by parameter, whatever ZeRO stage and number of ranks keep it.
 
-Each rank gives the pieces it keeps (weights in fp32, Adam's moments, the moving average, frozen weights), and takes
-from the pieces of all ranks those it needs. So a state fits any other stage and number of ranks; where they are the
+Each rank gives the slices it keeps (weights in fp32, Adam's moments, the moving average, frozen weights), and takes
+from the slices of all ranks those it needs. So a state fits any other stage and number of ranks; where they are the
 same, it comes back bit by bit.
 """
 
@@ -18,9 +18,13 @@ from torch import Tensor, nn
 
 from nepa_scale.distributed.process_group import first_text
 from nepa_scale.distributed.world import World
-from nepa_scale.engine.ema import WeightAverage
-from nepa_scale.engine.master_weights import Masters
-from nepa_scale.engine.partition import Piece, part, pieces
+from nepa_scale.engine.master_weights import (
+    MasterWeights,
+    ParameterSlice,
+    WeightAverage,
+    parameter_slices,
+    slice_of_rank,
+)
 from nepa_scale.engine.shards import ShardReader, Slice
 from nepa_scale.utils.errors import RunError
 
@@ -30,33 +34,33 @@ LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  
 
 
 class TrainState:
-    """What this rank has of a module under DeepSpeed's ``optimizer`` (AdamW) at ``stage``, and of its average."""
+    """This rank's state of a module under DeepSpeed's ``optimizer`` (AdamW) at ``stage``, and of its average."""
 
     def __init__(
         self,
         module: nn.Module,
         optimizer: Any,
         stage: int,
-        masters: Masters,
+        master_weights: MasterWeights,
         average: WeightAverage | None,
         world: World,
     ) -> None:
         self.stage, self.world = stage, world
-        self._module, self._masters, self._average = module, masters, average
+        self._module, self._master_weights, self._average = module, master_weights, average
         self._optimizer: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
         self._loss_scaler = getattr(optimizer, "loss_scaler", None)
-        self._pieces: list[list[Piece]] = [[] for _ in masters.shares()]
-        for piece in pieces(module, optimizer, stage, world):
-            self._pieces[piece.share].append(piece)
+        self._kept: list[list[ParameterSlice]] = [[] for _ in master_weights.shards()]
+        for slice_ in parameter_slices(module, optimizer, stage, world):
+            self._kept[slice_.shard].append(slice_)
 
     @property
     def optimizer_steps(self) -> int:
         """Updates that the optimiser has done."""
-        return max((int(self._moments(owner).get("step", 0)) for owner in self._masters.owners()), default=0)
+        return max((int(self._moments(owner).get("step", 0)) for owner in self._master_weights.owners()), default=0)
 
     @property
     def total_bytes(self) -> int:
-        """What the files of all ranks come to, without their headers."""
+        """Bytes of the files of all ranks together, without their headers."""
         copies = 1 + len(MOMENTS) + (self._average is not None)
         weights = sum(
             _numel(parameter) * (4 * copies if parameter.requires_grad else parameter.element_size())
@@ -67,29 +71,31 @@ class TrainState:
     @property
     def is_swapped(self) -> bool:
         """Whether DeepSpeed keeps the weights on an NVMe drive, out of reach."""
-        shares = self._masters.shares()
-        return any(piece.offset + piece.numel > shares[piece.share].numel() for each in self._pieces for piece in each)
+        shards = self._master_weights.shards()
+        return any(
+            slice_.offset + slice_.numel > shards[slice_.shard].numel() for kept in self._kept for slice_ in kept
+        )
 
     @property
     def loss_scale(self) -> dict[str, float]:
-        """Where fp16's dynamic loss scale stands; nothing in other number formats."""
+        """The state of fp16's dynamic loss scale; empty in other number formats."""
         scaler = self._loss_scaler
         return {name: getattr(scaler, name) for name in LOSS_SCALE} if isinstance(scaler, DynamicLossScaler) else {}
 
     def slices(self) -> list[Slice]:
-        """What this rank writes, in the order of ``values``."""
-        trained = [item for index in range(len(self._pieces)) for item in self._slices_of_share(index)]
+        """The slices that this rank writes, in the order of ``values``."""
+        trained = [item for index in range(len(self._kept)) for item in self._slices_of_shard(index)]
         return trained + [item for item, _ in self._others()]
 
     @torch.no_grad()
     def values(self) -> Iterator[Tensor]:
         """The flat tensors of ``slices``, where they are: the next step changes them."""
-        shares = self._masters.shares()
-        for index, owner in enumerate(self._masters.owners()):
+        shards = self._master_weights.shards()
+        for index, owner in enumerate(self._master_weights.owners()):
             for kind in self._kinds(index):
-                flat = self._tensor(kind, index, owner, shares[index]).reshape(-1)
-                for piece in self._written(index):
-                    yield flat[piece.offset : piece.offset + piece.numel]
+                flat = self._tensor(kind, index, owner, shards[index]).reshape(-1)
+                for slice_ in self._written(index):
+                    yield flat[slice_.offset : slice_.offset + slice_.numel]
         for _, value in self._others():
             yield value
 
@@ -101,9 +107,9 @@ class TrainState:
             RunError: on every rank, when something this state has is not in it, or a file cannot be read.
         """
         problem = None
-        with self._masters.overwriting() as shares:
+        with self._master_weights.overwriting() as shards:
             try:
-                self._fill(reader, shares, optimizer_steps)
+                self._fill(reader, shards, optimizer_steps)
             except (OSError, SafetensorError, RunError) as error:  # the other ranks wait at the end of this block
                 problem = str(error)
         problem = first_text(problem) or first_text(self._fill_others(reader))
@@ -112,13 +118,13 @@ class TrainState:
         for name, value in loss_scale.items():
             setattr(self._loss_scaler, name, value)
 
-    def _fill(self, reader: ShardReader, shares: list[Tensor], optimizer_steps: int) -> None:
+    def _fill(self, reader: ShardReader, shards: list[Tensor], optimizer_steps: int) -> None:
         averages = []
-        for index, owner in enumerate(self._masters.owners()):
-            self._read(reader, WEIGHT, index, shares[index])
+        for index, owner in enumerate(self._master_weights.owners()):
+            self._read(reader, WEIGHT, index, shards[index])
             self._fill_moments(reader, index, owner, optimizer_steps)
             if self._average is not None and optimizer_steps:
-                average = shares[index].clone(memory_format=torch.contiguous_format)
+                average = shards[index].clone(memory_format=torch.contiguous_format)
                 self._read(reader, AVERAGE, index, average)
                 averages.append(average)
         if self._average is not None:
@@ -129,18 +135,20 @@ class TrainState:
         if not steps:
             return
         moments = {kind: torch.zeros_like(owner, requires_grad=False) for kind in MOMENTS}
-        found = [self._read(reader, kind, index, value, required=False) for kind, value in moments.items()]
-        if self.stage > 0 or all(found):
+        filled = [self._read(reader, kind, index, value, required=False) for kind, value in moments.items()]
+        if self.stage > 0 or all(filled):
             self._optimizer.state[owner] = {"step": self._as_step(owner, steps), **moments}
 
     def _read(self, reader: ShardReader, kind: str, index: int, into: Tensor, *, required: bool = True) -> bool:
-        """Read a kind of state of a share into a tensor of its shape; False where stage 0 has none and needs none."""
+        """Read a kind of state of a shard into a tensor of its shape; False where stage 0 has none and needs none."""
         flat = into.view(-1) if into.is_contiguous() else into.reshape(-1)
-        for piece in self._pieces[index]:
-            found = reader.read(f"{kind}/{piece.name}", piece.start, flat[piece.offset : piece.offset + piece.numel])
-            if not found and required:
-                raise RunError(f"the checkpoint does not hold all of {kind}/{piece.name}; remove its folder")
-            if not found and self.stage == 0:
+        for slice_ in self._kept[index]:
+            filled = reader.read(
+                f"{kind}/{slice_.name}", slice_.start, flat[slice_.offset : slice_.offset + slice_.numel]
+            )
+            if not filled and required:
+                raise RunError(f"the checkpoint does not hold all of {kind}/{slice_.name}; remove its folder")
+            if not filled and self.stage == 0:
                 return False
         if not into.is_contiguous():
             into.copy_(flat.view(into.shape))
@@ -165,28 +173,28 @@ class TrainState:
         return torch.tensor(float(steps), dtype=torch.float32, device=owner.device if fused else None)
 
     def _kinds(self, index: int) -> list[str]:
-        moments = self._moments(self._masters.owners()[index])
+        moments = self._moments(self._master_weights.owners()[index])
         kinds = [WEIGHT, *(kind for kind in MOMENTS if kind in moments)]
         return [*kinds, AVERAGE] if self._average is not None and self._average.tensors else kinds
 
-    def _tensor(self, kind: str, index: int, owner: Tensor, share: Tensor) -> Tensor:
+    def _tensor(self, kind: str, index: int, owner: Tensor, shard: Tensor) -> Tensor:
         if kind == AVERAGE and self._average is not None:
             return self._average.tensors[index]
-        return share if kind == WEIGHT else self._moments(owner)[kind]
+        return shard if kind == WEIGHT else self._moments(owner)[kind]
 
     def _moments(self, owner: Tensor) -> dict[str, Any]:
-        found: dict[str, Any] = self._optimizer.state.get(owner, {})
-        return found
+        moments: dict[str, Any] = self._optimizer.state.get(owner, {})
+        return moments
 
-    def _written(self, index: int) -> list[Piece]:
-        """The pieces of a share that this rank writes: at stage 0, where all ranks have all, a part of each."""
-        kept = self._pieces[index]
-        return [part(piece, self.world) for piece in kept] if self.stage == 0 else kept
+    def _written(self, index: int) -> list[ParameterSlice]:
+        """The slices of a shard that this rank writes: at stage 0, where all ranks have all, a part of each."""
+        kept = self._kept[index]
+        return [slice_of_rank(slice_, self.world) for slice_ in kept] if self.stage == 0 else kept
 
-    def _slices_of_share(self, index: int) -> Iterator[Slice]:
+    def _slices_of_shard(self, index: int) -> Iterator[Slice]:
         for kind in self._kinds(index):
-            for piece in self._written(index):
-                yield Slice(f"{kind}/{piece.name}", piece.start, piece.numel)
+            for slice_ in self._written(index):
+                yield Slice(f"{kind}/{slice_.name}", slice_.start, slice_.numel)
 
     def _others(self) -> Iterator[tuple[Slice, Tensor]]:
         """This rank's part of the frozen weights; all buffers with rank 0, for they are the same on all ranks."""
@@ -197,8 +205,8 @@ class TrainState:
                 start = kept.numel() * self.world.rank
                 value = kept[: max(0, min(kept.numel(), numel - start))]
             else:
-                mine = part(Piece(key, 0, numel, 0, 0), self.world)
-                start, value = mine.start, parameter.detach().reshape(-1)[mine.start : mine.start + mine.numel]
+                slice_ = slice_of_rank(ParameterSlice(key, 0, numel, 0, 0), self.world)
+                start, value = slice_.start, parameter.detach().reshape(-1)[slice_.start : slice_.start + slice_.numel]
             yield Slice(key, start, value.numel(), value.dtype), value
         for name, buffer in _buffers(self._module) if self.world.is_main else ():
             yield Slice(f"{BUFFER}/{name}", 0, buffer.numel(), buffer.dtype), buffer.detach().reshape(-1)

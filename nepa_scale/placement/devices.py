@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.distributed.process_group import ranks_here
-from nepa_scale.distributed.world import World
+from nepa_scale.distributed.world import World, ranks_here
 from nepa_scale.placement.memory import MemoryEstimate
 from nepa_scale.placement.visible_gpus import has_gpu
 

@@ -17,7 +17,7 @@ from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.task_settings import PretrainConfig
 from nepa_scale.data.datasets import PretrainImages
 from nepa_scale.data.decode import BadImageError
-from nepa_scale.data.device import to_device
+from nepa_scale.data.loader import to_device
 from nepa_scale.data.transforms import pretrain_eval, pretrain_train
 from nepa_scale.distributed.process_group import sum_over_ranks
 from nepa_scale.distributed.world import World

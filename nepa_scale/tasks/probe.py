@@ -14,7 +14,7 @@ from nepa_scale.config.ladder import EMBEDDING, OUTPUT, block_name, block_of, pr
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.task_settings import ProbeConfig
 from nepa_scale.data.datasets import LabelledImages
-from nepa_scale.data.order import subset
+from nepa_scale.data.sampler import subset
 from nepa_scale.data.transforms import classify_eval, classify_train
 from nepa_scale.distributed.process_group import sum_over_ranks
 from nepa_scale.distributed.world import World

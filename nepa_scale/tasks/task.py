@@ -20,9 +20,8 @@ from nepa_scale.config.subsets import exhausted_classes, num_classes, num_used_i
 from nepa_scale.config.task_settings import TaskConfig
 from nepa_scale.data import layout
 from nepa_scale.data.datasets import Samples
-from nepa_scale.data.device import on_device
-from nepa_scale.data.loader import eval_loader
-from nepa_scale.data.order import kept_out, subset
+from nepa_scale.data.loader import eval_loader, prefetched
+from nepa_scale.data.sampler import kept_out, subset
 from nepa_scale.data.shard_stream import StreamSource, open_stream
 from nepa_scale.data.sources import Contents, Source, open_source
 from nepa_scale.data.streaming import eval_passes, eval_stream
@@ -179,7 +178,7 @@ class Task(ABC):
             batches, counts, missing = self._streamed_evaluation(world)
         else:
             batches, counts, missing = self._indexed_evaluation(world, data)
-        stream, batch, error = on_device(batches, device, self.standard), None, None
+        stream, batch, error = prefetched(batches, device, self.standard), None, None
         for _ in range(missing):
             try:
                 loaded = next(stream, None)

@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 
-from nepa_scale.data.advice import prepare_command
-from nepa_scale.data.device import on_device
-from nepa_scale.data.loader import train_loader
+from nepa_scale.data.datasets import FaultLog, Loaded, allowed_faults
+from nepa_scale.data.loader import prefetched, train_loader
+from nepa_scale.data.prepare.settings import prepare_command
 from nepa_scale.data.streaming import train_stream
-from nepa_scale.data.tolerance import FaultLog, Loaded, allowed_faults
 from nepa_scale.distributed.world import World
 from nepa_scale.engine.engine import Batch
 from nepa_scale.placement.resolved import ResolvedTask
@@ -70,7 +69,7 @@ class Batches:
             world_size=world.size,
             num_workers=config.data.num_workers,
         )
-        self._stream = on_device(self._split(loader), device, task.standard)
+        self._stream = prefetched(self._split(loader), device, task.standard)
 
     def fetch(self) -> None:
         """Get the next step's micro-batches ready, or note in ``error`` why that cannot be."""

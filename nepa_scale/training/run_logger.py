@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.distributed.age import process_age
+from nepa_scale.distributed.process_info import process_age
 from nepa_scale.distributed.world import World
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils.files import write_atomically

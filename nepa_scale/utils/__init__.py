@@ -1,1 +1,1 @@
-"""What every folder may import, and which imports none: errors, files, YAML, the terminal, and what commands share."""
+"""Errors, files, YAML, the terminal and what commands share. Every folder may import this one, which imports none."""

@@ -34,11 +34,11 @@ class DataLostError(DataError):
 
 
 class DivergedError(UserError):
-    """Training has left the finite numbers and does not come back."""
+    """Losses or gradients are not finite any more, step after step."""
 
 
 class MilestoneError(UserError):
-    """A task has not reached what it was to reach by a stated step."""
+    """A task has missed an early stopping criterion."""
 
 
 class RunError(UserError):
@@ -64,6 +64,11 @@ def shortened(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, or the name of its type if it says nothing."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 _PHRASES = (

@@ -106,5 +106,5 @@ def typed_path(text: str) -> Path:
 
 
 def file_in_the_way(folder: Path) -> Path | None:
-    """What keeps ``folder`` from becoming one: a file in its place or that of a parent."""
+    """The file that keeps ``folder`` from being made: in its place or that of a parent; None if there is none."""
     return next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)

@@ -1,18 +1,45 @@
-"""What a person sees while a task runs: a live bar on a terminal, plain lines elsewhere, and ``log.txt`` always."""
+"""What a person sees while work goes on: a live bar on a terminal, plain lines elsewhere, and ``log.txt`` always.
+
+Whatever is printed is text: no name is markup, an emoji or an escape sequence.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
 from rich.text import Text
 
-from nepa_scale.utils.terminal import make_console, text_column
+
+class _TextConsole(Console):
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(printable(text), **how)
+
+
+def make_console(plain_width: int | None = None, *, stderr: bool = False) -> Console:
+    """A console on standard output or error: as wide as the terminal, or ``plain_width`` columns elsewhere."""
+    width = None if (sys.stderr if stderr else sys.stdout).isatty() else plain_width
+    return _TextConsole(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
 
 logger = logging.getLogger("nepa_scale")
 console = make_console(stderr=True)
@@ -20,6 +47,8 @@ console = make_console(stderr=True)
 GAP = "  "  # between figures
 BAR_WIDTH = 20
 NARROW = 60  # columns: below, there is no bar beside the step and the time left
+LINE_SECONDS = 2.0
+Report = Callable[[str, int, int], None]  # (what, done, total)
 
 
 class ConsoleHandler(logging.Handler):
@@ -60,7 +89,7 @@ class StepDisplay:
                 *bar,
                 MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 TimeRemainingColumn(table_column=Column(no_wrap=True)),
-                FiguresColumn(table_column=Column(ratio=1, no_wrap=True)),
+                MetricsColumn(table_column=Column(ratio=1, no_wrap=True)),
                 console=on,
                 expand=True,
             )
@@ -82,15 +111,15 @@ class StepDisplay:
             self._bar.stop()
 
 
-class FiguresColumn(ProgressColumn):
+class MetricsColumn(ProgressColumn):
     """The field ``figures`` of a task, as many as there is room for."""
 
-    def render(self, task: Task) -> Figures:
+    def render(self, task: Task) -> MetricsText:
         """The figures of one task."""
-        return Figures(_texts(task.fields["figures"]))
+        return MetricsText(_texts(task.fields["figures"]))
 
 
-class Figures:
+class MetricsText:
     """Texts in a line, the first ones whole where not all fit: part of a number would be another number."""
 
     def __init__(self, texts: Iterable[str]) -> None:
@@ -110,3 +139,50 @@ class Figures:
 
 def _texts(values: Mapping[str, float]) -> list[str]:
     return [f"{name} {value:.4g}" for name, value in values.items()]
+
+
+def text_column(column: Column | None = None) -> TextColumn:
+    """The column of a progress display that says what is under way; ``column`` as rich's tables have it."""
+    return TextColumn("{task.description}", markup=False, table_column=column)
+
+
+def printable(text: str) -> str:
+    """``text`` with a dot for each control character but the ends of lines and tabs."""
+    return "".join("·" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
+
+
+@contextmanager
+def reporting() -> Iterator[Report]:
+    """Give a function that shows how much is done of each thing."""
+
+    console = make_console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines().report
+        return
+    progress = Progress(text_column(), *Progress.get_default_columns()[1:], console=console)
+    bars: dict[str, TaskID] = {}
+
+    def advance(what: str, done: int, total: int) -> None:
+        progress.start()  # not before, or nothing to do would leave an empty line
+        if what not in bars:
+            bars[what] = progress.add_task(what, total=total)
+        progress.update(bars[what], completed=done)
+
+    try:
+        yield advance
+    finally:
+        if bars:
+            progress.stop()
+
+
+class _Lines:
+    """Plain lines: the first and the last of each thing, and in between one now and then."""
+
+    def __init__(self) -> None:
+        self._printed: dict[str, float] = {}
+
+    def report(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == total or now - self._printed.get(what, -LINE_SECONDS) >= LINE_SECONDS:
+            self._printed[what] = now
+            print(f"{what}: {done} of {total}", flush=True)

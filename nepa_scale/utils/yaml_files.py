@@ -1,4 +1,4 @@
-"""YAML files that people write, read strictly: every mistake is told at once, each with the line where it stands.
+"""YAML files that people write, read strictly: all mistakes are reported together, each with its line.
 
 Refused are text that is not UTF-8 or not YAML, anything but a mapping at the top, a key that stands twice, and aliases
 that contain themselves or stand for more than a person would write.
@@ -49,11 +49,11 @@ def parse(text: str, check: Check, source: str) -> dict[str, Any]:
     if content is None or not isinstance(content, dict):
         kind = {type(None): "nothing", list: "a list"}.get(type(content), "a single value")
         raise ConfigError([f"{source}: expected settings (key: value), found {kind}"])
-    found = [(line, f"key '{key}' stands twice") for key, line in repeated]
-    found += [(_line_of(key, lines), problem) for key, problem in check(content)]
-    if found:
-        found.sort(key=lambda each: each[0])
-        raise ConfigError([f"{source}{f', line {line}' if line else ''}: {problem}" for line, problem in found])
+    problems = [(line, f"key '{key}' stands twice") for key, line in repeated]
+    problems += [(_line_of(key, lines), problem) for key, problem in check(content)]
+    if problems:
+        problems.sort(key=lambda numbered: numbered[0])
+        raise ConfigError([f"{source}{f', line {line}' if line else ''}: {problem}" for line, problem in problems])
     return content
 
 
@@ -119,7 +119,7 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
     if id(node) not in known:
         known[id(node)] = 0  # being counted
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        children = node.value if isinstance(node, yaml.SequenceNode) else [each for pair in pairs for each in pair]
+        children = node.value if isinstance(node, yaml.SequenceNode) else [child for pair in pairs for child in pair]
         known[id(node)] = 1 + sum(_size(child, known) for child in children)
     elif known[id(node)] == 0:
         raise yaml.MarkedYAMLError(problem="an alias contains itself", problem_mark=node.start_mark)

@@ -55,11 +55,11 @@ def query_maps(
     return [
         QueryMaps(
             patch,
-            attention=attention[:, place, prefix:].unflatten(-1, grid),
-            on_prefix=attention[:, place, :prefix].sum(dim=-1),
-            similarity=similarity[place].unflatten(-1, grid),
+            attention=attention[:, index, prefix:].unflatten(-1, grid),
+            on_prefix=attention[:, index, :prefix].sum(dim=-1),
+            similarity=similarity[index].unflatten(-1, grid),
         )
-        for place, patch in enumerate(patches)
+        for index, patch in enumerate(patches)
     ]
 
 

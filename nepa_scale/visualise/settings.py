@@ -1,4 +1,4 @@
-"""What a sheet of pictures is asked to show: settings, and what they mean once folders are looked at. Free of torch."""
+"""Settings of the sheets of pictures, and the plan that follows from them and the folders. Free of torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from nepa_scale.config import overrides
 from nepa_scale.config.ladder import numbered_blocks
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.data import layout
-from nepa_scale.data.file_names import IMAGE_SUFFIXES, is_clutter, is_image
+from nepa_scale.data.file_io import IMAGE_SUFFIXES, is_clutter, is_image
 from nepa_scale.run_dir import paths
 from nepa_scale.utils import cli
 from nepa_scale.utils.errors import ConfigError, nearest
 from nepa_scale.utils.files import file_in_the_way
 from nepa_scale.weights import timm_layout
-from nepa_scale.weights.description import Description, of_run
+from nepa_scale.weights.timm_layout import Description, of_run
 
 HEADS = ("mean", "max", "none")
 SIMILARITIES = ("cosine", "softmax")
@@ -49,7 +49,7 @@ class PictureSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the checked settings mean."""
+    """What to draw, by the checked settings and folders."""
 
     settings: PictureSettings
     source: Path
@@ -86,7 +86,7 @@ def parse(words: Sequence[str]) -> PictureSettings:
 
 
 def make_plan(settings: PictureSettings) -> Plan:
-    """Look at the folders that the settings name. Raises ``UserError`` with what is wrong."""
+    """Check the folders that the settings name. Raises ``UserError`` with what is wrong."""
     source = Path(settings.source or "")
     config, description = describe_source(source, ema=settings.ema)
     size, patch = settings.size or description.image_size, description.arch.patch_size
@@ -104,8 +104,8 @@ def make_plan(settings: PictureSettings) -> Plan:
     elif config is None:
         problems.append(f"images= is missing: {source} holds weights and names no data set; give a folder of images")
     else:
-        found = layout.check_dataset(Path(config.data.root), config.pretrain.dataset)
-        problems += [f"{line}; or give images=DIR" for line in found]
+        lines = layout.check_dataset(Path(config.data.root), config.pretrain.dataset)
+        problems += [f"{line}; or give images=DIR" for line in lines]
     plan = Plan(settings, source, config, description, layers, files)
     blocking = file_in_the_way(plan.out)
     if blocking is not None:
@@ -152,13 +152,13 @@ def _layers(named: str, depth: int, problems: list[str]) -> tuple[int, ...]:
 
 def _image_files(folder: Path, problems: list[str]) -> tuple[Path, ...]:
     """The image files in ``folder`` and below, by path, without hidden ones and those in folders of systems."""
-    found = tuple(
+    files = tuple(
         path
         for path in sorted(folder.rglob("*"))
         if is_image(path.name) and path.is_file() and not any(map(is_clutter, path.relative_to(folder).parts))
     )
     if not folder.is_dir():
         problems.append(f"images={folder}: {'is a file' if folder.exists() else 'does not exist'}; name a folder")
-    elif not found:
+    elif not files:
         problems.append(f"images={folder}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return found
+    return files

@@ -54,7 +54,7 @@ class Map:
 
 @dataclass(frozen=True)
 class Strip:
-    """What is drawn of one query patch; maps are on a grid of H x W patches."""
+    """One query patch with its image and maps, which are on a grid of H x W patches."""
 
     title: str
     image: NDArray[np.uint8]
@@ -86,7 +86,7 @@ def draw(strips: Sequence[Strip], title: str) -> bytes:
         for index, strip in enumerate(strips):
             row, column = divmod(index, per_row)
             left = MARGIN + column * (strip_width + 2 * GAP)
-            _draw_strip(_Place(figure, left, height - TOP - row * strip_height), strip)
+            _draw_strip(_Corner(figure, left, height - TOP - row * strip_height), strip)
         _draw_key(figure, unseen=any(strip.unseen.any() for strip in strips))
         buffer = io.BytesIO()
         FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
@@ -94,7 +94,7 @@ def draw(strips: Sequence[Strip], title: str) -> bytes:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Corner:
     """Where a strip's top left corner is, in inches from the figure's bottom left."""
 
     figure: Figure
@@ -103,39 +103,39 @@ class _Place:
 
     def axes(self, right: float, down: float, width: float, height: float) -> Axes:
         """Axes at a distance from the corner."""
-        whole_width, whole_height = self.figure.get_size_inches()
+        figure_width, figure_height = self.figure.get_size_inches()
         box = (self.left + right, self.top - down - height, width, height)
         return self.figure.add_axes(
-            (box[0] / whole_width, box[1] / whole_height, box[2] / whole_width, box[3] / whole_height)
+            (box[0] / figure_width, box[1] / figure_height, box[2] / figure_width, box[3] / figure_height)
         )
 
 
-def _draw_strip(place: _Place, strip: Strip) -> None:
+def _draw_strip(corner: _Corner, strip: Strip) -> None:
     nothing = np.zeros_like(strip.unseen)
-    axes = _panel(place, 0, "image", "", strip)
+    axes = _panel(corner, 0, "image", "", strip)
     axes.imshow(strip.image, extent=_extent(strip), interpolation="nearest" if len(strip.image) < PIXELS else "auto")
     above = 1 + (HEADING + 0.09) / PANEL
     axes.text(0, above, strip.title, transform=axes.transAxes, va="baseline", fontsize=7.5, weight="bold")
-    for column, one in enumerate(strip.attention, start=1):
-        _draw_map(place, column, one, strip, "magma", _attention_norm(one.values), strip.unseen)
+    for column, map_ in enumerate(strip.attention, start=1):
+        _draw_map(corner, column, map_, strip, "magma", _attention_norm(map_.values), strip.unseen)
     norm = _similarity_norm(strip.similarity.values, strip.softmax)
-    _draw_map(place, len(strip.attention) + 1, strip.similarity, strip, "viridis", norm, nothing)
+    _draw_map(corner, len(strip.attention) + 1, strip.similarity, strip, "viridis", norm, nothing)
 
 
 def _draw_map(
-    place: _Place, column: int, one: Map, strip: Strip, colours: str, norm: Normalize, hidden: NDArray[np.bool_]
+    corner: _Corner, column: int, map_: Map, strip: Strip, colours: str, norm: Normalize, hidden: NDArray[np.bool_]
 ) -> None:
     palette = mpl.colormaps[colours].with_extremes(bad=UNSEEN)
-    cells = np.ma.masked_where(hidden, one.values)
-    axes = _panel(place, column, one.heading, one.remark, strip)
+    cells = np.ma.masked_where(hidden, map_.values)
+    axes = _panel(corner, column, map_.heading, map_.remark, strip)
     axes.imshow(cells, cmap=palette, norm=norm, extent=_extent(strip), interpolation="nearest")
     down = TITLE + HEADING + PANEL + BAR_GAP
-    _colour_bar(place.axes(column * (PANEL + GAP), down, PANEL, BAR), palette, norm)
+    _colour_bar(corner.axes(column * (PANEL + GAP), down, PANEL, BAR), palette, norm)
 
 
-def _panel(place: _Place, column: int, heading: str, remark: str, strip: Strip) -> Axes:
+def _panel(corner: _Corner, column: int, heading: str, remark: str, strip: Strip) -> Axes:
     """Empty axes in units of patches, with headings, query and target marked."""
-    axes = place.axes(column * (PANEL + GAP), TITLE + HEADING, PANEL, PANEL)
+    axes = corner.axes(column * (PANEL + GAP), TITLE + HEADING, PANEL, PANEL)
     rows, columns = strip.unseen.shape
     axes.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[])
     axes.set_title(heading, fontsize=7, pad=2.5, loc="left", color=INK)

@@ -1,4 +1,4 @@
-"""From a backbone and images to sheets of maps: which images and query patches, and what their strips say."""
+"""From a backbone and images to sheets of maps: chooses images and query patches, and makes their strips."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from nepa_scale.visualise import sheet
 from nepa_scale.visualise.maps import QueryMaps, query_maps
 from nepa_scale.visualise.settings import Plan
 from nepa_scale.weights.convert import Weights, built, read_run, read_timm
-from nepa_scale.weights.description import of_run
 from nepa_scale.weights.tensor_files import read_tensors
+from nepa_scale.weights.timm_layout import of_run
 
 NAME_LENGTH = 28
 STRIPS_PER_SHEET = 12
@@ -44,7 +44,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Choice:
-    """What to draw of each image."""
+    """The choice of what to draw of each image."""
 
     queries: int
     layers: tuple[int, ...]
@@ -165,8 +165,10 @@ def make_strips(backbone: NepaViT, images: Sequence[Named], choice: Choice) -> l
         except DataError as error:
             raise DataError(f"image '{image.name}': {error}") from None
         patches = query_patches(rows * columns, choice.queries, (choice.seed, number))
-        found = query_maps(backbone, pixels, patches, layers=choice.layers, heads=choice.heads)
-        strips += [_strip(image.name, pixels, maps, choice, causal=backbone.causal) for maps in found]
+        strips += [
+            _strip(image.name, pixels, maps, choice, causal=backbone.causal)
+            for maps in query_maps(backbone, pixels, patches, layers=choice.layers, heads=choice.heads)
+        ]
     return strips
 
 
@@ -181,7 +183,7 @@ def query_patches(num_patches: int, wanted: int, seed: tuple[int, int]) -> list[
 
 
 def _title(name: str, layers: Sequence[int], heads: str, *, ema: bool = False) -> str:
-    """What all strips of a sheet have in common."""
+    """The title of a sheet: what all its strips have in common."""
     blocks = f"block {layers[0]}" if len(layers) == 1 else f"mean of blocks {', '.join(map(str, layers))}"
     if len(layers) > 2 and layers[-1] - layers[0] == len(layers) - 1:
         blocks = f"mean of blocks {layers[0]} to {layers[-1]}"
@@ -214,11 +216,11 @@ def _strip(name: str, pixels: Tensor, maps: QueryMaps, choice: Choice, *, causal
 
 def _headed(maps: QueryMaps, heads: str) -> list[sheet.Map]:
     """Attention maps with their headings: what they show, and how much went to the class token."""
-    found = []
+    headed = []
     for head, (attention, prefix) in enumerate(zip(maps.attention, maps.on_prefix.tolist(), strict=True)):
         heading = f"head {head}" if heads == "none" else "attention"
-        found.append(sheet.Map(heading, attention.numpy(), f"class token {prefix:.2f}" if prefix else ""))
-    return found
+        headed.append(sheet.Map(heading, attention.numpy(), f"class token {prefix:.2f}" if prefix else ""))
+    return headed
 
 
 def _grid(values: Tensor, rows: int) -> NDArray[np.float32]:

@@ -56,12 +56,12 @@ def parser() -> argparse.ArgumentParser:
 
 def bring_in(chosen: argparse.Namespace) -> str:
     """Import; returns the lines that say what was found. Raises ``UserError``."""
-    from nepa_scale.weights import convert, hub
+    from nepa_scale.weights import convert, tensor_files
     from nepa_scale.weights.authors_config import Wishes
 
     convert.check_output(chosen.out)
     wishes = Wishes(chosen.qk_norm, None if chosen.attention is None else chosen.attention == "causal")
-    folder = hub.local_folder(chosen.source, ema=chosen.ema)
+    folder = tensor_files.local_folder(chosen.source, ema=chosen.ema)
     weights, notes = convert.read_authors(folder, ema=chosen.ema, wishes=wishes)
     convert.write_timm(weights, chosen.out)
     return "\n".join([f"{chosen.out}: {weights.description}", *notes])

@@ -1,8 +1,8 @@
 """The authors' ``config.json``, both ways: fields of their configuration class (``model_type`` vit_nepa).
 
-Tensors are believed before the file, and nothing is believed that the two say differently. Dropout, and shift and
-jitter of RoPE, which matter to training alone, have no place in our model: they are written as the authors have them,
-and named where a file says something else.
+Tensors decide what they can, and an import is refused where the file contradicts them. Dropout, and shift and jitter
+of RoPE, matter to training alone and are not part of our model: they are written with the authors' values, and a file
+that holds others is reported.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from torch import Tensor
 from nepa_scale.config.ladder import Architecture, QkNorm
 from nepa_scale.models.nepa_vit import LAYER_NORM_EPS, ROPE_TEMPERATURE
 from nepa_scale.utils.errors import UserError, WeightsError, shortened
-from nepa_scale.weights.authors_tensors import LAYER, PREFIX
-from nepa_scale.weights.description import Description, Pool
-from nepa_scale.weights.timm_layout import CONFIG_NAME
+from nepa_scale.weights.authors_layout import LAYER, PREFIX
+from nepa_scale.weights.timm_layout import CONFIG_NAME, Description, Pool
 
 HEAD_DIM = 64
 IMAGE_SIZE = 224
@@ -42,7 +41,7 @@ _IN_LAYER = re.compile(re.escape(LAYER) + r"(\d+)\.")
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the caller states, stronger than the configuration; None is no opinion."""
+    """What the caller states, which overrules the configuration; None where nothing is stated."""
 
     qk_norm: QkNorm | None = None
     causal: bool | None = None
@@ -98,7 +97,7 @@ def write(description: Description) -> dict[str, Any]:
 def read(
     theirs: Mapping[str, Tensor], file: Path, config: Mapping[str, Any], wishes: Wishes
 ) -> tuple[Description, list[str]]:
-    """What the tensors of ``file`` are, from their shapes and ``config`` ({} where there is none beside it).
+    """The description of the tensors of ``file``, from their shapes and ``config`` ({} where there is none beside it).
 
     Also returns what had to be assumed, as neither says it, and what had to be left out, a line each.
     Raises ``WeightsError`` when tensors and configuration disagree, or ask for what our model cannot do.
@@ -171,7 +170,7 @@ def _facts(theirs: Mapping[str, Tensor], file: Path) -> tuple[dict[str, Any], in
     """The fields that tensors alone decide, and the number of classes (0 without a classifier)."""
     width, channels, patch_size, _ = _shape(theirs, _PROJECTION, 4, file)
     hidden, _ = _shape(theirs, _UP, 2, file)
-    blocks = {found[1] for found in map(_IN_LAYER.match, theirs) if found}
+    blocks = {match[1] for match in map(_IN_LAYER.match, theirs) if match}
     facts = {
         "hidden_size": width,
         "num_hidden_layers": len(blocks),
@@ -195,7 +194,7 @@ def _shape(theirs: Mapping[str, Tensor], name: str, dimensions: int, file: Path)
 
 
 def _defaults(theirs: Mapping[str, Tensor], facts: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
-    """What is taken where nobody says: the released models' values, and what the presence of tensors suggests."""
+    """Defaults for what is not stated: the released models' values, and what the presence of tensors suggests."""
     head_dim = theirs[_Q_NORM].numel() if _Q_NORM in theirs else HEAD_DIM
     return {
         "num_attention_heads": facts["hidden_size"] // max(1, head_dim),
@@ -252,7 +251,7 @@ def _label_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]
 
 
 def _unnamed(num_classes: int) -> tuple[str, ...]:
-    """What transformers calls classes without names."""
+    """The names that transformers gives to classes without names."""
     return tuple(f"LABEL_{label}" for label in range(num_classes))
 
 

@@ -1,13 +1,17 @@
-"""What weights do on images: the loss of pre-trained ones, the classes of fine-tuned ones, beside published values."""
+"""What weights do on images: the loss of pre-trained ones, the classes of fine-tuned ones, beside published values.
+
+The published values of known weights are in ``published.yaml``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
+import yaml
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
@@ -19,13 +23,15 @@ from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.models.objective import next_embedding_loss
 from nepa_scale.run_dir import paths
 from nepa_scale.utils.errors import DataError, WeightsError
-from nepa_scale.weights import convert, published, timm_layout
+from nepa_scale.weights import convert, timm_layout
 from nepa_scale.weights.authors_config import Wishes
-from nepa_scale.weights.published import Compared, Published
+from nepa_scale.weights.timm_layout import Description
 
 EMBEDDED = "embedded scene of digits"
 TOP = 5
 FIRST = 3
+TABLE = Path(__file__).with_name("published.yaml")
+Verdict = Literal["matches", "differs", "no reference"]
 
 
 @dataclass(frozen=True)
@@ -53,18 +59,21 @@ def check(folder: Path, images: Sequence[Path], table: Sequence[Published] | Non
     model = convert.built(weights).eval()
     pictures = [_opened(path) for path in images] or [_scene(description.image_size)]
     label_names = description.label_names
-    found = [
-        {"image": each.name, **_shown(_outputs(model, _prepared(each, model, description.preprocessing)), label_names)}
-        for each in pictures
+    answers = [
+        {
+            "image": image.name,
+            **_shown(_outputs(model, _prepared(image, model, description.preprocessing)), label_names),
+        }
+        for image in pictures
     ]
-    entry = published.of(description, published.read() if table is None else table)
+    entry = published_for(description, read_published() if table is None else table)
     return {
         "folder": str(folder),
         "model": str(description),
         "notes": notes,
         "preprocessing": {"image_size": description.image_size, **asdict(description.preprocessing)},
-        "images": found,
-        **({} if description.num_classes else {"mean_loss": sum(each["loss"] for each in found) / len(found)}),
+        "images": answers,
+        **({} if description.num_classes else {"mean_loss": sum(answer["loss"] for answer in answers) / len(answers)}),
         "reference": {"verdict": "no reference"} if entry is None else _reference(entry, model, pictures),
     }
 
@@ -127,8 +136,8 @@ def _shown(outputs: dict[str, Tensor], label_names: Sequence[str]) -> dict[str, 
 
 
 def _reference(entry: Published, model: NepaViT, pictures: Sequence[Picture]) -> dict[str, Any]:
-    """What can be compared, prepared as the published values' image was."""
-    same = next((each for each in pictures if each.stem == entry.image), None)
+    """The comparison with published values, on an image prepared as theirs was."""
+    same = next((picture for picture in pictures if picture.stem == entry.image), None)
     outputs = _outputs(model, _prepared(same or pictures[0], model, entry.preprocessing))
     known = {name: value for name, value in entry.values.items() if value.any_image or same is not None}
     compared = [
@@ -136,9 +145,73 @@ def _reference(entry: Published, model: NepaViT, pictures: Sequence[Picture]) ->
         for name, value in known.items()
     ]
     return {
-        "verdict": published.verdict(compared),
+        "verdict": verdict(compared),
         "weights": entry.weights,
         "source": entry.source,
-        "compared": [{**asdict(each), "matches": each.matches} for each in compared],
+        "compared": [{**asdict(value), "matches": value.matches} for value in compared],
         "not_compared": {name: f"needs the image {entry.image}" for name in entry.values if name not in known},
     }
+
+
+@dataclass(frozen=True)
+class Value:
+    """Some numbers that were published; ``any_image``: whether they are the same whatever the image."""
+
+    numbers: tuple[float, ...]
+    tolerance: float
+    any_image: bool = False
+
+
+@dataclass(frozen=True)
+class Published:
+    """Published values of one set of weights. ``image``: the name, without its ending, of the image that was used."""
+
+    weights: str
+    source: str
+    model: Mapping[str, Any]
+    image: str
+    preprocessing: Preprocessing
+    values: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A published value beside the one found here."""
+
+    name: str
+    published: tuple[float, ...]
+    found: tuple[float, ...]
+    tolerance: float
+
+    @property
+    def matches(self) -> bool:
+        """Whether every number lies within the tolerance; NaN does not."""
+        pairs = zip(self.published, self.found, strict=True)
+        return all(abs(found - published) <= self.tolerance for published, found in pairs)
+
+
+def read_published(path: Path = TABLE) -> list[Published]:
+    """The table."""
+    return [
+        Published(
+            **{key: entry[key] for key in ("weights", "source", "model", "image")},
+            preprocessing=Preprocessing(**entry["preprocessing"]),
+            values={
+                name: Value(**{**value, "numbers": tuple(value["numbers"])}) for name, value in entry["values"].items()
+            },
+        )
+        for entry in yaml.safe_load(path.read_text(encoding="utf-8"))
+    ]
+
+
+def published_for(description: Description, table: Sequence[Published]) -> Published | None:
+    """The published values of weights of this kind; None where there are none."""
+    args = timm_layout.model_args(description)
+    return next((entry for entry in table if all(args[key] == value for key, value in entry.model.items())), None)
+
+
+def verdict(compared: Sequence[Compared]) -> Verdict:
+    """The verdict over all compared values."""
+    if not compared:
+        return "no reference"
+    return "matches" if all(value.matches for value in compared) else "differs"

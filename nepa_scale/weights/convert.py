@@ -1,4 +1,4 @@
-"""Weights from one layout to another: read and checked as a whole, then written as a whole."""
+"""Weights from one layout to another: everything is read and checked before anything is written."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.run_dir import paths
 from nepa_scale.utils.errors import DataError, WeightsError
 from nepa_scale.utils.files import file_in_the_way, read_json, to_json, write_folder
-from nepa_scale.weights import authors_config, authors_processor, timm_layout
+from nepa_scale.weights import authors_config, authors_layout, timm_layout
 from nepa_scale.weights.authors_config import Wishes
-from nepa_scale.weights.authors_tensors import from_authors, to_authors, with_prefix
-from nepa_scale.weights.description import Description, of_run
+from nepa_scale.weights.authors_layout import from_authors, to_authors, with_prefix
 from nepa_scale.weights.tensor_files import check_tensors, find_tensors, read_tensors
-from nepa_scale.weights.timm_layout import CONFIG_NAME, WEIGHTS_NAME
+from nepa_scale.weights.timm_layout import CONFIG_NAME, WEIGHTS_NAME, Description, of_run
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def read_authors(folder: Path, *, ema: bool, wishes: Wishes) -> tuple[Weights, l
         raise WeightsError(f"{config_path}: timm's layout already; use `export` to change it")
     theirs = with_prefix(read_tensors(file))
     described, notes = authors_config.read(theirs, file, config, wishes)
-    preprocessing, more_notes = authors_processor.read(folder, described.image_size)
+    preprocessing, more_notes = authors_layout.read_preprocessor(folder, described.image_size)
     description = dataclasses.replace(described, preprocessing=preprocessing)
     ours, gated = skeleton(description), description.arch.mlp == "swiglu"
     check_tensors(theirs, to_authors(ours, gated=gated), file)
@@ -114,7 +113,7 @@ def write_authors(weights: Weights, folder: Path) -> None:
     description = weights.description
     settings = {
         CONFIG_NAME: authors_config.write(description),
-        authors_processor.PREPROCESSOR_NAME: authors_processor.write(description),
+        authors_layout.PREPROCESSOR_NAME: authors_layout.preprocessor_json(description),
     }
     _write(folder, to_authors(weights.tensors, gated=description.arch.mlp == "swiglu"), settings)
 
@@ -129,8 +128,8 @@ def check_output(folder: Path) -> None:
 
 
 def _write(folder: Path, tensors: Mapping[str, Tensor], settings: Mapping[str, object]) -> None:
-    whole = {name: value.contiguous() for name, value in tensors.items()}
-    content = {WEIGHTS_NAME: safetensors.torch.save(whole, metadata={"format": "pt"})}
+    contiguous = {name: value.contiguous() for name, value in tensors.items()}
+    content = {WEIGHTS_NAME: safetensors.torch.save(contiguous, metadata={"format": "pt"})}
     content |= {name: to_json(value).encode() for name, value in settings.items()}
     try:
         write_folder(folder.resolve(), content)

@@ -99,9 +99,9 @@ def _no_start(folder: Path) -> list[str]:
     if task == "probe":
         return [f"init={folder}: a probe leaves heads and no backbone; give init={run}"]
     if task == "pretrain" and there.init != "pretrain":
-        tuned = [str(run / each) for each in ("classify", "segment") if (run / each / WEIGHTS_NAME).is_file()]
-        own = f"init={there.init} there"
-        return [f"init={folder}: no pre-training of its own ({own}); give {' or '.join([there.init, *tuned])}"]
+        tuned = [str(run / name) for name in ("classify", "segment") if (run / name / WEIGHTS_NAME).is_file()]
+        starts = " or ".join([there.init, *tuned])
+        return [f"init={folder}: no pre-training of its own (init={there.init} there); give {starts}"]
     return []
 
 
@@ -151,7 +151,7 @@ def _other_model(weights: Path, config: RunConfig) -> list[str]:
 
 
 def _named(arch: dict[str, Any], *, by_image: bool) -> dict[str, Any]:
-    """What makes a model, by the settings that decide it."""
+    """The architecture of a model by the settings that decide it."""
     return {f"model.{key}": value for key, value in arch.items()} | {"data.mean": "image" if by_image else "not image"}
 
 
@@ -175,15 +175,15 @@ def other_standardisation(config: RunConfig) -> str | None:
         there = timm_layout.read_config(folder).preprocessing
     else:
         return None
-    own = layout.standardisation(Path(data.root), config.task_config().dataset, data.mean, data.std)
-    if (there.mean, there.std) == (own.mean, own.std):
+    ours = layout.standardisation(Path(data.root), config.task_config().dataset, data.mean, data.std)
+    if (there.mean, there.std) == (ours.mean, ours.std):
         return None
     named = (f"data.{key}={','.join(map(str, getattr(there, key)))}" for key in ("mean", "std"))
     return f"init={folder}: its weights saw other images: {' '.join(named)} there; give that to begin where they are"
 
 
 def _shape(weights: Path) -> dict[str, int]:
-    """What the tensors of a file tell of its backbone. Raises ``WeightsError`` where they are of none."""
+    """The size of the backbone in a file of tensors. Raises ``WeightsError`` where they are of none."""
     try:
         weights.open("rb").close()  # safetensors calls a file that may not be read missing
         with safe_open(weights, "numpy") as file:

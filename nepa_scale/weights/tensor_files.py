@@ -1,4 +1,4 @@
-"""Reading files of tensors that others wrote: whole, or refused in one line; nothing in them is ever executed."""
+"""Files of tensors that others wrote, local or on the Hugging Face hub: read whole or refused, and never executed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from nepa_scale.utils.errors import WeightsError, shortened
-from nepa_scale.weights.timm_layout import WEIGHTS_NAME, read_config_file
+from nepa_scale.utils.errors import WeightsError, first_line, shortened
+from nepa_scale.weights.authors_layout import PREPROCESSOR_NAME
+from nepa_scale.weights.timm_layout import CONFIG_NAME, WEIGHTS_NAME, read_config_file
 
 PICKLE_NAME = "pytorch_model.bin"
 INDEX_NAMES = (f"{WEIGHTS_NAME}.index.json", f"{PICKLE_NAME}.index.json")
@@ -23,15 +24,17 @@ EMA_NAME = "pytorch_model_ema.bin"
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _LFS_MARK = b"version https://git-lfs"
 _SHARD_NAME = re.compile(r"[\w-][\w.-]*\.(safetensors|bin)")
+_HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_RAW_FILES = ("model*.safetensors", PICKLE_NAME, "pytorch_model-*.bin", *INDEX_NAMES)
 
 
 def find_tensors(folder: Path, *, ema: bool) -> Path:
     """The weights file of a Hugging Face folder. Raises ``WeightsError`` naming what was looked for."""
     names = (EMA_NAME,) if ema else (WEIGHTS_NAME, INDEX_NAMES[0], PICKLE_NAME, INDEX_NAMES[1])
-    found = next((folder / name for name in names if (folder / name).is_file()), None)
-    if found is None:
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
         raise WeightsError(f"{folder}: holds no {' and no '.join(names)}")
-    return found
+    return path
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -48,13 +51,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 raise WeightsError(f"{path}: a Git LFS pointer instead of the weights; run `git lfs pull` there")
         tensors = _read_pickle(path) if path.suffix == ".bin" else safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: not a readable {path.suffix} file ({_first_line(error)})") from error
+        raise WeightsError(f"{path}: not a readable {path.suffix} file ({first_line(error)})") from error
     check_values(tensors, path)
     return tensors
 
 
 def check_values(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise ``WeightsError`` naming tensors of other than numbers to compute with: whole, NaN or infinite ones."""
+    """Raise ``WeightsError`` naming tensors that are no weights: integers, NaN or infinite numbers."""
     odd = [name for name, value in tensors.items() if value.dtype not in _DTYPES or value.layout != torch.strided]
     if odd:
         raise WeightsError(f"{path}: holds tensors that are no weights (not floating-point): {shortened(odd)}")
@@ -80,9 +83,9 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
             if tensors[name].shape != expected[name].shape
         ],
     }
-    found = "; ".join(f"{what}: {shortened(names)}" for what, names in complaints.items() if names)
-    if found:
-        raise WeightsError(f"{path}: does not hold this model's tensors; {found}")
+    problems = "; ".join(f"{what}: {shortened(names)}" for what, names in complaints.items() if names)
+    if problems:
+        raise WeightsError(f"{path}: does not hold this model's tensors; {problems}")
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
@@ -108,7 +111,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path}: holds Python objects other than tensors; refused, nothing was executed") from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path}: not a state dict as torch.save writes it ({_first_line(error)})") from error
+        raise WeightsError(f"{path}: not a state dict as torch.save writes it ({first_line(error)})") from error
     if isinstance(content, dict):
         content = content.get("state_dict", content)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -116,5 +119,24 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     return {str(name): value.detach() for name, value in content.items()}
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def local_folder(source: str, *, ema: bool) -> Path:
+    """The folder that ``source`` names, after a download where it is a hub name (``owner/name[@revision]``).
+
+    Raises:
+        WeightsError: when there is no such folder and the hub does not give it.
+    """
+    from huggingface_hub import snapshot_download  # here, because it is slow to import
+
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise WeightsError(f"{source}: a file; name the folder that holds it, with its config.json")
+    named = _HUB_NAME.fullmatch(source)
+    if named is None:
+        raise WeightsError(f"{source}: no such folder, and no hub name (owner/name or owner/name@revision)")
+    files = (CONFIG_NAME, PREPROCESSOR_NAME, *((EMA_NAME,) if ema else _RAW_FILES))
+    try:
+        return Path(snapshot_download(named["name"], revision=named["revision"], allow_patterns=list(files)))
+    except Exception as error:  # the hub's HTTP library, and so its errors, differ between versions
+        raise WeightsError(f"{source}: no such folder, and the hub does not give it ({first_line(error)})") from error

@@ -1,26 +1,93 @@
-"""The folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads: its ``config.json``.
+"""What a set of weights is, and the folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads.
 
-``model_args`` are the constructor arguments of ``nepa_scale.models.nepa_vit.NepaViT``, all of them, so that the file
-rebuilds
-every switch whatever the defaults become. Free of torch.
+A description is the shape of a model and what changes its output without being a tensor. The folder's ``config.json``
+holds it as ``model_args``, all arguments of ``nepa_scale.models.nepa_vit.NepaViT``, so that the file rebuilds every
+switch whatever the defaults become. Free of torch: a wrong start of fine-tuning is reported before anything heavy is
+imported.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
-from nepa_scale.config.ladder import Architecture
-from nepa_scale.data.preprocessing import Preprocessing
+from nepa_scale.config.ladder import Architecture, QkNorm, num_patches
+from nepa_scale.config.schema import ClassifyConfig, PretrainConfig, RunConfig
+from nepa_scale.data.preprocessing import Preprocessing, Standardisation
 from nepa_scale.utils.errors import UserError, WeightsError
 from nepa_scale.utils.files import read_json
-from nepa_scale.weights.description import Description
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 ARCHITECTURE = "nepa_vit"
 _POOLS = {None: "", "mean": "avg", "last": "last"}
+Pool = Literal["mean", "last"]
+
+
+@dataclass(frozen=True)
+class Description:
+    """A backbone, or a classifier where ``num_classes`` > 0. Raises ``UserError`` when it cannot be built.
+
+    ``layer_scale_init``, ``rope_rescale`` and ``drop_path_rate`` matter to further training alone; None and 0 turn
+    them off. ``preprocessing`` is that of evaluation. ``standardise``: the model standardises each image by itself.
+    """
+
+    arch: Architecture
+    image_size: int
+    causal: bool
+    layer_scale_init: float | None = 1e-5
+    rope_rescale: float | None = 2.0
+    num_classes: int = 0
+    pool: Pool | None = None
+    label_names: tuple[str, ...] = ()
+    drop_path_rate: float = 0.0
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    standardise: bool = False
+
+    def __post_init__(self) -> None:
+        num_patches(self.arch, self.image_size)
+
+    def __str__(self) -> str:
+        arch, kind = self.arch, f"classifier of {self.num_classes} classes ({self.pool} pooling)"
+        return (
+            f"{kind if self.num_classes else 'backbone'}, width {arch.embed_dim}, {arch.depth} blocks,"
+            f" {arch.num_heads} heads, patch {arch.patch_size} of {self.image_size} px, {arch.mlp} {arch.mlp_hidden},"
+            f" QK-norm {arch.qk_norm}, {'causal' if self.causal else 'bidirectional'}; {self.preprocessing}"
+            f"{'; each image standardised' if self.standardise else ''}"
+        )
+
+
+def of_run(
+    config: RunConfig,
+    task: Literal["pretrain", "classify"],
+    standard: Standardisation,
+    *,
+    num_classes: int = 0,
+    label_names: tuple[str, ...] = (),
+) -> Description:
+    """The description of a run's finished ``task``; ``num_classes`` are those of its head."""
+    model, arch = config.model, config.model.architecture()
+    section: PretrainConfig | ClassifyConfig = config.pretrain
+    preprocessing, drop_path_rate = Preprocessing(1.0, "center", "bilinear"), 0.0
+    if task == "classify":
+        section = config.classify
+        preprocessing, drop_path_rate = Preprocessing(section.crop_pct, section.crop_mode), section.drop_path_rate
+        arch = dataclasses.replace(arch, qk_norm=cast(QkNorm, section.qk_norm or arch.qk_norm))
+    return Description(
+        arch,
+        section.image_size,
+        section.attention == "causal",
+        layer_scale_init=model.layer_scale_init if model.layer_scale else None,
+        rope_rescale=model.rope_rescale if model.rope_rescale > 1 else None,
+        num_classes=num_classes,
+        pool=cast(Pool, config.classify.pool) if task == "classify" else None,
+        label_names=label_names,
+        drop_path_rate=drop_path_rate,
+        preprocessing=dataclasses.replace(preprocessing, mean=standard.mean, std=standard.std),
+        standardise=standard.by_image,
+    )
 
 
 def model_args(description: Description) -> dict[str, Any]:
@@ -111,10 +178,10 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 
 def _preprocessing(stated: Any, path: Path) -> Preprocessing:
-    """What ``pretrained_cfg`` says of it; what it leaves out is timm's default."""
+    """The preprocessing in ``pretrained_cfg``, with timm's defaults for what it leaves out."""
     if stated is not None and not isinstance(stated, dict):
         raise WeightsError(f"{path}: pretrained_cfg: expected settings, found {type(stated).__name__}")
-    known = {each.name for each in dataclasses.fields(Preprocessing)}
+    known = {item.name for item in dataclasses.fields(Preprocessing)}
     given: dict[str, Any] = {key: value for key, value in (stated or {}).items() if key in known}
     given |= {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
     try:

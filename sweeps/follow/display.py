@@ -14,7 +14,7 @@ from rich.table import Table
 
 from nepa_scale.config.registry import TASKS
 from nepa_scale.run_dir.status import Status
-from nepa_scale.utils import terminal
+from nepa_scale.utils import progress
 from nepa_scale.utils.errors import failure_reason
 from nepa_scale.utils.files import read_json
 from sweeps.jobs.task_status import LOST, Standing
@@ -28,7 +28,7 @@ BASELINES = {"top1": "top1_majority", "miou": "miou_majority"}
 
 def make_console() -> Console:
     """Standard output; without a terminal wide enough for every table, as nobody folds lines in a log."""
-    return terminal.make_console(PLAIN_WIDTH)
+    return progress.make_console(PLAIN_WIDTH)
 
 
 def status_table(plan: Plan, tasks: Sequence[Standing]) -> Table:
@@ -102,7 +102,7 @@ class Progressing:
         self._console, self._total, self._ended = console, num_tasks, 0
         self._started: dict[str, float] = {}
         self._bars: dict[str, TaskID] = {}
-        columns = (terminal.text_column(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (progress.text_column(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._whole = self._progress.add_task("tasks", total=num_tasks)
         self._progress.start()

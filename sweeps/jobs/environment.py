@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from nepa_scale.distributed.inherited import without_launcher
+from nepa_scale.distributed.world import without_launcher
 
 ROOT = Path(__file__).resolve().parents[2]
 

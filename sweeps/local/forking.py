@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import submitit
 
-from nepa_scale.distributed.living import lives, start_time
+from nepa_scale.distributed.process_info import lives, start_time
 from nepa_scale.placement.visible_gpus import showing
 from sweeps.jobs.environment import environment_of_job, spared_from_the_terminal
 from sweeps.plan.machine import Slots

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import submitit
 
-from nepa_scale.distributed.free_port import free_port
+from nepa_scale.distributed.process_info import free_port
 from nepa_scale.placement.visible_gpus import CUDA, showing
 from sweeps.jobs.environment import fresh_folder, job_environment, spared_from_the_terminal
 from sweeps.jobs.schedule import Job

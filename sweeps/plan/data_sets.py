@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nepa_scale.config import validate
-from nepa_scale.data.reporting import reporting
 from nepa_scale.utils.errors import ConfigError
+from nepa_scale.utils.progress import reporting
 from sweeps.plan.run_spec import Point
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nepa_scale.data.sample_rng import preserved_randomness, seed_sample
+from nepa_scale.data.datasets import preserved_randomness, seed_sample
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pytest
 
 from nepa_scale.data.index import INDEX_FOLDER, ensure_index, index_folder, write_index
 from nepa_scale.data.layout import check_contents, dataset_info
-from nepa_scale.data.order import SampleOrder
+from nepa_scale.data.sampler import SampleOrder
 from nepa_scale.data.shard_index import SAMPLE_TYPE
 from nepa_scale.data.sources import open_source
 from nepa_scale.utils.errors import DataError
@@ -130,7 +130,7 @@ def test_every_bad_shard_is_named_at_once(write_shards) -> None:
     lines = check_contents(root, "toy")
     assert len(lines) == 5
     for shard, (line, complaint) in enumerate(
-        zip(lines, ["is missing", "is empty", "cut off", "not a whole tar", "must hold 4 samples"], strict=True)
+        zip(lines, ["is missing", "is empty", "cut off", "not a complete tar", "must hold 4 samples"], strict=True)
     ):
         assert f"train-{shard:06d}.tar" in line
         assert complaint in line

@@ -11,9 +11,8 @@ import pytest
 
 from nepa_scale.data import layout
 from nepa_scale.data.layout import Layout, check_dataset
-from nepa_scale.data.prepare.ade20k_files import list_ade20k
-from nepa_scale.data.prepare.settings import FolderSettings
-from nepa_scale.data.prepare.words import parse
+from nepa_scale.data.prepare.ade20k import list_ade20k
+from nepa_scale.data.prepare.settings import FolderSettings, parse
 from nepa_scale.utils.errors import DataError
 
 
@@ -30,7 +29,7 @@ def test_whole_shards_are_fine(write_shards) -> None:
     assert check_dataset(root, "toy", needs={"label", "mask"}) == []
     assert layout.find_layout(root / "toy") is Layout.SHARDS
     assert (layout.num_classes(root, "toy"), layout.mask_classes(root, "toy")) == (3, 3)
-    assert (layout.split_size(root, "toy", "train"), layout.split_size(root, "toy", "validation")) == (9, 3)
+    assert [split.num_samples for split in layout.dataset_info(root, "toy").splits.values()] == [9, 3]
 
 
 def test_every_missing_and_every_empty_shard_is_named(write_shards) -> None:
@@ -200,7 +199,7 @@ def test_the_embedded_data_set_is_known_before_it_is_written(tmp_path: Path, mon
     """A plan can be made on a fresh checkout; outside the default root the command to write it is named."""
     monkeypatch.chdir(tmp_path)
     assert check_dataset(Path("data"), "digits", needs={"label", "mask"}) == []
-    assert layout.split_size(Path("data"), "digits", "validation") == 1024
+    assert layout.dataset_info(Path("data"), "digits").splits["validation"].num_samples == 1024
     assert (layout.num_classes(Path("data"), "digits"), layout.mask_classes(Path("data"), "digits")) == (
         10,
         11,
@@ -214,4 +213,4 @@ def test_the_embedded_data_set_is_known_before_it_is_written(tmp_path: Path, mon
 def test_facts_of_an_absent_data_set_raise_the_same_line(tmp_path: Path) -> None:
     """Asking for a size before checking gives the complaint of the check, not a KeyError."""
     with pytest.raises(DataError, match="is not a folder"):
-        layout.split_size(tmp_path / "nowhere", "toy", "train")
+        layout.num_classes(tmp_path / "nowhere", "toy")

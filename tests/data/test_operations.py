@@ -14,14 +14,13 @@ from PIL import Image, ImageOps
 from randomness import sample_randomness
 
 from nepa_scale.data import transforms as T
-from nepa_scale.data.datasets import LabelledImages, PretrainImages
+from nepa_scale.data.datasets import TRIES, LabelledImages, PretrainImages
 from nepa_scale.data.decode import IGNORE, BadImageError, decode_rgb
 from nepa_scale.data.loader import eval_loader, train_loader
 from nepa_scale.data.operations import applied
 from nepa_scale.data.shard_stream import open_stream
 from nepa_scale.data.sources import Contents, open_source
 from nepa_scale.data.streaming import eval_stream, train_stream
-from nepa_scale.data.tolerance import TRIES
 from nepa_scale.utils.errors import DataError
 
 BATCHES = {"batch_size": 4, "rank": 0, "world_size": 1}

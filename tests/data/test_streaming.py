@@ -29,9 +29,9 @@ from nepa_scale.config.overrides import parse
 from nepa_scale.data import layout, shard_stream
 from nepa_scale.data import transforms as T
 from nepa_scale.data.datasets import LabelledImages, MaskedImages, PretrainImages, Samples
+from nepa_scale.data.sampler import StreamOrder, buffered
 from nepa_scale.data.shard_stream import StreamSource, open_stream
 from nepa_scale.data.sources import Sample, open_source
-from nepa_scale.data.stream_order import StreamOrder, buffered
 from nepa_scale.data.streaming import eval_passes, eval_stream, train_stream
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.progress import logger
@@ -138,7 +138,7 @@ def test_resume_continues_images_and_augmentations(root: Path, start_step: int, 
 
 def test_resume_leaves_out_what_has_been_given(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past epochs are not read, nor shards of which every image has been given."""
-    monkeypatch.setattr("nepa_scale.data.stream_order.BUFFER_SAMPLES", 4)
+    monkeypatch.setattr("nepa_scale.data.sampler.BUFFER_SAMPLES", 4)
     opened: list[int] = []
     plain = StreamSource.read
     monkeypatch.setattr(StreamSource, "read", lambda self, shard: opened.append(shard) or plain(self, shard))

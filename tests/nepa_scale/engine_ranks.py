@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nepa_scale.config.overrides import parse
 from nepa_scale.distributed import process_group
-from nepa_scale.distributed.world import World
+from nepa_scale.distributed.world import World, read_environment
 from nepa_scale.engine.engine import Engine
 from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.ds_config import resolve
@@ -108,7 +108,7 @@ def trained(engine: Engine, world: World, *, bad_rank: int | None = None, bad_st
 
 def weights_of(engine: Engine) -> list[list[float]]:
     """The whole fp32 weights, flat, on every rank."""
-    return [engine.masters.whole(parameter).flatten().tolist() for parameter in engine.module.parameters()]
+    return [engine.master_weights.gather(parameter).flatten().tolist() for parameter in engine.module.parameters()]
 
 
 def agree(world: World, clip: float) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def skip(world: World, clip: float, bad_step: int) -> dict[str, Any]:
 
 def main() -> None:
     """Print the figures of what the first word names."""
-    world = process_group.read_environment()
+    world = read_environment()
     process_group.initialise(world)
     what, clip, *rest = sys.argv[1:]
     print(json.dumps(agree(world, float(clip)) if what == "agree" else skip(world, float(clip), int(rest[0]))))

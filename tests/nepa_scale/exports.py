@@ -17,6 +17,7 @@ from nepa_scale.config.overrides import parse
 from nepa_scale.distributed import process_group
 from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.distributed.watchdog import Watchdog
+from nepa_scale.distributed.world import read_environment
 from nepa_scale.placement.resolved import agree, resolve
 from nepa_scale.training.runner import built_task
 from nepa_scale.training.trainer import Trainer
@@ -25,7 +26,7 @@ from nepa_scale.utils.errors import RunError
 
 def main(folder: Path, words: list[str]) -> None:
     """Write ``stageN.safetensors`` for each stage, then print the error of an export without room."""
-    world = process_group.read_environment()
+    world = read_environment()
     device = process_group.initialise(world)
     stop = StopRequest()
     for stage in range(4):

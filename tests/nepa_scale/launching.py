@@ -15,7 +15,7 @@ from typing import Any
 
 from children import Child
 
-from nepa_scale.distributed.inherited import without_launcher
+from nepa_scale.distributed.world import without_launcher
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = str(REPOSITORY / "nepa_scale" / "train.py")

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from small_tasks import config_of, images_of, with_random_weights
 
+from nepa_scale.distributed.world import read_environment
 from nepa_scale.tasks.segment import Segment
 
 IGNORE = 255
@@ -170,7 +171,7 @@ def main(root: Path, evaluations: list[dict[str, Any]]) -> None:
     """Evaluate as one rank of a process group and print the figures of each evaluation in a line."""
     from nepa_scale.distributed import process_group
 
-    world = process_group.read_environment()
+    world = read_environment()
     device = process_group.initialise(world)
     for evaluation in evaluations:
         words = evaluation.pop("words")

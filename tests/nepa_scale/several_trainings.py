@@ -12,6 +12,8 @@ from subprocess import PIPE, STDOUT
 from children import Child
 from launching import REPOSITORY, clean_environment, free_port
 
+from nepa_scale.distributed.world import read_environment
+
 TIMEOUT_SECONDS = 900
 
 
@@ -52,7 +54,7 @@ def main(commands: list[list[str]]) -> None:
     from nepa_scale.training import runner
     from nepa_scale.utils import progress
 
-    world, stop = process_group.read_environment(), StopRequest()
+    world, stop = read_environment(), StopRequest()
     device = process_group.initialise(world)
     import torch
 

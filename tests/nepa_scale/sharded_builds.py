@@ -16,6 +16,7 @@ from nan_filled import NanFilled
 
 from nepa_scale.config.overrides import parse
 from nepa_scale.distributed import process_group
+from nepa_scale.distributed.world import read_environment
 from nepa_scale.engine import sharded_init
 from nepa_scale.optim.optimizer import num_params
 from nepa_scale.placement import ds_config
@@ -27,7 +28,7 @@ from nepa_scale.training.runner import build_task
 def main(folder: Path, cases: list[list[str]]) -> None:
     """Build every case, with so little memory lent that almost every operation must gather."""
     sharded_init.SMALLEST_BYTES, sharded_init.WHOLE_BYTES = 64, 1024
-    world = process_group.read_environment()
+    world = read_environment()
     device = process_group.initialise(world)
     for number, words in enumerate(cases):
         config = parse(words)

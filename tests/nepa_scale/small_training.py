@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from nepa_scale.checkpoint.checkpointer import Checkpoints
 from nepa_scale.distributed.world import World
-from nepa_scale.engine.ema import WeightAverage
-from nepa_scale.engine.master_weights import Masters
+from nepa_scale.engine.master_weights import MasterWeights, WeightAverage
 from nepa_scale.engine.train_state import TrainState
 
 ALONE = World()
@@ -34,7 +33,7 @@ class SmallTraining:
         self.module[0].requires_grad_(False)
         trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=0.1, fused=True)
-        masters = Masters(self.module, self.optimizer, 0)
+        masters = MasterWeights(self.module, self.optimizer, 0)
         self.average = WeightAverage(masters, 0.9)
         self.state = TrainState(self.module, self.optimizer, 0, masters, self.average, world)
         options = {"asynchronous": False, **options}

@@ -8,7 +8,7 @@ import pytest
 from injecting import ends, start_ranks, start_with
 from launching import rows, train
 
-from nepa_scale.distributed.exit_codes import ExitCode
+from nepa_scale.distributed.failures import ExitCode
 from nepa_scale.run_dir.status import read_status
 from nepa_scale.utils.errors import failure_reason
 

@@ -19,7 +19,7 @@ from nepa_scale.run_dir import lock, paths
 from nepa_scale.run_dir.status import Status, write_status
 from nepa_scale.utils.errors import RunError
 from nepa_scale.weights import initial, timm_layout
-from nepa_scale.weights.description import of_run
+from nepa_scale.weights.timm_layout import of_run
 
 HOLD = """
 import sys

@@ -21,7 +21,7 @@ import torch
 torch.set_num_threads(1)
 import torch.distributed as dist
 from nepa_scale.checkpoint import checkpointer as checkpoints
-from nepa_scale.distributed.process_group import read_environment
+from nepa_scale.distributed.world import read_environment
 from nepa_scale.utils.errors import SaveError
 from small_training import SmallTraining
 

@@ -19,7 +19,7 @@ from nepa_scale.config.overrides import parse, save
 from nepa_scale.config.registry import TASKS
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.data.decode import decode_rgb
-from nepa_scale.data.device import to_device
+from nepa_scale.data.loader import to_device
 from nepa_scale.data.sources import open_source
 from nepa_scale.distributed.world import World
 from nepa_scale.models.build import build_backbone

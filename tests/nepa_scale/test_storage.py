@@ -13,8 +13,7 @@ from nepa_scale.checkpoint.manifest import tags
 from nepa_scale.checkpoint.storage import checkpoints_left, task_storage
 from nepa_scale.config.overrides import parse
 from nepa_scale.config.registry import TASKS
-from nepa_scale.engine.ema import WeightAverage
-from nepa_scale.engine.master_weights import Masters
+from nepa_scale.engine.master_weights import MasterWeights, WeightAverage
 from nepa_scale.engine.train_state import TrainState
 from nepa_scale.training.runner import build_task
 
@@ -27,7 +26,7 @@ def test_bytes_are_those_of_the_state_that_is_saved(digits_root: Path, task: str
     config = config_of(digits_root, task, *words, f"{task}.ema_decay={average}")
     built = build_task(config, Path("unused"))
     optimizer = built.build_optimizer()
-    masters = Masters(built.module, optimizer, 0)
+    masters = MasterWeights(built.module, optimizer, 0)
     averages = WeightAverage(masters, average) if average else None
     state = TrainState(built.module, optimizer, 0, masters, averages, ALONE)
     buffers = sum(buffer.nbytes for buffer in built.module.buffers())

@@ -20,7 +20,7 @@ from nepa_scale.config.subsets import exhausted_classes
 from nepa_scale.config.validate import check_data
 from nepa_scale.data.digits import encode_png
 from nepa_scale.data.info import make_info
-from nepa_scale.data.prepare.whole import write_dataset
+from nepa_scale.data.prepare.finishing import write_dataset
 from nepa_scale.distributed.world import World
 from nepa_scale.models.build import build_backbone
 from nepa_scale.models.nepa_vit import NepaViT

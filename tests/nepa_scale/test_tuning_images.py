@@ -15,7 +15,7 @@ from nepa_scale.config.overrides import parse
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.subsets import num_used_images
 from nepa_scale.data import layout
-from nepa_scale.data.order import kept_out
+from nepa_scale.data.sampler import kept_out
 from nepa_scale.data.sources import open_source
 from nepa_scale.distributed.world import World
 from nepa_scale.placement.costs import task_cost
@@ -67,7 +67,7 @@ def test_parts_of_the_labels_stay_nested_beside_them(digits_root: Path) -> None:
     assert len(few) == 20
     assert few < more
     every = built(digits_root, "classify", "classify.tuning_images=20")
-    available = layout.split_size(digits_root, "digits", "train")
+    available = layout.dataset_info(digits_root, "digits").splits["train"].num_samples
     assert len(trained_indices(every)) == available - 20
 
 
@@ -157,7 +157,7 @@ def test_class_sizes_are_those_that_remain(digits_root: Path) -> None:
 )
 def test_too_many_are_one_error(digits_root: Path, task: str, words: list[str], key: str) -> None:
     """What leaves no images, no image of a class, or fewer than are asked for is one line that names the key."""
-    count = layout.split_size(digits_root, "digits", "train")
+    count = layout.dataset_info(digits_root, "digits").splits["train"].num_samples
     sizes = {"all": count, "but_five": count - 5, "but_ten": count - 10}
     config = config_of(digits_root, task, "init=scratch", *(word.format(**sizes) for word in words))
     (problem,) = validate.check_data(config, (task,))

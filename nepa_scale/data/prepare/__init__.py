@@ -1,1 +1,1 @@
-"""Data sets as shards: the command ``python -m nepa_scale.data.prepare`` and what it is made of."""
+"""Making and checking data sets of shards, the command ``python -m nepa_scale.data.prepare``. Imports ``data``."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from nepa_scale.data import embedded
+from nepa_scale.data import info
 from nepa_scale.data.prepare.settings import (
     AdoptSettings,
     DigitSettings,
@@ -15,10 +15,11 @@ from nepa_scale.data.prepare.settings import (
     Settings,
     VerifySettings,
     WritingSettings,
+    help_text,
+    parse,
 )
-from nepa_scale.data.prepare.words import help_text, parse
-from nepa_scale.data.reporting import reporting
 from nepa_scale.utils.cli import command
+from nepa_scale.utils.progress import reporting
 
 
 @command
@@ -45,7 +46,7 @@ def run(settings: Settings) -> int:
         with reporting() as report:
             print(adopt(settings.root, settings.name, settings.workers, report))
     elif isinstance(settings, IndexSettings):
-        from nepa_scale.data.prepare.index_again import index_again
+        from nepa_scale.data.prepare.adopt import index_again
 
         with reporting() as report:
             print(
@@ -56,10 +57,9 @@ def run(settings: Settings) -> int:
 
         with reporting() as report:
             written = digits.write_digits(**asdict(settings), report=report)
-        print(_outcome(str(settings.root / embedded.EMBEDDED_NAME), written))
+        print(_outcome(str(settings.root / info.EMBEDDED_NAME), written))
     elif isinstance(settings, WritingSettings):
-        from nepa_scale.data.prepare.listing import list_source
-        from nepa_scale.data.prepare.writing import write
+        from nepa_scale.data.prepare.writing import list_source, write
 
         listing = list_source(settings)
         for line in (*listing.remarks, *listing.left_out.lines()):

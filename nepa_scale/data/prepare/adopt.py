@@ -1,28 +1,29 @@
-"""Shards that came from elsewhere get ``_info.json``, checksums and an index, and stay as they are."""
+"""Shards that are there already: completed with ``_info.json``, checksums and an index; indexed or measured anew."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.data.index import INDEX_FOLDER, write_index
-from nepa_scale.data.info import INFO_NAME, MAX_CLASSES, SPLITS, DatasetInfo, parse_info
-from nepa_scale.data.layout import dataset_info
+from nepa_scale.data.file_io import gaps, part_problems, splits_of
+from nepa_scale.data.index import INDEX_FOLDER, writable_folder, write_index
+from nepa_scale.data.info import INFO_NAME, MAX_CLASSES, SPLITS, DatasetInfo, parse_info, split_content
+from nepa_scale.data.layout import Layout, dataset_info, find_layout
 from nepa_scale.data.pool import unordered
-from nepa_scale.data.prepare.checksums import SUMS_NAME, sum_of, write_sums
-from nepa_scale.data.prepare.parts import gaps, part_problems, splits_of
-from nepa_scale.data.reporting import Report
+from nepa_scale.data.prepare.finishing import SUMS_NAME, existing_folder, read_sums, sum_of, write_sums
+from nepa_scale.data.prepare.pixels import measure
 from nepa_scale.data.shard_index import NO_LABEL, scan
-from nepa_scale.utils.errors import DataError, nearest, shortened
-from nepa_scale.utils.files import write_json
+from nepa_scale.utils.errors import DataError, shortened
+from nepa_scale.utils.files import read_json, write_json
+from nepa_scale.utils.progress import Report
 
 
 @dataclass(frozen=True)
 class _Scanned:
-    """What one shard holds; ``unlabelled``: how many samples have no class, ``without``: what the first has instead."""
+    """The contents of a shard. ``unlabelled``: samples without a class; ``without``: what the first has instead."""
 
     filename: str
     length: int = 0
@@ -40,7 +41,7 @@ def adopt(root: Path, name: str, workers: int | None, report: Report) -> str:
     An ``_info.json`` that is there is checked against the shards and kept. Raises ``DataError`` with every problem, one
     per line, before anything is written.
     """
-    folder = _existing(root, name)
+    folder = existing_folder(root, name)
     _remove_leftovers(folder)
     info = dataset_info(root, name) if (folder / INFO_NAME).exists() else None
     filenames = _listed(info) if info else _sorted_by_split(folder)
@@ -67,13 +68,6 @@ def adopt(root: Path, name: str, workers: int | None, report: Report) -> str:
     return "\n".join(lines)
 
 
-def _existing(root: Path, name: str) -> Path:
-    if (root / name).is_dir():
-        return root / name
-    names = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-    raise DataError(f"'{root / name}' is no folder{nearest(name, names)}")
-
-
 def _remove_leftovers(folder: Path) -> None:
     """Remove what an earlier process was writing when it was killed."""
     for name in (INFO_NAME, SUMS_NAME):
@@ -90,9 +84,9 @@ def _sorted_by_split(folder: Path) -> dict[str, list[str]]:
     filenames: dict[str, list[str]] = {split: [] for split in SPLITS}
     unclear = []
     for path in sorted(folder.glob("*.tar")):
-        found = splits_of(path.name)
-        if len(found) == 1:
-            filenames[found.pop()].append(path.name)
+        splits = splits_of(path.name)
+        if len(splits) == 1:
+            filenames[splits.pop()].append(path.name)
         else:
             unclear.append(path.name)
     problems = [f"'{folder}' has no shard with '{split}' in its name" for split in SPLITS if not filenames[split]]
@@ -132,7 +126,7 @@ def _scan(path: Path) -> _Scanned:
 
 
 def _disagreements(folder: Path, info: DatasetInfo, scanned: dict[str, _Scanned]) -> list[str]:
-    """What ``_info.json`` says and the shards do not hold."""
+    """The points in which ``_info.json`` and the shards differ."""
     problems = []
     for contents in info.splits.values():
         for filename, length in zip(contents.filenames, contents.shard_lengths, strict=True):
@@ -155,7 +149,7 @@ def _classes(scanned: dict[str, _Scanned]) -> int:
 
 
 def _advice(info: DatasetInfo, scanned: dict[str, _Scanned]) -> str:
-    """Why there are no classes, if there are none."""
+    """The reason why there are no classes, or an empty text."""
     if info.num_classes:
         return ""
     if classes := _classes(scanned):
@@ -171,12 +165,44 @@ def _advice(info: DatasetInfo, scanned: dict[str, _Scanned]) -> str:
 def _content(name: str, filenames: dict[str, list[str]], scanned: dict[str, _Scanned]) -> dict[str, Any]:
     """``_info.json`` from what the shards hold; without labels on every sample there are no classes."""
     splits = {
-        split: {
-            "name": split,
-            "num_samples": sum(scanned[file].length for file in files),
-            "filenames": files,
-            "shard_lengths": [scanned[file].length for file in files],
-        }
+        split: split_content(split, {file: scanned[file].length for file in files})
         for split, files in filenames.items()
     }
     return {"name": name, "num_classes": _classes(scanned), "prepared": {"kind": "adopt"}, "splits": splits}
+
+
+def index_again(root: Path, name: str, report: Report, *, measured: bool = False, workers: int | None = None) -> str:
+    """Replace ``root/name/_index``; return the lines that say so, and what is not read.
+
+    ``measured``: all training images are read as well, and their mean and deviation put into ``_info.json``.
+
+    Raises ``DataError`` with every fault of the shards, or when the folder cannot be written.
+    """
+    info = dataset_info(root, name)
+    folder = root / name
+    if find_layout(folder) is not Layout.SHARDS:
+        raise DataError(f"'{folder}' is read as a folder of images and needs no index")
+    with suppress(OSError):  # on a disk that is only read the index is in the cache
+        (folder / INDEX_FOLDER).mkdir(exist_ok=True)
+    target = writable_folder(folder)
+    unread = write_index(folder, info, target, report=report)
+    lines = [f"{target}: written", *([f"not read: {unread}"] if any(unread) else [])]
+    return "\n".join([*lines, *([_measure(folder, info, workers, report)] if measured else [])])
+
+
+def _measure(folder: Path, info: DatasetInfo, workers: int | None, report: Report) -> str:
+    """Put mean and deviation of the training images into ``_info.json``; return the line that says so."""
+    measured = measure([folder / filename for filename in info.splits["train"].filenames], workers, report)
+    statistics, path = measured.sums.as_json(), folder / INFO_NAME
+    if not statistics:
+        raise DataError(f"'{folder}': none of the training images can be decoded")
+    sums = read_sums(folder)
+    try:
+        write_json(path, {**read_json(path), **statistics})
+        if sums is not None and INFO_NAME in sums:
+            write_sums(folder, {**sums, INFO_NAME: sum_of(path)})
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be written: {error.strerror}") from None
+    named = (f"{key} {' '.join(f'{value:.4f}' for value in values)}" for key, values in statistics.items())
+    bad = f" ({measured.bad} that cannot be decoded left out)" if measured.bad else ""
+    return f"{path}: {', '.join(named)} of the training images{bad}"

@@ -6,11 +6,8 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from nepa_scale.data.file_names import is_image
-from nepa_scale.data.prepare.held_out import held_out
-from nepa_scale.data.prepare.labelled import Labelled, labelled_listing
-from nepa_scale.data.prepare.references import Listing
-from nepa_scale.data.prepare.tree import Tree, read_tree
+from nepa_scale.data.file_io import is_image
+from nepa_scale.data.prepare.listing import Labelled, Listing, Tree, held_out, labelled_listing, read_tree
 from nepa_scale.utils.errors import DataError, nearest, shortened
 
 TRAIN_NAMES = ("train", "training")
@@ -44,11 +41,11 @@ def list_class_tree(tree: Tree, val_fraction: float | None = None) -> Listing:
 
 def split_folder(tree: Tree, names: Collection[str]) -> str | None:
     """The folder of a split, in small or capital letters. Raises ``DataError`` naming both if there are two."""
-    found = [name for name in tree.folders_in() if name.lower() in names and tree.folders_in(name)]
-    if len(found) > 1:
-        both = " and ".join(f"'{tree.path(name)}'" for name in found)
+    folders = [name for name in tree.folders_in() if name.lower() in names and tree.folders_in(name)]
+    if len(folders) > 1:
+        both = " and ".join(f"'{tree.path(name)}'" for name in folders)
         raise DataError(f"{both} could both be meant: move all but one away")
-    return found[0] if found else None
+    return folders[0] if folders else None
 
 
 def in_class_folders(tree: Tree, folder: str) -> Labelled:
@@ -80,8 +77,8 @@ def _root(tree: Tree) -> str:
     if "" in holders:
         return ""
     if len(holders) > 1:
-        found = " and ".join(f"'{tree.path(folder)}'" for folder in holders)
-        raise DataError(f"{found} both hold a data set: give one of them as source=")
+        both = " and ".join(f"'{tree.path(folder)}'" for folder in holders)
+        raise DataError(f"{both} both hold a data set: give one of them as source=")
     return holders[0] if holders else _innermost(tree)
 
 
@@ -162,7 +159,7 @@ def _under_the_names_of(classes: Sequence[str], images: Labelled) -> Labelled:
 
 
 def _remarks(train: str, classes: Sequence[str], images: dict[str, Labelled]) -> list[str]:
-    """What may not be as it was meant."""
+    """Remarks on what the user may not have intended."""
     remarks = []
     depth = 2 if train else 1  # of the names of images that lie directly in a class folder
     deeper = [name for found in images.values() for name, _ in found if name.count("/") > depth]

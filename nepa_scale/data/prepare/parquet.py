@@ -1,23 +1,36 @@
-"""Hugging Face's parquet files as a source: a column of encoded images and one of classes."""
+"""Hugging Face's parquet files as a source: which columns hold images and classes, and where every row lies."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from nepa_scale.data.file_io import gaps, part_problems, split_words, splits_of, states_part
 from nepa_scale.data.info import MAX_CLASSES, SPLITS
-from nepa_scale.data.prepare.held_out import held_out
-from nepa_scale.data.prepare.left_out import LeftOut
-from nepa_scale.data.prepare.mixing import mixed
-from nepa_scale.data.prepare.parquet_columns import Columns, choose_columns, class_names
-from nepa_scale.data.prepare.parts import gaps, part_problems, split_words, splits_of, states_part
-from nepa_scale.data.prepare.references import Listing, ParquetColumn, ParquetRow, Reference, numbered
-from nepa_scale.utils.errors import DataError, shortened
+from nepa_scale.data.prepare.listing import Listing, held_out, mixed, numbered
+from nepa_scale.data.prepare.references import LeftOut, ParquetColumn, ParquetRow, Reference
+from nepa_scale.utils.errors import DataError, first_line, shortened
+
+
+class Columns(NamedTuple):
+    """The names of the two columns; None where a name is not known yet."""
+
+    image: str | None
+    label: str | None
+
+    def image_path(self, schema: Any) -> str:
+        """What Arrow calls the column of encoded bytes."""
+        return str(self.image) if str(schema.field(self.image).type) in _BYTES else f"{self.image}.bytes"
+
 
 RowGroup = list[tuple[Reference, int]]
 Choose = Callable[[Path, Any], Columns]
+_BYTES = ("binary", "large_binary", "binary_view")
+_SHOWN = 40  # characters of a type
 
 
 def list_parquet(
@@ -79,7 +92,7 @@ def _divide(groups: dict[str, list[RowGroup]], fraction: float) -> str:
 def _files_by_split(
     source: Path, val_fraction: float | None, left_out: LeftOut
 ) -> tuple[dict[str, list[Path]], list[str]]:
-    """The files of each split, told by their names or else by their folders', and what keeps them from being read."""
+    """The files of each split, by their names or else by their folders', and what keeps them from being read."""
     if not source.is_dir():
         return {}, [f"'{source}' is no folder"]
     base = source / "data" if next((source / "data").glob("*.parquet"), None) else source
@@ -114,7 +127,7 @@ def _files_by_split(
 
 
 def _split_problems(source: Path, split: str, paths: Sequence[Path]) -> list[str]:
-    """What shows by the names that the files are not those of one whole split."""
+    """Signs in the names that the files are not those of one complete split."""
     folders = sorted({str(path.parent.relative_to(source)) for path in paths})
     if len(folders) > 1:
         return [f"'{source}' has {split} files in several folders: {shortened(folders)}: let source= name one"]
@@ -143,15 +156,15 @@ def _open(path: Path, source: Path, groups: list[RowGroup], choose: Choose) -> t
     try:
         with pq.ParquetFile(path) as file:
             columns = choose(path, file.schema_arrow)
-            place = ParquetColumn(str(path), columns.image_path(file.schema_arrow))
+            column = ParquetColumn(str(path), columns.image_path(file.schema_arrow))
             where = path.name if columns.image == "image" else f"{path.name}, column {columns.image}"
             for group in range(file.num_row_groups):
                 rows = enumerate(_labels(file, path, group, str(columns.label)))
                 named = ((row, label, f"{where}: row {row} of group {group}") for row, label in rows)
-                groups.append([(ParquetRow(place, group, row, size, name), label) for row, label, name in named])
+                groups.append([(ParquetRow(column, group, row, size, name), label) for row, label, name in named])
             return class_names(file.schema_arrow, str(columns.label))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"'{path}' is not a whole parquet file: {str(error).splitlines()[0]}") from None
+        raise DataError(f"'{path}' is not a complete parquet file: {first_line(error)}") from None
 
 
 def _labels(file: Any, path: Path, group: int, column: str) -> list[int]:
@@ -184,3 +197,68 @@ def _row_problems(source: Path, groups: dict[str, list[RowGroup]], names: set[tu
     if label < limit:
         return []
     return [f"'{source}': label {label} is out of range: {limit} classes are {how} ({row.name})"]
+
+
+def choose_columns(path: Any, schema: Any, asked: Columns) -> Columns:
+    """The columns that are asked for, or ``image`` and ``label``, or the only ones possible.
+
+    Raises ``DataError`` where there is none, or where several are possible; ``path`` is for the message.
+    """
+    import pyarrow as pa
+
+    images = [field.name for field in schema if _holds_bytes(field.type)]
+    numbers = [field.name for field in schema if pa.types.is_integer(field.type)]
+    classes = [name for name in numbers if class_names(schema, name)]
+    problems: list[str] = []
+    columns = Columns(
+        _chosen("image", asked.image, images, "encoded images (bytes, or a struct with bytes)", problems),
+        _chosen("label", asked.label, numbers, "classes (whole numbers)", problems, preferred=classes),
+    )
+    if problems:
+        shown = ", ".join(f"{field.name}: {field.type!s:.{_SHOWN}}" for field in schema)
+        raise DataError("\n".join(f"'{path}' has {problem} (columns: {shown})" for problem in problems))
+    return columns
+
+
+def _chosen(
+    usual: str,
+    asked: str | None,
+    possible: Sequence[str],
+    what: str,
+    problems: list[str],
+    preferred: Sequence[str] = (),
+) -> str | None:
+    """The column to take of the ``possible`` ones, or a note of what is wrong."""
+    wanted = asked or usual
+    if wanted in possible:
+        return wanted
+    if asked is not None:
+        problems.append(f"no column '{asked}' of {what}")
+        return None
+    candidates = preferred or possible
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        problems.append(f"several columns of {what}: say {usual}_column={' or '.join(candidates)}")
+    else:
+        problems.append(f"no column of {what}")
+    return None
+
+
+def class_names(schema: Any, column: str) -> tuple[str, ...]:
+    """The names of a column's classes, by the notes that the ``datasets`` library leaves in the schema; or none."""
+    with suppress(KeyError, TypeError, ValueError):
+        names = json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]["names"]
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return tuple(names)
+    return ()
+
+
+def _holds_bytes(kind: Any) -> bool:
+    """Whether values of an Arrow type are bytes, or structs with a field of them."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and str(kind.field(index).type) in _BYTES
+    return str(kind) in _BYTES

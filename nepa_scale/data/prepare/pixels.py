@@ -1,18 +1,29 @@
-"""Whether an image and its mask can be used, and both in a smaller size."""
+"""Pixels of images and masks: whether they can be used, in a smaller size, and their mean and standard deviation.
+
+Mean and deviation come from sums of whole numbers, which are exact in any order.
+"""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from nepa_scale.data.decode import decode_mask, decode_rgb, is_labelled
-from nepa_scale.data.prepare.pixel_sums import PixelSums
+from nepa_scale.data.pool import unordered
+from nepa_scale.data.shard_index import scan
 from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.progress import Report
 
 _QUALITY = 95  # with full colour resolution: a second compression that is hard to see
+_LEVELS = np.arange(256, dtype=np.int64)
 
 
 @dataclass
@@ -33,7 +44,7 @@ class MaskCount:
         self.unlabelled += other.unlabelled
 
     def fault(self, split: str) -> str | None:
-        """What is wrong where nothing at all is labelled."""
+        """What is wrong, if no pixel of any mask is labelled."""
         if not self.masks or self.unlabelled < self.masks:
             return None
         return (
@@ -103,3 +114,74 @@ def _smaller_mask(mask: bytes, size: tuple[int, int]) -> bytes:
     with Image.open(io.BytesIO(mask)) as image:
         image.resize(size, Image.Resampling.NEAREST).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+@dataclass
+class PixelSums:
+    """Of grey levels 0..255: how many pixels there were, and per channel the sums of levels and of their squares."""
+
+    pixels: int = 0
+    levels: list[int] = field(default_factory=lambda: [0, 0, 0])
+    squares: list[int] = field(default_factory=lambda: [0, 0, 0])
+
+    def add(self, image: NDArray[np.uint8]) -> None:
+        """Count an image [H, W, 3]."""
+        counts = np.array(Image.fromarray(image).histogram(), dtype=np.int64).reshape(3, 256)
+        self.merge(PixelSums(int(counts[0].sum()), (counts @ _LEVELS).tolist(), (counts @ _LEVELS**2).tolist()))
+
+    def merge(self, other: PixelSums) -> None:
+        """Count the images of another part, too."""
+        self.pixels += other.pixels
+        self.levels = [sum(pair) for pair in zip(self.levels, other.levels, strict=True)]
+        self.squares = [sum(pair) for pair in zip(self.squares, other.squares, strict=True)]
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys of ``_info.json``: ``mean`` and ``std`` of each channel in 0..1; none where nothing was counted."""
+        if not self.pixels:
+            return {}
+        pairs = list(zip(self.levels, self.squares, strict=True))
+        variances = [(self.pixels * square - level**2) / self.pixels**2 for level, square in pairs]
+        return {
+            "mean": [level / self.pixels / 255 for level in self.levels],
+            "std": [math.sqrt(variance) / 255 for variance in variances],
+        }
+
+
+def total(parts: Iterable[PixelSums]) -> PixelSums:
+    """The sums of several parts together."""
+    sums = PixelSums()
+    for part in parts:
+        sums.merge(part)
+    return sums
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The sums of one shard, and how many of its images could not be decoded."""
+
+    sums: PixelSums
+    bad: int
+
+
+def measure(paths: Sequence[Path], workers: int | None, report: Report) -> Measured:
+    """The sums of all images in shards, which are known to be undamaged. Raises ``DataError`` for one that is not."""
+    parts = []
+    for part in unordered(_measured, paths, workers):
+        parts.append(part)
+        report("shards measured", len(parts), len(paths))
+    return Measured(total(part.sums for part in parts), sum(part.bad for part in parts))
+
+
+def _measured(path: Path) -> Measured:
+    sums, bad = PixelSums(), 0
+    try:
+        with path.open("rb") as file:
+            for sample in scan(path).samples:
+                file.seek(int(sample["image_offset"]))
+                try:
+                    sums.add(decode_rgb(file.read(int(sample["image_size"]))))
+                except DataError:
+                    bad += 1  # training skips them, too
+    except OSError as error:
+        raise DataError(f"shard '{path}' cannot be read: {error.strerror}") from None
+    return Measured(sums, bad)

@@ -1,13 +1,25 @@
-"""What a source holds, as cheap references: where the bytes of every sample lie."""
+"""Where the bytes of every sample lie in a source, and reading them.
+
+Archives are read in place: no member is extracted, no member name is used as a path.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
-from nepa_scale.data.prepare.left_out import LeftOut
+from nepa_scale.data.decode import BadImageError
+from nepa_scale.data.shard_index import KindCounts
+from nepa_scale.utils.errors import DataError
+
+_ROWS_AT_ONCE = 32
+_SHOWN = 20  # kinds that are printed; _info.json has all
+_LONGEST_SUFFIX = 12
 
 
 class Span(NamedTuple):
@@ -31,13 +43,13 @@ class ParquetColumn(NamedTuple):
     """A parquet file, and its column of encoded images by its path in the schema."""
 
     path: str
-    column: str
+    name: str
 
 
 class ParquetRow(NamedTuple):
     """The image of one row of a parquet file."""
 
-    place: ParquetColumn
+    column: ParquetColumn
     group: int
     row: int  # within its row group
     file_size: int
@@ -46,41 +58,167 @@ class ParquetRow(NamedTuple):
     @property
     def path(self) -> str:
         """The file."""
-        return self.place.path
+        return self.column.path
 
 
 Reference = Span | ZipEntry | ParquetRow
 
 
-class Item(NamedTuple):
-    """One sample to be written."""
+class LeftOut(KindCounts):
+    """The files of a source that are not read, counted by kind, with an example of each."""
 
-    key: str
-    image: Reference
-    label: int | None = None
-    mask: Reference | None = None
+    def add_unread(self, names: Iterable[str], read: Iterable[str]) -> None:
+        """Count the files of a source that are not among those ``read``.
+
+        A file in a folder from which nothing is read counts by the name of that folder, another by its extension.
+        """
+        read = set(read)
+        used = {""}
+        for folder in {name.rpartition("/")[0] for name in read}:
+            used.update(_with_parents(folder))
+        for name in names:
+            if name not in read:
+                outside = [folder for folder in _with_parents(name.rpartition("/")[0]) if folder not in used]
+                self.count(in_folders(outside[-1].rpartition("/")[2]) if outside else _by_suffix(name), name)
+
+    def as_json(self) -> dict[str, Any]:
+        """By kind: count and example."""
+        return {kind: {"count": count, "example": self._examples[kind]} for kind, count in self._counts.items()}
+
+    def lines(self) -> list[str]:
+        """A line for each kind, for people."""
+        lines = [
+            f"not read: {_one_line(kind)}: {count:,}, such as {self._examples[kind]!r:.200}"
+            for kind, count in self._counts.items()
+        ]
+        more = [f"not read: {len(lines) - _SHOWN} more kinds of files"] if len(lines) > _SHOWN else []
+        return lines[:_SHOWN] + more
 
 
-@dataclass(frozen=True)
-class Listing:
-    """A source as it will be written: for each split its samples in order."""
-
-    splits: dict[str, list[Item]]
-    class_names: Sequence[str] = ()
-    mask_class_names: Sequence[str] = ()
-    left_out: LeftOut = field(default_factory=LeftOut)
-    remarks: Sequence[str] = ()  # what else the user is told
-
-    def fingerprint(self) -> str:
-        """A digest of every name, size, place and class; not of the folder the source lies in."""
-        digest = hashlib.sha256(repr((list(self.class_names), list(self.mask_class_names))).encode())
-        for split, items in self.splits.items():
-            digest.update(f"\n{split}\n".encode())
-            for key, image, label, mask in items:
-                digest.update(f"{key!r} {label} {image[1:]} {mask and mask[1:]}\n".encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+def in_folders(name: str) -> str:
+    """The kind of all files in folders of that name."""
+    return f"files in '{name}' folders"
 
 
-def numbered(split: str, images: Sequence[tuple[Reference, int]]) -> list[Item]:
-    """Give labelled images the keys ``train_00000000`` and so on."""
-    return [Item(f"{split}_{index:08d}", image, label) for index, (image, label) in enumerate(images)]
+class SourceError(DataError):
+    """A file of the source cannot be read. It concerns more than one image, so it is never skipped."""
+
+
+class Reader:
+    """Reads references, keeping the last file of each kind open. For one process, from one thread.
+
+    ``read`` raises ``BadImageError`` for a member that is damaged, ``SourceError`` for a file that cannot be read.
+    """
+
+    def __init__(self) -> None:
+        self._path = ""
+        self._descriptor = -1
+        self._zip: zipfile.ZipFile | None = None
+        self._rows: _Rows | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        if self._zip:
+            self._zip.close()
+        if self._rows:
+            self._rows.close()
+
+    def read(self, reference: Reference) -> bytes:
+        """The encoded bytes."""
+        try:
+            if isinstance(reference, Span):
+                return self._read_span(reference)
+            if isinstance(reference, ZipEntry):
+                return self._read_zip(reference)
+            return self._read_row(reference)
+        except OSError as error:
+            raise SourceError(f"'{reference.path}' cannot be read: {error.strerror or error}") from None
+
+    def _read_span(self, span: Span) -> bytes:
+        if self._path != span.path:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+            self._path, self._descriptor = "", -1
+            self._descriptor = os.open(span.path, os.O_RDONLY)
+            self._path = span.path
+        content = os.pread(self._descriptor, span.size, span.offset)
+        if len(content) != span.size:
+            raise SourceError(f"'{span.path}' became shorter while it was read")
+        return content
+
+    def _read_zip(self, entry: ZipEntry) -> bytes:
+        try:
+            if self._zip is None or self._zip.filename != entry.path:
+                self._zip = zipfile.ZipFile(entry.path)
+            with self._zip.open(entry.name) as member:
+                return member.read(entry.size)
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+            raise BadImageError(f"the member of the zip file is damaged: {error}") from None
+
+    def _read_row(self, row: ParquetRow) -> bytes:
+        if self._rows is None or not self._rows.can_reach(row):
+            if self._rows:
+                self._rows.close()
+            self._rows = _Rows(row)
+        content = self._rows.advance_to(row.row)
+        if not content:
+            raise BadImageError("the row has no image bytes")
+        return content
+
+
+class _Rows:
+    """The images of one row group from the first on, a few at a time."""
+
+    def __init__(self, row: ParquetRow) -> None:
+        import pyarrow.parquet as pq
+
+        self._source = (row.column, row.group)
+        # a buffer makes Arrow read pages as they are needed instead of whole row groups, which can have gigabytes
+        self._file = pq.ParquetFile(row.path, buffer_size=2**20, pre_buffer=False)
+        self._batches: Iterator[Any] = self._file.iter_batches(
+            _ROWS_AT_ONCE, row_groups=[row.group], columns=[row.column.name], use_threads=False
+        )
+        self._first = 0
+        self._images: list[bytes | None] = []
+
+    def can_reach(self, row: ParquetRow) -> bool:
+        return self._source == (row.column, row.group) and row.row >= self._first
+
+    def advance_to(self, row: int) -> bytes | None:
+        while row >= self._first + len(self._images):
+            self._first += len(self._images)
+            self._images = self._next_images()
+        return self._images[row - self._first]
+
+    def _next_images(self) -> list[bytes | None]:
+        import pyarrow as pa
+
+        try:
+            images = next(self._batches).column(0).to_pylist()
+        except (pa.ArrowException, StopIteration) as error:
+            column, group = self._source
+            raise SourceError(f"'{column.path}' is damaged in row group {group}: {error}") from None
+        return [image["bytes"] if isinstance(image, dict) else image for image in images]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _with_parents(folder: str) -> Iterator[str]:
+    """A folder and those it lies in, but for the source itself."""
+    while folder:
+        yield folder
+        folder = folder.rpartition("/")[0]
+
+
+def _by_suffix(name: str) -> str:
+    suffix = PurePosixPath(name).suffix.lower()
+    return f"{suffix} files" if 1 < len(suffix) <= _LONGEST_SUFFIX else "files without an extension"
+
+
+def _one_line(kind: str) -> str:
+    return kind if kind.isprintable() else repr(kind)

@@ -1,4 +1,4 @@
-"""Writing a data set from a listing: plan, shards on all cores, and the finished folder in one rename."""
+"""From a source to a data set: list what it holds, write shards on all cores, and publish the folder in one rename."""
 
 from __future__ import annotations
 
@@ -9,16 +9,27 @@ from typing import Any
 
 from nepa_scale.data.info import INFO_NAME
 from nepa_scale.data.pool import unordered
+from nepa_scale.data.prepare.ade20k import list_ade20k
+from nepa_scale.data.prepare.class_folders import list_class_folders
 from nepa_scale.data.prepare.finishing import describe, describe_pixels, finish
-from nepa_scale.data.prepare.lock import locked
+from nepa_scale.data.prepare.imagenet import list_imagenet, list_tiny_imagenet
+from nepa_scale.data.prepare.listing import Listing
+from nepa_scale.data.prepare.parquet import list_parquet
 from nepa_scale.data.prepare.pixels import MaskCount
-from nepa_scale.data.prepare.references import Listing
-from nepa_scale.data.prepare.settings import DividedSettings, WritingSettings, kind_of
-from nepa_scale.data.prepare.shard import ShardResult, ShardTask, write_shard
-from nepa_scale.data.prepare.staging import Plan, Staging, staging_folder
-from nepa_scale.data.reporting import Report
+from nepa_scale.data.prepare.settings import (
+    DividedSettings,
+    FolderSettings,
+    ImagenetSettings,
+    ParquetSettings,
+    TinyImagenetSettings,
+    WritingSettings,
+    kind_of,
+    source_kind,
+)
+from nepa_scale.data.prepare.shard import Plan, ShardResult, ShardTask, Staging, locked, staging_folder, write_shard
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.files import read_json
+from nepa_scale.utils.progress import Report
 
 _BAD_SHOWN = 50
 
@@ -158,3 +169,29 @@ def _info(
     info |= describe_pixels(results["train"])
     info["splits"] = describe(results)
     return info
+
+
+def list_source(settings: WritingSettings) -> Listing:
+    """List everything that a source holds. Raises ``DataError`` with every problem, one per line."""
+    source, kind = settings.source, kind_of(settings)
+    try:
+        return _listed(settings)
+    except DataError as error:
+        likely = source_kind(source)
+        hint = f"\n'{source}' has the layout of another kind: {likely}" if likely not in {None, kind} else ""
+        raise DataError(f"{error}{hint}") from None
+    except OSError as error:
+        raise DataError(f"'{error.filename or source}' cannot be read: {error.strerror or error}") from None
+
+
+def _listed(settings: WritingSettings) -> Listing:
+    source = settings.source
+    if isinstance(settings, FolderSettings):
+        return list_class_folders(source, settings.val_fraction)
+    if isinstance(settings, ImagenetSettings):
+        return list_imagenet(source)
+    if isinstance(settings, TinyImagenetSettings):
+        return list_tiny_imagenet(source)
+    if isinstance(settings, ParquetSettings):
+        return list_parquet(source, settings.image_column, settings.label_column, settings.val_fraction)
+    return list_ade20k(source)

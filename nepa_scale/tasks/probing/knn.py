@@ -16,7 +16,7 @@ from torch import Tensor
 from nepa_scale.config.early_stop import KNN
 from nepa_scale.config.subsets import dataset_facts
 from nepa_scale.data.datasets import LabelledImages
-from nepa_scale.data.order import subset
+from nepa_scale.data.sampler import subset
 from nepa_scale.data.sources import Source
 from nepa_scale.data.transforms import classify_eval
 from nepa_scale.distributed.process_group import sum_over_ranks

@@ -103,7 +103,7 @@ def spoil(source: Path, how: str) -> None:  # noqa: PLR0912
     ("how", "complaint"),
     [
         ("no kit", "ILSVRC2012_devkit_t12.tar.gz' is missing"),
-        ("kit is text", "is not a whole .tar.gz file"),
+        ("kit is text", "is not a complete .tar.gz file"),
         ("kit without labels", "has no data/ILSVRC2012_validation_ground_truth.txt"),
         ("table is damaged", "is not the published table"),
         ("label out of range", "line 5: '77' is no class of data/meta.mat"),
@@ -111,7 +111,7 @@ def spoil(source: Path, how: str) -> None:  # noqa: PLR0912
         ("unknown class", "holds 'n00000099.tar', which is no archive of a class"),
         ("class is missing", "lacks 1 of 3 classes: n00000005"),
         ("train is cut off", "is cut off"),
-        ("train is text", "is not a whole tar file"),
+        ("train is text", "is not a complete tar file"),
         ("inner is cut off", "n00000002.tar' is cut off"),
         ("outer path", "holds '../../escaped.tar', which is no archive of a class"),
         ("outer link", "holds 'n00000002.tar', which is no archive of a class"),

@@ -16,7 +16,7 @@ from archives import parquet, picture, split_samples
 from nepa_scale.data import layout
 from nepa_scale.data.prepare.__main__ import main
 from nepa_scale.data.prepare.parquet import list_parquet
-from nepa_scale.data.prepare.reading import Reader
+from nepa_scale.data.prepare.references import Reader
 
 
 def prepare(source: Path, root: Path, *words: str) -> int:
@@ -93,7 +93,7 @@ def spoil(source: Path, how: str) -> None:
         ("image is text", "has no column 'image' of encoded images"),
         ("label is text", "has no column 'label' of classes (whole numbers)"),
         ("no label", "label must be a class from 0 on, is -1"),
-        ("text", "is not a whole parquet file"),
+        ("text", "is not a complete parquet file"),
         ("part missing", "has 1 of 2 files 'train-*': missing 1"),
         ("validation missing", "has no validation files, by their names; there are: data/test-00000-of-00001.parquet"),
         ("out of range", "label 7 is out of range: 3 classes are named"),

@@ -15,7 +15,7 @@ from PIL import Image
 
 from nepa_scale.data import layout
 from nepa_scale.data.prepare.__main__ import main
-from nepa_scale.data.prepare.checksums import sum_of, write_sums
+from nepa_scale.data.prepare.finishing import sum_of, write_sums
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -219,7 +219,7 @@ def test_all_faults_are_listed_together(toy: Path, capsys: pytest.CaptureFixture
     [
         (lambda folder: (folder / "train-1.tar").unlink(), "train-1.tar' is missing"),
         (lambda folder: (folder / "train-1.tar").write_bytes(b""), "train-1.tar' is empty (0 bytes)"),
-        (lambda folder: (folder / "train-1.tar").write_text("no" * 600), "train-1.tar' is not a whole tar file"),
+        (lambda folder: (folder / "train-1.tar").write_text("no" * 600), "train-1.tar' is not a complete tar file"),
         (lambda folder: (folder / "_info.json").write_text("{"), "is not valid JSON"),
         (lambda folder: (folder / "SHA256SUMS").write_text("x\n"), "SHA256SUMS', line 1: expected a SHA-256"),
         (lambda folder: (folder / "SHA256SUMS").write_text(""), "SHA256SUMS' lacks 'train-0.tar'"),

@@ -7,10 +7,7 @@ import re
 
 import pytest
 
-from nepa_scale.distributed.inherited import without_launcher
-from nepa_scale.distributed.process_group import LAUNCHER_VARIABLES, read_environment
-from nepa_scale.distributed.slurm_environment import first_host
-from nepa_scale.distributed.world import World
+from nepa_scale.distributed.world import LAUNCHER_VARIABLES, World, first_host, read_environment, without_launcher
 from nepa_scale.utils.errors import ConfigError
 
 TOUCHED = (*LAUNCHER_VARIABLES, "OMP_NUM_THREADS", "LOCAL_WORLD_SIZE", "LOCAL_SIZE")

@@ -11,8 +11,7 @@ import torch
 from injecting import BEFORE_STEP, ends, start_ranks, start_with
 
 from nepa_scale.config.overrides import parse
-from nepa_scale.distributed.exit_codes import ExitCode
-from nepa_scale.distributed.failures import exit_code
+from nepa_scale.distributed.failures import ExitCode, exit_code
 from nepa_scale.distributed.world import World
 from nepa_scale.placement.devices import planned
 from nepa_scale.placement.planner import place

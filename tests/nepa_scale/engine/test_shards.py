@@ -1,23 +1,37 @@
-"""Files of a checkpoint: whatever the cuts, every range of elements is read back exactly; who keeps what adds up."""
+"""What a rank writes of a checkpoint, and safetensors files written tensor by tensor."""
 
 from __future__ import annotations
 
 import itertools
 import random
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from deepspeed.runtime.fp16 import loss_scaler
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from small_training import SmallTraining
 from torch import Tensor
 
 from nepa_scale.distributed.world import World
-from nepa_scale.engine.partition import Piece, part
-from nepa_scale.engine.shards import ShardReader, Slice, record_of, write_shard
+from nepa_scale.engine.master_weights import ParameterSlice, slice_of_rank
+from nepa_scale.engine.shards import (
+    Entry,
+    SafetensorsWriter,
+    ShardReader,
+    Slice,
+    export_tensors,
+    record_of,
+    write_shard,
+)
+from nepa_scale.utils.errors import RunError
 
 SIZES = {"a": 1, "b": 7, "c": 64, "d": 1000}
 
@@ -96,11 +110,11 @@ def test_other_number_formats_come_back(dtype: torch.dtype, tmp_path: Path) -> N
 @pytest.mark.parametrize("numel", [1, 5, 100])
 def test_parts_make_up_the_whole(ranks: int, numel: int) -> None:
     """At stage 0 the ranks' parts follow on one another from the first element to the last, evenly long."""
-    parts = [part(Piece("a", 0, numel, 3, 11), World(rank, ranks)) for rank in range(ranks)]
+    parts = [slice_of_rank(ParameterSlice("a", 0, numel, 3, 11), World(rank, ranks)) for rank in range(ranks)]
     assert [each.start for each in parts] == list(itertools.accumulate([0, *(each.numel for each in parts[:-1])]))
     assert sum(each.numel for each in parts) == numel
     assert max(each.numel for each in parts) - min(each.numel for each in parts) <= 1
-    assert all((each.offset, each.share) == (11 + each.start, 3) for each in parts)
+    assert all((each.offset, each.shard) == (11 + each.start, 3) for each in parts)
 
 
 def test_loss_scale_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,3 +142,94 @@ def test_loss_scale_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         one.update_scale(overflow)
         two.update_scale(overflow)
         assert two.loss_scale == one.loss_scale
+
+
+TENSORS = {
+    "weight": torch.arange(6.0).view(2, 3),
+    "transposed": torch.arange(6.0).view(2, 3).T,
+    "scalar": torch.tensor(3.5, dtype=torch.float64),
+    "none": torch.empty(0, 4),
+    "half": torch.tensor([1.5, -2.0]).bfloat16(),
+    "count": torch.tensor([2**40, -1]),
+    "mask": torch.tensor([True, False, True]),
+    "näme.0": torch.tensor([1, 2, 3], dtype=torch.uint8),
+}
+
+
+def write_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write all of ``tensors``."""
+    entries = {name: Entry(value.dtype, value.shape) for name, value in tensors.items()}
+    with SafetensorsWriter(path, entries, metadata) as file:
+        for value in tensors.values():
+            file.write(value)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt", "näme": "wert"}])
+@pytest.mark.parametrize("names", [list(TENSORS), ["scalar"], []])
+def test_library_reads_what_was_written(tmp_path: Path, names: list[str], metadata: dict[str, str] | None) -> None:
+    """Values, types and shapes of every kind of tensor, also of none at all, and the metadata."""
+    path = tmp_path / "new" / "model.safetensors"
+    tensors = {name: TENSORS[name] for name in names}
+    write_file(path, tensors, metadata)
+    found = safetensors.torch.load_file(path)
+    assert found.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name], value), name
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == metadata
+    assert [each.name for each in path.parent.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "named"),
+    [([torch.zeros(3, 2)], "weight"), ([torch.zeros(2, 3).half()], "weight"), ([], "1 tensors were announced")],
+    ids=["shape", "type", "missing"],
+)
+def test_other_tensors_than_announced_leave_the_old_file(tmp_path: Path, tensors: list[Tensor], named: str) -> None:
+    """A file that would not be what its header says never takes the place of another, and leaves nothing behind."""
+    path = tmp_path / "model.safetensors"
+    write_file(path, {"old": torch.ones(1)})
+    with (
+        pytest.raises(ValueError, match=named),
+        SafetensorsWriter(path, {"weight": Entry(torch.float32, (2, 3))}) as file,
+    ):
+        for tensor in tensors:
+            file.write(tensor)
+    assert list(safetensors.torch.load_file(path)) == ["old"]
+    assert [each.name for each in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """The kernel refuses to let files of this process grow beyond ``size`` bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_export_that_cannot_be_written_still_gathers_everything(tmp_path: Path) -> None:
+    """The file hits its limit half-way: gathering, in which the other ranks take part, goes on to the end, and then
+    the error names the file; the old one is still there."""
+    path = tmp_path / "model.safetensors"
+    write_file(path, {"old": torch.ones(1)})
+    parameters = {f"{index}": torch.nn.Parameter(torch.ones(100_000)) for index in range(5)}
+    gathered = []
+
+    def whole(parameter: torch.nn.Parameter) -> Tensor:
+        gathered.append(parameter)
+        return parameter.detach()
+
+    with (
+        largest_file(1_000_000),
+        pytest.raises(RunError, match=r"model\.safetensors: cannot be written: File too large"),
+    ):
+        export_tensors(path, parameters, whole, World())
+    assert len(gathered) == len(parameters)
+    assert list(safetensors.torch.load_file(path)) == ["old"]
+    assert [each.name for each in tmp_path.iterdir()] == ["model.safetensors"]

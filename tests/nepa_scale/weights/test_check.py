@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from nepa_scale.config.ladder import architecture
-from nepa_scale.weights import check, published
+from nepa_scale.weights import check
 from nepa_scale.weights.__main__ import main
-from nepa_scale.weights.description import Description
-from nepa_scale.weights.published import Published, Value
+from nepa_scale.weights.check import Published, Value
+from nepa_scale.weights.timm_layout import Description
 
 PROCESSOR = {"size": {"height": 16, "width": 16}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
@@ -104,7 +104,7 @@ def table(oracle: AuthorsNepa, image: Tensor, *, off: float = 0.0) -> list[Publi
             "first_token": Value(first, 1e-3, any_image=True),
             "loss": Value((loss_of(oracle, image) + off,), 1e-3),
         }
-    preprocessing = published.Preprocessing(1.0, "squash", "bilinear")
+    preprocessing = check.Preprocessing(1.0, "squash", "bilinear")
     return [Published("somebody's", "a test", {"embed_dim": 32, "depth": 2}, "000000039769", preprocessing, values)]
 
 
@@ -136,17 +136,17 @@ def test_plain_and_no_qk_norm_are_told_apart(tmp_path: Path, photo: Path) -> Non
 
 def test_base_weights_have_published_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The authors' base models are known by their shape; other weights of that shape differ, with exit code 1."""
-    entries = {entry.weights: entry for entry in published.read()}
+    entries = {entry.weights: entry for entry in check.read_published()}
     base, finetuned = entries["SixAILab/nepa-base-patch14-224"], entries["SixAILab/nepa-base-patch14-224-sft"]
     assert base.values["loss"].numbers == (-0.9947,)
     assert base.values["first_token"].numbers == (-0.9382, -0.0110, -0.3818)
     assert finetuned.values["logits"].numbers == (-0.4296, 0.3034, -0.7744)
     for qk_norm in ("plain", "none", "weight"):
         arch = architecture("base", 14, qk_norm=qk_norm)  # type: ignore[arg-type]
-        assert published.of(Description(arch, 224, causal=True), list(entries.values())) is base
+        assert check.published_for(Description(arch, 224, causal=True), list(entries.values())) is base
         labelled = Description(arch, 224, causal=False, num_classes=1000, pool="mean")
-        assert published.of(labelled, list(entries.values())) is finetuned
-        assert published.of(Description(arch, 448, causal=True), list(entries.values())) is None
+        assert check.published_for(labelled, list(entries.values())) is finetuned
+        assert check.published_for(Description(arch, 448, causal=True), list(entries.values())) is None
     oracle = AuthorsNepa(config_of(width=768, depth=12, heads=12, image=224, patch=14))
     found = answer(capsys, oracle.save(tmp_path / "theirs"), code=1)["reference"]
     assert (found["verdict"], found["weights"]) == ("differs", base.weights)

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from nepa_scale.config.ladder import architecture
 from nepa_scale.weights.__main__ import main
-from nepa_scale.weights.authors_tensors import to_authors
+from nepa_scale.weights.authors_layout import to_authors
 from nepa_scale.weights.convert import skeleton
-from nepa_scale.weights.description import Description
 from nepa_scale.weights.tensor_files import check_tensors
+from nepa_scale.weights.timm_layout import Description
 
 BASE_LIKE: dict[str, Any] = {"width": 48, "depth": 3, "heads": 3}
 LARGE_LIKE: dict[str, Any] = {"width": 64, "depth": 4, "heads": 2}

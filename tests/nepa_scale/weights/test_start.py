@@ -23,7 +23,7 @@ from nepa_scale.utils.errors import WeightsError
 from nepa_scale.utils.progress import logger
 from nepa_scale.weights import timm_layout
 from nepa_scale.weights.__main__ import main
-from nepa_scale.weights.description import of_run
+from nepa_scale.weights.timm_layout import of_run
 
 
 def test_other_model_is_refused_before_torch_is_imported(tmp_path: Path, train: Run) -> None:

@@ -15,7 +15,7 @@ from slurm_cluster import VirtualCluster
 
 ROOT = Path(__file__).resolve().parents[3]
 SHOW = """
-from nepa_scale.distributed.process_group import read_environment
+from nepa_scale.distributed.world import read_environment
 world = read_environment()
 print("rank", world.rank, "of", world.size)
 """

@@ -10,12 +10,19 @@ import torch
 from test_datasets import png, replace_member
 
 from nepa_scale.data import transforms as T
-from nepa_scale.data.datasets import MaskedImages, PretrainImages
+from nepa_scale.data.datasets import (
+    LOGGED_EVERY,
+    TRIES,
+    BadSampleReplacer,
+    FaultLog,
+    MaskedImages,
+    PretrainImages,
+    allowed_faults,
+)
 from nepa_scale.data.index import index_folder, write_index
 from nepa_scale.data.layout import dataset_info
 from nepa_scale.data.loader import eval_loader, train_loader
 from nepa_scale.data.sources import open_source
-from nepa_scale.data.tolerance import LOGGED_EVERY, TRIES, FaultLog, Tolerant, allowed_faults
 from nepa_scale.utils.errors import DataError
 
 CROP = T.pretrain_train(16, crop_scale_min=0.3, hflip=0.5)
@@ -39,9 +46,9 @@ def images(root: Path) -> PretrainImages:
 def test_the_next_image_stands_in_for_a_bad_one(write_shards, content: bytes) -> None:
     """It gets the bad one's augmentation, so nothing else of the batch changes; the fault names shard and sample."""
     root = write_shards(train=(6,))
-    good = Tolerant(images(root)).__getitems__([(3, index) for index in range(6)]).batch
+    good = BadSampleReplacer(images(root)).__getitems__([(3, index) for index in range(6)]).batch
     spoil(root, 2, content=content)
-    loaded = Tolerant(images(root)).__getitems__([(3, index) for index in range(6)])
+    loaded = BadSampleReplacer(images(root)).__getitems__([(3, index) for index in range(6)])
     for index in (0, 1, 3, 4, 5):
         assert torch.equal(loaded.batch[index], good[index])
     expected = images(root).draw((3, 2), instead=1)
@@ -54,7 +61,7 @@ def test_neighbouring_bad_images_are_passed_over_together(write_shards) -> None:
     """The first good one after them is taken, from the start again at the end; each bad one is one fault."""
     root = write_shards(train=(6,))
     spoil(root, 4, 5)
-    loaded = Tolerant(images(root)).__getitems__([(0, 4), (0, 5), (0, 0)])
+    loaded = BadSampleReplacer(images(root)).__getitems__([(0, 4), (0, 5), (0, 0)])
     assert torch.equal(loaded.batch[0], images(root).draw((0, 4), instead=2))
     assert torch.equal(loaded.batch[1], images(root).draw((0, 5), instead=1))
     assert [("train_0004" in fault, "train_0005" in fault) for fault in loaded.faults] == [(True, False), (False, True)]
@@ -65,7 +72,7 @@ def test_a_stretch_of_bad_images_is_an_error(write_shards) -> None:
     root = write_shards(train=(TRIES + 2,))
     spoil(root, *range(TRIES))
     with pytest.raises(DataError, match=f"sample 'train_0000': .*nor can the {TRIES - 1} samples after it"):
-        Tolerant(images(root)).__getitems__([(0, 0)])
+        BadSampleReplacer(images(root)).__getitems__([(0, 0)])
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
@@ -90,7 +97,7 @@ def test_a_wrong_mask_is_not_replaced(write_shards) -> None:
     transform = T.segment_train(24, scale_min=1, scale_max=1, hflip=0)
     dataset = MaskedImages(open_source(root, "toy", "train"), None, transform, seed=0)
     with pytest.raises(DataError, match="'train_0001': the mask holds the value 9"):
-        Tolerant(dataset).__getitems__([(0, 1)])
+        BadSampleReplacer(dataset).__getitems__([(0, 1)])
 
 
 def test_evaluation_replaces_nothing_unless_asked(write_shards) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -16,11 +17,13 @@ from timm.data.readers.reader_wds import ReaderWds
 from webdataset import TarWriter
 
 from nepa_scale.data.prepare.__main__ import main
-from nepa_scale.data.prepare.tar_walk import walk
-from nepa_scale.data.prepare.tar_writer import write_tar
+from nepa_scale.data.shard_index import scan
+from nepa_scale.data.tar_files import walk, write_tar
 from nepa_scale.utils.errors import DataError
 
 KEYS = st.text("abc_012é", min_size=1, max_size=90) | st.text("abcdef_0123456789", min_size=90, max_size=255)
+
+CUT_OFF = r"^shard '.*a\.tar' is damaged or cut off at byte [\d,]+: "
 
 
 @given(samples=st.dictionaries(KEYS, st.binary(max_size=2000), max_size=5))
@@ -57,7 +60,7 @@ def test_walking_agrees_with_tarfile(names: list[str], padding: int) -> None:
     outer = io.BytesIO(b"x" * 100 * padding + content + b"y" * 999)
     found = [
         (m.name, outer.getvalue()[100 * padding + m.offset_data :][: m.size])
-        for m in walk(outer, "a.tar", start=100 * padding, size=len(content))
+        for m in walk(outer, "'a.tar'", start=100 * padding, size=len(content))
     ]
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         assert found == [(m.name, archive.extractfile(m).read()) for m in archive]
@@ -71,7 +74,7 @@ def test_damaged_archives_end_in_one_error(data: st.DataObject) -> None:
         content[data.draw(st.integers(0, 2400))] = data.draw(st.integers(0, 255))
     del content[data.draw(st.integers(0, len(content))) :]
     try:
-        members = list(walk(io.BytesIO(bytes(content)), "a.tar"))
+        members = list(walk(io.BytesIO(bytes(content)), "'a.tar'"))
     except DataError as error:
         assert str(error).startswith("'a.tar' is ")
     else:
@@ -95,4 +98,17 @@ def header_with_size(size: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
 def test_sizes_that_are_lies(kind: bytes, size: bytes) -> None:
     """Negative and huge sizes, which make tarfile loop or ask for gigabytes, are refused."""
     with pytest.raises(DataError, match=r"^'a.tar' is "):
-        list(walk(io.BytesIO(header_with_size(size, kind)), "a.tar"))
+        list(walk(io.BytesIO(header_with_size(size, kind)), "'a.tar'"))
+
+
+@pytest.mark.parametrize(("zeros", "is_complete"), [(0, False), (100, False), (511, False), (512, True), (1024, True)])
+def test_the_end_is_a_block_of_zeros(tmp_path: Path, zeros: int, is_complete: bool) -> None:
+    """The index of shards and preparation agree which archives are cut off, where tarfile and GNU tar read on."""
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar_bytes({"a.jpg": picture(0, (4, 4))}).rstrip(b"\0"))
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() + bytes(-size % tarfile.BLOCKSIZE + zeros))
+    with contextlib.nullcontext() if is_complete else pytest.raises(DataError, match=CUT_OFF):
+        scan(path)
+    with path.open("rb") as file, contextlib.nullcontext() if is_complete else pytest.raises(DataError, match=CUT_OFF):
+        list(walk(file, f"shard '{path}'"))

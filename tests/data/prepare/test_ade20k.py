@@ -15,7 +15,7 @@ from archives import digests, picture, split_samples, zipped
 from PIL import Image
 
 from nepa_scale.data import layout
-from nepa_scale.data.prepare import zip_files
+from nepa_scale.data.prepare import listing
 from nepa_scale.data.prepare.__main__ import main
 from nepa_scale.data.sources import open_source
 
@@ -108,7 +108,7 @@ def hostile(path: Path, how: str) -> None:
         ("bomb", "holds a member of more than 4,000 bytes"),
         ("encrypted", "is encrypted: a password is not supported"),
         ("damaged", "is damaged"),
-        ("cut off", "is not a whole zip file"),
+        ("cut off", "is not a complete zip file"),
         ("size lie", "1 of 2 images cannot be used"),
     ],
 )
@@ -120,7 +120,7 @@ def test_hostile_zip_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Members that are no part of ADE20K are passed over, others refused; nothing appears outside the output."""
-    monkeypatch.setattr(zip_files, "LARGEST", 4000)
+    monkeypatch.setattr(listing, "LARGEST", 4000)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
@@ -145,8 +145,8 @@ def test_a_source_that_is_neither(tmp_path: Path, capsys: pytest.CaptureFixture[
     with tarfile.open(tmp_path / "x.tar", "w"):
         pass
     for name, complaint in (
-        ("text.zip", "not a whole zip"),
-        ("x.tar", "not a whole zip"),
+        ("text.zip", "not a complete zip"),
+        ("x.tar", "not a complete zip"),
         ("none", "does not exist"),
     ):
         assert prepare(tmp_path / name, tmp_path / "data") == 2

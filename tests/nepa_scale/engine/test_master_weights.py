@@ -13,8 +13,7 @@ from launching import losses, rows, train
 from torch import Tensor, nn
 
 from nepa_scale.data.digits import write_digits
-from nepa_scale.engine.ema import WeightAverage
-from nepa_scale.engine.master_weights import Masters
+from nepa_scale.engine.master_weights import MasterWeights, WeightAverage
 
 STEPS, HALF = 8, 4
 
@@ -41,7 +40,7 @@ def test_average_is_the_sum_it_should_be() -> None:
     """After n steps: d^(n-1) of the first weights and (1 - d) d^(n-k) of the k-th, k from 2 on."""
     torch.manual_seed(0)
     module = two_layers()
-    average = WeightAverage(Masters(module, None, 0), 0.8)
+    average = WeightAverage(MasterWeights(module, None, 0), 0.8)
     values = walked(module, average, 7)
     shares = [0.8**6] + [0.2 * 0.8 ** (7 - k) for k in range(2, 8)]
     assert sum(shares) == pytest.approx(1.0)
@@ -53,7 +52,7 @@ def test_average_is_the_sum_it_should_be() -> None:
 def test_weights_come_back_exactly_even_after_an_error() -> None:
     """Evaluating the average leaves the weights, frozen ones included, and the average bit for bit as they were."""
     module = two_layers()
-    average = WeightAverage(Masters(module, None, 0), 0.9)
+    average = WeightAverage(MasterWeights(module, None, 0), 0.9)
     walked(module, average, 3)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     seen = []

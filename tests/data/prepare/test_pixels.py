@@ -17,7 +17,7 @@ from nepa_scale.data.decode import decode_rgb
 from nepa_scale.data.digits import write_digits
 from nepa_scale.data.info import DatasetInfo, make_info, parse_info
 from nepa_scale.data.prepare.__main__ import main
-from nepa_scale.data.prepare.pixel_sums import PixelSums, total
+from nepa_scale.data.prepare.pixels import PixelSums, total
 from nepa_scale.data.preprocessing import Standardisation
 from nepa_scale.data.sources import open_source
 from nepa_scale.utils.errors import DataError

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nepa_scale.data.order import (
+from nepa_scale.data.sampler import (
     WINDOW_SHARDS,
-    Place,
+    EpochIndex,
     SampleOrder,
     accumulation_steps,
     batch_positions,
@@ -23,7 +23,9 @@ SHARDS = st.lists(st.integers(0, 30), min_size=1, max_size=80).filter(any)
 SEEDS = st.integers(0, 2**31)
 
 
-def global_batch(order: SampleOrder, step: int, *, batch_size: int, world_size: int, micro: int = 2) -> list[Place]:
+def global_batch(
+    order: SampleOrder, step: int, *, batch_size: int, world_size: int, micro: int = 2
+) -> list[EpochIndex]:
     """What all ranks together read in one step."""
     parts = (
         micro_batches(order, step, rank=rank, world_size=world_size, micro_batch_size=micro, batch_size=batch_size)
@@ -38,7 +40,7 @@ def test_an_epoch_reads_every_sample_once(lengths: list[int], seed: int) -> None
     """Positions of one epoch give each index exactly once, whatever the shards are like."""
     order, total = SampleOrder(lengths, seed), sum(lengths)
     for epoch in range(3):
-        places = [order.place(position) for position in range(epoch * total, (epoch + 1) * total)]
+        places = [order.epoch_index(position) for position in range(epoch * total, (epoch + 1) * total)]
         assert {found for found, _ in places} == {epoch}
         assert sorted(index for _, index in places) == list(range(total))
 
@@ -58,7 +60,7 @@ def test_all_ranks_together_read_each_epoch_once(
     """The union over ranks, step by step, is every sample once per epoch; all ranks have equal batches."""
     order, batch_size = SampleOrder(lengths, seed), accumulation * micro * world_size
     steps = epochs * sum(lengths) // batch_size + 1
-    read: list[Place] = []
+    read: list[EpochIndex] = []
     for step in range(steps):
         parts = [
             micro_batches(order, step, rank=rank, world_size=world_size, micro_batch_size=micro, batch_size=batch_size)
@@ -96,7 +98,7 @@ def test_ranks_take_turns_along_the_order() -> None:
     order = SampleOrder([40], 0)
     for rank in range(2):
         (part,) = micro_batches(order, 1, batch_size=8, micro_batch_size=4, rank=rank, world_size=2)
-        assert part == [order.place(position) for position in range(8 + rank, 16, 2)]
+        assert part == [order.epoch_index(position) for position in range(8 + rank, 16, 2)]
 
 
 def test_reading_stays_within_a_window_of_shards() -> None:
@@ -136,7 +138,7 @@ def test_seed_and_epoch_change_the_order() -> None:
 def test_early_positions_are_not_favoured() -> None:
     """First places are spread over the data: the order of the files on disk does not show through."""
     order = SampleOrder([10] * 100, 0)
-    first = [order.place(epoch * 1000)[1] for epoch in range(400)]
+    first = [order.epoch_index(epoch * 1000)[1] for epoch in range(400)]
     assert abs(np.mean(first) - 499.5) < 4 * 288.7 / 400**0.5
 
 

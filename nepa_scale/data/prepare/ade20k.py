@@ -1,18 +1,23 @@
-"""ADE20K's scene parsing benchmark as a source: the folder, or its zip file as it was downloaded."""
+"""ADE20K's scene parsing benchmark, as a folder or as its zip file: listed as a source, or checked where it lies."""
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nepa_scale.data import ade20k
-from nepa_scale.data.file_names import is_image
-from nepa_scale.data.prepare.references import Item, Listing
-from nepa_scale.data.prepare.tree import Tree, read_tree
+from nepa_scale.data.file_io import is_image
+from nepa_scale.data.pool import unordered
+from nepa_scale.data.prepare.listing import Item, Listing, Tree, read_tree
+from nepa_scale.data.prepare.pixels import MaskCount, checked
 from nepa_scale.data.shard_index import LONGEST_KEY
 from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.progress import Report
 
 ZIP_NAME = f"{ade20k.FOLDER_NAME}.zip"
 _TRAINING = "images/training"
+_AT_ONCE = 100  # images in a task
 
 
 def list_ade20k(source: Path) -> Listing:
@@ -77,3 +82,63 @@ def _class_names(tree: Tree) -> tuple[str, ...]:
     if ade20k.CLASS_TABLE not in tree.files:
         return ade20k.numbers_as_names()
     return ade20k.parse_class_names(tree.text(ade20k.CLASS_TABLE), ade20k.CLASS_TABLE)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Some photographs and their masks."""
+
+    images: list[tuple[Path, Path]]
+    mask_classes: int
+
+
+@dataclass
+class _Findings:
+    """The faults of some pairs, and the count of their masks."""
+
+    faults: list[str] = field(default_factory=list)
+    count: MaskCount = field(default_factory=MaskCount)
+
+
+def verify_ade20k(folder: Path, workers: int | None, report: Report) -> tuple[list[str], int]:
+    """Return every fault, and how many images were looked at."""
+    base = ade20k.base_folder(folder) or folder
+    faults = ade20k.problems(base)
+    classes = len(ade20k.class_names(base))
+    images = 0
+    for split in ade20k.SPLIT_FOLDERS:
+        pairs = [(image, ade20k.mask_of(base, split, image)) for image in ade20k.images(base, split)]
+        known = [pair for pair in pairs if pair[1].is_file()]
+        tasks = [_Pairs(known[start : start + _AT_ONCE], classes) for start in range(0, len(known), _AT_ONCE)]
+        findings = _Findings()
+        with closing(unordered(_check, tasks, workers)) as outcomes:
+            for done, batch in enumerate(outcomes, start=1):
+                findings.faults += batch.faults
+                findings.count.merge(batch.count)
+                report(f"{split} images", min(done * _AT_ONCE, len(known)), len(known))
+        faults += [
+            *sorted(findings.faults),
+            *filter(None, [findings.count.fault(split)]),
+            *_strays(base, split, {mask for _, mask in pairs}),
+        ]
+        images += len(known)
+    return faults, images
+
+
+def _check(pairs: _Pairs) -> _Findings:
+    findings = _Findings()
+    for image, mask in pairs.images:
+        try:
+            encoded = image.read_bytes(), mask.read_bytes()
+            checked(*encoded, mask_classes=pairs.mask_classes, resize=None, count=findings.count)
+        except DataError as error:
+            findings.faults.append(f"'{image}': {error}")
+        except OSError as error:
+            findings.faults.append(f"'{error.filename or image}' cannot be read: {error.strerror}")
+    return findings
+
+
+def _strays(base: Path, split: str, masks: set[Path]) -> list[str]:
+    folder = base / "annotations" / ade20k.SPLIT_FOLDERS[split]
+    present = ade20k.list_images(folder) if folder.is_dir() else []
+    return [f"'{path}' is a mask without a photograph" for path in present if path not in masks]

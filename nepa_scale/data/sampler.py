@@ -1,11 +1,15 @@
-"""Which image comes when: a pure function of (seed, lengths of the shards), for any number of processes.
+"""Which sample comes when: a pure function of (seed, lengths of the shards), for any number of processes.
 
-The stream of samples is endless: epoch 0, epoch 1, ..., each an order of its own. Step ``s`` takes its positions
-``[s * batch_size, (s + 1) * batch_size)``, so a run resumes exactly from its step number alone.
-
+Random access (``SampleOrder``): the stream of samples is endless, epoch 0, epoch 1, ..., each in an order of its own.
+Step ``s`` takes its positions ``[s * batch_size, (s + 1) * batch_size)``, so a run resumes from its step number alone.
 Within an epoch the shards are shuffled, cut into windows of ``WINDOW_SHARDS``, and the samples of each window are
 shuffled: reading stays within a few files at a time, which disks and network file systems need, and a batch still
 mixes tens of thousands of images. With ``WINDOW_SHARDS`` shards or fewer every order of all samples is equally likely.
+
+Streams (``StreamOrder``): every worker of every rank is a reader. In each epoch all shards are shuffled alike for all
+readers and then dealt out, so that a reader sees other shards every time and all readers together see every sample
+once. A reader mixes its samples in a buffer of ``BUFFER_SAMPLES``, as webdataset does, but empties it when its epoch
+ends, so that whole epochs can be skipped by counting.
 """
 
 from __future__ import annotations
@@ -18,10 +22,14 @@ from numpy.typing import NDArray
 from nepa_scale.utils.errors import ConfigError, DataError
 
 WINDOW_SHARDS = 32
+BUFFER_SAMPLES = 1000
 
-Place = tuple[int, int]  # (epoch, index of a sample)
+EpochIndex = tuple[int, int]
+"""An epoch and the index of a sample."""
 
-_EPOCH_STREAM, _SUBSET_STREAM, _TUNING_STREAM = range(3)  # keep the uses of one seed independent
+# These keep the uses of one seed independent. The tuning images' is not drawn from a run's seed.
+_EPOCH_STREAM, _SUBSET_STREAM, _SHARDS_STREAM, _BUFFER_STREAM = range(4)
+_TUNING_STREAM = 2
 
 
 def subset(num_samples: int, num_images: int, seed: int, labels: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
@@ -93,7 +101,7 @@ class SampleOrder:
             windows.append(rng.permutation(np.concatenate(samples)))
         return np.concatenate(windows)
 
-    def place(self, position: int) -> Place:
+    def epoch_index(self, position: int) -> EpochIndex:
         """The (epoch, index) at a position of the stream."""
         epoch, offset = divmod(position, self.num_samples)
         return epoch, int(self.epoch(epoch)[offset])
@@ -119,15 +127,55 @@ def accumulation_steps(batch_size: int, micro_batch_size: int, world_size: int) 
 
 def micro_batches(
     order: SampleOrder, step: int, *, batch_size: int, micro_batch_size: int, rank: int, world_size: int
-) -> list[list[Place]]:
-    """Return this rank's part of a step: [accumulation][micro_batch_size] places.
+) -> list[list[EpochIndex]]:
+    """Return this rank's samples of a step: [accumulation][micro_batch_size].
 
     The rank takes every ``world_size``-th position of the global batch, from ``rank`` on; over all ranks and
     micro-steps every position occurs exactly once.
     """
     accumulation = accumulation_steps(batch_size, micro_batch_size, world_size)
-    own = batch_positions(step, batch_size)[rank::world_size]
+    positions = batch_positions(step, batch_size)[rank::world_size]
     return [
-        [order.place(position) for position in own[first : first + micro_batch_size]]
+        [order.epoch_index(position) for position in positions[first : first + micro_batch_size]]
         for first in range(0, accumulation * micro_batch_size, micro_batch_size)
     ]
+
+
+class StreamOrder:
+    """The order in which reader ``reader`` of ``readers`` gives samples of shards with these lengths."""
+
+    def __init__(self, shard_lengths: Sequence[int], seed: int, *, reader: int, readers: int) -> None:
+        self._lengths = np.asarray(shard_lengths, dtype=np.int64)
+        self._seed, self._reader, self._readers = seed, reader, readers
+
+    def shards(self, epoch: int) -> NDArray[np.int64]:
+        """The numbers of the shards that the reader reads in this epoch, in order."""
+        shuffled = np.random.default_rng([self._seed, _SHARDS_STREAM, epoch]).permutation(len(self._lengths))
+        # by turns, because where the shards do not divide the first ones dealt to have one more
+        return shuffled[(self._reader + epoch) % self._readers :: self._readers]
+
+    def count(self, epoch: int) -> int:
+        """How many samples the reader gives in this epoch."""
+        return int(self._lengths[self.shards(epoch)].sum())
+
+    def positions(self, epoch: int) -> list[int]:
+        """The samples of this epoch as they are given, each by its place in the order of reading."""
+        rng = np.random.default_rng([self._seed, _BUFFER_STREAM, epoch, self._reader])
+        return buffered(self.count(epoch), BUFFER_SAMPLES, rng)
+
+    def locate(self, given: int) -> tuple[int, int]:
+        """The epoch in which a reader is that has given so many samples, and how many of them were of that epoch."""
+        epoch = 0
+        while given >= (count := self.count(epoch)):
+            given -= count
+            epoch += 1
+        return epoch, given
+
+
+def buffered(count: int, size: int, rng: np.random.Generator) -> list[int]:
+    """Put 0, 1, ..., ``count - 1`` through a shuffle buffer: once it is full, each takes the place of a random one."""
+    buffer, given = list(range(min(size, count))), []
+    for incoming, slot in enumerate(rng.integers(size, size=max(0, count - size)).tolist(), start=size):
+        given.append(buffer[slot])
+        buffer[slot] = incoming
+    return given + rng.permutation(buffer).tolist()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nepa_scale.data import reading
-from nepa_scale.data.reading import OPEN_FILES, Files, read_whole
+from nepa_scale.data import file_io
+from nepa_scale.data.file_io import OPEN_FILES, RetryingReader, read_with_retries
 from nepa_scale.utils.errors import DataError
 
 
@@ -28,14 +28,14 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for less than a second in all."""
-    monkeypatch.setattr(reading, "RETRY_SECONDS", (0.05, 0.1, 0.3))
+    monkeypatch.setattr(file_io, "RETRY_SECONDS", (0.05, 0.1, 0.3))
 
 
 def test_parts_are_read_where_they_are(file: Path) -> None:
     """Offset and size, from the middle and the ends."""
-    files = Files()
+    files = RetryingReader()
     assert files.read(file, 10, 5) == bytes(range(10, 15))
-    assert files.read(file, 0, 100) == read_whole(file) == bytes(range(100))
+    assert files.read(file, 0, 100) == read_with_retries(file) == bytes(range(100))
 
 
 @pytest.mark.usefixtures("short_waits")
@@ -44,7 +44,7 @@ def test_a_mount_that_comes_back_is_waited_for(file: Path) -> None:
     away = file.parent.rename(file.parent.with_name("away"))
     threading.Timer(0.1, lambda: away.rename(file.parent)).start()
     started = time.monotonic()
-    assert Files().read(file, 3, 2) == b"\x03\x04"
+    assert RetryingReader().read(file, 3, 2) == b"\x03\x04"
     assert time.monotonic() - started > 0.09
 
 
@@ -54,7 +54,7 @@ def test_errors_of_the_file_system_are_tried_again_with_a_new_handle(
     file: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """EIO and a stale handle: the file is opened anew, because a stale handle stays stale."""
-    files, read, opened = Files(), os.pread, []
+    files, read, opened = RetryingReader(), os.pread, []
     files.read(file, 0, 1)
     stale = list(files._open.values())
 
@@ -73,14 +73,14 @@ def test_errors_of_the_file_system_are_tried_again_with_a_new_handle(
 def test_storage_that_stays_away_is_named(file: Path) -> None:
     """After four attempts one line says which file, why, and how long it was tried."""
     file.parent.rename(file.parent.with_name("away"))
-    for read in (lambda: Files().read(file, 0, 1), lambda: read_whole(file)):
+    for read in (lambda: RetryingReader().read(file, 0, 1), lambda: read_with_retries(file)):
         with pytest.raises(DataError, match=rf"'{file}' cannot be read: No such file or directory, 4 times in 0\.45 s"):
             read()
 
 
 def test_a_file_that_shrank_is_named(file: Path) -> None:
     """Reading past the end is no short image but an error."""
-    files = Files()
+    files = RetryingReader()
     files.read(file, 0, 100)
     os.truncate(file, 50)
     with pytest.raises(DataError, match="became shorter while in use"):
@@ -92,7 +92,7 @@ def test_few_files_stay_open(tmp_path: Path) -> None:
     paths = [tmp_path / str(number) for number in range(OPEN_FILES * 3)]
     for path in paths:
         path.write_bytes(path.name.encode())
-    files, before = Files(), len(os.listdir("/proc/self/fd"))  # noqa: PTH208  (descriptors, not files)
+    files, before = RetryingReader(), len(os.listdir("/proc/self/fd"))  # noqa: PTH208  (descriptors, not files)
     for path in [*paths, *paths]:
         assert files.read(path, 0, len(path.name)) == path.name.encode()
     assert len(os.listdir("/proc/self/fd")) - before <= OPEN_FILES  # noqa: PTH208

@@ -1,0 +1,186 @@
+"""Files of data sets: what their names tell, small texts in any encoding, and reads that are retried.
+
+Disks, and network file systems more so, may be slow or gone for a moment. Standard library only.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+from nepa_scale.utils.errors import NAMES_SHOWN, DataError, shortened
+
+RETRY_SECONDS = (0.1, 1.0, 5.0)  # waits between attempts; then the storage counts as lost
+OPEN_FILES = 64  # twice the window of shards that an epoch's order reads from at a time
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".pbm", ".pnm"}
+)  # of the formats that decode.py reads
+_SYSTEM_FOLDERS = frozenset(
+    {"__macosx", "@eadir", "@__thumb", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__pycache__"}
+    | {"lost+found", "system volume information"}
+)  # of macOS, network disks, Windows, Python and file systems
+_SPLIT = re.compile(r"(?<![a-z])(train|training|val|valid|validation)(?![a-z])", re.IGNORECASE)
+_PART = re.compile(r"(?<!\d)(\d+)[-_]of[-_](\d+)(?!\d)", re.IGNORECASE)
+_NUMBER = re.compile(r"(.*?)(\d+)(\D*)")
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its extension, in small or capital letters."""
+    return name.lower().endswith(tuple(IMAGE_SUFFIXES))
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder, by its own name without folders, is hidden or made by a system for itself."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
+
+
+def splits_of(name: str) -> set[str]:
+    """The splits, "train" and "validation", that a name speaks of."""
+    return {"train" if word.startswith("train") else "validation" for word in split_words(name)}
+
+
+def split_words(name: str) -> set[str]:
+    """The words for splits in a name, in small letters, such as "val" and "valid"."""
+    return {word.lower() for word in _SPLIT.findall(name)}
+
+
+def states_part(name: str) -> bool:
+    """Whether a name holds a part and how many there are, such as ``train-00000-of-00003-1359597a978bc4fa``."""
+    return _PART.search(name) is not None
+
+
+def part_problems(names: Iterable[str], where: str) -> list[str]:
+    """Compare names such as train-00000-of-00294 with the number of parts that they state; one line for each fault.
+
+    What follows the number is ignored: ``push_to_hub`` writes a hash there.
+    """
+    series: dict[str, dict[str, tuple[int, int]]] = {}
+    for name in names:
+        if found := _PART.search(name):
+            series.setdefault(name[: found.start()], {})[name] = int(found[1]), int(found[2])
+    return [problem for prefix, parts in series.items() for problem in _series_problems(prefix, parts, where)]
+
+
+def _series_problems(prefix: str, parts: dict[str, tuple[int, int]], where: str) -> list[str]:
+    totals = {total for _, total in parts.values()}
+    if len(totals) > 1:
+        several = ", ".join(map(str, sorted(totals)))
+        return [f"{where}: '{prefix}*' are parts of several sets, of {several} files: keep those of one"]
+    (total,) = totals
+    counts = Counter(number for number, _ in parts.values())
+    problems = []
+    if twice := [name for name, (number, _) in parts.items() if counts[number] > 1]:
+        problems.append(f"{where}: the same part several times: {shortened(twice)}")
+    first = 0 if 0 in counts or max(counts) < total else 1  # some number their files from 1
+    expected = range(first, first + total)
+    present = sum(number in expected for number in counts)
+    if present < total:
+        missing = islice((number for number in expected if number not in counts), NAMES_SHOWN)
+        more = " ..." if total - present > NAMES_SHOWN else ""
+        problems.append(
+            f"{where} has {present} of {total} files '{prefix}*': missing {', '.join(map(str, missing))}{more}"
+        )
+    if beyond := [name for name, (number, _) in parts.items() if number not in expected]:
+        problems.append(f"{where}: no part of {total}: {shortened(beyond)}")
+    return problems
+
+
+def gaps(names: Iterable[str], *, from_start: bool = False) -> list[str]:
+    """Names that would fill the gaps between files that are numbered in a row; the first few of each row.
+
+    With ``from_start`` rows begin at 0 or 1.
+    """
+    rows: dict[tuple[str, str], dict[int, int]] = {}
+    for name in names:
+        if (found := _NUMBER.fullmatch(name)) and not states_part(name):
+            rows.setdefault((found[1], found[3]), {})[int(found[2])] = len(found[2])
+    missing = []
+    for (before, after), widths in rows.items():
+        numbers = sorted(widths)
+        holes = [range(low + 1, high) for low, high in pairwise(numbers)]
+        if from_start and numbers[0] > 1:
+            holes.insert(0, range(numbers[0]))
+        few = islice((number for hole in holes for number in hole), NAMES_SHOWN + 1)
+        missing += [f"{before}{number:0{min(widths.values())}d}{after}" for number in few]
+    return missing
+
+
+def read_text(path: Path) -> str:
+    """The content of a file as ``decode_text`` reads it. Raises ``DataError`` if it cannot be read."""
+    try:
+        return decode_text(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror}") from None
+
+
+def decode_text(content: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 with a byte-order mark, or else in Latin-1, which any bytes are; without the mark."""
+    with suppress(UnicodeDecodeError):
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return content.decode("utf-16")
+        return content.decode("utf-8-sig")
+    return content.decode("latin-1")
+
+
+class RetryingReader:
+    """Parts of files, by offset. A few files stay open; can be pickled and used in any number of processes."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Path, int] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_open": OrderedDict()}
+
+    def __del__(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+
+    def read(self, path: Path, offset: int, size: int) -> bytes:
+        """Return ``size`` bytes at ``offset``. Raises ``DataError`` if they cannot be had after some attempts."""
+        content = _with_retries(lambda: os.pread(self._descriptor(path), size, offset), path, self._forget)
+        if len(content) != size:
+            raise DataError(f"'{path}' became shorter while in use")
+        return content
+
+    def _descriptor(self, path: Path) -> int:
+        if path not in self._open:
+            self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            if len(self._open) > OPEN_FILES:
+                os.close(self._open.popitem(last=False)[1])
+        self._open.move_to_end(path)
+        return self._open[path]
+
+    def _forget(self, path: Path) -> None:
+        if path in self._open:
+            os.close(self._open.pop(path))
+
+
+def read_with_retries(path: Path) -> bytes:
+    """Return a file's content. Raises ``DataError`` if it cannot be had after some attempts."""
+    return _with_retries(path.read_bytes, path, lambda _: None)
+
+
+def _with_retries(read: Callable[[], bytes], path: Path, forget: Callable[[Path], None]) -> bytes:
+    """Try to read until it works; ``forget`` drops what is open, for a stale handle stays stale."""
+    for wait in RETRY_SECONDS:
+        try:
+            return read()
+        except OSError:
+            forget(path)
+            time.sleep(wait)
+    try:
+        return read()
+    except OSError as error:
+        forget(path)
+        attempts, seconds = len(RETRY_SECONDS) + 1, sum(RETRY_SECONDS)
+        reason = f"{error.strerror}, {attempts} times in {seconds:g} s"
+        raise DataError(f"'{path}' cannot be read: {reason}") from None
