@@ -28,7 +28,7 @@ from sweeps.jobs.schedule import Job
 from sweeps.plan import plan, preregistration
 from sweeps.plan.data_sets import check_shards, make_embedded_data
 from sweeps.plan.rates import learning_rates
-from sweeps.planner import Prepared, prepare
+from sweeps.planner import PlannedLaunch, prepare
 from sweeps.settings.clusters import CLUSTER_NAME, read_cluster, save_cluster
 from sweeps.settings.command_line import read_launch
 from sweeps.settings.help import help_text
@@ -82,12 +82,12 @@ def launch(request: Launch) -> int:
     return _predict_and_carry_out(request, prepared) if prepared.held else _carry_out(request, prepared)
 
 
-def _todo(request: Launch, prepared: Prepared) -> list[Job]:
+def _todo(request: Launch, prepared: PlannedLaunch) -> list[Job]:
     """The tasks that the launch is to start."""
     return jobs.selected(jobs.jobs_to_do(prepared.plan, request.study_dir), request.only)
 
 
-def _predict_and_carry_out(request: Launch, prepared: Prepared) -> int:
+def _predict_and_carry_out(request: Launch, prepared: PlannedLaunch) -> int:
     """Do the smaller runs, write down what is expected of the largest, and do these; as far as one command gets."""
     planned, held, study_dir = prepared.plan, prepared.held, request.study_dir
     coming = preregistration.not_started(held, study_dir)
@@ -105,7 +105,7 @@ def _predict_and_carry_out(request: Launch, prepared: Prepared) -> int:
     return _carry_out(request, prepared)
 
 
-def _carry_out(request: Launch, prepared: Prepared, held: Collection[str] = ()) -> int:
+def _carry_out(request: Launch, prepared: PlannedLaunch, held: Collection[str] = ()) -> int:
     """Write the plan and the runs' configurations, put in line what is not finished, and stay where that is asked.
 
     The tasks of runs ``held`` back wait for another call.

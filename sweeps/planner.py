@@ -7,21 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sweeps.calibrate.asked import known_times
-from sweeps.plan import budgets, limits, plan, preregistration
+from sweeps.plan import budgets, plan, preregistration
 from sweeps.plan.data_sets import check_planned
 from sweeps.plan.feasibility import check, fitting, too_large
+from sweeps.plan.limits import warnings
 from sweeps.plan.machine import task_speed, world_size
 from sweeps.plan.placements import Placements
 from sweeps.plan.plan import Dropped, Plan, PlannedRun
 from sweeps.plan.pricing import price
-from sweeps.plan.run_spec import Point
+from sweeps.plan.run_spec import RunSpec
 from sweeps.plan.run_specs import expand, unmet
 from sweeps.plan.sharing import share_pretraining
 from sweeps.settings.schema import Launch
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PlannedLaunch:
     """A launch before it is carried out.
 
     Attributes:
@@ -32,7 +33,7 @@ class Prepared:
         held: runs that wait until it is written down what is expected of them.
     """
 
-    points: Mapping[str, Point]
+    points: Mapping[str, RunSpec]
     plan: Plan
     merged: Plan
     too_large: Sequence[str]
@@ -41,7 +42,7 @@ class Prepared:
     held: Mapping[str, PlannedRun]
 
 
-def prepare(request: Launch) -> Prepared:
+def prepare(request: Launch) -> PlannedLaunch:
     """Plan what ``request`` asks for. Raises ``UserError`` with everything in it that cannot be."""
     placed, devices = Placements(request.cluster), world_size(request.cluster)
     points, dropped = _runnable(request, placed, devices)
@@ -55,18 +56,18 @@ def prepare(request: Launch) -> Prepared:
     if request.budget.over == "trim":
         planned = budgets.trimmed(planned, request.study_dir, request.budget)
         points = {run.run_id: points[run.run_id] for run in planned.runs}
-    return Prepared(
+    return PlannedLaunch(
         points=points,
         plan=planned,
         merged=plan.merge(earlier, planned),
         too_large=too_large(points.values(), placed),
         excesses=budgets.excesses(planned, request.study_dir, request.budget),
-        warnings=limits.warnings(planned, request.cluster),
+        warnings=warnings(planned, request.cluster),
         held=preregistration.largest(planned) if request.predict else {},
     )
 
 
-def _runnable(request: Launch, placed: Placements, devices: int) -> tuple[dict[str, Point], tuple[Dropped, ...]]:
+def _runnable(request: Launch, placed: Placements, devices: int) -> tuple[dict[str, RunSpec], tuple[Dropped, ...]]:
     """The points of the grid, under ``unfit=drop`` without those that cannot be run, and these with their reasons."""
     points = expand(request)
     if request.unfit == "refuse":

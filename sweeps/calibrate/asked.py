@@ -12,12 +12,12 @@ from sweeps.plan import measured_times
 from sweeps.plan.data_sets import check_shards, make_embedded_data
 from sweeps.plan.machine import Speed, local_slots
 from sweeps.plan.placements import Placements
-from sweeps.plan.run_spec import Point
+from sweeps.plan.run_spec import RunSpec
 from sweeps.settings.schema import Launch, LocalSettings
 
 
 def known_times(
-    request: Launch, points: Mapping[str, Point], placed: Placements, speed: Speed
+    request: Launch, points: Mapping[str, RunSpec], placed: Placements, speed: Speed
 ) -> measured_times.Measurements:
     """What is known of times of such tasks on these devices; with ``calibrate`` after measuring what is missing."""
     folder = measured_times.cache_folder()

@@ -15,7 +15,7 @@ from sweeps.calibrate.shapes import Shape
 from sweeps.calibrate.short_runs import short_config
 from sweeps.jobs import jobs
 from sweeps.jobs.schedule import Job
-from sweeps.jobs.scheduler_unavailable import NoAnswer
+from sweeps.jobs.scheduler_unavailable import SchedulerUnavailableError
 from sweeps.jobs.task import run_task
 from sweeps.plan.measured_times import Measurement
 from sweeps.plan.resources import of_task
@@ -53,7 +53,7 @@ def run_on_slurm(runs: Sequence[tuple[Shape, ShortRun]], settings: SlurmSettings
 def _is_active(place: SlurmExecutor) -> bool:
     try:
         return place.is_active()
-    except NoAnswer:  # the jobs go on meanwhile, and it is asked again
+    except SchedulerUnavailableError:  # the jobs go on meanwhile, and it is asked again
         return True
 
 

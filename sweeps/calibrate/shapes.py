@@ -10,7 +10,7 @@ from nepa_scale.config.schema import RunConfig
 from nepa_scale.placement.costs import task_cost
 from sweeps.plan.measured_times import Measurements, family_of, work_of
 from sweeps.plan.placements import Placements, seedless
-from sweeps.plan.run_spec import Point
+from sweeps.plan.run_spec import RunSpec
 
 #: Largest over smallest task of a family from which on one between them is measured, too.
 WIDE = 30.0
@@ -28,14 +28,14 @@ class Shape:
     devices: int
 
 
-def unmeasured(points: Mapping[str, Point], placed: Placements, known: Measurements) -> list[Shape]:
+def unmeasured(points: Mapping[str, RunSpec], placed: Placements, known: Measurements) -> list[Shape]:
     """The shapes still to be measured: of each family the smallest, the largest, and one between where these lie far
     apart."""
     chosen = [shape for family in families(points, placed).values() for shape in _ends(family)]
     return [shape for shape in chosen if not known.has(shape.family, shape.work)]
 
 
-def families(points: Mapping[str, Point], placed: Placements) -> dict[str, dict[float, Shape]]:
+def families(points: Mapping[str, RunSpec], placed: Placements) -> dict[str, dict[float, Shape]]:
     """{family: {work of a step: a task that does so much}} of all tasks."""
     found: dict[str, dict[float, Shape]] = {}
     different = {(seedless(point.config), point.tasks): point for point in points.values()}

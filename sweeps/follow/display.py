@@ -17,7 +17,7 @@ from nepa_scale.run_dir.status import Status
 from nepa_scale.utils import terminal
 from nepa_scale.utils.errors import failure_reason
 from nepa_scale.utils.files import read_json
-from sweeps.jobs.task_status import LOST, Standing
+from sweeps.jobs.task_status import LOST, TaskStatus
 from sweeps.plan.plan import Plan, run_dir
 from sweeps.plan.units import count, duration, start_text
 
@@ -31,7 +31,7 @@ def make_console() -> Console:
     return terminal.make_console(PLAIN_WIDTH)
 
 
-def status_table(plan: Plan, tasks: Sequence[Standing]) -> Table:
+def status_table(plan: Plan, tasks: Sequence[TaskStatus]) -> Table:
     """The state of every task."""
     shown = table(f"{plan.study} study, {plan.grid} grid", TASKS, justify="left")
     stand, names = {(task.run_id, task.task): task for task in tasks}, plan.names
@@ -41,7 +41,7 @@ def status_table(plan: Plan, tasks: Sequence[Standing]) -> Table:
     return shown
 
 
-def running_table(plan: Plan, tasks: Sequence[Standing]) -> Table:
+def running_table(plan: Plan, tasks: Sequence[TaskStatus]) -> Table:
     """What is under way: how far, how fast, how long still."""
     shown = table("under way", ("step", "loss", "images/s", "time left"))
     titles = plan.titles
@@ -83,13 +83,13 @@ def table(
     return made
 
 
-def state_text(task: Standing) -> str:
+def state_text(task: TaskStatus) -> str:
     """One cell: the state, and the step where work is under way."""
     under_way = task.state in ("running", "preempted", "failed", LOST) and task.steps_total
     return f"{named_state(task)} {task.step}/{task.steps_total}" if under_way else named_state(task)
 
 
-def named_state(task: Standing) -> str:
+def named_state(task: TaskStatus) -> str:
     """The state, with the kind of failure where it is of a known one: failed(milestone)."""
     reason = failure_reason(task.reason) if task.state == "failed" else None
     return f"{task.state}({reason})" if reason else task.state

@@ -14,7 +14,7 @@ from sweeps.follow.display import Progressing
 from sweeps.follow.executors import Executor
 from sweeps.jobs import jobs
 from sweeps.jobs.schedule import Job
-from sweeps.jobs.scheduler_unavailable import NoAnswer
+from sweeps.jobs.scheduler_unavailable import SchedulerUnavailableError
 
 POLL_SECONDS = 0.3
 SETTLE_SECONDS = 10.0
@@ -60,7 +60,7 @@ class Follower:
                 self._settled_at = time.monotonic()
                 executor.settle(list(self._open.values()))
                 self._look()
-        except NoAnswer as error:
+        except SchedulerUnavailableError as error:
             if self._answered:
                 self._progress.say(f"{error}; the work goes on, asking again")
             self._answered = False

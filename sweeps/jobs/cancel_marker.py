@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-MARK_NAME = "cancelled"
-REASON = "cancelled"
+CANCEL_MARKER = "cancelled"
+CANCELLED = "cancelled"
 
 
-def withdraw(task_dir: Path) -> None:
+def mark_cancelled(task_dir: Path) -> None:
     """Mark the task as cancelled."""
     task_dir.mkdir(parents=True, exist_ok=True)
-    (task_dir / MARK_NAME).touch()
+    (task_dir / CANCEL_MARKER).touch()
 
 
-def is_withdrawn(task_dir: Path) -> bool:
+def is_cancelled(task_dir: Path) -> bool:
     """Whether the task is cancelled."""
-    return (task_dir / MARK_NAME).exists()
+    return (task_dir / CANCEL_MARKER).exists()
 
 
-def allow(task_dir: Path) -> None:
+def clear_cancel_marker(task_dir: Path) -> None:
     """Lift the mark."""
-    (task_dir / MARK_NAME).unlink(missing_ok=True)
+    (task_dir / CANCEL_MARKER).unlink(missing_ok=True)

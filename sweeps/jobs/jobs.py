@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nepa_scale.run_dir.paths import is_finished
 from nepa_scale.run_dir.status import Status, read_status, write_status
-from sweeps.jobs import cancel_marker
+from sweeps.jobs.cancel_marker import CANCELLED, is_cancelled
 from sweeps.jobs.schedule import Job
 from sweeps.jobs.task import PRINTED_NAME, run_task
 from sweeps.plan.plan import Plan, run_dir
@@ -43,7 +43,7 @@ def jobs_to_do(plan: Plan, study_dir: Path) -> list[Job]:
                 resources=run.tasks[task].resources,
             )
         )
-    return without_orphans(job for job in jobs if not cancel_marker.is_withdrawn(task_dir(job)))
+    return without_orphans(job for job in jobs if not is_cancelled(task_dir(job)))
 
 
 def without_orphans(jobs: Iterable[Job]) -> list[Job]:
@@ -125,7 +125,7 @@ def put_in_line(job: Job) -> None:
 def settle(job: Job, error: str | None, *, stopping: bool) -> Status:
     """Make the status of a task whose process is gone say what became of it, and return it."""
     status = read_status(task_dir(job)) or Status("planned")
-    cancelled = status.state != "finished" and cancel_marker.is_withdrawn(task_dir(job))
+    cancelled = status.state != "finished" and is_cancelled(task_dir(job))
     if cancelled or (status.state in UNDER_WAY and not stopping):
         end(job, error or "ended before its end")
     elif status.state in UNDER_WAY:
@@ -136,8 +136,8 @@ def settle(job: Job, error: str | None, *, stopping: bool) -> Status:
 def end(job: Job, reason: str) -> None:
     """Say of a task that its process is gone for good, and why: ``reason``, unless it was cancelled or has said more
     itself."""
-    cancelled = cancel_marker.is_withdrawn(task_dir(job))
-    mark(job, "failed", cancel_marker.REASON if cancelled else printed_error(job) or reason)
+    cancelled = is_cancelled(task_dir(job))
+    mark(job, "failed", CANCELLED if cancelled else printed_error(job) or reason)
 
 
 def not_started(parent: str) -> str:

@@ -5,5 +5,5 @@ from __future__ import annotations
 from nepa_scale.utils.errors import UserError
 
 
-class NoAnswer(UserError):
+class SchedulerUnavailableError(UserError):
     """The scheduler does not answer: it is being restarted, or has too much to do."""

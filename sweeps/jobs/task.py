@@ -10,7 +10,7 @@ from types import FrameType
 
 from nepa_scale.run_dir.paths import is_finished
 from nepa_scale.run_dir.status import read_status
-from sweeps.jobs import cancel_marker
+from sweeps.jobs.cancel_marker import CANCELLED, is_cancelled
 
 PRINTED_NAME = "printed.err"
 
@@ -36,8 +36,8 @@ def run_task(run_directory: str, task: str) -> None:
     main = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
     if main:
         _show_output(task_dir)
-    if cancel_marker.is_withdrawn(task_dir):
-        raise TaskNotFinishedError(cancel_marker.REASON)
+    if is_cancelled(task_dir):
+        raise TaskNotFinishedError(CANCELLED)
     from nepa_scale import train
 
     code = train.main([f"config={run_directory}/config.yaml", f"task={task}", f"run_dir={run_directory}"])

@@ -17,7 +17,7 @@ LOST = "lost"
 
 
 @dataclass(frozen=True)
-class Standing:
+class TaskStatus:
     """One task. ``eta_seconds`` is the time left at the present speed; what is not known is None."""
 
     run_id: str
@@ -40,23 +40,23 @@ class Standing:
         return f"{self.run_id}/{self.task}"
 
 
-def as_lost(task: Standing, reason: str) -> Standing:
+def as_lost(task: TaskStatus, reason: str) -> TaskStatus:
     """``task``, on which nobody works though it says so."""
     return dataclasses.replace(task, state=LOST, eta_seconds=None, reason=reason)
 
 
-def standings(plan: Plan, study_dir: Path) -> list[Standing]:
+def task_statuses(plan: Plan, study_dir: Path) -> list[TaskStatus]:
     """Every task of ``plan``, in its order."""
-    return [_standing(run, task, run_dir(study_dir, run.run_id) / task) for run in plan.runs for task in run.tasks]
+    return [_task_status(run, task, run_dir(study_dir, run.run_id) / task) for run in plan.runs for task in run.tasks]
 
 
-def _standing(run: PlannedRun, task: str, task_dir: Path) -> Standing:
+def _task_status(run: PlannedRun, task: str, task_dir: Path) -> TaskStatus:
     status = read_status(task_dir)
     if status is None:
-        return Standing(run.run_id, run.label, task, "planned", 0, 0, 0, None, None, None, None, None)
+        return TaskStatus(run.run_id, run.label, task, "planned", 0, 0, 0, None, None, None, None, None)
     row = last_row(task_dir / "metrics.jsonl") if status.step else {}
     speed = _number(row, "images_per_second")
-    return Standing(
+    return TaskStatus(
         run_id=run.run_id,
         label=run.label,
         task=task,

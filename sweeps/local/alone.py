@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 
-from sweeps.local.leases import GPU, SharesBook
+from sweeps.local.leases import GPU, LeaseBook
 
 POLL_SECONDS = 0.5
 
@@ -15,7 +15,7 @@ POLL_SECONDS = 0.5
 @contextmanager
 def whole_machine(gpus: Sequence[str]) -> Iterator[None]:
     """Hold all ``gpus``, or without any all cores, against every queue of this user; running tasks are waited for."""
-    book = SharesBook()
+    book = LeaseBook()
     devices = [f"{GPU}{name}" for name in gpus] or ["cores"]
     share = book.claim(devices, Fraction(1), len(devices))
     if share is None:

@@ -31,7 +31,7 @@ GPU = "gpu"
 
 
 @dataclass(frozen=True)
-class Share:
+class Lease:
     """A fraction of some devices of this machine, held by a process (``started``: when that began, s since 1970)."""
 
     devices: tuple[str, ...]
@@ -41,7 +41,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Wish:
+class Claimant:
     """A process that waits ``since`` then for some of ``devices``, and asked last at ``asked`` (s since 1970)."""
 
     devices: tuple[str, ...]
@@ -51,7 +51,7 @@ class Wish:
     asked: float
 
 
-class SharesBook:
+class LeaseBook:
     """The shares of this machine's devices that are taken; ``folder`` is where the book lies."""
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -60,7 +60,7 @@ class SharesBook:
         self._path = self.folder / "book.json"
         self._lock = FileLock(self.folder / "book.lock")
 
-    def claim(self, devices: Sequence[str], fraction: Fraction, count: int = 1) -> Share | None:
+    def claim(self, devices: Sequence[str], fraction: Fraction, count: int = 1) -> Lease | None:
         """Take ``fraction`` of ``count`` of the ``devices`` for this process; None where so much is not free, or others
         have waited longer. Asking again keeps the turn."""
         with self._lock:
@@ -74,51 +74,51 @@ class SharesBook:
             if len(free) < count:
                 self._wait(held, others, mine, tuple(devices))
                 return None
-            share = Share(tuple(free[:count]), str(fraction), *_me())
+            share = Lease(tuple(free[:count]), str(fraction), *_me())
             self._write([*held, share], others)
             return share
 
-    def hand_over(self, share: Share, pid: int) -> Share:
+    def hand_over(self, share: Lease, pid: int) -> Lease:
         """Let another process hold the share, for as long as that lives."""
-        given = Share(share.devices, share.fraction, pid, start_time(pid) or 0.0)
+        given = Lease(share.devices, share.fraction, pid, start_time(pid) or 0.0)
         self._replace(share, [given])
         return given
 
-    def release(self, share: Share) -> None:
+    def release(self, share: Lease) -> None:
         """Give the share back."""
         self._replace(share, [])
 
-    def _wait(self, held: list[Share], others: list[Wish], mine: Wish | None, devices: tuple[str, ...]) -> None:
+    def _wait(self, held: list[Lease], others: list[Claimant], mine: Claimant | None, devices: tuple[str, ...]) -> None:
         now = time.time()
         if mine is None or now - mine.asked > REFRESH_SECONDS:
-            wish = Wish(devices, *_me(), since=mine.since if mine else now, asked=now)
+            wish = Claimant(devices, *_me(), since=mine.since if mine else now, asked=now)
             self._write(held, [*others, wish])
 
-    def _replace(self, share: Share, by: list[Share]) -> None:
+    def _replace(self, share: Lease, by: list[Lease]) -> None:
         with self._lock:
             held, wishes = self._read()
             if share in held:
                 held.remove(share)
             self._write([*held, *by], wishes)
 
-    def _read(self) -> tuple[list[Share], list[Wish]]:
+    def _read(self) -> tuple[list[Lease], list[Claimant]]:
         """What is held and wished for by processes that live."""
         try:
             content = read_json(self._path)
         except (FileNotFoundError, json.JSONDecodeError):
             return [], []
-        held = [Share(**(entry | {"devices": tuple(entry["devices"])})) for entry in content["held"]]
-        wishes = [Wish(**(entry | {"devices": tuple(entry["devices"])})) for entry in content["wishes"]]
+        held = [Lease(**(entry | {"devices": tuple(entry["devices"])})) for entry in content["held"]]
+        wishes = [Claimant(**(entry | {"devices": tuple(entry["devices"])})) for entry in content["wishes"]]
         patient = [wish for wish in wishes if time.time() - wish.asked < PATIENCE_SECONDS]
         return [each for each in held if lives(each.pid, each.started)], [
             each for each in patient if lives(each.pid, each.started)
         ]
 
-    def _write(self, held: Sequence[Share], wishes: Sequence[Wish]) -> None:
+    def _write(self, held: Sequence[Lease], wishes: Sequence[Claimant]) -> None:
         write_json(self._path, {"held": [asdict(each) for each in held], "wishes": [asdict(each) for each in wishes]})
 
 
-def _free(held: Sequence[Share], devices: Sequence[str], fraction: Fraction) -> list[str]:
+def _free(held: Sequence[Lease], devices: Sequence[str], fraction: Fraction) -> list[str]:
     """The ``devices`` that have room for ``fraction``, emptiest first."""
     taken = {device: Fraction(0) for device in devices}
     for share in held:
@@ -130,7 +130,7 @@ def _free(held: Sequence[Share], devices: Sequence[str], fraction: Fraction) -> 
 def check_folder() -> None:
     """Raises ``UserError`` where the book cannot be kept."""
     try:
-        book = SharesBook()
+        book = LeaseBook()
         with tempfile.TemporaryFile(dir=book.folder):
             return
     except OSError as error:

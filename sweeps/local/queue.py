@@ -15,7 +15,7 @@ import submitit
 from sweeps.jobs.schedule import Job, by_chain, is_ready
 from sweeps.local import processes
 from sweeps.local.forking import ForkServer
-from sweeps.local.leases import GPU, Share, SharesBook
+from sweeps.local.leases import GPU, Lease, LeaseBook
 from sweeps.plan.machine import Slots
 
 POLL_SECONDS = 0.2
@@ -28,7 +28,7 @@ class Watcher(Protocol):
     def arriving(self) -> Sequence[Job]:
         """Jobs to add to the queue since it was last asked."""
 
-    def is_withdrawn(self, job: Job) -> bool:
+    def is_cancelled(self, job: Job) -> bool:
         """Whether ``job`` is no longer wanted."""
 
     def ended(self, job: Job, error: str | None, *, stopping: bool) -> bool:
@@ -44,7 +44,7 @@ class Running:
 
     job: Job
     handle: submitit.LocalJob[Any]
-    share: Share
+    share: Lease
     asked_at: float = 0.0
 
     def ask_to_stop(self) -> None:
@@ -66,11 +66,11 @@ class LocalQueue:
         slots: Slots,
         watcher: Watcher,
         stop_requested: Callable[[], bool] = lambda: False,
-        shares: SharesBook | None = None,
+        shares: LeaseBook | None = None,
         server: ForkServer | None = None,
     ) -> None:
         self._slots, self._watcher, self._stop_requested = slots, watcher, stop_requested
-        self._shares = shares or SharesBook()
+        self._shares = shares or LeaseBook()
         self._server = server
         self._waiting: list[Job] = []
         self._unfinished: set[str] = set()
@@ -104,7 +104,7 @@ class LocalQueue:
     def _fill(self) -> None:
         """Start what is ready, costliest chain first, while slots are free here and on the machine."""
         for job in [job for job in self._waiting if is_ready(job, self._unfinished)]:
-            if self._watcher.is_withdrawn(job):
+            if self._watcher.is_cancelled(job):
                 self._waiting.remove(job)
                 self._end(job, None)
                 continue
@@ -116,14 +116,14 @@ class LocalQueue:
             self._waiting.remove(job)
             self._start(job, share)
 
-    def _claim(self) -> Share | None:
+    def _claim(self) -> Lease | None:
         gpus, needed = self._slots.gpus, self._slots.processes
         if not gpus:
             return self._shares.claim(["cores"], Fraction(1, self._slots.count))
         crowd = max(1, -(-self._slots.count * needed // len(gpus)))
         return self._shares.claim([f"{GPU}{name}" for name in gpus], Fraction(1, crowd), min(needed, len(gpus)))
 
-    def _start(self, job: Job, share: Share) -> None:
+    def _start(self, job: Job, share: Lease) -> None:
         gpus = [device.removeprefix(GPU) for device in share.devices if device.startswith(GPU)]
         handle = processes.start(job, self._slots, gpus, self._server)
         self._running.append(Running(job, handle, self._shares.hand_over(share, int(handle.job_id))))
@@ -149,7 +149,7 @@ class LocalQueue:
 
     def _stop_what_is_not_wanted(self) -> None:
         for running in self._running:
-            if self._stop_requested() or self._watcher.is_withdrawn(running.job):
+            if self._stop_requested() or self._watcher.is_cancelled(running.job):
                 running.ask_to_stop()
 
     def _kill_running(self) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.run_dir.lock import exclusive, holder, is_in_use, record_holder
 from nepa_scale.utils.errors import RunError
-from sweeps.jobs import cancel_marker, jobs
+from sweeps.jobs import jobs
+from sweeps.jobs.cancel_marker import is_cancelled
 from sweeps.jobs.environment import environment_of_job
 from sweeps.jobs.schedule import Job
 from sweeps.local.forking import fork_server
@@ -28,7 +29,7 @@ from sweeps.settings.schema import LocalSettings
 HANDOVER_SECONDS = 3.0
 
 
-class Books:
+class StudyTasks:
     """Finds the tasks in line and keeps every ``status.json`` true."""
 
     def __init__(self, study_dir: Path) -> None:
@@ -45,9 +46,9 @@ class Books:
         todo = jobs.jobs_to_do(planned, self._study_dir) if planned else []
         return jobs.without_orphans(job for job in todo if jobs.state(job) == "submitted")
 
-    def is_withdrawn(self, job: Job) -> bool:
+    def is_cancelled(self, job: Job) -> bool:
         """Whether a user has cancelled the task."""
-        return cancel_marker.is_withdrawn(jobs.task_dir(job))
+        return is_cancelled(jobs.task_dir(job))
 
     def ended(self, job: Job, error: str | None, *, stopping: bool) -> bool:
         """Judge by what the task wrote about itself; the end of a process alone says little."""
@@ -121,7 +122,7 @@ def _run(study_dir: Path, stop: StopRequest) -> None:
         raise TypeError(f"{study_dir}: its tasks do not run on this machine")
     slots = local_slots(cluster)
     with fork_server(slots) as server:
-        LocalQueue(slots, Books(study_dir), lambda: stop.requested, server=server).run()
+        LocalQueue(slots, StudyTasks(study_dir), lambda: stop.requested, server=server).run()
     if stop.requested:
         planned = plan.load(study_dir)
         for job in jobs.jobs_to_do(planned, study_dir) if planned else []:

@@ -14,10 +14,10 @@ from nepa_scale.utils.errors import ConfigError
 from nepa_scale.weights.initial import check_start
 from sweeps.plan.placements import Placements
 from sweeps.plan.plan import Dropped
-from sweeps.plan.run_spec import Point
+from sweeps.plan.run_spec import RunSpec
 
 
-def check(points: Iterable[Point], devices: int, *, planning: bool = False) -> None:
+def check(points: Iterable[RunSpec], devices: int, *, planning: bool = False) -> None:
     """Raises ``ConfigError`` with what would stop the tasks: data, batches, the DeepSpeed file.
 
     ``planning``: facts may stand in for data sets that are not there.
@@ -44,10 +44,10 @@ def check(points: Iterable[Point], devices: int, *, planning: bool = False) -> N
 
 
 def fitting(
-    points: Mapping[str, Point], placed: Placements, devices: int
-) -> tuple[dict[str, Point], tuple[Dropped, ...]]:
+    points: Mapping[str, RunSpec], placed: Placements, devices: int
+) -> tuple[dict[str, RunSpec], tuple[Dropped, ...]]:
     """The points that can be run, and the others with their reasons. Raises ``ConfigError`` when there are none."""
-    reasons = {run_id: reason for run_id, point in points.items() if (reason := _unfit(point, placed, devices))}
+    reasons = {run_id: reason for run_id, point in points.items() if (reason := _infeasibility(point, placed, devices))}
     for run_id, point in points.items():
         if point.branched_from in reasons:
             reasons[run_id] = f"its long pre-training is not run: {reasons[point.branched_from]}"
@@ -59,7 +59,7 @@ def fitting(
     return {run_id: point for run_id, point in points.items() if run_id not in reasons}, dropped
 
 
-def _unfit(point: Point, placed: Placements, devices: int) -> str | None:
+def _infeasibility(point: RunSpec, placed: Placements, devices: int) -> str | None:
     """Why a point cannot be run on these devices."""
     problems = validate.check_batches(point.config, point.tasks, devices)
     if problems:
@@ -69,7 +69,7 @@ def _unfit(point: Point, placed: Placements, devices: int) -> str | None:
     return next(texts, "").partition(";")[0] or None
 
 
-def too_large(points: Iterable[Point], placed: Placements) -> list[str]:
+def too_large(points: Iterable[RunSpec], placed: Placements) -> list[str]:
     """A line for every task that a device cannot hold."""
     lines = []
     for point in points:

@@ -34,7 +34,7 @@ def count(grid: GridSettings) -> int:
     return math.prod([max(1, points), min(rows, default=1), *map(len, axes_of(grid).values())])
 
 
-def complaints(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) -> list[str]:
+def grid_problems(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) -> list[str]:
     """Complaints about settings that are not the user's to give here, and about empty axes."""
     axes, varying = axes_of(grid), varied(grid)
     problems = [f"{key}={text}: {RESERVED[key]}" for key, text in pairs if key in RESERVED]

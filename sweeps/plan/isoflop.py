@@ -22,21 +22,21 @@ TOLERANCE = 0.01
 MOST_STEPS = overrides.KEYS["pretrain.steps"].get("high", LARGEST)
 
 
-def with_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any]], Pairs]) -> Launch:
+def with_isoflop_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any]], Pairs]) -> Launch:
     """``launch`` with a named point for every size and budget in place of its rule.
 
     ``pairs_of`` gives the settings of one point. Raises ``ConfigError`` when a list is empty, a budget is named twice
     or, unless such points are dropped, too small for whole steps to meet it within 1 %, or its optimum lies outside
     the sizes by the study of ``optimum_from``.
     """
-    points, unmet = cells(launch, pairs_of)
+    points, unmet = isoflop_points(launch, pairs_of)
     if (unmet and launch.unfit == "refuse") or not points:
         raise ConfigError([f"study.budgets: {reason}" for reason in dict.fromkeys(unmet.values())])
     grid = dataclasses.replace(launch.grid, rule=None, points={**launch.grid.points, **points})
     return dataclasses.replace(launch, grid=grid)
 
 
-def cells(
+def isoflop_points(
     launch: Launch, pairs_of: Callable[[Launch, dict[str, Any]], Pairs]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """{point: its settings} of the sizes and budgets that can be met, and {point: reason} of the others."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nepa_scale.utils.errors import ConfigError
-from sweeps.plan import units
+from sweeps.plan.units import count
 
 
 def outside(source: Path, budgets: Sequence[float], params: Mapping[str, int]) -> dict[float, str]:
@@ -30,9 +30,9 @@ def outside(source: Path, budgets: Sequence[float], params: Mapping[str, int]) -
     for place, budget in enumerate(budgets):
         best = {error: sizes[place] for error, sizes in found.items()}
         if not any(least <= size <= most for size in best.values()):
-            said = ", ".join(f"{units.count(size)} parameters for {error}" for error, size in best.items())
+            said = ", ".join(f"{count(size)} parameters for {error}" for error, size in best.items())
             reasons[budget] = (
                 f"the optimum of {budget:g} FLOPs lies outside the ladder: {said} by {source},"
-                f" and its sizes have {units.count(least)} to {units.count(most)}"
+                f" and its sizes have {count(least)} to {count(most)}"
             )
     return reasons

@@ -68,7 +68,7 @@ class PlannedTask:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a study directory, as ``Point``; ``pretraining`` tells equal pre-trainings."""
+    """One run of a study directory, as ``RunSpec``; ``pretraining`` tells equal pre-trainings."""
 
     run_id: str
     label: str

@@ -14,8 +14,8 @@ from typing import Any
 from analysis.study.prediction_file import NAME, write_predictions
 from nepa_scale.run_dir.status import now, read_status
 from nepa_scale.utils.errors import ConfigError
-from sweeps.plan import units
 from sweeps.plan.plan import Plan, PlannedRun, run_dir
+from sweeps.plan.units import count
 
 
 def largest(plan: Plan) -> dict[str, PlannedRun]:
@@ -93,4 +93,4 @@ def _line(entry: dict[str, Any]) -> str:
     first = entry["expected"][0]
     bounds = text.error_span(first["low"] or 0.0, math.inf if first["high"] is None else first["high"])
     error = math.nan if first["error"] is None else first["error"]
-    return f"{what}: {text.percent(error)} ({bounds}) at {first['label']} ({units.count(first['x'])})"
+    return f"{what}: {text.percent(error)} ({bounds}) at {first['label']} ({count(first['x'])})"

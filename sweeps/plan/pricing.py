@@ -5,7 +5,7 @@ from __future__ import annotations
 from nepa_scale.checkpoint.storage import task_storage
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.placement.costs import FLOPS_CONVENTION, task_cost
-from sweeps.plan import branches
+from sweeps.plan.branches import first_step
 from sweeps.plan.data_sets import stated_data
 from sweeps.plan.grids import varied
 from sweeps.plan.machine import Speed, world_size
@@ -13,7 +13,7 @@ from sweeps.plan.measured_times import Measurements
 from sweeps.plan.placements import Placements, seedless
 from sweeps.plan.plan import Layout, Plan, PlannedRun, PlannedTask
 from sweeps.plan.resources import of_task
-from sweeps.plan.run_spec import Point
+from sweeps.plan.run_spec import RunSpec
 from sweeps.plan.run_specs import resolved
 from sweeps.plan.sharing import pretraining_digest
 from sweeps.plan.times import Times
@@ -26,7 +26,7 @@ BASIS = {
 
 
 def price(
-    launch: Launch, points: dict[str, Point], speed: Speed, placed: Placements, measured: Measurements | None = None
+    launch: Launch, points: dict[str, RunSpec], speed: Speed, placed: Placements, measured: Measurements | None = None
 ) -> Plan:
     """The plan of the expanded ``points``. Raises ``DataError`` when a data set cannot be read."""
     pricing = _Pricing(launch.cluster, placed, Times(speed, world_size(launch.cluster), measured or Measurements({})))
@@ -59,8 +59,8 @@ class _Pricing:
         self._cluster, self._placed = cluster, placed
         self._known: dict[tuple[str, str, int], PlannedTask] = {}
 
-    def of(self, point: Point, task: str) -> PlannedTask:
-        start = branches.first_step(point, task)
+    def of(self, point: RunSpec, task: str) -> PlannedTask:
+        start = first_step(point, task)
         key = seedless(point.config), task, start
         if key not in self._known:
             self._known[key] = self._price(point.config, task, start)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nepa_scale.config import lr_scaling
-from sweeps.plan.run_spec import Point
+from sweeps.plan.run_spec import RunSpec
 
 MOST_LINES = 40
 
 
-def learning_rates(points: Iterable[Point]) -> list[str]:
+def learning_rates(points: Iterable[RunSpec]) -> list[str]:
     """A line for every pre-training whose peak rate comes from a rule, by the label of its run; not for thousands."""
     described = {point.label: lr_scaling.describe(point.config) for point in points if "pretrain" in point.tasks}
     lines = [f"learning rate of {label}: {rates}" for label, rates in described.items() if rates is not None]

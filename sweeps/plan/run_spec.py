@@ -11,7 +11,7 @@ Pairs = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Point:
+class RunSpec:
     """One run of a grid before it is priced: ``values`` are its settings of what varies, ``label`` its short name."""
 
     config: RunConfig

@@ -10,43 +10,46 @@ from typing import Any
 from nepa_scale.config import overrides
 from nepa_scale.config.schema import TASKS, RunConfig
 from nepa_scale.utils.errors import ConfigError
-from sweeps.plan import branches, grids, isoflop, tuning
+from sweeps.plan import grids
+from sweeps.plan.branches import connect_branches, with_branch_points
 from sweeps.plan.configurations import Configurations
-from sweeps.plan.run_spec import Pairs, Point
+from sweeps.plan.isoflop import isoflop_points, with_isoflop_points
+from sweeps.plan.run_spec import Pairs, RunSpec
+from sweeps.plan.tuning import read_by, tuning_problems, tuning_tries, unscored
 from sweeps.settings.schema import MOST_POINTS, RESERVED, Launch, StudySettings
 
 
-def expand(launch: Launch) -> dict[str, Point]:
+def expand(launch: Launch) -> dict[str, RunSpec]:
     """Every distinct run of the grid by its run_id.
 
     Points that differ only in settings a run does not use (one from scratch reads no pre-training settings)
     are one run. Raises ``ConfigError`` with the problems of all points.
     """
     launch = resolved(launch)
-    wrong = tuning.complaints(launch)
-    problems = [*grids.complaints(launch.pairs, launch.grid_name, launch.grid), *wrong]
+    wrong = tuning_problems(launch)
+    problems = [*grids.grid_problems(launch.pairs, launch.grid_name, launch.grid), *wrong]
     if wrong or grids.count(launch.grid) > MOST_POINTS:
         raise ConfigError(problems)
-    points: dict[str, Point] = {}
+    points: dict[str, RunSpec] = {}
     varying = [*launch.grid.zip, *launch.grid.axes]
     configurations = Configurations(("pretrain", *launch.study.tasks))
-    tries = tuning.tries(launch)
+    tries = tuning_tries(launch)
     for name, values in grids.combinations(launch.grid):
         for wanted, settings in tries:
-            read = tuning.read_by(wanted, values, launch.study.tasks)
-            for pairs in _variants(launch.study, _point_pairs(launch, read)):
+            read = read_by(wanted, values, launch.study.tasks)
+            for pairs in _variants(launch.study, _pairs_of_point(launch, read)):
                 try:
                     config = configurations.build(_with(pairs, settings))
                 except ConfigError as error:
                     problems += error.problems
                     break  # its control from scratch would say the same again
-                problems += tuning.unscored(launch, config)
+                problems += unscored(launch, config)
                 own = _own_values(config, read)
                 tasks = tuple(task for task in config.tasks if task in wanted)
                 label = _label(config, name, {key: value for key, value in own.items() if key in varying})
                 tuned = {key: operator.attrgetter(key)(config) for key in settings}
                 if tasks:  # without fine-tuning there is nothing that a control from scratch could do
-                    _add(points, Point(config, label, own, tasks, tuned))
+                    _add(points, RunSpec(config, label, own, tasks, tuned))
     if not (points or problems):
         tasks_named = ",".join(launch.study.tasks)
         problems.append(f"study.tasks=[{tasks_named}]: runs that start from other weights do no pre-training")
@@ -54,10 +57,10 @@ def expand(launch: Launch) -> dict[str, Point]:
         problems = _unread(launch, points)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    return branches.connect(points, launch.study_dir / "runs") if launch.branch else points
+    return connect_branches(points, launch.study_dir / "runs") if launch.branch else points
 
 
-def _add(points: dict[str, Point], point: Point) -> None:
+def _add(points: dict[str, RunSpec], point: RunSpec) -> None:
     """Add a run to ``points``; one that is there already does the tasks of both."""
     run_id = point.config.run_id
     there = points.get(run_id, point)
@@ -69,7 +72,7 @@ def _with(pairs: Pairs, settings: dict[str, Any]) -> Pairs:
     return overrides.overlay(pairs, overrides.pairs_from_mapping(settings, "study.tuned"))
 
 
-def _unread(launch: Launch, points: dict[str, Point]) -> list[str]:
+def _unread(launch: Launch, points: dict[str, RunSpec]) -> list[str]:
     """Complaints about settings that vary and that no run depends on: there would be fewer runs than were asked for."""
     read = {key for point in points.values() for key in point.values}
     return [
@@ -82,16 +85,16 @@ def _unread(launch: Launch, points: dict[str, Point]) -> list[str]:
 def resolved(launch: Launch) -> Launch:
     """``launch`` with the points that its rule and ``branch`` stand for."""
     if launch.grid.rule == "isoflop":
-        launch = isoflop.with_points(launch, _point_pairs)
-    return branches.with_points(launch, _point_pairs) if launch.branch else launch
+        launch = with_isoflop_points(launch, _pairs_of_point)
+    return with_branch_points(launch, _pairs_of_point) if launch.branch else launch
 
 
 def unmet(launch: Launch) -> dict[str, str]:
     """{point: reason} of the points that a rule asks for and that cannot be made."""
-    return isoflop.cells(launch, _point_pairs)[1] if launch.grid.rule == "isoflop" else {}
+    return isoflop_points(launch, _pairs_of_point)[1] if launch.grid.rule == "isoflop" else {}
 
 
-def _point_pairs(launch: Launch, values: dict[str, Any]) -> Pairs:
+def _pairs_of_point(launch: Launch, values: dict[str, Any]) -> Pairs:
     """Settings of one point, weakest first: the study's, the grid's, the axes', the command line's."""
     mappings = {"study.run": launch.study.run, "grid.set": launch.grid.set, "grid": values}
     pairs: Pairs = []

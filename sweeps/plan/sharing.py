@@ -9,10 +9,10 @@ from nepa_scale.config.schema import RunConfig, config_digest
 from nepa_scale.run_dir.paths import is_finished
 from nepa_scale.utils.errors import UserError
 from sweeps.plan.plan import Plan, run_dir
-from sweeps.plan.run_spec import Point
+from sweeps.plan.run_spec import RunSpec
 
 
-def share_pretraining(points: dict[str, Point], earlier: Plan | None, study_dir: Path) -> dict[str, Point]:
+def share_pretraining(points: dict[str, RunSpec], earlier: Plan | None, study_dir: Path) -> dict[str, RunSpec]:
     """Let each pre-training be done once: of runs that differ only in what comes after it, the first does it.
 
     A run of an ``earlier`` plan whose pre-training is finished comes before those of this one. A run that has nothing

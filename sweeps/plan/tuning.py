@@ -32,7 +32,7 @@ def tuned(launch: Launch) -> dict[str, list[Any]]:
     }
 
 
-def tries(launch: Launch) -> list[Try]:
+def tuning_tries(launch: Launch) -> list[Try]:
     """What the runs of one point and one start do: the tasks that are not tuned, then each tuned one at each value."""
     by_task = _by_task(tuned(launch))
     others = tuple(task for task in dict.fromkeys(("pretrain", *launch.study.tasks)) if task not in by_task)
@@ -59,7 +59,7 @@ def read_by(wanted: Sequence[str], values: Mapping[str, Any], tasks: Sequence[st
     return {key: value for key, value in values.items() if key.split(".")[0] not in unread}
 
 
-def complaints(launch: Launch) -> list[str]:
+def tuning_problems(launch: Launch) -> list[str]:
     """What is wrong with how a launch says what is tuned."""
     problems, found = [], tuned(launch)
     for path, settings in {"study.tuned": launch.study.tuned, "grid.tuned": launch.grid.tuned}.items():

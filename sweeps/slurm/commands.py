@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nepa_scale.utils.errors import UserError
-from sweeps.jobs.scheduler_unavailable import NoAnswer
+from sweeps.jobs.scheduler_unavailable import SchedulerUnavailableError
 
 NEEDED = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 FIELDS = ("ArrayJobID", "ArrayTaskID", "State", "Reason", "exit_code", "restartcnt", "Comment")
@@ -23,7 +23,7 @@ DEFAULT_MAX_ARRAY_SIZE = 1001
 
 @dataclass(frozen=True)
 class JobState:
-    """What Slurm says of a job: ``state`` in its words, ``exit_status`` as of wait(2)."""
+    """What Slurm says of a job: ``state`` in its own words, ``exit_status`` as of wait(2)."""
 
     job_id: str
     state: str
@@ -50,7 +50,7 @@ def check_available() -> None:
 def my_jobs() -> list[JobState]:
     """Every job of this user that Slurm still remembers, each element of an array by itself; one query.
 
-    Raises ``NoAnswer`` while the controller is not to be reached.
+    Raises ``SchedulerUnavailableError`` while the controller is not to be reached.
     """
     form = ",".join(f"{field}:{WIDTH}|" for field in FIELDS)
     answer = _ask(["squeue", "--me", "--noheader", "--array", "--states=all", "-O", form])
@@ -61,10 +61,10 @@ def accounted(job_ids: Sequence[str]) -> dict[str, JobState]:
     """What the accounting knows of jobs that the controller has forgotten; {} where there is none."""
     if not job_ids or shutil.which("sacct") is None:
         return {}
-    words = ["sacct", "-n", "-X", "-P", "-o", "JobID,State,ExitCode", "-j", ",".join(job_ids)]
+    arguments = ["sacct", "-n", "-X", "-P", "-o", "JobID,State,ExitCode", "-j", ",".join(job_ids)]
     try:
         done = subprocess.run(
-            words, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False, timeout=SECONDS
+            arguments, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False, timeout=SECONDS
         )
     except subprocess.TimeoutExpired:
         return {}
@@ -88,15 +88,19 @@ def cancel(job_ids: Sequence[str]) -> None:
         _ask(["scancel", "--quiet", *job_ids[start : start + CANCEL_AT_ONCE]], check=False)
 
 
-def _ask(words: Sequence[str], *, check: bool = True) -> str:
+def _ask(arguments: Sequence[str], *, check: bool = True) -> str:
     try:
         done = subprocess.run(
-            words, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False, timeout=SECONDS
+            arguments, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False, timeout=SECONDS
         )
     except subprocess.TimeoutExpired as error:
-        raise NoAnswer(f"{words[0]}: no answer from Slurm within {SECONDS} s; try again later") from error
+        raise SchedulerUnavailableError(
+            f"{arguments[0]}: no answer from Slurm within {SECONDS} s; try again later"
+        ) from error
     if check and done.returncode:
-        raise NoAnswer(f"{words[0]}: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}")
+        raise SchedulerUnavailableError(
+            f"{arguments[0]}: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}"
+        )
     return done.stdout
 
 

@@ -15,11 +15,12 @@ from nepa_scale.utils.errors import UserError
 from sweeps.jobs import jobs
 from sweeps.jobs.environment import job_environment
 from sweeps.jobs.schedule import Job
-from sweeps.jobs.scheduler_unavailable import NoAnswer
+from sweeps.jobs.scheduler_unavailable import SchedulerUnavailableError
 from sweeps.settings.schema import SlurmSettings
-from sweeps.slurm import arrays, commands, job_states, requeue, sbatch, submissions
-from sweeps.slurm.arrays import Array
+from sweeps.slurm import commands, job_states, requeue, sbatch
+from sweeps.slurm.arrays import Array, arranged
 from sweeps.slurm.commands import JobState
+from sweeps.slurm.submissions import FOLDER, begin_submission, printed_errors, record_job_id, submission_folder
 
 ASK_AGAIN_SECONDS = 5.0
 CONFIGURATION = "SLURM_CONF"
@@ -58,7 +59,7 @@ class SlurmExecutor:
         """Submit what is not in Slurm yet. Raises ``UserError`` in Slurm's own words, and then leaves nothing in it."""
         live = {key: state.job_id for key, state in self._known(fresh=True).items() if state.is_live}
         new = [job for job in todo if job.key not in live]
-        planned = arrays.arranged(new, live, commands.max_array_size()) if new else []
+        planned = arranged(new, live, commands.max_array_size()) if new else []
         ids: dict[int, str] = {}
         try:
             for array in planned:
@@ -75,10 +76,10 @@ class SlurmExecutor:
     def scripts(self, todo: Sequence[Job]) -> list[str]:
         """The scripts that ``submit`` would give to sbatch; where Slurm cannot be asked, as if it had no jobs yet."""
         live, size = dict[str, str](), commands.DEFAULT_MAX_ARRAY_SIZE
-        with contextlib.suppress(NoAnswer, FileNotFoundError):
+        with contextlib.suppress(SchedulerUnavailableError, FileNotFoundError):
             live = {key: state.job_id for key, state in self._known(fresh=True).items() if state.is_live}
             size = commands.max_array_size()
-        planned = arrays.arranged([job for job in todo if job.key not in live], live, size)
+        planned = arranged([job for job in todo if job.key not in live], live, size)
         return sbatch.scripts(self._settings, self._study_dir, planned)
 
     def is_active(self) -> bool:
@@ -96,7 +97,7 @@ class SlurmExecutor:
 
     def traces(self) -> str:
         """Where jobs leave what they print."""
-        return f"the same command submits them again (logs: {self._study_dir / submissions.FOLDER})"
+        return f"the same command submits them again (logs: {self._study_dir / FOLDER})"
 
     def cancel(self, chosen: Sequence[Job]) -> None:
         """Cancel the jobs of ``chosen``; Slurm cancels what waits for them."""
@@ -113,16 +114,16 @@ class SlurmExecutor:
 
     def _reason(self, state: JobState) -> str:
         """Why the task of an ended job is not finished: its own word before Slurm's."""
-        printed = submissions.printed(self._study_dir, state.job_id)
+        printed = printed_errors(self._study_dir, state.job_id)
         return jobs.first_error(printed) or job_states.verdict(state, printed)
 
     def _submit(self, array: Array, ids: dict[int, str]) -> str:
         """Hand one array to sbatch; returns its job id."""
-        submission = submissions.begin(self._study_dir, [job.key for job in array.jobs])
+        submission = begin_submission(self._study_dir, [job.key for job in array.jobs])
         for job in array.jobs:
             jobs.put_in_line(job)
         python = sbatch.python_command(self._settings)
-        executor = submitit.SlurmExecutor(submissions.folder(self._study_dir, submission), python=python)
+        executor = submitit.SlurmExecutor(submission_folder(self._study_dir, submission), python=python)
         dependency = sbatch.dependency_of(array, ids)
         executor.update_parameters(**sbatch.parameters(self._settings, array, submission.comment, dependency))
         variables = {"OMP_NUM_THREADS": str(array.jobs[0].resources.cpus_per_task)}
@@ -137,7 +138,7 @@ class SlurmExecutor:
         except submitit.core.utils.FailedJobError as error:
             raise UserError(f"Slurm refuses {sbatch.title(array)}: {_words(error)}") from error
         job_id = str(handles[0].job_id).partition("_")[0]
-        submissions.submitted(self._study_dir, submission, job_id)
+        record_job_id(self._study_dir, submission, job_id)
         self._asked_at = -ASK_AGAIN_SECONDS
         return job_id
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sweeps.slurm import commands, submissions
+from sweeps.slurm import commands
 from sweeps.slurm.commands import JobState
+from sweeps.slurm.submissions import Submission, read_submissions
 
 GONE = "GONE"
 NOT_STARTED = ("DependencyNeverSatisfied", "Dependency")
@@ -24,7 +25,7 @@ OUT_OF_MEMORY = ("oom-kill", "oom_kill", "exceeded memory limit")
 
 def states(study_dir: Path) -> dict[str, JobState]:
     """{run_id/task: the state of the job that last was to do it}; one that Slurm has forgotten is ``GONE``."""
-    recorded = submissions.read_all(study_dir)
+    recorded = read_submissions(study_dir)
     if not recorded:
         return {}
     by_comment: dict[str, list[JobState]] = {}
@@ -53,7 +54,7 @@ def verdict(job: JobState, printed: str = "") -> str:
     return f"{how} (Slurm job {job.job_id})"
 
 
-def _elements(submission: submissions.Submission, known: Sequence[JobState]) -> dict[str, JobState]:
+def _elements(submission: Submission, known: Sequence[JobState]) -> dict[str, JobState]:
     """The state of each task of a submission."""
     if not known and submission.job_id is None:
         return {}  # the launcher ended before Slurm had it

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nepa_scale.run_dir.status import Status, read_status, write_status
-from sweeps.jobs import cancel_marker
+from sweeps.jobs.cancel_marker import CANCELLED, is_cancelled
 from sweeps.jobs.task import TaskInterruptedError, TaskNotFinishedError
 
 ANSWER_SECONDS = 60
@@ -38,8 +38,8 @@ def _run(function: Callable[[], object], directory: str, max_requeues: int) -> N
     try:
         function()
     except TaskInterruptedError:
-        if cancel_marker.is_withdrawn(task_dir):
-            _give_up(task_dir, cancel_marker.REASON, main)
+        if is_cancelled(task_dir):
+            _give_up(task_dir, CANCELLED, main)
         if restarts >= max_requeues:
             reason = f"timeout: interrupted {restarts + 1} times, cluster.max_requeues={max_requeues} allows no more"
             _give_up(task_dir, reason, main)

@@ -12,8 +12,8 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from sweeps.settings.sbatch_options import gpus_in_gres, sbatch_options
 from sweeps.settings.schema import SlurmSettings
-from sweeps.slurm import submissions
 from sweeps.slurm.arrays import Array
+from sweeps.slurm.submissions import Submission, next_submission, submission_comment, submission_folder
 
 
 def parameters(settings: SlurmSettings, array: Array, comment: str, dependency: str | None) -> dict[str, Any]:
@@ -88,10 +88,10 @@ def scripts(settings: SlurmSettings, study_dir: Path, planned: Sequence[Array]) 
     In their place a script has the name of the submission that it waits for, such as JOB_1.
     """
     texts, ids = [], dict[int, str]()
-    for number, array in enumerate(planned, submissions.next_number(study_dir)):
+    for number, array in enumerate(planned, next_submission(study_dir)):
         ids[id(array)] = f"JOB_{number}"
-        submission = submissions.Submission(number, submissions.comment(study_dir, number), ())
-        folder = submissions.folder(study_dir, submission)
+        submission = Submission(number, submission_comment(study_dir, number), ())
+        folder = submission_folder(study_dir, submission)
         text = _make_sbatch_string(
             command=f"{python_command(settings)} -u -m submitit.core._submit {shlex.quote(str(folder))}",
             folder=folder,

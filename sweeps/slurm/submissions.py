@@ -34,43 +34,43 @@ class Submission:
         return {key: f"{self.job_id}_{index}" for index, key in enumerate(self.keys)}
 
 
-def begin(study_dir: Path, keys: Sequence[str]) -> Submission:
+def begin_submission(study_dir: Path, keys: Sequence[str]) -> Submission:
     """Record that ``keys`` are about to be submitted together."""
-    number = next_number(study_dir)
-    submission = Submission(number, comment(study_dir, number), tuple(keys))
+    number = next_submission(study_dir)
+    submission = Submission(number, submission_comment(study_dir, number), tuple(keys))
     _write(study_dir, submission)
     return submission
 
 
-def next_number(study_dir: Path) -> int:
+def next_submission(study_dir: Path) -> int:
     """The number of the next submission."""
     return max(map(_number, _records(study_dir)), default=0) + 1
 
 
-def comment(study_dir: Path, number: int) -> str:
+def submission_comment(study_dir: Path, number: int) -> str:
     """What Slurm keeps with every job of a submission."""
     return f"nepa_scale:{_digest(study_dir)}:{number}"
 
 
-def submitted(study_dir: Path, submission: Submission, job_id: str) -> Submission:
+def record_job_id(study_dir: Path, submission: Submission, job_id: str) -> Submission:
     """Record Slurm's answer."""
     known = replace(submission, job_id=job_id)
     _write(study_dir, known)
     return known
 
 
-def read_all(study_dir: Path) -> list[Submission]:
+def read_submissions(study_dir: Path) -> list[Submission]:
     """Every submission of the study, oldest first."""
     contents = [read_json(path) for path in sorted(_records(study_dir), key=_number)]
     return [Submission(**(content | {"keys": tuple(content["keys"])})) for content in contents]
 
 
-def folder(study_dir: Path, submission: Submission) -> Path:
+def submission_folder(study_dir: Path, submission: Submission) -> Path:
     """Where submitit puts its files for the submission."""
     return (study_dir / FOLDER / str(submission.number)).absolute()
 
 
-def printed(study_dir: Path, job_id: str) -> str:
+def printed_errors(study_dir: Path, job_id: str) -> str:
     """What the ranks of a job, and Slurm about it, wrote to standard error, rank 0 first: any of them may have failed
     first, and Slurm ends the others."""
     found = list((study_dir / FOLDER).glob(f"*/{job_id}_*_log.err"))

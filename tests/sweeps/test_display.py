@@ -12,9 +12,9 @@ from rich.console import Console
 from nepa_scale.run_dir.status import Status
 from nepa_scale.utils.files import write_json
 from sweeps.follow import display
-from sweeps.jobs.task_status import Standing
-from sweeps.plan import units
+from sweeps.jobs.task_status import TaskStatus
 from sweeps.plan.plan import Plan, PlannedRun, PlannedTask
+from sweeps.plan.units import count, duration
 
 TASK = PlannedTask(params_total=200, params_backbone=100, images=50, flops=10**9, memory_bytes=2**20, seconds=61.0)
 RUN = PlannedRun("femto-p8-0", "femto", "pretrain", {"model.size": "femto"}, {"pretrain": TASK, "segment": TASK})
@@ -27,7 +27,7 @@ PLAN = Plan("demo", "model_size", ("model.size",), (RUN,))
 )
 def test_counts(number: float, text: str) -> None:
     """Counts have three digits and a unit."""
-    assert units.count(number) == text
+    assert count(number) == text
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_counts(number: float, text: str) -> None:
 )
 def test_durations(seconds: float | None, text: str) -> None:
     """Times have the unit a person would choose; an unknown one is a question mark."""
-    assert units.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_labels_are_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +52,7 @@ def test_labels_are_text(capsys: pytest.CaptureFixture[str]) -> None:
     label = "femto [v1] [/x] :smile:"
     plan = dataclasses.replace(PLAN, study="[demo]", runs=(dataclasses.replace(RUN, label=label),))
     unknown = {"loss": None, "images_per_second": None, "eta_seconds": None, "reason": None, "updated_at": None}
-    tasks = [Standing(RUN.run_id, label, task, "running", 1, 2, 1, **unknown) for task in RUN.tasks]
+    tasks = [TaskStatus(RUN.run_id, label, task, "running", 1, 2, 1, **unknown) for task in RUN.tasks]
     console = display.make_console()
     console.print(display.status_table(plan, tasks))
     console.print(display.running_table(plan, tasks))

@@ -9,12 +9,12 @@ from nepa_scale.placement.costs import task_cost
 from nepa_scale.utils.errors import ConfigError
 from sweeps.plan.feasibility import check
 from sweeps.plan.rates import learning_rates
-from sweeps.plan.run_spec import Point
+from sweeps.plan.run_spec import RunSpec
 from sweeps.plan.run_specs import expand
 from sweeps.settings.conf_files import options
 
 
-def points(*words: str) -> list[Point]:
+def points(*words: str) -> list[RunSpec]:
     """The points of a command line, without controls."""
     return list(expand(read_launch(["study.scratch_control=false", *words])).values())
 

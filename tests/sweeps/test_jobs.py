@@ -9,7 +9,8 @@ from plain_study import read_launch
 
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils.files import write_json
-from sweeps.jobs import cancel_marker, jobs
+from sweeps.jobs import jobs
+from sweeps.jobs.cancel_marker import clear_cancel_marker, mark_cancelled
 from sweeps.jobs.schedule import Job
 from sweeps.jobs.task import PRINTED_NAME
 from sweeps.plan import plan
@@ -154,11 +155,11 @@ def test_a_cancelled_task_stays_so(femto: plan.Plan, tmp_path: Path, state: str)
     """Whatever it said last, it failed as cancelled; neither it nor what waits for it is to do until it is allowed."""
     todo = jobs.jobs_to_do(femto, tmp_path)
     write_status(jobs.task_dir(todo[0]), Status(state, step=3))
-    cancel_marker.withdraw(jobs.task_dir(todo[0]))
+    mark_cancelled(jobs.task_dir(todo[0]))
     settled = jobs.settle(todo[0], None, stopping=True)
     assert (settled.state, settled.step, settled.error) == ("failed", 3, "cancelled")
     assert keys(jobs.jobs_to_do(femto, tmp_path)) == ["scratch/classify", "scratch/segment"]
-    cancel_marker.allow(jobs.task_dir(todo[0]))
+    clear_cancel_marker(jobs.task_dir(todo[0]))
     assert len(jobs.jobs_to_do(femto, tmp_path)) == 5
 
 
@@ -166,7 +167,7 @@ def test_a_result_outlives_a_late_cancel(femto: plan.Plan, tmp_path: Path) -> No
     """A task that finished before the signal reached it keeps its result."""
     job = jobs.jobs_to_do(femto, tmp_path)[0]
     finish(tmp_path, job.key)
-    cancel_marker.withdraw(jobs.task_dir(job))
+    mark_cancelled(jobs.task_dir(job))
     assert jobs.settle(job, None, stopping=False).state == "finished"
 
 

@@ -20,7 +20,7 @@ from sweeps.plan.machine import Speed
 from sweeps.plan.placements import Placements
 from sweeps.plan.pricing import price
 from sweeps.plan.resources import Resources
-from sweeps.plan.run_spec import Point
+from sweeps.plan.run_spec import RunSpec
 from sweeps.plan.run_specs import expand
 from sweeps.plan.sharing import share_pretraining
 
@@ -280,7 +280,7 @@ def test_points_are_runs_with_names_of_their_own() -> None:
     assert len(set(seeds.titles.values())) == 16
 
 
-def shared(launch_words: tuple[str, ...], earlier: plan.Plan | None, study_dir: Path) -> list[Point]:
+def shared(launch_words: tuple[str, ...], earlier: plan.Plan | None, study_dir: Path) -> list[RunSpec]:
     """The points of a launch after sharing."""
     points = expand(read_launch(launch_words))
     return list(share_pretraining(points, earlier, study_dir).values())

@@ -23,8 +23,8 @@ from nepa_scale.run_dir.status import Status, write_status
 from nepa_scale.utils.files import write_json
 from sweeps import status
 from sweeps.follow import display
-from sweeps.jobs import cancel_marker
-from sweeps.jobs.task_status import Standing, last_row, standings
+from sweeps.jobs.cancel_marker import CANCELLED, mark_cancelled
+from sweeps.jobs.task_status import TaskStatus, last_row, task_statuses
 from sweeps.local import executor as executor_here
 from sweeps.local import runner
 from sweeps.plan import plan
@@ -76,7 +76,7 @@ def dead_process() -> int:
 def test_states(state: str, step: int, text: str) -> None:
     """A state carries its step where work is under way."""
     nothing = (None, None, None, None, None)
-    assert display.state_text(Standing("id", "femto", "pretrain", state, step, 10, 1, *nothing)) == text
+    assert display.state_text(TaskStatus("id", "femto", "pretrain", state, step, 10, 1, *nothing)) == text
 
 
 def test_a_failure_of_a_known_kind_is_named() -> None:
@@ -88,11 +88,11 @@ def test_a_failure_of_a_known_kind_is_named() -> None:
         "oom: rank 1 on a, after step 3: out of memory": "failed(oom) 3/10",
         ENDS["NODE_FAIL"]: "failed(node failed) 3/10",
         ENDS["CANCELLED"]: "failed(cancelled) 3/10",
-        cancel_marker.REASON: "failed(cancelled) 3/10",
+        CANCELLED: "failed(cancelled) 3/10",
         "not started: pretrain failed": "failed 3/10",
         "RuntimeError: milestone: no": "failed 3/10",
     }.items():
-        task = Standing("id", "femto", "pretrain", "failed", 3, 10, 1, None, None, None, error, None)
+        task = TaskStatus("id", "femto", "pretrain", "failed", 3, 10, 1, None, None, None, error, None)
         assert display.state_text(task) == text
 
 
@@ -107,7 +107,7 @@ def test_step_speed_and_time_left(tmp_path: Path) -> None:
     task_dir = write_task(tmp_path, 0, "pretrain", Status("running", step=4, steps_total=10, attempt=1), rows)
     with (task_dir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "images_')
-    first, second = standings(planned, tmp_path)
+    first, second = task_statuses(planned, tmp_path)
     assert (first.step, first.loss, first.images_per_second, first.eta_seconds) == (4, -0.5, 16.0, 3.0)
     assert second.state == "planned" and second.eta_seconds is None
 
@@ -171,7 +171,7 @@ def test_what_a_launch_is_starting_is_not_lost(tmp_path: Path, capsys: pytest.Ca
     launcher.communicate("")
     assert states() == {"lost"}
     for task in ("pretrain", "classify"):
-        cancel_marker.withdraw(tmp_path / "runs" / "femto-0" / task)  # so that the queue has nothing to do
+        mark_cancelled(tmp_path / "runs" / "femto-0" / task)  # so that the queue has nothing to do
     subprocess.run([sys.executable, "-c", START, str(tmp_path)], check=True)
     assert not runner.queue_dir(tmp_path).joinpath(".lock.owner").exists(), (
         "the queue has begun before this test looked"
@@ -197,7 +197,7 @@ def test_what_has_just_ended_is_not_lost(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_json_has_every_task(tmp_path: Path, run: Run) -> None:
-    """A script reads state, step, loss and reason of every task; the keys are the fields of ``Standing``."""
+    """A script reads state, step, loss and reason of every task; the keys are the fields of ``TaskStatus``."""
     make_study(tmp_path / "out", 2)
     write_task(tmp_path / "out", 1, "pretrain", Status("failed", step=3, steps_total=9, error="no <b>space</b>"), [])
     tasks = json.loads(run("status.py", "out", "--json").stdout)
@@ -207,7 +207,7 @@ def test_json_has_every_task(tmp_path: Path, run: Run) -> None:
         ("femto-1", "pretrain", "failed"),
         ("femto-1", "classify", "planned"),
     ]
-    assert set(tasks[0]) == {field.name for field in dataclasses.fields(Standing)}
+    assert set(tasks[0]) == {field.name for field in dataclasses.fields(TaskStatus)}
     assert tasks[2]["reason"] == "no <b>space</b>"
     assert "femto 1 seed 1 pretrain (femto-1): no <b>space</b>" in run("status.py", "out").stdout
 
@@ -267,7 +267,7 @@ def test_old_status_files_are_read(tmp_path: Path) -> None:
     """Fields that are not there yet, or no more, do not matter."""
     planned = make_study(tmp_path)
     write_json(tmp_path / "runs" / "femto-0" / "pretrain" / "status.json", {"state": "finished", "speed": 3})
-    assert standings(planned, tmp_path)[0].state == "finished"
+    assert task_statuses(planned, tmp_path)[0].state == "finished"
 
 
 def test_no_two_runs_read_alike(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_no_two_runs_read_alike(tmp_path: Path) -> None:
     planned = Plan("demo", "model_size", (), runs)
     names = ["femto (femto-a)", "femto (femto-b)", "femto seed 0", "pico"]
     assert list(planned.names.values()) == names
-    tasks = standings(planned, tmp_path)
+    tasks = task_statuses(planned, tmp_path)
     running = display.running_table(planned, tasks)
     for shown in (display.status_table(planned, tasks), display.results_table(planned, tmp_path)):
         assert list(shown.columns[0].cells) == names

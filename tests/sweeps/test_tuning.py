@@ -13,7 +13,7 @@ from sweeps.plan import plan
 from sweeps.plan.machine import Speed
 from sweeps.plan.placements import Placements
 from sweeps.plan.pricing import price
-from sweeps.plan.run_spec import Point
+from sweeps.plan.run_spec import RunSpec
 from sweeps.plan.run_specs import expand
 from sweeps.plan.sharing import share_pretraining
 
@@ -21,7 +21,7 @@ SCORED = ("classify.tuning_images=500", "segment.tuning_images=400")
 TUNED = "study.tuned={classify.base_lr: [0.003, 0.006], segment.base_lr: [0.02, 0.03, 0.04]}"
 
 
-def points_of(*words: str) -> list[Point]:
+def points_of(*words: str) -> list[RunSpec]:
     """The runs of a command line, with each pre-training done once."""
     return list(share_pretraining(expand(read_launch(words)), None, Path("nowhere")).values())
 
@@ -33,7 +33,7 @@ def problems(*words: str) -> list[str]:
     return caught.value.problems
 
 
-def tried(points: list[Point], task: str) -> Counter[tuple[str, str, int, float]]:
+def tried(points: list[RunSpec], task: str) -> Counter[tuple[str, str, int, float]]:
     """How often each arm does ``task`` at each rate: (label, start, seed, rate)."""
     rate = f"{task}.base_lr"
     return Counter(

@@ -11,7 +11,7 @@ import pytest
 
 from sweeps.local import alone
 from sweeps.local.alone import whole_machine
-from sweeps.local.leases import SharesBook
+from sweeps.local.leases import LeaseBook
 
 
 @pytest.mark.parametrize(("gpus", "devices"), [((), ["cores"]), ((0, 1), ["gpu0", "gpu1"])])
@@ -21,7 +21,7 @@ def test_it_waits_for_running_tasks_and_keeps_others_out(
     """While half a device is taken it waits; then it has all, and a queue finds nothing free until it is over."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(alone, "POLL_SECONDS", 0.01)
-    book, inside, over = SharesBook(), threading.Event(), threading.Event()
+    book, inside, over = LeaseBook(), threading.Event(), threading.Event()
 
     def measure() -> None:
         with whole_machine(gpus):

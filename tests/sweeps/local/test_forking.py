@@ -198,13 +198,13 @@ import functools, os, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_forking import SLOT, saves_when_told
-from test_queue import Books, make_job
+from test_queue import StudyTasks, make_job
 from sweeps.local.forking import fork_server
 from sweeps.local.queue import LocalQueue
 folder = Path({folder!r})
 with fork_server(SLOT) as server:
     job = make_job(folder, "job", functools.partial(saves_when_told, str(folder)))
-    LocalQueue(SLOT, Books(job), server=server).run()
+    LocalQueue(SLOT, StudyTasks(job), server=server).run()
 """
 
 

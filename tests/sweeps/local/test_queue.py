@@ -21,7 +21,7 @@ from sweeps.plan.machine import Slots
 ONE, TWO = Slots(1, 1, ()), Slots(2, 1, ())
 
 
-class Books:
+class StudyTasks:
     """Hands out jobs and writes down what the queue reports, in order; a job is done when its function returned."""
 
     def __init__(self, *jobs: Job, withdrawn: Sequence[str] = ()) -> None:
@@ -34,7 +34,7 @@ class Books:
         new, self._new = self._new, []
         return new
 
-    def is_withdrawn(self, job: Job) -> bool:
+    def is_cancelled(self, job: Job) -> bool:
         """As told."""
         return job.key in self.withdrawn
 
@@ -54,9 +54,9 @@ def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
 
 
-def run_queue(slots: Slots, *jobs: Job) -> Books:
+def run_queue(slots: Slots, *jobs: Job) -> StudyTasks:
     """Run ``jobs`` to their end."""
-    books = Books(*jobs)
+    books = StudyTasks(*jobs)
     LocalQueue(slots, books).run()
     return books
 
@@ -166,7 +166,7 @@ def test_stopping_lets_jobs_save(tmp_path: Path) -> None:
         time.sleep(1.5)  # longer than submitit's controller would grant
         (tmp_path / "saved").touch()
 
-    books = Books(make_job(tmp_path, "first", save_when_told, cost=1), make_job(tmp_path, "second", int))
+    books = StudyTasks(make_job(tmp_path, "first", save_when_told, cost=1), make_job(tmp_path, "second", int))
     LocalQueue(ONE, books, (tmp_path / "ready").exists).run()
     assert (tmp_path / "saved").exists()
     assert list(books.ends) == ["first"]
@@ -184,11 +184,11 @@ def test_a_cancelled_job_is_stopped_or_never_started(tmp_path: Path) -> None:
             time.sleep(0.05)
         (tmp_path / "saved").touch()
 
-    class Fickle(Books):
-        def is_withdrawn(self, job: Job) -> bool:
+    class Fickle(StudyTasks):
+        def is_cancelled(self, job: Job) -> bool:
             if job.key == "running" and (tmp_path / "ready").exists():
                 self.withdrawn.add(job.key)
-            return super().is_withdrawn(job)
+            return super().is_cancelled(job)
 
     never = partial((tmp_path / "never").touch)
     jobs = [
@@ -223,8 +223,8 @@ def test_nothing_is_left_running(tmp_path: Path) -> None:
         (tmp_path / "ready").touch()
         time.sleep(600)
 
-    class Fragile(Books):
-        def is_withdrawn(self, job: Job) -> bool:
+    class Fragile(StudyTasks):
+        def is_cancelled(self, job: Job) -> bool:
             if (tmp_path / "ready").exists():
                 raise RuntimeError("the disk is full")
             return False

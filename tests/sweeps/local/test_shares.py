@@ -10,7 +10,7 @@ from pathlib import Path
 
 from children import Child
 
-from sweeps.local.leases import SharesBook
+from sweeps.local.leases import LeaseBook
 
 ROOT = Path(__file__).resolve().parents[3]
 HALF, WHOLE = Fraction(1, 2), Fraction(1)
@@ -18,8 +18,8 @@ WAITER = """
 import sys, time
 from fractions import Fraction
 from pathlib import Path
-from sweeps.local.leases import SharesBook
-book = SharesBook(Path(sys.argv[1]))
+from sweeps.local.leases import LeaseBook
+book = LeaseBook(Path(sys.argv[1]))
 while (share := book.claim(["cores"], Fraction(sys.argv[2]))) is None:
     print("waits", flush=True)
     time.sleep(0.1)
@@ -30,7 +30,7 @@ sys.stdin.read()
 
 def test_no_more_than_there_is(tmp_path: Path) -> None:
     """Two books of two studies are one: halves fit twice, a whole only alone, thirds beside no half and two thirds."""
-    one, other = SharesBook(tmp_path), SharesBook(tmp_path)
+    one, other = LeaseBook(tmp_path), LeaseBook(tmp_path)
     first, second = one.claim(["cores"], HALF), other.claim(["cores"], HALF)
     assert first is not None and second is not None
     assert one.claim(["cores"], Fraction(1, 100)) is None
@@ -45,14 +45,14 @@ def test_no_more_than_there_is(tmp_path: Path) -> None:
 
 def test_thirds_add_up(tmp_path: Path) -> None:
     """Three thirds are a whole, which floating point numbers need not be."""
-    book = SharesBook(tmp_path)
+    book = LeaseBook(tmp_path)
     assert all(book.claim(["cores"], Fraction(1, 3)) for _ in range(3))
     assert book.claim(["cores"], Fraction(1, 10**9)) is None
 
 
 def test_the_freest_devices_first(tmp_path: Path) -> None:
     """Of several GPUs the empty ones are given out before shared ones, and never too few."""
-    book, gpus = SharesBook(tmp_path), ["gpu0", "gpu1", "gpu2"]
+    book, gpus = LeaseBook(tmp_path), ["gpu0", "gpu1", "gpu2"]
     first = book.claim(gpus, HALF, 2)
     second = book.claim(gpus, HALF, 2)
     assert first is not None and second is not None
@@ -62,7 +62,7 @@ def test_the_freest_devices_first(tmp_path: Path) -> None:
 
 def test_the_dead_hold_nothing(tmp_path: Path) -> None:
     """A share handed to a process is held while that lives, whatever becomes of who claimed it, and free afterwards."""
-    book = SharesBook(tmp_path)
+    book = LeaseBook(tmp_path)
     with Child([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         share = book.claim(["cores"], WHOLE)
         assert share is not None
@@ -82,7 +82,7 @@ def waiter(folder: Path, fraction: str) -> subprocess.Popen[str]:
 def test_who_needs_the_whole_machine_gets_it_in_turn(tmp_path: Path) -> None:
     """While a whole-machine task waits, a half that would fit is not given out; it comes after it. A waiter that dies
     blocks nobody."""
-    book = SharesBook(tmp_path)
+    book = LeaseBook(tmp_path)
     first = book.claim(["cores"], HALF)
     assert first is not None
     with waiter(tmp_path, "1") as large:

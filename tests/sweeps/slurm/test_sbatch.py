@@ -18,9 +18,10 @@ from sweeps.jobs import jobs
 from sweeps.jobs.schedule import Job
 from sweeps.plan.resources import Resources
 from sweeps.settings.schema import SlurmSettings
-from sweeps.slurm import job_states, sbatch, submissions
+from sweeps.slurm import job_states, sbatch
 from sweeps.slurm.arrays import Array
 from sweeps.slurm.executor import SlurmExecutor
+from sweeps.slurm.submissions import FOLDER, read_submissions, submission_folder
 
 SMALL = Resources(mem_gb=1, timeout_min=15)
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a job cannot import a test
@@ -106,12 +107,12 @@ def test_options_arrive_and_scripts_are_as_shown(tmp_path: Path, accounted_slurm
     todo += [job(tmp_path, f"{run}/classify", f"{run}/pretrain") for run in "ab"] + [job(tmp_path, "c/pretrain")]
     executor = SlurmExecutor(settings, tmp_path)
     shown = executor.scripts(todo)
-    assert not (tmp_path / submissions.FOLDER).exists()
+    assert not (tmp_path / FOLDER).exists()
     executor.submit(todo)
     assert set(ended(tmp_path).values()) == {"COMPLETED"}
-    records = submissions.read_all(tmp_path)
+    records = read_submissions(tmp_path)
     for text, record in zip(shown, records, strict=True):
-        (got,) = submissions.folder(tmp_path, record).glob("*submission.sh")
+        (got,) = submission_folder(tmp_path, record).glob("*submission.sh")
         expected = text
         for other in records:
             expected = expected.replace(f"JOB_{other.number}", str(other.job_id))

@@ -24,13 +24,15 @@ from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import write_json
 from sweeps.follow.following import Follower
-from sweeps.jobs import cancel_marker, jobs
+from sweeps.jobs import jobs
+from sweeps.jobs.cancel_marker import mark_cancelled
 from sweeps.jobs.schedule import Job
 from sweeps.jobs.task import TaskInterruptedError
 from sweeps.plan.resources import Resources
 from sweeps.settings.schema import SlurmSettings
-from sweeps.slurm import commands, job_states, submissions
+from sweeps.slurm import commands, job_states
 from sweeps.slurm.executor import SlurmExecutor
+from sweeps.slurm.submissions import read_submissions
 
 SMALL = Resources(mem_gb=1, timeout_min=15)
 SETTINGS = SlurmSettings(kind="slurm")
@@ -88,7 +90,7 @@ def test_chains_in_arrays(tmp_path: Path) -> None:
         todo.append(make_job(tmp_path, parent, partial(int, "x") if run == "b" else partial(finish, tmp_path, parent)))
         todo.append(make_job(tmp_path, child, partial(finish, tmp_path, child, parent), parent))
     executor = submit(tmp_path, todo)
-    assert [submission.keys for submission in submissions.read_all(tmp_path)] == [
+    assert [submission.keys for submission in read_submissions(tmp_path)] == [
         ("a/pretrain", "b/pretrain", "c/pretrain"),
         ("a/classify", "b/classify", "c/classify"),
     ]
@@ -112,12 +114,12 @@ def test_the_same_launch_twice(tmp_path: Path) -> None:
     child that is new hangs on it."""
     first = make_job(tmp_path, "a/pretrain", partial(time.sleep, 6))
     submit(tmp_path, [first])
-    (recorded,) = submissions.read_all(tmp_path)
+    (recorded,) = read_submissions(tmp_path)
     write_json(tmp_path / "slurm" / "1.json", recorded.__dict__ | {"job_id": None})
     child = make_job(tmp_path, "a/classify", partial(finish, tmp_path, "a/classify"), "a/pretrain")
     again = SlurmExecutor(SETTINGS, tmp_path)
     assert "1 tasks are there already" in again.submit([first, child])
-    assert [item.keys for item in submissions.read_all(tmp_path)] == [("a/pretrain",), ("a/classify",)]
+    assert [item.keys for item in read_submissions(tmp_path)] == [("a/pretrain",), ("a/classify",)]
     assert ends(tmp_path) == {"a/pretrain": "COMPLETED", "a/classify": "COMPLETED"}
     assert not again.is_active()
 
@@ -264,7 +266,7 @@ def deaf(seconds: float) -> None:
 def test_a_cancelled_task_is_not_requeued(tmp_path: Path) -> None:
     """One that a user cancels while it runs ends for good, though it was told to stop just as by a preemption."""
     job = make_job(tmp_path, "a/pretrain", partial(interrupted_until, tmp_path, 9))
-    cancel_marker.withdraw(jobs.task_dir(job))
+    mark_cancelled(jobs.task_dir(job))
     submit(tmp_path, [job])
     assert ends(tmp_path) == {"a/pretrain": "FAILED"}
     assert reason(job) == "cancelled"
