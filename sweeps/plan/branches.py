@@ -43,7 +43,8 @@ def with_branch_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any
     base = overrides.build(pairs_of(launch, {"pretrain.steps": 1, "pretrain.schedule": "wsd"}), tasks=("pretrain",))
     batch, available = base.pretrain.batch_size, num_train_images(base, "pretrain")
     problems += [
-        f"grid.axes.{BRANCH_AXIS}: branch=true sees each image once, and {size} is none of {batch} (a batch) to {available}"
+        f"grid.axes.{BRANCH_AXIS}: branch=true sees each image once,"
+        f" and {size} is none of {batch} (a batch) to {available}"
         for size in sizes
         if not batch <= size <= available
     ]
