@@ -14,8 +14,8 @@ if __name__ == "__main__":
 from nepa_scale.utils.cli import command
 from sweeps.follow.executors import Executor, executor
 from sweeps.jobs import jobs, selecting
-from sweeps.jobs.cancel_marker import CANCELLED, mark_cancelled
 from sweeps.jobs.schedule import Job
+from sweeps.jobs.task import CANCELLED, mark_cancelled
 from sweeps.plan.plan import load_study
 from sweeps.settings.clusters import read_cluster
 

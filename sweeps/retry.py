@@ -15,7 +15,7 @@ from nepa_scale.utils.cli import command
 from sweeps.follow.executors import executor
 from sweeps.follow.finishing import see_through
 from sweeps.jobs import jobs, selecting
-from sweeps.jobs.cancel_marker import clear_cancel_marker
+from sweeps.jobs.task import clear_cancel_marker
 from sweeps.plan.plan import load_study, task_dir
 from sweeps.settings.clusters import read_cluster
 from sweeps.settings.schema import LocalSettings

@@ -19,13 +19,12 @@ from nepa_scale.run_dir.status import now
 from nepa_scale.utils.errors import UserError
 from sweeps.calibrate.shapes import Shape
 from sweeps.calibrate.short_runs import short_config
-from sweeps.jobs.environment import ROOT
 from sweeps.jobs.jobs import printed_error
 from sweeps.jobs.schedule import Job
-from sweeps.jobs.task import run_task
+from sweeps.jobs.task import ROOT, run_task
 from sweeps.local import processes
-from sweeps.local.alone import whole_machine
-from sweeps.local.forking import ForkServer, fork_server
+from sweeps.local.leases import whole_machine
+from sweeps.local.processes import ForkServer, fork_server
 from sweeps.plan.machine import Slots
 from sweeps.plan.measured_times import Measurement
 from sweeps.plan.timing import ShortRun, Timing, mean

@@ -15,12 +15,12 @@ from sweeps.calibrate.shapes import Shape
 from sweeps.calibrate.short_runs import short_config
 from sweeps.jobs import jobs
 from sweeps.jobs.schedule import Job
-from sweeps.jobs.scheduler_unavailable import SchedulerUnavailableError
 from sweeps.jobs.task import run_task
 from sweeps.plan.measured_times import Measurement
 from sweeps.plan.resources import of_task
 from sweeps.plan.timing import ShortRun
 from sweeps.settings.schema import SlurmSettings
+from sweeps.slurm.commands import SchedulerUnavailableError
 from sweeps.slurm.executor import SlurmExecutor
 
 POLL_SECONDS = 2.0

@@ -14,7 +14,7 @@ from sweeps.follow.display import Progressing
 from sweeps.follow.executors import Executor
 from sweeps.jobs import jobs
 from sweeps.jobs.schedule import Job
-from sweeps.jobs.scheduler_unavailable import SchedulerUnavailableError
+from sweeps.slurm.commands import SchedulerUnavailableError
 
 POLL_SECONDS = 0.3
 SETTLE_SECONDS = 10.0

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from nepa_scale.run_dir.paths import is_finished
 from nepa_scale.run_dir.status import Status, read_status, write_status
-from sweeps.jobs.cancel_marker import CANCELLED, is_cancelled
 from sweeps.jobs.schedule import Job
-from sweeps.jobs.task import PRINTED_NAME, run_task
+from sweeps.jobs.task import CANCELLED, PRINTED_NAME, is_cancelled, run_task
 from sweeps.plan.plan import Plan, run_dir
 
 UNDER_WAY = ("submitted", "running")

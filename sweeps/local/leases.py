@@ -12,7 +12,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -151,3 +152,23 @@ def _user() -> str:
 
 def _me() -> tuple[int, float]:
     return os.getpid(), start_time(os.getpid()) or 0.0
+
+
+POLL_SECONDS = 0.5
+
+
+@contextmanager
+def whole_machine(gpus: Sequence[str]) -> Iterator[None]:
+    """Hold all ``gpus``, or without any all cores, against every queue of this user; running tasks are waited for."""
+    book = LeaseBook()
+    devices = [f"{GPU}{name}" for name in gpus] or ["cores"]
+    share = book.claim(devices, Fraction(1), len(devices))
+    if share is None:
+        print("waiting until tasks of other studies have ended: beside them, times would come out too long", flush=True)
+    while share is None:
+        time.sleep(POLL_SECONDS)
+        share = book.claim(devices, Fraction(1), len(devices))
+    try:
+        yield
+    finally:
+        book.release(share)

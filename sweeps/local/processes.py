@@ -8,18 +8,27 @@ forked by a server which has the imports behind it, where there is one; any othe
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
 import pickle
-from collections.abc import Sequence
-from typing import Any
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, cast
 
 import psutil
 import submitit
 
 from nepa_scale.distributed.free_port import free_port
+from nepa_scale.distributed.living import lives, start_time
 from nepa_scale.placement.visible_gpus import CUDA, showing
-from sweeps.jobs.environment import fresh_folder, job_environment, spared_from_the_terminal
 from sweeps.jobs.schedule import Job
-from sweeps.local.forking import ForkingExecutor, ForkServer, NoServerError
+from sweeps.jobs.task import environment_of_job, fresh_folder, job_environment, spared_from_the_terminal
 from sweeps.plan.machine import Slots
 
 WITHOUT_LIMIT_MINUTES = 60 * 24 * 365
@@ -65,3 +74,142 @@ def kill_tree(pid: int) -> None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
         psutil.wait_procs(family, timeout=KILL_SECONDS)
+
+
+LEAVE_SECONDS = 10.0
+POLL_SECONDS = 0.02
+#: What submitit's controller tells the only process of a job.
+ALONE = {
+    "SUBMITIT_EXECUTOR": "local",
+    "SUBMITIT_LOCAL_NTASKS": "1",
+    "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+    "SUBMITIT_LOCAL_NODEID": "0",
+    "SUBMITIT_LOCAL_LOCALID": "0",
+    "SUBMITIT_LOCAL_GLOBALID": "0",
+}
+
+
+class NoServerError(Exception):
+    """The server has ended, or never came up."""
+
+
+@contextlib.contextmanager
+def fork_server(slots: Slots) -> Iterator[ForkServer | None]:
+    """A server for jobs of these slots; None where these need fresh processes."""
+    if not slots.forks:
+        yield None
+        return
+    server = ForkServer(slots.threads)
+    try:
+        yield server
+    finally:
+        server.leave()
+
+
+class ForkServer:
+    """Forks jobs of ``threads`` CPU threads each. It starts when first asked for, and anew should it have ended.
+
+    A server that ends before it was ready is not tried again: its jobs need fresh processes, and the queue's log says
+    why.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection[Any, Any] | None = None
+        self._is_ready = self._is_broken = False
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process; None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    def is_loading(self) -> bool:
+        """Whether a job had better wait, as the server is about to be ready."""
+        if self._is_ready and self._process is not None and self._process.poll() is not None:
+            self.leave()
+        if self._is_ready or self._is_broken:
+            return False
+        if self._connection is None:
+            self._connection = self._start()
+        if self._connection.poll():
+            try:
+                self._connection.recv()
+                self._is_ready = True
+            except (EOFError, OSError):
+                self._is_broken = True
+                self.leave()
+        return not (self._is_ready or self._is_broken)
+
+    def wait(self) -> None:
+        """Wait until it is decided how jobs start: forked, or as fresh processes."""
+        while self.is_loading():
+            time.sleep(POLL_SECONDS)
+
+    def fork(self, folder: Path, variables: Mapping[str, str]) -> int:
+        """Start the job that is submitted to ``folder``, with ``variables`` in its environment; returns its pid.
+
+        Raises ``NoServerError`` where no server is ready.
+        """
+        if self._connection is None or not self._is_ready:
+            raise NoServerError
+        try:
+            self._connection.send((str(folder), dict(variables)))
+            return int(self._connection.recv())
+        except (EOFError, OSError) as error:
+            self.leave()
+            raise NoServerError from error
+
+    def leave(self) -> None:
+        """End the connection and with it the server, which has no jobs any more or is gone."""
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is not None:
+            try:
+                self._process.wait(LEAVE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._process, self._connection, self._is_ready = None, None, False
+
+    def _start(self) -> Connection[Any, Any]:
+        ours, theirs = multiprocessing.Pipe()
+        variables = {"OMP_NUM_THREADS": str(self._threads)} | showing([])
+        with theirs, spared_from_the_terminal():
+            self._process = subprocess.Popen(
+                [sys.executable, "-u", "-m", "sweeps.local.fork_server", str(theirs.fileno())],
+                env=environment_of_job(variables),
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+        return ours
+
+
+@dataclass(frozen=True)
+class ForkedProcess:
+    """The process of a job, a child of the server's. It stands in for the ``Popen`` of submitit's controller."""
+
+    pid: int
+    started: float
+
+    def poll(self) -> int | None:
+        """None while it lives; how it ended is for its job's files to say."""
+        return None if lives(self.pid, self.started) else 0
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+class ForkingExecutor(submitit.LocalExecutor):
+    """submitit's executor for this machine, without its controller: jobs of one process, forked by ``server``."""
+
+    def __init__(self, folder: Path, server: ForkServer, variables: Mapping[str, str]) -> None:
+        super().__init__(folder)
+        self._server, self._variables = server, variables
+
+    def _submit_command(self, command: str) -> submitit.LocalJob[Any]:
+        pid = self._server.fork(Path(self.folder), {**self._variables, **ALONE})
+        process = ForkedProcess(pid, start_time(pid) or 0.0)
+        return submitit.LocalJob(self.folder, str(pid), process=cast(Any, process))

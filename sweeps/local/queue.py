@@ -14,8 +14,8 @@ import submitit
 
 from sweeps.jobs.schedule import Job, by_chain, is_ready
 from sweeps.local import processes
-from sweeps.local.forking import ForkServer
 from sweeps.local.leases import GPU, Lease, LeaseBook
+from sweeps.local.processes import ForkServer
 from sweeps.plan.machine import Slots
 
 POLL_SECONDS = 0.2

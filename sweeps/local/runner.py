@@ -16,10 +16,9 @@ from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.run_dir.lock import exclusive, holder, is_in_use, record_holder
 from nepa_scale.utils.errors import RunError
 from sweeps.jobs import jobs
-from sweeps.jobs.cancel_marker import is_cancelled
-from sweeps.jobs.environment import environment_of_job
 from sweeps.jobs.schedule import Job
-from sweeps.local.forking import fork_server
+from sweeps.jobs.task import environment_of_job, is_cancelled
+from sweeps.local.processes import fork_server
 from sweeps.local.queue import LocalQueue
 from sweeps.plan import plan
 from sweeps.plan.machine import local_slots

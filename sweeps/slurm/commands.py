@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nepa_scale.utils.errors import UserError
-from sweeps.jobs.scheduler_unavailable import SchedulerUnavailableError
 
 NEEDED = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 FIELDS = ("ArrayJobID", "ArrayTaskID", "State", "Reason", "exit_code", "restartcnt", "Comment")
@@ -115,3 +114,7 @@ def _parse(line: str) -> JobState | None:
 
 def _whole(text: str) -> int:
     return int(text) if text.isdigit() else 0
+
+
+class SchedulerUnavailableError(UserError):
+    """The scheduler does not answer: it is being restarted, or has too much to do."""

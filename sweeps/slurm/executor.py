@@ -13,14 +13,13 @@ import submitit
 from nepa_scale.run_dir.lock import is_in_use_by_another
 from nepa_scale.utils.errors import UserError
 from sweeps.jobs import jobs
-from sweeps.jobs.environment import job_environment
 from sweeps.jobs.schedule import Job
-from sweeps.jobs.scheduler_unavailable import SchedulerUnavailableError
+from sweeps.jobs.task import job_environment
 from sweeps.settings.schema import SlurmSettings
 from sweeps.slurm import commands, job_states, requeue, sbatch
-from sweeps.slurm.arrays import Array, arranged
-from sweeps.slurm.commands import JobState
-from sweeps.slurm.submissions import FOLDER, begin_submission, printed_errors, record_job_id, submission_folder
+from sweeps.slurm.commands import JobState, SchedulerUnavailableError
+from sweeps.slurm.job_states import FOLDER, begin_submission, printed_errors, record_job_id, submission_folder
+from sweeps.slurm.sbatch import Array, arranged
 
 ASK_AGAIN_SECONDS = 5.0
 CONFIGURATION = "SLURM_CONF"

@@ -15,8 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nepa_scale.run_dir.status import Status, read_status, write_status
-from sweeps.jobs.cancel_marker import CANCELLED, is_cancelled
-from sweeps.jobs.task import TaskInterruptedError, TaskNotFinishedError
+from sweeps.jobs.task import CANCELLED, TaskInterruptedError, TaskNotFinishedError, is_cancelled
 
 ANSWER_SECONDS = 60
 ATTEMPTS, PAUSE_SECONDS = 3, 5

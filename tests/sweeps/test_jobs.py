@@ -10,9 +10,8 @@ from plain_study import read_launch
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils.files import write_json
 from sweeps.jobs import jobs
-from sweeps.jobs.cancel_marker import clear_cancel_marker, mark_cancelled
 from sweeps.jobs.schedule import Job
-from sweeps.jobs.task import PRINTED_NAME
+from sweeps.jobs.task import PRINTED_NAME, clear_cancel_marker, mark_cancelled
 from sweeps.plan import plan
 from sweeps.plan.machine import Speed
 from sweeps.plan.placements import Placements

@@ -23,7 +23,7 @@ from nepa_scale.run_dir.status import Status, write_status
 from nepa_scale.utils.files import write_json
 from sweeps import status
 from sweeps.follow import display
-from sweeps.jobs.cancel_marker import CANCELLED, mark_cancelled
+from sweeps.jobs.task import CANCELLED, mark_cancelled
 from sweeps.jobs.task_status import TaskStatus, last_row, task_statuses
 from sweeps.local import executor as executor_here
 from sweeps.local import runner

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.local import alone
-from sweeps.local.alone import whole_machine
-from sweeps.local.leases import LeaseBook
+from sweeps.local import leases
+from sweeps.local.leases import LeaseBook, whole_machine
 
 
 @pytest.mark.parametrize(("gpus", "devices"), [((), ["cores"]), ((0, 1), ["gpu0", "gpu1"])])
@@ -20,7 +19,7 @@ def test_it_waits_for_running_tasks_and_keeps_others_out(
 ) -> None:
     """While half a device is taken it waits; then it has all, and a queue finds nothing free until it is over."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(alone, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(leases, "POLL_SECONDS", 0.01)
     book, inside, over = LeaseBook(), threading.Event(), threading.Event()
 
     def measure() -> None:

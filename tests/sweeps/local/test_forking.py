@@ -27,7 +27,7 @@ from nepa_scale.utils.files import read_json
 from sweeps.jobs.schedule import Job
 from sweeps.jobs.task import run_task
 from sweeps.local import processes
-from sweeps.local.forking import ForkServer, NoServerError, fork_server
+from sweeps.local.processes import ForkServer, NoServerError, fork_server
 from sweeps.plan.machine import Slots
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -199,7 +199,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_forking import SLOT, saves_when_told
 from test_queue import StudyTasks, make_job
-from sweeps.local.forking import fork_server
+from sweeps.local.processes import fork_server
 from sweeps.local.queue import LocalQueue
 folder = Path({folder!r})
 with fork_server(SLOT) as server:

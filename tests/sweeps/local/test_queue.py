@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sweeps.jobs.environment import fresh_folder
 from sweeps.jobs.schedule import Job
+from sweeps.jobs.task import fresh_folder
 from sweeps.local.queue import LocalQueue
 from sweeps.plan.machine import Slots
 

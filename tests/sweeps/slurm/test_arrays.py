@@ -8,7 +8,7 @@ import pytest
 
 from sweeps.jobs.schedule import Job
 from sweeps.plan.resources import Resources
-from sweeps.slurm.arrays import Array, arranged
+from sweeps.slurm.sbatch import Array, arranged
 
 BIG = Resources(nodes=2)
 

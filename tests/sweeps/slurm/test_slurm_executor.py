@@ -25,14 +25,13 @@ from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import write_json
 from sweeps.follow.following import Follower
 from sweeps.jobs import jobs
-from sweeps.jobs.cancel_marker import mark_cancelled
 from sweeps.jobs.schedule import Job
-from sweeps.jobs.task import TaskInterruptedError
+from sweeps.jobs.task import TaskInterruptedError, mark_cancelled
 from sweeps.plan.resources import Resources
 from sweeps.settings.schema import SlurmSettings
 from sweeps.slurm import commands, job_states
 from sweeps.slurm.executor import SlurmExecutor
-from sweeps.slurm.submissions import read_submissions
+from sweeps.slurm.job_states import read_submissions
 
 SMALL = Resources(mem_gb=1, timeout_min=15)
 SETTINGS = SlurmSettings(kind="slurm")
