@@ -10,7 +10,7 @@ from sweeps.calibrate.asked import known_times
 from sweeps.plan import budgets, plan, preregistration
 from sweeps.plan.data_sets import check_planned
 from sweeps.plan.feasibility import check, fitting, too_large
-from sweeps.plan.limits import warnings
+from sweeps.plan.limits import plan_warnings
 from sweeps.plan.machine import task_speed, world_size
 from sweeps.plan.placements import Placements
 from sweeps.plan.plan import Dropped, Plan, PlannedRun
@@ -62,7 +62,7 @@ def prepare(request: Launch) -> PlannedLaunch:
         merged=plan.merge(earlier, planned),
         too_large=too_large(points.values(), placed),
         excesses=budgets.excesses(planned, request.study_dir, request.budget),
-        warnings=warnings(planned, request.cluster),
+        warnings=plan_warnings(planned, request.cluster),
         held=preregistration.largest(planned) if request.predict else {},
     )
 

@@ -29,7 +29,7 @@ from sweeps.plan.machine import Slots
 from sweeps.plan.measured_times import Measurement
 from sweeps.plan.timing import ShortRun, Timing, mean
 
-POLL_SECONDS = 0.02
+LOCAL_POLL_SECONDS = 0.02
 
 
 def run_here(runs: Sequence[tuple[Shape, ShortRun]], slots: Slots, folder: Path) -> list[Measurement]:
@@ -51,7 +51,7 @@ def run_here(runs: Sequence[tuple[Shape, ShortRun]], slots: Slots, folder: Path)
             server.wait()
         for number, (shape, run) in enumerate(runs, start=1):
             print(f"calibrating {number}/{len(runs)}: {shape.label}", flush=True)
-            timing = _measured(shape, run, slots, Path(temporary) / str(number), server)
+            timing = _time_copies(shape, run, slots, Path(temporary) / str(number), server)
             measurements.append(Measurement(shape.family, shape.work, timing, shape.label, now(), shape.devices))
     return measurements
 
@@ -63,18 +63,18 @@ def _warm_up() -> None:
     subprocess.run([sys.executable, "-c", heavy], cwd=ROOT, capture_output=True, check=False)
 
 
-def _measured(shape: Shape, run: ShortRun, slots: Slots, folder: Path, server: ForkServer | None) -> Timing:
+def _time_copies(shape: Shape, run: ShortRun, slots: Slots, folder: Path, server: ForkServer | None) -> Timing:
     config = short_config(shape.config, shape.task, run)
     copies = [folder / str(slot) for slot in range(slots.count)]
     for copy in copies:
         overrides.save(config, copy / "config.yaml")
-    work = [_job(shape, copy) for copy in copies]
+    work = [_local_job(shape, copy) for copy in copies]
     started = time.perf_counter()
     handles = [processes.start(job, slots, _gpus(slots, slot), server) for slot, job in enumerate(work)]
     try:
         took = [0.0] * len(handles)
         while not all(took):
-            time.sleep(POLL_SECONDS)
+            time.sleep(LOCAL_POLL_SECONDS)
             for slot, (job, handle) in enumerate(zip(work, handles, strict=True)):
                 if not took[slot] and handle.done():
                     took[slot] = time.perf_counter() - started
@@ -88,7 +88,7 @@ def _measured(shape: Shape, run: ShortRun, slots: Slots, folder: Path, server: F
     return mean([run.timing(copy / shape.task, seconds) for copy, seconds in zip(copies, took, strict=True)])
 
 
-def _job(shape: Shape, run_dir: Path) -> Job:
+def _local_job(shape: Shape, run_dir: Path) -> Job:
     function = functools.partial(run_task, str(run_dir.absolute()), shape.task)
     folder = run_dir.absolute() / shape.task / "submitit"
     return Job(key=shape.label, function=function, folder=folder, after=(), cost=0.0)

@@ -23,7 +23,7 @@ from sweeps.settings.schema import SlurmSettings
 from sweeps.slurm.commands import SchedulerUnavailableError
 from sweeps.slurm.executor import SlurmExecutor
 
-POLL_SECONDS = 2.0
+SLURM_POLL_SECONDS = 2.0
 
 
 def run_on_slurm(runs: Sequence[tuple[Shape, ShortRun]], settings: SlurmSettings, folder: Path) -> list[Measurement]:
@@ -37,13 +37,14 @@ def run_on_slurm(runs: Sequence[tuple[Shape, ShortRun]], settings: SlurmSettings
         place = SlurmExecutor(settings, study_dir)
         place.check()
         todo = [
-            _job(study_dir / "runs" / str(number), shape, run, settings) for number, (shape, run) in enumerate(runs)
+            _slurm_job(study_dir / "runs" / str(number), shape, run, settings)
+            for number, (shape, run) in enumerate(runs)
         ]
         try:
             place.submit(todo)
             print(f"calibrating: {len(todo)} tasks on Slurm", flush=True)
             while _is_active(place):
-                time.sleep(POLL_SECONDS)
+                time.sleep(SLURM_POLL_SECONDS)
         except BaseException:  # Ctrl-C above all: what nobody waits for any more should not take nodes
             place.cancel(todo)
             raise
@@ -57,7 +58,7 @@ def _is_active(place: SlurmExecutor) -> bool:
         return True
 
 
-def _job(run_dir: Path, shape: Shape, run: ShortRun, settings: SlurmSettings) -> Job:
+def _slurm_job(run_dir: Path, shape: Shape, run: ShortRun, settings: SlurmSettings) -> Job:
     overrides.save(short_config(shape.config, shape.task, run), run_dir / "config.yaml")
     return Job(
         key=f"{run_dir.name}/{shape.task}",

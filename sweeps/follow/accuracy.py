@@ -11,7 +11,7 @@ from rich.table import Table
 from nepa_scale.utils.files import read_json
 from sweeps.follow.display import table
 from sweeps.plan.plan import Plan, PlannedTask, run_dir
-from sweeps.plan.units import duration
+from sweeps.plan.units import duration_text
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ def _times(members: Sequence[Outcome]) -> tuple[str, str, str]:
     known = [(each.planned.seconds, each.seconds) for each in members if each.planned.seconds is not None]
     actual = sum(each.seconds for each in members)
     if len(known) < len(members):
-        return "?", duration(actual), "?"
+        return "?", duration_text(actual), "?"
     planned = sum(first for first, _ in known)
-    return duration(planned), duration(actual), f"{planned / actual:.0%}"
+    return duration_text(planned), duration_text(actual), f"{planned / actual:.0%}"
 
 
 def _flops(members: Sequence[Outcome]) -> str:

@@ -19,7 +19,7 @@ from nepa_scale.utils.errors import failure_reason
 from nepa_scale.utils.files import read_json
 from sweeps.jobs.task_status import LOST, TaskStatus
 from sweeps.plan.plan import Plan, run_dir
-from sweeps.plan.units import count, duration, start_text
+from sweeps.plan.units import count_text, duration_text, start_text
 
 PLAIN_WIDTH = 140
 RESULTS = (("pretrain", "skill"), ("probe", "attentive"), ("classify", "top1"), ("segment", "miou"))
@@ -50,8 +50,8 @@ def running_table(plan: Plan, tasks: Sequence[TaskStatus]) -> Table:
             titles[task.key],
             f"{task.step}/{task.steps_total}",
             "" if task.loss is None else f"{task.loss:.4g}",
-            "" if task.images_per_second is None else count(task.images_per_second),
-            duration(task.eta_seconds),
+            "" if task.images_per_second is None else count_text(task.images_per_second),
+            duration_text(task.eta_seconds),
         )
     return shown
 
@@ -68,7 +68,7 @@ def results_table(plan: Plan, study_dir: Path) -> Table:
             wanted = [name, BASELINES[name]] if name in BASELINES else [name]
             cells += [f"{metrics[key]:.3f}" if key in metrics else "" for key in wanted]
         params = next(iter(run.tasks.values())).params_backbone
-        shown.add_row(names[run.run_id] + start_text(run), count(params), *cells)
+        shown.add_row(names[run.run_id] + start_text(run), count_text(params), *cells)
     return shown
 
 
@@ -126,7 +126,7 @@ class Progressing:
         self._progress.update(self._whole, completed=self._ended)
         if name in self._bars:
             self._progress.remove_task(self._bars.pop(name))
-        took = f" after {duration(time.monotonic() - self._started[name])}" if name in self._started else ""
+        took = f" after {duration_text(time.monotonic() - self._started[name])}" if name in self._started else ""
         self.say(f"{status.state:<9} {name}{took}{note}")
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from sweeps.follow.display import table
 from sweeps.jobs.schedule import Job, makespan
 from sweeps.plan.machine import local_slots
 from sweeps.plan.plan import Plan, PlannedRun, PlannedTask, run_dir
-from sweeps.plan.units import count, duration, memory, run_name
+from sweeps.plan.units import count_text, duration_text, memory_text, run_name
 from sweeps.settings.schema import Cluster, LocalSettings
 
 GAP = 2
@@ -63,7 +63,7 @@ def total_lines(plan: Plan, todo: Sequence[Job], cluster: Cluster) -> list[str]:
     times = {job.key: tasks[job.key].seconds for job in todo}
     seconds = {key: time for key, time in times.items() if time is not None}
     if len(seconds) == len(times):
-        lines.append(f"time: {duration(sum(seconds.values()))} of work{_wall_clock(cluster, todo, seconds)}")
+        lines.append(f"time: {duration_text(sum(seconds.values()))} of work{_wall_clock(cluster, todo, seconds)}")
     return lines
 
 
@@ -74,10 +74,10 @@ def basis_lines(plan: Plan) -> list[str]:
 
 def _wall_clock(cluster: Cluster, todo: Sequence[Job], seconds: dict[str, float]) -> str:
     if not isinstance(cluster, LocalSettings):
-        return f", {duration(makespan(todo, seconds, max(1, len(todo))))} if all start when they can"
+        return f", {duration_text(makespan(todo, seconds, max(1, len(todo))))} if all start when they can"
     slots = local_slots(cluster).count
     where = f"{slots} slot{'s' if slots > 1 else ''}"
-    return f", about {duration(makespan(todo, seconds, slots))} on {where}"
+    return f", about {duration_text(makespan(todo, seconds, slots))} on {where}"
 
 
 def plan_table(plan: Plan, study_dir: Path, width: int) -> Table:
@@ -86,7 +86,7 @@ def plan_table(plan: Plan, study_dir: Path, width: int) -> Table:
     names = [_name(runs) for runs in lines]
     everything = list(plan.runs)
     columns = [
-        Column("N", 0, (*(count(_first(runs).params_backbone) for runs in lines), "")),
+        Column("N", 0, (*(count_text(_first(runs).params_backbone) for runs in lines), "")),
         Column("images", 2, (*(_images(runs) for runs in lines), _images(everything))),
         Column("unique", 8, (*(_unique(runs) for runs in lines), _unique(everything))),
         Column("FLOPs", 0, (*(_flops(runs) for runs in lines), _flops(everything))),
@@ -125,7 +125,12 @@ def layout_table(plan: Plan) -> Table:
         seconds = [task.seconds for task in tasks if task.seconds is not None]
         sizes = [task.memory_bytes for task in tasks]
         made.add_row(
-            name, str(len(tasks)), zero, batch, _range(memory, sizes), _range(duration, seconds) if seconds else "?"
+            name,
+            str(len(tasks)),
+            zero,
+            batch,
+            _range(memory_text, sizes),
+            _range(duration_text, seconds) if seconds else "?",
         )
     return made
 
@@ -193,7 +198,7 @@ def _first(runs: Sequence[PlannedRun]) -> PlannedTask:
 
 
 def _images(runs: Sequence[PlannedRun]) -> str:
-    return count(sum(task.images for task in _tasks(runs)))
+    return count_text(sum(task.images for task in _tasks(runs)))
 
 
 def _unique(runs: Sequence[PlannedRun]) -> str:
@@ -201,7 +206,7 @@ def _unique(runs: Sequence[PlannedRun]) -> str:
     largest: dict[str, int] = {}
     for task in _tasks(runs):
         largest[task.dataset] = max(largest.get(task.dataset, 0), task.unique_images)
-    return count(sum(largest.values()))
+    return count_text(sum(largest.values()))
 
 
 def _flops(runs: Sequence[PlannedRun]) -> str:
@@ -221,12 +226,12 @@ def _batch(runs: Sequence[PlannedRun]) -> str:
 
 
 def _memory(runs: Sequence[PlannedRun]) -> str:
-    return memory(_largest(runs).memory_bytes)
+    return memory_text(_largest(runs).memory_bytes)
 
 
 def _time(runs: Sequence[PlannedRun]) -> str:
     seconds = [task.seconds for task in _tasks(runs)]
-    return duration(None if None in seconds else sum(filter(None, seconds)))
+    return duration_text(None if None in seconds else sum(filter(None, seconds)))
 
 
 def _device_hours(runs: Sequence[PlannedRun]) -> str:
@@ -235,7 +240,7 @@ def _device_hours(runs: Sequence[PlannedRun]) -> str:
 
 
 def _storage(runs: Sequence[PlannedRun]) -> str:
-    return memory(sum(task.storage_bytes for task in _tasks(runs)))
+    return memory_text(sum(task.storage_bytes for task in _tasks(runs)))
 
 
 def _range(text: Callable[[float], str], values: Sequence[float]) -> str:

@@ -21,13 +21,13 @@ def combinations(grid: GridSettings) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield name, {**settings, **repetition, **row, **dict(zip(axes, values, strict=True))}
 
 
-def varied(grid: GridSettings) -> tuple[str, ...]:
+def varied_settings(grid: GridSettings) -> tuple[str, ...]:
     """The settings that differ between runs."""
     named = [key for settings in grid.points.values() for key in settings]
     return tuple(dict.fromkeys([*named, *grid.zip, *axes_of(grid)]))
 
 
-def count(grid: GridSettings) -> int:
+def count_points(grid: GridSettings) -> int:
     """How many points there are, without listing them."""
     rows = [len(values) if isinstance(values, list) else 1 for values in grid.zip.values()]
     points = sum(len(_repetitions(settings)) for settings in grid.points.values())
@@ -36,7 +36,7 @@ def count(grid: GridSettings) -> int:
 
 def grid_problems(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) -> list[str]:
     """Complaints about settings that are not the user's to give here, and about empty axes."""
-    axes, varying = axes_of(grid), varied(grid)
+    axes, varying = axes_of(grid), varied_settings(grid)
     problems = [f"{key}={text}: {RESERVED[key]}" for key, text in pairs if key in RESERVED]
     for key, text in pairs:
         axis = "model.size" if key == "model" else key
@@ -50,8 +50,10 @@ def grid_problems(pairs: Sequence[tuple[str, str]], name: str, grid: GridSetting
     problems += [
         f"grid={name}: {key} changes how work is done, not its result; it cannot vary" for key in without_effect
     ]
-    if count(grid) > MOST_POINTS:
-        problems.append(f"grid={name}: {count(grid)} points; at most {MOST_POINTS} can be planned: give shorter lists")
+    if count_points(grid) > MOST_POINTS:
+        problems.append(
+            f"grid={name}: {count_points(grid)} points; at most {MOST_POINTS} can be planned: give shorter lists"
+        )
     return problems if varying or grid.tuned else [*problems, f"grid={name}: no axes; give grid.axes.SETTING=[...]"]
 
 

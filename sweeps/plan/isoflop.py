@@ -14,7 +14,7 @@ from nepa_scale.config import overrides
 from nepa_scale.placement.costs import TaskCost, task_cost
 from nepa_scale.utils.cli import LARGEST
 from nepa_scale.utils.errors import ConfigError
-from sweeps.plan.optimum import outside
+from sweeps.plan.optimum import outside_ladder
 from sweeps.plan.run_spec import Pairs
 from sweeps.settings.schema import Launch
 
@@ -49,7 +49,7 @@ def isoflop_points(
         raise ConfigError(problems)
     costs = {size: _cost_of_a_step(pairs_of(launch, {"model.size": size, "pretrain.steps": 1})) for size in study.sizes}
     ladder = {size: cost.params_backbone for size, cost in costs.items()}
-    off = {} if launch.optimum_from is None else outside(launch.optimum_from, study.budgets, ladder)
+    off = {} if launch.optimum_from is None else outside_ladder(launch.optimum_from, study.budgets, ladder)
     points: dict[str, dict[str, Any]] = {}
     unmet: dict[str, str] = {}
     for size, cost in costs.items():

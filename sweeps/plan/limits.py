@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from nepa_scale.placement.visible_gpus import unseen
 from sweeps.plan.plan import Plan, PlannedTask
-from sweeps.plan.units import duration
+from sweeps.plan.units import duration_text
 from sweeps.settings.schema import Cluster, SlurmSettings
 
 
-def warnings(plan: Plan, cluster: Cluster) -> list[str]:
+def plan_warnings(plan: Plan, cluster: Cluster) -> list[str]:
     """A line for each. They rest on estimates, or on what this machine shows, so nothing is refused."""
     if not isinstance(cluster, SlurmSettings):
         return [reason] if (reason := unseen()) is not None else []
@@ -31,6 +31,6 @@ def _outlasts(task: PlannedTask, cluster: SlurmSettings) -> str | None:
     if task.seconds - cluster.startup_seconds <= jobs * useful or task.seconds <= minutes * 60:
         return None
     return (
-        f"takes about {duration(task.seconds)}, and {jobs} jobs of {minutes} minutes train for"
-        f" {duration(jobs * useful)}; raise cluster.timeout_min or cluster.max_requeues"
+        f"takes about {duration_text(task.seconds)}, and {jobs} jobs of {minutes} minutes train for"
+        f" {duration_text(jobs * useful)}; raise cluster.timeout_min or cluster.max_requeues"
     )

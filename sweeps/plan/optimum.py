@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nepa_scale.utils.errors import ConfigError
-from sweeps.plan.units import count
+from sweeps.plan.units import count_text
 
 
-def outside(source: Path, budgets: Sequence[float], params: Mapping[str, int]) -> dict[float, str]:
+def outside_ladder(source: Path, budgets: Sequence[float], params: Mapping[str, int]) -> dict[float, str]:
     """{budget: reason} of those ``budgets`` in FLOPs whose best size for no error lies within ``params``.
 
     ``params`` are the backbone parameters of every size on the ladder. Raises ``UserError`` when ``source`` cannot be
@@ -30,9 +30,9 @@ def outside(source: Path, budgets: Sequence[float], params: Mapping[str, int]) -
     for place, budget in enumerate(budgets):
         best = {error: sizes[place] for error, sizes in found.items()}
         if not any(least <= size <= most for size in best.values()):
-            said = ", ".join(f"{count(size)} parameters for {error}" for error, size in best.items())
+            said = ", ".join(f"{count_text(size)} parameters for {error}" for error, size in best.items())
             reasons[budget] = (
                 f"the optimum of {budget:g} FLOPs lies outside the ladder: {said} by {source},"
-                f" and its sizes have {count(least)} to {count(most)}"
+                f" and its sizes have {count_text(least)} to {count_text(most)}"
             )
     return reasons

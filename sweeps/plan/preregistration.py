@@ -15,7 +15,7 @@ from analysis.study.prediction_file import NAME, write_predictions
 from nepa_scale.run_dir.status import now, read_status
 from nepa_scale.utils.errors import ConfigError
 from sweeps.plan.plan import Plan, PlannedRun, run_dir
-from sweeps.plan.units import count
+from sweeps.plan.units import count_text
 
 
 def largest(plan: Plan) -> dict[str, PlannedRun]:
@@ -93,4 +93,4 @@ def _line(entry: dict[str, Any]) -> str:
     first = entry["expected"][0]
     bounds = text.error_span(first["low"] or 0.0, math.inf if first["high"] is None else first["high"])
     error = math.nan if first["error"] is None else first["error"]
-    return f"{what}: {text.percent(error)} ({bounds}) at {first['label']} ({count(first['x'])})"
+    return f"{what}: {text.percent(error)} ({bounds}) at {first['label']} ({count_text(first['x'])})"

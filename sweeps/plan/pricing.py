@@ -7,7 +7,7 @@ from nepa_scale.config.schema import RunConfig
 from nepa_scale.placement.costs import FLOPS_CONVENTION, task_cost
 from sweeps.plan.branches import first_step
 from sweeps.plan.data_sets import stated_data
-from sweeps.plan.grids import varied
+from sweeps.plan.grids import varied_settings
 from sweeps.plan.machine import Speed, world_size
 from sweeps.plan.measured_times import Measurements
 from sweeps.plan.placements import Placements, seedless
@@ -48,7 +48,9 @@ def price(
     facts = stated_data(points.values())
     data = {"data": f"not there, by what is stated of it: {'; '.join(facts)}"} if facts else {}
     basis = {**BASIS, **data, "memory": placed.basis(next(iter(points.values())).config), "time": pricing.times.basis}
-    return Plan(launch.study.name, launch.grid_name, varied(launch.grid), planned, basis, about=launch.study.about)
+    return Plan(
+        launch.study.name, launch.grid_name, varied_settings(launch.grid), planned, basis, about=launch.study.about
+    )
 
 
 class _Pricing:

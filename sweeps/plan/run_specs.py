@@ -28,7 +28,7 @@ def expand(launch: Launch) -> dict[str, RunSpec]:
     launch = resolved(launch)
     wrong = tuning_problems(launch)
     problems = [*grids.grid_problems(launch.pairs, launch.grid_name, launch.grid), *wrong]
-    if wrong or grids.count(launch.grid) > MOST_POINTS:
+    if wrong or grids.count_points(launch.grid) > MOST_POINTS:
         raise ConfigError(problems)
     points: dict[str, RunSpec] = {}
     varying = [*launch.grid.zip, *launch.grid.axes]
@@ -77,7 +77,7 @@ def _unread(launch: Launch, points: dict[str, RunSpec]) -> list[str]:
     read = {key for point in points.values() for key in point.values}
     return [
         f"grid={launch.grid_name}: {key} varies, and no run depends on it"
-        for key in grids.varied(launch.grid)
+        for key in grids.varied_settings(launch.grid)
         if key in overrides.KEYS and key not in read
     ]
 

@@ -16,14 +16,14 @@ from nepa_scale.config.schema import RunConfig
 from sweeps.plan import grids
 from sweeps.settings.schema import MOST_POINTS, Launch
 
-TASKS = tuple(RunConfig().finetuning)
+TUNABLE_TASKS = tuple(RunConfig().finetuning)
 SCORED_BY = ("dataset", "tuning_images")  # other values of these make scores that cannot be compared
 
 Try = tuple[tuple[str, ...], dict[str, Any]]
 """Tasks of a run, and the values that they are tried at."""
 
 
-def tuned(launch: Launch) -> dict[str, list[Any]]:
+def tuned_settings(launch: Launch) -> dict[str, list[Any]]:
     """{setting: its values} of the tasks that the study has."""
     return {
         key: values if isinstance(values, list) else [values]
@@ -34,7 +34,7 @@ def tuned(launch: Launch) -> dict[str, list[Any]]:
 
 def tuning_tries(launch: Launch) -> list[Try]:
     """What the runs of one point and one start do: the tasks that are not tuned, then each tuned one at each value."""
-    by_task = _by_task(tuned(launch))
+    by_task = _by_task(tuned_settings(launch))
     others = tuple(task for task in dict.fromkeys(("pretrain", *launch.study.tasks)) if task not in by_task)
     made: list[Try] = [(others, {})]
     for task, settings in by_task.items():
@@ -47,7 +47,7 @@ def tuning_tries(launch: Launch) -> list[Try]:
 
 def _by_task(found: Mapping[str, list[Any]]) -> dict[str, dict[str, list[Any]]]:
     """{task: {setting: its values}} of the tasks that are tuned."""
-    by_task: dict[str, dict[str, list[Any]]] = {task: {} for task in TASKS}
+    by_task: dict[str, dict[str, list[Any]]] = {task: {} for task in TUNABLE_TASKS}
     for key, values in found.items():
         by_task.setdefault(key.split(".")[0], {})[key] = values
     return {task: settings for task, settings in by_task.items() if settings}
@@ -61,12 +61,12 @@ def read_by(wanted: Sequence[str], values: Mapping[str, Any], tasks: Sequence[st
 
 def tuning_problems(launch: Launch) -> list[str]:
     """What is wrong with how a launch says what is tuned."""
-    problems, found = [], tuned(launch)
+    problems, found = [], tuned_settings(launch)
     for path, settings in {"study.tuned": launch.study.tuned, "grid.tuned": launch.grid.tuned}.items():
         for key in settings:
             task, _, name = key.partition(".")
-            if task not in TASKS:
-                problems.append(f"{path}.{key}: only settings of {' and '.join(TASKS)} can be tuned")
+            if task not in TUNABLE_TASKS:
+                problems.append(f"{path}.{key}: only settings of {' and '.join(TUNABLE_TASKS)} can be tuned")
             elif overrides.KEYS[key]["orchestration"]:
                 problems.append(f"{path}.{key}: it changes how work is done, not its result; it cannot be tuned")
             elif name in SCORED_BY:
@@ -74,11 +74,11 @@ def tuning_problems(launch: Launch) -> list[str]:
     problems += [
         f"{key}={text}: {_path(launch, key)} tries several values" for key, text in launch.pairs if key in found
     ]
-    varied = grids.varied(launch.grid)
+    varied = grids.varied_settings(launch.grid)
     problems += [f"{_path(launch, key)}: grid={launch.grid_name} varies it, too" for key in found if key in varied]
     problems += [f"{_path(launch, key)}: no values" for key, values in found.items() if not values]
     each = [math.prod(map(len, settings.values())) for settings in _by_task(found).values()]
-    runs = grids.count(launch.grid) * max(1, sum(each))
+    runs = grids.count_points(launch.grid) * max(1, sum(each))
     if runs > MOST_POINTS:
         problems.append(f"{', '.join(found)}: {runs} runs; at most {MOST_POINTS} can be planned: give shorter lists")
     return problems
@@ -90,7 +90,7 @@ def unscored(launch: Launch, config: RunConfig) -> list[str]:
         f"{task}.tuning_images=0: {_path(launch, key)} is chosen by images that are not trained on;"
         f" give their number, e.g. {task}.tuning_images=500"
         for task, section in config.finetuning.items()
-        for key in tuned(launch)
+        for key in tuned_settings(launch)
         if key.startswith(f"{task}.") and not section.tuning_images
     ]
 

@@ -15,7 +15,7 @@ def start_text(run: PlannedRun | Dropped) -> str:
     return {"pretrain": "", "scratch": " scratch"}.get(run.init, f" from {run.init}")
 
 
-def count(number: float) -> str:
+def count_text(number: float) -> str:
     """A count with three digits: 950, 81.3k, 1.12M."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= limit:
@@ -23,12 +23,12 @@ def count(number: float) -> str:
     return f"{number:g}"
 
 
-def memory(size: float) -> str:
+def memory_text(size: float) -> str:
     """Bytes in MiB or GiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def duration(seconds: float | None) -> str:
+def duration_text(seconds: float | None) -> str:
     """A time for people: 42 s, 3.5 min, 12 min, 1.2 h, 3.1 d; ? where it is not known."""
     if seconds is None:
         return "?"

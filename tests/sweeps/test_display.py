@@ -14,7 +14,7 @@ from nepa_scale.utils.files import write_json
 from sweeps.follow import display
 from sweeps.jobs.task_status import TaskStatus
 from sweeps.plan.plan import Plan, PlannedRun, PlannedTask
-from sweeps.plan.units import count, duration
+from sweeps.plan.units import count_text, duration_text
 
 TASK = PlannedTask(params_total=200, params_backbone=100, images=50, flops=10**9, memory_bytes=2**20, seconds=61.0)
 RUN = PlannedRun("femto-p8-0", "femto", "pretrain", {"model.size": "femto"}, {"pretrain": TASK, "segment": TASK})
@@ -27,7 +27,7 @@ PLAN = Plan("demo", "model_size", ("model.size",), (RUN,))
 )
 def test_counts(number: float, text: str) -> None:
     """Counts have three digits and a unit."""
-    assert count(number) == text
+    assert count_text(number) == text
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_counts(number: float, text: str) -> None:
 )
 def test_durations(seconds: float | None, text: str) -> None:
     """Times have the unit a person would choose; an unknown one is a question mark."""
-    assert duration(seconds) == text
+    assert duration_text(seconds) == text
 
 
 def test_labels_are_text(capsys: pytest.CaptureFixture[str]) -> None:
