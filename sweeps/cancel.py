@@ -12,12 +12,11 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from nepa_scale.utils.cli import command
-from sweeps.follow.executors import Executor, executor
+from sweeps.follow.follower import Executor, executor
 from sweeps.jobs import jobs, selecting
-from sweeps.jobs.schedule import Job
+from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import CANCELLED, mark_cancelled
-from sweeps.plan.plan import load_study
-from sweeps.settings.clusters import read_cluster
+from sweeps.plan.plan import load_study, read_cluster
 
 EXIT_FAILURE = 1
 PATIENCE_SECONDS, ASK_AGAIN_SECONDS = 120.0, 2.0

@@ -21,15 +21,14 @@ from nepa_scale.utils.cli import command
 from nepa_scale.utils.errors import ConfigError, UserError
 from nepa_scale.utils.files import file_in_the_way
 from sweeps.follow import display, plan_view
-from sweeps.follow.executors import executor, scripts
-from sweeps.follow.finishing import see_through
+from sweeps.follow.follower import executor, scripts, see_through
+from sweeps.follow.plan_view import learning_rates
 from sweeps.jobs import jobs
-from sweeps.jobs.schedule import Job
+from sweeps.jobs.jobs import Job
 from sweeps.plan import plan, preregistration
-from sweeps.plan.data_sets import check_shards, make_embedded_data
-from sweeps.plan.rates import learning_rates
+from sweeps.plan.feasibility import check_shards, make_embedded_data
+from sweeps.plan.plan import CLUSTER_NAME, read_cluster, save_cluster
 from sweeps.planner import PlannedLaunch, prepare
-from sweeps.settings.clusters import CLUSTER_NAME, read_cluster, save_cluster
 from sweeps.settings.command_line import read_launch
 from sweeps.settings.help import help_text
 from sweeps.settings.schema import Launch, LocalSettings

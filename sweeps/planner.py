@@ -6,18 +6,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sweeps.calibrate.asked import known_times
+from sweeps.calibrate.measure import known_times
 from sweeps.plan import budgets, plan, preregistration
-from sweeps.plan.data_sets import check_planned
-from sweeps.plan.feasibility import check, fitting, too_large
-from sweeps.plan.limits import plan_warnings
-from sweeps.plan.machine import task_speed, world_size
-from sweeps.plan.placements import Placements
+from sweeps.plan.feasibility import check, check_planned, fitting, plan_warnings, too_large
+from sweeps.plan.grids import RunSpec
+from sweeps.plan.machine import Placements, task_speed, world_size
 from sweeps.plan.plan import Dropped, Plan, PlannedRun
 from sweeps.plan.pricing import price
-from sweeps.plan.run_spec import RunSpec
-from sweeps.plan.run_specs import expand, unmet
-from sweeps.plan.sharing import share_pretraining
+from sweeps.plan.run_specs import expand, share_pretraining, unmet
 from sweeps.settings.schema import Launch
 
 

@@ -22,12 +22,12 @@ from nepa_scale.utils.cli import command, has_reader
 from nepa_scale.utils.errors import UserError, nearest
 from nepa_scale.utils.files import typed_path
 from sweeps.follow import display
-from sweeps.follow.accuracy import accuracy_table, outcomes
-from sweeps.follow.executors import executor
+from sweeps.follow.display import accuracy_table, outcomes
+from sweeps.follow.follower import executor
 from sweeps.jobs.jobs import UNDER_WAY
 from sweeps.jobs.task_status import LOST, TaskStatus, as_lost, task_statuses
 from sweeps.plan import plan
-from sweeps.settings.clusters import read_cluster
+from sweeps.plan.plan import read_cluster
 
 UNFINISHED = ("planned", *UNDER_WAY, "preempted")
 REFRESH_SECONDS = 2.0

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.early_stop import KNN, asks_for_knn
+from nepa_scale.config.schema import PretrainConfig, RunConfig
 from nepa_scale.placement.costs import task_cost
-from sweeps.plan.measured_times import Measurements, family_of, work_of
-from sweeps.plan.placements import Placements, seedless
-from sweeps.plan.run_spec import RunSpec
+from sweeps.plan.grids import RunSpec
+from sweeps.plan.machine import Placements, seedless
+from sweeps.plan.measured_times import Measurements, evaluates, family_of, work_of
+from sweeps.plan.timing import ShortRun
 
 #: Largest over smallest task of a family from which on one between them is measured, too.
 WIDE = 30.0
@@ -56,3 +59,38 @@ def _ends(family: dict[float, Shape]) -> list[Shape]:
         middle = math.sqrt(works[0] * works[-1])
         chosen.add(min(works, key=lambda work: abs(math.log(work / middle))))
     return [family[work] for work in sorted(chosen)]
+
+
+TARGET_SECONDS = 2.0
+SHORTEST, LONGEST = 5, 40
+
+
+def short_run(shape: Shape, step_seconds: float | None) -> ShortRun:
+    """A run whose steps that count take the target's time, within bounds, if one takes ``step_seconds``."""
+    wanted = round(TARGET_SECONDS / 3 / step_seconds) if step_seconds else 2 * SHORTEST
+    return ShortRun(max(SHORTEST, min(LONGEST, wanted)), evaluates(shape.config.task_config(shape.task)))
+
+
+def short_config(config: RunConfig, task: str, run: ShortRun) -> RunConfig:
+    """``config`` cut down to ``run`` of ``task`` alone, from random weights unless it starts from finished ones."""
+    section = config.task_config(task)
+    asked = task == "pretrain" and asks_for_knn(section)
+    section = dataclasses.replace(
+        section,
+        steps=run.steps,
+        epochs=None,
+        eval_every=run.evaluate_every,
+        milestones=f"{{{run.steps}: {{{KNN}: 0.0}}}}" if asked else None,  # measured by evaluations, always reached
+    )
+    if isinstance(section, PretrainConfig):
+        section = dataclasses.replace(section, stop_on_collapse=False)
+    saving = dataclasses.replace(config.checkpoint, every=run.save_every, keep_steps=None, branch_from=None)
+    return dataclasses.replace(
+        config,
+        task=task,
+        init="scratch" if config.init == "pretrain" and task != "pretrain" else config.init,
+        pretrain_dir=None,
+        checkpoint=saving,
+        log=dataclasses.replace(config.log, every=run.log_every),
+        **{task: section},  # type: ignore[arg-type]
+    )

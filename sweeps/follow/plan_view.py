@@ -9,12 +9,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from nepa_scale.config import lr_scaling
 from nepa_scale.run_dir.status import read_status
 from sweeps.follow.display import table
-from sweeps.jobs.schedule import Job, makespan
+from sweeps.jobs.jobs import Job, makespan
+from sweeps.plan.grids import RunSpec
 from sweeps.plan.machine import local_slots
-from sweeps.plan.plan import Plan, PlannedRun, PlannedTask, run_dir
-from sweeps.plan.units import count_text, duration_text, memory_text, run_name
+from sweeps.plan.plan import Plan, PlannedRun, PlannedTask, count_text, duration_text, memory_text, run_dir, run_name
 from sweeps.settings.schema import Cluster, LocalSettings
 
 GAP = 2
@@ -247,3 +248,14 @@ def _range(text: Callable[[float], str], values: Sequence[float]) -> str:
     """Smallest to largest, or one text where both read the same."""
     least, most = text(min(values)), text(max(values))
     return least if least == most else f"{least} to {most}"
+
+
+MOST_LINES = 40
+
+
+def learning_rates(points: Iterable[RunSpec]) -> list[str]:
+    """A line for every pre-training whose peak rate comes from a rule, by the label of its run; not for thousands."""
+    described = {point.label: lr_scaling.describe(point.config) for point in points if "pretrain" in point.tasks}
+    lines = [f"learning rate of {label}: {rates}" for label, rates in described.items() if rates is not None]
+    left = len(lines) - MOST_LINES
+    return lines if left <= 0 else [*lines[:MOST_LINES], f"... and {left} more runs whose rates follow the rule"]

@@ -27,7 +27,7 @@ import submitit
 from nepa_scale.distributed.free_port import free_port
 from nepa_scale.distributed.living import lives, start_time
 from nepa_scale.placement.visible_gpus import CUDA, showing
-from sweeps.jobs.schedule import Job
+from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import environment_of_job, fresh_folder, job_environment, spared_from_the_terminal
 from sweeps.plan.machine import Slots
 

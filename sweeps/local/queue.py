@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import submitit
 
-from sweeps.jobs.schedule import Job, by_chain, is_ready
+from sweeps.jobs.jobs import Job, by_chain, is_ready
 from sweeps.local import processes
 from sweeps.local.leases import GPU, Lease, LeaseBook
 from sweeps.local.processes import ForkServer

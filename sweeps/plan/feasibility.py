@@ -9,12 +9,15 @@ from typing import Any
 
 from nepa_scale.config import validate
 from nepa_scale.config.subsets import labels_per_class
+from nepa_scale.data.reporting import reporting
 from nepa_scale.placement import ds_config
+from nepa_scale.placement.visible_gpus import unseen
 from nepa_scale.utils.errors import ConfigError
 from nepa_scale.weights.initial import check_start
-from sweeps.plan.placements import Placements
-from sweeps.plan.plan import Dropped
-from sweeps.plan.run_spec import RunSpec
+from sweeps.plan.grids import RunSpec
+from sweeps.plan.machine import Placements
+from sweeps.plan.plan import Dropped, Plan, PlannedTask, duration_text
+from sweeps.settings.schema import Cluster, SlurmSettings
 
 
 def check(points: Iterable[RunSpec], devices: int, *, planning: bool = False) -> None:
@@ -80,3 +83,72 @@ def too_large(points: Iterable[RunSpec], placed: Placements) -> list[str]:
                 problem += f"; {task}.batch_size={batch} does not divide over {' or '.join(map(str, unused))} devices"
             lines += [f"{point.label} {task}: {problem}"] if problem is not None else []
     return list(dict.fromkeys(lines))
+
+
+def check_shards(points: Iterable[RunSpec]) -> None:
+    """Raises ``ConfigError`` naming every bad shard, before many jobs would find them one after the other."""
+    distinct = {
+        (point.config.data.root, *(point.config.task_config(task).dataset for task in point.tasks)): point
+        for point in points
+    }
+    with reporting() as report:
+        lines = [
+            line for point in distinct.values() for line in validate.check_contents(point.config, point.tasks, report)
+        ]
+    if lines:
+        raise ConfigError(list(dict.fromkeys(lines)))
+
+
+def stated_data(points: Iterable[RunSpec]) -> list[str]:
+    """A text for each data set that is not there and of which the plan takes what is stated."""
+    named: dict[tuple[str, str | None, str], tuple[RunSpec, str]] = {}
+    for point in points:
+        for task in point.tasks:
+            data = point.config.data
+            named[data.root, data.stated, point.config.task_config(task).dataset] = point, task
+    return [text for point, task in named.values() for text in validate.stated_data(point.config, (task,))]
+
+
+def check_planned(points: Iterable[RunSpec], *, calibrate: bool) -> None:
+    """Raises ``ConfigError`` where tasks are to be measured on data sets that are not there."""
+    absent = stated_data(points) if calibrate else []
+    if absent:
+        names = " and ".join(text.partition(" ")[0] for text in absent)
+        raise ConfigError([f"calibrate=true trains for some steps, but data.root has no {names}; plan without it"])
+
+
+def make_embedded_data(points: Iterable[RunSpec]) -> None:
+    """Write the embedded data set once, before several tasks want it at the same time."""
+    roots = {p.config.data.root for p in points if any(validate.is_made_on_demand(p.config, task) for task in p.tasks)}
+    for root in roots:
+        from nepa_scale.data.digits import write_digits
+
+        write_digits(Path(root))
+
+
+def plan_warnings(plan: Plan, cluster: Cluster) -> list[str]:
+    """A line for each. They rest on estimates, or on what this machine shows, so nothing is refused."""
+    if not isinstance(cluster, SlurmSettings):
+        return [reason] if (reason := unseen()) is not None else []
+    lines = (
+        f"{run.label} {name}: {reason}"
+        for run in plan.runs
+        for name, task in run.tasks.items()
+        if (reason := _outlasts(task, cluster)) is not None
+    )
+    return list(dict.fromkeys(lines))
+
+
+def _outlasts(task: PlannedTask, cluster: SlurmSettings) -> str | None:
+    """Why a task does not end within its jobs: each starts anew, trains, and saves before its time limit."""
+    if task.seconds is None:
+        return None
+    minutes = task.resources.timeout_min or cluster.timeout_min
+    useful = max(0.0, minutes * 60 - cluster.startup_seconds - cluster.save_seconds)
+    jobs = 1 + cluster.max_requeues
+    if task.seconds - cluster.startup_seconds <= jobs * useful or task.seconds <= minutes * 60:
+        return None
+    return (
+        f"takes about {duration_text(task.seconds)}, and {jobs} jobs of {minutes} minutes train for"
+        f" {duration_text(jobs * useful)}; raise cluster.timeout_min or cluster.max_requeues"
+    )

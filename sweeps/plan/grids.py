@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from nepa_scale.config import overrides
-from sweeps.settings.schema import MOST_POINTS, RESERVED, GridSettings
+from nepa_scale.config.schema import RunConfig
+from sweeps.settings.schema import MOST_POINTS, RESERVED, GridSettings, Launch
 
 
 def combinations(grid: GridSettings) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -71,3 +74,130 @@ def _rows(grid: GridSettings) -> list[dict[str, Any]]:
     """The settings that vary together, a point each; one without any where there are none."""
     columns = {key: values if isinstance(values, list) else [values] for key, values in grid.zip.items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)] if columns else [{}]
+
+
+Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run of a grid before it is priced: ``values`` are its settings of what varies, ``label`` its short name."""
+
+    config: RunConfig
+    label: str
+    values: dict[str, Any]
+    tasks: tuple[str, ...]
+    tuned: dict[str, Any] = field(default_factory=dict)
+    """The values that its tasks are tried at; of runs that differ in these alone the analysis chooses."""
+    pretrained_by: str | None = None
+    """The run whose pre-training this one uses instead of an equal one of its own."""
+    branched_from: str | None = None
+    """The longer run in whose pre-training this one's begins."""
+
+
+SEED = "seed"
+
+
+class Configurations:
+    """Builds configurations. Of points that differ only in their seed, the first is checked for all.
+
+    ``tasks`` are those whose settings are checked.
+    """
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        self._tasks = tasks
+        self._known: dict[tuple[tuple[str, str], ...], RunConfig] = {}
+        self._seeds: dict[str | None, int] = {}
+
+    def build(self, pairs: Sequence[tuple[str, str]]) -> RunConfig:
+        """The configuration that ``pairs`` make. Raises ``ConfigError`` with every problem found."""
+        rest = tuple(pair for pair in pairs if pair[0] != SEED)
+        seed = dict(pairs).get(SEED)
+        if rest in self._known and seed in self._seeds:
+            return dataclasses.replace(self._known[rest], seed=self._seeds[seed])
+        config = overrides.build(pairs, tasks=self._tasks)
+        self._known[rest], self._seeds[seed] = config, config.seed
+        return config
+
+
+TUNABLE_TASKS = tuple(RunConfig().finetuning)
+SCORED_BY = ("dataset", "tuning_images")  # other values of these make scores that cannot be compared
+
+Try = tuple[tuple[str, ...], dict[str, Any]]
+"""Tasks of a run, and the values that they are tried at."""
+
+
+def tuned_settings(launch: Launch) -> dict[str, list[Any]]:
+    """{setting: its values} of the tasks that the study has."""
+    return {
+        key: values if isinstance(values, list) else [values]
+        for key, values in {**launch.study.tuned, **launch.grid.tuned}.items()
+        if key.split(".")[0] in launch.study.tasks
+    }
+
+
+def tuning_tries(launch: Launch) -> list[Try]:
+    """What the runs of one point and one start do: the tasks that are not tuned, then each tuned one at each value."""
+    by_task = _by_task(tuned_settings(launch))
+    others = tuple(task for task in dict.fromkeys(("pretrain", *launch.study.tasks)) if task not in by_task)
+    made: list[Try] = [(others, {})]
+    for task, settings in by_task.items():
+        made += [
+            (("pretrain", task), dict(zip(settings, values, strict=True)))
+            for values in itertools.product(*settings.values())
+        ]
+    return made
+
+
+def _by_task(found: Mapping[str, list[Any]]) -> dict[str, dict[str, list[Any]]]:
+    """{task: {setting: its values}} of the tasks that are tuned."""
+    by_task: dict[str, dict[str, list[Any]]] = {task: {} for task in TUNABLE_TASKS}
+    for key, values in found.items():
+        by_task.setdefault(key.split(".")[0], {})[key] = values
+    return {task: settings for task, settings in by_task.items() if settings}
+
+
+def read_by(wanted: Sequence[str], values: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
+    """The ``values`` of a point that runs of the ``wanted`` tasks depend on: none of the study's other tasks'."""
+    unread = {task for task in tasks if task not in (*wanted, "pretrain")}
+    return {key: value for key, value in values.items() if key.split(".")[0] not in unread}
+
+
+def tuning_problems(launch: Launch) -> list[str]:
+    """What is wrong with how a launch says what is tuned."""
+    problems, found = [], tuned_settings(launch)
+    for path, settings in {"study.tuned": launch.study.tuned, "grid.tuned": launch.grid.tuned}.items():
+        for key in settings:
+            task, _, name = key.partition(".")
+            if task not in TUNABLE_TASKS:
+                problems.append(f"{path}.{key}: only settings of {' and '.join(TUNABLE_TASKS)} can be tuned")
+            elif overrides.KEYS[key]["orchestration"]:
+                problems.append(f"{path}.{key}: it changes how work is done, not its result; it cannot be tuned")
+            elif name in SCORED_BY:
+                problems.append(f"{path}.{key}: other values of it are scored on other images; it cannot be tuned")
+    problems += [
+        f"{key}={text}: {_path(launch, key)} tries several values" for key, text in launch.pairs if key in found
+    ]
+    varied = varied_settings(launch.grid)
+    problems += [f"{_path(launch, key)}: grid={launch.grid_name} varies it, too" for key in found if key in varied]
+    problems += [f"{_path(launch, key)}: no values" for key, values in found.items() if not values]
+    each = [math.prod(map(len, settings.values())) for settings in _by_task(found).values()]
+    runs = count_points(launch.grid) * max(1, sum(each))
+    if runs > MOST_POINTS:
+        problems.append(f"{', '.join(found)}: {runs} runs; at most {MOST_POINTS} can be planned: give shorter lists")
+    return problems
+
+
+def unscored(launch: Launch, config: RunConfig) -> list[str]:
+    """Complaints about tuned tasks of a run that have no images to be chosen by."""
+    return [
+        f"{task}.tuning_images=0: {_path(launch, key)} is chosen by images that are not trained on;"
+        f" give their number, e.g. {task}.tuning_images=500"
+        for task, section in config.finetuning.items()
+        for key in tuned_settings(launch)
+        if key.startswith(f"{task}.") and not section.tuning_images
+    ]
+
+
+def _path(launch: Launch, key: str) -> str:
+    return f"{'grid' if key in launch.grid.tuned else 'study'}.tuned.{key}"

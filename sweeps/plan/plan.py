@@ -11,7 +11,8 @@ from typing import Any
 
 from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import file_in_the_way, read_json, write_json
-from sweeps.plan.resources import Resources
+from sweeps.plan.machine import Resources
+from sweeps.settings.schema import KINDS, Cluster
 
 SCHEMA = 1
 PLAN_NAME = "plan.json"
@@ -222,3 +223,60 @@ def _read_task(content: dict[str, Any]) -> PlannedTask:
         "layout": Layout(**layout) if layout is not None else None,
     }
     return PlannedTask(**{**content, **read})
+
+
+def run_name(run: PlannedRun | Dropped) -> str:
+    """The label, and where fine-tuning starts if not from the run's own pre-training."""
+    return run.label + start_text(run)
+
+
+def start_text(run: PlannedRun | Dropped) -> str:
+    """What follows a label: nothing where fine-tuning starts from the run's own pre-training."""
+    return {"pretrain": "", "scratch": " scratch"}.get(run.init, f" from {run.init}")
+
+
+def count_text(number: float) -> str:
+    """A count with three digits: 950, 81.3k, 1.12M."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.3g}{unit}"
+    return f"{number:g}"
+
+
+def memory_text(size: float) -> str:
+    """Bytes in MiB or GiB."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def duration_text(seconds: float | None) -> str:
+    """A time for people: 42 s, 3.5 min, 12 min, 1.2 h, 3.1 d; ? where it is not known."""
+    if seconds is None:
+        return "?"
+    for limit, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= limit:
+            return f"{seconds / limit:{'.1f' if seconds < 10 * limit else '.0f'}} {unit}"
+    return f"{seconds:.0f} s"
+
+
+CLUSTER_NAME = "cluster.json"
+
+
+def save_cluster(cluster: Cluster, study_dir: Path) -> None:
+    """Record ``cluster`` as that of the study."""
+    write_json(study_dir / CLUSTER_NAME, dataclasses.asdict(cluster))
+
+
+def read_cluster(study_dir: Path) -> Cluster:
+    """The study's cluster. Raises ``UserError`` where none is recorded, or what is cannot be read."""
+    path = study_dir / CLUSTER_NAME
+    try:
+        content = read_json(path)
+        kind = KINDS[content["kind"]]
+        known = {item.name for item in dataclasses.fields(kind)}
+        return kind(**{key: value for key, value in content.items() if key in known})
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not there; launch the study once more with `python sweeps/launch.py`") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a cluster file ({error}); the next launch writes it anew") from error

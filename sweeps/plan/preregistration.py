@@ -14,8 +14,7 @@ from typing import Any
 from analysis.study.prediction_file import NAME, write_predictions
 from nepa_scale.run_dir.status import now, read_status
 from nepa_scale.utils.errors import ConfigError
-from sweeps.plan.plan import Plan, PlannedRun, run_dir
-from sweeps.plan.units import count_text
+from sweeps.plan.plan import Plan, PlannedRun, count_text, run_dir
 
 
 def largest(plan: Plan) -> dict[str, PlannedRun]:

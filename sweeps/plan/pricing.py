@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from nepa_scale.checkpoint.storage import task_storage
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.placement.costs import FLOPS_CONVENTION, task_cost
-from sweeps.plan.branches import first_step
-from sweeps.plan.data_sets import stated_data
-from sweeps.plan.grids import varied_settings
-from sweeps.plan.machine import Speed, world_size
-from sweeps.plan.measured_times import Measurements
-from sweeps.plan.placements import Placements, seedless
+from nepa_scale.placement import performance
+from nepa_scale.placement.costs import FLOPS_CONVENTION, TaskCost, task_cost
+from nepa_scale.placement.placed import Placement
+from sweeps.plan.feasibility import stated_data
+from sweeps.plan.grids import RunSpec, varied_settings
+from sweeps.plan.machine import Placements, Speed, of_task, seedless, world_size
+from sweeps.plan.measured_times import Measurements, family_of, work_of
 from sweeps.plan.plan import Layout, Plan, PlannedRun, PlannedTask
-from sweeps.plan.resources import of_task
-from sweeps.plan.run_spec import RunSpec
-from sweeps.plan.run_specs import resolved
-from sweeps.plan.sharing import pretraining_digest
-from sweeps.plan.times import Times
+from sweeps.plan.rules import first_step
+from sweeps.plan.run_specs import pretraining_digest, resolved
+from sweeps.plan.timing import counts
 from sweeps.settings.schema import Cluster, Launch
 
 BASIS = {
@@ -93,4 +93,47 @@ class _Pricing:
                 activation_checkpointing=placement.activation_checkpointing,
             ),
             storage_bytes=task_storage(config, task).total,
+        )
+
+
+class Times:
+    """Estimates of a launch, ``speed`` being that of ``devices``. It remembers how many rest on what.
+
+    Where any task of the launch was measured, the others are compared with those: a guess beside a measurement would
+    make a larger task seem the faster one.
+    """
+
+    def __init__(self, speed: Speed, devices: int, measured: Measurements) -> None:
+        self._speed, self._devices, self._measured = speed, devices, measured
+        self._numbers: Counter[str] = Counter()
+
+    def of(
+        self, config: RunConfig, task: str, cost: TaskCost, placement: Placement, start: int
+    ) -> tuple[float | None, bool]:
+        """Seconds of ``task`` from step ``start`` on, None where they are not known; and whether tasks like it were
+        measured."""
+        family, parts = family_of(config, task, placement), counts(config, task, cost.steps, start)
+        work, devices = work_of(cost), placement.world_size
+        found = self._measured.seconds(family, work, parts)
+        if found is not None:
+            self._numbers["measured"] += 1
+            return found, True
+        flops = (cost.flops_train - cost.flops_train * start // cost.steps) * self._devices // devices
+        least = self._speed.seconds_of_work(flops) or 0.0
+        extended = self._measured.extended(family, work, devices, parts, least)
+        self._numbers["guessed" if extended is None else "extended"] += 1
+        if extended is None and self._speed.device is not None:
+            steps = performance.task_step(config, task, placement, self._speed.device).total * (cost.steps - start)
+            return self._speed.startup_seconds + steps, False
+        return (self._speed.seconds(flops) if extended is None else extended), False
+
+    @property
+    def basis(self) -> str:
+        """What they rest on."""
+        measured, extended = self._numbers["measured"], self._numbers["extended"]
+        if not measured + extended:
+            return self._speed.basis
+        said = f"{measured} tasks from short runs of such tasks on this device, {self._measured.since()}"
+        return (
+            f"{said}; {extended} of other sizes or kinds from those; calibrate=true measures them" if extended else said
         )

@@ -13,7 +13,7 @@ import submitit
 from nepa_scale.run_dir.lock import is_in_use_by_another
 from nepa_scale.utils.errors import UserError
 from sweeps.jobs import jobs
-from sweeps.jobs.schedule import Job
+from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import job_environment
 from sweeps.settings.schema import SlurmSettings
 from sweeps.slurm import commands, job_states, requeue, sbatch

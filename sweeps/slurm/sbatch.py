@@ -11,7 +11,7 @@ from typing import Any
 
 from submitit.slurm.slurm import _make_sbatch_string
 
-from sweeps.jobs.schedule import Job
+from sweeps.jobs.jobs import Job
 from sweeps.settings.sbatch_options import gpus_in_gres, sbatch_options
 from sweeps.settings.schema import SlurmSettings
 from sweeps.slurm.job_states import Submission, next_submission, submission_comment, submission_folder

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from nepa_scale.utils.files import write_json
-from sweeps.follow.accuracy import accuracy_table, outcomes
+from sweeps.follow.display import accuracy_table, outcomes
 from sweeps.plan.plan import Plan, PlannedRun, PlannedTask
 
 TASK = PlannedTask(1, 1, 1, flops=1000, memory_bytes=90, seconds=60.0, calibrated=True)

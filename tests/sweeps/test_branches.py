@@ -10,8 +10,7 @@ from plain_study import read_launch
 from nepa_scale.config import branch, overrides
 from nepa_scale.utils.errors import ConfigError
 from sweeps.jobs import jobs
-from sweeps.plan.machine import Speed
-from sweeps.plan.placements import Placements
+from sweeps.plan.machine import Placements, Speed
 from sweeps.plan.pricing import price
 from sweeps.plan.run_specs import expand
 

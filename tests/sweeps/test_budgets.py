@@ -14,12 +14,10 @@ from nepa_scale.utils.files import write_json
 from sweeps.plan import plan
 from sweeps.plan.budgets import excesses, trimmed
 from sweeps.plan.feasibility import fitting
-from sweeps.plan.machine import Speed
-from sweeps.plan.placements import Placements
+from sweeps.plan.machine import Placements, Speed
 from sweeps.plan.plan import Dropped, Layout, Plan, PlannedRun, PlannedTask
 from sweeps.plan.pricing import price
-from sweeps.plan.run_specs import expand, unmet
-from sweeps.plan.sharing import share_pretraining
+from sweeps.plan.run_specs import expand, share_pretraining, unmet
 from sweeps.settings.schema import BudgetSettings
 
 PAIR = Layout(devices=2, zero_stage=1, micro_batch_size=8, accumulation=1, activation_checkpointing=False)

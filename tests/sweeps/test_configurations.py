@@ -8,7 +8,7 @@ import pytest
 
 from nepa_scale.config import overrides
 from nepa_scale.utils.errors import ConfigError
-from sweeps.plan.configurations import Configurations
+from sweeps.plan.grids import Configurations
 
 TASKS = ("pretrain", "classify")
 

@@ -13,8 +13,7 @@ from nepa_scale.run_dir.status import Status
 from nepa_scale.utils.files import write_json
 from sweeps.follow import display
 from sweeps.jobs.task_status import TaskStatus
-from sweeps.plan.plan import Plan, PlannedRun, PlannedTask
-from sweeps.plan.units import count_text, duration_text
+from sweeps.plan.plan import Plan, PlannedRun, PlannedTask, count_text, duration_text
 
 TASK = PlannedTask(params_total=200, params_backbone=100, images=50, flops=10**9, memory_bytes=2**20, seconds=61.0)
 RUN = PlannedRun("femto-p8-0", "femto", "pretrain", {"model.size": "femto"}, {"pretrain": TASK, "segment": TASK})

@@ -7,9 +7,9 @@ from plain_study import read_launch
 
 from nepa_scale.placement.costs import task_cost
 from nepa_scale.utils.errors import ConfigError
+from sweeps.follow.plan_view import learning_rates
 from sweeps.plan.feasibility import check
-from sweeps.plan.rates import learning_rates
-from sweeps.plan.run_spec import RunSpec
+from sweeps.plan.grids import RunSpec
 from sweeps.plan.run_specs import expand
 from sweeps.settings.conf_files import options
 

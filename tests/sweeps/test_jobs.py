@@ -10,14 +10,12 @@ from plain_study import read_launch
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils.files import write_json
 from sweeps.jobs import jobs
-from sweeps.jobs.schedule import Job
+from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import PRINTED_NAME, clear_cancel_marker, mark_cancelled
 from sweeps.plan import plan
-from sweeps.plan.machine import Speed
-from sweeps.plan.placements import Placements
+from sweeps.plan.machine import Placements, Speed
 from sweeps.plan.pricing import price
-from sweeps.plan.run_specs import expand
-from sweeps.plan.sharing import share_pretraining
+from sweeps.plan.run_specs import expand, share_pretraining
 
 
 @pytest.fixture

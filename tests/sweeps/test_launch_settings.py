@@ -8,7 +8,7 @@ import pytest
 
 from nepa_scale.config.overrides import flatten
 from nepa_scale.utils.errors import ConfigError
-from sweeps.settings.clusters import read_cluster, save_cluster
+from sweeps.plan.plan import read_cluster, save_cluster
 from sweeps.settings.command_line import read_launch
 from sweeps.settings.conf_files import CONF, options
 from sweeps.settings.schema import GROUPS, KINDS, LocalSettings, SlurmSettings

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sweeps.plan import machine
-from sweeps.plan.machine import Slots, local_slots, task_speed, world_size
-from sweeps.plan.placements import Placements
+from sweeps.plan.machine import Placements, Slots, local_slots, task_speed, world_size
 from sweeps.plan.pricing import price
 from sweeps.plan.run_specs import expand
 from sweeps.settings import command_line

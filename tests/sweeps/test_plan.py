@@ -16,13 +16,10 @@ from nepa_scale.run_dir.status import Status, write_status
 from nepa_scale.utils.errors import ConfigError, UserError
 from sweeps.plan import plan
 from sweeps.plan.feasibility import check
-from sweeps.plan.machine import Speed
-from sweeps.plan.placements import Placements
+from sweeps.plan.grids import RunSpec
+from sweeps.plan.machine import Placements, Resources, Speed
 from sweeps.plan.pricing import price
-from sweeps.plan.resources import Resources
-from sweeps.plan.run_spec import RunSpec
-from sweeps.plan.run_specs import expand
-from sweeps.plan.sharing import share_pretraining
+from sweeps.plan.run_specs import expand, share_pretraining
 
 SPEED = Speed(1e9, 10.0, "stated")
 

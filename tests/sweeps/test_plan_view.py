@@ -11,7 +11,7 @@ from rich.console import Console
 
 from nepa_scale.run_dir.status import Status, write_status
 from sweeps.follow import plan_view
-from sweeps.jobs.schedule import Job
+from sweeps.jobs.jobs import Job
 from sweeps.plan.plan import Layout, Plan, PlannedRun, PlannedTask
 from sweeps.settings.schema import LocalSettings, SlurmSettings
 

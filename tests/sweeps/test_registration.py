@@ -9,8 +9,7 @@ from plain_study import read_launch
 
 from nepa_scale.run_dir.status import Status, write_status
 from nepa_scale.utils.errors import ConfigError
-from sweeps.plan.machine import Speed
-from sweeps.plan.placements import Placements
+from sweeps.plan.machine import Placements, Speed
 from sweeps.plan.plan import Plan
 from sweeps.plan.preregistration import largest, not_started
 from sweeps.plan.pricing import price

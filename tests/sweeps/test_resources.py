@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nepa_scale.config import overrides
-from sweeps.plan.placements import Placements
-from sweeps.plan.resources import of_task
+from sweeps.plan.machine import Placements, of_task
 from sweeps.settings.schema import SlurmSettings
 
 GPUS = {"nodes": 1, "tasks_per_node": 8, "gpus_per_node": 8}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.jobs.schedule import Job, by_chain, chain_costs, is_ready, makespan
+from sweeps.jobs.jobs import Job, by_chain, chain_costs, is_ready, makespan
 
 
 def job(key: str, cost: float, *after: str) -> Job:

@@ -12,8 +12,7 @@ from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils.errors import UserError
 from sweeps.jobs.selecting import Selection
 from sweeps.plan import plan
-from sweeps.plan.plan import Plan, PlannedRun, PlannedTask
-from sweeps.settings.clusters import save_cluster
+from sweeps.plan.plan import Plan, PlannedRun, PlannedTask, save_cluster
 from sweeps.settings.schema import LocalSettings
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

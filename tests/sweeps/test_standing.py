@@ -25,11 +25,10 @@ from sweeps import status
 from sweeps.follow import display
 from sweeps.jobs.task import CANCELLED, mark_cancelled
 from sweeps.jobs.task_status import TaskStatus, last_row, task_statuses
-from sweeps.local import executor as executor_here
 from sweeps.local import runner
+from sweeps.local import runner as executor_here
 from sweeps.plan import plan
-from sweeps.plan.plan import Plan, PlannedRun, PlannedTask
-from sweeps.settings.clusters import save_cluster
+from sweeps.plan.plan import Plan, PlannedRun, PlannedTask, save_cluster
 from sweeps.settings.schema import LocalSettings
 from sweeps.slurm.job_states import ENDS
 

@@ -10,12 +10,10 @@ from plain_study import read_launch
 
 from nepa_scale.utils.errors import ConfigError
 from sweeps.plan import plan
-from sweeps.plan.machine import Speed
-from sweeps.plan.placements import Placements
+from sweeps.plan.grids import RunSpec
+from sweeps.plan.machine import Placements, Speed
 from sweeps.plan.pricing import price
-from sweeps.plan.run_spec import RunSpec
-from sweeps.plan.run_specs import expand
-from sweeps.plan.sharing import share_pretraining
+from sweeps.plan.run_specs import expand, share_pretraining
 
 SCORED = ("classify.tuning_images=500", "segment.tuning_images=400")
 TUNED = "study.tuned={classify.base_lr: [0.003, 0.006], segment.base_lr: [0.02, 0.03, 0.04]}"

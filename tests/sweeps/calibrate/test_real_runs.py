@@ -12,12 +12,10 @@ from slurm_cluster import VirtualCluster
 
 from nepa_scale.data.digits import write_digits
 from nepa_scale.utils.errors import UserError
-from sweeps.calibrate.here import run_here
-from sweeps.calibrate.on_slurm import run_on_slurm
+from sweeps.calibrate.measure import run_here, run_on_slurm
 from sweeps.calibrate.shapes import Shape, unmeasured
-from sweeps.plan.machine import Slots
+from sweeps.plan.machine import Placements, Slots
 from sweeps.plan.measured_times import Measurements
-from sweeps.plan.placements import Placements
 from sweeps.plan.run_specs import expand
 from sweeps.plan.timing import Counts, ShortRun
 from sweeps.settings.schema import SlurmSettings

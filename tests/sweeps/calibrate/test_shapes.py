@@ -5,8 +5,8 @@ from __future__ import annotations
 from plain_study import read_launch
 
 from sweeps.calibrate.shapes import unmeasured
+from sweeps.plan.machine import Placements
 from sweeps.plan.measured_times import Measurement, Measurements
-from sweeps.plan.placements import Placements
 from sweeps.plan.run_specs import expand
 from sweeps.plan.timing import Timing
 

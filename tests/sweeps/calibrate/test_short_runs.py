@@ -8,7 +8,7 @@ import pytest
 
 from nepa_scale.config import overrides, validate
 from nepa_scale.config.overrides import parse
-from sweeps.calibrate.short_runs import short_config
+from sweeps.calibrate.shapes import short_config
 from sweeps.plan.timing import Counts, ShortRun, counts
 
 RUN = ShortRun(10, evaluates=True)

@@ -24,7 +24,7 @@ from nepa_scale.config import overrides
 from nepa_scale.data.digits import write_digits
 from nepa_scale.run_dir import settings
 from nepa_scale.utils.files import read_json
-from sweeps.jobs.schedule import Job
+from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import run_task
 from sweeps.local import processes
 from sweeps.local.processes import ForkServer, NoServerError, fork_server

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sweeps.jobs.schedule import Job
+from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import fresh_folder
 from sweeps.local.queue import LocalQueue
 from sweeps.plan.machine import Slots

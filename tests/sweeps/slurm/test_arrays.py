@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.jobs.schedule import Job
-from sweeps.plan.resources import Resources
+from sweeps.jobs.jobs import Job
+from sweeps.plan.machine import Resources
 from sweeps.slurm.sbatch import Array, arranged
 
 BIG = Resources(nodes=2)

@@ -15,8 +15,8 @@ from slurm_cluster import ACCOUNT, QOS, VirtualCluster, wait_for
 
 from nepa_scale.run_dir.status import read_status
 from sweeps.jobs import jobs
-from sweeps.jobs.schedule import Job
-from sweeps.plan.resources import Resources
+from sweeps.jobs.jobs import Job
+from sweeps.plan.machine import Resources
 from sweeps.settings.schema import SlurmSettings
 from sweeps.slurm import job_states, sbatch
 from sweeps.slurm.executor import SlurmExecutor

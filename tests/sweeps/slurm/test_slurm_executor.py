@@ -23,11 +23,11 @@ from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import write_json
-from sweeps.follow.following import Follower
+from sweeps.follow.follower import Follower
 from sweeps.jobs import jobs
-from sweeps.jobs.schedule import Job
+from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import TaskInterruptedError, mark_cancelled
-from sweeps.plan.resources import Resources
+from sweeps.plan.machine import Resources
 from sweeps.settings.schema import SlurmSettings
 from sweeps.slurm import commands, job_states
 from sweeps.slurm.executor import SlurmExecutor

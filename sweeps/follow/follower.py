@@ -1,20 +1,98 @@
-"""Watching a study's tasks from outside: what they write about themselves, shown as it happens."""
+"""Where tasks run: on this machine or on Slurm, one set of verbs for both."""
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 
-from nepa_scale.distributed.signals import StopRequest
+from nepa_scale.distributed.signals import StopRequest, handle
 from nepa_scale.run_dir import lock
 from nepa_scale.run_dir.status import Status, read_status, status_path
-from sweeps.follow.display import Progressing
-from sweeps.follow.executors import Executor
+from sweeps.follow import display
+from sweeps.follow.display import Progressing, accuracy_table, outcomes
 from sweeps.jobs import jobs
-from sweeps.jobs.schedule import Job
+from sweeps.jobs.jobs import Job
+from sweeps.local.runner import LocalExecutor
+from sweeps.plan.plan import Plan
+from sweeps.settings.schema import Cluster, SlurmSettings
 from sweeps.slurm.commands import SchedulerUnavailableError
+from sweeps.slurm.executor import SlurmExecutor
+
+
+class Executor(Protocol):
+    """Takes a study's tasks and works on them, whether or not anybody stays to watch."""
+
+    def check(self) -> None:
+        """Raises ``UserError`` where it cannot work at all."""
+
+    def gone(self, keys: Collection[str]) -> dict[str, str]:
+        """Of tasks (run_id/task) that say they wait or run, those that nobody works on, and why."""
+
+    def settle(self, jobs: Sequence[Job]) -> None:
+        """Make the status true of every task among ``jobs`` that ended without a word."""
+
+    def submit(self, jobs: Sequence[Job]) -> list[str]:
+        """Put ``jobs`` in line, all or none; returns lines for people. Raises ``UserError``."""
+
+    def is_active(self) -> bool:
+        """Whether anything of the study is in line or under way."""
+
+    def stop(self) -> str | None:
+        """Ask all that is under way to save and leave; or say why that is not done when a watcher leaves."""
+
+    def works_on(self, job: Job) -> bool:
+        """Whether ``job`` is in line or under way."""
+
+    def traces(self) -> str:
+        """Where to look, and what to do, when work ended without a word."""
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """Stop ``jobs``, which are marked as cancelled, wherever they are."""
+
+
+def scripts(cluster: Cluster, study_dir: Path, todo: Sequence[Job]) -> list[str]:
+    """What sbatch would get to do ``todo``; nothing where tasks run on this machine."""
+    return SlurmExecutor(cluster, study_dir).scripts(todo) if isinstance(cluster, SlurmSettings) else []
+
+
+def executor(cluster: Cluster, study_dir: Path) -> Executor:
+    """The executor of the study in ``study_dir``."""
+    if isinstance(cluster, SlurmSettings):
+        return SlurmExecutor(cluster, study_dir)
+    return LocalExecutor(study_dir)
+
+
+EXIT_FAILURE = 1
+
+
+def see_through(place: Executor, planned: Plan, study_dir: Path, todo: Sequence[Job], *, watch: bool) -> int:
+    """Watch ``todo`` to the end, or say how to; returns the exit code: 1 where something is not finished."""
+    if not watch:
+        print(f"`python sweeps/status.py {study_dir}` shows how far they are, `python sweeps/cancel.py` stops them")
+        return 0
+    stop = StopRequest()
+    handle(signal.SIGHUP, signal.SIG_DFL)  # a closed terminal ends the watching, not the work
+    console = display.make_console()
+    follower = Follower(todo, planned.titles, console)
+    stopped = follower.follow(place, stop)
+    console.print(display.results_table(planned, study_dir))
+    if found := outcomes(planned, study_dir):
+        console.print("", accuracy_table(found), sep="\n")
+    rows = [(planned.titles[job.key], error, jobs.log_file(job)) for job, error in follower.failures]
+    for line in display.failure_lines(rows):
+        print(line)
+    left = [job for job in todo if not jobs.is_done(job)]
+    if stopped:
+        print(place.stop() or "stopped: what ran is saved; the same command continues")
+    elif len(left) > len(rows):
+        print(f"{len(left) - len(rows)} tasks are not finished and nobody works on them; {place.traces()}")
+    return EXIT_FAILURE if left else 0
+
 
 POLL_SECONDS = 0.3
 SETTLE_SECONDS = 10.0

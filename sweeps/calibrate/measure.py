@@ -1,0 +1,177 @@
+"""What is known of times where a launch will run, and with ``calibrate=true`` what is missing of that, measured."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nepa_scale.config import overrides
+from nepa_scale.run_dir.status import now
+from nepa_scale.utils.errors import UserError
+from sweeps.calibrate.shapes import Shape, families, short_config, short_run, unmeasured
+from sweeps.jobs import jobs
+from sweeps.jobs.jobs import Job, printed_error
+from sweeps.jobs.task import ROOT, run_task
+from sweeps.local import processes
+from sweeps.local.leases import whole_machine
+from sweeps.local.processes import ForkServer, fork_server
+from sweeps.plan import measured_times
+from sweeps.plan.feasibility import check_shards, make_embedded_data
+from sweeps.plan.grids import RunSpec
+from sweeps.plan.machine import Placements, Slots, Speed, local_slots, of_task
+from sweeps.plan.measured_times import Measurement
+from sweeps.plan.timing import ShortRun, Timing, mean
+from sweeps.settings.schema import Launch, LocalSettings, SlurmSettings
+from sweeps.slurm.commands import SchedulerUnavailableError
+from sweeps.slurm.executor import SlurmExecutor
+
+
+def known_times(
+    request: Launch, points: Mapping[str, RunSpec], placed: Placements, speed: Speed
+) -> measured_times.Measurements:
+    """What is known of times of such tasks on these devices; with ``calibrate`` after measuring what is missing."""
+    folder = measured_times.cache_folder()
+    known = measured_times.load(folder, measured_times.device_of(request.cluster))
+    missing = unmeasured(points, placed, known) if request.calibrate else []
+    if missing:
+        folder = measured_times.check_folder(folder)
+        check_shards(points.values())
+        make_embedded_data(points.values())
+        runs = [(shape, short_run(shape, speed.seconds_of_work(shape.work))) for shape in missing]
+        if isinstance(request.cluster, LocalSettings):
+            found = run_here(runs, local_slots(request.cluster), folder)
+        else:
+            found = run_on_slurm(runs, request.cluster, folder)
+        for measurement in found:
+            known.add(measurement)
+        known.save(folder)
+    return known.of(families(points, placed))
+
+
+LOCAL_POLL_SECONDS = 0.02
+
+
+def run_here(runs: Sequence[tuple[Shape, ShortRun]], slots: Slots, folder: Path) -> list[Measurement]:
+    """Do the ``runs`` one after the other in a temporary folder below ``folder``, and say on the way which.
+
+    Tasks of other studies are waited for, and wait meanwhile. Raises ``UserError`` with the first error of a task that
+    fails.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    measurements = []
+    with (
+        whole_machine(slots.gpus),
+        fork_server(slots) as server,
+        tempfile.TemporaryDirectory(dir=folder, prefix="running-", ignore_cleanup_errors=True) as temporary,
+    ):
+        if server is None:
+            _warm_up()
+        else:
+            server.wait()
+        for number, (shape, run) in enumerate(runs, start=1):
+            print(f"calibrating {number}/{len(runs)}: {shape.label}", flush=True)
+            timing = _time_copies(shape, run, slots, Path(temporary) / str(number), server)
+            measurements.append(Measurement(shape.family, shape.work, timing, shape.label, now(), shape.devices))
+    return measurements
+
+
+def _warm_up() -> None:
+    """Read the trainer's libraries once: after an installation or a restart the first process waits for the disk, and
+    no other does."""
+    heavy = "import nepa_scale.engine.engine, nepa_scale.tasks.pretrain"
+    subprocess.run([sys.executable, "-c", heavy], cwd=ROOT, capture_output=True, check=False)
+
+
+def _time_copies(shape: Shape, run: ShortRun, slots: Slots, folder: Path, server: ForkServer | None) -> Timing:
+    config = short_config(shape.config, shape.task, run)
+    copies = [folder / str(slot) for slot in range(slots.count)]
+    for copy in copies:
+        overrides.save(config, copy / "config.yaml")
+    work = [_local_job(shape, copy) for copy in copies]
+    started = time.perf_counter()
+    handles = [processes.start(job, slots, _gpus(slots, slot), server) for slot, job in enumerate(work)]
+    try:
+        took = [0.0] * len(handles)
+        while not all(took):
+            time.sleep(LOCAL_POLL_SECONDS)
+            for slot, (job, handle) in enumerate(zip(work, handles, strict=True)):
+                if not took[slot] and handle.done():
+                    took[slot] = time.perf_counter() - started
+                    words = processes.last_words(handle)
+                    if words is not None:
+                        raise UserError(f"calibrating {shape.label}: {printed_error(job) or words}")
+    finally:
+        for handle in handles:
+            processes.kill_tree(int(handle.job_id))
+            handle.done()  # takes note of the end, so that no zombie stays
+    return mean([run.timing(copy / shape.task, seconds) for copy, seconds in zip(copies, took, strict=True)])
+
+
+def _local_job(shape: Shape, run_dir: Path) -> Job:
+    function = functools.partial(run_task, str(run_dir.absolute()), shape.task)
+    folder = run_dir.absolute() / shape.task / "submitit"
+    return Job(key=shape.label, function=function, folder=folder, after=(), cost=0.0)
+
+
+def _gpus(slots: Slots, slot: int) -> list[str]:
+    """The GPUs of a slot, one for each rank."""
+    first = slot * slots.processes
+    return [slots.gpus[(first + rank) % len(slots.gpus)] for rank in range(slots.processes)] if slots.gpus else []
+
+
+SLURM_POLL_SECONDS = 2.0
+
+
+def run_on_slurm(runs: Sequence[tuple[Shape, ShortRun]], settings: SlurmSettings, folder: Path) -> list[Measurement]:
+    """Submit the ``runs`` from a temporary folder below ``folder``, which the nodes must see, and wait for their end.
+
+    Raises ``UserError`` with Slurm's words, or the first reason of a task that failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="running-", ignore_cleanup_errors=True) as temporary:
+        study_dir = Path(temporary)
+        place = SlurmExecutor(settings, study_dir)
+        place.check()
+        todo = [
+            _slurm_job(study_dir / "runs" / str(number), shape, run, settings)
+            for number, (shape, run) in enumerate(runs)
+        ]
+        try:
+            place.submit(todo)
+            print(f"calibrating: {len(todo)} tasks on Slurm", flush=True)
+            while _is_active(place):
+                time.sleep(SLURM_POLL_SECONDS)
+        except BaseException:  # Ctrl-C above all: what nobody waits for any more should not take nodes
+            place.cancel(todo)
+            raise
+        return [_measurement(shape, run, job, place) for (shape, run), job in zip(runs, todo, strict=True)]
+
+
+def _is_active(place: SlurmExecutor) -> bool:
+    try:
+        return place.is_active()
+    except SchedulerUnavailableError:  # the jobs go on meanwhile, and it is asked again
+        return True
+
+
+def _slurm_job(run_dir: Path, shape: Shape, run: ShortRun, settings: SlurmSettings) -> Job:
+    overrides.save(short_config(shape.config, shape.task, run), run_dir / "config.yaml")
+    return Job(
+        key=f"{run_dir.name}/{shape.task}",
+        function=functools.partial(run_task, str(run_dir), shape.task),
+        folder=run_dir / shape.task / "submitit",
+        resources=of_task(settings, shape.devices, None),
+    )
+
+
+def _measurement(shape: Shape, run: ShortRun, job: Job, place: SlurmExecutor) -> Measurement:
+    if not jobs.is_done(job):
+        reason = place.gone([job.key]).get(job.key, "it ended without a result")
+        raise UserError(f"calibrating {shape.label}: {reason}")
+    timing = run.timing(jobs.task_dir(job))
+    return Measurement(shape.family, shape.work, timing, shape.label, now(), shape.devices)
