@@ -22,7 +22,7 @@ from analysis.findings.series import (
     size_order,
 )
 from analysis.study.records import FINISHED, Study
-from nepa_scale.config.schema import TASKS
+from nepa_scale.config.registry import TASKS
 from nepa_scale.data.embedded import EMBEDDED_NAME
 
 DOING = {"pretrain": "Pretraining", "probe": "Probing", "classify": "Classification", "segment": "Segmentation"}

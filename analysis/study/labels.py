@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from nepa_scale.config.schema import TASKS, RunConfig, walk
+from nepa_scale.config.registry import TASKS
+from nepa_scale.config.schema import RunConfig, walk
 
 NOT_COMPARED = ("init", "seed")
 """A control differs in where it starts, and seeds are averaged."""

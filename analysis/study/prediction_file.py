@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.study.files import NUMBER, TEXT, Types, Unreadable, checked, number
-from nepa_scale.config.schema import TASKS
+from nepa_scale.config.registry import TASKS
 from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import read_json, to_json
 

@@ -25,7 +25,7 @@ from analysis.study.files import (
     read_status,
 )
 from analysis.study.labels import told_apart
-from nepa_scale.config.schema import TASKS
+from nepa_scale.config.registry import TASKS
 from nepa_scale.utils.errors import UserError, nearest
 
 FINISHED, UNREADABLE = "finished", "unreadable"

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nepa_scale.config.early_stop import KNN, asks_for_knn
-from nepa_scale.config.schema import PretrainConfig, RunConfig
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.task_settings import PretrainConfig
 from nepa_scale.placement.costs import task_cost
 from sweeps.plan.grids import RunSpec
 from sweeps.plan.machine import Placements, seedless

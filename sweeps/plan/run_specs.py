@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale.config import overrides
-from nepa_scale.config.schema import TASKS, RunConfig, config_digest
+from nepa_scale.config.registry import TASKS
+from nepa_scale.config.schema import RunConfig, config_digest
 from nepa_scale.run_dir.paths import is_finished
 from nepa_scale.utils.errors import ConfigError, UserError
 from sweeps.plan import grids
