@@ -30,6 +30,9 @@ from sweeps.settings.schema import Launch, LocalSettings, SlurmSettings
 from sweeps.slurm.commands import SchedulerUnavailableError
 from sweeps.slurm.executor import SlurmExecutor
 
+LOCAL_POLL_SECONDS = 0.02
+SLURM_POLL_SECONDS = 2.0
+
 
 def known_times(
     request: Launch, points: Mapping[str, RunSpec], placed: Placements, speed: Speed
@@ -51,9 +54,6 @@ def known_times(
             known.add(measurement)
         known.save(folder)
     return known.of(families(points, placed))
-
-
-LOCAL_POLL_SECONDS = 0.02
 
 
 def run_here(runs: Sequence[tuple[Shape, ShortRun]], slots: Slots, folder: Path) -> list[Measurement]:
@@ -122,9 +122,6 @@ def _gpus(slots: Slots, slot: int) -> list[str]:
     """The GPUs of a slot, one for each rank."""
     first = slot * slots.processes
     return [slots.gpus[(first + rank) % len(slots.gpus)] for rank in range(slots.processes)] if slots.gpus else []
-
-
-SLURM_POLL_SECONDS = 2.0
 
 
 def run_on_slurm(runs: Sequence[tuple[Shape, ShortRun]], settings: SlurmSettings, folder: Path) -> list[Measurement]:

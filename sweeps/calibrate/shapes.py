@@ -18,6 +18,8 @@ from sweeps.plan.timing import ShortRun
 
 #: Largest over smallest task of a family from which on one between them is measured, too.
 WIDE = 30.0
+TARGET_SECONDS = 2.0
+SHORTEST, LONGEST = 5, 40
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,6 @@ def _ends(family: dict[float, Shape]) -> list[Shape]:
         middle = math.sqrt(works[0] * works[-1])
         chosen.add(min(works, key=lambda work: abs(math.log(work / middle))))
     return [family[work] for work in sorted(chosen)]
-
-
-TARGET_SECONDS = 2.0
-SHORTEST, LONGEST = 5, 40
 
 
 def short_run(shape: Shape, step_seconds: float | None) -> ShortRun:

@@ -23,6 +23,11 @@ from sweeps.settings.schema import Cluster, SlurmSettings
 from sweeps.slurm.commands import SchedulerUnavailableError
 from sweeps.slurm.executor import SlurmExecutor
 
+EXIT_FAILURE = 1
+POLL_SECONDS = 0.3
+SETTLE_SECONDS = 10.0
+FINAL = ("finished", "failed")
+
 
 class Executor(Protocol):
     """Takes a study's tasks and works on them, whether or not anybody stays to watch."""
@@ -67,9 +72,6 @@ def executor(cluster: Cluster, study_dir: Path) -> Executor:
     return LocalExecutor(study_dir)
 
 
-EXIT_FAILURE = 1
-
-
 def see_through(place: Executor, planned: Plan, study_dir: Path, todo: Sequence[Job], *, watch: bool) -> int:
     """Watch ``todo`` to the end, or say how to; returns the exit code: 1 where something is not finished."""
     if not watch:
@@ -92,11 +94,6 @@ def see_through(place: Executor, planned: Plan, study_dir: Path, todo: Sequence[
     elif len(left) > len(rows):
         print(f"{len(left) - len(rows)} tasks are not finished and nobody works on them; {place.traces()}")
     return EXIT_FAILURE if left else 0
-
-
-POLL_SECONDS = 0.3
-SETTLE_SECONDS = 10.0
-FINAL = ("finished", "failed")
 
 
 class Follower:

@@ -23,6 +23,7 @@ NOTES = (
     "batch: images at once x accumulated x devices; ZeRO 1 r: with activation checkpointing",
     "of a run: memory, ZeRO and batch of its task that needs most memory; unique: different images",
 )
+MOST_LINES = 40
 
 
 @dataclass(frozen=True)
@@ -248,9 +249,6 @@ def _range(text: Callable[[float], str], values: Sequence[float]) -> str:
     """Smallest to largest, or one text where both read the same."""
     least, most = text(min(values)), text(max(values))
     return least if least == most else f"{least} to {most}"
-
-
-MOST_LINES = 40
 
 
 def learning_rates(points: Iterable[RunSpec]) -> list[str]:

@@ -18,6 +18,22 @@ from sweeps.plan.plan import Plan, run_dir
 UNDER_WAY = ("submitted", "running")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A piece of work: call ``function`` once the jobs in ``after`` are finished.
+
+    ``function`` is picklable and raises when it fails; ``cost`` in any one unit orders the queue; ``folder``
+    takes the files of its submissions.
+    """
+
+    key: str
+    function: Callable[[], object]
+    folder: Path
+    after: tuple[str, ...] = ()
+    cost: float = 0.0
+    resources: Resources = field(default_factory=Resources)
+
+
 def jobs_to_do(plan: Plan, study_dir: Path) -> list[Job]:
     """A job for every unfinished task of the plan that no user has cancelled; fine-tuning waits for unfinished
     pre-training, and where that was cancelled is not to be done either."""
@@ -156,22 +172,6 @@ def first_error(printed: str) -> str | None:
     """The first line by which a command of ours tells an error, without its prefix."""
     lines = printed.splitlines()
     return next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A piece of work: call ``function`` once the jobs in ``after`` are finished.
-
-    ``function`` is picklable and raises when it fails; ``cost`` in any one unit orders the queue; ``folder``
-    takes the files of its submissions.
-    """
-
-    key: str
-    function: Callable[[], object]
-    folder: Path
-    after: tuple[str, ...] = ()
-    cost: float = 0.0
-    resources: Resources = field(default_factory=Resources)
 
 
 def by_chain(jobs: Sequence[Job]) -> list[Job]:

@@ -14,7 +14,10 @@ from nepa_scale.distributed.inherited import without_launcher
 from nepa_scale.run_dir.paths import is_finished
 from nepa_scale.run_dir.status import read_status
 
+ROOT = Path(__file__).resolve().parents[2]
 PRINTED_NAME = "printed.err"
+CANCEL_MARKER = "cancelled"
+CANCELLED = "cancelled"
 
 
 class TaskNotFinishedError(Exception):
@@ -76,10 +79,6 @@ def _leave(number: int, _frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-CANCEL_MARKER = "cancelled"
-CANCELLED = "cancelled"
-
-
 def mark_cancelled(task_dir: Path) -> None:
     """Mark the task as cancelled."""
     task_dir.mkdir(parents=True, exist_ok=True)
@@ -94,9 +93,6 @@ def is_cancelled(task_dir: Path) -> bool:
 def clear_cancel_marker(task_dir: Path) -> None:
     """Lift the mark."""
     (task_dir / CANCEL_MARKER).unlink(missing_ok=True)
-
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def fresh_folder(parent: Path) -> Path:

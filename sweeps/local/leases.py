@@ -27,6 +27,7 @@ from nepa_scale.utils.files import read_json, write_json
 PATIENCE_SECONDS = 5.0
 """A queue that has not asked for so long does not wait any more."""
 REFRESH_SECONDS = 1.0
+POLL_SECONDS = 0.5
 GPU = "gpu"
 """What the name of a GPU begins with in the book."""
 
@@ -119,6 +120,23 @@ class LeaseBook:
         write_json(self._path, {"held": [asdict(each) for each in held], "wishes": [asdict(each) for each in wishes]})
 
 
+@contextmanager
+def whole_machine(gpus: Sequence[str]) -> Iterator[None]:
+    """Hold all ``gpus``, or without any all cores, against every queue of this user; running tasks are waited for."""
+    book = LeaseBook()
+    devices = [f"{GPU}{name}" for name in gpus] or ["cores"]
+    share = book.claim(devices, Fraction(1), len(devices))
+    if share is None:
+        print("waiting until tasks of other studies have ended: beside them, times would come out too long", flush=True)
+    while share is None:
+        time.sleep(POLL_SECONDS)
+        share = book.claim(devices, Fraction(1), len(devices))
+    try:
+        yield
+    finally:
+        book.release(share)
+
+
 def _free(held: Sequence[Lease], devices: Sequence[str], fraction: Fraction) -> list[str]:
     """The ``devices`` that have room for ``fraction``, emptiest first."""
     taken = {device: Fraction(0) for device in devices}
@@ -152,23 +170,3 @@ def _user() -> str:
 
 def _me() -> tuple[int, float]:
     return os.getpid(), start_time(os.getpid()) or 0.0
-
-
-POLL_SECONDS = 0.5
-
-
-@contextmanager
-def whole_machine(gpus: Sequence[str]) -> Iterator[None]:
-    """Hold all ``gpus``, or without any all cores, against every queue of this user; running tasks are waited for."""
-    book = LeaseBook()
-    devices = [f"{GPU}{name}" for name in gpus] or ["cores"]
-    share = book.claim(devices, Fraction(1), len(devices))
-    if share is None:
-        print("waiting until tasks of other studies have ended: beside them, times would come out too long", flush=True)
-    while share is None:
-        time.sleep(POLL_SECONDS)
-        share = book.claim(devices, Fraction(1), len(devices))
-    try:
-        yield
-    finally:
-        book.release(share)

@@ -33,6 +33,17 @@ from sweeps.plan.machine import Slots
 
 WITHOUT_LIMIT_MINUTES = 60 * 24 * 365
 KILL_SECONDS = 5.0
+LEAVE_SECONDS = 10.0
+POLL_SECONDS = 0.02
+#: What submitit's controller tells the only process of a job.
+ALONE = {
+    "SUBMITIT_EXECUTOR": "local",
+    "SUBMITIT_LOCAL_NTASKS": "1",
+    "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+    "SUBMITIT_LOCAL_NODEID": "0",
+    "SUBMITIT_LOCAL_LOCALID": "0",
+    "SUBMITIT_LOCAL_GLOBALID": "0",
+}
 
 
 def start(job: Job, slots: Slots, gpus: Sequence[str], server: ForkServer | None) -> submitit.LocalJob[Any]:
@@ -76,23 +87,6 @@ def kill_tree(pid: int) -> None:
         psutil.wait_procs(family, timeout=KILL_SECONDS)
 
 
-LEAVE_SECONDS = 10.0
-POLL_SECONDS = 0.02
-#: What submitit's controller tells the only process of a job.
-ALONE = {
-    "SUBMITIT_EXECUTOR": "local",
-    "SUBMITIT_LOCAL_NTASKS": "1",
-    "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
-    "SUBMITIT_LOCAL_NODEID": "0",
-    "SUBMITIT_LOCAL_LOCALID": "0",
-    "SUBMITIT_LOCAL_GLOBALID": "0",
-}
-
-
-class NoServerError(Exception):
-    """The server has ended, or never came up."""
-
-
 @contextlib.contextmanager
 def fork_server(slots: Slots) -> Iterator[ForkServer | None]:
     """A server for jobs of these slots; None where these need fresh processes."""
@@ -104,6 +98,10 @@ def fork_server(slots: Slots) -> Iterator[ForkServer | None]:
         yield server
     finally:
         server.leave()
+
+
+class NoServerError(Exception):
+    """The server has ended, or never came up."""
 
 
 class ForkServer:

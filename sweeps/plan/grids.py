@@ -13,6 +13,29 @@ from nepa_scale.config import overrides
 from nepa_scale.config.schema import RunConfig
 from sweeps.settings.schema import MOST_POINTS, RESERVED, GridSettings, Launch
 
+Pairs = list[tuple[str, str]]
+SEED = "seed"
+SCORED_BY = ("dataset", "tuning_images")  # other values of these make scores that cannot be compared
+TUNABLE_TASKS = tuple(RunConfig().finetuning)
+Try = tuple[tuple[str, ...], dict[str, Any]]
+"""Tasks of a run, and the values that they are tried at."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run of a grid before it is priced: ``values`` are its settings of what varies, ``label`` its short name."""
+
+    config: RunConfig
+    label: str
+    values: dict[str, Any]
+    tasks: tuple[str, ...]
+    tuned: dict[str, Any] = field(default_factory=dict)
+    """The values that its tasks are tried at; of runs that differ in these alone the analysis chooses."""
+    pretrained_by: str | None = None
+    """The run whose pre-training this one uses instead of an equal one of its own."""
+    branched_from: str | None = None
+    """The longer run in whose pre-training this one's begins."""
+
 
 def combinations(grid: GridSettings) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name of the point or "", settings) for every point, times every row, times every combination of the axes."""
@@ -76,28 +99,6 @@ def _rows(grid: GridSettings) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)] if columns else [{}]
 
 
-Pairs = list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class RunSpec:
-    """One run of a grid before it is priced: ``values`` are its settings of what varies, ``label`` its short name."""
-
-    config: RunConfig
-    label: str
-    values: dict[str, Any]
-    tasks: tuple[str, ...]
-    tuned: dict[str, Any] = field(default_factory=dict)
-    """The values that its tasks are tried at; of runs that differ in these alone the analysis chooses."""
-    pretrained_by: str | None = None
-    """The run whose pre-training this one uses instead of an equal one of its own."""
-    branched_from: str | None = None
-    """The longer run in whose pre-training this one's begins."""
-
-
-SEED = "seed"
-
-
 class Configurations:
     """Builds configurations. Of points that differ only in their seed, the first is checked for all.
 
@@ -118,13 +119,6 @@ class Configurations:
         config = overrides.build(pairs, tasks=self._tasks)
         self._known[rest], self._seeds[seed] = config, config.seed
         return config
-
-
-TUNABLE_TASKS = tuple(RunConfig().finetuning)
-SCORED_BY = ("dataset", "tuning_images")  # other values of these make scores that cannot be compared
-
-Try = tuple[tuple[str, ...], dict[str, Any]]
-"""Tasks of a run, and the values that they are tried at."""
 
 
 def tuned_settings(launch: Launch) -> dict[str, list[Any]]:

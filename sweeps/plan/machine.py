@@ -20,6 +20,23 @@ from sweeps.settings.schema import Cluster, LocalSettings, SlurmSettings
 
 MATRIX_SIDE = 768
 MEASURE_SECONDS = 0.15
+SHORTEST_LIMIT_MINUTES = 15
+
+
+@dataclass(frozen=True)
+class Resources:
+    """The shape of one job; jobs of equal shape can share an array.
+
+    ``gpus_per_node`` 0: processes on CPU cores. ``mem_gb`` is memory per node in GB and ``timeout_min`` the time
+    limit in minutes; None leaves either to the cluster.
+    """
+
+    nodes: int = 1
+    tasks_per_node: int = 1
+    gpus_per_node: int = 0
+    cpus_per_task: int = 1
+    mem_gb: int | None = None
+    timeout_min: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +95,32 @@ def world_size(settings: Cluster) -> int:
     return settings.processes_per_task
 
 
+def of_task(cluster: Cluster, processes: int, seconds: float | None) -> Resources:
+    """What a task of so many ``processes``, estimated to take ``seconds``, asks of ``cluster``; on this machine a slot,
+    whose threads its queue divides."""
+    if isinstance(cluster, SlurmSettings):
+        return Resources(
+            nodes=processes // cluster.tasks_per_node,
+            tasks_per_node=cluster.tasks_per_node,
+            gpus_per_node=cluster.gpus_per_node,
+            cpus_per_task=cluster.cpus_per_task,
+            mem_gb=cluster.mem_gb,
+            timeout_min=_time_limit(cluster, seconds),
+        )
+    slots = local_slots(cluster)
+    return Resources(gpus_per_node=int(bool(slots.gpus)), cpus_per_task=slots.threads)
+
+
+def _time_limit(cluster: SlurmSettings, seconds: float | None) -> int:
+    """Minutes: short jobs start sooner. Few different limits, as jobs of equal shape share an array."""
+    if cluster.time_margin is None or seconds is None:
+        return cluster.timeout_min
+    limit = SHORTEST_LIMIT_MINUTES
+    while limit * 60 < seconds * cluster.time_margin:
+        limit *= 2
+    return min(limit, cluster.timeout_min)
+
+
 def device_memory(settings: Cluster, config: RunConfig) -> DeviceMemory:
     """What one process of a task may use: stated, a share of this machine's, or of what Slurm is asked for."""
     if config.engine.device_memory_gib is not None:
@@ -101,6 +144,53 @@ def _gpu_memory(settings: Cluster) -> DeviceMemory:
         return DeviceMemory(None, "state engine.device_memory_gib of one GPU", on_gpu=True)
     source = f"the most a {settings.device} has; or state engine.device_memory_gib"
     return DeviceMemory(size, source, on_gpu=True, gpu=settings.device)
+
+
+class Placements:
+    """The placement of every task on a process of ``cluster``; equal questions are answered from memory."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster, self._sizes = cluster, tuple(_world_sizes(cluster))
+        self._known: dict[tuple[str, str], Placement] = {}
+
+    def of(self, config: RunConfig, task: str) -> Placement:
+        """The placement of ``task`` on the fewest nodes that can hold it, or else on the least that a task gets.
+
+        Raises as ``nepa_scale.placement.planner.place``.
+        """
+        key = seedless(config), task
+        if key not in self._known:
+            device, batch_size = device_memory(self._cluster, config), config.task_config(task).batch_size
+            usable = [size for size in self._sizes if batch_size % size == 0] or list(self._sizes[:1])
+            tried = (place(config, task, size, device) for size in usable)
+            fitting = next((placement for placement in tried if placement.problem is None), None)
+            self._known[key] = fitting or place(config, task, usable[0], device)
+        return self._known[key]
+
+    def unused(self, config: RunConfig, task: str) -> list[int]:
+        """Numbers of processes that ``task`` may have and over which its batch does not divide."""
+        return [size for size in self._sizes if config.task_config(task).batch_size % size]
+
+    def basis(self, config: RunConfig) -> str:
+        """What the estimates of memory rest on."""
+        device = device_memory(self._cluster, config)
+        room = "a device's is not known" if device.size is None else f"a device has {gib(device.size)}"
+        return f"what DeepSpeed and autograd hold, by formula (docs/placement.md); {room} ({device.source})"
+
+
+def _world_sizes(cluster: Cluster) -> Iterator[int]:
+    """How many processes a task may have, fewest first."""
+    size = world_size(cluster)
+    yield size
+    if isinstance(cluster, SlurmSettings) and cluster.max_nodes is not None:
+        while size * 2 <= cluster.max_nodes * cluster.tasks_per_node:
+            size *= 2
+            yield size
+
+
+def seedless(config: RunConfig) -> str:
+    """A text that is the same for configurations that differ only in their seed."""
+    return repr(dataclasses.replace(config, seed=0))
 
 
 def task_speed(settings: Cluster, precision: str = "fp32") -> Speed:
@@ -174,95 +264,3 @@ def measured_flops_per_second(threads: int) -> float:
             matrix @ matrix
             best = min(best, time.perf_counter() - before)
     return 2 * MATRIX_SIDE**3 / best
-
-
-class Placements:
-    """The placement of every task on a process of ``cluster``; equal questions are answered from memory."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster, self._sizes = cluster, tuple(_world_sizes(cluster))
-        self._known: dict[tuple[str, str], Placement] = {}
-
-    def of(self, config: RunConfig, task: str) -> Placement:
-        """The placement of ``task`` on the fewest nodes that can hold it, or else on the least that a task gets.
-
-        Raises as ``nepa_scale.placement.planner.place``.
-        """
-        key = seedless(config), task
-        if key not in self._known:
-            device, batch_size = device_memory(self._cluster, config), config.task_config(task).batch_size
-            usable = [size for size in self._sizes if batch_size % size == 0] or list(self._sizes[:1])
-            tried = (place(config, task, size, device) for size in usable)
-            fitting = next((placement for placement in tried if placement.problem is None), None)
-            self._known[key] = fitting or place(config, task, usable[0], device)
-        return self._known[key]
-
-    def unused(self, config: RunConfig, task: str) -> list[int]:
-        """Numbers of processes that ``task`` may have and over which its batch does not divide."""
-        return [size for size in self._sizes if config.task_config(task).batch_size % size]
-
-    def basis(self, config: RunConfig) -> str:
-        """What the estimates of memory rest on."""
-        device = device_memory(self._cluster, config)
-        room = "a device's is not known" if device.size is None else f"a device has {gib(device.size)}"
-        return f"what DeepSpeed and autograd hold, by formula (docs/placement.md); {room} ({device.source})"
-
-
-def _world_sizes(cluster: Cluster) -> Iterator[int]:
-    """How many processes a task may have, fewest first."""
-    size = world_size(cluster)
-    yield size
-    if isinstance(cluster, SlurmSettings) and cluster.max_nodes is not None:
-        while size * 2 <= cluster.max_nodes * cluster.tasks_per_node:
-            size *= 2
-            yield size
-
-
-def seedless(config: RunConfig) -> str:
-    """A text that is the same for configurations that differ only in their seed."""
-    return repr(dataclasses.replace(config, seed=0))
-
-
-SHORTEST_LIMIT_MINUTES = 15
-
-
-@dataclass(frozen=True)
-class Resources:
-    """The shape of one job; jobs of equal shape can share an array.
-
-    ``gpus_per_node`` 0: processes on CPU cores. ``mem_gb`` is memory per node in GB and ``timeout_min`` the time
-    limit in minutes; None leaves either to the cluster.
-    """
-
-    nodes: int = 1
-    tasks_per_node: int = 1
-    gpus_per_node: int = 0
-    cpus_per_task: int = 1
-    mem_gb: int | None = None
-    timeout_min: int | None = None
-
-
-def of_task(cluster: Cluster, processes: int, seconds: float | None) -> Resources:
-    """What a task of so many ``processes``, estimated to take ``seconds``, asks of ``cluster``; on this machine a slot,
-    whose threads its queue divides."""
-    if isinstance(cluster, SlurmSettings):
-        return Resources(
-            nodes=processes // cluster.tasks_per_node,
-            tasks_per_node=cluster.tasks_per_node,
-            gpus_per_node=cluster.gpus_per_node,
-            cpus_per_task=cluster.cpus_per_task,
-            mem_gb=cluster.mem_gb,
-            timeout_min=_time_limit(cluster, seconds),
-        )
-    slots = local_slots(cluster)
-    return Resources(gpus_per_node=int(bool(slots.gpus)), cpus_per_task=slots.threads)
-
-
-def _time_limit(cluster: SlurmSettings, seconds: float | None) -> int:
-    """Minutes: short jobs start sooner. Few different limits, as jobs of equal shape share an array."""
-    if cluster.time_margin is None or seconds is None:
-        return cluster.timeout_min
-    limit = SHORTEST_LIMIT_MINUTES
-    while limit * 60 < seconds * cluster.time_margin:
-        limit *= 2
-    return min(limit, cluster.timeout_min)

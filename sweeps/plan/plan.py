@@ -16,6 +16,7 @@ from sweeps.settings.schema import KINDS, Cluster
 
 SCHEMA = 1
 PLAN_NAME = "plan.json"
+CLUSTER_NAME = "cluster.json"
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,16 @@ def merge(earlier: Plan | None, plan: Plan) -> Plan:
     )
 
 
+def run_name(run: PlannedRun | Dropped) -> str:
+    """The label, and where fine-tuning starts if not from the run's own pre-training."""
+    return run.label + start_text(run)
+
+
+def start_text(run: PlannedRun | Dropped) -> str:
+    """What follows a label: nothing where fine-tuning starts from the run's own pre-training."""
+    return {"pretrain": "", "scratch": " scratch"}.get(run.init, f" from {run.init}")
+
+
 def save(plan: Plan, study_dir: Path) -> None:
     """Write the plan file of ``study_dir``."""
     write_json(study_dir / PLAN_NAME, {"schema": SCHEMA, **dataclasses.asdict(plan)})
@@ -202,16 +213,6 @@ def load_study(study_dir: Path) -> Plan:
     return planned
 
 
-def run_dir(study_dir: Path, run_id: str) -> Path:
-    """The folder of one run."""
-    return study_dir / "runs" / run_id
-
-
-def task_dir(study_dir: Path, key: str) -> Path:
-    """The folder of the task ``key``, run_id/task."""
-    return study_dir / "runs" / key
-
-
 def _read_run(content: dict[str, Any]) -> PlannedRun:
     return PlannedRun(**{**content, "tasks": {name: _read_task(task) for name, task in content["tasks"].items()}})
 
@@ -225,14 +226,35 @@ def _read_task(content: dict[str, Any]) -> PlannedTask:
     return PlannedTask(**{**content, **read})
 
 
-def run_name(run: PlannedRun | Dropped) -> str:
-    """The label, and where fine-tuning starts if not from the run's own pre-training."""
-    return run.label + start_text(run)
+def save_cluster(cluster: Cluster, study_dir: Path) -> None:
+    """Record ``cluster`` as that of the study."""
+    write_json(study_dir / CLUSTER_NAME, dataclasses.asdict(cluster))
 
 
-def start_text(run: PlannedRun | Dropped) -> str:
-    """What follows a label: nothing where fine-tuning starts from the run's own pre-training."""
-    return {"pretrain": "", "scratch": " scratch"}.get(run.init, f" from {run.init}")
+def read_cluster(study_dir: Path) -> Cluster:
+    """The study's cluster. Raises ``UserError`` where none is recorded, or what is cannot be read."""
+    path = study_dir / CLUSTER_NAME
+    try:
+        content = read_json(path)
+        kind = KINDS[content["kind"]]
+        known = {item.name for item in dataclasses.fields(kind)}
+        return kind(**{key: value for key, value in content.items() if key in known})
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not there; launch the study once more with `python sweeps/launch.py`") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a cluster file ({error}); the next launch writes it anew") from error
+
+
+def run_dir(study_dir: Path, run_id: str) -> Path:
+    """The folder of one run."""
+    return study_dir / "runs" / run_id
+
+
+def task_dir(study_dir: Path, key: str) -> Path:
+    """The folder of the task ``key``, run_id/task."""
+    return study_dir / "runs" / key
 
 
 def count_text(number: float) -> str:
@@ -256,27 +278,3 @@ def duration_text(seconds: float | None) -> str:
         if seconds >= limit:
             return f"{seconds / limit:{'.1f' if seconds < 10 * limit else '.0f'}} {unit}"
     return f"{seconds:.0f} s"
-
-
-CLUSTER_NAME = "cluster.json"
-
-
-def save_cluster(cluster: Cluster, study_dir: Path) -> None:
-    """Record ``cluster`` as that of the study."""
-    write_json(study_dir / CLUSTER_NAME, dataclasses.asdict(cluster))
-
-
-def read_cluster(study_dir: Path) -> Cluster:
-    """The study's cluster. Raises ``UserError`` where none is recorded, or what is cannot be read."""
-    path = study_dir / CLUSTER_NAME
-    try:
-        content = read_json(path)
-        kind = KINDS[content["kind"]]
-        known = {item.name for item in dataclasses.fields(kind)}
-        return kind(**{key: value for key, value in content.items() if key in known})
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: not there; launch the study once more with `python sweeps/launch.py`") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a cluster file ({error}); the next launch writes it anew") from error

@@ -20,6 +20,10 @@ CANCEL_AT_ONCE = 500
 DEFAULT_MAX_ARRAY_SIZE = 1001
 
 
+class SchedulerUnavailableError(UserError):
+    """The scheduler does not answer: it is being restarted, or has too much to do."""
+
+
 @dataclass(frozen=True)
 class JobState:
     """What Slurm says of a job: ``state`` in its own words, ``exit_status`` as of wait(2)."""
@@ -114,7 +118,3 @@ def _parse(line: str) -> JobState | None:
 
 def _whole(text: str) -> int:
     return int(text) if text.isdigit() else 0
-
-
-class SchedulerUnavailableError(UserError):
-    """The scheduler does not answer: it is being restarted, or has too much to do."""
