@@ -28,7 +28,7 @@ from sweeps.jobs.jobs import Job
 from sweeps.plan import plan, preregistration
 from sweeps.plan.feasibility import check_shards, make_embedded_data
 from sweeps.plan.plan import CLUSTER_NAME, read_cluster, save_cluster
-from sweeps.planner import PlannedLaunch, prepare
+from sweeps.planner import PlannedLaunch, plan_launch
 from sweeps.settings.command_line import read_launch
 from sweeps.settings.help import help_text
 from sweeps.settings.schema import Launch, LocalSettings
@@ -56,7 +56,7 @@ def _check_study_dir(study_dir: Path) -> None:
 def launch(request: Launch) -> int:
     """Show the plan; unless this is a dry run, carry it out."""
     _check_study_dir(request.study_dir)
-    prepared = prepare(request)
+    prepared = plan_launch(request)
     if request.print_script:
         for script in scripts(request.cluster, request.study_dir, _todo(request, prepared)):
             print(script)

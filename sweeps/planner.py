@@ -1,4 +1,7 @@
-"""From what a launch was asked to its plan: every run placed and priced, held to its budget; nothing is created."""
+"""The planner: from the settings of a launch to its plan, every run placed, priced and within the budget.
+
+It writes nothing.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,14 @@ from sweeps.settings.schema import Launch
 
 @dataclass(frozen=True)
 class PlannedLaunch:
-    """A launch before it is carried out.
+    """A planned launch, before it is carried out.
 
     Attributes:
-        points: its runs' settings, by run_id.
-        plan: its runs; ``merged``: with those of earlier launches into the same directory.
-        too_large, excesses: why devices cannot hold it, or its budget does not pay for it; a line each.
-        warnings: what else is doubtful in it; a line each.
-        held: runs that wait until it is written down what is expected of them.
+        points: {run_id: settings of the run}.
+        plan: its runs; ``merged``: together with those of earlier launches into the same directory.
+        too_large, excesses: the tasks that no device can hold, and the budgets that it exceeds; a line each.
+        warnings: other doubts; a line each.
+        held: the runs that wait until the predictions for them are written.
     """
 
     points: Mapping[str, RunSpec]
@@ -38,8 +41,8 @@ class PlannedLaunch:
     held: Mapping[str, PlannedRun]
 
 
-def prepare(request: Launch) -> PlannedLaunch:
-    """Plan what ``request`` asks for. Raises ``UserError`` with everything in it that cannot be."""
+def plan_launch(request: Launch) -> PlannedLaunch:
+    """Plan the launch ``request``. Raises ``UserError`` with every problem in it."""
     placed, devices = Placements(request.cluster), world_size(request.cluster)
     points, dropped = _runnable(request, placed, devices)
     check_planned(points.values(), calibrate=request.calibrate)
@@ -64,10 +67,10 @@ def prepare(request: Launch) -> PlannedLaunch:
 
 
 def _runnable(request: Launch, placed: Placements, devices: int) -> tuple[dict[str, RunSpec], tuple[Dropped, ...]]:
-    """The points of the grid, under ``unfit=drop`` without those that cannot be run, and these with their reasons."""
+    """The points of the grid; under ``unfit=drop`` without the infeasible ones, which follow with their reasons."""
     points = expand(request)
     if request.unfit == "refuse":
         return points, ()
-    unmade = (Dropped(label, "pretrain", reason) for label, reason in unmet(request).items())
-    kept, dropped = fitting(points, placed, devices)
-    return kept, (*unmade, *dropped)
+    unmet_points = (Dropped(label, "pretrain", reason) for label, reason in unmet(request).items())
+    feasible, dropped = fitting(points, placed, devices)
+    return feasible, (*unmet_points, *dropped)

@@ -1,4 +1,8 @@
-"""What is known of times where a launch will run, and with ``calibrate=true`` what is missing of that, measured."""
+"""Measures the time of tasks by short trainings, on this machine or on Slurm, where it is not known yet.
+
+On this machine a task trains in every slot at once: a task that has the machine to itself is faster than one that
+shares it with others, as in a study. On Slurm each training is a job of the shape that the study's will have.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +41,7 @@ SLURM_POLL_SECONDS = 2.0
 def known_times(
     request: Launch, points: Mapping[str, RunSpec], placed: Placements, speed: Speed
 ) -> measured_times.Measurements:
-    """What is known of times of such tasks on these devices; with ``calibrate`` after measuring what is missing."""
+    """The measurements of such tasks on these devices; with ``calibrate`` the missing ones are made first."""
     folder = measured_times.cache_folder()
     known = measured_times.load(folder, measured_times.device_of(request.cluster))
     missing = unmeasured(points, placed, known) if request.calibrate else []
@@ -47,20 +51,19 @@ def known_times(
         make_embedded_data(points.values())
         runs = [(shape, short_run(shape, speed.seconds_of_work(shape.work))) for shape in missing]
         if isinstance(request.cluster, LocalSettings):
-            found = run_here(runs, local_slots(request.cluster), folder)
+            measurements = run_here(runs, local_slots(request.cluster), folder)
         else:
-            found = run_on_slurm(runs, request.cluster, folder)
-        for measurement in found:
+            measurements = run_on_slurm(runs, request.cluster, folder)
+        for measurement in measurements:
             known.add(measurement)
         known.save(folder)
     return known.of(families(points, placed))
 
 
 def run_here(runs: Sequence[tuple[Shape, ShortRun]], slots: Slots, folder: Path) -> list[Measurement]:
-    """Do the ``runs`` one after the other in a temporary folder below ``folder``, and say on the way which.
+    """Do the ``runs`` one after the other in a temporary folder below ``folder``.
 
-    Tasks of other studies are waited for, and wait meanwhile. Raises ``UserError`` with the first error of a task that
-    fails.
+    No task of another study runs meanwhile. Raises ``UserError`` with the first error of a task that fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     measurements = []
@@ -81,10 +84,9 @@ def run_here(runs: Sequence[tuple[Shape, ShortRun]], slots: Slots, folder: Path)
 
 
 def _warm_up() -> None:
-    """Read the trainer's libraries once: after an installation or a restart the first process waits for the disk, and
-    no other does."""
-    heavy = "import nepa_scale.engine.engine, nepa_scale.tasks.pretrain"
-    subprocess.run([sys.executable, "-c", heavy], cwd=ROOT, capture_output=True, check=False)
+    """Import the trainer's libraries once, as the first process after a restart waits longer for the disk."""
+    imports = "import nepa_scale.engine.engine, nepa_scale.tasks.pretrain"
+    subprocess.run([sys.executable, "-c", imports], cwd=ROOT, capture_output=True, check=False)
 
 
 def _time_copies(shape: Shape, run: ShortRun, slots: Slots, folder: Path, server: ForkServer | None) -> Timing:
@@ -102,13 +104,13 @@ def _time_copies(shape: Shape, run: ShortRun, slots: Slots, folder: Path, server
             for slot, (job, handle) in enumerate(zip(work, handles, strict=True)):
                 if not took[slot] and handle.done():
                     took[slot] = time.perf_counter() - started
-                    words = processes.last_words(handle)
-                    if words is not None:
-                        raise UserError(f"calibrating {shape.label}: {printed_error(job) or words}")
+                    error = processes.last_words(handle)
+                    if error is not None:
+                        raise UserError(f"calibrating {shape.label}: {printed_error(job) or error}")
     finally:
         for handle in handles:
             processes.kill_tree(int(handle.job_id))
-            handle.done()  # takes note of the end, so that no zombie stays
+            handle.done()  # collects the exit status, so that no zombie is left
     return mean([run.timing(copy / shape.task, seconds) for copy, seconds in zip(copies, took, strict=True)])
 
 
@@ -132,27 +134,27 @@ def run_on_slurm(runs: Sequence[tuple[Shape, ShortRun]], settings: SlurmSettings
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="running-", ignore_cleanup_errors=True) as temporary:
         study_dir = Path(temporary)
-        place = SlurmExecutor(settings, study_dir)
-        place.check()
+        executor = SlurmExecutor(settings, study_dir)
+        executor.check()
         todo = [
             _slurm_job(study_dir / "runs" / str(number), shape, run, settings)
             for number, (shape, run) in enumerate(runs)
         ]
         try:
-            place.submit(todo)
+            executor.submit(todo)
             print(f"calibrating: {len(todo)} tasks on Slurm", flush=True)
-            while _is_active(place):
+            while _is_active(executor):
                 time.sleep(SLURM_POLL_SECONDS)
-        except BaseException:  # Ctrl-C above all: what nobody waits for any more should not take nodes
-            place.cancel(todo)
+        except BaseException:  # above all Ctrl-C: the jobs of a launch that has ended shall not take nodes
+            executor.cancel(todo)
             raise
-        return [_measurement(shape, run, job, place) for (shape, run), job in zip(runs, todo, strict=True)]
+        return [_measurement(shape, run, job, executor) for (shape, run), job in zip(runs, todo, strict=True)]
 
 
-def _is_active(place: SlurmExecutor) -> bool:
+def _is_active(executor: SlurmExecutor) -> bool:
     try:
-        return place.is_active()
-    except SchedulerUnavailableError:  # the jobs go on meanwhile, and it is asked again
+        return executor.is_active()
+    except SchedulerUnavailableError:  # the jobs go on, and Slurm is asked again
         return True
 
 
@@ -166,9 +168,9 @@ def _slurm_job(run_dir: Path, shape: Shape, run: ShortRun, settings: SlurmSettin
     )
 
 
-def _measurement(shape: Shape, run: ShortRun, job: Job, place: SlurmExecutor) -> Measurement:
+def _measurement(shape: Shape, run: ShortRun, job: Job, executor: SlurmExecutor) -> Measurement:
     if not jobs.is_done(job):
-        reason = place.gone([job.key]).get(job.key, "it ended without a result")
+        reason = executor.gone([job.key]).get(job.key, "it ended without a result")
         raise UserError(f"calibrating {shape.label}: {reason}")
     timing = run.timing(jobs.task_dir(job))
     return Measurement(shape.family, shape.work, timing, shape.label, now(), shape.devices)

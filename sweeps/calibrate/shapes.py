@@ -1,4 +1,4 @@
-"""Which tasks of a launch are measured, so that the times of all follow from them."""
+"""Which tasks of a launch are measured, so that the times of all follow, and the short training that measures one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nepa_scale.config.early_stop import KNN, asks_for_knn
+from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.task_settings import PretrainConfig
 from nepa_scale.placement.costs import task_cost
@@ -16,7 +17,7 @@ from sweeps.plan.machine import Placements, seedless
 from sweeps.plan.measured_times import Measurements, evaluates, family_of, work_of
 from sweeps.plan.timing import ShortRun
 
-#: Largest over smallest task of a family from which on one between them is measured, too.
+#: From this ratio of the largest to the smallest task of a family on, one between them is measured, too.
 WIDE = 30.0
 TARGET_SECONDS = 2.0
 SHORTEST, LONGEST = 5, 40
@@ -24,7 +25,7 @@ SHORTEST, LONGEST = 5, 40
 
 @dataclass(frozen=True)
 class Shape:
-    """A task of ``config`` on so many ``devices`` that stands for all of its family with as much ``work`` in a step."""
+    """A task on so many ``devices``, which stands for all of its family with equal ``work`` (FLOPs of a step)."""
 
     config: RunConfig
     task: str
@@ -35,15 +36,14 @@ class Shape:
 
 
 def unmeasured(points: Mapping[str, RunSpec], placed: Placements, known: Measurements) -> list[Shape]:
-    """The shapes still to be measured: of each family the smallest, the largest, and one between where these lie far
-    apart."""
+    """The shapes to measure: of each family the smallest, the largest, and one between if they are far apart."""
     chosen = [shape for family in families(points, placed).values() for shape in _ends(family)]
     return [shape for shape in chosen if not known.has(shape.family, shape.work)]
 
 
 def families(points: Mapping[str, RunSpec], placed: Placements) -> dict[str, dict[float, Shape]]:
-    """{family: {work of a step: a task that does so much}} of all tasks."""
-    found: dict[str, dict[float, Shape]] = {}
+    """{family: {work of a step: a task with that work}} of all tasks."""
+    shapes: dict[str, dict[float, Shape]] = {}
     different = {(seedless(point.config), point.tasks): point for point in points.values()}
     for point in different.values():
         for task in point.tasks:
@@ -51,8 +51,8 @@ def families(points: Mapping[str, RunSpec], placed: Placements) -> dict[str, dic
             cost = task_cost(point.config, task, activation_checkpointing=placement.activation_checkpointing)
             family, work = family_of(point.config, task, placement), work_of(cost)
             shape = Shape(point.config, task, family, work, f"{point.label} {task}", placement.world_size)
-            found.setdefault(family, {}).setdefault(work, shape)
-    return found
+            shapes.setdefault(family, {}).setdefault(work, shape)
+    return shapes
 
 
 def _ends(family: dict[float, Shape]) -> list[Shape]:
@@ -65,21 +65,21 @@ def _ends(family: dict[float, Shape]) -> list[Shape]:
 
 
 def short_run(shape: Shape, step_seconds: float | None) -> ShortRun:
-    """A run whose steps that count take the target's time, within bounds, if one takes ``step_seconds``."""
-    wanted = round(TARGET_SECONDS / 3 / step_seconds) if step_seconds else 2 * SHORTEST
-    return ShortRun(max(SHORTEST, min(LONGEST, wanted)), evaluates(shape.config.task_config(shape.task)))
+    """A run whose measured steps take about ``TARGET_SECONDS``, if one takes ``step_seconds``."""
+    log_every = round(TARGET_SECONDS / 3 / step_seconds) if step_seconds else 2 * SHORTEST
+    return ShortRun(max(SHORTEST, min(LONGEST, log_every)), evaluates(shape.config.task_config(shape.task)))
 
 
 def short_config(config: RunConfig, task: str, run: ShortRun) -> RunConfig:
-    """``config`` cut down to ``run`` of ``task`` alone, from random weights unless it starts from finished ones."""
+    """``config`` shortened to ``run`` of ``task`` only. Without weights to start from, ``task`` starts from scratch."""
     section = config.task_config(task)
-    asked = task == "pretrain" and asks_for_knn(section)
+    pretraining = not spec(task).downstream
     section = dataclasses.replace(
         section,
         steps=run.steps,
         epochs=None,
         eval_every=run.evaluate_every,
-        milestones=f"{{{run.steps}: {{{KNN}: 0.0}}}}" if asked else None,  # measured by evaluations, always reached
+        milestones=f"{{{run.steps}: {{{KNN}: 0.0}}}}" if pretraining and asks_for_knn(section) else None,
     )
     if isinstance(section, PretrainConfig):
         section = dataclasses.replace(section, stop_on_collapse=False)
@@ -87,7 +87,7 @@ def short_config(config: RunConfig, task: str, run: ShortRun) -> RunConfig:
     return dataclasses.replace(
         config,
         task=task,
-        init="scratch" if config.init == "pretrain" and task != "pretrain" else config.init,
+        init="scratch" if config.init == "pretrain" and not pretraining else config.init,
         pretrain_dir=None,
         checkpoint=saving,
         log=dataclasses.replace(config.log, every=run.log_every),

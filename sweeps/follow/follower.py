@@ -1,4 +1,4 @@
-"""Where tasks run: on this machine or on Slurm, one set of verbs for both."""
+"""Follows a study's tasks to their end, wherever they run: one interface for this machine and Slurm."""
 
 from __future__ import annotations
 
@@ -30,38 +30,38 @@ FINAL = ("finished", "failed")
 
 
 class Executor(Protocol):
-    """Takes a study's tasks and works on them, whether or not anybody stays to watch."""
+    """Runs the tasks of a study, whether or not a launcher watches."""
 
     def check(self) -> None:
         """Raises ``UserError`` where it cannot work at all."""
 
     def gone(self, keys: Collection[str]) -> dict[str, str]:
-        """Of tasks (run_id/task) that say they wait or run, those that nobody works on, and why."""
+        """{run_id/task: reason} of those ``keys``, tasks that say they wait or run, that nothing works on."""
 
     def settle(self, jobs: Sequence[Job]) -> None:
-        """Make the status true of every task among ``jobs`` that ended without a word."""
+        """Correct the status of those ``jobs`` that ended without recording it."""
 
     def submit(self, jobs: Sequence[Job]) -> list[str]:
-        """Put ``jobs`` in line, all or none; returns lines for people. Raises ``UserError``."""
+        """Submit ``jobs``, all or none; returns lines to print. Raises ``UserError``."""
 
     def is_active(self) -> bool:
-        """Whether anything of the study is in line or under way."""
+        """Whether any task of the study waits or runs."""
 
     def stop(self) -> str | None:
-        """Ask all that is under way to save and leave; or say why that is not done when a watcher leaves."""
+        """Tell running tasks to save and end; or return why they go on when a watcher leaves."""
 
     def works_on(self, job: Job) -> bool:
-        """Whether ``job`` is in line or under way."""
+        """Whether ``job`` waits or runs."""
 
     def traces(self) -> str:
-        """Where to look, and what to do, when work ended without a word."""
+        """Where the logs are, and what to do, when tasks ended without recording it."""
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        """Stop ``jobs``, which are marked as cancelled, wherever they are."""
+        """Stop ``jobs``, which have their cancel markers."""
 
 
 def scripts(cluster: Cluster, study_dir: Path, todo: Sequence[Job]) -> list[str]:
-    """What sbatch would get to do ``todo``; nothing where tasks run on this machine."""
+    """The scripts that sbatch would get for ``todo``; none where tasks run on this machine."""
     return SlurmExecutor(cluster, study_dir).scripts(todo) if isinstance(cluster, SlurmSettings) else []
 
 
@@ -72,32 +72,32 @@ def executor(cluster: Cluster, study_dir: Path) -> Executor:
     return LocalExecutor(study_dir)
 
 
-def see_through(place: Executor, planned: Plan, study_dir: Path, todo: Sequence[Job], *, watch: bool) -> int:
-    """Watch ``todo`` to the end, or say how to; returns the exit code: 1 where something is not finished."""
+def see_through(executor: Executor, planned: Plan, study_dir: Path, todo: Sequence[Job], *, watch: bool) -> int:
+    """Watch ``todo`` to the end, or print how to; returns the exit code: 1 where a task is not finished."""
     if not watch:
         print(f"`python sweeps/status.py {study_dir}` shows how far they are, `python sweeps/cancel.py` stops them")
         return 0
     stop = StopRequest()
-    handle(signal.SIGHUP, signal.SIG_DFL)  # a closed terminal ends the watching, not the work
+    handle(signal.SIGHUP, signal.SIG_DFL)  # a closed terminal ends the watching, not the tasks
     console = display.make_console()
     follower = Follower(todo, planned.titles, console)
-    stopped = follower.follow(place, stop)
+    stopped = follower.follow(executor, stop)
     console.print(display.results_table(planned, study_dir))
-    if found := outcomes(planned, study_dir):
-        console.print("", accuracy_table(found), sep="\n")
+    if finished := outcomes(planned, study_dir):
+        console.print("", accuracy_table(finished), sep="\n")
     rows = [(planned.titles[job.key], error, jobs.log_file(job)) for job, error in follower.failures]
     for line in display.failure_lines(rows):
         print(line)
-    left = [job for job in todo if not jobs.is_done(job)]
+    unfinished = [job for job in todo if not jobs.is_done(job)]
     if stopped:
-        print(place.stop() or "stopped: what ran is saved; the same command continues")
-    elif len(left) > len(rows):
-        print(f"{len(left) - len(rows)} tasks are not finished and nobody works on them; {place.traces()}")
-    return EXIT_FAILURE if left else 0
+        print(executor.stop() or "stopped: what ran is saved; the same command continues")
+    elif len(unfinished) > len(rows):
+        print(f"{len(unfinished) - len(rows)} tasks are not finished and nobody works on them; {executor.traces()}")
+    return EXIT_FAILURE if unfinished else 0
 
 
 class Follower:
-    """Shows how ``followed`` get on. ``titles``: {job key: name to show}."""
+    """Shows the progress of ``followed``. ``titles``: {job key: name to show}."""
 
     def __init__(self, followed: Sequence[Job], titles: Mapping[str, str], console: Console) -> None:
         self._open = {job.key: job for job in followed}
@@ -108,9 +108,9 @@ class Follower:
         self.failures: list[tuple[Job, str]] = []
 
     def follow(self, executor: Executor, stop: StopRequest) -> bool:
-        """Watch until all is done, or nobody works on it any more; returns whether a signal cut it short.
+        """Watch until all is done or nothing works on it any more; returns whether a signal ended it earlier.
 
-        On an executor whose work goes on without the watcher, the signal ends the watching only.
+        Where tasks go on without the watcher, the signal ends the watching only.
         """
         self._settled_at = time.monotonic()
         try:
@@ -124,9 +124,9 @@ class Follower:
         return stop.requested
 
     def _ask(self, executor: Executor) -> bool:
-        """Whether anything is at work; what tasks and executor say of themselves is shown.
+        """Show the status of the tasks; returns whether any waits or runs.
 
-        An executor that does not answer is asked again: its work goes on meanwhile.
+        A scheduler that does not answer is asked again, as the tasks go on meanwhile.
         """
         try:
             active = executor.is_active()
@@ -170,7 +170,7 @@ class Follower:
 
 
 def _age(job: Job) -> float:
-    """Seconds since the process that trains began, its start-up included; 0 where that is not known."""
+    """Seconds since the training process started; 0 where that is not known."""
     process = lock.last_holder(jobs.task_dir(job))
     return max(0.0, time.time() - process.started) if process is not None and process.started else 0.0
 

@@ -1,4 +1,4 @@
-"""What a person sees of a plan: a line for each run, totals, how tasks lie on devices, and what estimates rest on."""
+"""A plan as tables: a line for each run, totals, how tasks are placed on devices, what estimates are based on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nepa_scale.config import lr_scaling
+from nepa_scale.config.registry import PRETRAIN
 from nepa_scale.run_dir.status import read_status
 from sweeps.follow.display import table
 from sweeps.jobs.jobs import Job, makespan
@@ -28,7 +29,7 @@ MOST_LINES = 40
 
 @dataclass(frozen=True)
 class Column:
-    """One figure of every run: its heading, and the smaller its ``rank`` the longer it stays as room gets short."""
+    """One quantity of every run. In a narrow terminal columns of high ``rank`` are left out first, and rank 0 never."""
 
     heading: str
     rank: int
@@ -36,12 +37,12 @@ class Column:
 
     @property
     def width(self) -> int:
-        """Characters it takes."""
+        """Width in characters."""
         return max(map(len, (self.heading, *self.cells)))
 
 
 def show(plan: Plan, todo: Sequence[Job], study_dir: Path, cluster: Cluster, console: Console) -> None:
-    """Print ``plan`` with its totals, of which ``todo`` is still to do."""
+    """Print ``plan`` with its totals; ``todo`` are the tasks still to do."""
     console.print(plan_table(plan, study_dir, console.width))
     console.print()
     console.print(layout_table(plan))
@@ -53,13 +54,13 @@ def show(plan: Plan, todo: Sequence[Job], study_dir: Path, cluster: Cluster, con
 
 
 def total_lines(plan: Plan, todo: Sequence[Job], cluster: Cluster) -> list[str]:
-    """What all of it takes, and what is left of that."""
+    """The cost of all tasks, and of those still to do."""
     tasks = {f"{run.run_id}/{name}": task for run in plan.runs for name, task in run.tasks.items()}
     flops = sum(task.flops for task in tasks.values())
     lines = [f"to do: {len(todo)} of {len(tasks)} tasks; all tasks together: {flops:.3g} FLOPs"]
     saved = sum(task.flops_inherited for task in tasks.values())
     if saved:
-        separate = sum(run.tasks["pretrain"].flops for run in plan.runs if "pretrain" in run.tasks)
+        separate = sum(run.tasks[PRETRAIN.name].flops for run in plan.runs if PRETRAIN.name in run.tasks)
         share = f"{(separate - saved) / separate:.0%} of {separate:.3g} for separate runs"
         lines.append(f"branching: pre-training takes {separate - saved:.3g} FLOPs, {share}")
     times = {job.key: tasks[job.key].seconds for job in todo}
@@ -70,7 +71,7 @@ def total_lines(plan: Plan, todo: Sequence[Job], cluster: Cluster) -> list[str]:
 
 
 def basis_lines(plan: Plan) -> list[str]:
-    """What the estimates rest on."""
+    """What the estimates are based on."""
     return [f"basis: {quantity}: {text}" for quantity, text in plan.basis.items()]
 
 
@@ -83,7 +84,7 @@ def _wall_clock(cluster: Cluster, todo: Sequence[Job], seconds: dict[str, float]
 
 
 def plan_table(plan: Plan, study_dir: Path, width: int) -> Table:
-    """The runs of ``plan`` with as many figures as fit, in one line those that differ in seed or tuned values alone."""
+    """The runs of ``plan`` with as many columns as fit; runs that differ only in seed or tuned settings share a line."""
     lines = list(_by_label(plan.runs).values())
     names = [_name(runs) for runs in lines]
     everything = list(plan.runs)
@@ -102,14 +103,14 @@ def plan_table(plan: Plan, study_dir: Path, width: int) -> Table:
     ]
     shown = fitting(columns, width - max(map(len, names)))
     title = f"{plan.study} study, {plan.grid} grid: {len(plan.runs)} runs"
-    made = table(title, [column.heading for column in shown])
+    rows = table(title, [column.heading for column in shown])
     for row, name in enumerate([*names, "all"]):
-        made.add_row(name, *(column.cells[row] for column in shown), end_section=row == len(lines) - 1)
-    return made
+        rows.add_row(name, *(column.cells[row] for column in shown), end_section=row == len(lines) - 1)
+    return rows
 
 
 def fitting(columns: Sequence[Column], width: int) -> list[Column]:
-    """The most important ``columns`` that fit beside one another in ``width``, in their order; those of rank 0 stay."""
+    """The ``columns`` of lowest rank that fit in ``width``, in their order; those of rank 0 always stay."""
     shown = list(columns)
     while sum(column.width + GAP for column in shown) > width and any(column.rank for column in shown):
         shown.remove(max(shown, key=lambda column: column.rank))
@@ -117,16 +118,16 @@ def fitting(columns: Sequence[Column], width: int) -> list[Column]:
 
 
 def layout_table(plan: Plan) -> Table:
-    """How the tasks lie on devices, those that lie alike in one line."""
+    """How tasks are placed on devices; tasks that are placed alike share a line."""
     alike: dict[tuple[str, ...], list[PlannedTask]] = {}
     for run in plan.runs:
         for name, task in run.tasks.items():
             alike.setdefault((name, zero_text(task), batch_text(task)), []).append(task)
-    made = table("how tasks lie on devices", ("number", "ZeRO", "batch", "memory", "time"), first="task")
+    rows = table("how tasks lie on devices", ("number", "ZeRO", "batch", "memory", "time"), first="task")
     for (name, zero, batch), tasks in alike.items():
         seconds = [task.seconds for task in tasks if task.seconds is not None]
         sizes = [task.memory_bytes for task in tasks]
-        made.add_row(
+        rows.add_row(
             name,
             str(len(tasks)),
             zero,
@@ -134,21 +135,21 @@ def layout_table(plan: Plan) -> Table:
             _range(memory_text, sizes),
             _range(duration_text, seconds) if seconds else "?",
         )
-    return made
+    return rows
 
 
 def dropped_table(plan: Plan) -> Table:
-    """The cells of the grid that will not be run, each with its reason."""
-    made = Table(title="not run", title_justify="left", box=None, pad_edge=False, show_header=False)
-    made.add_column("run", no_wrap=True)
-    made.add_column("reason", overflow="fold")
-    for each in plan.dropped:
-        made.add_row(run_name(each), each.reason)
-    return made
+    """The points of the grid that will not be run, each with its reason."""
+    rows = Table(title="not run", title_justify="left", box=None, pad_edge=False, show_header=False)
+    rows.add_column("run", no_wrap=True)
+    rows.add_column("reason", overflow="fold")
+    for point in plan.dropped:
+        rows.add_row(run_name(point), point.reason)
+    return rows
 
 
 def zero_text(task: PlannedTask) -> str:
-    """The ZeRO stage, with an r where blocks are recomputed."""
+    """The ZeRO stage, with an r under activation checkpointing."""
     if task.layout is None:
         return ""
     return f"{task.layout.zero_stage}{' r' if task.layout.activation_checkpointing else ''}"
@@ -167,7 +168,7 @@ def device_seconds(tasks: Iterable[PlannedTask]) -> float | None:
 
 
 def _by_label(runs: Sequence[PlannedRun]) -> dict[tuple[object, ...], list[PlannedRun]]:
-    """Runs that differ only in their seed and in what is tuned, together."""
+    """The runs, grouped by everything but seed and tuned settings."""
     alike: dict[tuple[object, ...], list[PlannedRun]] = {}
     for run in runs:
         alike.setdefault((run.label, run.init, *run.tuned, _first([run])), []).append(run)
@@ -204,7 +205,7 @@ def _images(runs: Sequence[PlannedRun]) -> str:
 
 
 def _unique(runs: Sequence[PlannedRun]) -> str:
-    """Different images: subsets of a data set are nested, so the largest has all of them."""
+    """The number of different images. Subsets of a data set are nested, so the largest one counts."""
     largest: dict[str, int] = {}
     for task in _tasks(runs):
         largest[task.dataset] = max(largest.get(task.dataset, 0), task.unique_images)
@@ -252,8 +253,8 @@ def _range(text: Callable[[float], str], values: Sequence[float]) -> str:
 
 
 def learning_rates(points: Iterable[RunSpec]) -> list[str]:
-    """A line for every pre-training whose peak rate comes from a rule, by the label of its run; not for thousands."""
-    described = {point.label: lr_scaling.describe(point.config) for point in points if "pretrain" in point.tasks}
+    """A line for every pre-training whose peak learning rate follows the model's size, at most ``MOST_LINES``."""
+    described = {point.label: lr_scaling.describe(point.config) for point in points if PRETRAIN.name in point.tasks}
     lines = [f"learning rate of {label}: {rates}" for label, rates in described.items() if rates is not None]
     left = len(lines) - MOST_LINES
     return lines if left <= 0 else [*lines[:MOST_LINES], f"... and {left} more runs whose rates follow the rule"]

@@ -1,8 +1,8 @@
-"""A job as processes of this machine, through submitit's local executor.
+"""Starting the processes of a job on this machine, by submitit's local executor or as forks of ``fork_server.py``.
 
-That executor starts whatever it is given at once, ends it after two minutes and counts every end as FINISHED: the
-queue adds the limit and the devices, and judges by what the job left behind. A job of one process that uses no GPU is
-forked by a server which has the imports behind it, where there is one; any other has fresh processes.
+submitit's executor starts every job at once, ends it after two minutes and reports every end as FINISHED. So the queue
+sets the time limit and the devices, and judges a job by the files that it left. A job of one process without a GPU is
+forked by a server that has already imported torch and DeepSpeed; any other job gets new processes.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from nepa_scale.distributed.free_port import free_port
 from nepa_scale.distributed.living import lives, start_time
 from nepa_scale.placement.visible_gpus import CUDA, showing
 from sweeps.jobs.jobs import Job
-from sweeps.jobs.task import environment_of_job, fresh_folder, job_environment, spared_from_the_terminal
+from sweeps.jobs.task import environment_of_job, fresh_folder, ignoring_terminal_signals, job_environment
 from sweeps.plan.machine import Slots
 
 WITHOUT_LIMIT_MINUTES = 60 * 24 * 365
 KILL_SECONDS = 5.0
 LEAVE_SECONDS = 10.0
 POLL_SECONDS = 0.02
-#: What submitit's controller tells the only process of a job.
+#: The variables that submitit's controller sets for the only process of a job.
 ALONE = {
     "SUBMITIT_EXECUTOR": "local",
     "SUBMITIT_LOCAL_NTASKS": "1",
@@ -47,7 +47,7 @@ ALONE = {
 
 
 def start(job: Job, slots: Slots, gpus: Sequence[str], server: ForkServer | None) -> submitit.LocalJob[Any]:
-    """Start ``job`` at once in a slot, on these GPUs."""
+    """Start ``job`` at once in a slot, on these ``gpus``; forked by ``server`` where one is ready."""
     port = {"MASTER_PORT": str(free_port())}
     if server is not None:
         with contextlib.suppress(NoServerError):
@@ -62,34 +62,34 @@ def start(job: Job, slots: Slots, gpus: Sequence[str], server: ForkServer | None
     shown = showing(gpus)
     executor.parameters["visible_gpus"] = shown[CUDA].split(",")  # update_parameters takes whole numbers alone
     variables = {"OMP_NUM_THREADS": str(max(1, slots.threads // slots.processes))} | port | shown
-    with job_environment(variables), spared_from_the_terminal():
+    with job_environment(variables), ignoring_terminal_signals():
         handle: Any = executor.submit(job.function)
     return handle
 
 
 def last_words(handle: submitit.LocalJob[Any]) -> str | None:
-    """None when the job's function returned; else the last line of its traceback, or that it left none."""
+    """None if the job's function returned; else the last line of its traceback, or a text where it left none."""
     try:
-        outcome, content = pickle.loads(handle.paths.result_pickle.read_bytes())  # noqa: S301  of our own job's folder
+        outcome, content = pickle.loads(handle.paths.result_pickle.read_bytes())  # noqa: S301  written by our own job
     except FileNotFoundError:
         return "the process ended without a word: killed from outside, or out of memory"
     return None if outcome == "success" else str(content).strip().splitlines()[-1]
 
 
 def kill_tree(pid: int) -> None:
-    """Kill a process and all below it, and wait for their end."""
+    """Kill a process with all its descendants, and wait for their end."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        family = [*process.children(recursive=True), process]
-        for member in family:
+        tree = [*process.children(recursive=True), process]
+        for member in tree:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
-        psutil.wait_procs(family, timeout=KILL_SECONDS)
+        psutil.wait_procs(tree, timeout=KILL_SECONDS)
 
 
 @contextlib.contextmanager
 def fork_server(slots: Slots) -> Iterator[ForkServer | None]:
-    """A server for jobs of these slots; None where these need fresh processes."""
+    """A server that forks jobs of these slots; None where their jobs need new processes."""
     if not slots.forks:
         yield None
         return
@@ -105,10 +105,10 @@ class NoServerError(Exception):
 
 
 class ForkServer:
-    """Forks jobs of ``threads`` CPU threads each. It starts when first asked for, and anew should it have ended.
+    """Forks jobs of ``threads`` CPU threads each. Its process starts on first use, and again if it has ended.
 
-    A server that ends before it was ready is not tried again: its jobs need fresh processes, and the queue's log says
-    why.
+    A process that ends before it is ready is not started again: jobs then get new processes, and the log of the queue
+    has the reason.
     """
 
     def __init__(self, threads: int) -> None:
@@ -123,7 +123,7 @@ class ForkServer:
         return None if self._process is None else self._process.pid
 
     def is_loading(self) -> bool:
-        """Whether a job had better wait, as the server is about to be ready."""
+        """Whether the server is still importing, so that a job should wait for it."""
         if self._is_ready and self._process is not None and self._process.poll() is not None:
             self.leave()
         if self._is_ready or self._is_broken:
@@ -140,7 +140,7 @@ class ForkServer:
         return not (self._is_ready or self._is_broken)
 
     def wait(self) -> None:
-        """Wait until it is decided how jobs start: forked, or as fresh processes."""
+        """Wait until the server is ready or has failed."""
         while self.is_loading():
             time.sleep(POLL_SECONDS)
 
@@ -159,7 +159,7 @@ class ForkServer:
             raise NoServerError from error
 
     def leave(self) -> None:
-        """End the connection and with it the server, which has no jobs any more or is gone."""
+        """Close the connection, upon which the server ends, and wait for that."""
         if self._connection is not None:
             self._connection.close()
         if self._process is not None:
@@ -173,7 +173,7 @@ class ForkServer:
     def _start(self) -> Connection[Any, Any]:
         ours, theirs = multiprocessing.Pipe()
         variables = {"OMP_NUM_THREADS": str(self._threads)} | showing([])
-        with theirs, spared_from_the_terminal():
+        with theirs, ignoring_terminal_signals():
             self._process = subprocess.Popen(
                 [sys.executable, "-u", "-m", "sweeps.local.fork_server", str(theirs.fileno())],
                 env=environment_of_job(variables),
@@ -185,13 +185,13 @@ class ForkServer:
 
 @dataclass(frozen=True)
 class ForkedProcess:
-    """The process of a job, a child of the server's. It stands in for the ``Popen`` of submitit's controller."""
+    """The process of a job, a child of the server, with the methods of ``Popen`` that submitit's ``LocalJob`` calls."""
 
     pid: int
     started: float
 
     def poll(self) -> int | None:
-        """None while it lives; how it ended is for its job's files to say."""
+        """None while it lives, then 0; the files of the job say how it ended."""
         return None if lives(self.pid, self.started) else 0
 
     def send_signal(self, number: signal.Signals) -> None:
@@ -201,7 +201,7 @@ class ForkedProcess:
 
 
 class ForkingExecutor(submitit.LocalExecutor):
-    """submitit's executor for this machine, without its controller: jobs of one process, forked by ``server``."""
+    """submitit's local executor for jobs of one process, which ``server`` forks in place of submitit's controller."""
 
     def __init__(self, folder: Path, server: ForkServer, variables: Mapping[str, str]) -> None:
         super().__init__(folder)

@@ -1,7 +1,7 @@
-"""The process that runs a study's queue on this machine: ``python -m sweeps.local.runner STUDY_DIR``.
+"""A study's queue as a process of its own: ``python -m sweeps.local.runner STUDY_DIR``, and the launcher's side of it.
 
-It belongs to no terminal and outlives the launcher that started it. What it is to do stands in the study's own files:
-every task of the plan whose status is ``submitted``. A launcher that adds work touches the inbox.
+The process belongs to no terminal and outlives the launcher that started it. It reads what to do from the study's
+files: every task of the plan whose status is ``submitted``. A launcher that adds tasks touches the file ``inbox``.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ STOP_AGAIN_SECONDS = 5.0
 
 
 class LocalExecutor:
-    """Tasks of the study in ``study_dir`` as processes of this machine."""
+    """Runs the tasks of the study in ``study_dir`` on this machine, by the queue's process."""
 
     def __init__(self, study_dir: Path) -> None:
         self._study_dir = study_dir
         self._asked_at = 0.0
 
     def check(self) -> None:
-        """This machine is always there; raises ``UserError`` where queues cannot agree on it."""
+        """Raises ``UserError`` where queues cannot keep their leases of devices."""
         leases.check_folder()
 
     def gone(self, keys: Collection[str]) -> dict[str, str]:
-        """Tasks whose process, or this machine, died without a word; none while a launcher puts tasks in line."""
+        """Tasks whose process died without recording it; none while a launcher is submitting tasks."""
         if self.is_active() or is_in_use_by_another(self._study_dir):
             return {}
         folders = {key: plan.task_dir(self._study_dir, key) for key in keys}
         return {key: GONE for key, folder in folders.items() if not is_in_use(folder)}
 
     def settle(self, todo: Sequence[Job]) -> None:
-        """Tasks that say they wait or run and do not are to be done, from where they were."""
+        """Mark tasks that say submitted or running, and are not, as planned or preempted."""
         waiting = {job.key: job for job in todo if jobs.state(job) in jobs.UNDER_WAY}
         for key in self.gone(waiting):
             jobs.settle(waiting[key], None, stopping=True)
 
     def submit(self, todo: Sequence[Job]) -> list[str]:
-        """Put ``todo`` in line, and see that a queue works on it. What is under way is left alone."""
+        """Submit ``todo`` and make sure that a queue is running. Tasks that are running are left alone."""
         joined = self.is_active()
         for job in todo:
             if not is_in_use(jobs.task_dir(job)):
@@ -69,26 +69,26 @@ class LocalExecutor:
         return ["the queue of an earlier launch is at work and takes these on"] if joined and todo else []
 
     def is_active(self) -> bool:
-        """Whether the study's queue is there, or is about to be."""
+        """Whether the study's queue is running or starting."""
         return is_there(self._study_dir)
 
     def stop(self) -> str | None:
-        """Tell the queue to let its tasks save; asking often does no harm."""
+        """Tell the queue to let its tasks save and to end; sent again at most every few seconds."""
         if time.monotonic() - self._asked_at > STOP_AGAIN_SECONDS:
             self._asked_at = time.monotonic()
             _tell_to_stop(queue_dir(self._study_dir))
         return None
 
     def works_on(self, job: Job) -> bool:
-        """Whether a process holds the task; one in line and marked as cancelled is never started."""
+        """Whether a process does the task. A waiting task is not counted: a cancelled one is never started."""
         return is_in_use(jobs.task_dir(job))
 
     def traces(self) -> str:
-        """Where the queue says what went wrong."""
+        """Where the queue writes errors."""
         return f"the same command continues (log of the queue: {log_file(self._study_dir)})"
 
     def cancel(self, chosen: Sequence[Job]) -> None:
-        """The queue finds the marks by itself; what runs without one is told here."""
+        """Stop running tasks; where a queue is running, it sees the cancel markers itself."""
         if self.is_active():
             return
         for job in chosen:
@@ -96,7 +96,7 @@ class LocalExecutor:
 
 
 def _tell_to_stop(folder: Path) -> None:
-    """SIGTERM to the process that holds the lock of ``folder``, should it be one of this machine."""
+    """Send SIGTERM to the process that holds the lock of ``folder``, if it runs on this machine."""
     process = holder(folder)
     if process is not None:
         with contextlib.suppress(ProcessLookupError):
@@ -109,27 +109,27 @@ def queue_dir(study_dir: Path) -> Path:
 
 
 def inbox(study_dir: Path) -> Path:
-    """The file whose time of writing tells that work was added."""
+    """The file whose modification time tells when tasks were last added."""
     return queue_dir(study_dir) / "inbox"
 
 
 def log_file(study_dir: Path) -> Path:
-    """What the runner itself prints: nothing, as long as all is well."""
+    """The output of the queue's process: empty unless something is wrong."""
     return queue_dir(study_dir) / "log.txt"
 
 
 def newcomer_dir(study_dir: Path) -> Path:
-    """A folder held by the runner that was started last: it is there before it has the queue's lock."""
+    """The folder whose lock names the runner that was started last, before that runner has the queue's lock."""
     return queue_dir(study_dir) / "newcomer"
 
 
 def is_there(study_dir: Path) -> bool:
-    """Whether a runner works on the study's queue, or is about to."""
+    """Whether a runner has the study's queue, or has just been started."""
     return is_in_use(queue_dir(study_dir)) or holder(newcomer_dir(study_dir)) is not None
 
 
 def start(study_dir: Path) -> None:
-    """See that a runner works on what is in line. One that is already there takes it on, and this one leaves."""
+    """Start a runner. If there is one already, that one takes on the new tasks, and the new runner ends."""
     newcomer_dir(study_dir).mkdir(parents=True, exist_ok=True)
     inbox(study_dir).touch()
     with log_file(study_dir).open("a", encoding="utf-8") as log:
@@ -144,17 +144,17 @@ def start(study_dir: Path) -> None:
     record_holder(newcomer_dir(study_dir), runner.pid)
 
 
-def main(words: Sequence[str]) -> int:
-    """Run the queue of the study directory in ``words``; returns the exit code."""
+def main(arguments: Sequence[str]) -> int:
+    """Run the queue of the study directory in ``arguments``; returns the exit code."""
     stop = StopRequest()
-    study_dir = Path(words[0])
+    study_dir = Path(arguments[0])
     deadline = time.monotonic() + HANDOVER_SECONDS
     while True:
         try:
             with exclusive(queue_dir(study_dir)):
                 _run(study_dir, stop)
             return 0
-        except RunError:  # another runner is at it; unless it is just leaving, it sees the inbox
+        except RunError:  # another runner has the queue and will see the inbox, unless it is about to end
             if time.monotonic() > deadline:
                 return 0
             time.sleep(0.1)
@@ -174,14 +174,14 @@ def _run(study_dir: Path, stop: StopRequest) -> None:
 
 
 class StudyTasks:
-    """Finds the tasks in line and keeps every ``status.json`` true."""
+    """Finds the submitted tasks of a study and keeps every ``status.json`` up to date."""
 
     def __init__(self, study_dir: Path) -> None:
         self._study_dir, self._inbox = study_dir, inbox(study_dir)
         self._read_at = -1
 
     def arriving(self) -> Sequence[Job]:
-        """The tasks in line, when somebody has added some since the last look."""
+        """The submitted tasks, where some were added since the last call."""
         written_at = self._inbox.stat().st_mtime_ns
         if written_at == self._read_at:
             return []
@@ -195,11 +195,11 @@ class StudyTasks:
         return is_cancelled(jobs.task_dir(job))
 
     def ended(self, job: Job, error: str | None, *, stopping: bool) -> bool:
-        """Judge by what the task wrote about itself; the end of a process alone says little."""
+        """Decide by the task's own status, as the end of a process does not say whether the task is finished."""
         return jobs.settle(job, error, stopping=stopping).state == "finished"
 
     def skipped(self, job: Job, parent: str) -> None:
-        """A task whose parent failed has failed too."""
+        """Mark a task as failed because its parent failed."""
         jobs.end(job, jobs.not_started(parent))
 
 

@@ -1,4 +1,4 @@
-"""What would stop the runs of a plan, found before any of them starts."""
+"""What would stop the runs of a plan, found before any of them starts: data, batches, memory, time limits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sweeps.settings.schema import Cluster, SlurmSettings
 def check(points: Iterable[RunSpec], devices: int, *, planning: bool = False) -> None:
     """Raises ``ConfigError`` with what would stop the tasks: data, batches, the DeepSpeed file.
 
-    ``planning``: facts may stand in for data sets that are not there.
+    ``planning``: the stated facts of a data set will do where it is not there.
     """
     problems: list[str] = []
     seen: set[tuple[Any, ...]] = set()
@@ -47,7 +47,7 @@ def check(points: Iterable[RunSpec], devices: int, *, planning: bool = False) ->
 
 
 def check_planned(points: Iterable[RunSpec], *, calibrate: bool) -> None:
-    """Raises ``ConfigError`` where tasks are to be measured on data sets that are not there."""
+    """Raises ``ConfigError`` where tasks shall be calibrated on data sets that are not there."""
     absent = stated_data(points) if calibrate else []
     if absent:
         names = " and ".join(text.partition(" ")[0] for text in absent)
@@ -55,7 +55,7 @@ def check_planned(points: Iterable[RunSpec], *, calibrate: bool) -> None:
 
 
 def check_shards(points: Iterable[RunSpec]) -> None:
-    """Raises ``ConfigError`` naming every bad shard, before many jobs would find them one after the other."""
+    """Raises ``ConfigError`` naming every damaged shard."""
     distinct = {
         (point.config.data.root, *(point.config.task_config(task).dataset for task in point.tasks)): point
         for point in points
@@ -69,13 +69,13 @@ def check_shards(points: Iterable[RunSpec]) -> None:
 
 
 def stated_data(points: Iterable[RunSpec]) -> list[str]:
-    """A text for each data set that is not there and of which the plan takes what is stated."""
-    named: dict[tuple[str, str | None, str], tuple[RunSpec, str]] = {}
+    """A text for each data set that is not there, and for which the plan uses its stated facts."""
+    data_sets: dict[tuple[str, str | None, str], tuple[RunSpec, str]] = {}
     for point in points:
         for task in point.tasks:
             data = point.config.data
-            named[data.root, data.stated, point.config.task_config(task).dataset] = point, task
-    return [text for point, task in named.values() for text in validate.stated_data(point.config, (task,))]
+            data_sets[data.root, data.stated, point.config.task_config(task).dataset] = point, task
+    return [text for point, task in data_sets.values() for text in validate.stated_data(point.config, (task,))]
 
 
 def make_embedded_data(points: Iterable[RunSpec]) -> None:
@@ -90,7 +90,7 @@ def make_embedded_data(points: Iterable[RunSpec]) -> None:
 def fitting(
     points: Mapping[str, RunSpec], placed: Placements, devices: int
 ) -> tuple[dict[str, RunSpec], tuple[Dropped, ...]]:
-    """The points that can be run, and the others with their reasons. Raises ``ConfigError`` when there are none."""
+    """The feasible points, and the others with their reasons. Raises ``ConfigError`` when none is feasible."""
     reasons = {run_id: reason for run_id, point in points.items() if (reason := _infeasibility(point, placed, devices))}
     for run_id, point in points.items():
         if point.branched_from in reasons:
@@ -99,17 +99,17 @@ def fitting(
         Dropped(points[run_id].label, points[run_id].config.init, reason) for run_id, reason in reasons.items()
     )
     if len(reasons) == len(points):
-        raise ConfigError([f"{each.label}: {each.reason}" for each in dropped])
+        raise ConfigError([f"{point.label}: {point.reason}" for point in dropped])
     return {run_id: point for run_id, point in points.items() if run_id not in reasons}, dropped
 
 
 def _infeasibility(point: RunSpec, placed: Placements, devices: int) -> str | None:
-    """Why a point cannot be run on these devices."""
+    """Why a point cannot be run on these devices; None if it can."""
     problems = validate.check_batches(point.config, point.tasks, devices)
     if problems:
         return f"batch: {problems[0]}"
     placements = {task: placed.of(point.config, task) for task in point.tasks}
-    texts = (f"memory: {task} {each.problem}" for task, each in placements.items() if each.problem is not None)
+    texts = (f"memory: {task} {plan.problem}" for task, plan in placements.items() if plan.problem is not None)
     return next(texts, "").partition(";")[0] or None
 
 
@@ -127,7 +127,10 @@ def too_large(points: Iterable[RunSpec], placed: Placements) -> list[str]:
 
 
 def plan_warnings(plan: Plan, cluster: Cluster) -> list[str]:
-    """A line for each. They rest on estimates, or on what this machine shows, so nothing is refused."""
+    """A line for each doubt about a plan: tasks that outlast their jobs, GPUs that torch does not see.
+
+    They rest on estimates, or on what this machine shows, so they do not stop a launch.
+    """
     if not isinstance(cluster, SlurmSettings):
         return [reason] if (reason := unseen()) is not None else []
     lines = (
@@ -140,7 +143,7 @@ def plan_warnings(plan: Plan, cluster: Cluster) -> list[str]:
 
 
 def _outlasts(task: PlannedTask, cluster: SlurmSettings) -> str | None:
-    """Why a task does not end within its jobs: each starts anew, trains, and saves before its time limit."""
+    """Why a task does not end within its jobs, each of which starts, trains, and saves before its time limit."""
     if task.seconds is None:
         return None
     minutes = task.resources.timeout_min or cluster.timeout_min

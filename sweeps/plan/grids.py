@@ -1,4 +1,9 @@
-"""What a grid declares: the settings of each of its points, and what is wrong with how it says so."""
+"""What a grid declares: its points, each with its settings, and the values at which fine-tuning is tuned.
+
+``study.tuned`` and ``grid.tuned`` are settings of fine-tuning at which every arm is tried. Each task varies its own
+settings only, in a run for each of their values, beside the run of the other tasks. The analysis chooses among these
+runs by the score on the tuning images.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +15,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nepa_scale.config import overrides
+from nepa_scale.config.registry import PRETRAIN, finetuned
 from nepa_scale.config.schema import RunConfig
 from sweeps.settings.schema import MOST_POINTS, RESERVED, GridSettings, Launch
 
 Pairs = list[tuple[str, str]]
 SEED = "seed"
-SCORED_BY = ("dataset", "tuning_images")  # other values of these make scores that cannot be compared
-TUNABLE_TASKS = tuple(RunConfig().finetuning)
+SCORED_BY = ("dataset", "tuning_images")  # scores at different values of these cannot be compared
+TUNABLE_TASKS = tuple(task.name for task in finetuned())
 Try = tuple[tuple[str, ...], dict[str, Any]]
-"""Tasks of a run, and the values that they are tried at."""
+"""Tasks of a run, and their tuned settings."""
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run of a grid before it is priced: ``values`` are its settings of what varies, ``label`` its short name."""
+    """One run of a grid, before its cost is known: ``values`` are its settings that vary, ``label`` its short name."""
 
     config: RunConfig
     label: str
     values: dict[str, Any]
     tasks: tuple[str, ...]
     tuned: dict[str, Any] = field(default_factory=dict)
-    """The values that its tasks are tried at; of runs that differ in these alone the analysis chooses."""
+    """The tuned settings of its tasks; the analysis chooses among runs that differ only in these."""
     pretrained_by: str | None = None
-    """The run whose pre-training this one uses instead of an equal one of its own."""
+    """The run whose equal pre-training this one uses in place of its own."""
     branched_from: str | None = None
-    """The longer run in whose pre-training this one's begins."""
+    """The longer run from whose pre-training this one branches off."""
 
 
 def combinations(grid: GridSettings) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -61,7 +67,7 @@ def count_points(grid: GridSettings) -> int:
 
 
 def grid_problems(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) -> list[str]:
-    """Complaints about settings that are not the user's to give here, and about empty axes."""
+    """What is wrong with the grid called ``name``, and with run settings typed beside it, ``pairs``."""
     axes, varying = axes_of(grid), varied_settings(grid)
     problems = [f"{key}={text}: {RESERVED[key]}" for key, text in pairs if key in RESERVED]
     for key, text in pairs:
@@ -88,19 +94,19 @@ def axes_of(grid: GridSettings) -> dict[str, list[Any]]:
 
 
 def _repetitions(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A named point may list its seeds: it is then run once with each."""
+    """The seeds of a named point that lists several: it is run once with each."""
     seeds = settings.get("seed")
     return [{"seed": seed} for seed in seeds] if isinstance(seeds, list) else [{}]
 
 
 def _rows(grid: GridSettings) -> list[dict[str, Any]]:
-    """The settings that vary together, a point each; one without any where there are none."""
+    """The settings that vary together, one dictionary a point; a single empty one where there are none."""
     columns = {key: values if isinstance(values, list) else [values] for key, values in grid.zip.items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)] if columns else [{}]
 
 
 class Configurations:
-    """Builds configurations. Of points that differ only in their seed, the first is checked for all.
+    """Builds and checks configurations, once for points that differ only in their seed.
 
     ``tasks`` are those whose settings are checked.
     """
@@ -111,7 +117,7 @@ class Configurations:
         self._seeds: dict[str | None, int] = {}
 
     def build(self, pairs: Sequence[tuple[str, str]]) -> RunConfig:
-        """The configuration that ``pairs`` make. Raises ``ConfigError`` with every problem found."""
+        """The configuration of ``pairs``. Raises ``ConfigError`` with every problem in it."""
         rest = tuple(pair for pair in pairs if pair[0] != SEED)
         seed = dict(pairs).get(SEED)
         if rest in self._known and seed in self._seeds:
@@ -122,7 +128,7 @@ class Configurations:
 
 
 def tuned_settings(launch: Launch) -> dict[str, list[Any]]:
-    """{setting: its values} of the tasks that the study has."""
+    """{setting: its values} of what is tuned, as far as the study has the task."""
     return {
         key: values if isinstance(values, list) else [values]
         for key, values in {**launch.study.tuned, **launch.grid.tuned}.items()
@@ -131,35 +137,35 @@ def tuned_settings(launch: Launch) -> dict[str, list[Any]]:
 
 
 def tuning_tries(launch: Launch) -> list[Try]:
-    """What the runs of one point and one start do: the tasks that are not tuned, then each tuned one at each value."""
+    """What the runs of one point do: the first all tasks that are not tuned, each other one a task at one value."""
     by_task = _by_task(tuned_settings(launch))
-    others = tuple(task for task in dict.fromkeys(("pretrain", *launch.study.tasks)) if task not in by_task)
-    made: list[Try] = [(others, {})]
+    others = tuple(task for task in dict.fromkeys((PRETRAIN.name, *launch.study.tasks)) if task not in by_task)
+    tries: list[Try] = [(others, {})]
     for task, settings in by_task.items():
-        made += [
-            (("pretrain", task), dict(zip(settings, values, strict=True)))
+        tries += [
+            ((PRETRAIN.name, task), dict(zip(settings, values, strict=True)))
             for values in itertools.product(*settings.values())
         ]
-    return made
+    return tries
 
 
-def _by_task(found: Mapping[str, list[Any]]) -> dict[str, dict[str, list[Any]]]:
+def _by_task(tuned: Mapping[str, list[Any]]) -> dict[str, dict[str, list[Any]]]:
     """{task: {setting: its values}} of the tasks that are tuned."""
     by_task: dict[str, dict[str, list[Any]]] = {task: {} for task in TUNABLE_TASKS}
-    for key, values in found.items():
+    for key, values in tuned.items():
         by_task.setdefault(key.split(".")[0], {})[key] = values
     return {task: settings for task, settings in by_task.items() if settings}
 
 
-def read_by(wanted: Sequence[str], values: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
-    """The ``values`` of a point that runs of the ``wanted`` tasks depend on: none of the study's other tasks'."""
-    unread = {task for task in tasks if task not in (*wanted, "pretrain")}
+def read_by(tasks: Sequence[str], values: Mapping[str, Any], study_tasks: Sequence[str]) -> dict[str, Any]:
+    """The ``values`` of a point that a run of ``tasks`` depends on: without those of the study's other tasks."""
+    unread = {task for task in study_tasks if task not in (*tasks, PRETRAIN.name)}
     return {key: value for key, value in values.items() if key.split(".")[0] not in unread}
 
 
 def tuning_problems(launch: Launch) -> list[str]:
-    """What is wrong with how a launch says what is tuned."""
-    problems, found = [], tuned_settings(launch)
+    """What is wrong with the tuned settings of a launch."""
+    problems, tuned = [], tuned_settings(launch)
     for path, settings in {"study.tuned": launch.study.tuned, "grid.tuned": launch.grid.tuned}.items():
         for key in settings:
             task, _, name = key.partition(".")
@@ -170,20 +176,20 @@ def tuning_problems(launch: Launch) -> list[str]:
             elif name in SCORED_BY:
                 problems.append(f"{path}.{key}: other values of it are scored on other images; it cannot be tuned")
     problems += [
-        f"{key}={text}: {_path(launch, key)} tries several values" for key, text in launch.pairs if key in found
+        f"{key}={text}: {_path(launch, key)} tries several values" for key, text in launch.pairs if key in tuned
     ]
     varied = varied_settings(launch.grid)
-    problems += [f"{_path(launch, key)}: grid={launch.grid_name} varies it, too" for key in found if key in varied]
-    problems += [f"{_path(launch, key)}: no values" for key, values in found.items() if not values]
-    each = [math.prod(map(len, settings.values())) for settings in _by_task(found).values()]
-    runs = count_points(launch.grid) * max(1, sum(each))
+    problems += [f"{_path(launch, key)}: grid={launch.grid_name} varies it, too" for key in tuned if key in varied]
+    problems += [f"{_path(launch, key)}: no values" for key, values in tuned.items() if not values]
+    tries = [math.prod(map(len, settings.values())) for settings in _by_task(tuned).values()]
+    runs = count_points(launch.grid) * max(1, sum(tries))
     if runs > MOST_POINTS:
-        problems.append(f"{', '.join(found)}: {runs} runs; at most {MOST_POINTS} can be planned: give shorter lists")
+        problems.append(f"{', '.join(tuned)}: {runs} runs; at most {MOST_POINTS} can be planned: give shorter lists")
     return problems
 
 
 def unscored(launch: Launch, config: RunConfig) -> list[str]:
-    """Complaints about tuned tasks of a run that have no images to be chosen by."""
+    """A problem for each tuned task of a run that has no images to be chosen by."""
     return [
         f"{task}.tuning_images=0: {_path(launch, key)} is chosen by images that are not trained on;"
         f" give their number, e.g. {task}.tuning_images=500"

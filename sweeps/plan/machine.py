@@ -1,4 +1,4 @@
-"""What this machine can do at once, and how fast: slots, threads, GPUs, measured FLOP/s. Free of torch."""
+"""The devices of a cluster: how many, how fast, and how the tasks of a plan are placed on them. Free of torch."""
 
 from __future__ import annotations
 
@@ -41,8 +41,11 @@ class Resources:
 
 @dataclass(frozen=True)
 class Slots:
-    """How many tasks run at once on this machine and what each may use: ``threads`` over its ``processes``, a GPU for
-    each of these. ``gpus`` are the names of all; without GPUs it is empty."""
+    """How many tasks run at once on this machine, and what one may use.
+
+    A task has ``processes`` with ``threads`` together, and a GPU for each process. ``gpus`` are the names of all GPUs,
+    empty where there are none.
+    """
 
     count: int
     threads: int
@@ -96,8 +99,7 @@ def world_size(settings: Cluster) -> int:
 
 
 def of_task(cluster: Cluster, processes: int, seconds: float | None) -> Resources:
-    """What a task of so many ``processes``, estimated to take ``seconds``, asks of ``cluster``; on this machine a slot,
-    whose threads its queue divides."""
+    """The resources of a task of ``processes`` that takes about ``seconds``; on this machine those of a slot."""
     if isinstance(cluster, SlurmSettings):
         return Resources(
             nodes=processes // cluster.tasks_per_node,
@@ -112,7 +114,7 @@ def of_task(cluster: Cluster, processes: int, seconds: float | None) -> Resource
 
 
 def _time_limit(cluster: SlurmSettings, seconds: float | None) -> int:
-    """Minutes: short jobs start sooner. Few different limits, as jobs of equal shape share an array."""
+    """The time limit in minutes: short, as short jobs start sooner, but of few values, as equal jobs share an array."""
     if cluster.time_margin is None or seconds is None:
         return cluster.timeout_min
     limit = SHORTEST_LIMIT_MINUTES
@@ -147,14 +149,14 @@ def _gpu_memory(settings: Cluster) -> DeviceMemory:
 
 
 class Placements:
-    """The placement of every task on a process of ``cluster``; equal questions are answered from memory."""
+    """Plans the placement of tasks on the devices of ``cluster``, once for what differs only in the seed."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster, self._sizes = cluster, tuple(_world_sizes(cluster))
         self._known: dict[tuple[str, str], Placement] = {}
 
     def of(self, config: RunConfig, task: str) -> Placement:
-        """The placement of ``task`` on the fewest nodes that can hold it, or else on the least that a task gets.
+        """The placement of ``task`` on the fewest nodes that can hold it; if none can, on the fewest that a task gets.
 
         Raises as ``nepa_scale.placement.planner.place``.
         """
@@ -168,18 +170,18 @@ class Placements:
         return self._known[key]
 
     def unused(self, config: RunConfig, task: str) -> list[int]:
-        """Numbers of processes that ``task`` may have and over which its batch does not divide."""
+        """Numbers of processes that ``task`` could have if its batch divided over them."""
         return [size for size in self._sizes if config.task_config(task).batch_size % size]
 
     def basis(self, config: RunConfig) -> str:
-        """What the estimates of memory rest on."""
+        """What the estimates of memory are based on."""
         device = device_memory(self._cluster, config)
         room = "a device's is not known" if device.size is None else f"a device has {gib(device.size)}"
         return f"what DeepSpeed and autograd hold, by formula (docs/placement.md); {room} ({device.source})"
 
 
 def _world_sizes(cluster: Cluster) -> Iterator[int]:
-    """How many processes a task may have, fewest first."""
+    """The numbers of processes that a task may have, fewest first."""
     size = world_size(cluster)
     yield size
     if isinstance(cluster, SlurmSettings) and cluster.max_nodes is not None:
@@ -194,7 +196,7 @@ def seedless(config: RunConfig) -> str:
 
 
 def task_speed(settings: Cluster, precision: str = "fp32") -> Speed:
-    """The speed that estimates rest on: as given, or measured now where tasks run on this machine's cores.
+    """The speed for estimates: as given, or measured now where tasks run on this machine's cores.
 
     Raises ``ConfigError`` where ``cluster.device`` and ``cluster.mfu`` do not say how fast it is.
     """
@@ -219,7 +221,7 @@ def task_speed(settings: Cluster, precision: str = "fp32") -> Speed:
 
 
 def _speed_at_mfu(settings: Cluster, precision: str) -> Speed:
-    """The stated peak of a GPU times a stated share of it, or what the performance model makes of it."""
+    """The stated peak of a GPU times ``cluster.mfu``, or without that the performance model's speed."""
     if settings.device is None:
         raise ConfigError([f"cluster.mfu={settings.mfu:g}: of which GPU? give cluster.device=NAME, too"])
     peak = stated_flops(settings.device, precision, tf32=True)  # as training allows on GPUs
@@ -237,7 +239,7 @@ def _speed_at_mfu(settings: Cluster, precision: str) -> Speed:
 
 
 def _modelled(settings: Cluster, peak: float) -> Speed:
-    """The performance model's word on each task, on nodes as the cluster has them."""
+    """The speed by the performance model, on nodes as the cluster has them."""
     try:
         device = device_called(settings.device or "")
     except UserError as error:
@@ -252,7 +254,7 @@ def _modelled(settings: Cluster, peak: float) -> Speed:
 
 
 def measured_flops_per_second(threads: int) -> float:
-    """FLOP/s of a float32 matrix product on ``threads`` threads of this machine; the best of some tries."""
+    """FLOP/s of a float32 matrix product on ``threads`` threads of this machine; the best of several."""
     import numpy as np
     from threadpoolctl import threadpool_limits
 

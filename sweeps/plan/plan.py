@@ -1,4 +1,4 @@
-"""The plan of a study: its runs, each with what it will cost; and the file that records them."""
+"""The plan of a study: its runs with their costs; and the files that record it, ``plan.json`` and ``cluster.json``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Layout:
 class PlannedTask:
     """What one task of a run will cost; ``seconds`` is None where the speed of the devices is not known.
 
-    What has a default was not recorded by earlier versions, whose plans are read with it.
+    Fields with a default are missing from the plans of earlier versions.
     """
 
     params_total: int
@@ -44,9 +44,9 @@ class PlannedTask:
     memory_bytes: int
     seconds: float | None
     resources: Resources = field(default_factory=Resources)
-    """What the task asks of the machines."""
+    """What its job asks for."""
     flops_inherited: int = 0
-    """Of ``flops``, those that were done by the run from which this one branches off."""
+    """The part of ``flops`` that is done by the run from which this one branches off."""
     steps: int = 0
     dataset: str = ""
     unique_images: int = 0
@@ -70,7 +70,7 @@ class PlannedTask:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a study directory, as ``RunSpec``; ``pretraining`` tells equal pre-trainings."""
+    """One run of a study directory, as ``RunSpec``; equal ``pretraining`` stands for equal pre-training."""
 
     run_id: str
     label: str
@@ -88,7 +88,7 @@ class PlannedRun:
         return self._named(self.tuned)
 
     def name_for(self, task: str) -> str:
-        """The name beside one of its tasks: of what is tuned, that task's settings."""
+        """The name in front of one of its tasks, with the tuned settings of that task only."""
         return self._named({key: value for key, value in self.tuned.items() if key.startswith(f"{task}.")})
 
     def _named(self, tuned: dict[str, Any]) -> str:
@@ -98,7 +98,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A cell of a grid that will not be run, and why."""
+    """A point of a grid that will not be run, and why."""
 
     label: str
     init: str
@@ -114,14 +114,14 @@ class Plan:
     axes: tuple[str, ...]
     runs: tuple[PlannedRun, ...]
     basis: dict[str, str] = field(default_factory=dict)
-    """{quantity: what its estimates rest on}."""
+    """{quantity: what its estimates are based on}."""
     dropped: tuple[Dropped, ...] = ()
     about: str | None = None
-    """What the study says of itself on its report."""
+    """``study.about``, which the report shows."""
 
     @property
     def names(self) -> dict[str, str]:
-        """{run_id: name of the run for people}; the run_id tells apart what would read the same."""
+        """{run_id: name of the run in messages}, with the run_id where names are equal."""
         alike = Counter((run.name, run.init) for run in self.runs)
         return {
             run.run_id: run.name if alike[run.name, run.init] == 1 else f"{run.name} ({run.run_id})"
@@ -130,7 +130,7 @@ class Plan:
 
     @property
     def titles(self) -> dict[str, str]:
-        """{run_id/task: name of the task for people}."""
+        """{run_id/task: name of the task in messages}."""
         control, names = {"pretrain": "", "scratch": " from scratch"}, self.names
         return {
             f"{run.run_id}/{task}": (
@@ -143,30 +143,30 @@ class Plan:
 
 
 def merge(earlier: Plan | None, plan: Plan) -> Plan:
-    """``plan`` with the runs of an ``earlier`` plan of the same directory kept before its own."""
+    """The runs of an ``earlier`` plan of the same directory, then the new ones of ``plan``."""
     if earlier is None:
         return plan
     new = {run.run_id: run for run in plan.runs}
     kept = tuple(new.pop(run.run_id, run) for run in earlier.runs)
     runs = (*kept, *new.values())
-    there = {(name, run.init) for run in runs for name in (run.label, run.name)}
-    cells = {(each.label, each.init): each for each in (*earlier.dropped, *plan.dropped)}
+    planned = {(name, run.init) for run in runs for name in (run.label, run.name)}
+    dropped = {(point.label, point.init): point for point in (*earlier.dropped, *plan.dropped)}
     return dataclasses.replace(
         plan,
         axes=tuple(dict.fromkeys((*earlier.axes, *plan.axes))),
         runs=runs,
-        dropped=tuple(each for cell, each in cells.items() if cell not in there),
+        dropped=tuple(point for name, point in dropped.items() if name not in planned),
         about=plan.about or earlier.about,
     )
 
 
 def run_name(run: PlannedRun | Dropped) -> str:
-    """The label, and where fine-tuning starts if not from the run's own pre-training."""
+    """The label, and the start of fine-tuning where that is not the run's own pre-training."""
     return run.label + start_text(run)
 
 
 def start_text(run: PlannedRun | Dropped) -> str:
-    """What follows a label: nothing where fine-tuning starts from the run's own pre-training."""
+    """The start of fine-tuning, to follow a label; empty where that is the run's own pre-training."""
     return {"pretrain": "", "scratch": " scratch"}.get(run.init, f" from {run.init}")
 
 
@@ -192,7 +192,7 @@ def load(study_dir: Path) -> Plan | None:
             axes=tuple(content["axes"]),
             runs=tuple(map(_read_run, content["runs"])),
             basis=content.get("basis", {}),
-            dropped=tuple(Dropped(**each) for each in content.get("dropped", ())),
+            dropped=tuple(Dropped(**point) for point in content.get("dropped", ())),
             about=content.get("about"),
         )
     except FileNotFoundError:
@@ -271,7 +271,7 @@ def memory_text(size: float) -> str:
 
 
 def duration_text(seconds: float | None) -> str:
-    """A time for people: 42 s, 3.5 min, 12 min, 1.2 h, 3.1 d; ? where it is not known."""
+    """A time: 42 s, 3.5 min, 12 min, 1.2 h, 3.1 d; ? where it is not known."""
     if seconds is None:
         return "?"
     for limit, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):

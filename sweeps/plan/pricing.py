@@ -1,4 +1,4 @@
-"""What the runs of a grid will cost, task by task."""
+"""What the runs of a grid will cost, task by task: FLOPs, memory, time, storage."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def price(
 
 
 class _Pricing:
-    """The figures of tasks, worked out once for what differs only in its seed."""
+    """Computes the cost of tasks, once for what differs only in the seed."""
 
     def __init__(self, cluster: Cluster, placed: Placements, times: Times) -> None:
         self.times = times
@@ -97,10 +97,10 @@ class _Pricing:
 
 
 class Times:
-    """Estimates of a launch, ``speed`` being that of ``devices``. It remembers how many rest on what.
+    """Estimates the time of tasks: from measurements of similar ones, else from FLOPs and the ``speed`` of ``devices``.
 
-    Where any task of the launch was measured, the others are compared with those: a guess beside a measurement would
-    make a larger task seem the faster one.
+    Where any task of the launch was measured, the times of the others are extended from that, too. Otherwise a larger
+    task that is priced by its FLOPs could seem faster than a smaller one that was measured.
     """
 
     def __init__(self, speed: Speed, devices: int, measured: Measurements) -> None:
@@ -110,14 +110,13 @@ class Times:
     def of(
         self, config: RunConfig, task: str, cost: TaskCost, placement: Placement, start: int
     ) -> tuple[float | None, bool]:
-        """Seconds of ``task`` from step ``start`` on, None where they are not known; and whether tasks like it were
-        measured."""
+        """Seconds of ``task`` from step ``start`` on, None where unknown; and whether similar tasks were measured."""
         family, parts = family_of(config, task, placement), counts(config, task, cost.steps, start)
         work, devices = work_of(cost), placement.world_size
-        found = self._measured.seconds(family, work, parts)
-        if found is not None:
+        measured = self._measured.seconds(family, work, parts)
+        if measured is not None:
             self._numbers["measured"] += 1
-            return found, True
+            return measured, True
         flops = (cost.flops_train - cost.flops_train * start // cost.steps) * self._devices // devices
         least = self._speed.seconds_of_work(flops) or 0.0
         extended = self._measured.extended(family, work, devices, parts, least)
@@ -129,11 +128,13 @@ class Times:
 
     @property
     def basis(self) -> str:
-        """What they rest on."""
+        """What the estimates are based on."""
         measured, extended = self._numbers["measured"], self._numbers["extended"]
         if not measured + extended:
             return self._speed.basis
-        said = f"{measured} tasks from short runs of such tasks on this device, {self._measured.since()}"
+        basis = f"{measured} tasks from short runs of such tasks on this device, {self._measured.since()}"
         return (
-            f"{said}; {extended} of other sizes or kinds from those; calibrate=true measures them" if extended else said
+            f"{basis}; {extended} of other sizes or kinds from those; calibrate=true measures them"
+            if extended
+            else basis
         )

@@ -1,7 +1,11 @@
-"""``branch=true``: one long pre-training under schedule wsd serves every shorter data size of a grid.
+"""Grids whose points are computed: equal compute (isoflop), and branches of one long pre-training (``branch=true``).
 
-Each image is seen once, so a data size is a length. The longest run keeps the state in which each shorter one would
-begin its decay; those take that state and do their decay alone (arXiv 2405.18392, section 4).
+Equal compute: for every budget of FLOPs the sizes of a study, each trained for as long as the budget lasts. The optimum
+size of a budget is where the error along one of its curves is least (Hoffmann et al., arXiv 2203.15556, approach 2).
+The batch stays that of the study, so a length is a whole number of steps.
+
+Branches: each image is seen once, so a data size is a length. The longest run keeps the states in which the shorter
+ones begin their decay; each of these starts from such a state and does its decay only (arXiv 2405.18392, section 4).
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale.config import branch, overrides
+from nepa_scale.config.registry import PRETRAIN, spec
 from nepa_scale.config.subsets import num_train_images
 from nepa_scale.placement.costs import TaskCost, task_cost
 from nepa_scale.utils.cli import LARGEST
@@ -27,7 +32,7 @@ MOST_STEPS = overrides.KEYS["pretrain.steps"].get("high", LARGEST)
 
 
 def with_isoflop_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any]], Pairs]) -> Launch:
-    """``launch`` with a named point for every size and budget in place of its rule.
+    """``launch`` with a named point for every size and budget, in place of the rule.
 
     ``pairs_of`` gives the settings of one point. Raises ``ConfigError`` when a list is empty, a budget is named twice
     or, unless such points are dropped, too small for whole steps to meet it within 1 %, or its optimum lies outside
@@ -79,37 +84,40 @@ def isoflop_points(
 
 def _cost_of_a_step(pairs: Pairs) -> TaskCost:
     """Of one step of pre-training."""
-    return task_cost(overrides.build(pairs, tasks=("pretrain",)), "pretrain")
+    return task_cost(overrides.build(pairs, tasks=(PRETRAIN.name,)), PRETRAIN.name)
 
 
 def outside_ladder(source: Path, budgets: Sequence[float], params: Mapping[str, int]) -> dict[float, str]:
-    """{budget: reason} of those ``budgets`` in FLOPs whose best size for no error lies within ``params``.
+    """{budget: reason} of those ``budgets`` in FLOPs whose best size lies outside ``params`` for every error.
 
-    ``params`` are the backbone parameters of every size on the ladder. Raises ``UserError`` when ``source`` cannot be
-    read, and ``ConfigError`` when its runs give no best size for any error.
+    The errors of such a budget have no minimum between its sizes, so its runs would not tell the best size.
+
+    ``params``: {size: its backbone parameters}. ``source``: the study directory whose runs give the best sizes.
+
+    Raises ``UserError`` when ``source`` cannot be read, ``ConfigError`` when its runs give no best size for any error.
     """
     from analysis.findings.best_sizes import best_sizes
     from analysis.study.records import read_study
 
-    found, missing = best_sizes(read_study(source), budgets)
-    if not found:
+    best_of, missing = best_sizes(read_study(source), budgets)
+    if not best_of:
         why = "; ".join(f"{error}: {reason}" for error, reason in missing.items())
         raise ConfigError([f"optimum_from={source}: no best size can be told from its finished runs ({why})"])
     least, most = min(params.values()), max(params.values())
     reasons = {}
-    for place, budget in enumerate(budgets):
-        best = {error: sizes[place] for error, sizes in found.items()}
+    for index, budget in enumerate(budgets):
+        best = {error: sizes[index] for error, sizes in best_of.items()}
         if not any(least <= size <= most for size in best.values()):
-            said = ", ".join(f"{count_text(size)} parameters for {error}" for error, size in best.items())
+            optima = ", ".join(f"{count_text(size)} parameters for {error}" for error, size in best.items())
             reasons[budget] = (
-                f"the optimum of {budget:g} FLOPs lies outside the ladder: {said} by {source},"
+                f"the optimum of {budget:g} FLOPs lies outside the ladder: {optima} by {source},"
                 f" and its sizes have {count_text(least)} to {count_text(most)}"
             )
     return reasons
 
 
 def with_branch_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any]], Pairs]) -> Launch:
-    """``launch`` with a length of one pass in the place of each data size, all with the warm-up of the shortest.
+    """``launch`` with a length of one pass in place of each data size, all with the warm-up of the shortest.
 
     Raises ``ConfigError`` when the grid varies anything but the number of images and the seed, or asks for more images
     than a single pass has.
@@ -127,8 +135,8 @@ def with_branch_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any
     problems += [f"grid.axes.{BRANCH_AXIS}: {size} is given twice" for size in set(sizes) if sizes.count(size) > 1]
     if problems:
         raise ConfigError(problems)
-    base = overrides.build(pairs_of(launch, {"pretrain.steps": 1, "pretrain.schedule": "wsd"}), tasks=("pretrain",))
-    batch, available = base.pretrain.batch_size, num_train_images(base, "pretrain")
+    base = overrides.build(pairs_of(launch, {"pretrain.steps": 1, "pretrain.schedule": "wsd"}), tasks=(PRETRAIN.name,))
+    batch, available = base.pretrain.batch_size, num_train_images(base, PRETRAIN.name)
     problems += [
         f"grid.axes.{BRANCH_AXIS}: branch=true sees each image once,"
         f" and {size} is none of {batch} (a batch) to {available}"
@@ -138,7 +146,7 @@ def with_branch_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any
     if problems:
         raise ConfigError(problems)
     steps = {size: size // batch for size in sizes}
-    # Rounded, not up as a run's own warm-up is: what it becomes is part of the ids of existing studies.
+    # Rounded to nearest, where a run's own warm-up is rounded up: it is part of the run_ids of existing studies.
     warmup = round(base.pretrain.warmup * min(steps.values()))
     points = {
         f"num_images={size}": {
@@ -153,17 +161,17 @@ def with_branch_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any
 
 
 def connect_branches(points: dict[str, RunSpec], runs_dir: Path) -> dict[str, RunSpec]:
-    """Let the pre-trainings of each seed branch off their longest; ``runs_dir`` holds the runs."""
+    """Let the pre-trainings of each seed branch off the longest of them; ``runs_dir`` is the folder of the runs."""
     families: dict[int, dict[str, RunSpec]] = {}
     for run_id, point in points.items():
         if point.config.init == "pretrain":
             families.setdefault(point.config.seed, {})[run_id] = point
     connected = dict(points)
     for family in families.values():
-        trunk = max(family, key=lambda run_id: _steps(family[run_id]))  # the first of those that share one
+        trunk = max(family, key=lambda run_id: _steps(family[run_id]))  # the first of several as long
         longest = _steps(family[trunk])
         starts = sorted({_start(point) for point in family.values() if _steps(point) != longest})
-        folder = str((runs_dir / trunk / "pretrain").absolute())
+        folder = str((runs_dir / trunk / PRETRAIN.name).absolute())
         for run_id, point in family.items():
             saving = point.config.checkpoint
             if _steps(point) == longest:
@@ -177,8 +185,8 @@ def connect_branches(points: dict[str, RunSpec], runs_dir: Path) -> dict[str, Ru
 
 
 def first_step(point: RunSpec, task: str) -> int:
-    """The step after which ``task`` does its own work: a branch's pre-training begins where its decay does."""
-    return _start(point) if point.branched_from is not None and task == "pretrain" else 0
+    """The step at which ``task`` starts: a branch's pre-training at its decay, anything else at 0."""
+    return _start(point) if point.branched_from is not None and not spec(task).downstream else 0
 
 
 def _steps(point: RunSpec) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.config.registry import TASKS
+from nepa_scale.config.registry import PRETRAIN, TASKS, finetuned
 from nepa_scale.config.schema import RunConfig, walk
 from nepa_scale.config.task_settings import LIMITS
 
@@ -123,7 +123,7 @@ class StudySettings:
     )
     base_size: str = option("rung of the size ladder that grids over anything else train", "nano", **SIZES)
     tasks: list[str] = field(
-        default_factory=lambda: ["pretrain", "classify", "segment"],
+        default_factory=lambda: [PRETRAIN.name, *(task.name for task in finetuned())],
         metadata=about("tasks of every point", choices=TASKS),
     )
     scratch_control: bool = option("add to every point the same fine-tuning from random weights", True)

@@ -1,4 +1,4 @@
-"""Slurm's own commands, and what they answer. ``sacct`` is asked where it exists and never needed."""
+"""Calls of Slurm's commands and their parsed answers. ``sacct`` is used where there is one, and never needed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ DEFAULT_MAX_ARRAY_SIZE = 1001
 
 
 class SchedulerUnavailableError(UserError):
-    """The scheduler does not answer: it is being restarted, or has too much to do."""
+    """Slurm does not answer, as it restarts or is overloaded; this says nothing about the state of jobs."""
 
 
 @dataclass(frozen=True)
 class JobState:
-    """What Slurm says of a job: ``state`` in its own words, ``exit_status`` as of wait(2)."""
+    """What Slurm says of a job: ``state`` is Slurm's name of it, ``exit_status`` is that of wait(2)."""
 
     job_id: str
     state: str
@@ -51,9 +51,9 @@ def check_available() -> None:
 
 
 def my_jobs() -> list[JobState]:
-    """Every job of this user that Slurm still remembers, each element of an array by itself; one query.
+    """Every job of this user that Slurm's controller still knows, array elements one by one; a single query.
 
-    Raises ``SchedulerUnavailableError`` while the controller is not to be reached.
+    Raises ``SchedulerUnavailableError`` while the controller cannot be reached.
     """
     form = ",".join(f"{field}:{WIDTH}|" for field in FIELDS)
     answer = _ask(["squeue", "--me", "--noheader", "--array", "--states=all", "-O", form])
@@ -61,7 +61,7 @@ def my_jobs() -> list[JobState]:
 
 
 def accounted(job_ids: Sequence[str]) -> dict[str, JobState]:
-    """What the accounting knows of jobs that the controller has forgotten; {} where there is none."""
+    """The states that the accounting has of jobs that the controller has forgotten; {} without accounting."""
     if not job_ids or shutil.which("sacct") is None:
         return {}
     arguments = ["sacct", "-n", "-X", "-P", "-o", "JobID,State,ExitCode", "-j", ",".join(job_ids)]
@@ -86,7 +86,7 @@ def max_array_size() -> int:
 
 
 def cancel(job_ids: Sequence[str]) -> None:
-    """Cancel jobs; those that have ended are no matter."""
+    """Cancel jobs; those that have ended are ignored."""
     for start in range(0, len(job_ids), CANCEL_AT_ONCE):
         _ask(["scancel", "--quiet", *job_ids[start : start + CANCEL_AT_ONCE]], check=False)
 

@@ -1,4 +1,9 @@
-"""What became of a study's jobs, from Slurm's own memory and the record of what was submitted."""
+"""The record of what was submitted to Slurm, and the state of each of these jobs.
+
+Each call of sbatch has a file, written before the call, as a launcher may be killed at any moment. The comment that
+Slurm keeps with a job names that file, and the file has the task of each element. So a job is found again even if the
+launcher was killed before it could note the job id.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +63,7 @@ def next_submission(study_dir: Path) -> int:
 
 
 def submission_comment(study_dir: Path, number: int) -> str:
-    """What Slurm keeps with every job of a submission."""
+    """The comment by which the jobs of a submission are found in Slurm."""
     return f"nepa_scale:{_digest(study_dir)}:{number}"
 
 
@@ -81,8 +86,10 @@ def submission_folder(study_dir: Path, submission: Submission) -> Path:
 
 
 def printed_errors(study_dir: Path, job_id: str) -> str:
-    """What the ranks of a job, and Slurm about it, wrote to standard error, rank 0 first: any of them may have failed
-    first, and Slurm ends the others."""
+    """What the ranks of a job, and Slurm itself, wrote to standard error, rank 0 first.
+
+    All ranks count, as any of them may have failed first, upon which Slurm ends the others.
+    """
     found = list((study_dir / FOLDER).glob(f"*/{job_id}_*_log.err"))
     newest = max((int(path.parent.name) for path in found), default=0)
     ranks = {int(path.name.split("_")[-2]): path for path in found if int(path.parent.name) == newest}
@@ -102,12 +109,12 @@ def _write(study_dir: Path, submission: Submission) -> None:
 
 
 def _digest(study_dir: Path) -> str:
-    """Tells studies apart that one user has in Slurm."""
+    """Tells apart the studies of one user."""
     return hashlib.sha256(str(study_dir.absolute()).encode()).hexdigest()[:8]
 
 
 def states(study_dir: Path) -> dict[str, JobState]:
-    """{run_id/task: the state of the job that last was to do it}; one that Slurm has forgotten is ``GONE``."""
+    """{run_id/task: the state of its latest job}; a job that Slurm no longer knows is ``GONE``."""
     recorded = read_submissions(study_dir)
     if not recorded:
         return {}
@@ -117,14 +124,14 @@ def states(study_dir: Path) -> dict[str, JobState]:
     found: dict[str, JobState] = {}
     for submission in recorded:
         for key in submission.keys:
-            found.pop(key, None)  # an older job of the same task
+            found.pop(key, None)  # drops an older job of the same task
         found |= _elements(submission, by_comment.get(submission.comment, []))
     forgotten = commands.accounted([job.job_id for job in found.values() if job.state == GONE])
     return {key: forgotten.get(job.job_id, job) for key, job in found.items()}
 
 
-def verdict(job: JobState, printed: str = "") -> str:
-    """Why the task of a job that has ended is not finished; ``printed`` is what its ranks did."""
+def failure_reason(job: JobState, printed: str = "") -> str:
+    """Why the task of an ended job is not finished; ``printed`` is what its ranks wrote to standard error."""
     if job.state == "OUT_OF_MEMORY" or any(word in printed for word in OUT_OF_MEMORY):
         return ENDS["OUT_OF_MEMORY"]
     if job.state == "CANCELLED" and job.reason in NOT_STARTED:
@@ -140,7 +147,7 @@ def verdict(job: JobState, printed: str = "") -> str:
 def _elements(submission: Submission, known: Sequence[JobState]) -> dict[str, JobState]:
     """The state of each task of a submission."""
     if not known and submission.job_id is None:
-        return {}  # the launcher ended before Slurm had it
+        return {}  # the launcher was killed before it called sbatch
     single = len(submission.keys) == 1
     known = [job for job in known if single or "_" in job.job_id]
     by_index = {0 if single else int(job.job_id.rpartition("_")[2]): job for job in known}

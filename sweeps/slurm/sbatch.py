@@ -1,4 +1,7 @@
-"""The scripts that sbatch gets: what a task asks for, what the user says, and what the launcher decides."""
+"""What sbatch gets: jobs as arrays, and the parameters and script of each array.
+
+An array holds equal chains of jobs, so that element i of a child waits for element i of its parent.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,10 @@ from sweeps.slurm.job_states import Submission, next_submission, submission_comm
 
 @dataclass(frozen=True)
 class Array:
-    """Jobs of one task and one shape. ``parent`` is an array as long as this one; ``live_parent`` a job id in Slurm
-    for which all wait."""
+    """Jobs of one task and one shape.
+
+    They wait for the elements of ``parent``, an array of the same length, or all for the Slurm job ``live_parent``.
+    """
 
     jobs: tuple[Job, ...]
     parent: Array | None = None
@@ -28,9 +33,9 @@ class Array:
 
 
 def arranged(jobs: Sequence[Job], live: Mapping[str, str], max_size: int) -> list[Array]:
-    """``jobs`` as few arrays of at most ``max_size``, parents first. ``live``: {key: id of a job already in Slurm}.
+    """Group ``jobs`` into few arrays of at most ``max_size``, parents first. ``live``: {key: id of a job in Slurm}.
 
-    A job waits for at most one other. Two jobs share an array when everything that hangs on them has the same shape.
+    A job waits for at most one other. Jobs share an array when they, and all that wait for them, have the same shape.
     """
     new = {job.key: job for job in jobs}
     children: dict[str, list[Job]] = {}
@@ -61,7 +66,7 @@ def _with_children(array: Array, children: Mapping[str, Sequence[Job]], shapes: 
 
 
 def _shapes(jobs: Sequence[Job], children: Mapping[str, Sequence[Job]]) -> dict[str, str]:
-    """{key: the task, what it asks for, and the same of all that waits for it}."""
+    """{key: text of the task, its resources, and the same of all jobs that wait for it}."""
     shapes: dict[str, str] = {}
 
     def shape(job: Job) -> str:
@@ -76,7 +81,7 @@ def _shapes(jobs: Sequence[Job], children: Mapping[str, Sequence[Job]]) -> dict[
 
 
 def parameters(settings: SlurmSettings, array: Array, comment: str, dependency: str | None) -> dict[str, Any]:
-    """What submitit is told about one array, in sbatch's words."""
+    """The parameters of one array for submitit, which are options of sbatch."""
     asked, options = array.jobs[0].resources, sbatch_options(settings)
     extra: dict[str, Any] = {**options, "requeue": True}
     if dependency is not None:
@@ -104,9 +109,9 @@ def parameters(settings: SlurmSettings, array: Array, comment: str, dependency: 
 
 
 def setup_lines(settings: SlurmSettings) -> list[str]:
-    """The lines before srun: the variables, and each command of ``cluster.setup`` with its end looked at.
+    """The lines before srun: the variables, and the commands of ``cluster.setup``, each checked for its exit code.
 
-    A trap tells which of them failed, also where one ends the shell itself, as under ``set -e``.
+    A trap prints which command failed, even where it ends the shell, as under ``set -e``.
     """
     lines = [f"export {name}={shlex.quote(str(value))}" for name, value in settings.env.items()]
     if not settings.setup:
@@ -119,14 +124,14 @@ def setup_lines(settings: SlurmSettings) -> list[str]:
 
 
 def python_command(settings: SlurmSettings) -> str:
-    """What starts Python in a job: this one, or what the user says, such as that of a container."""
+    """The command that starts Python in a job: ``cluster.python``, such as that of a container, or this Python."""
     return shlex.quote(sys.executable) if settings.python is None else settings.python
 
 
 def dependency_of(array: Array, ids: dict[int, str]) -> str | None:
-    """What the jobs of ``array`` wait for: all for one job, or each for its own in an array as long as this.
+    """The dependency of an array: all its jobs wait for one job, or each for its own in an array of the same length.
 
-    ``ids``: {id of an array: Slurm's number of it}.
+    ``ids``: {id() of an array: its job id in Slurm}.
     """
     if array.live_parent is not None:
         return f"afterok:{array.live_parent}"
@@ -136,13 +141,13 @@ def dependency_of(array: Array, ids: dict[int, str]) -> str | None:
 
 
 def title(array: Array) -> str:
-    """What an array is, for people."""
+    """The name of an array in messages."""
     first = array.jobs[0].key
     return first if len(array.jobs) == 1 else f"{first.rpartition('/')[2]} of {len(array.jobs)} runs"
 
 
 def scripts(settings: SlurmSettings, study_dir: Path, planned: Sequence[Array]) -> list[str]:
-    """The script of each array as sbatch would get it, but for the numbers of jobs, which Slurm gives.
+    """The script of each array as sbatch would get it, except for job ids, which are not known yet.
 
     In their place a script has the name of the submission that it waits for, such as JOB_1.
     """

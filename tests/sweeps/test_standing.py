@@ -24,7 +24,7 @@ from nepa_scale.utils.files import write_json
 from sweeps import status
 from sweeps.follow import display
 from sweeps.jobs.task import CANCELLED, mark_cancelled
-from sweeps.jobs.task_status import TaskStatus, last_row, task_statuses
+from sweeps.jobs.task_status import TaskStatus, last_record, task_statuses
 from sweeps.local import runner
 from sweeps.local import runner as executor_here
 from sweeps.plan import plan
@@ -111,13 +111,13 @@ def test_step_speed_and_time_left(tmp_path: Path) -> None:
     assert second.state == "planned" and second.eta_seconds is None
 
 
-def test_last_row_of_a_long_file(tmp_path: Path) -> None:
+def test_last_record_of_a_long_file(tmp_path: Path) -> None:
     """Only the end is read, and a row cut in two by where reading began does not matter."""
     path = tmp_path / "metrics.jsonl"
     row = {"images_per_second": 1.0, "padding": "x" * 300}
     path.write_text("".join(json.dumps(row | {"step": i}) + "\n" for i in range(2000)))
-    assert last_row(path)["step"] == 1999
-    assert last_row(tmp_path / "none.jsonl") == {}
+    assert last_record(path)["step"] == 1999
+    assert last_record(tmp_path / "none.jsonl") == {}
 
 
 def test_a_process_that_went_without_a_word(tmp_path: Path) -> None:

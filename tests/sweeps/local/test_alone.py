@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.local import leases
-from sweeps.local.leases import LeaseBook, whole_machine
+from sweeps.local.leases import Leases, whole_machine
 
 
 @pytest.mark.parametrize(("gpus", "devices"), [((), ["cores"]), ((0, 1), ["gpu0", "gpu1"])])
@@ -19,22 +18,22 @@ def test_it_waits_for_running_tasks_and_keeps_others_out(
 ) -> None:
     """While half a device is taken it waits; then it has all, and a queue finds nothing free until it is over."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(leases, "POLL_SECONDS", 0.01)
-    book, inside, over = LeaseBook(), threading.Event(), threading.Event()
+    monkeypatch.setattr("sweeps.local.leases.POLL_SECONDS", 0.01)
+    leases, inside, over = Leases(), threading.Event(), threading.Event()
 
     def measure() -> None:
         with whole_machine(gpus):
             inside.set()
             over.wait(10)
 
-    half = book.claim(devices, Fraction(1, 2))
+    half = leases.claim(devices, Fraction(1, 2))
     assert half is not None
     measuring = threading.Thread(target=measure)
     measuring.start()
     assert not inside.wait(0.3)
-    book.release(half)
+    leases.release(half)
     assert inside.wait(10)
-    assert book.claim(devices, Fraction(1, 2)) is None
+    assert leases.claim(devices, Fraction(1, 2)) is None
     over.set()
     measuring.join(10)
-    assert book.claim(devices, Fraction(1, 2)) is not None
+    assert leases.claim(devices, Fraction(1, 2)) is not None

@@ -1,4 +1,4 @@
-"""The book of who works on which device of this machine."""
+"""The leases of who works on which device of this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from children import Child
 
-from sweeps.local.leases import LeaseBook
+from sweeps.local.leases import Leases
 
 ROOT = Path(__file__).resolve().parents[3]
 HALF, WHOLE = Fraction(1, 2), Fraction(1)
@@ -18,9 +18,9 @@ WAITER = """
 import sys, time
 from fractions import Fraction
 from pathlib import Path
-from sweeps.local.leases import LeaseBook
-book = LeaseBook(Path(sys.argv[1]))
-while (share := book.claim(["cores"], Fraction(sys.argv[2]))) is None:
+from sweeps.local.leases import Leases
+leases = Leases(Path(sys.argv[1]))
+while (share := leases.claim(["cores"], Fraction(sys.argv[2]))) is None:
     print("waits", flush=True)
     time.sleep(0.1)
 print("has it", flush=True)
@@ -30,7 +30,7 @@ sys.stdin.read()
 
 def test_no_more_than_there_is(tmp_path: Path) -> None:
     """Two books of two studies are one: halves fit twice, a whole only alone, thirds beside no half and two thirds."""
-    one, other = LeaseBook(tmp_path), LeaseBook(tmp_path)
+    one, other = Leases(tmp_path), Leases(tmp_path)
     first, second = one.claim(["cores"], HALF), other.claim(["cores"], HALF)
     assert first is not None and second is not None
     assert one.claim(["cores"], Fraction(1, 100)) is None
@@ -45,31 +45,31 @@ def test_no_more_than_there_is(tmp_path: Path) -> None:
 
 def test_thirds_add_up(tmp_path: Path) -> None:
     """Three thirds are a whole, which floating point numbers need not be."""
-    book = LeaseBook(tmp_path)
-    assert all(book.claim(["cores"], Fraction(1, 3)) for _ in range(3))
-    assert book.claim(["cores"], Fraction(1, 10**9)) is None
+    leases = Leases(tmp_path)
+    assert all(leases.claim(["cores"], Fraction(1, 3)) for _ in range(3))
+    assert leases.claim(["cores"], Fraction(1, 10**9)) is None
 
 
 def test_the_freest_devices_first(tmp_path: Path) -> None:
     """Of several GPUs the empty ones are given out before shared ones, and never too few."""
-    book, gpus = LeaseBook(tmp_path), ["gpu0", "gpu1", "gpu2"]
-    first = book.claim(gpus, HALF, 2)
-    second = book.claim(gpus, HALF, 2)
+    leases, gpus = Leases(tmp_path), ["gpu0", "gpu1", "gpu2"]
+    first = leases.claim(gpus, HALF, 2)
+    second = leases.claim(gpus, HALF, 2)
     assert first is not None and second is not None
     assert set(first.devices) == {"gpu0", "gpu1"} and "gpu2" in second.devices
-    assert book.claim(gpus, WHOLE) is None
+    assert leases.claim(gpus, WHOLE) is None
 
 
 def test_the_dead_hold_nothing(tmp_path: Path) -> None:
     """A share handed to a process is held while that lives, whatever becomes of who claimed it, and free afterwards."""
-    book = LeaseBook(tmp_path)
+    leases = Leases(tmp_path)
     with Child([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        share = book.claim(["cores"], WHOLE)
+        share = leases.claim(["cores"], WHOLE)
         assert share is not None
-        book.hand_over(share, child.pid)
-        assert book.claim(["cores"], HALF) is None
+        leases.hand_over(share, child.pid)
+        assert leases.claim(["cores"], HALF) is None
         child.communicate(b"\n")
-        assert book.claim(["cores"], HALF) is not None
+        assert leases.claim(["cores"], HALF) is not None
 
 
 def waiter(folder: Path, fraction: str) -> subprocess.Popen[str]:
@@ -82,21 +82,21 @@ def waiter(folder: Path, fraction: str) -> subprocess.Popen[str]:
 def test_who_needs_the_whole_machine_gets_it_in_turn(tmp_path: Path) -> None:
     """While a whole-machine task waits, a half that would fit is not given out; it comes after it. A waiter that dies
     blocks nobody."""
-    book = LeaseBook(tmp_path)
-    first = book.claim(["cores"], HALF)
+    leases = Leases(tmp_path)
+    first = leases.claim(["cores"], HALF)
     assert first is not None
     with waiter(tmp_path, "1") as large:
         assert large.stdout is not None and large.stdout.readline() == "waits\n"
-        assert book.claim(["cores"], HALF) is None
-        book.release(first)
+        assert leases.claim(["cores"], HALF) is None
+        leases.release(first)
         while (line := large.stdout.readline()) == "waits\n":
-            assert book.claim(["cores"], HALF) is None
+            assert leases.claim(["cores"], HALF) is None
         assert line == "has it\n"
         large.communicate("")
-    second = book.claim(["cores"], HALF)
+    second = leases.claim(["cores"], HALF)
     assert second is not None
     with waiter(tmp_path, "1") as large:
         assert large.stdout is not None and large.stdout.readline() == "waits\n"
         large.kill()
         large.communicate()
-    assert book.claim(["cores"], HALF) is not None
+    assert leases.claim(["cores"], HALF) is not None
