@@ -84,7 +84,7 @@ def _wall_clock(cluster: Cluster, todo: Sequence[Job], seconds: dict[str, float]
 
 
 def plan_table(plan: Plan, study_dir: Path, width: int) -> Table:
-    """The runs of ``plan`` with as many columns as fit; those that differ only in seed or tuned settings share a line."""
+    """The runs of ``plan`` with as many columns as fit; those with equal settings but seed and tuning share a line."""
     lines = list(_by_label(plan.runs).values())
     names = [_name(runs) for runs in lines]
     everything = list(plan.runs)
