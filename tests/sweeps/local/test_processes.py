@@ -197,7 +197,7 @@ QUEUE = """
 import functools, os, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_forking import SLOT, saves_when_told
+from test_processes import SLOT, saves_when_told
 from test_queue import StudyTasks, make_job
 from sweeps.local.processes import fork_server
 from sweeps.local.queue import LocalQueue

@@ -10,7 +10,7 @@ from plain_study import read_launch
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils.files import write_json
 from sweeps.jobs import jobs
-from sweeps.jobs.jobs import Job
+from sweeps.jobs.jobs import Job, by_chain, chain_costs, is_ready, makespan
 from sweeps.jobs.task import PRINTED_NAME, clear_cancel_marker, mark_cancelled
 from sweeps.plan import plan
 from sweeps.plan.machine import Placements, Speed
@@ -180,3 +180,39 @@ def test_up_and_down_a_chain(tmp_path: Path) -> None:
     assert jobs.with_dependants([chain[1]], chain) == chain[:2]
     assert jobs.with_parents([chain[0]], chain) == chain[:3]
     assert jobs.with_parents([chain[2]], chain) == [chain[2]]
+
+
+def costing(key: str, cost: float, *after: str) -> Job:
+    """A job that is never run."""
+    return Job(key=key, function=print, folder=Path("unused"), after=after, cost=cost)
+
+
+CHAIN = [costing("small", 3), costing("root", 1), costing("leaf", 5, "root"), costing("twig", 1, "root")]
+
+
+def test_chain_cost_counts_the_longest_line_only() -> None:
+    """A job counts itself and the costliest line of work behind it, not all of it."""
+    assert chain_costs(CHAIN) == {"small": 3, "root": 6, "leaf": 5, "twig": 1}
+
+
+def test_a_cheap_job_that_holds_up_much_goes_first() -> None:
+    """The head of the longest line starts before a job that costs more by itself."""
+    assert [item.key for item in by_chain(CHAIN)] == ["root", "leaf", "small", "twig"]
+
+
+def test_finished_parents_do_not_count() -> None:
+    """A job whose parent is not among the jobs (finished earlier) is ready and has its own cost."""
+    orphan = costing("orphan", 2, "done before")
+    assert is_ready(orphan, {"orphan"})
+    assert chain_costs([orphan]) == {"orphan": 2}
+
+
+@pytest.mark.parametrize(("slots", "expected"), [(1, 10), (2, 6), (3, 6)])
+def test_makespan_by_hand(slots: int, expected: float) -> None:
+    """root 0-1, leaf 1-6 beside small 0-3 and twig 3-4: six on two slots, the sum on one."""
+    assert makespan(CHAIN, {item.key: item.cost for item in CHAIN}, slots) == expected
+
+
+def test_makespan_of_nothing() -> None:
+    """No work takes no time."""
+    assert makespan([], {}, 2) == 0

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from plain_study import read_launch
 
+from nepa_scale.config import overrides
 from nepa_scale.placement.costs import task_cost
 from nepa_scale.utils.errors import ConfigError
 from sweeps.follow.plan_view import learning_rates
 from sweeps.plan.feasibility import check
-from sweeps.plan.grids import RunSpec
+from sweeps.plan.grids import Configurations, RunSpec
 from sweeps.plan.run_specs import expand
 from sweeps.settings.conf_files import options
 
@@ -136,3 +139,24 @@ def test_pretraining_alone_has_no_control_from_scratch() -> None:
     assert len(found) == 5
     assert {(point.config.init, point.tasks) for point in found} == {("pretrain", ("pretrain",))}
     assert "runs that start from other weights do no pre-training" in complaint(*words, "init=scratch")
+
+
+TASKS = ("pretrain", "classify")
+
+
+def test_seeds_share_their_checks_and_nothing_else() -> None:
+    """Every combination of size, rate and seed has the identity it has when built alone."""
+    configurations = Configurations(TASKS)
+    for size, rate, seed in itertools.product(("femto", "pico"), ("1e-3", "2e-3"), ("0", "1", "7")):
+        pairs = [("model.size", size), ("seed", seed), ("pretrain.base_lr", rate)]
+        assert configurations.build(pairs) == overrides.build(pairs, tasks=TASKS)
+    assert configurations.build([("model.size", "femto")]) == overrides.build([("model.size", "femto")], tasks=TASKS)
+
+
+def test_a_bad_seed_is_found_wherever_it_stands() -> None:
+    """Also on a point whose other settings have passed, and a bad setting on a seed that has."""
+    configurations = Configurations(TASKS)
+    configurations.build([("model.size", "femto"), ("seed", "0")])
+    for pairs in ([("model.size", "femto"), ("seed", "x")], [("model.size", "fempto"), ("seed", "0")]):
+        with pytest.raises(ConfigError):
+            configurations.build(pairs)
