@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sweeps.calibrate.measure import known_times
+from sweeps.calibrate import known_times
 from sweeps.plan import budgets, plan, preregistration
 from sweeps.plan.feasibility import check, check_planned, fitting, plan_warnings, too_large
 from sweeps.plan.grids import RunSpec

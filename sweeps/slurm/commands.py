@@ -81,8 +81,8 @@ def accounted(job_ids: Sequence[str]) -> dict[str, JobState]:
 
 def max_array_size() -> int:
     """How many elements an array may have here."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]), re.MULTILINE)
-    return int(found[1]) if found else DEFAULT_MAX_ARRAY_SIZE
+    limit = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]), re.MULTILINE)
+    return int(limit[1]) if limit else DEFAULT_MAX_ARRAY_SIZE
 
 
 def cancel(job_ids: Sequence[str]) -> None:

@@ -90,9 +90,9 @@ def printed_errors(study_dir: Path, job_id: str) -> str:
 
     All ranks count, as any of them may have failed first, upon which Slurm ends the others.
     """
-    found = list((study_dir / FOLDER).glob(f"*/{job_id}_*_log.err"))
-    newest = max((int(path.parent.name) for path in found), default=0)
-    ranks = {int(path.name.split("_")[-2]): path for path in found if int(path.parent.name) == newest}
+    logs = list((study_dir / FOLDER).glob(f"*/{job_id}_*_log.err"))
+    newest = max((int(path.parent.name) for path in logs), default=0)
+    ranks = {int(path.name.split("_")[-2]): path for path in logs if int(path.parent.name) == newest}
     return "\n".join(ranks[rank].read_text(encoding="utf-8", errors="replace") for rank in sorted(ranks))
 
 
@@ -121,13 +121,13 @@ def states(study_dir: Path) -> dict[str, JobState]:
     by_comment: dict[str, list[JobState]] = {}
     for job in commands.my_jobs():
         by_comment.setdefault(job.comment, []).append(job)
-    found: dict[str, JobState] = {}
+    latest: dict[str, JobState] = {}
     for submission in recorded:
         for key in submission.keys:
-            found.pop(key, None)  # drops an older job of the same task
-        found |= _elements(submission, by_comment.get(submission.comment, []))
-    forgotten = commands.accounted([job.job_id for job in found.values() if job.state == GONE])
-    return {key: forgotten.get(job.job_id, job) for key, job in found.items()}
+            latest.pop(key, None)  # drops an older job of the same task
+        latest |= _elements(submission, by_comment.get(submission.comment, []))
+    forgotten = commands.accounted([job.job_id for job in latest.values() if job.state == GONE])
+    return {key: forgotten.get(job.job_id, job) for key, job in latest.items()}
 
 
 def failure_reason(job: JobState, printed: str = "") -> str:
@@ -152,8 +152,4 @@ def _elements(submission: Submission, known: Sequence[JobState]) -> dict[str, Jo
     known = [job for job in known if single or "_" in job.job_id]
     by_index = {0 if single else int(job.job_id.rpartition("_")[2]): job for job in known}
     ids = submission.element_ids()
-    found = {}
-    for index, key in enumerate(submission.keys):
-        job = by_index.get(index)
-        found[key] = job or JobState(ids.get(key, "?"), GONE)
-    return found
+    return {key: by_index.get(index) or JobState(ids.get(key, "?"), GONE) for index, key in enumerate(submission.keys)}

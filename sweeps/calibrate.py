@@ -6,18 +6,25 @@ shares it with others, as in a study. On Slurm each training is a job of the sha
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nepa_scale.config import overrides
+from nepa_scale.config.early_stop import KNN, asks_for_knn
+from nepa_scale.config.registry import spec
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.task_settings import PretrainConfig
+from nepa_scale.placement.costs import task_cost
 from nepa_scale.run_dir.status import now
 from nepa_scale.utils.errors import UserError
-from sweeps.calibrate.shapes import Shape, families, short_config, short_run, unmeasured
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job, printed_error
 from sweeps.jobs.task import ROOT, run_task
@@ -27,20 +34,34 @@ from sweeps.local.processes import ForkServer, fork_server
 from sweeps.plan import measured_times
 from sweeps.plan.feasibility import check_shards, make_embedded_data
 from sweeps.plan.grids import RunSpec
-from sweeps.plan.machine import Placements, Slots, Speed, local_slots, of_task
-from sweeps.plan.measured_times import Measurement
+from sweeps.plan.machine import Placements, Slots, Speed, local_slots, of_task, seedless
+from sweeps.plan.measured_times import Measurement, Measurements, evaluates, family_of, work_of
 from sweeps.plan.timing import ShortRun, Timing, mean
 from sweeps.settings.schema import Launch, LocalSettings, SlurmSettings
 from sweeps.slurm.commands import SchedulerUnavailableError
 from sweeps.slurm.executor import SlurmExecutor
 
+#: From this ratio of the largest to the smallest task of a family on, one between them is measured, too.
+WIDE = 30.0
+TARGET_SECONDS = 2.0
+SHORTEST, LONGEST = 5, 40
 LOCAL_POLL_SECONDS = 0.02
 SLURM_POLL_SECONDS = 2.0
 
 
-def known_times(
-    request: Launch, points: Mapping[str, RunSpec], placed: Placements, speed: Speed
-) -> measured_times.Measurements:
+@dataclass(frozen=True)
+class Shape:
+    """A task on so many ``devices``, which stands for all of its family with equal ``work`` (FLOPs of a step)."""
+
+    config: RunConfig
+    task: str
+    family: str
+    work: float
+    label: str
+    devices: int
+
+
+def known_times(request: Launch, points: Mapping[str, RunSpec], placed: Placements, speed: Speed) -> Measurements:
     """The measurements of such tasks on these devices; with ``calibrate`` the missing ones are made first."""
     folder = measured_times.cache_folder()
     known = measured_times.load(folder, measured_times.device_of(request.cluster))
@@ -58,6 +79,66 @@ def known_times(
             known.add(measurement)
         known.save(folder)
     return known.of(families(points, placed))
+
+
+def unmeasured(points: Mapping[str, RunSpec], placed: Placements, known: Measurements) -> list[Shape]:
+    """The shapes to measure: of each family the smallest, the largest, and one between if they are far apart."""
+    chosen = [shape for family in families(points, placed).values() for shape in _ends(family)]
+    return [shape for shape in chosen if not known.has(shape.family, shape.work)]
+
+
+def families(points: Mapping[str, RunSpec], placed: Placements) -> dict[str, dict[float, Shape]]:
+    """{family: {work of a step: a task with that work}} of all tasks."""
+    shapes: dict[str, dict[float, Shape]] = {}
+    different = {(seedless(point.config), point.tasks): point for point in points.values()}
+    for point in different.values():
+        for task in point.tasks:
+            placement = placed.of(point.config, task)
+            cost = task_cost(point.config, task, activation_checkpointing=placement.activation_checkpointing)
+            family, work = family_of(point.config, task, placement), work_of(cost)
+            shape = Shape(point.config, task, family, work, f"{point.label} {task}", placement.world_size)
+            shapes.setdefault(family, {}).setdefault(work, shape)
+    return shapes
+
+
+def _ends(family: dict[float, Shape]) -> list[Shape]:
+    works = sorted(family)
+    chosen = {works[0], works[-1]}
+    if works[-1] > WIDE * works[0]:
+        middle = math.sqrt(works[0] * works[-1])
+        chosen.add(min(works, key=lambda work: abs(math.log(work / middle))))
+    return [family[work] for work in sorted(chosen)]
+
+
+def short_run(shape: Shape, step_seconds: float | None) -> ShortRun:
+    """A run whose measured steps take about ``TARGET_SECONDS``, if one takes ``step_seconds``."""
+    log_every = round(TARGET_SECONDS / 3 / step_seconds) if step_seconds else 2 * SHORTEST
+    return ShortRun(max(SHORTEST, min(LONGEST, log_every)), evaluates(shape.config.task_config(shape.task)))
+
+
+def short_config(config: RunConfig, task: str, run: ShortRun) -> RunConfig:
+    """``config`` shortened to ``run`` of ``task`` only. Without weights to start from, ``task`` starts from scratch."""
+    section = config.task_config(task)
+    pretraining = not spec(task).downstream
+    section = dataclasses.replace(
+        section,
+        steps=run.steps,
+        epochs=None,
+        eval_every=run.evaluate_every,
+        milestones=f"{{{run.steps}: {{{KNN}: 0.0}}}}" if pretraining and asks_for_knn(section) else None,
+    )
+    if isinstance(section, PretrainConfig):
+        section = dataclasses.replace(section, stop_on_collapse=False)
+    saving = dataclasses.replace(config.checkpoint, every=run.save_every, keep_steps=None, branch_from=None)
+    return dataclasses.replace(
+        config,
+        task=task,
+        init="scratch" if config.init == "pretrain" and not pretraining else config.init,
+        pretrain_dir=None,
+        checkpoint=saving,
+        log=dataclasses.replace(config.log, every=run.log_every),
+        **{task: section},  # type: ignore[arg-type]
+    )
 
 
 def run_here(runs: Sequence[tuple[Shape, ShortRun]], slots: Slots, folder: Path) -> list[Measurement]:
@@ -129,7 +210,7 @@ def _gpus(slots: Slots, slot: int) -> list[str]:
 def run_on_slurm(runs: Sequence[tuple[Shape, ShortRun]], settings: SlurmSettings, folder: Path) -> list[Measurement]:
     """Submit the ``runs`` from a temporary folder below ``folder``, which the nodes must see, and wait for their end.
 
-    Raises ``UserError`` with Slurm's words, or the first reason of a task that failed.
+    Raises ``UserError`` with Slurm's message, or the first reason of a task that failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="running-", ignore_cleanup_errors=True) as temporary:
