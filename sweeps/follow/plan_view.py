@@ -26,6 +26,8 @@ NOTES = (
 )
 MOST_LINES = 40
 
+Tasks = Sequence[PlannedTask]
+
 
 @dataclass(frozen=True)
 class Column:
@@ -87,20 +89,12 @@ def plan_table(plan: Plan, study_dir: Path, width: int) -> Table:
     """The runs of ``plan`` with as many columns as fit; those with equal settings but seed and tuning share a line."""
     lines = list(_by_label(plan.runs).values())
     names = [_name(runs) for runs in lines]
-    everything = list(plan.runs)
+    groups, everything = [_tasks(runs) for runs in lines], _tasks(plan.runs)
     columns = [
-        Column("N", 0, (*(count_text(_first(runs).params_backbone) for runs in lines), "")),
-        Column("images", 2, (*(_images(runs) for runs in lines), _images(everything))),
-        Column("unique", 8, (*(_unique(runs) for runs in lines), _unique(everything))),
-        Column("FLOPs", 0, (*(_flops(runs) for runs in lines), _flops(everything))),
-        Column("ZeRO", 6, (*(_zero(runs) for runs in lines), "")),
-        Column("batch", 7, (*(_batch(runs) for runs in lines), "")),
-        Column("memory", 1, (*(_memory(runs) for runs in lines), _memory(everything))),
-        Column("time", 0, (*(_time(runs) for runs in lines), _time(everything))),
-        Column("device-h", 4, (*(_device_hours(runs) for runs in lines), _device_hours(everything))),
-        Column("storage", 5, (*(_storage(runs) for runs in lines), _storage(everything))),
-        Column("state", 3, (*(progress_of(runs, study_dir) for runs in lines), "")),
+        Column(heading, rank, (*map(text, groups), text(everything) if has_total else ""))
+        for heading, rank, text, has_total in QUANTITIES
     ]
+    columns.append(Column("state", 3, (*(progress_of(runs, study_dir) for runs in lines), "")))
     shown = fitting(columns, width - max(map(len, names)))
     title = f"{plan.study} study, {plan.grid} grid: {len(plan.runs)} runs"
     rows = table(title, [column.heading for column in shown])
@@ -171,7 +165,7 @@ def _by_label(runs: Sequence[PlannedRun]) -> dict[tuple[object, ...], list[Plann
     """The runs, grouped by everything but seed and tuned settings."""
     alike: dict[tuple[object, ...], list[PlannedRun]] = {}
     for run in runs:
-        alike.setdefault((run.label, run.init, *run.tuned, _first([run])), []).append(run)
+        alike.setdefault((run.label, run.init, *run.tuned, next(iter(run.tasks.values()))), []).append(run)
     return alike
 
 
@@ -196,54 +190,41 @@ def _tasks(runs: Iterable[PlannedRun]) -> list[PlannedTask]:
     return [task for run in runs for task in run.tasks.values()]
 
 
-def _first(runs: Sequence[PlannedRun]) -> PlannedTask:
-    return next(iter(runs[0].tasks.values()))
-
-
-def _images(runs: Sequence[PlannedRun]) -> str:
-    return count_text(sum(task.images for task in _tasks(runs)))
-
-
-def _unique(runs: Sequence[PlannedRun]) -> str:
+def _unique(tasks: Tasks) -> str:
     """The number of different images. Subsets of a data set are nested, so the largest one counts."""
     largest: dict[str, int] = {}
-    for task in _tasks(runs):
+    for task in tasks:
         largest[task.dataset] = max(largest.get(task.dataset, 0), task.unique_images)
     return count_text(sum(largest.values()))
 
 
-def _flops(runs: Sequence[PlannedRun]) -> str:
-    return f"{sum(task.flops for task in _tasks(runs)):.1e}".replace("+", "")
+def _largest(tasks: Tasks) -> PlannedTask:
+    return max(tasks, key=lambda task: task.memory_bytes)
 
 
-def _largest(runs: Sequence[PlannedRun]) -> PlannedTask:
-    return max(_tasks(runs), key=lambda task: task.memory_bytes)
-
-
-def _zero(runs: Sequence[PlannedRun]) -> str:
-    return zero_text(_largest(runs))
-
-
-def _batch(runs: Sequence[PlannedRun]) -> str:
-    return batch_text(_largest(runs))
-
-
-def _memory(runs: Sequence[PlannedRun]) -> str:
-    return memory_text(_largest(runs).memory_bytes)
-
-
-def _time(runs: Sequence[PlannedRun]) -> str:
-    seconds = [task.seconds for task in _tasks(runs)]
+def _time(tasks: Tasks) -> str:
+    seconds = [task.seconds for task in tasks]
     return duration_text(None if None in seconds else sum(filter(None, seconds)))
 
 
-def _device_hours(runs: Sequence[PlannedRun]) -> str:
-    seconds = device_seconds(_tasks(runs))
+def _device_hours(tasks: Tasks) -> str:
+    seconds = device_seconds(tasks)
     return "?" if seconds is None else f"{seconds / 3600:.3g}"
 
 
-def _storage(runs: Sequence[PlannedRun]) -> str:
-    return memory_text(sum(task.storage_bytes for task in _tasks(runs)))
+#: Columns of a plan: heading, rank, text of the tasks of a line, and whether there is one of all tasks together.
+QUANTITIES: tuple[tuple[str, int, Callable[[Tasks], str], bool], ...] = (
+    ("N", 0, lambda tasks: count_text(tasks[0].params_backbone), False),
+    ("images", 2, lambda tasks: count_text(sum(task.images for task in tasks)), True),
+    ("unique", 8, _unique, True),
+    ("FLOPs", 0, lambda tasks: f"{sum(task.flops for task in tasks):.1e}".replace("+", ""), True),
+    ("ZeRO", 6, lambda tasks: zero_text(_largest(tasks)), False),
+    ("batch", 7, lambda tasks: batch_text(_largest(tasks)), False),
+    ("memory", 1, lambda tasks: memory_text(_largest(tasks).memory_bytes), True),
+    ("time", 0, _time, True),
+    ("device-h", 4, _device_hours, True),
+    ("storage", 5, lambda tasks: memory_text(sum(task.storage_bytes for task in tasks)), True),
+)
 
 
 def _range(text: Callable[[float], str], values: Sequence[float]) -> str:

@@ -66,9 +66,7 @@ def accounted(job_ids: Sequence[str]) -> dict[str, JobState]:
         return {}
     arguments = ["sacct", "-n", "-X", "-P", "-o", "JobID,State,ExitCode", "-j", ",".join(job_ids)]
     try:
-        done = subprocess.run(
-            arguments, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False, timeout=SECONDS
-        )
+        done = _run(arguments)
     except subprocess.TimeoutExpired:
         return {}
     states = {}
@@ -93,9 +91,7 @@ def cancel(job_ids: Sequence[str]) -> None:
 
 def _ask(arguments: Sequence[str], *, check: bool = True) -> str:
     try:
-        done = subprocess.run(
-            arguments, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False, timeout=SECONDS
-        )
+        done = _run(arguments)
     except subprocess.TimeoutExpired as error:
         raise SchedulerUnavailableError(
             f"{arguments[0]}: no answer from Slurm within {SECONDS} s; try again later"
@@ -107,14 +103,20 @@ def _ask(arguments: Sequence[str], *, check: bool = True) -> str:
     return done.stdout
 
 
+def _run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False, timeout=SECONDS
+    )
+
+
 def _parse(line: str) -> JobState | None:
     cells = [cell.strip() for cell in line.split("|")]
     if len(cells) < len(FIELDS):
         return None
     array, index, state, reason, exit_status, restarts, comment = cells[: len(FIELDS)]
     job_id = f"{array}_{index}" if index.isdigit() else array
-    return JobState(job_id, state, reason, _whole(exit_status), _whole(restarts), comment)
+    return JobState(job_id, state, reason, _number(exit_status), _number(restarts), comment)
 
 
-def _whole(text: str) -> int:
+def _number(text: str) -> int:
     return int(text) if text.isdigit() else 0
