@@ -61,15 +61,15 @@ class Shape:
     devices: int
 
 
-def known_times(request: Launch, points: Mapping[str, RunSpec], placed: Placements, speed: Speed) -> Measurements:
+def known_times(request: Launch, run_specs: Mapping[str, RunSpec], placed: Placements, speed: Speed) -> Measurements:
     """The measurements of such tasks on these devices; with ``calibrate`` the missing ones are made first."""
     folder = measured_times.cache_folder()
     known = measured_times.load(folder, measured_times.device_of(request.cluster))
-    missing = unmeasured(points, placed, known) if request.calibrate else []
+    missing = unmeasured(run_specs, placed, known) if request.calibrate else []
     if missing:
         folder = measured_times.check_folder(folder)
-        check_shards(points.values())
-        make_embedded_data(points.values())
+        check_shards(run_specs.values())
+        make_embedded_data(run_specs.values())
         runs = [(shape, short_run(shape, speed.seconds_of_work(shape.work))) for shape in missing]
         if isinstance(request.cluster, LocalSettings):
             measurements = run_here(runs, local_slots(request.cluster), folder)
@@ -78,25 +78,25 @@ def known_times(request: Launch, points: Mapping[str, RunSpec], placed: Placemen
         for measurement in measurements:
             known.add(measurement)
         known.save(folder)
-    return known.of(families(points, placed))
+    return known.of(families(run_specs, placed))
 
 
-def unmeasured(points: Mapping[str, RunSpec], placed: Placements, known: Measurements) -> list[Shape]:
+def unmeasured(run_specs: Mapping[str, RunSpec], placed: Placements, known: Measurements) -> list[Shape]:
     """The shapes to measure: of each family the smallest, the largest, and one between if they are far apart."""
-    chosen = [shape for family in families(points, placed).values() for shape in _ends(family)]
+    chosen = [shape for family in families(run_specs, placed).values() for shape in _ends(family)]
     return [shape for shape in chosen if not known.has(shape.family, shape.work)]
 
 
-def families(points: Mapping[str, RunSpec], placed: Placements) -> dict[str, dict[float, Shape]]:
+def families(run_specs: Mapping[str, RunSpec], placed: Placements) -> dict[str, dict[float, Shape]]:
     """{family: {work of a step: a task with that work}} of all tasks."""
     shapes: dict[str, dict[float, Shape]] = {}
-    different = {(seedless(point.config), point.tasks): point for point in points.values()}
-    for point in different.values():
-        for task in point.tasks:
-            placement = placed.of(point.config, task)
-            cost = task_cost(point.config, task, activation_checkpointing=placement.activation_checkpointing)
-            family, work = family_of(point.config, task, placement), work_of(cost)
-            shape = Shape(point.config, task, family, work, f"{point.label} {task}", placement.world_size)
+    different = {(seedless(run_spec.config), run_spec.tasks): run_spec for run_spec in run_specs.values()}
+    for run_spec in different.values():
+        for task in run_spec.tasks:
+            placement = placed.of(run_spec.config, task)
+            cost = task_cost(run_spec.config, task, activation_checkpointing=placement.activation_checkpointing)
+            family, work = family_of(run_spec.config, task, placement), work_of(cost)
+            shape = Shape(run_spec.config, task, family, work, f"{run_spec.label} {task}", placement.world_size)
             shapes.setdefault(family, {}).setdefault(work, shape)
     return shapes
 

@@ -62,7 +62,7 @@ def launch(request: Launch) -> int:
             print(script)
         return 0
     plan_view.show(prepared.plan, _todo(request, prepared), request.study_dir, request.cluster, display.make_console())
-    for line in learning_rates(prepared.points.values()):
+    for line in learning_rates(prepared.run_specs.values()):
         print(line)
     for line in prepared.warnings:
         print(f"warning: {line}")
@@ -75,9 +75,9 @@ def launch(request: Launch) -> int:
         return 0
     if prepared.excesses:
         raise ConfigError(prepared.excesses)
-    if prepared.too_large and not all(point.config.force for point in prepared.points.values()):
+    if prepared.too_large and not all(point.config.force for point in prepared.run_specs.values()):
         raise ConfigError(prepared.too_large)
-    check_shards(prepared.points.values())
+    check_shards(prepared.run_specs.values())
     return _predict_and_carry_out(request, prepared) if prepared.held else _carry_out(request, prepared)
 
 
@@ -116,10 +116,10 @@ def _carry_out(request: Launch, prepared: PlannedLaunch, held: Collection[str] =
     with exclusive(study_dir):
         place.settle(jobs.jobs_to_do(prepared.plan, study_dir))
         todo = jobs.without_orphans(job for job in _todo(request, prepared) if job.key.partition("/")[0] not in held)
-        make_embedded_data(prepared.points.values())
+        make_embedded_data(prepared.run_specs.values())
         plan.save(prepared.merged, study_dir)
         save_cluster(request.cluster, study_dir)
-        for run_id, point in prepared.points.items():
+        for run_id, point in prepared.run_specs.items():
             overrides.save(point.config, plan.run_dir(study_dir, run_id) / "config.yaml")
         for line in place.submit(todo):
             print(line)

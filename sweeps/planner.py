@@ -25,14 +25,14 @@ class PlannedLaunch:
     """A planned launch, before it is carried out.
 
     Attributes:
-        points: {run_id: settings of the run}.
+        run_specs: {run_id: settings of the run}.
         plan: its runs; ``merged``: together with those of earlier launches into the same directory.
         too_large, excesses: the tasks that no device can hold, and the budgets that it exceeds; a line each.
         warnings: other doubts; a line each.
         held: the runs that wait until the predictions for them are written.
     """
 
-    points: Mapping[str, RunSpec]
+    run_specs: Mapping[str, RunSpec]
     plan: Plan
     merged: Plan
     too_large: Sequence[str]
@@ -44,22 +44,22 @@ class PlannedLaunch:
 def plan_launch(request: Launch) -> PlannedLaunch:
     """Plan the launch ``request``. Raises ``UserError`` with every problem in it."""
     placed, devices = Placements(request.cluster), world_size(request.cluster)
-    points, dropped = _runnable(request, placed, devices)
-    check_planned(points.values(), calibrate=request.calibrate)
-    check(points.values(), devices, planning=request.dry_run or request.print_script)
+    run_specs, dropped = _runnable(request, placed, devices)
+    check_planned(run_specs.values(), calibrate=request.calibrate)
+    check(run_specs.values(), devices, planning=request.dry_run or request.print_script)
     earlier = plan.load(request.study_dir)
-    points = share_pretraining(points, earlier, request.study_dir)
-    speed = task_speed(request.cluster, next(iter(points.values())).config.engine.precision)
-    measured = known_times(request, points, placed, speed)
-    planned = dataclasses.replace(price(request, points, speed, placed, measured), dropped=dropped)
+    run_specs = share_pretraining(run_specs, earlier, request.study_dir)
+    speed = task_speed(request.cluster, next(iter(run_specs.values())).config.engine.precision)
+    measured = known_times(request, run_specs, placed, speed)
+    planned = dataclasses.replace(price(request, run_specs, speed, placed, measured), dropped=dropped)
     if request.budget.over == "trim":
         planned = budgets.trimmed(planned, request.study_dir, request.budget)
-        points = {run.run_id: points[run.run_id] for run in planned.runs}
+        run_specs = {run.run_id: run_specs[run.run_id] for run in planned.runs}
     return PlannedLaunch(
-        points=points,
+        run_specs=run_specs,
         plan=planned,
         merged=plan.merge(earlier, planned),
-        too_large=too_large(points.values(), placed),
+        too_large=too_large(run_specs.values(), placed),
         excesses=budgets.excesses(planned, request.study_dir, request.budget),
         warnings=plan_warnings(planned, request.cluster),
         held=preregistration.largest(planned) if request.predict else {},
@@ -68,9 +68,9 @@ def plan_launch(request: Launch) -> PlannedLaunch:
 
 def _runnable(request: Launch, placed: Placements, devices: int) -> tuple[dict[str, RunSpec], tuple[Dropped, ...]]:
     """The points of the grid; under ``unfit=drop`` without the infeasible ones, which follow with their reasons."""
-    points = expand(request)
+    run_specs = expand(request)
     if request.unfit == "refuse":
-        return points, ()
+        return run_specs, ()
     unmet_points = (Dropped(label, "pretrain", reason) for label, reason in unmet(request).items())
-    feasible, dropped = fitting(points, placed, devices)
+    feasible, dropped = fitting(run_specs, placed, devices)
     return feasible, (*unmet_points, *dropped)

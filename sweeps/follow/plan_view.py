@@ -233,9 +233,13 @@ def _range(text: Callable[[float], str], values: Sequence[float]) -> str:
     return least if least == most else f"{least} to {most}"
 
 
-def learning_rates(points: Iterable[RunSpec]) -> list[str]:
+def learning_rates(run_specs: Iterable[RunSpec]) -> list[str]:
     """A line for every pre-training whose peak learning rate follows the model's size, at most ``MOST_LINES``."""
-    described = {point.label: lr_scaling.describe(point.config) for point in points if PRETRAIN.name in point.tasks}
+    described = {
+        run_spec.label: lr_scaling.describe(run_spec.config)
+        for run_spec in run_specs
+        if PRETRAIN.name in run_spec.tasks
+    }
     lines = [f"learning rate of {label}: {rates}" for label, rates in described.items() if rates is not None]
     left = len(lines) - MOST_LINES
     return lines if left <= 0 else [*lines[:MOST_LINES], f"... and {left} more runs whose rates follow the rule"]

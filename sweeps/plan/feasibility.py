@@ -20,16 +20,16 @@ from sweeps.plan.plan import Dropped, Plan, PlannedTask, duration_text
 from sweeps.settings.schema import Cluster, SlurmSettings
 
 
-def check(points: Iterable[RunSpec], devices: int, *, planning: bool = False) -> None:
+def check(run_specs: Iterable[RunSpec], devices: int, *, planning: bool = False) -> None:
     """Raises ``ConfigError`` with what would stop the tasks: data, batches, the DeepSpeed file.
 
     ``planning``: the stated facts of a data set will do where it is not there.
     """
     problems: list[str] = []
     seen: set[tuple[Any, ...]] = set()
-    for point in points:
-        config = point.config
-        for task in point.tasks:
+    for run_spec in run_specs:
+        config = run_spec.config
+        for task in run_spec.tasks:
             section = config.task_config(task)
             subset = (section.num_images, section.fraction, labels_per_class(section))
             reads = (config.data.root, section.dataset, *subset, task)
@@ -38,49 +38,53 @@ def check(points: Iterable[RunSpec], devices: int, *, planning: bool = False) ->
             seen.add(reads)
             problems += validate.check_milestones(config, (task,))
             problems += ds_config.check(config, task)
-        problems += validate.check_batches(config, point.tasks, devices)
+        problems += validate.check_batches(config, run_spec.tasks, devices)
         if config.init != "pretrain":
-            for task in point.tasks:
+            for task in run_spec.tasks:
                 problems += check_start(Path(), dataclasses.replace(config, task=task))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
 
 
-def check_planned(points: Iterable[RunSpec], *, calibrate: bool) -> None:
+def check_planned(run_specs: Iterable[RunSpec], *, calibrate: bool) -> None:
     """Raises ``ConfigError`` where tasks shall be calibrated on data sets that are not there."""
-    absent = stated_data(points) if calibrate else []
+    absent = stated_data(run_specs) if calibrate else []
     if absent:
         names = " and ".join(text.partition(" ")[0] for text in absent)
         raise ConfigError([f"calibrate=true trains for some steps, but data.root has no {names}; plan without it"])
 
 
-def check_shards(points: Iterable[RunSpec]) -> None:
+def check_shards(run_specs: Iterable[RunSpec]) -> None:
     """Raises ``ConfigError`` naming every damaged shard."""
     distinct = {
-        (point.config.data.root, *(point.config.task_config(task).dataset for task in point.tasks)): point
-        for point in points
+        (run_spec.config.data.root, *(run_spec.config.task_config(task).dataset for task in run_spec.tasks)): run_spec
+        for run_spec in run_specs
     }
     with reporting() as report:
         lines = [
-            line for point in distinct.values() for line in validate.check_contents(point.config, point.tasks, report)
+            line
+            for run_spec in distinct.values()
+            for line in validate.check_contents(run_spec.config, run_spec.tasks, report)
         ]
     if lines:
         raise ConfigError(list(dict.fromkeys(lines)))
 
 
-def stated_data(points: Iterable[RunSpec]) -> list[str]:
+def stated_data(run_specs: Iterable[RunSpec]) -> list[str]:
     """A text for each data set that is not there, and for which the plan uses its stated facts."""
     data_sets: dict[tuple[str, str | None, str], tuple[RunSpec, str]] = {}
-    for point in points:
-        for task in point.tasks:
-            data = point.config.data
-            data_sets[data.root, data.stated, point.config.task_config(task).dataset] = point, task
-    return [text for point, task in data_sets.values() for text in validate.stated_data(point.config, (task,))]
+    for run_spec in run_specs:
+        for task in run_spec.tasks:
+            data = run_spec.config.data
+            data_sets[data.root, data.stated, run_spec.config.task_config(task).dataset] = run_spec, task
+    return [text for run_spec, task in data_sets.values() for text in validate.stated_data(run_spec.config, (task,))]
 
 
-def make_embedded_data(points: Iterable[RunSpec]) -> None:
+def make_embedded_data(run_specs: Iterable[RunSpec]) -> None:
     """Write the embedded data set once, before several tasks want it at the same time."""
-    roots = {p.config.data.root for p in points if any(validate.is_made_on_demand(p.config, task) for task in p.tasks)}
+    roots = {
+        p.config.data.root for p in run_specs if any(validate.is_made_on_demand(p.config, task) for task in p.tasks)
+    }
     for root in roots:
         from nepa_scale.data.digits import write_digits
 
@@ -88,41 +92,45 @@ def make_embedded_data(points: Iterable[RunSpec]) -> None:
 
 
 def fitting(
-    points: Mapping[str, RunSpec], placed: Placements, devices: int
+    run_specs: Mapping[str, RunSpec], placed: Placements, devices: int
 ) -> tuple[dict[str, RunSpec], tuple[Dropped, ...]]:
     """The feasible points, and the others with their reasons. Raises ``ConfigError`` when none is feasible."""
-    reasons = {run_id: reason for run_id, point in points.items() if (reason := _infeasibility(point, placed, devices))}
-    for run_id, point in points.items():
-        if point.branched_from in reasons:
-            reasons[run_id] = f"its long pre-training is not run: {reasons[point.branched_from]}"
+    reasons = {
+        run_id: reason
+        for run_id, run_spec in run_specs.items()
+        if (reason := _infeasibility(run_spec, placed, devices))
+    }
+    for run_id, run_spec in run_specs.items():
+        if run_spec.branched_from in reasons:
+            reasons[run_id] = f"its long pre-training is not run: {reasons[run_spec.branched_from]}"
     dropped = tuple(
-        Dropped(points[run_id].label, points[run_id].config.init, reason) for run_id, reason in reasons.items()
+        Dropped(run_specs[run_id].label, run_specs[run_id].config.init, reason) for run_id, reason in reasons.items()
     )
-    if len(reasons) == len(points):
-        raise ConfigError([f"{point.label}: {point.reason}" for point in dropped])
-    return {run_id: point for run_id, point in points.items() if run_id not in reasons}, dropped
+    if len(reasons) == len(run_specs):
+        raise ConfigError([f"{run.label}: {run.reason}" for run in dropped])
+    return {run_id: run_spec for run_id, run_spec in run_specs.items() if run_id not in reasons}, dropped
 
 
-def _infeasibility(point: RunSpec, placed: Placements, devices: int) -> str | None:
+def _infeasibility(run_spec: RunSpec, placed: Placements, devices: int) -> str | None:
     """Why a point cannot be run on these devices; None if it can."""
-    problems = validate.check_batches(point.config, point.tasks, devices)
+    problems = validate.check_batches(run_spec.config, run_spec.tasks, devices)
     if problems:
         return f"batch: {problems[0]}"
-    placements = {task: placed.of(point.config, task) for task in point.tasks}
+    placements = {task: placed.of(run_spec.config, task) for task in run_spec.tasks}
     texts = (f"memory: {task} {plan.problem}" for task, plan in placements.items() if plan.problem is not None)
     return next(texts, "").partition(";")[0] or None
 
 
-def too_large(points: Iterable[RunSpec], placed: Placements) -> list[str]:
+def too_large(run_specs: Iterable[RunSpec], placed: Placements) -> list[str]:
     """A line for every task that a device cannot hold."""
     lines = []
-    for point in points:
-        for task in point.tasks:
-            problem, unused = placed.of(point.config, task).problem, placed.unused(point.config, task)
+    for run_spec in run_specs:
+        for task in run_spec.tasks:
+            problem, unused = placed.of(run_spec.config, task).problem, placed.unused(run_spec.config, task)
             if problem is not None and unused:
-                batch = point.config.task_config(task).batch_size
+                batch = run_spec.config.task_config(task).batch_size
                 problem += f"; {task}.batch_size={batch} does not divide over {' or '.join(map(str, unused))} devices"
-            lines += [f"{point.label} {task}: {problem}"] if problem is not None else []
+            lines += [f"{run_spec.label} {task}: {problem}"] if problem is not None else []
     return list(dict.fromkeys(lines))
 
 

@@ -26,28 +26,37 @@ BASIS = {
 
 
 def price(
-    launch: Launch, points: dict[str, RunSpec], speed: Speed, placed: Placements, measured: Measurements | None = None
+    launch: Launch,
+    run_specs: dict[str, RunSpec],
+    speed: Speed,
+    placed: Placements,
+    measured: Measurements | None = None,
 ) -> Plan:
-    """The plan of the expanded ``points``. Raises ``DataError`` when a data set cannot be read."""
+    """The plan of the expanded ``run_specs``. Raises ``DataError`` when a data set cannot be read."""
     pricing = _Pricing(launch.cluster, placed, Times(speed, world_size(launch.cluster), measured or Measurements({})))
     launch = resolved(launch)
     planned = tuple(
         PlannedRun(
             run_id=run_id,
-            label=point.label,
-            init=point.config.init,
-            values=point.values,
-            tasks={task: pricing.of(point, task) for task in point.tasks},
-            pretraining=pretraining_digest(point.config) if point.config.init == "pretrain" else None,
-            pretrained_by=point.pretrained_by,
-            branched_from=point.branched_from,
-            tuned=point.tuned,
+            label=run_spec.label,
+            init=run_spec.config.init,
+            values=run_spec.values,
+            tasks={task: pricing.of(run_spec, task) for task in run_spec.tasks},
+            pretraining=pretraining_digest(run_spec.config) if run_spec.config.init == "pretrain" else None,
+            pretrained_by=run_spec.pretrained_by,
+            branched_from=run_spec.branched_from,
+            tuned=run_spec.tuned,
         )
-        for run_id, point in points.items()
+        for run_id, run_spec in run_specs.items()
     )
-    facts = stated_data(points.values())
+    facts = stated_data(run_specs.values())
     data = {"data": f"not there, by what is stated of it: {'; '.join(facts)}"} if facts else {}
-    basis = {**BASIS, **data, "memory": placed.basis(next(iter(points.values())).config), "time": pricing.times.basis}
+    basis = {
+        **BASIS,
+        **data,
+        "memory": placed.basis(next(iter(run_specs.values())).config),
+        "time": pricing.times.basis,
+    }
     return Plan(
         launch.study.name, launch.grid_name, varied_settings(launch.grid), planned, basis, about=launch.study.about
     )
@@ -61,11 +70,11 @@ class _Pricing:
         self._cluster, self._placed = cluster, placed
         self._known: dict[tuple[str, str, int], PlannedTask] = {}
 
-    def of(self, point: RunSpec, task: str) -> PlannedTask:
-        start = first_step(point, task)
-        key = seedless(point.config), task, start
+    def of(self, run_spec: RunSpec, task: str) -> PlannedTask:
+        start = first_step(run_spec, task)
+        key = seedless(run_spec.config), task, start
         if key not in self._known:
-            self._known[key] = self._price(point.config, task, start)
+            self._known[key] = self._price(run_spec.config, task, start)
         return self._known[key]
 
     def _price(self, config: RunConfig, task: str, start: int) -> PlannedTask:

@@ -160,39 +160,39 @@ def with_branch_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any
     return dataclasses.replace(launch, grid=dataclasses.replace(launch.grid, axes=axes, points=points))
 
 
-def connect_branches(points: dict[str, RunSpec], runs_dir: Path) -> dict[str, RunSpec]:
+def connect_branches(run_specs: dict[str, RunSpec], runs_dir: Path) -> dict[str, RunSpec]:
     """Let the pre-trainings of each seed branch off the longest of them; ``runs_dir`` is the folder of the runs."""
     families: dict[int, dict[str, RunSpec]] = {}
-    for run_id, point in points.items():
-        if point.config.init == "pretrain":
-            families.setdefault(point.config.seed, {})[run_id] = point
-    connected = dict(points)
+    for run_id, run_spec in run_specs.items():
+        if run_spec.config.init == "pretrain":
+            families.setdefault(run_spec.config.seed, {})[run_id] = run_spec
+    connected = dict(run_specs)
     for family in families.values():
         trunk = max(family, key=lambda run_id: _steps(family[run_id]))  # the first of several as long
         longest = _steps(family[trunk])
-        starts = sorted({_start(point) for point in family.values() if _steps(point) != longest})
+        starts = sorted({_start(run_spec) for run_spec in family.values() if _steps(run_spec) != longest})
         folder = str((runs_dir / trunk / PRETRAIN.name).absolute())
-        for run_id, point in family.items():
-            saving = point.config.checkpoint
-            if _steps(point) == longest:
+        for run_id, run_spec in family.items():
+            saving = run_spec.config.checkpoint
+            if _steps(run_spec) == longest:
                 saving = dataclasses.replace(saving, keep_steps=",".join(map(str, starts)) or None)
             else:
                 saving = dataclasses.replace(saving, branch_from=folder)
-            config = dataclasses.replace(point.config, checkpoint=saving)
-            origin = None if _steps(point) == longest else trunk
-            connected[run_id] = dataclasses.replace(point, config=config, branched_from=origin)
+            config = dataclasses.replace(run_spec.config, checkpoint=saving)
+            origin = None if _steps(run_spec) == longest else trunk
+            connected[run_id] = dataclasses.replace(run_spec, config=config, branched_from=origin)
     return connected
 
 
-def first_step(point: RunSpec, task: str) -> int:
+def first_step(run_spec: RunSpec, task: str) -> int:
     """The step at which ``task`` starts: a branch's pre-training at its decay, anything else at 0."""
-    return _start(point) if point.branched_from is not None and not spec(task).downstream else 0
+    return _start(run_spec) if run_spec.branched_from is not None and not spec(task).downstream else 0
 
 
-def _steps(point: RunSpec) -> int:
-    return point.config.pretrain.steps or 0
+def _steps(run_spec: RunSpec) -> int:
+    return run_spec.config.pretrain.steps or 0
 
 
-def _start(point: RunSpec) -> int:
+def _start(run_spec: RunSpec) -> int:
     """The step at which a run's decay begins."""
-    return branch.stable_part(point.config.identity())[1]
+    return branch.stable_part(run_spec.config.identity())[1]

@@ -31,7 +31,7 @@ def expand(launch: Launch) -> dict[str, RunSpec]:
     problems = [*grids.grid_problems(launch.pairs, launch.grid_name, launch.grid), *wrongly_tuned]
     if wrongly_tuned or grids.count_points(launch.grid) > MOST_POINTS:
         raise ConfigError(problems)
-    points: dict[str, RunSpec] = {}
+    run_specs: dict[str, RunSpec] = {}
     varying = [*launch.grid.zip, *launch.grid.axes]
     configurations = Configurations((PRETRAIN.name, *launch.study.tasks))
     tries = tuning_tries(launch)
@@ -50,32 +50,32 @@ def expand(launch: Launch) -> dict[str, RunSpec]:
                 label = _label(config, name, {key: value for key, value in varied.items() if key in varying})
                 tuned = {key: operator.attrgetter(key)(config) for key in settings}
                 if tasks:  # a control from scratch has no pre-training, and so nothing to do without fine-tuning
-                    _add(points, RunSpec(config, label, varied, tasks, tuned))
-    if not (points or problems):
+                    _add(run_specs, RunSpec(config, label, varied, tasks, tuned))
+    if not (run_specs or problems):
         tasks_named = ",".join(launch.study.tasks)
         problems.append(f"study.tasks=[{tasks_named}]: runs that start from other weights do no pre-training")
     if not problems:
-        problems = _unread(launch, points)
+        problems = _unread(launch, run_specs)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    return connect_branches(points, launch.study_dir / "runs") if launch.branch else points
+    return connect_branches(run_specs, launch.study_dir / "runs") if launch.branch else run_specs
 
 
-def _add(points: dict[str, RunSpec], point: RunSpec) -> None:
-    """Add a run to ``points``; one that is there already takes on its tasks."""
-    run_id = point.config.run_id
-    there = points.get(run_id, point)
-    tasks = tuple(task for task in TASKS if task in {*there.tasks, *point.tasks})
-    points[run_id] = dataclasses.replace(there, tasks=tasks, tuned={**there.tuned, **point.tuned})
+def _add(run_specs: dict[str, RunSpec], run_spec: RunSpec) -> None:
+    """Add a run to ``run_specs``; one that is there already takes on its tasks."""
+    run_id = run_spec.config.run_id
+    there = run_specs.get(run_id, run_spec)
+    tasks = tuple(task for task in TASKS if task in {*there.tasks, *run_spec.tasks})
+    run_specs[run_id] = dataclasses.replace(there, tasks=tasks, tuned={**there.tuned, **run_spec.tuned})
 
 
 def _with(pairs: Pairs, settings: dict[str, Any]) -> Pairs:
     return overrides.overlay(pairs, overrides.pairs_from_mapping(settings, "study.tuned"))
 
 
-def _unread(launch: Launch, points: dict[str, RunSpec]) -> list[str]:
+def _unread(launch: Launch, run_specs: dict[str, RunSpec]) -> list[str]:
     """A problem for each varied setting that no run depends on: there would be fewer runs than the grid asks for."""
-    read = {key for point in points.values() for key in point.values}
+    read = {key for run_spec in run_specs.values() for key in run_spec.values}
     return [
         f"grid={launch.grid_name}: {key} varies, and no run depends on it"
         for key in grids.varied_settings(launch.grid)
@@ -142,7 +142,7 @@ def _short(value: Any) -> str:
     return text if float(text) == value else repr(value)
 
 
-def share_pretraining(points: dict[str, RunSpec], earlier: Plan | None, study_dir: Path) -> dict[str, RunSpec]:
+def share_pretraining(run_specs: dict[str, RunSpec], earlier: Plan | None, study_dir: Path) -> dict[str, RunSpec]:
     """Let the first of several runs with equal pre-training do it, and the others use its weights.
 
     A run of the ``earlier`` plan whose pre-training is finished counts as the first. A run with no other task is left
@@ -153,16 +153,16 @@ def share_pretraining(points: dict[str, RunSpec], earlier: Plan | None, study_di
     ]
     owners = {run.pretraining: run.run_id for run in reversed(done) if run.pretraining}
     shared = {}
-    for run_id, point in points.items():
-        owner = owners.setdefault(pretraining_digest(point.config), run_id)
-        if point.config.init != "pretrain" or owner == run_id:
-            shared[run_id] = point
-        elif point.tasks[1:]:
+    for run_id, run_spec in run_specs.items():
+        owner = owners.setdefault(pretraining_digest(run_spec.config), run_id)
+        if run_spec.config.init != "pretrain" or owner == run_id:
+            shared[run_id] = run_spec
+        elif run_spec.tasks[1:]:
             where = str((run_dir(study_dir, owner) / PRETRAIN.name).absolute())
-            config = dataclasses.replace(point.config, pretrain_dir=where)
-            shared[run_id] = dataclasses.replace(point, config=config, tasks=point.tasks[1:], pretrained_by=owner)
+            config = dataclasses.replace(run_spec.config, pretrain_dir=where)
+            shared[run_id] = dataclasses.replace(run_spec, config=config, tasks=run_spec.tasks[1:], pretrained_by=owner)
     if not shared:
-        names = ", ".join(dict.fromkeys(owners[pretraining_digest(point.config)] for point in points.values()))
+        names = ", ".join(dict.fromkeys(owners[pretraining_digest(run_spec.config)] for run_spec in run_specs.values()))
         raise UserError(f"{study_dir}: these pre-trainings are finished, under other settings of later tasks: {names}")
     return shared
 
