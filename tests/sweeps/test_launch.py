@@ -222,7 +222,7 @@ def test_the_largest_run_waits_for_what_is_expected_of_it(run_process: Run, smal
     assert written.read_text() == content
 
 
-def test_a_registration_needs_a_larger_run(run: Run, tmp_path: Path) -> None:
+def test_a_preregistration_needs_a_larger_run(run: Run, tmp_path: Path) -> None:
     """Where nothing is scaled, or predict=true was forgotten, one line says so, and nothing is created."""
     done = run("launch.py", "grid=lr", "study.lr_sizes=[femto]", "predict=true")
     assert (done.returncode, done.stdout) == (2, "")

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -229,21 +228,20 @@ def test_mistakes_are_one_line(tmp_path: Path, run: Run, words: list[str], messa
     assert message in answer.stderr and answer.stderr.count("\n") == 1
 
 
-def test_watching_ends_with_the_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_watching_ends_with_the_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It shows a task that runs, and leaves by itself once everything is finished or failed."""
     make_study(tmp_path)
     row = {"step": 4, "images_seen": 32, "loss": -0.5, "images_per_second": 16.0}
     write_task(tmp_path, 0, "pretrain", Status("running", step=4, steps_total=10), [row])
 
-    def finish() -> None:
-        time.sleep(1.0)
+    def finish(_: float) -> None:
         write_task(tmp_path, 0, "pretrain", Status("finished", step=10, steps_total=10), [row])
         write_task(tmp_path, 0, "classify", Status("failed", error="boom"), [])
 
-    thread = threading.Thread(target=finish)
-    thread.start()
+    monkeypatch.setattr(time, "sleep", finish)  # between the first look and the second
     assert status.main([str(tmp_path), "watch=true"]) == 0
-    thread.join()
     assert "1 finished, 1 failed" in capsys.readouterr().out
 
 
