@@ -34,7 +34,7 @@ from sweeps.local.processes import ForkServer, fork_server
 from sweeps.plan import measured_times
 from sweeps.plan.feasibility import check_shards, make_embedded_data
 from sweeps.plan.grids import RunSpec
-from sweeps.plan.machine import Placements, Slots, Speed, local_slots, of_task, seedless
+from sweeps.plan.machine import Placements, Resources, Slots, Speed, local_slots, of_task, seedless
 from sweeps.plan.measured_times import Measurement, Measurements, evaluates, family_of, work_of
 from sweeps.plan.timing import ShortRun, Timing, mean
 from sweeps.settings.schema import Launch, LocalSettings, SlurmSettings
@@ -171,11 +171,8 @@ def _warm_up() -> None:
 
 
 def _time_copies(shape: Shape, run: ShortRun, slots: Slots, folder: Path, server: ForkServer | None) -> Timing:
-    config = short_config(shape.config, shape.task, run)
-    copies = [folder / str(slot) for slot in range(slots.count)]
-    for copy in copies:
-        overrides.save(config, copy / "config.yaml")
-    work = [_local_job(shape, copy) for copy in copies]
+    """The mean timing of a copy of the ``run`` in every slot, all at once."""
+    work = [_job(folder.absolute() / str(slot), shape, run, Resources()) for slot in range(slots.count)]
     started = time.perf_counter()
     handles = [processes.start(job, slots, _gpus(slots, slot), server) for slot, job in enumerate(work)]
     try:
@@ -192,13 +189,7 @@ def _time_copies(shape: Shape, run: ShortRun, slots: Slots, folder: Path, server
         for handle in handles:
             processes.kill_tree(int(handle.job_id))
             handle.done()  # collects the exit status, so that no zombie is left
-    return mean([run.timing(copy / shape.task, seconds) for copy, seconds in zip(copies, took, strict=True)])
-
-
-def _local_job(shape: Shape, run_dir: Path) -> Job:
-    function = functools.partial(run_task, str(run_dir.absolute()), shape.task)
-    folder = run_dir.absolute() / shape.task / "submitit"
-    return Job(key=shape.label, function=function, folder=folder, after=(), cost=0.0)
+    return mean([run.timing(jobs.task_dir(job), seconds) for job, seconds in zip(work, took, strict=True)])
 
 
 def _gpus(slots: Slots, slot: int) -> list[str]:
@@ -218,7 +209,7 @@ def run_on_slurm(runs: Sequence[tuple[Shape, ShortRun]], settings: SlurmSettings
         executor = SlurmExecutor(settings, study_dir)
         executor.check()
         todo = [
-            _slurm_job(study_dir / "runs" / str(number), shape, run, settings)
+            _job(study_dir / "runs" / str(number), shape, run, of_task(settings, shape.devices, None))
             for number, (shape, run) in enumerate(runs)
         ]
         try:
@@ -239,13 +230,14 @@ def _is_active(executor: SlurmExecutor) -> bool:
         return True
 
 
-def _slurm_job(run_dir: Path, shape: Shape, run: ShortRun, settings: SlurmSettings) -> Job:
+def _job(run_dir: Path, shape: Shape, run: ShortRun, resources: Resources) -> Job:
+    """The ``run`` of a shape as a job in ``run_dir``."""
     overrides.save(short_config(shape.config, shape.task, run), run_dir / "config.yaml")
     return Job(
         key=f"{run_dir.name}/{shape.task}",
         function=functools.partial(run_task, str(run_dir), shape.task),
         folder=run_dir / shape.task / "submitit",
-        resources=of_task(settings, shape.devices, None),
+        resources=resources,
     )
 
 

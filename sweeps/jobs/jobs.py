@@ -69,11 +69,10 @@ def jobs_to_do(plan: Plan, study_dir: Path) -> list[Job]:
 
 def without_orphans(jobs: Iterable[Job]) -> list[Job]:
     """``jobs`` without those that wait for one that is not among them."""
-    chosen = {job.key: job for job in jobs}
-    while orphans := [key for key, job in chosen.items() if any(parent not in chosen for parent in job.after)]:
-        for key in orphans:  # whose own children are orphans in the next round
-            del chosen[key]
-    return list(chosen.values())
+    jobs = list(jobs)
+    keys = {job.key for job in jobs}
+    orphans = {job.key for job in with_dependants([job for job in jobs if not keys.issuperset(job.after)], jobs)}
+    return [job for job in jobs if job.key not in orphans]
 
 
 def selected(todo: list[Job], only: str) -> list[Job]:
@@ -89,22 +88,26 @@ def selected(todo: list[Job], only: str) -> list[Job]:
 
 def with_dependants(chosen: Sequence[Job], jobs: Sequence[Job]) -> list[Job]:
     """Of ``jobs``, the ``chosen`` and all that wait for them, directly or not."""
-    keys, grown = {job.key for job in chosen}, True
-    while grown:
-        below = {job.key for job in jobs if job.key not in keys and keys.intersection(job.after)}
-        keys, grown = keys | below, bool(below)
-    return [job for job in jobs if job.key in keys]
+    children: dict[str, set[str]] = {}
+    for job in jobs:
+        for parent in job.after:
+            children.setdefault(parent, set()).add(job.key)
+    return _reached(chosen, jobs, children)
 
 
 def with_parents(chosen: Sequence[Job], jobs: Sequence[Job]) -> list[Job]:
     """Of ``jobs``, the ``chosen`` and all that they wait for, directly or not."""
-    by_key = {job.key: job for job in jobs}
+    return _reached(chosen, jobs, {job.key: set(job.after) for job in jobs})
+
+
+def _reached(chosen: Sequence[Job], jobs: Sequence[Job], edges: Mapping[str, set[str]]) -> list[Job]:
+    """Of ``jobs``, those that ``edges`` lead to from the ``chosen``, and these."""
     keys = {job.key for job in chosen}
     pending = list(keys)
     while pending:
-        above = {parent for parent in by_key[pending.pop()].after if parent in by_key} - keys
-        keys |= above
-        pending += above
+        new = edges.get(pending.pop(), set()) - keys
+        keys |= new
+        pending += new
     return [job for job in jobs if job.key in keys]
 
 
