@@ -58,15 +58,15 @@ def isoflop_points(
         raise ConfigError(problems)
     costs = {size: _cost_of_a_step(pairs_of(launch, {"model.size": size, "pretrain.steps": 1})) for size in study.sizes}
     ladder = {size: cost.params_backbone for size, cost in costs.items()}
-    off = {} if launch.optimum_from is None else outside_ladder(launch.optimum_from, study.budgets, ladder)
+    outside = {} if launch.optimum_from is None else outside_ladder(launch.optimum_from, study.budgets, ladder)
     points: dict[str, dict[str, Any]] = {}
     unmet: dict[str, str] = {}
     for size, cost in costs.items():
         step = cost.flops_train
         for budget in study.budgets:
             steps, name = max(1, round(budget / step)), f"{size} {budget:g} FLOPs"
-            if budget in off:
-                unmet[name] = off[budget]
+            if budget in outside:
+                unmet[name] = outside[budget]
             elif abs(steps * step - budget) > TOLERANCE * budget:
                 unmet[name] = (
                     f"{budget:g} FLOPs are {budget / step:.1f} steps of {size}, which no whole number"
