@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from nepa_scale.run_dir.lock import holder  # noqa: E402
-from sweeps.local.leases import SharesBook  # noqa: E402
+from sweeps.local.leases import Leases  # noqa: E402
 from sweeps.local.runner import queue_dir  # noqa: E402
 
 SIZES = 4
@@ -54,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["TMPDIR"] = name
-        if SharesBook(folder / f"nepa_scale-{psutil.Process().username()}").claim(["cores"], Fraction(1)) is None:
+        if Leases(folder / f"nepa_scale-{psutil.Process().username()}").claim(["cores"], Fraction(1)) is None:
             raise RuntimeError("a fresh machine has no free cores")
         commands = {
             "plan (dry_run=true)": [scripts["launch"], *words, "dry_run=true"],

@@ -25,10 +25,10 @@ from command import read_settings, show  # noqa: E402
 from nepa_scale.config import overrides  # noqa: E402
 from nepa_scale.data.digits import write_digits  # noqa: E402
 from nepa_scale.utils.files import read_json  # noqa: E402
-from sweeps.jobs.schedule import Job  # noqa: E402
+from sweeps.jobs.jobs import Job  # noqa: E402
 from sweeps.jobs.task import run_task  # noqa: E402
 from sweeps.local import processes  # noqa: E402
-from sweeps.local.forking import ForkServer, fork_server  # noqa: E402
+from sweeps.local.processes import ForkServer, fork_server  # noqa: E402
 from sweeps.plan.machine import Slots  # noqa: E402
 
 SLOT = Slots(1, int(os.environ["OMP_NUM_THREADS"]), ())

@@ -12,11 +12,11 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from nepa_scale.utils.cli import command
-from sweeps.follow.executors import Executor, executor
-from sweeps.jobs import cancel_marker, jobs, selecting
-from sweeps.jobs.schedule import Job
-from sweeps.plan.plan import load_study
-from sweeps.settings.clusters import read_cluster
+from sweeps.follow.follower import Executor, executor
+from sweeps.jobs import jobs, selecting
+from sweeps.jobs.jobs import Job
+from sweeps.jobs.task import CANCELLED, mark_cancelled
+from sweeps.plan.plan import load_study, read_cluster
 
 EXIT_FAILURE = 1
 PATIENCE_SECONDS, ASK_AGAIN_SECONDS = 120.0, 2.0
@@ -42,7 +42,7 @@ def _cancel(selection: selecting.Selection) -> int:
     todo = jobs.jobs_to_do(planned, selection.study_dir)
     chosen = jobs.with_dependants([job for job in todo if job.key in keys], todo)
     for job in chosen:
-        cancel_marker.withdraw(jobs.task_dir(job))
+        mark_cancelled(jobs.task_dir(job))
     place.cancel(chosen)
     left = _wait(place, chosen)
     print(f"cancelled: {len(chosen) - len(left)} tasks; `python sweeps/retry.py` takes them up again")
@@ -58,7 +58,7 @@ def _wait(place: Executor, chosen: Sequence[Job]) -> list[Job]:
         for job in [job for job in left if not place.works_on(job)]:
             left.remove(job)
             if not jobs.is_done(job):
-                jobs.end(job, cancel_marker.REASON)
+                jobs.end(job, CANCELLED)
         if left:
             time.sleep(ASK_AGAIN_SECONDS)
             place.cancel(left)

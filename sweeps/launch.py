@@ -21,15 +21,14 @@ from nepa_scale.utils.cli import command
 from nepa_scale.utils.errors import ConfigError, UserError
 from nepa_scale.utils.files import file_in_the_way
 from sweeps.follow import display, plan_view
-from sweeps.follow.executors import executor, scripts
-from sweeps.follow.finishing import see_through
+from sweeps.follow.follower import executor, scripts, see_through
+from sweeps.follow.plan_view import learning_rates
 from sweeps.jobs import jobs
-from sweeps.jobs.schedule import Job
+from sweeps.jobs.jobs import Job
 from sweeps.plan import plan, preregistration
-from sweeps.plan.data_sets import check_shards, make_embedded_data
-from sweeps.plan.rates import learning_rates
-from sweeps.planner import Prepared, prepare
-from sweeps.settings.clusters import CLUSTER_NAME, read_cluster, save_cluster
+from sweeps.plan.feasibility import check_shards, make_embedded_data
+from sweeps.plan.plan import CLUSTER_NAME, read_cluster, save_cluster
+from sweeps.planner import PlannedLaunch, plan_launch
 from sweeps.settings.command_line import read_launch
 from sweeps.settings.help import help_text
 from sweeps.settings.schema import Launch, LocalSettings
@@ -57,13 +56,13 @@ def _check_study_dir(study_dir: Path) -> None:
 def launch(request: Launch) -> int:
     """Show the plan; unless this is a dry run, carry it out."""
     _check_study_dir(request.study_dir)
-    prepared = prepare(request)
+    prepared = plan_launch(request)
     if request.print_script:
         for script in scripts(request.cluster, request.study_dir, _todo(request, prepared)):
             print(script)
         return 0
     plan_view.show(prepared.plan, _todo(request, prepared), request.study_dir, request.cluster, display.make_console())
-    for line in learning_rates(prepared.points.values()):
+    for line in learning_rates(prepared.run_specs.values()):
         print(line)
     for line in prepared.warnings:
         print(f"warning: {line}")
@@ -76,18 +75,18 @@ def launch(request: Launch) -> int:
         return 0
     if prepared.excesses:
         raise ConfigError(prepared.excesses)
-    if prepared.too_large and not all(point.config.force for point in prepared.points.values()):
+    if prepared.too_large and not all(point.config.force for point in prepared.run_specs.values()):
         raise ConfigError(prepared.too_large)
-    check_shards(prepared.points.values())
+    check_shards(prepared.run_specs.values())
     return _predict_and_carry_out(request, prepared) if prepared.held else _carry_out(request, prepared)
 
 
-def _todo(request: Launch, prepared: Prepared) -> list[Job]:
+def _todo(request: Launch, prepared: PlannedLaunch) -> list[Job]:
     """The tasks that the launch is to start."""
     return jobs.selected(jobs.jobs_to_do(prepared.plan, request.study_dir), request.only)
 
 
-def _predict_and_carry_out(request: Launch, prepared: Prepared) -> int:
+def _predict_and_carry_out(request: Launch, prepared: PlannedLaunch) -> int:
     """Do the smaller runs, write down what is expected of the largest, and do these; as far as one command gets."""
     planned, held, study_dir = prepared.plan, prepared.held, request.study_dir
     coming = preregistration.not_started(held, study_dir)
@@ -105,7 +104,7 @@ def _predict_and_carry_out(request: Launch, prepared: Prepared) -> int:
     return _carry_out(request, prepared)
 
 
-def _carry_out(request: Launch, prepared: Prepared, held: Collection[str] = ()) -> int:
+def _carry_out(request: Launch, prepared: PlannedLaunch, held: Collection[str] = ()) -> int:
     """Write the plan and the runs' configurations, put in line what is not finished, and stay where that is asked.
 
     The tasks of runs ``held`` back wait for another call.
@@ -117,10 +116,10 @@ def _carry_out(request: Launch, prepared: Prepared, held: Collection[str] = ()) 
     with exclusive(study_dir):
         place.settle(jobs.jobs_to_do(prepared.plan, study_dir))
         todo = jobs.without_orphans(job for job in _todo(request, prepared) if job.key.partition("/")[0] not in held)
-        make_embedded_data(prepared.points.values())
+        make_embedded_data(prepared.run_specs.values())
         plan.save(prepared.merged, study_dir)
         save_cluster(request.cluster, study_dir)
-        for run_id, point in prepared.points.items():
+        for run_id, point in prepared.run_specs.items():
             overrides.save(point.config, plan.run_dir(study_dir, run_id) / "config.yaml")
         for line in place.submit(todo):
             print(line)

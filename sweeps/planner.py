@@ -1,4 +1,7 @@
-"""From what a launch was asked to its plan: every run placed and priced, held to its budget; nothing is created."""
+"""The planner: from the settings of a launch to its plan, every run placed, priced and within the budget.
+
+It writes nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +9,30 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sweeps.calibrate.asked import known_times
-from sweeps.plan import budgets, limits, plan, preregistration
-from sweeps.plan.data_sets import check_planned
-from sweeps.plan.feasibility import check, fitting, too_large
-from sweeps.plan.machine import task_speed, world_size
-from sweeps.plan.placements import Placements
+from sweeps.calibrate import known_times
+from sweeps.plan import budgets, plan, preregistration
+from sweeps.plan.feasibility import check, check_planned, fitting, plan_warnings, too_large
+from sweeps.plan.grids import RunSpec
+from sweeps.plan.machine import Placements, task_speed, world_size
 from sweeps.plan.plan import Dropped, Plan, PlannedRun
 from sweeps.plan.pricing import price
-from sweeps.plan.run_spec import Point
-from sweeps.plan.run_specs import expand, unmet
-from sweeps.plan.sharing import share_pretraining
+from sweeps.plan.run_specs import expand, share_pretraining, unmet
 from sweeps.settings.schema import Launch
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A launch before it is carried out.
+class PlannedLaunch:
+    """A planned launch, before it is carried out.
 
     Attributes:
-        points: its runs' settings, by run_id.
-        plan: its runs; ``merged``: with those of earlier launches into the same directory.
-        too_large, excesses: why devices cannot hold it, or its budget does not pay for it; a line each.
-        warnings: what else is doubtful in it; a line each.
-        held: runs that wait until it is written down what is expected of them.
+        run_specs: {run_id: settings of the run}.
+        plan: its runs; ``merged``: together with those of earlier launches into the same directory.
+        too_large, excesses: the tasks that no device can hold, and the budgets that it exceeds; a line each.
+        warnings: other doubts; a line each.
+        held: the runs that wait until the predictions for them are written.
     """
 
-    points: Mapping[str, Point]
+    run_specs: Mapping[str, RunSpec]
     plan: Plan
     merged: Plan
     too_large: Sequence[str]
@@ -41,36 +41,36 @@ class Prepared:
     held: Mapping[str, PlannedRun]
 
 
-def prepare(request: Launch) -> Prepared:
-    """Plan what ``request`` asks for. Raises ``UserError`` with everything in it that cannot be."""
+def plan_launch(request: Launch) -> PlannedLaunch:
+    """Plan the launch ``request``. Raises ``UserError`` with every problem in it."""
     placed, devices = Placements(request.cluster), world_size(request.cluster)
-    points, dropped = _runnable(request, placed, devices)
-    check_planned(points.values(), calibrate=request.calibrate)
-    check(points.values(), devices, planning=request.dry_run or request.print_script)
+    run_specs, dropped = _runnable(request, placed, devices)
+    check_planned(run_specs.values(), calibrate=request.calibrate)
+    check(run_specs.values(), devices, planning=request.dry_run or request.print_script)
     earlier = plan.load(request.study_dir)
-    points = share_pretraining(points, earlier, request.study_dir)
-    speed = task_speed(request.cluster, next(iter(points.values())).config.engine.precision)
-    measured = known_times(request, points, placed, speed)
-    planned = dataclasses.replace(price(request, points, speed, placed, measured), dropped=dropped)
+    run_specs = share_pretraining(run_specs, earlier, request.study_dir)
+    speed = task_speed(request.cluster, next(iter(run_specs.values())).config.engine.precision)
+    measured = known_times(request, run_specs, placed, speed)
+    planned = dataclasses.replace(price(request, run_specs, speed, placed, measured), dropped=dropped)
     if request.budget.over == "trim":
         planned = budgets.trimmed(planned, request.study_dir, request.budget)
-        points = {run.run_id: points[run.run_id] for run in planned.runs}
-    return Prepared(
-        points=points,
+        run_specs = {run.run_id: run_specs[run.run_id] for run in planned.runs}
+    return PlannedLaunch(
+        run_specs=run_specs,
         plan=planned,
         merged=plan.merge(earlier, planned),
-        too_large=too_large(points.values(), placed),
+        too_large=too_large(run_specs.values(), placed),
         excesses=budgets.excesses(planned, request.study_dir, request.budget),
-        warnings=limits.warnings(planned, request.cluster),
+        warnings=plan_warnings(planned, request.cluster),
         held=preregistration.largest(planned) if request.predict else {},
     )
 
 
-def _runnable(request: Launch, placed: Placements, devices: int) -> tuple[dict[str, Point], tuple[Dropped, ...]]:
-    """The points of the grid, under ``unfit=drop`` without those that cannot be run, and these with their reasons."""
-    points = expand(request)
+def _runnable(request: Launch, placed: Placements, devices: int) -> tuple[dict[str, RunSpec], tuple[Dropped, ...]]:
+    """The points of the grid; under ``unfit=drop`` without the infeasible ones, which follow with their reasons."""
+    run_specs = expand(request)
     if request.unfit == "refuse":
-        return points, ()
-    unmade = (Dropped(label, "pretrain", reason) for label, reason in unmet(request).items())
-    kept, dropped = fitting(points, placed, devices)
-    return kept, (*unmade, *dropped)
+        return run_specs, ()
+    unmet_points = (Dropped(label, "pretrain", reason) for label, reason in unmet(request).items())
+    feasible, dropped = fitting(run_specs, placed, devices)
+    return feasible, (*unmet_points, *dropped)

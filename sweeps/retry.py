@@ -12,11 +12,10 @@ if __name__ == "__main__":
 
 from nepa_scale.run_dir.lock import exclusive
 from nepa_scale.utils.cli import command
-from sweeps.follow.executors import executor
-from sweeps.follow.finishing import see_through
-from sweeps.jobs import cancel_marker, jobs, selecting
-from sweeps.plan.plan import load_study, task_dir
-from sweeps.settings.clusters import read_cluster
+from sweeps.follow.follower import executor, see_through
+from sweeps.jobs import jobs, selecting
+from sweeps.jobs.task import clear_cancel_marker
+from sweeps.plan.plan import load_study, read_cluster, task_dir
 from sweeps.settings.schema import LocalSettings
 
 USAGE = "usage: python sweeps/retry.py STUDY_DIR [run=PATTERN] [task=NAME]"
@@ -42,7 +41,7 @@ def _retry(selection: selecting.Selection) -> int:
     place.check()
     with exclusive(study_dir):
         for key in keys:
-            cancel_marker.allow(task_dir(study_dir, key))
+            clear_cancel_marker(task_dir(study_dir, key))
         place.settle(jobs.jobs_to_do(planned, study_dir))
         todo = jobs.jobs_to_do(planned, study_dir)
         failed = [job for job in todo if jobs.state(job) == "failed"]

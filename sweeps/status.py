@@ -22,12 +22,12 @@ from nepa_scale.utils.cli import command, has_reader
 from nepa_scale.utils.errors import UserError, nearest
 from nepa_scale.utils.files import typed_path
 from sweeps.follow import display
-from sweeps.follow.accuracy import accuracy_table, outcomes
-from sweeps.follow.executors import executor
+from sweeps.follow.display import accuracy_table, outcomes
+from sweeps.follow.follower import executor
 from sweeps.jobs.jobs import UNDER_WAY
-from sweeps.jobs.task_status import LOST, Standing, as_lost, standings
+from sweeps.jobs.task_status import LOST, TaskStatus, as_lost, task_statuses
 from sweeps.plan import plan
-from sweeps.settings.clusters import read_cluster
+from sweeps.plan.plan import read_cluster
 
 UNFINISHED = ("planned", *UNDER_WAY, "preempted")
 REFRESH_SECONDS = 2.0
@@ -88,16 +88,16 @@ def view(planned: plan.Plan, study_dir: Path) -> tuple[RenderableType, bool]:
     return Group(*parts), any(task.state in UNFINISHED for task in tasks)
 
 
-def look(planned: plan.Plan, study_dir: Path) -> list[Standing]:
+def look(planned: plan.Plan, study_dir: Path) -> list[TaskStatus]:
     """How every task stands, by its own word and by that of the queue or Slurm."""
-    tasks = standings(planned, study_dir)
+    tasks = task_statuses(planned, study_dir)
     try:
         place = executor(read_cluster(study_dir), study_dir)
         gone = place.gone([task.key for task in tasks if task.state in UNDER_WAY])
     except UserError:  # a study that was planned only, or one of a cluster that is not at hand: its files tell
         return tasks
     if gone:  # or just ended: what they say now counts
-        tasks = standings(planned, study_dir)
+        tasks = task_statuses(planned, study_dir)
     return [as_lost(task, gone[task.key]) if task.key in gone and task.state in UNDER_WAY else task for task in tasks]
 
 
@@ -114,7 +114,7 @@ def _watch(planned: plan.Plan, study_dir: Path) -> None:
         return
 
 
-def _complaint(title: str, task: Standing) -> str:
+def _complaint(title: str, task: TaskStatus) -> str:
     state = f"{task.state}: " if task.state == LOST else ""
     return f"{title} ({task.run_id}): {state}{task.reason}"
 

@@ -1,1 +1,1 @@
-"""Submitting a plan and watching it: tables, progress, and what to do about failures. Imported by the commands."""
+"""Following a study: tables of plans and results, progress, executors. Imports every other folder."""

@@ -1,4 +1,4 @@
-"""What a person sees of a plan: a line for each run, totals, how tasks lie on devices, and what estimates rest on."""
+"""A plan as tables: a line for each run, totals, how tasks are placed on devices, what estimates are based on."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from nepa_scale.config import lr_scaling
+from nepa_scale.config.registry import PRETRAIN
 from nepa_scale.run_dir.status import read_status
 from sweeps.follow.display import table
-from sweeps.jobs.schedule import Job, makespan
+from sweeps.jobs.jobs import Job, makespan
+from sweeps.plan.grids import RunSpec
 from sweeps.plan.machine import local_slots
-from sweeps.plan.plan import Plan, PlannedRun, PlannedTask, run_dir
-from sweeps.plan.units import count, duration, memory, run_name
+from sweeps.plan.plan import Plan, PlannedRun, PlannedTask, count_text, duration_text, memory_text, run_dir, run_name
 from sweeps.settings.schema import Cluster, LocalSettings
 
 GAP = 2
@@ -22,11 +24,14 @@ NOTES = (
     "batch: images at once x accumulated x devices; ZeRO 1 r: with activation checkpointing",
     "of a run: memory, ZeRO and batch of its task that needs most memory; unique: different images",
 )
+MOST_LINES = 40
+
+Tasks = Sequence[PlannedTask]
 
 
 @dataclass(frozen=True)
 class Column:
-    """One figure of every run: its heading, and the smaller its ``rank`` the longer it stays as room gets short."""
+    """One quantity of every run. In a narrow terminal columns of high ``rank`` are left out first, and rank 0 never."""
 
     heading: str
     rank: int
@@ -34,12 +39,12 @@ class Column:
 
     @property
     def width(self) -> int:
-        """Characters it takes."""
+        """Width in characters."""
         return max(map(len, (self.heading, *self.cells)))
 
 
 def show(plan: Plan, todo: Sequence[Job], study_dir: Path, cluster: Cluster, console: Console) -> None:
-    """Print ``plan`` with its totals, of which ``todo`` is still to do."""
+    """Print ``plan`` with its totals; ``todo`` are the tasks still to do."""
     console.print(plan_table(plan, study_dir, console.width))
     console.print()
     console.print(layout_table(plan))
@@ -51,63 +56,55 @@ def show(plan: Plan, todo: Sequence[Job], study_dir: Path, cluster: Cluster, con
 
 
 def total_lines(plan: Plan, todo: Sequence[Job], cluster: Cluster) -> list[str]:
-    """What all of it takes, and what is left of that."""
+    """The cost of all tasks, and of those still to do."""
     tasks = {f"{run.run_id}/{name}": task for run in plan.runs for name, task in run.tasks.items()}
     flops = sum(task.flops for task in tasks.values())
     lines = [f"to do: {len(todo)} of {len(tasks)} tasks; all tasks together: {flops:.3g} FLOPs"]
     saved = sum(task.flops_inherited for task in tasks.values())
     if saved:
-        separate = sum(run.tasks["pretrain"].flops for run in plan.runs if "pretrain" in run.tasks)
+        separate = sum(run.tasks[PRETRAIN.name].flops for run in plan.runs if PRETRAIN.name in run.tasks)
         share = f"{(separate - saved) / separate:.0%} of {separate:.3g} for separate runs"
         lines.append(f"branching: pre-training takes {separate - saved:.3g} FLOPs, {share}")
     times = {job.key: tasks[job.key].seconds for job in todo}
     seconds = {key: time for key, time in times.items() if time is not None}
     if len(seconds) == len(times):
-        lines.append(f"time: {duration(sum(seconds.values()))} of work{_wall_clock(cluster, todo, seconds)}")
+        lines.append(f"time: {duration_text(sum(seconds.values()))} of work{_wall_clock(cluster, todo, seconds)}")
     return lines
 
 
 def basis_lines(plan: Plan) -> list[str]:
-    """What the estimates rest on."""
+    """What the estimates are based on."""
     return [f"basis: {quantity}: {text}" for quantity, text in plan.basis.items()]
 
 
 def _wall_clock(cluster: Cluster, todo: Sequence[Job], seconds: dict[str, float]) -> str:
     if not isinstance(cluster, LocalSettings):
-        return f", {duration(makespan(todo, seconds, max(1, len(todo))))} if all start when they can"
+        return f", {duration_text(makespan(todo, seconds, max(1, len(todo))))} if all start when they can"
     slots = local_slots(cluster).count
     where = f"{slots} slot{'s' if slots > 1 else ''}"
-    return f", about {duration(makespan(todo, seconds, slots))} on {where}"
+    return f", about {duration_text(makespan(todo, seconds, slots))} on {where}"
 
 
 def plan_table(plan: Plan, study_dir: Path, width: int) -> Table:
-    """The runs of ``plan`` with as many figures as fit, in one line those that differ in seed or tuned values alone."""
+    """The runs of ``plan`` with as many columns as fit; those with equal settings but seed and tuning share a line."""
     lines = list(_by_label(plan.runs).values())
     names = [_name(runs) for runs in lines]
-    everything = list(plan.runs)
+    groups, everything = [_tasks(runs) for runs in lines], _tasks(plan.runs)
     columns = [
-        Column("N", 0, (*(count(_first(runs).params_backbone) for runs in lines), "")),
-        Column("images", 2, (*(_images(runs) for runs in lines), _images(everything))),
-        Column("unique", 8, (*(_unique(runs) for runs in lines), _unique(everything))),
-        Column("FLOPs", 0, (*(_flops(runs) for runs in lines), _flops(everything))),
-        Column("ZeRO", 6, (*(_zero(runs) for runs in lines), "")),
-        Column("batch", 7, (*(_batch(runs) for runs in lines), "")),
-        Column("memory", 1, (*(_memory(runs) for runs in lines), _memory(everything))),
-        Column("time", 0, (*(_time(runs) for runs in lines), _time(everything))),
-        Column("device-h", 4, (*(_device_hours(runs) for runs in lines), _device_hours(everything))),
-        Column("storage", 5, (*(_storage(runs) for runs in lines), _storage(everything))),
-        Column("state", 3, (*(progress_of(runs, study_dir) for runs in lines), "")),
+        Column(heading, rank, (*map(text, groups), text(everything) if has_total else ""))
+        for heading, rank, text, has_total in QUANTITIES
     ]
+    columns.append(Column("state", 3, (*(progress_of(runs, study_dir) for runs in lines), "")))
     shown = fitting(columns, width - max(map(len, names)))
     title = f"{plan.study} study, {plan.grid} grid: {len(plan.runs)} runs"
-    made = table(title, [column.heading for column in shown])
+    rows = table(title, [column.heading for column in shown])
     for row, name in enumerate([*names, "all"]):
-        made.add_row(name, *(column.cells[row] for column in shown), end_section=row == len(lines) - 1)
-    return made
+        rows.add_row(name, *(column.cells[row] for column in shown), end_section=row == len(lines) - 1)
+    return rows
 
 
 def fitting(columns: Sequence[Column], width: int) -> list[Column]:
-    """The most important ``columns`` that fit beside one another in ``width``, in their order; those of rank 0 stay."""
+    """The ``columns`` of lowest rank that fit in ``width``, in their order; those of rank 0 always stay."""
     shown = list(columns)
     while sum(column.width + GAP for column in shown) > width and any(column.rank for column in shown):
         shown.remove(max(shown, key=lambda column: column.rank))
@@ -115,33 +112,38 @@ def fitting(columns: Sequence[Column], width: int) -> list[Column]:
 
 
 def layout_table(plan: Plan) -> Table:
-    """How the tasks lie on devices, those that lie alike in one line."""
+    """How tasks are placed on devices; tasks that are placed alike share a line."""
     alike: dict[tuple[str, ...], list[PlannedTask]] = {}
     for run in plan.runs:
         for name, task in run.tasks.items():
             alike.setdefault((name, zero_text(task), batch_text(task)), []).append(task)
-    made = table("how tasks lie on devices", ("number", "ZeRO", "batch", "memory", "time"), first="task")
+    rows = table("how tasks lie on devices", ("number", "ZeRO", "batch", "memory", "time"), first="task")
     for (name, zero, batch), tasks in alike.items():
         seconds = [task.seconds for task in tasks if task.seconds is not None]
         sizes = [task.memory_bytes for task in tasks]
-        made.add_row(
-            name, str(len(tasks)), zero, batch, _range(memory, sizes), _range(duration, seconds) if seconds else "?"
+        rows.add_row(
+            name,
+            str(len(tasks)),
+            zero,
+            batch,
+            _range(memory_text, sizes),
+            _range(duration_text, seconds) if seconds else "?",
         )
-    return made
+    return rows
 
 
 def dropped_table(plan: Plan) -> Table:
-    """The cells of the grid that will not be run, each with its reason."""
-    made = Table(title="not run", title_justify="left", box=None, pad_edge=False, show_header=False)
-    made.add_column("run", no_wrap=True)
-    made.add_column("reason", overflow="fold")
-    for each in plan.dropped:
-        made.add_row(run_name(each), each.reason)
-    return made
+    """The points of the grid that will not be run, each with its reason."""
+    rows = Table(title="not run", title_justify="left", box=None, pad_edge=False, show_header=False)
+    rows.add_column("run", no_wrap=True)
+    rows.add_column("reason", overflow="fold")
+    for point in plan.dropped:
+        rows.add_row(run_name(point), point.reason)
+    return rows
 
 
 def zero_text(task: PlannedTask) -> str:
-    """The ZeRO stage, with an r where blocks are recomputed."""
+    """The ZeRO stage, with an r under activation checkpointing."""
     if task.layout is None:
         return ""
     return f"{task.layout.zero_stage}{' r' if task.layout.activation_checkpointing else ''}"
@@ -160,10 +162,10 @@ def device_seconds(tasks: Iterable[PlannedTask]) -> float | None:
 
 
 def _by_label(runs: Sequence[PlannedRun]) -> dict[tuple[object, ...], list[PlannedRun]]:
-    """Runs that differ only in their seed and in what is tuned, together."""
+    """The runs, grouped by everything but seed and tuned settings."""
     alike: dict[tuple[object, ...], list[PlannedRun]] = {}
     for run in runs:
-        alike.setdefault((run.label, run.init, *run.tuned, _first([run])), []).append(run)
+        alike.setdefault((run.label, run.init, *run.tuned, next(iter(run.tasks.values()))), []).append(run)
     return alike
 
 
@@ -188,57 +190,56 @@ def _tasks(runs: Iterable[PlannedRun]) -> list[PlannedTask]:
     return [task for run in runs for task in run.tasks.values()]
 
 
-def _first(runs: Sequence[PlannedRun]) -> PlannedTask:
-    return next(iter(runs[0].tasks.values()))
-
-
-def _images(runs: Sequence[PlannedRun]) -> str:
-    return count(sum(task.images for task in _tasks(runs)))
-
-
-def _unique(runs: Sequence[PlannedRun]) -> str:
-    """Different images: subsets of a data set are nested, so the largest has all of them."""
+def _unique(tasks: Tasks) -> str:
+    """The number of different images. Subsets of a data set are nested, so the largest one counts."""
     largest: dict[str, int] = {}
-    for task in _tasks(runs):
+    for task in tasks:
         largest[task.dataset] = max(largest.get(task.dataset, 0), task.unique_images)
-    return count(sum(largest.values()))
+    return count_text(sum(largest.values()))
 
 
-def _flops(runs: Sequence[PlannedRun]) -> str:
-    return f"{sum(task.flops for task in _tasks(runs)):.1e}".replace("+", "")
+def _largest(tasks: Tasks) -> PlannedTask:
+    return max(tasks, key=lambda task: task.memory_bytes)
 
 
-def _largest(runs: Sequence[PlannedRun]) -> PlannedTask:
-    return max(_tasks(runs), key=lambda task: task.memory_bytes)
+def _time(tasks: Tasks) -> str:
+    seconds = [task.seconds for task in tasks]
+    return duration_text(None if None in seconds else sum(filter(None, seconds)))
 
 
-def _zero(runs: Sequence[PlannedRun]) -> str:
-    return zero_text(_largest(runs))
-
-
-def _batch(runs: Sequence[PlannedRun]) -> str:
-    return batch_text(_largest(runs))
-
-
-def _memory(runs: Sequence[PlannedRun]) -> str:
-    return memory(_largest(runs).memory_bytes)
-
-
-def _time(runs: Sequence[PlannedRun]) -> str:
-    seconds = [task.seconds for task in _tasks(runs)]
-    return duration(None if None in seconds else sum(filter(None, seconds)))
-
-
-def _device_hours(runs: Sequence[PlannedRun]) -> str:
-    seconds = device_seconds(_tasks(runs))
+def _device_hours(tasks: Tasks) -> str:
+    seconds = device_seconds(tasks)
     return "?" if seconds is None else f"{seconds / 3600:.3g}"
 
 
-def _storage(runs: Sequence[PlannedRun]) -> str:
-    return memory(sum(task.storage_bytes for task in _tasks(runs)))
+#: Columns of a plan: heading, rank, text of the tasks of a line, and whether there is one of all tasks together.
+QUANTITIES: tuple[tuple[str, int, Callable[[Tasks], str], bool], ...] = (
+    ("N", 0, lambda tasks: count_text(tasks[0].params_backbone), False),
+    ("images", 2, lambda tasks: count_text(sum(task.images for task in tasks)), True),
+    ("unique", 8, _unique, True),
+    ("FLOPs", 0, lambda tasks: f"{sum(task.flops for task in tasks):.1e}".replace("+", ""), True),
+    ("ZeRO", 6, lambda tasks: zero_text(_largest(tasks)), False),
+    ("batch", 7, lambda tasks: batch_text(_largest(tasks)), False),
+    ("memory", 1, lambda tasks: memory_text(_largest(tasks).memory_bytes), True),
+    ("time", 0, _time, True),
+    ("device-h", 4, _device_hours, True),
+    ("storage", 5, lambda tasks: memory_text(sum(task.storage_bytes for task in tasks)), True),
+)
 
 
 def _range(text: Callable[[float], str], values: Sequence[float]) -> str:
     """Smallest to largest, or one text where both read the same."""
     least, most = text(min(values)), text(max(values))
     return least if least == most else f"{least} to {most}"
+
+
+def learning_rates(run_specs: Iterable[RunSpec]) -> list[str]:
+    """A line for every pre-training whose peak learning rate follows the model's size, at most ``MOST_LINES``."""
+    described = {
+        run_spec.label: lr_scaling.describe(run_spec.config)
+        for run_spec in run_specs
+        if PRETRAIN.name in run_spec.tasks
+    }
+    lines = [f"learning rate of {label}: {rates}" for label, rates in described.items() if rates is not None]
+    left = len(lines) - MOST_LINES
+    return lines if left <= 0 else [*lines[:MOST_LINES], f"... and {left} more runs whose rates follow the rule"]

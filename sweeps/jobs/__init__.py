@@ -1,1 +1,1 @@
-"""A task of a plan as a job: its chain, its environment, its status, and how it is cancelled. Imports ``plan``."""
+"""The tasks of a plan as jobs: their order, environment and status, and how they are cancelled. Imports ``plan``."""

@@ -22,7 +22,7 @@ class Selection:
     task: str | None = None
 
     def keys(self, planned: Plan) -> list[str]:
-        """run_id/task of the tasks meant. Raises ``UserError`` where the pattern fits none."""
+        """run_id/task of the selected tasks. Raises ``UserError`` where there are none."""
         keys = [
             f"{run.run_id}/{task}"
             for run in planned.runs

@@ -1,43 +1,52 @@
-"""What the process of a job does: train one task of one run."""
+"""The process of a job: the environment it is given, the task that it trains, and how a user cancels that task.
+
+A cancelled task has a marker file in its folder, which every launch and queue honours until ``retry`` removes it. A
+signal alone is not enough: a task that is told to stop saves its state, and the next launch continues it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
+from nepa_scale.distributed.world import without_launcher
 from nepa_scale.run_dir.paths import is_finished
 from nepa_scale.run_dir.status import read_status
-from sweeps.jobs import cancel_marker
 
+ROOT = Path(__file__).resolve().parents[2]
 PRINTED_NAME = "printed.err"
+CANCEL_MARKER = "cancelled"
+CANCELLED = "cancelled"
 
 
 class TaskNotFinishedError(Exception):
-    """The task ended before its end; raised so that submitit and Slurm know it too."""
+    """The task has no result; raised so that submitit and Slurm see a failure, too."""
 
 
 class TaskInterruptedError(TaskNotFinishedError):
-    """The task was told to stop, and has saved what it needs to go on."""
+    """The task was told to stop, and has saved a checkpoint to continue from."""
 
 
 def run_task(run_directory: str, task: str) -> None:
     """Train one task of one run in this process, one of the task's ranks.
 
-    Raises ``TaskNotFinishedError`` unless that ends well. Rank 0 alone judges: the others may be done before it has
-    written the result.
+    Raises ``TaskNotFinishedError`` where the task has no result afterwards. Only rank 0 looks for it, as others may end
+    before rank 0 has written it.
     """
-    for number in (signal.SIGTERM, signal.SIGUSR2):  # submitit bypasses or misreads them; the trainer takes over soon
+    for number in (signal.SIGTERM, signal.SIGUSR2):  # in place of submitit's handlers, until the trainer sets its own
         signal.signal(number, _leave)
     _take_rank()
     task_dir = Path(run_directory) / task
     main = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
     if main:
         _show_output(task_dir)
-    if cancel_marker.is_withdrawn(task_dir):
-        raise TaskNotFinishedError(cancel_marker.REASON)
+    if is_cancelled(task_dir):
+        raise TaskNotFinishedError(CANCELLED)
     from nepa_scale import train
 
     code = train.main([f"config={run_directory}/config.yaml", f"task={task}", f"run_dir={run_directory}"])
@@ -51,7 +60,7 @@ def run_task(run_directory: str, task: str) -> None:
 
 
 def _take_rank() -> None:
-    """Tell torch what submitit's local executor tells its processes; Slurm's words the trainer understands itself."""
+    """Translate the rank variables of submitit's local executor for torch; the trainer reads those of Slurm itself."""
     env = os.environ
     if int(env.get("SUBMITIT_LOCAL_NTASKS", "1")) > 1:
         rank, size = env["SUBMITIT_LOCAL_GLOBALID"], env["SUBMITIT_LOCAL_NTASKS"]
@@ -59,16 +68,76 @@ def _take_rank() -> None:
 
 
 def _show_output(task_dir: Path) -> None:
-    """Link to what this process prints, for whoever looks for a reason in the task's folder."""
+    """Link the task's folder to the file that this process prints errors to."""
     import submitit
 
     printed = submitit.JobEnvironment().paths.stderr
     task_dir.mkdir(parents=True, exist_ok=True)
     temporary = task_dir / f".{PRINTED_NAME}.{os.getpid()}.tmp"
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(printed, task_dir))  # a study may be moved
+    temporary.symlink_to(os.path.relpath(printed, task_dir))  # relative, as a study may be moved
     temporary.replace(task_dir / PRINTED_NAME)
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:
     sys.exit(128 + number)
+
+
+def mark_cancelled(task_dir: Path) -> None:
+    """Put the cancel marker into the task's folder."""
+    task_dir.mkdir(parents=True, exist_ok=True)
+    (task_dir / CANCEL_MARKER).touch()
+
+
+def is_cancelled(task_dir: Path) -> bool:
+    """Whether a user has cancelled the task."""
+    return (task_dir / CANCEL_MARKER).exists()
+
+
+def clear_cancel_marker(task_dir: Path) -> None:
+    """Remove the cancel marker."""
+    (task_dir / CANCEL_MARKER).unlink(missing_ok=True)
+
+
+def fresh_folder(parent: Path) -> Path:
+    """The next numbered folder in ``parent``, so that files of an earlier submission are not mistaken for new ones."""
+    used = [int(path.name) for path in parent.glob("*") if path.name.isdigit()]
+    return parent.absolute() / str(max(used, default=0) + 1)
+
+
+def environment_of_job(variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a new process: this one's with ``variables`` and this checkout on the import path.
+
+    Variables that make this process a rank of some other job are left out.
+    """
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return without_launcher(os.environ) | {"PYTHONPATH": path} | dict(variables)
+
+
+@contextlib.contextmanager
+def job_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Give ``environment_of_job`` to the processes that are started in this context."""
+    before = dict(os.environ)
+    replaced = environment_of_job(variables)
+    os.environ.clear()
+    os.environ.update(replaced)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def ignoring_terminal_signals() -> Iterator[None]:
+    """Let the processes that are started in this context ignore Ctrl-C (SIGINT) and a closed terminal (SIGHUP).
+
+    Both signals reach a whole process group, and submitit's controller would kill its job a second later, before the
+    job has saved. Only the queue tells jobs to stop.
+    """
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

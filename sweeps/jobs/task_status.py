@@ -1,4 +1,4 @@
-"""How each task of a study stands, from its own files: state, step, speed, time left, and why it failed."""
+"""The status of each task of a study, from its own files: state, step, speed, time left, and why it failed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LOST = "lost"
 
 
 @dataclass(frozen=True)
-class Standing:
-    """One task. ``eta_seconds`` is the time left at the present speed; what is not known is None."""
+class TaskStatus:
+    """The status of one task. ``eta_seconds`` is the time left at the present speed; None stands for unknown."""
 
     run_id: str
     label: str
     task: str
     state: str
-    """As in ``status.json``, or ``lost``: it says it waits or runs, but nobody works on it."""
+    """As in ``status.json``; or ``lost``, where that says submitted or running, but no process or job does the task."""
     step: int
     steps_total: int
     attempt: int
@@ -40,23 +40,23 @@ class Standing:
         return f"{self.run_id}/{self.task}"
 
 
-def as_lost(task: Standing, reason: str) -> Standing:
-    """``task``, on which nobody works though it says so."""
+def as_lost(task: TaskStatus, reason: str) -> TaskStatus:
+    """``task`` marked as lost, for ``reason``."""
     return dataclasses.replace(task, state=LOST, eta_seconds=None, reason=reason)
 
 
-def standings(plan: Plan, study_dir: Path) -> list[Standing]:
-    """Every task of ``plan``, in its order."""
-    return [_standing(run, task, run_dir(study_dir, run.run_id) / task) for run in plan.runs for task in run.tasks]
+def task_statuses(plan: Plan, study_dir: Path) -> list[TaskStatus]:
+    """The status of every task of ``plan``, in its order."""
+    return [_task_status(run, task, run_dir(study_dir, run.run_id) / task) for run in plan.runs for task in run.tasks]
 
 
-def _standing(run: PlannedRun, task: str, task_dir: Path) -> Standing:
+def _task_status(run: PlannedRun, task: str, task_dir: Path) -> TaskStatus:
     status = read_status(task_dir)
     if status is None:
-        return Standing(run.run_id, run.label, task, "planned", 0, 0, 0, None, None, None, None, None)
-    row = last_row(task_dir / "metrics.jsonl") if status.step else {}
-    speed = _number(row, "images_per_second")
-    return Standing(
+        return TaskStatus(run.run_id, run.label, task, "planned", 0, 0, 0, None, None, None, None, None)
+    record = last_record(task_dir / "metrics.jsonl") if status.step else {}
+    speed = _number(record, "images_per_second")
+    return TaskStatus(
         run_id=run.run_id,
         label=run.label,
         task=task,
@@ -64,16 +64,16 @@ def _standing(run: PlannedRun, task: str, task_dir: Path) -> Standing:
         step=status.step,
         steps_total=status.steps_total,
         attempt=status.attempt,
-        loss=_number(row, "loss"),
+        loss=_number(record, "loss"),
         images_per_second=speed,
-        eta_seconds=_time_left(status, row, speed) if status.state == "running" else None,
+        eta_seconds=_time_left(status, record, speed) if status.state == "running" else None,
         reason=status.error,
         updated_at=status.updated_at,
     )
 
 
-def last_row(path: Path) -> dict[str, Any]:
-    """The last whole training row of a metrics file, read from its end; {} without one."""
+def last_record(path: Path) -> dict[str, Any]:
+    """The last complete training record of a metrics file, read from its end; {} without one."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
@@ -82,21 +82,21 @@ def last_row(path: Path) -> dict[str, Any]:
         return {}
     for line in reversed(lines):
         try:
-            row: dict[str, Any] = json.loads(line)
-        except ValueError:  # cut off by a kill, or by where reading began
+            record: dict[str, Any] = json.loads(line)
+        except ValueError:  # the line is incomplete
             continue
-        if "images_per_second" in row:
-            return row
+        if "images_per_second" in record:
+            return record
     return {}
 
 
-def _time_left(status: Status, row: dict[str, Any], speed: float | None) -> float | None:
-    seen = _number(row, "images_seen")
-    if not speed or not seen or not row.get("step"):
+def _time_left(status: Status, record: dict[str, Any], speed: float | None) -> float | None:
+    seen = _number(record, "images_seen")
+    if not speed or not seen or not record.get("step"):
         return None
-    return (status.steps_total - status.step) * seen / row["step"] / speed
+    return (status.steps_total - status.step) * seen / record["step"] / speed
 
 
-def _number(row: dict[str, Any], key: str) -> float | None:
-    value = row.get(key)
+def _number(record: dict[str, Any], key: str) -> float | None:
+    value = record.get(key)
     return float(value) if isinstance(value, int | float) else None

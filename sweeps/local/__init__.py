@@ -1,1 +1,1 @@
-"""Jobs as processes of this machine: a queue with slots that outlives whoever asked for the work."""
+"""Jobs as processes of this machine: a queue with slots that outlives its launcher. Imports ``jobs`` and below."""

@@ -1,11 +1,11 @@
 """A process that has imported what tasks need and forks one for each: ``python -m sweeps.local.fork_server FD``.
 
-A task begun so does not import torch and DeepSpeed again, which takes longer than some tasks train. The server does
-nothing but import and fork: it has no process group and has computed nothing, so that a task finds what a fresh
-process would have after its imports. It keeps to CPUs: a process that has looked for GPUs cannot hand them on.
+A forked task need not import torch and DeepSpeed again, which takes longer than some tasks train. The server only
+imports and forks. It creates no process group and computes nothing, so a task starts in the state of a new process
+after its imports. It serves CPU tasks only: CUDA cannot be used in a fork of a process that has initialised it.
 
-Over the connection ``FD`` it says that it is ready, and answers each request with the pid of a task. When the
-connection ends, its queue is gone: it tells the tasks that still run to save, and leaves after them.
+The server sends a message over the connection ``FD`` when it is ready, and answers each request with the pid of a
+task. When the connection ends, the queue is gone: the server then tells running tasks to save, waits for them and ends.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import atexit
 import os
 
 if __name__ == "__main__":
-    # What is registered first runs last. Python would clear a task's memory object by object before it ends, and so
-    # copy all that it shares with the server.
+    # Ends a task at once, after all other exit handlers, as the first one registered runs last. Otherwise Python would
+    # free a task's memory object by object, and so copy every page that it shares with the server.
     atexit.register(os._exit, 0)
 
 import gc
@@ -33,7 +33,7 @@ from submitit.core.utils import JobPaths
 
 from nepa_scale.distributed.process_group import import_libraries
 
-#: What the trainer imports on its way, once it knows its task and settings.
+#: Modules that the trainer imports late, once it knows its task and settings.
 PRELOADED = (
     "nepa_scale.train",
     "nepa_scale.training.runner",
@@ -57,14 +57,14 @@ class Request(NamedTuple):
     variables: dict[str, str]
 
 
-def main(words: Sequence[str]) -> None:
-    """Serve the connection whose file descriptor is in ``words``; in a process forked for it, run the job."""
-    with Connection(int(words[0])) as connection:
+def main(arguments: Sequence[str]) -> None:
+    """Serve the connection whose file descriptor is in ``arguments``; in a process forked for it, run the job."""
+    with Connection(int(arguments[0])) as connection:
         if import_libraries():
             raise RuntimeError("tasks on GPUs are not forked: this process has looked for them")
         for name in PRELOADED:
             importlib.import_module(name)
-        gc.freeze()  # what is here stays, so that a task's garbage collector need not touch it, either
+        gc.freeze()  # so that a task's garbage collector leaves shared pages alone, too
         request = _serve(connection)
     if request is None:
         _stop_tasks()
@@ -73,8 +73,8 @@ def main(words: Sequence[str]) -> None:
 
 
 def _serve(connection: Connection) -> Request | None:
-    """Fork a process for each request. Returns the request in that process, None in the server when all is over."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system buries the dead
+    """Fork a process for each request. Returns the request in that process, and None in the server at the end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that the system removes ended tasks
     connection.send(os.getpid())
     while True:
         try:
@@ -89,7 +89,7 @@ def _serve(connection: Connection) -> Request | None:
 
 
 def _stop_tasks() -> None:
-    """SIGTERM, repeated, as a process may be deaf while it starts; until the last task has saved."""
+    """Send SIGTERM until the last task has ended; repeatedly, as a task may not handle it yet while it starts."""
     while tasks := psutil.Process().children():
         for task in tasks:
             task.terminate()
@@ -97,7 +97,7 @@ def _stop_tasks() -> None:
 
 
 def _run(request: Request) -> None:
-    """Do in this process what submitit starts a fresh one for."""
+    """Run the job in this process, as submitit would in a new one."""
     os.environ.update(request.variables, SUBMITIT_LOCAL_JOB_ID=str(os.getpid()))
     sys.argv = [sys.argv[0], request.folder]
     paths = JobPaths(request.folder, job_id=str(os.getpid()), task_id=0)

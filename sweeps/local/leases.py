@@ -1,8 +1,8 @@
-"""Who works on which device of this machine, over all studies of this user.
+"""Leases of this machine's cores and GPUs, so that the studies of one user do not take the same devices.
 
-Each queue knows its own jobs only; this book, a file under a lock, keeps two studies from taking the same cores or
-GPUs. An entry counts as long as its process lives, so that whatever dies gives back what it had. Who finds too little
-free waits in turn: otherwise a task that needs the whole machine would never find it empty among small ones.
+A queue knows only its own jobs. The leases of all queues are in one file under a lock. A lease ends with its process,
+so a process that dies gives back what it held. Processes that find too little free are served in the order in which
+they came: otherwise a task that needs the whole machine would never get it while smaller tasks keep coming.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,15 +25,16 @@ from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import read_json, write_json
 
 PATIENCE_SECONDS = 5.0
-"""A queue that has not asked for so long does not wait any more."""
+"""A process that has not asked for so long is no longer waiting."""
 REFRESH_SECONDS = 1.0
+POLL_SECONDS = 0.5
 GPU = "gpu"
-"""What the name of a GPU begins with in the book."""
+"""Prefix of a GPU's name in the file."""
 
 
 @dataclass(frozen=True)
-class Share:
-    """A fraction of some devices of this machine, held by a process (``started``: when that began, s since 1970)."""
+class Lease:
+    """A fraction of some devices, held by the process ``pid`` that began at ``started`` (seconds since 1970)."""
 
     devices: tuple[str, ...]
     fraction: str
@@ -41,8 +43,8 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Wish:
-    """A process that waits ``since`` then for some of ``devices``, and asked last at ``asked`` (s since 1970)."""
+class Claimant:
+    """A process that waits for some of ``devices`` since ``since`` and last asked at ``asked`` (seconds since 1970)."""
 
     devices: tuple[str, ...]
     pid: int
@@ -51,8 +53,8 @@ class Wish:
     asked: float
 
 
-class SharesBook:
-    """The shares of this machine's devices that are taken; ``folder`` is where the book lies."""
+class Leases:
+    """The leases of this machine's devices, in a file in ``folder``."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or Path(tempfile.gettempdir()) / f"nepa_scale-{_user()}"
@@ -60,89 +62,106 @@ class SharesBook:
         self._path = self.folder / "book.json"
         self._lock = FileLock(self.folder / "book.lock")
 
-    def claim(self, devices: Sequence[str], fraction: Fraction, count: int = 1) -> Share | None:
-        """Take ``fraction`` of ``count`` of the ``devices`` for this process; None where so much is not free, or others
-        have waited longer. Asking again keeps the turn."""
+    def claim(self, devices: Sequence[str], fraction: Fraction, count: int = 1) -> Lease | None:
+        """Take ``fraction`` of ``count`` of the ``devices`` for this process.
+
+        Returns None where so much is not free, or others have waited longer. A process that asks again keeps its turn.
+        """
         with self._lock:
-            held, wishes = self._read()
-            mine = next((wish for wish in wishes if wish.pid == os.getpid()), None)
-            others = [wish for wish in wishes if wish is not mine]
-            earlier = [wish for wish in others if set(wish.devices) & set(devices)]
+            held, claimants = self._read()
+            mine = next((claimant for claimant in claimants if claimant.pid == os.getpid()), None)
+            others = [claimant for claimant in claimants if claimant is not mine]
+            earlier = [claimant for claimant in others if set(claimant.devices) & set(devices)]
             if mine is not None:
-                earlier = [wish for wish in earlier if wish.since < mine.since]
+                earlier = [claimant for claimant in earlier if claimant.since < mine.since]
             free = [] if earlier else _free(held, devices, fraction)
             if len(free) < count:
                 self._wait(held, others, mine, tuple(devices))
                 return None
-            share = Share(tuple(free[:count]), str(fraction), *_me())
-            self._write([*held, share], others)
-            return share
+            lease = Lease(tuple(free[:count]), str(fraction), *_me())
+            self._write([*held, lease], others)
+            return lease
 
-    def hand_over(self, share: Share, pid: int) -> Share:
-        """Let another process hold the share, for as long as that lives."""
-        given = Share(share.devices, share.fraction, pid, start_time(pid) or 0.0)
-        self._replace(share, [given])
-        return given
+    def hand_over(self, lease: Lease, pid: int) -> Lease:
+        """Pass the lease on to another process."""
+        passed_on = Lease(lease.devices, lease.fraction, pid, start_time(pid) or 0.0)
+        self._replace(lease, [passed_on])
+        return passed_on
 
-    def release(self, share: Share) -> None:
-        """Give the share back."""
-        self._replace(share, [])
+    def release(self, lease: Lease) -> None:
+        """End the lease."""
+        self._replace(lease, [])
 
-    def _wait(self, held: list[Share], others: list[Wish], mine: Wish | None, devices: tuple[str, ...]) -> None:
+    def _wait(self, held: list[Lease], others: list[Claimant], mine: Claimant | None, devices: tuple[str, ...]) -> None:
+        """Write down that this process waits, or still does."""
         now = time.time()
         if mine is None or now - mine.asked > REFRESH_SECONDS:
-            wish = Wish(devices, *_me(), since=mine.since if mine else now, asked=now)
-            self._write(held, [*others, wish])
+            self._write(held, [*others, Claimant(devices, *_me(), since=mine.since if mine else now, asked=now)])
 
-    def _replace(self, share: Share, by: list[Share]) -> None:
+    def _replace(self, lease: Lease, by: list[Lease]) -> None:
         with self._lock:
-            held, wishes = self._read()
-            if share in held:
-                held.remove(share)
-            self._write([*held, *by], wishes)
+            held, claimants = self._read()
+            if lease in held:
+                held.remove(lease)
+            self._write([*held, *by], claimants)
 
-    def _read(self) -> tuple[list[Share], list[Wish]]:
-        """What is held and wished for by processes that live."""
+    def _read(self) -> tuple[list[Lease], list[Claimant]]:
+        """The leases and claimants whose processes live."""
         try:
             content = read_json(self._path)
         except (FileNotFoundError, json.JSONDecodeError):
             return [], []
-        held = [Share(**(entry | {"devices": tuple(entry["devices"])})) for entry in content["held"]]
-        wishes = [Wish(**(entry | {"devices": tuple(entry["devices"])})) for entry in content["wishes"]]
-        patient = [wish for wish in wishes if time.time() - wish.asked < PATIENCE_SECONDS]
-        return [each for each in held if lives(each.pid, each.started)], [
-            each for each in patient if lives(each.pid, each.started)
-        ]
+        held = [Lease(**(entry | {"devices": tuple(entry["devices"])})) for entry in content["held"]]
+        claimants = [Claimant(**(entry | {"devices": tuple(entry["devices"])})) for entry in content["wishes"]]
+        held = [lease for lease in held if lives(lease.pid, lease.started)]
+        patient = [claimant for claimant in claimants if time.time() - claimant.asked < PATIENCE_SECONDS]
+        return held, [claimant for claimant in patient if lives(claimant.pid, claimant.started)]
 
-    def _write(self, held: Sequence[Share], wishes: Sequence[Wish]) -> None:
-        write_json(self._path, {"held": [asdict(each) for each in held], "wishes": [asdict(each) for each in wishes]})
+    def _write(self, held: Sequence[Lease], claimants: Sequence[Claimant]) -> None:
+        write_json(self._path, {"held": list(map(asdict, held)), "wishes": list(map(asdict, claimants))})
 
 
-def _free(held: Sequence[Share], devices: Sequence[str], fraction: Fraction) -> list[str]:
-    """The ``devices`` that have room for ``fraction``, emptiest first."""
+@contextmanager
+def whole_machine(gpus: Sequence[str]) -> Iterator[None]:
+    """Hold all ``gpus``, or all cores where there are none, after running tasks have ended. For measurements."""
+    leases = Leases()
+    devices = [f"{GPU}{name}" for name in gpus] or ["cores"]
+    lease = leases.claim(devices, Fraction(1), len(devices))
+    if lease is None:
+        print("waiting until tasks of other studies have ended: beside them, times would come out too long", flush=True)
+    while lease is None:
+        time.sleep(POLL_SECONDS)
+        lease = leases.claim(devices, Fraction(1), len(devices))
+    try:
+        yield
+    finally:
+        leases.release(lease)
+
+
+def _free(held: Sequence[Lease], devices: Sequence[str], fraction: Fraction) -> list[str]:
+    """The ``devices`` of which ``fraction`` is free, those least in use first."""
     taken = {device: Fraction(0) for device in devices}
-    for share in held:
-        for device in set(share.devices) & set(taken):
-            taken[device] += Fraction(share.fraction)
+    for lease in held:
+        for device in set(lease.devices) & set(taken):
+            taken[device] += Fraction(lease.fraction)
     return sorted((device for device in devices if taken[device] + fraction <= 1), key=lambda name: taken[name])
 
 
 def check_folder() -> None:
-    """Raises ``UserError`` where the book cannot be kept."""
+    """Raises ``UserError`` where the file of leases cannot be kept."""
     try:
-        book = SharesBook()
-        with tempfile.TemporaryFile(dir=book.folder):
+        leases = Leases()
+        with tempfile.TemporaryFile(dir=leases.folder):
             return
     except OSError as error:
         where = error.filename or "there is no folder for temporary files"
         raise UserError(
-            f"{where}: queues cannot keep their book of shares ({error.strerror}); set TMPDIR to a folder that you may"
-            " write to"
+            f"{where}: queues cannot keep their leases ({error.strerror}); set TMPDIR to a folder that you may write to"
         ) from error
 
 
 def _user() -> str:
-    """The user's name, or number where a container has no name for it."""
+    """The user's name, or their number where the system has no name for it."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

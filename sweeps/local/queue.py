@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 import submitit
 
-from sweeps.jobs.schedule import Job, by_chain, is_ready
+from sweeps.jobs.jobs import Job, by_chain, is_ready
 from sweeps.local import processes
-from sweeps.local.forking import ForkServer
-from sweeps.local.leases import GPU, Share, SharesBook
+from sweeps.local.leases import GPU, Lease, Leases
+from sweeps.local.processes import ForkServer
 from sweeps.plan.machine import Slots
 
 POLL_SECONDS = 0.2
@@ -23,42 +23,42 @@ STOP_AGAIN_SECONDS = 5.0
 
 
 class Watcher(Protocol):
-    """Who knows what is to be done, and keeps the books while the queue runs."""
+    """What a queue asks for jobs, and tells how they ended."""
 
     def arriving(self) -> Sequence[Job]:
-        """Jobs to add to the queue since it was last asked."""
+        """Jobs that were added since the last call."""
 
-    def is_withdrawn(self, job: Job) -> bool:
-        """Whether ``job`` is no longer wanted."""
+    def is_cancelled(self, job: Job) -> bool:
+        """Whether a user has cancelled ``job``."""
 
     def ended(self, job: Job, error: str | None, *, stopping: bool) -> bool:
-        """The process of ``job`` is gone, ``error`` its last words; returns whether the work is done."""
+        """The process of ``job`` has ended, with ``error`` or None; returns whether the job is finished."""
 
     def skipped(self, job: Job, parent: str) -> None:
-        """``job`` will not run because ``parent`` did not finish."""
+        """``job`` will not run, because ``parent`` did not finish."""
 
 
 @dataclass
 class Running:
-    """A job under way, with the share of the machine that it holds."""
+    """A running job, with its lease of devices."""
 
     job: Job
     handle: submitit.LocalJob[Any]
-    share: Share
+    lease: Lease
     asked_at: float = 0.0
 
     def ask_to_stop(self) -> None:
-        """SIGTERM through submitit's controller; repeated, as a process may be deaf while it starts."""
+        """Send SIGTERM, again every few seconds, as a process may not handle it yet while it starts."""
         if time.monotonic() - self.asked_at > STOP_AGAIN_SECONDS:
             self.asked_at = time.monotonic()
             os.kill(int(self.handle.job_id), signal.SIGTERM)
 
 
 class LocalQueue:
-    """Runs jobs on this machine, at most ``slots.count`` at once, and no more than other queues leave free.
+    """Runs jobs on this machine, at most ``slots.count`` at once, and no more than the leases of other queues allow.
 
-    Once ``stop_requested`` says yes nothing more is started, and the running jobs get SIGTERM to save what
-    they have. With a ``server``, jobs are forked by it.
+    Once ``stop_requested()`` is true no job is started, and running jobs get SIGTERM, upon which they save. With a
+    ``server``, jobs are forked by it.
     """
 
     def __init__(
@@ -66,22 +66,22 @@ class LocalQueue:
         slots: Slots,
         watcher: Watcher,
         stop_requested: Callable[[], bool] = lambda: False,
-        shares: SharesBook | None = None,
+        leases: Leases | None = None,
         server: ForkServer | None = None,
     ) -> None:
         self._slots, self._watcher, self._stop_requested = slots, watcher, stop_requested
-        self._shares = shares or SharesBook()
+        self._leases = leases or Leases()
         self._server = server
         self._waiting: list[Job] = []
         self._unfinished: set[str] = set()
         self._running: list[Running] = []
 
     def run(self) -> None:
-        """Run what arrives until nothing is left; what came of each job is the watcher's to say."""
+        """Run jobs until none is left; the watcher records how each ended."""
         try:
             while self._go_on():
                 self._collect()
-                self._stop_what_is_not_wanted()
+                self._stop_cancelled()
                 if not self._stop_requested():
                     self._fill()
                 time.sleep(POLL_SECONDS)
@@ -89,7 +89,7 @@ class LocalQueue:
             self._kill_running()
 
     def _go_on(self) -> bool:
-        """Take in what arrives; whether anything is left to do."""
+        """Add new jobs; returns whether anything is left to do."""
         if not self._stop_requested():
             self._admit(self._watcher.arriving())
         return bool(self._running or (self._waiting and not self._stop_requested()))
@@ -102,37 +102,37 @@ class LocalQueue:
             self._unfinished |= {job.key for job in new}
 
     def _fill(self) -> None:
-        """Start what is ready, costliest chain first, while slots are free here and on the machine."""
+        """Start jobs that are ready, costliest chain first, while slots and devices are free."""
         for job in [job for job in self._waiting if is_ready(job, self._unfinished)]:
-            if self._watcher.is_withdrawn(job):
+            if self._watcher.is_cancelled(job):
                 self._waiting.remove(job)
                 self._end(job, None)
                 continue
             if len(self._running) >= self._slots.count or (self._server is not None and self._server.is_loading()):
                 return
-            share = self._claim()
-            if share is None:
+            lease = self._claim()
+            if lease is None:
                 return
             self._waiting.remove(job)
-            self._start(job, share)
+            self._start(job, lease)
 
-    def _claim(self) -> Share | None:
+    def _claim(self) -> Lease | None:
         gpus, needed = self._slots.gpus, self._slots.processes
         if not gpus:
-            return self._shares.claim(["cores"], Fraction(1, self._slots.count))
+            return self._leases.claim(["cores"], Fraction(1, self._slots.count))
         crowd = max(1, -(-self._slots.count * needed // len(gpus)))
-        return self._shares.claim([f"{GPU}{name}" for name in gpus], Fraction(1, crowd), min(needed, len(gpus)))
+        return self._leases.claim([f"{GPU}{name}" for name in gpus], Fraction(1, crowd), min(needed, len(gpus)))
 
-    def _start(self, job: Job, share: Share) -> None:
-        gpus = [device.removeprefix(GPU) for device in share.devices if device.startswith(GPU)]
+    def _start(self, job: Job, lease: Lease) -> None:
+        gpus = [device.removeprefix(GPU) for device in lease.devices if device.startswith(GPU)]
         handle = processes.start(job, self._slots, gpus, self._server)
-        self._running.append(Running(job, handle, self._shares.hand_over(share, int(handle.job_id))))
+        self._running.append(Running(job, handle, self._leases.hand_over(lease, int(handle.job_id))))
 
     def _collect(self) -> None:
-        """Take note of every job that ended."""
+        """Remove the running jobs that have ended."""
         for running in [running for running in self._running if running.handle.done()]:
             self._running.remove(running)
-            self._shares.release(running.share)
+            self._leases.release(running.lease)
             self._end(running.job, processes.last_words(running.handle))
 
     def _end(self, job: Job, error: str | None) -> None:
@@ -147,15 +147,15 @@ class LocalQueue:
             self._watcher.skipped(job, parent)
             self._skip_dependants(job.key)
 
-    def _stop_what_is_not_wanted(self) -> None:
+    def _stop_cancelled(self) -> None:
         for running in self._running:
-            if self._stop_requested() or self._watcher.is_withdrawn(running.job):
+            if self._stop_requested() or self._watcher.is_cancelled(running.job):
                 running.ask_to_stop()
 
     def _kill_running(self) -> None:
-        """Leave nothing behind when the queue is torn away from its work."""
+        """Kill the running jobs where the queue ends by an exception."""
         for running in self._running:
             processes.kill_tree(int(running.handle.job_id))
-            running.handle.done()  # takes note of the end, so that no zombie stays
-            self._shares.release(running.share)
+            running.handle.done()  # collects the exit status, so that no zombie is left
+            self._leases.release(running.lease)
             self._watcher.ended(running.job, "killed with its queue", stopping=True)

@@ -1,1 +1,1 @@
-"""From a grid and a study to a plan of placed and priced runs. Imports ``settings``; starts nothing."""
+"""From a grid and a study to a plan: runs with their placement, cost and time. Imports ``settings``; starts nothing."""

@@ -1,13 +1,14 @@
-"""Holding a plan to a budget of device-hours or FLOPs: refused, or trimmed by its costliest runs.
+"""Keeping a plan within a budget of device-hours or FLOPs: it is refused, or trimmed by its costliest runs.
 
-What counts is what is still to do. A run whose pre-training others use goes after those: without it they could not be.
-A control from random weights goes with the run that it is there for.
+The tasks that are still to do count. A run whose pre-training others use is trimmed only after those. A control from
+random weights is trimmed with the run that it is the control of.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import heapq
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,9 +24,9 @@ HOUR = 3600.0
 
 
 def excesses(plan: Plan, study_dir: Path, budget: BudgetSettings) -> list[str]:
-    """A line for each budget that the ``plan`` does not keep.
+    """A line for each budget that the ``plan`` exceeds.
 
-    Raises ``ConfigError`` where it must be held to hours and times are not known.
+    Raises ``ConfigError`` where hours are limited and times are not known.
     """
     lines = []
     for key, limit, cost, unit in _limits(budget):
@@ -38,9 +39,9 @@ def excesses(plan: Plan, study_dir: Path, budget: BudgetSettings) -> list[str]:
 
 
 def trimmed(plan: Plan, study_dir: Path, budget: BudgetSettings) -> Plan:
-    """``plan`` without its costliest runs, so that it keeps the ``budget``; of equal ones the later goes first.
+    """``plan`` without its costliest runs, so that it keeps the ``budget``; of equal runs the later goes first.
 
-    Raises ``ConfigError`` when nothing would be left of it.
+    Raises ``ConfigError`` when no run would be left.
     """
     for key, limit, cost, unit in _limits(budget):
         left, reasons, controls = costs(plan, study_dir, cost), dict[str, str](), _controls(plan.runs)
@@ -90,15 +91,15 @@ def _device_hours(task: PlannedTask) -> float:
 def _costliest_first(
     runs: Sequence[PlannedRun], left: Mapping[str, float], controls: Mapping[str, Sequence[str]]
 ) -> Iterator[str]:
-    """The runs still in ``left`` that cost something, costliest first and of equal ones the later.
+    """The run_ids of ``left`` that cost something, costliest first, and of equal ones the later first.
 
-    One that others need comes after those, and a control only where its run costs nothing.
+    A run that others need comes after those. A control is left out, unless its run costs nothing.
     """
-    todo = {run.run_id: place for place, run in enumerate(runs) if left[run.run_id]}
+    todo = {run.run_id: index for index, run in enumerate(runs) if left[run.run_id]}
     owners = {run.run_id: _owners(run) for run in runs if run.run_id in todo}
-    needing = Counter(owner for each in owners.values() for owner in each)
+    needing = Counter(itertools.chain.from_iterable(owners.values()))
     of_runs = {control for run_id in todo for control in controls.get(run_id, ())}
-    order = [(-left[run_id], -place, run_id) for run_id, place in todo.items() if not needing[run_id]]
+    order = [(-left[run_id], -index, run_id) for run_id, index in todo.items() if not needing[run_id]]
     heapq.heapify(order)
     while order:
         run_id = heapq.heappop(order)[-1]
@@ -113,21 +114,21 @@ def _costliest_first(
 
 
 def _controls(runs: Sequence[PlannedRun]) -> dict[str, list[str]]:
-    """{run: its controls from random weights}, by run_id."""
+    """{run_id: the run_ids of its controls from random weights}."""
     scratch: dict[tuple[str, str, str], list[str]] = {}
     for run in runs:
         if run.init == "scratch":
-            scratch.setdefault(_place(run), []).append(run.run_id)
-    return {run.run_id: scratch.get(_place(run), []) for run in runs if run.init == "pretrain"}
+            scratch.setdefault(_point_of(run), []).append(run.run_id)
+    return {run.run_id: scratch.get(_point_of(run), []) for run in runs if run.init == "pretrain"}
 
 
-def _place(run: PlannedRun) -> tuple[str, str, str]:
-    """What a run and its control have in common."""
+def _point_of(run: PlannedRun) -> tuple[str, str, str]:
+    """What a run and its controls have in common."""
     return run.label, str(run.values), str(run.tuned)
 
 
 def _owners(run: PlannedRun) -> list[str]:
-    """The runs without which this one cannot be."""
+    """The runs whose pre-training this one needs."""
     return [owner for owner in (run.pretrained_by, run.branched_from) if owner is not None]
 
 

@@ -1,14 +1,46 @@
-"""What a grid declares: the settings of each of its points, and what is wrong with how it says so."""
+"""What a grid declares: its points, each with its settings, and the values at which fine-tuning is tuned.
+
+``study.tuned`` and ``grid.tuned`` are settings of fine-tuning at which every arm is tried. Each task varies its own
+settings only, in a run for each of their values, beside the run of the other tasks. The analysis chooses among these
+runs by the score on the tuning images.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from nepa_scale.config import overrides
-from sweeps.settings.schema import MOST_POINTS, RESERVED, GridSettings
+from nepa_scale.config.registry import PRETRAIN, finetuned
+from nepa_scale.config.schema import RunConfig
+from sweeps.settings.schema import MOST_POINTS, RESERVED, GridSettings, Launch
+
+Pairs = list[tuple[str, str]]
+SEED = "seed"
+SCORED_BY = ("dataset", "tuning_images")  # scores at different values of these cannot be compared
+TUNABLE_TASKS = tuple(task.name for task in finetuned())
+Try = tuple[tuple[str, ...], dict[str, Any]]
+"""Tasks of a run, and their tuned settings."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run of a grid, before its cost is known: ``values`` are its settings that vary, ``label`` its short name."""
+
+    config: RunConfig
+    label: str
+    values: dict[str, Any]
+    tasks: tuple[str, ...]
+    tuned: dict[str, Any] = field(default_factory=dict)
+    """The tuned settings of its tasks; the analysis chooses among runs that differ only in these."""
+    pretrained_by: str | None = None
+    """The run whose equal pre-training this one uses in place of its own."""
+    branched_from: str | None = None
+    """The longer run from whose pre-training this one branches off."""
 
 
 def combinations(grid: GridSettings) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -21,22 +53,22 @@ def combinations(grid: GridSettings) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield name, {**settings, **repetition, **row, **dict(zip(axes, values, strict=True))}
 
 
-def varied(grid: GridSettings) -> tuple[str, ...]:
+def varied_settings(grid: GridSettings) -> tuple[str, ...]:
     """The settings that differ between runs."""
     named = [key for settings in grid.points.values() for key in settings]
     return tuple(dict.fromkeys([*named, *grid.zip, *axes_of(grid)]))
 
 
-def count(grid: GridSettings) -> int:
+def count_points(grid: GridSettings) -> int:
     """How many points there are, without listing them."""
     rows = [len(values) if isinstance(values, list) else 1 for values in grid.zip.values()]
     points = sum(len(_repetitions(settings)) for settings in grid.points.values())
     return math.prod([max(1, points), min(rows, default=1), *map(len, axes_of(grid).values())])
 
 
-def complaints(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) -> list[str]:
-    """Complaints about settings that are not the user's to give here, and about empty axes."""
-    axes, varying = axes_of(grid), varied(grid)
+def grid_problems(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) -> list[str]:
+    """What is wrong with the grid called ``name``, and with run settings typed beside it, ``pairs``."""
+    axes, varying = axes_of(grid), varied_settings(grid)
     problems = [f"{key}={text}: {RESERVED[key]}" for key, text in pairs if key in RESERVED]
     for key, text in pairs:
         axis = "model.size" if key == "model" else key
@@ -50,8 +82,10 @@ def complaints(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) 
     problems += [
         f"grid={name}: {key} changes how work is done, not its result; it cannot vary" for key in without_effect
     ]
-    if count(grid) > MOST_POINTS:
-        problems.append(f"grid={name}: {count(grid)} points; at most {MOST_POINTS} can be planned: give shorter lists")
+    if count_points(grid) > MOST_POINTS:
+        problems.append(
+            f"grid={name}: {count_points(grid)} points; at most {MOST_POINTS} can be planned: give shorter lists"
+        )
     return problems if varying or grid.tuned else [*problems, f"grid={name}: no axes; give grid.axes.SETTING=[...]"]
 
 
@@ -60,12 +94,110 @@ def axes_of(grid: GridSettings) -> dict[str, list[Any]]:
 
 
 def _repetitions(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A named point may list its seeds: it is then run once with each."""
+    """The seeds of a named point that lists several: it is run once with each."""
     seeds = settings.get("seed")
     return [{"seed": seed} for seed in seeds] if isinstance(seeds, list) else [{}]
 
 
 def _rows(grid: GridSettings) -> list[dict[str, Any]]:
-    """The settings that vary together, a point each; one without any where there are none."""
+    """The settings that vary together, one dictionary a point; a single empty one where there are none."""
     columns = {key: values if isinstance(values, list) else [values] for key, values in grid.zip.items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)] if columns else [{}]
+
+
+class Configurations:
+    """Builds and checks configurations, once for points that differ only in their seed.
+
+    ``tasks`` are those whose settings are checked.
+    """
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        self._tasks = tasks
+        self._known: dict[tuple[tuple[str, str], ...], RunConfig] = {}
+        self._seeds: dict[str | None, int] = {}
+
+    def build(self, pairs: Sequence[tuple[str, str]]) -> RunConfig:
+        """The configuration of ``pairs``. Raises ``ConfigError`` with every problem in it."""
+        rest = tuple(pair for pair in pairs if pair[0] != SEED)
+        seed = dict(pairs).get(SEED)
+        if rest in self._known and seed in self._seeds:
+            return dataclasses.replace(self._known[rest], seed=self._seeds[seed])
+        config = overrides.build(pairs, tasks=self._tasks)
+        self._known[rest], self._seeds[seed] = config, config.seed
+        return config
+
+
+def tuned_settings(launch: Launch) -> dict[str, list[Any]]:
+    """{setting: its values} of what is tuned, as far as the study has the task."""
+    return {
+        key: values if isinstance(values, list) else [values]
+        for key, values in {**launch.study.tuned, **launch.grid.tuned}.items()
+        if key.split(".")[0] in launch.study.tasks
+    }
+
+
+def tuning_tries(launch: Launch) -> list[Try]:
+    """What the runs of one point do: the first all tasks that are not tuned, each other one a task at one value."""
+    by_task = _by_task(tuned_settings(launch))
+    others = tuple(task for task in dict.fromkeys((PRETRAIN.name, *launch.study.tasks)) if task not in by_task)
+    tries: list[Try] = [(others, {})]
+    for task, settings in by_task.items():
+        tries += [
+            ((PRETRAIN.name, task), dict(zip(settings, values, strict=True)))
+            for values in itertools.product(*settings.values())
+        ]
+    return tries
+
+
+def _by_task(tuned: Mapping[str, list[Any]]) -> dict[str, dict[str, list[Any]]]:
+    """{task: {setting: its values}} of the tasks that are tuned."""
+    by_task: dict[str, dict[str, list[Any]]] = {task: {} for task in TUNABLE_TASKS}
+    for key, values in tuned.items():
+        by_task.setdefault(key.split(".")[0], {})[key] = values
+    return {task: settings for task, settings in by_task.items() if settings}
+
+
+def read_by(tasks: Sequence[str], values: Mapping[str, Any], study_tasks: Sequence[str]) -> dict[str, Any]:
+    """The ``values`` of a point that a run of ``tasks`` depends on: without those of the study's other tasks."""
+    unread = {task for task in study_tasks if task not in (*tasks, PRETRAIN.name)}
+    return {key: value for key, value in values.items() if key.split(".")[0] not in unread}
+
+
+def tuning_problems(launch: Launch) -> list[str]:
+    """What is wrong with the tuned settings of a launch."""
+    problems, tuned = [], tuned_settings(launch)
+    for path, settings in {"study.tuned": launch.study.tuned, "grid.tuned": launch.grid.tuned}.items():
+        for key in settings:
+            task, _, name = key.partition(".")
+            if task not in TUNABLE_TASKS:
+                problems.append(f"{path}.{key}: only settings of {' and '.join(TUNABLE_TASKS)} can be tuned")
+            elif overrides.KEYS[key]["orchestration"]:
+                problems.append(f"{path}.{key}: it changes how work is done, not its result; it cannot be tuned")
+            elif name in SCORED_BY:
+                problems.append(f"{path}.{key}: other values of it are scored on other images; it cannot be tuned")
+    problems += [
+        f"{key}={text}: {_path(launch, key)} tries several values" for key, text in launch.pairs if key in tuned
+    ]
+    varied = varied_settings(launch.grid)
+    problems += [f"{_path(launch, key)}: grid={launch.grid_name} varies it, too" for key in tuned if key in varied]
+    problems += [f"{_path(launch, key)}: no values" for key, values in tuned.items() if not values]
+    tries = [math.prod(map(len, settings.values())) for settings in _by_task(tuned).values()]
+    runs = count_points(launch.grid) * max(1, sum(tries))
+    if runs > MOST_POINTS:
+        problems.append(f"{', '.join(tuned)}: {runs} runs; at most {MOST_POINTS} can be planned: give shorter lists")
+    return problems
+
+
+def unscored(launch: Launch, config: RunConfig) -> list[str]:
+    """A problem for each tuned task of a run that has no images to be chosen by."""
+    return [
+        f"{task}.tuning_images=0: {_path(launch, key)} is chosen by images that are not trained on;"
+        f" give their number, e.g. {task}.tuning_images=500"
+        for task, section in config.finetuning.items()
+        for key in tuned_settings(launch)
+        if key.startswith(f"{task}.") and not section.tuning_images
+    ]
+
+
+def _path(launch: Launch, key: str) -> str:
+    return f"{'grid' if key in launch.grid.tuned else 'study'}.tuned.{key}"

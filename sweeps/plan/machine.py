@@ -1,27 +1,50 @@
-"""What this machine can do at once, and how fast: slots, threads, GPUs, measured FLOP/s. Free of torch."""
+"""The devices of a cluster: how many, how fast, and how the tasks of a plan are placed on them. Free of torch."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.placement.devices import GIB, DeviceMemory, host_share
+from nepa_scale.placement.devices import GIB, DeviceMemory, Placement, gib, host_share
 from nepa_scale.placement.gpus import known_devices, stated_flops, stated_memory
 from nepa_scale.placement.performance import EFFICIENCY, Device, device_called
+from nepa_scale.placement.planner import place
 from nepa_scale.placement.visible_gpus import visible_gpus
 from nepa_scale.utils.errors import ConfigError, UserError
 from sweeps.settings.schema import Cluster, LocalSettings, SlurmSettings
 
 MATRIX_SIDE = 768
 MEASURE_SECONDS = 0.15
+SHORTEST_LIMIT_MINUTES = 15
+
+
+@dataclass(frozen=True)
+class Resources:
+    """The shape of one job; jobs of equal shape can share an array.
+
+    ``gpus_per_node`` 0: processes on CPU cores. ``mem_gb`` is memory per node in GB and ``timeout_min`` the time
+    limit in minutes; None leaves either to the cluster.
+    """
+
+    nodes: int = 1
+    tasks_per_node: int = 1
+    gpus_per_node: int = 0
+    cpus_per_task: int = 1
+    mem_gb: int | None = None
+    timeout_min: int | None = None
 
 
 @dataclass(frozen=True)
 class Slots:
-    """How many tasks run at once on this machine and what each may use: ``threads`` over its ``processes``, a GPU for
-    each of these. ``gpus`` are the names of all; without GPUs it is empty."""
+    """How many tasks run at once on this machine, and what one may use.
+
+    A task has ``processes`` with ``threads`` together, and a GPU for each process. ``gpus`` are the names of all GPUs,
+    empty where there are none.
+    """
 
     count: int
     threads: int
@@ -74,6 +97,31 @@ def world_size(settings: Cluster) -> int:
     return settings.processes_per_task
 
 
+def of_task(cluster: Cluster, processes: int, seconds: float | None) -> Resources:
+    """The resources of a task of ``processes`` that takes about ``seconds``; on this machine those of a slot."""
+    if isinstance(cluster, SlurmSettings):
+        return Resources(
+            nodes=processes // cluster.tasks_per_node,
+            tasks_per_node=cluster.tasks_per_node,
+            gpus_per_node=cluster.gpus_per_node,
+            cpus_per_task=cluster.cpus_per_task,
+            mem_gb=cluster.mem_gb,
+            timeout_min=_time_limit(cluster, seconds),
+        )
+    slots = local_slots(cluster)
+    return Resources(gpus_per_node=int(bool(slots.gpus)), cpus_per_task=slots.threads)
+
+
+def _time_limit(cluster: SlurmSettings, seconds: float | None) -> int:
+    """The time limit in minutes: short, as short jobs start sooner, but of few values, as equal jobs share an array."""
+    if cluster.time_margin is None or seconds is None:
+        return cluster.timeout_min
+    limit = SHORTEST_LIMIT_MINUTES
+    while limit * 60 < seconds * cluster.time_margin:
+        limit *= 2
+    return min(limit, cluster.timeout_min)
+
+
 def device_memory(settings: Cluster, config: RunConfig) -> DeviceMemory:
     """What one process of a task may use: stated, a share of this machine's, or of what Slurm is asked for."""
     if config.engine.device_memory_gib is not None:
@@ -99,8 +147,55 @@ def _gpu_memory(settings: Cluster) -> DeviceMemory:
     return DeviceMemory(size, source, on_gpu=True, gpu=settings.device)
 
 
+class Placements:
+    """Plans the placement of tasks on the devices of ``cluster``, once for what differs only in the seed."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster, self._sizes = cluster, tuple(_world_sizes(cluster))
+        self._known: dict[tuple[str, str], Placement] = {}
+
+    def of(self, config: RunConfig, task: str) -> Placement:
+        """The placement of ``task`` on the fewest nodes that can hold it; if none can, on the fewest that a task gets.
+
+        Raises as ``nepa_scale.placement.planner.place``.
+        """
+        key = seedless(config), task
+        if key not in self._known:
+            device, batch_size = device_memory(self._cluster, config), config.task_config(task).batch_size
+            usable = [size for size in self._sizes if batch_size % size == 0] or list(self._sizes[:1])
+            tried = (place(config, task, size, device) for size in usable)
+            fitting = next((placement for placement in tried if placement.problem is None), None)
+            self._known[key] = fitting or place(config, task, usable[0], device)
+        return self._known[key]
+
+    def unused(self, config: RunConfig, task: str) -> list[int]:
+        """Numbers of processes that ``task`` could have if its batch divided over them."""
+        return [size for size in self._sizes if config.task_config(task).batch_size % size]
+
+    def basis(self, config: RunConfig) -> str:
+        """What the estimates of memory are based on."""
+        device = device_memory(self._cluster, config)
+        room = "a device's is not known" if device.size is None else f"a device has {gib(device.size)}"
+        return f"what DeepSpeed and autograd hold, by formula (docs/placement.md); {room} ({device.source})"
+
+
+def _world_sizes(cluster: Cluster) -> Iterator[int]:
+    """The numbers of processes that a task may have, fewest first."""
+    size = world_size(cluster)
+    yield size
+    if isinstance(cluster, SlurmSettings) and cluster.max_nodes is not None:
+        while size * 2 <= cluster.max_nodes * cluster.tasks_per_node:
+            size *= 2
+            yield size
+
+
+def seedless(config: RunConfig) -> str:
+    """A text that is the same for configurations that differ only in their seed."""
+    return repr(dataclasses.replace(config, seed=0))
+
+
 def task_speed(settings: Cluster, precision: str = "fp32") -> Speed:
-    """The speed that estimates rest on: as given, or measured now where tasks run on this machine's cores.
+    """The speed for estimates: as given, or measured now where tasks run on this machine's cores.
 
     Raises ``ConfigError`` where ``cluster.device`` and ``cluster.mfu`` do not say how fast it is.
     """
@@ -125,7 +220,7 @@ def task_speed(settings: Cluster, precision: str = "fp32") -> Speed:
 
 
 def _speed_at_mfu(settings: Cluster, precision: str) -> Speed:
-    """The stated peak of a GPU times a stated share of it, or what the performance model makes of it."""
+    """The stated peak of a GPU times ``cluster.mfu``, or without that the performance model's speed."""
     if settings.device is None:
         raise ConfigError([f"cluster.mfu={settings.mfu:g}: of which GPU? give cluster.device=NAME, too"])
     peak = stated_flops(settings.device, precision, tf32=True)  # as training allows on GPUs
@@ -143,7 +238,7 @@ def _speed_at_mfu(settings: Cluster, precision: str) -> Speed:
 
 
 def _modelled(settings: Cluster, peak: float) -> Speed:
-    """The performance model's word on each task, on nodes as the cluster has them."""
+    """The speed by the performance model, on nodes as the cluster has them."""
     try:
         device = device_called(settings.device or "")
     except UserError as error:
@@ -158,7 +253,7 @@ def _modelled(settings: Cluster, peak: float) -> Speed:
 
 
 def measured_flops_per_second(threads: int) -> float:
-    """FLOP/s of a float32 matrix product on ``threads`` threads of this machine; the best of some tries."""
+    """FLOP/s of a float32 matrix product on ``threads`` threads of this machine; the best of several."""
     import numpy as np
     from threadpoolctl import threadpool_limits
 

@@ -1,21 +1,22 @@
-"""Measured times, remembered in the user's cache by device and kind of task, and put to use for tasks between them."""
+"""Measured times of tasks, kept in the user's cache for each device, and the times of other tasks that follow."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import socket
 import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 from nepa_scale.config.early_stop import asks_for_knn
+from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import LATER, RunConfig
 from nepa_scale.config.task_settings import TaskConfig
 from nepa_scale.placement.costs import TaskCost
@@ -28,7 +29,7 @@ from sweeps.settings.sbatch_options import sbatch_options
 from sweeps.settings.schema import Cluster, LocalSettings
 
 SCHEMA = 1
-#: Settings that change no step's time, or whose part in it the counts of steps, saves and evaluations tell.
+#: Settings that do not change the time of a step, save or evaluation, only their number if anything.
 FREE = (
     "steps",
     "epochs",
@@ -42,19 +43,19 @@ FREE = (
     "beta1",
     "beta2",
 )
-#: Only there: a probe's neighbours are all training images.
+#: Only in pre-training: a probe compares with all training images.
 FREE_IN_PRETRAINING = ("num_images", "fraction", "lr_reference", "lr_exponent", "stop_on_collapse")
 SIZES = ("size", "embed_dim", "depth", "num_heads", "mlp_hidden", "layer_scale_init", "weight_init")
 SHARED = ("data.num_workers", "data.streaming", "engine.precision", "engine.compile")
-#: Beyond the sizes measured by no more than this factor the nearest two are extended.
+#: Tasks larger or smaller than all measured ones by at most this factor are extrapolated from the nearest two.
 REACH = 1.25
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The timing of one task shape: ``family`` is what it has in common with others that differ in ``work`` alone.
+    """The timing of one task. Tasks of one ``family`` differ only in ``work``.
 
-    ``work``: FLOPs of a step on all ``devices``, recomputation included. ``label`` and ``measured_at`` are for people.
+    ``work``: FLOPs of a step on all ``devices``, with recomputation. ``label`` and ``measured_at`` are informative.
     """
 
     family: str
@@ -66,76 +67,77 @@ class Measurement:
 
 
 class Measurements:
-    """All that is known of one device."""
+    """All measurements on one device."""
 
     def __init__(self, device: dict[str, Any], known: Iterable[Measurement] = ()) -> None:
         self.device = device
         self._families: dict[str, list[Measurement]] = {}
-        for each in known:
-            self.add(each)
+        for measurement in known:
+            self.add(measurement)
 
     def add(self, measurement: Measurement) -> None:
-        """Take note of a measurement, in place of an earlier one of the same shape."""
-        family = [each for each in self._families.get(measurement.family, ()) if each.work != measurement.work]
-        self._families[measurement.family] = sorted([*family, measurement], key=lambda each: each.work)
+        """Add a measurement, in place of an earlier one of the same family and work."""
+        others = [other for other in self._families.get(measurement.family, ()) if other.work != measurement.work]
+        self._families[measurement.family] = sorted([*others, measurement], key=lambda member: member.work)
 
     def has(self, family: str, work: float) -> bool:
-        """Whether this very shape was measured."""
-        return any(each.work == work for each in self._families.get(family, ()))
+        """Whether a task of this family and work was measured."""
+        return any(measurement.work == work for measurement in self._families.get(family, ()))
 
     def of(self, families: Collection[str]) -> Measurements:
-        """Those of some ``families``."""
-        chosen = (each for name in families for each in self._families.get(name, ()))
+        """The measurements of some ``families``."""
+        chosen = (measurement for name in families for measurement in self._families.get(name, ()))
         return Measurements(self.device, chosen)
 
     def seconds(self, family: str, work: float, counts: Counts) -> float | None:
-        """Time of a task; None where nothing like it was measured."""
+        """Time of a task by measurements of its family around its work; None where there are none."""
         known = self._families.get(family, [])
         if not known or not known[0].work / REACH <= work <= known[-1].work * REACH:
             return None
-        return max(0.0, _between([(each.work, each.timing.seconds(counts)) for each in known], work))
+        return max(0.0, _between([(near.work, near.timing.seconds(counts)) for near in known], work))
 
     def extended(self, family: str, work: float, devices: int, counts: Counts, least: float) -> float | None:
         """Time of a task unlike all that were measured; None where none was.
 
-        It follows from the measured ones of its family, or of all, next to it in the work of a device. One that is
-        larger than all of them takes at least their start-up and ``least``, one that is smaller their time for as much.
+        It follows from the measured tasks of its family, or of all families, that are next to it in work per device. A
+        task larger than all of them takes at least their start-up and ``least`` seconds.
         """
-        known = self._families.get(family) or [each for members in self._families.values() for each in members]
+        known = self._families.get(family) or list(itertools.chain.from_iterable(self._families.values()))
         if not known:
             return None
-        own, slowest = work / devices, dict[float, Measurement]()
-        for each in sorted(known, key=lambda each: each.timing.seconds(counts)):
-            slowest[each.work / each.devices] = each
-        places = sorted(slowest)
-        nearest = min(places, key=lambda place: abs(place - own))
+        per_device, slowest = work / devices, dict[float, Measurement]()
+        for measurement in sorted(known, key=lambda member: member.timing.seconds(counts)):
+            slowest[measurement.work / measurement.devices] = measurement
+        works = sorted(slowest)
+        nearest = min(works, key=lambda other: abs(other - per_device))
         timing = slowest[nearest].timing
-        scaled = timing.scaled(own / nearest).seconds(counts)
-        line = _between([(place, slowest[place].timing.seconds(counts)) for place in places], own)
-        if own > places[-1]:
-            return max(line if len(places) > 1 else scaled, timing.startup + least)
-        return line if own >= places[0] else max(line if len(places) > 1 else 0.0, scaled)
+        scaled = timing.scaled(per_device / nearest).seconds(counts)
+        line = _between([(other, slowest[other].timing.seconds(counts)) for other in works], per_device)
+        if per_device > works[-1]:
+            return max(line if len(works) > 1 else scaled, timing.startup + least)
+        return line if per_device >= works[0] else max(line if len(works) > 1 else 0.0, scaled)
 
     def since(self) -> str:
         """The day of the oldest measurement."""
-        return min(each.measured_at for family in self._families.values() for each in family)[:10]
+        return min(measurement.measured_at for family in self._families.values() for measurement in family)[:10]
 
     def save(self, folder: Path) -> None:
-        """Write them below ``folder``."""
-        known = [dataclasses.asdict(each) for family in self._families.values() for each in family]
+        """Write the file of this device in ``folder``."""
+        known = list(map(dataclasses.asdict, itertools.chain.from_iterable(self._families.values())))
         content = {"schema": SCHEMA, "device": self.device, "measurements": known}
         write_json(_file(folder, self.device), content)
 
 
 def load(folder: Path | None, device: dict[str, Any]) -> Measurements:
-    """What ``folder`` says of ``device``; nothing where there is no file, or none that can be read."""
+    """The measurements of ``device`` in ``folder``; none where there is no readable file."""
     if folder is None:
         return Measurements(device)
     try:
         content = read_json(_file(folder, device))
-        usual = {"devices": _devices_of(device)}  # earlier versions did not write it
+        missing = {"devices": _devices_of(device)}  # in files of earlier versions
         known = [
-            Measurement(**{**usual, **each, "timing": Timing(**each["timing"])}) for each in content["measurements"]
+            Measurement(**{**missing, **entry, "timing": Timing(**entry["timing"])})
+            for entry in content["measurements"]
         ]
     except (OSError, ValueError, KeyError, TypeError):
         return Measurements(device)
@@ -143,12 +145,12 @@ def load(folder: Path | None, device: dict[str, Any]) -> Measurements:
 
 
 def _devices_of(device: dict[str, Any]) -> int:
-    """How many processes a task has there, unless it is too large for so few."""
+    """The usual number of processes of a task on ``device``."""
     return int(device.get("processes") or device.get("nodes", 1) * device.get("tasks_per_node", 1))
 
 
 def cache_folder() -> Path | None:
-    """Where measurements are kept; None where this user has no home. A relative XDG_CACHE_HOME counts as none."""
+    """The folder of measurements; None for a user without a home. A relative XDG_CACHE_HOME is ignored."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not base.is_absolute():
         try:
@@ -159,7 +161,7 @@ def cache_folder() -> Path | None:
 
 
 def check_folder(folder: Path | None) -> Path:
-    """``folder``, made where it is missing. Raises ``UserError`` where measurements cannot be kept there."""
+    """Create ``folder`` if needed, and return it. Raises ``UserError`` where nothing can be written there."""
     remedy = "set XDG_CACHE_HOME to a folder that you may write to"
     if folder is None:
         raise UserError(f"calibrate=true: this user has no home folder to keep measurements in; {remedy}")
@@ -174,7 +176,7 @@ def check_folder(folder: Path | None) -> Path:
 
 
 def device_of(cluster: Cluster) -> dict[str, Any]:
-    """What measurements hold for: this machine with its slots, or a partition with what a task asks of it."""
+    """What measurements are valid for: this machine with its slots, or a partition with the resources of a task."""
     torch = importlib.metadata.version("torch")
     if isinstance(cluster, LocalSettings):
         slots = local_slots(cluster)
@@ -188,16 +190,17 @@ def device_of(cluster: Cluster) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The model of this machine's processor, as far as the system says."""
+    """The model name of this machine's processor; unknown where the system does not say."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def family_of(config: RunConfig, task: str, placement: Placement) -> str:
-    """What a task's time depends on beside the size of its model: data, batch, heads, engine, layout."""
+    """A digest of what a task's time depends on besides the size of its model: data, batch, heads, engine, layout."""
     free = {f"{task}.{name}" for name in FREE} | {f"model.{name}" for name in SIZES}
-    free |= {f"{task}.{name}" for name in FREE_IN_PRETRAINING} if task == "pretrain" else set()
+    pretraining = not spec(task).downstream
+    free |= {f"{task}.{name}" for name in FREE_IN_PRETRAINING} if pretraining else set()
     settings = {
         key: value
         for key, value in config.flat().items()
@@ -206,7 +209,7 @@ def family_of(config: RunConfig, task: str, placement: Placement) -> str:
     }
     layout = {"devices": placement.world_size, "file": placement.ds_config}
     section = config.task_config(task)
-    evaluations = {"evaluates": evaluates(section), "neighbours": task == "pretrain" and asks_for_knn(section)}
+    evaluations = {"evaluates": evaluates(section), "neighbours": pretraining and asks_for_knn(section)}
     return _digest({"task": task, **evaluations, **settings, **layout})
 
 
@@ -220,15 +223,19 @@ def work_of(cost: TaskCost) -> float:
     return cost.flops_executed / cost.steps
 
 
-def _between(points: Sequence[tuple[float, float]], place: float) -> float:
-    """The value at ``place`` on the line through the points around it, or through the nearest two. It never falls: a
-    larger task that was measured as faster than a smaller one was so by chance."""
+def _between(points: Sequence[tuple[float, float]], work: float) -> float:
+    """The value at ``work`` on the line through the two points (work, value) around it, or else the nearest two.
+
+    Values are made non-decreasing first: a larger task is measured as faster than a smaller one only by chance.
+    """
     if len(points) == 1:
         return points[0][1]
-    points = list(zip([each for each, _ in points], accumulate((value for _, value in points), max), strict=True))
-    left, right = next((pair for pair in pairwise(points) if place <= pair[1][0]), tuple(points[-2:]))
-    part = (place - left[0]) / (right[0] - left[0])
-    return left[1] + part * (right[1] - left[1])
+    points = list(
+        zip([work for work, _ in points], itertools.accumulate((value for _, value in points), max), strict=True)
+    )
+    left, right = next((pair for pair in itertools.pairwise(points) if work <= pair[1][0]), tuple(points[-2:]))
+    fraction = (work - left[0]) / (right[0] - left[0])
+    return left[1] + fraction * (right[1] - left[1])
 
 
 def _file(folder: Path, device: dict[str, Any]) -> Path:

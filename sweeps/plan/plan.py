@@ -1,4 +1,4 @@
-"""The plan of a study: its runs, each with what it will cost; and the file that records them."""
+"""The plan of a study: its runs with their costs; and the files that record it, ``plan.json`` and ``cluster.json``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Any
 
 from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import file_in_the_way, read_json, write_json
-from sweeps.plan.resources import Resources
+from sweeps.plan.machine import Resources
+from sweeps.settings.schema import KINDS, Cluster
 
 SCHEMA = 1
 PLAN_NAME = "plan.json"
+CLUSTER_NAME = "cluster.json"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Layout:
 class PlannedTask:
     """What one task of a run will cost; ``seconds`` is None where the speed of the devices is not known.
 
-    What has a default was not recorded by earlier versions, whose plans are read with it.
+    Fields with a default are missing from the plans of earlier versions.
     """
 
     params_total: int
@@ -42,9 +44,9 @@ class PlannedTask:
     memory_bytes: int
     seconds: float | None
     resources: Resources = field(default_factory=Resources)
-    """What the task asks of the machines."""
+    """What its job asks for."""
     flops_inherited: int = 0
-    """Of ``flops``, those that were done by the run from which this one branches off."""
+    """The part of ``flops`` that is done by the run from which this one branches off."""
     steps: int = 0
     dataset: str = ""
     unique_images: int = 0
@@ -68,7 +70,7 @@ class PlannedTask:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a study directory, as ``Point``; ``pretraining`` tells equal pre-trainings."""
+    """One run of a study directory, as ``RunSpec``; equal ``pretraining`` stands for equal pre-training."""
 
     run_id: str
     label: str
@@ -86,7 +88,7 @@ class PlannedRun:
         return self._named(self.tuned)
 
     def name_for(self, task: str) -> str:
-        """The name beside one of its tasks: of what is tuned, that task's settings."""
+        """The name in front of one of its tasks, with the tuned settings of that task only."""
         return self._named({key: value for key, value in self.tuned.items() if key.startswith(f"{task}.")})
 
     def _named(self, tuned: dict[str, Any]) -> str:
@@ -96,7 +98,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A cell of a grid that will not be run, and why."""
+    """A point of a grid that will not be run, and why."""
 
     label: str
     init: str
@@ -112,14 +114,14 @@ class Plan:
     axes: tuple[str, ...]
     runs: tuple[PlannedRun, ...]
     basis: dict[str, str] = field(default_factory=dict)
-    """{quantity: what its estimates rest on}."""
+    """{quantity: what its estimates are based on}."""
     dropped: tuple[Dropped, ...] = ()
     about: str | None = None
-    """What the study says of itself on its report."""
+    """``study.about``, which the report shows."""
 
     @property
     def names(self) -> dict[str, str]:
-        """{run_id: name of the run for people}; the run_id tells apart what would read the same."""
+        """{run_id: name of the run in messages}, with the run_id where names are equal."""
         alike = Counter((run.name, run.init) for run in self.runs)
         return {
             run.run_id: run.name if alike[run.name, run.init] == 1 else f"{run.name} ({run.run_id})"
@@ -128,7 +130,7 @@ class Plan:
 
     @property
     def titles(self) -> dict[str, str]:
-        """{run_id/task: name of the task for people}."""
+        """{run_id/task: name of the task in messages}."""
         control, names = {"pretrain": "", "scratch": " from scratch"}, self.names
         return {
             f"{run.run_id}/{task}": (
@@ -141,21 +143,31 @@ class Plan:
 
 
 def merge(earlier: Plan | None, plan: Plan) -> Plan:
-    """``plan`` with the runs of an ``earlier`` plan of the same directory kept before its own."""
+    """The runs of an ``earlier`` plan of the same directory, then the new ones of ``plan``."""
     if earlier is None:
         return plan
     new = {run.run_id: run for run in plan.runs}
     kept = tuple(new.pop(run.run_id, run) for run in earlier.runs)
     runs = (*kept, *new.values())
-    there = {(name, run.init) for run in runs for name in (run.label, run.name)}
-    cells = {(each.label, each.init): each for each in (*earlier.dropped, *plan.dropped)}
+    planned = {(name, run.init) for run in runs for name in (run.label, run.name)}
+    dropped = {(point.label, point.init): point for point in (*earlier.dropped, *plan.dropped)}
     return dataclasses.replace(
         plan,
         axes=tuple(dict.fromkeys((*earlier.axes, *plan.axes))),
         runs=runs,
-        dropped=tuple(each for cell, each in cells.items() if cell not in there),
+        dropped=tuple(point for name, point in dropped.items() if name not in planned),
         about=plan.about or earlier.about,
     )
+
+
+def run_name(run: PlannedRun | Dropped) -> str:
+    """The label, and the start of fine-tuning where that is not the run's own pre-training."""
+    return run.label + start_text(run)
+
+
+def start_text(run: PlannedRun | Dropped) -> str:
+    """The start of fine-tuning, to follow a label; empty where that is the run's own pre-training."""
+    return {"pretrain": "", "scratch": " scratch"}.get(run.init, f" from {run.init}")
 
 
 def save(plan: Plan, study_dir: Path) -> None:
@@ -180,7 +192,7 @@ def load(study_dir: Path) -> Plan | None:
             axes=tuple(content["axes"]),
             runs=tuple(map(_read_run, content["runs"])),
             basis=content.get("basis", {}),
-            dropped=tuple(Dropped(**each) for each in content.get("dropped", ())),
+            dropped=tuple(Dropped(**point) for point in content.get("dropped", ())),
             about=content.get("about"),
         )
     except FileNotFoundError:
@@ -201,16 +213,6 @@ def load_study(study_dir: Path) -> Plan:
     return planned
 
 
-def run_dir(study_dir: Path, run_id: str) -> Path:
-    """The folder of one run."""
-    return study_dir / "runs" / run_id
-
-
-def task_dir(study_dir: Path, key: str) -> Path:
-    """The folder of the task ``key``, run_id/task."""
-    return study_dir / "runs" / key
-
-
 def _read_run(content: dict[str, Any]) -> PlannedRun:
     return PlannedRun(**{**content, "tasks": {name: _read_task(task) for name, task in content["tasks"].items()}})
 
@@ -222,3 +224,57 @@ def _read_task(content: dict[str, Any]) -> PlannedTask:
         "layout": Layout(**layout) if layout is not None else None,
     }
     return PlannedTask(**{**content, **read})
+
+
+def save_cluster(cluster: Cluster, study_dir: Path) -> None:
+    """Record ``cluster`` as that of the study."""
+    write_json(study_dir / CLUSTER_NAME, dataclasses.asdict(cluster))
+
+
+def read_cluster(study_dir: Path) -> Cluster:
+    """The study's cluster. Raises ``UserError`` where none is recorded, or what is cannot be read."""
+    path = study_dir / CLUSTER_NAME
+    try:
+        content = read_json(path)
+        kind = KINDS[content["kind"]]
+        known = {item.name for item in dataclasses.fields(kind)}
+        return kind(**{key: value for key, value in content.items() if key in known})
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not there; launch the study once more with `python sweeps/launch.py`") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a cluster file ({error}); the next launch writes it anew") from error
+
+
+def run_dir(study_dir: Path, run_id: str) -> Path:
+    """The folder of one run."""
+    return study_dir / "runs" / run_id
+
+
+def task_dir(study_dir: Path, key: str) -> Path:
+    """The folder of the task ``key``, run_id/task."""
+    return study_dir / "runs" / key
+
+
+def count_text(number: float) -> str:
+    """A count with three digits: 950, 81.3k, 1.12M."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.3g}{unit}"
+    return f"{number:g}"
+
+
+def memory_text(size: float) -> str:
+    """Bytes in MiB or GiB."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def duration_text(seconds: float | None) -> str:
+    """A time: 42 s, 3.5 min, 12 min, 1.2 h, 3.1 d; ? where it is not known."""
+    if seconds is None:
+        return "?"
+    for limit, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= limit:
+            return f"{seconds / limit:{'.1f' if seconds < 10 * limit else '.0f'}} {unit}"
+    return f"{seconds:.0f} s"

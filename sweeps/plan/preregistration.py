@@ -1,7 +1,7 @@
-"""``predict=true``: what the laws of smaller runs expect of the largest is on record before these start.
+"""``predict=true``: write down what the laws of smaller runs predict for the largest runs, before these start.
 
-The largest runs wait until no other run is left to do. Then, or at once where another study gives the points, the
-expectations go into the study's ``predictions.json``, which is written once and never replaced.
+The largest runs wait until all other runs are done. Then, or at once where another study gives the data, the
+predictions go into the study's ``predictions.json``, which is written once and never replaced.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from analysis.study.prediction_file import NAME, write_predictions
+from nepa_scale.config.registry import PRETRAIN
 from nepa_scale.run_dir.status import now, read_status
 from nepa_scale.utils.errors import ConfigError
-from sweeps.plan import units
-from sweeps.plan.plan import Plan, PlannedRun, run_dir
+from sweeps.plan.plan import Plan, PlannedRun, count_text, run_dir
 
 
 def largest(plan: Plan) -> dict[str, PlannedRun]:
@@ -27,15 +27,15 @@ def largest(plan: Plan) -> dict[str, PlannedRun]:
 
 
 def not_started(runs: Mapping[str, PlannedRun], study_dir: Path) -> list[PlannedRun]:
-    """Those ``runs`` of which no task has taken a step: of the others it is too late to expect anything."""
+    """Those ``runs`` of which no task has taken a step; for the others it is too late to predict anything."""
     folders = {run_id: run_dir(study_dir, run_id) for run_id in runs}
     return [run for run_id, run in runs.items() if not any(_has_begun(folders[run_id] / task) for task in run.tasks)]
 
 
 def pretrain_flops(plan: Plan, run: PlannedRun) -> int:
-    """FLOPs of the pre-training that ``run`` rests on, its own or another's."""
-    owner = next((each for each in plan.runs if each.run_id == run.pretrained_by), run)
-    return owner.tasks["pretrain"].flops if "pretrain" in owner.tasks else 0
+    """FLOPs of the pre-training that ``run`` starts from, its own or that of another run."""
+    owner = next((other for other in plan.runs if other.run_id == run.pretrained_by), run)
+    return owner.tasks[PRETRAIN.name].flops if PRETRAIN.name in owner.tasks else 0
 
 
 def _has_begun(task_dir: Path) -> bool:
@@ -44,12 +44,12 @@ def _has_begun(task_dir: Path) -> bool:
 
 
 def announcement(plan: Plan, held: Collection[str]) -> str:
-    """What a dry run says of the runs that will be held back."""
+    """The line of a dry run about the runs that will be held back."""
     return f"predict=true: {_names(plan, held)} starts last, once what is expected of it is written down"
 
 
 def waiting_line(plan: Plan, held: Collection[str]) -> str:
-    """What a person is told of the runs that are held back."""
+    """The line about runs that are held back."""
     return (
         f"predict=true: {_names(plan, held)} not started: the same command again, once all other runs are done, writes"
         " down what is expected and starts it"
@@ -61,7 +61,7 @@ def _names(plan: Plan, held: Collection[str]) -> str:
 
 
 def register(plan: Plan, runs: Collection[PlannedRun], study_dir: Path, source: Path) -> list[str]:
-    """Write what the finished runs of the study ``source`` let expect of ``runs``; returns lines for people.
+    """Write down what the finished runs of the study ``source`` predict for ``runs``; returns lines to print.
 
     Raises ``UserError`` when ``source`` cannot be read. A file that is there stays as it is.
     """
@@ -93,4 +93,4 @@ def _line(entry: dict[str, Any]) -> str:
     first = entry["expected"][0]
     bounds = text.error_span(first["low"] or 0.0, math.inf if first["high"] is None else first["high"])
     error = math.nan if first["error"] is None else first["error"]
-    return f"{what}: {text.percent(error)} ({bounds}) at {first['label']} ({units.count(first['x'])})"
+    return f"{what}: {text.percent(error)} ({bounds}) at {first['label']} ({count_text(first['x'])})"

@@ -1,22 +1,22 @@
-"""What the runs of a grid will cost, task by task."""
+"""What the runs of a grid will cost, task by task: FLOPs, memory, time, storage."""
 
 from __future__ import annotations
 
+from collections import Counter
+
 from nepa_scale.checkpoint.storage import task_storage
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.placement.costs import FLOPS_CONVENTION, task_cost
-from sweeps.plan import branches
-from sweeps.plan.data_sets import stated_data
-from sweeps.plan.grids import varied
-from sweeps.plan.machine import Speed, world_size
-from sweeps.plan.measured_times import Measurements
-from sweeps.plan.placements import Placements, seedless
+from nepa_scale.placement import performance
+from nepa_scale.placement.costs import FLOPS_CONVENTION, TaskCost, task_cost
+from nepa_scale.placement.devices import Placement
+from sweeps.plan.feasibility import stated_data
+from sweeps.plan.grids import RunSpec, varied_settings
+from sweeps.plan.machine import Placements, Speed, of_task, seedless, world_size
+from sweeps.plan.measured_times import Measurements, family_of, work_of
 from sweeps.plan.plan import Layout, Plan, PlannedRun, PlannedTask
-from sweeps.plan.resources import of_task
-from sweeps.plan.run_spec import Point
-from sweeps.plan.run_specs import resolved
-from sweeps.plan.sharing import pretraining_digest
-from sweeps.plan.times import Times
+from sweeps.plan.rules import first_step
+from sweeps.plan.run_specs import pretraining_digest, resolved
+from sweeps.plan.timing import counts
 from sweeps.settings.schema import Cluster, Launch
 
 BASIS = {
@@ -26,44 +26,55 @@ BASIS = {
 
 
 def price(
-    launch: Launch, points: dict[str, Point], speed: Speed, placed: Placements, measured: Measurements | None = None
+    launch: Launch,
+    run_specs: dict[str, RunSpec],
+    speed: Speed,
+    placed: Placements,
+    measured: Measurements | None = None,
 ) -> Plan:
-    """The plan of the expanded ``points``. Raises ``DataError`` when a data set cannot be read."""
+    """The plan of the expanded ``run_specs``. Raises ``DataError`` when a data set cannot be read."""
     pricing = _Pricing(launch.cluster, placed, Times(speed, world_size(launch.cluster), measured or Measurements({})))
     launch = resolved(launch)
     planned = tuple(
         PlannedRun(
             run_id=run_id,
-            label=point.label,
-            init=point.config.init,
-            values=point.values,
-            tasks={task: pricing.of(point, task) for task in point.tasks},
-            pretraining=pretraining_digest(point.config) if point.config.init == "pretrain" else None,
-            pretrained_by=point.pretrained_by,
-            branched_from=point.branched_from,
-            tuned=point.tuned,
+            label=run_spec.label,
+            init=run_spec.config.init,
+            values=run_spec.values,
+            tasks={task: pricing.of(run_spec, task) for task in run_spec.tasks},
+            pretraining=pretraining_digest(run_spec.config) if run_spec.config.init == "pretrain" else None,
+            pretrained_by=run_spec.pretrained_by,
+            branched_from=run_spec.branched_from,
+            tuned=run_spec.tuned,
         )
-        for run_id, point in points.items()
+        for run_id, run_spec in run_specs.items()
     )
-    facts = stated_data(points.values())
+    facts = stated_data(run_specs.values())
     data = {"data": f"not there, by what is stated of it: {'; '.join(facts)}"} if facts else {}
-    basis = {**BASIS, **data, "memory": placed.basis(next(iter(points.values())).config), "time": pricing.times.basis}
-    return Plan(launch.study.name, launch.grid_name, varied(launch.grid), planned, basis, about=launch.study.about)
+    basis = {
+        **BASIS,
+        **data,
+        "memory": placed.basis(next(iter(run_specs.values())).config),
+        "time": pricing.times.basis,
+    }
+    return Plan(
+        launch.study.name, launch.grid_name, varied_settings(launch.grid), planned, basis, about=launch.study.about
+    )
 
 
 class _Pricing:
-    """The figures of tasks, worked out once for what differs only in its seed."""
+    """Computes the cost of tasks, once for what differs only in the seed."""
 
     def __init__(self, cluster: Cluster, placed: Placements, times: Times) -> None:
         self.times = times
         self._cluster, self._placed = cluster, placed
         self._known: dict[tuple[str, str, int], PlannedTask] = {}
 
-    def of(self, point: Point, task: str) -> PlannedTask:
-        start = branches.first_step(point, task)
-        key = seedless(point.config), task, start
+    def of(self, run_spec: RunSpec, task: str) -> PlannedTask:
+        start = first_step(run_spec, task)
+        key = seedless(run_spec.config), task, start
         if key not in self._known:
-            self._known[key] = self._price(point.config, task, start)
+            self._known[key] = self._price(run_spec.config, task, start)
         return self._known[key]
 
     def _price(self, config: RunConfig, task: str, start: int) -> PlannedTask:
@@ -91,4 +102,48 @@ class _Pricing:
                 activation_checkpointing=placement.activation_checkpointing,
             ),
             storage_bytes=task_storage(config, task).total,
+        )
+
+
+class Times:
+    """Estimates the time of tasks: from measurements of similar ones, else from FLOPs and the ``speed`` of ``devices``.
+
+    Where any task of the launch was measured, the times of the others are extended from that, too. Otherwise a larger
+    task that is priced by its FLOPs could seem faster than a smaller one that was measured.
+    """
+
+    def __init__(self, speed: Speed, devices: int, measured: Measurements) -> None:
+        self._speed, self._devices, self._measured = speed, devices, measured
+        self._numbers: Counter[str] = Counter()
+
+    def of(
+        self, config: RunConfig, task: str, cost: TaskCost, placement: Placement, start: int
+    ) -> tuple[float | None, bool]:
+        """Seconds of ``task`` from step ``start`` on, None where unknown; and whether similar tasks were measured."""
+        family, parts = family_of(config, task, placement), counts(config, task, cost.steps, start)
+        work, devices = work_of(cost), placement.world_size
+        measured = self._measured.seconds(family, work, parts)
+        if measured is not None:
+            self._numbers["measured"] += 1
+            return measured, True
+        flops = (cost.flops_train - cost.flops_train * start // cost.steps) * self._devices // devices
+        least = self._speed.seconds_of_work(flops) or 0.0
+        extended = self._measured.extended(family, work, devices, parts, least)
+        self._numbers["guessed" if extended is None else "extended"] += 1
+        if extended is None and self._speed.device is not None:
+            steps = performance.task_step(config, task, placement, self._speed.device).total * (cost.steps - start)
+            return self._speed.startup_seconds + steps, False
+        return (self._speed.seconds(flops) if extended is None else extended), False
+
+    @property
+    def basis(self) -> str:
+        """What the estimates are based on."""
+        measured, extended = self._numbers["measured"], self._numbers["extended"]
+        if not measured + extended:
+            return self._speed.basis
+        basis = f"{measured} tasks from short runs of such tasks on this device, {self._measured.since()}"
+        return (
+            f"{basis}; {extended} of other sizes or kinds from those; calibrate=true measures them"
+            if extended
+            else basis
         )

@@ -1,99 +1,102 @@
-"""From the points of a grid to runs: each point's settings, put together and checked."""
+"""From the points of a grid to its runs: settings are put together and checked, equal pre-trainings done once."""
 
 from __future__ import annotations
 
 import dataclasses
 import operator
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from nepa_scale.config import overrides
-from nepa_scale.config.registry import TASKS
-from nepa_scale.config.schema import RunConfig
-from nepa_scale.utils.errors import ConfigError
-from sweeps.plan import branches, grids, isoflop, tuning
-from sweeps.plan.configurations import Configurations
-from sweeps.plan.run_spec import Pairs, Point
+from nepa_scale.config.registry import PRETRAIN, TASKS, finetuned
+from nepa_scale.config.schema import RunConfig, config_digest
+from nepa_scale.run_dir.paths import is_finished
+from nepa_scale.utils.errors import ConfigError, UserError
+from sweeps.plan import grids
+from sweeps.plan.grids import Configurations, Pairs, RunSpec, read_by, tuning_problems, tuning_tries, unscored
+from sweeps.plan.plan import Plan, run_dir
+from sweeps.plan.rules import connect_branches, isoflop_points, with_branch_points, with_isoflop_points
 from sweeps.settings.schema import MOST_POINTS, RESERVED, Launch, StudySettings
 
 
-def expand(launch: Launch) -> dict[str, Point]:
-    """Every distinct run of the grid by its run_id.
+def expand(launch: Launch) -> dict[str, RunSpec]:
+    """{run_id: run} of every distinct run of the grid.
 
-    Points that differ only in settings a run does not use (one from scratch reads no pre-training settings)
-    are one run. Raises ``ConfigError`` with the problems of all points.
+    Points that differ only in settings that a run does not read are one run: a run from scratch reads no settings of
+    pre-training. Raises ``ConfigError`` with the problems of all points.
     """
     launch = resolved(launch)
-    wrong = tuning.complaints(launch)
-    problems = [*grids.complaints(launch.pairs, launch.grid_name, launch.grid), *wrong]
-    if wrong or grids.count(launch.grid) > MOST_POINTS:
+    wrongly_tuned = tuning_problems(launch)
+    problems = [*grids.grid_problems(launch.pairs, launch.grid_name, launch.grid), *wrongly_tuned]
+    if wrongly_tuned or grids.count_points(launch.grid) > MOST_POINTS:
         raise ConfigError(problems)
-    points: dict[str, Point] = {}
+    run_specs: dict[str, RunSpec] = {}
     varying = [*launch.grid.zip, *launch.grid.axes]
-    configurations = Configurations(("pretrain", *launch.study.tasks))
-    tries = tuning.tries(launch)
+    configurations = Configurations((PRETRAIN.name, *launch.study.tasks))
+    tries = tuning_tries(launch)
     for name, values in grids.combinations(launch.grid):
-        for wanted, settings in tries:
-            read = tuning.read_by(wanted, values, launch.study.tasks)
-            for pairs in _variants(launch.study, _point_pairs(launch, read)):
+        for tried_tasks, settings in tries:
+            read = read_by(tried_tasks, values, launch.study.tasks)
+            for pairs in _variants(launch.study, _pairs_of_point(launch, read)):
                 try:
                     config = configurations.build(_with(pairs, settings))
                 except ConfigError as error:
                     problems += error.problems
-                    break  # its control from scratch would say the same again
-                problems += tuning.unscored(launch, config)
-                own = _own_values(config, read)
-                tasks = tuple(task for task in config.tasks if task in wanted)
-                label = _label(config, name, {key: value for key, value in own.items() if key in varying})
+                    break  # its control from scratch has the same problems
+                problems += unscored(launch, config)
+                varied = _identity_values(config, read)
+                tasks = tuple(task for task in config.tasks if task in tried_tasks)
+                label = _label(config, name, {key: value for key, value in varied.items() if key in varying})
                 tuned = {key: operator.attrgetter(key)(config) for key in settings}
-                if tasks:  # without fine-tuning there is nothing that a control from scratch could do
-                    _add(points, Point(config, label, own, tasks, tuned))
-    if not (points or problems):
+                if tasks:  # a control from scratch has no pre-training, and so nothing to do without fine-tuning
+                    _add(run_specs, RunSpec(config, label, varied, tasks, tuned))
+    if not (run_specs or problems):
         tasks_named = ",".join(launch.study.tasks)
         problems.append(f"study.tasks=[{tasks_named}]: runs that start from other weights do no pre-training")
     if not problems:
-        problems = _unread(launch, points)
+        problems = _unread(launch, run_specs)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    return branches.connect(points, launch.study_dir / "runs") if launch.branch else points
+    return connect_branches(run_specs, launch.study_dir / "runs") if launch.branch else run_specs
 
 
-def _add(points: dict[str, Point], point: Point) -> None:
-    """Add a run to ``points``; one that is there already does the tasks of both."""
-    run_id = point.config.run_id
-    there = points.get(run_id, point)
-    tasks = tuple(task for task in TASKS if task in {*there.tasks, *point.tasks})
-    points[run_id] = dataclasses.replace(there, tasks=tasks, tuned={**there.tuned, **point.tuned})
+def _add(run_specs: dict[str, RunSpec], run_spec: RunSpec) -> None:
+    """Add a run to ``run_specs``; one that is there already takes on its tasks."""
+    run_id = run_spec.config.run_id
+    there = run_specs.get(run_id, run_spec)
+    tasks = tuple(task for task in TASKS if task in {*there.tasks, *run_spec.tasks})
+    run_specs[run_id] = dataclasses.replace(there, tasks=tasks, tuned={**there.tuned, **run_spec.tuned})
 
 
 def _with(pairs: Pairs, settings: dict[str, Any]) -> Pairs:
     return overrides.overlay(pairs, overrides.pairs_from_mapping(settings, "study.tuned"))
 
 
-def _unread(launch: Launch, points: dict[str, Point]) -> list[str]:
-    """Complaints about settings that vary and that no run depends on: there would be fewer runs than were asked for."""
-    read = {key for point in points.values() for key in point.values}
+def _unread(launch: Launch, run_specs: dict[str, RunSpec]) -> list[str]:
+    """A problem for each varied setting that no run depends on: there would be fewer runs than the grid asks for."""
+    read = {key for run_spec in run_specs.values() for key in run_spec.values}
     return [
         f"grid={launch.grid_name}: {key} varies, and no run depends on it"
-        for key in grids.varied(launch.grid)
+        for key in grids.varied_settings(launch.grid)
         if key in overrides.KEYS and key not in read
     ]
 
 
 def resolved(launch: Launch) -> Launch:
-    """``launch`` with the points that its rule and ``branch`` stand for."""
+    """``launch`` with the computed points of its rule and of ``branch``."""
     if launch.grid.rule == "isoflop":
-        launch = isoflop.with_points(launch, _point_pairs)
-    return branches.with_points(launch, _point_pairs) if launch.branch else launch
+        launch = with_isoflop_points(launch, _pairs_of_point)
+    return with_branch_points(launch, _pairs_of_point) if launch.branch else launch
 
 
 def unmet(launch: Launch) -> dict[str, str]:
-    """{point: reason} of the points that a rule asks for and that cannot be made."""
-    return isoflop.cells(launch, _point_pairs)[1] if launch.grid.rule == "isoflop" else {}
+    """{point: reason} of the points of a rule that cannot be met."""
+    return isoflop_points(launch, _pairs_of_point)[1] if launch.grid.rule == "isoflop" else {}
 
 
-def _point_pairs(launch: Launch, values: dict[str, Any]) -> Pairs:
-    """Settings of one point, weakest first: the study's, the grid's, the axes', the command line's."""
+def _pairs_of_point(launch: Launch, values: dict[str, Any]) -> Pairs:
+    """Settings of one point; later ones win: the study's, the grid's, the axes', the command line's."""
     mappings = {"study.run": launch.study.run, "grid.set": launch.grid.set, "grid": values}
     pairs: Pairs = []
     for source, mapping in mappings.items():
@@ -108,17 +111,17 @@ def _variants(study: StudySettings, pairs: Pairs) -> Iterator[Pairs]:
         if not study.scratch_control:
             return
         pairs = [*pairs, ("init", "scratch")]
-    yield [*pairs, ("task", "classify")]
+    yield [*pairs, ("task", finetuned()[0].name)]
 
 
-def _own_values(config: RunConfig, values: dict[str, Any]) -> dict[str, Any]:
-    """The axis values that the run depends on, as they ended up in its configuration."""
+def _identity_values(config: RunConfig, values: dict[str, Any]) -> dict[str, Any]:
+    """The varied settings that the run depends on, with their values in its configuration."""
     identity = config.identity()
     return {key: identity[key] for key in values if key in identity}
 
 
 def _label(config: RunConfig, name: str, values: dict[str, Any]) -> str:
-    """A point's own name and what varies beside it; the seed is no part of it, so that seeds can be averaged."""
+    """The name of a point and its other varied settings. Without the seed, so that seeds can be averaged."""
     settings: dict[str, set[str]] = {}
     for key, value in values.items():
         settings.setdefault(key.split(".")[-1], set()).add(_short(value))
@@ -132,8 +135,38 @@ def _label(config: RunConfig, name: str, values: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value as short as it can be told from every other."""
+    """The shortest text from which ``value`` can be read back."""
     if not isinstance(value, float):
         return str(value)
     text = f"{value:g}"
     return text if float(text) == value else repr(value)
+
+
+def share_pretraining(run_specs: dict[str, RunSpec], earlier: Plan | None, study_dir: Path) -> dict[str, RunSpec]:
+    """Let the first of several runs with equal pre-training do it, and the others use its weights.
+
+    A run of the ``earlier`` plan whose pre-training is finished counts as the first. A run with no other task is left
+    out. Raises ``UserError`` where that leaves none.
+    """
+    done = [
+        run for run in (earlier.runs if earlier else ()) if is_finished(run_dir(study_dir, run.run_id) / PRETRAIN.name)
+    ]
+    owners = {run.pretraining: run.run_id for run in reversed(done) if run.pretraining}
+    shared = {}
+    for run_id, run_spec in run_specs.items():
+        owner = owners.setdefault(pretraining_digest(run_spec.config), run_id)
+        if run_spec.config.init != "pretrain" or owner == run_id:
+            shared[run_id] = run_spec
+        elif run_spec.tasks[1:]:
+            where = str((run_dir(study_dir, owner) / PRETRAIN.name).absolute())
+            config = dataclasses.replace(run_spec.config, pretrain_dir=where)
+            shared[run_id] = dataclasses.replace(run_spec, config=config, tasks=run_spec.tasks[1:], pretrained_by=owner)
+    if not shared:
+        names = ", ".join(dict.fromkeys(owners[pretraining_digest(run_spec.config)] for run_spec in run_specs.values()))
+        raise UserError(f"{study_dir}: these pre-trainings are finished, under other settings of later tasks: {names}")
+    return shared
+
+
+def pretraining_digest(config: RunConfig) -> str:
+    """Equal for runs with equal pre-training."""
+    return config_digest(config.pretrain_identity())

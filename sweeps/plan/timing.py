@@ -1,4 +1,4 @@
-"""Where the time of a task goes, read off the records that the trainer itself leaves."""
+"""How the time of a task is spent, from the records that the trainer writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nepa_scale.utils.files import read_json
 
 
 class Counts(NamedTuple):
-    """What a task does between its first and its last step."""
+    """How many steps, checkpoints and evaluations a task does."""
 
     steps: int
     saves: int
@@ -26,14 +26,14 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of the parts of a task.
+    """Seconds of each part of a task.
 
     Attributes:
-        startup: from the start of the process to its first step, and what the first steps take longer than others.
-        step: of one step, its data included.
-        save: of a checkpoint.
-        evaluation: of one that comes between two steps.
-        finish: of what follows the last step: a checkpoint, an evaluation, weights, pictures, the end of the process.
+        startup: from the start of the process to its first step, and the extra time of the first steps.
+        step: of one step, with its data.
+        save: of one checkpoint.
+        evaluation: of one evaluation between two steps.
+        finish: of what follows the last step: checkpoint, evaluation, weights, pictures, end of the process.
     """
 
     startup: float
@@ -43,22 +43,22 @@ class Timing:
     finish: float
 
     def seconds(self, counts: Counts) -> float:
-        """Time of a task that does so much."""
+        """Time of a task with these counts."""
         between = counts.steps * self.step + counts.saves * self.save + counts.evaluations * self.evaluation
         return self.startup + between + self.finish
 
     def scaled(self, factor: float) -> Timing:
-        """Of a task whose steps have ``factor`` times as much to do."""
+        """The timing of a task whose steps do ``factor`` times as much work."""
         return dataclasses.replace(self, step=self.step * factor, evaluation=self.evaluation * factor)
 
 
 @dataclass(frozen=True)
 class ShortRun:
-    """A training that lets each part be told from the others: six intervals of the log, of ``log_every`` steps.
+    """A training from which the time of each part can be told: six intervals of the log, of ``log_every`` steps each.
 
-    The first warms up. A checkpoint comes after the third; the interval after it takes longer by it. After the fourth
-    comes an evaluation, with another checkpoint, if the task ``evaluates`` before its end: a probe's first evaluation
-    asks the neighbours, too. The second, third and sixth are steps alone.
+    The first is warm-up. A checkpoint follows the third and makes the fourth longer. If the task ``evaluates`` before
+    its end, an evaluation and another checkpoint follow the fourth; in a probe that evaluation includes the nearest
+    neighbours. The second, third and sixth are steps only.
     """
 
     log_every: int
@@ -71,51 +71,51 @@ class ShortRun:
 
     @property
     def save_every(self) -> int:
-        """Checkpoints come after so many steps."""
+        """Steps between checkpoints."""
         return 3 * self.log_every
 
     @property
     def evaluate_every(self) -> int:
-        """Evaluations come after so many steps; 0 = only at the end."""
+        """Steps between evaluations; 0 = only at the end."""
         return 4 * self.log_every if self.evaluates else 0
 
     def timing(self, task_dir: Path, seconds: float | None = None) -> Timing:
-        """What the run in ``task_dir`` says. Raises ``ValueError`` for another run.
+        """The timing of such a run in ``task_dir``. Raises ``ValueError`` for any other run.
 
-        ``seconds``: the whole life of its process; without it what comes after the result is left out.
+        ``seconds``: the lifetime of its process; without it, what follows the result is left out.
         """
         result = read_json(task_dir / "result.json")
-        rows = [json.loads(line) for line in (task_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        rows = [row for row in rows if "images_per_second" in row]
-        if [row["step"] for row in rows] != [self.log_every * number for number in range(1, 7)]:
+        records = [json.loads(line) for line in (task_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        records = [record for record in records if "images_per_second" in record]
+        if [record["step"] for record in records] != [self.log_every * number for number in range(1, 7)]:
             raise ValueError(f"{task_dir}: not the record of a calibration")
-        training = [_training_seconds(row, self.log_every) for row in rows]
+        training = [_training_seconds(record, self.log_every) for record in records]
         step = fmean(training[number] for number in (1, 2, 5)) / self.log_every
         plain = step * self.log_every
         saving = training[3:5] if self.evaluates else training[3:4]
-        between = rows[4]["elapsed_seconds"] - rows[3]["elapsed_seconds"] - training[4]
+        between = records[4]["elapsed_seconds"] - records[3]["elapsed_seconds"] - training[4]
         started = result["startup_seconds"] or 0.0
         life = started + result["wall_seconds"] if seconds is None else seconds
         return Timing(
-            startup=started + max(0.0, training[0] - plain) + rows[0]["elapsed_seconds"] - training[0],
+            startup=started + max(0.0, training[0] - plain) + records[0]["elapsed_seconds"] - training[0],
             step=step,
             save=max(0.0, fmean(saving) - plain),
             evaluation=max(0.0, between),
-            finish=max(0.0, life - started - rows[5]["elapsed_seconds"]),
+            finish=max(0.0, life - started - records[5]["elapsed_seconds"]),
         )
 
 
 def counts(config: RunConfig, task: str, steps: int, start: int = 0) -> Counts:
-    """What ``task`` does of ``steps`` steps, of which another run has done the first ``start``."""
+    """The counts of ``task`` over ``steps`` steps, of which another run has done the first ``start``."""
     saves, evaluations = saved_steps(config, task, steps), evaluation_steps(config.task_config(task), steps)
     return Counts(steps - start, saves.count(after=start), evaluations.count(after=start))
 
 
 def mean(timings: Sequence[Timing]) -> Timing:
     """The mean of each part."""
-    return Timing(*(fmean(getattr(each, name) for each in timings) for name in Timing.__dataclass_fields__))
+    return Timing(*(fmean(getattr(timing, name) for timing in timings) for name in Timing.__dataclass_fields__))
 
 
-def _training_seconds(row: dict[str, Any], steps: int) -> float:
-    """Time of the interval that ended with ``row``, without evaluations."""
-    return steps * row["images_seen"] / row["step"] / row["images_per_second"]
+def _training_seconds(record: dict[str, Any], steps: int) -> float:
+    """Time of the interval that ended with ``record``, without evaluations."""
+    return steps * record["images_seen"] / record["step"] / record["images_per_second"]

@@ -1,1 +1,1 @@
-"""The settings of a launch: the files in ``sweeps/conf``, key=value words, help. Imports nothing else of ``sweeps``."""
+"""The settings of a launch: files in ``sweeps/conf``, key=value, help. Imports nothing else of ``sweeps``."""

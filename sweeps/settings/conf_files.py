@@ -1,4 +1,4 @@
-"""The files of ``conf/`` that a launch chooses from: mistakes in them are told with their line, Hydra composes them."""
+"""The files of ``conf/`` that a launch chooses from: they are checked, with the line of each mistake, and composed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sweeps.settings.schema import GROUPS, KINDS, Tree
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 MAIN = "config"
-DEFAULTS = "defaults"  # Hydra's own key: the files that a file builds on
+DEFAULTS = "defaults"  # Hydra's key for the files that a file builds on
 KIND = "kind"  # of a cluster: which keys it has
 
 
@@ -56,14 +56,14 @@ def compose_tree(choices: Mapping[str, str]) -> tuple[DictConfig, dict[str, str]
     used = {group: str(composed.hydra.runtime.choices[group]) for group in GROUPS}
     del content["hydra"]
     tree = _blank_tree(content["cluster"].get("kind"))
-    found = [problem for _, problem in _fill(tree, "", content)]
-    if found:  # by files that the chosen ones build on
-        raise ConfigError([f"{CONF}: {problem}" for problem in found])
+    problems = [f"{CONF}: {problem}" for _, problem in _fill(tree, "", content)]
+    if problems:  # in files that the chosen ones build on
+        raise ConfigError(problems)
     return tree, used
 
 
 def _quoted(name: str) -> str:
-    """``name`` as Hydra reads names of any signs."""
+    """``name`` quoted for Hydra, so that it may have any character."""
     return "'" + name.replace("'", r"\'") + "'"
 
 
@@ -94,9 +94,11 @@ def _problems(group: str, content: dict[str, Any]) -> Problems:
 
 
 def _fill(tree: DictConfig, prefix: str, content: Mapping[str, Any]) -> Problems:
-    """Set every key of a file in ``tree``; its keys there begin with ``prefix``. Yields what is wrong with them."""
+    """Set the keys of a file in ``tree``, each with ``prefix`` in front. Yields what is wrong with them."""
     names = [key.removeprefix(prefix) for key in declared(tree) if key.startswith(prefix)]
-    for name, value in ((str(name), value) for name, value in content.items()):  # YAML reads 1, yes and null as others
+    for name, value in (
+        (str(name), value) for name, value in content.items()
+    ):  # YAML reads 1, yes and null as no texts
         key = f"{prefix}{name}"
         if key in SECTIONS and isinstance(value, dict):
             yield from _fill(tree, f"{key}.", value)
@@ -108,6 +110,6 @@ def _fill(tree: DictConfig, prefix: str, content: Mapping[str, Any]) -> Problems
 
 
 def _blank_tree(kind: str) -> DictConfig:
-    """A tree that no file has filled in yet, for a cluster of that ``kind``."""
+    """A tree of defaults, for a cluster of that ``kind``."""
     tree: DictConfig = OmegaConf.structured(Tree(cluster=KINDS[kind]()))
     return tree

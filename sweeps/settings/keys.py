@@ -1,4 +1,4 @@
-"""The keys of a launch: which there are, and setting one from a word or a file with what is wrong with it."""
+"""The keys of a launch: which there are, and setting one to a typed value or one of a file, with its problems."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ LISTS_KEYS = ("grid.axes", "grid.zip", "grid.tuned", "study.tuned")
 """Those of them whose settings have lists of values."""
 POINTS_KEY = "grid.points"
 MAPPING_KEYS = ("cluster.sbatch", "cluster.env")
-"""Keys that hold words of Slurm or the shell by name; below them a name can be typed by itself."""
+"""Keys that hold options of Slurm or variables of the shell; each of these can be typed by itself."""
 SHELL_KEYS = (*MAPPING_KEYS, "cluster.setup", "cluster.srun_args", "cluster.python")
-"""Keys whose texts the shell reads: ${HOME} is its variable, not a reference to another key."""
+"""Keys whose values the shell reads: ${HOME} is a variable of the shell, not a reference to another key."""
 NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
-"""Unicode's categories of signs that are no text of one line: controls, halves of pairs, separators."""
+"""Unicode categories that are not allowed in a name: controls, surrogates, line and paragraph separators."""
 NAME_RULE = "the name of a point is one line of text, without space around it"
 KIND_TEXTS = {
     "bool": "true or false",
@@ -50,9 +50,9 @@ Problems = Iterator[tuple[str, str]]
 def declared(tree: DictConfig) -> dict[str, Field[Any]]:
     """The field of every key that takes a value, by key; ``tree`` says of which kind the cluster is."""
     sections = {name: fields(OmegaConf.get_type(tree, name) or object) for name in SECTIONS}  # type: ignore[arg-type]
-    found = {f"{name}.{item.name}": item for name, items in sections.items() for item in items}
-    found |= {item.name: item for item in fields(Tree) if item.name not in SECTIONS}
-    return {key: item for key, item in found.items() if key != "cluster.kind"}
+    keys = {f"{name}.{item.name}": item for name, items in sections.items() for item in items}
+    keys |= {item.name: item for item in fields(Tree) if item.name not in SECTIONS}
+    return {key: item for key, item in keys.items() if key != "cluster.kind"}
 
 
 def set_key(tree: DictConfig, key: str, value: Any, text: str) -> Problems:
@@ -71,13 +71,13 @@ def set_key(tree: DictConfig, key: str, value: Any, text: str) -> Problems:
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """The complaint about a key that does not exist, with the nearest of those ``known``."""
+    """The message about a key that does not exist, with the nearest of the ``known`` ones."""
     section = ".".join(key.split(".")[:2])
     return f"unknown key '{key}'{nearest(key, known) or nearest(section, known) or '; --help lists all keys'}"
 
 
 def range_problems(tree: DictConfig) -> list[str]:
-    """What is out of range in a composed ``tree``, values that files refer to included."""
+    """What is out of range in a composed ``tree``, with references between keys resolved."""
     known = declared(tree)
     simple = [key for key in known if key not in (*SETTINGS_KEYS, POINTS_KEY, *MAPPING_KEYS)]
     return [line for key in simple for line in out_of_range(key, plain(tree, key, resolve=True), known[key].metadata)]
@@ -103,16 +103,16 @@ def _set_value(tree: DictConfig, key: str, value: Any, text: str, item: Field[An
 
 
 def _literal(value: Any) -> Any:
-    """``value`` with its texts written so that OmegaConf leaves them as they are."""
+    """``value`` with its texts escaped, so that OmegaConf resolves no references in them."""
     if isinstance(value, dict):
-        return {str(name): _literal(each) for name, each in value.items()}
+        return {str(name): _literal(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_literal(each) for each in value]
+        return [_literal(item) for item in value]
     return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
 def _set_settings(tree: DictConfig, path: str, name: str, value: Any, text: str) -> Problems:
-    """Set the setting ``name`` of runs, or all of ``path`` where it is empty."""
+    """Set the run setting ``name`` of ``path``, or all of ``path`` where ``name`` is empty."""
     given = {name: value} if name else value or {}
     if not isinstance(given, dict):
         values = "[...]" if path in LISTS_KEYS else "..."
@@ -124,10 +124,10 @@ def _set_settings(tree: DictConfig, path: str, name: str, value: Any, text: str)
 
 
 def _set_points(tree: DictConfig, name: str, value: Any, text: str) -> Problems:
-    """Set all named points; the one that ``name`` begins with; or, where a setting follows it, that of the point."""
+    """Set all named points; or the point called ``name``; or, where a setting follows the point's name, that one."""
     label, _, setting = name.partition(".")
     given = {label: {setting: value} if setting else value} if name else value or {}
-    if not isinstance(given, dict) or not all(isinstance(each or {}, dict) for each in given.values()):
+    if not isinstance(given, dict) or not all(isinstance(settings or {}, dict) for settings in given.values()):
         key, expected = (f"{POINTS_KEY}.{name}", "{SETTING: ...}") if name else (POINTS_KEY, "{NAME: {SETTING: ...}}")
         yield POINTS_KEY, f"{key}={text}: expected settings with their values: {expected}"
         return
@@ -146,27 +146,27 @@ def _set_points(tree: DictConfig, name: str, value: Any, text: str) -> Problems:
 
 def _is_name(text: str) -> bool:
     """Whether ``text`` can name a point wherever runs are listed."""
-    return text == text.strip() != "" and not any(unicodedata.category(sign) in NO_TEXT for sign in text)
+    return text == text.strip() != "" and not any(unicodedata.category(character) in NO_TEXT for character in text)
 
 
 def _setting_problems(tree: DictConfig, path: str, settings: Mapping[str, Any]) -> Problems:
-    """What is wrong with settings of runs below ``path``, each by itself."""
+    """What is wrong with single run settings below ``path``."""
     for key, value in settings.items():
         listed = path in LISTS_KEYS or (key == "seed" and path.startswith(POINTS_KEY))
         values = value if isinstance(value, list) and listed else [value]
-        for each in values:
-            references = _references(each)
-            checked = [] if references else overrides.setting_problems(key, each)
+        for item in values:
+            references = _references(item)
+            checked = [] if references else overrides.setting_problems(key, item)
             yield from ((f"{path}.{key}", line) for line in (*_unknown_references(tree, references), *checked))
 
 
 def _references(value: Any) -> list[str]:
-    """What a value refers to, as ``${study.sizes}`` does: what it is will be known when all keys are."""
+    """The keys that a value refers to, as ``${study.sizes}`` does; they are resolved once all keys are set."""
     return re.findall(r"\$\{([^}]*)", str(value))
 
 
 def _unknown_references(tree: DictConfig, references: Iterable[str]) -> list[str]:
-    """Complaints about references to keys that no launch has; those of a cluster depend on which is chosen."""
+    """A message for each reference to a key that no launch has. Those of a cluster depend on its kind."""
     known = declared(tree)
-    wanted = [key for key in references if ":" not in key and not key.startswith(("cluster.", *SETTINGS_KEYS))]
-    return [f"${{{key}}}: {unknown_key(key, known)}" for key in wanted if key not in known]
+    checked = [key for key in references if ":" not in key and not key.startswith(("cluster.", *SETTINGS_KEYS))]
+    return [f"${{{key}}}: {unknown_key(key, known)}" for key in checked if key not in known]

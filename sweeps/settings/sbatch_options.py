@@ -1,4 +1,4 @@
-"""What a cluster file or a launch says to sbatch and srun in their own words, and what of it the launcher decides."""
+"""Options of sbatch and srun that a cluster file or a launch may give, and those that the launcher decides."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHAINS, _LOGS = "the launcher lets each task wait for its own", "the launcher k
 _STARTS, _FINDS = "give cluster.max_requeues", "the launcher finds its jobs by it"
 _ANSWER, _SHAPE = "the launcher waits for sbatch's answer", "give cluster.nodes and cluster.tasks_per_node"
 _GPUS = "give cluster.gpus_per_node, and their kind by gres"
-#: Options that are not a user's to give, each with what to give instead, or why.
+#: Options that a user may not give, each with what to give instead, or the reason.
 DECIDED = {
     **dict.fromkeys(("dependency", "kill-on-invalid-dep"), _CHAINS),
     "array": "give cluster.array_parallelism",
@@ -49,25 +49,25 @@ EXCLUDING = (
     ("mem-per-cpu", "mem-per-gpu"),
 )
 MEMORY = ("mem", "mem-per-cpu", "mem-per-gpu")
-WHOLE = (*MEMORY, "gres")  # options that others of the list above or of sbatch begin with
+WHOLE = (*MEMORY, "gres")  # options that are also the beginning of another option's name
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 OPTION = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 
 
 def sbatch_options(settings: SlurmSettings) -> dict[str, str | bool]:
-    """{long name: value} of ``cluster.sbatch``, true for a flag; what is false or null is left out."""
+    """{long name: value} of ``cluster.sbatch``, true for a flag. False and null are left out."""
     given = {_long_name(key): value for key, value in settings.sbatch.items()}
     return {name: _text(value) for name, value in given.items() if value is not None and value is not False}
 
 
 def gpus_in_gres(gres: str) -> int | None:
     """How many GPUs a node is asked for by ``gpu:h100:8``; None where it names none."""
-    counts = [part.split(":") for part in gres.split(",") if re.split("[:=]", part)[0].removeprefix("gres/") == "gpu"]
-    return sum(int(words[-1]) if words[-1].isdigit() else 1 for words in counts) if counts else None
+    gpus = [item.split(":") for item in gres.split(",") if re.split("[:=]", item)[0].removeprefix("gres/") == "gpu"]
+    return sum(int(fields[-1]) if fields[-1].isdigit() else 1 for fields in gpus) if gpus else None
 
 
 def problems(settings: SlurmSettings) -> list[str]:
-    """What is wrong with what a user says to Slurm, a line each."""
+    """What is wrong with the options of Slurm that a user gives, a line each."""
     return [*_sbatch_problems(settings), *_srun_problems(settings), *_shell_problems(settings)]
 
 
@@ -82,13 +82,13 @@ def _sbatch_problems(settings: SlurmSettings) -> Iterator[str]:
             yield f"{where}: the launcher decides --{decided}: {DECIDED[decided]}"
         elif name in names:
             yield f"{where}: it is --{name}, which {names[name]} says, too; leave out one of the two"
-        elif isinstance(value, dict) or value == "" or any(sign in str(value) for sign in "\n\r\0"):
+        elif isinstance(value, dict) or value == "" or any(character in str(value) for character in "\n\r\0"):
             yield f"{where}: expected one value, a list, or true for a flag"
         names.setdefault(name, where)
     options = {name: value for name, value in sbatch_options(settings).items() if OPTION.fullmatch(name)}
-    for one, other in EXCLUDING:
-        if one in options and other in options:
-            yield f"{names[one]}: contradicts {names[other]}; leave out one of the two"
+    for name, other in EXCLUDING:
+        if name in options and other in options:
+            yield f"{names[name]}: contradicts {names[other]}; leave out one of the two"
     for name in MEMORY:
         if name in options and settings.mem_gb is not None:
             yield f"{names[name]}: contradicts cluster.mem_gb={settings.mem_gb}; leave out one of the two"
@@ -102,7 +102,7 @@ def _sbatch_problems(settings: SlurmSettings) -> Iterator[str]:
 
 def _srun_problems(settings: SlurmSettings) -> Iterator[str]:
     for argument in settings.srun_args:
-        if any(sign in argument for sign in "\n\r\0") or not argument:
+        if any(character in argument for character in "\n\r\0") or not argument:
             yield f"cluster.srun_args: {argument!r}: expected one word, such as --mpi=pmix"
         elif argument.startswith("-"):
             name = argument.lstrip("-").partition("=")[0] if argument.startswith("--") else argument[1:2]
@@ -128,22 +128,26 @@ def _shell_problems(settings: SlurmSettings) -> Iterator[str]:
 
 
 def _syntax_error(line: str) -> str | None:
-    """What bash has against ``line``, which is not run; None where it has nothing, or is not there to be asked."""
+    """The syntax error of ``line`` by ``bash -n``, which does not run it; None without an error or without bash."""
     if "\0" in line:
         return "it has a zero byte"
     try:
         done = subprocess.run(["bash", "-n"], input=line, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    said = done.stderr.strip().splitlines()
-    return said[0].removeprefix("bash: ") if done.returncode or said else None
+    errors = done.stderr.strip().splitlines()
+    return errors[0].removeprefix("bash: ") if done.returncode or errors else None
 
 
 def _decided(name: str, decided: Sequence[str]) -> str | None:
-    """Which of the ``decided`` options ``name`` is; Slurm's commands take the beginning of a name for all of it."""
+    """Which of the ``decided`` options ``name`` is. Slurm's commands accept the beginning of a name for it."""
     if name in decided:
         return name
-    return None if name in WHOLE or len(name) < 2 else next((each for each in decided if each.startswith(name)), None)
+    return (
+        None
+        if name in WHOLE or len(name) < 2
+        else next((option for option in decided if option.startswith(name)), None)
+    )
 
 
 def _long_name(key: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.config.registry import TASKS
+from nepa_scale.config.registry import PRETRAIN, TASKS, finetuned
 from nepa_scale.config.schema import RunConfig, walk
 from nepa_scale.config.task_settings import LIMITS
 
@@ -22,7 +22,7 @@ RESERVED = {
 }
 RULES = ("isoflop",)
 MOST_POINTS = 5_000
-"""A grid of more points is refused: planning them would take minutes, and be a mistake."""
+"""A grid of more points is refused: planning it would take minutes, and it is probably a mistake."""
 RUN_LIMITS = {key: {name: meta[name] for name in LIMITS if name in meta} for key, _, meta in walk(RunConfig())}
 SIZES = RUN_LIMITS["model.size"]
 
@@ -123,18 +123,18 @@ class StudySettings:
     )
     base_size: str = option("rung of the size ladder that grids over anything else train", "nano", **SIZES)
     tasks: list[str] = field(
-        default_factory=lambda: ["pretrain", "classify", "segment"],
+        default_factory=lambda: [PRETRAIN.name, *(task.name for task in finetuned())],
         metadata=about("tasks of every point", choices=TASKS),
     )
     scratch_control: bool = option("add to every point the same fine-tuning from random weights", True)
     run: dict[str, Any] = field(default_factory=dict, metadata=about("run settings of every point"))
-    # last: below it, its name hides the function of that name
+    # last, as its name hides the function ``about`` from the fields that follow
     about: str | None = option("what the study is and is not, in your words: shown on its report")
 
 
 @dataclass(kw_only=True)
 class ClusterSettings:
-    """What the work runs on, as far as estimates need to know."""
+    """What tasks run on, as far as estimates depend on it."""
 
     kind: str = "local"
     flops_per_second: float | None = option(
@@ -212,7 +212,7 @@ KINDS: dict[str, type[Cluster]] = {"local": LocalSettings, "slurm": SlurmSetting
 
 @dataclass(kw_only=True)
 class BudgetSettings:
-    """What the tasks of a launch may cost together, as far as they are still to do."""
+    """What the unfinished tasks of a launch may cost together."""
 
     device_hours: float | None = option("hours of all devices together; null = any", above=0)
     flops: float | None = option("FLOPs of training; null = any", above=0, high=1e30)
@@ -263,7 +263,7 @@ def is_launch_key(key: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """Everything a launch was asked to do. ``pairs`` are the run settings from the command line."""
+    """The settings of a launch. ``pairs`` are the run settings from the command line."""
 
     grid_name: str
     grid: GridSettings

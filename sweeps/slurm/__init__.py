@@ -1,1 +1,1 @@
-"""Jobs of a Slurm cluster: arrays, dependencies, requeueing, and what became of them."""
+"""Jobs of a Slurm cluster: arrays, dependencies, requeueing, and their states. Imports ``jobs`` and ``settings``."""

@@ -1,4 +1,4 @@
-"""Slurm's own commands, and what they answer. ``sacct`` is asked where it exists and never needed."""
+"""Calls of Slurm's commands and their parsed answers. ``sacct`` is used where there is one, and never needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nepa_scale.utils.errors import UserError
-from sweeps.jobs.scheduler_unavailable import NoAnswer
 
 NEEDED = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 FIELDS = ("ArrayJobID", "ArrayTaskID", "State", "Reason", "exit_code", "restartcnt", "Comment")
@@ -21,9 +20,13 @@ CANCEL_AT_ONCE = 500
 DEFAULT_MAX_ARRAY_SIZE = 1001
 
 
+class SchedulerUnavailableError(UserError):
+    """Slurm does not answer, as it restarts or is overloaded; this says nothing about the state of jobs."""
+
+
 @dataclass(frozen=True)
 class JobState:
-    """What Slurm says of a job: ``state`` in its words, ``exit_status`` as of wait(2)."""
+    """What Slurm says of a job: ``state`` is Slurm's name of it, ``exit_status`` is that of wait(2)."""
 
     job_id: str
     state: str
@@ -48,9 +51,9 @@ def check_available() -> None:
 
 
 def my_jobs() -> list[JobState]:
-    """Every job of this user that Slurm still remembers, each element of an array by itself; one query.
+    """Every job of this user that Slurm's controller still knows, array elements one by one; a single query.
 
-    Raises ``NoAnswer`` while the controller is not to be reached.
+    Raises ``SchedulerUnavailableError`` while the controller cannot be reached.
     """
     form = ",".join(f"{field}:{WIDTH}|" for field in FIELDS)
     answer = _ask(["squeue", "--me", "--noheader", "--array", "--states=all", "-O", form])
@@ -58,14 +61,12 @@ def my_jobs() -> list[JobState]:
 
 
 def accounted(job_ids: Sequence[str]) -> dict[str, JobState]:
-    """What the accounting knows of jobs that the controller has forgotten; {} where there is none."""
+    """The states that the accounting has of jobs that the controller has forgotten; {} without accounting."""
     if not job_ids or shutil.which("sacct") is None:
         return {}
-    words = ["sacct", "-n", "-X", "-P", "-o", "JobID,State,ExitCode", "-j", ",".join(job_ids)]
+    arguments = ["sacct", "-n", "-X", "-P", "-o", "JobID,State,ExitCode", "-j", ",".join(job_ids)]
     try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False, timeout=SECONDS
-        )
+        done = _run(arguments)
     except subprocess.TimeoutExpired:
         return {}
     states = {}
@@ -78,26 +79,34 @@ def accounted(job_ids: Sequence[str]) -> dict[str, JobState]:
 
 def max_array_size() -> int:
     """How many elements an array may have here."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]), re.MULTILINE)
-    return int(found[1]) if found else DEFAULT_MAX_ARRAY_SIZE
+    limit = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]), re.MULTILINE)
+    return int(limit[1]) if limit else DEFAULT_MAX_ARRAY_SIZE
 
 
 def cancel(job_ids: Sequence[str]) -> None:
-    """Cancel jobs; those that have ended are no matter."""
+    """Cancel jobs; those that have ended are ignored."""
     for start in range(0, len(job_ids), CANCEL_AT_ONCE):
         _ask(["scancel", "--quiet", *job_ids[start : start + CANCEL_AT_ONCE]], check=False)
 
 
-def _ask(words: Sequence[str], *, check: bool = True) -> str:
+def _ask(arguments: Sequence[str], *, check: bool = True) -> str:
     try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False, timeout=SECONDS
-        )
+        done = _run(arguments)
     except subprocess.TimeoutExpired as error:
-        raise NoAnswer(f"{words[0]}: no answer from Slurm within {SECONDS} s; try again later") from error
+        raise SchedulerUnavailableError(
+            f"{arguments[0]}: no answer from Slurm within {SECONDS} s; try again later"
+        ) from error
     if check and done.returncode:
-        raise NoAnswer(f"{words[0]}: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}")
+        raise SchedulerUnavailableError(
+            f"{arguments[0]}: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}"
+        )
     return done.stdout
+
+
+def _run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False, timeout=SECONDS
+    )
 
 
 def _parse(line: str) -> JobState | None:
@@ -106,8 +115,8 @@ def _parse(line: str) -> JobState | None:
         return None
     array, index, state, reason, exit_status, restarts, comment = cells[: len(FIELDS)]
     job_id = f"{array}_{index}" if index.isdigit() else array
-    return JobState(job_id, state, reason, _whole(exit_status), _whole(restarts), comment)
+    return JobState(job_id, state, reason, _number(exit_status), _number(restarts), comment)
 
 
-def _whole(text: str) -> int:
+def _number(text: str) -> int:
     return int(text) if text.isdigit() else 0

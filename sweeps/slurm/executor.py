@@ -1,4 +1,4 @@
-"""A Slurm cluster as a place for tasks, through submitit: arrays of equal chains, submitted all or none."""
+"""Runs tasks on a Slurm cluster through submitit, as arrays of equal chains that are submitted all or none."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import submitit
 from nepa_scale.run_dir.lock import is_in_use_by_another
 from nepa_scale.utils.errors import UserError
 from sweeps.jobs import jobs
-from sweeps.jobs.environment import job_environment
-from sweeps.jobs.schedule import Job
-from sweeps.jobs.scheduler_unavailable import NoAnswer
+from sweeps.jobs.jobs import Job
+from sweeps.jobs.task import job_environment
 from sweeps.settings.schema import SlurmSettings
-from sweeps.slurm import arrays, commands, job_states, requeue, sbatch, submissions
-from sweeps.slurm.arrays import Array
-from sweeps.slurm.commands import JobState
+from sweeps.slurm import commands, job_states, requeue, sbatch
+from sweeps.slurm.commands import JobState, SchedulerUnavailableError
+from sweeps.slurm.job_states import FOLDER, begin_submission, printed_errors, record_job_id, submission_folder
+from sweeps.slurm.sbatch import Array, arranged
 
 ASK_AGAIN_SECONDS = 5.0
 CONFIGURATION = "SLURM_CONF"
@@ -27,7 +27,7 @@ UNKNOWN = "it never reached Slurm; the same launch submits it"
 
 
 class SlurmExecutor:
-    """Tasks of the study in ``study_dir`` as jobs of Slurm."""
+    """Runs the tasks of the study in ``study_dir`` as jobs of Slurm."""
 
     def __init__(self, settings: SlurmSettings, study_dir: Path) -> None:
         self._settings, self._study_dir = settings, study_dir
@@ -38,7 +38,7 @@ class SlurmExecutor:
         commands.check_available()
 
     def gone(self, keys: Collection[str]) -> dict[str, str]:
-        """Tasks of which Slurm has no job that waits or runs; none while a launcher submits them."""
+        """Tasks without a job that waits or runs in Slurm; none while a launcher is submitting tasks."""
         if is_in_use_by_another(self._study_dir):
             return {}
         known = self._known(fresh=True)
@@ -46,7 +46,7 @@ class SlurmExecutor:
         return {key: self._reason(known[key]) if key in known else UNKNOWN for key in dead}
 
     def settle(self, todo: Sequence[Job]) -> None:
-        """Tasks that seem to wait or run while Slurm has no such job get its reason."""
+        """Mark tasks that say they wait or run, and have no such job in Slurm, as failed for Slurm's reason."""
         waiting = {job.key: job for job in todo if jobs.state(job) in (*jobs.UNDER_WAY, "preempted")}
         for key, reason in self.gone(waiting).items():
             if reason != UNKNOWN:
@@ -55,10 +55,10 @@ class SlurmExecutor:
                 jobs.settle(waiting[key], None, stopping=True)
 
     def submit(self, todo: Sequence[Job]) -> list[str]:
-        """Submit what is not in Slurm yet. Raises ``UserError`` in Slurm's own words, and then leaves nothing in it."""
+        """Submit the tasks that have no job yet. Raises ``UserError`` with Slurm's message; then all are cancelled."""
         live = {key: state.job_id for key, state in self._known(fresh=True).items() if state.is_live}
         new = [job for job in todo if job.key not in live]
-        planned = arrays.arranged(new, live, commands.max_array_size()) if new else []
+        planned = arranged(new, live, commands.max_array_size()) if new else []
         ids: dict[int, str] = {}
         try:
             for array in planned:
@@ -73,12 +73,12 @@ class SlurmExecutor:
         return [*lines, *([f"{len(todo) - len(new)} tasks are there already"] if len(new) < len(todo) else [])]
 
     def scripts(self, todo: Sequence[Job]) -> list[str]:
-        """The scripts that ``submit`` would give to sbatch; where Slurm cannot be asked, as if it had no jobs yet."""
+        """The scripts that ``submit`` would give to sbatch. If Slurm does not answer, it is taken to have no jobs."""
         live, size = dict[str, str](), commands.DEFAULT_MAX_ARRAY_SIZE
-        with contextlib.suppress(NoAnswer, FileNotFoundError):
+        with contextlib.suppress(SchedulerUnavailableError, FileNotFoundError):
             live = {key: state.job_id for key, state in self._known(fresh=True).items() if state.is_live}
             size = commands.max_array_size()
-        planned = arrays.arranged([job for job in todo if job.key not in live], live, size)
+        planned = arranged([job for job in todo if job.key not in live], live, size)
         return sbatch.scripts(self._settings, self._study_dir, planned)
 
     def is_active(self) -> bool:
@@ -86,7 +86,7 @@ class SlurmExecutor:
         return any(state.is_live for state in self._known().values())
 
     def stop(self) -> str | None:
-        """Slurm's jobs do not depend on who watches them."""
+        """Leave the jobs in Slurm, as they do not depend on a watcher."""
         return "the jobs go on in Slurm"
 
     def works_on(self, job: Job) -> bool:
@@ -95,8 +95,8 @@ class SlurmExecutor:
         return state is not None and state.is_live
 
     def traces(self) -> str:
-        """Where jobs leave what they print."""
-        return f"the same command submits them again (logs: {self._study_dir / submissions.FOLDER})"
+        """Where the jobs write their logs."""
+        return f"the same command submits them again (logs: {self._study_dir / FOLDER})"
 
     def cancel(self, chosen: Sequence[Job]) -> None:
         """Cancel the jobs of ``chosen``; Slurm cancels what waits for them."""
@@ -107,26 +107,28 @@ class SlurmExecutor:
     def _known(self, *, fresh: bool = False) -> dict[str, JobState]:
         """The states of the study's jobs, a few seconds old at most; ``fresh``: of this moment."""
         if fresh or time.monotonic() - self._asked_at > ASK_AGAIN_SECONDS:
-            self._asked_at = time.monotonic()  # before it is asked, so that one who does not answer has rest, too
+            self._asked_at = (
+                time.monotonic()
+            )  # before the call, so that a Slurm that does not answer is not asked at once again
             self._states = job_states.states(self._study_dir)
         return self._states
 
     def _reason(self, state: JobState) -> str:
-        """Why the task of an ended job is not finished: its own word before Slurm's."""
-        printed = submissions.printed(self._study_dir, state.job_id)
-        return jobs.first_error(printed) or job_states.verdict(state, printed)
+        """Why the task of an ended job is not finished: the error that it printed, else Slurm's reason."""
+        printed = printed_errors(self._study_dir, state.job_id)
+        return jobs.first_error(printed) or job_states.failure_reason(state, printed)
 
     def _submit(self, array: Array, ids: dict[int, str]) -> str:
         """Hand one array to sbatch; returns its job id."""
-        submission = submissions.begin(self._study_dir, [job.key for job in array.jobs])
+        submission = begin_submission(self._study_dir, [job.key for job in array.jobs])
         for job in array.jobs:
             jobs.put_in_line(job)
         python = sbatch.python_command(self._settings)
-        executor = submitit.SlurmExecutor(submissions.folder(self._study_dir, submission), python=python)
+        executor = submitit.SlurmExecutor(submission_folder(self._study_dir, submission), python=python)
         dependency = sbatch.dependency_of(array, ids)
         executor.update_parameters(**sbatch.parameters(self._settings, array, submission.comment, dependency))
         variables = {"OMP_NUM_THREADS": str(array.jobs[0].resources.cpus_per_task)}
-        if CONFIGURATION in os.environ:  # where Slurm's commands find their cluster: not of the job this may run in
+        if CONFIGURATION in os.environ:  # of this process, not of a job that it may run in
             variables[CONFIGURATION] = os.environ[CONFIGURATION]
         try:
             with job_environment(variables), executor.batch():
@@ -135,14 +137,14 @@ class SlurmExecutor:
                     for job in array.jobs
                 ]
         except submitit.core.utils.FailedJobError as error:
-            raise UserError(f"Slurm refuses {sbatch.title(array)}: {_words(error)}") from error
+            raise UserError(f"Slurm refuses {sbatch.title(array)}: {_sbatch_error(error)}") from error
         job_id = str(handles[0].job_id).partition("_")[0]
-        submissions.submitted(self._study_dir, submission, job_id)
+        record_job_id(self._study_dir, submission, job_id)
         self._asked_at = -ASK_AGAIN_SECONDS
         return job_id
 
 
-def _words(error: Exception) -> str:
-    """sbatch's own complaint, out of submitit's account of the failed command."""
+def _sbatch_error(error: Exception) -> str:
+    """sbatch's error message, taken from submitit's report of the failed command."""
     lines = [line for line in str(error).splitlines() if "sbatch: error:" in line]
     return " ".join(" ".join(lines or [str(error)]).split())

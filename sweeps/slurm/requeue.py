@@ -1,7 +1,7 @@
-"""Inside a Slurm job: run the task, and start again when it was interrupted, so often and no more.
+"""Inside a Slurm job: run the task, and requeue the job when the task was interrupted, up to a number of times.
 
-Slurm requeues by itself after a lost node and where preemption is set up so; after the time limit it does not, and a
-job that saves and ends within the grace of a preemption counts as ended. So an interrupted task asks for it.
+Slurm requeues a job itself after a lost node, and after preemption where it is set up so. It does not after the time
+limit, and a job that saves and ends within the grace time of a preemption counts as ended. So the job asks for it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nepa_scale.run_dir.status import Status, read_status, write_status
-from sweeps.jobs import cancel_marker
-from sweeps.jobs.task import TaskInterruptedError, TaskNotFinishedError
+from sweeps.jobs.task import CANCELLED, TaskInterruptedError, TaskNotFinishedError, is_cancelled
 
 ANSWER_SECONDS = 60
 ATTEMPTS, PAUSE_SECONDS = 3, 5
@@ -24,7 +23,7 @@ KILL_SECONDS = 120
 
 
 def requeueing(function: Callable[[], object], task_dir: Path, max_requeues: int) -> Callable[[], None]:
-    """``function``, which does the task in ``task_dir``, started again when it is interrupted; picklable."""
+    """``function``, which does the task in ``task_dir``, requeued when it is interrupted; picklable."""
     return functools.partial(_run, function, str(task_dir), max_requeues)
 
 
@@ -38,8 +37,8 @@ def _run(function: Callable[[], object], directory: str, max_requeues: int) -> N
     try:
         function()
     except TaskInterruptedError:
-        if cancel_marker.is_withdrawn(task_dir):
-            _give_up(task_dir, cancel_marker.REASON, main)
+        if is_cancelled(task_dir):
+            _give_up(task_dir, CANCELLED, main)
         if restarts >= max_requeues:
             reason = f"timeout: interrupted {restarts + 1} times, cluster.max_requeues={max_requeues} allows no more"
             _give_up(task_dir, reason, main)
@@ -48,9 +47,9 @@ def _run(function: Callable[[], object], directory: str, max_requeues: int) -> N
 
 
 def _requeue() -> None:
-    """Ask to be started again and wait for the end.
+    """Ask Slurm to requeue this job, and wait to be ended.
 
-    Slurm may be about to do so itself, then it refuses; or its controller is not to be reached, then it is asked again.
+    Slurm refuses where it is about to requeue the job itself. Where its controller cannot be reached it is asked again.
     """
     command = ["scontrol", "requeue", _own_id()]
     for _ in range(ATTEMPTS):
@@ -62,7 +61,7 @@ def _requeue() -> None:
 
 
 def _own_id() -> str:
-    """This job's id; in an array that of the element, as one element's SLURM_JOB_ID stands for the whole array."""
+    """This job's id; in an array that of the element, as scontrol takes the SLURM_JOB_ID of one for the whole array."""
     env = os.environ
     if "SLURM_ARRAY_JOB_ID" in env:
         return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
@@ -70,7 +69,7 @@ def _own_id() -> str:
 
 
 def _name_job(name: str) -> None:
-    """Let squeue show which run an element of an array is; where that is not allowed, the job goes on without."""
+    """Let squeue show the run and task of an array element, where the cluster allows that."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         command = ["scontrol", "update", f"JobId={_own_id()}", f"JobName={name}"]
         subprocess.run(command, check=False, timeout=ANSWER_SECONDS, stderr=subprocess.DEVNULL)

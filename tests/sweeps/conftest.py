@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,7 @@ def need_slurm(*, accounting: bool = False) -> None:
         pytest.skip(reason)
 
 
-@contextmanager
+@contextlib.contextmanager
 def started_slurm(*, accounting: bool = False, min_job_age: int = 86_400) -> Iterator[VirtualCluster]:
     """A Slurm of two virtual nodes."""
     # Paths of sockets are limited to 108 characters: pytest's own folders are too deep.
@@ -79,14 +81,31 @@ def slurm_cluster(running_slurm: VirtualCluster, monkeypatch: pytest.MonkeyPatch
     return running_slurm
 
 
+def _arguments(script: str, words: Sequence[str]) -> Sequence[str]:
+    return plain(words) if script == "launch.py" and "--help" not in words else words
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Run one of the sweep commands in an empty folder; what is launched is of the plain study unless it says more."""
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run one of the sweep commands in this process, in an empty folder; a launch is of the plain study by default."""
+    monkeypatch.chdir(tmp_path)
 
     def call(script: str, *words: str) -> subprocess.CompletedProcess[str]:
-        if script == "launch.py" and "--help" not in words:
-            words = (*plain(words),)
-        command = [sys.executable, str(ROOT / "sweeps" / script), *words]
+        command, arguments = importlib.import_module(f"sweeps.{script.removesuffix('.py')}"), _arguments(script, words)
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = command.main(arguments)
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+    return call
+
+
+@pytest.fixture
+def run_process(tmp_path: Path) -> Run:
+    """As ``run``, as a person does it: in a process that starts from the script."""
+
+    def call(script: str, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "sweeps" / script), *_arguments(script, words)]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
 
     return call

@@ -73,19 +73,19 @@ def test_every_shipped_choice_plans(run: Run, paper_data: Path, tmp_path: Path, 
         (["cluster.device=a100", "cluster.mfu=35"], "cluster.mfu=35.0: must be at most 1"),
     ],
 )
-@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
-def test_mistakes(run: Run, tmp_path: Path, words: list[str], complaint: str, dry: list[str]) -> None:
+def test_mistakes(run: Run, tmp_path: Path, words: list[str], complaint: str) -> None:
     """A mistake is told in lines without a traceback, with exit code 2 and nothing created, dry or not."""
     (tmp_path / "file").touch()
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "plan.json").write_text("{")
     before = contents(tmp_path)
-    done = run("launch.py", *words, *dry)
-    assert done.returncode == 2
-    assert complaint in done.stderr
-    assert all(line.startswith("error: ") for line in done.stderr.splitlines())
-    assert done.stdout == ""
-    assert contents(tmp_path) == before
+    for dry in ([], ["--dry-run"]):
+        done = run("launch.py", *words, *dry)
+        assert done.returncode == 2
+        assert complaint in done.stderr
+        assert all(line.startswith("error: ") for line in done.stderr.splitlines())
+        assert done.stdout == ""
+        assert contents(tmp_path) == before
 
 
 def test_mistakes_answer_without_heavy_imports(tmp_path: Path) -> None:
@@ -106,9 +106,9 @@ def test_mistakes_answer_without_heavy_imports(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("script", ["launch.py", "status.py"])
-def test_help(run: Run, script: str) -> None:
+def test_help(run_process: Run, script: str) -> None:
     """--help explains the command and every choice."""
-    done = run(script, "--help")
+    done = run_process(script, "--help")
     assert done.returncode == 0
     assert f"python sweeps/{script}" in done.stdout
     if script == "launch.py":
@@ -143,10 +143,10 @@ def small_data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_study_from_start_to_end(run: Run, small_data: Path, tmp_path: Path) -> None:
+def test_study_from_start_to_end(run_process: Run, small_data: Path, tmp_path: Path) -> None:
     """Two points run to their results; the same command again does nothing; one more point runs only that."""
     words = ("study_dir=out", f"data.root={small_data}", "study.scratch_control=false", *SHORT)
-    first = run("launch.py", "study.sizes=[femto,pico]", *words)
+    first = run_process("launch.py", "study.sizes=[femto,pico]", *words)
     assert first.returncode == 0, first.stdout + first.stderr
     results = {path: path.read_bytes() for path in (tmp_path / "out").rglob("result.json")}
     assert len(results) == 6
@@ -162,17 +162,17 @@ def test_study_from_start_to_end(run: Run, small_data: Path, tmp_path: Path) -> 
                 cost["params_backbone"],
             )
 
-    again = run("launch.py", "study.sizes=[femto,pico]", *words)
+    again = run_process("launch.py", "study.sizes=[femto,pico]", *words)
     assert again.returncode == 0
     assert "to do: 0 of 6 tasks" in again.stdout
 
-    more = run("launch.py", "study.sizes=[pico,nano]", *words)
+    more = run_process("launch.py", "study.sizes=[pico,nano]", *words)
     assert more.returncode == 0, more.stdout + more.stderr
     assert "to do: 3 of 6 tasks" in more.stdout
     assert {path: path.read_bytes() for path in results} == results
     assert len(json.loads((tmp_path / "out" / "plan.json").read_text())["runs"]) == 3
-    assert "9 finished" in run("status.py", "out").stdout
-    compared = run("status.py", "out", "estimates=true").stdout.splitlines()
+    assert "9 finished" in run_process("status.py", "out").stdout
+    compared = run_process("status.py", "out", "estimates=true").stdout.splitlines()
     assert compared[-1].split()[:2] == ["all", "9"]
     assert "equal" in compared[-1].split()  # the FLOPs that runs logged, to the last one
     assert [line for line in compared if "differ" in line] == []
@@ -182,18 +182,20 @@ def test_study_from_start_to_end(run: Run, small_data: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_times_are_measured_once(run: Run, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_are_measured_once(
+    run_process: Run, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """calibrate=true runs what the plan lacks, in no study; a later plan rests on it without being asked to."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # studies of other tests are nothing to wait for
     words = ("study.sizes=[femto]", f"data.root={small_data}", "study.tasks=[pretrain]", "study.scratch_control=false")
-    first = run("launch.py", *words, "cluster.slots=1", "calibrate=true", "dry_run=true", "study_dir=out")
+    first = run_process("launch.py", *words, "cluster.slots=1", "calibrate=true", "dry_run=true", "study_dir=out")
     assert first.returncode == 0, first.stdout + first.stderr
     assert first.stdout.startswith("calibrating 1/1: femto pretrain\n")
-    again = run("launch.py", *words, "cluster.slots=1", "calibrate=true", "dry_run=true", "study_dir=out")
+    again = run_process("launch.py", *words, "cluster.slots=1", "calibrate=true", "dry_run=true", "study_dir=out")
     assert "calibrating" not in again.stdout
     assert "basis: time: 1 tasks from short runs of such tasks on this device" in again.stdout
-    other = run("launch.py", *words, "cluster.slots=2", "dry_run=true", "study_dir=out")
+    other = run_process("launch.py", *words, "cluster.slots=2", "dry_run=true", "study_dir=out")
     assert "measured now: float32 matrix product" in other.stdout
     assert not (tmp_path / "out").exists()
     left = [path for path in contents(tmp_path / "cache" / "nepa_scale" / "calibration") if path.is_dir()]
@@ -201,11 +203,11 @@ def test_times_are_measured_once(run: Run, small_data: Path, tmp_path: Path, mon
 
 
 @pytest.mark.slow
-def test_the_largest_run_waits_for_what_is_expected_of_it(run: Run, small_data: Path, tmp_path: Path) -> None:
+def test_the_largest_run_waits_for_what_is_expected_of_it(run_process: Run, small_data: Path, tmp_path: Path) -> None:
     """predict=true: one command does the smaller runs, writes down what they let expect, and does the largest."""
     words = ("study.sizes=[femto,pico,nano,micro]", "study.scratch_control=false", *SHORT, "study.tasks=[pretrain]")
     words = (*words, f"data.root={small_data}", "study_dir=out", "predict=true")
-    done = run("launch.py", *words)
+    done = run_process("launch.py", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     written = tmp_path / "out" / "predictions.json"
     content = written.read_text()
@@ -215,12 +217,12 @@ def test_the_largest_run_waits_for_what_is_expected_of_it(run: Run, small_data: 
     log = next((tmp_path / "out" / "runs").glob("micro-*/pretrain/log.txt"))
     assert max(results[size] for size in fitted) <= written.stat().st_mtime
     assert written.stat().st_mtime <= min(results["micro"], log.stat().st_mtime)
-    again = run("launch.py", *words, "study.sizes=[femto,pico,nano,micro,mini]", "dry_run=true")
+    again = run_process("launch.py", *words, "study.sizes=[femto,pico,nano,micro,mini]", "dry_run=true")
     assert again.returncode == 0
     assert written.read_text() == content
 
 
-def test_a_registration_needs_a_larger_run(run: Run, tmp_path: Path) -> None:
+def test_a_preregistration_needs_a_larger_run(run: Run, tmp_path: Path) -> None:
     """Where nothing is scaled, or predict=true was forgotten, one line says so, and nothing is created."""
     done = run("launch.py", "grid=lr", "study.lr_sizes=[femto]", "predict=true")
     assert (done.returncode, done.stdout) == (2, "")
@@ -230,11 +232,11 @@ def test_a_registration_needs_a_larger_run(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_runs_that_differ_later_share_one_pretraining(run: Run, small_data: Path, tmp_path: Path) -> None:
+def test_runs_that_differ_later_share_one_pretraining(run_process: Run, small_data: Path, tmp_path: Path) -> None:
     """Of two fine-tunings of equal models one pre-trains, both finish, and the second is exactly what it is alone."""
     words = ("grid=ablation_freeze", f"data.root={small_data}", "study.scratch_control=false", "model.size=femto")
     words = (*words, *SHORT, "study.tasks=[pretrain,classify]")
-    done = run("launch.py", *words, "study_dir=out")
+    done = run_process("launch.py", *words, "study_dir=out")
     assert done.returncode == 0, done.stdout + done.stderr
     results = sorted((tmp_path / "out").rglob("result.json"))
     assert [path.parent.name for path in results].count("pretrain") == 1
@@ -252,7 +254,7 @@ def test_runs_that_differ_later_share_one_pretraining(run: Run, small_data: Path
 
 
 @pytest.mark.slow
-def test_failed_study_says_what_and_where(run: Run, small_data: Path, tmp_path: Path) -> None:
+def test_failed_study_says_what_and_where(run_process: Run, small_data: Path, tmp_path: Path) -> None:
     """Pre-training that cannot read its data fails, with all that waits; once mended a retry does those."""
     broken = shutil.copytree(small_data / "digits", small_data / "broken")
     for shard in broken.glob("train-*.tar"):  # which look whole: no image can be decoded
@@ -266,22 +268,22 @@ def test_failed_study_says_what_and_where(run: Run, small_data: Path, tmp_path: 
         "pretrain.dataset=broken",
         *SHORT,
     )
-    done = run("launch.py", *words)
+    done = run_process("launch.py", *words)
     assert done.returncode == 1
     failed = {line.split()[2] for line in done.stdout.splitlines() if line.startswith("failed  femto ")}
     assert failed == {"pretrain", "classify", "segment"}
     assert "not started: pretrain failed" in done.stdout
     log = next((tmp_path / "out").glob("runs/femto-p8-*/pretrain/printed.err"))
     assert f"(log: {log})" in done.stdout
-    states = run("status.py", "out").stdout
+    states = run_process("status.py", "out").stdout
     assert "2 failed, 2 finished, 1 failed(data)" in states
 
     for shard in (small_data / "digits").glob("train-*.tar"):
         shutil.copy(shard, broken)
-    mended = run("launch.py", *words)
+    mended = run_process("launch.py", *words)
     assert mended.returncode == 0, mended.stdout + mended.stderr
     assert "to do: 3 of 5 tasks" in mended.stdout
-    assert "5 finished" in run("status.py", "out").stdout
+    assert "5 finished" in run_process("status.py", "out").stdout
 
 
 def test_bad_shards_are_all_named_before_anything_is_made(run: Run, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.mark.slow
-def test_a_missed_milestone_is_named_and_leaves_no_result(run: Run, tmp_path: Path) -> None:
+def test_a_missed_milestone_is_named_and_leaves_no_result(run_process: Run, tmp_path: Path) -> None:
     """The pre-training fails as such, its fine-tuning is not started, the scratch control is finished and counts."""
     write_digits(tmp_path / "data", num_train=64, num_validation=40, image_size=48, shard_size=32)
     words = (
@@ -23,9 +23,9 @@ def test_a_missed_milestone_is_named_and_leaves_no_result(run: Run, tmp_path: Pa
         *("pretrain.steps=3", "pretrain.batch_size=16", "classify.steps=1", "classify.batch_size=16"),
         *("study_dir=out", "log.tensorboard=false", "pretrain.milestones={2: {skill: 0.99}}"),
     )
-    done = run("launch.py", *words)
+    done = run_process("launch.py", *words)
     assert done.returncode == 1, done.stderr
-    shown = run("status.py", "out").stdout
+    shown = run_process("status.py", "out").stdout
     assert "failed(milestone) 2/3" in shown
     assert "1 failed(milestone)" in shown
     rows = read_study(tmp_path / "out").table.set_index(["init", "task"])

@@ -22,7 +22,7 @@ SIZES = tuple(f"{task}.{key}" for task in ("pretrain", "classify", "segment") fo
 
 
 @pytest.mark.slow
-def test_each_arm_is_trained_at_each_rate_and_reported_at_its_best(run: Run, tmp_path: Path) -> None:
+def test_each_arm_is_trained_at_each_rate_and_reported_at_its_best(run_process: Run, tmp_path: Path) -> None:
     """One pre-training, both arms at both rates of classification and at one of segmentation; one row of each chosen.
 
     The command again has nothing to do; with a rate more and a task lost it does those two, and nothing else anew.
@@ -33,7 +33,7 @@ def test_each_arm_is_trained_at_each_rate_and_reported_at_its_best(run: Run, tmp
         *("study_dir=out", "log.tensorboard=false", "log.pictures=0", "classify.tuning_images=20"),
         *("segment.tuning_images=10", "study.tuned.segment.base_lr=[0.02]", *SIZES),
     )
-    done = run("launch.py", *words, f"study.tuned.classify.base_lr={list(RATES)}")
+    done = run_process("launch.py", *words, f"study.tuned.classify.base_lr={list(RATES)}")
     assert done.returncode == 0, done.stdout + done.stderr
     found = answer(tmp_path / "out")
     tried = found.study.tried
@@ -50,7 +50,7 @@ def test_each_arm_is_trained_at_each_rate_and_reported_at_its_best(run: Run, tmp
     first = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").glob("*/*/result.json")}
     lost = next(path for path in first if path.parent.name == "segment")
     shutil.rmtree(lost.parent)
-    done = run("launch.py", *words, f"study.tuned.classify.base_lr={[*RATES, 0.002]}")
+    done = run_process("launch.py", *words, f"study.tuned.classify.base_lr={[*RATES, 0.002]}")
     assert done.returncode == 0, done.stdout + done.stderr
     again = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").glob("*/*/result.json")}
     assert len(again) == len(first) + 2
@@ -63,12 +63,12 @@ def test_each_arm_is_trained_at_each_rate_and_reported_at_its_best(run: Run, tmp
 
 
 @pytest.mark.slow
-def test_two_ranks_have_the_score_of_one(run: Run, tmp_path: Path) -> None:
+def test_two_ranks_have_the_score_of_one(run_process: Run, tmp_path: Path) -> None:
     """The same study on one process and on two for each task: equal scores on tuning images."""
     write_digits(tmp_path / "data", num_train=64, num_validation=40, image_size=32, shard_size=32)
     scores = []
     for ranks in (1, 2):
-        done = run(
+        done = run_process(
             "launch.py",
             *("grid=finetune_lr", "study.base_size=femto", "study.tasks=[pretrain,classify]", "data.root=data"),
             *("study.finetune_rates=[0.5]", "study.tuning_images=31", f"study_dir=out{ranks}", "log.tensorboard=false"),

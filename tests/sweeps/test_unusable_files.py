@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def test_a_home_that_cannot_be_written(run: Run, monkeypatch: pytest.MonkeyPatch
     assert run("launch.py", *words).returncode == 0
 
 
-def test_a_user_without_name_or_home(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_user_without_name_or_home(run_process: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A container may run as a number that no file knows."""
     words = ("study.sizes=[femto]", "study.tasks=[pretrain]", "study.scratch_control=false", "pretrain.steps=1")
     monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
@@ -61,14 +62,14 @@ def test_a_user_without_name_or_home(run: Run, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert run("launch.py", *words, "dry_run=true").returncode == 0
-    refused(run("launch.py", *words, "calibrate=true"), "XDG_CACHE_HOME")
+    assert run_process("launch.py", *words, "dry_run=true").returncode == 0
+    refused(run_process("launch.py", *words, "calibrate=true"), "XDG_CACHE_HOME")
 
 
-def test_no_folder_for_the_book_of_shares(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_folder_for_leases(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Queues that cannot agree on the machine would start nothing: said by the launch, not in a log."""
     words = ("study.sizes=[femto]", "study.tasks=[pretrain]", "study.scratch_control=false", "pretrain.steps=1")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("LOGNAME", "somebody")
     (tmp_path / "nepa_scale-somebody").touch()
     refused(run("launch.py", *words), "nepa_scale-somebody")

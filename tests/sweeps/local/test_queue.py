@@ -13,19 +13,19 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sweeps.jobs.environment import fresh_folder
-from sweeps.jobs.schedule import Job
+from sweeps.jobs.jobs import Job
+from sweeps.jobs.task import fresh_folder
 from sweeps.local.queue import LocalQueue
 from sweeps.plan.machine import Slots
 
 ONE, TWO = Slots(1, 1, ()), Slots(2, 1, ())
 
 
-class Books:
+class StudyTasks:
     """Hands out jobs and writes down what the queue reports, in order; a job is done when its function returned."""
 
-    def __init__(self, *jobs: Job, withdrawn: Sequence[str] = ()) -> None:
-        self._new, self.withdrawn = list(jobs), set(withdrawn)
+    def __init__(self, *jobs: Job, cancelled: Sequence[str] = ()) -> None:
+        self._new, self.cancelled = list(jobs), set(cancelled)
         self.ends: dict[str, str | None] = {}
         self.skips: dict[str, str] = {}
 
@@ -34,14 +34,14 @@ class Books:
         new, self._new = self._new, []
         return new
 
-    def is_withdrawn(self, job: Job) -> bool:
+    def is_cancelled(self, job: Job) -> bool:
         """As told."""
-        return job.key in self.withdrawn
+        return job.key in self.cancelled
 
     def ended(self, job: Job, error: str | None, *, stopping: bool) -> bool:
         """Note an end."""
         self.ends[job.key] = error
-        return error is None and job.key not in self.withdrawn
+        return error is None and job.key not in self.cancelled
 
     def skipped(self, job: Job, parent: str) -> None:
         """Note a job that will not run."""
@@ -50,15 +50,15 @@ class Books:
 
 @pytest.fixture(autouse=True)
 def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A book of shares of the test's own: other tests run on this machine, too."""
+    """Leases of the test's own, as other tests run on this machine, too."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
 
 
-def run_queue(slots: Slots, *jobs: Job) -> Books:
+def run_queue(slots: Slots, *jobs: Job) -> StudyTasks:
     """Run ``jobs`` to their end."""
-    books = Books(*jobs)
-    LocalQueue(slots, books).run()
-    return books
+    watcher = StudyTasks(*jobs)
+    LocalQueue(slots, watcher).run()
+    return watcher
 
 
 def make_job(folder: Path, key: str, function: Callable[[], object], *after: str, cost: float = 0.0) -> Job:
@@ -121,12 +121,12 @@ def test_failure_reaches_all_that_wait_and_nothing_else(tmp_path: Path) -> None:
         make_job(tmp_path, "grandchild", int, "child"),
         make_job(tmp_path, "other", int),
     ]
-    books = run_queue(ONE, *jobs)
-    assert books.ends == {
+    watcher = run_queue(ONE, *jobs)
+    assert watcher.ends == {
         "bad": "ValueError: invalid literal for int() with base 10: 'x'",
         "other": None,
     }
-    assert books.skips == {"child": "bad", "grandchild": "child"}
+    assert watcher.skips == {"child": "bad", "grandchild": "child"}
 
 
 def test_a_killed_process_is_a_failure(tmp_path: Path) -> None:
@@ -135,9 +135,9 @@ def test_a_killed_process_is_a_failure(tmp_path: Path) -> None:
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    books = run_queue(ONE, make_job(tmp_path, "dies", die, cost=1), make_job(tmp_path, "lives", int))
-    assert books.ends["lives"] is None
-    assert "without a word" in str(books.ends["dies"])
+    watcher = run_queue(ONE, make_job(tmp_path, "dies", die, cost=1), make_job(tmp_path, "lives", int))
+    assert watcher.ends["lives"] is None
+    assert "without a word" in str(watcher.ends["dies"])
 
 
 def test_threads_and_devices_of_a_slot(tmp_path: Path) -> None:
@@ -166,11 +166,11 @@ def test_stopping_lets_jobs_save(tmp_path: Path) -> None:
         time.sleep(1.5)  # longer than submitit's controller would grant
         (tmp_path / "saved").touch()
 
-    books = Books(make_job(tmp_path, "first", save_when_told, cost=1), make_job(tmp_path, "second", int))
-    LocalQueue(ONE, books, (tmp_path / "ready").exists).run()
+    watcher = StudyTasks(make_job(tmp_path, "first", save_when_told, cost=1), make_job(tmp_path, "second", int))
+    LocalQueue(ONE, watcher, (tmp_path / "ready").exists).run()
     assert (tmp_path / "saved").exists()
-    assert list(books.ends) == ["first"]
-    assert books.skips == {}
+    assert list(watcher.ends) == ["first"]
+    assert watcher.skips == {}
 
 
 def test_a_cancelled_job_is_stopped_or_never_started(tmp_path: Path) -> None:
@@ -184,11 +184,11 @@ def test_a_cancelled_job_is_stopped_or_never_started(tmp_path: Path) -> None:
             time.sleep(0.05)
         (tmp_path / "saved").touch()
 
-    class Fickle(Books):
-        def is_withdrawn(self, job: Job) -> bool:
+    class Fickle(StudyTasks):
+        def is_cancelled(self, job: Job) -> bool:
             if job.key == "running" and (tmp_path / "ready").exists():
-                self.withdrawn.add(job.key)
-            return super().is_withdrawn(job)
+                self.cancelled.add(job.key)
+            return super().is_cancelled(job)
 
     never = partial((tmp_path / "never").touch)
     jobs = [
@@ -197,11 +197,11 @@ def test_a_cancelled_job_is_stopped_or_never_started(tmp_path: Path) -> None:
         make_job(tmp_path, "waiting", never),
         make_job(tmp_path, "other", int),
     ]
-    books = Fickle(*jobs, withdrawn=["waiting"])
-    LocalQueue(ONE, books).run()
+    watcher = Fickle(*jobs, cancelled=["waiting"])
+    LocalQueue(ONE, watcher).run()
     assert (tmp_path / "saved").exists() and not (tmp_path / "never").exists()
-    assert books.skips == {"child": "running"}
-    assert books.ends == {"running": None, "waiting": None, "other": None}
+    assert watcher.skips == {"child": "running"}
+    assert watcher.ends == {"running": None, "waiting": None, "other": None}
 
 
 def test_ranks_of_one_task(tmp_path: Path) -> None:
@@ -223,17 +223,17 @@ def test_nothing_is_left_running(tmp_path: Path) -> None:
         (tmp_path / "ready").touch()
         time.sleep(600)
 
-    class Fragile(Books):
-        def is_withdrawn(self, job: Job) -> bool:
+    class Fragile(StudyTasks):
+        def is_cancelled(self, job: Job) -> bool:
             if (tmp_path / "ready").exists():
                 raise RuntimeError("the disk is full")
             return False
 
-    books = Fragile(make_job(tmp_path, "long", sleep_long))
+    watcher = Fragile(make_job(tmp_path, "long", sleep_long))
     with pytest.raises(RuntimeError, match="disk"):
-        LocalQueue(ONE, books).run()
+        LocalQueue(ONE, watcher).run()
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
-    assert books.ends == {"long": "killed with its queue"}
+    assert watcher.ends == {"long": "killed with its queue"}
 
 
 def test_every_submission_has_its_own_folder(tmp_path: Path) -> None:

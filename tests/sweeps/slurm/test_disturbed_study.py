@@ -16,8 +16,9 @@ from slurm_cluster import VirtualCluster, wait_for
 
 from nepa_scale.data.digits import write_digits
 from nepa_scale.utils.files import read_json
-from sweeps.slurm import job_states, submissions
+from sweeps.slurm import job_states
 from sweeps.slurm.commands import JobState
+from sweeps.slurm.job_states import read_submissions
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 ROOT = Path(__file__).resolve().parents[3]
@@ -110,7 +111,7 @@ def test_a_disturbed_study(
     words = (*STUDY, f"data.root={tmp_path / 'data'}")
     launcher = launch(*words, *SLURM, "study_dir=disturbed", "watch=true", cwd=tmp_path, stdout=subprocess.DEVNULL)
     folder = tmp_path / "disturbed"
-    wait_for(lambda: [each.job_id is None for each in submissions.read_all(folder)] == [False] * 2, 60, "submitted")
+    wait_for(lambda: [each.job_id is None for each in read_submissions(folder)] == [False] * 2, 60, "submitted")
     study = Study(folder, slurm_cluster)
     config = study.folder / "runs" / study.runs[3] / "config.yaml"
     intact = config.read_text()

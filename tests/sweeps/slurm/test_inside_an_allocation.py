@@ -31,7 +31,7 @@ import os, sys
 from pathlib import Path
 from sweeps.plan.machine import Slots
 from sweeps.local import processes
-from sweeps.jobs.schedule import Job
+from sweeps.jobs.jobs import Job
 
 def told():
     return [name for name in os.environ if name.startswith(("SLURM_", "PMI_", "OMPI_"))]

@@ -15,12 +15,13 @@ from slurm_cluster import ACCOUNT, QOS, VirtualCluster, wait_for
 
 from nepa_scale.run_dir.status import read_status
 from sweeps.jobs import jobs
-from sweeps.jobs.schedule import Job
-from sweeps.plan.resources import Resources
+from sweeps.jobs.jobs import Job
+from sweeps.plan.machine import Resources
 from sweeps.settings.schema import SlurmSettings
-from sweeps.slurm import job_states, sbatch, submissions
-from sweeps.slurm.arrays import Array
+from sweeps.slurm import job_states, sbatch
 from sweeps.slurm.executor import SlurmExecutor
+from sweeps.slurm.job_states import FOLDER, read_submissions, submission_folder
+from sweeps.slurm.sbatch import Array, arranged
 
 SMALL = Resources(mem_gb=1, timeout_min=15)
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a job cannot import a test
@@ -106,12 +107,12 @@ def test_options_arrive_and_scripts_are_as_shown(tmp_path: Path, accounted_slurm
     todo += [job(tmp_path, f"{run}/classify", f"{run}/pretrain") for run in "ab"] + [job(tmp_path, "c/pretrain")]
     executor = SlurmExecutor(settings, tmp_path)
     shown = executor.scripts(todo)
-    assert not (tmp_path / submissions.FOLDER).exists()
+    assert not (tmp_path / FOLDER).exists()
     executor.submit(todo)
     assert set(ended(tmp_path).values()) == {"COMPLETED"}
-    records = submissions.read_all(tmp_path)
+    records = read_submissions(tmp_path)
     for text, record in zip(shown, records, strict=True):
-        (got,) = submissions.folder(tmp_path, record).glob("*submission.sh")
+        (got,) = submission_folder(tmp_path, record).glob("*submission.sh")
         expected = text
         for other in records:
             expected = expected.replace(f"JOB_{other.number}", str(other.job_id))
@@ -137,3 +138,75 @@ def test_a_job_whose_setup_fails_says_so(tmp_path: Path) -> None:
     status = read_status(jobs.task_dir(todo[0]))
     assert status is not None
     assert status.error == "cluster.setup: exit code 127: module_of_nowhere load cuda"
+
+
+BIG = Resources(nodes=2)
+
+
+def shaped(key: str, *after: str, resources: Resources = Resources()) -> Job:  # noqa: B008  frozen
+    """A job that is only looked at."""
+    return Job(key=key, function=print, folder=Path(key), after=after, resources=resources)
+
+
+def chain(run: str, *tasks: str, resources: Resources = Resources()) -> list[Job]:  # noqa: B008  frozen
+    """A pre-training and tasks after it."""
+    first = shaped(f"{run}/pretrain", resources=resources)
+    return [first, *(shaped(f"{run}/{task}", first.key, resources=resources) for task in tasks)]
+
+
+def keys(arrays: list[Array]) -> list[list[str]]:
+    """The keys of each array."""
+    return [[item.key for item in array.jobs] for array in arrays]
+
+
+def test_one_array_for_each_task_of_equal_runs() -> None:
+    """Three runs of three tasks, told run by run, are three arrays in the same order of runs."""
+    jobs = [item for run in "abc" for item in chain(run, "classify", "segment")]
+    arrays = arranged(jobs, {}, 1001)
+    assert keys(arrays) == [[f"{run}/{task}" for run in "abc"] for task in ("pretrain", "classify", "segment")]
+    assert arrays[0].parent is None and arrays[1].parent is arrays[0] and arrays[2].parent is arrays[0]
+
+
+def test_other_shapes_are_other_arrays() -> None:
+    """A run that asks for more, or on which less hangs, does not join the others: indices would no longer match."""
+    jobs = [*chain("a", "classify"), *chain("b", "classify", resources=BIG), *chain("c"), *chain("d", "classify")]
+    arrays = keys(arranged(jobs, {}, 1001))
+    assert ["a/pretrain", "d/pretrain"] in arrays and ["a/classify", "d/classify"] in arrays
+    assert ["b/pretrain"] in arrays and ["c/pretrain"] in arrays
+
+
+def test_branches_and_shared_pretraining() -> None:
+    """Children of one parent are arrays of their own, and grandchildren follow them."""
+    jobs = [
+        *chain("t"),
+        shaped("b/pretrain", "t/pretrain"),
+        shaped("c/pretrain", "t/pretrain"),
+        shaped("b/probe", "b/pretrain"),
+    ]
+    arrays = arranged(jobs, {}, 1001)
+    parents = {array.jobs[0].key: array.parent and array.parent.jobs[0].key for array in arrays}
+    trunk = "t/pretrain"
+    assert parents == {trunk: None, "b/pretrain": trunk, "c/pretrain": trunk, "b/probe": "b/pretrain"}
+
+
+def test_a_parent_that_is_in_slurm_already() -> None:
+    """What waits for a job of an earlier launch hangs on that job; nothing else shares its array."""
+    jobs = [shaped("a/classify", "a/pretrain"), shaped("b/classify", "b/pretrain"), shaped("c/classify")]
+    arrays = arranged(jobs, {"a/pretrain": "7_0", "b/pretrain": "7_1"}, 1001)
+    assert {array.jobs[0].key: array.live_parent for array in arrays} == {
+        "a/classify": "7_0",
+        "b/classify": "7_1",
+        "c/classify": None,
+    }
+
+
+@pytest.mark.parametrize(("count", "limit"), [(7, 3), (6, 3), (2000, 1001)])
+def test_split_at_the_clusters_limit(count: int, limit: int) -> None:
+    """No array is longer than Slurm allows, each child is as long as its parent, and no job is lost or doubled."""
+    jobs = [item for number in range(count) for item in chain(str(number), "classify")]
+    arrays = arranged(jobs, {}, limit)
+    assert max(len(array.jobs) for array in arrays) <= limit
+    for array in arrays:
+        if array.parent is not None:
+            assert [item.after[0] for item in array.jobs] == [item.key for item in array.parent.jobs]
+    assert sorted(key for group in keys(arrays) for key in group) == sorted(item.key for item in jobs)

@@ -23,14 +23,15 @@ from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import write_json
-from sweeps.follow.following import Follower
-from sweeps.jobs import cancel_marker, jobs
-from sweeps.jobs.schedule import Job
-from sweeps.jobs.task import TaskInterruptedError
-from sweeps.plan.resources import Resources
+from sweeps.follow.follower import Follower
+from sweeps.jobs import jobs
+from sweeps.jobs.jobs import Job
+from sweeps.jobs.task import TaskInterruptedError, mark_cancelled
+from sweeps.plan.machine import Resources
 from sweeps.settings.schema import SlurmSettings
-from sweeps.slurm import commands, job_states, submissions
+from sweeps.slurm import commands, job_states
 from sweeps.slurm.executor import SlurmExecutor
+from sweeps.slurm.job_states import read_submissions
 
 SMALL = Resources(mem_gb=1, timeout_min=15)
 SETTINGS = SlurmSettings(kind="slurm")
@@ -64,6 +65,12 @@ def finish(study: Path, key: str, needs: str | None = None) -> None:
     write_status(study / "runs" / key, Status("finished"))
 
 
+def wait_until_there(path: Path) -> None:
+    """Work until somebody makes the file ``path``."""
+    while not path.exists():
+        time.sleep(0.1)
+
+
 def reason(job: Job) -> str:
     """Why the task failed, by its own status."""
     status = read_status(jobs.task_dir(job))
@@ -88,7 +95,7 @@ def test_chains_in_arrays(tmp_path: Path) -> None:
         todo.append(make_job(tmp_path, parent, partial(int, "x") if run == "b" else partial(finish, tmp_path, parent)))
         todo.append(make_job(tmp_path, child, partial(finish, tmp_path, child, parent), parent))
     executor = submit(tmp_path, todo)
-    assert [submission.keys for submission in submissions.read_all(tmp_path)] == [
+    assert [submission.keys for submission in read_submissions(tmp_path)] == [
         ("a/pretrain", "b/pretrain", "c/pretrain"),
         ("a/classify", "b/classify", "c/classify"),
     ]
@@ -110,14 +117,15 @@ def test_chains_in_arrays(tmp_path: Path) -> None:
 def test_the_same_launch_twice(tmp_path: Path) -> None:
     """A job that waits or runs is not submitted again, also where the launcher died before it noted the job's id; a
     child that is new hangs on it."""
-    first = make_job(tmp_path, "a/pretrain", partial(time.sleep, 6))
+    first = make_job(tmp_path, "a/pretrain", partial(wait_until_there, tmp_path / "go"))
     submit(tmp_path, [first])
-    (recorded,) = submissions.read_all(tmp_path)
+    (recorded,) = read_submissions(tmp_path)
     write_json(tmp_path / "slurm" / "1.json", recorded.__dict__ | {"job_id": None})
     child = make_job(tmp_path, "a/classify", partial(finish, tmp_path, "a/classify"), "a/pretrain")
     again = SlurmExecutor(SETTINGS, tmp_path)
     assert "1 tasks are there already" in again.submit([first, child])
-    assert [item.keys for item in submissions.read_all(tmp_path)] == [("a/pretrain",), ("a/classify",)]
+    (tmp_path / "go").touch()
+    assert [item.keys for item in read_submissions(tmp_path)] == [("a/pretrain",), ("a/classify",)]
     assert ends(tmp_path) == {"a/pretrain": "COMPLETED", "a/classify": "COMPLETED"}
     assert not again.is_active()
 
@@ -264,7 +272,7 @@ def deaf(seconds: float) -> None:
 def test_a_cancelled_task_is_not_requeued(tmp_path: Path) -> None:
     """One that a user cancels while it runs ends for good, though it was told to stop just as by a preemption."""
     job = make_job(tmp_path, "a/pretrain", partial(interrupted_until, tmp_path, 9))
-    cancel_marker.withdraw(jobs.task_dir(job))
+    mark_cancelled(jobs.task_dir(job))
     submit(tmp_path, [job])
     assert ends(tmp_path) == {"a/pretrain": "FAILED"}
     assert reason(job) == "cancelled"
@@ -298,8 +306,7 @@ def test_a_watcher_outlives_the_controller(slurm_cluster: VirtualCluster, tmp_pa
 
     def work() -> None:
         (tmp_path / "begun").touch()
-        while not (tmp_path / "go").exists():
-            time.sleep(0.2)
+        wait_until_there(tmp_path / "go")
         finish(tmp_path, "a/pretrain")
 
     job = make_job(tmp_path, "a/pretrain", work)
@@ -346,7 +353,7 @@ def test_jobs_that_the_controller_has_forgotten(forgetful_slurm: bool, tmp_path:
 @pytest.mark.usefixtures("slurm_cluster")
 def test_squeue_shows_the_run(tmp_path: Path) -> None:
     """Each element of an array is named after its run once it runs, and only itself."""
-    todo = [make_job(tmp_path, f"{run}/pretrain", partial(time.sleep, 5)) for run in ("a", "b")]
+    todo = [make_job(tmp_path, f"{run}/pretrain", partial(wait_until_there, tmp_path / "go")) for run in ("a", "b")]
     submit(tmp_path, todo)
 
     def names() -> set[str]:
@@ -354,4 +361,5 @@ def test_squeue_shows_the_run(tmp_path: Path) -> None:
         return set(shown.stdout.split("\n"))
 
     wait_for(lambda: {"a/pretrain", "b/pretrain"} <= names(), 60, "both names")
+    (tmp_path / "go").touch()
     ends(tmp_path)

@@ -1,0 +1,162 @@
+"""Grids in all the ways they can be declared."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from plain_study import read_launch
+
+from nepa_scale.config import overrides
+from nepa_scale.placement.costs import task_cost
+from nepa_scale.utils.errors import ConfigError
+from sweeps.follow.plan_view import learning_rates
+from sweeps.plan.feasibility import check
+from sweeps.plan.grids import Configurations, RunSpec
+from sweeps.plan.run_specs import expand
+from sweeps.settings.conf_files import options
+
+
+def points(*words: str) -> list[RunSpec]:
+    """The points of a command line, without controls."""
+    return list(expand(read_launch(["study.scratch_control=false", *words])).values())
+
+
+def complaint(*words: str) -> str:
+    """The one complaint about a command line."""
+    with pytest.raises(ConfigError) as caught:
+        expand(read_launch(words))
+    (line,) = caught.value.problems
+    return line
+
+
+def test_zipped_settings_vary_together() -> None:
+    """A resolution is that of every task at once, and one part of the label, not three."""
+    found = points("grid=resolution", "study.resolutions=[16,64]")
+    sizes = [(p.config.pretrain.image_size, p.config.probe.image_size, p.config.classify.image_size) for p in found]
+    assert sizes == [(16, 16, 16), (64, 64, 64)]
+    assert [point.label for point in found] == ["image_size=16", "image_size=64"]
+
+
+def test_zip_times_axes() -> None:
+    """Rows that vary together are multiplied by the axes beside them."""
+    found = points("grid=resolution", "study.resolutions=[16,64]", "grid.axes.model.patch_size=[4,8]")
+    assert [(p.config.pretrain.image_size, p.config.model.patch_size) for p in found] == [
+        (16, 4),
+        (16, 8),
+        (64, 4),
+        (64, 8),
+    ]
+
+
+def test_grid_of_seeds() -> None:
+    """grid=seeds is one point with each of five seeds."""
+    assert [point.config.seed for point in points("grid=seeds")] == [0, 1, 2, 3, 4]
+
+
+def test_named_points_list_their_seeds() -> None:
+    """A point is run once with each of its seeds under its one label, others once; only seeds may be a list."""
+    found = points("grid.points={twice: {model.size: femto, seed: [3, 5]}, once: {model.size: nano}}", "grid.axes={}")
+    assert [(point.label, point.config.seed) for point in found] == [("twice", 3), ("twice", 5), ("once", 0)]
+    with pytest.raises(ConfigError, match=r"model\.depth: expected one value"):
+        read_launch(["grid.points={a: {model.depth: [1, 2]}}"])
+
+
+@pytest.mark.parametrize("grid", [name for name in options("grid") if not name.startswith("ablation")])
+def test_seeds_repeat_any_grid(grid: str) -> None:
+    """seeds=N makes N runs of every point, with labels that let them be averaged."""
+    if grid in ("seeds", "overview"):
+        assert "varies seed itself" in complaint(f"grid={grid}", "seeds=3")
+        return
+    once, thrice = points(f"grid={grid}"), points(f"grid={grid}", "seeds=3")
+    assert len(thrice) == 3 * len(once)
+    assert {point.config.seed for point in thrice} == {0, 1, 2}
+    assert {point.label for point in thrice} == {point.label for point in once}
+
+
+@pytest.mark.parametrize("budget", [3e11, 1e12, 7.7e12])
+def test_isoflop_points_meet_their_budget(budget: float) -> None:
+    """By the cost model that runs log, every size's training FLOPs are the budget, within 1 %."""
+    found = points("grid=isoflop", "study.sizes=[femto,pico,nano]", f"study.budgets=[{budget}]")
+    assert [point.config.model.size for point in found] == ["femto", "pico", "nano"]
+    flops = [task_cost(point.config, "pretrain").flops_train for point in found]
+    assert flops == pytest.approx([budget] * 3, rel=0.01)
+    assert len({point.config.pretrain.steps for point in found}) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["seeds=3", "grid=seeds"], "grid=seeds varies seed itself"),
+        (["seeds=3", "seed=1"], "seed=N is given too"),
+        (["seeds=0"], "seeds=0: must be at least 1"),
+        (["grid.rule=isoflp"], "did you mean 'isoflop'?"),
+        (["grid=resolution", "grid.zip.pretrain.image_size=[16]"], "pretrain.image_size has 1"),
+        (["grid=resolution", "grid.axes.pretrain.image_size=[16]"], "in grid.zip too"),
+        (["grid=seeds", "grid.points.a.seed=1"], "grid.points.a.seed: in grid.axes too"),
+        (["grid.zip.model.depth=[1,2]", "grid.points.a.model.depth=3"], "grid.points.a.model.depth: in grid.zip too"),
+        (["seeds=2", "grid.points={a: {seed: 5}, b: {seed: 7}}"], "varies seed itself"),
+        (["grid=lr", "init=scratch"], "pretrain.base_lr varies, and no run depends on it"),
+        (["grid.axes.pretrain.decay=[0.1,0.2]"], "pretrain.decay varies, and no run depends on it"),
+        (["grid=isoflop", "study.budgets=[]"], "give study.budgets=[...]"),
+        (["grid=isoflop", "study.budgets=[-1.0]"], "must be greater than 0"),
+        (["grid=isoflop", "study.budgets=[1e12,1e12]"], "given twice"),
+        (["grid=isoflop", "study.sizes=[micro]", "study.budgets=[2.5e8]"], "no whole number meets within 1%"),
+        (["grid=lr", "study.learning_rates=[]"], "pretrain.base_lr: no values"),
+        (["grid=lr", "pretrain.base_lr=0.1"], "choose with grid.axes.pretrain.base_lr=[0.1]"),
+    ],
+)
+def test_contradictions_are_one_line(words: list[str], text: str) -> None:
+    """What cannot be meant is told in one line before any work."""
+    assert text in complaint(*words)
+
+
+def test_the_plan_shows_rates_that_follow_the_size() -> None:
+    """femto's 1.2e-2 x 32 / 256 = 1.5e-3; nano, twice as wide, has half of it for the matrices of its blocks."""
+    sizes = ("grid=model_size", "study.sizes=[femto,nano]")
+    assert learning_rates(points(*sizes, "pretrain.lr_rule=mup", "pretrain.lr_reference=femto")) == [
+        "learning rate of femto: 0.0015 (mup from femto), 0.0015 for the matrices of the blocks",
+        "learning rate of nano: 0.0015 (mup from femto), 0.00075 for the matrices of the blocks",
+    ]
+    assert learning_rates(points(*sizes)) == []
+    rule = ("pretrain.lr_rule=power", "pretrain.lr_reference=nano", "pretrain.lr_exponent=-0.5")
+    many = learning_rates(points("grid=lr", f"study.learning_rates={[0.001 * i for i in range(1, 31)]}", *rule))
+    assert len(many) == 41 and many[-1] == "... and 20 more runs whose rates follow the rule"
+
+
+def test_a_milestone_lies_within_every_point() -> None:
+    """Points that read the same data for different lengths are each checked: here the second alone is too short."""
+    found = points("grid=epochs", "study.epochs=[4,1]", "pretrain.milestones={300: {skill: 0}}")
+    assert [point.config.pretrain.epochs for point in found] == [4, 1]
+    with pytest.raises(ConfigError, match=r"pretrain.milestones: step 300 lies beyond the \d+ steps of this task"):
+        check(found, 1)
+
+
+def test_pretraining_alone_has_no_control_from_scratch() -> None:
+    """A control without fine-tuning would be a run with nothing to do; where all runs are such, that is said."""
+    words = ("grid=lr", "study.lr_sizes=[femto]", "study.tasks=[pretrain]", "study.scratch_control=true")
+    found = expand(read_launch(words)).values()
+    assert len(found) == 5
+    assert {(point.config.init, point.tasks) for point in found} == {("pretrain", ("pretrain",))}
+    assert "runs that start from other weights do no pre-training" in complaint(*words, "init=scratch")
+
+
+TASKS = ("pretrain", "classify")
+
+
+def test_seeds_share_their_checks_and_nothing_else() -> None:
+    """Every combination of size, rate and seed has the identity it has when built alone."""
+    configurations = Configurations(TASKS)
+    for size, rate, seed in itertools.product(("femto", "pico"), ("1e-3", "2e-3"), ("0", "1", "7")):
+        pairs = [("model.size", size), ("seed", seed), ("pretrain.base_lr", rate)]
+        assert configurations.build(pairs) == overrides.build(pairs, tasks=TASKS)
+    assert configurations.build([("model.size", "femto")]) == overrides.build([("model.size", "femto")], tasks=TASKS)
+
+
+def test_a_bad_seed_is_found_wherever_it_stands() -> None:
+    """Also on a point whose other settings have passed, and a bad setting on a seed that has."""
+    configurations = Configurations(TASKS)
+    configurations.build([("model.size", "femto"), ("seed", "0")])
+    for pairs in ([("model.size", "femto"), ("seed", "x")], [("model.size", "fempto"), ("seed", "0")]):
+        with pytest.raises(ConfigError):
+            configurations.build(pairs)

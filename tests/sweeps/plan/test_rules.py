@@ -1,0 +1,132 @@
+"""Data sizes that branch off one long pre-training: planned, chained, and cheaper by what the closed form says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from plain_study import read_launch
+from surface_studies import ALPHA, BETA, FLOPS_PER, A, B, write
+
+from nepa_scale.config import branch, overrides
+from nepa_scale.utils.errors import ConfigError
+from sweeps.jobs import jobs
+from sweeps.plan.machine import Placements, Speed
+from sweeps.plan.pricing import price
+from sweeps.plan.run_specs import expand, unmet
+
+SIZES = "study.data_sizes=[1024,2048,3072,4096]"
+WORDS = ("grid=data_size", "branch=true", SIZES, "study.scratch_control=false", "study_dir=out")
+
+
+def test_every_branch_begins_in_a_state_of_the_longest() -> None:
+    """What the launcher writes into the runs is what the trainer's own check accepts."""
+    points = list(expand(read_launch(WORDS)).values())
+    assert [point.config.pretrain.steps for point in points] == [32, 64, 96, 128]
+    *short, trunk = points
+    assert trunk.branched_from is None
+    there, kept = trunk.config.identity(), branch.kept_steps(trunk.config.checkpoint.keep_steps)
+    assert kept == {26, 51, 77}
+    for point in short:
+        begin = branch.stable_part(point.config.identity())[1]
+        assert begin in kept
+        assert branch.difference(begin, there, point.config.identity()) is None
+        assert point.branched_from == trunk.config.run_id
+        folder = Path("out", "runs", trunk.config.run_id, "pretrain").absolute()
+        assert point.config.checkpoint.branch_from == str(folder)
+
+
+def test_each_seed_has_a_trunk_of_its_own() -> None:
+    """Branches start from the weights of their own seed."""
+    points = expand(read_launch([*WORDS, "seeds=2"]))
+    assert len(points) == 8
+    for point in points.values():
+        if point.branched_from is not None:
+            assert points[point.branched_from].config.seed == point.config.seed
+
+
+def test_four_sizes_cost_at_most_55_percent() -> None:
+    """32 + 64 + 96 + 128 steps alone; by branches 128 and the decays 6, 13 and 19: 166 of 320, which is 52 %."""
+    launch = read_launch(WORDS)
+    runs = price(launch, expand(launch), Speed(1e9, 0.0, "stated"), Placements(launch.cluster)).runs
+    tasks = [run.tasks["pretrain"] for run in runs]
+    spent = sum(task.flops - task.flops_inherited for task in tasks)
+    assert spent / sum(task.flops for task in tasks) == pytest.approx(166 / 320, abs=1e-6)
+    assert sum(task.seconds or 0 for task in tasks) == pytest.approx(spent / 1e9)
+
+
+def test_branches_wait_for_the_longest(tmp_path: Path) -> None:
+    """The chain of jobs is trunk, branch, and what follows the branch."""
+    launch = read_launch(WORDS)
+    planned = price(launch, expand(launch), Speed(1e9, 0.0, "stated"), Placements(launch.cluster))
+    todo = {job.key: job for job in jobs.jobs_to_do(planned, tmp_path)}
+    trunk = planned.runs[-1].run_id
+    for run in planned.runs[:-1]:
+        assert todo[f"{run.run_id}/pretrain"].after == (f"{trunk}/pretrain",)
+        assert todo[f"{run.run_id}/classify"].after == (f"{run.run_id}/pretrain",)
+    assert todo[f"{trunk}/pretrain"].after == ()
+
+
+def test_the_runs_configuration_survives_its_file(tmp_path: Path) -> None:
+    """A warm-up of W steps is still W steps after it was written as a fraction and read back."""
+    for number, point in enumerate(expand(read_launch(WORDS)).values()):
+        path = tmp_path / f"{number}.yaml"
+        overrides.save(point.config, path)
+        read = overrides.load(path)
+        assert read.run_id == point.config.run_id
+        assert branch.stable_part(read.identity())[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["grid=lr", "branch=true"], "branch=true: grid=lr varies"),
+        (["grid=ablation_freeze", "branch=true"], "has no axis pretrain.num_images"),
+        (["grid=data_size", "branch=true", "pretrain.steps=5"], "branch=true sets it"),
+        (["grid=data_size", "branch=true", "study.data_sizes=[1024,9999999]"], "sees each image once, and 9999999"),
+        (["grid=data_size", "branch=true", "study.data_sizes=[1024,1024]"], "1024 is given twice"),
+    ],
+)
+def test_contradictions_are_one_line(words: list[str], text: str) -> None:
+    """What cannot be branched is refused before any work."""
+    with pytest.raises(ConfigError) as caught:
+        expand(read_launch(words))
+    (line,) = caught.value.problems
+    assert text in line
+
+
+LADDER = [round(size) for size in np.geomspace(1e4, 1e8, 6)]
+
+
+def budget_of(best: float) -> float:
+    """FLOPs of which ``best`` is the optimal size by the law of the studies written here, N* solved for C."""
+    lead = (ALPHA * A / (BETA * B)) ** (1 / (ALPHA + BETA))
+    return float(FLOPS_PER * (best / lead) ** ((ALPHA + BETA) / BETA))
+
+
+def test_a_budget_whose_optimum_lies_outside_the_ladder_is_dropped(tmp_path: Path) -> None:
+    """The ladder goes from femto to nano, 38k to 301k: one budget's best size lies within, the other's beyond."""
+    write(tmp_path / "earlier", LADDER, lambda size: list(np.geomspace(1e6, 1e10, 6)), noise=0)
+    budgets = f"study.budgets=[{budget_of(1e5):.6e},{budget_of(1e7):.6e}]"
+    words = ("grid=isoflop", "study.sizes=[femto,pico,nano]", budgets, "study.scratch_control=false")
+    launch = read_launch((*words, f"optimum_from={tmp_path / 'earlier'}", "unfit=drop"))
+    within, beyond = (f"{budget_of(best):g} FLOPs" for best in (1e5, 1e7))
+    assert [point.label for point in expand(launch).values()] == [
+        f"{size} {within}" for size in ("femto", "pico", "nano")
+    ]
+    assert list(unmet(launch)) == [f"{size} {beyond}" for size in ("femto", "pico", "nano")]
+    assert len(set(unmet(launch).values())) == 1
+    assert f"the optimum of {beyond} lies outside the ladder: 10M parameters" in unmet(launch)[f"pico {beyond}"]
+    with pytest.raises(ConfigError) as refused:
+        expand(read_launch((*words, f"optimum_from={tmp_path / 'earlier'}")))
+    assert str(refused.value).count("lies outside the ladder") == 1
+
+
+def test_a_source_that_cannot_tell_is_refused(tmp_path: Path) -> None:
+    """One amount of data gives no division of compute; another grid has no budgets to judge."""
+    write(tmp_path, LADDER, lambda size: [1e8])
+    with pytest.raises(ConfigError, match=r"no best size can be told.*one value only"):
+        expand(read_launch(("grid=isoflop", f"optimum_from={tmp_path}")))
+    with pytest.raises(ConfigError, match="give grid=isoflop, too"):
+        read_launch(("grid=model_size", f"optimum_from={tmp_path}"))
