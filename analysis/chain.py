@@ -13,10 +13,10 @@ from analysis import callable_module
 from analysis.fit import display, restricting, words
 from analysis.fit.answers import chain_as_json
 from analysis.fit.chain import Chain, ChainHeldOut, Laws, Runs, fit_chain, hold_out_chain
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.fit.table import Table as DataTable
+from analysis.laws import LAWS, find_law
 from analysis.laws.law import Array
-from analysis.laws.registry import LAWS, find_law
 from nepa_scale.utils.cli import command
 from nepa_scale.utils.errors import UserError
 

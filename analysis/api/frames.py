@@ -13,7 +13,7 @@ import pandas as pd
 from analysis import chain as chains
 from analysis.api.results import Fitted, FittedChain, Minima
 from analysis.fit import question, words
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.fit.table import Table, read_table, table_of
 from analysis.isoflop import __main__ as isoflops
 from nepa_scale.utils.errors import UserError

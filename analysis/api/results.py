@@ -1,4 +1,4 @@
-"""Answers as Python objects: they print as the commands do, and can be asked, tabulated and drawn."""
+"""The results of fits as Python objects: they print as the commands do, and can be queried, tabulated and drawn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from analysis.fit.estimate import Fit
 from analysis.fit.profile import Profile, profile
 from analysis.fit.question import Answer
 from analysis.fit.shown import show
-from analysis.fit.small_sample import Interval, NoFit, Prediction
+from analysis.fit.student import Interval, NoFit, Prediction
 from analysis.isoflop.ahead import Ahead
 from analysis.isoflop.allocation import Allocation, Optimum
 from analysis.laws.law import Array
@@ -25,6 +25,9 @@ from nepa_scale.utils.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+BEYOND, STEPS = 3.0, 100
+"""How many times beyond the largest x the law is drawn, and at how many places."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,7 +87,6 @@ class Fitted:
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """The points, the law and where further points may lie, on ``axes`` or axes of their own."""
-        from analysis.api.plot import draw
 
         return draw(self.fit, self.columns, self.y, axes)
 
@@ -134,7 +136,6 @@ class FittedChain:
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """The second link: y against what it goes through."""
-        from analysis.api.plot import draw
 
         return draw(self.chain.second, (self.given.through,), self.given.y, axes)
 
@@ -210,3 +211,33 @@ def _parameters(fit: Fit) -> pd.DataFrame:
         low, high = (np.nan, np.nan) if interval is None else (interval.low, interval.high)
         rows[name] = {"value": value, "low": low, "high": high, "note": str(standing(fit.law, name))}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("parameter")
+
+
+def draw(fit: Fit, columns: tuple[str, ...], y: str, axes: Axes | None = None) -> Axes:
+    """Draw ``fit`` on ``axes``, or on axes of a figure of their own; named are its ``columns`` and ``y``."""
+    from matplotlib.figure import Figure
+
+    own = Figure(layout="constrained").add_subplot() if axes is None else axes
+    if len(columns) == 1:
+        _along(own, fit)
+        own.set(xlabel=columns[0], ylabel=y)
+    else:
+        said = fit.value(fit.loss.columns)
+        ends = [min(said.min(), fit.loss.y.min()), max(said.max(), fit.loss.y.max())]
+        own.plot(ends, ends, color="0.6", linewidth=1)
+        own.scatter(said, fit.loss.y, s=16)
+        own.set(xlabel=f"{y} = {fit.law.formula}", ylabel=f"{y}, measured", xscale="log", yscale="log")
+    return own
+
+
+def _along(axes: Axes, fit: Fit) -> None:
+    x = fit.loss.columns[0]
+    logs = fit.law.any_sign is False
+    places = np.geomspace(x.min(), BEYOND * x.max(), STEPS) if logs else np.linspace(x.min(), x.max(), STEPS)
+    band = fit.predict(places[None])
+    axes.fill_between(places, band.low, band.high, alpha=0.2, linewidth=0)
+    axes.plot(places, band.y, label=fit.law.formula)
+    axes.scatter(x, fit.loss.y, s=16)
+    if logs:
+        axes.set(xscale="log", yscale="log")
+    axes.legend()

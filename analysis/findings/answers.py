@@ -33,21 +33,10 @@ from analysis.findings.series import (
     series,
     starts,
 )
-from analysis.fit.small_sample import (
-    CONFIDENCE,
-    Interval,
-    MeanRatio,
-    NoFit,
-    PowerLawFit,
-    fit_offset_power_law,
-    fit_power_law,
-    mean_interval,
-    mean_ratio,
-    p_value,
-    t_quantile,
-)
+from analysis.fit.power_law import PowerLawFit, fit_offset_power_law, fit_power_law
+from analysis.fit.student import CONFIDENCE, Interval, MeanRatio, NoFit, mean_interval, mean_ratio, p_value, t_quantile
 from analysis.laws.law import Array
-from analysis.study.controls import settings
+from analysis.study.grouping import settings
 from analysis.study.records import Study
 
 MAX_NAMED = 12  # labels that one sentence may name
@@ -354,7 +343,7 @@ def _floor(points: Series) -> str:
     if low == 0:
         return f"A floor under the error is not shown: any from 0 to {text.percent(high)} fits. "
     span = f"{text.percent(low)} to {text.percent(high)}"
-    return f"The error levels off at a floor of {text.percent(offset.law.e)} ({span}). "
+    return f"The error levels off at a floor of {text.percent(offset.e)} ({span}). "
 
 
 def _tenfold(fit: PowerLawFit, axis: Axis) -> str:

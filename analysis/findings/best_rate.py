@@ -16,7 +16,7 @@ from scipy import special
 from analysis.findings import text
 from analysis.findings.answers import Finding
 from analysis.findings.power import Effect
-from analysis.fit.small_sample import CONFIDENCE, Interval, NoFit
+from analysis.fit.student import CONFIDENCE, Interval, NoFit
 from analysis.optimum.sweep import Common, Curve, Sweep, sweep
 from analysis.study.records import FINISHED, Study
 

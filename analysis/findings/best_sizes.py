@@ -10,7 +10,7 @@ from analysis.findings.series import CLASSIFICATION, SEGMENTATION, SHORTFALL, Ta
 from analysis.findings.two_axes import RUN_NOISE, surface_points
 from analysis.fit.estimate import Options, fit_law
 from analysis.fit.optimal import best_use
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.laws.surfaces import CHINCHILLA
 from analysis.study.records import Study
 

@@ -18,7 +18,7 @@ from analysis.findings.series import (
     scaled_axes,
     series,
 )
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.study.records import Study
 
 

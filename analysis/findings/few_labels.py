@@ -26,8 +26,9 @@ from analysis.findings.series import (
     foremost,
     size_order,
 )
-from analysis.fit.small_sample import NoFit, PowerLawFit, Shift, fit_power_law, matched_shift, mean_shift
-from analysis.fit.small_sample.shift import MIN_POINTS_SHIFT
+from analysis.fit.power_law import PowerLawFit, fit_power_law
+from analysis.fit.shift import MIN_POINTS_SHIFT, Shift, matched_shift, mean_shift
+from analysis.fit.student import NoFit
 from analysis.study.records import Study
 
 STARTS = (PRETRAINED, SCRATCH)

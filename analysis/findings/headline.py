@@ -23,7 +23,8 @@ from analysis.findings.series import (
     starts,
 )
 from analysis.findings.together import NOT_SHOWN
-from analysis.fit.small_sample import NoFit, PowerLawFit
+from analysis.fit.power_law import PowerLawFit
+from analysis.fit.student import NoFit
 from analysis.study.records import Study
 
 WORDS = {PARAMETERS: ("model size", "the parameters"), COMPUTE: ("pretraining compute", "the FLOPs")}

@@ -19,8 +19,8 @@ from analysis.findings.series import (
     Target,
     finished,
 )
-from analysis.fit.small_sample import Interval, p_value
-from analysis.study.prediction_file import read_predictions
+from analysis.fit.student import Interval, p_value
+from analysis.study.files import read_predictions
 from analysis.study.records import Study
 
 TARGETS = {target.task: target for target in (SHORTFALL, CLASSIFICATION, SEGMENTATION)}

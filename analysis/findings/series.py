@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.findings.text import MINUS
-from analysis.fit.small_sample import NoFit, PowerLawFit, fit_power_law
-from analysis.study.controls import settings
+from analysis.fit.power_law import PowerLawFit, fit_power_law
+from analysis.fit.student import NoFit
+from analysis.study.grouping import settings
 from analysis.study.records import FINISHED, SIZE, Study
 
 PRETRAINED, OTHER, SCRATCH = "pretrain", "other weights", "scratch"

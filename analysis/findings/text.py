@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-from analysis.fit.small_sample import Interval
+from analysis.fit.student import Interval
 
 MINUS, TIMES, SPACE = "\u2212", "\u00d7", "\u00a0"  # the space does not break between a number and its unit
 LEVEL = f"95{SPACE}%"

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from analysis.findings import text
 from analysis.findings.answers import Finding
-from analysis.fit.small_sample import CONFIDENCE
+from analysis.fit.student import CONFIDENCE
 
 NOT_SHOWN = "Not shown"
 SMALL = 1e-6

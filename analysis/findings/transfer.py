@@ -20,8 +20,8 @@ from analysis.findings.series import (
     scaled_axes,
     series,
 )
-from analysis.fit.small_sample import Interval, NoFit, PowerLawFit, fit_power_law, p_value
-from analysis.fit.small_sample.partial import slope_given
+from analysis.fit.power_law import PowerLawFit, fit_power_law
+from analysis.fit.student import Interval, NoFit, p_value, slope_given
 from analysis.laws.law import Array
 from analysis.study.records import Study
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.findings.answers import MAX_NAMED, Finding
 from analysis.findings.series import ARMS, label_order, of_start
-from analysis.study.choosing import CHOSEN, SCORES
+from analysis.study.grouping import CHOSEN, SCORES
 from analysis.study.records import FINISHED, Study
 
 

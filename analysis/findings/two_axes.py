@@ -12,7 +12,7 @@ from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.leave_one_out import leave_one_out
 from analysis.fit.optimal import Best, best_use
 from analysis.fit.profile import profile
-from analysis.fit.small_sample import Interval, NoFit, p_value
+from analysis.fit.student import Interval, NoFit, p_value
 from analysis.isoflop.allocation import Allocation, allocation, bias_of_minima, same_budgets
 from analysis.isoflop.minimum import parabola_minimum
 from analysis.laws.law import Array

@@ -13,7 +13,7 @@ from analysis.fit.holdout import HeldOut
 from analysis.fit.leave_one_out import LeaveOneOut, Without
 from analysis.fit.optimal import best_use
 from analysis.fit.profile import Profile
-from analysis.fit.small_sample import Interval, NoFit, Prediction
+from analysis.fit.student import Interval, NoFit, Prediction
 from analysis.laws.law import Array
 from analysis.laws.restrictions import standing
 

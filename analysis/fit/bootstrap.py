@@ -15,7 +15,7 @@ from analysis.fit.loss import SQUARED, Loss
 from analysis.fit.noise import one_place_each
 from analysis.fit.scatter import Noise, multiplied, scatter
 from analysis.fit.search import search_resamples
-from analysis.fit.small_sample import Interval
+from analysis.fit.student import Interval
 from analysis.laws.law import Array
 from analysis.laws.restrictions import at_bound
 

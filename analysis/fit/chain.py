@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from analysis.fit.estimate import Fit, Options, fit_law, places
 from analysis.fit.holdout import HeldOut, score
-from analysis.fit.small_sample import NoFit, Prediction
+from analysis.fit.student import NoFit, Prediction
 from analysis.laws.law import Array, Law
 
 AT_INFINITY = 10.0

@@ -11,7 +11,7 @@ from rich.table import Table
 from analysis.fit.estimate import Fit, loss_of
 from analysis.fit.holdout import HeldOut
 from analysis.fit.leave_one_out import LeaveOneOut
-from analysis.fit.small_sample import Interval, Prediction
+from analysis.fit.student import Interval, Prediction
 from analysis.laws.law import Array
 from analysis.laws.restrictions import standing
 from nepa_scale.utils.errors import shortened

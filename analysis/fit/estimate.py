@@ -13,9 +13,9 @@ from analysis.fit.effect import run_away
 from analysis.fit.loss import SQUARED, Loss
 from analysis.fit.scatter import Noise
 from analysis.fit.search import search, to_bounds
-from analysis.fit.small_sample import Interval, NoFit, Prediction
+from analysis.fit.student import Interval, NoFit, Prediction
+from analysis.laws import find_law
 from analysis.laws.law import Array, Law
-from analysis.laws.registry import find_law
 from analysis.laws.restrictions import standing
 from nepa_scale.utils.errors import UserError
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.fit.estimate import Options, fit_law
-from analysis.fit.small_sample import NoFit, Prediction
+from analysis.fit.student import NoFit, Prediction
 from analysis.laws.law import Array, Law
 
 

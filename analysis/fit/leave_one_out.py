@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from analysis.fit.bootstrap import without_each
 from analysis.fit.certificate import STIFF, condition_number
 from analysis.fit.estimate import Fit
-from analysis.fit.small_sample import Interval
+from analysis.fit.student import Interval
 from analysis.laws.law import Array
 
 MOST = 1000

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.fit.loss import Loss, damped_inverse
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.laws.law import Array
 
 FEW_INSIDE = 5

@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.fit.bootstrap import bca_interval
 from analysis.fit.estimate import Fit
-from analysis.fit.small_sample import Interval
+from analysis.fit.student import Interval
 from analysis.laws.law import Array
 
 FLOPS_PER = 6.0

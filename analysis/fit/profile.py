@@ -18,7 +18,7 @@ from analysis.fit.estimate import Fit
 from analysis.fit.loss import Loss, damped_inverse
 from analysis.fit.minimise import Rows, minimise
 from analysis.fit.noise import degrees, noise
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.laws.law import Array, Law
 
 FIRST_STEP, GROWTH, MOST_STEPS = 0.2, 1.15, 100

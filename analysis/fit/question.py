@@ -14,10 +14,10 @@ from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.holdout import HeldOut, hold_out
 from analysis.fit.leave_one_out import LeaveOneOut, Without, leave_one_out
 from analysis.fit.profile import Profile, profile
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.fit.table import Table
+from analysis.laws import LAWS, find_law
 from analysis.laws.law import Array, Law
-from analysis.laws.registry import LAWS, find_law
 from analysis.laws.restrictions import standing
 from analysis.laws.surfaces import CHINCHILLA
 from nepa_scale.utils.errors import UserError, nearest

@@ -12,7 +12,7 @@ from analysis.fit.leave_one_out import Without
 from analysis.fit.optimal import best_use
 from analysis.fit.profile import Profile
 from analysis.fit.question import Answer
-from analysis.fit.small_sample import Interval, NoFit
+from analysis.fit.student import Interval, NoFit
 
 MOST_SHOWN = 12
 

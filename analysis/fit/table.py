@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from analysis.laws.law import Array
-from analysis.study.ranges import LARGEST, SMALLEST
+from analysis.study.columns import LARGEST, SMALLEST
 from nepa_scale.utils.errors import UserError, nearest, shortened
 
 COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {

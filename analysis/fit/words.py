@@ -15,10 +15,10 @@ from rich.console import Console
 
 from analysis.fit import display
 from analysis.fit.estimate import Options
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.fit.table import Table, read_table
 from analysis.laws.law import Array, Law
-from analysis.study.ranges import LARGEST, SMALLEST
+from analysis.study.columns import LARGEST, SMALLEST
 from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import typed_path
 

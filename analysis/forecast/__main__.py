@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from analysis.fit import display, words
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.fit.table import read_table
 from analysis.forecast.answers import as_json
 from analysis.forecast.estimate import Forecast, forecast_all

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.forecast.estimate import Forecast
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.forecast.rolling import FEWEST, Asked, Rolled, roll_all
 from analysis.forecast.rule import RULE, Combined, Rule, combine, interval
 from analysis.laws.law import Array

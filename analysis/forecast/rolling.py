@@ -12,9 +12,8 @@ from analysis.fit.damped import solve
 from analysis.fit.loss import SQUARED, Loss
 from analysis.fit.minimise import Rows
 from analysis.forecast.carried import measured
-from analysis.laws.bends import BENT, BROKEN
 from analysis.laws.curves import OFFSET, SHIFTED, SHIFTED_OFFSET
-from analysis.laws.ends import LEVELLING, M4
+from analysis.laws.ends import BENT, BROKEN, LEVELLING, M4
 from analysis.laws.law import Array, Law
 
 Counts = NDArray[np.intp]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.forecast.estimate import CONFIDENCE, Forecast
 from analysis.forecast.multi_power import Features, Posterior, features, posterior
 from analysis.forecast.schedule import Planned, Schedule

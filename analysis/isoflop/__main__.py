@@ -14,7 +14,7 @@ from rich.table import Table
 from analysis.fit import words
 from analysis.fit.estimate import Options, fit_law
 from analysis.fit.optimal import FLOPS_PER, best_use
-from analysis.fit.small_sample import Interval, NoFit
+from analysis.fit.student import Interval, NoFit
 from analysis.fit.table import Table as DataTable
 from analysis.isoflop.ahead import Ahead, at_budgets, held_out
 from analysis.isoflop.allocation import MISFIT, Allocation, Optimum, bias_of_minima, optima, same_budgets, through

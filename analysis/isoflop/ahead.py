@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.fit.small_sample import Interval, NoFit
+from analysis.fit.student import Interval, NoFit
 from analysis.isoflop.allocation import Allocation, Optimum, through
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.fit.small_sample import Interval, NoFit, PowerLawFit, fit_power_law
+from analysis.fit.power_law import PowerLawFit, fit_power_law
+from analysis.fit.student import Interval, NoFit
 from analysis.isoflop.minimum import OUTSIDE, Minimum
 from analysis.laws.law import Array
 

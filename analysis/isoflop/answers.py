@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from analysis.fit.answers import bounds, finite
-from analysis.fit.small_sample import CONFIDENCE, NoFit
+from analysis.fit.student import CONFIDENCE, NoFit
 from analysis.isoflop.ahead import Ahead
 from analysis.isoflop.allocation import Allocation, Optimum
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 from scipy.optimize import minimize_scalar
 
-from analysis.fit.small_sample import Interval
+from analysis.fit.student import Interval
 from analysis.isoflop.parabola import parabola_through, vertex_interval
 from analysis.laws.law import Array
 

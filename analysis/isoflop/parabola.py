@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import fdtrc, stdtrit
 
-from analysis.fit.small_sample import CONFIDENCE, Interval
+from analysis.fit.student import CONFIDENCE, Interval
 from analysis.laws.law import Array
 
 

@@ -7,8 +7,7 @@ import itertools
 import numpy as np
 from scipy.special import expit
 
-from analysis.laws.law import Array, Law, Parameter
-from analysis.laws.terms import NEGLIGIBLE, coefficients, line, log_sum
+from analysis.laws.law import NEGLIGIBLE, Array, Law, Parameter, coefficients, line, log_sum
 
 EXPONENTS = (0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 1.8)
 PLACES = (0.02, 0.2, 0.5, 0.8)

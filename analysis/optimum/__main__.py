@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.fit import display, words
-from analysis.fit.small_sample import Interval, NoFit
+from analysis.fit.student import Interval, NoFit
 from analysis.fit.table import read_table
 from analysis.optimum.answers import as_json
 from analysis.optimum.sweep import Common, Curve, Law, Sweep, sweep

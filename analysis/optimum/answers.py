@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from analysis.fit.answers import finite
-from analysis.fit.small_sample import CONFIDENCE, Interval, NoFit
+from analysis.fit.student import CONFIDENCE, Interval, NoFit
 from analysis.optimum.sweep import Common, Curve, Law, Sweep
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special
 
-from analysis.fit.small_sample import CONFIDENCE, Interval, NoFit
+from analysis.fit.student import CONFIDENCE, Interval, NoFit
 from analysis.laws.law import Array
 
 FEWEST_VALUES = 3

@@ -24,8 +24,7 @@ from analysis.findings.two_axes import divided_compute
 from analysis.reporting.paper.effects import answers
 from analysis.reporting.request import SIDE_BY_SIDE, Request
 from analysis.reporting.watch import watch
-from analysis.study.records import FINISHED, UNREADABLE, Study, read_study
-from analysis.study.table_files import table_files, write_table
+from analysis.study.records import FINISHED, UNREADABLE, Study, read_study, table_files, write_table
 from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import write_atomically
 from nepa_scale.utils.terminal import make_console

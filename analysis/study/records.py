@@ -1,7 +1,8 @@
-"""A study directory read into one tidy table: a row for every run and task, whatever became of it."""
+"""A study directory read into one tidy table with a row for every run and task, and that table as files."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,8 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.study import ranges
-from analysis.study.choosing import CHOSEN, with_chosen
+from analysis.study import columns
 from analysis.study.columns import AMOUNTS, COUNTS, TEXT, left_out, typed, with_errors
 from analysis.study.files import (
     RESULT_FIELDS,
@@ -24,9 +24,10 @@ from analysis.study.files import (
     read_result,
     read_status,
 )
-from analysis.study.labels import told_apart
+from analysis.study.grouping import CHOSEN, told_apart, with_chosen
 from nepa_scale.config.schema import TASKS
 from nepa_scale.utils.errors import UserError, nearest
+from nepa_scale.utils.files import write_atomically
 
 FINISHED, UNREADABLE = "finished", "unreadable"
 SIZE = "model.size"
@@ -45,7 +46,7 @@ class Study:
     table: pd.DataFrame
     """One row per run and task; measurements are named as in result.json: ``metrics.top1``, with ``errors.top1``.
 
-    Of runs that differ in what was tuned alone, it has the chosen ones (``analysis.study.choosing``).
+    Of runs that differ in what was tuned alone, it has the chosen ones (``analysis.study.grouping``).
     ``pretrained_by`` is the run whose pre-training a row rests on: its own or another's, missing without any.
     """
     tried: pd.DataFrame
@@ -176,7 +177,7 @@ def _row(run: PlannedRun, outcome: _Outcome, axes: Sequence[str]) -> dict[str, A
     row |= {name: status.get(name) for name in ("state", "step", "steps_total", "attempt", "error", "updated_at")}
     row |= {name: result[name] for name in (*RESULT_FIELDS, *RESULT_OPTIONAL) if name in row} if result else {}
     for name in ("params_total", "params_backbone"):
-        row[name] = planned.get(name) if ranges.count(row[name], name) is None else row[name]
+        row[name] = planned.get(name) if columns.count(row[name], name) is None else row[name]
     row |= {f"planned_{name}": planned.get(name) for name in ("flops", "seconds")}
     row |= {"run_id": run.run_id, "task": outcome.task, "init": run.init or (result["init"] if result else None)}
     row["pretrained_by"] = run.pretrained_by
@@ -229,3 +230,19 @@ def _notes(table: pd.DataFrame, results: Mapping[tuple[str, str], Any]) -> Itera
             yield f"{row.run_id}/{row.task} says finished but has no result.json; no fit uses it."
         if row.state != FINISHED and has_result:
             yield f"{row.run_id}/{row.task} has a result.json but says {row.state}; no fit uses it."
+
+
+def write_table(study: Study) -> tuple[Path, Path]:
+    """Write ``results.parquet`` and ``results.csv`` into the study directory and return their paths."""
+    parquet, csv = study.path / "results.parquet", study.path / "results.csv"
+    as_parquet, as_csv = table_files(study.tried)
+    write_atomically(parquet, as_parquet)
+    write_atomically(csv, as_csv)
+    return parquet, csv
+
+
+def table_files(table: pd.DataFrame) -> tuple[bytes, str]:
+    """``table`` as parquet and as CSV."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    return buffer.getvalue(), table.to_csv(index=False)

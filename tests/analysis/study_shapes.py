@@ -17,7 +17,7 @@ from study_files import write_json
 from test_figures import write_isoflop, write_rates
 
 from analysis.findings.expectations import Candidate, expectations
-from analysis.study.prediction_file import write_predictions
+from analysis.study.files import write_predictions
 from analysis.study.records import read_study
 
 ONE = {"nano": 25_000}

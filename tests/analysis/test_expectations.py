@@ -14,7 +14,7 @@ from study_files import write_json
 
 from analysis.findings.expectations import Candidate, expectations
 from analysis.findings.preregistered import kept_promises
-from analysis.study.prediction_file import NAME, read_predictions, write_predictions
+from analysis.study.files import PREDICTIONS, read_predictions, write_predictions
 from analysis.study.records import read_study
 from nepa_scale.utils.errors import UserError
 
@@ -118,7 +118,7 @@ def test_what_is_written_is_never_replaced(tmp_path: Path) -> None:
     write_predictions(tmp_path, {"written_at": "second", "entries": []})
     found = read_predictions(tmp_path)
     assert found is not None and found["written_at"] == "first"
-    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+    assert [path.name for path in tmp_path.iterdir()] == [PREDICTIONS]
 
 
 ENTRY = {"task": "classify", "axis": "params_backbone", "reason": None, "law": {"places": 3}, "expected": []}
@@ -141,6 +141,6 @@ EXPECTED = {"run_id": "r", "label": "small", "x": 1e6, "error": 0.2, "low": 0.1,
 def test_a_damaged_file_is_named(tmp_path: Path, content: str | dict[str, object]) -> None:
     """One line, not a traceback, wherever the fault lies."""
     whole = {"schema": 1, "written_at": "2026-01-01T10:20:30+00:00"}
-    (tmp_path / NAME).write_text(content if isinstance(content, str) else json.dumps(whole | content))
+    (tmp_path / PREDICTIONS).write_text(content if isinstance(content, str) else json.dumps(whole | content))
     with pytest.raises(UserError, match=r"predictions\.json"):
         read_predictions(tmp_path)

@@ -14,7 +14,9 @@ from study_files import write_json
 
 from analysis.findings.few_labels import LABELS, arms, few_labels, worth
 from analysis.findings.series import CLASSIFICATION, PARAMETERS, SEGMENTATION, series
-from analysis.fit.small_sample import NoFit, PowerLawFit, Shift
+from analysis.fit.power_law import PowerLawFit
+from analysis.fit.shift import Shift
+from analysis.fit.student import NoFit
 from analysis.reporting.build import answer
 from analysis.reporting.figures import drawing
 from analysis.reporting.figures.few_labels_plot import few_labels_plot

@@ -15,7 +15,7 @@ from study_files import result, write_json, write_status, write_task
 
 from analysis.findings.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMENTATION, SHORTFALL, series
 from analysis.findings.two_axes import surface_points
-from analysis.fit.small_sample import PowerLawFit
+from analysis.fit.power_law import PowerLawFit
 from analysis.reporting.figures.cost import cost_plot, costs
 from analysis.reporting.figures.drawing import to_svg
 from analysis.reporting.figures.frontier import frontier, frontier_plot, spending

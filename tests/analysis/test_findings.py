@@ -14,7 +14,8 @@ from study_files import write_status
 
 from analysis.findings.answers import Finding, beats_trivial, comparison, exponents_apart, find, gain_question
 from analysis.findings.series import CLASSIFICATION, COMPUTE, PARAMETERS, SCRATCH, best_score, series
-from analysis.fit.small_sample import NoFit, PowerLawFit
+from analysis.fit.power_law import PowerLawFit
+from analysis.fit.student import NoFit
 from analysis.study.records import read_study
 
 MakeStudy = Callable[..., Path]

@@ -15,7 +15,7 @@ import pytest
 import analysis as nepa_analysis
 from analysis.fit.__main__ import main
 from analysis.fit.estimate import fit_law
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from nepa_scale.utils.errors import UserError
 
 analysis: Any = nepa_analysis

@@ -19,7 +19,8 @@ from study_shapes import SHAPES, with_prediction
 from analysis.findings.answers import comparison, gain, tenfold
 from analysis.findings.headline import headline
 from analysis.findings.series import CLASSIFICATION, PARAMETERS, SCRATCH, SEGMENTATION, SHORTFALL, series
-from analysis.fit.small_sample import MeanRatio, PowerLawFit
+from analysis.fit.power_law import PowerLawFit
+from analysis.fit.student import MeanRatio
 from analysis.report import main
 from analysis.reporting.figures.drawing import to_svg
 from analysis.reporting.figures.headline_plot import headline_plot, leading_plot, to_png

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from analysis.findings.curves import curves
 from analysis.findings.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMENTATION, Series
-from analysis.fit.small_sample import PowerLawFit, fit_power_law
+from analysis.fit.power_law import PowerLawFit, fit_power_law
 from analysis.reporting.figures.curve_plots import curve_plot
 from analysis.reporting.figures.drawing import log_ticks, short, size_colours, size_dashes, to_svg
 from analysis.reporting.figures.plots import Plot, error_plot, rank_plot

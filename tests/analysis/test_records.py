@@ -14,8 +14,7 @@ from law_studies import SIZES, StudySpec, write_study
 from analysis.findings.answers import find
 from analysis.findings.series import CLASSIFICATION, PARAMETERS, series
 from analysis.fit import __main__ as fit
-from analysis.study.records import read_study
-from analysis.study.table_files import write_table
+from analysis.study.records import read_study, write_table
 from nepa_scale.utils.errors import UserError
 
 MakeStudy = Callable[..., Path]

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from analysis.findings import text
-from analysis.fit.small_sample import Interval
+from analysis.fit.student import Interval
 
 
 @pytest.mark.parametrize(

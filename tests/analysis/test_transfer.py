@@ -12,8 +12,7 @@ from study_files import result, write_json, write_task
 
 from analysis.findings.series import CLASSIFICATION, PARAMETERS
 from analysis.findings.transfer import transfer, transfer_points
-from analysis.fit.small_sample import NoFit
-from analysis.fit.small_sample.partial import Slope, slope_given
+from analysis.fit.student import NoFit, Slope, slope_given
 from analysis.laws.law import Array
 from analysis.study.records import Study, read_study
 

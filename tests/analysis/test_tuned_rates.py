@@ -22,7 +22,7 @@ from analysis.reporting.build import answer, write_report
 from analysis.reporting.compare.studies import joined, named, scores
 from analysis.reporting.figures import drawing
 from analysis.reporting.figures.tuned_plot import tuned_plot
-from analysis.study.controls import settings
+from analysis.study.grouping import settings
 from analysis.study.records import Study, read_study
 
 KEY = "classify.base_lr"

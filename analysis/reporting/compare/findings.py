@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from analysis.findings import text
 from analysis.findings.answers import Finding
 from analysis.findings.series import Axis, Target
-from analysis.fit.small_sample import Interval, NoFit, PowerLawFit, mean_ratio, t_quantile
+from analysis.fit.power_law import PowerLawFit
+from analysis.fit.student import Interval, NoFit, mean_ratio, t_quantile
 from analysis.reporting.compare.studies import Named, laws, scores, targets
 
 MAX_PAIRS = 10

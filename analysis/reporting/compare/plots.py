@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from analysis.findings import text
 from analysis.findings.series import Axis, Series, Target
-from analysis.fit.small_sample import PowerLawFit
+from analysis.fit.power_law import PowerLawFit
 from analysis.reporting.compare.studies import Named, laws
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.palette import readable

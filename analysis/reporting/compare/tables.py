@@ -8,10 +8,10 @@ import pandas as pd
 
 from analysis.findings import text
 from analysis.findings.series import Target, best_score, noun
-from analysis.fit.small_sample import PowerLawFit
+from analysis.fit.power_law import PowerLawFit
 from analysis.reporting.compare.studies import Named, laws, scores, shared_settings, targets
 from analysis.reporting.html.tables import Table
-from analysis.study.choosing import CHOSEN
+from analysis.study.grouping import CHOSEN
 from analysis.study.records import FINISHED
 
 

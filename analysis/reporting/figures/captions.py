@@ -11,7 +11,8 @@ from analysis.findings import text
 from analysis.findings.answers import MAX_NAMED
 from analysis.findings.curves import Curve
 from analysis.findings.series import COMPUTE, OTHER, PRETRAINED, SCRATCH, Axis, Series, Target
-from analysis.fit.small_sample import NoFit, PowerLawFit
+from analysis.fit.power_law import PowerLawFit
+from analysis.fit.student import NoFit
 from analysis.study.records import Study
 
 NAMES = {PRETRAINED: "pretrained", OTHER: "other weights", SCRATCH: "scratch control"}

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from analysis.findings import text
 from analysis.findings.few_labels import LABELS, STARTS, Arms, arms, worth
 from analysis.findings.series import PRETRAINED, Series, Target, size_order
-from analysis.fit.small_sample import NoFit, PowerLawFit
+from analysis.fit.power_law import PowerLawFit
+from analysis.fit.student import NoFit
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import QUIET
 from analysis.reporting.figures.palette import readable

@@ -31,7 +31,7 @@ from analysis.findings.series import (
     scaled_axes,
     series,
 )
-from analysis.fit.small_sample import PowerLawFit
+from analysis.fit.power_law import PowerLawFit
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import INK, QUIET
 from analysis.reporting.figures.few_labels_plot import few_labels_plot

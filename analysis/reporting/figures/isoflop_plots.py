@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from analysis.findings import text
 from analysis.findings.series import Target
 from analysis.findings.two_axes import surface_points
-from analysis.fit.small_sample import Interval, NoFit
+from analysis.fit.student import Interval, NoFit
 from analysis.isoflop.allocation import FEWEST_SIZES, Allocation, Optimum, optima, same_budgets, through
 from analysis.isoflop.minimum import parabola_minimum
 from analysis.isoflop.parabola import Parabola, parabola_through

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from analysis.findings import text
 from analysis.findings.answers import comparison
 from analysis.findings.series import OTHER, PRETRAINED, SCRATCH, Axis, Series, Target, known_on, series
-from analysis.fit.small_sample import PowerLawFit
+from analysis.fit.power_law import PowerLawFit
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import QUIET
 from analysis.reporting.figures.palette import Palette, palette, readable

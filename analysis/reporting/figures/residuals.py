@@ -10,9 +10,8 @@ from matplotlib.ticker import FuncFormatter
 
 from analysis.findings import text
 from analysis.findings.series import CLASSIFICATION, SEGMENTATION, Series, scaled_axes, series
-from analysis.fit.small_sample import CONFIDENCE, NoFit, PowerLawFit, p_value
-from analysis.fit.small_sample.partial import MIN_POINTS, Slope, slope_given
-from analysis.fit.small_sample.points import checked
+from analysis.fit.power_law import PowerLawFit
+from analysis.fit.student import CONFIDENCE, MIN_POINTS, NoFit, Slope, checked, p_value, slope_given
 from analysis.laws.law import Array
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import QUIET

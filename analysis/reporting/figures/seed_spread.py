@@ -12,7 +12,7 @@ from scipy import stats
 
 from analysis.findings import text
 from analysis.findings.series import CLASSIFICATION, SEGMENTATION, Target, finished, label_order, leading
-from analysis.fit.small_sample import CONFIDENCE, Interval
+from analysis.fit.student import CONFIDENCE, Interval
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import QUIET
 from analysis.reporting.figures.label_plots import MAX_ROWS, height

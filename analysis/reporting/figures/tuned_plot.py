@@ -15,7 +15,7 @@ from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import INK, QUIET
 from analysis.reporting.figures.palette import Palette, palette, readable
 from analysis.reporting.figures.plots import MARGIN, Plot
-from analysis.study.ranges import LARGEST, SMALLEST
+from analysis.study.columns import LARGEST, SMALLEST
 from analysis.study.records import Study
 
 MOST_LABELS = 5  # of two arms each

@@ -12,8 +12,8 @@ import pandas as pd
 from analysis.findings import text
 from analysis.findings.answers import Comparison
 from analysis.findings.series import ARMS, label_order, leading, noun, starts
-from analysis.study.choosing import CHOSEN
 from analysis.study.files import number
+from analysis.study.grouping import CHOSEN
 from analysis.study.records import FINISHED, Study
 
 MAX_OPEN = 40

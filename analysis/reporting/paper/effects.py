@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.findings import text
 from analysis.findings.answers import Finding
 from analysis.findings.series import CLASSIFICATION, PRETRAINED, label_order
-from analysis.fit.small_sample import Interval, mean_interval
+from analysis.fit.student import Interval, mean_interval
 from analysis.reporting.paper.published import of_grid
 from analysis.study.records import FINISHED, Study
 

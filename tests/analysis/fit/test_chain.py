@@ -8,9 +8,9 @@ from scipy.stats import norm
 
 from analysis.fit.chain import Chain, Laws, Runs, fit_chain, hold_out_chain
 from analysis.fit.estimate import Options
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
+from analysis.laws import LAWS
 from analysis.laws.law import Array
-from analysis.laws.registry import LAWS
 
 POWERS = Laws(LAWS["power"], LAWS["power"], LAWS["power"])
 SQUARES = float("inf")

@@ -8,9 +8,8 @@ from scipy.optimize import brentq, least_squares
 
 from analysis.fit.damped import solve
 from analysis.fit.loss import SQUARED, Loss
-from analysis.laws.bends import BENT, BROKEN
 from analysis.laws.curves import SHIFTED_OFFSET
-from analysis.laws.ends import LEVELLING, M4
+from analysis.laws.ends import BENT, BROKEN, LEVELLING, M4
 from analysis.laws.law import Law
 
 

@@ -9,9 +9,9 @@ from scipy.optimize import curve_fit
 from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.loss import SQUARED
 from analysis.fit.restricting import Asked
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
+from analysis.laws import LAWS
 from analysis.laws.law import Array, Law
-from analysis.laws.registry import LAWS
 
 # Gadre et al. 2024, arXiv:2403.08540, table 2: RedPajama, loss on C4; parameters, tokens, loss
 FIVE_RUNS = np.array(

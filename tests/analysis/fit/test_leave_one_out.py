@@ -8,7 +8,7 @@ import pytest
 from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.leave_one_out import LeaveOneOut, leave_one_out
 from analysis.fit.loss import SQUARED
-from analysis.fit.small_sample import PowerLawFit, fit_power_law
+from analysis.fit.power_law import PowerLawFit, fit_power_law
 from analysis.laws.curves import POWER
 from analysis.laws.law import Law
 from analysis.laws.surfaces import CHINCHILLA

@@ -7,7 +7,7 @@ import pytest
 
 from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.loss import SQUARED
-from analysis.laws.registry import LAWS
+from analysis.laws import LAWS
 
 SQUARES = Options(SQUARED, bootstrap=0)
 X = np.geomspace(1e5, 1e9, 16)

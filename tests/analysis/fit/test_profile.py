@@ -13,8 +13,9 @@ from scipy.optimize import least_squares
 from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.loss import SQUARED, Loss
 from analysis.fit.noise import noise
+from analysis.fit.power_law import OffsetPowerLawFit, PowerLawFit, fit_offset_power_law, fit_power_law
 from analysis.fit.profile import Profile, profile
-from analysis.fit.small_sample import NoFit, OffsetPowerLawFit, PowerLawFit, fit_offset_power_law, fit_power_law
+from analysis.fit.student import NoFit
 from analysis.laws.curves import OFFSET, POWER, SATURATING
 from analysis.laws.ends import M4
 from analysis.laws.law import Array, Law

@@ -17,8 +17,8 @@ from analysis.fit.optimal import best_use
 from analysis.fit.search import search
 from analysis.isoflop.allocation import Allocation, allocation
 from analysis.isoflop.minimum import akima_minimum, parabola_minimum
-from analysis.laws.bends import BROKEN
 from analysis.laws.curves import POWER
+from analysis.laws.ends import BROKEN
 from analysis.laws.surfaces import CHINCHILLA
 
 PLAIN = Options(delta=SQUARED, logarithmic=False, bootstrap=0)

@@ -9,11 +9,11 @@ from scipy.optimize import approx_fprime
 from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.loss import SQUARED
 from analysis.fit.optimal import best_use
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.isoflop.allocation import Allocation, allocation, bias_of_minima
 from analysis.isoflop.minimum import parabola_minimum
+from analysis.laws import LAWS
 from analysis.laws.law import Array, Law
-from analysis.laws.registry import LAWS
 from analysis.laws.surfaces import CHINCHILLA, REPEATED
 
 TRUTH = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}  # Hoffmann et al. 2022, eq. 10

@@ -17,8 +17,8 @@ from analysis.fit.loss import SQUARED
 from analysis.fit.optimal import best_use
 from analysis.fit.profile import Profile, profile
 from analysis.fit.restricting import Asked
+from analysis.laws import LAWS
 from analysis.laws.law import Array, Law
-from analysis.laws.registry import LAWS
 from nepa_scale.utils.errors import UserError
 
 CHINCHILLA = LAWS["chinchilla"]

@@ -13,8 +13,8 @@ from analysis.chain import main
 from analysis.fit.chain import Chain, Laws, Runs, fit_chain
 from analysis.fit.estimate import Options
 from analysis.fit.loss import SQUARED
+from analysis.laws import LAWS
 from analysis.laws.law import Array
-from analysis.laws.registry import LAWS
 
 SIZES = np.geomspace(1e7, 1e9, 8)
 

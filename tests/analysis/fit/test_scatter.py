@@ -8,8 +8,9 @@ from scipy import stats
 
 from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.loss import SQUARED
+from analysis.fit.power_law import PowerLawFit, fit_power_law
 from analysis.fit.profile import Profile, profile
-from analysis.fit.small_sample import Interval, PowerLawFit, fit_power_law
+from analysis.fit.student import Interval
 from analysis.laws.curves import OFFSET, POWER
 from analysis.laws.law import Array, Law
 

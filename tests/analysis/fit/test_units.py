@@ -8,8 +8,8 @@ import pytest
 from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.loss import SQUARED
 from analysis.fit.profile import Profile, profile
+from analysis.laws import LAWS
 from analysis.laws.law import Array, Law
-from analysis.laws.registry import LAWS
 
 ROWS = 24
 TRUTHS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.forecast.estimate import Forecast, forecast, forecast_all
 from analysis.forecast.frontier import frontier
 from analysis.forecast.rolling import MOST_ORIGINS, origins, roll

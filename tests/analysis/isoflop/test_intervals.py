@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from analysis.fit.small_sample import Interval
+from analysis.fit.student import Interval
 from analysis.isoflop.allocation import OPEN, Allocation, allocation, optima, same_budgets
 from analysis.isoflop.minimum import akima_minimum, parabola_minimum
 from analysis.isoflop.parabola import parabola_through, vertex_interval

@@ -1,4 +1,4 @@
-"""How far one falling power law lies behind another along x: the factor in x between them at one level of y."""
+"""The shift between two falling power laws: how many times the x of one law the other takes to reach the same y."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from analysis.fit.small_sample.answers import Array, Interval, NoFit
-from analysis.fit.small_sample.means import mean_interval
-from analysis.fit.small_sample.p_values import p_value
-from analysis.fit.small_sample.points import CONFIDENCE, checked, line
+from analysis.fit.student import CONFIDENCE, Array, Interval, NoFit, checked, line, mean_interval, p_value
 
 MIN_POINTS_SHIFT = 3  # of each law
 STEPS = 400
