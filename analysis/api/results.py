@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.fit.answers import as_json, chain_as_json
-from analysis.fit.chain import Chain, ChainHeldOut
-from analysis.fit.display import told
+from analysis.fit.display import as_json, show, told
 from analysis.fit.estimate import Fit
 from analysis.fit.profile import Profile, profile
 from analysis.fit.question import Answer
-from analysis.fit.shown import show
 from analysis.fit.student import Interval, NoFit, Prediction
-from analysis.isoflop.ahead import Ahead
-from analysis.isoflop.allocation import Allocation, Optimum
+from analysis.isoflop.allocation import Ahead, Allocation, Optimum
 from analysis.laws.law import Array
 from analysis.laws.restrictions import standing
+from analysis.two_step import TwoStep, TwoStepHeldOut, two_step_as_json
 from nepa_scale.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,7 +56,7 @@ class Fitted:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to know of the fit, in words."""
-        return self.fit.certificate.warnings
+        return self.fit.diagnostics.warnings
 
     def predict(self, *places: Any, **named: Any) -> pd.DataFrame:
         """Predict one further row at each place: columns ``y``, ``low`` and ``high``.
@@ -92,11 +89,11 @@ class Fitted:
 
 
 @dataclass(frozen=True, repr=False)
-class FittedChain:
+class FittedTwoStep:
     """Both links and the direct law; ``held`` says how far off held-out rows were."""
 
-    chain: Chain
-    held: ChainHeldOut | None
+    chain: TwoStep
+    held: TwoStepHeldOut | None
     at: Array | None
     given: argparse.Namespace
     columns: tuple[str, ...]
@@ -132,7 +129,7 @@ class FittedChain:
 
     def to_dict(self) -> dict[str, Any]:
         """What ``--json`` prints."""
-        return chain_as_json(self.chain, self.held, self.at)
+        return two_step_as_json(self.chain, self.held, self.at)
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """The second link: y against what it goes through."""

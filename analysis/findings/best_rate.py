@@ -17,7 +17,8 @@ from analysis.findings import text
 from analysis.findings.answers import Finding
 from analysis.findings.power import Effect
 from analysis.fit.student import CONFIDENCE, Interval, NoFit
-from analysis.optimum.sweep import Common, Curve, Sweep, sweep
+from analysis.optimum.sweep import Common, Sweep, sweep
+from analysis.optimum.valley import Curve
 from analysis.study.records import FINISHED, Study
 
 RATE, SKILL = "config.pretrain.base_lr", "metrics.skill"

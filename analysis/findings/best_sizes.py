@@ -8,8 +8,8 @@ import numpy as np
 
 from analysis.findings.series import CLASSIFICATION, SEGMENTATION, SHORTFALL, Target
 from analysis.findings.two_axes import RUN_NOISE, surface_points
+from analysis.fit.compute_optimal import compute_optimal
 from analysis.fit.estimate import Options, fit_law
-from analysis.fit.optimal import best_use
 from analysis.fit.student import NoFit
 from analysis.laws.surfaces import CHINCHILLA
 from analysis.study.records import Study
@@ -37,7 +37,7 @@ def _sizes(study: Study, target: Target, budgets: Sequence[float]) -> list[float
     fit = fit_law(CHINCHILLA, np.stack([n, d]), error, options=Options(RUN_NOISE, bootstrap=0))
     if isinstance(fit, NoFit):
         return fit
-    if fit.certificate.flat:
+    if fit.diagnostics.flat:
         return NoFit("the runs leave the division of compute open: more sizes on more amounts of data are needed")
-    sizes = [best_use(fit, budget, float(np.median(c / (n * d)))).n for budget in budgets]
+    sizes = [compute_optimal(fit, budget, float(np.median(c / (n * d)))).n for budget in budgets]
     return sizes if np.isfinite(sizes).all() else NoFit("the error does not fall with both parameters and data")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from analysis.findings.series import (
     scaled_axes,
     series,
 )
-from analysis.fit.student import NoFit
+from analysis.fit.student import NoFit, finite
 from analysis.study.records import Study
 
 
@@ -61,13 +60,8 @@ def _entry(study: Study, target: Target, axis: Axis, candidates: Sequence[Candid
         "reason": None,
         "law": {"form": "a x^-b", "a": found.fit.a, "b": found.fit.b, "places": found.fit.n},
         "expected": [
-            {"run_id": run.run_id, "label": run.label, "x": x, "error": _finite(y)}
-            | {"low": _finite(low), "high": _finite(high)}
+            {"run_id": run.run_id, "label": run.label, "x": x, "error": finite(y)}
+            | {"low": finite(low), "high": finite(high)}
             for run, x, y, low, high in bounds
         ],
     }
-
-
-def _finite(value: float) -> float | None:
-    """JSON knows no infinity, which is what three scattered points may expect."""
-    return float(value) if math.isfinite(value) else None

@@ -8,9 +8,9 @@ import pandas as pd
 from analysis.findings import text
 from analysis.findings.answers import Finding
 from analysis.findings.series import CLASSIFICATION, PRETRAINED, SEGMENTATION, SHORTFALL, Target, finished
+from analysis.fit.compute_optimal import ComputeOptimal, compute_optimal
 from analysis.fit.estimate import Fit, Options, fit_law
-from analysis.fit.leave_one_out import leave_one_out
-from analysis.fit.optimal import Best, best_use
+from analysis.fit.holdout import leave_one_out
 from analysis.fit.profile import profile
 from analysis.fit.student import Interval, NoFit, p_value
 from analysis.isoflop.allocation import Allocation, allocation, bias_of_minima, same_budgets
@@ -56,17 +56,17 @@ def _finding(points: pd.DataFrame, target: Target) -> Finding:
     if isinstance(fit, NoFit):
         return Finding(question, "Cannot say", f"No surface was fitted: {fit.reason}.")
     flops_per = float(np.median(c / (n * d)))
-    best = best_use(fit, float(c.max()), flops_per)
+    best = compute_optimal(fit, float(c.max()), flops_per)
     said = {name: f"{text.number(value)}{_within(fit.intervals[name])}" for name, value in fit.parameters.items()}
     answer = (
         f"{target.formula} = E + A N^{text.MINUS}alpha + B D^{text.MINUS}beta with D in tokens: E = {said['E']}, "
-        f"alpha = {said['alpha']}, beta = {said['beta']}, n = {text.counted(fit.certificate.n, 'run')}. "
+        f"alpha = {said['alpha']}, beta = {said['beta']}, n = {text.counted(fit.diagnostics.n, 'run')}. "
         f"{_division(best, n)}"
     )
     without = [name for name, interval in fit.intervals.items() if interval is None]
     idle = [name for name in ("alpha", "beta") if (interval := fit.intervals[name]) is not None and 0.0 in interval]
-    verdict = "Not shown" if fit.certificate.warnings or without or idle else "Yes"
-    detail = [f"{warning[0].upper()}{warning[1:]}." for warning in fit.certificate.warnings]
+    verdict = "Not shown" if fit.diagnostics.warnings or without or idle else "Yes"
+    detail = [f"{warning[0].upper()}{warning[1:]}." for warning in fit.diagnostics.warnings]
     detail += [f"No interval can be given for {', '.join(without)}."] if without else []
     detail += [f"The interval of {name} holds 0: its term may not be there." for name in idle]
     detail += [*_floor(fit), *_without_one_size(fit, n)]
@@ -76,7 +76,7 @@ def _finding(points: pd.DataFrame, target: Target) -> Finding:
 
 def _p(fit: Fit) -> float:
     """About how likely one of both terms is not there: from how far the lower end of its exponent's interval is off."""
-    degrees = fit.certificate.n - len(fit.parameters)
+    degrees = fit.diagnostics.n - len(fit.parameters)
     found = []
     for name in ("alpha", "beta"):
         value, interval = fit.parameters[name], fit.intervals[name]
@@ -85,7 +85,7 @@ def _p(fit: Fit) -> float:
     return max(found)
 
 
-def _division(best: Best, tried: Array) -> str:
+def _division(best: ComputeOptimal, tried: Array) -> str:
     if best.exponent_interval is None or not 0 < best.exponent < 1:
         return "How compute is best divided cannot be said."
     beyond = "" if tried.min() <= best.n <= tried.max() else ", beyond the sizes tried"
@@ -111,7 +111,7 @@ def _floor(fit: Fit) -> list[str]:
 def _without_one_size(fit: Fit, n: Array) -> list[str]:
     """The range of both exponents when any one size is left out."""
     left = leave_one_out(fit, n)
-    if left is None or fit.certificate.flat:
+    if left is None or fit.diagnostics.flat:
         return []
     if left.indispensable:
         count = text.counted(len(np.unique(n)), "size")
@@ -120,7 +120,7 @@ def _without_one_size(fit: Fit, n: Array) -> list[str]:
     return [f"Leaving out any one size keeps alpha within {alpha} and beta within {beta}."]
 
 
-def _parabolas(fit: Fit, c: Array, n: Array, error: Array, best: Best, flops_per: float) -> list[str]:
+def _parabolas(fit: Fit, c: Array, n: Array, error: Array, best: ComputeOptimal, flops_per: float) -> list[str]:
     """The same exponent from parabolas, with the bias they have on this very grid, where budgets are equal."""
     budget = same_budgets(c)
     if min(np.unique(budget, return_counts=True)[1]) < FEWEST_VALUES:

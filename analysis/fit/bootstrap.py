@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from analysis.fit.effect import vanished, with_effect
-from analysis.fit.loss import SQUARED, Loss
-from analysis.fit.noise import one_place_each
-from analysis.fit.scatter import Noise, multiplied, scatter
-from analysis.fit.search import search_resamples
+from analysis.fit.loss import SQUARED, Loss, vanished, with_effect
+from analysis.fit.multistart import search_resamples
+from analysis.fit.noise import Noise, multiplied, one_place_each, scatter
 from analysis.fit.student import Interval
 from analysis.laws.law import Array
 from analysis.laws.restrictions import at_bound

@@ -1,23 +1,30 @@
-"""Fits and predictions as a terminal shows them."""
+"""Fits and predictions as a terminal shows them, and as plain data for ``--json``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from analysis.fit.arguments import PLAIN_WIDTH
+from analysis.fit.compute_optimal import compute_optimal
 from analysis.fit.estimate import Fit, loss_of
-from analysis.fit.holdout import HeldOut
-from analysis.fit.leave_one_out import LeaveOneOut
-from analysis.fit.student import Interval, Prediction
+from analysis.fit.holdout import HeldOut, LeaveOneOut, Without
+from analysis.fit.profile import Profile
+from analysis.fit.student import Interval, NoFit, Prediction, bounds, finite
 from analysis.laws.law import Array
 from analysis.laws.restrictions import standing
 from nepa_scale.utils.errors import shortened
 from nepa_scale.utils.terminal import make_console
 
-PLAIN_WIDTH = 120
+if TYPE_CHECKING:
+    from analysis.fit.question import Answer
+
+MOST_SHOWN = 12
 
 
 def console() -> Console:
@@ -34,7 +41,7 @@ def told(show: Callable[[Console], None]) -> str:
 
 
 def show_fit(out: Console, fit: Fit, name: str, left: LeaveOneOut | None = None, noun: str = "row") -> None:
-    """Its parameters and its certificate; ``name`` is what the law gives, ``noun`` what was ``left`` out one by one."""
+    """Its parameters and its diagnostics; ``name`` is what the law gives, ``noun`` what was ``left`` out one by one."""
     table = Table("parameter", "value", f"{fit.options.confidence:.0%} interval", title=f"{name} = {fit.law.formula}")
     if left is not None:
         table.add_column(f"without any one {noun} (moved most by)")
@@ -43,7 +50,7 @@ def show_fit(out: Console, fit: Fit, name: str, left: LeaveOneOut | None = None,
         told = str(standing(fit.law, parameter)) or ("" if interval is None else ends(interval))
         table.add_row(parameter, f"{value:.5g}", told, *([] if left is None else [_without(left, parameter)]))
     out.print(table)
-    own = fit.certificate
+    own = fit.diagnostics
     left_out = f" ({own.left_out} rows with missing values left out)" if own.left_out else ""
     out.print(
         f"{loss_of(fit.options)} {own.loss:.6g} over n = {own.n}{left_out}; "
@@ -81,3 +88,189 @@ def ends(interval: Interval) -> str:
 def _without(left: LeaveOneOut, parameter: str) -> str:
     reach = left.ranges.get(parameter)
     return "" if reach is None else f"{ends(reach)} ({left.moved_most_by[parameter]})"
+
+
+def show(console: Console, answer: Answer) -> None:
+    """The law, what it predicts, how far off held-out rows were, and profiles."""
+    fit, at, budget = answer.fit, answer.problem.at, answer.problem.budget
+    show_fit(console, fit, "y", answer.left, answer.problem.noun)
+    if at is not None:
+        band = fit.predict(at)
+        for i in range(at.shape[1]):
+            console.print(f"prediction{where(at, i)}: {predicted(band, i)}")
+    if budget is not None:
+        best = compute_optimal(fit, budget)
+        console.print(
+            f"best use of {budget:.3g} FLOPs: x = {best.n:.3g}{_range(best.n_interval)}, "
+            f"d = {best.d:.3g}{_range(best.d_interval)}, y = {best.y:.5g}; "
+            f"x ~ C^{best.exponent:.3f}{_range(best.exponent_interval)}"
+        )
+
+    _show_held(console, answer.held)
+    _show_profiles(console, answer.profiles)
+
+
+def _show_held(console: Console, held: HeldOut | tuple[Without, ...] | None) -> None:
+    if isinstance(held, HeldOut):
+        console.print(f"held out: {held.n} rows predicted from {held.n_fit}: {held_out(held)}")
+    elif held is not None:
+        mean = sum(one.mean_error * one.n for one in held) / sum(one.n for one in held)
+        console.print(f"held out: each of {len(held)} from the others: mean error {mean:.2%}")
+        for one in sorted(held, key=lambda one: -abs(one.worst_error))[:MOST_SHOWN]:
+            line = f"  {one.label}: n = {one.n}, mean error {one.mean_error:.2%}, worst {one.worst_error:+.2%}"
+            console.print(line, soft_wrap=True)
+
+
+def _show_profiles(console: Console, profiles: Mapping[str, Profile | NoFit]) -> None:
+    for name, one in profiles.items():
+        if isinstance(one, NoFit):
+            console.print(f"profile of {name}: none: {one.reason}", soft_wrap=True)
+            continue
+        low, high = ("open" if end is None else f"{end:.5g}" for end in (one.low, one.high))
+        ends = " and ".join(end for end in one.open_ends if end not in one.bounded_ends)
+        doubt = f"; {ends} end open: the data set no bound there" if ends else ""
+        doubt += "".join(f"; the {end} end is its bound" for end in one.bounded_ends)
+        console.print(f"profile of {name}: {low} .. {high} ({one.confidence:.0%}){doubt}", soft_wrap=True)
+
+
+def _range(interval: Interval | None) -> str:
+    return "" if interval is None else f" ({interval.low:.3g} .. {interval.high:.3g})"
+
+
+def as_json(
+    fit: Fit,
+    held: HeldOut | tuple[Without, ...] | None,
+    at: Array | None = None,
+    budget: float | None = None,
+    profiles: Mapping[str, Profile | NoFit] = MappingProxyType({}),
+    left: LeaveOneOut | None = None,
+) -> dict[str, Any]:
+    """The answer as plain data; what cannot be said is null.
+
+    ``parameters`` are those of all rows, with or without some held out; ``holdout`` scores a fit without these.
+    """
+    return {
+        **law_as_json(fit),
+        "confidence": fit.options.confidence,
+        "certificate": diagnostics_as_json(fit),
+        "leave_one_out": None if left is None else {name: bounds(one) for name, one in left.ranges.items()},
+        "moved_most_by": None if left is None else left.moved_most_by,
+        "indispensable": None if left is None else list(left.indispensable),
+        "holdout": held_as_json(held),
+        **_predictions(fit, at),
+        "best_use": None if budget is None else _compute_optimal_as_json(fit, budget),
+        "profiles": {name: _profile_as_json(one) for name, one in profiles.items()},
+    }
+
+
+def law_as_json(fit: Fit) -> dict[str, Any]:
+    return {
+        "law": fit.law.name,
+        "formula": fit.law.formula,
+        "parameters": {
+            name: {"value": finite(value), "interval": bounds(fit.intervals[name])} | _standing_as_json(fit, name)
+            for name, value in fit.parameters.items()
+        },
+    }
+
+
+def _standing_as_json(fit: Fit, name: str) -> dict[str, Any]:
+    """What was asked of a parameter; nothing for one that is free."""
+    own = standing(fit.law, name)
+    if own.fixed:
+        return {"fixed": True}
+    if own.tied:
+        return {"tied_to": own.tied}
+    return {"bound": [finite(end) for end in own.bounds]} if any(map(math.isfinite, own.bounds)) else {}
+
+
+def diagnostics_as_json(fit: Fit) -> dict[str, Any]:
+    own = fit.diagnostics
+    return {
+        "converged": own.converged,
+        "loss": own.loss,
+        "objective": loss_of(fit.options),
+        "n": own.n,
+        "left_out": own.left_out,
+        "distinct": own.distinct,
+        "gradient_norm": own.gradient_norm,
+        "starts": own.starts,
+        "starts_agreeing": own.starts_agreeing,
+        "condition_number": finite(own.condition_number),
+        "at_bounds": list(own.at_bounds),
+        "stopped": dict(own.stopped),
+        "resamples": own.resamples,
+        "resamples_failed": own.resamples_failed,
+        "warnings": list(own.warnings),
+    }
+
+
+def held_as_json(held: HeldOut | tuple[Without, ...] | None) -> dict[str, Any] | None:
+    if held is None:
+        return None
+    if isinstance(held, tuple):
+        return {
+            "each": {
+                one.label: {
+                    "n": one.n,
+                    "mean_relative_error": finite(one.mean_error),
+                    "worst_relative_error": finite(one.worst_error),
+                }
+                for one in held
+            }
+        }
+    return {
+        "n_fit": held.n_fit,
+        "n": held.n,
+        "mean_relative_error": finite(held.mean_error),
+        "worst_relative_error": finite(held.worst_error),
+        "rmse_log": finite(held.rmse_log),
+        "interval_coverage": held.coverage,
+        "confidence": held.confidence,
+        "predictions": [
+            {"value": finite(value), "interval": [finite(low), finite(high)]}
+            for value, low, high in zip(held.predicted, held.low, held.high, strict=True)
+        ],
+    }
+
+
+def _predictions(fit: Fit, at: Array | None) -> dict[str, Any]:
+    """The first prediction, and all of them."""
+    if at is None:
+        return {"prediction": None, "predictions": []}
+    band = fit.predict(at)
+    every = [{"at": place_as_json(fit, at, i)} | predicted_as_json(band, i) for i in range(at.shape[1])]
+    return {"prediction": every[0], "predictions": every}
+
+
+def place_as_json(fit: Fit, at: Array, i: int) -> dict[str, float]:
+    return dict(zip(fit.law.variables, map(float, at[:, i]), strict=True))
+
+
+def predicted_as_json(band: Prediction, i: int) -> dict[str, Any]:
+    return {"value": finite(float(band.y[i])), "interval": [finite(float(band.low[i])), finite(float(band.high[i]))]}
+
+
+def _compute_optimal_as_json(fit: Fit, budget: float) -> dict[str, Any]:
+    best = compute_optimal(fit, budget)
+    answer = {
+        "x": (best.n, best.n_interval),
+        "d": (best.d, best.d_interval),
+        "exponent": (best.exponent, best.exponent_interval),
+    }
+    told = {name: {"value": finite(value), "interval": bounds(one)} for name, (value, one) in answer.items()}
+    return {"budget": budget, "y": finite(best.y), **told}
+
+
+def _profile_as_json(one: Profile | NoFit) -> dict[str, Any]:
+    if isinstance(one, NoFit):
+        return {"refused": one.reason}
+    curve = {"value": [finite(value) for value in one.values], "f": [finite(value) for value in one.criterion]}
+    return {
+        "low": one.low,
+        "high": one.high,
+        "open": list(one.open_ends),
+        "confidence": one.confidence,
+        "limit": one.limit,
+        "curve": curve,
+    }

@@ -1,4 +1,4 @@
-"""One law fitted to a table's columns: parameters, intervals, predictions, and the fit's own certificate."""
+"""One law fitted to the columns of a table: parameters, intervals, predictions and diagnostics."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.fit.bootstrap import Resampling, bca_interval, draw
-from analysis.fit.certificate import Certificate, certify
-from analysis.fit.effect import run_away
-from analysis.fit.loss import SQUARED, Loss
-from analysis.fit.scatter import Noise
-from analysis.fit.search import search, to_bounds
+from analysis.fit.diagnostics import Diagnostics, diagnose
+from analysis.fit.loss import SQUARED, Loss, run_away
+from analysis.fit.multistart import multistart, to_bounds
+from analysis.fit.noise import Noise
 from analysis.fit.student import Interval, NoFit, Prediction
 from analysis.laws import find_law
 from analysis.laws.law import Array, Law
@@ -44,7 +43,7 @@ class Fit:
     theta: Array
     parameters: dict[str, float]
     intervals: dict[str, Interval | None]
-    certificate: Certificate
+    diagnostics: Diagnostics
     resampled: Array
     """Internal coordinates [B, P] of the resamples that could be fitted; none where a direction is flat."""
     numbers: NDArray[np.intp]
@@ -150,13 +149,13 @@ def fit_law(
     law = law.scaled(x, target)
     level = float(np.median(target))
     loss = Loss(law, x, target, weight[None] / weight.mean(), options.delta, options.logarithmic, level)
-    found = to_bounds(loss, search(loss, law.starts(x, target)))
+    found = to_bounds(loss, multistart(loss, law.starts(x, target)))
     if not np.isfinite(found.loss):
         return NoFit(f"law '{law.name}' as it is restricted is not above 0 at every row")
     units = places(x) if clusters is None else labels
     resampling = draw(loss, found.theta, units, options.bootstrap, options.seed, paired)
-    certificate = certify(loss, found, resampling, int((~present).sum()))
-    if certificate.flat or certificate.bare:
+    diagnostics = diagnose(loss, found, resampling, int((~present).sum()))
+    if diagnostics.flat or diagnostics.bare:
         # Resamples of points that leave a direction flat all stop beside the first fit: spread that means nothing.
         resampling = replace(resampling, theta=resampling.theta[:0], numbers=resampling.numbers[:0], noise=None)
     return Fit(
@@ -164,7 +163,7 @@ def fit_law(
         theta=found.theta,
         parameters={one.name: float(value) for one, value in zip(law.written, law.every(found.theta), strict=True)},
         intervals=_intervals(loss, found.theta, resampling, options),
-        certificate=certificate,
+        diagnostics=diagnostics,
         resampled=resampling.theta,
         numbers=resampling.numbers,
         residuals=np.log(target) - law.log_value(found.theta, x)[0],

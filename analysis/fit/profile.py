@@ -13,10 +13,9 @@ import numpy as np
 from scipy import special
 from scipy.optimize import brentq
 
-from analysis.fit.effect import effect, with_effect
 from analysis.fit.estimate import Fit
-from analysis.fit.loss import Loss, damped_inverse
-from analysis.fit.minimise import Rows, minimise
+from analysis.fit.loss import Loss, damped_inverse, effect, with_effect
+from analysis.fit.minimise import Rows, bfgs
 from analysis.fit.noise import degrees, noise
 from analysis.fit.student import NoFit
 from analysis.laws.law import Array, Law
@@ -139,7 +138,7 @@ class _Search:
 
         curvature = np.delete(np.delete(self.curvature(start), self.index, axis=1), self.index, axis=2)
         free = np.delete(start, self.index, axis=1)
-        ended = minimise(objective, free, np.arange(len(start)), damped_inverse(curvature), TOLERANCE, GAIN)
+        ended = bfgs(objective, free, np.arange(len(start)), damped_inverse(curvature), TOLERANCE, GAIN)
         return np.insert(ended.theta, self.index, held, axis=1)
 
     def centre(self, theta: Array) -> Array:

@@ -53,6 +53,16 @@ class Interval:
         return self.low <= value <= self.high
 
 
+def finite(value: float) -> float | None:
+    """``value``, or None for what JSON cannot hold."""
+    return float(value) if math.isfinite(value) else None
+
+
+def bounds(interval: Interval | None) -> list[float | None] | None:
+    """Both ends of ``interval``, an infinite one as None."""
+    return None if interval is None else [finite(interval.low), finite(interval.high)]
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The law at some x [...]: its value and the 95 % prediction interval of one further point there."""

@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.fit.damped import solve
 from analysis.fit.loss import SQUARED, Loss
-from analysis.fit.minimise import Rows
-from analysis.forecast.carried import measured
+from analysis.fit.minimise import Rows, levenberg_marquardt
 from analysis.laws.curves import OFFSET, SHIFTED, SHIFTED_OFFSET
 from analysis.laws.ends import BENT, BROKEN, LEVELLING, M4
 from analysis.laws.law import Array, Law
@@ -181,9 +179,24 @@ def _loss(law: Law, curves: Sequence[Asked], seen: Sequence[Counts]) -> _Curves:
 
 def _kept(loss: Loss, theta: Array, rows: Counts, steps: int, number: int) -> tuple[Array, Counts, Array]:
     """Search from ``theta`` [S, P] and keep the best ``number`` of each row, in the order of rows."""
-    minima = solve(loss, theta, rows, steps)
+    minima = levenberg_marquardt(loss, theta, rows, steps)
     order = np.lexsort((minima.value, rows))
     ordered = rows[order]
     rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)
     best = order[rank < number]
     return minima.theta[best], rows[best], minima.value[best]
+
+
+def measured(y: Array) -> NDArray[np.bool_]:
+    """Which of ``y`` [n], in order of x, are measurements of their own.
+
+    A curve that never rises and repeats itself exactly is taken for an envelope, each value replaced by the largest
+    that follows, which some published learning curves look like. Of a run of equal values only the last was then
+    measured; all of them would claim a plateau, and a certainty, that nobody saw. A curve that rises anywhere is left
+    as it is. A true plateau of exactly equal values cannot be told from an envelope and counts as one point, too.
+    """
+    steps = np.diff(y)
+    own = np.ones(len(y), dtype=bool)
+    if (steps <= 0).all():
+        own[:-1] = steps < 0
+    return own

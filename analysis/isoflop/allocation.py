@@ -1,16 +1,18 @@
-"""Compute-optimal sizes from runs of equal compute (Hoffmann et al. 2022, sec. 3.2: Approach 2), and their bias."""
+"""Compute-optimal sizes from runs of equal compute (Hoffmann et al. 2022, sec. 3.2: Approach 2), their bias, and
+predictions at other budgets."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from analysis.fit.power_law import PowerLawFit, fit_power_law
-from analysis.fit.student import Interval, NoFit
+from analysis.fit.student import CONFIDENCE, Interval, NoFit, bounds, finite
 from analysis.isoflop.minimum import OUTSIDE, Minimum
 from analysis.laws.law import Array
 
@@ -142,3 +144,88 @@ def _optimum(budget: float, n: Array, loss: Array, minimum: Minimum) -> Optimum:
     is_open = low == 0 or math.isinf(high)
     reason = OPEN if is_open else None
     return Optimum(budget, tried, mean, found.log_n, Interval(low, high), reason, found.misfit)
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """N* at a ``budget`` with the interval of one further minimum, beside that which was ``measured``."""
+
+    budget: float
+    n: float
+    interval: Interval
+    measured: float | None = None
+
+    @property
+    def error(self) -> float | None:
+        """Predicted over measured, less 1."""
+        return None if self.measured is None else self.n / self.measured - 1
+
+
+def at_budgets(law: Allocation, budgets: Sequence[float]) -> tuple[Ahead, ...]:
+    """What ``law`` says of each of ``budgets``."""
+    return tuple(_ahead(law, budget) for budget in budgets)
+
+
+def held_out(optima: tuple[Optimum, ...], held: frozenset[float]) -> tuple[Ahead, ...] | NoFit:
+    """The minima of the budgets in ``held`` by the law through those of all others."""
+    tested = [one for one in optima if one.budget in held and one.log_n is not None]
+    if not tested:
+        return NoFit("no budget that has a minimum is held out")
+    law = through(tuple(one for one in optima if one.budget not in held))
+    if isinstance(law, NoFit):
+        return law
+    return tuple(_ahead(law, one.budget, float(np.exp(one.log_n))) for one in tested if one.log_n is not None)
+
+
+def _ahead(law: Allocation, budget: float, measured: float | None = None) -> Ahead:
+    band = law.line.predict(budget)
+    return Ahead(budget, float(band.y), Interval(float(band.low), float(band.high)), measured)
+
+
+def as_json(
+    optima: tuple[Optimum, ...],
+    law: Allocation | NoFit,
+    bias: float | NoFit,
+    left_out: int,
+    ahead: tuple[Ahead, ...] = (),
+    held: tuple[Ahead, ...] | None = None,
+) -> dict[str, Any]:
+    """The answer as plain data; what cannot be said is null with its reason, an open end of an interval null."""
+    return {
+        "confidence": CONFIDENCE,
+        "left_out": left_out,
+        "optima": [_optimum_as_json(one) for one in optima],
+        "law": None if isinstance(law, NoFit) else _law_as_json(law),
+        "law_reason": law.reason if isinstance(law, NoFit) else None,
+        "bias": None if isinstance(bias, NoFit) else bias,
+        "bias_reason": bias.reason if isinstance(bias, NoFit) else None,
+        "predictions": [_ahead_as_json(one) for one in ahead],
+        "holdout": None if held is None else [_ahead_as_json(one) for one in held],
+    }
+
+
+def _optimum_as_json(one: Optimum) -> dict[str, Any]:
+    return {
+        "budget": one.budget,
+        "sizes": [float(one.tried[0]), float(one.tried[-1])],
+        "n_sizes": len(one.tried),
+        "n": None if one.log_n is None else float(np.exp(one.log_n)),
+        "interval": None if one.interval is None else [one.interval.low or None, finite(one.interval.high)],
+        "reason": one.reason,
+        "misfit_p": one.misfit,
+    }
+
+
+def _ahead_as_json(one: Ahead) -> dict[str, Any]:
+    told = {"budget": one.budget, "n": finite(one.n), "interval": bounds(one.interval)}
+    return told if one.measured is None else told | {"measured": one.measured, "relative_error": one.error}
+
+
+def _law_as_json(law: Allocation) -> dict[str, Any]:
+    data = [1 - law.exponent_interval.high, 1 - law.exponent_interval.low]
+    return {
+        "coefficient": finite(law.coefficient),
+        "n_exponent": {"value": law.exponent, "interval": bounds(law.exponent_interval)},
+        "d_exponent": {"value": 1 - law.exponent, "interval": data},
+        "budgets": law.budgets,
+    }

@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.json as arrow_json
 from numpy.typing import NDArray
 
-from analysis.laws.law import Array
 from analysis.study.files import number
+
+Array = NDArray[np.float64]
 
 STEP, IMAGES = "step", "images_seen"
 MAX_STEP = 2**53  # beyond it, steps are no longer exact in float64

@@ -15,8 +15,7 @@ from analysis.findings.series import Target
 from analysis.findings.two_axes import surface_points
 from analysis.fit.student import Interval, NoFit
 from analysis.isoflop.allocation import FEWEST_SIZES, Allocation, Optimum, optima, same_budgets, through
-from analysis.isoflop.minimum import parabola_minimum
-from analysis.isoflop.parabola import Parabola, parabola_through
+from analysis.isoflop.minimum import Parabola, parabola_minimum, parabola_through
 from analysis.laws.law import Array
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import INK

@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from analysis.fit.chain import Chain, Laws, Runs, fit_chain, hold_out_chain
 from analysis.fit.estimate import Options
 from analysis.fit.student import NoFit
 from analysis.laws import LAWS
 from analysis.laws.law import Array
+from analysis.two_step import Laws, Runs, TwoStep, fit_two_step, hold_out_two_step
 
 POWERS = Laws(LAWS["power"], LAWS["power"], LAWS["power"])
 SQUARES = float("inf")
 CONFIDENCE = 0.9
 
 
-def fitted(laws: Laws, runs: Runs, options: Options) -> Chain:
+def fitted(laws: Laws, runs: Runs, options: Options) -> TwoStep:
     """The chain, where there must be one."""
-    chain = fit_chain(laws, runs, options)
-    assert isinstance(chain, Chain), chain
+    chain = fit_two_step(laws, runs, options)
+    assert isinstance(chain, TwoStep), chain
     return chain
 
 
@@ -106,7 +106,7 @@ def test_both_links_see_the_same_resamples_of_the_same_runs() -> None:
     runs = powers(x, np.random.default_rng(8).normal(0, 0.02, (2, 12)))
     runs.y[3], runs.between[5] = np.nan, np.nan
     chain = fitted(POWERS, runs, Options(SQUARES, bootstrap=50))
-    assert {fit.certificate.left_out for fit in (chain.first, chain.second, chain.direct)} == {2}
+    assert {fit.diagnostics.left_out for fit in (chain.first, chain.second, chain.direct)} == {2}
     whole = fitted(POWERS, runs.where(np.isfinite(runs.y + runs.between)), Options(SQUARES, bootstrap=50))
     assert chain.predict([[1e9]]).low == pytest.approx(whole.predict([[1e9]]).low)
 
@@ -116,21 +116,21 @@ def test_held_out_rows_are_predicted_step_by_step() -> None:
     x = np.geomspace(1e5, 1e8, 12)
     runs = powers(x, np.zeros((2, 12)))
     runs.between[-1] = np.nan
-    held = hold_out_chain(POWERS, runs, x > 1e7, Options(bootstrap=0))
+    held = hold_out_two_step(POWERS, runs, x > 1e7, Options(bootstrap=0))
     assert not isinstance(held, NoFit)
     for step in (held.first, held.second, held.chain, held.direct):
         assert step.worst_error == pytest.approx(0, abs=1e-6)
         assert step.n == int((x > 1e7).sum()) - 1
-    refused = hold_out_chain(POWERS, runs, x > 1e9, Options(bootstrap=0))
+    refused = hold_out_two_step(POWERS, runs, x > 1e9, Options(bootstrap=0))
     assert isinstance(refused, NoFit) and "held out" in refused.reason
 
 
 def test_a_link_that_cannot_be_fitted_says_which_and_why() -> None:
     """Doubts and refusals name their link."""
     x = np.geomspace(1e5, 1e8, 6)
-    flat = fit_chain(POWERS, Runs(x[None], np.full(6, 2.0), 1 / x), Options(bootstrap=0))
+    flat = fit_two_step(POWERS, Runs(x[None], np.full(6, 2.0), 1 / x), Options(bootstrap=0))
     assert isinstance(flat, NoFit) and flat.reason.startswith("first link: all values are equal")
-    below = fit_chain(POWERS, Runs(x[None], 1 / x, np.append(1 / x[:5], -1.0)), Options(bootstrap=0))
+    below = fit_two_step(POWERS, Runs(x[None], 1 / x, np.append(1 / x[:5], -1.0)), Options(bootstrap=0))
     assert isinstance(below, NoFit) and below.reason.startswith("second link: 1 of 6 values are zero or negative")
     few = fitted(POWERS, powers(x[:3], np.array([[0.1, 0, 0], [0, 0.1, 0]])), Options(bootstrap=0))
     assert any(warning.startswith("second link: only 3 different values") for warning in few.warnings)

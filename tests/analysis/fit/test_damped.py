@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq, least_squares
 
-from analysis.fit.damped import solve
 from analysis.fit.loss import SQUARED, Loss
+from analysis.fit.minimise import levenberg_marquardt
 from analysis.laws.curves import SHIFTED_OFFSET
 from analysis.laws.ends import BENT, BROKEN, LEVELLING, M4
 from analysis.laws.law import Law
@@ -25,7 +25,7 @@ def test_many_searches_end_where_scipy_ends_each(law: Law, delta: float) -> None
     starts = law.starts(x[None], y)
     for row in (0, 1):
         rows = np.full(len(starts), row)
-        own = solve(loss, starts, rows, 300)
+        own = levenberg_marquardt(loss, starts, rows, 300)
         root = np.sqrt(weights[row])
         theirs = []
         for start in starts:
@@ -46,7 +46,7 @@ def test_a_hopeless_start_stays_where_it_is() -> None:
     y = 2 * x**-0.3
     loss = Loss(LEVELLING, x[None], y, np.ones((1, 12)), SQUARED)
     starts = np.array([[np.nan, 0.3, 5.0], [0.0, 0.2, 5.0]])
-    minima = solve(loss, starts, np.zeros(2, dtype=int), 200)
+    minima = levenberg_marquardt(loss, starts, np.zeros(2, dtype=int), 200)
     assert np.isinf(minima.value[0]) and np.isnan(minima.theta[0, 0])
     assert minima.value[1] < 1e-6
 

@@ -83,7 +83,7 @@ def test_an_error_from_a_loss_falls_exponentially() -> None:
     assert list(ours.values()) == pytest.approx(theirs, rel=1e-5)
     assert fit.value([[0.5]])[0] == 0.0
     held = fitted(Asked(bounds=["eps<=0.8"]).of(LAWS["exponential"]), loss[None], noisy)
-    assert held.certificate.stopped == {"eps": 0.8}
+    assert held.diagnostics.stopped == {"eps": 0.8}
 
 
 def test_second_steps_with_the_bounds_of_their_authors() -> None:
@@ -104,7 +104,7 @@ def test_second_steps_with_the_bounds_of_their_authors() -> None:
         fit = fitted(law, loss[None], accuracy, logarithmic=False)
         ours = fit.parameters
         assert [ours["low"] - ours["C"], ours["x0"], ours["k"], ours["C"]] == pytest.approx(theirs, abs=1e-4, rel=1e-4)
-        stopped += fit.certificate.stopped == {"C": 1.0}
+        stopped += fit.diagnostics.stopped == {"C": 1.0}
     assert 3 <= stopped <= 7
 
 

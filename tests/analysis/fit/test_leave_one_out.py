@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.fit.estimate import Fit, Options, fit_law
-from analysis.fit.leave_one_out import LeaveOneOut, leave_one_out
+from analysis.fit.holdout import LeaveOneOut, leave_one_out
 from analysis.fit.loss import SQUARED
 from analysis.fit.power_law import PowerLawFit, fit_power_law
 from analysis.laws.curves import POWER

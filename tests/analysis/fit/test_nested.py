@@ -20,7 +20,7 @@ def test_no_worse_than_the_power_law(name: str, exponent: float) -> None:
     y = 0.01 * X**exponent * np.exp(np.random.default_rng(3).normal(0, 0.01, 16))
     law, power = (fit_law(LAWS[one], X[None], y, options=SQUARES) for one in (name, "power"))
     assert isinstance(law, Fit) and isinstance(power, Fit)
-    assert law.certificate.loss <= power.certificate.loss * (1 + 1e-3)
+    assert law.diagnostics.loss <= power.diagnostics.loss * (1 + 1e-3)
 
 
 @pytest.mark.parametrize("exponent", [-0.6, -0.1, 0.1, 0.6])
@@ -29,7 +29,7 @@ def test_a_ceiling_is_no_worse_either(exponent: float) -> None:
     y = 0.01 * X**exponent * np.exp(np.random.default_rng(4).normal(0, 0.01, 16))
     law, power = (fit_law(LAWS[one], X[None], y, options=SQUARES) for one in ("saturating", "power"))
     assert isinstance(law, Fit) and isinstance(power, Fit)
-    assert law.certificate.loss <= power.certificate.loss * (1 + 1e-3)
+    assert law.diagnostics.loss <= power.diagnostics.loss * (1 + 1e-3)
 
 
 @pytest.mark.parametrize("signs", [(-1, 1), (1, -1), (-1, -1)])

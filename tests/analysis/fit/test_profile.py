@@ -99,7 +99,7 @@ def test_ends_of_an_exponent_by_another_minimiser(level: float) -> None:
         best = least_squares(residuals, start, bounds=([0, 1e-9], np.inf), x_scale=[0.1, 0.1], xtol=1e-14, ftol=1e-14)
         return float(2 * best.cost)
 
-    lowest = 2 * fit.certificate.loss
+    lowest = 2 * fit.diagnostics.loss
     for end in (found.low, found.high):
         assert end is not None
         assert (least(end) - lowest) * 5 / lowest == pytest.approx(stats.f.ppf(0.95, 1, 5), rel=0.01)

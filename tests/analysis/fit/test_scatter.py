@@ -90,7 +90,7 @@ def test_too_few_points_for_a_bent_law_are_told() -> None:
     x = np.geomspace(1e5, 1e8, 4)
     fit = fitted(OFFSET, x, (0.1 + 40 * x**-0.4) * np.exp(np.random.default_rng(0).normal(0, 0.02, 4)))
     assert set(fit.intervals.values()) == {None} and np.isnan(fit.predict([[1e9]]).low[0])
-    assert any("takes 5" in warning for warning in fit.certificate.warnings)
+    assert any("takes 5" in warning for warning in fit.diagnostics.warnings)
 
 
 def test_a_floor_that_is_not_there_leaves_the_other_intervals() -> None:
@@ -98,9 +98,9 @@ def test_a_floor_that_is_not_there_leaves_the_other_intervals() -> None:
     x = np.geomspace(1e5, 1e8, 10)
     for seed in range(20):
         fit = fitted(OFFSET, x, 4 * x**-0.2 * np.exp(np.random.default_rng(seed).normal(0, 0.02, 10)))
-        if "E" in fit.certificate.at_bounds:
+        if "E" in fit.diagnostics.at_bounds:
             break
-    assert "E" in fit.certificate.at_bounds
+    assert "E" in fit.diagnostics.at_bounds
     floor, slope, band = interval(fit, "E"), interval(fit), fit.predict([[1e9]])
     assert floor.low == 0 < floor.high < 0.15 and slope.low < 0.2 < slope.high
     assert band.low[0] < 4 * 1e9**-0.2 < band.high[0]
@@ -110,7 +110,7 @@ def test_a_narrow_range_is_told() -> None:
     """Sizes within a factor of two say little of any form."""
     x = np.geomspace(1e5, 1.8e5, 8)
     fit = fitted(POWER, x, 4 * x**-0.2 * np.exp(np.random.default_rng(0).normal(0, 0.02, 8)))
-    assert any("spans a factor of 1.8" in warning for warning in fit.certificate.warnings)
+    assert any("spans a factor of 1.8" in warning for warning in fit.diagnostics.warnings)
 
 
 @pytest.mark.parametrize("n", [3, 5, 20])

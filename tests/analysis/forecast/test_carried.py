@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.forecast.carried import measured
-from analysis.forecast.rolling import FEWEST, roll
+from analysis.forecast.rolling import FEWEST, measured, roll
 
 RANDOM = np.random.default_rng(5)
 

@@ -10,8 +10,7 @@ from scipy import optimize, stats
 
 from analysis.fit.student import Interval
 from analysis.isoflop.allocation import OPEN, Allocation, allocation, optima, same_budgets
-from analysis.isoflop.minimum import akima_minimum, parabola_minimum
-from analysis.isoflop.parabola import parabola_through, vertex_interval
+from analysis.isoflop.minimum import akima_minimum, parabola_minimum, parabola_through, vertex_interval
 from analysis.laws.law import Array
 
 REPLICATIONS = 2000

@@ -1,4 +1,4 @@
-"""What the commands that read a table ask for in common, as words of a command line, each number with its range."""
+"""The command-line arguments that all commands on a table share, each number with its range."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from analysis.fit import display
 from analysis.fit.estimate import Options
 from analysis.fit.student import NoFit
 from analysis.fit.table import Table, read_table
@@ -21,7 +20,10 @@ from analysis.laws.law import Array, Law
 from analysis.study.columns import LARGEST, SMALLEST
 from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import typed_path
+from nepa_scale.utils.terminal import make_console
 
+PLAIN_WIDTH = 120
+"""Of what is printed where there is no terminal."""
 MOST_RESAMPLES = 100_000
 MOST_DRAWS = 10**8
 """Rows times resamples: about three minutes' work, and the numbers of one array in memory."""
@@ -232,5 +234,5 @@ def print_answers(
         if isinstance(one, NoFit):
             print(one.reason)
         else:
-            show(display.console(), one)
+            show(make_console(PLAIN_WIDTH), one)
     return 0

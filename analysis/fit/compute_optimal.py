@@ -1,4 +1,4 @@
-"""What a fitted surface says of the best use of compute (Hoffmann et al. 2022, eq. 4)."""
+"""The compute-optimal size and data of a fitted surface (Hoffmann et al. 2022, eq. 4)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FLOPS_PER = 6.0
 
 
 @dataclass(frozen=True)
-class Best:
+class ComputeOptimal:
     """At a budget of C FLOPs: the size N*, the data D* and the value there, each with its interval."""
 
     n: float
@@ -29,7 +29,7 @@ class Best:
     exponent_interval: Interval | None
 
 
-def best_use(fit: Fit, budget: float, flops_per: float = FLOPS_PER) -> Best:
+def compute_optimal(fit: Fit, budget: float, flops_per: float = FLOPS_PER) -> ComputeOptimal:
     """N* and D* of a fitted ``chinchilla`` law at ``budget`` FLOPs, C = ``flops_per`` N D."""
     exponent, log_n = _optimum(fit.law.full(fit.theta)[None], budget, flops_per)
     exponents, logs = (
@@ -40,7 +40,7 @@ def best_use(fit: Fit, budget: float, flops_per: float = FLOPS_PER) -> Best:
         data = budget / (flops_per * sizes)
         value = float(fit.value(np.array([[sizes[0]], [data[0]]]))[0])
     n, d, confidence = float(sizes[0]), float(data[0]), fit.options.confidence
-    return Best(
+    return ComputeOptimal(
         n,
         d,
         value,

@@ -1,16 +1,18 @@
-"""Two laws in a row: a task's loss from size, data or compute, then an error or a score from that loss.
+"""Two-step prediction: the loss from size, data or compute, then an error or a score from that loss.
 
-The two steps of Bhagia et al. 2024 (arXiv:2412.04403), with an interval that carries the doubt of both.
+The two steps of Bhagia et al. 2024 (arXiv:2412.04403), with one interval that includes the uncertainty of both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from analysis.fit.display import diagnostics_as_json, held_as_json, law_as_json, place_as_json, predicted_as_json
 from analysis.fit.estimate import Fit, Options, fit_law, places
 from analysis.fit.holdout import HeldOut, score
 from analysis.fit.student import NoFit, Prediction
@@ -79,7 +81,7 @@ class Runs:
 
 
 @dataclass(frozen=True)
-class Chain:
+class TwoStep:
     """Two links, and the ``direct`` law fitted to the runs of the first as well, to be compared with."""
 
     first: Fit
@@ -94,7 +96,7 @@ class Chain:
     def warnings(self) -> tuple[str, ...]:
         """What to know of either link."""
         links = {"first link": self.first, "second link": self.second}
-        return tuple(f"{name}: {warning}" for name, fit in links.items() for warning in fit.certificate.warnings)
+        return tuple(f"{name}: {warning}" for name, fit in links.items() for warning in fit.diagnostics.warnings)
 
     def value(self, columns: ArrayLike) -> Array:
         """The end of the chain [m] at ``columns`` [V, m]."""
@@ -133,7 +135,7 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class ChainHeldOut:
+class TwoStepHeldOut:
     """How held-out rows are predicted: their loss, y from the loss they had, y along the chain, and y directly."""
 
     first: HeldOut
@@ -142,7 +144,7 @@ class ChainHeldOut:
     direct: HeldOut
 
 
-def fit_chain(laws: Laws, runs: Runs, options: Options, second: Runs | None = None) -> Chain | NoFit:
+def fit_two_step(laws: Laws, runs: Runs, options: Options, second: Runs | None = None) -> TwoStep | NoFit:
     """Fit both links and the direct law to the runs that have all values, with the same draws of the bootstrap.
 
     With rows of its own the ``second`` link has other draws.
@@ -162,12 +164,12 @@ def fit_chain(laws: Laws, runs: Runs, options: Options, second: Runs | None = No
             return NoFit(f"{name}: {fit.reason}")
         fits[name] = fit
     reach = (float(np.nanmin(own.between)), float(np.nanmax(own.between)))
-    return Chain(fits["first link"], fits["second link"], fits["direct law"], reach, second is not None)
+    return TwoStep(fits["first link"], fits["second link"], fits["direct law"], reach, second is not None)
 
 
-def hold_out_chain(
+def hold_out_two_step(
     laws: Laws, runs: Runs, held: NDArray[np.bool_], options: Options, second: Runs | None = None
-) -> ChainHeldOut | NoFit:
+) -> TwoStepHeldOut | NoFit:
     """Fit the rows that are not ``held`` [n] and predict those that are, where none of their values is missing.
 
     ``second`` are the rows of the second link if it has its own, without those that are held out.
@@ -176,17 +178,46 @@ def hold_out_chain(
     tested = runs.where(held & np.isfinite(runs.complete().y))
     if not len(tested.y):
         return NoFit("no row with all values is held out")
-    chain = fit_chain(laws, rest, options, second)
+    chain = fit_two_step(laws, rest, options, second)
     if isinstance(chain, NoFit):
         return chain
-    n_fit = chain.first.certificate.n
+    n_fit = chain.first.diagnostics.n
 
     def scored(band: Prediction, y: Array) -> HeldOut:
         return score(band, y, n_fit, options.confidence)
 
-    return ChainHeldOut(
+    return TwoStepHeldOut(
         first=scored(chain.first.predict(tested.columns), tested.between),
         second=scored(chain.second.predict(tested.between[None]), tested.y),
         chain=scored(chain.predict(tested.columns), tested.y),
         direct=scored(chain.direct.predict(tested.columns), tested.y),
     )
+
+
+def two_step_as_json(chain: TwoStep, held: TwoStepHeldOut | None, at: Array | None) -> dict[str, Any]:
+    """Both links and the direct law, then what each step makes of held-out rows and of a further run."""
+    fits = {"first": chain.first, "second": chain.second, "direct": chain.direct}
+    return {
+        **{name: law_as_json(fit) | {"certificate": diagnostics_as_json(fit)} for name, fit in fits.items()},
+        "confidence": chain.first.options.confidence,
+        "warnings": list(chain.warnings),
+        "holdout": None if held is None else {name: held_as_json(getattr(held, name)) for name in (*fits, "chain")},
+        **_chain_predictions(chain, at),
+    }
+
+
+def _chain_predictions(chain: TwoStep, at: Array | None) -> dict[str, Any]:
+    """The first prediction, and all of them."""
+    if at is None:
+        return {"prediction": None, "predictions": []}
+    bands = {"first": chain.first.predict(at), "chain": chain.predict(at), "direct": chain.direct.predict(at)}
+    beyond = chain.beyond(at)
+    every = [
+        {
+            "at": place_as_json(chain.first, at, i),
+            **{name: predicted_as_json(band, i) for name, band in bands.items()},
+            "beyond": bool(beyond[i]),
+        }
+        for i in range(at.shape[1])
+    ]
+    return {"prediction": every[0], "predictions": every}

@@ -1,15 +1,14 @@
-"""What a fit says of itself: did the search end, do its starts agree, and do the data determine the parameters."""
+"""Diagnostics of a fit: did the search converge, do its starts agree, and do the data determine the parameters."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from analysis.fit.bootstrap import Resampling
-from analysis.fit.effect import vanished
-from analysis.fit.loss import Loss
-from analysis.fit.search import Found
+from analysis.fit.loss import Loss, vanished
+from analysis.fit.multistart import Solution
 from analysis.laws.law import Array
 from analysis.laws.restrictions import at_bound
 
@@ -27,7 +26,7 @@ law of two parameters is as good as straight, and one is enough."""
 
 
 @dataclass(frozen=True)
-class Certificate:
+class Diagnostics:
     """Evidence for and against a fit. ``warnings`` says in words what a reader should know of it."""
 
     n: int
@@ -75,10 +74,10 @@ class Certificate:
         return self.spare < FEWEST_SPARE and self.parameters > STRAIGHT
 
 
-def certify(loss: Loss, found: Found, resampling: Resampling, left_out: int) -> Certificate:
+def diagnose(loss: Loss, found: Solution, resampling: Resampling, left_out: int) -> Diagnostics:
     """Judge the fit ``found``; ``left_out`` rows had a missing value."""
     distinct = {name: len(np.unique(values)) for name, values in zip(loss.law.variables, loss.columns, strict=True)}
-    certificate = Certificate(
+    diagnostics = Diagnostics(
         n=loss.columns.shape[1],
         left_out=left_out,
         parameters=len(found.theta),
@@ -105,7 +104,7 @@ def certify(loss: Loss, found: Found, resampling: Resampling, left_out: int) -> 
         resamples_failed=resampling.failed / resampling.asked if resampling.asked else 0.0,
         warnings=(),
     )
-    return Certificate(**{**certificate.__dict__, "warnings": tuple(_warnings(certificate))})
+    return replace(diagnostics, warnings=tuple(_warnings(diagnostics)))
 
 
 def condition_number(loss: Loss, theta: Array) -> float:
@@ -119,7 +118,7 @@ def condition_number(loss: Loss, theta: Array) -> float:
     return float(np.linalg.cond(curvature / np.outer(size, size)))
 
 
-def _warnings(fit: Certificate) -> list[str]:
+def _warnings(fit: Diagnostics) -> list[str]:
     lines = []
     if not fit.converged:
         lines.append(f"the search did not end: gradient {fit.gradient_norm:.1e} is above {STEEP:g}")

@@ -1,4 +1,4 @@
-"""The best parameters from several starts, and how far the starts agree."""
+"""Multistart: the best parameters from several starts, and how far the starts agree."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from analysis.fit.damped import solve
 from analysis.fit.loss import SQUARED, Loss
-from analysis.fit.minimise import minimise
+from analysis.fit.minimise import bfgs, levenberg_marquardt
 from analysis.laws.law import Array
 from analysis.laws.restrictions import beyond_bounds
 
@@ -21,14 +20,14 @@ ROUNDING = 1e-12
 LAST_STEPS = 4
 POLISHED = 4
 MAX_POLISHING = 5000
-DAMPED_STEPS = 200
+LEVENBERG_MARQUARDT_STEPS = 200
 GAIN = 1e-9
 """Share of the loss whose gain in a step is not worth going on for a resample."""
 COARSE_DELTAS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
 @dataclass(frozen=True)
-class Found:
+class Solution:
     """The best of several searches of one weighting: ``theta`` [P], its summed loss and scaled gradient.
 
     The gradient is as a share of the loss, where that is large: further it cannot be told from rounding.
@@ -41,7 +40,7 @@ class Found:
     agreeing: int
 
 
-def search(loss: Loss, starts: Array) -> Found:
+def multistart(loss: Loss, starts: Array) -> Solution:
     """Minimise from every row of ``starts`` [S, P] under the first weighting.
 
     A small delta is approached through larger ones, each from where the one before ended: with delta near 0
@@ -51,16 +50,16 @@ def search(loss: Loss, starts: Array) -> Found:
     rows = np.zeros(len(starts), dtype=np.intp)
     for delta in (*(coarse for coarse in COARSE_DELTAS if coarse > 2 * loss.delta), loss.delta):
         stage = replace(loss, delta=delta)
-        minima = minimise(stage, theta, rows, stage.inverse_hessian(theta, rows))
+        minima = bfgs(stage, theta, rows, stage.inverse_hessian(theta, rows))
         theta = minima.theta
     # A second round forgets the curvature learned far away, which can hold a search on a plateau.
-    minima = minimise(loss, theta, rows, loss.inverse_hessian(theta, rows))
+    minima = bfgs(loss, theta, rows, loss.inverse_hessian(theta, rows))
     theta, values = _polished(loss, minima.theta, np.where(np.isfinite(minima.value), minima.value, np.inf))
     best = int(values.argmin())
     # Losses below the noise of rounding count as equal: an exact law ends near 0 from every start.
     agreeing = int((values <= values[best] * (1 + AGREE) + 1e-12).sum())
     ended, gradient = _flattened(loss, theta[best])
-    return Found(
+    return Solution(
         ended,
         loss.total(float(values[best])),
         float(np.abs(gradient).max()) / max(1.0, float(values[best])),
@@ -69,10 +68,10 @@ def search(loss: Loss, starts: Array) -> Found:
     )
 
 
-def to_bounds(loss: Loss, found: Found) -> Found:
+def to_bounds(loss: Loss, found: Solution) -> Solution:
     """``found``, with every parameter at its bound that gains by it: a search only comes ever closer."""
     for start in beyond_bounds(loss.law, found.theta):
-        ended = search(loss, start[None])
+        ended = multistart(loss, start[None])
         if ended.loss <= found.loss:
             found = replace(ended, starts=found.starts, agreeing=found.agreeing)
     return found
@@ -130,9 +129,9 @@ def search_resamples(loss: Loss, starts: Array) -> tuple[Array, NDArray[np.bool_
     rows = np.tile(each, len(starts))
     theta = np.repeat(starts, len(each), axis=0)
     if loss.delta == SQUARED:
-        minima = solve(loss, theta, rows, DAMPED_STEPS)
+        minima = levenberg_marquardt(loss, theta, rows, LEVENBERG_MARQUARDT_STEPS)
     else:
-        minima = minimise(loss, theta, rows, loss.inverse_hessian(theta, rows), tolerance=1e-6, gain=GAIN)
+        minima = bfgs(loss, theta, rows, loss.inverse_hessian(theta, rows), tolerance=1e-6, gain=GAIN)
     values = np.where(np.isfinite(minima.value), minima.value, np.inf).reshape(len(starts), -1)
     best = values.argmin(axis=0) * len(each) + each
     return minima.theta[best], np.isfinite(values.min(axis=0)) & np.isfinite(minima.theta[best]).all(axis=1)
