@@ -25,9 +25,13 @@ from command import read_settings, show
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from analysis.findings.answers import Finding, gain_question, law_question  # noqa: E402
+from analysis.findings.comparison import gain_question  # noqa: E402
+from analysis.findings.finding import (  # noqa: E402
+    Finding,
+    together,
+)
+from analysis.findings.scaling import law_question  # noqa: E402
 from analysis.findings.series import CLASSIFICATION, PARAMETERS  # noqa: E402
-from analysis.findings.together import together  # noqa: E402
 from analysis.reporting.build import every_answer  # noqa: E402  (after the path)
 from analysis.study.records import Study  # noqa: E402
 

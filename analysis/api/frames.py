@@ -55,8 +55,8 @@ def fit(
 def chain(data: Data, x: str, through: str, y: str, **more: Any) -> Any:
     """Predict ``y`` in two steps through the column ``through``: a ``FittedTwoStep``, or a ``NoFit`` with the reason.
 
-    ``more`` are the other arguments of ``python -m analysis.chain``: ``first``, ``second``, ``direct``, ``holdout``, ``by``.
-    Raises ``UserError``.
+    ``more`` are the other arguments of ``python -m analysis.chain``, such as ``first``, ``second``, ``direct``,
+    ``holdout`` and ``by``. Raises ``UserError``.
     """
 
     def answer(given: argparse.Namespace, table: Table) -> FittedTwoStep:

@@ -1,15 +1,17 @@
-"""What a study is, and what it is not, in plain sentences made from what is recorded of its runs."""
+"""What a study is and is not, in sentences made from the records of its runs; and the pre-trainings that cannot be
+compared by their loss."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from analysis.findings import text
-from analysis.findings.answers import comparison
+from analysis.findings.comparison import comparison
 from analysis.findings.series import (
     ARMS,
     CLASSIFICATION,
@@ -21,9 +23,12 @@ from analysis.findings.series import (
     searched,
     size_order,
 )
+from analysis.study.files import number
 from analysis.study.records import FINISHED, Study
 from nepa_scale.config.schema import TASKS
 from nepa_scale.data.embedded import EMBEDDED_NAME
+from nepa_scale.data.preprocessing import BY_IMAGE
+from nepa_scale.tasks import target_warnings
 
 DOING = {"pretrain": "Pretraining", "probe": "Probing", "classify": "Classification", "segment": "Segmentation"}
 PAPER_PARAMS = 85e6
@@ -142,3 +147,35 @@ def _is_not(study: Study) -> Iterator[str]:
     elif comparison(study, CLASSIFICATION).rows.empty and comparison(study, SEGMENTATION).rows.empty:
         yield "No control has finished, so it cannot say yet what pretraining is worth."
     yield "Scores are of models and data, not of hardware: time and machine have no part in them."
+
+
+def near_trivial(study: Study) -> list[str]:
+    """A line for each warning that training gave, with the labels and runs that it is of."""
+    rows = study.table[(study.table["task"] == "pretrain") & (study.table["state"] == FINISHED)]
+    said: dict[str, dict[str, list[str]]] = {}
+    for label, run_id in rows[["label", "run_id"]].itertuples(index=False, name=None):
+        for warning in _warnings(study.results.get((run_id, "pretrain"), {})):
+            said.setdefault(warning, {}).setdefault(str(label), []).append(str(run_id))
+    return [f"{_named(runs)}: {warning}." for warning, runs in said.items()]
+
+
+def _named(runs: Mapping[str, Sequence[str]]) -> str:
+    """The labels, each with its runs."""
+    return "; ".join(f"{label} ({', '.join(own)})" for label, own in runs.items())
+
+
+def _warnings(result: Mapping[str, Any]) -> Iterator[str]:
+    config, details, metrics = (result.get(name) or {} for name in ("config", "details", "metrics"))
+    by_image = config.get("data.mean") == BY_IMAGE
+    energy = _numbers(details.get("patch_energy"), "mean_patch")
+    if energy and (warning := target_warnings.before(energy, by_image=by_image)):
+        yield warning
+    late = _numbers(metrics, "skill", "mean_baseline")
+    if late and config.get("pretrain.shift", True) and (warning := target_warnings.after(late, by_image=by_image)):
+        yield warning
+
+
+def _numbers(values: Any, *names: str) -> dict[str, float]:
+    """The ``names`` of ``values``; nothing where one is no number, as in a damaged file."""
+    found = {name: number(values.get(name)) for name in names} if isinstance(values, Mapping) else {}
+    return {} if None in found.values() else {name: float(value) for name, value in found.items() if value is not None}

@@ -9,8 +9,8 @@ import pandas as pd
 from scipy import special
 
 from analysis.findings import text
-from analysis.findings.answers import Finding, law
-from analysis.findings.power import Effect
+from analysis.findings.finding import Effect, Finding
+from analysis.findings.scaling import law
 from analysis.findings.series import (
     ARMS,
     CLASSIFICATION,

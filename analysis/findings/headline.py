@@ -6,9 +6,11 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 from analysis.findings import text
-from analysis.findings.answers import Finding, comparison, gain, gain_question, law_question, tenfold
+from analysis.findings.comparison import comparison, gain, gain_question
 from analysis.findings.few_labels import arms, worth, worth_question
-from analysis.findings.preregistered import registered
+from analysis.findings.finding import NOT_SHOWN, Finding
+from analysis.findings.preregistration import registered
+from analysis.findings.scaling import law_question, tenfold
 from analysis.findings.series import (
     COMPUTE,
     PARAMETERS,
@@ -22,7 +24,6 @@ from analysis.findings.series import (
     series,
     starts,
 )
-from analysis.findings.together import NOT_SHOWN
 from analysis.fit.power_law import PowerLawFit
 from analysis.fit.student import NoFit
 from analysis.study.records import Study

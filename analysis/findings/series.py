@@ -18,6 +18,8 @@ ARMS = {PRETRAINED: "pretrained", OTHER: "other weights", SCRATCH: "from scratch
 """What these are called."""
 SIZE_KEYS = {SIZE, "model.embed_dim", "model.depth"}
 COST_KEYS = {"model.patch_size", "pretrain.num_images", "pretrain.fraction", "pretrain.epochs", "pretrain.steps"}
+LABELLED_TASKS = ("probe", "classify", "segment")
+LABEL_KEYS = {f"{task}.{key}" for task in LABELLED_TASKS for key in ("num_images", "fraction", "labels_per_class")}
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,6 @@ SEGMENTATION = Target(
     "the background alone, a mask without any object",
 )
 SHORTFALL = Target("pretrain", "skill", "shortfall of pretraining skill", "skill")
-LABELLED_TASKS = ("probe", "classify", "segment")
-LABEL_KEYS = {f"{task}.{key}" for task in LABELLED_TASKS for key in ("num_images", "fraction", "labels_per_class")}
 LABELS = Axis("unique_images", "labelled images", "L", "image count")
 PARAMETERS = Axis("params_backbone", "backbone parameters", "N", "size")
 COMPUTE = Axis("pretrain_flops", "pretraining FLOPs", "C", "budget")

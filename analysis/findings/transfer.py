@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.findings import text
-from analysis.findings.answers import Finding, line_effect
+from analysis.findings.finding import Finding
+from analysis.findings.scaling import line_effect
 from analysis.findings.series import (
     CLASSIFICATION,
     PRETRAINED,

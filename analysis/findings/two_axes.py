@@ -1,12 +1,15 @@
-"""What a study over both parameters and data says: one surface, and how compute is best divided between the two."""
+"""A study over both parameters and data: one fitted surface, the compute-optimal division between the two, and the
+best sizes of budgets."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from analysis.findings import text
-from analysis.findings.answers import Finding
+from analysis.findings.finding import Finding
 from analysis.findings.series import CLASSIFICATION, PRETRAINED, SEGMENTATION, SHORTFALL, Target, finished
 from analysis.fit.compute_optimal import ComputeOptimal, compute_optimal
 from analysis.fit.estimate import Fit, Options, fit_law
@@ -145,3 +148,31 @@ def _within(interval: Interval | None) -> str:
 
 def _sizes(interval: Interval | None) -> str:
     return f" ({text.count(interval.low)} to {text.count(interval.high)})" if interval is not None else ""
+
+
+def best_sizes(study: Study, budgets: Sequence[float]) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """{error: N* of every budget in FLOPs} by the surface fitted to it, and {error: why there is none} of the others.
+
+    N* are backbone parameters, where E + A / N^alpha + B / D^beta is least (Hoffmann et al. 2022, eq. 4).
+    """
+    found: dict[str, list[float]] = {}
+    missing: dict[str, str] = {}
+    for target in (CLASSIFICATION, SEGMENTATION, SHORTFALL):
+        sizes = _best_sizes(study, target, budgets)
+        if isinstance(sizes, NoFit):
+            missing[target.name] = sizes.reason
+        else:
+            found[target.name] = sizes
+    return found, missing
+
+
+def _best_sizes(study: Study, target: Target, budgets: Sequence[float]) -> list[float] | NoFit:
+    points = surface_points(study, target)
+    n, d, c, error = (points[name].to_numpy(float) for name in ("n", "d", "c", "error"))
+    fit = fit_law(CHINCHILLA, np.stack([n, d]), error, options=Options(RUN_NOISE, bootstrap=0))
+    if isinstance(fit, NoFit):
+        return fit
+    if fit.diagnostics.flat:
+        return NoFit("the runs leave the division of compute open: more sizes on more amounts of data are needed")
+    sizes = [compute_optimal(fit, budget, float(np.median(c / (n * d)))).n for budget in budgets]
+    return sizes if np.isfinite(sizes).all() else NoFit("the error does not fall with both parameters and data")

@@ -10,16 +10,15 @@ from pathlib import Path
 from rich.table import Table
 
 from analysis.findings import text
-from analysis.findings.answers import Finding, comparison, find
-from analysis.findings.best_rate import one_rate
+from analysis.findings.comparison import comparison
 from analysis.findings.few_labels import few_labels
+from analysis.findings.finding import Finding, settled, together
 from analysis.findings.headline import headline
-from analysis.findings.preregistered import kept_promises
+from analysis.findings.learning_rates import one_rate, tuned_rates
+from analysis.findings.preregistration import kept_promises
+from analysis.findings.scaling import find
 from analysis.findings.series import CLASSIFICATION, SEGMENTATION, foremost
-from analysis.findings.settle import settled
-from analysis.findings.together import together
 from analysis.findings.transfer import transfer
-from analysis.findings.tuned_rates import tuned_rates
 from analysis.findings.two_axes import divided_compute
 from analysis.reporting.paper.effects import answers
 from analysis.reporting.request import SIDE_BY_SIDE, Request

@@ -9,10 +9,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.findings import text
-from analysis.findings.about import about, resolution
-from analysis.findings.answers import Finding, comparison
-from analysis.findings.comparability import near_trivial
-from analysis.findings.curves import Curves, curves
+from analysis.findings.about import about, near_trivial, resolution
+from analysis.findings.comparison import comparison
+from analysis.findings.finding import Finding
 from analysis.findings.headline import Headline, headline
 from analysis.findings.series import (
     CLASSIFICATION,
@@ -29,7 +28,7 @@ from analysis.findings.series import (
 )
 from analysis.reporting.compare.studies import shared_settings
 from analysis.reporting.figures.cost import cost_plot
-from analysis.reporting.figures.curve_plots import curve_plot
+from analysis.reporting.figures.curve_plots import Curves, curve_plot, curves
 from analysis.reporting.figures.few_labels_plot import few_labels_plot
 from analysis.reporting.figures.frontier import frontier_plot
 from analysis.reporting.figures.headline_plot import leading_plot

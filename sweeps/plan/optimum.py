@@ -18,7 +18,7 @@ def outside(source: Path, budgets: Sequence[float], params: Mapping[str, int]) -
     ``params`` are the backbone parameters of every size on the ladder. Raises ``UserError`` when ``source`` cannot be
     read, and ``ConfigError`` when its runs give no best size for any error.
     """
-    from analysis.findings.best_sizes import best_sizes
+    from analysis.findings.two_axes import best_sizes
     from analysis.study.records import read_study
 
     found, missing = best_sizes(read_study(source), budgets)

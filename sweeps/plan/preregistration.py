@@ -65,7 +65,7 @@ def register(plan: Plan, runs: Collection[PlannedRun], study_dir: Path, source: 
 
     Raises ``UserError`` when ``source`` cannot be read. A file that is there stays as it is.
     """
-    from analysis.findings.expectations import Candidate, expectations
+    from analysis.findings.preregistration import Candidate, expectations
     from analysis.study.records import read_study
 
     candidates = [

@@ -16,7 +16,7 @@ from named_settings import objective, write_settings
 from study_files import write_json
 from test_figures import write_isoflop, write_rates
 
-from analysis.findings.expectations import Candidate, expectations
+from analysis.findings.preregistration import Candidate, expectations
 from analysis.study.files import write_predictions
 from analysis.study.records import read_study
 

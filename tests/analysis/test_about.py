@@ -13,8 +13,7 @@ from conftest import MakeStudy
 from pages import Page
 from study_files import write_json
 
-from analysis.findings.about import about, resolution
-from analysis.findings.comparability import near_trivial
+from analysis.findings.about import about, near_trivial, resolution
 from analysis.reporting.render import render
 from analysis.study.records import read_study
 

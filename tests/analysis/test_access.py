@@ -11,7 +11,7 @@ from law_studies import StudySpec, write_study
 from matplotlib.colors import to_rgb
 from pages import Page
 
-from analysis.findings.answers import find
+from analysis.findings.scaling import find
 from analysis.reporting.compare import page as side_by_side
 from analysis.reporting.compare.plots import LOOKS
 from analysis.reporting.compare.studies import named

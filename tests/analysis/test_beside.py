@@ -13,7 +13,7 @@ from named_settings import COLLAPSED, HEALTHY, Setting, objective, write_setting
 from scipy import stats
 from study_files import write_status
 
-from analysis.findings.answers import find
+from analysis.findings.scaling import find
 from analysis.findings.series import CLASSIFICATION, SEGMENTATION, label_order, scaled_axes
 from analysis.reporting.figures.drawing import to_svg
 from analysis.reporting.paper.effects import answers, effects, is_ablation, outcomes

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from named_settings import HEALTHY, Setting, write_settings
 
-from analysis.findings.answers import Finding
-from analysis.findings.best_rate import one_rate
+from analysis.findings.finding import Finding
+from analysis.findings.learning_rates import one_rate
 from analysis.study.records import Study, read_study
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)

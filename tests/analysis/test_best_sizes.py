@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from surface_studies import ALPHA, BETA, FLOPS_PER, A, B, write
 
-from analysis.findings.best_sizes import best_sizes
+from analysis.findings.two_axes import best_sizes
 from analysis.study.records import read_study
 
 SIZES = [round(size) for size in np.geomspace(1e4, 1e8, 6)]

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.findings.curves import Curve, curves
-from analysis.reporting.figures.curve_plots import curve_plot
+from analysis.reporting.figures.curve_plots import Curve, curve_plot, curves
 from analysis.study.metrics_file import averaged, read_metrics
 from analysis.study.records import read_study
 

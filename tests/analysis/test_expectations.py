@@ -12,8 +12,7 @@ from conftest import MakeStudy
 from scipy import stats
 from study_files import write_json
 
-from analysis.findings.expectations import Candidate, expectations
-from analysis.findings.preregistered import kept_promises
+from analysis.findings.preregistration import Candidate, expectations, kept_promises
 from analysis.study.files import PREDICTIONS, read_predictions, write_predictions
 from analysis.study.records import read_study
 from nepa_scale.utils.errors import UserError

@@ -15,10 +15,9 @@ from pages import Page
 from study_files import result, write_task
 
 from analysis.findings import text
-from analysis.findings.curves import curves
 from analysis.report import main
 from analysis.reporting.figures import pictures
-from analysis.reporting.figures.curve_plots import curve_plot
+from analysis.reporting.figures.curve_plots import curve_plot, curves
 from analysis.reporting.figures.drawing import to_svg
 from analysis.reporting.figures.label_plots import rank_by_label_plot
 from analysis.reporting.figures.pictures import MAX_SHEETS, sheets

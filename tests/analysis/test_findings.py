@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from study_files import write_status
 
-from analysis.findings.answers import Finding, beats_trivial, comparison, exponents_apart, find, gain_question
+from analysis.findings.comparison import beats_trivial, comparison, gain_question
+from analysis.findings.finding import Finding
+from analysis.findings.scaling import exponents_apart, find
 from analysis.findings.series import CLASSIFICATION, COMPUTE, PARAMETERS, SCRATCH, best_score, series
 from analysis.fit.power_law import PowerLawFit
 from analysis.fit.student import NoFit

@@ -16,8 +16,9 @@ from pages import Page
 from study_files import write_json
 from study_shapes import SHAPES, with_prediction
 
-from analysis.findings.answers import comparison, gain, tenfold
+from analysis.findings.comparison import comparison, gain
 from analysis.findings.headline import headline
+from analysis.findings.scaling import tenfold
 from analysis.findings.series import CLASSIFICATION, PARAMETERS, SCRATCH, SEGMENTATION, SHORTFALL, series
 from analysis.fit.power_law import PowerLawFit
 from analysis.fit.student import MeanRatio

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from study_files import result, write_task
 
-from analysis.findings.answers import comparison
+from analysis.findings.comparison import comparison
 from analysis.findings.series import CLASSIFICATION
 from analysis.study.records import read_study
 

@@ -14,10 +14,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from analysis.findings.curves import curves
 from analysis.findings.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMENTATION, Series
 from analysis.fit.power_law import PowerLawFit, fit_power_law
-from analysis.reporting.figures.curve_plots import curve_plot
+from analysis.reporting.figures.curve_plots import curve_plot, curves
 from analysis.reporting.figures.drawing import log_ticks, short, size_colours, size_dashes, to_svg
 from analysis.reporting.figures.plots import Plot, error_plot, rank_plot
 from analysis.reporting.figures.residuals import bends

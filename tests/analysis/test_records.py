@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from law_studies import SIZES, StudySpec, write_study
 
-from analysis.findings.answers import find
+from analysis.findings.scaling import find
 from analysis.findings.series import CLASSIFICATION, PARAMETERS, series
 from analysis.fit import __main__ as fit
 from analysis.study.records import read_study, write_table

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from study_files import result, write_json, write_task
 
-from analysis.findings.answers import comparison, find
+from analysis.findings.comparison import comparison
+from analysis.findings.scaling import find
 from analysis.findings.series import CLASSIFICATION, COMPUTE, OTHER, PARAMETERS, SCRATCH, series
 from analysis.report import main
 from analysis.reporting.figures.plots import error_plot

@@ -12,12 +12,10 @@ import pytest
 from conftest import MakeStudy
 from scipy import stats
 
-from analysis.findings.answers import Finding, law_question
+from analysis.findings.finding import Effect, Finding, power, settled, thresholds, together
 from analysis.findings.headline import headline
-from analysis.findings.power import Effect, power
+from analysis.findings.scaling import law_question
 from analysis.findings.series import CLASSIFICATION, PARAMETERS
-from analysis.findings.settle import settled
-from analysis.findings.together import thresholds, together
 from analysis.reporting.build import answer
 from analysis.study.records import read_study
 

@@ -15,9 +15,9 @@ from label_studies import write as write_labels
 from law_studies import StudySpec, write_study
 from study_files import result, write_json, write_status, write_task
 
-from analysis.findings.answers import comparison
+from analysis.findings.comparison import comparison
+from analysis.findings.learning_rates import tries, tuned_rates
 from analysis.findings.series import CLASSIFICATION, PARAMETERS, SCRATCH, SEGMENTATION, scaled_axes, series
-from analysis.findings.tuned_rates import tries, tuned_rates
 from analysis.reporting.build import answer, write_report
 from analysis.reporting.compare.studies import joined, named, scores
 from analysis.reporting.figures import drawing

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.findings.answers import Finding
+from analysis.findings.finding import Finding
 from analysis.report import main
 from analysis.reporting.export.document import Document
 from analysis.reporting.export.latex import LONG, latex

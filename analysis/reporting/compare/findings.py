@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from analysis.findings import text
-from analysis.findings.answers import Finding
+from analysis.findings.finding import Finding
 from analysis.findings.series import Axis, Target
 from analysis.fit.power_law import PowerLawFit
 from analysis.fit.student import Interval, NoFit, mean_ratio, t_quantile

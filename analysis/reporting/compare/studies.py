@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.findings.answers import comparison
+from analysis.findings.comparison import comparison
 from analysis.findings.series import CLASSIFICATION, SEGMENTATION, Series, Target, scaled_axes, series, starts
 from analysis.study.records import Study
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.findings.answers import Finding, comparison
+from analysis.findings.comparison import comparison
+from analysis.findings.finding import Finding
 from analysis.findings.series import CLASSIFICATION, SEGMENTATION
 from analysis.reporting.compare import findings as side_by_side
 from analysis.reporting.compare.studies import Named, targets

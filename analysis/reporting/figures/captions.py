@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from analysis.findings import text
-from analysis.findings.answers import MAX_NAMED
-from analysis.findings.curves import Curve
+from analysis.findings.comparison import MAX_NAMED
 from analysis.findings.series import COMPUTE, OTHER, PRETRAINED, SCRATCH, Axis, Series, Target
 from analysis.fit.power_law import PowerLawFit
 from analysis.fit.student import NoFit
 from analysis.study.records import Study
+
+if TYPE_CHECKING:
+    from analysis.reporting.figures.curve_plots import Curve
 
 NAMES = {PRETRAINED: "pretrained", OTHER: "other weights", SCRATCH: "scratch control"}
 

@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.findings import text
-from analysis.findings.answers import comparison
+from analysis.findings.comparison import comparison
 from analysis.findings.headline import WORDS
-from analysis.findings.preregistered import Registered, registered
+from analysis.findings.preregistration import Registered, registered
 from analysis.findings.series import (
     PARAMETERS,
     PRETRAINED,

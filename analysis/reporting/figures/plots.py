@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.findings import text
-from analysis.findings.answers import comparison
+from analysis.findings.comparison import comparison
 from analysis.findings.series import OTHER, PRETRAINED, SCRATCH, Axis, Series, Target, known_on, series
 from analysis.fit.power_law import PowerLawFit
 from analysis.reporting.figures import captions, drawing

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.findings import text
+from analysis.findings.learning_rates import ARMS, at_edge, tries
 from analysis.findings.series import label_order
-from analysis.findings.tuned_rates import ARMS, at_edge, tries
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import INK, QUIET
 from analysis.reporting.figures.palette import Palette, palette, readable

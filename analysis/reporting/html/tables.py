@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.findings import text
-from analysis.findings.answers import Comparison
+from analysis.findings.comparison import Comparison
 from analysis.findings.series import ARMS, label_order, leading, noun, starts
 from analysis.study.files import number
 from analysis.study.grouping import CHOSEN

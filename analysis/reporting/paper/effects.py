@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.findings import text
-from analysis.findings.answers import Finding
+from analysis.findings.finding import Finding
 from analysis.findings.series import CLASSIFICATION, PRETRAINED, label_order
 from analysis.fit.student import Interval, mean_interval
 from analysis.reporting.paper.published import of_grid

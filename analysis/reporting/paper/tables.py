@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis.findings import text
-from analysis.findings.answers import comparison
+from analysis.findings.comparison import comparison
 from analysis.findings.series import CLASSIFICATION, Target, label_order, leading, noun
 from analysis.reporting.html.tables import Table
 from analysis.reporting.paper.effects import (

@@ -1,14 +1,16 @@
-"""What was expected of the largest runs before they started, beside what came out."""
+"""Preregistered predictions: what the laws of finished runs expect of runs to come, and later what came out beside
+it."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from analysis.findings import text
-from analysis.findings.answers import Finding
+from analysis.findings.finding import Finding
 from analysis.findings.series import (
     CLASSIFICATION,
     COMPUTE,
@@ -18,13 +20,61 @@ from analysis.findings.series import (
     Axis,
     Target,
     finished,
+    scaled_axes,
+    series,
 )
-from analysis.fit.student import Interval, p_value
+from analysis.fit.student import Interval, NoFit, finite, p_value
 from analysis.study.files import read_predictions
 from analysis.study.records import Study
 
 TARGETS = {target.task: target for target in (SHORTFALL, CLASSIFICATION, SEGMENTATION)}
 AXES = {axis.column: axis for axis in (PARAMETERS, COMPUTE)}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A run to come, with its place on either axis: parameters and pre-training FLOPs."""
+
+    run_id: str
+    label: str
+    params: int
+    pretrain_flops: int
+
+    def place(self, axis: Axis) -> float:
+        """Where it lies on ``axis``."""
+        return float(self.params if axis is PARAMETERS else self.pretrain_flops)
+
+
+def expectations(study: Study, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """An entry for each error and axis of the ``study``: the law, the runs it was fitted to, and what it expects of
+    the ``candidates``; or why there is no law. The runs expected are not among those fitted."""
+    coming = {candidate.run_id for candidate in candidates}
+    others = dataclasses.replace(study, table=study.table[~study.table["run_id"].isin(coming)])
+    targets = [
+        target for target in (SHORTFALL, CLASSIFICATION, SEGMENTATION) if (study.table["task"] == target.task).any()
+    ]
+    return [_entry(others, target, axis, candidates) for target in targets for axis in scaled_axes(study)]
+
+
+def _entry(study: Study, target: Target, axis: Axis, candidates: Sequence[Candidate]) -> dict[str, Any]:
+    found = series(study, target, axis)
+    points = found.points[["run_id", "x", "error"]].to_dict("records")
+    entry = {"task": target.task, "metric": target.metric, "axis": axis.column, "fitted_to": points}
+    if isinstance(found.fit, NoFit):
+        return {**entry, "reason": found.fit.reason, "law": None, "expected": []}
+    places = [candidate.place(axis) for candidate in candidates]
+    prediction = found.fit.predict(places)
+    bounds = zip(candidates, places, prediction.y, prediction.low, prediction.high, strict=True)
+    return {
+        **entry,
+        "reason": None,
+        "law": {"form": "a x^-b", "a": found.fit.a, "b": found.fit.b, "places": found.fit.n},
+        "expected": [
+            {"run_id": run.run_id, "label": run.label, "x": x, "error": finite(y)}
+            | {"low": finite(low), "high": finite(high)}
+            for run, x, y, low, high in bounds
+        ],
+    }
 
 
 @dataclass(frozen=True)

@@ -1,65 +1,35 @@
-"""The answers a study gives, in plain sentences that carry their own uncertainty."""
+"""The scores of each label beside its controls from scratch and the majority baseline."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy import special, stats
 
 from analysis.findings import text
-from analysis.findings.power import Effect
+from analysis.findings.finding import Effect, Finding
 from analysis.findings.series import (
     ARMS,
-    CLASSIFICATION,
     OTHER,
-    PARAMETERS,
     PRETRAINED,
     SCRATCH,
-    SEGMENTATION,
-    SHORTFALL,
-    Axis,
-    Series,
     Target,
     finished,
-    foremost,
-    known_on,
     label_order,
     noun,
     of_start,
-    scaled_axes,
-    series,
-    starts,
 )
-from analysis.fit.power_law import PowerLawFit, fit_offset_power_law, fit_power_law
 from analysis.fit.student import CONFIDENCE, Interval, MeanRatio, NoFit, mean_interval, mean_ratio, p_value, t_quantile
 from analysis.laws.law import Array
 from analysis.study.grouping import settings
 from analysis.study.records import Study
 
 MAX_NAMED = 12  # labels that one sentence may name
+
 RUNS = {PRETRAINED: "pretrained runs", OTHER: "runs from other weights", SCRATCH: "runs from scratch"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One question, the short answer, and how sure it is."""
-
-    question: str
-    verdict: str
-    """Yes, No, Not shown, or Cannot say."""
-    answer: str
-    detail: str = ""
-    p: float | None = None
-    """How likely chance alone gives the evidence for a Yes or No, or more; None of a verdict that is no test."""
-    main: bool = False
-    """Whether the page is about it first: of what all tests together may err, these have the larger share."""
-    effect: Effect | None = None
-    """What the test rests on, and what would make it surer."""
-    level: float | None = None
-    """What ``p`` was compared with, beside the other tests of the page; None before that."""
 
 
 @dataclass(frozen=True)
@@ -83,73 +53,10 @@ class Comparison:
         return self.rows[known[0] if known else ARMS[PRETRAINED]]
 
 
-def find(study: Study) -> list[Finding]:
-    """Answer what a reader asks first: the laws, the gain over scratch, and the trivial answers."""
-    found: list[Finding] = []
-    axes = scaled_axes(study)
-    for target in (CLASSIFICATION, SEGMENTATION):
-        rows = study.table[study.table["task"] == target.task]
-        if rows.empty:
-            continue
-        compared = comparison(study, target)
-        for start in starts(rows):
-            first = target is foremost(study) and start == starts(rows)[0]
-            laws = [law(series(study, target, axis, start)) for axis in axes if known_on(axis, start)]
-            found += [replace(one, main=first) for one in laws]
-            if (study.table["init"] == SCRATCH).any():
-                gained = replace(gain_over_scratch(compared, start), main=first)
-                said = exponents_apart(study, target, start) if PARAMETERS in axes else ""
-                found.append(replace(gained, detail=f"{gained.detail} {said}".strip()))
-            found.append(beats_trivial(compared, start))
-        if PARAMETERS in axes and (rows["init"] == SCRATCH).any():
-            found.append(law(series(study, target, PARAMETERS, SCRATCH)))
-    if axes and (study.table["task"] == SHORTFALL.task).any():
-        found.append(replace(law(series(study, SHORTFALL, axes[0])), main=foremost(study) is SHORTFALL))
-    return found
-
-
-def law_question(target: Target, axis: Axis, start: str = PRETRAINED) -> str:
-    """What is asked of a law."""
-    of = "" if start == PRETRAINED else f" of {RUNS[start]}"
-    return f"Does the {target.name}{of} fall with {axis.name}?"
-
-
 def gain_question(target: Target, start: str = PRETRAINED) -> str:
     """What is asked of runs and their controls."""
     what = "pretraining" if start == PRETRAINED else "starting from other weights"
     return f"Does {what} lower the {target.name}, against training from scratch?"
-
-
-def law(points: Series) -> Finding:
-    """Say whether the error falls along the axis, by which law, and how sure that is."""
-    target, axis, fit = points.target, points.axis, points.fit
-    question = law_question(target, axis, points.init)
-    left_out = (
-        f"{text.counted(points.left_out, 'unfinished, failed or unreadable run')} left out. " if points.left_out else ""
-    )
-    if isinstance(fit, NoFit):
-        return Finding(question, "Cannot say", f"No law was fitted: {fit.reason}.", left_out.strip())
-    verdict = "Not shown" if 0 in fit.b_interval else "Yes" if fit.b > 0 else "No"
-    direction = "falls" if fit.b > 0 else "rises"
-    doubt = "; an interval that includes 0 establishes no trend" if verdict == "Not shown" else ""
-    runs = text.counted(len(points.points), "run")
-    answer = (
-        f"The best line {direction} as {target.formula} = {text.number(fit.a)} · {axis.symbol}^{text.number(-fit.b)}: "
-        f"exponent b = {text.number(fit.b)}, {text.LEVEL} interval {text.interval(fit.b_interval)}, "
-        f"n = {text.counted(fit.n, axis.point)} ({runs}){doubt}."
-    )
-    detail = _tenfold(fit, axis) + _sensitivity(fit) + _floor(points) + left_out
-    p = p_value(fit.b_interval, 0.0, fit.n - 2)
-    return Finding(question, verdict, answer, detail.strip(), p, effect=line_effect(fit, axis.point))
-
-
-def line_effect(fit: PowerLawFit, unit: str) -> Effect | None:
-    """The exponent of ``fit`` as an effect; None without any noise."""
-    deviation = fit.residual_std / math.sqrt(fit.log_x_spread)
-    if not deviation > 0:
-        return None
-    spread = fit.log_x_spread / math.log(fit.x_range[1] / fit.x_range[0]) ** 2
-    return Effect(fit.b / deviation, fit.n, 2, unit, spread)
 
 
 def gain_over_scratch(compared: Comparison, start: str = PRETRAINED) -> Finding:
@@ -181,31 +88,6 @@ def gain_over_scratch(compared: Comparison, start: str = PRETRAINED) -> Finding:
     return Finding(
         question, verdict, answer, measured, p_value(logs, 0.0, ratio.n - 1), effect=_mean_effect(logs, ratio.n, unit)
     )
-
-
-def exponents_apart(study: Study, target: Target, start: str = PRETRAINED) -> str:
-    """Whether the error falls with size at another rate than from scratch: the law of their ratio, paired by size.
-
-    What a size has of its own falls out of the ratio, so this is narrower than the difference of two exponents.
-    """
-    own, scratch = (
-        series(study, target, PARAMETERS, one).points.groupby("x")["error"].agg(_geometric) for one in (start, SCRATCH)
-    )
-    ratio = (own / scratch).dropna()
-    fit = fit_power_law(ratio.index.to_numpy(float), ratio.to_numpy(float))
-    if isinstance(fit, NoFit):
-        return ""
-    shown = "" if 0 not in fit.b_interval else ", so it is not shown that they differ"
-    return (
-        f"The exponent in {PARAMETERS.symbol} is {text.number(fit.b)} higher than from scratch "
-        f"({text.LEVEL} interval {text.interval(fit.b_interval)}, paired over n = {text.counted(fit.n, 'size')})"
-        f"{shown}."
-    )
-
-
-def _geometric(values: pd.Series[float]) -> float:
-    """The mean in logarithms; NaN with a value that has none."""
-    return float(np.exp(np.log(values.to_numpy(float)).mean())) if (values > 0).all() else math.nan
 
 
 def gain(compared: Comparison, start: str = PRETRAINED) -> MeanRatio | NoFit:
@@ -326,37 +208,6 @@ def comparison(study: Study, target: Target) -> Comparison:
 
 def _whose(noun: str, start: str) -> str:
     return f"Pretrained {noun}s" if start == PRETRAINED else f"Other weights: {noun}s"
-
-
-def _sensitivity(fit: PowerLawFit) -> str:
-    if fit.b_leave_one_out is None:
-        return "With three points, the interval rests on a single measure of the noise. "
-    return f"Leaving out any one point keeps b within {text.interval(fit.b_leave_one_out)}. "
-
-
-def _floor(points: Series) -> str:
-    x, error = points.points["x"].to_numpy(float), points.points["error"].to_numpy(float)
-    offset = fit_offset_power_law(x, error)
-    if isinstance(offset, NoFit):
-        return ""
-    low, high = offset.e_interval.low, offset.e_interval.high
-    if low == 0:
-        return f"A floor under the error is not shown: any from 0 to {text.percent(high)} fits. "
-    span = f"{text.percent(low)} to {text.percent(high)}"
-    return f"The error levels off at a floor of {text.percent(offset.e)} ({span}). "
-
-
-def _tenfold(fit: PowerLawFit, axis: Axis) -> str:
-    factor = tenfold(fit)
-    span = text.span(factor.interval.low, factor.interval.high)
-    return f"Ten times the {axis.name} multiply the error by {text.number(factor.mean)} ({span}). "
-
-
-def tenfold(fit: PowerLawFit) -> MeanRatio:
-    """What ten times the x multiply the error by."""
-    with np.errstate(over="ignore"):  # three scattered points may leave the exponent open by hundreds
-        low, factor, high = np.power(10.0, [-fit.b_interval.high, -fit.b, -fit.b_interval.low])
-    return MeanRatio(float(factor), Interval(float(low), float(high)), fit.n)
 
 
 def _each(differences: pd.Series[float]) -> str:
