@@ -1,9 +1,9 @@
-"""Making reports: answers, tables and pages of the studies that the command names."""
+"""Making reports: answers, tables and pages of the studies that the command names, once or after every change."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +22,18 @@ from analysis.findings.transfer import transfer
 from analysis.findings.two_axes import divided_compute
 from analysis.reporting.paper.effects import answers
 from analysis.reporting.request import SIDE_BY_SIDE, Request
-from analysis.reporting.watch import watch
 from analysis.study.records import FINISHED, UNREADABLE, Study, read_study, table_files, write_table
+from nepa_scale.utils.cli import has_reader
 from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import write_atomically
 from nepa_scale.utils.terminal import make_console
 
 _ENDED = (FINISHED, "failed", UNREADABLE)
+LOOK_SECONDS = 2.0
+SHARE = 0.2
+"""Of the time that may go into rebuilding: a study that logs every second must not wait for its report."""
+_READ = ("plan.json", "runs/*/*/status.json", "runs/*/*/result.json", "runs/*/*/metrics.jsonl")
+Seen = dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -126,14 +131,14 @@ def _side_by_side(answered: Sequence[Answered], page: Path) -> dict[Path, str | 
 
 
 def _written(answered: Sequence[Answered], form: str) -> str:
+    from analysis.reporting import export
     from analysis.reporting.compare.studies import named
-    from analysis.reporting.export import document, latex, markdown
 
     if len(answered) == 1:
-        content = document.of_study(answered[0].study, answered[0].findings)
+        content = export.of_study(answered[0].study, answered[0].findings)
     else:
-        content = document.of_studies(named([one.study for one in answered]))
-    return markdown.markdown(content) if form == "markdown" else latex.latex(content)
+        content = export.of_studies(named([one.study for one in answered]))
+    return export.markdown(content) if form == "markdown" else export.latex(content)
 
 
 def _rebuild(request: Request) -> bool:
@@ -162,3 +167,36 @@ def _show(study: Study, findings: Sequence[Finding]) -> None:
         console.print(table)
     for finding in findings:
         console.print(f"{finding.question} {finding.verdict}. {finding.answer}")
+
+
+def watch(folders: Sequence[Path], rebuild: Callable[[], bool], look_seconds: float = LOOK_SECONDS) -> None:
+    """Call ``rebuild`` at first and after every change, until it says that nothing is left to wait for, or Ctrl-C.
+
+    It also ends when nobody reads its output any more.
+    """
+    try:
+        while True:
+            seen, started = fingerprint(folders), time.monotonic()
+            if not rebuild():
+                return
+            took = time.monotonic() - started
+            time.sleep(max(look_seconds, took * (1 / SHARE - 1)))
+            while has_reader() and fingerprint(folders) == seen:
+                time.sleep(look_seconds)
+            if not has_reader():
+                return
+    except KeyboardInterrupt:
+        return
+
+
+def fingerprint(folders: Sequence[Path]) -> Seen:
+    """Size and time of every file that a report reads."""
+    found: Seen = {}
+    for folder in folders:
+        for path in (one for pattern in _READ for one in folder.glob(pattern)):
+            try:
+                status = path.stat()
+            except OSError:  # replaced at this very moment
+                continue
+            found[str(path)] = (status.st_mtime_ns, status.st_size)
+    return found

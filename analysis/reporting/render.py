@@ -27,31 +27,27 @@ from analysis.findings.series import (
     size_order,
 )
 from analysis.reporting.compare.studies import shared_settings
-from analysis.reporting.figures.cost import cost_plot
+from analysis.reporting.figures.compute_plots import cost_plot, frontier_plot
 from analysis.reporting.figures.curve_plots import Curves, curve_plot, curves
 from analysis.reporting.figures.few_labels_plot import few_labels_plot
-from analysis.reporting.figures.frontier import frontier_plot
 from analysis.reporting.figures.headline_plot import leading_plot
 from analysis.reporting.figures.isoflop_plots import isoflop_plot
-from analysis.reporting.figures.label_plots import rank_by_label_plot
-from analysis.reporting.figures.pictures import sheets
-from analysis.reporting.figures.plots import Plot, error_plot, rank_plot
-from analysis.reporting.figures.probe_plots import layers_plot
-from analysis.reporting.figures.residuals import residual_plot
-from analysis.reporting.figures.seed_spread import seed_plot
-from analysis.reporting.figures.sensitivity import sensitivity_plot, settings
-from analysis.reporting.figures.tuned_plot import tuned_plot
-from analysis.reporting.html.html import data_uri, fill
-from analysis.reporting.html.tables import (
+from analysis.reporting.figures.label_plots import rank_by_label_plot, seed_plot
+from analysis.reporting.figures.plots import Plot, error_plot, rank_plot, residual_plot
+from analysis.reporting.figures.probe_plots import layers_plot, sheets
+from analysis.reporting.figures.sensitivity import sensitivity_plot, settings, tuned_plot
+from analysis.reporting.html.page import (
     MAX_OPEN,
     TITLES,
     class_iou_table,
     comparison_table,
+    data_uri,
+    fill,
     result_table,
     states_table,
 )
 from analysis.reporting.paper.effects import is_ablation
-from analysis.reporting.paper.section import EPOCHS_GRID, beside_the_paper
+from analysis.reporting.paper.tables import EPOCHS_GRID, beside_the_paper
 from analysis.study.files import number
 from analysis.study.records import FINISHED, Study
 from nepa_scale.config.schema import TASKS

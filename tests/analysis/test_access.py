@@ -13,10 +13,10 @@ from pages import Page
 
 from analysis.findings.scaling import find
 from analysis.reporting.compare import page as side_by_side
-from analysis.reporting.compare.plots import LOOKS
+from analysis.reporting.compare.page import LOOKS
 from analysis.reporting.compare.studies import named
 from analysis.reporting.figures import drawing
-from analysis.reporting.html.html import TEMPLATES
+from analysis.reporting.html.page import TEMPLATES
 from analysis.reporting.render import render
 from analysis.study.records import read_study
 

@@ -18,8 +18,14 @@ from analysis.findings.series import CLASSIFICATION, SEGMENTATION, label_order, 
 from analysis.reporting.figures.drawing import to_svg
 from analysis.reporting.paper.effects import answers, effects, is_ablation, outcomes
 from analysis.reporting.paper.plots import epochs_plot, paired_plot, published_plot
-from analysis.reporting.paper.section import beside_the_paper
-from analysis.reporting.paper.tables import effects_table, epochs_table, headline_table, probes_table, rows_table
+from analysis.reporting.paper.tables import (
+    beside_the_paper,
+    effects_table,
+    epochs_table,
+    headline_table,
+    probes_table,
+    rows_table,
+)
 from analysis.study.records import Study, read_study
 
 LABELS = ["no shift", "no causal mask", "no stop-gradient", "full"]

@@ -16,13 +16,12 @@ from study_files import result, write_task
 
 from analysis.findings import text
 from analysis.report import main
-from analysis.reporting.figures import pictures
+from analysis.reporting.figures import probe_plots
 from analysis.reporting.figures.curve_plots import curve_plot, curves
 from analysis.reporting.figures.drawing import to_svg
 from analysis.reporting.figures.label_plots import rank_by_label_plot
-from analysis.reporting.figures.pictures import MAX_SHEETS, sheets
-from analysis.reporting.figures.probe_plots import layers_plot
-from analysis.reporting.html.tables import class_iou_table, result_table
+from analysis.reporting.figures.probe_plots import MAX_SHEETS, layers_plot, sheets
+from analysis.reporting.html.page import class_iou_table, result_table
 from analysis.reporting.render import render
 from analysis.study.records import read_study
 
@@ -139,7 +138,7 @@ def test_too_many_or_too_large_pictures_are_pointed_to(make_study: MakeStudy, mo
         "Pictures of s1 are in runs/s1-pretrain-s0/pretrain/pictures.png.",
     )
     assert "is no PNG file" in found.notes[2]
-    monkeypatch.setattr(pictures, "MAX_BYTES", 2 * len(png()))
+    monkeypatch.setattr(probe_plots, "MAX_BYTES", 2 * len(png()))
     assert len(sheets(read_study(path)).shown) == 2
 
 

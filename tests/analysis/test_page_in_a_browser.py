@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from analysis.reporting.html.html import TEMPLATES, fill
-from analysis.reporting.html.tables import Table
+from analysis.reporting.html.page import TEMPLATES, Table, fill
 from analysis.reporting.render import render
 from analysis.study.records import read_study
 

@@ -18,8 +18,7 @@ from analysis.findings.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMEN
 from analysis.fit.power_law import PowerLawFit, fit_power_law
 from analysis.reporting.figures.curve_plots import curve_plot, curves
 from analysis.reporting.figures.drawing import log_ticks, short, size_colours, size_dashes, to_svg
-from analysis.reporting.figures.plots import Plot, error_plot, rank_plot
-from analysis.reporting.figures.residuals import bends
+from analysis.reporting.figures.plots import Plot, bends, error_plot, rank_plot
 from analysis.study.records import read_study
 
 MakeStudy = Callable[..., Path]

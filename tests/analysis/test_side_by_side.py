@@ -17,11 +17,16 @@ from pages import Page
 from analysis.findings.series import CLASSIFICATION
 from analysis.fit.power_law import PowerLawFit, fit_power_law
 from analysis.report import main
-from analysis.reporting.compare.findings import difference, find
-from analysis.reporting.compare.page import render
-from analysis.reporting.compare.plots import plots
-from analysis.reporting.compare.studies import Named, joined, named
-from analysis.reporting.compare.tables import environment_table, laws_table, scores_table, settings_table, studies_table
+from analysis.reporting.compare.page import (
+    environment_table,
+    laws_table,
+    plots,
+    render,
+    scores_table,
+    settings_table,
+    studies_table,
+)
+from analysis.reporting.compare.studies import Named, difference, find, joined, named
 from analysis.study.records import read_study, table_files
 
 MakeStudy = Callable[..., Path]

@@ -21,7 +21,7 @@ from analysis.findings.series import CLASSIFICATION, PARAMETERS, SCRATCH, SEGMEN
 from analysis.reporting.build import answer, write_report
 from analysis.reporting.compare.studies import joined, named, scores
 from analysis.reporting.figures import drawing
-from analysis.reporting.figures.tuned_plot import tuned_plot
+from analysis.reporting.figures.sensitivity import tuned_plot
 from analysis.study.grouping import settings
 from analysis.study.records import Study, read_study
 

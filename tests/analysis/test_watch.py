@@ -14,7 +14,7 @@ import pytest
 from children import Child
 from study_files import write_status
 
-from analysis.reporting.watch import fingerprint, watch
+from analysis.reporting.build import fingerprint, watch
 
 MakeStudy = Callable[..., Path]
 ROOT = Path(__file__).resolve().parents[2]

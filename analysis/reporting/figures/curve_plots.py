@@ -18,7 +18,7 @@ from analysis.findings import text
 from analysis.findings.series import label_order, leading, noun, scales_sizes
 from analysis.laws.law import Array
 from analysis.reporting.figures import captions, drawing
-from analysis.reporting.figures.palette import MAX_GROUPS, Palette, palette, readable
+from analysis.reporting.figures.drawing import MAX_GROUPS, Palette, palette, readable
 from analysis.reporting.figures.plots import Plot
 from analysis.study.metrics_file import Line, averaged, read_metrics
 from analysis.study.records import Study

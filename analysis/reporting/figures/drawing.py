@@ -1,4 +1,4 @@
-"""The look all figures share: colours of sizes, log axes in plain numbers, and deterministic SVG.
+"""The look that all figures share: colours and dashes of labels, log axes in plain numbers, and deterministic SVG.
 
 Figures are made without pyplot, so no display, backend or global state is involved.
 """
@@ -9,8 +9,9 @@ import functools
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -22,6 +23,8 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from analysis.findings import text
+from analysis.findings.series import label_order, scales_sizes, size_of, size_order
+from analysis.study.records import Study
 
 FIGURE_SIZE = (4.9, 3.8)  # inches; two side by side on a desktop, still readable at the width of a phone
 FONT = "DejaVu Sans"  # shipped with matplotlib: the same picture on every machine
@@ -60,6 +63,8 @@ _RC: Any = {
     "legend.framealpha": 0.85,
     "legend.edgecolor": "#e5e7eb",
 }
+MAX_GROUPS = 12
+"""More lines than these nobody can follow, and a legend of more hides the figure."""
 
 
 @contextmanager
@@ -184,3 +189,46 @@ def to_svg(figure: Figure) -> str:
     with mpl.rc_context(_RC):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Palette:
+    """The looks of a study's labels and of their groups: their sizes, or the labels where no size is scaled."""
+
+    group_of: Mapping[str, str]
+    groups: Sequence[str]
+    """In order, from the smallest size."""
+    colours: Mapping[str, Any]
+    """By group."""
+    dashes: Mapping[str, Any]
+    """By label and by group: a size's own, or where labels share a size one for each of these."""
+
+    def colour(self, label: str) -> Any:
+        """The colour of ``label``: its size's."""
+        return self.colours[self.group_of[label]]
+
+
+def palette(study: Study) -> Palette:
+    """Give every label of ``study`` the look of its size."""
+    labels = label_order(study)
+    own = not scales_sizes(study)
+    group_of = {label: label for label in labels} if own else size_of(study)
+    groups = labels if own else size_order(study)
+    return Palette(group_of, groups, size_colours(groups), _dashes(group_of, groups))
+
+
+def _dashes(group_of: Mapping[str, str], groups: Sequence[str]) -> dict[str, Any]:
+    found = size_dashes(groups)
+    if len(group_of) <= len(groups):
+        return found | {label: found[group] for label, group in group_of.items()}
+    for group in groups:
+        found |= size_dashes([label for label, own in group_of.items() if own == group])
+    return found
+
+
+def readable(groups: Sequence[str], most: int = MAX_GROUPS) -> list[str]:
+    """At most ``most`` of ``groups``, evenly spread with both ends."""
+    if len(groups) <= most:
+        return list(groups)
+    step = (len(groups) - 1) / (most - 1)
+    return [groups[round(i * step)] for i in range(most)]

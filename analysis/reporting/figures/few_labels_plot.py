@@ -15,8 +15,7 @@ from analysis.findings.series import PRETRAINED, Series, Target, size_order
 from analysis.fit.power_law import PowerLawFit
 from analysis.fit.student import NoFit
 from analysis.reporting.figures import captions, drawing
-from analysis.reporting.figures.drawing import QUIET
-from analysis.reporting.figures.palette import readable
+from analysis.reporting.figures.drawing import QUIET, readable
 from analysis.reporting.figures.plots import MARGIN, Plot
 from analysis.study.records import Study
 

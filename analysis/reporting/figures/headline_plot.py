@@ -33,9 +33,8 @@ from analysis.findings.series import (
 )
 from analysis.fit.power_law import PowerLawFit
 from analysis.reporting.figures import captions, drawing
-from analysis.reporting.figures.drawing import INK, QUIET
+from analysis.reporting.figures.drawing import INK, QUIET, Palette, palette, readable
 from analysis.reporting.figures.few_labels_plot import few_labels_plot
-from analysis.reporting.figures.palette import Palette, palette, readable
 from analysis.reporting.figures.plots import LOOKS, MARGIN, Plot, on_log_scales
 from analysis.study.records import Study
 

@@ -18,8 +18,7 @@ from analysis.isoflop.allocation import FEWEST_SIZES, Allocation, Optimum, optim
 from analysis.isoflop.minimum import Parabola, parabola_minimum, parabola_through
 from analysis.laws.law import Array
 from analysis.reporting.figures import captions, drawing
-from analysis.reporting.figures.drawing import INK
-from analysis.reporting.figures.palette import readable
+from analysis.reporting.figures.drawing import INK, readable
 from analysis.reporting.figures.plots import MARGIN, Plot
 from analysis.study.records import Study
 

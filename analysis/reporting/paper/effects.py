@@ -27,6 +27,12 @@ PRETRAINING = (
 AT_CHANCE = "at chance"
 AGREES, DIFFERS, UNSURE = "agrees", "differs", "cannot say"
 SIGN_AGREES, SIGN_DIFFERS = "sign agrees", "sign differs"
+_ORDER = (AGREES, SIGN_AGREES, UNSURE, SIGN_DIFFERS, DIFFERS)
+THRESHOLDS = (
+    f"Called collapsed: loss at most {text.number(COLLAPSED_LOSS)} with an effective rank of the outputs of at most "
+    f"{COLLAPSED_RANK:.0f}. Called a copy: cosine of {IDENTITY_COSINE} or more between output and the token's own "
+    "embedding, without collapse; an untrained model with LayerScale is close to that."
+)
 
 
 @dataclass(frozen=True)
@@ -181,9 +187,6 @@ def _signs(compared: list[Effect]) -> Finding:
     return Finding(question, _overall(compared), answer, detail)
 
 
-_ORDER = (AGREES, SIGN_AGREES, UNSURE, SIGN_DIFFERS, DIFFERS)
-
-
 def _overall(compared: list[Effect]) -> str:
     verdicts = {one.verdict for one in compared}
     if verdicts == {AGREES}:
@@ -203,13 +206,6 @@ def _pretraining_fates(rows: pd.DataFrame) -> Finding:
     answer = f"{'; '.join(told)}." if told else "None does."
     rest = f"Neither: {'; '.join(others)}. " if others else ""
     return Finding(question, "Yes" if told else "No", answer, rest + THRESHOLDS)
-
-
-THRESHOLDS = (
-    f"Called collapsed: loss at most {text.number(COLLAPSED_LOSS)} with an effective rank of the outputs of at most "
-    f"{COLLAPSED_RANK:.0f}. Called a copy: cosine of {IDENTITY_COSINE} or more between output and the token's own "
-    "embedding, without collapse; an untrained model with LayerScale is close to that."
-)
 
 
 def _measures(row: pd.Series[float]) -> str:

@@ -13,9 +13,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from analysis.findings import text
 from analysis.findings.series import CLASSIFICATION, PARAMETERS, PRETRAINED, Target, finished, series, starts
 from analysis.reporting.figures import captions, drawing
-from analysis.reporting.figures.drawing import INK, QUIET
+from analysis.reporting.figures.drawing import INK, QUIET, Palette, palette
 from analysis.reporting.figures.label_plots import height
-from analysis.reporting.figures.palette import Palette, palette
 from analysis.reporting.figures.plots import MARGIN, Plot
 from analysis.reporting.paper.effects import AT_CHANCE, outcomes, scores
 from analysis.reporting.paper.published import headline, of_grid

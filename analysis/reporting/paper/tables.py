@@ -1,15 +1,27 @@
-"""Tables that set the paper's numbers beside a study's own."""
+"""The report's section "Beside the paper": tables that set the paper's numbers beside a study's, and which tables and
+figures a study gets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pandas as pd
 
 from analysis.findings import text
 from analysis.findings.comparison import comparison
-from analysis.findings.series import CLASSIFICATION, Target, label_order, leading, noun
-from analysis.reporting.html.tables import Table
+from analysis.findings.series import (
+    CLASSIFICATION,
+    PARAMETERS,
+    SEGMENTATION,
+    Target,
+    label_order,
+    leading,
+    noun,
+    scaled_axes,
+)
+from analysis.reporting.figures.plots import Plot
+from analysis.reporting.html.page import Table
 from analysis.reporting.paper.effects import (
     AGREES,
     DIFFERS,
@@ -18,15 +30,27 @@ from analysis.reporting.paper.effects import (
     THRESHOLDS,
     UNSURE,
     effects,
+    is_ablation,
     outcomes,
 )
-from analysis.reporting.paper.plots import epochs_here, where
+from analysis.reporting.paper.plots import epochs_here, epochs_plot, paired_plot, published_plot, where
 from analysis.reporting.paper.published import LINEAR_PROBE, headline, of_grid, read_published
 from analysis.study.records import FINISHED, Study
 
 _MARKS = {AGREES: "✓", SIGN_AGREES: "(✓)", UNSURE: "?", SIGN_DIFFERS: "(✗)", DIFFERS: "✗"}
 IMAGENET_CLASSES = 1000
 _HERE, _THEIRS = "this study", "the paper"
+_HEADS = {
+    "top1": "top-1, here",
+    "ema_top1": "top-1, EMA",
+    "trivial": "trivial answer",
+    "loss": "loss",
+    "skill": "skill",
+    "self_cosine": "cosine to own input",
+    "effective_rank_embeddings": "rank of embeddings",
+    "effective_rank_outputs": "rank of outputs",
+}
+EPOCHS_GRID = "epochs"
 
 
 def rows_table(study: Study) -> Table:
@@ -47,18 +71,6 @@ def rows_table(study: Study) -> Table:
     told = [*_steps(study), *(f"{label}: {note}" for label, note in rows["note"].items() if note)]
     note = f"{where(study, CLASSIFICATION)} In the paper: {'; '.join(told)}. {THRESHOLDS}"
     return Table(f"{name} of the paper, row by row", head, cells, text_columns=3, note=note)
-
-
-_HEADS = {
-    "top1": "top-1, here",
-    "ema_top1": "top-1, EMA",
-    "trivial": "trivial answer",
-    "loss": "loss",
-    "skill": "skill",
-    "self_cosine": "cosine to own input",
-    "effective_rank_embeddings": "rank of embeddings",
-    "effective_rank_outputs": "rank of outputs",
-}
 
 
 def effects_table(study: Study) -> Table:
@@ -142,3 +154,30 @@ def _config(study: Study, key: str) -> str:
     """The values of a setting over all results, or a dash."""
     met = dict.fromkeys(str(result["config"][key]) for result in study.results.values() if key in result["config"])
     return ", ".join(met) or text.MISSING
+
+
+@dataclass(frozen=True)
+class Section:
+    """Published numbers beside a study's own."""
+
+    tables: tuple[Table, ...]
+    plots: tuple[Plot, ...]
+
+
+def beside_the_paper(study: Study) -> Section:
+    """An ablation grid gets its own table of the paper, every other study the published comparisons of its tasks."""
+    tables: list[Table] = []
+    plots: list[Plot] = []
+    tasks = set(study.table["task"])
+    if is_ablation(study):
+        plots.append(paired_plot(study))
+        tables += [rows_table(study), effects_table(study)]
+    elif study.grid == EPOCHS_GRID:
+        plots.append(epochs_plot(study))
+        tables.append(epochs_table(study))
+    for target in (CLASSIFICATION, SEGMENTATION):
+        if target.task in tasks and not is_ablation(study):
+            tables.append(headline_table(study, target))
+            plots += [published_plot(study, target)] if PARAMETERS in scaled_axes(study) else []
+    probes = probes_table(study)
+    return Section((*tables, *([probes] if probes else [])), tuple(plots))

@@ -1,21 +1,31 @@
-"""The tables of the report as ready-made texts: comparisons, results of each task, and scores by class."""
+"""What a page is made of: tables of ready-made texts, and templates that become one file without references."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import jinja2
 import pandas as pd
+from markupsafe import Markup, escape
 
 from analysis.findings import text
 from analysis.findings.comparison import Comparison
 from analysis.findings.series import ARMS, label_order, leading, noun, starts
+from analysis.reporting.figures.drawing import to_svg
+from analysis.reporting.figures.plots import Plot
 from analysis.study.files import number
 from analysis.study.grouping import CHOSEN
 from analysis.study.records import FINISHED, Study
 
+TEMPLATES = Path(__file__).parent / "templates"
 MAX_OPEN = 40
 """Rows of a table that may stand between a reader and what comes after it."""
 TITLES = {
@@ -24,32 +34,6 @@ TITLES = {
     "classify": "Classification",
     "segment": "Segmentation",
 }
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of ready-made texts; the first ``text_columns`` columns are words, the rest numbers."""
-
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    text_columns: int = 1
-    note: str = ""
-    words_last: bool = False
-    """The last column is words, which may take several lines."""
-    folded: bool = False
-    """Shown only on demand, as every table of more than ``MAX_OPEN`` rows is."""
-
-    @property
-    def closed(self) -> bool:
-        """Whether the page shows the table only on demand."""
-        return self.folded or len(self.rows) > MAX_OPEN
-
-    def is_number(self, column: int) -> bool:
-        """Whether a column holds numbers, which stand at its right edge."""
-        return column >= self.text_columns and not (self.words_last and column == len(self.head) - 1)
-
-
 Column = tuple[str, str, Callable[[float], str]]
 _PERCENT, _NUMBER, _COUNT, _POWER = text.percent, text.number, text.count, text.power
 _MEASURED: Mapping[str, Sequence[Column]] = {
@@ -96,6 +80,55 @@ _COMMON: Sequence[Column] = (
     ("FLOPs", "flops_train", _POWER),
     ("seconds", "wall_seconds", _COUNT),
 )
+
+
+def fill(template: str, **values: Any) -> str:
+    """Fill a template of ``templates/``: every value is escaped, and a missing one is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["superscript"] = _superscript
+    script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # no other script may run in the page
+    return environment.get_template(template).render(values, script=Markup(script), script_hash=f"sha256-{digest}")
+
+
+def data_uri(plot: Plot) -> str:
+    """The figure as an address that carries it."""
+    return "data:image/svg+xml;base64," + base64.b64encode(to_svg(plot.figure).encode()).decode()
+
+
+def _superscript(sentence: str) -> Markup:
+    """Escape ``sentence`` and raise the exponents written as ``N^0.2``, ``N^alpha`` or ``x^-b``."""
+    return Markup(re.sub(rf"\^({text.MINUS}?(?:[\d.]+\d|alpha|beta|b\b))", r"<sup>\1</sup>", str(escape(sentence))))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of ready-made texts; the first ``text_columns`` columns are words, the rest numbers."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text_columns: int = 1
+    note: str = ""
+    words_last: bool = False
+    """The last column is words, which may take several lines."""
+    folded: bool = False
+    """Shown only on demand, as every table of more than ``MAX_OPEN`` rows is."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the page shows the table only on demand."""
+        return self.folded or len(self.rows) > MAX_OPEN
+
+    def is_number(self, column: int) -> bool:
+        """Whether a column holds numbers, which stand at its right edge."""
+        return column >= self.text_columns and not (self.words_last and column == len(self.head) - 1)
 
 
 def comparison_table(compared: Comparison) -> Table:

@@ -1,14 +1,21 @@
-"""The tables of a report as LaTeX, to be included in a paper that loads booktabs."""
+"""A report without figures, as Markdown with pipe tables and as LaTeX tables for a paper that loads booktabs."""
 
 from __future__ import annotations
 
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from analysis.reporting.export.document import Document
-from analysis.reporting.html.tables import Table
+from analysis.findings.comparison import comparison
+from analysis.findings.finding import Finding
+from analysis.findings.series import CLASSIFICATION, SEGMENTATION
+from analysis.reporting.compare.page import environment_table, laws_table, scores_table, settings_table, studies_table
+from analysis.reporting.compare.studies import Named, find, targets
+from analysis.reporting.html.page import TITLES, Table, class_iou_table, comparison_table, result_table, states_table
+from analysis.study.records import Study
 
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 LONG = 45
 """Rows that fit a page; a longer table is a longtable, which breaks over pages."""
 HEAD_WIDTH = 10
@@ -40,6 +47,72 @@ _NOT_IN_OT1 = frozenset("ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲų\u017f"
 _DASHES = re.compile(r"-(?=-)")  # two hyphens of a name, which LaTeX would join
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻\u2212", "0123456789--", "^")
 _RAISED = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+|\^\u2212?(?:[\d.]*\d|b\b)")  # 10¹⁵, N^0.2, x^-b
+
+
+@dataclass(frozen=True)
+class Document:
+    """A titled list of findings, tables and notes."""
+
+    title: str
+    findings: Sequence[Finding]
+    tables: Sequence[Table]
+    notes: Sequence[str]
+
+
+def of_study(study: Study, findings: Sequence[Finding]) -> Document:
+    """The answers of one study, then its comparisons, results and the state of its runs."""
+    measured = [t for t in (CLASSIFICATION, SEGMENTATION) if (study.table["task"] == t.task).any()]
+    tables = [comparison_table(comparison(study, target)) for target in measured]
+    tables += [result_table(study, task) for task in TITLES]
+    tables += [table for table in [class_iou_table(study)] if table is not None]
+    return Document(study.name, findings, [one for one in [*tables, states_table(study)] if one.rows], study.notes)
+
+
+def of_studies(studies: Sequence[Named]) -> Document:
+    """The answers of several studies together, then their tables."""
+    tables = [studies_table(studies), laws_table(studies), *(scores_table(studies, t) for t in targets(studies))]
+    tables += [settings_table(studies), environment_table(studies)]
+    notes = [f"{one.name}: {note}" for one in studies for note in one.study.notes]
+    title = " beside ".join(one.name for one in studies)
+    return Document(title, find(studies), [one for one in tables if one.rows], notes)
+
+
+def markdown(document: Document) -> str:
+    """Write ``document``; the same one gives the same text."""
+    return "\n".join(_lines(document)) + "\n"
+
+
+def _lines(document: Document) -> Iterator[str]:
+    yield f"# {_plain(document.title)}"
+    for finding in document.findings:
+        yield f"\n## {_plain(finding.question)}\n"
+        yield f"**{_plain(finding.verdict)}.** {_plain(finding.answer)}"
+        if finding.detail:
+            yield f"\n{_plain(finding.detail)}"
+    for table in document.tables:
+        yield f"\n## {_plain(table.title)}\n"
+        yield from _pipe_table(table)
+        if table.note:
+            yield f"\n{_plain(table.note)}"
+    if document.notes:
+        yield "\n## Notes on the files\n"
+        yield from (f"- {_plain(note)}" for note in document.notes)
+
+
+def _pipe_table(table: Table) -> Iterator[str]:
+    yield _pipe_row(table.head)
+    yield _pipe_row(["---:" if table.is_number(i) else "---" for i in range(len(table.head))], escaped=True)
+    yield from (_pipe_row(row) for row in table.rows)
+
+
+def _pipe_row(cells: Sequence[str], *, escaped: bool = False) -> str:
+    return f"| {' | '.join(cell if escaped else _plain(cell) for cell in cells)} |"
+
+
+def _plain(text: str) -> str:
+    """``text`` on one line, with nothing in it that Markdown or HTML would read as more than text."""
+    printable = "".join(letter if letter.isprintable() or letter == "\u00a0" else " " for letter in text)
+    return _SPECIAL.sub(r"\\\1", " ".join(printable.split(" ")))
 
 
 def latex(document: Document) -> str:

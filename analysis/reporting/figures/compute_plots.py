@@ -1,0 +1,169 @@
+"""Figures of what runs cost: the error against all training FLOPs with its frontier, and planned against measured
+cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.findings import text
+from analysis.findings.series import PRETRAINED, SCRATCH, Target, finished
+from analysis.laws.law import Array
+from analysis.reporting.figures import captions, drawing
+from analysis.reporting.figures.drawing import INK, QUIET, Palette, palette, readable
+from analysis.reporting.figures.plots import LOOKS, MARGIN, Plot
+from analysis.study.records import FINISHED, Study
+
+FEWEST_RUNS = 3
+QUANTITIES: Mapping[str, tuple[str, str]] = {  # planned and measured column
+    "seconds": ("planned_seconds", "wall_seconds"),
+    "FLOPs": ("planned_flops", "flops_train"),
+}
+TASK_LOOKS: Mapping[str, tuple[str, str]] = {  # Okabe and Ito's hues; the markers tell the tasks apart without them
+    "pretrain": ("o", "#0072b2"),
+    "probe": ("^", "#8a5a80"),
+    "classify": ("s", "#d55e00"),
+    "segment": ("D", "#009e73"),
+}
+
+
+def spending(study: Study, target: Target) -> pd.DataFrame:
+    """[label, run_id, init, flops, error] of every finished run: pre-training, where it has any, and its own task.
+
+    Runs from other weights are not among them: what these have cost is not recorded.
+    """
+    rows = finished(study.table[study.table["task"] == target.task], target)
+    rows = rows[rows["init"].isin([PRETRAINED, SCRATCH])]
+    before = rows["pretrain_flops"].where(rows["init"] == PRETRAINED, 0.0)
+    points = rows[["label", "run_id", "init"]].assign(
+        flops=(before + rows["flops_train"]).astype("float64"),
+        error=1 - rows[f"metrics.{target.metric}"].astype("float64"),
+    )
+    return points[(points["flops"] > 0) & (points["error"] > 0)]
+
+
+def frontier(points: pd.DataFrame) -> pd.DataFrame:
+    """The ``points`` that no other beats with as few FLOPs, cheapest first."""
+    ordered = points.sort_values(["flops", "error", "run_id"], kind="stable")
+    return ordered[ordered["error"] < ordered["error"].cummin().shift(fill_value=np.inf)]
+
+
+def frontier_plot(study: Study, target: Target) -> Plot | None:
+    """Draw every run and the envelope of the best; None for fewer than three runs."""
+    points = spending(study, target)
+    if len(points) < FEWEST_RUNS:
+        return None
+    best = frontier(points)
+    with drawing.style():
+        figure, axes = drawing.new_figure()
+        axes.set(xlabel="training FLOPs, pretraining included", ylabel=f"{target.name} ({target.formula})")
+        _draw_frontier(axes, points, best, palette(study))
+    named = "; ".join(f"{_who(row)} {text.percent(row['error'])} for {text.power(row['flops'])}" for row in _rows(best))
+    counted = text.counted(len(points), "finished run")
+    caption = (
+        f"{captions.capital(target.name)} against all training FLOPs of a run, log scales, n = {counted}. Line: the "
+        "lowest error that any run reached with so many. It joins single runs, whose seeds it favours: no law."
+    )
+    alt = f"{captions.capital(target.name)} against training FLOPs, {counted}. On the frontier: {named}."
+    return Plot(f"frontier-{target.task}", figure, caption, alt)
+
+
+def _draw_frontier(axes: Axes, points: pd.DataFrame, best: pd.DataFrame, looks: Palette) -> None:
+    low, high = float(points["flops"].min()) / MARGIN, float(points["flops"].max()) * MARGIN
+    drawing.log_axis(axes, "x", low, high, text.power)
+    errors = points["error"]
+    drawing.log_axis(
+        axes, "y", float(errors.min()) / MARGIN, min(float(errors.max()) * MARGIN, 1.15), text.round_percent
+    )
+    steps = [*best["flops"].to_numpy(float), high]
+    reached = best["error"].to_numpy(float)
+    axes.step(steps, [*reached, reached[-1]], where="post", color=INK, linewidth=1.4, label="frontier", zorder=1)
+    groups = points["label"].map(looks.group_of)
+    named = readable([group for group in looks.groups if (groups == group).any()])
+    for init in (PRETRAINED, SCRATCH):
+        if not (points["init"] == init).any():
+            continue
+        look = LOOKS[init]
+        for group, own in points[points["init"] == init].groupby(groups, sort=False):
+            x, y = own["flops"].to_numpy(float), own["error"].to_numpy(float)
+            axes.plot(x, y, color=looks.colours[str(group)], linestyle="none", markersize=7, zorder=3, **look)
+            if init == PRETRAINED and str(group) in named:
+                drawing.name_below(axes, str(group), float(x.max()), float(y[x == x.max()].min()))
+        axes.plot([], [], color=drawing.QUIET, linestyle="none", markersize=7, label=captions.NAMES[init], **look)
+    drawing.legend_above(axes)
+
+
+def _rows(best: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in best.to_dict("records")]
+
+
+def _who(row: Mapping[str, Any]) -> str:
+    return f"{row['label']}{' from scratch' if row['init'] == SCRATCH else ''}"
+
+
+def costs(study: Study) -> pd.DataFrame:
+    """[task, quantity, planned, measured] of every finished task that the plan priced.
+
+    FLOPs of plan and result come from one formula: they are told only where they differ, as of another version.
+    """
+    done = study.tried[study.tried["state"] == FINISHED]
+    frames = []
+    for quantity, (planned, measured) in QUANTITIES.items():
+        pair = pd.DataFrame({"task": done["task"], "planned": done[planned], "measured": done[measured]})
+        pair = pair[(pair["planned"] > 0) & (pair["measured"] > 0)].assign(quantity=quantity)
+        same = quantity == "FLOPs" and (pair["planned"] == pair["measured"]).all()
+        frames.append(pair.iloc[:0] if same else pair)
+    return pd.concat(frames, ignore_index=True)
+
+
+def cost_plot(study: Study) -> Plot | None:
+    """Draw measured over planned cost of every finished task; None without a priced plan."""
+    found = costs(study)
+    if found.empty:
+        return None
+    quantities = [quantity for quantity in QUANTITIES if (found["quantity"] == quantity).any()]
+    with drawing.style():
+        figure, panels = drawing.new_panels(len(quantities))
+        for axes, quantity in zip(panels, quantities, strict=True):
+            _draw_costs(axes, found[found["quantity"] == quantity], quantity)
+        ratios = (found["measured"] / found["planned"]).to_numpy(float)
+        drawing.log_axis(panels[0], "y", min(1, float(ratios.min())) / 1.2, max(1, float(ratios.max())) * 1.2, _times)
+        panels[0].set_ylabel("measured / planned")
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper center", ncols=4, fontsize="small", frameon=False)
+    said = " ".join(f"{quantity.capitalize()}: {_cost_sentence(found, quantity)}." for quantity in quantities)
+    caption = (
+        "Measured over planned cost of every finished task; on the line the plan was right. Seconds depend on what "
+        "else the machine had to do."
+    )
+    return Plot("cost", figure, caption, f"Planned against measured cost. {said}".replace("Flops", "FLOPs"))
+
+
+def _draw_costs(axes: Axes, points: pd.DataFrame, quantity: str) -> None:
+    axes.axhline(1, color=QUIET, linewidth=1, zorder=0)
+    for task, own in points.groupby("task", sort=False):
+        marker, colour = TASK_LOOKS[str(task)]
+        x: Array = own["planned"].to_numpy(float)
+        y: Array = own["measured"].to_numpy(float) / x
+        axes.plot(x, y, color=colour, marker=marker, linestyle="none", fillstyle="none", markersize=6, label=str(task))
+    form = text.power if quantity == "FLOPs" else text.count
+    low, high = float(points["planned"].min()), float(points["planned"].max())
+    drawing.log_axis(axes, "x", low / MARGIN, high * MARGIN, form, most=2 if form is text.power else 3)
+    axes.set_xlabel(f"planned {quantity}")
+
+
+def _cost_sentence(found: pd.DataFrame, quantity: str) -> str:
+    parts = []
+    for task, own in found[found["quantity"] == quantity].groupby("task", sort=False):
+        ratio = own["measured"] / own["planned"]
+        middle, low, high = (_times(float(value)) for value in (ratio.median(), ratio.min(), ratio.max()))
+        parts.append(f"{task} {middle} in the median ({low} to {high}, n = {len(own)})")
+    return "; ".join(parts)
+
+
+def _times(ratio: float) -> str:
+    return f"{text.count(ratio)}{text.SPACE}{text.TIMES}"
