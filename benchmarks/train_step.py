@@ -36,7 +36,8 @@ sys.path.insert(0, str(REPOSITORY))
 from step_process import Contestant, bare_step, engine_step, plain_step  # noqa: E402  (after the path)
 
 from nepa_scale.config import ladder  # noqa: E402
-from nepa_scale.config.schema import ModelConfig, PretrainConfig, RunConfig  # noqa: E402
+from nepa_scale.config.schema import ModelConfig, RunConfig  # noqa: E402
+from nepa_scale.config.task_settings import PretrainConfig  # noqa: E402
 from nepa_scale.perf.device_peak import peak_flops  # noqa: E402
 
 IMAGE_SIZE, PATCH_SIZE = 64, 8

@@ -25,7 +25,7 @@ from analysis.findings.series import (
 )
 from analysis.study.files import number
 from analysis.study.records import FINISHED, Study
-from nepa_scale.config.schema import TASKS
+from nepa_scale.config.registry import TASKS
 from nepa_scale.data.embedded import EMBEDDED_NAME
 from nepa_scale.data.preprocessing import BY_IMAGE
 from nepa_scale.tasks import target_warnings

@@ -50,7 +50,7 @@ from analysis.reporting.paper.effects import is_ablation
 from analysis.reporting.paper.tables import EPOCHS_GRID, beside_the_paper
 from analysis.study.files import number
 from analysis.study.records import FINISHED, Study
-from nepa_scale.config.schema import TASKS
+from nepa_scale.config.registry import TASKS
 
 _CURVES = (("eval_skill", "skill (evaluation)"), ("loss", f"training loss ({text.MINUS}cosine)"))
 _SETTING_CURVES = (

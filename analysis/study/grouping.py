@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nepa_scale.config.schema import TASKS, RunConfig, walk
+from nepa_scale.config.registry import TASKS
+from nepa_scale.config.schema import RunConfig, walk
 
 if TYPE_CHECKING:
     from analysis.study.records import Study

@@ -25,7 +25,7 @@ from analysis.study.files import (
     read_status,
 )
 from analysis.study.grouping import CHOSEN, told_apart, with_chosen
-from nepa_scale.config.schema import TASKS
+from nepa_scale.config.registry import TASKS
 from nepa_scale.utils.errors import UserError, nearest
 from nepa_scale.utils.files import write_atomically
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from nepa_scale.config.schema import ProbeConfig, RunConfig, TaskConfig
+from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.step_sets import StepSet, every
+from nepa_scale.config.task_settings import ProbeConfig, TaskConfig
 from nepa_scale.utils.errors import nearest
 
 EXAMPLE = "'{2000: {skill: 0.1}}'"

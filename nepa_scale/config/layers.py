@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 NUM_QUARTERS = 4
+LAYER_CHOICES = ("all", "quarters", "last")
 EMBEDDING, OUTPUT = "embedding", "output"
 
 

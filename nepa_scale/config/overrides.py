@@ -9,17 +9,17 @@ import inspect
 import pickle
 import textwrap
 from collections.abc import Collection, Sequence
-from itertools import permutations
+from itertools import pairwise, permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nepa_scale.config import recipes
-from nepa_scale.config import schema as config_module
-from nepa_scale.config.schema import TASKS, RunConfig, walk
+from nepa_scale.config.registry import TASKS
+from nepa_scale.config.schema import RunConfig, walk
 from nepa_scale.config.validate import LABEL_KEY, NEEDS, SUBSET_KEYS, check_values
 from nepa_scale.data import layout, stated
 from nepa_scale.data.embedded import DEFAULT_ROOT
@@ -348,27 +348,24 @@ def _described(kind: str) -> str:
 
 
 def _documentation() -> dict[str, str]:
-    """The docstring under each field, by dotted key, read from the source of ``config.py``."""
-    classes = {
-        node.name: node for node in ast.parse(inspect.getsource(config_module)).body if isinstance(node, ast.ClassDef)
-    }
-
-    def fields_of(name: str) -> dict[str, str]:
-        node = classes[name]
-        found: dict[str, str] = {}
-        for base in node.bases:
-            if isinstance(base, ast.Name) and base.id in classes:
-                found |= fields_of(base.id)
-        for statement, follower in zip(node.body, node.body[1:], strict=False):
-            if isinstance(statement, ast.AnnAssign) and isinstance(follower, ast.Expr):
-                target, text = statement.target, follower.value
-                if isinstance(target, ast.Name) and isinstance(text, ast.Constant):
-                    found[target.id] = textwrap.dedent(str(text.value))
-        return found
-
-    documented: dict[str, str] = fields_of("RunConfig")
+    """The docstring under each field, by dotted key, read from the source of the classes."""
+    documented = _field_texts(RunConfig)
     default = RunConfig()
     for section in SECTIONS:
-        texts = fields_of(type(getattr(default, section)).__name__)
-        documented |= {f"{section}.{name}": text for name, text in texts.items()}
+        documented |= {
+            f"{section}.{name}": text for name, text in _field_texts(type(getattr(default, section))).items()
+        }
     return documented
+
+
+def _field_texts(section: type) -> dict[str, str]:
+    """The docstrings under the fields of a class and of those that it extends."""
+    texts: dict[str, str] = {}
+    for origin in (each for each in reversed(section.__mro__) if dataclasses.is_dataclass(each)):
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(origin))).body
+        body = cast(ast.ClassDef, node).body
+        for statement, follower in pairwise(body):
+            match statement, follower:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    texts[name] = textwrap.dedent(text)
+    return texts

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nepa_scale.config.schema import RunConfig, TaskConfig
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.task_settings import TaskConfig
 from nepa_scale.data import stated
 from nepa_scale.data.info import DatasetInfo
 

@@ -7,9 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from nepa_scale.config import early_stop, ladder, lr_scaling
-from nepa_scale.config.layers import numbered_blocks
-from nepa_scale.config.schema import LAYER_CHOICES, RunConfig, TaskConfig, walk
+from nepa_scale.config.layers import LAYER_CHOICES, numbered_blocks
+from nepa_scale.config.schema import RunConfig, walk
 from nepa_scale.config.subsets import class_sizes, labels_per_class, num_train_images, num_used_images, tuning_images
+from nepa_scale.config.task_settings import TaskConfig
 from nepa_scale.data import layout, policies, preprocessing, stated
 from nepa_scale.data.reporting import Report
 from nepa_scale.utils.cli import out_of_range

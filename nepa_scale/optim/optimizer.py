@@ -13,7 +13,7 @@ from torch import nn
 
 from nepa_scale.config.branch import decay_start, warmup_steps
 from nepa_scale.config.lr_scaling import WidthScaling
-from nepa_scale.config.schema import FinetuneConfig, TaskConfig
+from nepa_scale.config.task_settings import FinetuneConfig, TaskConfig
 
 ADAM_EPS = 1e-8
 

@@ -13,7 +13,8 @@ from typing import Any
 from filelock import FileLock
 
 from nepa_scale.config import overrides
-from nepa_scale.config.schema import TASKS, RunConfig
+from nepa_scale.config.registry import TASKS
+from nepa_scale.config.schema import RunConfig
 from nepa_scale.run_dir.paths import CONFIG_NAME, DATA_NAME, WEIGHTS_NAME, changes, record_data
 from nepa_scale.utils.errors import ConfigError, RunError
 from nepa_scale.utils.files import file_in_the_way

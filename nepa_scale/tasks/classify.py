@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor, nn
 
-from nepa_scale.config.schema import ClassifyConfig, RunConfig
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.task_settings import ClassifyConfig
 from nepa_scale.data.datasets import LabelledImages, Samples
 from nepa_scale.data.transforms import classify_eval, classify_train
 from nepa_scale.distributed.process_group import sum_over_ranks

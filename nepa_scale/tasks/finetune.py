@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nepa_scale.config.schema import FinetuneConfig, RunConfig
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.task_settings import FinetuneConfig
 from nepa_scale.data.datasets import Samples
 from nepa_scale.distributed.world import World
 from nepa_scale.models.nepa_vit import NepaViT, checkpoint_filter_fn

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nepa_scale.config import early_stop, lr_scaling
-from nepa_scale.config.schema import PretrainConfig, RunConfig
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.task_settings import PretrainConfig
 from nepa_scale.data.datasets import PretrainImages
 from nepa_scale.data.decode import BadImageError
 from nepa_scale.data.device import to_device

@@ -11,7 +11,8 @@ from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
 from nepa_scale.config.layers import EMBEDDING, OUTPUT, block_name, block_of, probed_layers
-from nepa_scale.config.schema import ProbeConfig, RunConfig
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.task_settings import ProbeConfig
 from nepa_scale.data.datasets import LabelledImages
 from nepa_scale.data.order import subset
 from nepa_scale.data.transforms import classify_eval, classify_train

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nepa_scale.config.layers import quarter_blocks
-from nepa_scale.config.schema import RunConfig, SegmentConfig
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.task_settings import SegmentConfig
 from nepa_scale.data import layout
 from nepa_scale.data.datasets import MaskedImages, Samples
 from nepa_scale.data.decode import IGNORE

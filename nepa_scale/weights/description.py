@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from nepa_scale.config.ladder import Architecture, QkNorm, num_patches
-from nepa_scale.config.schema import ClassifyConfig, PretrainConfig, RunConfig
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.task_settings import ClassifyConfig, PretrainConfig
 from nepa_scale.data.preprocessing import Preprocessing, Standardisation
 
 Pool = Literal["mean", "last"]

@@ -9,7 +9,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from nepa_scale.config import overrides
-from nepa_scale.config.schema import TASKS, RunConfig
+from nepa_scale.config.registry import TASKS
+from nepa_scale.config.schema import RunConfig
 from nepa_scale.data import layout
 from nepa_scale.data.preprocessing import BY_DATASET, Preprocessing, Standardisation
 from nepa_scale.placement.costs import architecture

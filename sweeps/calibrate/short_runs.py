@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from nepa_scale.config.early_stop import KNN, asks_for_knn
-from nepa_scale.config.schema import PretrainConfig, RunConfig
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.task_settings import PretrainConfig
 from sweeps.calibrate.shapes import Shape
 from sweeps.plan.measured_times import evaluates
 from sweeps.plan.timing import ShortRun

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from nepa_scale.config.schema import TASKS
+from nepa_scale.config.registry import TASKS
 from nepa_scale.utils.errors import UserError, nearest, shortened
 from nepa_scale.utils.files import typed_path
 from sweeps.plan.plan import Plan

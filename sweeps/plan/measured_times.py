@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale.config.early_stop import asks_for_knn
-from nepa_scale.config.schema import LATER, RunConfig, TaskConfig
+from nepa_scale.config.schema import LATER, RunConfig
+from nepa_scale.config.task_settings import TaskConfig
 from nepa_scale.placement.costs import TaskCost
 from nepa_scale.placement.placed import Placement
 from nepa_scale.utils.errors import UserError

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from nepa_scale.config import overrides
-from nepa_scale.config.schema import TASKS, RunConfig
+from nepa_scale.config.registry import TASKS
+from nepa_scale.config.schema import RunConfig
 from nepa_scale.utils.errors import ConfigError
 from sweeps.plan import branches, grids, isoflop, tuning
 from sweeps.plan.configurations import Configurations

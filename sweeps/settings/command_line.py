@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from nepa_scale.config import overrides
-from nepa_scale.config.schema import TASKS
+from nepa_scale.config.registry import TASKS
 from nepa_scale.utils import cli
 from nepa_scale.utils.errors import ConfigError, nearest
 from sweeps.settings import sbatch_options

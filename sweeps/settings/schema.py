@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.config.schema import LIMITS, TASKS, RunConfig, walk
+from nepa_scale.config.registry import TASKS
+from nepa_scale.config.schema import RunConfig, walk
+from nepa_scale.config.task_settings import LIMITS
 
 GROUPS = ("grid", "study", "cluster")
 RESERVED = {

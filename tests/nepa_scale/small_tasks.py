@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import torch
 
 from nepa_scale.config.overrides import parse
-from nepa_scale.config.schema import TASKS, RunConfig
+from nepa_scale.config.registry import TASKS
+from nepa_scale.config.schema import RunConfig
 from nepa_scale.data.transforms import normalise
 from nepa_scale.tasks.task import Task
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from nepa_scale.config import validate
 from nepa_scale.config.overrides import parse
-from nepa_scale.config.schema import TASKS, RunConfig, walk
+from nepa_scale.config.registry import TASKS
+from nepa_scale.config.schema import RunConfig, walk
 
 LIMITED = [
     (key, name, meta[name]) for key, _, meta in walk(RunConfig()) for name in ("low", "above", "high") if name in meta

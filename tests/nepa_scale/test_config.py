@@ -11,7 +11,9 @@ from processes import next_line, running
 
 from nepa_scale.config import ladder
 from nepa_scale.config.overrides import help_text, parse
-from nepa_scale.config.schema import LATER, TASKS, RunConfig, TaskConfig, walk
+from nepa_scale.config.registry import TASKS
+from nepa_scale.config.schema import LATER, RunConfig, walk
+from nepa_scale.config.task_settings import TaskConfig
 from nepa_scale.utils.cli import to_text
 
 SETTINGS = [pytest.param(key, value, meta, id=key) for key, value, meta in walk(RunConfig())]

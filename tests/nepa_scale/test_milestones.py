@@ -11,7 +11,7 @@ from small_tasks import config_of
 from nepa_scale.config import early_stop, validate
 from nepa_scale.config.early_stop import Milestones
 from nepa_scale.config.overrides import load, pairs_from_mapping, parse, save
-from nepa_scale.config.schema import TASKS
+from nepa_scale.config.registry import TASKS
 from nepa_scale.distributed.world import World
 from nepa_scale.tasks.task import Task
 from nepa_scale.training.runner import build_task

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from nepa_scale.config.branch import warmup_steps
 from nepa_scale.config.ladder import architecture
-from nepa_scale.config.schema import ClassifyConfig, FinetuneConfig, PretrainConfig, SegmentConfig
+from nepa_scale.config.task_settings import ClassifyConfig, FinetuneConfig, PretrainConfig, SegmentConfig
 from nepa_scale.models.nepa_vit import NepaViT, build_backbone
 from nepa_scale.optim.optimizer import LayerDecay, build_optimizer, group_schedules, parameter_groups, schedule
 from nepa_scale.tasks.classify import ClassifyModule

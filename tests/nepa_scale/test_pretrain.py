@@ -22,7 +22,7 @@ from small_tasks import CPU, config_of, images_of, with_random_weights
 from torch import Tensor
 
 from nepa_scale.config.ladder import Architecture, architecture
-from nepa_scale.config.schema import PretrainConfig
+from nepa_scale.config.task_settings import PretrainConfig
 from nepa_scale.data.loader import train_loader
 from nepa_scale.data.sources import Source
 from nepa_scale.data.transforms import normalise

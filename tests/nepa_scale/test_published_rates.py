@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from nepa_scale.config.overrides import parse
-from nepa_scale.config.schema import FinetuneConfig, RunConfig
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.task_settings import FinetuneConfig
 from nepa_scale.models.nepa_vit import build_backbone
 from nepa_scale.optim.optimizer import LayerDecay, group_schedules, parameter_groups
 from nepa_scale.tasks.classify import ClassifyModule

@@ -8,7 +8,7 @@ import pytest
 from several_trainings import train_all
 
 from nepa_scale.config import recipes
-from nepa_scale.config.schema import TASKS
+from nepa_scale.config.registry import TASKS
 from nepa_scale.data.digits import write_digits
 from nepa_scale.run_dir.status import read_status
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from nepa_scale.config import overrides, recipes
-from nepa_scale.config.schema import TASKS, RunConfig
+from nepa_scale.config.registry import TASKS
+from nepa_scale.config.schema import RunConfig
 from nepa_scale.utils.errors import ConfigError
 
 STEPS_PER_EPOCH = 1_281_167 / 4096

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from nepa_scale.config import validate
 from nepa_scale.config.overrides import parse, save
-from nepa_scale.config.schema import TASKS, RunConfig
+from nepa_scale.config.registry import TASKS
+from nepa_scale.config.schema import RunConfig
 from nepa_scale.data.decode import decode_rgb
 from nepa_scale.data.device import to_device
 from nepa_scale.data.sources import open_source

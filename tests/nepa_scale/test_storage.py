@@ -12,7 +12,7 @@ from small_training import ALONE, SmallTraining
 from nepa_scale.checkpoint.manifest import tags
 from nepa_scale.checkpoint.storage import checkpoints_left, task_storage
 from nepa_scale.config.overrides import parse
-from nepa_scale.config.schema import TASKS
+from nepa_scale.config.registry import TASKS
 from nepa_scale.engine.ema import WeightAverage
 from nepa_scale.engine.master_weights import Masters
 from nepa_scale.engine.train_state import TrainState

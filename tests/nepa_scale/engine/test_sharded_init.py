@@ -15,7 +15,7 @@ from ranks import run_on_ranks
 from torch import Tensor, nn
 
 from nepa_scale.config.overrides import parse
-from nepa_scale.config.schema import TASKS
+from nepa_scale.config.registry import TASKS
 from nepa_scale.models.nepa_vit import build_backbone
 from nepa_scale.tasks.task import Task
 from nepa_scale.training.runner import build_task
