@@ -15,9 +15,9 @@ from analysis.findings.comparison import comparison
 from analysis.findings.series import (
     ARMS,
     CLASSIFICATION,
+    FINETUNED,
     OTHER,
     SCRATCH,
-    SEGMENTATION,
     finished,
     leading,
     searched,
@@ -25,12 +25,11 @@ from analysis.findings.series import (
 )
 from analysis.study.files import number
 from analysis.study.records import FINISHED, Study
-from nepa_scale.config.registry import TASKS
+from nepa_scale.config.registry import TASKS, spec
 from nepa_scale.data.embedded import EMBEDDED_NAME
 from nepa_scale.data.preprocessing import BY_IMAGE
 from nepa_scale.tasks import target_warnings
 
-DOING = {"pretrain": "Pretraining", "probe": "Probing", "classify": "Classification", "segment": "Segmentation"}
 PAPER_PARAMS = 85e6
 """Backbone parameters of the smaller of the paper's two models (ViT-B)."""
 ENOUGH_SEEDS = 2
@@ -53,7 +52,7 @@ def about(study: Study) -> About:
 
 def resolution(study: Study) -> str:
     """How fine a top-1 is: the number of validation images and its standard error; empty where none is recorded."""
-    rows = leading(finished(study.table[study.table["task"] == CLASSIFICATION.task], CLASSIFICATION))
+    rows = leading(finished(study.of(CLASSIFICATION.task), CLASSIFICATION))
     rows = rows.dropna(subset=["validation_images"])
     if rows.empty:
         return ""
@@ -91,11 +90,10 @@ def _task(study: Study, task: str, rows: pd.DataFrame) -> str:
     data, pixels = (_values(study, f"{task}.{key}", task) for key in ("dataset", "image_size"))
     parts = [f"on {' and '.join(data)}"] if data else []
     parts += [f"at {' and '.join(pixels)} pixels"] if pixels else []
-    noun = "images" if task == "pretrain" else "labelled images"
     unique, seen = (rows[name].dropna() for name in ("unique_images", "images_seen"))
-    parts += [f"{text.whole(unique)} different {noun}"] if len(unique) else []
+    parts += [f"{text.whole(unique)} different {spec(task).images}"] if len(unique) else []
     parts += [f"{text.whole(seen)} seen in training"] if len(seen) else []
-    return f"{DOING[task]} {', '.join(parts)}." if parts else ""
+    return f"{spec(task).activity} {', '.join(parts)}." if parts else ""
 
 
 def _values(study: Study, key: str, task: str | None = None) -> list[str]:
@@ -138,20 +136,20 @@ def _is_not(study: Study) -> Iterator[str]:
         yield "Its images are made scenes of handwritten digits and not photographs."
     if _searched_keys(study) and not _has_tuning_scores(study):
         yield "Where settings were searched, the best of several scores on one split is a little too good."
-    done = leading(table[(table["state"] == FINISHED) & table["task"].isin([CLASSIFICATION.task, SEGMENTATION.task])])
+    done = leading(table[(table["state"] == FINISHED) & table["task"].isin([target.task for target in FINETUNED])])
     seeds = done.groupby(["label", "task"])["seed"].nunique()
     if len(seeds) and seeds.max() < ENOUGH_SEEDS:
         yield "With one seed of each run, how far another seed would move a score is unmeasured."
     if not (table["init"] == SCRATCH).any():
         yield "It has no control from scratch, so it cannot say what pretraining is worth."
-    elif comparison(study, CLASSIFICATION).rows.empty and comparison(study, SEGMENTATION).rows.empty:
+    elif all(comparison(study, target).rows.empty for target in FINETUNED):
         yield "No control has finished, so it cannot say yet what pretraining is worth."
     yield "Scores are of models and data, not of hardware: time and machine have no part in them."
 
 
 def near_trivial(study: Study) -> list[str]:
     """A line for each warning that training gave, with the labels and runs that it is of."""
-    rows = study.table[(study.table["task"] == "pretrain") & (study.table["state"] == FINISHED)]
+    rows = study.finished("pretrain")
     said: dict[str, dict[str, list[str]]] = {}
     for label, run_id in rows[["label", "run_id"]].itertuples(index=False, name=None):
         for warning in _warnings(study.results.get((run_id, "pretrain"), {})):

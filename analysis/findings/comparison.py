@@ -183,7 +183,7 @@ def _points(low: float, high: float) -> str:
 def comparison(study: Study, target: Target) -> Comparison:
     """Average the finished runs of each label and start, and the controls with the same settings, beside the trivial
     answer. A control that others are compared with has no row of its own."""
-    rows = finished(study.table[study.table["task"] == target.task], target)
+    rows = finished(study.of(target.task), target)
     column, same = f"metrics.{target.metric}", settings(study, rows)
     scratch = of_start(rows, SCRATCH)
     tuned = rows[rows["init"].notna() & ~rows.index.isin(scratch.index)]

@@ -13,12 +13,11 @@ from analysis.findings.finding import Effect, Finding
 from analysis.findings.scaling import law
 from analysis.findings.series import (
     ARMS,
-    CLASSIFICATION,
+    FINETUNED,
     LABEL_KEYS,
     LABELS,
     PRETRAINED,
     SCRATCH,
-    SEGMENTATION,
     SIZE_KEYS,
     Series,
     Target,
@@ -56,7 +55,7 @@ class Arms:
 def few_labels(study: Study) -> list[Finding]:
     """For each fine-tuned task and size of a study over labels: both laws and the worth of pretraining in labels."""
     found = []
-    for target in (CLASSIFICATION, SEGMENTATION):
+    for target in FINETUNED:
         every = arms(study, target)
         for one in every:
             of = _of(one, every)

@@ -51,7 +51,7 @@ def headline(study: Study, findings: Sequence[Finding] = ()) -> Headline | None:
     target = foremost(study)
     if target is None:
         return None
-    start = starts(finished(study.table[study.table["task"] == target.task], target))[0]
+    start = starts(finished(study.of(target.task), target))[0]
     doubtful = {one.question for one in findings if one.verdict == NOT_SHOWN}
     laws = list(_laws(study, target, start, doubtful))
     gains = list(_gain(study, target, start, "it" if laws else target.name, doubtful))
@@ -143,8 +143,8 @@ def _pairs(study: Study, target: Target) -> str:
 
 def _scores(study: Study, target: Target) -> str:
     """What was measured, where nothing more can be said of it."""
-    rows = leading(finished(study.table[study.table["task"] == target.task], target))
-    rows = rows if len(rows) else finished(study.table[study.table["task"] == target.task], target)
+    rows = leading(finished(study.of(target.task), target))
+    rows = rows if len(rows) else finished(study.of(target.task), target)
     means = (1 - rows[f"metrics.{target.metric}"]).groupby(rows["label"], sort=False).mean().sort_values(kind="stable")
     counted = text.counted(len(rows), "run")
     each = [f"{text.percent(error)} ({label})" for label, error in zip(means.index, means.to_numpy(float), strict=True)]

@@ -31,7 +31,7 @@ QUESTION = "Is one base learning rate best at all sizes?"
 def one_rate(study: Study) -> list[Finding]:
     """Compare the base rates with the highest skill of pre-training; nothing of a study that does not vary both."""
     others = [f"config.{key}" for key in study.axes if key not in ("pretrain.base_lr", "seed")]
-    rows = study.table[study.table["task"] == "pretrain"]
+    rows = study.of("pretrain")
     if RATE not in rows or not others or len(rows[others].drop_duplicates()) < 2:
         return []
     done = rows[rows["state"] == FINISHED]

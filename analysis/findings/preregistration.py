@@ -12,10 +12,9 @@ from typing import Any
 from analysis.findings import text
 from analysis.findings.finding import Finding
 from analysis.findings.series import (
-    CLASSIFICATION,
     COMPUTE,
+    FINETUNED,
     PARAMETERS,
-    SEGMENTATION,
     SHORTFALL,
     Axis,
     Target,
@@ -27,7 +26,7 @@ from analysis.fit.student import Interval, NoFit, finite, p_value
 from analysis.study.files import read_predictions
 from analysis.study.records import Study
 
-TARGETS = {target.task: target for target in (SHORTFALL, CLASSIFICATION, SEGMENTATION)}
+TARGET_OF = {target.task: target for target in (SHORTFALL, *FINETUNED)}
 AXES = {axis.column: axis for axis in (PARAMETERS, COMPUTE)}
 
 
@@ -50,9 +49,7 @@ def expectations(study: Study, candidates: Sequence[Candidate]) -> list[dict[str
     the ``candidates``; or why there is no law. The runs expected are not among those fitted."""
     coming = {candidate.run_id for candidate in candidates}
     others = dataclasses.replace(study, table=study.table[~study.table["run_id"].isin(coming)])
-    targets = [
-        target for target in (SHORTFALL, CLASSIFICATION, SEGMENTATION) if (study.table["task"] == target.task).any()
-    ]
+    targets = [target for target in (SHORTFALL, *FINETUNED) if len(study.of(target.task))]
     return [_entry(others, target, axis, candidates) for target in targets for axis in scaled_axes(study)]
 
 
@@ -131,7 +128,7 @@ def kept_promises(study: Study) -> list[Finding]:
         *map(_finding, registered(study)),
         *(
             Finding(
-                f"Was the {TARGETS[entry['task']].name} along {AXES[entry['axis']].name} as registered?",
+                f"Was the {TARGET_OF[entry['task']].name} along {AXES[entry['axis']].name} as registered?",
                 "Cannot say",
                 f"Nothing was expected: {entry['reason']}.",
             )
@@ -158,7 +155,7 @@ def _content(study: Study) -> dict[str, Any]:
 
 
 def _registered(study: Study, entry: Mapping[str, Any], members: Sequence[Mapping[str, Any]], when: str) -> Registered:
-    target, first = TARGETS[entry["task"]], members[0]
+    target, first = TARGET_OF[entry["task"]], members[0]
     return Registered(
         target,
         AXES[entry["axis"]],

@@ -13,11 +13,10 @@ from analysis.findings import text
 from analysis.findings.comparison import RUNS, beats_trivial, comparison, gain_over_scratch
 from analysis.findings.finding import Effect, Finding
 from analysis.findings.series import (
-    CLASSIFICATION,
+    FINETUNED,
     PARAMETERS,
     PRETRAINED,
     SCRATCH,
-    SEGMENTATION,
     SHORTFALL,
     Axis,
     Series,
@@ -37,8 +36,8 @@ def find(study: Study) -> list[Finding]:
     """Answer what a reader asks first: the laws, the gain over scratch, and the trivial answers."""
     found: list[Finding] = []
     axes = scaled_axes(study)
-    for target in (CLASSIFICATION, SEGMENTATION):
-        rows = study.table[study.table["task"] == target.task]
+    for target in FINETUNED:
+        rows = study.of(target.task)
         if rows.empty:
             continue
         compared = comparison(study, target)
@@ -53,7 +52,7 @@ def find(study: Study) -> list[Finding]:
             found.append(beats_trivial(compared, start))
         if PARAMETERS in axes and (rows["init"] == SCRATCH).any():
             found.append(law(series(study, target, PARAMETERS, SCRATCH)))
-    if axes and (study.table["task"] == SHORTFALL.task).any():
+    if axes and len(study.of(SHORTFALL.task)):
         found.append(replace(law(series(study, SHORTFALL, axes[0])), main=foremost(study) is SHORTFALL))
     return found
 

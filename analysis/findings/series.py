@@ -11,6 +11,7 @@ from analysis.fit.power_law import PowerLawFit, fit_power_law
 from analysis.fit.student import NoFit
 from analysis.study.grouping import settings
 from analysis.study.records import FINISHED, SIZE, Study
+from nepa_scale.config.registry import CLASSIFY, PRETRAIN, TaskSpec, finetuned, labelled, with_error
 
 PRETRAINED, OTHER, SCRATCH = "pretrain", "other weights", "scratch"
 """Where fine-tuning starts: from the study's own pretraining, from other weights (``init=DIR``), from scratch."""
@@ -18,13 +19,12 @@ ARMS = {PRETRAINED: "pretrained", OTHER: "other weights", SCRATCH: "from scratch
 """What these are called."""
 SIZE_KEYS = {SIZE, "model.embed_dim", "model.depth"}
 COST_KEYS = {"model.patch_size", "pretrain.num_images", "pretrain.fraction", "pretrain.epochs", "pretrain.steps"}
-LABELLED_TASKS = ("probe", "classify", "segment")
-LABEL_KEYS = {f"{task}.{key}" for task in LABELLED_TASKS for key in ("num_images", "fraction", "labels_per_class")}
+LABEL_KEYS = {f"{task.name}.{key}" for task in labelled() for key in ("num_images", "fraction", "labels_per_class")}
 
 
 @dataclass(frozen=True)
 class Target:
-    """An error ``1 - metric`` that a law may describe."""
+    """The error ``1 - metric`` of a task, which a law may describe."""
 
     task: str
     metric: str
@@ -32,10 +32,17 @@ class Target:
     score: str
     """How the metric is written."""
     baseline: str | None = None
-    """Metric of the trivial answer on the same data."""
+    """Metric of the majority baseline: an answer without learning, on the same data."""
     baseline_name: str = ""
     by_image: bool = False
-    """Whether the metric is the part of the validation images that are answered rightly."""
+    """Whether the metric is the fraction of the validation images that are answered correctly."""
+
+    @classmethod
+    def of(cls, task: TaskSpec) -> Target:
+        """The headline error of ``task``, which must have one."""
+        best = task.headline
+        name = best.error or best.metric
+        return cls(task.name, best.metric, name, best.score, best.baseline, best.baseline_name, best.by_image)
 
     @property
     def formula(self) -> str:
@@ -54,24 +61,11 @@ class Axis:
     """What one distinct position on it is called."""
 
 
-CLASSIFICATION = Target(
-    "classify",
-    "top1",
-    "classification error",
-    "top-1",
-    "top1_majority",
-    "the most frequent class for every image",
-    by_image=True,
-)
-SEGMENTATION = Target(
-    "segment",
-    "miou",
-    "segmentation error",
-    "mIoU",
-    "miou_majority",
-    "the background alone, a mask without any object",
-)
-SHORTFALL = Target("pretrain", "skill", "shortfall of pretraining skill", "skill")
+_TARGETS = {task.name: Target.of(task) for task in with_error()}
+TARGETS = tuple(_TARGETS.values())
+"""The errors that laws describe: those of fine-tuning, then the shortfall of pre-training."""
+FINETUNED = tuple(_TARGETS[task.name] for task in finetuned() if task.name in _TARGETS)
+CLASSIFICATION, SHORTFALL = _TARGETS[CLASSIFY.name], _TARGETS[PRETRAIN.name]
 LABELS = Axis("unique_images", "labelled images", "L", "image count")
 PARAMETERS = Axis("params_backbone", "backbone parameters", "N", "size")
 COMPUTE = Axis("pretrain_flops", "pretraining FLOPs", "C", "budget")
@@ -98,7 +92,7 @@ def series(study: Study, target: Target, axis: Axis, init: str = PRETRAINED) -> 
     (the lower envelope); all seeds of those settings stay in. Where it varies the labelled images, too, all points have
     as many: the number that most sizes have, of several the largest.
     """
-    rows = at_equal_labels(study, of_start(study.table[study.table["task"] == target.task], init))
+    rows = at_equal_labels(study, of_start(study.of(target.task), init))
     usable = finished(rows, target)
     points = pd.DataFrame(
         {"label": usable["label"], "run_id": usable["run_id"], "x": _position(study, target, axis, usable, init)}
@@ -148,10 +142,15 @@ def best_score(rows: pd.DataFrame, target: Target) -> float | None:
 
 def foremost(study: Study) -> Target | None:
     """The error that a study is about: the first that a finished run has."""
-    for target in (CLASSIFICATION, SEGMENTATION, SHORTFALL):
-        if len(finished(study.table[study.table["task"] == target.task], target)):
+    for target in TARGETS:
+        if len(finished(study.of(target.task), target)):
             return target
     return None
+
+
+def measured(study: Study) -> list[Target]:
+    """The errors of fine-tuning that the study has runs of."""
+    return [target for target in FINETUNED if len(study.of(target.task))]
 
 
 def finished(rows: pd.DataFrame, target: Target) -> pd.DataFrame:
@@ -222,7 +221,7 @@ def _position(study: Study, target: Target, axis: Axis, rows: pd.DataFrame, init
     """Place rows on ``axis``; a scratch control, which spends no pretraining FLOPs, at those of its partners."""
     if axis is PARAMETERS or init != SCRATCH:
         return rows[axis.column].astype("float64")
-    every = finished(study.table[study.table["task"] == target.task], target)
+    every = finished(study.of(target.task), target)
     same = settings(study, every)
     by_settings = of_start(every, PRETRAINED).groupby(same)[axis.column].agg(["median", "nunique"])
     return same.loc[rows.index].map(by_settings.loc[by_settings["nunique"] == 1, "median"]).astype("float64")

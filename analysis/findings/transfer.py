@@ -11,13 +11,13 @@ from analysis.findings import text
 from analysis.findings.finding import Finding
 from analysis.findings.scaling import line_effect
 from analysis.findings.series import (
-    CLASSIFICATION,
+    FINETUNED,
     PRETRAINED,
-    SEGMENTATION,
     SHORTFALL,
     Axis,
     Target,
     finished,
+    of_start,
     scaled_axes,
     series,
 )
@@ -33,7 +33,7 @@ def transfer(study: Study) -> list[Finding]:
     if not axes:
         return []
     found = []
-    for target in (CLASSIFICATION, SEGMENTATION):
+    for target in FINETUNED:
         points = transfer_points(study, target, axes[0])
         if not points.empty:
             found.append(_finding(points, target, axes[0]))
@@ -46,9 +46,9 @@ def transfer_points(study: Study, target: Target, axis: Axis) -> pd.DataFrame:
     Seeds of one size are averaged in logarithms: they share that size's own departure from any law, so they are one
     point and not several. An error or a shortfall that has no logarithm makes its place nan.
     """
-    pretrained = finished(study.table[study.table["task"] == SHORTFALL.task], SHORTFALL).set_index("run_id")
+    pretrained = finished(study.of(SHORTFALL.task), SHORTFALL).set_index("run_id")
     skill = pretrained[f"metrics.{SHORTFALL.metric}"].astype("float64")
-    rows = study.table[(study.table["task"] == target.task) & (study.table["init"] == PRETRAINED)]
+    rows = of_start(study.of(target.task), PRETRAINED)
     by = rows.set_index("run_id")["pretrained_by"]
     points = series(study, target, axis).points
     points = points.assign(shortfall=1 - points["run_id"].map(by).map(skill).astype("float64")).dropna(

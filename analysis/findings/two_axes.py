@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.findings import text
 from analysis.findings.finding import Finding
-from analysis.findings.series import CLASSIFICATION, PRETRAINED, SEGMENTATION, SHORTFALL, Target, finished
+from analysis.findings.series import PRETRAINED, TARGETS, Target, finished, of_start
 from analysis.fit.compute_optimal import ComputeOptimal, compute_optimal
 from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.holdout import leave_one_out
@@ -30,7 +30,7 @@ RUN_NOISE = 1e-2  # Huber's delta: seeds of small models scatter by about a per 
 def divided_compute(study: Study) -> list[Finding]:
     """A finding for each target of a study that varies parameters and pretraining data; none for others."""
     found = []
-    for target in (CLASSIFICATION, SEGMENTATION, SHORTFALL):
+    for target in TARGETS:
         points = surface_points(study, target)
         if min(points["n"].nunique(), points["d"].nunique()) >= FEWEST_VALUES:
             found.append(_finding(points, target))
@@ -39,7 +39,7 @@ def divided_compute(study: Study) -> list[Finding]:
 
 def surface_points(study: Study, target: Target) -> pd.DataFrame:
     """One row per finished pretrained run: n parameters, d pretraining tokens, c its FLOPs, and the error."""
-    rows = study.table[(study.table["task"] == target.task) & (study.table["init"] == PRETRAINED)]
+    rows = of_start(study.of(target.task), PRETRAINED)
     usable = finished(rows, target)
     points = pd.DataFrame(
         {
@@ -157,7 +157,7 @@ def best_sizes(study: Study, budgets: Sequence[float]) -> tuple[dict[str, list[f
     """
     found: dict[str, list[float]] = {}
     missing: dict[str, str] = {}
-    for target in (CLASSIFICATION, SEGMENTATION, SHORTFALL):
+    for target in TARGETS:
         sizes = _best_sizes(study, target, budgets)
         if isinstance(sizes, NoFit):
             missing[target.name] = sizes.reason

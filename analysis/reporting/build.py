@@ -17,7 +17,7 @@ from analysis.findings.headline import headline
 from analysis.findings.learning_rates import one_rate, tuned_rates
 from analysis.findings.preregistration import kept_promises
 from analysis.findings.scaling import find
-from analysis.findings.series import CLASSIFICATION, SEGMENTATION, foremost
+from analysis.findings.series import FINETUNED, foremost
 from analysis.findings.transfer import transfer
 from analysis.findings.two_axes import divided_compute
 from analysis.reporting.paper.effects import answers
@@ -156,7 +156,7 @@ def _show(study: Study, findings: Sequence[Finding]) -> None:
     said = headline(study, findings)
     if said is not None:
         console.print(said.sentence)
-    for target in (CLASSIFICATION, SEGMENTATION):
+    for target in FINETUNED:
         compared = comparison(study, target)
         if compared.rows.empty:
             continue

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from analysis.findings.comparison import comparison
 from analysis.findings.finding import Finding
-from analysis.findings.series import CLASSIFICATION, SEGMENTATION
+from analysis.findings.series import measured
 from analysis.reporting.compare.page import environment_table, laws_table, scores_table, settings_table, studies_table
 from analysis.reporting.compare.studies import Named, find, targets
 from analysis.reporting.html.page import TITLES, Table, class_iou_table, comparison_table, result_table, states_table
@@ -61,8 +61,7 @@ class Document:
 
 def of_study(study: Study, findings: Sequence[Finding]) -> Document:
     """The answers of one study, then its comparisons, results and the state of its runs."""
-    measured = [t for t in (CLASSIFICATION, SEGMENTATION) if (study.table["task"] == t.task).any()]
-    tables = [comparison_table(comparison(study, target)) for target in measured]
+    tables = [comparison_table(comparison(study, target)) for target in measured(study)]
     tables += [result_table(study, task) for task in TITLES]
     tables += [table for table in [class_iou_table(study)] if table is not None]
     return Document(study.name, findings, [one for one in [*tables, states_table(study)] if one.rows], study.notes)

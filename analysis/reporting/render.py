@@ -16,11 +16,11 @@ from analysis.findings.headline import Headline, headline
 from analysis.findings.series import (
     CLASSIFICATION,
     PARAMETERS,
-    SEGMENTATION,
     SHORTFALL,
     best_score,
     label_order,
     leading,
+    measured,
     noun,
     scaled_axes,
     scales_sizes,
@@ -97,7 +97,7 @@ def render(study: Study, findings: Sequence[Finding]) -> str:
         near_trivial=near_trivial(study),
         summary=list(_summary(study)),
         findings=findings,
-        comparisons=[comparison_table(comparison(study, target)) for target in _downstream(study)],
+        comparisons=[comparison_table(comparison(study, target)) for target in measured(study)],
         figures=_carried(_answering(study)),
         more_figures=_carried(_plots(study, logged)),
         noun=noun(study),
@@ -111,7 +111,7 @@ def render(study: Study, findings: Sequence[Finding]) -> str:
         unfinished=states_table(study),
         all_finished=bool((study.table["state"] == FINISHED).all()),
         max_open=MAX_OPEN,
-        tasks=[(task, TITLES[task]) for task in TASKS if (study.table["task"] == task).any()],
+        tasks=[(task, TITLES[task]) for task in TASKS if len(study.of(task))],
         varied=_varied(study),
         shared=list(shared_settings(study).items()),
         environment=_environment(study),
@@ -131,17 +131,17 @@ def _carried(plots: Iterable[Plot]) -> list[tuple[Plot, str]]:
 
 def _answering(study: Study) -> Iterator[Plot]:
     """Figures of what the answers are about."""
-    for target in _downstream(study):
+    for target in measured(study):
         for axis in scaled_axes(study):
             yield error_plot(study, target, axis)
-    yield from filter(None, (few_labels_plot(study, target) for target in _downstream(study)))
-    yield from filter(None, (isoflop_plot(study, target) for target in (*_downstream(study), SHORTFALL)))
+    yield from filter(None, (few_labels_plot(study, target) for target in measured(study)))
+    yield from filter(None, (isoflop_plot(study, target) for target in (*measured(study), SHORTFALL)))
 
 
 def _plots(study: Study, logged: Curves) -> Iterator[Plot]:
     """Figures of what lies behind them."""
     axes = scaled_axes(study)
-    if (study.table["task"] == "pretrain").any():
+    if len(study.of("pretrain")):
         yield from (error_plot(study, SHORTFALL, axis) for axis in axes[:1])
         for metric, name in _CURVES:
             yield curve_plot(study, logged, metric, name)
@@ -153,9 +153,9 @@ def _plots(study: Study, logged: Curves) -> Iterator[Plot]:
 
 def _where_known(study: Study) -> Iterator[Plot | None]:
     """Figures that a study has only if it measured what they show."""
-    for target in (*_downstream(study), SHORTFALL):
+    for target in (*measured(study), SHORTFALL):
         yield from (sensitivity_plot(study, target, key) for key in settings(study))
-    for target in _downstream(study):
+    for target in measured(study):
         yield frontier_plot(study, target)
     yield from (tuned_plot(study, key) for key in study.tuned)
     yield residual_plot(study)
@@ -179,10 +179,6 @@ def _wanted(study: Study) -> dict[str, list[str]]:
     return wanted
 
 
-def _downstream(study: Study) -> list[Any]:
-    return [target for target in (CLASSIFICATION, SEGMENTATION) if (study.table["task"] == target.task).any()]
-
-
 def _summary(study: Study) -> Iterator[tuple[str, str]]:
     """Headline facts: (name, value)."""
     table = study.tried
@@ -199,7 +195,7 @@ def _summary(study: Study) -> Iterator[tuple[str, str]]:
     images = leading(table[table["task"] == CLASSIFICATION.task])["validation_images"].dropna()
     if len(images):
         yield "validation images", text.whole(images)
-    for target in _downstream(study):
+    for target in measured(study):
         best = best_score(study.table, target)
         if best is not None:
             yield f"best {target.score}", text.percent(best)

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.study.files import number
+from nepa_scale.config.registry import SPECS
 
 MAX_SHOWN = 40  # characters of a value in a note
 
@@ -47,13 +48,7 @@ AMOUNTS = ("flops_train", "pretrain_flops", "pretrain_tokens", "wall_seconds", "
 INT64 = 2**63
 LARGEST = 1e30  # of a measure or an amount; the largest training run so far took less than 1e27 FLOPs
 SMALLEST = 1e-30  # of one that is not 0, so that products and powers of a few stay numbers
-FRACTIONS = frozenset(
-    (
-        *("top1", "top5", "top1_majority", "miou", "miou_multi_scale", "miou_majority", "mean_accuracy"),
-        *("tuning_top1", "tuning_miou"),
-        *("pixel_accuracy", "linear_last", "linear_mean", "attentive", "knn_last", "knn_mean"),
-    )
-)
+FRACTIONS = frozenset(metric.key for task in SPECS.values() for metric in task.metrics if metric.unit == "percent")
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nepa_scale.config.registry import TASKS
+from nepa_scale.config.registry import SPECS, TASKS
 from nepa_scale.config.schema import RunConfig, walk
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ NOT_COMPARED = ("init", "seed")
 
 Results = Mapping[tuple[str, str], Mapping[str, Any]]
 CHOSEN = "chosen"
-SCORES = {"classify": "metrics.tuning_top1", "segment": "metrics.tuning_miou"}
+SCORES = {task.name: f"metrics.{task.headline.tuning}" for task in SPECS.values() if task.headline.tuning}
 """The column by which runs of each task are chosen."""
 
 

@@ -60,6 +60,15 @@ class Study:
     about: str | None = None
     """What the study says of itself (``study.about``)."""
 
+    def of(self, task: str) -> pd.DataFrame:
+        """The rows of one task."""
+        return self.table[self.table["task"] == task]
+
+    def finished(self, task: str) -> pd.DataFrame:
+        """The rows of one task that are finished."""
+        rows = self.of(task)
+        return rows[rows["state"] == FINISHED]
+
 
 @dataclass(frozen=True)
 class _Outcome:

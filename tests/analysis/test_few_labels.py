@@ -13,7 +13,7 @@ from law_studies import StudySpec, write_study
 from study_files import write_json
 
 from analysis.findings.few_labels import LABELS, arms, few_labels, worth
-from analysis.findings.series import CLASSIFICATION, PARAMETERS, SEGMENTATION, series
+from analysis.findings.series import CLASSIFICATION, FINETUNED, PARAMETERS, series
 from analysis.fit.power_law import PowerLawFit
 from analysis.fit.shift import Shift
 from analysis.fit.student import NoFit
@@ -28,7 +28,7 @@ from analysis.study.records import read_study
 def test_laws_and_worth_come_back_for_every_size(tmp_path: Path) -> None:
     """Three times at nano, none at femto: both exponents, and the factor inside its interval, for both tasks."""
     study = read_study(write(tmp_path, LabelSpec(factors={"femto": 1.0, "nano": 3.0})))
-    for target in (CLASSIFICATION, SEGMENTATION):
+    for target in FINETUNED:
         femto, nano = arms(study, target)
         assert (femto.size, nano.size) == ("femto", "nano")
         for one, factor in ((femto, 1.0), (nano, 3.0)):

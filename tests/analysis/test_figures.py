@@ -13,7 +13,7 @@ import pytest
 from named_settings import Setting, write_settings
 from study_files import result, write_json, write_status, write_task
 
-from analysis.findings.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMENTATION, SHORTFALL, series
+from analysis.findings.series import CLASSIFICATION, COMPUTE, FINETUNED, PARAMETERS, SHORTFALL, series
 from analysis.findings.two_axes import surface_points
 from analysis.fit.power_law import PowerLawFit
 from analysis.reporting.figures.compute_plots import cost_plot, costs, frontier, frontier_plot, spending
@@ -67,7 +67,7 @@ def test_rates_are_drawn_by_size_with_what_diverged(tmp_path: Path) -> None:
     assert list(cross.get_xdata()) == [0.03]
     points = [line for line in axes.lines if line.get_marker() == "."]
     assert sum(len(line.get_xdata()) for line in points) == 11
-    assert sensitivity_plot(study, SEGMENTATION, "pretrain.base_lr") is None
+    assert sensitivity_plot(study, FINETUNED[1], "pretrain.base_lr") is None
 
 
 def test_a_size_has_one_colour_whatever_its_labels(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from study_shapes import SHAPES, with_prediction
 from analysis.findings.comparison import comparison, gain
 from analysis.findings.headline import headline
 from analysis.findings.scaling import tenfold
-from analysis.findings.series import CLASSIFICATION, PARAMETERS, SCRATCH, SEGMENTATION, SHORTFALL, series
+from analysis.findings.series import CLASSIFICATION, FINETUNED, PARAMETERS, SCRATCH, SHORTFALL, series
 from analysis.fit.power_law import PowerLawFit
 from analysis.fit.student import MeanRatio
 from analysis.report import main
@@ -29,7 +29,7 @@ from analysis.reporting.figures.plots import Plot
 from analysis.reporting.render import render
 from analysis.study.records import read_study
 
-TARGETS = {"segmentation alone": SEGMENTATION, "pretraining alone": SHORTFALL}
+TARGETS = {"segmentation alone": FINETUNED[1], "pretraining alone": SHORTFALL}
 PANELS = {
     **dict.fromkeys(("data sizes", "labels", "labels of two sizes", "rates"), 1),
     **dict.fromkeys(("one size", "seeds only", "ablation"), 0),

@@ -17,7 +17,7 @@ from study_files import result, write_json, write_status, write_task
 
 from analysis.findings.comparison import comparison
 from analysis.findings.learning_rates import tries, tuned_rates
-from analysis.findings.series import CLASSIFICATION, PARAMETERS, SCRATCH, SEGMENTATION, scaled_axes, series
+from analysis.findings.series import CLASSIFICATION, FINETUNED, PARAMETERS, SCRATCH, scaled_axes, series
 from analysis.reporting.build import answer, write_report
 from analysis.reporting.compare.studies import joined, named, scores
 from analysis.reporting.figures import drawing
@@ -244,5 +244,5 @@ def test_nothing_but_the_chosen_runs_is_counted(tmp_path: Path, kind: str) -> No
     (first,), (second,) = named([plain.study]), named([tried.study])
     assert scores([first], CLASSIFICATION) == scores([second], CLASSIFICATION)
     assert len(joined([second])) > len(joined([first]))
-    for target in (CLASSIFICATION, SEGMENTATION):
+    for target in FINETUNED:
         pd.testing.assert_frame_equal(comparison(plain.study, target).rows, comparison(tried.study, target).rows)

@@ -15,12 +15,11 @@ import pandas as pd
 from analysis.findings import text
 from analysis.findings.comparison import comparison
 from analysis.findings.finding import Finding
-from analysis.findings.series import CLASSIFICATION, SEGMENTATION, Axis, Series, Target, scaled_axes, series, starts
+from analysis.findings.series import FINETUNED, Axis, Series, Target, scaled_axes, series, starts
 from analysis.fit.power_law import PowerLawFit
 from analysis.fit.student import Interval, NoFit, mean_ratio, t_quantile
 from analysis.study.records import Study
 
-TARGETS = (CLASSIFICATION, SEGMENTATION)
 MAX_PAIRS = 10
 
 
@@ -61,7 +60,7 @@ def _in_words(table: pd.DataFrame, names: Set[str]) -> pd.DataFrame:
 
 def targets(studies: Sequence[Named]) -> list[Target]:
     """The errors that any of the studies measures."""
-    return [t for t in TARGETS if any((one.study.table["task"] == t.task).any() for one in studies)]
+    return [t for t in FINETUNED if any(len(one.study.of(t.task)) for one in studies)]
 
 
 def laws(studies: Sequence[Named]) -> Iterator[tuple[str, Series]]:
@@ -70,8 +69,8 @@ def laws(studies: Sequence[Named]) -> Iterator[tuple[str, Series]]:
     for target in targets(studies):
         for axis in axes:
             for one in studies:
-                if axis in scaled_axes(one.study) and (one.study.table["task"] == target.task).any():
-                    start = starts(one.study.table[one.study.table["task"] == target.task])[0]
+                if axis in scaled_axes(one.study) and len(one.study.of(target.task)):
+                    start = starts(one.study.of(target.task))[0]
                     yield one.name, series(one.study, target, axis, start)
 
 

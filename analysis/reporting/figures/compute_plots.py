@@ -4,6 +4,7 @@ cost."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,16 @@ from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import INK, QUIET, Palette, palette, readable
 from analysis.reporting.figures.plots import LOOKS, MARGIN, Plot
 from analysis.study.records import FINISHED, Study
+from nepa_scale.config.registry import TASKS
 
 FEWEST_RUNS = 3
 QUANTITIES: Mapping[str, tuple[str, str]] = {  # planned and measured column
     "seconds": ("planned_seconds", "wall_seconds"),
     "FLOPs": ("planned_flops", "flops_train"),
 }
-TASK_LOOKS: Mapping[str, tuple[str, str]] = {  # Okabe and Ito's hues; the markers tell the tasks apart without them
-    "pretrain": ("o", "#0072b2"),
-    "probe": ("^", "#8a5a80"),
-    "classify": ("s", "#d55e00"),
-    "segment": ("D", "#009e73"),
-}
+TASK_LOOKS: Mapping[str, tuple[str, str]] = dict(  # Okabe and Ito's hues; the markers tell the tasks apart without them
+    zip(TASKS, cycle((("o", "#0072b2"), ("^", "#8a5a80"), ("s", "#d55e00"), ("D", "#009e73"))), strict=False)
+)
 
 
 def spending(study: Study, target: Target) -> pd.DataFrame:
@@ -36,7 +35,7 @@ def spending(study: Study, target: Target) -> pd.DataFrame:
 
     Runs from other weights are not among them: what these have cost is not recorded.
     """
-    rows = finished(study.table[study.table["task"] == target.task], target)
+    rows = finished(study.of(target.task), target)
     rows = rows[rows["init"].isin([PRETRAINED, SCRATCH])]
     before = rows["pretrain_flops"].where(rows["init"] == PRETRAINED, 0.0)
     points = rows[["label", "run_id", "init"]].assign(

@@ -22,10 +22,10 @@ from analysis.reporting.figures.drawing import MAX_GROUPS, Palette, palette, rea
 from analysis.reporting.figures.plots import Plot
 from analysis.study.metrics_file import Line, averaged, read_metrics
 from analysis.study.records import Study
+from nepa_scale.config.registry import spec
 
 MARKED_POINTS = 20
 BAND_POINTS = 200
-DURING = {"pretrain": "pretraining", "classify": "fine-tuning"}
 MAX_POINTS = 300
 MAX_THREADS = 8
 Key = tuple[str, str]
@@ -34,7 +34,7 @@ Key = tuple[str, str]
 
 def curve_plot(study: Study, logged: Curves, metric: str, name: str, task: str = "pretrain") -> Plot:
     """Draw a logged ``metric`` of ``task`` against images seen, by label, or by size where labels are too many."""
-    looks, during = palette(study), DURING[task]
+    looks, during = palette(study), spec(task).phase
     by_label, groups = _grouped(study, logged.of(task, metric), looks)
     shown = readable(list(groups))
     with drawing.style():
@@ -125,7 +125,7 @@ class Curves:
 
 def curves(study: Study, wanted: Mapping[str, Sequence[str]]) -> Curves:
     """Read the ``wanted`` metrics of each task from the metrics.jsonl files of the runs, file by file."""
-    rows = pd.concat([leading(study.table[study.table["task"] == task]) for task in wanted]).sort_index()
+    rows = pd.concat([leading(study.of(task)) for task in wanted]).sort_index()
     runs = list(rows[["run_id", "task", "label"]].itertuples(index=False, name=None))
 
     def read(run: tuple[str, str, str]) -> tuple[dict[str, Curve], int]:

@@ -113,7 +113,7 @@ def _panel(study: Study, target: Target, axis: Axis) -> _Panel | None:
         return None
     expected = [one for one in registered(study) if one.target is target and one.axis is axis and one.x > 0]
     known = [one for one in expected if one.interval.low > 0 and np.isfinite(one.interval.high)]
-    runs = of_start(finished(study.table[study.table["task"] == target.task], target), main[0].init)
+    runs = of_start(finished(study.of(target.task), target), main[0].init)
     return _Panel(axis, drawn, known, len(main[0].points) < len(runs.dropna(subset=[axis.column])))
 
 

@@ -14,12 +14,12 @@ from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from analysis.findings import text
-from analysis.findings.series import CLASSIFICATION, SEGMENTATION, Target, finished, label_order, leading
+from analysis.findings.series import FINETUNED, Target, finished, label_order, leading
 from analysis.fit.student import CONFIDENCE, Interval
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import QUIET, Palette, palette, readable
 from analysis.reporting.figures.plots import Plot
-from analysis.study.records import FINISHED, Study
+from analysis.study.records import Study
 
 ROW_HEIGHT, FRAME_HEIGHT = 0.48, 1.35  # inches: of one label, and of what surrounds them
 MAX_ROWS = 40
@@ -36,7 +36,7 @@ def height(rows: int) -> float:
 
 def rank_by_label_plot(study: Study) -> Plot:
     """Draw the effective rank of embeddings and outputs at the end of pretraining, a row per label."""
-    rows = study.table[(study.table["task"] == "pretrain") & (study.table["state"] == FINISHED)]
+    rows = study.finished("pretrain")
     known = {
         kind: rows.dropna(subset=[column])[["label", column]].rename(columns={column: "rank"})
         for kind in KINDS
@@ -97,7 +97,7 @@ class Spread:
 
 def deviations(study: Study, target: Target) -> pd.DataFrame:
     """[label, deviation] of every finished run from the mean of its label, scratch aside; labels of two or more."""
-    rows = leading(study.table[study.table["task"] == target.task])
+    rows = leading(study.of(target.task))
     usable = finished(rows, target)
     points = pd.DataFrame({"label": usable["label"], "score": usable[f"metrics.{target.metric}"].astype("float64")})
     by_label = points.groupby("label")["score"]
@@ -119,7 +119,7 @@ def pooled(points: pd.DataFrame) -> Spread | None:
 
 def seed_plot(study: Study) -> Plot | None:
     """Draw each run's distance from the mean of its label, a panel per score; None where nothing was repeated."""
-    found = {target: deviations(study, target) for target in (CLASSIFICATION, SEGMENTATION)}
+    found = {target: deviations(study, target) for target in FINETUNED}
     spreads = {target: spread for target, points in found.items() if (spread := pooled(points)) is not None}
     if not spreads:
         return None

@@ -18,11 +18,10 @@ from matplotlib.ticker import FuncFormatter
 from analysis.findings import text
 from analysis.findings.comparison import comparison
 from analysis.findings.series import (
-    CLASSIFICATION,
+    FINETUNED,
     OTHER,
     PRETRAINED,
     SCRATCH,
-    SEGMENTATION,
     Axis,
     Series,
     Target,
@@ -35,7 +34,7 @@ from analysis.fit.student import CONFIDENCE, MIN_POINTS, NoFit, Slope, checked, 
 from analysis.laws.law import Array
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import QUIET, Palette, palette, readable
-from analysis.study.records import FINISHED, Study
+from analysis.study.records import Study
 
 EXTRAPOLATE = 3.0  # the dashed line reaches this factor beyond the largest x
 MARGIN = 1.35  # empty factor around the data on log axes
@@ -86,7 +85,7 @@ def error_plot(study: Study, target: Target, axis: Axis) -> Plot:
 
 def rank_plot(study: Study) -> Plot:
     """Draw the effective rank of embeddings and outputs at the end of pretraining against parameters."""
-    rows = study.table[(study.table["task"] == "pretrain") & (study.table["state"] == FINISHED)]
+    rows = study.finished("pretrain")
     kinds = {kind: _ranks(rows, kind) for kind in ("embeddings", "outputs")}
     known = {kind: points for kind, points in kinds.items() if not points.empty}
     with drawing.style():
@@ -181,7 +180,7 @@ def _ranks(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 def residual_plot(study: Study) -> Plot | None:
     """Draw the residuals of every law of the pretrained runs, a panel each; None where no law was fitted."""
-    every = [series(study, target, axis) for target in (CLASSIFICATION, SEGMENTATION) for axis in scaled_axes(study)]
+    every = [series(study, target, axis) for target in FINETUNED for axis in scaled_axes(study)]
     fitted = [(one, one.fit) for one in every if isinstance(one.fit, PowerLawFit)]
     if not fitted:
         return None

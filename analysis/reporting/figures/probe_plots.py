@@ -18,7 +18,7 @@ from analysis.findings import text
 from analysis.findings.series import OTHER, PRETRAINED, SCRATCH, label_order, of_start, scales_sizes
 from analysis.reporting.figures import drawing
 from analysis.reporting.figures.plots import Plot
-from analysis.study.records import FINISHED, Study
+from analysis.study.records import Study
 from nepa_scale.config.layers import EMBEDDING, OUTPUT, block_of
 
 MAX_PANELS = 6
@@ -39,7 +39,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 def layer_scores(study: Study) -> pd.DataFrame:
     """Top-1 by label, init, head and layer, mean over finished runs: columns label, init, head, layer, value."""
-    rows = study.table[(study.table["task"] == "probe") & (study.table["state"] == FINISHED)]
+    rows = study.finished("probe")
     columns = [name for name in map(str, rows) if _head(name) in HEADS and _LAYER.fullmatch(_layer(name))]
     if rows.empty or not columns:
         return pd.DataFrame(columns=["label", "init", "head", "layer", "value"])
@@ -191,7 +191,7 @@ def sheets(study: Study) -> Sheets:
 
 def _files(study: Study) -> dict[str, Path]:
     """{label: file} of the first finished pretraining of each label that has one."""
-    rows = study.table[(study.table["task"] == "pretrain") & (study.table["state"] == FINISHED)]
+    rows = study.finished("pretrain")
     found: dict[str, Path] = {}
     for label, run_id in rows[["label", "run_id"]].itertuples(index=False, name=None):
         path = study.path / "runs" / run_id / "pretrain" / PICTURES

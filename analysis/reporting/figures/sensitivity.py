@@ -18,6 +18,7 @@ from analysis.reporting.figures.drawing import INK, QUIET, Palette, palette, rea
 from analysis.reporting.figures.plots import MARGIN, Plot
 from analysis.study.columns import LARGEST, SMALLEST
 from analysis.study.records import FINISHED, Study
+from nepa_scale.config.registry import spec
 
 FEWEST_VALUES = 3
 MOST_LABELS = 5  # of two arms each
@@ -43,7 +44,7 @@ def settings(study: Study) -> list[str]:
 def measured(study: Study, target: Target, key: str) -> pd.DataFrame:
     """[group, x, error] of every run that is not from scratch, error NaN for those that ended without a score."""
     looks = palette(study)
-    rows = leading(study.table[study.table["task"] == target.task])
+    rows = leading(study.of(target.task))
     rows = rows[rows[f"config.{key}"].notna()]
     usable = finished(rows, target)
     error = (1 - usable[f"metrics.{target.metric}"].astype("float64")).reindex(rows.index)
@@ -114,10 +115,9 @@ def tuned_plot(study: Study, key: str) -> Plot | None:
     labels = [label for label in label_order(study) if label in set(good["label"])]
     shown = readable(labels, MOST_LABELS)
     drawn, looks, task = good[good["label"].isin(shown)], palette(study), key.split(".", maxsplit=1)[0]
-    score = {"classify": "top-1", "segment": "mIoU"}[task]
     with drawing.style():
         figure, axes = drawing.new_figure()
-        axes.set(xlabel=key, ylabel=f"error on tuning images (1 {text.MINUS} {score})")
+        axes.set(xlabel=key, ylabel=f"error on tuning images (1 {text.MINUS} {spec(task).headline.score})")
         _draw_tuned(axes, drawn, shown, looks)
     caption = (
         f"Error on tuning images, which no run trains on, against {key}, log scales, n = "

@@ -24,54 +24,15 @@ from analysis.reporting.figures.plots import Plot
 from analysis.study.files import number
 from analysis.study.grouping import CHOSEN
 from analysis.study.records import FINISHED, Study
+from nepa_scale.config.registry import SEGMENT, SPECS, spec
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_OPEN = 40
 """Rows of a table that may stand between a reader and what comes after it."""
-TITLES = {
-    "pretrain": "Pretraining",
-    "probe": "Probes of the frozen backbone",
-    "classify": "Classification",
-    "segment": "Segmentation",
-}
+TITLES = {task.name: task.title for task in SPECS.values()}
 Column = tuple[str, str, Callable[[float], str]]
-_PERCENT, _NUMBER, _COUNT, _POWER = text.percent, text.number, text.count, text.power
-_MEASURED: Mapping[str, Sequence[Column]] = {
-    "pretrain": (
-        ("skill", "skill", _NUMBER),
-        ("loss", "loss", _NUMBER),
-        ("copy baseline", "copy_baseline", _NUMBER),
-        ("mean baseline", "mean_baseline", _NUMBER),
-        ("cosine to own input", "self_cosine", _NUMBER),
-        ("rank of embeddings", "effective_rank_embeddings", _NUMBER),
-        ("rank of outputs", "effective_rank_outputs", _NUMBER),
-    ),
-    "probe": (
-        ("linear, last token", "linear_last", _PERCENT),
-        ("linear, mean", "linear_mean", _PERCENT),
-        ("attentive", "attentive", _PERCENT),
-        ("k-NN, last token", "knn_last", _PERCENT),
-        ("k-NN, mean", "knn_mean", _PERCENT),
-        ("loss", "loss", _NUMBER),
-        ("top-1 of majority class", "top1_majority", _PERCENT),
-    ),
-    "classify": (
-        ("top-1", "top1", _PERCENT),
-        ("top-1, tuning images", "tuning_top1", _PERCENT),
-        ("top-5", "top5", _PERCENT),
-        ("loss", "loss", _NUMBER),
-        ("top-1 of majority class", "top1_majority", _PERCENT),
-    ),
-    "segment": (
-        ("mIoU", "miou", _PERCENT),
-        ("mIoU, tuning images", "tuning_miou", _PERCENT),
-        ("mIoU, multi-scale", "miou_multi_scale", _PERCENT),
-        ("mean accuracy", "mean_accuracy", _PERCENT),
-        ("pixel accuracy", "pixel_accuracy", _PERCENT),
-        ("loss", "loss", _NUMBER),
-        ("mIoU of background only", "miou_majority", _PERCENT),
-    ),
-}
+_COUNT, _POWER = text.count, text.power
+_FORMS: Mapping[str, Callable[[float], str]] = {"percent": text.percent, "number": text.number}
 _COMMON: Sequence[Column] = (
     ("parameters N", "params_backbone", _COUNT),
     ("all parameters", "params_total", _COUNT),
@@ -148,7 +109,7 @@ def result_table(study: Study, task: str) -> Table:
     """Every finished run of ``task`` with what it measured and what it cost."""
     rows = study.tried[(study.tried["task"] == task) & (study.tried["state"] == FINISHED)]
     tuned = [key for key in study.tuned if key.startswith(f"{task}.")]
-    columns = [*((key, f"config.{key}", _NUMBER) for key in tuned), *_columns(task, rows)]
+    columns = [*((key, f"config.{key}", text.number) for key in tuned), *_columns(task, rows)]
     seeds = [text.MISSING if pd.isna(seed) else str(seed) for seed in rows["seed"]]
     words = [list(rows["label"]), list(rows["init"].fillna(text.MISSING)), seeds]
     numbers = [[form(float(v)) for v in rows[name].astype("float64").fillna(float("nan"))] for _, name, form in columns]
@@ -172,12 +133,11 @@ def states_table(study: Study) -> Table:
 
 def class_iou_table(study: Study) -> Table | None:
     """IoU of each class, a column per label, mean over the finished runs, not from scratch, that report it."""
-    table = study.table
-    rows = leading(table[(table["task"] == "segment") & (table["state"] == FINISHED)])
+    rows = leading(study.finished(SEGMENT.name))
     frames = [
         pd.DataFrame({"class": list(iou), "iou": [number(value) for value in iou.values()], "label": label})
         for run_id, label in rows[["run_id", "label"]].itertuples(index=False, name=None)
-        if (iou := study.results.get((run_id, "segment"), {}).get("details", {}).get("iou_per_class"))
+        if (iou := study.results.get((run_id, SEGMENT.name), {}).get("details", {}).get("iou_per_class"))
         and isinstance(iou, dict)
     ]
     if not frames:
@@ -200,10 +160,11 @@ def in_order(study: Study, rows: Sequence[Sequence[str]]) -> list[Sequence[str]]
 def _columns(task: str, rows: pd.DataFrame) -> Iterator[Column]:
     """The columns that any row has a number for; a moving average's stands beside the raw one."""
     wanted: list[Column] = []
-    for title, metric, form in _MEASURED[task]:
-        wanted.append((title, f"metrics.{metric}", form))
-        if not metric.endswith("_majority"):  # the trivial answer has no weights to average
-            wanted.append((f"{title}, EMA", f"metrics.ema_{metric}", form))
+    for metric in (one for one in spec(task).metrics if one.reported):
+        form = _FORMS[metric.unit]
+        wanted.append((metric.label, f"metrics.{metric.key}", form))
+        if not metric.key.endswith("_majority"):  # the majority baseline has no weights to average
+            wanted.append((f"{metric.label}, EMA", f"metrics.ema_{metric.key}", form))
     for column in (*wanted, *_COMMON):
         if column[1] in rows and rows[column[1]].notna().any():
             yield column

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis.findings import text
-from analysis.findings.series import CLASSIFICATION, PARAMETERS, PRETRAINED, Target, finished, series, starts
+from analysis.findings.series import CLASSIFICATION, PARAMETERS, PRETRAINED, Target, finished, of_start, series, starts
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import INK, QUIET, Palette, palette
 from analysis.reporting.figures.label_plots import height
@@ -63,7 +63,7 @@ def paired_plot(study: Study) -> Plot:
 
 def published_plot(study: Study, target: Target) -> Plot:
     """Draw the error against parameters as far as the published models, hollow, at the N of their size."""
-    start = starts(study.table[study.table["task"] == target.task])[0]
+    start = starts(study.of(target.task))[0]
     own = series(study, target, PARAMETERS, start).points
     own = own[(own["x"] > 0) & (own["error"] > 0)]
     published = _drawn_methods(target)
@@ -125,7 +125,7 @@ def where(study: Study, target: Target) -> str:
 
 def epochs_here(study: Study) -> pd.DataFrame:
     """Points [label, x = epochs of pretraining, error] of this study's finished pretrained runs."""
-    rows = study.table[(study.table["task"] == CLASSIFICATION.task) & (study.table["init"] == PRETRAINED)]
+    rows = of_start(study.of(CLASSIFICATION.task), PRETRAINED)
     usable = finished(rows, CLASSIFICATION)
     epochs = pd.to_numeric(usable.get("config.pretrain.epochs", pd.Series(index=usable.index, dtype="float64")))
     points = pd.DataFrame({"label": usable["label"], "x": epochs, "error": 1 - usable["metrics.top1"]})

@@ -12,8 +12,8 @@ from analysis.findings import text
 from analysis.findings.comparison import comparison
 from analysis.findings.series import (
     CLASSIFICATION,
+    FINETUNED,
     PARAMETERS,
-    SEGMENTATION,
     Target,
     label_order,
     leading,
@@ -35,7 +35,7 @@ from analysis.reporting.paper.effects import (
 )
 from analysis.reporting.paper.plots import epochs_here, epochs_plot, paired_plot, published_plot, where
 from analysis.reporting.paper.published import LINEAR_PROBE, headline, of_grid, read_published
-from analysis.study.records import FINISHED, Study
+from analysis.study.records import Study
 
 _MARKS = {AGREES: "✓", SIGN_AGREES: "(✓)", UNSURE: "?", SIGN_DIFFERS: "(✗)", DIFFERS: "✗"}
 IMAGENET_CLASSES = 1000
@@ -125,7 +125,7 @@ def epochs_table(study: Study) -> Table:
 
 def probes_table(study: Study) -> Table | None:
     """Linear probes of the output beside the paper's; None where this study has none."""
-    rows = study.table[(study.table["task"] == "probe") & (study.table["state"] == FINISHED)]
+    rows = study.finished("probe")
     rows = leading(rows)
     columns = [f"metrics.{metric}" for metric in ("linear_last", "linear_mean")]
     if rows.empty or not set(columns) <= set(rows):
@@ -175,7 +175,7 @@ def beside_the_paper(study: Study) -> Section:
     elif study.grid == EPOCHS_GRID:
         plots.append(epochs_plot(study))
         tables.append(epochs_table(study))
-    for target in (CLASSIFICATION, SEGMENTATION):
+    for target in FINETUNED:
         if target.task in tasks and not is_ablation(study):
             tables.append(headline_table(study, target))
             plots += [published_plot(study, target)] if PARAMETERS in scaled_axes(study) else []
