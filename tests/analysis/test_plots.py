@@ -14,7 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from analysis.findings.series import CLASSIFICATION, COMPUTE, PARAMETERS, SEGMENTATION, Series
+from analysis.findings.series import CLASSIFICATION, COMPUTE, FINETUNED, PARAMETERS, Series
 from analysis.fit.power_law import PowerLawFit, fit_power_law
 from analysis.reporting.figures.curve_plots import curve_plot, curves
 from analysis.reporting.figures.drawing import log_ticks, short, size_colours, size_dashes, to_svg
@@ -29,7 +29,7 @@ def draw_all(path: Path) -> list[Plot]:
     """Every kind of figure of the study in ``path``."""
     study = read_study(path)
     logged = curves(study, {"pretrain": ["eval_skill", "loss"]})
-    plots = [error_plot(study, target, axis) for target in (CLASSIFICATION, SEGMENTATION) for axis in AXES]
+    plots = [error_plot(study, target, axis) for target in FINETUNED for axis in AXES]
     plots += [curve_plot(study, logged, metric, metric) for metric in ("eval_skill", "loss")]
     return [*plots, rank_plot(study)]
 
