@@ -28,7 +28,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from analysis.fit.bootstrap import resample  # noqa: E402  (after the path)
 from analysis.fit.loss import Loss  # noqa: E402
-from analysis.fit.multistart import multistart  # noqa: E402
+from analysis.fit.minimise import multistart  # noqa: E402
 from analysis.laws.law import Array  # noqa: E402
 from analysis.laws.surfaces import CHINCHILLA  # noqa: E402
 

@@ -11,8 +11,7 @@ import pandas as pd
 from analysis.findings import text
 from analysis.findings.finding import Finding
 from analysis.findings.series import PRETRAINED, TARGETS, Target, finished, of_start
-from analysis.fit.compute_optimal import ComputeOptimal, compute_optimal
-from analysis.fit.estimate import Fit, Options, fit_law
+from analysis.fit.estimate import ComputeOptimal, Fit, Options, compute_optimal, fit_law
 from analysis.fit.holdout import leave_one_out
 from analysis.fit.profile import profile
 from analysis.fit.student import Interval, NoFit, p_value

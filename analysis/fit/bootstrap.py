@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from analysis.fit.loss import SQUARED, Loss, vanished, with_effect
-from analysis.fit.multistart import search_resamples
+from analysis.fit.minimise import search_resamples
 from analysis.fit.noise import Noise, multiplied, one_place_each, scatter
 from analysis.fit.student import Interval
 from analysis.laws.law import Array

@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.fit.bootstrap import Resampling
 from analysis.fit.loss import Loss, vanished
-from analysis.fit.multistart import Solution
+from analysis.fit.minimise import Solution
 from analysis.laws.law import Array
 from analysis.laws.restrictions import at_bound
 

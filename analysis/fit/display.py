@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.fit.arguments import PLAIN_WIDTH
-from analysis.fit.compute_optimal import compute_optimal
-from analysis.fit.estimate import Fit, loss_of
+from analysis.fit.estimate import Fit, compute_optimal, loss_of
 from analysis.fit.holdout import HeldOut, LeaveOneOut, Without
 from analysis.fit.profile import Profile
 from analysis.fit.student import Interval, NoFit, Prediction, bounds, finite

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.fit import arguments
-from analysis.fit.compute_optimal import FLOPS_PER, compute_optimal
-from analysis.fit.estimate import Options, fit_law
+from analysis.fit.estimate import FLOPS_PER, Options, compute_optimal, fit_law
 from analysis.fit.student import Interval, NoFit
 from analysis.fit.table import Table as DataTable
 from analysis.isoflop.allocation import (

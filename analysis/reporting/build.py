@@ -122,8 +122,7 @@ def _write_figure(study: Study) -> list[Path]:
 
 def _side_by_side(answered: Sequence[Answered], page: Path) -> dict[Path, str | bytes]:
     """The page that compares the studies, last, and beside it one table of all their runs."""
-    from analysis.reporting.compare.page import render
-    from analysis.reporting.compare.studies import joined, named
+    from analysis.reporting.compare import joined, named, render
 
     studies = named([one.study for one in answered])
     parquet, csv = table_files(joined(studies))
@@ -132,7 +131,7 @@ def _side_by_side(answered: Sequence[Answered], page: Path) -> dict[Path, str | 
 
 def _written(answered: Sequence[Answered], form: str) -> str:
     from analysis.reporting import export
-    from analysis.reporting.compare.studies import named
+    from analysis.reporting.compare import named
 
     if len(answered) == 1:
         content = export.of_study(answered[0].study, answered[0].findings)

@@ -10,8 +10,16 @@ from dataclasses import dataclass
 from analysis.findings.comparison import comparison
 from analysis.findings.finding import Finding
 from analysis.findings.series import measured
-from analysis.reporting.compare.page import environment_table, laws_table, scores_table, settings_table, studies_table
-from analysis.reporting.compare.studies import Named, find, targets
+from analysis.reporting.compare import (
+    Named,
+    environment_table,
+    find,
+    laws_table,
+    scores_table,
+    settings_table,
+    studies_table,
+    targets,
+)
 from analysis.reporting.html.page import TITLES, Table, class_iou_table, comparison_table, result_table, states_table
 from analysis.study.records import Study
 

@@ -12,9 +12,8 @@ from matplotlib.colors import to_rgb
 from pages import Page
 
 from analysis.findings.scaling import find
-from analysis.reporting.compare import page as side_by_side
-from analysis.reporting.compare.page import LOOKS
-from analysis.reporting.compare.studies import named
+from analysis.reporting import compare as side_by_side
+from analysis.reporting.compare import LOOKS, named
 from analysis.reporting.figures import drawing
 from analysis.reporting.html.page import TEMPLATES
 from analysis.reporting.render import render

@@ -16,9 +16,16 @@ from study_files import result, write_json, write_status, write_task
 from analysis.findings.series import CLASSIFICATION, COMPUTE, FINETUNED, PARAMETERS, SHORTFALL, series
 from analysis.findings.two_axes import surface_points
 from analysis.fit.power_law import PowerLawFit
-from analysis.reporting.figures.compute_plots import cost_plot, costs, frontier, frontier_plot, spending
+from analysis.reporting.figures.compute_plots import (
+    cost_plot,
+    costs,
+    frontier,
+    frontier_plot,
+    isoflop_plot,
+    profiles,
+    spending,
+)
 from analysis.reporting.figures.drawing import palette, readable, to_svg
-from analysis.reporting.figures.isoflop_plots import isoflop_plot, profiles
 from analysis.reporting.figures.label_plots import deviations, pooled, seed_plot
 from analysis.reporting.figures.plots import Plot, error_plot, residual_plot, residuals
 from analysis.reporting.figures.sensitivity import sensitivity_plot, settings

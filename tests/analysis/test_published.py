@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from analysis.reporting.paper.published import FILE, headline, of_grid, read_published
+from analysis.reporting.paper.effects import FILE, headline, of_grid, read_published
 from nepa_scale.config import ladder
 from nepa_scale.utils.errors import UserError
 

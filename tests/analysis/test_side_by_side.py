@@ -17,16 +17,20 @@ from pages import Page
 from analysis.findings.series import CLASSIFICATION
 from analysis.fit.power_law import PowerLawFit, fit_power_law
 from analysis.report import main
-from analysis.reporting.compare.page import (
+from analysis.reporting.compare import (
+    Named,
+    difference,
     environment_table,
+    find,
+    joined,
     laws_table,
+    named,
     plots,
     render,
     scores_table,
     settings_table,
     studies_table,
 )
-from analysis.reporting.compare.studies import Named, difference, find, joined, named
 from analysis.study.records import read_study, table_files
 
 MakeStudy = Callable[..., Path]

@@ -19,7 +19,7 @@ from analysis.findings.comparison import comparison
 from analysis.findings.learning_rates import tries, tuned_rates
 from analysis.findings.series import CLASSIFICATION, FINETUNED, PARAMETERS, SCRATCH, scaled_axes, series
 from analysis.reporting.build import answer, write_report
-from analysis.reporting.compare.studies import joined, named, scores
+from analysis.reporting.compare import joined, named, scores
 from analysis.reporting.figures import drawing
 from analysis.reporting.figures.sensitivity import tuned_plot
 from analysis.study.grouping import settings

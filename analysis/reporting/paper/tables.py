@@ -25,16 +25,19 @@ from analysis.reporting.html.page import Table
 from analysis.reporting.paper.effects import (
     AGREES,
     DIFFERS,
+    LINEAR_PROBE,
     SIGN_AGREES,
     SIGN_DIFFERS,
     THRESHOLDS,
     UNSURE,
     effects,
+    headline,
     is_ablation,
+    of_grid,
     outcomes,
+    read_published,
 )
 from analysis.reporting.paper.plots import epochs_here, epochs_plot, paired_plot, published_plot, where
-from analysis.reporting.paper.published import LINEAR_PROBE, headline, of_grid, read_published
 from analysis.study.records import Study
 
 _MARKS = {AGREES: "✓", SIGN_AGREES: "(✓)", UNSURE: "?", SIGN_DIFFERS: "(✗)", DIFFERS: "✗"}

@@ -11,10 +11,9 @@ import pandas as pd
 import pytest
 from scipy.optimize import minimize
 
-from analysis.fit.compute_optimal import compute_optimal
-from analysis.fit.estimate import Fit, Options, fit_law
+from analysis.fit.estimate import Fit, Options, compute_optimal, fit_law
 from analysis.fit.loss import SQUARED, Loss
-from analysis.fit.multistart import multistart
+from analysis.fit.minimise import multistart
 from analysis.isoflop.allocation import Allocation, allocation
 from analysis.isoflop.minimum import akima_minimum, parabola_minimum
 from analysis.laws.curves import POWER

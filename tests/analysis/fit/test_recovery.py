@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import approx_fprime
 
-from analysis.fit.compute_optimal import compute_optimal
-from analysis.fit.estimate import Fit, Options, fit_law
+from analysis.fit.estimate import Fit, Options, compute_optimal, fit_law
 from analysis.fit.loss import SQUARED
 from analysis.fit.student import NoFit
 from analysis.isoflop.allocation import Allocation, allocation, bias_of_minima

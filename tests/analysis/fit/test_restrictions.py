@@ -11,8 +11,7 @@ import pytest
 from scipy.optimize import least_squares
 
 from analysis.fit.__main__ import main
-from analysis.fit.compute_optimal import compute_optimal
-from analysis.fit.estimate import Fit, Options, fit_law
+from analysis.fit.estimate import Fit, Options, compute_optimal, fit_law
 from analysis.fit.holdout import leave_one_out
 from analysis.fit.loss import SQUARED
 from analysis.fit.profile import Profile, profile
