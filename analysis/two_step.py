@@ -111,14 +111,14 @@ class TwoStep:
         """
         places = np.atleast_2d(np.asarray(columns, dtype=float))
         value = self.value(places)
-        _, mine, others = np.intersect1d(self.first.numbers, self.second.numbers, return_indices=True)
-        if not len(mine):
+        _, of_first, of_second = np.intersect1d(self.first.numbers, self.second.numbers, return_indices=True)
+        if not len(of_first):
             return Prediction(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
-        loss = self.first.law.log_value(self.first.resampled[mine], places)
+        loss = self.first.law.log_value(self.first.resampled[of_first], places)
         rng = np.random.default_rng(self.first.options.seed)
         run = rng.integers(len(self.first.residuals), size=loss.shape)
         loss = loss + self.first.widened[run]
-        theta = self.second.resampled[others]
+        theta = self.second.resampled[of_second]
         tail = (1 - self.first.options.confidence) / 2
         with np.errstate(over="ignore", invalid="ignore"):  # scattered points may honestly predict "anything"
             end = np.stack(
@@ -149,12 +149,14 @@ def fit_two_step(laws: Laws, runs: Runs, options: Options, second: Runs | None =
 
     With rows of its own the ``second`` link has other draws.
     """
-    whole = runs.complete()
-    own, others = (whole, options) if second is None else (second, replace(options, seed=options.seed + 1))
+    complete = runs.complete()
+    second_runs, second_options = (
+        (complete, options) if second is None else (second, replace(options, seed=options.seed + 1))
+    )
     parts = {
-        "first link": (laws.first, whole.columns, whole.between, whole, options),
-        "second link": (laws.second, own.between[None], own.y, own, others),
-        "direct law": (laws.direct, whole.columns, whole.y, whole, options),
+        "first link": (laws.first, complete.columns, complete.between, complete, options),
+        "second link": (laws.second, second_runs.between[None], second_runs.y, second_runs, second_options),
+        "direct law": (laws.direct, complete.columns, complete.y, complete, options),
     }
     fits: dict[str, Fit] = {}
     for name, (law, columns, y, rows, how) in parts.items():
@@ -163,7 +165,7 @@ def fit_two_step(laws: Laws, runs: Runs, options: Options, second: Runs | None =
         if isinstance(fit, NoFit):
             return NoFit(f"{name}: {fit.reason}")
         fits[name] = fit
-    reach = (float(np.nanmin(own.between)), float(np.nanmax(own.between)))
+    reach = (float(np.nanmin(second_runs.between)), float(np.nanmax(second_runs.between)))
     return TwoStep(fits["first link"], fits["second link"], fits["direct law"], reach, second is not None)
 
 

@@ -79,8 +79,8 @@ class Fitted:
 
     def to_dict(self) -> dict[str, Any]:
         """What ``--json`` prints."""
-        one = self.answer
-        return as_json(one.fit, one.held, one.problem.at, one.problem.budget, one.profiles, one.left)
+        answer = self.answer
+        return as_json(answer.fit, answer.held, answer.problem.at, answer.problem.budget, answer.profiles, answer.left)
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """The points, the law and where further points may lie, on ``axes`` or axes of their own."""
@@ -161,13 +161,13 @@ class Minima:
         """A row for each budget: the best size ``n`` with ``low`` and ``high``, or the ``reason`` why there is none."""
         return pd.DataFrame(
             {
-                "budget": one.budget,
-                "n": np.nan if one.log_n is None else float(np.exp(one.log_n)),
-                "low": np.nan if one.interval is None else one.interval.low,
-                "high": np.nan if one.interval is None else one.interval.high,
-                "reason": one.reason,
+                "budget": optimum.budget,
+                "n": np.nan if optimum.log_n is None else float(np.exp(optimum.log_n)),
+                "low": np.nan if optimum.interval is None else optimum.interval.low,
+                "high": np.nan if optimum.interval is None else optimum.interval.high,
+                "reason": optimum.reason,
             }
-            for one in self.optima
+            for optimum in self.optima
         )
 
     def predict(self, budget: Any) -> Array:
@@ -191,7 +191,7 @@ def _places(columns: tuple[str, ...], places: tuple[Any, ...], named: dict[str, 
         values = list(places)
     else:
         raise UserError(f"predict: {wanted}")
-    return np.array(np.broadcast_arrays(*[np.atleast_1d(np.asarray(one, dtype=float)) for one in values]))
+    return np.array(np.broadcast_arrays(*[np.atleast_1d(np.asarray(column, dtype=float)) for column in values]))
 
 
 def _predicted(columns: tuple[str, ...], at: Array, bands: dict[str, Prediction]) -> pd.DataFrame:
@@ -214,17 +214,17 @@ def draw(fit: Fit, columns: tuple[str, ...], y: str, axes: Axes | None = None) -
     """Draw ``fit`` on ``axes``, or on axes of a figure of their own; named are its ``columns`` and ``y``."""
     from matplotlib.figure import Figure
 
-    own = Figure(layout="constrained").add_subplot() if axes is None else axes
+    panel = Figure(layout="constrained").add_subplot() if axes is None else axes
     if len(columns) == 1:
-        _along(own, fit)
-        own.set(xlabel=columns[0], ylabel=y)
+        _along(panel, fit)
+        panel.set(xlabel=columns[0], ylabel=y)
     else:
         said = fit.value(fit.loss.columns)
         ends = [min(said.min(), fit.loss.y.min()), max(said.max(), fit.loss.y.max())]
-        own.plot(ends, ends, color="0.6", linewidth=1)
-        own.scatter(said, fit.loss.y, s=16)
-        own.set(xlabel=f"{y} = {fit.law.formula}", ylabel=f"{y}, measured", xscale="log", yscale="log")
-    return own
+        panel.plot(ends, ends, color="0.6", linewidth=1)
+        panel.scatter(said, fit.loss.y, s=16)
+        panel.set(xlabel=f"{y} = {fit.law.formula}", ylabel=f"{y}, measured", xscale="log", yscale="log")
+    return panel
 
 
 def _along(axes: Axes, fit: Fit) -> None:

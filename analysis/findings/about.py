@@ -159,7 +159,7 @@ def near_trivial(study: Study) -> list[str]:
 
 def _named(runs: Mapping[str, Sequence[str]]) -> str:
     """The labels, each with its runs."""
-    return "; ".join(f"{label} ({', '.join(own)})" for label, own in runs.items())
+    return "; ".join(f"{label} ({', '.join(run_ids)})" for label, run_ids in runs.items())
 
 
 def _warnings(result: Mapping[str, Any]) -> Iterator[str]:
@@ -175,5 +175,7 @@ def _warnings(result: Mapping[str, Any]) -> Iterator[str]:
 
 def _numbers(values: Any, *names: str) -> dict[str, float]:
     """The ``names`` of ``values``; nothing where one is no number, as in a damaged file."""
-    found = {name: number(values.get(name)) for name in names} if isinstance(values, Mapping) else {}
-    return {} if None in found.values() else {name: float(value) for name, value in found.items() if value is not None}
+    numbers = {name: number(values.get(name)) for name in names} if isinstance(values, Mapping) else {}
+    return (
+        {} if None in numbers.values() else {name: float(value) for name, value in numbers.items() if value is not None}
+    )

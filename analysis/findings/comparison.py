@@ -71,9 +71,9 @@ def gain_over_scratch(compared: Comparison, start: str = PRETRAINED) -> Finding:
             f"No {compared.noun} has both finished {RUNS[start]} and a finished control from scratch.",
         )
     difference = pairs[name] - pairs["scratch"]
-    each = _each(difference)
+    differences = _each(difference)
     better = int((difference > 0).sum())
-    measured = f"Better at {better} of {text.counted(len(pairs), compared.noun)} (percentage points: {each})."
+    measured = f"Better at {better} of {text.counted(len(pairs), compared.noun)} (percentage points: {differences})."
     unit = compared.noun if compared.controls.loc[pairs.index].is_unique else "control"
     ratio = gain(compared, start)
     if isinstance(ratio, NoFit):
@@ -157,8 +157,8 @@ def _by_chance(scores: pd.Series[float], trivial: pd.Series[float], images: pd.S
     right = (scores * images).round().to_numpy(float)
     n, share = images.to_numpy(float), trivial.to_numpy(float)
     tails = np.minimum(stats.binom.cdf(right, n, share), stats.binom.sf(right - 1, n, share))
-    found: Array = np.minimum(2 * tails * len(scores), 1.0)
-    return found
+    p_values: Array = np.minimum(2 * tails * len(scores), 1.0)
+    return p_values
 
 
 def _beyond_chance(margins: pd.DataFrame) -> str:
@@ -172,8 +172,8 @@ def _of_images(margins: pd.DataFrame, images: pd.Series[float]) -> str:
     """The intervals of margins [low, high] and what they rest on; the widest alone where labels are too many."""
     widest = (margins["high"] - margins["low"]).idxmax()
     shown = margins if len(margins) <= MAX_NAMED else margins.loc[[widest]]
-    each = "; ".join(f"{label} {_points(low, high)}" for label, low, high in shown.itertuples(name=None))
-    return f"{text.LEVEL} intervals, for all together, of {text.whole(images)} validation images: {each}."
+    listed = "; ".join(f"{label} {_points(low, high)}" for label, low, high in shown.itertuples(name=None))
+    return f"{text.LEVEL} intervals, for all together, of {text.whole(images)} validation images: {listed}."
 
 
 def _points(low: float, high: float) -> str:
@@ -187,21 +187,21 @@ def comparison(study: Study, target: Target) -> Comparison:
     column, same = f"metrics.{target.metric}", settings(study, rows)
     scratch = of_start(rows, SCRATCH)
     tuned = rows[rows["init"].notna() & ~rows.index.isin(scratch.index)]
-    own = {label: set(same.loc[members.index]) for label, members in tuned.groupby("label")}
-    taken = {one for used in own.values() for one in used}
+    settings_of = {label: set(same.loc[members.index]) for label, members in tuned.groupby("label")}
+    taken = {spelt for used in settings_of.values() for spelt in used}
     for label, members in scratch.groupby("label"):
         if not set(same.loc[members.index]) <= taken:
-            own.setdefault(label, set(same.loc[members.index]))
-    order = [label for label in label_order(study) if label in own]
+            settings_of.setdefault(label, set(same.loc[members.index]))
+    order = [label for label in label_order(study) if label in settings_of]
     means = {
         name: of_start(rows, start).groupby("label")[column].mean() for start, name in ARMS.items() if start != SCRATCH
     }
-    controls = {label: scratch.loc[same.loc[scratch.index].isin(own[label]), column].mean() for label in order}
+    controls = {label: scratch.loc[same.loc[scratch.index].isin(settings_of[label]), column].mean() for label in order}
     baseline = f"metrics.{target.baseline}"
     trivial = rows.groupby("label")[baseline].mean() if baseline in rows else pd.Series(dtype="float64")
     columns = {**means, "scratch": pd.Series(controls, dtype="float64"), "trivial": trivial}
     index = pd.Index(order, dtype="object")
-    shared = pd.Series(["\n".join(sorted(own[label])) for label in order], index=index, dtype="object")
+    shared = pd.Series(["\n".join(sorted(settings_of[label])) for label in order], index=index, dtype="object")
     images = rows.groupby("label")["validation_images"].min().astype("float64").reindex(index)
     return Comparison(target, pd.DataFrame(columns, index=index, dtype="float64"), noun(study), shared, images)
 

@@ -104,10 +104,10 @@ def together(findings: Sequence[Finding]) -> list[Finding]:
     rest by Holm (1979), and the whole 5 % once every main question is answered. A verdict that needs less than it has
     is "Not shown", and says so.
     """
-    tested = [one for one in findings if one.p is not None]
-    needed = thresholds([float(one.p or 0.0) for one in tested], [one.main for one in tested])
+    tested = [finding for finding in findings if finding.p is not None]
+    needed = thresholds([float(finding.p or 0.0) for finding in tested], [finding.main for finding in tested])
     levels = iter(needed)
-    return [one if one.p is None else _held(one, next(levels), len(tested)) for one in findings]
+    return [finding if finding.p is None else _held(finding, next(levels), len(tested)) for finding in findings]
 
 
 def thresholds(p: Sequence[float], main: Sequence[bool]) -> list[float]:
@@ -130,18 +130,20 @@ def thresholds(p: Sequence[float], main: Sequence[bool]) -> list[float]:
     return levels
 
 
-def _held(one: Finding, level: float, tests: int) -> Finding:
-    """``one`` of so many ``tests``, which needs a p value of ``level``."""
-    one = replace(one, level=level)
-    if one.p is None or tests == 1 or one.p > 1 - CONFIDENCE:
-        return one
-    if one.p <= level:
-        return replace(one, detail=f"{one.detail} It holds beside the other tests of this page ({_p(one.p)}).".strip())
+def _held(finding: Finding, level: float, tests: int) -> Finding:
+    """``finding`` of so many ``tests``, which needs a p value of ``level``."""
+    finding = replace(finding, level=level)
+    if finding.p is None or tests == 1 or finding.p > 1 - CONFIDENCE:
+        return finding
+    if finding.p <= level:
+        return replace(
+            finding, detail=f"{finding.detail} It holds beside the other tests of this page ({_p(finding.p)}).".strip()
+        )
     said = (
-        f"Alone this would be {one.verdict} ({_p(one.p)}), but {tests} tests of one page find something by chance "
-        f"too often: together they need {_p(level)} here."
+        f"Alone this would be {finding.verdict} ({_p(finding.p)}), but {tests} tests of one page find something by "
+        f"chance too often: together they need {_p(level)} here."
     )
-    return replace(one, verdict=NOT_SHOWN, detail=f"{said} {one.detail}".strip())
+    return replace(finding, verdict=NOT_SHOWN, detail=f"{said} {finding.detail}".strip())
 
 
 def _p(value: float) -> str:
@@ -152,10 +154,10 @@ def settled(study: Study, findings: Sequence[Finding]) -> list[Finding]:
     """``findings``, each that is not shown with what would show its estimate in 80 % of studies."""
     costs = _costs(study)
     return [
-        replace(one, detail=f"{one.detail} {_said(one.effect, one.level, costs)}".strip())
-        if one.verdict == NOT_SHOWN and one.effect is not None and one.level is not None
-        else one
-        for one in findings
+        replace(finding, detail=f"{finding.detail} {_said(finding.effect, finding.level, costs)}".strip())
+        if finding.verdict == NOT_SHOWN and finding.effect is not None and finding.level is not None
+        else finding
+        for finding in findings
     ]
 
 
@@ -179,7 +181,7 @@ def _said(effect: Effect, level: float, costs: tuple[float, float]) -> str:
 
 def _cost(more: int, costs: tuple[float, float]) -> str:
     """What so many more points of the study cost."""
-    flops, seconds = (more * one for one in costs)
+    flops, seconds = (more * cost for cost in costs)
     known = [f"{text.power(flops)} FLOPs"] if flops else []
     known += [f"{text.number(seconds / HOUR)} hours"] if seconds else []
     return f"about {' and '.join(known)} more" if known else "what they cost is not known"
@@ -189,9 +191,9 @@ def _costs(study: Study) -> tuple[float, float]:
     """FLOPs and seconds of one label and seed with all its tasks, starts and tries, on average: planned, else measured;
     0 where neither is known."""
     rows = study.tried
-    found = []
+    means = []
     for planned, measured in (("planned_flops", "flops_train"), ("planned_seconds", "wall_seconds")):
         cost = rows[planned].fillna(rows[measured]) if measured in rows else rows[planned]
         sums = cost.groupby([rows["label"], rows["seed"].fillna(0)]).sum()
-        found.append(float(sums.mean()) if len(sums) else 0.0)
-    return found[0], found[1]
+        means.append(float(sums.mean()) if len(sums) else 0.0)
+    return means[0], means[1]

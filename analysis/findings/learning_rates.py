@@ -37,26 +37,26 @@ def one_rate(study: Study) -> list[Finding]:
     done = rows[rows["state"] == FINISHED]
     done = done[done[SKILL].notna()] if SKILL in done else done.iloc[:0]
     left_out = len(rows) - len(done)
-    skills = {_name(others, key): each for key, each in done.groupby(others, sort=False)}
+    skills = {_name(others, key): size for key, size in done.groupby(others, sort=False)}
     named = pd.Series("", index=done.index, dtype="object")
-    for name, each in skills.items():
-        named.loc[each.index] = name
-    found = sweep(done[RATE].astype("float64"), -done[SKILL].astype("float64"), named)
+    for name, size in skills.items():
+        named.loc[size.index] = name
+    fit = sweep(done[RATE].astype("float64"), -done[SKILL].astype("float64"), named)
     said = f"{text.counted(left_out, 'unfinished or failed run')} left out." if left_out else ""
-    if isinstance(found, NoFit) or len(found.curves) < 2:
+    if isinstance(fit, NoFit) or len(fit.curves) < 2:
         return [Finding(QUESTION, "Cannot say", "Fewer than two sizes have three finished rates each.", said)]
-    answer = f"Skill of pretraining is highest at base_lr: {'; '.join(map(_best, found.curves))}."
-    at_edge = [one.name for one in found.curves if one.edge or one.best is None]
+    answer = f"Skill of pretraining is highest at base_lr: {'; '.join(map(_best, fit.curves))}."
+    at_edge = [curve.name for curve in fit.curves if curve.edge or curve.best is None]
     if at_edge:
         detail = f"The best of {', '.join(at_edge)} lies at an edge of the rates tried: try rates beyond it. {said}"
         return [Finding(QUESTION, "Cannot say", answer, detail.strip())]
-    common = found.common()
+    common = fit.common()
     if isinstance(common, NoFit):
         return [Finding(QUESTION, "Cannot say", answer, f"No test: {common.reason}. {said}".strip())]
     said_of_all, p = verdict(common)
-    sizes = [float(skills[one.name]["params_backbone"].median()) for one in found.curves]
-    detail = f"{_shared(found, common)} {_exponent(found, sizes)}{_form(found)}{said}".strip()
-    return [Finding(QUESTION, said_of_all, answer, detail, p, main=True, effect=_effect(common, found.left))]
+    sizes = [float(skills[curve.name]["params_backbone"].median()) for curve in fit.curves]
+    detail = f"{_shared(fit, common)} {_exponent(fit, sizes)}{_form(fit)}{said}".strip()
+    return [Finding(QUESTION, said_of_all, answer, detail, p, main=True, effect=_effect(common, fit.left))]
 
 
 def verdict(common: Common) -> tuple[str, float]:
@@ -81,10 +81,10 @@ def _effect(common: Common, left: int) -> Effect | None:
     return Effect(-float(special.stdtrit(left, p / 2)), left + 1, 1, None) if 0 < p < 1 else None
 
 
-def _best(one: Curve) -> str:
+def _best(curve: Curve) -> str:
     """The best rate with its interval, or the rate of the best run, and the highest skill measured."""
-    rate = float(one.points.x[one.points.y.argmin()]) if one.best is None else one.best
-    return f"{one.name} {text.number(rate)}{_ends(one.interval)} (skill up to {-one.points.y.min():.3f})"
+    rate = float(curve.points.x[curve.points.y.argmin()]) if curve.best is None else curve.best
+    return f"{curve.name} {text.number(rate)}{_ends(curve.interval)} (skill up to {-curve.points.y.min():.3f})"
 
 
 def _ends(interval: Interval | None) -> str:
@@ -94,28 +94,28 @@ def _ends(interval: Interval | None) -> str:
     return f" [{low} to {text.number(interval.high) if math.isfinite(interval.high) else 'open'}]"
 
 
-def _shared(found: Sweep, common: Common) -> str:
+def _shared(fit: Sweep, common: Common) -> str:
     """What one rate for all would be, and what the test says."""
-    step = f"{text.TIMES}{text.SPACE}{found.step:.2g}"
+    step = f"{text.TIMES}{text.SPACE}{fit.step:.2g}"
     return (
         f"One rate for all would be {text.number(common.value)}{_ends(common.interval)}. That there is one has p = "
         f"{text.number(common.p_none)}; that two sizes' best rates are {step} (a step of those tried) or more apart, "
         f"p = {text.number(common.p_apart)}. Yes or No needs {(1 - CONFIDENCE) / 2:.1%} of either; brackets hold "
-        f"{text.LEVEL} intervals, noise of one run is {text.number(found.deviation)}, over all sizes."
+        f"{text.LEVEL} intervals, noise of one run is {text.number(fit.deviation)}, over all sizes."
     ).replace("%", f"{text.SPACE}%", 1)
 
 
-def _form(found: Sweep) -> str:
+def _form(fit: Sweep) -> str:
     return (
         "The curves are no parabolas, so their form is estimated, too, and the rates have no intervals. "
-        if found.bent
+        if fit.bent
         else ""
     )
 
 
-def _exponent(found: Sweep, sizes: Sequence[float]) -> str:
+def _exponent(fit: Sweep, sizes: Sequence[float]) -> str:
     """The power of the parameters that the best rates follow."""
-    law = found.law(sizes) if np.isfinite(sizes).all() else NoFit("")
+    law = fit.law(sizes) if np.isfinite(sizes).all() else NoFit("")
     if isinstance(law, NoFit):
         return ""
     return (
@@ -141,8 +141,8 @@ def tries(study: Study, key: str) -> pd.DataFrame:
     arms = pd.Series(index=rows.index, dtype="object")
     for start, name in ARMS.items():
         arms.loc[of_start(rows, start).index] = name
-    found = pd.DataFrame({"label": rows["label"], "arm": arms, "seed": rows["seed"], "value": rows[column]})
-    return found.assign(error=error, chosen=rows[CHOSEN] & error.notna(), state=rows["state"])
+    points = pd.DataFrame({"label": rows["label"], "arm": arms, "seed": rows["seed"], "value": rows[column]})
+    return points.assign(error=error, chosen=rows[CHOSEN] & error.notna(), state=rows["state"])
 
 
 def at_edge(points: pd.DataFrame) -> pd.DataFrame:
@@ -163,9 +163,9 @@ def _finding(study: Study, key: str) -> Finding:
         return Finding(question, "Cannot say", "No finished run has a score on tuning images.", detail)
     values = ", ".join(sorted({_written(value) for value in points["value"]}, key=_rank))
     arms = "; ".join(
-        f"{arm}: {_named([_of_label(own, label) for label in order if (own['label'] == label).any()])}"
+        f"{arm}: {_named([_of_label(of_arm, label) for label in order if (of_arm['label'] == label).any()])}"
         for arm in ARMS.values()
-        if len(own := chosen[chosen["arm"] == arm])
+        if len(of_arm := chosen[chosen["arm"] == arm])
     )
     answer = (
         f"Of {values}, chosen by the score on images that were not trained on, not by the one reported: {arms}."
@@ -176,10 +176,10 @@ def _finding(study: Study, key: str) -> Finding:
     return Finding(question, verdict, answer, detail)
 
 
-def _named(each: list[str]) -> str:
+def _named(names: list[str]) -> str:
     """All of them, or where that is too long to read the first few."""
-    left = len(each) - MAX_NAMED
-    return ", ".join(each) if left <= 0 else f"{', '.join(each[:MAX_NAMED])} and {left} more"
+    left = len(names) - MAX_NAMED
+    return ", ".join(names) if left <= 0 else f"{', '.join(names[:MAX_NAMED])} and {left} more"
 
 
 def _of_label(chosen: pd.DataFrame, label: str) -> str:
@@ -192,9 +192,9 @@ def _at_edge(points: pd.DataFrame, order: list[str]) -> str:
     """The arms and labels whose choice is no optimum, as the values tried end there; empty without any."""
     edge = at_edge(points)
     named = [
-        f"{arm} {_named([label for label in order if label in set(own['label'])])}"
+        f"{arm} {_named([label for label in order if label in set(rows['label'])])}"
         for arm in ARMS.values()
-        if len(own := edge[edge["arm"] == arm])
+        if len(rows := edge[edge["arm"] == arm])
     ]
     return f" At the edge of the values tried: {'; '.join(named)}. Try values beyond it." if named else ""
 
@@ -204,10 +204,10 @@ def _left_out(points: pd.DataFrame) -> Iterator[str]:
     for state, rows in points[points["state"] != FINISHED].groupby("state"):
         names = zip(rows["arm"].map(str), rows["label"].map(str), rows["value"].map(_written), strict=True)
         yield f"Not compared, as {state}: {_named(list(dict.fromkeys(map(' '.join, names))))}."
-    tried = {str(arm): set(map(_written, own["value"])) for arm, own in points.groupby("arm")}
+    tried = {str(arm): set(map(_written, tries_of_arm["value"])) for arm, tries_of_arm in points.groupby("arm")}
     if len(set(map(frozenset, tried.values()))) > 1:
-        each = "; ".join(f"{arm} {', '.join(sorted(values, key=_rank))}" for arm, values in tried.items())
-        yield f"The arms were not tried at the same values, so that they are not tuned alike: {each}."
+        listed = "; ".join(f"{arm} {', '.join(sorted(values, key=_rank))}" for arm, values in tried.items())
+        yield f"The arms were not tried at the same values, so that they are not tuned alike: {listed}."
 
 
 def _written(value: object) -> str:

@@ -54,18 +54,18 @@ def expectations(study: Study, candidates: Sequence[Candidate]) -> list[dict[str
 
 
 def _entry(study: Study, target: Target, axis: Axis, candidates: Sequence[Candidate]) -> dict[str, Any]:
-    found = series(study, target, axis)
-    points = found.points[["run_id", "x", "error"]].to_dict("records")
+    fitted = series(study, target, axis)
+    points = fitted.points[["run_id", "x", "error"]].to_dict("records")
     entry = {"task": target.task, "metric": target.metric, "axis": axis.column, "fitted_to": points}
-    if isinstance(found.fit, NoFit):
-        return {**entry, "reason": found.fit.reason, "law": None, "expected": []}
+    if isinstance(fitted.fit, NoFit):
+        return {**entry, "reason": fitted.fit.reason, "law": None, "expected": []}
     places = [candidate.place(axis) for candidate in candidates]
-    prediction = found.fit.predict(places)
+    prediction = fitted.fit.predict(places)
     bounds = zip(candidates, places, prediction.y, prediction.low, prediction.high, strict=True)
     return {
         **entry,
         "reason": None,
-        "law": {"form": "a x^-b", "a": found.fit.a, "b": found.fit.b, "places": found.fit.n},
+        "law": {"form": "a x^-b", "a": fitted.fit.a, "b": fitted.fit.b, "places": fitted.fit.n},
         "expected": [
             {"run_id": run.run_id, "label": run.label, "x": x, "error": finite(y)}
             | {"low": finite(low), "high": finite(high)}
@@ -141,13 +141,13 @@ def kept_promises(study: Study) -> list[Finding]:
 def registered(study: Study) -> list[Registered]:
     """Every place of which something was expected. Raises ``UserError`` when ``predictions.json`` is damaged."""
     content = _content(study)
-    found = []
+    registrations = []
     for entry in content["entries"]:
         places: dict[float, list[Mapping[str, Any]]] = {}
         for expected in entry["expected"] if entry["law"] is not None else ():
             places.setdefault(expected["x"], []).append(expected)
-        found += [_registered(study, entry, members, content["written_at"]) for members in places.values()]
-    return found
+        registrations += [_registered(study, entry, members, content["written_at"]) for members in places.values()]
+    return registrations
 
 
 def _content(study: Study) -> dict[str, Any]:
@@ -169,16 +169,17 @@ def _registered(study: Study, entry: Mapping[str, Any], members: Sequence[Mappin
     )
 
 
-def _finding(one: Registered) -> Finding:
+def _finding(expected: Registered) -> Finding:
+    interval = text.error_span(expected.interval.low, expected.interval.high)
     before = (
-        f"Registered {one.when[:16].replace('T', ' ')} UTC from {text.counted(one.places, one.axis.point)}:"
-        f" {text.percent(one.error)}, {text.LEVEL} interval {text.error_span(one.interval.low, one.interval.high)}"
+        f"Registered {expected.when[:16].replace('T', ' ')} UTC from "
+        f"{text.counted(expected.places, expected.axis.point)}: {text.percent(expected.error)}, {text.LEVEL} interval {interval}"
     )
-    if one.came is None:
-        return Finding(one.question, "Cannot say", f"{before}. It is not finished.")
-    runs = f", mean of {text.counted(len(one.errors), 'run')}" if len(one.errors) > 1 else ""
-    answer = f"{before}. It came out at {text.percent(one.came)}{runs}."
-    return Finding(one.question, "Yes" if one.kept else "No", answer, p=one.p)
+    if expected.came is None:
+        return Finding(expected.question, "Cannot say", f"{before}. It is not finished.")
+    runs = f", mean of {text.counted(len(expected.errors), 'run')}" if len(expected.errors) > 1 else ""
+    answer = f"{before}. It came out at {text.percent(expected.came)}{runs}."
+    return Finding(expected.question, "Yes" if expected.kept else "No", answer, p=expected.p)
 
 
 def _errors(study: Study, target: Target, run_ids: Sequence[str]) -> list[float]:

@@ -34,7 +34,7 @@ from analysis.study.records import Study
 
 def find(study: Study) -> list[Finding]:
     """Answer what a reader asks first: the laws, the gain over scratch, and the trivial answers."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     axes = scaled_axes(study)
     for target in FINETUNED:
         rows = study.of(target.task)
@@ -44,17 +44,17 @@ def find(study: Study) -> list[Finding]:
         for start in starts(rows):
             first = target is foremost(study) and start == starts(rows)[0]
             laws = [law(series(study, target, axis, start)) for axis in axes if known_on(axis, start)]
-            found += [replace(one, main=first) for one in laws]
+            findings += [replace(finding, main=first) for finding in laws]
             if (study.table["init"] == SCRATCH).any():
                 gained = replace(gain_over_scratch(compared, start), main=first)
                 said = exponents_apart(study, target, start) if PARAMETERS in axes else ""
-                found.append(replace(gained, detail=f"{gained.detail} {said}".strip()))
-            found.append(beats_trivial(compared, start))
+                findings.append(replace(gained, detail=f"{gained.detail} {said}".strip()))
+            findings.append(beats_trivial(compared, start))
         if PARAMETERS in axes and (rows["init"] == SCRATCH).any():
-            found.append(law(series(study, target, PARAMETERS, SCRATCH)))
+            findings.append(law(series(study, target, PARAMETERS, SCRATCH)))
     if axes and len(study.of(SHORTFALL.task)):
-        found.append(replace(law(series(study, SHORTFALL, axes[0])), main=foremost(study) is SHORTFALL))
-    return found
+        findings.append(replace(law(series(study, SHORTFALL, axes[0])), main=foremost(study) is SHORTFALL))
+    return findings
 
 
 def law_question(target: Target, axis: Axis, start: str = PRETRAINED) -> str:
@@ -100,10 +100,11 @@ def exponents_apart(study: Study, target: Target, start: str = PRETRAINED) -> st
 
     What a size has of its own falls out of the ratio, so this is narrower than the difference of two exponents.
     """
-    own, scratch = (
-        series(study, target, PARAMETERS, one).points.groupby("x")["error"].agg(_geometric) for one in (start, SCRATCH)
+    errors, scratch = (
+        series(study, target, PARAMETERS, init).points.groupby("x")["error"].agg(_geometric)
+        for init in (start, SCRATCH)
     )
-    ratio = (own / scratch).dropna()
+    ratio = (errors / scratch).dropna()
     fit = fit_power_law(ratio.index.to_numpy(float), ratio.to_numpy(float))
     if isinstance(fit, NoFit):
         return ""

@@ -32,12 +32,12 @@ def transfer(study: Study) -> list[Finding]:
     axes = scaled_axes(study)
     if not axes:
         return []
-    found = []
+    findings = []
     for target in FINETUNED:
         points = transfer_points(study, target, axes[0])
         if not points.empty:
-            found.append(_finding(points, target, axes[0]))
-    return found
+            findings.append(_finding(points, target, axes[0]))
+    return findings
 
 
 def transfer_points(study: Study, target: Target, axis: Axis) -> pd.DataFrame:

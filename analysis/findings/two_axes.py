@@ -28,12 +28,12 @@ RUN_NOISE = 1e-2  # Huber's delta: seeds of small models scatter by about a per 
 
 def divided_compute(study: Study) -> list[Finding]:
     """A finding for each target of a study that varies parameters and pretraining data; none for others."""
-    found = []
+    findings = []
     for target in TARGETS:
         points = surface_points(study, target)
         if min(points["n"].nunique(), points["d"].nunique()) >= FEWEST_VALUES:
-            found.append(_finding(points, target))
-    return found
+            findings.append(_finding(points, target))
+    return findings
 
 
 def surface_points(study: Study, target: Target) -> pd.DataFrame:
@@ -79,12 +79,12 @@ def _finding(points: pd.DataFrame, target: Target) -> Finding:
 def _p(fit: Fit) -> float:
     """About how likely one of both terms is not there: from how far the lower end of its exponent's interval is off."""
     degrees = fit.diagnostics.n - len(fit.parameters)
-    found = []
+    p_values = []
     for name in ("alpha", "beta"):
         value, interval = fit.parameters[name], fit.intervals[name]
         low = value if interval is None else interval.low
-        found.append(p_value(Interval(low, 2 * value - low), 0.0, degrees))
-    return max(found)
+        p_values.append(p_value(Interval(low, 2 * value - low), 0.0, degrees))
+    return max(p_values)
 
 
 def _division(best: ComputeOptimal, tried: Array) -> str:
@@ -100,14 +100,14 @@ def _division(best: ComputeOptimal, tried: Array) -> str:
 
 def _floor(fit: Fit) -> list[str]:
     """The profile interval of E, where there is one."""
-    found = profile(fit, "E")
-    if isinstance(found, NoFit):
+    interval = profile(fit, "E")
+    if isinstance(interval, NoFit):
         return []
-    if found.high is None:
+    if interval.high is None:
         return ["The data do not bound the floor E from above."]
-    if "low" in found.open_ends:
-        return [f"A floor E is not shown: any from 0 to {text.number(found.high)} fits."]
-    return [f"The profile of E reaches from {text.number(found.low or 0.0)} to {text.number(found.high)}."]
+    if "low" in interval.open_ends:
+        return [f"A floor E is not shown: any from 0 to {text.number(interval.high)} fits."]
+    return [f"The profile of E reaches from {text.number(interval.low or 0.0)} to {text.number(interval.high)}."]
 
 
 def _without_one_size(fit: Fit, n: Array) -> list[str]:
@@ -127,18 +127,18 @@ def _parabolas(fit: Fit, c: Array, n: Array, error: Array, best: ComputeOptimal,
     budget = same_budgets(c)
     if min(np.unique(budget, return_counts=True)[1]) < FEWEST_VALUES:
         return []
-    found = allocation(budget, n, error, parabola_minimum)
-    if not isinstance(found, Allocation):
-        return [f"Parabolas at equal compute: {found.reason}."]
+    parabolas = allocation(budget, n, error, parabola_minimum)
+    if not isinstance(parabolas, Allocation):
+        return [f"Parabolas at equal compute: {parabolas.reason}."]
 
     def surface(size: Array, data: Array) -> Array:
         return fit.value(np.stack([size, data]))
 
     bias = bias_of_minima(budget, n, surface, best.exponent, parabola_minimum, flops_per)
     known = f"off by {text.number(bias)} on this grid without any noise" if isinstance(bias, float) else "bias unknown"
-    within = f"{text.LEVEL} interval {text.interval(found.exponent_interval)}"
-    counted = text.counted(found.budgets, "budget")
-    return [f"Parabolas at equal compute give {text.number(found.exponent)} ({within}, n = {counted}; {known})."]
+    within = f"{text.LEVEL} interval {text.interval(parabolas.exponent_interval)}"
+    counted = text.counted(parabolas.budgets, "budget")
+    return [f"Parabolas at equal compute give {text.number(parabolas.exponent)} ({within}, n = {counted}; {known})."]
 
 
 def _within(interval: Interval | None) -> str:
@@ -154,15 +154,15 @@ def best_sizes(study: Study, budgets: Sequence[float]) -> tuple[dict[str, list[f
 
     N* are backbone parameters, where E + A / N^alpha + B / D^beta is least (Hoffmann et al. 2022, eq. 4).
     """
-    found: dict[str, list[float]] = {}
+    sizes_by_error: dict[str, list[float]] = {}
     missing: dict[str, str] = {}
     for target in TARGETS:
         sizes = _best_sizes(study, target, budgets)
         if isinstance(sizes, NoFit):
             missing[target.name] = sizes.reason
         else:
-            found[target.name] = sizes
-    return found, missing
+            sizes_by_error[target.name] = sizes
+    return sizes_by_error, missing
 
 
 def _best_sizes(study: Study, target: Target, budgets: Sequence[float]) -> list[float] | NoFit:

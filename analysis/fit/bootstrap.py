@@ -65,8 +65,8 @@ def draw(
     if paired or not one_place_each(loss, units):
         shifts = multiplied(loss, theta, units, number, seed)
     else:
-        found = scatter(loss, theta, units)
-        noise = None if found is None else found.draw(number, np.random.default_rng(seed))
+        about_law = scatter(loss, theta, units)
+        noise = None if about_law is None else about_law.draw(number, np.random.default_rng(seed))
         shifts = None if noise is None else noise.shifts
     if shifts is None:
         return none
@@ -100,9 +100,9 @@ def resample(loss: Loss, theta: Array, clusters: NDArray[np.generic], number: in
     enough = (counts > 0).sum(axis=1) > size
     fitted, good = _search(loss, counts[enough], theta)
     jackknife, _ = without_each(loss, theta, member)
-    whole = np.isfinite(jackknife).all(axis=1)
+    fitted_all = np.isfinite(jackknife).all(axis=1)
     numbers = np.flatnonzero(enough)[good]
-    return Resampling(fitted[good], numbers, jackknife[whole], number, number - len(numbers))
+    return Resampling(fitted[good], numbers, jackknife[fitted_all], number, number - len(numbers))
 
 
 def without_each(loss: Loss, theta: Array, member: NDArray[np.intp]) -> tuple[Array, Array]:

@@ -74,32 +74,34 @@ class Diagnostics:
         return self.spare < FEWEST_SPARE and self.parameters > STRAIGHT
 
 
-def diagnose(loss: Loss, found: Solution, resampling: Resampling, left_out: int) -> Diagnostics:
-    """Judge the fit ``found``; ``left_out`` rows had a missing value."""
+def diagnose(loss: Loss, solution: Solution, resampling: Resampling, left_out: int) -> Diagnostics:
+    """Judge the fit ``solution``; ``left_out`` rows had a missing value."""
     distinct = {name: len(np.unique(values)) for name, values in zip(loss.law.variables, loss.columns, strict=True)}
     diagnostics = Diagnostics(
         n=loss.columns.shape[1],
         left_out=left_out,
-        parameters=len(found.theta),
+        parameters=len(solution.theta),
         distinct=distinct,
-        loss=found.loss,
-        gradient_norm=found.gradient_norm,
-        starts=found.starts,
-        starts_agreeing=found.agreeing / found.starts,
-        condition_number=condition_number(loss, found.theta),
+        loss=solution.loss,
+        gradient_norm=solution.gradient_norm,
+        starts=solution.starts,
+        starts_agreeing=solution.agreeing / solution.starts,
+        condition_number=condition_number(loss, solution.theta),
         at_bounds=tuple(
-            np.array(loss.law.names)[vanished(loss, found.theta) | (at_bound(loss.law, found.theta) != 0)].tolist()
+            np.array(loss.law.names)[
+                vanished(loss, solution.theta) | (at_bound(loss.law, solution.theta) != 0)
+            ].tolist()
         ),
         stopped={
             parameter.name: parameter.bounds[int(side > 0)]
-            for parameter, side in zip(loss.law.parameters, at_bound(loss.law, found.theta), strict=True)
+            for parameter, side in zip(loss.law.parameters, at_bound(loss.law, solution.theta), strict=True)
             if side
         },
         spans={
             name: float(values.max() / values.min()) if values.min() > 0 else float("inf")
             for name, values in zip(loss.law.variables, loss.columns, strict=True)
         },
-        spare=np.unique(loss.columns, axis=1).shape[1] - len(found.theta),
+        spare=np.unique(loss.columns, axis=1).shape[1] - len(solution.theta),
         resamples=resampling.asked,
         resamples_failed=resampling.failed / resampling.asked if resampling.asked else 0.0,
         warnings=(),

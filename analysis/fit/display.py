@@ -46,17 +46,18 @@ def show_fit(out: Console, fit: Fit, name: str, left: LeaveOneOut | None = None,
         table.add_column(f"without any one {noun} (moved most by)")
     for parameter, value in fit.parameters.items():
         interval = fit.intervals[parameter]
-        told = str(standing(fit.law, parameter)) or ("" if interval is None else ends(interval))
-        table.add_row(parameter, f"{value:.5g}", told, *([] if left is None else [_without(left, parameter)]))
+        shown = str(standing(fit.law, parameter)) or ("" if interval is None else ends(interval))
+        table.add_row(parameter, f"{value:.5g}", shown, *([] if left is None else [_without(left, parameter)]))
     out.print(table)
-    own = fit.diagnostics
-    left_out = f" ({own.left_out} rows with missing values left out)" if own.left_out else ""
+    diagnostics = fit.diagnostics
+    left_out = f" ({diagnostics.left_out} rows with missing values left out)" if diagnostics.left_out else ""
     out.print(
-        f"{loss_of(fit.options)} {own.loss:.6g} over n = {own.n}{left_out}; "
-        f"gradient {own.gradient_norm:.1e}; {own.starts_agreeing:.0%} of {own.starts} starts agree; "
-        f"condition number {own.condition_number:.2g}"
+        f"{loss_of(fit.options)} {diagnostics.loss:.6g} over n = {diagnostics.n}{left_out}; "
+        f"gradient {diagnostics.gradient_norm:.1e}; "
+        f"{diagnostics.starts_agreeing:.0%} of {diagnostics.starts} starts agree; "
+        f"condition number {diagnostics.condition_number:.2g}"
     )
-    for warning in own.warnings:
+    for warning in diagnostics.warnings:
         out.print(f"note: {warning}")
     if left is not None and left.indispensable:
         out.print(f"note: without {noun} {shortened(left.indispensable)} the others do not determine the law")
@@ -113,23 +114,23 @@ def _show_held(console: Console, held: HeldOut | tuple[Without, ...] | None) -> 
     if isinstance(held, HeldOut):
         console.print(f"held out: {held.n} rows predicted from {held.n_fit}: {held_out(held)}")
     elif held is not None:
-        mean = sum(one.mean_error * one.n for one in held) / sum(one.n for one in held)
+        mean = sum(entry.mean_error * entry.n for entry in held) / sum(entry.n for entry in held)
         console.print(f"held out: each of {len(held)} from the others: mean error {mean:.2%}")
-        for one in sorted(held, key=lambda one: -abs(one.worst_error))[:MOST_SHOWN]:
-            line = f"  {one.label}: n = {one.n}, mean error {one.mean_error:.2%}, worst {one.worst_error:+.2%}"
+        for entry in sorted(held, key=lambda entry: -abs(entry.worst_error))[:MOST_SHOWN]:
+            line = f"  {entry.label}: n = {entry.n}, mean error {entry.mean_error:.2%}, worst {entry.worst_error:+.2%}"
             console.print(line, soft_wrap=True)
 
 
 def _show_profiles(console: Console, profiles: Mapping[str, Profile | NoFit]) -> None:
-    for name, one in profiles.items():
-        if isinstance(one, NoFit):
-            console.print(f"profile of {name}: none: {one.reason}", soft_wrap=True)
+    for name, profile in profiles.items():
+        if isinstance(profile, NoFit):
+            console.print(f"profile of {name}: none: {profile.reason}", soft_wrap=True)
             continue
-        low, high = ("open" if end is None else f"{end:.5g}" for end in (one.low, one.high))
-        ends = " and ".join(end for end in one.open_ends if end not in one.bounded_ends)
+        low, high = ("open" if end is None else f"{end:.5g}" for end in (profile.low, profile.high))
+        ends = " and ".join(end for end in profile.open_ends if end not in profile.bounded_ends)
         doubt = f"; {ends} end open: the data set no bound there" if ends else ""
-        doubt += "".join(f"; the {end} end is its bound" for end in one.bounded_ends)
-        console.print(f"profile of {name}: {low} .. {high} ({one.confidence:.0%}){doubt}", soft_wrap=True)
+        doubt += "".join(f"; the {end} end is its bound" for end in profile.bounded_ends)
+        console.print(f"profile of {name}: {low} .. {high} ({profile.confidence:.0%}){doubt}", soft_wrap=True)
 
 
 def _range(interval: Interval | None) -> str:
@@ -152,13 +153,13 @@ def as_json(
         **law_as_json(fit),
         "confidence": fit.options.confidence,
         "certificate": diagnostics_as_json(fit),
-        "leave_one_out": None if left is None else {name: bounds(one) for name, one in left.ranges.items()},
+        "leave_one_out": None if left is None else {name: bounds(entry) for name, entry in left.ranges.items()},
         "moved_most_by": None if left is None else left.moved_most_by,
         "indispensable": None if left is None else list(left.indispensable),
         "holdout": held_as_json(held),
         **_predictions(fit, at),
         "best_use": None if budget is None else _compute_optimal_as_json(fit, budget),
-        "profiles": {name: _profile_as_json(one) for name, one in profiles.items()},
+        "profiles": {name: _profile_as_json(entry) for name, entry in profiles.items()},
     }
 
 
@@ -175,32 +176,32 @@ def law_as_json(fit: Fit) -> dict[str, Any]:
 
 def _standing_as_json(fit: Fit, name: str) -> dict[str, Any]:
     """What was asked of a parameter; nothing for one that is free."""
-    own = standing(fit.law, name)
-    if own.fixed:
+    status = standing(fit.law, name)
+    if status.fixed:
         return {"fixed": True}
-    if own.tied:
-        return {"tied_to": own.tied}
-    return {"bound": [finite(end) for end in own.bounds]} if any(map(math.isfinite, own.bounds)) else {}
+    if status.tied:
+        return {"tied_to": status.tied}
+    return {"bound": [finite(end) for end in status.bounds]} if any(map(math.isfinite, status.bounds)) else {}
 
 
 def diagnostics_as_json(fit: Fit) -> dict[str, Any]:
-    own = fit.diagnostics
+    diagnostics = fit.diagnostics
     return {
-        "converged": own.converged,
-        "loss": own.loss,
+        "converged": diagnostics.converged,
+        "loss": diagnostics.loss,
         "objective": loss_of(fit.options),
-        "n": own.n,
-        "left_out": own.left_out,
-        "distinct": own.distinct,
-        "gradient_norm": own.gradient_norm,
-        "starts": own.starts,
-        "starts_agreeing": own.starts_agreeing,
-        "condition_number": finite(own.condition_number),
-        "at_bounds": list(own.at_bounds),
-        "stopped": dict(own.stopped),
-        "resamples": own.resamples,
-        "resamples_failed": own.resamples_failed,
-        "warnings": list(own.warnings),
+        "n": diagnostics.n,
+        "left_out": diagnostics.left_out,
+        "distinct": diagnostics.distinct,
+        "gradient_norm": diagnostics.gradient_norm,
+        "starts": diagnostics.starts,
+        "starts_agreeing": diagnostics.starts_agreeing,
+        "condition_number": finite(diagnostics.condition_number),
+        "at_bounds": list(diagnostics.at_bounds),
+        "stopped": dict(diagnostics.stopped),
+        "resamples": diagnostics.resamples,
+        "resamples_failed": diagnostics.resamples_failed,
+        "warnings": list(diagnostics.warnings),
     }
 
 
@@ -210,12 +211,12 @@ def held_as_json(held: HeldOut | tuple[Without, ...] | None) -> dict[str, Any] |
     if isinstance(held, tuple):
         return {
             "each": {
-                one.label: {
-                    "n": one.n,
-                    "mean_relative_error": finite(one.mean_error),
-                    "worst_relative_error": finite(one.worst_error),
+                without.label: {
+                    "n": without.n,
+                    "mean_relative_error": finite(without.mean_error),
+                    "worst_relative_error": finite(without.worst_error),
                 }
-                for one in held
+                for without in held
             }
         }
     return {
@@ -257,19 +258,21 @@ def _compute_optimal_as_json(fit: Fit, budget: float) -> dict[str, Any]:
         "d": (best.d, best.d_interval),
         "exponent": (best.exponent, best.exponent_interval),
     }
-    told = {name: {"value": finite(value), "interval": bounds(one)} for name, (value, one) in answer.items()}
-    return {"budget": budget, "y": finite(best.y), **told}
+    values = {
+        name: {"value": finite(value), "interval": bounds(interval)} for name, (value, interval) in answer.items()
+    }
+    return {"budget": budget, "y": finite(best.y), **values}
 
 
-def _profile_as_json(one: Profile | NoFit) -> dict[str, Any]:
-    if isinstance(one, NoFit):
-        return {"refused": one.reason}
-    curve = {"value": [finite(value) for value in one.values], "f": [finite(value) for value in one.criterion]}
+def _profile_as_json(profile: Profile | NoFit) -> dict[str, Any]:
+    if isinstance(profile, NoFit):
+        return {"refused": profile.reason}
+    curve = {"value": [finite(value) for value in profile.values], "f": [finite(value) for value in profile.criterion]}
     return {
-        "low": one.low,
-        "high": one.high,
-        "open": list(one.open_ends),
-        "confidence": one.confidence,
-        "limit": one.limit,
+        "low": profile.low,
+        "high": profile.high,
+        "open": list(profile.open_ends),
+        "confidence": profile.confidence,
+        "limit": profile.limit,
         "curve": curve,
     }

@@ -152,24 +152,27 @@ def fit_law(
     law = law.scaled(x, target)
     level = float(np.median(target))
     loss = Loss(law, x, target, weight[None] / weight.mean(), options.delta, options.logarithmic, level)
-    found = to_bounds(loss, multistart(loss, law.starts(x, target)))
-    if not np.isfinite(found.loss):
+    solution = to_bounds(loss, multistart(loss, law.starts(x, target)))
+    if not np.isfinite(solution.loss):
         return NoFit(f"law '{law.name}' as it is restricted is not above 0 at every row")
     units = places(x) if clusters is None else labels
-    resampling = draw(loss, found.theta, units, options.bootstrap, options.seed, paired)
-    diagnostics = diagnose(loss, found, resampling, int((~present).sum()))
+    resampling = draw(loss, solution.theta, units, options.bootstrap, options.seed, paired)
+    diagnostics = diagnose(loss, solution, resampling, int((~present).sum()))
     if diagnostics.flat or diagnostics.bare:
         # Resamples of points that leave a direction flat all stop beside the first fit: spread that means nothing.
         resampling = replace(resampling, theta=resampling.theta[:0], numbers=resampling.numbers[:0], noise=None)
     return Fit(
         law=law,
-        theta=found.theta,
-        parameters={one.name: float(value) for one, value in zip(law.written, law.every(found.theta), strict=True)},
-        intervals=_intervals(loss, found.theta, resampling, options),
+        theta=solution.theta,
+        parameters={
+            parameter.name: float(value)
+            for parameter, value in zip(law.written, law.every(solution.theta), strict=True)
+        },
+        intervals=_intervals(loss, solution.theta, resampling, options),
         diagnostics=diagnostics,
         resampled=resampling.theta,
         numbers=resampling.numbers,
-        residuals=np.log(target) - law.log_value(found.theta, x)[0],
+        residuals=np.log(target) - law.log_value(solution.theta, x)[0],
         options=options,
         loss=loss,
         noise=resampling.noise,
@@ -180,8 +183,11 @@ def fit_law(
 
 def _intervals(loss: Loss, fitted: Array, resampling: Resampling, options: Options) -> dict[str, Interval | None]:
     """The interval of every parameter of the form; one that is tied has that of the other."""
-    own = _searched(loss, fitted, resampling, options)
-    return {one.name: own.get(standing(loss.law, one.name).tied or one.name) for one in loss.law.written}
+    searched = _searched(loss, fitted, resampling, options)
+    return {
+        parameter.name: searched.get(standing(loss.law, parameter.name).tied or parameter.name)
+        for parameter in loss.law.written
+    }
 
 
 def _searched(loss: Loss, fitted: Array, resampling: Resampling, options: Options) -> dict[str, Interval | None]:

@@ -116,7 +116,7 @@ def leave_one_out(fit: Fit, clusters: NDArray[np.generic] | None = None) -> Leav
     fitted = np.array([_determined(fit, *pair) for pair in zip(theta, weights, strict=True)])
     labels = [str(name) for name in names]
     kept = np.flatnonzero(fitted)
-    coordinates, whole = fit.law.in_table_units(theta), fit.law.in_table_units(fit.theta)
+    coordinates, of_all_rows = fit.law.in_table_units(theta), fit.law.in_table_units(fit.theta)
     values = fit.law.natural(theta[kept])
     return LeaveOneOut(
         ranges={
@@ -125,7 +125,7 @@ def leave_one_out(fit: Fit, clusters: NDArray[np.generic] | None = None) -> Leav
             if len(kept)
         },
         moved_most_by={
-            name: labels[kept[np.abs(coordinates[kept, i] - whole[i]).argmax()]]
+            name: labels[kept[np.abs(coordinates[kept, i] - of_all_rows[i]).argmax()]]
             for i, name in enumerate(fit.law.names)
             if len(kept)
         },

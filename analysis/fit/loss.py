@@ -122,13 +122,13 @@ def ending(law: Law) -> NDArray[np.bool_]:
 
 def run_away(loss: Loss, theta: Array, only_to_bounds: bool = False) -> Array:
     """``theta`` [K, P] in the units of the table, infinite where a parameter has run away and has no say any more."""
-    told = loss.law.in_table_units(theta)
+    coordinates = loss.law.in_table_units(theta)
     which = np.array([parameter.bounded for parameter in loss.law.parameters]) if only_to_bounds else ending(loss.law)
     lost = which & (effect(loss, theta) < VANISHED)
     if not lost.any():
-        return told
+        return coordinates
     usual = loss.law.in_table_units(np.median(loss.law.starts(loss.columns, loss.y), axis=0))
-    return np.where(lost, np.copysign(np.inf, told - usual), told)
+    return np.where(lost, np.copysign(np.inf, coordinates - usual), coordinates)
 
 
 def with_effect(loss: Loss, starts: Array, theta: Array, share: float, which: Iterable[int]) -> Array:

@@ -258,13 +258,13 @@ def multistart(loss: Loss, starts: Array) -> Solution:
     )
 
 
-def to_bounds(loss: Loss, found: Solution) -> Solution:
-    """``found``, with every parameter at its bound that gains by it: a search only comes ever closer."""
-    for start in beyond_bounds(loss.law, found.theta):
+def to_bounds(loss: Loss, solution: Solution) -> Solution:
+    """``solution``, with every parameter at its bound that gains by it: a search only comes ever closer."""
+    for start in beyond_bounds(loss.law, solution.theta):
         ended = multistart(loss, start[None])
-        if ended.loss <= found.loss:
-            found = replace(ended, starts=found.starts, agreeing=found.agreeing)
-    return found
+        if ended.loss <= solution.loss:
+            solution = replace(ended, starts=solution.starts, agreeing=solution.agreeing)
+    return solution
 
 
 def _flattened(loss: Loss, theta: Array) -> tuple[Array, Array]:
@@ -315,13 +315,13 @@ def _polished(loss: Loss, theta: Array, values: Array) -> tuple[Array, Array]:
 
 def search_resamples(loss: Loss, starts: Array) -> tuple[Array, NDArray[np.bool_]]:
     """Best theta [W, P] of every weighting from ``starts`` [S, P], and whether all of it is finite [W]."""
-    each = np.arange(len(loss.weights))
-    rows = np.tile(each, len(starts))
-    theta = np.repeat(starts, len(each), axis=0)
+    weightings = np.arange(len(loss.weights))
+    rows = np.tile(weightings, len(starts))
+    theta = np.repeat(starts, len(weightings), axis=0)
     if np.isinf(loss.delta):
         minima = levenberg_marquardt(loss, theta, rows, LEVENBERG_MARQUARDT_STEPS)
     else:
         minima = bfgs(loss, theta, rows, loss.inverse_hessian(theta, rows), tolerance=1e-6, gain=GAIN)
     values = np.where(np.isfinite(minima.value), minima.value, np.inf).reshape(len(starts), -1)
-    best = values.argmin(axis=0) * len(each) + each
+    best = values.argmin(axis=0) * len(weightings) + weightings
     return minima.theta[best], np.isfinite(values.min(axis=0)) & np.isfinite(minima.theta[best]).all(axis=1)

@@ -181,20 +181,18 @@ class Noise:
         The distribution to first order is known, so its exact quantiles are carried over from the draws of it to those
         in full. Of something linear the interval is exact whatever was drawn.
         """
-        own = self.scatter
-        return self._carried(
-            draws, self.first_order(gradient), np.sqrt((((gradient @ own.response) * own.deviations) ** 2).sum(axis=1)),
-            confidence,
-        )  # fmt: skip
+        about = self.scatter
+        deviations = np.sqrt((((gradient @ about.response) * about.deviations) ** 2).sum(axis=1))
+        return self._carried(draws, self.first_order(gradient), deviations, confidence)
 
     def further_ends(
         self, draws: Array, gradient: Array, place: Array, confidence: float, rng: np.random.Generator
     ) -> tuple[float, float]:
         """The same for one further row at ``place`` [V, 1], whose own noise comes on top of ``draws`` [B]."""
-        own, u = self.scatter, float(self.scatter.along(place)[0])
-        noise = own.further * self.size * np.exp(self.trend * u) * rng.standard_normal(len(draws))
-        law = (((gradient @ own.response) * own.deviations) ** 2).sum(axis=1)
-        deviations = np.sqrt(law + (own.further * np.exp(own.trends * u)) ** 2)
+        about, u = self.scatter, float(self.scatter.along(place)[0])
+        noise = about.further * self.size * np.exp(self.trend * u) * rng.standard_normal(len(draws))
+        law = (((gradient @ about.response) * about.deviations) ** 2).sum(axis=1)
+        deviations = np.sqrt(law + (about.further * np.exp(about.trends * u)) ** 2)
         return self._carried(draws + noise, self.first_order(gradient) + noise, deviations, confidence)
 
     def _carried(self, draws: Array, linear: Array, deviations: Array, confidence: float) -> tuple[float, float]:
@@ -266,8 +264,8 @@ def multiplied(loss: Loss, theta: Array, units: NDArray[np.generic], number: int
     hat = design @ np.linalg.pinv(design)
     left = root * residual - hat @ (root * residual)
     for unit in range(len(names)):
-        own = np.flatnonzero(member == unit)
-        left[own] = np.linalg.pinv(np.eye(len(own)) - hat[np.ix_(own, own)], rcond=1e-6) @ left[own]
+        rows = np.flatnonzero(member == unit)
+        left[rows] = np.linalg.pinv(np.eye(len(rows)) - hat[np.ix_(rows, rows)], rcond=1e-6) @ left[rows]
     rng = np.random.default_rng(seed)
     size = np.sqrt(spare / rng.chisquare(spare, (number, 1)))
     return (size * rng.standard_normal((number, len(names))))[:, member] * (left / root)
@@ -275,9 +273,9 @@ def multiplied(loss: Loss, theta: Array, units: NDArray[np.generic], number: int
 
 def _likelihood(residual: Array, design: Array, deviations: Array, spare: int) -> tuple[Array, Array]:
     """Restricted log likelihood [T] of ``deviations`` [T, G] at the best size, and sums of squares [T]."""
-    scaled, own = design[None] / deviations[..., None], residual / deviations
+    scaled, scaled_residual = design[None] / deviations[..., None], residual / deviations
     q, r = np.linalg.qr(scaled)
-    rest = own - np.einsum("tgp,tp->tg", q, np.einsum("tgp,tg->tp", q, own))
+    rest = scaled_residual - np.einsum("tgp,tp->tg", q, np.einsum("tgp,tg->tp", q, scaled_residual))
     squares = np.maximum((rest**2).sum(axis=1), 1e-300)
     determinant = np.log(np.maximum(np.abs(np.einsum("tpp->tp", r)), 1e-300)).sum(axis=1)
     return -np.log(deviations).sum(axis=1) - determinant - spare / 2 * np.log(squares), squares

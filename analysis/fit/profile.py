@@ -145,8 +145,8 @@ class _Search:
         """Where to walk from [P]: ``theta`` [P], unless its held value has run away or its term has vanished."""
         start = theta.copy()
         if self.loss.law.parameters[self.index].ends:
-            own = self.starts[:, self.index]
-            start[self.index] = np.clip(theta[self.index], own.min() - RUNAWAY, own.max() + RUNAWAY)
+            held_starts = self.starts[:, self.index]
+            start[self.index] = np.clip(theta[self.index], held_starts.min() - RUNAWAY, held_starts.max() + RUNAWAY)
             start = with_effect(self.loss, self.starts, start[None], NO_EFFECT, [self.index])[0]
         if start[self.index] == theta[self.index]:
             return theta
@@ -159,7 +159,7 @@ class _Search:
 
         A term that has vanished pulls at nothing, so each search also starts with such terms brought back.
         """
-        others = [i for i, one in enumerate(self.loss.law.parameters) if one.ends and i != self.index]
+        others = [i for i, parameter in enumerate(self.loss.law.parameters) if parameter.ends and i != self.index]
         back = with_effect(self.loss, self.starts, starts, FAINT, others)
         ends = self.best(starts if np.array_equal(back, starts) else np.concatenate([starts, back]))
         return np.asarray(ends[self.height(ends).argmin()])
@@ -168,9 +168,9 @@ class _Search:
 def _scale(search: _Search, theta: Array, limit: float) -> tuple[float, float]:
     """The first step outwards and the furthest distance, from the half width that the curvature lets expect."""
     positive = search.loss.law.parameters[search.index].positive
-    own = abs(float(theta[search.index]))
+    distance = abs(float(theta[search.index]))
     by_effect = 1 / max(float(effect(search.loss, theta[None])[0, search.index]), FAINT)
-    size = 1.0 if positive else max(own, float(search.starts[:, search.index].std()), by_effect)
+    size = 1.0 if positive else max(distance, float(search.starts[:, search.index].std()), by_effect)
     variance = float(damped_inverse(search.curvature(theta[None]))[0, search.index, search.index])
     half = min(math.sqrt(limit * max(variance, 0.0)), size)
     return FIRST_STEP * half, size * (FURTHEST_LOG if positive else FURTHEST)

@@ -118,10 +118,10 @@ def mean_shift(
     All repetitions are compared at the level of ``matched_shift`` of all points. The interval rests on how the shifts
     of the repetitions differ: also by what the points of one share, such as a pre-training.
     """
-    whole = _falling(_joined(first), _joined(second))
-    if isinstance(whole, NoFit):
-        return whole
-    levels = _shared(*whole)
+    pooled = _falling(_joined(first), _joined(second))
+    if isinstance(pooled, NoFit):
+        return pooled
+    levels = _shared(*pooled)
     if isinstance(levels, NoFit):
         return levels
     apart = []
@@ -134,7 +134,7 @@ def mean_shift(
     if interval is None:
         return NoFit("a single repetition shows no spread")
     p = p_value(interval, 0.0, len(apart) - 1)
-    return _shift(whole, levels, float(np.mean(apart)), interval, p)
+    return _shift(pooled, levels, float(np.mean(apart)), interval, p)
 
 
 def _joined(pairs: Sequence[tuple[ArrayLike, ArrayLike]]) -> tuple[Array, Array]:

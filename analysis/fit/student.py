@@ -170,12 +170,12 @@ def slope_given(x: Array, given: Array, y: Array) -> Slope | NoFit:
     n = len(x)
     if n < MIN_POINTS:
         return NoFit(f"{n} points; a slope at given values needs at least {MIN_POINTS}")
-    own, rest = _without(given, x), _without(given, y)
-    spread = float(own @ own)
+    x_left, y_left = _without(given, x), _without(given, y)
+    spread = float(x_left @ x_left)
     if spread <= COLLINEAR * float(((x - x.mean()) ** 2).sum()):
         return NoFit("the two quantities move together, so their parts cannot be told apart")
-    value = float(own @ rest) / spread
-    residuals = rest - value * own
+    value = float(x_left @ y_left) / spread
+    residuals = y_left - value * x_left
     error = math.sqrt(float(residuals @ residuals) / (n - 3) / spread)
     half = t_quantile(n - 3) * error
     return Slope(value, Interval(value - half, value + half))

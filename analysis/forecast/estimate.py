@@ -94,8 +94,8 @@ def forecast_all(
         if problem is not None:
             answers.append(NoFit(problem))
         else:
-            own = next(rolled)
-            answers.append(_told(own, combine(own, rule), places, how, left_out))
+            curve = next(rolled)
+            answers.append(_told(curve, combine(curve, rule), places, how, left_out))
     return answers
 
 
@@ -215,5 +215,8 @@ def frontier(x: Array, y: Array, bins: int | None = None) -> tuple[Array, Array]
 def _best_of_bins(x: Array, y: Array, bins: int) -> tuple[Array, Array]:
     away = np.log(x / x.min())
     bin_ = np.minimum((away / away.max() * bins).astype(int), bins - 1)
-    best = [members[y[members].argmin()] for members in (np.flatnonzero(bin_ == one) for one in np.unique(bin_))]
+    best = [
+        members[y[members].argmin()]
+        for members in (np.flatnonzero(bin_ == bin_number) for bin_number in np.unique(bin_))
+    ]
     return x[best], y[best]

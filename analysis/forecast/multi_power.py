@@ -76,48 +76,51 @@ def _middle(values: Array) -> Array:
     return (values[1:] + values[:-1]) / 2
 
 
-def posterior(told: Features, y: Array) -> Posterior | None:
+def posterior(known_features: Features, y: Array) -> Posterior | None:
     """What the first points, ``y`` [k] > 0, say of all: least squares of y / f, f being a first fit to them.
 
     alpha, S at the peak, the form of G and B over A are on a grid; L0 >= 0 and A > 0 follow from each. None where
     nothing on the grid falls with S and stays above 0 at all points.
     """
     known, number = slice(0, len(y)), len(y)
-    last = told.sums[number - 1]
+    last = known_features.sums[number - 1]
     shifts = np.array(
-        [*(told.before * share for share in WARM_UP), *(told.before / 2 + last * share for share in EARLIER)]
+        [
+            *(known_features.before * share for share in WARM_UP),
+            *(known_features.before / 2 + last * share for share in EARLIER),
+        ]
     )
     alpha, shift = (grid.ravel() for grid in np.meshgrid(ALPHA, shifts, indexing="ij"))
-    power = ((told.sums + shift[:, None]) / (last + shift[:, None])) ** -alpha[:, None]
+    power = ((known_features.sums + shift[:, None]) / (last + shift[:, None])) ** -alpha[:, None]
     steepness = alpha * last / (last + shift)
     ratio = RATIO * np.exp(np.linspace(-2.5 * SPREAD, 2.5 * SPREAD, STEPS))
     prior = -0.5 * (np.log(ratio / RATIO) / SPREAD) ** 2
-    part = steepness[:, None] * ratio
+    fall_over_scale = steepness[:, None] * ratio
     fit = y
     for _ in range(2):
-        grid = _Grid(power[:, known], told.gains[:, known], part, y, 1 / fit**2)
+        grid = _Grid(power[:, known], known_features.gains[:, known], fall_over_scale, y, 1 / fit**2)
         if not np.isfinite(grid.squares.min()):
             return None
         best = np.unravel_index(grid.squares.argmin(), grid.squares.shape)
         at = best[0], best[1], best[2]
-        shape = power[at[0], known] - part[at[0], at[2]] * told.gains[at[1], known]
+        shape = power[at[0], known] - fall_over_scale[at[0], at[2]] * known_features.gains[at[1], known]
         fit = np.maximum(grid.floor[at] + grid.scale[at] * shape, 1e-3 * y.min())
     counted = min(number, COUNTED)
     log_weight = prior - counted / 2 * np.log(grid.squares / grid.squares.min())
     rows, kinds, ratios = np.nonzero(log_weight > log_weight.max() + np.log(LEAST_WEIGHT))
     chosen = rows, kinds, ratios
     weight = np.exp(log_weight[chosen] - log_weight.max())
-    shape = power[rows] - part[rows, ratios][:, None] * told.gains[kinds]
-    each = grid.floor[chosen][:, None] + grid.scale[chosen][:, None] * shape
-    weight = weight * (each > 0).all(axis=1)
+    shape = power[rows] - fall_over_scale[rows, ratios][:, None] * known_features.gains[kinds]
+    curves = grid.floor[chosen][:, None] + grid.scale[chosen][:, None] * shape
+    weight = weight * (curves > 0).all(axis=1)
     if not weight.any():
         return None
     weight = weight / weight.sum()
     freedom = max(number - COEFFICIENTS, 1)
     scatter = float(grid.squares.min()) / freedom
-    mean = weight @ each
-    own = grid.variance(chosen, shape) * scatter * number / counted
-    return Posterior(mean, weight @ (own + (each - mean) ** 2), scatter, freedom)
+    mean = weight @ curves
+    variances = grid.variance(chosen, shape) * scatter * number / counted
+    return Posterior(mean, weight @ (variances + (curves - mean) ** 2), scatter, freedom)
 
 
 class _Grid:

@@ -85,18 +85,18 @@ def combine(rolled: Rolled, rule: Rule = RULE) -> Combined:
     last = rolled.forecasts[:, -1]
     usable = np.isfinite(last).all(axis=1)
     errors, weights, judged, tested = rolling_errors(rolled, rule.memory)
-    part = shares_of(errors[usable], weights, rule.ridge)
+    shares_of_usable = shares_of(errors[usable], weights, rule.ridge)
     shares = np.zeros(len(last))
-    shares[usable] = part
+    shares[usable] = shares_of_usable
     points = len(rolled.log_x)
-    mean = part @ last[usable]
+    mean = shares_of_usable @ last[usable]
     value, end = mean[points:], mean[points - 1]
-    rolling_error = float(np.sqrt(weights @ (part @ errors[usable]) ** 2 / weights.sum()))
+    rolling_error = float(np.sqrt(weights @ (shares_of_usable @ errors[usable]) ** 2 / weights.sum()))
     change = max(float(np.abs(value - end).max()), SMALLEST)
     squares = (rolled.log_y - mean[:points]) ** 2
     noise = rule.noise * squares.sum() / max(points - PARAMETERS, 1) / points
     kept = float(change**2 / (change**2 + noise))
-    spread = part @ (last[usable][:, points:] - value) ** 2
+    spread = shares_of_usable @ (last[usable][:, points:] - value) ** 2
     recent = np.exp((rolled.log_x - rolled.log_x[-1]) / rule.memory)
     misfit = recent @ squares / recent.sum()
     further = max(1.0, rolled.horizon / tested)  # beyond what was tested errors are taken to grow with distance
@@ -147,8 +147,8 @@ def rolling_errors(rolled: Rolled, memory: float) -> tuple[Array, Array, int, fl
 def _tamed(errors: Array) -> Array:
     """``errors`` [M, R] without gaps, and none so large that a single one decides."""
     typical = np.nanmedian(np.abs(errors), axis=0) + SMALLEST
-    whole = np.where(np.isfinite(errors), errors, ABSENT * typical)
-    tamed: Array = np.clip(whole, -WILD * typical, WILD * typical)
+    complete = np.where(np.isfinite(errors), errors, ABSENT * typical)
+    tamed: Array = np.clip(complete, -WILD * typical, WILD * typical)
     return tamed
 
 
@@ -164,6 +164,6 @@ def shares_of(errors: Array, weights: Array, ridge: float) -> Array:
     rows = np.concatenate(
         [scaled.T / scale, np.diag(np.sqrt(ridge) * size / scale), np.full((1, len(errors)), ADDS_UP)]
     )
-    found, _ = nnls(rows, np.append(np.zeros(len(rows) - 1), ADDS_UP), maxiter=100 * len(errors))
-    shares: Array = found / found.sum()
+    solution, _ = nnls(rows, np.append(np.zeros(len(rows) - 1), ADDS_UP), maxiter=100 * len(errors))
+    shares: Array = solution / solution.sum()
     return shares

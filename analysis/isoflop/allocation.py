@@ -64,7 +64,7 @@ class Allocation:
     @property
     def budgets(self) -> int:
         """How many budgets have a minimum."""
-        return sum(one.log_n is not None for one in self.optima)
+        return sum(optimum.log_n is not None for optimum in self.optima)
 
     def best_size(self, budget: float) -> float:
         """N* at a compute ``budget``."""
@@ -94,21 +94,21 @@ def optima(budget: Array, n: Array, loss: Array, minimum: Minimum) -> tuple[Opti
     return tuple(_optimum(float(c), n[budget == c], loss[budget == c], minimum) for c in np.unique(budget))
 
 
-def through(found: tuple[Optimum, ...]) -> Allocation | NoFit:
+def through(optima: tuple[Optimum, ...]) -> Allocation | NoFit:
     """The power law through the minima by least squares of logs; fewer than three give none.
 
     The interval is that of the line, not one made of the minima's own: their scatter about it holds their noise
     and whatever else sets budgets apart. What all of them share, the bias of ``bias_of_minima``, it cannot hold.
     """
-    good = {one.budget: one.log_n for one in found if one.log_n is not None}
+    good = {optimum.budget: optimum.log_n for optimum in optima if optimum.log_n is not None}
     if len(good) < FEWEST_BUDGETS:
-        counts = Counter(one.reason or "" for one in found if one.log_n is None)
-        reasons = "; ".join(f"{count} of {len(found)}: {reason}" for reason, count in counts.most_common())
+        counts = Counter(optimum.reason or "" for optimum in optima if optimum.log_n is None)
+        reasons = "; ".join(f"{count} of {len(optima)}: {reason}" for reason, count in counts.most_common())
         return NoFit(f"{len(good)} budgets have a minimum, {FEWEST_BUDGETS} are needed ({reasons})")
     line = fit_power_law(list(good), np.exp(list(good.values())))
     if isinstance(line, NoFit):
         return NoFit(f"the minima of {len(good)} budgets: {line.reason}")
-    return Allocation(-line.b, Interval(-line.b_interval.high, -line.b_interval.low), line.a, found, line)
+    return Allocation(-line.b, Interval(-line.b_interval.high, -line.b_interval.low), line.a, optima, line)
 
 
 def bias_of_minima(
@@ -134,16 +134,16 @@ def _optimum(budget: float, n: Array, loss: Array, minimum: Minimum) -> Optimum:
     mean = np.bincount(which, weights=loss) / np.bincount(which)  # seeds of one size stand for it together
     if len(tried) < FEWEST_SIZES:
         return Optimum(budget, tried, mean, None, reason=f"{len(tried)} sizes, {FEWEST_SIZES} are needed")
-    found = minimum(np.log(tried), mean)
-    if found is None:
+    lowest = minimum(np.log(tried), mean)
+    if lowest is None:
         return Optimum(budget, tried, mean, None, reason=OUTSIDE)
-    if found.interval is None:
-        return Optimum(budget, tried, mean, found.log_n, reason=INTERPOLATED)
+    if lowest.interval is None:
+        return Optimum(budget, tried, mean, lowest.log_n, reason=INTERPOLATED)
     with np.errstate(over="ignore"):
-        low, high = map(float, np.exp([found.interval.low, found.interval.high]))
+        low, high = map(float, np.exp([lowest.interval.low, lowest.interval.high]))
     is_open = low == 0 or math.isinf(high)
     reason = OPEN if is_open else None
-    return Optimum(budget, tried, mean, found.log_n, Interval(low, high), reason, found.misfit)
+    return Optimum(budget, tried, mean, lowest.log_n, Interval(low, high), reason, lowest.misfit)
 
 
 @dataclass(frozen=True)
@@ -168,13 +168,15 @@ def at_budgets(law: Allocation, budgets: Sequence[float]) -> tuple[Ahead, ...]:
 
 def held_out(optima: tuple[Optimum, ...], held: frozenset[float]) -> tuple[Ahead, ...] | NoFit:
     """The minima of the budgets in ``held`` by the law through those of all others."""
-    tested = [one for one in optima if one.budget in held and one.log_n is not None]
+    tested = [optimum for optimum in optima if optimum.budget in held and optimum.log_n is not None]
     if not tested:
         return NoFit("no budget that has a minimum is held out")
-    law = through(tuple(one for one in optima if one.budget not in held))
+    law = through(tuple(optimum for optimum in optima if optimum.budget not in held))
     if isinstance(law, NoFit):
         return law
-    return tuple(_ahead(law, one.budget, float(np.exp(one.log_n))) for one in tested if one.log_n is not None)
+    return tuple(
+        _ahead(law, optimum.budget, float(np.exp(optimum.log_n))) for optimum in tested if optimum.log_n is not None
+    )
 
 
 def _ahead(law: Allocation, budget: float, measured: float | None = None) -> Ahead:
@@ -194,31 +196,31 @@ def as_json(
     return {
         "confidence": CONFIDENCE,
         "left_out": left_out,
-        "optima": [_optimum_as_json(one) for one in optima],
+        "optima": [_optimum_as_json(entry) for entry in optima],
         "law": None if isinstance(law, NoFit) else _law_as_json(law),
         "law_reason": law.reason if isinstance(law, NoFit) else None,
         "bias": None if isinstance(bias, NoFit) else bias,
         "bias_reason": bias.reason if isinstance(bias, NoFit) else None,
-        "predictions": [_ahead_as_json(one) for one in ahead],
-        "holdout": None if held is None else [_ahead_as_json(one) for one in held],
+        "predictions": [_ahead_as_json(entry) for entry in ahead],
+        "holdout": None if held is None else [_ahead_as_json(entry) for entry in held],
     }
 
 
-def _optimum_as_json(one: Optimum) -> dict[str, Any]:
+def _optimum_as_json(optimum: Optimum) -> dict[str, Any]:
     return {
-        "budget": one.budget,
-        "sizes": [float(one.tried[0]), float(one.tried[-1])],
-        "n_sizes": len(one.tried),
-        "n": None if one.log_n is None else float(np.exp(one.log_n)),
-        "interval": None if one.interval is None else [one.interval.low or None, finite(one.interval.high)],
-        "reason": one.reason,
-        "misfit_p": one.misfit,
+        "budget": optimum.budget,
+        "sizes": [float(optimum.tried[0]), float(optimum.tried[-1])],
+        "n_sizes": len(optimum.tried),
+        "n": None if optimum.log_n is None else float(np.exp(optimum.log_n)),
+        "interval": None if optimum.interval is None else [optimum.interval.low or None, finite(optimum.interval.high)],
+        "reason": optimum.reason,
+        "misfit_p": optimum.misfit,
     }
 
 
-def _ahead_as_json(one: Ahead) -> dict[str, Any]:
-    told = {"budget": one.budget, "n": finite(one.n), "interval": bounds(one.interval)}
-    return told if one.measured is None else told | {"measured": one.measured, "relative_error": one.error}
+def _ahead_as_json(ahead: Ahead) -> dict[str, Any]:
+    entry = {"budget": ahead.budget, "n": finite(ahead.n), "interval": bounds(ahead.interval)}
+    return entry if ahead.measured is None else entry | {"measured": ahead.measured, "relative_error": ahead.error}
 
 
 def _law_as_json(law: Allocation) -> dict[str, Any]:

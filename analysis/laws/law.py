@@ -224,7 +224,7 @@ def coefficients(shapes: Array, y: Array) -> Array:
     design = (shapes / y).T
     size = np.linalg.norm(design, axis=0)
     size[size == 0] = 1.0
-    found, _ = nnls(design / size, np.ones(len(y)))
+    solution, _ = nnls(design / size, np.ones(len(y)))
     smallest = NEGLIGIBLE / np.maximum(design.mean(axis=0) / size, 1e-300)
-    logs: Array = np.log(np.maximum(found, smallest) / size)
+    logs: Array = np.log(np.maximum(solution, smallest) / size)
     return logs

@@ -90,7 +90,7 @@ class Sweep:
     @property
     def step(self) -> float:
         """The factor between neighbouring values tried, in the middle."""
-        return float(np.exp(np.median(np.concatenate([np.diff(np.log(one.points.x)) for one in self.curves]))))
+        return float(np.exp(np.median(np.concatenate([np.diff(np.log(curve.points.x)) for curve in self.curves]))))
 
     def common(self) -> Common | NoFit:
         """One value for all. Needs two curves or more, and noise."""
@@ -119,7 +119,7 @@ class Sweep:
         steepest = (self._reach[1] - self._reach[0]) / float(np.ptp(off))
 
         def rest(exponents: Array) -> Array:
-            return np.array([self._least(one * off)[0] for one in exponents])
+            return np.array([self._least(value * off)[0] for value in exponents])
 
         tried = np.linspace(-steepest, steepest, STEPS + 1)
         start = int(np.argmin(rest(tried)))
@@ -140,13 +140,13 @@ class Sweep:
     @property
     def _reach(self) -> tuple[float, float]:
         """The logs that one best value is looked for at."""
-        ends = [one.points.reach for one in self.curves]
+        ends = [curve.points.reach for curve in self.curves]
         return min(low for low, _ in ends), max(high for _, high in ends)
 
     def _rest(self, places: Array, offsets: Array, curves: Sequence[Curve]) -> Array:
         """Sums [n] of the F statistics of all curves being lowest at ``places`` [n] + the offset of each."""
-        found: Array = np.sum([one.rise(places + off) for one, off in zip(curves, offsets, strict=True)], axis=0)
-        return found
+        sums: Array = np.sum([curve.rise(places + off) for curve, off in zip(curves, offsets, strict=True)], axis=0)
+        return sums
 
     def _least(self, offsets: Array, curves: Sequence[Curve] | None = None) -> tuple[float, float]:
         """The least of these over all places, and where it is."""
@@ -156,8 +156,8 @@ class Sweep:
         """The largest p value of any two curves being so far ``apart``, either way; 1 where they seem to be."""
         worst = 0.0
         for pair in combinations(self.curves, 2):
-            own, other = (one.best for one in pair)
-            if own is None or other is None or abs(math.log(own / other)) >= apart:
+            first, second = (curve.best for curve in pair)
+            if first is None or second is None or abs(math.log(first / second)) >= apart:
                 return 1.0
             rest = min(self._least(np.array([0.0, far]), pair)[0] for far in (apart, -apart))
             worst = max(worst, float(special.fdtrc(1, self.left, rest)))
@@ -171,27 +171,27 @@ def sweep(x: ArrayLike, y: ArrayLike, names: ArrayLike) -> Sweep | NoFit:
     much) and count by their number. The noise is what all curves together leave over.
     """
     x, y, names = np.asarray(x, dtype=float), np.asarray(y, dtype=float), np.asarray(names, dtype=object)
-    every = {str(name): points_of(x[names == name], y[names == name]) for name in dict.fromkeys(names)}
-    able = {name: own for name, own in every.items() if len(own.x) >= FEWEST_VALUES}
+    points_by_name = {str(name): points_of(x[names == name], y[names == name]) for name in dict.fromkeys(names)}
+    able = {name: points for name, points in points_by_name.items() if len(points.x) >= FEWEST_VALUES}
     if not able:
         return NoFit(f"no size has {FEWEST_VALUES} values")
     form, left = form_of(list(able.values()))
-    lowest = {name: own.lowest(form) for name, own in able.items()}
-    rounding = ROUNDING * max(float(np.ptp(own.y)) for own in able.values())
+    lowest = {name: points.lowest(form) for name, points in able.items()}
+    rounding = ROUNDING * max(float(np.ptp(points.y)) for points in able.values())
     variance = max(sum(least for least, _ in lowest.values()) / left, rounding**2, 1e-300) if left else math.nan
     curves = tuple(Curve(name, able[name], form, *lowest[name], variance, left) for name in able)
-    return Sweep(curves, tuple(name for name in every if name not in able))
+    return Sweep(curves, tuple(name for name in points_by_name if name not in able))
 
 
-def as_json(found: Sweep, common: Common | NoFit, law: Law | NoFit, left_out: int) -> dict[str, Any]:
+def as_json(fitted: Sweep, common: Common | NoFit, law: Law | NoFit, left_out: int) -> dict[str, Any]:
     """The answer as plain data; what cannot be said is null with its reason, an open end of an interval null."""
     return {
         "confidence": CONFIDENCE,
         "left_out": left_out,
-        "too_few_values": list(found.too_few),
-        "curves": [_curve_as_json(one) for one in found.curves],
-        "parabola": not found.bent,
-        "deviation": finite(found.deviation),
+        "too_few_values": list(fitted.too_few),
+        "curves": [_curve_as_json(curve) for curve in fitted.curves],
+        "parabola": not fitted.bent,
+        "deviation": finite(fitted.deviation),
         "one_for_all": None if isinstance(common, NoFit) else _common_as_json(common),
         "one_for_all_reason": common.reason if isinstance(common, NoFit) else None,
         "law": None if isinstance(law, NoFit) else _law_as_json(law),
@@ -199,26 +199,26 @@ def as_json(found: Sweep, common: Common | NoFit, law: Law | NoFit, left_out: in
     }
 
 
-def _curve_as_json(one: Curve) -> dict[str, Any]:
-    x = one.points.x
+def _curve_as_json(curve: Curve) -> dict[str, Any]:
+    x = curve.points.x
     return {
-        "name": one.name,
+        "name": curve.name,
         "tried": [float(x[0]), float(x[-1])],
         "n_values": len(x),
-        "best": one.best,
-        "interval": None if one.interval is None else _open_ends(one.interval),
-        "edge": one.edge,
-        "tied": one.tied.tolist() if len(one.tied) > 1 else [],
-        "reason": one.reason,
+        "best": curve.best,
+        "interval": None if curve.interval is None else _open_ends(curve.interval),
+        "edge": curve.edge,
+        "tied": curve.tied.tolist() if len(curve.tied) > 1 else [],
+        "reason": curve.reason,
     }
 
 
-def _common_as_json(one: Common) -> dict[str, Any]:
+def _common_as_json(common: Common) -> dict[str, Any]:
     return {
-        "value": one.value,
-        "interval": None if one.interval is None else _open_ends(one.interval),
-        "p_none": one.p_none,
-        "p_apart": one.p_apart,
+        "value": common.value,
+        "interval": None if common.interval is None else _open_ends(common.interval),
+        "p_none": common.p_none,
+        "p_apart": common.p_apart,
     }
 
 

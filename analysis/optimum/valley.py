@@ -48,8 +48,8 @@ class Form:
 
     def __call__(self, u: Array) -> Array:
         """The form at ``u`` [...]; it rises with the distance from 0 everywhere."""
-        found: Array = (np.abs(u) * np.exp(np.maximum(self.tilt * u, -1.0))) ** self.power
-        return found
+        height: Array = (np.abs(u) * np.exp(np.maximum(self.tilt * u, -1.0))) ** self.power
+        return height
 
 
 PARABOLA = Form()
@@ -138,8 +138,8 @@ class Curve:
 
     def rise(self, places: Array) -> Array:
         """The F statistics [n] of the valley being lowest at ``places`` [n]."""
-        found: Array = np.maximum(self.points.squares(self.form, places) - self.least, 0.0) / self.variance
-        return found
+        statistics: Array = np.maximum(self.points.squares(self.form, places) - self.least, 0.0) / self.variance
+        return statistics
 
 
 def points_of(x: Array, y: Array) -> Points:
@@ -150,18 +150,23 @@ def points_of(x: Array, y: Array) -> Points:
 
 def form_of(points: Sequence[Points]) -> tuple[Form, int]:
     """The form of all valleys, and how many degrees of freedom it leaves: a parabola unless that misfits (F test)."""
-    left = sum(len(one.x) for one in points) - 3 * len(points)
+    left = sum(len(size.x) for size in points) - 3 * len(points)
 
     def squares(form: Form) -> float:
-        return sum(float(one.squares(form, np.linspace(*one.reach, COARSE)).min()) for one in points)
+        return sum(float(size.squares(form, np.linspace(*size.reach, COARSE)).min()) for size in points)
 
     if left < 3:  # two more parameters must leave something over
         return PARABOLA, left
-    widest = max(math.log(one.x[-1] / one.x[0]) for one in points)
-    found = {form: squares(form) for form in (Form(power, tilt / widest) for power, tilt in product(POWERS, TILTS))}
-    best = min(found, key=lambda form: found[form])
-    rest = max(found[best], (ROUNDING * max(float(np.ptp(one.y)) for one in points)) ** 2, 1e-300)
-    bent = special.fdtrc(2, left - 2, (found[PARABOLA] - found[best]) / 2 / (rest / (left - 2))) < MISFIT
+    widest = max(math.log(size.x[-1] / size.x[0]) for size in points)
+    squares_by_form = {
+        form: squares(form) for form in (Form(power, tilt / widest) for power, tilt in product(POWERS, TILTS))
+    }
+    best = min(squares_by_form, key=lambda form: squares_by_form[form])
+    rest = max(squares_by_form[best], (ROUNDING * max(float(np.ptp(size.y)) for size in points)) ** 2, 1e-300)
+    bent = (
+        special.fdtrc(2, left - 2, (squares_by_form[PARABOLA] - squares_by_form[best]) / 2 / (rest / (left - 2)))
+        < MISFIT
+    )
     return (best, left - 2) if bent else (PARABOLA, left)
 
 
@@ -174,10 +179,10 @@ def least_over(function: Callable[[Array], Array], reach: tuple[float, float]) -
 
 def minimum_between(function: Callable[[Array], Array], low: float, high: float) -> tuple[float, float]:
     """The least of ``function`` between two ends, and where it is."""
-    found = optimize.minimize_scalar(
+    lowest = optimize.minimize_scalar(
         lambda at: float(function(np.array([at]))[0]), bounds=(low, high), method="bounded", options={"xatol": 1e-9}
     )
-    return float(found.fun), float(found.x)
+    return float(lowest.fun), float(lowest.x)
 
 
 def exponential(places: Interval) -> Interval:
@@ -189,14 +194,14 @@ def exponential(places: Interval) -> Interval:
 
 def interval_about(rise: Callable[[Array], Array], limit: float, best: float, reach: tuple[float, float]) -> Interval:
     """Where ``rise`` stays below ``limit`` about ``best``; open (infinite) where it does up to the ``reach``."""
-    found = []
+    ends = []
     for end, sign in zip(reach, (-1, 1), strict=True):
         outward = np.linspace(best, end, STEPS + 1)
         beyond = np.flatnonzero(rise(outward[1:]) > limit)
         if not len(beyond):
-            found.append(sign * math.inf)
+            ends.append(sign * math.inf)
             continue
         inner, outer = outward[beyond[0]], outward[beyond[0] + 1]
         root = optimize.brentq(lambda at: float(rise(np.array([at]))[0]) - limit, inner, outer, xtol=1e-9)
-        found.append(float(root))
-    return Interval(*found)
+        ends.append(float(root))
+    return Interval(*ends)

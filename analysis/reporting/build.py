@@ -49,10 +49,10 @@ def build(request: Request) -> None:
     if request.watch:
         watch(request.folders, lambda: _rebuild(request))
         return
-    every = [answer(folder) for folder in request.folders]
-    for one in every:
-        _show(one.study, one.findings)
-    for path in write(every, request):
+    studies = [answer(folder) for folder in request.folders]
+    for answered in studies:
+        _show(answered.study, answered.findings)
+    for path in write(studies, request):
         print(path)
 
 
@@ -78,7 +78,7 @@ def every_answer(study: Study) -> list[Finding]:
 
 def write(answered: Sequence[Answered], request: Request) -> list[Path]:
     """Write tables and page of each study, then what was asked for of all; return the paths, the page's last."""
-    paths = [path for one in answered for path in write_report(one.study, one.findings)]
+    paths = [path for item in answered for path in write_report(item.study, item.findings)]
     contents = [(request.markdown, "markdown"), (request.latex, "latex")]
     extra: dict[Path, str | bytes] = {path: _written(answered, form) for path, form in contents if path is not None}
     if len(answered) > 1:
@@ -124,7 +124,7 @@ def _side_by_side(answered: Sequence[Answered], page: Path) -> dict[Path, str | 
     """The page that compares the studies, last, and beside it one table of all their runs."""
     from analysis.reporting.compare import joined, named, render
 
-    studies = named([one.study for one in answered])
+    studies = named([item.study for item in answered])
     parquet, csv = table_files(joined(studies))
     return {page.with_suffix(".parquet"): parquet, page.with_suffix(".csv"): csv, page: render(studies)}
 
@@ -136,7 +136,7 @@ def _written(answered: Sequence[Answered], form: str) -> str:
     if len(answered) == 1:
         content = export.of_study(answered[0].study, answered[0].findings)
     else:
-        content = export.of_studies(named([one.study for one in answered]))
+        content = export.of_studies(named([item.study for item in answered]))
     return export.markdown(content) if form == "markdown" else export.latex(content)
 
 
@@ -144,7 +144,7 @@ def _rebuild(request: Request) -> bool:
     """Write all anew and say so in a line; whether any task may still change."""
     answered = [answer(folder) for folder in request.folders]
     page = write(answered, request)[-1]
-    states = [state for one in answered for state in one.study.tried["state"]]
+    states = [state for item in answered for state in item.study.tried["state"]]
     done = sum(state == FINISHED for state in states)
     print(f"{time.strftime('%H:%M:%S')}  {done} of {len(states)} tasks finished  {page}", flush=True)
     return any(state not in _ENDED for state in states)
@@ -190,12 +190,12 @@ def watch(folders: Sequence[Path], rebuild: Callable[[], bool], look_seconds: fl
 
 def fingerprint(folders: Sequence[Path]) -> Seen:
     """Size and time of every file that a report reads."""
-    found: Seen = {}
+    seen: Seen = {}
     for folder in folders:
-        for path in (one for pattern in _READ for one in folder.glob(pattern)):
+        for path in (file for pattern in _READ for file in folder.glob(pattern)):
             try:
                 status = path.stat()
             except OSError:  # replaced at this very moment
                 continue
-            found[str(path)] = (status.st_mtime_ns, status.st_size)
-    return found
+            seen[str(path)] = (status.st_mtime_ns, status.st_size)
+    return seen

@@ -48,16 +48,16 @@ class Named:
 
 def named(studies: Sequence[Study]) -> list[Named]:
     """Name every study as it calls itself, or by its folder, or its place, where that is not enough."""
-    own = [study.name for study in studies]
+    names_of_studies = [study.name for study in studies]
     folders = [f"{study.name} ({study.path.resolve().name})" for study in studies]
     placed = [f"{name} [{i}]" for i, name in enumerate(folders, start=1)]
-    names = next(chosen for chosen in (own, folders, placed) if len(set(chosen)) == len(chosen))
+    names = next(chosen for chosen in (names_of_studies, folders, placed) if len(set(chosen)) == len(chosen))
     return [Named(name, study) for name, study in zip(names, studies, strict=True)]
 
 
 def joined(studies: Sequence[Named]) -> pd.DataFrame:
     """The runs and tasks of all studies in one table; what a study does not have is missing."""
-    tables = [one.study.tried.assign(study=one.name).astype({"study": "str"}) for one in studies]
+    tables = [entry.study.tried.assign(study=entry.name).astype({"study": "str"}) for entry in studies]
     kinds: dict[str, set[str]] = {}
     for table in tables:
         for name, kind in table.dtypes.items():
@@ -69,34 +69,34 @@ def joined(studies: Sequence[Named]) -> pd.DataFrame:
 
 def _in_words(table: pd.DataFrame, names: Set[str]) -> pd.DataFrame:
     """``table`` with the columns ``names`` as words: a column has one type, and studies differ in theirs."""
-    own = [str(name) for name in table if name in names]
-    return table.assign(**{name: table[name].map(str, na_action="ignore").astype("str") for name in own})
+    columns = [str(name) for name in table if name in names]
+    return table.assign(**{name: table[name].map(str, na_action="ignore").astype("str") for name in columns})
 
 
 def targets(studies: Sequence[Named]) -> list[Target]:
     """The errors that any of the studies measures."""
-    return [t for t in FINETUNED if any(len(one.study.of(t.task)) for one in studies)]
+    return [t for t in FINETUNED if any(len(entry.study.of(t.task)) for entry in studies)]
 
 
 def laws(studies: Sequence[Named]) -> Iterator[tuple[str, Series]]:
     """(study, points and law) for every target and axis, those of one target and axis together."""
-    axes = dict.fromkeys(axis for one in studies for axis in scaled_axes(one.study))
+    axes = dict.fromkeys(axis for entry in studies for axis in scaled_axes(entry.study))
     for target in targets(studies):
         for axis in axes:
-            for one in studies:
-                if axis in scaled_axes(one.study) and len(one.study.of(target.task)):
-                    start = starts(one.study.of(target.task))[0]
-                    yield one.name, series(one.study, target, axis, start)
+            for entry in studies:
+                if axis in scaled_axes(entry.study) and len(entry.study.of(target.task)):
+                    start = starts(entry.study.of(target.task))[0]
+                    yield entry.name, series(entry.study, target, axis, start)
 
 
 def scores(studies: Sequence[Named], target: Target) -> dict[str, dict[str, float]]:
     """{study: {label: mean score of its pretrained runs}} of the studies that measure ``target``; where a study has
     none, of its runs from other weights."""
-    found = {}
-    for one in studies:
-        rows = comparison(one.study, target).leading.dropna()
-        found[one.name] = {str(label): float(score) for label, score in rows.items()}
-    return found
+    means = {}
+    for entry in studies:
+        rows = comparison(entry.study, target).leading.dropna()
+        means[entry.name] = {str(label): float(score) for label, score in rows.items()}
+    return means
 
 
 def shared_settings(study: Study) -> dict[str, str]:
@@ -111,11 +111,11 @@ def shared_settings(study: Study) -> dict[str, str]:
 
 def find(studies: Sequence[Named]) -> list[Finding]:
     """Compare every pair of studies: exponents of each law, then errors at the labels that both have."""
-    found = []
+    findings = []
     for key, group in itertools.groupby(laws(studies), key=lambda entry: (entry[1].target, entry[1].axis)):
-        found.append(_exponents(*key, {name: one.fit for name, one in group}))
-    found += [_levels(studies, target) for target in targets(studies)]
-    return found
+        findings.append(_exponents(*key, {name: points.fit for name, points in group}))
+    findings += [_levels(studies, target) for target in targets(studies)]
+    return findings
 
 
 def difference(first: PowerLawFit, second: PowerLawFit) -> Interval:
@@ -143,10 +143,10 @@ def _exponents(target: Target, axis: Axis, fits: dict[str, PowerLawFit | NoFit])
         return Finding(
             question, "Cannot say", f"{len(known)} of {len(fits)} studies have a law; two are needed.", detail
         )
-    each = "; ".join(f"{name} {text.number(f.b)} ({text.interval(f.b_interval)})" for name, f in known.items())
+    listed = "; ".join(f"{name} {text.number(f.b)} ({text.interval(f.b_interval)})" for name, f in known.items())
     pairs = list(itertools.combinations(known, 2))
     apart = {(a, b): difference(known[a], known[b]) for a, b in pairs}
-    told = [f"{b} {text.MINUS} {a}: {text.interval(span)}" for (a, b), span in apart.items()][:MAX_PAIRS]
+    differences = [f"{b} {text.MINUS} {a}: {text.interval(span)}" for (a, b), span in apart.items()][:MAX_PAIRS]
     more = f", and {len(pairs) - MAX_PAIRS} more pairs" if len(pairs) > MAX_PAIRS else ""
     differ = [f"{a} and {b}" for (a, b), span in apart.items() if 0 not in span]
     verdict = "No" if differ else "Not shown"
@@ -155,7 +155,7 @@ def _exponents(target: Target, axis: Axis, fits: dict[str, PowerLawFit | NoFit])
         if differ
         else "No difference is established, which is no proof of equality."
     )
-    answer = f"Exponents with {text.LEVEL} intervals: {each}. Differences: {'; '.join(told)}{more}. {doubt}"
+    answer = f"Exponents with {text.LEVEL} intervals: {listed}. Differences: {'; '.join(differences)}{more}. {doubt}"
     return Finding(question, verdict, answer, detail)
 
 
@@ -163,7 +163,7 @@ def _levels(studies: Sequence[Named], target: Target) -> Finding:
     """Which study has the lower error where labels are equal, paired by label."""
     question = f"Which study has the lower {target.name} at the same label?"
     measured = scores(studies, target)
-    told, shown = [], False
+    ratios, shown = [], False
     pairs = list(itertools.combinations(measured, 2))
     for a, b in pairs[:MAX_PAIRS]:
         both = [label for label in measured[a] if label in measured[b]]
@@ -177,11 +177,11 @@ def _levels(studies: Sequence[Named], target: Target) -> Finding:
             else f"{text.number(ratio.mean)} ({text.span(ratio.interval.low, ratio.interval.high)})"
         )
         shown |= not isinstance(ratio, NoFit) and 1 not in ratio.interval
-        told.append(f"error of {b} over that of {a}: {said}; {b} is better at {better} of {len(both)}")
-    if not told:
+        ratios.append(f"error of {b} over that of {a}: {said}; {b} is better at {better} of {len(both)}")
+    if not ratios:
         return Finding(question, "Cannot say", "No two studies have a finished pretrained run of the same label.")
     more = f" {len(pairs) - MAX_PAIRS} more pairs are left out." if len(pairs) > MAX_PAIRS else ""
-    answer = f"{'. '.join(map(_capital, told))}.{more}"
+    answer = f"{'. '.join(map(_capital, ratios))}.{more}"
     detail = "Equal labels need not mean equal settings: the differences are listed under Configuration."
     return Finding(question, "Yes" if shown else "Not shown", answer, detail)
 
@@ -192,7 +192,7 @@ def _capital(sentence: str) -> str:
 
 def render(studies: Sequence[Named]) -> str:
     """Build the whole page. The same studies in the same order give the same bytes."""
-    names = [one.name for one in studies]
+    names = [entry.name for entry in studies]
     return fill(
         "side_by_side.html.j2",
         title=" beside ".join(names),
@@ -203,19 +203,19 @@ def render(studies: Sequence[Named]) -> str:
         results=[laws_table(studies), *(scores_table(studies, target) for target in targets(studies))],
         settings=settings_table(studies),
         environment=environment_table(studies),
-        notes=[f"{one.name}: {note}" for one in studies for note in one.study.notes],
+        notes=[f"{entry.name}: {note}" for entry in studies for note in entry.study.notes],
     )
 
 
 def plots(studies: Sequence[Named]) -> Iterator[Plot]:
     """The error of the studies against each axis that they scale, those of one axis in one figure."""
     for (target, axis), group in itertools.groupby(laws(studies), key=lambda entry: (entry[1].target, entry[1].axis)):
-        drawn = {name: _on_log_scales(one) for name, one in group}
-        yield _plot(target, axis, {name: one for name, one in drawn.items() if not one.points.empty})
+        drawn = {name: _on_log_scales(points) for name, points in group}
+        yield _plot(target, axis, {name: points for name, points in drawn.items() if not points.points.empty})
 
 
-def _on_log_scales(one: Series) -> Series:
-    return replace(one, points=one.points[(one.points["x"] > 0) & (one.points["error"] > 0)])
+def _on_log_scales(points: Series) -> Series:
+    return replace(points, points=points.points[(points.points["x"] > 0) & (points.points["error"] > 0)])
 
 
 def _plot(target: Target, axis: Axis, entries: Mapping[str, Series]) -> Plot:
@@ -247,12 +247,12 @@ def _scales(axes: Axes, axis: Axis, drawn: Sequence[pd.DataFrame]) -> None:
     drawing.log_axis(axes, "y", float(error.min()) / MARGIN, top, text.round_percent)
 
 
-def _draw(axes: Axes, name: str, one: Series, look: tuple[str, str, Any]) -> None:
+def _draw(axes: Axes, name: str, points: Series, look: tuple[str, str, Any]) -> None:
     colour, marker, line = look
-    if isinstance(one.fit, PowerLawFit):
-        x = np.geomspace(*one.fit.x_range, 60)
-        axes.plot(x, one.fit.predict(x).y, color=colour, linestyle=line, linewidth=1.4, zorder=1)
-    x, error = one.points["x"].to_numpy(float), one.points["error"].to_numpy(float)
+    if isinstance(points.fit, PowerLawFit):
+        x = np.geomspace(*points.fit.x_range, 60)
+        axes.plot(x, points.fit.predict(x).y, color=colour, linestyle=line, linewidth=1.4, zorder=1)
+    x, error = points.points["x"].to_numpy(float), points.points["error"].to_numpy(float)
     axes.plot(x, error, color=colour, linestyle="none", marker=marker, fillstyle="none", markersize=7, zorder=3)
     axes.plot([], [], color=colour, linestyle=line, marker=marker, fillstyle="none", label=drawing.short(name))
 
@@ -261,7 +261,7 @@ def _alt(target: Target, axis: Axis, entries: Mapping[str, Series]) -> str:
     what = f"{captions.capital(target.name)} against {axis.name} of several studies"
     if not entries:
         return f"{what}: empty, no finished run reports it."
-    said = [f"{name}: {captions.one_series(one, axis)}" for name, one in entries.items()]
+    said = [f"{name}: {captions.one_series(points, axis)}" for name, points in entries.items()]
     return f"{what}. {' '.join(said)}"
 
 
@@ -269,8 +269,8 @@ def studies_table(studies: Sequence[Named]) -> Table:
     """A row for each study: its grid, how far it is, its sizes, best scores and cost."""
     measured = targets(studies)
     cells = []
-    for one in studies:
-        table = one.study.tried
+    for entry in studies:
+        table = entry.study.tried
         done = table[table["state"] == FINISHED]
         params = table["params_backbone"].dropna().astype("float64")
         ends = dict.fromkeys(map(text.count, (params.min(), params.max()))) if len(params) else [text.MISSING]
@@ -278,8 +278,10 @@ def studies_table(studies: Sequence[Named]) -> Table:
         cost = [text.power(float(done["flops_train"].sum())), text.count(float(done["wall_seconds"].sum()))]
         unfinished = table.loc[table["state"] != FINISHED, "state"].value_counts().sort_index()
         others = ", ".join(f"{count} {state}" for state, count in unfinished.items()) or text.MISSING
-        grid, labels = one.study.grid or text.MISSING, f"{table['label'].nunique()} {noun(one.study)}s"
-        cells.append([one.name, grid, others, labels, " to ".join(ends), f"{len(done)} of {len(table)}", *best, *cost])
+        grid, labels = entry.study.grid or text.MISSING, f"{table['label'].nunique()} {noun(entry.study)}s"
+        cells.append(
+            [entry.name, grid, others, labels, " to ".join(ends), f"{len(done)} of {len(table)}", *best, *cost]
+        )
     head = ["study", "grid", "not finished", "labels", "parameters N", "finished tasks"]
     head += [*(f"best {target.score}" for target in measured), "FLOPs", "seconds"]
     return Table("The studies", head, cells, text_columns=5)
@@ -288,14 +290,14 @@ def studies_table(studies: Sequence[Named]) -> Table:
 def laws_table(studies: Sequence[Named]) -> Table:
     """A row for each law of each study, or the reason why there is none."""
     cells = []
-    for name, one in laws(studies):
-        start = [name, f"{one.target.formula} against {one.axis.symbol}"]
-        if isinstance(one.fit, PowerLawFit):
-            fit = one.fit
+    for name, points in laws(studies):
+        start = [name, f"{points.target.formula} against {points.axis.symbol}"]
+        if isinstance(points.fit, PowerLawFit):
+            fit = points.fit
             numbers = [text.number(fit.a), text.number(fit.b), text.interval(fit.b_interval), str(fit.n)]
             cells.append([*start, *numbers, text.number(fit.residual_std), ""])
         else:
-            cells.append([*start, *[text.MISSING] * 5, one.fit.reason])
+            cells.append([*start, *[text.MISSING] * 5, points.fit.reason])
     head = ["study", "law", "a", "exponent b", f"{text.LEVEL} interval of b", "n", "residual sd of log error", "remark"]
     note = f"Error = a x^{text.MINUS}b, fitted to the points of one study alone; n counts distinct x."
     return Table("Laws of each study", head, cells, text_columns=2, note=note, words_last=True)
@@ -304,37 +306,42 @@ def laws_table(studies: Sequence[Named]) -> Table:
 def scores_table(studies: Sequence[Named], target: Target) -> Table:
     """Mean pretrained score of every label, a column for each study."""
     measured = scores(studies, target)
-    labels = list(dict.fromkeys(label for own in measured.values() for label in own))
-    params = pd.concat([one.study.table[["label", "params_backbone"]] for one in studies]).groupby("label")
+    labels = list(dict.fromkeys(label for scores_of_study in measured.values() for label in scores_of_study))
+    params = pd.concat([entry.study.table[["label", "params_backbone"]] for entry in studies]).groupby("label")
     size = params["params_backbone"].median().astype("float64").reindex(labels).fillna(float("inf"))
     ordered = sorted(labels, key=lambda label: (float(size[label]), labels.index(label)))
     nan = float("nan")
-    cells = [[label, *(text.percent(own.get(label, nan)) for own in measured.values())] for label in ordered]
+    cells = [
+        [label, *(text.percent(scores_of_study.get(label, nan)) for scores_of_study in measured.values())]
+        for label in ordered
+    ]
     return Table(f"Mean {target.score} of pretrained runs", ["label", *measured], cells)
 
 
 def settings_table(studies: Sequence[Named]) -> Table:
     """The settings that are fixed within each study and differ between them."""
-    return _differences("Settings that differ", {one.name: shared_settings(one.study) for one in studies}, "setting")
+    return _differences(
+        "Settings that differ", {entry.name: shared_settings(entry.study) for entry in studies}, "setting"
+    )
 
 
 def environment_table(studies: Sequence[Named]) -> Table:
     """Devices, commits, FLOPs conventions and package versions that differ between the studies."""
     met: dict[str, dict[str, str]] = {}
-    for one in studies:
-        own: dict[str, set[str]] = {}
-        for result in one.study.results.values():
+    for entry in studies:
+        met_values: dict[str, set[str]] = {}
+        for result in entry.study.results.values():
             facts = {name: result[name] for name in ("device_kind", "device_count", "commit", "flops_convention")}
             for name, value in {**facts, **result["versions"]}.items():
-                own.setdefault(str(name), set()).add(str(value))
-        met[one.name] = {name: ", ".join(sorted(values)) for name, values in sorted(own.items())}
+                met_values.setdefault(str(name), set()).add(str(value))
+        met[entry.name] = {name: ", ".join(sorted(values)) for name, values in sorted(met_values.items())}
     return _differences("Environment where it differs", met, "what")
 
 
 def _differences(title: str, values: Mapping[str, Mapping[str, str]], what: str) -> Table:
-    keys = sorted({key for own in values.values() for key in own})
-    differing = [key for key in keys if len({own.get(key) for own in values.values() if own}) > 1]
-    cells = [[key, *(own.get(key, text.MISSING) for own in values.values())] for key in differing]
+    keys = sorted({key for settings in values.values() for key in settings})
+    differing = [key for key in keys if len({settings.get(key) for settings in values.values() if settings}) > 1]
+    cells = [[key, *(settings.get(key, text.MISSING) for settings in values.values())] for key in differing]
     note = "" if cells else "Nothing differs."
     return Table(title, [what, *values], cells, text_columns=1 + len(values), note=note, words_last=True)
 

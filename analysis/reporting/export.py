@@ -79,9 +79,9 @@ def of_studies(studies: Sequence[Named]) -> Document:
     """The answers of several studies together, then their tables."""
     tables = [studies_table(studies), laws_table(studies), *(scores_table(studies, t) for t in targets(studies))]
     tables += [settings_table(studies), environment_table(studies)]
-    notes = [f"{one.name}: {note}" for one in studies for note in one.study.notes]
-    title = " beside ".join(one.name for one in studies)
-    return Document(title, find(studies), [one for one in tables if one.rows], notes)
+    notes = [f"{entry.name}: {note}" for entry in studies for note in entry.study.notes]
+    title = " beside ".join(entry.name for entry in studies)
+    return Document(title, find(studies), [entry for entry in tables if entry.rows], notes)
 
 
 def markdown(document: Document) -> str:
@@ -170,8 +170,8 @@ def _cell(text: str) -> str:
 def _escaped(text: str) -> str:
     """``text`` for LaTeX's default fonts; a character that these lack is written as its code point."""
     raised = _RAISED.split(text)
-    powers = [f"$^{{{found.translate(_SUPERSCRIPTS)}}}$" for found in _RAISED.findall(text)]
-    plain = [_DASHES.sub("-{}", "".join(map(_letter, part))) for part in raised]
+    powers = [f"$^{{{power.translate(_SUPERSCRIPTS)}}}$" for power in _RAISED.findall(text)]
+    plain = [_DASHES.sub("-{}", "".join(map(_letter, between))) for between in raised]
     return "".join(piece for pair in zip(plain, [*powers, ""], strict=True) for piece in pair)
 
 

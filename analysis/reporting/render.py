@@ -202,14 +202,14 @@ def _summary(study: Study) -> Iterator[tuple[str, str]]:
 
 def _states(study: Study) -> list[State]:
     """(label, start, run, task -> cell) for every run, finished or not."""
-    found: dict[str, State] = {}
+    states: dict[str, State] = {}
     names = ["run_id", "label", "init", "task", "state", "step", "steps_total", "error"]
     for row in study.tried[names].to_dict("records"):
         start = text.MISSING if pd.isna(row["init"]) else str(row["init"])
         new: State = (str(row["label"]), start, str(row["run_id"]), {})
-        found.setdefault(str(row["run_id"]), new)[3][str(row["task"])] = _cell(row)
+        states.setdefault(str(row["run_id"]), new)[3][str(row["task"])] = _cell(row)
     rank = {label: i for i, label in enumerate(label_order(study))}
-    return sorted(found.values(), key=lambda row: (rank[row[0]], row[1], row[2]))
+    return sorted(states.values(), key=lambda row: (rank[row[0]], row[1], row[2]))
 
 
 def _cell(row: Mapping[Any, Any]) -> Cell:

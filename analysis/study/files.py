@@ -147,8 +147,8 @@ def read_object(path: Path) -> dict[str, Any] | None:
 def _writable(content: dict[str, Any]) -> dict[str, Any]:
     """Replace halves of surrogate pairs: valid as JSON escapes, but no UTF-8 file can hold them."""
     written = json.dumps(content, ensure_ascii=False)
-    found: dict[str, Any] = json.loads(written.encode("utf-8", "replace"))
-    return found
+    replaced: dict[str, Any] = json.loads(written.encode("utf-8", "replace"))
+    return replaced
 
 
 def number(value: Any) -> float | int | None:

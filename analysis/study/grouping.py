@@ -35,10 +35,10 @@ def told_apart(table: pd.DataFrame, results: Results, tuned: Collection[str]) ->
     configs = {run_id: result["config"] for (run_id, _), result in results.items() if result.get("config")}
     for _, rows in table.groupby(["label", "init"]):
         known = {run_id: configs[run_id] for run_id in rows["run_id"].unique() if run_id in configs}
-        words = _telling(
+        suffixes = _telling(
             known, {*rows["task"], *rows["init"]}, tuned
         )  # what starts from pre-training rests on its settings
-        labels.loc[rows.index] += [words.get(run_id, "") for run_id in rows["run_id"]]
+        labels.loc[rows.index] += [suffixes.get(run_id, "") for run_id in rows["run_id"]]
     return labels
 
 
@@ -53,14 +53,14 @@ def compared(configs: Iterable[Mapping[str, Any]], tasks: Iterable[str], tuned: 
 
 def _telling(configs: Mapping[str, Mapping[str, Any]], tasks: set[str], tuned: Collection[str]) -> dict[str, str]:
     """{run_id: as few settings as tell it from the others, with their values}."""
-    words, groups = dict.fromkeys(configs, ""), 1
+    suffixes, groups = dict.fromkeys(configs, ""), 1
     if len(configs) < 2:
-        return words
+        return suffixes
     for key in compared(configs.values(), tasks, tuned):
-        more = {run_id: f"{words[run_id]} {key}={_value(config[key])}" for run_id, config in configs.items()}
+        more = {run_id: f"{suffixes[run_id]} {key}={_value(config[key])}" for run_id, config in configs.items()}
         if len(set(more.values())) > groups:
-            words, groups = more, len(set(more.values()))
-    return words
+            suffixes, groups = more, len(set(more.values()))
+    return suffixes
 
 
 def _value(value: Any) -> str:
@@ -86,8 +86,8 @@ def settings(study: Study, rows: pd.DataFrame) -> pd.Series[str]:
     }
     keys = compared(recorded.values(), rows["task"], study.tuned)
     spelt = {index: _spelt(config, keys) for index, config in recorded.items()}
-    found = [spelt.get(index, f"label {label}") for index, label in rows["label"].items()]
-    return pd.Series(found, index=rows.index, dtype="object")
+    values = [spelt.get(index, f"label {label}") for index, label in rows["label"].items()]
+    return pd.Series(values, index=rows.index, dtype="object")
 
 
 def _spelt(config: Mapping[str, Any], keys: list[str]) -> str:

@@ -52,8 +52,8 @@ def read_metrics(path: Path, names: Sequence[str]) -> tuple[dict[str, Line], int
         content = path.read_bytes()
     except OSError:
         return {}, 0
-    whole, _, cut = content.rpartition(b"\n")  # of a run under way, the last line may be half written
-    columns, unreadable = _by_arrow(whole, names) or _by_line(whole, names)
+    lines_read, _, cut = content.rpartition(b"\n")  # of a run under way, the last line may be half written
+    columns, unreadable = _by_arrow(lines_read, names) or _by_line(lines_read, names)
     if cut.strip():
         last, more = _by_line(cut, names)
         columns, unreadable = _joined(columns, last), unreadable + more

@@ -156,23 +156,23 @@ def _outcome(directory: Path) -> _Outcome:
     """Read status.json and result.json; the task is unreadable when either is damaged, whatever the other says."""
     broken: dict[str, str] = {}
     status: Mapping[str, Any] | None = None
-    found = None
+    read = None
     try:
         status = read_status(directory / "status.json")
     except Unreadable as why:
         broken["status.json"] = str(why)
     try:
-        found = read_result(directory / "result.json")
+        read = read_result(directory / "result.json")
     except Unreadable as why:
         broken["result.json"] = str(why)
     if broken:
-        place = f"{directory.parent.name}/{directory.name}"
-        notes = [f"{place}/{name} is left out: {why}; no fit uses this task." for name, why in broken.items()]
+        name_of_task = f"{directory.parent.name}/{directory.name}"
+        notes = [f"{name_of_task}/{name} is left out: {why}; no fit uses this task." for name, why in broken.items()]
         error = "; ".join(f"{name}: {why}" for name, why in broken.items())
         return _Outcome(directory.name, {**(status or {}), "state": UNREADABLE, "error": error}, None, notes)
     if status is None:  # result.json is written last, so it alone proves the end
-        status = {"state": "planned" if found is None else FINISHED}
-    result, notes = found or (None, [])
+        status = {"state": "planned" if read is None else FINISHED}
+    result, notes = read or (None, [])
     return _Outcome(directory.name, status, result, notes)
 
 
@@ -222,8 +222,8 @@ def _with_starts(table: pd.DataFrame) -> pd.DataFrame:
 def _join_pretraining(table: pd.DataFrame) -> pd.DataFrame:
     """Name the run that pretrained each row's weights, and give the row what that spent once it is finished."""
     pretraining = table[table["task"] == "pretrain"]
-    own = table["run_id"].where(table["run_id"].isin(pretraining["run_id"]))
-    by = table["pretrained_by"].fillna(own).astype("str")
+    same_run = table["run_id"].where(table["run_id"].isin(pretraining["run_id"]))
+    by = table["pretrained_by"].fillna(same_run).astype("str")
     spent = pretraining[pretraining["state"] == FINISHED].set_index("run_id")
     return table.assign(
         pretrained_by=by,

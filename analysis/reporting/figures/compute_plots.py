@@ -94,8 +94,8 @@ def _draw_frontier(axes: Axes, points: pd.DataFrame, best: pd.DataFrame, looks: 
         if not (points["init"] == init).any():
             continue
         look = LOOKS[init]
-        for group, own in points[points["init"] == init].groupby(groups, sort=False):
-            x, y = own["flops"].to_numpy(float), own["error"].to_numpy(float)
+        for group, group_points in points[points["init"] == init].groupby(groups, sort=False):
+            x, y = group_points["flops"].to_numpy(float), group_points["error"].to_numpy(float)
             axes.plot(x, y, color=looks.colours[str(group)], linestyle="none", markersize=7, zorder=3, **look)
             if init == PRETRAINED and str(group) in named:
                 drawing.name_below(axes, str(group), float(x.max()), float(y[x == x.max()].min()))
@@ -128,20 +128,20 @@ def costs(study: Study) -> pd.DataFrame:
 
 def cost_plot(study: Study) -> Plot | None:
     """Draw measured over planned cost of every finished task; None without a priced plan."""
-    found = costs(study)
-    if found.empty:
+    costs_of_tasks = costs(study)
+    if costs_of_tasks.empty:
         return None
-    quantities = [quantity for quantity in QUANTITIES if (found["quantity"] == quantity).any()]
+    quantities = [quantity for quantity in QUANTITIES if (costs_of_tasks["quantity"] == quantity).any()]
     with drawing.style():
         figure, panels = drawing.new_panels(len(quantities))
         for axes, quantity in zip(panels, quantities, strict=True):
-            _draw_costs(axes, found[found["quantity"] == quantity], quantity)
-        ratios = (found["measured"] / found["planned"]).to_numpy(float)
+            _draw_costs(axes, costs_of_tasks[costs_of_tasks["quantity"] == quantity], quantity)
+        ratios = (costs_of_tasks["measured"] / costs_of_tasks["planned"]).to_numpy(float)
         drawing.log_axis(panels[0], "y", min(1, float(ratios.min())) / 1.2, max(1, float(ratios.max())) * 1.2, _times)
         panels[0].set_ylabel("measured / planned")
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper center", ncols=4, fontsize="small", frameon=False)
-    said = " ".join(f"{quantity.capitalize()}: {_cost_sentence(found, quantity)}." for quantity in quantities)
+    said = " ".join(f"{quantity.capitalize()}: {_cost_sentence(costs_of_tasks, quantity)}." for quantity in quantities)
     caption = (
         "Measured over planned cost of every finished task; on the line the plan was right. Seconds depend on what "
         "else the machine had to do."
@@ -151,10 +151,10 @@ def cost_plot(study: Study) -> Plot | None:
 
 def _draw_costs(axes: Axes, points: pd.DataFrame, quantity: str) -> None:
     axes.axhline(1, color=QUIET, linewidth=1, zorder=0)
-    for task, own in points.groupby("task", sort=False):
+    for task, task_points in points.groupby("task", sort=False):
         marker, colour = TASK_LOOKS[str(task)]
-        x: Array = own["planned"].to_numpy(float)
-        y: Array = own["measured"].to_numpy(float) / x
+        x: Array = task_points["planned"].to_numpy(float)
+        y: Array = task_points["measured"].to_numpy(float) / x
         axes.plot(x, y, color=colour, marker=marker, linestyle="none", fillstyle="none", markersize=6, label=str(task))
     form = text.power if quantity == "FLOPs" else text.count
     low, high = float(points["planned"].min()), float(points["planned"].max())
@@ -162,12 +162,12 @@ def _draw_costs(axes: Axes, points: pd.DataFrame, quantity: str) -> None:
     axes.set_xlabel(f"planned {quantity}")
 
 
-def _cost_sentence(found: pd.DataFrame, quantity: str) -> str:
+def _cost_sentence(costs_of_tasks: pd.DataFrame, quantity: str) -> str:
     parts = []
-    for task, own in found[found["quantity"] == quantity].groupby("task", sort=False):
-        ratio = own["measured"] / own["planned"]
+    for task, rows in costs_of_tasks[costs_of_tasks["quantity"] == quantity].groupby("task", sort=False):
+        ratio = rows["measured"] / rows["planned"]
         middle, low, high = (_times(float(value)) for value in (ratio.median(), ratio.min(), ratio.max()))
-        parts.append(f"{task} {middle} in the median ({low} to {high}, n = {len(own)})")
+        parts.append(f"{task} {middle} in the median ({low} to {high}, n = {len(rows)})")
     return "; ".join(parts)
 
 
@@ -198,16 +198,16 @@ class Profile:
 def profiles(points: pd.DataFrame) -> tuple[list[Profile], Allocation | NoFit]:
     """The profile of every budget with at least four sizes, cheapest first, and the law through the minima."""
     budget, n, error = (points[name].to_numpy(float) for name in ("c", "n", "error"))
-    found = optima(same_budgets(budget), n, error, parabola_minimum)
-    return [_profile(one) for one in found if len(one.tried) >= FEWEST_SIZES], through(found)
+    minima = optima(same_budgets(budget), n, error, parabola_minimum)
+    return [_profile(optimum) for optimum in minima if len(optimum.tried) >= FEWEST_SIZES], through(minima)
 
 
-def _profile(one: Optimum) -> Profile:
-    parabola = parabola_through(np.log(one.tried), one.loss)
+def _profile(optimum: Optimum) -> Profile:
+    parabola = parabola_through(np.log(optimum.tried), optimum.loss)
     best = None
-    if one.log_n is not None and one.interval is not None:
-        best = Minimum(float(np.exp(one.log_n)), float(parabola.at(np.array([one.log_n]))[0]), one.interval)
-    return Profile(one.budget, one.tried, one.loss, parabola, best)
+    if optimum.log_n is not None and optimum.interval is not None:
+        best = Minimum(float(np.exp(optimum.log_n)), float(parabola.at(np.array([optimum.log_n]))[0]), optimum.interval)
+    return Profile(optimum.budget, optimum.tried, optimum.loss, parabola, best)
 
 
 def isoflop_plot(study: Study, target: Target) -> Plot | None:
@@ -215,10 +215,10 @@ def isoflop_plot(study: Study, target: Target) -> Plot | None:
     points = surface_points(study, target)
     if points["error"].nunique() < 2:  # none, or all equal: a minimum would be one of rounding
         return None
-    found, law = profiles(points)
-    if len(found) < 2:
+    every_profile, law = profiles(points)
+    if len(every_profile) < 2:
         return None
-    shown = [found[i] for i in map(int, readable(list(map(str, range(len(found))))))]
+    shown = [every_profile[i] for i in map(int, readable(list(map(str, range(len(every_profile))))))]
     with drawing.style():
         figure, axes = drawing.new_figure()
         axes.set(xlabel="backbone parameters N", ylabel=f"{target.name} ({target.formula})")
@@ -228,33 +228,35 @@ def isoflop_plot(study: Study, target: Target) -> Plot | None:
         f"budget), seeds averaged. Lines: parabolas in log N; stars: their minima; bars: {text.LEVEL} intervals of "
         f"these (Fieller), an arrow where one goes beyond the sizes tried. {_law(law)}"
     )
-    caption += f" {len(shown)} of {len(found)} budgets are drawn." if len(shown) < len(found) else ""
-    each = "; ".join(f"{text.power(one.budget)} FLOPs: {_minimum(one)}" for one in shown)
-    alt = f"{captions.capital(target.name)} against size at {len(found)} budgets. {each}."
+    caption += f" {len(shown)} of {len(every_profile)} budgets are drawn." if len(shown) < len(every_profile) else ""
+    listed = "; ".join(f"{text.power(profile.budget)} FLOPs: {_minimum(profile)}" for profile in shown)
+    alt = f"{captions.capital(target.name)} against size at {len(every_profile)} budgets. {listed}."
     return Plot(f"isoflop-{target.task}", figure, caption, alt)
 
 
 def _draw(axes: Axes, shown: list[Profile]) -> None:
-    every = np.concatenate([one.sizes for one in shown])
+    every = np.concatenate([profile.sizes for profile in shown])
     drawing.log_axis(axes, "x", float(every.min()) / MARGIN, float(every.max()) * MARGIN, text.count)
     axes.yaxis.set_major_formatter(lambda value, _: text.round_percent(value))
     colours = sns.color_palette("cividis", len(shown) + 1)  # its palest end is left out
     dashes = drawing.size_dashes([str(i) for i in range(len(shown))])
-    for i, one in enumerate(shown):
-        x = np.geomspace(one.sizes[0], one.sizes[-1], 80)
-        look = {"color": colours[i], "label": f"{text.power(one.budget)} FLOPs"}
-        parabola = one.parabola.at(np.log(x))
+    for i, profile in enumerate(shown):
+        x = np.geomspace(profile.sizes[0], profile.sizes[-1], 80)
+        look = {"color": colours[i], "label": f"{text.power(profile.budget)} FLOPs"}
+        parabola = profile.parabola.at(np.log(x))
         axes.plot(x, parabola, dashes=dashes[str(i)] or (1, 0), linewidth=1.3, color=colours[i])
-        axes.plot(one.sizes, one.errors, linestyle="none", marker=MARKERS[i], markersize=6, fillstyle="none", **look)
-        if one.best is not None:
-            _draw_best(axes, one, one.best, colours[i])
+        axes.plot(
+            profile.sizes, profile.errors, linestyle="none", marker=MARKERS[i], markersize=6, fillstyle="none", **look
+        )
+        if profile.best is not None:
+            _draw_best(axes, profile, profile.best, colours[i])
     axes.legend(loc="best", fontsize="small")
 
 
-def _draw_best(axes: Axes, one: Profile, best: Minimum, colour: Any) -> None:
+def _draw_best(axes: Axes, profile: Profile, best: Minimum, colour: Any) -> None:
     """A star and the bar of its interval: an end within the sizes tried has a tick, one beyond them an arrow."""
     axes.plot(best.size, best.error, marker="*", color=INK, markersize=11, zorder=4)
-    smallest, largest = float(one.sizes[0]), float(one.sizes[-1])
+    smallest, largest = float(profile.sizes[0]), float(profile.sizes[-1])
     low, high = max(best.interval.low, smallest), min(best.interval.high, largest)
     axes.plot([low, high], [best.error, best.error], color=colour, linewidth=2, zorder=3)
     ends = {"color": colour, "markersize": 7, "markeredgewidth": 2, "zorder": 3}
@@ -272,12 +274,14 @@ def _law(law: Allocation | NoFit) -> str:
     )
 
 
-def _minimum(one: Profile) -> str:
-    sizes = text.counted(len(one.sizes), "size")
-    if one.best is None:
+def _minimum(profile: Profile) -> str:
+    sizes = text.counted(len(profile.sizes), "size")
+    if profile.best is None:
         return f"{sizes}, no minimum between them"
-    within = f"{text.LEVEL} interval {_ends(one.best.interval, one.sizes)}"
-    return f"{sizes}, lowest at {text.count(one.best.size)} parameters ({within}; {text.percent(one.best.error)})"
+    within = f"{text.LEVEL} interval {_ends(profile.best.interval, profile.sizes)}"
+    return (
+        f"{sizes}, lowest at {text.count(profile.best.size)} parameters ({within}; {text.percent(profile.best.error)})"
+    )
 
 
 def _ends(interval: Interval, tried: Array) -> str:

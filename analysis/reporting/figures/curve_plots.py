@@ -57,10 +57,10 @@ def _grouped(study: Study, curves: Sequence[Curve], looks: Palette) -> tuple[boo
     labels = {curve.label for curve in curves}
     by_label = len(labels) <= max(MAX_GROUPS, len({looks.group_of[label] for label in labels}))
     order = label_order(study) if by_label else looks.groups
-    found: dict[str, list[Curve]] = {name: [] for name in order}
+    curves_by_name: dict[str, list[Curve]] = {name: [] for name in order}
     for curve in curves:
-        found[curve.label if by_label else looks.group_of[curve.label]].append(curve)
-    return by_label, {name: own for name, own in found.items() if own}
+        curves_by_name[curve.label if by_label else looks.group_of[curve.label]].append(curve)
+    return by_label, {name: members for name, members in curves_by_name.items() if members}
 
 
 def _styles(study: Study, *, by_label: bool) -> str:
@@ -79,9 +79,9 @@ def _lines(groups: Mapping[str, Sequence[Curve]]) -> str:
 
 def _draw(axes: Axes, groups: Mapping[str, Sequence[Curve]], looks: Palette) -> None:
     handles = []
-    for name, own in groups.items():
+    for name, members in groups.items():
         colour, dashes = looks.colours[looks.group_of.get(name, name)], looks.dashes[name] or (1, 0)
-        x, mean = (own[0].images, own[0].values) if len(own) == 1 else _draw_band(axes, own, colour)
+        x, mean = (members[0].images, members[0].values) if len(members) == 1 else _draw_band(axes, members, colour)
         marker = "o" if len(x) <= MARKED_POINTS else ""  # a line of one point would not show at all
         axes.plot(x, mean, color=colour, dashes=dashes, linewidth=1.4, marker=marker, markersize=5)
         handles.append(axes.plot([], [], color=colour, dashes=dashes)[0])
@@ -133,16 +133,16 @@ def curves(study: Study, wanted: Mapping[str, Sequence[str]]) -> Curves:
         lines, unreadable = read_metrics(_path(study, run_id, task), wanted[task])
         return {metric: _curve(run_id, label, line) for metric, line in lines.items()}, unreadable
 
-    found: dict[Key, list[Curve]] = {}
+    curves_by_key: dict[Key, list[Curve]] = {}
     notes = []
     with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:  # reading and parsing leave Python's lock
-        for (run_id, task, _), (own, unreadable) in zip(runs, pool.map(read, runs), strict=True):
-            for metric, curve in own.items():
+        for (run_id, task, _), (curves_of_run, unreadable) in zip(runs, pool.map(read, runs), strict=True):
+            for metric, curve in curves_of_run.items():
                 if len(curve.values):
-                    found.setdefault((task, metric), []).append(curve)
+                    curves_by_key.setdefault((task, metric), []).append(curve)
             if unreadable:
                 notes.append(f"{run_id}/{task}/metrics.jsonl: {text.counted(unreadable, 'unreadable line')} left out.")
-    return Curves(found, tuple(notes))
+    return Curves(curves_by_key, tuple(notes))
 
 
 def _path(study: Study, run_id: str, task: str) -> Path:

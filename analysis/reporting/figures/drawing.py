@@ -144,8 +144,8 @@ def _letters() -> frozenset[int]:
 
 def name_below(axes: Axes, name: str, x: float, y: float, *, left: bool = False) -> None:
     """Write the name of a size under its point, or to the ``left`` of there."""
-    place: dict[str, Any] = {"xytext": (6 if left else 0, -14), "ha": "right" if left else "center"}
-    axes.annotate(short(name), (x, y), textcoords="offset points", va="baseline", fontsize="small", **place)
+    offset: dict[str, Any] = {"xytext": (6 if left else 0, -14), "ha": "right" if left else "center"}
+    axes.annotate(short(name), (x, y), textcoords="offset points", va="baseline", fontsize="small", **offset)
 
 
 def legend_above(axes: Axes) -> None:
@@ -211,19 +211,19 @@ class Palette:
 def palette(study: Study) -> Palette:
     """Give every label of ``study`` the look of its size."""
     labels = label_order(study)
-    own = not scales_sizes(study)
-    group_of = {label: label for label in labels} if own else size_of(study)
-    groups = labels if own else size_order(study)
+    by_label = not scales_sizes(study)
+    group_of = {label: label for label in labels} if by_label else size_of(study)
+    groups = labels if by_label else size_order(study)
     return Palette(group_of, groups, size_colours(groups), _dashes(group_of, groups))
 
 
 def _dashes(group_of: Mapping[str, str], groups: Sequence[str]) -> dict[str, Any]:
-    found = size_dashes(groups)
+    dashes = size_dashes(groups)
     if len(group_of) <= len(groups):
-        return found | {label: found[group] for label, group in group_of.items()}
+        return dashes | {label: dashes[group] for label, group in group_of.items()}
     for group in groups:
-        found |= size_dashes([label for label, own in group_of.items() if own == group])
-    return found
+        dashes |= size_dashes([label for label, group_of_label in group_of.items() if group_of_label == group])
+    return dashes
 
 
 def readable(groups: Sequence[str], most: int = MAX_GROUPS) -> list[str]:

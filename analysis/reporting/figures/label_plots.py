@@ -62,9 +62,9 @@ def _draw_ranks(axes: Axes, order: Sequence[str], known: Mapping[str, pd.DataFra
     axes.axvline(1, color=QUIET, linestyle=":", linewidth=1.5, zorder=0)
     for kind, points in known.items():
         look: dict[str, Any] = {"linestyle": "none", "markersize": 7, **KINDS[kind]}
-        for label, own in points[points["label"].isin(order)].groupby("label", sort=False):
-            place = [order.index(str(label))] * len(own)
-            axes.plot(own["rank"].to_numpy(float), place, color=looks.colour(str(label)), **look)
+        for label, label_points in points[points["label"].isin(order)].groupby("label", sort=False):
+            row = [order.index(str(label))] * len(label_points)
+            axes.plot(label_points["rank"].to_numpy(float), row, color=looks.colour(str(label)), **look)
         axes.plot([], [], color=QUIET, label=kind, **look)
     drawing.label_rows(axes, order)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
@@ -119,18 +119,20 @@ def pooled(points: pd.DataFrame) -> Spread | None:
 
 def seed_plot(study: Study) -> Plot | None:
     """Draw each run's distance from the mean of its label, a panel per score; None where nothing was repeated."""
-    found = {target: deviations(study, target) for target in FINETUNED}
-    spreads = {target: spread for target, points in found.items() if (spread := pooled(points)) is not None}
+    deviations_by_target = {target: deviations(study, target) for target in FINETUNED}
+    spreads = {
+        target: spread for target, points in deviations_by_target.items() if (spread := pooled(points)) is not None
+    }
     if not spreads:
         return None
-    present = {label for target in spreads for label in found[target]["label"]}
+    present = {label for target in spreads for label in deviations_by_target[target]["label"]}
     every = [label for label in label_order(study) if label in present]
     order = readable(every, MAX_ROWS)
     with drawing.style():
         figure, panels = drawing.new_panels(len(spreads), row_height=height(len(order)))
         drawing.label_rows(panels[0], order)
         for axes, target in zip(panels, spreads, strict=True):
-            _draw_spread(axes, found[target], order, palette(study))
+            _draw_spread(axes, deviations_by_target[target], order, palette(study))
             axes.set_xlabel(f"{target.score} (points)")
     said = [_spread_sentence(target, spread) for target, spread in spreads.items()]
     caption = (
@@ -143,9 +145,16 @@ def seed_plot(study: Study) -> Plot | None:
 
 def _draw_spread(axes: Axes, points: pd.DataFrame, order: Sequence[str], looks: Palette) -> None:
     axes.axvline(0, color=QUIET, linewidth=1, zorder=0)
-    for place, label in enumerate(order):
-        own = 100 * points.loc[points["label"] == label, "deviation"].to_numpy(float)
-        axes.plot(own, [place] * len(own), "o", color=looks.colour(label), markersize=6, fillstyle="none")
+    for row, label in enumerate(order):
+        label_deviations = 100 * points.loc[points["label"] == label, "deviation"].to_numpy(float)
+        axes.plot(
+            label_deviations,
+            [row] * len(label_deviations),
+            "o",
+            color=looks.colour(label),
+            markersize=6,
+            fillstyle="none",
+        )
     reach = 115 * float(points["deviation"].abs().max())
     axes.set_xlim(-reach, reach)
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from analysis.findings import text
 from analysis.findings.learning_rates import ARMS, at_edge, tries
 from analysis.findings.series import COST_KEYS, LABEL_KEYS, SIZE_KEYS, Target, finished, label_order, leading
+from analysis.laws.law import Array
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import INK, QUIET, Palette, palette, readable
 from analysis.reporting.figures.plots import MARGIN, Plot
@@ -31,14 +32,14 @@ ARM_LOOKS: dict[str, dict[str, Any]] = {
 
 def settings(study: Study) -> list[str]:
     """The varied settings that are positive numbers of three values or more: no size, cost, labels or seed."""
-    found = []
+    keys = []
     for key in study.axes:
         values = study.table[f"config.{key}"].dropna()
         numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
         other = key in SIZE_KEYS | COST_KEYS | LABEL_KEYS or key.rpartition(".")[2] == "seed"
         if numeric and not other and values.nunique() >= FEWEST_VALUES and values.between(SMALLEST, LARGEST).all():
-            found.append(key)
-    return found
+            keys.append(key)
+    return keys
 
 
 def measured(study: Study, target: Target, key: str) -> pd.DataFrame:
@@ -92,10 +93,12 @@ def _draw_sensitivity(
     drawing.log_axis(axes, "y", low, high, text.round_percent)
     for group, mean in means.items():
         colour = looks.colours[group]
-        own = good[good["group"] == group]
+        group_points = good[good["group"] == group]
         x, y = mean.index.to_numpy(float), mean.to_numpy(float)
         axes.plot(x, y, color=colour, dashes=looks.dashes[group] or (1, 0), linewidth=1.4, label=drawing.short(group))
-        axes.plot(own["x"].to_numpy(float), own["error"].to_numpy(float), ".", color=colour, markersize=6)
+        axes.plot(
+            group_points["x"].to_numpy(float), group_points["error"].to_numpy(float), ".", color=colour, markersize=6
+        )
         lowest = int(np.argmin(y))
         axes.plot(x[lowest], y[lowest], "o", color=INK, fillstyle="none", markersize=10)
     if len(bad):
@@ -135,14 +138,14 @@ def _draw_tuned(axes: Axes, points: pd.DataFrame, shown: list[str], looks: Palet
     x, y = points["value"], points["error"]
     drawing.log_axis(axes, "x", float(x.min()) / MARGIN, float(x.max()) * MARGIN, lambda value: f"{value:g}", 5)
     drawing.log_axis(axes, "y", float(y.min()) / 1.1, min(float(y.max()) * 1.1, 1.15), text.round_percent)
-    for (label, arm), own in points.groupby(["label", "arm"], sort=False):
+    for (label, arm), arm_points in points.groupby(["label", "arm"], sort=False):
         colour, look = looks.colour(str(label)), ARM_LOOKS[str(arm)]
-        mean = own.groupby("value")["error"].mean()
+        mean = arm_points.groupby("value")["error"].mean()
         line = {"linestyle": look["linestyle"], "linewidth": 1.4}
         axes.plot(mean.index.to_numpy(float), mean.to_numpy(float), color=colour, **line)
         dots = {**look, "linestyle": "none", "markersize": 5}
-        axes.plot(own["value"].to_numpy(float), own["error"].to_numpy(float), color=colour, **dots)
-        best = own[own["chosen"]]
+        axes.plot(arm_points["value"].to_numpy(float), arm_points["error"].to_numpy(float), color=colour, **dots)
+        best = arm_points[arm_points["chosen"]]
         ring: dict[str, Any] = {"color": INK, "fillstyle": "none", "markersize": 11}
         axes.plot(best["value"].to_numpy(float), best["error"].to_numpy(float), "o", **ring)
     for arm in (name for name in ARMS.values() if (points["arm"] == name).any()):
@@ -154,10 +157,15 @@ def _draw_tuned(axes: Axes, points: pd.DataFrame, shown: list[str], looks: Palet
 
 def _tuned_alt(points: pd.DataFrame, key: str) -> str:
     said = [
-        f"{label} {arm}: lowest {text.percent(float(own['error'].min()))} at "
-        f"{' and '.join(f'{value:g}' for value in np.unique(own.loc[own['chosen'], 'value'].to_numpy(float)))}"
-        for (label, arm), own in points.groupby(["label", "arm"], sort=False)
-        if own["chosen"].any()
+        f"{label} {arm}: lowest {text.percent(float(tries_of_arm['error'].min()))} at "
+        f"{' and '.join(f'{value:g}' for value in _chosen_values(tries_of_arm))}"
+        for (label, arm), tries_of_arm in points.groupby(["label", "arm"], sort=False)
+        if tries_of_arm["chosen"].any()
     ]
     span = f"{points['value'].min():g} to {points['value'].max():g}"
     return f"{captions.capital('error on tuning images')} against {key} from {span}. {'; '.join(said)}."
+
+
+def _chosen_values(tries_of_arm: pd.DataFrame) -> Array:
+    """The distinct values that were chosen, lowest first."""
+    return np.unique(tries_of_arm.loc[tries_of_arm["chosen"], "value"].to_numpy(float))

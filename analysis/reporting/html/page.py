@@ -111,11 +111,11 @@ def result_table(study: Study, task: str) -> Table:
     tuned = [key for key in study.tuned if key.startswith(f"{task}.")]
     columns = [*((key, f"config.{key}", text.number) for key in tuned), *_columns(task, rows)]
     seeds = [text.MISSING if pd.isna(seed) else str(seed) for seed in rows["seed"]]
-    words = [list(rows["label"]), list(rows["init"].fillna(text.MISSING)), seeds]
+    texts = [list(rows["label"]), list(rows["init"].fillna(text.MISSING)), seeds]
     numbers = [[form(float(v)) for v in rows[name].astype("float64").fillna(float("nan"))] for _, name, form in columns]
-    chosen = [["yes" if each else "no" for each in rows[CHOSEN]]] if tuned else []
+    chosen = [["yes" if is_chosen else "no" for is_chosen in rows[CHOSEN]]] if tuned else []
     head = [noun(study), "start", "seed", *(CHOSEN for _ in chosen), *(title for title, _, _ in columns), "run"]
-    cells = list(zip(*(map(str, column) for column in words), *chosen, *numbers, rows["run_id"], strict=True))
+    cells = list(zip(*(map(str, column) for column in texts), *chosen, *numbers, rows["run_id"], strict=True))
     return Table(TITLES[task], head, in_order(study, cells), text_columns=3 + len(chosen), words_last=True)
 
 
@@ -125,8 +125,8 @@ def states_table(study: Study) -> Table:
     cells = []
     for row in rows[["label", "init", "run_id", "task", "state", "step", "steps_total", "error"]].to_dict("records"):
         steps = text.MISSING if pd.isna(row["step"]) else f"{row['step']} of {row['steps_total']}"
-        words = [text.MISSING if pd.isna(row[name]) else str(row[name]) for name in ("init", "run_id", "task", "state")]
-        cells.append([str(row["label"]), *words, steps, "" if pd.isna(row["error"]) else str(row["error"])])
+        texts = [text.MISSING if pd.isna(row[name]) else str(row[name]) for name in ("init", "run_id", "task", "state")]
+        cells.append([str(row["label"]), *texts, steps, "" if pd.isna(row["error"]) else str(row["error"])])
     head = [noun(study), "start", "run", "task", "state", "step", "why"]
     return Table("Tasks that are not finished", head, in_order(study, cells), text_columns=5, words_last=True)
 
@@ -160,7 +160,7 @@ def in_order(study: Study, rows: Sequence[Sequence[str]]) -> list[Sequence[str]]
 def _columns(task: str, rows: pd.DataFrame) -> Iterator[Column]:
     """The columns that any row has a number for; a moving average's stands beside the raw one."""
     wanted: list[Column] = []
-    for metric in (one for one in spec(task).metrics if one.reported):
+    for metric in (shown for shown in spec(task).metrics if shown.reported):
         form = _FORMS[metric.unit]
         wanted.append((metric.label, f"metrics.{metric.key}", form))
         if not metric.key.endswith("_majority"):  # the majority baseline has no weights to average

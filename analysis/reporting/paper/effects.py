@@ -122,11 +122,11 @@ def _outcome(study: Study, label: str) -> dict[str, object]:
     trivial = _mean(classified, "top1_majority")
     owners = study.table.loc[study.table["label"] == label, "pretrained_by"].dropna().unique()
     pretrained = study.table[(study.table["task"] == "pretrain") & study.table["run_id"].isin(owners)]
-    found: dict[str, object] = {"top1": top1.mean(), "low": top1.min(), "high": top1.max(), "n": len(top1)}
-    found |= {"ema_top1": _mean(classified, "ema_top1"), "trivial": trivial}
+    outcome: dict[str, object] = {"top1": top1.mean(), "low": top1.min(), "high": top1.max(), "n": len(top1)}
+    outcome |= {"ema_top1": _mean(classified, "ema_top1"), "trivial": trivial}
     measured = {name: _mean(pretrained, name) for name in PRETRAINING}
     fate = _fate(top1, trivial, set(classified["state"]) | set(pretrained["state"]))
-    return {**found, **measured, "fate": fate, "pretraining": _pretraining_fate(measured)}
+    return {**outcome, **measured, "fate": fate, "pretraining": _pretraining_fate(measured)}
 
 
 def _mean(rows: pd.DataFrame, metric: str) -> float:
@@ -148,29 +148,29 @@ def _pretraining_fate(measured: dict[str, float]) -> str:
 
 
 def _effect(study: Study, facts: Mapping[str, Mapping[str, Any]], label: str, reference: str) -> Effect:
-    own, base = facts[label], facts[reference]
-    paper, here = float(own["paper"] - base["paper"]), float(own["top1"] - base["top1"])
+    row, base = facts[label], facts[reference]
+    paper, here = float(row["paper"] - base["paper"]), float(row["top1"] - base["top1"])
     both = pd.concat([scores(study, label), scores(study, reference)], axis=1, join="inner", keys=["own", "base"])
     interval = mean_interval(both["own"] - both["base"])
-    verdict, sure = _verdict(own, base, paper, here, interval)
+    verdict, sure = _verdict(row, base, paper, here, interval)
     return Effect(label, reference, paper, here, interval, verdict, sure)
 
 
 def _verdict(
-    own: Mapping[str, Any], base: Mapping[str, Any], paper: float, here: float, interval: Interval | None
+    row: Mapping[str, Any], base: Mapping[str, Any], paper: float, here: float, interval: Interval | None
 ) -> tuple[str, str]:
     """Judge one effect; (verdict, how sure). A sign without an interval is no more than a sign."""
-    if own["fate"] == "unfinished":
+    if row["fate"] == "unfinished":
         return UNSURE, "no finished run"
     if base["fate"]:
         return UNSURE, f"the row it is compared with {_is(base['fate'])} here"
-    if own["fate"]:
-        if own["paper_failed"]:
-            return AGREES, f"{_is(own['fate'])} here, as in the paper"
-        return (SIGN_AGREES if paper < 0 else DIFFERS), f"{_is(own['fate'])} here, not in the paper"
-    same = (here < 0) == (own["paper_failed"] or paper < 0)
+    if row["fate"]:
+        if row["paper_failed"]:
+            return AGREES, f"{_is(row['fate'])} here, as in the paper"
+        return (SIGN_AGREES if paper < 0 else DIFFERS), f"{_is(row['fate'])} here, not in the paper"
+    same = (here < 0) == (row["paper_failed"] or paper < 0)
     verdict, sure = _verdict_of_difference(here, interval, same=same)
-    if own["paper_failed"]:  # a lower score is the failure's sign, not the failure
+    if row["paper_failed"]:  # a lower score is the failure's sign, not the failure
         return (SIGN_AGREES if verdict == AGREES else verdict), f"it does not fail here; {sure}"
     return verdict, sure
 
@@ -192,7 +192,7 @@ def _is(fate: object) -> str:
 
 def _signs(compared: list[Effect]) -> Finding:
     question = "Do the effects go the way of the paper's table?"
-    counts = {word: [one.label for one in compared if one.verdict == word] for word in _ORDER}
+    counts = {word: [effect.label for effect in compared if effect.verdict == word] for word in _ORDER}
     said = [f"{word}: {', '.join(labels)}" for word, labels in counts.items() if labels]
     answer = f"Of {text.counted(len(compared), 'effect')} on top-1, {'; '.join(said)}."
     detail = (
@@ -203,7 +203,7 @@ def _signs(compared: list[Effect]) -> Finding:
 
 
 def _overall(compared: list[Effect]) -> str:
-    verdicts = {one.verdict for one in compared}
+    verdicts = {effect.verdict for effect in compared}
     if verdicts == {AGREES}:
         return "Yes"
     if DIFFERS in verdicts:
@@ -216,16 +216,18 @@ def _pretraining_fates(rows: pd.DataFrame) -> Finding:
     known = rows.dropna(subset=["loss", "effective_rank_outputs"])
     if known.empty:
         return Finding(question, "Cannot say", "No finished pretraining reports its loss and effective rank.")
-    told = [f"{label} {row['pretraining']} ({_measures(row)})" for label, row in known.iterrows() if row["pretraining"]]
+    fates = [
+        f"{label} {row['pretraining']} ({_measures(row)})" for label, row in known.iterrows() if row["pretraining"]
+    ]
     others = [f"{label} ({_measures(row)})" for label, row in known.iterrows() if not row["pretraining"]]
-    answer = f"{'; '.join(told)}." if told else "None does."
+    answer = f"{'; '.join(fates)}." if fates else "None does."
     rest = f"Neither: {'; '.join(others)}. " if others else ""
-    return Finding(question, "Yes" if told else "No", answer, rest + THRESHOLDS)
+    return Finding(question, "Yes" if fates else "No", answer, rest + THRESHOLDS)
 
 
 def _measures(row: pd.Series[float]) -> str:
-    own = "" if math.isnan(row["self_cosine"]) else f", own-input cosine {text.number(row['self_cosine'])}"
-    return f"loss {text.number(row['loss'])}, rank {text.number(row['effective_rank_outputs'])}{own}"
+    cosine = "" if math.isnan(row["self_cosine"]) else f", own-input cosine {text.number(row['self_cosine'])}"
+    return f"loss {text.number(row['loss'])}, rank {text.number(row['effective_rank_outputs'])}{cosine}"
 
 
 @functools.cache

@@ -39,12 +39,12 @@ def paired_plot(study: Study) -> Plot:
     with drawing.style():
         figure, (left, right) = drawing.new_panels(2, row_height=height(len(order)))
         drawing.label_rows(left, order)
-        for place, (label, row) in enumerate(rows.iterrows()):
+        for position, (label, row) in enumerate(rows.iterrows()):
             missing = "fails" if row["paper_failed"] else "not in the paper"
-            _dot(left, place, [row["paper"]], colours[str(label)], missing if np.isnan(row["paper"]) else "")
-            own = [row["top1"], *scores(study, str(label))]
-            _dot(right, place, own, colours[str(label)], str(row["fate"]))
-            right.plot([row["ema_top1"]], [place + EMA_BELOW], color=colours[str(label)], **_EMA)
+            _dot(left, position, [row["paper"]], colours[str(label)], missing if np.isnan(row["paper"]) else "")
+            here = [row["top1"], *scores(study, str(label))]
+            _dot(right, position, here, colours[str(label)], str(row["fate"]))
+            right.plot([row["ema_top1"]], [position + EMA_BELOW], color=colours[str(label)], **_EMA)
         _score_axis(left, "the paper", rows["paper"])
         at_chance = (rows["fate"] == AT_CHANCE).any()
         shown = ["low", "high", "ema_top1", *(["trivial"] if at_chance else [])]
@@ -63,18 +63,18 @@ def paired_plot(study: Study) -> Plot:
 def published_plot(study: Study, target: Target) -> Plot:
     """Draw the error against parameters as far as the published models, hollow, at the N of their size."""
     start = starts(study.of(target.task))[0]
-    own = series(study, target, PARAMETERS, start).points
-    own = own[(own["x"] > 0) & (own["error"] > 0)]
+    here = series(study, target, PARAMETERS, start).points
+    here = here[(here["x"] > 0) & (here["error"] > 0)]
     published = _drawn_methods(target)
     with drawing.style():
         figure, axes = drawing.new_figure()
         axes.set(xlabel="backbone parameters N", ylabel=f"{target.name} ({target.formula})")
-        _draw_own(axes, own, palette(study))
+        _draw_own(axes, here, palette(study))
         for key, points in published.items():
             name, marker, colour = _METHODS[key]
             x, y = points["x"].to_numpy(float), points["error"].to_numpy(float)
             axes.plot(x, y, color=colour, marker=marker, label=name, **_OPEN)
-        every = pd.concat([own[["x", "error"]], *published.values()])
+        every = pd.concat([here[["x", "error"]], *published.values()])
         low, high = every["error"].min() / MARGIN, min(every["error"].max() * MARGIN, 1.15)
         drawing.log_axis(axes, "x", every["x"].min() / 1.6, every["x"].max() * 1.6, text.count)
         drawing.log_axis(axes, "y", low, high, text.round_percent)
@@ -83,31 +83,31 @@ def published_plot(study: Study, target: Target) -> Plot:
         f"{captions.capital(target.name)} here (filled) and published (hollow), log scales. {where(study, target)} "
         "MAE stands at the N of NEPA's model of the same size."
     )
-    return Plot(f"published-{target.task}", figure, caption, _published_alt(own, published, target))
+    return Plot(f"published-{target.task}", figure, caption, _published_alt(here, published, target))
 
 
 def epochs_plot(study: Study) -> Plot:
     """Draw the error against the length of pretraining: Figure 4 of the paper, and this study's beside it."""
-    own, published = epochs_here(study), of_grid("epochs").astype({"epochs": "float64"})
+    here, published = epochs_here(study), of_grid("epochs").astype({"epochs": "float64"})
     with drawing.style():
         figure, (left, right) = drawing.new_panels(2)
         _draw_figure_4(left, published)
-        if own.empty:
+        if here.empty:
             drawing.write_empty(right)
             right.set_xticks([])
         else:
-            means = own.groupby("x")["error"].mean()
+            means = here.groupby("x")["error"].mean()
             small = _FILLED | {"markersize": 4}
-            right.plot(own["x"].to_numpy(float), own["error"].to_numpy(float), color=QUIET, alpha=0.7, **small)
+            right.plot(here["x"].to_numpy(float), here["error"].to_numpy(float), color=QUIET, alpha=0.7, **small)
             right.plot(means.index.to_numpy(float), means.to_numpy(float), color=INK, marker="o")
-            _epochs_axis(right, HERE, own["x"])
-        every = pd.concat([1 - published["score"], own["error"]])
+            _epochs_axis(right, HERE, here["x"])
+        every = pd.concat([1 - published["score"], here["error"]])
         drawing.log_axis(left, "y", every.min() / 1.2, min(every.max() * 1.2, 1.1), text.round_percent)
     caption = (
         "Classification error against epochs of pretraining, log scales. The paper: causal fine-tuning, Figure 4, read "
         f"off to within 0.03 points. {where(study, CLASSIFICATION)}"
     )
-    return Plot("epochs", figure, caption, _epochs_alt(own, published))
+    return Plot("epochs", figure, caption, _epochs_alt(here, published))
 
 
 def where(study: Study, target: Target) -> str:
@@ -131,8 +131,8 @@ def epochs_here(study: Study) -> pd.DataFrame:
     return points.dropna().sort_values("x", kind="stable")
 
 
-def _draw_own(axes: Axes, own: pd.DataFrame, looks: Palette) -> None:
-    for group, points in own.groupby(own["label"].map(looks.group_of), sort=False):
+def _draw_own(axes: Axes, here: pd.DataFrame, looks: Palette) -> None:
+    for group, points in here.groupby(here["label"].map(looks.group_of), sort=False):
         x, y = points["x"].to_numpy(float), points["error"].to_numpy(float)
         axes.plot(x, y, color=looks.colours[str(group)], **_FILLED)
     axes.plot([], [], color=INK, label=HERE, **_FILLED)
@@ -148,18 +148,18 @@ def _draw_figure_4(axes: Axes, published: pd.DataFrame) -> None:
     axes.set_ylabel(f"{CLASSIFICATION.name} ({CLASSIFICATION.formula})")
 
 
-def _dot(axes: Axes, place: int, values: Sequence[float], colour: Any, word: str) -> None:
+def _dot(axes: Axes, row: int, values: Sequence[float], colour: Any, word: str) -> None:
     """The first value large and the others small; a cross and ``word`` at the left where there is none."""
     if np.isnan(values[0]):
         at_left: dict[str, Any] = {"transform": axes.get_yaxis_transform()}
-        axes.plot([0.06], [place], color=INK, marker="x", markersize=7, markeredgewidth=2, **at_left)
-        axes.text(0.13, place, word, va="center", fontsize="small", color=INK, backgroundcolor="white", **at_left)
+        axes.plot([0.06], [row], color=INK, marker="x", markersize=7, markeredgewidth=2, **at_left)
+        axes.text(0.13, row, word, va="center", fontsize="small", color=INK, backgroundcolor="white", **at_left)
         return
-    axes.plot([values[0]], [place], color=colour, zorder=3, **_FILLED)
-    axes.plot(values[1:], [place] * (len(values) - 1), color=colour, alpha=0.6, **_FILLED | {"markersize": 4})
+    axes.plot([values[0]], [row], color=colour, zorder=3, **_FILLED)
+    axes.plot(values[1:], [row] * (len(values) - 1), color=colour, alpha=0.6, **_FILLED | {"markersize": 4})
     if word:
         beside: dict[str, Any] = {"xytext": (8, -4), "textcoords": "offset points"}
-        axes.annotate(word, (values[0], place), fontsize="small", **beside)
+        axes.annotate(word, (values[0], row), fontsize="small", **beside)
 
 
 def _score_axis(axes: Axes, title: str, values: pd.Series[float]) -> None:
@@ -194,9 +194,11 @@ def _drawn_methods(target: Target) -> dict[tuple[str, str], pd.DataFrame]:
     params = rows.dropna(subset=["params"]).groupby("size")["params"].first().astype("float64")
     drawn = {}
     for method, attention in _METHODS:
-        own = rows[(rows["method"] == method) & (rows["attention"] == attention)]
-        if len(own):
-            drawn[method, attention] = pd.DataFrame({"x": own["size"].map(params), "error": 1 - own["score"]})
+        method_rows = rows[(rows["method"] == method) & (rows["attention"] == attention)]
+        if len(method_rows):
+            drawn[method, attention] = pd.DataFrame(
+                {"x": method_rows["size"].map(params), "error": 1 - method_rows["score"]}
+            )
     return drawn
 
 
@@ -210,12 +212,12 @@ def _paired_alt(rows: pd.DataFrame) -> str:
     return f"Top-1 of each row, the paper's and this study's. {'; '.join(said)}."
 
 
-def _published_alt(own: pd.DataFrame, published: Mapping[tuple[str, str], pd.DataFrame], target: Target) -> str:
+def _published_alt(here: pd.DataFrame, published: Mapping[tuple[str, str], pd.DataFrame], target: Target) -> str:
     said = []
-    if len(own):
-        low, high = text.percent(float(own["error"].min())), text.percent(float(own["error"].max()))
-        span = f"{text.count(float(own['x'].min()))} to {text.count(float(own['x'].max()))} parameters"
-        said.append(f"{text.counted(len(own), 'run')} of this study from {span}, errors {low} to {high}")
+    if len(here):
+        low, high = text.percent(float(here["error"].min())), text.percent(float(here["error"].max()))
+        span = f"{text.count(float(here['x'].min()))} to {text.count(float(here['x'].max()))} parameters"
+        said.append(f"{text.counted(len(here), 'run')} of this study from {span}, errors {low} to {high}")
     for key, points in published.items():
         values = [
             f"{text.percent(y)} at {text.count(x)}"
@@ -225,12 +227,12 @@ def _published_alt(own: pd.DataFrame, published: Mapping[tuple[str, str], pd.Dat
     return f"{captions.capital(target.name)} against backbone parameters. {'; '.join(said)}."
 
 
-def _epochs_alt(own: pd.DataFrame, published: pd.DataFrame) -> str:
+def _epochs_alt(here: pd.DataFrame, published: pd.DataFrame) -> str:
     theirs = [
         f"paper, {size}: {_by_epochs(points['epochs'], 1 - points['score'])}"
         for size, points in published.groupby("size", sort=False)
     ]
-    means = own.groupby("x", as_index=False)["error"].mean()
+    means = here.groupby("x", as_index=False)["error"].mean()
     ours = _by_epochs(means["x"], means["error"]) or "no finished run"
     return f"Classification error after so many epochs of pretraining. {'; '.join(theirs)}; here: {ours}."
 

@@ -71,18 +71,18 @@ def rows_table(study: Study) -> Table:
             [str(label), row["pretraining"] or text.MISSING, row["fate"] or "trains", paper, *values, str(row["n"])]
         )
     head = ["setting", "pretraining", "fine-tuning", "top-1, paper", *(_HEADS[column] for column in known), "runs"]
-    told = [*_steps(study), *(f"{label}: {note}" for label, note in rows["note"].items() if note)]
-    note = f"{where(study, CLASSIFICATION)} In the paper: {'; '.join(told)}. {THRESHOLDS}"
+    remarks = [*_steps(study), *(f"{label}: {note}" for label, note in rows["note"].items() if note)]
+    note = f"{where(study, CLASSIFICATION)} In the paper: {'; '.join(remarks)}. {THRESHOLDS}"
     return Table(f"{name} of the paper, row by row", head, cells, text_columns=3, note=note)
 
 
 def effects_table(study: Study) -> Table:
     """Every effect of the paper's table with its sign there and here, and how sure that is."""
     cells = []
-    for one in effects(study):
-        verdict = f"{_MARKS[one.verdict]} {one.verdict}"
-        paper = "fails" if pd.isna(one.paper) else text.points(one.paper)
-        cells.append([one.label, one.reference, verdict, paper, text.points(one.here), one.sure])
+    for effect in effects(study):
+        verdict = f"{_MARKS[effect.verdict]} {effect.verdict}"
+        paper = "fails" if pd.isna(effect.paper) else text.points(effect.paper)
+        cells.append([effect.label, effect.reference, verdict, paper, text.points(effect.here), effect.sure])
     head = ["setting", "against", "direction", "paper", "here", "how sure"]
     note = "Differences of top-1 in percentage points. A direction in brackets is the sign of one difference alone."
     return Table("Effects, there and here", head, cells, text_columns=3, note=note, words_last=True)
@@ -91,10 +91,11 @@ def effects_table(study: Study) -> Table:
 def headline_table(study: Study, target: Target) -> Table:
     """The published comparison of methods, after this study's own labels."""
     published = headline(target.metric)
-    own = comparison(study, target).leading.dropna()
+    scores = comparison(study, target).leading.dropna()
     params = study.table.groupby("label")["params_backbone"].median().to_dict()
     cells = [
-        [_HERE, label, text.MISSING, _count(params[label]), text.percent(float(own[label]))] for label in own.index
+        [_HERE, label, text.MISSING, _count(params[label]), text.percent(float(scores[label]))]
+        for label in scores.index
     ]
     for row in published.to_dict("records"):
         name = f"{row['method']}, {row['attention']} fine-tuning" if row["attention"] else row["method"]
@@ -102,8 +103,8 @@ def headline_table(study: Study, target: Target) -> Table:
         cells.append([name, row["size"], length, _count(row["params"]), text.percent(row["score"])])
     table, source = published[["table", "source"]].iloc[0]
     head = ["method", noun(study), "epochs", "parameters N", target.score]
-    told = [f"{row['method']}-{row['size']}: {row['note']}." for row in published.to_dict("records") if row["note"]]
-    note = f"{source}. {where(study, target)} {' '.join(told)}"
+    remarks = [f"{row['method']}-{row['size']}: {row['note']}." for row in published.to_dict("records") if row["note"]]
+    note = f"{source}. {where(study, target)} {' '.join(remarks)}"
     title = f"{table} of the paper: {target.score} of published methods"
     return Table(title, head, cells, text_columns=2, note=note, folded=True)
 
