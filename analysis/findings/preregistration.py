@@ -173,7 +173,8 @@ def _finding(expected: Registered) -> Finding:
     interval = text.error_span(expected.interval.low, expected.interval.high)
     before = (
         f"Registered {expected.when[:16].replace('T', ' ')} UTC from "
-        f"{text.counted(expected.places, expected.axis.point)}: {text.percent(expected.error)}, {text.LEVEL} interval {interval}"
+        f"{text.counted(expected.places, expected.axis.point)}: {text.percent(expected.error)}, "
+        f"{text.LEVEL} interval {interval}"
     )
     if expected.came is None:
         return Finding(expected.question, "Cannot say", f"{before}. It is not finished.")
