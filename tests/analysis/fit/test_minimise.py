@@ -1,4 +1,4 @@
-"""Damped Gauss-Newton steps for many searches, and the laws that came with them, against scipy."""
+"""Levenberg-Marquardt steps for many searches, and the laws that came with them, against scipy."""
 
 from __future__ import annotations
 

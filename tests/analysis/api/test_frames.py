@@ -19,7 +19,7 @@ from analysis.fit.student import NoFit
 from nepa_scale.utils.errors import UserError
 
 analysis: Any = nepa_analysis
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

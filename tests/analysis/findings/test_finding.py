@@ -19,7 +19,7 @@ from analysis.findings.series import CLASSIFICATION, PARAMETERS
 from analysis.reporting.build import answer
 from analysis.study.records import read_study
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def test_without_main_questions_it_is_holms() -> None:

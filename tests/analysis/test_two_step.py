@@ -1,4 +1,4 @@
-"""Two laws in a row: the truth comes back, and the interval carries the doubt of both links, drawn together."""
+"""Two-step prediction: the truth comes back, and the interval includes the uncertainty of both steps, drawn together."""
 
 from __future__ import annotations
 
