@@ -1,4 +1,4 @@
-"""Two-step prediction: the truth comes back, and the interval includes the uncertainty of both steps, drawn together."""
+"""Two-step prediction: the truth comes back, and the interval includes the uncertainty of both steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published laws: their published values come back, and a law that holds another as a limit never fits worse than it."""
+"""Published laws: their values come back, and a law that holds another as a limit never fits worse than it."""
 
 from __future__ import annotations
 
