@@ -58,13 +58,13 @@ class Runs:
         return Runs(self.columns, between, y, self.weights, self.clusters)
 
     def between_only(self) -> Runs:
-        """The rows that have a loss and y, whatever else is missing."""
+        """The rows that have a loss and y, even if other values are missing."""
         return self.where(np.isfinite(self.between) & np.isfinite(self.y))
 
     def anchored(self, anchors: Sequence[tuple[float, float]]) -> Runs:
         """With a further row, a cluster of its own, for each of ``anchors``: a loss and the y that it must have.
 
-        An infinite loss is taken to be ``AT_INFINITY`` times the largest. Only the second link can have such rows.
+        An infinite loss is taken to be ``AT_INFINITY`` times the largest. Only the second step can have such rows.
         """
         if not anchors:
             return self
@@ -82,32 +82,32 @@ class Runs:
 
 @dataclass(frozen=True)
 class TwoStep:
-    """Two links, and the ``direct`` law fitted to the runs of the first as well, to be compared with."""
+    """Both steps, and for comparison the ``direct`` law fitted to the runs of the first step."""
 
     first: Fit
     second: Fit
     direct: Fit
     reach: tuple[float, float]
-    """The smallest and the largest loss that the second link was fitted to."""
+    """The smallest and the largest loss that the second step was fitted to."""
     apart: bool = False
-    """Whether each link was fitted to rows of its own: then they err independently of one another."""
+    """Whether each step was fitted to rows of its own: then their errors are independent."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to know of either link."""
+        """Warnings of the diagnostics of both steps."""
         links = {"first link": self.first, "second link": self.second}
         return tuple(f"{name}: {warning}" for name, fit in links.items() for warning in fit.diagnostics.warnings)
 
     def value(self, columns: ArrayLike) -> Array:
-        """The end of the chain [m] at ``columns`` [V, m]."""
+        """The two-step prediction of y [m] at ``columns`` [V, m]."""
         return self.second.value(self.first.value(columns))
 
     def predict(self, columns: ArrayLike) -> Prediction:
         """Predict y of one further run at ``columns`` [V, m].
 
-        A draw takes both links from one resample of the runs, and both residuals from one run. So it keeps what the
-        links have in common: a run that is unlucky in its loss may be unlucky in its error too, or not at all. Links
-        that were fitted to rows of their own have nothing in common.
+        A draw takes both steps from one resample of the runs, and both residuals from one run. So it keeps the
+        correlation between the steps: a run with an unlucky loss may have an unlucky error, too. Steps that were fitted
+        to rows of their own are independent.
         """
         places = np.atleast_2d(np.asarray(columns, dtype=float))
         value = self.value(places)
@@ -129,14 +129,14 @@ class TwoStep:
         return Prediction(value, low, high)
 
     def beyond(self, columns: ArrayLike) -> NDArray[np.bool_]:
-        """Whether the second link is asked for losses [m] that none of its runs had."""
+        """Whether the second step is applied to losses [m] that none of its runs had."""
         loss = self.first.value(columns)
         return (loss < self.reach[0]) | (loss > self.reach[1])
 
 
 @dataclass(frozen=True)
 class TwoStepHeldOut:
-    """How held-out rows are predicted: their loss, y from the loss they had, y along the chain, and y directly."""
+    """Predictions of held-out rows: their loss, y from the measured loss, y in two steps, and y directly."""
 
     first: HeldOut
     second: HeldOut
@@ -145,9 +145,9 @@ class TwoStepHeldOut:
 
 
 def fit_two_step(laws: Laws, runs: Runs, options: Options, second: Runs | None = None) -> TwoStep | NoFit:
-    """Fit both links and the direct law to the runs that have all values, with the same draws of the bootstrap.
+    """Fit both steps and the direct law to the runs that have all values, with the same draws of the bootstrap.
 
-    With rows of its own the ``second`` link has other draws.
+    With rows of its own the ``second`` step has other draws.
     """
     complete = runs.complete()
     second_runs, second_options = (
@@ -197,7 +197,7 @@ def hold_out_two_step(
 
 
 def two_step_as_json(chain: TwoStep, held: TwoStepHeldOut | None, at: Array | None) -> dict[str, Any]:
-    """Both links and the direct law, then what each step makes of held-out rows and of a further run."""
+    """Both steps and the direct law, with their predictions of held-out rows and of a further run."""
     fits = {"first": chain.first, "second": chain.second, "direct": chain.direct}
     return {
         **{name: law_as_json(fit) | {"certificate": diagnostics_as_json(fit)} for name, fit in fits.items()},

@@ -29,7 +29,7 @@ BEYOND, STEPS = 3.0, 100
 
 @dataclass(frozen=True, repr=False)
 class Fitted:
-    """A law fitted to columns of a frame, with all that was asked for beside it in ``answer``."""
+    """A law fitted to columns of a frame; ``answer`` also holds everything else that was requested."""
 
     answer: Answer
     columns: tuple[str, ...]
@@ -55,7 +55,7 @@ class Fitted:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to know of the fit, in words."""
+        """Warnings of the fit's diagnostics."""
         return self.fit.diagnostics.warnings
 
     def predict(self, *places: Any, **named: Any) -> pd.DataFrame:
@@ -90,7 +90,7 @@ class Fitted:
 
 @dataclass(frozen=True, repr=False)
 class FittedTwoStep:
-    """Both links and the direct law; ``held`` says how far off held-out rows were."""
+    """Both steps and the direct law; ``held`` has the errors on held-out rows."""
 
     chain: TwoStep
     held: TwoStepHeldOut | None
@@ -110,7 +110,7 @@ class FittedTwoStep:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to know of either link, in words."""
+        """Warnings of the diagnostics of both steps."""
         return self.chain.warnings
 
     @property
@@ -118,7 +118,7 @@ class FittedTwoStep:
         return {"first": self.chain.first, "second": self.chain.second, "direct": self.chain.direct}
 
     def predict(self, *places: Any, **named: Any) -> pd.DataFrame:
-        """Predict one further run: ``y``, ``low``, ``high`` along the chain, and with ``direct_`` of the direct law."""
+        """Predict one further run: ``y``, ``low``, ``high`` in two steps, and with ``direct_`` by the direct law."""
         at = _places(self.columns, places, named)
         bands = {"": self.chain.predict(at), "first_": self.chain.first.predict(at)}
         return _predicted(self.columns, at, bands | {"direct_": self.chain.direct.predict(at)})
@@ -132,7 +132,7 @@ class FittedTwoStep:
         return two_step_as_json(self.chain, self.held, self.at)
 
     def plot(self, axes: Axes | None = None) -> Axes:
-        """The second link: y against what it goes through."""
+        """The second step: y against the loss."""
 
         return draw(self.chain.second, (self.given.through,), self.given.y, axes)
 
@@ -146,7 +146,7 @@ class Minima:
     bias: float | NoFit
     left_out: int
     ahead: tuple[Ahead, ...] = ()
-    """N* at the budgets asked for."""
+    """N* at the requested budgets."""
     held: tuple[Ahead, ...] | None = None
     """N* of held-out budgets beside those measured."""
 

@@ -40,13 +40,13 @@ class About:
     """Sentences for the page."""
 
     own: str | None
-    """The study's own words."""
+    """What the study says of itself (``study.about``)."""
     is_: Sequence[str]
     is_not: Sequence[str]
 
 
 def about(study: Study) -> About:
-    """Describe ``study`` by its data, sizes, seeds, starts and searches, and say what they cannot show."""
+    """Describe ``study`` by its data, sizes, seeds, starts and searches, and list what these cannot show."""
     return About(study.about, tuple(filter(None, _is(study))), tuple(filter(None, _is_not(study))))
 
 

@@ -34,7 +34,7 @@ RUNS = {PRETRAINED: "pretrained runs", OTHER: "runs from other weights", SCRATCH
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean score of each label and of its controls from scratch, beside the trivial answer (fractions 0..1)."""
+    """Mean score of each label, of its controls from scratch and of the majority baseline (fractions 0..1)."""
 
     target: Target
     rows: pd.DataFrame
@@ -54,7 +54,7 @@ class Comparison:
 
 
 def gain_question(target: Target, start: str = PRETRAINED) -> str:
-    """What is asked of runs and their controls."""
+    """The question about runs and their controls."""
     what = "pretraining" if start == PRETRAINED else "starting from other weights"
     return f"Does {what} lower the {target.name}, against training from scratch?"
 
@@ -99,10 +99,10 @@ def gain(compared: Comparison, start: str = PRETRAINED) -> MeanRatio | NoFit:
 
 
 def beats_trivial(compared: Comparison, start: str = PRETRAINED) -> Finding:
-    """Say how far every size is above the trivial answer on the same validation data, beyond what chance can do.
+    """Compare every label with the majority baseline on the same validation data.
 
-    Where each image is right or wrong and their number is known, every size has an interval of its own, such that all
-    of them hold together; else it is that of the mean over sizes.
+    Where each image is right or wrong and their number is known, every label has an interval, and all intervals hold
+    simultaneously. Otherwise there is one interval, that of the mean over labels.
     """
     target, name = compared.target, ARMS[start]
     of = " from other weights" if start == OTHER else ""
@@ -153,7 +153,8 @@ def _score_intervals(scores: pd.Series[float], images: pd.Series[float]) -> pd.D
 
 
 def _by_chance(scores: pd.Series[float], trivial: pd.Series[float], images: pd.Series[float]) -> Array:
-    """The p value [n] of every score being the trivial answer's, times their number, as the intervals have it."""
+    """The p value [n] of every score equalling the majority baseline's, times their number (Bonferroni, as the
+    intervals)."""
     right = (scores * images).round().to_numpy(float)
     n, share = images.to_numpy(float), trivial.to_numpy(float)
     tails = np.minimum(stats.binom.cdf(right, n, share), stats.binom.sf(right - 1, n, share))
@@ -181,8 +182,9 @@ def _points(low: float, high: float) -> str:
 
 
 def comparison(study: Study, target: Target) -> Comparison:
-    """Average the finished runs of each label and start, and the controls with the same settings, beside the trivial
-    answer. A control that others are compared with has no row of its own."""
+    """Average the finished runs of each label and start, their controls of equal settings, and the majority baseline.
+
+    A control that other labels are compared with has no row of its own."""
     rows = finished(study.of(target.task), target)
     column, same = f"metrics.{target.metric}", settings(study, rows)
     scratch = of_start(rows, SCRATCH)

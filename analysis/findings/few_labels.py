@@ -1,4 +1,4 @@
-"""What a study over labelled images says: a law for each start, and how many labels pretraining is worth."""
+"""Studies over labelled images: a law for each start, and how many labels pretraining is worth."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def few_labels(study: Study) -> list[Finding]:
 
 
 def worth_question(pair: Arms, pairs: Sequence[Arms]) -> str:
-    """What is asked of the arms of one size, out of ``pairs``."""
+    """The question about the arms of one size, out of ``pairs``."""
     return f"Is pretraining worth labels, by the {pair.pretrained.target.name}{_of(pair, pairs)}?"
 
 
@@ -169,7 +169,7 @@ def _rests(pair: Arms) -> str:
 
 
 def _apart(pair: Arms) -> str:
-    """Where every error of one start is below all of the other's: the factor exceeds the whole range of labels."""
+    """A sentence for arms whose errors do not overlap: there the factor exceeds the range of labels; else empty."""
     pretrained, scratch = pair.pretrained.points, pair.scratch.points
     if pretrained.empty or scratch.empty:
         return ""

@@ -97,12 +97,12 @@ def _least(has: Callable[[int], float], low: int) -> int | None:
 
 
 def together(findings: Sequence[Finding]) -> list[Finding]:
-    """``findings`` with the verdicts that hold together: in 5 % of pages at most chance makes any Yes or No of them.
+    """Correct the verdicts of ``findings`` for multiple tests: chance makes a Yes or No in at most 5 % of pages.
 
-    The main questions are asked in the order of the page, each at their whole share of the 5 %, as long as all before
-    it were answered (a fixed sequence, Maurer et al. 1995). All others, and what is left of the main ones, share the
-    rest by Holm (1979), and the whole 5 % once every main question is answered. A verdict that needs less than it has
-    is "Not shown", and says so.
+    The main questions are tested in the order of the page, each at their full share of the 5 %, until one is not shown
+    (fixed sequence, Maurer et al. 1995). All others, and the main ones that were not reached, share the rest by Holm
+    (1979); once every main question is answered they share the full 5 %. A verdict whose p value is above its level
+    becomes "Not shown", with the reason.
     """
     tested = [finding for finding in findings if finding.p is not None]
     needed = thresholds([float(finding.p or 0.0) for finding in tested], [finding.main for finding in tested])

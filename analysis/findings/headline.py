@@ -36,7 +36,7 @@ MOST_SIZES = 3
 
 @dataclass(frozen=True)
 class Headline:
-    """The error that a study is about, and what it says of it."""
+    """The main error of a study and the sentence about it."""
 
     target: Target
     sentence: str
@@ -142,7 +142,7 @@ def _pairs(study: Study, target: Target) -> str:
 
 
 def _scores(study: Study, target: Target) -> str:
-    """What was measured, where nothing more can be said of it."""
+    """The measured errors, where no law, gain or prediction can be stated."""
     rows = leading(finished(study.of(target.task), target))
     rows = rows if len(rows) else finished(study.of(target.task), target)
     means = (1 - rows[f"metrics.{target.metric}"]).groupby(rows["label"], sort=False).mean().sort_values(kind="stable")

@@ -95,7 +95,7 @@ def _ends(interval: Interval | None) -> str:
 
 
 def _shared(fit: Sweep, common: Common) -> str:
-    """What one rate for all would be, and what the test says."""
+    """The best common rate, and the result of the test."""
     step = f"{text.TIMES}{text.SPACE}{fit.step:.2g}"
     return (
         f"One rate for all would be {text.number(common.value)}{_ends(common.interval)}. That there is one has p = "
@@ -146,7 +146,8 @@ def tries(study: Study, key: str) -> pd.DataFrame:
 
 
 def at_edge(points: pd.DataFrame) -> pd.DataFrame:
-    """The chosen rows of ``points`` whose value is the lowest or highest of all that were tried; none of words."""
+    """The chosen rows of ``points`` whose value is the lowest or highest that was tried; none for values that are
+    text."""
     if not pd.api.types.is_numeric_dtype(points["value"]) or points["value"].nunique() == 1:
         return points.iloc[:0]
     ends = [points["value"].min(), points["value"].max()]
@@ -215,7 +216,7 @@ def _written(value: object) -> str:
 
 
 def _rank(written: str) -> tuple[float, str]:
-    """Numbers in their order, then words."""
+    """Sort key: numbers by value, then text."""
     try:
         return float(written), ""
     except ValueError:

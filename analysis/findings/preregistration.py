@@ -93,7 +93,7 @@ class Registered:
 
     @property
     def question(self) -> str:
-        """What is asked of it."""
+        """The question about it."""
         return f"Was the {self.target.name} of {self.label} as its law along {self.axis.name} expected?"
 
     @property

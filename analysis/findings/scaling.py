@@ -33,7 +33,8 @@ from analysis.study.records import Study
 
 
 def find(study: Study) -> list[Finding]:
-    """Answer what a reader asks first: the laws, the gain over scratch, and the trivial answers."""
+    """The findings that a reader looks for first: the laws, the gain over scratch and the margin over the majority
+    baseline."""
     findings: list[Finding] = []
     axes = scaled_axes(study)
     for target in FINETUNED:
@@ -58,7 +59,7 @@ def find(study: Study) -> list[Finding]:
 
 
 def law_question(target: Target, axis: Axis, start: str = PRETRAINED) -> str:
-    """What is asked of a law."""
+    """The question about a law."""
     of = "" if start == PRETRAINED else f" of {RUNS[start]}"
     return f"Does the {target.name}{of} fall with {axis.name}?"
 
@@ -96,9 +97,10 @@ def line_effect(fit: PowerLawFit, unit: str) -> Effect | None:
 
 
 def exponents_apart(study: Study, target: Target, start: str = PRETRAINED) -> str:
-    """Whether the error falls with size at another rate than from scratch: the law of their ratio, paired by size.
+    """Compare the exponent in size with that from scratch, by the law of the ratio of both errors, paired by size.
 
-    What a size has of its own falls out of the ratio, so this is narrower than the difference of two exponents.
+    Effects that a size has on both errors cancel in the ratio, so its interval is narrower than that of the difference
+    of two exponents.
     """
     errors, scratch = (
         series(study, target, PARAMETERS, init).points.groupby("x")["error"].agg(_geometric)

@@ -88,9 +88,9 @@ class Series:
 def series(study: Study, target: Target, axis: Axis, init: str = PRETRAINED) -> Series:
     """Select the points and fit a power law.
 
-    Where the plan varies more than size and seed, the settings with the lowest mean error stand for each x
-    (the lower envelope); all seeds of those settings stay in. Where it varies the labelled images, too, all points have
-    as many: the number that most sizes have, of several the largest.
+    Where the plan varies more than size and seed, each x is represented by the settings with the lowest mean error (the
+    lower envelope), with all their seeds. Where it also varies the labelled images, all points have the same number:
+    the one that most sizes have, the largest if there are several.
     """
     rows = at_equal_labels(study, of_start(study.of(target.task), init))
     usable = finished(rows, target)
@@ -118,7 +118,7 @@ def at_equal_labels(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_start(rows: pd.DataFrame, start: str) -> pd.DataFrame:
-    """The ``rows`` that start as ``start`` says: ``PRETRAINED``, ``OTHER`` or ``SCRATCH``."""
+    """The ``rows`` of one ``start``: ``PRETRAINED``, ``OTHER`` or ``SCRATCH``."""
     if start == OTHER:
         return rows[rows["init"].notna() & ~rows["init"].isin([PRETRAINED, SCRATCH])]
     return rows[rows["init"] == start]
@@ -170,7 +170,7 @@ def scaled_axes(study: Study) -> tuple[Axis, ...]:
 
 
 def searched(study: Study) -> list[str]:
-    """The varied settings, neither size, cost, labels nor seed, of whose values the best one stands at each place."""
+    """The varied settings (not size, cost, labels or seed) of which laws use the best value at each place."""
     others = SIZE_KEYS | COST_KEYS | LABEL_KEYS
     keys = [key for key in study.axes if key not in others and key.rpartition(".")[2] != "seed"]
     return keys if scaled_axes(study) else []
@@ -203,7 +203,7 @@ def label_order(study: Study) -> list[str]:
 
 
 def size_of(study: Study) -> dict[str, str]:
-    """{label: its size}. Labels of a grid over more than sizes share one; a label without any stands for itself."""
+    """{label: its size}. In a grid over more than sizes several labels share one; a label without a size is its own."""
     table = study.tried.drop_duplicates("label")
     return dict(
         zip(table["label"].map(str), table["size"].where(table["size"].notna(), table["label"]).map(str), strict=True)

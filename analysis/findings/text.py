@@ -11,7 +11,7 @@ MINUS, TIMES, SPACE = "\u2212", "\u00d7", "\u00a0"  # the space does not break b
 LEVEL = f"95{SPACE}%"
 MISSING = "\u2013"
 MOST_SPREAD = 100.0
-"""Of the ends of an interval; one of a wider says that nothing is known."""
+"""Largest ratio of the ends of an interval that is printed as such; a wider one is said to be of no use."""
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -85,7 +85,7 @@ def span(low: float, high: float, write: Callable[[float], str] = number) -> str
 
 
 def error_span(low: float, high: float) -> str:
-    """An interval of an error in per cent: ``9.0 % to 15.0 %``. Nothing above 100 % can be meant."""
+    """An interval of an error in per cent, cut at 100 %: ``9.0 % to 15.0 %``."""
     return span(low, high, lambda error: percent(min(error, 1.0)))
 
 

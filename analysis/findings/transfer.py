@@ -1,4 +1,4 @@
-"""Whether the skill of pretraining tells the error of fine-tuning, beside what the size alone tells."""
+"""Does the skill of pretraining predict the error of fine-tuning, and does it add anything to the model size."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _largest(points: pd.DataFrame, axis: Axis) -> list[str]:
 
 
 def _beyond(x: Array, shortfall: Array, error: Array, axis: Axis) -> str:
-    """Whether skill says anything that the size does not say already."""
+    """Whether skill predicts the error at a given size."""
     slope = slope_given(np.log(shortfall), np.log(x), np.log(error))
     if isinstance(slope, NoFit):
         return f"Whether skill says more than the {axis.point} does cannot be said: {slope.reason}."

@@ -22,7 +22,7 @@ from analysis.laws.surfaces import CHINCHILLA
 from analysis.study.records import Study
 
 FEWEST_VALUES = 3
-"""Of parameters and of data: two of each would fix both exponents without any doubt of the form."""
+"""Of parameters and of data: with two of each both exponents would be fixed and the form could not be tested."""
 RUN_NOISE = 1e-2  # Huber's delta: seeds of small models scatter by about a per cent, outliers by more
 
 

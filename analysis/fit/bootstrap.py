@@ -23,9 +23,9 @@ LARGEST = 1e100  # the third power of a difference must still be a number
 FEW_UNITS = 60
 """Up to this many rows or clusters are too few to resample: of 30, intervals of 95 % hold the truth in 90 %."""
 MOST_DRAWS = 200
-"""Of noise, as quantiles are carried over from a known distribution."""
+"""Draws of noise; few suffice, as quantiles are mapped from a known distribution."""
 SHOWN = 0.1
-"""How much effect a vanished term is given to start with."""
+"""The effect that a vanished term is given at the start of a search."""
 BATCH_NUMBERS = 300_000
 """Numbers in the largest array of one batch of searches: 2.4 MB stay in a core's cache."""
 
@@ -36,7 +36,7 @@ class Resampling:
     ``asked`` resamples, ``jackknife`` [G, P] without one cluster each, and how many resamples ``failed``. Of few
     rows it is ``noise`` [B'] that was drawn.
 
-    The same seed, clusters and number draw the same points whatever the law, so equal numbers of two laws are pairs.
+    The same seed, clusters and number draw the same points for every law, so draws of two laws can be paired by number.
     """
 
     theta: Array
@@ -50,11 +50,11 @@ class Resampling:
 def draw(
     loss: Loss, theta: Array, units: NDArray[np.generic], number: int, seed: int, paired: bool = False
 ) -> Resampling:
-    """Refit ``number`` data sets that might as well have been seen, starting from ``theta`` [P].
+    """Refit ``number`` drawn data sets, starting from ``theta`` [P].
 
-    Where a parameter is at a bound, rows would all be resampled to it, and say nothing of how far it may be from there.
-    ``units`` [n] names the rows that belong together. Many of them are resampled; of a few, the noise is drawn. Where
-    units hold several places, or where draws must be ``paired`` with those of another law, it is ``multiplied``.
+    ``units`` [n] names the rows that belong together. Many units are resampled; for few, noise is drawn, and also where
+    a parameter is at a bound, since resamples would all end there. Where units hold several places, or draws must be
+    ``paired`` with those of another law, the noise is ``multiplied`` residuals.
     """
     stopped = bool(at_bound(loss.law, theta).any())
     if number == 0 or (len(np.unique(units)) > FEW_UNITS and not stopped):

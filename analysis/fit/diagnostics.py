@@ -21,13 +21,13 @@ FEW_SIZES = 4
 NARROW = 2.0
 """Over less than this factor of a variable any two forms look alike."""
 FEWEST_SPARE, STRAIGHT = 2, 2
-"""Distinct places beyond the parameters that intervals of a bent law take: with one, they hold the truth too rarely. A
-law of two parameters is as good as straight, and one is enough."""
+"""Distinct places beyond the number of parameters that intervals of a bent law need: with one their coverage is too
+low. For a law of two parameters, which is nearly straight, one is enough."""
 
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """Evidence for and against a fit. ``warnings`` says in words what a reader should know of it."""
+    """Diagnostics of a fit. ``warnings`` are sentences for the reader."""
 
     n: int
     left_out: int
@@ -49,10 +49,10 @@ class Diagnostics:
     condition_number: float
     """Of the curvature with every parameter scaled to 1; infinite where a direction is flat."""
     at_bounds: tuple[str, ...]
-    """Parameters whose term has vanished, so that the data say no more than "small", or that are at a bound asked for.
+    """Parameters whose term has vanished (the data only show that it is small) or that are at a requested bound.
     """
     stopped: dict[str, float]
-    """Those of them that are at a bound asked for, with it."""
+    """Those of them that are at a requested bound, with the bound."""
     resamples: int
     resamples_failed: float
     """Share of the resamples that could not be fitted."""
@@ -60,12 +60,12 @@ class Diagnostics:
 
     @property
     def converged(self) -> bool:
-        """Whether the search ended where the gradient is as good as 0."""
+        """Whether the gradient is nearly 0 where the search ended."""
         return self.gradient_norm <= STEEP
 
     @property
     def flat(self) -> bool:
-        """Whether the data leave some combination of the parameters open."""
+        """Whether the data leave some combination of the parameters undetermined."""
         return self.condition_number > STIFF
 
     @property

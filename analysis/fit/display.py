@@ -40,7 +40,8 @@ def told(show: Callable[[Console], None]) -> str:
 
 
 def show_fit(out: Console, fit: Fit, name: str, left: LeaveOneOut | None = None, noun: str = "row") -> None:
-    """Its parameters and its diagnostics; ``name`` is what the law gives, ``noun`` what was ``left`` out one by one."""
+    """Print parameters and diagnostics. ``name`` is the predicted quantity, ``noun`` what was left out one at a
+    time."""
     table = Table("parameter", "value", f"{fit.options.confidence:.0%} interval", title=f"{name} = {fit.law.formula}")
     if left is not None:
         table.add_column(f"without any one {noun} (moved most by)")
@@ -64,7 +65,7 @@ def show_fit(out: Console, fit: Fit, name: str, left: LeaveOneOut | None = None,
 
 
 def held_out(held: HeldOut) -> str:
-    """How far off held-out rows were predicted."""
+    """The errors and the coverage of predictions of held-out rows."""
     covered = "" if held.coverage is None else f"; {held.coverage:.0%} lie in their {held.confidence:.0%} interval"
     return f"mean error {held.mean_error:.2%}, worst {held.worst_error:+.2%}{covered}"
 
@@ -76,7 +77,7 @@ def predicted(band: Prediction, i: int = 0) -> str:
 
 
 def where(at: Array, i: int) -> str:
-    """Place ``i`` of ``at`` [V, k], said where there are several."""
+    """Place ``i`` of ``at`` [V, k] as text; empty for a single place."""
     return f" at {','.join(f'{value:g}' for value in at[:, i])}" if at.shape[1] > 1 else ""
 
 
@@ -145,9 +146,9 @@ def as_json(
     profiles: Mapping[str, Profile | NoFit] = MappingProxyType({}),
     left: LeaveOneOut | None = None,
 ) -> dict[str, Any]:
-    """The answer as plain data; what cannot be said is null.
+    """The answer as plain data; what is not known is null.
 
-    ``parameters`` are those of all rows, with or without some held out; ``holdout`` scores a fit without these.
+    ``parameters`` are those of all rows, including held-out ones; ``holdout`` scores a fit without these.
     """
     return {
         **law_as_json(fit),
@@ -175,7 +176,7 @@ def law_as_json(fit: Fit) -> dict[str, Any]:
 
 
 def _standing_as_json(fit: Fit, name: str) -> dict[str, Any]:
-    """What was asked of a parameter; nothing for one that is free."""
+    """How a parameter is restricted; empty for a free one."""
     status = standing(fit.law, name)
     if status.fixed:
         return {"fixed": True}

@@ -129,11 +129,11 @@ def fit_law(
 ) -> Fit | NoFit:
     """Fit ``law``, or that of this name, to ``y`` [n] at ``columns`` [V, n] (its variables, in order).
 
-    ``weights`` [n] multiply the points' losses, for example 1 / variance over seeds; ``clusters`` [n] names what
-    departs from the law as one, for example the model size; unless told otherwise, rows that share all variables do.
-    ``paired`` draws are alike for all laws that are fitted to the same rows and clusters. Returns why not, where the
-    points cannot carry the law: rows with missing values are left out, zero and negative values have no logarithm, and
-    there must be more distinct places than parameters.
+    ``weights`` [n] multiply the points' losses, for example 1 / variance over seeds. ``clusters`` [n] names the rows
+    that share their departure from the law, for example the model size; by default rows that share all variables do.
+    ``paired`` draws are the same for all laws that are fitted to the same rows and clusters. Returns ``NoFit`` with the
+    reason where the points do not allow the law: rows with missing values are left out, zero and negative values have
+    no logarithm, and there must be more distinct places than parameters.
     """
     law = find_law(law, "law") if isinstance(law, str) else law
     x, target = _columns(columns), np.asarray(y, dtype=float)
@@ -207,7 +207,7 @@ def _searched(loss: Loss, fitted: Array, resampling: Resampling, options: Option
 
 
 def _from_noise(loss: Loss, fitted: Array, theta: Array, noise: Noise, options: Options) -> dict[str, Interval | None]:
-    """Intervals in internal coordinates, told as parameters, from draws ``theta`` [B, P] about the one ``fitted``."""
+    """Intervals of the parameters from draws ``theta`` [B, P] about the ``fitted`` coordinates."""
     law = loss.law
     matrix = law.table_gradient(fitted)
     drawn = run_away(loss, theta)
@@ -226,7 +226,7 @@ def _columns(columns: ArrayLike) -> Array:
 
 
 def _problem(law: Law, columns: Array, y: Array, weights: Array) -> str | None:
-    """Why these points cannot carry the law, or None."""
+    """Why the law cannot be fitted to these points, or None."""
     if not law.parameters:
         return "every parameter is fixed, so there is nothing to fit"
     count, needed = columns.shape[1], len(law.parameters) + 1
@@ -251,7 +251,7 @@ def _problem(law: Law, columns: Array, y: Array, weights: Array) -> str | None:
 
 
 def loss_of(options: Options) -> str:
-    """What is minimised, in words."""
+    """A description of what is minimised."""
     measure = "log residuals" if options.logarithmic else "residuals"
     return f"squared {measure}" if options.delta == SQUARED else f"Huber loss of {measure}, delta {options.delta:g}"
 

@@ -17,7 +17,8 @@ SQUARED = float("inf")
 """The ``delta`` of plain least squares."""
 DAMPING = 1e-6
 VANISHED = 1e-3
-"""A parameter that comes to an end, and moves no value by more than this share of its own change, is as good as there.
+"""A bounded parameter has reached its end where a change of it changes no value by more than this fraction of the
+change.
 """
 HALVINGS = 40
 
@@ -64,7 +65,7 @@ class Loss:
     def residuals(self, theta: Array, rows: Rows | None = None) -> tuple[Array, Array]:
         """Residuals [K, n] of ``theta`` [K, P] and the law's gradient [K, n, P] in the same measure.
 
-        ``rows`` [K] says whose shifts count; without it there are none.
+        ``rows`` [K] chooses the shifts; without it there are none.
         """
         log_value, jacobian = self.law.evaluate(theta, self.columns)
         shift = 0.0 if rows is None or self.shifts is None else self.shifts[rows]
@@ -111,17 +112,18 @@ def effect(loss: Loss, theta: Array) -> Array:
 
 
 def vanished(loss: Loss, theta: Array) -> NDArray[np.bool_]:
-    """Which parameters [P] have no say at ``theta`` [P]: they are at 0 or at a bound, their coordinate has run away."""
+    """Which parameters [P] have no effect at ``theta`` [P]: they are at 0 or at a bound, and their coordinate
+    diverges."""
     return np.asarray(ending(loss.law) & (effect(loss, theta[None])[0] < VANISHED))
 
 
 def ending(law: Law) -> NDArray[np.bool_]:
-    """Which parameters [P] come to an end somewhere."""
+    """Which parameters [P] have an end: 0 or a bound."""
     return np.array([parameter.ends for parameter in law.parameters], dtype=bool)
 
 
 def run_away(loss: Loss, theta: Array, only_to_bounds: bool = False) -> Array:
-    """``theta`` [K, P] in the units of the table, infinite where a parameter has run away and has no say any more."""
+    """``theta`` [K, P] in the units of the table, infinite where a parameter has diverged and has no effect."""
     coordinates = loss.law.in_table_units(theta)
     which = np.array([parameter.bounded for parameter in loss.law.parameters]) if only_to_bounds else ending(loss.law)
     lost = which & (effect(loss, theta) < VANISHED)

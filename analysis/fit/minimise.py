@@ -205,8 +205,8 @@ def _size(curvature: Array) -> Array:
 def _step(curvature: Array, pull: Array, damping: Array, size: Array) -> Array:
     """The damped steps [S, P], shortened where they are too long.
 
-    ``size`` is the largest that each coordinate had on the way: a coordinate that has ceased to matter would
-    otherwise run away (Moré 1978).
+    ``size`` is the largest scale that each coordinate had so far, since a coordinate without effect would otherwise
+    diverge (Moré 1978).
     """
     scaled = curvature / (size[:, :, None] * size[:, None, :])
     move = np.linalg.solve(scaled + damping[:, None, None] * np.eye(pull.shape[1]), (pull / size)[..., None])[..., 0]
@@ -220,7 +220,7 @@ def _step(curvature: Array, pull: Array, damping: Array, size: Array) -> Array:
 class Solution:
     """The best of several searches of one weighting: ``theta`` [P], its summed loss and scaled gradient.
 
-    The gradient is as a share of the loss, where that is large: further it cannot be told from rounding.
+    Where the loss is large the gradient is relative to it: smaller gradients are rounding.
     """
 
     theta: Array
@@ -270,7 +270,7 @@ def to_bounds(loss: Loss, solution: Solution) -> Solution:
 def _flattened(loss: Loss, theta: Array) -> tuple[Array, Array]:
     """``theta`` [P] after the Gauss-Newton steps that make the gradient smaller, and that gradient [P].
 
-    A search that compares losses ends where these differ by rounding, which the gradient may still tell apart.
+    A search that compares losses ends where they differ by rounding; the gradient is more precise there.
     """
     row = np.zeros(1, dtype=np.intp)
     value, gradient = loss(theta[None], row)

@@ -36,14 +36,14 @@ BISECTIONS = 200
 
 
 def noise(loss: Loss, theta: Array, index: int, clusters: NDArray[np.generic]) -> float | NoFit:
-    """What twice the rise of the loss is divided by to be an F statistic, from the residuals at ``theta`` [P].
+    """The scale that makes twice the rise of the loss an F statistic, from the residuals at ``theta`` [P].
 
-    Of squares it is the residual variance, of the mean of each cluster where its rows share their place: the F test
-    exactly. Otherwise it is what makes the
-    profile as curved at its bottom as the robust (sandwich) variance of the parameter says, clusters [n] kept together
-    (Chandler and Bate 2007, Biometrika 94:167). It is never less than ``mean psi^2 / mean psi'``, with psi the slope
-    of the loss of one residual, which holds for equally distributed residuals (Schrader and Hettmansperger 1980,
-    Biometrika 67:93) and does not need the other parameters to be determined.
+    For least squares it is the residual variance (of cluster means where the rows of a cluster share their place),
+    which gives the exact F test. Otherwise it gives the profile the curvature at its minimum that the robust (sandwich)
+    variance of the parameter implies, with clusters [n] kept together (Chandler and Bate 2007, Biometrika 94:167). It
+    is never less than ``mean psi^2 / mean psi'``, with psi the slope of the loss of one residual, which holds for
+    equally distributed residuals (Schrader and Hettmansperger 1980, Biometrika 67:93) and does not need the other
+    parameters to be determined.
     """
     residual, jacobian = (part[0] for part in loss.residuals(theta[None]))
     weights, n = loss.weights[0], len(residual)
@@ -83,7 +83,7 @@ def one_place_each(loss: Loss, clusters: NDArray[np.generic]) -> bool:
 
 
 def _bend(loss: Loss, residual: Array, parameters: int) -> Array | NoFit:
-    """The second derivative [n] of each residual's loss, as good as it can be known; its sum is short of P of n.
+    """An estimate of the second derivative [n] of each residual's loss; its sum is lower than n by about P.
 
     It is 1 within delta and 0 beyond. Where delta is small it is read off a wider window, as a density at 0 is (Powell
     1991); the P residuals that parameters can always make small do not count.
@@ -178,8 +178,8 @@ class Noise:
     def ends(self, draws: Array, gradient: Array, confidence: float) -> tuple[float, float]:
         """Both ends of the interval of what was drawn as ``draws`` [B] and has this ``gradient`` [P].
 
-        The distribution to first order is known, so its exact quantiles are carried over from the draws of it to those
-        in full. Of something linear the interval is exact whatever was drawn.
+        The distribution to first order is known, so its exact quantiles are mapped from its draws to the draws in full.
+        For a linear quantity the interval is exact.
         """
         about = self.scatter
         deviations = np.sqrt((((gradient @ about.response) * about.deviations) ** 2).sum(axis=1))
@@ -250,8 +250,8 @@ def scatter(loss: Loss, theta: Array, units: NDArray[np.generic]) -> Scatter | N
 def multiplied(loss: Loss, theta: Array, units: NDArray[np.generic], number: int, seed: int) -> Array | None:
     """Noise [B, n] that is the residuals of each unit times one normal number: a wild bootstrap of clusters.
 
-    It asks nothing of how rows of a unit depend on one another, and two laws that are fitted to the same rows get noise
-    that belongs together. Residuals are those of each unit about the law fitted without it (CR3, MacKinnon and White
+    It assumes nothing about the dependence within a unit, and two laws that are fitted to the same rows get the same
+    noise. Residuals are those of each unit about the law fitted without it (CR3, MacKinnon and White
     1985), and Student's t takes the place of the normal. None where no degree of freedom is left.
     """
     names, member = np.unique(units, return_inverse=True)
@@ -282,7 +282,7 @@ def _likelihood(residual: Array, design: Array, deviations: Array, spare: int) -
 
 
 def _direction(logs: Array) -> tuple[Array, Array]:
-    """Centre and slope [V] of u from the logs [V, G] of the variables: all have the same say, the range is one."""
+    """Centre and slope [V] of u from the logs [V, G] of the variables: all count equally and u has a range of one."""
     centre, reach = logs.mean(axis=1), np.ptp(logs, axis=1)
     slope = 1 / np.where(reach > 0, reach, np.inf)
     along = np.ptp(slope @ logs)

@@ -63,7 +63,7 @@ def fit_power_law(x: ArrayLike, y: ArrayLike) -> PowerLawFit | NoFit:
     The interval is Student's t interval of the slope. With normal noise in log y it covers exactly 95 % for
     any n >= 3, which neither a bootstrap (too narrow with so few points) nor a robust loss can promise;
     with three to six sizes a robust loss also cannot tell an outlier from a bend. ``b_leave_one_out`` shows
-    instead how much hangs on a single size.
+    instead how much depends on a single size.
 
     Points with equal x (seeds of one size) are averaged in log y first: they share that size's own departure
     from the law, so counting each as independent would make the interval too narrow. Pairs with a missing

@@ -1,4 +1,4 @@
-"""Profile intervals: how far one parameter can move while all others make up for it as well as they can.
+"""Profile intervals: how far one parameter can move while all others are refitted.
 
 An interval from a profile follows the true shape of the loss. Where the data do not determine a parameter, the profile
 never rises and that end of the interval is open.
@@ -28,11 +28,11 @@ FURTHEST_LOG, FURTHEST = 25.0, 20.0
 """How far a positive parameter may move in logarithms (a factor of 7e10), any other in its size: its own, the spread of
 the law's starts, or what changes some value by a factor of e, whichever is greatest."""
 NO_EFFECT = 1e-6
-"""A positive parameter that moves no value by more than this share of its own change has come to its end."""
+"""A positive parameter has reached its end where a change of it changes no value by more than this fraction of it."""
 FAINT = 1e-3
-"""With less effect than this, a search no longer sees that a term could come back."""
+"""A term with less effect than this is invisible to a search."""
 RUNAWAY = 12.0
-"""A positive parameter further than this from all starts, in logarithms, has run away along a ridge."""
+"""A positive parameter further than this from all starts, in logarithms, has diverged along a ridge."""
 SETTLING, HIGHEST = 4, 1e9
 """Rounds of handing solutions to neighbours, and the criterion where the loss is not a number."""
 TOLERANCE, GAIN = 1e-3, 1e-9
@@ -53,7 +53,7 @@ class Profile:
     high: float | None
     open_ends: tuple[str, ...]
     bounded_ends: tuple[str, ...]
-    """Those of the open ends where a bound was asked for, and met."""
+    """Those of the open ends that are a requested bound."""
     confidence: float
     limit: float
     values: Array
@@ -107,13 +107,13 @@ def profile(fit: Fit, name: str) -> Profile | NoFit:
 
 @dataclass(frozen=True)
 class _Search:
-    """The best of all other parameters where the one at ``index`` is held; heights are in units of ``noise`` / 2."""
+    """Minimises over all other parameters with the one at ``index`` held; heights are in units of ``noise`` / 2."""
 
     loss: Loss
     index: int
     noise: float
     starts: Array
-    """The law's own starts [S, P]: there every term has a say."""
+    """The law's own starts [S, P], at which every term has an effect."""
 
     def height(self, theta: Array) -> Array:
         """Twice the summed loss [K] of ``theta`` [K, P] over the noise: differences of it are F statistics."""
@@ -142,7 +142,7 @@ class _Search:
         return np.insert(ended.theta, self.index, held, axis=1)
 
     def centre(self, theta: Array) -> Array:
-        """Where to walk from [P]: ``theta`` [P], unless its held value has run away or its term has vanished."""
+        """The start of the walk [P]: ``theta`` [P], unless its held value has diverged or its term has vanished."""
         start = theta.copy()
         if self.loss.law.parameters[self.index].ends:
             held_starts = self.starts[:, self.index]
@@ -166,7 +166,7 @@ class _Search:
 
 
 def _scale(search: _Search, theta: Array, limit: float) -> tuple[float, float]:
-    """The first step outwards and the furthest distance, from the half width that the curvature lets expect."""
+    """The first step outwards and the furthest distance, from the half width that the curvature implies."""
     positive = search.loss.law.parameters[search.index].positive
     distance = abs(float(theta[search.index]))
     by_effect = 1 / max(float(effect(search.loss, theta[None])[0, search.index]), FAINT)

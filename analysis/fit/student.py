@@ -36,7 +36,7 @@ class NoFit:
     if not TYPE_CHECKING:  # to a type checker a NoFit has a reason, and nothing else
 
         def __getattr__(self, name: str) -> NoReturn:
-            """Whoever asks it for what a fit has is told why there is none."""
+            """Raises ``AttributeError`` with the reason why there is no fit."""
             if name.startswith("_"):
                 raise AttributeError(name)
             raise AttributeError(f"there is no '{name}', as the law was not fitted: {self.reason}")

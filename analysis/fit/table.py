@@ -1,4 +1,4 @@
-"""A table of somebody's own: named columns of a CSV or parquet file, and rows chosen by a condition."""
+"""A user's table: named columns of a CSV or parquet file, and rows chosen by a condition."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ _PARQUET = b"PAR1"
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a file. ``cells`` are text, empty where a value is missing; the index says where a row stands."""
+    """The rows of a file. ``cells`` are text, empty where a value is missing; the index is the row's position in the
+    file."""
 
     path: Path
     cells: pd.DataFrame
@@ -128,7 +129,7 @@ class Table:
 
 
 def table_of(frame: pd.DataFrame) -> Table:
-    """``frame`` as a table; its rows are told by their index. Raises ``UserError``."""
+    """``frame`` as a table whose rows are named by their index. Raises ``UserError``."""
     try:
         return Table(Path("data"), _named(_text(frame)).set_axis([f"row {name}" for name in frame.index]))
     except _Fault as fault:

@@ -33,9 +33,9 @@ class Forecast:
     high: Array
     confidence: float
     shares: dict[str, float]
-    """How much each form has to say, adding up to 1."""
+    """The weight of each form, adding up to 1."""
     beyond: float
-    """The farthest place asked for, over the largest x that is known."""
+    """The farthest requested place, over the largest known x."""
     tested: float
     """The same of the farthest forecast that rolling origins could judge."""
     origins: int

@@ -1,4 +1,4 @@
-"""Rolling origins: every form fitted to the first points only, and asked for all that follow."""
+"""Rolling origins: every form is fitted to the first points only and predicts all that follow."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ MOST_TOGETHER = 400
 
 @dataclass(frozen=True)
 class Rolled:
-    """What ``forms`` [M] said of every point from every origin, in log y.
+    """Forecasts of log y by every form [M] from every origin.
 
-    ``forecasts`` [M, O + 1, n + m] are at the n points that were measured (``carried.py``), in order, and at the m
-    places asked for; NaN where an origin has seen too few points for a form. ``seen`` [O + 1] counts the points that
+    ``forecasts`` [M, O + 1, n + m] are at the n measured points, in order, and at the m requested places; NaN where an
+    origin has seen too few points for a form. ``seen`` [O + 1] counts the points that
     an origin has seen; the last one has seen all.
     """
 
@@ -67,8 +67,8 @@ def roll(x: Array, y: Array, at: Array) -> Rolled:
 def roll_all(curves: Sequence[Asked]) -> list[Rolled]:
     """The same for several curves; those of equally many points are searched together, which takes less time.
 
-    Values that were carried on do not count, unless too few points to forecast from would remain. What is said of one
-    curve does not depend on the others, but for rounding.
+    Values that only repeat an earlier one are left out, unless too few points to forecast from would remain. The result
+    for one curve does not depend on the others, apart from rounding.
     """
     measured_curves = [_measured(curve) for curve in curves]
     rolled: dict[int, Rolled] = {}
@@ -188,12 +188,12 @@ def _kept(loss: Loss, theta: Array, rows: Counts, steps: int, number: int) -> tu
 
 
 def measured(y: Array) -> NDArray[np.bool_]:
-    """Which of ``y`` [n], in order of x, are measurements of their own.
+    """Which of ``y`` [n], in order of x, are independent measurements.
 
-    A curve that never rises and repeats itself exactly is taken for an envelope, each value replaced by the largest
-    that follows, which some published learning curves look like. Of a run of equal values only the last was then
-    measured; all of them would claim a plateau, and a certainty, that nobody saw. A curve that rises anywhere is left
-    as it is. A true plateau of exactly equal values cannot be told from an envelope and counts as one point, too.
+    A curve that never rises and repeats values exactly is taken for an envelope, as some published learning curves are:
+    each value was replaced by the largest that follows. Of equal values in a row only the last was then measured;
+    counting all of them would suggest a plateau that was not observed. A curve that rises anywhere is left as it is. A
+    true plateau of exactly equal values cannot be distinguished from an envelope and counts as one point, too.
     """
     steps = np.diff(y)
     is_measured = np.ones(len(y), dtype=bool)

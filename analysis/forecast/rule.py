@@ -33,8 +33,8 @@ class Rule:
     """The constants.
 
     ``memory`` is how far back in log x an origin counts e times less; ``ridge`` pulls the shares of the forms towards
-    one another; ``noise`` is the variance of a forecast change, in units of the squared standard error with which the
-    points tell a level; ``width`` is that of an interval, in units of the expected error times the quantile of
+    one another; ``noise`` is the variance of a forecast change, in units of the squared standard error of
+    the level of the points; ``width`` is that of an interval, in units of the expected error times the quantile of
     Student's t with ``freedom``.
     """
 
@@ -47,7 +47,7 @@ class Rule:
 
 RULE = Rule()
 FEW = 4.0
-"""Intervals are wider by the root of 1 + 4 / origins^2: one or two origins hardly tell how large errors are."""
+"""Intervals are wider by the root of 1 + 4 / origins^2, since one or two origins hardly show how large errors are."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,10 @@ def combine(rolled: Rolled, rule: Rule = RULE) -> Combined:
 
 
 def _late_fall(rolled: Rolled, fit: Array) -> Array:
-    """What a rate that falls to 0 at the places would gain [m], from the ``fit`` [n] of log y.
+    """How much a rate that falls to 0 at the places would lower log y [m], from the ``fit`` [n] of log y.
 
-    A whole fall gains about 1.5 times what y falls per e-fold of x before it (``multi_power.py``), and of a fall that
-    ends at a place the share is to come that x has still to go.
+    A fall of the rate to 0 lowers y by about 1.5 times what y falls per e-fold of x before it (``multi_power.py``). Of
+    a fall that ends at a place, the fraction is still to come that x has still to go.
     """
     before = np.searchsorted(rolled.log_x, rolled.log_x[-1] - RECENT)
     before = min(before, len(fit) - 2)

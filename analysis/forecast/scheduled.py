@@ -21,12 +21,13 @@ MOST_POINTS = 150
 ORIGINS = (0.5, 0.65, 0.8, 0.9)
 """Shares of the points after which the law is tested on the others."""
 BELIEVED = 4.0
-"""So many tests that came out as expected are taken as seen, when the tests say how much to widen."""
+"""Prior weight, in tests that came out as expected, when the tests decide how much to widen the intervals."""
 SEEN_FALL, COMING_FALL = 0.03, 0.1
-"""Without the first share of the peak rate fallen so far nothing is said of a further fall by more than the second."""
+"""Unless the rate has fallen by the first fraction of its peak, no forecast is made for a further fall by more than the
+second."""
 WIDENED = 1.5
 WIDEST = 10.0
-"""An interval that reaches so many times above the forecast tells nothing."""
+"""No forecast is made where its interval reaches so many times above it."""
 
 
 @dataclass(frozen=True)

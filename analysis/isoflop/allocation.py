@@ -17,7 +17,7 @@ from analysis.isoflop.minimum import OUTSIDE, Minimum
 from analysis.laws.law import Array
 
 FEWEST_SIZES = 4
-"""A parabola through three points passes exactly, so it says nothing of its own error."""
+"""A parabola passes exactly through three points and shows no error."""
 FEWEST_BUDGETS = 3
 OPEN = "the sizes scatter too much to tell the curvature of their parabola from zero"
 MISFIT = 0.01
@@ -89,7 +89,7 @@ def allocation(budget: Array, n: Array, loss: Array, minimum: Minimum) -> Alloca
 def optima(budget: Array, n: Array, loss: Array, minimum: Minimum) -> tuple[Optimum, ...]:
     """The minimum at every budget of runs [k], cheapest first.
 
-    Budgets with fewer than four sizes, or whose minimum is not between the sizes tried, have none and say so.
+    Budgets with fewer than four sizes, or whose minimum is not between the sizes tried, have none, with the reason.
     """
     return tuple(_optimum(float(c), n[budget == c], loss[budget == c], minimum) for c in np.unique(budget))
 
@@ -97,8 +97,8 @@ def optima(budget: Array, n: Array, loss: Array, minimum: Minimum) -> tuple[Opti
 def through(optima: tuple[Optimum, ...]) -> Allocation | NoFit:
     """The power law through the minima by least squares of logs; fewer than three give none.
 
-    The interval is that of the line, not one made of the minima's own: their scatter about it holds their noise
-    and whatever else sets budgets apart. What all of them share, the bias of ``bias_of_minima``, it cannot hold.
+    The interval is that of the line, not combined from the minima's own: their scatter about the line includes their
+    noise and all other differences between budgets. It does not include the bias that all share (``bias_of_minima``).
     """
     good = {optimum.budget: optimum.log_n for optimum in optima if optimum.log_n is not None}
     if len(good) < FEWEST_BUDGETS:
@@ -123,7 +123,7 @@ def bias_of_minima(
 
     ``surface(N [m], D [m])`` is a fitted law taken as the truth, with D = C / (``flops_per`` N), and ``exponent``
     the one it implies, beta / (alpha + beta). Off-centre and wide grids bias parabolas (Open-Athena 2026), so an
-    exponent from them is stated with this figure.
+    exponent from them is stated with this bias.
     """
     exact = allocation(budget, n, surface(n, budget / (flops_per * n)), minimum)
     return exact if isinstance(exact, NoFit) else exact.exponent - exponent
@@ -162,7 +162,7 @@ class Ahead:
 
 
 def at_budgets(law: Allocation, budgets: Sequence[float]) -> tuple[Ahead, ...]:
-    """What ``law`` says of each of ``budgets``."""
+    """The prediction of ``law`` at each of ``budgets``."""
     return tuple(_ahead(law, budget) for budget in budgets)
 
 
@@ -192,7 +192,7 @@ def as_json(
     ahead: tuple[Ahead, ...] = (),
     held: tuple[Ahead, ...] | None = None,
 ) -> dict[str, Any]:
-    """The answer as plain data; what cannot be said is null with its reason, an open end of an interval null."""
+    """The answer as plain data: what is not known is null, with the reason; an open end of an interval is null."""
     return {
         "confidence": CONFIDENCE,
         "left_out": left_out,

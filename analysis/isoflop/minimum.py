@@ -85,8 +85,8 @@ class Parabola:
 def parabola_through(log_n: Array, loss: Array) -> Parabola:
     """The parabola through one ``loss`` [m] for each of at least three sizes ``log_n`` [m].
 
-    Its noise is read from the residuals. Seeds of one size belong in one mean: they share what that size has of its
-    own (a learning rate that suits it better, say), so their spread alone would claim too much.
+    Its noise is estimated from the residuals. Seeds of one size are averaged: they share effects of that size (such as
+    a learning rate that suits it better), so an interval from their spread alone would be too narrow.
     """
     middle = float(log_n.mean())
     x = log_n - middle
@@ -113,9 +113,9 @@ def _misfit(x: Array, residual: Array) -> float | None:
 def vertex_interval(parabola: Parabola) -> Interval:
     """The 95 % interval of log N at the vertex by Fieller's theorem; an end may be infinite.
 
-    A place v is held unless the slope there, ``slope + 2 curvature v``, is told from zero by Student's t. With normal
-    noise this covers 95 % for any number of sizes, where a bootstrap of four to seven is too narrow. Where the
-    curvature cannot be told from zero, the set has no end on one side at least (Fieller 1954, J. R. Stat. Soc. B
+    The interval holds v unless the slope there, ``slope + 2 curvature v``, differs from zero by Student's t. With
+    normal noise this covers 95 % for any number of sizes, where a bootstrap of four to seven is too narrow. Where the
+    curvature does not differ from zero, the set has no end on one side at least (Fieller 1954, J. R. Stat. Soc. B
     16:175). Of its two rays the one with the vertex is kept: on the other a flat place would be a maximum.
     """
     everywhere = Interval(-math.inf, math.inf)

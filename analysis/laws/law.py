@@ -26,7 +26,7 @@ class Parameter:
     """One parameter of a law. A ``positive`` one is searched by its logarithm, so that no bound is needed.
 
     ``unit`` is a product such as ``y x^alpha d^-b`` of y and variables, each to the power of a number or of a parameter
-    that has no unit itself. ``bounds`` are those that somebody asked for (``restrictions.py``).
+    that has no unit itself. ``bounds`` are those that the user requested (``restrictions.py``).
     """
 
     name: str
@@ -36,12 +36,12 @@ class Parameter:
 
     @property
     def ends(self) -> bool:
-        """Whether its value comes to an end somewhere: there its coordinate runs away, and has no effect any more."""
+        """Whether its value has an end (0 or a bound): there its coordinate diverges and has no effect."""
         return self.positive or self.bounded
 
     @property
     def bounded(self) -> bool:
-        """Whether somebody asked for a bound."""
+        """Whether a bound was requested."""
         return any(map(math.isfinite, self.bounds))
 
 
@@ -133,7 +133,7 @@ class Law:
     def scaled(self, columns: Array, y: Array) -> Law:
         """The same law, searched in units in which ``columns`` [V, n] and ``y`` [n] are about 1.
 
-        So nothing that a search, a tolerance or a condition number says depends on the units of a table.
+        So searches, tolerances and condition numbers do not depend on the units of a table.
         """
         units = self.units or self.variables
         sizes = {unit: float(np.median(np.abs(columns[units.index(unit)]))) or 1.0 for unit in units}

@@ -1,6 +1,6 @@
 """A law with some of its parameters fixed, tied to others, or kept within bounds.
 
-What is left is a law like any other: its intervals, profiles and certificates know the restrictions.
+The result is a law like any other: its intervals, profiles and diagnostics respect the restrictions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SOFT = 0.25
 INSIDE = 0.7
 """How far within a bound a search starts at least, in the unit of its softness."""
 FAR = 40.0
-"""How far beyond a bound, in that unit, a coordinate stands whose parameter is at the bound to the last digit."""
+"""How far beyond a bound, in that unit, a coordinate is whose parameter equals the bound to the last digit."""
 AT = 1e-3
 """A parameter closer to its bound than this, in that unit, is at it."""
 
@@ -191,7 +191,7 @@ def restricted(law: Law, rules: Restrictions, held: int | None = None) -> Law:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a parameter stands: ``fixed``, ``tied`` to another, or searched for within ``bounds``."""
+    """The restriction of a parameter: ``fixed``, ``tied`` to another, or searched for within ``bounds``."""
 
     fixed: bool = False
     tied: str | None = None
@@ -202,7 +202,7 @@ class Standing:
 
 
 def standing(law: Law, name: str) -> Standing:
-    """How the parameter ``name`` of ``law`` stands."""
+    """How the parameter ``name`` of ``law`` is restricted."""
     if not isinstance(law, Restricted):
         return Standing()
     if name in law.rules.fixed or name in law.rules.tied:

@@ -167,8 +167,8 @@ class Sweep:
 def sweep(x: ArrayLike, y: ArrayLike, names: ArrayLike) -> Sweep | NoFit:
     """Fit the curves of runs with setting ``x`` [n] > 0 and loss ``y`` [n]; runs of one name [n] are one curve.
 
-    Runs of equal x are averaged (seeds share what that value has of its own, so their spread alone would claim too
-    much) and count by their number. The noise is what all curves together leave over.
+    Runs of equal x are averaged and count by their number: seeds share effects of that value, so an interval from their
+    spread alone would be too narrow. The noise is estimated from the residuals of all curves together.
     """
     x, y, names = np.asarray(x, dtype=float), np.asarray(y, dtype=float), np.asarray(names, dtype=object)
     points_by_name = {str(name): points_of(x[names == name], y[names == name]) for name in dict.fromkeys(names)}
@@ -184,7 +184,7 @@ def sweep(x: ArrayLike, y: ArrayLike, names: ArrayLike) -> Sweep | NoFit:
 
 
 def as_json(fitted: Sweep, common: Common | NoFit, law: Law | NoFit, left_out: int) -> dict[str, Any]:
-    """The answer as plain data; what cannot be said is null with its reason, an open end of an interval null."""
+    """The answer as plain data: what is not known is null, with the reason; an open end of an interval is null."""
     return {
         "confidence": CONFIDENCE,
         "left_out": left_out,

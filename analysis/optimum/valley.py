@@ -98,7 +98,7 @@ class Curve:
     place: float
     """Where it is lowest, and the sum of squared residuals there."""
     variance: float
-    """Of one run; NaN where nothing is left to tell it by."""
+    """Of one run; NaN without degrees of freedom."""
     left: int
 
     @property

@@ -45,7 +45,7 @@ class Answered:
 
 
 def build(request: Request) -> None:
-    """Make what ``request`` asks for, once or, watching, as often as something changes; say what was found."""
+    """Make the requested reports, once or, when watching, after every change; print the answers."""
     if request.watch:
         watch(request.folders, lambda: _rebuild(request))
         return
@@ -57,13 +57,13 @@ def build(request: Request) -> None:
 
 
 def answer(folder: Path) -> Answered:
-    """Read a study and answer what can be asked of it."""
+    """Read a study and find the answers of its report."""
     study = read_study(folder)
     return Answered(study, settled(study, together(every_answer(study))))
 
 
 def every_answer(study: Study) -> list[Finding]:
-    """All answers that the study gives, each as if it were the only one."""
+    """All findings of the study, each tested as if it were the only one."""
     return [
         *find(study),
         *few_labels(study),
@@ -77,7 +77,7 @@ def every_answer(study: Study) -> list[Finding]:
 
 
 def write(answered: Sequence[Answered], request: Request) -> list[Path]:
-    """Write tables and page of each study, then what was asked for of all; return the paths, the page's last."""
+    """Write tables and page of each study, then the requested files about all; return the paths, the page's last."""
     paths = [path for item in answered for path in write_report(item.study, item.findings)]
     contents = [(request.markdown, "markdown"), (request.latex, "latex")]
     extra: dict[Path, str | bytes] = {path: _written(answered, form) for path, form in contents if path is not None}
@@ -141,7 +141,7 @@ def _written(answered: Sequence[Answered], form: str) -> str:
 
 
 def _rebuild(request: Request) -> bool:
-    """Write all anew and say so in a line; whether any task may still change."""
+    """Write everything again and print one line; returns whether any task may still change."""
     answered = [answer(folder) for folder in request.folders]
     page = write(answered, request)[-1]
     states = [state for item in answered for state in item.study.tried["state"]]
@@ -169,9 +169,9 @@ def _show(study: Study, findings: Sequence[Finding]) -> None:
 
 
 def watch(folders: Sequence[Path], rebuild: Callable[[], bool], look_seconds: float = LOOK_SECONDS) -> None:
-    """Call ``rebuild`` at first and after every change, until it says that nothing is left to wait for, or Ctrl-C.
+    """Call ``rebuild`` at first and after every change, until it returns False or the user presses Ctrl-C.
 
-    It also ends when nobody reads its output any more.
+    It also ends when its output is no longer read.
     """
     try:
         while True:

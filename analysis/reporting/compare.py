@@ -68,7 +68,7 @@ def joined(studies: Sequence[Named]) -> pd.DataFrame:
 
 
 def _in_words(table: pd.DataFrame, names: Set[str]) -> pd.DataFrame:
-    """``table`` with the columns ``names`` as words: a column has one type, and studies differ in theirs."""
+    """``table`` with the columns ``names`` as text: studies differ in the types of these columns."""
     columns = [str(name) for name in table if name in names]
     return table.assign(**{name: table[name].map(str, na_action="ignore").astype("str") for name in columns})
 
@@ -191,7 +191,7 @@ def _capital(sentence: str) -> str:
 
 
 def render(studies: Sequence[Named]) -> str:
-    """Build the whole page. The same studies in the same order give the same bytes."""
+    """Build the page. The same studies in the same order give the same bytes."""
     names = [entry.name for entry in studies]
     return fill(
         "side_by_side.html.j2",

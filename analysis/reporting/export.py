@@ -147,7 +147,7 @@ def _note(table: Table) -> str:
 
 
 def _head(table: Table) -> str:
-    """The heads, broken over lines: their words are wider than most numbers below them."""
+    """The heads, broken over lines, since they are wider than most numbers below them."""
     cells = []
     for i, name in enumerate(table.head):
         lines = textwrap.wrap(name, HEAD_WIDTH, break_long_words=False, break_on_hyphens=False) or [""]

@@ -60,7 +60,7 @@ _SETTING_CURVES = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One task of one run, in words."""
+    """One task of one run, as text."""
 
     state: str
     progress: str
@@ -81,7 +81,7 @@ class Lead:
 
 
 def render(study: Study, findings: Sequence[Finding]) -> str:
-    """Build the whole page. The same study gives the same bytes; nothing in it points outside the page."""
+    """Build the page. The same study gives the same bytes; nothing in it points outside the page."""
     logged = curves(study, _wanted(study))
     said = headline(study, findings)
     beside, pictures = beside_the_paper(study), sheets(study)
@@ -164,7 +164,7 @@ def _where_known(study: Study) -> Iterator[Plot | None]:
 
 
 def _setting_curves(study: Study, logged: Curves) -> Iterator[Plot]:
-    """Curves that tell what a setting did: ranks on the way, and whether fine-tuning diverged."""
+    """Curves that show the effect of a setting: ranks during training, and whether fine-tuning diverged."""
     for task, metric, name in _SETTING_CURVES:
         if logged.of(task, metric):
             yield curve_plot(study, logged, metric, name, task)

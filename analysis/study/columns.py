@@ -43,7 +43,7 @@ COUNTS = (
     "peak_memory_bytes",
 )
 HEADLINES = ("skill", "linear_last", "linear_mean", "attentive", "top1", "miou")
-"""The metrics of each task that say how good a run is: 1 is perfect, so what is missing is an error."""
+"""The headline metrics of the tasks. 1 is perfect, so 1 minus the metric is an error."""
 AMOUNTS = ("flops_train", "pretrain_flops", "pretrain_tokens", "wall_seconds", "planned_flops", "planned_seconds")
 INT64 = 2**63
 LARGEST = 1e30  # of a measure or an amount; the largest training run so far took less than 1e27 FLOPs
@@ -90,7 +90,7 @@ def _is_plain_number(value: Any) -> bool:
 
 
 def count(value: Any, name: str) -> int | None:
-    """``value`` as a whole number, of parameters at least 1, else at least 0; None for anything else."""
+    """``value`` as an integer, of parameters at least 1, else at least 0; None for anything else."""
     known = number(value)
     least = 1 if name.startswith("params_") else 0
     return round(known) if known is not None and least <= known < INT64 else None

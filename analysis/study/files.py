@@ -63,7 +63,7 @@ class Unreadable(Exception):
 
 @dataclass
 class PlannedRun:
-    """What the plan says of a run; one that no plan names has its ``run_id`` alone."""
+    """The plan of a run; a run that no plan names has only its ``run_id``."""
 
     run_id: str
     label: str | None = None
@@ -71,7 +71,7 @@ class PlannedRun:
     values: Mapping[str, Any] = field(default_factory=dict)
     tasks: Mapping[str, Any] = field(default_factory=dict)
     pretrained_by: str | None = None
-    """The run whose pre-training this one uses instead of an equal one of its own."""
+    """The run whose pre-training this one uses instead of running the same one itself."""
     tuned: Mapping[str, Any] = field(default_factory=dict)
     """The values that its tasks are tried at; of runs that differ in these alone the best is chosen."""
 
@@ -240,7 +240,7 @@ def _check_entry(entry: dict[str, Any]) -> None:
 
 
 def write_predictions(study_dir: Path, content: Mapping[str, Any]) -> None:
-    """Write the file whole; one that is there stays as it is."""
+    """Write the file at once; an existing one is never replaced."""
     study_dir.mkdir(parents=True, exist_ok=True)
     temporary = study_dir / f".{PREDICTIONS}.{os.getpid()}.tmp"
     temporary.write_text(to_json({"schema": PREDICTIONS_SCHEMA, **content}), encoding="utf-8")

@@ -43,8 +43,8 @@ def told_apart(table: pd.DataFrame, results: Results, tuned: Collection[str]) ->
 
 
 def compared(configs: Iterable[Mapping[str, Any]], tasks: Iterable[str], tuned: Collection[str]) -> list[str]:
-    """The settings that can make a difference to the results of ``tasks``; those of other tasks have no say, those
-    that each arm is ``tuned`` in are its own, and one that some of ``configs`` do not record cannot tell them apart."""
+    """The settings that can affect the results of ``tasks``: not those of other tasks, not those that each arm is
+    ``tuned`` in, and not those that some of ``configs`` do not record."""
     known = [set(config) for config in configs]
     others = tuple(f"{task}." for task in TASKS if task not in set(tasks))
     shared = set.intersection(*known) if known else set()
@@ -52,7 +52,7 @@ def compared(configs: Iterable[Mapping[str, Any]], tasks: Iterable[str], tuned: 
 
 
 def _telling(configs: Mapping[str, Mapping[str, Any]], tasks: set[str], tuned: Collection[str]) -> dict[str, str]:
-    """{run_id: as few settings as tell it from the others, with their values}."""
+    """{run_id: the fewest settings that distinguish it from the others, with their values}."""
     suffixes, groups = dict.fromkeys(configs, ""), 1
     if len(configs) < 2:
         return suffixes
@@ -74,10 +74,10 @@ def _orchestration() -> frozenset[str]:
 
 
 def settings(study: Study, rows: pd.DataFrame) -> pd.Series[str]:
-    """What every one of ``rows`` of one task was run with, spelt out: a control and its partners have the same.
+    """The settings of every one of ``rows`` of one task as text: equal for a control and its partners.
 
-    Pretraining's settings, those of other tasks and what each arm is tuned in have no say in a control, and a setting
-    that some results do not record cannot tell runs apart. A row whose result records no settings stands for its label.
+    Settings of pretraining, of other tasks and those that each arm is tuned in are left out, as are settings that some
+    results do not record. A row whose result records no settings is represented by its label.
     """
     recorded = {
         index: study.results[run_id, task]["config"]

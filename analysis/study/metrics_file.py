@@ -1,7 +1,7 @@
-"""One metrics.jsonl, a few of its metrics as arrays: what is not asked for is never turned into Python objects.
+"""Reads requested metrics of one metrics.jsonl as arrays; other metrics are never turned into Python objects.
 
-A whole file goes through pyarrow's JSON reader, twenty times as fast as line by line. One that it refuses (a line cut
-by a kill, a value of another type) is read line by line, and what cannot be read is counted.
+pyarrow's JSON reader reads a file twenty times as fast as line by line. A file that it refuses (a line cut by a kill, a
+value of another type) is read line by line, and unreadable lines are counted.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class _Columns:
 
 
 def read_metrics(path: Path, names: Sequence[str]) -> tuple[dict[str, Line], int]:
-    """Read the metrics ``names``; those that no line carries are left out, and without a file all are.
+    """Read the metrics ``names``; those that no line has are left out, and all of them where there is no file.
 
-    When a resumed run repeats a step, the newest value of each metric stands. The second value counts the lines
-    that were no logged step.
+    When a resumed run repeats a step, the newest value of each metric counts. The second value is the number of lines
+    that are not a logged step.
     """
     try:
         content = path.read_bytes()

@@ -72,7 +72,7 @@ class Study:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What the files of one task say of it."""
+    """The state of one task, from its files."""
 
     task: str
     status: Mapping[str, Any]
@@ -153,7 +153,7 @@ def _tasks_of(study: Path, run: PlannedRun) -> Iterator[_Outcome]:
 
 
 def _outcome(directory: Path) -> _Outcome:
-    """Read status.json and result.json; the task is unreadable when either is damaged, whatever the other says."""
+    """Read status.json and result.json; the task is unreadable when either is damaged."""
     broken: dict[str, str] = {}
     status: Mapping[str, Any] | None = None
     read = None
@@ -213,7 +213,7 @@ def _with_sizes(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_starts(table: pd.DataFrame) -> pd.DataFrame:
-    """Name the weights that runs start from in their label where it does not tell these runs apart."""
+    """Add the weights that runs start from to their label where runs of one label start from several."""
     others = table["init"].where(~table["init"].isin(["pretrain", "scratch"]))
     several = others.groupby(table["label"]).transform("nunique") > 1
     return table.assign(label=table["label"].where(~(several & others.notna()), table["label"] + " from " + others))

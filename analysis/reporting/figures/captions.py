@@ -1,4 +1,4 @@
-"""The words that go with figures: captions, and text alternatives that say what the picture shows."""
+"""The texts of figures: captions, and alternatives that describe what the picture shows."""
 
 from __future__ import annotations
 

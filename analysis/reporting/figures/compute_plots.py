@@ -114,7 +114,7 @@ def _who(row: Mapping[str, Any]) -> str:
 def costs(study: Study) -> pd.DataFrame:
     """[task, quantity, planned, measured] of every finished task that the plan priced.
 
-    FLOPs of plan and result come from one formula: they are told only where they differ, as of another version.
+    FLOPs of plan and result come from one formula, so they are listed only where they differ (by version).
     """
     done = study.tried[study.tried["state"] == FINISHED]
     frames = []
@@ -285,7 +285,7 @@ def _minimum(profile: Profile) -> str:
 
 
 def _ends(interval: Interval, tried: Array) -> str:
-    """Both ends in words; beyond the sizes tried a parabola is no ground for a number."""
+    """Both ends as text; beyond the sizes tried a parabola does not support a number."""
     below, beyond = interval.low < tried[0], interval.high > tried[-1]
     if below and beyond:
         return "open: all the sizes tried"

@@ -53,7 +53,7 @@ def curve_plot(study: Study, logged: Curves, metric: str, name: str, task: str =
 
 
 def _grouped(study: Study, curves: Sequence[Curve], looks: Palette) -> tuple[bool, dict[str, list[Curve]]]:
-    """Curves in the study's order by label, while those are few enough to tell apart (True), else by group."""
+    """Curves in the study's order: by label if these are few enough to distinguish (True), else by group."""
     labels = {curve.label for curve in curves}
     by_label = len(labels) <= max(MAX_GROUPS, len({looks.group_of[label] for label in labels}))
     order = label_order(study) if by_label else looks.groups
@@ -119,7 +119,7 @@ class Curves:
     notes: tuple[str, ...]
 
     def of(self, task: str, metric: str) -> Sequence[Curve]:
-        """The curves of a metric; none where it was not asked for or not logged."""
+        """The curves of a metric; none where it was not requested or not logged."""
         return self.found.get((task, metric), ())
 
 

@@ -64,7 +64,7 @@ _RC: Any = {
     "legend.edgecolor": "#e5e7eb",
 }
 MAX_GROUPS = 12
-"""More lines than these nobody can follow, and a legend of more hides the figure."""
+"""With more lines a figure is not readable, and its legend hides it."""
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def say_empty(axes: Axes) -> None:
 
 
 def write_empty(axes: Axes) -> None:
-    """The words of ``say_empty`` alone, for a panel that shares its y axis with a full one."""
+    """The text of ``say_empty`` alone, for a panel that shares its y axis with another."""
     axes.text(0.5, 0.5, "no finished run to draw", transform=axes.transAxes, ha="center", va="center", color=QUIET)
 
 

@@ -58,7 +58,7 @@ class Plot:
 
 
 def error_plot(study: Study, target: Target, axis: Axis) -> Plot:
-    """Draw the error against ``axis``, log scales: points by size, law with its band, trivial answer."""
+    """Draw the error against ``axis``, log scales: points by size, law with its band, majority baseline."""
     every = [on_log_scales(series(study, target, axis, init)) for init in LOOKS if known_on(axis, init)]
     drawn = [arm for arm in every if not arm.points.empty]
     looks = palette(study)

@@ -28,7 +28,7 @@ from nepa_scale.config.registry import SEGMENT, SPECS, spec
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_OPEN = 40
-"""Rows of a table that may stand between a reader and what comes after it."""
+"""Rows of the longest table that is shown open."""
 TITLES = {task.name: task.title for task in SPECS.values()}
 Column = tuple[str, str, Callable[[float], str]]
 _COUNT, _POWER = text.count, text.power
@@ -59,7 +59,7 @@ def fill(template: str, **values: Any) -> str:
 
 
 def data_uri(plot: Plot) -> str:
-    """The figure as an address that carries it."""
+    """The figure as a data URI."""
     return "data:image/svg+xml;base64," + base64.b64encode(to_svg(plot.figure).encode()).decode()
 
 
@@ -70,7 +70,7 @@ def _superscript(sentence: str) -> Markup:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of ready-made texts; the first ``text_columns`` columns are words, the rest numbers."""
+    """A table of ready-made texts; the first ``text_columns`` columns are text, the rest numbers."""
 
     title: str
     head: Sequence[str]
@@ -78,7 +78,7 @@ class Table:
     text_columns: int = 1
     note: str = ""
     words_last: bool = False
-    """The last column is words, which may take several lines."""
+    """The last column is text, which may take several lines."""
     folded: bool = False
     """Shown only on demand, as every table of more than ``MAX_OPEN`` rows is."""
 
@@ -88,12 +88,12 @@ class Table:
         return self.folded or len(self.rows) > MAX_OPEN
 
     def is_number(self, column: int) -> bool:
-        """Whether a column holds numbers, which stand at its right edge."""
+        """Whether a column holds numbers, which are right-aligned."""
         return column >= self.text_columns and not (self.words_last and column == len(self.head) - 1)
 
 
 def comparison_table(compared: Comparison) -> Table:
-    """Scores of each label with their margins over the scratch control and the trivial answer."""
+    """Scores of each label with their margins over the control from scratch and the majority baseline."""
     names = [name for name in map(str, compared.rows) if compared.rows[name].notna().any()]
     pairs = list(itertools.combinations(names, 2))
     rows = []
@@ -158,7 +158,7 @@ def in_order(study: Study, rows: Sequence[Sequence[str]]) -> list[Sequence[str]]
 
 
 def _columns(task: str, rows: pd.DataFrame) -> Iterator[Column]:
-    """The columns that any row has a number for; a moving average's stands beside the raw one."""
+    """The columns in which any row has a number; that of a moving average follows the raw one."""
     wanted: list[Column] = []
     for metric in (shown for shown in spec(task).metrics if shown.reported):
         form = _FORMS[metric.unit]

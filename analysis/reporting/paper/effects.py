@@ -76,7 +76,7 @@ def outcomes(study: Study) -> pd.DataFrame:
 
     Columns: ``paper`` (NaN: failed or not in the paper), ``paper_failed``, ``note``; ``top1``, ``low``, ``high``
     and ``ema_top1`` over ``n`` finished runs, ``trivial``; the mean of every metric of ``PRETRAINING``; ``fate`` and
-    ``pretraining``, which are words or empty.
+    ``pretraining``, which are text or empty.
     """
     published = of_grid(study.grid).set_index("label")
     labels = list(dict.fromkeys([*published.index, *label_order(study)]))
@@ -232,9 +232,9 @@ def _measures(row: pd.Series[float]) -> str:
 
 @functools.cache
 def read_published(path: Path = FILE) -> pd.DataFrame:
-    """Read the file into one typed table: words are never missing but may be empty, ``score`` is a fraction or NaN.
+    """Read the file into one typed table: text may be empty but is never missing, ``score`` is a fraction or NaN.
 
-    Raises ``UserError`` when a row breaks the form told above.
+    Raises ``UserError`` when a row breaks the form described above.
     """
     types = {**dict.fromkeys(WORDS, "str"), **dict.fromkeys(COUNTS, "Int64"), "failed": "bool"}
     types |= {"percent": "float64", "uncertainty": "float64"}

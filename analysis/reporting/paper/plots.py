@@ -1,4 +1,4 @@
-"""Figures that set the paper's numbers beside a study's own, each on scales of its own."""
+"""Figures of the paper's numbers beside those of a study, each on its own scales."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def _epochs_axis(axes: Axes, title: str, epochs: pd.Series[float]) -> None:
 
 
 def _drawn_methods(target: Target) -> dict[tuple[str, str], pd.DataFrame]:
-    """Points [x, error] of each published method that is drawn; others stand in the table."""
+    """Points [x, error] of each published method that is drawn; others are in the table."""
     rows = headline(target.metric)
     params = rows.dropna(subset=["params"]).groupby("size")["params"].first().astype("float64")
     drawn = {}
