@@ -147,7 +147,7 @@ def _is_not(study: Study) -> Iterator[str]:
     yield "Scores are of models and data, not of hardware: time and machine have no part in them."
 
 
-def near_trivial(study: Study) -> list[str]:
+def near_baseline(study: Study) -> list[str]:
     """A line for each warning that training gave, with the labels and runs that it is of."""
     rows = study.finished("pretrain")
     said: dict[str, dict[str, list[str]]] = {}

@@ -38,7 +38,7 @@ class Comparison:
 
     target: Target
     rows: pd.DataFrame
-    """One row per label, in order; columns pretrained, other weights, scratch, trivial; NaN without a finished run."""
+    """One row per label, in order; columns pretrained, other weights, scratch, majority; NaN without a finished run."""
     noun: str
     """What a label names: size or setting."""
     controls: pd.Series[str]
@@ -98,7 +98,7 @@ def gain(compared: Comparison, start: str = PRETRAINED) -> MeanRatio | NoFit:
     return mean_ratio(1 - paired[name], 1 - paired["scratch"])
 
 
-def beats_trivial(compared: Comparison, start: str = PRETRAINED) -> Finding:
+def beats_majority(compared: Comparison, start: str = PRETRAINED) -> Finding:
     """Compare every label with the majority baseline on the same validation data.
 
     Where each image is right or wrong and their number is known, every label has an interval, and all intervals hold
@@ -106,21 +106,21 @@ def beats_trivial(compared: Comparison, start: str = PRETRAINED) -> Finding:
     """
     target, name = compared.target, ARMS[start]
     of = " from other weights" if start == OTHER else ""
-    question = f"Do the models{of} beat the trivial answer, {target.baseline_name}?"
-    known = compared.rows.dropna(subset=[name, "trivial"])
+    question = f"Do the models{of} beat the majority baseline, {target.baseline_name}?"
+    known = compared.rows.dropna(subset=[name, "majority"])
     if known.empty:
-        return Finding(question, "Cannot say", f"None of the finished {RUNS[start]} has the trivial answer's score.")
-    margin = known[name] - known["trivial"]
+        return Finding(question, "Cannot say", f"None of the finished {RUNS[start]} has the majority baseline's score.")
+    margin = known[name] - known["majority"]
     images = compared.images.loc[known.index]
     beaten = int((margin > 0).sum())
     answer = (
-        f"The trivial answer scores {target.score} {_range(known['trivial'])}. {_whose(compared.noun, start)} above "
-        f"it: {beaten} of {len(known)} (percentage points: {_each(margin)})."
+        f"The majority baseline scores {target.score} {_range(known['majority'])}. {_whose(compared.noun, start)} "
+        f"above it: {beaten} of {len(known)} (percentage points: {_each(margin)})."
     )
     if target.by_image and images.notna().all():
         intervals = _score_intervals(known[name], images)
-        margins = intervals.sub(known["trivial"], axis="index")
-        chance = _by_chance(known[name], known["trivial"], images)
+        margins = intervals.sub(known["majority"], axis="index")
+        chance = _by_chance(known[name], known["majority"], images)
         verdict = _beyond_chance(margins)
         p = float(chance.min() if verdict in ("Partly", "Not shown") else chance.max())
         return Finding(question, verdict, answer, _of_images(margins, images), p)
@@ -152,11 +152,11 @@ def _score_intervals(scores: pd.Series[float], images: pd.Series[float]) -> pd.D
     return pd.DataFrame({"low": low, "high": high}, index=scores.index)
 
 
-def _by_chance(scores: pd.Series[float], trivial: pd.Series[float], images: pd.Series[float]) -> Array:
+def _by_chance(scores: pd.Series[float], majority: pd.Series[float], images: pd.Series[float]) -> Array:
     """The p value [n] of every score equalling the majority baseline's, times their number (Bonferroni, as the
     intervals)."""
     right = (scores * images).round().to_numpy(float)
-    n, share = images.to_numpy(float), trivial.to_numpy(float)
+    n, share = images.to_numpy(float), majority.to_numpy(float)
     tails = np.minimum(stats.binom.cdf(right, n, share), stats.binom.sf(right - 1, n, share))
     p_values: Array = np.minimum(2 * tails * len(scores), 1.0)
     return p_values
@@ -200,8 +200,8 @@ def comparison(study: Study, target: Target) -> Comparison:
     }
     controls = {label: scratch.loc[same.loc[scratch.index].isin(settings_of[label]), column].mean() for label in order}
     baseline = f"metrics.{target.baseline}"
-    trivial = rows.groupby("label")[baseline].mean() if baseline in rows else pd.Series(dtype="float64")
-    columns = {**means, "scratch": pd.Series(controls, dtype="float64"), "trivial": trivial}
+    majority = rows.groupby("label")[baseline].mean() if baseline in rows else pd.Series(dtype="float64")
+    columns = {**means, "scratch": pd.Series(controls, dtype="float64"), "majority": majority}
     index = pd.Index(order, dtype="object")
     shared = pd.Series(["\n".join(sorted(settings_of[label])) for label in order], index=index, dtype="object")
     images = rows.groupby("label")["validation_images"].min().astype("float64").reindex(index)

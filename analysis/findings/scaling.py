@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.findings import text
-from analysis.findings.comparison import RUNS, beats_trivial, comparison, gain_over_scratch
+from analysis.findings.comparison import RUNS, beats_majority, comparison, gain_over_scratch
 from analysis.findings.finding import Effect, Finding
 from analysis.findings.series import (
     FINETUNED,
@@ -50,7 +50,7 @@ def find(study: Study) -> list[Finding]:
                 gained = replace(gain_over_scratch(compared, start), main=first)
                 said = exponents_apart(study, target, start) if PARAMETERS in axes else ""
                 findings.append(replace(gained, detail=f"{gained.detail} {said}".strip()))
-            findings.append(beats_trivial(compared, start))
+            findings.append(beats_majority(compared, start))
         if PARAMETERS in axes and (rows["init"] == SCRATCH).any():
             findings.append(law(series(study, target, PARAMETERS, SCRATCH)))
     if axes and len(study.of(SHORTFALL.task)):

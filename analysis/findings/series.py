@@ -101,7 +101,7 @@ def series(study: Study, target: Target, axis: Axis, init: str = PRETRAINED) -> 
     chosen = _best_settings(points, usable, study.axes).dropna(subset=["x"]).sort_values(["x", "run_id"])
     left_out = len(rows) - len(usable)
     if init == SCRATCH and axis is COMPUTE:
-        none = NoFit("a scratch control spends no pretraining FLOPs")
+        none = NoFit("a from-scratch baseline spends no pretraining FLOPs")
         return Series(target, axis, init, chosen, left_out, none)
     fit = fit_power_law(chosen["x"].to_numpy(float), chosen["error"].to_numpy(float))
     return Series(target, axis, init, chosen, left_out, fit)
@@ -218,7 +218,7 @@ def size_order(study: Study) -> list[str]:
 
 
 def _position(study: Study, target: Target, axis: Axis, rows: pd.DataFrame, init: str) -> pd.Series[float]:
-    """Place rows on ``axis``; a scratch control, which spends no pretraining FLOPs, at those of its partners."""
+    """Place rows on ``axis``; a from-scratch baseline, which spends no pretraining FLOPs, at those of its partners."""
     if axis is PARAMETERS or init != SCRATCH:
         return rows[axis.column].astype("float64")
     every = finished(study.of(target.task), target)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.findings import text
-from analysis.findings.about import about, near_trivial, resolution
+from analysis.findings.about import about, near_baseline, resolution
 from analysis.findings.comparison import comparison
 from analysis.findings.finding import Finding
 from analysis.findings.headline import Headline, headline
@@ -93,7 +93,7 @@ def render(study: Study, findings: Sequence[Finding]) -> str:
         lead=None if said is None else _lead(study, said),
         about=about(study),
         resolution=resolution(study),
-        near_trivial=near_trivial(study),
+        near_baseline=near_baseline(study),
         summary=list(_summary(study)),
         findings=findings,
         comparisons=[comparison_table(comparison(study, target)) for target in measured(study)],

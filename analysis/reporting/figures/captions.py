@@ -18,7 +18,7 @@ from analysis.study.records import Study
 if TYPE_CHECKING:
     from analysis.reporting.figures.curve_plots import Curve
 
-NAMES = {PRETRAINED: "pretrained", OTHER: "other weights", SCRATCH: "scratch control"}
+NAMES = {PRETRAINED: "pretrained", OTHER: "other weights", SCRATCH: "from-scratch baseline"}
 
 
 def error_caption(drawn: Sequence[Series], target: Target, axis: Axis) -> str:
@@ -29,7 +29,7 @@ def error_caption(drawn: Sequence[Series], target: Target, axis: Axis) -> str:
         parts.append("Lines: fitted power laws, dashed beyond the data, where nothing supports them.")
         parts.append(f"Band: where one further pretrained run would lie ({text.LEVEL}).")
     if axis is COMPUTE and any(points.init == SCRATCH for points in drawn):
-        parts.append("A scratch control spends no pretraining FLOPs and stands at those of its partners.")
+        parts.append("A from-scratch baseline spends no pretraining FLOPs and stands at those of its partners.")
     return " ".join(parts)
 
 

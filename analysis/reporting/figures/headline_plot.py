@@ -46,7 +46,7 @@ FEWEST_PLACES = 2
 COLOURS: Mapping[str, str] = {PRETRAINED: "#0072b2", SCRATCH: "#d55e00"}  # Okabe and Ito's blue and vermilion
 OTHER_COLOUR = "#009e73"
 LINES: Mapping[str, Any] = {PRETRAINED: "-", SCRATCH: (0, (5, 2, 1, 2))}
-NEAR = 1.6  # the trivial answer is drawn where it is at most so many times the highest error
+NEAR = 1.6  # the majority baseline is drawn where it is at most so many times the highest error
 BESIDE = 0.045  # of the width of a panel: how far right of its run a prediction stands
 SIZES_OF_A_LAW = 3
 CLOSE = 0.09  # of the width of a panel: names nearer than this would run into each other
@@ -78,13 +78,13 @@ def headline_plot(study: Study, target: Target, *, stacked: bool = False) -> Plo
     panels = [panel for axis in scaled_axes(study) if (panel := _panel(study, target, axis)) is not None]
     if not panels:
         return None
-    trivial = 1 - float(comparison(study, target).rows["trivial"].mean()) if target.baseline else float("nan")
+    majority = 1 - float(comparison(study, target).rows["majority"].mean()) if target.baseline else float("nan")
     with drawing.style():
         figure, every = _panels(len(panels), stacked=stacked)
-        low, high = _heights(panels, trivial)
+        low, high = _heights(panels, majority)
         drawing.log_axis(every[0], "y", low, high, text.round_percent)
         for axes, panel in zip(every, panels, strict=True):
-            _draw(axes, panel, trivial, palette(study), MOST_TICKS[stacked])
+            _draw(axes, panel, majority, palette(study), MOST_TICKS[stacked])
             if stacked or axes is every[0]:
                 axes.set_ylabel(f"{target.name} ({target.formula})")
         handles = {
@@ -129,7 +129,7 @@ def _panels(count: int, *, stacked: bool) -> tuple[Figure, list[Axes]]:
     return figure, panels
 
 
-def _heights(panels: Sequence[_Panel], trivial: float) -> tuple[float, float]:
+def _heights(panels: Sequence[_Panel], majority: float) -> tuple[float, float]:
     """The ends of the axis of errors: of all points, and of predictions as far as these are of use."""
     errors = pd.concat([entry.points["error"] for panel in panels for entry in panel.drawn])
     low, high = float(errors.min()), float(errors.max())
@@ -138,12 +138,12 @@ def _heights(panels: Sequence[_Panel], trivial: float) -> tuple[float, float]:
         min([low, *(end for end in ends if end > low / 2)]),
         max([high, *(end for end in ends if end < high * 2)]),
     )
-    if trivial <= high * NEAR:
-        high = max(high, trivial)
+    if majority <= high * NEAR:
+        high = max(high, majority)
     return low / MARGIN, min(high * 1.15, 1.15)
 
 
-def _draw(axes: Axes, panel: _Panel, trivial: float, looks: Palette, most: int) -> None:
+def _draw(axes: Axes, panel: _Panel, majority: float, looks: Palette, most: int) -> None:
     x = pd.concat([entry.points["x"] for entry in panel.drawn])
     left, right = float(x.min()), max([float(x.max()), *(entry.x for entry in panel.expected)])
     margin = max(MARGIN, (right / left) ** 0.08)
@@ -154,8 +154,8 @@ def _draw(axes: Axes, panel: _Panel, trivial: float, looks: Palette, most: int) 
     _name(axes, panel, looks, np.log(right / left * margin**2))
     for expected in panel.expected:
         _draw_expected(axes, expected, float(np.exp(BESIDE * np.log(right / left * margin**2))))
-    if axes.get_ylim()[0] < trivial < axes.get_ylim()[1]:
-        axes.axhline(trivial, color=QUIET, linestyle=":", linewidth=1.5, zorder=0, label="trivial answer")
+    if axes.get_ylim()[0] < majority < axes.get_ylim()[1]:
+        axes.axhline(majority, color=QUIET, linestyle=":", linewidth=1.5, zorder=0, label="majority baseline")
 
 
 def _draw_start(axes: Axes, arm: Series) -> None:
@@ -220,7 +220,7 @@ def _caption(panels: Sequence[_Panel], target: Target) -> str:
     if any(
         panel.axis.column == "pretrain_flops" and entry.init == SCRATCH for panel in panels for entry in panel.drawn
     ):
-        parts.append("A scratch control spends no pretraining FLOPs and stands at those of its partners.")
+        parts.append("A from-scratch baseline spends no pretraining FLOPs and stands at those of its partners.")
     if any(panel.expected for panel in panels):
         parts.append("Bar: what was registered before the largest runs started; ring: what happened.")
     return " ".join(parts)

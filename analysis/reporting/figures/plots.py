@@ -62,16 +62,16 @@ def error_plot(study: Study, target: Target, axis: Axis) -> Plot:
     every = [on_log_scales(series(study, target, axis, init)) for init in LOOKS if known_on(axis, init)]
     drawn = [arm for arm in every if not arm.points.empty]
     looks = palette(study)
-    trivial = 1 - float(comparison(study, target).rows["trivial"].mean())
+    majority = 1 - float(comparison(study, target).rows["majority"].mean())
     with drawing.style():
         figure, axes = drawing.new_figure()
         axes.set(xlabel=f"{axis.name} {axis.symbol}", ylabel=f"{target.name} ({target.formula})")
         if drawn:
-            _error_axes(axes, drawn, trivial, axis)
+            _error_axes(axes, drawn, majority, axis)
             for arm in drawn:
                 _draw_law(axes, arm)
                 _draw_points(axes, arm, looks)
-            _draw_trivial(axes, trivial)
+            _draw_majority(axes, majority)
             drawing.legend_above(axes)
         else:
             drawing.say_empty(axes)
@@ -104,9 +104,9 @@ def on_log_scales(arm: Series) -> Series:
     return replace(arm, points=arm.points[(arm.points["x"] > 0) & (arm.points["error"] > 0)])
 
 
-def _error_axes(axes: Axes, drawn: Sequence[Series], trivial: float, axis: Axis) -> None:
+def _error_axes(axes: Axes, drawn: Sequence[Series], majority: float, axis: Axis) -> None:
     points = pd.concat([arm.points for arm in drawn])
-    heights = [*points["error"], *([trivial] if trivial > 0 else [])]
+    heights = [*points["error"], *([majority] if majority > 0 else [])]
     drawing.log_axis(axes, "y", min(heights) / MARGIN, min(max(heights) * MARGIN, 1.15), text.round_percent)
     fitted = any(isinstance(arm.fit, PowerLawFit) for arm in drawn)
     left, right = float(points["x"].min()), float(points["x"].max()) * (EXTRAPOLATE if fitted else 1)
@@ -143,9 +143,9 @@ def _draw_points(axes: Axes, arm: Series, looks: Palette) -> None:
     axes.plot([], [], color=QUIET, label=captions.NAMES[arm.init], **look)
 
 
-def _draw_trivial(axes: Axes, trivial: float) -> None:
-    if trivial > 0:
-        axes.axhline(trivial, color=QUIET, linestyle=":", linewidth=1.5, zorder=0, label="trivial answer")
+def _draw_majority(axes: Axes, majority: float) -> None:
+    if majority > 0:
+        axes.axhline(majority, color=QUIET, linestyle=":", linewidth=1.5, zorder=0, label="majority baseline")
 
 
 def _draw_ranks(axes: Axes, kinds: Mapping[str, pd.DataFrame], looks: Palette) -> None:

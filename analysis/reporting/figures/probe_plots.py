@@ -89,7 +89,7 @@ def _layer(column: str) -> str:
 
 
 def _panels(study: Study, scores: pd.DataFrame) -> list[tuple[str, str]]:
-    """The (label, init) that are drawn: scratch controls last, of too many the last labels."""
+    """The (label, init) that are drawn: from-scratch baselines last, of too many the last labels."""
     present = scores[["label", "init"]].drop_duplicates()
     rank = {label: i for i, label in enumerate(label_order(study))}
     known: list[tuple[str, str]] = []

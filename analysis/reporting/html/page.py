@@ -101,7 +101,9 @@ def comparison_table(compared: Comparison) -> Table:
         margins = [text.points(float(row[a] - row[b])) for a, b in pairs]
         rows.append([str(label), *(text.percent(float(row[name])) for name in names), *margins])
     head = [compared.noun, *names, *(f"{a} {text.MINUS} {b}" for a, b in pairs)]
-    title = f"{TITLES[compared.target.task]}: {compared.target.score} of each {compared.noun} and of the trivial answer"
+    title = (
+        f"{TITLES[compared.target.task]}: {compared.target.score} of each {compared.noun} and of the majority baseline"
+    )
     return Table(title, head, rows)
 
 

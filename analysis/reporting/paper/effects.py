@@ -27,7 +27,7 @@ from analysis.fit.student import Interval, mean_interval
 from analysis.study.records import FINISHED, Study
 from nepa_scale.utils.errors import UserError
 
-CHANCE_MARGIN = 0.02  # of top-1 above the trivial answer: what the paper's own failed fine-tuning reached
+CHANCE_MARGIN = 0.02  # of top-1 above the majority baseline: what the paper's own failed fine-tuning reached
 COLLAPSED_LOSS, COLLAPSED_RANK = -0.99, 2.0
 IDENTITY_COSINE = 0.99
 PRETRAINING = (
@@ -75,7 +75,7 @@ def outcomes(study: Study) -> pd.DataFrame:
     """One row per label, the paper's first in its order, then those of this study alone.
 
     Columns: ``paper`` (NaN: failed or not in the paper), ``paper_failed``, ``note``; ``top1``, ``low``, ``high``
-    and ``ema_top1`` over ``n`` finished runs, ``trivial``; the mean of every metric of ``PRETRAINING``; ``fate`` and
+    and ``ema_top1`` over ``n`` finished runs, ``majority``; the mean of every metric of ``PRETRAINING``; ``fate`` and
     ``pretraining``, which are text or empty.
     """
     published = of_grid(study.grid).set_index("label")
@@ -119,13 +119,13 @@ def _rows(study: Study, label: str, task: str) -> pd.DataFrame:
 def _outcome(study: Study, label: str) -> dict[str, object]:
     top1 = scores(study, label)
     classified = _rows(study, label, CLASSIFICATION.task)
-    trivial = _mean(classified, "top1_majority")
+    majority = _mean(classified, "top1_majority")
     owners = study.table.loc[study.table["label"] == label, "pretrained_by"].dropna().unique()
     pretrained = study.table[(study.table["task"] == "pretrain") & study.table["run_id"].isin(owners)]
     outcome: dict[str, object] = {"top1": top1.mean(), "low": top1.min(), "high": top1.max(), "n": len(top1)}
-    outcome |= {"ema_top1": _mean(classified, "ema_top1"), "trivial": trivial}
+    outcome |= {"ema_top1": _mean(classified, "ema_top1"), "majority": majority}
     measured = {name: _mean(pretrained, name) for name in PRETRAINING}
-    fate = _fate(top1, trivial, set(classified["state"]) | set(pretrained["state"]))
+    fate = _fate(top1, majority, set(classified["state"]) | set(pretrained["state"]))
     return {**outcome, **measured, "fate": fate, "pretraining": _pretraining_fate(measured)}
 
 
@@ -134,11 +134,11 @@ def _mean(rows: pd.DataFrame, metric: str) -> float:
     return float(values.astype("float64").mean())
 
 
-def _fate(top1: pd.Series[float], trivial: float, states: set[str]) -> str:
+def _fate(top1: pd.Series[float], majority: float, states: set[str]) -> str:
     """Word for a label whose score cannot be compared: failed, at chance, unfinished; empty for one that can."""
     if top1.empty:
         return "failed" if "failed" in states else "diverged" if states == {FINISHED} else "unfinished"
-    return AT_CHANCE if float(top1.mean()) <= trivial + CHANCE_MARGIN else ""
+    return AT_CHANCE if float(top1.mean()) <= majority + CHANCE_MARGIN else ""
 
 
 def _pretraining_fate(measured: dict[str, float]) -> str:

@@ -47,16 +47,16 @@ def paired_plot(study: Study) -> Plot:
             right.plot([row["ema_top1"]], [position + EMA_BELOW], color=colours[str(label)], **_EMA)
         _score_axis(left, "the paper", rows["paper"])
         at_chance = (rows["fate"] == AT_CHANCE).any()
-        shown = ["low", "high", "ema_top1", *(["trivial"] if at_chance else [])]
+        shown = ["low", "high", "ema_top1", *(["majority"] if at_chance else [])]
         _score_axis(right, HERE, pd.concat([rows[name] for name in shown]))
         if at_chance:
-            right.axvline(float(rows["trivial"].mean()), color=QUIET, linestyle=":", linewidth=1.5, zorder=0)
+            right.axvline(float(rows["majority"].mean()), color=QUIET, linestyle=":", linewidth=1.5, zorder=0)
     caption = (
         "Top-1 after fine-tuning, row by row; each panel has a scale of its own. Dots: mean, and small ones every run. "
         "Cross: no score to show."
     )
     caption += " Diamonds: moving average of the weights." if rows["ema_top1"].notna().any() else ""
-    caption += " Dotted: the trivial answer." if at_chance else ""
+    caption += " Dotted: the majority baseline." if at_chance else ""
     return Plot("beside-the-paper", figure, caption, _paired_alt(rows))
 
 

@@ -46,7 +46,7 @@ _HERE, _THEIRS = "this study", "the paper"
 _HEADS = {
     "top1": "top-1, here",
     "ema_top1": "top-1, EMA",
-    "trivial": "trivial answer",
+    "majority": "majority baseline",
     "loss": "loss",
     "skill": "skill",
     "self_cosine": "cosine to own input",
@@ -60,7 +60,7 @@ def rows_table(study: Study) -> Table:
     """The paper's table of this grid with what became of every row here."""
     rows = outcomes(study)
     name = of_grid(study.grid)["table"].iloc[0]
-    numbers = ["top1", "ema_top1", "trivial"]
+    numbers = ["top1", "ema_top1", "majority"]
     measures = ["loss", "skill", "self_cosine", "effective_rank_embeddings", "effective_rank_outputs"]
     known = [column for column in (*numbers, *measures) if rows[column].notna().any()]
     cells = []

@@ -13,7 +13,7 @@ from conftest import MakeStudy
 from pages import Page
 from study_files import write_json
 
-from analysis.findings.about import about, near_trivial, resolution
+from analysis.findings.about import about, near_baseline, resolution
 from analysis.reporting.render import render
 from analysis.study.records import read_study
 
@@ -94,16 +94,16 @@ def test_limits_follow_from_what_was_done(
     assert (words in " ".join(about(read_study(make_study(**changes))).is_not)) == there
 
 
-def test_pretrainings_near_a_trivial_answer_are_named(make_study: MakeStudy) -> None:
+def test_pretrainings_near_a_baseline_are_named(make_study: MakeStudy) -> None:
     """Skill of 0, a constant answer that comes near, or a target that is mostly one vector: named, and no others."""
     path = make_study(scratch=False)
-    assert near_trivial(read_study(path)) == []
+    assert near_baseline(read_study(path)) == []
     change(path, "pretrain", lambda content: content["metrics"].update(skill=-0.01), "nano-*")
     change(path, "pretrain", lambda content: content["metrics"].update(mean_baseline=0.95), "mini-*")
     energy = {"patch_energy": {"mean_colour": 0.8, "mean_patch": 0.55}}
     change(path, "pretrain", lambda content: content.update(details=energy), "tiny-*")
     change(path, "pretrain", lambda content: content.update(details={"patch_energy": "?"}), "small-*")
-    named = near_trivial(read_study(path))
+    named = near_baseline(read_study(path))
     assert [line.split(" ")[0] for line in named] == ["nano", "mini", "tiny"]
     assert "tiny-pretrain-s0" in named[2]
     assert "0.95" in named[1] and "55%" in named[2]
@@ -111,4 +111,4 @@ def test_pretrainings_near_a_trivial_answer_are_named(make_study: MakeStudy) -> 
     assert all(line in text for line in named)
     change(path, "pretrain", lambda content: content["config"].update({"data.mean": "image"}), "tiny-*")
     change(path, "pretrain", lambda content: content["config"].update({"pretrain.shift": False}), "nano-*")
-    assert [line.split(" ")[0] for line in near_trivial(read_study(path))] == ["mini"]
+    assert [line.split(" ")[0] for line in near_baseline(read_study(path))] == ["mini"]

@@ -118,7 +118,9 @@ def test_both_starts_differ_without_colour_and_every_seed_is_a_point(make_study:
     """Markers and fill tell the starts apart, their greys differ, and both have a law against parameters."""
     study = read_study(make_study(seeds=(0, 1, 2)))
     axes = drawn(headline_plot(study, CLASSIFICATION)).figure.axes[0]
-    starts = {line.get_label(): line for line in axes.lines if line.get_label() in ("pretrained", "scratch control")}
+    starts = {
+        line.get_label(): line for line in axes.lines if line.get_label() in ("pretrained", "from-scratch baseline")
+    }
     assert len({line.get_marker() for line in starts.values()}) == 2
     assert len({line.get_fillstyle() for line in starts.values()}) == 2
     grey = [float(np.dot(to_rgb(line.get_color()), (0.2126, 0.7152, 0.0722))) for line in starts.values()]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from study_files import write_status
 
-from analysis.findings.comparison import beats_trivial, comparison, gain_question
+from analysis.findings.comparison import beats_majority, comparison, gain_question
 from analysis.findings.finding import Finding
 from analysis.findings.scaling import exponents_apart, find
 from analysis.findings.series import CLASSIFICATION, COMPUTE, PARAMETERS, SCRATCH, best_score, series
@@ -46,7 +46,7 @@ def test_gain_over_scratch_is_the_factor_put_in(make_study: MakeStudy) -> None:
     assert "Better at 5 of 5 sizes" in gain.detail
 
 
-def test_trivial_answers_are_stated_with_margins(make_study: MakeStudy) -> None:
+def test_majority_baselines_are_stated_with_margins(make_study: MakeStudy) -> None:
     """Majority class and background-only mask are named with the margin of every size."""
     path = make_study()
     found = answers(path)
@@ -54,20 +54,20 @@ def test_trivial_answers_are_stated_with_margins(make_study: MakeStudy) -> None:
         "the most frequent class for every image",
         "the background alone, a mask without any object",
     ):
-        assert found[f"Do the models beat the trivial answer, {name}?"].verdict == "Yes"
+        assert found[f"Do the models beat the majority baseline, {name}?"].verdict == "Yes"
     rows = comparison(read_study(path), CLASSIFICATION).rows
     assert list(rows.index) == ["nano", "micro", "mini", "tiny", "small"]
-    assert (rows["trivial"] == 0.104).all()
+    assert (rows["majority"] == 0.104).all()
 
 
-def test_model_worse_than_trivial_is_said(make_study: MakeStudy) -> None:
+def test_model_worse_than_the_majority_baseline_is_said(make_study: MakeStudy) -> None:
     """A size below the majority class turns the verdict."""
     path = make_study()
     result = path / "runs" / "nano-pretrain-s0" / "classify" / "result.json"
     content = json.loads(result.read_text())
     content["metrics"]["top1"] = 0.05
     result.write_text(json.dumps(content))
-    finding = answers(path)["Do the models beat the trivial answer, the most frequent class for every image?"]
+    finding = answers(path)["Do the models beat the majority baseline, the most frequent class for every image?"]
     assert finding.verdict == "Partly"
     assert "4 of 5" in finding.answer
 
@@ -167,16 +167,16 @@ def test_a_fall_too_steep_for_numbers_is_no_law(make_study: MakeStudy) -> None:
     assert law.verdict == "Cannot say" and "range of numbers" in law.answer
 
 
-TRIVIAL = "Do the models beat the trivial answer, the most frequent class for every image?"
+MAJORITY = "Do the models beat the majority baseline, the most frequent class for every image?"
 
 
 def at_chance(path: Path, scores: Sequence[float], images: int | None) -> Finding:
-    """The answer to ``TRIVIAL`` of a study whose pretrained sizes have the ``scores``, over so many images."""
+    """The answer to ``MAJORITY`` of a study whose pretrained sizes have the ``scores``, over so many images."""
     for file, score in zip(sorted(path.glob("runs/*-pretrain-s0/classify/result.json")), scores, strict=True):
         content = json.loads(file.read_text())
         content["metrics"] |= {"top1": score, "top1_majority": 0.104}
         file.write_text(json.dumps(content | ({} if images is None else {"validation_images": images})))
-    return answers(path)[TRIVIAL]
+    return answers(path)[MAJORITY]
 
 
 @pytest.mark.parametrize(
@@ -190,24 +190,24 @@ def at_chance(path: Path, scores: Sequence[float], images: int | None) -> Findin
         ((0.02, 0.03, 0.02, 0.03, 0.02), 1024, "No"),
     ],
 )
-def test_a_margin_over_the_trivial_answer_counts_beyond_chance_alone(
+def test_a_margin_over_the_majority_baseline_counts_beyond_chance_alone(
     make_study: MakeStudy, scores: Sequence[float], images: int | None, verdict: str
 ) -> None:
-    """A point above the trivial answer over 1,024 images is chance, over 100,000 it is not."""
+    """A point above the majority baseline over 1,024 images is chance, over 100,000 it is not."""
     finding = at_chance(make_study(), scores, images)
     assert finding.verdict == verdict
     assert images is None or f"{images:,}" in finding.detail
 
 
-def test_models_at_chance_seldom_beat_the_trivial_answer(make_study: MakeStudy) -> None:
+def test_models_at_chance_seldom_beat_the_majority_baseline(make_study: MakeStudy) -> None:
     """Of 400 made-up comparisons of four sizes at chance over 1,024 images at most 5 % say anything but Not shown."""
     random, compared = np.random.default_rng(0), comparison(read_study(make_study()), CLASSIFICATION)
     said = 0
     for _ in range(400):
         labels = np.bincount(random.integers(0, 10, 1024), minlength=10) / 1024
-        rows = compared.rows.assign(pretrained=random.binomial(1024, 0.1, 5) / 1024, trivial=labels.max())
+        rows = compared.rows.assign(pretrained=random.binomial(1024, 0.1, 5) / 1024, majority=labels.max())
         images = compared.images.fillna(1024.0)
-        said += beats_trivial(replace(compared, rows=rows, images=images)).verdict not in ("Not shown", "No")
+        said += beats_majority(replace(compared, rows=rows, images=images)).verdict not in ("Not shown", "No")
     assert said / 400 <= 0.05
 
 

@@ -70,7 +70,7 @@ def test_page_needs_nothing_else(make_study: MakeStudy) -> None:
 
 
 def test_page_states_runs_answers_and_conventions(make_study: MakeStudy) -> None:
-    """R2: the failed run stands there with state and error, beside laws, trivial answers and convention."""
+    """R2: the failed run stands there with state and error, beside laws, majority baselines and convention."""
     path = make_study()
     directory = path / "runs" / "tiny-pretrain-s0" / "segment"
     (directory / "result.json").unlink()

@@ -29,7 +29,7 @@ def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_one_row_per_run_and_task_with_joined_pretraining_flops(make_study: MakeStudy) -> None:
-    """Downstream rows carry the FLOPs of their own run's pretraining; scratch controls carry none."""
+    """Downstream rows carry the FLOPs of their own run's pretraining; from-scratch baselines carry none."""
     study = read_study(make_study())
     table = study.table
     assert len(table) == 5 * (3 + 2)
