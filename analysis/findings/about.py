@@ -59,8 +59,8 @@ def resolution(study: Study) -> str:
     images, top1 = float(rows["validation_images"].min()), float(rows[f"metrics.{CLASSIFICATION.metric}"].median())
     error = math.sqrt(top1 * (1 - top1) / images)
     return (
-        f"A top-1 is taken over {text.whole(rows['validation_images'])} validation images: at {text.percent(top1)} its "
-        f"standard error is {100 * error:.2g} points."
+        f"A top-1 is taken over {text.integers(rows['validation_images'])} validation images: at {text.percent(top1)} "
+        f"its standard error is {100 * error:.2g} points."
     )
 
 
@@ -91,8 +91,8 @@ def _task(study: Study, task: str, rows: pd.DataFrame) -> str:
     parts = [f"on {' and '.join(data)}"] if data else []
     parts += [f"at {' and '.join(pixels)} pixels"] if pixels else []
     unique, seen = (rows[name].dropna() for name in ("unique_images", "images_seen"))
-    parts += [f"{text.whole(unique)} different {spec(task).images}"] if len(unique) else []
-    parts += [f"{text.whole(seen)} seen in training"] if len(seen) else []
+    parts += [f"{text.integers(unique)} different {spec(task).images}"] if len(unique) else []
+    parts += [f"{text.integers(seen)} seen in training"] if len(seen) else []
     return f"{spec(task).activity} {', '.join(parts)}." if parts else ""
 
 

@@ -174,7 +174,7 @@ def _of_images(margins: pd.DataFrame, images: pd.Series[float]) -> str:
     widest = (margins["high"] - margins["low"]).idxmax()
     shown = margins if len(margins) <= MAX_NAMED else margins.loc[[widest]]
     listed = "; ".join(f"{label} {_points(low, high)}" for label, low, high in shown.itertuples(name=None))
-    return f"{text.LEVEL} intervals, for all together, of {text.whole(images)} validation images: {listed}."
+    return f"{text.LEVEL} intervals, for all together, of {text.integers(images)} validation images: {listed}."
 
 
 def _points(low: float, high: float) -> str:

@@ -26,8 +26,8 @@ def count(value: float) -> str:
     return f"{value:.3g}"
 
 
-def whole(values: Iterable[float]) -> str:
-    """Whole numbers in full, from the least to the most: ``1,024``, ``500 to 1,024``."""
+def integers(values: Iterable[float]) -> str:
+    """Integers in full, from the least to the most: ``1,024``, ``500 to 1,024``."""
     known = list(values)
     return " to ".join(dict.fromkeys(f"{value:,.0f}" for value in (min(known), max(known))))
 

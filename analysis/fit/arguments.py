@@ -172,7 +172,7 @@ def weights(table: Table, given: argparse.Namespace) -> Array | None:
 
 def clusters(table: Table, given: argparse.Namespace) -> NDArray[np.object_] | None:
     """The cluster of each row [n]. Raises ``UserError``."""
-    return None if given.cluster is None else table.words(given.cluster)
+    return None if given.cluster is None else table.texts(given.cluster)
 
 
 def asked_places(law: Law, given: Sequence[tuple[float, ...]] | None) -> Array | None:

@@ -69,6 +69,11 @@ class Fit:
         return told(lambda console: show_fit(console, self, "y"))
 
     @property
+    def certificate(self) -> Diagnostics:
+        """The former name of ``diagnostics``."""
+        return self.diagnostics
+
+    @property
     def widened(self) -> Array:
         """The residuals [n] times sqrt(n / (n - P)), as fitting has made them too small."""
         spare = max(1, len(self.residuals) - len(self.theta))
@@ -92,7 +97,7 @@ class Fit:
         rng = np.random.default_rng(self.options.seed)
         laws = self.law.log_value(self.resampled, places)
         if self.noise is not None:
-            return self._from_noise(value, laws, places, rng)
+            return self._from_noise(self.noise, value, laws, places, rng)
         noise = rng.choice(self.widened, size=laws.shape)
         tail = (1 - self.options.confidence) / 2
         with np.errstate(over="ignore"):  # scattered points may honestly predict "anything"
@@ -100,16 +105,17 @@ class Fit:
         return Prediction(value, low, high)
 
     @np.errstate(over="ignore", invalid="ignore")
-    def _from_noise(self, value: Array, laws: Array, places: Array, rng: np.random.Generator) -> Prediction:
-        """The prediction where noise was drawn; it is that of what was minimised, of log y or of y."""
-        assert self.noise is not None
+    def _from_noise(
+        self, noise: Noise, value: Array, laws: Array, places: Array, rng: np.random.Generator
+    ) -> Prediction:
+        """The prediction where ``noise`` was drawn, in the measure that was minimised: log y or y."""
         level = 1.0 if self.options.logarithmic else self.loss.level
         gradients = self.law.evaluate(self.theta[None], places)[1][0]
         if not self.options.logarithmic:
             laws, gradients = np.exp(laws - np.log(level)), gradients * value[:, None] / level
         ends = np.array(
             [
-                self.noise.further_ends(laws[:, i], gradients[i], places[:, i : i + 1], self.options.confidence, rng)
+                noise.further_ends(laws[:, i], gradients[i], places[:, i : i + 1], self.options.confidence, rng)
                 for i in range(places.shape[1])
             ]
         )

@@ -70,7 +70,7 @@ class Table:
             raise UserError(f"{place}: {values[wrong[0]]:g} is not a number above 0")
         return values
 
-    def words(self, name: str) -> NDArray[np.object_]:
+    def texts(self, name: str) -> NDArray[np.object_]:
         """The column ``name`` [n] as text. Raises ``UserError`` for a column that is not there (with the nearest)."""
         return self._column(name).to_numpy(object)
 
@@ -117,7 +117,7 @@ class Table:
     def _met(self, condition: str) -> str:
         """The values of the column of ``condition``, if that is what it could have named."""
         name, sign, _ = _parts(condition, "--where")
-        return f" (there are: {shortened(dict.fromkeys(filter(None, self.words(name))))})" if sign == "=" else ""
+        return f" (there are: {shortened(dict.fromkeys(filter(None, self.texts(name))))})" if sign == "=" else ""
 
     def _column(self, name: str) -> pd.Series[str]:
         if name not in self.cells:
@@ -206,8 +206,8 @@ def _text(table: pd.DataFrame) -> pd.DataFrame:
     """All cells as text, empty where a value is missing."""
     names = list(map(str, table))
     table = table.set_axis(pd.RangeIndex(len(names)), axis="columns")  # names may be there twice
-    words = table.apply(lambda column: column.astype("object").where(column.notna(), "").map(str)).astype("str")
-    return words.set_axis(names, axis="columns")
+    texts = table.apply(lambda column: column.astype("object").where(column.notna(), "").map(str)).astype("str")
+    return texts.set_axis(names, axis="columns")
 
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:

@@ -75,7 +75,7 @@ def _answers(given: argparse.Namespace) -> Answers:
     table = read_table(given.table).where(given.where)
     x, y = table.numbers(given.x), table.numbers(given.y)
     rate = None if given.lr is None else table.numbers(given.lr)
-    labels = np.full(len(x), "") if given.group is None else table.words(given.group)
+    labels = np.full(len(x), "") if given.group is None else table.texts(given.group)
     names = list(dict.fromkeys(labels))
     if rate is None:
         found = _along_x([(x[labels == name], y[labels == name]) for name in names], given)

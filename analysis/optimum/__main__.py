@@ -54,7 +54,7 @@ def _read(given: argparse.Namespace) -> tuple[Sweep, int]:
     """The curves of complete rows, and how many rows are not. Raises ``UserError``."""
     table = read_table(given.table).where(given.where)
     x, y = table.positive(given.x), table.numbers(given.y)
-    names = np.full(len(x), ALL, dtype=object) if given.by is None else table.words(given.by)
+    names = np.full(len(x), ALL, dtype=object) if given.by is None else table.texts(given.by)
     whole = ~np.isnan(x) & ~np.isnan(y) & np.array([bool(str(name).strip()) for name in names])
     if not whole.any():
         told = ", ".join(filter(None, (given.x, given.y, given.by)))

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from analysis.fit.power_law import PowerLawFit
 from analysis.fit.student import Interval, NoFit, mean_ratio, t_quantile
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import readable
-from analysis.reporting.figures.plots import MARGIN, Plot
+from analysis.reporting.figures.plots import Plot, on_log_scales
 from analysis.reporting.html.page import Table, data_uri, fill
 from analysis.study.grouping import CHOSEN
 from analysis.study.records import FINISHED, Study
@@ -181,13 +181,9 @@ def _levels(studies: Sequence[Named], target: Target) -> Finding:
     if not ratios:
         return Finding(question, "Cannot say", "No two studies have a finished pretrained run of the same label.")
     more = f" {len(pairs) - MAX_PAIRS} more pairs are left out." if len(pairs) > MAX_PAIRS else ""
-    answer = f"{'. '.join(map(_capital, ratios))}.{more}"
+    answer = f"{'. '.join(map(captions.capital, ratios))}.{more}"
     detail = "Equal labels need not mean equal settings: the differences are listed under Configuration."
     return Finding(question, "Yes" if shown else "Not shown", answer, detail)
-
-
-def _capital(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
 
 
 def render(studies: Sequence[Named]) -> str:
@@ -210,12 +206,8 @@ def render(studies: Sequence[Named]) -> str:
 def plots(studies: Sequence[Named]) -> Iterator[Plot]:
     """The error of the studies against each axis that they scale, those of one axis in one figure."""
     for (target, axis), group in itertools.groupby(laws(studies), key=lambda entry: (entry[1].target, entry[1].axis)):
-        drawn = {name: _on_log_scales(points) for name, points in group}
+        drawn = {name: on_log_scales(points) for name, points in group}
         yield _plot(target, axis, {name: points for name, points in drawn.items() if not points.points.empty})
-
-
-def _on_log_scales(points: Series) -> Series:
-    return replace(points, points=points.points[(points.points["x"] > 0) & (points.points["error"] > 0)])
 
 
 def _plot(target: Target, axis: Axis, entries: Mapping[str, Series]) -> Plot:
@@ -242,9 +234,8 @@ def _plot(target: Target, axis: Axis, entries: Mapping[str, Series]) -> Plot:
 def _scales(axes: Axes, axis: Axis, drawn: Sequence[pd.DataFrame]) -> None:
     points = pd.concat(drawn)
     x, error = points["x"], points["error"]
-    drawing.log_axis(axes, "x", float(x.min()) / MARGIN, float(x.max()) * MARGIN, captions.form(axis))
-    top = min(float(error.max()) * MARGIN, 1.15)
-    drawing.log_axis(axes, "y", float(error.min()) / MARGIN, top, text.round_percent)
+    drawing.axis_around(axes, "x", x, captions.form(axis))
+    drawing.error_axis(axes, error)
 
 
 def _draw(axes: Axes, name: str, points: Series, look: tuple[str, str, Any]) -> None:

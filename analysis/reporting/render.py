@@ -193,7 +193,7 @@ def _summary(study: Study) -> Iterator[tuple[str, str]]:
         yield "backbone parameters", " to ".join(ends)
     images = leading(table[table["task"] == CLASSIFICATION.task])["validation_images"].dropna()
     if len(images):
-        yield "validation images", text.whole(images)
+        yield "validation images", text.integers(images)
     for target in measured(study):
         best = best_score(study.table, target)
         if best is not None:

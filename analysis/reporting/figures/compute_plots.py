@@ -22,7 +22,7 @@ from analysis.isoflop.minimum import Parabola, parabola_minimum, parabola_throug
 from analysis.laws.law import Array
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import INK, QUIET, Palette, palette, readable
-from analysis.reporting.figures.plots import LOOKS, MARGIN, Plot
+from analysis.reporting.figures.plots import LOOKS, Plot
 from analysis.study.records import FINISHED, Study
 from nepa_scale.config.registry import TASKS
 
@@ -79,12 +79,9 @@ def frontier_plot(study: Study, target: Target) -> Plot | None:
 
 
 def _draw_frontier(axes: Axes, points: pd.DataFrame, best: pd.DataFrame, looks: Palette) -> None:
-    low, high = float(points["flops"].min()) / MARGIN, float(points["flops"].max()) * MARGIN
+    low, high = float(points["flops"].min()) / drawing.MARGIN, float(points["flops"].max()) * drawing.MARGIN
     drawing.log_axis(axes, "x", low, high, text.power)
-    errors = points["error"]
-    drawing.log_axis(
-        axes, "y", float(errors.min()) / MARGIN, min(float(errors.max()) * MARGIN, 1.15), text.round_percent
-    )
+    drawing.error_axis(axes, points["error"])
     steps = [*best["flops"].to_numpy(float), high]
     reached = best["error"].to_numpy(float)
     axes.step(steps, [*reached, reached[-1]], where="post", color=INK, linewidth=1.4, label="frontier", zorder=1)
@@ -157,8 +154,7 @@ def _draw_costs(axes: Axes, points: pd.DataFrame, quantity: str) -> None:
         y: Array = task_points["measured"].to_numpy(float) / x
         axes.plot(x, y, color=colour, marker=marker, linestyle="none", fillstyle="none", markersize=6, label=str(task))
     form = text.power if quantity == "FLOPs" else text.count
-    low, high = float(points["planned"].min()), float(points["planned"].max())
-    drawing.log_axis(axes, "x", low / MARGIN, high * MARGIN, form, most=2 if form is text.power else 3)
+    drawing.axis_around(axes, "x", points["planned"], form, most=2 if form is text.power else 3)
     axes.set_xlabel(f"planned {quantity}")
 
 
@@ -236,7 +232,7 @@ def isoflop_plot(study: Study, target: Target) -> Plot | None:
 
 def _draw(axes: Axes, shown: list[Profile]) -> None:
     every = np.concatenate([profile.sizes for profile in shown])
-    drawing.log_axis(axes, "x", float(every.min()) / MARGIN, float(every.max()) * MARGIN, text.count)
+    drawing.axis_around(axes, "x", every, text.count)
     axes.yaxis.set_major_formatter(lambda value, _: text.round_percent(value))
     colours = sns.color_palette("cividis", len(shown) + 1)  # its palest end is left out
     dashes = drawing.size_dashes([str(i) for i in range(len(shown))])

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,6 +25,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from analysis.findings import text
 from analysis.findings.series import label_order, scales_sizes, size_of, size_order
+from analysis.laws.law import Array
 from analysis.study.records import Study
 
 FIGURE_SIZE = (4.9, 3.8)  # inches; two side by side on a desktop, still readable at the width of a phone
@@ -36,6 +38,8 @@ LINE_STYLES: Sequence[Any] = (
     (6, 2, 1, 2),
     (3, 1, 3, 1, 1, 1),
 )  # seaborn's dash patterns
+MARGIN = 1.35  # empty factor around the data on log axes
+HIGHEST_ERROR = 1.15
 MAX_LABEL = 24
 _NOTHING = "\u200b"
 """A letter without width, before a name that begins with ``_``: matplotlib leaves such names out of legends."""
@@ -169,6 +173,24 @@ def log_axis(
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_major_formatter(FixedFormatter([form(tick) for tick in ticks]))
     axis.set_minor_locator(NullLocator())
+
+
+def axis_around(
+    axes: Axes,
+    which: Literal["x", "y"],
+    values: pd.Series[float] | Array,
+    form: Callable[[float], str],
+    most: int | None = None,
+    margin: float = MARGIN,
+) -> None:
+    """Make an axis logarithmic around ``values``, with the empty factor ``margin`` on both sides."""
+    log_axis(axes, which, float(values.min()) / margin, float(values.max()) * margin, form, most)
+
+
+def error_axis(axes: Axes, errors: pd.Series[float], margin: float = MARGIN) -> None:
+    """Make the y axis one of errors in per cent, which ends not far above 100 %."""
+    low, high = float(errors.min()) / margin, min(float(errors.max()) * margin, HIGHEST_ERROR)
+    log_axis(axes, "y", low, high, text.round_percent)
 
 
 def log_ticks(low: float, high: float, most: int = MAX_TICKS) -> list[float]:

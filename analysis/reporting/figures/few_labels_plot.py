@@ -16,7 +16,7 @@ from analysis.fit.power_law import PowerLawFit
 from analysis.fit.student import NoFit
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import QUIET, readable
-from analysis.reporting.figures.plots import MARGIN, Plot
+from analysis.reporting.figures.plots import Plot
 from analysis.study.records import Study
 
 MOST_SIZES = 5  # of two starts each
@@ -38,11 +38,8 @@ def few_labels_plot(study: Study, target: Target) -> Plot | None:
         if points.empty:
             drawing.say_empty(axes)
         else:
-            low, high = float(points["error"].min()) / MARGIN, min(float(points["error"].max()) * MARGIN, 1.15)
-            drawing.log_axis(axes, "y", low, high, text.round_percent)
-            drawing.log_axis(
-                axes, "x", float(points["x"].min()) / MARGIN, float(points["x"].max()) * MARGIN, text.count
-            )
+            drawing.error_axis(axes, points["error"])
+            drawing.axis_around(axes, "x", points["x"], text.count)
             for pair in shown:
                 _draw(axes, pair, colours[pair.size])
             _legend(axes, {pair.size: colours[pair.size] for pair in shown} if len(shown) > 1 else {})

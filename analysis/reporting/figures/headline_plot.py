@@ -35,7 +35,7 @@ from analysis.fit.power_law import PowerLawFit
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import INK, QUIET, Palette, palette, readable
 from analysis.reporting.figures.few_labels_plot import few_labels_plot
-from analysis.reporting.figures.plots import LOOKS, MARGIN, Plot, on_log_scales
+from analysis.reporting.figures.plots import LOOKS, Plot, on_log_scales
 from analysis.study.records import Study
 
 SIDE_BY_SIDE, STACKED = (9.6, 4.3), (4.4, 7.6)  # inches, of two panels
@@ -140,13 +140,13 @@ def _heights(panels: Sequence[_Panel], majority: float) -> tuple[float, float]:
     )
     if majority <= high * NEAR:
         high = max(high, majority)
-    return low / MARGIN, min(high * 1.15, 1.15)
+    return low / drawing.MARGIN, min(high * 1.15, 1.15)
 
 
 def _draw(axes: Axes, panel: _Panel, majority: float, looks: Palette, most: int) -> None:
     x = pd.concat([entry.points["x"] for entry in panel.drawn])
     left, right = float(x.min()), max([float(x.max()), *(entry.x for entry in panel.expected)])
-    margin = max(MARGIN, (right / left) ** 0.08)
+    margin = max(drawing.MARGIN, (right / left) ** 0.08)
     drawing.log_axis(axes, "x", left / margin, right * margin, captions.form(panel.axis), most)
     axes.set_xlabel(f"{panel.axis.name} {panel.axis.symbol}")
     for entry in panel.drawn:

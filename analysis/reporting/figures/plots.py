@@ -37,7 +37,6 @@ from analysis.reporting.figures.drawing import QUIET, Palette, palette, readable
 from analysis.study.records import Study
 
 EXTRAPOLATE = 3.0  # the dashed line reaches this factor beyond the largest x
-MARGIN = 1.35  # empty factor around the data on log axes
 LOOKS: Mapping[str, Mapping[str, Any]] = {
     PRETRAINED: {"marker": "o", "fillstyle": "full"},
     OTHER: {"marker": "^", "fillstyle": "full"},
@@ -107,10 +106,10 @@ def on_log_scales(arm: Series) -> Series:
 def _error_axes(axes: Axes, drawn: Sequence[Series], majority: float, axis: Axis) -> None:
     points = pd.concat([arm.points for arm in drawn])
     heights = [*points["error"], *([majority] if majority > 0 else [])]
-    drawing.log_axis(axes, "y", min(heights) / MARGIN, min(max(heights) * MARGIN, 1.15), text.round_percent)
+    drawing.error_axis(axes, pd.Series(heights))
     fitted = any(isinstance(arm.fit, PowerLawFit) for arm in drawn)
     left, right = float(points["x"].min()), float(points["x"].max()) * (EXTRAPOLATE if fitted else 1)
-    margin = max(MARGIN, (right / left) ** 0.07)  # room for the name of the smallest size
+    margin = max(drawing.MARGIN, (right / left) ** 0.07)  # room for the name of the smallest size
     drawing.log_axis(axes, "x", left / margin, right * margin, captions.form(axis))
 
 
@@ -166,7 +165,7 @@ def _draw_ranks(axes: Axes, kinds: Mapping[str, pd.DataFrame], looks: Palette) -
             axes.plot(x, y, color=looks.colours[str(group)], linestyle="none", **look)
         axes.plot([], [], color=QUIET, linestyle=line, linewidth=1, label=kind, **look)
     every = pd.concat(kinds.values())["x"]
-    drawing.log_axis(axes, "x", float(every.min()) / MARGIN, float(every.max()) * MARGIN, text.count)
+    drawing.axis_around(axes, "x", every, text.count)
     axes.set_ylim(bottom=0)
     drawing.legend_above(axes)
 
@@ -249,7 +248,7 @@ def _draw_residuals(axes: Axes, points: Series, fit: PowerLawFit, looks: Palette
         axes.axhline(np.expm1(side * fit.residual_std), color=QUIET, linewidth=1, linestyle=":", zorder=0)
     form = captions.form(points.axis)
     most = 2 if form is text.power else 3  # of a narrow panel
-    drawing.log_axis(axes, "x", float(x.min()) / MARGIN, float(x.max()) * MARGIN, form, most)
+    drawing.axis_around(axes, "x", x, form, most)
     axes.set_xlabel(f"{points.axis.name} {points.axis.symbol}", fontsize="small")
     axes.set_title(points.target.formula, fontsize="small", loc="left")
 

@@ -16,7 +16,7 @@ from analysis.findings.series import COST_KEYS, LABEL_KEYS, SIZE_KEYS, Target, f
 from analysis.laws.law import Array
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import INK, QUIET, Palette, palette, readable
-from analysis.reporting.figures.plots import MARGIN, Plot
+from analysis.reporting.figures.plots import Plot
 from analysis.study.columns import LARGEST, SMALLEST
 from analysis.study.records import FINISHED, Study
 from nepa_scale.config.registry import spec
@@ -88,9 +88,8 @@ def _draw_sensitivity(
     axes: Axes, good: pd.DataFrame, means: Mapping[str, pd.Series[float]], bad: pd.DataFrame, looks: Palette
 ) -> None:
     every = pd.concat([good["x"], bad["x"]])
-    drawing.log_axis(axes, "x", float(every.min()) / MARGIN, float(every.max()) * MARGIN, lambda value: f"{value:g}", 5)
-    low, high = float(good["error"].min()) / 1.1, min(float(good["error"].max()) * 1.1, 1.15)
-    drawing.log_axis(axes, "y", low, high, text.round_percent)
+    drawing.axis_around(axes, "x", every, lambda value: f"{value:g}", 5)
+    drawing.error_axis(axes, good["error"], margin=1.1)
     for group, mean in means.items():
         colour = looks.colours[group]
         group_points = good[good["group"] == group]
@@ -136,8 +135,8 @@ def tuned_plot(study: Study, key: str) -> Plot | None:
 
 def _draw_tuned(axes: Axes, points: pd.DataFrame, shown: list[str], looks: Palette) -> None:
     x, y = points["value"], points["error"]
-    drawing.log_axis(axes, "x", float(x.min()) / MARGIN, float(x.max()) * MARGIN, lambda value: f"{value:g}", 5)
-    drawing.log_axis(axes, "y", float(y.min()) / 1.1, min(float(y.max()) * 1.1, 1.15), text.round_percent)
+    drawing.axis_around(axes, "x", x, lambda value: f"{value:g}", 5)
+    drawing.error_axis(axes, y, margin=1.1)
     for (label, arm), arm_points in points.groupby(["label", "arm"], sort=False):
         colour, look = looks.colour(str(label)), ARM_LOOKS[str(arm)]
         mean = arm_points.groupby("value")["error"].mean()

@@ -15,7 +15,7 @@ from analysis.findings.series import CLASSIFICATION, PARAMETERS, PRETRAINED, Tar
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import INK, QUIET, Palette, palette
 from analysis.reporting.figures.label_plots import height
-from analysis.reporting.figures.plots import MARGIN, Plot
+from analysis.reporting.figures.plots import Plot
 from analysis.reporting.paper.effects import AT_CHANCE, headline, of_grid, outcomes, scores
 from analysis.study.records import Study
 
@@ -75,9 +75,8 @@ def published_plot(study: Study, target: Target) -> Plot:
             x, y = points["x"].to_numpy(float), points["error"].to_numpy(float)
             axes.plot(x, y, color=colour, marker=marker, label=name, **_OPEN)
         every = pd.concat([here[["x", "error"]], *published.values()])
-        low, high = every["error"].min() / MARGIN, min(every["error"].max() * MARGIN, 1.15)
-        drawing.log_axis(axes, "x", every["x"].min() / 1.6, every["x"].max() * 1.6, text.count)
-        drawing.log_axis(axes, "y", low, high, text.round_percent)
+        drawing.axis_around(axes, "x", every["x"], text.count, margin=1.6)
+        drawing.error_axis(axes, every["error"])
         axes.legend(loc="lower left", fontsize="small")
     caption = (
         f"{captions.capital(target.name)} here (filled) and published (hollow), log scales. {where(study, target)} "
@@ -177,7 +176,7 @@ def _score_axis(axes: Axes, title: str, values: pd.Series[float]) -> None:
 
 
 def _epochs_axis(axes: Axes, title: str, epochs: pd.Series[float]) -> None:
-    drawing.log_axis(axes, "x", epochs.min() / MARGIN, epochs.max() * MARGIN, text.count)
+    drawing.axis_around(axes, "x", epochs, text.count)
     apart = (epochs.max() / epochs.min()) ** 0.2  # so that no label touches the next
     ticks: list[float] = []
     for value in sorted(set(epochs)):

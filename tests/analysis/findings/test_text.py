@@ -52,7 +52,7 @@ def test_intervals_that_say_nothing_are_called_so(low: float, high: float, usefu
 
 def test_counts_are_written_in_full() -> None:
     """One value once, several as a range."""
-    assert (text.whole([1024, 1024]), text.whole([1024, 500])) == ("1,024", "500 to 1,024")
+    assert (text.integers([1024, 1024]), text.integers([1024, 500])) == ("1,024", "500 to 1,024")
 
 
 def test_an_interval_without_end_says_so() -> None:
