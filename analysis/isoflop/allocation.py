@@ -66,10 +66,6 @@ class Allocation:
         """How many budgets have a minimum."""
         return sum(optimum.log_n is not None for optimum in self.optima)
 
-    def best_size(self, budget: float) -> float:
-        """N* at a compute ``budget``."""
-        return float(self.coefficient * budget**self.exponent)
-
 
 def same_budgets(c: Array) -> Array:
     """FLOPs [n] with those that differ by less than ``SAME_BUDGET`` made equal."""

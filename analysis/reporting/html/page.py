@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -170,8 +169,3 @@ def _columns(task: str, rows: pd.DataFrame) -> Iterator[Column]:
     for column in (*wanted, *_COMMON):
         if column[1] in rows and rows[column[1]].notna().any():
             yield column
-
-
-def percent_or(value: float, word: str) -> str:
-    """``value`` as a percentage, or ``word`` where there is none."""
-    return word if math.isnan(value) else text.percent(value)
