@@ -165,6 +165,7 @@ def as_json(
 
 
 def law_as_json(fit: Fit) -> dict[str, Any]:
+    """The law and its parameters with their intervals."""
     return {
         "law": fit.law.name,
         "formula": fit.law.formula,
@@ -186,6 +187,7 @@ def _standing_as_json(fit: Fit, name: str) -> dict[str, Any]:
 
 
 def diagnostics_as_json(fit: Fit) -> dict[str, Any]:
+    """The diagnostics of a fit."""
     diagnostics = fit.diagnostics
     return {
         "converged": diagnostics.converged,
@@ -207,6 +209,7 @@ def diagnostics_as_json(fit: Fit) -> dict[str, Any]:
 
 
 def held_as_json(held: HeldOut | tuple[Without, ...] | None) -> dict[str, Any] | None:
+    """Errors and coverage of held-out rows; None where none were held out."""
     if held is None:
         return None
     if isinstance(held, tuple):
@@ -245,10 +248,12 @@ def _predictions(fit: Fit, at: Array | None) -> dict[str, Any]:
 
 
 def place_as_json(fit: Fit, at: Array, i: int) -> dict[str, float]:
+    """Place ``i`` of ``at`` [V, m], by variable."""
     return dict(zip(fit.law.variables, map(float, at[:, i]), strict=True))
 
 
 def predicted_as_json(band: Prediction, i: int) -> dict[str, Any]:
+    """Prediction ``i`` of ``band`` with its interval."""
     return {"value": finite(float(band.y[i])), "interval": [finite(float(band.low[i])), finite(float(band.high[i]))]}
 
 
