@@ -96,7 +96,7 @@ def _least(has: Callable[[int], float], low: int) -> int | None:
     return low
 
 
-def together(findings: Sequence[Finding]) -> list[Finding]:
+def correct_verdicts(findings: Sequence[Finding]) -> list[Finding]:
     """Correct the verdicts of ``findings`` for multiple tests: chance makes a Yes or No in at most 5 % of pages.
 
     The main questions are tested in the order of the page, each at their full share of the 5 %, until one is not shown
@@ -150,7 +150,7 @@ def _p(value: float) -> str:
     return f"p = {text.number(value)}" if value >= SMALL else f"p < {text.power(SMALL)}"
 
 
-def settled(study: Study, findings: Sequence[Finding]) -> list[Finding]:
+def with_settling(study: Study, findings: Sequence[Finding]) -> list[Finding]:
     """``findings``, each that is not shown with what would show its estimate in 80 % of studies."""
     costs = _costs(study)
     return [

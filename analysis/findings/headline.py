@@ -55,7 +55,7 @@ def headline(study: Study, findings: Sequence[Finding] = ()) -> Headline | None:
     doubtful = {finding.question for finding in findings if finding.verdict == NOT_SHOWN}
     laws = list(_laws(study, target, start, doubtful))
     gains = list(_gain(study, target, start, "it" if laws else target.name, doubtful))
-    clauses = [*laws, *gains, *_labels(study, target, doubtful), *_promises(study, target, doubtful)]
+    clauses = [*laws, *gains, *_labels(study, target, doubtful), *_predictions(study, target, doubtful)]
     said = "; ".join(clauses) or _pairs(study, target) or _scores(study, target)
     first, interval, rest = said.partition(_INTERVAL)
     said = first + interval + rest.replace(_INTERVAL, "")  # once is enough
@@ -119,7 +119,7 @@ def _labels(study: Study, target: Target, doubtful: Container[str]) -> Iterator[
                 yield f"at {pair.size} pretraining is worth {times} the labels ({span})"
 
 
-def _promises(study: Study, target: Target, doubtful: Container[str]) -> Iterator[str]:
+def _predictions(study: Study, target: Target, doubtful: Container[str]) -> Iterator[str]:
     for expected in registered(study):
         if expected.target is target and expected.axis is scaled_axes(study)[0] and expected.came is not None:
             span = text.error_span(expected.interval.low, expected.interval.high)

@@ -119,7 +119,7 @@ class Registered:
         return p_value(Interval(error - half, error + half), came, self.places - 2)
 
 
-def kept_promises(study: Study) -> list[Finding]:
+def check_predictions(study: Study) -> list[Finding]:
     """A finding for each expectation in the study's ``predictions.json``; none without the file.
 
     Raises ``UserError`` when it is damaged.

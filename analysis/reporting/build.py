@@ -12,10 +12,10 @@ from rich.table import Table
 from analysis.findings import text
 from analysis.findings.comparison import comparison
 from analysis.findings.few_labels import few_labels
-from analysis.findings.finding import Finding, settled, together
+from analysis.findings.finding import Finding, correct_verdicts, with_settling
 from analysis.findings.headline import headline
 from analysis.findings.learning_rates import one_rate, tuned_rates
-from analysis.findings.preregistration import kept_promises
+from analysis.findings.preregistration import check_predictions
 from analysis.findings.scaling import find
 from analysis.findings.series import FINETUNED, foremost
 from analysis.findings.transfer import transfer
@@ -59,10 +59,10 @@ def build(request: Request) -> None:
 def answer(folder: Path) -> Answered:
     """Read a study and find the answers of its report."""
     study = read_study(folder)
-    return Answered(study, settled(study, together(every_answer(study))))
+    return Answered(study, with_settling(study, correct_verdicts(all_findings(study))))
 
 
-def every_answer(study: Study) -> list[Finding]:
+def all_findings(study: Study) -> list[Finding]:
     """All findings of the study, each tested as if it were the only one."""
     return [
         *find(study),
@@ -71,7 +71,7 @@ def every_answer(study: Study) -> list[Finding]:
         *divided_compute(study),
         *one_rate(study),
         *tuned_rates(study),
-        *kept_promises(study),
+        *check_predictions(study),
         *answers(study),
     ]
 

@@ -221,7 +221,7 @@ def _plot(target: Target, axis: Axis, entries: Mapping[str, Series]) -> Plot:
                 _draw(axes, name, entries[name], look)
             axes.legend(loc="best", fontsize="small")
         else:
-            drawing.say_empty(axes)
+            drawing.mark_empty(axes)
     caption = (
         f"{captions.capital(target.name)} against {axis.name}, log scales: pretrained runs and the power law of each "
         "study, as far as its own points go."

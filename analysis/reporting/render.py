@@ -97,11 +97,11 @@ def render(study: Study, findings: Sequence[Finding]) -> str:
         summary=list(_summary(study)),
         findings=findings,
         comparisons=[comparison_table(comparison(study, target)) for target in measured(study)],
-        figures=_carried(_answering(study)),
-        more_figures=_carried(_plots(study, logged)),
+        figures=_with_uris(_answering(study)),
+        more_figures=_with_uris(_plots(study, logged)),
         noun=noun(study),
         beside_tables=beside.tables,
-        beside_figures=_carried(beside.plots),
+        beside_figures=_with_uris(beside.plots),
         beside_answers=is_ablation(study) or study.grid == EPOCHS_GRID,
         sheets=pictures.shown,
         results=[table for task in TASKS if (table := result_table(study, task)).rows]
@@ -124,7 +124,7 @@ def _lead(study: Study, said: Headline) -> Lead | None:
     return None if wide is None or narrow is None else Lead(wide, data_uri(wide), data_uri(narrow))
 
 
-def _carried(plots: Iterable[Plot]) -> list[tuple[Plot, str]]:
+def _with_uris(plots: Iterable[Plot]) -> list[tuple[Plot, str]]:
     return [(plot, data_uri(plot)) for plot in plots]
 
 

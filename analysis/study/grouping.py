@@ -25,7 +25,7 @@ SCORES = {task.name: f"metrics.{task.headline.tuning}" for task in SPECS.values(
 """The column by which runs of each task are chosen."""
 
 
-def told_apart(table: pd.DataFrame, results: Results, tuned: Collection[str]) -> pd.Series[str]:
+def distinct_labels(table: pd.DataFrame, results: Results, tuned: Collection[str]) -> pd.Series[str]:
     """The label of every row, followed by settings where runs of one label and start differ in them, not in ``tuned``.
 
     Such are runs of several launches into one folder. A run without a result keeps its label: what it was run with is

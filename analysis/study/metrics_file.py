@@ -39,7 +39,7 @@ class _Columns:
     """Values by name [n lines], NaN where missing, and which lines carry the name at all."""
 
     values: Mapping[str, Array]
-    carried: Mapping[str, NDArray[np.bool_]]
+    present: Mapping[str, NDArray[np.bool_]]
 
 
 def read_metrics(path: Path, names: Sequence[str]) -> tuple[dict[str, Line], int]:
@@ -57,7 +57,7 @@ def read_metrics(path: Path, names: Sequence[str]) -> tuple[dict[str, Line], int
     if cut.strip():
         last, more = _by_line(cut, names)
         columns, unreadable = _joined(columns, last), unreadable + more
-    lines = {name: _line(columns, name) for name in names if columns.carried[name].any()}
+    lines = {name: _line(columns, name) for name in names if columns.present[name].any()}
     return lines, unreadable
 
 
@@ -83,9 +83,9 @@ def _by_arrow(content: bytes, names: Sequence[str]) -> tuple[_Columns, int] | No
     except (pa.ArrowException, ValueError, OverflowError):
         return None
     columns = {name: table.column(name) for name, _ in fields}
-    carried = {name: column.is_valid().to_numpy() for name, column in columns.items()}
+    present = {name: column.is_valid().to_numpy() for name, column in columns.items()}
     values = {name: column.to_numpy().astype(np.float64) for name, column in columns.items()}
-    return _Columns(values, carried), int((~carried[STEP]).sum())
+    return _Columns(values, present), int((~present[STEP]).sum())
 
 
 def _by_line(content: bytes, names: Sequence[str]) -> tuple[_Columns, int]:
@@ -93,8 +93,8 @@ def _by_line(content: bytes, names: Sequence[str]) -> tuple[_Columns, int]:
     records = [record for line in lines if (record := _parse(line)) is not None]
     every = (STEP, IMAGES, *names)
     values = {name: np.array([_value(record, name) for record in records], dtype=np.float64) for name in every}
-    carried = {name: np.array([_is_carried(record, name) for record in records], dtype=bool) for name in every}
-    return _Columns(values, carried), len(lines) - len(records)
+    present = {name: np.array([_is_present(record, name) for record in records], dtype=bool) for name in every}
+    return _Columns(values, present), len(lines) - len(records)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -106,7 +106,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(step, int) and not isinstance(step, bool) and abs(step) < MAX_STEP else None
 
 
-def _is_carried(record: Mapping[str, Any], name: str) -> bool:
+def _is_present(record: Mapping[str, Any], name: str) -> bool:
     value = record.get(name)
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -118,12 +118,12 @@ def _value(record: Mapping[str, Any], name: str) -> float:
 
 def _joined(first: _Columns, second: _Columns) -> _Columns:
     values = {name: np.concatenate([first.values[name], second.values[name]]) for name in first.values}
-    carried = {name: np.concatenate([first.carried[name], second.carried[name]]) for name in first.carried}
-    return _Columns(values, carried)
+    present = {name: np.concatenate([first.present[name], second.present[name]]) for name in first.present}
+    return _Columns(values, present)
 
 
 def _line(columns: _Columns, name: str) -> Line:
-    rows = np.flatnonzero(columns.carried[name] & columns.carried[STEP])
+    rows = np.flatnonzero(columns.present[name] & columns.present[STEP])
     _, newest = np.unique(columns.values[STEP][rows][::-1], return_index=True)
     chosen = rows[::-1][newest]
     values = columns.values[name][chosen]

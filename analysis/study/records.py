@@ -24,7 +24,7 @@ from analysis.study.files import (
     read_result,
     read_status,
 )
-from analysis.study.grouping import CHOSEN, told_apart, with_chosen
+from analysis.study.grouping import CHOSEN, distinct_labels, with_chosen
 from nepa_scale.config.registry import TASKS
 from nepa_scale.utils.errors import UserError, nearest
 from nepa_scale.utils.files import write_atomically
@@ -104,7 +104,7 @@ def read_study(path: Path) -> Study:
     raw = pd.DataFrame(rows)
     sound = typed(raw)
     table = with_errors(_join_pretraining(_with_starts(_with_sizes(sound))))
-    table = with_chosen(table.assign(label=told_apart(table, results, tuned)), tuned, FINISHED)
+    table = with_chosen(table.assign(label=distinct_labels(table, results, tuned)), tuned, FINISHED)
     notes += [note if n == 1 else f"{n} files: {note}" for note, n in said.items()]
     return Study(
         path,

@@ -43,7 +43,7 @@ def curve_plot(study: Study, logged: Curves, metric: str, name: str, task: str =
         if shown:
             _draw(axes, {group: groups[group] for group in shown}, looks)
         else:
-            drawing.say_empty(axes)
+            drawing.mark_empty(axes)
     caption = f"{captions.capital(name)} during {during}: {_lines(groups)}, {_styles(study, by_label=by_label)}."
     if len(shown) < len(groups):
         caption += f" {len(shown)} of {text.counted(len(groups), noun(study) if by_label else 'size')} are drawn."

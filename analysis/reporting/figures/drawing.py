@@ -107,14 +107,14 @@ def label_rows(axes: Axes, labels: Sequence[str]) -> None:
     axes.set_ylim(len(labels) - 0.5, -0.5)
 
 
-def say_empty(axes: Axes) -> None:
+def mark_empty(axes: Axes) -> None:
     """Say on empty axes that there is nothing to draw."""
     axes.set(xticks=[], yticks=[])
     write_empty(axes)
 
 
 def write_empty(axes: Axes) -> None:
-    """The text of ``say_empty`` alone, for a panel that shares its y axis with another."""
+    """The text of ``mark_empty`` alone, for a panel that shares its y axis with another."""
     axes.text(0.5, 0.5, "no finished run to draw", transform=axes.transAxes, ha="center", va="center", color=QUIET)
 
 

@@ -36,7 +36,7 @@ def few_labels_plot(study: Study, target: Target) -> Plot | None:
         points = pd.concat([series.points for pair in shown for series in _both(pair)])
         points = points[(points["x"] > 0) & (points["error"] > 0)]
         if points.empty:
-            drawing.say_empty(axes)
+            drawing.mark_empty(axes)
         else:
             drawing.error_axis(axes, points["error"])
             drawing.axis_around(axes, "x", points["x"], text.count)

@@ -51,7 +51,7 @@ def rank_by_label_plot(study: Study) -> Plot:
         if order:
             _draw_ranks(axes, order, known, palette(study))
         else:
-            drawing.say_empty(axes)
+            drawing.mark_empty(axes)
     caption = "Effective rank of patch embeddings and outputs after pretraining; near 1 (dotted) means collapse."
     if len(order) < len(known_order):
         caption += f" {len(order)} of {len(known_order)} settings are drawn."

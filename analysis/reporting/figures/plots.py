@@ -73,7 +73,7 @@ def error_plot(study: Study, target: Target, axis: Axis) -> Plot:
             _draw_majority(axes, majority)
             drawing.legend_above(axes)
         else:
-            drawing.say_empty(axes)
+            drawing.mark_empty(axes)
     return Plot(
         f"{target.task}-{axis.symbol}",
         figure,
@@ -93,7 +93,7 @@ def rank_plot(study: Study) -> Plot:
         if known:
             _draw_ranks(axes, known, palette(study))
         else:
-            drawing.say_empty(axes)
+            drawing.mark_empty(axes)
     caption = "Effective rank of patch embeddings and outputs after pretraining; near 1 would mean collapse."
     return Plot("effective-rank", figure, caption, captions.rank_alt(known))
 

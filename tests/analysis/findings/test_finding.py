@@ -12,7 +12,7 @@ import pytest
 from conftest import MakeStudy
 from scipy import stats
 
-from analysis.findings.finding import Effect, Finding, power, settled, thresholds, together
+from analysis.findings.finding import Effect, Finding, correct_verdicts, power, thresholds, with_settling
 from analysis.findings.headline import headline
 from analysis.findings.scaling import law_question
 from analysis.findings.series import CLASSIFICATION, PARAMETERS
@@ -59,9 +59,9 @@ def test_only_what_needs_less_falls() -> None:
         Finding("c?", "Not shown", "", "", 0.4),
         Finding("d?", "No", ""),
     ]
-    assert [one.verdict for one in together(every)] == ["Yes", "Not shown", "Not shown", "No"]
-    assert "0.0400" in together(every)[1].detail and together(every)[1].detail.endswith("d")
-    assert together(every[1:2])[0].verdict == "Yes"  # alone on its page
+    assert [one.verdict for one in correct_verdicts(every)] == ["Yes", "Not shown", "Not shown", "No"]
+    assert "0.0400" in correct_verdicts(every)[1].detail and correct_verdicts(every)[1].detail.endswith("d")
+    assert correct_verdicts(every[1:2])[0].verdict == "Yes"  # alone on its page
 
 
 def test_the_headline_claims_no_more(make_study: MakeStudy) -> None:
@@ -98,7 +98,9 @@ def test_what_would_settle_it_has_its_cost(make_study: MakeStudy) -> None:
     assert law.verdict == "Not shown" and law.effect is not None and law.level is not None
     study = read_study(path)
     more = law.effect.enough(law.level)
-    (again,) = settled(study, [Finding("q", "Not shown", "", p=0.2, effect=Effect(2.0, 5, 2, "size"), level=0.05)])
+    (again,) = with_settling(
+        study, [Finding("q", "Not shown", "", p=0.2, effect=Effect(2.0, 5, 2, "size"), level=0.05)]
+    )
     needed = Effect(2.0, 5, 2, "size").enough(0.05)
     assert needed is not None and f"{needed} sizes instead of 5" in again.detail
     assert f"{5e12 * (needed - 5):.1e}"[:3].rstrip("0").rstrip(".") in again.detail and "hours" in again.detail

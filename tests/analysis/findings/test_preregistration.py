@@ -12,7 +12,7 @@ from conftest import MakeStudy
 from scipy import stats
 from study_files import write_json
 
-from analysis.findings.preregistration import Candidate, expectations, kept_promises
+from analysis.findings.preregistration import Candidate, check_predictions, expectations
 from analysis.study.files import PREDICTIONS, read_predictions, write_predictions
 from analysis.study.records import read_study
 from nepa_scale.utils.errors import UserError
@@ -81,7 +81,7 @@ def test_the_report_says_whether_it_came_so(make_study: MakeStudy, factor: float
     """The outcome lies in the registered interval or it does not."""
     study = make_study(noise=0.02)
     registered(study, factor=factor)
-    (finding,) = kept_promises(read_study(study))
+    (finding,) = check_predictions(read_study(study))
     assert finding.verdict == verdict
     assert "small" in finding.question
     assert "Registered 2026-01-01 10:20 UTC from 4 sizes" in finding.answer
@@ -93,7 +93,7 @@ def test_an_unfinished_run_leaves_the_question_open(make_study: MakeStudy) -> No
     registered(study)
     (study / "runs" / SMALL.run_id / "classify" / "result.json").unlink()
     write_json(study / "runs" / SMALL.run_id / "classify" / "status.json", {"state": "running"})
-    (finding,) = kept_promises(read_study(study))
+    (finding,) = check_predictions(read_study(study))
     assert finding.verdict == "Cannot say"
     assert finding.answer.endswith("It is not finished.")
 
@@ -102,13 +102,13 @@ def test_where_nothing_was_expected_the_reason_is_repeated(make_study: MakeStudy
     """A registration that could not be made is part of the record."""
     study = make_study(sizes={"nano": 25_000, "small": SMALL.params})
     write_predictions(study, {"written_at": "2026-01-01T10:20:30+00:00", "entries": [entry_of(study, SMALL)]})
-    (finding,) = kept_promises(read_study(study))
+    (finding,) = check_predictions(read_study(study))
     assert (finding.verdict, finding.answer.startswith("Nothing was expected: ")) == ("Cannot say", True)
 
 
 def test_without_a_registration_nothing_is_said(make_study: MakeStudy) -> None:
     """Most studies have none."""
-    assert kept_promises(read_study(make_study())) == []
+    assert check_predictions(read_study(make_study())) == []
 
 
 def test_what_is_written_is_never_replaced(tmp_path: Path) -> None:
