@@ -1,4 +1,4 @@
-"""Uncertainty of a fit by drawing: rows or clusters where there are many, else noise (``scatter.py``)."""
+"""The bootstrap of a fit: many rows or clusters are resampled; for few, noise is drawn (``noise.py``)."""
 
 from __future__ import annotations
 
