@@ -10,13 +10,12 @@ import numpy as np
 from rich.console import Console
 
 from analysis import callable_module
-from analysis.fit import display, restricting, words
-from analysis.fit.answers import chain_as_json
-from analysis.fit.chain import Chain, ChainHeldOut, Laws, Runs, fit_chain, hold_out_chain
-from analysis.fit.small_sample import NoFit
+from analysis.fit import arguments, display, restricting
+from analysis.fit.student import NoFit
 from analysis.fit.table import Table as DataTable
+from analysis.laws import LAWS, find_law
 from analysis.laws.law import Array
-from analysis.laws.registry import LAWS, find_law
+from analysis.two_step import Laws, Runs, TwoStep, TwoStepHeldOut, fit_two_step, hold_out_two_step, two_step_as_json
 from nepa_scale.utils.cli import command
 from nepa_scale.utils.errors import UserError
 
@@ -26,24 +25,24 @@ def main(argv: Sequence[str]) -> int:
     """Fit and print; returns the exit code."""
     given = make_parser().parse_args(argv)
     laws_asked = laws(given)
-    return words.print_answers(
+    return arguments.print_answers(
         given,
         lambda table: answer(given, laws_asked, table),
-        lambda one: chain_as_json(*one),
+        lambda one: two_step_as_json(*one),
         lambda console, one: show(console, given, *one),
     )
 
 
-def make_parser() -> words.Parser:
+def make_parser() -> arguments.Parser:
     """The words that a chain is asked for by."""
-    parser = words.Parser(
+    parser = arguments.Parser(
         prog="python -m analysis.chain",
         description="Predict an error or a score in two steps, first the loss from x, then y from the loss, with one "
         "interval that carries the doubt of both, and compare with a law that goes from x to y at once.",
         epilog="laws:\n" + "\n".join(f"  {law.name:<17} y = {law.formula}" for law in LAWS.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    words.add_words(parser)
+    arguments.add_words(parser)
     parser.add_argument("--through", required=True, metavar="COLUMN", help="the loss or shortfall between x and y")
     parser.add_argument("--first", default="offset", metavar="NAME", help="law of the loss (default offset)")
     parser.add_argument("--second", default="sigmoid", metavar="NAME", help="law of y by the loss (default sigmoid)")
@@ -64,19 +63,21 @@ def make_parser() -> words.Parser:
     return parser
 
 
-def answer(given: argparse.Namespace, asked: Laws, table: DataTable) -> tuple[Chain, ChainHeldOut | None, Array | None]:
+def answer(
+    given: argparse.Namespace, asked: Laws, table: DataTable
+) -> tuple[TwoStep, TwoStepHeldOut | None, Array | None]:
     """The chain, its test on held-out rows, and where to predict. Raises ``UserError``."""
-    columns, at = words.names(asked.first, given, "--first"), words.asked_places(asked.first, given.at)
-    options = words.options(given, table)
+    columns, at = arguments.names(asked.first, given, "--first"), arguments.asked_places(asked.first, given.at)
+    options = arguments.options(given, table)
     mine = table.where(given.first_where, "--first-where")
     runs = _runs(given, mine, columns)
-    chain = fit_chain(asked, runs, options, _second(given, table, columns, held=False))
+    chain = fit_two_step(asked, runs, options, _second(given, table, columns, held=False))
     if isinstance(chain, NoFit):
-        raise words.NotPossible(f"{table.path}: no chain: {chain.reason}")
+        raise arguments.NotPossible(f"{table.path}: no chain: {chain.reason}")
     if given.holdout is None:
         return chain, None, at
     chosen = mine.meeting(given.holdout, "--holdout")
-    held = hold_out_chain(asked, runs, chosen, options, _second(given, table, columns, held=True))
+    held = hold_out_two_step(asked, runs, chosen, options, _second(given, table, columns, held=True))
     if isinstance(held, NoFit):
         raise UserError(f"--holdout {given.holdout}: {held.reason}")
     return chain, held, at
@@ -87,8 +88,8 @@ def _runs(given: argparse.Namespace, table: DataTable, columns: Sequence[str]) -
         np.stack([table.numbers(name) for name in columns]),
         table.positive(given.through),
         table.positive(given.y),
-        words.weights(table, given),
-        words.clusters(table, given),
+        arguments.weights(table, given),
+        arguments.clusters(table, given),
     )
 
 
@@ -107,7 +108,7 @@ def _anchor(text: str) -> tuple[float, float]:
     loss, comma, y = text.partition(",")
     if not comma:
         raise argparse.ArgumentTypeError(f"{text}: give LOSS,Y, for example inf,0.9")
-    return words.number(0.0, float("inf"))(loss), words.positive(y)
+    return arguments.number(0.0, float("inf"))(loss), arguments.positive(y)
 
 
 def laws(given: argparse.Namespace) -> Laws:
@@ -126,7 +127,7 @@ def laws(given: argparse.Namespace) -> Laws:
 
 
 def show(
-    console: Console, given: argparse.Namespace, chain: Chain, held: ChainHeldOut | None, at: Array | None
+    console: Console, given: argparse.Namespace, chain: TwoStep, held: TwoStepHeldOut | None, at: Array | None
 ) -> None:
     """Both links, the direct law, and what each makes of held-out rows and of further ones."""
     display.show_fit(console, chain.first, f"first link: {given.through}")

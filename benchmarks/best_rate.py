@@ -5,7 +5,7 @@ python benchmarks/best_rate.py [studies=400] [sizes=2,4] [forms=parabola,kink,sk
 The five rates of ``grid=lr``, one run of each size and rate. The skill falls off by a form whose depth is the loss of
 skill a factor of 2 from the best rate (1.5 times that at the largest size); the best rate of the middle lies midway
 between two of those tried. ``shift`` is how many steps of the rates the best one moves from the smallest to the largest
-size. Verdicts are those of ``analysis.findings.best_rate``; ``argmax`` is how often the best runs' rates differ.
+size. Verdicts are those of ``analysis.findings.learning_rates``; ``argmax`` is how often the best runs' rates differ.
 ``held`` is the share of 95 % intervals of a best rate that hold it.
 """
 
@@ -22,7 +22,7 @@ from command import read_settings, show
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from analysis.findings.best_rate import verdict  # noqa: E402  (after the path)
+from analysis.findings.learning_rates import verdict  # noqa: E402  (after the path)
 from analysis.laws.law import Array  # noqa: E402
 from analysis.optimum.sweep import Common, Sweep, sweep  # noqa: E402
 

@@ -28,7 +28,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from analysis.fit.bootstrap import resample  # noqa: E402  (after the path)
 from analysis.fit.loss import Loss  # noqa: E402
-from analysis.fit.search import search  # noqa: E402
+from analysis.fit.minimise import multistart  # noqa: E402
 from analysis.laws.law import Array  # noqa: E402
 from analysis.laws.surfaces import CHINCHILLA  # noqa: E402
 
@@ -104,7 +104,7 @@ def main() -> None:
     agree = 0.0
     for _ in range(rounds):
         begin = time.perf_counter()
-        found = search(loss, starts)
+        found = multistart(loss, starts)
         resampled = resample(loss, found.theta, labels, resamples, 0)
         times["ours"].append(time.perf_counter() - begin)
         seconds, ends = timed(with_gradient, loss, starts, drawn, share)

@@ -27,8 +27,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from analysis.fit.estimate import Fit, Options, fit_law  # noqa: E402  (after the path)
+from analysis.laws import LAWS  # noqa: E402
 from analysis.laws.law import Array, Law  # noqa: E402
-from analysis.laws.registry import LAWS  # noqa: E402
 
 DEVIATION, CHANGE, SEEDS = 0.02, 4.0, 3
 TRUTHS = {

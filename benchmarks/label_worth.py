@@ -22,7 +22,8 @@ from command import read_settings, show
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from analysis.fit.small_sample import NoFit, Shift, matched_shift, mean_shift  # noqa: E402  (after the path)
+from analysis.fit.shift import Shift, matched_shift, mean_shift  # noqa: E402  (after the path)
+from analysis.fit.student import NoFit  # noqa: E402
 from analysis.laws.law import Array  # noqa: E402
 
 SMALLEST = 256

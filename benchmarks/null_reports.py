@@ -25,10 +25,14 @@ from command import read_settings, show
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from analysis.findings.answers import Finding, gain_question, law_question  # noqa: E402
+from analysis.findings.comparison import gain_question  # noqa: E402
+from analysis.findings.finding import (  # noqa: E402
+    Finding,
+    correct_verdicts,
+)
+from analysis.findings.scaling import law_question  # noqa: E402
 from analysis.findings.series import CLASSIFICATION, PARAMETERS  # noqa: E402
-from analysis.findings.together import together  # noqa: E402
-from analysis.reporting.build import every_answer  # noqa: E402  (after the path)
+from analysis.reporting.build import all_findings  # noqa: E402  (after the path)
 from analysis.study.records import Study  # noqa: E402
 
 SIZES = {"atto": 14_592, "femto": 58_000, "pico": 230_000, "nano": 920_000}
@@ -104,11 +108,11 @@ def measure(effect: str, noise: float, studies: int, seed: int) -> list[dict[str
     """A row for each way of holding answers together."""
     law, gain = law_question(CLASSIFICATION, PARAMETERS), gain_question(CLASSIFICATION)
     rng = np.random.default_rng(seed)
-    alone: list[Sequence[Finding]] = [every_answer(made_up(effect, noise, rng)) for _ in range(studies)]
+    alone: list[Sequence[Finding]] = [all_findings(made_up(effect, noise, rng)) for _ in range(studies)]
     ways = {
         "alone": alone,
-        "holm": [together([replace(one, main=False) for one in each]) for each in alone],
-        "main": [together(each) for each in alone],
+        "holm": [correct_verdicts([replace(one, main=False) for one in each]) for each in alone],
+        "main": [correct_verdicts(each) for each in alone],
     }
     rows = []
     for name, every in ways.items():

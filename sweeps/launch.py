@@ -14,7 +14,7 @@ if __name__ == "__main__":
     # Run as a script, Python imports from this file's folder; import from the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from analysis.study.prediction_file import NAME
+from analysis.study.files import PREDICTIONS
 from nepa_scale.config import overrides
 from nepa_scale.run_dir.lock import exclusive
 from nepa_scale.utils.cli import command
@@ -90,8 +90,8 @@ def _predict_and_carry_out(request: Launch, prepared: PlannedLaunch) -> int:
     """Do the smaller runs, write down what is expected of the largest, and do these; as far as one command gets."""
     planned, held, study_dir = prepared.plan, prepared.held, request.study_dir
     coming = preregistration.not_started(held, study_dir)
-    if (study_dir / NAME).exists() or not coming:
-        there = f"{study_dir / NAME} is there and stays as it is"
+    if (study_dir / PREDICTIONS).exists() or not coming:
+        there = f"{study_dir / PREDICTIONS} is there and stays as it is"
         print(f"predict=true: {there if coming else 'the largest runs have started, so nothing is expected of them'}")
         return _carry_out(request, prepared)
     if request.predict_from is None:

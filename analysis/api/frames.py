@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from analysis import chain as chains
-from analysis.api.results import Fitted, FittedChain, Minima
-from analysis.fit import question, words
-from analysis.fit.small_sample import NoFit
+from analysis.api.results import Fitted, FittedTwoStep, Minima
+from analysis.fit import arguments, question
+from analysis.fit.student import NoFit
 from analysis.fit.table import Table, read_table, table_of
 from analysis.isoflop import __main__ as isoflops
 from nepa_scale.utils.errors import UserError
@@ -40,7 +40,7 @@ def fit(
 ) -> Any:
     """Fit ``law`` to the columns ``x`` and ``y`` of ``data``: a ``Fitted``, or a ``NoFit`` that says why not.
 
-    ``more`` are the other words of ``python -m analysis.fit``: ``d``, ``m`` and ``unique`` name further columns,
+    ``more`` are the other arguments of ``python -m analysis.fit``: ``d``, ``m`` and ``unique`` name further columns,
     ``weights`` and ``cluster`` too; ``huber``, ``residual``, ``bootstrap``, ``confidence`` and ``seed`` say how to fit;
     ``profile`` and ``budget`` what else to tell. ``fix`` may be a dictionary. With ``by`` there is a dictionary of
     answers. Raises ``UserError`` for a word, a column, a number or a parameter that is wrong.
@@ -53,14 +53,14 @@ def fit(
 
 
 def chain(data: Data, x: str, through: str, y: str, **more: Any) -> Any:
-    """Predict ``y`` through the column ``through``, as ``python -m analysis.chain``: a ``FittedChain`` or a ``NoFit``.
+    """Predict ``y`` in two steps through the column ``through``: a ``FittedTwoStep``, or a ``NoFit`` with the reason.
 
-    ``more`` are the other words of that command, such as ``first``, ``second``, ``direct``, ``holdout``, ``by``.
-    Raises ``UserError``.
+    ``more`` are the other arguments of ``python -m analysis.chain``, such as ``first``, ``second``, ``direct``,
+    ``holdout`` and ``by``. Raises ``UserError``.
     """
 
-    def answer(given: argparse.Namespace, table: Table) -> FittedChain:
-        return FittedChain(*chains.answer(given, chains.laws(given), table), given, _columns(given))
+    def answer(given: argparse.Namespace, table: Table) -> FittedTwoStep:
+        return FittedTwoStep(*chains.answer(given, chains.laws(given), table), given, _columns(given))
 
     return _answers(data, chains.make_parser(), {"x": x, "through": through, "y": y, **more}, answer)
 
@@ -78,7 +78,7 @@ def isoflop(data: Data, c: str, n: str, y: str, **more: Any) -> Any:
 
 def _answers(
     data: Data,
-    parser: words.Parser,
+    parser: arguments.Parser,
     asked: Mapping[str, Any],
     answer: Callable[[argparse.Namespace, Table], Result],
 ) -> Result | NoFit | dict[str, Result | NoFit]:
@@ -102,7 +102,7 @@ def _each(
     for name, rows in table.by(given.by).items():
         try:
             answers[name] = answer(given, rows)
-        except words.NotPossible as reason:
+        except arguments.NotPossible as reason:
             answers[name] = NoFit(str(reason))
     return answers if given.by is not None else answers[""]
 

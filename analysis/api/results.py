@@ -1,4 +1,4 @@
-"""Answers as Python objects: they print as the commands do, and can be asked, tabulated and drawn."""
+"""The results of fits as Python objects: they print as the commands do, and can be queried, tabulated and drawn."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.fit.answers import as_json, chain_as_json
-from analysis.fit.chain import Chain, ChainHeldOut
-from analysis.fit.display import told
+from analysis.fit.display import as_json, show, told
 from analysis.fit.estimate import Fit
 from analysis.fit.profile import Profile, profile
 from analysis.fit.question import Answer
-from analysis.fit.shown import show
-from analysis.fit.small_sample import Interval, NoFit, Prediction
-from analysis.isoflop.ahead import Ahead
-from analysis.isoflop.allocation import Allocation, Optimum
+from analysis.fit.student import Interval, NoFit, Prediction
+from analysis.isoflop.allocation import Ahead, Allocation, Optimum
 from analysis.laws.law import Array
 from analysis.laws.restrictions import standing
+from analysis.two_step import TwoStep, TwoStepHeldOut, two_step_as_json
 from nepa_scale.utils.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+BEYOND, STEPS = 3.0, 100
+"""How many times beyond the largest x the law is drawn, and at how many places."""
+
 
 @dataclass(frozen=True, repr=False)
 class Fitted:
-    """A law fitted to columns of a frame, with all that was asked for beside it in ``answer``."""
+    """A law fitted to columns of a frame; ``answer`` also holds everything else that was requested."""
 
     answer: Answer
     columns: tuple[str, ...]
@@ -55,8 +55,8 @@ class Fitted:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to know of the fit, in words."""
-        return self.fit.certificate.warnings
+        """Warnings of the fit's diagnostics."""
+        return self.fit.diagnostics.warnings
 
     def predict(self, *places: Any, **named: Any) -> pd.DataFrame:
         """Predict one further row at each place: columns ``y``, ``low`` and ``high``.
@@ -79,22 +79,21 @@ class Fitted:
 
     def to_dict(self) -> dict[str, Any]:
         """What ``--json`` prints."""
-        one = self.answer
-        return as_json(one.fit, one.held, one.problem.at, one.problem.budget, one.profiles, one.left)
+        answer = self.answer
+        return as_json(answer.fit, answer.held, answer.problem.at, answer.problem.budget, answer.profiles, answer.left)
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """The points, the law and where further points may lie, on ``axes`` or axes of their own."""
-        from analysis.api.plot import draw
 
         return draw(self.fit, self.columns, self.y, axes)
 
 
 @dataclass(frozen=True, repr=False)
-class FittedChain:
-    """Both links and the direct law; ``held`` says how far off held-out rows were."""
+class FittedTwoStep:
+    """Both steps and the direct law; ``held`` has the errors on held-out rows."""
 
-    chain: Chain
-    held: ChainHeldOut | None
+    chain: TwoStep
+    held: TwoStepHeldOut | None
     at: Array | None
     given: argparse.Namespace
     columns: tuple[str, ...]
@@ -111,7 +110,7 @@ class FittedChain:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to know of either link, in words."""
+        """Warnings of the diagnostics of both steps."""
         return self.chain.warnings
 
     @property
@@ -119,7 +118,7 @@ class FittedChain:
         return {"first": self.chain.first, "second": self.chain.second, "direct": self.chain.direct}
 
     def predict(self, *places: Any, **named: Any) -> pd.DataFrame:
-        """Predict one further run: ``y``, ``low``, ``high`` along the chain, and with ``direct_`` of the direct law."""
+        """Predict one further run: ``y``, ``low``, ``high`` in two steps, and with ``direct_`` by the direct law."""
         at = _places(self.columns, places, named)
         bands = {"": self.chain.predict(at), "first_": self.chain.first.predict(at)}
         return _predicted(self.columns, at, bands | {"direct_": self.chain.direct.predict(at)})
@@ -130,11 +129,10 @@ class FittedChain:
 
     def to_dict(self) -> dict[str, Any]:
         """What ``--json`` prints."""
-        return chain_as_json(self.chain, self.held, self.at)
+        return two_step_as_json(self.chain, self.held, self.at)
 
     def plot(self, axes: Axes | None = None) -> Axes:
-        """The second link: y against what it goes through."""
-        from analysis.api.plot import draw
+        """The second step: y against the loss."""
 
         return draw(self.chain.second, (self.given.through,), self.given.y, axes)
 
@@ -148,7 +146,7 @@ class Minima:
     bias: float | NoFit
     left_out: int
     ahead: tuple[Ahead, ...] = ()
-    """N* at the budgets asked for."""
+    """N* at the requested budgets."""
     held: tuple[Ahead, ...] | None = None
     """N* of held-out budgets beside those measured."""
 
@@ -163,13 +161,13 @@ class Minima:
         """A row for each budget: the best size ``n`` with ``low`` and ``high``, or the ``reason`` why there is none."""
         return pd.DataFrame(
             {
-                "budget": one.budget,
-                "n": np.nan if one.log_n is None else float(np.exp(one.log_n)),
-                "low": np.nan if one.interval is None else one.interval.low,
-                "high": np.nan if one.interval is None else one.interval.high,
-                "reason": one.reason,
+                "budget": optimum.budget,
+                "n": np.nan if optimum.log_n is None else float(np.exp(optimum.log_n)),
+                "low": np.nan if optimum.interval is None else optimum.interval.low,
+                "high": np.nan if optimum.interval is None else optimum.interval.high,
+                "reason": optimum.reason,
             }
-            for one in self.optima
+            for optimum in self.optima
         )
 
     def predict(self, budget: Any) -> Array:
@@ -193,7 +191,7 @@ def _places(columns: tuple[str, ...], places: tuple[Any, ...], named: dict[str, 
         values = list(places)
     else:
         raise UserError(f"predict: {wanted}")
-    return np.array(np.broadcast_arrays(*[np.atleast_1d(np.asarray(one, dtype=float)) for one in values]))
+    return np.array(np.broadcast_arrays(*[np.atleast_1d(np.asarray(column, dtype=float)) for column in values]))
 
 
 def _predicted(columns: tuple[str, ...], at: Array, bands: dict[str, Prediction]) -> pd.DataFrame:
@@ -210,3 +208,33 @@ def _parameters(fit: Fit) -> pd.DataFrame:
         low, high = (np.nan, np.nan) if interval is None else (interval.low, interval.high)
         rows[name] = {"value": value, "low": low, "high": high, "note": str(standing(fit.law, name))}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("parameter")
+
+
+def draw(fit: Fit, columns: tuple[str, ...], y: str, axes: Axes | None = None) -> Axes:
+    """Draw ``fit`` on ``axes``, or on axes of a figure of their own; named are its ``columns`` and ``y``."""
+    from matplotlib.figure import Figure
+
+    panel = Figure(layout="constrained").add_subplot() if axes is None else axes
+    if len(columns) == 1:
+        _along(panel, fit)
+        panel.set(xlabel=columns[0], ylabel=y)
+    else:
+        said = fit.value(fit.loss.columns)
+        ends = [min(said.min(), fit.loss.y.min()), max(said.max(), fit.loss.y.max())]
+        panel.plot(ends, ends, color="0.6", linewidth=1)
+        panel.scatter(said, fit.loss.y, s=16)
+        panel.set(xlabel=f"{y} = {fit.law.formula}", ylabel=f"{y}, measured", xscale="log", yscale="log")
+    return panel
+
+
+def _along(axes: Axes, fit: Fit) -> None:
+    x = fit.loss.columns[0]
+    logs = fit.law.any_sign is False
+    places = np.geomspace(x.min(), BEYOND * x.max(), STEPS) if logs else np.linspace(x.min(), x.max(), STEPS)
+    band = fit.predict(places[None])
+    axes.fill_between(places, band.low, band.high, alpha=0.2, linewidth=0)
+    axes.plot(places, band.y, label=fit.law.formula)
+    axes.scatter(x, fit.loss.y, s=16)
+    if logs:
+        axes.set(xscale="log", yscale="log")
+    axes.legend()

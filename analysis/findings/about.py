@@ -1,31 +1,35 @@
-"""What a study is, and what it is not, in plain sentences made from what is recorded of its runs."""
+"""What a study is and is not, in sentences made from the records of its runs; and the pre-trainings that cannot be
+compared by their loss."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from analysis.findings import text
-from analysis.findings.answers import comparison
+from analysis.findings.comparison import comparison
 from analysis.findings.series import (
     ARMS,
     CLASSIFICATION,
+    FINETUNED,
     OTHER,
     SCRATCH,
-    SEGMENTATION,
     finished,
     leading,
     searched,
     size_order,
 )
+from analysis.study.files import number
 from analysis.study.records import FINISHED, Study
-from nepa_scale.config.registry import TASKS
+from nepa_scale.config.registry import TASKS, spec
 from nepa_scale.data.info import EMBEDDED_NAME
+from nepa_scale.data.preprocessing import BY_IMAGE
+from nepa_scale.tasks import target_warnings
 
-DOING = {"pretrain": "Pretraining", "probe": "Probing", "classify": "Classification", "segment": "Segmentation"}
 PAPER_PARAMS = 85e6
 """Backbone parameters of the smaller of the paper's two models (ViT-B)."""
 ENOUGH_SEEDS = 2
@@ -36,27 +40,27 @@ class About:
     """Sentences for the page."""
 
     own: str | None
-    """The study's own words."""
+    """What the study says of itself (``study.about``)."""
     is_: Sequence[str]
     is_not: Sequence[str]
 
 
 def about(study: Study) -> About:
-    """Describe ``study`` by its data, sizes, seeds, starts and searches, and say what they cannot show."""
+    """Describe ``study`` by its data, sizes, seeds, starts and searches, and list what these cannot show."""
     return About(study.about, tuple(filter(None, _is(study))), tuple(filter(None, _is_not(study))))
 
 
 def resolution(study: Study) -> str:
     """How fine a top-1 is: the number of validation images and its standard error; empty where none is recorded."""
-    rows = leading(finished(study.table[study.table["task"] == CLASSIFICATION.task], CLASSIFICATION))
+    rows = leading(finished(study.of(CLASSIFICATION.task), CLASSIFICATION))
     rows = rows.dropna(subset=["validation_images"])
     if rows.empty:
         return ""
     images, top1 = float(rows["validation_images"].min()), float(rows[f"metrics.{CLASSIFICATION.metric}"].median())
     error = math.sqrt(top1 * (1 - top1) / images)
     return (
-        f"A top-1 is taken over {text.whole(rows['validation_images'])} validation images: at {text.percent(top1)} its "
-        f"standard error is {100 * error:.2g} points."
+        f"A top-1 is taken over {text.integers(rows['validation_images'])} validation images: at {text.percent(top1)} "
+        f"its standard error is {100 * error:.2g} points."
     )
 
 
@@ -86,11 +90,10 @@ def _task(study: Study, task: str, rows: pd.DataFrame) -> str:
     data, pixels = (_values(study, f"{task}.{key}", task) for key in ("dataset", "image_size"))
     parts = [f"on {' and '.join(data)}"] if data else []
     parts += [f"at {' and '.join(pixels)} pixels"] if pixels else []
-    noun = "images" if task == "pretrain" else "labelled images"
     unique, seen = (rows[name].dropna() for name in ("unique_images", "images_seen"))
-    parts += [f"{text.whole(unique)} different {noun}"] if len(unique) else []
-    parts += [f"{text.whole(seen)} seen in training"] if len(seen) else []
-    return f"{DOING[task]} {', '.join(parts)}." if parts else ""
+    parts += [f"{text.integers(unique)} different {spec(task).images}"] if len(unique) else []
+    parts += [f"{text.integers(seen)} seen in training"] if len(seen) else []
+    return f"{spec(task).activity} {', '.join(parts)}." if parts else ""
 
 
 def _values(study: Study, key: str, task: str | None = None) -> list[str]:
@@ -133,12 +136,46 @@ def _is_not(study: Study) -> Iterator[str]:
         yield "Its images are made scenes of handwritten digits and not photographs."
     if _searched_keys(study) and not _has_tuning_scores(study):
         yield "Where settings were searched, the best of several scores on one split is a little too good."
-    done = leading(table[(table["state"] == FINISHED) & table["task"].isin([CLASSIFICATION.task, SEGMENTATION.task])])
+    done = leading(table[(table["state"] == FINISHED) & table["task"].isin([target.task for target in FINETUNED])])
     seeds = done.groupby(["label", "task"])["seed"].nunique()
     if len(seeds) and seeds.max() < ENOUGH_SEEDS:
         yield "With one seed of each run, how far another seed would move a score is unmeasured."
     if not (table["init"] == SCRATCH).any():
         yield "It has no control from scratch, so it cannot say what pretraining is worth."
-    elif comparison(study, CLASSIFICATION).rows.empty and comparison(study, SEGMENTATION).rows.empty:
+    elif all(comparison(study, target).rows.empty for target in FINETUNED):
         yield "No control has finished, so it cannot say yet what pretraining is worth."
     yield "Scores are of models and data, not of hardware: time and machine have no part in them."
+
+
+def near_baseline(study: Study) -> list[str]:
+    """A line for each warning that training gave, with the labels and runs that it is of."""
+    rows = study.finished("pretrain")
+    said: dict[str, dict[str, list[str]]] = {}
+    for label, run_id in rows[["label", "run_id"]].itertuples(index=False, name=None):
+        for warning in _warnings(study.results.get((run_id, "pretrain"), {})):
+            said.setdefault(warning, {}).setdefault(str(label), []).append(str(run_id))
+    return [f"{_named(runs)}: {warning}." for warning, runs in said.items()]
+
+
+def _named(runs: Mapping[str, Sequence[str]]) -> str:
+    """The labels, each with its runs."""
+    return "; ".join(f"{label} ({', '.join(run_ids)})" for label, run_ids in runs.items())
+
+
+def _warnings(result: Mapping[str, Any]) -> Iterator[str]:
+    config, details, metrics = (result.get(name) or {} for name in ("config", "details", "metrics"))
+    by_image = config.get("data.mean") == BY_IMAGE
+    energy = _numbers(details.get("patch_energy"), "mean_patch")
+    if energy and (warning := target_warnings.before(energy, by_image=by_image)):
+        yield warning
+    late = _numbers(metrics, "skill", "mean_baseline")
+    if late and config.get("pretrain.shift", True) and (warning := target_warnings.after(late, by_image=by_image)):
+        yield warning
+
+
+def _numbers(values: Any, *names: str) -> dict[str, float]:
+    """The ``names`` of ``values``; nothing where one is no number, as in a damaged file."""
+    numbers = {name: number(values.get(name)) for name in names} if isinstance(values, Mapping) else {}
+    return (
+        {} if None in numbers.values() else {name: float(value) for name, value in numbers.items() if value is not None}
+    )

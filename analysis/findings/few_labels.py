@@ -1,4 +1,4 @@
-"""What a study over labelled images says: a law for each start, and how many labels pretraining is worth."""
+"""Studies over labelled images: a law for each start, and how many labels pretraining is worth."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import pandas as pd
 from scipy import special
 
 from analysis.findings import text
-from analysis.findings.answers import Finding, law
-from analysis.findings.power import Effect
+from analysis.findings.finding import Effect, Finding
+from analysis.findings.scaling import law
 from analysis.findings.series import (
     ARMS,
-    CLASSIFICATION,
+    FINETUNED,
     LABEL_KEYS,
     LABELS,
     PRETRAINED,
     SCRATCH,
-    SEGMENTATION,
     SIZE_KEYS,
     Series,
     Target,
@@ -26,8 +25,9 @@ from analysis.findings.series import (
     foremost,
     size_order,
 )
-from analysis.fit.small_sample import NoFit, PowerLawFit, Shift, fit_power_law, matched_shift, mean_shift
-from analysis.fit.small_sample.shift import MIN_POINTS_SHIFT
+from analysis.fit.power_law import PowerLawFit, fit_power_law
+from analysis.fit.shift import MIN_POINTS_SHIFT, Shift, matched_shift, mean_shift
+from analysis.fit.student import NoFit
 from analysis.study.records import Study
 
 STARTS = (PRETRAINED, SCRATCH)
@@ -48,55 +48,55 @@ class Arms:
     def seeds(self) -> list[int]:
         """The seeds of which both starts have enough image counts for a law."""
         counts = (series.points.groupby("seed")["x"].nunique() for series in (self.pretrained, self.scratch))
-        own, other = (set(each.index[each >= MIN_POINTS_SHIFT]) for each in counts)
-        return sorted(own & other)
+        pretrained, other = (set(count.index[count >= MIN_POINTS_SHIFT]) for count in counts)
+        return sorted(pretrained & other)
 
 
 def few_labels(study: Study) -> list[Finding]:
     """For each fine-tuned task and size of a study over labels: both laws and the worth of pretraining in labels."""
-    found = []
-    for target in (CLASSIFICATION, SEGMENTATION):
-        every = arms(study, target)
-        for one in every:
-            of = _of(one, every)
-            for series in (one.pretrained, one.scratch):
+    findings = []
+    for target in FINETUNED:
+        pairs = arms(study, target)
+        for pair in pairs:
+            of = _of(pair, pairs)
+            for series in (pair.pretrained, pair.scratch):
                 if len(series.points):
                     question = f"Does the {target.name} fall with {LABELS.name}, {ARMS[series.init]}{of}?"
-                    found.append(replace(law(series), question=question))
-            if len(one.scratch.points):
-                found.append(replace(_worth_finding(one, every), main=target is foremost(study)))
-    return found
+                    findings.append(replace(law(series), question=question))
+            if len(pair.scratch.points):
+                findings.append(replace(_worth_finding(pair, pairs), main=target is foremost(study)))
+    return findings
 
 
-def worth_question(one: Arms, every: Sequence[Arms]) -> str:
-    """What is asked of the arms of one size, out of ``every``."""
-    return f"Is pretraining worth labels, by the {one.pretrained.target.name}{_of(one, every)}?"
+def worth_question(pair: Arms, pairs: Sequence[Arms]) -> str:
+    """The question about the arms of one size, out of ``pairs``."""
+    return f"Is pretraining worth labels, by the {pair.pretrained.target.name}{_of(pair, pairs)}?"
 
 
-def _of(one: Arms, every: Sequence[Arms]) -> str:
+def _of(pair: Arms, pairs: Sequence[Arms]) -> str:
     """The size, where there are several."""
-    return f", {one.size}" if len(every) > 1 else ""
+    return f", {pair.size}" if len(pairs) > 1 else ""
 
 
 def arms(study: Study, target: Target) -> list[Arms]:
     """Every size that was fine-tuned for ``target`` on two numbers of labelled images or more."""
     if not any(key.startswith(f"{target.task}.") for key in LABEL_KEYS & set(study.axes)):
         return []
-    return [one for size in size_order(study) for one in _of_size(study, target, size)]
+    return [pair for size in size_order(study) for pair in _of_size(study, target, size)]
 
 
-def worth(one: Arms) -> Shift | NoFit:
+def worth(pair: Arms) -> Shift | NoFit:
     """How many times the labelled images training from scratch takes to reach the same error.
 
     Where three seeds or more have both starts, the interval is that of their mean; else that of the two laws.
     """
-    for series in (one.pretrained, one.scratch):
+    for series in (pair.pretrained, pair.scratch):
         if isinstance(series.fit, PowerLawFit) and series.fit.b <= 0:
             return NoFit(f"the error {ARMS[series.init]} does not fall with labels")
-    both = (one.pretrained.points, one.scratch.points)
-    if len(one.seeds) < MIN_SEEDS:
+    both = (pair.pretrained.points, pair.scratch.points)
+    if len(pair.seeds) < MIN_SEEDS:
         return matched_shift(*map(_columns, both))
-    return mean_shift(*([_columns(points[points["seed"] == seed]) for seed in one.seeds] for points in both))
+    return mean_shift(*([_columns(points[points["seed"] == seed]) for seed in pair.seeds] for points in both))
 
 
 def _of_size(study: Study, target: Target, size: str) -> Iterator[Arms]:
@@ -129,48 +129,48 @@ def _columns(points: pd.DataFrame) -> tuple[pd.Series[float], pd.Series[float]]:
     return points["x"], points["error"]
 
 
-def _worth_finding(one: Arms, every: Sequence[Arms]) -> Finding:
-    question = worth_question(one, every)
-    found = worth(one)
-    if isinstance(found, NoFit):
-        return Finding(question, "Cannot say", f"No factor can be stated: {found.reason}.", _apart(one))
-    verdict = "Not shown" if 1 in found.interval else "Yes" if found.factor > 1 else "No"
-    runs = text.counted(len(one.pretrained.points) + len(one.scratch.points), "run")
-    span = text.span(found.interval.low, found.interval.high)
+def _worth_finding(pair: Arms, pairs: Sequence[Arms]) -> Finding:
+    question = worth_question(pair, pairs)
+    shift = worth(pair)
+    if isinstance(shift, NoFit):
+        return Finding(question, "Cannot say", f"No factor can be stated: {shift.reason}.", _apart(pair))
+    verdict = "Not shown" if 1 in shift.interval else "Yes" if shift.factor > 1 else "No"
+    runs = text.counted(len(pair.pretrained.points) + len(pair.scratch.points), "run")
+    span = text.span(shift.interval.low, shift.interval.high)
     answer = (
-        f"It is worth {text.TIMES}{text.SPACE}{text.number(found.factor)} the labels ({text.LEVEL} interval {span}; 1 "
+        f"It is worth {text.TIMES}{text.SPACE}{text.number(shift.factor)} the labels ({text.LEVEL} interval {span}; 1 "
         "is no difference): from scratch takes so many times the labelled images "
-        f"to reach an error of {text.percent(found.level)}, n = {found.n[0]} and {found.n[1]} image counts ({runs})."
+        f"to reach an error of {text.percent(shift.level)}, n = {shift.n[0]} and {shift.n[1]} image counts ({runs})."
     )
-    ends = " and ".join(f"{text.number(factor)} at {text.percent(error)}" for error, factor in found.ends)
-    detail = f"At the ends of the errors that both reach it is {ends}. {_rests(one)}"
-    return Finding(question, verdict, answer, detail, found.p, effect=_effect(one, found))
+    ends = " and ".join(f"{text.number(factor)} at {text.percent(error)}" for error, factor in shift.ends)
+    detail = f"At the ends of the errors that both reach it is {ends}. {_rests(pair)}"
+    return Finding(question, verdict, answer, detail, shift.p, effect=_effect(pair, shift))
 
 
-def _effect(one: Arms, found: Shift) -> Effect | None:
+def _effect(pair: Arms, shift: Shift) -> Effect | None:
     """The factor as an effect: of seeds where their mean decides, else of the image counts of either start."""
-    by_seeds = len(one.seeds) >= MIN_SEEDS
-    n, taken = (len(one.seeds), 1) if by_seeds else (sum(found.n), 4)
-    if not 0 < found.p < 1:
+    by_seeds = len(pair.seeds) >= MIN_SEEDS
+    n, taken = (len(pair.seeds), 1) if by_seeds else (sum(shift.n), 4)
+    if not 0 < shift.p < 1:
         return None
-    t = -float(special.stdtrit(n - taken, found.p / 2))
+    t = -float(special.stdtrit(n - taken, shift.p / 2))
     return Effect(t, n, taken, "seed" if by_seeds else "image count", seeds=not by_seeds)
 
 
-def _rests(one: Arms) -> str:
+def _rests(pair: Arms) -> str:
     """What the interval covers."""
-    if len(one.seeds) >= MIN_SEEDS:
-        return f"The interval is that of the mean over {len(one.seeds)} seeds, each with a pretraining of its own."
-    seeds = text.counted(one.pretrained.points["seed"].nunique(), "seed")
+    if len(pair.seeds) >= MIN_SEEDS:
+        return f"The interval is that of the mean over {len(pair.seeds)} seeds, each with a pretraining of its own."
+    seeds = text.counted(pair.pretrained.points["seed"].nunique(), "seed")
     return (
         "The interval covers how points scatter about the laws, not how far another seed of pretraining would move all "
         f"of them: it rests on {seeds}, and from seeds={MIN_SEEDS} on it covers both."
     )
 
 
-def _apart(one: Arms) -> str:
-    """Where every error of one start is below all of the other's: the factor exceeds the whole range of labels."""
-    pretrained, scratch = one.pretrained.points, one.scratch.points
+def _apart(pair: Arms) -> str:
+    """A sentence for arms whose errors do not overlap: there the factor exceeds the range of labels; else empty."""
+    pretrained, scratch = pair.pretrained.points, pair.scratch.points
     if pretrained.empty or scratch.empty:
         return ""
     if pretrained["error"].max() < scratch["error"].min():

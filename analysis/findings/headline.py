@@ -6,9 +6,11 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 from analysis.findings import text
-from analysis.findings.answers import Finding, comparison, gain, gain_question, law_question, tenfold
+from analysis.findings.comparison import comparison, gain, gain_question
 from analysis.findings.few_labels import arms, worth, worth_question
-from analysis.findings.preregistered import registered
+from analysis.findings.finding import NOT_SHOWN, Finding
+from analysis.findings.preregistration import registered
+from analysis.findings.scaling import law_question, tenfold
 from analysis.findings.series import (
     COMPUTE,
     PARAMETERS,
@@ -22,8 +24,8 @@ from analysis.findings.series import (
     series,
     starts,
 )
-from analysis.findings.together import NOT_SHOWN
-from analysis.fit.small_sample import NoFit, PowerLawFit
+from analysis.fit.power_law import PowerLawFit
+from analysis.fit.student import NoFit
 from analysis.study.records import Study
 
 WORDS = {PARAMETERS: ("model size", "the parameters"), COMPUTE: ("pretraining compute", "the FLOPs")}
@@ -34,7 +36,7 @@ MOST_SIZES = 3
 
 @dataclass(frozen=True)
 class Headline:
-    """The error that a study is about, and what it says of it."""
+    """The main error of a study and the sentence about it."""
 
     target: Target
     sentence: str
@@ -49,11 +51,11 @@ def headline(study: Study, findings: Sequence[Finding] = ()) -> Headline | None:
     target = foremost(study)
     if target is None:
         return None
-    start = starts(finished(study.table[study.table["task"] == target.task], target))[0]
-    doubtful = {one.question for one in findings if one.verdict == NOT_SHOWN}
+    start = starts(finished(study.of(target.task), target))[0]
+    doubtful = {finding.question for finding in findings if finding.verdict == NOT_SHOWN}
     laws = list(_laws(study, target, start, doubtful))
     gains = list(_gain(study, target, start, "it" if laws else target.name, doubtful))
-    clauses = [*laws, *gains, *_labels(study, target, doubtful), *_promises(study, target, doubtful)]
+    clauses = [*laws, *gains, *_labels(study, target, doubtful), *_predictions(study, target, doubtful)]
     said = "; ".join(clauses) or _pairs(study, target) or _scores(study, target)
     first, interval, rest = said.partition(_INTERVAL)
     said = first + interval + rest.replace(_INTERVAL, "")  # once is enough
@@ -69,8 +71,8 @@ def _laws(study: Study, target: Target, start: str, doubtful: Container[str]) ->
             verb = "" if unsure else "falls" if fit.b > 0 else "rises"
             said.setdefault(verb, []).append(_law(axis, fit))
     unshown = said.pop("", [])
-    for verb, each in said.items():
-        yield f"{target.name} {verb} {' and '.join(each)}"
+    for verb, laws in said.items():
+        yield f"{target.name} {verb} {' and '.join(laws)}"
     if unshown:
         yield f"that {'it' if said else target.name} changes {' or '.join(unshown)} is not shown"
 
@@ -105,25 +107,25 @@ def _gain(study: Study, target: Target, start: str, error: str, doubtful: Contai
 def _labels(study: Study, target: Target, doubtful: Container[str]) -> Iterator[str]:
     if target.baseline is None:
         return
-    every = arms(study, target)
-    for one in every[-MOST_SIZES:]:
-        found = worth(one)
-        if not isinstance(found, NoFit):
-            times = f"{text.TIMES}{text.SPACE}{text.number(found.factor)}"
-            span = f"{_INTERVAL}{text.span(found.interval.low, found.interval.high)}"
-            if 1 in found.interval or worth_question(one, every) in doubtful:
-                yield f"that pretraining is worth labels at {one.size} is not shown ({times}, {span})"
+    pairs = arms(study, target)
+    for pair in pairs[-MOST_SIZES:]:
+        shift = worth(pair)
+        if not isinstance(shift, NoFit):
+            times = f"{text.TIMES}{text.SPACE}{text.number(shift.factor)}"
+            span = f"{_INTERVAL}{text.span(shift.interval.low, shift.interval.high)}"
+            if 1 in shift.interval or worth_question(pair, pairs) in doubtful:
+                yield f"that pretraining is worth labels at {pair.size} is not shown ({times}, {span})"
             else:
-                yield f"at {one.size} pretraining is worth {times} the labels ({span})"
+                yield f"at {pair.size} pretraining is worth {times} the labels ({span})"
 
 
-def _promises(study: Study, target: Target, doubtful: Container[str]) -> Iterator[str]:
-    for one in registered(study):
-        if one.target is target and one.axis is scaled_axes(study)[0] and one.came is not None:
-            span = text.error_span(one.interval.low, one.interval.high)
-            failed = "was missed, as chance may" if one.question in doubtful else "failed"
-            held = "held" if one.kept else failed
-            yield f"the prediction registered for {one.label} ({span}) {held}, at {text.percent(one.came)}"
+def _predictions(study: Study, target: Target, doubtful: Container[str]) -> Iterator[str]:
+    for expected in registered(study):
+        if expected.target is target and expected.axis is scaled_axes(study)[0] and expected.came is not None:
+            span = text.error_span(expected.interval.low, expected.interval.high)
+            failed = "was missed, as chance may" if expected.question in doubtful else "failed"
+            held = "held" if expected.kept else failed
+            yield f"the prediction registered for {expected.label} ({span}) {held}, at {text.percent(expected.came)}"
 
 
 def _pairs(study: Study, target: Target) -> str:
@@ -132,23 +134,25 @@ def _pairs(study: Study, target: Target) -> str:
         return ""
     compared = comparison(study, target)
     pairs = compared.rows.assign(leading=compared.leading).dropna(subset=["leading", "scratch"])
-    each = [
-        f"{text.percent(own)} pretrained and {text.percent(scratch)} from scratch at {label}"
-        for label, own, scratch in pairs[["leading", "scratch"]].itertuples(name=None)
+    scores = [
+        f"{text.percent(pretrained)} pretrained and {text.percent(scratch)} from scratch at {label}"
+        for label, pretrained, scratch in pairs[["leading", "scratch"]].itertuples(name=None)
     ]
-    return f"{target.score} is {', '.join(each)}: too few pairs for an interval" if each else ""
+    return f"{target.score} is {', '.join(scores)}: too few pairs for an interval" if scores else ""
 
 
 def _scores(study: Study, target: Target) -> str:
-    """What was measured, where nothing more can be said of it."""
-    rows = leading(finished(study.table[study.table["task"] == target.task], target))
-    rows = rows if len(rows) else finished(study.table[study.table["task"] == target.task], target)
+    """The measured errors, where no law, gain or prediction can be stated."""
+    rows = leading(finished(study.of(target.task), target))
+    rows = rows if len(rows) else finished(study.of(target.task), target)
     means = (1 - rows[f"metrics.{target.metric}"]).groupby(rows["label"], sort=False).mean().sort_values(kind="stable")
     counted = text.counted(len(rows), "run")
-    each = [f"{text.percent(error)} ({label})" for label, error in zip(means.index, means.to_numpy(float), strict=True)]
+    errors = [
+        f"{text.percent(error)} ({label})" for label, error in zip(means.index, means.to_numpy(float), strict=True)
+    ]
     if len(means) == 1:
-        return f"{target.name} is {each[0]}, {counted}"
+        return f"{target.name} is {errors[0]}, {counted}"
     return (
-        f"{target.name} goes from {each[0]} to {each[-1]} over {len(means)} settings ({counted}); whether they differ "
-        "beyond chance is not tested"
+        f"{target.name} goes from {errors[0]} to {errors[-1]} over {len(means)} settings ({counted}); whether they "
+        "differ beyond chance is not tested"
     )

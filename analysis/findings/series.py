@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.findings.text import MINUS
-from analysis.fit.small_sample import NoFit, PowerLawFit, fit_power_law
-from analysis.study.controls import settings
+from analysis.fit.power_law import PowerLawFit, fit_power_law
+from analysis.fit.student import NoFit
+from analysis.study.grouping import settings
 from analysis.study.records import FINISHED, SIZE, Study
+from nepa_scale.config.registry import CLASSIFY, PRETRAIN, TaskSpec, finetuned, labelled, with_error
 
 PRETRAINED, OTHER, SCRATCH = "pretrain", "other weights", "scratch"
 """Where fine-tuning starts: from the study's own pretraining, from other weights (``init=DIR``), from scratch."""
@@ -17,11 +19,12 @@ ARMS = {PRETRAINED: "pretrained", OTHER: "other weights", SCRATCH: "from scratch
 """What these are called."""
 SIZE_KEYS = {SIZE, "model.embed_dim", "model.depth"}
 COST_KEYS = {"model.patch_size", "pretrain.num_images", "pretrain.fraction", "pretrain.epochs", "pretrain.steps"}
+LABEL_KEYS = {f"{task.name}.{key}" for task in labelled() for key in ("num_images", "fraction", "labels_per_class")}
 
 
 @dataclass(frozen=True)
 class Target:
-    """An error ``1 - metric`` that a law may describe."""
+    """The error ``1 - metric`` of a task, which a law may describe."""
 
     task: str
     metric: str
@@ -29,10 +32,17 @@ class Target:
     score: str
     """How the metric is written."""
     baseline: str | None = None
-    """Metric of the trivial answer on the same data."""
+    """Metric of the majority baseline: an answer without learning, on the same data."""
     baseline_name: str = ""
     by_image: bool = False
-    """Whether the metric is the part of the validation images that are answered rightly."""
+    """Whether the metric is the fraction of the validation images that are answered correctly."""
+
+    @classmethod
+    def of(cls, task: TaskSpec) -> Target:
+        """The headline error of ``task``, which must have one."""
+        best = task.headline
+        name = best.error or best.metric
+        return cls(task.name, best.metric, name, best.score, best.baseline, best.baseline_name, best.by_image)
 
     @property
     def formula(self) -> str:
@@ -51,26 +61,11 @@ class Axis:
     """What one distinct position on it is called."""
 
 
-CLASSIFICATION = Target(
-    "classify",
-    "top1",
-    "classification error",
-    "top-1",
-    "top1_majority",
-    "the most frequent class for every image",
-    by_image=True,
-)
-SEGMENTATION = Target(
-    "segment",
-    "miou",
-    "segmentation error",
-    "mIoU",
-    "miou_majority",
-    "the background alone, a mask without any object",
-)
-SHORTFALL = Target("pretrain", "skill", "shortfall of pretraining skill", "skill")
-LABELLED_TASKS = ("probe", "classify", "segment")
-LABEL_KEYS = {f"{task}.{key}" for task in LABELLED_TASKS for key in ("num_images", "fraction", "labels_per_class")}
+_TARGETS = {task.name: Target.of(task) for task in with_error()}
+TARGETS = tuple(_TARGETS.values())
+"""The errors that laws describe: those of fine-tuning, then the shortfall of pre-training."""
+FINETUNED = tuple(_TARGETS[task.name] for task in finetuned() if task.name in _TARGETS)
+CLASSIFICATION, SHORTFALL = _TARGETS[CLASSIFY.name], _TARGETS[PRETRAIN.name]
 LABELS = Axis("unique_images", "labelled images", "L", "image count")
 PARAMETERS = Axis("params_backbone", "backbone parameters", "N", "size")
 COMPUTE = Axis("pretrain_flops", "pretraining FLOPs", "C", "budget")
@@ -93,11 +88,11 @@ class Series:
 def series(study: Study, target: Target, axis: Axis, init: str = PRETRAINED) -> Series:
     """Select the points and fit a power law.
 
-    Where the plan varies more than size and seed, the settings with the lowest mean error stand for each x
-    (the lower envelope); all seeds of those settings stay in. Where it varies the labelled images, too, all points have
-    as many: the number that most sizes have, of several the largest.
+    Where the plan varies more than size and seed, each x is represented by the settings with the lowest mean error (the
+    lower envelope), with all their seeds. Where it also varies the labelled images, all points have the same number:
+    the one that most sizes have, the largest if there are several.
     """
-    rows = at_equal_labels(study, of_start(study.table[study.table["task"] == target.task], init))
+    rows = at_equal_labels(study, of_start(study.of(target.task), init))
     usable = finished(rows, target)
     points = pd.DataFrame(
         {"label": usable["label"], "run_id": usable["run_id"], "x": _position(study, target, axis, usable, init)}
@@ -106,7 +101,7 @@ def series(study: Study, target: Target, axis: Axis, init: str = PRETRAINED) -> 
     chosen = _best_settings(points, usable, study.axes).dropna(subset=["x"]).sort_values(["x", "run_id"])
     left_out = len(rows) - len(usable)
     if init == SCRATCH and axis is COMPUTE:
-        none = NoFit("a scratch control spends no pretraining FLOPs")
+        none = NoFit("a from-scratch baseline spends no pretraining FLOPs")
         return Series(target, axis, init, chosen, left_out, none)
     fit = fit_power_law(chosen["x"].to_numpy(float), chosen["error"].to_numpy(float))
     return Series(target, axis, init, chosen, left_out, fit)
@@ -123,7 +118,7 @@ def at_equal_labels(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_start(rows: pd.DataFrame, start: str) -> pd.DataFrame:
-    """The ``rows`` that start as ``start`` says: ``PRETRAINED``, ``OTHER`` or ``SCRATCH``."""
+    """The ``rows`` of one ``start``: ``PRETRAINED``, ``OTHER`` or ``SCRATCH``."""
     if start == OTHER:
         return rows[rows["init"].notna() & ~rows["init"].isin([PRETRAINED, SCRATCH])]
     return rows[rows["init"] == start]
@@ -147,10 +142,15 @@ def best_score(rows: pd.DataFrame, target: Target) -> float | None:
 
 def foremost(study: Study) -> Target | None:
     """The error that a study is about: the first that a finished run has."""
-    for target in (CLASSIFICATION, SEGMENTATION, SHORTFALL):
-        if len(finished(study.table[study.table["task"] == target.task], target)):
+    for target in TARGETS:
+        if len(finished(study.of(target.task), target)):
             return target
     return None
+
+
+def measured(study: Study) -> list[Target]:
+    """The errors of fine-tuning that the study has runs of."""
+    return [target for target in FINETUNED if len(study.of(target.task))]
 
 
 def finished(rows: pd.DataFrame, target: Target) -> pd.DataFrame:
@@ -170,7 +170,7 @@ def scaled_axes(study: Study) -> tuple[Axis, ...]:
 
 
 def searched(study: Study) -> list[str]:
-    """The varied settings, neither size, cost, labels nor seed, of whose values the best one stands at each place."""
+    """The varied settings (not size, cost, labels or seed) of which laws use the best value at each place."""
     others = SIZE_KEYS | COST_KEYS | LABEL_KEYS
     keys = [key for key in study.axes if key not in others and key.rpartition(".")[2] != "seed"]
     return keys if scaled_axes(study) else []
@@ -203,7 +203,7 @@ def label_order(study: Study) -> list[str]:
 
 
 def size_of(study: Study) -> dict[str, str]:
-    """{label: its size}. Labels of a grid over more than sizes share one; a label without any stands for itself."""
+    """{label: its size}. In a grid over more than sizes several labels share one; a label without a size is its own."""
     table = study.tried.drop_duplicates("label")
     return dict(
         zip(table["label"].map(str), table["size"].where(table["size"].notna(), table["label"]).map(str), strict=True)
@@ -218,10 +218,10 @@ def size_order(study: Study) -> list[str]:
 
 
 def _position(study: Study, target: Target, axis: Axis, rows: pd.DataFrame, init: str) -> pd.Series[float]:
-    """EpochIndex rows on ``axis``; a scratch control, which spends no pretraining FLOPs, at those of its partners."""
+    """Place rows on ``axis``; a from-scratch baseline, which spends no pretraining FLOPs, at those of its partners."""
     if axis is PARAMETERS or init != SCRATCH:
         return rows[axis.column].astype("float64")
-    every = finished(study.table[study.table["task"] == target.task], target)
+    every = finished(study.of(target.task), target)
     same = settings(study, every)
     by_settings = of_start(every, PRETRAINED).groupby(same)[axis.column].agg(["median", "nunique"])
     return same.loc[rows.index].map(by_settings.loc[by_settings["nunique"] == 1, "median"]).astype("float64")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-from analysis.fit.small_sample import Interval
+from analysis.fit.student import Interval
 
 MINUS, TIMES, SPACE = "\u2212", "\u00d7", "\u00a0"  # the space does not break between a number and its unit
 LEVEL = f"95{SPACE}%"
 MISSING = "\u2013"
 MOST_SPREAD = 100.0
-"""Of the ends of an interval; one of a wider says that nothing is known."""
+"""Largest ratio of the ends of an interval that is printed as such; a wider one is said to be of no use."""
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -26,8 +26,8 @@ def count(value: float) -> str:
     return f"{value:.3g}"
 
 
-def whole(values: Iterable[float]) -> str:
-    """Whole numbers in full, from the least to the most: ``1,024``, ``500 to 1,024``."""
+def integers(values: Iterable[float]) -> str:
+    """Integers in full, from the least to the most: ``1,024``, ``500 to 1,024``."""
     known = list(values)
     return " to ".join(dict.fromkeys(f"{value:,.0f}" for value in (min(known), max(known))))
 
@@ -85,7 +85,7 @@ def span(low: float, high: float, write: Callable[[float], str] = number) -> str
 
 
 def error_span(low: float, high: float) -> str:
-    """An interval of an error in per cent: ``9.0 % to 15.0 %``. Nothing above 100 % can be meant."""
+    """An interval of an error in per cent, cut at 100 %: ``9.0 % to 15.0 %``."""
     return span(low, high, lambda error: percent(min(error, 1.0)))
 
 

@@ -1,4 +1,4 @@
-"""Whether the skill of pretraining tells the error of fine-tuning, beside what the size alone tells."""
+"""Does the skill of pretraining predict the error of fine-tuning, and does it add anything to the model size."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import numpy as np
 import pandas as pd
 
 from analysis.findings import text
-from analysis.findings.answers import Finding, line_effect
+from analysis.findings.finding import Finding
+from analysis.findings.scaling import line_effect
 from analysis.findings.series import (
-    CLASSIFICATION,
+    FINETUNED,
     PRETRAINED,
-    SEGMENTATION,
     SHORTFALL,
     Axis,
     Target,
     finished,
+    of_start,
     scaled_axes,
     series,
 )
-from analysis.fit.small_sample import Interval, NoFit, PowerLawFit, fit_power_law, p_value
-from analysis.fit.small_sample.partial import slope_given
+from analysis.fit.power_law import PowerLawFit, fit_power_law
+from analysis.fit.student import Interval, NoFit, p_value, slope_given
 from analysis.laws.law import Array
 from analysis.study.records import Study
 
@@ -31,12 +32,12 @@ def transfer(study: Study) -> list[Finding]:
     axes = scaled_axes(study)
     if not axes:
         return []
-    found = []
-    for target in (CLASSIFICATION, SEGMENTATION):
+    findings = []
+    for target in FINETUNED:
         points = transfer_points(study, target, axes[0])
         if not points.empty:
-            found.append(_finding(points, target, axes[0]))
-    return found
+            findings.append(_finding(points, target, axes[0]))
+    return findings
 
 
 def transfer_points(study: Study, target: Target, axis: Axis) -> pd.DataFrame:
@@ -45,9 +46,9 @@ def transfer_points(study: Study, target: Target, axis: Axis) -> pd.DataFrame:
     Seeds of one size are averaged in logarithms: they share that size's own departure from any law, so they are one
     point and not several. An error or a shortfall that has no logarithm makes its place nan.
     """
-    pretrained = finished(study.table[study.table["task"] == SHORTFALL.task], SHORTFALL).set_index("run_id")
+    pretrained = finished(study.of(SHORTFALL.task), SHORTFALL).set_index("run_id")
     skill = pretrained[f"metrics.{SHORTFALL.metric}"].astype("float64")
-    rows = study.table[(study.table["task"] == target.task) & (study.table["init"] == PRETRAINED)]
+    rows = of_start(study.of(target.task), PRETRAINED)
     by = rows.set_index("run_id")["pretrained_by"]
     points = series(study, target, axis).points
     points = points.assign(shortfall=1 - points["run_id"].map(by).map(skill).astype("float64")).dropna(
@@ -120,7 +121,7 @@ def _largest(points: pd.DataFrame, axis: Axis) -> list[str]:
 
 
 def _beyond(x: Array, shortfall: Array, error: Array, axis: Axis) -> str:
-    """Whether skill says anything that the size does not say already."""
+    """Whether skill predicts the error at a given size."""
     slope = slope_given(np.log(shortfall), np.log(x), np.log(error))
     if isinstance(slope, NoFit):
         return f"Whether skill says more than the {axis.point} does cannot be said: {slope.reason}."

@@ -1,18 +1,20 @@
-"""What a study over both parameters and data says: one surface, and how compute is best divided between the two."""
+"""A study over both parameters and data: one fitted surface, the compute-optimal division between the two, and the
+best sizes of budgets."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from analysis.findings import text
-from analysis.findings.answers import Finding
-from analysis.findings.series import CLASSIFICATION, PRETRAINED, SEGMENTATION, SHORTFALL, Target, finished
-from analysis.fit.estimate import Fit, Options, fit_law
-from analysis.fit.leave_one_out import leave_one_out
-from analysis.fit.optimal import Best, best_use
+from analysis.findings.finding import Finding
+from analysis.findings.series import PRETRAINED, TARGETS, Target, finished, of_start
+from analysis.fit.estimate import ComputeOptimal, Fit, Options, compute_optimal, fit_law
+from analysis.fit.holdout import leave_one_out
 from analysis.fit.profile import profile
-from analysis.fit.small_sample import Interval, NoFit, p_value
+from analysis.fit.student import Interval, NoFit, p_value
 from analysis.isoflop.allocation import Allocation, allocation, bias_of_minima, same_budgets
 from analysis.isoflop.minimum import parabola_minimum
 from analysis.laws.law import Array
@@ -20,23 +22,23 @@ from analysis.laws.surfaces import CHINCHILLA
 from analysis.study.records import Study
 
 FEWEST_VALUES = 3
-"""Of parameters and of data: two of each would fix both exponents without any doubt of the form."""
+"""Of parameters and of data: with two of each both exponents would be fixed and the form could not be tested."""
 RUN_NOISE = 1e-2  # Huber's delta: seeds of small models scatter by about a per cent, outliers by more
 
 
 def divided_compute(study: Study) -> list[Finding]:
     """A finding for each target of a study that varies parameters and pretraining data; none for others."""
-    found = []
-    for target in (CLASSIFICATION, SEGMENTATION, SHORTFALL):
+    findings = []
+    for target in TARGETS:
         points = surface_points(study, target)
         if min(points["n"].nunique(), points["d"].nunique()) >= FEWEST_VALUES:
-            found.append(_finding(points, target))
-    return found
+            findings.append(_finding(points, target))
+    return findings
 
 
 def surface_points(study: Study, target: Target) -> pd.DataFrame:
     """One row per finished pretrained run: n parameters, d pretraining tokens, c its FLOPs, and the error."""
-    rows = study.table[(study.table["task"] == target.task) & (study.table["init"] == PRETRAINED)]
+    rows = of_start(study.of(target.task), PRETRAINED)
     usable = finished(rows, target)
     points = pd.DataFrame(
         {
@@ -56,17 +58,17 @@ def _finding(points: pd.DataFrame, target: Target) -> Finding:
     if isinstance(fit, NoFit):
         return Finding(question, "Cannot say", f"No surface was fitted: {fit.reason}.")
     flops_per = float(np.median(c / (n * d)))
-    best = best_use(fit, float(c.max()), flops_per)
+    best = compute_optimal(fit, float(c.max()), flops_per)
     said = {name: f"{text.number(value)}{_within(fit.intervals[name])}" for name, value in fit.parameters.items()}
     answer = (
         f"{target.formula} = E + A N^{text.MINUS}alpha + B D^{text.MINUS}beta with D in tokens: E = {said['E']}, "
-        f"alpha = {said['alpha']}, beta = {said['beta']}, n = {text.counted(fit.certificate.n, 'run')}. "
+        f"alpha = {said['alpha']}, beta = {said['beta']}, n = {text.counted(fit.diagnostics.n, 'run')}. "
         f"{_division(best, n)}"
     )
     without = [name for name, interval in fit.intervals.items() if interval is None]
     idle = [name for name in ("alpha", "beta") if (interval := fit.intervals[name]) is not None and 0.0 in interval]
-    verdict = "Not shown" if fit.certificate.warnings or without or idle else "Yes"
-    detail = [f"{warning[0].upper()}{warning[1:]}." for warning in fit.certificate.warnings]
+    verdict = "Not shown" if fit.diagnostics.warnings or without or idle else "Yes"
+    detail = [f"{warning[0].upper()}{warning[1:]}." for warning in fit.diagnostics.warnings]
     detail += [f"No interval can be given for {', '.join(without)}."] if without else []
     detail += [f"The interval of {name} holds 0: its term may not be there." for name in idle]
     detail += [*_floor(fit), *_without_one_size(fit, n)]
@@ -76,16 +78,16 @@ def _finding(points: pd.DataFrame, target: Target) -> Finding:
 
 def _p(fit: Fit) -> float:
     """About how likely one of both terms is not there: from how far the lower end of its exponent's interval is off."""
-    degrees = fit.certificate.n - len(fit.parameters)
-    found = []
+    degrees = fit.diagnostics.n - len(fit.parameters)
+    p_values = []
     for name in ("alpha", "beta"):
         value, interval = fit.parameters[name], fit.intervals[name]
         low = value if interval is None else interval.low
-        found.append(p_value(Interval(low, 2 * value - low), 0.0, degrees))
-    return max(found)
+        p_values.append(p_value(Interval(low, 2 * value - low), 0.0, degrees))
+    return max(p_values)
 
 
-def _division(best: Best, tried: Array) -> str:
+def _division(best: ComputeOptimal, tried: Array) -> str:
     if best.exponent_interval is None or not 0 < best.exponent < 1:
         return "How compute is best divided cannot be said."
     beyond = "" if tried.min() <= best.n <= tried.max() else ", beyond the sizes tried"
@@ -98,20 +100,20 @@ def _division(best: Best, tried: Array) -> str:
 
 def _floor(fit: Fit) -> list[str]:
     """The profile interval of E, where there is one."""
-    found = profile(fit, "E")
-    if isinstance(found, NoFit):
+    interval = profile(fit, "E")
+    if isinstance(interval, NoFit):
         return []
-    if found.high is None:
+    if interval.high is None:
         return ["The data do not bound the floor E from above."]
-    if "low" in found.open_ends:
-        return [f"A floor E is not shown: any from 0 to {text.number(found.high)} fits."]
-    return [f"The profile of E reaches from {text.number(found.low or 0.0)} to {text.number(found.high)}."]
+    if "low" in interval.open_ends:
+        return [f"A floor E is not shown: any from 0 to {text.number(interval.high)} fits."]
+    return [f"The profile of E reaches from {text.number(interval.low or 0.0)} to {text.number(interval.high)}."]
 
 
 def _without_one_size(fit: Fit, n: Array) -> list[str]:
     """The range of both exponents when any one size is left out."""
     left = leave_one_out(fit, n)
-    if left is None or fit.certificate.flat:
+    if left is None or fit.diagnostics.flat:
         return []
     if left.indispensable:
         count = text.counted(len(np.unique(n)), "size")
@@ -120,23 +122,23 @@ def _without_one_size(fit: Fit, n: Array) -> list[str]:
     return [f"Leaving out any one size keeps alpha within {alpha} and beta within {beta}."]
 
 
-def _parabolas(fit: Fit, c: Array, n: Array, error: Array, best: Best, flops_per: float) -> list[str]:
+def _parabolas(fit: Fit, c: Array, n: Array, error: Array, best: ComputeOptimal, flops_per: float) -> list[str]:
     """The same exponent from parabolas, with the bias they have on this very grid, where budgets are equal."""
     budget = same_budgets(c)
     if min(np.unique(budget, return_counts=True)[1]) < FEWEST_VALUES:
         return []
-    found = allocation(budget, n, error, parabola_minimum)
-    if not isinstance(found, Allocation):
-        return [f"Parabolas at equal compute: {found.reason}."]
+    parabolas = allocation(budget, n, error, parabola_minimum)
+    if not isinstance(parabolas, Allocation):
+        return [f"Parabolas at equal compute: {parabolas.reason}."]
 
     def surface(size: Array, data: Array) -> Array:
         return fit.value(np.stack([size, data]))
 
     bias = bias_of_minima(budget, n, surface, best.exponent, parabola_minimum, flops_per)
     known = f"off by {text.number(bias)} on this grid without any noise" if isinstance(bias, float) else "bias unknown"
-    within = f"{text.LEVEL} interval {text.interval(found.exponent_interval)}"
-    counted = text.counted(found.budgets, "budget")
-    return [f"Parabolas at equal compute give {text.number(found.exponent)} ({within}, n = {counted}; {known})."]
+    within = f"{text.LEVEL} interval {text.interval(parabolas.exponent_interval)}"
+    counted = text.counted(parabolas.budgets, "budget")
+    return [f"Parabolas at equal compute give {text.number(parabolas.exponent)} ({within}, n = {counted}; {known})."]
 
 
 def _within(interval: Interval | None) -> str:
@@ -145,3 +147,31 @@ def _within(interval: Interval | None) -> str:
 
 def _sizes(interval: Interval | None) -> str:
     return f" ({text.count(interval.low)} to {text.count(interval.high)})" if interval is not None else ""
+
+
+def best_sizes(study: Study, budgets: Sequence[float]) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """{error: N* of every budget in FLOPs} by the surface fitted to it, and {error: why there is none} of the others.
+
+    N* are backbone parameters, where E + A / N^alpha + B / D^beta is least (Hoffmann et al. 2022, eq. 4).
+    """
+    sizes_by_error: dict[str, list[float]] = {}
+    missing: dict[str, str] = {}
+    for target in TARGETS:
+        sizes = _best_sizes(study, target, budgets)
+        if isinstance(sizes, NoFit):
+            missing[target.name] = sizes.reason
+        else:
+            sizes_by_error[target.name] = sizes
+    return sizes_by_error, missing
+
+
+def _best_sizes(study: Study, target: Target, budgets: Sequence[float]) -> list[float] | NoFit:
+    points = surface_points(study, target)
+    n, d, c, error = (points[name].to_numpy(float) for name in ("n", "d", "c", "error"))
+    fit = fit_law(CHINCHILLA, np.stack([n, d]), error, options=Options(RUN_NOISE, bootstrap=0))
+    if isinstance(fit, NoFit):
+        return fit
+    if fit.diagnostics.flat:
+        return NoFit("the runs leave the division of compute open: more sizes on more amounts of data are needed")
+    sizes = [compute_optimal(fit, budget, float(np.median(c / (n * d)))).n for budget in budgets]
+    return sizes if np.isfinite(sizes).all() else NoFit("the error does not fall with both parameters and data")

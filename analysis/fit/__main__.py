@@ -6,10 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.fit import words
-from analysis.fit.answers import as_json
+from analysis.fit import arguments
+from analysis.fit.display import as_json, show
 from analysis.fit.question import Answer, answer, make_parser
-from analysis.fit.shown import show
 from nepa_scale.utils.cli import command
 
 
@@ -17,7 +16,7 @@ from nepa_scale.utils.cli import command
 def main(argv: Sequence[str]) -> int:
     """Fit and print; returns the exit code."""
     given = make_parser().parse_args(argv)
-    return words.print_answers(given, lambda table: answer(given, table), _json, show)
+    return arguments.print_answers(given, lambda table: answer(given, table), _json, show)
 
 
 def _json(one: Answer) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Uncertainty of a fit by drawing: rows or clusters where there are many, else noise (``scatter.py``)."""
+"""The bootstrap of a fit: many rows or clusters are resampled; for few, noise is drawn (``noise.py``)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from analysis.fit.effect import vanished, with_effect
-from analysis.fit.loss import SQUARED, Loss
-from analysis.fit.noise import one_place_each
-from analysis.fit.scatter import Noise, multiplied, scatter
-from analysis.fit.search import search_resamples
-from analysis.fit.small_sample import Interval
+from analysis.fit.loss import SQUARED, Loss, vanished, with_effect
+from analysis.fit.minimise import search_resamples
+from analysis.fit.noise import Noise, multiplied, one_place_each, scatter
+from analysis.fit.student import Interval
 from analysis.laws.law import Array
 from analysis.laws.restrictions import at_bound
 
@@ -25,9 +23,9 @@ LARGEST = 1e100  # the third power of a difference must still be a number
 FEW_UNITS = 60
 """Up to this many rows or clusters are too few to resample: of 30, intervals of 95 % hold the truth in 90 %."""
 MOST_DRAWS = 200
-"""Of noise, as quantiles are carried over from a known distribution."""
+"""Draws of noise; few suffice, as quantiles are mapped from a known distribution."""
 SHOWN = 0.1
-"""How much effect a vanished term is given to start with."""
+"""The effect that a vanished term is given at the start of a search."""
 BATCH_NUMBERS = 300_000
 """Numbers in the largest array of one batch of searches: 2.4 MB stay in a core's cache."""
 
@@ -38,7 +36,7 @@ class Resampling:
     ``asked`` resamples, ``jackknife`` [G, P] without one cluster each, and how many resamples ``failed``. Of few
     rows it is ``noise`` [B'] that was drawn.
 
-    The same seed, clusters and number draw the same points whatever the law, so equal numbers of two laws are pairs.
+    The same seed, clusters and number draw the same points for every law, so draws of two laws can be paired by number.
     """
 
     theta: Array
@@ -52,11 +50,11 @@ class Resampling:
 def draw(
     loss: Loss, theta: Array, units: NDArray[np.generic], number: int, seed: int, paired: bool = False
 ) -> Resampling:
-    """Refit ``number`` data sets that might as well have been seen, starting from ``theta`` [P].
+    """Refit ``number`` drawn data sets, starting from ``theta`` [P].
 
-    Where a parameter is at a bound, rows would all be resampled to it, and say nothing of how far it may be from there.
-    ``units`` [n] names the rows that belong together. Many of them are resampled; of a few, the noise is drawn. Where
-    units hold several places, or where draws must be ``paired`` with those of another law, it is ``multiplied``.
+    ``units`` [n] names the rows that belong together. Many units are resampled; for few, noise is drawn, and also where
+    a parameter is at a bound, since resamples would all end there. Where units hold several places, or draws must be
+    ``paired`` with those of another law, the noise is ``multiplied`` residuals.
     """
     stopped = bool(at_bound(loss.law, theta).any())
     if number == 0 or (len(np.unique(units)) > FEW_UNITS and not stopped):
@@ -67,8 +65,8 @@ def draw(
     if paired or not one_place_each(loss, units):
         shifts = multiplied(loss, theta, units, number, seed)
     else:
-        found = scatter(loss, theta, units)
-        noise = None if found is None else found.draw(number, np.random.default_rng(seed))
+        about_law = scatter(loss, theta, units)
+        noise = None if about_law is None else about_law.draw(number, np.random.default_rng(seed))
         shifts = None if noise is None else noise.shifts
     if shifts is None:
         return none
@@ -102,9 +100,9 @@ def resample(loss: Loss, theta: Array, clusters: NDArray[np.generic], number: in
     enough = (counts > 0).sum(axis=1) > size
     fitted, good = _search(loss, counts[enough], theta)
     jackknife, _ = without_each(loss, theta, member)
-    whole = np.isfinite(jackknife).all(axis=1)
+    fitted_all = np.isfinite(jackknife).all(axis=1)
     numbers = np.flatnonzero(enough)[good]
-    return Resampling(fitted[good], numbers, jackknife[whole], number, number - len(numbers))
+    return Resampling(fitted[good], numbers, jackknife[fitted_all], number, number - len(numbers))
 
 
 def without_each(loss: Loss, theta: Array, member: NDArray[np.intp]) -> tuple[Array, Array]:

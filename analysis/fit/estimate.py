@@ -1,4 +1,5 @@
-"""One law fitted to a table's columns: parameters, intervals, predictions, and the fit's own certificate."""
+"""One law fitted to the columns of a table: parameters, intervals, predictions and diagnostics; of a surface also the
+compute-optimal size and data."""
 
 from __future__ import annotations
 
@@ -8,18 +9,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.fit.bootstrap import Resampling, bca_interval, draw
-from analysis.fit.certificate import Certificate, certify
-from analysis.fit.effect import run_away
-from analysis.fit.loss import SQUARED, Loss
-from analysis.fit.scatter import Noise
-from analysis.fit.search import search, to_bounds
-from analysis.fit.small_sample import Interval, NoFit, Prediction
+from analysis.fit.diagnostics import Diagnostics, diagnose
+from analysis.fit.loss import SQUARED, Loss, run_away
+from analysis.fit.minimise import multistart, to_bounds
+from analysis.fit.noise import Noise
+from analysis.fit.student import Interval, NoFit, Prediction
+from analysis.laws import find_law
 from analysis.laws.law import Array, Law
-from analysis.laws.registry import find_law
 from analysis.laws.restrictions import standing
 from nepa_scale.utils.errors import UserError
 
 CONFIDENCE = 0.95
+FLOPS_PER = 6.0
+"""FLOPs per parameter and token: C = 6 N D."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Fit:
     theta: Array
     parameters: dict[str, float]
     intervals: dict[str, Interval | None]
-    certificate: Certificate
+    diagnostics: Diagnostics
     resampled: Array
     """Internal coordinates [B, P] of the resamples that could be fitted; none where a direction is flat."""
     numbers: NDArray[np.intp]
@@ -65,6 +67,11 @@ class Fit:
         from analysis.fit.display import show_fit, told
 
         return told(lambda console: show_fit(console, self, "y"))
+
+    @property
+    def certificate(self) -> Diagnostics:
+        """The former name of ``diagnostics``."""
+        return self.diagnostics
 
     @property
     def widened(self) -> Array:
@@ -90,7 +97,7 @@ class Fit:
         rng = np.random.default_rng(self.options.seed)
         laws = self.law.log_value(self.resampled, places)
         if self.noise is not None:
-            return self._from_noise(value, laws, places, rng)
+            return self._from_noise(self.noise, value, laws, places, rng)
         noise = rng.choice(self.widened, size=laws.shape)
         tail = (1 - self.options.confidence) / 2
         with np.errstate(over="ignore"):  # scattered points may honestly predict "anything"
@@ -98,16 +105,17 @@ class Fit:
         return Prediction(value, low, high)
 
     @np.errstate(over="ignore", invalid="ignore")
-    def _from_noise(self, value: Array, laws: Array, places: Array, rng: np.random.Generator) -> Prediction:
-        """The prediction where noise was drawn; it is that of what was minimised, of log y or of y."""
-        assert self.noise is not None
+    def _from_noise(
+        self, noise: Noise, value: Array, laws: Array, places: Array, rng: np.random.Generator
+    ) -> Prediction:
+        """The prediction where ``noise`` was drawn, in the measure that was minimised: log y or y."""
         level = 1.0 if self.options.logarithmic else self.loss.level
         gradients = self.law.evaluate(self.theta[None], places)[1][0]
         if not self.options.logarithmic:
             laws, gradients = np.exp(laws - np.log(level)), gradients * value[:, None] / level
         ends = np.array(
             [
-                self.noise.further_ends(laws[:, i], gradients[i], places[:, i : i + 1], self.options.confidence, rng)
+                noise.further_ends(laws[:, i], gradients[i], places[:, i : i + 1], self.options.confidence, rng)
                 for i in range(places.shape[1])
             ]
         )
@@ -127,11 +135,11 @@ def fit_law(
 ) -> Fit | NoFit:
     """Fit ``law``, or that of this name, to ``y`` [n] at ``columns`` [V, n] (its variables, in order).
 
-    ``weights`` [n] multiply the points' losses, for example 1 / variance over seeds; ``clusters`` [n] names what
-    departs from the law as one, for example the model size; unless told otherwise, rows that share all variables do.
-    ``paired`` draws are alike for all laws that are fitted to the same rows and clusters. Returns why not, where the
-    points cannot carry the law: rows with missing values are left out, zero and negative values have no logarithm, and
-    there must be more distinct places than parameters.
+    ``weights`` [n] multiply the points' losses, for example 1 / variance over seeds. ``clusters`` [n] names the rows
+    that share their departure from the law, for example the model size; by default rows that share all variables do.
+    ``paired`` draws are the same for all laws that are fitted to the same rows and clusters. Returns ``NoFit`` with the
+    reason where the points do not allow the law: rows with missing values are left out, zero and negative values have
+    no logarithm, and there must be more distinct places than parameters.
     """
     law = find_law(law, "law") if isinstance(law, str) else law
     x, target = _columns(columns), np.asarray(y, dtype=float)
@@ -150,24 +158,27 @@ def fit_law(
     law = law.scaled(x, target)
     level = float(np.median(target))
     loss = Loss(law, x, target, weight[None] / weight.mean(), options.delta, options.logarithmic, level)
-    found = to_bounds(loss, search(loss, law.starts(x, target)))
-    if not np.isfinite(found.loss):
+    solution = to_bounds(loss, multistart(loss, law.starts(x, target)))
+    if not np.isfinite(solution.loss):
         return NoFit(f"law '{law.name}' as it is restricted is not above 0 at every row")
     units = places(x) if clusters is None else labels
-    resampling = draw(loss, found.theta, units, options.bootstrap, options.seed, paired)
-    certificate = certify(loss, found, resampling, int((~present).sum()))
-    if certificate.flat or certificate.bare:
+    resampling = draw(loss, solution.theta, units, options.bootstrap, options.seed, paired)
+    diagnostics = diagnose(loss, solution, resampling, int((~present).sum()))
+    if diagnostics.flat or diagnostics.bare:
         # Resamples of points that leave a direction flat all stop beside the first fit: spread that means nothing.
         resampling = replace(resampling, theta=resampling.theta[:0], numbers=resampling.numbers[:0], noise=None)
     return Fit(
         law=law,
-        theta=found.theta,
-        parameters={one.name: float(value) for one, value in zip(law.written, law.every(found.theta), strict=True)},
-        intervals=_intervals(loss, found.theta, resampling, options),
-        certificate=certificate,
+        theta=solution.theta,
+        parameters={
+            parameter.name: float(value)
+            for parameter, value in zip(law.written, law.every(solution.theta), strict=True)
+        },
+        intervals=_intervals(loss, solution.theta, resampling, options),
+        diagnostics=diagnostics,
         resampled=resampling.theta,
         numbers=resampling.numbers,
-        residuals=np.log(target) - law.log_value(found.theta, x)[0],
+        residuals=np.log(target) - law.log_value(solution.theta, x)[0],
         options=options,
         loss=loss,
         noise=resampling.noise,
@@ -178,8 +189,11 @@ def fit_law(
 
 def _intervals(loss: Loss, fitted: Array, resampling: Resampling, options: Options) -> dict[str, Interval | None]:
     """The interval of every parameter of the form; one that is tied has that of the other."""
-    own = _searched(loss, fitted, resampling, options)
-    return {one.name: own.get(standing(loss.law, one.name).tied or one.name) for one in loss.law.written}
+    searched = _searched(loss, fitted, resampling, options)
+    return {
+        parameter.name: searched.get(standing(loss.law, parameter.name).tied or parameter.name)
+        for parameter in loss.law.written
+    }
 
 
 def _searched(loss: Loss, fitted: Array, resampling: Resampling, options: Options) -> dict[str, Interval | None]:
@@ -199,7 +213,7 @@ def _searched(loss: Loss, fitted: Array, resampling: Resampling, options: Option
 
 
 def _from_noise(loss: Loss, fitted: Array, theta: Array, noise: Noise, options: Options) -> dict[str, Interval | None]:
-    """Intervals in internal coordinates, told as parameters, from draws ``theta`` [B, P] about the one ``fitted``."""
+    """Intervals of the parameters from draws ``theta`` [B, P] about the ``fitted`` coordinates."""
     law = loss.law
     matrix = law.table_gradient(fitted)
     drawn = run_away(loss, theta)
@@ -218,7 +232,7 @@ def _columns(columns: ArrayLike) -> Array:
 
 
 def _problem(law: Law, columns: Array, y: Array, weights: Array) -> str | None:
-    """Why these points cannot carry the law, or None."""
+    """Why the law cannot be fitted to these points, or None."""
     if not law.parameters:
         return "every parameter is fixed, so there is nothing to fit"
     count, needed = columns.shape[1], len(law.parameters) + 1
@@ -243,6 +257,58 @@ def _problem(law: Law, columns: Array, y: Array, weights: Array) -> str | None:
 
 
 def loss_of(options: Options) -> str:
-    """What is minimised, in words."""
+    """A description of what is minimised."""
     measure = "log residuals" if options.logarithmic else "residuals"
     return f"squared {measure}" if options.delta == SQUARED else f"Huber loss of {measure}, delta {options.delta:g}"
+
+
+@dataclass(frozen=True)
+class ComputeOptimal:
+    """At a budget of C FLOPs: the size N*, the data D* and the value there, each with its interval."""
+
+    n: float
+    d: float
+    y: float
+    n_interval: Interval | None
+    d_interval: Interval | None
+    exponent: float
+    """``a`` of N* ~ C^a, beta / (alpha + beta)."""
+    exponent_interval: Interval | None
+
+
+def compute_optimal(fit: Fit, budget: float, flops_per: float = FLOPS_PER) -> ComputeOptimal:
+    """N* and D* of a fitted ``chinchilla`` law at ``budget`` FLOPs, C = ``flops_per`` N D."""
+    exponent, log_n = _optimum(fit.law.full(fit.theta)[None], budget, flops_per)
+    exponents, logs = (
+        _optimum(fit.law.full(fit.resampled), budget, flops_per) if len(fit.resampled) else (np.empty(0), np.empty(0))
+    )
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # it may lie anywhere
+        sizes = np.exp([log_n[0], *logs])
+        data = budget / (flops_per * sizes)
+        value = float(fit.value(np.array([[sizes[0]], [data[0]]]))[0])
+    n, d, confidence = float(sizes[0]), float(data[0]), fit.options.confidence
+    return ComputeOptimal(
+        n,
+        d,
+        value,
+        _interval_of(n, sizes[1:], confidence),
+        _interval_of(d, data[1:], confidence),
+        float(exponent[0]),
+        _interval_of(float(exponent[0]), exponents, confidence),
+    )
+
+
+def _interval_of(estimate: float, draws: Array, confidence: float) -> Interval | None:
+    """The bias-corrected interval; None where more resamples than a tail holds have no optimum at all."""
+    real = draws[np.isfinite(draws)]
+    if not np.isfinite(estimate) or len(draws) - len(real) > len(draws) * (1 - confidence) / 2:
+        return None
+    return bca_interval(estimate, real, np.empty(0), confidence)
+
+
+def _optimum(theta: Array, budget: float, flops_per: float) -> tuple[Array, Array]:
+    """The exponent [S] and log N* [S] of laws ``theta`` [S, 5]; NaN where the loss does not fall with both."""
+    _, log_a, log_b, alpha, beta = np.where((theta[:, 3:] > 0).all(axis=1, keepdims=True), theta, np.nan).T
+    exponent = beta / (alpha + beta)
+    log_ratio = (np.log(alpha) + log_a - np.log(beta) - log_b) / (alpha + beta)
+    return exponent, log_ratio + exponent * np.log(budget / flops_per)

@@ -1,10 +1,13 @@
-"""What a fit minimises: the Huber loss of its residuals, for many weightings of the same points at once."""
+"""What a fit minimises: the Huber loss of its residuals, for many weightings of the same points at once; and which
+parameters have an effect on it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import huber
 
 from analysis.fit.minimise import Rows
@@ -13,6 +16,11 @@ from analysis.laws.law import Array, Law
 SQUARED = float("inf")
 """The ``delta`` of plain least squares."""
 DAMPING = 1e-6
+VANISHED = 1e-3
+"""A bounded parameter has reached its end where a change of it changes no value by more than this fraction of the
+change.
+"""
+HALVINGS = 40
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class Loss:
     def residuals(self, theta: Array, rows: Rows | None = None) -> tuple[Array, Array]:
         """Residuals [K, n] of ``theta`` [K, P] and the law's gradient [K, n, P] in the same measure.
 
-        ``rows`` [K] says whose shifts count; without it there are none.
+        ``rows`` [K] chooses the shifts; without it there are none.
         """
         log_value, jacobian = self.law.evaluate(theta, self.columns)
         shift = 0.0 if rows is None or self.shifts is None else self.shifts[rows]
@@ -95,3 +103,50 @@ def damped_inverse(curvature: Array) -> Array:
     damping = DAMPING * np.maximum(size, 1e-12) + 1e-12 * size.max(axis=1, keepdims=True) + 1e-30
     inverse: Array = np.linalg.inv(curvature + damping[:, :, None] * np.eye(curvature.shape[1]))
     return inverse
+
+
+def effect(loss: Loss, theta: Array) -> Array:
+    """The largest change [K, P] of log y, at any point, per change of each internal coordinate."""
+    _, jacobian = loss.law.evaluate(theta, loss.columns)
+    return np.asarray(np.abs(jacobian).max(axis=1))
+
+
+def vanished(loss: Loss, theta: Array) -> NDArray[np.bool_]:
+    """Which parameters [P] have no effect at ``theta`` [P]: they are at 0 or at a bound, and their coordinate
+    diverges."""
+    return np.asarray(ending(loss.law) & (effect(loss, theta[None])[0] < VANISHED))
+
+
+def ending(law: Law) -> NDArray[np.bool_]:
+    """Which parameters [P] have an end: 0 or a bound."""
+    return np.array([parameter.ends for parameter in law.parameters], dtype=bool)
+
+
+def run_away(loss: Loss, theta: Array, only_to_bounds: bool = False) -> Array:
+    """``theta`` [K, P] in the units of the table, infinite where a parameter has diverged and has no effect."""
+    coordinates = loss.law.in_table_units(theta)
+    which = np.array([parameter.bounded for parameter in loss.law.parameters]) if only_to_bounds else ending(loss.law)
+    lost = which & (effect(loss, theta) < VANISHED)
+    if not lost.any():
+        return coordinates
+    usual = loss.law.in_table_units(np.median(loss.law.starts(loss.columns, loss.y), axis=0))
+    return np.where(lost, np.copysign(np.inf, coordinates - usual), coordinates)
+
+
+def with_effect(loss: Loss, starts: Array, theta: Array, share: float, which: Iterable[int]) -> Array:
+    """``theta`` [K, P] with each parameter in ``which`` that has less effect than ``share`` moved to have it.
+
+    It is moved towards where the law's ``starts`` [S, P] have it, no further than needed.
+    """
+    theta = theta.copy()
+    for i in which:
+        faint = np.flatnonzero(effect(loss, theta)[:, i] < share)
+        if not len(faint):
+            continue
+        near, far = np.full(len(faint), np.median(starts[:, i])), theta[faint, i]
+        for _ in range(HALVINGS):
+            theta[faint, i] = (near + far) / 2
+            lost = effect(loss, theta[faint])[:, i] < share
+            near, far = np.where(lost, near, theta[faint, i]), np.where(lost, theta[faint, i], far)
+        theta[faint, i] = near
+    return theta

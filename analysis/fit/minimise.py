@@ -1,14 +1,26 @@
-"""Many small minimisations at once: BFGS on S independent problems that share one vectorised objective."""
+"""Many small minimisations at once (BFGS, and Levenberg-Marquardt where residuals are squared), and multistart, which
+keeps the best of several.
+
+All work on S independent problems that share one vectorised objective. On squares Levenberg-Marquardt needs tens of
+steps and BFGS hundreds; the Huber loss of a small delta has kinks, which BFGS passes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import least_squares
 
 from analysis.laws.law import Array
+from analysis.laws.restrictions import beyond_bounds
+
+if TYPE_CHECKING:
+    from analysis.fit.loss import Loss
+
 
 Rows = NDArray[np.intp]
 Objective = Callable[[Array, Rows], tuple[Array, Array]]
@@ -19,6 +31,25 @@ SUFFICIENT, CURVATURE = 1e-4, 0.9  # Nocedal and Wright 2006, sec. 3.1: the weak
 MAX_TRIALS = 30
 LONGEST_MOVE = 3.0
 """Largest change of any internal coordinate in one step: a factor of 20 for a positive parameter."""
+START, EASE, TIGHTEN, MOST = 1e-2, 0.3, 4.0, 1e9
+"""The damping at first, what it is multiplied by after a step that helped or did not, and where a search gives up."""
+SOFTEST, LEAST = 1e-9, 1e-12
+"""The smallest damping, and the smallest curvature that a coordinate is scaled by."""
+LONGEST_STEP = 2.0
+"""Largest change of any internal coordinate in one step."""
+LEAST_GAIN, PATIENCE = 1e-5, 5
+"""A search ends after this many steps in a row that gained less than this share."""
+AGREE = 1e-6
+"""Starts agree when their losses differ by less than this share."""
+ROUNDING = 1e-12
+"""Share of a loss that is rounding: of two ends as low as this, the flatter one is better."""
+LAST_STEPS = 4
+POLISHED = 4
+MAX_POLISHING = 5000
+LEVENBERG_MARQUARDT_STEPS = 200
+GAIN = 1e-9
+"""Share of the loss whose gain in a step is not worth going on for a resample."""
+COARSE_DELTAS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
 @dataclass(frozen=True)
@@ -29,7 +60,7 @@ class Minima:
     value: Array
 
 
-def minimise(
+def bfgs(
     objective: Objective,
     start: Array,
     rows: Rows,
@@ -124,3 +155,173 @@ def _updated(scale: Array, step: Array, change: Array) -> Array:
         - rho[:, None, None] * (mixed + mixed.transpose(0, 2, 1))
     )
     return np.where(good[:, None, None], new, scale)
+
+
+def levenberg_marquardt(loss: Loss, start: Array, rows: Rows, steps: int) -> Minima:
+    """Search from every row of ``start`` [S, P] under the weightings ``rows`` [S], at most ``steps`` steps.
+
+    The steps are those of weighted least squares with Huber's influence as weights. A search whose value is not
+    finite at its start stays there.
+    """
+    theta = start.copy()
+    value, pull, curvature = _state(loss, theta, rows)
+    size = _size(curvature)
+    damping = np.full(len(theta), START)
+    idle = np.zeros(len(theta), dtype=int)
+    active = np.flatnonzero(np.isfinite(value))
+    for _ in range(steps):
+        if not len(active):
+            break
+        move = _step(curvature[active], pull[active], damping[active], size[active])
+        tried = theta[active] + move
+        new_value, new_pull, new_curvature = _state(loss, tried, rows[active])
+        better = new_value < value[active]
+        gain = np.where(better, value[active] - new_value, 0.0) / np.maximum(value[active], 1e-300)
+        taken = active[better]
+        theta[taken], value[taken] = tried[better], new_value[better]
+        pull[taken], curvature[taken] = new_pull[better], new_curvature[better]
+        size[taken] = np.maximum(size[taken], _size(new_curvature[better]))
+        damping[active] = np.maximum(damping[active] * np.where(better, EASE, TIGHTEN), SOFTEST)
+        idle[active] = np.where(gain < LEAST_GAIN, idle[active] + 1, 0)
+        active = active[(idle[active] < PATIENCE) & (damping[active] < MOST)]
+    return Minima(theta, value)
+
+
+def _state(loss: Loss, theta: Array, rows: Rows) -> tuple[Array, Array, Array]:
+    """Value [S], negative gradient [S, P] and curvature [S, P, P]; an infinite value where any is not finite."""
+    with np.errstate(all="ignore"):
+        value, gradient, curvature = loss.second_order(theta, rows)
+    finite = np.isfinite(value) & np.isfinite(gradient).all(axis=1) & np.isfinite(curvature).all(axis=(1, 2))
+    return np.where(finite, value, np.inf), -gradient, curvature
+
+
+def _size(curvature: Array) -> Array:
+    """What each coordinate [S, P] is scaled by: the root of its curvature."""
+    with np.errstate(invalid="ignore"):
+        root: Array = np.sqrt(np.maximum(np.einsum("kpp->kp", curvature), LEAST))
+    return root
+
+
+def _step(curvature: Array, pull: Array, damping: Array, size: Array) -> Array:
+    """The damped steps [S, P], shortened where they are too long.
+
+    ``size`` is the largest scale that each coordinate had so far, since a coordinate without effect would otherwise
+    diverge (Moré 1978).
+    """
+    scaled = curvature / (size[:, :, None] * size[:, None, :])
+    move = np.linalg.solve(scaled + damping[:, None, None] * np.eye(pull.shape[1]), (pull / size)[..., None])[..., 0]
+    move = move / size
+    longest = np.abs(move).max(axis=1, keepdims=True)
+    shortened: Array = move * np.minimum(1.0, LONGEST_STEP / np.maximum(longest, 1e-300))
+    return shortened
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The best of several searches of one weighting: ``theta`` [P], its summed loss and scaled gradient.
+
+    Where the loss is large the gradient is relative to it: smaller gradients are rounding.
+    """
+
+    theta: Array
+    loss: float
+    gradient_norm: float
+    starts: int
+    agreeing: int
+
+
+def multistart(loss: Loss, starts: Array) -> Solution:
+    """Minimise from every row of ``starts`` [S, P] under the first weighting.
+
+    A small delta is approached through larger ones, each from where the one before ended: with delta near 0
+    every point pulls equally hard and a distant start sees no curvature at all.
+    """
+    theta = starts
+    rows = np.zeros(len(starts), dtype=np.intp)
+    for delta in (*(coarse for coarse in COARSE_DELTAS if coarse > 2 * loss.delta), loss.delta):
+        stage = replace(loss, delta=delta)
+        minima = bfgs(stage, theta, rows, stage.inverse_hessian(theta, rows))
+        theta = minima.theta
+    # A second round forgets the curvature learned far away, which can hold a search on a plateau.
+    minima = bfgs(loss, theta, rows, loss.inverse_hessian(theta, rows))
+    theta, values = _polished(loss, minima.theta, np.where(np.isfinite(minima.value), minima.value, np.inf))
+    best = int(values.argmin())
+    # Losses below the noise of rounding count as equal: an exact law ends near 0 from every start.
+    agreeing = int((values <= values[best] * (1 + AGREE) + 1e-12).sum())
+    ended, gradient = _flattened(loss, theta[best])
+    return Solution(
+        ended,
+        loss.total(float(values[best])),
+        float(np.abs(gradient).max()) / max(1.0, float(values[best])),
+        len(starts),
+        agreeing,
+    )
+
+
+def to_bounds(loss: Loss, solution: Solution) -> Solution:
+    """``solution``, with every parameter at its bound that gains by it: a search only comes ever closer."""
+    for start in beyond_bounds(loss.law, solution.theta):
+        ended = multistart(loss, start[None])
+        if ended.loss <= solution.loss:
+            solution = replace(ended, starts=solution.starts, agreeing=solution.agreeing)
+    return solution
+
+
+def _flattened(loss: Loss, theta: Array) -> tuple[Array, Array]:
+    """``theta`` [P] after the Gauss-Newton steps that make the gradient smaller, and that gradient [P].
+
+    A search that compares losses ends where they differ by rounding; the gradient is more precise there.
+    """
+    row = np.zeros(1, dtype=np.intp)
+    value, gradient = loss(theta[None], row)
+    for _ in range(LAST_STEPS):
+        tried = theta - (loss.inverse_hessian(theta[None], row) @ gradient[0])[0]
+        new_value, new_gradient = loss(tried[None], row)
+        lower = np.abs(new_gradient).max() < np.abs(gradient).max()
+        if not (lower and new_value[0] <= value[0] * (1 + ROUNDING)):
+            break
+        theta, gradient = tried, new_gradient
+    return theta, gradient[0]
+
+
+def _polished(loss: Loss, theta: Array, values: Array) -> tuple[Array, Array]:
+    """``theta`` [S, P] and ``values`` [S] with the best few taken as far as Gauss-Newton steps can.
+
+    Where a law passes through its points the loss vanishes, and with it what a quasi-Newton code can see of its
+    slope: the last digits of the parameters need the residuals themselves.
+    """
+    theta, values = theta.copy(), values.copy()
+    root = np.sqrt(loss.weights[0])
+    for which in np.argsort(values)[:POLISHED]:
+        if not np.isfinite(values[which]):
+            continue
+        with np.errstate(all="ignore"):
+            end = least_squares(
+                lambda point: np.nan_to_num(root * loss.residuals(point[None])[0][0], nan=1e6, posinf=1e6, neginf=-1e6),
+                theta[which],
+                jac=lambda point: np.nan_to_num(-root[:, None] * loss.residuals(point[None])[1][0]),
+                x_scale="jac",
+                **({"method": "lm"} if np.isinf(loss.delta) else {"loss": "huber", "f_scale": loss.delta}),
+                ftol=1e-15,
+                xtol=1e-15,
+                gtol=1e-15,
+                max_nfev=MAX_POLISHING,
+            )
+        value = float(loss(end.x[None], np.zeros(1, dtype=np.intp))[0][0])
+        if value < values[which]:
+            theta[which], values[which] = end.x, value
+    return theta, values
+
+
+def search_resamples(loss: Loss, starts: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """Best theta [W, P] of every weighting from ``starts`` [S, P], and whether all of it is finite [W]."""
+    weightings = np.arange(len(loss.weights))
+    rows = np.tile(weightings, len(starts))
+    theta = np.repeat(starts, len(weightings), axis=0)
+    if np.isinf(loss.delta):
+        minima = levenberg_marquardt(loss, theta, rows, LEVENBERG_MARQUARDT_STEPS)
+    else:
+        minima = bfgs(loss, theta, rows, loss.inverse_hessian(theta, rows), tolerance=1e-6, gain=GAIN)
+    values = np.where(np.isfinite(minima.value), minima.value, np.inf).reshape(len(starts), -1)
+    best = values.argmin(axis=0) * len(weightings) + weightings
+    return minima.theta[best], np.isfinite(values.min(axis=0)) & np.isfinite(minima.theta[best]).all(axis=1)

@@ -1,4 +1,4 @@
-"""Profile intervals: how far one parameter can move while all others make up for it as well as they can.
+"""Profile intervals: how far one parameter can move while all others are refitted.
 
 An interval from a profile follows the true shape of the loss. Where the data do not determine a parameter, the profile
 never rises and that end of the interval is open.
@@ -13,12 +13,11 @@ import numpy as np
 from scipy import special
 from scipy.optimize import brentq
 
-from analysis.fit.effect import effect, with_effect
 from analysis.fit.estimate import Fit
-from analysis.fit.loss import Loss, damped_inverse
-from analysis.fit.minimise import Rows, minimise
+from analysis.fit.loss import Loss, damped_inverse, effect, with_effect
+from analysis.fit.minimise import Rows, bfgs
 from analysis.fit.noise import degrees, noise
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.laws.law import Array, Law
 
 FIRST_STEP, GROWTH, MOST_STEPS = 0.2, 1.15, 100
@@ -29,11 +28,11 @@ FURTHEST_LOG, FURTHEST = 25.0, 20.0
 """How far a positive parameter may move in logarithms (a factor of 7e10), any other in its size: its own, the spread of
 the law's starts, or what changes some value by a factor of e, whichever is greatest."""
 NO_EFFECT = 1e-6
-"""A positive parameter that moves no value by more than this share of its own change has come to its end."""
+"""A positive parameter has reached its end where a change of it changes no value by more than this fraction of it."""
 FAINT = 1e-3
-"""With less effect than this, a search no longer sees that a term could come back."""
+"""A term with less effect than this is invisible to a search."""
 RUNAWAY = 12.0
-"""A positive parameter further than this from all starts, in logarithms, has run away along a ridge."""
+"""A positive parameter further than this from all starts, in logarithms, has diverged along a ridge."""
 SETTLING, HIGHEST = 4, 1e9
 """Rounds of handing solutions to neighbours, and the criterion where the loss is not a number."""
 TOLERANCE, GAIN = 1e-3, 1e-9
@@ -54,7 +53,7 @@ class Profile:
     high: float | None
     open_ends: tuple[str, ...]
     bounded_ends: tuple[str, ...]
-    """Those of the open ends where a bound was asked for, and met."""
+    """Those of the open ends that are a requested bound."""
     confidence: float
     limit: float
     values: Array
@@ -108,13 +107,13 @@ def profile(fit: Fit, name: str) -> Profile | NoFit:
 
 @dataclass(frozen=True)
 class _Search:
-    """The best of all other parameters where the one at ``index`` is held; heights are in units of ``noise`` / 2."""
+    """Minimises over all other parameters with the one at ``index`` held; heights are in units of ``noise`` / 2."""
 
     loss: Loss
     index: int
     noise: float
     starts: Array
-    """The law's own starts [S, P]: there every term has a say."""
+    """The law's own starts [S, P], at which every term has an effect."""
 
     def height(self, theta: Array) -> Array:
         """Twice the summed loss [K] of ``theta`` [K, P] over the noise: differences of it are F statistics."""
@@ -139,15 +138,15 @@ class _Search:
 
         curvature = np.delete(np.delete(self.curvature(start), self.index, axis=1), self.index, axis=2)
         free = np.delete(start, self.index, axis=1)
-        ended = minimise(objective, free, np.arange(len(start)), damped_inverse(curvature), TOLERANCE, GAIN)
+        ended = bfgs(objective, free, np.arange(len(start)), damped_inverse(curvature), TOLERANCE, GAIN)
         return np.insert(ended.theta, self.index, held, axis=1)
 
     def centre(self, theta: Array) -> Array:
-        """Where to walk from [P]: ``theta`` [P], unless its held value has run away or its term has vanished."""
+        """The start of the walk [P]: ``theta`` [P], unless its held value has diverged or its term has vanished."""
         start = theta.copy()
         if self.loss.law.parameters[self.index].ends:
-            own = self.starts[:, self.index]
-            start[self.index] = np.clip(theta[self.index], own.min() - RUNAWAY, own.max() + RUNAWAY)
+            held_starts = self.starts[:, self.index]
+            start[self.index] = np.clip(theta[self.index], held_starts.min() - RUNAWAY, held_starts.max() + RUNAWAY)
             start = with_effect(self.loss, self.starts, start[None], NO_EFFECT, [self.index])[0]
         if start[self.index] == theta[self.index]:
             return theta
@@ -160,18 +159,18 @@ class _Search:
 
         A term that has vanished pulls at nothing, so each search also starts with such terms brought back.
         """
-        others = [i for i, one in enumerate(self.loss.law.parameters) if one.ends and i != self.index]
+        others = [i for i, parameter in enumerate(self.loss.law.parameters) if parameter.ends and i != self.index]
         back = with_effect(self.loss, self.starts, starts, FAINT, others)
         ends = self.best(starts if np.array_equal(back, starts) else np.concatenate([starts, back]))
         return np.asarray(ends[self.height(ends).argmin()])
 
 
 def _scale(search: _Search, theta: Array, limit: float) -> tuple[float, float]:
-    """The first step outwards and the furthest distance, from the half width that the curvature lets expect."""
+    """The first step outwards and the furthest distance, from the half width that the curvature implies."""
     positive = search.loss.law.parameters[search.index].positive
-    own = abs(float(theta[search.index]))
+    distance = abs(float(theta[search.index]))
     by_effect = 1 / max(float(effect(search.loss, theta[None])[0, search.index]), FAINT)
-    size = 1.0 if positive else max(own, float(search.starts[:, search.index].std()), by_effect)
+    size = 1.0 if positive else max(distance, float(search.starts[:, search.index].std()), by_effect)
     variance = float(damped_inverse(search.curvature(theta[None]))[0, search.index, search.index])
     half = min(math.sqrt(limit * max(variance, 0.0)), size)
     return FIRST_STEP * half, size * (FURTHEST_LOG if positive else FURTHEST)

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.fit import restricting, words
+from analysis.fit import arguments, restricting
 from analysis.fit.estimate import Fit, Options, fit_law
-from analysis.fit.holdout import HeldOut, hold_out
-from analysis.fit.leave_one_out import LeaveOneOut, Without, leave_one_out
+from analysis.fit.holdout import HeldOut, LeaveOneOut, Without, hold_out, leave_one_out
 from analysis.fit.profile import Profile, profile
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.fit.table import Table
+from analysis.laws import LAWS, find_law
 from analysis.laws.law import Array, Law
-from analysis.laws.registry import LAWS, find_law
 from analysis.laws.restrictions import standing
 from analysis.laws.surfaces import CHINCHILLA
 from nepa_scale.utils.errors import UserError, nearest
@@ -55,19 +54,19 @@ class Answer:
     profiles: dict[str, Profile | NoFit]
 
 
-def make_parser() -> words.Parser:
+def make_parser() -> arguments.Parser:
     """The words that a fit is asked for by."""
-    parser = words.Parser(
+    parser = arguments.Parser(
         prog="python -m analysis.fit",
         description="Fit a scaling law to a table, with intervals, a certificate, and a test on held-out rows.",
         epilog="laws:\n" + "\n".join(f"  {law.name:<17} y = {law.formula}" for law in LAWS.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    words.add_words(parser, held="; each: every row, or with --cluster every cluster, from all others")
+    arguments.add_words(parser, held="; each: every row, or with --cluster every cluster, from all others")
     parser.add_argument("--law", required=True, metavar="NAME", help="one of the laws below")
     restricting.add_restrictions(parser)
     parser.add_argument(
-        "--budget", type=words.positive, metavar="FLOPS", help="law chinchilla: best N and D, FLOPS = 6 N D"
+        "--budget", type=arguments.positive, metavar="FLOPS", help="law chinchilla: best N and D, FLOPS = 6 N D"
     )
     parser.add_argument(
         "--profile", action="append", default=[], metavar="NAME[,NAME]", help="profile intervals of these parameters"
@@ -88,7 +87,7 @@ def answer(given: argparse.Namespace, table: Table) -> Answer:
         options=problem.options,
     )
     if isinstance(fit, NoFit):
-        raise words.NotPossible(f"{table.path}: no fit: {fit.reason}")
+        raise arguments.NotPossible(f"{table.path}: no fit: {fit.reason}")
     left = leave_one_out(fit)
     held = _each(left, given.cluster) if problem.each else _hold_out(problem)
     if isinstance(held, NoFit):
@@ -98,20 +97,20 @@ def answer(given: argparse.Namespace, table: Table) -> Answer:
 
 def _read(given: argparse.Namespace, law: Law, table: Table) -> Problem:
     """The table's columns as the law wants them. Raises ``UserError``."""
-    names, at = words.names(law, given, "--law"), words.asked_places(law, given.at)
+    names, at = arguments.names(law, given, "--law"), arguments.asked_places(law, given.at)
     budget, profiled = _budget(law, given.budget), _profiled(law, given.profile)
     return Problem(
         law=law,
         columns=np.stack([table.numbers(name) for name in names]),
         y=table.positive(given.y),
-        weights=words.weights(table, given),
-        clusters=words.clusters(table, given),
+        weights=arguments.weights(table, given),
+        clusters=arguments.clusters(table, given),
         held=None if given.holdout in (None, EACH) else table.meeting(given.holdout, "--holdout"),
         each=given.holdout == EACH,
         at=at,
         budget=budget,
         profiled=profiled,
-        options=words.options(given, table),
+        options=arguments.options(given, table),
         noun=given.cluster or "row",
     )
 

@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from analysis.laws import LAWS
 from analysis.laws.law import Law, Parameter
-from analysis.laws.registry import LAWS
 from analysis.laws.restrictions import Restrictions, restricted
-from analysis.study.ranges import LARGEST
+from analysis.study.columns import LARGEST
 from nepa_scale.utils.errors import UserError, nearest
 
 Bounds = tuple[float, float]

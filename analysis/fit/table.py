@@ -1,4 +1,4 @@
-"""A table of somebody's own: named columns of a CSV or parquet file, and rows chosen by a condition."""
+"""A user's table: named columns of a CSV or parquet file, and rows chosen by a condition."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from analysis.laws.law import Array
-from analysis.study.ranges import LARGEST, SMALLEST
+from analysis.study.columns import LARGEST, SMALLEST
 from nepa_scale.utils.errors import UserError, nearest, shortened
 
 COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
@@ -35,7 +35,8 @@ _PARQUET = b"PAR1"
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a file. ``cells`` are text, empty where a value is missing; the index says where a row stands."""
+    """The rows of a file. ``cells`` are text, empty where a value is missing; the index is the row's position in the
+    file."""
 
     path: Path
     cells: pd.DataFrame
@@ -69,7 +70,7 @@ class Table:
             raise UserError(f"{place}: {values[wrong[0]]:g} is not a number above 0")
         return values
 
-    def words(self, name: str) -> NDArray[np.object_]:
+    def texts(self, name: str) -> NDArray[np.object_]:
         """The column ``name`` [n] as text. Raises ``UserError`` for a column that is not there (with the nearest)."""
         return self._column(name).to_numpy(object)
 
@@ -116,7 +117,7 @@ class Table:
     def _met(self, condition: str) -> str:
         """The values of the column of ``condition``, if that is what it could have named."""
         name, sign, _ = _parts(condition, "--where")
-        return f" (there are: {shortened(dict.fromkeys(filter(None, self.words(name))))})" if sign == "=" else ""
+        return f" (there are: {shortened(dict.fromkeys(filter(None, self.texts(name))))})" if sign == "=" else ""
 
     def _column(self, name: str) -> pd.Series[str]:
         if name not in self.cells:
@@ -128,7 +129,7 @@ class Table:
 
 
 def table_of(frame: pd.DataFrame) -> Table:
-    """``frame`` as a table; its rows are told by their index. Raises ``UserError``."""
+    """``frame`` as a table whose rows are named by their index. Raises ``UserError``."""
     try:
         return Table(Path("data"), _named(_text(frame)).set_axis([f"row {name}" for name in frame.index]))
     except _Fault as fault:
@@ -205,8 +206,8 @@ def _text(table: pd.DataFrame) -> pd.DataFrame:
     """All cells as text, empty where a value is missing."""
     names = list(map(str, table))
     table = table.set_axis(pd.RangeIndex(len(names)), axis="columns")  # names may be there twice
-    words = table.apply(lambda column: column.astype("object").where(column.notna(), "").map(str)).astype("str")
-    return words.set_axis(names, axis="columns")
+    texts = table.apply(lambda column: column.astype("object").where(column.notna(), "").map(str)).astype("str")
+    return texts.set_axis(names, axis="columns")
 
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:

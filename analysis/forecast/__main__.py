@@ -11,12 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from rich.table import Table
 
-from analysis.fit import display, words
-from analysis.fit.small_sample import NoFit
+from analysis.fit import arguments, display
+from analysis.fit.student import NoFit
 from analysis.fit.table import read_table
-from analysis.forecast.answers import as_json
-from analysis.forecast.estimate import Forecast, forecast_all
-from analysis.forecast.frontier import frontier
+from analysis.forecast.estimate import Forecast, as_json, forecast_all, frontier
 from analysis.forecast.schedule import read_planned
 from analysis.forecast.scheduled import forecast_scheduled
 from analysis.laws.law import Array
@@ -38,18 +36,18 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> words.Parser:
-    parser = words.Parser(
+def _parser() -> arguments.Parser:
+    parser = arguments.Parser(
         prog="python -m analysis.forecast",
         description="Continue learning or scaling curves beyond their last point, with prediction intervals. Forms "
         "compete by how well they would have forecast the later points from the earlier ones; there is nothing to set.",
     )
-    words.add_table(parser)
+    arguments.add_table(parser)
     parser.add_argument("--x", required=True, metavar="COLUMN", help="images seen, parameters or compute")
     parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
     parser.add_argument(
         "--at",
-        type=words.places,
+        type=arguments.places,
         metavar="X[,X...]",
         help="places to forecast, beyond the largest x (default with --lr: the end of the planned rates)",
     )
@@ -67,7 +65,7 @@ def _parser() -> words.Parser:
     parser.add_argument(
         "--frontier", action="store_true", help="keep only rows that no row of the same or a smaller x is below"
     )
-    words.add_confidence(parser)
+    arguments.add_confidence(parser)
     return parser
 
 
@@ -77,7 +75,7 @@ def _answers(given: argparse.Namespace) -> Answers:
     table = read_table(given.table).where(given.where)
     x, y = table.numbers(given.x), table.numbers(given.y)
     rate = None if given.lr is None else table.numbers(given.lr)
-    labels = np.full(len(x), "") if given.group is None else table.words(given.group)
+    labels = np.full(len(x), "") if given.group is None else table.texts(given.group)
     names = list(dict.fromkeys(labels))
     if rate is None:
         found = _along_x([(x[labels == name], y[labels == name]) for name in names], given)

@@ -1,14 +1,16 @@
-"""A curve continued beyond its last point: the forecast, its prediction interval, and what not to believe of it."""
+"""A curve continued beyond its last point: the forecast, its prediction interval and its warnings; and the frontier
+of many runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit, finite
 from analysis.forecast.rolling import FEWEST, Asked, Rolled, roll_all
 from analysis.forecast.rule import RULE, Combined, Rule, combine, interval
 from analysis.laws.law import Array
@@ -31,9 +33,9 @@ class Forecast:
     high: Array
     confidence: float
     shares: dict[str, float]
-    """How much each form has to say, adding up to 1."""
+    """The weight of each form, adding up to 1."""
     beyond: float
-    """The farthest place asked for, over the largest x that is known."""
+    """The farthest requested place, over the largest known x."""
     tested: float
     """The same of the farthest forecast that rolling origins could judge."""
     origins: int
@@ -92,8 +94,8 @@ def forecast_all(
         if problem is not None:
             answers.append(NoFit(problem))
         else:
-            own = next(rolled)
-            answers.append(_told(own, combine(own, rule), places, how, left_out))
+            curve = next(rolled)
+            answers.append(_told(curve, combine(curve, rule), places, how, left_out))
     return answers
 
 
@@ -168,3 +170,53 @@ def _problem(x: Array, y: Array, at: Array) -> str | None:
     if np.ptp(np.log(y)) == 0:
         return "all values are equal, so there is nothing to continue"
     return None
+
+
+def as_json(answers: dict[str, Forecast | NoFit]) -> list[dict[str, Any]]:
+    """One entry for every group, in order; a group that cannot be forecast has a reason instead."""
+    return [{"group": name or None, **_forecast_as_json(answer)} for name, answer in answers.items()]
+
+
+def _forecast_as_json(answer: Forecast | NoFit) -> dict[str, Any]:
+    if isinstance(answer, NoFit):
+        return {"reason": answer.reason}
+    return {
+        "predictions": [
+            {"at": float(at), "value": finite(y), "interval": [finite(low), finite(high)]}
+            for at, y, low, high in zip(answer.at, answer.y, answer.low, answer.high, strict=True)
+        ],
+        "confidence": answer.confidence,
+        "shares": answer.shares,
+        "beyond": answer.beyond,
+        "tested": answer.tested,
+        "origins": answer.origins,
+        "rolling_error": answer.rolling_error,
+        "kept": answer.kept,
+        "left_out": answer.left_out,
+        "warnings": list(answer.warnings),
+    }
+
+
+def frontier(x: Array, y: Array, bins: int | None = None) -> tuple[Array, Array]:
+    """x [k] rising and y [k] falling: the points [n] that no point of the same or a smaller x is below.
+
+    With ``bins`` the best point of each of that many equal steps of log x competes, which thins out sizes that were
+    trained many times.
+    """
+    order = np.lexsort((y, x))
+    x, y = x[order], y[order]
+    if bins is not None:
+        x, y = _best_of_bins(x, y, bins)
+    before = np.minimum.accumulate(np.concatenate([[np.inf], y[:-1]]))
+    lower = y < before
+    return x[lower], y[lower]
+
+
+def _best_of_bins(x: Array, y: Array, bins: int) -> tuple[Array, Array]:
+    away = np.log(x / x.min())
+    bin_ = np.minimum((away / away.max() * bins).astype(int), bins - 1)
+    best = [
+        members[y[members].argmin()]
+        for members in (np.flatnonzero(bin_ == bin_number) for bin_number in np.unique(bin_))
+    ]
+    return x[best], y[best]

@@ -3,7 +3,8 @@
 ``L = L0 + A S^-alpha - B sum_k (rate_k-1 - rate_k) G_k``: S is the rate summed since the start, and every fall of the
 rate gains more as time passes, ``G_k = 1 - (1 + C S_k / rate_k^gamma)^-beta`` with the sum S_k after it (multi-power
 law, Luo et al. 2025, arXiv:2503.12811) or ``G_k = 1 - exp(-(x - x_k) / memory)`` (annealing law, Tissue et al. 2024,
-arXiv:2408.11029). One curve does not tell a best fit from its neighbours, so all count by their likelihood.
+arXiv:2408.11029). One curve does not distinguish the best fit from its neighbours, so all are weighted by their
+likelihood.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from analysis.laws.law import Array
 ALPHA = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2)
 BETA, GAMMA, C = (0.25, 0.5, 1.0), (0.4, 0.65), (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 MEMORY = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3)
-"""The grid. C counts in units of the peak rate and of the whole sum of rates, memory of all x after the peak."""
+"""The grid. C is in units of the peak rate and the total sum of rates, memory in units of all x after the peak."""
 WARM_UP = (0.25, 0.5, 1.0)
 EARLIER = (0.03, 0.1, 0.3)
 """What S is at the peak: shares of what the rate summed to until then, or of the sum at the last point."""
@@ -46,7 +47,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Posterior:
-    """What the law says at every point [n], the variance of that, and the relative variance of one point around it."""
+    """The law's prediction at every point [n], its variance, and the relative variance of one point around it."""
 
     mean: Array
     variance: Array
@@ -76,48 +77,51 @@ def _middle(values: Array) -> Array:
     return (values[1:] + values[:-1]) / 2
 
 
-def posterior(told: Features, y: Array) -> Posterior | None:
-    """What the first points, ``y`` [k] > 0, say of all: least squares of y / f, f being a first fit to them.
+def posterior(known_features: Features, y: Array) -> Posterior | None:
+    """The posterior at all points given the first, ``y`` [k] > 0: least squares of y / f, f being a first fit to them.
 
     alpha, S at the peak, the form of G and B over A are on a grid; L0 >= 0 and A > 0 follow from each. None where
     nothing on the grid falls with S and stays above 0 at all points.
     """
     known, number = slice(0, len(y)), len(y)
-    last = told.sums[number - 1]
+    last = known_features.sums[number - 1]
     shifts = np.array(
-        [*(told.before * share for share in WARM_UP), *(told.before / 2 + last * share for share in EARLIER)]
+        [
+            *(known_features.before * share for share in WARM_UP),
+            *(known_features.before / 2 + last * share for share in EARLIER),
+        ]
     )
     alpha, shift = (grid.ravel() for grid in np.meshgrid(ALPHA, shifts, indexing="ij"))
-    power = ((told.sums + shift[:, None]) / (last + shift[:, None])) ** -alpha[:, None]
+    power = ((known_features.sums + shift[:, None]) / (last + shift[:, None])) ** -alpha[:, None]
     steepness = alpha * last / (last + shift)
     ratio = RATIO * np.exp(np.linspace(-2.5 * SPREAD, 2.5 * SPREAD, STEPS))
     prior = -0.5 * (np.log(ratio / RATIO) / SPREAD) ** 2
-    part = steepness[:, None] * ratio
+    fall_over_scale = steepness[:, None] * ratio
     fit = y
     for _ in range(2):
-        grid = _Grid(power[:, known], told.gains[:, known], part, y, 1 / fit**2)
+        grid = _Grid(power[:, known], known_features.gains[:, known], fall_over_scale, y, 1 / fit**2)
         if not np.isfinite(grid.squares.min()):
             return None
         best = np.unravel_index(grid.squares.argmin(), grid.squares.shape)
         at = best[0], best[1], best[2]
-        shape = power[at[0], known] - part[at[0], at[2]] * told.gains[at[1], known]
+        shape = power[at[0], known] - fall_over_scale[at[0], at[2]] * known_features.gains[at[1], known]
         fit = np.maximum(grid.floor[at] + grid.scale[at] * shape, 1e-3 * y.min())
     counted = min(number, COUNTED)
     log_weight = prior - counted / 2 * np.log(grid.squares / grid.squares.min())
     rows, kinds, ratios = np.nonzero(log_weight > log_weight.max() + np.log(LEAST_WEIGHT))
     chosen = rows, kinds, ratios
     weight = np.exp(log_weight[chosen] - log_weight.max())
-    shape = power[rows] - part[rows, ratios][:, None] * told.gains[kinds]
-    each = grid.floor[chosen][:, None] + grid.scale[chosen][:, None] * shape
-    weight = weight * (each > 0).all(axis=1)
+    shape = power[rows] - fall_over_scale[rows, ratios][:, None] * known_features.gains[kinds]
+    curves = grid.floor[chosen][:, None] + grid.scale[chosen][:, None] * shape
+    weight = weight * (curves > 0).all(axis=1)
     if not weight.any():
         return None
     weight = weight / weight.sum()
     freedom = max(number - COEFFICIENTS, 1)
     scatter = float(grid.squares.min()) / freedom
-    mean = weight @ each
-    own = grid.variance(chosen, shape) * scatter * number / counted
-    return Posterior(mean, weight @ (own + (each - mean) ** 2), scatter, freedom)
+    mean = weight @ curves
+    variances = grid.variance(chosen, shape) * scatter * number / counted
+    return Posterior(mean, weight @ (variances + (curves - mean) ** 2), scatter, freedom)
 
 
 class _Grid:

@@ -1,4 +1,4 @@
-"""Rolling origins: every form fitted to the first points only, and asked for all that follow."""
+"""Rolling origins: every form is fitted to the first points only and predicts all that follow."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.fit.damped import solve
 from analysis.fit.loss import SQUARED, Loss
-from analysis.fit.minimise import Rows
-from analysis.forecast.carried import measured
-from analysis.laws.bends import BENT, BROKEN
+from analysis.fit.minimise import Rows, levenberg_marquardt
 from analysis.laws.curves import OFFSET, SHIFTED, SHIFTED_OFFSET
-from analysis.laws.ends import LEVELLING, M4
+from analysis.laws.ends import BENT, BROKEN, LEVELLING, M4
 from analysis.laws.law import Array, Law
 
 Counts = NDArray[np.intp]
@@ -33,10 +30,10 @@ MOST_TOGETHER = 400
 
 @dataclass(frozen=True)
 class Rolled:
-    """What ``forms`` [M] said of every point from every origin, in log y.
+    """Forecasts of log y by every form [M] from every origin.
 
-    ``forecasts`` [M, O + 1, n + m] are at the n points that were measured (``carried.py``), in order, and at the m
-    places asked for; NaN where an origin has seen too few points for a form. ``seen`` [O + 1] counts the points that
+    ``forecasts`` [M, O + 1, n + m] are at the n measured points, in order, and at the m requested places; NaN where an
+    origin has seen too few points for a form. ``seen`` [O + 1] counts the points that
     an origin has seen; the last one has seen all.
     """
 
@@ -70,55 +67,55 @@ def roll(x: Array, y: Array, at: Array) -> Rolled:
 def roll_all(curves: Sequence[Asked]) -> list[Rolled]:
     """The same for several curves; those of equally many points are searched together, which takes less time.
 
-    Values that were carried on do not count, unless too few points to forecast from would remain. What is said of one
-    curve does not depend on the others, but for rounding.
+    Values that only repeat an earlier one are left out, unless too few points to forecast from would remain. The result
+    for one curve does not depend on the others, apart from rounding.
     """
-    own = [_measured(curve) for curve in curves]
+    measured_curves = [_measured(curve) for curve in curves]
     rolled: dict[int, Rolled] = {}
-    for number in {len(curve.x) for curve in own}:
-        alike = [index for index, curve in enumerate(own) if len(curve.x) == number]
+    for number in {len(curve.x) for curve in measured_curves}:
+        alike = [index for index, curve in enumerate(measured_curves) if len(curve.x) == number]
         most = max(1, MOST_TOGETHER // number)
         for some in (alike[begin : begin + most] for begin in range(0, len(alike), most)):
-            rolled |= zip(some, _roll_alike([own[index] for index in some]), strict=True)
-    return [rolled[index] for index in range(len(own))]
+            rolled |= zip(some, _roll_alike([measured_curves[index] for index in some]), strict=True)
+    return [rolled[index] for index in range(len(measured_curves))]
 
 
-def _roll_alike(own: Sequence[Asked]) -> list[Rolled]:
+def _roll_alike(curves: Sequence[Asked]) -> list[Rolled]:
     """Curves of equally many points."""
-    seen = [np.append(origins(curve.x), len(curve.x)) for curve in own]
-    middles = [np.exp(np.log(curve.x).mean()) for curve in own]
-    levels = [np.exp(np.log(curve.y).mean()) for curve in own]  # the forms' parameters are of order one there
+    seen = [np.append(origins(curve.x), len(curve.x)) for curve in curves]
+    middles = [np.exp(np.log(curve.x).mean()) for curve in curves]
+    levels = [np.exp(np.log(curve.y).mean()) for curve in curves]  # the forms' parameters are of order one there
     units = [
         Asked(curve.x / middle, curve.y / level, curve.at / middle)
-        for curve, middle, level in zip(own, middles, levels, strict=True)
+        for curve, middle, level in zip(curves, middles, levels, strict=True)
     ]
     forecasts = [
         np.full((len(FORMS), len(counts), len(curve.x) + len(curve.at)), np.nan)
-        for curve, counts in zip(own, seen, strict=True)
+        for curve, counts in zip(curves, seen, strict=True)
     ]
     for form, law in enumerate(FORMS):
         enough = [
             np.array([len(np.unique(curve.x[:count])) > len(law.parameters) for count in counts])
-            for curve, counts in zip(own, seen, strict=True)
+            for curve, counts in zip(curves, seen, strict=True)
         ]
         fitted = fit_from(law, units, [counts[some] for counts, some in zip(seen, enough, strict=True)])
-        for curve, level, some, theta, told in zip(units, levels, enough, fitted, forecasts, strict=True):
+        for curve, level, some, theta, values in zip(units, levels, enough, fitted, forecasts, strict=True):
             if some.any():
                 with np.errstate(all="ignore"):
-                    told[form, some] = law.log_value(theta, np.append(curve.x, curve.at)[None]) + np.log(level)
-    for told in forecasts:
-        told[~np.isfinite(told).all(axis=2)] = np.nan
+                    values[form, some] = law.log_value(theta, np.append(curve.x, curve.at)[None]) + np.log(level)
+    for values in forecasts:
+        values[~np.isfinite(values).all(axis=2)] = np.nan
     return [
-        Rolled(FORMS, np.log(curve.x), np.log(curve.y), np.log(curve.at), counts, told)
-        for curve, counts, told in zip(own, seen, forecasts, strict=True)
+        Rolled(FORMS, np.log(curve.x), np.log(curve.y), np.log(curve.at), counts, values)
+        for curve, counts, values in zip(curves, seen, forecasts, strict=True)
     ]
 
 
 def _measured(curve: Asked) -> Asked:
-    own = measured(curve.y)
-    if len(np.unique(curve.x[own])) <= FEWEST:
+    kept = measured(curve.y)
+    if len(np.unique(curve.x[kept])) <= FEWEST:
         return curve
-    return Asked(curve.x[own], curve.y[own], curve.at)
+    return Asked(curve.x[kept], curve.y[kept], curve.at)
 
 
 def origins(x: Array) -> Counts:
@@ -141,9 +138,9 @@ class _Curves(Loss):
 
     def residuals(self, theta: Array, rows: Rows | None = None) -> tuple[Array, Array]:
         """Residuals [K, n] of log y and the law's gradient [K, n, P]."""
-        own = self.curve[rows]
-        log_value, jacobian = self.law.evaluate(theta, self.columns[:, own])
-        return np.log(self.y[own]) - log_value, jacobian
+        curve = self.curve[rows]
+        log_value, jacobian = self.law.evaluate(theta, self.columns[:, curve])
+        return np.log(self.y[curve]) - log_value, jacobian
 
 
 def fit_from(law: Law, curves: Sequence[Asked], seen: Sequence[Counts]) -> list[Array]:
@@ -161,7 +158,7 @@ def fit_from(law: Law, curves: Sequence[Asked], seen: Sequence[Counts]) -> list[
         for curve, counts in zip(curves, seen, strict=True)
         for count in counts
     ]
-    rows = np.repeat(np.arange(len(starts)), [len(own) for own in starts])
+    rows = np.repeat(np.arange(len(starts)), [len(curve_starts) for curve_starts in starts])
     theta, rows, _ = _kept(loss, np.concatenate(starts), rows, FIRST_LOOK, KEPT)
     theta, rows, value = _kept(loss, theta, rows, SEARCH, 1)
     first = np.cumsum([0, *numbers[:-1]])
@@ -176,15 +173,30 @@ def fit_from(law: Law, curves: Sequence[Asked], seen: Sequence[Counts]) -> list[
 def _loss(law: Law, curves: Sequence[Asked], seen: Sequence[Counts]) -> _Curves:
     x, y = np.array([curve.x for curve in curves]), np.array([curve.y for curve in curves])
     counts = np.concatenate(seen)[:, None]
-    curve = np.repeat(np.arange(len(curves)), [len(own) for own in seen])
+    curve = np.repeat(np.arange(len(curves)), [len(counts_of_curve) for counts_of_curve in seen])
     return _Curves(law, x[None], y, (np.arange(x.shape[1]) < counts) / counts, SQUARED, curve=curve)
 
 
 def _kept(loss: Loss, theta: Array, rows: Counts, steps: int, number: int) -> tuple[Array, Counts, Array]:
     """Search from ``theta`` [S, P] and keep the best ``number`` of each row, in the order of rows."""
-    minima = solve(loss, theta, rows, steps)
+    minima = levenberg_marquardt(loss, theta, rows, steps)
     order = np.lexsort((minima.value, rows))
     ordered = rows[order]
     rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)
     best = order[rank < number]
     return minima.theta[best], rows[best], minima.value[best]
+
+
+def measured(y: Array) -> NDArray[np.bool_]:
+    """Which of ``y`` [n], in order of x, are independent measurements.
+
+    A curve that never rises and repeats values exactly is taken for an envelope, as some published learning curves are:
+    each value was replaced by the largest that follows. Of equal values in a row only the last was then measured;
+    counting all of them would suggest a plateau that was not observed. A curve that rises anywhere is left as it is. A
+    true plateau of exactly equal values cannot be distinguished from an envelope and counts as one point, too.
+    """
+    steps = np.diff(y)
+    is_measured = np.ones(len(y), dtype=bool)
+    if (steps <= 0).all():
+        is_measured[:-1] = steps < 0
+    return is_measured

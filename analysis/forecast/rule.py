@@ -33,8 +33,8 @@ class Rule:
     """The constants.
 
     ``memory`` is how far back in log x an origin counts e times less; ``ridge`` pulls the shares of the forms towards
-    one another; ``noise`` is the variance of a forecast change, in units of the squared standard error with which the
-    points tell a level; ``width`` is that of an interval, in units of the expected error times the quantile of
+    one another; ``noise`` is the variance of a forecast change, in units of the squared standard error of
+    the level of the points; ``width`` is that of an interval, in units of the expected error times the quantile of
     Student's t with ``freedom``.
     """
 
@@ -47,7 +47,7 @@ class Rule:
 
 RULE = Rule()
 FEW = 4.0
-"""Intervals are wider by the root of 1 + 4 / origins^2: one or two origins hardly tell how large errors are."""
+"""Intervals are wider by the root of 1 + 4 / origins^2, since one or two origins hardly show how large errors are."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +85,18 @@ def combine(rolled: Rolled, rule: Rule = RULE) -> Combined:
     last = rolled.forecasts[:, -1]
     usable = np.isfinite(last).all(axis=1)
     errors, weights, judged, tested = rolling_errors(rolled, rule.memory)
-    part = shares_of(errors[usable], weights, rule.ridge)
+    shares_of_usable = shares_of(errors[usable], weights, rule.ridge)
     shares = np.zeros(len(last))
-    shares[usable] = part
+    shares[usable] = shares_of_usable
     points = len(rolled.log_x)
-    mean = part @ last[usable]
+    mean = shares_of_usable @ last[usable]
     value, end = mean[points:], mean[points - 1]
-    rolling_error = float(np.sqrt(weights @ (part @ errors[usable]) ** 2 / weights.sum()))
+    rolling_error = float(np.sqrt(weights @ (shares_of_usable @ errors[usable]) ** 2 / weights.sum()))
     change = max(float(np.abs(value - end).max()), SMALLEST)
     squares = (rolled.log_y - mean[:points]) ** 2
     noise = rule.noise * squares.sum() / max(points - PARAMETERS, 1) / points
     kept = float(change**2 / (change**2 + noise))
-    spread = part @ (last[usable][:, points:] - value) ** 2
+    spread = shares_of_usable @ (last[usable][:, points:] - value) ** 2
     recent = np.exp((rolled.log_x - rolled.log_x[-1]) / rule.memory)
     misfit = recent @ squares / recent.sum()
     further = max(1.0, rolled.horizon / tested)  # beyond what was tested errors are taken to grow with distance
@@ -113,10 +113,10 @@ def combine(rolled: Rolled, rule: Rule = RULE) -> Combined:
 
 
 def _late_fall(rolled: Rolled, fit: Array) -> Array:
-    """What a rate that falls to 0 at the places would gain [m], from the ``fit`` [n] of log y.
+    """How much a rate that falls to 0 at the places would lower log y [m], from the ``fit`` [n] of log y.
 
-    A whole fall gains about 1.5 times what y falls per e-fold of x before it (``multi_power.py``), and of a fall that
-    ends at a place the share is to come that x has still to go.
+    A fall of the rate to 0 lowers y by about 1.5 times what y falls per e-fold of x before it (``multi_power.py``). Of
+    a fall that ends at a place, the fraction is still to come that x has still to go.
     """
     before = np.searchsorted(rolled.log_x, rolled.log_x[-1] - RECENT)
     before = min(before, len(fit) - 2)
@@ -147,8 +147,8 @@ def rolling_errors(rolled: Rolled, memory: float) -> tuple[Array, Array, int, fl
 def _tamed(errors: Array) -> Array:
     """``errors`` [M, R] without gaps, and none so large that a single one decides."""
     typical = np.nanmedian(np.abs(errors), axis=0) + SMALLEST
-    whole = np.where(np.isfinite(errors), errors, ABSENT * typical)
-    tamed: Array = np.clip(whole, -WILD * typical, WILD * typical)
+    complete = np.where(np.isfinite(errors), errors, ABSENT * typical)
+    tamed: Array = np.clip(complete, -WILD * typical, WILD * typical)
     return tamed
 
 
@@ -164,6 +164,6 @@ def shares_of(errors: Array, weights: Array, ridge: float) -> Array:
     rows = np.concatenate(
         [scaled.T / scale, np.diag(np.sqrt(ridge) * size / scale), np.full((1, len(errors)), ADDS_UP)]
     )
-    found, _ = nnls(rows, np.append(np.zeros(len(rows) - 1), ADDS_UP), maxiter=100 * len(errors))
-    shares: Array = found / found.sum()
+    solution, _ = nnls(rows, np.append(np.zeros(len(rows) - 1), ADDS_UP), maxiter=100 * len(errors))
+    shares: Array = solution / solution.sum()
     return shares

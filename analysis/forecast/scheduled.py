@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.forecast.estimate import CONFIDENCE, Forecast
 from analysis.forecast.multi_power import Features, Posterior, features, posterior
 from analysis.forecast.schedule import Planned, Schedule
@@ -21,12 +21,13 @@ MOST_POINTS = 150
 ORIGINS = (0.5, 0.65, 0.8, 0.9)
 """Shares of the points after which the law is tested on the others."""
 BELIEVED = 4.0
-"""So many tests that came out as expected are taken as seen, when the tests say how much to widen."""
+"""Prior weight, in tests that came out as expected, when the tests decide how much to widen the intervals."""
 SEEN_FALL, COMING_FALL = 0.03, 0.1
-"""Without the first share of the peak rate fallen so far nothing is said of a further fall by more than the second."""
+"""Unless the rate has fallen by the first fraction of its peak, no forecast is made for a further fall by more than the
+second."""
 WIDENED = 1.5
 WIDEST = 10.0
-"""An interval that reaches so many times above the forecast tells nothing."""
+"""No forecast is made where its interval reaches so many times above it."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,14 @@ def forecast_scheduled(
 def _told(schedule: Schedule, x: Array, y: Array, places: Array, confidence: float, left_out: int) -> Forecast | NoFit:
     together = -(-len(x) // MOST_POINTS)
     mean_x, mean_y = (np.exp(_averaged(np.log(column), together)) for column in (x, y))
-    told = features(schedule, np.append(mean_x, places))
-    tested = _test(told, mean_x, mean_y)
-    found = posterior(told, mean_y)
-    if found is None:
+    all_features = features(schedule, np.append(mean_x, places))
+    tested = _test(all_features, mean_x, mean_y)
+    law = posterior(all_features, mean_y)
+    if law is None:
         return NoFit("y does not fall as the learning rate adds up; the laws of a schedule do not hold for it")
-    value = found.mean[len(mean_x) :]
-    spread = np.sqrt(found.variance[len(mean_x) :] / value**2 * tested.widening**2 + found.scatter * together)
-    half = special.stdtrit(found.freedom, 0.5 + confidence / 2) * spread
+    value = law.mean[len(mean_x) :]
+    spread = np.sqrt(law.variance[len(mean_x) :] / value**2 * tested.widening**2 + law.scatter * together)
+    half = special.stdtrit(law.freedom, 0.5 + confidence / 2) * spread
     if half.max() > np.log(WIDEST):
         return NoFit(f"the points leave the end open by more than a factor of {WIDEST:g}; wait for more of the curve")
     warnings = (
@@ -120,16 +121,16 @@ def _told(schedule: Schedule, x: Array, y: Array, places: Array, confidence: flo
     )
 
 
-def _test(told: Features, x: Array, y: Array) -> _Tested:
+def _test(all_features: Features, x: Array, y: Array) -> _Tested:
     """Forecast the later of the points from the earlier, as far as there are enough."""
     counts = [count for share in ORIGINS if FEWEST <= (count := round(share * len(x))) < len(x)]
-    known = Features(told.sums[: len(x)], told.before, told.gains[:, : len(x)])
+    known = Features(all_features.sums[: len(x)], all_features.before, all_features.gains[:, : len(x)])
     misses, errors = [], []
     for count in counts:
-        found = posterior(known, y[:count])
-        if found is not None:
-            misses.append(_miss(found, y, count))
-            errors.append(np.mean(np.log(found.mean[count:] / y[count:]) ** 2))
+        law = posterior(known, y[:count])
+        if law is not None:
+            misses.append(_miss(law, y, count))
+            errors.append(np.mean(np.log(law.mean[count:] / y[count:]) ** 2))
     mean_square = (sum(misses) + BELIEVED) / (len(misses) + BELIEVED)
     return _Tested(
         widening=max(1.0, float(np.sqrt(mean_square))),
@@ -139,10 +140,10 @@ def _test(told: Features, x: Array, y: Array) -> _Tested:
     )
 
 
-def _miss(found: Posterior, y: Array, count: int) -> float:
+def _miss(law: Posterior, y: Array, count: int) -> float:
     """Mean square of the errors after ``count`` points, each over the variance that was stated for it."""
-    stated = found.variance[count : len(y)] + found.scatter * found.mean[count : len(y)] ** 2
-    return float(np.mean((y[count:] - found.mean[count : len(y)]) ** 2 / stated))
+    stated = law.variance[count : len(y)] + law.scatter * law.mean[count : len(y)] ** 2
+    return float(np.mean((y[count:] - law.mean[count : len(y)]) ** 2 / stated))
 
 
 def _averaged(values: Array, together: int) -> Array:

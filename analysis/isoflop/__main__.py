@@ -11,14 +11,23 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from analysis.fit import words
-from analysis.fit.estimate import Options, fit_law
-from analysis.fit.optimal import FLOPS_PER, best_use
-from analysis.fit.small_sample import Interval, NoFit
+from analysis.fit import arguments
+from analysis.fit.estimate import FLOPS_PER, Options, compute_optimal, fit_law
+from analysis.fit.student import Interval, NoFit
 from analysis.fit.table import Table as DataTable
-from analysis.isoflop.ahead import Ahead, at_budgets, held_out
-from analysis.isoflop.allocation import MISFIT, Allocation, Optimum, bias_of_minima, optima, same_budgets, through
-from analysis.isoflop.answers import as_json
+from analysis.isoflop.allocation import (
+    MISFIT,
+    Ahead,
+    Allocation,
+    Optimum,
+    as_json,
+    at_budgets,
+    bias_of_minima,
+    held_out,
+    optima,
+    same_budgets,
+    through,
+)
 from analysis.isoflop.minimum import Minimum, akima_minimum, parabola_minimum
 from analysis.laws.law import Array
 from analysis.laws.surfaces import CHINCHILLA
@@ -32,7 +41,7 @@ MINIMA: dict[str, Minimum] = {"parabola": parabola_minimum, "akima": akima_minim
 def main(argv: Sequence[str]) -> int:
     """Find the minima and print; returns the exit code."""
     given = make_parser().parse_args(argv)
-    return words.print_answers(
+    return arguments.print_answers(
         given,
         lambda table: answer(given, table),
         lambda one: as_json(*one),
@@ -54,7 +63,7 @@ def answer(given: argparse.Namespace, table: DataTable) -> Answer:
     law = through(found)
     held: tuple[Ahead, ...] | None = None
     if given.at and isinstance(law, NoFit):
-        raise words.NotPossible(f"{table.path}: no law to predict by: {law.reason}")
+        raise arguments.NotPossible(f"{table.path}: no law to predict by: {law.reason}")
     if given.holdout is not None:
         tested = held_out(found, frozenset(budget[table.meeting(given.holdout, "--holdout")[whole]].tolist()))
         if isinstance(tested, NoFit):
@@ -64,19 +73,19 @@ def answer(given: argparse.Namespace, table: DataTable) -> Answer:
     return found, law, _bias(budget, n, y, minimum), int((~whole).sum()), ahead, held
 
 
-def make_parser() -> words.Parser:
+def make_parser() -> arguments.Parser:
     """The words that minima are asked for by."""
-    parser = words.Parser(
+    parser = arguments.Parser(
         prog="python -m analysis.isoflop",
         description="Find the best size at each budget of a table, the law N* ~ C^a through these, and its bias.",
     )
-    words.add_table(parser)
-    words.add_by(parser)
+    arguments.add_table(parser)
+    arguments.add_by(parser)
     parser.add_argument("--c", required=True, metavar="COLUMN", help="compute C = 6 N D; within 2 %% it is one budget")
     parser.add_argument("--n", required=True, metavar="COLUMN", help="parameters N")
     parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
     parser.add_argument(
-        "--at", type=words.places, action="append", default=[], metavar="C[,C...]", help="N* at these budgets"
+        "--at", type=arguments.places, action="append", default=[], metavar="C[,C...]", help="N* at these budgets"
     )
     parser.add_argument(
         "--holdout", metavar="COLUMN>VALUE", help="predict N* of budgets with such rows from the others, as in --where"
@@ -93,7 +102,7 @@ def _read(given: argparse.Namespace, table: DataTable) -> tuple[Array, NDArray[n
     columns = np.stack([table.positive(name) for name in names])
     whole: NDArray[np.bool_] = np.asarray(~np.isnan(columns).any(axis=0))
     if not whole.any():
-        raise words.NotPossible(f"{table.path}: no row has all of {', '.join(names)}")
+        raise arguments.NotPossible(f"{table.path}: no row has all of {', '.join(names)}")
     return columns[:, whole], whole
 
 
@@ -102,8 +111,8 @@ def _bias(budget: Array, n: Array, loss: Array, minimum: Minimum) -> float | NoF
     fit = fit_law(CHINCHILLA, np.stack([n, budget / (FLOPS_PER * n)]), loss, options=Options(bootstrap=0))
     if isinstance(fit, NoFit):
         return NoFit(f"no surface was fitted: {fit.reason}")
-    exponent = best_use(fit, float(budget.max())).exponent
-    if fit.certificate.flat or not 0 < exponent < 1:
+    exponent = compute_optimal(fit, float(budget.max())).exponent
+    if fit.diagnostics.flat or not 0 < exponent < 1:
         return NoFit("the fitted surface leaves the division of compute open")
     return bias_of_minima(budget, n, lambda size, data: fit.value(np.stack([size, data])), exponent, minimum)
 

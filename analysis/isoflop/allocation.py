@@ -1,20 +1,23 @@
-"""Compute-optimal sizes from runs of equal compute (Hoffmann et al. 2022, sec. 3.2: Approach 2), and their bias."""
+"""Compute-optimal sizes from runs of equal compute (Hoffmann et al. 2022, sec. 3.2: Approach 2), their bias, and
+predictions at other budgets."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from analysis.fit.small_sample import Interval, NoFit, PowerLawFit, fit_power_law
+from analysis.fit.power_law import PowerLawFit, fit_power_law
+from analysis.fit.student import CONFIDENCE, Interval, NoFit, bounds, finite
 from analysis.isoflop.minimum import OUTSIDE, Minimum
 from analysis.laws.law import Array
 
 FEWEST_SIZES = 4
-"""A parabola through three points passes exactly, so it says nothing of its own error."""
+"""A parabola passes exactly through three points and shows no error."""
 FEWEST_BUDGETS = 3
 OPEN = "the sizes scatter too much to tell the curvature of their parabola from zero"
 MISFIT = 0.01
@@ -61,11 +64,7 @@ class Allocation:
     @property
     def budgets(self) -> int:
         """How many budgets have a minimum."""
-        return sum(one.log_n is not None for one in self.optima)
-
-    def best_size(self, budget: float) -> float:
-        """N* at a compute ``budget``."""
-        return float(self.coefficient * budget**self.exponent)
+        return sum(optimum.log_n is not None for optimum in self.optima)
 
 
 def same_budgets(c: Array) -> Array:
@@ -86,26 +85,26 @@ def allocation(budget: Array, n: Array, loss: Array, minimum: Minimum) -> Alloca
 def optima(budget: Array, n: Array, loss: Array, minimum: Minimum) -> tuple[Optimum, ...]:
     """The minimum at every budget of runs [k], cheapest first.
 
-    Budgets with fewer than four sizes, or whose minimum is not between the sizes tried, have none and say so.
+    Budgets with fewer than four sizes, or whose minimum is not between the sizes tried, have none, with the reason.
     """
     return tuple(_optimum(float(c), n[budget == c], loss[budget == c], minimum) for c in np.unique(budget))
 
 
-def through(found: tuple[Optimum, ...]) -> Allocation | NoFit:
+def through(optima: tuple[Optimum, ...]) -> Allocation | NoFit:
     """The power law through the minima by least squares of logs; fewer than three give none.
 
-    The interval is that of the line, not one made of the minima's own: their scatter about it holds their noise
-    and whatever else sets budgets apart. What all of them share, the bias of ``bias_of_minima``, it cannot hold.
+    The interval is that of the line, not combined from the minima's own: their scatter about the line includes their
+    noise and all other differences between budgets. It does not include the bias that all share (``bias_of_minima``).
     """
-    good = {one.budget: one.log_n for one in found if one.log_n is not None}
+    good = {optimum.budget: optimum.log_n for optimum in optima if optimum.log_n is not None}
     if len(good) < FEWEST_BUDGETS:
-        counts = Counter(one.reason or "" for one in found if one.log_n is None)
-        reasons = "; ".join(f"{count} of {len(found)}: {reason}" for reason, count in counts.most_common())
+        counts = Counter(optimum.reason or "" for optimum in optima if optimum.log_n is None)
+        reasons = "; ".join(f"{count} of {len(optima)}: {reason}" for reason, count in counts.most_common())
         return NoFit(f"{len(good)} budgets have a minimum, {FEWEST_BUDGETS} are needed ({reasons})")
     line = fit_power_law(list(good), np.exp(list(good.values())))
     if isinstance(line, NoFit):
         return NoFit(f"the minima of {len(good)} budgets: {line.reason}")
-    return Allocation(-line.b, Interval(-line.b_interval.high, -line.b_interval.low), line.a, found, line)
+    return Allocation(-line.b, Interval(-line.b_interval.high, -line.b_interval.low), line.a, optima, line)
 
 
 def bias_of_minima(
@@ -120,7 +119,7 @@ def bias_of_minima(
 
     ``surface(N [m], D [m])`` is a fitted law taken as the truth, with D = C / (``flops_per`` N), and ``exponent``
     the one it implies, beta / (alpha + beta). Off-centre and wide grids bias parabolas (Open-Athena 2026), so an
-    exponent from them is stated with this figure.
+    exponent from them is stated with this bias.
     """
     exact = allocation(budget, n, surface(n, budget / (flops_per * n)), minimum)
     return exact if isinstance(exact, NoFit) else exact.exponent - exponent
@@ -131,13 +130,100 @@ def _optimum(budget: float, n: Array, loss: Array, minimum: Minimum) -> Optimum:
     mean = np.bincount(which, weights=loss) / np.bincount(which)  # seeds of one size stand for it together
     if len(tried) < FEWEST_SIZES:
         return Optimum(budget, tried, mean, None, reason=f"{len(tried)} sizes, {FEWEST_SIZES} are needed")
-    found = minimum(np.log(tried), mean)
-    if found is None:
+    lowest = minimum(np.log(tried), mean)
+    if lowest is None:
         return Optimum(budget, tried, mean, None, reason=OUTSIDE)
-    if found.interval is None:
-        return Optimum(budget, tried, mean, found.log_n, reason=INTERPOLATED)
+    if lowest.interval is None:
+        return Optimum(budget, tried, mean, lowest.log_n, reason=INTERPOLATED)
     with np.errstate(over="ignore"):
-        low, high = map(float, np.exp([found.interval.low, found.interval.high]))
+        low, high = map(float, np.exp([lowest.interval.low, lowest.interval.high]))
     is_open = low == 0 or math.isinf(high)
     reason = OPEN if is_open else None
-    return Optimum(budget, tried, mean, found.log_n, Interval(low, high), reason, found.misfit)
+    return Optimum(budget, tried, mean, lowest.log_n, Interval(low, high), reason, lowest.misfit)
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """N* at a ``budget`` with the interval of one further minimum, beside that which was ``measured``."""
+
+    budget: float
+    n: float
+    interval: Interval
+    measured: float | None = None
+
+    @property
+    def error(self) -> float | None:
+        """Predicted over measured, less 1."""
+        return None if self.measured is None else self.n / self.measured - 1
+
+
+def at_budgets(law: Allocation, budgets: Sequence[float]) -> tuple[Ahead, ...]:
+    """The prediction of ``law`` at each of ``budgets``."""
+    return tuple(_ahead(law, budget) for budget in budgets)
+
+
+def held_out(optima: tuple[Optimum, ...], held: frozenset[float]) -> tuple[Ahead, ...] | NoFit:
+    """The minima of the budgets in ``held`` by the law through those of all others."""
+    tested = [optimum for optimum in optima if optimum.budget in held and optimum.log_n is not None]
+    if not tested:
+        return NoFit("no budget that has a minimum is held out")
+    law = through(tuple(optimum for optimum in optima if optimum.budget not in held))
+    if isinstance(law, NoFit):
+        return law
+    return tuple(
+        _ahead(law, optimum.budget, float(np.exp(optimum.log_n))) for optimum in tested if optimum.log_n is not None
+    )
+
+
+def _ahead(law: Allocation, budget: float, measured: float | None = None) -> Ahead:
+    band = law.line.predict(budget)
+    return Ahead(budget, float(band.y), Interval(float(band.low), float(band.high)), measured)
+
+
+def as_json(
+    optima: tuple[Optimum, ...],
+    law: Allocation | NoFit,
+    bias: float | NoFit,
+    left_out: int,
+    ahead: tuple[Ahead, ...] = (),
+    held: tuple[Ahead, ...] | None = None,
+) -> dict[str, Any]:
+    """The answer as plain data: what is not known is null, with the reason; an open end of an interval is null."""
+    return {
+        "confidence": CONFIDENCE,
+        "left_out": left_out,
+        "optima": [_optimum_as_json(entry) for entry in optima],
+        "law": None if isinstance(law, NoFit) else _law_as_json(law),
+        "law_reason": law.reason if isinstance(law, NoFit) else None,
+        "bias": None if isinstance(bias, NoFit) else bias,
+        "bias_reason": bias.reason if isinstance(bias, NoFit) else None,
+        "predictions": [_ahead_as_json(entry) for entry in ahead],
+        "holdout": None if held is None else [_ahead_as_json(entry) for entry in held],
+    }
+
+
+def _optimum_as_json(optimum: Optimum) -> dict[str, Any]:
+    return {
+        "budget": optimum.budget,
+        "sizes": [float(optimum.tried[0]), float(optimum.tried[-1])],
+        "n_sizes": len(optimum.tried),
+        "n": None if optimum.log_n is None else float(np.exp(optimum.log_n)),
+        "interval": None if optimum.interval is None else [optimum.interval.low or None, finite(optimum.interval.high)],
+        "reason": optimum.reason,
+        "misfit_p": optimum.misfit,
+    }
+
+
+def _ahead_as_json(ahead: Ahead) -> dict[str, Any]:
+    entry = {"budget": ahead.budget, "n": finite(ahead.n), "interval": bounds(ahead.interval)}
+    return entry if ahead.measured is None else entry | {"measured": ahead.measured, "relative_error": ahead.error}
+
+
+def _law_as_json(law: Allocation) -> dict[str, Any]:
+    data = [1 - law.exponent_interval.high, 1 - law.exponent_interval.low]
+    return {
+        "coefficient": finite(law.coefficient),
+        "n_exponent": {"value": law.exponent, "interval": bounds(law.exponent_interval)},
+        "d_exponent": {"value": 1 - law.exponent, "interval": data},
+        "budgets": law.budgets,
+    }

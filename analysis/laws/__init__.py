@@ -1,1 +1,24 @@
-"""The functional forms of a scaling law."""
+"""The forms of laws, each in its file, and all of them by name. Imports nothing else of the analysis."""
+
+from __future__ import annotations
+
+from analysis.laws import curves, ends, scores, surfaces
+from analysis.laws.law import Law
+from nepa_scale.utils.errors import UserError, nearest
+
+LAWS: dict[str, Law] = {
+    law.name: law
+    for law in (
+        *(curves.POWER, curves.OFFSET, curves.SHIFTED, curves.SHIFTED_OFFSET),
+        *(ends.LEVELLING, ends.M4, ends.BENT, ends.BROKEN),
+        *(curves.SATURATING, scores.SATURATING_OFFSET, curves.SIGMOID, scores.LOGISTIC, scores.EXPONENTIAL),
+        *(surfaces.CHINCHILLA, surfaces.REPEATED, surfaces.OVERTRAINING, surfaces.PRODUCT, scores.RISING),
+    )
+}
+
+
+def find_law(name: str, flag: str = "--law") -> Law:
+    """The law called ``name``, the value of ``flag``. Raises ``UserError`` with the nearest valid name."""
+    if name not in LAWS:
+        raise UserError(f"{flag} {name}: no such law{nearest(name, LAWS)} (there are: {', '.join(LAWS)})")
+    return LAWS[name]

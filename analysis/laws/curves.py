@@ -7,14 +7,13 @@ import itertools
 import numpy as np
 from scipy.special import expit
 
-from analysis.laws.law import Array, Law, Parameter
-from analysis.laws.terms import NEGLIGIBLE, coefficients, line, log_sum
+from analysis.laws.law import NEGLIGIBLE, Array, Law, Parameter, coefficients, line, log_sum
 
 EXPONENTS = (0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 1.8)
 PLACES = (0.02, 0.2, 0.5, 0.8)
 """Where along log x a shift may start, as fractions of the range."""
 FAR = 3.0
-"""How far, in log x or in the exponent, a start lies from where a shift or a ceiling has a say."""
+"""How far, in log x or in the exponent, a start lies from where a shift or a ceiling has an effect."""
 
 
 def power(theta: Array, columns: Array) -> tuple[Array, Array]:

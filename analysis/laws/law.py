@@ -1,4 +1,5 @@
-"""What every law is: a name, a source, parameters, and its logarithm with an analytic gradient."""
+"""What every law is: a name, a source, parameters, and its logarithm with an analytic gradient; and the sums that
+laws are made of."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 Array = NDArray[np.float64]
 
@@ -15,6 +17,8 @@ Evaluate = Callable[[Array, Array], tuple[Array, Array]]
 """(theta [S, P], columns [V, n]) -> log y [S, n] and its gradient by theta [S, n, P]."""
 Starts = Callable[[Array, Array], Array]
 """(columns [V, n], y [n]) -> theta [S, P] to start searches from."""
+NEGLIGIBLE = 1e-4
+"""Share of y given to a term that the linear solution leaves out: a start must not sit where a gradient is 0."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Parameter:
     """One parameter of a law. A ``positive`` one is searched by its logarithm, so that no bound is needed.
 
     ``unit`` is a product such as ``y x^alpha d^-b`` of y and variables, each to the power of a number or of a parameter
-    that has no unit itself. ``bounds`` are those that somebody asked for (``restrictions.py``).
+    that has no unit itself. ``bounds`` are those that the user requested (``restrictions.py``).
     """
 
     name: str
@@ -32,12 +36,12 @@ class Parameter:
 
     @property
     def ends(self) -> bool:
-        """Whether its value comes to an end somewhere: there its coordinate runs away, and has no effect any more."""
+        """Whether its value has an end (0 or a bound): there its coordinate diverges and has no effect."""
         return self.positive or self.bounded
 
     @property
     def bounded(self) -> bool:
-        """Whether somebody asked for a bound."""
+        """Whether a bound was requested."""
         return any(map(math.isfinite, self.bounds))
 
 
@@ -129,7 +133,7 @@ class Law:
     def scaled(self, columns: Array, y: Array) -> Law:
         """The same law, searched in units in which ``columns`` [V, n] and ``y`` [n] are about 1.
 
-        So nothing that a search, a tolerance or a condition number says depends on the units of a table.
+        So searches, tolerances and condition numbers do not depend on the units of a table.
         """
         units = self.units or self.variables
         sizes = {unit: float(np.median(np.abs(columns[units.index(unit)]))) or 1.0 for unit in units}
@@ -192,3 +196,35 @@ def unlogged(parameters: tuple[Parameter, ...], coordinates: Array) -> Array:
 def _powers(unit: str) -> list[tuple[str, str]]:
     """The factors of a unit, each with its power."""
     return [(factor.partition("^")[0], factor.partition("^")[2] or "1") for factor in unit.split()]
+
+
+def line(log_x: Array, y: Array) -> tuple[float, float]:
+    """Intercept and exponent of the power law through ``y`` [n], for starts: most forms hold it as a limit."""
+    slope, intercept = np.polyfit(log_x, np.log(y), 1)
+    return float(intercept), float(slope)
+
+
+def log_sum(terms: Array) -> tuple[Array, Array]:
+    """Log of the sum of ``exp(terms)`` [..., T, S, n] over the first axis, and each term's share [T, S, n].
+
+    The share is the derivative of the log sum by the term.
+    """
+    top = terms.max(axis=0)
+    scaled = np.exp(terms - top)
+    total = scaled.sum(axis=0)
+    return top + np.log(total), scaled / total
+
+
+def coefficients(shapes: Array, y: Array) -> Array:
+    """Log of the non-negative coefficients [T] with which ``shapes`` [T, n] come closest to ``y`` [n].
+
+    Relative residuals are least squares (variable projection, Golub and Pereyra 1973, with non-negativity).
+    A term that comes out as 0 gets a small share instead.
+    """
+    design = (shapes / y).T
+    size = np.linalg.norm(design, axis=0)
+    size[size == 0] = 1.0
+    solution, _ = nnls(design / size, np.ones(len(y)))
+    smallest = NEGLIGIBLE / np.maximum(design.mean(axis=0) / size, 1e-300)
+    logs: Array = np.log(np.maximum(solution, smallest) / size)
+    return logs

@@ -1,6 +1,6 @@
 """A law with some of its parameters fixed, tied to others, or kept within bounds.
 
-What is left is a law like any other: its intervals, profiles and certificates know the restrictions.
+The result is a law like any other: its intervals, profiles and diagnostics respect the restrictions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SOFT = 0.25
 INSIDE = 0.7
 """How far within a bound a search starts at least, in the unit of its softness."""
 FAR = 40.0
-"""How far beyond a bound, in that unit, a coordinate stands whose parameter is at the bound to the last digit."""
+"""How far beyond a bound, in that unit, a coordinate is whose parameter equals the bound to the last digit."""
 AT = 1e-3
 """A parameter closer to its bound than this, in that unit, is at it."""
 
@@ -178,10 +178,10 @@ def restricted(law: Law, rules: Restrictions, held: int | None = None) -> Law:
         return log_y, gradient * slope[:, None, :]
 
     def starts(places: Array, values: Array) -> Array:
-        told = (outer.table(law.starts(places, values)) - level) @ gather.T
-        bare = walls[0].within(walls[0].free(told))[0]
-        own = inner.own(walls[1].free(bare))
-        return np.unique((own - bare + walls[0].free(bare)).round(12), axis=0)
+        coordinates = (outer.table(law.starts(places, values)) - level) @ gather.T
+        bare = walls[0].within(walls[0].free(coordinates))[0]
+        searched = inner.own(walls[1].free(bare))
+        return np.unique((searched - bare + walls[0].free(bare)).round(12), axis=0)
 
     return Restricted(
         law.name, law.formula, law.source, law.variables, parameters, evaluate, starts, law.units,
@@ -191,7 +191,7 @@ def restricted(law: Law, rules: Restrictions, held: int | None = None) -> Law:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a parameter stands: ``fixed``, ``tied`` to another, or searched for within ``bounds``."""
+    """The restriction of a parameter: ``fixed``, ``tied`` to another, or searched for within ``bounds``."""
 
     fixed: bool = False
     tied: str | None = None
@@ -202,7 +202,7 @@ class Standing:
 
 
 def standing(law: Law, name: str) -> Standing:
-    """How the parameter ``name`` of ``law`` stands."""
+    """How the parameter ``name`` of ``law`` is restricted."""
     if not isinstance(law, Restricted):
         return Standing()
     if name in law.rules.fixed or name in law.rules.tied:
@@ -214,16 +214,16 @@ def at_bound(law: Law, theta: Array) -> NDArray[np.intp]:
     """-1 or 1 for each parameter [P] that is at its low or its high bound at ``theta`` [P], else 0."""
     if not isinstance(law, Restricted):
         return np.zeros(len(theta), dtype=np.intp)
-    told = law.in_table_units(theta)
-    return law.walls[0].at(told) + law.walls[1].at(told)
+    coordinates = law.in_table_units(theta)
+    return law.walls[0].at(coordinates) + law.walls[1].at(coordinates)
 
 
 def beyond_bounds(law: Law, theta: Array) -> Array:
     """``theta`` [P] once for each bound [K, P], with that parameter at it."""
     if not isinstance(law, Restricted):
         return np.empty((0, len(theta)))
-    told = law.in_table_units(theta)
-    return law.from_table_units(np.concatenate([walls.beyond(told) for walls in law.walls]))
+    coordinates = law.in_table_units(theta)
+    return law.from_table_units(np.concatenate([walls.beyond(coordinates) for walls in law.walls]))
 
 
 def _coordinate(parameter: Parameter, value: float) -> float:
@@ -234,8 +234,12 @@ def _coordinate(parameter: Parameter, value: float) -> float:
 
 def _bounds(rules: Restrictions, name: str) -> tuple[float, float]:
     """The bounds of ``name`` and of all that is tied to it."""
-    own = [rules.bounds[one] for one in (name, *(a for a, b in rules.tied.items() if b == name)) if one in rules.bounds]
-    return max((low for low, _ in own), default=-math.inf), min((high for _, high in own), default=math.inf)
+    bounds = [
+        rules.bounds[other]
+        for other in (name, *(a for a, b in rules.tied.items() if b == name))
+        if other in rules.bounds
+    ]
+    return max((low for low, _ in bounds), default=-math.inf), min((high for _, high in bounds), default=math.inf)
 
 
 def _walls(parameters: tuple[Parameter, ...], units: Array) -> tuple[Walls, Walls]:
@@ -253,5 +257,7 @@ def _walls(parameters: tuple[Parameter, ...], units: Array) -> tuple[Walls, Wall
     soft = np.array([1.0 if parameter.positive else SOFT for parameter in parameters]) * np.abs(units)
     soft = np.minimum(soft, (high - low) / 4)
     bare = np.array([not parameter.unit for parameter in parameters], dtype=bool)
-    first, second = (Walls(np.where(own, low, -math.inf), np.where(own, high, math.inf), soft) for own in (bare, ~bare))
+    first, second = (
+        Walls(np.where(which, low, -math.inf), np.where(which, high, math.inf), soft) for which in (bare, ~bare)
+    )
     return first, second

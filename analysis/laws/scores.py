@@ -8,8 +8,7 @@ import itertools
 import numpy as np
 from scipy.special import expit
 
-from analysis.laws.law import Array, Law, Parameter
-from analysis.laws.terms import NEGLIGIBLE, coefficients, log_sum
+from analysis.laws.law import NEGLIGIBLE, Array, Law, Parameter, coefficients, log_sum
 
 LOWS = (NEGLIGIBLE, 0.7, 0.98)
 """Low levels to start from, as shares of the smallest value."""

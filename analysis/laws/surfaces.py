@@ -7,8 +7,7 @@ import itertools
 
 import numpy as np
 
-from analysis.laws.law import Array, Law, Parameter
-from analysis.laws.terms import coefficients, log_sum
+from analysis.laws.law import Array, Law, Parameter, coefficients, log_sum
 
 ALPHAS = (0.15, 0.3, 0.5, 0.8)
 DECAYS = (2.0, 10.0, 40.0)

@@ -12,11 +12,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from analysis.fit import display, words
-from analysis.fit.small_sample import Interval, NoFit
+from analysis.fit import arguments, display
+from analysis.fit.student import Interval, NoFit
 from analysis.fit.table import read_table
-from analysis.optimum.answers import as_json
-from analysis.optimum.sweep import Common, Curve, Law, Sweep, sweep
+from analysis.optimum.sweep import Common, Law, Sweep, as_json, sweep
+from analysis.optimum.valley import Curve
 from nepa_scale.utils.cli import command
 from nepa_scale.utils.errors import UserError, shortened
 
@@ -36,13 +36,13 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> words.Parser:
-    parser = words.Parser(
+def _parser() -> arguments.Parser:
+    parser = arguments.Parser(
         prog="python -m analysis.optimum",
         description="Find the best value of a swept setting (a learning rate, a batch size) at each size of a table, "
         "whether one value serves all, and the law best ~ size^exponent through these.",
     )
-    words.add_table(parser)
+    arguments.add_table(parser)
     parser.add_argument("--x", required=True, metavar="COLUMN", help="the setting, greater than 0")
     parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error; rows of equal --x are averaged")
     parser.add_argument("--by", metavar="COLUMN", help="the size; the law needs numbers above 0 (default: one curve)")
@@ -54,7 +54,7 @@ def _read(given: argparse.Namespace) -> tuple[Sweep, int]:
     """The curves of complete rows, and how many rows are not. Raises ``UserError``."""
     table = read_table(given.table).where(given.where)
     x, y = table.positive(given.x), table.numbers(given.y)
-    names = np.full(len(x), ALL, dtype=object) if given.by is None else table.words(given.by)
+    names = np.full(len(x), ALL, dtype=object) if given.by is None else table.texts(given.by)
     whole = ~np.isnan(x) & ~np.isnan(y) & np.array([bool(str(name).strip()) for name in names])
     if not whole.any():
         told = ", ".join(filter(None, (given.x, given.y, given.by)))

@@ -1,36 +1,39 @@
-"""Making reports: answers, tables and pages of the studies that the command names."""
+"""Making reports: answers, tables and pages of the studies that the command names, once or after every change."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
 
 from analysis.findings import text
-from analysis.findings.answers import Finding, comparison, find
-from analysis.findings.best_rate import one_rate
+from analysis.findings.comparison import comparison
 from analysis.findings.few_labels import few_labels
+from analysis.findings.finding import Finding, correct_verdicts, with_settling
 from analysis.findings.headline import headline
-from analysis.findings.preregistered import kept_promises
-from analysis.findings.series import CLASSIFICATION, SEGMENTATION, foremost
-from analysis.findings.settle import settled
-from analysis.findings.together import together
+from analysis.findings.learning_rates import one_rate, tuned_rates
+from analysis.findings.preregistration import check_predictions
+from analysis.findings.scaling import find
+from analysis.findings.series import FINETUNED, foremost
 from analysis.findings.transfer import transfer
-from analysis.findings.tuned_rates import tuned_rates
 from analysis.findings.two_axes import divided_compute
 from analysis.reporting.paper.effects import answers
 from analysis.reporting.request import SIDE_BY_SIDE, Request
-from analysis.reporting.watch import watch
-from analysis.study.records import FINISHED, UNREADABLE, Study, read_study
-from analysis.study.table_files import table_files, write_table
+from analysis.study.records import FINISHED, UNREADABLE, Study, read_study, table_files, write_table
+from nepa_scale.utils.cli import has_reader
 from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import write_atomically
 from nepa_scale.utils.progress import make_console
 
 _ENDED = (FINISHED, "failed", UNREADABLE)
+LOOK_SECONDS = 2.0
+SHARE = 0.2
+"""Of the time that may go into rebuilding: a study that logs every second must not wait for its report."""
+_READ = ("plan.json", "runs/*/*/status.json", "runs/*/*/result.json", "runs/*/*/metrics.jsonl")
+Seen = dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -42,25 +45,25 @@ class Answered:
 
 
 def build(request: Request) -> None:
-    """Make what ``request`` asks for, once or, watching, as often as something changes; say what was found."""
+    """Make the requested reports, once or, when watching, after every change; print the answers."""
     if request.watch:
         watch(request.folders, lambda: _rebuild(request))
         return
-    every = [answer(folder) for folder in request.folders]
-    for one in every:
-        _show(one.study, one.findings)
-    for path in write(every, request):
+    studies = [answer(folder) for folder in request.folders]
+    for answered in studies:
+        _show(answered.study, answered.findings)
+    for path in write(studies, request):
         print(path)
 
 
 def answer(folder: Path) -> Answered:
-    """Read a study and answer what can be asked of it."""
+    """Read a study and find the answers of its report."""
     study = read_study(folder)
-    return Answered(study, settled(study, together(every_answer(study))))
+    return Answered(study, with_settling(study, correct_verdicts(all_findings(study))))
 
 
-def every_answer(study: Study) -> list[Finding]:
-    """All answers that the study gives, each as if it were the only one."""
+def all_findings(study: Study) -> list[Finding]:
+    """All findings of the study, each tested as if it were the only one."""
     return [
         *find(study),
         *few_labels(study),
@@ -68,14 +71,14 @@ def every_answer(study: Study) -> list[Finding]:
         *divided_compute(study),
         *one_rate(study),
         *tuned_rates(study),
-        *kept_promises(study),
+        *check_predictions(study),
         *answers(study),
     ]
 
 
 def write(answered: Sequence[Answered], request: Request) -> list[Path]:
-    """Write tables and page of each study, then what was asked for of all; return the paths, the page's last."""
-    paths = [path for one in answered for path in write_report(one.study, one.findings)]
+    """Write tables and page of each study, then the requested files about all; return the paths, the page's last."""
+    paths = [path for item in answered for path in write_report(item.study, item.findings)]
     contents = [(request.markdown, "markdown"), (request.latex, "latex")]
     extra: dict[Path, str | bytes] = {path: _written(answered, form) for path, form in contents if path is not None}
     if len(answered) > 1:
@@ -119,30 +122,29 @@ def _write_figure(study: Study) -> list[Path]:
 
 def _side_by_side(answered: Sequence[Answered], page: Path) -> dict[Path, str | bytes]:
     """The page that compares the studies, last, and beside it one table of all their runs."""
-    from analysis.reporting.compare.page import render
-    from analysis.reporting.compare.studies import joined, named
+    from analysis.reporting.compare import joined, named, render
 
-    studies = named([one.study for one in answered])
+    studies = named([item.study for item in answered])
     parquet, csv = table_files(joined(studies))
     return {page.with_suffix(".parquet"): parquet, page.with_suffix(".csv"): csv, page: render(studies)}
 
 
 def _written(answered: Sequence[Answered], form: str) -> str:
-    from analysis.reporting.compare.studies import named
-    from analysis.reporting.export import document, latex, markdown
+    from analysis.reporting import export
+    from analysis.reporting.compare import named
 
     if len(answered) == 1:
-        content = document.of_study(answered[0].study, answered[0].findings)
+        content = export.of_study(answered[0].study, answered[0].findings)
     else:
-        content = document.of_studies(named([one.study for one in answered]))
-    return markdown.markdown(content) if form == "markdown" else latex.latex(content)
+        content = export.of_studies(named([item.study for item in answered]))
+    return export.markdown(content) if form == "markdown" else export.latex(content)
 
 
 def _rebuild(request: Request) -> bool:
-    """Write all anew and say so in a line; whether any task may still change."""
+    """Write everything again and print one line; returns whether any task may still change."""
     answered = [answer(folder) for folder in request.folders]
     page = write(answered, request)[-1]
-    states = [state for one in answered for state in one.study.tried["state"]]
+    states = [state for item in answered for state in item.study.tried["state"]]
     done = sum(state == FINISHED for state in states)
     print(f"{time.strftime('%H:%M:%S')}  {done} of {len(states)} tasks finished  {page}", flush=True)
     return any(state not in _ENDED for state in states)
@@ -153,7 +155,7 @@ def _show(study: Study, findings: Sequence[Finding]) -> None:
     said = headline(study, findings)
     if said is not None:
         console.print(said.sentence)
-    for target in (CLASSIFICATION, SEGMENTATION):
+    for target in FINETUNED:
         compared = comparison(study, target)
         if compared.rows.empty:
             continue
@@ -164,3 +166,36 @@ def _show(study: Study, findings: Sequence[Finding]) -> None:
         console.print(table)
     for finding in findings:
         console.print(f"{finding.question} {finding.verdict}. {finding.answer}")
+
+
+def watch(folders: Sequence[Path], rebuild: Callable[[], bool], look_seconds: float = LOOK_SECONDS) -> None:
+    """Call ``rebuild`` at first and after every change, until it returns False or the user presses Ctrl-C.
+
+    It also ends when its output is no longer read.
+    """
+    try:
+        while True:
+            seen, started = fingerprint(folders), time.monotonic()
+            if not rebuild():
+                return
+            took = time.monotonic() - started
+            time.sleep(max(look_seconds, took * (1 / SHARE - 1)))
+            while has_reader() and fingerprint(folders) == seen:
+                time.sleep(look_seconds)
+            if not has_reader():
+                return
+    except KeyboardInterrupt:
+        return
+
+
+def fingerprint(folders: Sequence[Path]) -> Seen:
+    """Size and time of every file that a report reads."""
+    seen: Seen = {}
+    for folder in folders:
+        for path in (file for pattern in _READ for file in folder.glob(pattern)):
+            try:
+                status = path.stat()
+            except OSError:  # replaced at this very moment
+                continue
+            seen[str(path)] = (status.st_mtime_ns, status.st_size)
+    return seen

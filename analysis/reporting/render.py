@@ -9,50 +9,44 @@ from typing import Any
 import pandas as pd
 
 from analysis.findings import text
-from analysis.findings.about import about, resolution
-from analysis.findings.answers import Finding, comparison
-from analysis.findings.comparability import near_trivial
-from analysis.findings.curves import Curves, curves
+from analysis.findings.about import about, near_baseline, resolution
+from analysis.findings.comparison import comparison
+from analysis.findings.finding import Finding
 from analysis.findings.headline import Headline, headline
 from analysis.findings.series import (
     CLASSIFICATION,
     PARAMETERS,
-    SEGMENTATION,
     SHORTFALL,
     best_score,
     label_order,
     leading,
+    measured,
     noun,
     scaled_axes,
     scales_sizes,
     size_order,
 )
-from analysis.reporting.compare.studies import shared_settings
-from analysis.reporting.figures.cost import cost_plot
-from analysis.reporting.figures.curve_plots import curve_plot
+from analysis.reporting.compare import shared_settings
+from analysis.reporting.figures.compute_plots import cost_plot, frontier_plot, isoflop_plot
+from analysis.reporting.figures.curve_plots import Curves, curve_plot, curves
 from analysis.reporting.figures.few_labels_plot import few_labels_plot
-from analysis.reporting.figures.frontier import frontier_plot
 from analysis.reporting.figures.headline_plot import leading_plot
-from analysis.reporting.figures.isoflop_plots import isoflop_plot
-from analysis.reporting.figures.label_plots import rank_by_label_plot
-from analysis.reporting.figures.pictures import sheets
-from analysis.reporting.figures.plots import Plot, error_plot, rank_plot
-from analysis.reporting.figures.probe_plots import layers_plot
-from analysis.reporting.figures.residuals import residual_plot
-from analysis.reporting.figures.seed_spread import seed_plot
-from analysis.reporting.figures.sensitivity import sensitivity_plot, settings
-from analysis.reporting.figures.tuned_plot import tuned_plot
-from analysis.reporting.html.html import data_uri, fill
-from analysis.reporting.html.tables import (
+from analysis.reporting.figures.label_plots import rank_by_label_plot, seed_plot
+from analysis.reporting.figures.plots import Plot, error_plot, rank_plot, residual_plot
+from analysis.reporting.figures.probe_plots import layers_plot, sheets
+from analysis.reporting.figures.sensitivity import sensitivity_plot, settings, tuned_plot
+from analysis.reporting.html.page import (
     MAX_OPEN,
     TITLES,
     class_iou_table,
     comparison_table,
+    data_uri,
+    fill,
     result_table,
     states_table,
 )
 from analysis.reporting.paper.effects import is_ablation
-from analysis.reporting.paper.section import EPOCHS_GRID, beside_the_paper
+from analysis.reporting.paper.tables import EPOCHS_GRID, beside_the_paper
 from analysis.study.files import number
 from analysis.study.records import FINISHED, Study
 from nepa_scale.config.registry import TASKS
@@ -66,7 +60,7 @@ _SETTING_CURVES = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One task of one run, in words."""
+    """One task of one run, as text."""
 
     state: str
     progress: str
@@ -87,7 +81,7 @@ class Lead:
 
 
 def render(study: Study, findings: Sequence[Finding]) -> str:
-    """Build the whole page. The same study gives the same bytes; nothing in it points outside the page."""
+    """Build the page. The same study gives the same bytes; nothing in it points outside the page."""
     logged = curves(study, _wanted(study))
     said = headline(study, findings)
     beside, pictures = beside_the_paper(study), sheets(study)
@@ -99,15 +93,15 @@ def render(study: Study, findings: Sequence[Finding]) -> str:
         lead=None if said is None else _lead(study, said),
         about=about(study),
         resolution=resolution(study),
-        near_trivial=near_trivial(study),
+        near_baseline=near_baseline(study),
         summary=list(_summary(study)),
         findings=findings,
-        comparisons=[comparison_table(comparison(study, target)) for target in _downstream(study)],
-        figures=_carried(_answering(study)),
-        more_figures=_carried(_plots(study, logged)),
+        comparisons=[comparison_table(comparison(study, target)) for target in measured(study)],
+        figures=_with_uris(_answering(study)),
+        more_figures=_with_uris(_plots(study, logged)),
         noun=noun(study),
         beside_tables=beside.tables,
-        beside_figures=_carried(beside.plots),
+        beside_figures=_with_uris(beside.plots),
         beside_answers=is_ablation(study) or study.grid == EPOCHS_GRID,
         sheets=pictures.shown,
         results=[table for task in TASKS if (table := result_table(study, task)).rows]
@@ -116,7 +110,7 @@ def render(study: Study, findings: Sequence[Finding]) -> str:
         unfinished=states_table(study),
         all_finished=bool((study.table["state"] == FINISHED).all()),
         max_open=MAX_OPEN,
-        tasks=[(task, TITLES[task]) for task in TASKS if (study.table["task"] == task).any()],
+        tasks=[(task, TITLES[task]) for task in TASKS if len(study.of(task))],
         varied=_varied(study),
         shared=list(shared_settings(study).items()),
         environment=_environment(study),
@@ -130,23 +124,23 @@ def _lead(study: Study, said: Headline) -> Lead | None:
     return None if wide is None or narrow is None else Lead(wide, data_uri(wide), data_uri(narrow))
 
 
-def _carried(plots: Iterable[Plot]) -> list[tuple[Plot, str]]:
+def _with_uris(plots: Iterable[Plot]) -> list[tuple[Plot, str]]:
     return [(plot, data_uri(plot)) for plot in plots]
 
 
 def _answering(study: Study) -> Iterator[Plot]:
     """Figures of what the answers are about."""
-    for target in _downstream(study):
+    for target in measured(study):
         for axis in scaled_axes(study):
             yield error_plot(study, target, axis)
-    yield from filter(None, (few_labels_plot(study, target) for target in _downstream(study)))
-    yield from filter(None, (isoflop_plot(study, target) for target in (*_downstream(study), SHORTFALL)))
+    yield from filter(None, (few_labels_plot(study, target) for target in measured(study)))
+    yield from filter(None, (isoflop_plot(study, target) for target in (*measured(study), SHORTFALL)))
 
 
 def _plots(study: Study, logged: Curves) -> Iterator[Plot]:
     """Figures of what lies behind them."""
     axes = scaled_axes(study)
-    if (study.table["task"] == "pretrain").any():
+    if len(study.of("pretrain")):
         yield from (error_plot(study, SHORTFALL, axis) for axis in axes[:1])
         for metric, name in _CURVES:
             yield curve_plot(study, logged, metric, name)
@@ -158,9 +152,9 @@ def _plots(study: Study, logged: Curves) -> Iterator[Plot]:
 
 def _where_known(study: Study) -> Iterator[Plot | None]:
     """Figures that a study has only if it measured what they show."""
-    for target in (*_downstream(study), SHORTFALL):
+    for target in (*measured(study), SHORTFALL):
         yield from (sensitivity_plot(study, target, key) for key in settings(study))
-    for target in _downstream(study):
+    for target in measured(study):
         yield frontier_plot(study, target)
     yield from (tuned_plot(study, key) for key in study.tuned)
     yield residual_plot(study)
@@ -170,7 +164,7 @@ def _where_known(study: Study) -> Iterator[Plot | None]:
 
 
 def _setting_curves(study: Study, logged: Curves) -> Iterator[Plot]:
-    """Curves that tell what a setting did: ranks on the way, and whether fine-tuning diverged."""
+    """Curves that show the effect of a setting: ranks during training, and whether fine-tuning diverged."""
     for task, metric, name in _SETTING_CURVES:
         if logged.of(task, metric):
             yield curve_plot(study, logged, metric, name, task)
@@ -182,10 +176,6 @@ def _wanted(study: Study) -> dict[str, list[str]]:
     for task, metric, _ in () if scales_sizes(study) else _SETTING_CURVES:
         wanted.setdefault(task, []).append(metric)
     return wanted
-
-
-def _downstream(study: Study) -> list[Any]:
-    return [target for target in (CLASSIFICATION, SEGMENTATION) if (study.table["task"] == target.task).any()]
 
 
 def _summary(study: Study) -> Iterator[tuple[str, str]]:
@@ -203,8 +193,8 @@ def _summary(study: Study) -> Iterator[tuple[str, str]]:
         yield "backbone parameters", " to ".join(ends)
     images = leading(table[table["task"] == CLASSIFICATION.task])["validation_images"].dropna()
     if len(images):
-        yield "validation images", text.whole(images)
-    for target in _downstream(study):
+        yield "validation images", text.integers(images)
+    for target in measured(study):
         best = best_score(study.table, target)
         if best is not None:
             yield f"best {target.score}", text.percent(best)
@@ -212,14 +202,14 @@ def _summary(study: Study) -> Iterator[tuple[str, str]]:
 
 def _states(study: Study) -> list[State]:
     """(label, start, run, task -> cell) for every run, finished or not."""
-    found: dict[str, State] = {}
+    states: dict[str, State] = {}
     names = ["run_id", "label", "init", "task", "state", "step", "steps_total", "error"]
     for row in study.tried[names].to_dict("records"):
         start = text.MISSING if pd.isna(row["init"]) else str(row["init"])
         new: State = (str(row["label"]), start, str(row["run_id"]), {})
-        found.setdefault(str(row["run_id"]), new)[3][str(row["task"])] = _cell(row)
+        states.setdefault(str(row["run_id"]), new)[3][str(row["task"])] = _cell(row)
     rank = {label: i for i, label in enumerate(label_order(study))}
-    return sorted(found.values(), key=lambda row: (rank[row[0]], row[1], row[2]))
+    return sorted(states.values(), key=lambda row: (rank[row[0]], row[1], row[2]))
 
 
 def _cell(row: Mapping[Any, Any]) -> Cell:

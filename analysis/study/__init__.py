@@ -1,1 +1,2 @@
-"""What a study's files say: its runs and records, their labels, controls and chosen values. Imports ``laws`` alone."""
+"""The files of a study, read into records: its runs, their labels, controls and chosen values. Imports nothing else of
+analysis."""

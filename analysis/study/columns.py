@@ -1,4 +1,5 @@
-"""The columns of a study's table and their types: what cannot be what it should is missing, and said."""
+"""The columns of a study's table: their types and the range that each value can have. A value outside its range is
+taken as missing, with a note."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.study import ranges
+from analysis.study.files import number
+from nepa_scale.config.registry import SPECS
 
 MAX_SHOWN = 40  # characters of a value in a note
 
@@ -41,8 +43,12 @@ COUNTS = (
     "peak_memory_bytes",
 )
 HEADLINES = ("skill", "linear_last", "linear_mean", "attentive", "top1", "miou")
-"""The metrics of each task that say how good a run is: 1 is perfect, so what is missing is an error."""
+"""The headline metrics of the tasks. 1 is perfect, so 1 minus the metric is an error."""
 AMOUNTS = ("flops_train", "pretrain_flops", "pretrain_tokens", "wall_seconds", "planned_flops", "planned_seconds")
+INT64 = 2**63
+LARGEST = 1e30  # of a measure or an amount; the largest training run so far took less than 1e27 FLOPs
+SMALLEST = 1e-30  # of one that is not 0, so that products and powers of a few stay numbers
+FRACTIONS = frozenset(metric.key for task in SPECS.values() for metric in task.metrics if metric.unit == "percent")
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:
@@ -51,11 +57,11 @@ def typed(table: pd.DataFrame) -> pd.DataFrame:
     for name in map(str, table.columns):
         column = table[name].astype("object")
         if name in COUNTS:
-            columns[name] = column.map(partial(ranges.count, name=name)).astype("Int64")
+            columns[name] = column.map(partial(count, name=name)).astype("Int64")
         elif name in AMOUNTS:
-            columns[name] = column.map(ranges.amount).astype("float64")
+            columns[name] = column.map(amount).astype("float64")
         elif name.startswith("metrics."):
-            columns[name] = column.map(partial(ranges.metric, name=name.removeprefix("metrics."))).astype("float64")
+            columns[name] = column.map(partial(metric, name=name.removeprefix("metrics."))).astype("float64")
         elif name.startswith("config.") and all(_is_plain_number(v) for v in column.dropna()):
             columns[name] = pd.to_numeric(column)
         else:
@@ -80,4 +86,27 @@ def left_out(raw: pd.DataFrame, kept: pd.DataFrame) -> Iterator[str]:
 
 
 def _is_plain_number(value: Any) -> bool:
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < ranges.INT64)
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < INT64)
+
+
+def count(value: Any, name: str) -> int | None:
+    """``value`` as an integer, of parameters at least 1, else at least 0; None for anything else."""
+    known = number(value)
+    least = 1 if name.startswith("params_") else 0
+    return round(known) if known is not None and least <= known < INT64 else None
+
+
+def amount(value: Any) -> float | None:
+    """``value`` if it is an amount of something, or of nothing."""
+    known = number(value)
+    return float(known) if known is not None and (known == 0 or SMALLEST <= known <= LARGEST) else None
+
+
+def metric(value: Any, name: str) -> float | None:
+    """``value`` if the metric ``name`` can have it: a score from 0 to 1, anything else a number of sane size."""
+    known = number(value)
+    if known is None:
+        return None
+    base = name.removeprefix("ema_").partition("/")[0]
+    low, high = (0.0, 1.0) if base in FRACTIONS else (-LARGEST, LARGEST)
+    return float(known) if low <= known <= high else None

@@ -1,17 +1,22 @@
-"""The JSON files of a study, read so that a damaged one costs its own task and nothing else.
+"""The JSON files of a study. A damaged file costs only the task that it belongs to.
 
-A file of the present schema has to keep it: what breaks its own schema is not believed. Of any other schema, older,
-newer or none, the fields that are known are taken and the others are missing.
+A file of the current schema must match it, otherwise it is not used. Of any other schema (older, newer or none) the
+known fields are read and the others are missing. ``predictions.json`` is written once and never replaced.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from nepa_scale.config.registry import TASKS
+from nepa_scale.utils.errors import UserError
+from nepa_scale.utils.files import read_json, to_json
 
 SCHEMA = 1
 
@@ -41,6 +46,15 @@ STATUS_OPTIONAL: Mapping[str, Types] = {
     **dict.fromkeys(("error", "updated_at"), TEXT),
 }
 MAX_REASON = 300  # characters of a reason that stands in a table
+PREDICTIONS = "predictions.json"
+PREDICTIONS_SCHEMA = 1
+PREDICTION_AXES = ("params_backbone", "pretrain_flops")
+_PREDICTIONS: Mapping[str, Types] = {"written_at": (str,), "entries": (list,)}
+_ENTRY: Mapping[str, Types] = {"law": (dict, type(None)), "reason": TEXT, "expected": (list,)}
+_EXPECTED: Mapping[str, Types] = {
+    **dict.fromkeys(("run_id", "label"), (str,)),
+    **dict.fromkeys(("x", "error", "low", "high"), NUMBER),
+}
 
 
 class Unreadable(Exception):
@@ -49,7 +63,7 @@ class Unreadable(Exception):
 
 @dataclass
 class PlannedRun:
-    """What the plan says of a run; one that no plan names has its ``run_id`` alone."""
+    """The plan of a run; a run that no plan names has only its ``run_id``."""
 
     run_id: str
     label: str | None = None
@@ -57,7 +71,7 @@ class PlannedRun:
     values: Mapping[str, Any] = field(default_factory=dict)
     tasks: Mapping[str, Any] = field(default_factory=dict)
     pretrained_by: str | None = None
-    """The run whose pre-training this one uses instead of an equal one of its own."""
+    """The run whose pre-training this one uses instead of running the same one itself."""
     tuned: Mapping[str, Any] = field(default_factory=dict)
     """The values that its tasks are tried at; of runs that differ in these alone the best is chosen."""
 
@@ -133,8 +147,8 @@ def read_object(path: Path) -> dict[str, Any] | None:
 def _writable(content: dict[str, Any]) -> dict[str, Any]:
     """Replace halves of surrogate pairs: valid as JSON escapes, but no UTF-8 file can hold them."""
     written = json.dumps(content, ensure_ascii=False)
-    found: dict[str, Any] = json.loads(written.encode("utf-8", "replace"))
-    return found
+    replaced: dict[str, Any] = json.loads(written.encode("utf-8", "replace"))
+    return replaced
 
 
 def number(value: Any) -> float | int | None:
@@ -190,3 +204,49 @@ def _version_note(name: str, content: Mapping[str, Any]) -> list[str]:
         return []
     which = "no schema" if version is None else f"schema {str(version)[:20]}"
     return [f"{name} has {which}, not {SCHEMA}: the fields known here were read, others are missing."]
+
+
+def read_predictions(study_dir: Path) -> dict[str, Any] | None:
+    """What was registered in ``study_dir``, or None. Raises ``UserError`` when the file is damaged."""
+    path = study_dir / PREDICTIONS
+    try:
+        content: dict[str, Any] = read_json(path)
+        if content["schema"] != PREDICTIONS_SCHEMA:
+            raise UserError(
+                f"{path}: schema {content['schema']} is of another version; this one reads {PREDICTIONS_SCHEMA}"
+            )
+        checked(content, _PREDICTIONS)
+        for entry in content["entries"]:
+            _check_entry(entry)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, RecursionError, Unreadable) as error:
+        raise UserError(f"{path}: not a file of predictions ({type(error).__name__}: {error}); restore it") from None
+    return content
+
+
+def _check_entry(entry: dict[str, Any]) -> None:
+    """Raises ``Unreadable``, ``TypeError`` or ``KeyError`` for an entry that is not as ``expectations`` makes it."""
+    checked(entry, _ENTRY)
+    if entry["task"] not in TASKS or entry["axis"] not in PREDICTION_AXES:
+        raise Unreadable(f"nothing is known of {entry['task']!r} along {entry['axis']!r}")
+    if entry["law"] is not None:
+        checked(entry["law"], {"places": (int,)})
+    for expected in entry["expected"]:
+        checked(expected, _EXPECTED)
+        for name, value in expected.items():
+            if name in _EXPECTED and isinstance(value, int | float) and number(value) is None:
+                raise Unreadable(f"field '{name}' must be a finite number")
+
+
+def write_predictions(study_dir: Path, content: Mapping[str, Any]) -> None:
+    """Write the file at once; an existing one is never replaced."""
+    study_dir.mkdir(parents=True, exist_ok=True)
+    temporary = study_dir / f".{PREDICTIONS}.{os.getpid()}.tmp"
+    temporary.write_text(to_json({"schema": PREDICTIONS_SCHEMA, **content}), encoding="utf-8")
+    try:
+        os.link(temporary, study_dir / PREDICTIONS)  # which fails, unlike a rename, where there is one
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()

@@ -1,7 +1,7 @@
-"""One metrics.jsonl, a few of its metrics as arrays: what is not asked for is never turned into Python objects.
+"""Reads requested metrics of one metrics.jsonl as arrays; other metrics are never turned into Python objects.
 
-A whole file goes through pyarrow's JSON reader, twenty times as fast as line by line. One that it refuses (a line cut
-by a kill, a value of another type) is read line by line, and what cannot be read is counted.
+pyarrow's JSON reader reads a file twenty times as fast as line by line. A file that it refuses (a line cut by a kill, a
+value of another type) is read line by line, and unreadable lines are counted.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.json as arrow_json
 from numpy.typing import NDArray
 
-from analysis.laws.law import Array
 from analysis.study.files import number
+
+Array = NDArray[np.float64]
 
 STEP, IMAGES = "step", "images_seen"
 MAX_STEP = 2**53  # beyond it, steps are no longer exact in float64
@@ -38,25 +39,25 @@ class _Columns:
     """Values by name [n lines], NaN where missing, and which lines carry the name at all."""
 
     values: Mapping[str, Array]
-    carried: Mapping[str, NDArray[np.bool_]]
+    present: Mapping[str, NDArray[np.bool_]]
 
 
 def read_metrics(path: Path, names: Sequence[str]) -> tuple[dict[str, Line], int]:
-    """Read the metrics ``names``; those that no line carries are left out, and without a file all are.
+    """Read the metrics ``names``; those that no line has are left out, and all of them where there is no file.
 
-    When a resumed run repeats a step, the newest value of each metric stands. The second value counts the lines
-    that were no logged step.
+    When a resumed run repeats a step, the newest value of each metric counts. The second value is the number of lines
+    that are not a logged step.
     """
     try:
         content = path.read_bytes()
     except OSError:
         return {}, 0
-    whole, _, cut = content.rpartition(b"\n")  # of a run under way, the last line may be half written
-    columns, unreadable = _by_arrow(whole, names) or _by_line(whole, names)
+    lines_read, _, cut = content.rpartition(b"\n")  # of a run under way, the last line may be half written
+    columns, unreadable = _by_arrow(lines_read, names) or _by_line(lines_read, names)
     if cut.strip():
         last, more = _by_line(cut, names)
         columns, unreadable = _joined(columns, last), unreadable + more
-    lines = {name: _line(columns, name) for name in names if columns.carried[name].any()}
+    lines = {name: _line(columns, name) for name in names if columns.present[name].any()}
     return lines, unreadable
 
 
@@ -82,9 +83,9 @@ def _by_arrow(content: bytes, names: Sequence[str]) -> tuple[_Columns, int] | No
     except (pa.ArrowException, ValueError, OverflowError):
         return None
     columns = {name: table.column(name) for name, _ in fields}
-    carried = {name: column.is_valid().to_numpy() for name, column in columns.items()}
+    present = {name: column.is_valid().to_numpy() for name, column in columns.items()}
     values = {name: column.to_numpy().astype(np.float64) for name, column in columns.items()}
-    return _Columns(values, carried), int((~carried[STEP]).sum())
+    return _Columns(values, present), int((~present[STEP]).sum())
 
 
 def _by_line(content: bytes, names: Sequence[str]) -> tuple[_Columns, int]:
@@ -92,8 +93,8 @@ def _by_line(content: bytes, names: Sequence[str]) -> tuple[_Columns, int]:
     records = [record for line in lines if (record := _parse(line)) is not None]
     every = (STEP, IMAGES, *names)
     values = {name: np.array([_value(record, name) for record in records], dtype=np.float64) for name in every}
-    carried = {name: np.array([_is_carried(record, name) for record in records], dtype=bool) for name in every}
-    return _Columns(values, carried), len(lines) - len(records)
+    present = {name: np.array([_is_present(record, name) for record in records], dtype=bool) for name in every}
+    return _Columns(values, present), len(lines) - len(records)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -105,7 +106,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(step, int) and not isinstance(step, bool) and abs(step) < MAX_STEP else None
 
 
-def _is_carried(record: Mapping[str, Any], name: str) -> bool:
+def _is_present(record: Mapping[str, Any], name: str) -> bool:
     value = record.get(name)
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -117,12 +118,12 @@ def _value(record: Mapping[str, Any], name: str) -> float:
 
 def _joined(first: _Columns, second: _Columns) -> _Columns:
     values = {name: np.concatenate([first.values[name], second.values[name]]) for name in first.values}
-    carried = {name: np.concatenate([first.carried[name], second.carried[name]]) for name in first.carried}
-    return _Columns(values, carried)
+    present = {name: np.concatenate([first.present[name], second.present[name]]) for name in first.present}
+    return _Columns(values, present)
 
 
 def _line(columns: _Columns, name: str) -> Line:
-    rows = np.flatnonzero(columns.carried[name] & columns.carried[STEP])
+    rows = np.flatnonzero(columns.present[name] & columns.present[STEP])
     _, newest = np.unique(columns.values[STEP][rows][::-1], return_index=True)
     chosen = rows[::-1][newest]
     values = columns.values[name][chosen]

@@ -1,7 +1,8 @@
-"""A study directory read into one tidy table: a row for every run and task, whatever became of it."""
+"""A study directory read into one tidy table with a row for every run and task, and that table as files."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,8 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.study import ranges
-from analysis.study.choosing import CHOSEN, with_chosen
+from analysis.study import columns
 from analysis.study.columns import AMOUNTS, COUNTS, TEXT, left_out, typed, with_errors
 from analysis.study.files import (
     RESULT_FIELDS,
@@ -24,9 +24,10 @@ from analysis.study.files import (
     read_result,
     read_status,
 )
-from analysis.study.labels import told_apart
+from analysis.study.grouping import CHOSEN, distinct_labels, with_chosen
 from nepa_scale.config.registry import TASKS
 from nepa_scale.utils.errors import UserError, nearest
+from nepa_scale.utils.files import write_atomically
 
 FINISHED, UNREADABLE = "finished", "unreadable"
 SIZE = "model.size"
@@ -45,7 +46,7 @@ class Study:
     table: pd.DataFrame
     """One row per run and task; measurements are named as in result.json: ``metrics.top1``, with ``errors.top1``.
 
-    Of runs that differ in what was tuned alone, it has the chosen ones (``analysis.study.choosing``).
+    Of runs that differ in what was tuned alone, it has the chosen ones (``analysis.study.grouping``).
     ``pretrained_by`` is the run whose pre-training a row rests on: its own or another's, missing without any.
     """
     tried: pd.DataFrame
@@ -59,10 +60,19 @@ class Study:
     about: str | None = None
     """What the study says of itself (``study.about``)."""
 
+    def of(self, task: str) -> pd.DataFrame:
+        """The rows of one task."""
+        return self.table[self.table["task"] == task]
+
+    def finished(self, task: str) -> pd.DataFrame:
+        """The rows of one task that are finished."""
+        rows = self.of(task)
+        return rows[rows["state"] == FINISHED]
+
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What the files of one task say of it."""
+    """The state of one task, from its files."""
 
     task: str
     status: Mapping[str, Any]
@@ -94,7 +104,7 @@ def read_study(path: Path) -> Study:
     raw = pd.DataFrame(rows)
     sound = typed(raw)
     table = with_errors(_join_pretraining(_with_starts(_with_sizes(sound))))
-    table = with_chosen(table.assign(label=told_apart(table, results, tuned)), tuned, FINISHED)
+    table = with_chosen(table.assign(label=distinct_labels(table, results, tuned)), tuned, FINISHED)
     notes += [note if n == 1 else f"{n} files: {note}" for note, n in said.items()]
     return Study(
         path,
@@ -143,26 +153,26 @@ def _tasks_of(study: Path, run: PlannedRun) -> Iterator[_Outcome]:
 
 
 def _outcome(directory: Path) -> _Outcome:
-    """Read status.json and result.json; the task is unreadable when either is damaged, whatever the other says."""
+    """Read status.json and result.json; the task is unreadable when either is damaged."""
     broken: dict[str, str] = {}
     status: Mapping[str, Any] | None = None
-    found = None
+    read = None
     try:
         status = read_status(directory / "status.json")
     except Unreadable as why:
         broken["status.json"] = str(why)
     try:
-        found = read_result(directory / "result.json")
+        read = read_result(directory / "result.json")
     except Unreadable as why:
         broken["result.json"] = str(why)
     if broken:
-        place = f"{directory.parent.name}/{directory.name}"
-        notes = [f"{place}/{name} is left out: {why}; no fit uses this task." for name, why in broken.items()]
+        name_of_task = f"{directory.parent.name}/{directory.name}"
+        notes = [f"{name_of_task}/{name} is left out: {why}; no fit uses this task." for name, why in broken.items()]
         error = "; ".join(f"{name}: {why}" for name, why in broken.items())
         return _Outcome(directory.name, {**(status or {}), "state": UNREADABLE, "error": error}, None, notes)
     if status is None:  # result.json is written last, so it alone proves the end
-        status = {"state": "planned" if found is None else FINISHED}
-    result, notes = found or (None, [])
+        status = {"state": "planned" if read is None else FINISHED}
+    result, notes = read or (None, [])
     return _Outcome(directory.name, status, result, notes)
 
 
@@ -176,7 +186,7 @@ def _row(run: PlannedRun, outcome: _Outcome, axes: Sequence[str]) -> dict[str, A
     row |= {name: status.get(name) for name in ("state", "step", "steps_total", "attempt", "error", "updated_at")}
     row |= {name: result[name] for name in (*RESULT_FIELDS, *RESULT_OPTIONAL) if name in row} if result else {}
     for name in ("params_total", "params_backbone"):
-        row[name] = planned.get(name) if ranges.count(row[name], name) is None else row[name]
+        row[name] = planned.get(name) if columns.count(row[name], name) is None else row[name]
     row |= {f"planned_{name}": planned.get(name) for name in ("flops", "seconds")}
     row |= {"run_id": run.run_id, "task": outcome.task, "init": run.init or (result["init"] if result else None)}
     row["pretrained_by"] = run.pretrained_by
@@ -203,7 +213,7 @@ def _with_sizes(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_starts(table: pd.DataFrame) -> pd.DataFrame:
-    """Name the weights that runs start from in their label where it does not tell these runs apart."""
+    """Add the weights that runs start from to their label where runs of one label start from several."""
     others = table["init"].where(~table["init"].isin(["pretrain", "scratch"]))
     several = others.groupby(table["label"]).transform("nunique") > 1
     return table.assign(label=table["label"].where(~(several & others.notna()), table["label"] + " from " + others))
@@ -212,8 +222,8 @@ def _with_starts(table: pd.DataFrame) -> pd.DataFrame:
 def _join_pretraining(table: pd.DataFrame) -> pd.DataFrame:
     """Name the run that pretrained each row's weights, and give the row what that spent once it is finished."""
     pretraining = table[table["task"] == "pretrain"]
-    own = table["run_id"].where(table["run_id"].isin(pretraining["run_id"]))
-    by = table["pretrained_by"].fillna(own).astype("str")
+    same_run = table["run_id"].where(table["run_id"].isin(pretraining["run_id"]))
+    by = table["pretrained_by"].fillna(same_run).astype("str")
     spent = pretraining[pretraining["state"] == FINISHED].set_index("run_id")
     return table.assign(
         pretrained_by=by,
@@ -229,3 +239,19 @@ def _notes(table: pd.DataFrame, results: Mapping[tuple[str, str], Any]) -> Itera
             yield f"{row.run_id}/{row.task} says finished but has no result.json; no fit uses it."
         if row.state != FINISHED and has_result:
             yield f"{row.run_id}/{row.task} has a result.json but says {row.state}; no fit uses it."
+
+
+def write_table(study: Study) -> tuple[Path, Path]:
+    """Write ``results.parquet`` and ``results.csv`` into the study directory and return their paths."""
+    parquet, csv = study.path / "results.parquet", study.path / "results.csv"
+    as_parquet, as_csv = table_files(study.tried)
+    write_atomically(parquet, as_parquet)
+    write_atomically(csv, as_csv)
+    return parquet, csv
+
+
+def table_files(table: pd.DataFrame) -> tuple[bytes, str]:
+    """``table`` as parquet and as CSV."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    return buffer.getvalue(), table.to_csv(index=False)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from analysis.study.prediction_file import NAME, write_predictions
+from analysis.study.files import PREDICTIONS, write_predictions
 from nepa_scale.config.registry import PRETRAIN
 from nepa_scale.run_dir.status import now, read_status
 from nepa_scale.utils.errors import ConfigError
@@ -65,7 +65,7 @@ def register(plan: Plan, runs: Collection[PlannedRun], study_dir: Path, source: 
 
     Raises ``UserError`` when ``source`` cannot be read. A file that is there stays as it is.
     """
-    from analysis.findings.expectations import Candidate, expectations
+    from analysis.findings.preregistration import Candidate, expectations
     from analysis.study.records import read_study
 
     candidates = [
@@ -81,7 +81,7 @@ def register(plan: Plan, runs: Collection[PlannedRun], study_dir: Path, source: 
         "entries": entries,
     }
     write_predictions(study_dir, content)
-    return [*(_line(entry) for entry in entries), f"written: {study_dir / NAME}"]
+    return [*(_line(entry) for entry in entries), f"written: {study_dir / PREDICTIONS}"]
 
 
 def _line(entry: dict[str, Any]) -> str:

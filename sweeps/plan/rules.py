@@ -96,7 +96,7 @@ def outside_ladder(source: Path, budgets: Sequence[float], params: Mapping[str, 
 
     Raises ``UserError`` when ``source`` cannot be read, ``ConfigError`` when its runs give no best size for any error.
     """
-    from analysis.findings.best_sizes import best_sizes
+    from analysis.findings.two_axes import best_sizes
     from analysis.study.records import read_study
 
     best_of, missing = best_sizes(read_study(source), budgets)

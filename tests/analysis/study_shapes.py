@@ -10,14 +10,14 @@ from typing import Any
 
 import label_studies
 import surface_studies
+from grid_studies import write_isoflop, write_rates
 from label_studies import LabelSpec
 from law_studies import SIZES, StudySpec, write_study
 from named_settings import objective, write_settings
 from study_files import write_json
-from test_figures import write_isoflop, write_rates
 
-from analysis.findings.expectations import Candidate, expectations
-from analysis.study.prediction_file import write_predictions
+from analysis.findings.preregistration import Candidate, expectations
+from analysis.study.files import write_predictions
 from analysis.study.records import read_study
 
 ONE = {"nano": 25_000}

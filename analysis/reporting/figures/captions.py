@@ -1,42 +1,46 @@
-"""The words that go with figures: captions, and text alternatives that say what the picture shows."""
+"""The texts of figures: captions, and alternatives that describe what the picture shows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from analysis.findings import text
-from analysis.findings.answers import MAX_NAMED
-from analysis.findings.curves import Curve
+from analysis.findings.comparison import MAX_NAMED
 from analysis.findings.series import COMPUTE, OTHER, PRETRAINED, SCRATCH, Axis, Series, Target
-from analysis.fit.small_sample import NoFit, PowerLawFit
+from analysis.fit.power_law import PowerLawFit
+from analysis.fit.student import NoFit
 from analysis.study.records import Study
 
-NAMES = {PRETRAINED: "pretrained", OTHER: "other weights", SCRATCH: "scratch control"}
+if TYPE_CHECKING:
+    from analysis.reporting.figures.curve_plots import Curve
+
+NAMES = {PRETRAINED: "pretrained", OTHER: "other weights", SCRATCH: "from-scratch baseline"}
 
 
 def error_caption(drawn: Sequence[Series], target: Target, axis: Axis) -> str:
     """Say how to read the figure of an error against ``axis``, and each law with its n, interval and limits."""
     parts = [f"{capital(target.name)} against {axis.name}, log scales."]
-    parts += [law for one in drawn if (law := _law(one))]
-    if any(isinstance(one.fit, PowerLawFit) for one in drawn):
+    parts += [law for points in drawn if (law := _law(points))]
+    if any(isinstance(points.fit, PowerLawFit) for points in drawn):
         parts.append("Lines: fitted power laws, dashed beyond the data, where nothing supports them.")
         parts.append(f"Band: where one further pretrained run would lie ({text.LEVEL}).")
-    if axis is COMPUTE and any(one.init == SCRATCH for one in drawn):
-        parts.append("A scratch control spends no pretraining FLOPs and stands at those of its partners.")
+    if axis is COMPUTE and any(points.init == SCRATCH for points in drawn):
+        parts.append("A from-scratch baseline spends no pretraining FLOPs and stands at those of its partners.")
     return " ".join(parts)
 
 
-def _law(one: Series) -> str:
-    who = capital(NAMES[one.init])
-    runs = text.counted(len(one.points), "run")
-    left_out = f", {one.left_out} left out" if one.left_out else ""
-    if isinstance(one.fit, NoFit):
-        return f"{who}: no law, {one.fit.reason} ({runs}{left_out})." if one.init != SCRATCH else ""
-    fit = one.fit
-    n = text.counted(fit.n, one.axis.point)
+def _law(points: Series) -> str:
+    who = capital(NAMES[points.init])
+    runs = text.counted(len(points.points), "run")
+    left_out = f", {points.left_out} left out" if points.left_out else ""
+    if isinstance(points.fit, NoFit):
+        return f"{who}: no law, {points.fit.reason} ({runs}{left_out})." if points.init != SCRATCH else ""
+    fit = points.fit
+    n = text.counted(fit.n, points.axis.point)
     return (
         f"{who}: exponent {text.number(fit.b)} ({text.LEVEL} interval {text.interval(fit.b_interval)}), n = {n} "
         f"({runs}{left_out})."
@@ -46,7 +50,7 @@ def _law(one: Series) -> str:
 def error_alt(drawn: Sequence[Series], target: Target, axis: Axis) -> str:
     """Say what the figure of an error against ``axis`` shows: each series, its range, its fit."""
     what = f"{capital(target.name)} against {axis.name}"
-    said = [one_series(one, axis) for one in drawn]
+    said = [one_series(points, axis) for points in drawn]
     return f"{what}. {' '.join(said)}" if said else _empty(what)
 
 
@@ -55,10 +59,10 @@ def curve_alt(groups: Mapping[str, Sequence[Curve]], name: str, during: str) -> 
     if not groups:
         return _empty(capital(name))
     said = []
-    for group, own in groups.items():
-        first, last = (float(np.mean([curve.values[end] for curve in own])) for end in (0, -1))
+    for group, curves in groups.items():
+        first, last = (float(np.mean([curve.values[end] for curve in curves])) for end in (0, -1))
         said.append(f"{group} from {text.number(first)} to {text.number(last)}")
-    images = text.count(max(float(curve.images[-1]) for own in groups.values() for curve in own))
+    images = text.count(max(float(curve.images[-1]) for curves in groups.values() for curve in curves))
     return f"{capital(name)} over up to {images} images of {during}: {'; '.join(said)}."
 
 
@@ -90,16 +94,16 @@ def capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-def one_series(one: Series, axis: Axis) -> str:
+def one_series(points: Series, axis: Axis) -> str:
     """Say where the points of a series begin and end, and which exponent was fitted."""
-    means = one.points.groupby("x")["error"].mean()
+    means = points.points.groupby("x")["error"].mean()
     positions, write = means.index.to_numpy(float), form(axis)
     span = f"{axis.name} go from {write(positions[0])} to {write(positions[-1])}"
     fitted = "no law fitted"
-    if isinstance(one.fit, PowerLawFit):
-        interval = f"{text.LEVEL} interval {text.interval(one.fit.b_interval)}"
-        fitted = f"fitted exponent {text.number(one.fit.b)}, {interval}"
-    who = f"{capital(NAMES[one.init])}, {text.counted(len(one.points), 'run')}"
+    if isinstance(points.fit, PowerLawFit):
+        interval = f"{text.LEVEL} interval {text.interval(points.fit.b_interval)}"
+        fitted = f"fitted exponent {text.number(points.fit.b)}, {interval}"
+    who = f"{capital(NAMES[points.init])}, {text.counted(len(points.points), 'run')}"
     return f"{who}: {_first_to_last(means, text.percent)} as {span}; {fitted}."
 
 

@@ -1,30 +1,40 @@
-"""Logged curves against images seen: a line for a single run, a mean with its range where several share a look."""
+"""Logged curves against images seen: read, averaged and drawn, a line for a single run, a mean with its range where
+several share a look."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis.findings import text
-from analysis.findings.curves import Curve, Curves
-from analysis.findings.series import label_order, noun, scales_sizes
+from analysis.findings.series import label_order, leading, noun, scales_sizes
 from analysis.laws.law import Array
 from analysis.reporting.figures import captions, drawing
-from analysis.reporting.figures.palette import MAX_GROUPS, Palette, palette, readable
+from analysis.reporting.figures.drawing import MAX_GROUPS, Palette, palette, readable
 from analysis.reporting.figures.plots import Plot
+from analysis.study.metrics_file import Line, averaged, read_metrics
 from analysis.study.records import Study
+from nepa_scale.config.registry import spec
 
 MARKED_POINTS = 20
 BAND_POINTS = 200
-DURING = {"pretrain": "pretraining", "classify": "fine-tuning"}
+MAX_POINTS = 300
+MAX_THREADS = 8
+Key = tuple[str, str]
+"""Task and metric."""
 
 
 def curve_plot(study: Study, logged: Curves, metric: str, name: str, task: str = "pretrain") -> Plot:
     """Draw a logged ``metric`` of ``task`` against images seen, by label, or by size where labels are too many."""
-    looks, during = palette(study), DURING[task]
+    looks, during = palette(study), spec(task).phase
     by_label, groups = _grouped(study, logged.of(task, metric), looks)
     shown = readable(list(groups))
     with drawing.style():
@@ -33,7 +43,7 @@ def curve_plot(study: Study, logged: Curves, metric: str, name: str, task: str =
         if shown:
             _draw(axes, {group: groups[group] for group in shown}, looks)
         else:
-            drawing.say_empty(axes)
+            drawing.mark_empty(axes)
     caption = f"{captions.capital(name)} during {during}: {_lines(groups)}, {_styles(study, by_label=by_label)}."
     if len(shown) < len(groups):
         caption += f" {len(shown)} of {text.counted(len(groups), noun(study) if by_label else 'size')} are drawn."
@@ -43,14 +53,14 @@ def curve_plot(study: Study, logged: Curves, metric: str, name: str, task: str =
 
 
 def _grouped(study: Study, curves: Sequence[Curve], looks: Palette) -> tuple[bool, dict[str, list[Curve]]]:
-    """Curves in the study's order by label, while those are few enough to tell apart (True), else by group."""
+    """Curves in the study's order: by label if these are few enough to distinguish (True), else by group."""
     labels = {curve.label for curve in curves}
     by_label = len(labels) <= max(MAX_GROUPS, len({looks.group_of[label] for label in labels}))
     order = label_order(study) if by_label else looks.groups
-    found: dict[str, list[Curve]] = {name: [] for name in order}
+    curves_by_name: dict[str, list[Curve]] = {name: [] for name in order}
     for curve in curves:
-        found[curve.label if by_label else looks.group_of[curve.label]].append(curve)
-    return by_label, {name: own for name, own in found.items() if own}
+        curves_by_name[curve.label if by_label else looks.group_of[curve.label]].append(curve)
+    return by_label, {name: members for name, members in curves_by_name.items() if members}
 
 
 def _styles(study: Study, *, by_label: bool) -> str:
@@ -69,9 +79,9 @@ def _lines(groups: Mapping[str, Sequence[Curve]]) -> str:
 
 def _draw(axes: Axes, groups: Mapping[str, Sequence[Curve]], looks: Palette) -> None:
     handles = []
-    for name, own in groups.items():
+    for name, members in groups.items():
         colour, dashes = looks.colours[looks.group_of.get(name, name)], looks.dashes[name] or (1, 0)
-        x, mean = (own[0].images, own[0].values) if len(own) == 1 else _draw_band(axes, own, colour)
+        x, mean = (members[0].images, members[0].values) if len(members) == 1 else _draw_band(axes, members, colour)
         marker = "o" if len(x) <= MARKED_POINTS else ""  # a line of one point would not show at all
         axes.plot(x, mean, color=colour, dashes=dashes, linewidth=1.4, marker=marker, markersize=5)
         handles.append(axes.plot([], [], color=colour, dashes=dashes)[0])
@@ -89,3 +99,57 @@ def _draw_band(axes: Axes, curves: Sequence[Curve], colour: object) -> tuple[Arr
     x, every = x[known], every[:, known]
     axes.fill_between(x, np.nanmin(every, axis=0), np.nanmax(every, axis=0), color=colour, alpha=0.2, linewidth=0)
     return x, np.nanmean(every, axis=0)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric of one run over images seen [n], at most ``MAX_POINTS`` means of neighbouring steps."""
+
+    run_id: str
+    label: str
+    images: Array
+    values: Array
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Curves by task and metric, in the order of the study's runs, and what had to be left out."""
+
+    found: Mapping[Key, Sequence[Curve]]
+    notes: tuple[str, ...]
+
+    def of(self, task: str, metric: str) -> Sequence[Curve]:
+        """The curves of a metric; none where it was not requested or not logged."""
+        return self.found.get((task, metric), ())
+
+
+def curves(study: Study, wanted: Mapping[str, Sequence[str]]) -> Curves:
+    """Read the ``wanted`` metrics of each task from the metrics.jsonl files of the runs, file by file."""
+    rows = pd.concat([leading(study.of(task)) for task in wanted]).sort_index()
+    runs = list(rows[["run_id", "task", "label"]].itertuples(index=False, name=None))
+
+    def read(run: tuple[str, str, str]) -> tuple[dict[str, Curve], int]:
+        run_id, task, label = run
+        lines, unreadable = read_metrics(_path(study, run_id, task), wanted[task])
+        return {metric: _curve(run_id, label, line) for metric, line in lines.items()}, unreadable
+
+    curves_by_key: dict[Key, list[Curve]] = {}
+    notes = []
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:  # reading and parsing leave Python's lock
+        for (run_id, task, _), (curves_of_run, unreadable) in zip(runs, pool.map(read, runs), strict=True):
+            for metric, curve in curves_of_run.items():
+                if len(curve.values):
+                    curves_by_key.setdefault((task, metric), []).append(curve)
+            if unreadable:
+                notes.append(f"{run_id}/{task}/metrics.jsonl: {text.counted(unreadable, 'unreadable line')} left out.")
+    return Curves(curves_by_key, tuple(notes))
+
+
+def _path(study: Study, run_id: str, task: str) -> Path:
+    return study.path / "runs" / run_id / task / "metrics.jsonl"
+
+
+def _curve(run_id: str, label: str, line: Line) -> Curve:
+    usable = np.isfinite(line.images) & np.isfinite(line.values)
+    images, values = (averaged(column[usable], MAX_POINTS) for column in (line.images, line.values))
+    return Curve(run_id, label, images, values)

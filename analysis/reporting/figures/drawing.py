@@ -1,4 +1,4 @@
-"""The look all figures share: colours of sizes, log axes in plain numbers, and deterministic SVG.
+"""The look that all figures share: colours and dashes of labels, log axes in plain numbers, and deterministic SVG.
 
 Figures are made without pyplot, so no display, backend or global state is involved.
 """
@@ -9,12 +9,14 @@ import functools
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,6 +24,9 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from analysis.findings import text
+from analysis.findings.series import label_order, scales_sizes, size_of, size_order
+from analysis.laws.law import Array
+from analysis.study.records import Study
 
 FIGURE_SIZE = (4.9, 3.8)  # inches; two side by side on a desktop, still readable at the width of a phone
 FONT = "DejaVu Sans"  # shipped with matplotlib: the same picture on every machine
@@ -33,6 +38,8 @@ LINE_STYLES: Sequence[Any] = (
     (6, 2, 1, 2),
     (3, 1, 3, 1, 1, 1),
 )  # seaborn's dash patterns
+MARGIN = 1.35  # empty factor around the data on log axes
+HIGHEST_ERROR = 1.15
 MAX_LABEL = 24
 _NOTHING = "\u200b"
 """A letter without width, before a name that begins with ``_``: matplotlib leaves such names out of legends."""
@@ -60,6 +67,8 @@ _RC: Any = {
     "legend.framealpha": 0.85,
     "legend.edgecolor": "#e5e7eb",
 }
+MAX_GROUPS = 12
+"""With more lines a figure is not readable, and its legend hides it."""
 
 
 @contextmanager
@@ -98,14 +107,14 @@ def label_rows(axes: Axes, labels: Sequence[str]) -> None:
     axes.set_ylim(len(labels) - 0.5, -0.5)
 
 
-def say_empty(axes: Axes) -> None:
+def mark_empty(axes: Axes) -> None:
     """Say on empty axes that there is nothing to draw."""
     axes.set(xticks=[], yticks=[])
     write_empty(axes)
 
 
 def write_empty(axes: Axes) -> None:
-    """The words of ``say_empty`` alone, for a panel that shares its y axis with a full one."""
+    """The text of ``mark_empty`` alone, for a panel that shares its y axis with another."""
     axes.text(0.5, 0.5, "no finished run to draw", transform=axes.transAxes, ha="center", va="center", color=QUIET)
 
 
@@ -139,8 +148,8 @@ def _letters() -> frozenset[int]:
 
 def name_below(axes: Axes, name: str, x: float, y: float, *, left: bool = False) -> None:
     """Write the name of a size under its point, or to the ``left`` of there."""
-    place: dict[str, Any] = {"xytext": (6 if left else 0, -14), "ha": "right" if left else "center"}
-    axes.annotate(short(name), (x, y), textcoords="offset points", va="baseline", fontsize="small", **place)
+    offset: dict[str, Any] = {"xytext": (6 if left else 0, -14), "ha": "right" if left else "center"}
+    axes.annotate(short(name), (x, y), textcoords="offset points", va="baseline", fontsize="small", **offset)
 
 
 def legend_above(axes: Axes) -> None:
@@ -166,6 +175,24 @@ def log_axis(
     axis.set_minor_locator(NullLocator())
 
 
+def axis_around(
+    axes: Axes,
+    which: Literal["x", "y"],
+    values: pd.Series[float] | Array,
+    form: Callable[[float], str],
+    most: int | None = None,
+    margin: float = MARGIN,
+) -> None:
+    """Make an axis logarithmic around ``values``, with the empty factor ``margin`` on both sides."""
+    log_axis(axes, which, float(values.min()) / margin, float(values.max()) * margin, form, most)
+
+
+def error_axis(axes: Axes, errors: pd.Series[float], margin: float = MARGIN) -> None:
+    """Make the y axis one of errors in per cent, which ends not far above 100 %."""
+    low, high = float(errors.min()) / margin, min(float(errors.max()) * margin, HIGHEST_ERROR)
+    log_axis(axes, "y", low, high, text.round_percent)
+
+
 def log_ticks(low: float, high: float, most: int = MAX_TICKS) -> list[float]:
     """Choose round numbers inside ``low .. high``: the finest pattern per decade that stays readable."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -184,3 +211,46 @@ def to_svg(figure: Figure) -> str:
     with mpl.rc_context(_RC):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Palette:
+    """The looks of a study's labels and of their groups: their sizes, or the labels where no size is scaled."""
+
+    group_of: Mapping[str, str]
+    groups: Sequence[str]
+    """In order, from the smallest size."""
+    colours: Mapping[str, Any]
+    """By group."""
+    dashes: Mapping[str, Any]
+    """By label and by group: a size's own, or where labels share a size one for each of these."""
+
+    def colour(self, label: str) -> Any:
+        """The colour of ``label``: its size's."""
+        return self.colours[self.group_of[label]]
+
+
+def palette(study: Study) -> Palette:
+    """Give every label of ``study`` the look of its size."""
+    labels = label_order(study)
+    by_label = not scales_sizes(study)
+    group_of = {label: label for label in labels} if by_label else size_of(study)
+    groups = labels if by_label else size_order(study)
+    return Palette(group_of, groups, size_colours(groups), _dashes(group_of, groups))
+
+
+def _dashes(group_of: Mapping[str, str], groups: Sequence[str]) -> dict[str, Any]:
+    dashes = size_dashes(groups)
+    if len(group_of) <= len(groups):
+        return dashes | {label: dashes[group] for label, group in group_of.items()}
+    for group in groups:
+        dashes |= size_dashes([label for label, group_of_label in group_of.items() if group_of_label == group])
+    return dashes
+
+
+def readable(groups: Sequence[str], most: int = MAX_GROUPS) -> list[str]:
+    """At most ``most`` of ``groups``, evenly spread with both ends."""
+    if len(groups) <= most:
+        return list(groups)
+    step = (len(groups) - 1) / (most - 1)
+    return [groups[round(i * step)] for i in range(most)]

@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.findings import text
-from analysis.findings.answers import comparison
+from analysis.findings.comparison import comparison
 from analysis.findings.headline import WORDS
-from analysis.findings.preregistered import Registered, registered
+from analysis.findings.preregistration import Registered, registered
 from analysis.findings.series import (
     PARAMETERS,
     PRETRAINED,
@@ -31,12 +31,11 @@ from analysis.findings.series import (
     scaled_axes,
     series,
 )
-from analysis.fit.small_sample import PowerLawFit
+from analysis.fit.power_law import PowerLawFit
 from analysis.reporting.figures import captions, drawing
-from analysis.reporting.figures.drawing import INK, QUIET
+from analysis.reporting.figures.drawing import INK, QUIET, Palette, palette, readable
 from analysis.reporting.figures.few_labels_plot import few_labels_plot
-from analysis.reporting.figures.palette import Palette, palette, readable
-from analysis.reporting.figures.plots import LOOKS, MARGIN, Plot, on_log_scales
+from analysis.reporting.figures.plots import LOOKS, Plot, on_log_scales
 from analysis.study.records import Study
 
 SIDE_BY_SIDE, STACKED = (9.6, 4.3), (4.4, 7.6)  # inches, of two panels
@@ -47,7 +46,7 @@ FEWEST_PLACES = 2
 COLOURS: Mapping[str, str] = {PRETRAINED: "#0072b2", SCRATCH: "#d55e00"}  # Okabe and Ito's blue and vermilion
 OTHER_COLOUR = "#009e73"
 LINES: Mapping[str, Any] = {PRETRAINED: "-", SCRATCH: (0, (5, 2, 1, 2))}
-NEAR = 1.6  # the trivial answer is drawn where it is at most so many times the highest error
+NEAR = 1.6  # the majority baseline is drawn where it is at most so many times the highest error
 BESIDE = 0.045  # of the width of a panel: how far right of its run a prediction stands
 SIZES_OF_A_LAW = 3
 CLOSE = 0.09  # of the width of a panel: names nearer than this would run into each other
@@ -79,13 +78,13 @@ def headline_plot(study: Study, target: Target, *, stacked: bool = False) -> Plo
     panels = [panel for axis in scaled_axes(study) if (panel := _panel(study, target, axis)) is not None]
     if not panels:
         return None
-    trivial = 1 - float(comparison(study, target).rows["trivial"].mean()) if target.baseline else float("nan")
+    majority = 1 - float(comparison(study, target).rows["majority"].mean()) if target.baseline else float("nan")
     with drawing.style():
         figure, every = _panels(len(panels), stacked=stacked)
-        low, high = _heights(panels, trivial)
+        low, high = _heights(panels, majority)
         drawing.log_axis(every[0], "y", low, high, text.round_percent)
         for axes, panel in zip(every, panels, strict=True):
-            _draw(axes, panel, trivial, palette(study), MOST_TICKS[stacked])
+            _draw(axes, panel, majority, palette(study), MOST_TICKS[stacked])
             if stacked or axes is every[0]:
                 axes.set_ylabel(f"{target.name} ({target.formula})")
         handles = {
@@ -108,13 +107,13 @@ def to_png(plot: Plot) -> bytes:
 
 def _panel(study: Study, target: Target, axis: Axis) -> _Panel | None:
     every = [series(study, target, axis, start) for start in LOOKS if known_on(axis, start)]
-    drawn = [one for one in map(on_log_scales, every) if len(one.points)]
-    main = [one for one in drawn if one.init != SCRATCH]
+    drawn = [entry for entry in map(on_log_scales, every) if len(entry.points)]
+    main = [entry for entry in drawn if entry.init != SCRATCH]
     if not main or main[0].points["x"].nunique() < FEWEST_PLACES:
         return None
-    expected = [one for one in registered(study) if one.target is target and one.axis is axis and one.x > 0]
-    known = [one for one in expected if one.interval.low > 0 and np.isfinite(one.interval.high)]
-    runs = of_start(finished(study.table[study.table["task"] == target.task], target), main[0].init)
+    expected = [entry for entry in registered(study) if entry.target is target and entry.axis is axis and entry.x > 0]
+    known = [entry for entry in expected if entry.interval.low > 0 and np.isfinite(entry.interval.high)]
+    runs = of_start(finished(study.of(target.task), target), main[0].init)
     return _Panel(axis, drawn, known, len(main[0].points) < len(runs.dropna(subset=[axis.column])))
 
 
@@ -130,65 +129,73 @@ def _panels(count: int, *, stacked: bool) -> tuple[Figure, list[Axes]]:
     return figure, panels
 
 
-def _heights(panels: Sequence[_Panel], trivial: float) -> tuple[float, float]:
+def _heights(panels: Sequence[_Panel], majority: float) -> tuple[float, float]:
     """The ends of the axis of errors: of all points, and of predictions as far as these are of use."""
-    errors = pd.concat([one.points["error"] for panel in panels for one in panel.drawn])
+    errors = pd.concat([entry.points["error"] for panel in panels for entry in panel.drawn])
     low, high = float(errors.min()), float(errors.max())
-    ends = [end for panel in panels for one in panel.expected for end in (one.interval.low, one.interval.high)]
+    ends = [end for panel in panels for entry in panel.expected for end in (entry.interval.low, entry.interval.high)]
     low, high = (
         min([low, *(end for end in ends if end > low / 2)]),
         max([high, *(end for end in ends if end < high * 2)]),
     )
-    if trivial <= high * NEAR:
-        high = max(high, trivial)
-    return low / MARGIN, min(high * 1.15, 1.15)
+    if majority <= high * NEAR:
+        high = max(high, majority)
+    return low / drawing.MARGIN, min(high * 1.15, 1.15)
 
 
-def _draw(axes: Axes, panel: _Panel, trivial: float, looks: Palette, most: int) -> None:
-    x = pd.concat([one.points["x"] for one in panel.drawn])
-    left, right = float(x.min()), max([float(x.max()), *(one.x for one in panel.expected)])
-    margin = max(MARGIN, (right / left) ** 0.08)
+def _draw(axes: Axes, panel: _Panel, majority: float, looks: Palette, most: int) -> None:
+    x = pd.concat([entry.points["x"] for entry in panel.drawn])
+    left, right = float(x.min()), max([float(x.max()), *(entry.x for entry in panel.expected)])
+    margin = max(drawing.MARGIN, (right / left) ** 0.08)
     drawing.log_axis(axes, "x", left / margin, right * margin, captions.form(panel.axis), most)
     axes.set_xlabel(f"{panel.axis.name} {panel.axis.symbol}")
-    for one in panel.drawn:
-        _draw_start(axes, one)
+    for entry in panel.drawn:
+        _draw_start(axes, entry)
     _name(axes, panel, looks, np.log(right / left * margin**2))
     for expected in panel.expected:
         _draw_expected(axes, expected, float(np.exp(BESIDE * np.log(right / left * margin**2))))
-    if axes.get_ylim()[0] < trivial < axes.get_ylim()[1]:
-        axes.axhline(trivial, color=QUIET, linestyle=":", linewidth=1.5, zorder=0, label="trivial answer")
+    if axes.get_ylim()[0] < majority < axes.get_ylim()[1]:
+        axes.axhline(majority, color=QUIET, linestyle=":", linewidth=1.5, zorder=0, label="majority baseline")
 
 
-def _draw_start(axes: Axes, one: Series) -> None:
+def _draw_start(axes: Axes, arm: Series) -> None:
     """The points of one start, and its law with the band of one further run, as far as the points go."""
-    colour = COLOURS.get(one.init, OTHER_COLOUR)
-    if isinstance(one.fit, PowerLawFit):
-        x = np.geomspace(*one.fit.x_range, 60)
-        law, (bottom, top) = one.fit.predict(x), axes.get_ylim()
-        axes.plot(x, law.y, color=colour, linestyle=LINES.get(one.init, "--"), linewidth=1.8, zorder=2)
-        if one.init != SCRATCH:
+    colour = COLOURS.get(arm.init, OTHER_COLOUR)
+    if isinstance(arm.fit, PowerLawFit):
+        x = np.geomspace(*arm.fit.x_range, 60)
+        law, (bottom, top) = arm.fit.predict(x), axes.get_ylim()
+        axes.plot(x, law.y, color=colour, linestyle=LINES.get(arm.init, "--"), linewidth=1.8, zorder=2)
+        if arm.init != SCRATCH:
             edges = np.clip([law.low, law.high], bottom / 2, top * 2)  # it may reach "anything"
             axes.fill_between(x, *edges, color=colour, alpha=0.14, linewidth=0, zorder=0)
-    points = one.points[["x", "error"]].to_numpy(float).T
-    look: dict[str, Any] = {**LOOKS[one.init], "linestyle": "none", "markersize": 7, "zorder": 3}
-    axes.plot(*points, color=colour, label=captions.NAMES[one.init], **look)
+    points = arm.points[["x", "error"]].to_numpy(float).T
+    look: dict[str, Any] = {**LOOKS[arm.init], "linestyle": "none", "markersize": 7, "zorder": 3}
+    axes.plot(*points, color=colour, label=captions.NAMES[arm.init], **look)
 
 
-def _draw_expected(axes: Axes, one: Registered, beside: float) -> None:
+def _draw_expected(axes: Axes, expected: Registered, beside: float) -> None:
     """The interval right of its run, and a ring around what happened."""
-    x = one.x * beside
+    x = expected.x * beside
     axes.plot(
-        [x, x], [one.interval.low, one.interval.high], color=INK, linewidth=1.6, marker="_", markersize=9, zorder=4
+        [x, x],
+        [expected.interval.low, expected.interval.high],
+        color=INK,
+        linewidth=1.6,
+        marker="_",
+        markersize=9,
+        zorder=4,
     )
-    axes.plot(x, one.error, color=INK, marker="D", markersize=5, linestyle="none", zorder=4, label="registered before")
-    if one.came is not None and one.came > 0:
+    axes.plot(
+        x, expected.error, color=INK, marker="D", markersize=5, linestyle="none", zorder=4, label="registered before"
+    )
+    if expected.came is not None and expected.came > 0:
         ring: dict[str, Any] = {"marker": "o", "fillstyle": "none", "markersize": 13, "markeredgewidth": 1.4}
-        axes.plot(one.x, one.came, color=INK, linestyle="none", zorder=4, label="what happened", **ring)
+        axes.plot(expected.x, expected.came, color=INK, linestyle="none", zorder=4, label="what happened", **ring)
 
 
 def _name(axes: Axes, panel: _Panel, looks: Palette, width: float) -> None:
     """Name the sizes under their lowest points, where every place on the axis is of one size and there is room."""
-    points = pd.concat([one.points for one in panel.drawn])
+    points = pd.concat([entry.points for entry in panel.drawn])
     points = points.assign(group=points["label"].map(looks.group_of))
     if (points.groupby("x")["group"].nunique() > 1).any() or (points.groupby("group")["x"].nunique() > 1).any():
         return
@@ -197,21 +204,23 @@ def _name(axes: Axes, panel: _Panel, looks: Palette, width: float) -> None:
     before = -np.inf
     for group, (x, y) in zip(named, lowest.loc[named].to_numpy(float), strict=True):
         if np.log(x) - before > CLOSE * width:
-            beside = any(math.isclose(x, one.x, rel_tol=1e-3) for one in panel.expected)
+            beside = any(math.isclose(x, entry.x, rel_tol=1e-3) for entry in panel.expected)
             drawing.name_below(axes, group, x, y, left=beside)
             before = float(np.log(x))
 
 
 def _caption(panels: Sequence[_Panel], target: Target) -> str:
-    drawn = [one for panel in panels for one in panel.drawn]
+    drawn = [entry for panel in panels for entry in panel.drawn]
     against = " and ".join(dict.fromkeys(WORDS[panel.axis][0] for panel in panels))
     parts = [f"{captions.capital(target.name)} against {against}, log scales; every run is a point."]
     if any(panel.chosen for panel in panels):
         parts.append("Of several settings at one place the best stands for it.")
-    if any(isinstance(one.fit, PowerLawFit) for one in drawn):
+    if any(isinstance(entry.fit, PowerLawFit) for entry in drawn):
         parts.append(f"Lines: fitted power laws. Band: where one further pretrained run would lie ({text.LEVEL}).")
-    if any(panel.axis.column == "pretrain_flops" and one.init == SCRATCH for panel in panels for one in panel.drawn):
-        parts.append("A scratch control spends no pretraining FLOPs and stands at those of its partners.")
+    if any(
+        panel.axis.column == "pretrain_flops" and entry.init == SCRATCH for panel in panels for entry in panel.drawn
+    ):
+        parts.append("A from-scratch baseline spends no pretraining FLOPs and stands at those of its partners.")
     if any(panel.expected for panel in panels):
         parts.append("Bar: what was registered before the largest runs started; ring: what happened.")
     return " ".join(parts)
@@ -219,8 +228,8 @@ def _caption(panels: Sequence[_Panel], target: Target) -> str:
 
 def _alt(panels: Sequence[_Panel], target: Target) -> str:
     said = [captions.error_alt(panel.drawn, target, panel.axis) for panel in panels]
-    for one in {one.label: one for panel in panels for one in panel.expected}.values():
-        span = text.error_span(one.interval.low, one.interval.high)
-        came = "not finished" if one.came is None else f"it came out at {text.percent(one.came)}"
-        said.append(f"Registered for {one.label}: {text.percent(one.error)} ({span}); {came}.")
+    for expected in {expected.label: expected for panel in panels for expected in panel.expected}.values():
+        span = text.error_span(expected.interval.low, expected.interval.high)
+        came = "not finished" if expected.came is None else f"it came out at {text.percent(expected.came)}"
+        said.append(f"Registered for {expected.label}: {text.percent(expected.error)} ({span}); {came}.")
     return " ".join(said)

@@ -1,21 +1,25 @@
-"""Figures of settings that have no order of size: one row per label, in the order of the plan."""
+"""Figures with one row per label: the effective rank of settings that have no order of size, and the spread over
+seeds."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from scipy import stats
 
 from analysis.findings import text
-from analysis.findings.series import label_order
+from analysis.findings.series import FINETUNED, Target, finished, label_order, leading
+from analysis.fit.student import CONFIDENCE, Interval
 from analysis.reporting.figures import captions, drawing
-from analysis.reporting.figures.drawing import QUIET
-from analysis.reporting.figures.palette import Palette, palette, readable
+from analysis.reporting.figures.drawing import QUIET, Palette, palette, readable
 from analysis.reporting.figures.plots import Plot
-from analysis.study.records import FINISHED, Study
+from analysis.study.records import Study
 
 ROW_HEIGHT, FRAME_HEIGHT = 0.48, 1.35  # inches: of one label, and of what surrounds them
 MAX_ROWS = 40
@@ -32,7 +36,7 @@ def height(rows: int) -> float:
 
 def rank_by_label_plot(study: Study) -> Plot:
     """Draw the effective rank of embeddings and outputs at the end of pretraining, a row per label."""
-    rows = study.table[(study.table["task"] == "pretrain") & (study.table["state"] == FINISHED)]
+    rows = study.finished("pretrain")
     known = {
         kind: rows.dropna(subset=[column])[["label", column]].rename(columns={column: "rank"})
         for kind in KINDS
@@ -45,22 +49,22 @@ def rank_by_label_plot(study: Study) -> Plot:
         figure, (axes,) = drawing.new_panels(1, row_height=height(len(order)))
         axes.set(xlabel="effective rank")
         if order:
-            _draw(axes, order, known, palette(study))
+            _draw_ranks(axes, order, known, palette(study))
         else:
-            drawing.say_empty(axes)
+            drawing.mark_empty(axes)
     caption = "Effective rank of patch embeddings and outputs after pretraining; near 1 (dotted) means collapse."
     if len(order) < len(known_order):
         caption += f" {len(order)} of {len(known_order)} settings are drawn."
-    return Plot("effective-rank", figure, caption + captions.shared_pretraining(study), _alt(order, known))
+    return Plot("effective-rank", figure, caption + captions.shared_pretraining(study), _rank_alt(order, known))
 
 
-def _draw(axes: Axes, order: Sequence[str], known: Mapping[str, pd.DataFrame], looks: Palette) -> None:
+def _draw_ranks(axes: Axes, order: Sequence[str], known: Mapping[str, pd.DataFrame], looks: Palette) -> None:
     axes.axvline(1, color=QUIET, linestyle=":", linewidth=1.5, zorder=0)
     for kind, points in known.items():
         look: dict[str, Any] = {"linestyle": "none", "markersize": 7, **KINDS[kind]}
-        for label, own in points[points["label"].isin(order)].groupby("label", sort=False):
-            place = [order.index(str(label))] * len(own)
-            axes.plot(own["rank"].to_numpy(float), place, color=looks.colour(str(label)), **look)
+        for label, label_points in points[points["label"].isin(order)].groupby("label", sort=False):
+            row = [order.index(str(label))] * len(label_points)
+            axes.plot(label_points["rank"].to_numpy(float), row, color=looks.colour(str(label)), **look)
         axes.plot([], [], color=QUIET, label=kind, **look)
     drawing.label_rows(axes, order)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
@@ -69,7 +73,7 @@ def _draw(axes: Axes, order: Sequence[str], known: Mapping[str, pd.DataFrame], l
     drawing.legend_above(axes)
 
 
-def _alt(order: Sequence[str], known: Mapping[str, pd.DataFrame]) -> str:
+def _rank_alt(order: Sequence[str], known: Mapping[str, pd.DataFrame]) -> str:
     if not order:
         return "Effective rank: empty, no finished run reports it."
     means = {kind: points.groupby("label")["rank"].mean() for kind, points in known.items()}
@@ -79,3 +83,85 @@ def _alt(order: Sequence[str], known: Mapping[str, pd.DataFrame]) -> str:
         for label in order
     ]
     return f"Effective rank after pretraining: {'; '.join(said)}."
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The pooled standard deviation of scores over seeds, its 95 % interval, and what it rests on."""
+
+    deviation: float
+    interval: Interval
+    labels: int
+    runs: int
+
+
+def deviations(study: Study, target: Target) -> pd.DataFrame:
+    """[label, deviation] of every finished run from the mean of its label, scratch aside; labels of two or more."""
+    rows = leading(study.of(target.task))
+    usable = finished(rows, target)
+    points = pd.DataFrame({"label": usable["label"], "score": usable[f"metrics.{target.metric}"].astype("float64")})
+    by_label = points.groupby("label")["score"]
+    points = points.assign(deviation=points["score"] - by_label.transform("mean"))
+    return points.loc[by_label.transform("size") > 1, ["label", "deviation"]]
+
+
+def pooled(points: pd.DataFrame) -> Spread | None:
+    """Pool the deviations of all labels (chi-square interval); None without any spread."""
+    labels = points["label"].nunique()
+    degrees = len(points) - labels
+    squares = float((points["deviation"] ** 2).sum())
+    if degrees < 1 or squares == 0:
+        return None
+    tail = (1 - CONFIDENCE) / 2
+    low, high = (math.sqrt(squares / float(stats.chi2.ppf(level, degrees))) for level in (1 - tail, tail))
+    return Spread(math.sqrt(squares / degrees), Interval(low, high), labels, len(points))
+
+
+def seed_plot(study: Study) -> Plot | None:
+    """Draw each run's distance from the mean of its label, a panel per score; None where nothing was repeated."""
+    deviations_by_target = {target: deviations(study, target) for target in FINETUNED}
+    spreads = {
+        target: spread for target, points in deviations_by_target.items() if (spread := pooled(points)) is not None
+    }
+    if not spreads:
+        return None
+    present = {label for target in spreads for label in deviations_by_target[target]["label"]}
+    every = [label for label in label_order(study) if label in present]
+    order = readable(every, MAX_ROWS)
+    with drawing.style():
+        figure, panels = drawing.new_panels(len(spreads), row_height=height(len(order)))
+        drawing.label_rows(panels[0], order)
+        for axes, target in zip(panels, spreads, strict=True):
+            _draw_spread(axes, deviations_by_target[target], order, palette(study))
+            axes.set_xlabel(f"{target.score} (points)")
+    said = [_spread_sentence(target, spread) for target, spread in spreads.items()]
+    caption = (
+        f"Distance of each run, not from scratch, from the mean of its label, in percentage points. {' '.join(said)} "
+        "One deviation is assumed for all labels."
+    )
+    caption += f" {len(order)} of {len(every)} labels are drawn." if len(order) < len(every) else ""
+    return Plot("seed-spread", figure, caption, f"Spread over seeds. {' '.join(said)}")
+
+
+def _draw_spread(axes: Axes, points: pd.DataFrame, order: Sequence[str], looks: Palette) -> None:
+    axes.axvline(0, color=QUIET, linewidth=1, zorder=0)
+    for row, label in enumerate(order):
+        label_deviations = 100 * points.loc[points["label"] == label, "deviation"].to_numpy(float)
+        axes.plot(
+            label_deviations,
+            [row] * len(label_deviations),
+            "o",
+            color=looks.colour(label),
+            markersize=6,
+            fillstyle="none",
+        )
+    reach = 115 * float(points["deviation"].abs().max())
+    axes.set_xlim(-reach, reach)
+
+
+def _spread_sentence(target: Target, spread: Spread) -> str:
+    low, high = (100 * end for end in (spread.interval.low, spread.interval.high))
+    return (
+        f"{captions.capital(target.score)}: standard deviation {100 * spread.deviation:.2g} points ({text.LEVEL} "
+        f"interval {low:.2g} to {high:.2g}), n = {spread.runs} runs of {text.counted(spread.labels, 'label')}."
+    )

@@ -1,23 +1,33 @@
-"""An ablation grid beside the paper's table: what became of each row, and whether the effects go the same way."""
+"""The published results of NEPA, and an ablation grid beside the paper's table: do the effects go the same way.
+
+``published.csv`` holds the tables and Figure 4 of arXiv 2512.16922, version 2. Each row is one printed number:
+``percent`` as in ``source`` and ``table``, or ``failed`` where the paper prints none. ``grid`` and ``label`` name the
+point of the shipped grid that repeats the row, ``reference`` the label whose difference to it is the effect.
+``attention`` is that of fine-tuning, ``params`` the backbone parameters N of the paper's models (derived, with a GELU
+MLP; without patch embedding, class token and head), ``uncertainty`` that of a number read off a figure, in percentage
+points. An empty field is not stated.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.findings import text
-from analysis.findings.answers import Finding
+from analysis.findings.finding import Finding
 from analysis.findings.series import CLASSIFICATION, PRETRAINED, label_order
-from analysis.fit.small_sample import Interval, mean_interval
-from analysis.reporting.paper.published import of_grid
+from analysis.fit.student import Interval, mean_interval
 from analysis.study.records import FINISHED, Study
+from nepa_scale.utils.errors import UserError
 
-CHANCE_MARGIN = 0.02  # of top-1 above the trivial answer: what the paper's own failed fine-tuning reached
+CHANCE_MARGIN = 0.02  # of top-1 above the majority baseline: what the paper's own failed fine-tuning reached
 COLLAPSED_LOSS, COLLAPSED_RANK = -0.99, 2.0
 IDENTITY_COSINE = 0.99
 PRETRAINING = (
@@ -27,6 +37,17 @@ PRETRAINING = (
 AT_CHANCE = "at chance"
 AGREES, DIFFERS, UNSURE = "agrees", "differs", "cannot say"
 SIGN_AGREES, SIGN_DIFFERS = "sign agrees", "sign differs"
+_ORDER = (AGREES, SIGN_AGREES, UNSURE, SIGN_DIFFERS, DIFFERS)
+THRESHOLDS = (
+    f"Called collapsed: loss at most {text.number(COLLAPSED_LOSS)} with an effective rank of the outputs of at most "
+    f"{COLLAPSED_RANK:.0f}. Called a copy: cosine of {IDENTITY_COSINE} or more between output and the token's own "
+    "embedding, without collapse; an untrained model with LayerScale is close to that."
+)
+FILE = Path(__file__).with_name("published.csv")
+WORDS = ("source", "table", "grid", "label", "reference", "method", "size", "attention", "metric", "note")
+COUNTS = ("epochs", "steps", "params")
+METRICS = ("top1", "miou", "linear_last", "linear_mean")
+FIGURE_4, LINEAR_PROBE = "Figure 4", "Table 6"
 
 
 @dataclass(frozen=True)
@@ -54,8 +75,8 @@ def outcomes(study: Study) -> pd.DataFrame:
     """One row per label, the paper's first in its order, then those of this study alone.
 
     Columns: ``paper`` (NaN: failed or not in the paper), ``paper_failed``, ``note``; ``top1``, ``low``, ``high``
-    and ``ema_top1`` over ``n`` finished runs, ``trivial``; the mean of every metric of ``PRETRAINING``; ``fate`` and
-    ``pretraining``, which are words or empty.
+    and ``ema_top1`` over ``n`` finished runs, ``majority``; the mean of every metric of ``PRETRAINING``; ``fate`` and
+    ``pretraining``, which are text or empty.
     """
     published = of_grid(study.grid).set_index("label")
     labels = list(dict.fromkeys([*published.index, *label_order(study)]))
@@ -98,14 +119,14 @@ def _rows(study: Study, label: str, task: str) -> pd.DataFrame:
 def _outcome(study: Study, label: str) -> dict[str, object]:
     top1 = scores(study, label)
     classified = _rows(study, label, CLASSIFICATION.task)
-    trivial = _mean(classified, "top1_majority")
+    majority = _mean(classified, "top1_majority")
     owners = study.table.loc[study.table["label"] == label, "pretrained_by"].dropna().unique()
     pretrained = study.table[(study.table["task"] == "pretrain") & study.table["run_id"].isin(owners)]
-    found: dict[str, object] = {"top1": top1.mean(), "low": top1.min(), "high": top1.max(), "n": len(top1)}
-    found |= {"ema_top1": _mean(classified, "ema_top1"), "trivial": trivial}
+    outcome: dict[str, object] = {"top1": top1.mean(), "low": top1.min(), "high": top1.max(), "n": len(top1)}
+    outcome |= {"ema_top1": _mean(classified, "ema_top1"), "majority": majority}
     measured = {name: _mean(pretrained, name) for name in PRETRAINING}
-    fate = _fate(top1, trivial, set(classified["state"]) | set(pretrained["state"]))
-    return {**found, **measured, "fate": fate, "pretraining": _pretraining_fate(measured)}
+    fate = _fate(top1, majority, set(classified["state"]) | set(pretrained["state"]))
+    return {**outcome, **measured, "fate": fate, "pretraining": _pretraining_fate(measured)}
 
 
 def _mean(rows: pd.DataFrame, metric: str) -> float:
@@ -113,11 +134,11 @@ def _mean(rows: pd.DataFrame, metric: str) -> float:
     return float(values.astype("float64").mean())
 
 
-def _fate(top1: pd.Series[float], trivial: float, states: set[str]) -> str:
+def _fate(top1: pd.Series[float], majority: float, states: set[str]) -> str:
     """Word for a label whose score cannot be compared: failed, at chance, unfinished; empty for one that can."""
     if top1.empty:
         return "failed" if "failed" in states else "diverged" if states == {FINISHED} else "unfinished"
-    return AT_CHANCE if float(top1.mean()) <= trivial + CHANCE_MARGIN else ""
+    return AT_CHANCE if float(top1.mean()) <= majority + CHANCE_MARGIN else ""
 
 
 def _pretraining_fate(measured: dict[str, float]) -> str:
@@ -127,29 +148,29 @@ def _pretraining_fate(measured: dict[str, float]) -> str:
 
 
 def _effect(study: Study, facts: Mapping[str, Mapping[str, Any]], label: str, reference: str) -> Effect:
-    own, base = facts[label], facts[reference]
-    paper, here = float(own["paper"] - base["paper"]), float(own["top1"] - base["top1"])
+    row, base = facts[label], facts[reference]
+    paper, here = float(row["paper"] - base["paper"]), float(row["top1"] - base["top1"])
     both = pd.concat([scores(study, label), scores(study, reference)], axis=1, join="inner", keys=["own", "base"])
     interval = mean_interval(both["own"] - both["base"])
-    verdict, sure = _verdict(own, base, paper, here, interval)
+    verdict, sure = _verdict(row, base, paper, here, interval)
     return Effect(label, reference, paper, here, interval, verdict, sure)
 
 
 def _verdict(
-    own: Mapping[str, Any], base: Mapping[str, Any], paper: float, here: float, interval: Interval | None
+    row: Mapping[str, Any], base: Mapping[str, Any], paper: float, here: float, interval: Interval | None
 ) -> tuple[str, str]:
     """Judge one effect; (verdict, how sure). A sign without an interval is no more than a sign."""
-    if own["fate"] == "unfinished":
+    if row["fate"] == "unfinished":
         return UNSURE, "no finished run"
     if base["fate"]:
         return UNSURE, f"the row it is compared with {_is(base['fate'])} here"
-    if own["fate"]:
-        if own["paper_failed"]:
-            return AGREES, f"{_is(own['fate'])} here, as in the paper"
-        return (SIGN_AGREES if paper < 0 else DIFFERS), f"{_is(own['fate'])} here, not in the paper"
-    same = (here < 0) == (own["paper_failed"] or paper < 0)
+    if row["fate"]:
+        if row["paper_failed"]:
+            return AGREES, f"{_is(row['fate'])} here, as in the paper"
+        return (SIGN_AGREES if paper < 0 else DIFFERS), f"{_is(row['fate'])} here, not in the paper"
+    same = (here < 0) == (row["paper_failed"] or paper < 0)
     verdict, sure = _verdict_of_difference(here, interval, same=same)
-    if own["paper_failed"]:  # a lower score is the failure's sign, not the failure
+    if row["paper_failed"]:  # a lower score is the failure's sign, not the failure
         return (SIGN_AGREES if verdict == AGREES else verdict), f"it does not fail here; {sure}"
     return verdict, sure
 
@@ -171,7 +192,7 @@ def _is(fate: object) -> str:
 
 def _signs(compared: list[Effect]) -> Finding:
     question = "Do the effects go the way of the paper's table?"
-    counts = {word: [one.label for one in compared if one.verdict == word] for word in _ORDER}
+    counts = {word: [effect.label for effect in compared if effect.verdict == word] for word in _ORDER}
     said = [f"{word}: {', '.join(labels)}" for word, labels in counts.items() if labels]
     answer = f"Of {text.counted(len(compared), 'effect')} on top-1, {'; '.join(said)}."
     detail = (
@@ -181,11 +202,8 @@ def _signs(compared: list[Effect]) -> Finding:
     return Finding(question, _overall(compared), answer, detail)
 
 
-_ORDER = (AGREES, SIGN_AGREES, UNSURE, SIGN_DIFFERS, DIFFERS)
-
-
 def _overall(compared: list[Effect]) -> str:
-    verdicts = {one.verdict for one in compared}
+    verdicts = {effect.verdict for effect in compared}
     if verdicts == {AGREES}:
         return "Yes"
     if DIFFERS in verdicts:
@@ -198,20 +216,66 @@ def _pretraining_fates(rows: pd.DataFrame) -> Finding:
     known = rows.dropna(subset=["loss", "effective_rank_outputs"])
     if known.empty:
         return Finding(question, "Cannot say", "No finished pretraining reports its loss and effective rank.")
-    told = [f"{label} {row['pretraining']} ({_measures(row)})" for label, row in known.iterrows() if row["pretraining"]]
+    fates = [
+        f"{label} {row['pretraining']} ({_measures(row)})" for label, row in known.iterrows() if row["pretraining"]
+    ]
     others = [f"{label} ({_measures(row)})" for label, row in known.iterrows() if not row["pretraining"]]
-    answer = f"{'; '.join(told)}." if told else "None does."
+    answer = f"{'; '.join(fates)}." if fates else "None does."
     rest = f"Neither: {'; '.join(others)}. " if others else ""
-    return Finding(question, "Yes" if told else "No", answer, rest + THRESHOLDS)
-
-
-THRESHOLDS = (
-    f"Called collapsed: loss at most {text.number(COLLAPSED_LOSS)} with an effective rank of the outputs of at most "
-    f"{COLLAPSED_RANK:.0f}. Called a copy: cosine of {IDENTITY_COSINE} or more between output and the token's own "
-    "embedding, without collapse; an untrained model with LayerScale is close to that."
-)
+    return Finding(question, "Yes" if fates else "No", answer, rest + THRESHOLDS)
 
 
 def _measures(row: pd.Series[float]) -> str:
-    own = "" if math.isnan(row["self_cosine"]) else f", own-input cosine {text.number(row['self_cosine'])}"
-    return f"loss {text.number(row['loss'])}, rank {text.number(row['effective_rank_outputs'])}{own}"
+    cosine = "" if math.isnan(row["self_cosine"]) else f", own-input cosine {text.number(row['self_cosine'])}"
+    return f"loss {text.number(row['loss'])}, rank {text.number(row['effective_rank_outputs'])}{cosine}"
+
+
+@functools.cache
+def read_published(path: Path = FILE) -> pd.DataFrame:
+    """Read the file into one typed table: text may be empty but is never missing, ``score`` is a fraction or NaN.
+
+    Raises ``UserError`` when a row breaks the form described above.
+    """
+    types = {**dict.fromkeys(WORDS, "str"), **dict.fromkeys(COUNTS, "Int64"), "failed": "bool"}
+    types |= {"percent": "float64", "uncertainty": "float64"}
+    try:
+        table = pd.read_csv(path, dtype=types, encoding="utf-8")
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is no table of published results: {error}") from error
+    missing = [name for name in types if name not in table]
+    if missing:
+        raise UserError(f"{path}: column {missing[0]} is missing")
+    table = table.fillna(dict.fromkeys(WORDS, ""))
+    _check(path, table)
+    return table.assign(score=table["percent"] / 100)
+
+
+def of_grid(grid: str | None) -> pd.DataFrame:
+    """The published rows of ``grid``, in the paper's order; none for a grid that the paper does not have."""
+    table = read_published()
+    return table[(table["grid"] == grid) & (table["grid"] != "")]
+
+
+def headline(metric: str) -> pd.DataFrame:
+    """The published comparison of methods in ``metric``: Table 2 (top1) or Table 3 (miou)."""
+    table = read_published()
+    return table[table["table"].isin(["Table 2", "Table 3"]) & (table["metric"] == metric)]
+
+
+def _check(path: Path, table: pd.DataFrame) -> None:
+    places = set(zip(table["grid"], table["label"], strict=True))
+    problems: dict[str, Iterable[Any]] = {
+        f"metric is none of {', '.join(METRICS)}": ~table["metric"].isin(METRICS),
+        "percent is outside 0 to 100": table["percent"].notna() & ~table["percent"].between(0, 100),
+        "a failed row has no percent, every other row has one": table["failed"] == table["percent"].notna(),
+        "source, table or method is empty": (table[["source", "table", "method"]] == "").any(axis=1),
+        "label and grid go together": (table["grid"] == "") != (table["label"] == ""),
+        "reference is no label of the grid": [
+            row.reference != "" and (row.grid, row.reference) not in places for row in table.itertuples()
+        ],
+        "the row is there twice": table.duplicated(),
+    }
+    for problem, wrong in problems.items():
+        if any(wrong):
+            line = 2 + list(wrong).index(True)  # the first line of the file is its head
+            raise UserError(f"{path}, line {line}: {problem}")

@@ -1,4 +1,4 @@
-"""Figures that set the paper's numbers beside a study's own, each on scales of its own."""
+"""Figures of the paper's numbers beside those of a study, each on its own scales."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis.findings import text
-from analysis.findings.series import CLASSIFICATION, PARAMETERS, PRETRAINED, Target, finished, series, starts
+from analysis.findings.series import CLASSIFICATION, PARAMETERS, PRETRAINED, Target, finished, of_start, series, starts
 from analysis.reporting.figures import captions, drawing
-from analysis.reporting.figures.drawing import INK, QUIET
+from analysis.reporting.figures.drawing import INK, QUIET, Palette, palette
 from analysis.reporting.figures.label_plots import height
-from analysis.reporting.figures.palette import Palette, palette
-from analysis.reporting.figures.plots import MARGIN, Plot
-from analysis.reporting.paper.effects import AT_CHANCE, outcomes, scores
-from analysis.reporting.paper.published import headline, of_grid
+from analysis.reporting.figures.plots import Plot
+from analysis.reporting.paper.effects import AT_CHANCE, headline, of_grid, outcomes, scores
 from analysis.study.records import Study
 
 HERE = "this study"
@@ -41,75 +39,74 @@ def paired_plot(study: Study) -> Plot:
     with drawing.style():
         figure, (left, right) = drawing.new_panels(2, row_height=height(len(order)))
         drawing.label_rows(left, order)
-        for place, (label, row) in enumerate(rows.iterrows()):
+        for position, (label, row) in enumerate(rows.iterrows()):
             missing = "fails" if row["paper_failed"] else "not in the paper"
-            _dot(left, place, [row["paper"]], colours[str(label)], missing if np.isnan(row["paper"]) else "")
-            own = [row["top1"], *scores(study, str(label))]
-            _dot(right, place, own, colours[str(label)], str(row["fate"]))
-            right.plot([row["ema_top1"]], [place + EMA_BELOW], color=colours[str(label)], **_EMA)
+            _dot(left, position, [row["paper"]], colours[str(label)], missing if np.isnan(row["paper"]) else "")
+            here = [row["top1"], *scores(study, str(label))]
+            _dot(right, position, here, colours[str(label)], str(row["fate"]))
+            right.plot([row["ema_top1"]], [position + EMA_BELOW], color=colours[str(label)], **_EMA)
         _score_axis(left, "the paper", rows["paper"])
         at_chance = (rows["fate"] == AT_CHANCE).any()
-        shown = ["low", "high", "ema_top1", *(["trivial"] if at_chance else [])]
+        shown = ["low", "high", "ema_top1", *(["majority"] if at_chance else [])]
         _score_axis(right, HERE, pd.concat([rows[name] for name in shown]))
         if at_chance:
-            right.axvline(float(rows["trivial"].mean()), color=QUIET, linestyle=":", linewidth=1.5, zorder=0)
+            right.axvline(float(rows["majority"].mean()), color=QUIET, linestyle=":", linewidth=1.5, zorder=0)
     caption = (
         "Top-1 after fine-tuning, row by row; each panel has a scale of its own. Dots: mean, and small ones every run. "
         "Cross: no score to show."
     )
     caption += " Diamonds: moving average of the weights." if rows["ema_top1"].notna().any() else ""
-    caption += " Dotted: the trivial answer." if at_chance else ""
+    caption += " Dotted: the majority baseline." if at_chance else ""
     return Plot("beside-the-paper", figure, caption, _paired_alt(rows))
 
 
 def published_plot(study: Study, target: Target) -> Plot:
     """Draw the error against parameters as far as the published models, hollow, at the N of their size."""
-    start = starts(study.table[study.table["task"] == target.task])[0]
-    own = series(study, target, PARAMETERS, start).points
-    own = own[(own["x"] > 0) & (own["error"] > 0)]
+    start = starts(study.of(target.task))[0]
+    here = series(study, target, PARAMETERS, start).points
+    here = here[(here["x"] > 0) & (here["error"] > 0)]
     published = _drawn_methods(target)
     with drawing.style():
         figure, axes = drawing.new_figure()
         axes.set(xlabel="backbone parameters N", ylabel=f"{target.name} ({target.formula})")
-        _draw_own(axes, own, palette(study))
+        _draw_own(axes, here, palette(study))
         for key, points in published.items():
             name, marker, colour = _METHODS[key]
             x, y = points["x"].to_numpy(float), points["error"].to_numpy(float)
             axes.plot(x, y, color=colour, marker=marker, label=name, **_OPEN)
-        every = pd.concat([own[["x", "error"]], *published.values()])
-        low, high = every["error"].min() / MARGIN, min(every["error"].max() * MARGIN, 1.15)
-        drawing.log_axis(axes, "x", every["x"].min() / 1.6, every["x"].max() * 1.6, text.count)
-        drawing.log_axis(axes, "y", low, high, text.round_percent)
+        every = pd.concat([here[["x", "error"]], *published.values()])
+        drawing.axis_around(axes, "x", every["x"], text.count, margin=1.6)
+        drawing.error_axis(axes, every["error"])
         axes.legend(loc="lower left", fontsize="small")
     caption = (
         f"{captions.capital(target.name)} here (filled) and published (hollow), log scales. {where(study, target)} "
         "MAE stands at the N of NEPA's model of the same size."
     )
-    return Plot(f"published-{target.task}", figure, caption, _published_alt(own, published, target))
+    return Plot(f"published-{target.task}", figure, caption, _published_alt(here, published, target))
 
 
 def epochs_plot(study: Study) -> Plot:
     """Draw the error against the length of pretraining: Figure 4 of the paper, and this study's beside it."""
-    own, published = epochs_here(study), of_grid("epochs").astype({"epochs": "float64"})
+    here, published = epochs_here(study), of_grid("epochs").astype({"epochs": "float64"})
     with drawing.style():
         figure, (left, right) = drawing.new_panels(2)
         _draw_figure_4(left, published)
-        if own.empty:
+        if here.empty:
             drawing.write_empty(right)
             right.set_xticks([])
         else:
-            means = own.groupby("x")["error"].mean()
+            means = here.groupby("x")["error"].mean()
             small = _FILLED | {"markersize": 4}
-            right.plot(own["x"].to_numpy(float), own["error"].to_numpy(float), color=QUIET, alpha=0.7, **small)
+            right.plot(here["x"].to_numpy(float), here["error"].to_numpy(float), color=QUIET, alpha=0.7, **small)
             right.plot(means.index.to_numpy(float), means.to_numpy(float), color=INK, marker="o")
-            _epochs_axis(right, HERE, own["x"])
-        every = pd.concat([1 - published["score"], own["error"]])
+            _epochs_axis(right, HERE, here["x"])
+        every = pd.concat([1 - published["score"], here["error"]])
         drawing.log_axis(left, "y", every.min() / 1.2, min(every.max() * 1.2, 1.1), text.round_percent)
     caption = (
         "Classification error against epochs of pretraining, log scales. The paper: causal fine-tuning, Figure 4, read "
         f"off to within 0.03 points. {where(study, CLASSIFICATION)}"
     )
-    return Plot("epochs", figure, caption, _epochs_alt(own, published))
+    return Plot("epochs", figure, caption, _epochs_alt(here, published))
 
 
 def where(study: Study, target: Target) -> str:
@@ -126,15 +123,15 @@ def where(study: Study, target: Target) -> str:
 
 def epochs_here(study: Study) -> pd.DataFrame:
     """Points [label, x = epochs of pretraining, error] of this study's finished pretrained runs."""
-    rows = study.table[(study.table["task"] == CLASSIFICATION.task) & (study.table["init"] == PRETRAINED)]
+    rows = of_start(study.of(CLASSIFICATION.task), PRETRAINED)
     usable = finished(rows, CLASSIFICATION)
     epochs = pd.to_numeric(usable.get("config.pretrain.epochs", pd.Series(index=usable.index, dtype="float64")))
     points = pd.DataFrame({"label": usable["label"], "x": epochs, "error": 1 - usable["metrics.top1"]})
     return points.dropna().sort_values("x", kind="stable")
 
 
-def _draw_own(axes: Axes, own: pd.DataFrame, looks: Palette) -> None:
-    for group, points in own.groupby(own["label"].map(looks.group_of), sort=False):
+def _draw_own(axes: Axes, here: pd.DataFrame, looks: Palette) -> None:
+    for group, points in here.groupby(here["label"].map(looks.group_of), sort=False):
         x, y = points["x"].to_numpy(float), points["error"].to_numpy(float)
         axes.plot(x, y, color=looks.colours[str(group)], **_FILLED)
     axes.plot([], [], color=INK, label=HERE, **_FILLED)
@@ -150,18 +147,18 @@ def _draw_figure_4(axes: Axes, published: pd.DataFrame) -> None:
     axes.set_ylabel(f"{CLASSIFICATION.name} ({CLASSIFICATION.formula})")
 
 
-def _dot(axes: Axes, place: int, values: Sequence[float], colour: Any, word: str) -> None:
+def _dot(axes: Axes, row: int, values: Sequence[float], colour: Any, word: str) -> None:
     """The first value large and the others small; a cross and ``word`` at the left where there is none."""
     if np.isnan(values[0]):
         at_left: dict[str, Any] = {"transform": axes.get_yaxis_transform()}
-        axes.plot([0.06], [place], color=INK, marker="x", markersize=7, markeredgewidth=2, **at_left)
-        axes.text(0.13, place, word, va="center", fontsize="small", color=INK, backgroundcolor="white", **at_left)
+        axes.plot([0.06], [row], color=INK, marker="x", markersize=7, markeredgewidth=2, **at_left)
+        axes.text(0.13, row, word, va="center", fontsize="small", color=INK, backgroundcolor="white", **at_left)
         return
-    axes.plot([values[0]], [place], color=colour, zorder=3, **_FILLED)
-    axes.plot(values[1:], [place] * (len(values) - 1), color=colour, alpha=0.6, **_FILLED | {"markersize": 4})
+    axes.plot([values[0]], [row], color=colour, zorder=3, **_FILLED)
+    axes.plot(values[1:], [row] * (len(values) - 1), color=colour, alpha=0.6, **_FILLED | {"markersize": 4})
     if word:
         beside: dict[str, Any] = {"xytext": (8, -4), "textcoords": "offset points"}
-        axes.annotate(word, (values[0], place), fontsize="small", **beside)
+        axes.annotate(word, (values[0], row), fontsize="small", **beside)
 
 
 def _score_axis(axes: Axes, title: str, values: pd.Series[float]) -> None:
@@ -179,7 +176,7 @@ def _score_axis(axes: Axes, title: str, values: pd.Series[float]) -> None:
 
 
 def _epochs_axis(axes: Axes, title: str, epochs: pd.Series[float]) -> None:
-    drawing.log_axis(axes, "x", epochs.min() / MARGIN, epochs.max() * MARGIN, text.count)
+    drawing.axis_around(axes, "x", epochs, text.count)
     apart = (epochs.max() / epochs.min()) ** 0.2  # so that no label touches the next
     ticks: list[float] = []
     for value in sorted(set(epochs)):
@@ -191,14 +188,16 @@ def _epochs_axis(axes: Axes, title: str, epochs: pd.Series[float]) -> None:
 
 
 def _drawn_methods(target: Target) -> dict[tuple[str, str], pd.DataFrame]:
-    """Points [x, error] of each published method that is drawn; others stand in the table."""
+    """Points [x, error] of each published method that is drawn; others are in the table."""
     rows = headline(target.metric)
     params = rows.dropna(subset=["params"]).groupby("size")["params"].first().astype("float64")
     drawn = {}
     for method, attention in _METHODS:
-        own = rows[(rows["method"] == method) & (rows["attention"] == attention)]
-        if len(own):
-            drawn[method, attention] = pd.DataFrame({"x": own["size"].map(params), "error": 1 - own["score"]})
+        method_rows = rows[(rows["method"] == method) & (rows["attention"] == attention)]
+        if len(method_rows):
+            drawn[method, attention] = pd.DataFrame(
+                {"x": method_rows["size"].map(params), "error": 1 - method_rows["score"]}
+            )
     return drawn
 
 
@@ -212,12 +211,12 @@ def _paired_alt(rows: pd.DataFrame) -> str:
     return f"Top-1 of each row, the paper's and this study's. {'; '.join(said)}."
 
 
-def _published_alt(own: pd.DataFrame, published: Mapping[tuple[str, str], pd.DataFrame], target: Target) -> str:
+def _published_alt(here: pd.DataFrame, published: Mapping[tuple[str, str], pd.DataFrame], target: Target) -> str:
     said = []
-    if len(own):
-        low, high = text.percent(float(own["error"].min())), text.percent(float(own["error"].max()))
-        span = f"{text.count(float(own['x'].min()))} to {text.count(float(own['x'].max()))} parameters"
-        said.append(f"{text.counted(len(own), 'run')} of this study from {span}, errors {low} to {high}")
+    if len(here):
+        low, high = text.percent(float(here["error"].min())), text.percent(float(here["error"].max()))
+        span = f"{text.count(float(here['x'].min()))} to {text.count(float(here['x'].max()))} parameters"
+        said.append(f"{text.counted(len(here), 'run')} of this study from {span}, errors {low} to {high}")
     for key, points in published.items():
         values = [
             f"{text.percent(y)} at {text.count(x)}"
@@ -227,12 +226,12 @@ def _published_alt(own: pd.DataFrame, published: Mapping[tuple[str, str], pd.Dat
     return f"{captions.capital(target.name)} against backbone parameters. {'; '.join(said)}."
 
 
-def _epochs_alt(own: pd.DataFrame, published: pd.DataFrame) -> str:
+def _epochs_alt(here: pd.DataFrame, published: pd.DataFrame) -> str:
     theirs = [
         f"paper, {size}: {_by_epochs(points['epochs'], 1 - points['score'])}"
         for size, points in published.groupby("size", sort=False)
     ]
-    means = own.groupby("x", as_index=False)["error"].mean()
+    means = here.groupby("x", as_index=False)["error"].mean()
     ours = _by_epochs(means["x"], means["error"]) or "no finished run"
     return f"Classification error after so many epochs of pretraining. {'; '.join(theirs)}; here: {ours}."
 

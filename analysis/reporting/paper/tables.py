@@ -1,39 +1,66 @@
-"""Tables that set the paper's numbers beside a study's own."""
+"""The report's section "Beside the paper": tables that set the paper's numbers beside a study's, and which tables and
+figures a study gets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pandas as pd
 
 from analysis.findings import text
-from analysis.findings.answers import comparison
-from analysis.findings.series import CLASSIFICATION, Target, label_order, leading, noun
-from analysis.reporting.html.tables import Table
+from analysis.findings.comparison import comparison
+from analysis.findings.series import (
+    CLASSIFICATION,
+    FINETUNED,
+    PARAMETERS,
+    Target,
+    label_order,
+    leading,
+    noun,
+    scaled_axes,
+)
+from analysis.reporting.figures.plots import Plot
+from analysis.reporting.html.page import Table
 from analysis.reporting.paper.effects import (
     AGREES,
     DIFFERS,
+    LINEAR_PROBE,
     SIGN_AGREES,
     SIGN_DIFFERS,
     THRESHOLDS,
     UNSURE,
     effects,
+    headline,
+    is_ablation,
+    of_grid,
     outcomes,
+    read_published,
 )
-from analysis.reporting.paper.plots import epochs_here, where
-from analysis.reporting.paper.published import LINEAR_PROBE, headline, of_grid, read_published
-from analysis.study.records import FINISHED, Study
+from analysis.reporting.paper.plots import epochs_here, epochs_plot, paired_plot, published_plot, where
+from analysis.study.records import Study
 
 _MARKS = {AGREES: "✓", SIGN_AGREES: "(✓)", UNSURE: "?", SIGN_DIFFERS: "(✗)", DIFFERS: "✗"}
 IMAGENET_CLASSES = 1000
 _HERE, _THEIRS = "this study", "the paper"
+_HEADS = {
+    "top1": "top-1, here",
+    "ema_top1": "top-1, EMA",
+    "majority": "majority baseline",
+    "loss": "loss",
+    "skill": "skill",
+    "self_cosine": "cosine to own input",
+    "effective_rank_embeddings": "rank of embeddings",
+    "effective_rank_outputs": "rank of outputs",
+}
+EPOCHS_GRID = "epochs"
 
 
 def rows_table(study: Study) -> Table:
     """The paper's table of this grid with what became of every row here."""
     rows = outcomes(study)
     name = of_grid(study.grid)["table"].iloc[0]
-    numbers = ["top1", "ema_top1", "trivial"]
+    numbers = ["top1", "ema_top1", "majority"]
     measures = ["loss", "skill", "self_cosine", "effective_rank_embeddings", "effective_rank_outputs"]
     known = [column for column in (*numbers, *measures) if rows[column].notna().any()]
     cells = []
@@ -44,30 +71,18 @@ def rows_table(study: Study) -> Table:
             [str(label), row["pretraining"] or text.MISSING, row["fate"] or "trains", paper, *values, str(row["n"])]
         )
     head = ["setting", "pretraining", "fine-tuning", "top-1, paper", *(_HEADS[column] for column in known), "runs"]
-    told = [*_steps(study), *(f"{label}: {note}" for label, note in rows["note"].items() if note)]
-    note = f"{where(study, CLASSIFICATION)} In the paper: {'; '.join(told)}. {THRESHOLDS}"
+    remarks = [*_steps(study), *(f"{label}: {note}" for label, note in rows["note"].items() if note)]
+    note = f"{where(study, CLASSIFICATION)} In the paper: {'; '.join(remarks)}. {THRESHOLDS}"
     return Table(f"{name} of the paper, row by row", head, cells, text_columns=3, note=note)
-
-
-_HEADS = {
-    "top1": "top-1, here",
-    "ema_top1": "top-1, EMA",
-    "trivial": "trivial answer",
-    "loss": "loss",
-    "skill": "skill",
-    "self_cosine": "cosine to own input",
-    "effective_rank_embeddings": "rank of embeddings",
-    "effective_rank_outputs": "rank of outputs",
-}
 
 
 def effects_table(study: Study) -> Table:
     """Every effect of the paper's table with its sign there and here, and how sure that is."""
     cells = []
-    for one in effects(study):
-        verdict = f"{_MARKS[one.verdict]} {one.verdict}"
-        paper = "fails" if pd.isna(one.paper) else text.points(one.paper)
-        cells.append([one.label, one.reference, verdict, paper, text.points(one.here), one.sure])
+    for effect in effects(study):
+        verdict = f"{_MARKS[effect.verdict]} {effect.verdict}"
+        paper = "fails" if pd.isna(effect.paper) else text.points(effect.paper)
+        cells.append([effect.label, effect.reference, verdict, paper, text.points(effect.here), effect.sure])
     head = ["setting", "against", "direction", "paper", "here", "how sure"]
     note = "Differences of top-1 in percentage points. A direction in brackets is the sign of one difference alone."
     return Table("Effects, there and here", head, cells, text_columns=3, note=note, words_last=True)
@@ -76,10 +91,11 @@ def effects_table(study: Study) -> Table:
 def headline_table(study: Study, target: Target) -> Table:
     """The published comparison of methods, after this study's own labels."""
     published = headline(target.metric)
-    own = comparison(study, target).leading.dropna()
+    scores = comparison(study, target).leading.dropna()
     params = study.table.groupby("label")["params_backbone"].median().to_dict()
     cells = [
-        [_HERE, label, text.MISSING, _count(params[label]), text.percent(float(own[label]))] for label in own.index
+        [_HERE, label, text.MISSING, _count(params[label]), text.percent(float(scores[label]))]
+        for label in scores.index
     ]
     for row in published.to_dict("records"):
         name = f"{row['method']}, {row['attention']} fine-tuning" if row["attention"] else row["method"]
@@ -87,8 +103,8 @@ def headline_table(study: Study, target: Target) -> Table:
         cells.append([name, row["size"], length, _count(row["params"]), text.percent(row["score"])])
     table, source = published[["table", "source"]].iloc[0]
     head = ["method", noun(study), "epochs", "parameters N", target.score]
-    told = [f"{row['method']}-{row['size']}: {row['note']}." for row in published.to_dict("records") if row["note"]]
-    note = f"{source}. {where(study, target)} {' '.join(told)}"
+    remarks = [f"{row['method']}-{row['size']}: {row['note']}." for row in published.to_dict("records") if row["note"]]
+    note = f"{source}. {where(study, target)} {' '.join(remarks)}"
     title = f"{table} of the paper: {target.score} of published methods"
     return Table(title, head, cells, text_columns=2, note=note, folded=True)
 
@@ -113,7 +129,7 @@ def epochs_table(study: Study) -> Table:
 
 def probes_table(study: Study) -> Table | None:
     """Linear probes of the output beside the paper's; None where this study has none."""
-    rows = study.table[(study.table["task"] == "probe") & (study.table["state"] == FINISHED)]
+    rows = study.finished("probe")
     rows = leading(rows)
     columns = [f"metrics.{metric}" for metric in ("linear_last", "linear_mean")]
     if rows.empty or not set(columns) <= set(rows):
@@ -142,3 +158,30 @@ def _config(study: Study, key: str) -> str:
     """The values of a setting over all results, or a dash."""
     met = dict.fromkeys(str(result["config"][key]) for result in study.results.values() if key in result["config"])
     return ", ".join(met) or text.MISSING
+
+
+@dataclass(frozen=True)
+class Section:
+    """Published numbers beside a study's own."""
+
+    tables: tuple[Table, ...]
+    plots: tuple[Plot, ...]
+
+
+def beside_the_paper(study: Study) -> Section:
+    """An ablation grid gets its own table of the paper, every other study the published comparisons of its tasks."""
+    tables: list[Table] = []
+    plots: list[Plot] = []
+    tasks = set(study.table["task"])
+    if is_ablation(study):
+        plots.append(paired_plot(study))
+        tables += [rows_table(study), effects_table(study)]
+    elif study.grid == EPOCHS_GRID:
+        plots.append(epochs_plot(study))
+        tables.append(epochs_table(study))
+    for target in FINETUNED:
+        if target.task in tasks and not is_ablation(study):
+            tables.append(headline_table(study, target))
+            plots += [published_plot(study, target)] if PARAMETERS in scaled_axes(study) else []
+    probes = probes_table(study)
+    return Section((*tables, *([probes] if probes else [])), tuple(plots))

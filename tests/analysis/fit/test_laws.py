@@ -1,4 +1,4 @@
-"""Laws that people publish: what they were published with comes back, and what they were used for holds."""
+"""Published laws: their values come back, and a law that holds another as a limit never fits worse than it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from scipy.optimize import curve_fit
 from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.loss import SQUARED
 from analysis.fit.restricting import Asked
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
+from analysis.laws import LAWS
 from analysis.laws.law import Array, Law
-from analysis.laws.registry import LAWS
 
 # Gadre et al. 2024, arXiv:2403.08540, table 2: RedPajama, loss on C4; parameters, tokens, loss
 FIVE_RUNS = np.array(
@@ -26,6 +26,8 @@ FIVE_RUNS = np.array(
 LARGE_RUNS = np.array(
     [(1_439_795_200, 921_468_928_000, 2.502053562117363), (6_889_410_560, 137_788_211_200, 2.424993099368689)]
 ).T
+SQUARES = Options(SQUARED, bootstrap=0)
+X = np.geomspace(1e5, 1e9, 16)
 
 
 def fitted(law: Law, columns: Array, y: Array, logarithmic: bool = True) -> Fit:
@@ -83,7 +85,7 @@ def test_an_error_from_a_loss_falls_exponentially() -> None:
     assert list(ours.values()) == pytest.approx(theirs, rel=1e-5)
     assert fit.value([[0.5]])[0] == 0.0
     held = fitted(Asked(bounds=["eps<=0.8"]).of(LAWS["exponential"]), loss[None], noisy)
-    assert held.certificate.stopped == {"eps": 0.8}
+    assert held.diagnostics.stopped == {"eps": 0.8}
 
 
 def test_second_steps_with_the_bounds_of_their_authors() -> None:
@@ -104,7 +106,7 @@ def test_second_steps_with_the_bounds_of_their_authors() -> None:
         fit = fitted(law, loss[None], accuracy, logarithmic=False)
         ours = fit.parameters
         assert [ours["low"] - ours["C"], ours["x0"], ours["k"], ours["C"]] == pytest.approx(theirs, abs=1e-4, rel=1e-4)
-        stopped += fit.certificate.stopped == {"C": 1.0}
+        stopped += fit.diagnostics.stopped == {"C": 1.0}
     assert 3 <= stopped <= 7
 
 
@@ -147,3 +149,34 @@ def test_a_law_that_cannot_be_positive_is_refused() -> None:
     x = np.linspace(1.0, 5.0, 12)
     none = fit_law(Asked(["eps=0"]).of(LAWS["exponential"]), x[None], 0.9 - 0.5 * np.exp(-x))
     assert isinstance(none, NoFit) and "not above 0" in none.reason
+
+
+@pytest.mark.parametrize("name", ["offset", "shifted", "shifted_offset", "levelling", "m4", "bent", "broken"])
+@pytest.mark.parametrize("exponent", [-0.6, -0.1, 0.0, 0.1, 0.6])
+def test_no_worse_than_the_power_law(name: str, exponent: float) -> None:
+    """On y that falls, is level or rises, each form with a power law in it ends no higher than that law."""
+    y = 0.01 * X**exponent * np.exp(np.random.default_rng(3).normal(0, 0.01, 16))
+    law, power = (fit_law(LAWS[one], X[None], y, options=SQUARES) for one in (name, "power"))
+    assert isinstance(law, Fit) and isinstance(power, Fit)
+    assert law.diagnostics.loss <= power.diagnostics.loss * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("exponent", [-0.6, -0.1, 0.1, 0.6])
+def test_a_ceiling_is_no_worse_either(exponent: float) -> None:
+    """The saturating law far below its ceiling is a power law that rises, and mirrored one that falls."""
+    y = 0.01 * X**exponent * np.exp(np.random.default_rng(4).normal(0, 0.01, 16))
+    law, power = (fit_law(LAWS[one], X[None], y, options=SQUARES) for one in ("saturating", "power"))
+    assert isinstance(law, Fit) and isinstance(power, Fit)
+    assert law.diagnostics.loss <= power.diagnostics.loss * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("signs", [(-1, 1), (1, -1), (-1, -1)])
+def test_a_surface_that_rises(signs: tuple[int, int]) -> None:
+    """A loss that grows with parameters or data is fitted as well as one that falls: the truth, exactly."""
+    n, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e5, 1e8, 6), np.geomspace(1e6, 1e9, 6)))
+    alpha, beta = 0.3 * signs[0], 0.25 * signs[1]
+    y = 0.5 + 2 * (n / 3e6) ** -alpha + 1.5 * (d / 3e7) ** -beta
+    fit = fit_law(LAWS["chinchilla"], np.stack([n, d]), y, options=SQUARES)
+    assert isinstance(fit, Fit)
+    assert (fit.parameters["alpha"], fit.parameters["beta"]) == pytest.approx((alpha, beta), rel=1e-4)
+    assert fit.parameters["E"] == pytest.approx(0.5, rel=1e-3)

@@ -13,8 +13,9 @@ from scipy.optimize import least_squares
 from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.loss import SQUARED, Loss
 from analysis.fit.noise import noise
+from analysis.fit.power_law import OffsetPowerLawFit, PowerLawFit, fit_offset_power_law, fit_power_law
 from analysis.fit.profile import Profile, profile
-from analysis.fit.small_sample import NoFit, OffsetPowerLawFit, PowerLawFit, fit_offset_power_law, fit_power_law
+from analysis.fit.student import NoFit
 from analysis.laws.curves import OFFSET, POWER, SATURATING
 from analysis.laws.ends import M4
 from analysis.laws.law import Array, Law
@@ -98,7 +99,7 @@ def test_ends_of_an_exponent_by_another_minimiser(level: float) -> None:
         best = least_squares(residuals, start, bounds=([0, 1e-9], np.inf), x_scale=[0.1, 0.1], xtol=1e-14, ftol=1e-14)
         return float(2 * best.cost)
 
-    lowest = 2 * fit.certificate.loss
+    lowest = 2 * fit.diagnostics.loss
     for end in (found.low, found.high):
         assert end is not None
         assert (least(end) - lowest) * 5 / lowest == pytest.approx(stats.f.ppf(0.95, 1, 5), rel=0.01)

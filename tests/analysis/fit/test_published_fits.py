@@ -11,14 +11,13 @@ import pandas as pd
 import pytest
 from scipy.optimize import minimize
 
-from analysis.fit.estimate import Fit, Options, fit_law
+from analysis.fit.estimate import Fit, Options, compute_optimal, fit_law
 from analysis.fit.loss import SQUARED, Loss
-from analysis.fit.optimal import best_use
-from analysis.fit.search import search
+from analysis.fit.minimise import multistart
 from analysis.isoflop.allocation import Allocation, allocation
 from analysis.isoflop.minimum import akima_minimum, parabola_minimum
-from analysis.laws.bends import BROKEN
 from analysis.laws.curves import POWER
+from analysis.laws.ends import BROKEN
 from analysis.laws.surfaces import CHINCHILLA
 
 PLAIN = Options(delta=SQUARED, logarithmic=False, bootstrap=0)
@@ -56,15 +55,15 @@ def test_epochs_huber_fit_and_its_bootstrap(epoch: pd.DataFrame, reference_data:
     published = expected(reference_data / "chinchilla_epoch")
     fit = fitted(CHINCHILLA, epoch[["N", "D"]].to_numpy().T, epoch["loss"], options=Options(bootstrap=2000))
     wanted = dict(published["huber_delta_1e3"])
-    assert close(fit.certificate.loss, wanted.pop("objective"))
-    optimum = best_use(fit, 1e21)
+    assert close(fit.diagnostics.loss, wanted.pop("objective"))
+    optimum = compute_optimal(fit, 1e21)
     values = fit.parameters | {"a_opt": optimum.exponent}
     assert all(close(values[name], one) for name, one in wanted.items())
     draws = dict(zip(CHINCHILLA.names, fit.law.natural(fit.resampled).T, strict=True))
     draws["a_opt"] = draws["beta"] / (draws["alpha"] + draws["beta"])
     checks = {name: one for name, one in published["bootstrap_check"].items() if name != "note"}
     assert all(close(float(draws[name].std()), one) for name, one in checks.items())
-    assert fit.certificate.starts_agreeing == 1 and fit.certificate.converged
+    assert fit.diagnostics.starts_agreeing == 1 and fit.diagnostics.converged
     for name, (low, high) in published["ci95_published"].items():
         interval = fit.intervals[name]
         assert interval is not None
@@ -82,7 +81,7 @@ def test_the_search_does_not_stop_at_its_start(epoch: pd.DataFrame, reference_da
     stopped = minimize(lambda theta: float(own(theta[None], row)[0][0] * own.scale), start, method="L-BFGS-B")
     for name, value in zip(CHINCHILLA.names, CHINCHILLA.natural(stopped.x), strict=True):
         assert value == pytest.approx(trap[name], rel=0.03)
-    found = search(own, start[None])
+    found = multistart(own, start[None])
     assert found.loss < 0.9 * stopped.fun
     assert CHINCHILLA.natural(found.theta)[0] == pytest.approx(1.8172, abs=1e-3)
 
@@ -93,7 +92,7 @@ def test_epochs_headline(epoch: pd.DataFrame, reference_data: Path) -> None:
     del wanted["note"]
     options = Options(delta=1e-7, bootstrap=0)
     fit = fitted(CHINCHILLA, epoch[["N", "D"]].to_numpy().T, epoch["loss"], options=options)
-    values = fit.parameters | {"a_opt": best_use(fit, 1e21).exponent}
+    values = fit.parameters | {"a_opt": compute_optimal(fit, 1e21).exponent}
     assert all(close(values[name], one) for name, one in wanted.items())
 
 
@@ -104,7 +103,7 @@ def test_fit_below_1e21(epoch: pd.DataFrame, reference_data: Path) -> None:
     few = epoch[epoch["C"] < 1e21]
     assert len(few) == 217
     fit = fitted(CHINCHILLA, np.stack([few["N"] / 1e6, few["D"] / 1e9]), few["loss"], options=PLAIN)
-    values = fit.parameters | {"a_opt": best_use(fit, 1e3).exponent, "rss": 2 * fit.certificate.loss}
+    values = fit.parameters | {"a_opt": compute_optimal(fit, 1e3).exponent, "rss": 2 * fit.diagnostics.loss}
     assert all(close(values[name], one) for name, one in wanted.items())
 
 
@@ -126,12 +125,12 @@ def test_llama_3_by_three_approaches(reference_data: Path) -> None:
     assert len(table) == published["n"]
     n, d, c, loss = (table[name].to_numpy() for name in ("params", "tokens", "budget", "loss"))
     surface = fitted(CHINCHILLA, np.stack([n, d]), loss, options=PLAIN)
-    values = surface.parameters | {"a_opt": best_use(surface, 1e21).exponent}
+    values = surface.parameters | {"a_opt": compute_optimal(surface, 1e21).exponent}
     assert all(close(values[name], one) for name, one in published["vpnls"].items() if name != "note")
     # Their five-dimensional search of the same loss stopped before its end; ours may not end any higher.
     third = published["approach3"]
     stopped = third["E"] + third["A"] * n ** -third["alpha"] + third["B"] * d ** -third["beta"]
-    assert 2 * surface.certificate.loss <= ((loss - stopped) ** 2).sum()
+    assert 2 * surface.diagnostics.loss <= ((loss - stopped) ** 2).sum()
     parabolas = allocation(c, n, loss, parabola_minimum)
     assert isinstance(parabolas, Allocation)
     assert close(parabolas.exponent, published["approach2"]["a"])
@@ -204,7 +203,7 @@ def test_broken_law_without_noise(reference_data: Path) -> None:
     fewer = fitted(BROKEN, x[None, :390], y[:390], options=Options(SQUARED, bootstrap=50))
     assert set(fewer.intervals.values()) == {None}
     assert np.isnan(fewer.predict(x[None, 400:]).low).all()
-    assert any("cannot be told apart" in warning for warning in fewer.certificate.warnings)
+    assert any("cannot be told apart" in warning for warning in fewer.diagnostics.warnings)
 
 
 def test_broken_law_on_real_points(reference_data: Path) -> None:

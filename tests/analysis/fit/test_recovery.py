@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 from scipy.optimize import approx_fprime
 
-from analysis.fit.estimate import Fit, Options, fit_law
+from analysis.fit.estimate import Fit, Options, compute_optimal, fit_law
 from analysis.fit.loss import SQUARED
-from analysis.fit.optimal import best_use
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.isoflop.allocation import Allocation, allocation, bias_of_minima
 from analysis.isoflop.minimum import parabola_minimum
+from analysis.laws import LAWS
 from analysis.laws.law import Array, Law
-from analysis.laws.registry import LAWS
 from analysis.laws.surfaces import CHINCHILLA, REPEATED
 
 TRUTH = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}  # Hoffmann et al. 2022, eq. 10
@@ -122,7 +121,7 @@ def test_parabolas_are_biased_and_say_so() -> None:
     assert bias == pytest.approx(parabolas.exponent - exponent)
     fit = fit_law(CHINCHILLA, np.stack([n, budget / (6 * n)]), y, options=EXACT)
     assert isinstance(fit, Fit)
-    assert best_use(fit, 1e21).exponent == pytest.approx(exponent, rel=1e-7)
+    assert compute_optimal(fit, 1e21).exponent == pytest.approx(exponent, rel=1e-7)
 
 
 def test_best_use_is_where_the_loss_is_lowest() -> None:
@@ -133,7 +132,7 @@ def test_best_use_is_where_the_loss_is_lowest() -> None:
     assert isinstance(fit, Fit)
     n = np.geomspace(1e7, 1e11, 200_001)
     lowest = n[fit.value(np.stack([n, 1e21 / (6 * n)])).argmin()]
-    best = best_use(fit, 1e21)
+    best = compute_optimal(fit, 1e21)
     assert best.n == pytest.approx(lowest, rel=1e-3)
     assert 6 * best.n * best.d == pytest.approx(1e21)
 
@@ -145,7 +144,7 @@ def test_no_best_use_of_what_does_not_help() -> None:
     fit = fit_law(CHINCHILLA, columns, y, options=Options(bootstrap=50))
     assert isinstance(fit, Fit)
     assert fit.parameters["beta"] < 0
-    best = best_use(fit, 1e20)
+    best = compute_optimal(fit, 1e20)
     assert np.isnan([best.n, best.d, best.exponent]).all()
     assert best.n_interval is None and best.exponent_interval is None
 
@@ -215,9 +214,9 @@ def test_vanished_terms_are_named() -> None:
     y = 5 * n**-0.3 * np.exp(np.random.default_rng(6).normal(0, 0.01, 20))
     fit = fit_law(LAWS["shifted"], n[None], y, options=Options(SQUARED, bootstrap=100))
     assert isinstance(fit, Fit)
-    if "s" in fit.certificate.at_bounds:
+    if "s" in fit.diagnostics.at_bounds:
         interval = fit.intervals["s"]
         assert interval is not None and interval.low == 0 < interval.high < 1e7
-        assert any(warning.startswith("s has no effect") for warning in fit.certificate.warnings)
+        assert any(warning.startswith("s has no effect") for warning in fit.diagnostics.warnings)
     else:
         assert fit.parameters["s"] < 1e6

@@ -11,14 +11,13 @@ import pytest
 from scipy.optimize import least_squares
 
 from analysis.fit.__main__ import main
-from analysis.fit.estimate import Fit, Options, fit_law
-from analysis.fit.leave_one_out import leave_one_out
+from analysis.fit.estimate import Fit, Options, compute_optimal, fit_law
+from analysis.fit.holdout import leave_one_out
 from analysis.fit.loss import SQUARED
-from analysis.fit.optimal import best_use
 from analysis.fit.profile import Profile, profile
 from analysis.fit.restricting import Asked
+from analysis.laws import LAWS
 from analysis.laws.law import Array, Law
-from analysis.laws.registry import LAWS
 from nepa_scale.utils.errors import UserError
 
 CHINCHILLA = LAWS["chinchilla"]
@@ -95,9 +94,9 @@ def test_it_is_the_best_law_of_those_allowed(
     theirs = scipys(columns, y, fixed, lowest, highest, tied)
     assert list(fit.parameters.values()) == pytest.approx(theirs, rel=1e-5)
     at = {CHINCHILLA.names[i]: v for ends in (low, high) for i, v in ends.items() if theirs[i] == pytest.approx(v)}
-    assert fit.certificate.stopped == at
+    assert fit.diagnostics.stopped == at
     assert {name: fit.parameters[name] for name in at} == pytest.approx(at, rel=1e-12)
-    assert fit.certificate.converged and not fit.certificate.flat
+    assert fit.diagnostics.converged and not fit.diagnostics.flat
 
 
 @pytest.mark.parametrize("logarithmic", [True, False], ids=["log", "plain"])
@@ -111,7 +110,7 @@ def test_units_do_not_matter(logarithmic: bool, delta: float) -> None:
         law = Asked(["alpha=0.35"], bounds=[f"E<={1.75 * up!r}", "beta<=0.5", f"A<={most!r}"]).of(CHINCHILLA)
         fit = fit_law(law, columns * across, y * up, options=Options(delta, logarithmic, bootstrap=100))
         assert isinstance(fit, Fit)
-        assert list(fit.certificate.stopped) == ["E"]
+        assert list(fit.diagnostics.stopped) == ["E"]
         interval, other = fit.intervals["E"], fit.intervals["beta"]
         assert interval is not None and other is not None and interval.high == pytest.approx(1.75 * up)
         ends = [interval.low / up, other.low, other.high, fit.parameters["beta"]]
@@ -134,7 +133,7 @@ def test_what_is_not_searched_for_has_no_doubt_of_its_own() -> None:
     assert narrow.high[0] - narrow.low[0] < wide.high[0] - wide.low[0]
     left = leave_one_out(held)
     assert left is not None and set(left.ranges) == {"A", "B", "alpha"}
-    best = best_use(held, 1e21)
+    best = compute_optimal(held, 1e21)
     assert best.exponent == pytest.approx(0.5) and best.n == pytest.approx(
         (held.parameters["A"] / held.parameters["B"]) ** (1 / (2 * held.parameters["alpha"])) * (1e21 / 6) ** 0.5
     )
@@ -153,7 +152,7 @@ def test_a_profile_ends_at_the_bound() -> None:
     assert isinstance(together, Profile) and together.low is not None and together.high is not None
     for end in (together.low, together.high):
         fixed = fitted(Asked([f"alpha={end!r}"], ["alpha=beta"]).of(CHINCHILLA), columns, y)
-        f = (fixed.certificate.loss / tied.certificate.loss - 1) * (25 - 4)
+        f = (fixed.diagnostics.loss / tied.diagnostics.loss - 1) * (25 - 4)
         assert f == pytest.approx(together.limit, rel=1e-3)
 
 
@@ -168,7 +167,7 @@ def test_an_interval_at_a_bound_is_one_sided_and_holds_the_truth(n: int) -> None
         fit = fitted(law, x[None], truth * np.exp(rng.normal(0, 0.02, n)), bootstrap=200)
         ceiling, alpha = fit.intervals["C"], fit.intervals["alpha"]
         assert ceiling is not None and alpha is not None and ceiling.high <= 1
-        stopped += "C" in fit.certificate.stopped
+        stopped += "C" in fit.diagnostics.stopped
         held.append(ceiling.high >= 1 - 1e-9)
         others.append(0.5 in alpha)
     assert 8 <= stopped <= 32

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from analysis.chain import main
-from analysis.fit.chain import Chain, Laws, Runs, fit_chain
 from analysis.fit.estimate import Options
 from analysis.fit.loss import SQUARED
+from analysis.laws import LAWS
 from analysis.laws.law import Array
-from analysis.laws.registry import LAWS
+from analysis.two_step import Laws, Runs, TwoStep, fit_two_step
 
 SIZES = np.geomspace(1e7, 1e9, 8)
 
@@ -34,11 +34,11 @@ def studies(rng: np.random.Generator, checkpoints: int = 10) -> tuple[Runs, Runs
     )
 
 
-def fitted(first: Runs, second: Runs | None) -> Chain:
+def fitted(first: Runs, second: Runs | None) -> TwoStep:
     """Two power laws by squares."""
     power = LAWS["power"]
-    chain = fit_chain(Laws(power, power, power), first, Options(SQUARED, bootstrap=200), second)
-    assert isinstance(chain, Chain)
+    chain = fit_two_step(Laws(power, power, power), first, Options(SQUARED, bootstrap=200), second)
+    assert isinstance(chain, TwoStep)
     return chain
 
 

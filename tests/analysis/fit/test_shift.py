@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import optimize, special
 
-from analysis.fit.small_sample import NoFit, Shift, matched_shift, mean_shift
+from analysis.fit.shift import Shift, matched_shift, mean_shift
+from analysis.fit.student import NoFit
 from analysis.laws.law import Array
 
 X = 256 * 2.0 ** np.arange(5)

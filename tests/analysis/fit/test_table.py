@@ -99,7 +99,7 @@ def test_parquet_says_missing_as_csv_does(tmp_path: Path) -> None:
         np.testing.assert_array_equal(table.numbers("size"), [1e7, 2e7, 3e7])
         np.testing.assert_array_equal(table.numbers("loss"), [2.5, np.nan, 2.0])
         np.testing.assert_array_equal(table.numbers("seed"), [0, 1, np.nan])
-        assert list(table.words("label")) == ["a", "", "1e400"]
+        assert list(table.texts("label")) == ["a", "", "1e400"]
         assert list(table.meeting("label!=a", "--where")) == [False, False, True]
         with pytest.raises(UserError, match=f"{place}, column 'label': '1e400' is out of range"):
             table.where(["label!=a"]).numbers("label")

@@ -8,8 +8,8 @@ import pytest
 from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.loss import SQUARED
 from analysis.fit.profile import Profile, profile
+from analysis.laws import LAWS
 from analysis.laws.law import Array, Law
-from analysis.laws.registry import LAWS
 
 ROWS = 24
 TRUTHS = {
@@ -53,7 +53,7 @@ def said(law: Law, columns: Array, y: Array, scales: tuple[float, float], logari
     band = fit.predict(columns[:, -1:] * across * 3)
     bare = [one.name for one in law.parameters if not one.unit]
     ends = [end for name in bare if (own := fit.intervals[name]) for end in (own.low, own.high)]
-    numbers = [len(fit.certificate.warnings), *(fit.parameters[name] for name in bare), *ends]
+    numbers = [len(fit.diagnostics.warnings), *(fit.parameters[name] for name in bare), *ends]
     return np.concatenate([fit.value(columns * across) / up, np.r_[band.low, band.y, band.high] / up, numbers])
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.fit.small_sample import NoFit
-from analysis.forecast.estimate import Forecast, forecast, forecast_all
-from analysis.forecast.frontier import frontier
+from analysis.fit.student import NoFit
+from analysis.forecast.estimate import Forecast, forecast, forecast_all, frontier
 from analysis.forecast.rolling import MOST_ORIGINS, origins, roll
 from analysis.forecast.rule import Rule, combine, shares_of
 from analysis.laws.law import Array

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.forecast.__main__ import main
 from analysis.forecast.estimate import Forecast, forecast
 from analysis.forecast.schedule import AT_PEAK, Planned, Schedule, read_planned

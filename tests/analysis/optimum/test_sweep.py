@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from analysis.fit.small_sample import NoFit
+from analysis.fit.student import NoFit
 from analysis.optimum.sweep import Common, Law, Sweep, sweep
 
 RATES = 3e-3 * 2.0 ** np.arange(5)

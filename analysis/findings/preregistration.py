@@ -1,0 +1,189 @@
+"""Preregistered predictions: what the laws of finished runs expect of runs to come, and later what came out beside
+it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.findings import text
+from analysis.findings.finding import Finding
+from analysis.findings.series import (
+    COMPUTE,
+    FINETUNED,
+    PARAMETERS,
+    SHORTFALL,
+    Axis,
+    Target,
+    finished,
+    scaled_axes,
+    series,
+)
+from analysis.fit.student import Interval, NoFit, finite, p_value
+from analysis.study.files import read_predictions
+from analysis.study.records import Study
+
+TARGET_OF = {target.task: target for target in (SHORTFALL, *FINETUNED)}
+AXES = {axis.column: axis for axis in (PARAMETERS, COMPUTE)}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A run to come, with its place on either axis: parameters and pre-training FLOPs."""
+
+    run_id: str
+    label: str
+    params: int
+    pretrain_flops: int
+
+    def place(self, axis: Axis) -> float:
+        """Where it lies on ``axis``."""
+        return float(self.params if axis is PARAMETERS else self.pretrain_flops)
+
+
+def expectations(study: Study, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """An entry for each error and axis of the ``study``: the law, the runs it was fitted to, and what it expects of
+    the ``candidates``; or why there is no law. The runs expected are not among those fitted."""
+    coming = {candidate.run_id for candidate in candidates}
+    others = dataclasses.replace(study, table=study.table[~study.table["run_id"].isin(coming)])
+    targets = [target for target in (SHORTFALL, *FINETUNED) if len(study.of(target.task))]
+    return [_entry(others, target, axis, candidates) for target in targets for axis in scaled_axes(study)]
+
+
+def _entry(study: Study, target: Target, axis: Axis, candidates: Sequence[Candidate]) -> dict[str, Any]:
+    fitted = series(study, target, axis)
+    points = fitted.points[["run_id", "x", "error"]].to_dict("records")
+    entry = {"task": target.task, "metric": target.metric, "axis": axis.column, "fitted_to": points}
+    if isinstance(fitted.fit, NoFit):
+        return {**entry, "reason": fitted.fit.reason, "law": None, "expected": []}
+    places = [candidate.place(axis) for candidate in candidates]
+    prediction = fitted.fit.predict(places)
+    bounds = zip(candidates, places, prediction.y, prediction.low, prediction.high, strict=True)
+    return {
+        **entry,
+        "reason": None,
+        "law": {"form": "a x^-b", "a": fitted.fit.a, "b": fitted.fit.b, "places": fitted.fit.n},
+        "expected": [
+            {"run_id": run.run_id, "label": run.label, "x": x, "error": finite(y)}
+            | {"low": finite(low), "high": finite(high)}
+            for run, x, y, low, high in bounds
+        ],
+    }
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What was expected of one place on an axis, and what came; seeds of it are one point, as in the fit."""
+
+    target: Target
+    axis: Axis
+    label: str
+    x: float
+    error: float
+    """NaN where nothing finite was expected."""
+    interval: Interval
+    places: int
+    """Points on the axis that the law was fitted to."""
+    when: str
+    errors: tuple[float, ...]
+    """Of the runs that are finished."""
+
+    @property
+    def question(self) -> str:
+        """The question about it."""
+        return f"Was the {self.target.name} of {self.label} as its law along {self.axis.name} expected?"
+
+    @property
+    def came(self) -> float | None:
+        """The geometric mean of ``errors``; None before any run has finished."""
+        if not self.errors:
+            return None
+        return math.exp(sum(map(math.log, self.errors)) / len(self.errors)) if min(self.errors) > 0 else 0.0
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether what came lies in the interval; None before any run has finished."""
+        return None if self.came is None else self.came in self.interval
+
+    @property
+    def p(self) -> float | None:
+        """How likely a law that holds misses by as much: the interval is Student's, in logarithms."""
+        ends = (self.came or 0.0, self.error, self.interval.low, self.interval.high)
+        if not all(math.isfinite(end) and end > 0 for end in ends):
+            return None
+        came, error, low, high = map(math.log, ends)
+        half = (high - low) / 2
+        return p_value(Interval(error - half, error + half), came, self.places - 2)
+
+
+def check_predictions(study: Study) -> list[Finding]:
+    """A finding for each expectation in the study's ``predictions.json``; none without the file.
+
+    Raises ``UserError`` when it is damaged.
+    """
+    return [
+        *map(_finding, registered(study)),
+        *(
+            Finding(
+                f"Was the {TARGET_OF[entry['task']].name} along {AXES[entry['axis']].name} as registered?",
+                "Cannot say",
+                f"Nothing was expected: {entry['reason']}.",
+            )
+            for entry in _content(study)["entries"]
+            if entry["law"] is None
+        ),
+    ]
+
+
+def registered(study: Study) -> list[Registered]:
+    """Every place of which something was expected. Raises ``UserError`` when ``predictions.json`` is damaged."""
+    content = _content(study)
+    registrations = []
+    for entry in content["entries"]:
+        places: dict[float, list[Mapping[str, Any]]] = {}
+        for expected in entry["expected"] if entry["law"] is not None else ():
+            places.setdefault(expected["x"], []).append(expected)
+        registrations += [_registered(study, entry, members, content["written_at"]) for members in places.values()]
+    return registrations
+
+
+def _content(study: Study) -> dict[str, Any]:
+    return read_predictions(study.path) or {"entries": []}
+
+
+def _registered(study: Study, entry: Mapping[str, Any], members: Sequence[Mapping[str, Any]], when: str) -> Registered:
+    target, first = TARGET_OF[entry["task"]], members[0]
+    return Registered(
+        target,
+        AXES[entry["axis"]],
+        first["label"],
+        float(first["x"]),
+        math.nan if first["error"] is None else first["error"],
+        Interval(first["low"] or 0.0, math.inf if first["high"] is None else first["high"]),
+        entry["law"]["places"],
+        when,
+        tuple(_errors(study, target, [member["run_id"] for member in members])),
+    )
+
+
+def _finding(expected: Registered) -> Finding:
+    interval = text.error_span(expected.interval.low, expected.interval.high)
+    before = (
+        f"Registered {expected.when[:16].replace('T', ' ')} UTC from "
+        f"{text.counted(expected.places, expected.axis.point)}: {text.percent(expected.error)}, "
+        f"{text.LEVEL} interval {interval}"
+    )
+    if expected.came is None:
+        return Finding(expected.question, "Cannot say", f"{before}. It is not finished.")
+    runs = f", mean of {text.counted(len(expected.errors), 'run')}" if len(expected.errors) > 1 else ""
+    answer = f"{before}. It came out at {text.percent(expected.came)}{runs}."
+    return Finding(expected.question, "Yes" if expected.kept else "No", answer, p=expected.p)
+
+
+def _errors(study: Study, target: Target, run_ids: Sequence[str]) -> list[float]:
+    """The errors of those runs that are finished; a run may use another's pre-training."""
+    rows = study.table[(study.table["task"] == target.task) & study.table["run_id"].isin(run_ids)]
+    return [1 - float(value) for value in finished(rows, target)[f"metrics.{target.metric}"]]

@@ -1,0 +1,184 @@
+"""The power law through a handful of points, with and without a floor, each with an exact or profile interval."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, special
+
+from analysis.fit.student import (
+    CONFIDENCE,
+    LARGEST_LOG,
+    TOO_STEEP,
+    Array,
+    Interval,
+    NoFit,
+    Prediction,
+    checked,
+    line,
+    t_quantile,
+)
+
+MIN_POINTS_POWER = 3  # two parameters and one degree of freedom for the noise
+MIN_POINTS_OFFSET = 5  # three parameters; with one degree of freedom every floor would pass
+FLOOR_GRID = 48
+
+
+@dataclass(frozen=True)
+class PowerLawFit:
+    """``y = a * x^-b`` with the interval of its exponent and what is needed to predict."""
+
+    a: float
+    """Value of the law at x = 1."""
+    b: float
+    """Exponent; positive when y falls with x."""
+    b_interval: Interval
+    b_leave_one_out: Interval | None
+    """Smallest and largest exponent when any one point is left out; None with only three points."""
+    n: int
+    """Number of distinct x, which is the number of points the interval rests on."""
+    residual_std: float
+    """Standard deviation of log y about the line (n - 2 degrees of freedom)."""
+    x_range: tuple[float, float]
+    log_x_mean: float
+    log_x_spread: float
+    """Sum of squared deviations of log x from its mean."""
+
+    def predict(self, x: ArrayLike) -> Prediction:
+        """Predict one further point at each ``x`` [...]; this band is wider than that of the line itself."""
+        log_x = np.log(np.asarray(x, dtype=float))
+        leverage = 1 + 1 / self.n + (log_x - self.log_x_mean) ** 2 / self.log_x_spread
+        half = t_quantile(self.n - 2) * self.residual_std * np.sqrt(leverage)
+        y = self.a * np.asarray(x, dtype=float) ** -self.b
+        with np.errstate(over="ignore"):  # three scattered points may honestly predict "anything"
+            return Prediction(y, y * np.exp(-half), y * np.exp(half))
+
+
+def fit_power_law(x: ArrayLike, y: ArrayLike) -> PowerLawFit | NoFit:
+    """Fit ``y = a * x^-b`` to ``x`` [n], ``y`` [n] by ordinary least squares of log y on log x.
+
+    The interval is Student's t interval of the slope. With normal noise in log y it covers exactly 95 % for
+    any n >= 3, which neither a bootstrap (too narrow with so few points) nor a robust loss can promise;
+    with three to six sizes a robust loss also cannot tell an outlier from a bend. ``b_leave_one_out`` shows
+    instead how much depends on a single size.
+
+    Points with equal x (seeds of one size) are averaged in log y first: they share that size's own departure
+    from the law, so counting each as independent would make the interval too narrow. Pairs with a missing
+    value are left out.
+    """
+    points = checked(x, y, MIN_POINTS_POWER)
+    if isinstance(points, NoFit):
+        return points
+    log_x, log_y = points
+    n = len(log_x)
+    intercept, slope = line(log_x, log_y)
+    if intercept > LARGEST_LOG:
+        return NoFit(TOO_STEEP)
+    residuals = log_y - (intercept + slope * log_x)
+    residual_std = math.sqrt(float(residuals @ residuals) / (n - 2))
+    spread = float(((log_x - log_x.mean()) ** 2).sum())
+    half = t_quantile(n - 2) * residual_std / math.sqrt(spread)
+    return PowerLawFit(
+        a=math.exp(intercept),
+        b=-slope,
+        b_interval=Interval(-slope - half, -slope + half),
+        b_leave_one_out=_leave_one_out(log_x, log_y) if n > MIN_POINTS_POWER else None,
+        n=n,
+        residual_std=residual_std,
+        x_range=(math.exp(log_x[0]), math.exp(log_x[-1])),
+        log_x_mean=float(log_x.mean()),
+        log_x_spread=spread,
+    )
+
+
+def _leave_one_out(log_x: Array, log_y: Array) -> Interval:
+    """Range of the exponent over the fits that each leave out one of the points [n]."""
+    slopes = [line(np.delete(log_x, i), np.delete(log_y, i))[1] for i in range(len(log_x))]
+    return Interval(-max(slopes), -min(slopes))
+
+
+@dataclass(frozen=True)
+class OffsetPowerLawFit:
+    """``y = e + a * x^-b`` with the profile interval of its floor ``e``."""
+
+    e: float
+    a: float
+    b: float
+    e_interval: Interval
+    n: int
+
+
+def fit_offset_power_law(x: ArrayLike, y: ArrayLike) -> OffsetPowerLawFit | NoFit:
+    """Fit ``y = e + a * x^-b`` to ``x`` [n], ``y`` [n] by least squares in log y, e >= 0.
+
+    ``e`` is scanned over its whole range and (a, b) solved at each value, so no start can trap the search.
+    The interval holds every e whose residual sum S passes the F test (Bates and Watts 1988, Nonlinear
+    Regression Analysis, ch. 6), ``S(e) <= S_min * (1 + F(0.95; 1, n-3) / (n-3))``: it needs no resampling,
+    respects e >= 0, and stays wide where floor and exponent cannot be told apart.
+    """
+    points = checked(x, y, MIN_POINTS_OFFSET)
+    if isinstance(points, NoFit):
+        return points
+    log_x, log_y = points
+    log_x_mean = float(log_x.mean())
+    centred = log_x - log_x_mean
+    if line(centred, log_y)[1] >= 0:
+        return NoFit("the values do not fall, so a floor has no meaning")
+
+    def cost(e: float) -> float:
+        return _solve_above_floor(centred, log_y, e)[2]
+
+    grid = np.linspace(0, math.exp(log_y.max()), FLOOR_GRID, endpoint=False)
+    costs = np.array([cost(e) for e in grid])
+    best = int(costs.argmin())
+    bounds = (grid[max(best - 1, 0)], grid[min(best + 1, FLOOR_GRID - 1)])
+    refined = optimize.minimize_scalar(cost, bounds=bounds, method="bounded")
+    e, least = min(
+        ((float(grid[best]), float(costs[best])), (float(refined.x), float(refined.fun))),
+        key=lambda pair: pair[1],
+    )
+    log_a, b, _ = _solve_above_floor(centred, log_y, e)
+    at_one = log_a + b * log_x_mean
+    if at_one > LARGEST_LOG:
+        return NoFit(TOO_STEEP)
+    limit = least * (1 + special.fdtri(1, len(log_x) - 3, CONFIDENCE) / (len(log_x) - 3))
+    return OffsetPowerLawFit(
+        e=e,
+        a=math.exp(at_one),
+        b=b,
+        e_interval=_accepted(grid, costs <= limit, e),
+        n=len(log_x),
+    )
+
+
+def _solve_above_floor(log_x: Array, log_y: Array, e: float) -> tuple[float, float, float]:
+    """Best (log a, b) for a fixed floor ``e``, and the residual sum of squares of log y."""
+    above = np.maximum(np.exp(log_y) - e, 0.02 * np.exp(log_y))  # keeps the straight-line start under the floor
+    intercept, slope = line(log_x, np.log(above))
+
+    def rise(theta: Array) -> Array:
+        height: Array = np.exp(np.clip(theta[0] - theta[1] * log_x, -300, 300))
+        return height
+
+    def residuals(theta: Array) -> Array:
+        return np.log(e + rise(theta)) - log_y
+
+    def jacobian(theta: Array) -> Array:
+        share = rise(theta) / (e + rise(theta))
+        return np.stack([share, -log_x * share], axis=1)
+
+    solution = optimize.least_squares(
+        residuals, [intercept, -slope], jac=jacobian, method="lm", ftol=1e-12, xtol=1e-12, gtol=1e-12
+    )
+    return float(solution.x[0]), float(solution.x[1]), float(2 * solution.cost)
+
+
+def _accepted(grid: Array, passes: NDArray[np.bool_], best: float) -> Interval:
+    """Hull of the accepted floors, one grid step wider on each side so that the grid can only widen it."""
+    step = float(grid[1] - grid[0])
+    accepted = np.append(grid[passes], best)
+    low = float(accepted.min())
+    return Interval(max(low - step, 0.0), float(accepted.max()) + step)

@@ -1,0 +1,342 @@
+"""Several studies side by side: names that tell them apart, what they say together, and the page with its figures and
+tables."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.findings import text
+from analysis.findings.comparison import comparison
+from analysis.findings.finding import Finding
+from analysis.findings.series import FINETUNED, Axis, Series, Target, best_score, noun, scaled_axes, series, starts
+from analysis.fit.power_law import PowerLawFit
+from analysis.fit.student import Interval, NoFit, mean_ratio, t_quantile
+from analysis.reporting.figures import captions, drawing
+from analysis.reporting.figures.drawing import readable
+from analysis.reporting.figures.plots import Plot, on_log_scales
+from analysis.reporting.html.page import Table, data_uri, fill
+from analysis.study.grouping import CHOSEN
+from analysis.study.records import FINISHED, Study
+
+MAX_PAIRS = 10
+LOOKS: Sequence[tuple[str, str, Any]] = (  # Okabe and Ito's hues, told apart without colour by marker and dashes
+    ("#0072b2", "o", "-"),
+    ("#d55e00", "s", "--"),
+    ("#009e73", "^", "-."),
+    ("#8a5a80", "D", ":"),
+    ("#000000", "v", (0, (5, 1, 1, 1, 1, 1))),
+    ("#a6761d", "P", (0, (1, 3))),
+)
+
+
+@dataclass(frozen=True)
+class Named:
+    """A study under the name it has among the others."""
+
+    name: str
+    study: Study
+
+
+def named(studies: Sequence[Study]) -> list[Named]:
+    """Name every study as it calls itself, or by its folder, or its place, where that is not enough."""
+    names_of_studies = [study.name for study in studies]
+    folders = [f"{study.name} ({study.path.resolve().name})" for study in studies]
+    placed = [f"{name} [{i}]" for i, name in enumerate(folders, start=1)]
+    names = next(chosen for chosen in (names_of_studies, folders, placed) if len(set(chosen)) == len(chosen))
+    return [Named(name, study) for name, study in zip(names, studies, strict=True)]
+
+
+def joined(studies: Sequence[Named]) -> pd.DataFrame:
+    """The runs and tasks of all studies in one table; what a study does not have is missing."""
+    tables = [entry.study.tried.assign(study=entry.name).astype({"study": "str"}) for entry in studies]
+    kinds: dict[str, set[str]] = {}
+    for table in tables:
+        for name, kind in table.dtypes.items():
+            kinds.setdefault(str(name), set()).add(str(kind))
+    mixed = {name for name, met in kinds.items() if len(met) > 1}
+    every = pd.concat([_in_words(table, mixed) for table in tables], ignore_index=True)
+    return every[["study", *(name for name in every if name != "study")]]
+
+
+def _in_words(table: pd.DataFrame, names: Set[str]) -> pd.DataFrame:
+    """``table`` with the columns ``names`` as text: studies differ in the types of these columns."""
+    columns = [str(name) for name in table if name in names]
+    return table.assign(**{name: table[name].map(str, na_action="ignore").astype("str") for name in columns})
+
+
+def targets(studies: Sequence[Named]) -> list[Target]:
+    """The errors that any of the studies measures."""
+    return [t for t in FINETUNED if any(len(entry.study.of(t.task)) for entry in studies)]
+
+
+def laws(studies: Sequence[Named]) -> Iterator[tuple[str, Series]]:
+    """(study, points and law) for every target and axis, those of one target and axis together."""
+    axes = dict.fromkeys(axis for entry in studies for axis in scaled_axes(entry.study))
+    for target in targets(studies):
+        for axis in axes:
+            for entry in studies:
+                if axis in scaled_axes(entry.study) and len(entry.study.of(target.task)):
+                    start = starts(entry.study.of(target.task))[0]
+                    yield entry.name, series(entry.study, target, axis, start)
+
+
+def scores(studies: Sequence[Named], target: Target) -> dict[str, dict[str, float]]:
+    """{study: {label: mean score of its pretrained runs}} of the studies that measure ``target``; where a study has
+    none, of its runs from other weights."""
+    means = {}
+    for entry in studies:
+        rows = comparison(entry.study, target).leading.dropna()
+        means[entry.name] = {str(label): float(score) for label, score in rows.items()}
+    return means
+
+
+def shared_settings(study: Study) -> dict[str, str]:
+    """The settings that all finished runs of ``study`` have in common, spelt as JSON, without what it varies."""
+    configs: list[dict[str, Any]] = [dict(result["config"]) for result in study.results.values()]
+    if not configs:
+        return {}
+    spelt = [{key: json.dumps(value, sort_keys=True) for key, value in config.items()} for config in configs]
+    common = {key: value for key, value in spelt[0].items() if all(other.get(key) == value for other in spelt)}
+    return {key: value for key, value in sorted(common.items()) if key not in (*study.axes, *study.tuned)}
+
+
+def find(studies: Sequence[Named]) -> list[Finding]:
+    """Compare every pair of studies: exponents of each law, then errors at the labels that both have."""
+    findings = []
+    for key, group in itertools.groupby(laws(studies), key=lambda entry: (entry[1].target, entry[1].axis)):
+        findings.append(_exponents(*key, {name: points.fit for name, points in group}))
+    findings += [_levels(studies, target) for target in targets(studies)]
+    return findings
+
+
+def difference(first: PowerLawFit, second: PowerLawFit) -> Interval:
+    """95 % interval of the difference of two exponents, ``second - first`` (Welch's t of two slopes)."""
+    errors = [_standard_error(fit) for fit in (first, second)]
+    variance = sum(error**2 for error in errors)
+    middle = second.b - first.b
+    if variance == 0:
+        return Interval(middle, middle)
+    degrees = variance**2 / sum(error**4 / (fit.n - 2) for error, fit in zip(errors, (first, second), strict=True))
+    half = t_quantile(degrees) * math.sqrt(variance)
+    return Interval(middle - half, middle + half)
+
+
+def _standard_error(fit: PowerLawFit) -> float:
+    return (fit.b_interval.high - fit.b_interval.low) / 2 / t_quantile(fit.n - 2)
+
+
+def _exponents(target: Target, axis: Axis, fits: dict[str, PowerLawFit | NoFit]) -> Finding:
+    question = f"Does the {target.name} fall with {axis.name} at one rate in all studies?"
+    known = {name: fit for name, fit in fits.items() if isinstance(fit, PowerLawFit)}
+    without = [f"{name}: {fit.reason}" for name, fit in fits.items() if isinstance(fit, NoFit)]
+    detail = f"Without a law: {'; '.join(without)}." if without else ""
+    if len(known) < 2:
+        return Finding(
+            question, "Cannot say", f"{len(known)} of {len(fits)} studies have a law; two are needed.", detail
+        )
+    listed = "; ".join(f"{name} {text.number(f.b)} ({text.interval(f.b_interval)})" for name, f in known.items())
+    pairs = list(itertools.combinations(known, 2))
+    apart = {(a, b): difference(known[a], known[b]) for a, b in pairs}
+    differences = [f"{b} {text.MINUS} {a}: {text.interval(span)}" for (a, b), span in apart.items()][:MAX_PAIRS]
+    more = f", and {len(pairs) - MAX_PAIRS} more pairs" if len(pairs) > MAX_PAIRS else ""
+    differ = [f"{a} and {b}" for (a, b), span in apart.items() if 0 not in span]
+    verdict = "No" if differ else "Not shown"
+    doubt = (
+        f"These differ: {', '.join(differ[:MAX_PAIRS])}."
+        if differ
+        else "No difference is established, which is no proof of equality."
+    )
+    answer = f"Exponents with {text.LEVEL} intervals: {listed}. Differences: {'; '.join(differences)}{more}. {doubt}"
+    return Finding(question, verdict, answer, detail)
+
+
+def _levels(studies: Sequence[Named], target: Target) -> Finding:
+    """Which study has the lower error where labels are equal, paired by label."""
+    question = f"Which study has the lower {target.name} at the same label?"
+    measured = scores(studies, target)
+    ratios, shown = [], False
+    pairs = list(itertools.combinations(measured, 2))
+    for a, b in pairs[:MAX_PAIRS]:
+        both = [label for label in measured[a] if label in measured[b]]
+        if not both:
+            continue
+        better = sum(measured[b][label] > measured[a][label] for label in both)
+        ratio = mean_ratio([1 - measured[b][label] for label in both], [1 - measured[a][label] for label in both])
+        said = (
+            ratio.reason
+            if isinstance(ratio, NoFit)
+            else f"{text.number(ratio.mean)} ({text.span(ratio.interval.low, ratio.interval.high)})"
+        )
+        shown |= not isinstance(ratio, NoFit) and 1 not in ratio.interval
+        ratios.append(f"error of {b} over that of {a}: {said}; {b} is better at {better} of {len(both)}")
+    if not ratios:
+        return Finding(question, "Cannot say", "No two studies have a finished pretrained run of the same label.")
+    more = f" {len(pairs) - MAX_PAIRS} more pairs are left out." if len(pairs) > MAX_PAIRS else ""
+    answer = f"{'. '.join(map(captions.capital, ratios))}.{more}"
+    detail = "Equal labels need not mean equal settings: the differences are listed under Configuration."
+    return Finding(question, "Yes" if shown else "Not shown", answer, detail)
+
+
+def render(studies: Sequence[Named]) -> str:
+    """Build the page. The same studies in the same order give the same bytes."""
+    names = [entry.name for entry in studies]
+    return fill(
+        "side_by_side.html.j2",
+        title=" beside ".join(names),
+        names=names,
+        findings=find(studies),
+        studies=studies_table(studies),
+        figures=[(plot, data_uri(plot)) for plot in plots(studies)],
+        results=[laws_table(studies), *(scores_table(studies, target) for target in targets(studies))],
+        settings=settings_table(studies),
+        environment=environment_table(studies),
+        notes=[f"{entry.name}: {note}" for entry in studies for note in entry.study.notes],
+    )
+
+
+def plots(studies: Sequence[Named]) -> Iterator[Plot]:
+    """The error of the studies against each axis that they scale, those of one axis in one figure."""
+    for (target, axis), group in itertools.groupby(laws(studies), key=lambda entry: (entry[1].target, entry[1].axis)):
+        drawn = {name: on_log_scales(points) for name, points in group}
+        yield _plot(target, axis, {name: points for name, points in drawn.items() if not points.points.empty})
+
+
+def _plot(target: Target, axis: Axis, entries: Mapping[str, Series]) -> Plot:
+    shown = readable(list(entries), len(LOOKS))
+    with drawing.style():
+        figure, axes = drawing.new_figure()
+        axes.set(xlabel=f"{axis.name} {axis.symbol}", ylabel=f"{target.name} ({target.formula})")
+        if shown:
+            _scales(axes, axis, [entries[name].points for name in shown])
+            for name, look in zip(shown, LOOKS, strict=False):
+                _draw(axes, name, entries[name], look)
+            axes.legend(loc="best", fontsize="small")
+        else:
+            drawing.mark_empty(axes)
+    caption = (
+        f"{captions.capital(target.name)} against {axis.name}, log scales: pretrained runs and the power law of each "
+        "study, as far as its own points go."
+    )
+    if len(shown) < len(entries):
+        caption += f" {len(shown)} of {len(entries)} studies are drawn."
+    return Plot(f"{target.task}-{axis.symbol}", figure, caption, _alt(target, axis, {n: entries[n] for n in shown}))
+
+
+def _scales(axes: Axes, axis: Axis, drawn: Sequence[pd.DataFrame]) -> None:
+    points = pd.concat(drawn)
+    x, error = points["x"], points["error"]
+    drawing.axis_around(axes, "x", x, captions.form(axis))
+    drawing.error_axis(axes, error)
+
+
+def _draw(axes: Axes, name: str, points: Series, look: tuple[str, str, Any]) -> None:
+    colour, marker, line = look
+    if isinstance(points.fit, PowerLawFit):
+        x = np.geomspace(*points.fit.x_range, 60)
+        axes.plot(x, points.fit.predict(x).y, color=colour, linestyle=line, linewidth=1.4, zorder=1)
+    x, error = points.points["x"].to_numpy(float), points.points["error"].to_numpy(float)
+    axes.plot(x, error, color=colour, linestyle="none", marker=marker, fillstyle="none", markersize=7, zorder=3)
+    axes.plot([], [], color=colour, linestyle=line, marker=marker, fillstyle="none", label=drawing.short(name))
+
+
+def _alt(target: Target, axis: Axis, entries: Mapping[str, Series]) -> str:
+    what = f"{captions.capital(target.name)} against {axis.name} of several studies"
+    if not entries:
+        return f"{what}: empty, no finished run reports it."
+    said = [f"{name}: {captions.one_series(points, axis)}" for name, points in entries.items()]
+    return f"{what}. {' '.join(said)}"
+
+
+def studies_table(studies: Sequence[Named]) -> Table:
+    """A row for each study: its grid, how far it is, its sizes, best scores and cost."""
+    measured = targets(studies)
+    cells = []
+    for entry in studies:
+        table = entry.study.tried
+        done = table[table["state"] == FINISHED]
+        params = table["params_backbone"].dropna().astype("float64")
+        ends = dict.fromkeys(map(text.count, (params.min(), params.max()))) if len(params) else [text.MISSING]
+        best = [_best(done[done[CHOSEN]], target) for target in measured]
+        cost = [text.power(float(done["flops_train"].sum())), text.count(float(done["wall_seconds"].sum()))]
+        unfinished = table.loc[table["state"] != FINISHED, "state"].value_counts().sort_index()
+        others = ", ".join(f"{count} {state}" for state, count in unfinished.items()) or text.MISSING
+        grid, labels = entry.study.grid or text.MISSING, f"{table['label'].nunique()} {noun(entry.study)}s"
+        cells.append(
+            [entry.name, grid, others, labels, " to ".join(ends), f"{len(done)} of {len(table)}", *best, *cost]
+        )
+    head = ["study", "grid", "not finished", "labels", "parameters N", "finished tasks"]
+    head += [*(f"best {target.score}" for target in measured), "FLOPs", "seconds"]
+    return Table("The studies", head, cells, text_columns=5)
+
+
+def laws_table(studies: Sequence[Named]) -> Table:
+    """A row for each law of each study, or the reason why there is none."""
+    cells = []
+    for name, points in laws(studies):
+        start = [name, f"{points.target.formula} against {points.axis.symbol}"]
+        if isinstance(points.fit, PowerLawFit):
+            fit = points.fit
+            numbers = [text.number(fit.a), text.number(fit.b), text.interval(fit.b_interval), str(fit.n)]
+            cells.append([*start, *numbers, text.number(fit.residual_std), ""])
+        else:
+            cells.append([*start, *[text.MISSING] * 5, points.fit.reason])
+    head = ["study", "law", "a", "exponent b", f"{text.LEVEL} interval of b", "n", "residual sd of log error", "remark"]
+    note = f"Error = a x^{text.MINUS}b, fitted to the points of one study alone; n counts distinct x."
+    return Table("Laws of each study", head, cells, text_columns=2, note=note, words_last=True)
+
+
+def scores_table(studies: Sequence[Named], target: Target) -> Table:
+    """Mean pretrained score of every label, a column for each study."""
+    measured = scores(studies, target)
+    labels = list(dict.fromkeys(label for scores_of_study in measured.values() for label in scores_of_study))
+    params = pd.concat([entry.study.table[["label", "params_backbone"]] for entry in studies]).groupby("label")
+    size = params["params_backbone"].median().astype("float64").reindex(labels).fillna(float("inf"))
+    ordered = sorted(labels, key=lambda label: (float(size[label]), labels.index(label)))
+    nan = float("nan")
+    cells = [
+        [label, *(text.percent(scores_of_study.get(label, nan)) for scores_of_study in measured.values())]
+        for label in ordered
+    ]
+    return Table(f"Mean {target.score} of pretrained runs", ["label", *measured], cells)
+
+
+def settings_table(studies: Sequence[Named]) -> Table:
+    """The settings that are fixed within each study and differ between them."""
+    return _differences(
+        "Settings that differ", {entry.name: shared_settings(entry.study) for entry in studies}, "setting"
+    )
+
+
+def environment_table(studies: Sequence[Named]) -> Table:
+    """Devices, commits, FLOPs conventions and package versions that differ between the studies."""
+    met: dict[str, dict[str, str]] = {}
+    for entry in studies:
+        met_values: dict[str, set[str]] = {}
+        for result in entry.study.results.values():
+            facts = {name: result[name] for name in ("device_kind", "device_count", "commit", "flops_convention")}
+            for name, value in {**facts, **result["versions"]}.items():
+                met_values.setdefault(str(name), set()).add(str(value))
+        met[entry.name] = {name: ", ".join(sorted(values)) for name, values in sorted(met_values.items())}
+    return _differences("Environment where it differs", met, "what")
+
+
+def _differences(title: str, values: Mapping[str, Mapping[str, str]], what: str) -> Table:
+    keys = sorted({key for settings in values.values() for key in settings})
+    differing = [key for key in keys if len({settings.get(key) for settings in values.values() if settings}) > 1]
+    cells = [[key, *(settings.get(key, text.MISSING) for settings in values.values())] for key in differing]
+    note = "" if cells else "Nothing differs."
+    return Table(title, [what, *values], cells, text_columns=1 + len(values), note=note, words_last=True)
+
+
+def _best(rows: pd.DataFrame, target: Target) -> str:
+    best = best_score(rows, target)
+    return text.MISSING if best is None else text.percent(best)

@@ -1,1 +1,0 @@
-"""Several studies beside one another."""

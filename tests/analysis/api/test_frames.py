@@ -1,0 +1,131 @@
+"""Fits from Python: the answers of the commands for a data frame, errors and reasons that explain themselves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import analysis as nepa_analysis
+from analysis.fit.__main__ import main
+from analysis.fit.estimate import fit_law
+from analysis.fit.student import NoFit
+from nepa_scale.utils.errors import UserError
+
+analysis: Any = nepa_analysis
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    """Runs of a surface of N and D, with a second step."""
+    n, d = (a.ravel() for a in np.meshgrid(np.geomspace(1e7, 1e10, 5), np.geomspace(1e9, 1e12, 5)))
+    loss = (1.8 + 480 * n**-0.35 + 2000 * d**-0.37) * np.exp(np.random.default_rng(0).normal(0, 0.003, 25))
+    return pd.DataFrame({"n": n, "d": d, "loss": loss, "error": 0.2 * loss**0.7, "set": ["a", "b"] * 12 + ["few"]})
+
+
+def test_it_is_what_the_command_answers(
+    frame: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same numbers and the same text; the file itself may be given, too."""
+    path = tmp_path / "runs.csv"
+    frame.to_csv(path, index=False)
+    asked = {"law": "chinchilla", "x": "n", "d": "d", "y": "loss", "huber": "inf", "bootstrap": 100}
+    words = [str(path), *(f"--{name}={value}" for name, value in asked.items())]
+    words += ["--tie=alpha=beta", "--fix=E=1.8", "--profile=alpha"]
+    fit = analysis.fit(frame, **asked, tie="alpha=beta", fix={"E": 1.8}, profile="alpha")
+    assert main([*words, "--json"]) == 0
+    assert fit.to_dict() == json.loads(capsys.readouterr().out)
+    assert main(words) == 0
+    assert repr(fit) == capsys.readouterr().out.rstrip()
+    assert analysis.fit(path, **asked, tie="alpha=beta", fix="E=1.8").parameters == fit.parameters
+
+
+def test_it_can_be_asked_tabulated_and_drawn(frame: pd.DataFrame) -> None:
+    """Parameters by name, predictions by name, in order or of a frame, a table of parameters, and a picture."""
+    fit = analysis.fit(frame, law="chinchilla", x="n", d="d", y="loss", huber="inf", bound=["E<=1.7"])
+    table = fit.to_frame()
+    assert list(table.index) == ["E", "A", "B", "alpha", "beta"]
+    assert table.loc["E", "value"] == table.loc["E", "high"] == 1.7 and fit.warnings
+    by_name = fit.predict(n=[1e10, 1e11], d=1e12)
+    pd.testing.assert_frame_equal(by_name, fit.predict([1e10, 1e11], [1e12, 1e12]))
+    pd.testing.assert_frame_equal(by_name, fit.predict(pd.DataFrame({"d": [1e12, 1e12], "n": [1e10, 1e11]})))
+    assert (by_name["low"] < by_name["y"]).all() and (by_name["y"] < by_name["high"]).all()
+    assert fit.profile("E").high == 1.7
+    assert fit.plot().get_ylabel() == "loss, measured"
+    along = analysis.fit(frame, "power", x="loss", y="error").plot()
+    assert along.get_xlabel() == "loss" and along.get_xscale() == "log"
+
+
+def test_its_siblings(frame: pd.DataFrame) -> None:
+    """A chain, minima of equal compute, and a dictionary of answers by a column."""
+    chain = analysis.chain(
+        frame, x="n", d="d", through="loss", y="error", first="chinchilla", second="power", huber="inf"
+    )
+    assert chain.parameters["second"]["alpha"] == pytest.approx(-0.7, abs=1e-6)
+    assert chain.predict(n=1e11, d=1e13)["y"][0] == pytest.approx(0.2 * chain.predict(1e11, 1e13)["first_y"][0] ** 0.7)
+    assert "first link" in repr(chain) and chain.to_frame().loc[("second", "A"), "value"] == pytest.approx(0.2)
+    groups = analysis.fit(frame, "power", x="loss", y="error", by="set")
+    assert list(groups) == ["a", "b", "few"] and isinstance(groups["few"], NoFit)
+    rows = [
+        {"c": c, "n": 3e-2 * c**0.5 * s, "loss": 2 + 0.1 * np.log(s) ** 2}
+        for c in np.geomspace(1e18, 1e21, 4)
+        for s in np.geomspace(0.3, 3, 6)
+    ]
+    minima = analysis.isoflop(pd.DataFrame(rows), c="c", n="n", y="loss")
+    assert minima.law.exponent == pytest.approx(0.5) and minima.predict(1e22) == pytest.approx(3e9)
+    assert minima.to_frame()["n"].notna().all() and "N* ~ C^0.5" in repr(minima)
+
+
+def test_what_cannot_be_fitted_says_why_when_asked(frame: pd.DataFrame) -> None:
+    """A NoFit has no parameters, no prediction and no table: each says the reason."""
+    none = analysis.fit(frame.head(2), "power", x="n", y="loss")
+    assert isinstance(none, NoFit) and "needs 3" in str(none)
+    for name in ("parameters", "predict", "to_frame", "intervals"):
+        with pytest.raises(AttributeError, match=r"not fitted: .*needs 3"):
+            getattr(none, name)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"law": "chinchila"}, "law=chinchila: no such law; did you mean 'chinchilla'"),
+        ({"y": "los"}, "no column 'los'; did you mean 'loss'"),
+        ({"d": None}, "law=chinchilla needs d=COLUMN"),
+        ({"fix": {"Q": 1}}, "fix=Q=1: law 'chinchilla' has no parameter 'Q'"),
+        ({"bootstap": 3}, "bootstap: no such argument"),
+        ({"huber": -1}, "must be from"),
+        ({"holdout": "n>1e99"}, "no row is held out"),
+        ({"where": "n>1e99"}, "no row meets it"),
+    ],
+)
+def test_mistakes_say_what_is_wrong(frame: pd.DataFrame, changed: dict[str, Any], message: str) -> None:
+    """Each in Python's words, before a search."""
+    with pytest.raises(UserError) as caught:
+        analysis.fit(frame, **({"law": "chinchilla", "x": "n", "d": "d", "y": "loss"} | changed))
+    assert message in str(caught.value)
+
+
+def test_a_law_may_be_named(frame: pd.DataFrame) -> None:
+    """``fit_law`` takes a name, and says which columns a law reads where they are others."""
+    assert "A x^-alpha" in repr(fit_law("power", frame["n"], frame["loss"]))
+    with pytest.raises(UserError, match="needs 2"):
+        fit_law("chinchilla", frame["n"], frame["loss"])
+    with pytest.raises(UserError, match="did you mean 'power'"):
+        fit_law("powr", frame["n"], frame["loss"])
+
+
+def test_importing_is_quick() -> None:
+    """``import analysis`` brings no library with it, and a fit never torch."""
+    code = (
+        "import sys, analysis; print(any(name in sys.modules for name in ('numpy', 'pandas', 'scipy', 'torch')));"
+        "analysis.fit; print('numpy' in sys.modules); import analysis.api.frames; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False", "False"]

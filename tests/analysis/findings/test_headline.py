@@ -1,0 +1,154 @@
+"""What leads a page: the sentence and the figure, for studies of every shape."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from conftest import MakeStudy
+from matplotlib.colors import to_rgb
+from pages import Page
+from study_files import write_json
+from study_shapes import SHAPES, with_prediction
+
+from analysis.findings.comparison import comparison, gain
+from analysis.findings.headline import headline
+from analysis.findings.scaling import tenfold
+from analysis.findings.series import CLASSIFICATION, FINETUNED, PARAMETERS, SCRATCH, SHORTFALL, series
+from analysis.fit.power_law import PowerLawFit
+from analysis.fit.student import MeanRatio
+from analysis.report import main
+from analysis.reporting.figures.drawing import to_svg
+from analysis.reporting.figures.headline_plot import headline_plot, leading_plot, to_png
+from analysis.reporting.figures.plots import Plot
+from analysis.reporting.render import render
+from analysis.study.records import read_study
+
+TARGETS = {"segmentation alone": FINETUNED[1], "pretraining alone": SHORTFALL}
+PANELS = {
+    **dict.fromkeys(("data sizes", "labels", "labels of two sizes", "rates"), 1),
+    **dict.fromkeys(("one size", "seeds only", "ablation"), 0),
+}
+
+
+def drawn(plot: Plot | None) -> Plot:
+    """The plot, which is there."""
+    assert plot is not None
+    return plot
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_of_study_leads_with_what_suits_it(shape: str, tmp_path: Path) -> None:
+    """A sentence with numbers and no missing ones, a figure where two places are known, or neither."""
+    study = read_study(SHAPES[shape](tmp_path / "study"))
+    said = headline(study)
+    page = Page(render(study, []))
+    if shape == "nothing finished":
+        assert said is None and "picture" not in page.tags
+        return
+    assert said is not None and said.target is TARGETS.get(shape, CLASSIFICATION)
+    assert re.search(r"\d", said.sentence) and said.sentence.endswith(".") and said.sentence.count(". ") == 0
+    assert not re.search(r"\b(nan|inf|None)\b|\u2013", said.sentence)
+    assert said.sentence in "".join(page.text)
+    wide, narrow = (leading_plot(study, said.target, stacked=stacked) for stacked in (False, True))
+    panels = PANELS.get(shape, 2)
+    assert page.tags.count("picture") == (panels > 0)
+    assert (
+        (0 if wide is None else len(wide.figure.axes)) == (0 if narrow is None else len(narrow.figure.axes)) == panels
+    )
+    for plot in filter(None, (wide, narrow)):
+        ElementTree.fromstring(to_svg(plot.figure))
+        assert not re.search(r"\bnan\b", plot.alt) and len(plot.alt) > 40 and plot.caption.endswith(".")
+
+
+def test_the_sentence_has_the_numbers_of_the_fits(make_study: MakeStudy) -> None:
+    """Factor and interval of ten times the parameters, and those of the gain over scratch."""
+    study = read_study(make_study())
+    said, fit = headline(study), series(study, CLASSIFICATION, PARAMETERS).fit
+    ratio = gain(comparison(study, CLASSIFICATION))
+    assert said is not None and isinstance(fit, PowerLawFit) and isinstance(ratio, MeanRatio)
+    factor = tenfold(fit)
+    numbers = set(map(float, re.findall(r"\d\.\d+", said.sentence)))
+    for one in (factor, ratio):
+        assert {float(f"{value:.3g}") for value in (one.mean, one.interval.low, one.interval.high)} <= numbers
+    assert factor.mean == pytest.approx(10**-0.2, rel=0.05)
+
+
+@pytest.mark.parametrize(("noise", "shown"), [(0.01, True), (1.5, False)])
+def test_what_is_not_shown_is_called_so(make_study: MakeStudy, noise: float, shown: bool) -> None:
+    """Noise that hides the trend takes the claim out of the headline."""
+    said = headline(read_study(make_study(noise=noise, a=0.3, b=0.02 if noise > 1 else 0.2)))
+    assert said is not None
+    assert ("not shown" not in said.sentence) == shown
+
+
+@pytest.mark.parametrize(("factor", "word"), [(1.0, "held"), (3.0, "failed")])
+def test_a_registered_prediction_is_told_and_drawn(make_study: MakeStudy, factor: float, word: str) -> None:
+    """The interval stands right of its run, ends where it was registered, and a ring is around what came."""
+    path = with_prediction(make_study(seeds=(0, 1)))
+    content = json.loads((path / "predictions.json").read_text())
+    for entry in content["entries"]:
+        for one in entry["expected"]:
+            one |= {name: one[name] * factor for name in ("error", "low", "high")}
+    write_json(path / "predictions.json", content)
+    study = read_study(path)
+    said = headline(study)
+    assert said is not None and word in said.sentence and "small" in said.sentence
+    (wanted,) = [
+        one["expected"][0]
+        for one in content["entries"]
+        if (one["task"], one["axis"]) == ("classify", "params_backbone")
+    ]
+    axes = drawn(headline_plot(study, CLASSIFICATION)).figure.axes[0]
+    (bar,) = [line for line in axes.lines if line.get_marker() == "_"]
+    np.testing.assert_allclose(np.asarray(bar.get_ydata(), float), [wanted["low"], wanted["high"]])
+    assert all(float(x) > wanted["x"] for x in np.asarray(bar.get_xdata(), float))
+    rings = [line for line in axes.lines if line.get_label() == "what happened"]
+    errors = 1 - study.table.query("task == 'classify' and label == 'small' and init == 'pretrain'")["metrics.top1"]
+    assert [float(np.asarray(ring.get_ydata())[0]) for ring in rings] == [pytest.approx(np.exp(np.log(errors).mean()))]
+
+
+def test_both_starts_differ_without_colour_and_every_seed_is_a_point(make_study: MakeStudy) -> None:
+    """Markers and fill tell the starts apart, their greys differ, and both have a law against parameters."""
+    study = read_study(make_study(seeds=(0, 1, 2)))
+    axes = drawn(headline_plot(study, CLASSIFICATION)).figure.axes[0]
+    starts = {
+        line.get_label(): line for line in axes.lines if line.get_label() in ("pretrained", "from-scratch baseline")
+    }
+    assert len({line.get_marker() for line in starts.values()}) == 2
+    assert len({line.get_fillstyle() for line in starts.values()}) == 2
+    grey = [float(np.dot(to_rgb(line.get_color()), (0.2126, 0.7152, 0.0722))) for line in starts.values()]
+    assert abs(grey[0] - grey[1]) > 0.05
+    assert all(len(np.asarray(line.get_xdata())) == 15 for line in starts.values())
+    fit = series(study, CLASSIFICATION, PARAMETERS, SCRATCH).fit
+    assert isinstance(fit, PowerLawFit)
+    lines = [np.asarray(line.get_xydata(), float) for line in axes.lines if len(np.asarray(line.get_xdata())) == 60]
+    assert any(np.allclose(line[:, 1], fit.predict(line[:, 0]).y) for line in lines) and len(lines) == 2
+
+
+def test_the_figure_is_a_file_beside_the_page(make_study: MakeStudy, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same bytes every time; once there is nothing to draw any more, an earlier one goes."""
+    path = make_study()
+    assert main([str(path)]) == 0
+    assert str(path / "headline.png") in capsys.readouterr().out.splitlines()
+    plot = drawn(headline_plot(read_study(path), CLASSIFICATION))
+    assert (path / "headline.png").read_bytes() == to_png(plot)
+    for file in path.glob("runs/*/*/result.json"):
+        file.unlink()
+    assert main([str(path)]) == 0
+    assert not (path / "headline.png").exists()
+
+
+def test_narrow_screens_get_panels_below_each_other(make_study: Callable[..., Path]) -> None:
+    """The same data, one panel under the other, narrower than high."""
+    study = read_study(make_study())
+    wide, narrow = (drawn(headline_plot(study, CLASSIFICATION, stacked=stacked)).figure for stacked in (False, True))
+    assert wide.get_figwidth() > wide.get_figheight() and narrow.get_figwidth() < narrow.get_figheight()
+    tops = [axes.get_position().y1 for axes in narrow.axes]
+    assert tops[0] > tops[1] and narrow.axes[0].get_position().x0 == pytest.approx(narrow.axes[1].get_position().x0)
