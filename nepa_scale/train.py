@@ -6,13 +6,14 @@ finished task is left alone and an interrupted one continues.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import socket
 import sys
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 if __name__ == "__main__":
     # Run as a script, Python looks for imports in this file's folder; look in the checkout it belongs to instead.
@@ -31,6 +32,7 @@ from nepa_scale.distributed.world import World
 from nepa_scale.placement import ds_config
 from nepa_scale.placement.costs import task_cost
 from nepa_scale.placement.device_memory import planned
+from nepa_scale.placement.placed import Placement
 from nepa_scale.placement.planner import describe as placement_lines
 from nepa_scale.placement.planner import place
 from nepa_scale.placement.visible_gpus import has_gpu, unseen
@@ -43,18 +45,22 @@ from nepa_scale.weights import initial
 
 def main(words: list[str]) -> int:
     """Do what ``words`` ask; returns the exit code, one of ``ExitCode``."""
-    if {"--help", "-h"} & set(words):
-        print(overrides.help_text("deepspeed nepa_scale/train.py"))
+    if cli.answers(words, lambda _: overrides.help_text()):
         return ExitCode.DONE
+    words, as_json = cli.take_switch(overrides.spell(words), "json")
     world = World()
     try:
         world = read_environment()
         config = settings.configure(words)
         run_dir = paths.run_directory(config)
         check(config, run_dir, world)
+        if as_json and not config.dry_run:
+            raise UserError("json=true: of a training there is only its plan as JSON; give dry_run=true, too")
         if not config.dry_run:
             return start(words, config, run_dir, world)
-        if world.is_main:
+        if world.is_main and as_json:
+            cli.print_json(document(config, run_dir, world))
+        elif world.is_main:
             print(describe(config, run_dir, world))
         return ExitCode.DONE
     except (UserError, OSError, UnicodeEncodeError) as error:
@@ -110,10 +116,6 @@ def describe(config: RunConfig, run_dir: Path, world: World) -> str:
     placement = place(config, config.task, world.size, device)
     cost = task_cost(config, config.task, activation_checkpointing=placement.activation_checkpointing)
     rates = lr_scaling.describe(config) if config.task == "pretrain" else None
-    awaited = initial.check_start(run_dir, config) if _awaits_pretraining(config) else []
-    misplaced = [] if placement.problem is None else [f"{config.task}: {placement.problem}"]
-    unused = unseen()
-    problems = [*awaited, *misplaced, *([] if unused is None else [unused])]
     return "\n".join(
         [
             f"{config.task} of run {config.run_id} in {run_dir}",
@@ -125,9 +127,33 @@ def describe(config: RunConfig, run_dir: Path, world: World) -> str:
             f"FLOPs        {cost.flops_train:.3g} useful, {cost.flops_executed:.3g} executed",
             *placement_lines(placement, device),
             *filter(None, [exhausted_classes(config, config.task)]),
-            *(f"warning: {problem}" for problem in problems),
+            *(f"warning: {problem}" for problem in doubts(config, run_dir, placement)),
         ]
     )
+
+
+def document(config: RunConfig, run_dir: Path, world: World) -> dict[str, Any]:
+    """The same for scripts."""
+    device = planned(config, world)
+    placement = place(config, config.task, world.size, device)
+    cost = task_cost(config, config.task, activation_checkpointing=placement.activation_checkpointing)
+    return {
+        "run_id": config.run_id,
+        "run_dir": str(run_dir),
+        "task": config.task,
+        "data_set": config.task_config().dataset,
+        "cost": dataclasses.asdict(cost),
+        "placement": dataclasses.asdict(placement) | {"fits": placement.fits, "memory_source": device.source},
+        "warnings": doubts(config, run_dir, placement),
+    }
+
+
+def doubts(config: RunConfig, run_dir: Path, placement: Placement) -> list[str]:
+    """What keeps the task from starting here, or makes it doubtful; a line each."""
+    awaited = initial.check_start(run_dir, config) if _awaits_pretraining(config) else []
+    misplaced = [] if placement.problem is None else [f"{config.task}: {placement.problem}"]
+    unused = unseen()
+    return [*awaited, *misplaced, *([] if unused is None else [unused])]
 
 
 def start(words: list[str], config: RunConfig, run_dir: Path, world: World) -> int:

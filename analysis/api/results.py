@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,8 @@ from nepa_scale.utils.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from analysis.chain import ChainSettings
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,7 +79,7 @@ class Fitted:
         return _parameters(self.fit)
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
+        """What ``json=`` prints."""
         one = self.answer
         return as_json(one.fit, one.held, one.problem.at, one.problem.budget, one.profiles, one.left)
 
@@ -96,7 +97,7 @@ class FittedChain:
     chain: Chain
     held: ChainHeldOut | None
     at: Array | None
-    given: argparse.Namespace
+    given: ChainSettings
     columns: tuple[str, ...]
 
     def __repr__(self) -> str:
@@ -129,7 +130,7 @@ class FittedChain:
         return pd.concat({name: _parameters(fit) for name, fit in self._fits.items()}, names=["law"])
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
+        """What ``json=`` prints."""
         return chain_as_json(self.chain, self.held, self.at)
 
     def plot(self, axes: Axes | None = None) -> Axes:

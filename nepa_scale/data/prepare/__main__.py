@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 
 from nepa_scale.data import embedded
 from nepa_scale.data.prepare.settings import (
+    KINDS,
     AdoptSettings,
     DigitSettings,
     IndexSettings,
@@ -16,19 +16,22 @@ from nepa_scale.data.prepare.settings import (
     VerifySettings,
     WritingSettings,
 )
-from nepa_scale.data.prepare.words import help_text, parse
 from nepa_scale.data.reporting import reporting
-from nepa_scale.utils.cli import command
+from nepa_scale.utils.arguments import grammar_of_kinds
+from nepa_scale.utils.cli import command, print_json
+
+GRAMMAR = grammar_of_kinds(
+    KINDS,
+    "python -m nepa_scale.data.prepare KIND key=value ...    (installed: nepa-prepare)",
+    "Makes, completes and checks data sets of shards. An interrupted command continues where it was.",
+)
 
 
-@command
-def main(words: Sequence[str]) -> int:
-    """Run the command; return its exit code."""
-    if {"--help", "-h"} & set(words):
-        print(help_text())
-        return 0
+@command(GRAMMAR)
+def main(settings: Settings) -> int:
+    """Do what was asked for; returns the exit code."""
     try:
-        return run(parse(words))
+        return run(settings)
     except KeyboardInterrupt:
         print("stopped: what is done is kept, and the same command continues", file=sys.stderr)
         return 130
@@ -79,7 +82,11 @@ def _verify(settings: VerifySettings) -> int:
 
     with reporting() as report:
         findings = verify(settings.root, settings.name, settings.workers, report)
-    print("\n".join([*findings.faults, *findings.remarks]))
+    if settings.json:
+        data_set = str(settings.root / settings.name)
+        print_json({"data_set": data_set, "faults": findings.faults, "remarks": findings.remarks})
+    else:
+        print("\n".join([*findings.faults, *findings.remarks]))
     return 1 if findings.faults else 0
 
 
