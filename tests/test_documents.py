@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import ast
-import functools
+import importlib
 import re
 import shlex
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from nepa_scale.config import overrides
-from nepa_scale.data.prepare import words as prepare_words
-from nepa_scale.visualise import settings as pictures
-from sweeps.jobs import selecting
 from sweeps.settings import keys
-from sweeps.settings.command_line import read_launch
 from sweeps.settings.conf_files import compose_tree, options
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-STARTS = ("python ", "deepspeed ", "torchrun ", "srun ")
+STARTS = ("nepa-", "python ", "deepspeed ", "torchrun ", "srun ")
 PLACEHOLDERS = {"...", "key=value", "KIND", "grid=NAME", "study=NAME", "cluster=NAME", "--help"}
 
 #: Words before a dot that begin a key of a run or a launch.
@@ -61,14 +58,34 @@ def commands(document: Path) -> Iterator[str]:
 
 
 Reader = Callable[[list[str]], object]
-READERS: dict[str, Reader] = {
-    "launch.py": read_launch,
-    "train.py": overrides.parse,
-    "nepa_scale.data.prepare": prepare_words.parse,
-    "nepa_scale.visualise.__main__": pictures.parse,
-    "cancel.py": functools.partial(selecting.read_selection, usage=""),
-    "retry.py": functools.partial(selecting.read_selection, usage=""),
+OTHER_NAMES = {
+    "nepa-train": "train.py",
+    "nepa-launch": "launch.py",
+    "nepa-status": "status.py",
+    "nepa-cancel": "cancel.py",
+    "nepa-retry": "retry.py",
+    "nepa-report": "report.py",
+    "nepa-fit": "analysis.fit",
+    "nepa-isoflop": "analysis.isoflop",
+    "nepa-optimum": "analysis.optimum",
+    "nepa-chain": "analysis.chain",
+    "nepa-forecast": "analysis.forecast",
+    "nepa-prepare": "nepa_scale.data.prepare",
+    "nepa-weights": "nepa_scale.weights",
+    "nepa-visualise": "nepa_scale.visualise.__main__",
+    "nepa-scaling": "nepa_scale.placement.scaling",
 }
+SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+
+
+def reader(script: str) -> Reader:
+    """What reads the words of a console script."""
+    module, _, name = SCRIPTS[script].partition(":")
+    entry = getattr(importlib.import_module(module), name)
+    return overrides.parse if script == "nepa-train" else entry.grammar.parse  # type: ignore[no-any-return]
+
+
+READERS = {name: reader(script) for script in SCRIPTS for name in (script, OTHER_NAMES.get(script, script))}
 
 
 def read_here(command: str) -> tuple[Reader, list[str]] | None:

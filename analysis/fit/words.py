@@ -34,7 +34,7 @@ def positive(text: str) -> float:
     """A number of a sane size above 0. Raises ``ValueError``."""
     value = read_number(text)
     if not SMALLEST <= value <= LARGEST:
-        raise ValueError(f"{text}: must be from {SMALLEST:g} to {LARGEST:g}")
+        raise ValueError(f"must be from {SMALLEST:g} to {LARGEST:g}")
     return value
 
 

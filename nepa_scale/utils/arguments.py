@@ -13,9 +13,9 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from nepa_scale.utils.cli import Grammar, out_of_range, to_text
+from nepa_scale.utils.cli import Grammar, to_text, unfit_reason
 from nepa_scale.utils.errors import ConfigError, nearest
-from nepa_scale.utils.files import expand_home, typed_path
+from nepa_scale.utils.files import typed_path
 
 T = TypeVar("T")
 ANSWERS_IN_JSON = "print one JSON document, and nothing else"
@@ -30,8 +30,8 @@ def option(help: str, default: Any = MISSING, **meta: Any) -> Any:
         help: one line for ``--help``.
         default: the value where it is not given; without a default it must be.
         meta: ``form``, what stands for the value in ``--help``; ``positional=True``, whose value may stand alone;
-            ``read``, which makes the value of a text and raises ``ValueError`` with what is wrong; and the limits
-            ``choices``, ``low``, ``above`` and ``high``.
+            the limits ``choices``, ``low``, ``above`` and ``high``; or ``read``, which makes the value of a text and
+            raises ``ValueError`` with what is wrong.
     """
     return field(default=default, kw_only=True, metadata={"help": help, **meta})
 
@@ -85,6 +85,13 @@ def spelled(words: Sequence[str], switches: Collection[str] = ()) -> list[str]:
     return spelt
 
 
+def _is_path(word: str) -> bool:
+    try:
+        return typed_path(word).exists()
+    except (OSError, ValueError):  # no name that a file can have
+        return False
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text.split(",", maxsplit=1)[0])
@@ -105,7 +112,7 @@ def parse(settings: type[T], words: Sequence[str]) -> T:
     for word in spelled(words, [key.name for key in keys.values() if key.kind is bool]):
         name, sign, text = word.partition("=")
         alone = next((key for key in keys.values() if key.positional and (key.many or key.name not in given)), None)
-        is_path = Path(expand_home(word)).exists()
+        is_path = _is_path(word)
         if sign and name in keys:
             given.setdefault(name, []).append(text)
         elif word.startswith("-") or not word or (not sign and word in keys and not is_path):
@@ -190,12 +197,14 @@ class _Key:
         if not text:
             problems.append(f"{self.name}= is empty; give a value or leave the key out")
             return None
+        reader = self.meta.get("read")
         try:
-            value = self.meta.get("read", _READERS.get(self.kind, str))(text)
+            value = (reader or _READERS.get(self.kind, str))(text)
         except ValueError as error:
             problems.append(f"{self.name}={text}: {error}")
             return None
-        problems += out_of_range(self.name, value, self.meta)
+        reason = None if reader else unfit_reason(value, self.meta)
+        problems += [] if reason is None else [f"{self.name}={text}{reason}"]
         return value
 
 

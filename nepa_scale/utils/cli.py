@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import errno
-import functools
 import io
 import math
 import os
@@ -43,37 +42,41 @@ class Grammar(Generic[T]):
     help: Callable[[Sequence[str]], str]
 
 
-def command(grammar: Grammar[T]) -> Callable[[Callable[[T], int]], Callable[..., int]]:
-    """Make a command of a function that takes what ``grammar`` reads and returns an exit code.
+@dataclass(frozen=True)
+class Command(Generic[T]):
+    """A command: a function of what ``grammar`` reads that returns an exit code.
 
-    Called with words, the command prints a user's mistake as lines of ``error: ...`` and returns 2. Mistakes are a
+    Called with words, it prints a user's mistake as lines of ``error: ...`` and returns 2. Mistakes are a
     ``UserError``, a file or folder that the system refuses (missing, unreadable, read-only, of the wrong kind, on a
     full disk), and a file name that the locale cannot spell. Called without, as consoles do, it takes this process's
     words and looks after its output, too.
     """
 
-    def decorate(main: Callable[[T], int]) -> Callable[..., int]:
-        @functools.wraps(main)
-        def called(words: Sequence[str] | None = None) -> int:
-            if words is None:
-                prepare_output()
-                try:
-                    return called(sys.argv[1:])
-                except KeyboardInterrupt:
-                    return 128 + signal.SIGINT
+    grammar: Grammar[T]
+    main: Callable[[T], int]
+
+    def __call__(self, words: Sequence[str] | None = None) -> int:
+        """Do what ``words`` ask; returns the exit code."""
+        if words is None:
+            prepare_output()
             try:
-                return 0 if answers(words, grammar.help) else main(grammar.parse(words))
-            except (UserError, OSError, UnicodeEncodeError) as error:
-                lines = mistake_lines(error)
-                if not lines:
-                    raise
-            for line in lines:
-                print(f"error: {line}", file=sys.stderr)
-            return EXIT_USER_ERROR
+                return self(sys.argv[1:])
+            except KeyboardInterrupt:
+                return 128 + signal.SIGINT
+        try:
+            return 0 if answers(words, self.grammar.help) else self.main(self.grammar.parse(words))
+        except (UserError, OSError, UnicodeEncodeError) as error:
+            lines = mistake_lines(error)
+            if not lines:
+                raise
+        for line in lines:
+            print(f"error: {line}", file=sys.stderr)
+        return EXIT_USER_ERROR
 
-        return called
 
-    return decorate
+def command(grammar: Grammar[T]) -> Callable[[Callable[[T], int]], Command[T]]:
+    """Make a ``Command`` of the function below."""
+    return lambda main: Command(grammar, main)
 
 
 def answers(words: Sequence[str], help_text: Callable[[Sequence[str]], str]) -> bool:
@@ -162,12 +165,12 @@ def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
 def out_of_range(key: str, value: Any, meta: Mapping[str, Any]) -> list[str]:
     """Problems of one setting alone, or of each value of a list: empty, or not within the limits of its metadata."""
     values = value if isinstance(value, list) else [value]
-    reasons = {each: _reason(each, meta) for each in values if each is not None}
+    reasons = {each: unfit_reason(each, meta) for each in values if each is not None}
     return [f"{key}={each}{reason}" for each, reason in reasons.items() if reason is not None]
 
 
-def _reason(value: Any, meta: Mapping[str, Any]) -> str | None:  # noqa: PLR0911  one rule a line
-    """Why ``value`` does not lie within the limits of ``meta``."""
+def unfit_reason(value: Any, meta: Mapping[str, Any]) -> str | None:  # noqa: PLR0911  one rule a line
+    """Why ``value`` does not lie within the limits of ``meta``, as it follows the value in a message."""
     if value == "":
         return " is empty; give a value or leave the key out"
     if "choices" in meta and value not in meta["choices"]:
