@@ -11,9 +11,9 @@ import pytest
 
 from nepa_scale.data import layout
 from nepa_scale.data.layout import Layout, check_dataset
+from nepa_scale.data.prepare.__main__ import GRAMMAR
 from nepa_scale.data.prepare.ade20k_files import list_ade20k
 from nepa_scale.data.prepare.settings import FolderSettings
-from nepa_scale.data.prepare.__main__ import GRAMMAR
 from nepa_scale.utils.errors import DataError
 
 
