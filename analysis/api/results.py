@@ -79,7 +79,7 @@ class Fitted:
         return _parameters(self.fit)
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``json=`` prints."""
+        """What ``--json`` prints."""
         one = self.answer
         return as_json(one.fit, one.held, one.problem.at, one.problem.budget, one.profiles, one.left)
 
@@ -130,7 +130,7 @@ class FittedChain:
         return pd.concat({name: _parameters(fit) for name, fit in self._fits.items()}, names=["law"])
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``json=`` prints."""
+        """What ``--json`` prints."""
         return chain_as_json(self.chain, self.held, self.at)
 
     def plot(self, axes: Axes | None = None) -> Axes:

@@ -1,4 +1,4 @@
-"""A fit as plain data, for ``json=``."""
+"""A fit as plain data, for ``--json``."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def print_answers(
 ) -> int:
     """Print what ``answer`` says of the table that was asked for, or of each value of ``by=``; returns the exit code.
 
-    With ``json=`` the one answer without ``by=``, else all by their value; of those that there are not, the reason.
+    With ``--json`` the one answer without ``by=``, else all by their value; of those that there are not, the reason.
     """
     answers = for_each(read_table(given.table).where(given.where), given, answer)
     if given.json:

@@ -1,4 +1,4 @@
-"""Forecasts as plain data, for ``json=``."""
+"""Forecasts as plain data, for ``--json``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The minima of a table and the law through them as plain data, for ``json=``."""
+"""The minima of a table and the law through them as plain data, for ``--json``."""
 
 from __future__ import annotations
 

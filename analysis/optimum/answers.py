@@ -1,4 +1,4 @@
-"""The best values of a sweep as plain data, for ``json=``."""
+"""The best values of a sweep as plain data, for ``--json``."""
 
 from __future__ import annotations
 
