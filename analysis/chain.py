@@ -103,7 +103,7 @@ def _second(given: ChainSettings, table: DataTable, columns: Sequence[str], held
     if not (given.first_where or given.second_where or given.anchor):
         return None
     rows = table.where(given.second_where, "second_where")
-    if held:
+    if held and given.holdout is not None:
         rows = rows.without(rows.meeting(given.holdout, "holdout"))
     return _runs(given, rows, columns).between_only().anchored(given.anchor)
 

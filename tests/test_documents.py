@@ -94,7 +94,8 @@ def read_here(command: str) -> tuple[Reader, list[str]] | None:
     for place, word in enumerate(words):
         if Path(word).name in READERS:
             given = [each for each in words[place + 1 :] if each not in PLACEHOLDERS]
-            return (READERS[Path(word).name], given) if given else None
+            named_only = not given or (len(given) == 1 and given[0].isalpha())  # such as `nepa-weights check`
+            return None if named_only else (READERS[Path(word).name], given)
     return None
 
 

@@ -103,7 +103,7 @@ def names(law: Law, given: FittingSettings, flag: str) -> list[str]:
             raise UserError(
                 f"{variable}={name}: law '{law.name}' has no such variable (it reads {', '.join(law.variables)})"
             )
-    return [told[variable] for variable in law.variables]
+    return [name for variable in law.variables if (name := told[variable]) is not None]
 
 
 def weights(table: Table, given: FittingSettings) -> Array | None:

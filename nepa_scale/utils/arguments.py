@@ -123,10 +123,10 @@ def parse(settings: type[T], words: Sequence[str]) -> T:
             problems.append(f"unknown key '{name}'{nearest(name, keys) or '; --help lists all keys'}")
         else:
             problems.append(f"'{word}': expected key=value{nearest(word, keys) or '; --help lists all keys'}")
+    if not problems:  # a misspelt key would be missing, too
+        missing = [key for key in keys.values() if key.needed and key.name not in given]
+        problems += [f"{key.name}= is missing: {key.meta['help']}" for key in missing]
     values = {name: keys[name].read(texts, problems) for name, texts in given.items()}
-    problems += [
-        f"{key.name}= is missing: {key.meta['help']}" for key in keys.values() if key.needed and key.name not in given
-    ]
     if problems:
         raise ConfigError(problems)
     made = settings(**values)
@@ -210,10 +210,7 @@ class _Key:
 
 def _keys(settings: type) -> dict[str, _Key]:
     hints = get_type_hints(settings)
-    return {
-        item.name: _key(item.name, hints[item.name], item.default, item.metadata)
-        for item in fields(settings)  # type: ignore[arg-type]
-    }
+    return {item.name: _key(item.name, hints[item.name], item.default, item.metadata) for item in fields(settings)}
 
 
 def _key(name: str, hint: Any, default: Any, meta: Mapping[str, Any]) -> _Key:
