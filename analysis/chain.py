@@ -54,7 +54,8 @@ GRAMMAR = grammar(
     "Predicts an error or a score in two steps, first the loss from x, then y from the loss, with one interval that "
     "carries the doubt of both, and compares with a law that goes from x to y at once. A parameter is called LINK.NAME "
     "in fix, tie and bound; LINK is first, second or direct.",
-    words.LAW_LINES,
+    "nepa-chain runs.csv x=params through=loss y=error second=sigmoid fix=first.E=0.1 holdout='params>1e9'",
+    more=words.LAW_LINES,
 )
 
 

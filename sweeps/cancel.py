@@ -28,6 +28,7 @@ GRAMMAR = grammar(
     "Stops tasks of a study, all that are not finished or those named, and with a pre-training all that waits for "
     "it. What runs saves first. A cancelled task stays so, whatever is launched, until `python sweeps/retry.py` "
     "takes it up again.",
+    "nepa-cancel studies/demo-model_size run='pico*' task=segment",
 )
 
 

@@ -25,6 +25,7 @@ GRAMMAR = grammar(
     "python sweeps/retry.py STUDY_DIR [run=PATTERN] [task=NAME]    (installed: nepa-retry)",
     "Puts tasks that failed or were cancelled in line again, all or those named, with what waits for them, where "
     "the study was last launched. They continue from their last checkpoint.",
+    "nepa-retry studies/demo-model_size task=classify",
 )
 
 

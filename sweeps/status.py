@@ -57,6 +57,7 @@ GRAMMAR = grammar(
     "python sweeps/status.py STUDY_DIR [watch=true] [estimates=true] [--json]    (installed: nepa-status)",
     "Prints the state of every task of the study, how fast the running ones are, and what failed ones said. Writes "
     "nothing.",
+    "nepa-status studies/demo-model_size watch=true",
 )
 
 

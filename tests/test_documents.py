@@ -9,6 +9,7 @@ import shlex
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,11 +79,15 @@ OTHER_NAMES = {
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 
 
+def entry(script: str) -> Any:
+    """The function behind a console script."""
+    module, _, name = SCRIPTS[script].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def reader(script: str) -> Reader:
     """What reads the words of a console script."""
-    module, _, name = SCRIPTS[script].partition(":")
-    entry = getattr(importlib.import_module(module), name)
-    return overrides.parse if script == "nepa-train" else entry.grammar.parse  # type: ignore[no-any-return]
+    return overrides.parse if script == "nepa-train" else entry(script).grammar.parse  # type: ignore[no-any-return]
 
 
 READERS = {name: reader(script) for script in SCRIPTS for name in (script, OTHER_NAMES.get(script, script))}
@@ -110,6 +115,18 @@ COMMANDS = [
 def test_commands_of_documents_are_understood(reader: Reader, words: list[str]) -> None:
     """Every command of the launcher, training, data and pictures that a document shows has words that exist."""
     reader(words)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_examples_of_help_are_understood(script: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every command shows in its help what can be typed as it stands."""
+    monkeypatch.chdir(tmp_path)
+    text = overrides.help_text() if script == "nepa-train" else entry(script).grammar.help([])
+    shown = [shlex.split(line) for line in text.partition("\nexamples:\n")[2].splitlines()]
+    assert shown
+    for words in shown:
+        given = words[words.index("nepa_scale/train.py") + 1 :] if words[0] == "deepspeed" else words[1:]
+        reader(script)(given)
 
 
 def test_documents_show_commands() -> None:

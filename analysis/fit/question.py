@@ -75,7 +75,9 @@ GRAMMAR = grammar(
     FitSettings,
     "python -m analysis.fit TABLE law=NAME x=COLUMN y=COLUMN key=value ...    (installed: nepa-fit)",
     "Fits a scaling law to a table, with intervals, a certificate, and a test on held-out rows.",
-    words.LAW_LINES,
+    "nepa-fit runs.csv law=power x=params y=error where=task=classify",
+    "nepa-fit runs.csv law=chinchilla x=params d=tokens y=loss holdout='params>1e9' --json",
+    more=words.LAW_LINES,
 )
 
 

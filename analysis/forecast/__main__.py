@@ -69,6 +69,8 @@ GRAMMAR = grammar(
     "python -m analysis.forecast TABLE x=COLUMN y=COLUMN at=X key=value ...    (installed: nepa-forecast)",
     "Continues learning or scaling curves beyond their last point, with prediction intervals. Forms compete by how "
     "well they would have forecast the later points from the earlier ones; there is nothing to set.",
+    "nepa-forecast runs.csv x=flops y=error at=1e21 frontier=true",
+    "nepa-forecast curves.csv x=images y=loss lr=lr planned=cosine:1e9 group=run",
 )
 
 

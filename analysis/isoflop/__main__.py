@@ -46,6 +46,7 @@ GRAMMAR = grammar(
     IsoflopSettings,
     "python -m analysis.isoflop TABLE c=COLUMN n=COLUMN y=COLUMN key=value ...    (installed: nepa-isoflop)",
     "Finds the best size at each budget of a table, the law N* ~ C^a through these, and its bias.",
+    "nepa-isoflop runs.csv c=flops n=params y=loss at=1e21,1e22",
 )
 
 

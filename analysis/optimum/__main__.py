@@ -37,6 +37,7 @@ GRAMMAR = grammar(
     "python -m analysis.optimum TABLE x=COLUMN y=COLUMN [by=COLUMN] key=value ...    (installed: nepa-optimum)",
     "Finds the best value of a swept setting (a learning rate, a batch size) at each size of a table, whether one "
     "value serves all, and the law best ~ size^exponent through these.",
+    "nepa-optimum runs.csv x=lr y=loss by=params",
 )
 
 

@@ -49,4 +49,6 @@ GRAMMAR = grammar(
     "Reads the runs of a study, fits the scaling laws, and writes results.parquet, results.csv and report.html into "
     "STUDY_DIR. Unfinished, failed and unreadable runs are shown and left out of the fits. Of several studies each "
     "gets its report, and one page more compares them. The last line printed is the path of the page.",
+    "nepa-report studies/demo-model_size watch=true",
+    "nepa-report studies/one studies/other page=both.html",
 )

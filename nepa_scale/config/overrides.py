@@ -204,6 +204,8 @@ def help_text() -> str:
         "its result. dry_run=true needs no launcher: python nepa_scale/train.py answers sooner than deepspeed; with "
         "json=true it prints one JSON document and nothing else.",
         lines,
+        "nepa-train task=pretrain model.size=micro data=digits run_dir=runs/mine dry_run=true",
+        "deepspeed --num_gpus 2 nepa_scale/train.py task=pretrain engine.ds_config=zero2",
     )
 
 

@@ -89,6 +89,7 @@ def help_text(_: Sequence[str]) -> str:
         "How training would scale on GPUs, by the performance model; needs neither GPUs nor data. The other keys are "
         "settings of the run, as of nepa_scale/train.py; those of the paper's pre-training where none are given.",
         key_lines(Settings),
+        "nepa-scaling model.size=giant devices=8,64,512 device=h100",
     )
 
 

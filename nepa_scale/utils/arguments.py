@@ -36,16 +36,16 @@ def option(help: str, default: Any = MISSING, **meta: Any) -> Any:
     return field(default=default, kw_only=True, metadata={"help": help, **meta})
 
 
-def grammar(settings: type[T], usage: str, about: str, more: str = "") -> Grammar[T]:
-    """The grammar of a command whose settings are of one kind; ``more`` is what its help says at the end."""
+def grammar(settings: type[T], usage: str, about: str, *examples: str, more: str = "") -> Grammar[T]:
+    """The grammar of a command whose settings are of one kind; its help ends with ``more`` and ``examples``."""
 
     def help_text(_: Sequence[str]) -> str:
-        return help_page(usage, about, key_lines(settings), more)
+        return help_page(usage, about, key_lines(settings), *examples, more=more)
 
     return Grammar(lambda words: parse(settings, words), help_text)
 
 
-def grammar_of_kinds(kinds: Mapping[str, type[T]], usage: str, about: str, more: str = "") -> Grammar[T]:
+def grammar_of_kinds(kinds: Mapping[str, type[T]], usage: str, about: str, *examples: str) -> Grammar[T]:
     """The grammar of a command whose first word says what it is to do; each kind's docstring is its help."""
 
     def read(words: Sequence[str]) -> T:
@@ -58,7 +58,7 @@ def grammar_of_kinds(kinds: Mapping[str, type[T]], usage: str, about: str, more:
     def help_text(words: Sequence[str]) -> str:
         shown = [word for word in words if word in kinds] or kinds
         lines = [line for kind in shown for line in (f"{kind}: {kinds[kind].__doc__}", *key_lines(kinds[kind]), "")]
-        return help_page(usage, about, lines[:-1], more)
+        return help_page(usage, about, lines[:-1], *examples)
 
     return Grammar(read, help_text)
 
@@ -147,9 +147,10 @@ def key_lines(settings: type) -> Iterator[str]:
         yield help_line(form if key.positional else f"{key.name}={form}", text)
 
 
-def help_page(usage: str, about: str, lines: Iterable[str], more: str = "") -> str:
-    """What a command prints for ``--help``: how it is called, what it does, its keys, and ``more``."""
-    paragraphs = [f"usage: {usage}", textwrap.fill(about, WIDTH), "\n".join(lines), more.rstrip(), COMMON]
+def help_page(usage: str, about: str, lines: Iterable[str], *examples: str, more: str = "") -> str:
+    """What a command prints for ``--help``: how it is called, what it does, its keys, ``more``, and ``examples``."""
+    shown = "\n  ".join(["examples:", *examples]) if examples else ""
+    paragraphs = [f"usage: {usage}", textwrap.fill(about, WIDTH), "\n".join(lines), more, COMMON, shown]
     return "\n\n".join(filter(None, paragraphs))
 
 

@@ -15,6 +15,7 @@ GRAMMAR = grammar(
     PictureSettings,
     "python -m nepa_scale.visualise.__main__ source=DIR key=value ...    (installed: nepa-visualise)",
     "For each image and query patch: what its token attends to, and how similar its prediction is to every patch.",
+    "nepa-visualise source=runs/mine num_images=4 layers=last",
 )
 
 

@@ -60,6 +60,9 @@ GRAMMAR = grammar_of_kinds(
     KINDS,
     "python -m nepa_scale.weights import|export|check ... key=value ...    (installed: nepa-weights)",
     "Weights in and out.",
+    "nepa-weights import SixAILab/nepa-base-patch14-224 weights/base",
+    "nepa-weights export runs/mine exported layout=timm",
+    "nepa-weights check weights/base photo.jpg",
 )
 
 

@@ -50,7 +50,13 @@ def _page(words: Sequence[str], usage: str, about: str) -> str:
         "`python nepa_scale/train.py --help` lists them. Fewer points: study.sizes=[femto,pico].",
         "The keys of another choice: `python sweeps/launch.py cluster=slurm --help`.",
     ]
-    return help_page(usage, about, lines)
+    return help_page(
+        usage,
+        about,
+        lines,
+        "nepa-launch grid=model_size dry_run=true",
+        "nepa-launch grid=model_size study=imagenet data.root=DIR cluster=slurm cluster.partition=gpu",
+    )
 
 
 def _key_lines(prefix: str, section: Any) -> Iterator[str]:

@@ -40,7 +40,7 @@ class Some:
         return ["number=9: not with law=offset"] if self.number == 9 and self.law == "offset" else []
 
 
-GRAMMAR = grammar(Some, "some TABLE law=NAME", "Does something.", "laws: two")
+GRAMMAR = grammar(Some, "some TABLE law=NAME", "Does something.", "some t.csv law=power", more="laws: two")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_help_has_a_line_for_every_key(capsys: pytest.CaptureFixture[str]) -> No
         "number=3 how many (from 1 to 9)",
         "json=false for scripts",
     ]
-    assert "laws: two" in lines and "--key value" in lines[-1]
+    assert "laws: two" in lines and "--key value" in lines[-4] and lines[-2:] == ["examples:", "some t.csv law=power"]
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"nepa-scale {__version__}\n"
 

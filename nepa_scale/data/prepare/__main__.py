@@ -24,6 +24,8 @@ GRAMMAR = grammar_of_kinds(
     KINDS,
     "python -m nepa_scale.data.prepare KIND key=value ...    (installed: nepa-prepare)",
     "Makes, completes and checks data sets of shards. An interrupted command continues where it was.",
+    "nepa-prepare imagenet source=downloads root=data name=imagenet",
+    "nepa-prepare verify root=data name=imagenet",
 )
 
 
