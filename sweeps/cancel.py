@@ -26,8 +26,7 @@ GRAMMAR = grammar(
     Selection,
     "python sweeps/cancel.py STUDY_DIR [run=PATTERN] [task=NAME]    (installed: nepa-cancel)",
     "Stops tasks of a study, all that are not finished or those named, and with a pre-training all that waits for "
-    "it. What runs saves first. A cancelled task stays so, whatever is launched, until `python sweeps/retry.py` "
-    "takes it up again.",
+    "it. What runs saves first. A cancelled task stays so, whatever is launched, until `nepa-retry` takes it up again.",
     "nepa-cancel studies/demo-model_size run='pico*' task=segment",
 )
 
@@ -44,7 +43,7 @@ def main(selection: Selection) -> int:
         cancel_marker.withdraw(jobs.task_dir(job))
     place.cancel(chosen)
     left = _wait(place, chosen)
-    print(f"cancelled: {len(chosen) - len(left)} tasks; `python sweeps/retry.py` takes them up again")
+    print(f"cancelled: {len(chosen) - len(left)} tasks; `nepa-retry` takes them up again")
     for job in left:
         print(f"still running: {planned.titles[job.key]}, which is to stop at its next step")
     return EXIT_FAILURE if left else 0

@@ -156,7 +156,7 @@ def _check_one_place(request: Launch) -> None:
     if earlier.kind != request.cluster.kind and executor(earlier, request.study_dir).is_active():
         raise UserError(
             f"cluster={request.cluster.kind}: {request.study_dir} is at work on cluster={earlier.kind};"
-            f" wait for that, or stop it with `python sweeps/cancel.py {request.study_dir}`"
+            f" wait for that, or stop it with `nepa-cancel {request.study_dir}`"
         )
 
 

@@ -197,7 +197,7 @@ def load_study(study_dir: Path) -> Plan:
     """The plan of the study in ``study_dir``. Raises ``UserError`` where there is none."""
     planned = load(study_dir)
     if planned is None:
-        raise UserError(f"{study_dir}: no study here ({PLAN_NAME} is missing); `python sweeps/launch.py` makes one")
+        raise UserError(f"{study_dir}: no study here ({PLAN_NAME} is missing); `nepa-launch` makes one")
     return planned
 
 

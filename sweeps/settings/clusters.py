@@ -26,7 +26,7 @@ def read_cluster(study_dir: Path) -> Cluster:
         known = {item.name for item in dataclasses.fields(kind)}
         return kind(**{key: value for key, value in content.items() if key in known})
     except FileNotFoundError as error:
-        raise UserError(f"{path}: not there; launch the study once more with `python sweeps/launch.py`") from error
+        raise UserError(f"{path}: not there; launch the study once more with `nepa-launch`") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -8,8 +8,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from nepa_scale.utils.arguments import help_line, help_page, limits
+from nepa_scale.utils.arguments import help_line, help_page, limits, spelled
 from nepa_scale.utils.cli import to_text
+from sweeps.settings.command_line import SWITCHES
 from sweeps.settings.conf_files import compose_tree, options
 from sweeps.settings.keys import LISTS_KEYS, MAPPING_KEYS, POINTS_KEY
 from sweeps.settings.schema import GROUPS, Tree
@@ -21,7 +22,7 @@ def help_text(words: Sequence[str]) -> str:
         words,
         "python sweeps/launch.py [grid=NAME] [study=NAME] [cluster=NAME] key=value ...    (installed: nepa-launch)",
         "Plans a study, runs what is missing of it and shows the results. The same command again does what is missing; "
-        "`python sweeps/status.py STUDY_DIR` shows it.",
+        "`nepa-status STUDY_DIR` shows it.",
     )
 
 
@@ -31,12 +32,12 @@ def calibration_help(words: Sequence[str]) -> str:
         words,
         "nepa-calibrate [grid=NAME] [study=NAME] [cluster=NAME] key=value ...",
         "Measures how long the tasks of such a study take where they will run, once, keeps that for better estimates, "
-        "and shows the plan: `python sweeps/launch.py calibrate=true dry_run=true`, whose keys these are.",
+        "and shows the plan: `nepa-launch calibrate=true dry_run=true`, whose keys these are.",
     )
 
 
 def _page(words: Sequence[str], usage: str, about: str) -> str:
-    pairs = (word.partition("=") for word in words)
+    pairs = (word.partition("=") for word in spelled(words, SWITCHES))
     tree, used = compose_tree({group: name for group, _, name in pairs if group in GROUPS})
     chosen: Any = OmegaConf.to_object(tree)
     lines = [
@@ -47,8 +48,8 @@ def _page(words: Sequence[str], usage: str, about: str) -> str:
         *(line for section in (*GROUPS, "budget") for line in _key_lines(f"{section}.", getattr(chosen, section))),
         "",
         "Any setting of a run works too and holds for every point, e.g. pretrain.epochs=2 data.root=DIR;",
-        "`python nepa_scale/train.py --help` lists them. Fewer points: study.sizes=[femto,pico].",
-        "The keys of another choice: `python sweeps/launch.py cluster=slurm --help`.",
+        "`nepa-train --help` lists them. Fewer points: study.sizes=[femto,pico].",
+        "The keys of another choice: `nepa-launch cluster=slurm --help`.",
     ]
     return help_page(
         usage,
