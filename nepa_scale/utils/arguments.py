@@ -85,21 +85,6 @@ def spelled(words: Sequence[str], switches: Collection[str] = ()) -> list[str]:
     return spelt
 
 
-def _is_path(word: str) -> bool:
-    try:
-        return typed_path(word).exists()
-    except (OSError, ValueError):  # no name that a file can have
-        return False
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text.split(",", maxsplit=1)[0])
-    except ValueError:
-        return False
-    return True
-
-
 def parse(settings: type[T], words: Sequence[str]) -> T:
     """Settings from the words of a command line.
 
@@ -223,10 +208,19 @@ def _key(name: str, hint: Any, default: Any, meta: Mapping[str, Any]) -> _Key:
     return _Key(name, kind, optional, many, default, meta)
 
 
-def _path(text: str) -> Path:
-    if "\0" in text:
-        raise ValueError("must not contain NUL")
-    return typed_path(text)
+def _is_path(word: str) -> bool:
+    try:
+        return typed_path(word).exists()
+    except (OSError, ValueError):  # no name that a file can have
+        return False
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.split(",", maxsplit=1)[0])
+    except ValueError:
+        return False
+    return True
 
 
 def _flag(text: str) -> bool:
@@ -248,4 +242,4 @@ def read_number(text: str, kind: Callable[[str], float] = float, expected: str =
 
 
 _FORMS = {int: "N", float: "X", Path: "PATH"}
-_READERS: dict[Any, Callable[[str], Any]] = {int: _whole, float: read_number, bool: _flag, Path: _path}
+_READERS: dict[Any, Callable[[str], Any]] = {int: _whole, float: read_number, bool: _flag, Path: typed_path}
