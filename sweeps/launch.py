@@ -19,7 +19,7 @@ if __name__ == "__main__":
 from analysis.study.prediction_file import NAME
 from nepa_scale.config import overrides
 from nepa_scale.run_dir.lock import exclusive
-from nepa_scale.utils.cli import Grammar, command, print_json
+from nepa_scale.utils.cli import Grammar, command, print_json, room_for_json
 from nepa_scale.utils.errors import ConfigError, UserError
 from nepa_scale.utils.files import file_in_the_way
 from sweeps.follow import display, plan_view
@@ -62,7 +62,8 @@ def _check_study_dir(study_dir: Path) -> None:
 def launch(request: Launch) -> int:
     """Show the plan; unless this is a dry run, carry it out."""
     _check_study_dir(request.study_dir)
-    prepared = prepare(request)
+    with room_for_json(request.json):
+        prepared = prepare(request)
     if request.print_script:
         for script in scripts(request.cluster, request.study_dir, _todo(request, prepared)):
             print(script)

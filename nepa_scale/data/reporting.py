@@ -1,8 +1,7 @@
-"""Progress, on standard error: bars on a terminal, plain lines elsewhere."""
+"""Progress: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,4 +48,4 @@ class _Lines:
         now = time.monotonic()
         if done == total or now - self._printed.get(what, -LINE_SECONDS) >= LINE_SECONDS:
             self._printed[what] = now
-            print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
+            print(f"{what}: {done} of {total}", flush=True)

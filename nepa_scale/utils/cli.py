@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
 import io
 import math
@@ -11,6 +12,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -95,6 +97,11 @@ def take_switch(words: Iterable[str], key: str) -> tuple[list[str], bool]:
     words = list(words)
     said = [word for word in words if word in (f"{key}=true", f"{key}=false")]
     return [word for word in words if word not in said], said[-1:] == [f"{key}=true"]
+
+
+def room_for_json(asked: bool) -> AbstractContextManager[object]:
+    """Where JSON is ``asked`` for, what is printed meanwhile goes to standard error: the document stands alone."""
+    return contextlib.redirect_stdout(sys.stderr) if asked else contextlib.nullcontext()
 
 
 def print_json(content: Any) -> None:

@@ -51,7 +51,7 @@ def run_here(runs: Sequence[tuple[Shape, ShortRun]], slots: Slots, folder: Path)
         else:
             server.wait()
         for number, (shape, run) in enumerate(runs, start=1):
-            print(f"calibrating {number}/{len(runs)}: {shape.label}", file=sys.stderr, flush=True)
+            print(f"calibrating {number}/{len(runs)}: {shape.label}", flush=True)
             timing = _measured(shape, run, slots, Path(temporary) / str(number), server)
             measurements.append(Measurement(shape.family, shape.work, timing, shape.label, now(), shape.devices))
     return measurements

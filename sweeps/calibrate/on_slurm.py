@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -42,7 +41,7 @@ def run_on_slurm(runs: Sequence[tuple[Shape, ShortRun]], settings: SlurmSettings
         ]
         try:
             place.submit(todo)
-            print(f"calibrating: {len(todo)} tasks on Slurm", file=sys.stderr, flush=True)
+            print(f"calibrating: {len(todo)} tasks on Slurm", flush=True)
             while _is_active(place):
                 time.sleep(POLL_SECONDS)
         except BaseException:  # Ctrl-C above all: what nobody waits for any more should not take nodes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +19,7 @@ def whole_machine(gpus: Sequence[str]) -> Iterator[None]:
     devices = [f"{GPU}{name}" for name in gpus] or ["cores"]
     share = book.claim(devices, Fraction(1), len(devices))
     if share is None:
-        print(
-            "waiting until tasks of other studies have ended: beside them, times would come out too long",
-            file=sys.stderr,
-            flush=True,
-        )
+        print("waiting until tasks of other studies have ended: beside them, times would come out too long", flush=True)
     while share is None:
         time.sleep(POLL_SECONDS)
         share = book.claim(devices, Fraction(1), len(devices))

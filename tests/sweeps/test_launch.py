@@ -189,9 +189,9 @@ def test_times_are_measured_once(run: Run, small_data: Path, tmp_path: Path, mon
     words = ("study.sizes=[femto]", f"data.root={small_data}", "study.tasks=[pretrain]", "study.scratch_control=false")
     first = run("launch.py", *words, "cluster.slots=1", "calibrate=true", "dry_run=true", "study_dir=out")
     assert first.returncode == 0, first.stdout + first.stderr
-    assert first.stderr.startswith("calibrating 1/1: femto pretrain\n")
+    assert first.stdout.startswith("calibrating 1/1: femto pretrain\n")
     again = run("launch.py", *words, "cluster.slots=1", "calibrate=true", "dry_run=true", "study_dir=out")
-    assert "calibrating" not in again.stderr
+    assert "calibrating" not in again.stdout
     assert "basis: time: 1 tasks from short runs of such tasks on this device" in again.stdout
     other = run("launch.py", *words, "cluster.slots=2", "dry_run=true", "study_dir=out")
     assert "measured now: float32 matrix product" in other.stdout

@@ -18,7 +18,7 @@ from nepa_scale.data.prepare.settings import (
 )
 from nepa_scale.data.reporting import reporting
 from nepa_scale.utils.arguments import grammar_of_kinds
-from nepa_scale.utils.cli import command, print_json
+from nepa_scale.utils.cli import command, print_json, room_for_json
 
 GRAMMAR = grammar_of_kinds(
     KINDS,
@@ -82,7 +82,7 @@ def _outcome(folder: str, written: bool) -> str:
 def _verify(settings: VerifySettings) -> int:
     from nepa_scale.data.prepare.verify import verify
 
-    with reporting() as report:
+    with room_for_json(settings.json), reporting() as report:
         findings = verify(settings.root, settings.name, settings.workers, report)
     if settings.json:
         data_set = str(settings.root / settings.name)
