@@ -1,10 +1,10 @@
-"""``python -m analysis.chain TABLE --through LOSS``: predict an error or a score through the loss, in two steps."""
+"""``python -m analysis.chain TABLE through=LOSS``: predict an error or a score through the loss, in two steps."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Console
@@ -13,17 +13,54 @@ from analysis import callable_module
 from analysis.fit import arguments, display, restricting
 from analysis.fit.student import NoFit
 from analysis.fit.table import Table as DataTable
-from analysis.laws import LAWS, find_law
+from analysis.laws import find_law
 from analysis.laws.law import Array
 from analysis.two_step import Laws, Runs, TwoStep, TwoStepHeldOut, fit_two_step, hold_out_two_step, two_step_as_json
+from nepa_scale.utils.arguments import grammar, option, read_number
 from nepa_scale.utils.cli import command
 from nepa_scale.utils.errors import UserError
 
 
-@command
-def main(argv: Sequence[str]) -> int:
+def read_anchor(text: str) -> tuple[float, float]:
+    """How LOSS,Y is read. Raises ``ValueError``."""
+    loss, comma, y = text.partition(",")
+    if not comma or not read_number(loss) >= 0:
+        raise ValueError("give LOSS,Y, for example inf,0.9")
+    return read_number(loss), arguments.positive(y)
+
+
+@dataclass(frozen=True)
+class ChainSettings(restricting.RestrictingSettings, arguments.FittingSettings):
+    """What a chain is asked for."""
+
+    through: str = option("the loss or shortfall between x and y", form="COLUMN")
+    first: str = option("law of the loss", "offset")
+    second: str = option("law of y by the loss", "sigmoid")
+    first_where: tuple[str, ...] = option("rows of the first link only", (), form="COLUMN=VALUE")
+    second_where: tuple[str, ...] = option("rows of the second link only", (), form="COLUMN=VALUE")
+    anchor: tuple[tuple[float, float], ...] = option(
+        "a point that the second link is fitted to as well, e.g. inf and the error of guessing",
+        (),
+        form="LOSS,Y",
+        read=read_anchor,
+    )
+    direct: str | None = option("law of y by x to compare with (default: as first)", None)
+
+
+GRAMMAR = grammar(
+    ChainSettings,
+    "python -m analysis.chain TABLE x=COLUMN through=COLUMN y=COLUMN key=value ...    (installed: nepa-chain)",
+    "Predicts an error or a score in two steps, first the loss from x, then y from the loss, with one interval that "
+    "carries the doubt of both, and compares with a law that goes from x to y at once. A parameter is called LINK.NAME "
+    "in fix, tie and bound; LINK is first, second or direct.",
+    "nepa-chain runs.csv x=params through=loss y=error second=sigmoid fix=first.E=0.1 holdout='params>1e9'",
+    more=arguments.LAW_LINES,
+)
+
+
+@command(GRAMMAR)
+def main(given: ChainSettings) -> int:
     """Fit and print; returns the exit code."""
-    given = make_parser().parse_args(argv)
     laws_asked = laws(given)
     return arguments.print_answers(
         given,
@@ -33,57 +70,25 @@ def main(argv: Sequence[str]) -> int:
     )
 
 
-def make_parser() -> arguments.Parser:
-    """The words that a chain is asked for by."""
-    parser = arguments.Parser(
-        prog="python -m analysis.chain",
-        description="Predict an error or a score in two steps, first the loss from x, then y from the loss, with one "
-        "interval that carries the doubt of both, and compare with a law that goes from x to y at once.",
-        epilog="laws:\n" + "\n".join(f"  {law.name:<17} y = {law.formula}" for law in LAWS.values()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    arguments.add_words(parser)
-    parser.add_argument("--through", required=True, metavar="COLUMN", help="the loss or shortfall between x and y")
-    parser.add_argument("--first", default="offset", metavar="NAME", help="law of the loss (default offset)")
-    parser.add_argument("--second", default="sigmoid", metavar="NAME", help="law of y by the loss (default sigmoid)")
-    for link in ("first", "second"):
-        parser.add_argument(
-            f"--{link}-where", action="append", default=[], metavar="COLUMN=VALUE", help=f"rows of the {link} link only"
-        )
-    parser.add_argument(
-        "--anchor",
-        action="append",
-        default=[],
-        type=_anchor,
-        metavar="LOSS,Y",
-        help="a point that the second link is fitted to as well, e.g. inf and the error of guessing",
-    )
-    restricting.add_restrictions(parser, "LINK.NAME", "; LINK is first, second or direct")
-    parser.add_argument("--direct", metavar="NAME", help="law of y by x to compare with (default: as --first)")
-    return parser
-
-
-def answer(
-    given: argparse.Namespace, asked: Laws, table: DataTable
-) -> tuple[TwoStep, TwoStepHeldOut | None, Array | None]:
+def answer(given: ChainSettings, asked: Laws, table: DataTable) -> tuple[TwoStep, TwoStepHeldOut | None, Array | None]:
     """The chain, its test on held-out rows, and where to predict. Raises ``UserError``."""
-    columns, at = arguments.names(asked.first, given, "--first"), arguments.asked_places(asked.first, given.at)
+    columns, at = arguments.names(asked.first, given, "first"), arguments.asked_places(asked.first, given.at)
     options = arguments.options(given, table)
-    mine = table.where(given.first_where, "--first-where")
+    mine = table.where(given.first_where, "first_where")
     runs = _runs(given, mine, columns)
     chain = fit_two_step(asked, runs, options, _second(given, table, columns, held=False))
     if isinstance(chain, NoFit):
         raise arguments.NotPossible(f"{table.path}: no chain: {chain.reason}")
     if given.holdout is None:
         return chain, None, at
-    chosen = mine.meeting(given.holdout, "--holdout")
+    chosen = mine.meeting(given.holdout, "holdout")
     held = hold_out_two_step(asked, runs, chosen, options, _second(given, table, columns, held=True))
     if isinstance(held, NoFit):
-        raise UserError(f"--holdout {given.holdout}: {held.reason}")
+        raise UserError(f"holdout={given.holdout}: {held.reason}")
     return chain, held, at
 
 
-def _runs(given: argparse.Namespace, table: DataTable, columns: Sequence[str]) -> Runs:
+def _runs(given: ChainSettings, table: DataTable, columns: Sequence[str]) -> Runs:
     return Runs(
         np.stack([table.numbers(name) for name in columns]),
         table.positive(given.through),
@@ -93,42 +98,30 @@ def _runs(given: argparse.Namespace, table: DataTable, columns: Sequence[str]) -
     )
 
 
-def _second(given: argparse.Namespace, table: DataTable, columns: Sequence[str], held: bool) -> Runs | None:
+def _second(given: ChainSettings, table: DataTable, columns: Sequence[str], held: bool) -> Runs | None:
     """The rows of the second link where it has its own: those asked for, less those ``held`` out, and the anchors."""
     if not (given.first_where or given.second_where or given.anchor):
         return None
-    rows = table.where(given.second_where, "--second-where")
-    if held:
-        rows = rows.without(rows.meeting(given.holdout, "--holdout"))
+    rows = table.where(given.second_where, "second_where")
+    if held and given.holdout is not None:
+        rows = rows.without(rows.meeting(given.holdout, "holdout"))
     return _runs(given, rows, columns).between_only().anchored(given.anchor)
 
 
-def _anchor(text: str) -> tuple[float, float]:
-    """How LOSS,Y is read."""
-    loss, comma, y = text.partition(",")
-    if not comma:
-        raise argparse.ArgumentTypeError(f"{text}: give LOSS,Y, for example inf,0.9")
-    return arguments.number(0.0, float("inf"))(loss), arguments.positive(y)
-
-
-def laws(given: argparse.Namespace) -> Laws:
+def laws(given: ChainSettings) -> Laws:
     """The three laws, which must fit together. Raises ``UserError``."""
-    first, second = find_law(given.first, "--first"), find_law(given.second, "--second")
-    direct = first if given.direct is None else find_law(given.direct, "--direct")
+    first, second = find_law(given.first, "first"), find_law(given.second, "second")
+    direct = first if given.direct is None else find_law(given.direct, "direct")
     asked = restricting.asked_of_links(given, ("first", "second", "direct"))
     first, second, direct = asked["first"].of(first), asked["second"].of(second), asked["direct"].of(direct)
     if second.variables != ("x",):
-        raise UserError(f"--second {second.name}: the second law must read the loss alone, not {second.variables}")
+        raise UserError(f"second={second.name}: the second law must read the loss alone, not {second.variables}")
     if direct.variables != first.variables:
-        raise UserError(
-            f"--direct {direct.name}: must read what --first {first.name} reads: {', '.join(first.variables)}"
-        )
+        raise UserError(f"direct={direct.name}: must read what first={first.name} reads: {', '.join(first.variables)}")
     return Laws(first, second, direct)
 
 
-def show(
-    console: Console, given: argparse.Namespace, chain: TwoStep, held: TwoStepHeldOut | None, at: Array | None
-) -> None:
+def show(console: Console, given: ChainSettings, chain: TwoStep, held: TwoStepHeldOut | None, at: Array | None) -> None:
     """Both links, the direct law, and what each makes of held-out rows and of further ones."""
     display.show_fit(console, chain.first, f"first link: {given.through}")
     display.show_fit(console, chain.second, f"second link, x = {given.through}: {given.y}")

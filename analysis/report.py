@@ -6,7 +6,6 @@ python analysis/report.py STUDY_DIR [STUDY_DIR ...] [watch=true] [markdown=FILE]
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 if __package__ in (
@@ -15,17 +14,13 @@ if __package__ in (
 ):  # started by path: sys.path[0] is analysis/, which hides this checkout behind an installed one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from analysis.reporting.request import HELP, read_words
+from analysis.reporting.request import GRAMMAR, Request
 from nepa_scale.utils.cli import command
 
 
-@command
-def main(words: Sequence[str]) -> int:
+@command(GRAMMAR)
+def main(request: Request) -> int:
     """Run the command and return its exit code: 0, or 2 after a mistake that the user can mend."""
-    if {"--help", "-h"} & set(words):
-        print(HELP)
-        return 0
-    request = read_words(words)
     from analysis.reporting.build import (
         build,  # pandas and scipy take a second that --help and mistakes need not wait for
     )

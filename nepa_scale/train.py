@@ -6,13 +6,14 @@ finished task is left alone and an interrupted one continues.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import socket
 import sys
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 if __name__ == "__main__":
     # Run as a script, Python looks for imports in this file's folder; look in the checkout it belongs to instead.
@@ -41,18 +42,22 @@ from nepa_scale.weights import initial
 
 def main(words: list[str]) -> int:
     """Do what ``words`` ask; returns the exit code, one of ``ExitCode``."""
-    if {"--help", "-h"} & set(words):
-        print(overrides.help_text("deepspeed nepa_scale/train.py"))
+    if cli.answers(words, lambda _: overrides.help_text()):
         return ExitCode.DONE
+    words, as_json = cli.take_switch(overrides.spell(words), "json")
     world = World()
     try:
         world = read_environment()
         config = settings.configure(words)
         run_dir = paths.run_directory(config)
         resolved = check(config, run_dir, world)
+        if as_json and not config.dry_run:
+            raise UserError("json=true: of a training there is only its plan as JSON; give dry_run=true, too")
         if not config.dry_run:
             return start(words, resolved, run_dir, world)
-        if world.is_main:
+        if world.is_main and as_json:
+            cli.print_json(document(resolved, run_dir))
+        elif world.is_main:
             print(describe(resolved, run_dir))
         return ExitCode.DONE
     except (UserError, OSError, UnicodeEncodeError) as error:
@@ -120,6 +125,20 @@ def doubts(resolved: ResolvedTask, run_dir: Path) -> list[str]:
     config = resolved.config
     awaited = initial.check_start(run_dir, config) if _awaits_pretraining(config) else []
     return [*awaited, *filter(None, [resolved.problem, unseen()])]
+
+
+def document(resolved: ResolvedTask, run_dir: Path) -> dict[str, Any]:
+    """The same for scripts."""
+    config, placement = resolved.config, resolved.placement
+    return {
+        "run_id": config.run_id,
+        "run_dir": str(run_dir),
+        "task": config.task,
+        "data_set": config.task_config().dataset,
+        "cost": dataclasses.asdict(resolved.cost),
+        "placement": dataclasses.asdict(placement) | {"fits": placement.fits, "memory_source": resolved.device.source},
+        "warnings": doubts(resolved, run_dir),
+    }
 
 
 def start(words: list[str], resolved: ResolvedTask, run_dir: Path, world: World) -> int:

@@ -11,31 +11,29 @@ if __name__ == "__main__":
     # Run as a script, Python imports from this file's folder; import from the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from nepa_scale.utils.arguments import grammar
 from nepa_scale.utils.cli import command
 from sweeps.follow.follower import Executor, executor
-from sweeps.jobs import jobs, selecting
+from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job
+from sweeps.jobs.selecting import Selection
 from sweeps.jobs.task import CANCELLED, mark_cancelled
 from sweeps.plan.plan import load_study, read_cluster
 
 EXIT_FAILURE = 1
 PATIENCE_SECONDS, ASK_AGAIN_SECONDS = 120.0, 2.0
-USAGE = "usage: python sweeps/cancel.py STUDY_DIR [run=PATTERN] [task=NAME]"
-HELP = f"""{USAGE}
-
-Stops tasks of a study, all that are not finished or those named, and with a pre-training all that waits for it. What
-runs saves first. A cancelled task stays so, whatever is launched, until `python sweeps/retry.py` takes it up again.
-run=PATTERN  only runs whose label or run_id fits, e.g. run='femto*'
-task=NAME    only this task"""
-
-
-@command
-def main(words: Sequence[str]) -> int:
-    """Cancel what ``words`` name; returns the exit code."""
-    return selecting.command(words, USAGE, HELP, _cancel)
+GRAMMAR = grammar(
+    Selection,
+    "python sweeps/cancel.py STUDY_DIR [run=PATTERN] [task=NAME]    (installed: nepa-cancel)",
+    "Stops tasks of a study, all that are not finished or those named, and with a pre-training all that waits for "
+    "it. What runs saves first. A cancelled task stays so, whatever is launched, until `nepa-retry` takes it up again.",
+    "nepa-cancel studies/demo-model_size run='pico*' task=segment",
+)
 
 
-def _cancel(selection: selecting.Selection) -> int:
+@command(GRAMMAR)
+def main(selection: Selection) -> int:
+    """Cancel what ``selection`` names; returns the exit code."""
     planned = load_study(selection.study_dir)
     keys = set(selection.keys(planned))
     place = executor(read_cluster(selection.study_dir), selection.study_dir)
@@ -45,7 +43,7 @@ def _cancel(selection: selecting.Selection) -> int:
         mark_cancelled(jobs.task_dir(job))
     place.cancel(chosen)
     left = _wait(place, chosen)
-    print(f"cancelled: {len(chosen) - len(left)} tasks; `python sweeps/retry.py` takes them up again")
+    print(f"cancelled: {len(chosen) - len(left)} tasks; `nepa-retry` takes them up again")
     for job in left:
         print(f"still running: {planned.titles[job.key]}, which is to stop at its next step")
     return EXIT_FAILURE if left else 0

@@ -5,10 +5,12 @@ Everything that can be wrong is said before anything is created. The same comman
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     # Run as a script, Python imports from this file's folder; import from the checkout it belongs to instead.
@@ -17,7 +19,7 @@ if __name__ == "__main__":
 from analysis.study.files import PREDICTIONS
 from nepa_scale.config import overrides
 from nepa_scale.run_dir.lock import exclusive
-from nepa_scale.utils.cli import command
+from nepa_scale.utils.cli import Grammar, command, print_json, room_for_json
 from nepa_scale.utils.errors import ConfigError, UserError
 from nepa_scale.utils.files import file_in_the_way
 from sweeps.follow import display, plan_view
@@ -30,17 +32,20 @@ from sweeps.plan.feasibility import check_shards, make_embedded_data
 from sweeps.plan.plan import CLUSTER_NAME, read_cluster, save_cluster
 from sweeps.planner import PlannedLaunch, plan_launch
 from sweeps.settings.command_line import read_launch
-from sweeps.settings.help import help_text
+from sweeps.settings.help import calibration_help, help_text
 from sweeps.settings.schema import Launch, LocalSettings
 
 
-@command
-def main(words: Sequence[str]) -> int:
-    """Do what ``words`` ask; returns the exit code: 0 all done, 1 something is not, 2 a user's mistake."""
-    if {"--help", "-h"} & set(words):
-        print(help_text(words))
-        return 0
-    return launch(read_launch(words))
+@command(Grammar(read_launch, help_text))
+def main(request: Launch) -> int:
+    """Do what ``request`` asks; returns the exit code: 0 all done, 1 something is not, 2 a user's mistake."""
+    return launch(request)
+
+
+@command(Grammar(lambda words: read_launch([*words, "calibrate=true", "dry_run=true"]), calibration_help))
+def calibrate(request: Launch) -> int:
+    """Measure how long the tasks of a study take where they will run, unless that is known, and show the plan."""
+    return launch(request)
 
 
 def _check_study_dir(study_dir: Path) -> None:
@@ -56,10 +61,14 @@ def _check_study_dir(study_dir: Path) -> None:
 def launch(request: Launch) -> int:
     """Show the plan; unless this is a dry run, carry it out."""
     _check_study_dir(request.study_dir)
-    prepared = plan_launch(request)
+    with room_for_json(request.json):
+        prepared = plan_launch(request)
     if request.print_script:
         for script in scripts(request.cluster, request.study_dir, _todo(request, prepared)):
             print(script)
+        return 0
+    if request.json:
+        print_json(_document(request, prepared))
         return 0
     plan_view.show(prepared.plan, _todo(request, prepared), request.study_dir, request.cluster, display.make_console())
     for line in learning_rates(prepared.run_specs.values()):
@@ -79,6 +88,18 @@ def launch(request: Launch) -> int:
         raise ConfigError(prepared.too_large)
     check_shards(prepared.run_specs.values())
     return _predict_and_carry_out(request, prepared) if prepared.held else _carry_out(request, prepared)
+
+
+def _document(request: Launch, prepared: PlannedLaunch) -> dict[str, Any]:
+    """What a dry run shows, for scripts: the plan as plan.json has it, the tasks to do, and all that is doubtful."""
+    return {
+        "study_dir": str(request.study_dir),
+        "plan": dataclasses.asdict(prepared.plan),
+        "to_do": [job.key for job in _todo(request, prepared)],
+        "held_back": sorted(prepared.held),
+        "learning_rates": learning_rates(prepared.run_specs.values()),
+        "warnings": [*prepared.warnings, *prepared.too_large, *prepared.excesses],
+    }
 
 
 def _todo(request: Launch, prepared: PlannedLaunch) -> list[Job]:
@@ -135,7 +156,7 @@ def _check_one_place(request: Launch) -> None:
     if earlier.kind != request.cluster.kind and executor(earlier, request.study_dir).is_active():
         raise UserError(
             f"cluster={request.cluster.kind}: {request.study_dir} is at work on cluster={earlier.kind};"
-            f" wait for that, or stop it with `python sweeps/cancel.py {request.study_dir}`"
+            f" wait for that, or stop it with `nepa-cancel {request.study_dir}`"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -11,29 +10,27 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from nepa_scale.run_dir.lock import exclusive
+from nepa_scale.utils.arguments import grammar
 from nepa_scale.utils.cli import command
 from sweeps.follow.follower import executor, see_through
-from sweeps.jobs import jobs, selecting
+from sweeps.jobs import jobs
+from sweeps.jobs.selecting import Selection
 from sweeps.jobs.task import clear_cancel_marker
 from sweeps.plan.plan import load_study, read_cluster, task_dir
 from sweeps.settings.schema import LocalSettings
 
-USAGE = "usage: python sweeps/retry.py STUDY_DIR [run=PATTERN] [task=NAME]"
-HELP = f"""{USAGE}
-
-Puts tasks that failed or were cancelled in line again, all or those named, with what waits for them, where the study
-was last launched. They continue from their last checkpoint.
-run=PATTERN  only runs whose label or run_id fits, e.g. run='femto*'
-task=NAME    only this task"""
-
-
-@command
-def main(words: Sequence[str]) -> int:
-    """Retry what ``words`` name; returns the exit code."""
-    return selecting.command(words, USAGE, HELP, _retry)
+GRAMMAR = grammar(
+    Selection,
+    "python sweeps/retry.py STUDY_DIR [run=PATTERN] [task=NAME]    (installed: nepa-retry)",
+    "Puts tasks that failed or were cancelled in line again, all or those named, with what waits for them, where "
+    "the study was last launched. They continue from their last checkpoint.",
+    "nepa-retry studies/demo-model_size task=classify",
+)
 
 
-def _retry(selection: selecting.Selection) -> int:
+@command(GRAMMAR)
+def main(selection: Selection) -> int:
+    """Retry what ``selection`` names; returns the exit code."""
     planned, study_dir = load_study(selection.study_dir), selection.study_dir
     keys = set(selection.keys(planned))
     cluster = read_cluster(study_dir)

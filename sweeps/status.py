@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +16,9 @@ if __name__ == "__main__":
 from rich.console import Group, RenderableType
 from rich.live import Live
 
-from nepa_scale.utils.cli import command, has_reader
-from nepa_scale.utils.errors import UserError, nearest
-from nepa_scale.utils.files import typed_path
+from nepa_scale.utils.arguments import grammar, option
+from nepa_scale.utils.cli import command, has_reader, print_json
+from nepa_scale.utils.errors import UserError
 from sweeps.follow import display
 from sweeps.follow.display import accuracy_table, outcomes
 from sweeps.follow.follower import executor
@@ -31,40 +29,49 @@ from sweeps.plan.plan import read_cluster
 
 UNFINISHED = ("planned", *UNDER_WAY, "preempted")
 REFRESH_SECONDS = 2.0
-USAGE = "usage: python sweeps/status.py STUDY_DIR [watch=true] [estimates=true] [--json]"
-HELP = f"""{USAGE}
-
-Prints the state of every task of the study, how fast the running ones are, and what failed ones said.
-watch=true  shows it anew every {REFRESH_SECONDS:.0f} s until nothing is left to do; Ctrl-C leaves, the study goes on
-estimates=true  also sets the plan's times, FLOPs and memory beside those of the finished tasks
---json      prints a list with an object for each task, for scripts"""
 
 
 @dataclass(frozen=True)
 class Request:
     """What the command line asks for."""
 
-    study_dir: Path
-    watch: bool
-    estimates: bool
-    as_json: bool
+    study_dir: Path = option("directory of the study", positional=True, form="STUDY_DIR")
+    watch: bool = option(
+        f"show it anew every {REFRESH_SECONDS:.0f} s until nothing is left to do; Ctrl-C leaves, the study goes on",
+        False,
+    )
+    estimates: bool = option("set the plan's times, FLOPs and memory beside those of the finished tasks, too", False)
+    json: bool = option("print one JSON document, a list with an object for each task, and nothing else", False)
+
+    def problems(self) -> list[str]:
+        """What does not go together."""
+        return (
+            ["watch=true shows a table; leave out json, or call again for newer JSON"]
+            if self.watch and self.json
+            else []
+        )
 
 
-@command
-def main(words: Sequence[str]) -> int:
+GRAMMAR = grammar(
+    Request,
+    "python sweeps/status.py STUDY_DIR [watch=true] [estimates=true] [--json]    (installed: nepa-status)",
+    "Prints the state of every task of the study, how fast the running ones are, and what failed ones said. Writes "
+    "nothing.",
+    "nepa-status studies/demo-model_size watch=true",
+)
+
+
+@command(GRAMMAR)
+def main(request: Request) -> int:
     """Print how the study stands; returns the exit code."""
-    if {"--help", "-h"} & set(words):
-        print(HELP)
-        return 0
-    _show(_read(words))
+    _show(request)
     return 0
 
 
 def _show(request: Request) -> None:
     planned = plan.load_study(request.study_dir)
-    if request.as_json:
-        tasks = look(planned, request.study_dir)
-        print(json.dumps([dataclasses.asdict(task) for task in tasks], indent=2))
+    if request.json:
+        print_json([dataclasses.asdict(task) for task in look(planned, request.study_dir)])
     elif request.watch:
         _watch(planned, request.study_dir)
     else:
@@ -117,26 +124,6 @@ def _watch(planned: plan.Plan, study_dir: Path) -> None:
 def _complaint(title: str, task: TaskStatus) -> str:
     state = f"{task.state}: " if task.state == LOST else ""
     return f"{title} ({task.run_id}): {state}{task.reason}"
-
-
-def _read(words: Sequence[str]) -> Request:
-    """Understand the command line. Raises ``UserError``."""
-    folders, chosen, as_json = [], {"watch": False, "estimates": False}, False
-    for word in words:
-        key, is_setting, value = word.partition("=")
-        if word == "--json":
-            as_json = True
-        elif key in chosen and value in ("true", "false"):
-            chosen[key] = value == "true"
-        elif key == "study_dir" or not (is_setting or word.startswith("-")):
-            folders.append(value or word)
-        else:
-            raise UserError(f"'{word}': not understood{nearest(key, (*chosen, 'study_dir', '--json'))}; {USAGE}")
-    if len(folders) != 1:
-        raise UserError(f"expected one study directory; {USAGE}")
-    if chosen["watch"] and as_json:
-        raise UserError("watch=true shows a table; leave out --json, or call again for newer JSON")
-    return Request(typed_path(folders[0]), **chosen, as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ COMMANDS = {
     "optimum": "analysis.optimum.__main__",
     "chain": "analysis.chain",
     "forecast": "analysis.forecast.__main__",
+    "scaling": "nepa_scale.placement.scaling",
 }
 SECONDS = 120
 

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import ast
-import functools
+import importlib
 import re
 import shlex
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nepa_scale.config import overrides
-from nepa_scale.data.prepare import settings as prepare_words
-from nepa_scale.visualise import settings as pictures
-from sweeps.jobs import selecting
 from sweeps.settings import keys
-from sweeps.settings.command_line import read_launch
 from sweeps.settings.conf_files import compose_tree, options
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-STARTS = ("python ", "deepspeed ", "torchrun ", "srun ")
+STARTS = ("nepa-", "python ", "deepspeed ", "torchrun ", "srun ")
 PLACEHOLDERS = {"...", "key=value", "KIND", "grid=NAME", "study=NAME", "cluster=NAME", "--help"}
 
 #: Words before a dot that begin a key of a run or a launch.
@@ -61,14 +59,38 @@ def commands(document: Path) -> Iterator[str]:
 
 
 Reader = Callable[[list[str]], object]
-READERS: dict[str, Reader] = {
-    "launch.py": read_launch,
-    "train.py": overrides.parse,
-    "nepa_scale.data.prepare": prepare_words.parse,
-    "nepa_scale.visualise.__main__": pictures.parse,
-    "cancel.py": functools.partial(selecting.read_selection, usage=""),
-    "retry.py": functools.partial(selecting.read_selection, usage=""),
+OTHER_NAMES = {
+    "nepa-train": "train.py",
+    "nepa-launch": "launch.py",
+    "nepa-status": "status.py",
+    "nepa-cancel": "cancel.py",
+    "nepa-retry": "retry.py",
+    "nepa-report": "report.py",
+    "nepa-fit": "analysis.fit",
+    "nepa-isoflop": "analysis.isoflop",
+    "nepa-optimum": "analysis.optimum",
+    "nepa-chain": "analysis.chain",
+    "nepa-forecast": "analysis.forecast",
+    "nepa-prepare": "nepa_scale.data.prepare",
+    "nepa-weights": "nepa_scale.weights",
+    "nepa-visualise": "nepa_scale.visualise.__main__",
+    "nepa-scaling": "nepa_scale.placement.scaling",
 }
+SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+
+
+def entry(script: str) -> Any:
+    """The function behind a console script."""
+    module, _, name = SCRIPTS[script].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def reader(script: str) -> Reader:
+    """What reads the words of a console script."""
+    return overrides.parse if script == "nepa-train" else entry(script).grammar.parse  # type: ignore[no-any-return]
+
+
+READERS = {name: reader(script) for script in SCRIPTS for name in (script, OTHER_NAMES.get(script, script))}
 
 
 def read_here(command: str) -> tuple[Reader, list[str]] | None:
@@ -77,7 +99,8 @@ def read_here(command: str) -> tuple[Reader, list[str]] | None:
     for place, word in enumerate(words):
         if Path(word).name in READERS:
             given = [each for each in words[place + 1 :] if each not in PLACEHOLDERS]
-            return (READERS[Path(word).name], given) if given else None
+            named_only = not given or (len(given) == 1 and given[0].isalpha())  # such as `nepa-weights check`
+            return None if named_only else (READERS[Path(word).name], given)
     return None
 
 
@@ -92,6 +115,18 @@ COMMANDS = [
 def test_commands_of_documents_are_understood(reader: Reader, words: list[str]) -> None:
     """Every command of the launcher, training, data and pictures that a document shows has words that exist."""
     reader(words)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_examples_of_help_are_understood(script: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every command shows in its help what can be typed as it stands."""
+    monkeypatch.chdir(tmp_path)
+    text = overrides.help_text() if script == "nepa-train" else entry(script).grammar.help([])
+    shown = [shlex.split(line) for line in text.partition("\nexamples:\n")[2].splitlines()]
+    assert shown
+    for words in shown:
+        given = words[words.index("nepa_scale/train.py") + 1 :] if words[0] == "deepspeed" else words[1:]
+        reader(script)(given)
 
 
 def test_documents_show_commands() -> None:

@@ -69,6 +69,7 @@ SPOKEN = {
     "chain": "TABLE --x x --through z --y y",
     "forecast": "TABLE --x x --y y --at 100 --group name",
     "prepare": "verify root=DATA name=digits",
+    "scaling": "--devices 8,64 --json",
 }
 
 
@@ -106,7 +107,11 @@ class World:
             for command, lines in kind.items():
                 cases += [Case(command, words, self.root / name) for words in lines for name in names]
         cases += [Case(command, words, closed_pipe=closed) for command, words in SPOKEN.items() for closed in (0, 1)]
-        cases += [Case(command, "--help", closed_pipe=closed) for command in {**FOLDERS, **FILES} for closed in (0, 1)]
+        cases += [
+            Case(command, "--help", closed_pipe=closed)
+            for command in {**FOLDERS, **FILES, **SPOKEN}
+            for closed in (0, 1)
+        ]
         return cases
 
     def run(self, cases: list[Case], **variables: str) -> list[dict[str, Any]]:

@@ -14,13 +14,14 @@ import yaml
 from analysis.fit.__main__ import main as fit
 from analysis.forecast.__main__ import main as forecast
 from analysis.isoflop.__main__ import main as isoflop
-from analysis.reporting.request import read_words
+from analysis.reporting import request as reports
 from nepa_scale.config import overrides
-from nepa_scale.data.prepare import settings as prepare
+from nepa_scale.data.prepare.__main__ import GRAMMAR as PREPARE
 from nepa_scale.run_dir.settings import configure
-from nepa_scale.visualise import settings as pictures
-from nepa_scale.weights.__main__ import parser
-from sweeps.jobs import selecting
+from nepa_scale.utils.arguments import parse
+from nepa_scale.visualise.settings import PictureSettings
+from nepa_scale.weights.__main__ import GRAMMAR as WEIGHTS
+from sweeps.jobs.selecting import Selection
 from sweeps.settings.command_line import read_launch
 from sweeps.status import main as status
 
@@ -92,7 +93,7 @@ def test_launch(home: Path) -> None:
 @pytest.mark.parametrize("word", ["~/s", "study_dir=~/s"])
 def test_commands_of_a_study(home: Path, word: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Status, and those that choose tasks."""
-    assert selecting.read_selection([word], "").study_dir == home / "s"
+    assert parse(Selection, [word]).study_dir == home / "s"
     assert status([word]) == 2
     assert str(home / "s") in capsys.readouterr().err
 
@@ -100,27 +101,27 @@ def test_commands_of_a_study(home: Path, word: str, capsys: pytest.CaptureFixtur
 def test_report(home: Path) -> None:
     """The study and the files to write."""
     (home / "s").mkdir()
-    request = read_words(["~/s", "markdown=~/a.md", "latex=~/a.tex"])
+    request = reports.GRAMMAR.parse(["~/s", "markdown=~/a.md", "latex=~/a.tex"])
     assert (request.folders, request.markdown, request.latex) == ((home / "s",), home / "a.md", home / "a.tex")
 
 
 def test_prepare(home: Path) -> None:
     """Source and root."""
-    settings = prepare.parse(["folder", "source=~/a", "root=~/b", "name=c"])
+    settings = PREPARE.parse(["folder", "source=~/a", "root=~/b", "name=c"])
     assert (getattr(settings, "source", None), settings.root) == (home / "a", home / "b")
 
 
 def test_pictures(home: Path) -> None:
     """All three folders."""
-    chosen = pictures.parse(["source=~/a", "images=~/b", "out=~/c"])
-    assert (chosen.source, chosen.images, chosen.out) == (str(home / "a"), str(home / "b"), str(home / "c"))
+    chosen = parse(PictureSettings, ["source=~/a", "images=~/b", "out=~/c"])
+    assert (chosen.source, chosen.images, chosen.out) == (home / "a", home / "b", home / "c")
 
 
 def test_weights(home: Path) -> None:
     """In and out."""
-    given = parser().parse_args(["import", "~/a", "~/b"])
+    given = WEIGHTS.parse(["import", "~/a", "~/b"])
     assert (given.source, given.out) == (str(home / "a"), home / "b")
-    given = parser().parse_args(["export", "~/a", "~/b", "--layout", "timm"])
+    given = WEIGHTS.parse(["export", "~/a", "~/b", "--layout", "timm"])
     assert (given.source, given.out) == (home / "a", home / "b")
 
 

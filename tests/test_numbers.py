@@ -16,7 +16,7 @@ import pytest
 from nepa_scale import train
 from nepa_scale.config.overrides import KEYS
 from nepa_scale.config.schema import RunConfig, walk
-from nepa_scale.data.prepare import settings as prepare_words
+from nepa_scale.data.prepare.__main__ import GRAMMAR as PREPARE
 from nepa_scale.data.prepare.settings import KINDS as PREPARED
 from nepa_scale.utils.cli import LARGEST, to_text
 from nepa_scale.utils.errors import ConfigError
@@ -155,5 +155,5 @@ def test_numbers_of_prepared_data(kind: str) -> None:
             continue
         for value in HOSTILE:
             with contextlib.suppress(ConfigError):
-                settings = prepare_words.parse([kind, *required, f"{each.name}={value}"])
+                settings = PREPARE.parse([kind, *required, f"{each.name}={value}"])
                 assert 0 <= getattr(settings, each.name) <= LARGEST

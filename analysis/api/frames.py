@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,12 +15,14 @@ from analysis.fit import arguments, question
 from analysis.fit.student import NoFit
 from analysis.fit.table import Table, read_table, table_of
 from analysis.isoflop import __main__ as isoflops
+from nepa_scale.utils.arguments import parse
 from nepa_scale.utils.errors import UserError
 
 Data = pd.DataFrame | Mapping[str, Any] | Path | str
 """A data frame, columns by name, or a CSV or parquet file."""
 Several = str | Sequence[str]
 Result = TypeVar("Result")
+Settings = TypeVar("Settings", bound=arguments.GroupedSettings)
 
 
 def fit(
@@ -47,7 +48,7 @@ def fit(
     """
     asked = {"law": law, "x": x, "y": y, "fix": fix, "tie": tie, "bound": bound, "holdout": holdout, **more}
     return _answers(
-        data, question.make_parser(), asked | {"where": where, "by": by},
+        data, question.FitSettings, asked | {"where": where, "by": by},
         lambda given, table: Fitted(question.answer(given, table), _columns(given), given.y),
     )  # fmt: skip
 
@@ -59,10 +60,10 @@ def chain(data: Data, x: str, through: str, y: str, **more: Any) -> Any:
     ``holdout`` and ``by``. Raises ``UserError``.
     """
 
-    def answer(given: argparse.Namespace, table: Table) -> FittedTwoStep:
+    def answer(given: chains.ChainSettings, table: Table) -> FittedTwoStep:
         return FittedTwoStep(*chains.answer(given, chains.laws(given), table), given, _columns(given))
 
-    return _answers(data, chains.make_parser(), {"x": x, "through": through, "y": y, **more}, answer)
+    return _answers(data, chains.ChainSettings, {"x": x, "through": through, "y": y, **more}, answer)
 
 
 def isoflop(data: Data, c: str, n: str, y: str, **more: Any) -> Any:
@@ -71,32 +72,29 @@ def isoflop(data: Data, c: str, n: str, y: str, **more: Any) -> Any:
     ``more`` are ``minimum``, ``where``, ``holdout``, ``at`` and ``by``. Raises ``UserError``.
     """
     return _answers(
-        data, isoflops.make_parser(), {"c": c, "n": n, "y": y, **more},
+        data, isoflops.IsoflopSettings, {"c": c, "n": n, "y": y, **more},
         lambda given, table: Minima(*isoflops.answer(given, table)),
     )  # fmt: skip
 
 
 def _answers(
     data: Data,
-    parser: arguments.Parser,
+    settings: type[Settings],
     asked: Mapping[str, Any],
-    answer: Callable[[argparse.Namespace, Table], Result],
+    answer: Callable[[Settings, Table], Result],
 ) -> Result | NoFit | dict[str, Result | NoFit]:
-    """The answer for ``data`` or, with ``by``, that of each value. Raises ``UserError`` in Python's words."""
-    known = {action.dest for action in parser._actions} - {"help", "json", "table"}
+    """The answer for ``data`` or, with ``by``, that of each value. Raises ``UserError``."""
+    known = {item.name for item in fields(settings)} - {"json", "table"}
     for name in asked:
         if name not in known:
             raise UserError(f"{name}: no such argument (there are: {', '.join(sorted(known))})")
-    try:
-        given = parser.parse_args(["data", *_written(asked)])
-        table = read_table(Path(data)) if isinstance(data, str | Path) else table_of(pd.DataFrame(data))
-        return _each(table.where(given.where), given, answer)
-    except UserError as mistake:
-        raise UserError(re.sub(r"--([\w-]+) ", r"\1=", str(mistake))) from None
+    given = parse(settings, ["table=data", *_written(asked)])
+    table = read_table(Path(data)) if isinstance(data, str | Path) else table_of(pd.DataFrame(data))
+    return _each(table.where(given.where), given, answer)
 
 
 def _each(
-    table: Table, given: argparse.Namespace, answer: Callable[[argparse.Namespace, Table], Result]
+    table: Table, given: Settings, answer: Callable[[Settings, Table], Result]
 ) -> Result | NoFit | dict[str, Result | NoFit]:
     answers: dict[str, Result | NoFit] = {}
     for name, rows in table.by(given.by).items():
@@ -109,7 +107,7 @@ def _each(
 
 def _written(asked: Mapping[str, Any]) -> list[str]:
     """The arguments as words of a command line."""
-    return [f"--{name.replace('_', '-')}={one}" for name, value in asked.items() for one in _several(value)]
+    return [f"{name}={one}" for name, value in asked.items() for one in _several(value)]
 
 
 def _several(value: Any) -> Sequence[Any]:
@@ -121,6 +119,6 @@ def _several(value: Any) -> Sequence[Any]:
     return value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
 
 
-def _columns(given: argparse.Namespace) -> tuple[str, ...]:
+def _columns(given: arguments.FittingSettings) -> tuple[str, ...]:
     """The columns that are variables of a law, in its order."""
     return tuple(name for name in (given.x, given.d, given.m, given.unique) if name is not None)

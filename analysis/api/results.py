@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from nepa_scale.utils.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from analysis.chain import ChainSettings
 BEYOND, STEPS = 3.0, 100
 """How many times beyond the largest x the law is drawn, and at how many places."""
 
@@ -95,7 +95,7 @@ class FittedTwoStep:
     chain: TwoStep
     held: TwoStepHeldOut | None
     at: Array | None
-    given: argparse.Namespace
+    given: ChainSettings
     columns: tuple[str, ...]
 
     def __repr__(self) -> str:

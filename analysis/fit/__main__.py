@@ -1,21 +1,19 @@
-"""``python -m analysis.fit TABLE --law NAME --x COLUMN --y COLUMN``: fit a law to anybody's table."""
+"""``python -m analysis.fit TABLE law=NAME x=COLUMN y=COLUMN``: fit a law to anybody's table."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from analysis.fit import arguments
 from analysis.fit.display import as_json, show
-from analysis.fit.question import Answer, answer, make_parser
+from analysis.fit.question import GRAMMAR, Answer, FitSettings, answer
 from nepa_scale.utils.cli import command
 
 
-@command
-def main(argv: Sequence[str]) -> int:
+@command(GRAMMAR)
+def main(given: FitSettings) -> int:
     """Fit and print; returns the exit code."""
-    given = make_parser().parse_args(argv)
     return arguments.print_answers(given, lambda table: answer(given, table), _json, show)
 
 

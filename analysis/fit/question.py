@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,10 +14,11 @@ from analysis.fit.holdout import HeldOut, LeaveOneOut, Without, hold_out, leave_
 from analysis.fit.profile import Profile, profile
 from analysis.fit.student import NoFit
 from analysis.fit.table import Table
-from analysis.laws import LAWS, find_law
+from analysis.laws import find_law
 from analysis.laws.law import Array, Law
 from analysis.laws.restrictions import standing
 from analysis.laws.surfaces import CHINCHILLA
+from nepa_scale.utils.arguments import grammar, option
 from nepa_scale.utils.errors import UserError, nearest
 
 EACH = "each"
@@ -54,27 +54,33 @@ class Answer:
     profiles: dict[str, Profile | NoFit]
 
 
-def make_parser() -> arguments.Parser:
-    """The words that a fit is asked for by."""
-    parser = arguments.Parser(
-        prog="python -m analysis.fit",
-        description="Fit a scaling law to a table, with intervals, a certificate, and a test on held-out rows.",
-        epilog="laws:\n" + "\n".join(f"  {law.name:<17} y = {law.formula}" for law in LAWS.values()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+@dataclass(frozen=True)
+class FitSettings(restricting.RestrictingSettings, arguments.FittingSettings):
+    """What a fit is asked for."""
+
+    law: str = option("one of the laws below", form="NAME")
+    holdout: str | None = option(
+        "rows to predict from the others, as in where; each: every row, or with cluster every cluster, from all others",
+        None,
+        form="COLUMN>VALUE",
     )
-    arguments.add_words(parser, held="; each: every row, or with --cluster every cluster, from all others")
-    parser.add_argument("--law", required=True, metavar="NAME", help="one of the laws below")
-    restricting.add_restrictions(parser)
-    parser.add_argument(
-        "--budget", type=arguments.positive, metavar="FLOPS", help="law chinchilla: best N and D, FLOPS = 6 N D"
+    budget: float | None = option(
+        "law chinchilla: best N and D, FLOPS = 6 N D", None, form="FLOPS", read=arguments.positive
     )
-    parser.add_argument(
-        "--profile", action="append", default=[], metavar="NAME[,NAME]", help="profile intervals of these parameters"
-    )
-    return parser
+    profile: tuple[str, ...] = option("profile intervals of these parameters", (), form="NAME[,NAME]")
 
 
-def answer(given: argparse.Namespace, table: Table) -> Answer:
+GRAMMAR = grammar(
+    FitSettings,
+    "python -m analysis.fit TABLE law=NAME x=COLUMN y=COLUMN key=value ...    (installed: nepa-fit)",
+    "Fits a scaling law to a table, with intervals, a certificate, and a test on held-out rows.",
+    "nepa-fit runs.csv law=power x=params y=error where=task=classify",
+    "nepa-fit runs.csv law=chinchilla x=params d=tokens y=loss holdout='params>1e9' --json",
+    more=arguments.LAW_LINES,
+)
+
+
+def answer(given: FitSettings, table: Table) -> Answer:
     """What is said of the rows of ``table``. Raises ``UserError``."""
     law = restricting.asked(given).of(find_law(given.law))
     problem = _read(given, law, table)
@@ -91,13 +97,13 @@ def answer(given: argparse.Namespace, table: Table) -> Answer:
     left = leave_one_out(fit)
     held = _each(left, given.cluster) if problem.each else _hold_out(problem)
     if isinstance(held, NoFit):
-        raise UserError(f"--holdout {given.holdout}: {held.reason}")
+        raise UserError(f"holdout={given.holdout}: {held.reason}")
     return Answer(problem, fit, left, held, {name: profile(fit, name) for name in problem.profiled})
 
 
-def _read(given: argparse.Namespace, law: Law, table: Table) -> Problem:
+def _read(given: FitSettings, law: Law, table: Table) -> Problem:
     """The table's columns as the law wants them. Raises ``UserError``."""
-    names, at = arguments.names(law, given, "--law"), arguments.asked_places(law, given.at)
+    names, at = arguments.names(law, given, "law"), arguments.asked_places(law, given.at)
     budget, profiled = _budget(law, given.budget), _profiled(law, given.profile)
     return Problem(
         law=law,
@@ -105,7 +111,7 @@ def _read(given: argparse.Namespace, law: Law, table: Table) -> Problem:
         y=table.positive(given.y),
         weights=arguments.weights(table, given),
         clusters=arguments.clusters(table, given),
-        held=None if given.holdout in (None, EACH) else table.meeting(given.holdout, "--holdout"),
+        held=None if given.holdout in (None, EACH) else table.meeting(given.holdout, "holdout"),
         each=given.holdout == EACH,
         at=at,
         budget=budget,
@@ -117,19 +123,19 @@ def _read(given: argparse.Namespace, law: Law, table: Table) -> Problem:
 
 def _budget(law: Law, budget: float | None) -> float | None:
     if budget is not None and law.name != CHINCHILLA.name:
-        raise UserError(f"--budget {budget:g}: only law '{CHINCHILLA.name}' divides a budget, not '{law.name}'")
+        raise UserError(f"budget={budget:g}: only law '{CHINCHILLA.name}' divides a budget, not '{law.name}'")
     return budget
 
 
 def _profiled(law: Law, lists: Sequence[str]) -> tuple[str, ...]:
-    """The parameters that ``--profile`` names. Raises ``UserError`` with the nearest name."""
+    """The parameters that ``profile=`` names. Raises ``UserError`` with the nearest name."""
     names = [name.strip() for one in lists for name in one.split(",")]
     for name in names:
         if why := str(standing(law, name)):
-            raise UserError(f"--profile {name}: it is {why}")
+            raise UserError(f"profile={name}: it is {why}")
         if name not in law.names:
             raise UserError(
-                f"--profile {name}: law '{law.name}' has no such parameter{nearest(name, law.names)} "
+                f"profile={name}: law '{law.name}' has no such parameter{nearest(name, law.names)} "
                 f"(it has {', '.join(law.names)})"
             )
     return tuple(dict.fromkeys(names))
@@ -153,5 +159,5 @@ def _each(left: LeaveOneOut | None, cluster: str | None) -> tuple[Without, ...] 
     """Every row or cluster predicted from the others, or why not."""
     noun = f"values of {cluster}" if cluster else "rows"
     if left is None:
-        return NoFit(f"more {noun} than can be left out one by one; name a --cluster COLUMN with fewer")
+        return NoFit(f"more {noun} than can be left out one by one; name a cluster=COLUMN with fewer")
     return left.predictions or NoFit(f"too few {noun}: without any of them the others do not determine the law")

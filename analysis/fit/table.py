@@ -78,13 +78,13 @@ class Table:
         """All but these ``rows`` [n]."""
         return Table(self.path, self.cells[~rows])
 
-    def where(self, conditions: Sequence[str], flag: str = "--where") -> Table:
+    def where(self, conditions: Sequence[str], flag: str = "where") -> Table:
         """The rows that meet every one of ``conditions``. Raises ``UserError`` where there is none."""
         table = self
         for condition in conditions:
             chosen = table.meeting(condition, flag)
             if not chosen.any():
-                raise UserError(f"{self.path}: {flag} {condition}: no row meets it{table._met(condition)}")
+                raise UserError(f"{self.path}: {flag}={condition}: no row meets it{table._met(condition)}")
             table = Table(self.path, table.cells[chosen])
         return table
 
@@ -107,7 +107,7 @@ class Table:
         limit = pd.to_numeric(pd.Series([value]), errors="coerce").astype("float64").iloc[0]
         if sign not in ("=", "!="):
             if np.isnan(limit):
-                raise UserError(f"{flag} {condition}: '{value}' is not a number")
+                raise UserError(f"{flag}={condition}: '{value}' is not a number")
             chosen: NDArray[np.bool_] = np.asarray(COMPARISONS[sign](self.numbers(name), limit))
             return chosen
         cells = self._column(name).str.strip()
@@ -116,7 +116,7 @@ class Table:
 
     def _met(self, condition: str) -> str:
         """The values of the column of ``condition``, if that is what it could have named."""
-        name, sign, _ = _parts(condition, "--where")
+        name, sign, _ = _parts(condition, "where")
         return f" (there are: {shortened(dict.fromkeys(filter(None, self.texts(name))))})" if sign == "=" else ""
 
     def _column(self, name: str) -> pd.Series[str]:
@@ -223,7 +223,7 @@ def _parts(condition: str, flag: str) -> tuple[str, str, str]:
     """Column, comparison and value of a condition; ``==`` is ``=``, and ``!==`` is ``!=``."""
     parts = re.fullmatch(r"(.+?)(>=|<=|!==?|==?|>|<)(.+)", condition, re.DOTALL)
     if parts is None:
-        raise UserError(f"{flag} {condition}: give COLUMN>VALUE or COLUMN=VALUE, for example params>1e9")
+        raise UserError(f"{flag}={condition}: give COLUMN>VALUE or COLUMN=VALUE, for example params>1e9")
     name, sign, value = (part.strip() for part in parts.groups())
     return name, {"==": "=", "!==": "!="}.get(sign, sign), value
 

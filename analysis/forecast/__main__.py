@@ -1,12 +1,11 @@
-"""``python -m analysis.forecast TABLE --x COLUMN --y COLUMN --at X``: continue the curves of anybody's table."""
+"""``python -m analysis.forecast TABLE x=COLUMN y=COLUMN at=X``: continue the curves of anybody's table."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from rich.table import Table
@@ -18,60 +17,74 @@ from analysis.forecast.estimate import Forecast, as_json, forecast_all, frontier
 from analysis.forecast.schedule import read_planned
 from analysis.forecast.scheduled import forecast_scheduled
 from analysis.laws.law import Array
-from nepa_scale.utils.cli import command
+from nepa_scale.utils.arguments import grammar, option
+from nepa_scale.utils.cli import command, print_json
 from nepa_scale.utils.errors import UserError
 
 Answers = dict[str, Forecast | NoFit]
 
 
-@command
-def main(argv: Sequence[str]) -> int:
+@dataclass(frozen=True)
+class ForecastSettings(arguments.TableSettings):
+    """What a forecast is asked for."""
+
+    x: str = option("images seen, parameters or compute", form="COLUMN")
+    y: str = option("loss or error, greater than 0", form="COLUMN")
+    at: Sequence[float] | None = option(
+        "places to forecast, beyond the largest x (default with lr: the end of the planned rates)",
+        None,
+        form="X[,X...]",
+        read=arguments.places,
+    )
+    lr: str | None = option(
+        "the learning rate, of learning curves; rows with an empty y hold the rates that are to come",
+        None,
+        form="COLUMN",
+    )
+    planned: str | None = option(
+        "how the rate goes on to the x END, instead of such rows: constant, cosine, poly or wsd, e.g. cosine:1e9",
+        None,
+        form="FALL:END",
+    )
+    group: str | None = option("what tells the curves of a table apart, e.g. the model", None, form="COLUMN")
+    frontier: bool = option("keep only rows that no row of the same or a smaller x is below", False)
+    confidence: float = arguments.CONFIDENCE
+
+    def problems(self) -> list[str]:
+        """What does not go together."""
+        problems = []
+        if self.lr is None and self.at is None:
+            problems.append("give at=X[,X...], the places to forecast; or lr=COLUMN, to forecast to the planned end")
+        if self.lr is None and self.planned is not None:
+            problems.append(f"planned={self.planned}: needs lr=COLUMN, the learning rates so far")
+        if self.lr is not None and self.frontier:
+            problems.append("frontier=true is of many runs, and lr of one run's learning curve; leave one of them out")
+        return problems
+
+
+GRAMMAR = grammar(
+    ForecastSettings,
+    "python -m analysis.forecast TABLE x=COLUMN y=COLUMN at=X key=value ...    (installed: nepa-forecast)",
+    "Continues learning or scaling curves beyond their last point, with prediction intervals. Forms compete by how "
+    "well they would have forecast the later points from the earlier ones; there is nothing to set.",
+    "nepa-forecast runs.csv x=flops y=error at=1e21 frontier=true",
+    "nepa-forecast curves.csv x=images y=loss lr=lr planned=cosine:1e9 group=run",
+)
+
+
+@command(GRAMMAR)
+def main(given: ForecastSettings) -> int:
     """Forecast and print; returns the exit code."""
-    given = _parser().parse_args(argv)
     answers = _answers(given)
     if given.json:
-        print(json.dumps(as_json(answers), indent=2))
+        print_json(as_json(answers))
     else:
         _show(answers, given.group)
     return 0
 
 
-def _parser() -> arguments.Parser:
-    parser = arguments.Parser(
-        prog="python -m analysis.forecast",
-        description="Continue learning or scaling curves beyond their last point, with prediction intervals. Forms "
-        "compete by how well they would have forecast the later points from the earlier ones; there is nothing to set.",
-    )
-    arguments.add_table(parser)
-    parser.add_argument("--x", required=True, metavar="COLUMN", help="images seen, parameters or compute")
-    parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
-    parser.add_argument(
-        "--at",
-        type=arguments.places,
-        metavar="X[,X...]",
-        help="places to forecast, beyond the largest x (default with --lr: the end of the planned rates)",
-    )
-    parser.add_argument(
-        "--lr",
-        metavar="COLUMN",
-        help="the learning rate, of learning curves; rows with an empty y hold the rates that are to come",
-    )
-    parser.add_argument(
-        "--planned",
-        metavar="FALL:END",
-        help="how the rate goes on to the x END, instead of such rows: constant, cosine, poly or wsd, e.g. cosine:1e9",
-    )
-    parser.add_argument("--group", metavar="COLUMN", help="what tells the curves of a table apart, e.g. the model")
-    parser.add_argument(
-        "--frontier", action="store_true", help="keep only rows that no row of the same or a smaller x is below"
-    )
-    arguments.add_confidence(parser)
-    return parser
-
-
-def _answers(given: argparse.Namespace) -> Answers:
+def _answers(given: ForecastSettings) -> Answers:
     """A forecast for every group. Raises ``UserError`` where there is none for any."""
-    _check(given)
     table = read_table(given.table).where(given.where)
     x, y = table.numbers(given.x), table.numbers(given.y)
     rate = None if given.lr is None else table.numbers(given.lr)
@@ -92,23 +105,13 @@ def _answers(given: argparse.Namespace) -> Answers:
     return answers
 
 
-def _check(given: argparse.Namespace) -> None:
-    """Raises ``UserError`` for words that do not go together."""
-    if given.lr is None and given.at is None:
-        raise UserError("give --at X[,X...], the places to forecast; or --lr COLUMN, to forecast to the planned end")
-    if given.lr is None and given.planned is not None:
-        raise UserError(f"--planned {given.planned}: needs --lr COLUMN, the learning rates so far")
-    if given.lr is not None and given.frontier:
-        raise UserError("--frontier is of many runs, and --lr of one run's learning curve; leave one of them out")
-
-
-def _along_x(curves: list[tuple[Array, Array]], given: argparse.Namespace) -> list[Forecast | NoFit]:
+def _along_x(curves: list[tuple[Array, Array]], given: ForecastSettings) -> list[Forecast | NoFit]:
     if given.frontier:
         curves = [frontier(x[present], y[present]) for x, y in curves for present in (np.isfinite(x) & np.isfinite(y),)]
     return forecast_all(curves, np.array(given.at), confidence=given.confidence, finished=given.frontier)
 
 
-def _along_rates(x: Array, y: Array, rate: Array, given: argparse.Namespace) -> Forecast | NoFit:
+def _along_rates(x: Array, y: Array, rate: Array, given: ForecastSettings) -> Forecast | NoFit:
     planned = None if given.planned is None else read_planned(given.planned)
     return forecast_scheduled(x, y, rate, given.at, planned=planned, confidence=given.confidence)
 

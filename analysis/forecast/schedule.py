@@ -63,7 +63,7 @@ class Planned:
         """
         last, peak = known.x[-1], known.rate.max()
         if self.end <= last:
-            raise UserError(f"--planned {self}: the rates are known to {last:.6g}; the end must lie beyond")
+            raise UserError(f"planned={self}: the rates are known to {last:.6g}; the end must lie beyond")
         start = self._start(known)
         places = np.unique(np.append(np.linspace(last, self.end, 200)[1:], max(start, np.nextafter(last, self.end))))
 
@@ -74,7 +74,7 @@ class Planned:
         past = known.x >= known.x[known.peak]
         away = np.abs(rate(known.x[past]) - known.rate[past]).max() / peak
         if away > AGREES:
-            raise UserError(f"--planned {self}: the known rates lie up to {away:.0%} of their peak away from it")
+            raise UserError(f"planned={self}: the known rates lie up to {away:.0%} of their peak away from it")
         return Schedule(np.append(known.x, places), np.append(known.rate, rate(places)))
 
     def _start(self, known: Schedule) -> float:
@@ -84,7 +84,7 @@ class Planned:
         falling = np.flatnonzero(known.rate < AT_PEAK * known.rate.max())
         falling = falling[falling > known.peak]
         if len(falling) < FEWEST_FALLING:
-            raise UserError(f"--planned {self}: the known rates have not begun to fall; give rows with rates and no y")
+            raise UserError(f"planned={self}: the known rates have not begun to fall; give rows with rates and no y")
         x, left = known.x[falling], known.rate[falling] / known.rate.max()
         done = (1 - left) ** 2  # a straight line from 0 at the start to 1 at the end
         start: float = np.median((x - done * self.end) / (1 - done))
@@ -98,11 +98,11 @@ def read_planned(text: str) -> Planned:
     """Understand ``FALL:END``. Raises ``UserError``."""
     fall, _, end = text.partition(":")
     if fall not in FALLS:
-        raise UserError(f"--planned {text}: no such fall{nearest(fall, FALLS)} (there are: {', '.join(FALLS)})")
+        raise UserError(f"planned={text}: no such fall{nearest(fall, FALLS)} (there are: {', '.join(FALLS)})")
     try:
         value = float(end)
     except ValueError:
         value = float("nan")
     if not (np.isfinite(value) and value > 0):
-        raise UserError(f"--planned {text}: give FALL:END, END the x where the training ends, for example {fall}:1e9")
+        raise UserError(f"planned={text}: give FALL:END, END the x where the training ends, for example {fall}:1e9")
     return Planned(fall, value)

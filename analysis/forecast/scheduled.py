@@ -69,13 +69,13 @@ def forecast_scheduled(
     schedule = _path(every_x[paced], rates[paced])
     if schedule is None:
         return NoFit(
-            "the learning rate differs between rows of one x; a curve is one run's: tell runs apart by --group"
+            "the learning rate differs between rows of one x; a curve is one run's: tell runs apart by group=COLUMN"
         )
     if planned is not None:
         schedule = planned.continued(Schedule(schedule.x[schedule.x <= last], schedule.rate[schedule.x <= last]))
     if schedule.x[-1] <= last:
         return NoFit(
-            "the learning rates to come are not known: give rows with a learning rate and an empty y, or --planned"
+            "the learning rates to come are not known: give rows with a learning rate and an empty y, or planned=..."
         )
     places = schedule.x[-1:] if at is None else np.atleast_1d(np.asarray(at, dtype=float))
     past = known & (every_x >= schedule.x[schedule.peak])

@@ -1,10 +1,9 @@
-"""``python -m analysis.isoflop TABLE --c C --n N --y LOSS``: the best size at each budget of anybody's table."""
+"""``python -m analysis.isoflop TABLE c=C n=N y=LOSS``: the best size at each budget of anybody's table."""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,16 +30,38 @@ from analysis.isoflop.allocation import (
 from analysis.isoflop.minimum import Minimum, akima_minimum, parabola_minimum
 from analysis.laws.law import Array
 from analysis.laws.surfaces import CHINCHILLA
+from nepa_scale.utils.arguments import grammar, option
 from nepa_scale.utils.cli import command
 from nepa_scale.utils.errors import UserError
 
 MINIMA: dict[str, Minimum] = {"parabola": parabola_minimum, "akima": akima_minimum}
 
 
-@command
-def main(argv: Sequence[str]) -> int:
+@dataclass(frozen=True)
+class IsoflopSettings(arguments.GroupedSettings):
+    """What minima are asked for."""
+
+    c: str = option("compute C = 6 N D; within 2 % it is one budget", form="COLUMN")
+    n: str = option("parameters N", form="COLUMN")
+    y: str = option("loss or error, greater than 0", form="COLUMN")
+    at: tuple[tuple[float, ...], ...] = option("N* at these budgets", (), form="C[,C...]", read=arguments.places)
+    holdout: str | None = option(
+        "predict N* of budgets with such rows from the others, as in where", None, form="COLUMN>VALUE"
+    )
+    minimum: str = option("how it is found", "parabola", choices=tuple(MINIMA))
+
+
+GRAMMAR = grammar(
+    IsoflopSettings,
+    "python -m analysis.isoflop TABLE c=COLUMN n=COLUMN y=COLUMN key=value ...    (installed: nepa-isoflop)",
+    "Finds the best size at each budget of a table, the law N* ~ C^a through these, and its bias.",
+    "nepa-isoflop runs.csv c=flops n=params y=loss at=1e21,1e22",
+)
+
+
+@command(GRAMMAR)
+def main(given: IsoflopSettings) -> int:
     """Find the minima and print; returns the exit code."""
-    given = make_parser().parse_args(argv)
     return arguments.print_answers(
         given,
         lambda table: answer(given, table),
@@ -52,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
 Answer = tuple[tuple[Optimum, ...], Allocation | NoFit, float | NoFit, int, tuple[Ahead, ...], tuple[Ahead, ...] | None]
 
 
-def answer(given: argparse.Namespace, table: DataTable) -> Answer:
+def answer(given: IsoflopSettings, table: DataTable) -> Answer:
     """The minima, the law through them, its bias, how many rows were left out, N* at further budgets and held-out ones.
 
     Raises ``UserError``.
@@ -65,38 +86,15 @@ def answer(given: argparse.Namespace, table: DataTable) -> Answer:
     if given.at and isinstance(law, NoFit):
         raise arguments.NotPossible(f"{table.path}: no law to predict by: {law.reason}")
     if given.holdout is not None:
-        tested = held_out(found, frozenset(budget[table.meeting(given.holdout, "--holdout")[whole]].tolist()))
+        tested = held_out(found, frozenset(budget[table.meeting(given.holdout, "holdout")[whole]].tolist()))
         if isinstance(tested, NoFit):
-            raise UserError(f"--holdout {given.holdout}: {tested.reason}")
+            raise UserError(f"holdout={given.holdout}: {tested.reason}")
         held = tested
     ahead = () if isinstance(law, NoFit) else at_budgets(law, [place for places in given.at for place in places])
     return found, law, _bias(budget, n, y, minimum), int((~whole).sum()), ahead, held
 
 
-def make_parser() -> arguments.Parser:
-    """The words that minima are asked for by."""
-    parser = arguments.Parser(
-        prog="python -m analysis.isoflop",
-        description="Find the best size at each budget of a table, the law N* ~ C^a through these, and its bias.",
-    )
-    arguments.add_table(parser)
-    arguments.add_by(parser)
-    parser.add_argument("--c", required=True, metavar="COLUMN", help="compute C = 6 N D; within 2 %% it is one budget")
-    parser.add_argument("--n", required=True, metavar="COLUMN", help="parameters N")
-    parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error, greater than 0")
-    parser.add_argument(
-        "--at", type=arguments.places, action="append", default=[], metavar="C[,C...]", help="N* at these budgets"
-    )
-    parser.add_argument(
-        "--holdout", metavar="COLUMN>VALUE", help="predict N* of budgets with such rows from the others, as in --where"
-    )
-    parser.add_argument(
-        "--minimum", choices=tuple(MINIMA), default="parabola", help="how it is found (default parabola)"
-    )
-    return parser
-
-
-def _read(given: argparse.Namespace, table: DataTable) -> tuple[Array, NDArray[np.bool_]]:
+def _read(given: IsoflopSettings, table: DataTable) -> tuple[Array, NDArray[np.bool_]]:
     """Compute, parameters and loss [3, k] of complete rows, and which rows [n] these are. Raises ``UserError``."""
     names = (given.c, given.n, given.y)
     columns = np.stack([table.positive(name) for name in names])

@@ -17,8 +17,8 @@ LAWS: dict[str, Law] = {
 }
 
 
-def find_law(name: str, flag: str = "--law") -> Law:
+def find_law(name: str, flag: str = "law") -> Law:
     """The law called ``name``, the value of ``flag``. Raises ``UserError`` with the nearest valid name."""
     if name not in LAWS:
-        raise UserError(f"{flag} {name}: no such law{nearest(name, LAWS)} (there are: {', '.join(LAWS)})")
+        raise UserError(f"{flag}={name}: no such law{nearest(name, LAWS)} (there are: {', '.join(LAWS)})")
     return LAWS[name]

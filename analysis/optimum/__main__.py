@@ -1,12 +1,10 @@
-"""``python -m analysis.optimum TABLE --x RATE --y LOSS --by SIZE``: where a setting of anybody's sweep is best."""
+"""``python -m analysis.optimum TABLE x=RATE y=LOSS by=SIZE``: where a setting of anybody's sweep is best."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Console
@@ -15,42 +13,46 @@ from rich.table import Table
 from analysis.fit import arguments, display
 from analysis.fit.student import Interval, NoFit
 from analysis.fit.table import read_table
-from analysis.optimum.sweep import Common, Law, Sweep, as_json, sweep
-from analysis.optimum.valley import Curve
-from nepa_scale.utils.cli import command
+from analysis.optimum.sweep import Common, Curve, Law, Sweep, as_json, sweep
+from nepa_scale.utils.arguments import grammar, option
+from nepa_scale.utils.cli import command, print_json
 from nepa_scale.utils.errors import UserError, shortened
 
 ALL = "all rows"
 
 
-@command
-def main(argv: Sequence[str]) -> int:
+@dataclass(frozen=True)
+class OptimumSettings(arguments.TableSettings):
+    """What the best values of a sweep are asked for."""
+
+    x: str = option("the setting, greater than 0", form="COLUMN")
+    y: str = option("loss or error; rows of equal x are averaged", form="COLUMN")
+    by: str | None = option("the size; the law needs numbers above 0 (default: one curve)", None, form="COLUMN")
+    highest: bool = option("the highest y is best, as of a score", False)
+
+
+GRAMMAR = grammar(
+    OptimumSettings,
+    "python -m analysis.optimum TABLE x=COLUMN y=COLUMN [by=COLUMN] key=value ...    (installed: nepa-optimum)",
+    "Finds the best value of a swept setting (a learning rate, a batch size) at each size of a table, whether one "
+    "value serves all, and the law best ~ size^exponent through these.",
+    "nepa-optimum runs.csv x=lr y=loss by=params",
+)
+
+
+@command(GRAMMAR)
+def main(given: OptimumSettings) -> int:
     """Find the best values and print; returns the exit code."""
-    given = _parser().parse_args(argv)
     found, left_out = _read(given)
     common, law = found.common(), _law(found)
     if given.json:
-        print(json.dumps(as_json(found, common, law, left_out), indent=2))
+        print_json(as_json(found, common, law, left_out))
     else:
         _show(given, found, common, law, left_out)
     return 0
 
 
-def _parser() -> arguments.Parser:
-    parser = arguments.Parser(
-        prog="python -m analysis.optimum",
-        description="Find the best value of a swept setting (a learning rate, a batch size) at each size of a table, "
-        "whether one value serves all, and the law best ~ size^exponent through these.",
-    )
-    arguments.add_table(parser)
-    parser.add_argument("--x", required=True, metavar="COLUMN", help="the setting, greater than 0")
-    parser.add_argument("--y", required=True, metavar="COLUMN", help="loss or error; rows of equal --x are averaged")
-    parser.add_argument("--by", metavar="COLUMN", help="the size; the law needs numbers above 0 (default: one curve)")
-    parser.add_argument("--highest", action="store_true", help="the highest --y is best, as of a score")
-    return parser
-
-
-def _read(given: argparse.Namespace) -> tuple[Sweep, int]:
+def _read(given: OptimumSettings) -> tuple[Sweep, int]:
     """The curves of complete rows, and how many rows are not. Raises ``UserError``."""
     table = read_table(given.table).where(given.where)
     x, y = table.positive(given.x), table.numbers(given.y)
@@ -75,7 +77,7 @@ def _law(found: Sweep) -> Law | NoFit:
     return found.law(sizes)
 
 
-def _show(given: argparse.Namespace, found: Sweep, common: Common | NoFit, law: Law | NoFit, left_out: int) -> None:
+def _show(given: OptimumSettings, found: Sweep, common: Common | NoFit, law: Law | NoFit, left_out: int) -> None:
     console = display.console()
     table = Table(given.by or "", "values", "tried", f"best {given.x}", "95% interval", "note")
     for one in found.curves:
@@ -91,7 +93,7 @@ def _show(given: argparse.Namespace, found: Sweep, common: Common | NoFit, law: 
         console.print(f"note: {left_out} rows with missing values left out")
 
 
-def _show_shared(console: Console, given: argparse.Namespace, common: Common | NoFit, law: Law | NoFit) -> None:
+def _show_shared(console: Console, given: OptimumSettings, common: Common | NoFit, law: Law | NoFit) -> None:
     if given.by is None:
         return
     if isinstance(common, NoFit):

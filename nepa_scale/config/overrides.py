@@ -24,6 +24,7 @@ from nepa_scale.config.validate import LABEL_KEY, SUBSET_KEYS, check_values
 from nepa_scale.data import layout, stated
 from nepa_scale.data.info import DEFAULT_ROOT
 from nepa_scale.utils import yaml_files
+from nepa_scale.utils.arguments import help_line, help_page, limits, spelled
 from nepa_scale.utils.cli import out_of_range, split_words, to_text
 from nepa_scale.utils.errors import ConfigError, DataError, nearest
 from nepa_scale.utils.files import expand_home, write_atomically
@@ -50,8 +51,19 @@ def parse(words: Sequence[str]) -> RunConfig:
 
 def read_words(words: Sequence[str]) -> Pairs:
     """The settings of a command line, ``config=`` first. Raises ``ConfigError`` naming words that are no settings."""
-    pairs = split_words(strip_launcher_flags(words))
+    pairs = split_words(spell(words))
     return sorted(pairs, key=lambda pair: pair[0] != "config")
+
+
+def spell(words: Sequence[str]) -> list[str]:
+    """A command line as ``key=value`` words alone."""
+    return spelled(strip_launcher_flags(words), switches())
+
+
+@functools.cache
+def switches() -> list[str]:
+    """The settings that need no value where they are typed as flags."""
+    return ["json", *(key for key in KEYS if _kind(key).startswith("bool"))]
 
 
 def strip_launcher_flags(words: Sequence[str]) -> list[str]:
@@ -65,8 +77,6 @@ def strip_launcher_flags(words: Sequence[str]) -> list[str]:
                 next(remaining, None)
         elif flag == "--deepspeed_config":
             kept.append(f"engine.ds_config={value or next(remaining, '')}")
-        elif flag == "--dry-run":
-            kept.append("dry_run=true")
         elif flag != "--deepspeed":
             kept.append(word)
     return kept
@@ -179,26 +189,24 @@ def assign(tree: DictConfig, key: str, value: str, kind: str) -> list[str]:
     return []
 
 
-def help_text(command: str) -> str:
-    """The tree of keys with defaults and meaning."""
-    lines = [
-        f"usage: {command} key=value ...",
-        "",
-        "A run_dir that holds a config.yaml gives its settings, config=FILE those of a YAML file; what is typed wins.",
-        "data=NAME is short for the dataset of every task that can read it, data.num_images=N and data.fraction=F for",
-        "how much of it this task uses, model=NAME for model.size. Keys marked * change how the work is done but not",
-        "its result. dry_run=true needs no launcher: python nepa_scale/train.py answers sooner than deepspeed.",
-        "",
-        *(f"  {key + '=NAME':<38} published recipe: {', '.join(_recipe_names(key))}" for key in RECIPE_KEYS),
-        "",
-    ]
+def help_text() -> str:
+    """What ``train.py --help`` prints: the tree of keys with defaults, limits and meaning."""
+    lines = [help_line(f"{key}=NAME", f"published recipe: {', '.join(_recipe_names(key))}") for key in RECIPE_KEYS]
     documented = _documentation()
     for key, default, meta in walk(RunConfig()):
         mark = "*" if meta["orchestration"] else " "
-        choices = f" [{'|'.join(meta['choices'])}]" if "choices" in meta else ""
-        text = documented[key] + choices
-        lines.append(f"{mark} {key + '=' + to_text(default):<38} {text}")
-    return "\n".join(lines)
+        lines.append(help_line(f"{key}={to_text(default)}", documented[key] + limits(meta), mark))
+    return help_page(
+        "deepspeed nepa_scale/train.py key=value ...    (installed: nepa-train)",
+        "A run_dir that holds a config.yaml gives its settings, config=FILE those of a YAML file; what is typed wins. "
+        "data=NAME is short for the dataset of every task that can read it, data.num_images=N and data.fraction=F for "
+        "how much of it this task uses, model=NAME for model.size. Keys marked * change how the work is done but not "
+        "its result. dry_run=true needs no launcher: python nepa_scale/train.py answers sooner than deepspeed; with "
+        "json=true it prints one JSON document and nothing else.",
+        lines,
+        "nepa-train task=pretrain model.size=micro data=digits run_dir=runs/mine dry_run=true",
+        "deepspeed --num_gpus 2 nepa_scale/train.py task=pretrain engine.ds_config=zero2",
+    )
 
 
 @functools.cache

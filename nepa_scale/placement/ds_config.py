@@ -13,7 +13,9 @@ from nepa_scale.placement.devices import Placement
 from nepa_scale.utils.errors import ConfigError, nearest
 from nepa_scale.utils.files import until_changed
 
-FOLDER = Path(__file__).resolve().parents[2] / "ds_configs"
+PACKAGE = Path(__file__).resolve().parents[1]
+#: In a wheel the files lie in the package, in a checkout beside it.
+FOLDER = next(path for path in (PACKAGE / "ds_configs", PACKAGE.parent / "ds_configs") if path.is_dir())
 OFFLOADS = ("offload_optimizer", "offload_param")
 
 #: What a collective carries at a time, in elements: enough for its start to cost little (torch's DDP takes 25 MB),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -87,10 +88,12 @@ def _device_kind() -> str:
 
 
 def _commit() -> str:
-    found = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip() or "unknown"
+    """The commit of this checkout; unknown for an installed package, whatever repository it is installed in."""
+    if shutil.which("git") is None:
+        return "unknown"
+    this = Path(__file__)
+    git = ["git", "-C", str(this.parent)]
+    tracked = subprocess.run([*git, "ls-files", "--error-unmatch", this.name], capture_output=True, check=False)
+    if tracked.returncode:
+        return "unknown"
+    return subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
-import functools
 import io
 import math
 import os
@@ -12,11 +12,15 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
+from nepa_scale import __version__
 from nepa_scale.utils.errors import ConfigError, UserError, nearest
-from nepa_scale.utils.files import expand_home
+from nepa_scale.utils.files import expand_home, to_json
 
+T = TypeVar("T")
 EXIT_USER_ERROR = 2
 STDOUT = 1
 SPELLINGS: dict[str, str | int | None] = {
@@ -32,25 +36,37 @@ SPELLINGS: dict[str, str | int | None] = {
 _PLAIN_ERRORS = "nepa_scale.plain"
 
 
-def command(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
-    """Make a command of ``main``, which takes arguments and returns an exit code.
+@dataclass(frozen=True)
+class Grammar(Generic[T]):
+    """How the words of a command are understood: ``parse`` raises ``UserError``, ``help`` is what --help prints."""
 
-    Called with arguments, it prints a user's mistake as lines of ``error: ...`` and returns 2. Mistakes are a
+    parse: Callable[[Sequence[str]], T]
+    help: Callable[[Sequence[str]], str]
+
+
+@dataclass(frozen=True)
+class Command(Generic[T]):
+    """A command: a function of what ``grammar`` reads that returns an exit code.
+
+    Called with words, it prints a user's mistake as lines of ``error: ...`` and returns 2. Mistakes are a
     ``UserError``, a file or folder that the system refuses (missing, unreadable, read-only, of the wrong kind, on a
     full disk), and a file name that the locale cannot spell. Called without, as consoles do, it takes this process's
-    arguments and looks after its output, too.
+    words and looks after its output, too.
     """
 
-    @functools.wraps(main)
-    def called(arguments: Sequence[str] | None = None) -> int:
-        if arguments is None:
+    grammar: Grammar[T]
+    main: Callable[[T], int]
+
+    def __call__(self, words: Sequence[str] | None = None) -> int:
+        """Do what ``words`` ask; returns the exit code."""
+        if words is None:
             prepare_output()
             try:
-                return called(sys.argv[1:])
+                return self(sys.argv[1:])
             except KeyboardInterrupt:
                 return 128 + signal.SIGINT
         try:
-            return main(arguments)
+            return 0 if answers(words, self.grammar.help) else self.main(self.grammar.parse(words))
         except (UserError, OSError, UnicodeEncodeError) as error:
             lines = mistake_lines(error)
             if not lines:
@@ -59,7 +75,38 @@ def command(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
             print(f"error: {line}", file=sys.stderr)
         return EXIT_USER_ERROR
 
-    return called
+
+def command(grammar: Grammar[T]) -> Callable[[Callable[[T], int]], Command[T]]:
+    """Make a ``Command`` of the function below."""
+    return lambda main: Command(grammar, main)
+
+
+def answers(words: Sequence[str], help_text: Callable[[Sequence[str]], str]) -> bool:
+    """Print the help or the version where ``words`` ask for it; whether they did."""
+    if {"--help", "-h"} & set(words):
+        print(help_text(words))
+        return True
+    if "--version" in words:
+        print(f"nepa-scale {__version__}")
+        return True
+    return False
+
+
+def take_switch(words: Iterable[str], key: str) -> tuple[list[str], bool]:
+    """``words`` without ``key=true`` and ``key=false``, and whether the last of them said true."""
+    words = list(words)
+    said = [word for word in words if word in (f"{key}=true", f"{key}=false")]
+    return [word for word in words if word not in said], said[-1:] == [f"{key}=true"]
+
+
+def room_for_json(asked: bool) -> AbstractContextManager[object]:
+    """Where JSON is ``asked`` for, what is printed meanwhile goes to standard error: the document stands alone."""
+    return contextlib.redirect_stdout(sys.stderr) if asked else contextlib.nullcontext()
+
+
+def print_json(content: Any) -> None:
+    """Print the one document of a command that was asked for JSON."""
+    print(to_json(content), end="")
 
 
 def mistake_lines(error: Exception) -> list[str]:
@@ -125,12 +172,12 @@ def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
 def out_of_range(key: str, value: Any, meta: Mapping[str, Any]) -> list[str]:
     """Problems of one setting alone, or of each value of a list: empty, or not within the limits of its metadata."""
     values = value if isinstance(value, list) else [value]
-    reasons = {each: _reason(each, meta) for each in values if each is not None}
+    reasons = {each: unfit_reason(each, meta) for each in values if each is not None}
     return [f"{key}={each}{reason}" for each, reason in reasons.items() if reason is not None]
 
 
-def _reason(value: Any, meta: Mapping[str, Any]) -> str | None:  # noqa: PLR0911  one rule a line
-    """Why ``value`` does not lie within the limits of ``meta``."""
+def unfit_reason(value: Any, meta: Mapping[str, Any]) -> str | None:  # noqa: PLR0911  one rule a line
+    """Why ``value`` does not lie within the limits of ``meta``, as it follows the value in a message."""
     if value == "":
         return " is empty; give a value or leave the key out"
     if "choices" in meta and value not in meta["choices"]:
@@ -138,7 +185,7 @@ def _reason(value: Any, meta: Mapping[str, Any]) -> str | None:  # noqa: PLR0911
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     high = meta.get("high", LARGEST)
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value) and value != high:
         return ": must be a finite number"
     if "low" in meta and value < meta["low"]:
         return f": must be at least {meta['low']}"

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from omegaconf import OmegaConf
 
 from nepa_scale.config import overrides
 from nepa_scale.config.ladder import numbered_blocks
@@ -15,8 +11,8 @@ from nepa_scale.config.schema import RunConfig
 from nepa_scale.data import layout
 from nepa_scale.data.file_io import IMAGE_SUFFIXES, is_clutter, is_image
 from nepa_scale.run_dir import paths
-from nepa_scale.utils import cli
-from nepa_scale.utils.errors import ConfigError, nearest
+from nepa_scale.utils.arguments import option
+from nepa_scale.utils.errors import ConfigError
 from nepa_scale.utils.files import file_in_the_way
 from nepa_scale.weights import timm_layout
 from nepa_scale.weights.timm_layout import Description, of_run
@@ -25,26 +21,21 @@ HEADS = ("mean", "max", "none")
 SIMILARITIES = ("cosine", "softmax")
 
 
-def option(default: Any, meaning: str, **limits: Any) -> Any:
-    """A setting with the text that ``--help`` shows, and its limits as in ``config.setting``."""
-    return field(default=default, metadata={"meaning": meaning, **limits})
-
-
-@dataclass(kw_only=True)
+@dataclass(frozen=True)
 class PictureSettings:
     """What is drawn, and from where to where."""
 
-    source: str | None = option(None, "folder of a run with finished pre-training, or of exported or imported weights")
-    images: str | None = option(None, "folder of .jpg and .png files; null = the run's validation images")
-    out: str | None = option(None, "folder for the sheets; null = <source>/pictures")
-    num_images: int = option(8, "images, drawn by seed", low=1)
-    queries: int = option(1, "query patches of each image, drawn by seed, those of the middle half first", low=1)
-    layers: str = option("all", "blocks whose attention is averaged: all, last, or numbers from 0 such as 2,5,11")
-    heads: str = option("mean", "attention heads: their mean or maximum, or a map for each", choices=HEADS)
-    similarity: str = option("cosine", "the cosine, or its softmax as the authors draw it", choices=SIMILARITIES)
-    size: int | None = option(None, "side of the square input in pixels; null = as in pre-training", low=1)
-    ema: bool = option(False, "draw the moving average of the run's weights")
-    seed: int = option(0, "which images and which query patches", low=0, high=2**32 - 1)
+    source: Path = option("folder of a run with finished pre-training, or of exported or imported weights")
+    images: Path | None = option("folder of .jpg and .png files; null = the run's validation images", None)
+    out: Path | None = option("folder for the sheets; null = <source>/pictures", None)
+    num_images: int = option("images, drawn by seed", 8, low=1)
+    queries: int = option("query patches of each image, drawn by seed, those of the middle half first", 1, low=1)
+    layers: str = option("blocks whose attention is averaged: all, last, or numbers from 0 such as 2,5,11", "all")
+    heads: str = option("attention heads: their mean or maximum, or a map for each", "mean", choices=HEADS)
+    similarity: str = option("the cosine, or its softmax as the authors draw it", "cosine", choices=SIMILARITIES)
+    size: int | None = option("side of the square input in pixels; null = as in pre-training", None, low=1)
+    ema: bool = option("draw the moving average of the run's weights", False)
+    seed: int = option("which images and which query patches", 0, low=0, high=2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -63,31 +54,12 @@ class Plan:
     @property
     def out(self) -> Path:
         """Where the sheets go."""
-        return Path(self.settings.out) if self.settings.out else self.source / "pictures"
-
-
-def parse(words: Sequence[str]) -> PictureSettings:
-    """Settings from ``key=value`` words. Raises ``ConfigError`` with every problem."""
-    known = {one.name: one for one in fields(PictureSettings)}
-    tree, problems = OmegaConf.structured(PictureSettings), []
-    for key, value in cli.split_words(words):
-        if key in known:
-            problems += overrides.assign(tree, key, value, str(known[key].type))
-        else:
-            problems.append(f"unknown key '{key}'{nearest(key, known) or '; --help lists all keys'}")
-    settings: PictureSettings = OmegaConf.to_object(tree)  # type: ignore[assignment]
-    for key, one in known.items():
-        problems += cli.out_of_range(key, getattr(settings, key), one.metadata)
-    if settings.source is None and not problems:
-        problems.append(f"source= is missing: {known['source'].metadata['meaning']}")
-    if problems:
-        raise ConfigError(problems)
-    return settings
+        return self.settings.out or self.source / "pictures"
 
 
 def make_plan(settings: PictureSettings) -> Plan:
-    """Check the folders that the settings name. Raises ``UserError`` with what is wrong."""
-    source = Path(settings.source or "")
+    """Look at the folders that the settings name. Raises ``UserError`` with what is wrong."""
+    source = settings.source
     config, description = describe_source(source, ema=settings.ema)
     size, patch = settings.size or description.image_size, description.arch.patch_size
     problems: list[str] = []
@@ -100,7 +72,7 @@ def make_plan(settings: PictureSettings) -> Plan:
         problems.append(f"queries={settings.queries}: an image of {size} pixels has {most} patches with a next one")
     layers = _layers(settings.layers, description.arch.depth, problems)
     if settings.images is not None:
-        files = _image_files(Path(settings.images), problems)
+        files = _image_files(settings.images, problems)
     elif config is None:
         problems.append(f"images= is missing: {source} holds weights and names no data set; give a folder of images")
     else:

@@ -4,57 +4,78 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 from nepa_scale.config.ladder import QkNorm
-from nepa_scale.utils.cli import command
+from nepa_scale.utils.arguments import ANSWERS_IN_JSON, grammar_of_kinds, option
+from nepa_scale.utils.cli import command, print_json
 from nepa_scale.utils.errors import WeightsError
-from nepa_scale.utils.files import expand_home, to_json, typed_path
+from nepa_scale.utils.files import expand_home
 
 EXIT_DIFFERS = 1
 
 
-@command
-def main(words: Sequence[str]) -> int:
-    """Do what ``words`` ask; returns the exit code: 0 done, 1 other values than published, 2 a user's mistake."""
-    chosen = parser().parse_args(words)
-    if chosen.command == "check":
-        return look(chosen)
-    print(bring_in(chosen) if chosen.command == "import" else give_out(chosen))
+@dataclass(frozen=True)
+class ImportSettings:
+    """the authors' Hugging Face layout -> a folder that timm loads"""
+
+    source: str = option(
+        "a folder, or a hub name such as owner/name@revision", positional=True, form="SOURCE", read=expand_home
+    )
+    out: Path = option("a new folder", positional=True, form="OUT_DIR")
+    ema: bool = option("the moving average, pytorch_model_ema.bin", False)
+    qk_norm: QkNorm | None = option("overrules config.json (default: what it says)", None, choices=get_args(QkNorm))
+    attention: str | None = option(
+        "overrules config.json (default: what it says)", None, choices=("causal", "bidirectional")
+    )
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """a run, or a folder of weights -> either layout"""
+
+    source: Path = option("a run's folder, or one with weights in it", positional=True, form="RUN_OR_DIR")
+    out: Path = option("a new folder", positional=True, form="OUT_DIR")
+    layout: str = option("what to write", choices=("timm", "authors"))
+    task: str | None = option("whose weights of a run (default: pretrain)", None, choices=("pretrain", "classify"))
+    ema: bool = option("the moving average of a run's weights", False)
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """what weights do on images, beside published values; exit code 1 where they differ"""
+
+    folder: Path = option("weights in timm's or the authors' layout", positional=True, form="DIR")
+    images: tuple[Path, ...] = option("photographs (default: a scene of digits)", (), positional=True, form="IMAGE ...")
+    json: bool = option(ANSWERS_IN_JSON, False)
+
+
+Settings = ImportSettings | ExportSettings | CheckSettings
+KINDS: dict[str, type[Settings]] = {"import": ImportSettings, "export": ExportSettings, "check": CheckSettings}
+GRAMMAR = grammar_of_kinds(
+    KINDS,
+    "python -m nepa_scale.weights import|export|check ... key=value ...    (installed: nepa-weights)",
+    "Weights in and out.",
+    "nepa-weights import SixAILab/nepa-base-patch14-224 weights/base",
+    "nepa-weights export runs/mine exported layout=timm",
+    "nepa-weights check weights/base photo.jpg",
+)
+
+
+@command(GRAMMAR)
+def main(settings: Settings) -> int:
+    """Do what was asked for; returns the exit code: 0 done, 1 other values than published, 2 a user's mistake."""
+    if isinstance(settings, CheckSettings):
+        return look(settings)
+    print(bring_in(settings) if isinstance(settings, ImportSettings) else give_out(settings))
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """The words that the command understands."""
-    whole = argparse.ArgumentParser(prog="python -m nepa_scale.weights", description="Weights in and out.")
-    commands = whole.add_subparsers(dest="command", required=True)
-    bring = commands.add_parser("import", help="the authors' Hugging Face layout -> a folder that timm loads")
-    bring.add_argument(
-        "source", metavar="SOURCE", type=expand_home, help="a folder, or a hub name such as owner/name@revision"
-    )
-    bring.add_argument("out", metavar="OUT_DIR", type=typed_path, help="a new folder")
-    bring.add_argument("--ema", action="store_true", help="the moving average, pytorch_model_ema.bin")
-    bring.add_argument("--qk-norm", choices=get_args(QkNorm), help="overrules config.json (default: what it says)")
-    bring.add_argument(
-        "--attention", choices=("causal", "bidirectional"), help="overrules config.json (default: what it says)"
-    )
-    give = commands.add_parser("export", help="a run, or a folder of weights -> either layout")
-    give.add_argument("source", metavar="RUN_OR_DIR", type=typed_path, help="a run's folder, or one with weights in it")
-    give.add_argument("out", metavar="OUT_DIR", type=typed_path, help="a new folder")
-    give.add_argument("--layout", choices=("timm", "authors"), required=True, help="what to write")
-    give.add_argument("--task", choices=("pretrain", "classify"), help="whose weights of a run (default: pretrain)")
-    give.add_argument("--ema", action="store_true", help="the moving average of a run's weights")
-    look_at = commands.add_parser("check", help="what weights do on images, beside published values")
-    look_at.add_argument("folder", metavar="DIR", type=typed_path, help="weights in timm's or the authors' layout")
-    look_at.add_argument("images", metavar="IMAGE", type=typed_path, nargs="*", help="default: a scene of digits")
-    look_at.add_argument("--json", action="store_true", help="print JSON")
-    return whole
-
-
-def bring_in(chosen: argparse.Namespace) -> str:
+def bring_in(chosen: ImportSettings) -> str:
     """Import; returns the lines that say what was found. Raises ``UserError``."""
     from nepa_scale.weights import convert, tensor_files
     from nepa_scale.weights.authors_config import Wishes
@@ -67,7 +88,7 @@ def bring_in(chosen: argparse.Namespace) -> str:
     return "\n".join([f"{chosen.out}: {weights.description}", *notes])
 
 
-def give_out(chosen: argparse.Namespace) -> str:
+def give_out(chosen: ExportSettings) -> str:
     """Export; returns the line that says what was written. Raises ``UserError``."""
     from nepa_scale.run_dir import paths
     from nepa_scale.weights import convert, timm_layout
@@ -76,7 +97,7 @@ def give_out(chosen: argparse.Namespace) -> str:
     if (chosen.source / paths.CONFIG_NAME).is_file():
         weights = convert.read_run(chosen.source, task=chosen.task or "pretrain", ema=chosen.ema)
     elif chosen.task or chosen.ema:
-        raise WeightsError(f"{chosen.source}: no run (no config.yaml), so --task and --ema have nothing to choose from")
+        raise WeightsError(f"{chosen.source}: no run (no config.yaml), so task= and ema= have nothing to choose from")
     elif timm_layout.is_timm_folder(chosen.source):
         weights = convert.read_timm(chosen.source)
     else:
@@ -86,12 +107,15 @@ def give_out(chosen: argparse.Namespace) -> str:
     return f"{chosen.out}: {weights.description}"
 
 
-def look(chosen: argparse.Namespace) -> int:
+def look(chosen: CheckSettings) -> int:
     """Check weights and print what was found; returns the exit code. Raises ``UserError``."""
     from nepa_scale.weights import check
 
     found = check.check(chosen.folder, chosen.images)
-    print(to_json(found).rstrip() if chosen.json else "\n".join(told(found)))
+    if chosen.json:
+        print_json(found)
+    else:
+        print("\n".join(told(found)))
     return EXIT_DIFFERS if found["reference"]["verdict"] == "differs" else 0
 
 

@@ -75,7 +75,7 @@ def executor(cluster: Cluster, study_dir: Path) -> Executor:
 def see_through(executor: Executor, planned: Plan, study_dir: Path, todo: Sequence[Job], *, watch: bool) -> int:
     """Watch ``todo`` to the end, or print how to; returns the exit code: 1 where a task is not finished."""
     if not watch:
-        print(f"`python sweeps/status.py {study_dir}` shows how far they are, `python sweeps/cancel.py` stops them")
+        print(f"`nepa-status {study_dir}` shows how far they are, `nepa-cancel` stops them")
         return 0
     stop = StopRequest()
     handle(signal.SIGHUP, signal.SIG_DFL)  # a closed terminal ends the watching, not the tasks

@@ -209,7 +209,7 @@ def load_study(study_dir: Path) -> Plan:
     """The plan of the study in ``study_dir``. Raises ``UserError`` where there is none."""
     planned = load(study_dir)
     if planned is None:
-        raise UserError(f"{study_dir}: no study here ({PLAN_NAME} is missing); `python sweeps/launch.py` makes one")
+        raise UserError(f"{study_dir}: no study here ({PLAN_NAME} is missing); `nepa-launch` makes one")
     return planned
 
 
@@ -240,7 +240,7 @@ def read_cluster(study_dir: Path) -> Cluster:
         known = {item.name for item in dataclasses.fields(kind)}
         return kind(**{key: value for key, value in content.items() if key in known})
     except FileNotFoundError as error:
-        raise UserError(f"{path}: not there; launch the study once more with `python sweeps/launch.py`") from error
+        raise UserError(f"{path}: not there; launch the study once more with `nepa-launch`") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from yaml import MarkedYAMLError, YAMLError
 from nepa_scale.config import overrides
 from nepa_scale.config.registry import TASKS
 from nepa_scale.utils import cli
+from nepa_scale.utils.arguments import spelled
 from nepa_scale.utils.errors import ConfigError, nearest
 from sweeps.settings import sbatch_options
 from sweeps.settings.conf_files import compose_tree
@@ -20,11 +22,13 @@ from sweeps.settings.keys import KIND_TEXTS, declared, range_problems, set_key, 
 from sweeps.settings.schema import GROUPS, RESERVED, Cluster, Launch, SlurmSettings, Tree, is_launch_key
 
 Pairs = Sequence[tuple[str, str]]
+SWITCHES = [*(item.name for item in fields(Tree) if str(item.type).startswith("bool")), *overrides.switches()]
+"""Keys that need no value where they are typed as flags."""
 
 
 def read_launch(words: Sequence[str]) -> Launch:
     """Understand the command line. Raises ``ConfigError`` with every problem found."""
-    pairs = cli.split_words("dry_run=true" if word == "--dry-run" else word for word in words)
+    pairs = cli.split_words(spelled(words, SWITCHES))
     tree, choices = compose_tree({key: name for key, name in pairs if key in GROUPS})
     mine = [pair for pair in pairs if is_launch_key(pair[0])]
     typed = tuple(pair for pair in pairs if pair not in mine)
@@ -49,6 +53,7 @@ def read_launch(words: Sequence[str]) -> Launch:
         study_dir=Path(root.study_dir or f"studies/{root.study.name}-{choices['grid']}"),
         dry_run=root.dry_run,
         print_script=root.print_script,
+        json=root.json,
         pairs=typed,
         branch=root.branch,
         calibrate=root.calibrate,
@@ -105,6 +110,8 @@ def _contradictions(tree: Tree, name: str, typed: Pairs) -> list[str]:
         problems += sbatch_options.problems(tree.cluster)
     elif tree.print_script:
         problems.append("print_script=true: tasks on this machine have no scripts; give cluster=slurm, too")
+    if tree.json and not tree.dry_run:
+        problems.append("json=true: of a launch there is only its plan as JSON; give dry_run=true, too")
     if not tree.study.tasks:
         problems.append(f"study.tasks: no task; give some of {', '.join(TASKS)}")
     named = [(point, key) for point, settings in grid.points.items() for key in settings]

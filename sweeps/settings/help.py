@@ -3,50 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from nepa_scale.utils.arguments import help_line, help_page, limits, spelled
 from nepa_scale.utils.cli import to_text
+from sweeps.settings.command_line import SWITCHES
 from sweeps.settings.conf_files import compose_tree, options
 from sweeps.settings.keys import LISTS_KEYS, MAPPING_KEYS, POINTS_KEY
-from sweeps.settings.schema import GROUPS, describe
+from sweeps.settings.schema import GROUPS, Tree
 
 
 def help_text(words: Sequence[str]) -> str:
     """Usage, the choices, and the keys of those that ``words`` make. Raises ``ConfigError`` for a wrong choice."""
-    pairs = (word.partition("=") for word in words)
+    return _page(
+        words,
+        "python sweeps/launch.py [grid=NAME] [study=NAME] [cluster=NAME] key=value ...    (installed: nepa-launch)",
+        "Plans a study, runs what is missing of it and shows the results. The same command again does what is missing; "
+        "`nepa-status STUDY_DIR` shows it.",
+    )
+
+
+def calibration_help(words: Sequence[str]) -> str:
+    """The same of ``nepa-calibrate``."""
+    return _page(
+        words,
+        "nepa-calibrate [grid=NAME] [study=NAME] [cluster=NAME] key=value ...",
+        "Measures how long the tasks of such a study take where they will run, once, keeps that for better estimates, "
+        "and shows the plan: `nepa-launch calibrate=true dry_run=true`, whose keys these are.",
+    )
+
+
+def _page(words: Sequence[str], usage: str, about: str) -> str:
+    pairs = (word.partition("=") for word in spelled(words, SWITCHES))
     tree, used = compose_tree({group: name for group, _, name in pairs if group in GROUPS})
     chosen: Any = OmegaConf.to_object(tree)
     lines = [
-        "usage: python sweeps/launch.py [grid=NAME] [study=NAME] [cluster=NAME] key=value ...",
-        "",
-        *(f"{group + '=NAME':<14} {', '.join(options(group))} (here {used[group]})" for group in GROUPS),
-        "study_dir=DIR  where plan, runs and report go (default studies/<study>-<grid>)",
-        "branch=true    with grid=data_size: one long pre-training serves all sizes by short decays",
-        "seeds=N        repeat every point of the grid with so many seeds",
-        "calibrate=true measure how long such tasks take where they will run, once, for better estimates",
-        "predict=true   write down what smaller runs let expect of the largest, before these start",
-        "dry_run=true   show the plan with its cost and create nothing; also --dry-run",
-        "print_script=true  with cluster=slurm: print the scripts that sbatch would get, and submit nothing",
-        "unfit=drop     leave out points that do not fit the devices, with the reason, instead of refusing",
-        "only=failed    start only what failed; only=missing: only what did not",
-        "watch=false    leave once all is in line, the tasks go on; watch=true stays on Slurm, too",
+        *(help_line(f"{group}=NAME", f"{', '.join(options(group))} (here {used[group]})") for group in GROUPS),
+        *_key_lines("", Tree()),
         "",
         f"Keys of {', '.join(f'{group}={name}' for group, name in used.items())}, with their values:",
-        *(line for section in (*GROUPS, "budget") for line in _key_lines(section, getattr(chosen, section))),
+        *(line for section in (*GROUPS, "budget") for line in _key_lines(f"{section}.", getattr(chosen, section))),
         "",
         "Any setting of a run works too and holds for every point, e.g. pretrain.epochs=2 data.root=DIR;",
-        "`python nepa_scale/train.py --help` lists them. Fewer points: study.sizes=[femto,pico].",
-        "The keys of another choice: `python sweeps/launch.py cluster=slurm --help`.",
-        "The same command again does what is missing; `python sweeps/status.py STUDY_DIR` shows it.",
+        "`nepa-train --help` lists them. Fewer points: study.sizes=[femto,pico].",
+        "The keys of another choice: `nepa-launch cluster=slurm --help`.",
     ]
-    return "\n".join(lines)
+    return help_page(
+        usage,
+        about,
+        lines,
+        "nepa-launch grid=model_size dry_run=true",
+        "nepa-launch grid=model_size study=imagenet data.root=DIR cluster=slurm cluster.partition=gpu",
+    )
 
 
-def _key_lines(name: str, section: Any) -> Iterator[str]:
+def _key_lines(prefix: str, section: Any) -> Iterator[str]:
     """A line for every key of a section, and below a key that holds settings of runs one for each of these."""
-    for key, value, meaning in describe(section, name):
+    for item in (item for item in fields(section) if item.metadata):
+        key, value, meaning = f"{prefix}{item.name}", getattr(section, item.name), item.metadata["help"]
         if isinstance(value, dict):
             form = (
                 ".NAME={SETTING: ...}"
@@ -57,10 +74,10 @@ def _key_lines(name: str, section: Any) -> Iterator[str]:
                 if key in LISTS_KEYS
                 else ".SETTING=..."
             )
-            yield f"  {key + form:<48} {meaning}"
+            yield help_line(key + form, meaning)
             yield from (f"    {key}.{setting}={_text(each)}" for setting, each in value.items())
         else:
-            yield f"  {f'{key}={_text(value)}':<48} {meaning}"
+            yield help_line(f"{key}={_text(value)}", meaning + limits(item.metadata))
 
 
 def _text(value: Any) -> str:

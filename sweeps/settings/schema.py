@@ -231,6 +231,7 @@ class Tree:
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     study_dir: str | None = option("where plan, runs and report go; null = studies/<study>-<grid>")
     dry_run: bool = option("show the plan with its cost and create nothing", False)
+    json: bool = option("dry_run=true: print the plan as one JSON document, and nothing else", False)
     print_script: bool = option("cluster=slurm: print the scripts that sbatch would get, and submit nothing", False)
     unfit: str = option(
         "points that no device can hold, whose batch or budget does not divide, or whose optimum lies outside the"
@@ -272,6 +273,7 @@ class Launch:
     study_dir: Path
     dry_run: bool
     print_script: bool = False
+    json: bool = False
     pairs: tuple[tuple[str, str], ...]
     branch: bool = False
     calibrate: bool = False
@@ -282,9 +284,3 @@ class Launch:
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     only: str = "all"
     watch: bool | None = None
-
-
-def describe(section: Any, prefix: str) -> list[tuple[str, Any, str]]:
-    """(key, value, meaning) of every key of a section that a user may give."""
-    described = [item for item in fields(section) if item.metadata]
-    return [(f"{prefix}.{item.name}", getattr(section, item.name), item.metadata["help"]) for item in described]

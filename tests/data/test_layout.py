@@ -11,8 +11,9 @@ import pytest
 
 from nepa_scale.data import layout
 from nepa_scale.data.layout import Layout, check_dataset
+from nepa_scale.data.prepare.__main__ import GRAMMAR
 from nepa_scale.data.prepare.ade20k import list_ade20k
-from nepa_scale.data.prepare.settings import FolderSettings, parse
+from nepa_scale.data.prepare.settings import FolderSettings
 from nepa_scale.utils.errors import DataError
 
 
@@ -81,7 +82,7 @@ def test_class_folders_name_a_command_that_prepares_them(class_folders: Path) ->
     (problem,) = check_dataset(class_folders.parent, "photographs")
     command = shlex.split(problem.split("`")[1])
     assert command[:3] == ["python", "-m", "nepa_scale.data.prepare"]
-    settings = parse(command[3:])
+    settings = GRAMMAR.parse(command[3:])
     assert isinstance(settings, FolderSettings)
     assert (settings.source, settings.root) == (class_folders, class_folders.parent)
     assert problem.endswith(f"use data={settings.name}")

@@ -194,7 +194,7 @@ def test_flat_holds_every_setting_once() -> None:
 @pytest.mark.parametrize(("key", "value", "meta"), SETTINGS)
 def test_help_explains_every_setting(key: str, value: Any, meta: dict[str, Any]) -> None:
     """Each key has one line of help: marked if it is orchestration, its default, and what it means."""
-    [line] = re.findall(rf"^([* ]) {re.escape(key)}=(\S*) +(\S.{{9,}})$", help_text("train"), re.MULTILINE)
+    [line] = re.findall(rf"^([* ]) {re.escape(key)}=(\S*) +(\S.{{9,}})$", help_text(), re.MULTILINE)
     mark, default, text = line
     assert (mark == "*") is meta["orchestration"]
     assert default == to_text(value)

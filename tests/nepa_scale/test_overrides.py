@@ -94,10 +94,23 @@ def test_references_are_refused(key: str, value: str) -> None:
     assert problems_of(f"{key}={value}") == [f"{key}={value}: references are not supported; write the value itself"]
 
 
-@pytest.mark.parametrize("word", ["foo", "--foo=3", "-x=1", "=3", "--foo", ""])
+@pytest.mark.parametrize("word", ["foo", "-x=1", "=3", "--", ""])
 def test_word_that_is_no_setting(word: str) -> None:
-    """Words without a key, and flags, are named."""
+    """Words without a key are named."""
     assert problems_of(word) == [f"'{word}': expected key=value"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--seed", "7", "--model.size=pico"], ["seed=7", "model.size=pico"]),
+        (["--model.layer_scale", "--force", "seed=7"], ["model.layer_scale=true", "force=true", "seed=7"]),
+    ],
+)
+def test_flags_are_settings(flags: list[str], words: list[str]) -> None:
+    """A key may be typed as a flag, a switch without a value; one that does not exist is named as a key is."""
+    assert overrides.parse(flags) == overrides.parse(words)
+    assert problems_of("--sed", "7") == problems_of("sed=7") == ["unknown key 'sed'; did you mean 'seed'?"]
 
 
 def test_all_problems_are_reported_at_once() -> None:

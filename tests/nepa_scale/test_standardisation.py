@@ -30,9 +30,10 @@ from nepa_scale.tasks.pretrain import Pretrain
 from nepa_scale.tasks.segment import Segment
 from nepa_scale.tasks.segmentation.sliding_window import pad_to_patches
 from nepa_scale.training.runner import build_task
+from nepa_scale.utils.arguments import parse as parse_words
 from nepa_scale.utils.errors import ConfigError, WeightsError
 from nepa_scale.weights import initial
-from nepa_scale.weights.__main__ import give_out, parser
+from nepa_scale.weights.__main__ import ExportSettings, give_out
 
 NUMBERS = ["data.mean=0.3,0.4,0.5", "data.std=0.2"]
 BY_DATASET = ["data.mean=dataset", "data.std=dataset"]
@@ -229,7 +230,7 @@ def test_the_authors_layout_has_numbers_alone(digits_root: Path, tmp_path: Path)
     run = finished_run(Pretrain(config_of(digits_root, "pretrain", *BY_IMAGE)), tmp_path / "by image")
     words = ["export", str(run), str(tmp_path / "none"), "--layout", "authors"]
     with pytest.raises(WeightsError, match=r"no place for a model with data\.mean=image"):
-        give_out(parser().parse_args(words))
+        give_out(parse_words(ExportSettings, words[1:]))
 
 
 def test_a_start_of_another_kind_is_refused_and_other_numbers_are_told(digits_root: Path, tmp_path: Path) -> None:

@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 
 from nepa_scale.data import info
 from nepa_scale.data.prepare.settings import (
+    KINDS,
     AdoptSettings,
     DigitSettings,
     IndexSettings,
     Settings,
     VerifySettings,
     WritingSettings,
-    help_text,
-    parse,
 )
-from nepa_scale.utils.cli import command
+from nepa_scale.utils.arguments import grammar_of_kinds
+from nepa_scale.utils.cli import command, print_json, room_for_json
 from nepa_scale.utils.progress import reporting
 
+GRAMMAR = grammar_of_kinds(
+    KINDS,
+    "python -m nepa_scale.data.prepare KIND key=value ...    (installed: nepa-prepare)",
+    "Makes, completes and checks data sets of shards. An interrupted command continues where it was.",
+    "nepa-prepare imagenet source=downloads root=data name=imagenet",
+    "nepa-prepare verify root=data name=imagenet",
+)
 
-@command
-def main(words: Sequence[str]) -> int:
-    """Run the command; return its exit code."""
-    if {"--help", "-h"} & set(words):
-        print(help_text())
-        return 0
+
+@command(GRAMMAR)
+def main(settings: Settings) -> int:
+    """Do what was asked for; returns the exit code."""
     try:
-        return run(parse(words))
+        return run(settings)
     except KeyboardInterrupt:
         print("stopped: what is done is kept, and the same command continues", file=sys.stderr)
         return 130
@@ -77,9 +81,13 @@ def _outcome(folder: str, written: bool) -> str:
 def _verify(settings: VerifySettings) -> int:
     from nepa_scale.data.prepare.verify import verify
 
-    with reporting() as report:
+    with room_for_json(settings.json), reporting() as report:
         findings = verify(settings.root, settings.name, settings.workers, report)
-    print("\n".join([*findings.faults, *findings.remarks]))
+    if settings.json:
+        data_set = str(settings.root / settings.name)
+        print_json({"data_set": data_set, "faults": findings.faults, "remarks": findings.remarks})
+    else:
+        print("\n".join([*findings.faults, *findings.remarks]))
     return 1 if findings.faults else 0
 
 

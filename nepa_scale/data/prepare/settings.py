@@ -6,14 +6,11 @@ Standard library only.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nepa_scale.data import info
-from nepa_scale.utils.cli import out_of_range, split_words, to_text
-from nepa_scale.utils.errors import ConfigError, nearest
+from nepa_scale.utils.arguments import ANSWERS_IN_JSON, option
 
 MOST = 10**6  # images that are drawn, or lie in a shard
 _SIGNS = (
@@ -24,112 +21,104 @@ _SIGNS = (
 )  # what lies in a source of each kind
 
 
-@dataclass(frozen=True, kw_only=True)
+def folder_name(text: str) -> str:
+    """The name of a folder in another. Raises ``ValueError`` for a path."""
+    if text != Path(text).name or text.startswith("."):
+        raise ValueError("expected the name of a folder in root")
+    return text
+
+
+@dataclass(frozen=True)
 class DigitSettings:
     """scenes of scikit-learn's handwritten digits, with classes and masks (nothing is downloaded)"""
 
-    root: Path = field(default=Path(info.DEFAULT_ROOT), metadata={"meaning": "folder of all data sets"})
-    num_train: int = field(default=info.NUM_TRAIN, metadata={"meaning": "training images", "high": MOST})
-    num_validation: int = field(default=info.NUM_VALIDATION, metadata={"meaning": "validation images", "high": MOST})
-    image_size: int = field(
-        default=info.IMAGE_SIZE, metadata={"meaning": "height and width in pixels", "low": 16, "high": 1024}
-    )
-    seed: int = field(default=0, metadata={"meaning": "of the composition", "low": 0, "high": 2**32 - 1})
-    shard_size: int = field(default=info.SHARD_SIZE, metadata={"meaning": "images in a shard", "high": MOST})
+    root: Path = option("folder of all data sets", Path(info.DEFAULT_ROOT))
+    num_train: int = option("training images", info.NUM_TRAIN, low=1, high=MOST)
+    num_validation: int = option("validation images", info.NUM_VALIDATION, low=1, high=MOST)
+    image_size: int = option("height and width in pixels", info.IMAGE_SIZE, low=16, high=1024)
+    seed: int = option("of the composition", 0, low=0, high=2**32 - 1)
+    shard_size: int = option("images in a shard", info.SHARD_SIZE, low=1, high=MOST)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PlaceSettings:
     """A data set that is there already."""
 
-    root: Path = field(metadata={"meaning": "folder of all data sets"})
-    name: str = field(metadata={"meaning": "name of the data set, a folder in root"})
+    root: Path = option("folder of all data sets")
+    name: str = option("name of the data set, a folder in root", read=folder_name)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class WritingSettings:
     """A source that becomes shards."""
 
-    source: Path = field(metadata={"meaning": "folder or file to read"})
-    root: Path = field(metadata={"meaning": "folder of all data sets"})
-    name: str = field(metadata={"meaning": "name of the new data set"})
-    shard_size: int = field(default=1000, metadata={"meaning": "images in a shard", "high": MOST})
-    resize: int | None = field(
-        default=None,
-        metadata={"meaning": "shorter side in pixels; smaller images stay as they are", "low": 16, "high": 2**14},
-    )
-    workers: int | None = field(default=None, metadata={"meaning": "processes; null for one per core", "high": 1024})
-    skip_bad: bool = field(default=False, metadata={"meaning": "leave out images that cannot be used"})
+    source: Path = option("folder or file to read")
+    root: Path = option("folder of all data sets")
+    name: str = option("name of the new data set", read=folder_name)
+    shard_size: int = option("images in a shard", 1000, low=1, high=MOST)
+    resize: int | None = option("shorter side in pixels; smaller images stay as they are", None, low=16, high=2**14)
+    workers: int | None = option("processes; null for one per core", None, low=1, high=1024)
+    skip_bad: bool = option("leave out images that cannot be used", False)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class DividedSettings(WritingSettings):
     """A source that may have no validation images."""
 
-    val_fraction: float | None = field(
-        default=None,
-        metadata={
-            "meaning": "without validation images: the part of each class's that becomes them",
-            "above": 0,
-            "high": 0.9,
-        },
+    val_fraction: float | None = option(
+        "without validation images: the part of each class's that becomes them", None, above=0, high=0.9
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class FolderSettings(DividedSettings):
     """class folders, also in a zip file: source/train/<class>/*.jpg and source/{validation,val,valid}/<class>/*.jpg"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ImagenetSettings(WritingSettings):
     """ILSVRC2012_img_{train,val}.tar and ILSVRC2012_devkit_t12.tar.gz, or Kaggle's ILSVRC/ with the LOC_* files"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TinyImagenetSettings(WritingSettings):
     """Tiny ImageNet: the folder tiny-imagenet-200 with train/, val/ and wnids.txt, or tiny-imagenet-200.zip"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ParquetSettings(DividedSettings):
     """Hugging Face parquet files: source/data/{train,validation}-*.parquet, default/train/0000.parquet and alike"""
 
-    image_column: str | None = field(
-        default=None, metadata={"meaning": "column of encoded images; null for image, or the only one there is"}
-    )
-    label_column: str | None = field(
-        default=None, metadata={"meaning": "column of classes; null for label, or the only one there is"}
-    )
+    image_column: str | None = option("column of encoded images; null for image, or the only one there is", None)
+    label_column: str | None = option("column of classes; null for label, or the only one there is", None)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Ade20kSettings(WritingSettings):
     """ADE20K: images/ and annotations/ with {training,validation}/, as a folder or as ADEChallengeData2016.zip"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class AdoptSettings(PlaceSettings):
     """shards in root/name as downloaded, such as timm/imagenet-1k-wds: adds _info.json, checksums and index"""
 
-    workers: int | None = field(default=None, metadata={"meaning": "processes; null for one per core", "high": 1024})
+    workers: int | None = option("processes; null for one per core", None, low=1, high=1024)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class IndexSettings(PlaceSettings):
     """write the index of the data set root/name anew, after a shard was changed, or measure its images"""
 
-    measure: bool = field(
-        default=False, metadata={"meaning": "read all training images and put their mean and std into _info.json"}
-    )
-    workers: int | None = field(default=None, metadata={"meaning": "processes; null for one per core", "high": 1024})
+    measure: bool = option("read all training images and put their mean and std into _info.json", False)
+    workers: int | None = option("processes; null for one per core", None, low=1, high=1024)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class VerifySettings(PlaceSettings):
     """list every fault of the data set root/name; exit code 1 if there is one"""
 
-    workers: int | None = field(default=None, metadata={"meaning": "processes; null for one per core", "high": 1024})
+    json: bool = option(ANSWERS_IN_JSON, False)
+    workers: int | None = option("processes; null for one per core", None, low=1, high=1024)
 
 
 Settings = DigitSettings | WritingSettings | PlaceSettings
@@ -149,80 +138,6 @@ KINDS: dict[str, type[Settings]] = {
 def kind_of(settings: Settings) -> str:
     """The word that chooses these settings."""
     return next(kind for kind, cls in KINDS.items() if type(settings) is cls)
-
-
-def help_text() -> str:
-    """Describe every kind and its keys."""
-    lines = ["usage: python -m nepa_scale.data.prepare KIND key=value ...", "", "Kinds:"]
-    for kind, settings in KINDS.items():
-        lines += ["", f"{kind}: {settings.__doc__}"]
-        lines += [f"  {_shown(entry):<24} {entry.metadata['meaning']}" for entry in fields(settings)]
-    return "\n".join(lines)
-
-
-def _shown(entry: Field[Any]) -> str:
-    return f"{entry.name}=" if entry.default is MISSING else f"{entry.name}={to_text(entry.default)}"
-
-
-def parse(words: Sequence[str]) -> Settings:
-    """Turn ``KIND key=value ...`` into settings. Raises ``ConfigError`` with every problem."""
-    kinds = ", ".join(KINDS)
-    if not words:
-        raise ConfigError([f"say what to prepare: {kinds} (--help lists their keys)"])
-    kind = words[0]
-    if kind not in KINDS:
-        raise ConfigError([f"cannot prepare '{kind}'{nearest(kind, KINDS)} (possible: {kinds})"])
-    entries = {entry.name: entry for entry in fields(KINDS[kind])}
-    values: dict[str, Any] = {}
-    problems: list[str] = []
-    for key, text in split_words(words[1:]):
-        if key not in entries:
-            problems.append(f"unknown key '{key}'{nearest(key, entries)} (keys of {kind}: {', '.join(entries)})")
-        else:
-            values[key] = _value(entries[key], text, problems)
-    required = [key for key, entry in entries.items() if entry.default is MISSING and key not in values]
-    problems += [f"{key}= is missing: {entries[key].metadata['meaning']}" for key in required]
-    if problems:
-        raise ConfigError(problems)
-    return KINDS[kind](**values)
-
-
-def _value(entry: Field[Any], text: str, problems: list[str]) -> Any:
-    """Convert the text of one setting, or note what is wrong with it."""
-    kind = str(entry.type)
-    if text == "null" and kind.endswith("| None"):
-        return None
-    if kind.startswith(("int", "float")):
-        return _number(entry, text, problems)
-    if kind == "bool":
-        if text not in {"true", "false"}:
-            problems.append(f"{entry.name}={text}: expected true or false")
-        return text == "true"
-    return _text_value(entry, text, problems)
-
-
-def _number(entry: Field[Any], text: str, problems: list[str]) -> int | float | None:
-    """The number that ``text`` is; what has no lower limit of its own counts something and starts at 1."""
-    read: type[int | float]
-    read, expected = (float, "a number") if str(entry.type).startswith("float") else (int, "a whole number")
-    try:
-        number = read(text)
-    except ValueError:
-        problems.append(f"{entry.name}={text}: expected {expected}")
-        return None
-    lowest: dict[str, int] = {} if "above" in entry.metadata else {"low": 1}
-    problems += out_of_range(entry.name, number, {**lowest, **entry.metadata})
-    return number
-
-
-def _text_value(entry: Field[Any], text: str, problems: list[str]) -> str | Path:
-    if not text:
-        problems.append(f"{entry.name}= needs a value: {entry.metadata['meaning']}")
-    elif "\0" in text:
-        problems.append(f"{entry.name}= must not contain NUL")
-    elif entry.name == "name" and (text != Path(text).name or text.startswith(".")):
-        problems.append(f"name={text}: expected the name of a folder in root")
-    return Path(text) if entry.type == "Path" else text
 
 
 def prepare_command(kind: str, **settings: str | Path) -> str:

@@ -100,7 +100,7 @@ def test_what_cannot_be_fitted_says_why_when_asked(frame: pd.DataFrame) -> None:
         ({"d": None}, "law=chinchilla needs d=COLUMN"),
         ({"fix": {"Q": 1}}, "fix=Q=1: law 'chinchilla' has no parameter 'Q'"),
         ({"bootstap": 3}, "bootstap: no such argument"),
-        ({"huber": -1}, "must be from"),
+        ({"huber": -1}, "huber=-1: must be at least 1e-12"),
         ({"holdout": "n>1e99"}, "no row is held out"),
         ({"where": "n>1e99"}, "no row meets it"),
     ],

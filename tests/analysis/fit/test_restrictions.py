@@ -177,7 +177,7 @@ def test_an_interval_at_a_bound_is_one_sided_and_holds_the_truth(n: int) -> None
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (Asked(["Q=1"]), "--fix Q=1: law 'chinchilla' has no parameter 'Q'"),
+        (Asked(["Q=1"]), "fix=Q=1: law 'chinchilla' has no parameter 'Q'"),
         (Asked(["alpa=1"]), "did you mean 'alpha'"),
         (Asked(["E"]), "give NAME=NUMBER"),
         (Asked(["E=x"]), "'x' is not a number"),
@@ -196,15 +196,15 @@ def test_an_interval_at_a_bound_is_one_sided_and_holds_the_truth(n: int) -> None
         (Asked(bounds=["E=1"]), "give NAME<=NUMBER"),
         (Asked(bounds=["E<=0"]), "is above 0"),
         (Asked(bounds=["E<=1", "E>=2"]), "nothing is both"),
-        (Asked(bounds=["E<=1,E>=1"]), "--fix E=1"),
+        (Asked(bounds=["E<=1,E>=1"]), "fix=E=1"),
         (Asked(["E=2"], bounds=["E<=1"]), "E is fixed at 2"),
         (Asked(ties=["alpha=beta"], bounds=["alpha<=0.2", "beta>=0.3"]), "nothing is both"),
     ],
     ids=lambda value: None if isinstance(value, Asked) else value,
 )
 def test_what_nothing_can_meet_is_one_line(asked: Asked, message: str) -> None:
-    """Each with its flag, before a search."""
-    with pytest.raises(UserError, match=r"^--") as caught:
+    """Each with its key, before a search."""
+    with pytest.raises(UserError, match=r"^(fix|tie|bound)=") as caught:
         asked.of(CHINCHILLA)
     assert message in str(caught.value)
 

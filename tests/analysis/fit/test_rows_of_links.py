@@ -98,10 +98,10 @@ def test_the_command_has_rows_and_anchors_for_each_link(table: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--anchor", "1"], "--anchor 1: give LOSS,Y"),
-        (["--anchor", "1,0"], "--anchor 0: must be from"),
-        (["--anchor", "x,1"], "'x' is not a number"),
-        (["--second-where", "last=3"], "--second-where last=3: no row meets it"),
+        (["--anchor", "1"], "anchor=1: give LOSS,Y"),
+        (["--anchor", "1,0"], "anchor=1,0: must be from"),
+        (["--anchor", "x,1"], "anchor=x,1: expected a number"),
+        (["--second-where", "last=3"], "second_where=last=3: no row meets it"),
         (["--first-where", "lst=True"], "did you mean 'last'"),
     ],
 )

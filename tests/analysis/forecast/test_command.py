@@ -91,13 +91,13 @@ def test_names_of_curves_are_text(table: Path, capsys: pytest.CaptureFixture[str
     [
         (["--y", "eror"], "no column 'eror'; did you mean 'error'?"),
         (["--group", "modle"], "did you mean 'model'"),
-        (["--at", "far"], "--at 'far' is not a number"),
-        (["--at", "1e9,-2"], "--at -2: must be from"),
-        (["--at", "nan"], "--at nan: must be from"),
-        (["--at", "inf"], "--at inf: must be from"),
+        (["--at", "far"], "at=far: expected a number"),
+        (["--at", "1e9,-2"], "at=1e9,-2: must be from"),
+        (["--at", "nan"], "at=nan: must be from"),
+        (["--at", "inf"], "at=inf: must be from"),
         (["--at", "1e6"], "no forecast: every place asked for must lie beyond the largest x, 1e+09"),
         (["--at", "1e15"], "span a factor of 1000 in x"),
-        (["--confidence", "95"], "--confidence 95: must be from"),
+        (["--confidence", "95"], "confidence=95: must be at most 0.9999"),
         (["--x", "model"], "line 2, column 'model': 'small' is not a number"),
     ],
 )

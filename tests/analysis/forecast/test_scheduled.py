@@ -137,7 +137,7 @@ def test_what_carries_no_forecast_is_refused(change: dict[str, object], reason: 
 def test_a_schedule_that_cannot_be_is_a_mistake(text: str, message: str) -> None:
     """Also one that the rates so far contradict."""
     rate = rates()
-    with pytest.raises(UserError, match="--planned") as error:
+    with pytest.raises(UserError, match="planned=") as error:
         read_planned(text).continued(Schedule(X[SEEN], rate[SEEN]))
     assert message in str(error.value)
 
@@ -172,13 +172,13 @@ def test_the_command_forecasts_to_the_planned_end(table: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give --at X[,X...], the places to forecast; or --lr COLUMN"),
-        (["--at", "2e6", "--planned", "cosine:1e6"], "needs --lr COLUMN"),
+        ([], "give at=X[,X...], the places to forecast; or lr=COLUMN"),
+        (["--at", "2e6", "--planned", "cosine:1e6"], "needs lr=COLUMN"),
         (["--lr", "lr", "--frontier"], "leave one of them out"),
         (["--lr", "rate"], "no column 'rate'"),
         (["--lr", "lr", "--at", "3e6"], "the learning rates are known to 1e+06"),
         (["--lr", "lr", "--planned", "cosine:3e6"], "of their peak away from it"),
-        (["--lr", "lr", "--where", "images<7e5"], "give rows with a learning rate and an empty y, or --planned"),
+        (["--lr", "lr", "--where", "images<7e5"], "give rows with a learning rate and an empty y, or planned=..."),
     ],
 )
 def test_mistakes_are_one_line(table: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:

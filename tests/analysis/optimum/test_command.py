@@ -38,7 +38,7 @@ def test_the_law_is_found(table: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_scores_are_highest_where_losses_are_lowest(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--highest is the same as a loss turned over."""
+    """``highest`` is the same as a loss turned over."""
     found = []
     for words in (["--y", "loss"], ["--y", "skill", "--highest"]):
         assert main([str(table), "--x", "lr", *words, "--by", "params", "--json"]) == 0

@@ -74,14 +74,17 @@ def test_a_second_run_says_so_and_does_nothing(
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ([], "say what to prepare: imagenet, tiny-imagenet, folder, parquet, ade20k, digits"),
-        (["digit"], "cannot prepare 'digit'; did you mean 'digits'?"),
+        ([], "say what to do: one of imagenet, tiny-imagenet, folder, parquet, ade20k, digits"),
+        (
+            ["digit"],
+            "'digit': not one of imagenet, tiny-imagenet, folder, parquet, ade20k",
+        ),
         (["digits", "num_trian=5"], "unknown key 'num_trian'; did you mean 'num_train'?"),
         (["digits", "num_train=0"], "num_train=0: must be at least 1"),
         (["digits", "image_size=big"], "image_size=big: expected a whole number"),
         (["digits", "num_train"], "expected key=value"),
         (["folder", "root=r", "name=n"], "source= is missing"),
-        (["folder", "source=", "root=r", "name=n"], "source= needs a value"),
+        (["folder", "source=", "root=r", "name=n"], "source= is empty; give a value"),
         (["folder", "source=s", "root=r", "name=n", "skip_bad=yes"], "skip_bad=yes: expected true or false"),
         (["folder", "source=s", "root=r", "name=n", "workers=0"], "workers=0: must be at least 1"),
         (
@@ -89,7 +92,7 @@ def test_a_second_run_says_so_and_does_nothing(
             "resize=big: expected a whole number",
         ),
         (["parquet", "sorce=s", "source=s", "root=r", "name=n"], "unknown key 'sorce'; did you mean 'source'?"),
-        (["verfy", "root=r", "name=n"], "cannot prepare 'verfy'; did you mean 'verify'?"),
+        (["verfy", "root=r", "name=n"], "adopt, index, verify; did you mean 'verify'?"),
         (["adopt", "root=r", "name=n", "source=s"], "unknown key 'source'"),
         (["imagenet", "source=s", "root=r", "name=n"], "ILSVRC2012_img_train.tar' is missing"),
         (["parquet", "source=s", "root=r", "name=n"], "'s' is no folder"),

@@ -29,11 +29,11 @@ def test_loaders_bound_a_step() -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["device=h1000"], "device=h1000: its links are not known"),
+        (["device=h1000"], "device=h1000: not one of b200, h200, h100, a100, mi300x; did you mean 'h100'?"),
         (["devices=8,few"], "devices=8,few: expected numbers of GPUs"),
         (["devices=0"], "expected numbers of GPUs"),
         (["devices=7"], "does not divide over 7 devices"),
-        (["images_per_core=none"], "expected images/s of one loader process"),
+        (["images_per_core=none"], "images_per_core=none: expected a number"),
         (["model.sise=base"], "did you mean 'model.size'?"),
     ],
 )

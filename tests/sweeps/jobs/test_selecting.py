@@ -44,7 +44,7 @@ def planned(tmp_path: Path) -> Plan:
 )
 def test_patterns(planned: Plan, run: str | None, task: str | None, expected: list[str]) -> None:
     """A run goes by its label, by label and seed, or by its run_id."""
-    assert Selection(Path("out"), run, task).keys(planned) == expected
+    assert Selection(study_dir=Path("out"), run=run, task=task).keys(planned) == expected
 
 
 def test_a_name_with_brackets_selects_itself() -> None:
@@ -54,13 +54,13 @@ def test_a_name_with_brackets_selects_itself() -> None:
     )
     planned = Plan("demo", "seeds", (), runs)
     for run in runs:
-        assert Selection(Path("out"), run.label).keys(planned) == [f"{run.run_id}/pretrain"]
+        assert Selection(study_dir=Path("out"), run=run.label).keys(planned) == [f"{run.run_id}/pretrain"]
 
 
 def test_a_pattern_that_fits_nothing(planned: Plan) -> None:
     """The runs that are there are named, the nearest first."""
     with pytest.raises(UserError, match=r"run=pcio: no such task in out; did you mean 'pico.*runs: femto seed 0"):
-        Selection(Path("out"), "pcio").keys(planned)
+        Selection(study_dir=Path("out"), run="pcio").keys(planned)
 
 
 @pytest.mark.parametrize("script", ["cancel.py", "retry.py"])
@@ -69,7 +69,7 @@ def test_a_pattern_that_fits_nothing(planned: Plan) -> None:
     [
         (["out", "rnu=femto"], "did you mean 'run'"),
         (["out", "task=clasify"], "did you mean 'classify'"),
-        (["out", "other"], "expected one study directory"),
+        (["out", "other"], "'other': expected key=value"),
         (["elsewhere"], "elsewhere: no study here"),
     ],
 )

@@ -214,10 +214,10 @@ def test_json_has_every_task(tmp_path: Path, run: Run) -> None:
     ("words", "message"),
     [
         (["out", "wach=true"], "did you mean 'watch'"),
-        (["out", "--jsn"], "did you mean '--json'"),
-        (["out", "watch=yes"], "'watch=yes': not understood"),
-        (["out", "other"], "expected one study directory"),
-        (["out", "watch=true", "--json"], "leave out --json"),
+        (["out", "--jsn"], "did you mean 'json'"),
+        (["out", "watch=yes"], "watch=yes: expected true or false"),
+        (["out", "other"], "'other': expected key=value"),
+        (["out", "watch=true", "--json"], "leave out json"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path: Path, run: Run, words: list[str], message: str) -> None:
