@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from nepa_scale.config.branch import kept_steps
 from nepa_scale.config.early_stop import StepSet, evaluation_steps, every
+from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.placement.costs import task_cost, workload
 from nepa_scale.placement.memory import ELEMENT, FP32, MOMENTS
@@ -33,7 +34,8 @@ class Storage:
 def task_storage(config: RunConfig, task: str) -> Storage:
     """Bytes that ``task`` leaves. Raises ``DataError`` when its data set cannot be read."""
     work = workload(config, task)
-    exported = work.trained if task == "probe" else work.params  # a probe's backbone is where it came from
+    frozen = spec(task).frozen_backbone  # and so it is where it came from
+    exported = work.trained if frozen else work.params
     return Storage(
         checkpoint=(FP32 + MOMENTS + FP32 * work.averaged) * work.trained
         + ELEMENT[config.engine.precision] * (work.params - work.trained),

@@ -1,4 +1,4 @@
-"""The next-embedding loss, and the figures that tell whether a low loss means anything.
+"""The next-embedding loss, and the diagnostics that tell whether a low loss means anything.
 
 The target of NEPA is learned, so the loss alone cannot be compared between runs: embeddings that vary little
 from patch to patch are easy to predict. ``Diagnostics`` therefore sets the cosine against what two predictors
@@ -41,7 +41,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 class Diagnostics:
-    """Sums over evaluation batches from which ``compute`` derives the figures of a pretraining evaluation.
+    """Sums over evaluation batches from which ``compute`` derives the metrics of an evaluation of pre-training.
 
     All state is sums in float64: reduce ``state_tensors()`` over processes (SUM), or ``merge`` two objects.
 

@@ -1,7 +1,7 @@
-"""How a task is laid on its devices: ZeRO stage, micro-batch, accumulation, activation checkpointing. Free of torch.
+"""Chooses a task's placement: ZeRO stage, micro-batch, accumulation, activation checkpointing. Free of torch.
 
-Of all ways that fit into a device's memory the plan takes the one that should take the least time; what the user
-states is kept, and only checked. A placement never changes what is computed, but for rounding.
+Of all placements that fit into a device's memory the planner takes the one that should be fastest. What the user states
+is kept and only checked. A placement never changes what is computed, except for rounding.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TYPICAL_GPU = "h100"
 
 
 def place(config: RunConfig, task: str, world_size: int, device: DeviceMemory) -> Placement:
-    """The fastest way that fits to train ``task`` on ``world_size`` devices, or the smallest where none fits.
+    """The fastest placement of ``task`` on ``world_size`` devices that fits; the smallest where none does.
 
     Raises ``ConfigError`` when the DeepSpeed file cannot be read, ``DataError`` when the data set cannot.
     """

@@ -76,7 +76,7 @@ class Task(ABC):
         return NO_LAYER_DECAY
 
     def prepare(self, world: World, device: torch.device) -> None:  # noqa: B027  most tasks need nothing
-        """Whatever must be known before training; every rank calls this, with the module on its device."""
+        """Measure what must be known before training; every rank calls this, with the module on its device."""
 
     def compile_rest(self) -> None:  # noqa: B027  most tasks spend their time in the blocks
         """Compile what is worth it outside the backbone; called where the backbone's blocks are compiled."""

@@ -1,2 +1,2 @@
-"""One task in this process, from the process group to ``result.json``: the trainer, its batches and its log. Imported
-by ``train.py`` alone."""
+"""Trains one task in this process, from the process group to ``result.json``: runner, trainer, batches, run logger and
+monitors. Imported by ``train.py`` alone."""

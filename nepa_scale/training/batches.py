@@ -1,4 +1,4 @@
-"""The data of training, step by step: on the device, timed, with what went wrong kept until every rank knows."""
+"""The micro-batches of each training step, on the device; errors and replaced images wait until every rank knows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One task in this process from start to end: process group, data, model, trainer. Heavy imports begin here."""
+"""Runs one task in this process from start to end: process group, data, model, trainer. Heavy imports begin here."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from nepa_scale.config import overrides
-from nepa_scale.config.registry import TASKS
+from nepa_scale.config.registry import TASKS, spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.data import layout
 from nepa_scale.data.preprocessing import BY_DATASET, Preprocessing, Standardisation
@@ -33,7 +33,7 @@ def initial_weights(run_dir: Path, config: RunConfig) -> Path | None:
     ``init`` may be a run, of which the pre-training counts, its own or the one it shares; the folder of a task of a
     run; or a folder with weights, such as ``nepa_scale.weights`` writes.
     """
-    if config.task == "pretrain" or config.init == "scratch":
+    if not spec(config.task).downstream or config.init == "scratch":
         return None
     name = AVERAGE_NAME if _starts_from_average(config) else WEIGHTS_NAME
     if config.init == "pretrain":
@@ -48,7 +48,7 @@ def initial_weights(run_dir: Path, config: RunConfig) -> Path | None:
 
 def check_start(run_dir: Path, config: RunConfig) -> list[str]:
     """Problems of where the task starts: the weights must be there, and of the model that the settings describe."""
-    if config.task == "pretrain" and config.pretrain_dir:
+    if not spec(config.task).downstream and config.pretrain_dir:
         return [f"pretrain_dir={config.pretrain_dir}: names a finished pre-training; task=pretrain makes a new one"]
     try:
         weights = initial_weights(run_dir, config)
@@ -96,7 +96,7 @@ def _no_start(folder: Path) -> list[str]:
     if run is None:
         return []
     there = _recorded(run)
-    if task == "probe":
+    if spec(task).frozen_backbone:
         return [f"init={folder}: a probe leaves heads and no backbone; give init={run}"]
     if task == "pretrain" and there.init != "pretrain":
         tuned = [str(run / name) for name in ("classify", "segment") if (run / name / WEIGHTS_NAME).is_file()]

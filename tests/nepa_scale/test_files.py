@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from processes import next_line, running
 
-from nepa_scale.utils.files import read_json, write_atomically, write_json
+from nepa_scale.utils.files import read_json, until_changed, write_atomically, write_json
 
 KEEP_WRITING = """
 import itertools, sys
@@ -70,3 +70,23 @@ def test_json_can_be_read_by_people(tmp_path: Path) -> None:
     """One key per line, with a newline at the end."""
     write_json(tmp_path / "a.json", {"a": 1, "b": [2]})
     assert (tmp_path / "a.json").read_text() == json.dumps({"a": 1, "b": [2]}, indent=2) + "\n"
+
+
+def test_a_file_is_read_again_only_when_it_has_changed(tmp_path: Path) -> None:
+    """What many rules of a check ask for is read once; a file that is replaced, or missing, is noticed."""
+    path, reads = tmp_path / "facts.json", []
+
+    @until_changed
+    def read(path: Path) -> str:
+        reads.append(path)
+        return path.read_text()
+
+    write_atomically(path, "one")
+    assert [read(path), read(path)] == ["one", "one"]
+    assert len(reads) == 1
+    write_atomically(path, "two")
+    assert [read(path), read(path)] == ["two", "two"]
+    assert len(reads) == 2
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        read(path)

@@ -1,4 +1,4 @@
-"""The ladder's arithmetic against the models themselves, torch's own counters, and published numbers."""
+"""The size ladder against built models and published numbers, and which layers of them a task reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from timm.layers import AttentionRope
 from torch.utils.flop_counter import FlopCounterMode
 
 from nepa_scale.config import ladder
-from nepa_scale.config.ladder import LADDER, Architecture, architecture
+from nepa_scale.config.ladder import (
+    LADDER,
+    Architecture,
+    architecture,
+    block_name,
+    block_of,
+    probed_layers,
+    quarter_blocks,
+)
 from nepa_scale.models.build import build_backbone
 from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.utils.errors import UserError
@@ -189,3 +197,35 @@ def test_impossible_numbers_are_refused_with_a_remedy(call: object, words: list[
     with pytest.raises(UserError) as raised:
         call()  # type: ignore[operator]
     assert all(word in str(raised.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("depth", "blocks"),
+    [(1, [0, 0, 0, 0]), (3, [0, 1, 2, 2]), (4, [0, 1, 2, 3]), (6, [1, 2, 4, 5]), (12, [2, 5, 8, 11])],
+)
+def test_quarters_end_evenly_and_at_the_last_block(depth: int, blocks: list[int]) -> None:
+    """The last block of each quarter; for 12 blocks those that UPerNet recipes read (3, 6, 9, 12 counted from 1)."""
+    assert quarter_blocks(depth) == blocks
+
+
+@pytest.mark.parametrize(
+    ("named", "layers"),
+    [
+        ("last", ["output"]),
+        ("quarters", ["block01", "block02", "block04", "output"]),
+        ("all", ["embedding", "block00", "block01", "block02", "block03", "block04", "output"]),
+        ("4,0", ["block00", "block04", "output"]),
+        ("1,1,5", ["block01", "output"]),
+        ("5", ["output"]),
+    ],
+)
+def test_probed_layers_from_the_bottom_up(named: str, layers: list[str]) -> None:
+    """Each layer once, by depth; the last block is read after the final norm, as the paper's probe does."""
+    assert probed_layers(named, 6) == layers
+
+
+def test_names_say_which_block() -> None:
+    """A layer's name leads back to its block; embedding and output belong to none."""
+    assert [block_of(block_name(block)) for block in (0, 9, 10, 39)] == [0, 9, 10, 39]
+    assert block_of("embedding") is block_of("output") is None
+    assert sorted(map(block_name, range(40))) == [block_name(block) for block in range(40)]
