@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
 from rich.table import Table
 
-from nepa_scale.config.registry import PRETRAIN, SPECS, TASKS
+from nepa_scale.config.registry import SPECS, TASKS
 from nepa_scale.run_dir.status import Status
 from nepa_scale.utils import progress
 from nepa_scale.utils.errors import failure_reason
@@ -72,16 +72,18 @@ def running_table(plan: Plan, tasks: Sequence[TaskStatus]) -> Table:
 
 def results_table(plan: Plan, study_dir: Path) -> Table:
     """The headline metric of every finished task, with its majority baseline."""
-    headlines = {task.name: task.headline for task in SPECS.values()}
-    columns = [(headline.score, "(majority)")[: 2 if headline.baseline else 1] for headline in headlines.values()]
+    columns = [
+        (task.headline.score, "(majority)") if task.headline.baseline else (task.headline.score,)
+        for task in SPECS.values()
+    ]
     shown = table("results", ["N", *itertools.chain.from_iterable(columns)])
     names = plan.names
     for run in plan.runs:
         cells = []
-        for task, headline in headlines.items():
-            owner = run.pretrained_by if task == PRETRAIN.name and run.pretrained_by else run.run_id
-            metrics = _metrics(run_dir(study_dir, owner) / task)
-            keys = filter(None, (headline.metric, headline.baseline))
+        for task in SPECS.values():
+            owner = run.run_id if task.downstream else run.pretrained_by or run.run_id
+            metrics = _metrics(run_dir(study_dir, owner) / task.name)
+            keys = filter(None, (task.headline.metric, task.headline.baseline))
             cells += [f"{metrics[key]:.3f}" if key in metrics else "" for key in keys]
         params = next(iter(run.tasks.values())).params_backbone
         shown.add_row(names[run.run_id] + start_text(run), count_text(params), *cells)

@@ -17,7 +17,7 @@ GROUPS = ("grid", "study", "cluster")
 RESERVED = {
     "task": "the launcher runs every task of a run",
     "run_dir": "the launcher names the folders of runs; study_dir=DIR says where they go",
-    "data": "say which task's: pretrain.dataset, probe.dataset, classify.dataset or segment.dataset",
+    "data": f"say which task's: {', '.join(f'{task}.dataset' for task in TASKS[:-1])} or {TASKS[-1]}.dataset",
     "pretrain_dir": "the launcher shares pre-training by itself; init=DIR starts from finished weights",
 }
 RULES = ("isoflop",)
