@@ -208,7 +208,7 @@ def test_captions_state_fit_number_interval_and_limits(make_study: MakeStudy) ->
     (path / "runs" / "tiny-pretrain-s0" / "classify" / "result.json").unlink()
     caption = error_plot(read_study(path), CLASSIFICATION, PARAMETERS).caption.replace("\u00a0", " ")
     assert "Pretrained: exponent 0." in caption and "(95 % interval 0." in caption
-    assert "n = 4 sizes (4 runs, 1 left out)" in caption and "Scratch control: exponent" in caption
+    assert "n = 4 sizes (4 runs, 1 left out)" in caption and "From-scratch baseline: exponent" in caption
     assert "dashed beyond the data" in caption
     two = read_study(make_study(sizes={"a": 1000, "b": 2000}, name="two", scratch=False))
     assert "no law, 2 distinct points" in error_plot(two, CLASSIFICATION, COMPUTE).caption

@@ -57,7 +57,7 @@ def test_text_alternative_carries_range_and_fit(make_study: MakeStudy) -> None:
     alt = error_plot(read_study(make_study(noise=0.0)), CLASSIFICATION, PARAMETERS).alt.replace("\u00a0", " ")
     assert "Pretrained, 5 runs: from 52.8 % to 17.5 % as backbone parameters go from 25 k to 6.29 M" in alt
     assert "fitted exponent 0.200" in alt
-    assert "Scratch control, 5 runs" in alt
+    assert "From-scratch baseline, 5 runs" in alt
 
 
 def test_sizes_differ_without_colour() -> None:
