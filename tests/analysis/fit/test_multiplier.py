@@ -88,7 +88,7 @@ def test_recipes_that_cannot_be_compared_are_refused() -> None:
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no published tables in {REFERENCE}")
 def test_clip_and_mammut_of_laion() -> None:
-    """Within a fifth of the ratio read off the two Pareto fronts by interpolation; the fronts are not quite straight."""
+    """Within a fifth of the ratio read off the interpolated Pareto fronts, which are not quite straight."""
     table = pd.read_csv(REFERENCE / "laion_clip_mammut_ade20k" / "segmentation_results.csv")
     table = table.assign(error=1 - table.imagenet1k_zeroshot_acc1)[table.gflops_total >= 1e9]
     fronts = []
