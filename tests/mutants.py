@@ -1,0 +1,192 @@
+"""What the quick tests can see: ``python tests/mutants.py [count=200] [seed=0] [out=mutants.jsonl] [only=PATH]``.
+
+A mutant is the code with one operator, comparison, number or condition changed. For each, drawn by ``seed`` from the
+files below, the tests that import its module run in a copy of the repository until one fails: the mutant is killed. The
+share of killed mutants is printed; ``out`` holds a line for each, and a second call takes up where the first stopped.
+Not run by CI: 200 mutants take hours of a core.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+#: Where a wrong sign or an off-by-one changes a result that somebody may publish.
+MUTATED = (
+    "nepa_scale/models",
+    "nepa_scale/optim",
+    "nepa_scale/engine",
+    "nepa_scale/checkpoint",
+    "nepa_scale/training",
+    "nepa_scale/tasks",
+    "nepa_scale/placement",
+    "nepa_scale/data",
+    "sweeps/plan",
+    "analysis/fit",
+    "analysis/laws",
+    "analysis/isoflop",
+    "analysis/findings",
+)
+SECONDS_OF_A_MUTANT = 300
+COPIED = (
+    "nepa_scale",
+    "sweeps",
+    "analysis",
+    "ds_configs",
+    "tests",
+    "benchmarks",
+    "docs",
+    "pyproject.toml",
+    "README.md",
+)
+
+COMPARISONS: dict[type[ast.cmpop], str] = {
+    ast.Lt: "<=",
+    ast.LtE: "<",
+    ast.Gt: ">=",
+    ast.GtE: ">",
+    ast.Eq: "!=",
+    ast.NotEq: "==",
+    ast.In: "not in",
+    ast.NotIn: "in",
+}
+OPERATORS: dict[type[ast.operator], str] = {
+    ast.Add: "-",
+    ast.Sub: "+",
+    ast.Mult: "/",
+    ast.Div: "*",
+    ast.FloorDiv: "*",
+    ast.Mod: "*",
+    ast.Pow: "*",
+}
+
+
+class Mutant(NamedTuple):
+    """One change: characters ``start`` to ``end`` of a file become ``text``."""
+
+    path: str
+    line: int
+    start: int
+    end: int
+    text: str
+
+    @property
+    def key(self) -> str:
+        """What tells it from others."""
+        return f"{self.path}:{self.line}:{self.start} {self.text}"
+
+
+def mutants(path: Path) -> Iterator[Mutant]:
+    """Every mutant of a file."""
+    source = path.read_text(encoding="utf-8")
+    starts = [0]
+    for line in source.encode().splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    name = str(path.relative_to(REPOSITORY))
+
+    def changed(node: ast.expr, text: str) -> Mutant:
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        end = starts[node.end_lineno - 1] + node.end_col_offset
+        return Mutant(name, node.lineno, starts[node.lineno - 1] + node.col_offset, end, text)
+
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in COMPARISONS:
+            left, right = ast.unparse(node.left), ast.unparse(node.comparators[0])
+            yield changed(node, f"({left} {COMPARISONS[type(node.ops[0])]} {right})")
+        elif isinstance(node, ast.BinOp) and type(node.op) in OPERATORS and not _is_text(node):
+            yield changed(node, f"({ast.unparse(node.left)} {OPERATORS[type(node.op)]} {ast.unparse(node.right)})")
+        elif isinstance(node, ast.Constant) and type(node.value) in (int, float) and node.value not in (0, 1):
+            yield changed(node, repr(node.value + 1))
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            yield changed(node, f"({ast.unparse(node.operand)})")
+        elif isinstance(node, ast.IfExp):
+            yield changed(node, f"({ast.unparse(node.body)})")
+        elif isinstance(node, ast.BoolOp):
+            yield changed(node, f"({ast.unparse(node.values[0])})")
+
+
+def _is_text(node: ast.BinOp) -> bool:
+    """Whether an operator joins texts or types rather than numbers."""
+    sides = (node.left, node.right)
+    return any(isinstance(side, ast.JoinedStr) for side in sides) or any(
+        isinstance(side, ast.Constant) and isinstance(side.value, str) for side in sides
+    )
+
+
+def tests_of(path: str) -> list[str]:
+    """The test files that import a module, else those that import something of its folder."""
+    module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    package, _, name = module.rpartition(".")
+    direct = re.compile(rf"(from|import) {re.escape(module)}\b|from {re.escape(package)} import [^\n]*\b{name}\b")
+    near = re.compile(rf"(from|import) {re.escape(package)}\b")
+    files = sorted((REPOSITORY / "tests").rglob("test_*.py"))
+    texts = {str(file.relative_to(REPOSITORY)): file.read_text(encoding="utf-8") for file in files}
+    for pattern in (direct, near):
+        if found := [file for file, text in texts.items() if pattern.search(text)]:
+            return found
+    return []
+
+
+def killed(mutant: Mutant, copy: Path) -> dict[str, Any]:
+    """Whether a test fails with the mutant in place, and how long it took to see."""
+    target = copy / mutant.path
+    original = target.read_bytes()
+    target.write_bytes(original[: mutant.start] + mutant.text.encode() + original[mutant.end :])
+    files, started = tests_of(mutant.path), time.monotonic()
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *files]
+    environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, timeout=SECONDS_OF_A_MUTANT, check=False
+        )
+        state = "survived" if done.returncode == 0 else "killed"
+    except subprocess.TimeoutExpired:
+        state = "killed"  # it hangs, which a suite's time limit shows
+    finally:
+        target.write_bytes(original)
+    state = state if files else "survived"
+    return {"mutant": mutant.key, "state": state, "seconds": round(time.monotonic() - started, 1), "tests": len(files)}
+
+
+def main(arguments: list[str]) -> int:
+    """Try the mutants that ``out`` does not have yet."""
+    settings = {"count": "200", "seed": "0", "out": "mutants.jsonl", "only": ""}
+    settings |= dict(argument.partition("=")[::2] for argument in arguments)
+    folders = [settings["only"]] if settings["only"] else list(MUTATED)
+    paths = [path for folder in folders for path in sorted((REPOSITORY / folder).rglob("*.py"))]
+    drawn = [mutant for path in paths for mutant in mutants(path)]
+    random.Random(int(settings["seed"])).shuffle(drawn)
+    out = Path(settings["out"])
+    records = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
+    known = {record["mutant"] for record in records}
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in COPIED:
+            source = REPOSITORY / name
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
+        for mutant in drawn[: int(settings["count"])]:
+            if mutant.key not in known:
+                records.append(killed(mutant, copy))
+                print(json.dumps(records[-1]), flush=True)
+                with out.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(records[-1]) + "\n")
+    count = sum(record["state"] == "killed" for record in records)
+    print(f"{count} of {len(records)} mutants are killed: {count / len(records):.0%}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
