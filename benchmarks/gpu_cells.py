@@ -20,20 +20,18 @@ from torch import Tensor, nn
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from nepa_scale.placement.device_memory import DeviceMemory  # noqa: E402
-from nepa_scale.placement.placed import Placement  # noqa: E402
-
 from nepa_scale.config import ladder, overrides  # noqa: E402  (after the path)
 from nepa_scale.config.schema import RunConfig  # noqa: E402
 from nepa_scale.distributed import process_group  # noqa: E402
 from nepa_scale.distributed.process_info import free_port  # noqa: E402
 from nepa_scale.distributed.world import read_environment  # noqa: E402
 from nepa_scale.engine.engine import Engine  # noqa: E402
-from nepa_scale.models.nepa_vit import build_backbone  # noqa: E402
+from nepa_scale.models.build import build_backbone  # noqa: E402
 from nepa_scale.optim.optimizer import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
 from nepa_scale.perf.device_peak import peak_flops  # noqa: E402
 from nepa_scale.perf.throughput import peak_memory_bytes  # noqa: E402
 from nepa_scale.placement import ds_config  # noqa: E402
+from nepa_scale.placement.devices import DeviceMemory, Placement  # noqa: E402
 from nepa_scale.placement.planner import place  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from analysis.fit.estimate import Options
 from analysis.fit.student import NoFit
 from analysis.fit.table import Table, read_table
+from analysis.laws import LAWS
 from analysis.laws.law import Array, Law
-from analysis.laws.registry import LAWS
 from analysis.study.columns import LARGEST, SMALLEST
 from nepa_scale.utils.arguments import ANSWERS_IN_JSON, option, read_number
 from nepa_scale.utils.cli import print_json

@@ -6,6 +6,7 @@ record once. Steps that are trained again after a kill are not sent again; their
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from abc import ABC, abstractmethod
@@ -74,7 +75,7 @@ class Trackers:
         self._trackers: dict[str, Tracker] = {}
         self._count = 0
         for name in names:
-            self._guarded(name, lambda name=name: self._trackers.update({name: _class(name)(task)}))
+            self._guarded(name, functools.partial(self._open, name, task))
         for record in task.records:
             self.log(record)
 
@@ -82,13 +83,17 @@ class Trackers:
         """Send the next record of ``metrics.jsonl`` to each tracker that does not hold it yet."""
         for name, tracker in list(self._trackers.items()):
             if not tracker.holds(self._count, record):
-                self._guarded(name, lambda tracker=tracker: tracker.log(record))
+                self._guarded(name, functools.partial(tracker.log, record))
         self._count += 1
 
     def finish(self, result: Path | None) -> None:
         """Close all runs, with the task's ``result.json`` if it has one."""
         for name, tracker in list(self._trackers.items()):
-            self._guarded(name, lambda tracker=tracker: tracker.finish(result))
+            self._guarded(name, functools.partial(tracker.finish, result))
+
+    def _open(self, name: str, task: TrackedTask) -> None:
+        module, _, attribute = TRACKERS[name][1].partition(":")
+        self._trackers[name] = getattr(importlib.import_module(module), attribute)(task)
 
     def _guarded(self, name: str, call: Callable[[], Any]) -> None:
         try:
@@ -106,9 +111,3 @@ def missing_packages(names: Sequence[str]) -> list[str]:
         for name in names
         if name in TRACKERS and importlib.util.find_spec(TRACKERS[name][0]) is None
     ]
-
-
-def _class(name: str) -> type[Tracker]:
-    module, _, attribute = TRACKERS[name][1].partition(":")
-    found: type[Tracker] = getattr(importlib.import_module(module), attribute)
-    return found

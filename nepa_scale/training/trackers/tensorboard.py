@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nepa_scale.training.trackers import Record, TrackedTask, Tracker
 from nepa_scale.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class TensorBoard(Tracker):
@@ -18,7 +22,7 @@ class TensorBoard(Tracker):
     def __init__(self, task: TrackedTask) -> None:
         self._folder = task.task_dir / "tensorboard"
         self.stored = len(task.records)
-        self._writer = None
+        self._writer: SummaryWriter | None = None
         if os.fsencode(self._folder) != str(self._folder).encode("utf-8", "surrogatepass"):
             raise UserError(f"{self._folder}: TensorBoard cannot find this folder under this locale")
 
