@@ -146,6 +146,10 @@ class CheckpointConfig:
     """write in the background of training, from a copy of the state in host memory; null = yes on GPUs, no on CPUs"""
 
 
+#: Experiment trackers; each has a file in nepa_scale/training/trackers.
+TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
+
+
 @dataclass(kw_only=True)
 class LogConfig:
     """What is written while a task runs."""
@@ -154,8 +158,16 @@ class LogConfig:
     """write a metrics line every so many steps"""
     tensorboard: bool = setting(True, orchestration=True)
     """also write TensorBoard event files"""
+    trackers: str | None = setting(None, orchestration=True)
+    """send records to these, e.g. [tensorboard,wandb], also trackio and mlflow; null = as log.tensorboard"""
     pictures: int = setting(4, low=0, high=1000, orchestration=True)
     """validation images drawn with their attention and similarity maps when pre-training ends; 0 = none"""
+
+    def tracker_names(self) -> list[str]:
+        """The trackers that records are sent to."""
+        if self.trackers is None:
+            return ["tensorboard"] if self.tensorboard else []
+        return [name.strip() for name in self.trackers.strip("[]").split(",") if name.strip()]
 
 
 #: Settings that earlier versions did not have, with the value that does what those did: they change no run_id.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from contextlib import suppress
 from pathlib import Path
@@ -9,12 +10,12 @@ from pathlib import Path
 from nepa_scale.config import early_stop, ladder, lr_scaling
 from nepa_scale.config.ladder import LAYER_CHOICES, numbered_blocks
 from nepa_scale.config.registry import spec
-from nepa_scale.config.schema import RunConfig, walk
+from nepa_scale.config.schema import TRACKERS, RunConfig, walk
 from nepa_scale.config.subsets import class_sizes, labels_per_class, num_train_images, num_used_images, tuning_images
 from nepa_scale.config.task_settings import TaskConfig
 from nepa_scale.data import layout, policies, preprocessing, stated
 from nepa_scale.utils.cli import out_of_range
-from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.errors import DataError, nearest
 from nepa_scale.utils.progress import Report
 
 FP16_NEEDS_GPU = "engine.precision=fp16: CPUs do not compute in fp16; use bf16 or fp32, or a GPU"
@@ -37,6 +38,7 @@ def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         *(line for task in tasks for line in early_stop.problems(config, task)),
         *(lr_scaling.problems(config) if "pretrain" in tasks else []),
         *_task_problems(config),
+        *_tracker_problems(config),
     ]
 
 
@@ -295,6 +297,17 @@ def _task_problems(config: RunConfig) -> list[str]:
             f"segment.scale_min={config.segment.scale_min} is above segment.scale_max={config.segment.scale_max}"
         )
     return problems
+
+
+def _tracker_problems(config: RunConfig) -> list[str]:
+    """A line for each tracker that does not exist or whose package, of the same name, is not installed."""
+    return [
+        f"log.trackers: '{name}': not one of {', '.join(TRACKERS)}{nearest(name, TRACKERS)}"
+        if name not in TRACKERS
+        else f"log.trackers: {name} is not installed here; pip install 'nepa-scale[{name}]'"
+        for name in config.log.tracker_names()
+        if name not in TRACKERS or importlib.util.find_spec(name) is None
+    ]
 
 
 def _depth(config: RunConfig) -> int:

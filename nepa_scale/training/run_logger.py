@@ -1,23 +1,20 @@
-"""What a task records while it trains: ``metrics.jsonl``, TensorBoard events, its progress bar and its status."""
+"""What a task records while it trains: ``metrics.jsonl``, its trackers, its progress bar and its status."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.distributed.process_info import process_age
 from nepa_scale.distributed.world import World
 from nepa_scale.run_dir.status import Status, read_status, write_status
+from nepa_scale.training.trackers import Trackers, tracked_task
 from nepa_scale.utils.files import write_atomically
-from nepa_scale.utils.progress import StepDisplay, logger
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from nepa_scale.utils.progress import StepDisplay
 
 STATUS_INTERVAL_SECONDS = 2.0
 SHOWN = ("loss", "lr", "grad_norm", "images_per_second", "mfu")  # beside the progress bar
@@ -42,9 +39,9 @@ class RunLogger:
         self._started = self._status_written = time.perf_counter()
         self._log = None
         if world.is_main:
-            self._log = MetricsLog(
-                task_dir, resume_at=start, final_step=total_steps, tensorboard=config.log.tensorboard
-            )
+            self._log = MetricsLog(task_dir, resume_at=start, final_step=total_steps)
+            tracked = tracked_task(task_dir, config, self._log.rows)
+            self._log.send_to(Trackers(config.log.tracker_names(), tracked))
         self.rows: list[dict[str, Any]] = self._log.rows if self._log is not None else []
         self.replaced, self.skipped = int(self._largest("images_replaced")), int(self._largest("skipped_steps"))
         self._earlier_seconds = self._largest("elapsed_seconds")
@@ -87,23 +84,23 @@ class RunLogger:
         """Leave the terminal and the files as they should be."""
         self._display.close()
         if self._log is not None:
-            self._log.close()
+            result = self._task_dir / "result.json"
+            self._log.close(result if result.is_file() else None)
 
     def _largest(self, name: str) -> float:
         return max((row.get(name, 0.0) for row in self.rows), default=0.0)
 
 
 class MetricsLog:
-    """Appends rows to ``metrics.jsonl``, one object a line, and on request to TensorBoard events.
+    """Appends rows to ``metrics.jsonl``, one object a line, and sends them to the trackers.
 
     On resume the rows that will be written again are dropped: those after the checkpoint's step, and a last
     evaluation whose result was not written.
     """
 
-    def __init__(self, task_dir: Path, *, resume_at: int, final_step: int, tensorboard: bool) -> None:
+    def __init__(self, task_dir: Path, *, resume_at: int, final_step: int) -> None:
         self._path = task_dir / "metrics.jsonl"
-        self._events = task_dir / "tensorboard" if tensorboard else None
-        self._writer: SummaryWriter | None = None
+        self._trackers: Trackers | None = None
         self.rows = [
             row
             for row in read_rows(self._path)
@@ -112,34 +109,22 @@ class MetricsLog:
         write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = self._path.open("a", encoding="utf-8")
 
+    def send_to(self, trackers: Trackers) -> None:
+        """Send the rows written from now on to ``trackers`` as well."""
+        self._trackers = trackers
+
     def write(self, row: dict[str, Any]) -> None:
         """Append one row; it must have a ``step``."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        if self._events is not None and self._writer is None:
-            self._open_events(self._events, row["step"])
-        if self._writer is not None:
-            for name, value in row.items():
-                if name != "step":
-                    self._writer.add_scalar(name, value, row["step"])
+        if self._trackers is not None:
+            self._trackers.log(row)
 
-    def close(self) -> None:
-        """Flush and release the files."""
+    def close(self, result: Path | None = None) -> None:
+        """Flush and release the files; trackers get the task's ``result`` if it has one."""
         self._file.close()
-        if self._writer is not None:
-            self._writer.close()
-
-    def _open_events(self, folder: Path, step: int) -> None:
-        if os.fsencode(folder) != str(folder).encode("utf-8", "surrogatepass"):  # TensorBoard takes names for UTF-8
-            logger.warning(
-                "%s: TensorBoard cannot find this folder under this locale; metrics.jsonl has it all", folder
-            )
-            self._events = None
-            return
-        # Imported at the first row: it takes a second that the first training step need not wait for.
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder), purge_step=step)
+        if self._trackers is not None:
+            self._trackers.finish(result)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

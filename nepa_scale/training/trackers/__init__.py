@@ -1,4 +1,6 @@
-"""Experiment trackers beside ``metrics.jsonl``: ``log.trackers=[tensorboard,wandb]``. One file each.
+"""Experiment trackers beside ``metrics.jsonl``: ``log.trackers=[tensorboard,wandb]``.
+
+Each has a file here, whose ``TRACKER`` is its class, and its name in ``nepa_scale.config.schema.TRACKERS``.
 
 A tracker's run lasts as long as its task: it keeps its id when the task is killed, requeued or resumed, and holds each
 record once. Steps that are trained again after a kill are not sent again; their losses are the same anyway.
@@ -8,24 +10,17 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nepa_scale.config.schema import RunConfig, walk
+from nepa_scale.utils.files import read_json
 from nepa_scale.utils.progress import logger
 
 Record = Mapping[str, Any]
-
-#: Of each tracker: the package it needs, and its class here.
-TRACKERS = {
-    "tensorboard": ("tensorboard", "nepa_scale.training.trackers.tensorboard:TensorBoard"),
-    "wandb": ("wandb", "nepa_scale.training.trackers.wandb:WeightsAndBiases"),
-    "trackio": ("trackio", "nepa_scale.training.trackers.trackio:Trackio"),
-    "mlflow": ("mlflow", "nepa_scale.training.trackers.mlflow:MLflow"),
-}
 
 
 @dataclass(frozen=True)
@@ -92,8 +87,7 @@ class Trackers:
             self._guarded(name, functools.partial(tracker.finish, result))
 
     def _open(self, name: str, task: TrackedTask) -> None:
-        module, _, attribute = TRACKERS[name][1].partition(":")
-        self._trackers[name] = getattr(importlib.import_module(module), attribute)(task)
+        self._trackers[name] = importlib.import_module(f"{__name__}.{name}").TRACKER(task)
 
     def _guarded(self, name: str, call: Callable[[], Any]) -> None:
         try:
@@ -104,10 +98,16 @@ class Trackers:
             logger.warning("log.trackers: %s failed, training goes on without it: %s", name, first)
 
 
-def missing_packages(names: Sequence[str]) -> list[str]:
-    """A problem for each tracker whose package is not installed."""
-    return [
-        f"log.trackers: {name} is not installed here; pip install 'nepa-scale[{name}]'"
-        for name in names
-        if name in TRACKERS and importlib.util.find_spec(TRACKERS[name][0]) is None
-    ]
+def tracked_task(task_dir: Path, config: RunConfig, records: Sequence[Record]) -> TrackedTask:
+    """The task in ``task_dir``, with the names of the study and the grid that it is part of, if it is."""
+    plan_file = task_dir.parents[2] / "plan.json"
+    plan = read_json(plan_file) if plan_file.is_file() else {}
+    tags = {"study": plan.get("study"), "grid": plan.get("grid"), "size": config.model.size, "seed": config.seed}
+    return TrackedTask(
+        task_dir,
+        f"{task_dir.parent.name} {config.task}",
+        plan.get("study") or "nepa_scale",
+        tuple(f"{name}={value}" for name, value in tags.items() if value is not None),
+        {key: value for key, value, _ in walk(config)},
+        records,
+    )

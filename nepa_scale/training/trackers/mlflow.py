@@ -54,3 +54,6 @@ class MLflow(Tracker):
             self._client.log_batch(self._run, metrics=metrics)
             self._client.log_artifact(self._run, str(result))
             self._client.set_terminated(self._run)
+
+
+TRACKER = MLflow

@@ -40,3 +40,6 @@ class TensorBoard(Tracker):
         """Flush and close the files."""
         if self._writer is not None:
             self._writer.close()
+
+
+TRACKER = TensorBoard

@@ -36,3 +36,6 @@ class Trackio(Tracker):
             metrics = json.loads(result.read_text(encoding="utf-8"))["metrics"]
             self._run.config.update({f"result.{name}": value for name, value in metrics.items()})
         self._run.finish()
+
+
+TRACKER = Trackio

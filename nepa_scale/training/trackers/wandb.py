@@ -60,6 +60,9 @@ class WeightsAndBiases(Tracker):
         self._run.finish()
 
 
+TRACKER = WeightsAndBiases
+
+
 def last_offline_step(folder: Path, identity: str) -> int:
     """The last step in the files that earlier offline processes of the run left in ``folder``; -1: none."""
     steps = [-1]

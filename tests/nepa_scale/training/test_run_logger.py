@@ -13,13 +13,17 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from nepa_scale.config.schema import RunConfig
 from nepa_scale.training.run_logger import MetricsLog, read_rows
+from nepa_scale.training.trackers import Trackers, tracked_task
 from nepa_scale.utils import progress
 
 
 def write_rows(folder: Path, *steps: int, resume_at: int, tensorboard: bool = False) -> None:
     """Log a row for each step, as a run that starts or resumes at ``resume_at`` would."""
-    log = MetricsLog(folder, resume_at=resume_at, final_step=100, tensorboard=tensorboard)
+    log = MetricsLog(folder, resume_at=resume_at, final_step=100)
+    if tensorboard:
+        log.send_to(Trackers(["tensorboard"], tracked_task(folder, RunConfig(), log.rows)))
     for step in steps:
         log.write({"step": step, "loss": float(step) + resume_at / 1000})
     log.close()
@@ -33,7 +37,7 @@ def steps_of(folder: Path) -> list[int]:
 def test_rows_are_read_back(tmp_path: Path) -> None:
     """What is written is what others read, one JSON object per line."""
     rows: list[dict[str, Any]] = [{"step": 1, "loss": -0.5, "lr": 1e-5}, {"step": 1, "eval_skill": 0.25}]
-    log = MetricsLog(tmp_path, resume_at=0, final_step=100, tensorboard=False)
+    log = MetricsLog(tmp_path, resume_at=0, final_step=100)
     for row in rows:
         log.write(row)
     log.close()
@@ -60,12 +64,15 @@ def test_rows_are_written_under_any_locale(tmp_path: Path) -> None:
     folder = tmp_path / "日本é"
     folder.mkdir()
     write = (
-        "import sys; from pathlib import Path; from nepa_scale.training.run_logger import MetricsLog;"
+        "import sys; from pathlib import Path; from test_run_logger import write_rows;"
         "assert sys.getfilesystemencoding() == 'iso8859-1';"
-        "log = MetricsLog(Path(sys.argv[1]), resume_at=0, final_step=9, tensorboard=True);"
-        "log.write({'step': 1, 'loss': 1.0}); log.close()"
+        "write_rows(Path(sys.argv[1]), 1, resume_at=0, tensorboard=True)"
     )
-    latin = {"LOCPATH": str(tmp_path), "LC_ALL": "latin"}
+    latin = {
+        "LOCPATH": str(tmp_path),
+        "LC_ALL": "latin",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+    }
     subprocess.run([sys.executable, "-c", write, str(folder)], env={**os.environ, **latin}, check=True, timeout=120)
     assert steps_of(folder) == [1]
     assert [path.name for path in folder.iterdir()] == ["metrics.jsonl"]
@@ -74,7 +81,7 @@ def test_rows_are_written_under_any_locale(tmp_path: Path) -> None:
 
 def test_row_is_on_disk_at_once(tmp_path: Path) -> None:
     """Another process sees a row as soon as it is written, and a kill loses none."""
-    log = MetricsLog(tmp_path, resume_at=0, final_step=100, tensorboard=False)
+    log = MetricsLog(tmp_path, resume_at=0, final_step=100)
     log.write({"step": 1})
     assert steps_of(tmp_path) == [1]
     log.close()
@@ -107,7 +114,7 @@ def test_line_cut_off_by_a_kill_is_dropped(tmp_path: Path) -> None:
 def test_earlier_rows_are_known_after_a_resume(tmp_path: Path) -> None:
     """The rows that stay are at hand, so that elapsed time goes on counting."""
     write_rows(tmp_path, 10, 20, 30, resume_at=0)
-    log = MetricsLog(tmp_path, resume_at=20, final_step=100, tensorboard=False)
+    log = MetricsLog(tmp_path, resume_at=20, final_step=100)
     log.close()
     assert [row["step"] for row in log.rows] == [10, 20]
 
@@ -137,7 +144,7 @@ def test_repeated_last_evaluation_stands_once(tmp_path: Path) -> None:
     """A kill between the last evaluation and the result repeats the evaluation; its first row must go."""
     last = {"step": 40, "eval_loss": -0.5}
     for _ in range(2):
-        log = MetricsLog(tmp_path, resume_at=40, final_step=40, tensorboard=False)
+        log = MetricsLog(tmp_path, resume_at=40, final_step=40)
         log.write(last)
         log.close()
     assert read_rows(tmp_path / "metrics.jsonl") == [last]

@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+from nepa_scale.config import validate
+from nepa_scale.config.schema import LogConfig, RunConfig
 from nepa_scale.training import trackers
-from nepa_scale.training.trackers import TrackedTask, Tracker, Trackers, missing_packages
+from nepa_scale.training.trackers import TrackedTask, Tracker, Trackers
 
 LAST = 24
 #: A process that trains from a step to the last one, or is killed after one.
@@ -136,7 +139,9 @@ def test_a_tracker_that_fails_is_left_out_and_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Training goes on, the other trackers have every record, and one line tells which tracker failed, and why."""
-    monkeypatch.setitem(trackers.TRACKERS, "broken", ("json", f"{__name__}:Broken"))
+    module = types.ModuleType("broken")
+    module.TRACKER = Broken  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, f"{trackers.__name__}.broken", module)
     run = Trackers(["broken", "tensorboard"], TrackedTask(tmp_path, "a", "study", (), {}))
     for step in (1, 2, 3):
         run.log({"step": step, "loss": 1 / step})
@@ -160,12 +165,33 @@ def test_tensorboard_shows_a_resumed_task_once(tmp_path: Path) -> None:
     assert steps(tmp_path) == [1, 2, 3, 4]
 
 
-def test_a_tracker_whose_package_is_missing_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before any work: what to install."""
-    monkeypatch.setitem(trackers.TRACKERS, "absent", ("no_such_package", "nothing:Nothing"))
-    assert missing_packages(["tensorboard"]) == []
-    (problem,) = missing_packages(["tensorboard", "absent"])
-    assert "nepa-scale[absent]" in problem
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        ("[tensorboard,wand]", "'wand': not one of tensorboard, wandb, trackio, mlflow; did you mean 'wandb'?"),
+        ("absent", "absent is not installed here; pip install 'nepa-scale[absent]'"),
+    ],
+)
+def test_a_tracker_that_cannot_be_had_is_refused_before_any_work(
+    names: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line names it, and what to write or to install."""
+    if names == "absent":
+        monkeypatch.setattr(validate, "TRACKERS", ("absent",))
+    config = RunConfig(log=LogConfig(trackers=names))
+    assert validate.check_values(config, ("pretrain",)) == [f"log.trackers: {problem}"]
+
+
+def test_the_study_and_its_grid_are_tags(tmp_path: Path) -> None:
+    """Read from the plan beside the runs; a run by itself has neither."""
+    task_dir = tmp_path / "runs" / "femto-0" / "pretrain"
+    task_dir.mkdir(parents=True)
+    assert trackers.tracked_task(task_dir, RunConfig(), []).tags == ("size=nano", "seed=0")
+    (tmp_path / "plan.json").write_text(json.dumps({"study": "demo", "grid": "model_size"}))
+    task = trackers.tracked_task(task_dir, RunConfig(), [])
+    assert (task.project, task.name) == ("demo", "femto-0 pretrain")
+    assert task.tags == ("study=demo", "grid=model_size", "size=nano", "seed=0")
+    assert task.config["pretrain.batch_size"] == RunConfig().pretrain.batch_size
 
 
 def steps(folder: Path) -> list[int]:
