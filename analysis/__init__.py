@@ -13,6 +13,8 @@ def __getattr__(name: str) -> Any:
     """A sibling is imported when it is first used, so that ``import analysis`` is quick."""
     if name in ("fit", "chain", "isoflop"):
         return importlib.import_module(f"analysis.{name}")
+    if name == "compare":
+        return importlib.import_module("analysis.api.frames").compare
     raise AttributeError(f"module 'analysis' has no attribute '{name}'")
 
 

@@ -12,6 +12,8 @@ import pandas as pd
 from analysis import chain as chains
 from analysis.api.results import Fitted, FittedTwoStep, Minima
 from analysis.fit import arguments, question
+from analysis.fit.multiplier import Comparison
+from analysis.fit.multiplier import compare as compare_recipes
 from analysis.fit.student import NoFit
 from analysis.fit.table import Table, read_table, table_of
 from analysis.isoflop import __main__ as isoflops
@@ -75,6 +77,34 @@ def isoflop(data: Data, c: str, n: str, y: str, **more: Any) -> Any:
         data, isoflops.IsoflopSettings, {"c": c, "n": n, "y": y, **more},
         lambda given, table: Minima(*isoflops.answer(given, table)),
     )  # fmt: skip
+
+
+def compare(
+    a: Data,
+    b: Data,
+    x: str,
+    y: str,
+    *,
+    levels: Sequence[float] | None = None,
+    where: Several = (),
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """How many times recipe ``a``'s compute recipe ``b`` needs for the same error, with intervals.
+
+    ``x`` is the column of compute and ``y`` that of the error, in both tables; ``levels`` are errors at which to
+    compare (None: the ends and the middle of what both reached). Raises ``UserError``.
+    """
+    conditions = (where,) if isinstance(where, str) else tuple(where)
+    columns = [(table.positive(x), table.positive(y)) for table in (_table(data).where(conditions) for data in (a, b))]
+    try:
+        return compare_recipes(columns[0], columns[1], levels=levels, confidence=confidence, seed=seed)
+    except ValueError as problem:
+        raise UserError(f"compare: {problem}") from None
+
+
+def _table(data: Data) -> Table:
+    return read_table(Path(data)) if isinstance(data, str | Path) else table_of(pd.DataFrame(data))
 
 
 def _answers(

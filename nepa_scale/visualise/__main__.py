@@ -1,6 +1,6 @@
 """Command: draw attention and similarity maps of a run or of exported weights (paper, Figure 5) as PNG sheets.
 
-``python -m nepa_scale.visualise.__main__ source=DIR [key=value ...]``. Settings are checked before torch is imported.
+``python -m nepa_scale.visualise source=DIR [key=value ...]``. Settings are checked before torch is imported.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from nepa_scale.visualise.settings import PictureSettings, make_plan
 
 GRAMMAR = grammar(
     PictureSettings,
-    "python -m nepa_scale.visualise.__main__ source=DIR key=value ...    (installed: nepa-visualise)",
+    "python -m nepa_scale.visualise source=DIR key=value ...    (installed: nepa-visualise)",
     "For each image and query patch: what its token attends to, and how similar its prediction is to every patch.",
     "nepa-visualise source=runs/mine num_images=4 layers=last",
 )

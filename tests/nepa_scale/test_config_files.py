@@ -122,6 +122,7 @@ UNFREE = (
 )
 TIED |= {
     "data.stated",
+    "log.trackers",
     "data.mean",
     "data.std",
     "data.streaming",

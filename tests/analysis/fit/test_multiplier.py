@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+import analysis
 from analysis.fit.multiplier import compare
+from nepa_scale.utils.errors import UserError
 
 REFERENCE = Path(os.environ.get("NEPA_REFERENCE_DATA", "../shared/reference/scaling_data"))
 
@@ -30,6 +32,20 @@ def test_without_noise_the_multiplier_is_the_quotient_of_the_inverted_laws() -> 
         needed = [math.exp((a - math.log(found.level)) / b) for a, b in ((-1.0, 0.15), (-1.1, 0.2))]
         assert found.multiplier == pytest.approx(needed[1] / needed[0])
         assert (found.low, found.high) == pytest.approx((found.multiplier, found.multiplier), rel=1e-6)
+
+
+def test_from_python_tables_are_compared_by_columns(tmp_path: Path) -> None:
+    """A frame and a file, with rows chosen by a condition; mistakes name what is wrong."""
+    x = np.geomspace(1, 100, 5)
+    mine = pd.DataFrame({"flops": x, "error": law(x, -1.0, 0.15), "task": "classify"})
+    other = pd.DataFrame({"flops": x, "error": law(x, -1.1, 0.15), "task": "classify"})
+    pd.concat([other, other.assign(task="segment", error=0.5)]).to_csv(tmp_path / "other.csv", index=False)
+    answer = analysis.compare(mine, tmp_path / "other.csv", x="flops", y="error", where="task=classify", levels=[0.25])
+    assert answer.at[0].multiplier == pytest.approx(math.exp(-0.1 / 0.15))
+    with pytest.raises(UserError, match="flop"):
+        analysis.compare(mine, other, x="flop", y="error")
+    with pytest.raises(UserError, match="first recipe"):
+        analysis.compare(mine[:2], other, x="flops", y="error")
 
 
 def test_units_of_compute_and_error_do_not_matter() -> None:
