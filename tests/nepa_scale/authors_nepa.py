@@ -106,7 +106,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, causal: bool) -> Tensor:
         attended = self._attend(normed(x, self.layernorm_before), cos, sin, causal)
         x = x + (self.layer_scale.lambda1 * attended if self.scaled else attended)
-        fed = self._batches(normed(x, self.layernorm_after))
+        fed = self._feed(normed(x, self.layernorm_after))
         return x + (self.output.layer_scale.lambda1 * fed if self.scaled else fed)
 
     def _attend(self, x: Tensor, cos: Tensor, sin: Tensor, causal: bool) -> Tensor:

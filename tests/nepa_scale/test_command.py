@@ -6,18 +6,17 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from nepa_scale.utils.cli import command, mistake_lines
+from nepa_scale.utils.cli import Grammar, command, mistake_lines
 from nepa_scale.utils.errors import ConfigError
 
 PRINTS = """
 import sys
-from nepa_scale.utils.cli import command, has_reader
-@command
+from nepa_scale.utils.cli import Grammar, command, has_reader
+@command(Grammar(list, str))
 def main(words):
     for number in range(20_000):
         print("\N{MINUS SIGN}1 \N{MULTIPLICATION SIGN} gr\xf6\xdfe \u8def")
@@ -74,8 +73,8 @@ def test_a_command_whose_reader_leaves_finishes_its_work() -> None:
 def test_mistakes_are_told_line_by_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     """Each problem is a line on standard error that names the key or file, and the code is 2."""
 
-    @command
-    def main(words: Sequence[str]) -> int:
+    @command(Grammar(list, str))
+    def main(words: list[str]) -> int:
         raise error
 
     assert main([]) == 2
@@ -95,8 +94,8 @@ def test_faults_of_the_program_stay_visible() -> None:
 def test_a_name_that_the_locale_cannot_spell_is_a_mistake(tmp_path: Path) -> None:
     """A path of another script under an ASCII locale is told, not traced."""
     code = (
-        "from pathlib import Path; from nepa_scale.utils.cli import command;"
-        "raise SystemExit(command(lambda words: Path('\\u8def').stat())([]))"
+        "from pathlib import Path; from nepa_scale.utils.cli import Grammar, command;"
+        "raise SystemExit(command(Grammar(list, str))(lambda words: Path('\\u8def').stat())([]))"
     )
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path, env=environment, check=False)

@@ -16,9 +16,10 @@ os.environ |= dict(RANK=rank, WORLD_SIZE="2", LOCAL_RANK=rank, MASTER_ADDR="127.
 import torch
 import deepspeed.comm as comm
 from nepa_scale.distributed import process_group as distributed
+from nepa_scale.distributed.world import read_environment
 from nepa_scale.perf.comm_timer import CommunicationClock
 
-distributed.initialise(distributed.read_environment(), rendezvous_seconds=120, timeout_minutes=5)
+distributed.initialise(read_environment(), rendezvous_seconds=120, timeout_minutes=5)
 clock, tensor, seconds = CommunicationClock(torch.device("cpu")), torch.ones(4), {}
 
 def late(name, call):
