@@ -50,6 +50,7 @@ def main(commands: list[list[str]]) -> None:
     from nepa_scale.distributed import process_group
     from nepa_scale.distributed.signals import StopRequest
     from nepa_scale.distributed.watchdog import Watchdog
+    from nepa_scale.placement.resolved import resolve
     from nepa_scale.run_dir import paths
     from nepa_scale.training import runner
     from nepa_scale.utils import progress
@@ -67,7 +68,7 @@ def main(commands: list[list[str]]) -> None:
         if world.is_main:
             progress.start_logging(task_dir)
         watchdog = Watchdog(world, task_dir, timeout_seconds=600, store=None, record=lambda _: None)
-        runner._run(config, run_dir, world, device, stop, watchdog)
+        runner._run(resolve(config, task_dir, world), run_dir, world, device, stop, watchdog)
         process_group.barrier()
         progress.logger.handlers.clear()
     process_group.leave()
