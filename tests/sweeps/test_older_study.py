@@ -15,30 +15,35 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from nepa_scale.data.digits import write_digits
+from nepa_scale.utils.cli import to_text
 
 ROOT = Path(__file__).resolve().parents[2]
 OLDER = Path(__file__).parent / "older_study"
 RUN, BASELINE = "atto-p8-7ee79f30", "atto-p8-scratch-8e07f992"
-ARGUMENTS = [
+PLAN = [
     "grid=overview",
     "grid.points={small: {model.size: atto}}",
-    "study=demo",
     "study.name=older",
     "study.tasks=[pretrain,classify]",
     "study.tuned=null",
-    "pretrain.epochs=null",
-    "pretrain.steps=40",
-    "classify.steps=40",
-    "classify.base_lr=0.2",
-    "classify.labels_per_class=null",
-    "classify.tuning_images=0",
-    "checkpoint.every=10",
-    "checkpoint.keep=4",
-    "log.tensorboard=false",
-    "log.pictures=0",
+    "study.scratch_control=true",
 ]
+#: Keys of a saved configuration that a launch sets for each task.
+OF_A_TASK = ("task", "run_dir", "pretrain_dir", "init", "dry_run", "model.size", "seed")
+
+
+def settings(run: Path) -> list[str]:
+    """The settings of a run as the older version saved them, whatever the study of that name says today."""
+    saved = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    flat = {
+        f"{section}.{name}" if isinstance(content, dict) else section: value
+        for section, content in saved.items()
+        for name, value in (content if isinstance(content, dict) else {"": content}).items()
+    }
+    return [f"{key}={to_text(value)}" for key, value in flat.items() if key not in OF_A_TASK]
 
 
 def copied(folder: Path) -> Path:
@@ -60,9 +65,8 @@ def test_an_older_study_is_continued_and_reported(tmp_path: Path) -> None:
         study / "runs" / BASELINE / "classify" / "result.json",
     ]
     before = [path.read_bytes() for path in finished]
-    command = [sys.executable, str(ROOT / "sweeps" / "launch.py"), *ARGUMENTS]
-    command += [f"study_dir={study}", f"data.root={tmp_path / 'data'}"]
-    subprocess.run(command, check=True, cwd=tmp_path)
+    command = [sys.executable, str(ROOT / "sweeps" / "launch.py"), *PLAN, *settings(study / "runs" / RUN)]
+    subprocess.run([*command, f"study_dir={study}"], check=True, cwd=tmp_path)
     assert {path.name for path in (study / "runs").iterdir()} == {RUN, BASELINE}
     assert [path.read_bytes() for path in finished] == before
 

@@ -100,7 +100,7 @@ class Trackers:
 
 def tracked_task(task_dir: Path, config: RunConfig, records: Sequence[Record]) -> TrackedTask:
     """The task in ``task_dir``, with the names of the study and the grid that it is part of, if it is."""
-    plan_file = task_dir.parents[2] / "plan.json"
+    plan_file = task_dir.absolute().parent.parent.parent / "plan.json"
     plan = read_json(plan_file) if plan_file.is_file() else {}
     tags = {"study": plan.get("study"), "grid": plan.get("grid"), "size": config.model.size, "seed": config.seed}
     return TrackedTask(

@@ -23,7 +23,7 @@ class MLflow(Tracker):
 
     def __init__(self, task: TrackedTask) -> None:
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-        uri = os.environ.get("MLFLOW_TRACKING_URI", (task.task_dir.parents[1] / "mlruns").absolute().as_uri())
+        uri = os.environ.get("MLFLOW_TRACKING_URI", (task.task_dir.absolute().parent.parent / "mlruns").as_uri())
         self._client = MlflowClient(uri)
         experiment = self._client.get_experiment_by_name(task.project)
         identity = self._client.create_experiment(task.project) if experiment is None else experiment.experiment_id

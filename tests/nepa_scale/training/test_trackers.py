@@ -192,6 +192,7 @@ def test_the_study_and_its_grid_are_tags(tmp_path: Path) -> None:
     assert (task.project, task.name) == ("demo", "femto-0 pretrain")
     assert task.tags == ("study=demo", "grid=model_size", "size=nano", "seed=0")
     assert task.config["pretrain.batch_size"] == RunConfig().pretrain.batch_size
+    assert trackers.tracked_task(Path("alone/pretrain"), RunConfig(), []).name == "alone pretrain"
 
 
 def steps(folder: Path) -> list[int]:

@@ -70,7 +70,7 @@ def trains(tmp_path: Path, key: str) -> bool:
 
 
 @pytest.mark.slow
-def test_the_queue_outlives_its_launcher_and_takes_on_more(run: Run, tmp_path: Path) -> None:
+def test_the_queue_outlives_its_launcher_and_takes_on_more(run_process: Run, tmp_path: Path) -> None:
     """Kill -9 of the launcher changes nothing; a second launch adds its task to the same queue, watches all to the end,
     and nothing was started twice."""
     first = launch(tmp_path, "study.sizes=[femto]", "pretrain.steps=300", "cluster.slots=1")
@@ -78,7 +78,7 @@ def test_the_queue_outlives_its_launcher_and_takes_on_more(run: Run, tmp_path: P
     queue = holder(tmp_path / "out" / "queue")
     first.kill()
     first.communicate()
-    second = run("launch.py", *WORDS, "study.sizes=[femto,pico]", "pretrain.steps=300", "cluster.slots=1")
+    second = run_process("launch.py", *WORDS, "study.sizes=[femto,pico]", "pretrain.steps=300", "cluster.slots=1")
     assert second.returncode == 0, second.stdout + second.stderr
     assert "the queue of an earlier launch is at work" in second.stdout
     assert queue is not None
@@ -90,24 +90,24 @@ def test_the_queue_outlives_its_launcher_and_takes_on_more(run: Run, tmp_path: P
 
 
 @pytest.mark.slow
-def test_leave_cancel_and_retry(run: Run, tmp_path: Path) -> None:
+def test_leave_cancel_and_retry(run_process: Run, tmp_path: Path) -> None:
     """A launch that does not watch leaves at once; a task cancelled from another shell saves, stays cancelled with what
     waits for it whatever is launched, and a retry finishes both from where they were."""
     words = ("study.sizes=[femto,pico]", "pretrain.steps=600", "cluster.slots=1")
-    assert run("launch.py", *WORDS, *words, "watch=false").returncode == 0
+    assert run_process("launch.py", *WORDS, *words, "watch=false").returncode == 0
     until(lambda: trains(tmp_path, "pico/pretrain") or trains(tmp_path, "femto/pretrain"))
     size = "pico" if trains(tmp_path, "pico/pretrain") else "femto"
     other = "femto" if size == "pico" else "pico"
-    done = run("cancel.py", "out", f"run={size}", "task=pretrain")
+    done = run_process("cancel.py", "out", f"run={size}", "task=pretrain")
     assert (done.returncode, done.stdout.partition(";")[0]) == (0, "cancelled: 2 tasks")
     state = statuses(tmp_path)[f"{size}/pretrain"]
     assert (state["state"], state["error"]) == ("failed", "cancelled") and state["step"] not in (0, 600)
-    again = run("launch.py", *WORDS, *words)
+    again = run_process("launch.py", *WORDS, *words)
     assert again.returncode == 0, again.stdout + again.stderr
     states = statuses(tmp_path)
     assert states[f"{other}/classify"]["state"] == "finished"
     assert states[f"{size}/classify"]["error"] == "cancelled"
-    retried = run("retry.py", "out")
+    retried = run_process("retry.py", "out")
     assert retried.returncode == 0, retried.stdout + retried.stderr
     assert all(status["state"] == "finished" for status in statuses(tmp_path).values())
     assert statuses(tmp_path)[f"{size}/pretrain"]["attempt"] == 2

@@ -101,7 +101,7 @@ def launch(*words: str, **options: Any) -> subprocess.Popen[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_disturbed_study(
-    run: Run, slurm_cluster: VirtualCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_process: Run, slurm_cluster: VirtualCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job is requeued, another preempted, a node dies, the launcher is killed, a run is cancelled, a configuration
     damaged. Every task finishes or fails for its reason, results are those of an undisturbed study on this machine bit
@@ -125,20 +125,23 @@ def test_a_disturbed_study(
     study.trains(1)
     slurm_cluster.ask("sbatch", "-p", "high", "-N2", "--exclusive", "--mem=1G", "-o", "/dev/null", "--wrap", "sleep 3")
     study.started_again(1, 1)
-    assert run("cancel.py", "disturbed", "run=*seed 2").returncode == 0
+    assert run_process("cancel.py", "disturbed", "run=*seed 2").returncode == 0
     study.trains(1)
     slurm_cluster.kill_node(2)
     wait_for(lambda: study.job(1).state != "RUNNING", 60, "Slurm has noticed")
     slurm_cluster.start_node(2)
     wait_for(study.is_over, 500, "everything ended")
 
-    told = {(task["run_id"], task["task"]): task for task in json.loads(run("status.py", "disturbed", "--json").stdout)}
+    told = {
+        (task["run_id"], task["task"]): task
+        for task in json.loads(run_process("status.py", "disturbed", "--json").stdout)
+    }
     damaged = told[study.runs[3], "pretrain"]
     assert "config.yaml" in str(damaged["reason"]) and told[study.runs[3], "classify"]["reason"] == NOT_STARTED
-    again = run("launch.py", *words, *SLURM, "study_dir=disturbed", "watch=true", "cluster.max_requeues=3")
+    again = run_process("launch.py", *words, *SLURM, "study_dir=disturbed", "watch=true", "cluster.max_requeues=3")
     assert config.read_text() == intact
     assert "to do: " in again.stdout
-    third = run("launch.py", *words, *SLURM, "study_dir=disturbed", "watch=true")
+    third = run_process("launch.py", *words, *SLURM, "study_dir=disturbed", "watch=true")
     assert "to do: 0 of 8" in third.stdout
     states = {(seed, task): study.status(seed, task) for seed in range(4) for task in ("pretrain", "classify")}
     assert {key for key, status in states.items() if status["state"] == "finished"} == {
@@ -151,7 +154,7 @@ def test_a_disturbed_study(
         steps = [row["step"] for row in rows if "images_per_second" in row]
         assert steps == sorted(set(steps)), "a step was logged twice: by two processes at once, or from two starts"
 
-    quiet = run("launch.py", *words, *LOCAL, "study_dir=quiet")
+    quiet = run_process("launch.py", *words, *LOCAL, "study_dir=quiet")
     assert quiet.returncode == 0, quiet.stdout + quiet.stderr
     reference = Study(tmp_path / "quiet", slurm_cluster)
     assert reference.runs == study.runs
