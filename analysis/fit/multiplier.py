@@ -2,8 +2,8 @@
 
 Each recipe's error follows a power law of compute, log y = a - b log x. At a level y of error that both laws reach,
 recipe A needs x_A(y) and B needs x_B(y); the compute multiplier is x_B / x_A: below 1, B is the more efficient. Scaling
-studies report it as effective compute (Hernandez and Brown 2020, arXiv 2005.04305, for image classification; Ho et al. 2024,
-arXiv 2403.05812, for language models).
+studies report it as effective compute (Hernandez and Brown 2020, arXiv 2005.04305, for image classification; Ho et al.
+2024, arXiv 2403.05812, for language models).
 """
 
 from __future__ import annotations
