@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from built_engine import built_engine
 from command import read_settings, show
 
 from nepa_scale.distributed.world import read_environment
@@ -39,10 +40,7 @@ from nepa_scale.config import overrides  # noqa: E402  (after the path)
 from nepa_scale.distributed import process_group  # noqa: E402  (after the path)
 from nepa_scale.distributed.process_group import gather_objects  # noqa: E402
 from nepa_scale.distributed.world import World  # noqa: E402
-from nepa_scale.engine.engine import Engine  # noqa: E402
 from nepa_scale.models.build import build_backbone  # noqa: E402
-from nepa_scale.optim.optimizer import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
-from nepa_scale.placement import ds_config  # noqa: E402  (after the path)
 from nepa_scale.placement.devices import DeviceMemory  # noqa: E402
 from nepa_scale.placement.planner import place  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
@@ -72,17 +70,8 @@ class Bench:
         backbone = build_backbone(config.model.architecture(), IMAGE_SIZE)
         module = PretrainModule(backbone, config.pretrain)
         self.params = sum(parameter.numel() for parameter in module.parameters())
-        optimizer = build_optimizer(module, config.pretrain)
         placement = place(config, "pretrain", world.size, DeviceMemory(None, "not asked", on_gpu=False))
-        self.engine = Engine(
-            module,
-            optimizer,
-            group_schedules(optimizer.param_groups, config.pretrain, 10**6, NO_LAYER_DECAY),
-            ds_config.resolve(config, "pretrain", placement),
-            world=world,
-            device=device,
-            ema_decay=float(settings["ema"]),
-        )
+        self.engine = built_engine(module, config, placement, world, device, ema_decay=float(settings["ema"]))
         self.folder, self.world, self.steps = folder / size, world, 0
         self.images = torch.randn(self.batch // world.size, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
         self.saves = {

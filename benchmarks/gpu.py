@@ -200,6 +200,7 @@ def measure(cell: Cell, folder: Path, seconds: float) -> tuple[str, dict[str, An
 
 def main(arguments: list[str]) -> int:
     """Measure what the time allows."""
+    # Not by command.read_settings: that module keeps the processes below it to CPUs.
     given = dict(argument.partition("=")[::2] for argument in arguments)
     unknown = [key for key in given if key not in DEFAULTS]
     settings = DEFAULTS | given

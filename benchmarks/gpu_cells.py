@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from built_engine import built_engine
 from torch import Tensor, nn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -25,17 +26,15 @@ from nepa_scale.config.schema import RunConfig  # noqa: E402
 from nepa_scale.distributed import process_group  # noqa: E402
 from nepa_scale.distributed.process_info import free_port  # noqa: E402
 from nepa_scale.distributed.world import read_environment  # noqa: E402
-from nepa_scale.engine.engine import Engine  # noqa: E402
 from nepa_scale.models.build import build_backbone  # noqa: E402
-from nepa_scale.optim.optimizer import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
+from nepa_scale.optim.optimizer import build_optimizer  # noqa: E402
 from nepa_scale.perf.device_peak import peak_flops  # noqa: E402
 from nepa_scale.perf.throughput import peak_memory_bytes  # noqa: E402
-from nepa_scale.placement import ds_config  # noqa: E402
 from nepa_scale.placement.devices import DeviceMemory, Placement  # noqa: E402
 from nepa_scale.placement.planner import place  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
 
-WARM_UP_STEPS, PROFILED_STEPS, TOTAL_STEPS = 3, 2, 10_000
+WARM_UP_STEPS, PROFILED_STEPS = 3, 2
 GIB = 2**30
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 #: Calls of CUDA's runtime after which the host has waited for the device.
@@ -99,11 +98,7 @@ def placed(arguments: dict[str, Any], *, on_gpu: bool) -> tuple[RunConfig, Place
 
 def engine_step(module: PretrainModule, config: RunConfig, placement: Placement, device: torch.device) -> Step:
     """A step of this project's engine."""
-    optimizer = build_optimizer(module, config.pretrain)
-    schedules = group_schedules(optimizer.param_groups, config.pretrain, TOTAL_STEPS, NO_LAYER_DECAY)
-    settings = ds_config.resolve(config, "pretrain", placement)
-    world = read_environment()
-    engine = Engine(module, optimizer, schedules, settings, world=world, device=device)
+    engine = built_engine(module, config, placement, read_environment(), device)
     return lambda images: engine.step([(images,)], step=1, before_forward=lambda _: None)
 
 

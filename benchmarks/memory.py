@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from built_engine import built_engine
 from command import read_settings, show
 
 from nepa_scale.distributed.world import read_environment
@@ -37,15 +38,13 @@ from nepa_scale.distributed.process_group import max_over_ranks  # noqa: E402
 from nepa_scale.distributed.world import World  # noqa: E402
 from nepa_scale.engine.engine import Engine  # noqa: E402
 from nepa_scale.models.build import build_backbone  # noqa: E402
-from nepa_scale.optim.optimizer import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
 from nepa_scale.perf.throughput import peak_memory_bytes  # noqa: E402
-from nepa_scale.placement import ds_config  # noqa: E402  (after the path)
 from nepa_scale.placement.devices import DeviceMemory, Placement  # noqa: E402
 from nepa_scale.placement.planner import place  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
 
 RESULT = "MEMORY_RESULT"  # where a rank of this file leaves its row
-IMAGE_SIZE, STEPS, TOTAL_STEPS = 64, 3, 100
+IMAGE_SIZE, STEPS = 64, 3
 MIB = 2**20
 DEFAULTS = {
     "sizes": "small,base",
@@ -82,10 +81,7 @@ def train(config: RunConfig, placement: Placement, world: World, device: torch.d
     """Take a few steps as the training loop would; returns the engine as it is between two steps."""
     module = PretrainModule(build_backbone(config.model.architecture(), IMAGE_SIZE), config.pretrain)
     module.backbone.set_grad_checkpointing(placement.activation_checkpointing)
-    optimizer = build_optimizer(module, config.pretrain)
-    schedules = group_schedules(optimizer.param_groups, config.pretrain, TOTAL_STEPS, NO_LAYER_DECAY)
-    resolved = ds_config.resolve(config, "pretrain", placement)
-    engine = Engine(module, optimizer, schedules, resolved, world=world, device=device)
+    engine = built_engine(module, config, placement, world, device)
     shape = (placement.micro_batch_size, 3, IMAGE_SIZE, IMAGE_SIZE)
     for step in range(STEPS):
         batches = [(torch.randn(shape),) for _ in range(placement.accumulation)]

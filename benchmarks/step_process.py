@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Self
 
 import torch
+from built_engine import built_engine
 from reference_nepa import ReferenceNepa, reference_step
 from torch import Tensor, nn
 
@@ -22,11 +23,9 @@ from nepa_scale.config.schema import RunConfig
 from nepa_scale.distributed import process_group
 from nepa_scale.distributed.process_info import free_port
 from nepa_scale.distributed.world import World, read_environment
-from nepa_scale.engine.engine import Engine
 from nepa_scale.models.build import build_backbone
-from nepa_scale.optim.optimizer import NO_LAYER_DECAY, build_optimizer, group_schedules
+from nepa_scale.optim.optimizer import build_optimizer
 from nepa_scale.perf import malloc
-from nepa_scale.placement import ds_config
 from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.planner import place
 from nepa_scale.tasks.pretrain import PretrainModule
@@ -109,13 +108,10 @@ def engine_step(config: RunConfig, world: World) -> Step:
     """The engine's step at ZeRO stage 0, everything as in a long training but the data loader."""
     malloc.keep_freed_memory()
     device = process_group.initialise(world)
-    section, module = config.pretrain, our_module(config)
+    module = our_module(config)
     module.backbone.compile_blocks()
     module.compile_loss()
-    optimizer = build_optimizer(module, section)
-    schedules = group_schedules(optimizer.param_groups, section, section.total_steps(1), NO_LAYER_DECAY)
-    settings = ds_config.resolve(config, "pretrain", place(config, "pretrain", world.size, NOT_ASKED))
-    engine = Engine(module, optimizer, schedules, settings, world=world, device=device)
+    engine = built_engine(module, config, place(config, "pretrain", world.size, NOT_ASKED), world, device)
     return lambda images: engine.step([(images,)], step=1, before_forward=lambda _index: None)
 
 

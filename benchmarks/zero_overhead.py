@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from built_engine import built_engine
 from command import read_settings, show
 
 from nepa_scale.distributed.world import read_environment
@@ -37,16 +38,14 @@ sys.path.insert(0, str(REPOSITORY))
 from nepa_scale.config import overrides  # noqa: E402  (after the path)
 from nepa_scale.distributed import process_group  # noqa: E402  (after the path)
 from nepa_scale.distributed.world import World  # noqa: E402
-from nepa_scale.engine.engine import Engine  # noqa: E402
 from nepa_scale.models.build import build_backbone  # noqa: E402
-from nepa_scale.optim.optimizer import NO_LAYER_DECAY, build_optimizer, group_schedules  # noqa: E402
-from nepa_scale.placement import ds_config  # noqa: E402  (after the path)
+from nepa_scale.optim.optimizer import build_optimizer  # noqa: E402
 from nepa_scale.placement.devices import DeviceMemory  # noqa: E402
 from nepa_scale.placement.planner import place  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
 
 RESULT = "ZERO_OVERHEAD_RESULT"  # where a rank of this file leaves its rows
-IMAGE_SIZE, WARM_UP_ROUNDS, TOTAL_STEPS = 64, 3, 10_000
+IMAGE_SIZE, WARM_UP_ROUNDS = 64, 3
 DEFAULTS = {"size": "tiny", "micro_batch_sizes": "4,32", "stages": "0,1,2,3", "ranks": "1,2", "rounds": "15"}
 
 
@@ -79,10 +78,7 @@ def engine_step(
     config.engine.ds_config, config.pretrain.batch_size = f"zero{stage}", len(images) * world.size
     config.micro_batch_size = len(images)
     placement = place(config, "pretrain", world.size, DeviceMemory(None, "not asked", on_gpu=False))
-    resolved = ds_config.resolve(config, "pretrain", placement)
-    optimizer = build_optimizer(module, config.pretrain)
-    schedules = group_schedules(optimizer.param_groups, config.pretrain, TOTAL_STEPS, layer_decay=NO_LAYER_DECAY)
-    engine = Engine(module, optimizer, schedules, resolved, world=world, device=torch.device("cpu"))
+    engine = built_engine(module, config, placement, world, torch.device("cpu"))
     return lambda: engine.step([(images,)], step=0, before_forward=lambda _: None) and None
 
 
