@@ -1,3 +1,5 @@
 """Train NEPA vision transformers of any size with DeepSpeed. Imports nothing of ``sweeps`` or ``analysis``."""
 
-__version__ = "0.1.0"
+from nepa_scale.utils import __version__
+
+__all__ = ["__version__"]

@@ -18,6 +18,19 @@ def test_folders_do_not_import_one_another_in_circles(package: str) -> None:
     assert circle(folder_imports(package)) == []
 
 
+@pytest.mark.parametrize("package", ["nepa_scale", "sweeps"])
+def test_folders_do_not_import_the_package_around_them(package: str) -> None:
+    """What the package's own file holds would tie every folder to the commands beside that file."""
+    known = modules(package)
+    wrong = {
+        name: target
+        for name, path in known.items()
+        for target in imported(path)
+        if name != package and target not in known and target.rpartition(".")[0] == package
+    }
+    assert wrong == {}
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_rooms_stay_few(package: str) -> None:
     """Nobody has to keep more rooms and ways between them in mind than the design allows."""

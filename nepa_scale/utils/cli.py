@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from nepa_scale import __version__
+from nepa_scale.utils import __version__
 from nepa_scale.utils.errors import ConfigError, UserError, nearest
 from nepa_scale.utils.files import expand_home, to_json
 
