@@ -12,7 +12,7 @@ from nepa_scale.config.schema import RunConfig
 from nepa_scale.distributed.process_info import process_age
 from nepa_scale.distributed.world import World
 from nepa_scale.run_dir.status import Status, read_status, write_status
-from nepa_scale.training.trackers import Trackers, tracked_task
+from nepa_scale.training.trackers import TrackedTask, Trackers
 from nepa_scale.utils.files import write_atomically
 from nepa_scale.utils.progress import StepDisplay
 
@@ -40,8 +40,7 @@ class RunLogger:
         self._log = None
         if world.is_main:
             self._log = MetricsLog(task_dir, resume_at=start, final_step=total_steps)
-            tracked = tracked_task(task_dir, config, self._log.rows)
-            self._log.send_to(Trackers(config.log.tracker_names(), tracked))
+            self._log.send_to(Trackers(config.log.tracker_names(), TrackedTask(task_dir, config, self._log.rows)))
         self.rows: list[dict[str, Any]] = self._log.rows if self._log is not None else []
         self.replaced, self.skipped = int(self._largest("images_replaced")), int(self._largest("skipped_steps"))
         self._earlier_seconds = self._largest("elapsed_seconds")

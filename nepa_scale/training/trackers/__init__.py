@@ -25,17 +25,41 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class TrackedTask:
-    """What trackers show of a task beside its records.
+    """What trackers show of the task in ``task_dir`` beside its records.
 
-    ``records`` are those of ``metrics.jsonl`` up to where this process begins.
+    ``records`` are those of ``metrics.jsonl`` up to where this process begins. The rest is read when a tracker asks.
     """
 
     task_dir: Path
-    name: str
-    project: str
-    tags: tuple[str, ...]
-    config: Mapping[str, Any]
+    config: RunConfig
     records: Sequence[Record] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of the task's run in a tracker."""
+        return f"{self.task_dir.parent.name} {self.config.task}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration, flat."""
+        return {key: value for key, value, _ in walk(self.config)}
+
+    @property
+    def project(self) -> str:
+        """The study that the task is part of, if it is."""
+        return self._plan.get("study") or "nepa_scale"
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Study, grid, size and seed, as far as there are."""
+        plan = {name: self._plan.get(name) for name in ("study", "grid")}
+        tags = plan | {"size": self.config.model.size, "seed": self.config.seed}
+        return tuple(f"{name}={value}" for name, value in tags.items() if value is not None)
+
+    @functools.cached_property
+    def _plan(self) -> Mapping[str, Any]:
+        path = self.task_dir.absolute().parent.parent.parent / "plan.json"
+        return read_json(path) if path.is_file() else {}
 
 
 class Tracker(ABC):
@@ -96,18 +120,3 @@ class Trackers:
             self._trackers.pop(name, None)
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             logger.warning("log.trackers: %s failed, training goes on without it: %s", name, first)
-
-
-def tracked_task(task_dir: Path, config: RunConfig, records: Sequence[Record]) -> TrackedTask:
-    """The task in ``task_dir``, with the names of the study and the grid that it is part of, if it is."""
-    plan_file = task_dir.absolute().parent.parent.parent / "plan.json"
-    plan = read_json(plan_file) if plan_file.is_file() else {}
-    tags = {"study": plan.get("study"), "grid": plan.get("grid"), "size": config.model.size, "seed": config.seed}
-    return TrackedTask(
-        task_dir,
-        f"{task_dir.parent.name} {config.task}",
-        plan.get("study") or "nepa_scale",
-        tuple(f"{name}={value}" for name, value in tags.items() if value is not None),
-        {key: value for key, value, _ in walk(config)},
-        records,
-    )

@@ -36,7 +36,7 @@ class MLflow(Tracker):
             return
         tags = {MLFLOW_RUN_NAME: name} | {f"tag.{index}": tag for index, tag in enumerate(task.tags)}
         self._run = self._client.create_run(identity, tags=tags).info.run_id
-        parameters = [Param(key, str(value)[:LONGEST_PARAMETER]) for key, value in task.config.items()]
+        parameters = [Param(key, str(value)[:LONGEST_PARAMETER]) for key, value in task.settings.items()]
         self._client.log_batch(self._run, params=parameters, tags=[RunTag("tags", ", ".join(task.tags))])
 
     def log(self, record: Record) -> None:

@@ -18,7 +18,7 @@ class Trackio(Tracker):
         self._run = trackio.init(
             project=task.project,
             name=task.name,
-            config={**task.config, "tags": list(task.tags)},
+            config={**task.settings, "tags": list(task.tags)},
             resume="allow",
             embed=False,
             auto_log_gpu=False,

@@ -38,7 +38,7 @@ class WeightsAndBiases(Tracker):
             resume="allow",
             name=task.name,
             tags=task.tags,
-            config=dict(task.config),
+            config=task.settings,
             dir=str(task.task_dir),
             settings=wandb.Settings(init_timeout=SECONDS_TO_CONNECT, x_disable_stats=True),
         )

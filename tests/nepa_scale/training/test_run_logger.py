@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.training.run_logger import MetricsLog, read_rows
-from nepa_scale.training.trackers import Trackers, tracked_task
+from nepa_scale.training.trackers import TrackedTask, Trackers
 from nepa_scale.utils import progress
 
 
@@ -23,7 +23,7 @@ def write_rows(folder: Path, *steps: int, resume_at: int, tensorboard: bool = Fa
     """Log a row for each step, as a run that starts or resumes at ``resume_at`` would."""
     log = MetricsLog(folder, resume_at=resume_at, final_step=100)
     if tensorboard:
-        log.send_to(Trackers(["tensorboard"], tracked_task(folder, RunConfig(), log.rows)))
+        log.send_to(Trackers(["tensorboard"], TrackedTask(folder, RunConfig(), log.rows)))
     for step in steps:
         log.write({"step": step, "loss": float(step) + resume_at / 1000})
     log.close()

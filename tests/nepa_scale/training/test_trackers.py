@@ -24,12 +24,13 @@ LAST = 24
 PROCESS = f"""
 import json, os, signal, sys, time
 from pathlib import Path
+from nepa_scale.config.schema import RunConfig
 from nepa_scale.training.trackers import TrackedTask, Trackers
 folder, name, start, kill = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 def record(step):
     return {{"step": step, "images_seen": 32 * step, "loss": 1 / step}}
 earlier = [record(step) for step in range(1, start + 1)]
-task = TrackedTask(folder, "femto-0 pretrain", "study", ("grid=size", "seed=0"), {{"lr": 0.1}}, earlier)
+task = TrackedTask(folder, RunConfig(), earlier)
 run = Trackers([name], task)
 for step in range(start + 1, {LAST} + 1):
     run.log(record(step))
@@ -104,6 +105,7 @@ def test_a_task_that_is_killed_twice_is_one_run_with_each_step_once(
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     folder = tmp_path / "runs" / "femto-0" / "pretrain"
     folder.mkdir(parents=True)
+    (tmp_path / "plan.json").write_text(json.dumps({"study": "study", "grid": "size"}))
     for start, kill, code in ((0, 13, -signal.SIGKILL), (10, 19, -signal.SIGKILL), (15, 0, 0)):
         assert train(folder, name, start, kill) == code
         time.sleep(1)  # what a killed process had handed over is stored by another
@@ -142,7 +144,7 @@ def test_a_tracker_that_fails_is_left_out_and_said_once(
     module = types.ModuleType("broken")
     module.TRACKER = Broken  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, f"{trackers.__name__}.broken", module)
-    run = Trackers(["broken", "tensorboard"], TrackedTask(tmp_path, "a", "study", (), {}))
+    run = Trackers(["broken", "tensorboard"], TrackedTask(tmp_path, RunConfig()))
     for step in (1, 2, 3):
         run.log({"step": step, "loss": 1 / step})
     run.finish(None)
@@ -157,7 +159,7 @@ def test_tensorboard_shows_a_resumed_task_once(tmp_path: Path) -> None:
     """Steps after the checkpoint are purged and written again."""
     records = [{"step": step, "loss": 1 / step} for step in (1, 2, 3, 4)]
     for earlier, later in ((0, 4), (2, 4)):
-        run = Trackers(["tensorboard"], TrackedTask(tmp_path, "a", "study", (), {}, records[:earlier]))
+        run = Trackers(["tensorboard"], TrackedTask(tmp_path, RunConfig(), records[:earlier]))
         for record in records[earlier:later]:
             run.log(record)
         run.finish(None)
@@ -186,13 +188,14 @@ def test_the_study_and_its_grid_are_tags(tmp_path: Path) -> None:
     """Read from the plan beside the runs; a run by itself has neither."""
     task_dir = tmp_path / "runs" / "femto-0" / "pretrain"
     task_dir.mkdir(parents=True)
-    assert trackers.tracked_task(task_dir, RunConfig(), []).tags == ("size=nano", "seed=0")
+    assert TrackedTask(task_dir, RunConfig()).tags == ("size=nano", "seed=0")
     (tmp_path / "plan.json").write_text(json.dumps({"study": "demo", "grid": "model_size"}))
-    task = trackers.tracked_task(task_dir, RunConfig(), [])
+    task = TrackedTask(task_dir, RunConfig())
     assert (task.project, task.name) == ("demo", "femto-0 pretrain")
     assert task.tags == ("study=demo", "grid=model_size", "size=nano", "seed=0")
-    assert task.config["pretrain.batch_size"] == RunConfig().pretrain.batch_size
-    assert trackers.tracked_task(Path("alone/pretrain"), RunConfig(), []).name == "alone pretrain"
+    assert task.settings["pretrain.batch_size"] == RunConfig().pretrain.batch_size
+    alone = TrackedTask(Path("alone/pretrain"), RunConfig())
+    assert (alone.project, alone.name) == ("nepa_scale", "alone pretrain")
 
 
 def steps(folder: Path) -> list[int]:
