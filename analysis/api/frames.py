@@ -95,8 +95,8 @@ def compare(
     ``x`` is the column of compute and ``y`` that of the error, in both tables; ``levels`` are errors at which to
     compare (None: the ends and the middle of what both reached). Raises ``UserError``.
     """
-    conditions = (where,) if isinstance(where, str) else tuple(where)
-    columns = [(table.positive(x), table.positive(y)) for table in (_table(data).where(conditions) for data in (a, b))]
+    tables = [_table(data).where(tuple(_several(where))) for data in (a, b)]
+    columns = [(table.positive(x), table.positive(y)) for table in tables]
     try:
         return compare_recipes(columns[0], columns[1], levels=levels, confidence=confidence, seed=seed)
     except ValueError as problem:
@@ -119,8 +119,7 @@ def _answers(
         if name not in known:
             raise UserError(f"{name}: no such argument (there are: {', '.join(sorted(known))})")
     given = parse(settings, ["table=data", *_written(asked)])
-    table = read_table(Path(data)) if isinstance(data, str | Path) else table_of(pd.DataFrame(data))
-    return _each(table.where(given.where), given, answer)
+    return _each(_table(data).where(given.where), given, answer)
 
 
 def _each(

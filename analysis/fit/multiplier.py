@@ -156,14 +156,11 @@ def _multiplier(
 
     estimate = needed(lines[1], lines[1].height, lines[1].slope) - needed(lines[0], lines[0].height, lines[0].slope)
     first, second = (needed(line, *drawn) for line, drawn in zip(lines, draws, strict=True))
-    tail = (1 - confidence) / 2
-    # A level that A never reaches says that B may need any fraction of A's compute, and the other way round; where
-    # neither reaches it, anything is possible.
-    lower = np.where(np.isinf(first), -np.inf, second - np.where(np.isinf(first), 0.0, first))
-    upper = np.where(
-        np.isinf(second), np.inf, np.where(np.isinf(first), np.inf, second) - np.where(np.isinf(first), 0, first)
-    )
-    low, high = np.quantile(lower, tail, method="lower"), np.quantile(upper, 1 - tail, method="higher")
+    with np.errstate(invalid="ignore"):
+        ratio = second - first
+    tail, never = (1 - confidence) / 2, np.isinf(first)  # where A never reaches the level, B may need any fraction
+    low = np.quantile(np.where(never, -np.inf, ratio), tail, method="lower")
+    high = np.quantile(np.where(never, np.inf, ratio), 1 - tail, method="higher")
     return Multiplier(level, _exp(float(estimate)), _exp(float(low)), _exp(float(high)), inside)
 
 
