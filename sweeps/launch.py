@@ -116,19 +116,25 @@ def _predict_and_carry_out(request: Launch, prepared: PlannedLaunch) -> int:
         print(f"predict=true: {there if coming else 'the largest runs have started, so nothing is expected of them'}")
         return _carry_out(request, prepared)
     if request.predict_from is None:
-        code = _carry_out(request, prepared, held)
-        if any(job.key.partition("/")[0] not in held for job in jobs.jobs_to_do(planned, study_dir)):
+        needed = preregistration.predicted_from(planned, held)
+        code = _carry_out(request, prepared, needed)
+        if any(_run_id(job) in needed for job in jobs.jobs_to_do(planned, study_dir)):
+            others = {run.run_id for run in planned.runs} - needed - set(held)
             print(preregistration.waiting_line(planned, held))
-            return code
+            return max(code, _carry_out(request, prepared, others))
     for line in preregistration.register(planned, coming, study_dir, request.predict_from or study_dir):
         print(line)
     return _carry_out(request, prepared)
 
 
-def _carry_out(request: Launch, prepared: PlannedLaunch, held: Collection[str] = ()) -> int:
+def _run_id(job: Job) -> str:
+    return job.key.partition("/")[0]
+
+
+def _carry_out(request: Launch, prepared: PlannedLaunch, run_ids: Collection[str] | None = None) -> int:
     """Write the plan and the runs' configurations, put in line what is not finished, and stay where that is asked.
 
-    The tasks of runs ``held`` back wait for another call.
+    With ``run_ids``, only the tasks of these runs; those of others wait for another call.
     """
     study_dir = request.study_dir
     place = executor(request.cluster, study_dir)
@@ -136,7 +142,10 @@ def _carry_out(request: Launch, prepared: PlannedLaunch, held: Collection[str] =
     _check_one_place(request)
     with exclusive(study_dir):
         place.settle(jobs.jobs_to_do(prepared.plan, study_dir))
-        todo = jobs.without_orphans(job for job in _todo(request, prepared) if job.key.partition("/")[0] not in held)
+        chosen = _todo(request, prepared)
+        if run_ids is not None:
+            chosen = [job for job in chosen if _run_id(job) in run_ids]
+        todo = jobs.without_orphans(chosen)
         make_embedded_data(prepared.run_specs.values())
         plan.save(prepared.merged, study_dir)
         save_cluster(request.cluster, study_dir)

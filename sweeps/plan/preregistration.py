@@ -1,7 +1,8 @@
 """``predict=true``: write down what the laws of smaller runs predict for the largest runs, before these start.
 
-The largest runs wait until all other runs are done. Then, or at once where another study gives the data, the
-predictions go into the study's ``predictions.json``, which is written once and never replaced.
+The largest runs wait until all other pre-trained runs are done. Then, or at once where another study gives the data,
+the predictions go into the study's ``predictions.json``, which is written once and never replaced. Runs from scratch
+predict nothing and fill the cores beside the largest.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ def largest(plan: Plan) -> dict[str, PlannedRun]:
     if len(set(flops.values())) < 2:
         raise ConfigError([f"predict=true: grid={plan.grid} scales nothing; use a grid over sizes, data or compute"])
     return {run.run_id: run for run in plan.runs if flops.get(run.run_id) == max(flops.values())}
+
+
+def predicted_from(plan: Plan, held: Collection[str]) -> set[str]:
+    """The runs that the predictions of those ``held`` back rest on: all others that are pre-trained."""
+    return {run.run_id for run in plan.runs if run.init == "pretrain"} - set(held)
 
 
 def not_started(runs: Mapping[str, PlannedRun], study_dir: Path) -> list[PlannedRun]:
@@ -51,8 +57,8 @@ def announcement(plan: Plan, held: Collection[str]) -> str:
 def waiting_line(plan: Plan, held: Collection[str]) -> str:
     """The line about runs that are held back."""
     return (
-        f"predict=true: {_names(plan, held)} not started: the same command again, once all other runs are done, writes"
-        " down what is expected and starts it"
+        f"predict=true: {_names(plan, held)} not started: the same command again, once all other pre-trained runs are"
+        " done, writes down what is expected and starts it"
     )
 
 

@@ -204,8 +204,9 @@ def test_times_are_measured_once(
 
 @pytest.mark.slow
 def test_the_largest_run_waits_for_what_is_expected_of_it(run_process: Run, small_data: Path, tmp_path: Path) -> None:
-    """predict=true: one command does the smaller runs, writes down what they let expect, and does the largest."""
-    words = ("study.sizes=[femto,pico,nano,micro]", "study.scratch_control=false", *SHORT, "study.tasks=[pretrain]")
+    """predict=true: one command does the smaller pre-trained runs, writes down what they let expect, and does the
+    largest and those from scratch."""
+    words = ("study.sizes=[femto,pico,nano,micro]", *SHORT, "study.tasks=[pretrain,classify]")
     words = (*words, f"data.root={small_data}", "study_dir=out", "predict=true")
     done = run_process("launch.py", *words)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -213,10 +214,12 @@ def test_the_largest_run_waits_for_what_is_expected_of_it(run_process: Run, smal
     content = written.read_text()
     fitted = {point["run_id"].split("-")[0] for entry in json.loads(content)["entries"] for point in entry["fitted_to"]}
     assert fitted == {"femto", "pico", "nano"}
-    results = {path.parents[1].name.split("-")[0]: path.stat().st_mtime for path in tmp_path.rglob("result.json")}
-    log = next((tmp_path / "out" / "runs").glob("micro-*/pretrain/log.txt"))
-    assert max(results[size] for size in fitted) <= written.stat().st_mtime
-    assert written.stat().st_mtime <= min(results["micro"], log.stat().st_mtime)
+    results = {path: path.stat().st_mtime for path in tmp_path.rglob("result.json")}
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    pretrained = {run["run_id"] for run in plan["runs"] if run["init"] == "pretrain"}
+    before = {path for path, time in results.items() if time <= written.stat().st_mtime}
+    assert before == {path for path in results if path.parts[-3] in pretrained and path.parts[-3][:5] != "micro"}
+    assert len(results) > len(before) > len(fitted)
     again = run_process("launch.py", *words, "study.sizes=[femto,pico,nano,micro,mini]", "dry_run=true")
     assert again.returncode == 0
     assert written.read_text() == content
