@@ -120,12 +120,18 @@ def _labels(study: Study, target: Target, doubtful: Container[str]) -> Iterator[
 
 
 def _predictions(study: Study, target: Target, doubtful: Container[str]) -> Iterator[str]:
-    for expected in registered(study):
-        if expected.target is target and expected.axis is scaled_axes(study)[0] and expected.came is not None:
+    """What was registered along the axis whose law rests on most points, and what came."""
+    answered = [expected for expected in registered(study) if expected.target is target and expected.came is not None]
+    axis = max(answered, key=lambda expected: expected.places).axis if answered else None
+    for expected in answered:
+        if expected.axis is axis:
             span = text.error_span(expected.interval.low, expected.interval.high)
             failed = "was missed, as chance may" if expected.question in doubtful else "failed"
             held = "held" if expected.kept else failed
-            yield f"the prediction registered for {expected.label} ({span}) {held}, at {text.percent(expected.came)}"
+            yield (
+                f"the prediction registered for {expected.label}, {text.percent(expected.error)} ({span}), {held}: "
+                f"{text.percent(expected.came or 0.0)}"
+            )
 
 
 def _pairs(study: Study, target: Target) -> str:
