@@ -200,9 +200,9 @@ def help_text() -> str:
         "deepspeed nepa_scale/train.py key=value ...    (installed: nepa-train)",
         "A run_dir that holds a config.yaml gives its settings, config=FILE those of a YAML file; what is typed wins. "
         "data=NAME is short for the dataset of every task that can read it, data.num_images=N and data.fraction=F for "
-        "how much of it this task uses, model=NAME for model.size. Keys marked * change how the work is done but not "
-        "its result. dry_run=true needs no launcher: python nepa_scale/train.py answers sooner than deepspeed; with "
-        "json=true it prints one JSON document and nothing else.",
+        "how much of it this task uses, model=NAME for model.size, init=DIR of task=pretrain for pretrain.init. Keys "
+        "marked * change how the work is done but not its result. dry_run=true needs no launcher: python "
+        "nepa_scale/train.py answers sooner than deepspeed; with json=true it prints one JSON document and nothing else.",
         lines,
         "nepa-train task=pretrain model.size=micro data=digits run_dir=runs/mine dry_run=true",
         "deepspeed --num_gpus 2 nepa_scale/train.py task=pretrain engine.ds_config=zero2",
@@ -259,6 +259,8 @@ def _expand(
     task = dict(given).get("task", "pretrain")
     task = task if task in TASKS else "pretrain"
     short = {"model": ["model.size"]} | {f"data.{key}": [f"{task}.{key}"] for key in SUBSET_KEYS}
+    if not spec(task).downstream and dict(given).get("init") not in (None, "pretrain", "scratch"):
+        short["init"] = ["pretrain.init"]
     if "data" in values:
         takers = _takers(Path(values.get("data.root", DEFAULT_ROOT)), values["data"], values.get(stated.KEY))
         short["data"] = [f"{each}.dataset" for each in TASKS if each == task or (each in takers and each not in begun)]

@@ -30,20 +30,20 @@ PATCH_EMBEDDING = "patch_embed.proj.weight"
 def initial_weights(run_dir: Path, config: RunConfig) -> Path | None:
     """The weights file that the task starts from; None for a start from scratch.
 
-    ``init`` may be a run, of which the pre-training counts, its own or the one it shares; the folder of a task of a
-    run; or a folder with weights, such as ``nepa_scale.weights`` writes.
+    ``init``, or ``pretrain.init`` of pre-training itself, may be a run, of which the pre-training counts, its own or
+    the one it shares; the folder of a task of a run; or a folder with weights, such as ``nepa_scale.weights`` writes.
     """
-    if not spec(config.task).downstream or config.init == "scratch":
+    if config.start == "scratch":
         return None
     name = AVERAGE_NAME if _starts_from_average(config) else WEIGHTS_NAME
-    if config.init == "pretrain":
+    if config.start == "pretrain":
         return pretrain_directory(run_dir, config) / name
-    folder = Path(config.init)
-    run, task = _run_and_task(folder)
+    folder = Path(config.start)
+    run, task = run_and_task(folder)
     if run is None:
         holds_weights = (folder / WEIGHTS_NAME).is_file() or (folder / name).is_file()
         return (folder if holds_weights else folder / "pretrain") / name
-    return (pretrain_directory(run, _recorded(run)) if task == "pretrain" else folder) / name
+    return (pretrain_directory(run, recorded(run)) if task == "pretrain" else folder) / name
 
 
 def check_start(run_dir: Path, config: RunConfig) -> list[str]:
@@ -54,9 +54,10 @@ def check_start(run_dir: Path, config: RunConfig) -> list[str]:
         weights = initial_weights(run_dir, config)
         if weights is None:
             return []
-        if config.init == "pretrain":
+        if config.start == "pretrain":
             return _missing_pretraining(weights, config) or _other_pretraining(config)
-        return _no_start(Path(config.init)) or _missing_start(weights, config) or _other_model(weights, config)
+        problems = _no_start(Path(config.start)) or _missing_start(weights, config) or _other_model(weights, config)
+        return problems or _no_moments(weights, config)
     except UserError as error:
         return str(error).splitlines()
 
@@ -75,7 +76,7 @@ def _missing_pretraining(weights: Path, config: RunConfig) -> list[str]:
     return [f"{weights}: no finished pre-training in this run; run task=pretrain first, or give init=scratch"]
 
 
-def _run_and_task(folder: Path) -> tuple[Path | None, str]:
+def run_and_task(folder: Path) -> tuple[Path | None, str]:
     """The run that a folder is, or is a task's folder of, and that task; (None, "") where it is neither."""
     if (folder / CONFIG_NAME).is_file():
         return folder, "pretrain"
@@ -84,7 +85,8 @@ def _run_and_task(folder: Path) -> tuple[Path | None, str]:
     return None, ""
 
 
-def _recorded(run: Path) -> RunConfig:
+def recorded(run: Path) -> RunConfig:
+    """The configuration that a run's folder holds. Raises ``ConfigError``."""
     return overrides.load(run / CONFIG_NAME)
 
 
@@ -92,10 +94,10 @@ def _no_start(folder: Path) -> list[str]:
     """Problems of starting from ``folder``, whatever weights are in it."""
     if folder.is_file():
         return [f"init={folder}: is a file; name its folder"]
-    run, task = _run_and_task(folder)
+    run, task = run_and_task(folder)
     if run is None:
         return []
-    there = _recorded(run)
+    there = recorded(run)
     if spec(task).frozen_backbone:
         return [f"init={folder}: a probe leaves heads and no backbone; give init={run}"]
     if task == "pretrain" and there.init != "pretrain":
@@ -106,19 +108,20 @@ def _no_start(folder: Path) -> list[str]:
 
 
 def _missing_start(weights: Path, config: RunConfig) -> list[str]:
-    folder = Path(config.init)
+    folder = Path(config.start)
     if weights.is_file():
         return []
     if weights.with_name(WEIGHTS_NAME).is_file():
-        run, task = _run_and_task(folder)
+        run, task = run_and_task(folder)
         remedy = f"set {config.task}.init_ema=false; " + (
             "`import --ema` brings in the authors' moving average"
             if run is None
-            else f"{task}.ema_decay={_recorded(run).task_config(task).ema_decay} there"
+            else f"{task}.ema_decay={recorded(run).task_config(task).ema_decay} there"
         )
         return [f"init={folder}: holds no {weights.name}; {remedy}"]
     authors = "; run `python -m nepa_scale.weights import` on it first" if (folder / "config.json").is_file() else ""
-    known = "pretrain, scratch, the folder of a pre-trained run or of imported weights"
+    own = "pretrain, " if spec(config.task).downstream else ""
+    known = f"{own}scratch, the folder of a pre-trained run or of imported weights"
     return [f"init={folder}: {weights} does not exist; give {known}{authors}"]
 
 
@@ -126,19 +129,18 @@ def _other_pretraining(config: RunConfig) -> list[str]:
     """Problems of sharing the pre-training of another run: its settings must be the same."""
     if config.pretrain_dir is None:
         return []
-    recorded = Path(config.pretrain_dir).parent / CONFIG_NAME
-    old, new = overrides.load(recorded).pretrain_identity(), config.pretrain_identity()
+    old, new = recorded(Path(config.pretrain_dir).parent).pretrain_identity(), config.pretrain_identity()
     differing = changes(old, new)
     return [f"pretrain_dir={config.pretrain_dir}: pre-trained with other settings: {differing}"] if differing else []
 
 
 def _other_model(weights: Path, config: RunConfig) -> list[str]:
     """Differences between the model of an ``init`` folder and this run's, by setting."""
-    folder = Path(config.init)
-    run, task = _run_and_task(folder)
+    folder = Path(config.start)
+    run, task = run_and_task(folder)
     new = _named(dataclasses.asdict(config.model.architecture()), by_image=config.data.by_image)
     if run is not None:
-        there = _recorded(run)
+        there = recorded(run)
         old = _named(dataclasses.asdict(there.architecture(task)), by_image=there.data.by_image)
     elif timm_layout.is_timm_folder(folder):
         description = timm_layout.read_config(folder)
@@ -148,6 +150,20 @@ def _other_model(weights: Path, config: RunConfig) -> list[str]:
         new = {key: new[key] for key in old}
     differing = changes(old, new)
     return [f"init={folder}: {weights.name} is of another model: {differing}"] if differing else []
+
+
+def _no_moments(weights: Path, config: RunConfig) -> list[str]:
+    """Why the optimiser's moments cannot be carried over into this pre-training, if they shall."""
+    if spec(config.task).downstream or config.pretrain.init_optimizer == "fresh":
+        return []
+    run, task = run_and_task(Path(config.start))
+    key, checkpoints = "pretrain.init_optimizer=carried", weights.parent / "checkpoints"
+    if run is None or task != "pretrain" or not any(checkpoints.glob("step_*/manifest.json")):
+        return [f"{key}: {checkpoints} holds no checkpoint of a pre-training; give fresh"]
+    there, here = (each.pretrain.image_size for each in (recorded(run), config))
+    if config.model.pos_embed == "absolute" and there != here:
+        return [f"{key}: positions of {there} pixels are resampled to {here}, their moments cannot be; give fresh"]
+    return []
 
 
 def _named(arch: dict[str, Any], *, by_image: bool) -> dict[str, Any]:
@@ -160,17 +176,17 @@ def other_standardisation(config: RunConfig) -> str | None:
 
     Weights that stand alone do not tell, and where each task takes its own data set's statistics, they may differ.
     """
-    folder, data = Path(config.init), config.data
-    run, task = _run_and_task(folder)
+    folder, data = Path(config.start), config.data
+    run, task = run_and_task(folder)
     if data.by_image or not folder.is_dir():
         return None
     there: Standardisation | Preprocessing
     if run is not None:
-        recorded = _recorded(run)
-        if recorded.data.mean == data.mean == BY_DATASET:
+        of_run = recorded(run)
+        if of_run.data.mean == data.mean == BY_DATASET:
             return None
-        task_dir = pretrain_directory(run, recorded) if task == "pretrain" else folder
-        there = standardisation(recorded, task, task_dir)
+        task_dir = pretrain_directory(run, of_run) if task == "pretrain" else folder
+        there = standardisation(of_run, task, task_dir)
     elif timm_layout.is_timm_folder(folder):
         there = timm_layout.read_config(folder).preprocessing
     else:

@@ -1,0 +1,171 @@
+"""Continued pre-training: it begins where the weights are, and its result says what lies behind them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from authors_nepa import AuthorsNepa, config_of
+from finished_runs import finished_run
+from launching import rows, train
+from several_trainings import train_all
+from small_tasks import config_of as run_config
+from small_training import SmallTraining
+
+from analysis.study.records import read_study
+from nepa_scale.checkpoint.checkpointer import ShardReader
+from nepa_scale.config.overrides import parse
+from nepa_scale.data.decode import decode_rgb
+from nepa_scale.data.sources import open_source
+from nepa_scale.tasks.pretrain import Pretrain
+from nepa_scale.weights import initial
+from nepa_scale.weights.__main__ import main as weights
+from nepa_scale.weights.source import source_of
+
+SHAPE = ["model.embed_dim=32", "model.depth=2", "model.num_heads=4", "model.patch_size=8", "model.mlp_hidden=128"]
+QUICK = ["log.every=1", "log.tensorboard=false", "log.pictures=0"]
+
+
+def words(root: Path, run_dir: Path, *more: str) -> list[str]:
+    """The command of three steps of pre-training on scenes of 48 pixels."""
+    steps = ["pretrain.steps=3", "pretrain.batch_size=8", "pretrain.image_size=48"]
+    return ["task=pretrain", *SHAPE, *steps, *QUICK, f"data.root={root}", f"run_dir={run_dir}", *more]
+
+
+def result_of(run_dir: Path, task: str = "pretrain") -> dict[str, Any]:
+    """What a finished task says of itself."""
+    content: dict[str, Any] = json.loads((run_dir / task / "result.json").read_text())
+    return content
+
+
+def authors_loss(model: AuthorsNepa, root: Path) -> float:
+    """The loss of the authors' model over the validation scenes: minus the mean cosine of output and next input."""
+    source, losses = open_source(root, "digits", "validation"), []
+    for index in range(len(source)):
+        pixels = torch.from_numpy(decode_rgb(source[index].image).copy()).permute(2, 0, 1)[None] / 255
+        images = (pixels - 0.5) / 0.5
+        parts = model.vit_nepa.embeddings
+        with torch.no_grad():
+            patches = parts.patch_embeddings.projection(images).flatten(2).transpose(1, 2)
+            predicted = model(images)
+        losses.append(-F.cosine_similarity(predicted[:, :-1], patches, dim=-1).mean().item())
+    return sum(losses) / len(losses)
+
+
+def test_loss_at_step_0_is_that_of_the_imported_weights(tmp_path: Path, digits_root: Path) -> None:
+    """The authors' model, restated, and the first record of its continued pre-training agree to 1e-5."""
+    theirs = AuthorsNepa(config_of(image=48, patch=8))
+    assert weights(["import", str(theirs.save(tmp_path / "theirs")), str(tmp_path / "ours")]) == 0
+    train(words(digits_root, tmp_path / "run", f"init={tmp_path / 'ours'}", "pretrain.ema_decay=0.9"))
+    records = rows(tmp_path / "run" / "pretrain")
+    assert records[0]["step"] == 0
+    assert records[0]["eval_loss"] == pytest.approx(authors_loss(theirs, digits_root), abs=1e-5)
+    assert [row["step"] for row in records if "loss" in row] == [1, 2, 3]
+    result = result_of(tmp_path / "run")
+    assert result["source_run"] == str(tmp_path / "ours")
+    assert result["source_flops"] is result["source_images"] is None
+    assert result["run_id"].startswith("nano-p8-continued-")
+
+
+@pytest.mark.slow
+def test_result_and_table_say_what_lies_behind_the_weights(tmp_path: Path, digits_root: Path) -> None:
+    """A chain of runs adds up, through absolute positions of another image size, and reaches the study's table."""
+    runs = tmp_path / "study" / "runs"
+    absolute = "model.pos_embed=absolute"
+    first, second, third = runs / "first", runs / "second", runs / "third"
+    train_all(
+        [
+            words(digits_root, first, absolute),
+            words(digits_root, second, absolute, f"init={first}", "pretrain.image_size=32", "pretrain.num_images=16"),
+            words(digits_root, third, absolute, f"init={second / 'pretrain'}", "pretrain.steps=2"),
+            ["task=classify", f"config={third / 'config.yaml'}", "classify.steps=1", "classify.batch_size=8"]
+            + [f"run_dir={third}", "classify.image_size=48"],
+        ]
+    )
+    costs = [result_of(run) for run in (first, second, third)]
+    assert costs[0]["source_run"] is None
+    for before, after in ((costs[:1], costs[1]), (costs[:2], costs[2])):
+        assert after["source_run"] == before[-1]["run_id"]
+        assert after["source_flops"] == sum(cost["flops_train"] for cost in before)
+        assert after["source_images"] == sum(cost["images_seen"] for cost in before)
+        assert after["source_tokens"] == sum(cost["tokens_seen"] for cost in before)
+    table = read_study(tmp_path / "study").table.set_index(["run_id", "task"])
+    assert table.loc[("first", "pretrain"), ["source_run", "source_flops"]].isna().all()
+    for task in ("pretrain", "classify"):
+        row = table.loc[("third", task)]
+        assert (row["source_run"], row["source_images"]) == (costs[1]["run_id"], costs[2]["source_images"])
+        assert (row["source_flops"], row["pretrain_flops"]) == (costs[2]["source_flops"], costs[2]["flops_train"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_carried_moments_make_the_next_step_of_the_same_training(tmp_path: Path, digits_root: Path, stage: int) -> None:
+    """With the moments carried the first update is smaller than a fresh optimiser's, under every stage of ZeRO."""
+    engine = f"engine.ds_config=zero{stage}"
+    first = words(digits_root, tmp_path / "first", engine, "pretrain.warmup=0", "pretrain.steps=20")
+    again = [engine, "pretrain.warmup=0", "pretrain.steps=1", f"init={tmp_path / 'first'}"]
+    carried = "pretrain.init_optimizer=carried"
+    train_all(
+        [
+            first,
+            words(digits_root, tmp_path / "fresh", *again),
+            words(digits_root, tmp_path / "carried", *again, carried),
+            words(digits_root, tmp_path / "masked", *again, carried, "pretrain.mask_ratio=0.5"),
+        ]
+    )
+    before, fresh, kept = (
+        initial_state(tmp_path / name / "pretrain" / "model.safetensors") for name in ("first", "fresh", "carried")
+    )
+    moved, moved_carried = ((state - before).abs().mean().item() for state in (fresh, kept))
+    assert 0 < moved_carried < 0.7 * moved
+
+
+def initial_state(path: Path) -> torch.Tensor:
+    """All weights of a file in one vector."""
+    import safetensors.torch
+
+    return torch.cat([value.flatten() for _, value in sorted(safetensors.torch.load_file(path).items())])
+
+
+def test_moments_of_a_checkpoint_are_taken_alone(tmp_path: Path) -> None:
+    """Adam's moments and their count come back bit by bit; the weights stay as they are."""
+    source = SmallTraining(tmp_path / "checkpoints")
+    source.save(1, 2)
+    other = SmallTraining(tmp_path / "others")
+    before = [value.clone() for value in other.module.state_dict().values()]
+    other.checkpoints.load_moments(tmp_path / "checkpoints")
+    assert all(map(torch.equal, before, other.module.state_dict().values()))
+    for mine, theirs in zip(other.module.parameters(), source.module.parameters(), strict=True):
+        assert other.optimizer.state[mine].keys() == source.optimizer.state[theirs].keys()
+        for key, value in source.optimizer.state[theirs].items():
+            assert torch.equal(other.optimizer.state[mine][key], value)
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (["pretrain.init_optimizer=carried"], "holds no checkpoint of a pre-training; give fresh"),
+        (["model.patch_size=12"], "model.patch_size (8 there, 12 now)"),
+        (["init=nowhere"], "init=nowhere: nowhere/pretrain/model.safetensors does not exist; give scratch, the folder"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path: Path, digits_root: Path, more: list[str], complaint: str) -> None:
+    """A start that cannot be is told before anything is trained."""
+    run = finished_run(Pretrain(run_config(digits_root, "pretrain")), tmp_path / "run")
+    settings = run_config(digits_root, "pretrain", f"init={run}", *more)
+    [problem] = initial.check_start(tmp_path / "new", settings)
+    assert complaint in problem
+
+
+def test_init_of_pretraining_is_its_own_setting() -> None:
+    """``init=DIR`` of task=pretrain is ``pretrain.init``; later tasks of the run start from its own pre-training."""
+    config = parse(["task=pretrain", "init=there"])
+    assert (config.init, config.pretrain.init, config.start) == ("pretrain", "there", "there")
+    assert parse(["task=classify", "init=there"]).pretrain.init == "scratch"
+    assert parse(["task=classify", "pretrain.init=there"]).start == "pretrain"
+    assert source_of(parse(["task=classify", "pretrain.init=there"]))["source_run"] is None
+    assert config.run_id != parse(["task=pretrain", "init=elsewhere"]).run_id
