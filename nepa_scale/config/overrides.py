@@ -202,7 +202,8 @@ def help_text() -> str:
         "data=NAME is short for the dataset of every task that can read it, data.num_images=N and data.fraction=F for "
         "how much of it this task uses, model=NAME for model.size, init=DIR of task=pretrain for pretrain.init. Keys "
         "marked * change how the work is done but not its result. dry_run=true needs no launcher: python "
-        "nepa_scale/train.py answers sooner than deepspeed; with json=true it prints one JSON document and nothing else.",
+        "nepa_scale/train.py answers sooner than deepspeed; with json=true it prints one JSON document and nothing "
+        "else.",
         lines,
         "nepa-train task=pretrain model.size=micro data=digits run_dir=runs/mine dry_run=true",
         "deepspeed --num_gpus 2 nepa_scale/train.py task=pretrain engine.ds_config=zero2",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from authors_nepa import AuthorsNepa, config_of
@@ -17,8 +18,7 @@ from small_tasks import config_of as run_config
 from small_training import SmallTraining
 
 from analysis.study.records import read_study
-from nepa_scale.checkpoint.checkpointer import ShardReader
-from nepa_scale.config.overrides import parse
+from nepa_scale.config.overrides import parse, save
 from nepa_scale.data.decode import decode_rgb
 from nepa_scale.data.sources import open_source
 from nepa_scale.tasks.pretrain import Pretrain
@@ -34,6 +34,14 @@ def words(root: Path, run_dir: Path, *more: str) -> list[str]:
     """The command of three steps of pre-training on scenes of 48 pixels."""
     steps = ["pretrain.steps=3", "pretrain.batch_size=8", "pretrain.image_size=48"]
     return ["task=pretrain", *SHAPE, *steps, *QUICK, f"data.root={root}", f"run_dir={run_dir}", *more]
+
+
+def train_recorded(*commands: list[str]) -> None:
+    """Do trainings one after the other, each with its configuration in its folder as the command leaves it."""
+    for command in commands:
+        config = parse(command)
+        save(config, Path(str(config.run_dir)) / "config.yaml")
+    train_all(commands)
 
 
 def result_of(run_dir: Path, task: str = "pretrain") -> dict[str, Any]:
@@ -77,14 +85,13 @@ def test_result_and_table_say_what_lies_behind_the_weights(tmp_path: Path, digit
     runs = tmp_path / "study" / "runs"
     absolute = "model.pos_embed=absolute"
     first, second, third = runs / "first", runs / "second", runs / "third"
-    train_all(
-        [
-            words(digits_root, first, absolute),
-            words(digits_root, second, absolute, f"init={first}", "pretrain.image_size=32", "pretrain.num_images=16"),
-            words(digits_root, third, absolute, f"init={second / 'pretrain'}", "pretrain.steps=2"),
-            ["task=classify", f"config={third / 'config.yaml'}", "classify.steps=1", "classify.batch_size=8"]
-            + [f"run_dir={third}", "classify.image_size=48"],
-        ]
+    later = ["task=classify", "pretrain.steps=2", "classify.steps=1", "classify.batch_size=8", "classify.image_size=48"]
+    behind = ["pretrain.image_size=32", "pretrain.num_images=16"]
+    train_recorded(
+        words(digits_root, first, absolute),
+        words(digits_root, second, absolute, f"pretrain.init={first}", *behind),
+        words(digits_root, third, absolute, f"pretrain.init={second / 'pretrain'}", "pretrain.steps=2"),
+        words(digits_root, third, absolute, f"pretrain.init={second / 'pretrain'}", *later),
     )
     costs = [result_of(run) for run in (first, second, third)]
     assert costs[0]["source_run"] is None
@@ -109,25 +116,21 @@ def test_carried_moments_make_the_next_step_of_the_same_training(tmp_path: Path,
     first = words(digits_root, tmp_path / "first", engine, "pretrain.warmup=0", "pretrain.steps=20")
     again = [engine, "pretrain.warmup=0", "pretrain.steps=1", f"init={tmp_path / 'first'}"]
     carried = "pretrain.init_optimizer=carried"
-    train_all(
-        [
-            first,
-            words(digits_root, tmp_path / "fresh", *again),
-            words(digits_root, tmp_path / "carried", *again, carried),
-            words(digits_root, tmp_path / "masked", *again, carried, "pretrain.mask_ratio=0.5"),
-        ]
+    train_recorded(
+        first,
+        words(digits_root, tmp_path / "fresh", *again),
+        words(digits_root, tmp_path / "carried", *again, carried),
+        words(digits_root, tmp_path / "masked", *again, carried, "pretrain.mask_ratio=0.5"),
     )
     before, fresh, kept = (
-        initial_state(tmp_path / name / "pretrain" / "model.safetensors") for name in ("first", "fresh", "carried")
+        state_in(tmp_path / name / "pretrain" / "model.safetensors") for name in ("first", "fresh", "carried")
     )
     moved, moved_carried = ((state - before).abs().mean().item() for state in (fresh, kept))
     assert 0 < moved_carried < 0.7 * moved
 
 
-def initial_state(path: Path) -> torch.Tensor:
+def state_in(path: Path) -> torch.Tensor:
     """All weights of a file in one vector."""
-    import safetensors.torch
-
     return torch.cat([value.flatten() for _, value in sorted(safetensors.torch.load_file(path).items())])
 
 
