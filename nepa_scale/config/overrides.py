@@ -33,6 +33,7 @@ KEYS = {key: meta for key, _, meta in walk(RunConfig())}
 RECIPE_KEYS = tuple(f"{task}.recipe" for task in TASKS if recipes.names(task))
 SHORTHANDS = ("data", "model", *(f"data.{key}" for key in SUBSET_KEYS))
 MAPPINGS = ("milestones", "stated")  # settings whose one value is a mapping, which files may write as such
+NOT_HERE = dict.fromkeys(("model.in_chans", "in_chans"), "images of every kind are read as 3 channels, RGB")
 ONE_VALUE = "expected one value, found a list"
 SECTIONS = sorted({key.split(".")[0] for key in KEYS if "." in key})
 EXCLUSIVE = (("epochs", "steps"), ("steps", "epochs"), *permutations((*SUBSET_KEYS, LABEL_KEY), 2))
@@ -185,7 +186,8 @@ def assign(tree: DictConfig, key: str, value: str, kind: str) -> list[str]:
     try:
         OmegaConf.update(tree, key, None if value in ("null", "None") else value)
     except (OmegaConfBaseException, ValueError, OverflowError):
-        return [f"{key}={value}: expected {_described(kind)}"]
+        square = "; inputs are square" if key.endswith(".image_size") else ""
+        return [f"{key}={value}: expected {_described(kind)}{square}"]
     return []
 
 
@@ -327,6 +329,8 @@ def _recipe_names(key: str) -> list[str]:
 
 def unknown_key(key: str) -> str:
     """The complaint about a key that does not exist, with the nearest that does."""
+    if key in NOT_HERE:
+        return f"unknown key '{key}': {NOT_HERE[key]}"
     if key in SECTIONS:
         return f"{key}: a group of settings, not one; its keys: {', '.join(k for k in KEYS if k.startswith(key + '.'))}"
     leaf = key.rsplit(".", 1)[-1]
