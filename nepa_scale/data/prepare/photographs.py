@@ -183,10 +183,11 @@ def _child(tree: Tree, folder: str, names: Collection[str]) -> str | None:
 
 def _below_images(tree: Tree) -> Tree:
     """The tree from the folder on that holds images, masks or splits: itself, or the only folder in it."""
-    inside = tree.folders_in()
-    if len(inside) == 1 and inside[0].lower() not in IMAGES_NAMES and not splits_of(inside[0]):
-        return tree.below(inside[0])
-    return tree
+    inside, has_images = tree.folders_in(), any(map(is_image, tree.files_in("")))
+    is_around = (
+        len(inside) == 1 and not has_images and inside[0].lower() not in IMAGES_NAMES and not splits_of(inside[0])
+    )
+    return tree.below(inside[0]) if is_around else tree
 
 
 def _below_parent_of(tree: Tree, name: str) -> Tree:
