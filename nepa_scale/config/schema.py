@@ -184,6 +184,7 @@ LATER = {
     "segment.tuning_images": 0,
     "pretrain.init": "scratch",
     "pretrain.init_optimizer": "fresh",
+    "pretrain.init_ema": False,
 }
 
 

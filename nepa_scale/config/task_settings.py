@@ -123,6 +123,8 @@ class PretrainConfig(TaskConfig):
     """where pre-training starts: scratch, or a folder with model.safetensors or a run (task=pretrain init=DIR)"""
     init_optimizer: str = setting("fresh", choices=("fresh", "carried"))
     """AdamW's moments at the start: fresh, or carried over from the newest checkpoint of the run in pretrain.init"""
+    init_ema: bool = setting(False)
+    """start from the moving average of the weights in pretrain.init"""
     crop_scale_min: float = setting(0.5, above=0, high=1)
     """smallest area fraction of RandomResizedCrop (paper: 0.08)"""
     hflip: float = setting(0.0, low=0, high=1)

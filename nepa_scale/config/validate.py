@@ -279,7 +279,7 @@ def _task_problems(config: RunConfig) -> list[str]:
         problems += [
             f"{task}.init_ema=true: pretrain.ema_decay=0 keeps no moving average; the paper's is 0.9999"
             for task in config.tasks
-            if getattr(config.task_config(task), "init_ema", False)
+            if spec(task).downstream and getattr(config.task_config(task), "init_ema", False)
         ]
     problems += policies.problems("classify.auto_augment", config.classify.auto_augment)
     problems += _layer_problems(config)

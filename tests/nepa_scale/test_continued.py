@@ -22,6 +22,7 @@ from nepa_scale.config.overrides import parse, save
 from nepa_scale.data.decode import decode_rgb
 from nepa_scale.data.sources import open_source
 from nepa_scale.tasks.pretrain import Pretrain
+from nepa_scale.training.runner import build_task
 from nepa_scale.weights import initial
 from nepa_scale.weights.__main__ import main as weights
 from nepa_scale.weights.source import source_of
@@ -159,6 +160,7 @@ def test_moments_of_a_checkpoint_are_taken_alone(tmp_path: Path) -> None:
     [
         (["pretrain.init_optimizer=carried"], "holds no checkpoint of a pre-training; give fresh"),
         (["model.patch_size=12"], "model.patch_size (8 there, 12 now)"),
+        (["pretrain.init_ema=true"], "holds no model_ema.safetensors; set pretrain.init_ema=false"),
         (["init=nowhere"], "init=nowhere: nowhere/pretrain/model.safetensors does not exist; give scratch, the folder"),
     ],
 )
@@ -168,6 +170,18 @@ def test_mistakes_are_one_line(tmp_path: Path, digits_root: Path, more: list[str
     settings = run_config(digits_root, "pretrain", f"init={run}", *more)
     [problem] = initial.check_start(tmp_path / "new", settings)
     assert complaint in problem
+
+
+def test_moving_average_is_a_start_as_well(tmp_path: Path, digits_root: Path) -> None:
+    """``pretrain.init_ema`` takes the other file of the same folder."""
+    config = run_config(digits_root, "pretrain", "pretrain.ema_decay=0.9")
+    run = finished_run(Pretrain(config), tmp_path / "run")
+    (run / "pretrain" / "model.safetensors").rename(run / "pretrain" / "model_ema.safetensors")
+    settings = run_config(digits_root, "pretrain", f"init={run}", "pretrain.init_ema=true")
+    assert initial.check_start(tmp_path, settings) == []
+    stored = safetensors.torch.load_file(run / "pretrain" / "model_ema.safetensors")
+    built = build_task(settings, tmp_path).backbone.state_dict()
+    assert all(torch.equal(value, stored[name]) for name, value in built.items())
 
 
 def test_init_of_pretraining_is_its_own_setting() -> None:
