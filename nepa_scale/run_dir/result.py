@@ -40,7 +40,7 @@ def write_result(
 ) -> None:
     """Write ``result.json``; its presence is what makes a task's outcome count.
 
-    ``source`` is what ``weights.source`` says of the weights that the task started from.
+    ``source`` is what ``weights.initial`` says of the weights that the task started from.
     """
     config, cost, placement = resolved.config, resolved.cost, resolved.placement
     content: dict[str, Any] = {

@@ -33,7 +33,7 @@ from nepa_scale.training.monitors import LOWER_RATE, REMEDY, SkippedSteps, Train
 from nepa_scale.training.run_logger import RunLogger
 from nepa_scale.utils.errors import NAMES_SHOWN, DataLostError, DivergedError, MilestoneError
 from nepa_scale.utils.progress import logger
-from nepa_scale.weights.source import source_of
+from nepa_scale.weights.initial import source_of
 
 
 class Trainer:

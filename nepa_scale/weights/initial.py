@@ -1,4 +1,7 @@
-"""The weights that a task starts from: where they lie, and whether they fit the run's settings. Free of torch."""
+"""The weights that a task starts from: where they lie, whether they fit the run's settings, and what lies behind them.
+
+Free of torch.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,12 @@ from nepa_scale.run_dir.paths import (
     standardisation,
 )
 from nepa_scale.utils.errors import UserError, WeightsError
+from nepa_scale.utils.files import read_json
 from nepa_scale.weights import timm_layout
 
 PATCH_EMBEDDING = "patch_embed.proj.weight"
+#: Amounts by their names in ``result.json``: of a task itself, and of what came before it.
+AMOUNTS = {"flops_train": "source_flops", "images_seen": "source_images", "tokens_seen": "source_tokens"}
 
 
 def initial_weights(run_dir: Path, config: RunConfig) -> Path | None:
@@ -39,11 +45,11 @@ def initial_weights(run_dir: Path, config: RunConfig) -> Path | None:
     if config.start == "pretrain":
         return pretrain_directory(run_dir, config) / name
     folder = Path(config.start)
-    run, task = run_and_task(folder)
+    run, task = _run_and_task(folder)
     if run is None:
         holds_weights = (folder / WEIGHTS_NAME).is_file() or (folder / name).is_file()
         return (folder if holds_weights else folder / "pretrain") / name
-    return (pretrain_directory(run, recorded(run)) if task == "pretrain" else folder) / name
+    return (pretrain_directory(run, _recorded(run)) if task == "pretrain" else folder) / name
 
 
 def check_start(run_dir: Path, config: RunConfig) -> list[str]:
@@ -76,7 +82,7 @@ def _missing_pretraining(weights: Path, config: RunConfig) -> list[str]:
     return [f"{weights}: no finished pre-training in this run; run task=pretrain first, or give init=scratch"]
 
 
-def run_and_task(folder: Path) -> tuple[Path | None, str]:
+def _run_and_task(folder: Path) -> tuple[Path | None, str]:
     """The run that a folder is, or is a task's folder of, and that task; (None, "") where it is neither."""
     if (folder / CONFIG_NAME).is_file():
         return folder, "pretrain"
@@ -85,8 +91,7 @@ def run_and_task(folder: Path) -> tuple[Path | None, str]:
     return None, ""
 
 
-def recorded(run: Path) -> RunConfig:
-    """The configuration that a run's folder holds. Raises ``ConfigError``."""
+def _recorded(run: Path) -> RunConfig:
     return overrides.load(run / CONFIG_NAME)
 
 
@@ -94,10 +99,10 @@ def _no_start(folder: Path) -> list[str]:
     """Problems of starting from ``folder``, whatever weights are in it."""
     if folder.is_file():
         return [f"init={folder}: is a file; name its folder"]
-    run, task = run_and_task(folder)
+    run, task = _run_and_task(folder)
     if run is None:
         return []
-    there = recorded(run)
+    there = _recorded(run)
     if spec(task).frozen_backbone:
         return [f"init={folder}: a probe leaves heads and no backbone; give init={run}"]
     if task == "pretrain" and there.init != "pretrain":
@@ -112,11 +117,11 @@ def _missing_start(weights: Path, config: RunConfig) -> list[str]:
     if weights.is_file():
         return []
     if weights.with_name(WEIGHTS_NAME).is_file():
-        run, task = run_and_task(folder)
+        run, task = _run_and_task(folder)
         remedy = f"set {config.task}.init_ema=false; " + (
             "`import --ema` brings in the authors' moving average"
             if run is None
-            else f"{task}.ema_decay={recorded(run).task_config(task).ema_decay} there"
+            else f"{task}.ema_decay={_recorded(run).task_config(task).ema_decay} there"
         )
         return [f"init={folder}: holds no {weights.name}; {remedy}"]
     authors = "; run `python -m nepa_scale.weights import` on it first" if (folder / "config.json").is_file() else ""
@@ -129,7 +134,7 @@ def _other_pretraining(config: RunConfig) -> list[str]:
     """Problems of sharing the pre-training of another run: its settings must be the same."""
     if config.pretrain_dir is None:
         return []
-    old, new = recorded(Path(config.pretrain_dir).parent).pretrain_identity(), config.pretrain_identity()
+    old, new = _recorded(Path(config.pretrain_dir).parent).pretrain_identity(), config.pretrain_identity()
     differing = changes(old, new)
     return [f"pretrain_dir={config.pretrain_dir}: pre-trained with other settings: {differing}"] if differing else []
 
@@ -137,10 +142,10 @@ def _other_pretraining(config: RunConfig) -> list[str]:
 def _other_model(weights: Path, config: RunConfig) -> list[str]:
     """Differences between the model of an ``init`` folder and this run's, by setting."""
     folder = Path(config.start)
-    run, task = run_and_task(folder)
+    run, task = _run_and_task(folder)
     new = _named(dataclasses.asdict(config.model.architecture()), by_image=config.data.by_image)
     if run is not None:
-        there = recorded(run)
+        there = _recorded(run)
         old = _named(dataclasses.asdict(there.architecture(task)), by_image=there.data.by_image)
     elif timm_layout.is_timm_folder(folder):
         description = timm_layout.read_config(folder)
@@ -156,11 +161,11 @@ def _no_moments(weights: Path, config: RunConfig) -> list[str]:
     """Why the optimiser's moments cannot be carried over into this pre-training, if they shall."""
     if spec(config.task).downstream or config.pretrain.init_optimizer == "fresh":
         return []
-    run, task = run_and_task(Path(config.start))
+    run, task = _run_and_task(Path(config.start))
     key, checkpoints = "pretrain.init_optimizer=carried", weights.parent / "checkpoints"
     if run is None or task != "pretrain" or not any(checkpoints.glob("step_*/manifest.json")):
         return [f"{key}: {checkpoints} holds no checkpoint of a pre-training; give fresh"]
-    there, here = (each.pretrain.image_size for each in (recorded(run), config))
+    there, here = (each.pretrain.image_size for each in (_recorded(run), config))
     if config.model.pos_embed == "absolute" and there != here:
         return [f"{key}: positions of {there} pixels are resampled to {here}, their moments cannot be; give fresh"]
     return []
@@ -177,12 +182,12 @@ def other_standardisation(config: RunConfig) -> str | None:
     Weights that stand alone do not tell, and where each task takes its own data set's statistics, they may differ.
     """
     folder, data = Path(config.start), config.data
-    run, task = run_and_task(folder)
+    run, task = _run_and_task(folder)
     if data.by_image or not folder.is_dir():
         return None
     there: Standardisation | Preprocessing
     if run is not None:
-        of_run = recorded(run)
+        of_run = _recorded(run)
         if of_run.data.mean == data.mean == BY_DATASET:
             return None
         task_dir = pretrain_directory(run, of_run) if task == "pretrain" else folder
@@ -196,6 +201,45 @@ def other_standardisation(config: RunConfig) -> str | None:
         return None
     named = (f"data.{key}={','.join(map(str, getattr(there, key)))}" for key in ("mean", "std"))
     return f"init={folder}: its weights saw other images: {' '.join(named)} there; give that to begin where they are"
+
+
+def source_of(config: RunConfig) -> dict[str, Any]:
+    """What ``result.json`` says of the folder that the task starts from; null without one.
+
+    ``source_run`` is the run's id, or the folder itself where it holds weights that no run left. ``source_flops``
+    (FLOPs of training), ``source_images`` and ``source_tokens`` are the sums over all that its weights rest on, further
+    runs before it included; null where anything of it is not on record, as of imported weights.
+    """
+    if config.start in ("pretrain", "scratch"):
+        return {"source_run": None} | dict.fromkeys(AMOUNTS.values())
+    folder = Path(config.start)
+    run, task = _run_and_task(folder)
+    if run is None:
+        return {"source_run": str(folder)} | dict.fromkeys(AMOUNTS.values())
+    there = _recorded(run)
+    spent = _spent(pretrain_directory(run, there) if task == "pretrain" else folder)
+    return {"source_run": there.run_id} | {name: spent and spent[key] for key, name in AMOUNTS.items()}
+
+
+def _spent(task_dir: Path) -> dict[str, int] | None:
+    """The amounts of the task in a folder and of all that it rests on; None where they are not on record."""
+    try:
+        result = read_json(task_dir / "result.json")
+        own = {key: int(result[key]) for key in AMOUNTS}
+        before = _spent_before(task_dir, result)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None if before is None else {key: own[key] + before[key] for key in AMOUNTS}
+
+
+def _spent_before(task_dir: Path, result: dict[str, Any]) -> dict[str, int] | None:
+    """The same of what the task in a folder started from."""
+    if spec(result["task"]).downstream and result["init"] == "pretrain":
+        return _spent(pretrain_directory(task_dir.parent, _recorded(task_dir.parent)))
+    if result.get("source_run") is None and result["init"] in ("pretrain", "scratch"):
+        return dict.fromkeys(AMOUNTS, 0)
+    before = {key: result.get(name) for key, name in AMOUNTS.items()}
+    return None if None in before.values() else before
 
 
 def _shape(weights: Path) -> dict[str, int]:

@@ -25,7 +25,6 @@ from nepa_scale.tasks.pretrain import Pretrain
 from nepa_scale.training.runner import build_task
 from nepa_scale.weights import initial
 from nepa_scale.weights.__main__ import main as weights
-from nepa_scale.weights.source import source_of
 
 SHAPE = ["model.embed_dim=32", "model.depth=2", "model.num_heads=4", "model.patch_size=8", "model.mlp_hidden=128"]
 QUICK = ["log.every=1", "log.tensorboard=false", "log.pictures=0"]
@@ -190,5 +189,5 @@ def test_init_of_pretraining_is_its_own_setting() -> None:
     assert (config.init, config.pretrain.init, config.start) == ("pretrain", "there", "there")
     assert parse(["task=classify", "init=there"]).pretrain.init == "scratch"
     assert parse(["task=classify", "pretrain.init=there"]).start == "pretrain"
-    assert source_of(parse(["task=classify", "pretrain.init=there"]))["source_run"] is None
+    assert initial.source_of(parse(["task=classify", "pretrain.init=there"]))["source_run"] is None
     assert config.run_id != parse(["task=pretrain", "init=elsewhere"]).run_id

@@ -47,13 +47,14 @@ VOC = (
 def list_images(settings: ImagesSettings) -> Listing:
     """List the images in ``train/`` and ``val/`` at any depth or, with ``val_fraction``, in the source itself."""
     tree, problems = _below_images(read_tree(settings.source)), list[str]()
-    folders = {split: _child(tree, "", names) for split, names in SPLIT_NAMES.items()}
-    pairs: dict[str, Pairs] = {
-        split: [(name, None) for name in tree.files_below(folder) if is_image(name)]
-        for split, folder in ({"train": ""} | {split: folder for split, folder in folders.items() if folder}).items()
-    }
-    pairs, remarks = _with_validation(tree, pairs, folders["validation"], settings, problems)
-    problems += [f"'{tree.source}' has no images for {split}" for split in SPLIT_NAMES if not pairs.get(split, [""])]
+    train, validation = (_child(tree, "", names) for names in SPLIT_NAMES.values())
+    held = set(filter(is_image, tree.files_below(validation))) if validation else set()
+    others = [name for name in tree.files_below(train or "") if is_image(name) and name not in held]
+    pairs: dict[str, Pairs] = {"train": [(name, None) for name in others]}
+    if validation:
+        pairs["validation"] = [(name, None) for name in sorted(held)]
+    pairs, remarks = _with_validation(tree, pairs, validation, settings, problems)
+    problems += [f"'{tree.source}' has no images for {split}" for split, found in pairs.items() if not found]
     return _listing(tree, pairs, (), None, problems, remarks)
 
 
@@ -158,8 +159,8 @@ def _folders_by_split(tree: Tree) -> dict[str, tuple[str, str]]:
         found = {split: _child(tree, "", names) for split, names in SPLIT_NAMES.items()}
         inside = {split: _images_and_masks(tree, folder) for split, folder in found.items() if folder}
     elif all(_child(tree, folder, TRAIN_NAMES) for folder in both):
-        divided = {split: [_child(tree, folder, names) for folder in both] for split, names in SPLIT_NAMES.items()}
-        inside = {split: (images, masks) for split, (images, masks) in divided.items() if images and masks}
+        by_split = {split: [_child(tree, folder, names) for folder in both] for split, names in SPLIT_NAMES.items()}
+        inside = {split: (images, masks) for split, (images, masks) in by_split.items() if images and masks}
     else:
         inside = {"train": both}
     complete = {split: folders for split, folders in inside.items() if folders is not None}

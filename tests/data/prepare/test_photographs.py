@@ -314,6 +314,10 @@ def test_images_with_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert [len(split_samples(folder, split)) for split in ("train", "validation")] == [2, 1]
     assert prepare("images", source, "val_fraction=0.5") == 2
     assert "leave val_fraction out" in capsys.readouterr().err
+    beside = write_files(tmp_path / "a" / "beside", images("1.jpg", "more/2.jpg", "val/3.jpg"))
+    assert prepare("images", beside) == 0
+    folder = beside.parent / "data" / "photos"
+    assert [len(split_samples(folder, split)) for split in ("train", "validation")] == [2, 1]
     only = write_files(tmp_path / "only", images("1.jpg", "2.jpg"))
     assert prepare("images", only) == 2
     assert "val_fraction=0.1 takes them out of the others" in capsys.readouterr().err
