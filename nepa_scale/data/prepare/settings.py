@@ -153,7 +153,9 @@ class MaskSettings(DividedSettings):
         "the value of each class in order: grey levels, or numbers of a palette", None, read=whole_numbers, form="0-18"
     )
     colours: Path | None = option("in place of values: file with a line 'red green blue name' for each colour", None)
-    ignore: Sequence[int] = option("values that are unlabelled; 255 unless it is a class", (255,), read=whole_numbers, form="0,255")
+    ignore: Sequence[int] = option(
+        "values that are unlabelled; 255 unless it is a class", (255,), read=whole_numbers, form="0,255"
+    )
     names: Path | None = option("file with the name of each of the values on a line; null for their numbers", None)
     mask_suffix: str = option("what names of masks have after those of their images, such as _mask", "")
 
