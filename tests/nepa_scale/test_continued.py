@@ -23,6 +23,7 @@ from nepa_scale.data.decode import decode_rgb
 from nepa_scale.data.sources import open_source
 from nepa_scale.tasks.pretrain import Pretrain
 from nepa_scale.training.runner import build_task
+from nepa_scale.utils.errors import ConfigError
 from nepa_scale.weights import initial
 from nepa_scale.weights.__main__ import main as weights
 
@@ -169,6 +170,22 @@ def test_mistakes_are_one_line(tmp_path: Path, digits_root: Path, more: list[str
     settings = run_config(digits_root, "pretrain", f"init={run}", *more)
     [problem] = initial.check_start(tmp_path / "new", settings)
     assert complaint in problem
+
+
+def test_moments_that_cannot_be_carried(tmp_path: Path, digits_root: Path) -> None:
+    """Those of positions that are resampled, and those of a run that is not named."""
+    absolute = "model.pos_embed=absolute"
+    run = finished_run(Pretrain(run_config(digits_root, "pretrain", absolute)), tmp_path / "run")
+    checkpoint = run / "pretrain" / "checkpoints" / "step_00000001"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text("{}")
+    words = [absolute, f"init={run}", "pretrain.init_optimizer=carried"]
+    assert initial.check_start(tmp_path / "new", run_config(digits_root, "pretrain", *words)) == []
+    other = run_config(digits_root, "pretrain", *words, "pretrain.image_size=32")
+    [problem] = initial.check_start(tmp_path / "new", other)
+    assert "positions of 48 pixels are resampled to 32, their moments cannot be; give fresh" in problem
+    with pytest.raises(ConfigError, match="pretrain.init_optimizer=carried: from where"):
+        parse(["pretrain.init_optimizer=carried"])
 
 
 def test_moving_average_is_a_start_as_well(tmp_path: Path, digits_root: Path) -> None:
