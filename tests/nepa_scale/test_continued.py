@@ -184,7 +184,7 @@ def test_moments_that_cannot_be_carried(tmp_path: Path, digits_root: Path) -> No
     other = run_config(digits_root, "pretrain", *words, "pretrain.image_size=32")
     [problem] = initial.check_start(tmp_path / "new", other)
     assert "positions of 48 pixels are resampled to 32, their moments cannot be; give fresh" in problem
-    with pytest.raises(ConfigError, match="pretrain.init_optimizer=carried: from where"):
+    with pytest.raises(ConfigError, match=r"pretrain\.init_optimizer=carried: from where"):
         parse(["pretrain.init_optimizer=carried"])
 
 
