@@ -216,9 +216,9 @@ def source_of(config: RunConfig) -> dict[str, Any]:
     run, task = _run_and_task(folder)
     if run is None:
         return {"source_run": str(folder)} | dict.fromkeys(AMOUNTS.values())
-    there = _recorded(run)
-    spent = _spent(pretrain_directory(run, there) if task == "pretrain" else folder)
-    return {"source_run": there.run_id} | {name: spent and spent[key] for key, name in AMOUNTS.items()}
+    task_dir = pretrain_directory(run, _recorded(run)) if task == "pretrain" else folder
+    spent = _spent(task_dir) or {}
+    return {"source_run": _recorded(task_dir.parent).run_id} | {name: spent.get(key) for key, name in AMOUNTS.items()}
 
 
 def _spent(task_dir: Path) -> dict[str, int] | None:
@@ -233,13 +233,12 @@ def _spent(task_dir: Path) -> dict[str, int] | None:
 
 
 def _spent_before(task_dir: Path, result: dict[str, Any]) -> dict[str, int] | None:
-    """The same of what the task in a folder started from."""
+    """The same of what the task in a folder started from. Raises ``KeyError`` or ``TypeError`` where it does not say."""
     if spec(result["task"]).downstream and result["init"] == "pretrain":
         return _spent(pretrain_directory(task_dir.parent, _recorded(task_dir.parent)))
     if result.get("source_run") is None and result["init"] in ("pretrain", "scratch"):
         return dict.fromkeys(AMOUNTS, 0)
-    before = {key: result.get(name) for key, name in AMOUNTS.items()}
-    return None if None in before.values() else before
+    return {key: int(result[name]) for key, name in AMOUNTS.items()}
 
 
 def _shape(weights: Path) -> dict[str, int]:
