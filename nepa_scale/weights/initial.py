@@ -233,7 +233,7 @@ def _spent(task_dir: Path) -> dict[str, int] | None:
 
 
 def _spent_before(task_dir: Path, result: dict[str, Any]) -> dict[str, int] | None:
-    """The same of what the task in a folder started from. Raises ``KeyError`` or ``TypeError`` where it does not say."""
+    """The same of what the task in a folder started from. Raises ``KeyError`` or ``TypeError`` where that is unsaid."""
     if spec(result["task"]).downstream and result["init"] == "pretrain":
         return _spent(pretrain_directory(task_dir.parent, _recorded(task_dir.parent)))
     if result.get("source_run") is None and result["init"] in ("pretrain", "scratch"):
