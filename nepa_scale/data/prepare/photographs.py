@@ -134,7 +134,7 @@ def _with_validation(
     elif fraction is not None:
         pairs, remark = divided(pairs["train"], fraction)
         return pairs, [remark]
-    elif folder is None:
+    elif folder is None and pairs["train"]:
         problems.append(f"'{tree.source}' has no validation images; val_fraction=0.1 takes them out of the others")
     return pairs, []
 
