@@ -97,7 +97,7 @@ def check(config: RunConfig, run_dir: Path, world: World) -> ResolvedTask:
 
 def _awaits_pretraining(config: RunConfig) -> bool:
     """Whether this is a dry run of a task whose own pre-training may still be to come."""
-    return config.dry_run and config.init == "pretrain" and config.pretrain_dir is None
+    return config.dry_run and config.start == "pretrain" and config.pretrain_dir is None
 
 
 def describe(resolved: ResolvedTask, run_dir: Path) -> str:

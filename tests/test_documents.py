@@ -26,7 +26,8 @@ PLACEHOLDERS = {"...", "key=value", "KIND", "grid=NAME", "study=NAME", "cluster=
 SECTIONS = sorted({*keys.SECTIONS, *overrides.SECTIONS})
 KEY = re.compile(rf"(?<![\w./$<-])((?:{'|'.join(SECTIONS)})\.[a-z_]+(?:\.[a-z_]+)*)(?![\w/(])")
 FILES = re.compile(r"\.(json|txt|py|safetensors)\b")
-NO_KEYS = {"cluster.kind", "grid.color"}  # what a cluster's file alone says, and one of matplotlib
+#: What a cluster's file alone says, one of matplotlib, and one that is refused by name.
+NO_KEYS = {"cluster.kind", "grid.color", "model.in_chans"}
 SETTINGS = {*keys.SETTINGS_KEYS, keys.POINTS_KEY}
 
 

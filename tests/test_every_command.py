@@ -23,11 +23,18 @@ HOSTILE = "a [b] [/c] 'd' $e %s {f} größe 路 −"  # noqa: RUF001
 
 #: Where a command takes a path: an existing folder, an existing file, or the place of an output.
 FOLDERS: dict[str, list[str]] = {
-    "train": ["data.root={p} dry_run=true", "task=classify init={p}", "pretrain_dir={p} task=probe"],
+    "train": [
+        "data.root={p} dry_run=true",
+        "task=classify init={p}",
+        "task=pretrain init={p}",
+        "pretrain_dir={p} task=probe",
+    ],
     "prepare": [
         "folder source={p} root=OUT name=x",
         "imagenet source={p} root=OUT name=x",
         "parquet source={p} root=OUT name=x",
+        *(f"{kind} source={{p}} root=OUT name=x" for kind in ("images", "cityscapes", "coco-stuff", "voc")),
+        "masks source={p} root=OUT name=x values=0,1",
         "ade20k source={p} root=OUT name=x",
         "adopt root={p} name=x",
         "verify root={p} name=x",

@@ -27,6 +27,7 @@ TEXT = (
     "commit",
     "finished_at",
     "pretrained_by",
+    "source_run",
 )
 COUNTS = (
     "step",
@@ -39,12 +40,22 @@ COUNTS = (
     "unique_images",
     "validation_images",
     "tokens_seen",
+    "source_images",
+    "source_tokens",
     "device_count",
     "peak_memory_bytes",
 )
 HEADLINES = ("skill", "linear_last", "linear_mean", "attentive", "top1", "miou")
 """The headline metrics of the tasks. 1 is perfect, so 1 minus the metric is an error."""
-AMOUNTS = ("flops_train", "pretrain_flops", "pretrain_tokens", "wall_seconds", "planned_flops", "planned_seconds")
+AMOUNTS = (
+    "flops_train",
+    "pretrain_flops",
+    "pretrain_tokens",
+    "source_flops",
+    "wall_seconds",
+    "planned_flops",
+    "planned_seconds",
+)
 INT64 = 2**63
 LARGEST = 1e30  # of a measure or an amount; the largest training run so far took less than 1e27 FLOPs
 SMALLEST = 1e-30  # of one that is not 0, so that products and powers of a few stay numbers

@@ -31,7 +31,11 @@ RESULT_FIELDS: Mapping[str, Types] = {
     **dict.fromkeys(("device_count", "peak_memory_bytes"), NUMBER),
     **dict.fromkeys(("config", "metrics", "versions"), (dict,)),
 }
-RESULT_OPTIONAL: Mapping[str, Types] = {"details": (dict,), "validation_images": NUMBER}
+RESULT_OPTIONAL: Mapping[str, Types] = {
+    "details": (dict,),
+    "source_run": TEXT,
+    **dict.fromkeys(("validation_images", "source_flops", "source_images", "source_tokens"), NUMBER),
+}
 RESULT_NEEDED = ("metrics",)
 PLAN_FIELDS: Mapping[str, Types] = {"study": (str,), "axes": (list,), "runs": (list,)}
 PLAN_OPTIONAL: Mapping[str, Types] = {"grid": TEXT, "about": TEXT}

@@ -31,6 +31,7 @@ from nepa_scale.utils.files import write_atomically
 
 FINISHED, UNREADABLE = "finished", "unreadable"
 SIZE = "model.size"
+SOURCE = ("source_run", "source_flops", "source_images", "source_tokens")
 WIDTHS = ("model.embed_dim", "model.depth")  # a plan that varies these makes sizes that have no name
 
 
@@ -220,12 +221,19 @@ def _with_starts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _join_pretraining(table: pd.DataFrame) -> pd.DataFrame:
-    """Name the run that pretrained each row's weights, and give the row what that spent once it is finished."""
+    """Name the run that pretrained each row's weights, and give the row what that spent once it is finished.
+
+    Where that pre-training went on from other weights, the row also has its ``source_run`` and what lies behind it.
+    """
     pretraining = table[table["task"] == "pretrain"]
     same_run = table["run_id"].where(table["run_id"].isin(pretraining["run_id"]))
     by = table["pretrained_by"].fillna(same_run).astype("str")
     spent = pretraining[pretraining["state"] == FINISHED].set_index("run_id")
+    own = {name: table[name].astype("object") for name in SOURCE}
+    of_pretraining = {name: by.map(spent[name].astype("object")) for name in SOURCE}
+    sources = {name: column.where(column.notna(), of_pretraining[name]) for name, column in own.items()}
     return table.assign(
+        **{name: column.astype(table[name].dtype) for name, column in sources.items()},
         pretrained_by=by,
         pretrain_flops=by.map(spent["flops_train"]).astype("float64"),
         pretrain_tokens=by.map(spent["tokens_seen"].astype("float64")).astype("float64"),

@@ -158,14 +158,31 @@ class Checkpoints:
         Raises:
             RunError: on every rank, where there is none.
         """
+        path, content = self._newest(
+            folder, lambda content: difference(content.step, content.settings, self._settings), "branch from"
+        )
+        self._load(path, content)
+        return content.step
+
+    def load_moments(self, folder: Path) -> None:
+        """Take the optimiser's moments alone out of the newest checkpoint of another run.
+
+        Raises:
+            RunError: on every rank, where there is none, or it cannot be read.
+        """
+        path, content = self._newest(folder, lambda _: None, "take moments of the optimiser from")
+        with self._reader(path, content) as reader:
+            self._state.load_moments(reader, content.optimizer_steps)
+
+    def _newest(self, folder: Path, unfit: Callable[[Manifest], str | None], use: str) -> tuple[Path, Manifest]:
+        """The newest complete checkpoint in ``folder`` that is not ``unfit``. Raises ``RunError`` where none is."""
         reason = "there is none"
         for path in reversed(gather_objects(manifest.tags(folder))[0]):
             content, problem = self._checked(path)
-            reason = problem if content is None else difference(content.step, content.settings, self._settings) or ""
+            reason = problem if content is None else unfit(content) or ""
             if content is not None and not reason:
-                self._load(path, content)
-                return content.step
-        raise RunError(f"{folder}: no checkpoint that this run can branch from: {reason}")
+                return path, content
+        raise RunError(f"{folder}: no checkpoint that this run can {use}: {reason}")
 
     def _prepare(self, step: int) -> str | None:
         """Rank 0: make room and the temporary folder. Returns why no checkpoint can be written."""
@@ -254,10 +271,13 @@ class Checkpoints:
         problem = first_text(next(filter(None, problems), None))
         return (None, problem) if problem else (content, "")
 
-    def _load(self, path: Path, content: Manifest) -> None:
+    def _reader(self, path: Path, content: Manifest) -> ShardReader:
         names = list(content.files)
         first = self._world.rank % len(names)  # where world and stage are the same, this file has it all
-        with ShardReader([path / name for name in names[first:] + names[:first]]) as reader:
+        return ShardReader([path / name for name in names[first:] + names[:first]])
+
+    def _load(self, path: Path, content: Manifest) -> None:
+        with self._reader(path, content) as reader:
             self._state.load(reader, content.optimizer_steps, content.loss_scale)
         if not self._world.is_main:
             return

@@ -33,6 +33,7 @@ KEYS = {key: meta for key, _, meta in walk(RunConfig())}
 RECIPE_KEYS = tuple(f"{task}.recipe" for task in TASKS if recipes.names(task))
 SHORTHANDS = ("data", "model", *(f"data.{key}" for key in SUBSET_KEYS))
 MAPPINGS = ("milestones", "stated")  # settings whose one value is a mapping, which files may write as such
+NOT_HERE = dict.fromkeys(("model.in_chans", "in_chans"), "images of every kind are read as 3 channels, RGB")
 ONE_VALUE = "expected one value, found a list"
 SECTIONS = sorted({key.split(".")[0] for key in KEYS if "." in key})
 EXCLUSIVE = (("epochs", "steps"), ("steps", "epochs"), *permutations((*SUBSET_KEYS, LABEL_KEY), 2))
@@ -185,7 +186,8 @@ def assign(tree: DictConfig, key: str, value: str, kind: str) -> list[str]:
     try:
         OmegaConf.update(tree, key, None if value in ("null", "None") else value)
     except (OmegaConfBaseException, ValueError, OverflowError):
-        return [f"{key}={value}: expected {_described(kind)}"]
+        square = "; inputs are square" if key.endswith(".image_size") else ""
+        return [f"{key}={value}: expected {_described(kind)}{square}"]
     return []
 
 
@@ -200,9 +202,10 @@ def help_text() -> str:
         "deepspeed nepa_scale/train.py key=value ...    (installed: nepa-train)",
         "A run_dir that holds a config.yaml gives its settings, config=FILE those of a YAML file; what is typed wins. "
         "data=NAME is short for the dataset of every task that can read it, data.num_images=N and data.fraction=F for "
-        "how much of it this task uses, model=NAME for model.size. Keys marked * change how the work is done but not "
-        "its result. dry_run=true needs no launcher: python nepa_scale/train.py answers sooner than deepspeed; with "
-        "json=true it prints one JSON document and nothing else.",
+        "how much of it this task uses, model=NAME for model.size, init=DIR of task=pretrain for pretrain.init. Keys "
+        "marked * change how the work is done but not its result. dry_run=true needs no launcher: python "
+        "nepa_scale/train.py answers sooner than deepspeed; with json=true it prints one JSON document and nothing "
+        "else.",
         lines,
         "nepa-train task=pretrain model.size=micro data=digits run_dir=runs/mine dry_run=true",
         "deepspeed --num_gpus 2 nepa_scale/train.py task=pretrain engine.ds_config=zero2",
@@ -259,6 +262,8 @@ def _expand(
     task = dict(given).get("task", "pretrain")
     task = task if task in TASKS else "pretrain"
     short = {"model": ["model.size"]} | {f"data.{key}": [f"{task}.{key}"] for key in SUBSET_KEYS}
+    if not spec(task).downstream and dict(given).get("init") not in (None, "pretrain", "scratch"):
+        short["init"] = ["pretrain.init"]
     if "data" in values:
         takers = _takers(Path(values.get("data.root", DEFAULT_ROOT)), values["data"], values.get(stated.KEY))
         short["data"] = [f"{each}.dataset" for each in TASKS if each == task or (each in takers and each not in begun)]
@@ -324,6 +329,8 @@ def _recipe_names(key: str) -> list[str]:
 
 def unknown_key(key: str) -> str:
     """The complaint about a key that does not exist, with the nearest that does."""
+    if key in NOT_HERE:
+        return f"unknown key '{key}': {NOT_HERE[key]}"
     if key in SECTIONS:
         return f"{key}: a group of settings, not one; its keys: {', '.join(k for k in KEYS if k.startswith(key + '.'))}"
     leaf = key.rsplit(".", 1)[-1]

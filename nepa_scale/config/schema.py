@@ -182,6 +182,9 @@ LATER = {
     "segment.init_fraction": None,
     "classify.tuning_images": 0,
     "segment.tuning_images": 0,
+    "pretrain.init": "scratch",
+    "pretrain.init_optimizer": "fresh",
+    "pretrain.init_ema": False,
 }
 
 
@@ -218,8 +221,14 @@ class RunConfig:
     @property
     def run_id(self) -> str:
         """Readable prefix plus a hash of every result setting."""
-        start = {"pretrain": "", "scratch": "-scratch"}.get(self.init, "-from")
+        own = "" if self.pretrain.init == "scratch" else "-continued"
+        start = {"pretrain": own, "scratch": "-scratch"}.get(self.init, "-from")
         return f"{self.model.size}-p{self.model.patch_size}{start}-{config_digest(self.identity())}"
+
+    @property
+    def start(self) -> str:
+        """Where the task to do now starts: ``pretrain`` (this run's own), ``scratch``, or a folder."""
+        return self.init if spec(self.task).downstream else self.pretrain.init
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -119,6 +119,12 @@ class PretrainConfig(TaskConfig):
     """lr_rule=power, mup: rung of the size ladder whose learning rate is base_lr"""
     lr_exponent: float | None = setting(None, low=-2, high=1)
     """lr_rule=power: peak learning rate x (parameters / the reference's) to this power"""
+    init: str = setting("scratch")
+    """where pre-training starts: scratch, or a folder with model.safetensors or a run (task=pretrain init=DIR)"""
+    init_optimizer: str = setting("fresh", choices=("fresh", "carried"))
+    """AdamW's moments at the start: fresh, or carried over from the newest checkpoint of the run in pretrain.init"""
+    init_ema: bool = setting(False)
+    """start from the moving average of the weights in pretrain.init"""
     crop_scale_min: float = setting(0.5, above=0, high=1)
     """smallest area fraction of RandomResizedCrop (paper: 0.08)"""
     hflip: float = setting(0.0, low=0, high=1)

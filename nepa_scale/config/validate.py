@@ -270,6 +270,8 @@ def _task_problems(config: RunConfig) -> list[str]:
     problems = []
     if config.task not in config.tasks:
         problems.append(f"task={config.task}: a run with init={config.init} has no pre-training of its own")
+    if config.pretrain.init_optimizer == "carried" and config.pretrain.init == "scratch":
+        problems.append("pretrain.init_optimizer=carried: from where? Give pretrain.init=RUN, or fresh")
     for key, width in {"channels": config.segment.channels, "aux_channels": config.segment.aux_channels}.items():
         if width % 4:
             problems.append(f"segment.{key}={width}: must be a multiple of 4 (GroupNorm)")
@@ -277,7 +279,7 @@ def _task_problems(config: RunConfig) -> list[str]:
         problems += [
             f"{task}.init_ema=true: pretrain.ema_decay=0 keeps no moving average; the paper's is 0.9999"
             for task in config.tasks
-            if getattr(config.task_config(task), "init_ema", False)
+            if spec(task).downstream and getattr(config.task_config(task), "init_ema", False)
         ]
     problems += policies.problems("classify.auto_augment", config.classify.auto_augment)
     problems += _layer_problems(config)

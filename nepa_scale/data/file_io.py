@@ -29,6 +29,7 @@ _SYSTEM_FOLDERS = frozenset(
     | {"lost+found", "system volume information"}
 )  # of macOS, network disks, Windows, Python and file systems
 _SPLIT = re.compile(r"(?<![a-z])(train|training|val|valid|validation)(?![a-z])", re.IGNORECASE)
+_COMPRESSED = re.compile(r"\.(tgz|tar\.(gz|bz2|xz|zst|lz4))$")
 _PART = re.compile(r"(?<!\d)(\d+)[-_]of[-_](\d+)(?!\d)", re.IGNORECASE)
 _NUMBER = re.compile(r"(.*?)(\d+)(\D*)")
 
@@ -41,6 +42,17 @@ def is_image(name: str) -> bool:
 def is_clutter(name: str) -> bool:
     """Whether a file or folder, by its own name without folders, is hidden or made by a system for itself."""
     return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
+
+
+def compressed_shards(folder: Path) -> str | None:
+    """The line that says what to do with shards such as ``train-0.tar.gz``, if there are any in ``folder``."""
+    packed = sorted(path.name for path in folder.glob("*.t*") if _COMPRESSED.search(path.name.lower()))
+    if not packed:
+        return None
+    return (
+        f"'{folder}' holds compressed shards, in which no sample can be found by its place: {shortened(packed)}; "
+        "unpack them to .tar, as with gunzip (images are compressed already, so that hardly takes more room)"
+    )
 
 
 def splits_of(name: str) -> set[str]:

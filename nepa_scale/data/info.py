@@ -164,7 +164,7 @@ def _parse_split(split: str, content: object, problems: list[str]) -> SplitInfo 
         return None
     filenames, lengths = content.get("filenames"), content.get("shard_lengths")
     if not isinstance(filenames, list) or not all(_is_plain_name(name) for name in filenames):
-        problems.append(f"splits.{split}.filenames must be a list of .tar file names without folders")
+        problems.append(f"splits.{split}.filenames must be a list of .tar file names, uncompressed, without folders")
     elif not isinstance(lengths, list) or not all(_is_count(length) for length in lengths):
         problems.append(f"splits.{split}.shard_lengths must be a list of whole numbers")
     elif len(filenames) != len(lengths):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nepa_scale.data import ade20k
+from nepa_scale.data.file_io import compressed_shards
 from nepa_scale.data.info import (
     DEFAULT_ROOT,
     EMBEDDED_NAME,
@@ -67,7 +68,7 @@ def check_dataset(root: Path, name: str, *, needs: Collection[Need] = ()) -> lis
     layout = find_layout(folder)
     if layout is Layout.UNKNOWN:
         unknown = f"'{folder}' is no data set: it has neither {INFO_NAME} with shards nor ADE20K's images/training"
-        return [_prepare_first(root, name) or unknown]
+        return [_prepare_first(root, name) or compressed_shards(folder) or unknown]
     problems = ade20k.problems(_ade_base(folder)) if layout is Layout.ADE20K else []
     try:
         info = dataset_info(root, name)

@@ -118,6 +118,20 @@ class TrainState:
         for name, value in loss_scale.items():
             setattr(self._loss_scaler, name, value)
 
+    def load_moments(self, reader: ShardReader, optimizer_steps: int) -> None:
+        """Take the optimiser's moments alone out of a checkpoint: parameters that it lacks begin without, or at 0.
+
+        Every rank calls this. Raises ``RunError`` on every rank, when a file cannot be read.
+        """
+        problem = None
+        try:
+            for index, owner in enumerate(self._master_weights.owners()):
+                self._fill_moments(reader, index, owner, optimizer_steps)
+        except (OSError, SafetensorError) as error:
+            problem = str(error)
+        if problem := first_text(problem):
+            raise RunError(problem)
+
     def _fill(self, reader: ShardReader, shards: list[Tensor], optimizer_steps: int) -> None:
         averages = []
         for index, owner in enumerate(self._master_weights.owners()):

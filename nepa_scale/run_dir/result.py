@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,17 @@ def write_result(
     details: dict[str, Any],
     validation_images: int,
     starts_finetuned: bool,
+    source: Mapping[str, Any],
     params: int,
     throughput: Throughput,
     images_replaced: int,
     wall_seconds: float,
     startup_seconds: float | None,
 ) -> None:
-    """Write ``result.json``; its presence is what makes a task's outcome count."""
+    """Write ``result.json``; its presence is what makes a task's outcome count.
+
+    ``source`` is what ``weights.initial`` says of the weights that the task started from.
+    """
     config, cost, placement = resolved.config, resolved.cost, resolved.placement
     content: dict[str, Any] = {
         "schema": SCHEMA,
@@ -44,6 +49,7 @@ def write_result(
         "task": config.task,
         "init": config.init,
         "init_finetuned": starts_finetuned,
+        **source,
         "config": config.flat(),
         "params_total": params,
         "params_backbone": cost.params_backbone,

@@ -27,6 +27,7 @@ from nepa_scale.models.objective import Diagnostics, next_embedding_loss
 from nepa_scale.models.patches import standardised
 from nepa_scale.optim.optimizer import build_optimizer
 from nepa_scale.tasks import pretrain_monitors, target_warnings
+from nepa_scale.tasks.finetune import load_backbone
 from nepa_scale.tasks.pretrain_monitors import Spread
 from nepa_scale.tasks.probing.knn import OnlineKnn
 from nepa_scale.tasks.task import Task, Value, parameter_dtype
@@ -89,11 +90,11 @@ class PretrainModule(nn.Module):
 
 
 class Pretrain(Task):
-    """Next-embedding prediction on images alone."""
+    """Next-embedding prediction on images alone, from scratch or going on from ``weights``."""
 
     name = "pretrain"
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, weights: Path | None = None) -> None:
         super().__init__(config)
         section = config.pretrain
         source = self.open_split("train")
@@ -105,6 +106,10 @@ class Pretrain(Task):
         self._scaling = lr_scaling.width_scaling(config)
         if self._scaling is not None:
             scale_initial_weights(self.backbone, self._scaling)
+        if weights is not None:
+            self.starts_finetuned = load_backbone(self.backbone, weights)
+            self.judged_at_start = True
+            self.moments_from = weights.parent / "checkpoints" if section.init_optimizer == "carried" else None
         self.backbone.causal = section.attention == "causal"
         self.module: PretrainModule = PretrainModule(self.backbone, section)
         self._knn = OnlineKnn(self) if early_stop.asks_for_knn(section) else None

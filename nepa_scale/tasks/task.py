@@ -54,6 +54,8 @@ class Task(ABC):
     eval_data: Samples[Any]
     stacked_evaluation = True
     starts_finetuned = False  # from weights that have seen labels
+    judged_at_start = False  # whether the weights that it starts from are evaluated before the first step
+    moments_from: Path | None = None  # checkpoints of another run, whose moments of the optimiser it begins with
     any_image_size = False  # whether the backbone must take images of other sizes too
 
     def __init__(self, config: RunConfig) -> None:

@@ -140,6 +140,5 @@ def build_task(config: RunConfig, run_dir: Path) -> Task:
     other = None if weights is None else initial.other_standardisation(config)
     if other is not None:
         logger.warning("%s", other)
-    task = spec(config.task)
-    built: Task = task.task_class(config, weights) if task.downstream else task.task_class(config)
+    built: Task = spec(config.task).task_class(config, weights)
     return built

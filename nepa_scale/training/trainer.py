@@ -33,6 +33,7 @@ from nepa_scale.training.monitors import LOWER_RATE, REMEDY, SkippedSteps, Train
 from nepa_scale.training.run_logger import RunLogger
 from nepa_scale.utils.errors import NAMES_SHOWN, DataLostError, DivergedError, MilestoneError
 from nepa_scale.utils.progress import logger
+from nepa_scale.weights.initial import source_of
 
 
 class Trainer:
@@ -72,6 +73,7 @@ class Trainer:
         self._milestones = Milestones(f"{task.name}.milestones", section.milestones)
         self._evaluation_steps = evaluation_steps(section, self.total_steps)
         self._saved = 0
+        self._source = source_of(config)  # now: what the weights came from may be gone at the end
         task.interrupted = self._evaluation_interrupted
         with self.engine.readable():
             task.prepare(world, device)
@@ -97,6 +99,8 @@ class Trainer:
             source = Path(config.checkpoint.branch_from) / "checkpoints"
             start = self._checkpoints.load_branch(source, branch.difference)
             logger.info("%s: branching off %s at step %d of %d", self.task.name, source, start, self.total_steps)
+        elif self.task.moments_from is not None:
+            self._checkpoints.load_moments(self.task.moments_from)
         self._saved = self._start = start
         self._run_logger = RunLogger(self.task_dir, self.config, self.world, start=start, total_steps=self.total_steps)
         self._warn_of_another_schedule()
@@ -235,6 +239,7 @@ class Trainer:
             details=details,
             validation_images=len(self.task.eval_data),
             starts_finetuned=self.task.starts_finetuned,
+            source=self._source,
             params=self.params,
             throughput=self._throughput,
             images_replaced=self._replaced,
@@ -304,7 +309,7 @@ class Trainer:
         before = time.perf_counter()
         with self._throughput.paused():
             metrics, details = self._evaluate(done)
-            if self.engine.average is not None:
+            if self.engine.average is not None and done:  # which the first step begins
                 with self.engine.average.in_place():
                     averages = self._evaluate(done)
                 metrics, details = (_with_averages(*pair) for pair in zip((metrics, details), averages, strict=True))
@@ -324,7 +329,7 @@ class Trainer:
 
     def _evaluates_at(self, done: int) -> bool:
         """Whether an evaluation follows this step; that after the last one is ``_finish``'s."""
-        return done in self._evaluation_steps
+        return done in self._evaluation_steps or (done == 0 and self.task.judged_at_start)
 
     def _lacks_evaluation(self, done: int) -> bool:
         """Whether the processes before this one left out an evaluation that is due where it begins.

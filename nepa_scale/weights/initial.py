@@ -1,4 +1,7 @@
-"""The weights that a task starts from: where they lie, and whether they fit the run's settings. Free of torch."""
+"""The weights that a task starts from: where they lie, whether they fit the run's settings, and what lies behind them.
+
+Free of torch.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +25,26 @@ from nepa_scale.run_dir.paths import (
     standardisation,
 )
 from nepa_scale.utils.errors import UserError, WeightsError
+from nepa_scale.utils.files import read_json
 from nepa_scale.weights import timm_layout
 
 PATCH_EMBEDDING = "patch_embed.proj.weight"
+#: Amounts by their names in ``result.json``: of a task itself, and of what came before it.
+AMOUNTS = {"flops_train": "source_flops", "images_seen": "source_images", "tokens_seen": "source_tokens"}
 
 
 def initial_weights(run_dir: Path, config: RunConfig) -> Path | None:
     """The weights file that the task starts from; None for a start from scratch.
 
-    ``init`` may be a run, of which the pre-training counts, its own or the one it shares; the folder of a task of a
-    run; or a folder with weights, such as ``nepa_scale.weights`` writes.
+    ``init``, or ``pretrain.init`` of pre-training itself, may be a run, of which the pre-training counts, its own or
+    the one it shares; the folder of a task of a run; or a folder with weights, such as ``nepa_scale.weights`` writes.
     """
-    if not spec(config.task).downstream or config.init == "scratch":
+    if config.start == "scratch":
         return None
     name = AVERAGE_NAME if _starts_from_average(config) else WEIGHTS_NAME
-    if config.init == "pretrain":
+    if config.start == "pretrain":
         return pretrain_directory(run_dir, config) / name
-    folder = Path(config.init)
+    folder = Path(config.start)
     run, task = _run_and_task(folder)
     if run is None:
         holds_weights = (folder / WEIGHTS_NAME).is_file() or (folder / name).is_file()
@@ -54,9 +60,10 @@ def check_start(run_dir: Path, config: RunConfig) -> list[str]:
         weights = initial_weights(run_dir, config)
         if weights is None:
             return []
-        if config.init == "pretrain":
+        if config.start == "pretrain":
             return _missing_pretraining(weights, config) or _other_pretraining(config)
-        return _no_start(Path(config.init)) or _missing_start(weights, config) or _other_model(weights, config)
+        problems = _no_start(Path(config.start)) or _missing_start(weights, config) or _other_model(weights, config)
+        return problems or _no_moments(weights, config)
     except UserError as error:
         return str(error).splitlines()
 
@@ -106,7 +113,7 @@ def _no_start(folder: Path) -> list[str]:
 
 
 def _missing_start(weights: Path, config: RunConfig) -> list[str]:
-    folder = Path(config.init)
+    folder = Path(config.start)
     if weights.is_file():
         return []
     if weights.with_name(WEIGHTS_NAME).is_file():
@@ -118,7 +125,8 @@ def _missing_start(weights: Path, config: RunConfig) -> list[str]:
         )
         return [f"init={folder}: holds no {weights.name}; {remedy}"]
     authors = "; run `python -m nepa_scale.weights import` on it first" if (folder / "config.json").is_file() else ""
-    known = "pretrain, scratch, the folder of a pre-trained run or of imported weights"
+    own = "pretrain, " if spec(config.task).downstream else ""
+    known = f"{own}scratch, the folder of a pre-trained run or of imported weights"
     return [f"init={folder}: {weights} does not exist; give {known}{authors}"]
 
 
@@ -126,15 +134,14 @@ def _other_pretraining(config: RunConfig) -> list[str]:
     """Problems of sharing the pre-training of another run: its settings must be the same."""
     if config.pretrain_dir is None:
         return []
-    recorded = Path(config.pretrain_dir).parent / CONFIG_NAME
-    old, new = overrides.load(recorded).pretrain_identity(), config.pretrain_identity()
+    old, new = _recorded(Path(config.pretrain_dir).parent).pretrain_identity(), config.pretrain_identity()
     differing = changes(old, new)
     return [f"pretrain_dir={config.pretrain_dir}: pre-trained with other settings: {differing}"] if differing else []
 
 
 def _other_model(weights: Path, config: RunConfig) -> list[str]:
     """Differences between the model of an ``init`` folder and this run's, by setting."""
-    folder = Path(config.init)
+    folder = Path(config.start)
     run, task = _run_and_task(folder)
     new = _named(dataclasses.asdict(config.model.architecture()), by_image=config.data.by_image)
     if run is not None:
@@ -150,6 +157,20 @@ def _other_model(weights: Path, config: RunConfig) -> list[str]:
     return [f"init={folder}: {weights.name} is of another model: {differing}"] if differing else []
 
 
+def _no_moments(weights: Path, config: RunConfig) -> list[str]:
+    """Why the optimiser's moments cannot be carried over into this pre-training, if they shall."""
+    if spec(config.task).downstream or config.pretrain.init_optimizer == "fresh":
+        return []
+    run, task = _run_and_task(Path(config.start))
+    key, checkpoints = "pretrain.init_optimizer=carried", weights.parent / "checkpoints"
+    if run is None or task != "pretrain" or not any(checkpoints.glob("step_*/manifest.json")):
+        return [f"{key}: {checkpoints} holds no checkpoint of a pre-training; give fresh"]
+    there, here = (each.pretrain.image_size for each in (_recorded(run), config))
+    if config.model.pos_embed == "absolute" and there != here:
+        return [f"{key}: positions of {there} pixels are resampled to {here}, their moments cannot be; give fresh"]
+    return []
+
+
 def _named(arch: dict[str, Any], *, by_image: bool) -> dict[str, Any]:
     """The architecture of a model by the settings that decide it."""
     return {f"model.{key}": value for key, value in arch.items()} | {"data.mean": "image" if by_image else "not image"}
@@ -160,17 +181,17 @@ def other_standardisation(config: RunConfig) -> str | None:
 
     Weights that stand alone do not tell, and where each task takes its own data set's statistics, they may differ.
     """
-    folder, data = Path(config.init), config.data
+    folder, data = Path(config.start), config.data
     run, task = _run_and_task(folder)
     if data.by_image or not folder.is_dir():
         return None
     there: Standardisation | Preprocessing
     if run is not None:
-        recorded = _recorded(run)
-        if recorded.data.mean == data.mean == BY_DATASET:
+        of_run = _recorded(run)
+        if of_run.data.mean == data.mean == BY_DATASET:
             return None
-        task_dir = pretrain_directory(run, recorded) if task == "pretrain" else folder
-        there = standardisation(recorded, task, task_dir)
+        task_dir = pretrain_directory(run, of_run) if task == "pretrain" else folder
+        there = standardisation(of_run, task, task_dir)
     elif timm_layout.is_timm_folder(folder):
         there = timm_layout.read_config(folder).preprocessing
     else:
@@ -180,6 +201,44 @@ def other_standardisation(config: RunConfig) -> str | None:
         return None
     named = (f"data.{key}={','.join(map(str, getattr(there, key)))}" for key in ("mean", "std"))
     return f"init={folder}: its weights saw other images: {' '.join(named)} there; give that to begin where they are"
+
+
+def source_of(config: RunConfig) -> dict[str, Any]:
+    """What ``result.json`` says of the folder that the task starts from; null without one.
+
+    ``source_run`` is the run's id, or the folder itself where it holds weights that no run left. ``source_flops``
+    (FLOPs of training), ``source_images`` and ``source_tokens`` are the sums over all that its weights rest on, further
+    runs before it included; null where anything of it is not on record, as of imported weights.
+    """
+    if config.start in ("pretrain", "scratch"):
+        return {"source_run": None} | dict.fromkeys(AMOUNTS.values())
+    folder = Path(config.start)
+    run, task = _run_and_task(folder)
+    if run is None:
+        return {"source_run": str(folder)} | dict.fromkeys(AMOUNTS.values())
+    task_dir = pretrain_directory(run, _recorded(run)) if task == "pretrain" else folder
+    spent = _spent(task_dir) or {}
+    return {"source_run": _recorded(task_dir.parent).run_id} | {name: spent.get(key) for key, name in AMOUNTS.items()}
+
+
+def _spent(task_dir: Path) -> dict[str, int] | None:
+    """The amounts of the task in a folder and of all that it rests on; None where they are not on record."""
+    try:
+        result = read_json(task_dir / "result.json")
+        own = {key: int(result[key]) for key in AMOUNTS}
+        before = _spent_before(task_dir, result)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None if before is None else {key: own[key] + before[key] for key in AMOUNTS}
+
+
+def _spent_before(task_dir: Path, result: dict[str, Any]) -> dict[str, int] | None:
+    """The same of what the task in a folder started from. Raises ``KeyError`` or ``TypeError`` where that is unsaid."""
+    if spec(result["task"]).downstream and result["init"] == "pretrain":
+        return _spent(pretrain_directory(task_dir.parent, _recorded(task_dir.parent)))
+    if result.get("source_run") is None and result["init"] in ("pretrain", "scratch"):
+        return dict.fromkeys(AMOUNTS, 0)
+    return {key: int(result[name]) for key, name in AMOUNTS.items()}
 
 
 def _shape(weights: Path) -> dict[str, int]:

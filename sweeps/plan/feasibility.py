@@ -39,9 +39,8 @@ def check(run_specs: Iterable[RunSpec], devices: int, *, planning: bool = False)
             problems += validate.check_milestones(config, (task,))
             problems += ds_config.check(config, task)
         problems += validate.check_batches(config, run_spec.tasks, devices)
-        if config.init != "pretrain":
-            for task in run_spec.tasks:
-                problems += check_start(Path(), dataclasses.replace(config, task=task))
+        tasks = (dataclasses.replace(config, task=task) for task in run_spec.tasks)
+        problems += [line for task in tasks if task.start != "pretrain" for line in check_start(Path(), task)]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
 

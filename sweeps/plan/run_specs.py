@@ -53,7 +53,8 @@ def expand(launch: Launch) -> dict[str, RunSpec]:
                     _add(run_specs, RunSpec(config, label, varied, tasks, tuned))
     if not (run_specs or problems):
         tasks_named = ",".join(launch.study.tasks)
-        problems.append(f"study.tasks=[{tasks_named}]: runs that start from other weights do no pre-training")
+        why = "runs that start from other weights do no pre-training; pretrain.init=DIR goes on with it"
+        problems.append(f"study.tasks=[{tasks_named}]: {why}")
     if not problems:
         problems = _unread(launch, run_specs)
     if problems:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.data.file_io import gaps, part_problems, splits_of
+from nepa_scale.data.file_io import compressed_shards, gaps, part_problems, splits_of
 from nepa_scale.data.index import INDEX_FOLDER, writable_folder, write_index
 from nepa_scale.data.info import INFO_NAME, MAX_CLASSES, SPLITS, DatasetInfo, parse_info, split_content
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
@@ -89,6 +89,8 @@ def _sorted_by_split(folder: Path) -> dict[str, list[str]]:
             filenames[splits.pop()].append(path.name)
         else:
             unclear.append(path.name)
+    if packed := compressed_shards(folder):
+        raise DataError(packed)
     problems = [f"'{folder}' has no shard with '{split}' in its name" for split in SPLITS if not filenames[split]]
     if unclear:
         problems.append(f"'{folder}': neither train nor validation by name: {shortened(unclear)}")

@@ -15,28 +15,29 @@ VALIDATION_NAMES = ("validation", "val", "valid")
 _WANTED = "must hold train/ and validation/ (or val/, valid/), each with class folders"
 
 
-def list_class_folders(source: Path, val_fraction: float | None = None) -> Listing:
+def list_class_folders(source: Path, val_fraction: float | None = None, *, innermost: bool = False) -> Listing:
     """List ``train/<class>/`` and ``validation/<class>/`` in ``source``, images at any depth.
 
-    Classes are numbered in the order of their names. With ``val_fraction`` that part of the training images becomes
-    the validation split; the class folders may then lie in ``source`` itself. Raises ``DataError`` with every problem,
-    one per line.
+    Classes are numbered in the order of their names. The class of an image is the outermost folder around it, or with
+    ``innermost`` the path of all of them, such as ``animals/cats``. With ``val_fraction`` that part of the training
+    images becomes the validation split; the class folders may then lie in ``source`` itself. Raises ``DataError`` with
+    every problem, one per line.
     """
-    return list_class_tree(read_tree(source), val_fraction)
+    return list_class_tree(read_tree(source), val_fraction, innermost=innermost)
 
 
-def list_class_tree(tree: Tree, val_fraction: float | None = None) -> Listing:
+def list_class_tree(tree: Tree, val_fraction: float | None = None, *, innermost: bool = False) -> Listing:
     """List class folders in a tree that was read. Raises as ``list_class_folders`` does."""
     tree = tree.below(_root(tree))
     train, validation = split_folder(tree, TRAIN_NAMES), split_folder(tree, VALIDATION_NAMES)
     if val_fraction is None:
-        return _list_splits(tree, train, validation)
+        return _list_splits(tree, train, validation, innermost=innermost)
     if validation is not None:
         raise DataError(
             f"val_fraction={val_fraction:g} takes validation images out of the training images, but "
             f"'{tree.path(validation)}' is there: leave val_fraction out to use it, or move it away"
         )
-    return _list_divided(tree, train or "", val_fraction)
+    return _list_divided(tree, train or "", val_fraction, innermost=innermost)
 
 
 def split_folder(tree: Tree, names: Collection[str]) -> str | None:
@@ -48,16 +49,22 @@ def split_folder(tree: Tree, names: Collection[str]) -> str | None:
     return folders[0] if folders else None
 
 
-def in_class_folders(tree: Tree, folder: str) -> Labelled:
-    """The images below the class folders in ``folder``, each with the name of its class folder."""
+def in_class_folders(tree: Tree, folder: str, *, innermost: bool = False) -> Labelled:
+    """The images below the class folders in ``folder``, each with the name of its class folder, or with ``innermost``
+    with the path of all folders it lies in."""
     start = len(folder) + 1 if folder else 0
-    names = (name for name in tree.files_below(folder) if is_image(name))
-    return [(name, name[start:].partition("/")[0]) for name in names if "/" in name[start:]]
+    names = (name for name in tree.files_below(folder) if is_image(name) and "/" in name[start:])
+    return [(name, name[start:].rpartition("/")[0] if innermost else name[start:].partition("/")[0]) for name in names]
 
 
-def class_folder_problems(tree: Tree, folder: str, images: Labelled) -> list[str]:
+def _classes_of(tree: Tree, folder: str, images: Labelled, *, innermost: bool) -> list[str]:
+    """The names of the classes in order: the class folders, or the paths of those that hold images."""
+    return sorted({name for _, name in images}) if innermost else tree.folders_in(folder)
+
+
+def class_folder_problems(tree: Tree, folder: str, images: Labelled, classes: Sequence[str]) -> list[str]:
     """Class folders that have no images, or names that look the same."""
-    classes, used = tree.folders_in(folder), {name for _, name in images}
+    used = {name for _, name in images}
     where = tree.path(folder)
     problems = [f"'{where / name}' has no images" for name in classes if name not in used]
     alike: dict[str, list[str]] = {}
@@ -99,13 +106,14 @@ def _inside(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def _list_splits(tree: Tree, train: str | None, validation: str | None) -> Listing:
+def _list_splits(tree: Tree, train: str | None, validation: str | None, *, innermost: bool) -> Listing:
     if train is None or validation is None:
         raise DataError(_missing_split(tree, train))
-    images = {"train": in_class_folders(tree, train), "validation": in_class_folders(tree, validation)}
-    classes = tree.folders_in(train)
+    folders = {"train": train, "validation": validation}
+    images = {split: in_class_folders(tree, folder, innermost=innermost) for split, folder in folders.items()}
+    classes = _classes_of(tree, train, images["train"], innermost=innermost)
     images["validation"] = _under_the_names_of(classes, images["validation"])
-    problems = class_folder_problems(tree, train, images["train"])
+    problems = class_folder_problems(tree, train, images["train"], classes)
     unknown = sorted({name for _, name in images["validation"]} - set(classes))
     problems += [
         f"'{tree.path(f'{validation}/{name}')}' is a class that '{tree.path(train)}' lacks{nearest(name, classes)}"
@@ -113,13 +121,13 @@ def _list_splits(tree: Tree, train: str | None, validation: str | None) -> Listi
     ]
     if not images["validation"]:
         problems.append(f"'{tree.path(validation)}' has no images in class folders")
-    return labelled_listing(tree, classes, images, problems, _remarks(train, classes, images))
+    return labelled_listing(tree, classes, images, problems, _remarks(train, classes, images, innermost=innermost))
 
 
-def _list_divided(tree: Tree, train: str, fraction: float) -> Listing:
-    images = in_class_folders(tree, train)
-    classes = tree.folders_in(train)
-    problems = class_folder_problems(tree, train, images)
+def _list_divided(tree: Tree, train: str, fraction: float, *, innermost: bool) -> Listing:
+    images = in_class_folders(tree, train, innermost=innermost)
+    classes = _classes_of(tree, train, images, innermost=innermost)
+    problems = class_folder_problems(tree, train, images, classes)
     if len(classes) == 1:
         problems.append(f"'{tree.path(train)}' has a single class folder, '{classes[0]}': is source= one too high?")
     ranks = {name: rank for rank, name in enumerate(classes)}
@@ -132,7 +140,7 @@ def _list_divided(tree: Tree, train: str, fraction: float) -> Listing:
         problems.append(f"'{tree.path(train)}' has too few images to take validation images out of them")
     remarks = [
         f"validation: {len(chosen):,} of {len(images):,} images, val_fraction={fraction:g} of each class",
-        *_remarks(train, classes, divided),
+        *_remarks(train, classes, divided, innermost=innermost),
     ]
     return labelled_listing(tree, classes, divided, problems, remarks)
 
@@ -158,15 +166,15 @@ def _under_the_names_of(classes: Sequence[str], images: Labelled) -> Labelled:
     return [(path, names.get(unicodedata.normalize("NFC", name), name)) for path, name in images]
 
 
-def _remarks(train: str, classes: Sequence[str], images: dict[str, Labelled]) -> list[str]:
+def _remarks(train: str, classes: Sequence[str], images: dict[str, Labelled], *, innermost: bool) -> list[str]:
     """Remarks on what the user may not have intended."""
     remarks = []
     depth = 2 if train else 1  # of the names of images that lie directly in a class folder
     deeper = [name for found in images.values() for name, _ in found if name.count("/") > depth]
-    if deeper:
+    if deeper and not innermost:
         remarks.append(
             f"{len(deeper):,} images in folders inside class folders belong to the outer one's class, such as "
-            f"{deeper[0]!r}"
+            f"{deeper[0]!r}; class_folder=innermost takes the folders by their paths"
         )
     absent = sorted(set(classes) - {name for _, name in images["validation"]})
     if absent:

@@ -138,7 +138,7 @@ def list_wnid_tree(wnid_tree: WnidTree) -> Listing:
     """List both splits; a class's number is the rank of its wnid. Raises ``DataError`` with every problem."""
     tree, classes = wnid_tree.tree, sorted(wnid_tree.classes)
     train = in_class_folders(tree, wnid_tree.train)
-    problems = class_folder_problems(tree, wnid_tree.train, train)
+    problems = class_folder_problems(tree, wnid_tree.train, train, tree.folders_in(wnid_tree.train))
     problems += _differences(wnid_tree, set(classes), set(tree.folders_in(wnid_tree.train)))
     validation = _validation(wnid_tree, problems)
     return labelled_listing(tree, classes, {"train": train, "validation": validation}, problems)

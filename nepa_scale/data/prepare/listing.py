@@ -15,6 +15,7 @@ from typing import NamedTuple, NoReturn, TypeVar
 import numpy as np
 
 from nepa_scale.data.file_io import decode_text, is_clutter
+from nepa_scale.data.prepare.recoding import Recoding
 from nepa_scale.data.prepare.references import LeftOut, Reader, Reference, Span, ZipEntry, in_folders
 from nepa_scale.utils.errors import DataError, shortened
 
@@ -206,10 +207,13 @@ class Listing:
     mask_class_names: Sequence[str] = ()
     left_out: LeftOut = field(default_factory=LeftOut)
     remarks: Sequence[str] = ()  # further lines to print
+    recoding: Recoding | None = None  # of masks that are not as shards store them
 
     def fingerprint(self) -> str:
         """A digest of every name, size, position and class; not of the folder the source lies in."""
         digest = hashlib.sha256(repr((list(self.class_names), list(self.mask_class_names))).encode())
+        if self.recoding is not None:
+            digest.update(self.recoding.fingerprint().encode())
         for split, items in self.splits.items():
             digest.update(f"\n{split}\n".encode())
             for key, image, label, mask in items:
@@ -245,6 +249,16 @@ def labelled_listing(
         left_out=tree.left_out,
         remarks=remarks,
     )
+
+
+def divided(things: Sequence[Thing], fraction: float) -> tuple[dict[str, list[Thing]], str]:
+    """Things without labels by split, so that ``fraction`` of them validates, and the line that says so."""
+    chosen = held_out([0] * len(things), fraction)
+    splits = {
+        "train": [thing for index, thing in enumerate(things) if index not in chosen],
+        "validation": [thing for index, thing in enumerate(things) if index in chosen],
+    }
+    return splits, f"validation: {len(chosen):,} of {len(things):,} images, val_fraction={fraction:g}"
 
 
 def mixed(things: Sequence[Thing]) -> list[Thing]:

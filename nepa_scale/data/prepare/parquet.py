@@ -1,4 +1,7 @@
-"""Hugging Face's parquet files as a source: which columns hold images and classes, and where every row lies."""
+"""Hugging Face's data sets as a source: which columns of their files hold images and classes, and where each row lies.
+
+The files are parquet, as the Hub has them, or the streams of Arrow in a folder of ``datasets``' ``save_to_disk``.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,29 @@ from typing import Any, NamedTuple
 
 from nepa_scale.data.file_io import gaps, part_problems, split_words, splits_of, states_part
 from nepa_scale.data.info import MAX_CLASSES, SPLITS
+from nepa_scale.data.prepare.arrow_files import ARROW, RowGroups, row_groups
 from nepa_scale.data.prepare.listing import Listing, held_out, mixed, numbered
 from nepa_scale.data.prepare.references import LeftOut, ParquetColumn, ParquetRow, Reference
 from nepa_scale.utils.errors import DataError, first_line, shortened
 
 
 class Columns(NamedTuple):
-    """The names of the two columns; None where a name is not known yet."""
+    """The names of the two columns; None where a name is not known yet, ``label`` empty for images without classes."""
 
     image: str | None
     label: str | None
 
-    def image_path(self, schema: Any) -> str:
-        """What Arrow calls the column of encoded bytes."""
-        return str(self.image) if str(schema.field(self.image).type) in _BYTES else f"{self.image}.bytes"
+    def image_path(self, schema: Any, path: Path) -> str:
+        """What a file calls the column to read: in parquet the bytes within a struct are one."""
+        plain = path.suffix == ARROW or str(schema.field(self.image).type) in _BYTES
+        return str(self.image) if plain else f"{self.image}.bytes"
 
 
 RowGroup = list[tuple[Reference, int]]
 Choose = Callable[[Path, Any], Columns]
 _BYTES = ("binary", "large_binary", "binary_view")
 _SHOWN = 40  # characters of a type
+NO_LABELS = "none"  # in place of a label_column
 
 
 def list_parquet(
@@ -39,9 +45,11 @@ def list_parquet(
     label_column: str | None = None,
     val_fraction: float | None = None,
 ) -> Listing:
-    """List the files of the splits in ``source``: ``data/train-*.parquet``, ``train/*.parquet`` or the like.
+    """List the files of the splits in ``source``: ``data/train-*.parquet``, ``train/*.parquet`` or the like, or those
+    that ``save_to_disk`` left.
 
-    With ``val_fraction`` there must be no validation files, and that part of the training rows becomes the split.
+    With a ``label_column`` of ``none`` images have no labels. With ``val_fraction`` there must be no validation files,
+    and that part of the training rows becomes the split.
 
     The row groups of the training split are mixed, the rows inside stay in order, so that each row group is read once
     and in pieces. Raises ``DataError`` with every problem, one per line.
@@ -54,7 +62,7 @@ def list_parquet(
 
     def choose(path: Path, schema: Any) -> Columns:
         """The columns of the first file, which all others must have."""
-        asked = chosen[0] if chosen else Columns(image_column, label_column)
+        asked = chosen[0] if chosen else Columns(image_column, "" if label_column == NO_LABELS else label_column)
         chosen.append(choose_columns(path, schema, asked))
         return chosen[-1]
 
@@ -74,6 +82,9 @@ def list_parquet(
     largest = max(label for found in groups.values() for group in found for _, label in group)
     groups["train"] = mixed(groups["train"])
     splits = {split: numbered(split, [row for group in found for row in group]) for split, found in groups.items()}
+    if not chosen[0].label:
+        splits = {split: [item._replace(label=None) for item in items] for split, items in splits.items()}
+        return Listing(splits, left_out=left_out, remarks=remarks)
     class_names = names.pop() or [str(number) for number in range(largest + 1)]
     return Listing(splits, class_names=class_names, left_out=left_out, remarks=remarks)
 
@@ -95,10 +106,11 @@ def _files_by_split(
     """The files of each split, by their names or else by their folders', and what keeps them from being read."""
     if not source.is_dir():
         return {}, [f"'{source}' is no folder"]
-    base = source / "data" if next((source / "data").glob("*.parquet"), None) else source
+    pattern = "*.parquet" if next(source.rglob("*.parquet"), None) else f"data-*{ARROW}"
+    base = source / "data" if next((source / "data").glob(pattern), None) else source
     files: dict[str, list[Path]] = {split: [] for split in SPLITS}
     others = []
-    for path in sorted(base.rglob("*.parquet")):
+    for path in sorted(base.rglob(pattern)):
         names = path.relative_to(base).parts
         if any(name.startswith(".") for name in names):
             continue
@@ -107,6 +119,8 @@ def _files_by_split(
             files[found.pop()].append(path)
         else:
             others.append(path.relative_to(source))
+    if others and (source / "state.json").is_file():  # a Dataset, not a DatasetDict, was saved: it has no splits
+        files["train"], others = [source / name for name in others], []
     seen = f"; there are: {shortened(map(str, others))}" if others else ""
     needed = SPLITS if val_fraction is None else ("train",)
     remedy = {"validation": "; val_fraction=0.1 takes them out of the training images"}
@@ -150,29 +164,29 @@ def _split_problems(source: Path, split: str, paths: Sequence[Path]) -> list[str
 def _open(path: Path, source: Path, groups: list[RowGroup], choose: Choose) -> tuple[str, ...]:
     """Add the row groups of a file; return the class names it states, none if it states none."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     size = path.stat().st_size
     try:
-        with pq.ParquetFile(path) as file:
-            columns = choose(path, file.schema_arrow)
-            column = ParquetColumn(str(path), columns.image_path(file.schema_arrow))
+        with row_groups(path) as file:
+            columns = choose(path, file.schema)
+            column = ParquetColumn(str(path), columns.image_path(file.schema, path))
             where = path.name if columns.image == "image" else f"{path.name}, column {columns.image}"
-            for group in range(file.num_row_groups):
-                rows = enumerate(_labels(file, path, group, str(columns.label)))
+            for group, length in enumerate(file.lengths):
+                rows = enumerate(_labels(file, path, group, columns.label) if columns.label else [0] * length)
                 named = ((row, label, f"{where}: row {row} of group {group}") for row, label in rows)
                 groups.append([(ParquetRow(column, group, row, size, name), label) for row, label, name in named])
-            return class_names(file.schema_arrow, str(columns.label))
+            return class_names(file.schema, str(columns.label))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"'{path}' is not a complete parquet file: {first_line(error)}") from None
+        kind = "stream of Arrow" if path.suffix == ARROW else "parquet file"
+        raise DataError(f"'{path}' is not a complete {kind}: {first_line(error)}") from None
 
 
-def _labels(file: Any, path: Path, group: int, column: str) -> list[int]:
+def _labels(file: RowGroups, path: Path, group: int, column: str) -> list[int]:
     """The classes of a row group. Raises ``DataError`` with the first row whose class is null or negative."""
     import numpy as np
 
-    labels = file.read_row_group(group, columns=[column], use_threads=False).column(column)
-    bad = np.flatnonzero(labels.is_null().to_numpy())
+    labels = file.column(group, column)
+    bad = np.flatnonzero(labels.is_null().to_numpy(zero_copy_only=False))
     if not bad.size:
         bad = np.flatnonzero(labels.to_numpy() < 0)
     if bad.size:
@@ -210,14 +224,14 @@ def choose_columns(path: Any, schema: Any, asked: Columns) -> Columns:
     numbers = [field.name for field in schema if pa.types.is_integer(field.type)]
     classes = [name for name in numbers if class_names(schema, name)]
     problems: list[str] = []
-    columns = Columns(
-        _chosen("image", asked.image, images, "encoded images (bytes, or a struct with bytes)", problems),
-        _chosen("label", asked.label, numbers, "classes (whole numbers)", problems, preferred=classes),
-    )
+    image = _chosen("image", asked.image, images, "encoded images (bytes, or a struct with bytes)", problems)
+    label = asked.label
+    if label != "":
+        label = _chosen("label", label, numbers, "classes (whole numbers)", problems, preferred=classes)
     if problems:
         shown = ", ".join(f"{field.name}: {field.type!s:.{_SHOWN}}" for field in schema)
         raise DataError("\n".join(f"'{path}' has {problem} (columns: {shown})" for problem in problems))
-    return columns
+    return Columns(image, label)
 
 
 def _chosen(
@@ -241,7 +255,8 @@ def _chosen(
     if candidates:
         problems.append(f"several columns of {what}: say {usual}_column={' or '.join(candidates)}")
     else:
-        problems.append(f"no column of {what}")
+        remedy = f"; label_column={NO_LABELS} is for images without classes" if usual == "label" else ""
+        problems.append(f"no column of {what}{remedy}")
     return None
 
 

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from nepa_scale.data.decode import BadImageError
+from nepa_scale.data.prepare.arrow_files import slices
 from nepa_scale.data.shard_index import KindCounts
 from nepa_scale.utils.errors import DataError
 
@@ -40,7 +41,7 @@ class ZipEntry(NamedTuple):
 
 
 class ParquetColumn(NamedTuple):
-    """A parquet file, and its column of encoded images by its path in the schema."""
+    """A parquet file, or a stream of Arrow, and its column of encoded images by its path in the schema."""
 
     path: str
     name: str
@@ -174,14 +175,8 @@ class _Rows:
     """The images of one row group from the first on, a few at a time."""
 
     def __init__(self, row: ParquetRow) -> None:
-        import pyarrow.parquet as pq
-
         self._source = (row.column, row.group)
-        # a buffer makes Arrow read pages as they are needed instead of whole row groups, which can have gigabytes
-        self._file = pq.ParquetFile(row.path, buffer_size=2**20, pre_buffer=False)
-        self._batches: Iterator[Any] = self._file.iter_batches(
-            _ROWS_AT_ONCE, row_groups=[row.group], columns=[row.column.name], use_threads=False
-        )
+        self._slices = slices(row.path, row.column.name, row.group, _ROWS_AT_ONCE)
         self._first = 0
         self._images: list[bytes | None] = []
 
@@ -198,14 +193,14 @@ class _Rows:
         import pyarrow as pa
 
         try:
-            images = next(self._batches).column(0).to_pylist()
-        except (pa.ArrowException, StopIteration) as error:
+            images = next(self._slices).to_pylist()
+        except (pa.ArrowException, StopIteration, RuntimeError) as error:  # the last: a row group that is gone
             column, group = self._source
             raise SourceError(f"'{column.path}' is damaged in row group {group}: {error}") from None
         return [image["bytes"] if isinstance(image, dict) else image for image in images]
 
     def close(self) -> None:
-        self._file.close()
+        self._slices.close()
 
 
 def _with_parents(folder: str) -> Iterator[str]:

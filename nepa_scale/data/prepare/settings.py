@@ -6,10 +6,12 @@ Standard library only.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nepa_scale.data import info
+from nepa_scale.data.file_io import is_clutter, is_image
 from nepa_scale.utils.arguments import ANSWERS_IN_JSON, option
 
 MOST = 10**6  # images that are drawn, or lie in a shard
@@ -17,7 +19,10 @@ _SIGNS = (
     ("imagenet", ("ILSVRC2012_img_train.tar", "ILSVRC/Data/CLS-LOC", "*/ILSVRC/Data/CLS-LOC")),
     ("tiny-imagenet", ("val/val_annotations.txt", "tiny-imagenet-200/val/val_annotations.txt")),
     ("ade20k", ("ADEChallengeData2016.zip", "images/training", "ADEChallengeData2016/images/training")),
-    ("parquet", ("*.parquet", "data/*.parquet", "*/train/*.parquet")),
+    ("cityscapes", ("leftImg8bit/train", "*/leftImg8bit/train")),
+    ("voc", ("ImageSets/Segmentation", "VOC2012/ImageSets/Segmentation", "*/VOC2012/ImageSets/Segmentation")),
+    ("coco-stuff", ("stuffthingmaps/train2017",)),
+    ("parquet", ("*.parquet", "data/*.parquet", "*/train/*.parquet", "dataset_dict.json", "state.json")),
 )  # what lies in a source of each kind
 
 
@@ -26,6 +31,19 @@ def folder_name(text: str) -> str:
     if text != Path(text).name or text.startswith("."):
         raise ValueError("expected the name of a folder in root")
     return text
+
+
+def whole_numbers(text: str) -> list[int]:
+    """Values of 8 bits as ``0-18,255`` has them: ranges with both ends, and single ones. Raises ``ValueError``."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first) < 256):
+            raise ValueError("expected values from 0 to 255, such as 0-18 or 0,255")
+        numbers += range(int(first), int(last or first) + 1)
+    if len(numbers) > len(set(numbers)):
+        raise ValueError("names a value twice")
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -66,13 +84,24 @@ class DividedSettings(WritingSettings):
     """A source that may have no validation images."""
 
     val_fraction: float | None = option(
-        "without validation images: the part of each class's that becomes them", None, above=0, high=0.9
+        "without validation images: the part of the images, of each class, that becomes them", None, above=0, high=0.9
     )
+
+
+@dataclass(frozen=True)
+class ImagesSettings(DividedSettings):
+    """images without labels, at any depth: in source, or in source/train and source/{validation,val,valid}"""
 
 
 @dataclass(frozen=True)
 class FolderSettings(DividedSettings):
     """class folders, also in a zip file: source/train/<class>/*.jpg and source/{validation,val,valid}/<class>/*.jpg"""
+
+    class_folder: str = option(
+        "which of the folders around an image is its class; innermost by its path, as animals/cats",
+        "outermost",
+        choices=("outermost", "innermost"),
+    )
 
 
 @dataclass(frozen=True)
@@ -87,15 +116,59 @@ class TinyImagenetSettings(WritingSettings):
 
 @dataclass(frozen=True)
 class ParquetSettings(DividedSettings):
-    """Hugging Face parquet files: source/data/{train,validation}-*.parquet, default/train/0000.parquet and alike"""
+    """Hugging Face: data/{train,validation}-*.parquet, default/train/0000.parquet, or a folder of save_to_disk"""
 
     image_column: str | None = option("column of encoded images; null for image, or the only one there is", None)
-    label_column: str | None = option("column of classes; null for label, or the only one there is", None)
+    label_column: str | None = option("column of classes, or none; null for label, or the only one there is", None)
 
 
 @dataclass(frozen=True)
 class Ade20kSettings(WritingSettings):
     """ADE20K: images/ and annotations/ with {training,validation}/, as a folder or as ADEChallengeData2016.zip"""
+
+
+@dataclass(frozen=True)
+class CityscapesSettings(WritingSettings):
+    """Cityscapes: leftImg8bit/ and gtFine/ with {train,val}/<city>/, as unpacked from the two archives"""
+
+
+@dataclass(frozen=True)
+class CocoStuffSettings(WritingSettings):
+    """COCO-Stuff: {train,val}2017/, or these below images/, and their masks below stuffthingmaps/ or annotations/"""
+
+
+@dataclass(frozen=True)
+class VocSettings(WritingSettings):
+    """Pascal VOC: JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/ of VOCdevkit/VOC2012 or alike"""
+
+    train_list: str = option("list of training images in ImageSets/Segmentation, such as trainaug", "train")
+    mask_folder: str = option("folder of the masks, such as SegmentationClassAug", "SegmentationClass")
+
+
+@dataclass(frozen=True)
+class MaskSettings(DividedSettings):
+    """images/ and masks/ of the same names: train/ and val/ inside both, around both, or neither (val_fraction=0.1)"""
+
+    values: Sequence[int] | None = option(
+        "the value of each class in order: grey levels, or numbers of a palette", None, read=whole_numbers, form="0-18"
+    )
+    colours: Path | None = option("in place of values: file with a line 'red green blue name' for each colour", None)
+    ignore: Sequence[int] = option(
+        "values that are unlabelled; 255 unless it is a class", (255,), read=whole_numbers, form="0,255"
+    )
+    names: Path | None = option("file with the name of each of the values on a line; null for their numbers", None)
+    mask_suffix: str = option("what names of masks have after those of their images, such as _mask", "")
+
+    def problems(self) -> list[str]:
+        """Why masks cannot be read by these settings."""
+        lines = []
+        if (self.values is None) == (self.colours is None):
+            lines.append("give values=, as values=0-18 or values=0,255, or colours=FILE for masks in colours")
+        elif self.colours is not None and self.names is not None:
+            lines.append("names=: with colours= the names are in the table")
+        if both := sorted({*(self.values or ())} & {*self.ignore} - {255}):
+            lines.append(f"ignore= names values that are classes: {both[0]}")
+        return lines
 
 
 @dataclass(frozen=True)
@@ -125,9 +198,14 @@ Settings = DigitSettings | WritingSettings | PlaceSettings
 KINDS: dict[str, type[Settings]] = {
     "imagenet": ImagenetSettings,
     "tiny-imagenet": TinyImagenetSettings,
+    "images": ImagesSettings,
     "folder": FolderSettings,
     "parquet": ParquetSettings,
     "ade20k": Ade20kSettings,
+    "cityscapes": CityscapesSettings,
+    "coco-stuff": CocoStuffSettings,
+    "voc": VocSettings,
+    "masks": MaskSettings,
     "digits": DigitSettings,
     "adopt": AdoptSettings,
     "index": IndexSettings,
@@ -151,7 +229,10 @@ def source_kind(source: Path) -> str | None:
     for kind, patterns in _SIGNS:
         if any(next(source.glob(pattern), None) for pattern in patterns):
             return kind
-    return "folder" if _has_folders(source / "train") else None
+    if _has_folders(source / "train"):
+        return "folder"
+    is_flat = source.is_dir() and any(is_image(path.name) and not is_clutter(path.name) for path in source.iterdir())
+    return "images" if is_flat else None
 
 
 def how_to_prepare(source: Path, root: Path) -> tuple[str, str] | None:
@@ -161,7 +242,8 @@ def how_to_prepare(source: Path, root: Path) -> tuple[str, str] | None:
         return None
     name = f"{source.resolve().name.lstrip('.') or 'data'}-shards"
     command = prepare_command(kind, source=source, root=root, name=name)
-    if kind == "folder" and not any(_has_folders(source / split) for split in ("val", "valid", "validation")):
+    splits = ("val", "valid", "validation")
+    if kind == "images" or (kind == "folder" and not any(_has_folders(source / split) for split in splits)):
         command += " val_fraction=0.1"
     return command, name
 

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from nepa_scale.data.prepare.listing import Item
 from nepa_scale.data.prepare.pixels import MaskCount, PixelSums, checked, extension_of
+from nepa_scale.data.prepare.recoding import Recoding, recoded
 from nepa_scale.data.prepare.references import Reader, SourceError
 from nepa_scale.data.tar_files import Members, write_tar
 from nepa_scale.utils.cli import to_text
@@ -37,6 +38,7 @@ class ShardTask:
     resize: int | None
     skip_bad: bool
     measured: bool = False
+    recoding: Recoding | None = None
 
 
 @dataclass
@@ -81,6 +83,7 @@ def _samples(task: ShardTask, result: ShardResult) -> Iterator[Members]:
             try:
                 image = reader.read(item.image)
                 mask = None if item.mask is None else reader.read(item.mask)
+                mask = mask if mask is None or task.recoding is None else recoded(mask, task.recoding)
                 image, mask = checked(
                     image,
                     mask,

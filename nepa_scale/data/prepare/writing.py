@@ -15,13 +15,19 @@ from nepa_scale.data.prepare.finishing import describe, describe_pixels, finish
 from nepa_scale.data.prepare.imagenet import list_imagenet, list_tiny_imagenet
 from nepa_scale.data.prepare.listing import Listing
 from nepa_scale.data.prepare.parquet import list_parquet
+from nepa_scale.data.prepare.photographs import list_cityscapes, list_coco_stuff, list_images, list_masks, list_voc
 from nepa_scale.data.prepare.pixels import MaskCount
 from nepa_scale.data.prepare.settings import (
+    CityscapesSettings,
+    CocoStuffSettings,
     DividedSettings,
     FolderSettings,
     ImagenetSettings,
+    ImagesSettings,
+    MaskSettings,
     ParquetSettings,
     TinyImagenetSettings,
+    VocSettings,
     WritingSettings,
     kind_of,
     source_kind,
@@ -107,6 +113,7 @@ def _tasks(folder: Path, settings: WritingSettings, listing: Listing) -> dict[st
                 resize=settings.resize,
                 skip_bad=settings.skip_bad,
                 measured=split == "train",
+                recoding=listing.recoding,
             )
             for shard, start in enumerate(range(0, len(items), size))
         ]
@@ -186,12 +193,26 @@ def list_source(settings: WritingSettings) -> Listing:
 
 def _listed(settings: WritingSettings) -> Listing:
     source = settings.source
-    if isinstance(settings, FolderSettings):
-        return list_class_folders(source, settings.val_fraction)
-    if isinstance(settings, ImagenetSettings):
-        return list_imagenet(source)
-    if isinstance(settings, TinyImagenetSettings):
-        return list_tiny_imagenet(source)
-    if isinstance(settings, ParquetSettings):
-        return list_parquet(source, settings.image_column, settings.label_column, settings.val_fraction)
-    return list_ade20k(source)
+    match settings:
+        case FolderSettings():
+            innermost = settings.class_folder == "innermost"
+            listing = list_class_folders(source, settings.val_fraction, innermost=innermost)
+        case ImagenetSettings():
+            listing = list_imagenet(source)
+        case TinyImagenetSettings():
+            listing = list_tiny_imagenet(source)
+        case ParquetSettings():
+            listing = list_parquet(source, settings.image_column, settings.label_column, settings.val_fraction)
+        case ImagesSettings():
+            listing = list_images(settings)
+        case CityscapesSettings():
+            listing = list_cityscapes(settings)
+        case CocoStuffSettings():
+            listing = list_coco_stuff(settings)
+        case VocSettings():
+            listing = list_voc(settings)
+        case MaskSettings():
+            listing = list_masks(settings)
+        case _:
+            listing = list_ade20k(source)
+    return listing

@@ -74,10 +74,10 @@ def test_a_second_run_says_so_and_does_nothing(
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ([], "say what to do: one of imagenet, tiny-imagenet, folder, parquet, ade20k, digits"),
+        ([], "say what to do: one of imagenet, tiny-imagenet, images, folder, parquet, ade20k"),
         (
             ["digit"],
-            "'digit': not one of imagenet, tiny-imagenet, folder, parquet, ade20k",
+            "'digit': not one of imagenet, tiny-imagenet, images, folder, parquet, ade20k",
         ),
         (["digits", "num_trian=5"], "unknown key 'num_trian'; did you mean 'num_train'?"),
         (["digits", "num_train=0"], "num_train=0: must be at least 1"),

@@ -320,3 +320,51 @@ def test_validation_rows_are_taken_out_of_the_training_rows(tmp_path: Path, caps
     rows = [(1000 * len("train") + row, row % 30 % 3) for row in range(60)]
     images = [(sample["jpg"], int(sample["cls"])) for found in splits.values() for sample in found.values()]
     assert sorted(images) == sorted((picture(seed), label) for seed, label in rows)
+
+
+def test_images_without_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where no column holds classes the way out is named, and gives a set without labels, divided if asked for."""
+    content = table([0, 1, 0, 1]).drop_columns(["label"])
+    source = write(tmp_path / "source", {"data/train-0.parquet": content})
+    assert prepare(source, tmp_path / "data", "val_fraction=0.25") == 2
+    assert "label_column=none" in capsys.readouterr().err
+    assert prepare(source, tmp_path / "data", "val_fraction=0.25", "label_column=none") == 0
+    parts = [split_samples(tmp_path / "data" / "pets", split).values() for split in ("train", "validation")]
+    assert list(map(len, parts)) == [3, 1]
+    assert sorted(sample.pop("jpg") for part in parts for sample in part) == sorted(picture(row) for row in range(4))
+    assert not any(sample for part in parts for sample in part)
+    assert layout.dataset_info(tmp_path / "data", "pets").num_classes == 0
+
+
+def write_stream(path: Path, content: pa.Table, rows: int) -> None:
+    """A stream of Arrow as ``datasets`` writes it, with so many rows in a batch."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, content.schema) as stream:
+        stream.write_table(content, max_chunksize=rows)
+
+
+def test_a_folder_of_save_to_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A DatasetDict has its splits in folders, a Dataset none: both give every row, byte for byte, with its class."""
+    notes = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
+    content = table([row % 2 for row in range(70)]).replace_schema_metadata({"huggingface": json.dumps(notes)})
+    both, single = tmp_path / "both", tmp_path / "single"
+    for place in (both / "train", both / "validation", both / "test", single):
+        write_stream(place / "data-00000-of-00002.arrow", content.slice(0, 40), 33)
+        write_stream(place / "data-00001-of-00002.arrow", content.slice(40), 33)
+        write_stream(place / "cache-1234.arrow", content.slice(0, 3), 33)
+        (place / "state.json").write_text("{}")
+    (both / "dataset_dict.json").write_text('{"splits": ["train", "validation", "test"]}')
+    expected = sorted((picture(row), b"%d" % (row % 2)) for row in range(70))
+    assert prepare(both, tmp_path / "data") == 0
+    for split in ("train", "validation"):
+        found = split_samples(tmp_path / "data" / "pets", split).values()
+        assert sorted((sample["jpg"], sample["cls"]) for sample in found) == expected
+    assert layout.dataset_info(tmp_path / "data", "pets").class_names == ("cat", "dog")
+    assert prepare(single, tmp_path / "other") == 2
+    assert "val_fraction=0.1" in capsys.readouterr().err
+    assert prepare(single, tmp_path / "other", "val_fraction=0.1") == 0
+    counts = [len(split_samples(tmp_path / "other" / "pets", split)) for split in ("train", "validation")]
+    assert counts == [62, 8]
+    (both / "train" / "data-00001-of-00002.arrow").write_bytes(b"x" * 40)
+    assert prepare(both, tmp_path / "third") == 2
+    assert "data-00001-of-00002.arrow' is not a complete stream of Arrow" in capsys.readouterr().err

@@ -43,6 +43,24 @@ def test_masks_survive(real_data: Path, tmp_path: Path, name: str, as_zip: bool)
 
 
 @pytest.mark.parametrize("name", ["ade20k-official-6", "camvid-as-ade"])
+def test_plain_folders_of_masks_give_what_ade20k_gives(real_data: Path, tmp_path: Path, name: str) -> None:
+    """The same folders read as plain ones, with the values of ADE20K's classes stated: the same masks."""
+    source = real_data / name
+    if not source.is_dir():
+        pytest.skip(f"no '{name}' in NEPA_DATA")
+    words = [f"source={source}", f"root={tmp_path}", "workers=1"]
+    assert main(["ade20k", *words, "name=ade"]) == 0
+    assert main(["masks", *words, "name=plain", "values=1-150", "ignore=0"]) == 0
+    for split in SPLITS:
+        ade, plain = (split_samples(tmp_path / kind, split).values() for kind in ("ade", "plain"))
+        masks = {sample["jpg"]: sample["seg.png"] for sample in ade}
+        assert len(plain) == len(masks)
+        for sample in plain:
+            both = (np.asarray(Image.open(io.BytesIO(mask))) for mask in (sample["seg.png"], masks[sample["jpg"]]))
+            np.testing.assert_array_equal(*both)
+
+
+@pytest.mark.parametrize("name", ["ade20k-official-6", "camvid-as-ade"])
 def test_folders_that_are_read_directly_have_no_fault(real_data: Path, name: str) -> None:
     """The command agrees that these sets are good."""
     assert main(["verify", f"root={real_data}", f"name={name}", "workers=1"]) == 0

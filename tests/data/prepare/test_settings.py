@@ -14,6 +14,7 @@ from trees import images, kaggle_imagenet, tiny_imagenet, write_files
 from nepa_scale.config.overrides import parse
 from nepa_scale.data.layout import access_problems, check_contents, check_dataset, too_few_shards
 from nepa_scale.data.prepare.__main__ import main
+from nepa_scale.utils.errors import ConfigError
 
 
 def run(message: str) -> int:
@@ -47,6 +48,41 @@ def test_a_source_is_answered_with_the_command_that_prepares_it(tmp_path: Path, 
     (setting,) = shlex.split(problem.rpartition("use ")[2])
     config = parse(["task=pretrain", f"data.root={root}", setting])
     assert check_dataset(root, config.pretrain.dataset, needs={"label"}) == []
+
+
+def test_a_folder_of_images_is_answered_with_the_command_that_prepares_it(tmp_path: Path) -> None:
+    """Photographs without labels, in the root itself: the command gives what pre-training reads."""
+    write_files(tmp_path / "my photos", images("1.jpg", "2.jpg", "a/3.png"))
+    (problem,) = check_dataset(tmp_path, "my photos")
+    assert run(problem) == 0
+    (setting,) = shlex.split(problem.rpartition("use ")[2])
+    config = parse(["task=pretrain", f"data.root={tmp_path}", setting])
+    assert check_dataset(tmp_path, config.pretrain.dataset) == []
+
+
+def test_compressed_shards_are_told_to_be_unpacked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By training and by adopting them, in one line each, beside shards that are not compressed or alone."""
+    for name in ("train-0.tar.gz", "train-1.tgz", "val-0.tar.zst"):
+        write_files(tmp_path / "packed", {name: "x"})
+    [problem] = check_dataset(tmp_path, "packed")
+    assert "train-0.tar.gz, train-1.tgz, val-0.tar.zst; unpack them to .tar" in problem
+    write_files(tmp_path / "packed", {"val-1.tar": "x"})
+    assert main(["adopt", f"root={tmp_path}", "name=packed", "workers=1"]) == 2
+    assert capsys.readouterr().err == f"error: {problem}\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "complaint"),
+    [
+        ("model.in_chans=1", "unknown key 'model.in_chans': images of every kind are read as 3 channels, RGB"),
+        ("pretrain.image_size=64x48", "pretrain.image_size=64x48: expected a whole number; inputs are square"),
+    ],
+)
+def test_other_inputs_are_refused(word: str, complaint: str) -> None:
+    """Other channels and rectangles are told for what they are."""
+    with pytest.raises(ConfigError) as raised:
+        parse([word])
+    assert raised.value.problems == [complaint]
 
 
 def test_shards_without_a_table_of_contents(write_shards: Callable[..., Path]) -> None:
