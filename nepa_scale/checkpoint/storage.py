@@ -38,7 +38,7 @@ def task_storage(config: RunConfig, task: str) -> Storage:
     exported = work.trained if frozen else work.params
     return Storage(
         checkpoint=(FP32 + MOMENTS + FP32 * work.averaged) * work.trained
-        + ELEMENT[config.engine.precision] * (work.params - work.trained),
+        + ELEMENT[config.engine.precision].weight * (work.params - work.trained),
         checkpoints=checkpoints_left(config, task, task_cost(config, task).steps),
         weights=FP32 * exported * (1 + work.averaged),
     )

@@ -1,7 +1,7 @@
 """How much memory one device needs to train: the plan chooses a placement by it, and a benchmark measures it.
 
-Everything is in bytes. S is the size of a weight (4 in fp32, 2 in bf16 and fp16), P all parameters, T the trained
-ones, N the devices, A what autograd keeps of one forward pass. AdamW has two fp32 moments (8 T), and DeepSpeed's
+Everything is in bytes. S is the size of a weight (4 in fp32 and bf16-autocast, 2 in bf16 and fp16), P all parameters,
+T the trained ones, N the devices, A what autograd keeps of one forward pass. AdamW has two fp32 moments (8 T), and DeepSpeed's
 ZeRO stages 1 to 3 also an fp32 copy of the weights (4 T), in every precision. ZeRO (arXiv 1910.02054) shares out the
 optimiser from stage 1, the gradients from stage 2 and the weights from stage 3; the moving average lies where the
 optimiser does.
@@ -13,11 +13,28 @@ Two moments can need the most. *Backward*: activations, the gradients inside one
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from nepa_scale.config import ladder
 from nepa_scale.config.ladder import Architecture
 
-ELEMENT = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+class ElementBytes(NamedTuple):
+    """Bytes of one number: of a weight or its gradient, of what matrix products take and give, of the residual stream
+    between the blocks."""
+
+    weight: int
+    product: int
+    residual: int
+
+
+#: By ``engine.precision``.
+ELEMENT = {
+    "fp32": ElementBytes(4, 4, 4),
+    "bf16": ElementBytes(2, 2, 2),
+    "bf16-autocast": ElementBytes(4, 2, 4),
+    "fp16": ElementBytes(2, 2, 2),
+}
 FP32 = 4
 MOMENTS = 8
 #: DeepSpeed's stage 0 averages gradients in copies of this many elements at most (MEMORY_OPT_ALLREDUCE_SIZE).
@@ -102,7 +119,7 @@ def estimate(
         live: elements that stage 3 keeps whole at a time.
         offload: whether optimiser, gradients and weights are moved to the host (which CPU ranks share).
     """
-    size = ELEMENT[precision]
+    size, product, _ = ELEMENT[precision]
 
     def share(count: int) -> int:
         return -(-count // world_size)
@@ -113,6 +130,8 @@ def estimate(
     optimiser = (FP32 + MOMENTS) * trained if divided else MOMENTS * trained
     weights = size * (share(work.params) if zero_stage == 3 else work.params)
     activations = micro_batch_size * ((work.kept_recomputing if checkpointing else work.kept) + work.working)
+    if product < size and zero_stage < 3:  # autocast's copies of the weights, which the backward pass uses once more
+        activations += product * work.params
     if offload and on_gpu:
         weights, optimiser, average = 0, 0, 0
     on_host = PROCESS + FIRST_STEP + (ZERO_PROCESS if divided else 0) + work.libraries
@@ -149,10 +168,10 @@ def _gradients(
     )
 
 
-def block_bytes(arch: Architecture, tokens: int, size: int) -> int:
-    """Bytes autograd keeps of one image in one block, with elements of ``size`` bytes.
+def block_bytes(arch: Architecture, tokens: int, precision: str) -> int:
+    """Bytes autograd keeps of one image in one block.
 
-    Per token, in widths D: two residual inputs and two LayerNorm outputs, the fused q, k, v (3), q and k once more
+    Per token, in widths D: two residual inputs (2) and two LayerNorm outputs (2), the fused q, k, v (3), q and k once more
     where RoPE or a norm has changed them (2), the attention output and its transposed copy (2), and the two branch
     outputs that LayerScale multiplies; in MLP widths I the inputs of the activation and of the second layer (2), with
     SwiGLU the gate, the value, the activated gate and their product (4). Attention scores are not kept, a fused kernel
@@ -160,11 +179,12 @@ def block_bytes(arch: Architecture, tokens: int, size: int) -> int:
     keep a mean and a deviation.
     """
     changed = arch.pos_embed == "rope" or arch.qk_norm != "none"
-    widths = 9 + (2 if changed else 0) + (2 if arch.layer_scale else 0)
+    widths = 7 + (2 if changed else 0) + (2 if arch.layer_scale else 0)
     hiddens = 4 if arch.mlp == "swiglu" else 2
     moments = 4 + (4 * arch.num_heads if arch.qk_norm != "none" else 0)
     elements = widths * arch.embed_dim + hiddens * arch.mlp_hidden + moments
-    return tokens * (size * elements + FP32 * arch.num_heads)
+    _, product, residual = ELEMENT[precision]
+    return tokens * (product * elements + residual * 2 * arch.embed_dim + FP32 * arch.num_heads)
 
 
 def backbone_bytes(
@@ -178,10 +198,10 @@ def backbone_bytes(
     input. Checkpointing keeps the input of every block, and the one block being recomputed. The
     backward pass of an MLP holds the gradients of both its inner layers at once.
     """
-    size, tokens = ELEMENT[precision], ladder.num_tokens(arch, image_size) - idle_tokens
-    pixels = arch.in_chans * image_size**2 * (FP32 + (size if size < FP32 else 0))
-    stem = pixels + size * tokens * arch.embed_dim
-    block = block_bytes(arch, tokens, size)
-    inputs = size * tokens * arch.embed_dim
-    working = size * tokens * (2 * arch.mlp_hidden + 2 * arch.embed_dim)
+    _, product, residual = ELEMENT[precision]
+    tokens = ladder.num_tokens(arch, image_size) - idle_tokens
+    pixels = arch.in_chans * image_size**2 * (FP32 + (product if product < FP32 else 0))
+    inputs = residual * tokens * arch.embed_dim
+    stem, block = pixels + inputs, block_bytes(arch, tokens, precision)
+    working = product * tokens * (2 * arch.mlp_hidden + 2 * arch.embed_dim)
     return stem + arch.depth * block, stem + arch.depth * inputs + block, working
