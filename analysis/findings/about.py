@@ -136,8 +136,8 @@ def _is_not(study: Study) -> Iterator[str]:
         yield "Its images are made scenes of handwritten digits and not photographs."
     if len(precisions := sorted(_values(study, "engine.precision"))) > 1:
         yield (
-            f"Its runs do not all compute in one number format (engine.precision is {' and '.join(precisions)}): part of "
-            "what differs between these may be rounding."
+            f"Its runs do not all compute in one number format (engine.precision is {' and '.join(precisions)}): part "
+            "of what differs between these may be rounding."
         )
     if _searched_keys(study) and not _has_tuning_scores(study):
         yield "Where settings were searched, the best of several scores on one split is a little too good."

@@ -183,6 +183,7 @@ LATER = {
     "segment.init_fraction": None,
     "classify.tuning_images": 0,
     "segment.tuning_images": 0,
+    **{f"{task}.{key}": value for task in TASKS for key, value in {"optimizer": "adamw", "momentum": 0.95}.items()},
 }
 
 

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from nepa_scale.distributed.process_group import sum_over_ranks
 from nepa_scale.distributed.world import World
 from nepa_scale.engine.deepspeed_patches import apply_patches, forget_autocast
-from nepa_scale.engine.master_weights import MasterWeights, WeightAverage
+from nepa_scale.engine.master_weights import MasterWeights, WeightAverage, place_matrices
 from nepa_scale.engine.shards import export_tensors
 from nepa_scale.engine.train_state import TrainState
+from nepa_scale.optim.muon import Muon
 from nepa_scale.optim.optimizer import Schedule
 
 Batch = tuple[Tensor, ...]
@@ -77,6 +78,8 @@ class Engine:
         self.module: nn.Module = self._engine.module
         self._parameters = list(self.module.parameters())
         self.master_weights = MasterWeights(self.module, self._optimizer, self.stage)
+        if isinstance(optimizer, Muon):
+            place_matrices(optimizer, self.module, self._optimizer, self.stage, world)
         self.average = WeightAverage(self.master_weights, ema_decay) if ema_decay else None
         self.state = TrainState(self.module, self._optimizer, self.stage, self.master_weights, self.average, world)
 

@@ -85,4 +85,5 @@ def workload(config: RunConfig, task: str) -> Workload:
         working=max(working, FP32 * head.working_fp32),
         averaged=section.ema_decay > 0,
         libraries=head.libraries,
+        matrices=arch.depth * ladder.block_matrix_params(arch) if section.optimizer == "muon" else 0,
     )

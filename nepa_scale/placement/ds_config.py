@@ -22,9 +22,9 @@ SECTIONS = {"bf16": "bf16", "fp16": "fp16", "bf16-autocast": "torch_autocast"}
 #: The precisions in which DeepSpeed keeps a 16-bit copy of the weights to compute with.
 SIXTEEN_BIT = ("bf16", "fp16")
 
-#: What autocast computes products in, and the classes of modules whose gradients, and at stage 3 weights, travel in bf16
-#: too: none. DeepSpeed's own default, linear layers and convolutions, rounds the gradients of each rank before they are
-#: averaged (docs/recipes.md).
+#: What autocast computes products in, and the classes of modules whose gradients (at stage 3 weights, too) travel in
+#: bf16: none. By DeepSpeed's own default, linear layers and convolutions, each rank would round its gradients before
+#: they are averaged (docs/recipes.md).
 AUTOCAST = {"dtype": "bfloat16", "lower_precision_safe_modules": []}
 
 #: What a collective carries at a time, in elements: enough for its start to cost little (torch's DDP takes 25 MB),
@@ -70,6 +70,7 @@ def resolve(config: RunConfig, task: str, placement: Placement) -> dict[str, Any
         content.setdefault(section, {})["enabled"] = precision == name
     content["bf16"].setdefault("check_grad_overflow", True)  # the default changed between versions of DeepSpeed
     content["torch_autocast"] = AUTOCAST | content["torch_autocast"]
+    content.setdefault("zero_allow_untested_optimizer", True)  # as Muon is to DeepSpeed
     zero.setdefault("stage", 0)
     zero |= {key: size for key, size in communication_sizes(placement).items() if zero.get(key) == "auto"}
     return content
@@ -157,6 +158,7 @@ def _problems(content: dict[str, Any], config: RunConfig, task: str) -> list[str
         *_contradictions(content, _decided_by_run(config, task)),
         *_precision_problems(content, precision),
         *_stage_problems(zero, precision),
+        *(_muon_problems(zero, task) if config.task_config(task).optimizer == "muon" else []),
         *(_average_problems(content, task) if config.task_config(task).ema_decay else []),
         *(_saving_problems(zero) if config.checkpoint.every else []),
     ]
@@ -210,6 +212,14 @@ def _stage_problems(zero: dict[str, Any], precision: str) -> list[str]:
         if device == "nvme" and not target.get("nvme_path"):
             problems.append(f"zero_optimization.{key}.device=nvme needs nvme_path, a folder on the drive")
     return problems
+
+
+def _muon_problems(zero: dict[str, Any], task: str) -> list[str]:
+    """What keeps the momentum out of reach of the device that orthogonalises it."""
+    offloaded = [key for key in OFFLOADS if zero.get(key, {}).get("device", "none") != "none"]
+    return [
+        f"zero_optimization.{key} does not go with {task}.optimizer=muon; drop it, or give adamw" for key in offloaded
+    ]
 
 
 def _saving_problems(zero: dict[str, Any]) -> list[str]:

@@ -1,8 +1,9 @@
 """How much memory one device needs to train: the plan chooses a placement by it, and a benchmark measures it.
 
 Everything is in bytes. S is the size of a weight (4 in fp32 and bf16-autocast, 2 in bf16 and fp16), P all parameters,
-T the trained ones, N the devices, A what autograd keeps of one forward pass. AdamW has two fp32 moments (8 T), and DeepSpeed's
-ZeRO stages 1 to 3 also an fp32 copy of the weights (4 T), in every precision. ZeRO (arXiv 1910.02054) shares out the
+T the trained ones, N the devices, A what autograd keeps of one forward pass, and under autocast the bf16 copies of the
+weights that products are computed with. AdamW has two fp32 moments (8 T; Muon one of each matrix), and DeepSpeed's ZeRO
+stages 1 to 3 also an fp32 copy of the weights (4 T), in every precision. ZeRO (arXiv 1910.02054) shares out the
 optimiser from stage 1, the gradients from stage 2 and the weights from stage 3; the moving average lies where the
 optimiser does.
 
@@ -37,6 +38,8 @@ ELEMENT = {
 }
 FP32 = 4
 MOMENTS = 8
+#: As large as the matrix that Muon is at: itself, what it becomes, and what is between.
+MATRICES_AT_ONCE = 5
 #: DeepSpeed's stage 0 averages gradients in copies of this many elements at most (MEMORY_OPT_ALLREDUCE_SIZE).
 STAGE0_COPY = 500_000_000
 
@@ -60,6 +63,7 @@ class Workload:
         working: bytes of one image that the backward pass of a block, or of the scores, needs besides.
         averaged: whether a moving average of the weights is kept.
         libraries: bytes of host memory that a task's own libraries take.
+        matrices: parameters that Muon updates, which have one moment.
     """
 
     tokens: int
@@ -72,6 +76,7 @@ class Workload:
     working: int
     averaged: bool
     libraries: int = 0
+    matrices: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,19 +132,23 @@ def estimate(
     divided = zero_stage > 0
     trained = share(work.trained) if divided else work.trained
     average = FP32 * trained if work.averaged else 0
-    optimiser = (FP32 + MOMENTS) * trained if divided else MOMENTS * trained
+    moments = MOMENTS * trained - FP32 * (share(work.matrices) if divided else work.matrices)
+    optimiser = moments + (FP32 * trained if divided else 0)
     weights = size * (share(work.params) if zero_stage == 3 else work.params)
     activations = micro_batch_size * ((work.kept_recomputing if checkpointing else work.kept) + work.working)
-    if product < size and zero_stage < 3:  # autocast's copies of the weights, which the backward pass uses once more
+    if product < size and zero_stage < 3:  # autocast's copies of the weights stay for the backward pass
         activations += product * work.params
     if offload and on_gpu:
         weights, optimiser, average = 0, 0, 0
     on_host = PROCESS + FIRST_STEP + (ZERO_PROCESS if divided else 0) + work.libraries
     process = GPU_PROCESS if on_gpu else on_host
     backward, step = _gradients(work, zero_stage, size, trained, accumulation, bucket, live, alone=world_size == 1)
-    moments = {"backward": (activations, *backward), "step": (0, *step)}
-    moment = max(moments, key=lambda name: sum(moments[name]))
-    at_peak, gradients, buffers = moments[moment]
+    if work.matrices:  # Muon's direction, and the largest matrix as it is orthogonalised
+        orthogonalising = (share(work.matrices) if divided else 0) + MATRICES_AT_ONCE * work.largest_tensor
+        step = step[0], step[1] + FP32 * orthogonalising
+    needs = {"backward": (activations, *backward), "step": (0, *step)}
+    moment = max(needs, key=lambda name: sum(needs[name]))
+    at_peak, gradients, buffers = needs[moment]
     return MemoryEstimate(weights, gradients, optimiser, average, at_peak, buffers, process, moment)
 
 
@@ -171,8 +180,8 @@ def _gradients(
 def block_bytes(arch: Architecture, tokens: int, precision: str) -> int:
     """Bytes autograd keeps of one image in one block.
 
-    Per token, in widths D: two residual inputs (2) and two LayerNorm outputs (2), the fused q, k, v (3), q and k once more
-    where RoPE or a norm has changed them (2), the attention output and its transposed copy (2), and the two branch
+    Per token, in widths D: two residual inputs (2) and two LayerNorm outputs (2), the fused q, k, v (3), q and k once
+    more where RoPE or a norm has changed them (2), the attention output and its transposed copy (2), and the two branch
     outputs that LayerScale multiplies; in MLP widths I the inputs of the activation and of the second layer (2), with
     SwiGLU the gate, the value, the activated gate and their product (4). Attention scores are not kept, a fused kernel
     recomputes them from one fp32 sum per head; compiled blocks that keep them keep as much less of the rest. Norms

@@ -66,7 +66,7 @@ class _Choice:
 def _choices(config: RunConfig, task: str, world_size: int, device: DeviceMemory) -> Iterator[_Choice]:
     """Everything the user leaves open."""
     engine, section = config.engine, config.task_config(task)
-    files = [engine.ds_config] if engine.ds_config != "auto" else _files(engine.precision, world_size, device)
+    files = [engine.ds_config] if engine.ds_config != "auto" else _files(config, task, world_size, device)
     sizes = [config.micro_batch_size]
     if config.micro_batch_size is None:
         sizes = _sizes(max(1, section.batch_size // world_size), even=section.mixes_pairs)
@@ -78,12 +78,14 @@ def _choices(config: RunConfig, task: str, world_size: int, device: DeviceMemory
     yield from itertools.starmap(_Choice, itertools.product(files, sizes, recomputing))
 
 
-def _files(precision: str, world_size: int, device: DeviceMemory) -> list[str]:
-    """The shipped files that can help. DeepSpeed's 16-bit stage 0 takes an optimiser step while initialising."""
-    lowest = ["zero1"] if precision in ds_config.SIXTEEN_BIT else ["zero0"]
+def _files(config: RunConfig, task: str, world_size: int, device: DeviceMemory) -> list[str]:
+    """The shipped files that can help. DeepSpeed's 16-bit stage 0 takes an optimiser step while initialising; Muon's
+    states stay on the device."""
+    lowest = ["zero1"] if config.engine.precision in ds_config.SIXTEEN_BIT else ["zero0"]
     if world_size > 1:
         lowest = [name for name in ("zero0", "zero1", "zero2", "zero3") if name >= lowest[0]]
-    return [*lowest, "zero3_offload"] if device.on_gpu else lowest
+    offloads = device.on_gpu and config.task_config(task).optimizer != "muon"
+    return [*lowest, "zero3_offload"] if offloads else lowest
 
 
 def _sizes(images: int, *, even: bool) -> list[int | None]:

@@ -108,7 +108,9 @@ def trained(steps: int, precision: str, stage: int, world: World, **autocast: An
     for step in range(steps):
         seed = step
         result = engine.step(
-            [(images(step, world.rank),)], step=step, before_forward=lambda _, seed=seed: module.backbone.seed_rope(seed)
+            [(images(step, world.rank),)],
+            step=step,
+            before_forward=lambda _, seed=seed: module.backbone.seed_rope(seed),
         )
         loss = result.loss / world.size
         process_group.sum_over_ranks([loss])
@@ -119,7 +121,7 @@ def trained(steps: int, precision: str, stage: int, world: World, **autocast: An
 
 
 def main() -> None:
-    """Print what the steps, precision and stages on the command line give, by stage; JSON of autocast's keys may follow."""
+    """Print what steps, precision and stages give, by stage; JSON with keys of DeepSpeed's section may follow."""
     steps, precision, stages, *autocast = sys.argv[1:]
     world = read_environment()
     process_group.initialise(world)

@@ -169,8 +169,8 @@ def test_any_stage_and_number_of_ranks_continues_from_any_other(resumed: Resumed
     """K6: from each stage and number of ranks to each other one, in the same command, and a line says so.
 
     Losses to 1e-5 in fp32. DeepSpeed itself rounds otherwise at stage 3 and on other numbers of ranks; in bf16 and
-    under autocast the undisturbed runs differ by 2e-3, too. Within stages 0 to 2 and the same ranks weights and average come out bit for
-    bit, so nothing of the state was lost.
+    under autocast the undisturbed runs differ by 2e-3, too. Within stages 0 to 2 and the same ranks weights and average
+    come out bit for bit, so nothing of the state was lost.
     """
     changes = resumed.changes()
     assert resumed.output.count("spread anew") == len(changes)

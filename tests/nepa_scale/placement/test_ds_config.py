@@ -96,7 +96,10 @@ def test_autocast_keeps_gradients_in_fp32(tmp_path: Path, stage: int) -> None:
         ({"torch_autocast": {"dtype": "float16"}}, "torch_autocast.dtype=float16 contradicts"),
         ({"torch_autocast": {"enabled": False}}, "torch_autocast.enabled contradicts"),
         ({"bf16": {"enabled": True}}, "bf16.enabled contradicts"),
-        ({"zero_optimization": {"stage": 3, "zero_quantized_weights": True}}, "zero_quantized_weights does not go with"),
+        (
+            {"zero_optimization": {"stage": 3, "zero_quantized_weights": True}},
+            "zero_quantized_weights does not go with",
+        ),
     ],
 )
 def test_mistake_in_a_file_for_autocast(tmp_path: Path, content: dict[str, Any], complaint: str) -> None:
@@ -198,7 +201,10 @@ def test_empty_file_means_no_zero(tmp_path: Path) -> None:
         ({"gradient_clipping": 5.0}, "gradient_clipping=5.0 contradicts the run, which has 1.0"),
         ({"gradient_clipping": -1}, "gradient_clipping=-1: must be a number of at least 0"),
         ({"bf16": {"enabled": True}}, 'bf16.enabled contradicts engine.precision=fp32; write "auto"'),
-        ({"torch_autocast": {"enabled": True}}, 'torch_autocast.enabled contradicts engine.precision=fp32; write "auto"'),
+        (
+            {"torch_autocast": {"enabled": True}},
+            'torch_autocast.enabled contradicts engine.precision=fp32; write "auto"',
+        ),
         ({"bf16": True}, "bf16 must be an object"),
         ({"bf16": {"enable": True}}, "unknown key 'bf16.enable'; did you mean 'enabled'?"),
         ({"zero_optimization": {"stage": 7}}, "zero_optimization.stage=7: must be one of 0, 1, 2, 3"),
