@@ -49,7 +49,7 @@ def by_singular_values(matrix: Tensor) -> Tensor:
 
 
 def plain(steps: int, world_size: int) -> dict[str, Any]:
-    """Losses and weights of the loop written out: all gradients are clipped, then Muon moves matrices, AdamW the rest."""
+    """Losses and weights of the loop written out: gradients are clipped, then Muon moves matrices, AdamW the rest."""
     config = muon_settings(steps, 0, world_size)
     module, section = module_of(config), config.pretrain
     schedules = group_schedules([{}], section, steps, NO_LAYER_DECAY)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from ranks import run_on_ranks
 
-from nepa_scale.config import validate
 from nepa_scale.config.overrides import parse
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.task_settings import PretrainConfig
@@ -70,14 +69,21 @@ def plain(steps: int, world_size: int) -> dict[str, Any]:
     return muon_ranks.plain(steps, world_size)
 
 
-@pytest.mark.parametrize(("world_size", "accumulation"), [(1, 1), (2, 2)])
-def test_a_hundred_steps_are_those_of_plain_muon(world_size: int, accumulation: int) -> None:
+@pytest.mark.parametrize(
+    ("steps", "world_size", "accumulation"),
+    [
+        (12, 1, 1),
+        pytest.param(100, 1, 1, marks=pytest.mark.slow),
+        pytest.param(100, 2, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_every_stage_takes_plain_muons_steps(steps: int, world_size: int, accumulation: int) -> None:
     """Losses to 1e-5 at every step, weights to 1e-4 at the end, at stages 0 to 3, with clipping and accumulation: the
-    momentum moves once a step, and gradients are clipped before it. A matrix has one moment."""
-    expected = plain(100, world_size)
-    printed, *_ = run_on_ranks("muon_ranks.py", ["100", "0,1,2,3", str(accumulation)], world_size=world_size)
+    momentum moves once a step, and gradients are clipped before it."""
+    expected = plain(steps, world_size)
+    printed, *_ = run_on_ranks("muon_ranks.py", [str(steps), "0,1,2,3", str(accumulation)], world_size=world_size)
     found = json.loads(printed.strip().splitlines()[-1])
-    assert expected["losses"][-1] < expected["losses"][0] - 0.02
+    assert steps < 100 or expected["losses"][-1] < expected["losses"][0] - 0.02, "it must learn"
     for stage, seen in found.items():
         assert seen["losses"] == pytest.approx(expected["losses"], abs=1e-5), stage
         for own, other in zip(seen["weights"], expected["weights"], strict=True):
@@ -93,8 +99,9 @@ def test_a_hundred_steps_are_those_of_plain_muon(world_size: int, accumulation: 
 )
 def test_what_muon_cannot_train_is_refused(words: tuple[str, ...], complaint: str) -> None:
     """One line that says what would be right, before work starts."""
-    config = parse(list(words))
-    [problem] = validate.check_values(config, (config.task,))
+    with pytest.raises(ConfigError) as raised:
+        parse(list(words))
+    [problem] = raised.value.problems
     assert complaint in problem
 
 
