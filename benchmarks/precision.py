@@ -1,13 +1,13 @@
 """What a number format costs in loss: paired pre-trainings that differ in engine.precision alone.
 
-python benchmarks/precision.py [precisions=fp32,bf16-autocast,bf16] [size=femto] [steps=2000] [seeds=6] [batch_size=16]
-                               [layer_scale_init=1e-5] [out=] [--json]
+python benchmarks/precision.py [precisions=fp32,bf16-autocast,bf16] [size=femto] [steps=2000] [seeds=6]
+                               [batch_size=16] [layer_scale_init=1e-5] [out=] [--json]
 
-For each seed, pre-trainings on the embedded digits (32 pixels, patch 8) with the same first weights, images and rates in
-each precision, one after another on one CPU rank. Each row is a pair of precisions: the mean over seeds of the
-difference of training loss, with its standard error, over the first 40 steps and over the last tenth of them, and of the
-evaluation loss at the end. Positive: the first is worse. ``out`` keeps the run directories; those that are finished are
-not trained again.
+For each seed, pre-trainings on the embedded digits (32 pixels, patch 8) with the same first weights, images and rates
+in each precision, one after another on one CPU rank. A row is a pair of precisions: the mean over seeds of the
+difference of training loss, with its standard error, over the first 40 steps and over the last tenth of them, and of
+the evaluation loss at the end. Positive: the first one is worse. ``out`` keeps the run directories; what is finished
+there is not trained again.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ from typing import Any
 from command import read_settings, show
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from nepa_scale.data.digits import write_digits  # noqa: E402  (after the path)
+
 FIRST_STEPS, LAST_PART = 40, 10
 DEFAULTS = {
     "precisions": "fp32,bf16-autocast,bf16",
@@ -91,6 +95,7 @@ def main() -> None:
     precisions, seeds = settings["precisions"].split(","), int(settings["seeds"])
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(settings["out"] or temporary).resolve()
+        write_digits(folder / "data", num_train=4096, num_validation=512)
         for seed, precision in itertools.product(range(seeds), precisions):
             train(settings, folder, seed, precision)
         found = {
