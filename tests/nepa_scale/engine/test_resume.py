@@ -192,6 +192,25 @@ def test_killed_after_the_last_step(resumed: Resumed) -> None:
     assert metrics[0] == metrics[1]
 
 
+def test_muon_resumes(data_root: Path, tmp_path: Path) -> None:
+    """K6, K7 with Muon: in the same surroundings the momentum of the matrices comes back bit for bit, also where they
+    lie on two ranks; at another stage, on other ranks, losses are equal to 1e-5."""
+    places, changes = [(0, 1), (2, 2), (3, 2)], [((2, 2), (0, 1)), ((0, 1), (3, 2))]
+    muon = ("pretrain.optimizer=muon", AVERAGED)
+    train_by_kind([(each, words(data_root, tmp_path / name_of(each), each[0], *muon)) for each in places])
+    pairs = [*((each, each) for each in places), *changes]
+    runs = [tmp_path / f"{name_of(old)}_to_{name_of(new)}" for old, new in pairs]
+    for (old, _), run in zip(pairs, runs, strict=True):
+        cut_back(tmp_path / name_of(old), run)
+    train_by_kind([(new, words(data_root, run, new[0], *muon)) for (_, new), run in zip(pairs, runs, strict=True)])
+    for (old, new), run in zip(pairs, runs, strict=True):
+        one = tmp_path / name_of(old)
+        assert losses(run / "pretrain") == pytest.approx(losses(one / "pretrain"), rel=1e-5), run
+        if old == new:
+            assert lasting_rows(run / "pretrain") == lasting_rows(one / "pretrain"), run
+            assert files(run) == files(one), run
+
+
 def test_two_ranks_become_four_and_two_again(data_root: Path, tmp_path: Path) -> None:
     """K6: growing and shrinking in one run at stages 2 and 3, through an uneven split of most tensors."""
     stages = (2, 3)
