@@ -89,17 +89,22 @@ SCALES = {
 
 def cells(scale: Scale) -> Iterator[Cell]:
     """All measurements, those worth most first."""
-    yield from (speed(scale, scale.main_size, "engine", "bf16", compiled=True), losses(scale, "fp32", compiled=False))
-    yield speed(scale, scale.main_size, "ddp", "bf16", compiled=False)
+    yield speed(scale, scale.main_size, "engine", "bf16-autocast", compiled=True, ds_config="zero0")
+    yield losses(scale, "fp32", compiled=False)
+    yield speed(scale, scale.main_size, "engine", "bf16", compiled=True)
+    yield speed(scale, scale.main_size, "ddp", "bf16-autocast", compiled=False)
     for size in list(scale.batches)[::-1]:
         if size != scale.main_size:
             yield speed(scale, size, "engine", "bf16", compiled=True)
     yield from (losses(scale, precision, compiled=compiled) for precision, compiled in MODES)
-    yield Cell("resume", "bf16", 60, {"size": scale.losses_size, "precision": "bf16"})
-    yield Cell("non-finite", "bf16", 25, {"size": scale.losses_size, "precision": "bf16"})
+    for precision in ("bf16-autocast", "bf16"):
+        yield Cell("resume", precision, 60, {"size": scale.losses_size, "precision": precision})
+        yield Cell("non-finite", precision, 25, {"size": scale.losses_size, "precision": precision})
     yield speed(scale, scale.main_size, "engine", "bf16", compiled=False)
-    yield speed(scale, scale.zero_size, "ddp", "bf16", compiled=False)
-    for ds_config in ("zero1", "zero2", "zero3", "zero3_offload"):
+    yield speed(scale, scale.zero_size, "ddp", "bf16-autocast", compiled=False)
+    for ds_config in ("zero0", "zero1", "zero2", "zero3"):
+        yield speed(scale, scale.zero_size, "engine", "bf16-autocast", compiled=False, ds_config=ds_config)
+    for ds_config in ("zero1", "zero3", "zero3_offload"):
         yield speed(scale, scale.zero_size, "engine", "bf16", compiled=False, ds_config=ds_config)
     yield Cell("decoding", "JPEG", 60, decoding(scale))
     yield speed(scale, scale.main_size, "engine", "fp32", compiled=True)
@@ -107,7 +112,7 @@ def cells(scale: Scale) -> Iterator[Cell]:
 
 
 #: Precision and whether blocks are compiled, of the loss comparisons beside fp32 without compiling.
-MODES = (("bf16", False), ("bf16", True), ("fp32", True))
+MODES = (("bf16-autocast", False), ("bf16", False), ("bf16-autocast", True), ("bf16", True), ("fp32", True))
 
 
 def speed(

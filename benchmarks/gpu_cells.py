@@ -29,14 +29,13 @@ from nepa_scale.distributed.world import read_environment  # noqa: E402
 from nepa_scale.models.build import build_backbone  # noqa: E402
 from nepa_scale.optim.optimizer import build_optimizer  # noqa: E402
 from nepa_scale.perf.device_peak import peak_flops  # noqa: E402
-from nepa_scale.perf.throughput import peak_memory_bytes  # noqa: E402
+from nepa_scale.perf.throughput import DTYPES, peak_memory_bytes  # noqa: E402
 from nepa_scale.placement.devices import DeviceMemory, Placement  # noqa: E402
 from nepa_scale.placement.planner import place  # noqa: E402
 from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
 
 WARM_UP_STEPS, PROFILED_STEPS = 3, 2
 GIB = 2**30
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 #: Calls of CUDA's runtime after which the host has waited for the device.
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 Step = Callable[[Tensor], Any]
@@ -103,7 +102,7 @@ def engine_step(module: PretrainModule, config: RunConfig, placement: Placement,
 
 
 def ddp_step(module: PretrainModule, config: RunConfig, _placement: Placement, device: torch.device) -> Step:
-    """A step as one writes it without this project: torch's DDP, autocast for bf16, fused AdamW, clipping."""
+    """A step as one writes it without this project: torch's DDP, autocast, fused AdamW, clipping."""
     wrapped = nn.parallel.DistributedDataParallel(
         module.to(device), device_ids=[device.index] if device.type == "cuda" else None
     )
@@ -236,7 +235,7 @@ def non_finite(arguments: dict[str, Any]) -> dict[str, Any]:
     """A step on images of which one holds NaN: it must not be taken, and no weight may change."""
     device = process_group.initialise(read_environment())
     config, placement = placed(
-        {**arguments, "patch_size": 8, "image_size": 32, "batch": 4, "ds_config": "zero1"},
+        {**arguments, "patch_size": 8, "image_size": 32, "batch": 4, "ds_config": "auto"},
         on_gpu=device.type == "cuda",
     )
     module = PretrainModule(build_backbone(config.model.architecture(), 32), config.pretrain)

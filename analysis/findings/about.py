@@ -134,6 +134,11 @@ def _is_not(study: Study) -> Iterator[str]:
         )
     if any(EMBEDDED_NAME in _values(study, f"{task}.dataset", task) for task in TASKS):
         yield "Its images are made scenes of handwritten digits and not photographs."
+    if len(precisions := sorted(_values(study, "engine.precision"))) > 1:
+        yield (
+            f"Its runs do not all compute in one number format (engine.precision is {' and '.join(precisions)}): part "
+            "of what differs between these may be rounding."
+        )
     if _searched_keys(study) and not _has_tuning_scores(study):
         yield "Where settings were searched, the best of several scores on one split is a little too good."
     done = leading(table[(table["state"] == FINISHED) & table["task"].isin([target.task for target in FINETUNED])])

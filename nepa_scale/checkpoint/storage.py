@@ -1,8 +1,9 @@
 """What a finished task leaves on disk: its last checkpoints and its weights. Free of torch.
 
-A checkpoint holds, for each trained parameter, the weight in fp32, Adam's two moments and, where there is one, the
-moving average; frozen weights are there as they are computed with. Manifests, logs and pictures, some hundred KB, are
-not counted, nor is the one checkpoint more that lies beside the others while it is being written.
+A checkpoint holds, for each trained parameter, the weight in fp32, Adam's two moments (Muon's one of a matrix) and,
+where there is one, the moving average; frozen weights are there as they are computed with. Manifests, logs and
+pictures, some hundred KB, are not counted, nor is the one checkpoint more that lies beside the others while it is being
+written.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def task_storage(config: RunConfig, task: str) -> Storage:
     exported = work.trained if frozen else work.params
     return Storage(
         checkpoint=(FP32 + MOMENTS + FP32 * work.averaged) * work.trained
-        + ELEMENT[config.engine.precision] * (work.params - work.trained),
+        - FP32 * work.matrices
+        + ELEMENT[config.engine.precision].weight * (work.params - work.trained),
         checkpoints=checkpoints_left(config, task, task_cost(config, task).steps),
         weights=FP32 * exported * (1 + work.averaged),
     )

@@ -232,7 +232,7 @@ def forward_flops(
     patches, width = num_patches(arch, image_size), arch.embed_dim
     tokens = num_tokens(arch, image_size) - idle_tokens
     scores = tokens * (tokens + 1) // 2 if causal and count == "useful" else tokens * tokens
-    linear = 2 * tokens * width * (4 * width + _mlp_products(arch) * arch.mlp_hidden)
+    linear = 2 * tokens * block_matrix_params(arch)
     stem = 2 * patches * arch.in_chans * arch.patch_size**2 * width
     return stem + arch.depth * (linear + 4 * scores * width)
 
@@ -241,6 +241,11 @@ def block_flops(arch: Architecture, image_size: int, *, idle_tokens: int = 0) ->
     """Return the executed FLOPs of one forward pass of one image through the blocks alone."""
     stem = 2 * num_patches(arch, image_size) * arch.in_chans * arch.patch_size**2 * arch.embed_dim
     return forward_flops(arch, image_size, causal=False, idle_tokens=idle_tokens) - stem
+
+
+def block_matrix_params(arch: Architecture) -> int:
+    """Return the parameters of one block's matrices, 4 D^2 + m D I as in ``forward_flops``."""
+    return arch.embed_dim * (4 * arch.embed_dim + _mlp_products(arch) * arch.mlp_hidden)
 
 
 def block_params(arch: Architecture) -> int:

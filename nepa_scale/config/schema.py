@@ -116,8 +116,9 @@ class EngineConfig:
 
     ds_config: str = setting("auto", orchestration=True)
     """auto, a name in ds_configs/ (zero0 ... zero3, zero3_offload, zero3_nvme) or the path of a DeepSpeed JSON file"""
-    precision: str = setting("fp32", choices=("fp32", "bf16", "fp16"))
-    """number format of weights and activations in the forward and backward pass (fp16 with loss scaling, on GPUs)"""
+    precision: str = setting("fp32", choices=("fp32", "bf16-autocast", "bf16", "fp16"))
+    """number format: fp32; bf16-autocast (fp32 weights, products in bf16, as the authors train); bf16 or fp16: all that
+    is computed with, by DeepSpeed (fp16 with loss scaling, on GPUs)"""
     activation_checkpointing: bool | None = setting(None, orchestration=True)
     """recompute block activations in the backward pass to save memory; null = where memory is short"""
     device_memory_gib: float | None = setting(None, above=0, high=10**6, orchestration=True)
@@ -185,6 +186,7 @@ LATER = {
     "pretrain.init": "scratch",
     "pretrain.init_optimizer": "fresh",
     "pretrain.init_ema": False,
+    **{f"{task}.{key}": value for task in TASKS for key, value in {"optimizer": "adamw", "momentum": 0.95}.items()},
 }
 
 

@@ -57,8 +57,12 @@ class TaskConfig:
     """how the rate falls to zero after the warm-up: half a cosine, poly (a straight line), or wsd (only at the end)"""
     decay: float = setting(0.2, above=0, high=1)
     """schedule=wsd: fraction of the steps, at the end, in which the rate falls; before them it stays at its peak"""
+    optimizer: str = setting("adamw", choices=("adamw", "muon"))
+    """adamw, or muon: the blocks' matrices by their orthogonalised momentum, the rest by AdamW, at the same rate"""
+    momentum: float = setting(0.95, low=0, high=0.9999)
+    """optimizer=muon: decay of the momentum of the blocks' matrices"""
     weight_decay: float = setting(0.05, low=0)
-    """AdamW weight decay (not on biases, norms and LayerScale)"""
+    """decoupled weight decay (not on biases, norms and LayerScale)"""
     beta1: float = setting(0.9, low=0, high=0.9999)
     """AdamW first-moment decay"""
     beta2: float = setting(0.95, low=0, high=0.99999)

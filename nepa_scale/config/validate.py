@@ -37,6 +37,7 @@ def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         *_streaming_problems(config, tasks),
         *(line for task in tasks for line in early_stop.problems(config, task)),
         *(lr_scaling.problems(config) if "pretrain" in tasks else []),
+        *(line for task in tasks for line in _optimizer_problems(config, task)),
         *_task_problems(config),
         *_tracker_problems(config),
     ]
@@ -233,6 +234,17 @@ def _length_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         if section.epochs is None and section.steps is None:
             problems.append(f"{task}.epochs and {task}.steps are both null: give one of the two")
     return problems
+
+
+def _optimizer_problems(config: RunConfig, task: str) -> list[str]:
+    """What Muon cannot train."""
+    if config.task_config(task).optimizer != "muon":
+        return []
+    if spec(task).frozen_backbone:
+        return [f"{task}.optimizer=muon: {task} trains no block, and only their matrices are Muon's; give adamw"]
+    if task == "pretrain" and config.pretrain.lr_rule == "mup":
+        return ["pretrain.optimizer=muon: lr_rule=mup is a rule for AdamW's rates; give lr_rule=fixed or power"]
+    return []
 
 
 def _streaming_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:

@@ -11,7 +11,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from deepspeed.runtime import torch_autocast
 from torch import Tensor
+
+
+def forget_autocast() -> None:
+    """Reset what DeepSpeed keeps for the whole process: once a training has used autocast, all later ones would
+    communicate in the number format of their parameters, whatever their files say."""
+    torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
 
 
 def apply_patches(engine: Any, optimizer: Any, *, stage: int, world_size: int) -> None:

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from nepa_scale.distributed.process_group import sum_over_ranks
 from nepa_scale.distributed.world import World
-from nepa_scale.engine.deepspeed_patches import apply_patches
-from nepa_scale.engine.master_weights import MasterWeights, WeightAverage
+from nepa_scale.engine.deepspeed_patches import apply_patches, forget_autocast
+from nepa_scale.engine.master_weights import MasterWeights, WeightAverage, place_matrices
 from nepa_scale.engine.shards import export_tensors
 from nepa_scale.engine.train_state import TrainState
+from nepa_scale.optim.muon import Muon
 from nepa_scale.optim.optimizer import Schedule
 
 Batch = tuple[Tensor, ...]
@@ -63,6 +64,8 @@ class Engine:
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         self.world, self.device = world, device
         self.stage: int = ds_config["zero_optimization"]["stage"]
+        self._autocasts: bool = ds_config["torch_autocast"]["enabled"]
+        forget_autocast()
         self._schedules, self._peaks = schedules, [group["lr"] for group in optimizer.param_groups]
         self._clip_grad_norm: float = ds_config["gradient_clipping"]
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
@@ -75,6 +78,8 @@ class Engine:
         self.module: nn.Module = self._engine.module
         self._parameters = list(self.module.parameters())
         self.master_weights = MasterWeights(self.module, self._optimizer, self.stage)
+        if isinstance(optimizer, Muon):
+            place_matrices(optimizer, self.module, self._optimizer, self.stage, world)
         self.average = WeightAverage(self.master_weights, ema_decay) if ema_decay else None
         self.state = TrainState(self.module, self._optimizer, self.stage, self.master_weights, self.average, world)
 
@@ -127,11 +132,14 @@ class Engine:
         """Make methods other than ``forward`` callable on the module, for evaluation; every rank enters this.
 
         ZeRO-3 gathers a module's own weights when its ``forward`` is called. Those that hang on a module with
-        children (the class token) are used by its other methods too, so they are gathered here.
+        children (the class token) are used by its other methods too, so they are gathered here. Under autocast they
+        compute as ``forward`` does.
         """
         owners = [module for module in self.module.modules() if next(module.children(), None) is not None]
         parameters = [parameter for module in owners for parameter in module.parameters(recurse=False)]
-        with deepspeed.zero.GatheredParameters(parameters) if self.stage == 3 else nullcontext():
+        # Without a cache: the moving average takes the weights' place while this lasts.
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocasts, cache_enabled=False)
+        with deepspeed.zero.GatheredParameters(parameters) if self.stage == 3 else nullcontext(), autocast:
             yield
 
     def rates(self, step: int) -> list[float]:

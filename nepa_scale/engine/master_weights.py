@@ -18,6 +18,8 @@ from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor, nn
 
 from nepa_scale.distributed.world import World
+from nepa_scale.optim.muon import MatrixPart, Muon
+from nepa_scale.optim.optimizer import whole_shape
 
 
 class MasterWeights:
@@ -79,6 +81,10 @@ class ParameterSlice:
     offset: int
 
 
+#: Of a parameter that other ranks keep.
+NOTHING = ParameterSlice("", 0, 0, 0, 0)
+
+
 def parameter_slices(module: nn.Module, optimizer: Any, stage: int, world: World) -> list[ParameterSlice]:
     """This rank's slices of the trained parameters of a module under DeepSpeed's ``optimizer`` at ``stage``.
 
@@ -88,6 +94,23 @@ def parameter_slices(module: nn.Module, optimizer: Any, stage: int, world: World
     if stage == 0:
         return [ParameterSlice(name, 0, parameter.numel(), i, 0) for i, (name, parameter) in enumerate(trained)]
     return list(_of_stage_3(trained, optimizer, world) if stage == 3 else _of_stage_1_and_2(trained))
+
+
+def place_matrices(muon: Muon, module: nn.Module, optimizer: Any, stage: int, world: World) -> None:
+    """Tell ``muon``, around which DeepSpeed's ``optimizer`` is built, where the matrices that it updates lie."""
+    parameters = {parameter: name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    slices = {item.name: item for item in parameter_slices(module, optimizer, stage, world)}
+    if stage == 0:
+        of_shards = [[parameter] for parameter in parameters]
+    else:
+        of_shards = optimizer.fp16_groups if stage == 3 else optimizer.bit16_groups
+    parts: dict[Tensor, list[MatrixPart]] = {}
+    for owner, held in zip(MasterWeights(module, optimizer, stage).owners(), of_shards, strict=True):
+        for parameter in filter(muon.orthogonalises, held):
+            own = slices.get(parameters[parameter], NOTHING)
+            rows, columns = whole_shape(parameter)
+            parts.setdefault(owner, []).append(MatrixPart((rows, columns), own.start, own.numel, own.offset))
+    muon.place(parts, sharded=stage > 0 and world.size > 1)
 
 
 def slice_of_rank(slice_: ParameterSlice, world: World) -> ParameterSlice:

@@ -1,8 +1,8 @@
 """The state of a training as a checkpoint holds it: by parameter, whatever ZeRO stage and number of ranks keep it.
 
-Each rank gives the slices it keeps (weights in fp32, Adam's moments, the moving average, frozen weights), and takes
-from the slices of all ranks those it needs. So a state fits any other stage and number of ranks; where they are the
-same, it comes back bit by bit.
+Each rank gives the slices it keeps (weights in fp32, the optimiser's moments, the moving average, frozen weights), and
+takes from the slices of all ranks those it needs. So a state fits any other stage and number of ranks; where they are
+the same, it comes back bit by bit.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from nepa_scale.engine.master_weights import (
     slice_of_rank,
 )
 from nepa_scale.engine.shards import ShardReader, Slice
+from nepa_scale.optim.muon import Muon
 from nepa_scale.utils.errors import RunError
 
 WEIGHT, AVERAGE, FROZEN, BUFFER = "weight", "average", "frozen", "buffer"
@@ -34,7 +35,7 @@ LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  
 
 
 class TrainState:
-    """This rank's state of a module under DeepSpeed's ``optimizer`` (AdamW) at ``stage``, and of its average."""
+    """This rank's state of a module under DeepSpeed's ``optimizer`` (AdamW, Muon) at ``stage``, and of its average."""
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class TrainState:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of the files of all ranks together, without their headers."""
+        """Bytes of the files of all ranks together, without their headers; under Muon, at most."""
         copies = 1 + len(MOMENTS) + (self._average is not None)
         weights = sum(
             _numel(parameter) * (4 * copies if parameter.requires_grad else parameter.element_size())
@@ -148,10 +149,12 @@ class TrainState:
         """A parameter that never had a gradient has no moments at stage 0, and zeros at the others."""
         if not steps:
             return
-        moments = {kind: torch.zeros_like(owner, requires_grad=False) for kind in MOMENTS}
+        kinds = self._optimizer.moments(owner) if isinstance(self._optimizer, Muon) else MOMENTS
+        moments = {kind: torch.zeros_like(owner, requires_grad=False) for kind in kinds}
         filled = [self._read(reader, kind, index, value, required=False) for kind, value in moments.items()]
         if self.stage > 0 or all(filled):
-            self._optimizer.state[owner] = {"step": self._as_step(owner, steps), **moments}
+            count = {"step": self._as_step(owner, steps)} if kinds == MOMENTS else {}
+            self._optimizer.state[owner] = {**count, **moments}
 
     def _read(self, reader: ShardReader, kind: str, index: int, into: Tensor, *, required: bool = True) -> bool:
         """Read a kind of state of a shard into a tensor of its shape; False where stage 0 has none and needs none."""

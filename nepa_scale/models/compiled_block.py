@@ -69,7 +69,7 @@ def _attend(attention: AttentionRope, x: Tensor, rope: RopeTables | None, causal
     if rope is not None:
         q, k = (_rotated(part, rope).to(v.dtype) for part in (q, k))
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-    if x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[1] <= _FEW_TOKENS:
+    if x.device.type == "cpu" and v.dtype == torch.float32 and x.shape[1] <= _FEW_TOKENS:
         mixed = _attended_by_products(q, k, v, causal)
     else:
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
@@ -115,9 +115,10 @@ def _mlp(mlp: Mlp | GluMlp, x: Tensor) -> Tensor:
 
 
 def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    """The product, and the bias after it: where the next kernel adds it, it costs nothing."""
+    """The product, and the bias after it: where the next kernel adds it, it costs nothing. Under autocast both are in
+    its number format, as torch's own product with a bias is."""
     y = F.linear(x, layer.weight)
-    return y if layer.bias is None else y + layer.bias
+    return y if layer.bias is None else y + layer.bias.to(y.dtype)
 
 
 def _scaled(x: Tensor, gamma: Any) -> Tensor:

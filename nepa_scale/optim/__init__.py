@@ -1,1 +1,1 @@
-"""Parameter groups, layer-wise learning-rate decay, and schedules. Imports ``config``."""
+"""Parameter groups, Muon, layer-wise learning-rate decay, and schedules. Imports ``config``."""

@@ -14,6 +14,7 @@ from torch import nn
 from nepa_scale.config.branch import decay_start, warmup_steps
 from nepa_scale.config.lr_scaling import WidthScaling
 from nepa_scale.config.task_settings import FinetuneConfig, TaskConfig
+from nepa_scale.optim.muon import IS_MUONS, Muon
 
 ADAM_EPS = 1e-8
 
@@ -68,13 +69,31 @@ def build_optimizer(
     head_lr: float | None = None,
     scaling: WidthScaling | None = None,
 ) -> torch.optim.AdamW:
-    """AdamW over ``module``'s trainable parameters with the rules of this file; ``peak_lr``: None is the section's."""
+    """AdamW over ``module``'s trainable parameters with the rules of this file, or Muon where ``section`` says so;
+    ``peak_lr``: None is the section's."""
     peak = section.peak_lr if peak_lr is None else peak_lr
     groups = parameter_groups(
         module, lr=peak, weight_decay=section.weight_decay, layered=layered, head_lr=head_lr, scaling=scaling
     )
-    betas = (section.beta1, section.beta2)
-    return torch.optim.AdamW(groups, lr=peak, betas=betas, eps=ADAM_EPS, fused=True)
+    adamw: dict[str, Any] = {"lr": peak, "betas": (section.beta1, section.beta2), "eps": ADAM_EPS, "fused": True}
+    if section.optimizer == "muon":
+        return Muon(with_matrices_apart(groups, module), momentum=section.momentum, **adamw)
+    return torch.optim.AdamW(groups, **adamw)
+
+
+def with_matrices_apart(groups: list[dict[str, Any]], module: nn.Module) -> list[dict[str, Any]]:
+    """Cut each group in two, one of the blocks' matrices, which Muon updates, and one of the rest; none is empty."""
+    matrices = {
+        parameter
+        for name, parameter in module.named_parameters()
+        if _block_index(name) >= 0 and len(whole_shape(parameter)) == 2
+    }
+    parts = [
+        {**group, "params": [p for p in group["params"] if (p in matrices) is is_muons], IS_MUONS: is_muons}
+        for group in groups
+        for is_muons in (False, True)
+    ]
+    return [group for group in parts if group["params"]]
 
 
 def parameter_groups(

@@ -21,7 +21,13 @@ from nepa_scale.perf.comm_timer import CommunicationClock
 from nepa_scale.perf.device_peak import peak_flops
 from nepa_scale.placement.costs import TaskCost
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+#: What matrix products are computed in, by ``engine.precision``.
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "bf16-autocast": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 class Throughput:

@@ -67,13 +67,13 @@ def workload(config: RunConfig, task: str) -> Workload:
     """What training ``task`` holds in memory. Raises ``DataError`` when its data set cannot be read."""
     arch, image_size, section = config.architecture(task), config.backbone_image_size(task), config.task_config(task)
     precision, frozen = config.engine.precision, spec(task).frozen_backbone
-    element, tokens = ELEMENT[precision], ladder.num_tokens(arch, image_size)
+    tokens = ladder.num_tokens(arch, image_size)
     head = spec(task).head_cost(config, num_classes(config, task))
     params = ladder.total_params(arch, image_size) + head.params
     kept, recomputing, working = backbone_bytes(arch, image_size, precision, idle_tokens=section.idle_tokens)
     if frozen:  # nothing is kept of its backbone, and only one block is at work
-        kept, recomputing, working = 0, 0, block_bytes(arch, tokens, element)
-    of_head = element * head.kept + FP32 * head.kept_fp32
+        kept, recomputing, working = 0, 0, block_bytes(arch, tokens, precision)
+    of_head = ELEMENT[precision].product * head.kept + FP32 * head.kept_fp32
     return Workload(
         tokens=tokens,
         params=params,
@@ -85,4 +85,5 @@ def workload(config: RunConfig, task: str) -> Workload:
         working=max(working, FP32 * head.working_fp32),
         averaged=section.ema_decay > 0,
         libraries=head.libraries,
+        matrices=arch.depth * ladder.block_matrix_params(arch) if section.optimizer == "muon" else 0,
     )

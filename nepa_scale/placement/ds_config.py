@@ -17,6 +17,15 @@ PACKAGE = Path(__file__).resolve().parents[1]
 #: In a wheel the files lie in the package, in a checkout beside it.
 FOLDER = next(path for path in (PACKAGE / "ds_configs", PACKAGE.parent / "ds_configs") if path.is_dir())
 OFFLOADS = ("offload_optimizer", "offload_param")
+#: The section of the file that turns a precision on; fp32 has none.
+SECTIONS = {"bf16": "bf16", "fp16": "fp16", "bf16-autocast": "torch_autocast"}
+#: The precisions in which DeepSpeed keeps a 16-bit copy of the weights to compute with.
+SIXTEEN_BIT = ("bf16", "fp16")
+
+#: What autocast computes products in, and the classes of modules whose gradients (at stage 3 weights, too) travel in
+#: bf16: none. By DeepSpeed's own default, linear layers and convolutions, each rank would round its gradients before
+#: they are averaged (docs/recipes.md).
+AUTOCAST = {"dtype": "bfloat16", "lower_precision_safe_modules": []}
 
 #: What a collective carries at a time, in elements: enough for its start to cost little (torch's DDP takes 25 MB),
 #: and little enough not to show beside a model that needs ZeRO.
@@ -53,12 +62,15 @@ def resolve(config: RunConfig, task: str, placement: Placement) -> dict[str, Any
     if problems:
         raise ConfigError([f"{path}: {line}" for line in problems])
     precision = config.engine.precision
-    zero, bf16, fp16 = (content.setdefault(key, {}) for key in ("zero_optimization", "bf16", "fp16"))
+    zero = content.setdefault("zero_optimization", {})
     content |= _decided_by_run(config, task) | sizes
     if content.get("communication_data_type", "auto") == "auto":
-        content["communication_data_type"] = precision
-    bf16["enabled"], fp16["enabled"] = precision == "bf16", precision == "fp16"
-    bf16.setdefault("check_grad_overflow", True)  # the default changed between versions of DeepSpeed
+        content["communication_data_type"] = precision if precision in SIXTEEN_BIT else "fp32"
+    for name, section in SECTIONS.items():
+        content.setdefault(section, {})["enabled"] = precision == name
+    content["bf16"].setdefault("check_grad_overflow", True)  # the default changed between versions of DeepSpeed
+    content["torch_autocast"] = AUTOCAST | content["torch_autocast"]
+    content.setdefault("zero_allow_untested_optimizer", True)  # as Muon is to DeepSpeed
     zero.setdefault("stage", 0)
     zero |= {key: size for key, size in communication_sizes(placement).items() if zero.get(key) == "auto"}
     return content
@@ -146,6 +158,7 @@ def _problems(content: dict[str, Any], config: RunConfig, task: str) -> list[str
         *_contradictions(content, _decided_by_run(config, task)),
         *_precision_problems(content, precision),
         *_stage_problems(zero, precision),
+        *(_muon_problems(zero, task) if config.task_config(task).optimizer == "muon" else []),
         *(_average_problems(content, task) if config.task_config(task).ema_decay else []),
         *(_saving_problems(zero) if config.checkpoint.every else []),
     ]
@@ -165,19 +178,26 @@ def _contradictions(content: dict[str, Any], decided: dict[str, Any]) -> list[st
 
 
 def _precision_problems(content: dict[str, Any], precision: str) -> list[str]:
-    given = {name: content.get(name, {}).get("enabled", "auto") for name in ("bf16", "fp16")}
-    if all(value is True for value in given.values()):
-        return ['bf16.enabled and fp16.enabled are both true; choose with engine.precision and write "auto" for both']
-    return [
-        f'{name}.enabled contradicts engine.precision={precision}; write "auto"'
+    given = {name: content.get(section, {}).get("enabled", "auto") for name, section in SECTIONS.items()}
+    on = [f"{SECTIONS[name]}.enabled" for name, value in given.items() if value is True]
+    if len(on) > 1:
+        all_of = "both" if len(on) == 2 else "all"
+        return [f'{" and ".join(on)} are {all_of} true; choose with engine.precision and write "auto" for {all_of}']
+    problems = [
+        f'{SECTIONS[name]}.enabled contradicts engine.precision={precision}; write "auto"'
         for name, value in given.items()
         if value not in ("auto", precision == name)
     ]
+    if precision == "bf16-autocast" and content.get("torch_autocast", {}).get("dtype", "bfloat16") != "bfloat16":
+        problems.append(f"torch_autocast.dtype=float16 contradicts engine.precision={precision}; leave it out")
+    if precision == "bf16-autocast" and content.get("zero_optimization", {}).get("zero_quantized_weights"):
+        problems.append(f"zero_optimization.zero_quantized_weights does not go with engine.precision={precision}")
+    return problems
 
 
 def _stage_problems(zero: dict[str, Any], precision: str) -> list[str]:
     stage, problems = zero.get("stage", 0), []
-    if stage == 0 and precision != "fp32":
+    if stage == 0 and precision in SIXTEEN_BIT:
         problems.append(
             f"ZeRO stage 0 with engine.precision={precision} takes a spurious optimiser step in DeepSpeed;"
             " use stage 1 or more (engine.ds_config=zero1)"
@@ -192,6 +212,14 @@ def _stage_problems(zero: dict[str, Any], precision: str) -> list[str]:
         if device == "nvme" and not target.get("nvme_path"):
             problems.append(f"zero_optimization.{key}.device=nvme needs nvme_path, a folder on the drive")
     return problems
+
+
+def _muon_problems(zero: dict[str, Any], task: str) -> list[str]:
+    """What keeps the momentum out of reach of the device that orthogonalises it."""
+    offloaded = [key for key in OFFLOADS if zero.get(key, {}).get("device", "none") != "none"]
+    return [
+        f"zero_optimization.{key} does not go with {task}.optimizer=muon; drop it, or give adamw" for key in offloaded
+    ]
 
 
 def _saving_problems(zero: dict[str, Any]) -> list[str]:

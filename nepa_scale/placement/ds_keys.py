@@ -189,6 +189,7 @@ AUTO = frozenset(
         "fp16.enabled",
         "gradient_accumulation_steps",
         "gradient_clipping",
+        "torch_autocast.enabled",
         "train_batch_size",
         "train_micro_batch_size_per_gpu",
         "zero_optimization.allgather_bucket_size",

@@ -75,7 +75,7 @@ def _entry(name: str) -> _Stated | None:
 
 
 def _of_precision(entry: _Stated, precision: str, tf32: bool) -> float | None:
-    if precision == "fp16" or (precision == "bf16" and entry.bf16):
+    if precision == "fp16" or (precision in ("bf16", "bf16-autocast") and entry.bf16):
         return entry.half * 1e12
     if precision == "fp32":
         return (entry.tf32 if tf32 and entry.tf32 is not None else entry.fp32) * 1e12

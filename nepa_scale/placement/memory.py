@@ -1,8 +1,9 @@
 """How much memory one device needs to train: the plan chooses a placement by it, and a benchmark measures it.
 
-Everything is in bytes. S is the size of a weight (4 in fp32, 2 in bf16 and fp16), P all parameters, T the trained
-ones, N the devices, A what autograd keeps of one forward pass. AdamW has two fp32 moments (8 T), and DeepSpeed's
-ZeRO stages 1 to 3 also an fp32 copy of the weights (4 T), in every precision. ZeRO (arXiv 1910.02054) shares out the
+Everything is in bytes. S is the size of a weight (4 in fp32 and bf16-autocast, 2 in bf16 and fp16), P all parameters,
+T the trained ones, N the devices, A what autograd keeps of one forward pass, and under autocast the bf16 copies of the
+weights that products are computed with. AdamW has two fp32 moments (8 T; Muon one of each matrix), and DeepSpeed's ZeRO
+stages 1 to 3 also an fp32 copy of the weights (4 T), in every precision. ZeRO (arXiv 1910.02054) shares out the
 optimiser from stage 1, the gradients from stage 2 and the weights from stage 3; the moving average lies where the
 optimiser does.
 
@@ -13,13 +14,32 @@ Two moments can need the most. *Backward*: activations, the gradients inside one
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from nepa_scale.config import ladder
 from nepa_scale.config.ladder import Architecture
 
-ELEMENT = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+class ElementBytes(NamedTuple):
+    """Bytes of one number: of a weight or its gradient, of what matrix products take and give, of the residual stream
+    between the blocks."""
+
+    weight: int
+    product: int
+    residual: int
+
+
+#: By ``engine.precision``.
+ELEMENT = {
+    "fp32": ElementBytes(4, 4, 4),
+    "bf16": ElementBytes(2, 2, 2),
+    "bf16-autocast": ElementBytes(4, 2, 4),
+    "fp16": ElementBytes(2, 2, 2),
+}
 FP32 = 4
 MOMENTS = 8
+#: As large as the matrix that Muon is at: itself, what it becomes, and what is between.
+MATRICES_AT_ONCE = 5
 #: DeepSpeed's stage 0 averages gradients in copies of this many elements at most (MEMORY_OPT_ALLREDUCE_SIZE).
 STAGE0_COPY = 500_000_000
 
@@ -43,6 +63,7 @@ class Workload:
         working: bytes of one image that the backward pass of a block, or of the scores, needs besides.
         averaged: whether a moving average of the weights is kept.
         libraries: bytes of host memory that a task's own libraries take.
+        matrices: parameters that Muon updates, which have one moment.
     """
 
     tokens: int
@@ -55,6 +76,7 @@ class Workload:
     working: int
     averaged: bool
     libraries: int = 0
+    matrices: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,7 +124,7 @@ def estimate(
         live: elements that stage 3 keeps whole at a time.
         offload: whether optimiser, gradients and weights are moved to the host (which CPU ranks share).
     """
-    size = ELEMENT[precision]
+    size, product, _ = ELEMENT[precision]
 
     def share(count: int) -> int:
         return -(-count // world_size)
@@ -110,17 +132,23 @@ def estimate(
     divided = zero_stage > 0
     trained = share(work.trained) if divided else work.trained
     average = FP32 * trained if work.averaged else 0
-    optimiser = (FP32 + MOMENTS) * trained if divided else MOMENTS * trained
+    moments = MOMENTS * trained - FP32 * (share(work.matrices) if divided else work.matrices)
+    optimiser = moments + (FP32 * trained if divided else 0)
     weights = size * (share(work.params) if zero_stage == 3 else work.params)
     activations = micro_batch_size * ((work.kept_recomputing if checkpointing else work.kept) + work.working)
+    if product < size and zero_stage < 3:  # autocast's copies of the weights stay for the backward pass
+        activations += product * work.params
     if offload and on_gpu:
         weights, optimiser, average = 0, 0, 0
     on_host = PROCESS + FIRST_STEP + (ZERO_PROCESS if divided else 0) + work.libraries
     process = GPU_PROCESS if on_gpu else on_host
     backward, step = _gradients(work, zero_stage, size, trained, accumulation, bucket, live, alone=world_size == 1)
-    moments = {"backward": (activations, *backward), "step": (0, *step)}
-    moment = max(moments, key=lambda name: sum(moments[name]))
-    at_peak, gradients, buffers = moments[moment]
+    if work.matrices:  # Muon's direction, and the largest matrix as it is orthogonalised
+        orthogonalising = (share(work.matrices) if divided else 0) + MATRICES_AT_ONCE * work.largest_tensor
+        step = step[0], step[1] + FP32 * orthogonalising
+    needs = {"backward": (activations, *backward), "step": (0, *step)}
+    moment = max(needs, key=lambda name: sum(needs[name]))
+    at_peak, gradients, buffers = needs[moment]
     return MemoryEstimate(weights, gradients, optimiser, average, at_peak, buffers, process, moment)
 
 
@@ -149,22 +177,23 @@ def _gradients(
     )
 
 
-def block_bytes(arch: Architecture, tokens: int, size: int) -> int:
-    """Bytes autograd keeps of one image in one block, with elements of ``size`` bytes.
+def block_bytes(arch: Architecture, tokens: int, precision: str) -> int:
+    """Bytes autograd keeps of one image in one block.
 
-    Per token, in widths D: two residual inputs and two LayerNorm outputs, the fused q, k, v (3), q and k once more
-    where RoPE or a norm has changed them (2), the attention output and its transposed copy (2), and the two branch
+    Per token, in widths D: two residual inputs (2) and two LayerNorm outputs (2), the fused q, k, v (3), q and k once
+    more where RoPE or a norm has changed them (2), the attention output and its transposed copy (2), and the two branch
     outputs that LayerScale multiplies; in MLP widths I the inputs of the activation and of the second layer (2), with
     SwiGLU the gate, the value, the activated gate and their product (4). Attention scores are not kept, a fused kernel
     recomputes them from one fp32 sum per head; compiled blocks that keep them keep as much less of the rest. Norms
     keep a mean and a deviation.
     """
     changed = arch.pos_embed == "rope" or arch.qk_norm != "none"
-    widths = 9 + (2 if changed else 0) + (2 if arch.layer_scale else 0)
+    widths = 7 + (2 if changed else 0) + (2 if arch.layer_scale else 0)
     hiddens = 4 if arch.mlp == "swiglu" else 2
     moments = 4 + (4 * arch.num_heads if arch.qk_norm != "none" else 0)
     elements = widths * arch.embed_dim + hiddens * arch.mlp_hidden + moments
-    return tokens * (size * elements + FP32 * arch.num_heads)
+    _, product, residual = ELEMENT[precision]
+    return tokens * (product * elements + residual * 2 * arch.embed_dim + FP32 * arch.num_heads)
 
 
 def backbone_bytes(
@@ -178,10 +207,10 @@ def backbone_bytes(
     input. Checkpointing keeps the input of every block, and the one block being recomputed. The
     backward pass of an MLP holds the gradients of both its inner layers at once.
     """
-    size, tokens = ELEMENT[precision], ladder.num_tokens(arch, image_size) - idle_tokens
-    pixels = arch.in_chans * image_size**2 * (FP32 + (size if size < FP32 else 0))
-    stem = pixels + size * tokens * arch.embed_dim
-    block = block_bytes(arch, tokens, size)
-    inputs = size * tokens * arch.embed_dim
-    working = size * tokens * (2 * arch.mlp_hidden + 2 * arch.embed_dim)
+    _, product, residual = ELEMENT[precision]
+    tokens = ladder.num_tokens(arch, image_size) - idle_tokens
+    pixels = arch.in_chans * image_size**2 * (FP32 + (product if product < FP32 else 0))
+    inputs = residual * tokens * arch.embed_dim
+    stem, block = pixels + inputs, block_bytes(arch, tokens, precision)
+    working = product * tokens * (2 * arch.mlp_hidden + 2 * arch.embed_dim)
     return stem + arch.depth * block, stem + arch.depth * inputs + block, working

@@ -140,14 +140,14 @@ def work_of(config: RunConfig, task: str) -> Work:
 
 def way_of(config: RunConfig, way: Way) -> Way:
     """``way`` as this engine goes it: compiled below stage 3 unless ``engine.compile`` says no; gradients travel in the
-    run's precision, after the backward pass; stages 1 to 3 have hooks."""
+    weights' number format, after the backward pass; stages 1 to 3 have hooks."""
     precision = config.engine.precision
     return dataclasses.replace(
         way,
         precision=precision,
         compiled=config.engine.compile is not False and way.stage < 3,
         hooks=way.stage > 0,
-        gradient_bytes=ELEMENT[precision],
+        gradient_bytes=ELEMENT[precision].weight,
     )
 
 
@@ -207,7 +207,7 @@ def _exposed(work: Work, way: Way, device: Device, compute: float) -> float:
     each backward pass instead, and once more where blocks are recomputed. Offloaded ones come over the bus first, and
     gradients go back over it.
     """
-    element, links = ELEMENT[way.precision], device.links
+    element, links = ELEMENT[way.precision].weight, device.links
     passes = way.accumulation * (3 if way.checkpointing else 2)
     over_bus = way.offload * element * work.params / way.devices * (passes + way.accumulation) / BUS
     if way.devices == 1:

@@ -66,7 +66,7 @@ class _Choice:
 def _choices(config: RunConfig, task: str, world_size: int, device: DeviceMemory) -> Iterator[_Choice]:
     """Everything the user leaves open."""
     engine, section = config.engine, config.task_config(task)
-    files = [engine.ds_config] if engine.ds_config != "auto" else _files(engine.precision, world_size, device)
+    files = [engine.ds_config] if engine.ds_config != "auto" else _files(config, task, world_size, device)
     sizes = [config.micro_batch_size]
     if config.micro_batch_size is None:
         sizes = _sizes(max(1, section.batch_size // world_size), even=section.mixes_pairs)
@@ -78,12 +78,14 @@ def _choices(config: RunConfig, task: str, world_size: int, device: DeviceMemory
     yield from itertools.starmap(_Choice, itertools.product(files, sizes, recomputing))
 
 
-def _files(precision: str, world_size: int, device: DeviceMemory) -> list[str]:
-    """The shipped files that can help. DeepSpeed's 16-bit stage 0 takes an optimiser step while initialising."""
-    lowest = ["zero0"] if precision == "fp32" else ["zero1"]
+def _files(config: RunConfig, task: str, world_size: int, device: DeviceMemory) -> list[str]:
+    """The shipped files that can help. DeepSpeed's 16-bit stage 0 takes an optimiser step while initialising; Muon's
+    states stay on the device."""
+    lowest = ["zero1"] if config.engine.precision in ds_config.SIXTEEN_BIT else ["zero0"]
     if world_size > 1:
         lowest = [name for name in ("zero0", "zero1", "zero2", "zero3") if name >= lowest[0]]
-    return [*lowest, "zero3_offload"] if device.on_gpu else lowest
+    offloads = device.on_gpu and config.task_config(task).optimizer != "muon"
+    return [*lowest, "zero3_offload"] if offloads else lowest
 
 
 def _sizes(images: int, *, even: bool) -> list[int | None]:
@@ -164,10 +166,10 @@ def _reasons(config: RunConfig, chosen: Placement, ordered: list[Placement], dev
         saved = instead(ds_config=lower[-1]) if lower else None
         if saved is not None:
             yield f"ZeRO stage {chosen.zero_stage}{offloading}: {lower[-1]} would need {gib(saved.total)}{room}"
-        elif engine.precision == "fp32":
-            yield "ZeRO stage 0: it is the fastest, and its memory is there"
-        else:
+        elif engine.precision in ds_config.SIXTEEN_BIT:
             yield f"ZeRO stage 1: the lowest that DeepSpeed trains rightly in {engine.precision}"
+        else:
+            yield "ZeRO stage 0: it is the fastest, and its memory is there"
     larger = min((p.micro_batch_size for p in ordered if p.micro_batch_size > chosen.micro_batch_size), default=None)
     if config.micro_batch_size is not None:
         yield f"micro-batch {chosen.micro_batch_size}: micro_batch_size is given"

@@ -27,7 +27,6 @@ PAPERS = (
     "model.size=base",
     "model.patch_size=14",
     "model.mlp=swiglu",
-    "engine.precision=bf16",
 )
 MOST_DEVICES = 2**20
 

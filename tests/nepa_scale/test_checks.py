@@ -50,7 +50,7 @@ def test_every_choice_is_enforced(key: str) -> None:
 def test_mistyped_choice_names_the_nearest() -> None:
     """A slip in a choice is answered with the one that was probably meant."""
     [problem] = validate.check_values(with_value("engine.precision", "bf61"), TASKS)
-    assert problem == "engine.precision=bf61: not one of fp32, bf16, fp16; did you mean 'bf16'?"
+    assert problem == "engine.precision=bf61: not one of fp32, bf16-autocast, bf16, fp16; did you mean 'bf16'?"
 
 
 def test_defaults_are_right() -> None:

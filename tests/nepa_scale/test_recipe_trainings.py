@@ -35,9 +35,9 @@ def words(data_root: Path, run_dir: Path, task: str, *extra: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16-autocast", "bf16"])
 def test_every_recipe_trains(precision: str, tmp_path: Path) -> None:
-    """Each task with each of its recipes, and a probe, comes to its end on 2,000 images in both precisions of a CPU."""
+    """Each task with each of its recipes, and a probe, comes to its end on 2,000 images in all precisions of a CPU."""
     write_digits(tmp_path, num_train=BATCH * STEPS, num_validation=32)
     commands = []
     for task, name in NAMED:

@@ -46,7 +46,8 @@ class Neighbours:
 
     def add(self, features: Tensor, labels: Tensor, indices: Tensor) -> None:
         """Let training images pass: features [n, D], labels [n], and their places [n] in the training set."""
-        similarity = self._queries @ F.normalize(features.float(), dim=1).T
+        with torch.autocast(self._queries.device.type, enabled=False):  # near ones differ in the third digit
+            similarity = self._queries @ F.normalize(features.float(), dim=1).T
         self._keep(similarity.double() - indices.double() * TIE_STEP, labels.expand(len(self._queries), -1))
 
     def merge(self, world: World) -> None:

@@ -94,6 +94,15 @@ def test_limits_follow_from_what_was_done(
     assert (words in " ".join(about(read_study(make_study(**changes))).is_not)) == there
 
 
+def test_mixed_precisions_are_told(make_study: MakeStudy) -> None:
+    """A study whose runs compute in different number formats says so and names them; one format is not worth a word."""
+    path = make_study(scratch=False)
+    change(path, "pretrain", lambda content: content["config"].update({"engine.precision": "fp32"}))
+    assert "number format" not in " ".join(about(read_study(path)).is_not)
+    change(path, "pretrain", lambda content: content["config"].update({"engine.precision": "bf16"}), "nano-*")
+    assert "engine.precision is bf16 and fp32" in " ".join(about(read_study(path)).is_not)
+
+
 def test_pretrainings_near_a_baseline_are_named(make_study: MakeStudy) -> None:
     """Skill of 0, a constant answer that comes near, or a target that is mostly one vector: named, and no others."""
     path = make_study(scratch=False)

@@ -64,6 +64,21 @@ def test_the_block_for_compilation_is_timms(changes: dict[str, Any], causal: boo
         torch.testing.assert_close(run_block(block, x, tables, causal), expected, rtol=1e-9, atol=1e-9)
 
 
+def test_the_block_for_compilation_rounds_as_timms_under_autocast() -> None:
+    """Under autocast products and their biases are in bf16 and the residual stream in fp32, as in timm's block; the
+    hidden layer is not kept in fp32."""
+    model = _model(mlp="swiglu", qk_norm="weight").eval()
+    block, x = model.blocks[0], torch.randn(2, 17, 32)
+    embed = model.rope.get_embed([4, 4])
+    exact = run_block(block, x, rope_tables(embed, 1), True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = run_block(block, x, rope_tables(embed, 1), True), block(x, rope=embed, is_causal=True)
+        assert compiled_block._linear(x, block.mlp.fc1).dtype == torch.bfloat16
+    assert found.dtype == expected.dtype == torch.float32
+    error, theirs = ((y - exact).norm() / exact.norm() for y in (found, expected))
+    assert 1e-4 < error < 1.5 * theirs
+
+
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
 def test_attention_of_few_tokens_is_torchs(causal: bool) -> None:
     """In fp64, where rounding hides nothing: plain products give torch's attention and its gradients."""

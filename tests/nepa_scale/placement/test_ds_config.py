@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from deepspeed.runtime.config import DeepSpeedConfig
 
 from nepa_scale.config import ladder
@@ -56,7 +57,8 @@ def test_shipped_files_are_known() -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 8])
 @pytest.mark.parametrize(
-    ("name", "precision"), [pair for pair in product(SHIPPED, ("fp32", "bf16", "fp16")) if pair not in REFUSED]
+    ("name", "precision"),
+    [pair for pair in product(SHIPPED, ("fp32", "bf16-autocast", "bf16", "fp16")) if pair not in REFUSED],
 )
 def test_shipped_file_resolves(name: str, world_size: int, precision: str) -> None:
     """Nothing stays "auto", the stage is the file's, and the batch adds up over devices and micro-batches."""
@@ -69,8 +71,41 @@ def test_shipped_file_resolves(name: str, world_size: int, precision: str) -> No
     assert content["gradient_accumulation_steps"] * 4 * world_size == 64
     assert content["bf16"]["enabled"] is (precision == "bf16")
     assert content["fp16"]["enabled"] is (precision == "fp16")
-    assert content["communication_data_type"] == precision
+    assert content["torch_autocast"]["enabled"] is (precision == "bf16-autocast")
+    assert content["communication_data_type"] == (precision if precision in ("bf16", "fp16") else "fp32")
     assert content["bf16"]["check_grad_overflow"] is True
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_autocast_keeps_gradients_in_fp32(tmp_path: Path, stage: int) -> None:
+    """As DeepSpeed reads it: autocast in bf16, no module whose gradients would travel rounded, also from a file that
+    does not mention it; and a list of one's own is kept."""
+    words = ("engine.precision=bf16-autocast",)
+    for name in (f"zero{stage}", written(tmp_path, zero_optimization={"stage": stage})):
+        read = DeepSpeedConfig(resolved(name, *words))
+        assert (read.torch_autocast_enabled, read.torch_autocast_dtype) == (True, torch.bfloat16)
+        assert read.torch_autocast_lower_precision_safe_modules == []
+        assert not read.bfloat16_config.enabled
+    own = written(tmp_path, torch_autocast={"lower_precision_safe_modules": ["torch.nn.Linear"]})
+    assert resolved(own, *words)["torch_autocast"]["lower_precision_safe_modules"] == ["torch.nn.Linear"]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ({"torch_autocast": {"dtype": "float16"}}, "torch_autocast.dtype=float16 contradicts"),
+        ({"torch_autocast": {"enabled": False}}, "torch_autocast.enabled contradicts"),
+        ({"bf16": {"enabled": True}}, "bf16.enabled contradicts"),
+        (
+            {"zero_optimization": {"stage": 3, "zero_quantized_weights": True}},
+            "zero_quantized_weights does not go with",
+        ),
+    ],
+)
+def test_mistake_in_a_file_for_autocast(tmp_path: Path, content: dict[str, Any], complaint: str) -> None:
+    """What DeepSpeed would answer with an assertion, or with another number format."""
+    [problem] = problems_of(written(tmp_path, **content), "engine.precision=bf16-autocast")
+    assert complaint in problem
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -166,6 +201,10 @@ def test_empty_file_means_no_zero(tmp_path: Path) -> None:
         ({"gradient_clipping": 5.0}, "gradient_clipping=5.0 contradicts the run, which has 1.0"),
         ({"gradient_clipping": -1}, "gradient_clipping=-1: must be a number of at least 0"),
         ({"bf16": {"enabled": True}}, 'bf16.enabled contradicts engine.precision=fp32; write "auto"'),
+        (
+            {"torch_autocast": {"enabled": True}},
+            'torch_autocast.enabled contradicts engine.precision=fp32; write "auto"',
+        ),
         ({"bf16": True}, "bf16 must be an object"),
         ({"bf16": {"enable": True}}, "unknown key 'bf16.enable'; did you mean 'enabled'?"),
         ({"zero_optimization": {"stage": 7}}, "zero_optimization.stage=7: must be one of 0, 1, 2, 3"),

@@ -24,7 +24,7 @@ from nepa_scale.placement.memory import MemoryEstimate, Workload
 from nepa_scale.tasks.segmentation import cost
 from nepa_scale.training.runner import build_task
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16-autocast": torch.float32}
 WORK = Workload(
     tokens=65,
     params=10**6,
@@ -86,7 +86,11 @@ def test_activations_are_what_autograd_keeps(digits_root: Path, task: str, words
     """Within 12 % of the tensors saved for backward in a real forward pass, the head's and the loss's included."""
     config = config_of(digits_root, task, *words.split(), f"engine.precision={precision}")
     module = build_task(config, Path("unused")).module.to(DTYPES[precision])
-    assert 4 * workload(config, task).kept == pytest.approx(saved_bytes(module, BATCHES[task]), rel=0.12)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-autocast"):
+        kept = saved_bytes(module, BATCHES[task])
+    if precision == "bf16-autocast":
+        kept -= 2 * sum(weight.numel() for weight in module.parameters() if weight.ndim > 1)  # copies of the weights
+    assert 4 * workload(config, task).kept == pytest.approx(kept, rel=0.12)
 
 
 def test_checkpointing_keeps_the_inputs_of_blocks(digits_root: Path) -> None:
@@ -94,7 +98,7 @@ def test_checkpointing_keeps_the_inputs_of_blocks(digits_root: Path) -> None:
     config = config_of(digits_root, "pretrain", "model=mini", "engine.activation_checkpointing=true")
     module = build_task(config, Path("unused")).module
     work, arch = workload(config, "pretrain"), config.model.architecture()
-    block = memory.block_bytes(arch, work.tokens, 4)
+    block = memory.block_bytes(arch, work.tokens, "fp32")
     assert 4 * (work.kept_recomputing - block) == pytest.approx(saved_bytes(module, BATCHES["pretrain"]), rel=0.12)
     assert work.kept_recomputing < work.kept / 2
 

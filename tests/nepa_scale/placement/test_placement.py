@@ -140,6 +140,14 @@ def test_bf16_never_gets_stage_0() -> None:
         assert placed(f"engine.precision={precision}", devices=1).zero_stage == 1
 
 
+def test_autocast_begins_with_plain_data_parallelism() -> None:
+    """Its weights are in fp32: stage 0 is right, and taken where the weights, their gradients and bf16 copies fit."""
+    plenty = placed("engine.precision=bf16-autocast", devices=8)
+    assert plenty.zero_stage == 0
+    assert "ZeRO stage 0: it is the fastest, and its memory is there" in plenty.reasons
+    assert placed("engine.precision=bf16-autocast", "model.size=giant", devices=8, gib=14).zero_stage > 0
+
+
 def test_planning_needs_no_torch() -> None:
     """A dry run, and a plan of hundreds of runs, must not wait for torch."""
     code = (
