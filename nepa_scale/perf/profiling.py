@@ -74,6 +74,10 @@ class Profiling:
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             plain = Path(folder) / "trace.json"
             profile.export_chrome_trace(str(plain))
-            with replacing(self._folder / f"{name}.json.gz") as file, gzip.open(file, "wb") as packed:
-                shutil.copyfileobj(plain.open("rb"), packed)
+            with (
+                plain.open("rb") as trace,
+                replacing(self._folder / f"{name}.json.gz") as file,
+                gzip.open(file, "wb") as packed,
+            ):
+                shutil.copyfileobj(trace, packed)
         logger.info("profile of steps %d to %d: %s", self._first, self._last, self._folder / f"{name}.txt")

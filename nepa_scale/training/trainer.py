@@ -22,7 +22,7 @@ from nepa_scale.distributed.watchdog import STARTING_PATIENCE, Watchdog
 from nepa_scale.distributed.world import World
 from nepa_scale.engine.engine import Engine, StepResult
 from nepa_scale.optim.optimizer import group_schedules, num_params
-from nepa_scale.perf.compile import compile_backbone
+from nepa_scale.perf.compile import compile_backbone, report_attention
 from nepa_scale.perf.profiling import Profiling
 from nepa_scale.perf.throughput import Throughput
 from nepa_scale.placement.resolved import ResolvedTask
@@ -59,6 +59,7 @@ class Trainer:
             task.backbone.set_grad_checkpointing()
         if compile_backbone(task.backbone, resolved, world=world, device=device):
             task.compile_rest()
+        report_attention(config, device)
         optimizer = task.build_optimizer()
         self.engine = Engine(
             task.module,

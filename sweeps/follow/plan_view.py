@@ -83,15 +83,17 @@ def _device_lines(tasks: Tasks, todo: Sequence[Job], cluster: SlurmSettings, sec
     if own is not None and None not in equal:
         before = sum(filter(None, equal))
         lines.append(
-            f"devices={cluster.devices}: {own / HOUR:.3g} device-hours; {world_size(cluster)} devices for every task"
-            f" would take {before / HOUR:.3g} ({1 - own / before:.0%} saved)"
+            f"devices={cluster.devices}: {own / HOUR:.3g} device-hours, {abs(1 - own / before):.0%}"
+            f" {'less' if own <= before else 'more'} than the {before / HOUR:.3g} of {world_size(cluster)} devices for"
+            " every task"
         )
     packs = [unit for unit in arranged(todo, {}, len(todo)) if isinstance(unit, Pack)]
     if packs:
         count = sum(len(pack.jobs) for pack in packs)
         idle = sum(pack.idle_device_seconds(seconds) for pack in packs) if len(seconds) == len(todo) else None
         waits = "" if idle is None else f"; devices that wait there for the last task: {idle / HOUR:.3g} device-hours"
-        lines.append(f"{count} tasks share {len(packs)} nodes and jobs{waits}")
+        nodes = "1 node" if len(packs) == 1 else f"{len(packs)} nodes"
+        lines.append(f"{count} tasks share {nodes}{waits}")
     return lines
 
 
