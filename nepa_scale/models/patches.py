@@ -21,6 +21,7 @@ class SeededRope(RotaryEmbeddingDinoV3):
     if TYPE_CHECKING:  # TorchScript cannot read these
         feat_shape: list[int]
         next_seed: int | None
+        periods: Tensor
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Take timm's arguments."""
