@@ -13,7 +13,7 @@ from sweeps.calibrate import known_times
 from sweeps.plan import budgets, plan, preregistration
 from sweeps.plan.feasibility import check, check_planned, fitting, plan_warnings, too_large
 from sweeps.plan.grids import RunSpec
-from sweeps.plan.machine import Placements, task_speed, world_size
+from sweeps.plan.machine import Placements, task_speed, world_sizes
 from sweeps.plan.plan import Dropped, Plan, PlannedRun
 from sweeps.plan.pricing import price
 from sweeps.plan.run_specs import expand, share_pretraining, unmet
@@ -43,7 +43,7 @@ class PlannedLaunch:
 
 def plan_launch(request: Launch) -> PlannedLaunch:
     """Plan the launch ``request``. Raises ``UserError`` with every problem in it."""
-    placed, devices = Placements(request.cluster), world_size(request.cluster)
+    placed, devices = Placements(request.cluster), next(world_sizes(request.cluster))
     run_specs, dropped = _runnable(request, placed, devices)
     check_planned(run_specs.values(), calibrate=request.calibrate)
     check(run_specs.values(), devices, planning=request.dry_run or request.print_script)

@@ -129,6 +129,8 @@ class EngineConfig:
     """how long ranks wait for one another at the start"""
     compile: bool | None = setting(None, orchestration=True)
     """compile the blocks with torch.compile; null = on GPUs, and on CPUs if the training is long enough to repay it"""
+    nvtx: bool = setting(False, orchestration=True)
+    """on NVIDIA GPUs: mark data, steps, evaluations and checkpoints as NVTX ranges, for Nsight Systems"""
 
 
 @dataclass(kw_only=True)
@@ -163,6 +165,17 @@ class LogConfig:
     """send records to these, e.g. [tensorboard,wandb], also trackio and mlflow; null = as log.tensorboard"""
     pictures: int = setting(4, low=0, high=1000, orchestration=True)
     """validation images drawn with their attention and similarity maps when pre-training ends; 0 = none"""
+    profile: str | None = setting(None, orchestration=True)
+    """first and last step to profile, e.g. 10:20: writes their trace and costliest operations; null = none"""
+
+    def profiled_steps(self) -> range:
+        """The numbers, from 1, of the steps to profile. Raises ``ValueError`` where ``profile`` is not FIRST:LAST."""
+        if self.profile is None:
+            return range(0)
+        first, last = map(int, self.profile.split(":"))
+        if not 1 <= first <= last:
+            raise ValueError(self.profile)
+        return range(first, last + 1)
 
     def tracker_names(self) -> list[str]:
         """The trackers that records are sent to."""

@@ -40,6 +40,7 @@ def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         *(line for task in tasks for line in _optimizer_problems(config, task)),
         *_task_problems(config),
         *_tracker_problems(config),
+        *_profile_problems(config),
     ]
 
 
@@ -322,6 +323,14 @@ def _tracker_problems(config: RunConfig) -> list[str]:
         for name in config.log.tracker_names()
         if name not in TRACKERS or importlib.util.find_spec(name) is None
     ]
+
+
+def _profile_problems(config: RunConfig) -> list[str]:
+    try:
+        config.log.profiled_steps()
+    except ValueError:
+        return [f"log.profile={config.log.profile}: give the first and the last step, e.g. 10:20"]
+    return []
 
 
 def _depth(config: RunConfig) -> int:

@@ -6,6 +6,7 @@ are on the device. In mask tensors classes count from 0 and ``IGNORE`` marks unl
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Callable
@@ -42,8 +43,14 @@ def normalise(images: Tensor, standard: Standardisation = PAPERS) -> Tensor:
     shifts = [mean / std for mean, std in zip(standard.mean, standard.std, strict=True)]
     if len({*scales}) == len({*shifts}) == 1:
         return images.to(torch.float32).mul_(scales[0]).sub_(shifts[0])
-    scale, shift = (torch.tensor(values, device=images.device)[:, None, None] for values in (scales, shifts))
+    scale, shift = (_by_channel(tuple(values), images.device) for values in (scales, shifts))
     return images.to(torch.float32).mul_(scale).sub_(shift)
+
+
+@functools.cache
+def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """``values`` as [C, 1, 1], made once: the copy to a GPU would make the host wait for each batch."""
+    return torch.tensor(values, device=device)[:, None, None]
 
 
 def _normalise(standard: Standardisation) -> list[v2.Transform]:

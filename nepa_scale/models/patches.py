@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.layers import RotaryEmbeddingDinoV3
+from timm.layers.pos_embed_sincos import make_coords_dinov3
 from torch import Tensor, nn
 
 
@@ -19,11 +21,13 @@ class SeededRope(RotaryEmbeddingDinoV3):
     if TYPE_CHECKING:  # TorchScript cannot read these
         feat_shape: list[int]
         next_seed: int | None
+        periods: Tensor
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Take timm's arguments."""
         super().__init__(*args, **kwargs)
         self.next_seed = None
+        self._placed: dict[tuple[int, int, torch.device], Tensor] = {}
 
     def get_embed(self, shape: list[int] | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """Return sines and cosines [N, 2 * head_dim] of the grid ``shape``, rescaled at random in training.
@@ -40,13 +44,29 @@ class SeededRope(RotaryEmbeddingDinoV3):
     @torch.jit.ignore
     @torch.compiler.disable  # each step's seed is a new constant, for which the graph would be compiled anew
     def _drawn_embed(self, grid: list[int]) -> Tensor:
-        if self.next_seed is None:
-            return self._create_embed(grid)
-        # timm draws from the global CPU generator: lend it our seed, then put its state back.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.next_seed)
-            self.next_seed = None
-            return self._create_embed(grid)
+        """What timm's ``_create_embed`` makes, from coordinates [N, 2] that are on the device already.
+
+        timm makes them on the CPU in each pass, and their copy to a GPU has the host wait until that is idle.
+        """
+        coordinates = self._coordinates(grid[0], grid[1])
+        if self.rescale_coords is not None:
+            coordinates = coordinates * self._drawn_scale(math.log(self.rescale_coords))
+        return torch.cat(self._get_pos_embed_from_coords(coordinates), dim=-1)
+
+    def _coordinates(self, rows: int, columns: int) -> Tensor:
+        device = self.periods.device
+        if (key := (rows, columns, device)) not in self._placed:
+            coordinates = make_coords_dinov3(rows, columns, self.normalize_coords, self.grid_indexing, self.grid_offset)
+            self._placed[key] = coordinates.to(device)
+        return self._placed[key]
+
+    def _drawn_scale(self, most: float) -> float:
+        """The factor by which timm would multiply, from the seed or else from the global CPU generator, as it does."""
+        with torch.random.fork_rng(devices=[], enabled=self.next_seed is not None):
+            if self.next_seed is not None:
+                torch.default_generator.manual_seed(self.next_seed)
+                self.next_seed = None
+            return float(torch.empty(1).uniform_(-most, most).exp())
 
 
 class PatchProduct(nn.Conv2d):

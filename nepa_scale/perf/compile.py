@@ -1,16 +1,19 @@
-"""Whether a task's blocks are compiled: where the time saved is more than the compiler takes."""
+"""How a task's blocks run: compiled where that saves more time than it takes, and by which kernel they attend."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+from torch.nn.attention import SDPBackend
+
+from nepa_scale.config.schema import RunConfig
 from nepa_scale.distributed.world import World
+from nepa_scale.perf.throughput import DTYPES
 from nepa_scale.placement.resolved import ResolvedTask
 from nepa_scale.utils.progress import logger
 
 if TYPE_CHECKING:
-    import torch
-
     from nepa_scale.models.nepa_vit import NepaViT
 
 #: Training FLOPs per process from which compiling pays on a CPU: half an hour at 100 GFLOP/s, of which some tenth is
@@ -33,3 +36,23 @@ def compile_backbone(backbone: NepaViT, resolved: ResolvedTask, *, world: World,
         task = resolved.config.task
         logger.warning("%s: engine.compile=true has no effect (ZeRO stage 3, stochastic depth or any image size)", task)
     return done
+
+
+def report_attention(config: RunConfig, device: torch.device) -> None:
+    """Name the kernel by which a GPU attends, and warn where it is the slow one, which keeps all scores in memory."""
+    if device.type != "cuda":
+        return
+    arch = config.architecture(config.task)
+    head_width = arch.embed_dim // arch.num_heads
+    kernel = attention_kernel(head_width, DTYPES[config.engine.precision], device)
+    if kernel == "math":
+        logger.warning("%s: this GPU has no fused attention for heads of width %d", config.task, head_width)
+    else:
+        logger.info("%s: attention by %s", config.task, kernel)
+
+
+def attention_kernel(head_width: int, dtype: torch.dtype, device: torch.device, *, causal: bool = True) -> str:
+    """The kernel that torch takes for attention in training with heads of this width: ``flash_attention``,
+    ``efficient_attention``, ``cudnn_attention`` or ``math``. Its choice does not depend on the number of tokens."""
+    heads = torch.empty(1, 1, 64, head_width, dtype=dtype, device=device, requires_grad=True)
+    return SDPBackend(torch._fused_sdp_choice(heads, heads, heads, is_causal=causal)).name.lower()

@@ -42,6 +42,14 @@ def place(config: RunConfig, task: str, world_size: int, device: DeviceMemory) -
     return replace(chosen, reasons=tuple(_reasons(config, chosen, ordered, device)))
 
 
+def efficiency(config: RunConfig, task: str, few: Placement, many: Placement, device: DeviceMemory) -> float:
+    """Parallel efficiency: the part of its speed on ``few`` devices that a device keeps on ``many``, by the times that
+    placements are chosen by. Those of CPU ranks leave out what averaging gradients takes."""
+    time = _times(config, task, workload(config, task), device)
+    devices = many.world_size / few.world_size if device.on_gpu else 1  # on CPU ranks times are of the same images
+    return time(few) / (time(many) * devices)
+
+
 def describe(placement: Placement, device: DeviceMemory) -> list[str]:
     """What a person should know of a placement, a line each."""
     estimate = placement.memory

@@ -22,7 +22,8 @@ from nepa_scale.distributed.watchdog import STARTING_PATIENCE, Watchdog
 from nepa_scale.distributed.world import World
 from nepa_scale.engine.engine import Engine, StepResult
 from nepa_scale.optim.optimizer import group_schedules, num_params
-from nepa_scale.perf.compile import compile_backbone
+from nepa_scale.perf.compile import compile_backbone, report_attention
+from nepa_scale.perf.profiling import Profiling
 from nepa_scale.perf.throughput import Throughput
 from nepa_scale.placement.resolved import ResolvedTask
 from nepa_scale.run_dir.paths import AVERAGE_NAME, WEIGHTS_NAME
@@ -59,6 +60,7 @@ class Trainer:
             task.backbone.set_grad_checkpointing()
         if compile_backbone(task.backbone, resolved, world=world, device=device):
             task.compile_rest()
+        report_attention(config, device)
         optimizer = task.build_optimizer()
         self.engine = Engine(
             task.module,
@@ -69,6 +71,7 @@ class Trainer:
             device=device,
             ema_decay=section.ema_decay,
         )
+        self._profiling = Profiling(config, task_dir, world, device)
         self._throughput = Throughput(resolved.cost, config.engine.precision, world, device)
         self._milestones = Milestones(f"{task.name}.milestones", section.milestones)
         self._evaluation_steps = evaluation_steps(section, self.total_steps)
@@ -117,6 +120,7 @@ class Trainer:
             self._run_logger.status("preempted", self._saved, self._checkpoints.problem)
             logger.info("%s: stopped while evaluating; the same command evaluates again", self.task.name)
         finally:
+            self._profiling.close()
             self._run_logger.close()
 
     def _warn_of_another_schedule(self) -> None:
@@ -134,7 +138,7 @@ class Trainer:
 
     def _train(self, start: int) -> bool:
         """Take the steps from ``start`` on; False when stopped before the last."""
-        config, section, done = self.config, self.task.section, start
+        config, done = self.config, start
         self._run_logger.status("running", start)
         self._batches = Batches(
             self.task,
@@ -150,24 +154,11 @@ class Trainer:
         if self._lacks_evaluation(start):
             self._record_evaluation(start)
         while done < self.total_steps:
-            patience = STARTING_PATIENCE if done == start else 1
-            self.watchdog.passed(f"reading the images of step {done + 1}", done, patience=patience)
-            self._batches.fetch()
-            self.watchdog.passed(f"agreeing to take step {done + 1}", done, patience=patience)
-            if self._must_stop(done):
-                self._save(done, wait=True)
-                self._run_logger.status("preempted", done, self._checkpoints.problem)
-                saved = self._checkpoints.problem or f"saved at step {done}"
-                logger.info("%s: stopped, %s; the same command continues", self.task.name, saved)
-                return False
-            self._monitor.before_step(due=(done + 1) % config.log.every == 0 or done + 1 == self.total_steps)
-            seed = functools.partial(self._seed, done)
-            result = self.engine.step(self._batches.current, step=done, before_forward=seed)
+            with self._profiling.step(done + 1, self.total_steps):
+                if not self._step(done):
+                    return False
             done += 1
-            self._skipped.record(done, section.batch_size, taken=result.taken, rescaled=result.rescaled)
             last = done == self.total_steps
-            if done % config.log.every == 0 or last:
-                self._record_step(done, result)
             self._run_logger.step(done)
             evaluates = self._evaluates_at(done)
             regular = bool(config.checkpoint.every) and done % config.checkpoint.every == 0
@@ -175,6 +166,29 @@ class Trainer:
                 self._save(done, wait=evaluates or last)  # before an evaluation, which bad data may end
             if evaluates:
                 self._record_evaluation(done)
+        return True
+
+    def _step(self, done: int) -> bool:
+        """Take and perhaps log the step after ``done`` others; False where all have saved and leave instead."""
+        patience, number = STARTING_PATIENCE if done == self._start else 1, done + 1
+        self.watchdog.passed(f"reading the images of step {number}", done, patience=patience)
+        with self._profiling.part("data"):
+            self._batches.fetch()
+        self.watchdog.passed(f"agreeing to take step {number}", done, patience=patience)
+        if self._must_stop(done):
+            self._save(done, wait=True)
+            self._run_logger.status("preempted", done, self._checkpoints.problem)
+            saved = self._checkpoints.problem or f"saved at step {done}"
+            logger.info("%s: stopped, %s; the same command continues", self.task.name, saved)
+            return False
+        logged = number % self.config.log.every == 0 or number == self.total_steps
+        self._monitor.before_step(due=logged)
+        seed = functools.partial(self._seed, done)
+        with self._profiling.part("forward, backward, optimiser"):
+            result = self.engine.step(self._batches.current, step=done, before_forward=seed)
+        self._skipped.record(number, self.task.section.batch_size, taken=result.taken, rescaled=result.rescaled)
+        if logged:
+            self._record_step(number, result)
         return True
 
     def _must_stop(self, done: int) -> bool:
@@ -206,7 +220,8 @@ class Trainer:
                 raise DivergedError(f"diverged: {weights}; {REMEDY}")
             self._note_replaced(done)
             self.watchdog.passed(f"saving step {done}", done, patience=STARTING_PATIENCE)
-            self._checkpoints.save(done, done * self.task.section.batch_size, wait=wait)
+            with self._profiling.part("checkpoint"):
+                self._checkpoints.save(done, done * self.task.section.batch_size, wait=wait)
             self._saved = done
         elif wait:
             self._checkpoints.finish()
@@ -307,7 +322,7 @@ class Trainer:
             MilestoneError: on every rank, where they miss a milestone.
         """
         before = time.perf_counter()
-        with self._throughput.paused():
+        with self._throughput.paused(), self._profiling.part("evaluation"):
             metrics, details = self._evaluate(done)
             if self.engine.average is not None and done:  # which the first step begins
                 with self.engine.average.in_place():

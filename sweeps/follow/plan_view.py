@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,13 @@ from nepa_scale.run_dir.status import read_status
 from sweeps.follow.display import table
 from sweeps.jobs.jobs import Job, makespan
 from sweeps.plan.grids import RunSpec
-from sweeps.plan.machine import local_slots
+from sweeps.plan.machine import local_slots, world_size
 from sweeps.plan.plan import Plan, PlannedRun, PlannedTask, count_text, duration_text, memory_text, run_dir, run_name
-from sweeps.settings.schema import Cluster, LocalSettings
+from sweeps.settings.schema import Cluster, LocalSettings, SlurmSettings
+from sweeps.slurm.arranging import Pack, arranged
 
 GAP = 2
+HOUR = 3600
 NOTES = (
     "batch: images at once x accumulated x devices; ZeRO 1 r: with activation checkpointing",
     "of a run: memory, ZeRO and batch of its task that needs most memory; unique: different images",
@@ -69,6 +71,29 @@ def total_lines(plan: Plan, todo: Sequence[Job], cluster: Cluster) -> list[str]:
     seconds = {key: time for key, time in times.items() if time is not None}
     if len(seconds) == len(times):
         lines.append(f"time: {duration_text(sum(seconds.values()))} of work{_wall_clock(cluster, todo, seconds)}")
+    if isinstance(cluster, SlurmSettings) and cluster.devices != "equal":
+        lines += _device_lines(list(tasks.values()), todo, cluster, seconds)
+    return lines
+
+
+def _device_lines(tasks: Tasks, todo: Sequence[Job], cluster: SlurmSettings, seconds: Mapping[str, float]) -> list[str]:
+    """What it saves that each task has the devices that suit it, and which tasks share a node."""
+    lines = []
+    own, equal = device_seconds(tasks), [task.equal_device_seconds for task in tasks]
+    if own is not None and None not in equal:
+        before = sum(filter(None, equal))
+        lines.append(
+            f"devices={cluster.devices}: {own / HOUR:.3g} device-hours, {abs(1 - own / before):.0%}"
+            f" {'less' if own <= before else 'more'} than the {before / HOUR:.3g} of {world_size(cluster)} devices for"
+            " every task"
+        )
+    packs = [unit for unit in arranged(todo, {}, len(todo)) if isinstance(unit, Pack)]
+    if packs:
+        count = sum(len(pack.jobs) for pack in packs)
+        idle = sum(pack.idle_device_seconds(seconds) for pack in packs) if len(seconds) == len(todo) else None
+        waits = "" if idle is None else f"; devices that wait there for the last task: {idle / HOUR:.3g} device-hours"
+        nodes = "1 node" if len(packs) == 1 else f"{len(packs)} nodes"
+        lines.append(f"{count} tasks share {nodes}{waits}")
     return lines
 
 
@@ -209,7 +234,7 @@ def _time(tasks: Tasks) -> str:
 
 def _device_hours(tasks: Tasks) -> str:
     seconds = device_seconds(tasks)
-    return "?" if seconds is None else f"{seconds / 3600:.3g}"
+    return "?" if seconds is None else f"{seconds / HOUR:.3g}"
 
 
 #: Columns of a plan: heading, rank, text of the tasks of a line, and whether there is one of all tasks together.

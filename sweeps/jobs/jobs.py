@@ -127,6 +127,11 @@ def task_dir(job: Job) -> Path:
     return job.folder.parent
 
 
+def parent_dir(job: Job, parent: str) -> Path:
+    """The folder of the task ``parent``, for which ``job`` waits, in the same study."""
+    return task_dir(job).parents[1] / parent
+
+
 def log_file(job: Job) -> Path:
     """The file that the last process of ``job`` printed errors to; the task's log where there is none."""
     printed = task_dir(job) / PRINTED_NAME

@@ -130,12 +130,14 @@ def job_environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ignoring_terminal_signals() -> Iterator[None]:
-    """Let the processes that are started in this context ignore Ctrl-C (SIGINT) and a closed terminal (SIGHUP).
+    """Let the processes that are started in this context ignore Ctrl-C (SIGINT), a closed terminal (SIGHUP), and
+    Slurm's word that a job's time is nearly over (SIGUSR2).
 
-    Both signals reach a whole process group, and submitit's controller would kill its job a second later, before the
+    These reach all processes of a terminal or job, and submitit's controller would end itself or its job before the
     job has saved. Only the queue tells jobs to stop.
     """
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    ignored = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
     try:
         yield
     finally:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.validate import divisors
+from nepa_scale.placement import performance
+from nepa_scale.placement.costs import TaskCost, task_cost
 from nepa_scale.placement.devices import GIB, DeviceMemory, Placement, gib, host_share
 from nepa_scale.placement.gpus import known_devices, stated_flops, stated_memory
 from nepa_scale.placement.performance import EFFICIENCY, Device, device_called
-from nepa_scale.placement.planner import place
+from nepa_scale.placement.planner import efficiency, place
 from nepa_scale.placement.visible_gpus import visible_gpus
 from nepa_scale.utils.errors import ConfigError, UserError
 from sweeps.settings.schema import Cluster, LocalSettings, SlurmSettings
@@ -27,7 +31,8 @@ class Resources:
     """The shape of one job; jobs of equal shape can share an array.
 
     ``gpus_per_node`` 0: processes on CPU cores. ``mem_gb`` is memory per node in GB and ``timeout_min`` the time
-    limit in minutes; None leaves either to the cluster.
+    limit in minutes; None leaves either to the cluster. ``sharing``: how many such tasks share a node and one job;
+    1 where they do not.
     """
 
     nodes: int = 1
@@ -36,6 +41,7 @@ class Resources:
     cpus_per_task: int = 1
     mem_gb: int | None = None
     timeout_min: int | None = None
+    sharing: int = 1
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,16 @@ class Speed:
         """Time of ``flops`` alone; None where the speed is not known."""
         return None if self.flops_per_second is None else flops / self.flops_per_second
 
+    def seconds_of_task(
+        self, config: RunConfig, task: str, cost: TaskCost, placement: Placement, processes: int, start: int = 0
+    ) -> float | None:
+        """Time of ``task`` as it is placed, from step ``start`` on; this is the speed of so many ``processes``."""
+        if self.device is not None:
+            steps = performance.task_step(config, task, placement, self.device).total * (cost.steps - start)
+            return self.startup_seconds + steps
+        flops = cost.flops_train - cost.flops_train * start // cost.steps
+        return self.seconds(flops * processes // placement.world_size)
+
 
 def local_slots(settings: LocalSettings) -> Slots:
     """Resolve the slots of this machine: one per GPU, else as many as the threads allow."""
@@ -100,13 +116,16 @@ def world_size(settings: Cluster) -> int:
 def of_task(cluster: Cluster, processes: int, seconds: float | None) -> Resources:
     """The resources of a task of ``processes`` that takes about ``seconds``; on this machine those of a slot."""
     if isinstance(cluster, SlurmSettings):
+        of_node = min(processes, cluster.tasks_per_node)
+        parts = cluster.tasks_per_node // of_node
         return Resources(
-            nodes=processes // cluster.tasks_per_node,
-            tasks_per_node=cluster.tasks_per_node,
-            gpus_per_node=cluster.gpus_per_node,
+            nodes=max(1, processes // cluster.tasks_per_node),
+            tasks_per_node=of_node,
+            gpus_per_node=-(-cluster.gpus_per_node // parts),
             cpus_per_task=cluster.cpus_per_task,
-            mem_gb=cluster.mem_gb,
+            mem_gb=None if cluster.mem_gb is None else -(-cluster.mem_gb // parts),
             timeout_min=_time_limit(cluster, seconds),
+            sharing=parts if cluster.pack else 1,
         )
     slots = local_slots(cluster)
     return Resources(gpus_per_node=int(bool(slots.gpus)), cpus_per_task=slots.threads)
@@ -151,11 +170,12 @@ class Placements:
     """Plans the placement of tasks on the devices of ``cluster``, once for what differs only in the seed."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._cluster, self._sizes = cluster, tuple(_world_sizes(cluster))
+        self._cluster, self._sizes = cluster, tuple(world_sizes(cluster))
         self._known: dict[tuple[str, str], Placement] = {}
 
     def of(self, config: RunConfig, task: str) -> Placement:
-        """The placement of ``task`` on the fewest nodes that can hold it; if none can, on the fewest that a task gets.
+        """The placement of ``task`` on the fewest devices that it may have and that can hold it, or under
+        ``devices=auto`` on as many as suit it; if none can hold it, on the fewest.
 
         Raises as ``nepa_scale.placement.planner.place``.
         """
@@ -164,9 +184,29 @@ class Placements:
             device, batch_size = device_memory(self._cluster, config), config.task_config(task).batch_size
             usable = [size for size in self._sizes if batch_size % size == 0] or list(self._sizes[:1])
             tried = (place(config, task, size, device) for size in usable)
-            fitting = next((placement for placement in tried if placement.problem is None), None)
-            self._known[key] = fitting or place(config, task, usable[0], device)
+            fitting = (placement for placement in tried if placement.problem is None)
+            self._known[key] = self._suited(config, task, fitting, device) or place(config, task, usable[0], device)
         return self._known[key]
+
+    def _suited(
+        self, config: RunConfig, task: str, fitting: Iterator[Placement], device: DeviceMemory
+    ) -> Placement | None:
+        """The first of the ``fitting`` placements, fewest devices first, unless more devices suit the task better."""
+        fewest = next(fitting, None)
+        if fewest is None or not isinstance(self._cluster, SlurmSettings) or self._cluster.devices != "auto":
+            return fewest
+        placements = [fewest, *fitting]
+        if self._cluster.wall_hours is not None:
+            limit = self._cluster.wall_hours * 3600
+            soon = (each for each in placements if (self._seconds(config, task, each) or math.inf) <= limit)
+            return next(soon, placements[-1])
+        least = self._cluster.efficiency
+        return [each for each in placements if efficiency(config, task, fewest, each, device) >= least][-1]
+
+    def _seconds(self, config: RunConfig, task: str, placement: Placement) -> float | None:
+        cost = task_cost(config, task, activation_checkpointing=placement.activation_checkpointing)
+        speed = task_speed(self._cluster, config.engine.precision)
+        return speed.seconds_of_task(config, task, cost, placement, world_size(self._cluster))
 
     def unused(self, config: RunConfig, task: str) -> list[int]:
         """Numbers of processes that ``task`` could have if its batch divided over them."""
@@ -179,14 +219,18 @@ class Placements:
         return f"what DeepSpeed and autograd hold, by formula (docs/placement.md); {room} ({device.source})"
 
 
-def _world_sizes(cluster: Cluster) -> Iterator[int]:
-    """The numbers of processes that a task may have, fewest first."""
+def world_sizes(cluster: Cluster) -> Iterator[int]:
+    """The numbers of processes that a task may have, fewest first: parts of a node, then nodes."""
     size = world_size(cluster)
-    yield size
-    if isinstance(cluster, SlurmSettings) and cluster.max_nodes is not None:
-        while size * 2 <= cluster.max_nodes * cluster.tasks_per_node:
-            size *= 2
-            yield size
+    if isinstance(cluster, LocalSettings):
+        yield size
+        return
+    if cluster.devices != "equal":
+        yield from divisors(cluster.tasks_per_node)[:-1]
+        size = cluster.tasks_per_node
+    while size <= max(cluster.nodes, cluster.max_nodes or 0) * cluster.tasks_per_node:
+        yield size
+        size *= 2
 
 
 def seedless(config: RunConfig) -> str:

@@ -56,6 +56,8 @@ class PlannedTask:
     """Whether ``seconds`` rest on measurements of tasks like this one."""
     storage_bytes: int = 0
     """What the finished task leaves on disk: checkpoints and weights."""
+    equal_device_seconds: float | None = None
+    """Time of all its devices if it had as many as ``devices=equal`` gives every task; None where it has those."""
 
     @property
     def flops_to_do(self) -> int:

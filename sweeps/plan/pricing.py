@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 from nepa_scale.checkpoint.storage import task_storage
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.placement import performance
 from nepa_scale.placement.costs import FLOPS_CONVENTION, TaskCost, task_cost
 from nepa_scale.placement.devices import Placement
 from sweeps.plan.feasibility import stated_data
@@ -17,7 +17,7 @@ from sweeps.plan.plan import Layout, Plan, PlannedRun, PlannedTask
 from sweeps.plan.rules import first_step
 from sweeps.plan.run_specs import pretraining_digest, resolved
 from sweeps.plan.timing import counts
-from sweeps.settings.schema import Cluster, Launch
+from sweeps.settings.schema import Cluster, Launch, SlurmSettings
 
 BASIS = {
     "FLOPs": FLOPS_CONVENTION,
@@ -33,7 +33,7 @@ def price(
     measured: Measurements | None = None,
 ) -> Plan:
     """The plan of the expanded ``run_specs``. Raises ``DataError`` when a data set cannot be read."""
-    pricing = _Pricing(launch.cluster, placed, Times(speed, world_size(launch.cluster), measured or Measurements({})))
+    pricing = _Pricing(launch.cluster, placed, speed, measured or Measurements({}))
     launch = resolved(launch)
     planned = tuple(
         PlannedRun(
@@ -65,9 +65,11 @@ def price(
 class _Pricing:
     """Computes the cost of tasks, once for what differs only in the seed."""
 
-    def __init__(self, cluster: Cluster, placed: Placements, times: Times) -> None:
-        self.times = times
-        self._cluster, self._placed = cluster, placed
+    def __init__(self, cluster: Cluster, placed: Placements, speed: Speed, measured: Measurements) -> None:
+        self.times, self._equal_times = (Times(speed, world_size(cluster), measured) for _ in range(2))
+        self._cluster, self._placed, self._equal = cluster, placed, None
+        if isinstance(cluster, SlurmSettings) and cluster.devices != "equal":
+            self._equal = Placements(dataclasses.replace(cluster, devices="equal"))
         self._known: dict[tuple[str, str, int], PlannedTask] = {}
 
     def of(self, run_spec: RunSpec, task: str) -> PlannedTask:
@@ -102,7 +104,17 @@ class _Pricing:
                 activation_checkpointing=placement.activation_checkpointing,
             ),
             storage_bytes=task_storage(config, task).total,
+            equal_device_seconds=self._equal_device_seconds(config, task, start),
         )
+
+    def _equal_device_seconds(self, config: RunConfig, task: str, start: int) -> float | None:
+        """Time of all devices of ``task`` if every task had as many; None where every task has."""
+        if self._equal is None:
+            return None
+        placement = self._equal.of(config, task)
+        cost = task_cost(config, task, activation_checkpointing=placement.activation_checkpointing)
+        seconds, _ = self._equal_times.of(config, task, cost, placement, start)
+        return None if seconds is None else seconds * placement.world_size
 
 
 class Times:
@@ -130,10 +142,9 @@ class Times:
         least = self._speed.seconds_of_work(flops) or 0.0
         extended = self._measured.extended(family, work, devices, parts, least)
         self._numbers["guessed" if extended is None else "extended"] += 1
-        if extended is None and self._speed.device is not None:
-            steps = performance.task_step(config, task, placement, self._speed.device).total * (cost.steps - start)
-            return self._speed.startup_seconds + steps, False
-        return (self._speed.seconds(flops) if extended is None else extended), False
+        if extended is None:
+            return self._speed.seconds_of_task(config, task, cost, placement, self._devices, start), False
+        return extended, False
 
     @property
     def basis(self) -> str:

@@ -107,7 +107,7 @@ def _contradictions(tree: Tree, name: str, typed: Pairs) -> list[str]:
     if tree.predict_from is not None and not tree.predict:
         problems.append(f"predict_from={tree.predict_from}: give predict=true, too")
     if isinstance(tree.cluster, SlurmSettings):
-        problems += sbatch_options.problems(tree.cluster)
+        problems += [*sbatch_options.problems(tree.cluster), *_device_problems(tree.cluster)]
     elif tree.print_script:
         problems.append("print_script=true: tasks on this machine have no scripts; give cluster=slurm, too")
     if tree.json and not tree.dry_run:
@@ -133,3 +133,10 @@ def _contradictions(tree: Tree, name: str, typed: Pairs) -> list[str]:
         for section, varied in (("axes", grid.axes), ("zip", grid.zip))
         if key in varied
     ]
+
+
+def _device_problems(cluster: SlurmSettings) -> list[str]:
+    """What is wrong with the choice of each task's devices."""
+    if cluster.wall_hours is not None and cluster.devices != "auto":
+        return [f"cluster.wall_hours={cluster.wall_hours:g}: give cluster.devices=auto, too"]
+    return []

@@ -21,6 +21,7 @@ RESERVED = {
     "pretrain_dir": "the launcher shares pre-training by itself; init=DIR starts from finished weights",
 }
 RULES = ("isoflop",)
+DEVICES = ("equal", "auto", "fewest")
 MOST_POINTS = 5_000
 """A grid of more points is refused: planning it would take minutes, and it is probably a mistake."""
 RUN_LIMITS = {key: {name: meta[name] for name in LIMITS if name in meta} for key, _, meta in walk(RunConfig())}
@@ -178,6 +179,23 @@ class SlurmSettings(ClusterSettings):
     max_nodes: int | None = option(
         "nodes that a task too large for `nodes` may take, which are doubled; null = nodes", low=1, high=10**5
     )
+    devices: str = option(
+        "processes of a task: equal = nodes x tasks_per_node for all; auto = as many as work efficiently; fewest = no"
+        " more than hold it",
+        "equal",
+        choices=DEVICES,
+    )
+    efficiency: float = option(
+        "devices=auto: the part of its speed that a device must keep as devices are added, as the plan models it",
+        0.8,
+        low=0.01,
+        high=1,
+    )
+    wall_hours: float | None = option(
+        "devices=auto: give a task the fewest devices that end it in so many hours; null = as many as are efficient",
+        above=0,
+    )
+    pack: bool = option("tasks that need a part of a node share one in one job; false = each is a job", True)
     timeout_min: int = option("time limit of one job in minutes, at most", 60, low=1, high=10**7)
     time_margin: float | None = option(
         "limit of each task: its estimated time times this; null = timeout_min for all", low=1e-3, high=1000

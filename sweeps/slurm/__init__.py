@@ -1,1 +1,1 @@
-"""Jobs of a Slurm cluster: arrays, dependencies, requeueing, and their states. Imports ``jobs`` and ``settings``."""
+"""Jobs of a Slurm cluster: arrays, packs, dependencies, requeueing, and their states. Imports ``local`` and below."""

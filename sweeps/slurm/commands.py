@@ -26,7 +26,10 @@ class SchedulerUnavailableError(UserError):
 
 @dataclass(frozen=True)
 class JobState:
-    """What Slurm says of a job: ``state`` is Slurm's name of it, ``exit_status`` is that of wait(2)."""
+    """What Slurm says of a job: ``state`` is Slurm's name of it, ``exit_status`` is that of wait(2).
+
+    ``packed``: it was submitted to do several tasks.
+    """
 
     job_id: str
     state: str
@@ -34,6 +37,7 @@ class JobState:
     exit_status: int = 0
     restarts: int = 0
     comment: str = ""
+    packed: bool = False
 
     @property
     def is_live(self) -> bool:

@@ -33,26 +33,35 @@ OUT_OF_MEMORY = ("oom-kill", "oom_kill", "exceeded memory limit")
 
 @dataclass(frozen=True)
 class Submission:
-    """One call of sbatch. ``keys``: run_id/task of each element, in order; ``job_id`` None until Slurm has answered."""
+    """One call of sbatch. ``keys``: run_id/task of each element, in order; ``job_id`` None until Slurm has answered.
+
+    ``packed``: one job does all ``keys``.
+    """
 
     number: int
     comment: str
     keys: tuple[str, ...]
     job_id: str | None = None
+    packed: bool = False
+
+    @property
+    def is_array(self) -> bool:
+        """Whether each key has a job of its own among several."""
+        return len(self.keys) > 1 and not self.packed
 
     def element_ids(self) -> dict[str, str]:
         """{key: Slurm's id of the job that does it}; {} while Slurm's answer is not recorded."""
         if self.job_id is None:
             return {}
-        if len(self.keys) == 1:
-            return {self.keys[0]: self.job_id}
+        if not self.is_array:
+            return dict.fromkeys(self.keys, self.job_id)
         return {key: f"{self.job_id}_{index}" for index, key in enumerate(self.keys)}
 
 
-def begin_submission(study_dir: Path, keys: Sequence[str]) -> Submission:
-    """Record that ``keys`` are about to be submitted together."""
+def begin_submission(study_dir: Path, keys: Sequence[str], *, packed: bool = False) -> Submission:
+    """Record that ``keys`` are about to be submitted together, ``packed`` into one job or as an array."""
     number = next_submission(study_dir)
-    submission = Submission(number, submission_comment(study_dir, number), tuple(keys))
+    submission = Submission(number, submission_comment(study_dir, number), tuple(keys), packed=packed)
     _write(study_dir, submission)
     return submission
 
@@ -148,8 +157,12 @@ def _elements(submission: Submission, known: Sequence[JobState]) -> dict[str, Jo
     """The state of each task of a submission."""
     if not known and submission.job_id is None:
         return {}  # the launcher was killed before it called sbatch
-    single = len(submission.keys) == 1
-    known = [job for job in known if single or "_" in job.job_id]
-    by_index = {0 if single else int(job.job_id.rpartition("_")[2]): job for job in known}
+    if submission.is_array:
+        known = [job for job in known if "_" in job.job_id]
+    known = [replace(job, packed=submission.packed) for job in known]
+    by_index = {int(job.job_id.rpartition("_")[2]) if submission.is_array else 0: job for job in known}
     ids = submission.element_ids()
-    return {key: by_index.get(index) or JobState(ids.get(key, "?"), GONE) for index, key in enumerate(submission.keys)}
+    return {
+        key: by_index.get(index if submission.is_array else 0) or JobState(ids.get(key, "?"), GONE)
+        for index, key in enumerate(submission.keys)
+    }

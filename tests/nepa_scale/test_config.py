@@ -90,7 +90,7 @@ def test_orchestration_settings_are_exactly_these() -> None:
     }
     sections |= {"checkpoint.every", "checkpoint.keep", "checkpoint.asynchronous"}
     sections |= {"checkpoint.keep_steps", "checkpoint.branch_from"}
-    sections |= {"log.every", "log.tensorboard", "log.trackers", "log.pictures"}
+    sections |= {"log.every", "log.tensorboard", "log.trackers", "log.pictures", "log.profile", "engine.nvtx"}
     sections |= {f"{task}.{key}" for task in TASKS for key in ("eval_every", "milestones")}
     assert marked == sections | {"task", "run_dir", "pretrain_dir", "micro_batch_size", "dry_run", "force"}
 

@@ -123,6 +123,7 @@ UNFREE = (
 TIED |= {
     "data.stated",
     "log.trackers",
+    "log.profile",
     "data.mean",
     "data.std",
     "data.streaming",

@@ -84,9 +84,10 @@ def test_two_ranks_equal_one_process(stage: int, data_root: Path, reference: Pat
 
 
 def test_accumulation_equals_whole_batch(data_root: Path, reference: Path, tmp_path: Path) -> None:
-    """Micro-batches are summed to the same step as the whole batch."""
-    train(words(data_root, tmp_path, "micro_batch_size=4"))
+    """Micro-batches are summed to the same step as the whole batch, and steps that are profiled to the same, too."""
+    train(words(data_root, tmp_path, "micro_batch_size=4", "log.profile=3:4"))
     assert losses(tmp_path / "pretrain") == pytest.approx(losses(reference), rel=1e-4)
+    assert (tmp_path / "pretrain" / "profile" / "steps_3-4.json.gz").is_file()
 
 
 @pytest.mark.parametrize("stage", [0, 3])

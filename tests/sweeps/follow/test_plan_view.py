@@ -12,6 +12,7 @@ from rich.console import Console
 from nepa_scale.run_dir.status import Status, write_status
 from sweeps.follow import plan_view
 from sweeps.jobs.jobs import Job
+from sweeps.plan.machine import Resources
 from sweeps.plan.plan import Layout, Plan, PlannedRun, PlannedTask
 from sweeps.settings.schema import LocalSettings, SlurmSettings
 
@@ -122,3 +123,24 @@ def test_totals_count_what_is_to_do() -> None:
     assert plan_view.total_lines(PLAN, jobs[:1], SlurmSettings())[1] == (
         "time: 30 min of work, 30 min if all start when they can"
     )
+
+
+def test_what_each_tasks_own_devices_save() -> None:
+    """Device-hours of all tasks beside those of equal shapes, and how long devices of a shared node wait: of two tasks
+    of half an hour and a quarter side by side, two devices each, for half an hour of the shorter one's."""
+    layout = dataclasses.replace(LAYOUT, devices=2)
+    task = dataclasses.replace(TASK, layout=layout, equal_device_seconds=8 * 1800.0)
+    tasks = {"pretrain": task, "segment": dataclasses.replace(task, seconds=900.0)}
+    plan = dataclasses.replace(PLAN, runs=(dataclasses.replace(RUN, tasks=tasks),))
+    shape = Resources(tasks_per_node=2, sharing=4)
+    jobs = [
+        Job(key=f"femto-p8-0/{task}", function=print, folder=Path(), resources=shape)
+        for task in ("pretrain", "segment")
+    ]
+    cluster = SlurmSettings(tasks_per_node=8, devices="auto")
+    *_, devices, shared = plan_view.total_lines(plan, jobs, cluster)
+    assert devices == "devices=auto: 1.5 device-hours, 81% less than the 8 of 8 devices for every task"
+    assert shared == "2 tasks share 1 node; devices that wait there for the last task: 0.5 device-hours"
+    cheaper = dataclasses.replace(task, equal_device_seconds=1800.0)
+    plan = dataclasses.replace(PLAN, runs=(dataclasses.replace(RUN, tasks={"pretrain": cheaper}),))
+    assert "100% more than the 0.5" in plan_view.total_lines(plan, jobs[:1], cluster)[-1]

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from nepa_scale.config import overrides
+from nepa_scale.placement.costs import task_cost
+from nepa_scale.placement.devices import Placement
+from nepa_scale.placement.performance import device_called, task_step
+from nepa_scale.placement.planner import efficiency, place
 from sweeps.plan import machine
-from sweeps.plan.machine import Placements, Slots, local_slots, of_task, task_speed, world_size
+from sweeps.plan.machine import Placements, Slots, device_memory, local_slots, of_task, task_speed, world_size
+from sweeps.plan.plan import Layout
 from sweeps.plan.pricing import price
 from sweeps.plan.run_specs import expand
 from sweeps.settings import command_line
@@ -137,3 +145,91 @@ def test_large_models_get_more_nodes() -> None:
     assert fits and needed > 1 and needed & (needed - 1) == 0
     assert nodes("giant", needed // 2)[1] is False
     assert nodes("giant", None) == (1, False)
+
+
+def sized(size: str, **settings: Any) -> Placement:
+    """How a pre-training of the paper's recipe lies on H100s, eight in a node."""
+    words = [("model.size", size), ("pretrain.recipe", "nepa_base"), ("model.patch_size", "14"), ("data", "digits")]
+    words.append(("pretrain.batch_size", "1024"))
+    cluster = SlurmSettings(**GPUS, device="h100", **settings)
+    return Placements(cluster).of(overrides.build(words), "pretrain")
+
+
+def test_devices_by_efficiency() -> None:
+    """auto takes the most devices of which each keeps the stated part of its speed: its own count is kept by a large
+    model, and not by a small one; the more is asked, the fewer they are; fewest are as few as hold the task."""
+    assert [sized(size, devices="auto").world_size for size in ("femto", "base")] == [1, 8]
+    counts = [sized("nano", devices="auto", efficiency=least).world_size for least in (0.2, 0.6, 0.99)]
+    assert counts == sorted(counts, reverse=True) and counts[0] > counts[-1] == 1
+    assert sized("base", devices="auto", max_nodes=4).world_size > 8
+    assert [sized(size, devices="fewest").world_size for size in ("femto", "base")] == [1, 1]
+    assert sized("femto").world_size == sized("femto", devices="equal").world_size == 8
+    assert sized("femto").micro_batch_size * 8 == sized("femto", devices="fewest").micro_batch_size
+
+
+def test_the_efficiency_is_that_of_the_performance_model() -> None:
+    """Of two placements of one task: device-seconds of a step on the first over those on the second."""
+    config = overrides.build([("model.size", "tiny"), ("data", "digits"), ("pretrain.batch_size", "512")])
+    cluster = SlurmSettings(**GPUS, device="h100", devices="fewest")
+    memory = device_memory(cluster, config)
+    few, many = (place(config, "pretrain", count, memory) for count in (1, 8))
+    gpu = device_called("h100")
+    steps = [task_step(config, "pretrain", placement, gpu).total for placement in (few, many)]
+    assert efficiency(config, "pretrain", few, many, memory) == pytest.approx(steps[0] / (8 * steps[1]))
+    assert efficiency(config, "pretrain", few, few, memory) == 1
+
+
+def test_devices_by_hours() -> None:
+    """The fewest devices whose modelled steps keep wall_hours, one count less would not; where none do, the most."""
+
+    def hours(count: int) -> float:
+        placement = place(config, "pretrain", count, device_memory(cluster, config))
+        return task_step(config, "pretrain", placement, device_called("h100")).total * steps / 3600
+
+    cluster = SlurmSettings(**GPUS, device="h100", devices="auto")
+    words = [("model.size", "base"), ("pretrain.recipe", "nepa_base"), ("model.patch_size", "14"), ("data", "digits")]
+    config = overrides.build([*words, ("pretrain.batch_size", "1024")])
+    steps = task_cost(config, "pretrain", activation_checkpointing=False).steps
+    assert sized("base", devices="auto", wall_hours=1e-3).world_size == 8
+    for count in (1, 2, 4, 8):
+        assert sized("base", devices="auto", wall_hours=1.01 * hours(count)).world_size == count
+
+
+def test_a_run_is_the_same_on_any_number_of_devices() -> None:
+    """How tasks are sized is no part of a run: its name, batch and length are those of equal shapes."""
+    words = ["grid=model_size", "study=demo", "cluster=slurm", "cluster.device=h100"]
+    plans = []
+    for devices in ("equal", "auto"):
+        launch = command_line.read_launch([*words, f"cluster.devices={devices}"])
+        plans.append(price(launch, expand(launch), task_speed(launch.cluster), Placements(launch.cluster)))
+    equal, auto = plans
+    assert [run.run_id for run in equal.runs] == [run.run_id for run in auto.runs]
+    for one, other in zip(equal.runs, auto.runs, strict=True):
+        for task in one.tasks.values():
+            assert task.equal_device_seconds is None
+        for name, task in other.tasks.items():
+            assert (task.steps, task.images, task.flops) == (
+                one.tasks[name].steps,
+                one.tasks[name].images,
+                one.tasks[name].flops,
+            )
+            assert task.layout is not None and one.tasks[name].layout is not None
+            assert batch(task.layout) == batch(one.tasks[name].layout)
+            assert task.equal_device_seconds == pytest.approx(one.tasks[name].device_seconds)
+
+
+def batch(layout: Layout) -> int:
+    """Images of a step."""
+    return layout.devices * layout.micro_batch_size * layout.accumulation
+
+
+@pytest.mark.parametrize(
+    ("processes", "shape"),
+    [(1, (1, 1, 1, 12, 8)), (2, (1, 2, 2, 24, 4)), (8, (1, 8, 8, 96, 1)), (32, (4, 8, 8, 96, 1))],
+)
+def test_a_part_of_a_node_is_asked_for_by_its_part(processes: int, shape: tuple[int, ...]) -> None:
+    """GPUs and memory of a task are those of its processes, and so many tasks share a node; unless each is a job."""
+    cluster = SlurmSettings(**GPUS, mem_gb=96, cpus_per_task=12)
+    found = of_task(cluster, processes, None)
+    assert (found.nodes, found.tasks_per_node, found.gpus_per_node, found.mem_gb, found.sharing) == shape
+    assert of_task(replace(cluster, pack=False), processes, None).sharing == 1

@@ -207,6 +207,7 @@ def test_saved_plan_reads_back(tmp_path: Path) -> None:
         "layout",
         "calibrated",
         "storage_bytes",
+        "equal_device_seconds",
     }
 
 

@@ -19,9 +19,9 @@ from sweeps.jobs.jobs import Job
 from sweeps.plan.machine import Resources
 from sweeps.settings.schema import SlurmSettings
 from sweeps.slurm import job_states, sbatch
+from sweeps.slurm.arranging import Array, arranged
 from sweeps.slurm.executor import SlurmExecutor
 from sweeps.slurm.job_states import FOLDER, read_submissions, submission_folder
-from sweeps.slurm.sbatch import Array, arranged
 
 SMALL = Resources(mem_gb=1, timeout_min=15)
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a job cannot import a test
