@@ -73,15 +73,22 @@ class Diagnostics:
     All state is sums in float64: reduce ``state_tensors()`` over processes (SUM), or ``merge`` two objects.
 
     ``num_prefix_tokens``: tokens before the first patch (1 with a class token). ``shift``: that of the loss.
+    ``chance``: of InfoNCE, the loss of guessing.
     """
 
     def __init__(
-        self, embed_dim: int, device: torch.device | str = "cpu", *, num_prefix_tokens: int = 1, shift: bool = True
+        self,
+        embed_dim: int,
+        device: torch.device | str = "cpu",
+        *,
+        num_prefix_tokens: int = 1,
+        shift: bool = True,
+        chance: float | None = None,
     ) -> None:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(*shape, dtype=torch.float64, device=device)
 
-        self._prefix, self._shift = num_prefix_tokens, shift
+        self._prefix, self._shift, self._chance = num_prefix_tokens, shift, chance
         # Of the predictions, of the copies, of outputs with their own embeddings (patches; all tokens).
         self._counts, self._cosine_sums = zeros(4), zeros(4)
         self._unit_targets = zeros(embed_dim)
@@ -130,7 +137,8 @@ class Diagnostics:
         * ``copy_baseline``: mean cos(z[t], z[t+1]) over neighbouring patches, the answer "the same again".
           The class token is left out: it has no patch to copy.
         * ``mean_baseline``: cosine of the best constant answer, the norm of the mean unit target.
-        * ``skill`` = (cosine - b) / (1 - b) with b the better baseline; 0 when the baseline leaves no room.
+        * ``skill`` = (cosine - b) / (1 - b) with b the better baseline; 0 when the baseline leaves no room. Of InfoNCE,
+          which asks only that the target be nearer than others, 1 - loss / chance.
         * ``effective_rank_embeddings``, ``effective_rank_outputs``: of z and z_hat over the patch tokens.
         """
         if not self._counts[0]:
@@ -138,6 +146,7 @@ class Diagnostics:
         cosine, copy, own_of_patches, own = (self._cosine_sums / self._counts).tolist()
         mean = (self._unit_targets / self._counts[0]).norm().item()
         room = 1 - max(copy, mean)
+        skill = (cosine - max(copy, mean)) / room if room > _LEAST_ROOM else 0.0
         loss = -cosine if self._shift else -own
         if self._losses[1]:
             loss = (self._losses[0] / self._losses[1]).item()
@@ -147,7 +156,7 @@ class Diagnostics:
             "self_cosine": own_of_patches,
             "copy_baseline": copy,
             "mean_baseline": mean,
-            "skill": (cosine - max(copy, mean)) / room if room > _LEAST_ROOM else 0.0,
+            "skill": skill if self._chance is None else 1 - loss / self._chance,
             "effective_rank_embeddings": effective_rank(self._embedding_gram),
             "effective_rank_outputs": effective_rank(self._output_gram),
         }

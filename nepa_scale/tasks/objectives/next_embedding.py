@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -110,4 +111,11 @@ class NextEmbedding(Objective):
             device,
             num_prefix_tokens=self.backbone.num_prefix_tokens,
             shift=self._section.shift,
+            chance=self._chance() if self._section.distance == "infonce" else None,
         )
+
+    def _chance(self) -> float:
+        """InfoNCE's loss of guessing: the mean over the horizon of the logarithm of how many targets there are."""
+        tokens = self.backbone.num_prefix_tokens + self.backbone.patch_embed.num_patches
+        offsets = range(1, self._section.horizon + 1) if self._section.shift else (0,)
+        return sum(math.log(tokens - offset) for offset in offsets) / len(offsets)

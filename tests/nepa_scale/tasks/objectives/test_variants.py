@@ -176,4 +176,6 @@ def test_evaluation_reports_the_loss_that_is_trained(settings: dict[str, Any]) -
         cosine = -next_embedding_loss(*module.backbone.next_embeddings(images)).item()
     found = sums.compute()
     assert (found["loss"], found["cosine"]) == pytest.approx((expected, cosine), abs=1e-5)
-    assert math.isfinite(found["skill"])
+    baseline = max(found["copy_baseline"], found["mean_baseline"])
+    skill = 1 - expected / math.log(36) if "infonce" in settings.values() else (cosine - baseline) / (1 - baseline)
+    assert found["skill"] == pytest.approx(skill, abs=1e-4)
