@@ -240,7 +240,8 @@ def _position(study: Study, target: Target, axis: Axis, rows: pd.DataFrame, init
         return rows[axis.column].astype("float64")
     every = finished(study.of(target.task), target)
     same = settings(study, every)
-    by_settings = of_start(every, PRETRAINED).groupby(same)[axis.column].agg(["median", "nunique"])
+    partners = of_objective(of_start(every, PRETRAINED), NEXT_EMBEDDING.name)
+    by_settings = partners.groupby(same)[axis.column].agg(["median", "nunique"])
     return same.loc[rows.index].map(by_settings.loc[by_settings["nunique"] == 1, "median"]).astype("float64")
 
 
