@@ -43,7 +43,7 @@ from nepa_scale.distributed.world import World  # noqa: E402
 from nepa_scale.models.build import build_backbone  # noqa: E402
 from nepa_scale.placement.devices import DeviceMemory  # noqa: E402
 from nepa_scale.placement.planner import place  # noqa: E402
-from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
+from nepa_scale.tasks.objectives.next_embedding import NextEmbedding  # noqa: E402
 
 DEFAULTS = {"sizes": "micro,tiny,small", "stage": "1", "ema": "0.9999", "precision": "fp32", "batch": "32"} | {
     "repeats": "5",
@@ -68,7 +68,7 @@ class Bench:
             ]
         )
         backbone = build_backbone(config.model.architecture(), IMAGE_SIZE)
-        module = PretrainModule(backbone, config.pretrain)
+        module = NextEmbedding(backbone, config.pretrain)
         self.params = sum(parameter.numel() for parameter in module.parameters())
         placement = place(config, "pretrain", world.size, DeviceMemory(None, "not asked", on_gpu=False))
         self.engine = built_engine(module, config, placement, world, device, ema_decay=float(settings["ema"]))

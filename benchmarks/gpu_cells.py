@@ -32,7 +32,7 @@ from nepa_scale.perf.device_peak import peak_flops  # noqa: E402
 from nepa_scale.perf.throughput import DTYPES, peak_memory_bytes  # noqa: E402
 from nepa_scale.placement.devices import DeviceMemory, Placement  # noqa: E402
 from nepa_scale.placement.planner import place  # noqa: E402
-from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
+from nepa_scale.tasks.objectives.next_embedding import NextEmbedding  # noqa: E402
 
 WARM_UP_STEPS, PROFILED_STEPS = 3, 2
 GIB = 2**30
@@ -50,7 +50,7 @@ def speed(arguments: dict[str, Any]) -> dict[str, Any]:
     device = process_group.initialise(world)
     torch.set_float32_matmul_precision("high")
     config, placement = placed(arguments, on_gpu=device.type == "cuda")
-    module = PretrainModule(build_backbone(config.model.architecture(), config.pretrain.image_size), config.pretrain)
+    module = NextEmbedding(build_backbone(config.model.architecture(), config.pretrain.image_size), config.pretrain)
     module.backbone.set_grad_checkpointing(placement.activation_checkpointing)
     if arguments["compiled"]:
         module.backbone.compile_blocks()
@@ -95,13 +95,13 @@ def placed(arguments: dict[str, Any], *, on_gpu: bool) -> tuple[RunConfig, Place
     return config, place(config, "pretrain", 1, DeviceMemory(None, "not asked", on_gpu=on_gpu))
 
 
-def engine_step(module: PretrainModule, config: RunConfig, placement: Placement, device: torch.device) -> Step:
+def engine_step(module: NextEmbedding, config: RunConfig, placement: Placement, device: torch.device) -> Step:
     """A step of this project's engine."""
     engine = built_engine(module, config, placement, read_environment(), device)
     return lambda images: engine.step([(images,)], step=1, before_forward=lambda _: None)
 
 
-def ddp_step(module: PretrainModule, config: RunConfig, _placement: Placement, device: torch.device) -> Step:
+def ddp_step(module: NextEmbedding, config: RunConfig, _placement: Placement, device: torch.device) -> Step:
     """A step as one writes it without this project: torch's DDP, autocast, fused AdamW, clipping."""
     wrapped = nn.parallel.DistributedDataParallel(
         module.to(device), device_ids=[device.index] if device.type == "cuda" else None
@@ -238,7 +238,7 @@ def non_finite(arguments: dict[str, Any]) -> dict[str, Any]:
         {**arguments, "patch_size": 8, "image_size": 32, "batch": 4, "ds_config": "auto"},
         on_gpu=device.type == "cuda",
     )
-    module = PretrainModule(build_backbone(config.model.architecture(), 32), config.pretrain)
+    module = NextEmbedding(build_backbone(config.model.architecture(), 32), config.pretrain)
     step = engine_step(module, config, placement, device)
     images = torch.randn(4, 3, 32, 32, device=device)
     step(images)

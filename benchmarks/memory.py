@@ -41,7 +41,7 @@ from nepa_scale.models.build import build_backbone  # noqa: E402
 from nepa_scale.perf.throughput import peak_memory_bytes  # noqa: E402
 from nepa_scale.placement.devices import DeviceMemory, Placement  # noqa: E402
 from nepa_scale.placement.planner import place  # noqa: E402
-from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
+from nepa_scale.tasks.objectives.next_embedding import NextEmbedding  # noqa: E402
 
 RESULT = "MEMORY_RESULT"  # where a rank of this file leaves its row
 IMAGE_SIZE, STEPS = 64, 3
@@ -79,7 +79,7 @@ def placed(settings: dict[str, str], world_size: int) -> tuple[RunConfig, Placem
 
 def train(config: RunConfig, placement: Placement, world: World, device: torch.device) -> Engine:
     """Take a few steps as the training loop would; returns the engine as it is between two steps."""
-    module = PretrainModule(build_backbone(config.model.architecture(), IMAGE_SIZE), config.pretrain)
+    module = NextEmbedding(build_backbone(config.model.architecture(), IMAGE_SIZE), config.pretrain)
     module.backbone.set_grad_checkpointing(placement.activation_checkpointing)
     engine = built_engine(module, config, placement, world, device)
     shape = (placement.micro_batch_size, 3, IMAGE_SIZE, IMAGE_SIZE)

@@ -67,7 +67,7 @@ def skill(task: Pretrain, images: Tensor) -> float:
     """On images that were not trained on."""
     task.module.eval()
     diagnostics = Diagnostics(task.backbone.embed_dim)
-    diagnostics.update(*task.module.embeddings(images))
+    diagnostics.update(*task.module.scored(images))
     return diagnostics.compute()["skill"]
 
 

@@ -28,7 +28,7 @@ from nepa_scale.optim.optimizer import build_optimizer
 from nepa_scale.perf import malloc
 from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.planner import place
-from nepa_scale.tasks.pretrain import PretrainModule
+from nepa_scale.tasks.objectives.next_embedding import NextEmbedding
 
 Step = Callable[[Tensor], Any]
 NOT_ASKED = DeviceMemory(None, "not asked", on_gpu=False)
@@ -99,9 +99,9 @@ def _timed(step: Step, images: Tensor) -> float:
     return time.perf_counter() - started
 
 
-def our_module(config: RunConfig) -> PretrainModule:
+def our_module(config: RunConfig) -> NextEmbedding:
     """The module that the pre-training task trains."""
-    return PretrainModule(build_backbone(config.model.architecture(), config.pretrain.image_size), config.pretrain)
+    return NextEmbedding(build_backbone(config.model.architecture(), config.pretrain.image_size), config.pretrain)
 
 
 def engine_step(config: RunConfig, world: World) -> Step:

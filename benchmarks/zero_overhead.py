@@ -42,21 +42,21 @@ from nepa_scale.models.build import build_backbone  # noqa: E402
 from nepa_scale.optim.optimizer import build_optimizer  # noqa: E402
 from nepa_scale.placement.devices import DeviceMemory  # noqa: E402
 from nepa_scale.placement.planner import place  # noqa: E402
-from nepa_scale.tasks.pretrain import PretrainModule  # noqa: E402
+from nepa_scale.tasks.objectives.next_embedding import NextEmbedding  # noqa: E402
 
 RESULT = "ZERO_OVERHEAD_RESULT"  # where a rank of this file leaves its rows
 IMAGE_SIZE, WARM_UP_ROUNDS = 64, 3
 DEFAULTS = {"size": "tiny", "micro_batch_sizes": "4,32", "stages": "0,1,2,3", "ranks": "1,2", "rounds": "15"}
 
 
-def module_of(size: str) -> tuple[Any, PretrainModule]:
+def module_of(size: str) -> tuple[Any, NextEmbedding]:
     """The settings of a pre-training of ``size``, and its module."""
     words = ["task=pretrain", f"model.size={size}", f"pretrain.image_size={IMAGE_SIZE}", "pretrain.warmup=0"]
     config = overrides.parse([*words, "engine.activation_checkpointing=false"])
-    return config, PretrainModule(build_backbone(config.model.architecture(), IMAGE_SIZE), config.pretrain)
+    return config, NextEmbedding(build_backbone(config.model.architecture(), IMAGE_SIZE), config.pretrain)
 
 
-def bare_step(module: PretrainModule, images: torch.Tensor) -> Callable[[], None]:
+def bare_step(module: NextEmbedding, images: torch.Tensor) -> Callable[[], None]:
     """A training step as one would write it without DeepSpeed."""
     config, _ = module_of("femto")
     optimizer = build_optimizer(module, config.pretrain)
@@ -70,9 +70,7 @@ def bare_step(module: PretrainModule, images: torch.Tensor) -> Callable[[], None
     return step
 
 
-def engine_step(
-    size: str, module: PretrainModule, stage: int, images: torch.Tensor, world: World
-) -> Callable[[], None]:
+def engine_step(size: str, module: NextEmbedding, stage: int, images: torch.Tensor, world: World) -> Callable[[], None]:
     """A step of this project's engine."""
     config, _ = module_of(size)
     config.engine.ds_config, config.pretrain.batch_size = f"zero{stage}", len(images) * world.size

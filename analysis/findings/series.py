@@ -11,6 +11,7 @@ from analysis.fit.power_law import PowerLawFit, fit_power_law
 from analysis.fit.student import NoFit
 from analysis.study.grouping import settings
 from analysis.study.records import FINISHED, SIZE, Study
+from nepa_scale.config.objectives import NEXT_EMBEDDING
 from nepa_scale.config.registry import CLASSIFY, PRETRAIN, TaskSpec, finetuned, labelled, with_error
 
 PRETRAINED, OTHER, SCRATCH = "pretrain", "other weights", "scratch"
@@ -19,6 +20,8 @@ ARMS = {PRETRAINED: "pretrained", OTHER: "other weights", SCRATCH: "from scratch
 """What these are called."""
 SIZE_KEYS = {SIZE, "model.embed_dim", "model.depth"}
 COST_KEYS = {"model.patch_size", "pretrain.num_images", "pretrain.fraction", "pretrain.epochs", "pretrain.steps"}
+OBJECTIVE = "config.pretrain.objective"
+"""The column of what pre-training predicts, of a study that varies it."""
 LABEL_KEYS = {f"{task.name}.{key}" for task in labelled() for key in ("num_images", "fraction", "labels_per_class")}
 
 
@@ -85,14 +88,18 @@ class Series:
     fit: PowerLawFit | NoFit
 
 
-def series(study: Study, target: Target, axis: Axis, init: str = PRETRAINED) -> Series:
+def series(
+    study: Study, target: Target, axis: Axis, init: str = PRETRAINED, objective: str = NEXT_EMBEDDING.name
+) -> Series:
     """Select the points and fit a power law.
 
     Where the plan varies more than size and seed, each x is represented by the settings with the lowest mean error (the
     lower envelope), with all their seeds. Where it also varies the labelled images, all points have the same number:
-    the one that most sizes have, the largest if there are several.
+    the one that most sizes have, the largest if there are several. Where it varies what pre-training predicts, they are
+    of one ``objective``: skills of several are not of one target, and neither is their compute one recipe's.
     """
     rows = at_equal_labels(study, of_start(study.of(target.task), init))
+    rows = rows if init == SCRATCH else of_objective(rows, objective)
     usable = finished(rows, target)
     points = pd.DataFrame(
         {"label": usable["label"], "run_id": usable["run_id"], "x": _position(study, target, axis, usable, init)}
@@ -115,6 +122,16 @@ def at_equal_labels(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     sizes = rows.groupby(LABELS.column)["params_backbone"].nunique().sort_index()
     common = sizes.index[sizes == sizes.max()][-1]
     return rows[rows[LABELS.column].isna() | (rows[LABELS.column] == common)]
+
+
+def of_objective(rows: pd.DataFrame, objective: str) -> pd.DataFrame:
+    """The ``rows`` whose pre-training had this objective; all of them where the study does not vary it.
+
+    A row that does not say is of next-embedding prediction, all that there was before.
+    """
+    if OBJECTIVE not in rows:
+        return rows
+    return rows[rows[OBJECTIVE].fillna(NEXT_EMBEDDING.name) == objective]
 
 
 def of_start(rows: pd.DataFrame, start: str) -> pd.DataFrame:
@@ -223,7 +240,8 @@ def _position(study: Study, target: Target, axis: Axis, rows: pd.DataFrame, init
         return rows[axis.column].astype("float64")
     every = finished(study.of(target.task), target)
     same = settings(study, every)
-    by_settings = of_start(every, PRETRAINED).groupby(same)[axis.column].agg(["median", "nunique"])
+    partners = of_objective(of_start(every, PRETRAINED), NEXT_EMBEDDING.name)
+    by_settings = partners.groupby(same)[axis.column].agg(["median", "nunique"])
     return same.loc[rows.index].map(by_settings.loc[by_settings["nunique"] == 1, "median"]).astype("float64")
 
 

@@ -15,6 +15,7 @@ from analysis.findings.few_labels import few_labels
 from analysis.findings.finding import Finding, correct_verdicts, with_settling
 from analysis.findings.headline import headline
 from analysis.findings.learning_rates import one_rate, tuned_rates
+from analysis.findings.objectives import objectives
 from analysis.findings.preregistration import check_predictions
 from analysis.findings.scaling import find
 from analysis.findings.series import FINETUNED, foremost
@@ -66,6 +67,7 @@ def all_findings(study: Study) -> list[Finding]:
     """All findings of the study, each tested as if it were the only one."""
     return [
         *find(study),
+        *objectives(study),
         *few_labels(study),
         *transfer(study),
         *divided_compute(study),

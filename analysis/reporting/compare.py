@@ -10,9 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
 from analysis.findings import text
 from analysis.findings.comparison import comparison
@@ -20,22 +18,14 @@ from analysis.findings.finding import Finding
 from analysis.findings.series import FINETUNED, Axis, Series, Target, best_score, noun, scaled_axes, series, starts
 from analysis.fit.power_law import PowerLawFit
 from analysis.fit.student import Interval, NoFit, mean_ratio, t_quantile
-from analysis.reporting.figures import captions, drawing
-from analysis.reporting.figures.drawing import readable
-from analysis.reporting.figures.plots import Plot, on_log_scales
+from analysis.reporting.figures import captions
+from analysis.reporting.figures.plots import Plot
+from analysis.reporting.figures.several_plot import several_plot
 from analysis.reporting.html.page import Table, data_uri, fill
 from analysis.study.grouping import CHOSEN
 from analysis.study.records import FINISHED, Study
 
 MAX_PAIRS = 10
-LOOKS: Sequence[tuple[str, str, Any]] = (  # Okabe and Ito's hues, told apart without colour by marker and dashes
-    ("#0072b2", "o", "-"),
-    ("#d55e00", "s", "--"),
-    ("#009e73", "^", "-."),
-    ("#8a5a80", "D", ":"),
-    ("#000000", "v", (0, (5, 1, 1, 1, 1, 1))),
-    ("#a6761d", "P", (0, (1, 3))),
-)
 
 
 @dataclass(frozen=True)
@@ -206,54 +196,7 @@ def render(studies: Sequence[Named]) -> str:
 def plots(studies: Sequence[Named]) -> Iterator[Plot]:
     """The error of the studies against each axis that they scale, those of one axis in one figure."""
     for (target, axis), group in itertools.groupby(laws(studies), key=lambda entry: (entry[1].target, entry[1].axis)):
-        drawn = {name: on_log_scales(points) for name, points in group}
-        yield _plot(target, axis, {name: points for name, points in drawn.items() if not points.points.empty})
-
-
-def _plot(target: Target, axis: Axis, entries: Mapping[str, Series]) -> Plot:
-    shown = readable(list(entries), len(LOOKS))
-    with drawing.style():
-        figure, axes = drawing.new_figure()
-        axes.set(xlabel=f"{axis.name} {axis.symbol}", ylabel=f"{target.name} ({target.formula})")
-        if shown:
-            _scales(axes, axis, [entries[name].points for name in shown])
-            for name, look in zip(shown, LOOKS, strict=False):
-                _draw(axes, name, entries[name], look)
-            axes.legend(loc="best", fontsize="small")
-        else:
-            drawing.mark_empty(axes)
-    caption = (
-        f"{captions.capital(target.name)} against {axis.name}, log scales: pretrained runs and the power law of each "
-        "study, as far as its own points go."
-    )
-    if len(shown) < len(entries):
-        caption += f" {len(shown)} of {len(entries)} studies are drawn."
-    return Plot(f"{target.task}-{axis.symbol}", figure, caption, _alt(target, axis, {n: entries[n] for n in shown}))
-
-
-def _scales(axes: Axes, axis: Axis, drawn: Sequence[pd.DataFrame]) -> None:
-    points = pd.concat(drawn)
-    x, error = points["x"], points["error"]
-    drawing.axis_around(axes, "x", x, captions.form(axis))
-    drawing.error_axis(axes, error)
-
-
-def _draw(axes: Axes, name: str, points: Series, look: tuple[str, str, Any]) -> None:
-    colour, marker, line = look
-    if isinstance(points.fit, PowerLawFit):
-        x = np.geomspace(*points.fit.x_range, 60)
-        axes.plot(x, points.fit.predict(x).y, color=colour, linestyle=line, linewidth=1.4, zorder=1)
-    x, error = points.points["x"].to_numpy(float), points.points["error"].to_numpy(float)
-    axes.plot(x, error, color=colour, linestyle="none", marker=marker, fillstyle="none", markersize=7, zorder=3)
-    axes.plot([], [], color=colour, linestyle=line, marker=marker, fillstyle="none", label=drawing.short(name))
-
-
-def _alt(target: Target, axis: Axis, entries: Mapping[str, Series]) -> str:
-    what = f"{captions.capital(target.name)} against {axis.name} of several studies"
-    if not entries:
-        return f"{what}: empty, no finished run reports it."
-    said = [f"{name}: {captions.one_series(points, axis)}" for name, points in entries.items()]
-    return f"{what}. {' '.join(said)}"
+        yield several_plot(target, axis, dict(group), "study", "studies")
 
 
 def studies_table(studies: Sequence[Named]) -> Table:

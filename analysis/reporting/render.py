@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -13,8 +13,10 @@ from analysis.findings.about import about, near_baseline, resolution
 from analysis.findings.comparison import comparison
 from analysis.findings.finding import Finding
 from analysis.findings.headline import Headline, headline
+from analysis.findings.objectives import of_objectives
 from analysis.findings.series import (
     CLASSIFICATION,
+    COMPUTE,
     PARAMETERS,
     SHORTFALL,
     best_score,
@@ -35,6 +37,7 @@ from analysis.reporting.figures.label_plots import rank_by_label_plot, seed_plot
 from analysis.reporting.figures.plots import Plot, error_plot, rank_plot, residual_plot
 from analysis.reporting.figures.probe_plots import layers_plot, sheets
 from analysis.reporting.figures.sensitivity import sensitivity_plot, settings, tuned_plot
+from analysis.reporting.figures.several_plot import several_plot
 from analysis.reporting.html.page import (
     MAX_OPEN,
     TITLES,
@@ -133,6 +136,10 @@ def _answering(study: Study) -> Iterator[Plot]:
     for target in measured(study):
         for axis in scaled_axes(study):
             yield error_plot(study, target, axis)
+    for target in measured(study):
+        if arms := of_objectives(study, target):
+            plot = several_plot(target, COMPUTE, arms, "objective", "objectives")
+            yield replace(plot, name=f"objectives-{plot.name}")
     yield from filter(None, (few_labels_plot(study, target) for target in measured(study)))
     yield from filter(None, (isoflop_plot(study, target) for target in (*measured(study), SHORTFALL)))
 

@@ -33,7 +33,7 @@ class Metric:
     reported: bool = True
     """Whether reports have a column of it."""
     requires: str | None = None
-    """Setting of the task without which it is not measured."""
+    """What must be true of the task's section, a setting or a property of it, or the metric is not measured."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ PRETRAIN = TaskSpec(
     phase="pretraining",
     metrics=(
         Metric("skill", "skill", "number", judged=True),
-        Metric("cosine", "cosine", "number", judged=True, reported=False),
+        Metric("cosine", "cosine", "number", judged=True, reported=False, requires="predicts_embeddings"),
         _LOSS,
         Metric("copy_baseline", "copy baseline", "number"),
         Metric("mean_baseline", "mean baseline", "number"),
@@ -149,7 +149,7 @@ PRETRAIN = TaskSpec(
     ),
     headline=Headline("skill", "skill", error="shortfall of pretraining skill"),
     class_name="nepa_scale.tasks.pretrain:Pretrain",
-    cost_name="nepa_scale.tasks.head_costs:no_head",
+    cost_name="nepa_scale.config.objectives:head_cost",
     downstream=False,
 )
 PROBE = TaskSpec(

@@ -188,6 +188,11 @@ class LogConfig:
 LATER = {
     "data.mean": preprocessing.canonical("0.5"),
     "data.std": preprocessing.canonical("0.5"),
+    "pretrain.objective": "next_embedding",
+    "pretrain.distance": "cosine",
+    "pretrain.temperature": 0.1,
+    "pretrain.horizon": 1,
+    "pretrain.sigreg": 0.0,
     "probe.labels_per_class": None,
     "classify.labels_per_class": None,
     "classify.init_blocks": None,

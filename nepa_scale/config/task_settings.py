@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from nepa_scale.config import ladder
+from nepa_scale.config import ladder, objectives
 from nepa_scale.data.info import EMBEDDED_NAME
 
 LIMITS = ("choices", "low", "high", "above")
@@ -113,8 +113,10 @@ class TaskConfig:
 
 @dataclass(kw_only=True)
 class PretrainConfig(TaskConfig):
-    """Next-embedding prediction."""
+    """Next-embedding prediction, or an objective to compare it with."""
 
+    objective: str = setting("next_embedding", choices=objectives.OBJECTIVES)
+    """what is predicted: next_embedding (NEPA), masked_pixels (in the manner of MAE) or next_pixels (of AIM)"""
     epochs: float | None = setting(4.0, above=0, high=10**6)
     """length in passes over the training images (give this or steps)"""
     lr_rule: str = setting("fixed", choices=("fixed", "power", "mup"))
@@ -140,14 +142,27 @@ class PretrainConfig(TaskConfig):
     stop_gradient: bool = setting(True)
     """no gradient through the target (false: ablation, paper Table 1a)"""
     mask_ratio: float = setting(0.0, low=0, high=0.95)
-    """fraction of input patches replaced by a learned token; targets stay clean (ablation, paper Table 1c)"""
+    """fraction of input patches replaced by a learned token; targets stay clean (ablation, Table 1c; masked_pixels)"""
+    distance: str = setting("cosine", choices=("cosine", "mse", "infonce"))
+    """what sets a prediction apart from its target; infonce: from the image's other targets, too (NEPA-DiT)"""
+    temperature: float = setting(0.1, above=0, high=100)
+    """distance=infonce: by which cosines are divided"""
+    horizon: int = setting(1, low=1, high=10**4)
+    """how many of the next embeddings each position predicts at once (NEPA-DiT)"""
+    sigreg: float = setting(0.0, low=0, high=10**6)
+    """weight of SIGReg, which holds embeddings apart in the place of stop_gradient=true (LeNEPA); 0 = none"""
     stop_on_collapse: bool | None = setting(None, orchestration=True)
     """end when the embeddings of all patches are the same; false = warn; null = end, but warn without stop_gradient"""
 
     @property
     def idle_tokens(self) -> int:
-        """The last one in causal next-embedding prediction, which predicts nothing and which no other looks at."""
+        """The last one in causal next-patch prediction, which predicts nothing and which no other looks at."""
         return int(self.shift and self.attention == "causal")
+
+    @property
+    def predicts_embeddings(self) -> bool:
+        """Whether the target is learned."""
+        return objectives.SPECS[self.objective].predicts_embeddings
 
 
 @dataclass(kw_only=True)

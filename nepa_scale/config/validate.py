@@ -7,7 +7,7 @@ import math
 from contextlib import suppress
 from pathlib import Path
 
-from nepa_scale.config import early_stop, ladder, lr_scaling
+from nepa_scale.config import early_stop, ladder, lr_scaling, objectives
 from nepa_scale.config.ladder import LAYER_CHOICES, numbered_blocks
 from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import TRACKERS, RunConfig, walk
@@ -38,6 +38,7 @@ def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         *(line for task in tasks for line in early_stop.problems(config, task)),
         *(lr_scaling.problems(config) if "pretrain" in tasks else []),
         *(line for task in tasks for line in _optimizer_problems(config, task)),
+        *(objectives.problems(config) if "pretrain" in tasks else []),
         *_task_problems(config),
         *_tracker_problems(config),
         *_profile_problems(config),

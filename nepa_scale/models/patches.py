@@ -99,8 +99,13 @@ def standardised(images: Tensor) -> Tensor:
     return torch.nn.functional.layer_norm(images, images.shape[-2:], eps=1e-5)
 
 
-def _patch_product(images: Tensor, p: int, q: int, weight: Tensor, bias: Tensor | None) -> Tensor:
+def patch_pixels(images: Tensor, p: int, q: int) -> Tensor:
+    """Images [B, C, H, W] -> the pixels of their patches of p x q, [B, H / p, W / q, C p q], channel by channel."""
     b, c, h, w = images.shape
     patches = images[:, :, : h // p * p, : w // q * q].reshape(b, c, h // p, p, w // q, q).permute(0, 2, 4, 1, 3, 5)
-    y = torch.nn.functional.linear(patches.flatten(3), weight.flatten(1), bias)
+    return patches.flatten(3)
+
+
+def _patch_product(images: Tensor, p: int, q: int, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y = torch.nn.functional.linear(patch_pixels(images, p, q), weight.flatten(1), bias)
     return y.permute(0, 3, 1, 2)

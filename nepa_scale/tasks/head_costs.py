@@ -1,6 +1,7 @@
 """What a task adds to the cost of the backbone: parameters, FLOPs and memory of its head. Free of torch.
 
-Segmentation's head has a file of its own, ``segmentation.cost``.
+Segmentation's head and the objectives of pre-training have files of their own, ``segmentation.cost`` and
+``objectives.cost``.
 """
 
 from __future__ import annotations
@@ -12,13 +13,6 @@ from nepa_scale.config.schema import RunConfig
 #: A probe's heads are each trained at these multiples of the base learning rate and reported at the best one, as in
 #: DINOv2 (arXiv 2304.07193): how large a rate fits depends on the layer and on what the head reads of it.
 RATE_FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
-
-
-def no_head(config: RunConfig, classes: int) -> HeadCost:
-    """Pre-training: a mask token if there is one, two fp32 predictions and a target of unit length for each token."""
-    arch = config.model.architecture()
-    patches = num_patches(arch, config.pretrain.image_size)
-    return HeadCost(arch.embed_dim if config.pretrain.mask_ratio else 0, kept_fp32=3 * patches * arch.embed_dim)
 
 
 def linear_head(config: RunConfig, classes: int) -> HeadCost:

@@ -1,20 +1,18 @@
-"""Pre-training by next-embedding prediction. No label is trained on."""
+"""Pre-training by next-embedding prediction, or by an objective to compare it with. No label is trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from nepa_scale.config import early_stop, lr_scaling
+from nepa_scale.config.objectives import objective_of
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.config.task_settings import PretrainConfig
 from nepa_scale.data.datasets import PretrainImages
 from nepa_scale.data.decode import BadImageError
 from nepa_scale.data.loader import to_device
@@ -22,75 +20,22 @@ from nepa_scale.data.transforms import pretrain_eval, pretrain_train
 from nepa_scale.distributed.process_group import sum_over_ranks
 from nepa_scale.distributed.world import World
 from nepa_scale.models.build import scale_initial_weights
-from nepa_scale.models.nepa_vit import NepaViT
-from nepa_scale.models.objective import Diagnostics, next_embedding_loss
 from nepa_scale.models.patches import standardised
 from nepa_scale.optim.optimizer import build_optimizer
 from nepa_scale.tasks import pretrain_monitors, target_warnings
 from nepa_scale.tasks.finetune import load_backbone
+from nepa_scale.tasks.objectives.objective import EvaluationSums, Objective
 from nepa_scale.tasks.pretrain_monitors import Spread
 from nepa_scale.tasks.probing.knn import OnlineKnn
-from nepa_scale.tasks.task import Task, Value, parameter_dtype
+from nepa_scale.tasks.task import Task, Value
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.progress import logger
 
 MOST_IMAGES, MOST_PIXELS = 256, 2**22  # of which the energy of patches is measured
 
 
-class PretrainModule(nn.Module):
-    """Images [B, 3, H, W] -> the NEPA loss (paper Eq. 2-3) with the switches of Table 1a and c.
-
-    With ``mask_ratio`` r, training puts a learned token in the place of round(r N) of the N patch embeddings that go
-    into the blocks, drawn anew for each image, uniformly and without replacement. (The authors name the ratio and
-    not the sampler.) The class token is never masked; targets stay clean, and all positions are predicted.
-    """
-
-    def __init__(self, backbone: NepaViT, section: PretrainConfig) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, backbone.embed_dim)) if section.mask_ratio else None
-        self.spread: Spread | None = None  # of the batches to come, where it is wanted
-        self._mask_ratio = section.mask_ratio
-        self._last_is_idle = section.shift and section.attention == "causal"
-        loss = partial(next_embedding_loss, shift=section.shift, stop_gradient=section.stop_gradient)
-        self._loss: Callable[[Tensor, Tensor], Tensor] = loss
-
-    def compile_loss(self) -> None:
-        """Compile the comparison of embeddings and predictions: it is a chain of small steps over all tokens."""
-        self._loss = torch.compile(self._loss, dynamic=False)
-
-    def embeddings(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Input embeddings and predictions from the unmasked image, both [B, P + N, D]."""
-        return self.backbone.next_embeddings(images.to(parameter_dtype(self.backbone)))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The loss, a scalar in fp32.
-
-        The last token predicts nothing, and under a causal mask no other looks at it: it stays out of the blocks.
-        """
-        z = self.backbone.embed(images.to(parameter_dtype(self.backbone)))
-        inputs = z
-        if self.mask_token is not None and self.training:
-            inputs = torch.where(self._draw_mask(z)[..., None], self.mask_token, z)
-        if self._last_is_idle:
-            inputs = inputs[:, :-1]
-        return self._compared(z, self.backbone.encode(inputs, causal=self.backbone.causal))
-
-    def _compared(self, z: Tensor, z_hat: Tensor) -> Tensor:
-        if self.spread is not None:
-            self.spread.update(z, z_hat)
-        return self._loss(z, z_hat)
-
-    def _draw_mask(self, z: Tensor) -> Tensor:
-        """Draw which tokens of z [B, P + N, D] to mask, [B, P + N], from torch's global generator."""
-        prefix = self.backbone.num_prefix_tokens
-        order = torch.rand(len(z), z.shape[1] - prefix, device=z.device).argsort(dim=1)
-        chosen = order < round(self._mask_ratio * order.shape[1])
-        return F.pad(chosen, (prefix, 0), value=False)
-
-
 class Pretrain(Task):
-    """Next-embedding prediction on images alone, from scratch or going on from ``weights``."""
+    """Self-supervised training on images alone by the objective that is asked for, from scratch or from ``weights``."""
 
     name = "pretrain"
 
@@ -111,7 +56,8 @@ class Pretrain(Task):
             self.judged_at_start = True
             self.moments_from = weights.parent / "checkpoints" if section.init_optimizer == "carried" else None
         self.backbone.causal = section.attention == "causal"
-        self.module: PretrainModule = PretrainModule(self.backbone, section)
+        self._objective = objective_of(config)
+        self.module: Objective = self._objective.objective_class(self.backbone, section)
         self._knn = OnlineKnn(self) if early_stop.asks_for_knn(section) else None
 
     def build_optimizer(self) -> torch.optim.Optimizer:
@@ -154,7 +100,7 @@ class Pretrain(Task):
 
     def remark(self, metrics: Mapping[str, float]) -> str | None:
         """That the predictions are no better than trivial ones, if they are not; an ablation may be meant to."""
-        if not self.config.pretrain.shift:
+        if not (self._objective.predicts_embeddings and self.config.pretrain.shift):
             return None
         return target_warnings.after(metrics, by_image=self.standard.by_image)
 
@@ -167,34 +113,29 @@ class Pretrain(Task):
         return self.module.spread.compute() if self.module.spread is not None else {}
 
     def exported(self, weights: Mapping[str, Value]) -> dict[str, Value]:
-        """The backbone alone: a mask token has no use after pre-training."""
+        """The backbone alone: what an objective has of its own has no use after pre-training."""
         return super().exported({name: value for name, value in weights.items() if name.startswith("backbone.")})
 
     @torch.no_grad()
     def evaluate(self, world: World, device: torch.device) -> dict[str, float]:
-        """Validation loss on unmasked images, beside what trivial predictors reach, and effective ranks.
+        """Validation loss, beside what trivial predictors reach, and effective ranks.
 
         Where a milestone is about nearest neighbours, their vote, too: the one figure that reads labels.
         """
-        diagnostics = Diagnostics(
-            self.backbone.embed_dim,
-            device,
-            num_prefix_tokens=self.backbone.num_prefix_tokens,
-            shift=self.config.pretrain.shift,
-        )
+        sums: EvaluationSums = self.module.new_sums(device)
         self.module.eval()
         for images, counts in self.evaluation_batches(world, device):
-            z, z_hat = self.module.embeddings(images)
+            scored = self.module.scored(images)
             if counts:
-                diagnostics.update(z, z_hat)
-        sum_over_ranks(diagnostics.state_tensors())
+                sums.update(*scored)
+        sum_over_ranks(sums.state_tensors())
         votes = {} if self._knn is None else {early_stop.KNN: self._knn.top1(world, device)}
         self.module.train()
-        return diagnostics.compute() | votes
+        return sums.compute() | votes
 
     def illustrate(self, folder: Path) -> None:
-        """Draw maps of ``log.pictures`` validation images, on the CPU, under any ZeRO stage."""
-        if self.config.log.pictures:
+        """Draw maps of ``log.pictures`` validation images, on the CPU, under any ZeRO stage; none of pixels."""
+        if self.config.log.pictures and self._objective.predicts_embeddings:
             from nepa_scale.visualise.strips import draw_pretraining  # matplotlib too, which only drawing needs
 
             draw_pretraining(self.config, folder)

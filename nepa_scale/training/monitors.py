@@ -56,7 +56,7 @@ class TrainingMonitor:
         self._task, self._spikes, self._warned = task, LossSpikes(rows), False
         section = task.config.pretrain
         stop = section.stop_on_collapse  # left open, the ablation whose outcome is a collapse may have it
-        self._ends_on_collapse = section.stop_gradient if stop is None else stop
+        self._ends_on_collapse = section.stop_gradient or section.sigreg > 0 if stop is None else stop
 
     def before_step(self, *, due: bool) -> None:
         """Have the coming step observed if it is ``due`` to be logged."""
@@ -79,7 +79,7 @@ class TrainingMonitor:
         message = (
             f"collapsed: step {step}: the target has collapsed: the embeddings of all patches point the same way"
             f" (target_std {target_std:.2g}), so the loss means nothing; lower the learning rate,"
-            " lengthen the warm-up, and keep pretrain.stop_gradient=true"
+            " lengthen the warm-up, and keep pretrain.stop_gradient=true, or raise pretrain.sigreg"
         )
         if self._ends_on_collapse:
             raise DivergedError(message)

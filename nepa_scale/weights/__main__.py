@@ -1,5 +1,5 @@
-"""The command: ``python -m nepa_scale.weights import SOURCE OUT_DIR``, ``... export RUN_OR_DIR OUT_DIR`` and
-``... check DIR [IMAGE ...]``.
+"""The command: ``python -m nepa_scale.weights import SOURCE OUT_DIR``, ``... export RUN_OR_DIR OUT_DIR``,
+``... check DIR [IMAGE ...]`` and ``... evaluate RUN_OR_DIR benchmark=NAME source=DIR``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from nepa_scale.utils.arguments import ANSWERS_IN_JSON, grammar_of_kinds, option
 from nepa_scale.utils.cli import command, print_json
 from nepa_scale.utils.errors import WeightsError
 from nepa_scale.utils.files import expand_home
+from nepa_scale.weights.benchmarks import BENCHMARKS
 
 EXIT_DIFFERS = 1
 
@@ -54,15 +55,36 @@ class CheckSettings:
     json: bool = option(ANSWERS_IN_JSON, False)
 
 
-Settings = ImportSettings | ExportSettings | CheckSettings
-KINDS: dict[str, type[Settings]] = {"import": ImportSettings, "export": ExportSettings, "check": CheckSettings}
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """a classifier of ImageNet on another test set, as it lies on disk after its download"""
+
+    weights: Path = option(
+        "a run with finished classification, or a folder of timm's layout", positional=True, form="RUN_OR_DIR"
+    )
+    benchmark: str = option("the test set", choices=tuple(BENCHMARKS))
+    source: Path = option("folder of the test set; of imagenet-real ImageNet's validation images")
+    ema: bool = option("the moving average of a run's weights", False)
+    batch_size: int = option("images at a time", 64, low=1)
+    num_workers: int = option("processes that read images; 0 = none besides this one", 0, low=0)
+    json: bool = option(ANSWERS_IN_JSON, False)
+
+
+Settings = ImportSettings | ExportSettings | CheckSettings | EvaluateSettings
+KINDS: dict[str, type[Settings]] = {
+    "import": ImportSettings,
+    "export": ExportSettings,
+    "check": CheckSettings,
+    "evaluate": EvaluateSettings,
+}
 GRAMMAR = grammar_of_kinds(
     KINDS,
-    "python -m nepa_scale.weights import|export|check ... key=value ...    (installed: nepa-weights)",
+    "python -m nepa_scale.weights import|export|check|evaluate ... key=value ...    (installed: nepa-weights)",
     "Weights in and out.",
     "nepa-weights import SixAILab/nepa-base-patch14-224 weights/base",
     "nepa-weights export runs/mine exported layout=timm",
     "nepa-weights check weights/base photo.jpg",
+    "nepa-weights evaluate runs/base benchmark=imagenet-r source=imagenet-r",
 )
 
 
@@ -71,6 +93,8 @@ def main(settings: Settings) -> int:
     """Do what was asked for; returns the exit code: 0 done, 1 other values than published, 2 a user's mistake."""
     if isinstance(settings, CheckSettings):
         return look(settings)
+    if isinstance(settings, EvaluateSettings):
+        return score(settings)
     print(bring_in(settings) if isinstance(settings, ImportSettings) else give_out(settings))
     return 0
 
@@ -117,6 +141,21 @@ def look(chosen: CheckSettings) -> int:
     else:
         print("\n".join(told(found)))
     return EXIT_DIFFERS if found["reference"]["verdict"] == "differs" else 0
+
+
+def score(chosen: EvaluateSettings) -> int:
+    """Evaluate a classifier and print its scores; returns the exit code. Raises ``UserError``."""
+    from nepa_scale.weights.evaluate import evaluate
+
+    options = {"ema": chosen.ema, "batch_size": chosen.batch_size, "num_workers": chosen.num_workers}
+    found = evaluate(chosen.weights, chosen.benchmark, chosen.source, **options)
+    if chosen.json:
+        print_json(found)
+        return 0
+    error = f"  mCE {found['mce']:.1%}" if "mce" in found else ""
+    title, scores = BENCHMARKS[chosen.benchmark].title, f"top-1 {found['top1']:.2%}  top-5 {found['top5']:.2%}"
+    print(f"{chosen.weights}: {title}, {found['images']:,} images: {scores}{error}")
+    return 0
 
 
 def told(found: Mapping[str, Any]) -> list[str]:

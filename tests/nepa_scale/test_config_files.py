@@ -130,6 +130,9 @@ TIED |= {
     "pretrain.lr_rule",
     "pretrain.lr_reference",
     "pretrain.lr_exponent",
+    "pretrain.objective",
+    "pretrain.horizon",
+    "pretrain.temperature",
 }
 
 

@@ -21,7 +21,7 @@ from nepa_scale.models.build import build_backbone
 from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.optim.optimizer import LayerDecay, build_optimizer, group_schedules, parameter_groups, schedule
 from nepa_scale.tasks.classify import ClassifyModule
-from nepa_scale.tasks.pretrain import PretrainModule
+from nepa_scale.tasks.objectives.next_embedding import NextEmbedding
 from nepa_scale.tasks.segment import SegmentModule
 
 DEPTH = 3
@@ -35,7 +35,7 @@ def backbone(mlp: str = "gelu") -> NepaViT:
 def trained_by(task: str) -> nn.Module:
     """What a task trains."""
     if task == "pretrain":
-        return PretrainModule(backbone(), PretrainConfig(mask_ratio=0.4))
+        return NextEmbedding(backbone(), PretrainConfig(mask_ratio=0.4))
     if task == "classify":
         return ClassifyModule(backbone("swiglu"), 10, ClassifyConfig())
     return SegmentModule(backbone(), 11, SegmentConfig(channels=8, aux_weight=0.4))

@@ -31,7 +31,8 @@ from nepa_scale.models.build import build_backbone
 from nepa_scale.models.objective import next_embedding_loss
 from nepa_scale.tasks import task as tasks
 from nepa_scale.tasks.classify import Classify
-from nepa_scale.tasks.pretrain import Pretrain, PretrainModule
+from nepa_scale.tasks.objectives.next_embedding import NextEmbedding
+from nepa_scale.tasks.pretrain import Pretrain
 from nepa_scale.tasks.segment import Segment
 from nepa_scale.utils.errors import DataError
 
@@ -166,9 +167,9 @@ def test_whole_run_is_the_same_without_labels(digits_root: Path, tmp_path: Path)
     assert weights[0] == weights[1]
 
 
-def masking_module(arch: Architecture, **settings: Any) -> PretrainModule:
+def masking_module(arch: Architecture, **settings: Any) -> NextEmbedding:
     """A module in training whose every parameter matters, without the random scale of RoPE."""
-    module = PretrainModule(build_backbone(arch, 24, rope_rescale=None), PretrainConfig(**settings))
+    module = NextEmbedding(build_backbone(arch, 24, rope_rescale=None), PretrainConfig(**settings))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -177,7 +178,7 @@ def masking_module(arch: Architecture, **settings: Any) -> PretrainModule:
     return module.train()
 
 
-def masked_tokens(module: PretrainModule, images: Tensor) -> tuple[Tensor, Tensor]:
+def masked_tokens(module: NextEmbedding, images: Tensor) -> tuple[Tensor, Tensor]:
     """The loss, and which tokens [B, T] were drawn to be masked: those that the first block saw replaced.
 
     The block does not see the last token at all.
@@ -192,8 +193,9 @@ def masked_tokens(module: PretrainModule, images: Tensor) -> tuple[Tensor, Tenso
     positions = 0.0 if module.backbone.pos_embed is None else module.backbone.pos_embed.detach()[:, :-1]
     assert module.mask_token is not None
     replaced = torch.isclose(seen[0] - positions, module.mask_token.detach(), atol=1e-6).all(-1)
-    assert torch.equal(replaced, drawn[0][:, :-1])
-    return loss, drawn[0]
+    masked = F.pad(drawn[0], (module.backbone.num_prefix_tokens, 0), value=False)
+    assert torch.equal(replaced, masked[:, :-1])
+    return loss, masked
 
 
 SWITCHES: list[dict[str, Any]] = [
@@ -275,7 +277,7 @@ def test_evaluation_masks_nothing() -> None:
 def test_mask_token_starts_at_zero_and_is_not_exported(digits_root: Path, tmp_path: Path) -> None:
     """The learned token is zeros [1, 1, D] at first; the file holds exactly the backbone's keys."""
     task = Pretrain(config_of(digits_root, "pretrain", "pretrain.mask_ratio=0.4"))
-    assert isinstance(task.module, PretrainModule)
+    assert isinstance(task.module, NextEmbedding)
     assert task.module.mask_token is not None
     assert torch.equal(task.module.mask_token, torch.zeros(1, 1, 32))
     safetensors.torch.save_file(task.exported(task.module.state_dict()), tmp_path / "model.safetensors")

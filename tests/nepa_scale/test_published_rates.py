@@ -21,7 +21,7 @@ from nepa_scale.config.task_settings import FinetuneConfig
 from nepa_scale.models.build import build_backbone
 from nepa_scale.optim.optimizer import LayerDecay, group_schedules, parameter_groups
 from nepa_scale.tasks.classify import ClassifyModule
-from nepa_scale.tasks.pretrain import PretrainModule
+from nepa_scale.tasks.objectives.next_embedding import NextEmbedding
 
 SIZES = ("base", "large")
 DEPTH = {"base": 12, "large": 24}
@@ -204,7 +204,7 @@ def test_weight_decay_by_name(size: str, task: str, words: tuple[str, ...]) -> N
     frozen = config.classify.freeze_patch_embed
     module = classifier(config, frozen=frozen)
     if task == "pretrain":
-        module = PretrainModule(module.backbone, config.pretrain)  # type: ignore[arg-type]
+        module = NextEmbedding(module.backbone, config.pretrain)  # type: ignore[arg-type]
     blocks = [f"backbone.blocks.{block}." for block in range(DEPTH[size])]
     decayed = {block + name for block in blocks for name in IN_BLOCKS} | {"backbone.cls_token"}
     bare = {block + name for block in blocks for name in BARE} | {"backbone.norm.weight", "backbone.norm.bias"}

@@ -81,6 +81,30 @@ def test_pretraining_has_no_head() -> None:
     assert head_cost(RunConfig(), "pretrain") == (0, 0)
 
 
+OBJECTIVES = [
+    "pretrain.horizon=3",
+    "pretrain.horizon=2 pretrain.distance=infonce",
+    "pretrain.distance=infonce model.class_token=false",
+    "pretrain.stop_gradient=false pretrain.sigreg=0.1",
+    "pretrain.objective=masked_pixels pretrain.attention=bidirectional pretrain.mask_ratio=0.75",
+    "pretrain.objective=next_pixels",
+    "pretrain.objective=next_pixels model.class_token=false",
+]
+
+
+@pytest.mark.parametrize("words", OBJECTIVES)
+def test_objectives_cost_what_they_compute(digits_root: Path, words: str) -> None:
+    """Parameters and forward FLOPs of each, head and loss included, are the module's; N stays the backbone's."""
+    config = config_of(digits_root, "pretrain", *words.split())
+    module = build_task(config, Path("unused")).module.train()
+    cost, arch = costs.task_cost(config, "pretrain"), config.model.architecture()
+    assert cost.params_total == sum(parameter.numel() for parameter in module.parameters())
+    assert cost.params_backbone == ladder.backbone_params(arch)
+    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        module(torch.randn(1, 3, 48, 48))
+    assert cost.flops_executed == 3 * counter.get_total_flops() * cost.images_seen
+
+
 @pytest.mark.parametrize(
     ("words", "steps", "images", "unique"),
     [

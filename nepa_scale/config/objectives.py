@@ -1,0 +1,137 @@
+"""The objectives of pre-training, one ``ObjectiveSpec`` each: what ``pretrain.objective`` may be.
+
+All train the same backbone on the same images, so that a study can compare how they scale. To add one, write its class
+in a file under ``nepa_scale.tasks.objectives``, its settings, if it has any, in ``PretrainConfig``, and a line here.
+Free of torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nepa_scale.config.registry import HeadCost
+    from nepa_scale.config.schema import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSpec:
+    """One objective."""
+
+    name: str
+    """Its value of ``pretrain.objective=``."""
+    title: str
+    """What reports call it."""
+    class_name: str
+    """Its ``tasks.objectives.objective.Objective``, which imports torch, as ``module:class``."""
+    cost_name: str
+    """What gives the cost of its own layers and of its loss for a configuration, as ``module:function``."""
+    settings: tuple[str, ...] = ()
+    """The settings of pre-training that this objective reads, of those that not all of them do."""
+    requires: Mapping[str, Any] = field(default_factory=dict)
+    """{setting of pre-training: the one value that this objective works with}."""
+    predicts_embeddings: bool = False
+    """Whether its target is learned: the embeddings of the model itself."""
+
+    @property
+    def objective_class(self) -> Callable[..., Any]:
+        """The class that computes the loss; this imports torch."""
+        objective_class: Callable[..., Any] = pkgutil.resolve_name(self.class_name)
+        return objective_class
+
+
+NEXT_EMBEDDING = ObjectiveSpec(
+    name="next_embedding",
+    title="next embeddings",
+    class_name="nepa_scale.tasks.objectives.next_embedding:NextEmbedding",
+    cost_name="nepa_scale.tasks.objectives.cost:embedding_loss",
+    settings=("shift", "stop_gradient", "mask_ratio", "distance", "temperature", "horizon", "sigreg"),
+    predicts_embeddings=True,
+)
+MASKED_PIXELS = ObjectiveSpec(
+    name="masked_pixels",
+    title="masked pixels",
+    class_name="nepa_scale.tasks.objectives.masked_pixels:MaskedPixels",
+    cost_name="nepa_scale.tasks.objectives.cost:masked_pixel_head",
+    settings=("mask_ratio",),
+    requires={"attention": "bidirectional"},
+)
+NEXT_PIXELS = ObjectiveSpec(
+    name="next_pixels",
+    title="next pixels",
+    class_name="nepa_scale.tasks.objectives.next_pixels:NextPixels",
+    cost_name="nepa_scale.tasks.objectives.cost:pixel_head",
+    requires={"attention": "causal"},
+)
+
+SPECS = {objective.name: objective for objective in (NEXT_EMBEDDING, MASKED_PIXELS, NEXT_PIXELS)}
+OBJECTIVES = tuple(SPECS)
+
+
+def objective_of(config: RunConfig) -> ObjectiveSpec:
+    """The objective of a run's pre-training."""
+    return SPECS[config.pretrain.objective]
+
+
+def head_cost(config: RunConfig, classes: int) -> HeadCost:
+    """What the objective adds to the cost of the backbone; pre-training has no classes."""
+    cost: HeadCost = pkgutil.resolve_name(objective_of(config).cost_name)(config)
+    return cost
+
+
+def problems(config: RunConfig) -> list[str]:
+    """What is wrong with the settings of the objective."""
+    return _unfit_settings(config) or _horizon_problems(config) or _rate_problems(config)
+
+
+def _unfit_settings(config: RunConfig) -> list[str]:
+    """A line for each setting that the objective does not read, or not at this value."""
+    objective, section = objective_of(config), config.pretrain
+    defaults = {item.name: item.default for item in dataclasses.fields(section)}
+    given = f"pretrain.objective={objective.name}"
+    owned = dict.fromkeys(key for spec in SPECS.values() for key in spec.settings)
+    lines = [
+        f"pretrain.{key}={_spelt(getattr(section, key))}: {given} does not use it; leave it out"
+        for key in owned
+        if key not in objective.settings and getattr(section, key) != defaults[key]
+    ]
+    lines += [
+        f"pretrain.{key}={_spelt(getattr(section, key))}: {given} needs pretrain.{key}={_spelt(value)}"
+        for key, value in objective.requires.items()
+        if getattr(section, key) != value
+    ]
+    if objective is MASKED_PIXELS and not section.mask_ratio:
+        lines.append(f"pretrain.mask_ratio=0: {given} predicts what is masked; the paper's is 0.75 (MAE)")
+    if section.distance != "infonce" and section.temperature != defaults["temperature"] and not lines:
+        used = "only pretrain.distance=infonce uses it"
+        lines.append(f"pretrain.temperature={section.temperature}: {used}; leave it out")
+    return lines
+
+
+def _horizon_problems(config: RunConfig) -> list[str]:
+    section, steps = config.pretrain, config.pretrain.horizon
+    if steps == 1:
+        return []
+    if not section.shift:
+        return [f"pretrain.horizon={steps}: pretrain.shift=false predicts no next embedding; leave one of the two out"]
+    targets = (section.image_size // config.model.patch_size) ** 2 - (not config.model.class_token)
+    if steps > targets:
+        return [f"pretrain.horizon={steps}: an image has {targets} embeddings to predict; give at most {targets}"]
+    return []
+
+
+def _rate_problems(config: RunConfig) -> list[str]:
+    """``lr_scaling`` has no rule for output layers, since the backbone alone has none."""
+    section, objective = config.pretrain, objective_of(config)
+    if section.lr_rule != "mup" or (objective is NEXT_EMBEDDING and section.horizon == 1):
+        return []
+    layer = f"pretrain.objective={objective.name}" if objective is not NEXT_EMBEDDING else "pretrain.horizon above 1"
+    return [f"pretrain.lr_rule=mup: {layer} has an output layer, for which it has no rule; give fixed or power"]
+
+
+def _spelt(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

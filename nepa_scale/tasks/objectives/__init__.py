@@ -1,0 +1,1 @@
+"""The objectives of pre-training, a file each; ``nepa_scale.config.objectives`` lists them."""

@@ -1,0 +1,141 @@
+"""Fine-tuned weights on the test sets of ``benchmarks``: top-1 and top-5, and ImageNet-C's mean corruption error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from nepa_scale.data.decode import decode_rgb
+from nepa_scale.models.nepa_vit import NepaViT
+from nepa_scale.run_dir import paths
+from nepa_scale.utils.errors import DataError, WeightsError
+from nepa_scale.utils.files import read_json, write_json
+from nepa_scale.weights import benchmarks, convert
+from nepa_scale.weights.benchmarks import ALEXNET_ERRORS, BENCHMARKS, Answered, Part
+
+RESULTS_NAME = "benchmarks.json"
+TOP = 5
+
+
+def evaluate(
+    source: Path, name: str, root: Path, *, ema: bool = False, batch_size: int = 64, num_workers: int = 0
+) -> dict[str, Any]:
+    """Score the weights of a run's classification, or of an exported folder, on the benchmark ``name`` below ``root``.
+
+    Of a run the answer is also noted in ``benchmarks.json`` beside its weights. Fractions are of 1. Raises
+    ``UserError``.
+    """
+    parts = benchmarks.parts_of(name, root)
+    of_a_run = (source / paths.CONFIG_NAME).is_file()
+    weights = convert.read_run(source, task="classify", ema=ema) if of_a_run else convert.read_timm(source)
+    columns = class_columns(weights.description.label_names, weights.description.num_classes)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = convert.built(weights).eval().to(device)
+    transform = create_transform(model.patch_embed.img_size, **asdict(weights.description.preprocessing))
+    allowed = [columns[synset] for synset in BENCHMARKS[name].classes()]
+    scores = {}
+    for part in parts:
+        images = Images(part.images, transform, columns, model.num_classes)
+        loader = DataLoader(images, batch_size, num_workers=num_workers)
+        scores[part.name] = score(model, loader, allowed, device)
+    found = summary(parts, scores)
+    if of_a_run:
+        _note(source / "classify" / RESULTS_NAME, f"{name}-ema" if ema else name, found)
+    return {"weights": str(source), "benchmark": name, **found}
+
+
+def class_columns(label_names: Sequence[str], num_classes: int) -> dict[str, int]:
+    """{WordNet id: its column of the scores}: by the names of the model's classes, or in ImageNet's order without any.
+
+    Raises ``WeightsError`` for a model of other classes.
+    """
+    ids = benchmarks.synsets()
+    columns = {name: index for index, name in enumerate(label_names)} if label_names else {}
+    if set(ids) <= set(columns):
+        return {synset: columns[synset] for synset in ids}
+    if label_names or num_classes != len(ids):
+        have = f"{num_classes} classes" + (f" such as {label_names[0]}" if label_names else "")
+        raise WeightsError(f"a classifier of {have}: these test sets need one of ImageNet's {len(ids)} WordNet ids")
+    return {synset: index for index, synset in enumerate(ids)}
+
+
+class Images(Dataset[tuple[Tensor, Tensor]]):
+    """Images [3, S, S] with their right answers, a boolean for each class [C]."""
+
+    def __init__(
+        self, images: Sequence[Answered], transform: Any, columns: Mapping[str, int], num_classes: int
+    ) -> None:
+        self._images, self._transform, self._columns, self._num_classes = images, transform, columns, num_classes
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        item = self._images[index]
+        try:
+            pixels = decode_rgb(item.path.read_bytes())
+        except (DataError, OSError) as error:
+            raise DataError(f"image '{item.path}': {error}") from None
+        right = torch.zeros(self._num_classes, dtype=torch.bool)
+        right[[self._columns[synset] for synset in item.right]] = True
+        image: Tensor = self._transform(Image.fromarray(pixels))
+        return image, right
+
+
+@torch.no_grad()
+def score(
+    model: NepaViT, batches: DataLoader[tuple[Tensor, Tensor]], allowed: Sequence[int], device: torch.device
+) -> dict[str, float]:
+    """Fractions of images whose first, and one of whose first five answers is right, among the ``allowed`` classes."""
+    right_of_first = right_of_five = images = 0
+    for inputs, right in batches:
+        logits = model(inputs.to(device)).float().cpu()
+        best = logits[:, allowed].topk(min(TOP, len(allowed)), dim=1).indices
+        hits = right[:, allowed].gather(1, best)
+        images += len(hits)
+        right_of_first += int(hits[:, 0].sum())
+        right_of_five += int(hits.any(1).sum())
+    return {"top1": right_of_first / images, "top5": right_of_five / images}
+
+
+def summary(parts: Sequence[Part], scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """What is told of a benchmark; of ImageNet-C means over corruptions, of severities first, and the mCE.
+
+    mCE: the mean over corruptions of the model's error in units of AlexNet's, both averaged over severities.
+    """
+    images = sum(len(part.images) for part in parts)
+    if list(scores) == [""]:
+        return {"images": images, **scores[""]}
+    by_corruption = {
+        corruption: {
+            key: fmean(scores[part.name][key] for part in parts if part.name.startswith(f"{corruption}/"))
+            for key in ("top1", "top5")
+        }
+        for corruption in ALEXNET_ERRORS
+    }
+    means = {key: fmean(each[key] for each in by_corruption.values()) for key in ("top1", "top5")}
+    mce = fmean((1 - by_corruption[corruption]["top1"]) / unit for corruption, unit in ALEXNET_ERRORS.items())
+    return {
+        "images": images,
+        **means,
+        "mce": mce,
+        "top1_by_corruption": {k: v["top1"] for k, v in by_corruption.items()},
+    }
+
+
+def _note(path: Path, name: str, found: Mapping[str, Any]) -> None:
+    """Add one benchmark to the file of a run."""
+    try:
+        known: dict[str, Any] = read_json(path)
+    except (OSError, ValueError):
+        known = {}
+    write_json(path, known | {name: dict(found)})
