@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.chain import main as chain
+from analysis.chain.__main__ import main as chain
 from analysis.fit.__main__ import main as fit
 from analysis.isoflop.__main__ import main as isoflop
 
