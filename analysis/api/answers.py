@@ -117,7 +117,7 @@ class Optima:
         return told(lambda console: show_optima(console, self.given, self.sweep, self.common, self.law, self.left_out))
 
     def to_frame(self) -> pd.DataFrame:
-        """A row for each size: the ``best`` value with ``low`` and ``high``, its ``edge``, and the ``reason`` of gaps."""
+        """A row for each size: the ``best`` value with ``low`` and ``high``, its ``edge``, the ``reason`` of gaps."""
         return pd.DataFrame(
             {
                 "size": curve.name,

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from analysis.chain import __main__ as chains
 from analysis.api.answers import Continued, Minima, Optima
 from analysis.api.results import Fitted, FittedTwoStep
+from analysis.chain import __main__ as chains
 from analysis.fit import arguments, question
 from analysis.fit.multiplier import Comparison
 from analysis.fit.multiplier import compare as compare_recipes
@@ -85,10 +85,10 @@ def isoflop(data: Data, c: str, n: str, y: str, **more: Any) -> Any:
 
 
 def forecast(data: Data, x: str, y: str, at: float | Sequence[float] = (), **more: Any) -> Any:
-    """Continue the curve ``y`` > 0 along ``x`` > 0 to the places ``at``: a ``Continued``, or a ``NoFit`` with the reason.
+    """Continue the curve ``y`` > 0 along ``x`` > 0 to the places ``at``: a ``Continued``, or a ``NoFit`` with why.
 
     ``more`` are the other arguments of ``python -m analysis.forecast``: ``lr`` and ``planned``, the learning rate so far
-    and to come, without ``at`` up to its end; ``frontier``, ``confidence`` and ``where``. With ``by`` there is a
+    and to come, with which ``at`` may be left out; ``frontier``, ``confidence`` and ``where``. With ``by`` there is a
     dictionary of answers, one for each curve. Raises ``UserError``.
     """
     places = [float(place) for place in np.atleast_1d(at)]

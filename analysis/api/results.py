@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from analysis.chain.two_step import TwoStep, TwoStepHeldOut, two_step_as_json
 from analysis.fit.display import as_json, show, told
 from analysis.fit.estimate import Fit
 from analysis.fit.profile import Profile, profile
@@ -15,7 +16,6 @@ from analysis.fit.question import Answer
 from analysis.fit.student import Interval, NoFit, Prediction
 from analysis.laws.law import Array
 from analysis.laws.restrictions import standing
-from analysis.chain.two_step import TwoStep, TwoStepHeldOut, two_step_as_json
 from nepa_scale.utils.errors import UserError
 
 if TYPE_CHECKING:

@@ -9,11 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 
-from analysis.fit import arguments, display, restricting
-from analysis.fit.student import NoFit
-from analysis.fit.table import Table as DataTable
-from analysis.laws import find_law
-from analysis.laws.law import Array
 from analysis.chain.two_step import (
     Laws,
     Runs,
@@ -23,6 +18,11 @@ from analysis.chain.two_step import (
     hold_out_two_step,
     two_step_as_json,
 )
+from analysis.fit import arguments, display, restricting
+from analysis.fit.student import NoFit
+from analysis.fit.table import Table as DataTable
+from analysis.laws import find_law
+from analysis.laws.law import Array
 from nepa_scale.utils.arguments import grammar, option, read_number
 from nepa_scale.utils.cli import command
 from nepa_scale.utils.errors import UserError
