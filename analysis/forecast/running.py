@@ -17,7 +17,7 @@ from scipy import special
 
 from analysis.fit.student import NoFit
 from analysis.forecast.estimate import CONFIDENCE
-from analysis.forecast.schedule import Planned
+from analysis.forecast.schedule import read_planned
 from analysis.forecast.scheduled import forecast_scheduled
 from analysis.laws.law import Array
 from analysis.study.metrics_file import Line, read_metrics
@@ -69,7 +69,7 @@ def expected_end(run_dir: Path, steps: int) -> Ending:
     if not len(loss.steps) or not len(rate.steps):
         return _none("no step is logged yet")
     try:
-        planned = Planned(_fall(run_dir), float(steps))
+        planned = read_planned(f"{_fall(run_dir)}:{steps}")
         rates = np.interp(loss.steps, rate.steps, rate.values)
         answer = forecast_scheduled(loss.steps, 1 + loss.values, rates, planned=planned, of_one_point=False)
     except UserError as mistake:

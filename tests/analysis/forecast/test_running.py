@@ -21,7 +21,7 @@ BASELINE = 0.5
 
 
 def losses() -> tuple[Array, Array]:
-    """1 + loss and the learning rate at the steps ``AT``: a sum of rates and a gain that decays (Tissue et al. 2024)."""
+    """1 + loss and the learning rate at the steps ``AT``: the annealing law of Tissue et al. 2024."""
     schedule = optimizer.schedule(STEPS, 0.1, fall="cosine")
     rate = 1e-3 * np.array([schedule(int(step)) for step in AT])
     fall = np.append(0.0, -np.diff(rate / rate.max())).clip(min=0)
@@ -39,7 +39,7 @@ def write_run(folder: Path, seen: int, schedule: str = "cosine", evaluated: int 
         if step <= seen
     ]
     rows += [
-        {"step": int(step), "images_seen": int(step) * 32, "eval_skill": 1 - loss[AT == step][0] / BASELINE}
+        {"step": int(step), "images_seen": int(step) * 32, "eval_skill": 1 - loss[step == AT][0] / BASELINE}
         for step in EVALUATED[:evaluated]
         if step <= seen
     ]

@@ -182,7 +182,7 @@ def test_what_a_launch_is_starting_is_not_lost(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_what_pre_trainings_under_way_will_end_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Told of pre-trainings that run, in the table and as JSON; too early it is not yet, and forecast=false leaves it out.
+    """In the table and as JSON; too early it is not yet, and forecast=false leaves it out.
 
     How good it is: tests/analysis/forecast/test_running.py.
     """
