@@ -18,7 +18,7 @@ from scipy import special
 from analysis.laws.law import Array
 from analysis.optimum.valley import Points, family, minimum_between
 
-FORM_TAKES = 0.7
+FORM_TAKES = 0.75
 """Degrees of freedom that the choice of a form counts as."""
 FINE = 20
 """Steps of the grid of places to the distance that is asked about."""
