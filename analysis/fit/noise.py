@@ -30,7 +30,7 @@ TREND = 1.5
 """How much the log of the noise may change over the range of the points, as a standard deviation: enough for noise that
 grows fivefold, and no more than a handful of points can do with."""
 TRENDS = np.linspace(-3.5, 3.5, 57) * TREND
-FEW_SPARE = 3
+FEW_SPARE = 2
 """With fewer degrees of freedom a change of the noise along the variables cannot show: none is allowed for among the
 points, and what is thought possible before seeing them for a further row."""
 BISECTIONS = 200

@@ -20,6 +20,8 @@ from analysis.optimum.valley import Points, family, minimum_between
 
 FORM_TAKES = 0.75
 """Degrees of freedom that the choice of a form counts as."""
+PRECISION = 1e-6
+"""Noise is at least this share of the range of y: the search for a place is no more precise."""
 FINE = 20
 """Steps of the grid of places to the distance that is asked about."""
 
@@ -32,14 +34,15 @@ class Shared:
     p_apart: float
 
 
-def shared_place(sizes: Sequence[Points], apart: float, left: int, smallest: float) -> Shared:
+def shared_place(sizes: Sequence[Points], apart: float, left: int) -> Shared:
     """Test whether ``sizes`` [C] share their lowest place, and whether two lie ``apart``, in log x, or farther.
 
-    ``left`` is what parabolas leave of the degrees of freedom, and ``smallest`` the variance that rounding has.
+    ``left`` is what parabolas leave of the degrees of freedom.
     """
     valleys = _Valleys(sizes, apart)
     least, spare, count = valleys.free(), left - FORM_TAKES, len(sizes) - 1
-    variance = max(least / spare, smallest)
+    smallest = PRECISION * max(float(np.ptp(size.y)) for size in sizes)
+    variance = max(least / spare, smallest**2)
     common, far = (max(rest - least, 0.0) / variance for rest in (valleys.common(), valleys.apart()))
     return Shared(float(special.fdtrc(count, spare, common / count)), float(special.fdtrc(1, spare, far)))
 

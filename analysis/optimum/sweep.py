@@ -109,7 +109,7 @@ class Sweep:
         if spare < FEWEST_SPARE:
             p_none = float(special.fdtrc(count, self.left, rest / count))
             return Common(math.exp(place), interval, p_none, self._p_apart(apart))
-        shared = shared_place(sizes, apart, spare, smallest_variance(sizes))
+        shared = shared_place(sizes, apart, spare)
         return Common(math.exp(place), interval, shared.p_one, shared.p_apart)
 
     def law(self, sizes: ArrayLike) -> Law | NoFit:
