@@ -80,6 +80,7 @@ def main(given: ChainSettings) -> int:
 def answer(given: ChainSettings, asked: Laws, table: DataTable) -> tuple[TwoStep, TwoStepHeldOut | None, Array | None]:
     """The chain, its test on held-out rows, and where to predict. Raises ``UserError``."""
     columns, at = arguments.names(asked.first, given, "first"), arguments.asked_places(asked.first, given.at)
+    table = arguments.tuned_rows(table, given, columns)
     options = arguments.options(given, table)
     mine = table.where(given.first_where, "first_where")
     runs = _runs(given, mine, columns)
