@@ -11,7 +11,7 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     """A sibling is imported when it is first used, so that ``import analysis`` is quick."""
-    if name in ("fit", "chain", "isoflop"):
+    if name in ("fit", "chain", "isoflop", "forecast", "optimum"):
         return importlib.import_module(f"analysis.{name}")
     if name == "compare":
         return importlib.import_module("analysis.api.frames").compare

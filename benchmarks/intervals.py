@@ -1,6 +1,6 @@
 """How often 95 % intervals of fits to a few points hold the truth, and how wide they are.
 
-python benchmarks/intervals.py [draws=200] [laws=power,offset,saturating,chinchilla] [n=4,5,6,10,30]
+python benchmarks/intervals.py [draws=200] [laws=power,offset,saturating,chinchilla,product,rising] [n=4,5,6,10,30]
     [noise=iid,growing,falling,seeds,heavy] [resamples=400] [huber=inf] [--json]
 
 A data set has ``n`` sizes over three decades. Noise of log y has a deviation of 0.02: ``growing`` and ``falling``
@@ -9,8 +9,8 @@ variance, ``heavy`` is Student's t with three degrees of freedom. ``parameters``
 parameters, ``most`` the largest, ``prediction`` that of one further row at ten times the largest size. ``width`` is the
 median over that of an oracle who knows the form of the law and of the noise: Student's interval of the truth, to first
 order; of the parameters it is that of the exponent (the first of two). ``refused`` counts data sets without an
-interval. The law ``null`` is a power law fitted to a constant; there ``parameters`` says how often the exponent's
-interval holds 0.
+interval. ``rising`` has its floor fixed at 0. The law ``null`` is a power law fitted to a constant; there
+``parameters`` says how often the exponent's interval holds 0.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ sys.path.insert(0, str(REPOSITORY))
 from analysis.fit.estimate import Fit, Options, fit_law  # noqa: E402  (after the path)
 from analysis.laws import LAWS  # noqa: E402
 from analysis.laws.law import Array, Law  # noqa: E402
+from analysis.laws.restrictions import Restrictions, restricted  # noqa: E402
 
 DEVIATION, CHANGE, SEEDS = 0.02, 4.0, 3
 TRUTHS = {
@@ -37,7 +38,11 @@ TRUTHS = {
     "offset": {"E": 0.1, "A": 40.0, "alpha": 0.4},
     "saturating": {"C": 0.8, "k": 1e6, "alpha": 0.5},
     "chinchilla": {"E": 0.3, "A": 40.0, "B": 80.0, "alpha": 0.4, "beta": 0.35},
+    "product": {"c": 1.8, "a": -0.7, "b": 0.3},
+    "rising": {"C": 0.8, "k": 1e6, "m": 1e6, "alpha": 0.5, "beta": 0.45},
 }
+FIXED = {"rising": {"low": 0.0}}
+EXPONENTS = ("alpha", "a")
 LOW, DECADES = 1e5, 3.0
 
 
@@ -49,6 +54,11 @@ class Cell:
     theta: Array
     columns: Array
     noise: str
+
+    @property
+    def exponent(self) -> str:
+        """The name of the first exponent."""
+        return next(name for name in self.law.names if name in EXPONENTS)
 
     @property
     def beyond(self) -> Array:
@@ -75,7 +85,8 @@ class Cell:
 
 def cell(name: str, n: int, noise: str) -> Cell:
     """The cell of a law by name."""
-    law, truth = LAWS["power" if name == "null" else name], TRUTHS[name]
+    law = restricted(LAWS["power" if name == "null" else name], Restrictions(fixed=FIXED.get(name, {})))
+    truth = TRUTHS[name]
     theta = [np.log(truth[one.name]) if one.positive else truth[one.name] for one in law.parameters]
     along = np.linspace(0, 1, n)
     across = (np.arange(n) * 0.618033988749895 + 0.25) % 1  # spread out evenly whatever n is
@@ -91,7 +102,7 @@ def oracle(one: Cell) -> tuple[float, float]:
     solve = np.linalg.pinv(jacobian)
     covariance = (solve * (own * factor) ** 2) @ solve.T
     far = one.law.evaluate(one.theta, one.beyond)[1][0, 0]
-    alpha = one.law.names.index("alpha")
+    alpha = one.law.names.index(one.exponent)
     further = one.deviation(one.beyond)[0] * (np.sqrt(3.0) if one.noise == "heavy" else 1.0)
     quantile = float(stats.t.ppf(0.975, one.columns.shape[1] - len(one.law.names)))
     return quantile * np.sqrt(covariance[alpha, alpha]), quantile * np.sqrt(far @ covariance @ far + further**2)
@@ -108,11 +119,12 @@ def measure(one: Cell, draws: int, options: Options) -> dict[str, float]:
         y = np.exp(one.law.log_value(one.theta, columns)[0] + noise)
         new = np.exp(one.law.log_value(one.theta, one.beyond)[0] + one.rows(rng, one.beyond, 1)[1])[0]
         fit = fit_law(one.law, columns, y, options=options)
-        if not isinstance(fit, Fit) or None in fit.intervals.values():
+        intervals = {name: fit.intervals[name] for name in one.law.names} if isinstance(fit, Fit) else {}
+        if not isinstance(fit, Fit) or None in intervals.values():
             refused += 1
             continue
-        held.append([value in interval for value, interval in zip(truth, fit.intervals.values(), strict=True)])
-        alpha = fit.intervals["alpha"]
+        held.append([value in interval for value, interval in zip(truth, intervals.values(), strict=True)])
+        alpha = intervals[one.exponent]
         widths.append((alpha.high - alpha.low) / (2 * half))
         band = fit.predict(one.beyond)
         if np.isfinite(band.low[0]):
@@ -133,7 +145,7 @@ def measure(one: Cell, draws: int, options: Options) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     defaults = {
-        "draws": "200", "laws": "power,offset,saturating,chinchilla,null", "n": "4,5,6,10,30",
+        "draws": "200", "laws": "power,offset,saturating,chinchilla,product,rising,null", "n": "4,5,6,10,30",
         "noise": "iid,growing,falling,seeds,heavy", "resamples": "400", "huber": "inf",
     }  # fmt: skip
     settings, as_json = read_settings(__doc__ or "", defaults)

@@ -23,7 +23,7 @@ from sweeps.follow import display
 from sweeps.follow.display import accuracy_table, outcomes
 from sweeps.follow.follower import executor
 from sweeps.jobs.jobs import UNDER_WAY
-from sweeps.jobs.task_status import LOST, TaskStatus, as_lost, task_statuses
+from sweeps.jobs.task_status import LOST, TaskStatus, as_lost, task_statuses, with_expected
 from sweeps.plan import plan
 from sweeps.plan.plan import read_cluster
 
@@ -40,6 +40,7 @@ class Request:
         f"show it anew every {REFRESH_SECONDS:.0f} s until nothing is left to do; Ctrl-C leaves, the study goes on",
         False,
     )
+    forecast: bool = option("tell what pre-trainings under way are expected to end with", True)
     estimates: bool = option("set the plan's times, FLOPs and memory beside those of the finished tasks, too", False)
     json: bool = option("print one JSON document, a list with an object for each task, and nothing else", False)
 
@@ -71,19 +72,19 @@ def main(request: Request) -> int:
 def _show(request: Request) -> None:
     planned = plan.load_study(request.study_dir)
     if request.json:
-        print_json([dataclasses.asdict(task) for task in look(planned, request.study_dir)])
+        print_json([dataclasses.asdict(task) for task in look(planned, request.study_dir, forecast=request.forecast)])
     elif request.watch:
-        _watch(planned, request.study_dir)
+        _watch(planned, request)
     else:
         console = display.make_console()
-        console.print(view(planned, request.study_dir)[0])
+        console.print(view(planned, request.study_dir, forecast=request.forecast)[0])
         if request.estimates:
             console.print("", accuracy_table(outcomes(planned, request.study_dir)), sep="\n")
 
 
-def view(planned: plan.Plan, study_dir: Path) -> tuple[RenderableType, bool]:
+def view(planned: plan.Plan, study_dir: Path, *, forecast: bool = True) -> tuple[RenderableType, bool]:
     """The table of states, what is under way, counts and errors; and whether anything is left to do."""
-    tasks = look(planned, study_dir)
+    tasks = look(planned, study_dir, forecast=forecast)
     parts: list[RenderableType] = [display.status_table(planned, tasks)]
     running = [task for task in tasks if task.state == "running"]
     if running:
@@ -95,8 +96,13 @@ def view(planned: plan.Plan, study_dir: Path) -> tuple[RenderableType, bool]:
     return Group(*parts), any(task.state in UNFINISHED for task in tasks)
 
 
-def look(planned: plan.Plan, study_dir: Path) -> list[TaskStatus]:
-    """How every task stands, by its own word and by that of the queue or Slurm."""
+def look(planned: plan.Plan, study_dir: Path, *, forecast: bool = False) -> list[TaskStatus]:
+    """How every task stands, by its own word and by that of the queue or Slurm; with ``forecast``, how it may end."""
+    tasks = _look(planned, study_dir)
+    return [with_expected(task, study_dir) for task in tasks] if forecast else tasks
+
+
+def _look(planned: plan.Plan, study_dir: Path) -> list[TaskStatus]:
     tasks = task_statuses(planned, study_dir)
     try:
         place = executor(read_cluster(study_dir), study_dir)
@@ -108,12 +114,12 @@ def look(planned: plan.Plan, study_dir: Path) -> list[TaskStatus]:
     return [as_lost(task, gone[task.key]) if task.key in gone and task.state in UNDER_WAY else task for task in tasks]
 
 
-def _watch(planned: plan.Plan, study_dir: Path) -> None:
+def _watch(planned: plan.Plan, request: Request) -> None:
     try:
         with Live(console=display.make_console(), auto_refresh=False) as live:
             going_on = True
             while going_on and has_reader():
-                shown, going_on = view(planned, study_dir)
+                shown, going_on = view(planned, request.study_dir, forecast=request.forecast)
                 live.update(shown, refresh=True)
                 if going_on:
                     time.sleep(REFRESH_SECONDS)

@@ -28,7 +28,7 @@ COMMANDS = {
     "fit": "analysis.fit.__main__",
     "isoflop": "analysis.isoflop.__main__",
     "optimum": "analysis.optimum.__main__",
-    "chain": "analysis.chain",
+    "chain": "analysis.chain.__main__",
     "forecast": "analysis.forecast.__main__",
     "scaling": "nepa_scale.placement.scaling",
 }

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from law_studies import StudySpec, write_study
 
-from analysis.chain import main as chain
+from analysis.chain.__main__ import main as chain
 from analysis.fit.__main__ import main as fit
 from analysis.forecast.__main__ import main as forecast
 from analysis.isoflop.__main__ import main as isoflop

@@ -7,16 +7,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
-from analysis import chain as chains
-from analysis.api.results import Fitted, FittedTwoStep, Minima
+from analysis.api.answers import Continued, Minima, Optima
+from analysis.api.results import Fitted, FittedTwoStep
+from analysis.chain import __main__ as chains
 from analysis.fit import arguments, question
 from analysis.fit.multiplier import Comparison
 from analysis.fit.multiplier import compare as compare_recipes
 from analysis.fit.student import NoFit
 from analysis.fit.table import Table, read_table, table_of
+from analysis.forecast import __main__ as forecasts
 from analysis.isoflop import __main__ as isoflops
+from analysis.optimum import __main__ as optima
 from nepa_scale.utils.arguments import parse
 from nepa_scale.utils.errors import UserError
 
@@ -24,7 +28,8 @@ Data = pd.DataFrame | Mapping[str, Any] | Path | str
 """A data frame, columns by name, or a CSV or parquet file."""
 Several = str | Sequence[str]
 Result = TypeVar("Result")
-Settings = TypeVar("Settings", bound=arguments.GroupedSettings)
+Settings = TypeVar("Settings", bound=arguments.TableSettings)
+Grouped = TypeVar("Grouped", bound=arguments.GroupedSettings)
 
 
 def fit(
@@ -79,6 +84,35 @@ def isoflop(data: Data, c: str, n: str, y: str, **more: Any) -> Any:
     )  # fmt: skip
 
 
+def forecast(data: Data, x: str, y: str, at: float | Sequence[float] = (), **more: Any) -> Any:
+    """Continue the curve ``y`` > 0 along ``x`` > 0 to the places ``at``: a ``Continued``, or a ``NoFit`` with why.
+
+    ``more`` are the other arguments of ``python -m analysis.forecast``: ``lr`` and ``planned``, the rate so far
+    and to come, with which ``at`` may be left out; ``frontier``, ``confidence`` and ``where``. With ``by`` there is a
+    dictionary of answers, one for each curve. Raises ``UserError``.
+    """
+    places = [float(place) for place in np.atleast_1d(at)]
+    given = _given(forecasts.ForecastSettings, {"x": x, "y": y, "at": places, **more})
+    table = _table(data).where(given.where)
+    answers = {
+        name: answer if isinstance(answer, NoFit) else Continued(answer, x, y)
+        for name, answer in forecasts.answers(given, table).items()
+    }
+    return answers[""] if given.told_apart_by is None else answers
+
+
+def optimum(data: Data, x: str, y: str, by: str | None = None, **more: Any) -> Any:
+    """The best value of the setting ``x`` at each size, the column ``by``: ``Optima``, or a ``NoFit`` with the reason.
+
+    ``more`` are ``highest``, where the highest ``y`` is best, and ``where``. Raises ``UserError``.
+    """
+    given = _given(optima.OptimumSettings, {"x": x, "y": y, "by": by, **more})
+    try:
+        return Optima(given, *optima.answer(given, _table(data).where(given.where)))
+    except arguments.NotPossible as reason:
+        return NoFit(str(reason))
+
+
 def compare(
     a: Data,
     b: Data,
@@ -109,21 +143,26 @@ def _table(data: Data) -> Table:
 
 def _answers(
     data: Data,
-    settings: type[Settings],
+    settings: type[Grouped],
     asked: Mapping[str, Any],
-    answer: Callable[[Settings, Table], Result],
+    answer: Callable[[Grouped, Table], Result],
 ) -> Result | NoFit | dict[str, Result | NoFit]:
     """The answer for ``data`` or, with ``by``, that of each value. Raises ``UserError``."""
+    given = _given(settings, asked)
+    return _each(_table(data).where(given.where), given, answer)
+
+
+def _given(settings: type[Settings], asked: Mapping[str, Any]) -> Settings:
+    """The arguments as a command would read them. Raises ``UserError``."""
     known = {item.name for item in fields(settings)} - {"json", "table"}
     for name in asked:
         if name not in known:
             raise UserError(f"{name}: no such argument (there are: {', '.join(sorted(known))})")
-    given = parse(settings, ["table=data", *_written(asked)])
-    return _each(_table(data).where(given.where), given, answer)
+    return parse(settings, ["table=data", *_written(asked)])
 
 
 def _each(
-    table: Table, given: Settings, answer: Callable[[Settings, Table], Result]
+    table: Table, given: Grouped, answer: Callable[[Grouped, Table], Result]
 ) -> Result | NoFit | dict[str, Result | NoFit]:
     answers: dict[str, Result | NoFit] = {}
     for name, rows in table.by(given.by).items():

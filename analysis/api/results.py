@@ -1,4 +1,4 @@
-"""The results of fits as Python objects: they print as the commands do, and can be queried, tabulated and drawn."""
+"""Laws fitted to a frame, as Python objects: they print as the commands do, and can be queried, tabulated and drawn."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from analysis.chain.two_step import TwoStep, TwoStepHeldOut, two_step_as_json
 from analysis.fit.display import as_json, show, told
 from analysis.fit.estimate import Fit
 from analysis.fit.profile import Profile, profile
 from analysis.fit.question import Answer
 from analysis.fit.student import Interval, NoFit, Prediction
-from analysis.isoflop.allocation import Ahead, Allocation, Optimum
 from analysis.laws.law import Array
 from analysis.laws.restrictions import standing
-from analysis.two_step import TwoStep, TwoStepHeldOut, two_step_as_json
 from nepa_scale.utils.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from analysis.chain import ChainSettings
+    from analysis.chain.__main__ import ChainSettings
 BEYOND, STEPS = 3.0, 100
 """How many times beyond the largest x the law is drawn, and at how many places."""
 
@@ -99,7 +98,7 @@ class FittedTwoStep:
     columns: tuple[str, ...]
 
     def __repr__(self) -> str:
-        from analysis.chain import show as show_chain
+        from analysis.chain.__main__ import show as show_chain
 
         return told(lambda console: show_chain(console, self.given, self.chain, self.held, self.at))
 
@@ -137,46 +136,6 @@ class FittedTwoStep:
         return draw(self.chain.second, (self.given.through,), self.given.y, axes)
 
 
-@dataclass(frozen=True, repr=False)
-class Minima:
-    """The best size at each budget, the ``law`` through these, and its ``bias`` on this grid."""
-
-    optima: tuple[Optimum, ...]
-    law: Allocation | NoFit
-    bias: float | NoFit
-    left_out: int
-    ahead: tuple[Ahead, ...] = ()
-    """N* at the requested budgets."""
-    held: tuple[Ahead, ...] | None = None
-    """N* of held-out budgets beside those measured."""
-
-    def __repr__(self) -> str:
-        from analysis.isoflop.__main__ import show as show_minima
-
-        return told(
-            lambda console: show_minima(console, self.optima, self.law, self.bias, self.left_out, self.ahead, self.held)
-        )
-
-    def to_frame(self) -> pd.DataFrame:
-        """A row for each budget: the best size ``n`` with ``low`` and ``high``, or the ``reason`` why there is none."""
-        return pd.DataFrame(
-            {
-                "budget": optimum.budget,
-                "n": np.nan if optimum.log_n is None else float(np.exp(optimum.log_n)),
-                "low": np.nan if optimum.interval is None else optimum.interval.low,
-                "high": np.nan if optimum.interval is None else optimum.interval.high,
-                "reason": optimum.reason,
-            }
-            for optimum in self.optima
-        )
-
-    def predict(self, budget: Any) -> Array:
-        """N* at budgets. Raises ``UserError`` where there is no law."""
-        if isinstance(self.law, NoFit):
-            raise UserError(f"no law: {self.law.reason}")
-        return np.asarray(self.law.coefficient * np.asarray(budget, dtype=float) ** self.law.exponent)
-
-
 def _places(columns: tuple[str, ...], places: tuple[Any, ...], named: dict[str, Any]) -> Array:
     """Places [V, m] from a frame, or from values in order or by name. Raises ``UserError``."""
     wanted = f"give {', '.join(columns)}, or a frame with these columns"
@@ -212,9 +171,7 @@ def _parameters(fit: Fit) -> pd.DataFrame:
 
 def draw(fit: Fit, columns: tuple[str, ...], y: str, axes: Axes | None = None) -> Axes:
     """Draw ``fit`` on ``axes``, or on axes of a figure of their own; named are its ``columns`` and ``y``."""
-    from matplotlib.figure import Figure
-
-    panel = Figure(layout="constrained").add_subplot() if axes is None else axes
+    panel = panel_of(axes)
     if len(columns) == 1:
         _along(panel, fit)
         panel.set(xlabel=columns[0], ylabel=y)
@@ -225,6 +182,13 @@ def draw(fit: Fit, columns: tuple[str, ...], y: str, axes: Axes | None = None) -
         panel.scatter(said, fit.loss.y, s=16)
         panel.set(xlabel=f"{y} = {fit.law.formula}", ylabel=f"{y}, measured", xscale="log", yscale="log")
     return panel
+
+
+def panel_of(axes: Axes | None) -> Axes:
+    """``axes``, or axes of a figure of their own."""
+    from matplotlib.figure import Figure
+
+    return Figure(layout="constrained").add_subplot() if axes is None else axes
 
 
 def _along(axes: Axes, fit: Fit) -> None:

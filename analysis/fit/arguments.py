@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -78,6 +79,13 @@ class FittingSettings(GroupedSettings):
     cluster: str | None = option(
         "rows that depart from the law together, e.g. the size (default: rows of equal variables)", None, form="COLUMN"
     )
+    tuned: str | None = option(
+        "a setting that runs were tried at several values of, e.g. lr: of rows of equal variables keep those at the "
+        "value whose mean y is lowest",
+        None,
+        form="COLUMN",
+    )
+    highest: bool = option("with tuned: the highest y is best, as of a score", False)
     holdout: str | None = option("rows to predict from the others, as in where", None, form="COLUMN>VALUE")
     at: tuple[tuple[float, ...], ...] = option(
         "predict one further row at these values of x, d, m, unique", (), form="X[,D]", read=places
@@ -85,6 +93,12 @@ class FittingSettings(GroupedSettings):
     bootstrap: int = option("resamples (of few rows at most 200); 0 = no intervals", 1000, low=0, high=MOST_RESAMPLES)
     confidence: float = CONFIDENCE
     seed: int = option("of the resampling", 0, low=0, high=LARGEST_SEED)
+
+    def problems(self) -> list[str]:
+        """What does not go together."""
+        return ["highest=true needs tuned=COLUMN, the setting whose best value is kept"] * (
+            self.highest and self.tuned is None
+        )
 
 
 def options(given: FittingSettings, table: Table) -> Options:
@@ -116,6 +130,23 @@ def weights(table: Table, given: FittingSettings) -> Array | None:
 def clusters(table: Table, given: FittingSettings) -> NDArray[np.object_] | None:
     """The cluster of each row [n]. Raises ``UserError``."""
     return None if given.cluster is None else table.texts(given.cluster)
+
+
+def tuned_rows(table: Table, given: FittingSettings, names: Sequence[str]) -> Table:
+    """The rows at the best value of ``tuned=`` for each place of the variables ``names``; all of them without it.
+
+    Rows that share a place and a value, such as seeds, are averaged to choose and all kept. Raises ``UserError``.
+    """
+    if given.tuned is None:
+        return table
+    places = {f"variable {i}": table.numbers(name) for i, name in enumerate(names)}
+    rows = pd.DataFrame({**places, "value": table.texts(given.tuned), "y": table.numbers(given.y)})
+    if given.highest:
+        rows["y"] *= -1
+    means = rows.groupby([*places, "value"])["y"].transform("mean")
+    least = means.groupby([rows[name] for name in places]).transform("min")
+    dropped: NDArray[np.bool_] = np.asarray(means > least)  # rows with missing values stay, to be counted
+    return table.without(dropped)
 
 
 def asked_places(law: Law, given: Sequence[tuple[float, ...]]) -> Array | None:

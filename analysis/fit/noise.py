@@ -31,7 +31,8 @@ TREND = 1.5
 grows fivefold, and no more than a handful of points can do with."""
 TRENDS = np.linspace(-3.5, 3.5, 57) * TREND
 FEW_SPARE = 2
-"""With fewer degrees of freedom a change of the noise along the variables cannot show, and none is allowed for."""
+"""With fewer degrees of freedom a change of the noise along the variables cannot show: none is allowed for among the
+points, and what is thought possible before seeing them for a further row."""
 BISECTIONS = 200
 
 
@@ -233,8 +234,8 @@ def scatter(loss: Loss, theta: Array, units: NDArray[np.generic]) -> Scatter | N
     centres = np.stack([mean(values) for values in _logs(loss.columns)])
     centre, slope = _direction(centres)
     u = slope @ (centres - centre[:, None])
-    trends = TRENDS if spare >= FEW_SPARE and np.ptp(u) > 0 else np.zeros(1)
-    deviations = np.exp(trends[:, None] * u) / heavy
+    trends = TRENDS if np.ptp(u) > 0 else np.zeros(1)
+    deviations = np.exp(trends[:, None] * u * (spare >= FEW_SPARE)) / heavy
     left = mean(residual)
     share, rest = _likelihood(left, design[:, shown], deviations, spare)
     share = np.exp(share - 0.5 * (trends / TREND) ** 2 - (share - 0.5 * (trends / TREND) ** 2).max())

@@ -104,6 +104,7 @@ def answer(given: FitSettings, table: Table) -> Answer:
 def _read(given: FitSettings, law: Law, table: Table) -> Problem:
     """The table's columns as the law wants them. Raises ``UserError``."""
     names, at = arguments.names(law, given, "law"), arguments.asked_places(law, given.at)
+    table = arguments.tuned_rows(table, given, names)
     budget, profiled = _budget(law, given.budget), _profiled(law, given.profile)
     return Problem(
         law=law,

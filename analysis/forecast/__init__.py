@@ -1,1 +1,6 @@
-"""Extrapolation of learning and scaling curves by one rule; ``python -m analysis.forecast`` extrapolates a table."""
+"""Extrapolation of learning and scaling curves by one rule: ``python -m analysis.forecast``, and
+``analysis.forecast(df, ...)`` from Python."""
+
+from analysis import callable_module
+
+callable_module(__name__)

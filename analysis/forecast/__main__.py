@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from analysis.fit import arguments, display
 from analysis.fit.student import NoFit
+from analysis.fit.table import Table as DataTable
 from analysis.fit.table import read_table
 from analysis.forecast.estimate import Forecast, as_json, forecast_all, frontier
 from analysis.forecast.schedule import read_planned
@@ -25,14 +26,14 @@ Answers = dict[str, Forecast | NoFit]
 
 
 @dataclass(frozen=True)
-class ForecastSettings(arguments.TableSettings):
+class ForecastSettings(arguments.GroupedSettings):
     """What a forecast is asked for."""
 
     x: str = option("images seen, parameters or compute", form="COLUMN")
     y: str = option("loss or error, greater than 0", form="COLUMN")
-    at: Sequence[float] | None = option(
+    at: tuple[tuple[float, ...], ...] = option(
         "places to forecast, beyond the largest x (default with lr: the end of the planned rates)",
-        None,
+        (),
         form="X[,X...]",
         read=arguments.places,
     )
@@ -46,14 +47,26 @@ class ForecastSettings(arguments.TableSettings):
         None,
         form="FALL:END",
     )
-    group: str | None = option("what tells the curves of a table apart, e.g. the model", None, form="COLUMN")
+    group: str | None = option("another word for by", None, form="COLUMN")
     frontier: bool = option("keep only rows that no row of the same or a smaller x is below", False)
     confidence: float = arguments.CONFIDENCE
+
+    @property
+    def places(self) -> Array | None:
+        """Every place [m] to forecast; None where none is named."""
+        return np.array([place for places in self.at for place in places]) if self.at else None
+
+    @property
+    def told_apart_by(self) -> str | None:
+        """The column that tells the curves of a table apart."""
+        return self.by or self.group
 
     def problems(self) -> list[str]:
         """What does not go together."""
         problems = []
-        if self.lr is None and self.at is None:
+        if self.by is not None and self.group is not None:
+            problems.append(f"by={self.by} and group={self.group} say the same; leave one of them out")
+        if self.lr is None and not self.at:
             problems.append("give at=X[,X...], the places to forecast; or lr=COLUMN, to forecast to the planned end")
         if self.lr is None and self.planned is not None:
             problems.append(f"planned={self.planned}: needs lr=COLUMN, the learning rates so far")
@@ -68,56 +81,55 @@ GRAMMAR = grammar(
     "Continues learning or scaling curves beyond their last point, with prediction intervals. Forms compete by how "
     "well they would have forecast the later points from the earlier ones; there is nothing to set.",
     "nepa-forecast runs.csv x=flops y=error at=1e21 frontier=true",
-    "nepa-forecast curves.csv x=images y=loss lr=lr planned=cosine:1e9 group=run",
+    "nepa-forecast curves.csv x=images y=loss lr=lr planned=cosine:1e9 by=run",
 )
 
 
 @command(GRAMMAR)
 def main(given: ForecastSettings) -> int:
     """Forecast and print; returns the exit code."""
-    answers = _answers(given)
+    found = answers(given, read_table(given.table).where(given.where))
+    refused = [
+        f"{given.told_apart_by} {label}: {one.reason}" if label else one.reason
+        for label, one in found.items()
+        if isinstance(one, NoFit)
+    ]
+    if len(refused) == len(found):
+        raise UserError(f"{given.table}: no forecast: {refused[0]}")
     if given.json:
-        print_json(as_json(answers))
+        print_json(as_json(found))
     else:
-        _show(answers, given.group)
+        show(display.console(), found, given.told_apart_by)
     return 0
 
 
-def _answers(given: ForecastSettings) -> Answers:
-    """A forecast for every group. Raises ``UserError`` where there is none for any."""
-    table = read_table(given.table).where(given.where)
-    x, y = table.numbers(given.x), table.numbers(given.y)
-    rate = None if given.lr is None else table.numbers(given.lr)
-    labels = np.full(len(x), "") if given.group is None else table.texts(given.group)
-    names = list(dict.fromkeys(labels))
-    if rate is None:
-        found = _along_x([(x[labels == name], y[labels == name]) for name in names], given)
+def answers(given: ForecastSettings, table: DataTable) -> Answers:
+    """A forecast for every curve of ``table``, by its name, "" without one. Raises ``UserError``."""
+    tables = table.by(given.told_apart_by)
+    if not tables:
+        raise UserError(f"{table.path}: no row has a value of {given.told_apart_by}")
+    curves = [(rows.numbers(given.x), rows.numbers(given.y)) for rows in tables.values()]
+    if given.lr is None:
+        found = _along_x(curves, given)
     else:
-        found = [_along_rates(x[own], y[own], rate[own], given) for own in (labels == name for name in names)]
-    answers: Answers = dict(zip(map(str, names), found, strict=True))
-    refused = [
-        f"{given.group} {label}: {one.reason}" if label else one.reason
-        for label, one in answers.items()
-        if isinstance(one, NoFit)
-    ]
-    if len(refused) == len(answers):
-        raise UserError(f"{given.table}: no forecast: {refused[0]}")
-    return answers
+        rates = [rows.numbers(given.lr) for rows in tables.values()]
+        found = [_along_rates(x, y, rate, given) for (x, y), rate in zip(curves, rates, strict=True)]
+    return dict(zip(tables, found, strict=True))
 
 
 def _along_x(curves: list[tuple[Array, Array]], given: ForecastSettings) -> list[Forecast | NoFit]:
     if given.frontier:
         curves = [frontier(x[present], y[present]) for x, y in curves for present in (np.isfinite(x) & np.isfinite(y),)]
-    return forecast_all(curves, np.array(given.at), confidence=given.confidence, finished=given.frontier)
+    return forecast_all(curves, np.array(given.places), confidence=given.confidence, finished=given.frontier)
 
 
 def _along_rates(x: Array, y: Array, rate: Array, given: ForecastSettings) -> Forecast | NoFit:
     planned = None if given.planned is None else read_planned(given.planned)
-    return forecast_scheduled(x, y, rate, given.at, planned=planned, confidence=given.confidence)
+    return forecast_scheduled(x, y, rate, given.places, planned=planned, confidence=given.confidence)
 
 
-def _show(answers: Answers, group: str | None) -> None:
-    console = display.console()
+def show(console: Console, answers: Answers, group: str | None) -> None:
+    """Print forecasts with their intervals, how they were tested, and why a curve has none."""
     told = [answer for answer in answers.values() if isinstance(answer, Forecast)]
     table = Table(*([group] if group else []), "at", "forecast", f"{told[0].confidence:.0%} interval", "forms")
     for label, answer in answers.items():

@@ -13,8 +13,8 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from analysis.fit.minimise import Rows
 from analysis.forecast.schedule import Schedule
 from analysis.laws.law import Array
 
@@ -108,20 +108,58 @@ def posterior(known_features: Features, y: Array) -> Posterior | None:
         fit = np.maximum(grid.floor[at] + grid.scale[at] * shape, 1e-3 * y.min())
     counted = min(number, COUNTED)
     log_weight = prior - counted / 2 * np.log(grid.squares / grid.squares.min())
-    rows, kinds, ratios = np.nonzero(log_weight > log_weight.max() + np.log(LEAST_WEIGHT))
-    chosen = rows, kinds, ratios
-    weight = np.exp(log_weight[chosen] - log_weight.max())
-    shape = power[rows] - fall_over_scale[rows, ratios][:, None] * known_features.gains[kinds]
-    curves = grid.floor[chosen][:, None] + grid.scale[chosen][:, None] * shape
-    weight = weight * (curves > 0).all(axis=1)
+    weight = np.where(log_weight > log_weight.max() + np.log(LEAST_WEIGHT), np.exp(log_weight - log_weight.max()), 0.0)
+    shapes = _Shapes(power, known_features.gains, fall_over_scale)
+    weight[~shapes.positive(weight > 0, grid.floor, grid.scale)] = 0.0
     if not weight.any():
         return None
     weight = weight / weight.sum()
     freedom = max(number - COEFFICIENTS, 1)
     scatter = float(grid.squares.min()) / freedom
-    mean = weight @ curves
-    variances = grid.variance(chosen, shape) * scatter * number / counted
-    return Posterior(mean, weight @ (variances + (curves - mean) ** 2), scatter, freedom)
+    mean = shapes.mean(weight, grid.floor, grid.scale)
+    spread = shapes.mean_square(weight, grid.floor, grid.scale) - mean**2
+    variance = shapes.quadratic(*(weight * part for part in grid.variance)) * scatter * number / counted
+    return Posterior(mean, variance + np.maximum(spread, 0.0), scatter, freedom)
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """The forms ``power - part gain`` of the grid: ``power`` [G, n] and ``gain`` [K, n] at all points, ``part`` [G, R].
+
+    There are too many of them to evaluate each; their sums over the grid need only those of its two factors.
+    """
+
+    power: Array
+    gain: Array
+    part: Array
+
+    def positive(self, asked: NDArray[np.bool_], floor: Array, scale: Array) -> NDArray[np.bool_]:
+        """Which of the forms ``asked`` for [G, K, R], times ``scale`` and plus ``floor``, are above 0 at all points."""
+        part = self.part[:, None, :]
+        least = self.power.min(axis=1)[:, None, None] - part * self.gain.max(axis=1)[None, :, None]
+        known: NDArray[np.bool_] = floor + scale * least > 0
+        which = np.nonzero(asked & ~known)
+        rows, kinds, ratios = which
+        shape = self.power[rows] - self.part[rows, ratios][:, None] * self.gain[kinds]
+        known[which] = (floor[which][:, None] + scale[which][:, None] * shape > 0).all(axis=1)
+        return known
+
+    def quadratic(self, of_square: Array, of_form: Array, constant: Array) -> Array:
+        """The sum over the grid of ``of_square form^2 + of_form form + constant`` [G, K, R] at every point [n]."""
+        part = self.part[:, None, :]
+        square = of_square.sum(axis=(1, 2)) @ self.power**2 + (of_square * part**2).sum(axis=(0, 2)) @ self.gain**2
+        mixed = ((of_square * part).sum(axis=2).T @ self.power * self.gain).sum(axis=0)
+        linear = of_form.sum(axis=(1, 2)) @ self.power - (of_form * part).sum(axis=(0, 2)) @ self.gain
+        total: Array = square - 2 * mixed + linear + constant.sum()
+        return total
+
+    def mean(self, weight: Array, floor: Array, scale: Array) -> Array:
+        """The mean of ``floor + scale form`` at every point [n]."""
+        return self.quadratic(np.zeros_like(weight), weight * scale, weight * floor)
+
+    def mean_square(self, weight: Array, floor: Array, scale: Array) -> Array:
+        """The mean of its square."""
+        return self.quadratic(weight * scale**2, 2 * weight * scale * floor, weight * floor**2)
 
 
 class _Grid:
@@ -149,10 +187,13 @@ class _Grid:
         squares = total - self.scale * with_y - self.floor * of_y
         self.squares = np.where(self.scale > 0, np.maximum(squares, 1e-10 * total), np.inf)
 
-    def variance(self, chosen: tuple[Rows, Rows, Rows], shape: Array) -> Array:
-        """Variance [S, n] of what the ``chosen`` say at ``shape`` [S, n], per variance of a point of weight 1."""
-        square, linear, determinant = (
-            part[chosen][:, None] for part in (self._square, self._linear, self._determinant)
+    @property
+    def variance(self) -> tuple[Array, Array, Array]:
+        """What a form's square, the form and 1 count [G, K, R] in the variance of a prediction, per variance of a point
+        of weight 1."""
+        free = 1 / self._determinant
+        return (
+            np.where(self._at_zero, 1 / self._square, self._ones * free),
+            np.where(self._at_zero, 0.0, -2 * self._linear * free),
+            np.where(self._at_zero, 0.0, self._square * free),
         )
-        free = (shape**2 * self._ones - 2 * shape * linear + square) / determinant
-        return np.where(self._at_zero[chosen][:, None], shape**2 / square, free)

@@ -24,8 +24,11 @@ MOST_ORIGINS = 12
 FIRST_LOOK, SEARCH, SHARE, FINISH = 10, 100, 15, 200
 """Steps of the four stages of a search."""
 KEPT = 5
-MOST_TOGETHER = 400
-"""Points of curves that are searched together: of more, the arrays no longer stay near the processor."""
+MOST_TOGETHER = 6400
+"""Points of curves that are searched together."""
+SCALE = 1e-4
+BLOCK = 12_000
+"""Points evaluated at once: of more, the arrays no longer stay near the processor."""
 
 
 @dataclass(frozen=True)
@@ -132,15 +135,47 @@ def origins(x: Array) -> Counts:
 
 @dataclass(frozen=True)
 class _Curves(Loss):
-    """The loss of several curves: ``columns`` [V, C, n], ``y`` [C, n], and ``curve`` [W], whose a weighting is."""
+    """Half the mean squares of the first points of several curves: ``columns`` [V, C, n] and ``y`` [C, n].
+
+    ``curve`` [W] says whose a weighting is, and ``seen`` [W] how many of its points count.
+    """
 
     curve: Counts = field(kw_only=True)
+    seen: Counts = field(kw_only=True)
 
-    def residuals(self, theta: Array, rows: Rows | None = None) -> tuple[Array, Array]:
-        """Residuals [K, n] of log y and the law's gradient [K, n, P]."""
-        curve = self.curve[rows]
-        log_value, jacobian = self.law.evaluate(theta, self.columns[:, curve])
-        return np.log(self.y[curve]) - log_value, jacobian
+    @property
+    def scale(self) -> float:
+        """What a loss is divided by: the same whatever curves are searched together."""
+        return SCALE
+
+    def second_order(self, theta: Array, rows: Rows) -> tuple[Array, Array, Array]:
+        """Loss [K], gradient [K, P] and Gauss-Newton curvature [K, P, P], each over ``scale``.
+
+        Searches that have seen alike many points are evaluated together, at these points alone.
+        """
+        number, parameters = theta.shape
+        total, gradient = np.empty(number), np.empty((number, parameters))
+        curvature = np.empty((number, parameters, parameters))
+        seen = self.seen[rows]
+        order = np.argsort(seen, kind="stable")
+        begin = 0
+        while begin < number:
+            end = min(begin + max(1, BLOCK // int(seen[order[begin]])), number)
+            some = order[begin:end]
+            most = int(seen[some[-1]])
+            residual, jacobian = self._residuals(theta[some], self.curve[rows[some]], most)
+            weight = (np.arange(most) < seen[some, None]) / (seen[some, None] * self.scale)
+            weighted = jacobian * weight[:, None]
+            total[some] = (weight * residual**2).sum(axis=1) / 2
+            gradient[some] = -(weighted @ residual[..., None])[..., 0]
+            curvature[some] = weighted @ jacobian.transpose(0, 2, 1)
+            begin = end
+        return total, gradient, curvature
+
+    def _residuals(self, theta: Array, curve: Counts, most: int) -> tuple[Array, Array]:
+        """Residuals [K, n] of log y at the first ``most`` points, and the law's gradient [K, P, n]."""
+        log_value, jacobian = self.law.evaluate(theta, self.columns[:, curve, :most])
+        return np.log(self.y[curve, :most]) - log_value, np.ascontiguousarray(jacobian.transpose(0, 2, 1))
 
 
 def fit_from(law: Law, curves: Sequence[Asked], seen: Sequence[Counts]) -> list[Array]:
@@ -172,9 +207,8 @@ def fit_from(law: Law, curves: Sequence[Asked], seen: Sequence[Counts]) -> list[
 
 def _loss(law: Law, curves: Sequence[Asked], seen: Sequence[Counts]) -> _Curves:
     x, y = np.array([curve.x for curve in curves]), np.array([curve.y for curve in curves])
-    counts = np.concatenate(seen)[:, None]
     curve = np.repeat(np.arange(len(curves)), [len(counts_of_curve) for counts_of_curve in seen])
-    return _Curves(law, x[None], y, (np.arange(x.shape[1]) < counts) / counts, SQUARED, curve=curve)
+    return _Curves(law, x[None], y, np.empty(0), SQUARED, curve=curve, seen=np.concatenate(seen))
 
 
 def _kept(loss: Loss, theta: Array, rows: Counts, steps: int, number: int) -> tuple[Array, Counts, Array]:

@@ -43,6 +43,12 @@ class _Tested:
     """The longest, as a ratio of x."""
 
 
+@dataclass(frozen=True)
+class _How:
+    confidence: float
+    of_one_point: bool
+
+
 def forecast_scheduled(
     x: ArrayLike,
     y: ArrayLike,
@@ -51,12 +57,14 @@ def forecast_scheduled(
     *,
     planned: Planned | None = None,
     confidence: float = CONFIDENCE,
+    of_one_point: bool = True,
 ) -> Forecast | NoFit:
     """Continue a curve ``y`` [n] > 0 along ``x`` [n] > 0, known while its learning rate was ``rate`` [n].
 
     Rows without a y hold the rates that are to come, unless ``planned`` states them. ``at`` [m] are places within
-    these, by default the last. Points of the warm-up count for the sum of rates only. Returns why not, where the
-    points or the rates cannot carry a forecast. Raises ``UserError`` where ``planned`` contradicts the known rates.
+    these, by default the last. Points of the warm-up count for the sum of rates only. Intervals hold one further point
+    with its noise, or else (not ``of_one_point``) the mean of many. Returns why not, where the points or the rates
+    cannot carry a forecast. Raises ``UserError`` where ``planned`` contradicts the known rates.
     """
     every_x, every_y, rates = (np.asarray(column, dtype=float) for column in (x, y, rate))
     known = np.isfinite(every_x) & np.isfinite(every_y) & np.isfinite(rates)
@@ -83,10 +91,11 @@ def forecast_scheduled(
     if problem is not None:
         return NoFit(problem)
     order = np.argsort(every_x[past], kind="stable")
-    return _told(schedule, every_x[past][order], every_y[past][order], places, confidence, left_out)
+    how = _How(confidence, of_one_point)
+    return _told(schedule, every_x[past][order], every_y[past][order], places, how, left_out)
 
 
-def _told(schedule: Schedule, x: Array, y: Array, places: Array, confidence: float, left_out: int) -> Forecast | NoFit:
+def _told(schedule: Schedule, x: Array, y: Array, places: Array, how: _How, left_out: int) -> Forecast | NoFit:
     together = -(-len(x) // MOST_POINTS)
     mean_x, mean_y = (np.exp(_averaged(np.log(column), together)) for column in (x, y))
     all_features = features(schedule, np.append(mean_x, places))
@@ -95,8 +104,9 @@ def _told(schedule: Schedule, x: Array, y: Array, places: Array, confidence: flo
     if law is None:
         return NoFit("y does not fall as the learning rate adds up; the laws of a schedule do not hold for it")
     value = law.mean[len(mean_x) :]
-    spread = np.sqrt(law.variance[len(mean_x) :] / value**2 * tested.widening**2 + law.scatter * together)
-    half = special.stdtrit(law.freedom, 0.5 + confidence / 2) * spread
+    of_point = law.scatter * together * how.of_one_point
+    spread = np.sqrt(law.variance[len(mean_x) :] / value**2 * tested.widening**2 + of_point)
+    half = special.stdtrit(law.freedom, 0.5 + how.confidence / 2) * spread
     if half.max() > np.log(WIDEST):
         return NoFit(f"the points leave the end open by more than a factor of {WIDEST:g}; wait for more of the curve")
     warnings = (
@@ -109,7 +119,7 @@ def _told(schedule: Schedule, x: Array, y: Array, places: Array, confidence: flo
         y=value,
         low=value * np.exp(-half),
         high=value * np.exp(half),
-        confidence=confidence,
+        confidence=how.confidence,
         shares={"multi-power": 1.0},
         beyond=float(places.max() / x[-1]),
         tested=tested.distance,

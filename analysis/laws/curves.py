@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from scipy.special import expit
 
-from analysis.laws.law import NEGLIGIBLE, Array, Law, Parameter, coefficients, line, log_sum
+from analysis.laws.law import NEGLIGIBLE, Array, Law, Parameter, coefficients, line, log_sum, softplus
 
 EXPONENTS = (0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 1.8)
 PLACES = (0.02, 0.2, 0.5, 0.8)
@@ -34,9 +33,10 @@ def offset(theta: Array, columns: Array) -> tuple[Array, Array]:
 def shifted(theta: Array, columns: Array) -> tuple[Array, Array]:
     """``log(A (x + s)^-alpha)``; theta is (log A, alpha, log s)."""
     log_x = np.log(columns[0])
-    away = np.logaddexp(log_x, theta[:, 2:3])
+    rise, share, _ = softplus(theta[:, 2:3] - log_x)
+    away = log_x + rise
     value = theta[:, :1] - theta[:, 1:2] * away
-    gradient = [np.ones_like(value), -away, -theta[:, 1:2] * np.exp(theta[:, 2:3] - away)]
+    gradient = [np.ones_like(value), -away, -theta[:, 1:2] * share]
     return value, np.stack(gradient, axis=-1)
 
 
@@ -51,8 +51,8 @@ def saturating(theta: Array, columns: Array) -> tuple[Array, Array]:
     """``log(C / (1 + (k / x)^alpha))``; theta is (log C, log k, alpha)."""
     away = theta[:, 1:2] - np.log(columns[0])
     exponent = theta[:, 2:3] * away
-    share = expit(exponent)
-    value = theta[:, :1] - np.logaddexp(0.0, exponent)
+    rise, share, _ = softplus(exponent)
+    value = theta[:, :1] - rise
     return value, np.stack([np.ones_like(value), -share * theta[:, 2:3], -share * away], axis=-1)
 
 
@@ -60,9 +60,10 @@ def sigmoid(theta: Array, columns: Array) -> tuple[Array, Array]:
     """``log(low + (high - low) / (1 + exp(k (x - x0))))``; theta is (log low, log(high - low), k, x0)."""
     low, span, k, middle = (theta[:, i : i + 1] for i in range(4))
     away = columns[0] - middle
-    rise = span - np.logaddexp(0.0, k * away)
+    fall, beyond, _ = softplus(k * away)
+    rise = span - fall
     value, (base, share) = log_sum(np.stack([np.broadcast_to(low, rise.shape), rise]))
-    slope = share * expit(k * away)
+    slope = share * beyond
     return value, np.stack([base, share, -slope * away, slope * k], axis=-1)
 
 

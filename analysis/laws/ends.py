@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from scipy.special import expit
 
-from analysis.laws.law import NEGLIGIBLE, Array, Law, Parameter, line, log_sum
+from analysis.laws.law import NEGLIGIBLE, Array, Law, Parameter, line, log_sum, softplus
 
 PLACES = (0.1, 0.4, 0.7, 1.0, 1.5)
 """Where along log x the level may begin, as fractions of the range."""
@@ -35,9 +34,11 @@ _BEND = (
 
 def levelling(theta: Array, columns: Array) -> tuple[Array, Array]:
     """``log(A (1/x + 1/s)^alpha)``; theta is (log A, alpha, log s)."""
-    away = np.logaddexp(-np.log(columns[0]), -theta[:, 2:3])
+    log_x = np.log(columns[0])
+    bend, share, _ = softplus(log_x - theta[:, 2:3])
+    away = bend - log_x
     value = theta[:, :1] + theta[:, 1:2] * away
-    gradient = [np.ones_like(value), away, -theta[:, 1:2] * np.exp(-theta[:, 2:3] - away)]
+    gradient = [np.ones_like(value), away, -theta[:, 1:2] * share]
     return value, np.stack(gradient, axis=-1)
 
 
@@ -51,10 +52,10 @@ def m4(theta: Array, columns: Array) -> tuple[Array, Array]:
     log_e, log_s, log_beta, c, log_alpha = (theta[:, i : i + 1] for i in range(5))
     alpha = np.exp(log_alpha)
     z = _root(log_beta - c * log_x, alpha)
-    below, rate = np.logaddexp(0.0, z), expit(-z) + alpha * expit(z)
+    below, share_of_p, rest = softplus(z)
     fall = log_s + z - below
     value, (floor, share) = log_sum(np.stack([np.broadcast_to(log_e, fall.shape), fall]))
-    by_right = share * expit(-z) / rate  # d log y / d right
+    by_right = share * rest / (rest + alpha * share_of_p)  # d log y / d right
     gradient = [
         floor,
         share,
@@ -72,8 +73,8 @@ def _root(right: Array, alpha: Array) -> Array:
     left = np.arange(len(z))  # each root is looked for until it is exact, whatever the others need
     for _ in range(NEWTON_STEPS):
         now, steep = z[left], alpha[left]
-        below, share = np.logaddexp(0.0, now), expit(now)
-        step = (now - below + steep * below - target[left]) / (1 - share + steep * share)
+        below, share, rest = softplus(now)
+        step = (now - below + steep * below - target[left]) / (rest + steep * share)
         z[left] = now - np.clip(step, -LONGEST_STEP, LONGEST_STEP)
         left = left[np.abs(step) > EXACT * (1 + np.abs(now))]
         if not len(left):
@@ -97,16 +98,17 @@ def _m4_starts(columns: Array, y: Array) -> Array:
     intercept, slope = line(log_x, y)
     span = np.log(y.max() / NEGLIGIBLE)
     starts = [[np.log(NEGLIGIBLE * y.min()), span, intercept - span, -slope, 0.0]]
-    for low, high, alpha in itertools.product(FLOORS, TOPS, ALPHAS):
-        floor = low * y.min()
-        span = high * y.max() - floor
-        share = (y - floor) / span
-        weight = (y - floor) / y
-        right = np.log(share) - alpha * np.log1p(-share)
-        design = np.stack([np.ones_like(log_x), -log_x], axis=1) * weight[:, None]
-        level, c = np.linalg.lstsq(design, right * weight, rcond=None)[0]
-        starts.append([np.log(floor), np.log(span), level, c, np.log(alpha)])
-    return np.array(starts)
+    low, high, alpha = np.array(list(itertools.product(FLOORS, TOPS, ALPHAS))).T
+    floor = low * y.min()
+    span = high * y.max() - floor
+    share, weight = (y - floor[:, None]) / span[:, None], ((y - floor[:, None]) / y) ** 2
+    weight = weight / weight.sum(axis=1, keepdims=True)
+    right = np.log(share) - alpha[:, None] * np.log1p(-share)
+    middle = weight @ log_x
+    away = log_x - middle[:, None]
+    c = -(weight * away * right).sum(axis=1) / np.maximum((weight * away**2).sum(axis=1), 1e-300)
+    level = (weight * right).sum(axis=1) + c * middle
+    return np.vstack([starts, np.column_stack([np.log(floor), np.log(span), level, c, np.log(alpha)])])
 
 
 LEVELLING = Law(
@@ -133,7 +135,7 @@ def bent(theta: Array, columns: Array) -> tuple[Array, Array]:
     log_b, c0, c1, log_d, log_f = (theta[:, i : i + 1] for i in range(5))
     width = np.exp(log_f)
     bend = (log_x - log_d) / width
-    soft, beyond = np.logaddexp(0.0, bend), expit(bend)
+    soft, beyond, _ = softplus(bend)
     value = log_b - c0 * log_x - c1 * width * soft
     gradient = [
         np.ones_like(value),
@@ -156,13 +158,12 @@ def _bent_above(floor: float, log_x: Array, y: Array) -> list[list[float]]:
     """Starts of the bent law for what lies above ``floor``: bends on a grid, the rest by least squares of log y."""
     above = y - floor
     weight = above / y  # an error of log(y - floor) counts as the error of log y that it is
-    starts = []
-    for place, width in itertools.product(BEND_PLACES, WIDTHS):
-        bend = log_x.min() + place * np.ptp(log_x)
-        shapes = [np.ones_like(log_x), -log_x, -width * np.logaddexp(0.0, (log_x - bend) / width)]
-        design = np.stack(shapes, axis=1) * weight[:, None]
-        log_b, before, after = np.linalg.lstsq(design, np.log(above) * weight, rcond=None)[0]
-        starts.append([log_b, before, after, bend, np.log(width)])
+    place, width = np.array(list(itertools.product(BEND_PLACES, WIDTHS))).T
+    bend = log_x.min() + place * np.ptp(log_x)
+    soft = softplus((log_x - bend[:, None]) / width[:, None])[0]
+    shapes = np.stack([np.ones_like(soft), np.broadcast_to(-log_x, soft.shape), -width[:, None] * soft], axis=-1)
+    solved = np.linalg.pinv(shapes * weight[:, None], rcond=np.finfo(float).eps * len(y)) @ (np.log(above) * weight)
+    starts: list[list[float]] = np.column_stack([solved, bend, np.log(width)]).tolist()
     return starts
 
 

@@ -1,1 +1,6 @@
-"""The best value of a setting that was swept at several sizes, and the law through these."""
+"""The best value of a setting that was swept at several sizes, and the law through these; ``analysis.optimum(df, ...)``
+from Python."""
+
+from analysis import callable_module
+
+callable_module(__name__)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from analysis.fit import arguments, display
 from analysis.fit.student import Interval, NoFit
+from analysis.fit.table import Table as DataTable
 from analysis.fit.table import read_table
 from analysis.optimum.sweep import Common, Curve, Law, Sweep, as_json, sweep
 from nepa_scale.utils.arguments import grammar, option
@@ -43,27 +44,37 @@ GRAMMAR = grammar(
 @command(GRAMMAR)
 def main(given: OptimumSettings) -> int:
     """Find the best values and print; returns the exit code."""
-    found, left_out = _read(given)
-    common, law = found.common(), _law(found)
+    found = answer(given, read_table(given.table).where(given.where))
     if given.json:
-        print_json(as_json(found, common, law, left_out))
+        print_json(as_json(*found))
     else:
-        _show(given, found, common, law, left_out)
+        show(display.console(), given, *found)
     return 0
 
 
-def _read(given: OptimumSettings) -> tuple[Sweep, int]:
+Answer = tuple[Sweep, Common | NoFit, Law | NoFit, int]
+
+
+def answer(given: OptimumSettings, table: DataTable) -> Answer:
+    """The curves, one value for all of them, the law through them, and how many rows were left out.
+
+    Raises ``UserError``.
+    """
+    found, left_out = _read(given, table)
+    return found, found.common(), _law(found), left_out
+
+
+def _read(given: OptimumSettings, table: DataTable) -> tuple[Sweep, int]:
     """The curves of complete rows, and how many rows are not. Raises ``UserError``."""
-    table = read_table(given.table).where(given.where)
     x, y = table.positive(given.x), table.numbers(given.y)
     names = np.full(len(x), ALL, dtype=object) if given.by is None else table.texts(given.by)
     whole = ~np.isnan(x) & ~np.isnan(y) & np.array([bool(str(name).strip()) for name in names])
     if not whole.any():
         told = ", ".join(filter(None, (given.x, given.y, given.by)))
-        raise UserError(f"{given.table}: no row has all of {told}")
+        raise UserError(f"{table.path}: no row has all of {told}")
     found = sweep(x[whole], (-y if given.highest else y)[whole], names[whole])
     if isinstance(found, NoFit):
-        raise UserError(f"{given.table}: {found.reason}")
+        raise arguments.NotPossible(f"{table.path}: {found.reason}")
     return found, int((~whole).sum())
 
 
@@ -77,8 +88,15 @@ def _law(found: Sweep) -> Law | NoFit:
     return found.law(sizes)
 
 
-def _show(given: OptimumSettings, found: Sweep, common: Common | NoFit, law: Law | NoFit, left_out: int) -> None:
-    console = display.console()
+def show(
+    console: Console,
+    given: OptimumSettings,
+    found: Sweep,
+    common: Common | NoFit,
+    law: Law | NoFit,
+    left_out: int,
+) -> None:
+    """Print the best value of each size, one for all, and the law."""
     table = Table(given.by or "", "values", "tried", f"best {given.x}", "95% interval", "note")
     for one in found.curves:
         x = one.points.x

@@ -2,7 +2,8 @@
 the size.
 
 How much worse the fit of all valleys becomes with their lowest places held is an F statistic; with parabolas and normal
-noise it is exact (Fieller 1954). The noise is one for all sizes.
+noise it is exact (Fieller 1954). The noise is one for all sizes. One value for all is tested over all forms that the
+valleys may have (``any_form``).
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from scipy import special
 
 from analysis.fit.student import CONFIDENCE, Interval, NoFit, finite
 from analysis.laws.law import Array
+from analysis.optimum.any_form import shared_place
 from analysis.optimum.valley import (
+    FEWEST_SPARE,
     FEWEST_VALUES,
     NO_NOISE,
     PARABOLA,
-    ROUNDING,
     STEPS,
     Curve,
     Form,
@@ -33,6 +35,7 @@ from analysis.optimum.valley import (
     least_over,
     minimum_between,
     points_of,
+    smallest_variance,
 )
 
 
@@ -100,10 +103,14 @@ class Sweep:
         rest, place = self._least(together)
         limit = rest + float(special.fdtri(1, self.left, CONFIDENCE))
         ends = interval_about(lambda places: self._rest(places, together, self.curves), limit, place, self._reach)
-        p_none = float(special.fdtrc(count, self.left, rest / count))
-        return Common(
-            math.exp(place), None if self.bent else exponential(ends), p_none, self._p_apart(math.log(self.step))
-        )
+        interval, apart = None if self.bent else exponential(ends), math.log(self.step)
+        sizes = [curve.points for curve in self.curves]
+        spare = sum(len(size.x) - FEWEST_VALUES for size in sizes)
+        if spare < FEWEST_SPARE:
+            p_none = float(special.fdtrc(count, self.left, rest / count))
+            return Common(math.exp(place), interval, p_none, self._p_apart(apart))
+        shared = shared_place(sizes, apart, spare)
+        return Common(math.exp(place), interval, shared.p_one, shared.p_apart)
 
     def law(self, sizes: ArrayLike) -> Law | NoFit:
         """The power of ``sizes`` [k], one of each curve, that the best values follow.
@@ -177,8 +184,8 @@ def sweep(x: ArrayLike, y: ArrayLike, names: ArrayLike) -> Sweep | NoFit:
         return NoFit(f"no size has {FEWEST_VALUES} values")
     form, left = form_of(list(able.values()))
     lowest = {name: points.lowest(form) for name, points in able.items()}
-    rounding = ROUNDING * max(float(np.ptp(points.y)) for points in able.values())
-    variance = max(sum(least for least, _ in lowest.values()) / left, rounding**2, 1e-300) if left else math.nan
+    smallest = smallest_variance(list(able.values()))
+    variance = max(sum(least for least, _ in lowest.values()) / left, smallest) if left else math.nan
     curves = tuple(Curve(name, able[name], form, *lowest[name], variance, left) for name in able)
     return Sweep(curves, tuple(name for name in points_by_name if name not in able))
 

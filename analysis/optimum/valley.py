@@ -25,6 +25,9 @@ MISFIT = 0.05
 POWERS, TILTS = (1.0, 1.5, 2.0, 3.0), (-1.0, -0.5, 0.0, 0.5, 1.0)
 """Of other forms; the tilt is over the range of the values tried."""
 
+FEWEST_SPARE = 3
+"""With fewer degrees of freedom no other form is looked for: its parameters must leave something over."""
+
 ROUNDING = 1e-9
 """Residuals of this share of the range of y are rounding."""
 
@@ -148,6 +151,17 @@ def points_of(x: Array, y: Array) -> Points:
     return Points(tried, np.bincount(which, weights=y) / runs, runs)
 
 
+def smallest_variance(points: Sequence[Points]) -> float:
+    """Of rounding; noise is at least as large."""
+    return max((ROUNDING * max(float(np.ptp(size.y)) for size in points)) ** 2, 1e-300)
+
+
+def family(points: Sequence[Points]) -> list[Form]:
+    """All forms that valleys may have."""
+    widest = max(math.log(size.x[-1] / size.x[0]) for size in points)
+    return [Form(power, tilt / widest) for power, tilt in product(POWERS, TILTS)]
+
+
 def form_of(points: Sequence[Points]) -> tuple[Form, int]:
     """The form of all valleys, and how many degrees of freedom it leaves: a parabola unless that misfits (F test)."""
     left = sum(len(size.x) for size in points) - 3 * len(points)
@@ -155,14 +169,11 @@ def form_of(points: Sequence[Points]) -> tuple[Form, int]:
     def squares(form: Form) -> float:
         return sum(float(size.squares(form, np.linspace(*size.reach, COARSE)).min()) for size in points)
 
-    if left < 3:  # two more parameters must leave something over
+    if left < FEWEST_SPARE:
         return PARABOLA, left
-    widest = max(math.log(size.x[-1] / size.x[0]) for size in points)
-    squares_by_form = {
-        form: squares(form) for form in (Form(power, tilt / widest) for power, tilt in product(POWERS, TILTS))
-    }
+    squares_by_form = {form: squares(form) for form in family(points)}
     best = min(squares_by_form, key=lambda form: squares_by_form[form])
-    rest = max(squares_by_form[best], (ROUNDING * max(float(np.ptp(size.y)) for size in points)) ** 2, 1e-300)
+    rest = max(squares_by_form[best], smallest_variance(points))
     bent = (
         special.fdtrc(2, left - 2, (squares_by_form[PARABOLA] - squares_by_form[best]) / 2 / (rest / (left - 2)))
         < MISFIT

@@ -44,6 +44,7 @@ from analysis.reporting.html.page import (
     class_iou_table,
     comparison_table,
     data_uri,
+    expected_of,
     fill,
     result_table,
     states_table,
@@ -68,6 +69,8 @@ class Cell:
     state: str
     progress: str
     error: str
+    expected: str = ""
+    """What a pre-training under way is expected to end with."""
 
 
 State = tuple[str, str, str, dict[str, Cell]]
@@ -214,15 +217,15 @@ def _states(study: Study) -> list[State]:
     for row in study.tried[names].to_dict("records"):
         start = text.MISSING if pd.isna(row["init"]) else str(row["init"])
         new: State = (str(row["label"]), start, str(row["run_id"]), {})
-        states.setdefault(str(row["run_id"]), new)[3][str(row["task"])] = _cell(row)
+        states.setdefault(str(row["run_id"]), new)[3][str(row["task"])] = _cell(row, expected_of(study, row))
     rank = {label: i for i, label in enumerate(label_order(study))}
     return sorted(states.values(), key=lambda row: (rank[row[0]], row[1], row[2]))
 
 
-def _cell(row: Mapping[Any, Any]) -> Cell:
+def _cell(row: Mapping[Any, Any], expected: str) -> Cell:
     step, total = row["step"], row["steps_total"]
     progress = "" if pd.isna(step) or pd.isna(total) else f"step {step} of {total}"
-    return Cell(str(row["state"]), progress, "" if pd.isna(row["error"]) else str(row["error"]))
+    return Cell(str(row["state"]), progress, "" if pd.isna(row["error"]) else str(row["error"]), expected)
 
 
 def _varied(study: Study) -> list[tuple[str, str]]:

@@ -56,8 +56,9 @@ def named_state(task: TaskStatus) -> str:
 
 
 def running_table(plan: Plan, tasks: Sequence[TaskStatus]) -> Table:
-    """The running tasks: step, loss, speed, and time left."""
-    shown = table("under way", ("step", "loss", "images/s", "time left"))
+    """The running tasks: step, loss, speed, time left, and with what pre-trainings are expected to end."""
+    expected = ("final loss", "final skill") if any(task.expected for task in tasks) else ()
+    shown = table("under way", ("step", "loss", "images/s", "time left", *expected))
     titles = plan.titles
     for task in tasks:
         shown.add_row(
@@ -66,8 +67,21 @@ def running_table(plan: Plan, tasks: Sequence[TaskStatus]) -> Table:
             "" if task.loss is None else f"{task.loss:.4g}",
             "" if task.images_per_second is None else count_text(task.images_per_second),
             duration_text(task.eta_seconds),
+            *(_expected_text(task, heading.split()[-1]) for heading in expected),
         )
     return shown
+
+
+def _expected_text(task: TaskStatus, what: str) -> str:
+    """A value that is to come, with its interval; empty of a task of which none is expected."""
+    told = (task.expected or {}).get(what)
+    if told is None:
+        return ""
+    return (
+        "not yet"
+        if "reason" in told
+        else f"{told['value']:.3f} ({told['interval'][0]:.3f} .. {told['interval'][1]:.3f})"
+    )
 
 
 def results_table(plan: Plan, study_dir: Path) -> Table:

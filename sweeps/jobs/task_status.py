@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nepa_scale.config.registry import PRETRAIN
 from nepa_scale.run_dir.status import Status, read_status
 from sweeps.plan.plan import Plan, PlannedRun, run_dir
 
 TAIL_BYTES = 16_384
 LOST = "lost"
+LOOKS = 100
+"""What a pre-training will end with is forecast anew whenever another of so many parts of it is done."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,9 @@ class TaskStatus:
     eta_seconds: float | None
     reason: str | None
     updated_at: str | None
+    expected: dict[str, Any] | None = None
+    """Of a pre-training under way: the ``loss`` and ``skill`` that it is expected to end with, each a ``value`` with
+    its ``interval`` and ``confidence``, or the ``reason`` why none can be told yet."""
 
     @property
     def key(self) -> str:
@@ -43,6 +50,21 @@ class TaskStatus:
 def as_lost(task: TaskStatus, reason: str) -> TaskStatus:
     """``task`` marked as lost, for ``reason``."""
     return dataclasses.replace(task, state=LOST, eta_seconds=None, reason=reason)
+
+
+def with_expected(task: TaskStatus, study_dir: Path) -> TaskStatus:
+    """``task`` with what it is expected to end with, if it is a pre-training under way."""
+    if task.task != PRETRAIN.name or task.state != "running" or not task.step or not task.steps_total:
+        return task
+    done = LOOKS * task.step // task.steps_total
+    return dataclasses.replace(task, expected=_expected(run_dir(study_dir, task.run_id), task.steps_total, done))
+
+
+@functools.cache
+def _expected(directory: Path, steps: int, done: int) -> dict[str, Any]:
+    from analysis.forecast.running import expected_end  # pandas and scipy, which the other answers do without
+
+    return expected_end(directory, steps).as_json()
 
 
 def task_statuses(plan: Plan, study_dir: Path) -> list[TaskStatus]:

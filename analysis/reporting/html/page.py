@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import itertools
 import re
@@ -18,12 +19,13 @@ from markupsafe import Markup, escape
 from analysis.findings import text
 from analysis.findings.comparison import Comparison
 from analysis.findings.series import ARMS, label_order, leading, noun, starts
+from analysis.forecast.running import expected_end
 from analysis.reporting.figures.drawing import to_svg
 from analysis.reporting.figures.plots import Plot
 from analysis.study.files import number
 from analysis.study.grouping import CHOSEN
 from analysis.study.records import FINISHED, Study
-from nepa_scale.config.registry import SEGMENT, SPECS, spec
+from nepa_scale.config.registry import PRETRAIN, SEGMENT, SPECS, spec
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_OPEN = 40
@@ -127,9 +129,24 @@ def states_table(study: Study) -> Table:
     for row in rows[["label", "init", "run_id", "task", "state", "step", "steps_total", "error"]].to_dict("records"):
         steps = text.MISSING if pd.isna(row["step"]) else f"{row['step']} of {row['steps_total']}"
         texts = [text.MISSING if pd.isna(row[name]) else str(row[name]) for name in ("init", "run_id", "task", "state")]
-        cells.append([str(row["label"]), *texts, steps, "" if pd.isna(row["error"]) else str(row["error"])])
-    head = [noun(study), "start", "run", "task", "state", "step", "why"]
+        why = "" if pd.isna(row["error"]) else str(row["error"])
+        cells.append([str(row["label"]), *texts, steps, " ".join(filter(None, (why, expected_of(study, row))))])
+    head = [noun(study), "start", "run", "task", "state", "step", "why, or how it is expected to end"]
     return Table("Tasks that are not finished", head, in_order(study, cells), text_columns=5, words_last=True)
+
+
+def expected_of(study: Study, row: Mapping[Any, Any]) -> str:
+    """What a pre-training under way is expected to end with; empty of other tasks, and where it cannot be told yet."""
+    if row["task"] != PRETRAIN.name or row["state"] != "running" or pd.isna(row["step"]) or pd.isna(row["steps_total"]):
+        return ""
+    told = _expected(study.path / "runs" / str(row["run_id"]), int(row["steps_total"]), int(row["step"]))
+    return f"expected to end with {told} ({text.LEVEL} intervals)" if told else ""
+
+
+@functools.lru_cache(maxsize=1000)
+def _expected(run_dir: Path, steps: int, step: int) -> str:
+    """What is expected after ``step`` steps, of which a page tells in several places."""
+    return expected_end(run_dir, steps).told if 0 < step < steps else ""
 
 
 def class_iou_table(study: Study) -> Table | None:

@@ -16,6 +16,8 @@ import analysis as nepa_analysis
 from analysis.fit.__main__ import main
 from analysis.fit.estimate import fit_law
 from analysis.fit.student import NoFit
+from analysis.forecast.__main__ import main as forecast_command
+from analysis.optimum.__main__ import main as optimum_command
 from nepa_scale.utils.errors import UserError
 
 analysis: Any = nepa_analysis
@@ -81,6 +83,46 @@ def test_its_siblings(frame: pd.DataFrame) -> None:
     minima = analysis.isoflop(pd.DataFrame(rows), c="c", n="n", y="loss")
     assert minima.law.exponent == pytest.approx(0.5) and minima.predict(1e22) == pytest.approx(3e9)
     assert minima.to_frame()["n"].notna().all() and "N* ~ C^0.5" in repr(minima)
+
+
+def test_forecasts_of_a_frame(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The numbers and the text of the command, a curve for each value of a column, and the reason of what has none."""
+    x = np.geomspace(1e6, 1e9, 12)
+    noise = np.random.default_rng(1).normal(0, 0.005, 12)
+    curve = pd.DataFrame({"images": x, "loss": (0.3 + 20 * x**-0.3) * np.exp(noise), "run": "long"})
+    both = pd.concat([curve, curve.head(3).assign(run="short")], ignore_index=True)
+    answers = analysis.forecast(both, x="images", y="loss", at=[2e9, 4e9], by="run")
+    assert isinstance(answers["short"], NoFit) and "a forecast needs 6" in str(answers["short"])
+    frame = answers["long"].to_frame()
+    assert frame["images"].tolist() == [2e9, 4e9] and (frame["low"] < frame["loss"]).all()
+    assert answers["long"].plot().get_ylabel() == "loss, forecast"
+    path = tmp_path / "curve.csv"
+    curve.to_csv(path, index=False)
+    one = analysis.forecast(path, "images", "loss", 2e9)
+    words = [str(path), "x=images", "y=loss", "at=2e9"]
+    assert forecast_command([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [one.to_dict()]
+    assert forecast_command(words) == 0
+    assert repr(one) == capsys.readouterr().out.rstrip()
+    with pytest.raises(UserError, match="lr=COLUMN"):
+        analysis.forecast(curve, "images", "loss")
+
+
+def test_best_values_of_a_frame(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The best rate of each size as the command finds it, as an object and as a frame."""
+    rates, rng = 3e-3 * 2.0 ** np.arange(5), np.random.default_rng(0)
+    rows = [
+        {"lr": lr, "n": n, "skill": 0.5 - 0.01 * (np.log2(lr / 0.012) - i) ** 2 + rng.normal(0, 5e-4)}
+        for i, n in enumerate((1e6, 1e7))
+        for lr in rates
+    ]
+    best = analysis.optimum(pd.DataFrame(rows), x="lr", y="skill", by="n", highest=True)
+    assert best.to_frame()["best"].tolist() == pytest.approx([0.012, 0.024], rel=0.05)
+    path = tmp_path / "sweep.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    assert optimum_command([str(path), "x=lr", "y=skill", "by=n", "highest=true", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == best.to_dict()
+    assert isinstance(analysis.optimum(pd.DataFrame(rows[:2]), x="lr", y="skill"), NoFit)
 
 
 def test_what_cannot_be_fitted_says_why_when_asked(frame: pd.DataFrame) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.chain import main as chain
+from analysis.chain.__main__ import main as chain
 from analysis.fit.__main__ import main as fit
 from analysis.isoflop.__main__ import main as isoflop
 
@@ -68,6 +68,31 @@ def test_the_other_commands_have_it_too(table: Path, tmp_path: Path, capsys: pyt
     groups = json.loads(capsys.readouterr().out)["groups"]
     assert groups["one"]["law"]["n_exponent"]["value"] == pytest.approx(0.5)
     assert groups["two"]["law"]["n_exponent"]["value"] == pytest.approx(0.4)
+
+
+def test_rows_at_the_best_value_of_a_tuned_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each size at its best rate, with all its seeds, is what a table of these rows alone says; scores likewise."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"n": n, "lr": lr, "loss": 20 * n**-0.2 * (1 + 0.1 * abs(i - best)) * np.exp(rng.normal(0, 1e-3))}
+        for best, n in enumerate(np.geomspace(1e6, 1e9, 4))
+        for i, lr in enumerate((1e-3, 2e-3, 4e-3, 8e-3))
+        for _ in range(2)
+    ]
+    frame = pd.DataFrame(rows)
+    best = frame.iloc[[8 * size + 2 * size + seed for size in range(4) for seed in range(2)]]
+    path, alone = tmp_path / "tried.csv", tmp_path / "best.csv"
+    frame.assign(score=-frame["loss"] + 3).to_csv(path, index=False)
+    best.assign(score=-best["loss"] + 3).to_csv(alone, index=False)
+    words = ["--law", "power", "--x", "n", "--huber", "inf", "--bootstrap", "0", "--json"]
+    for more, y in ([["--tuned", "lr"], "loss"], [["--tuned", "lr", "--highest"], "score"]):
+        assert fit([str(path), *words, "--y", y, *more]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert fit([str(alone), *words, "--y", y]) == 0
+        expected = json.loads(capsys.readouterr().out)
+        assert found["parameters"] == expected["parameters"] and found["certificate"]["n"] == 8
+    assert fit([str(path), *words, "--y", "loss", "--highest"]) == 2
+    assert "highest=true needs tuned=COLUMN" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,10 @@ def interval(fit: Fit, name: str = "alpha") -> Interval:
 @pytest.mark.parametrize("confidence", [0.5, 0.95, 0.9999])
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_three_sizes_have_students_interval(seeds: int, confidence: float) -> None:
-    """Of the exponent and of one further size: one degree of freedom, however many seeds a size has."""
+    """Of the exponent: one degree of freedom, however many seeds a size has.
+
+    A further size has a wider one than Student's, as its noise may be of another size; the width is not twice that.
+    """
     x, t = np.geomspace(1e5, 1e8, 3), stats.t.ppf((1 + confidence) / 2, 1)
     log_y = np.log(4 * x**-0.2) + np.random.default_rng(0).normal(0, 0.02, 3)
     spread = np.repeat([[-0.003], [0.0], [0.003]], 3, axis=1) if seeds == 3 else np.zeros((1, 3))
@@ -49,7 +52,8 @@ def test_three_sizes_have_students_interval(seeds: int, confidence: float) -> No
         small = fit_power_law(x, y)
         assert isinstance(small, PowerLawFit)
         mine, theirs = fit.predict([[1e9]]), small.predict(1e9)
-        assert (mine.low[0], mine.high[0]) == pytest.approx((theirs.low, theirs.high), rel=1e-6)
+        width, students = np.log(mine.high[0] / mine.low[0]), np.log(theirs.high / theirs.low)
+        assert students < width < 2 * students
 
 
 @pytest.mark.parametrize("n", [3, 4, 5, 8, 20])

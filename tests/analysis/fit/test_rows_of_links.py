@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.chain import main
+from analysis.chain.__main__ import main
+from analysis.chain.two_step import Laws, Runs, TwoStep, fit_two_step
 from analysis.fit.estimate import Options
 from analysis.fit.loss import SQUARED
 from analysis.laws import LAWS
 from analysis.laws.law import Array
-from analysis.two_step import Laws, Runs, TwoStep, fit_two_step
 
 SIZES = np.geomspace(1e7, 1e9, 8)
 

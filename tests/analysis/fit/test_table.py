@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import chain
+from analysis.chain import __main__ as chain
 from analysis.fit import __main__ as fit
 from analysis.fit.table import read_table
 from analysis.forecast import __main__ as forecast

@@ -52,6 +52,17 @@ def test_json_has_a_forecast_or_a_reason_for_every_curve(table: Path, capsys: py
     assert [one["value"] for one in large["predictions"]] == pytest.approx(answer.y.tolist())
 
 
+def test_by_is_the_word_of_all_commands(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``by`` tells curves apart as ``group`` does; both together are refused, and so is a column without values."""
+    words = [str(table), *COLUMNS, "--at", "2e9", "--at", "4e9", "--json"]
+    assert main([*words, "--by", "model"]) == 0
+    by = json.loads(capsys.readouterr().out)
+    assert main([*words, "--group", "model"]) == 0
+    assert json.loads(capsys.readouterr().out) == by and len(by) == 3
+    assert main([*words, "--by", "model", "--group", "model"]) == 2
+    assert "say the same" in capsys.readouterr().err
+
+
 def test_frontier_takes_only_the_best_runs(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With --frontier a run that a cheaper one beats has no effect; the largest x may then be smaller."""
     rows = pd.read_csv(table).query("model == 'large'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import socket
@@ -178,6 +179,34 @@ def test_what_a_launch_is_starting_is_not_lost(tmp_path: Path, capsys: pytest.Ca
     assert status.main([str(tmp_path), "watch=true"]) == 0
     assert holder(runner.newcomer_dir(tmp_path)) is None
     assert "2 lost" in capsys.readouterr().out
+
+
+def test_what_pre_trainings_under_way_will_end_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the table and as JSON; too early it is not yet, and forecast=false leaves it out.
+
+    How good it is: tests/analysis/forecast/test_running.py.
+    """
+    planned = make_study(tmp_path, 2)
+    steps = range(10, 810, 10)
+    for run, seen in ((0, 500), (1, 30)):
+        rows = [
+            {"step": step, "images_seen": 32 * step, "loss": 2 * step**-0.5 - 1, "images_per_second": 9.0}
+            | {"lr": (1 + math.cos(math.pi * step / 800)) / 2}
+            for step in steps
+            if step <= seen
+        ]
+        write_task(tmp_path, run, "pretrain", Status("running", step=seen, steps_total=800), rows)
+        (tmp_path / "runs" / f"femto-{run}" / "config.yaml").write_text("pretrain: {schedule: cosine}\n")
+    told = [task.expected for task in status.look(planned, tmp_path, forecast=True)]
+    assert told[0] is not None and told[2] is not None and told[1] is told[3] is None
+    low, high = told[0]["loss"]["interval"]
+    assert low < told[0]["loss"]["value"] < high and "evaluations" in told[0]["skill"]["reason"]
+    assert "distinct x" in told[2]["loss"]["reason"]
+    assert status.main([str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "final loss" in shown and f"{told[0]['loss']['value']:.3f} (" in shown and "not yet" in shown
+    assert status.main([str(tmp_path), "forecast=false"]) == 0
+    assert "final loss" not in capsys.readouterr().out
 
 
 def test_what_has_just_ended_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

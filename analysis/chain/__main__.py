@@ -9,13 +9,20 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 
-from analysis import callable_module
+from analysis.chain.two_step import (
+    Laws,
+    Runs,
+    TwoStep,
+    TwoStepHeldOut,
+    fit_two_step,
+    hold_out_two_step,
+    two_step_as_json,
+)
 from analysis.fit import arguments, display, restricting
 from analysis.fit.student import NoFit
 from analysis.fit.table import Table as DataTable
 from analysis.laws import find_law
 from analysis.laws.law import Array
-from analysis.two_step import Laws, Runs, TwoStep, TwoStepHeldOut, fit_two_step, hold_out_two_step, two_step_as_json
 from nepa_scale.utils.arguments import grammar, option, read_number
 from nepa_scale.utils.cli import command
 from nepa_scale.utils.errors import UserError
@@ -73,6 +80,7 @@ def main(given: ChainSettings) -> int:
 def answer(given: ChainSettings, asked: Laws, table: DataTable) -> tuple[TwoStep, TwoStepHeldOut | None, Array | None]:
     """The chain, its test on held-out rows, and where to predict. Raises ``UserError``."""
     columns, at = arguments.names(asked.first, given, "first"), arguments.asked_places(asked.first, given.at)
+    table = arguments.tuned_rows(table, given, columns)
     options = arguments.options(given, table)
     mine = table.where(given.first_where, "first_where")
     runs = _runs(given, mine, columns)
@@ -148,6 +156,5 @@ def show(console: Console, given: ChainSettings, chain: TwoStep, held: TwoStepHe
             )
 
 
-callable_module(__name__)
 if __name__ == "__main__":
     sys.exit(main())

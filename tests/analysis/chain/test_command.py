@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.chain import main
+from analysis.chain.__main__ import main
 
 LINKS = ["--x", "params", "--through", "loss", "--y", "error", "--second", "power"]
 
