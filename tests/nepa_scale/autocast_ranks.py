@@ -24,7 +24,7 @@ from nepa_scale.optim.optimizer import build_optimizer, group_schedules
 from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.ds_config import resolve
 from nepa_scale.placement.planner import place
-from nepa_scale.tasks.pretrain import PretrainModule
+from nepa_scale.tasks.objectives.next_embedding import NextEmbedding
 from nepa_scale.tasks.task import NO_LAYER_DECAY
 
 IMAGE_SIZE, BATCH = 32, 8
@@ -50,7 +50,7 @@ def settings(steps: int, precision: str, stage: int, world_size: int) -> RunConf
     )
 
 
-def module_of(config: RunConfig) -> PretrainModule:
+def module_of(config: RunConfig) -> NextEmbedding:
     """The model with the same first weights every time."""
     torch.manual_seed(0)
     backbone = build_backbone(
@@ -59,7 +59,7 @@ def module_of(config: RunConfig) -> PretrainModule:
         layer_scale_init=config.model.layer_scale_init,
         xavier_init=True,
     )
-    return PretrainModule(backbone, config.pretrain)
+    return NextEmbedding(backbone, config.pretrain)
 
 
 def images(step: int, rank: int) -> Tensor:

@@ -19,7 +19,7 @@ from nepa_scale.optim.optimizer import NO_LAYER_DECAY, build_optimizer, group_sc
 from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.ds_config import resolve
 from nepa_scale.placement.planner import place
-from nepa_scale.tasks.pretrain import PretrainModule
+from nepa_scale.tasks.objectives.next_embedding import NextEmbedding
 
 CASES = ((0, "fp32"), (1, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16"))
 
@@ -44,7 +44,7 @@ def reads_of(stage: int, precision: str, world: World) -> dict[str, int]:
     words = ["model.size=femto", "pretrain.batch_size=8", "micro_batch_size=4", f"engine.precision={precision}"]
     config = parse([*words, f"engine.ds_config=zero{stage}", "engine.activation_checkpointing=false"])
     placement = place(config, "pretrain", 1, DeviceMemory(None, "not asked", on_gpu=False))
-    module = PretrainModule(build_backbone(config.model.architecture(), 32), config.pretrain)
+    module = NextEmbedding(build_backbone(config.model.architecture(), 32), config.pretrain)
     optimizer = build_optimizer(module, config.pretrain)
     schedules = group_schedules(optimizer.param_groups, config.pretrain, 10, NO_LAYER_DECAY)
     deepspeed, device = resolve(config, "pretrain", placement), torch.device("cpu")
