@@ -157,6 +157,11 @@ def setting_problems(key: str, value: Any) -> list[str]:
     return _apply(tree, key, to_text(value)) or out_of_range(key, OmegaConf.select(tree, key), KEYS[key])
 
 
+def key_problems(key: str) -> list[str]:
+    """What is wrong with the key of a setting whose value is not known yet."""
+    return [] if key in (*KEYS, *SHORTHANDS, *RECIPE_KEYS) else [unknown_key(key)]
+
+
 def save(config: RunConfig, path: Path) -> None:
     """Write the resolved configuration as YAML that ``load`` turns into an equal object."""
     write_atomically(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True))

@@ -51,12 +51,11 @@ def folder_of(root: Path, name: str) -> Path:
 
 def fact_problems(name: str, given: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
     """(key, problem) of what is wrong with the facts of one data set."""
-    yield from (
-        (f"{name}.{key}", f"{name}: unknown fact '{key}'{nearest(str(key), FACTS)} (there are: {', '.join(FACTS)})")
-        for key in given
-        if key not in FACTS
-    )
-    yield from ((str(name), f"{name}: {key} is missing") for key in NEEDED if key not in given)
+    unknown = [key for key in given if key not in FACTS]
+    for key in unknown:
+        listed = ", ".join(FACTS)
+        yield f"{name}.{key}", f"{name}: unknown fact '{key}'{nearest(str(key), FACTS)} (there are: {listed})"
+    yield from ((str(name), f"{name}: {key} is missing") for key in NEEDED if not unknown and key not in given)
     for key, least, most in (
         *((key, 1, MOST_IMAGES) for key in NEEDED),
         *((key, 0, MAX_CLASSES) for key in OPTIONAL),
