@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 
-from analysis import callable_module
 from analysis.fit import arguments, display, restricting
 from analysis.fit.student import NoFit
 from analysis.fit.table import Table as DataTable
@@ -19,6 +18,7 @@ from analysis.two_step import Laws, Runs, TwoStep, TwoStepHeldOut, fit_two_step,
 from nepa_scale.utils.arguments import grammar, option, read_number
 from nepa_scale.utils.cli import command
 from nepa_scale.utils.errors import UserError
+from nepa_scale.utils.lazy import callable_module
 
 
 def read_anchor(text: str) -> tuple[float, float]:
@@ -148,6 +148,6 @@ def show(console: Console, given: ChainSettings, chain: TwoStep, held: TwoStepHe
             )
 
 
-callable_module(__name__)
+callable_module(__name__, "analysis.api.frames:chain")
 if __name__ == "__main__":
     sys.exit(main())

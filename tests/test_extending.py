@@ -232,8 +232,8 @@ from nepa_scale.train import main
 assert main(["task=turn", "init=scratch", "model=femto", "run_dir=run", "turn.steps=3", "turn.batch_size=8",
              "log.every=1", "log.trackers=[text]"]) == 0
 x = numpy.geomspace(1, 1e6, 8)
-fit = analysis.fit(pandas.DataFrame({"x": x, "y": 2 * (1 + numpy.log1p(x)) ** -0.5}), law="slow", x="x", y="y")
-assert abs(fit.parameters["b"] - 0.5) < 1e-6
+fit = analysis.fit(pandas.DataFrame({"x": x, "y": 2 / (1 + x / 300)}), law="halving", x="x", y="y")
+assert abs(fit.parameters["k"] - 300) < 1e-3, fit
 assert "errors.turn_accuracy" in with_errors(pandas.DataFrame({"metrics.turn_accuracy": [0.5]}))
 """
 

@@ -13,7 +13,6 @@ from typing import Any, get_args
 from nepa_scale.config.ladder import QkNorm
 from nepa_scale.utils.arguments import ANSWERS_IN_JSON, grammar_of_kinds, option
 from nepa_scale.utils.cli import command, print_json
-from nepa_scale.utils.errors import WeightsError
 from nepa_scale.utils.files import expand_home
 
 EXIT_DIFFERS = 1
@@ -90,18 +89,10 @@ def bring_in(chosen: ImportSettings) -> str:
 
 def give_out(chosen: ExportSettings) -> str:
     """Export; returns the line that says what was written. Raises ``UserError``."""
-    from nepa_scale.run_dir import paths
-    from nepa_scale.weights import convert, timm_layout
+    from nepa_scale.weights import convert
 
     convert.check_output(chosen.out)
-    if (chosen.source / paths.CONFIG_NAME).is_file():
-        weights = convert.read_run(chosen.source, task=chosen.task or "pretrain", ema=chosen.ema)
-    elif chosen.task or chosen.ema:
-        raise WeightsError(f"{chosen.source}: no run (no config.yaml), so task= and ema= have nothing to choose from")
-    elif timm_layout.is_timm_folder(chosen.source):
-        weights = convert.read_timm(chosen.source)
-    else:
-        raise WeightsError(f"{chosen.source}: neither a run (config.yaml) nor weights (config.json, model.safetensors)")
+    weights = convert.read(chosen.source, task=chosen.task, ema=chosen.ema)
     write = convert.write_timm if chosen.layout == "timm" else convert.write_authors
     write(weights, chosen.out)
     return f"{chosen.out}: {weights.description}"

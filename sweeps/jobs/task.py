@@ -48,9 +48,9 @@ def run_task(run_directory: str, task: str) -> None:
         _show_output(task_dir)
     if is_cancelled(task_dir):
         raise TaskNotFinishedError(CANCELLED)
-    from nepa_scale import train
+    from nepa_scale.train import main as train
 
-    code = train.main([f"config={run_directory}/config.yaml", f"task={task}", f"run_dir={run_directory}"])
+    code = train([f"config={run_directory}/config.yaml", f"task={task}", f"run_dir={run_directory}"])
     if not main and code == 0:
         return
     status = read_status(task_dir)
