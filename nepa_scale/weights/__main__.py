@@ -1,5 +1,5 @@
 """The command: ``python -m nepa_scale.weights import SOURCE OUT_DIR``, ``... export RUN_OR_DIR OUT_DIR`` and
-``... check DIR [IMAGE ...]``.
+``... check DIR [IMAGE ...]``; ``... push RUN NAME`` publishes them.
 """
 
 from __future__ import annotations
@@ -53,15 +53,34 @@ class CheckSettings:
     json: bool = option(ANSWERS_IN_JSON, False)
 
 
-Settings = ImportSettings | ExportSettings | CheckSettings
-KINDS: dict[str, type[Settings]] = {"import": ImportSettings, "export": ExportSettings, "check": CheckSettings}
+@dataclass(frozen=True)
+class PushSettings:
+    """a run -> a repository of the Hugging Face Hub, with a model card; HF_TOKEN or `hf auth login` give the token"""
+
+    source: Path = option("a run's folder", positional=True, form="RUN")
+    name: str = option("the repository, which is made if need be", positional=True, form="OWNER/NAME")
+    task: str = option("whose weights", "pretrain", choices=("pretrain", "classify"))
+    ema: bool = option("the moving average of the run's weights", False)
+    licence: str = option("of the weights, as the Hub writes it", "apache-2.0")
+    private: bool = option("make a new repository private", False)
+    dry_run: Path | None = option("write the folder there, and upload nothing", None, form="DIR")
+
+
+Settings = ImportSettings | ExportSettings | CheckSettings | PushSettings
+KINDS: dict[str, type[Settings]] = {
+    "import": ImportSettings,
+    "export": ExportSettings,
+    "check": CheckSettings,
+    "push": PushSettings,
+}
 GRAMMAR = grammar_of_kinds(
     KINDS,
-    "python -m nepa_scale.weights import|export|check ... key=value ...    (installed: nepa-weights)",
+    "python -m nepa_scale.weights import|export|check|push ... key=value ...    (installed: nepa-weights)",
     "Weights in and out.",
     "nepa-weights import SixAILab/nepa-base-patch14-224 weights/base",
     "nepa-weights export runs/mine exported layout=timm",
     "nepa-weights check weights/base photo.jpg",
+    "nepa-weights push runs/mine somebody/nepa-mine dry_run=card",
 )
 
 
@@ -70,7 +89,10 @@ def main(settings: Settings) -> int:
     """Do what was asked for; returns the exit code: 0 done, 1 other values than published, 2 a user's mistake."""
     if isinstance(settings, CheckSettings):
         return look(settings)
-    print(bring_in(settings) if isinstance(settings, ImportSettings) else give_out(settings))
+    if isinstance(settings, ImportSettings):
+        print(bring_in(settings))
+    else:
+        print(share(settings) if isinstance(settings, PushSettings) else give_out(settings))
     return 0
 
 
@@ -96,6 +118,21 @@ def give_out(chosen: ExportSettings) -> str:
     write = convert.write_timm if chosen.layout == "timm" else convert.write_authors
     write(weights, chosen.out)
     return f"{chosen.out}: {weights.description}"
+
+
+def share(chosen: PushSettings) -> str:
+    """Publish, or write what would be; returns the line that says where it is. Raises ``UserError``."""
+    from nepa_scale.weights import push
+
+    push.check_name(chosen.name)
+
+    def write(folder: Path) -> None:
+        push.write_folder(chosen.source, chosen.name, folder, task=chosen.task, ema=chosen.ema, licence=chosen.licence)
+
+    if chosen.dry_run is None:
+        return push.push(write, chosen.name, private=chosen.private)
+    write(chosen.dry_run)
+    return f"{chosen.dry_run}: what would be uploaded to {chosen.name}"
 
 
 def look(chosen: CheckSettings) -> int:
