@@ -13,14 +13,15 @@ from nepa_scale.utils import lazy
 
 if TYPE_CHECKING:
     from analysis.api.frames import chain, compare, fit, isoflop
-    from analysis.api.studies import load_study, report
+    from analysis.reporting.build import report
+    from analysis.study.records import load_study
 else:  # each when it is first used, so that importing the package is quick
     __getattr__ = lazy.attributes(
         __name__,
         {
             **{name: f"analysis.{name}" for name in ("fit", "chain", "isoflop", "report")},
             "compare": "analysis.api.frames:compare",
-            "load_study": "analysis.api.studies:load_study",
+            "load_study": "analysis.study.records:load_study",
         },
     )
 

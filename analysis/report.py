@@ -33,4 +33,4 @@ def main(request: Request) -> int:
 if __name__ == "__main__":
     sys.exit(main())
 else:
-    callable_module(__name__, "analysis.api.studies:report")
+    callable_module(__name__, "analysis.reporting.build:report")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -89,7 +89,7 @@ def plan(
         study_dir: where plan, runs and report go; None is ``studies/<study>-<grid>``.
         settings: any other key of a launch or of its runs, such as ``{"study.sizes": ["femto", "pico"],
             "pretrain.epochs": 2}``; ``nepa-launch --help`` lists them.
-        options: keys of a launch without a dot: ``seeds=3``, ``budget``, ``branch``, ``predict``, ``config_dir``.
+        options: the same without a dot: ``seeds=3``, ``budget={"flops": 1e15}``, ``config_dir="mine"``.
 
     Raises:
         ConfigError: with every mistake, one line each.
@@ -126,7 +126,16 @@ def launch(
 
 def _request(given: Mapping[str, Any]) -> Launch:
     """The settings of a launch, understood as the words of its command line."""
-    return read_launch(user_folder.take([f"{key}={_text(value)}" for key, value in given.items()]))
+    words = [f"{key}={_text(value)}" for name, each in given.items() for key, value in _keys(name, each)]
+    return read_launch(user_folder.take(words))
+
+
+def _keys(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The keys of a section that is given as a dictionary; any other key as it is."""
+    if isinstance(value, dict) and "." not in name:
+        yield from ((f"{name}.{key}", each) for key, each in value.items())
+    else:
+        yield name, value
 
 
 def _text(value: Any) -> str:
