@@ -70,7 +70,7 @@ def train(task: str = "pretrain", *, run_dir: Path | str | None = None, devices:
     words = user_folder.take(words_of(given))
     config = settings.configure(words)
     folder = paths.run_directory(config)
-    check(config, folder, World())
+    check(config, folder, World(size=devices))
     code = _run(words, devices)
     if not paths.is_finished(folder / task):
         status = read_status(folder / task)
@@ -120,5 +120,5 @@ def load(source: Run | Path | str, task: str | None = None, *, ema: bool = False
     from nepa_scale.weights import convert
 
     if isinstance(source, Run):
-        source, task = source.folder, task or source.task
+        return load(source.folder, task or source.task, ema=ema)
     return convert.built(convert.read(Path(source), task=task, ema=ema)).eval()

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from analysis import chain as chains
 from analysis.api.results import Fitted, FittedTwoStep, Minima
+from analysis.chain import ChainSettings
+from analysis.chain import answer as answer_of_chain
+from analysis.chain import laws as laws_of_chain
 from analysis.fit import arguments, question
 from analysis.fit.multiplier import Comparison
 from analysis.fit.multiplier import compare as compare_recipes
@@ -62,10 +64,10 @@ def chain(data: Data, x: str, through: str, y: str, **more: Any) -> Any:
     ``holdout`` and ``by``. Raises ``UserError``.
     """
 
-    def answer(given: chains.ChainSettings, table: Table) -> FittedTwoStep:
-        return FittedTwoStep(*chains.answer(given, chains.laws(given), table), given, _columns(given))
+    def answer(given: ChainSettings, table: Table) -> FittedTwoStep:
+        return FittedTwoStep(*answer_of_chain(given, laws_of_chain(given), table), given, _columns(given))
 
-    return _answers(data, chains.ChainSettings, {"x": x, "through": through, "y": y, **more}, answer)
+    return _answers(data, ChainSettings, {"x": x, "through": through, "y": y, **more}, answer)
 
 
 def isoflop(data: Data, c: str, n: str, y: str, **more: Any) -> Any:

@@ -49,8 +49,8 @@ def compose_tree(choices: Mapping[str, str]) -> tuple[DictConfig, dict[str, str]
     _check_files(choices)
     try:
         with initialize_config_dir(str(CONF), version_base=None):
-            words = [f"{group}={_quoted(name)}" for group, name in choices.items()]
-            composed = compose(MAIN, [*_search_path(), *words], return_hydra_config=True)
+            chosen = [f"{group}={_quoted(name)}" for group, name in choices.items()]
+            composed = compose(MAIN, [*_search_path(), *chosen], return_hydra_config=True)
     except RecursionError as error:
         words = " ".join(f"{group}={name}" for group, name in choices.items())
         raise ConfigError([f"{CONF}: {words}: '{DEFAULTS}' of a file lead back to that file"]) from error
