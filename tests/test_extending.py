@@ -229,6 +229,7 @@ import analysis, numpy, pandas
 from analysis.study.records import with_errors
 from nepa_scale.train import main
 
+assert main(["--help"]) == 0
 assert main(["task=turn", "init=scratch", "model=femto", "run_dir=run", "turn.steps=3", "turn.batch_size=8",
              "log.every=1", "log.trackers=[text]"]) == 0
 x = numpy.geomspace(1, 1e6, 8)
@@ -256,4 +257,5 @@ def test_plugins_of_a_package(here: Path) -> None:
     result = json.loads((here / "run" / "turn" / "result.json").read_text())
     assert 0 <= result["metrics"]["turn_accuracy"] <= 1 and result["config"]["turn.turns"] == 4
     assert (here / "run" / "turn" / "records.txt").read_text().startswith("step=1 ")
+    assert re.search(r"turn.turns=4 +how many quarter turns there are to tell apart \(from 2 to 4\)", told)
     assert "warning: plugin laws = absent:register is left out: No module named 'absent'" in told

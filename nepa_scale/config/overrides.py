@@ -392,7 +392,11 @@ def _field_texts(section: type) -> dict[str, str]:
     """The docstrings under the fields of a class and of those that it extends."""
     texts: dict[str, str] = {}
     for origin in (each for each in reversed(section.__mro__) if dataclasses.is_dataclass(each)):
-        (node,) = ast.parse(textwrap.dedent(inspect.getsource(origin))).body
+        try:
+            source = inspect.getsource(origin)
+        except OSError:  # made to hold the sections of plugins, and not written
+            continue
+        (node,) = ast.parse(textwrap.dedent(source)).body
         body = cast(ast.ClassDef, node).body
         for statement, follower in pairwise(body):
             match statement, follower:

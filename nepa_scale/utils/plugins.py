@@ -1,4 +1,4 @@
-"""Plugins: installed packages that register tasks, laws, trackers or objectives of their own.
+"""Plugins: installed packages that register tasks, laws and trackers of their own.
 
 A package says in its ``pyproject.toml`` what registers each kind, a function without arguments:
 
@@ -7,7 +7,7 @@ A package says in its ``pyproject.toml`` what registers each kind, a function wi
     laws = "my_package.laws:register"
     trackers = "my_package.trackers:register"
 
-The registry of a kind calls these functions when it is imported.
+The registry of a kind calls these functions when it is imported, by ``load``.
 """
 
 from __future__ import annotations
