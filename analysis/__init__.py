@@ -1,33 +1,28 @@
 """From the files of a study to fitted scaling laws and one report. Reads files with pandas and scipy, and never imports
-torch."""
+torch.
+
+From Python: ``load_study``, ``fit``, ``chain``, ``isoflop``, ``optimum``, ``forecast``, ``compare``, ``report``; they share
+names with the commands.
+"""
 
 from __future__ import annotations
 
-import importlib
-import sys
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
+from nepa_scale.utils import lazy
 
-def __getattr__(name: str) -> Any:
-    """A sibling is imported when it is first used, so that ``import analysis`` is quick."""
-    if name in ("fit", "chain", "isoflop", "forecast", "optimum"):
-        return importlib.import_module(f"analysis.{name}")
-    if name == "compare":
-        return importlib.import_module("analysis.api.frames").compare
-    raise AttributeError(f"module 'analysis' has no attribute '{name}'")
+if TYPE_CHECKING:
+    from analysis.api.frames import chain, compare, fit, forecast, isoflop, optimum
+    from analysis.reporting.build import report
+    from analysis.study.records import load_study
+else:  # each when it is first used, so that importing the package is quick
+    __getattr__ = lazy.attributes(
+        __name__,
+        {
+            **{name: f"analysis.{name}" for name in ("fit", "chain", "isoflop", "optimum", "forecast", "report")},
+            "compare": "analysis.api.frames:compare",
+            "load_study": "analysis.study.records:load_study",
+        },
+    )
 
-
-class _Called(ModuleType):
-    """A module whose call is that of the function of ``analysis.api.frames`` that has its name."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What that function returns."""
-        from analysis.api import frames
-
-        return getattr(frames, self.__name__.rpartition(".")[2])(*args, **kwargs)
-
-
-def callable_module(name: str) -> None:
-    """Let the module called ``name`` be called."""
-    sys.modules[name].__class__ = _Called
+__all__ = ["chain", "compare", "fit", "forecast", "isoflop", "load_study", "optimum", "report"]

@@ -16,6 +16,7 @@ if __package__ in (
 
 from analysis.reporting.request import GRAMMAR, Request
 from nepa_scale.utils.cli import command
+from nepa_scale.utils.lazy import callable_module
 
 
 @command(GRAMMAR)
@@ -31,3 +32,5 @@ def main(request: Request) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+else:
+    callable_module(__name__, "analysis.reporting.build:report")

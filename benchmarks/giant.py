@@ -25,6 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from nepa_scale.config import ladder  # noqa: E402
+from nepa_scale.config.sizes import SHIPPED  # noqa: E402
 from nepa_scale.distributed.process_info import free_port  # noqa: E402
 
 PHASES = {"build": "build", "__init__": "engine", "step": "step", "save": "save", "export": "export"}
@@ -54,7 +55,7 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     """The words that the command understands."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--size", default="giant", choices=list(ladder.LADDER))
+    options.add_argument("--size", default="giant", choices=list(SHIPPED))
     options.add_argument("--depth", type=int, default=4, help="blocks (default: %(default)s)")
     options.add_argument("--ranks", type=int, default=2)
     options.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))

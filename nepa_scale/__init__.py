@@ -1,5 +1,15 @@
-"""Train NEPA vision transformers of any size with DeepSpeed. Imports nothing of ``sweeps`` or ``analysis``."""
+"""Train NEPA vision transformers of any size with DeepSpeed. Imports nothing of ``sweeps`` or ``analysis``.
 
-from nepa_scale.utils import __version__
+From Python: ``nepa_scale.train(task="pretrain", model={"size": "nano"})`` and ``nepa_scale.load(run_or_folder)``.
+"""
 
-__all__ = ["__version__"]
+from typing import TYPE_CHECKING
+
+from nepa_scale.utils import __version__, lazy
+
+if TYPE_CHECKING:
+    from nepa_scale.api import load, train
+else:  # each when it is first used, so that importing the package is quick
+    __getattr__ = lazy.attributes(__name__, {"train": "nepa_scale.train", "load": "nepa_scale.api:load"})
+
+__all__ = ["__version__", "load", "train"]

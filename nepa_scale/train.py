@@ -34,7 +34,7 @@ from nepa_scale.placement.resolved import ResolvedTask, resolve
 from nepa_scale.placement.visible_gpus import has_gpu, unseen
 from nepa_scale.run_dir import lock, paths, settings
 from nepa_scale.run_dir.status import Status, read_status, write_status
-from nepa_scale.utils import cli, progress
+from nepa_scale.utils import cli, lazy, progress, user_folder
 from nepa_scale.utils.errors import ConfigError, DataLostError, RankError, UserError
 from nepa_scale.utils.progress import reporting
 from nepa_scale.weights import initial
@@ -42,11 +42,12 @@ from nepa_scale.weights import initial
 
 def main(words: list[str]) -> int:
     """Do what ``words`` ask; returns the exit code, one of ``ExitCode``."""
-    if cli.answers(words, lambda _: overrides.help_text()):
-        return ExitCode.DONE
-    words, as_json = cli.take_switch(overrides.spell(words), "json")
     world = World()
     try:
+        words = user_folder.take(words)
+        if cli.answers(words, lambda _: overrides.help_text()):
+            return ExitCode.DONE
+        words, as_json = cli.take_switch(overrides.spell(words), "json")
         world = read_environment()
         config = settings.configure(words)
         run_dir = paths.run_directory(config)
@@ -218,3 +219,5 @@ def command_line() -> NoReturn:
 
 if __name__ == "__main__":
     command_line()
+else:
+    lazy.callable_module(__name__, "nepa_scale.api:train")

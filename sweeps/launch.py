@@ -22,6 +22,7 @@ from nepa_scale.run_dir.lock import exclusive
 from nepa_scale.utils.cli import Grammar, command, print_json, room_for_json
 from nepa_scale.utils.errors import ConfigError, UserError
 from nepa_scale.utils.files import file_in_the_way
+from nepa_scale.utils.lazy import callable_module
 from sweeps.follow import display, plan_view
 from sweeps.follow.follower import executor, scripts, see_through
 from sweeps.follow.plan_view import learning_rates
@@ -171,3 +172,5 @@ def _check_one_place(request: Launch) -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
+else:
+    callable_module(__name__, "sweeps.api:launch")

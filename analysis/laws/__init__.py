@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from analysis.laws import curves, ends, scores, surfaces
 from analysis.laws.law import Law
+from nepa_scale.utils import plugins
 from nepa_scale.utils.errors import UserError, nearest
 
 LAWS: dict[str, Law] = {
@@ -17,8 +18,18 @@ LAWS: dict[str, Law] = {
 }
 
 
+def register(law: Law) -> None:
+    """Add the law of a plugin. Raises ``UserError`` where its name is taken."""
+    if law.name in LAWS:
+        raise UserError(f"law '{law.name}' is there already")
+    LAWS[law.name] = law
+
+
 def find_law(name: str, flag: str = "law") -> Law:
     """The law called ``name``, the value of ``flag``. Raises ``UserError`` with the nearest valid name."""
     if name not in LAWS:
         raise UserError(f"{flag}={name}: no such law{nearest(name, LAWS)} (there are: {', '.join(LAWS)})")
     return LAWS[name]
+
+
+plugins.load("laws")

@@ -57,6 +57,16 @@ def build(request: Request) -> None:
         print(path)
 
 
+def report(study_dir: Path | str, *more: Path | str) -> Path:
+    """Write the report of a study, or of several and a page that compares them; returns the path of that page.
+
+    It writes ``results.parquet``, ``results.csv`` and ``report.html`` into each folder, as ``nepa-report`` does.
+    Raises ``UserError``.
+    """
+    request = Request(folders=tuple(map(Path, (study_dir, *more))))
+    return write([answer(folder) for folder in request.folders], request)[-1]
+
+
 def answer(folder: Path) -> Answered:
     """Read a study and find the answers of its report."""
     study = read_study(folder)

@@ -45,8 +45,10 @@ COUNTS = (
     "device_count",
     "peak_memory_bytes",
 )
-HEADLINES = ("skill", "linear_last", "linear_mean", "attentive", "top1", "miou")
-"""The headline metrics of the tasks. 1 is perfect, so 1 minus the metric is an error."""
+HEADLINES = tuple(
+    dict.fromkeys(("skill", "linear_last", "linear_mean", *(task.headline.metric for task in SPECS.values())))
+)
+"""The headline metrics of the tasks, and two more of probes. 1 is perfect, so 1 minus the metric is an error."""
 AMOUNTS = (
     "flops_train",
     "pretrain_flops",

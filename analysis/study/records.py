@@ -121,6 +121,24 @@ def read_study(path: Path) -> Study:
     )
 
 
+def load_study(study_dir: Path | str, *, tried: bool = False) -> pd.DataFrame:
+    """The table of a study, one row for each run and task, finished or not.
+
+    Columns are ``run_id``, ``label``, ``size``, ``task``, ``state``, ``seed``, ``params_backbone`` (N of the laws),
+    ``flops_train``, ``unique_images``, each of ``metrics.NAME``, ``errors.NAME`` = 1 - metric, ``config.KEY`` of what
+    the grid varies, and more: those of ``results.csv`` (docs/report.md). What is not measured is missing.
+
+    Args:
+        study_dir: the folder of the study, which holds ``runs/``.
+        tried: also the runs whose tuned settings were not chosen.
+
+    Raises:
+        UserError: where there is no study.
+    """
+    study = read_study(Path(study_dir))
+    return (study.tried if tried else study.table).reset_index(drop=True)
+
+
 def _check_directory(path: Path) -> None:
     if path.is_dir():
         return

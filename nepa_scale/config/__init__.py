@@ -1,2 +1,2 @@
-"""The configuration of a run: typed settings, key=value overrides, recipes, validation, and the size ladder. Free of
-torch; imports ``data`` and ``utils``."""
+"""The configuration of a run: typed settings, key=value overrides, recipes, validation, and the size ladder, with what
+the user's folder and plugins add. Free of torch; imports ``data`` and ``utils``."""

@@ -15,48 +15,15 @@ Conventions, the same everywhere in the project:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
-from nepa_scale.utils.errors import UserError, nearest
+from nepa_scale.config.sizes import check_choice, shape_of
+from nepa_scale.utils.errors import UserError
 
 MlpKind = Literal["gelu", "swiglu"]
 QkNorm = Literal["none", "plain", "weight"]
 PosEmbed = Literal["rope", "absolute"]
 AttentionCount = Literal["useful", "executed"]
-
-
-class Shape(NamedTuple):
-    """What makes a size: the width of the residual stream, the number of blocks and of attention heads, and the hidden
-    width of a GELU MLP (None: four times the width)."""
-
-    embed_dim: int
-    depth: int
-    num_heads: int
-    mlp_hidden: int | None = None
-
-
-#: From "mini" to "giant" every head is 64 wide, as in the paper's B and L: a ladder on which the head width changes
-#: would mix two effects. That decides "huge": DINOv3's H+ (20 heads x 64), not ViT-H's 16 x 80. "giant" is
-#: DINOv2's g. The sizes below "tiny" are for CPUs and tests; all stay under 5 million parameters. Above "giant" are
-#: shapes as they were published, their heads and MLPs included: ViT-G (arXiv 2106.04560), ViT-e (2209.06794) and
-#: DINOv3's ViT-7B (2508.10104), whose MLP is a SwiGLU of 8192.
-LADDER: dict[str, Shape] = {
-    "atto": Shape(24, 2, 2),
-    "femto": Shape(32, 3, 2),
-    "pico": Shape(48, 4, 3),
-    "nano": Shape(64, 6, 4),
-    "micro": Shape(96, 6, 3),
-    "mini": Shape(192, 6, 3),
-    "tiny": Shape(192, 12, 3),
-    "small": Shape(384, 12, 6),
-    "base": Shape(768, 12, 12),
-    "large": Shape(1024, 24, 16),
-    "huge": Shape(1280, 32, 20),
-    "giant": Shape(1536, 40, 24),
-    "gigantic": Shape(1664, 48, 16, 8192),
-    "enormous": Shape(1792, 56, 16, 15360),
-    "7b": Shape(4096, 40, 32, 12288),
-}
 
 
 @dataclass(frozen=True)
@@ -85,9 +52,9 @@ class Architecture:
         for key in ("embed_dim", "depth", "num_heads", "patch_size", "mlp_hidden", "in_chans"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)} must be at least 1")
-        _check_choice("mlp", self.mlp, get_args(MlpKind))
-        _check_choice("qk_norm", self.qk_norm, get_args(QkNorm))
-        _check_choice("pos_embed", self.pos_embed, get_args(PosEmbed))
+        check_choice("mlp", self.mlp, get_args(MlpKind))
+        check_choice("qk_norm", self.qk_norm, get_args(QkNorm))
+        check_choice("pos_embed", self.pos_embed, get_args(PosEmbed))
         if self.pos_embed == "rope" and self.embed_dim % (4 * self.num_heads):
             raise UserError(
                 f"embed_dim={self.embed_dim} must be a multiple of 4 x num_heads ({4 * self.num_heads}): "
@@ -105,11 +72,6 @@ class Architecture:
     def num_prefix_tokens(self) -> int:
         """Tokens before the first patch: the class token, if there is one."""
         return int(self.class_token)
-
-
-def _check_choice(key: str, value: str, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise UserError(f"{key}={value!r} must be one of {', '.join(valid)}{nearest(value, valid)}")
 
 
 def default_mlp_hidden(embed_dim: int, mlp: MlpKind, gelu_hidden: int | None = None) -> int:
@@ -141,17 +103,14 @@ def architecture(
 
     Raises ``UserError`` for an unknown size or numbers that do not fit together.
     """
-    _check_choice("size", size, tuple(LADDER))
-    shape = LADDER[size]
-    width = shape.embed_dim if embed_dim is None else embed_dim
-    gelu_hidden = None if shape.mlp_hidden is None else shape.mlp_hidden * width // shape.embed_dim
+    shape = shape_of(size, embed_dim, depth, num_heads)
     return Architecture(
-        embed_dim=width,
-        depth=shape.depth if depth is None else depth,
-        num_heads=shape.num_heads if num_heads is None else num_heads,
+        embed_dim=shape.embed_dim,
+        depth=shape.depth,
+        num_heads=shape.num_heads,
         patch_size=patch_size,
         mlp=mlp,
-        mlp_hidden=default_mlp_hidden(width, mlp, gelu_hidden) if mlp_hidden is None else mlp_hidden,
+        mlp_hidden=default_mlp_hidden(shape.embed_dim, mlp, shape.mlp_hidden) if mlp_hidden is None else mlp_hidden,
         qk_norm=qk_norm,
         layer_scale=layer_scale,
         pos_embed=pos_embed,

@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nepa_scale.config import recipes
 from nepa_scale.config.registry import TASKS, spec
-from nepa_scale.config.schema import RunConfig, walk
+from nepa_scale.config.schema import ModelConfig, RunConfig, walk
+from nepa_scale.config.sizes import SHIPPED, own_sizes
 from nepa_scale.config.validate import LABEL_KEY, SUBSET_KEYS, check_values
 from nepa_scale.data import layout, stated
 from nepa_scale.data.info import DEFAULT_ROOT
@@ -30,7 +31,8 @@ from nepa_scale.utils.errors import ConfigError, DataError, nearest
 from nepa_scale.utils.files import expand_home, write_atomically
 
 KEYS = {key: meta for key, _, meta in walk(RunConfig())}
-RECIPE_KEYS = tuple(f"{task}.recipe" for task in TASKS if recipes.names(task))
+RECIPE_KEYS = tuple(f"{task}.recipe" for task in TASKS)
+SHAPE_KEYS = ("model.embed_dim", "model.depth", "model.num_heads")
 SHORTHANDS = ("data", "model", *(f"data.{key}" for key in SUBSET_KEYS))
 MAPPINGS = ("milestones", "stated")  # settings whose one value is a mapping, which files may write as such
 NOT_HERE = dict.fromkeys(("model.in_chans", "in_chans"), "images of every kind are read as 3 channels, RGB")
@@ -117,6 +119,7 @@ def build_read(
         problems += _apply(tree, key, value)
     config: RunConfig = OmegaConf.to_object(tree)  # type: ignore[assignment]
     _replace_default_epochs(config, {key for key, _ in pairs})
+    _state_own_shape(config.model)
     problems += check_values(config, (config.task,) if tasks is None else tuple(t for t in config.tasks if t in tasks))
     if problems:
         raise ConfigError(problems)
@@ -155,6 +158,11 @@ def setting_problems(key: str, value: Any) -> list[str]:
     return _apply(tree, key, to_text(value)) or out_of_range(key, OmegaConf.select(tree, key), KEYS[key])
 
 
+def key_problems(key: str) -> list[str]:
+    """What is wrong with the key of a setting whose value is not known yet."""
+    return [] if key in (*KEYS, *SHORTHANDS, *RECIPE_KEYS) else [unknown_key(key)]
+
+
 def save(config: RunConfig, path: Path) -> None:
     """Write the resolved configuration as YAML that ``load`` turns into an equal object."""
     write_atomically(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True))
@@ -175,8 +183,14 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
 
 
 def content_problems(content: dict[str, Any]) -> list[tuple[str, str]]:
-    """(key, problem) of every setting in a file that is wrong by itself."""
-    return [(key, line) for key, value in flatten(content).items() for line in setting_problems(key, value)]
+    """(key, problem) of every setting in a file that is wrong by itself.
+
+    A size whose shape stands beside it need not be on the ladder: runs record that of sizes of a user's folder.
+    """
+    flat = flatten(content)
+    if all(flat.get(key) is not None for key in SHAPE_KEYS):
+        flat.pop("model.size", None)
+    return [(key, line) for key, value in flat.items() for line in setting_problems(key, value)]
 
 
 def assign(tree: DictConfig, key: str, value: str, kind: str) -> list[str]:
@@ -193,7 +207,7 @@ def assign(tree: DictConfig, key: str, value: str, kind: str) -> list[str]:
 
 def help_text() -> str:
     """What ``train.py --help`` prints: the tree of keys with defaults, limits and meaning."""
-    lines = [help_line(f"{key}=NAME", f"published recipe: {', '.join(_recipe_names(key))}") for key in RECIPE_KEYS]
+    lines = [help_line(f"{key}=NAME", f"recipe: {', '.join(_recipe_names(key)) or 'none'}") for key in RECIPE_KEYS]
     documented = _documentation()
     for key, default, meta in walk(RunConfig()):
         mark = "*" if meta["orchestration"] else " "
@@ -244,9 +258,11 @@ def with_files(pairs: Sequence[tuple[str, str]], problems: list[str]) -> Pairs:
 def overlay(weak: Sequence[tuple[str, str]], strong: Sequence[tuple[str, str]]) -> Pairs:
     """The settings of two sources in order, where ``strong`` replaces what it excludes: steps a length in epochs, a
     fraction a number of images or of labels per class, and the other way round. Its ``data`` stands before the data
-    sets of single tasks."""
+    sets of single tasks, and its size takes the place of the shape that a size of a user's folder has in ``weak``."""
     given = {key for key, value in strong if value != "null"}
     replaced = {f"{task}.{a}" for task in TASKS for a, b in EXCLUSIVE if f"{task}.{b}" in given}
+    if given & {"model", "model.size"} and dict(weak).get("model.size", "nano") not in SHIPPED:
+        replaced |= set(SHAPE_KEYS)
     return [pair for pair in weak if pair[0] not in replaced] + sorted(strong, key=lambda pair: pair[0] != "data")
 
 
@@ -317,6 +333,12 @@ def _replace_default_epochs(config: RunConfig, given: Collection[str]) -> None:
             section.epochs = None
 
 
+def _state_own_shape(model: ModelConfig) -> None:
+    """Put the shape of a size of the user's folder into the settings: it is part of the run and stays as it is now."""
+    if model.size in own_sizes():
+        model.embed_dim, model.depth, model.num_heads = model.shape()[:3]
+
+
 def _apply(tree: DictConfig, key: str, value: str) -> list[str]:
     if key not in KEYS:
         return [unknown_key(key)]
@@ -377,7 +399,11 @@ def _field_texts(section: type) -> dict[str, str]:
     """The docstrings under the fields of a class and of those that it extends."""
     texts: dict[str, str] = {}
     for origin in (each for each in reversed(section.__mro__) if dataclasses.is_dataclass(each)):
-        (node,) = ast.parse(textwrap.dedent(inspect.getsource(origin))).body
+        try:
+            source = inspect.getsource(origin)
+        except OSError:  # made to hold the sections of plugins, and not written
+            continue
+        (node,) = ast.parse(textwrap.dedent(source)).body
         body = cast(ast.ClassDef, node).body
         for statement, follower in pairwise(body):
             match statement, follower:

@@ -1,7 +1,9 @@
-"""The tasks of a run, one ``TaskSpec`` each: what the plan, the training and the reports must know of a task.
+"""The tasks of a run, one ``TaskSpec`` each: what the plan, the training and the reports must know of a task; and the
+trackers by name.
 
 To add a task, write its settings (``task_settings``, with a field in ``schema.RunConfig``), its spec here, its class
-and its head's cost under ``nepa_scale.tasks``. Free of torch.
+and its head's cost under ``nepa_scale.tasks``; or all of them in a package of yours that calls ``register``
+(docs/extending.md). Free of torch.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nepa_scale.config.task_settings import ClassifyConfig, PretrainConfig, ProbeConfig, SegmentConfig, TaskConfig
 from nepa_scale.data.layout import Need
+from nepa_scale.utils import plugins
+from nepa_scale.utils.errors import UserError
 
 if TYPE_CHECKING:
     from nepa_scale.config.schema import RunConfig
@@ -230,6 +234,30 @@ SEGMENT = TaskSpec(
 
 #: In the order in which a run does them.
 SPECS = {task.name: task for task in (PRETRAIN, PROBE, CLASSIFY, SEGMENT)}
+BUILT_IN = tuple(SPECS)
+
+#: Experiment trackers, ``module:class`` by name.
+TRACKERS = {
+    name: f"nepa_scale.training.trackers.{name}:TRACKER" for name in ("tensorboard", "wandb", "trackio", "mlflow")
+}
+
+
+def register(task: TaskSpec) -> None:
+    """Add the task of a plugin, after those that are there. Raises ``UserError`` where its name is taken."""
+    if task.name in SPECS:
+        raise UserError(f"task '{task.name}' is there already")
+    SPECS[task.name] = task
+
+
+def register_tracker(name: str, class_name: str) -> None:
+    """Add the tracker of a plugin: a ``training.trackers.Tracker``, as ``module:class``. Raises ``UserError``."""
+    if name in TRACKERS:
+        raise UserError(f"tracker '{name}' is there already")
+    TRACKERS[name] = class_name
+
+
+plugins.load("tasks")
+plugins.load("trackers")
 TASKS = tuple(SPECS)
 
 
@@ -246,6 +274,11 @@ def downstream() -> tuple[TaskSpec, ...]:
 def finetuned() -> tuple[TaskSpec, ...]:
     """The downstream tasks that train the whole model."""
     return tuple(task for task in downstream() if not task.frozen_backbone)
+
+
+def plugged_in() -> tuple[TaskSpec, ...]:
+    """The tasks that plugins registered."""
+    return tuple(task for task in SPECS.values() if task.name not in BUILT_IN)
 
 
 def labelled() -> tuple[TaskSpec, ...]:

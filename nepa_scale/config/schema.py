@@ -16,10 +16,10 @@ import json
 import operator
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from nepa_scale.config import ladder
-from nepa_scale.config.registry import TASKS, downstream, finetuned, spec
+from nepa_scale.config import ladder, sizes
+from nepa_scale.config.registry import TASKS, downstream, finetuned, plugged_in, spec
 from nepa_scale.config.task_settings import (
     ClassifyConfig,
     FinetuneConfig,
@@ -37,7 +37,7 @@ from nepa_scale.data.info import DEFAULT_ROOT
 class ModelConfig:
     """The backbone: a rung of the ladder, and what may differ from it."""
 
-    size: str = setting("nano", choices=tuple(ladder.LADDER))
+    size: str = setting("nano", choices=sizes.LADDER)
     """rung of the size ladder"""
     patch_size: int = setting(8, low=1, high=4096)
     """side of a square patch, in pixels"""
@@ -65,6 +65,15 @@ class ModelConfig:
     """initial weights: std 0.02 (authors; for widths of 768 and more) or xavier (MAE; learns sooner when narrow)"""
     rope_rescale: float = setting(2.0, low=1)
     """training-time scale of RoPE coordinates, drawn log-uniformly from [1/r, r]; 1 = off"""
+
+    @property
+    def states_shape(self) -> bool:
+        """Whether width, depth and heads are given, so that the name of the size need not be on the ladder."""
+        return None not in (self.embed_dim, self.depth, self.num_heads) and sizes.is_size_name(self.size)
+
+    def shape(self) -> sizes.Shape:
+        """Width, depth and heads: the rung's, or as given."""
+        return sizes.shape_of(self.size, self.embed_dim, self.depth, self.num_heads)
 
     def architecture(self) -> ladder.Architecture:
         """The resolved shape of the backbone."""
@@ -147,10 +156,6 @@ class CheckpointConfig:
     """pretrain folder of a longer run: begin at its newest kept step before this run's decay (schedule=wsd)"""
     asynchronous: bool | None = setting(None, orchestration=True)
     """write in the background of training, from a copy of the state in host memory; null = yes on GPUs, no on CPUs"""
-
-
-#: Experiment trackers; each has a file in nepa_scale/training/trackers.
-TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
 
 
 @dataclass(kw_only=True)
@@ -281,6 +286,7 @@ class RunConfig:
         what earlier versions did not have where it is not asked for."""
         values = {key: value_in(self) for key, value_in in _result_settings().items()}
         values |= {key: preprocessing.canonical(values[key]) for key in ("data.mean", "data.std")}
+        values["pretrain.lr_reference"] = _with_own_shape(values["pretrain.lr_reference"])
         idle = {key for key, value in LATER.items() if values[key] == value}
         idle |= {f"{task}.decay" for task in TASKS if self.task_config(task).schedule != "wsd"}
         idle |= {"pretrain.lr_exponent"} if self.pretrain.lr_rule != "power" else set()
@@ -300,6 +306,25 @@ class RunConfig:
     def flat(self) -> dict[str, Any]:
         """Every setting by its dotted key."""
         return {key: value for key, value, _ in walk(self)}
+
+
+def _with_plugins(config: type[RunConfig]) -> type[RunConfig]:
+    """``config`` with a section for each task that a plugin registered."""
+    added = [(task.name, task.section, field(default_factory=task.section)) for task in plugged_in()]
+    if not added:
+        return config
+    named = {"__module__": __name__}
+    return dataclasses.make_dataclass("RunConfig", added, bases=(config,), namespace=named, kw_only=True)
+
+
+if not TYPE_CHECKING:
+    RunConfig = _with_plugins(RunConfig)
+
+
+def _with_own_shape(size: str | None) -> str | None:
+    """A size's name and, of a size of the user's folder, its shape: another shape makes another run."""
+    own = None if size is None or size in sizes.SHIPPED else sizes.own_sizes().get(size)
+    return size if own is None else f"{size} {own.embed_dim}x{own.depth}x{own.num_heads}"
 
 
 def walk(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:

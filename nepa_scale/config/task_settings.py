@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from nepa_scale.config import ladder, objectives
+from nepa_scale.config import objectives, sizes
 from nepa_scale.data.info import EMBEDDED_NAME
 
 LIMITS = ("choices", "low", "high", "above")
@@ -16,7 +17,7 @@ LIMITS = ("choices", "low", "high", "above")
 def setting(
     default: Any,
     *,
-    choices: tuple[str, ...] | None = None,
+    choices: Collection[str] | None = None,
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
@@ -121,7 +122,7 @@ class PretrainConfig(TaskConfig):
     """length in passes over the training images (give this or steps)"""
     lr_rule: str = setting("fixed", choices=("fixed", "power", "mup"))
     """the rate of other sizes: base_lr as well, a power of the parameters, or by width for each kind of tensor (muP)"""
-    lr_reference: str | None = setting(None, choices=tuple(ladder.LADDER))
+    lr_reference: str | None = setting(None, choices=sizes.LADDER)
     """lr_rule=power, mup: rung of the size ladder whose learning rate is base_lr"""
     lr_exponent: float | None = setting(None, low=-2, high=1)
     """lr_rule=power: peak learning rate x (parameters / the reference's) to this power"""

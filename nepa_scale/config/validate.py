@@ -7,13 +7,14 @@ import math
 from contextlib import suppress
 from pathlib import Path
 
-from nepa_scale.config import early_stop, ladder, lr_scaling, objectives
+from nepa_scale.config import early_stop, lr_scaling, objectives
 from nepa_scale.config.ladder import LAYER_CHOICES, numbered_blocks
-from nepa_scale.config.registry import spec
-from nepa_scale.config.schema import TRACKERS, RunConfig, walk
+from nepa_scale.config.registry import TRACKERS, spec
+from nepa_scale.config.schema import RunConfig, walk
 from nepa_scale.config.subsets import class_sizes, labels_per_class, num_train_images, num_used_images, tuning_images
 from nepa_scale.config.task_settings import TaskConfig
 from nepa_scale.data import layout, policies, preprocessing, stated
+from nepa_scale.data.known import folder_of
 from nepa_scale.utils.cli import out_of_range
 from nepa_scale.utils.errors import DataError, nearest
 from nepa_scale.utils.progress import Report
@@ -26,7 +27,9 @@ TUNING_KEY = "tuning_images"
 
 def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     """Problems of the configuration alone: ranges, choices, and rules across the fields of ``tasks``."""
-    problems = [line for key, value, meta in walk(config) for line in out_of_range(key, value, meta)]
+    named = {"model.size"} if config.model.states_shape else set()
+    values = ((key, value, meta) for key, value, meta in walk(config) if key not in named)
+    problems = [line for key, value, meta in values for line in out_of_range(key, value, meta)]
     if problems:
         return problems
     return [
@@ -57,7 +60,7 @@ def check_data(config: RunConfig, tasks: tuple[str, ...], *, planning: bool = Fa
         if planning and stated.stated_facts(root, name, data.stated) is not None:
             lines += layout.missing_needs(stated.dataset_facts(root, name, data.stated), _needs(config, task))
         else:
-            absent = planning and not (root / name).exists()
+            absent = planning and not folder_of(root, name).exists()
             remedy = f"; a plan needs no more than {stated.EXAMPLE}" if absent else ""
             lines += [f"{line}{remedy}" for line in _dataset_problems(config, task)]
         problems += lines or _count_problems(config, task) or _class_problems(config, task)
@@ -195,8 +198,7 @@ def divisors(number: int) -> list[int]:
 
 
 def _head_problems(config: RunConfig) -> list[str]:
-    rung = ladder.LADDER[config.model.size]
-    width, heads = config.model.embed_dim or rung.embed_dim, config.model.num_heads or rung.num_heads
+    width, _, heads, _ = config.model.shape()
     unit = 4 if config.model.pos_embed == "rope" else 1
     if width % (unit * heads):
         fitting = divisors(width // unit) if width % unit == 0 else []
@@ -316,13 +318,14 @@ def _task_problems(config: RunConfig) -> list[str]:
 
 
 def _tracker_problems(config: RunConfig) -> list[str]:
-    """A line for each tracker that does not exist or whose package, of the same name, is not installed."""
+    """A line for each tracker that does not exist, or is of ours and its package of the same name is not installed."""
+    ours = {name for name, class_name in TRACKERS.items() if class_name.startswith("nepa_scale.")}
     return [
         f"log.trackers: '{name}': not one of {', '.join(TRACKERS)}{nearest(name, TRACKERS)}"
         if name not in TRACKERS
         else f"log.trackers: {name} is not installed here; pip install 'nepa-scale[{name}]'"
         for name in config.log.tracker_names()
-        if name not in TRACKERS or importlib.util.find_spec(name) is None
+        if name not in TRACKERS or (name in ours and importlib.util.find_spec(name) is None)
     ]
 
 
@@ -335,7 +338,7 @@ def _profile_problems(config: RunConfig) -> list[str]:
 
 
 def _depth(config: RunConfig) -> int:
-    return config.model.depth or ladder.LADDER[config.model.size].depth
+    return config.model.shape().depth
 
 
 def _layer_problems(config: RunConfig) -> list[str]:

@@ -21,6 +21,7 @@ from nepa_scale.data.info import (
     embedded_info,
     parse_info,
 )
+from nepa_scale.data.known import folder_of, folders
 from nepa_scale.data.prepare.settings import how_to_prepare, prepare_command
 from nepa_scale.data.preprocessing import BY_DATASET, Standardisation
 from nepa_scale.data.preprocessing import standardisation as stated_standardisation
@@ -51,7 +52,7 @@ def find_layout(folder: Path) -> Layout:
 
 def is_unwritten_embedded(root: Path, name: str) -> bool:
     """Tell whether ``root/name`` is the embedded data set in its default place, and not there yet."""
-    return name == EMBEDDED_NAME and root == Path(DEFAULT_ROOT) and not (root / name).exists()
+    return name == EMBEDDED_NAME and root == Path(DEFAULT_ROOT) and not folder_of(root, name).exists()
 
 
 def check_dataset(root: Path, name: str, *, needs: Collection[Need] = ()) -> list[str]:
@@ -60,7 +61,7 @@ def check_dataset(root: Path, name: str, *, needs: Collection[Need] = ()) -> lis
     ``needs`` says what a task reads besides images. The embedded data set may be absent where it is
     written on use.
     """
-    folder = root / name
+    folder = folder_of(root, name)
     if is_unwritten_embedded(root, name):
         return []
     if problem := _absent(root, name):
@@ -91,8 +92,8 @@ def check_contents(root: Path, name: str, *, needs: Collection[Need] = (), repor
         info = dataset_info(root, name)
         if info.url is not None:
             return []
-        if find_layout(root / name) is Layout.SHARDS:
-            ensure_index(root / name, info, report=report)
+        if find_layout(folder_of(root, name)) is Layout.SHARDS:
+            ensure_index(folder_of(root, name), info, report=report)
         for split in SPLITS if "mask" in needs else ():
             open_source(root, name, split).check_masks()
     except DataError as error:
@@ -119,7 +120,7 @@ def access_problems(root: Path, name: str, *, streaming: bool, allow_remote: boo
             f"the shards of '{name}' lie at {url}: they can only be read with data.streaming=true": streaming,
         }
         return [line for line, given in needed.items() if not given]
-    if streaming and find_layout(root / name) is Layout.ADE20K:
+    if streaming and find_layout(folder_of(root, name)) is Layout.ADE20K:
         return [f"data.streaming=true reads shards only: give data.streaming=false; {_prepare_first(root, name)}"]
     return []
 
@@ -142,7 +143,7 @@ def dataset_info(root: Path, name: str) -> DatasetInfo:
         return embedded_info()
     if problem := _absent(root, name):
         raise DataError(problem)
-    folder = root / name
+    folder = folder_of(root, name)
     if find_layout(folder) is Layout.ADE20K:
         return ade20k.info(_ade_base(folder), name)
     path = folder / INFO_NAME
@@ -239,15 +240,15 @@ def _class_sizes(root: Path, name: str) -> list[int]:
 
 def _absent(root: Path, name: str) -> str | None:
     """Return the line that says why ``root/name`` is not a folder, if it is not."""
-    if name and (root / name).is_dir():
+    if name and folder_of(root, name).is_dir():
         return None
     if root.exists() and not root.is_dir():
         return f"data root '{root}' is not a folder"
     if name == EMBEDDED_NAME:
         command = prepare_command(EMBEDDED_NAME, root=root)
-        return f"'{root / name}' does not exist: write it with `{command}`"
-    if name != Path(name).name:
-        return f"'{root / name}' is not a folder"
+        return f"'{folder_of(root, name)}' does not exist: write it with `{command}`"
+    if name in folders() or name != Path(name).name:
+        return f"'{folder_of(root, name)}' is not a folder"
     names = _available(root)
     if not names:
         return f"data root '{root}' {'holds no data sets' if root.is_dir() else 'is not a folder'}"
@@ -255,24 +256,24 @@ def _absent(root: Path, name: str) -> str | None:
 
 
 def _available(root: Path) -> list[str]:
-    """Return the names of what lies in ``root``, and of what would be written there on use."""
-    folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-    present = {path.name for path in folders if not path.name.startswith(".")}
-    return sorted(present | ({EMBEDDED_NAME} if root == Path(DEFAULT_ROOT) else set()))
+    """Return the names of what lies in ``root``, of the user's data sets, and of what would be written there on use."""
+    there = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    present = {path.name for path in there if not path.name.startswith(".")}
+    return sorted({*present, *folders()} | ({EMBEDDED_NAME} if root == Path(DEFAULT_ROOT) else set()))
 
 
 def _prepare_first(root: Path, name: str) -> str | None:
     """The line that says how to make a data set of ``root/name``, if it is the source of one."""
-    advised = how_to_prepare(root / name, root)
+    advised = how_to_prepare(folder_of(root, name), root)
     if advised is None:
         return None
     command, new_name = advised
-    return f"'{root / name}' is not prepared yet: run `{command}`, then use data={shlex.quote(new_name)}"
+    return f"'{folder_of(root, name)}' is not prepared yet: run `{command}`, then use data={shlex.quote(new_name)}"
 
 
 def _without_info(root: Path, name: str) -> str:
     """The line that says how to get a missing ``_info.json``."""
-    folder = root / name
+    folder = folder_of(root, name)
     missing = f"'{folder / INFO_NAME}' is missing: it lists the shards of '{name}' and how many samples each has"
     if advised := _prepare_first(root, name):
         return advised
@@ -283,7 +284,7 @@ def _without_info(root: Path, name: str) -> str:
 
 def _without_statistics(root: Path, name: str, info: DatasetInfo) -> str:
     """The line that says how to get the statistics of a data set."""
-    folder = root / name
+    folder = folder_of(root, name)
     lacks = f"data.mean={BY_DATASET}: '{folder / INFO_NAME}' has no mean and std of its training images"
     if find_layout(folder) is Layout.ADE20K:
         command = prepare_command("ade20k", source=folder, root=root, name=f"{name}-shards")

@@ -22,6 +22,7 @@ import torch
 
 from nepa_scale.data.file_io import RETRY_SECONDS
 from nepa_scale.data.info import DatasetInfo
+from nepa_scale.data.known import folder_of
 from nepa_scale.data.layout import access_problems, dataset_info
 from nepa_scale.data.shard_index import (
     IMAGE_EXTENSIONS,
@@ -50,7 +51,7 @@ def open_stream(root: Path, name: str, split: str, *, allow_remote: bool) -> Str
     """Open ``split`` of the data set ``root/name`` for reading in order. Raises ``DataError`` if it cannot be."""
     if problems := access_problems(root, name, streaming=True, allow_remote=allow_remote):
         raise DataError("\n".join(problems))
-    return StreamSource(root / name, dataset_info(root, name), split)
+    return StreamSource(folder_of(root, name), dataset_info(root, name), split)
 
 
 class StreamSource:

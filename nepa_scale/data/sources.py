@@ -15,6 +15,7 @@ from nepa_scale.data.decode import decode_mask, is_labelled
 from nepa_scale.data.file_io import RetryingReader, read_with_retries
 from nepa_scale.data.index import ensure_index
 from nepa_scale.data.info import DatasetInfo
+from nepa_scale.data.known import folder_of
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
 from nepa_scale.data.shard_index import NO_LABEL, printable
 from nepa_scale.utils.errors import DataError, shortened
@@ -68,7 +69,7 @@ def open_source(root: Path, name: str, split: str) -> Source:
     Raises ``DataError`` when the files are not what the data set says it holds.
     """
     info = dataset_info(root, name)
-    folder = root / name
+    folder = folder_of(root, name)
     if info.url is not None:
         raise DataError(f"the shards of '{name}' lie at {info.url}: they can only be read with data.streaming=true")
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Facts about data sets that are not on disk, so that plans need no data: shipped ones and those of ``data.stated``."""
+"""Facts about data sets that are not on disk, so that plans need no data: known ones and those of ``data.stated``."""
 
 from __future__ import annotations
 
@@ -8,24 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale.data import layout
-from nepa_scale.data.info import MAX_CLASSES, DatasetInfo, SplitInfo
+from nepa_scale.data.info import DatasetInfo, SplitInfo
+from nepa_scale.data.known import NEEDED, OPTIONAL, Facts, fact_problems, folder_of
+from nepa_scale.data.known import facts as known_facts
 from nepa_scale.utils import yaml_files
-from nepa_scale.utils.errors import DataError, nearest
+from nepa_scale.utils.errors import DataError
 
 KEY = "data.stated"
 EXAMPLE = f"{KEY}='{{NAME: {{train: N, validation: N, classes: K, mask_classes: M}}}}'"
-NEEDED, OPTIONAL = ("train", "validation"), ("classes", "mask_classes")
-MOST_IMAGES = 10**12
-
-Facts = Mapping[str, int]
-"""Of one data set: ``train`` and ``validation`` images, ``classes`` and ``mask_classes``."""
-
-#: ImageNet-1k (Russakovsky et al. 2015) and ADE20K's scene parsing benchmark (Zhou et al. 2017), by the names that the
-#: studies use.
-SHIPPED: Mapping[str, Facts] = {
-    "imagenet-1k-wds": {"train": 1_281_167, "validation": 50_000, "classes": 1000},
-    "ade20k": {"train": 20_210, "validation": 2_000, "mask_classes": 150},
-}
 
 
 def dataset_facts(root: Path, name: str, stated: str | None) -> DatasetInfo:
@@ -40,8 +30,10 @@ def dataset_facts(root: Path, name: str, stated: str | None) -> DatasetInfo:
 
 def stated_facts(root: Path, name: str, stated: str | None) -> Facts | None:
     """The stated facts of a data set that is not on disk; None where it is there, or nothing is stated."""
-    there = (root / name).exists() or (root.exists() and not root.is_dir()) or layout.is_unwritten_embedded(root, name)
-    return None if there else {**SHIPPED, **read(stated)}.get(name)
+    there = folder_of(root, name).exists() or (root.exists() and not root.is_dir())
+    if there or layout.is_unwritten_embedded(root, name):
+        return None
+    return {**known_facts(), **read(stated)}.get(name)
 
 
 def class_sizes(root: Path, name: str, stated: str | None, *, kept_out: int = 0) -> list[int]:
@@ -57,7 +49,7 @@ def class_sizes(root: Path, name: str, stated: str | None, *, kept_out: int = 0)
 def contradictions(root: Path, name: str, stated: str | None) -> list[str]:
     """A line that says where the user's facts differ from those of the data set ``root/name`` on disk."""
     facts = read(stated).get(name)
-    if facts is None or not (root / name).exists():
+    if facts is None or not folder_of(root, name).exists():
         return []
     try:
         info = layout.dataset_info(root, name)
@@ -66,7 +58,7 @@ def contradictions(root: Path, name: str, stated: str | None) -> list[str]:
     actual = {split: info.splits[split].num_samples for split in NEEDED}
     actual |= {"classes": info.num_classes, "mask_classes": len(info.mask_class_names)}
     differing = [f"{key} is {actual[key]}, not {value}" for key, value in facts.items() if actual[key] != value]
-    return [f"{KEY}: '{root / name}' is there, and its {', '.join(differing)}"] if differing else []
+    return [f"{KEY}: '{folder_of(root, name)}' is there, and its {', '.join(differing)}"] if differing else []
 
 
 def describe(name: str, facts: Facts) -> str:
@@ -95,20 +87,7 @@ def _problems(content: Mapping[Any, Any]) -> Iterable[tuple[str, str]]:
         if not isinstance(facts, dict):
             yield str(name), f"{name}: expected its facts: {EXAMPLE}"
             continue
-        known = (*NEEDED, *OPTIONAL)
-        yield from (
-            (f"{name}.{key}", f"{name}: unknown fact '{key}'{nearest(str(key), known)} (there are: {', '.join(known)})")
-            for key in facts
-            if key not in known
-        )
-        yield from ((str(name), f"{name}: {key} is missing") for key in NEEDED if key not in facts)
-        for key, least, most in (
-            *((key, 1, MOST_IMAGES) for key in NEEDED),
-            *((key, 0, MAX_CLASSES) for key in OPTIONAL),
-        ):
-            value = facts.get(key, least)
-            if type(value) is not int or not least <= value <= most:
-                yield f"{name}.{key}", f"{name}: {key} must be a whole number from {least} to {most:,}, is {value!r}"
+        yield from fact_problems(str(name), facts)
 
 
 def _info(name: str, facts: Facts) -> DatasetInfo:

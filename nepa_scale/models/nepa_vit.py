@@ -28,14 +28,8 @@ from timm.models import checkpoint as run_checkpointed
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
-from nepa_scale.config.ladder import (
-    LADDER,
-    MlpKind,
-    PosEmbed,
-    QkNorm,
-    Shape,
-    default_mlp_hidden,
-)
+from nepa_scale.config.ladder import MlpKind, PosEmbed, QkNorm, default_mlp_hidden
+from nepa_scale.config.sizes import SHIPPED, Shape
 from nepa_scale.data.preprocessing import MEAN, STD
 from nepa_scale.models.compiled_block import CompiledBlock, can_compile, compile_block, rope_tables
 from nepa_scale.models.patches import PatchProduct, SeededRope, StandardisingProduct
@@ -344,8 +338,8 @@ def _timm_config() -> dict[str, Any]:
 
 
 PATCH_SIZES = (8, 14, 16, 32)
-_NAMED = {f"nepa_vit_{size}_patch{p}_224": (LADDER[size], p) for size in LADDER for p in PATCH_SIZES}
-_NAMED["nepa_vit"] = (LADDER["base"], 14)  # for files that state every argument themselves
+_NAMED = {f"nepa_vit_{size}_patch{p}_224": (SHIPPED[size], p) for size in SHIPPED for p in PATCH_SIZES}
+_NAMED["nepa_vit"] = (SHIPPED["base"], 14)  # for files that state every argument themselves
 default_cfgs = generate_default_cfgs({name: _timm_config() for name in _NAMED})
 
 

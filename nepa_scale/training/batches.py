@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nepa_scale.data.datasets import FaultLog, Loaded, allowed_faults
+from nepa_scale.data.known import folder_of
 from nepa_scale.data.loader import prefetched, train_loader
 from nepa_scale.data.prepare.settings import prepare_command
 from nepa_scale.data.streaming import train_stream
@@ -54,7 +55,7 @@ class Batches:
         self._batch_size, self._start = task.section.batch_size, start
         self._num_images = len(task.train_data)
         self._max_bad_fraction = config.data.max_bad_fraction
-        folder = Path(config.data.root) / task.section.dataset
+        folder = folder_of(Path(config.data.root), task.section.dataset)
         self._verify = prepare_command("verify", root=folder.parent, name=folder.name)
         self._accumulation = placement.accumulation
         open_loader = train_stream if config.data.streaming else train_loader

@@ -19,7 +19,10 @@ from nepa_scale.utils.files import typed_path
 
 T = TypeVar("T")
 ANSWERS_IN_JSON = "print one JSON document, and nothing else"
-COMMON = "Every key is also a flag (key=value, --key=value or --key value); --help shows this, --version the version."
+COMMON = (
+    "Every key is also a flag (key=value, --key=value or --key value); --help shows this, --version the version.\n"
+    "config_dir=DIR is a folder of your own sizes, studies, grids, clusters, recipes and data sets: docs/extending.md."
+)
 COLUMN, WIDTH = 38, 120
 
 

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from nepa_scale.utils import __version__
+from nepa_scale.utils import __version__, user_folder
 from nepa_scale.utils.errors import ConfigError, UserError, nearest
 from nepa_scale.utils.files import expand_home, to_json
 
@@ -66,6 +66,7 @@ class Command(Generic[T]):
             except KeyboardInterrupt:
                 return 128 + signal.SIGINT
         try:
+            words = user_folder.take(words)
             return 0 if answers(words, self.grammar.help) else self.main(self.grammar.parse(words))
         except (UserError, OSError, UnicodeEncodeError) as error:
             lines = mistake_lines(error)

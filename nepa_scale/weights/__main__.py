@@ -1,5 +1,5 @@
 """The command: ``python -m nepa_scale.weights import SOURCE OUT_DIR``, ``... export RUN_OR_DIR OUT_DIR``,
-``... check DIR [IMAGE ...]`` and ``... evaluate RUN_OR_DIR benchmark=NAME source=DIR``.
+``... check DIR [IMAGE ...]``, ``... evaluate RUN_OR_DIR benchmark=NAME source=DIR`` and ``... push RUN NAME``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any, get_args
 from nepa_scale.config.ladder import QkNorm
 from nepa_scale.utils.arguments import ANSWERS_IN_JSON, grammar_of_kinds, option
 from nepa_scale.utils.cli import command, print_json
-from nepa_scale.utils.errors import WeightsError
 from nepa_scale.utils.files import expand_home
 from nepa_scale.weights.benchmarks import BENCHMARKS
 
@@ -70,21 +69,36 @@ class EvaluateSettings:
     json: bool = option(ANSWERS_IN_JSON, False)
 
 
-Settings = ImportSettings | ExportSettings | CheckSettings | EvaluateSettings
+@dataclass(frozen=True)
+class PushSettings:
+    """a run -> a repository of the Hugging Face Hub, with a model card; HF_TOKEN or `hf auth login` give the token"""
+
+    source: Path = option("a run's folder", positional=True, form="RUN")
+    name: str = option("the repository, which is made if need be", positional=True, form="OWNER/NAME")
+    task: str = option("whose weights", "pretrain", choices=("pretrain", "classify"))
+    ema: bool = option("the moving average of the run's weights", False)
+    licence: str = option("of the weights, as the Hub writes it", "apache-2.0")
+    private: bool = option("make a new repository private", False)
+    dry_run: Path | None = option("write the folder there, and upload nothing", None, form="DIR")
+
+
+Settings = ImportSettings | ExportSettings | CheckSettings | EvaluateSettings | PushSettings
 KINDS: dict[str, type[Settings]] = {
     "import": ImportSettings,
     "export": ExportSettings,
     "check": CheckSettings,
     "evaluate": EvaluateSettings,
+    "push": PushSettings,
 }
 GRAMMAR = grammar_of_kinds(
     KINDS,
-    "python -m nepa_scale.weights import|export|check|evaluate ... key=value ...    (installed: nepa-weights)",
+    "python -m nepa_scale.weights import|export|check|evaluate|push ... key=value ...    (installed: nepa-weights)",
     "Weights in and out.",
     "nepa-weights import SixAILab/nepa-base-patch14-224 weights/base",
     "nepa-weights export runs/mine exported layout=timm",
     "nepa-weights check weights/base photo.jpg",
     "nepa-weights evaluate runs/base benchmark=imagenet-r source=imagenet-r",
+    "nepa-weights push runs/mine somebody/nepa-mine dry_run=card",
 )
 
 
@@ -95,7 +109,10 @@ def main(settings: Settings) -> int:
         return look(settings)
     if isinstance(settings, EvaluateSettings):
         return score(settings)
-    print(bring_in(settings) if isinstance(settings, ImportSettings) else give_out(settings))
+    if isinstance(settings, ImportSettings):
+        print(bring_in(settings))
+    else:
+        print(share(settings) if isinstance(settings, PushSettings) else give_out(settings))
     return 0
 
 
@@ -114,21 +131,28 @@ def bring_in(chosen: ImportSettings) -> str:
 
 def give_out(chosen: ExportSettings) -> str:
     """Export; returns the line that says what was written. Raises ``UserError``."""
-    from nepa_scale.run_dir import paths
-    from nepa_scale.weights import convert, timm_layout
+    from nepa_scale.weights import convert
 
     convert.check_output(chosen.out)
-    if (chosen.source / paths.CONFIG_NAME).is_file():
-        weights = convert.read_run(chosen.source, task=chosen.task or "pretrain", ema=chosen.ema)
-    elif chosen.task or chosen.ema:
-        raise WeightsError(f"{chosen.source}: no run (no config.yaml), so task= and ema= have nothing to choose from")
-    elif timm_layout.is_timm_folder(chosen.source):
-        weights = convert.read_timm(chosen.source)
-    else:
-        raise WeightsError(f"{chosen.source}: neither a run (config.yaml) nor weights (config.json, model.safetensors)")
+    weights = convert.read(chosen.source, task=chosen.task, ema=chosen.ema)
     write = convert.write_timm if chosen.layout == "timm" else convert.write_authors
     write(weights, chosen.out)
     return f"{chosen.out}: {weights.description}"
+
+
+def share(chosen: PushSettings) -> str:
+    """Publish, or write what would be; returns the line that says where it is. Raises ``UserError``."""
+    from nepa_scale.weights import push
+
+    push.check_name(chosen.name)
+
+    def write(folder: Path) -> None:
+        push.write_folder(chosen.source, chosen.name, folder, task=chosen.task, ema=chosen.ema, licence=chosen.licence)
+
+    if chosen.dry_run is None:
+        return push.push(write, chosen.name, private=chosen.private)
+    write(chosen.dry_run)
+    return f"{chosen.dry_run}: what would be uploaded to {chosen.name}"
 
 
 def look(chosen: CheckSettings) -> int:

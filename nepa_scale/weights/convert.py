@@ -103,6 +103,19 @@ def _label_names(folder: Path, config: RunConfig, num_classes: int) -> tuple[str
     return tuple(names) if isinstance(names, list | tuple) and len(names) == num_classes else ()
 
 
+def read(source: Path, *, task: str | None = None, ema: bool = False) -> Weights:
+    """The weights of a run's ``task`` (None: pre-training), or of a folder in timm's layout. Raises ``UserError``."""
+    if (source / paths.CONFIG_NAME).is_file():
+        if task not in (None, "pretrain", "classify"):
+            raise WeightsError(f"{source}: task={task}: a timm model is that of pretrain or classify")
+        return read_run(source, task=task or "pretrain", ema=ema)
+    if task or ema:
+        raise WeightsError(f"{source}: no run (no config.yaml), so task= and ema= have nothing to choose from")
+    if not timm_layout.is_timm_folder(source):
+        raise WeightsError(f"{source}: neither a run (config.yaml) nor weights (config.json, model.safetensors)")
+    return read_timm(source)
+
+
 def write_timm(weights: Weights, folder: Path) -> None:
     """Write what ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads."""
     _write(folder, weights.tensors, {CONFIG_NAME: timm_layout.config_json(weights.description)})

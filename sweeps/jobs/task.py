@@ -17,6 +17,7 @@ from types import FrameType
 from nepa_scale.distributed.world import without_launcher
 from nepa_scale.run_dir.paths import is_finished
 from nepa_scale.run_dir.status import read_status
+from nepa_scale.utils import user_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 PRINTED_NAME = "printed.err"
@@ -47,9 +48,9 @@ def run_task(run_directory: str, task: str) -> None:
         _show_output(task_dir)
     if is_cancelled(task_dir):
         raise TaskNotFinishedError(CANCELLED)
-    from nepa_scale import train
+    from nepa_scale.train import main as train
 
-    code = train.main([f"config={run_directory}/config.yaml", f"task={task}", f"run_dir={run_directory}"])
+    code = train([f"config={run_directory}/config.yaml", f"task={task}", f"run_dir={run_directory}"])
     if not main and code == 0:
         return
     status = read_status(task_dir)
@@ -106,12 +107,13 @@ def fresh_folder(parent: Path) -> Path:
 
 
 def environment_of_job(variables: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a new process: this one's with ``variables`` and this checkout on the import path.
+    """The environment of a new process: this one's with ``variables``, this checkout on the import path, and the
+    user's folder.
 
     Variables that make this process a rank of some other job are left out.
     """
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return without_launcher(os.environ) | {"PYTHONPATH": path} | dict(variables)
+    return without_launcher(os.environ) | {"PYTHONPATH": path} | user_folder.environment() | dict(variables)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
-"""The files of ``conf/`` that a launch chooses from: they are checked, with the line of each mistake, and composed."""
+"""The files that a launch chooses from, in ``conf/`` and in the user's folder: they are checked, with the line of each
+mistake, and composed."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nepa_scale.utils import yaml_files
+from nepa_scale.utils import user_folder, yaml_files
 from nepa_scale.utils.cli import to_text
 from nepa_scale.utils.errors import ConfigError, nearest
 from sweeps.settings.keys import SECTIONS, Problems, declared, set_key, unknown_key
@@ -25,8 +26,12 @@ KIND = "kind"  # of a cluster: which keys it has
 
 
 def options(group: str) -> list[str]:
-    """The names that ``group=NAME`` accepts."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """The names that ``group=NAME`` accepts: the shipped ones, then those of the user's folder."""
+    return list(_files(group))
+
+
+def _files(group: str) -> dict[str, Path]:
+    return user_folder.yaml_options(group, CONF / group)
 
 
 def compose_tree(choices: Mapping[str, str]) -> tuple[DictConfig, dict[str, str]]:
@@ -44,9 +49,8 @@ def compose_tree(choices: Mapping[str, str]) -> tuple[DictConfig, dict[str, str]
     _check_files(choices)
     try:
         with initialize_config_dir(str(CONF), version_base=None):
-            composed = compose(
-                MAIN, [f"{group}={_quoted(name)}" for group, name in choices.items()], return_hydra_config=True
-            )
+            chosen = [f"{group}={_quoted(name)}" for group, name in choices.items()]
+            composed = compose(MAIN, [*_search_path(), *chosen], return_hydra_config=True)
     except RecursionError as error:
         words = " ".join(f"{group}={name}" for group, name in choices.items())
         raise ConfigError([f"{CONF}: {words}: '{DEFAULTS}' of a file lead back to that file"]) from error
@@ -60,6 +64,12 @@ def compose_tree(choices: Mapping[str, str]) -> tuple[DictConfig, dict[str, str]
     if problems:  # in files that the chosen ones build on
         raise ConfigError(problems)
     return tree, used
+
+
+def _search_path() -> list[str]:
+    """The word that tells Hydra to look for files in the user's folder, too."""
+    own = user_folder.folder()
+    return [] if own is None else [f"hydra.searchpath=[{_quoted(f'file://{own}')}]"]
 
 
 def _quoted(name: str) -> str:
@@ -76,7 +86,7 @@ def _check_files(choices: Mapping[str, str]) -> None:
     problems: list[str] = []
     for group, name in {**chosen, **choices}.items():
         try:
-            yaml_files.read(CONF / group / f"{name}.yaml", functools.partial(_problems, group))
+            yaml_files.read(_files(group)[name], functools.partial(_problems, group))
         except ConfigError as error:
             problems += error.problems
     if problems:

@@ -156,7 +156,7 @@ def _setting_problems(tree: DictConfig, path: str, settings: Mapping[str, Any]) 
         values = value if isinstance(value, list) and listed else [value]
         for item in values:
             references = _references(item)
-            checked = [] if references else overrides.setting_problems(key, item)
+            checked = overrides.key_problems(key) if references else overrides.setting_problems(key, item)
             yield from ((f"{path}.{key}", line) for line in (*_unknown_references(tree, references), *checked))
 
 

@@ -139,7 +139,8 @@ def test_help_has_a_line_for_every_key(capsys: pytest.CaptureFixture[str]) -> No
         "number=3 how many (from 1 to 9)",
         "json=false for scripts",
     ]
-    assert "laws: two" in lines and "--key value" in lines[-4] and lines[-2:] == ["examples:", "some t.csv law=power"]
+    assert "laws: two" in lines and "--key value" in lines[-5] and "config_dir=DIR" in lines[-4]
+    assert lines[-2:] == ["examples:", "some t.csv law=power"]
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"nepa-scale {__version__}\n"
 

@@ -16,7 +16,8 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from nepa_scale.config.ladder import LADDER, architecture, total_params
+from nepa_scale.config.ladder import architecture, total_params
+from nepa_scale.config.sizes import LADDER
 from nepa_scale.models.nepa_vit import NepaViT
 
 NAMES = ["nepa_vit_femto_patch32_224", "nepa_vit_pico_patch14_224"]

@@ -1,4 +1,5 @@
-"""Named recipes: ``<task>.recipe=NAME`` stands for the settings in ``recipes/<task>/NAME.yaml``.
+"""Named recipes: ``<task>.recipe=NAME`` stands for the settings in ``recipes/<task>/NAME.yaml``, here or in the user's
+folder.
 
 A recipe file holds settings as a configuration file does. It may name another to start from (``like``) and what
 differs between sizes of the ladder (``sizes``). A recipe is a starting value: any setting given beside it wins, and
@@ -14,7 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from nepa_scale.utils import yaml_files
+from nepa_scale.utils import user_folder, yaml_files
 from nepa_scale.utils.errors import ConfigError, nearest
 
 FOLDER = Path(__file__).resolve().parent
@@ -22,7 +23,11 @@ FOLDER = Path(__file__).resolve().parent
 
 def names(task: str) -> list[str]:
     """The recipes of a task."""
-    return sorted(path.stem for path in (FOLDER / task).glob("*.yaml"))
+    return list(_files(task))
+
+
+def _files(task: str) -> dict[str, Path]:
+    return user_folder.yaml_options(f"recipes/{task}", FOLDER / task)
 
 
 def settings(task: str, name: str, size: str | None, check: yaml_files.Check) -> dict[str, Any]:
@@ -31,11 +36,11 @@ def settings(task: str, name: str, size: str | None, check: yaml_files.Check) ->
     ``check`` tells what is wrong with settings. Raises ``ConfigError`` for a name that does not exist, and with every
     mistake in the recipe's file.
     """
-    known = names(task)
+    known = _files(task)
     if name not in known:
         there = f" (there are: {', '.join(known)})" if known else ": this task has none"
         raise ConfigError([f"{task}.recipe={name}: no such recipe{nearest(name, known)}{there}"])
-    content = dict(_read(FOLDER / task / f"{name}.yaml", check))
+    content = dict(_read(known[name], check))
     origin, by_size = content.pop("like", None), content.pop("sizes", {})
     base = {} if origin is None else settings(task, origin, size, check)
     return _merge(_merge(base, content), by_size.get(size, {}))

@@ -1,6 +1,7 @@
 """Experiment trackers beside ``metrics.jsonl``: ``log.trackers=[tensorboard,wandb]``.
 
-Each has a file here, whose ``TRACKER`` is its class, and its name in ``nepa_scale.config.schema.TRACKERS``.
+Each has a file here, whose ``TRACKER`` is its class, and its name in ``nepa_scale.config.registry.TRACKERS``; those of
+plugins are registered there.
 
 A tracker's run lasts as long as its task: it keeps its id when the task is killed, requeued or resumed, and holds each
 record once. Steps that are trained again after a kill are not sent again; their losses are the same anyway.
@@ -9,13 +10,14 @@ record once. Steps that are trained again after a kill are not sent again; their
 from __future__ import annotations
 
 import functools
-import importlib
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nepa_scale.config.registry import TRACKERS
 from nepa_scale.config.schema import RunConfig, walk
 from nepa_scale.utils.files import read_json
 from nepa_scale.utils.progress import logger
@@ -111,7 +113,7 @@ class Trackers:
             self._guarded(name, functools.partial(tracker.finish, result))
 
     def _open(self, name: str, task: TrackedTask) -> None:
-        self._trackers[name] = importlib.import_module(f"{__name__}.{name}").TRACKER(task)
+        self._trackers[name] = pkgutil.resolve_name(TRACKERS[name])(task)
 
     def _guarded(self, name: str, call: Callable[[], Any]) -> None:
         try:

@@ -13,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nepa_scale.config import ladder
 from nepa_scale.config.ladder import (
-    LADDER,
     Architecture,
     architecture,
     block_name,
@@ -21,6 +20,7 @@ from nepa_scale.config.ladder import (
     probed_layers,
     quarter_blocks,
 )
+from nepa_scale.config.sizes import LADDER
 from nepa_scale.models.build import build_backbone
 from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.utils.errors import UserError

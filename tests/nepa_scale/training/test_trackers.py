@@ -179,7 +179,7 @@ def test_a_tracker_that_cannot_be_had_is_refused_before_any_work(
 ) -> None:
     """One line names it, and what to write or to install."""
     if names == "absent":
-        monkeypatch.setattr(validate, "TRACKERS", ("absent",))
+        monkeypatch.setattr(validate, "TRACKERS", {"absent": "nepa_scale.training.trackers.absent:TRACKER"})
     config = RunConfig(log=LogConfig(trackers=names))
     assert validate.check_values(config, ("pretrain",)) == [f"log.trackers: {problem}"]
 
