@@ -1,8 +1,8 @@
 """From the files of a study to fitted scaling laws and one report. Reads files with pandas and scipy, and never imports
 torch.
 
-From Python: ``load_study``, ``fit``, ``chain``, ``isoflop``, ``optimum``, ``forecast``, ``compare``, ``report``; they share
-names with the commands.
+From Python: ``load_study``, ``fit``, ``chain``, ``isoflop``, ``optimum``, ``forecast``, ``compare`` and ``report``;
+they share names with the commands.
 """
 
 from __future__ import annotations

@@ -33,7 +33,10 @@ class MaskedPixels(PixelObjective):
     def forward(self, images: Tensor) -> Tensor:
         """The loss, a scalar in fp32; masks are drawn from torch's global generator."""
         targets = self.targets(images)
-        mask = draw_mask(*targets.shape[:2], self._ratio, images.device) if self.training else self._fixed_mask(targets)
+        if self.training:
+            mask = draw_mask(len(images), targets.shape[1], self._ratio, images.device)
+        else:
+            mask = self._fixed_mask(targets)
         _, outputs = self._encoded(images, mask)
         errors = squared_error(self.pixel_head(outputs), targets)
         return (errors * mask).sum() / mask.sum()
