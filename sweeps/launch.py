@@ -119,9 +119,11 @@ def _predict_and_carry_out(request: Launch, prepared: PlannedLaunch) -> int:
     if request.predict_from is None:
         needed = preregistration.predicted_from(planned, held)
         code = _carry_out(request, prepared, needed)
-        if any(_run_id(job) in needed for job in jobs.jobs_to_do(planned, study_dir)):
-            others = {run.run_id for run in planned.runs} - needed - set(held)
+        if left := [job for job in jobs.jobs_to_do(planned, study_dir) if _run_id(job) in needed]:
             print(preregistration.waiting_line(planned, held))
+            if _watches(request) and any(jobs.state(job) != "failed" for job in left):
+                return code  # a signal has ended the watching
+            others = {run.run_id for run in planned.runs} - needed - set(held)
             return max(code, _carry_out(request, prepared, others))
     for line in preregistration.register(planned, coming, study_dir, request.predict_from or study_dir):
         print(line)
@@ -154,8 +156,12 @@ def _carry_out(request: Launch, prepared: PlannedLaunch, run_ids: Collection[str
             overrides.save(point.config, plan.run_dir(study_dir, run_id) / "config.yaml")
         for line in place.submit(todo):
             print(line)
-    watch = isinstance(request.cluster, LocalSettings) if request.watch is None else request.watch
-    return see_through(place, prepared.plan, study_dir, todo, watch=watch)
+    return see_through(place, prepared.plan, study_dir, todo, watch=_watches(request))
+
+
+def _watches(request: Launch) -> bool:
+    """Whether the command stays until all is done."""
+    return isinstance(request.cluster, LocalSettings) if request.watch is None else request.watch
 
 
 def _check_one_place(request: Launch) -> None:
