@@ -53,6 +53,7 @@ class Pretrain(Task):
             scale_initial_weights(self.backbone, self._scaling)
         if weights is not None:
             self.starts_finetuned = load_backbone(self.backbone, weights)
+            logger.info("%s: going on from %s", self.name, weights)
             self.judged_at_start = True
             self.moments_from = weights.parent / "checkpoints" if section.init_optimizer == "carried" else None
         self.backbone.causal = section.attention == "causal"

@@ -104,6 +104,7 @@ class Trainer:
             logger.info("%s: branching off %s at step %d of %d", self.task.name, source, start, self.total_steps)
         elif self.task.moments_from is not None:
             self._checkpoints.load_moments(self.task.moments_from)
+            logger.info("%s: with the optimiser's moments of %s", self.task.name, self.task.moments_from)
         self._saved = self._start = start
         self._run_logger = RunLogger(self.task_dir, self.config, self.world, start=start, total_steps=self.total_steps)
         self._warn_of_another_schedule()
