@@ -72,19 +72,19 @@ class Muon(torch.optim.AdamW):
         for group in groups:
             for tensor in group["params"] if group[IS_MUONS] else ():
                 if tensor.grad is not None:
-                    self._update(tensor, group)
+                    self._update(tensor, tensor.grad, group)
         self.param_groups = [group for group in groups if not group[IS_MUONS]]
         try:
             return super().step(closure)
         finally:
             self.param_groups = groups
 
-    def _update(self, tensor: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, tensor: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[tensor]
         if "exp_avg" not in state:
             state["exp_avg"] = torch.zeros_like(tensor)
-        mean = state["exp_avg"].lerp_(tensor.grad, 1 - self._momentum)
-        direction = tensor.grad.lerp(mean, self._momentum).reshape(-1)  # Nesterov's
+        mean = state["exp_avg"].lerp_(gradient, 1 - self._momentum)
+        direction = gradient.lerp(mean, self._momentum).reshape(-1)  # Nesterov's
         tensor.mul_(1 - group["lr"] * group["weight_decay"])
         weights = tensor.view(-1)
         for part in self._parts[tensor]:
