@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -68,6 +69,11 @@ def images(step: int, rank: int) -> Tensor:
     return F.interpolate(torch.randn(BATCH, 3, 3, 3, generator=generator), IMAGE_SIZE, mode="bicubic")
 
 
+def seeding(module: PretrainModule, step: int) -> Callable[[int], None]:
+    """What states the RoPE scale of a step before each of its forward passes."""
+    return lambda _: module.backbone.seed_rope(step)
+
+
 def plain(steps: int, world_size: int, *, autocast: bool) -> dict[str, Any]:
     """Losses and gradient norms of the loop over all ranks' images, and the weights at its end."""
     config = settings(steps, "fp32", 0, world_size)
@@ -106,12 +112,7 @@ def trained(steps: int, precision: str, stage: int, world: World, **autocast: An
     engine = Engine(module, optimizer, schedules, resolved, world=world, device=CPU)
     losses, norms = [], []
     for step in range(steps):
-        seed = step
-        result = engine.step(
-            [(images(step, world.rank),)],
-            step=step,
-            before_forward=lambda _, seed=seed: module.backbone.seed_rope(seed),
-        )
+        result = engine.step([(images(step, world.rank),)], step=step, before_forward=seeding(module, step))
         loss = result.loss / world.size
         process_group.sum_over_ranks([loss])
         losses.append(loss.item())

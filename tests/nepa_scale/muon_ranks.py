@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from autocast_ranks import images, module_of, settings
+from autocast_ranks import images, module_of, seeding, settings
 from torch import Tensor
 
 from nepa_scale.distributed import process_group
@@ -97,7 +97,7 @@ def trained(steps: int, stage: int, world: World, accumulation: int) -> dict[str
     losses = []
     for step in range(steps):
         parts = [(part,) for part in images(step, world.rank).chunk(accumulation)]
-        result = engine.step(parts, step=step, before_forward=lambda _, seed=step: module.backbone.seed_rope(seed))
+        result = engine.step(parts, step=step, before_forward=seeding(module, step))
         loss = result.loss / world.size
         process_group.sum_over_ranks([loss])
         losses.append(loss.item())

@@ -54,7 +54,7 @@ def test_block_matrices_are_muons_and_the_rest_adamws() -> None:
     module = muon_ranks.module_of(config)
     names = {parameter: name for name, parameter in module.named_parameters()}
     optimizer = build_optimizer(module, config.pretrain)
-    groups = {True: set(), False: set()}
+    groups: dict[bool, set[str]] = {True: set(), False: set()}
     for group in optimizer.param_groups:
         assert group["lr"] == config.pretrain.peak_lr
         groups[group["orthogonalised"]] |= {names[parameter] for parameter in group["params"]}
