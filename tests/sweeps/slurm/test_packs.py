@@ -27,7 +27,7 @@ from sweeps.settings.schema import SlurmSettings
 from sweeps.slurm import job_states, sbatch
 from sweeps.slurm.arranging import Array, Pack, arranged
 from sweeps.slurm.executor import SlurmExecutor
-from sweeps.slurm.job_states import read_submissions
+from sweeps.slurm.job_states import read_submissions, submission_folder
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 QUARTER = Resources(gpus_per_node=1, mem_gb=1, timeout_min=15, sharing=4)
@@ -149,14 +149,18 @@ def over(study: Path, seconds: float = 150) -> dict[str, str]:
 @pytest.mark.usefixtures("slurm_cluster")
 def test_each_task_ends_for_itself(tmp_path: Path) -> None:
     """In one job of four devices one task fails, one is cancelled while it runs, one is interrupted alone and starts
-    again; what waits for the failed one is not started, what waits for the others is done, each on a GPU of its own."""
+    again; what waits for the failed one is not started, what waits for the others is done, each on a GPU of its own.
+    The script is as it was shown before."""
     ways = {"a": "finish", "b": "fail", "c": "endless", "d": "interrupted"}
     todo = [acting(tmp_path, f"{run}/pretrain", how=how) for run, how in ways.items()]
     todo += [acting(tmp_path, f"{run}/classify", f"{run}/pretrain") for run in ways]
     executor = SlurmExecutor(SETTINGS, tmp_path)
+    shown_before = executor.scripts(todo)
     executor.submit(todo)
     (record,) = read_submissions(tmp_path)
     assert record.packed and set(record.keys) == {each.key for each in todo}
+    (got,) = submission_folder(tmp_path, record).glob("*submission.sh")
+    assert [got.read_text()] == shown_before
     cancelled = [each for each in todo if each.key.startswith("c/")]
     wait_for(lambda: jobs.state(cancelled[0]) == "running", 60, "c runs")
     for each in cancelled:
