@@ -27,7 +27,7 @@ from sweeps.settings.schema import SlurmSettings
 from sweeps.slurm import job_states, sbatch
 from sweeps.slurm.arranging import Array, Pack, arranged
 from sweeps.slurm.executor import SlurmExecutor
-from sweeps.slurm.job_states import read_submissions
+from sweeps.slurm.job_states import read_submissions, submission_folder
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 QUARTER = Resources(gpus_per_node=1, mem_gb=1, timeout_min=15, sharing=4)
@@ -149,14 +149,18 @@ def over(study: Path, seconds: float = 150) -> dict[str, str]:
 @pytest.mark.usefixtures("slurm_cluster")
 def test_each_task_ends_for_itself(tmp_path: Path) -> None:
     """In one job of four devices one task fails, one is cancelled while it runs, one is interrupted alone and starts
-    again; what waits for the failed one is not started, what waits for the others is done, each on a GPU of its own."""
+    again; what waits for the failed one is not started, what waits for the others is done, each on a GPU of its own.
+    The script is as it was shown before."""
     ways = {"a": "finish", "b": "fail", "c": "endless", "d": "interrupted"}
     todo = [acting(tmp_path, f"{run}/pretrain", how=how) for run, how in ways.items()]
     todo += [acting(tmp_path, f"{run}/classify", f"{run}/pretrain") for run in ways]
     executor = SlurmExecutor(SETTINGS, tmp_path)
+    shown_before = executor.scripts(todo)
     executor.submit(todo)
     (record,) = read_submissions(tmp_path)
     assert record.packed and set(record.keys) == {each.key for each in todo}
+    (got,) = submission_folder(tmp_path, record).glob("*submission.sh")
+    assert [got.read_text()] == shown_before
     cancelled = [each for each in todo if each.key.startswith("c/")]
     wait_for(lambda: jobs.state(cancelled[0]) == "running", 60, "c runs")
     for each in cancelled:
@@ -210,7 +214,6 @@ def test_a_pack_that_is_told_to_stop(slurm_cluster: VirtualCluster, tmp_path: Pa
 
 STUDY = (
     "grid=seeds",
-    "grid.axes.seed=[0,1,2,3]",
     "study.base_size=femto",
     "study.scratch_control=false",
     "study.tasks=[pretrain,classify]",
@@ -231,25 +234,40 @@ SLURM = (
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("slurm_cluster")
-def test_a_packed_study_is_the_local_one(run_process: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four small runs with auto-sized tasks are one job on one node; the script says so beforehand; losses, metrics and
-    weights are those of the same study on this machine, one rank each, bit for bit."""
+@pytest.mark.parametrize(
+    ("seeds", "ranks", "sizing"),
+    [
+        (4, 1, ("cluster.efficiency=0.8",)),
+        # Six images a step divide over no more ranks, and no number of them is fast enough.
+        (2, 2, ("pretrain.batch_size=6", "classify.batch_size=6", "cluster.wall_hours=1e-6")),
+    ],
+)
+def test_a_packed_study_is_the_local_one(
+    run_process: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: int, ranks: int, sizing: tuple[str, ...]
+) -> None:
+    """Small runs with auto-sized tasks, four of one rank or two of two, are one job on one node; the script says so
+    beforehand; losses, metrics and weights are those of the same study on this machine, as many ranks each, bit for
+    bit."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # slots of this machine are not shared with other tests
     write_digits(tmp_path / "data", num_train=64, num_validation=16, shard_size=32)
-    words = (*STUDY, f"data.root={tmp_path / 'data'}")
-    script = run_process("launch.py", *words, *SLURM, "study_dir=packed", "print_script=true").stdout
+    batches = [word for word in sizing if not word.startswith("cluster.")]
+    words = (*STUDY, f"grid.axes.seed={list(range(seeds))}", f"data.root={tmp_path / 'data'}", *batches)
+    slurm = (*SLURM, *(word for word in sizing if word not in batches))
+    script = run_process("launch.py", *words, *slurm, "study_dir=packed", "print_script=true").stdout
     assert script.count("#!/bin/bash") == 1
-    assert "# 8 tasks share this job, 4 at once:" in script
-    packed = run_process("launch.py", *words, *SLURM, "study_dir=packed", "watch=true")
+    assert f"# {2 * seeds} tasks share this job, {seeds} at once:" in script
+    packed = run_process("launch.py", *words, *slurm, "study_dir=packed", "watch=true")
     assert packed.returncode == 0, packed.stdout + packed.stderr
-    assert "8 tasks share 1 node" in packed.stdout
+    assert f"{2 * seeds} tasks share 1 node" in packed.stdout
     assert len(read_submissions(tmp_path / "packed")) == 1
-    here = run_process("launch.py", *words, "cluster.slots=1", "cluster.threads_per_slot=1", "study_dir=here")
+    local = (f"cluster.processes_per_task={ranks}", f"cluster.threads_per_slot={ranks}", "cluster.slots=1")
+    here = run_process("launch.py", *words, *local, "study_dir=here")
     assert here.returncode == 0, here.stdout + here.stderr
     for run in read_json(tmp_path / "packed" / "plan.json")["runs"]:
         for task in ("pretrain", "classify"):
             own, other = (tmp_path / study / "runs" / run["run_id"] / task for study in ("packed", "here"))
             assert (own / "log.txt").is_file()
+            assert read_json(own / "placement.json")["world_size"] == ranks
             assert (own / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
             assert read_json(own / "result.json")["metrics"] == read_json(other / "result.json")["metrics"]
             assert losses(own) == losses(other)
