@@ -147,8 +147,14 @@ def score(chosen: EvaluateSettings) -> int:
     """Evaluate a classifier and print its scores; returns the exit code. Raises ``UserError``."""
     from nepa_scale.weights.evaluate import evaluate
 
-    options = {"ema": chosen.ema, "batch_size": chosen.batch_size, "num_workers": chosen.num_workers}
-    found = evaluate(chosen.weights, chosen.benchmark, chosen.source, **options)
+    found = evaluate(
+        chosen.weights,
+        chosen.benchmark,
+        chosen.source,
+        ema=chosen.ema,
+        batch_size=chosen.batch_size,
+        num_workers=chosen.num_workers,
+    )
     if chosen.json:
         print_json(found)
         return 0
