@@ -275,7 +275,7 @@ def test_what_cannot_be_is_missing_and_named(make_study: MakeStudy) -> None:
 
 
 def test_other_test_sets_are_columns(tmp_path: Path) -> None:
-    """What ``nepa-weights evaluate`` kept beside a result has columns of metrics and errors, which laws are fitted to."""
+    """What ``nepa-weights evaluate`` kept beside a result has columns of metrics and of errors, for laws."""
     path = write_study(tmp_path / "study", StudySpec())
     scores = {"imagenet-r": {"images": 9, "top1": 0.25, "top5": 0.5}, "imagenet-c": {"top1": 0.1, "mce": 1.25}}
     folder = next((path / "runs").glob("nano-pretrain-*")) / "classify"
