@@ -40,7 +40,11 @@ FOLDERS: dict[str, list[str]] = {
         "verify root={p} name=x",
         "index root={p} name=x",
     ],
-    "weights": ["import {p} OUT", "export {p} OUT --layout timm"],
+    "weights": [
+        "import {p} OUT",
+        "export {p} OUT --layout timm",
+        "evaluate {p} --benchmark imagenet-r --source {p}",
+    ],
     "visualise": ["source={p}"],
     "launch": ["grid=model_size data.root={p} study=tiny dry_run=true"],
     "status": ["{p}", "{p} --json"],

@@ -83,8 +83,12 @@ def typed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_errors(table: pd.DataFrame) -> pd.DataFrame:
-    """``table`` with a column ``errors.X`` = 1 - ``metrics.X`` of each headline metric: laws are fitted to errors."""
-    known = [name for name in HEADLINES if f"metrics.{name}" in table]
+    """``table`` with a column ``errors.X`` = 1 - ``metrics.X`` of each headline metric: laws are fitted to errors.
+
+    Also of the top-1 on other test sets, ``top1/imagenet-r``.
+    """
+    others = [name.removeprefix("metrics.") for name in map(str, table) if name.startswith("metrics.top1/")]
+    known = [name for name in (*HEADLINES, *others) if f"metrics.{name}" in table]
     return table.assign(**{f"errors.{name}": 1 - table[f"metrics.{name}"] for name in known})
 
 

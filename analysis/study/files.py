@@ -49,6 +49,8 @@ STATUS_OPTIONAL: Mapping[str, Types] = {
     **dict.fromkeys(("step", "steps_total", "attempt"), NUMBER),
     **dict.fromkeys(("error", "updated_at"), TEXT),
 }
+BENCHMARKS = "benchmarks.json"
+BENCHMARK_SCORES = ("top1", "top5", "mce")
 MAX_REASON = 300  # characters of a reason that stands in a table
 PREDICTIONS = "predictions.json"
 PREDICTIONS_SCHEMA = 1
@@ -130,6 +132,16 @@ def read_result(path: Path) -> tuple[dict[str, Any], list[str]] | None:
     result = _known(content, RESULT_FIELDS, RESULT_OPTIONAL, RESULT_NEEDED)
     result |= {name: result[name] or {} for name in ("config", "metrics", "versions", "details")}
     return result, list(_version_note("result.json", content))
+
+
+def read_benchmarks(path: Path) -> dict[str, Any]:
+    """Scores on other test sets, as ``nepa-weights evaluate`` keeps them, as metrics: ``top1/imagenet-r``.
+
+    Empty without a file. Raises ``Unreadable`` for one that is damaged.
+    """
+    content = read_object(path) or {}
+    scores = {name: entry for name, entry in content.items() if isinstance(entry, dict)}
+    return {f"{key}/{name}": entry[key] for name, entry in scores.items() for key in BENCHMARK_SCORES if key in entry}
 
 
 def read_object(path: Path) -> dict[str, Any] | None:

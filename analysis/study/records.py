@@ -15,11 +15,13 @@ import pandas as pd
 from analysis.study import columns
 from analysis.study.columns import AMOUNTS, COUNTS, TEXT, left_out, typed, with_errors
 from analysis.study.files import (
+    BENCHMARKS,
     RESULT_FIELDS,
     RESULT_OPTIONAL,
     PlannedRun,
     StudyPlan,
     Unreadable,
+    read_benchmarks,
     read_plan,
     read_result,
     read_status,
@@ -192,6 +194,11 @@ def _outcome(directory: Path) -> _Outcome:
     if status is None:  # result.json is written last, so it alone proves the end
         status = {"state": "planned" if read is None else FINISHED}
     result, notes = read or (None, [])
+    if result is not None:
+        try:
+            result = {**result, "metrics": {**result["metrics"], **read_benchmarks(directory / BENCHMARKS)}}
+        except Unreadable as why:
+            notes = [*notes, f"{directory.parent.name}/{directory.name}/{BENCHMARKS} is left out: {why}."]
     return _Outcome(directory.name, status, result, notes)
 
 

@@ -33,10 +33,7 @@ class MaskedPixels(PixelObjective):
     def forward(self, images: Tensor) -> Tensor:
         """The loss, a scalar in fp32; masks are drawn from torch's global generator."""
         targets = self.targets(images)
-        if self.training:
-            mask = draw_mask(len(images), targets.shape[1], self._ratio, images.device)
-        else:
-            mask = self._fixed_mask(targets)
+        mask = self._drawn_mask(targets) if self.training else self._fixed_mask(targets)
         _, outputs = self._encoded(images, mask)
         errors = squared_error(self.pixel_head(outputs), targets)
         return (errors * mask).sum() / mask.sum()
@@ -54,6 +51,10 @@ class MaskedPixels(PixelObjective):
         z, prefix = self.backbone.embed(images.to(parameter_dtype(self.backbone))), self.backbone.num_prefix_tokens
         outputs = self.backbone.encode(masked_inputs(z, mask, self.mask_token), causal=self.backbone.causal)
         return z[:, prefix:], outputs[:, prefix:]
+
+    def _drawn_mask(self, targets: Tensor) -> Tensor:
+        """A mask [B, N] of training."""
+        return draw_mask(len(targets), targets.shape[1], self._ratio, targets.device)
 
     def _fixed_mask(self, targets: Tensor) -> Tensor:
         """The mask [B, N] of evaluations: a function of N and the ratio alone."""

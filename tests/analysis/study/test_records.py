@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from law_studies import SIZES, StudySpec, write_study
+from study_files import write_json
 
 from analysis.findings.scaling import find
 from analysis.findings.series import CLASSIFICATION, PARAMETERS, series
@@ -271,3 +272,18 @@ def test_what_cannot_be_is_missing_and_named(make_study: MakeStudy) -> None:
         f"{RUN}/classify: {name}" for name in ("loss", "tokens_seen", "top1", "wall_seconds")
     ]
     assert len(series(study, CLASSIFICATION, PARAMETERS).points) == 4
+
+
+def test_other_test_sets_are_columns(tmp_path: Path) -> None:
+    """What ``nepa-weights evaluate`` kept beside a result has columns of metrics and of errors, for laws."""
+    path = write_study(tmp_path / "study", StudySpec())
+    scores = {"imagenet-r": {"images": 9, "top1": 0.25, "top5": 0.5}, "imagenet-c": {"top1": 0.1, "mce": 1.25}}
+    folder = next((path / "runs").glob("nano-pretrain-*")) / "classify"
+    write_json(folder / "benchmarks.json", scores)
+    rows = read_study(path).of("classify").set_index("run_id")
+    row = rows.loc[folder.parent.name]
+    names = ["metrics.top1/imagenet-r", "errors.top1/imagenet-r", "metrics.mce/imagenet-c"]
+    assert row[names].tolist() == [0.25, 0.75, 1.25]
+    assert rows["metrics.top1/imagenet-r"].notna().sum() == 1
+    (folder / "benchmarks.json").write_text("{")
+    assert any("benchmarks.json is left out" in note for note in read_study(path).notes)

@@ -91,7 +91,7 @@ def test_masked_pixels_are_scored_where_they_are_hidden(monkeypatch: pytest.Monk
     module, images = module_of("masked_pixels"), some_images()
     drawn: list[Tensor] = []
     draw = masked_pixels.draw_mask
-    monkeypatch.setattr(masked_pixels, "draw_mask", lambda *given: drawn.append(draw(*given)) or drawn[-1])
+    monkeypatch.setattr(masked_pixels, "draw_mask", lambda *given: drawn.append(draw(*given)) or drawn[-1])  # type: ignore[func-returns-value]
     seen: list[Tensor] = []
     module.backbone.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     loss = module(images)
