@@ -175,7 +175,8 @@ def _each(
 
 def _written(asked: Mapping[str, Any]) -> list[str]:
     """The arguments as words of a command line."""
-    return [f"{name}={one}" for name, value in asked.items() for one in _several(value)]
+    words = [(name, one) for name, value in asked.items() for one in _several(value)]
+    return [f"{name}={str(one).lower() if isinstance(one, bool) else one}" for name, one in words]
 
 
 def _several(value: Any) -> Sequence[Any]:

@@ -108,7 +108,7 @@ def _bend(loss: Loss, residual: Array, parameters: int) -> Array | NoFit:
 class Scatter:
     """Noise of each unit g (the rows of one place, or one row): normal with deviation ``size exp(trend u_g) / w_g``.
 
-    ``u`` runs from about -1/2 to 1/2 over the points, along the mean of the logs of the variables. Each possible trend
+    ``u`` is the mean of the logs of the variables, each over its range: of one variable it has a range of 1. Each trend
     [T] has its ``share`` (restricted likelihood times a normal prior), and a sum of squares ``rest`` from which the
     size is ``sqrt(rest / chi2)`` with ``spare`` degrees of freedom.
     """
@@ -283,11 +283,10 @@ def _likelihood(residual: Array, design: Array, deviations: Array, spare: int) -
 
 
 def _direction(logs: Array) -> tuple[Array, Array]:
-    """Centre and slope [V] of u from the logs [V, G] of the variables: all count equally and u has a range of one."""
+    """Centre and slope [V] of u from the logs [V, G] of the variables: u rises by one where all go over their range."""
     centre, reach = logs.mean(axis=1), np.ptp(logs, axis=1)
     slope = 1 / np.where(reach > 0, reach, np.inf)
-    along = np.ptp(slope @ logs)
-    return centre, slope / (along if along > 0 else 1.0)
+    return centre, slope / max(int((reach > 0).sum()), 1)
 
 
 def _logs(columns: Array) -> Array:

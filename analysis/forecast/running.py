@@ -101,6 +101,8 @@ def _skill(loss: Line, skill: Line, steps: int, log_end: Array) -> Expected | No
     half = special.stdtrit(len(at) - 1, 0.5 + CONFIDENCE / 2) * np.sqrt(wander)
     middle, low, high = log_end
     ends = middle + ratio[-1] + np.array([0.0, -np.hypot(middle - low, half), np.hypot(high - middle, half)])
+    if not np.isfinite(ends).all():
+        return NoFit("the logged losses do not reach the evaluations")
     value, most, least = 1 - np.exp(ends)
     return Expected(float(value), float(least), float(most))
 

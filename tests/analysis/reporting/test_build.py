@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from children import Child
 from pages import Page
-from study_files import write_status
+from study_files import STEPS, write_lines, write_status
 
 from analysis.report import main
 from analysis.reporting.build import fingerprint, watch
@@ -240,6 +241,25 @@ def test_every_file_that_a_report_reads_is_seen(make_study: MakeStudy) -> None:
     seen.append(fingerprint([path]))
     assert seen[0] != seen[1] != seen[2]
     assert seen[2] == fingerprint([path])
+
+
+def test_a_pre_training_that_runs_is_told_how_it_may_end(make_study: MakeStudy) -> None:
+    """Beside its state, in the page and in Markdown; a run that has only begun is told nothing."""
+    path = make_study(sizes={"micro": 98_304, "mini": 393_216}, scratch=False)
+    for size, step in (("micro", 400), ("mini", 20)):
+        folder = path / "runs" / f"{size}-pretrain-s0"
+        (folder / "pretrain" / "result.json").unlink()
+        write_status(folder / "pretrain", "running", step)
+        (folder / "config.yaml").write_text("pretrain: {schedule: cosine}\n")
+        rows = [
+            {"step": at, "images_seen": 320 * at, "loss": 2 * at**-0.5 - 1, "lr": 1 + math.cos(math.pi * at / STEPS)}
+            for at in range(10, step + 1, 10)
+        ]
+        write_lines(folder / "pretrain" / "metrics.jsonl", rows)
+    assert main([str(path), f"markdown={path / 'a.md'}"]) == 0
+    page, markdown = (path / "report.html").read_text(), (path / "a.md").read_text()
+    assert page.count("expected to end with loss") == 1
+    assert markdown.count("expected to end with loss") == 1
 
 
 def test_ctrl_c_leaves_quietly(make_study: MakeStudy) -> None:
