@@ -103,7 +103,7 @@ def card(published: Published) -> str:
         f"---\n{yaml.safe_dump(metadata, sort_keys=False).strip()}\n---",
         f"# {published.name.rpartition('/')[2]}",
         f"A NEPA vision transformer of size `{size}`, {done} on `{dataset}` with nepa_scale. {ABOUT}",
-        f"{published.model}.",
+        f"{published.model[:1].upper()}{published.model[1:]}.",
         *_usage(published.name),
         "## Training",
         _table(columns, _training(published)),

@@ -143,7 +143,8 @@ def test_a_tracker_that_fails_is_left_out_and_said_once(
     """Training goes on, the other trackers have every record, and one line tells which tracker failed, and why."""
     module = types.ModuleType("broken")
     module.TRACKER = Broken  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, f"{trackers.__name__}.broken", module)
+    monkeypatch.setitem(sys.modules, "broken", module)
+    monkeypatch.setitem(trackers.TRACKERS, "broken", "broken:TRACKER")
     run = Trackers(["broken", "tensorboard"], TrackedTask(tmp_path, RunConfig()))
     for step in (1, 2, 3):
         run.log({"step": step, "loss": 1 / step})

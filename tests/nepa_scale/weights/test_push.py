@@ -70,7 +70,7 @@ def test_the_folder_holds_weights_and_a_card(run: Path, tmp_path: Path, capsys: 
     assert timm_model(out)(torch.zeros(1, 3, 48, 48)).isfinite().all()
     _, head, text = (out / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     assert yaml.safe_load(head)["license"] == "cc-by-4.0" and yaml.safe_load(head)["library_name"] == "timm"
-    for shown in ("# nepa-mine", "size `femto`", "on `digits`", "width 32, 3 blocks", "| 128 |", "4,096 (2,048)",
+    for shown in ("# nepa-mine", "size `femto`", "on `digits`", "Backbone, width 32", "| 128 |", "4,096 (2,048)",
                   "1.76e+10", "45,678 (38,368)", "femto-p8-0", "](pictures.png)", "](headline.png)", "2512.16922}",
                   f'timm.create_model("hf-hub:{REPO}", pretrained=True)', "1,024 validation images"):  # fmt: skip
         assert shown in text, shown
