@@ -69,7 +69,7 @@ def images(step: int, rank: int) -> Tensor:
     return F.interpolate(torch.randn(BATCH, 3, 3, 3, generator=generator), IMAGE_SIZE, mode="bicubic")
 
 
-def seeding(module: PretrainModule, step: int) -> Callable[[int], None]:
+def seeding(module: NextEmbedding, step: int) -> Callable[[int], None]:
     """What states the RoPE scale of a step before each of its forward passes."""
     return lambda _: module.backbone.seed_rope(step)
 
