@@ -1,1 +1,1 @@
-"""Making steps fast, and telling how fast they are: MFU, time in collectives, ``torch.compile``."""
+"""Making steps fast, and telling how fast they are: MFU, time in collectives, profiles, ``torch.compile``."""
