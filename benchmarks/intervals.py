@@ -27,6 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from analysis.fit.estimate import Fit, Options, fit_law  # noqa: E402  (after the path)
+from analysis.fit.student import Interval, NoFit  # noqa: E402
 from analysis.laws import LAWS  # noqa: E402
 from analysis.laws.law import Array, Law  # noqa: E402
 from analysis.laws.restrictions import Restrictions, restricted  # noqa: E402
@@ -108,6 +109,12 @@ def oracle(one: Cell) -> tuple[float, float]:
     return quantile * np.sqrt(covariance[alpha, alpha]), quantile * np.sqrt(far @ covariance @ far + further**2)
 
 
+def stated(one: Cell, fit: Fit | NoFit) -> dict[str, Interval]:
+    """The intervals of the law's parameters that there are."""
+    every = fit.intervals if isinstance(fit, Fit) else {}
+    return {name: interval for name in one.law.names if (interval := every.get(name)) is not None}
+
+
 def measure(one: Cell, draws: int, options: Options) -> dict[str, float]:
     """Shares and widths over ``draws`` data sets."""
     rng = np.random.default_rng(0)
@@ -119,8 +126,8 @@ def measure(one: Cell, draws: int, options: Options) -> dict[str, float]:
         y = np.exp(one.law.log_value(one.theta, columns)[0] + noise)
         new = np.exp(one.law.log_value(one.theta, one.beyond)[0] + one.rows(rng, one.beyond, 1)[1])[0]
         fit = fit_law(one.law, columns, y, options=options)
-        intervals = {name: fit.intervals[name] for name in one.law.names} if isinstance(fit, Fit) else {}
-        if not isinstance(fit, Fit) or None in intervals.values():
+        intervals = stated(one, fit)
+        if not isinstance(fit, Fit) or len(intervals) < len(truth):
             refused += 1
             continue
         held.append([value in interval for value, interval in zip(truth, intervals.values(), strict=True)])

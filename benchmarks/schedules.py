@@ -155,20 +155,20 @@ def told(curve: Curve, *, known: bool) -> Forecast | None:
     return answer if isinstance(answer, Forecast) else None
 
 
-def ends(curve: Curve) -> tuple[float, float]:
-    """The interval of the loss at the last step without noise, as running studies have it."""
+def holds_mean(curve: Curve) -> bool:
+    """Whether the interval of the loss at the last step without noise, as running studies have it, holds the truth."""
     answer = forecast_scheduled(curve.steps, curve.known, curve.rates, of_one_point=False)
-    return (float(answer.low[-1]), float(answer.high[-1])) if isinstance(answer, Forecast) else (np.nan, np.nan)
+    return isinstance(answer, Forecast) and bool(answer.low[-1] <= curve.truth <= answer.high[-1])
 
 
-def summary(what: str, some: Sequence[tuple[Curve, Forecast | None]]) -> dict[str, Any]:
+def summary(what: str, some: Sequence[tuple[Curve, Forecast | None, bool]]) -> dict[str, Any]:
     """A row of the answer: coverage of points and of last points, errors and widths at the last, in percent."""
-    pairs = [(curve, answer) for curve, answer in some if answer is not None]
+    pairs = [(curve, answer) for curve, answer, _ in some if answer is not None]
+    mean_inside = [held for _, answer, held in some if answer is not None]
     inside = [
         (answer.low <= curve.losses[curve.seen :]) & (curve.losses[curve.seen :] <= answer.high)
         for curve, answer in pairs
     ]
-    mean_inside = [low <= curve.truth <= high for curve, (low, high) in ((curve, ends(curve)) for curve, _ in pairs)]
     errors = np.array([answer.y[-1] / curve.truth - 1 for curve, answer in pairs])
     halves = np.array([np.log(answer.high[-1] / answer.low[-1]) / 2 for _, answer in pairs])
     return {
@@ -193,13 +193,14 @@ def main() -> None:
     began = time.process_time()
     curves = [draw(random, settings["law"]) for _ in range(int(settings["curves"]))]
     simulated = time.process_time() - began
-    found = [(curve, told(curve, known=settings["rates"] == "known")) for curve in curves]
+    answers = [told(curve, known=settings["rates"] == "known") for curve in curves]
     print(f"{(time.process_time() - began - simulated) / len(curves):.3f} s of CPU per curve", file=sys.stderr)
+    found = [(curve, answer, holds_mean(curve)) for curve, answer in zip(curves, answers, strict=True)]
     rows = [summary("all", found)]
     for name, choices in (("fall", SEEN), ("rows", ROWS), ("noise", NOISE)):
         for choice in choices:
             some = [one for one in found if getattr(one[0], name) == choice]
-            if any(answer for _, answer in some):
+            if any(answer for _, answer, _ in some):
                 rows.append(summary(f"{name} {choice}", some))
     show(rows, as_json=as_json)
 
