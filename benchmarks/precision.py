@@ -1,13 +1,13 @@
 """What a number format costs in loss: paired pre-trainings that differ in engine.precision alone.
 
 python benchmarks/precision.py [precisions=fp32,bf16-autocast,bf16] [size=femto] [steps=2000] [seeds=6]
-                               [batch_size=16] [layer_scale_init=1e-5] [out=] [--json]
+                               [batch_size=16] [base_lr=3e-3] [layer_scale_init=1e-5] [out=] [--json]
 
 For each seed, pre-trainings on the embedded digits (32 pixels, patch 8) with the same first weights, images and rates
 in each precision, one after another on one CPU rank. A row is a pair of precisions: the mean over seeds of the
 difference of training loss, with its standard error, over the first 40 steps and over the last tenth of them, and of
-the evaluation loss at the end. Positive: the first one is worse. ``out`` keeps the run directories; what is finished
-there is not trained again.
+loss and skill in the evaluation at the end: losses alone cannot be compared once the learned targets differ. A higher
+loss or a lower skill is worse. ``out`` keeps the run directories; what is finished there is not trained again.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ sys.path.insert(0, str(REPOSITORY))
 from nepa_scale.data.digits import write_digits  # noqa: E402  (after the path)
 
 FIRST_STEPS, LAST_PART = 40, 10
+MEASURES = ("eval_loss", "eval_skill")
 DEFAULTS = {
     "precisions": "fp32,bf16-autocast,bf16",
     "size": "femto",
     "steps": "2000",
     "seeds": "6",
     "batch_size": "16",
+    "base_lr": "3e-3",
     "layer_scale_init": "1e-5",
     "out": "",
 }
@@ -54,7 +56,7 @@ def train(settings: dict[str, str], folder: Path, seed: int, precision: str) -> 
         f"seed={seed}",
         f"pretrain.steps={settings['steps']}",
         f"pretrain.batch_size={settings['batch_size']}",
-        "pretrain.base_lr=1e-2",
+        f"pretrain.base_lr={settings['base_lr']}",
         f"data.root={folder / 'data'}",
         f"run_dir={folder / f'{precision}-{seed}'}",
         "log.every=1",
@@ -68,21 +70,21 @@ def train(settings: dict[str, str], folder: Path, seed: int, precision: str) -> 
 
 
 def losses(folder: Path, seed: int, precision: str) -> dict[str, float]:
-    """The mean loss of the first steps and of the last ones, and that of the evaluation."""
+    """The mean loss of the first steps and of the last ones, and loss and skill of the evaluation."""
     lines = (folder / f"{precision}-{seed}" / "pretrain" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     training = [row["loss"] for row in rows if "loss" in row]
     return {
         "first": statistics.fmean(training[:FIRST_STEPS]),
         "last": statistics.fmean(training[-(len(training) // LAST_PART) :]),
-        "evaluation": [row["eval_loss"] for row in rows if "eval_loss" in row][-1],
+        **{name: [row[name] for row in rows if name in row][-1] for name in MEASURES},
     }
 
 
 def compared(one: str, other: str, found: dict[tuple[str, int], dict[str, float]], seeds: int) -> dict[str, Any]:
     """The row of a pair of precisions."""
-    row: dict[str, Any] = {"worse_or_better": one, "than": other, "seeds": seeds}
-    for name in ("first", "last", "evaluation"):
+    row: dict[str, Any] = {"precision": one, "less": other, "seeds": seeds}
+    for name in ("first", "last", *MEASURES):
         differences = [found[one, seed][name] - found[other, seed][name] for seed in range(seeds)]
         error = statistics.stdev(differences) / math.sqrt(seeds) if seeds > 1 else math.nan
         row |= {name: round(statistics.fmean(differences), 6), f"{name}_error": round(error, 6)}
