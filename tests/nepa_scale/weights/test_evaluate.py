@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
+from nepa_scale.config import overrides
 from nepa_scale.config.ladder import architecture
 from nepa_scale.data.preprocessing import Preprocessing
 from nepa_scale.models import nepa_vit  # noqa: F401  timm knows the model by it
@@ -166,6 +168,19 @@ def test_corruptions_are_averaged_by_severity_then_by_corruption(classifier: Pat
     (tmp_path / "fog" / "3").rename(tmp_path / "fog" / "other")
     with pytest.raises(UserError, match=r"15 corruptions of 5 severities; missing: fog/3"):
         benchmarks.parts_of("imagenet-c", tmp_path)
+
+
+def test_scores_of_a_run_stay_beside_its_weights(classifier: Path, tmp_path: Path) -> None:
+    """A run gives the scores of its weights, and notes them by the test set's name."""
+    run = tmp_path / "run"
+    words = ["model=femto", "classify.image_size=32", "classify.crop_pct=0.9", "classify.attention=bidirectional"]
+    (run / "classify").mkdir(parents=True)
+    overrides.save(overrides.parse([*words, "task=classify", "init=scratch"]), run / "config.yaml")
+    shutil.copy(classifier / "model.safetensors", run / "classify" / "model.safetensors")
+    images = filed(PlainTimm(classifier), tmp_path / "sketch", list(range(1000)), IDS.__getitem__, count=3)
+    assert evaluate(run, "imagenet-sketch", tmp_path / "sketch")["top1"] == pytest.approx(1 / len(images))
+    kept = json.loads((run / "classify" / "benchmarks.json").read_text())
+    assert kept == {"imagenet-sketch": {"images": 3, "top1": pytest.approx(1 / 3), "top5": pytest.approx(2 / 3)}}
 
 
 def test_what_is_not_there_is_one_line(classifier: Path, tmp_path: Path) -> None:
