@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.optimize import curve_fit
+from scipy.optimize import curve_fit, nnls
+from scipy.special import expit
 
 from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.loss import SQUARED
 from analysis.fit.restricting import Asked
 from analysis.fit.student import NoFit
 from analysis.laws import LAWS
-from analysis.laws.law import Array, Law
+from analysis.laws.law import Array, Law, coefficients, softplus
 
 # Gadre et al. 2024, arXiv:2403.08540, table 2: RedPajama, loss on C4; parameters, tokens, loss
 FIVE_RUNS = np.array(
@@ -180,3 +181,19 @@ def test_a_surface_that_rises(signs: tuple[int, int]) -> None:
     assert isinstance(fit, Fit)
     assert (fit.parameters["alpha"], fit.parameters["beta"]) == pytest.approx((alpha, beta), rel=1e-4)
     assert fit.parameters["E"] == pytest.approx(0.5, rel=1e-3)
+
+
+def test_two_coefficients_are_those_of_nnls() -> None:
+    """Closed forms of what is asked for thousands of times: two shares that are not negative, and a soft bend."""
+    rng = np.random.default_rng(0)
+    y = np.exp(rng.normal(0, 0.3, 9))
+    for _ in range(50):
+        shapes = np.abs(rng.normal(1, 1, (2, 9)))
+        found = np.exp(coefficients(shapes, y)) @ shapes / y - 1
+        expected = nnls((shapes / y).T, np.ones(9))[0] @ shapes / y - 1
+        assert found @ found == pytest.approx(expected @ expected, rel=1e-3, abs=1e-9)
+    u = np.array([-800.0, -40.0, -1.0, 0.0, 1.0, 40.0, 800.0])
+    bend, slope, rest = softplus(u)
+    np.testing.assert_allclose(bend, np.logaddexp(0, u), atol=1e-15)
+    np.testing.assert_allclose(slope, expit(u), rtol=1e-14)
+    np.testing.assert_allclose(rest, expit(-u), rtol=1e-14)

@@ -84,3 +84,22 @@ def test_seeds_narrow_the_interval() -> None:
         return float(np.median([math.log(one.interval.high / one.interval.low) for one in found]))  # type: ignore[union-attr]
 
     assert width(4) == pytest.approx(width(1) / 2, rel=0.35)
+
+
+@pytest.mark.parametrize(("shift", "least", "most"), [(0.0, 0, 3), (1.0, 13, 20)])
+def test_a_kink_is_no_shift_and_hides_none(shift: float, least: int, most: int) -> None:
+    """Two sizes whose loss has a kink at the best value, noise .003: one value for all is refuted where it is wrong.
+
+    Tested by parabolas it was in one study of twenty.
+    """
+    rng, octaves = np.random.default_rng(0), np.arange(5.0)
+    refuted = 0
+    for _ in range(20):
+        y = [depth * np.abs(octaves - 2.5 - away * shift / 2) for depth, away in ((0.01, -1), (0.015, 1))]
+        noisy = np.concatenate(y) + rng.normal(0, 0.003, 10)
+        found = sweep(np.tile(2**octaves, 2), noisy, np.repeat(["small", "large"], 5))
+        assert isinstance(found, Sweep)
+        common = found.common()
+        assert isinstance(common, Common)
+        refuted += common.p_none < 0.025
+    assert least <= refuted <= most
