@@ -241,7 +241,8 @@ assert "errors.turn_accuracy" in with_errors(pandas.DataFrame({"metrics.turn_acc
 
 @pytest.mark.slow
 def test_plugins_of_a_package(here: Path) -> None:
-    """Its task trains and reaches the report's table, its tracker gets the records, its law is fitted."""
+    """Its task trains and reaches the report's table, its objective trains, its tracker gets the records, its law is
+    fitted."""
     write(PLUGIN, here)
     entries = tomllib.loads(PLUGIN["pyproject.toml"])["project"]["entry-points"]["nepa_scale.plugins"]
     info = here / "turning-0.1.dist-info"
@@ -253,9 +254,14 @@ def test_plugins_of_a_package(here: Path) -> None:
     broken.mkdir()
     (broken / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 0.1\n")
     (broken / "entry_points.txt").write_text("[nepa_scale.plugins]\nlaws = absent:register\n")
-    told = python(here, "-c", USE, PYTHONPATH=os.pathsep.join([str(here), str(ROOT)]))
+    paths = os.pathsep.join([str(here), str(ROOT)])
+    told = python(here, "-c", USE, PYTHONPATH=paths)
+    words = ("model=femto", "run_dir=pixels", "pretrain.steps=3", "pretrain.batch_size=8")
+    python(here, "-m", "nepa_scale.train", "pretrain.objective=absolute_pixels", *words, PYTHONPATH=paths)
     result = json.loads((here / "run" / "turn" / "result.json").read_text())
     assert 0 <= result["metrics"]["turn_accuracy"] <= 1 and result["config"]["turn.turns"] == 4
     assert (here / "run" / "turn" / "records.txt").read_text().startswith("step=1 ")
+    skill = json.loads((here / "pixels" / "pretrain" / "result.json").read_text())["metrics"]["skill"]
+    assert skill < 1
     assert re.search(r"turn.turns=4 +how many quarter turns there are to tell apart \(from 2 to 4\)", told)
     assert "warning: plugin laws = absent:register is left out: No module named 'absent'" in told

@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from nepa_scale.utils import plugins
+from nepa_scale.utils.errors import UserError
+
 if TYPE_CHECKING:
     from nepa_scale.config.registry import HeadCost
     from nepa_scale.config.schema import RunConfig
@@ -69,6 +72,16 @@ NEXT_PIXELS = ObjectiveSpec(
 )
 
 SPECS = {objective.name: objective for objective in (NEXT_EMBEDDING, MASKED_PIXELS, NEXT_PIXELS)}
+
+
+def register(objective: ObjectiveSpec) -> None:
+    """Add the objective of a plugin. Raises ``UserError`` where its name is taken."""
+    if objective.name in SPECS:
+        raise UserError(f"objective '{objective.name}' is there already")
+    SPECS[objective.name] = objective
+
+
+plugins.load("objectives")
 OBJECTIVES = tuple(SPECS)
 
 

@@ -1,9 +1,10 @@
-"""Plugins: installed packages that register tasks, laws and trackers of their own.
+"""Plugins: installed packages that register tasks, objectives, laws and trackers of their own.
 
 A package says in its ``pyproject.toml`` what registers each kind, a function without arguments:
 
     [project.entry-points."nepa_scale.plugins"]
     tasks = "my_package.tasks:register"
+    objectives = "my_package.objectives:register"
     laws = "my_package.laws:register"
     trackers = "my_package.trackers:register"
 

@@ -23,15 +23,15 @@ class NextPixels(PixelObjective):
 
     def forward(self, images: Tensor) -> Tensor:
         """The loss, a scalar in fp32; the last token predicts nothing and stays out of the blocks."""
-        _, _, predictions, targets = self._predicted(images)
+        _, _, predictions, targets = self.predicted(images)
         return squared_error(predictions, targets).mean()
 
     def scored(self, images: Tensor) -> tuple[Tensor, ...]:
         """Embeddings and outputs [B, N - 1, D]; predictions, targets, and what stands before all but the first."""
-        z, outputs, predictions, targets = self._predicted(images)
+        z, outputs, predictions, targets = self.predicted(images)
         return z, outputs, predictions, targets, targets[:, :-1]
 
-    def _predicted(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def predicted(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Embeddings and outputs of the patches but the last, predictions and targets [B, T - 1, C p p]."""
         prefix = self.backbone.num_prefix_tokens
         z = self.backbone.embed(images.to(parameter_dtype(self.backbone)))[:, :-1]
