@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from analysis.findings import text
 from analysis.findings.finding import Finding
 from analysis.findings.series import COMPUTE, FINETUNED, OBJECTIVE, PRETRAINED, Series, Target, series
@@ -57,8 +59,8 @@ def _finding(target: Target, ours: Series, name: str, theirs: Series) -> Finding
 def _costs(compared: Comparison, name: str) -> str:
     """How many times the compute ``name`` takes for the same error, halfway (in the logarithm) of what both reached."""
     at = compared.at[len(compared.at) // 2]
-    if not (at.multiplier > 0 and at.high > 0):
-        return f"What {name} would need for an error of {text.percent(at.level)} cannot be said."
+    if not 0 < at.multiplier < math.inf:  # one of the errors does not fall with compute
+        return f"How much compute {name} take for an error of {text.percent(at.level)} cannot be said."
     return (
         f"For an error of {text.percent(at.level)}, {name} take {text.number(at.multiplier)} times the compute "
         f"({text.LEVEL} interval {text.span(at.low, at.high)})."

@@ -21,14 +21,15 @@ VARIANTS = {
     ],
     "next_pixels": ["pretrain.objective=next_pixels"],
 }
+MODEL = ("model=femto", "model.weight_init=xavier", "model.layer_scale_init=0.1")
 DRAWN = {"sigreg", "masked_pixels"}  # each rank draws its own slices or masks
 
 
 def commands(folder: Path, data: Path, ds_config: str) -> list[list[str]]:
     """A short pre-training of each variant on the digits."""
-    common = ["task=pretrain", "model=femto", "model.weight_init=xavier", "model.layer_scale_init=0.1"]
+    common = ["task=pretrain", *MODEL, f"data.root={data}"]
     common += ["pretrain.image_size=48", "pretrain.steps=60", "pretrain.batch_size=16", "pretrain.base_lr=3e-2"]
-    common += ["log.every=1", "log.tensorboard=false", "log.pictures=0", "checkpoint.every=0", f"data.root={data}"]
+    common += ["log.every=1", "log.tensorboard=false", "log.pictures=0", "checkpoint.every=0"]
     return [
         [*common, f"engine.ds_config={ds_config}", f"run_dir={folder / name}", *words]
         for name, words in VARIANTS.items()
@@ -51,6 +52,14 @@ def test_every_variant_learns_under_zero_0_and_2(digits_root: Path, tmp_path: Pa
         if name not in DRAWN:
             apart = losses(one / name / "pretrain")
             assert losses(two / name / "pretrain") == pytest.approx(apart, abs=1e-3)
-    words = ["task=classify", "classify.image_size=48", "classify.steps=2", "classify.batch_size=8", "log.every=1"]
+    words = [
+        "task=classify",
+        *MODEL,
+        f"data.root={digits_root}",
+        "classify.image_size=48",
+        "classify.steps=2",
+        "classify.batch_size=8",
+        "log.every=1",
+    ]
     train_all([[*words, f"run_dir={one / 'masked_pixels'}", "log.tensorboard=false"]])
     assert losses(one / "masked_pixels" / "classify")
