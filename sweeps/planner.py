@@ -67,9 +67,9 @@ def plan_launch(request: Launch) -> PlannedLaunch:
 
 
 def _runnable(request: Launch, placed: Placements, devices: int) -> tuple[dict[str, RunSpec], tuple[Dropped, ...]]:
-    """The points of the grid; under ``unfit=drop`` without the infeasible ones, which follow with their reasons."""
+    """The points of the grid; under ``infeasible=skip`` those that can be run, and the others with their reasons."""
     run_specs = expand(request)
-    if request.unfit == "refuse":
+    if request.infeasible == "error":
         return run_specs, ()
     unmet_points = (Dropped(label, "pretrain", reason) for label, reason in unmet(request).items())
     feasible, dropped = fitting(run_specs, placed, devices)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.api.results import panel_of
-from analysis.fit.display import told
+from analysis.fit.display import as_text
 from analysis.fit.student import NoFit
 from analysis.forecast.estimate import Forecast
 from analysis.forecast.estimate import as_json as forecasts_as_json
@@ -41,7 +41,7 @@ class Minima:
     def __repr__(self) -> str:
         from analysis.isoflop.__main__ import show as show_minima
 
-        return told(
+        return as_text(
             lambda console: show_minima(console, self.optima, self.law, self.bias, self.left_out, self.ahead, self.held)
         )
 
@@ -76,7 +76,7 @@ class Continued:
     def __repr__(self) -> str:
         from analysis.forecast.__main__ import show as show_forecasts
 
-        return told(lambda console: show_forecasts(console, {"": self.forecast}, None))
+        return as_text(lambda console: show_forecasts(console, {"": self.forecast}, None))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -114,7 +114,9 @@ class Optima:
     def __repr__(self) -> str:
         from analysis.optimum.__main__ import show as show_optima
 
-        return told(lambda console: show_optima(console, self.given, self.sweep, self.common, self.law, self.left_out))
+        return as_text(
+            lambda console: show_optima(console, self.given, self.sweep, self.common, self.law, self.left_out)
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each size: the ``best`` value with ``low`` and ``high``, its ``edge``, the ``reason`` of gaps."""

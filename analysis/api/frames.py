@@ -98,7 +98,7 @@ def forecast(data: Data, x: str, y: str, at: float | Sequence[float] = (), **mor
         name: answer if isinstance(answer, NoFit) else Continued(answer, x, y)
         for name, answer in forecasts.answers(given, table).items()
     }
-    return answers[""] if given.told_apart_by is None else answers
+    return answers[""] if given.grouped_by is None else answers
 
 
 def optimum(data: Data, x: str, y: str, by: str | None = None, **more: Any) -> Any:

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.chain.two_step import TwoStep, TwoStepHeldOut, two_step_as_json
-from analysis.fit.display import as_json, show, told
+from analysis.fit.display import as_json, as_text, show
 from analysis.fit.estimate import Fit
 from analysis.fit.profile import Profile, profile
 from analysis.fit.question import Answer
 from analysis.fit.student import Interval, NoFit, Prediction
 from analysis.laws.law import Array
-from analysis.laws.restrictions import standing
+from analysis.laws.restrictions import restriction_of
 from nepa_scale.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Fitted:
     y: str
 
     def __repr__(self) -> str:
-        return told(lambda console: show(console, self.answer))
+        return as_text(lambda console: show(console, self.answer))
 
     @property
     def fit(self) -> Fit:
@@ -69,7 +69,7 @@ class Fitted:
     def profile(self, name: str) -> Profile | NoFit:
         """The profile interval of a parameter. Raises ``UserError`` for one that is not searched for."""
         if name not in self.fit.law.names:
-            raise UserError(f"profile {name!r}: {str(standing(self.fit.law, name)) or 'no such parameter'}")
+            raise UserError(f"profile {name!r}: {str(restriction_of(self.fit.law, name)) or 'no such parameter'}")
         return profile(self.fit, name)
 
     def to_frame(self) -> pd.DataFrame:
@@ -100,7 +100,7 @@ class FittedTwoStep:
     def __repr__(self) -> str:
         from analysis.chain.__main__ import show as show_chain
 
-        return told(lambda console: show_chain(console, self.given, self.chain, self.held, self.at))
+        return as_text(lambda console: show_chain(console, self.given, self.chain, self.held, self.at))
 
     @property
     def parameters(self) -> dict[str, dict[str, float]]:
@@ -165,7 +165,7 @@ def _parameters(fit: Fit) -> pd.DataFrame:
     for name, value in fit.parameters.items():
         interval = fit.intervals[name]
         low, high = (np.nan, np.nan) if interval is None else (interval.low, interval.high)
-        rows[name] = {"value": value, "low": low, "high": high, "note": str(standing(fit.law, name))}
+        rows[name] = {"value": value, "low": low, "high": high, "note": str(restriction_of(fit.law, name))}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("parameter")
 
 

@@ -111,15 +111,15 @@ def options(given: FittingSettings, table: Table) -> Options:
 
 def names(law: Law, given: FittingSettings, flag: str) -> list[str]:
     """The names of the columns that the law of ``flag`` reads, in its order. Raises ``UserError``."""
-    told = {"x": given.x, "d": given.d, "m": given.m, "unique": given.unique}
-    for variable, name in told.items():
+    columns = {"x": given.x, "d": given.d, "m": given.m, "unique": given.unique}
+    for variable, name in columns.items():
         if variable in law.variables and name is None:
             raise UserError(f"{flag}={law.name} needs {variable}=COLUMN")
         if variable not in law.variables and name is not None:
             raise UserError(
                 f"{variable}={name}: law '{law.name}' has no such variable (it reads {', '.join(law.variables)})"
             )
-    return [name for variable in law.variables if (name := told[variable]) is not None]
+    return [name for variable in law.variables if (name := columns[variable]) is not None]
 
 
 def weights(table: Table, given: FittingSettings) -> Array | None:
@@ -201,10 +201,10 @@ def print_answers(
     """
     answers = for_each(read_table(given.table).where(given.where), given, answer)
     if given.json:
-        told = {
+        answers_in_json = {
             name: {"reason": one.reason} if isinstance(one, NoFit) else as_json(one) for name, one in answers.items()
         }
-        print_json(told[""] if given.by is None else {"by": given.by, "groups": told})
+        print_json(answers_in_json[""] if given.by is None else {"by": given.by, "groups": answers_in_json})
         return 0
     for name, one in answers.items():
         if given.by is not None:

@@ -16,7 +16,7 @@ from analysis.fit.holdout import HeldOut, LeaveOneOut, Without
 from analysis.fit.profile import Profile
 from analysis.fit.student import Interval, NoFit, Prediction, bounds, finite
 from analysis.laws.law import Array
-from analysis.laws.restrictions import standing
+from analysis.laws.restrictions import restriction_of
 from nepa_scale.utils.errors import shortened
 from nepa_scale.utils.progress import make_console
 
@@ -31,7 +31,7 @@ def console() -> Console:
     return make_console(PLAIN_WIDTH)
 
 
-def told(show: Callable[[Console], None]) -> str:
+def as_text(show: Callable[[Console], None]) -> str:
     """What ``show`` prints on a console, as text."""
     out = make_console(PLAIN_WIDTH)
     with out.capture() as captured:
@@ -47,7 +47,7 @@ def show_fit(out: Console, fit: Fit, name: str, left: LeaveOneOut | None = None,
         table.add_column(f"without any one {noun} (moved most by)")
     for parameter, value in fit.parameters.items():
         interval = fit.intervals[parameter]
-        shown = str(standing(fit.law, parameter)) or ("" if interval is None else ends(interval))
+        shown = str(restriction_of(fit.law, parameter)) or ("" if interval is None else ends(interval))
         table.add_row(parameter, f"{value:.5g}", shown, *([] if left is None else [_without(left, parameter)]))
     out.print(table)
     diagnostics = fit.diagnostics
@@ -170,15 +170,15 @@ def law_as_json(fit: Fit) -> dict[str, Any]:
         "law": fit.law.name,
         "formula": fit.law.formula,
         "parameters": {
-            name: {"value": finite(value), "interval": bounds(fit.intervals[name])} | _standing_as_json(fit, name)
+            name: {"value": finite(value), "interval": bounds(fit.intervals[name])} | _restriction_as_json(fit, name)
             for name, value in fit.parameters.items()
         },
     }
 
 
-def _standing_as_json(fit: Fit, name: str) -> dict[str, Any]:
+def _restriction_as_json(fit: Fit, name: str) -> dict[str, Any]:
     """How a parameter is restricted; empty for a free one."""
-    status = standing(fit.law, name)
+    status = restriction_of(fit.law, name)
     if status.fixed:
         return {"fixed": True}
     if status.tied:

@@ -16,7 +16,7 @@ from analysis.fit.noise import Noise
 from analysis.fit.student import Interval, NoFit, Prediction
 from analysis.laws import find_law
 from analysis.laws.law import Array, Law
-from analysis.laws.restrictions import standing
+from analysis.laws.restrictions import restriction_of
 from nepa_scale.utils.errors import UserError
 
 CONFIDENCE = 0.95
@@ -64,9 +64,9 @@ class Fit:
     """Names [n] of what departs from the law as one: the clusters, or of the places where none were named."""
 
     def __repr__(self) -> str:
-        from analysis.fit.display import show_fit, told
+        from analysis.fit.display import as_text, show_fit
 
-        return told(lambda console: show_fit(console, self, "y"))
+        return as_text(lambda console: show_fit(console, self, "y"))
 
     @property
     def certificate(self) -> Diagnostics:
@@ -191,7 +191,7 @@ def _intervals(loss: Loss, fitted: Array, resampling: Resampling, options: Optio
     """The interval of every parameter of the form; one that is tied has that of the other."""
     searched = _searched(loss, fitted, resampling, options)
     return {
-        parameter.name: searched.get(standing(loss.law, parameter.name).tied or parameter.name)
+        parameter.name: searched.get(restriction_of(loss.law, parameter.name).tied or parameter.name)
         for parameter in loss.law.written
     }
 

@@ -184,7 +184,7 @@ class Noise:
         """
         about = self.scatter
         deviations = np.sqrt((((gradient @ about.response) * about.deviations) ** 2).sum(axis=1))
-        return self._carried(draws, self.first_order(gradient), deviations, confidence)
+        return self._mapped(draws, self.first_order(gradient), deviations, confidence)
 
     def further_ends(
         self, draws: Array, gradient: Array, place: Array, confidence: float, rng: np.random.Generator
@@ -194,9 +194,9 @@ class Noise:
         noise = about.further * self.size * np.exp(self.trend * u) * rng.standard_normal(len(draws))
         law = (((gradient @ about.response) * about.deviations) ** 2).sum(axis=1)
         deviations = np.sqrt(law + (about.further * np.exp(about.trends * u)) ** 2)
-        return self._carried(draws + noise, self.first_order(gradient) + noise, deviations, confidence)
+        return self._mapped(draws + noise, self.first_order(gradient) + noise, deviations, confidence)
 
-    def _carried(self, draws: Array, linear: Array, deviations: Array, confidence: float) -> tuple[float, float]:
+    def _mapped(self, draws: Array, linear: Array, deviations: Array, confidence: float) -> tuple[float, float]:
         levels = (1 - confidence) / 2, (1 + confidence) / 2
         if not (np.isfinite(deviations).all() and (deviations > 0).all()) or not np.ptp(linear) > 0:
             low, high = np.quantile(draws, levels, method="inverted_cdf")

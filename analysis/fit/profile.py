@@ -90,8 +90,8 @@ def profile(fit: Fit, name: str) -> Profile | NoFit:
     return Profile(
         name=name,
         value=fit.parameters[name],
-        low=_told(law, index, low, law.reach(index)[0]),
-        high=_told(law, index, high, law.reach(index)[1]),
+        low=_end_in_reach(law, index, low, law.reach(index)[0]),
+        high=_end_in_reach(law, index, high, law.reach(index)[1]),
         open_ends=tuple(side for side, end in (("low", low), ("high", high)) if end is None),
         bounded_ends=tuple(
             side
@@ -249,7 +249,7 @@ def _end(search: _Search, walk: Array, height: Array, limit: float) -> float | N
     return float(brentq(above, first, second, xtol=1e-6 * abs(second - first)))
 
 
-def _told(law: Law, index: int, coordinate: float | None, last: float) -> float | None:
+def _end_in_reach(law: Law, index: int, coordinate: float | None, last: float) -> float | None:
     """The parameter at a ``coordinate``; without one the ``last`` value that it can have, None if that is infinite."""
     if coordinate is None:
         return last if math.isfinite(last) else None

@@ -16,7 +16,7 @@ from analysis.fit.student import NoFit
 from analysis.fit.table import Table
 from analysis.laws import find_law
 from analysis.laws.law import Array, Law
-from analysis.laws.restrictions import standing
+from analysis.laws.restrictions import restriction_of
 from analysis.laws.surfaces import CHINCHILLA
 from nepa_scale.utils.arguments import grammar, option
 from nepa_scale.utils.errors import UserError, nearest
@@ -132,7 +132,7 @@ def _profiled(law: Law, lists: Sequence[str]) -> tuple[str, ...]:
     """The parameters that ``profile=`` names. Raises ``UserError`` with the nearest name."""
     names = [name.strip() for one in lists for name in one.split(",")]
     for name in names:
-        if why := str(standing(law, name)):
+        if why := str(restriction_of(law, name)):
             raise UserError(f"profile={name}: it is {why}")
         if name not in law.names:
             raise UserError(

@@ -109,15 +109,15 @@ def asked(given: RestrictingSettings) -> Asked:
 def asked_of_links(given: RestrictingSettings, links: Iterable[str]) -> Mapping[str, Asked]:
     """The same for each of ``links``, where a parameter is called LINK.NAME. Raises ``UserError``."""
     links = tuple(links)
-    told: dict[str, dict[str, list[str]]] = {link: {"fix": [], "tie": [], "bound": []} for link in links}
+    asked: dict[str, dict[str, list[str]]] = {link: {"fix": [], "tie": [], "bound": []} for link in links}
     for flag in ("fix", "tie", "bound"):
         for words in _split(getattr(given, flag)):
             prefixes = {name.partition(".")[0].strip() for name in re.findall(r"[A-Za-z]\w*\s*\.", words)}
             link = prefixes.pop() if len(prefixes) == 1 else ""
             if link not in links:
                 raise UserError(f"{flag}={words}: name parameters of one law as LINK.NAME, LINK of {', '.join(links)}")
-            told[link][flag].append(re.sub(rf"\b{link}\s*\.", "", words))
-    return {link: Asked(own["fix"], own["tie"], own["bound"]) for link, own in told.items()}
+            asked[link][flag].append(re.sub(rf"\b{link}\s*\.", "", words))
+    return {link: Asked(own["fix"], own["tie"], own["bound"]) for link, own in asked.items()}
 
 
 def _split(lists: Sequence[str]) -> list[str]:

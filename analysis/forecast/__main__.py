@@ -57,7 +57,7 @@ class ForecastSettings(arguments.GroupedSettings):
         return np.array([place for places in self.at for place in places]) if self.at else None
 
     @property
-    def told_apart_by(self) -> str | None:
+    def grouped_by(self) -> str | None:
         """The column that tells the curves of a table apart."""
         return self.by or self.group
 
@@ -90,7 +90,7 @@ def main(given: ForecastSettings) -> int:
     """Forecast and print; returns the exit code."""
     found = answers(given, read_table(given.table).where(given.where))
     refused = [
-        f"{given.told_apart_by} {label}: {one.reason}" if label else one.reason
+        f"{given.grouped_by} {label}: {one.reason}" if label else one.reason
         for label, one in found.items()
         if isinstance(one, NoFit)
     ]
@@ -99,15 +99,15 @@ def main(given: ForecastSettings) -> int:
     if given.json:
         print_json(as_json(found))
     else:
-        show(display.console(), found, given.told_apart_by)
+        show(display.console(), found, given.grouped_by)
     return 0
 
 
 def answers(given: ForecastSettings, table: DataTable) -> Answers:
     """A forecast for every curve of ``table``, by its name, "" without one. Raises ``UserError``."""
-    tables = table.by(given.told_apart_by)
+    tables = table.by(given.grouped_by)
     if not tables:
-        raise UserError(f"{table.path}: no row has a value of {given.told_apart_by}")
+        raise UserError(f"{table.path}: no row has a value of {given.grouped_by}")
     curves = [(rows.numbers(given.x), rows.numbers(given.y)) for rows in tables.values()]
     if given.lr is None:
         found = _along_x(curves, given)
@@ -130,8 +130,8 @@ def _along_rates(x: Array, y: Array, rate: Array, given: ForecastSettings) -> Fo
 
 def show(console: Console, answers: Answers, group: str | None) -> None:
     """Print forecasts with their intervals, how they were tested, and why a curve has none."""
-    told = [answer for answer in answers.values() if isinstance(answer, Forecast)]
-    table = Table(*([group] if group else []), "at", "forecast", f"{told[0].confidence:.0%} interval", "forms")
+    forecasts = [answer for answer in answers.values() if isinstance(answer, Forecast)]
+    table = Table(*([group] if group else []), "at", "forecast", f"{forecasts[0].confidence:.0%} interval", "forms")
     for label, answer in answers.items():
         if isinstance(answer, Forecast):
             for row in _rows(answer):

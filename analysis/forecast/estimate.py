@@ -86,8 +86,8 @@ def forecast_all(
     places = np.atleast_1d(np.asarray(at, dtype=float))
     known = [_present(x, y) for x, y in curves]
     problems = [_problem(x, y, places) for x, y, _ in known]
-    carried = [Asked(x, y, places) for (x, y, _), problem in zip(known, problems, strict=True) if problem is None]
-    rolled = iter(roll_all(carried))
+    posed = [Asked(x, y, places) for (x, y, _), problem in zip(known, problems, strict=True) if problem is None]
+    rolled = iter(roll_all(posed))
     how = _How(confidence, finished, rule)
     answers: list[Forecast | NoFit] = []
     for (_, _, left_out), problem in zip(known, problems, strict=True):
@@ -95,7 +95,7 @@ def forecast_all(
             answers.append(NoFit(problem))
         else:
             curve = next(rolled)
-            answers.append(_told(curve, combine(curve, rule), places, how, left_out))
+            answers.append(_forecast(curve, combine(curve, rule), places, how, left_out))
     return answers
 
 
@@ -107,7 +107,7 @@ def _present(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array, int]:
     return every_x[present][order], every_y[present][order], int((~present).sum())
 
 
-def _told(curve: Rolled, combined: Combined, places: Array, how: _How, left_out: int) -> Forecast:
+def _forecast(curve: Rolled, combined: Combined, places: Array, how: _How, left_out: int) -> Forecast:
     below, above = interval(combined, how.confidence, one_run=not how.finished, rule=how.rule)
     beyond, tested = float(np.exp(curve.horizon)), float(np.exp(combined.tested))
     with np.errstate(over="ignore"):  # scattered points may honestly forecast "anything"

@@ -52,7 +52,7 @@ class Ending:
     skill: Expected | NoFit
 
     @property
-    def told(self) -> str:
+    def in_words(self) -> str:
         """What is expected in a few words; empty where nothing is."""
         both = (("loss", self.loss), ("skill", self.skill))
         return ", ".join(f"{name} {value}" for name, value in both if isinstance(value, Expected))

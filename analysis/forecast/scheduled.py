@@ -92,10 +92,10 @@ def forecast_scheduled(
         return NoFit(problem)
     order = np.argsort(every_x[past], kind="stable")
     how = _How(confidence, of_one_point)
-    return _told(schedule, every_x[past][order], every_y[past][order], places, how, left_out)
+    return _forecast(schedule, every_x[past][order], every_y[past][order], places, how, left_out)
 
 
-def _told(schedule: Schedule, x: Array, y: Array, places: Array, how: _How, left_out: int) -> Forecast | NoFit:
+def _forecast(schedule: Schedule, x: Array, y: Array, places: Array, how: _How, left_out: int) -> Forecast | NoFit:
     together = -(-len(x) // MOST_POINTS)
     mean_x, mean_y = (np.exp(_averaged(np.log(column), together)) for column in (x, y))
     all_features = features(schedule, np.append(mean_x, places))

@@ -149,10 +149,12 @@ def show(
             f"note: at {len(bent)} of {len(found)} budgets the losses are no parabola over the sizes tried, up to "
             f"{widest:.3g}-fold (p < {MISFIT:g}): these minima are biased; a narrower range of sizes has less bias"
         )
-    for told in (*ahead, *(held or ())):
-        within = f"{told.n:.4g} ({told.interval.low:.4g} .. {told.interval.high:.4g})"
-        beside = "" if told.error is None else f", measured {told.measured:.4g}: error {told.error:+.2%}"
-        console.print(f"{'held out' if beside else 'prediction'} at {told.budget:.4g}: N* = {within}{beside}")
+    for prediction in (*ahead, *(held or ())):
+        within = f"{prediction.n:.4g} ({prediction.interval.low:.4g} .. {prediction.interval.high:.4g})"
+        beside = (
+            "" if prediction.error is None else f", measured {prediction.measured:.4g}: error {prediction.error:+.2%}"
+        )
+        console.print(f"{'held out' if beside else 'prediction'} at {prediction.budget:.4g}: N* = {within}{beside}")
     if left_out:
         console.print(f"note: {left_out} rows with missing values left out")
 

@@ -190,7 +190,7 @@ def restricted(law: Law, rules: Restrictions, held: int | None = None) -> Law:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Restriction:
     """The restriction of a parameter: ``fixed``, ``tied`` to another, or searched for within ``bounds``."""
 
     fixed: bool = False
@@ -201,13 +201,13 @@ class Standing:
         return "fixed" if self.fixed else f"tied to {self.tied}" if self.tied else ""
 
 
-def standing(law: Law, name: str) -> Standing:
+def restriction_of(law: Law, name: str) -> Restriction:
     """How the parameter ``name`` of ``law`` is restricted."""
     if not isinstance(law, Restricted):
-        return Standing()
+        return Restriction()
     if name in law.rules.fixed or name in law.rules.tied:
-        return Standing(name in law.rules.fixed, law.rules.tied.get(name))
-    return Standing(bounds=law.parameters[law.names.index(name)].bounds)
+        return Restriction(name in law.rules.fixed, law.rules.tied.get(name))
+    return Restriction(bounds=law.parameters[law.names.index(name)].bounds)
 
 
 def at_bound(law: Law, theta: Array) -> NDArray[np.intp]:

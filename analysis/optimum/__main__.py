@@ -70,8 +70,8 @@ def _read(given: OptimumSettings, table: DataTable) -> tuple[Sweep, int]:
     names = np.full(len(x), ALL, dtype=object) if given.by is None else table.texts(given.by)
     whole = ~np.isnan(x) & ~np.isnan(y) & np.array([bool(str(name).strip()) for name in names])
     if not whole.any():
-        told = ", ".join(filter(None, (given.x, given.y, given.by)))
-        raise UserError(f"{table.path}: no row has all of {told}")
+        columns = ", ".join(filter(None, (given.x, given.y, given.by)))
+        raise UserError(f"{table.path}: no row has all of {columns}")
     found = sweep(x[whole], (-y if given.highest else y)[whole], names[whole])
     if isinstance(found, NoFit):
         raise arguments.NotPossible(f"{table.path}: {found.reason}")

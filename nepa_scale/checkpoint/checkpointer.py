@@ -174,12 +174,12 @@ class Checkpoints:
         with self._reader(path, content) as reader:
             self._state.load_moments(reader, content.optimizer_steps)
 
-    def _newest(self, folder: Path, unfit: Callable[[Manifest], str | None], use: str) -> tuple[Path, Manifest]:
-        """The newest complete checkpoint in ``folder`` that is not ``unfit``. Raises ``RunError`` where none is."""
+    def _newest(self, folder: Path, unsuitable: Callable[[Manifest], str | None], use: str) -> tuple[Path, Manifest]:
+        """The newest complete checkpoint in ``folder`` that is suitable. Raises ``RunError`` where none is."""
         reason = "there is none"
         for path in reversed(gather_objects(manifest.tags(folder))[0]):
             content, problem = self._checked(path)
-            reason = problem if content is None else unfit(content) or ""
+            reason = problem if content is None else unsuitable(content) or ""
             if content is not None and not reason:
                 return path, content
         raise RunError(f"{folder}: no checkpoint that this run can {use}: {reason}")

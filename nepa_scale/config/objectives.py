@@ -98,10 +98,10 @@ def head_cost(config: RunConfig, classes: int) -> HeadCost:
 
 def problems(config: RunConfig) -> list[str]:
     """What is wrong with the settings of the objective."""
-    return _unfit_settings(config) or _horizon_problems(config) or _rate_problems(config)
+    return _unused_settings(config) or _horizon_problems(config) or _rate_problems(config)
 
 
-def _unfit_settings(config: RunConfig) -> list[str]:
+def _unused_settings(config: RunConfig) -> list[str]:
     """A line for each setting that the objective does not read, or not at this value."""
     objective, section = objective_of(config), config.pretrain
     defaults = {item.name: item.default for item in dataclasses.fields(section)}

@@ -161,14 +161,14 @@ def _gradients(
     gradients together to average them; stages 1 and 2 copy this device's share together for the optimiser; stage 3
     keeps its share and its buffer from step to step, and gathers ``live`` weights through a buffer as large.
     """
-    carried = accumulation > 1
+    accumulates = accumulation > 1
     copies = min(bucket, work.trained) * size
     if stage == 0:
         whole = size * work.trained
-        return (whole if carried else 0, 0), (whole, 0 if alone else min(whole, size * STAGE0_COPY))
+        return (whole if accumulates else 0, 0), (whole, 0 if alone else min(whole, size * STAGE0_COPY))
     if stage in (1, 2):
         own = size * trained
-        return (own if carried else 0, copies), (own, FP32 * trained + (own if size < FP32 else 0))
+        return (own if accumulates else 0, copies), (own, FP32 * trained + (own if size < FP32 else 0))
     gathered = size * min(live, work.params)
     held = size * trained
     return (held, copies + gathered), (

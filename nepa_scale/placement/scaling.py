@@ -161,10 +161,10 @@ def _lines(config: RunConfig, device: str, found: Sequence[Row]) -> list[str]:
         share = getattr(step, step.bound) / step.total
         stage = f"{placed.zero_stage}{' r' if placed.activation_checkpointing else ''}"
         batch = f"{placed.micro_batch_size}x{placed.accumulation}"
-        unfit = "" if placed.fits else f"; needs {placed.memory.total / 2**30:.0f} GiB, which no {device} has"
+        shortage = "" if placed.fits else f"; needs {placed.memory.total / 2**30:.0f} GiB, which no {device} has"
         lines.append(
             f"{row.devices:>8} {stage:>6} {batch:>9} {step.total * 1e3:>7.1f} ms {row.images_per_second:>10,.0f}"
-            f" {row.efficiency(found[0]):>10.0%}  {step.bound} ({share:.0%}){unfit}"
+            f" {row.efficiency(found[0]):>10.0%}  {step.bound} ({share:.0%}){shortage}"
         )
     lines.append(
         f"efficiency: images/s of a device beside those on {found[0].devices}; r: with activation checkpointing"

@@ -234,8 +234,8 @@ class Trainer:
             DivergedError: on every rank, where a metric is no finite number: such a task is not finished.
         """
         metrics, details = self._record_evaluation(self.total_steps)
-        if unfit := [name for name, value in metrics.items() if not math.isfinite(value)]:  # the same on all ranks
-            shown = ", ".join(f"{name} {metrics[name]}" for name in unfit[:NAMES_SHOWN])
+        if non_finite := [name for name, value in metrics.items() if not math.isfinite(value)]:  # the same on all ranks
+            shown = ", ".join(f"{name} {metrics[name]}" for name in non_finite[:NAMES_SHOWN])
             self._run_logger.status("running", self.total_steps)
             raise DivergedError(f"diverged: the metrics of the trained weights are not finite ({shown}); {LOWER_RATE}")
         self.watchdog.passed("writing the weights", self.total_steps, patience=STARTING_PATIENCE)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from nepa_scale.utils.cli import Grammar, to_text, unfit_reason
+from nepa_scale.utils.cli import Grammar, complaint_about, to_text
 from nepa_scale.utils.errors import ConfigError, nearest
 from nepa_scale.utils.files import typed_path
 
@@ -192,7 +192,7 @@ class _Key:
         except ValueError as error:
             problems.append(f"{self.name}={text}: {error}")
             return None
-        reason = None if reader else unfit_reason(value, self.meta)
+        reason = None if reader else complaint_about(value, self.meta)
         problems += [] if reason is None else [f"{self.name}={text}{reason}"]
         return value
 

@@ -173,11 +173,11 @@ def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
 def out_of_range(key: str, value: Any, meta: Mapping[str, Any]) -> list[str]:
     """Problems of one setting alone, or of each value of a list: empty, or not within the limits of its metadata."""
     values = value if isinstance(value, list) else [value]
-    reasons = {each: unfit_reason(each, meta) for each in values if each is not None}
+    reasons = {each: complaint_about(each, meta) for each in values if each is not None}
     return [f"{key}={each}{reason}" for each, reason in reasons.items() if reason is not None]
 
 
-def unfit_reason(value: Any, meta: Mapping[str, Any]) -> str | None:  # noqa: PLR0911  one rule a line
+def complaint_about(value: Any, meta: Mapping[str, Any]) -> str | None:  # noqa: PLR0911  one rule a line
     """Why ``value`` does not lie within the limits of ``meta``, as it follows the value in a message."""
     if value == "":
         return " is empty; give a value or leave the key out"

@@ -163,7 +163,7 @@ def look(chosen: CheckSettings) -> int:
     if chosen.json:
         print_json(found)
     else:
-        print("\n".join(told(found)))
+        print("\n".join(lines_of(found)))
     return EXIT_DIFFERS if found["reference"]["verdict"] == "differs" else 0
 
 
@@ -188,7 +188,7 @@ def score(chosen: EvaluateSettings) -> int:
     return 0
 
 
-def told(found: Mapping[str, Any]) -> list[str]:
+def lines_of(found: Mapping[str, Any]) -> list[str]:
     """The lines that say what ``check`` found."""
     lines = [f"{found['folder']}: {found['model']}", *found["notes"]]
     for each in found["images"]:

@@ -74,13 +74,13 @@ def running_table(plan: Plan, tasks: Sequence[TaskStatus]) -> Table:
 
 def _expected_text(task: TaskStatus, what: str) -> str:
     """A value that is to come, with its interval; empty of a task of which none is expected."""
-    told = (task.expected or {}).get(what)
-    if told is None:
+    expected = (task.expected or {}).get(what)
+    if expected is None:
         return ""
     return (
         "not yet"
-        if "reason" in told
-        else f"{told['value']:.3f} ({told['interval'][0]:.3f} .. {told['interval'][1]:.3f})"
+        if "reason" in expected
+        else f"{expected['value']:.3f} ({expected['interval'][0]:.3f} .. {expected['interval'][1]:.3f})"
     )
 
 

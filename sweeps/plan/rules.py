@@ -39,7 +39,7 @@ def with_isoflop_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, An
     the sizes by the study of ``optimum_from``.
     """
     points, unmet = isoflop_points(launch, pairs_of)
-    if (unmet and launch.unfit == "refuse") or not points:
+    if (unmet and launch.infeasible == "error") or not points:
         raise ConfigError([f"study.budgets: {reason}" for reason in dict.fromkeys(unmet.values())])
     grid = dataclasses.replace(launch.grid, rule=None, points={**launch.grid.points, **points})
     return dataclasses.replace(launch, grid=grid)

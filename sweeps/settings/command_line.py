@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -24,11 +25,13 @@ from sweeps.settings.schema import GROUPS, RESERVED, Cluster, Launch, SlurmSetti
 Pairs = Sequence[tuple[str, str]]
 SWITCHES = [*(item.name for item in fields(Tree) if str(item.type).startswith("bool")), *overrides.switches()]
 """Keys that need no value where they are typed as flags."""
+RENAMED = {"unfit": ("infeasible", {"refuse": "error", "drop": "skip"})}
+"""{key of an earlier version: today's, {value then: value now}}."""
 
 
 def read_launch(words: Sequence[str]) -> Launch:
     """Understand the command line. Raises ``ConfigError`` with every problem found."""
-    pairs = cli.split_words(spelled(words, SWITCHES))
+    pairs = [_by_new_name(*pair) for pair in cli.split_words(spelled(words, SWITCHES))]
     tree, choices = compose_tree({key: name for key, name in pairs if key in GROUPS})
     mine = [pair for pair in pairs if is_launch_key(pair[0])]
     typed = tuple(pair for pair in pairs if pair not in mine)
@@ -60,11 +63,20 @@ def read_launch(words: Sequence[str]) -> Launch:
         predict=root.predict,
         predict_from=None if root.predict_from is None else Path(root.predict_from),
         optimum_from=None if root.optimum_from is None else Path(root.optimum_from),
-        unfit=root.unfit,
+        infeasible=root.infeasible,
         budget=root.budget,
         only=root.only,
         watch=root.watch,
     )
+
+
+def _by_new_name(key: str, text: str) -> tuple[str, str]:
+    """The pair under the names that hold today; a line on standard error where it has others."""
+    if key not in RENAMED:
+        return key, text
+    name, values = RENAMED[key]
+    print(f"note: {key}={text} is now {name}={values.get(text, text)}", file=sys.stderr)
+    return name, values.get(text, text)
 
 
 def _apply(tree: DictConfig, key: str, text: str) -> list[str]:

@@ -251,11 +251,11 @@ class Tree:
     dry_run: bool = option("show the plan with its cost and create nothing", False)
     json: bool = option("dry_run=true: print the plan as one JSON document, and nothing else", False)
     print_script: bool = option("cluster=slurm: print the scripts that sbatch would get, and submit nothing", False)
-    unfit: str = option(
+    infeasible: str = option(
         "points that no device can hold, whose batch or budget does not divide, or whose optimum lies outside the"
-        " ladder: refuse the launch, or drop them",
-        "refuse",
-        choices=("refuse", "drop"),
+        " ladder: an error, or skip them",
+        "error",
+        choices=("error", "skip"),
     )
     predict: bool = option("write down what is expected of the largest runs before they start", False)
     predict_from: str | None = option("predict=true: study directory whose finished runs are fitted; null = this one")
@@ -298,7 +298,7 @@ class Launch:
     predict: bool = False
     predict_from: Path | None = None
     optimum_from: Path | None = None
-    unfit: str = "refuse"
+    infeasible: str = "error"
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     only: str = "all"
     watch: bool | None = None

@@ -139,14 +139,14 @@ def expected_of(study: Study, row: Mapping[Any, Any]) -> str:
     """What a pre-training under way is expected to end with; empty of other tasks, and where it cannot be told yet."""
     if row["task"] != PRETRAIN.name or row["state"] != "running" or pd.isna(row["step"]) or pd.isna(row["steps_total"]):
         return ""
-    told = _expected(study.path / "runs" / str(row["run_id"]), int(row["steps_total"]), int(row["step"]))
-    return f"expected to end with {told} ({text.LEVEL} intervals)" if told else ""
+    ending = _expected(study.path / "runs" / str(row["run_id"]), int(row["steps_total"]), int(row["step"]))
+    return f"expected to end with {ending} ({text.LEVEL} intervals)" if ending else ""
 
 
 @functools.lru_cache(maxsize=1000)
 def _expected(run_dir: Path, steps: int, step: int) -> str:
     """What is expected after ``step`` steps, of which a page tells in several places."""
-    return expected_end(run_dir, steps).told if 0 < step < steps else ""
+    return expected_end(run_dir, steps).in_words if 0 < step < steps else ""
 
 
 def class_iou_table(study: Study) -> Table | None:

@@ -131,11 +131,11 @@ def test_points_that_do_not_fit_are_left_out_with_their_reason() -> None:
 
 
 def test_budgets_of_equal_compute_that_no_steps_meet_can_be_left_out() -> None:
-    """Under unfit=drop the points that whole steps meet remain, and the others say what would do."""
+    """Under infeasible=skip the points that whole steps meet remain, and the others say what would do."""
     words = ("grid=isoflop", "study.sizes=[femto,micro]", "study.budgets=[1e10]", "study.scratch_control=false")
     with pytest.raises(ConfigError, match="leave micro out"):
         expand(read_launch(words))
-    launch = read_launch((*words, "unfit=drop"))
+    launch = read_launch((*words, "infeasible=skip"))
     assert [point.label for point in expand(launch).values()] == ["femto 1e+10 FLOPs"]
     assert list(unmet(launch)) == ["micro 1e+10 FLOPs"]
 

@@ -110,7 +110,7 @@ def test_a_budget_whose_optimum_lies_outside_the_ladder_is_dropped(tmp_path: Pat
     write(tmp_path / "earlier", LADDER, lambda size: list(np.geomspace(1e6, 1e10, 6)), noise=0)
     budgets = f"study.budgets=[{budget_of(1e5):.6e},{budget_of(1e7):.6e}]"
     words = ("grid=isoflop", "study.sizes=[femto,pico,nano]", budgets, "study.scratch_control=false")
-    launch = read_launch((*words, f"optimum_from={tmp_path / 'earlier'}", "unfit=drop"))
+    launch = read_launch((*words, f"optimum_from={tmp_path / 'earlier'}", "infeasible=skip"))
     within, beyond = (f"{budget_of(best):g} FLOPs" for best in (1e5, 1e7))
     assert [point.label for point in expand(launch).values()] == [
         f"{size} {within}" for size in ("femto", "pico", "nano")

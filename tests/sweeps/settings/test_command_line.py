@@ -63,6 +63,12 @@ def test_numbers_stay_text_where_text_is_asked() -> None:
     assert launch.cluster.partition == "007"
 
 
+def test_a_renamed_key_is_still_read(capsys: pytest.CaptureFixture[str]) -> None:
+    """With a line that says what it is called now."""
+    assert read_launch(["unfit=drop"]).infeasible == "skip"
+    assert capsys.readouterr().err == "note: unfit=drop is now infeasible=skip\n"
+
+
 def test_null_resets_an_optional_key() -> None:
     """null means: decide for me."""
     cluster = read_launch(["cluster.slots=4", "cluster.slots=null"]).cluster
