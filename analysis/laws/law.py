@@ -234,13 +234,14 @@ def _two_shares(design: Array) -> Array:
 def softplus(u: Array) -> tuple[Array, Array, Array]:
     """``log(1 + exp(u))``, its slope ``1 / (1 + exp(-u))`` and what is left of the slope to 1, each like ``u``.
 
-    One exponential serves all three: a fifth of the time of numpy's logaddexp with scipy's expit.
+    One exponential serves all three: half the time of numpy's logaddexp with scipy's expit. Exact far below 0, too, where
+    laws multiply it by large numbers.
     """
     small = np.exp(-np.abs(u))
     total = 1 + small
     slope, rest = 1 / total, small / total
     above = u >= 0
-    return np.maximum(u, 0.0) + np.log(total), np.where(above, slope, rest), np.where(above, rest, slope)
+    return np.maximum(u, 0.0) + np.log1p(small), np.where(above, slope, rest), np.where(above, rest, slope)
 
 
 def coefficients(shapes: Array, y: Array) -> Array:
