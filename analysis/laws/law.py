@@ -234,8 +234,8 @@ def _two_shares(design: Array) -> Array:
 def softplus(u: Array) -> tuple[Array, Array, Array]:
     """``log(1 + exp(u))``, its slope ``1 / (1 + exp(-u))`` and what is left of the slope to 1, each like ``u``.
 
-    One exponential serves all three: half the time of numpy's logaddexp with scipy's expit. Exact far below 0, too, where
-    laws multiply it by large numbers.
+    One exponential serves all three: half the time of numpy's logaddexp with scipy's expit. Exact far below 0,
+    too, where laws multiply it by large numbers.
     """
     small = np.exp(-np.abs(u))
     total = 1 + small
