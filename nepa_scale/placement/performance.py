@@ -26,6 +26,9 @@ EFFICIENCY, HALF_WIDTH, EAGER = 0.31, 150, 0.6
 BALANCE, H100_BALANCE = 0.5, 989.4e12 / 3.35e12
 #: Tokens that take as long as starting a forward and backward pass: a pass of few tokens leaves the device idle.
 IDLE_TOKENS = 512
+#: Seconds in which the host launches what there is to compute with a tensor, forward and backward, however few images:
+#: an estimate of three kernels. It bounds the steps of models too small to keep a device busy.
+LAUNCH = 15e-6
 #: Share of a link's stated speed that collectives reach.
 LINK_SHARE = 0.7
 #: Seconds until a collective begins, for each doubling of the devices in a node, and of the nodes.
@@ -187,7 +190,8 @@ def step_time(work: Work, way: Way, device: Device, images_per_second: float | N
     """The time of one step of ``way``. ``images_per_second``: what one device's loaders deliver; None = enough."""
     images = way.micro_batch * way.accumulation
     flops = (work.flops + (work.again if way.checkpointing else 0)) * images
-    compute = flops / (_peak(device, way.precision) * efficiency(work, way, device))
+    computing = flops / (_peak(device, way.precision) * efficiency(work, way, device))
+    compute = max(computing, LAUNCH * work.tensors * way.accumulation)
     shared = way.devices if way.stage else 1
     optimiser = ADAMW_BYTES * work.trained / shared / (BUS if way.offload else device.links.memory)
     return StepTime(
