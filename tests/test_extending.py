@@ -55,7 +55,8 @@ def chosen(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_page_has_one_file_of_each_kind() -> None:
     """A folder with all that it can add, and a package with its description."""
     assert {name.split("/")[1] for name in FOLDER} == {"nepa.yaml", "study", "grid", "cluster", "recipes"}
-    assert set(PLUGIN) == {"pyproject.toml", *(f"turning/{name}.py" for name in ("specs", "task", "tracker", "laws"))}
+    modules = ("specs", "task", "objectives", "pixels", "tracker", "laws")
+    assert set(PLUGIN) == {"pyproject.toml", *(f"turning/{name}.py" for name in modules)}
 
 
 @pytest.mark.parametrize("way", ["config_dir", "variable", "working directory"])

@@ -84,14 +84,14 @@ def isoflop(data: Data, c: str, n: str, y: str, **more: Any) -> Any:
     )  # fmt: skip
 
 
-def forecast(data: Data, x: str, y: str, at: float | Sequence[float] = (), **more: Any) -> Any:
+def forecast(data: Data, x: str, y: str, at: float | Sequence[float] | None = None, **more: Any) -> Any:
     """Continue the curve ``y`` > 0 along ``x`` > 0 to the places ``at``: a ``Continued``, or a ``NoFit`` with why.
 
     ``more`` are the other arguments of ``python -m analysis.forecast``: ``lr`` and ``planned``, the rate so far
     and to come, with which ``at`` may be left out; ``frontier``, ``confidence`` and ``where``. With ``by`` there is a
     dictionary of answers, one for each curve. Raises ``UserError``.
     """
-    places = [float(place) for place in np.atleast_1d(at)]
+    places = [] if at is None else [float(place) for place in np.atleast_1d(at)]
     given = _given(forecasts.ForecastSettings, {"x": x, "y": y, "at": places, **more})
     table = _table(data).where(given.where)
     answers = {

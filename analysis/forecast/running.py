@@ -8,6 +8,7 @@ what the last evaluation found, and to wander from there as it did between evalu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,21 +70,31 @@ def expected_end(run_dir: Path, steps: int) -> Ending:
     if not len(loss.steps) or not len(rate.steps):
         return _none("no step is logged yet")
     try:
-        planned = read_planned(f"{_fall(run_dir)}:{steps}")
+        settings = _settings(run_dir)
+        planned = read_planned(f"{settings.get('schedule', 'cosine')}:{steps}")
         rates = np.interp(loss.steps, rate.steps, rate.values)
-        answer = forecast_scheduled(loss.steps, 1 + loss.values, rates, planned=planned, of_one_point=False)
+        above = 1.0 if _is_cosine(settings) else 0.0  # a cosine is -1 at best, every other loss 0
+        answer = forecast_scheduled(loss.steps, above + loss.values, rates, planned=planned, of_one_point=False)
     except UserError as mistake:
         return _none(str(mistake))
     if isinstance(answer, NoFit):
         return Ending(answer, answer)
     y, low, high = (float(ends[0]) for ends in (answer.y, answer.low, answer.high))
-    return Ending(Expected(y - 1, low - 1, high - 1), _skill(loss, skill, steps, np.log([y, low, high])))
+    expected = Expected(y - above, low - above, high - above)
+    if not _is_cosine(settings) or settings.get("sigreg"):
+        return Ending(expected, NoFit("the skill is forecast of a loss that is the cosine alone"))
+    return Ending(expected, _skill(loss, skill, steps, np.log([y, low, high])))
 
 
-def _fall(run_dir: Path) -> str:
-    """How the run's learning rate falls. Raises ``UserError``."""
+def _settings(run_dir: Path) -> Mapping[str, Any]:
+    """The run's settings of pre-training. Raises ``UserError``."""
     settings = yaml_files.read(run_dir / "config.yaml", lambda _: ()).get("pretrain")
-    return str(settings.get("schedule", "cosine")) if isinstance(settings, dict) else "cosine"
+    return settings if isinstance(settings, dict) else {}
+
+
+def _is_cosine(settings: Mapping[str, Any]) -> bool:
+    asked = settings.get("objective", "next_embedding"), settings.get("distance", "cosine")
+    return asked == ("next_embedding", "cosine")
 
 
 def _none(reason: str) -> Ending:

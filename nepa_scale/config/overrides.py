@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nepa_scale.config import recipes
-from nepa_scale.config.registry import TASKS, spec
+from nepa_scale.config.registry import TASKS, plugged_in, spec
 from nepa_scale.config.schema import ModelConfig, RunConfig, walk
 from nepa_scale.config.sizes import SHIPPED, own_sizes
 from nepa_scale.config.validate import LABEL_KEY, SUBSET_KEYS, check_values
@@ -164,8 +164,15 @@ def key_problems(key: str) -> list[str]:
 
 
 def save(config: RunConfig, path: Path) -> None:
-    """Write the resolved configuration as YAML that ``load`` turns into an equal object."""
-    write_atomically(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True))
+    """Write the resolved configuration as YAML that ``load`` turns into an equal object.
+
+    Sections of plugins' tasks that say nothing but defaults are left out: it is read where a plugin is missing, too.
+    """
+    content = dataclasses.asdict(config)
+    for task in plugged_in():
+        if config.task_config(task.name) == task.section() and config.task != task.name:
+            del content[task.name]
+    write_atomically(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def load(path: Path) -> RunConfig:
@@ -261,7 +268,12 @@ def overlay(weak: Sequence[tuple[str, str]], strong: Sequence[tuple[str, str]]) 
     sets of single tasks, and its size takes the place of the shape that a size of a user's folder has in ``weak``."""
     given = {key for key, value in strong if value != "null"}
     replaced = {f"{task}.{a}" for task in TASKS for a, b in EXCLUSIVE if f"{task}.{b}" in given}
-    if given & {"model", "model.size"} and dict(weak).get("model.size", "nano") not in SHIPPED:
+    recorded = dict(weak)
+    if (
+        given & {"model", "model.size"}
+        and recorded.get("model.size", "nano") not in SHIPPED
+        and all(recorded.get(key, "null") != "null" for key in SHAPE_KEYS)
+    ):
         replaced |= set(SHAPE_KEYS)
     return [pair for pair in weak if pair[0] not in replaced] + sorted(strong, key=lambda pair: pair[0] != "data")
 

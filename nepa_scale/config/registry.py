@@ -235,6 +235,8 @@ SEGMENT = TaskSpec(
 #: In the order in which a run does them.
 SPECS = {task.name: task for task in (PRETRAIN, PROBE, CLASSIFY, SEGMENT)}
 BUILT_IN = tuple(SPECS)
+SECTIONS = ("model", "data", "engine", "checkpoint", "log")
+"""The other sections of a configuration, whose names no task can have."""
 
 #: Experiment trackers, ``module:class`` by name.
 TRACKERS = {
@@ -244,7 +246,7 @@ TRACKERS = {
 
 def register(task: TaskSpec) -> None:
     """Add the task of a plugin, after those that are there. Raises ``UserError`` where its name is taken."""
-    if task.name in SPECS:
+    if task.name in (*SPECS, *SECTIONS):
         raise UserError(f"task '{task.name}' is there already")
     SPECS[task.name] = task
 

@@ -283,11 +283,12 @@ class RunConfig:
     def identity(self, tasks: Collection[str] = TASKS) -> dict[str, Any]:
         """The result settings that ``tasks`` depend on, flat; without pre-training's where the run does none, and
         without those of no effect: ``decay`` where there is none, a rule of the learning rate where it is fixed, and
-        what earlier versions did not have where it is not asked for."""
+        what earlier versions, and installations without a plugin, do not have where it is not asked for."""
         values = {key: value_in(self) for key, value_in in _result_settings().items()}
         values |= {key: preprocessing.canonical(values[key]) for key in ("data.mean", "data.std")}
         values["pretrain.lr_reference"] = _with_own_shape(values["pretrain.lr_reference"])
         idle = {key for key, value in LATER.items() if values[key] == value}
+        idle |= {key for key, value in _plugged_in_settings().items() if values[key] == value}
         idle |= {f"{task}.decay" for task in TASKS if self.task_config(task).schedule != "wsd"}
         idle |= {"pretrain.lr_exponent"} if self.pretrain.lr_rule != "power" else set()
         idle |= {"pretrain.lr_rule", "pretrain.lr_reference"} if self.pretrain.lr_rule == "fixed" else set()
@@ -341,6 +342,13 @@ def walk(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, A
 def _result_settings() -> dict[str, Callable[[RunConfig], Any]]:
     """{dotted key: what reads it} of every result setting; a plan of many runs asks each for all of them."""
     return {key: operator.attrgetter(key) for key, _, meta in walk(RunConfig()) if not meta["orchestration"]}
+
+
+@functools.cache
+def _plugged_in_settings() -> dict[str, Any]:
+    """{dotted key: its default} of every result setting of the tasks that plugins add."""
+    names, default = {task.name for task in plugged_in()}, RunConfig()
+    return {key: value_in(default) for key, value_in in _result_settings().items() if key.split(".")[0] in names}
 
 
 def config_digest(content: dict[str, Any]) -> str:

@@ -241,9 +241,11 @@ def _length_problems(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
 
 
 def _optimizer_problems(config: RunConfig, task: str) -> list[str]:
-    """What Muon cannot train."""
-    if config.task_config(task).optimizer != "muon":
-        return []
+    """What Muon cannot train, and what AdamW has no use for."""
+    section = config.task_config(task)
+    if section.optimizer != "muon":
+        unused = section.momentum != type(section)().momentum
+        return [f"{task}.momentum={section.momentum}: only {task}.optimizer=muon uses it; leave it out"] * unused
     if spec(task).frozen_backbone:
         return [f"{task}.optimizer=muon: {task} trains no block, and only their matrices are Muon's; give adamw"]
     if task == "pretrain" and config.pretrain.lr_rule == "mup":
@@ -288,6 +290,8 @@ def _task_problems(config: RunConfig) -> list[str]:
         problems.append(f"task={config.task}: a run with init={config.init} has no pre-training of its own")
     if config.pretrain.init_optimizer == "carried" and config.pretrain.init == "scratch":
         problems.append("pretrain.init_optimizer=carried: from where? Give pretrain.init=RUN, or fresh")
+    if config.pretrain.init_ema and config.pretrain.init == "scratch":
+        problems.append("pretrain.init_ema=true: of which weights? Give pretrain.init=RUN, or leave it out")
     for key, width in {"channels": config.segment.channels, "aux_channels": config.segment.aux_channels}.items():
         if width % 4:
             problems.append(f"segment.{key}={width}: must be a multiple of 4 (GroupNorm)")

@@ -291,7 +291,9 @@ def _without_statistics(root: Path, name: str, info: DatasetInfo) -> str:
         return f"data.mean={BY_DATASET}: '{folder}' is read as it is, unmeasured; `{command}` makes and measures shards"
     if info.url is not None:
         return f"{lacks}; its shards are remote: add them by hand"
-    return f"{lacks}; measure them with `{prepare_command('index', root=root, name=name, measure='true')}`"
+    return (
+        f"{lacks}; measure them with `{prepare_command('index', root=folder.parent, name=folder.name, measure='true')}`"
+    )
 
 
 def _ade_base(folder: Path) -> Path:

@@ -26,15 +26,15 @@ EFFICIENCY, HALF_WIDTH, EAGER = 0.31, 150, 0.6
 BALANCE, H100_BALANCE = 0.5, 989.4e12 / 3.35e12
 #: Tokens that take as long as starting a forward and backward pass: a pass of few tokens leaves the device idle.
 IDLE_TOKENS = 512
-#: Seconds in which the host launches what there is to compute with a tensor, forward and backward, however few images:
-#: an estimate of three kernels. It bounds the steps of models too small to keep a device busy.
-LAUNCH = 15e-6
 #: Share of a link's stated speed that collectives reach.
 LINK_SHARE = 0.7
 #: Seconds until a collective begins, for each doubling of the devices in a node, and of the nodes.
 LATENCY_INSIDE, LATENCY_BETWEEN = 5e-6, 15e-6
 #: Seconds that a hook in Python takes for each tensor: of every gradient at stages 1 and 2, of every gathering at 3.
 HOOK = 30e-6
+#: Seconds of Python around a step, however little it computes: an estimate. Without it the smallest models would seem to
+#: use any number of devices well.
+STEP = 2e-3
 #: Bytes that AdamW reads and writes for each parameter: fp32 weight and moments twice, gradient once.
 ADAMW_BYTES = 28
 #: Tensors of a block: four products and two norms with biases, two LayerScales.
@@ -190,8 +190,7 @@ def step_time(work: Work, way: Way, device: Device, images_per_second: float | N
     """The time of one step of ``way``. ``images_per_second``: what one device's loaders deliver; None = enough."""
     images = way.micro_batch * way.accumulation
     flops = (work.flops + (work.again if way.checkpointing else 0)) * images
-    computing = flops / (_peak(device, way.precision) * efficiency(work, way, device))
-    compute = max(computing, LAUNCH * work.tensors * way.accumulation)
+    compute = flops / (_peak(device, way.precision) * efficiency(work, way, device))
     shared = way.devices if way.stage else 1
     optimiser = ADAMW_BYTES * work.trained / shared / (BUS if way.offload else device.links.memory)
     return StepTime(
@@ -239,11 +238,11 @@ def _collective(size: float, elements: int, devices: int, links: Links) -> float
 
 
 def _hooks(work: Work, way: Way) -> float:
-    """Seconds of Python around the tensors' gradients, or around their gathering."""
+    """Seconds of Python around the step, and around the tensors' gradients or their gathering."""
     if not way.hooks or way.devices == 1:
-        return 0.0
+        return STEP
     times = {0: 0, 1: 1, 2: 1, 3: 4 if way.checkpointing else 3}[way.stage]
-    return HOOK * work.tensors * times * way.accumulation
+    return STEP + HOOK * work.tensors * times * way.accumulation
 
 
 def _peak(device: Device, precision: str) -> float:

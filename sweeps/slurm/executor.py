@@ -159,7 +159,7 @@ class SlurmExecutor:
             variables[CONFIGURATION] = os.environ[CONFIGURATION]
         try:
             with job_environment(variables), executor.batch():
-                handles = [executor.submit(function) for function in self._functions(unit, dependency or "")]
+                handles = [executor.submit(each) for each in self._functions(unit, submission.number, dependency or "")]
         except submitit.core.utils.FailedJobError as error:
             raise UserError(f"Slurm refuses {sbatch.title(unit)}: {_sbatch_error(error)}") from error
         job_id = str(handles[0].job_id).partition("_")[0]
@@ -167,11 +167,11 @@ class SlurmExecutor:
         self._asked_at = -ASK_AGAIN_SECONDS
         return job_id
 
-    def _functions(self, unit: Array | Pack, dependency: str) -> list[Callable[[], None]]:
+    def _functions(self, unit: Array | Pack, submission: int, dependency: str) -> list[Callable[[], None]]:
         """What each job of Slurm does."""
         most = self._settings.max_requeues
         if isinstance(unit, Pack):
-            return [packed_job.doing(unit, most)]
+            return [packed_job.doing(unit, self._study_dir, submission, most)]
         needs_parent = dependency.startswith(AFTER_ANY)
         return [requeue.requeueing(job, most, needs_parent=needs_parent) for job in unit.jobs]
 

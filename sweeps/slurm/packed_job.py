@@ -24,22 +24,31 @@ from sweeps.local.queue import LocalQueue
 from sweeps.plan.machine import Slots
 from sweeps.slurm import requeue
 from sweeps.slurm.arranging import Pack
+from sweeps.slurm.job_states import read_submissions
 
 
-def doing(pack: Pack, max_requeues: int) -> Callable[[], None]:
-    """The function of the job that does the tasks of ``pack``; picklable."""
-    return functools.partial(_run, pack.jobs, pack.width, max_requeues)
+def doing(pack: Pack, study_dir: Path, submission: int, max_requeues: int) -> Callable[[], None]:
+    """The function of the job that does the tasks of ``pack``, submitted by that number; picklable."""
+    unfinished = functools.partial(_unfinished, pack.jobs, study_dir.absolute(), submission)
+    return functools.partial(_run, pack.jobs, unfinished, pack.width, max_requeues)
 
 
-def _run(packed: Sequence[Job], width: int, max_requeues: int) -> None:
+def _unfinished(packed: Sequence[Job], study_dir: Path, submission: int) -> list[Job]:
+    """The tasks that are still this job's to do: one that failed may have been submitted again, to another job."""
+    newest = {key: record.number for record in read_submissions(study_dir) for key in record.keys}
+    own = [job for job in packed if newest.get(job.key, submission) == submission]
+    return [job for job in own if jobs.state(job) not in ("finished", "failed")]
+
+
+def _run(packed: Sequence[Job], unfinished: Callable[[], list[Job]], width: int, max_requeues: int) -> None:
     stop = StopRequest()
-    todo = [job for job in packed if jobs.state(job) not in ("finished", "failed")]
+    todo = unfinished()
     if requeue.times_restarted() > max_requeues:
         _end(todo, requeue.restarted_too_often(max_requeues))
     tasks, slots = PackedTasks(_startable(todo), max_requeues), _slots(packed[0], width)
     with tempfile.TemporaryDirectory() as folder, fork_server(slots) as server:
         LocalQueue(slots, tasks, lambda: stop.requested, Leases(Path(folder)), server).run()
-    _requeue([job for job in packed if jobs.state(job) not in ("finished", "failed")], max_requeues)
+    _requeue(unfinished(), max_requeues)
     failed = [job.key for job in packed if not jobs.is_done(job)]
     if failed:
         raise TaskNotFinishedError(f"{len(failed)} of {len(packed)} tasks failed: {', '.join(failed)}")

@@ -40,10 +40,27 @@ def settings(task: str, name: str, size: str | None, check: yaml_files.Check) ->
     if name not in known:
         there = f" (there are: {', '.join(known)})" if known else ": this task has none"
         raise ConfigError([f"{task}.recipe={name}: no such recipe{nearest(name, known)}{there}"])
-    content = dict(_read(known[name], check))
-    origin, by_size = content.pop("like", None), content.pop("sizes", {})
-    base = {} if origin is None else settings(task, origin, size, check)
-    return _merge(_merge(base, content), by_size.get(size, {}))
+    merged: dict[str, Any] = {}
+    for each in reversed(_line(task, name, known, check)):
+        content = dict(each)
+        by_size = content.pop("sizes", {})
+        content.pop("like", None)
+        merged = _merge(_merge(merged, content), by_size.get(size, {}))
+    return merged
+
+
+def _line(task: str, name: str, known: Mapping[str, Path], check: yaml_files.Check) -> list[Mapping[str, Any]]:
+    """The content of the recipe ``name`` and of those that it builds on, each by its ``like``."""
+    line: dict[str, Mapping[str, Any]] = {}
+    while True:
+        if name not in known:
+            raise ConfigError([f"{known[list(line)[-1]]}: like: {name}: no such recipe{nearest(name, known)}"])
+        if name in line:
+            raise ConfigError([f"{known[name]}: like: {' -> '.join([*line, name])} comes back to itself"])
+        line[name] = _read(known[name], check)
+        if "like" not in line[name]:
+            return list(line.values())
+        name = line[name]["like"]
 
 
 @functools.cache
@@ -53,6 +70,8 @@ def _read(path: Path, check: yaml_files.Check) -> Mapping[str, Any]:
     def problems(content: dict[str, Any]) -> list[tuple[str, str]]:
         own = {key: value for key, value in content.items() if key not in ("like", "sizes")}
         sizes = content.get("sizes", {})
+        if not isinstance(content.get("like", ""), str):
+            return [("like", "like: expected the name of one recipe")]
         if not (isinstance(sizes, dict) and all(isinstance(each, dict) for each in sizes.values())):
             return [*check(own), ("sizes", "sizes: expected sizes with their settings (large: {key: value})")]
         of_sizes = [(f"sizes.{size}.{key}", line) for size, each in sizes.items() for key, line in check(each)]

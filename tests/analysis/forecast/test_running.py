@@ -61,7 +61,7 @@ def test_the_end_lies_in_the_interval(tmp_path: Path, seen: int) -> None:
     skill = 1 - end / BASELINE
     assert ending.skill.low <= skill <= ending.skill.high <= 1
     assert ending.skill.value == pytest.approx(skill, abs=0.02)
-    assert "skill 0." in ending.told and ending.as_json()["skill"]["value"] == ending.skill.value
+    assert "skill 0." in ending.in_words and ending.as_json()["skill"]["value"] == ending.skill.value
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_why_nothing_can_be_told_yet(tmp_path: Path, seen: int, schedule: str, r
     """Too early, or a schedule that the log contradicts: a reason and no number."""
     ending = expected_end(write_run(tmp_path, seen, schedule), STEPS)
     assert isinstance(ending.loss, NoFit) and reason in ending.loss.reason
-    assert ending.told == "" and reason in ending.as_json()["skill"]["reason"]
+    assert ending.in_words == "" and reason in ending.as_json()["skill"]["reason"]
 
 
 def test_the_skill_needs_evaluations(tmp_path: Path) -> None:
