@@ -16,7 +16,7 @@ from nepa_scale.distributed.world import World
 from nepa_scale.run_dir import paths, settings
 from nepa_scale.run_dir.status import read_status
 from nepa_scale.utils import user_folder
-from nepa_scale.utils.errors import RunError
+from nepa_scale.utils.errors import ConfigError, RunError
 from nepa_scale.utils.files import read_json
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ def train(task: str = "pretrain", *, run_dir: Path | str | None = None, devices:
     """
     from nepa_scale.train import check
 
+    if devices < 1:
+        raise ConfigError([f"devices={devices}: give 1 or more"])
+    if sections.get("dry_run"):
+        raise ConfigError(["dry_run: `nepa-train ... dry_run=true` shows a plan; from Python there is none of one run"])
     given = {"task": task, **sections} | ({} if run_dir is None else {"run_dir": str(run_dir)})
     words = user_folder.take(words_of(given))
     config = settings.configure(words)
@@ -96,14 +100,21 @@ def _run(words: list[str], devices: int) -> int:
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         errors="replace",
+        start_new_session=True,  # the terminal's Ctrl-C would be a second one, which leaves without saving
     ) as process:
         try:
-            for line in process.stdout or ():
-                print(line, end="")
+            _show(process)
         except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)
+            _show(process)
+            process.wait()
             raise
     return process.returncode
+
+
+def _show(process: subprocess.Popen[str]) -> None:
+    for line in process.stdout or ():
+        print(line, end="")
 
 
 def load(source: Run | Path | str, task: str | None = None, *, ema: bool = False) -> NepaViT:

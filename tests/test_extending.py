@@ -145,6 +145,17 @@ def test_a_mistake_in_a_file_is_one_line(
     assert f"{path}, {line}" in told
 
 
+@pytest.mark.parametrize("origin", ["gentle", "[paper]", "nothing"])
+def test_a_recipe_that_cannot_build_on_another_is_one_line(origin: str, chosen: Path) -> None:
+    """On itself, on several, or on none that there is."""
+    path = chosen / "recipes" / "classify" / "gentle.yaml"
+    path.write_text(re.sub("like: .*", f"like: {origin}", path.read_text()))
+    with pytest.raises(ConfigError) as raised:
+        overrides.parse(["classify.recipe=gentle"])
+    [line] = raised.value.problems
+    assert "gentle.yaml" in line and "like: " in line
+
+
 def test_a_shipped_name_is_refused(chosen: Path) -> None:
     """A name means the same everywhere."""
     (chosen / "study" / "demo.yaml").write_text("name: mine\n")
@@ -228,9 +239,14 @@ def test_a_study_of_the_folder_runs_to_its_report(here: Path) -> None:
 USE = """
 import analysis, numpy, pandas
 from analysis.study.records import with_errors
+from pathlib import Path
+from nepa_scale.config import overrides
 from nepa_scale.train import main
 
 assert main(["--help"]) == 0
+config = overrides.parse([])
+overrides.save(config, Path("plain.yaml"))
+print("run_id", config.run_id, overrides.parse(["turn.turns=3"]).run_id)
 assert main(["task=turn", "init=scratch", "model=femto", "run_dir=run", "turn.steps=3", "turn.batch_size=8",
              "log.every=1", "log.trackers=[text]"]) == 0
 x = numpy.geomspace(1, 1e6, 8)
@@ -262,6 +278,9 @@ def test_plugins_of_a_package(here: Path) -> None:
     result = json.loads((here / "run" / "turn" / "result.json").read_text())
     assert 0 <= result["metrics"]["turn_accuracy"] <= 1 and result["config"]["turn.turns"] == 4
     assert (here / "run" / "turn" / "records.txt").read_text().startswith("step=1 ")
+    plain = overrides.parse([]).run_id
+    assert re.search(rf"run_id {plain} (?!{plain})", told)  # a plugin of no use makes no other run
+    assert overrides.load(here / "plain.yaml") == overrides.parse([])
     skill = json.loads((here / "pixels" / "pretrain" / "result.json").read_text())["metrics"]["skill"]
     assert skill < 1
     assert re.search(r"turn.turns=4 +how many quarter turns there are to tell apart \(from 2 to 4\)", told)

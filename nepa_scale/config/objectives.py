@@ -1,8 +1,8 @@
 """The objectives of pre-training, one ``ObjectiveSpec`` each: what ``pretrain.objective`` may be.
 
 All train the same backbone on the same images, so that a study can compare how they scale. To add one, write its class
-in a file under ``nepa_scale.tasks.objectives``, its settings, if it has any, in ``PretrainConfig``, and a line here.
-Free of torch.
+in a file under ``nepa_scale.tasks.objectives``, settings of its own in ``PretrainConfig`` and ``schema.LATER``, and a
+line here. Free of torch.
 """
 
 from __future__ import annotations
@@ -110,15 +110,17 @@ def _unused_settings(config: RunConfig) -> list[str]:
     lines = [
         f"pretrain.{key}={_spelt(getattr(section, key))}: {given} does not use it; leave it out"
         for key in owned
-        if key not in objective.settings and getattr(section, key) != defaults[key]
+        if key not in objective.settings and key in defaults and getattr(section, key) != defaults[key]
     ]
     lines += [
         f"pretrain.{key}={_spelt(getattr(section, key))}: {given} needs pretrain.{key}={_spelt(value)}"
         for key, value in objective.requires.items()
         if getattr(section, key) != value
     ]
-    if objective is MASKED_PIXELS and not section.mask_ratio:
-        lines.append(f"pretrain.mask_ratio=0: {given} predicts what is masked; the paper's is 0.75 (MAE)")
+    patches = (section.image_size // config.model.patch_size) ** 2
+    if objective is MASKED_PIXELS and not round(section.mask_ratio * patches):
+        none = f"masks none of the {patches} patches, and {given} predicts what is masked"
+        lines.append(f"pretrain.mask_ratio={section.mask_ratio:g}: {none}; the paper's is 0.75 (MAE)")
     if section.distance != "infonce" and section.temperature != defaults["temperature"] and not lines:
         used = "only pretrain.distance=infonce uses it"
         lines.append(f"pretrain.temperature={section.temperature}: {used}; leave it out")

@@ -153,7 +153,8 @@ class PretrainConfig(TaskConfig):
     sigreg: float = setting(0.0, low=0, high=10**6)
     """weight of SIGReg, which holds embeddings apart in the place of stop_gradient=true (LeNEPA); 0 = none"""
     stop_on_collapse: bool | None = setting(None, orchestration=True)
-    """end when the embeddings of all patches are the same; false = warn; null = end, but warn without stop_gradient"""
+    """end when the embeddings of all patches are the same; false = warn; null = end, or warn
+    where neither stop_gradient nor sigreg keeps them apart"""
 
     @property
     def idle_tokens(self) -> int:

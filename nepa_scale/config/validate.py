@@ -290,6 +290,8 @@ def _task_problems(config: RunConfig) -> list[str]:
         problems.append(f"task={config.task}: a run with init={config.init} has no pre-training of its own")
     if config.pretrain.init_optimizer == "carried" and config.pretrain.init == "scratch":
         problems.append("pretrain.init_optimizer=carried: from where? Give pretrain.init=RUN, or fresh")
+    if config.pretrain.init == "pretrain":
+        problems.append("pretrain.init=pretrain: pre-training starts from scratch or from a folder; name it")
     if config.pretrain.init_ema and config.pretrain.init == "scratch":
         problems.append("pretrain.init_ema=true: of which weights? Give pretrain.init=RUN, or leave it out")
     for key, width in {"channels": config.segment.channels, "aux_channels": config.segment.aux_channels}.items():

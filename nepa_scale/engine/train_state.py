@@ -120,14 +120,14 @@ class TrainState:
             setattr(self._loss_scaler, name, value)
 
     def load_moments(self, reader: ShardReader, optimizer_steps: int) -> None:
-        """Take the optimiser's moments alone out of a checkpoint: parameters that it lacks begin without, or at 0.
+        """Take the optimiser's moments alone out of a checkpoint: those of parameters that it lacks begin at 0.
 
         Every rank calls this. Raises ``RunError`` on every rank, when a file cannot be read.
         """
         problem = None
         try:
             for index, owner in enumerate(self._master_weights.owners()):
-                self._fill_moments(reader, index, owner, optimizer_steps)
+                self._fill_moments(reader, index, owner, optimizer_steps, of_all=True)
         except (OSError, SafetensorError) as error:
             problem = str(error)
         if problem := first_text(problem):
@@ -145,14 +145,19 @@ class TrainState:
         if self._average is not None:
             self._average.tensors = averages
 
-    def _fill_moments(self, reader: ShardReader, index: int, owner: Tensor, steps: int) -> None:
-        """A parameter that never had a gradient has no moments at stage 0, and zeros at the others."""
+    def _fill_moments(
+        self, reader: ShardReader, index: int, owner: Tensor, steps: int, *, of_all: bool = False
+    ) -> None:
+        """A parameter that never had a gradient has no moments at stage 0, unless ``of_all``, and zeros at the others.
+
+        All moments have one count of steps, as a checkpoint keeps one.
+        """
         if not steps:
             return
         kinds = self._optimizer.moments(owner) if isinstance(self._optimizer, Muon) else MOMENTS
         moments = {kind: torch.zeros_like(owner, requires_grad=False) for kind in kinds}
         filled = [self._read(reader, kind, index, value, required=False) for kind, value in moments.items()]
-        if self.stage > 0 or all(filled):
+        if of_all or self.stage > 0 or all(filled):
             count = {"step": self._as_step(owner, steps)} if kinds == MOMENTS else {}
             self._optimizer.state[owner] = {**count, **moments}
 

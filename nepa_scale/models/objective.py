@@ -53,7 +53,8 @@ def _infonce(predictions: Tensor, targets: Tensor, temperature: float) -> Tensor
     Both are [B, T, D]; the logits are cosines / temperature (CPC, arXiv 1807.03748, Eq. 4). Targets of other images are
     left out: with them the loss would depend on how many devices share a batch.
     """
-    logits = _unit(predictions) @ _unit(targets).transpose(1, 2) / temperature
+    with torch.autocast(predictions.device.type, enabled=False):
+        logits = _unit(predictions) @ _unit(targets).transpose(1, 2) / temperature
     own = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
     return F.cross_entropy(logits.flatten(0, 1), own.flatten())
 

@@ -60,10 +60,19 @@ class Profiling:
             self.close()
 
     def close(self) -> None:
-        """Write the trace and the table of what has been profiled since the last call, if anything has."""
+        """Write the trace and the table of what has been profiled since the last call, if anything has.
+
+        A file that cannot be written costs the profile, not the training.
+        """
         profile, self._profile = self._profile, None
         if profile is None:
             return
+        try:
+            self._write(profile)
+        except OSError as error:
+            logger.warning("no profile of steps %d to %d: %s", self._first, self._last, error)
+
+    def _write(self, profile: torch.profiler.profile) -> None:
         if self._on_gpu:
             torch.cuda.synchronize()  # so that the last step's kernels are in the trace
         profile.stop()

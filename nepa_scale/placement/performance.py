@@ -32,8 +32,8 @@ LINK_SHARE = 0.7
 LATENCY_INSIDE, LATENCY_BETWEEN = 5e-6, 15e-6
 #: Seconds that a hook in Python takes for each tensor: of every gradient at stages 1 and 2, of every gathering at 3.
 HOOK = 30e-6
-#: Seconds of Python around a step, however little it computes: an estimate. Without it the smallest models would seem to
-#: use any number of devices well.
+#: Seconds of Python around a step, however little it computes: an estimate. Without it the smallest models would seem
+#: to use any number of devices well.
 STEP = 2e-3
 #: Bytes that AdamW reads and writes for each parameter: fp32 weight and moments twice, gradient once.
 ADAMW_BYTES = 28

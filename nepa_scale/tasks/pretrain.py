@@ -86,7 +86,7 @@ class Pretrain(Task):
         shares = "{mean_colour:.0%} is each patch's mean colour, {mean_patch:.0%} the mean of all patches"
         logger.info("%s: of the energy of patches %s", self.name, shares.format(**energy))
         warning = target_warnings.before(energy, by_image=self.standard.by_image)
-        if warning is not None:
+        if warning is not None and self._objective.predicts_embeddings:  # of pixels, patches are standardised
             logger.warning("%s: %s", self.name, warning)
 
     def _some_images(self) -> list[Tensor]:
@@ -101,7 +101,8 @@ class Pretrain(Task):
 
     def remark(self, metrics: Mapping[str, float]) -> str | None:
         """That the predictions are no better than trivial ones, if they are not; an ablation may be meant to."""
-        if not (self._objective.predicts_embeddings and self.config.pretrain.shift):
+        section = self.config.pretrain
+        if not (self._objective.predicts_embeddings and section.shift and section.distance == "cosine"):
             return None
         return target_warnings.after(metrics, by_image=self.standard.by_image)
 

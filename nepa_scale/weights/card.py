@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from nepa_scale.config.objectives import NEXT_EMBEDDING, SPECS
 from nepa_scale.config.overrides import KEYS
 from nepa_scale.config.registry import Metric, spec
 from nepa_scale.utils.errors import WeightsError
@@ -80,6 +81,15 @@ def other_seeds(run_dir: Path, task: str) -> list[Result]:
     return [own, *alike]
 
 
+def _about(result: Result) -> str:
+    """What the pre-training predicts: NEPA's embeddings, or what was put in their place."""
+    objective = result["config"].get("pretrain.objective", NEXT_EMBEDDING.name)
+    if objective == NEXT_EMBEDDING.name:
+        return ABOUT
+    title = SPECS[objective].title if objective in SPECS else objective
+    return f"{ABOUT} This one was pre-trained on {title} in their place."
+
+
 def _settings(result: Result) -> dict[str, Any]:
     """The settings that change a result, without the seed."""
     config: Mapping[str, Any] = result["config"]
@@ -102,7 +112,7 @@ def card(published: Published) -> str:
     lines = [
         f"---\n{yaml.safe_dump(metadata, sort_keys=False).strip()}\n---",
         f"# {published.name.rpartition('/')[2]}",
-        f"A NEPA vision transformer of size `{size}`, {done} on `{dataset}` with nepa_scale. {ABOUT}",
+        f"A NEPA vision transformer of size `{size}`, {done} on `{dataset}` with nepa_scale. {_about(result)}",
         f"{published.model[:1].upper()}{published.model[1:]}.",
         *_usage(published.name),
         "## Training",

@@ -165,6 +165,9 @@ def _no_moments(weights: Path, config: RunConfig) -> list[str]:
     key, checkpoints = "pretrain.init_optimizer=carried", weights.parent / "checkpoints"
     if run is None or task != "pretrain" or not any(checkpoints.glob("step_*/manifest.json")):
         return [f"{key}: {checkpoints} holds no checkpoint of a pre-training; give fresh"]
+    optimizers = [each.pretrain.optimizer for each in (_recorded(run), config)]
+    if optimizers[0] != optimizers[1]:
+        return [f"{key}: '{run}' was trained by {optimizers[0]}, this one is by {optimizers[1]}; give fresh"]
     there, here = (each.pretrain.image_size for each in (_recorded(run), config))
     if config.model.pos_embed == "absolute" and there != here:
         return [f"{key}: positions of {there} pixels are resampled to {here}, their moments cannot be; give fresh"]

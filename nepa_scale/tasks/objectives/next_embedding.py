@@ -17,6 +17,9 @@ from nepa_scale.tasks.objectives.objective import Objective, draw_mask, masked_i
 from nepa_scale.tasks.objectives.sigreg import random_slices, sigreg
 from nepa_scale.tasks.task import parameter_dtype
 
+MOST_COMPILED = 8
+"""Steps of the horizon whose losses are compiled: torch's limit of compilations of one function."""
+
 
 class NextEmbedding(Objective):
     """Images [B, 3, H, W] -> the NEPA loss (paper Eq. 2-3) with the switches of Table 1a and c, and of its successors.
@@ -43,17 +46,22 @@ class NextEmbedding(Objective):
             nn.init.zeros_(self.ahead.bias)
         self._section = section
         self._last_is_idle = section.idle_tokens > 0
-        self._loss: Callable[..., Tensor] = partial(
+        self._plain_loss: Callable[..., Tensor] = partial(
             next_embedding_loss,
             shift=section.shift,
             stop_gradient=section.stop_gradient,
             distance=section.distance,
             temperature=section.temperature,
         )
+        self._loss: Callable[..., Tensor] = self._plain_loss
 
     def compile_loss(self) -> None:
-        """Compile the comparison of embeddings and predictions: it is a chain of small steps over all tokens."""
-        self._loss = torch.compile(self._loss, dynamic=False)
+        """Compile the comparison of embeddings and predictions: it is a chain of small steps over all tokens.
+
+        Each step of the horizon is compiled by itself, and torch compiles a function a few times only.
+        """
+        if self._section.horizon <= MOST_COMPILED:
+            self._loss = torch.compile(self._loss, dynamic=False)
 
     def embeddings(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Input embeddings and predictions from the unmasked image, both [B, P + N, D]."""
@@ -73,19 +81,19 @@ class NextEmbedding(Objective):
         z_hat = self.backbone.encode(inputs, causal=self.backbone.causal)
         if self.spread is not None:
             self.spread.update(z, z_hat)
-        loss = self._compared(z, z_hat)
+        loss = self._compared(z, z_hat, self._loss)
         return loss + self._section.sigreg * self._irregularity(z, z_hat) if self._regularised else loss
 
     @property
     def _regularised(self) -> bool:
         return self.training and self._section.sigreg > 0
 
-    def _compared(self, z: Tensor, z_hat: Tensor) -> Tensor:
-        """The mean over the horizon of the loss of z_hat [B, T or T - 1, D], a scalar."""
+    def _compared(self, z: Tensor, z_hat: Tensor, loss: Callable[..., Tensor]) -> Tensor:
+        """The mean over the horizon of the ``loss`` of z_hat [B, T or T - 1, D], a scalar."""
         if self.ahead is None:
-            return self._loss(z, z_hat)
+            return loss(z, z_hat)
         further = self.ahead(z_hat[:, : z.shape[1] - 1]).chunk(self._section.horizon - 1, dim=-1)
-        losses = [self._loss(z, prediction, offset=k) for k, prediction in enumerate((z_hat, *further), start=1)]
+        losses = [loss(z, prediction, offset=k) for k, prediction in enumerate((z_hat, *further), start=1)]
         return torch.stack(losses).mean()
 
     def _irregularity(self, z: Tensor, z_hat: Tensor) -> Tensor:
@@ -102,7 +110,7 @@ class NextEmbedding(Objective):
         """Embeddings and predictions [B, P + N, D] of unmasked images; where it is not minus their cosine, the loss."""
         z, z_hat = self.embeddings(images)
         plain = self._section.distance == "cosine" and self.ahead is None
-        return (z, z_hat) if plain else (z, z_hat, self._compared(z, z_hat))
+        return (z, z_hat) if plain else (z, z_hat, self._compared(z, z_hat, self._plain_loss))
 
     def new_sums(self, device: torch.device) -> Diagnostics:
         """Sums of NEPA's diagnostics."""

@@ -34,7 +34,8 @@ def sigreg(features: Tensor, slices: Tensor) -> Tensor:
     """
     nodes = torch.linspace(0, LARGEST_NODE, NODES, device=features.device)
     gaussian = torch.exp(-nodes.square() / 2)
-    phases = (features.float() @ slices)[..., None] * nodes  # [B, N, M, nodes]
+    with torch.autocast(features.device.type, enabled=False):
+        phases = (features.float() @ slices)[..., None] * nodes  # [B, N, M, nodes]
     distance = (phases.cos().mean(1) - gaussian).square() + phases.sin().mean(1).square()
     both_sides = 2 * torch.trapezoid(distance * gaussian, nodes)  # of t and -t
     return features.shape[1] * both_sides.mean()

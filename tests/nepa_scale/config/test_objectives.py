@@ -14,7 +14,7 @@ MASKED = ("pretrain.objective=masked_pixels", "pretrain.attention=bidirectional"
     ("words", "complaint"),
     [
         (MASKED[:1], "pretrain.attention=causal: pretrain.objective=masked_pixels needs pretrain.attention=bidirect"),
-        (MASKED[:2], "pretrain.mask_ratio=0: pretrain.objective=masked_pixels predicts what is masked"),
+        (MASKED[:2], "pretrain.mask_ratio=0: masks none of the 16 patches"),
         ((*MASKED, "pretrain.shift=false"), "pretrain.shift=false: pretrain.objective=masked_pixels does not use it"),
         (
             ("pretrain.objective=next_pixels", "pretrain.sigreg=1"),
