@@ -20,11 +20,12 @@ from nepa_scale.weights.card import Published, card, other_seeds, read_result
 
 CARD_NAME = "README.md"
 STUDY_PICTURE = "headline.png"
-CONNECTION_ERRORS: tuple[type[Exception], ...] = (
+HUB_ERRORS: tuple[type[Exception], ...] = (
+    LocalTokenNotFoundError,
     OSError,
     *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)),
 )
-"""What the HTTP client of the installed huggingface_hub raises, whichever that is."""
+"""Without a token, what the Hub answers, and what the HTTP client of huggingface_hub raises, whichever that is."""
 
 
 def check_name(name: str) -> None:
@@ -91,6 +92,6 @@ def push(write: Callable[[Path], None], name: str, *, private: bool) -> str:
         try:
             address = api.create_repo(name, private=private, exist_ok=True)
             api.upload_folder(repo_id=name, folder_path=folder, commit_message="Weights and card from nepa_scale")
-        except (HfHubHTTPError, LocalTokenNotFoundError, *CONNECTION_ERRORS) as error:
+        except HUB_ERRORS as error:
             raise WeightsError(f"{name}: the hub does not take it ({first_line(error)})") from error
     return str(address)
