@@ -162,8 +162,9 @@ def _nearby(root: Path, name: str) -> Iterable[Path]:
 
 
 def _of_folders(folders: Mapping[str, Path]) -> tuple[Answered, ...]:
+    right = {synset: frozenset({synset}) for synset in folders}  # ImageNet-C has millions of images
     return tuple(
-        Answered(path, frozenset({synset}))
+        Answered(path, right[synset])
         for synset, folder in folders.items()
         for path in sorted(folder.iterdir())
         if is_image(path.name)

@@ -151,8 +151,14 @@ def _training(published: Published) -> Iterator[tuple[str, ...]]:
         "run": lambda each: each["run_id"],
         "commit of nepa_scale": lambda each: each["commit"],
     }
+    if any(each.get("source_run") for each in results):
+        texts["FLOPs of training before it"] = lambda each: f"{each['source_flops']:.3g}" if _has_past(each) else ""
     for name, text in texts.items():
         yield (name, *map(text, results))
+
+
+def _has_past(result: Result) -> bool:
+    return result.get("source_flops") is not None
 
 
 def _results(published: Published) -> Iterator[str]:
