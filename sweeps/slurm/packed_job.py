@@ -29,11 +29,11 @@ from sweeps.slurm.job_states import read_submissions
 
 def doing(pack: Pack, study_dir: Path, submission: int, max_requeues: int) -> Callable[[], None]:
     """The function of the job that does the tasks of ``pack``, submitted by that number; picklable."""
-    unfinished = functools.partial(_unfinished, pack.jobs, study_dir.absolute(), submission)
+    unfinished = functools.partial(still_to_do, pack.jobs, study_dir.absolute(), submission)
     return functools.partial(_run, pack.jobs, unfinished, pack.width, max_requeues)
 
 
-def _unfinished(packed: Sequence[Job], study_dir: Path, submission: int) -> list[Job]:
+def still_to_do(packed: Sequence[Job], study_dir: Path, submission: int) -> list[Job]:
     """The tasks that are still this job's to do: one that failed may have been submitted again, to another job."""
     newest = {key: record.number for record in read_submissions(study_dir) for key in record.keys}
     own = [job for job in packed if newest.get(job.key, submission) == submission]

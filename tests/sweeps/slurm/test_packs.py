@@ -28,6 +28,7 @@ from sweeps.slurm import job_states, sbatch
 from sweeps.slurm.arranging import Array, Pack, arranged
 from sweeps.slurm.executor import SlurmExecutor
 from sweeps.slurm.job_states import read_submissions, submission_folder
+from sweeps.slurm.packed_job import still_to_do
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 QUARTER = Resources(gpus_per_node=1, mem_gb=1, timeout_min=15, sharing=4)
@@ -144,6 +145,16 @@ def over(study: Path, seconds: float = 150) -> dict[str, str]:
     """Slurm's last word on every job, once none waits or runs."""
     wait_for(lambda: not any(each.is_live for each in job_states.states(study).values()), seconds, "all jobs ended")
     return {key: each.state for key, each in job_states.states(study).items()}
+
+
+def test_a_task_that_another_job_took_over_is_left_to_it(tmp_path: Path) -> None:
+    """One that failed in a pack and was submitted again, alone, while the pack goes on."""
+    packed = [job("a/pretrain"), job("b/pretrain")]
+    pack = job_states.begin_submission(tmp_path, [each.key for each in packed], packed=True)
+    assert still_to_do(packed, tmp_path, pack.number) == packed
+    again = job_states.begin_submission(tmp_path, ["a/pretrain"])
+    assert still_to_do(packed, tmp_path, pack.number) == packed[1:]
+    assert still_to_do(packed[:1], tmp_path, again.number) == packed[:1]
 
 
 @pytest.mark.usefixtures("slurm_cluster")
