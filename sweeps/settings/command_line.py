@@ -151,6 +151,7 @@ def _device_problems(cluster: SlurmSettings) -> list[str]:
     """What is wrong with the choice of each task's devices."""
     if cluster.wall_hours is not None and cluster.devices != "auto":
         return [f"cluster.wall_hours={cluster.wall_hours:g}: give cluster.devices=auto, too"]
-    if cluster.wall_hours is not None and cluster.device is None:
-        return [f"cluster.wall_hours={cluster.wall_hours:g}: how fast is a device? Give cluster.device, such as h100"]
+    unknown = cluster.gpus_per_node and cluster.device is None and cluster.flops_per_second is None
+    if cluster.wall_hours is not None and unknown:
+        return [f"cluster.wall_hours={cluster.wall_hours:g}: how fast is a GPU? Give cluster.device, such as h100"]
     return []
