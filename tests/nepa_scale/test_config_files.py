@@ -116,6 +116,7 @@ UNFREE = (
     "fraction",
     "init_ema",
     "milestones",
+    "momentum",
     "init_blocks",
     "init_fraction",
     "labels_per_class",
