@@ -73,7 +73,8 @@ def expected_end(run_dir: Path, steps: int) -> Ending:
         settings = _settings(run_dir)
         planned = read_planned(f"{settings.get('schedule', 'cosine')}:{steps}")
         rates = np.interp(loss.steps, rate.steps, rate.values)
-        above = 1.0 if _is_cosine(settings) else 0.0  # a cosine is -1 at best, every other loss 0
+        of_cosine = _is_cosine(settings)
+        above = 1.0 if of_cosine else 0.0  # a cosine is -1 at best, every other loss 0
         answer = forecast_scheduled(loss.steps, above + loss.values, rates, planned=planned, of_one_point=False)
     except UserError as mistake:
         return _none(str(mistake))
@@ -81,7 +82,7 @@ def expected_end(run_dir: Path, steps: int) -> Ending:
         return Ending(answer, answer)
     y, low, high = (float(ends[0]) for ends in (answer.y, answer.low, answer.high))
     expected = Expected(y - above, low - above, high - above)
-    if not _is_cosine(settings) or settings.get("sigreg"):
+    if not of_cosine or settings.get("sigreg"):
         return Ending(expected, NoFit("the skill is forecast of a loss that is the cosine alone"))
     return Ending(expected, _skill(loss, skill, steps, np.log([y, low, high])))
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nepa_scale.utils import plugins
+from nepa_scale.utils.cli import to_text
 from nepa_scale.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -108,12 +109,12 @@ def _unused_settings(config: RunConfig) -> list[str]:
     given = f"pretrain.objective={objective.name}"
     owned = dict.fromkeys(key for spec in SPECS.values() for key in spec.settings)
     lines = [
-        f"pretrain.{key}={_spelt(getattr(section, key))}: {given} does not use it; leave it out"
+        f"pretrain.{key}={to_text(getattr(section, key))}: {given} does not use it; leave it out"
         for key in owned
         if key not in objective.settings and key in defaults and getattr(section, key) != defaults[key]
     ]
     lines += [
-        f"pretrain.{key}={_spelt(getattr(section, key))}: {given} needs pretrain.{key}={_spelt(value)}"
+        f"pretrain.{key}={to_text(getattr(section, key))}: {given} needs pretrain.{key}={to_text(value)}"
         for key, value in objective.requires.items()
         if getattr(section, key) != value
     ]
@@ -146,7 +147,3 @@ def _rate_problems(config: RunConfig) -> list[str]:
         return []
     layer = f"pretrain.objective={objective.name}" if objective is not NEXT_EMBEDDING else "pretrain.horizon above 1"
     return [f"pretrain.lr_rule=mup: {layer} has an output layer, for which it has no rule; give fixed or power"]
-
-
-def _spelt(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
