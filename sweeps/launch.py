@@ -32,8 +32,7 @@ from sweeps.plan import plan, preregistration
 from sweeps.plan.feasibility import check_shards, make_embedded_data
 from sweeps.plan.plan import CLUSTER_NAME, read_cluster, save_cluster
 from sweeps.planner import PlannedLaunch, plan_launch
-from sweeps.settings.command_line import read_launch
-from sweeps.settings.help import calibration_help, help_text
+from sweeps.settings.command_line import calibration_help, help_text, read_launch
 from sweeps.settings.schema import Launch, LocalSettings
 
 

@@ -18,8 +18,7 @@ from nepa_scale.train import main as train
 from nepa_scale.utils.errors import ConfigError
 from sweeps.jobs.task import environment_of_job
 from sweeps.launch import main as launch
-from sweeps.settings.command_line import read_launch
-from sweeps.settings.help import help_text
+from sweeps.settings.command_line import help_text, read_launch
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")

@@ -12,8 +12,7 @@ from nepa_scale.config import overrides, recipes
 from nepa_scale.utils.errors import ConfigError
 from sweeps.plan.run_specs import expand
 from sweeps.settings import conf_files
-from sweeps.settings.command_line import read_launch
-from sweeps.settings.help import help_text
+from sweeps.settings.command_line import help_text, read_launch
 from sweeps.settings.schema import SlurmSettings
 
 
