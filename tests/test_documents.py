@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nepa_scale.config import overrides
-from sweeps.settings import keys
+from sweeps.settings import conf_files
 from sweeps.settings.conf_files import compose_tree, options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,18 +23,18 @@ STARTS = ("nepa-", "python ", "deepspeed ", "torchrun ", "srun ")
 PLACEHOLDERS = {"...", "key=value", "KIND", "grid=NAME", "study=NAME", "cluster=NAME", "--help"}
 
 #: Words before a dot that begin a key of a run or a launch.
-SECTIONS = sorted({*keys.SECTIONS, *overrides.SECTIONS})
+SECTIONS = sorted({*conf_files.SECTIONS, *overrides.SECTIONS})
 KEY = re.compile(rf"(?<![\w./$<-])((?:{'|'.join(SECTIONS)})\.[a-z_]+(?:\.[a-z_]+)*)(?![\w/(])")
 FILES = re.compile(r"\.(json|txt|py|safetensors)\b")
 #: What a cluster's file alone says, one of matplotlib, and one that is refused by name.
 NO_KEYS = {"cluster.kind", "grid.color", "model.in_chans"}
-SETTINGS = {*keys.SETTINGS_KEYS, keys.POINTS_KEY}
+SETTINGS = {*conf_files.SETTINGS_KEYS, conf_files.POINTS_KEY}
 
 
 def known_keys() -> set[str]:
     """The keys of runs and launches, with either cluster."""
     trees = [compose_tree({"cluster": cluster})[0] for cluster in options("cluster")]
-    declared = {key for tree in trees for key in keys.declared(tree)}
+    declared = {key for tree in trees for key in conf_files.declared(tree)}
     return declared.union(overrides.KEYS, overrides.RECIPE_KEYS, overrides.SHORTHANDS)
 
 

@@ -21,8 +21,7 @@ from nepa_scale.data.prepare.settings import KINDS as PREPARED
 from nepa_scale.utils.cli import LARGEST, to_text
 from nepa_scale.utils.errors import ConfigError
 from sweeps import launch
-from sweeps.settings.conf_files import compose_tree
-from sweeps.settings.keys import declared
+from sweeps.settings.conf_files import compose_tree, declared
 
 HOSTILE = ("nan", "inf", "-inf", ".inf", "1e30", "-1e30", "-1", "0", str(10**18), str(-(10**18)), "9" * 5000)
 SECONDS = 20.0  # many times what a plan takes

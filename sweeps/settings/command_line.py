@@ -19,13 +19,14 @@ from nepa_scale.utils.arguments import help_line, help_page, limits, spelled
 from nepa_scale.utils.cli import to_text
 from nepa_scale.utils.errors import ConfigError, nearest
 from sweeps.settings import sbatch_options
-from sweeps.settings.conf_files import compose_tree, options
-from sweeps.settings.keys import (
+from sweeps.settings.conf_files import (
     KIND_TEXTS,
     LISTS_KEYS,
     MAPPING_KEYS,
     POINTS_KEY,
+    compose_tree,
     declared,
+    options,
     range_problems,
     set_key,
     unknown_key,
@@ -62,7 +63,7 @@ def read_launch(words: Sequence[str]) -> Launch:
         grid_name=choices["grid"],
         grid=root.grid,
         study=root.study,
-        cluster=cast("Cluster", root.cluster),
+        cluster=cast(Cluster, root.cluster),
         study_dir=Path(root.study_dir or f"studies/{root.study.name}-{choices['grid']}"),
         dry_run=root.dry_run,
         print_script=root.print_script,
