@@ -38,8 +38,8 @@ from sweeps.plan.machine import Placements, Resources, Slots, Speed, local_slots
 from sweeps.plan.measured_times import Measurement, Measurements, evaluates, family_of, work_of
 from sweeps.plan.timing import ShortRun, Timing, mean
 from sweeps.settings.schema import Launch, LocalSettings, SlurmSettings
-from sweeps.slurm.commands import SchedulerUnavailableError
 from sweeps.slurm.executor import SlurmExecutor
+from sweeps.slurm.job_states import SchedulerUnavailableError
 
 #: From this ratio of the largest to the smallest task of a family on, one between them is measured, too.
 WIDE = 30.0

@@ -20,8 +20,8 @@ from sweeps.jobs.jobs import Job
 from sweeps.local.runner import LocalExecutor
 from sweeps.plan.plan import Plan
 from sweeps.settings.schema import Cluster, SlurmSettings
-from sweeps.slurm.commands import SchedulerUnavailableError
 from sweeps.slurm.executor import SlurmExecutor
+from sweeps.slurm.job_states import SchedulerUnavailableError
 
 EXIT_FAILURE = 1
 POLL_SECONDS = 0.3

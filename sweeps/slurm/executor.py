@@ -18,10 +18,17 @@ from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import is_cancelled, job_environment
 from sweeps.plan.plan import task_dir
 from sweeps.settings.schema import SlurmSettings
-from sweeps.slurm import commands, job_states, packed_job, requeue, sbatch
+from sweeps.slurm import job_states, packed_job, requeue, sbatch
 from sweeps.slurm.arranging import Array, Pack, arranged
-from sweeps.slurm.commands import JobState, SchedulerUnavailableError
-from sweeps.slurm.job_states import FOLDER, begin_submission, printed_errors, record_job_id, submission_folder
+from sweeps.slurm.job_states import (
+    FOLDER,
+    JobState,
+    SchedulerUnavailableError,
+    begin_submission,
+    printed_errors,
+    record_job_id,
+    submission_folder,
+)
 from sweeps.slurm.sbatch import AFTER_ANY, AFTER_OK
 
 ASK_AGAIN_SECONDS = 5.0
@@ -38,7 +45,7 @@ class SlurmExecutor:
 
     def check(self) -> None:
         """Raises ``UserError`` where Slurm's commands are missing."""
-        commands.check_available()
+        job_states.check_available()
 
     def gone(self, keys: Collection[str]) -> dict[str, str]:
         """Tasks without a job that waits or runs in Slurm; none while a launcher is submitting tasks."""
@@ -61,13 +68,13 @@ class SlurmExecutor:
         """Submit the tasks that have no job yet. Raises ``UserError`` with Slurm's message; then all are cancelled."""
         live = self._dependencies()
         new = [job for job in todo if job.key not in live]
-        planned = arranged(new, live, commands.max_array_size()) if new else []
+        planned = arranged(new, live, job_states.max_array_size()) if new else []
         ids: dict[int, str] = {}
         try:
             for unit in planned:
                 ids[id(unit)] = self._submit(unit, ids)
         except BaseException:
-            commands.cancel(list(ids.values()))
+            job_states.cancel(list(ids.values()))
             for job in new:
                 jobs.settle(job, None, stopping=True)
             raise
@@ -77,10 +84,10 @@ class SlurmExecutor:
 
     def scripts(self, todo: Sequence[Job]) -> list[str]:
         """The scripts that ``submit`` would give to sbatch. If Slurm does not answer, it is taken to have no jobs."""
-        live, size = dict[str, str](), commands.DEFAULT_MAX_ARRAY_SIZE
+        live, size = dict[str, str](), job_states.DEFAULT_MAX_ARRAY_SIZE
         with contextlib.suppress(SchedulerUnavailableError, FileNotFoundError):
             live = self._dependencies()
-            size = commands.max_array_size()
+            size = job_states.max_array_size()
         planned = arranged([job for job in todo if job.key not in live], live, size)
         return sbatch.scripts(self._settings, self._study_dir, planned)
 
@@ -110,7 +117,7 @@ class SlurmExecutor:
         keys = {job.key for job in chosen}
         needed = {state.job_id for key, state in known.items() if key not in keys and self._will_do(key, state)}
         live = {known[key].job_id for key in keys & known.keys() if known[key].is_live}
-        commands.cancel(sorted(live - needed))
+        job_states.cancel(sorted(live - needed))
 
     def _dependencies(self) -> dict[str, str]:
         """{task that Slurm has a job for: the dependency on that job}."""

@@ -17,8 +17,7 @@ from slurm_cluster import VirtualCluster, wait_for
 from nepa_scale.data.digits import write_digits
 from nepa_scale.utils.files import read_json
 from sweeps.slurm import job_states
-from sweeps.slurm.commands import JobState
-from sweeps.slurm.job_states import read_submissions
+from sweeps.slurm.job_states import JobState, read_submissions
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 ROOT = Path(__file__).resolve().parents[3]

@@ -29,7 +29,7 @@ from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import TaskInterruptedError, mark_cancelled
 from sweeps.plan.machine import Resources
 from sweeps.settings.schema import SlurmSettings
-from sweeps.slurm import commands, job_states
+from sweeps.slurm import job_states
 from sweeps.slurm.executor import SlurmExecutor
 from sweeps.slurm.job_states import read_submissions
 
@@ -176,7 +176,7 @@ def test_accounts_and_limits(accounted_slurm: VirtualCluster, tmp_path: Path) ->
     assert [jobs.state(job) for job in todo] == ["planned"] * 3
     wait_for(lambda: accounted_slurm.ask("squeue", "-h") == "", 30, "nothing in line")
     submit(tmp_path, todo[:2], settings)
-    commands.cancel([state.job_id for state in job_states.states(tmp_path).values()])
+    job_states.cancel([state.job_id for state in job_states.states(tmp_path).values()])
 
 
 @pytest.mark.usefixtures("slurm_cluster")
@@ -197,7 +197,7 @@ def test_how_jobs_die(tmp_path: Path) -> None:
     ]
     executor = submit(tmp_path, todo)
     wait_for(lambda: job_states.states(tmp_path)["cancelled/pretrain"].state == "RUNNING", 60, "running")
-    commands.cancel([job_states.states(tmp_path)["cancelled/pretrain"].job_id])
+    job_states.cancel([job_states.states(tmp_path)["cancelled/pretrain"].job_id])
     ends(tmp_path)
     executor.settle(todo)
     oom, killed, exited, cancelled = (reason(job) for job in todo)
@@ -336,10 +336,10 @@ def test_jobs_that_the_controller_has_forgotten(forgetful_slurm: bool, tmp_path:
     ]
     executor = submit(tmp_path, todo)
     ends(tmp_path)
-    wait_for(lambda: not commands.my_jobs(), 120, "the controller has forgotten")
+    wait_for(lambda: not job_states.my_jobs(), 120, "the controller has forgotten")
     if forgetful_slurm:
         ids = [job.job_id for job in job_states.states(tmp_path).values()]
-        wait_for(lambda: len(commands.accounted(ids)) == 3, 60, "the accounting has all")
+        wait_for(lambda: len(job_states.accounted(ids)) == 3, 60, "the accounting has all")
     assert not executor.is_active()
     executor.settle(todo)
     assert jobs.is_done(todo[1])
