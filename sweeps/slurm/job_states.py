@@ -130,7 +130,13 @@ def _ask(arguments: Sequence[str], *, check: bool = True) -> str:
 
 def _run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        arguments, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False, timeout=ANSWER_SECONDS
+        arguments,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+        timeout=ANSWER_SECONDS,
     )
 
 

@@ -24,7 +24,7 @@ from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import TaskInterruptedError, mark_cancelled
 from sweeps.plan.machine import Resources
 from sweeps.settings.schema import SlurmSettings
-from sweeps.slurm import job_states, sbatch
+from sweeps.slurm import executor, job_states
 from sweeps.slurm.arranging import Array, Pack, arranged
 from sweeps.slurm.executor import SlurmExecutor
 from sweeps.slurm.job_states import read_submissions, submission_folder
@@ -77,7 +77,7 @@ def test_what_waits_for_another_shape() -> None:
         ("Array", ["b/classify"]),
     ]
     ids = {id(unit): str(number) for number, unit in enumerate(units)}
-    waits = {unit.jobs[0].key: sbatch.dependency_of(unit, ids) for unit in units}
+    waits = {unit.jobs[0].key: executor.dependency_of(unit, ids) for unit in units}
     assert waits["a/classify"] == f"afterok:{ids[id(units[0])]}_0"
     assert waits["b/classify"] == f"afterok:{ids[id(units[0])]}_1"
     pack = next(unit for unit in units if unit.jobs[0].key == "c/pretrain")
@@ -98,7 +98,7 @@ def test_a_pack_keeps_the_clusters_limit_and_scales_its_gres() -> None:
     """Chains that take longer than a job may are requeued as others are; a kind of GPU is asked for in the number."""
     settings = SlurmSettings(timeout_min=20, gpus_per_node=4, sbatch={"gres": "gpu:h100:4,license:1"})
     (pack,) = arranged([job("a/pretrain"), job("a/classify", "a/pretrain"), job("b/pretrain")], {}, 1001)
-    asked = sbatch.parameters(settings, pack, "comment", None)
+    asked = executor.parameters(settings, pack, "comment", None)
     assert (asked["time"], asked["additional_parameters"]["gres"]) == (20, "gpu:h100:2,license:1")
     assert asked["setup"][0] == "# 3 tasks share this job, 2 at once:"
 

@@ -18,7 +18,7 @@ from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job
 from sweeps.plan.machine import Resources
 from sweeps.settings.schema import SlurmSettings
-from sweeps.slurm import job_states, sbatch
+from sweeps.slurm import executor, job_states
 from sweeps.slurm.arranging import Array, arranged
 from sweeps.slurm.executor import SlurmExecutor
 from sweeps.slurm.job_states import FOLDER, read_submissions, submission_folder
@@ -65,7 +65,7 @@ def run_lines(lines: list[str]) -> subprocess.CompletedProcess[str]:
 )
 def test_a_setup_line_that_fails_is_named(setup: list[str], failed: str | None) -> None:
     """The first command that fails ends the job before srun and is named; others leave no trace, in one shell."""
-    done = run_lines(sbatch.setup_lines(SlurmSettings(setup=setup)))
+    done = run_lines(executor.setup_lines(SlurmSettings(setup=setup)))
     if failed is None:
         assert (done.returncode, done.stdout[:4], done.stderr) == (0, "srun", "")
     else:
@@ -77,7 +77,7 @@ def test_a_setup_line_that_fails_is_named(setup: list[str], failed: str | None) 
 
 def test_variables_are_as_they_were_given() -> None:
     """Values of cluster.env are texts: the shell does not look into them."""
-    lines = sbatch.setup_lines(SlurmSettings(env={"A": "$HOME 'x' \"y\"; `z`"}))
+    lines = executor.setup_lines(SlurmSettings(env={"A": "$HOME 'x' \"y\"; `z`"}))
     done = run_lines([*lines, 'printf "%s" "$A"; exit'])
     assert done.stdout == "$HOME 'x' \"y\"; `z`"
 
@@ -86,9 +86,9 @@ def test_kinds_of_gpus_replace_their_number(tmp_path: Path) -> None:
     """With gres=gpu:KIND:N a job does not ask for gpus-per-node beside it."""
     asked = Job(key="a/pretrain", function=print, folder=tmp_path, resources=Resources(gpus_per_node=8))
     settings = SlurmSettings(gpus_per_node=8, sbatch={"gres": "gpu:h100:8"})
-    found = sbatch.parameters(settings, Array((asked,)), "comment", None)
+    found = executor.parameters(settings, Array((asked,)), "comment", None)
     assert (found["gpus_per_node"], found["additional_parameters"]["gres"]) == (None, "gpu:h100:8")
-    assert sbatch.parameters(SlurmSettings(), Array((asked,)), "comment", None)["gpus_per_node"] == 8
+    assert executor.parameters(SlurmSettings(), Array((asked,)), "comment", None)["gpus_per_node"] == 8
 
 
 @pytest.mark.usefixtures("accounted_slurm")
