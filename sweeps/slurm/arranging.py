@@ -1,7 +1,7 @@
 """Jobs of a study put together for Slurm: equal chains as arrays, tasks of a part of a node as packs that share one.
 
 An array holds equal chains of jobs, so that element i of a child waits for element i of its parent. A pack is one job
-of Slurm, on one node: a queue in it starts each of its tasks on devices of its own (``packed_job.py``).
+of Slurm, on one node: a queue in it starts each of its tasks on devices of its own (``inside_job.py``).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from sweeps.jobs.task import is_cancelled, job_environment
 from sweeps.plan.plan import task_dir
 from sweeps.settings.sbatch_options import gpus_in_gres, sbatch_options
 from sweeps.settings.schema import SlurmSettings
-from sweeps.slurm import job_states, packed_job, requeue
+from sweeps.slurm import inside_job, job_states
 from sweeps.slurm.arranging import Array, Element, Pack, arranged
 from sweeps.slurm.job_states import (
     FOLDER,
@@ -189,9 +189,9 @@ class SlurmExecutor:
         """What each job of Slurm does."""
         most = self._settings.max_requeues
         if isinstance(unit, Pack):
-            return [packed_job.doing(unit, self._study_dir, submission, most)]
+            return [inside_job.doing(unit, self._study_dir, submission, most)]
         needs_parent = dependency.startswith(AFTER_ANY)
-        return [requeue.requeueing(job, most, needs_parent=needs_parent) for job in unit.jobs]
+        return [inside_job.requeueing(job, most, needs_parent=needs_parent) for job in unit.jobs]
 
 
 def _sbatch_error(error: Exception) -> str:

@@ -27,8 +27,8 @@ from sweeps.settings.schema import SlurmSettings
 from sweeps.slurm import executor, job_states
 from sweeps.slurm.arranging import Array, Pack, arranged
 from sweeps.slurm.executor import SlurmExecutor
+from sweeps.slurm.inside_job import still_to_do
 from sweeps.slurm.job_states import read_submissions, submission_folder
-from sweeps.slurm.packed_job import still_to_do
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 QUARTER = Resources(gpus_per_node=1, mem_gb=1, timeout_min=15, sharing=4)
