@@ -15,8 +15,7 @@ from nepa_scale.utils.arguments import grammar
 from nepa_scale.utils.cli import command
 from sweeps.follow.follower import Executor, executor
 from sweeps.jobs import jobs
-from sweeps.jobs.jobs import Job
-from sweeps.jobs.selecting import Selection
+from sweeps.jobs.jobs import Job, Selection
 from sweeps.jobs.task import CANCELLED, mark_cancelled
 from sweeps.plan.plan import load_study, read_cluster
 

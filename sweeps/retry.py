@@ -14,7 +14,7 @@ from nepa_scale.utils.arguments import grammar
 from nepa_scale.utils.cli import command
 from sweeps.follow.follower import executor, see_through
 from sweeps.jobs import jobs
-from sweeps.jobs.selecting import Selection
+from sweeps.jobs.jobs import Selection
 from sweeps.jobs.task import clear_cancel_marker
 from sweeps.plan.plan import load_study, read_cluster, task_dir
 from sweeps.settings.schema import LocalSettings

@@ -21,7 +21,7 @@ from nepa_scale.run_dir.settings import configure
 from nepa_scale.utils.arguments import parse
 from nepa_scale.visualise.settings import PictureSettings
 from nepa_scale.weights.__main__ import GRAMMAR as WEIGHTS
-from sweeps.jobs.selecting import Selection
+from sweeps.jobs.jobs import Selection
 from sweeps.settings.command_line import read_launch
 from sweeps.status import main as status
 

@@ -10,7 +10,7 @@ import pytest
 
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils.errors import UserError
-from sweeps.jobs.selecting import Selection
+from sweeps.jobs.jobs import Selection
 from sweeps.plan import plan
 from sweeps.plan.plan import Plan, PlannedRun, PlannedTask, save_cluster
 from sweeps.settings.schema import LocalSettings
