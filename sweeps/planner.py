@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sweeps.calibrate import known_times
-from sweeps.plan import budgets, plan, preregistration
+from sweeps.plan import feasibility, plan, preregistration
 from sweeps.plan.feasibility import check, check_planned, fitting, plan_warnings, too_large
 from sweeps.plan.grids import RunSpec
 from sweeps.plan.machine import Placements, task_speed, world_sizes
@@ -53,14 +53,14 @@ def plan_launch(request: Launch) -> PlannedLaunch:
     measured = known_times(request, run_specs, placed, speed)
     planned = dataclasses.replace(price(request, run_specs, speed, placed, measured), dropped=dropped)
     if request.budget.over == "trim":
-        planned = budgets.trimmed(planned, request.study_dir, request.budget)
+        planned = feasibility.trimmed(planned, request.study_dir, request.budget)
         run_specs = {run.run_id: run_specs[run.run_id] for run in planned.runs}
     return PlannedLaunch(
         run_specs=run_specs,
         plan=planned,
         merged=plan.merge(earlier, planned),
         too_large=too_large(run_specs.values(), placed),
-        excesses=budgets.excesses(planned, request.study_dir, request.budget),
+        excesses=feasibility.excesses(planned, request.study_dir, request.budget),
         warnings=plan_warnings(planned, request.cluster),
         held=preregistration.largest(planned) if request.predict else {},
     )

@@ -1,16 +1,30 @@
-"""What a plan warns of before it is started."""
+"""What a plan warns of before it is started, plans held to a budget, and cells that cannot be run."""
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from plain_study import read_launch
+
+from nepa_scale.run_dir.status import Status, write_status
+from nepa_scale.utils.errors import ConfigError
+from nepa_scale.utils.files import write_json
+from sweeps.plan import plan
+from sweeps.plan.feasibility import excesses, fitting, trimmed
+from sweeps.plan.machine import Placements, Speed
+from sweeps.plan.plan import Dropped, Layout, Plan, PlannedRun, PlannedTask
+from sweeps.plan.pricing import price
+from sweeps.plan.run_specs import expand, share_pretraining, unmet
+from sweeps.settings.schema import BudgetSettings
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 SLURM = ("cluster=slurm", "cluster.tasks_per_node=1", "cluster.gpus_per_node=1", "dry_run=true")
 ONE = ("study.sizes=[femto]", "study.tasks=[pretrain]", "study.scratch_control=false")
+PAIR = Layout(devices=2, zero_stage=1, micro_batch_size=8, accumulation=1, activation_checkpointing=False)
 
 
 def warned(run: Run, *words: str) -> list[str]:
@@ -51,3 +65,139 @@ def test_gpus_that_are_not_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     done = run("launch.py", *ONE, "dry_run=true", "cluster.flops_per_second=1e10")
     assert "on 2 slots" in done.stdout
     assert "warning: CUDA_VISIBLE_DEVICES=MIG-1,MIG-2: this machine shows no GPU" in done.stdout
+
+
+def planned(name: str, flops: float, *, init: str = "pretrain", by: str | None = None) -> PlannedRun:
+    """A run of one task on two devices, an hour for each 1e9 FLOPs."""
+    task = PlannedTask(1, 1, 1, int(flops), 1, 3600 * flops / 1e9, layout=PAIR)
+    label = name.removesuffix("-scratch")
+    return PlannedRun(name, label, init, {"model.size": label}, {"pretrain": task}, pretrained_by=by)
+
+
+def plan_of(*runs: PlannedRun) -> Plan:
+    """A plan of these runs."""
+    return Plan("demo", "model_size", ("model.size",), runs)
+
+
+SIZES = plan_of(planned("a", 1e9), planned("b", 2e9), planned("c", 4e9), planned("d", 4e9))
+
+
+@pytest.mark.parametrize(
+    ("flops", "left"), [(11e9, "abcd"), (10.9e9, "abc"), (7e9, "abc"), (6.9e9, "ab"), (3e9, "ab"), (2.9e9, "a")]
+)
+def test_the_costliest_go_first_and_of_equal_ones_the_last(tmp_path: Path, flops: float, left: str) -> None:
+    """What stays fits the budget, and not a run more was left out than had to be."""
+    kept = trimmed(SIZES, tmp_path, BudgetSettings(flops=flops))
+    assert "".join(run.run_id for run in kept.runs) == left
+    assert [each.label for each in kept.dropped] == [name for name in "abcd" if name not in left]
+    assert excesses(kept, tmp_path, BudgetSettings(flops=flops)) == []
+
+
+def test_device_hours_are_of_all_devices(tmp_path: Path) -> None:
+    """Two devices for an hour are two device-hours; every cell left out says what it would have taken."""
+    kept = trimmed(SIZES, tmp_path, BudgetSettings(device_hours=6))
+    assert [run.run_id for run in kept.runs] == ["a", "b"]
+    assert kept.dropped[0] == Dropped("c", "pretrain", "over budget: 8 device-hours of budget.device_hours=6")
+
+
+def test_what_is_finished_costs_nothing_more(tmp_path: Path) -> None:
+    """A budget is for what is to do: a finished run is neither counted nor left out."""
+    task_dir = tmp_path / "runs" / "d" / "pretrain"
+    write_status(task_dir, Status("finished"))
+    write_json(task_dir / "result.json", {})
+    kept = trimmed(SIZES, tmp_path, BudgetSettings(flops=3e9))
+    assert [run.run_id for run in kept.runs] == ["a", "b", "d"]
+
+
+def test_a_run_stays_while_another_needs_it(tmp_path: Path) -> None:
+    """The owner of a shared pre-training, or a long one with branches, goes last, however costly it is."""
+    family = plan_of(planned("long", 9e9), planned("x", 1e9, by="long"), planned("y", 2e9, by="long"))
+    assert [run.run_id for run in trimmed(family, tmp_path, BudgetSettings(flops=10e9)).runs] == ["long", "x"]
+    assert [run.run_id for run in trimmed(family, tmp_path, BudgetSettings(flops=9e9)).runs] == ["long"]
+
+
+def test_a_control_goes_with_its_run(tmp_path: Path) -> None:
+    """From random weights alone a size says nothing of pre-training."""
+    both = plan_of(planned("a", 1e9), planned("b", 2e9), planned("b-scratch", 2.5e9, init="scratch"))
+    kept = trimmed(both, tmp_path, BudgetSettings(flops=4.5e9))
+    assert [run.run_id for run in kept.runs] == ["a"]
+    assert [each.reason.partition(":")[2] for each in kept.dropped] == [
+        " 2e+09 FLOPs of budget.flops=4.5e+09",
+        " the control of a run that is not run",
+    ]
+
+
+def test_a_rate_goes_from_both_arms(tmp_path: Path) -> None:
+    """Arms that are tuned stay tried at the same rates, and each try left out is kept in the plan by its name."""
+    words = ("study.sizes=[femto,pico]", "study.tasks=[pretrain,classify]", "classify.tuning_images=99")
+    launch = read_launch((*words, "study.tuned.classify.base_lr=[0.001,0.002,0.003]", "seeds=2"))
+    made = price(
+        launch, share_pretraining(expand(launch), None, tmp_path), Speed(1e9, 1.0, ""), Placements(launch.cluster)
+    )
+    total = sum(task.flops for run in made.runs for task in run.tasks.values())
+    kept = trimmed(made, tmp_path, BudgetSettings(flops=0.7 * total))
+    arms: dict[tuple[str, int, str], set[float]] = {}
+    for run in kept.runs:
+        if run.tuned:
+            arms.setdefault((run.label, run.values["seed"], run.init), set()).add(run.tuned["classify.base_lr"])
+    assert all(arms[label, seed, "scratch"] == rates for (label, seed, _), rates in arms.items())
+    assert 0 < sum(map(len, arms.values())) < 24
+    assert len({(each.label, each.init) for each in kept.dropped}) == len(kept.dropped)
+    assert set(plan.merge(plan_of(*made.runs[:1]), kept).dropped) == set(kept.dropped)
+
+
+def test_a_budget_below_every_run_is_an_error(tmp_path: Path) -> None:
+    """Nothing would be left: the cheapest run says what is needed."""
+    with pytest.raises(ConfigError, match=r"no run fits; the cheapest takes 1e\+09 FLOPs"):
+        trimmed(SIZES, tmp_path, BudgetSettings(flops=1e8))
+
+
+def test_hours_cannot_be_held_without_times(tmp_path: Path) -> None:
+    """An unknown speed is not taken for no time at all."""
+    unknown = dataclasses.replace(SIZES.runs[0].tasks["pretrain"], seconds=None)
+    run = dataclasses.replace(SIZES.runs[0], tasks={"pretrain": unknown})
+    with pytest.raises(ConfigError, match="times are not known"):
+        excesses(plan_of(run), tmp_path, BudgetSettings(device_hours=1))
+
+
+def test_points_that_do_not_fit_are_left_out_with_their_reason() -> None:
+    """A batch that does not divide and a model too large for a device are cells of their own; the others stay."""
+    words = ("grid=batch_size", "study.batch_sizes=[16,32,64]", "cluster=slurm", "cluster.tasks_per_node=32")
+    launch = read_launch((*words, "study.scratch_control=false"))
+    kept, dropped = fitting(expand(launch), Placements(launch.cluster), 32)
+    assert [point.label for point in kept.values()] == ["batch_size=32", "batch_size=64"]
+    assert dropped[0].reason.startswith("batch: pretrain.batch_size=16 does not divide over 32 devices")
+    words = ("study.sizes=[femto,huge]", "study.scratch_control=false", "engine.device_memory_gib=3")
+    launch = read_launch(words)
+    kept, dropped = fitting(expand(launch), Placements(launch.cluster), 1)
+    assert [point.label for point in kept.values()] == ["femto"]
+    assert dropped[0].reason.startswith("memory: pretrain needs about ")
+
+
+def test_budgets_of_equal_compute_that_no_steps_meet_can_be_left_out() -> None:
+    """Under infeasible=skip the points that whole steps meet remain, and the others say what would do."""
+    words = ("grid=isoflop", "study.sizes=[femto,micro]", "study.budgets=[1e10]", "study.scratch_control=false")
+    with pytest.raises(ConfigError, match="leave micro out"):
+        expand(read_launch(words))
+    launch = read_launch((*words, "infeasible=skip"))
+    assert [point.label for point in expand(launch).values()] == ["femto 1e+10 FLOPs"]
+    assert list(unmet(launch)) == ["micro 1e+10 FLOPs"]
+
+
+def test_dropped_cells_are_kept_in_the_plan_until_they_are_run(tmp_path: Path) -> None:
+    """They are read back from the file, and forgotten once a later launch has them."""
+    kept = trimmed(SIZES, tmp_path, BudgetSettings(flops=3e9))
+    plan.save(kept, tmp_path)
+    loaded = plan.load(tmp_path)
+    assert loaded == kept
+    more = plan.merge(loaded, plan_of(SIZES.runs[2]))
+    assert [each.label for each in more.dropped] == ["d"]
+
+
+def test_a_plan_of_many_seeds_is_halved() -> None:
+    """Every run of a large grid is looked at for each that goes, and that must not take minutes."""
+    launch = read_launch(("study.sizes=[femto]", "study.tasks=[pretrain,classify]", "seeds=150"))
+    made = price(launch, expand(launch), Speed(1e9, 1.0, ""), Placements(launch.cluster))
+    total = sum(task.flops for run in made.runs for task in run.tasks.values())
+    kept = trimmed(made, Path("none"), BudgetSettings(flops=total / 2))
+    assert 148 <= len(kept.runs) <= 152
