@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from nepa_scale.config import overrides
 from nepa_scale.config.early_stop import KNN, asks_for_knn
@@ -25,6 +28,7 @@ from nepa_scale.config.task_settings import PretrainConfig
 from nepa_scale.placement.costs import task_cost
 from nepa_scale.run_dir.status import now
 from nepa_scale.utils.errors import UserError
+from nepa_scale.utils.files import read_json
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job, printed_error
 from sweeps.jobs.task import ROOT, run_task
@@ -35,8 +39,7 @@ from sweeps.plan import measured_times
 from sweeps.plan.feasibility import check_shards, make_embedded_data
 from sweeps.plan.grids import RunSpec
 from sweeps.plan.machine import Placements, Resources, Slots, Speed, local_slots, of_task, seedless
-from sweeps.plan.measured_times import Measurement, Measurements, evaluates, family_of, work_of
-from sweeps.plan.timing import ShortRun, Timing, mean
+from sweeps.plan.measured_times import Measurement, Measurements, Timing, evaluates, family_of, work_of
 from sweeps.settings.schema import Launch, LocalSettings, SlurmSettings
 from sweeps.slurm.executor import SlurmExecutor
 from sweeps.slurm.job_states import SchedulerUnavailableError
@@ -59,6 +62,59 @@ class Shape:
     work: float
     label: str
     devices: int
+
+
+@dataclass(frozen=True)
+class ShortRun:
+    """A training from which the time of each part can be told: six intervals of the log, of ``log_every`` steps each.
+
+    The first is warm-up. A checkpoint follows the third and makes the fourth longer. If the task ``evaluates`` before
+    its end, an evaluation and another checkpoint follow the fourth; in a probe that evaluation includes the nearest
+    neighbours. The second, third and sixth are steps only.
+    """
+
+    log_every: int
+    evaluates: bool
+
+    @property
+    def steps(self) -> int:
+        """Its length."""
+        return 6 * self.log_every
+
+    @property
+    def save_every(self) -> int:
+        """Steps between checkpoints."""
+        return 3 * self.log_every
+
+    @property
+    def evaluate_every(self) -> int:
+        """Steps between evaluations; 0 = only at the end."""
+        return 4 * self.log_every if self.evaluates else 0
+
+    def timing(self, task_dir: Path, seconds: float | None = None) -> Timing:
+        """The timing of such a run in ``task_dir``. Raises ``ValueError`` for any other run.
+
+        ``seconds``: the lifetime of its process; without it, what follows the result is left out.
+        """
+        result = read_json(task_dir / "result.json")
+        records = [json.loads(line) for line in (task_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        records = [record for record in records if "images_per_second" in record]
+        if [record["step"] for record in records] != [self.log_every * number for number in range(1, 7)]:
+            raise ValueError(f"{task_dir}: not the record of a calibration")
+        training = [_training_seconds(record, self.log_every) for record in records]
+        step = fmean(training[number] for number in (1, 2, 5)) / self.log_every
+        plain = step * self.log_every
+        saving = training[3:5] if self.evaluates else training[3:4]
+        between = records[4]["elapsed_seconds"] - records[3]["elapsed_seconds"] - training[4]
+        started = result["startup_seconds"] or 0.0
+        life = started + result["wall_seconds"] if seconds is None else seconds
+        return Timing(
+            startup=started + max(0.0, training[0] - plain) + records[0]["elapsed_seconds"] - training[0],
+            step=step,
+            save=max(0.0, fmean(saving) - plain),
+            evaluation=max(0.0, between),
+            finish=max(0.0, life - started - records[5]["elapsed_seconds"]),
+        )
 
 
 def known_times(request: Launch, run_specs: Mapping[str, RunSpec], placed: Placements, speed: Speed) -> Measurements:
@@ -247,3 +303,13 @@ def _measurement(shape: Shape, run: ShortRun, job: Job, executor: SlurmExecutor)
         raise UserError(f"calibrating {shape.label}: {reason}")
     timing = run.timing(jobs.task_dir(job))
     return Measurement(shape.family, shape.work, timing, shape.label, now(), shape.devices)
+
+
+def mean(timings: Sequence[Timing]) -> Timing:
+    """The mean of each part."""
+    return Timing(*(fmean(getattr(timing, name) for timing in timings) for name in Timing.__dataclass_fields__))
+
+
+def _training_seconds(record: dict[str, Any], steps: int) -> float:
+    """Time of the interval that ended with ``record``, without evaluations."""
+    return steps * record["images_seen"] / record["step"] / record["images_per_second"]

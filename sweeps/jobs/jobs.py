@@ -1,4 +1,4 @@
-"""The tasks of a plan as jobs: which are left to do, which a user means, in which order, and what ``status.json`` says."""
+"""The tasks of a plan as jobs: which are left to do, which a user means, in which order, and what their status says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measured times of tasks, kept in the user's cache for each device, and the times of other tasks that follow."""
+"""How the time of a task is spent: measured, kept in the user's cache for each device, and told of other tasks by it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from nepa_scale.config.early_stop import asks_for_knn
+from nepa_scale.checkpoint.storage import saved_steps
+from nepa_scale.config.early_stop import asks_for_knn, evaluation_steps
 from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import LATER, RunConfig
 from nepa_scale.config.task_settings import TaskConfig
@@ -24,7 +25,6 @@ from nepa_scale.placement.devices import Placement
 from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import read_json, write_json
 from sweeps.plan.machine import local_slots
-from sweeps.plan.timing import Counts, Timing
 from sweeps.settings.sbatch_options import sbatch_options
 from sweeps.settings.schema import Cluster, LocalSettings
 
@@ -49,6 +49,48 @@ SIZES = ("size", "embed_dim", "depth", "num_heads", "mlp_hidden", "layer_scale_i
 SHARED = ("data.num_workers", "data.streaming", "engine.precision", "engine.compile")
 #: Tasks larger or smaller than all measured ones by at most this factor are extrapolated from the nearest two.
 REACH = 1.25
+
+
+class Counts(NamedTuple):
+    """How many steps, checkpoints and evaluations a task does."""
+
+    steps: int
+    saves: int
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of each part of a task.
+
+    Attributes:
+        startup: from the start of the process to its first step, and the extra time of the first steps.
+        step: of one step, with its data.
+        save: of one checkpoint.
+        evaluation: of one evaluation between two steps.
+        finish: of what follows the last step: checkpoint, evaluation, weights, pictures, end of the process.
+    """
+
+    startup: float
+    step: float
+    save: float
+    evaluation: float
+    finish: float
+
+    def seconds(self, counts: Counts) -> float:
+        """Time of a task with these counts."""
+        between = counts.steps * self.step + counts.saves * self.save + counts.evaluations * self.evaluation
+        return self.startup + between + self.finish
+
+    def scaled(self, factor: float) -> Timing:
+        """The timing of a task whose steps do ``factor`` times as much work."""
+        return dataclasses.replace(self, step=self.step * factor, evaluation=self.evaluation * factor)
+
+
+def counts(config: RunConfig, task: str, steps: int, start: int = 0) -> Counts:
+    """The counts of ``task`` over ``steps`` steps, of which another run has done the first ``start``."""
+    saves, evaluations = saved_steps(config, task, steps), evaluation_steps(config.task_config(task), steps)
+    return Counts(steps - start, saves.count(after=start), evaluations.count(after=start))
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ from nepa_scale.placement.devices import Placement
 from sweeps.plan.feasibility import stated_data
 from sweeps.plan.grids import RunSpec, varied_settings
 from sweeps.plan.machine import Placements, Speed, of_task, seedless, world_size
-from sweeps.plan.measured_times import Measurements, family_of, work_of
+from sweeps.plan.measured_times import Measurements, counts, family_of, work_of
 from sweeps.plan.plan import Layout, Plan, PlannedRun, PlannedTask
 from sweeps.plan.rules import first_step
 from sweeps.plan.run_specs import pretraining_digest, resolved
-from sweeps.plan.timing import counts
 from sweeps.settings.schema import Cluster, Launch, SlurmSettings
 
 BASIS = {

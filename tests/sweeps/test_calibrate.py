@@ -14,11 +14,10 @@ from nepa_scale.config import overrides, validate
 from nepa_scale.config.overrides import parse
 from nepa_scale.data.digits import write_digits
 from nepa_scale.utils.errors import UserError
-from sweeps.calibrate import Shape, run_here, run_on_slurm, short_config, unmeasured
+from sweeps.calibrate import Shape, ShortRun, run_here, run_on_slurm, short_config, unmeasured
 from sweeps.plan.machine import Placements, Slots
-from sweeps.plan.measured_times import Measurement, Measurements
+from sweeps.plan.measured_times import Counts, Measurement, Measurements, Timing, counts
 from sweeps.plan.run_specs import expand
-from sweeps.plan.timing import Counts, ShortRun, Timing, counts
 from sweeps.settings.schema import SlurmSettings
 
 COUNTS = Counts(steps=30, saves=0, evaluations=0)
