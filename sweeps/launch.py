@@ -28,10 +28,18 @@ from sweeps.follow.follower import executor, scripts, see_through
 from sweeps.follow.plan_view import learning_rates
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job
-from sweeps.plan import plan, preregistration
+from sweeps.plan import plan
 from sweeps.plan.feasibility import check_shards, make_embedded_data
 from sweeps.plan.plan import CLUSTER_NAME, read_cluster, save_cluster
-from sweeps.planner import PlannedLaunch, plan_launch
+from sweeps.planner import (
+    PlannedLaunch,
+    announcement,
+    not_started,
+    plan_launch,
+    predicted_from,
+    register,
+    waiting_line,
+)
 from sweeps.settings.command_line import calibration_help, help_text, read_launch
 from sweeps.settings.schema import Launch, LocalSettings
 
@@ -79,7 +87,7 @@ def launch(request: Launch) -> int:
         for line in (*prepared.too_large, *prepared.excesses):
             print(f"warning: {line}")
         if prepared.held:
-            print(preregistration.announcement(prepared.plan, prepared.held))
+            print(announcement(prepared.plan, prepared.held))
         print("dry run: nothing was created")
         return 0
     if prepared.excesses:
@@ -110,21 +118,21 @@ def _todo(request: Launch, prepared: PlannedLaunch) -> list[Job]:
 def _predict_and_carry_out(request: Launch, prepared: PlannedLaunch) -> int:
     """Do the smaller runs, write down what is expected of the largest, and do these; as far as one command gets."""
     planned, held, study_dir = prepared.plan, prepared.held, request.study_dir
-    coming = preregistration.not_started(held, study_dir)
+    coming = not_started(held, study_dir)
     if (study_dir / PREDICTIONS).exists() or not coming:
         there = f"{study_dir / PREDICTIONS} is there and stays as it is"
         print(f"predict=true: {there if coming else 'the largest runs have started, so nothing is expected of them'}")
         return _carry_out(request, prepared)
     if request.predict_from is None:
-        needed = preregistration.predicted_from(planned, held)
+        needed = predicted_from(planned, held)
         code = _carry_out(request, prepared, needed)
         if left := [job for job in jobs.jobs_to_do(planned, study_dir) if _run_id(job) in needed]:
-            print(preregistration.waiting_line(planned, held))
+            print(waiting_line(planned, held))
             if _watches(request) and any(jobs.state(job) != "failed" for job in left):
                 return code  # a signal has ended the watching
             others = {run.run_id for run in planned.runs} - needed - set(held)
             return max(code, _carry_out(request, prepared, others))
-    for line in preregistration.register(planned, coming, study_dir, request.predict_from or study_dir):
+    for line in register(planned, coming, study_dir, request.predict_from or study_dir):
         print(line)
     return _carry_out(request, prepared)
 

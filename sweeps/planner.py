@@ -1,20 +1,30 @@
 """The planner: from the settings of a launch to its plan, every run placed, priced and within the budget.
 
-It writes nothing.
+``predict=true`` also writes down what the laws of smaller runs predict for the largest runs, before these start. The
+largest runs wait until all other pre-trained runs are done. Then, or at once where another study gives the data, the
+predictions go into the study's ``predictions.json``, which is written once and never replaced. Runs from scratch
+predict nothing and fill the cores beside the largest.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from analysis.study.files import PREDICTIONS, write_predictions
+from nepa_scale.config.registry import PRETRAIN
+from nepa_scale.run_dir.status import now, read_status
+from nepa_scale.utils.errors import ConfigError
 from sweeps.calibrate import known_times
-from sweeps.plan import feasibility, plan, preregistration
-from sweeps.plan.feasibility import check, check_planned, fitting, plan_warnings, too_large
+from sweeps.plan import plan
+from sweeps.plan.feasibility import check, check_planned, excesses, fitting, plan_warnings, too_large, trimmed
 from sweeps.plan.grids import RunSpec
 from sweeps.plan.machine import Placements, task_speed, world_sizes
-from sweeps.plan.plan import Dropped, Plan, PlannedRun
+from sweeps.plan.plan import Dropped, Plan, PlannedRun, count_text, run_dir
 from sweeps.plan.pricing import price
 from sweeps.plan.run_specs import expand, share_pretraining, unmet
 from sweeps.settings.schema import Launch
@@ -42,7 +52,7 @@ class PlannedLaunch:
 
 
 def plan_launch(request: Launch) -> PlannedLaunch:
-    """Plan the launch ``request``. Raises ``UserError`` with every problem in it."""
+    """Plan the launch ``request``, and write nothing. Raises ``UserError`` with every problem in it."""
     placed, devices = Placements(request.cluster), next(world_sizes(request.cluster))
     run_specs, dropped = _runnable(request, placed, devices)
     check_planned(run_specs.values(), calibrate=request.calibrate)
@@ -53,16 +63,16 @@ def plan_launch(request: Launch) -> PlannedLaunch:
     measured = known_times(request, run_specs, placed, speed)
     planned = dataclasses.replace(price(request, run_specs, speed, placed, measured), dropped=dropped)
     if request.budget.over == "trim":
-        planned = feasibility.trimmed(planned, request.study_dir, request.budget)
+        planned = trimmed(planned, request.study_dir, request.budget)
         run_specs = {run.run_id: run_specs[run.run_id] for run in planned.runs}
     return PlannedLaunch(
         run_specs=run_specs,
         plan=planned,
         merged=plan.merge(earlier, planned),
         too_large=too_large(run_specs.values(), placed),
-        excesses=feasibility.excesses(planned, request.study_dir, request.budget),
+        excesses=excesses(planned, request.study_dir, request.budget),
         warnings=plan_warnings(planned, request.cluster),
-        held=preregistration.largest(planned) if request.predict else {},
+        held=largest(planned) if request.predict else {},
     )
 
 
@@ -74,3 +84,86 @@ def _runnable(request: Launch, placed: Placements, devices: int) -> tuple[dict[s
     unmet_points = (Dropped(label, "pretrain", reason) for label, reason in unmet(request).items())
     feasible, dropped = fitting(run_specs, placed, devices)
     return feasible, (*unmet_points, *dropped)
+
+
+def largest(plan: Plan) -> dict[str, PlannedRun]:
+    """The pre-trained runs of most pre-training FLOPs. Raises ``ConfigError`` when all have equally many."""
+    flops = {run.run_id: pretrain_flops(plan, run) for run in plan.runs if run.init == "pretrain"}
+    if len(set(flops.values())) < 2:
+        raise ConfigError([f"predict=true: grid={plan.grid} scales nothing; use a grid over sizes, data or compute"])
+    return {run.run_id: run for run in plan.runs if flops.get(run.run_id) == max(flops.values())}
+
+
+def predicted_from(plan: Plan, held: Collection[str]) -> set[str]:
+    """The runs that the predictions of those ``held`` back rest on: all others that are pre-trained."""
+    return {run.run_id for run in plan.runs if run.init == "pretrain"} - set(held)
+
+
+def not_started(runs: Mapping[str, PlannedRun], study_dir: Path) -> list[PlannedRun]:
+    """Those ``runs`` of which no task has taken a step; for the others it is too late to predict anything."""
+    folders = {run_id: run_dir(study_dir, run_id) for run_id in runs}
+    return [run for run_id, run in runs.items() if not any(_has_begun(folders[run_id] / task) for task in run.tasks)]
+
+
+def pretrain_flops(plan: Plan, run: PlannedRun) -> int:
+    """FLOPs of the pre-training that ``run`` starts from, its own or that of another run."""
+    owner = next((other for other in plan.runs if other.run_id == run.pretrained_by), run)
+    return owner.tasks[PRETRAIN.name].flops if PRETRAIN.name in owner.tasks else 0
+
+
+def _has_begun(task_dir: Path) -> bool:
+    status = read_status(task_dir)
+    return status is not None and (status.step > 0 or status.state == "running")
+
+
+def announcement(plan: Plan, held: Collection[str]) -> str:
+    """The line of a dry run about the runs that will be held back."""
+    return f"predict=true: {_names(plan, held)} starts last, once what is expected of it is written down"
+
+
+def waiting_line(plan: Plan, held: Collection[str]) -> str:
+    """The line about runs that are held back."""
+    return (
+        f"predict=true: {_names(plan, held)} not started: the same command again, once all other pre-trained runs are"
+        " done, writes down what is expected and starts it"
+    )
+
+
+def _names(plan: Plan, held: Collection[str]) -> str:
+    return ", ".join(dict.fromkeys(run.label for run in plan.runs if run.run_id in held))
+
+
+def register(plan: Plan, runs: Collection[PlannedRun], study_dir: Path, source: Path) -> list[str]:
+    """Write down what the finished runs of the study ``source`` predict for ``runs``; returns lines to print.
+
+    Raises ``UserError`` when ``source`` cannot be read. A file that is there stays as it is.
+    """
+    from analysis.findings.preregistration import Candidate, expectations
+    from analysis.study.records import read_study
+
+    candidates = [
+        Candidate(run.run_id, run.label, next(iter(run.tasks.values())).params_backbone, pretrain_flops(plan, run))
+        for run in runs
+    ]
+    entries = expectations(read_study(source), candidates)
+    content = {
+        "written_at": now(),
+        "study": plan.study,
+        "grid": plan.grid,
+        "source": str(source.absolute()),
+        "entries": entries,
+    }
+    write_predictions(study_dir, content)
+    return [*(_line(entry) for entry in entries), f"written: {study_dir / PREDICTIONS}"]
+
+
+def _line(entry: dict[str, Any]) -> str:
+    from analysis.findings import text
+
+    what = f"expected: 1 - {entry['task']} {entry['metric']} along {entry['axis']}"
+    if entry["law"] is None:
+        return f"{what}: nothing, {entry['reason']}"
+    first = entry["expected"][0]
+    bounds = text.error_span(first["low"] or 0.0, math.inf if first["high"] is None else first["high"])
+    error = math.nan if first["error"] is None else first["error"]
+    return f"{what}: {text.percent(error)} ({bounds}) at {first['label']} ({count_text(first['x'])})"

@@ -1,4 +1,4 @@
-"""How the time of a task is spent: measured, kept in the user's cache for each device, and told of other tasks by it."""
+"""Measured times: how a task spends its time, what is kept of it in the user's cache, and the times that follow from it."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from nepa_scale.run_dir.status import Status, write_status
 from nepa_scale.utils.errors import ConfigError
 from sweeps.plan.machine import Placements, Speed
 from sweeps.plan.plan import Plan
-from sweeps.plan.preregistration import largest, not_started
 from sweeps.plan.pricing import price
 from sweeps.plan.run_specs import expand
+from sweeps.planner import largest, not_started
 
 
 def plan_of(*words: str) -> Plan:
