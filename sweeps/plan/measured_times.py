@@ -1,4 +1,4 @@
-"""Measured times: how a task spends its time, what is kept of it in the user's cache, and the times that follow from it."""
+"""Measured times: how a task spends its time, kept in the user's cache, and the times of other tasks that follow."""
 
 from __future__ import annotations
 
