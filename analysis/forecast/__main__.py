@@ -15,7 +15,7 @@ from analysis.fit.student import NoFit
 from analysis.fit.table import Table as DataTable
 from analysis.fit.table import read_table
 from analysis.forecast.estimate import Forecast, as_json, forecast_all, frontier
-from analysis.forecast.schedule import read_planned
+from analysis.forecast.multi_power import read_planned
 from analysis.forecast.scheduled import forecast_scheduled
 from analysis.laws.law import Array
 from nepa_scale.utils.arguments import grammar, option

@@ -20,7 +20,6 @@ from scipy import special
 
 from analysis.fit.student import CONFIDENCE, Interval, NoFit, finite
 from analysis.laws.law import Array
-from analysis.optimum.any_form import shared_place
 from analysis.optimum.valley import (
     FEWEST_SPARE,
     FEWEST_VALUES,
@@ -35,6 +34,7 @@ from analysis.optimum.valley import (
     least_over,
     minimum_between,
     points_of,
+    shared_place,
     smallest_variance,
 )
 

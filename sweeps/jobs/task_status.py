@@ -62,7 +62,7 @@ def with_expected(task: TaskStatus, study_dir: Path) -> TaskStatus:
 
 @functools.cache
 def _expected(directory: Path, steps: int, done: int) -> dict[str, Any]:
-    from analysis.forecast.running import expected_end  # pandas and scipy, which the other answers do without
+    from analysis.forecast.scheduled import expected_end  # pandas and scipy, which the other answers do without
 
     return expected_end(directory, steps).as_json()
 

@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from analysis.findings import text
 from analysis.findings.comparison import Comparison
 from analysis.findings.series import ARMS, label_order, leading, noun, starts
-from analysis.forecast.running import expected_end
+from analysis.forecast.scheduled import expected_end
 from analysis.reporting.figures.drawing import to_svg
 from analysis.reporting.figures.plots import Plot
 from analysis.study.files import number

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from analysis.fit.student import NoFit
-from analysis.forecast.running import Expected, expected_end
+from analysis.forecast.scheduled import Expected, expected_end
 from analysis.laws.law import Array
 from nepa_scale.optim import optimizer
 

@@ -14,7 +14,7 @@ import pytest
 from analysis.fit.student import NoFit
 from analysis.forecast.__main__ import main
 from analysis.forecast.estimate import Forecast, forecast
-from analysis.forecast.schedule import AT_PEAK, Planned, Schedule, read_planned
+from analysis.forecast.multi_power import AT_PEAK, Planned, Schedule, read_planned
 from analysis.forecast.scheduled import forecast_scheduled
 from analysis.laws.law import Array
 from nepa_scale.optim import optimizer
