@@ -1,5 +1,5 @@
-"""The learning rate along a curve, as known and as planned to its end; and the loss under it, as a posterior over a grid
-of the laws that are published for it.
+"""The learning rate along a curve, as known and as planned to its end; and the loss under it, as a posterior over a
+grid of the laws that are published for it.
 
 ``L = L0 + A S^-alpha - B sum_k (rate_k-1 - rate_k) G_k``: S is the rate summed since the start, and every fall of the
 rate gains more as time passes, ``G_k = 1 - (1 + C S_k / rate_k^gamma)^-beta`` with the sum S_k after it (multi-power

@@ -184,7 +184,7 @@ def test_what_a_launch_is_starting_is_not_lost(tmp_path: Path, capsys: pytest.Ca
 def test_what_pre_trainings_under_way_will_end_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In the table and as JSON; too early it is not yet, and forecast=false leaves it out.
 
-    How good it is: tests/analysis/forecast/test_running.py.
+    How good it is: tests/analysis/forecast/test_scheduled.py.
     """
     planned = make_study(tmp_path, 2)
     steps = range(10, 810, 10)
