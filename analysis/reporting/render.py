@@ -31,13 +31,11 @@ from analysis.findings.series import (
 from analysis.reporting.compare import shared_settings
 from analysis.reporting.figures.compute_plots import cost_plot, frontier_plot, isoflop_plot
 from analysis.reporting.figures.curve_plots import Curves, curve_plot, curves
-from analysis.reporting.figures.few_labels_plot import few_labels_plot
 from analysis.reporting.figures.headline_plot import leading_plot
-from analysis.reporting.figures.label_plots import rank_by_label_plot, seed_plot
+from analysis.reporting.figures.label_plots import rank_by_label_plot, seed_plot, several_plot
 from analysis.reporting.figures.plots import Plot, error_plot, rank_plot, residual_plot
 from analysis.reporting.figures.probe_plots import layers_plot, sheets
-from analysis.reporting.figures.sensitivity import sensitivity_plot, settings, tuned_plot
-from analysis.reporting.figures.several_plot import several_plot
+from analysis.reporting.figures.sensitivity import few_labels_plot, sensitivity_plot, settings, tuned_plot
 from analysis.reporting.html.page import (
     MAX_OPEN,
     TITLES,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from analysis.findings import text
@@ -14,9 +12,6 @@ from analysis.findings.series import COMPUTE, OTHER, PRETRAINED, SCRATCH, Axis, 
 from analysis.fit.power_law import PowerLawFit
 from analysis.fit.student import NoFit
 from analysis.study.records import Study
-
-if TYPE_CHECKING:
-    from analysis.reporting.figures.curve_plots import Curve
 
 NAMES = {PRETRAINED: "pretrained", OTHER: "other weights", SCRATCH: "from-scratch baseline"}
 
@@ -51,19 +46,7 @@ def error_alt(drawn: Sequence[Series], target: Target, axis: Axis) -> str:
     """Say what the figure of an error against ``axis`` shows: each series, its range, its fit."""
     what = f"{capital(target.name)} against {axis.name}"
     said = [one_series(points, axis) for points in drawn]
-    return f"{what}. {' '.join(said)}" if said else _empty(what)
-
-
-def curve_alt(groups: Mapping[str, Sequence[Curve]], name: str, during: str) -> str:
-    """Say where the curves of each group begin and end, on average."""
-    if not groups:
-        return _empty(capital(name))
-    said = []
-    for group, curves in groups.items():
-        first, last = (float(np.mean([curve.values[end] for curve in curves])) for end in (0, -1))
-        said.append(f"{group} from {text.number(first)} to {text.number(last)}")
-    images = text.count(max(float(curve.images[-1]) for curves in groups.values() for curve in curves))
-    return f"{capital(name)} over up to {images} images of {during}: {'; '.join(said)}."
+    return f"{what}. {' '.join(said)}" if said else empty(what)
 
 
 def shared_pretraining(study: Study) -> str:
@@ -81,7 +64,7 @@ def shared_pretraining(study: Study) -> str:
 def rank_alt(kinds: Mapping[str, pd.DataFrame]) -> str:
     """Say how the effective rank goes with size; each table has y, smallest model first."""
     said = "; ".join(f"{kind} {_first_to_last(points['y'], text.number)}" for kind, points in kinds.items())
-    return f"Effective rank, smallest to largest size: {said}." if said else _empty("Effective rank")
+    return f"Effective rank, smallest to largest size: {said}." if said else empty("Effective rank")
 
 
 def form(axis: Axis) -> Callable[[float], str]:
@@ -111,5 +94,6 @@ def _first_to_last(values: pd.Series[float], write: Callable[[float], str]) -> s
     return f"from {write(float(values.iloc[0]))} to {write(float(values.iloc[-1]))}"
 
 
-def _empty(what: str) -> str:
+def empty(what: str) -> str:
+    """Say of ``what`` a figure shows that no run reports it."""
     return f"{what}: empty, no finished run reports it."

@@ -48,7 +48,7 @@ def curve_plot(study: Study, logged: Curves, metric: str, name: str, task: str =
     if len(shown) < len(groups):
         caption += f" {len(shown)} of {text.counted(len(groups), noun(study) if by_label else 'size')} are drawn."
     caption += captions.shared_pretraining(study) if task == "pretrain" else ""
-    alt = captions.curve_alt({group: groups[group] for group in shown}, name, during)
+    alt = _alt({group: groups[group] for group in shown}, name, during)
     return Plot(f"curve-{task}-{metric}", figure, caption, alt)
 
 
@@ -153,3 +153,15 @@ def _curve(run_id: str, label: str, line: Line) -> Curve:
     usable = np.isfinite(line.images) & np.isfinite(line.values)
     images, values = (averaged(column[usable], MAX_POINTS) for column in (line.images, line.values))
     return Curve(run_id, label, images, values)
+
+
+def _alt(groups: Mapping[str, Sequence[Curve]], name: str, during: str) -> str:
+    """Say where the curves of each group begin and end, on average."""
+    if not groups:
+        return captions.empty(captions.capital(name))
+    said = []
+    for group, curves in groups.items():
+        first, last = (float(np.mean([curve.values[end] for curve in curves])) for end in (0, -1))
+        said.append(f"{group} from {text.number(first)} to {text.number(last)}")
+    images = text.count(max(float(curve.images[-1]) for curves in groups.values() for curve in curves))
+    return f"{captions.capital(name)} over up to {images} images of {during}: {'; '.join(said)}."

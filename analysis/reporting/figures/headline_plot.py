@@ -34,8 +34,8 @@ from analysis.findings.series import (
 from analysis.fit.power_law import PowerLawFit
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import INK, QUIET, Palette, palette, readable
-from analysis.reporting.figures.few_labels_plot import few_labels_plot
 from analysis.reporting.figures.plots import LOOKS, Plot, on_log_scales
+from analysis.reporting.figures.sensitivity import few_labels_plot
 from analysis.study.records import Study
 
 SIDE_BY_SIDE, STACKED = (9.6, 4.3), (4.4, 7.6)  # inches, of two panels

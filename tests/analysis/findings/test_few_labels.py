@@ -19,8 +19,7 @@ from analysis.fit.shift import Shift
 from analysis.fit.student import NoFit
 from analysis.reporting.build import answer
 from analysis.reporting.figures import drawing
-from analysis.reporting.figures.few_labels_plot import few_labels_plot
-from analysis.reporting.figures.sensitivity import settings
+from analysis.reporting.figures.sensitivity import few_labels_plot, settings
 from analysis.reporting.render import render
 from analysis.study.records import read_study
 

@@ -15,7 +15,7 @@ from analysis.findings.scaling import find
 from analysis.reporting import compare as side_by_side
 from analysis.reporting.compare import named
 from analysis.reporting.figures import drawing
-from analysis.reporting.figures.several_plot import LOOKS
+from analysis.reporting.figures.label_plots import LOOKS
 from analysis.reporting.html.page import TEMPLATES
 from analysis.reporting.render import render
 from analysis.study.records import read_study
