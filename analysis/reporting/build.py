@@ -15,11 +15,9 @@ from analysis.findings.few_labels import few_labels
 from analysis.findings.finding import Finding, correct_verdicts, with_settling
 from analysis.findings.headline import headline
 from analysis.findings.learning_rates import one_rate, tuned_rates
-from analysis.findings.objectives import objectives
 from analysis.findings.preregistration import check_predictions
-from analysis.findings.scaling import find
+from analysis.findings.scaling import find, objectives, transfer
 from analysis.findings.series import FINETUNED, foremost
-from analysis.findings.transfer import transfer
 from analysis.findings.two_axes import divided_compute
 from analysis.reporting.paper.effects import answers
 from analysis.reporting.request import SIDE_BY_SIDE, Request

@@ -13,7 +13,7 @@ from analysis.findings.about import about, near_baseline, resolution
 from analysis.findings.comparison import comparison
 from analysis.findings.finding import Finding
 from analysis.findings.headline import Headline, headline
-from analysis.findings.objectives import of_objectives
+from analysis.findings.scaling import of_objectives
 from analysis.findings.series import (
     CLASSIFICATION,
     COMPUTE,

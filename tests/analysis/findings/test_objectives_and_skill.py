@@ -1,4 +1,4 @@
-"""Whether skill tells the error: the trend put in comes back with its interval, and none is claimed without one."""
+"""What the page says of several objectives, and of the skill of pre-training as a predictor of fine-tuning."""
 
 from __future__ import annotations
 
@@ -10,11 +10,83 @@ from law_studies import StudySpec, write_study
 from scipy import stats
 from study_files import result, write_json, write_task
 
-from analysis.findings.series import CLASSIFICATION, PARAMETERS
-from analysis.findings.transfer import transfer, transfer_points
+from analysis.findings.scaling import find, objectives, of_objectives, transfer, transfer_points
+from analysis.findings.series import CLASSIFICATION, COMPUTE, PARAMETERS, PRETRAINED, SCRATCH, SHORTFALL, series
 from analysis.fit.student import NoFit, Slope, slope_given
 from analysis.laws.law import Array
+from analysis.reporting.render import render
 from analysis.study.records import Study, read_study
+
+PARAMS = (20_000, 80_000, 320_000, 1_280_000, 5_120_000)
+FACTOR = 1.5  # of the FLOPs of masked pixels, which compute more
+
+
+def write_objectives(path: Path, exponents: dict[str, float], noise: float = 0.01) -> Path:
+    """Five sizes with each objective, whose error is C^-b about 1e14 FLOPs; controls from scratch of each size."""
+    random, planned = np.random.default_rng(0), []
+    for name, b in exponents.items():
+        for params in PARAMS:
+            flops = 1e9 * params * (FACTOR if name == "masked_pixels" else 1)
+            error = 0.3 * (flops / 1e14) ** -b * float(np.exp(random.normal(0, noise)))
+            size, run_id = f"s{params}", f"{name}-{params}"
+            for task, metrics in (("pretrain", {"skill": 1 - error}), ("classify", _classified(error))):
+                outcome = result(run_id, task, "pretrain", size, params, 0, metrics)
+                config = outcome["config"] | {"pretrain.objective": name}
+                write_task(path, run_id, task, outcome | {"flops_train": flops, "config": config})
+            planned.append({"run_id": run_id, "label": f"{name} {size}", "init": "pretrain", "tasks": {}})
+            planned[-1]["values"] = {"model.size": size} | (
+                {} if name == "next_embedding" else {"pretrain.objective": name}
+            )
+            if name == "next_embedding":
+                scratch = f"{run_id}-scratch"
+                control = result(scratch, "classify", "scratch", size, params, 0, _classified(min(0.95, 1.2 * error)))
+                write_task(path, scratch, "classify", control)
+                planned.append({**planned[-1], "run_id": scratch, "init": "scratch", "values": {"model.size": size}})
+    axes = ["pretrain.objective", "model.size"]
+    write_json(path / "plan.json", {"schema": 1, "study": "s", "grid": "objectives", "axes": axes, "runs": planned})
+    return path
+
+
+def _classified(error: float) -> dict[str, float]:
+    return {"top1": 1 - error, "top5": 1 - error / 4, "loss": 3 * error, "top1_majority": 0.1}
+
+
+def test_objectives_are_compared_at_equal_compute(tmp_path: Path) -> None:
+    """Of equal laws neither scales better, and masked pixels take as much compute; of a flatter one it is told."""
+    exponents = {"next_embedding": 0.12, "masked_pixels": 0.12, "next_pixels": 0.06}
+    study = read_study(write_objectives(tmp_path / "study", exponents))
+    masked, pixels = objectives(study)
+    assert masked.question == (
+        "Does predicting next embeddings scale better than masked pixels, by the classification error?"
+    )
+    assert (masked.verdict, pixels.verdict) == ("Not shown", "Yes")
+    assert "masked pixels take 1.0" in masked.answer or "masked pixels take 0.9" in masked.answer
+    assert pixels.p is not None
+    assert pixels.p < 1e-3
+
+
+def test_laws_of_the_page_are_of_one_objective(tmp_path: Path) -> None:
+    """Points of others are in no law of error, skill or compute; controls from scratch have no objective."""
+    study = read_study(write_objectives(tmp_path / "study", {"next_embedding": 0.12, "masked_pixels": 0.3}, noise=0))
+    for target in (CLASSIFICATION, SHORTFALL):
+        points = series(study, target, COMPUTE).points
+        assert len(points) == len(PARAMS)
+        assert points["run_id"].str.startswith("next_embedding").all()
+    assert len(series(study, CLASSIFICATION, COMPUTE, SCRATCH).points) == len(PARAMS)
+    other = series(study, CLASSIFICATION, COMPUTE, PRETRAINED, "masked_pixels")
+    assert other.fit.b == pytest.approx(0.3, abs=1e-6)  # type: ignore[union-attr]
+    assert find(study)
+
+
+def test_page_draws_the_objectives(tmp_path: Path) -> None:
+    """One figure has the law of each; a study of one objective has neither figure nor question."""
+    study = read_study(write_objectives(tmp_path / "both", {"next_embedding": 0.12, "next_pixels": 0.1}))
+    page = render(study, objectives(study))
+    assert "the power law of each objective" in page
+    assert list(of_objectives(study, CLASSIFICATION)) == ["next embeddings", "next pixels"]
+    alone = read_study(write_objectives(tmp_path / "alone", {"next_embedding": 0.12}))
+    assert of_objectives(alone, CLASSIFICATION) == {}
+    assert objectives(alone) == []
 
 
 def study_of(path: Path, shortfall: Array, error: Array) -> Study:
