@@ -21,7 +21,7 @@ from analysis.fit.student import Interval, NoFit, mean_ratio, t_quantile
 from analysis.reporting.figures import captions
 from analysis.reporting.figures.label_plots import several_plot
 from analysis.reporting.figures.plots import Plot
-from analysis.reporting.html.page import Table, data_uri, fill
+from analysis.reporting.page import Table, data_uri, fill
 from analysis.study.grouping import CHOSEN
 from analysis.study.records import FINISHED, Study
 

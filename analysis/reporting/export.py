@@ -20,7 +20,7 @@ from analysis.reporting.compare import (
     studies_table,
     targets,
 )
-from analysis.reporting.html.page import TITLES, Table, class_iou_table, comparison_table, result_table, states_table
+from analysis.reporting.page import TITLES, Table, class_iou_table, comparison_table, result_table, states_table
 from analysis.study.records import Study
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")

@@ -36,7 +36,7 @@ from analysis.reporting.figures.label_plots import rank_by_label_plot, seed_plot
 from analysis.reporting.figures.plots import Plot, error_plot, rank_plot, residual_plot
 from analysis.reporting.figures.probe_plots import layers_plot, sheets
 from analysis.reporting.figures.sensitivity import few_labels_plot, sensitivity_plot, settings, tuned_plot
-from analysis.reporting.html.page import (
+from analysis.reporting.page import (
     MAX_OPEN,
     TITLES,
     class_iou_table,

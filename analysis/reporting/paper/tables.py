@@ -21,7 +21,7 @@ from analysis.findings.series import (
     scaled_axes,
 )
 from analysis.reporting.figures.plots import Plot
-from analysis.reporting.html.page import Table
+from analysis.reporting.page import Table
 from analysis.reporting.paper.effects import (
     AGREES,
     DIFFERS,

@@ -16,7 +16,7 @@ from analysis.reporting import compare as side_by_side
 from analysis.reporting.compare import named
 from analysis.reporting.figures import drawing
 from analysis.reporting.figures.label_plots import LOOKS
-from analysis.reporting.html.page import TEMPLATES
+from analysis.reporting.page import TEMPLATES
 from analysis.reporting.render import render
 from analysis.study.records import read_study
 

@@ -13,7 +13,7 @@ import pytest
 from analysis.findings.finding import Finding
 from analysis.report import main
 from analysis.reporting.export import LONG, Document, latex, markdown
-from analysis.reporting.html.page import Table
+from analysis.reporting.page import Table
 
 MakeStudy = Callable[..., Path]
 EVIL = "<b>a|b</b> $x^2$ \\input{/etc/passwd} & 50 % #1 _u_ [l](u) \n `c` ~ \u0002 \u4e2d \u2713"

@@ -21,7 +21,7 @@ from analysis.reporting.figures.curve_plots import curve_plot, curves
 from analysis.reporting.figures.drawing import to_svg
 from analysis.reporting.figures.label_plots import rank_by_label_plot
 from analysis.reporting.figures.probe_plots import MAX_SHEETS, layers_plot, sheets
-from analysis.reporting.html.page import class_iou_table, result_table
+from analysis.reporting.page import class_iou_table, result_table
 from analysis.reporting.render import render
 from analysis.study.records import read_study
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from analysis.reporting.html.page import TEMPLATES, Table, fill
+from analysis.reporting.page import TEMPLATES, Table, fill
 from analysis.reporting.render import render
 from analysis.study.records import read_study
 

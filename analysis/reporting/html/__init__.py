@@ -1,1 +1,0 @@
-"""The page: its tables and templates."""
