@@ -14,7 +14,7 @@ if __package__ in (
 ):  # started by path: sys.path[0] is analysis/, which hides this checkout behind an installed one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from analysis.reporting.request import GRAMMAR, Request
+from analysis.reporting import GRAMMAR, Request
 from nepa_scale.utils.cli import command
 from nepa_scale.utils.lazy import callable_module
 
