@@ -24,7 +24,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from analysis.findings.learning_rates import verdict  # noqa: E402  (after the path)
 from analysis.laws.law import Array  # noqa: E402
-from analysis.optimum.sweep import Common, Sweep, sweep  # noqa: E402
+from analysis.optimum import Common, Sweep, sweep  # noqa: E402
 
 RATES = 3e-3 * 2.0 ** np.arange(5)
 DEPTHS, SHIFTS = (0.005, 0.01, 0.03), (0.0, 1.0)

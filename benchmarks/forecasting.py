@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from analysis.forecast.estimate import frontier  # noqa: E402  (after the path)
+from analysis.forecast import frontier  # noqa: E402  (after the path)
 from analysis.forecast.rolling import FEWEST, Rolled, roll  # noqa: E402
 from analysis.forecast.rule import RULE, Rule, combine, interval  # noqa: E402
 from analysis.laws.law import Array  # noqa: E402

@@ -27,7 +27,7 @@ from scipy import signal
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from analysis.forecast.estimate import Forecast, forecast  # noqa: E402  (after the path)
+from analysis.forecast import Forecast, forecast  # noqa: E402  (after the path)
 from analysis.forecast.scheduled import forecast_scheduled  # noqa: E402
 from analysis.laws.law import Array  # noqa: E402
 

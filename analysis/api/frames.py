@@ -21,15 +21,15 @@ from analysis.fit.multiplier import Comparison
 from analysis.fit.multiplier import compare as compare_recipes
 from analysis.fit.student import NoFit
 from analysis.fit.table import Table, read_table, table_of
+from analysis.forecast import Forecast
 from analysis.forecast import __main__ as forecasts
-from analysis.forecast.estimate import Forecast
-from analysis.forecast.estimate import as_json as forecasts_as_json
+from analysis.forecast import as_json as forecasts_as_json
+from analysis.isoflop import Ahead, Allocation, Optimum
 from analysis.isoflop import __main__ as isoflops
-from analysis.isoflop.allocation import Ahead, Allocation, Optimum
 from analysis.laws.law import Array
+from analysis.optimum import Common, Law, Sweep
 from analysis.optimum import __main__ as optima
-from analysis.optimum.sweep import Common, Law, Sweep
-from analysis.optimum.sweep import as_json as sweep_as_json
+from analysis.optimum import as_json as sweep_as_json
 from nepa_scale.utils.arguments import parse
 from nepa_scale.utils.errors import UserError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.chain.two_step import TwoStep, TwoStepHeldOut, two_step_as_json
+from analysis.chain import TwoStep, TwoStepHeldOut, two_step_as_json
 from analysis.fit.display import as_json, as_text, show
 from analysis.fit.estimate import Fit
 from analysis.fit.profile import Profile, profile

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 
-from analysis.chain.two_step import (
+from analysis.chain import (
     Laws,
     Runs,
     TwoStep,

@@ -19,7 +19,7 @@ from analysis.findings.comparison import MAX_NAMED
 from analysis.findings.finding import Effect, Finding
 from analysis.findings.series import ARMS, label_order, of_start
 from analysis.fit.student import CONFIDENCE, Interval, NoFit
-from analysis.optimum.sweep import Common, Sweep, sweep
+from analysis.optimum import Common, Sweep, sweep
 from analysis.optimum.valley import Curve
 from analysis.study.grouping import CHOSEN, SCORES
 from analysis.study.records import FINISHED, Study

@@ -15,8 +15,7 @@ from analysis.fit.estimate import ComputeOptimal, Fit, Options, compute_optimal,
 from analysis.fit.holdout import leave_one_out
 from analysis.fit.profile import profile
 from analysis.fit.student import Interval, NoFit, p_value
-from analysis.isoflop.allocation import Allocation, allocation, bias_of_minima, same_budgets
-from analysis.isoflop.minimum import parabola_minimum
+from analysis.isoflop import Allocation, allocation, bias_of_minima, parabola_minimum, same_budgets
 from analysis.laws.law import Array
 from analysis.laws.surfaces import CHINCHILLA
 from analysis.study.records import Study

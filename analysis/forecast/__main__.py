@@ -14,7 +14,7 @@ from analysis.fit import arguments, display
 from analysis.fit.student import NoFit
 from analysis.fit.table import Table as DataTable
 from analysis.fit.table import read_table
-from analysis.forecast.estimate import Forecast, as_json, forecast_all, frontier
+from analysis.forecast import Forecast, as_json, forecast_all, frontier
 from analysis.forecast.multi_power import read_planned
 from analysis.forecast.scheduled import forecast_scheduled
 from analysis.laws.law import Array

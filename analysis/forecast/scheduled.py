@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from analysis.fit.student import NoFit
-from analysis.forecast.estimate import CONFIDENCE, Forecast
+from analysis.forecast import CONFIDENCE, Forecast
 from analysis.forecast.multi_power import Features, Planned, Posterior, Schedule, features, posterior, read_planned
 from analysis.laws.law import Array
 from analysis.study.metrics_file import Line, read_metrics

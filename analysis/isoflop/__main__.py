@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,22 +13,23 @@ from rich.table import Table
 
 from analysis.fit import arguments
 from analysis.fit.estimate import FLOPS_PER, Options, compute_optimal, fit_law
-from analysis.fit.student import Interval, NoFit
+from analysis.fit.student import CONFIDENCE, Interval, NoFit, bounds, finite
 from analysis.fit.table import Table as DataTable
-from analysis.isoflop.allocation import (
+from analysis.isoflop import (
     MISFIT,
     Ahead,
     Allocation,
+    Minimum,
     Optimum,
-    as_json,
+    akima_minimum,
     at_budgets,
     bias_of_minima,
     held_out,
     optima,
+    parabola_minimum,
     same_budgets,
     through,
 )
-from analysis.isoflop.minimum import Minimum, akima_minimum, parabola_minimum
 from analysis.laws.law import Array
 from analysis.laws.surfaces import CHINCHILLA
 from nepa_scale.utils.arguments import grammar, option
@@ -162,6 +164,55 @@ def show(
 def _ends(interval: Interval) -> str:
     low = f"{interval.low:.3g}" if interval.low > 0 else "open"
     return f"{low} .. {interval.high:.3g}" if np.isfinite(interval.high) else f"{low} .. open"
+
+
+def as_json(
+    optima: tuple[Optimum, ...],
+    law: Allocation | NoFit,
+    bias: float | NoFit,
+    left_out: int,
+    ahead: tuple[Ahead, ...] = (),
+    held: tuple[Ahead, ...] | None = None,
+) -> dict[str, Any]:
+    """The answer as plain data: what is not known is null, with the reason; an open end of an interval is null."""
+    return {
+        "confidence": CONFIDENCE,
+        "left_out": left_out,
+        "optima": [_optimum_as_json(entry) for entry in optima],
+        "law": None if isinstance(law, NoFit) else _law_as_json(law),
+        "law_reason": law.reason if isinstance(law, NoFit) else None,
+        "bias": None if isinstance(bias, NoFit) else bias,
+        "bias_reason": bias.reason if isinstance(bias, NoFit) else None,
+        "predictions": [_ahead_as_json(entry) for entry in ahead],
+        "holdout": None if held is None else [_ahead_as_json(entry) for entry in held],
+    }
+
+
+def _optimum_as_json(optimum: Optimum) -> dict[str, Any]:
+    return {
+        "budget": optimum.budget,
+        "sizes": [float(optimum.tried[0]), float(optimum.tried[-1])],
+        "n_sizes": len(optimum.tried),
+        "n": None if optimum.log_n is None else float(np.exp(optimum.log_n)),
+        "interval": None if optimum.interval is None else [optimum.interval.low or None, finite(optimum.interval.high)],
+        "reason": optimum.reason,
+        "misfit_p": optimum.misfit,
+    }
+
+
+def _ahead_as_json(ahead: Ahead) -> dict[str, Any]:
+    entry = {"budget": ahead.budget, "n": finite(ahead.n), "interval": bounds(ahead.interval)}
+    return entry if ahead.measured is None else entry | {"measured": ahead.measured, "relative_error": ahead.error}
+
+
+def _law_as_json(law: Allocation) -> dict[str, Any]:
+    data = [1 - law.exponent_interval.high, 1 - law.exponent_interval.low]
+    return {
+        "coefficient": finite(law.coefficient),
+        "n_exponent": {"value": law.exponent, "interval": bounds(law.exponent_interval)},
+        "d_exponent": {"value": 1 - law.exponent, "interval": data},
+        "budgets": law.budgets,
+    }
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from analysis.fit import arguments, display
 from analysis.fit.student import Interval, NoFit
 from analysis.fit.table import Table as DataTable
 from analysis.fit.table import read_table
-from analysis.optimum.sweep import Common, Curve, Law, Sweep, as_json, sweep
+from analysis.optimum import Common, Curve, Law, Sweep, as_json, sweep
 from nepa_scale.utils.arguments import grammar, option
 from nepa_scale.utils.cli import command, print_json
 from nepa_scale.utils.errors import UserError, shortened

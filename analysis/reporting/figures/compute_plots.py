@@ -17,8 +17,17 @@ from analysis.findings import text
 from analysis.findings.series import PRETRAINED, SCRATCH, Target, finished
 from analysis.findings.two_axes import surface_points
 from analysis.fit.student import Interval, NoFit
-from analysis.isoflop.allocation import FEWEST_SIZES, Allocation, Optimum, optima, same_budgets, through
-from analysis.isoflop.minimum import Parabola, parabola_minimum, parabola_through
+from analysis.isoflop import (
+    FEWEST_SIZES,
+    Allocation,
+    Optimum,
+    Parabola,
+    optima,
+    parabola_minimum,
+    parabola_through,
+    same_budgets,
+    through,
+)
 from analysis.laws.law import Array
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import INK, QUIET, Palette, palette, readable

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from analysis.chain.two_step import Laws, Runs, TwoStep, fit_two_step, hold_out_two_step
+from analysis.chain import Laws, Runs, TwoStep, fit_two_step, hold_out_two_step
 from analysis.fit.estimate import Options
 from analysis.fit.student import NoFit
 from analysis.laws import LAWS

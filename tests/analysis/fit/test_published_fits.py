@@ -14,8 +14,7 @@ from scipy.optimize import minimize
 from analysis.fit.estimate import Fit, Options, compute_optimal, fit_law
 from analysis.fit.loss import SQUARED, Loss
 from analysis.fit.minimise import multistart
-from analysis.isoflop.allocation import Allocation, allocation
-from analysis.isoflop.minimum import akima_minimum, parabola_minimum
+from analysis.isoflop import Allocation, akima_minimum, allocation, parabola_minimum
 from analysis.laws.curves import POWER
 from analysis.laws.ends import BROKEN
 from analysis.laws.surfaces import CHINCHILLA

@@ -9,8 +9,7 @@ from scipy.optimize import approx_fprime
 from analysis.fit.estimate import Fit, Options, compute_optimal, fit_law
 from analysis.fit.loss import SQUARED
 from analysis.fit.student import NoFit
-from analysis.isoflop.allocation import Allocation, allocation, bias_of_minima
-from analysis.isoflop.minimum import parabola_minimum
+from analysis.isoflop import Allocation, allocation, bias_of_minima, parabola_minimum
 from analysis.laws import LAWS
 from analysis.laws.law import Array, Law
 from analysis.laws.surfaces import CHINCHILLA, REPEATED

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.chain import Laws, Runs, TwoStep, fit_two_step
 from analysis.chain.__main__ import main
-from analysis.chain.two_step import Laws, Runs, TwoStep, fit_two_step
 from analysis.fit.estimate import Options
 from analysis.fit.loss import SQUARED
 from analysis.laws import LAWS

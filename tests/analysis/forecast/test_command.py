@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.forecast import Forecast, forecast
 from analysis.forecast.__main__ import main
-from analysis.forecast.estimate import Forecast, forecast
 
 ROOT = Path(__file__).resolve().parents[3]
 COLUMNS = ["--x", "images", "--y", "error"]

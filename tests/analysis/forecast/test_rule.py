@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.fit.student import NoFit
-from analysis.forecast.estimate import Forecast, forecast, forecast_all, frontier
+from analysis.forecast import Forecast, forecast, forecast_all, frontier
 from analysis.forecast.rolling import MOST_ORIGINS, origins, roll
 from analysis.forecast.rule import Rule, combine, shares_of
 from analysis.laws.law import Array

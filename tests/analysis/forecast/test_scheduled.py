@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from analysis.fit.student import NoFit
+from analysis.forecast import Forecast, forecast
 from analysis.forecast.__main__ import main
-from analysis.forecast.estimate import Forecast, forecast
 from analysis.forecast.multi_power import AT_PEAK, Planned, Schedule, read_planned
 from analysis.forecast.scheduled import Expected, expected_end, forecast_scheduled
 from analysis.laws.law import Array

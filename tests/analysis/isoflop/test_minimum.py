@@ -9,8 +9,17 @@ import pytest
 from scipy import optimize, stats
 
 from analysis.fit.student import Interval
-from analysis.isoflop.allocation import OPEN, Allocation, allocation, optima, same_budgets
-from analysis.isoflop.minimum import akima_minimum, parabola_minimum, parabola_through, vertex_interval
+from analysis.isoflop import (
+    OPEN,
+    Allocation,
+    akima_minimum,
+    allocation,
+    optima,
+    parabola_minimum,
+    parabola_through,
+    same_budgets,
+    vertex_interval,
+)
 from analysis.laws.law import Array
 
 REPLICATIONS = 2000

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from analysis.fit.student import NoFit
-from analysis.optimum.sweep import Common, Law, Sweep, sweep
+from analysis.optimum import Common, Law, Sweep, sweep
 
 RATES = 3e-3 * 2.0 ** np.arange(5)
 
