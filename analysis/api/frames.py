@@ -15,7 +15,8 @@ import pandas as pd
 
 from analysis.api.results import Fitted, FittedTwoStep, panel_of
 from analysis.chain import __main__ as chains
-from analysis.fit import arguments, question
+from analysis.fit import __main__ as fits
+from analysis.fit import arguments
 from analysis.fit.display import as_text
 from analysis.fit.multiplier import Comparison
 from analysis.fit.multiplier import compare as compare_recipes
@@ -181,8 +182,8 @@ def fit(
     """
     asked = {"law": law, "x": x, "y": y, "fix": fix, "tie": tie, "bound": bound, "holdout": holdout, **more}
     return _answers(
-        data, question.FitSettings, asked | {"where": where, "by": by},
-        lambda given, table: Fitted(question.answer(given, table), _columns(given), given.y),
+        data, fits.FitSettings, asked | {"where": where, "by": by},
+        lambda given, table: Fitted(fits.answer(given, table), _columns(given), given.y),
     )  # fmt: skip
 
 

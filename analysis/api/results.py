@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.chain import TwoStep, TwoStepHeldOut, two_step_as_json
-from analysis.fit.display import as_json, as_text, show
+from analysis.fit.__main__ import Answer, answer_as_json, show
+from analysis.fit.display import as_text
 from analysis.fit.estimate import Fit
 from analysis.fit.profile import Profile, profile
-from analysis.fit.question import Answer
 from analysis.fit.student import Interval, NoFit, Prediction
 from analysis.laws.law import Array
 from analysis.laws.restrictions import restriction_of
@@ -78,8 +78,7 @@ class Fitted:
 
     def to_dict(self) -> dict[str, Any]:
         """What ``--json`` prints."""
-        answer = self.answer
-        return as_json(answer.fit, answer.held, answer.problem.at, answer.problem.budget, answer.profiles, answer.left)
+        return answer_as_json(self.answer)
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """The points, the law and where further points may lie, on ``axes`` or axes of their own."""

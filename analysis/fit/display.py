@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -19,11 +19,6 @@ from analysis.laws.law import Array
 from analysis.laws.restrictions import restriction_of
 from nepa_scale.utils.errors import shortened
 from nepa_scale.utils.progress import make_console
-
-if TYPE_CHECKING:
-    from analysis.fit.question import Answer
-
-MOST_SHOWN = 12
 
 
 def console() -> Console:
@@ -86,56 +81,15 @@ def ends(interval: Interval) -> str:
     return f"{interval.low:.5g} .. {interval.high:.5g}"
 
 
+def open_ends(interval: Interval) -> str:
+    """Both ends of an interval above 0, one of which may be open: 0 or infinite."""
+    low = f"{interval.low:.3g}" if interval.low > 0 else "open"
+    return f"{low} .. {interval.high:.3g}" if math.isfinite(interval.high) else f"{low} .. open"
+
+
 def _without(left: LeaveOneOut, parameter: str) -> str:
     reach = left.ranges.get(parameter)
     return "" if reach is None else f"{ends(reach)} ({left.moved_most_by[parameter]})"
-
-
-def show(console: Console, answer: Answer) -> None:
-    """The law, what it predicts, how far off held-out rows were, and profiles."""
-    fit, at, budget = answer.fit, answer.problem.at, answer.problem.budget
-    show_fit(console, fit, "y", answer.left, answer.problem.noun)
-    if at is not None:
-        band = fit.predict(at)
-        for i in range(at.shape[1]):
-            console.print(f"prediction{where(at, i)}: {predicted(band, i)}")
-    if budget is not None:
-        best = compute_optimal(fit, budget)
-        console.print(
-            f"best use of {budget:.3g} FLOPs: x = {best.n:.3g}{_range(best.n_interval)}, "
-            f"d = {best.d:.3g}{_range(best.d_interval)}, y = {best.y:.5g}; "
-            f"x ~ C^{best.exponent:.3f}{_range(best.exponent_interval)}"
-        )
-
-    _show_held(console, answer.held)
-    _show_profiles(console, answer.profiles)
-
-
-def _show_held(console: Console, held: HeldOut | tuple[Without, ...] | None) -> None:
-    if isinstance(held, HeldOut):
-        console.print(f"held out: {held.n} rows predicted from {held.n_fit}: {held_out(held)}")
-    elif held is not None:
-        mean = sum(entry.mean_error * entry.n for entry in held) / sum(entry.n for entry in held)
-        console.print(f"held out: each of {len(held)} from the others: mean error {mean:.2%}")
-        for entry in sorted(held, key=lambda entry: -abs(entry.worst_error))[:MOST_SHOWN]:
-            line = f"  {entry.label}: n = {entry.n}, mean error {entry.mean_error:.2%}, worst {entry.worst_error:+.2%}"
-            console.print(line, soft_wrap=True)
-
-
-def _show_profiles(console: Console, profiles: Mapping[str, Profile | NoFit]) -> None:
-    for name, profile in profiles.items():
-        if isinstance(profile, NoFit):
-            console.print(f"profile of {name}: none: {profile.reason}", soft_wrap=True)
-            continue
-        low, high = ("open" if end is None else f"{end:.5g}" for end in (profile.low, profile.high))
-        ends = " and ".join(end for end in profile.open_ends if end not in profile.bounded_ends)
-        doubt = f"; {ends} end open: the data set no bound there" if ends else ""
-        doubt += "".join(f"; the {end} end is its bound" for end in profile.bounded_ends)
-        console.print(f"profile of {name}: {low} .. {high} ({profile.confidence:.0%}){doubt}", soft_wrap=True)
-
-
-def _range(interval: Interval | None) -> str:
-    return "" if interval is None else f" ({interval.low:.3g} .. {interval.high:.3g})"
 
 
 def as_json(

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from analysis.fit import arguments
+from analysis.fit import arguments, display
 from analysis.fit.estimate import FLOPS_PER, Options, compute_optimal, fit_law
-from analysis.fit.student import CONFIDENCE, Interval, NoFit, bounds, finite
+from analysis.fit.student import CONFIDENCE, NoFit, bounds, finite
 from analysis.fit.table import Table as DataTable
 from analysis.isoflop import (
     MISFIT,
@@ -131,7 +131,7 @@ def show(
     for one in found:
         tried = f"{one.tried[0]:.3g} .. {one.tried[-1]:.3g}"
         best = "" if one.log_n is None else f"{np.exp(one.log_n):.4g}"
-        within = "" if one.interval is None else _ends(one.interval)
+        within = "" if one.interval is None else display.open_ends(one.interval)
         table.add_row(f"{one.budget:.4g}", str(len(one.tried)), tried, best, within, one.reason or "")
     console.print(table)
     if isinstance(law, NoFit):
@@ -159,11 +159,6 @@ def show(
         console.print(f"{'held out' if beside else 'prediction'} at {prediction.budget:.4g}: N* = {within}{beside}")
     if left_out:
         console.print(f"note: {left_out} rows with missing values left out")
-
-
-def _ends(interval: Interval) -> str:
-    low = f"{interval.low:.3g}" if interval.low > 0 else "open"
-    return f"{low} .. {interval.high:.3g}" if np.isfinite(interval.high) else f"{low} .. open"
 
 
 def as_json(

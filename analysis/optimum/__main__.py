@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.fit import arguments, display
-from analysis.fit.student import Interval, NoFit
+from analysis.fit.student import NoFit
 from analysis.fit.table import Table as DataTable
 from analysis.fit.table import read_table
 from analysis.optimum import Common, Curve, Law, Sweep, as_json, sweep
@@ -101,7 +101,7 @@ def show(
     for one in found.curves:
         x = one.points.x
         best = "" if one.best is None else f"{one.best:.4g}"
-        within = "" if one.interval is None else _ends(one.interval)
+        within = "" if one.interval is None else display.open_ends(one.interval)
         table.add_row(one.name, str(len(x)), f"{x[0]:.3g} .. {x[-1]:.3g}", best, within, _note(one))
     console.print(table)
     _show_shared(console, given, common, law)
@@ -117,7 +117,7 @@ def _show_shared(console: Console, given: OptimumSettings, common: Common | NoFi
     if isinstance(common, NoFit):
         console.print(f"one {given.x} for all: not known: {common.reason}")
     else:
-        within = "no interval" if common.interval is None else _ends(common.interval)
+        within = "no interval" if common.interval is None else display.open_ends(common.interval)
         console.print(
             f"one {given.x} for all: {common.value:.4g} ({within}) if there is one; "
             f"p = {common.p_none:.2g} that there is, p = {common.p_apart:.2g} that two are a step of the values "
@@ -134,11 +134,6 @@ def _note(one: Curve) -> str:
     edge = f"the {one.edge} value tried is best" if one.edge else ""
     tied = f"tied: {', '.join(f'{x:.3g}' for x in one.tied)}" if len(one.tied) > 1 else ""
     return "; ".join(filter(None, (edge, tied, one.reason)))
-
-
-def _ends(interval: Interval) -> str:
-    low = f"{interval.low:.3g}" if interval.low > 0 else "open"
-    return f"{low} .. {interval.high:.3g}" if math.isfinite(interval.high) else f"{low} .. open"
 
 
 if __name__ == "__main__":
