@@ -24,7 +24,7 @@ from analysis.findings.series import (
 )
 from analysis.fit.student import CONFIDENCE, Interval, MeanRatio, NoFit, mean_interval, mean_ratio, p_value, t_quantile
 from analysis.laws.law import Array
-from analysis.study.grouping import settings
+from analysis.study.columns import settings
 from analysis.study.records import Study
 
 MAX_NAMED = 12  # labels that one sentence may name
@@ -186,7 +186,7 @@ def comparison(study: Study, target: Target) -> Comparison:
 
     A control that other labels are compared with has no row of its own."""
     rows = finished(study.of(target.task), target)
-    column, same = f"metrics.{target.metric}", settings(study, rows)
+    column, same = f"metrics.{target.metric}", settings(rows, study.results, study.tuned)
     scratch = of_start(rows, SCRATCH)
     tuned = rows[rows["init"].notna() & ~rows.index.isin(scratch.index)]
     settings_of = {label: set(same.loc[members.index]) for label, members in tuned.groupby("label")}

@@ -21,7 +21,7 @@ from analysis.findings.series import ARMS, label_order, of_start
 from analysis.fit.student import CONFIDENCE, Interval, NoFit
 from analysis.optimum import Common, Sweep, sweep
 from analysis.optimum.valley import Curve
-from analysis.study.grouping import CHOSEN, SCORES
+from analysis.study.columns import CHOSEN, SCORES
 from analysis.study.records import FINISHED, Study
 
 RATE, SKILL = "config.pretrain.base_lr", "metrics.skill"

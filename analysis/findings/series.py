@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.findings.text import MINUS
 from analysis.fit.power_law import PowerLawFit, fit_power_law
 from analysis.fit.student import NoFit
-from analysis.study.grouping import settings
+from analysis.study.columns import settings
 from analysis.study.records import FINISHED, SIZE, Study
 from nepa_scale.config.objectives import NEXT_EMBEDDING
 from nepa_scale.config.registry import CLASSIFY, PRETRAIN, TaskSpec, finetuned, labelled, with_error
@@ -239,7 +239,7 @@ def _position(study: Study, target: Target, axis: Axis, rows: pd.DataFrame, init
     if axis is PARAMETERS or init != SCRATCH:
         return rows[axis.column].astype("float64")
     every = finished(study.of(target.task), target)
-    same = settings(study, every)
+    same = settings(every, study.results, study.tuned)
     partners = of_objective(of_start(every, PRETRAINED), NEXT_EMBEDDING.name)
     by_settings = partners.groupby(same)[axis.column].agg(["median", "nunique"])
     return same.loc[rows.index].map(by_settings.loc[by_settings["nunique"] == 1, "median"]).astype("float64")

@@ -22,7 +22,7 @@ from analysis.reporting.figures import captions
 from analysis.reporting.figures.label_plots import several_plot
 from analysis.reporting.figures.plots import Plot
 from analysis.reporting.page import Table, data_uri, fill
-from analysis.study.grouping import CHOSEN
+from analysis.study.columns import CHOSEN
 from analysis.study.records import FINISHED, Study
 
 MAX_PAIRS = 10

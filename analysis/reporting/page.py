@@ -22,8 +22,8 @@ from analysis.findings.series import ARMS, label_order, leading, noun, starts
 from analysis.forecast.scheduled import expected_end
 from analysis.reporting.figures.drawing import to_svg
 from analysis.reporting.figures.plots import Plot
+from analysis.study.columns import CHOSEN
 from analysis.study.files import number
-from analysis.study.grouping import CHOSEN
 from analysis.study.records import FINISHED, Study
 from nepa_scale.config.registry import PRETRAIN, SEGMENT, SPECS, spec
 

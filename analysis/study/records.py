@@ -13,7 +13,17 @@ from typing import Any
 import pandas as pd
 
 from analysis.study import columns
-from analysis.study.columns import AMOUNTS, COUNTS, TEXT, left_out, typed, with_errors
+from analysis.study.columns import (
+    AMOUNTS,
+    CHOSEN,
+    COUNTS,
+    TEXT,
+    distinct_labels,
+    left_out,
+    typed,
+    with_chosen,
+    with_errors,
+)
 from analysis.study.files import (
     BENCHMARKS,
     RESULT_FIELDS,
@@ -26,7 +36,6 @@ from analysis.study.files import (
     read_result,
     read_status,
 )
-from analysis.study.grouping import CHOSEN, distinct_labels, with_chosen
 from nepa_scale.config.registry import TASKS
 from nepa_scale.utils.errors import UserError, nearest
 from nepa_scale.utils.files import write_atomically
@@ -49,7 +58,7 @@ class Study:
     table: pd.DataFrame
     """One row per run and task; measurements are named as in result.json: ``metrics.top1``, with ``errors.top1``.
 
-    Of runs that differ in what was tuned alone, it has the chosen ones (``analysis.study.grouping``).
+    Of runs that differ in what was tuned alone, it has the chosen ones (``analysis.study.columns``).
     ``pretrained_by`` is the run whose pre-training a row rests on: its own or another's, missing without any.
     """
     tried: pd.DataFrame

@@ -22,7 +22,7 @@ from analysis.reporting.build import answer, write_report
 from analysis.reporting.compare import joined, named, scores
 from analysis.reporting.figures import drawing
 from analysis.reporting.figures.sensitivity import tuned_plot
-from analysis.study.grouping import settings
+from analysis.study.columns import settings
 from analysis.study.records import Study, read_study
 
 KEY = "classify.base_lr"
@@ -90,7 +90,7 @@ def test_the_tuning_score_alone_decides(tmp_path: Path) -> None:
     assert series(study, CLASSIFICATION, PARAMETERS).points["error"].tolist() == pytest.approx([0.6, 0.58])
     assert len(series(study, CLASSIFICATION, PARAMETERS, SCRATCH).points) == 2
     assert set(study.table["label"]) == {"femto"}  # rates are no part of a label
-    assert settings(study, study.table).nunique() == 1  # arms of two rates are partners
+    assert settings(study.table, study.results, study.tuned).nunique() == 1  # arms of two rates are partners
 
 
 def test_every_run_stays_in_the_files_with_a_column(tmp_path: Path) -> None:
