@@ -21,9 +21,8 @@ from nepa_scale.utils.errors import RunError
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import environment_of_job, is_cancelled
-from sweeps.local import leases
 from sweeps.local.processes import fork_server
-from sweeps.local.queue import LocalQueue
+from sweeps.local.queue import LocalQueue, check_folder
 from sweeps.plan import plan
 from sweeps.plan.machine import local_slots
 from sweeps.plan.plan import read_cluster
@@ -43,7 +42,7 @@ class LocalExecutor:
 
     def check(self) -> None:
         """Raises ``UserError`` where queues cannot keep their leases of devices."""
-        leases.check_folder()
+        check_folder()
 
     def gone(self, keys: Collection[str]) -> dict[str, str]:
         """Tasks whose process died without recording it; none while a launcher is submitting tasks."""

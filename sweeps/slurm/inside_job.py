@@ -28,9 +28,8 @@ from nepa_scale.run_dir.status import Status, read_status, write_status
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import CANCELLED, TaskInterruptedError, TaskNotFinishedError, is_cancelled
-from sweeps.local.leases import Leases
 from sweeps.local.processes import fork_server
-from sweeps.local.queue import LocalQueue
+from sweeps.local.queue import Leases, LocalQueue
 from sweeps.plan.machine import Slots
 from sweeps.slurm.arranging import Pack
 from sweeps.slurm.job_states import read_submissions

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from children import Child
 
-from sweeps.local.leases import Leases, whole_machine
+from sweeps.local.queue import Leases, whole_machine
 
 ROOT = Path(__file__).resolve().parents[3]
 HALF, WHOLE = Fraction(1, 2), Fraction(1)
@@ -21,7 +21,7 @@ WAITER = """
 import sys, time
 from fractions import Fraction
 from pathlib import Path
-from sweeps.local.leases import Leases
+from sweeps.local.queue import Leases
 leases = Leases(Path(sys.argv[1]))
 while (share := leases.claim(["cores"], Fraction(sys.argv[2]))) is None:
     print("waits", flush=True)
@@ -111,7 +111,7 @@ def test_it_waits_for_running_tasks_and_keeps_others_out(
 ) -> None:
     """While half a device is taken it waits; then it has all, and a queue finds nothing free until it is over."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("sweeps.local.leases.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("sweeps.local.queue.CLAIM_SECONDS", 0.01)
     leases, inside, over = Leases(), threading.Event(), threading.Event()
 
     def measure() -> None:
