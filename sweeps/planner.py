@@ -25,8 +25,7 @@ from sweeps.plan.feasibility import check, check_planned, excesses, fitting, pla
 from sweeps.plan.grids import RunSpec
 from sweeps.plan.machine import Placements, task_speed, world_sizes
 from sweeps.plan.plan import Dropped, Plan, PlannedRun, count_text, run_dir
-from sweeps.plan.pricing import price
-from sweeps.plan.run_specs import expand, share_pretraining, unmet
+from sweeps.plan.run_specs import expand, price, share_pretraining, unmet
 from sweeps.settings.schema import Launch
 
 

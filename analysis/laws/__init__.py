@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.laws import curves, ends, scores, surfaces
+from analysis.laws import curves, ends, surfaces
 from analysis.laws.law import Law
 from nepa_scale.utils import plugins
 from nepa_scale.utils.errors import UserError, nearest
@@ -12,8 +12,8 @@ LAWS: dict[str, Law] = {
     for law in (
         *(curves.POWER, curves.OFFSET, curves.SHIFTED, curves.SHIFTED_OFFSET),
         *(ends.LEVELLING, ends.M4, ends.BENT, ends.BROKEN),
-        *(curves.SATURATING, scores.SATURATING_OFFSET, curves.SIGMOID, scores.LOGISTIC, scores.EXPONENTIAL),
-        *(surfaces.CHINCHILLA, surfaces.REPEATED, surfaces.OVERTRAINING, surfaces.PRODUCT, scores.RISING),
+        *(curves.SATURATING, curves.SATURATING_OFFSET, curves.SIGMOID, curves.LOGISTIC, curves.EXPONENTIAL),
+        *(surfaces.CHINCHILLA, surfaces.REPEATED, surfaces.OVERTRAINING, surfaces.PRODUCT, curves.RISING),
     )
 }
 

@@ -11,8 +11,7 @@ from nepa_scale.run_dir.status import Status, write_status
 from nepa_scale.utils.errors import ConfigError
 from sweeps.plan.machine import Placements, Speed
 from sweeps.plan.plan import Plan
-from sweeps.plan.pricing import price
-from sweeps.plan.run_specs import expand
+from sweeps.plan.run_specs import expand, price
 from sweeps.planner import largest, not_started
 
 

@@ -18,8 +18,7 @@ from sweeps.jobs.task import PRINTED_NAME, clear_cancel_marker, mark_cancelled
 from sweeps.plan import plan
 from sweeps.plan.machine import Placements, Speed
 from sweeps.plan.plan import Plan, PlannedRun, PlannedTask, save_cluster
-from sweeps.plan.pricing import price
-from sweeps.plan.run_specs import expand, share_pretraining
+from sweeps.plan.run_specs import expand, price, share_pretraining
 from sweeps.settings.schema import LocalSettings
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -17,8 +17,7 @@ from sweeps.plan import plan
 from sweeps.plan.feasibility import excesses, fitting, trimmed
 from sweeps.plan.machine import Placements, Speed
 from sweeps.plan.plan import Dropped, Layout, Plan, PlannedRun, PlannedTask
-from sweeps.plan.pricing import price
-from sweeps.plan.run_specs import expand, share_pretraining, unmet
+from sweeps.plan.run_specs import expand, price, share_pretraining, unmet
 from sweeps.settings.schema import BudgetSettings
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -15,8 +15,7 @@ from nepa_scale.placement.planner import efficiency, place
 from sweeps.plan import machine
 from sweeps.plan.machine import Placements, Slots, device_memory, local_slots, of_task, task_speed, world_size
 from sweeps.plan.plan import Layout
-from sweeps.plan.pricing import price
-from sweeps.plan.run_specs import expand
+from sweeps.plan.run_specs import expand, price
 from sweeps.settings import command_line
 from sweeps.settings.schema import LocalSettings, SlurmSettings
 

@@ -13,8 +13,7 @@ from nepa_scale.config import branch, overrides
 from nepa_scale.utils.errors import ConfigError
 from sweeps.jobs import jobs
 from sweeps.plan.machine import Placements, Speed
-from sweeps.plan.pricing import price
-from sweeps.plan.run_specs import expand, unmet
+from sweeps.plan.run_specs import expand, price, unmet
 
 SIZES = "study.data_sizes=[1024,2048,3072,4096]"
 WORDS = ("grid=data_size", "branch=true", SIZES, "study.scratch_control=false", "study_dir=out")

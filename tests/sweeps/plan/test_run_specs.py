@@ -18,8 +18,7 @@ from sweeps.plan import plan
 from sweeps.plan.feasibility import check
 from sweeps.plan.grids import RunSpec
 from sweeps.plan.machine import Placements, Resources, Speed
-from sweeps.plan.pricing import price
-from sweeps.plan.run_specs import expand, share_pretraining
+from sweeps.plan.run_specs import expand, price, share_pretraining
 
 SPEED = Speed(1e9, 10.0, "stated")
 

@@ -12,8 +12,7 @@ from nepa_scale.utils.errors import ConfigError
 from sweeps.plan import plan
 from sweeps.plan.grids import RunSpec
 from sweeps.plan.machine import Placements, Speed
-from sweeps.plan.pricing import price
-from sweeps.plan.run_specs import expand, share_pretraining
+from sweeps.plan.run_specs import expand, price, share_pretraining
 
 SCORED = ("classify.tuning_images=500", "segment.tuning_images=400")
 TUNED = "study.tuned={classify.base_lr: [0.003, 0.006], segment.base_lr: [0.02, 0.03, 0.04]}"
