@@ -1,4 +1,4 @@
-"""The forms of laws, each in its file, and all of them by name. Imports nothing else of the analysis."""
+"""The forms of laws, and all of them by name. Imports nothing else of the analysis."""
 
 from __future__ import annotations
 

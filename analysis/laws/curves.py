@@ -260,7 +260,7 @@ def _rising_starts(columns: Array, y: Array) -> Array:
     _, *slopes = np.linalg.lstsq(design, np.log(y), rcond=None)[0]
     starts = []
     for (low, high), alpha, beta in itertools.product(
-        _levels(y), np.copysign(STEEPNESS_OF_LOGS[:2], slopes[0]), np.copysign(BETWEEN_EXPONENTS[:2], slopes[1])
+        _levels(y), np.copysign(STEEPNESS_OF_LOGS[:2], slopes[0]), np.copysign(STEEPNESS_OF_LOGS[:2], slopes[1])
     ):
         short = (high - low) / (y - low) - 1
         away = logs - logs.mean(axis=1, keepdims=True)
