@@ -1,9 +1,12 @@
-"""The scores of each label beside its controls from scratch and the majority baseline."""
+"""The scores of each label beside its controls from scratch and the majority baseline; and the pre-trainings that
+cannot be compared by their loss, as it comes near the mean baseline."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +28,10 @@ from analysis.findings.series import (
 from analysis.fit.student import CONFIDENCE, Interval, MeanRatio, NoFit, mean_interval, mean_ratio, p_value, t_quantile
 from analysis.laws.law import Array
 from analysis.study.columns import settings
+from analysis.study.files import number
 from analysis.study.records import Study
+from nepa_scale.data.preprocessing import BY_IMAGE
+from nepa_scale.tasks import target_warnings
 
 MAX_NAMED = 12  # labels that one sentence may name
 
@@ -222,3 +228,37 @@ def _each(differences: pd.Series[float]) -> str:
 def _range(values: pd.Series[float]) -> str:
     low, high = text.percent(float(values.min())), text.percent(float(values.max()))
     return low if low == high else f"{low} to {high}"
+
+
+def near_baseline(study: Study) -> list[str]:
+    """A line for each warning that training gave, with the labels and runs that it is of."""
+    rows = study.finished("pretrain")
+    said: dict[str, dict[str, list[str]]] = {}
+    for label, run_id in rows[["label", "run_id"]].itertuples(index=False, name=None):
+        for warning in _warnings(study.results.get((run_id, "pretrain"), {})):
+            said.setdefault(warning, {}).setdefault(str(label), []).append(str(run_id))
+    return [f"{_named(runs)}: {warning}." for warning, runs in said.items()]
+
+
+def _named(runs: Mapping[str, Sequence[str]]) -> str:
+    """The labels, each with its runs."""
+    return "; ".join(f"{label} ({', '.join(run_ids)})" for label, run_ids in runs.items())
+
+
+def _warnings(result: Mapping[str, Any]) -> Iterator[str]:
+    config, details, metrics = (result.get(name) or {} for name in ("config", "details", "metrics"))
+    by_image = config.get("data.mean") == BY_IMAGE
+    energy = _numbers(details.get("patch_energy"), "mean_patch")
+    if energy and (warning := target_warnings.before(energy, by_image=by_image)):
+        yield warning
+    late = _numbers(metrics, "skill", "mean_baseline")
+    if late and config.get("pretrain.shift", True) and (warning := target_warnings.after(late, by_image=by_image)):
+        yield warning
+
+
+def _numbers(values: Any, *names: str) -> dict[str, float]:
+    """The ``names`` of ``values``; nothing where one is no number, as in a damaged file."""
+    numbers = {name: number(values.get(name)) for name in names} if isinstance(values, Mapping) else {}
+    return (
+        {} if None in numbers.values() else {name: float(value) for name, value in numbers.items() if value is not None}
+    )

@@ -9,10 +9,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.findings import text
-from analysis.findings.about import about, near_baseline, resolution
-from analysis.findings.comparison import comparison
+from analysis.findings.comparison import comparison, near_baseline
 from analysis.findings.finding import Finding
-from analysis.findings.headline import Headline, headline
+from analysis.findings.headline import Headline, about, headline, resolution
 from analysis.findings.scaling import of_objectives
 from analysis.findings.series import (
     CLASSIFICATION,
