@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.fit.bootstrap import Resampling, bca_interval, draw
-from analysis.fit.diagnostics import Diagnostics, diagnose
+from analysis.fit.bootstrap import Diagnostics, Resampling, bca_interval, diagnose, draw
 from analysis.fit.loss import SQUARED, Loss, run_away
 from analysis.fit.minimise import multistart, to_bounds
 from analysis.fit.noise import Noise

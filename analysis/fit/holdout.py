@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.fit.bootstrap import without_each
-from analysis.fit.diagnostics import STIFF, condition_number
+from analysis.fit.bootstrap import STIFF, condition_number, without_each
 from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.student import Interval, NoFit, Prediction
 from analysis.laws.law import Array, Law
