@@ -23,7 +23,7 @@ from nepa_scale.config.subsets import num_train_images
 from nepa_scale.placement.costs import TaskCost, task_cost
 from nepa_scale.utils.cli import LARGEST
 from nepa_scale.utils.errors import ConfigError
-from sweeps.plan.grids import Pairs, RunSpec
+from sweeps.plan.grids import Pairs, RunSpec, varied_settings
 from sweeps.plan.plan import count_text
 from sweeps.settings.schema import Launch
 
@@ -137,11 +137,13 @@ def with_branch_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any
     # Rounded to nearest, where a run's own warm-up is rounded up: it is part of the run_ids of existing studies.
     warmup = round(base.pretrain.warmup * min(steps.values()))
     points = {
-        f"{axis.split('.')[1]}={size}": {
+        ", ".join(filter(None, (name, f"{axis.split('.')[1]}={size}"))): {
+            **values,
             "pretrain.steps": count,
             "pretrain.warmup": warmup / count,
             "pretrain.schedule": "wsd",
         }
+        for name, values in (launch.grid.points or {"": {}}).items()
         for size, count in steps.items()
     }
     axes = {key: values for key, values in launch.grid.axes.items() if key != axis}
@@ -150,14 +152,14 @@ def with_branch_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any
 
 def _length_axis(launch: Launch) -> str:
     """The one axis of the grid that holds lengths of pre-training. Raises ``ConfigError`` without exactly one."""
-    varied = [*launch.grid.axes, *launch.grid.zip]
+    varied = varied_settings(launch.grid)
     lengths = [key for key in (IMAGES_AXIS, STEPS_AXIS) if launch.grid.axes.get(key)]
     clashing = [key for key in varied if key in (*SET_BY_BRANCHING, "pretrain.batch_size") and key not in lengths[:1]]
-    if lengths and not clashing and not launch.grid.points:
+    if lengths and not clashing:
         return lengths[0]
     reason = f"has no axis {IMAGES_AXIS} or {STEPS_AXIS}; use grid=data_size"
     if lengths:
-        reason = f"varies {', '.join(clashing) or 'points'} beside {lengths[0]}"
+        reason = f"varies {', '.join(clashing)} beside {lengths[0]}"
     raise ConfigError([f"branch=true: grid={launch.grid_name} {reason}"])
 
 
