@@ -41,21 +41,24 @@ def decay_start(total_steps: int, warmup_steps: int, decay: float) -> int:
     return max(warmup_steps, total_steps - max(1, round(decay * total_steps)))
 
 
+def shared_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those flat settings that a branch and the run it leaves have in common: all of pre-training's but its length."""
+    sections = ("model", "data", "pretrain", "seed")
+    return {key: value for key, value in settings.items() if key.split(".")[0] in sections and key not in LENGTH_KEYS}
+
+
 def difference(step: int, there: dict[str, Any], here: dict[str, Any]) -> str | None:
     """Why a run with settings ``here`` would not have come to the state after ``step`` of one with ``there``.
 
     Both are flat result settings; those of the tasks after pre-training do not count.
     """
-    ours, theirs = (
-        {key: value for key, value in settings.items() if key.split(".")[0] in ("model", "data", "pretrain", "seed")}
-        for settings in (here, there)
-    )
-    differing = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key) and key not in LENGTH_KEYS]
+    alike, their_alike = shared_settings(here), shared_settings(there)
+    differing = [key for key in {**their_alike, **alike} if their_alike.get(key) != alike.get(key)]
     if differing:
-        return ", ".join(f"{key} ({theirs.get(key)} there, {ours.get(key)} now)" for key in differing)
-    if ours["pretrain.schedule"] != "wsd" or None in (ours["pretrain.steps"], theirs["pretrain.steps"]):
+        return ", ".join(f"{key} ({there.get(key)} there, {here.get(key)} now)" for key in differing)
+    if here["pretrain.schedule"] != "wsd" or None in (here["pretrain.steps"], there["pretrain.steps"]):
         return "both need pretrain.schedule=wsd and a length in pretrain.steps"
-    (warmup, fall), (their_warmup, their_fall) = stable_part(ours), stable_part(theirs)
+    (warmup, fall), (their_warmup, their_fall) = stable_part(here), stable_part(there)
     if warmup != their_warmup:
         return f"pretrain.warmup makes {their_warmup} steps there and {warmup} now"
     if step > min(fall, their_fall):

@@ -4,8 +4,9 @@ Equal compute: for every budget of FLOPs the sizes of a study, each trained for 
 size of a budget is where the error along one of its curves is least (Hoffmann et al., arXiv 2203.15556, approach 2).
 The batch stays that of the study, so a length is a whole number of steps.
 
-Branches: each image is seen once, so a data size is a length. The longest run keeps the states in which the shorter
-ones begin their decay; each of these starts from such a state and does its decay only (arXiv 2405.18392, section 4).
+Branches: of pre-trainings that differ only in their length the longest keeps the states in which the shorter ones begin
+their decay; each of these starts from such a state and does its decay only (arXiv 2405.18392, section 4). A length is
+a number of images, each seen once, or of steps, in which images come again after a pass over all.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from typing import Any
 
 from nepa_scale.config import branch, overrides
 from nepa_scale.config.registry import PRETRAIN, spec
+from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.subsets import num_train_images
 from nepa_scale.placement.costs import TaskCost, task_cost
 from nepa_scale.utils.cli import LARGEST
 from nepa_scale.utils.errors import ConfigError
-from sweeps.plan.grids import Pairs, RunSpec
+from sweeps.plan.grids import Pairs, RunSpec, varied_settings
 from sweeps.plan.plan import count_text
 from sweeps.settings.schema import Launch
 
-BRANCH_AXIS = "pretrain.num_images"
-SET_BY_BRANCHING = ("pretrain.steps", "pretrain.epochs", "pretrain.warmup", "pretrain.schedule", BRANCH_AXIS)
+IMAGES_AXIS, STEPS_AXIS = "pretrain.num_images", "pretrain.steps"
+SET_BY_BRANCHING = (STEPS_AXIS, IMAGES_AXIS, "pretrain.epochs", "pretrain.warmup", "pretrain.schedule")
 TOLERANCE = 0.01
 MOST_STEPS = overrides.KEYS["pretrain.steps"].get("high", LARGEST)
 
@@ -117,55 +119,71 @@ def outside_ladder(source: Path, budgets: Sequence[float], params: Mapping[str, 
 
 
 def with_branch_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any]], Pairs]) -> Launch:
-    """``launch`` with a length of one pass in place of each data size, all with the warm-up of the shortest.
+    """``launch`` with its lengths of pre-training as points in steps, all with the warm-up of the shortest.
 
-    Raises ``ConfigError`` when the grid varies anything but the number of images and the seed, or asks for more images
-    than a single pass has.
+    Raises ``ConfigError`` when the grid has no axis of lengths, varies something else that branches share, or asks for
+    more images than a single pass has.
     """
-    sizes = launch.grid.axes.get(BRANCH_AXIS)
-    others = [key for key in (*launch.grid.axes, *launch.grid.zip) if key not in (BRANCH_AXIS, "seed")]
-    if not isinstance(sizes, list) or not sizes or others or launch.grid.points:
-        varied = f"varies {', '.join(others)}" if others else f"has no axis {BRANCH_AXIS}"
-        raise ConfigError([f"branch=true: grid={launch.grid_name} {varied}; use grid=data_size"])
+    axis = _length_axis(launch)
+    sizes = launch.grid.axes[axis]
     problems = [
-        f"{key}={text}: branch=true sets it from the data sizes"
-        for key, text in launch.pairs
-        if key in SET_BY_BRANCHING
+        f"{key}={text}: branch=true sets it from {axis}" for key, text in launch.pairs if key in SET_BY_BRANCHING
     ]
-    problems += [f"grid.axes.{BRANCH_AXIS}: {size} is given twice" for size in set(sizes) if sizes.count(size) > 1]
+    problems += [f"grid.axes.{axis}: {size} is given twice" for size in set(sizes) if sizes.count(size) > 1]
     if problems:
         raise ConfigError(problems)
     base = overrides.build(pairs_of(launch, {"pretrain.steps": 1, "pretrain.schedule": "wsd"}), tasks=(PRETRAIN.name,))
+    steps = {size: size for size in sizes} if axis == STEPS_AXIS else _steps_of_one_pass(sizes, base)
+    # Rounded to nearest, where a run's own warm-up is rounded up: it is part of the run_ids of existing studies.
+    warmup = round(base.pretrain.warmup * min(steps.values()))
+    points = {
+        ", ".join(filter(None, (name, f"{axis.split('.')[1]}={size}"))): {
+            **values,
+            "pretrain.steps": count,
+            "pretrain.warmup": warmup / count,
+            "pretrain.schedule": "wsd",
+        }
+        for name, values in (launch.grid.points or {"": {}}).items()
+        for size, count in steps.items()
+    }
+    axes = {key: values for key, values in launch.grid.axes.items() if key != axis}
+    return dataclasses.replace(launch, grid=dataclasses.replace(launch.grid, axes=axes, points=points))
+
+
+def _length_axis(launch: Launch) -> str:
+    """The one axis of the grid that holds lengths of pre-training. Raises ``ConfigError`` without exactly one."""
+    varied = varied_settings(launch.grid)
+    lengths = [key for key in (IMAGES_AXIS, STEPS_AXIS) if launch.grid.axes.get(key)]
+    clashing = [key for key in varied if key in (*SET_BY_BRANCHING, "pretrain.batch_size") and key not in lengths[:1]]
+    if lengths and not clashing:
+        return lengths[0]
+    reason = f"has no axis {IMAGES_AXIS} or {STEPS_AXIS}; use grid=data_size"
+    if lengths:
+        reason = f"varies {', '.join(clashing)} beside {lengths[0]}"
+    raise ConfigError([f"branch=true: grid={launch.grid_name} {reason}"])
+
+
+def _steps_of_one_pass(sizes: Sequence[int], base: RunConfig) -> dict[int, int]:
+    """{images: steps in which each is seen once}. Raises ``ConfigError`` for numbers that are no single pass."""
     batch, available = base.pretrain.batch_size, num_train_images(base, PRETRAIN.name)
-    problems += [
-        f"grid.axes.{BRANCH_AXIS}: branch=true sees each image once,"
-        f" and {size} is none of {batch} (a batch) to {available}"
+    problems = [
+        f"grid.axes.{IMAGES_AXIS}: branch=true sees each image once,"
+        f" and {size} is none of {batch} (a batch) to {available}; {STEPS_AXIS} repeats them"
         for size in sizes
         if not batch <= size <= available
     ]
     if problems:
         raise ConfigError(problems)
-    steps = {size: size // batch for size in sizes}
-    # Rounded to nearest, where a run's own warm-up is rounded up: it is part of the run_ids of existing studies.
-    warmup = round(base.pretrain.warmup * min(steps.values()))
-    points = {
-        f"num_images={size}": {
-            "pretrain.steps": count,
-            "pretrain.warmup": warmup / count,
-            "pretrain.schedule": "wsd",
-        }
-        for size, count in steps.items()
-    }
-    axes = {key: values for key, values in launch.grid.axes.items() if key != BRANCH_AXIS}
-    return dataclasses.replace(launch, grid=dataclasses.replace(launch.grid, axes=axes, points=points))
+    return {size: size // batch for size in sizes}
 
 
 def connect_branches(run_specs: dict[str, RunSpec], runs_dir: Path) -> dict[str, RunSpec]:
-    """Let the pre-trainings of each seed branch off the longest of them; ``runs_dir`` is the folder of the runs."""
-    families: dict[int, dict[str, RunSpec]] = {}
+    """Let pre-trainings that differ in their length alone branch off the longest, a run in ``runs_dir``."""
+    families: dict[frozenset[tuple[str, Any]], dict[str, RunSpec]] = {}
     for run_id, run_spec in run_specs.items():
         if run_spec.config.init == "pretrain":
-            families.setdefault(run_spec.config.seed, {})[run_id] = run_spec
+            alike = branch.shared_settings(run_spec.config.identity())
+            families.setdefault(frozenset(alike.items()), {})[run_id] = run_spec
     connected = dict(run_specs)
     for family in families.values():
         trunk = max(family, key=lambda run_id: _steps(family[run_id]))  # the first of several as long

@@ -263,7 +263,7 @@ class Tree:
         "grid=isoflop: study directory whose finished runs say which budgets have their optimum within the sizes"
     )
     calibrate: bool = option("measure how long such tasks take where they will run, if that is not known yet", False)
-    branch: bool = option("grid=data_size: one long pre-training serves all sizes by short decays (wsd)", False)
+    branch: bool = option("one long pre-training serves all lengths of the grid by short decays (wsd)", False)
     only: str = option(
         "which unfinished tasks to start: all, failed, or missing (those that did not fail)",
         "all",

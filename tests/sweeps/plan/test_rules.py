@@ -55,6 +55,19 @@ def test_four_sizes_cost_at_most_55_percent() -> None:
     assert sum(task.seconds or 0 for task in tasks) == pytest.approx(spent / 1e9)
 
 
+def test_lengths_in_steps_repeat_images_and_every_size_has_its_own_trunk() -> None:
+    """160 steps of 32 images are more than the 4,096 there are; a size never branches off another."""
+    lengths = ("grid=seeds", "grid.axes={model.size: [femto, pico], pretrain.steps: [40, 160]}", "branch=true")
+    launch = read_launch((*lengths, "study.scratch_control=false", "study_dir=out"))
+    runs = {run_spec.label: run_spec for run_spec in expand(launch).values()}
+    assert list(runs) == [f"steps={steps} {size}" for steps in (40, 160) for size in ("femto", "pico")]
+    for size in ("femto", "pico"):
+        branched, trunk = runs[f"steps=40 {size}"], runs[f"steps=160 {size}"]
+        assert branched.branched_from == trunk.config.run_id
+        assert trunk.config.checkpoint.keep_steps == "32"
+        assert branched.config.pretrain.num_images is None
+
+
 def test_branches_wait_for_the_longest(tmp_path: Path) -> None:
     """The chain of jobs is trunk, branch, and what follows the branch."""
     launch = read_launch(WORDS)
@@ -80,8 +93,12 @@ def test_the_runs_configuration_survives_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["grid=lr", "branch=true"], "branch=true: grid=lr varies"),
-        (["grid=ablation_freeze", "branch=true"], "has no axis pretrain.num_images"),
+        (["grid=lr", "branch=true"], "has no axis pretrain.num_images or pretrain.steps"),
+        (
+            ["grid=data_size", "branch=true", "grid.axes.pretrain.batch_size=[16,32]"],
+            "varies pretrain.batch_size beside",
+        ),
+        (["grid=data_size", "branch=true", "grid.axes.pretrain.steps=[9]"], "varies pretrain.steps beside"),
         (["grid=data_size", "branch=true", "pretrain.steps=5"], "branch=true sets it"),
         (["grid=data_size", "branch=true", "study.data_sizes=[1024,9999999]"], "sees each image once, and 9999999"),
         (["grid=data_size", "branch=true", "study.data_sizes=[1024,1024]"], "1024 is given twice"),
