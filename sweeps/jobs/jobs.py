@@ -70,10 +70,10 @@ def jobs_to_do(plan: Plan, study_dir: Path) -> list[Job]:
     return without_orphans(job for job in jobs if not is_cancelled(task_dir(job)))
 
 
-def without_orphans(jobs: Iterable[Job]) -> list[Job]:
-    """``jobs`` without those that wait for one that is not among them."""
+def without_orphans(jobs: Iterable[Job], present: Iterable[str] = ()) -> list[Job]:
+    """``jobs`` without those that wait for one that is neither among them nor among the keys ``present``."""
     jobs = list(jobs)
-    keys = {job.key for job in jobs}
+    keys = {*present, *(job.key for job in jobs)}
     orphans = {job.key for job in with_dependants([job for job in jobs if not keys.issuperset(job.after)], jobs)}
     return [job for job in jobs if job.key not in orphans]
 

@@ -28,7 +28,7 @@ from filelock import FileLock
 from nepa_scale.distributed.process_info import lives, start_time
 from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import read_json, write_json
-from sweeps.jobs.jobs import Job, by_chain, is_ready
+from sweeps.jobs.jobs import Job, by_chain, is_ready, without_orphans
 from sweeps.local import processes
 from sweeps.local.processes import ForkServer
 from sweeps.plan.machine import Slots
@@ -257,7 +257,8 @@ class LocalQueue:
 
     def _admit(self, jobs: Sequence[Job]) -> None:
         known = {job.key for job in self._waiting} | {running.job.key for running in self._running}
-        new = [job for job in jobs if job.key not in known]
+        # What a new job waits for may be running already. Nobody here would start what another queue has to do first.
+        new = without_orphans([job for job in jobs if job.key not in known], present=known)
         if new:
             self._waiting = by_chain([*self._waiting, *new])
             self._unfinished |= {job.key for job in new}

@@ -187,7 +187,7 @@ class StudyTasks:
         self._read_at = written_at
         planned = plan.load(self._study_dir)
         todo = jobs.jobs_to_do(planned, self._study_dir) if planned else []
-        return jobs.without_orphans(job for job in todo if jobs.state(job) == "submitted")
+        return [job for job in todo if jobs.state(job) == "submitted"]
 
     def is_cancelled(self, job: Job) -> bool:
         """Whether a user has cancelled the task."""

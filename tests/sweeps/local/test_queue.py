@@ -103,6 +103,32 @@ def test_dependants_wait(tmp_path: Path) -> None:
     assert times["parent"][1] <= times["child"][0]
 
 
+class OneByOne(StudyTasks):
+    """Hands out its jobs one by one, each once the one before has started."""
+
+    def __init__(self, *jobs: Job) -> None:
+        super().__init__(*jobs)
+        self._last: Job | None = None
+
+    def arriving(self) -> Sequence[Job]:
+        """The next job, when the last one has a folder."""
+        if not self._new or (self._last is not None and not self._last.folder.exists()):
+            return []
+        self._last = self._new.pop(0)
+        return [self._last]
+
+
+def test_a_job_that_comes_while_what_it_waits_for_runs(tmp_path: Path) -> None:
+    """A launch that adds fine-tunings to a running pre-training has them done; those of no known job are left out."""
+    first = make_job(tmp_path, "first", stamper(tmp_path, "first"))
+    second = make_job(tmp_path, "second", stamper(tmp_path, "second"), "first")
+    watcher = OneByOne(first, second, make_job(tmp_path, "orphan", stamper(tmp_path, "orphan"), "unknown"))
+    LocalQueue(TWO, watcher).run()
+    assert watcher.ends == {"first": None, "second": None}
+    times = spans(tmp_path)
+    assert times["first"][1] <= times["second"][0]
+
+
 def test_costliest_chain_first(tmp_path: Path) -> None:
     """On one slot the job that holds up the most work is started first."""
     jobs = [
