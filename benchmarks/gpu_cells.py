@@ -32,7 +32,7 @@ from nepa_scale.perf.device_peak import peak_flops  # noqa: E402
 from nepa_scale.perf.throughput import DTYPES, peak_memory_bytes  # noqa: E402
 from nepa_scale.placement.devices import DeviceMemory, Placement  # noqa: E402
 from nepa_scale.placement.planner import place  # noqa: E402
-from nepa_scale.tasks.objectives.next_embedding import NextEmbedding  # noqa: E402
+from nepa_scale.tasks.next_embedding import NextEmbedding  # noqa: E402
 
 WARM_UP_STEPS, PROFILED_STEPS = 3, 2
 GIB = 2**30

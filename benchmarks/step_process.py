@@ -28,7 +28,7 @@ from nepa_scale.optim.optimizer import build_optimizer
 from nepa_scale.perf import malloc
 from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.planner import place
-from nepa_scale.tasks.objectives.next_embedding import NextEmbedding
+from nepa_scale.tasks.next_embedding import NextEmbedding
 
 Step = Callable[[Tensor], Any]
 NOT_ASKED = DeviceMemory(None, "not asked", on_gpu=False)

@@ -25,10 +25,10 @@ from analysis.findings.series import (
 )
 from analysis.study.files import number
 from analysis.study.records import FINISHED, Study
+from nepa_scale.config import objectives
 from nepa_scale.config.registry import TASKS, spec
 from nepa_scale.data.info import EMBEDDED_NAME
 from nepa_scale.data.preprocessing import BY_IMAGE
-from nepa_scale.tasks import target_warnings
 
 PAPER_PARAMS = 85e6
 """Backbone parameters of the smaller of the paper's two models (ViT-B)."""
@@ -171,10 +171,11 @@ def _warnings(result: Mapping[str, Any]) -> Iterator[str]:
     config, details, metrics = (result.get(name) or {} for name in ("config", "details", "metrics"))
     by_image = config.get("data.mean") == BY_IMAGE
     energy = _numbers(details.get("patch_energy"), "mean_patch")
-    if energy and (warning := target_warnings.before(energy, by_image=by_image)):
+    if energy and (warning := objectives.images_warning(energy, by_image=by_image)):
         yield warning
     late = _numbers(metrics, "skill", "mean_baseline")
-    if late and config.get("pretrain.shift", True) and (warning := target_warnings.after(late, by_image=by_image)):
+    late = late if config.get("pretrain.shift", True) else None
+    if late and (warning := objectives.training_warning(late, by_image=by_image)):
         yield warning
 
 

@@ -102,7 +102,7 @@ class TaskSpec:
     headline: Headline
     class_name: str
     """Its ``tasks.task.Task``, which imports torch, as ``module:class``."""
-    cost_name: str = "nepa_scale.tasks.head_costs:linear_head"
+    cost_name: str = "nepa_scale.tasks.costs:linear_head"
     """What gives the cost of its head for a number of classes, as ``module:function``; ``head_cost`` calls it."""
     needs: tuple[Need, ...] = ()
     """What it reads besides images."""
@@ -173,7 +173,7 @@ PROBE = TaskSpec(
     ),
     headline=Headline("attentive", "probe"),
     class_name="nepa_scale.tasks.probe:Probe",
-    cost_name="nepa_scale.tasks.head_costs:probe_heads",
+    cost_name="nepa_scale.tasks.costs:probe_heads",
     needs=("label",),
     frozen_backbone=True,
 )
@@ -200,7 +200,7 @@ CLASSIFY = TaskSpec(
         by_image=True,
     ),
     class_name="nepa_scale.tasks.classify:Classify",
-    cost_name="nepa_scale.tasks.head_costs:normed_linear_head",
+    cost_name="nepa_scale.tasks.costs:normed_linear_head",
     needs=("label",),
 )
 SEGMENT = TaskSpec(
@@ -227,7 +227,7 @@ SEGMENT = TaskSpec(
         tuning="tuning_miou",
     ),
     class_name="nepa_scale.tasks.segment:Segment",
-    cost_name="nepa_scale.tasks.segmentation.cost:segment_heads",
+    cost_name="nepa_scale.tasks.costs:segment_heads",
     needs=("mask",),
     pads_images=True,
 )

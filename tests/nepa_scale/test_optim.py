@@ -21,7 +21,7 @@ from nepa_scale.models.build import build_backbone
 from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.optim.optimizer import LayerDecay, build_optimizer, group_schedules, parameter_groups, schedule
 from nepa_scale.tasks.classify import ClassifyModule
-from nepa_scale.tasks.objectives.next_embedding import NextEmbedding
+from nepa_scale.tasks.next_embedding import NextEmbedding
 from nepa_scale.tasks.segment import SegmentModule
 
 DEPTH = 3

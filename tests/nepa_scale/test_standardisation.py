@@ -28,7 +28,7 @@ from nepa_scale.run_dir import paths
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.pretrain import Pretrain
 from nepa_scale.tasks.segment import Segment
-from nepa_scale.tasks.segmentation.sliding_window import pad_to_patches
+from nepa_scale.tasks.sliding_window import pad_to_patches
 from nepa_scale.training.runner import build_task
 from nepa_scale.utils.arguments import parse as parse_words
 from nepa_scale.utils.errors import ConfigError, WeightsError

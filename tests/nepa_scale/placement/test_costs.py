@@ -15,7 +15,7 @@ from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.placement import costs
 from nepa_scale.tasks.classify import ClassifyModule
-from nepa_scale.tasks.segmentation.cost import upernet_layers
+from nepa_scale.tasks.costs import upernet_layers
 from nepa_scale.training.runner import build_task
 from nepa_scale.utils.errors import DataError
 

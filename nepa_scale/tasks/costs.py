@@ -1,11 +1,101 @@
-"""The layers of the segmentation heads and what they cost: the heads are built from these lists. Free of torch."""
+"""What tasks and objectives of pre-training add to the backbone's cost: parameters, FLOPs and memory of their heads.
+
+None of the parameters is counted as N, the backbone's. The heads of segmentation are built from the lists of layers
+below (``upernet.py``). Free of torch.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from nepa_scale.config.ladder import num_patches, num_tokens, probed_layers
 from nepa_scale.config.registry import HeadCost
 from nepa_scale.config.schema import RunConfig
+
+#: A probe's heads are each trained at these multiples of the base learning rate and reported at the best one, as in
+#: DINOv2 (arXiv 2304.07193): how large a rate fits depends on the layer and on what the head reads of it.
+RATE_FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
+
+
+def linear_head(config: RunConfig, classes: int) -> HeadCost:
+    """A linear layer on one vector for each image."""
+    width = config.model.architecture().embed_dim
+    return HeadCost(classes * (width + 1), 2 * width * classes, kept_fp32=3 * (width + classes))
+
+
+def normed_linear_head(config: RunConfig, classes: int) -> HeadCost:
+    """Classification: a linear layer, with a norm before it where it reads the mean of the patches."""
+    linear = linear_head(config, classes)
+    norm = 2 * config.model.architecture().embed_dim if config.classify.pool == "mean" else 0
+    return HeadCost(norm + linear.params, linear.flops, kept_fp32=linear.kept_fp32)
+
+
+def probe_heads(config: RunConfig, classes: int) -> HeadCost:
+    """A probe's heads at all rates.
+
+    Two linear heads for each layer; an attentive one adds its query, and keys and values of N patches with one row
+    of scores: 4 N D^2 + 4 N D.
+    """
+    arch, section = config.model.architecture(), config.probe
+    width, patches = arch.embed_dim, num_patches(arch, section.image_size)
+    layers, rates = len(probed_layers(section.layers, arch.depth)), len(RATE_FACTORS)
+    linear = linear_head(config, classes)
+    params, flops, kept = 2 * linear.params, 2 * linear.flops, 2 * (width + 3 * rates * classes)
+    if section.attentive:
+        params += linear.params + 2 * width * width + width
+        flops += linear.flops + 4 * patches * width * (width + 1)
+        kept += 3 * patches * width
+    return HeadCost(layers * rates * params, layers * rates * flops, kept_fp32=layers * kept)
+
+
+#: Of SIGReg: the directions of one step, drawn anew at each, so that few at a time do, and the places at which
+#: characteristic functions are compared.
+SLICES, NODES = 64, 17
+
+
+def embedding_loss(config: RunConfig) -> HeadCost:
+    """Next-embedding prediction: a mask token if there is one, and a layer for each embedding beyond the next one.
+
+    The loss keeps two fp32 predictions and a target of unit length for each token; InfoNCE the similarities of all
+    pairs besides, SIGReg the projections at each of its places.
+    """
+    section, arch = config.pretrain, config.model.architecture()
+    width, patches = arch.embed_dim, num_patches(arch, section.image_size)
+    tokens, further = num_tokens(arch, section.image_size), section.horizon - 1
+    pairs = sum((tokens - k) ** 2 for k in range(1, section.horizon + 1)) if section.shift else tokens**2
+    pairs *= section.distance == "infonce"
+    sliced = (2 * patches - section.idle_tokens) * (section.sigreg > 0)  # embeddings and outputs
+    return HeadCost(
+        params=width * (section.mask_ratio > 0) + further * (width + 1) * width,
+        flops=2 * width * ((tokens - 1) * further * width + pairs + sliced * SLICES),
+        kept=further * patches * width,
+        kept_fp32=3 * patches * width * section.horizon + 2 * pairs + 3 * sliced * SLICES * NODES,
+    )
+
+
+def pixel_head(config: RunConfig) -> HeadCost:
+    """Next pixels: a linear layer at each position that has a next patch."""
+    arch = config.model.architecture()
+    return _pixels(config, num_tokens(arch, config.pretrain.image_size) - 1)
+
+
+def masked_pixel_head(config: RunConfig) -> HeadCost:
+    """Masked pixels: a linear layer at each patch, and the mask token."""
+    arch = config.model.architecture()
+    return _pixels(config, num_patches(arch, config.pretrain.image_size), token=arch.embed_dim)
+
+
+def _pixels(config: RunConfig, positions: int, *, token: int = 0) -> HeadCost:
+    """A linear layer from D channels to the C p p pixels of a patch at so many ``positions``, and its squared error."""
+    arch = config.model.architecture()
+    width, pixels = arch.embed_dim, arch.in_chans * arch.patch_size**2
+    return HeadCost(
+        params=(width + 1) * pixels + token,
+        flops=2 * positions * width * pixels,
+        kept=positions * width,
+        kept_fp32=3 * positions * pixels,
+    )
+
 
 POOL_SCALES = (1, 2, 3, 6)
 NUM_LEVELS = 4

@@ -12,7 +12,7 @@ from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
 
 from nepa_scale.optim.optimizer import whole_shape
-from nepa_scale.tasks.head_costs import RATE_FACTORS
+from nepa_scale.tasks.costs import RATE_FACTORS
 
 LINEAR_LAST, LINEAR_MEAN, ATTENTIVE = "linear_last", "linear_mean", "attentive"
 SMALLEST_SPREAD = 1e-5

@@ -1,4 +1,4 @@
-"""The heads of segmentation, built from the layers that ``cost`` lists.
+"""The heads of segmentation, built from the layers that ``costs.py`` lists.
 
 UPerNet for a plain vision transformer is a feature pyramid on four block outputs and the UPerNet head: Xiao et al.,
 "Unified Perceptual Parsing for Scene Understanding", arXiv 1807.10221, with the pyramid of MAE's and BEiT's
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nepa_scale.tasks.segmentation.cost import POOL_SCALES, Convolution, fcn_layers, upernet_layers
+from nepa_scale.tasks.costs import POOL_SCALES, Convolution, fcn_layers, upernet_layers
 
 
 class UPerNet(nn.Module):

@@ -10,9 +10,8 @@ import torch
 from small_tasks import CPU, config_of
 
 from nepa_scale.distributed.world import World
+from nepa_scale.tasks.objective_base import patch_energy
 from nepa_scale.tasks.pretrain import Pretrain
-from nepa_scale.tasks.pretrain_monitors import patch_energy
-from nepa_scale.tasks.target_warnings import after, before
 from nepa_scale.utils.progress import logger
 
 BY_IMAGE = ["data.mean=image", "data.std=image"]
@@ -55,7 +54,7 @@ def test_a_pre_training_without_skill_is_told(skill: float, mean_baseline: float
     """One line, with the remedy that is still open."""
     metrics = {"skill": skill, "mean_baseline": mean_baseline}
     for by_image in (False, True):
-        line = after(metrics, by_image=by_image)
+        line = training_warning(metrics, by_image=by_image)
         assert (line is not None) is warned
         if line is not None:
             assert ("data.mean=image data.std=image" in line) is not by_image
@@ -77,7 +76,7 @@ def test_dark_scenes_are_told_before_training_and_standardised_ones_are_not(
     logger.removeHandler(caplog.handler)
     assert found["paper"]["mean_patch"] > 0.4
     assert found["image"]["mean_patch"] < 0.01
-    assert before(found["image"], by_image=False) is None
+    assert images_warning(found["image"], by_image=False) is None
 
 
 def test_looking_changes_nothing_of_the_training(digits_root: Path) -> None:
