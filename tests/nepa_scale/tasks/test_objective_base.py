@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_tasks import CPU, config_of
 
+from nepa_scale.config.objectives import images_warning, training_warning
 from nepa_scale.distributed.world import World
 from nepa_scale.tasks.objective_base import patch_energy
 from nepa_scale.tasks.pretrain import Pretrain
