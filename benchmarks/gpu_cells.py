@@ -28,8 +28,11 @@ from nepa_scale.distributed.process_info import free_port  # noqa: E402
 from nepa_scale.distributed.world import read_environment  # noqa: E402
 from nepa_scale.models.build import build_backbone  # noqa: E402
 from nepa_scale.optim.optimizer import build_optimizer  # noqa: E402
-from nepa_scale.perf.device_peak import peak_flops  # noqa: E402
-from nepa_scale.perf.throughput import DTYPES, peak_memory_bytes  # noqa: E402
+from nepa_scale.perf.throughput import (  # noqa: E402
+    DTYPES,
+    peak_flops,
+    peak_memory_bytes,
+)
 from nepa_scale.placement.devices import DeviceMemory, Placement  # noqa: E402
 from nepa_scale.placement.planner import place  # noqa: E402
 from nepa_scale.tasks.next_embedding import NextEmbedding  # noqa: E402

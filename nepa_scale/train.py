@@ -20,18 +20,18 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from nepa_scale.config import branch, lr_scaling, overrides, validate
+from nepa_scale.config.data_facts import exhausted_classes
 from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.config.subsets import exhausted_classes
 from nepa_scale.distributed.failures import ExitCode, Failure, JobFailedError, exit_code
 from nepa_scale.distributed.process_group import leave
 from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.distributed.watchdog import leave_at_once
 from nepa_scale.distributed.world import World, read_environment
 from nepa_scale.placement import ds_config
+from nepa_scale.placement.devices import has_gpu, unseen
 from nepa_scale.placement.planner import describe as placement_lines
 from nepa_scale.placement.resolved import ResolvedTask, resolve
-from nepa_scale.placement.visible_gpus import has_gpu, unseen
 from nepa_scale.run_dir import lock, paths, settings
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils import cli, lazy, progress, user_folder

@@ -19,9 +19,10 @@ from nepa_scale.data.info import (
     DatasetInfo,
     embedded_class_sizes,
     embedded_info,
+    folder_of,
+    folders,
     parse_info,
 )
-from nepa_scale.data.known import folder_of, folders
 from nepa_scale.data.prepare.settings import how_to_prepare, prepare_command
 from nepa_scale.data.preprocessing import BY_DATASET, Standardisation
 from nepa_scale.data.preprocessing import standardisation as stated_standardisation

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nepa_scale.config.data_facts import dataset_facts
 from nepa_scale.config.early_stop import KNN
-from nepa_scale.config.subsets import dataset_facts
 from nepa_scale.data.datasets import LabelledImages
 from nepa_scale.data.sampler import subset
 from nepa_scale.data.sources import Source

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale.config import validate
-from nepa_scale.config.subsets import labels_per_class
+from nepa_scale.config.data_facts import labels_per_class
 from nepa_scale.placement import ds_config
-from nepa_scale.placement.visible_gpus import unseen
+from nepa_scale.placement.devices import unseen
 from nepa_scale.utils.errors import ConfigError
 from nepa_scale.utils.progress import reporting
 from nepa_scale.weights.initial import check_start

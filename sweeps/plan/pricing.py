@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
-from nepa_scale.checkpoint.storage import task_storage
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.placement.costs import FLOPS_CONVENTION, TaskCost, task_cost
+from nepa_scale.placement.costs import FLOPS_CONVENTION, TaskCost, task_cost, task_storage
 from nepa_scale.placement.devices import Placement
 from sweeps.plan.feasibility import stated_data
 from sweeps.plan.grids import RunSpec, varied_settings

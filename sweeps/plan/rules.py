@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale.config import branch, overrides
+from nepa_scale.config.data_facts import num_train_images
 from nepa_scale.config.registry import PRETRAIN, spec
-from nepa_scale.config.subsets import num_train_images
 from nepa_scale.placement.costs import TaskCost, task_cost
 from nepa_scale.utils.cli import LARGEST
 from nepa_scale.utils.errors import ConfigError

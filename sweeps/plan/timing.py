@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from nepa_scale.checkpoint.storage import saved_steps
 from nepa_scale.config.early_stop import evaluation_steps
 from nepa_scale.config.schema import RunConfig
+from nepa_scale.placement.costs import saved_steps
 from nepa_scale.utils.files import read_json
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nepa_scale.distributed.signals import StopRequest
-from nepa_scale.placement.visible_gpus import visible_gpus
+from nepa_scale.placement.devices import visible_gpus
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import TaskInterruptedError, TaskNotFinishedError, is_cancelled

@@ -17,7 +17,7 @@ from launching import REPOSITORY, clean_environment
 from small_tasks import config_of
 from torch import Tensor, nn
 
-from nepa_scale.config.subsets import num_classes
+from nepa_scale.config.data_facts import num_classes
 from nepa_scale.placement import memory
 from nepa_scale.placement.costs import workload
 from nepa_scale.placement.memory import MemoryEstimate, Workload

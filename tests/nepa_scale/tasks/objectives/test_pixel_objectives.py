@@ -46,8 +46,8 @@ def some_images(count: int = 2) -> Tensor:
 
 def plain_target(image: Tensor, row: int, column: int) -> Tensor:
     """The normalised pixels of one patch, channel by channel."""
-    pixel_objectives = image[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].flatten()
-    return (pixel_objectives - pixel_objectives.mean()) / (pixel_objectives.var() + 1e-6).sqrt()
+    pixels = image[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].flatten()
+    return (pixels - pixels.mean()) / (pixels.var() + 1e-6).sqrt()
 
 
 def plain_targets(images: Tensor) -> Tensor:

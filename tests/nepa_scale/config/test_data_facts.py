@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nepa_scale.config import overrides, subsets, validate
+from nepa_scale.config import data_facts, overrides, validate
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.data import stated
 from nepa_scale.data.info import INFO_NAME, make_info
 from nepa_scale.utils.errors import ConfigError
 from nepa_scale.utils.files import write_json
@@ -25,10 +24,10 @@ def configured(root: Path, *words: str) -> RunConfig:
 def test_stated_facts_stand_in_for_absent_data(tmp_path: Path) -> None:
     """Counts come from what is stated, classes are taken as equally large, and only a plan may use them."""
     config = configured(tmp_path, f"data.stated={PETS}", "classify.labels_per_class=12")
-    assert subsets.num_train_images(config, "pretrain") == 100
-    assert [subsets.num_classes(config, task) for task in ("classify", "segment")] == [8, 3]
-    assert subsets.num_used_images(config, "classify") == 4 * 12 + 4 * 12
-    assert sum(stated.class_sizes(tmp_path, "pets", PETS)) == 100
+    assert data_facts.num_train_images(config, "pretrain") == 100
+    assert [data_facts.num_classes(config, task) for task in ("classify", "segment")] == [8, 3]
+    assert data_facts.num_used_images(config, "classify") == 4 * 12 + 4 * 12
+    assert sum(data_facts.stated_class_sizes(tmp_path, "pets", PETS)) == 100
     tasks = ("pretrain", "classify", "segment")
     assert validate.check_data(config, tasks, planning=True) == []
     assert len(validate.check_data(config, tasks)) == 1
@@ -49,7 +48,7 @@ def test_what_is_stated_is_checked_as_data_is(tmp_path: Path) -> None:
 def test_shipped_facts() -> None:
     """ImageNet-1k and ADE20K are known by the names that the studies use."""
     nowhere = Path("nowhere")
-    imagenet, ade = (stated.dataset_facts(nowhere, name, None) for name in ("imagenet-1k-wds", "ade20k"))
+    imagenet, ade = (data_facts.info_of(nowhere, name, None) for name in ("imagenet-1k-wds", "ade20k"))
     assert (imagenet.splits["train"].num_samples, imagenet.splits["validation"].num_samples) == (1_281_167, 50_000)
     assert (imagenet.num_classes, len(imagenet.mask_class_names)) == (1000, 0)
     assert (ade.splits["train"].num_samples, ade.splits["validation"].num_samples) == (20_210, 2_000)
@@ -62,7 +61,7 @@ def test_a_file_is_read_once(tmp_path: Path) -> None:
     file.write_text("pets:\n  train: 100\n  validation: 20\n")
     config = configured(tmp_path, f"data.stated={file}")
     file.unlink()
-    assert subsets.num_train_images(config, "pretrain") == 100
+    assert data_facts.num_train_images(config, "pretrain") == 100
     overrides.save(config, tmp_path / "config.yaml")
     assert overrides.load(tmp_path / "config.yaml") == config
     assert config.run_id == configured(tmp_path).run_id
@@ -73,12 +72,12 @@ def test_facts_of_what_is_there_must_agree(tmp_path: Path) -> None:
     info = make_info("pets", split_sizes={"train": 90, "validation": 20}, shard_size=90, class_names=list("abcdefgh"))
     write_json(tmp_path / "pets" / INFO_NAME, info)
     config = configured(tmp_path, f"data.stated={PETS}")
-    assert subsets.num_train_images(config, "pretrain") == 90
+    assert data_facts.num_train_images(config, "pretrain") == 90
     line = validate.check_data(config, ("pretrain",), planning=True)[0]
     assert line.startswith("data.stated: ")
     assert line.endswith("its train is 90, not 100, mask_classes is 0, not 3")
     agreeing = "{pets: {train: 90, validation: 20, classes: 8}}"
-    assert stated.contradictions(tmp_path, "pets", agreeing) == []
+    assert data_facts.contradictions(tmp_path, "pets", agreeing) == []
 
 
 @pytest.mark.parametrize(

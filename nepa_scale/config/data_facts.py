@@ -1,4 +1,7 @@
-"""Facts about data sets that are not on disk, so that plans need no data: known ones and those of ``data.stated``."""
+"""How many images and classes a task has: by its data set, or by what is stated of one that is not on disk.
+
+Plans so need no data. Stated are the facts of published data sets (``data.info``), and those in ``data.stated``.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nepa_scale.config.registry import spec
+from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.task_settings import TaskConfig
 from nepa_scale.data import layout
-from nepa_scale.data.info import DatasetInfo, SplitInfo
-from nepa_scale.data.known import NEEDED, OPTIONAL, Facts, fact_problems, folder_of
-from nepa_scale.data.known import facts as known_facts
+from nepa_scale.data.info import NEEDED, OPTIONAL, DatasetInfo, Facts, SplitInfo, fact_problems, folder_of, known_facts
 from nepa_scale.utils import yaml_files
 from nepa_scale.utils.errors import DataError
 
@@ -18,7 +22,7 @@ KEY = "data.stated"
 EXAMPLE = f"{KEY}='{{NAME: {{train: N, validation: N, classes: K, mask_classes: M}}}}'"
 
 
-def dataset_facts(root: Path, name: str, stated: str | None) -> DatasetInfo:
+def info_of(root: Path, name: str, stated: str | None) -> DatasetInfo:
     """The contents of the data set ``root/name``, or, where it is not on disk, those stated.
 
     ``stated`` is the value of ``data.stated``. Raises ``DataError`` where neither is there, ``ConfigError`` for a wrong
@@ -36,7 +40,7 @@ def stated_facts(root: Path, name: str, stated: str | None) -> Facts | None:
     return {**known_facts(), **read(stated)}.get(name)
 
 
-def class_sizes(root: Path, name: str, stated: str | None, *, kept_out: int = 0) -> list[int]:
+def stated_class_sizes(root: Path, name: str, stated: str | None, *, kept_out: int = 0) -> list[int]:
     """Training images of each class as ``layout.class_sizes``; where only facts are known, of equally large classes."""
     facts = stated_facts(root, name, stated)
     if facts is None:
@@ -98,3 +102,61 @@ def _info(name: str, facts: Facts) -> DatasetInfo:
         tuple(str(number) for number in range(facts.get("mask_classes", 0))),
         {split: SplitInfo(facts[split]) for split in NEEDED},
     )
+
+
+def dataset_facts(config: RunConfig, task: str) -> DatasetInfo:
+    """What the task's data set holds, or is stated to hold where it is not there."""
+    return info_of(Path(config.data.root), config.task_config(task).dataset, config.data.stated)
+
+
+def num_train_images(config: RunConfig, task: str) -> int:
+    """Size of the task's training split."""
+    return dataset_facts(config, task).splits["train"].num_samples
+
+
+def num_used_images(config: RunConfig, task: str) -> int:
+    """How many of them the task is trained on. Raises ``DataError`` when its data set cannot be read."""
+    section = config.task_config(task)
+    asked = labels_per_class(section)
+    if asked is None:
+        return section.used_images(num_train_images(config, task) - tuning_images(section))
+    return sum(min(size, asked) for size in class_sizes(config, task))
+
+
+def labels_per_class(section: TaskConfig) -> int | None:
+    """Images of each class that a task is trained on, where it is said so; not every task has the setting."""
+    return getattr(section, "labels_per_class", None)
+
+
+def tuning_images(section: TaskConfig) -> int:
+    """Images of the training split that a task is scored on and never trained on; not every task has the setting."""
+    return getattr(section, "tuning_images", 0)
+
+
+def class_sizes(config: RunConfig, task: str) -> list[int]:
+    """How many images of each class the task may be trained on."""
+    section, data = config.task_config(task), config.data
+    return stated_class_sizes(Path(data.root), section.dataset, data.stated, kept_out=tuning_images(section))
+
+
+def exhausted_classes(config: RunConfig, task: str) -> str | None:
+    """A sentence on the classes that have fewer images than ``labels_per_class``, if any."""
+    section = config.task_config(task)
+    asked = labels_per_class(section)
+    sizes = [] if asked is None else class_sizes(config, task)
+    fewer = [size for size in sizes if asked is not None and size < asked]
+    if not fewer:
+        return None
+    return (
+        f"{task}.labels_per_class={asked}: {len(fewer)} of {len(sizes)} classes have fewer training images "
+        f"(the smallest {min(fewer)}); all of theirs are used"
+    )
+
+
+def num_classes(config: RunConfig, task: str) -> int:
+    """Classes of the masks or labels that the task reads; 0 where it reads neither."""
+    needs = spec(task).needs
+    if not needs:
+        return 0
+    facts = dataset_facts(config, task)
+    return len(facts.mask_class_names) if "mask" in needs else facts.num_classes
