@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nepa_scale.config import overrides
-from nepa_scale.run_dir import settings
+from nepa_scale.run_dir import run_folder
 from nepa_scale.train import main as train
 from nepa_scale.utils.errors import ConfigError
 from sweeps.jobs.task import environment_of_job
@@ -183,7 +183,7 @@ def test_a_run_is_known_without_the_folder(
     there = overrides.load(here / "run" / "config.yaml")
     assert there == config and there.run_id == config.run_id
     for words in (["config=run/config.yaml", "model.size=femto"], ["run_dir=run", "model=femto"]):
-        other = settings.configure(words)
+        other = run_folder.configure(words)
         assert (other.model.size, other.model.shape()) == ("femto", overrides.parse(["model=femto"]).model.shape())
 
 

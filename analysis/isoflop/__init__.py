@@ -1,5 +1,5 @@
 """Compute-optimal sizes from runs of equal compute; ``analysis.isoflop(df, ...)`` from Python."""
 
-from nepa_scale.utils.lazy import callable_module
+from nepa_scale.utils import callable_module
 
 callable_module(__name__, "analysis.api.frames:isoflop")

@@ -13,7 +13,7 @@ from nepa_scale.config.ladder import LAYER_CHOICES, numbered_blocks
 from nepa_scale.config.registry import TRACKERS, spec
 from nepa_scale.config.schema import RunConfig, walk
 from nepa_scale.config.task_settings import TaskConfig
-from nepa_scale.data import layout, policies, preprocessing
+from nepa_scale.data import layout, preprocessing
 from nepa_scale.data.info import folder_of
 from nepa_scale.utils.cli import out_of_range
 from nepa_scale.utils.errors import DataError, nearest
@@ -303,7 +303,7 @@ def _task_problems(config: RunConfig) -> list[str]:
             for task in config.tasks
             if spec(task).downstream and getattr(config.task_config(task), "init_ema", False)
         ]
-    problems += policies.problems("classify.auto_augment", config.classify.auto_augment)
+    problems += preprocessing.policy_problems("classify.auto_augment", config.classify.auto_augment)
     problems += _layer_problems(config)
     depth = _depth(config)
     problems += [

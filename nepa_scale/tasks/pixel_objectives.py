@@ -7,9 +7,9 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from nepa_scale.config.task_settings import PretrainConfig
+from nepa_scale.models.layers import patch_pixels, standardised
 from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.models.objective import effective_rank, gram
-from nepa_scale.models.patches import patch_pixels, standardised
 from nepa_scale.tasks.objective_base import Objective, draw_mask, masked_inputs
 from nepa_scale.tasks.task import parameter_dtype
 

@@ -20,7 +20,7 @@ from nepa_scale.data.transforms import pretrain_eval, pretrain_train
 from nepa_scale.distributed.process_group import sum_over_ranks
 from nepa_scale.distributed.world import World
 from nepa_scale.models.build import scale_initial_weights
-from nepa_scale.models.patches import standardised
+from nepa_scale.models.layers import standardised
 from nepa_scale.optim.optimizer import build_optimizer
 from nepa_scale.tasks.finetune import load_backbone
 from nepa_scale.tasks.knn import OnlineKnn

@@ -26,8 +26,8 @@ from nepa_scale.perf.compile import compile_backbone, report_attention
 from nepa_scale.perf.profiling import Profiling
 from nepa_scale.perf.throughput import Throughput
 from nepa_scale.placement.resolved import ResolvedTask
-from nepa_scale.run_dir.paths import AVERAGE_NAME, WEIGHTS_NAME
 from nepa_scale.run_dir.result import write_result
+from nepa_scale.run_dir.run_folder import AVERAGE_NAME, WEIGHTS_NAME
 from nepa_scale.tasks.task import StoppedError, Task
 from nepa_scale.training.batches import Batches
 from nepa_scale.training.monitors import LOWER_RATE, REMEDY, SkippedSteps, TrainingMonitor

@@ -20,7 +20,7 @@ from nepa_scale.data.shard_stream import open_stream
 from nepa_scale.data.sources import Source, open_source
 from nepa_scale.data.transforms import normalise, pretrain_eval
 from nepa_scale.models.nepa_vit import NepaViT
-from nepa_scale.run_dir.paths import PICTURES_NAME, WEIGHTS_NAME, standardisation
+from nepa_scale.run_dir.run_folder import PICTURES_NAME, WEIGHTS_NAME, standardisation
 from nepa_scale.utils.errors import DataError, UserError
 from nepa_scale.utils.files import write_atomically
 from nepa_scale.visualise import sheet

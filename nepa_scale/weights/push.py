@@ -23,7 +23,7 @@ from nepa_scale.config import overrides
 from nepa_scale.config.objectives import NEXT_EMBEDDING, SPECS
 from nepa_scale.config.overrides import KEYS
 from nepa_scale.config.registry import Metric, spec
-from nepa_scale.run_dir import paths
+from nepa_scale.run_dir import run_folder
 from nepa_scale.utils.errors import WeightsError, first_line
 from nepa_scale.utils.files import read_json, write_atomically
 from nepa_scale.weights import convert
@@ -230,12 +230,12 @@ def write_folder(run_dir: Path, name: str, folder: Path, *, task: str, ema: bool
     Raises ``UserError`` where the task has not finished.
     """
     convert.check_output(folder)
-    config = overrides.load(run_dir / paths.CONFIG_NAME)
-    task_dir = paths.pretrain_directory(run_dir, config) if task == "pretrain" else run_dir / task
+    config = overrides.load(run_dir / run_folder.CONFIG_NAME)
+    task_dir = run_folder.pretrain_directory(run_dir, config) if task == "pretrain" else run_dir / task
     result = read_result(task_dir)
     weights = convert.read(run_dir, task=task, ema=ema)
     pictures = _pictures(run_dir, task_dir)
-    started = paths.pretrain_directory(run_dir, config)
+    started = run_folder.pretrain_directory(run_dir, config)
     published = Published(
         name,
         str(weights.description),
@@ -260,8 +260,8 @@ def _pictures(run_dir: Path, task_dir: Path) -> dict[str, tuple[Path, str]]:
             run_dir.absolute().parents[1] / STUDY_PICTURE,
             "The study that this run is one point of: error against model size and compute.",
         ),
-        paths.PICTURES_NAME: (
-            task_dir / paths.PICTURES_NAME,
+        run_folder.PICTURES_NAME: (
+            task_dir / run_folder.PICTURES_NAME,
             "What some tokens of validation images attend to, and what their predictions are like.",
         ),
     }

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nepa_scale.config.registry import spec
-from nepa_scale.run_dir.paths import is_finished
+from nepa_scale.run_dir.run_folder import is_finished
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from sweeps.jobs.task import CANCELLED, PRINTED_NAME, is_cancelled, run_task
 from sweeps.plan.machine import Resources

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from nepa_scale.run_dir.paths import is_finished
+from nepa_scale.run_dir.run_folder import is_finished
 from nepa_scale.utils.errors import ConfigError
 from sweeps.plan.plan import Dropped, Plan, PlannedRun, PlannedTask, run_dir
 from sweeps.settings.schema import BudgetSettings

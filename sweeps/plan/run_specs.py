@@ -11,7 +11,7 @@ from typing import Any
 from nepa_scale.config import overrides
 from nepa_scale.config.registry import PRETRAIN, TASKS, finetuned
 from nepa_scale.config.schema import RunConfig, config_digest
-from nepa_scale.run_dir.paths import is_finished
+from nepa_scale.run_dir.run_folder import is_finished
 from nepa_scale.utils.errors import ConfigError, UserError
 from sweeps.plan import grids
 from sweeps.plan.grids import Configurations, Pairs, RunSpec, read_by, tuning_problems, tuning_tries, unscored

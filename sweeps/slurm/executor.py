@@ -10,8 +10,7 @@ from pathlib import Path
 
 import submitit
 
-from nepa_scale.run_dir.lock import is_in_use_by_another
-from nepa_scale.run_dir.status import read_status
+from nepa_scale.run_dir.status import is_in_use_by_another, read_status
 from nepa_scale.utils.errors import UserError
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from nepa_scale.run_dir.paths import is_finished
+from nepa_scale.run_dir.run_folder import is_finished
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job

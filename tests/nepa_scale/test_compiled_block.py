@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from nepa_scale.config.ladder import architecture
-from nepa_scale.models import compiled_block
+from nepa_scale.models import layers
 from nepa_scale.models.build import build_backbone
-from nepa_scale.models.compiled_block import rope_tables, run_block
+from nepa_scale.models.layers import PatchProduct, rope_tables, run_block
 from nepa_scale.models.nepa_vit import NepaViT
-from nepa_scale.models.patches import PatchProduct
 
 # torch.compile looks at every tensor's .grad and silences its own warning, which an "error" filter defeats.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
@@ -73,7 +72,7 @@ def test_the_block_for_compilation_rounds_as_timms_under_autocast() -> None:
     exact = run_block(block, x, rope_tables(embed, 1), True)
     with torch.autocast("cpu", torch.bfloat16):
         found, expected = run_block(block, x, rope_tables(embed, 1), True), block(x, rope=embed, is_causal=True)
-        assert compiled_block._linear(x, block.mlp.fc1).dtype == torch.bfloat16
+        assert layers._linear(x, block.mlp.fc1).dtype == torch.bfloat16
     assert found.dtype == expected.dtype == torch.float32
     error, theirs = ((y - exact).norm() / exact.norm() for y in (found, expected))
     assert 1e-4 < error < 1.5 * theirs
@@ -83,7 +82,7 @@ def test_the_block_for_compilation_rounds_as_timms_under_autocast() -> None:
 def test_attention_of_few_tokens_is_torchs(causal: bool) -> None:
     """In fp64, where rounding hides nothing: plain products give torch's attention and its gradients."""
     parts = [torch.randn(2, 3, 17, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    found = compiled_block._attended_by_products(*parts, causal)
+    found = layers._attended_by_products(*parts, causal)
     expected = torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=causal)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     weights = torch.randn_like(expected)
