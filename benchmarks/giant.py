@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
 def measured(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Run the training on all ranks; a row of figures for each."""
-    from nepa_scale.data.digits import write_digits
+    from nepa_scale.data.prepare.digits import write_digits
 
     write_digits(folder / "data", num_train=16, num_validation=16)
     arch = ladder.architecture(options.size, PATCH_SIZE, depth=options.depth)

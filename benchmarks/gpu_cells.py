@@ -199,7 +199,7 @@ def trained(folder: Path, words: list[str], *, cpu: bool = False, kill_after: in
     step, and continues when it is called again."""
     data = folder.parent / "data"
     if not data.exists():
-        from nepa_scale.data.digits import write_digits
+        from nepa_scale.data.prepare.digits import write_digits
 
         write_digits(data, num_train=320, num_validation=64, image_size=48, shard_size=64)
     environment = dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"} if cpu else {})
@@ -254,7 +254,7 @@ def non_finite(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def decoding(arguments: dict[str, Any]) -> dict[str, Any]:
     """Pre-training from image files, with as many loading processes as there are cores to spare."""
-    from nepa_scale.data.digits import write_digits
+    from nepa_scale.data.prepare.digits import write_digits
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

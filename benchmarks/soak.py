@@ -171,7 +171,7 @@ def losses(task_dir: Path) -> list[tuple[int, float]]:
 
 def measure(folder: Path, settings: dict[str, str]) -> dict[str, Any]:
     """Both trainings, compared."""
-    from nepa_scale.data.digits import write_digits
+    from nepa_scale.data.prepare.digits import write_digits
 
     write_digits(folder / "data", num_train=96, num_validation=16)
     calm, wild = folder / "undisturbed", folder / "killed"

@@ -203,7 +203,7 @@ def test_a_cluster_and_a_recipe_of_the_folder(chosen: Path, capsys: Capture) -> 
 def test_a_data_set_may_lie_elsewhere(chosen: Path) -> None:
     """Its folder is the one that the file names; without facts it must be there."""
     from nepa_scale.data import layout
-    from nepa_scale.data.digits import write_digits
+    from nepa_scale.data.prepare.digits import write_digits
 
     write_digits(chosen / "pictures", num_train=8, num_validation=4, image_size=16, shard_size=8)
     (chosen / "pictures" / "digits").rename(chosen / "pictures" / "flowers")

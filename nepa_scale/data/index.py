@@ -21,8 +21,8 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from nepa_scale.data.file_io import prepare_command
 from nepa_scale.data.info import DatasetInfo, SplitInfo
-from nepa_scale.data.prepare.settings import prepare_command
 from nepa_scale.data.shard_index import SAMPLE_TYPE, ShardIndex, Unread, printable, scan
 from nepa_scale.distributed.signals import cores, start_worker
 from nepa_scale.utils.errors import DataError

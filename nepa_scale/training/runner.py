@@ -84,7 +84,7 @@ def _run(
     resolved = _agreed(resolved, task_dir, world, device)
     config = resolved.config
     if world.is_main and validate.is_made_on_demand(config, config.task):
-        from nepa_scale.data.digits import write_digits
+        from nepa_scale.data.prepare.digits import write_digits
 
         write_digits(Path(config.data.root))
     process_group.barrier()

@@ -17,7 +17,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
 from nepa_scale.data.decode import decode_rgb
-from nepa_scale.data.digits import scenes, split_glyphs
+from nepa_scale.data.prepare.digits import scenes, split_glyphs
 from nepa_scale.data.preprocessing import MEAN, Preprocessing
 from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.models.objective import next_embedding_loss

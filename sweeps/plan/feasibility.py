@@ -85,7 +85,7 @@ def make_embedded_data(run_specs: Iterable[RunSpec]) -> None:
         p.config.data.root for p in run_specs if any(validate.is_made_on_demand(p.config, task) for task in p.tasks)
     }
     for root in roots:
-        from nepa_scale.data.digits import write_digits
+        from nepa_scale.data.prepare.digits import write_digits
 
         write_digits(Path(root))
 

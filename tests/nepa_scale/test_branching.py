@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from nepa_scale.config import branch
 from nepa_scale.config.overrides import parse
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data.prepare.digits import write_digits
 
 WORDS = ("pretrain.schedule=wsd", "pretrain.decay=0.2", "pretrain.steps=100", "pretrain.warmup=0.1")
 

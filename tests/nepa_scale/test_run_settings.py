@@ -12,7 +12,7 @@ from processes import Run
 
 from nepa_scale.config.overrides import load, parse, save
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.run_dir import run_folder
 from nepa_scale.run_dir.run_folder import check_directory, configure
 from nepa_scale.utils.errors import ConfigError

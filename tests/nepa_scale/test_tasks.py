@@ -18,8 +18,8 @@ from nepa_scale.config.data_facts import exhausted_classes
 from nepa_scale.config.overrides import parse
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.validate import check_data
-from nepa_scale.data.digits import encode_png
 from nepa_scale.data.info import make_info
+from nepa_scale.data.prepare.digits import encode_png
 from nepa_scale.data.prepare.finishing import write_dataset
 from nepa_scale.distributed.world import World
 from nepa_scale.models.build import build_backbone

@@ -7,6 +7,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from nepa_scale.data.file_io import source_kind
 from nepa_scale.data.info import INFO_NAME
 from nepa_scale.data.prepare.ade20k import list_ade20k
 from nepa_scale.data.prepare.class_folders import list_class_folders
@@ -29,7 +30,6 @@ from nepa_scale.data.prepare.settings import (
     VocSettings,
     WritingSettings,
     kind_of,
-    source_kind,
 )
 from nepa_scale.data.prepare.shard import Plan, ShardResult, ShardTask, Staging, locked, staging_folder, write_shard
 from nepa_scale.distributed.signals import unordered

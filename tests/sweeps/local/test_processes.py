@@ -21,7 +21,7 @@ import pytest
 from children import Child
 
 from nepa_scale.config import overrides
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.run_dir import run_folder
 from nepa_scale.utils.files import read_json
 from sweeps.jobs.jobs import Job

@@ -13,9 +13,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from nepa_scale.data import digits, layout
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data import layout
 from nepa_scale.data.info import IMAGE_SIZE
+from nepa_scale.data.prepare import digits
+from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.data.sources import Source, open_source
 from nepa_scale.utils.errors import DataError
 
