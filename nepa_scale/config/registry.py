@@ -240,7 +240,10 @@ SECTIONS = ("model", "data", "engine", "checkpoint", "log")
 
 #: Experiment trackers, ``module:class`` by name.
 TRACKERS = {
-    name: f"nepa_scale.training.trackers.{name}:TRACKER" for name in ("tensorboard", "wandb", "trackio", "mlflow")
+    "tensorboard": "nepa_scale.training.tracker_kinds:TensorBoard",
+    "wandb": "nepa_scale.training.tracker_kinds:WeightsAndBiases",
+    "trackio": "nepa_scale.training.tracker_kinds:Trackio",
+    "mlflow": "nepa_scale.training.tracker_kinds:MLflow",
 }
 
 

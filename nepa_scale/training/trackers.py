@@ -1,7 +1,6 @@
 """Experiment trackers beside ``metrics.jsonl``: ``log.trackers=[tensorboard,wandb]``.
 
-Each has a file here, whose ``TRACKER`` is its class, and its name in ``nepa_scale.config.registry.TRACKERS``; those of
-plugins are registered there.
+The shipped ones are in ``tracker_kinds``, and all by name in ``nepa_scale.config.registry.TRACKERS``: plugins add to it.
 
 A tracker's run lasts as long as its task: it keeps its id when the task is killed, requeued or resumed, and holds each
 record once. Steps that are trained again after a kill are not sent again; their losses are the same anyway.
