@@ -26,7 +26,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from nepa_scale.config import ladder  # noqa: E402
 from nepa_scale.config.sizes import SHIPPED  # noqa: E402
-from nepa_scale.distributed.process_info import free_port  # noqa: E402
+from nepa_scale.distributed.processes import free_port  # noqa: E402
 
 PHASES = {"build": "build", "__init__": "engine", "step": "step", "save": "save", "export": "export"}
 PATCH_SIZE = 14

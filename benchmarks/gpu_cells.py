@@ -24,7 +24,7 @@ sys.path.insert(0, str(REPOSITORY))
 from nepa_scale.config import ladder, overrides  # noqa: E402  (after the path)
 from nepa_scale.config.schema import RunConfig  # noqa: E402
 from nepa_scale.distributed import process_group  # noqa: E402
-from nepa_scale.distributed.process_info import free_port  # noqa: E402
+from nepa_scale.distributed.processes import free_port  # noqa: E402
 from nepa_scale.distributed.world import read_environment  # noqa: E402
 from nepa_scale.models.build import build_backbone  # noqa: E402
 from nepa_scale.optim.optimizer import build_optimizer  # noqa: E402

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from nepa_scale.data.prepare.class_folders import list_class_folders
 from nepa_scale.data.prepare.shard import ShardTask, write_shard
-from nepa_scale.distributed.signals import cores
+from nepa_scale.distributed.processes import cores
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -36,7 +36,7 @@ from command import read_settings, show
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from nepa_scale.distributed.process_info import free_port  # noqa: E402  (after the path)
+from nepa_scale.distributed.processes import free_port  # noqa: E402  (after the path)
 
 DEFAULTS = {"kills": "100", "ranks": "2", "stage": "2", "steps": "1000", "every": "5", "asynchronous": "true"} | {
     "ema": "0.9",

@@ -20,8 +20,8 @@ from reference_nepa import ReferenceNepa, reference_step
 from torch import Tensor, nn
 
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.distributed import process_group, process_info
-from nepa_scale.distributed.process_info import free_port
+from nepa_scale.distributed import process_group, processes
+from nepa_scale.distributed.processes import free_port
 from nepa_scale.distributed.world import World, read_environment
 from nepa_scale.models.build import build_backbone
 from nepa_scale.optim.optimizer import build_optimizer
@@ -105,7 +105,7 @@ def our_module(config: RunConfig) -> NextEmbedding:
 
 def engine_step(config: RunConfig, world: World) -> Step:
     """The engine's step at ZeRO stage 0, everything as in a long training but the data loader."""
-    process_info.keep_freed_memory()
+    processes.keep_freed_memory()
     device = process_group.initialise(world)
     module = our_module(config)
     module.backbone.compile_blocks()

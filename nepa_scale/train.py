@@ -19,13 +19,13 @@ if __name__ == "__main__":
     # Run as a script, Python looks for imports in this file's folder; look in the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from nepa_scale.config import branch, lr_scaling, overrides, validate
+from nepa_scale.config import learning_rate, overrides, validate
 from nepa_scale.config.data_facts import exhausted_classes
 from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.distributed.failures import ExitCode, Failure, JobFailedError, exit_code
 from nepa_scale.distributed.process_group import leave
-from nepa_scale.distributed.signals import StopRequest
+from nepa_scale.distributed.processes import StopRequest
 from nepa_scale.distributed.watchdog import leave_at_once
 from nepa_scale.distributed.world import World, read_environment
 from nepa_scale.placement import ds_config
@@ -77,7 +77,7 @@ def check(config: RunConfig, run_dir: Path, world: World) -> ResolvedTask:
         *validate.check_batches(config, (config.task,), world.size),
         *run_folder.check_directory(run_dir, config),
     ]
-    problems += [*ds_config.check(config, config.task), *branch.problems(config)]
+    problems += [*ds_config.check(config, config.task), *learning_rate.branch_problems(config)]
     if config.engine.precision == "fp16" and not (has_gpu() or config.dry_run):
         problems.append(validate.FP16_NEEDS_GPU)
     if not _awaits_pretraining(config):
@@ -104,7 +104,7 @@ def _awaits_pretraining(config: RunConfig) -> bool:
 def describe(resolved: ResolvedTask, run_dir: Path) -> str:
     """What the task would do and cost."""
     config, cost = resolved.config, resolved.cost
-    rates = None if spec(config.task).downstream else lr_scaling.describe(config)
+    rates = None if spec(config.task).downstream else learning_rate.describe(config)
     return "\n".join(
         [
             f"{config.task} of run {config.run_id} in {run_dir}",

@@ -13,9 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nepa_scale.utils import plugins
 from nepa_scale.utils.cli import to_text
-from nepa_scale.utils.errors import UserError
+from nepa_scale.utils.user_folder import Registry
 
 if TYPE_CHECKING:
     from nepa_scale.config.registry import HeadCost
@@ -72,17 +71,15 @@ NEXT_PIXELS = ObjectiveSpec(
     requires={"attention": "causal"},
 )
 
-SPECS = {objective.name: objective for objective in (NEXT_EMBEDDING, MASKED_PIXELS, NEXT_PIXELS)}
+SPECS = Registry("objective", {each.name: each for each in (NEXT_EMBEDDING, MASKED_PIXELS, NEXT_PIXELS)})
 
 
 def register(objective: ObjectiveSpec) -> None:
     """Add the objective of a plugin. Raises ``UserError`` where its name is taken."""
-    if objective.name in SPECS:
-        raise UserError(f"objective '{objective.name}' is there already")
-    SPECS[objective.name] = objective
+    SPECS.register(objective.name, objective)
 
 
-plugins.load("objectives")
+SPECS.load_plugins()
 OBJECTIVES = tuple(SPECS)
 
 

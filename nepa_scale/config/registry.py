@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nepa_scale.config.task_settings import ClassifyConfig, PretrainConfig, ProbeConfig, SegmentConfig, TaskConfig
 from nepa_scale.data.layout import Need
-from nepa_scale.utils import plugins
-from nepa_scale.utils.errors import UserError
+from nepa_scale.utils.user_folder import Registry
 
 if TYPE_CHECKING:
     from nepa_scale.config.schema import RunConfig
@@ -232,37 +231,37 @@ SEGMENT = TaskSpec(
     pads_images=True,
 )
 
-#: In the order in which a run does them.
-SPECS = {task.name: task for task in (PRETRAIN, PROBE, CLASSIFY, SEGMENT)}
-BUILT_IN = tuple(SPECS)
 SECTIONS = ("model", "data", "engine", "checkpoint", "log")
-"""The other sections of a configuration, whose names no task can have."""
+"""The sections of a configuration that are no task's, whose names no task can have."""
+
+#: In the order in which a run does them.
+SPECS = Registry("task", {task.name: task for task in (PRETRAIN, PROBE, CLASSIFY, SEGMENT)}, reserved=SECTIONS)
+BUILT_IN = tuple(SPECS)
 
 #: Experiment trackers, ``module:class`` by name.
-TRACKERS = {
-    "tensorboard": "nepa_scale.training.tracker_kinds:TensorBoard",
-    "wandb": "nepa_scale.training.tracker_kinds:WeightsAndBiases",
-    "trackio": "nepa_scale.training.tracker_kinds:Trackio",
-    "mlflow": "nepa_scale.training.tracker_kinds:MLflow",
-}
+TRACKERS = Registry(
+    "tracker",
+    {
+        "tensorboard": "nepa_scale.training.tracker_kinds:TensorBoard",
+        "wandb": "nepa_scale.training.tracker_kinds:WeightsAndBiases",
+        "trackio": "nepa_scale.training.tracker_kinds:Trackio",
+        "mlflow": "nepa_scale.training.tracker_kinds:MLflow",
+    },
+)
 
 
 def register(task: TaskSpec) -> None:
     """Add the task of a plugin, after those that are there. Raises ``UserError`` where its name is taken."""
-    if task.name in (*SPECS, *SECTIONS):
-        raise UserError(f"task '{task.name}' is there already")
-    SPECS[task.name] = task
+    SPECS.register(task.name, task)
 
 
 def register_tracker(name: str, class_name: str) -> None:
     """Add the tracker of a plugin: a ``training.trackers.Tracker``, as ``module:class``. Raises ``UserError``."""
-    if name in TRACKERS:
-        raise UserError(f"tracker '{name}' is there already")
-    TRACKERS[name] = class_name
+    TRACKERS.register(name, class_name)
 
 
-plugins.load("tasks")
-plugins.load("trackers")
+SPECS.load_plugins()
+TRACKERS.load_plugins()
 TASKS = tuple(SPECS)
 
 

@@ -7,7 +7,7 @@ import math
 from contextlib import suppress
 from pathlib import Path
 
-from nepa_scale.config import data_facts, early_stop, lr_scaling, objectives
+from nepa_scale.config import data_facts, early_stop, learning_rate, objectives
 from nepa_scale.config.data_facts import class_sizes, labels_per_class, num_train_images, num_used_images, tuning_images
 from nepa_scale.config.ladder import LAYER_CHOICES, numbered_blocks
 from nepa_scale.config.registry import TRACKERS, spec
@@ -39,7 +39,7 @@ def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         *_length_problems(config, tasks),
         *_streaming_problems(config, tasks),
         *(line for task in tasks for line in early_stop.problems(config, task)),
-        *(lr_scaling.problems(config) if "pretrain" in tasks else []),
+        *(learning_rate.problems(config) if "pretrain" in tasks else []),
         *(line for task in tasks for line in _optimizer_problems(config, task)),
         *(objectives.problems(config) if "pretrain" in tasks else []),
         *_task_problems(config),

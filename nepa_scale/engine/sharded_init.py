@@ -20,7 +20,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nepa_scale.distributed.process_info import give_back_freed_memory
+from nepa_scale.distributed.processes import give_back_freed_memory
 from nepa_scale.distributed.world import World
 
 SMALLEST_BYTES = 2**16  # smaller tensors are never given up

@@ -15,9 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nepa_scale.config import ladder
-from nepa_scale.config.branch import kept_steps
 from nepa_scale.config.data_facts import num_classes, num_used_images
 from nepa_scale.config.early_stop import StepSet, evaluation_steps, every
+from nepa_scale.config.learning_rate import kept_steps
 from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.placement.memory import ELEMENT, FP32, MOMENTS, Workload, backbone_bytes, block_bytes

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from nepa_scale.distributed.process_info import lives, start_time
+from nepa_scale.distributed.processes import lives, start_time
 from nepa_scale.utils.errors import RunError
 from nepa_scale.utils.files import read_json, write_json
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nepa_scale.config import early_stop, lr_scaling, objectives
+from nepa_scale.config import early_stop, learning_rate, objectives
 from nepa_scale.config.objectives import objective_of
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.data.datasets import PretrainImages
@@ -46,7 +46,7 @@ class Pretrain(Task):
         validation = self.open_split("validation")
         self.eval_data = PretrainImages(validation, None, pretrain_eval(section.image_size), config.seed)
         self.backbone = self.new_backbone()
-        self._scaling = lr_scaling.width_scaling(config)
+        self._scaling = learning_rate.width_scaling(config)
         if self._scaling is not None:
             scale_initial_weights(self.backbone, self._scaling)
         if weights is not None:
@@ -62,7 +62,7 @@ class Pretrain(Task):
     def build_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser with the rates that ``pretrain.lr_rule`` gives this size."""
         return build_optimizer(
-            self.module, self.config.pretrain, peak_lr=lr_scaling.peak_lr(self.config), scaling=self._scaling
+            self.module, self.config.pretrain, peak_lr=learning_rate.peak_lr(self.config), scaling=self._scaling
         )
 
     def compile_rest(self) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from nepa_scale.config import validate
 from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.distributed import process_group, process_info, rendezvous
+from nepa_scale.distributed import process_group, processes, rendezvous
 from nepa_scale.distributed.failures import Failure, JobFailedError
-from nepa_scale.distributed.signals import StopRequest
+from nepa_scale.distributed.processes import StopRequest
 from nepa_scale.distributed.watchdog import STARTING_PATIENCE, Watchdog
 from nepa_scale.distributed.world import World
 from nepa_scale.placement.devices import unseen
@@ -42,7 +42,7 @@ def run_task(
         JobFailedError: on every rank, with the job's first failure, which is recorded; the training thread of some
             ranks may not get as far, then the watchdog ends them with the failure's exit code.
     """
-    process_info.keep_freed_memory()
+    processes.keep_freed_memory()
     task_dir, engine = run_dir / resolved.config.task, resolved.config.engine
     device = process_group.initialise(
         world,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.config import branch, overrides
+from nepa_scale.config import learning_rate, overrides
 from nepa_scale.config.data_facts import num_train_images
 from nepa_scale.config.registry import PRETRAIN, spec
 from nepa_scale.placement.costs import TaskCost, task_cost
@@ -195,4 +195,4 @@ def _steps(run_spec: RunSpec) -> int:
 
 def _start(run_spec: RunSpec) -> int:
     """The step at which a run's decay begins."""
-    return branch.stable_part(run_spec.config.identity())[1]
+    return learning_rate.stable_part(run_spec.config.identity())[1]

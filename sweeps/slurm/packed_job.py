@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nepa_scale.distributed.signals import StopRequest
+from nepa_scale.distributed.processes import StopRequest
 from nepa_scale.placement.devices import visible_gpus
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job

@@ -11,7 +11,7 @@ from nepa_scale.data.file_io import is_image
 from nepa_scale.data.prepare.listing import Item, Listing, Tree, read_tree
 from nepa_scale.data.prepare.pixels import MaskCount, checked
 from nepa_scale.data.shard_index import LONGEST_KEY
-from nepa_scale.distributed.signals import unordered
+from nepa_scale.distributed.processes import unordered
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.progress import Report
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from nepa_scale.data.info import IMAGE_SIZE, NUM_TRAIN, NUM_VALIDATION, SHARD_SIZE, SPLITS, embedded_content
 from nepa_scale.data.prepare.finishing import is_written, write_dataset
-from nepa_scale.data.tar_files import Members
+from nepa_scale.data.shard_index import Members
 from nepa_scale.utils.progress import Report
 
 BACKGROUND = 1  # stored masks: 0 would mean unlabelled, digit d is d + 2

@@ -23,7 +23,7 @@ from PIL import Image
 
 from nepa_scale.data.decode import decode_mask, decode_rgb, is_labelled
 from nepa_scale.data.shard_index import scan
-from nepa_scale.distributed.signals import unordered
+from nepa_scale.distributed.processes import unordered
 from nepa_scale.utils.errors import DataError, shortened
 from nepa_scale.utils.progress import Report
 

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from nepa_scale.data.prepare.listing import Item
 from nepa_scale.data.prepare.pixels import MaskCount, PixelSums, Recoding, checked, extension_of, recoded
 from nepa_scale.data.prepare.references import Reader, SourceError
-from nepa_scale.data.tar_files import Members, write_tar
+from nepa_scale.data.shard_index import Members, write_tar
 from nepa_scale.utils.cli import to_text
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.files import read_json, write_json

@@ -23,13 +23,14 @@ from nepa_scale.data.shard_index import (
     LONGEST_KEY,
     MASK_EXTENSION,
     Unread,
+    is_plain,
     no_image,
     role_of,
     split_name,
     suggests_sample,
+    walk,
 )
-from nepa_scale.data.tar_files import is_plain, walk
-from nepa_scale.distributed.signals import unordered
+from nepa_scale.distributed.processes import unordered
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.progress import Report
 

@@ -32,7 +32,7 @@ from nepa_scale.data.prepare.settings import (
     kind_of,
 )
 from nepa_scale.data.prepare.shard import Plan, ShardResult, ShardTask, Staging, locked, staging_folder, write_shard
-from nepa_scale.distributed.signals import unordered
+from nepa_scale.distributed.processes import unordered
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.files import read_json
 from nepa_scale.utils.progress import Report

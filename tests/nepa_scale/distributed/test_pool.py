@@ -11,7 +11,7 @@ from contextlib import closing
 
 import pytest
 
-from nepa_scale.distributed.signals import unordered
+from nepa_scale.distributed.processes import unordered
 from nepa_scale.utils.errors import DataError
 
 

@@ -1,5 +1,6 @@
-"""How pre-training's learning rate follows the model's size, so that no size of a study is held back by its rate.
+"""Pre-training's learning rate: how it follows the model's size, and when it falls, so that runs can branch off.
 
+No size of a study is to be held back by its rate.
 ``fixed``: every size has ``base_lr``. ``power``: the rate is a power of the parameters. ``mup``: the maximal update
 parametrisation in width (Tensor Programs V, arXiv 2203.03466, table 8, Adam), by which every kind of tensor has its own
 rate and initial size. For the last two ``base_lr`` is what fits the rung ``lr_reference``. Free of torch.
@@ -9,6 +10,10 @@ keep rate and initial size at every width. The matrices of the blocks are hidden
 1 / fan_in and their initial standard deviation as 1 / sqrt(fan_in). There are no output weights in pre-training: the
 prediction is the final norm's output, and the cosine with a target as wide is the mean over the width that table 8's
 1 / fan_in makes of an output layer.
+
+Schedule ``wsd`` holds the rate, so that short decays may branch off a long run: until its decay a run with as many
+warm-up steps, the same peak rate, seed and images takes the very steps of a longer one (arXiv 2405.18392). From that
+run's checkpoint it needs only the rest.
 """
 
 from __future__ import annotations
@@ -17,8 +22,11 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from nepa_scale.config.ladder import Architecture, backbone_params
+from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 
 AUTHORS_STD = 0.02
@@ -136,3 +144,73 @@ def _head_problems(config: RunConfig) -> list[str]:
         f"pretrain.lr_rule=mup: heads are {own} wide here and {there} in pretrain.lr_reference="
         f"{config.pretrain.lr_reference}; give {heads}model.qk_norm=weight, whose weight takes up the difference"
     ]
+
+
+LENGTH_KEYS = ("pretrain.steps", "pretrain.warmup", "pretrain.decay")
+
+
+def kept_steps(text: str | None) -> frozenset[int]:
+    """The steps that ``checkpoint.keep_steps`` lists. Raises ``ValueError`` where it is no list of steps."""
+    return frozenset(int(word) for word in text.split(",")) if text else frozenset()
+
+
+def stable_part(settings: dict[str, Any]) -> tuple[int, int]:
+    """(steps of warm-up, step at which the decay begins) of pre-training with these flat settings."""
+    steps = settings["pretrain.steps"]
+    warmup = warmup_steps(steps, settings["pretrain.warmup"])
+    return warmup, decay_start(steps, warmup, settings["pretrain.decay"])
+
+
+def warmup_steps(total_steps: int, warmup: float) -> int:
+    """The steps of warm-up that a fraction of all steps makes: a begun step is a whole one (authors' code).
+
+    A fraction that was made from whole steps gives these again, whatever the product's last digits are.
+    """
+    return math.ceil(round(warmup * total_steps, 6))
+
+
+def decay_start(total_steps: int, warmup_steps: int, decay: float) -> int:
+    """The step at which the rate of schedule wsd begins to fall: for the last ``decay`` of the steps, one at least."""
+    return max(warmup_steps, total_steps - max(1, round(decay * total_steps)))
+
+
+def difference(step: int, there: dict[str, Any], here: dict[str, Any]) -> str | None:
+    """Why a run with settings ``here`` would not have come to the state after ``step`` of one with ``there``.
+
+    Both are flat result settings; those of the tasks after pre-training do not count.
+    """
+    ours, theirs = (
+        {key: value for key, value in settings.items() if key.split(".")[0] in ("model", "data", "pretrain", "seed")}
+        for settings in (here, there)
+    )
+    differing = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key) and key not in LENGTH_KEYS]
+    if differing:
+        return ", ".join(f"{key} ({theirs.get(key)} there, {ours.get(key)} now)" for key in differing)
+    if ours["pretrain.schedule"] != "wsd" or None in (ours["pretrain.steps"], theirs["pretrain.steps"]):
+        return "both need pretrain.schedule=wsd and a length in pretrain.steps"
+    (warmup, fall), (their_warmup, their_fall) = stable_part(ours), stable_part(theirs)
+    if warmup != their_warmup:
+        return f"pretrain.warmup makes {their_warmup} steps there and {warmup} now"
+    if step > min(fall, their_fall):
+        return f"step {step} lies in a decay, which begin at {their_fall} there and at {fall} now"
+    return None
+
+
+def branch_problems(config: RunConfig) -> list[str]:
+    """What is wrong with the settings that keep checkpoints for branches, or begin at one."""
+    lines, saving = [], config.checkpoint
+    try:
+        if any(step < 1 for step in kept_steps(saving.keep_steps)):
+            raise ValueError
+    except ValueError:
+        lines.append(f"checkpoint.keep_steps={saving.keep_steps}: give steps from 1 on, e.g. 80,160")
+    if saving.branch_from is None or spec(config.task).downstream:
+        return lines
+    if config.pretrain.schedule != "wsd" or config.pretrain.steps is None:
+        lines.append("checkpoint.branch_from: needs pretrain.schedule=wsd and a length in pretrain.steps")
+    elif not (Path(saving.branch_from) / "checkpoints").is_dir():
+        lines.append(
+            f"checkpoint.branch_from={saving.branch_from}: holds no checkpoints; name the pretrain folder of a run with"
+            " checkpoint.keep_steps"
+        )
+    return lines
