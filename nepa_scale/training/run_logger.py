@@ -1,4 +1,4 @@
-"""What a task records: ``metrics.jsonl``, trackers, progress bar and status while it trains, ``result.json`` in the end."""
+"""What a task records: metrics, trackers, progress bar and status while it trains, and ``result.json`` in the end."""
 
 from __future__ import annotations
 
