@@ -1,6 +1,6 @@
 """Experiment trackers beside ``metrics.jsonl``: ``log.trackers=[tensorboard,wandb]``.
 
-The shipped ones are in ``tracker_kinds``; ``TRACKERS`` of ``nepa_scale.config.registry`` has all by name, plugins', too.
+The shipped ones are in ``tracker_kinds``; ``TRACKERS`` of ``nepa_scale.config.registry`` has all, those of plugins too.
 
 A tracker's run lasts as long as its task: it keeps its id when the task is killed, requeued or resumed, and holds each
 record once. Steps that are trained again after a kill are not sent again; their losses are the same anyway.
