@@ -174,8 +174,8 @@ def _warnings(result: Mapping[str, Any]) -> Iterator[str]:
     if energy and (warning := objectives.images_warning(energy, by_image=by_image)):
         yield warning
     late = _numbers(metrics, "skill", "mean_baseline")
-    late = late if config.get("pretrain.shift", True) else None
-    if late and (warning := objectives.training_warning(late, by_image=by_image)):
+    shifted = config.get("pretrain.shift", True)
+    if late and shifted and (warning := objectives.training_warning(late, by_image=by_image)):
         yield warning
 
 

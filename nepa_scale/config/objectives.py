@@ -1,7 +1,7 @@
 """The objectives of pre-training, one ``ObjectiveSpec`` each: what ``pretrain.objective`` may be.
 
 All train the same backbone on the same images, so that a study can compare how they scale. To add one, write its class
-in a file under ``nepa_scale.tasks``, settings of its own in ``PretrainConfig`` and ``schema.LATER``, and a
+in a file under ``nepa_scale.tasks``, settings of its own in ``PretrainConfig``, marked ``later``, and a
 line here. Free of torch.
 """
 

@@ -237,6 +237,8 @@ SECTIONS = ("model", "data", "engine", "checkpoint", "log")
 #: In the order in which a run does them.
 SPECS = Registry("task", {task.name: task for task in (PRETRAIN, PROBE, CLASSIFY, SEGMENT)}, reserved=SECTIONS)
 BUILT_IN = tuple(SPECS)
+FIRST_TASKS = ("pretrain", "probe", "classify", "segment")
+"""Those of the first version. Settings of other tasks change no ``run_id`` until they are given."""
 
 #: Experiment trackers, ``module:class`` by name.
 TRACKERS = Registry(

@@ -2,8 +2,8 @@
 
 The user's folder has sizes, data sets, studies, grids, clusters and recipes. It is ``config_dir=DIR`` of a command,
 else ``$NEPA_CONFIG``, else the working directory if that holds a ``nepa.yaml``. ``nepa.yaml`` has the sizes and data
-sets; the rest are files in ``study/``, ``grid/``, ``cluster/`` and ``recipes/TASK/``. Names of shipped ones are refused,
-so that a name means the same everywhere.
+sets; the rest are files in ``study/``, ``grid/``, ``cluster/`` and ``recipes/TASK/``. Names of shipped ones are
+refused, so that a name means the same everywhere.
 
 Plugins are installed packages that register tasks, objectives, laws and trackers. A package says in its
 ``pyproject.toml`` what registers each kind, a function without arguments, as in
