@@ -26,8 +26,8 @@ def setting(
 ) -> Any:
     """A dataclass field with its range: ``low <= value <= high``, ``value > above``, or one of ``choices``.
 
-    ``high`` of a number is ``utils.cli.LARGEST`` unless given. ``later``: earlier versions did not have the setting and did
-    what its default does, so that it changes no ``run_id`` until it is given.
+    ``high`` of a number is ``utils.cli.LARGEST`` unless given. ``later``: earlier versions did not have it and did what
+    its default does, so that it changes no ``run_id`` until it is given.
     """
     limits = dict(zip(LIMITS, (choices, low, high, above), strict=True))
     metadata = {name: limit for name, limit in limits.items() if limit is not None}
