@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nepa_scale.utils import lazy
+from nepa_scale.utils import lazy_attributes
 
 if TYPE_CHECKING:
     from analysis.api.frames import chain, compare, fit, forecast, isoflop, optimum
     from analysis.reporting.build import report
     from analysis.study.records import load_study
 else:  # each when it is first used, so that importing the package is quick
-    __getattr__ = lazy.attributes(
+    __getattr__ = lazy_attributes(
         __name__,
         {
             **{name: f"analysis.{name}" for name in ("fit", "chain", "isoflop", "optimum", "forecast", "report")},

@@ -15,8 +15,8 @@ if __package__ in (
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis.reporting import GRAMMAR, Request
+from nepa_scale.utils import callable_module
 from nepa_scale.utils.cli import command
-from nepa_scale.utils.lazy import callable_module
 
 
 @command(GRAMMAR)

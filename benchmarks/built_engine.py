@@ -15,7 +15,7 @@ from nepa_scale.engine.engine import Engine
 from nepa_scale.optim.optimizer import NO_LAYER_DECAY, build_optimizer, group_schedules
 from nepa_scale.placement import ds_config
 from nepa_scale.placement.devices import Placement
-from nepa_scale.tasks.objectives.next_embedding import NextEmbedding
+from nepa_scale.tasks.next_embedding import NextEmbedding
 
 TOTAL_STEPS = 10**6  # of the schedule: its rate hardly moves while a benchmark runs
 

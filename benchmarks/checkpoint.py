@@ -43,7 +43,7 @@ from nepa_scale.distributed.world import World  # noqa: E402
 from nepa_scale.models.build import build_backbone  # noqa: E402
 from nepa_scale.placement.devices import DeviceMemory  # noqa: E402
 from nepa_scale.placement.planner import place  # noqa: E402
-from nepa_scale.tasks.objectives.next_embedding import NextEmbedding  # noqa: E402
+from nepa_scale.tasks.next_embedding import NextEmbedding  # noqa: E402
 
 DEFAULTS = {"sizes": "micro,tiny,small", "stage": "1", "ema": "0.9999", "precision": "fp32", "batch": "32"} | {
     "repeats": "5",

@@ -26,7 +26,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from nepa_scale.config import ladder  # noqa: E402
 from nepa_scale.config.sizes import SHIPPED  # noqa: E402
-from nepa_scale.distributed.process_info import free_port  # noqa: E402
+from nepa_scale.distributed.processes import free_port  # noqa: E402
 
 PHASES = {"build": "build", "__init__": "engine", "step": "step", "save": "save", "export": "export"}
 PATCH_SIZE = 14
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
 def measured(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Run the training on all ranks; a row of figures for each."""
-    from nepa_scale.data.digits import write_digits
+    from nepa_scale.data.prepare.digits import write_digits
 
     write_digits(folder / "data", num_train=16, num_validation=16)
     arch = ladder.architecture(options.size, PATCH_SIZE, depth=options.depth)

@@ -24,15 +24,18 @@ sys.path.insert(0, str(REPOSITORY))
 from nepa_scale.config import ladder, overrides  # noqa: E402  (after the path)
 from nepa_scale.config.schema import RunConfig  # noqa: E402
 from nepa_scale.distributed import process_group  # noqa: E402
-from nepa_scale.distributed.process_info import free_port  # noqa: E402
+from nepa_scale.distributed.processes import free_port  # noqa: E402
 from nepa_scale.distributed.world import read_environment  # noqa: E402
 from nepa_scale.models.build import build_backbone  # noqa: E402
 from nepa_scale.optim.optimizer import build_optimizer  # noqa: E402
-from nepa_scale.perf.device_peak import peak_flops  # noqa: E402
-from nepa_scale.perf.throughput import DTYPES, peak_memory_bytes  # noqa: E402
+from nepa_scale.perf.throughput import (  # noqa: E402
+    DTYPES,
+    peak_flops,
+    peak_memory_bytes,
+)
 from nepa_scale.placement.devices import DeviceMemory, Placement  # noqa: E402
 from nepa_scale.placement.planner import place  # noqa: E402
-from nepa_scale.tasks.objectives.next_embedding import NextEmbedding  # noqa: E402
+from nepa_scale.tasks.next_embedding import NextEmbedding  # noqa: E402
 
 WARM_UP_STEPS, PROFILED_STEPS = 3, 2
 GIB = 2**30
@@ -196,7 +199,7 @@ def trained(folder: Path, words: list[str], *, cpu: bool = False, kill_after: in
     step, and continues when it is called again."""
     data = folder.parent / "data"
     if not data.exists():
-        from nepa_scale.data.digits import write_digits
+        from nepa_scale.data.prepare.digits import write_digits
 
         write_digits(data, num_train=320, num_validation=64, image_size=48, shard_size=64)
     environment = dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"} if cpu else {})
@@ -251,7 +254,7 @@ def non_finite(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def decoding(arguments: dict[str, Any]) -> dict[str, Any]:
     """Pre-training from image files, with as many loading processes as there are cores to spare."""
-    from nepa_scale.data.digits import write_digits
+    from nepa_scale.data.prepare.digits import write_digits
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

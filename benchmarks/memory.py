@@ -41,7 +41,7 @@ from nepa_scale.models.build import build_backbone  # noqa: E402
 from nepa_scale.perf.throughput import peak_memory_bytes  # noqa: E402
 from nepa_scale.placement.devices import DeviceMemory, Placement  # noqa: E402
 from nepa_scale.placement.planner import place  # noqa: E402
-from nepa_scale.tasks.objectives.next_embedding import NextEmbedding  # noqa: E402
+from nepa_scale.tasks.next_embedding import NextEmbedding  # noqa: E402
 
 RESULT = "MEMORY_RESULT"  # where a rank of this file leaves its row
 IMAGE_SIZE, STEPS = 64, 3

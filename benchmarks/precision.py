@@ -28,7 +28,7 @@ from command import read_settings, show
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from nepa_scale.data.digits import write_digits  # noqa: E402  (after the path)
+from nepa_scale.data.prepare.digits import write_digits  # noqa: E402  (after the path)
 
 FIRST_STEPS, LAST_PART = 40, 10
 MEASURES = ("eval_loss", "eval_skill")

@@ -20,9 +20,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from nepa_scale.data.pool import cores
 from nepa_scale.data.prepare.class_folders import list_class_folders
 from nepa_scale.data.prepare.shard import ShardTask, write_shard
+from nepa_scale.distributed.processes import cores
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -26,7 +26,7 @@ sys.path[0:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 from command import read_settings, show  # noqa: E402  (after the path)
 
 from nepa_scale.config.overrides import parse  # noqa: E402
-from nepa_scale.data.digits import write_digits  # noqa: E402
+from nepa_scale.data.prepare.digits import write_digits  # noqa: E402
 from nepa_scale.data.transforms import normalise  # noqa: E402
 from nepa_scale.models.objective import Diagnostics  # noqa: E402
 from nepa_scale.optim.optimizer import group_schedules  # noqa: E402

@@ -36,7 +36,7 @@ from command import read_settings, show
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from nepa_scale.distributed.process_info import free_port  # noqa: E402  (after the path)
+from nepa_scale.distributed.processes import free_port  # noqa: E402  (after the path)
 
 DEFAULTS = {"kills": "100", "ranks": "2", "stage": "2", "steps": "1000", "every": "5", "asynchronous": "true"} | {
     "ema": "0.9",
@@ -171,7 +171,7 @@ def losses(task_dir: Path) -> list[tuple[int, float]]:
 
 def measure(folder: Path, settings: dict[str, str]) -> dict[str, Any]:
     """Both trainings, compared."""
-    from nepa_scale.data.digits import write_digits
+    from nepa_scale.data.prepare.digits import write_digits
 
     write_digits(folder / "data", num_train=96, num_validation=16)
     calm, wild = folder / "undisturbed", folder / "killed"

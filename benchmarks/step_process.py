@@ -20,15 +20,14 @@ from reference_nepa import ReferenceNepa, reference_step
 from torch import Tensor, nn
 
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.distributed import process_group
-from nepa_scale.distributed.process_info import free_port
+from nepa_scale.distributed import process_group, processes
+from nepa_scale.distributed.processes import free_port
 from nepa_scale.distributed.world import World, read_environment
 from nepa_scale.models.build import build_backbone
 from nepa_scale.optim.optimizer import build_optimizer
-from nepa_scale.perf import malloc
 from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.planner import place
-from nepa_scale.tasks.objectives.next_embedding import NextEmbedding
+from nepa_scale.tasks.next_embedding import NextEmbedding
 
 Step = Callable[[Tensor], Any]
 NOT_ASKED = DeviceMemory(None, "not asked", on_gpu=False)
@@ -106,7 +105,7 @@ def our_module(config: RunConfig) -> NextEmbedding:
 
 def engine_step(config: RunConfig, world: World) -> Step:
     """The engine's step at ZeRO stage 0, everything as in a long training but the data loader."""
-    malloc.keep_freed_memory()
+    processes.keep_freed_memory()
     device = process_group.initialise(world)
     module = our_module(config)
     module.backbone.compile_blocks()

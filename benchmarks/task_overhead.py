@@ -23,7 +23,7 @@ sys.path.insert(0, str(REPOSITORY))
 from command import read_settings, show  # noqa: E402
 
 from nepa_scale.config import overrides  # noqa: E402
-from nepa_scale.data.digits import write_digits  # noqa: E402
+from nepa_scale.data.prepare.digits import write_digits  # noqa: E402
 from nepa_scale.utils.files import read_json  # noqa: E402
 from sweeps.jobs.jobs import Job  # noqa: E402
 from sweeps.jobs.task import run_task  # noqa: E402

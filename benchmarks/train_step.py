@@ -38,7 +38,7 @@ from step_process import Contestant, bare_step, engine_step, plain_step  # noqa:
 from nepa_scale.config import ladder  # noqa: E402
 from nepa_scale.config.schema import ModelConfig, RunConfig  # noqa: E402
 from nepa_scale.config.task_settings import PretrainConfig  # noqa: E402
-from nepa_scale.perf.device_peak import peak_flops  # noqa: E402
+from nepa_scale.perf.throughput import peak_flops  # noqa: E402
 
 IMAGE_SIZE, PATCH_SIZE = 64, 8
 DEFAULTS = {"width": "96,192,384", "size": "", "cores": "", "rounds": "15"}

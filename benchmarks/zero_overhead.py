@@ -42,7 +42,7 @@ from nepa_scale.models.build import build_backbone  # noqa: E402
 from nepa_scale.optim.optimizer import build_optimizer  # noqa: E402
 from nepa_scale.placement.devices import DeviceMemory  # noqa: E402
 from nepa_scale.placement.planner import place  # noqa: E402
-from nepa_scale.tasks.objectives.next_embedding import NextEmbedding  # noqa: E402
+from nepa_scale.tasks.next_embedding import NextEmbedding  # noqa: E402
 
 RESULT = "ZERO_OVERHEAD_RESULT"  # where a rank of this file leaves its rows
 IMAGE_SIZE, WARM_UP_ROUNDS = 64, 3

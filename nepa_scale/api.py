@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nepa_scale.config import overrides
 from nepa_scale.distributed.world import World
-from nepa_scale.run_dir import paths, settings
+from nepa_scale.run_dir import run_folder
 from nepa_scale.run_dir.status import read_status
 from nepa_scale.utils import user_folder
 from nepa_scale.utils.errors import ConfigError, RunError
@@ -72,11 +72,11 @@ def train(task: str = "pretrain", *, run_dir: Path | str | None = None, devices:
         raise ConfigError(["dry_run: `nepa-train ... dry_run=true` shows a plan; from Python there is none of one run"])
     given = {"task": task, **sections} | ({} if run_dir is None else {"run_dir": str(run_dir)})
     words = user_folder.take(words_of(given))
-    config = settings.configure(words)
-    folder = paths.run_directory(config)
+    config = run_folder.configure(words)
+    folder = run_folder.run_directory(config)
     check(config, folder, World(size=devices))
     code = _run(words, devices)
-    if not paths.is_finished(folder / task):
+    if not run_folder.is_finished(folder / task):
         status = read_status(folder / task)
         reason = status and (status.error or status.state)
         raise RunError(f"{folder / task}: not finished: {reason or f'exit code {code}'}")

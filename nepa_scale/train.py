@@ -19,22 +19,22 @@ if __name__ == "__main__":
     # Run as a script, Python looks for imports in this file's folder; look in the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from nepa_scale.config import branch, lr_scaling, overrides, validate
+from nepa_scale.config import learning_rate, overrides, validate
+from nepa_scale.config.data_facts import exhausted_classes
 from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.config.subsets import exhausted_classes
 from nepa_scale.distributed.failures import ExitCode, Failure, JobFailedError, exit_code
 from nepa_scale.distributed.process_group import leave
-from nepa_scale.distributed.signals import StopRequest
+from nepa_scale.distributed.processes import StopRequest
 from nepa_scale.distributed.watchdog import leave_at_once
 from nepa_scale.distributed.world import World, read_environment
 from nepa_scale.placement import ds_config
+from nepa_scale.placement.devices import has_gpu, unseen
 from nepa_scale.placement.planner import describe as placement_lines
 from nepa_scale.placement.resolved import ResolvedTask, resolve
-from nepa_scale.placement.visible_gpus import has_gpu, unseen
-from nepa_scale.run_dir import lock, paths, settings
-from nepa_scale.run_dir.status import Status, read_status, write_status
-from nepa_scale.utils import cli, lazy, progress, user_folder
+from nepa_scale.run_dir import run_folder
+from nepa_scale.run_dir.status import Status, exclusive, read_status, write_status
+from nepa_scale.utils import callable_module, cli, progress, user_folder
 from nepa_scale.utils.errors import ConfigError, DataLostError, RankError, UserError
 from nepa_scale.utils.progress import reporting
 from nepa_scale.weights import initial
@@ -49,8 +49,8 @@ def main(words: list[str]) -> int:
             return ExitCode.DONE
         words, as_json = cli.take_switch(overrides.spell(words), "json")
         world = read_environment()
-        config = settings.configure(words)
-        run_dir = paths.run_directory(config)
+        config = run_folder.configure(words)
+        run_dir = run_folder.run_directory(config)
         resolved = check(config, run_dir, world)
         if as_json and not config.dry_run:
             raise UserError("json=true: of a training there is only its plan as JSON; give dry_run=true, too")
@@ -75,9 +75,9 @@ def check(config: RunConfig, run_dir: Path, world: World) -> ResolvedTask:
         *validate.check_data(config, (config.task,), planning=config.dry_run),
         *validate.check_milestones(config, (config.task,)),
         *validate.check_batches(config, (config.task,), world.size),
-        *settings.check_directory(run_dir, config),
+        *run_folder.check_directory(run_dir, config),
     ]
-    problems += [*ds_config.check(config, config.task), *branch.problems(config)]
+    problems += [*ds_config.check(config, config.task), *learning_rate.branch_problems(config)]
     if config.engine.precision == "fp16" and not (has_gpu() or config.dry_run):
         problems.append(validate.FP16_NEEDS_GPU)
     if not _awaits_pretraining(config):
@@ -87,7 +87,7 @@ def check(config: RunConfig, run_dir: Path, world: World) -> ResolvedTask:
     resolved = resolve(config, run_dir / config.task, world)
     alone = world.size == 1 and not (config.dry_run or config.force)  # several ranks compare their memory first
     problems += [resolved.problem] if alone and resolved.problem is not None else []
-    problems += paths.check_data(run_dir / config.task, config)
+    problems += run_folder.check_data(run_dir / config.task, config)
     if not (problems or config.dry_run):
         with reporting() as report:  # on every rank: any of them may be the one that makes the index
             problems += validate.check_contents(config, (config.task,), report)
@@ -104,7 +104,7 @@ def _awaits_pretraining(config: RunConfig) -> bool:
 def describe(resolved: ResolvedTask, run_dir: Path) -> str:
     """What the task would do and cost."""
     config, cost = resolved.config, resolved.cost
-    rates = None if spec(config.task).downstream else lr_scaling.describe(config)
+    rates = None if spec(config.task).downstream else learning_rate.describe(config)
     return "\n".join(
         [
             f"{config.task} of run {config.run_id} in {run_dir}",
@@ -145,14 +145,14 @@ def document(resolved: ResolvedTask, run_dir: Path) -> dict[str, Any]:
 def start(words: list[str], resolved: ResolvedTask, run_dir: Path, world: World) -> int:
     """Run the task in this process, or find that there is nothing to do."""
     task_dir = run_dir / resolved.config.task
-    if paths.is_finished(task_dir):
+    if run_folder.is_finished(task_dir):
         if world.is_main:
             print(f"{task_dir}: already finished")
         return ExitCode.DONE
     if not world.is_main:
         return _train(resolved, run_dir, world)
-    with lock.exclusive(task_dir):
-        config = settings.begin(words, run_dir)
+    with exclusive(task_dir):
+        config = run_folder.begin(words, run_dir)
         if config != resolved.config:  # another task of the run has begun meanwhile
             resolved = resolve(config, task_dir, world)
         return _train(resolved, run_dir, world)
@@ -220,4 +220,4 @@ def command_line() -> NoReturn:
 if __name__ == "__main__":
     command_line()
 else:
-    lazy.callable_module(__name__, "nepa_scale.api:train")
+    callable_module(__name__, "nepa_scale.api:train")

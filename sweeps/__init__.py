@@ -5,11 +5,11 @@ From Python: ``sweeps.plan(grid="model_size", study="demo")`` and ``sweeps.launc
 
 from typing import TYPE_CHECKING
 
-from nepa_scale.utils import lazy
+from nepa_scale.utils import lazy_attributes
 
 if TYPE_CHECKING:
     from sweeps.api import launch, plan
 else:  # each when it is first used, so that importing the package is quick
-    __getattr__ = lazy.attributes(__name__, {"launch": "sweeps.launch", "plan": "sweeps.plan"})
+    __getattr__ = lazy_attributes(__name__, {"launch": "sweeps.launch", "plan": "sweeps.plan"})
 
 __all__ = ["launch", "plan"]

@@ -18,11 +18,11 @@ if __name__ == "__main__":
 
 from analysis.study.files import PREDICTIONS
 from nepa_scale.config import overrides
-from nepa_scale.run_dir.lock import exclusive
+from nepa_scale.run_dir.status import exclusive
+from nepa_scale.utils import callable_module
 from nepa_scale.utils.cli import Grammar, command, print_json, room_for_json
 from nepa_scale.utils.errors import ConfigError, UserError
 from nepa_scale.utils.files import file_in_the_way
-from nepa_scale.utils.lazy import callable_module
 from sweeps.follow import display, plan_view
 from sweeps.follow.follower import executor, scripts, see_through
 from sweeps.follow.plan_view import learning_rates

@@ -9,7 +9,7 @@ if __name__ == "__main__":
     # Run as a script, Python imports from this file's folder; import from the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from nepa_scale.run_dir.lock import exclusive
+from nepa_scale.run_dir.status import exclusive
 from nepa_scale.utils.arguments import grammar
 from nepa_scale.utils.cli import command
 from sweeps.follow.follower import executor, see_through

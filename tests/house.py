@@ -59,13 +59,14 @@ def room_imports(package: str) -> Edges:
 
 
 def folder_imports(package: str) -> Edges:
-    """The folders of ``package``, at any depth, that each folder imports; not those around it or in it."""
+    """The folders of ``package``, at any depth, that each folder imports; a folder stands for its own files alone.
+
+    So one around another may import it, or be imported by it, but not both.
+    """
     edges: Edges = defaultdict(set)
     for name, targets in module_imports(package).items():
         here = _folder(package, name)
-        for there in (_folder(package, target) for target in targets):
-            if not f"{here}.".startswith(f"{there}.") and not f"{there}.".startswith(f"{here}."):
-                edges[here].add(there)
+        edges[here] |= {_folder(package, target) for target in targets} - {here}
     return dict(edges)
 
 

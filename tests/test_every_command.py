@@ -149,7 +149,7 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Something of each kind that a user may name."""
-    from nepa_scale.data.digits import write_digits
+    from nepa_scale.data.prepare.digits import write_digits
 
     root = tmp_path_factory.mktemp("walk")
     for name in ("cwd", "a folder", "empty folder", "unreadable folder", "read-only folder", HOSTILE):

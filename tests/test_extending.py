@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nepa_scale.config import overrides
-from nepa_scale.run_dir import settings
+from nepa_scale.run_dir import run_folder
 from nepa_scale.train import main as train
 from nepa_scale.utils.errors import ConfigError
 from sweeps.jobs.task import environment_of_job
@@ -182,7 +182,7 @@ def test_a_run_is_known_without_the_folder(
     there = overrides.load(here / "run" / "config.yaml")
     assert there == config and there.run_id == config.run_id
     for words in (["config=run/config.yaml", "model.size=femto"], ["run_dir=run", "model=femto"]):
-        other = settings.configure(words)
+        other = run_folder.configure(words)
         assert (other.model.size, other.model.shape()) == ("femto", overrides.parse(["model=femto"]).model.shape())
 
 
@@ -202,7 +202,7 @@ def test_a_cluster_and_a_recipe_of_the_folder(chosen: Path, capsys: Capture) -> 
 def test_a_data_set_may_lie_elsewhere(chosen: Path) -> None:
     """Its folder is the one that the file names; without facts it must be there."""
     from nepa_scale.data import layout
-    from nepa_scale.data.digits import write_digits
+    from nepa_scale.data.prepare.digits import write_digits
 
     write_digits(chosen / "pictures", num_train=8, num_validation=4, image_size=16, shard_size=8)
     (chosen / "pictures" / "digits").rename(chosen / "pictures" / "flowers")

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from analysis import reporting as reports
 from analysis.fit.__main__ import main as fit
 from analysis.forecast.__main__ import main as forecast
 from analysis.isoflop.__main__ import main as isoflop
-from analysis.reporting import request as reports
 from nepa_scale.config import overrides
 from nepa_scale.data.prepare.__main__ import GRAMMAR as PREPARE
-from nepa_scale.run_dir.settings import configure
+from nepa_scale.run_dir.run_folder import configure
 from nepa_scale.utils.arguments import parse
 from nepa_scale.visualise.settings import PictureSettings
 from nepa_scale.weights.__main__ import GRAMMAR as WEIGHTS

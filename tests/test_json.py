@@ -15,8 +15,8 @@ from analysis.fit.__main__ import main as fit
 from analysis.forecast.__main__ import main as forecast
 from analysis.isoflop.__main__ import main as isoflop
 from analysis.optimum.__main__ import main as optimum
-from nepa_scale.data.digits import write_digits
 from nepa_scale.data.prepare.__main__ import main as prepare
+from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.placement.scaling import main as scaling
 from nepa_scale.train import main as train
 from sweeps.launch import main as launch

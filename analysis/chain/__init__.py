@@ -18,7 +18,7 @@ from analysis.fit.estimate import Fit, Options, fit_law, places
 from analysis.fit.holdout import HeldOut, score
 from analysis.fit.student import NoFit, Prediction
 from analysis.laws.law import Array, Law
-from nepa_scale.utils.lazy import callable_module
+from nepa_scale.utils import callable_module
 
 AT_INFINITY = 10.0
 """What an infinite loss of an anchor is over the largest loss of all rows: there a law has reached its level."""

@@ -30,8 +30,8 @@ from analysis.laws.law import Array
 from analysis.study.columns import settings
 from analysis.study.files import number
 from analysis.study.records import Study
+from nepa_scale.config import objectives
 from nepa_scale.data.preprocessing import BY_IMAGE
-from nepa_scale.tasks import target_warnings
 
 MAX_NAMED = 12  # labels that one sentence may name
 
@@ -249,10 +249,11 @@ def _warnings(result: Mapping[str, Any]) -> Iterator[str]:
     config, details, metrics = (result.get(name) or {} for name in ("config", "details", "metrics"))
     by_image = config.get("data.mean") == BY_IMAGE
     energy = _numbers(details.get("patch_energy"), "mean_patch")
-    if energy and (warning := target_warnings.before(energy, by_image=by_image)):
+    if energy and (warning := objectives.images_warning(energy, by_image=by_image)):
         yield warning
     late = _numbers(metrics, "skill", "mean_baseline")
-    if late and config.get("pretrain.shift", True) and (warning := target_warnings.after(late, by_image=by_image)):
+    shifted = config.get("pretrain.shift", True)
+    if late and shifted and (warning := objectives.training_warning(late, by_image=by_image)):
         yield warning
 
 

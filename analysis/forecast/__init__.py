@@ -16,7 +16,7 @@ from analysis.fit.student import NoFit, finite
 from analysis.forecast.rolling import FEWEST, Asked, Rolled, roll_all
 from analysis.forecast.rule import RULE, Combined, Rule, combine, interval
 from analysis.laws.law import Array
-from nepa_scale.utils.lazy import callable_module
+from nepa_scale.utils import callable_module
 
 CONFIDENCE = 0.95
 LITTLE_CHANGE = 0.5

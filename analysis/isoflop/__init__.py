@@ -20,7 +20,7 @@ from scipy.special import fdtrc, stdtrit
 from analysis.fit.power_law import PowerLawFit, fit_power_law
 from analysis.fit.student import CONFIDENCE, Interval, NoFit
 from analysis.laws.law import Array
-from nepa_scale.utils.lazy import callable_module
+from nepa_scale.utils import callable_module
 
 AKIMA_GRID = 2001
 OUTSIDE = "the minimum is not between the sizes tried"

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from analysis.laws import curves, ends, surfaces
 from analysis.laws.law import Law
-from nepa_scale.utils import plugins
 from nepa_scale.utils.errors import UserError, nearest
+from nepa_scale.utils.user_folder import Registry
 
-LAWS: dict[str, Law] = {
-    law.name: law
-    for law in (
-        *(curves.POWER, curves.OFFSET, curves.SHIFTED, curves.SHIFTED_OFFSET),
-        *(ends.LEVELLING, ends.M4, ends.BENT, ends.BROKEN),
-        *(curves.SATURATING, curves.SATURATING_OFFSET, curves.SIGMOID, curves.LOGISTIC, curves.EXPONENTIAL),
-        *(surfaces.CHINCHILLA, surfaces.REPEATED, surfaces.OVERTRAINING, surfaces.PRODUCT, curves.RISING),
-    )
-}
+_SHIPPED = (
+    *(curves.POWER, curves.OFFSET, curves.SHIFTED, curves.SHIFTED_OFFSET),
+    *(ends.LEVELLING, ends.M4, ends.BENT, ends.BROKEN),
+    *(curves.SATURATING, curves.SATURATING_OFFSET, curves.SIGMOID, curves.LOGISTIC, curves.EXPONENTIAL),
+    *(surfaces.CHINCHILLA, surfaces.REPEATED, surfaces.OVERTRAINING, surfaces.PRODUCT, curves.RISING),
+)
+LAWS = Registry("law", {law.name: law for law in _SHIPPED})
 
 
 def register(law: Law) -> None:
     """Add the law of a plugin. Raises ``UserError`` where its name is taken."""
-    if law.name in LAWS:
-        raise UserError(f"law '{law.name}' is there already")
-    LAWS[law.name] = law
+    LAWS.register(law.name, law)
 
 
 def find_law(name: str, flag: str = "law") -> Law:
@@ -32,4 +28,4 @@ def find_law(name: str, flag: str = "law") -> Law:
     return LAWS[name]
 
 
-plugins.load("laws")
+LAWS.load_plugins()

@@ -37,7 +37,7 @@ from analysis.optimum.valley import (
     shared_place,
     smallest_variance,
 )
-from nepa_scale.utils.lazy import callable_module
+from nepa_scale.utils import callable_module
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nepa_scale.config import recipes
+from nepa_scale.config import data_facts, recipes
 from nepa_scale.config.registry import TASKS, plugged_in, spec
 from nepa_scale.config.schema import ModelConfig, RunConfig, walk
 from nepa_scale.config.sizes import SHIPPED, own_sizes
 from nepa_scale.config.validate import LABEL_KEY, SUBSET_KEYS, check_values
-from nepa_scale.data import layout, stated
+from nepa_scale.data import layout
 from nepa_scale.data.info import DEFAULT_ROOT
 from nepa_scale.utils import yaml_files
 from nepa_scale.utils.arguments import help_line, help_page, limits, spelled
@@ -285,7 +285,7 @@ def _expand(
     problems: list[str],
 ) -> Pairs:
     """Resolve the shorthands and the recipes."""
-    given = [(key, _inline(value, problems) if key == stated.KEY else value) for key, value in given]
+    given = [(key, _inline(value, problems) if key == data_facts.KEY else value) for key, value in given]
     values = dict([*recorded, *given])
     task = dict(given).get("task", "pretrain")
     task = task if task in TASKS else "pretrain"
@@ -293,7 +293,7 @@ def _expand(
     if not spec(task).downstream and dict(given).get("init") not in (None, "pretrain", "scratch"):
         short["init"] = ["pretrain.init"]
     if "data" in values:
-        takers = _takers(Path(values.get("data.root", DEFAULT_ROOT)), values["data"], values.get(stated.KEY))
+        takers = _takers(Path(values.get("data.root", DEFAULT_ROOT)), values["data"], values.get(data_facts.KEY))
         short["data"] = [f"{each}.dataset" for each in TASKS if each == task or (each in takers and each not in begun)]
     expanded = [(full, value) for key, value in given for full in short.get(key, [key])]
     return _expand_recipes(expanded, values.get("model.size"), problems)
@@ -302,7 +302,7 @@ def _expand(
 def _inline(value: str, problems: list[str]) -> str:
     """Facts about data sets as a mapping: what is in the file that ``value`` names, which a run need not keep."""
     try:
-        return value if value == "null" else str(stated.read(value))
+        return value if value == "null" else str(data_facts.read(value))
     except ConfigError as error:
         problems += error.problems
         return "null"
@@ -311,7 +311,7 @@ def _inline(value: str, problems: list[str]) -> str:
 def _takers(root: Path, name: str, facts: str | None) -> tuple[str, ...]:
     """The tasks that can read a data set; all of them where it cannot be told, which is an error later."""
     try:
-        info = stated.dataset_facts(root, name, None if facts == "null" else facts)
+        info = data_facts.info_of(root, name, None if facts == "null" else facts)
     except (DataError, ConfigError):
         return TASKS
     return tuple(task for task in TASKS if not layout.missing_needs(info, spec(task).needs))

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nepa_scale.config.task_settings import ClassifyConfig, PretrainConfig, ProbeConfig, SegmentConfig, TaskConfig
 from nepa_scale.data.layout import Need
-from nepa_scale.utils import plugins
-from nepa_scale.utils.errors import UserError
+from nepa_scale.utils.user_folder import Registry
 
 if TYPE_CHECKING:
     from nepa_scale.config.schema import RunConfig
@@ -102,7 +101,7 @@ class TaskSpec:
     headline: Headline
     class_name: str
     """Its ``tasks.task.Task``, which imports torch, as ``module:class``."""
-    cost_name: str = "nepa_scale.tasks.head_costs:linear_head"
+    cost_name: str = "nepa_scale.tasks.costs:linear_head"
     """What gives the cost of its head for a number of classes, as ``module:function``; ``head_cost`` calls it."""
     needs: tuple[Need, ...] = ()
     """What it reads besides images."""
@@ -173,7 +172,7 @@ PROBE = TaskSpec(
     ),
     headline=Headline("attentive", "probe"),
     class_name="nepa_scale.tasks.probe:Probe",
-    cost_name="nepa_scale.tasks.head_costs:probe_heads",
+    cost_name="nepa_scale.tasks.costs:probe_heads",
     needs=("label",),
     frozen_backbone=True,
 )
@@ -200,7 +199,7 @@ CLASSIFY = TaskSpec(
         by_image=True,
     ),
     class_name="nepa_scale.tasks.classify:Classify",
-    cost_name="nepa_scale.tasks.head_costs:normed_linear_head",
+    cost_name="nepa_scale.tasks.costs:normed_linear_head",
     needs=("label",),
 )
 SEGMENT = TaskSpec(
@@ -227,39 +226,44 @@ SEGMENT = TaskSpec(
         tuning="tuning_miou",
     ),
     class_name="nepa_scale.tasks.segment:Segment",
-    cost_name="nepa_scale.tasks.segmentation.cost:segment_heads",
+    cost_name="nepa_scale.tasks.costs:segment_heads",
     needs=("mask",),
     pads_images=True,
 )
 
-#: In the order in which a run does them.
-SPECS = {task.name: task for task in (PRETRAIN, PROBE, CLASSIFY, SEGMENT)}
-BUILT_IN = tuple(SPECS)
 SECTIONS = ("model", "data", "engine", "checkpoint", "log")
-"""The other sections of a configuration, whose names no task can have."""
+"""The sections of a configuration that are no task's, whose names no task can have."""
+
+#: In the order in which a run does them.
+SPECS = Registry("task", {task.name: task for task in (PRETRAIN, PROBE, CLASSIFY, SEGMENT)}, reserved=SECTIONS)
+BUILT_IN = tuple(SPECS)
+FIRST_TASKS = ("pretrain", "probe", "classify", "segment")
+"""Those of the first version. Settings of other tasks change no ``run_id`` until they are given."""
 
 #: Experiment trackers, ``module:class`` by name.
-TRACKERS = {
-    name: f"nepa_scale.training.trackers.{name}:TRACKER" for name in ("tensorboard", "wandb", "trackio", "mlflow")
-}
+TRACKERS = Registry(
+    "tracker",
+    {
+        "tensorboard": "nepa_scale.training.tracker_kinds:TensorBoard",
+        "wandb": "nepa_scale.training.tracker_kinds:WeightsAndBiases",
+        "trackio": "nepa_scale.training.tracker_kinds:Trackio",
+        "mlflow": "nepa_scale.training.tracker_kinds:MLflow",
+    },
+)
 
 
 def register(task: TaskSpec) -> None:
     """Add the task of a plugin, after those that are there. Raises ``UserError`` where its name is taken."""
-    if task.name in (*SPECS, *SECTIONS):
-        raise UserError(f"task '{task.name}' is there already")
-    SPECS[task.name] = task
+    SPECS.register(task.name, task)
 
 
 def register_tracker(name: str, class_name: str) -> None:
     """Add the tracker of a plugin: a ``training.trackers.Tracker``, as ``module:class``. Raises ``UserError``."""
-    if name in TRACKERS:
-        raise UserError(f"tracker '{name}' is there already")
-    TRACKERS[name] = class_name
+    TRACKERS.register(name, class_name)
 
 
-plugins.load("tasks")
-plugins.load("trackers")
+SPECS.load_plugins()
+TRACKERS.load_plugins()
 TASKS = tuple(SPECS)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from nepa_scale.config import ladder, sizes
-from nepa_scale.config.registry import TASKS, downstream, finetuned, plugged_in, spec
+from nepa_scale.config.registry import FIRST_TASKS, TASKS, downstream, finetuned, plugged_in, spec
 from nepa_scale.config.task_settings import (
     ClassifyConfig,
     FinetuneConfig,
@@ -108,9 +108,9 @@ class DataConfig:
     """permit shards at URLs (the url of _info.json)"""
     stated: str | None = setting(None, orchestration=True)
     """plans without data: '{NAME: {train: N, validation: N, classes: K, mask_classes: M}}', or a file with that"""
-    mean: str = setting("0.5")
+    mean: str = setting("0.5", later=True)
     """subtracted from pixels 0..1: one number or three, dataset (its training images'), or image (each image's own)"""
-    std: str = setting("0.5")
+    std: str = setting("0.5", later=True)
     """then divided by: one number or three, dataset, or image; as data.mean"""
 
     @property
@@ -189,30 +189,6 @@ class LogConfig:
         return [name.strip() for name in self.trackers.strip("[]").split(",") if name.strip()]
 
 
-#: Settings that earlier versions did not have, with the value that does what those did: they change no run_id.
-LATER = {
-    "data.mean": preprocessing.canonical("0.5"),
-    "data.std": preprocessing.canonical("0.5"),
-    "pretrain.objective": "next_embedding",
-    "pretrain.distance": "cosine",
-    "pretrain.temperature": 0.1,
-    "pretrain.horizon": 1,
-    "pretrain.sigreg": 0.0,
-    "probe.labels_per_class": None,
-    "classify.labels_per_class": None,
-    "classify.init_blocks": None,
-    "segment.init_blocks": None,
-    "classify.init_fraction": None,
-    "segment.init_fraction": None,
-    "classify.tuning_images": 0,
-    "segment.tuning_images": 0,
-    "pretrain.init": "scratch",
-    "pretrain.init_optimizer": "fresh",
-    "pretrain.init_ema": False,
-    **{f"{task}.{key}": value for task in TASKS for key, value in {"optimizer": "adamw", "momentum": 0.95}.items()},
-}
-
-
 @dataclass(kw_only=True)
 class RunConfig:
     """One point of a study: pre-train, then probe, fine-tune for classification and for segmentation."""
@@ -288,7 +264,7 @@ class RunConfig:
         values |= {key: preprocessing.canonical(values[key]) for key in ("data.mean", "data.std")}
         values["pretrain.lr_reference"] = _with_own_shape(values["pretrain.lr_reference"])
         idle = {key for key, value in LATER.items() if values[key] == value}
-        idle |= {key for key, value in _plugged_in_settings().items() if values[key] == value}
+        idle |= {key for key, value in _settings_of_later_tasks().items() if values[key] == value}
         idle |= {f"{task}.decay" for task in TASKS if self.task_config(task).schedule != "wsd"}
         idle |= {"pretrain.lr_exponent"} if self.pretrain.lr_rule != "power" else set()
         idle |= {"pretrain.lr_rule", "pretrain.lr_reference"} if self.pretrain.lr_rule == "fixed" else set()
@@ -345,10 +321,18 @@ def _result_settings() -> dict[str, Callable[[RunConfig], Any]]:
 
 
 @functools.cache
-def _plugged_in_settings() -> dict[str, Any]:
-    """{dotted key: its default} of every result setting of the tasks that plugins add."""
-    names, default = {task.name for task in plugged_in()}, RunConfig()
+def _settings_of_later_tasks() -> dict[str, Any]:
+    """{dotted key: its default} of every result setting of tasks that the first version did not have."""
+    names, default = set(TASKS) - set(FIRST_TASKS), RunConfig()
     return {key: value_in(default) for key, value_in in _result_settings().items() if key.split(".")[0] in names}
+
+
+#: {dotted key: its default} of the settings that earlier versions did not have.
+LATER = {
+    key: preprocessing.canonical(value) if key in ("data.mean", "data.std") else value
+    for key, value, meta in walk(RunConfig())
+    if meta["later"]
+}
 
 
 def config_digest(content: dict[str, Any]) -> str:

@@ -22,14 +22,16 @@ def setting(
     high: float | None = None,
     above: float | None = None,
     orchestration: bool = False,
+    later: bool = False,
 ) -> Any:
     """A dataclass field with its range: ``low <= value <= high``, ``value > above``, or one of ``choices``.
 
-    ``high`` of a number is ``utils.cli.LARGEST`` unless it is given.
+    ``high`` of a number is ``utils.cli.LARGEST`` unless given. ``later``: earlier versions did not have it and did what
+    its default does, so that it changes no ``run_id`` until it is given.
     """
     limits = dict(zip(LIMITS, (choices, low, high, above), strict=True))
     metadata = {name: limit for name, limit in limits.items() if limit is not None}
-    return field(default=default, metadata={**metadata, "orchestration": orchestration})
+    return field(default=default, metadata={**metadata, "orchestration": orchestration, "later": later})
 
 
 @dataclass(kw_only=True)
@@ -58,9 +60,9 @@ class TaskConfig:
     """how the rate falls to zero after the warm-up: half a cosine, poly (a straight line), or wsd (only at the end)"""
     decay: float = setting(0.2, above=0, high=1)
     """schedule=wsd: fraction of the steps, at the end, in which the rate falls; before them it stays at its peak"""
-    optimizer: str = setting("adamw", choices=("adamw", "muon"))
+    optimizer: str = setting("adamw", choices=("adamw", "muon"), later=True)
     """adamw, or muon: the blocks' matrices by their orthogonalised momentum, the rest by AdamW, at the same rate"""
-    momentum: float = setting(0.95, low=0, high=0.9999)
+    momentum: float = setting(0.95, low=0, high=0.9999, later=True)
     """optimizer=muon: decay of the momentum of the blocks' matrices"""
     weight_decay: float = setting(0.05, low=0)
     """decoupled weight decay (not on biases, norms and LayerScale)"""
@@ -116,7 +118,7 @@ class TaskConfig:
 class PretrainConfig(TaskConfig):
     """Next-embedding prediction, or an objective to compare it with."""
 
-    objective: str = setting("next_embedding", choices=objectives.OBJECTIVES)
+    objective: str = setting("next_embedding", choices=objectives.OBJECTIVES, later=True)
     """what is predicted: next_embedding (NEPA), masked_pixels (in the manner of MAE) or next_pixels (of AIM)"""
     epochs: float | None = setting(4.0, above=0, high=10**6)
     """length in passes over the training images (give this or steps)"""
@@ -126,11 +128,11 @@ class PretrainConfig(TaskConfig):
     """lr_rule=power, mup: rung of the size ladder whose learning rate is base_lr"""
     lr_exponent: float | None = setting(None, low=-2, high=1)
     """lr_rule=power: peak learning rate x (parameters / the reference's) to this power"""
-    init: str = setting("scratch")
+    init: str = setting("scratch", later=True)
     """where pre-training starts: scratch, or a folder with model.safetensors or a run (task=pretrain init=DIR)"""
-    init_optimizer: str = setting("fresh", choices=("fresh", "carried"))
+    init_optimizer: str = setting("fresh", choices=("fresh", "carried"), later=True)
     """AdamW's moments at the start: fresh, or carried over from the newest checkpoint of the run in pretrain.init"""
-    init_ema: bool = setting(False)
+    init_ema: bool = setting(False, later=True)
     """start from the moving average of the weights in pretrain.init"""
     crop_scale_min: float = setting(0.5, above=0, high=1)
     """smallest area fraction of RandomResizedCrop (paper: 0.08)"""
@@ -144,13 +146,13 @@ class PretrainConfig(TaskConfig):
     """no gradient through the target (false: ablation, paper Table 1a)"""
     mask_ratio: float = setting(0.0, low=0, high=0.95)
     """fraction of input patches replaced by a learned token; targets stay clean (ablation, Table 1c; masked_pixels)"""
-    distance: str = setting("cosine", choices=("cosine", "mse", "infonce"))
+    distance: str = setting("cosine", choices=("cosine", "mse", "infonce"), later=True)
     """what sets a prediction apart from its target; infonce: from the image's other targets, too (NEPA-DiT)"""
-    temperature: float = setting(0.1, above=0, high=100)
+    temperature: float = setting(0.1, above=0, high=100, later=True)
     """distance=infonce: by which cosines are divided"""
-    horizon: int = setting(1, low=1, high=10**4)
+    horizon: int = setting(1, low=1, high=10**4, later=True)
     """how many of the next embeddings each position predicts at once (NEPA-DiT)"""
-    sigreg: float = setting(0.0, low=0, high=10**6)
+    sigreg: float = setting(0.0, low=0, high=10**6, later=True)
     """weight of SIGReg, which holds embeddings apart in the place of stop_gradient=true (LeNEPA); 0 = none"""
     stop_on_collapse: bool | None = setting(None, orchestration=True)
     """end when the embeddings of all patches are the same; false = warn; null = end, or warn
@@ -195,11 +197,11 @@ class FinetuneConfig(TaskConfig):
     """QK-norm while fine-tuning; null = model.qk_norm (the released checkpoints go from plain to weight)"""
     init_ema: bool = setting(False)
     """start from the moving average of the pre-trained weights"""
-    init_blocks: int | None = setting(None, low=0, high=1000)
+    init_blocks: int | None = setting(None, low=0, high=1000, later=True)
     """blocks that start pre-trained, from the lowest; fresh are the others and the final norm; null = all and it"""
-    init_fraction: float | None = setting(None, above=0, high=1)
+    init_fraction: float | None = setting(None, above=0, high=1, later=True)
     """in place of init_blocks: the fraction of the blocks, rounded down, one at least"""
-    tuning_images: int = setting(0, low=0, high=10**9)
+    tuning_images: int = setting(0, low=0, high=10**9, later=True)
     """training images, the same in every run, that are not trained on: the finished task is scored on them, too"""
 
     @property
@@ -216,7 +218,7 @@ class FinetuneConfig(TaskConfig):
 class ClassifyConfig(FinetuneConfig):
     """Fine-tuning for classification."""
 
-    labels_per_class: int | None = setting(None, low=1, high=10**9)
+    labels_per_class: int | None = setting(None, low=1, high=10**9, later=True)
     """training images of each class, or all of a smaller class (in place of num_images or fraction); null = all"""
     crop_scale_min: float = setting(0.6, above=0, high=1)
     """smallest area fraction of RandomResizedCrop (paper: 0.08)"""
@@ -275,7 +277,7 @@ class SegmentConfig(FinetuneConfig):
 class ProbeConfig(TaskConfig):
     """Heads on the frozen backbone: linear, attentive and nearest neighbours, at any block."""
 
-    labels_per_class: int | None = setting(None, low=1, high=10**9)
+    labels_per_class: int | None = setting(None, low=1, high=10**9, later=True)
     """training images of each class, or all of a smaller class (in place of num_images or fraction); null = all"""
     epochs: float | None = setting(4.0, above=0, high=10**6)
     """length in passes over the training images (give this or steps)"""

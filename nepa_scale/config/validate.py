@@ -7,14 +7,14 @@ import math
 from contextlib import suppress
 from pathlib import Path
 
-from nepa_scale.config import early_stop, lr_scaling, objectives
+from nepa_scale.config import data_facts, early_stop, learning_rate, objectives
+from nepa_scale.config.data_facts import class_sizes, labels_per_class, num_train_images, num_used_images, tuning_images
 from nepa_scale.config.ladder import LAYER_CHOICES, numbered_blocks
 from nepa_scale.config.registry import TRACKERS, spec
 from nepa_scale.config.schema import RunConfig, walk
-from nepa_scale.config.subsets import class_sizes, labels_per_class, num_train_images, num_used_images, tuning_images
 from nepa_scale.config.task_settings import TaskConfig
-from nepa_scale.data import layout, policies, preprocessing, stated
-from nepa_scale.data.known import folder_of
+from nepa_scale.data import layout, preprocessing
+from nepa_scale.data.info import folder_of
 from nepa_scale.utils.cli import out_of_range
 from nepa_scale.utils.errors import DataError, nearest
 from nepa_scale.utils.progress import Report
@@ -39,7 +39,7 @@ def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
         *_length_problems(config, tasks),
         *_streaming_problems(config, tasks),
         *(line for task in tasks for line in early_stop.problems(config, task)),
-        *(lr_scaling.problems(config) if "pretrain" in tasks else []),
+        *(learning_rate.problems(config) if "pretrain" in tasks else []),
         *(line for task in tasks for line in _optimizer_problems(config, task)),
         *(objectives.problems(config) if "pretrain" in tasks else []),
         *_task_problems(config),
@@ -56,12 +56,12 @@ def check_data(config: RunConfig, tasks: tuple[str, ...], *, planning: bool = Fa
     root, data, problems = Path(config.data.root), config.data, []
     for task in tasks:
         name = config.task_config(task).dataset
-        lines = stated.contradictions(root, name, data.stated)
-        if planning and stated.stated_facts(root, name, data.stated) is not None:
-            lines += layout.missing_needs(stated.dataset_facts(root, name, data.stated), _needs(config, task))
+        lines = data_facts.contradictions(root, name, data.stated)
+        if planning and data_facts.stated_facts(root, name, data.stated) is not None:
+            lines += layout.missing_needs(data_facts.info_of(root, name, data.stated), _needs(config, task))
         else:
             absent = planning and not folder_of(root, name).exists()
-            remedy = f"; a plan needs no more than {stated.EXAMPLE}" if absent else ""
+            remedy = f"; a plan needs no more than {data_facts.EXAMPLE}" if absent else ""
             lines += [f"{line}{remedy}" for line in _dataset_problems(config, task)]
         problems += lines or _count_problems(config, task) or _class_problems(config, task)
     return list(dict.fromkeys(problems))
@@ -86,8 +86,8 @@ def stated_data(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     """A text for each data set that is not there and of which facts are planned with instead."""
     root, data = Path(config.data.root), config.data
     names = dict.fromkeys(config.task_config(task).dataset for task in tasks)
-    facts_of = {name: stated.stated_facts(root, name, data.stated) for name in names}
-    return [stated.describe(name, facts) for name, facts in facts_of.items() if facts is not None]
+    facts_of = {name: data_facts.stated_facts(root, name, data.stated) for name in names}
+    return [data_facts.describe(name, facts) for name, facts in facts_of.items() if facts is not None]
 
 
 def _count_problems(config: RunConfig, task: str) -> list[str]:
@@ -303,7 +303,7 @@ def _task_problems(config: RunConfig) -> list[str]:
             for task in config.tasks
             if spec(task).downstream and getattr(config.task_config(task), "init_ema", False)
         ]
-    problems += policies.problems("classify.auto_augment", config.classify.auto_augment)
+    problems += preprocessing.policy_problems("classify.auto_augment", config.classify.auto_augment)
     problems += _layer_problems(config)
     depth = _depth(config)
     problems += [

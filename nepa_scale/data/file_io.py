@@ -1,4 +1,4 @@
-"""Files of data sets: what their names tell, small texts in any encoding, and reads that are retried.
+"""Files of data sets: what their names tell (of a source, how to prepare it), texts in any encoding, retried reads.
 
 Disks, and network file systems more so, may be slow or gone for a moment. Standard library only.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
+import shlex
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
@@ -196,3 +197,49 @@ def _with_retries(read: Callable[[], bytes], path: Path, forget: Callable[[Path]
         attempts, seconds = len(RETRY_SECONDS) + 1, sum(RETRY_SECONDS)
         reason = f"{error.strerror}, {attempts} times in {seconds:g} s"
         raise DataError(f"'{path}' cannot be read: {reason}") from None
+
+
+#: What lies in a source of each kind that ``nepa_scale.data.prepare`` reads.
+_SIGNS = (
+    ("imagenet", ("ILSVRC2012_img_train.tar", "ILSVRC/Data/CLS-LOC", "*/ILSVRC/Data/CLS-LOC")),
+    ("tiny-imagenet", ("val/val_annotations.txt", "tiny-imagenet-200/val/val_annotations.txt")),
+    ("ade20k", ("ADEChallengeData2016.zip", "images/training", "ADEChallengeData2016/images/training")),
+    ("cityscapes", ("leftImg8bit/train", "*/leftImg8bit/train")),
+    ("voc", ("ImageSets/Segmentation", "VOC2012/ImageSets/Segmentation", "*/VOC2012/ImageSets/Segmentation")),
+    ("coco-stuff", ("stuffthingmaps/train2017",)),
+    ("parquet", ("*.parquet", "data/*.parquet", "*/train/*.parquet", "dataset_dict.json", "state.json")),
+)
+
+
+def prepare_command(kind: str, **settings: str | Path) -> str:
+    """The line that prepares, for a shell: names with spaces and the like are quoted."""
+    words = [f"{key}={value}" for key, value in settings.items()]
+    return shlex.join(["python", "-m", "nepa_scale.data.prepare", kind, *words])
+
+
+def source_kind(source: Path) -> str | None:
+    """The kind of source that a folder is by the names in it, if it is one."""
+    for kind, patterns in _SIGNS:
+        if any(next(source.glob(pattern), None) for pattern in patterns):
+            return kind
+    if _has_folders(source / "train"):
+        return "folder"
+    is_flat = source.is_dir() and any(is_image(path.name) and not is_clutter(path.name) for path in source.iterdir())
+    return "images" if is_flat else None
+
+
+def how_to_prepare(source: Path, root: Path) -> tuple[str, str] | None:
+    """The command that makes a data set in ``root`` of a source, and the set's name; None for another folder."""
+    kind = source_kind(source)
+    if kind is None:
+        return None
+    name = f"{source.resolve().name.lstrip('.') or 'data'}-shards"
+    command = prepare_command(kind, source=source, root=root, name=name)
+    splits = ("val", "valid", "validation")
+    if kind == "images" or (kind == "folder" and not any(_has_folders(source / split) for split in splits)):
+        command += " val_fraction=0.1"
+    return command, name
+
+
+def _has_folders(folder: Path) -> bool:
+    return folder.is_dir() and any(child.is_dir() for child in folder.iterdir())

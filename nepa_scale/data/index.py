@@ -21,12 +21,12 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from nepa_scale.data.file_io import prepare_command
 from nepa_scale.data.info import DatasetInfo, SplitInfo
-from nepa_scale.data.pool import cores, start_worker
-from nepa_scale.data.prepare.settings import prepare_command
 from nepa_scale.data.shard_index import SAMPLE_TYPE, ShardIndex, Unread, printable, scan
+from nepa_scale.distributed.processes import cores, start_worker
 from nepa_scale.utils.errors import DataError
-from nepa_scale.utils.files import write_atomically
+from nepa_scale.utils.files import until_changed, write_atomically
 from nepa_scale.utils.progress import Report, logger
 
 INDEX_FOLDER = "_index"
@@ -233,6 +233,7 @@ def _loaded(folder: Path, info: DatasetInfo) -> dict[str, SplitIndex] | None:
     return readable if len(readable) == len(indexes) else None
 
 
+@until_changed
 def _load(path: Path) -> SplitIndex | None:
     """The index in a file, or None where there is none that this version can read."""
     readable = suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nepa_scale.data import ade20k
-from nepa_scale.data.file_io import compressed_shards
+from nepa_scale.data.file_io import compressed_shards, how_to_prepare, prepare_command
 from nepa_scale.data.info import (
     DEFAULT_ROOT,
     EMBEDDED_NAME,
@@ -19,10 +19,10 @@ from nepa_scale.data.info import (
     DatasetInfo,
     embedded_class_sizes,
     embedded_info,
+    folder_of,
+    folders,
     parse_info,
 )
-from nepa_scale.data.known import folder_of, folders
-from nepa_scale.data.prepare.settings import how_to_prepare, prepare_command
 from nepa_scale.data.preprocessing import BY_DATASET, Standardisation
 from nepa_scale.data.preprocessing import standardisation as stated_standardisation
 from nepa_scale.utils.errors import DataError, nearest

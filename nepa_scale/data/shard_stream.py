@@ -21,8 +21,7 @@ from typing import IO, Any
 import torch
 
 from nepa_scale.data.file_io import RETRY_SECONDS
-from nepa_scale.data.info import DatasetInfo
-from nepa_scale.data.known import folder_of
+from nepa_scale.data.info import DatasetInfo, folder_of
 from nepa_scale.data.layout import access_problems, dataset_info
 from nepa_scale.data.shard_index import (
     IMAGE_EXTENSIONS,

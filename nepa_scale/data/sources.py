@@ -14,8 +14,7 @@ from nepa_scale.data import ade20k
 from nepa_scale.data.decode import decode_mask, is_labelled
 from nepa_scale.data.file_io import RetryingReader, read_with_retries
 from nepa_scale.data.index import ensure_index
-from nepa_scale.data.info import DatasetInfo
-from nepa_scale.data.known import folder_of
+from nepa_scale.data.info import DatasetInfo, folder_of
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
 from nepa_scale.data.shard_index import NO_LABEL, printable
 from nepa_scale.utils.errors import DataError, shortened

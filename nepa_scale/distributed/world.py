@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from nepa_scale.distributed.process_info import free_port
+from nepa_scale.distributed.processes import free_port
 from nepa_scale.utils.errors import ConfigError, RankError
 
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")

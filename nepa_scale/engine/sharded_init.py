@@ -20,8 +20,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from nepa_scale.distributed.processes import give_back_freed_memory
 from nepa_scale.distributed.world import World
-from nepa_scale.perf.malloc import give_back_freed_memory
 
 SMALLEST_BYTES = 2**16  # smaller tensors are never given up
 WHOLE_BYTES = 2**26  # the others may take so much at a time while gathered

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from nepa_scale.config.ladder import Architecture, num_patches
-from nepa_scale.config.lr_scaling import WidthScaling
+from nepa_scale.config.learning_rate import WidthScaling
 from nepa_scale.models.nepa_vit import NepaViT
 
 

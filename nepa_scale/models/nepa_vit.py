@@ -31,8 +31,15 @@ from torch import Tensor, nn
 from nepa_scale.config.ladder import MlpKind, PosEmbed, QkNorm, default_mlp_hidden
 from nepa_scale.config.sizes import SHIPPED, Shape
 from nepa_scale.data.preprocessing import MEAN, STD
-from nepa_scale.models.compiled_block import CompiledBlock, can_compile, compile_block, rope_tables
-from nepa_scale.models.patches import PatchProduct, SeededRope, StandardisingProduct
+from nepa_scale.models.layers import (
+    CompiledBlock,
+    PatchProduct,
+    SeededRope,
+    StandardisingProduct,
+    can_compile,
+    compile_block,
+    rope_tables,
+)
 
 __all__ = ["NepaViT"]
 

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nepa_scale.config.branch import decay_start, warmup_steps
-from nepa_scale.config.lr_scaling import WidthScaling
+from nepa_scale.config.learning_rate import WidthScaling, decay_start, warmup_steps
 from nepa_scale.config.task_settings import FinetuneConfig, TaskConfig
 from nepa_scale.optim.muon import IS_MUONS, Muon
 

@@ -1,25 +1,124 @@
-"""How well training uses its devices: logged with every interval and summed up in the result.
+"""How well training uses its devices: MFU of every interval and of the result; and how a task's blocks run.
+
+Blocks are compiled where that saves more time than it takes; the kernel by which they attend is named.
 
 MFU is useful FLOPs over what the devices could do at their peak; HFU counts what is executed, masked attention scores
 and recomputed blocks included (conventions: ``nepa_scale.placement.costs``). Shares of time are of this rank's wall
 clock.
+
+GPUs that are known by name have the peak their makers state for dense matrix products. Any other device, a CPU above
+all, is measured: its peak is the best rate of a few matrix products.
 """
 
 from __future__ import annotations
 
+import platform
 import resource
 import statistics
+import time
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend
 
+from nepa_scale.config.schema import RunConfig
 from nepa_scale.distributed.process_group import max_over_ranks, sum_over_ranks
 from nepa_scale.distributed.world import World
-from nepa_scale.perf.comm_timer import CommunicationClock
-from nepa_scale.perf.device_peak import peak_flops
+from nepa_scale.perf.profiling import CommunicationClock
 from nepa_scale.placement.costs import TaskCost
+from nepa_scale.placement.gpus import stated_flops
+from nepa_scale.placement.resolved import ResolvedTask
+from nepa_scale.utils.progress import logger
+
+#: Seconds of measuring, over all shapes together; every shape is tried at least ``_LEAST_TRIES`` times.
+_SECONDS_CPU, _SECONDS_GPU = 0.25, 1.0
+_LEAST_TRIES = 2
+
+#: (M, K, N) of the products measured: squares, and the long ones of transformers (tokens x width x hidden width). A
+#: CPU's take a few milliseconds at most: on a busy machine a longer one is always interrupted.
+_SHAPES_CPU = ((512, 512, 512), (1024, 1024, 1024), (2048, 512, 2048), (1024, 384, 1536))
+_SHAPES_GPU = ((4096, 4096, 4096), (8192, 8192, 8192), (16384, 1024, 4096))
+PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most a device does: ``flops`` per second (a multiply-add counts as 2), and whence that is known."""
+
+    flops: float
+    source: Literal["stated", "measured"]
+    name: str
+    """the device's name"""
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> Peak:
+    """The peak of ``device`` for matrix products of ``dtype``; up to a second's work where it must be measured.
+
+    fp32 products of a GPU count as TF32 where torch is allowed to use that (``set_float32_matmul_precision``).
+    """
+    name = _name(device)
+    if device.type == "cuda":
+        stated = stated_flops(name, PRECISIONS[dtype], tf32=torch.get_float32_matmul_precision() != "highest")
+        if stated is not None:
+            return Peak(stated, "stated", name)
+    return Peak(measured_flops(device, dtype), "measured", name)
+
+
+def measured_flops(device: torch.device, dtype: torch.dtype, seconds: float | None = None) -> float:
+    """The best rate, in operations per second, of products of several shapes on ``device``, tried for ``seconds``
+    (None: a quarter of one on a CPU, one elsewhere)."""
+    shapes, usual = (_SHAPES_CPU, _SECONDS_CPU) if device.type == "cpu" else (_SHAPES_GPU, _SECONDS_GPU)
+    seconds = usual if seconds is None else seconds
+    return max(_best_rate(shape, device, dtype, seconds / len(shapes)) for shape in shapes)
+
+
+@torch.no_grad()
+def _best_rate(shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype, seconds: float) -> float:
+    rows, inner, columns = shape
+    a = torch.randn(rows, inner, device=device, dtype=dtype)
+    b = torch.randn(inner, columns, device=device, dtype=dtype)
+    out = torch.empty(rows, columns, device=device, dtype=dtype)
+    best, spent, tries = 0.0, 0.0, 0
+    torch.mm(a, b, out=out)  # the first product also chooses a kernel and touches the memory
+    while spent < seconds or tries < _LEAST_TRIES:
+        elapsed = _timed_product(a, b, out)
+        best, spent, tries = max(best, 2 * rows * inner * columns / elapsed), spent + elapsed, tries + 1
+    return best
+
+
+def _timed_product(a: Tensor, b: Tensor, out: Tensor) -> float:
+    _wait(a.device)
+    started = time.perf_counter()
+    torch.mm(a, b, out=out)
+    _wait(a.device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty or the instruction set on Linux
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
 
 #: What matrix products are computed in, by ``engine.precision``.
 DTYPES = {
@@ -96,3 +195,48 @@ def peak_memory_bytes() -> int:
         return int(fields["VmHWM"].split()[0]) * 1024
     except (OSError, KeyError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if TYPE_CHECKING:
+    from nepa_scale.models.nepa_vit import NepaViT
+
+#: Training FLOPs per process from which compiling pays on a CPU: half an hour at 100 GFLOP/s, of which some tenth is
+#: saved, against half a minute to two minutes for the compiler.
+_REPAID_ON_A_CPU = 1.8e14
+
+
+def compile_backbone(backbone: NepaViT, resolved: ResolvedTask, *, world: World, device: torch.device) -> bool:
+    """Compile the blocks where ``engine.compile`` says so, or where it is left open and pays; whether it was done.
+
+    Under ZeRO-3 the blocks stay as they are: weights are gathered by hooks of modules, which a graph of several
+    modules passes by. The decision depends on the configuration, the devices and nothing else: a resumed run makes
+    it again.
+    """
+    asked = wanted = resolved.config.engine.compile
+    if wanted is None:
+        wanted = device.type != "cpu" or resolved.cost.flops_train / world.size >= _REPAID_ON_A_CPU
+    done = wanted and resolved.placement.zero_stage < 3 and backbone.compile_blocks()
+    if asked and not done:
+        task = resolved.config.task
+        logger.warning("%s: engine.compile=true has no effect (ZeRO stage 3, stochastic depth or any image size)", task)
+    return done
+
+
+def report_attention(config: RunConfig, device: torch.device) -> None:
+    """Name the kernel by which a GPU attends, and warn where it is the slow one, which keeps all scores in memory."""
+    if device.type != "cuda":
+        return
+    arch = config.architecture(config.task)
+    head_width = arch.embed_dim // arch.num_heads
+    kernel = attention_kernel(head_width, DTYPES[config.engine.precision], device)
+    if kernel == "math":
+        logger.warning("%s: this GPU has no fused attention for heads of width %d", config.task, head_width)
+    else:
+        logger.info("%s: attention by %s", config.task, kernel)
+
+
+def attention_kernel(head_width: int, dtype: torch.dtype, device: torch.device, *, causal: bool = True) -> str:
+    """The kernel that torch takes for attention in training with heads of this width: ``flash_attention``,
+    ``efficient_attention``, ``cudnn_attention`` or ``math``. Its choice does not depend on the number of tokens."""
+    heads = torch.empty(1, 1, 64, head_width, dtype=dtype, device=device, requires_grad=True)
+    return SDPBackend(torch._fused_sdp_choice(heads, heads, heads, is_causal=causal)).name.lower()

@@ -1,1 +1,1 @@
-"""A run's folder: its paths, lock, settings, status and results. Free of torch."""
+"""A run's folder: its paths, lock, settings and status. Free of torch."""

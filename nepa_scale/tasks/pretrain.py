@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nepa_scale.config import early_stop, lr_scaling
+from nepa_scale.config import early_stop, learning_rate, objectives
 from nepa_scale.config.objectives import objective_of
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.data.datasets import PretrainImages
@@ -20,13 +20,11 @@ from nepa_scale.data.transforms import pretrain_eval, pretrain_train
 from nepa_scale.distributed.process_group import sum_over_ranks
 from nepa_scale.distributed.world import World
 from nepa_scale.models.build import scale_initial_weights
-from nepa_scale.models.patches import standardised
+from nepa_scale.models.layers import standardised
 from nepa_scale.optim.optimizer import build_optimizer
-from nepa_scale.tasks import pretrain_monitors, target_warnings
 from nepa_scale.tasks.finetune import load_backbone
-from nepa_scale.tasks.objectives.objective import EvaluationSums, Objective
-from nepa_scale.tasks.pretrain_monitors import Spread
-from nepa_scale.tasks.probing.knn import OnlineKnn
+from nepa_scale.tasks.knn import OnlineKnn
+from nepa_scale.tasks.objective_base import EvaluationSums, Objective, Spread, patch_energy
 from nepa_scale.tasks.task import Task, Value
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.progress import logger
@@ -48,7 +46,7 @@ class Pretrain(Task):
         validation = self.open_split("validation")
         self.eval_data = PretrainImages(validation, None, pretrain_eval(section.image_size), config.seed)
         self.backbone = self.new_backbone()
-        self._scaling = lr_scaling.width_scaling(config)
+        self._scaling = learning_rate.width_scaling(config)
         if self._scaling is not None:
             scale_initial_weights(self.backbone, self._scaling)
         if weights is not None:
@@ -64,7 +62,7 @@ class Pretrain(Task):
     def build_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser with the rates that ``pretrain.lr_rule`` gives this size."""
         return build_optimizer(
-            self.module, self.config.pretrain, peak_lr=lr_scaling.peak_lr(self.config), scaling=self._scaling
+            self.module, self.config.pretrain, peak_lr=learning_rate.peak_lr(self.config), scaling=self._scaling
         )
 
     def compile_rest(self) -> None:
@@ -81,11 +79,11 @@ class Pretrain(Task):
         batch = to_device(torch.stack(images), torch.device("cpu"), self.standard)
         if self.standard.by_image:
             batch = standardised(batch)
-        energy = pretrain_monitors.patch_energy(batch, self.config.model.patch_size)
+        energy = patch_energy(batch, self.config.model.patch_size)
         self.details = {"patch_energy": energy}
         shares = "{mean_colour:.0%} is each patch's mean colour, {mean_patch:.0%} the mean of all patches"
         logger.info("%s: of the energy of patches %s", self.name, shares.format(**energy))
-        warning = target_warnings.before(energy, by_image=self.standard.by_image)
+        warning = objectives.images_warning(energy, by_image=self.standard.by_image)
         if warning is not None and self._objective.predicts_embeddings:  # of pixels, patches are standardised
             logger.warning("%s: %s", self.name, warning)
 
@@ -104,7 +102,7 @@ class Pretrain(Task):
         section = self.config.pretrain
         if not (self._objective.predicts_embeddings and section.shift and section.distance == "cosine"):
             return None
-        return target_warnings.after(metrics, by_image=self.standard.by_image)
+        return objectives.training_warning(metrics, by_image=self.standard.by_image)
 
     def observe(self, *, due: bool) -> None:
         """Collect how far embeddings and predictions differ from one another."""

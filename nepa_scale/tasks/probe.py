@@ -20,9 +20,10 @@ from nepa_scale.distributed.process_group import sum_over_ranks
 from nepa_scale.distributed.world import World
 from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.optim.optimizer import ADAM_EPS
+from nepa_scale.tasks.costs import RATE_FACTORS
 from nepa_scale.tasks.finetune import load_backbone
-from nepa_scale.tasks.head_costs import RATE_FACTORS
-from nepa_scale.tasks.probing.heads import (
+from nepa_scale.tasks.knn import top1_of_votes
+from nepa_scale.tasks.probe_heads import (
     LINEAR_LAST,
     LINEAR_MEAN,
     Head,
@@ -32,7 +33,6 @@ from nepa_scale.tasks.probing.heads import (
     rate_groups,
     view,
 )
-from nepa_scale.tasks.probing.knn import top1_of_votes
 from nepa_scale.tasks.task import Task, Value, parameter_dtype
 
 STANDARDISED_IMAGES = 2048

@@ -23,10 +23,10 @@ from nepa_scale.distributed.process_group import max_over_ranks, sum_over_ranks
 from nepa_scale.distributed.world import World
 from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.tasks.finetune import Finetune
-from nepa_scale.tasks.segmentation.heads import FCNHead, UPerNet
-from nepa_scale.tasks.segmentation.metrics import MULTI_SCALE, PLAIN, SegmentationMetrics, iou_per_class
-from nepa_scale.tasks.segmentation.sliding_window import pad_to_patches, scores_of_image, slide
+from nepa_scale.tasks.segmentation_metrics import MULTI_SCALE, PLAIN, SegmentationMetrics, iou_per_class
+from nepa_scale.tasks.sliding_window import pad_to_patches, scores_of_image, slide
 from nepa_scale.tasks.task import parameter_dtype
+from nepa_scale.tasks.upernet import FCNHead, UPerNet
 from nepa_scale.utils.errors import DataLostError
 
 EVAL_PIXELS = 2**20

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from nepa_scale.config.data_facts import exhausted_classes, num_classes, num_used_images, tuning_images
 from nepa_scale.config.ladder import QkNorm
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.config.subsets import exhausted_classes, num_classes, num_used_images, tuning_images
 from nepa_scale.config.task_settings import TaskConfig
 from nepa_scale.data import layout
 from nepa_scale.data.datasets import Samples

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from nepa_scale.data.datasets import FaultLog, Loaded, allowed_faults
-from nepa_scale.data.known import folder_of
+from nepa_scale.data.file_io import prepare_command
+from nepa_scale.data.info import folder_of
 from nepa_scale.data.loader import prefetched, train_loader
-from nepa_scale.data.prepare.settings import prepare_command
 from nepa_scale.data.streaming import train_stream
 from nepa_scale.distributed.world import World
 from nepa_scale.engine.engine import Batch

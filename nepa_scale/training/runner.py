@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 from nepa_scale.config import validate
 from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.distributed import process_group, rendezvous
+from nepa_scale.distributed import process_group, processes, rendezvous
 from nepa_scale.distributed.failures import Failure, JobFailedError
-from nepa_scale.distributed.signals import StopRequest
+from nepa_scale.distributed.processes import StopRequest
 from nepa_scale.distributed.watchdog import STARTING_PATIENCE, Watchdog
 from nepa_scale.distributed.world import World
-from nepa_scale.perf import malloc
+from nepa_scale.placement.devices import unseen
 from nepa_scale.placement.resolved import ResolvedTask, agree, remedy
-from nepa_scale.placement.visible_gpus import unseen
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils import errors
 from nepa_scale.utils.errors import ConfigError, DataLostError, DivergedError, MilestoneError, SaveError, UserError
@@ -43,7 +42,7 @@ def run_task(
         JobFailedError: on every rank, with the job's first failure, which is recorded; the training thread of some
             ranks may not get as far, then the watchdog ends them with the failure's exit code.
     """
-    malloc.keep_freed_memory()
+    processes.keep_freed_memory()
     task_dir, engine = run_dir / resolved.config.task, resolved.config.engine
     device = process_group.initialise(
         world,
@@ -85,7 +84,7 @@ def _run(
     resolved = _agreed(resolved, task_dir, world, device)
     config = resolved.config
     if world.is_main and validate.is_made_on_demand(config, config.task):
-        from nepa_scale.data.digits import write_digits
+        from nepa_scale.data.prepare.digits import write_digits
 
         write_digits(Path(config.data.root))
     process_group.barrier()

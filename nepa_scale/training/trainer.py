@@ -12,26 +12,24 @@ import numpy as np
 import torch
 
 from nepa_scale.checkpoint.checkpointer import Checkpoints
-from nepa_scale.config import branch
+from nepa_scale.config import learning_rate
 from nepa_scale.config.early_stop import Milestones, evaluation_steps
 from nepa_scale.config.registry import spec
 from nepa_scale.config.validate import describe_data
 from nepa_scale.distributed.process_group import first_text, max_over_ranks, sum_over_ranks, sum_votes
-from nepa_scale.distributed.signals import StopRequest
+from nepa_scale.distributed.processes import StopRequest
 from nepa_scale.distributed.watchdog import STARTING_PATIENCE, Watchdog
 from nepa_scale.distributed.world import World
 from nepa_scale.engine.engine import Engine, StepResult
 from nepa_scale.optim.optimizer import group_schedules, num_params
-from nepa_scale.perf.compile import compile_backbone, report_attention
 from nepa_scale.perf.profiling import Profiling
-from nepa_scale.perf.throughput import Throughput
+from nepa_scale.perf.throughput import Throughput, compile_backbone, report_attention
 from nepa_scale.placement.resolved import ResolvedTask
-from nepa_scale.run_dir.paths import AVERAGE_NAME, WEIGHTS_NAME
-from nepa_scale.run_dir.result import write_result
+from nepa_scale.run_dir.run_folder import AVERAGE_NAME, WEIGHTS_NAME
 from nepa_scale.tasks.task import StoppedError, Task
 from nepa_scale.training.batches import Batches
 from nepa_scale.training.monitors import LOWER_RATE, REMEDY, SkippedSteps, TrainingMonitor
-from nepa_scale.training.run_logger import RunLogger
+from nepa_scale.training.run_logger import RunLogger, write_result
 from nepa_scale.utils.errors import NAMES_SHOWN, DataLostError, DivergedError, MilestoneError
 from nepa_scale.utils.progress import logger
 from nepa_scale.weights.initial import source_of
@@ -81,7 +79,7 @@ class Trainer:
         with self.engine.readable():
             task.prepare(world, device)
         in_background = config.checkpoint.asynchronous
-        self._kept_steps = branch.kept_steps(config.checkpoint.keep_steps)
+        self._kept_steps = learning_rate.kept_steps(config.checkpoint.keep_steps)
         self._checkpoints = Checkpoints(
             task_dir / "checkpoints",
             self.engine.state,
@@ -100,7 +98,7 @@ class Trainer:
             logger.info("%s: continuing from step %d of %d", self.task.name, start, self.total_steps)
         elif config.checkpoint.branch_from and not spec(self.task.name).downstream:
             source = Path(config.checkpoint.branch_from) / "checkpoints"
-            start = self._checkpoints.load_branch(source, branch.difference)
+            start = self._checkpoints.load_branch(source, learning_rate.difference)
             logger.info("%s: branching off %s at step %d of %d", self.task.name, source, start, self.total_steps)
         elif self.task.moments_from is not None:
             self._checkpoints.load_moments(self.task.moments_from)

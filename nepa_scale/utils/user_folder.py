@@ -1,24 +1,60 @@
-"""The user's folder: sizes, data sets, studies, grids, clusters and recipes beside the shipped ones.
+"""What users add to the shipped things: by a folder of theirs, and by plugins.
 
-It is ``config_dir=DIR`` of a command, else ``$NEPA_CONFIG``, else the working directory if that holds a ``nepa.yaml``.
-``nepa.yaml`` has the sizes and data sets; the rest are files in ``study/``, ``grid/``, ``cluster/`` and
-``recipes/TASK/``. Names of shipped ones are refused, so that a name means the same everywhere.
+The user's folder has sizes, data sets, studies, grids, clusters and recipes. It is ``config_dir=DIR`` of a command,
+else ``$NEPA_CONFIG``, else the working directory if that holds a ``nepa.yaml``. ``nepa.yaml`` has the sizes and data
+sets; the rest are files in ``study/``, ``grid/``, ``cluster/`` and ``recipes/TASK/``. Names of shipped ones are
+refused, so that a name means the same everywhere.
+
+Plugins are installed packages that register tasks, objectives, laws and trackers. A package says in its
+``pyproject.toml`` what registers each kind, a function without arguments, as in
+``[project.entry-points."nepa_scale.plugins"]`` the line ``tasks = "my_package.tasks:register"``.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nepa_scale.utils import yaml_files
-from nepa_scale.utils.errors import ConfigError, nearest
+from nepa_scale.utils.errors import ConfigError, UserError, first_line, nearest
 from nepa_scale.utils.files import typed_path, until_changed
 
+GROUP = "nepa_scale.plugins"
 KEY, VARIABLE, NAME = "config_dir", "NEPA_CONFIG", "nepa.yaml"
 SECTIONS = {"sizes": "{NAME: {embed_dim: N, depth: N, heads: N}}", "data_sets": "{NAME: {folder: DIR, train: N, ...}}"}
 """Of ``nepa.yaml``, each with what it holds."""
+
+Item = TypeVar("Item")
+
+
+class Registry(dict[str, Item]):
+    """The items of one ``kind`` by name: those that are shipped, then those that plugins register.
+
+    ``reserved``: further names that none may have.
+    """
+
+    def __init__(self, kind: str, shipped: Mapping[str, Item], reserved: Collection[str] = ()) -> None:
+        super().__init__(shipped)
+        self._kind, self._reserved = kind, reserved
+
+    def register(self, name: str, item: Item) -> None:
+        """Add the item of a plugin. Raises ``UserError`` where its name is taken."""
+        if name in self or name in self._reserved:
+            raise UserError(f"{self._kind} '{name}' is there already")
+        self[name] = item
+
+    def load_plugins(self) -> None:
+        """Call what installed packages name for this kind; one that fails is left out, with a line on stderr."""
+        for point in entry_points(group=GROUP, name=f"{self._kind}s"):
+            try:
+                point.load()()
+            except Exception as error:  # whatever somebody's plugin raises must not break every command
+                told = f"plugin {point.name} = {point.value} is left out: {first_line(error)}"
+                print(f"warning: {told}", file=sys.stderr)
 
 
 def take(words: Sequence[str]) -> list[str]:

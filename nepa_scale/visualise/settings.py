@@ -10,7 +10,7 @@ from nepa_scale.config.ladder import numbered_blocks
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.data import layout
 from nepa_scale.data.file_io import IMAGE_SUFFIXES, is_clutter, is_image
-from nepa_scale.run_dir import paths
+from nepa_scale.run_dir import run_folder
 from nepa_scale.utils.arguments import option
 from nepa_scale.utils.errors import ConfigError
 from nepa_scale.utils.files import file_in_the_way
@@ -91,19 +91,19 @@ def describe_source(source: Path, *, ema: bool) -> tuple[RunConfig | None, Descr
     """The configuration of a run (None for a folder of weights) and its model. Raises ``UserError``."""
     if not source.is_dir():
         raise ConfigError([f"source={source}: {'is a file' if source.exists() else 'does not exist'}; name a folder"])
-    if (source / paths.CONFIG_NAME).is_file():
-        config = overrides.load(source / paths.CONFIG_NAME)
+    if (source / run_folder.CONFIG_NAME).is_file():
+        config = overrides.load(source / run_folder.CONFIG_NAME)
         if config.init != "pretrain":
             raise ConfigError(
                 [f"source={source}: a run with init={config.init} has no pre-training of its own to draw"]
             )
-        folder = paths.pretrain_directory(source, config)
-        return config, of_run(config, "pretrain", paths.standardisation(config, "pretrain", folder))
+        folder = run_folder.pretrain_directory(source, config)
+        return config, of_run(config, "pretrain", run_folder.standardisation(config, "pretrain", folder))
     if timm_layout.is_timm_folder(source):
         if ema:
             raise ConfigError([f"ema=true: {source} holds one set of weights; ema is for runs"])
         return None, timm_layout.read_config(source)
-    run = source.parent if (source.parent / paths.CONFIG_NAME).is_file() else None
+    run = source.parent if (source.parent / run_folder.CONFIG_NAME).is_file() else None
     hint = f"; did you mean source={run}?" if run else ""
     raise ConfigError(
         [f"source={source}: neither a run (config.yaml) nor weights (model.safetensors, config.json){hint}"]

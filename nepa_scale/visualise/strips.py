@@ -20,11 +20,10 @@ from nepa_scale.data.shard_stream import open_stream
 from nepa_scale.data.sources import Source, open_source
 from nepa_scale.data.transforms import normalise, pretrain_eval
 from nepa_scale.models.nepa_vit import NepaViT
-from nepa_scale.run_dir.paths import PICTURES_NAME, WEIGHTS_NAME, standardisation
+from nepa_scale.run_dir.run_folder import PICTURES_NAME, WEIGHTS_NAME, standardisation
 from nepa_scale.utils.errors import DataError, UserError
 from nepa_scale.utils.files import write_atomically
-from nepa_scale.visualise import sheet
-from nepa_scale.visualise.maps import QueryMaps, query_maps
+from nepa_scale.visualise.maps import MINUS, Map, QueryMaps, Strip, draw, query_maps
 from nepa_scale.visualise.settings import Plan
 from nepa_scale.weights.convert import Weights, built, read_run, read_timm
 from nepa_scale.weights.tensor_files import read_tensors
@@ -90,7 +89,7 @@ def draw_sheets(plan: Plan) -> Iterator[Path]:
     for number, start in enumerate(range(0, len(strips), STRIPS_PER_SHEET), start=1):
         path = plan.out / f"sheet-{number:02d}.png"
         try:
-            write_atomically(path, sheet.draw(strips[start : start + STRIPS_PER_SHEET], title))
+            write_atomically(path, draw(strips[start : start + STRIPS_PER_SHEET], title))
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from error
         yield path
@@ -114,7 +113,7 @@ def draw_pretraining(config: RunConfig, folder: Path) -> None:
         standard=standard,
     )
     strips = make_strips(build(weights), run_images(config, config.log.pictures, config.seed), choice)
-    write_atomically(folder / PICTURES_NAME, sheet.draw(strips, _title(config.run_id, layers, choice.heads)))
+    write_atomically(folder / PICTURES_NAME, draw(strips, _title(config.run_id, layers, choice.heads)))
 
 
 def build(weights: Weights, image_size: int | None = None) -> NepaViT:
@@ -150,7 +149,7 @@ def _read(path: Path) -> Named:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def make_strips(backbone: NepaViT, images: Sequence[Named], choice: Choice) -> list[sheet.Strip]:
+def make_strips(backbone: NepaViT, images: Sequence[Named], choice: Choice) -> list[Strip]:
     """The strips of all images and their query patches, in order.
 
     Raises:
@@ -158,7 +157,7 @@ def make_strips(backbone: NepaViT, images: Sequence[Named], choice: Choice) -> l
     """
     rows, columns = backbone.patch_embed.grid_size
     transform = pretrain_eval(backbone.patch_embed.img_size[0])
-    strips: list[sheet.Strip] = []
+    strips: list[Strip] = []
     for number, image in enumerate(images):
         try:
             pixels = normalise(applied(transform, decode_rgb(image.content)), choice.standard)
@@ -191,20 +190,20 @@ def _title(name: str, layers: Sequence[int], heads: str, *, ema: bool = False) -
     return f"{name}{' (moving average)' if ema else ''}  ·  attention: {blocks}{of_heads}"
 
 
-def _strip(name: str, pixels: Tensor, maps: QueryMaps, choice: Choice, *, causal: bool) -> sheet.Strip:
+def _strip(name: str, pixels: Tensor, maps: QueryMaps, choice: Choice, *, causal: bool) -> Strip:
     rows, columns = maps.similarity.shape
     patches = np.arange(rows * columns).reshape(rows, columns)
     target = maps.patch + 1 if choice.shift else maps.patch
     cosines = maps.similarity.flatten()
     rank = int((cosines > cosines[target]).sum()) + 1
-    cosine = f"{cosines[target]:.2f}".replace("-", sheet.MINUS)
-    return sheet.Strip(
+    cosine = f"{cosines[target]:.2f}".replace("-", MINUS)
+    return Strip(
         title=f"{_short(name)}  ·  prediction and target: cosine {cosine}, rank {rank} of {len(cosines)}",
         image=_to_uint8(pixels, choice.standard),
         query=divmod(maps.patch, columns),
         target=divmod(target, columns),
         attention=_headed(maps, choice.heads),
-        similarity=sheet.Map(
+        similarity=Map(
             "similarity to prediction",
             _grid(cosines.softmax(dim=0) if choice.softmax else cosines, rows),
             "softmax" if choice.softmax else "cosine",
@@ -214,12 +213,12 @@ def _strip(name: str, pixels: Tensor, maps: QueryMaps, choice: Choice, *, causal
     )
 
 
-def _headed(maps: QueryMaps, heads: str) -> list[sheet.Map]:
+def _headed(maps: QueryMaps, heads: str) -> list[Map]:
     """Attention maps with their headings: what they show, and how much went to the class token."""
     headed = []
     for head, (attention, prefix) in enumerate(zip(maps.attention, maps.on_prefix.tolist(), strict=True)):
         heading = f"head {head}" if heads == "none" else "attention"
-        headed.append(sheet.Map(heading, attention.numpy(), f"class token {prefix:.2f}" if prefix else ""))
+        headed.append(Map(heading, attention.numpy(), f"class token {prefix:.2f}" if prefix else ""))
     return headed
 
 

@@ -17,11 +17,11 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
 from nepa_scale.data.decode import decode_rgb
-from nepa_scale.data.digits import scenes, split_glyphs
+from nepa_scale.data.prepare.digits import scenes, split_glyphs
 from nepa_scale.data.preprocessing import MEAN, Preprocessing
 from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.models.objective import next_embedding_loss
-from nepa_scale.run_dir import paths
+from nepa_scale.run_dir import run_folder
 from nepa_scale.utils.errors import DataError, WeightsError
 from nepa_scale.weights import convert, timm_layout
 from nepa_scale.weights.authors_config import Wishes
@@ -80,7 +80,7 @@ def check(folder: Path, images: Sequence[Path], table: Sequence[Published] | Non
 
 def _read(folder: Path) -> tuple[convert.Weights, list[str]]:
     config = folder / timm_layout.CONFIG_NAME
-    if (folder / paths.CONFIG_NAME).is_file():
+    if (folder / run_folder.CONFIG_NAME).is_file():
         raise WeightsError(f"{folder}: a run; write its weights with `export`, then check that folder")
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"

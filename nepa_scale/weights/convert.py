@@ -16,7 +16,7 @@ from nepa_scale.config import overrides
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.data import layout
 from nepa_scale.models.nepa_vit import NepaViT
-from nepa_scale.run_dir import paths
+from nepa_scale.run_dir import run_folder
 from nepa_scale.utils.errors import DataError, WeightsError
 from nepa_scale.utils.files import file_in_the_way, read_json, to_json, write_folder
 from nepa_scale.weights import authors_config, authors_layout, timm_layout
@@ -71,18 +71,18 @@ def read_timm(folder: Path) -> Weights:
 
 def read_run(run_dir: Path, *, task: str, ema: bool) -> Weights:
     """The weights that a finished task of a run left. Raises ``UserError``."""
-    config = overrides.load(run_dir / paths.CONFIG_NAME)
-    folder = paths.pretrain_directory(run_dir, config) if task == "pretrain" else run_dir / task
+    config = overrides.load(run_dir / run_folder.CONFIG_NAME)
+    folder = run_folder.pretrain_directory(run_dir, config) if task == "pretrain" else run_dir / task
     if task not in config.tasks:
         raise WeightsError(f"{run_dir}: init={config.init}, so it has no pre-training of its own; use --task classify")
-    file = folder / (paths.AVERAGE_NAME if ema else paths.WEIGHTS_NAME)
+    file = folder / (run_folder.AVERAGE_NAME if ema else run_folder.WEIGHTS_NAME)
     if not file.is_file():
         decay = config.task_config(task).ema_decay
         why = f"{task}.ema_decay=0 keeps no moving average" if ema and not decay else f"task={task} has not finished"
         raise WeightsError(f"{file}: does not exist; {why}")
     tensors = read_tensors(file)
     num_classes = len(tensors["head.bias"]) if "head.bias" in tensors else 0
-    standard = paths.standardisation(config, task, folder)
+    standard = run_folder.standardisation(config, task, folder)
     if task == "pretrain":
         description = of_run(config, "pretrain", standard)
     else:
@@ -96,7 +96,7 @@ def _label_names(folder: Path, config: RunConfig, num_classes: int) -> tuple[str
     """The names of the classes, as noted when the task began or else as the data set has them; () without any."""
     names: Any = ()
     try:
-        names = read_json(folder / paths.DATA_NAME)["class_names"]
+        names = read_json(folder / run_folder.DATA_NAME)["class_names"]
     except (OSError, ValueError, KeyError, TypeError):
         with suppress(DataError):
             names = layout.dataset_info(Path(config.data.root), config.classify.dataset).class_names
@@ -105,7 +105,7 @@ def _label_names(folder: Path, config: RunConfig, num_classes: int) -> tuple[str
 
 def read(source: Path, *, task: str | None = None, ema: bool = False) -> Weights:
     """The weights of a run's ``task`` (None: pre-training), or of a folder in timm's layout. Raises ``UserError``."""
-    if (source / paths.CONFIG_NAME).is_file():
+    if (source / run_folder.CONFIG_NAME).is_file():
         if task not in (None, "pretrain", "classify"):
             raise WeightsError(f"{source}: task={task}: a timm model is that of pretrain or classify")
         return read_run(source, task=task or "pretrain", ema=ema)

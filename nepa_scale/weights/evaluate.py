@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nepa_scale.data.decode import decode_rgb
 from nepa_scale.models.nepa_vit import NepaViT
-from nepa_scale.run_dir import paths
+from nepa_scale.run_dir import run_folder
 from nepa_scale.utils.errors import DataError, WeightsError
 from nepa_scale.utils.files import read_json, write_json
 from nepa_scale.weights import benchmarks, convert
@@ -35,7 +35,7 @@ def evaluate(
     ``UserError``.
     """
     parts = benchmarks.parts_of(name, root)
-    of_a_run = (source / paths.CONFIG_NAME).is_file()
+    of_a_run = (source / run_folder.CONFIG_NAME).is_file()
     weights = convert.read_run(source, task="classify", ema=ema) if of_a_run else convert.read_timm(source)
     columns = class_columns(weights.description.label_names, weights.description.num_classes)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -16,7 +16,7 @@ from nepa_scale.config.registry import TASKS, spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.data import layout
 from nepa_scale.data.preprocessing import BY_DATASET, Preprocessing, Standardisation
-from nepa_scale.run_dir.paths import (
+from nepa_scale.run_dir.run_folder import (
     AVERAGE_NAME,
     CONFIG_NAME,
     WEIGHTS_NAME,

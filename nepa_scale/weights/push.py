@@ -1,22 +1,210 @@
-"""Publishing the weights of a run: a folder that timm loads, with a model card, and its upload to the Hub."""
+"""Publishing the weights of a run: a folder that timm loads, with a model card, and its upload to the Hub.
+
+The card says what the weights are, what made them and what came out, by ``result.json`` alone.
+"""
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from nepa_scale.config import overrides
-from nepa_scale.run_dir import paths
+from nepa_scale.config.objectives import NEXT_EMBEDDING, SPECS
+from nepa_scale.config.overrides import KEYS
+from nepa_scale.config.registry import Metric, spec
+from nepa_scale.run_dir import run_folder
 from nepa_scale.utils.errors import WeightsError, first_line
-from nepa_scale.utils.files import write_atomically
+from nepa_scale.utils.files import read_json, write_atomically
 from nepa_scale.weights import convert
-from nepa_scale.weights.card import Published, card, other_seeds, read_result
+
+CONFIDENCE = 0.95
+ABOUT = (
+    "NEPA, next-embedding prediction ([arXiv 2512.16922](https://arxiv.org/abs/2512.16922)), trains a causal vision"
+    " transformer to predict the embedding of the next patch."
+)
+CITATION = """\
+@article{nepa2025,
+  title   = {Next-Embedding Prediction Makes Strong Vision Learners},
+  author  = {Xu, Sihan and Ma, Ziqiao and Chai, Wenhao and Chen, Xuweiyi and Jin, Weiyang and Chai, Joyce and
+             Xie, Saining and Yu, Stella X.},
+  journal = {arXiv preprint arXiv:2512.16922},
+  year    = {2025}
+}"""
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a card is about.
+
+    ``model`` describes the architecture in words. ``pretraining`` is the result of the pre-training that a fine-tuned
+    model started from, None where it is not at hand. ``seeds`` are the results of runs that differ in their seed alone,
+    this one's among them. ``pictures`` are the names of image files beside the card, each with its caption. ``prefix``
+    begins the names of the metrics of a moving average.
+    """
+
+    name: str
+    model: str
+    licence: str
+    result: Result
+    pretraining: Result | None
+    seeds: Sequence[Result]
+    pictures: Mapping[str, str]
+    prefix: str = ""
+
+
+def read_result(task_dir: Path) -> Result:
+    """The result of a finished task. Raises ``WeightsError``."""
+    path = task_dir / "result.json"
+    try:
+        content: Result = read_json(path)
+    except FileNotFoundError:
+        raise WeightsError(
+            f"{path}: does not exist; the card's numbers come from the result of a finished task"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not a readable JSON file ({error})") from error
+    return content
+
+
+def other_seeds(run_dir: Path, task: str) -> list[Result]:
+    """The results of ``task`` in the runs beside ``run_dir`` that differ from it in the seed alone, its own first."""
+    own = read_result(run_dir / task)
+    results = []
+    for path in sorted(run_dir.absolute().parent.glob(f"*/{task}/result.json")):
+        with suppress(WeightsError):  # another run's damaged file is no matter of this one
+            results.append(read_result(path.parent))
+    alike = [each for each in results if each["seed"] != own["seed"] and _settings(each) == _settings(own)]
+    return [own, *alike]
+
+
+def _about(result: Result) -> str:
+    """What the pre-training predicts: NEPA's embeddings, or what was put in their place."""
+    objective = result["config"].get("pretrain.objective", NEXT_EMBEDDING.name)
+    if objective == NEXT_EMBEDDING.name:
+        return ABOUT
+    title = SPECS[objective].title if objective in SPECS else objective
+    return f"{ABOUT} This one was pre-trained on {title} in their place."
+
+
+def _settings(result: Result) -> dict[str, Any]:
+    """The settings that change a result, without the seed."""
+    config: Mapping[str, Any] = result["config"]
+    left_out = {key for key, meta in KEYS.items() if meta["orchestration"]} | {"seed"}
+    return {key: value for key, value in config.items() if key not in left_out}
+
+
+def card(published: Published) -> str:
+    """The text of ``README.md``: the Hub's metadata, then Markdown."""
+    result, task = published.result, spec(published.result["task"])
+    size, dataset = result["config"]["model.size"], result["config"][f"{task.name}.dataset"]
+    metadata = {
+        "license": published.licence,
+        "library_name": "timm",
+        "pipeline_tag": "image-classification" if task.downstream else "image-feature-extraction",
+        "tags": ["nepa", "timm", "vision-transformer"],
+    }
+    done = f"fine-tuned for {task.title.lower()}" if task.downstream else "pre-trained"
+    columns = ("", "this task", "pre-training")[: 3 if published.pretraining else 2]
+    lines = [
+        f"---\n{yaml.safe_dump(metadata, sort_keys=False).strip()}\n---",
+        f"# {published.name.rpartition('/')[2]}",
+        f"A NEPA vision transformer of size `{size}`, {done} on `{dataset}` with nepa_scale. {_about(result)}",
+        f"{published.model[:1].upper()}{published.model[1:]}.",
+        *_usage(published.name),
+        "## Training",
+        _table(columns, _training(published)),
+        "## Results",
+        *_results(published),
+        *(f"![{caption}]({name})\n\n{caption}" for name, caption in published.pictures.items()),
+        f"## Licence\n\n{published.licence}",
+        f"## Citation\n\n```bibtex\n{CITATION}\n```",
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def _usage(name: str) -> Iterator[str]:
+    yield (
+        "## Use\n\n```python\n"
+        "import timm\n"
+        "import nepa_scale.models.nepa_vit  # makes the architecture known to timm\n"
+        f'model = timm.create_model("hf-hub:{name}", pretrained=True).eval()\n```'
+    )
+    yield "`pip install nepa-scale` gives both. Preprocessing: `timm.data.resolve_model_data_config(model)`."
+
+
+def _training(published: Published) -> Iterator[tuple[str, ...]]:
+    """The rows of the table of costs."""
+    results = [published.result, *filter(None, [published.pretraining])]
+    texts = {
+        "data set": lambda each: each["config"][f"{each['task']}.dataset"],
+        "steps": lambda each: f"{each['steps']:,}",
+        "images seen (different ones)": lambda each: f"{each['images_seen']:,} ({each['unique_images']:,})",
+        "image size": lambda each: str(each["config"][f"{each['task']}.image_size"]),
+        "FLOPs of training": lambda each: f"{each['flops_train']:.3g}",
+        "parameters (blocks and final norm)": lambda each: f"{each['params_total']:,} ({each['params_backbone']:,})",
+        "device": lambda each: f"{each['device_count']} x {each['device_kind']}",
+        "seed": lambda each: str(each["seed"]),
+        "run": lambda each: each["run_id"],
+        "commit of nepa_scale": lambda each: each["commit"],
+    }
+    if any(each.get("source_run") for each in results):
+        texts["FLOPs of training before it"] = lambda each: f"{each['source_flops']:.3g}" if _has_past(each) else ""
+    for name, text in texts.items():
+        yield (name, *map(text, results))
+
+
+def _has_past(result: Result) -> bool:
+    return result.get("source_flops") is not None
+
+
+def _results(published: Published) -> Iterator[str]:
+    """The table of metrics; where other seeds are at hand, with their mean and its interval."""
+    seeds, prefix = published.seeds, published.prefix
+    heading = ["metric", "this model"]
+    if len(seeds) > 1:
+        heading.append(f"mean of {len(seeds)} seeds ({CONFIDENCE:.0%} interval)")
+    rows = []
+    for metric in spec(published.result["task"]).metrics:
+        values = [each["metrics"][prefix + metric.key] for each in seeds if prefix + metric.key in each["metrics"]]
+        if len(values) == len(seeds):
+            rows.append(
+                [metric.label, _written(metric, values[0]), *([_mean(metric, values)] if len(seeds) > 1 else [])]
+            )
+    yield f"On the {published.result['validation_images']:,} validation images of the data set."
+    yield _table(heading, rows)
+
+
+def _mean(metric: Metric, values: Sequence[float]) -> str:
+    """The mean over seeds with Student's interval of it."""
+    from scipy.special import stdtrit
+
+    count = len(values)
+    mean = math.fsum(values) / count
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    half = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * deviation / math.sqrt(count)
+    return f"{_written(metric, mean)} ({_written(metric, mean - half)} to {_written(metric, mean + half)})"
+
+
+def _written(metric: Metric, value: float) -> str:
+    return f"{100 * value:.2f} %" if metric.unit == "percent" else f"{value:.4g}"
+
+
+def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
 
 CARD_NAME = "README.md"
 STUDY_PICTURE = "headline.png"
@@ -42,12 +230,12 @@ def write_folder(run_dir: Path, name: str, folder: Path, *, task: str, ema: bool
     Raises ``UserError`` where the task has not finished.
     """
     convert.check_output(folder)
-    config = overrides.load(run_dir / paths.CONFIG_NAME)
-    task_dir = paths.pretrain_directory(run_dir, config) if task == "pretrain" else run_dir / task
+    config = overrides.load(run_dir / run_folder.CONFIG_NAME)
+    task_dir = run_folder.pretrain_directory(run_dir, config) if task == "pretrain" else run_dir / task
     result = read_result(task_dir)
     weights = convert.read(run_dir, task=task, ema=ema)
     pictures = _pictures(run_dir, task_dir)
-    started = paths.pretrain_directory(run_dir, config)
+    started = run_folder.pretrain_directory(run_dir, config)
     published = Published(
         name,
         str(weights.description),
@@ -72,8 +260,8 @@ def _pictures(run_dir: Path, task_dir: Path) -> dict[str, tuple[Path, str]]:
             run_dir.absolute().parents[1] / STUDY_PICTURE,
             "The study that this run is one point of: error against model size and compute.",
         ),
-        paths.PICTURES_NAME: (
-            task_dir / paths.PICTURES_NAME,
+        run_folder.PICTURES_NAME: (
+            task_dir / run_folder.PICTURES_NAME,
             "What some tokens of validation images attend to, and what their predictions are like.",
         ),
     }

@@ -10,9 +10,8 @@ from typing import Protocol
 
 from rich.console import Console
 
-from nepa_scale.distributed.signals import StopRequest, handle
-from nepa_scale.run_dir import lock
-from nepa_scale.run_dir.status import Status, read_status, status_path
+from nepa_scale.distributed.processes import StopRequest, handle
+from nepa_scale.run_dir.status import Status, last_holder, read_status, status_path
 from sweeps.follow import display
 from sweeps.follow.display import Progressing, accuracy_table, outcomes
 from sweeps.jobs import jobs
@@ -171,7 +170,7 @@ class Follower:
 
 def _age(job: Job) -> float:
     """Seconds since the training process started; 0 where that is not known."""
-    process = lock.last_holder(jobs.task_dir(job))
+    process = last_holder(jobs.task_dir(job))
     return max(0.0, time.time() - process.started) if process is not None and process.started else 0.0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from nepa_scale.config import lr_scaling
+from nepa_scale.config import learning_rate
 from nepa_scale.config.registry import PRETRAIN
 from nepa_scale.run_dir.status import read_status
 from sweeps.follow.display import table
@@ -261,7 +261,7 @@ def _range(text: Callable[[float], str], values: Sequence[float]) -> str:
 def learning_rates(run_specs: Iterable[RunSpec]) -> list[str]:
     """A line for every pre-training whose peak learning rate follows the model's size, at most ``MOST_LINES``."""
     described = {
-        run_spec.label: lr_scaling.describe(run_spec.config)
+        run_spec.label: learning_rate.describe(run_spec.config)
         for run_spec in run_specs
         if PRETRAIN.name in run_spec.tasks
     }

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from nepa_scale.config.registry import TASKS, spec
-from nepa_scale.run_dir.paths import is_finished
+from nepa_scale.run_dir.run_folder import is_finished
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils.arguments import option
 from nepa_scale.utils.errors import UserError, nearest, shortened

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from nepa_scale.distributed.world import without_launcher
-from nepa_scale.run_dir.paths import is_finished
+from nepa_scale.run_dir.run_folder import is_finished
 from nepa_scale.run_dir.status import read_status
 from nepa_scale.utils import user_folder
 

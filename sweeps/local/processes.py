@@ -24,8 +24,8 @@ from typing import Any, cast
 import psutil
 import submitit
 
-from nepa_scale.distributed.process_info import free_port, lives, start_time
-from nepa_scale.placement.visible_gpus import CUDA, showing
+from nepa_scale.distributed.processes import free_port, lives, start_time
+from nepa_scale.placement.devices import CUDA, showing
 from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import environment_of_job, fresh_folder, ignoring_terminal_signals, job_environment
 from sweeps.plan.machine import Slots

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import submitit
 from filelock import FileLock
 
-from nepa_scale.distributed.process_info import lives, start_time
+from nepa_scale.distributed.processes import lives, start_time
 from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import read_json, write_json
 from sweeps.jobs.jobs import Job, by_chain, is_ready, without_orphans

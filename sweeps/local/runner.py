@@ -15,8 +15,8 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from nepa_scale.distributed.signals import StopRequest
-from nepa_scale.run_dir.lock import exclusive, holder, is_in_use, is_in_use_by_another, record_holder
+from nepa_scale.distributed.processes import StopRequest
+from nepa_scale.run_dir.status import exclusive, holder, is_in_use, is_in_use_by_another, record_holder
 from nepa_scale.utils.errors import RunError
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job

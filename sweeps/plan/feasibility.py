@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale.config import validate
-from nepa_scale.config.subsets import labels_per_class
+from nepa_scale.config.data_facts import labels_per_class
 from nepa_scale.placement import ds_config
-from nepa_scale.placement.visible_gpus import unseen
-from nepa_scale.run_dir.paths import is_finished
+from nepa_scale.placement.devices import unseen
+from nepa_scale.run_dir.run_folder import is_finished
 from nepa_scale.utils.errors import ConfigError
 from nepa_scale.utils.progress import reporting
 from nepa_scale.weights.initial import check_start
@@ -98,7 +98,7 @@ def make_embedded_data(run_specs: Iterable[RunSpec]) -> None:
         p.config.data.root for p in run_specs if any(validate.is_made_on_demand(p.config, task) for task in p.tasks)
     }
     for root in roots:
-        from nepa_scale.data.digits import write_digits
+        from nepa_scale.data.prepare.digits import write_digits
 
         write_digits(Path(root))
 

@@ -13,11 +13,10 @@ from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.validate import divisors
 from nepa_scale.placement import performance
 from nepa_scale.placement.costs import TaskCost, task_cost
-from nepa_scale.placement.devices import GIB, DeviceMemory, Placement, gib, host_share
+from nepa_scale.placement.devices import GIB, DeviceMemory, Placement, gib, host_share, visible_gpus
 from nepa_scale.placement.gpus import known_devices, stated_flops, stated_memory
 from nepa_scale.placement.performance import EFFICIENCY, Device, device_called
 from nepa_scale.placement.planner import efficiency, place
-from nepa_scale.placement.visible_gpus import visible_gpus
 from nepa_scale.utils.errors import ConfigError, UserError
 from sweeps.settings.schema import Cluster, LocalSettings, SlurmSettings
 

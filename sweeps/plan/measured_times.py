@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nepa_scale.checkpoint.storage import saved_steps
 from nepa_scale.config.early_stop import asks_for_knn, evaluation_steps
 from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import LATER, RunConfig
 from nepa_scale.config.task_settings import TaskConfig
-from nepa_scale.placement.costs import TaskCost
+from nepa_scale.placement.costs import TaskCost, saved_steps
 from nepa_scale.placement.devices import Placement
 from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import read_json, write_json

@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.config import branch, overrides
+from nepa_scale.config import learning_rate, overrides
+from nepa_scale.config.data_facts import num_train_images
 from nepa_scale.config.registry import PRETRAIN, spec
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.config.subsets import num_train_images
 from nepa_scale.placement.costs import TaskCost, task_cost
 from nepa_scale.utils.cli import LARGEST
 from nepa_scale.utils.errors import ConfigError
@@ -182,7 +182,7 @@ def connect_branches(run_specs: dict[str, RunSpec], runs_dir: Path) -> dict[str,
     families: dict[frozenset[tuple[str, Any]], dict[str, RunSpec]] = {}
     for run_id, run_spec in run_specs.items():
         if run_spec.config.init == "pretrain":
-            alike = branch.shared_settings(run_spec.config.identity())
+            alike = learning_rate.shared_settings(run_spec.config.identity())
             families.setdefault(frozenset(alike.items()), {})[run_id] = run_spec
     connected = dict(run_specs)
     for family in families.values():
@@ -213,4 +213,4 @@ def _steps(run_spec: RunSpec) -> int:
 
 def _start(run_spec: RunSpec) -> int:
     """The step at which a run's decay begins."""
-    return branch.stable_part(run_spec.config.identity())[1]
+    return learning_rate.stable_part(run_spec.config.identity())[1]

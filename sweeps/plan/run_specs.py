@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.checkpoint.storage import task_storage
 from nepa_scale.config import overrides
 from nepa_scale.config.registry import PRETRAIN, TASKS, finetuned
 from nepa_scale.config.schema import RunConfig, config_digest
-from nepa_scale.placement.costs import FLOPS_CONVENTION, TaskCost, task_cost
+from nepa_scale.placement.costs import FLOPS_CONVENTION, TaskCost, task_cost, task_storage
 from nepa_scale.placement.devices import Placement
-from nepa_scale.run_dir.paths import is_finished
+from nepa_scale.run_dir.run_folder import is_finished
 from nepa_scale.utils.errors import ConfigError, UserError
 from sweeps.plan import grids
 from sweeps.plan.feasibility import stated_data

@@ -16,8 +16,7 @@ from typing import Any
 import submitit
 from submitit.slurm.slurm import _make_sbatch_string
 
-from nepa_scale.run_dir.lock import is_in_use_by_another
-from nepa_scale.run_dir.status import read_status
+from nepa_scale.run_dir.status import is_in_use_by_another, read_status
 from nepa_scale.utils.errors import UserError
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job

@@ -21,9 +21,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nepa_scale.distributed.signals import StopRequest
-from nepa_scale.placement.visible_gpus import visible_gpus
-from nepa_scale.run_dir.paths import is_finished
+from nepa_scale.distributed.processes import StopRequest
+from nepa_scale.placement.devices import visible_gpus
+from nepa_scale.run_dir.run_folder import is_finished
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job

@@ -96,7 +96,7 @@ def class_folders(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with a small embedded data set."""
-    from nepa_scale.data.digits import write_digits
+    from nepa_scale.data.prepare.digits import write_digits
 
     root = tmp_path_factory.mktemp("embedded")
     write_digits(root, num_train=200, num_validation=60, shard_size=80)

@@ -17,8 +17,7 @@ from timm.data.transforms_factory import create_transform
 
 from nepa_scale.data import transforms as T
 from nepa_scale.data.operations import posterise
-from nepa_scale.data.policies import POLICIES, WEIGHTED, Name, Number, problems
-from nepa_scale.data.preprocessing import MEAN, STD
+from nepa_scale.data.preprocessing import MEAN, POLICIES, STD, WEIGHTED, Name, Number, policy_problems
 
 PUBLISHED = "rand-m9-mstd0.5-inc1"
 KINDS = ["rand-inc1", "rand-t3a", "rand-t3aw", "rand-tweights", *POLICIES]
@@ -125,7 +124,7 @@ def policies(draw: st.DrawFn) -> str:
 @given(policies())
 def test_accepted_policies_work(policy: str) -> None:
     """timm builds each of them and applies it to an image, at the ends of all ranges too."""
-    if problems("key", policy):
+    if policy_problems("key", policy):
         return
     transform = transform_of(policy, image_size=8)
     for index in range(4):
@@ -140,7 +139,7 @@ def test_accepted_policies_work(policy: str) -> None:
 )
 def test_what_timm_understands_is_accepted(policy: str) -> None:
     """The published policy and timm's own kinds."""
-    assert problems("classify.auto_augment", policy) == []
+    assert policy_problems("classify.auto_augment", policy) == []
 
 
 @pytest.mark.parametrize(
@@ -168,7 +167,7 @@ def test_what_timm_understands_is_accepted(policy: str) -> None:
 )
 def test_what_timm_would_not_understand_is_one_line(policy: str, named: str) -> None:
     """The line names key, value and the part that is wrong."""
-    [problem] = problems("classify.auto_augment", policy)
+    [problem] = policy_problems("classify.auto_augment", policy)
     assert problem.startswith(f"classify.auto_augment={policy}: ")
     assert named in problem
 

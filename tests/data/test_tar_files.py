@@ -17,8 +17,7 @@ from timm.data.readers.reader_wds import ReaderWds
 from webdataset import TarWriter
 
 from nepa_scale.data.prepare.__main__ import main
-from nepa_scale.data.shard_index import scan
-from nepa_scale.data.tar_files import walk, write_tar
+from nepa_scale.data.shard_index import scan, walk, write_tar
 from nepa_scale.utils.errors import DataError
 
 KEYS = st.text("abc_012é", min_size=1, max_size=90) | st.text("abcdef_0123456789", min_size=90, max_size=255)

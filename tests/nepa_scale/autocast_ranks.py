@@ -25,7 +25,7 @@ from nepa_scale.optim.optimizer import build_optimizer, group_schedules
 from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.ds_config import resolve
 from nepa_scale.placement.planner import place
-from nepa_scale.tasks.objectives.next_embedding import NextEmbedding
+from nepa_scale.tasks.next_embedding import NextEmbedding
 from nepa_scale.tasks.task import NO_LAYER_DECAY
 
 IMAGE_SIZE, BATCH = 32, 8

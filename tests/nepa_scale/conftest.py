@@ -21,7 +21,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with 64 training and 40 validation scenes of digits, 48 x 48 pixels."""
-    from nepa_scale.data.digits import write_digits
+    from nepa_scale.data.prepare.digits import write_digits
 
     root = tmp_path_factory.mktemp("embedded")
     write_digits(root, num_train=64, num_validation=40, image_size=48, shard_size=32)

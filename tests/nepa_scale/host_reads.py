@@ -19,7 +19,7 @@ from nepa_scale.optim.optimizer import NO_LAYER_DECAY, build_optimizer, group_sc
 from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.ds_config import resolve
 from nepa_scale.placement.planner import place
-from nepa_scale.tasks.objectives.next_embedding import NextEmbedding
+from nepa_scale.tasks.next_embedding import NextEmbedding
 
 CASES = ((0, "fp32"), (0, "bf16-autocast"), (1, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16"))
 

@@ -48,10 +48,10 @@ def main(commands: list[list[str]]) -> None:
     """One rank's part of all trainings."""
     from nepa_scale.config import overrides
     from nepa_scale.distributed import process_group
-    from nepa_scale.distributed.signals import StopRequest
+    from nepa_scale.distributed.processes import StopRequest
     from nepa_scale.distributed.watchdog import Watchdog
     from nepa_scale.placement.resolved import resolve
-    from nepa_scale.run_dir import paths
+    from nepa_scale.run_dir import run_folder
     from nepa_scale.training import runner
     from nepa_scale.utils import progress
 
@@ -62,7 +62,7 @@ def main(commands: list[list[str]]) -> None:
     torch.set_num_threads(1)
     for words in commands:
         config = overrides.parse(words)
-        run_dir = paths.run_directory(config)
+        run_dir = run_folder.run_directory(config)
         task_dir = run_dir / config.task
         task_dir.mkdir(parents=True, exist_ok=True)
         if world.is_main:

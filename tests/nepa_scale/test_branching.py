@@ -8,9 +8,9 @@ import pytest
 from launching import losses, rows, train
 from safetensors.numpy import load_file
 
-from nepa_scale.config import branch
+from nepa_scale.config import learning_rate
 from nepa_scale.config.overrides import parse
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data.prepare.digits import write_digits
 
 WORDS = ("pretrain.schedule=wsd", "pretrain.decay=0.2", "pretrain.steps=100", "pretrain.warmup=0.1")
 
@@ -37,7 +37,7 @@ def test_only_a_state_that_both_runs_pass_through_is_taken(
     step: int, words: tuple[str, ...], reason: str | None
 ) -> None:
     """Anything that would have made other weights by that step is named."""
-    found = branch.difference(step, settings(), settings(*words))
+    found = learning_rate.difference(step, settings(), settings(*words))
     assert (found is None) if reason is None else (found is not None and reason in found)
 
 
@@ -51,7 +51,7 @@ def test_only_a_state_that_both_runs_pass_through_is_taken(
 )
 def test_mistakes_are_one_line(word: str, text: str) -> None:
     """A wrong setting is told before anything is trained."""
-    (line,) = branch.problems(parse([*WORDS, word]))
+    (line,) = learning_rate.branch_problems(parse([*WORDS, word]))
     assert text in line
 
 

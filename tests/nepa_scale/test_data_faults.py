@@ -15,7 +15,7 @@ import pytest
 from injecting import ends, start_with
 from launching import free_port, losses, rows, start, train
 
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.data.sources import open_source
 from nepa_scale.run_dir.status import read_status
 

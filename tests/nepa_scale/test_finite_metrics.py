@@ -12,7 +12,7 @@ from PIL import Image
 
 from nepa_scale.data.index import write_index
 from nepa_scale.data.info import parse_info
-from nepa_scale.data.tar_files import write_tar
+from nepa_scale.data.shard_index import write_tar
 from nepa_scale.run_dir.status import read_status
 
 COMMON = ("model.size=femto", "init=scratch", "log.tensorboard=false")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from launching import train
 
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.utils.files import read_json
 
 pytestmark = pytest.mark.slow

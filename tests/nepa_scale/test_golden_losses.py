@@ -27,7 +27,7 @@ STEPS = 20
 def twenty_steps(folder: Path, precision: str) -> dict[str, list[float]]:
     """Losses and gradient norms of the smallest model on one CPU rank."""
     sys.path.insert(0, str(Path(__file__).parents[2]))
-    from nepa_scale.data.digits import write_digits
+    from nepa_scale.data.prepare.digits import write_digits
 
     write_digits(folder / "data", num_train=64, num_validation=40, image_size=48, shard_size=32)
     train(

@@ -11,7 +11,7 @@ import torch
 from small_tasks import config_of
 from torch import Tensor, nn
 
-from nepa_scale.config import lr_scaling
+from nepa_scale.config import learning_rate
 from nepa_scale.config.overrides import parse
 from nepa_scale.tasks.pretrain import Pretrain
 from nepa_scale.utils.errors import ConfigError
@@ -51,7 +51,7 @@ def test_power_law_in_the_parameters_that_models_have(digits_root: Path) -> None
     task = built(digits_root, "model=nano", "pretrain.base_lr=2e-3", "pretrain.batch_size=32", *words)
     assert sorted({lr for lr, _ in groups_of(task).values()}) == pytest.approx([rate], rel=1e-12)
     reference = config_of(digits_root, "pretrain", "pretrain.base_lr=2e-3", "pretrain.batch_size=32", *words)
-    assert lr_scaling.peak_lr(reference) == 2e-3 * 32 / 256
+    assert learning_rate.peak_lr(reference) == 2e-3 * 32 / 256
 
 
 @pytest.mark.parametrize("init", ["authors", "xavier"])

@@ -14,14 +14,14 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from nepa_scale.config.branch import warmup_steps
 from nepa_scale.config.ladder import architecture
+from nepa_scale.config.learning_rate import warmup_steps
 from nepa_scale.config.task_settings import ClassifyConfig, FinetuneConfig, PretrainConfig, SegmentConfig
 from nepa_scale.models.build import build_backbone
 from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.optim.optimizer import LayerDecay, build_optimizer, group_schedules, parameter_groups, schedule
 from nepa_scale.tasks.classify import ClassifyModule
-from nepa_scale.tasks.objectives.next_embedding import NextEmbedding
+from nepa_scale.tasks.next_embedding import NextEmbedding
 from nepa_scale.tasks.segment import SegmentModule
 
 DEPTH = 3

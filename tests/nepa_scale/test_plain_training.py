@@ -22,8 +22,8 @@ from torch import Tensor
 from nepa_scale.config.ladder import Architecture
 from nepa_scale.config.overrides import parse
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.data.digits import write_digits
 from nepa_scale.data.loader import train_loader
+from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.data.transforms import normalise
 from nepa_scale.models.build import build_backbone
 from nepa_scale.models.nepa_vit import NepaViT

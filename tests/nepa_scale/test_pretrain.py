@@ -31,7 +31,7 @@ from nepa_scale.models.build import build_backbone
 from nepa_scale.models.objective import next_embedding_loss
 from nepa_scale.tasks import task as tasks
 from nepa_scale.tasks.classify import Classify
-from nepa_scale.tasks.objectives.next_embedding import NextEmbedding
+from nepa_scale.tasks.next_embedding import NextEmbedding
 from nepa_scale.tasks.pretrain import Pretrain
 from nepa_scale.tasks.segment import Segment
 from nepa_scale.utils.errors import DataError

@@ -19,9 +19,9 @@ from nepa_scale.distributed.world import World
 from nepa_scale.placement import costs
 from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.planner import place
-from nepa_scale.tasks.head_costs import RATE_FACTORS, probe_heads
+from nepa_scale.tasks.costs import RATE_FACTORS, probe_heads
 from nepa_scale.tasks.probe import Probe
-from nepa_scale.tasks.probing.heads import Head
+from nepa_scale.tasks.probe_heads import Head
 
 LAYERS = ["embedding", "block00", "block01", "output"]
 

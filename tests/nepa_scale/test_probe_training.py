@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 from launching import losses, start, train
 
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data.prepare.digits import write_digits
 
 pytestmark = pytest.mark.slow
 STEPS = 12

@@ -21,7 +21,7 @@ from nepa_scale.config.task_settings import FinetuneConfig
 from nepa_scale.models.build import build_backbone
 from nepa_scale.optim.optimizer import LayerDecay, group_schedules, parameter_groups
 from nepa_scale.tasks.classify import ClassifyModule
-from nepa_scale.tasks.objectives.next_embedding import NextEmbedding
+from nepa_scale.tasks.next_embedding import NextEmbedding
 
 SIZES = ("base", "large")
 DEPTH = {"base": 12, "large": 24}

@@ -9,7 +9,7 @@ from several_trainings import train_all
 
 from nepa_scale.config import recipes
 from nepa_scale.config.registry import TASKS
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.run_dir.status import read_status
 
 pytestmark = pytest.mark.slow

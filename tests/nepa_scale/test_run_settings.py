@@ -12,9 +12,9 @@ from processes import Run
 
 from nepa_scale.config.overrides import load, parse, save
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.data.digits import write_digits
-from nepa_scale.run_dir import paths, settings
-from nepa_scale.run_dir.settings import check_directory, configure
+from nepa_scale.data.prepare.digits import write_digits
+from nepa_scale.run_dir import run_folder
+from nepa_scale.run_dir.run_folder import check_directory, configure
 from nepa_scale.utils.errors import ConfigError
 
 
@@ -34,7 +34,7 @@ def recorded(run_dir: Path, *words: str, begun: tuple[str, ...] = ("pretrain",))
     save(parse([*words, f"run_dir={run_dir}"]), run_dir / "config.yaml")
     for task in begun:
         (run_dir / task).mkdir(parents=True)
-        (run_dir / task / paths.DATA_NAME).write_text("{}")
+        (run_dir / task / run_folder.DATA_NAME).write_text("{}")
     return [f"run_dir={run_dir}"]
 
 
@@ -168,14 +168,14 @@ def test_what_has_begun_cannot_be_changed(tmp_path: Path, begun: tuple[str, ...]
     )
 
 
-@pytest.mark.parametrize("mark", settings.MARKS)
+@pytest.mark.parametrize("mark", run_folder.MARKS)
 def test_begun_is_what_the_folder_holds(tmp_path: Path, mark: str) -> None:
     """A record of the data, metrics or weights; a status alone, as a study writes for what waits, is no beginning."""
     (tmp_path / "classify").mkdir()
     (tmp_path / "classify" / "status.json").write_text('{"state": "submitted"}')
-    assert settings.begun_tasks(tmp_path) == ()
+    assert run_folder.begun_tasks(tmp_path) == ()
     (tmp_path / "classify" / mark).touch()
-    assert settings.begun_tasks(tmp_path) == ("classify",)
+    assert run_folder.begun_tasks(tmp_path) == ("classify",)
 
 
 def test_folder_named_by_its_settings_keeps_them_all(tmp_path: Path) -> None:
@@ -232,15 +232,15 @@ def test_record_follows_what_begins(tmp_path: Path) -> None:
     """``config.yaml`` tells the settings of the last task that began; a command that changes nothing leaves it."""
     write_set(tmp_path / "sets", "own")
     word, path = f"run_dir={tmp_path / 'a'}", tmp_path / "a" / "config.yaml"
-    settings.begin(["data=own", f"data.root={tmp_path / 'sets'}", "model=pico", word], path.parent)
+    run_folder.begin(["data=own", f"data.root={tmp_path / 'sets'}", "model=pico", word], path.parent)
     written = path.stat().st_mtime_ns
-    settings.begin([word], path.parent)
+    run_folder.begin([word], path.parent)
     assert path.stat().st_mtime_ns == written
-    settings.begin(["task=classify", "classify.mixup=0.5", "log.every=3", word], path.parent)
+    run_folder.begin(["task=classify", "classify.mixup=0.5", "log.every=3", word], path.parent)
     config = load(path)
     assert (config.classify.mixup, config.log.every, config.model.size) == (0.5, 3, "pico")
     with pytest.raises(ConfigError, match=r"classify\.mixup \(0\.5 there, 0\.7 now\)"):
-        settings.begin(["task=classify", "classify.mixup=0.7", word], path.parent)
+        run_folder.begin(["task=classify", "classify.mixup=0.7", word], path.parent)
 
 
 def test_tasks_that_begin_together_keep_one_record(tmp_path: Path) -> None:
@@ -250,13 +250,15 @@ def test_tasks_that_begin_together_keep_one_record(tmp_path: Path) -> None:
     with ThreadPoolExecutor(3) as starters:
         list(
             starters.map(
-                lambda task: settings.begin([f"task={task}", words[task], f"run_dir={tmp_path / 'a'}"], tmp_path / "a"),
+                lambda task: run_folder.begin(
+                    [f"task={task}", words[task], f"run_dir={tmp_path / 'a'}"], tmp_path / "a"
+                ),
                 words,
             )
         )
     config = load(tmp_path / "a" / "config.yaml")
     assert (config.probe.hflip, config.classify.mixup, config.segment.channels) == (0.25, 0.5, 64)
-    assert settings.begun_tasks(tmp_path / "a") == ("probe", "classify", "segment")
+    assert run_folder.begun_tasks(tmp_path / "a") == ("probe", "classify", "segment")
 
 
 def test_dry_run_tells_the_data(train: Run, tmp_path: Path) -> None:

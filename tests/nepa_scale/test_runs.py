@@ -15,8 +15,8 @@ from processes import next_line, running
 
 from nepa_scale.config.overrides import parse, save
 from nepa_scale.data.preprocessing import PAPERS
-from nepa_scale.run_dir import lock, paths
-from nepa_scale.run_dir.status import Status, write_status
+from nepa_scale.run_dir import run_folder
+from nepa_scale.run_dir.status import Status, exclusive, write_status
 from nepa_scale.utils.errors import RunError
 from nepa_scale.weights import initial, timm_layout
 from nepa_scale.weights.timm_layout import of_run
@@ -24,9 +24,9 @@ from nepa_scale.weights.timm_layout import of_run
 HOLD = """
 import sys
 from pathlib import Path
-from nepa_scale.run_dir import lock
+from nepa_scale.run_dir.status import exclusive
 
-with lock.exclusive(Path(sys.argv[1])):
+with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -43,11 +43,11 @@ def holder(task_dir: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_second_process_is_refused(tmp_path: Path) -> None:
     """A task that another process works on is refused, naming that process; it is free once that one ends."""
-    with holder(tmp_path) as process, pytest.raises(RunError) as raised, lock.exclusive(tmp_path):
+    with holder(tmp_path) as process, pytest.raises(RunError) as raised, exclusive(tmp_path):
         pytest.fail("the lock was given out twice")
     owner = f"process {process.pid} on {socket.gethostname()}"
     assert str(raised.value) == f"{tmp_path}: in use by {owner}; wait for it or stop it"
-    with lock.exclusive(tmp_path):
+    with exclusive(tmp_path):
         pass
 
 
@@ -56,29 +56,29 @@ def test_killed_process_frees_the_task(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    with lock.exclusive(tmp_path):
+    with exclusive(tmp_path):
         pass
 
 
 def test_error_while_holding_frees_the_task(tmp_path: Path) -> None:
     """An error in the work is passed on as it is, and the task can be taken up again."""
-    with pytest.raises(ValueError, match="in the work"), lock.exclusive(tmp_path):
+    with pytest.raises(ValueError, match="in the work"), exclusive(tmp_path):
         raise ValueError("in the work")
-    with lock.exclusive(tmp_path):
+    with exclusive(tmp_path):
         pass
 
 
 def test_tasks_are_locked_one_by_one(tmp_path: Path) -> None:
     """Two tasks of one run may be worked on at the same time."""
-    with holder(tmp_path / "classify"), lock.exclusive(tmp_path / "segment"):
+    with holder(tmp_path / "classify"), exclusive(tmp_path / "segment"):
         assert (tmp_path / "segment").is_dir()
 
 
 def test_run_directory_is_named_after_the_run() -> None:
     """Without a folder of one's own the run's identity names it."""
-    assert paths.run_directory(parse(["run_dir=a/b"])) == Path("a/b")
+    assert run_folder.run_directory(parse(["run_dir=a/b"])) == Path("a/b")
     config = parse(["seed=3"])
-    assert paths.run_directory(config) == Path("runs") / config.run_id
+    assert run_folder.run_directory(config) == Path("runs") / config.run_id
 
 
 @pytest.mark.parametrize("task", ["classify", "segment"])
@@ -88,7 +88,7 @@ def test_fine_tuning_needs_its_start(tmp_path: Path, task: str) -> None:
     [problem] = initial.check_start(tmp_path, config)
     assert problem.startswith(f"{tmp_path / 'pretrain' / 'model.safetensors'}: no finished pre-training")
     (tmp_path / "pretrain").mkdir()
-    (tmp_path / "pretrain" / paths.WEIGHTS_NAME).write_bytes(b"")
+    (tmp_path / "pretrain" / run_folder.WEIGHTS_NAME).write_bytes(b"")
     assert initial.check_start(tmp_path, config) == []
 
 
@@ -105,9 +105,9 @@ def finished(run_dir: Path, *words: str, average: bool = False) -> Path:
     """The pre-training folder of a run with these settings, as far as the check before a start looks at it."""
     save(parse(list(words)), run_dir / "config.yaml")
     (run_dir / "pretrain").mkdir()
-    (run_dir / "pretrain" / paths.WEIGHTS_NAME).write_bytes(b"")
+    (run_dir / "pretrain" / run_folder.WEIGHTS_NAME).write_bytes(b"")
     if average:
-        (run_dir / "pretrain" / paths.AVERAGE_NAME).write_bytes(b"")
+        (run_dir / "pretrain" / run_folder.AVERAGE_NAME).write_bytes(b"")
     return run_dir / "pretrain"
 
 
@@ -219,10 +219,10 @@ def test_start_without_weights(tmp_path: Path, words: list[str]) -> None:
 
 def test_finished_means_result_and_status(tmp_path: Path) -> None:
     """A task is finished when its result is there and its status says so, not with one of them alone."""
-    assert not paths.is_finished(tmp_path)
+    assert not run_folder.is_finished(tmp_path)
     write_status(tmp_path, Status("finished"))
-    assert not paths.is_finished(tmp_path)
+    assert not run_folder.is_finished(tmp_path)
     (tmp_path / "result.json").write_text("{}")
-    assert paths.is_finished(tmp_path)
+    assert run_folder.is_finished(tmp_path)
     write_status(tmp_path, Status("running"))
-    assert not paths.is_finished(tmp_path)
+    assert not run_folder.is_finished(tmp_path)

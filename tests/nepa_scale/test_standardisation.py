@@ -24,11 +24,11 @@ from nepa_scale.data.sources import open_source
 from nepa_scale.distributed.world import World
 from nepa_scale.models.build import build_backbone
 from nepa_scale.models.nepa_vit import NepaViT
-from nepa_scale.run_dir import paths
+from nepa_scale.run_dir import run_folder
 from nepa_scale.tasks.classify import Classify
 from nepa_scale.tasks.pretrain import Pretrain
 from nepa_scale.tasks.segment import Segment
-from nepa_scale.tasks.segmentation.sliding_window import pad_to_patches
+from nepa_scale.tasks.sliding_window import pad_to_patches
 from nepa_scale.training.runner import build_task
 from nepa_scale.utils.arguments import parse as parse_words
 from nepa_scale.utils.errors import ConfigError, WeightsError
@@ -210,13 +210,13 @@ def test_exported_statistics_outlive_the_data_set(digits_root: Path, tmp_path: P
     """What a task noted of its data set's statistics counts, for exports and when it continues."""
     task = Pretrain(config_of(digits_root, "pretrain", *BY_DATASET))
     run = finished_run(task, tmp_path / "run")
-    paths.record_data(run / "pretrain", task.config)
-    assert paths.check_data(run / "pretrain", task.config) == []
+    run_folder.record_data(run / "pretrain", task.config)
+    assert run_folder.check_data(run / "pretrain", task.config) == []
     noted = json.loads((run / "pretrain" / "data.json").read_text())
     assert tuple(noted["mean"]) == task.standard.mean
     noted["mean"] = [0.25, 0.5, 0.75]
     (run / "pretrain" / "data.json").write_text(json.dumps(noted))
-    [problem] = paths.check_data(run / "pretrain", task.config)
+    [problem] = run_folder.check_data(run / "pretrain", task.config)
     assert "other mean" in problem
     folder = export(run, tmp_path / "out", "timm")
     assert json.loads((folder / "config.json").read_text())["pretrained_cfg"]["mean"] == [0.25, 0.5, 0.75]

@@ -11,7 +11,7 @@ from processes import Run
 
 from nepa_scale.config.overrides import parse, save
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.run_dir import paths
+from nepa_scale.run_dir import run_folder
 from nepa_scale.training import runner
 from nepa_scale.weights import initial
 from nepa_scale.weights.__main__ import main as weights
@@ -28,7 +28,7 @@ def write_task(run_dir: Path, root: Path, task: str, *words: str) -> dict[str, t
     tensors = built.exported(built.module.state_dict())
     (run_dir / task).mkdir(parents=True)
     safetensors.torch.save_file(
-        {name: value.clone() for name, value in tensors.items()}, run_dir / task / paths.WEIGHTS_NAME
+        {name: value.clone() for name, value in tensors.items()}, run_dir / task / run_folder.WEIGHTS_NAME
     )
     return tensors
 
@@ -41,7 +41,7 @@ def others(tmp_path_factory: pytest.TempPathFactory, digits_root: Path) -> Path:
         write_task(folder / "run", digits_root, task, "segment.aux_weight=0.4")
     assert weights(["export", str(folder / "run"), str(folder / "exported"), "--layout", "timm"]) == 0
     (folder / "bare").mkdir()
-    (folder / "bare" / paths.WEIGHTS_NAME).hardlink_to(folder / "run" / "pretrain" / paths.WEIGHTS_NAME)
+    (folder / "bare" / run_folder.WEIGHTS_NAME).hardlink_to(folder / "run" / "pretrain" / run_folder.WEIGHTS_NAME)
     return folder
 
 
@@ -69,7 +69,7 @@ def test_each_form_gives_its_weights(
     """A run, the folder of one of its tasks, an export and bare weights pass the check and fill the backbone."""
     config = starting(digits_root, f"{others}/{init}", task=task)
     assert initial.check_start(tmp_path, config) == []
-    stored = safetensors.torch.load_file(others / source / paths.WEIGHTS_NAME)
+    stored = safetensors.torch.load_file(others / source / run_folder.WEIGHTS_NAME)
     backbone = runner.build_task(config, tmp_path).backbone.state_dict()
     assert all(torch.equal(value, stored[name]) for name, value in backbone.items())
 
@@ -125,10 +125,10 @@ def test_run_without_pre_training_is_no_start(others: Path, digits_root: Path, t
 
 def test_file_that_is_no_backbone(tmp_path: Path, digits_root: Path) -> None:
     """A truncated file and one of another model are named before work starts."""
-    (tmp_path / paths.WEIGHTS_NAME).write_bytes(b"\x08")
+    (tmp_path / run_folder.WEIGHTS_NAME).write_bytes(b"\x08")
     [problem] = initial.check_start(tmp_path, starting(digits_root, tmp_path))
     assert "not a readable safetensors file" in problem
-    safetensors.torch.save_file({"conv1.weight": torch.zeros(1)}, tmp_path / paths.WEIGHTS_NAME)
+    safetensors.torch.save_file({"conv1.weight": torch.zeros(1)}, tmp_path / run_folder.WEIGHTS_NAME)
     [problem] = initial.check_start(tmp_path, starting(digits_root, tmp_path))
     assert "patch_embed.proj.weight" in problem
 

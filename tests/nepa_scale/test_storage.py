@@ -10,11 +10,11 @@ from small_tasks import config_of
 from small_training import ALONE, SmallTraining
 
 from nepa_scale.checkpoint.manifest import tags
-from nepa_scale.checkpoint.storage import checkpoints_left, task_storage
 from nepa_scale.config.overrides import parse
 from nepa_scale.config.registry import TASKS
 from nepa_scale.engine.master_weights import MasterWeights, WeightAverage
 from nepa_scale.engine.train_state import TrainState
+from nepa_scale.placement.costs import checkpoints_left, task_storage
 from nepa_scale.training.runner import build_task
 
 

@@ -11,7 +11,7 @@ import pytest
 from launching import losses, rows, start, train, wait_for_step
 from small_tasks import CPU, config_of, images_of
 
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.distributed.world import World
 from nepa_scale.tasks.classify import Classify
 

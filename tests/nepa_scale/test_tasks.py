@@ -14,12 +14,12 @@ import torch
 from small_tasks import CPU, config_of, images_of, with_random_weights
 from torch import Tensor, nn
 
+from nepa_scale.config.data_facts import exhausted_classes
 from nepa_scale.config.overrides import parse
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.config.subsets import exhausted_classes
 from nepa_scale.config.validate import check_data
-from nepa_scale.data.digits import encode_png
 from nepa_scale.data.info import make_info
+from nepa_scale.data.prepare.digits import encode_png
 from nepa_scale.data.prepare.finishing import write_dataset
 from nepa_scale.distributed.world import World
 from nepa_scale.models.build import build_backbone

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from launching import REPOSITORY, TRAIN, clean_environment, free_port, losses, rows, start, train, wait_for_step
 
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.run_dir.status import read_status
 
 pytestmark = pytest.mark.slow

@@ -11,9 +11,9 @@ import torch
 from small_tasks import CPU, config_of, with_random_weights
 
 from nepa_scale.config import validate
+from nepa_scale.config.data_facts import num_used_images
 from nepa_scale.config.overrides import parse
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.config.subsets import num_used_images
 from nepa_scale.data import layout
 from nepa_scale.data.sampler import kept_out
 from nepa_scale.data.sources import open_source

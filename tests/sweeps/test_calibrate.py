@@ -12,7 +12,7 @@ from slurm_cluster import VirtualCluster
 
 from nepa_scale.config import overrides, validate
 from nepa_scale.config.overrides import parse
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.utils.errors import UserError
 from sweeps.calibrate import Shape, ShortRun, run_here, run_on_slurm, short_config, unmeasured
 from sweeps.plan.machine import Placements, Slots

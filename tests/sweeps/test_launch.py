@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data.prepare.digits import write_digits
 from sweeps.settings.conf_files import options
 from sweeps.settings.schema import GROUPS
 

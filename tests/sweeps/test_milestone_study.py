@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from analysis.study.records import read_study
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data.prepare.digits import write_digits
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.utils.cli import to_text
 
 ROOT = Path(__file__).resolve().parents[2]

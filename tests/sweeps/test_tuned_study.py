@@ -13,7 +13,7 @@ import pytest
 
 from analysis.report import main
 from analysis.reporting.build import answer
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data.prepare.digits import write_digits
 from sweeps.plan import plan
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -57,7 +57,7 @@ def run(settings: Settings) -> int:
                 index_again(settings.root, settings.name, report, measured=settings.measure, workers=settings.workers)
             )
     elif isinstance(settings, DigitSettings):
-        from nepa_scale.data import digits
+        from nepa_scale.data.prepare import digits
 
         with reporting() as report:
             written = digits.write_digits(**asdict(settings), report=report)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from nepa_scale.data import ade20k
 from nepa_scale.data.file_io import is_image
-from nepa_scale.data.pool import unordered
 from nepa_scale.data.prepare.listing import Item, Listing, Tree, read_tree
 from nepa_scale.data.prepare.pixels import MaskCount, checked
 from nepa_scale.data.shard_index import LONGEST_KEY
+from nepa_scale.distributed.processes import unordered
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.progress import Report
 

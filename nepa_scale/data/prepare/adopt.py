@@ -12,10 +12,10 @@ from nepa_scale.data.file_io import compressed_shards, gaps, part_problems, spli
 from nepa_scale.data.index import INDEX_FOLDER, writable_folder, write_index
 from nepa_scale.data.info import INFO_NAME, MAX_CLASSES, SPLITS, DatasetInfo, parse_info, split_content
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
-from nepa_scale.data.pool import unordered
 from nepa_scale.data.prepare.finishing import SUMS_NAME, existing_folder, read_sums, sum_of, write_sums
 from nepa_scale.data.prepare.pixels import measure
 from nepa_scale.data.shard_index import NO_LABEL, scan
+from nepa_scale.distributed.processes import unordered
 from nepa_scale.utils.errors import DataError, shortened
 from nepa_scale.utils.files import read_json, write_json
 from nepa_scale.utils.progress import Report

@@ -17,8 +17,7 @@ from nepa_scale.data.index import INDEX_FOLDER, write_index
 from nepa_scale.data.info import INFO_NAME, SPLITS, STATISTICS, parse_info, split_content
 from nepa_scale.data.prepare.pixels import PixelSums, total
 from nepa_scale.data.prepare.shard import ShardResult
-from nepa_scale.data.shard_index import IMAGE_EXTENSIONS
-from nepa_scale.data.tar_files import Members, write_tar
+from nepa_scale.data.shard_index import IMAGE_EXTENSIONS, Members, write_tar
 from nepa_scale.utils.errors import DataError, nearest
 from nepa_scale.utils.files import read_json, write_atomically, write_json
 from nepa_scale.utils.progress import Report

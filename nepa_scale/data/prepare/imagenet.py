@@ -28,7 +28,7 @@ from nepa_scale.data.prepare.class_folders import (
 )
 from nepa_scale.data.prepare.listing import Item, Labelled, Listing, Tree, labelled_listing, mixed, read_tree
 from nepa_scale.data.prepare.references import LeftOut, Span
-from nepa_scale.data.tar_files import is_plain, walk
+from nepa_scale.data.shard_index import is_plain, walk
 from nepa_scale.utils.errors import DataError, shortened
 
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"

@@ -15,7 +15,7 @@ from typing import NamedTuple, NoReturn, TypeVar
 import numpy as np
 
 from nepa_scale.data.file_io import decode_text, is_clutter
-from nepa_scale.data.prepare.recoding import Recoding
+from nepa_scale.data.prepare.pixels import Recoding
 from nepa_scale.data.prepare.references import LeftOut, Reader, Reference, Span, ZipEntry, in_folders
 from nepa_scale.utils.errors import DataError, shortened
 

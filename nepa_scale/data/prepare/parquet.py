@@ -14,9 +14,16 @@ from typing import Any, NamedTuple
 
 from nepa_scale.data.file_io import gaps, part_problems, split_words, splits_of, states_part
 from nepa_scale.data.info import MAX_CLASSES, SPLITS
-from nepa_scale.data.prepare.arrow_files import ARROW, RowGroups, row_groups
 from nepa_scale.data.prepare.listing import Listing, held_out, mixed, numbered
-from nepa_scale.data.prepare.references import LeftOut, ParquetColumn, ParquetRow, Reference
+from nepa_scale.data.prepare.references import (
+    ARROW,
+    LeftOut,
+    ParquetColumn,
+    ParquetRow,
+    Reference,
+    RowGroups,
+    row_groups,
+)
 from nepa_scale.utils.errors import DataError, first_line, shortened
 
 

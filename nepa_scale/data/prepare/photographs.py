@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from nepa_scale.data.file_io import is_image, read_text, splits_of
 from nepa_scale.data.prepare.class_folders import TRAIN_NAMES, VALIDATION_NAMES
 from nepa_scale.data.prepare.listing import Item, Listing, Tree, divided, mixed, read_tree
-from nepa_scale.data.prepare.recoding import MOST_CLASSES, Recoding, by_colour, by_value
+from nepa_scale.data.prepare.pixels import MOST_CLASSES, Recoding, by_colour, by_value
 from nepa_scale.data.prepare.settings import (
     CityscapesSettings,
     CocoStuffSettings,

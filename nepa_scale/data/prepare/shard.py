@@ -17,10 +17,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from nepa_scale.data.prepare.listing import Item
-from nepa_scale.data.prepare.pixels import MaskCount, PixelSums, checked, extension_of
-from nepa_scale.data.prepare.recoding import Recoding, recoded
+from nepa_scale.data.prepare.pixels import MaskCount, PixelSums, Recoding, checked, extension_of, recoded
 from nepa_scale.data.prepare.references import Reader, SourceError
-from nepa_scale.data.tar_files import Members, write_tar
+from nepa_scale.data.shard_index import Members, write_tar
 from nepa_scale.utils.cli import to_text
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.files import read_json, write_json

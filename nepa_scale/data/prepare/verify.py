@@ -15,7 +15,6 @@ from nepa_scale.data.file_io import part_problems
 from nepa_scale.data.index import INDEX_FOLDER, ensure_index
 from nepa_scale.data.info import INFO_NAME, DatasetInfo
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
-from nepa_scale.data.pool import unordered
 from nepa_scale.data.prepare.ade20k import unread, verify_ade20k
 from nepa_scale.data.prepare.finishing import SUMS_NAME, existing_folder, read_sums, sum_of
 from nepa_scale.data.prepare.pixels import MaskCount, check_mask
@@ -24,12 +23,14 @@ from nepa_scale.data.shard_index import (
     LONGEST_KEY,
     MASK_EXTENSION,
     Unread,
+    is_plain,
     no_image,
     role_of,
     split_name,
     suggests_sample,
+    walk,
 )
-from nepa_scale.data.tar_files import is_plain, walk
+from nepa_scale.distributed.processes import unordered
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.progress import Report
 

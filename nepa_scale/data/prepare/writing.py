@@ -7,8 +7,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from nepa_scale.data.file_io import source_kind
 from nepa_scale.data.info import INFO_NAME
-from nepa_scale.data.pool import unordered
 from nepa_scale.data.prepare.ade20k import list_ade20k
 from nepa_scale.data.prepare.class_folders import list_class_folders
 from nepa_scale.data.prepare.finishing import describe, describe_pixels, finish
@@ -30,9 +30,9 @@ from nepa_scale.data.prepare.settings import (
     VocSettings,
     WritingSettings,
     kind_of,
-    source_kind,
 )
 from nepa_scale.data.prepare.shard import Plan, ShardResult, ShardTask, Staging, locked, staging_folder, write_shard
+from nepa_scale.distributed.processes import unordered
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.files import read_json
 from nepa_scale.utils.progress import Report

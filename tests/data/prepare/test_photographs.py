@@ -16,7 +16,7 @@ from trees import images, write_files
 
 from nepa_scale.data import layout
 from nepa_scale.data.prepare.__main__ import main
-from nepa_scale.data.prepare.recoding import by_colour, by_value, recoded
+from nepa_scale.data.prepare.pixels import by_colour, by_value, recoded
 from nepa_scale.utils.errors import DataError
 
 SIZE = (18, 22)  # height and width of pictures

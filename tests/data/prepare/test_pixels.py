@@ -14,9 +14,9 @@ from PIL import Image
 
 from nepa_scale.data import layout
 from nepa_scale.data.decode import decode_rgb
-from nepa_scale.data.digits import write_digits
 from nepa_scale.data.info import DatasetInfo, make_info, parse_info
 from nepa_scale.data.prepare.__main__ import main
+from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.data.prepare.pixels import PixelSums, total
 from nepa_scale.data.preprocessing import Standardisation
 from nepa_scale.data.sources import open_source

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from nepa_scale.distributed.process_info import process_age
+from nepa_scale.distributed.processes import process_age
 
 
 def test_this_process_is_as_old_as_psutil_says() -> None:
@@ -20,7 +20,7 @@ def test_this_process_is_as_old_as_psutil_says() -> None:
 
 def test_a_new_process_is_young_and_its_imports_count() -> None:
     """The age begins before Python does, and is no more than the time from the outside."""
-    timed = "from nepa_scale.distributed.process_info import process_age; print(process_age())"
+    timed = "from nepa_scale.distributed.processes import process_age; print(process_age())"
     code = f"import time; time.sleep(0.3); {timed}"
     before = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

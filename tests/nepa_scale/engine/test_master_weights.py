@@ -12,7 +12,7 @@ import torch
 from launching import losses, rows, train
 from torch import Tensor, nn
 
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.engine.master_weights import MasterWeights, WeightAverage
 
 STEPS, HALF = 8, 4

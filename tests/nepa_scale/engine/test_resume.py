@@ -14,7 +14,7 @@ import pytest
 from launching import losses, rows
 from several_trainings import train_all
 
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data.prepare.digits import write_digits
 
 pytestmark = pytest.mark.slow
 STEPS, HALF = 8, 4

@@ -11,7 +11,7 @@ import pytest
 SCRIPT = """
 import resource, sys
 import torch
-from nepa_scale.perf.malloc import keep_freed_memory
+from nepa_scale.distributed.processes import keep_freed_memory
 assert keep_freed_memory() is (sys.argv[1] == "kept")
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nepa_scale.perf.compile import attention_kernel
+from nepa_scale.perf.throughput import attention_kernel
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,7 @@ import torch
 import deepspeed.comm as comm
 from nepa_scale.distributed import process_group as distributed
 from nepa_scale.distributed.world import read_environment
-from nepa_scale.perf.comm_timer import CommunicationClock
+from nepa_scale.perf.profiling import CommunicationClock
 
 distributed.initialise(read_environment(), rendezvous_seconds=120, timeout_minutes=5)
 clock, tensor, seconds = CommunicationClock(torch.device("cpu")), torch.ones(4), {}

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from nepa_scale.perf.device_peak import measured_flops, peak_flops
+from nepa_scale.perf.throughput import measured_flops, peak_flops
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ from ranks import run_on_ranks
 
 from nepa_scale.data.preprocessing import Standardisation
 from nepa_scale.data.transforms import _by_channel, normalise
-from nepa_scale.models.patches import SeededRope
+from nepa_scale.models.layers import SeededRope
 
 
 def test_a_step_waits_for_the_norm_and_for_nothing_else() -> None:

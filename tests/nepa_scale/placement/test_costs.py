@@ -9,13 +9,13 @@ import torch
 from small_tasks import SIZES
 from torch.utils.flop_counter import FlopCounterMode
 
-from nepa_scale.config import ladder, subsets
+from nepa_scale.config import data_facts, ladder
 from nepa_scale.config.overrides import parse
 from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.placement import costs
 from nepa_scale.tasks.classify import ClassifyModule
-from nepa_scale.tasks.segmentation.cost import upernet_layers
+from nepa_scale.tasks.costs import upernet_layers
 from nepa_scale.training.runner import build_task
 from nepa_scale.utils.errors import DataError
 
@@ -30,7 +30,7 @@ def config_of(root: Path, task: str, *words: str) -> RunConfig:
 
 def head_cost(config: RunConfig, task: str) -> tuple[int, int]:
     """(parameters, forward FLOPs) of what a task adds to the backbone."""
-    added = spec(task).head_cost(config, subsets.num_classes(config, task))
+    added = spec(task).head_cost(config, data_facts.num_classes(config, task))
     return added.params, added.flops
 
 
@@ -188,4 +188,4 @@ def test_absent_data_cannot_be_costed(tmp_path: Path) -> None:
 def test_classes_come_from_the_data_set(digits_root: Path) -> None:
     """Ten digits; with the background eleven mask classes; pre-training asks for neither."""
     config = config_of(digits_root, "classify")
-    assert [subsets.num_classes(config, task) for task in TASKS] == [0, 10, 11]
+    assert [data_facts.num_classes(config, task) for task in TASKS] == [0, 10, 11]

@@ -17,11 +17,11 @@ from launching import REPOSITORY, clean_environment
 from small_tasks import config_of
 from torch import Tensor, nn
 
-from nepa_scale.config.subsets import num_classes
+from nepa_scale.config.data_facts import num_classes
 from nepa_scale.placement import memory
 from nepa_scale.placement.costs import workload
 from nepa_scale.placement.memory import MemoryEstimate, Workload
-from nepa_scale.tasks.segmentation import cost
+from nepa_scale.tasks import costs
 from nepa_scale.training.runner import build_task
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16-autocast": torch.float32}
@@ -110,7 +110,7 @@ def test_segmentation_loads_more_than_other_tasks() -> None:
         "before = own.memory_info().rss; import nepa_scale.tasks.segment; print(own.memory_info().rss - before)"
     )
     done = subprocess.run([sys.executable, "-c", measure], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert int(done.stdout.split()[-1]) == pytest.approx(cost.METRICS_LIBRARIES, rel=0.25)
+    assert int(done.stdout.split()[-1]) == pytest.approx(costs.METRICS_LIBRARIES, rel=0.25)
 
 
 def test_a_gradient_of_scores_is_held_beside_what_autograd_keeps(digits_root: Path) -> None:

@@ -19,8 +19,8 @@ from nepa_scale.placement.resolved import resolve
 
 GIB = 2**30
 
-#: Runs the training command and prints, by file, how often its facts, placements and DeepSpeed files were opened, and
-#: how often a placement was planned.
+#: Runs the training command and prints, by file, how often its facts, indexes, placements and DeepSpeed files were
+#: opened, and how often a placement was planned.
 COUNTING = """
 import collections, json, os, sys
 from nepa_scale import train
@@ -28,7 +28,7 @@ from nepa_scale.placement import resolved
 opened, planned, plan = collections.Counter(), [], resolved.place
 def count(event, arguments):
     path = os.fspath(arguments[0]) if event == "open" and isinstance(arguments[0], (str, os.PathLike)) else ""
-    if path.endswith(("_info.json", "placement.json")) or "/ds_configs/" in path:
+    if path.endswith(("_info.json", "placement.json", ".npz")) or "/ds_configs/" in path:
         opened[os.path.basename(path)] += 1
 resolved.place = lambda *arguments: (planned.append(arguments), plan(*arguments))[1]
 sys.addaudithook(count)
@@ -39,7 +39,7 @@ print(json.dumps([code, len(planned), opened]))
 
 @pytest.mark.parametrize("words", [["dry_run=true"], ["segment.steps=1", "log.tensorboard=false"]])
 def test_every_file_is_read_once(digits_root: Path, tmp_path: Path, words: list[str]) -> None:
-    """From the command line to the result, each file of facts, placement and DeepSpeed is opened once at most."""
+    """From the command line to the result, each file of facts, index, placement and DeepSpeed is opened once."""
     command = ["task=segment", "init=scratch", "model=femto", f"data.root={digits_root}", f"run_dir={tmp_path / 'run'}"]
     done = subprocess.run(
         [sys.executable, "-c", COUNTING, *command, *words],
@@ -51,7 +51,8 @@ def test_every_file_is_read_once(digits_root: Path, tmp_path: Path, words: list[
     )
     code, planned, opened = json.loads(done.stdout.splitlines()[-1])
     assert (code, planned) == (0, 1)
-    assert opened == {"_info.json": 1, "placement.json": 1, "zero0.json": 1}
+    indexes = {"train.npz": 1, "validation.npz": 1}
+    assert opened == {"_info.json": 1, "placement.json": 1, "zero0.json": 1, **indexes}
 
 
 def test_less_memory_changes_a_placement_only_where_it_no_longer_fits(monkeypatch: pytest.MonkeyPatch) -> None:

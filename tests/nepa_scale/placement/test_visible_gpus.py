@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nepa_scale.placement import visible_gpus as module
-from nepa_scale.placement.visible_gpus import CUDA, HIP, ROCR, has_gpu, showing, unseen, visible_gpus
+from nepa_scale.placement import devices as module
+from nepa_scale.placement.devices import CUDA, HIP, ROCR, has_gpu, showing, unseen, visible_gpus
 
 UUID = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
 OTHER = "GPU-0aa1b2c3-d72c-4106-c12f-20bd9faed9f6"

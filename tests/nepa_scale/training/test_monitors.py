@@ -16,8 +16,8 @@ from launching import rows, start
 from small_tasks import config_of
 
 from nepa_scale.run_dir.status import read_status
+from nepa_scale.tasks.objective_base import Spread
 from nepa_scale.tasks.pretrain import Pretrain
-from nepa_scale.tasks.pretrain_monitors import Spread
 from nepa_scale.training.monitors import LEAST_LOSSES, SIGMAS, WINDOW, LossSpikes, SkippedSteps, TrainingMonitor
 from nepa_scale.utils.errors import DivergedError
 from nepa_scale.utils.progress import logger

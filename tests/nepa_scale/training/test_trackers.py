@@ -54,7 +54,7 @@ def wandb_losses(folder: Path) -> tuple[int, list[tuple[int, float]]]:
     """How many runs there are, and steps and losses in the files of offline runs."""
     from wandb.proto import wandb_internal_pb2
 
-    from nepa_scale.training.trackers.wandb import log_records
+    from nepa_scale.training.tracker_kinds import log_records
 
     files = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
     rows = [
@@ -180,7 +180,7 @@ def test_a_tracker_that_cannot_be_had_is_refused_before_any_work(
 ) -> None:
     """One line names it, and what to write or to install."""
     if names == "absent":
-        monkeypatch.setattr(validate, "TRACKERS", {"absent": "nepa_scale.training.trackers.absent:TRACKER"})
+        monkeypatch.setattr(validate, "TRACKERS", {"absent": "nepa_scale.training.tracker_kinds:Absent"})
     config = RunConfig(log=LogConfig(trackers=names))
     assert validate.check_values(config, ("pretrain",)) == [f"log.trackers: {problem}"]
 

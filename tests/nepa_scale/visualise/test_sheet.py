@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from nepa_scale.visualise.sheet import UNSEEN, Map, Strip, draw
+from nepa_scale.visualise.maps import UNSEEN, Map, Strip, draw
 
 GRID = 4
 CAUSAL = np.arange(GRID**2).reshape(GRID, GRID) > 9

@@ -18,8 +18,7 @@ import psutil
 import pytest
 from children import Child
 
-from nepa_scale.run_dir.lock import holder
-from nepa_scale.run_dir.status import Status, write_status
+from nepa_scale.run_dir.status import Status, holder, write_status
 from nepa_scale.utils.files import write_json
 from sweeps import status
 from sweeps.follow import display
@@ -135,7 +134,7 @@ def test_a_process_that_went_without_a_word(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from nepa_scale.run_dir.lock import exclusive
+from nepa_scale.run_dir.status import exclusive
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -21,8 +21,8 @@ import pytest
 from children import Child
 
 from nepa_scale.config import overrides
-from nepa_scale.data.digits import write_digits
-from nepa_scale.run_dir import settings
+from nepa_scale.data.prepare.digits import write_digits
+from nepa_scale.run_dir import run_folder
 from nepa_scale.utils.files import read_json
 from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import run_task
@@ -242,7 +242,7 @@ def test_the_same_bits_as_from_fresh_processes(server: ForkServer, tmp_path: Pat
     left = {}
     for name, its_server in (("forked", server), ("fresh", None)):
         run_dir = tmp_path / name
-        overrides.save(settings.configure(["task=pretrain", f"run_dir={run_dir}", *words]), run_dir / "config.yaml")
+        overrides.save(run_folder.configure(["task=pretrain", f"run_dir={run_dir}", *words]), run_dir / "config.yaml")
         for task in TASKS:
             folder = run_dir / task
             said = run_job(folder / "submitit", functools.partial(run_task, str(run_dir), task), its_server)

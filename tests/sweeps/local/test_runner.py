@@ -15,8 +15,8 @@ import pytest
 from children import Child
 from plain_study import plain
 
-from nepa_scale.data.digits import write_digits
-from nepa_scale.run_dir.lock import holder
+from nepa_scale.data.prepare.digits import write_digits
+from nepa_scale.run_dir.status import holder
 from nepa_scale.utils.files import read_json
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -9,7 +9,7 @@ import pytest
 from plain_study import read_launch
 from surface_studies import ALPHA, BETA, FLOPS_PER, A, B, write
 
-from nepa_scale.config import branch, overrides
+from nepa_scale.config import learning_rate, overrides
 from nepa_scale.utils.errors import ConfigError
 from sweeps.jobs import jobs
 from sweeps.plan.machine import Placements, Speed
@@ -25,12 +25,12 @@ def test_every_branch_begins_in_a_state_of_the_longest() -> None:
     assert [point.config.pretrain.steps for point in points] == [32, 64, 96, 128]
     *short, trunk = points
     assert trunk.branched_from is None
-    there, kept = trunk.config.identity(), branch.kept_steps(trunk.config.checkpoint.keep_steps)
+    there, kept = trunk.config.identity(), learning_rate.kept_steps(trunk.config.checkpoint.keep_steps)
     assert kept == {26, 51, 77}
     for point in short:
-        begin = branch.stable_part(point.config.identity())[1]
+        begin = learning_rate.stable_part(point.config.identity())[1]
         assert begin in kept
-        assert branch.difference(begin, there, point.config.identity()) is None
+        assert learning_rate.difference(begin, there, point.config.identity()) is None
         assert point.branched_from == trunk.config.run_id
         folder = Path("out", "runs", trunk.config.run_id, "pretrain").absolute()
         assert point.config.checkpoint.branch_from == str(folder)
@@ -87,7 +87,7 @@ def test_the_runs_configuration_survives_its_file(tmp_path: Path) -> None:
         overrides.save(point.config, path)
         read = overrides.load(path)
         assert read.run_id == point.config.run_id
-        assert branch.stable_part(read.identity())[0] == 3
+        assert learning_rate.stable_part(read.identity())[0] == 3
 
 
 @pytest.mark.parametrize(

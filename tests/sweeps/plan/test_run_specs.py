@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from plain_study import read_launch
 
-from nepa_scale.checkpoint.storage import task_storage
-from nepa_scale.placement.costs import task_cost
+from nepa_scale.placement.costs import task_cost, task_storage
 from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.planner import place
 from nepa_scale.run_dir.status import Status, write_status

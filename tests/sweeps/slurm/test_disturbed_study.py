@@ -14,7 +14,7 @@ from children import Child
 from plain_study import plain
 from slurm_cluster import VirtualCluster, wait_for
 
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.utils.files import read_json
 from sweeps.slurm import job_states
 from sweeps.slurm.job_states import JobState, read_submissions

@@ -16,7 +16,7 @@ import cloudpickle
 import pytest
 from slurm_cluster import VirtualCluster, wait_for
 
-from nepa_scale.data.digits import write_digits
+from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils.files import read_json, write_json
 from sweeps.jobs import jobs

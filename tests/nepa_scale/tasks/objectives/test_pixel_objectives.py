@@ -15,10 +15,8 @@ from nepa_scale.config.task_settings import PretrainConfig
 from nepa_scale.distributed.world import World
 from nepa_scale.models.build import build_backbone
 from nepa_scale.models.objective import effective_rank
-from nepa_scale.tasks.objectives import masked_pixels
-from nepa_scale.tasks.objectives.masked_pixels import MaskedPixels
-from nepa_scale.tasks.objectives.next_pixels import NextPixels
-from nepa_scale.tasks.objectives.pixels import PixelObjective, PixelSums, normalised_patches
+from nepa_scale.tasks import pixel_objectives
+from nepa_scale.tasks.pixel_objectives import MaskedPixels, NextPixels, PixelObjective, PixelSums, normalised_patches
 from nepa_scale.tasks.pretrain import Pretrain
 
 MASKED = {"objective": "masked_pixels", "attention": "bidirectional", "mask_ratio": 0.75}
@@ -90,8 +88,8 @@ def test_masked_pixels_are_scored_where_they_are_hidden(monkeypatch: pytest.Monk
     """27 of 36 patches of each image give way to the token; the loss is that of these alone; all parameters learn."""
     module, images = module_of("masked_pixels"), some_images()
     drawn: list[Tensor] = []
-    draw = masked_pixels.draw_mask
-    monkeypatch.setattr(masked_pixels, "draw_mask", lambda *given: drawn.append(draw(*given)) or drawn[-1])  # type: ignore[func-returns-value]
+    draw = pixel_objectives.draw_mask
+    monkeypatch.setattr(pixel_objectives, "draw_mask", lambda *given: drawn.append(draw(*given)) or drawn[-1])  # type: ignore[func-returns-value]
     seen: list[Tensor] = []
     module.backbone.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     loss = module(images)

@@ -16,8 +16,7 @@ from nepa_scale.config.ladder import architecture
 from nepa_scale.config.task_settings import PretrainConfig
 from nepa_scale.models.build import build_backbone
 from nepa_scale.models.objective import next_embedding_loss
-from nepa_scale.tasks.objectives.next_embedding import NextEmbedding
-from nepa_scale.tasks.objectives.sigreg import random_slices, sigreg
+from nepa_scale.tasks.next_embedding import NextEmbedding, random_slices, sigreg
 
 
 def pair(batch: int = 3, tokens: int = 7, width: int = 4) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from torch import nn
 
-from nepa_scale.tasks.head_costs import RATE_FACTORS
-from nepa_scale.tasks.probing.heads import Head, Standardise, layer_heads, losses, moments, rate_groups, rate_name, view
+from nepa_scale.tasks.costs import RATE_FACTORS
+from nepa_scale.tasks.probe_heads import Head, Standardise, layer_heads, losses, moments, rate_groups, rate_name, view
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

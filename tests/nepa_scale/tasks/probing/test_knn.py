@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from nepa_scale.distributed.world import World
-from nepa_scale.tasks.probing.knn import TEMPERATURE, Neighbours
+from nepa_scale.tasks.knn import TEMPERATURE, Neighbours
 
 
 def features(count: int, seed: int) -> tuple[Tensor, Tensor]:

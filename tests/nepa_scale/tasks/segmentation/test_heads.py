@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nepa_scale.distributed.world import World
 from nepa_scale.placement import costs
+from nepa_scale.tasks.costs import pyramid_scales, segment_heads, upernet_layers
 from nepa_scale.tasks.segment import Segment
-from nepa_scale.tasks.segmentation.cost import pyramid_scales, segment_heads, upernet_layers
-from nepa_scale.tasks.segmentation.heads import UPerNet
+from nepa_scale.tasks.upernet import UPerNet
 
 WIDTH, CHANNELS, CLASSES = 16, 8, 5
 

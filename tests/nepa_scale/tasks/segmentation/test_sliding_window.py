@@ -15,7 +15,7 @@ from small_tasks import config_of, with_random_weights
 from torch import Tensor
 
 from nepa_scale.tasks.segment import Segment
-from nepa_scale.tasks.segmentation.sliding_window import (
+from nepa_scale.tasks.sliding_window import (
     group_views,
     pad_to_patches,
     scores_of_image,

@@ -1,1 +1,0 @@
-"""The objectives of pre-training, a file each; ``nepa_scale.config.objectives`` lists them."""

@@ -1,1 +1,0 @@
-"""Reading frozen features: heads at several learning rates, and k-NN."""

@@ -1,1 +1,0 @@
-"""Semantic segmentation: heads, padding to whole patches, sliding windows, and metrics."""
