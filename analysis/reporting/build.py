@@ -20,7 +20,7 @@ from analysis.findings.scaling import find, objectives, transfer
 from analysis.findings.series import FINETUNED, foremost
 from analysis.findings.two_axes import divided_compute
 from analysis.reporting import SIDE_BY_SIDE, Request
-from analysis.reporting.paper.effects import answers
+from analysis.reporting.paper_effects import answers
 from analysis.study.records import FINISHED, UNREADABLE, Study, read_study, table_files, write_table
 from nepa_scale.utils.cli import has_reader
 from nepa_scale.utils.errors import UserError

@@ -46,8 +46,8 @@ from analysis.reporting.page import (
     result_table,
     states_table,
 )
-from analysis.reporting.paper.effects import is_ablation
-from analysis.reporting.paper.tables import EPOCHS_GRID, beside_the_paper
+from analysis.reporting.paper_effects import is_ablation
+from analysis.reporting.paper_tables import EPOCHS_GRID, beside_the_paper
 from analysis.study.files import number
 from analysis.study.records import FINISHED, Study
 from nepa_scale.config.registry import TASKS

@@ -18,7 +18,7 @@ from study_files import write_status
 from analysis.findings.scaling import find
 from analysis.findings.series import CLASSIFICATION, FINETUNED, label_order, scaled_axes
 from analysis.reporting.figures.drawing import to_svg
-from analysis.reporting.paper.effects import (
+from analysis.reporting.paper_effects import (
     FILE,
     answers,
     effects,
@@ -28,8 +28,8 @@ from analysis.reporting.paper.effects import (
     outcomes,
     read_published,
 )
-from analysis.reporting.paper.plots import epochs_plot, paired_plot, published_plot
-from analysis.reporting.paper.tables import (
+from analysis.reporting.paper_plots import epochs_plot, paired_plot, published_plot
+from analysis.reporting.paper_tables import (
     beside_the_paper,
     effects_table,
     epochs_table,

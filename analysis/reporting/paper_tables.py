@@ -22,7 +22,7 @@ from analysis.findings.series import (
 )
 from analysis.reporting.figures.plots import Plot
 from analysis.reporting.page import Table
-from analysis.reporting.paper.effects import (
+from analysis.reporting.paper_effects import (
     AGREES,
     DIFFERS,
     LINEAR_PROBE,
@@ -37,7 +37,7 @@ from analysis.reporting.paper.effects import (
     outcomes,
     read_published,
 )
-from analysis.reporting.paper.plots import epochs_here, epochs_plot, paired_plot, published_plot, where
+from analysis.reporting.paper_plots import epochs_here, epochs_plot, paired_plot, published_plot, where
 from analysis.study.records import Study
 
 _MARKS = {AGREES: "✓", SIGN_AGREES: "(✓)", UNSURE: "?", SIGN_DIFFERS: "(✗)", DIFFERS: "✗"}

@@ -16,7 +16,7 @@ from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import INK, QUIET, Palette, palette
 from analysis.reporting.figures.label_plots import height
 from analysis.reporting.figures.plots import Plot
-from analysis.reporting.paper.effects import AT_CHANCE, headline, of_grid, outcomes, scores
+from analysis.reporting.paper_effects import AT_CHANCE, headline, of_grid, outcomes, scores
 from analysis.study.records import Study
 
 HERE = "this study"

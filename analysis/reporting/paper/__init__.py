@@ -1,1 +1,0 @@
-"""The paper's results, and a study beside them."""
