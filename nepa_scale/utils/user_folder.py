@@ -53,8 +53,8 @@ class Registry(dict[str, Item]):
             try:
                 point.load()()
             except Exception as error:  # whatever somebody's plugin raises must not break every command
-                told = f"plugin {point.name} = {point.value} is left out: {first_line(error)}"
-                print(f"warning: {told}", file=sys.stderr)
+                message = f"plugin {point.name} = {point.value} is left out: {first_line(error)}"
+                print(f"warning: {message}", file=sys.stderr)
 
 
 def take(words: Sequence[str]) -> list[str]:
