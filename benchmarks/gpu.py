@@ -33,6 +33,8 @@ from gpu_page import page
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CELLS = Path(__file__).with_name("gpu_cells.py")
+REFERENCE = "reference.json"
+"""The losses on the CPU, which the first measurement of losses leaves for the others."""
 DEFAULTS = {"minutes": "9", "out": "gpu", "scale": "full", "only": ""}
 
 
@@ -89,30 +91,32 @@ SCALES = {
 
 def cells(scale: Scale) -> Iterator[Cell]:
     """All measurements, those worth most first."""
-    yield speed(scale, scale.main_size, "engine", "bf16-autocast", compiled=True, ds_config="zero0")
+    main, large = scale.main_size, scale.zero_size
     yield losses(scale, "fp32", compiled=False)
-    yield speed(scale, scale.main_size, "engine", "bf16", compiled=True)
-    yield speed(scale, scale.main_size, "ddp", "bf16-autocast", compiled=False)
+    yield speed(scale, main, "engine", "bf16-autocast", compiled=True, ds_config="zero0")
+    yield losses(scale, "bf16-autocast", compiled=False)
+    yield speed(scale, large, "ddp", "bf16-autocast", compiled=False)
+    for ds_config in ("zero1", "zero3"):
+        yield speed(scale, large, "engine", "bf16-autocast", compiled=False, ds_config=ds_config)
     for size in list(scale.batches)[::-1]:
-        if size != scale.main_size:
-            yield speed(scale, size, "engine", "bf16", compiled=True)
-    yield from (losses(scale, precision, compiled=compiled) for precision, compiled in MODES)
-    for precision in ("bf16-autocast", "bf16"):
-        yield Cell("resume", precision, 60, {"size": scale.losses_size, "precision": precision})
-        yield Cell("non-finite", precision, 25, {"size": scale.losses_size, "precision": precision})
-    yield speed(scale, scale.main_size, "engine", "bf16", compiled=False)
-    yield speed(scale, scale.zero_size, "ddp", "bf16-autocast", compiled=False)
-    for ds_config in ("zero0", "zero1", "zero2", "zero3"):
-        yield speed(scale, scale.zero_size, "engine", "bf16-autocast", compiled=False, ds_config=ds_config)
-    for ds_config in ("zero1", "zero3", "zero3_offload"):
-        yield speed(scale, scale.zero_size, "engine", "bf16", compiled=False, ds_config=ds_config)
+        yield speed(scale, size, "engine", "bf16", compiled=True)
+    yield Cell("non-finite", "bf16-autocast", 25, small_training(scale, "bf16-autocast"))
+    yield Cell("resume", "bf16-autocast", 60, small_training(scale, "bf16-autocast"))
+    yield losses(scale, "bf16", compiled=False)
+    yield losses(scale, "bf16-autocast", compiled=True)
+    yield speed(scale, large, "engine", "bf16", compiled=False, ds_config="zero3_offload")
     yield Cell("decoding", "JPEG", 60, decoding(scale))
-    yield speed(scale, scale.main_size, "engine", "fp32", compiled=True)
-    yield Cell("resume", "fp32", 60, {"size": scale.losses_size, "precision": "fp32"})
-
-
-#: Precision and whether blocks are compiled, of the loss comparisons beside fp32 without compiling.
-MODES = (("bf16-autocast", False), ("bf16", False), ("bf16-autocast", True), ("bf16", True), ("fp32", True))
+    for ds_config in ("zero0", "zero2"):
+        yield speed(scale, large, "engine", "bf16-autocast", compiled=False, ds_config=ds_config)
+    for ds_config in ("zero1", "zero2", "zero3"):
+        yield speed(scale, large, "engine", "bf16", compiled=False, ds_config=ds_config)
+    yield speed(scale, main, "ddp", "bf16-autocast", compiled=False)
+    yield speed(scale, main, "engine", "bf16", compiled=False)
+    yield speed(scale, main, "engine", "fp32", compiled=True)
+    yield Cell("non-finite", "bf16", 25, small_training(scale, "bf16"))
+    for precision in ("bf16", "fp32"):
+        yield losses(scale, precision, compiled=True)
+        yield Cell("resume", precision, 60, small_training(scale, precision))
 
 
 def speed(
@@ -137,7 +141,12 @@ def speed(
 def losses(scale: Scale, precision: str, *, compiled: bool) -> Cell:
     """A comparison of 20 losses with those of fp32 on the CPU."""
     name = f"{precision}, compiled" if compiled else precision
-    return Cell("losses", name, 45, {"size": scale.losses_size, "precision": precision, "compiled": compiled})
+    return Cell("losses", name, 45, small_training(scale, precision) | {"compiled": compiled})
+
+
+def small_training(scale: Scale, precision: str) -> dict[str, Any]:
+    """Arguments of the measurements that train the small model of ``scale``."""
+    return {"size": scale.losses_size, "precision": precision}
 
 
 def decoding(scale: Scale) -> dict[str, Any]:
@@ -183,7 +192,8 @@ def measure(cell: Cell, folder: Path, seconds: float) -> tuple[str, dict[str, An
     """Run one cell in a process group of its own for at most so many seconds; its state and result."""
     result = folder / "cell.json"
     result.unlink(missing_ok=True)
-    command = [sys.executable, str(CELLS), cell.section, json.dumps(cell.arguments), str(result)]
+    arguments = {**cell.arguments, "reference": str(folder / REFERENCE)}
+    command = [sys.executable, str(CELLS), cell.section, json.dumps(arguments), str(result)]
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
         log.write(f"\n== {cell.section}: {cell.name}\n")
         log.flush()
@@ -217,6 +227,7 @@ def main(arguments: list[str]) -> int:
     folder, sections = Path(settings["out"]), settings["only"].split(",")
     planned = [cell for cell in cells(SCALES[settings["scale"]]) if settings["only"] == "" or cell.section in sections]
     record = Record(folder, planned)
+    (folder / REFERENCE).unlink(missing_ok=True)
     for index, cell in enumerate(planned):
         left = end - time.monotonic()
         if left < cell.seconds:
