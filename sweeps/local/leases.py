@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import math
 import os
 import tempfile
 import time
@@ -92,6 +93,13 @@ class Leases:
         """End the lease."""
         self._replace(lease, [])
 
+    def in_the_way_of(self, pid: int) -> list[Lease] | None:
+        """The leases of devices for which the process ``pid`` waits; None where it waits for none."""
+        with self._lock:
+            held, claimants = self._read()
+        wanted = next((set(claimant.devices) for claimant in claimants if claimant.pid == pid), None)
+        return None if wanted is None else [lease for lease in held if wanted & set(lease.devices)]
+
     def _wait(self, held: list[Lease], others: list[Claimant], mine: Claimant | None, devices: tuple[str, ...]) -> None:
         """Write down that this process waits, or still does."""
         now = time.time()
@@ -136,6 +144,20 @@ def whole_machine(gpus: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         leases.release(lease)
+
+
+def waiting_line(held: Sequence[Lease]) -> str:
+    """For a queue that waits because of the leases ``held`` by others: for what, and how to go on, in one line."""
+    if not held:
+        return "waits for its turn: other studies have waited longer for these devices"
+    tasks = f"{len(held)} task{'s' if len(held) > 1 else ''} of other studies"
+    processes = ", ".join(str(lease.pid) for lease in held)
+    cores = [Fraction(lease.fraction) for lease in held if "cores" in lease.devices]
+    line = f"waits for {'cores' if cores else 'GPUs'} held by {tasks} (process {processes})"
+    if not cores or sum(cores) >= 1:
+        return f"{line}; it begins by itself, or at once when nepa-cancel stops those studies"
+    slots = math.ceil(1 / (1 - sum(cores)))
+    return f"{line}; it begins by itself, or at once beside them if you stop it and launch with cluster.slots={slots}"
 
 
 def _free(held: Sequence[Lease], devices: Sequence[str], fraction: Fraction) -> list[str]:

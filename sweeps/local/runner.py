@@ -15,6 +15,7 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from nepa_scale.distributed.process_info import descends
 from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.run_dir.lock import exclusive, holder, is_in_use, is_in_use_by_another, record_holder
 from nepa_scale.utils.errors import RunError
@@ -71,6 +72,14 @@ class LocalExecutor:
     def is_active(self) -> bool:
         """Whether the study's queue is running or starting."""
         return is_there(self._study_dir)
+
+    def held_up(self) -> str | None:
+        """That nothing runs because tasks of other studies hold the devices, in one line; None where that is not so."""
+        queue = holder(queue_dir(self._study_dir))
+        held = leases.Leases().in_the_way_of(queue.pid) if queue is not None else None
+        if queue is None or held is None or any(descends(lease.pid, queue.pid) for lease in held):
+            return None
+        return leases.waiting_line(held)
 
     def stop(self) -> str | None:
         """Tell the queue to let its tasks save and to end; sent again at most every few seconds."""

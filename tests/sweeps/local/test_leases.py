@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from children import Child
 
-from sweeps.local.leases import Leases, whole_machine
+from sweeps.local.leases import Lease, Leases, waiting_line, whole_machine
 
 ROOT = Path(__file__).resolve().parents[3]
 HALF, WHOLE = Fraction(1, 2), Fraction(1)
@@ -103,6 +103,26 @@ def test_who_needs_the_whole_machine_gets_it_in_turn(tmp_path: Path) -> None:
         large.kill()
         large.communicate()
     assert leases.claim(["cores"], HALF) is not None
+
+
+def test_who_waits_is_told_for_what(tmp_path: Path) -> None:
+    """What stands in the way of a process is what others hold of the devices that it asked for, and the line says how
+    many slots would fit beside it; a process that does not wait is told nothing."""
+    leases = Leases(tmp_path)
+    half, gpu = leases.claim(["cores"], HALF), leases.claim(["gpu0"], WHOLE)
+    assert half is not None and gpu is not None
+    with waiter(tmp_path, "1") as large:
+        assert large.stdout is not None and large.stdout.readline() == "waits\n"
+        assert leases.in_the_way_of(large.pid) == [half]
+        assert leases.in_the_way_of(os.getpid()) is None
+        large.kill()
+        large.communicate()
+    assert f"waits for cores held by 1 task of other studies (process {os.getpid()})" in waiting_line([half])
+    assert waiting_line([half]).endswith("launch with cluster.slots=2")
+    third = Lease(("cores",), "1/3", 1, 0.0)
+    assert waiting_line([third, third]).endswith("cluster.slots=3")
+    assert "cluster.slots" not in waiting_line([half, half]) + waiting_line([gpu])
+    assert "its turn" in waiting_line([])
 
 
 @pytest.mark.parametrize(("gpus", "devices"), [((), ["cores"]), ((0, 1), ["gpu0", "gpu1"])])
