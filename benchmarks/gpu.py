@@ -5,8 +5,8 @@ python benchmarks/gpu.py [minutes=9] [out=gpu] [scale=full] [only=]
 Needs a machine with torch and this project's dependencies, no data. Every measurement is a process of its own, so that
 one that fails or runs out of memory costs itself alone; those worth most come first, and none is started that the time
 left is not likely to hold. After each, ``out`` holds ``results.json`` and ``page.md``, complete and readable, with "not
-measured" in the cells that are still empty. ``scale=tiny`` does the same with models of a few thousand parameters, on
-a CPU as well. ``only=speed,resume`` takes the measurements of these sections.
+measured" in the cells that are still empty; the same command goes on from there. ``scale=tiny`` does the same with
+models of a few thousand parameters, on a CPU as well. ``only=speed,resume`` takes the measurements of these sections.
 
 - speed: images/s, MFU, memory (predicted and measured) and waits for the device per step, of pre-training on random
   224-px images at patch 14, beside plain DDP under autocast
@@ -33,8 +33,6 @@ from gpu_page import page
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CELLS = Path(__file__).with_name("gpu_cells.py")
-REFERENCE = "reference.json"
-"""The losses on the CPU, which the first measurement of losses leaves for the others."""
 DEFAULTS = {"minutes": "9", "out": "gpu", "scale": "full", "only": ""}
 
 
@@ -161,6 +159,11 @@ def decoding(scale: Scale) -> dict[str, Any]:
     }
 
 
+def identity(cell: dict[str, Any]) -> str:
+    """What two records of one measurement have in common."""
+    return json.dumps([cell["section"], cell["name"], cell["arguments"]], sort_keys=True)
+
+
 class Record:
     """What has been measured so far, in ``results.json`` and ``page.md``."""
 
@@ -171,7 +174,20 @@ class Record:
             "cells": [asdict(cell) | {"state": "not measured", "result": None} for cell in planned],
         }
         folder.mkdir(parents=True, exist_ok=True)
+        self._take_over()
         self.write()
+
+    def _take_over(self) -> None:
+        """Keep what an earlier command has measured in the same folder."""
+        path = self._folder / "results.json"
+        earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"machine": {}, "cells": []}
+        measured = {identity(cell): cell for cell in earlier["cells"] if cell["state"] == "measured"}
+        self._content["cells"] = [measured.get(identity(cell), cell) for cell in self._content["cells"]]
+        self._content["machine"] = earlier["machine"]
+
+    def is_measured(self, index: int) -> bool:
+        """Whether a cell has its values."""
+        return bool(self._content["cells"][index]["state"] == "measured")
 
     def put(self, index: int, state: str, result: dict[str, Any] | None) -> None:
         """Set one cell; ``state`` is ``measured`` or why it is empty."""
@@ -192,7 +208,7 @@ def measure(cell: Cell, folder: Path, seconds: float) -> tuple[str, dict[str, An
     """Run one cell in a process group of its own for at most so many seconds; its state and result."""
     result = folder / "cell.json"
     result.unlink(missing_ok=True)
-    arguments = {**cell.arguments, "reference": str(folder / REFERENCE)}
+    arguments = {**cell.arguments, "folder": str(folder)}
     command = [sys.executable, str(CELLS), cell.section, json.dumps(arguments), str(result)]
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
         log.write(f"\n== {cell.section}: {cell.name}\n")
@@ -227,10 +243,9 @@ def main(arguments: list[str]) -> int:
     folder, sections = Path(settings["out"]), settings["only"].split(",")
     planned = [cell for cell in cells(SCALES[settings["scale"]]) if settings["only"] == "" or cell.section in sections]
     record = Record(folder, planned)
-    (folder / REFERENCE).unlink(missing_ok=True)
     for index, cell in enumerate(planned):
         left = end - time.monotonic()
-        if left < cell.seconds:
+        if record.is_measured(index) or left < cell.seconds:
             continue  # a shorter one may still find time
         print(f"{cell.section}: {cell.name} ({left:.0f} s left)", flush=True)
         try:

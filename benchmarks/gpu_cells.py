@@ -169,7 +169,7 @@ def losses(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def cpu_reference(arguments: dict[str, Any]) -> dict[str, Any]:
     """Losses and last evaluation in fp32 on the CPU: trained once, then read from the file that is left behind."""
-    path = Path(arguments["reference"])
+    path = Path(arguments["folder"]) / f"reference-{arguments['size']}.json"
     if not path.is_file():
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "cpu"
