@@ -150,7 +150,7 @@ def plan_warnings(plan: Plan, cluster: Cluster) -> list[str]:
 
 
 def outlasts(seconds: float | None, timeout_min: int | None, cluster: SlurmSettings) -> str | None:
-    """Why work of ``seconds`` does not end within its jobs, each of which starts, trains, and saves before its limit."""
+    """Why work of ``seconds`` does not end within its jobs, which each start, train, and save before their limit."""
     if seconds is None:
         return None
     minutes = min(timeout_min or cluster.timeout_min, cluster.timeout_min)
