@@ -5,8 +5,8 @@ python benchmarks/gpu.py [minutes=9] [out=gpu] [scale=full] [only=]
 Needs a machine with torch and this project's dependencies, no data. Every measurement is a process of its own, so that
 one that fails or runs out of memory costs itself alone; those worth most come first, and none is started that the time
 left is not likely to hold. After each, ``out`` holds ``results.json`` and ``page.md``, complete and readable, with "not
-measured" in the cells that are still empty. ``scale=tiny`` does the same with models of a few thousand parameters, on
-a CPU as well. ``only=speed,resume`` takes the measurements of these sections.
+measured" in the cells that are still empty; the same command goes on from there. ``scale=tiny`` does the same with
+models of a few thousand parameters, on a CPU as well. ``only=speed,resume`` takes the measurements of these sections.
 
 - speed: images/s, MFU, memory (predicted and measured) and waits for the device per step, of pre-training on random
   224-px images at patch 14, beside plain DDP under autocast
@@ -89,30 +89,32 @@ SCALES = {
 
 def cells(scale: Scale) -> Iterator[Cell]:
     """All measurements, those worth most first."""
-    yield speed(scale, scale.main_size, "engine", "bf16-autocast", compiled=True, ds_config="zero0")
+    main, large = scale.main_size, scale.zero_size
     yield losses(scale, "fp32", compiled=False)
-    yield speed(scale, scale.main_size, "engine", "bf16", compiled=True)
-    yield speed(scale, scale.main_size, "ddp", "bf16-autocast", compiled=False)
+    yield speed(scale, main, "engine", "bf16-autocast", compiled=True, ds_config="zero0")
+    yield losses(scale, "bf16-autocast", compiled=False)
+    yield speed(scale, large, "ddp", "bf16-autocast", compiled=False)
+    for ds_config in ("zero1", "zero3"):
+        yield speed(scale, large, "engine", "bf16-autocast", compiled=False, ds_config=ds_config)
     for size in list(scale.batches)[::-1]:
-        if size != scale.main_size:
-            yield speed(scale, size, "engine", "bf16", compiled=True)
-    yield from (losses(scale, precision, compiled=compiled) for precision, compiled in MODES)
-    for precision in ("bf16-autocast", "bf16"):
-        yield Cell("resume", precision, 60, {"size": scale.losses_size, "precision": precision})
-        yield Cell("non-finite", precision, 25, {"size": scale.losses_size, "precision": precision})
-    yield speed(scale, scale.main_size, "engine", "bf16", compiled=False)
-    yield speed(scale, scale.zero_size, "ddp", "bf16-autocast", compiled=False)
-    for ds_config in ("zero0", "zero1", "zero2", "zero3"):
-        yield speed(scale, scale.zero_size, "engine", "bf16-autocast", compiled=False, ds_config=ds_config)
-    for ds_config in ("zero1", "zero3", "zero3_offload"):
-        yield speed(scale, scale.zero_size, "engine", "bf16", compiled=False, ds_config=ds_config)
+        yield speed(scale, size, "engine", "bf16", compiled=True)
+    yield Cell("non-finite", "bf16-autocast", 25, small_training(scale, "bf16-autocast"))
+    yield Cell("resume", "bf16-autocast", 60, small_training(scale, "bf16-autocast"))
+    yield losses(scale, "bf16", compiled=False)
+    yield losses(scale, "bf16-autocast", compiled=True)
+    yield speed(scale, large, "engine", "bf16", compiled=False, ds_config="zero3_offload")
     yield Cell("decoding", "JPEG", 60, decoding(scale))
-    yield speed(scale, scale.main_size, "engine", "fp32", compiled=True)
-    yield Cell("resume", "fp32", 60, {"size": scale.losses_size, "precision": "fp32"})
-
-
-#: Precision and whether blocks are compiled, of the loss comparisons beside fp32 without compiling.
-MODES = (("bf16-autocast", False), ("bf16", False), ("bf16-autocast", True), ("bf16", True), ("fp32", True))
+    for ds_config in ("zero0", "zero2"):
+        yield speed(scale, large, "engine", "bf16-autocast", compiled=False, ds_config=ds_config)
+    for ds_config in ("zero1", "zero2", "zero3"):
+        yield speed(scale, large, "engine", "bf16", compiled=False, ds_config=ds_config)
+    yield speed(scale, main, "ddp", "bf16-autocast", compiled=False)
+    yield speed(scale, main, "engine", "bf16", compiled=False)
+    yield speed(scale, main, "engine", "fp32", compiled=True)
+    yield Cell("non-finite", "bf16", 25, small_training(scale, "bf16"))
+    for precision in ("bf16", "fp32"):
+        yield losses(scale, precision, compiled=True)
+        yield Cell("resume", precision, 60, small_training(scale, precision))
 
 
 def speed(
@@ -137,7 +139,12 @@ def speed(
 def losses(scale: Scale, precision: str, *, compiled: bool) -> Cell:
     """A comparison of 20 losses with those of fp32 on the CPU."""
     name = f"{precision}, compiled" if compiled else precision
-    return Cell("losses", name, 45, {"size": scale.losses_size, "precision": precision, "compiled": compiled})
+    return Cell("losses", name, 45, small_training(scale, precision) | {"compiled": compiled})
+
+
+def small_training(scale: Scale, precision: str) -> dict[str, Any]:
+    """Arguments of the measurements that train the small model of ``scale``."""
+    return {"size": scale.losses_size, "precision": precision}
 
 
 def decoding(scale: Scale) -> dict[str, Any]:
@@ -152,6 +159,11 @@ def decoding(scale: Scale) -> dict[str, Any]:
     }
 
 
+def identity(cell: dict[str, Any]) -> str:
+    """What two records of one measurement have in common."""
+    return json.dumps([cell["section"], cell["name"], cell["arguments"]], sort_keys=True)
+
+
 class Record:
     """What has been measured so far, in ``results.json`` and ``page.md``."""
 
@@ -162,7 +174,20 @@ class Record:
             "cells": [asdict(cell) | {"state": "not measured", "result": None} for cell in planned],
         }
         folder.mkdir(parents=True, exist_ok=True)
+        self._take_over()
         self.write()
+
+    def _take_over(self) -> None:
+        """Keep what an earlier command has measured in the same folder."""
+        path = self._folder / "results.json"
+        earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"machine": {}, "cells": []}
+        measured = {identity(cell): cell for cell in earlier["cells"] if cell["state"] == "measured"}
+        self._content["cells"] = [measured.get(identity(cell), cell) for cell in self._content["cells"]]
+        self._content["machine"] = earlier["machine"]
+
+    def is_measured(self, index: int) -> bool:
+        """Whether a cell has its values."""
+        return bool(self._content["cells"][index]["state"] == "measured")
 
     def put(self, index: int, state: str, result: dict[str, Any] | None) -> None:
         """Set one cell; ``state`` is ``measured`` or why it is empty."""
@@ -183,7 +208,8 @@ def measure(cell: Cell, folder: Path, seconds: float) -> tuple[str, dict[str, An
     """Run one cell in a process group of its own for at most so many seconds; its state and result."""
     result = folder / "cell.json"
     result.unlink(missing_ok=True)
-    command = [sys.executable, str(CELLS), cell.section, json.dumps(cell.arguments), str(result)]
+    arguments = {**cell.arguments, "folder": str(folder)}
+    command = [sys.executable, str(CELLS), cell.section, json.dumps(arguments), str(result)]
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
         log.write(f"\n== {cell.section}: {cell.name}\n")
         log.flush()
@@ -219,7 +245,7 @@ def main(arguments: list[str]) -> int:
     record = Record(folder, planned)
     for index, cell in enumerate(planned):
         left = end - time.monotonic()
-        if left < cell.seconds:
+        if record.is_measured(index) or left < cell.seconds:
             continue  # a shorter one may still find time
         print(f"{cell.section}: {cell.name} ({left:.0f} s left)", flush=True)
         try:

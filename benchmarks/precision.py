@@ -7,7 +7,8 @@ For each seed, pre-trainings on the embedded digits (32 pixels, patch 8) with th
 in each precision, one after another on one CPU rank. A row is a pair of precisions: the mean over seeds of the
 difference of training loss, with its standard error, over the first 40 steps and over the last tenth of them, and of
 loss and skill in the evaluation at the end: losses alone cannot be compared once the learned targets differ. A higher
-loss or a lower skill is worse. ``out`` keeps the run directories; what is finished there is not trained again.
+loss or a lower skill is worse. ``out`` keeps the run directories; what is finished there is not trained again, so that
+the same command with fewer ``seeds`` shows what a longer one has so far.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ DEFAULTS = {
 
 
 def train(settings: dict[str, str], folder: Path, seed: int, precision: str) -> None:
-    """Pre-train in a process of its own."""
+    """Pre-train in a process of its own, unless that has been done."""
+    run_dir = folder / f"{precision}-{seed}"
+    if (run_dir / "pretrain" / "result.json").is_file():
+        return
     words = [
         "task=pretrain",
         f"model.size={settings['size']}",
@@ -58,7 +62,7 @@ def train(settings: dict[str, str], folder: Path, seed: int, precision: str) -> 
         f"pretrain.batch_size={settings['batch_size']}",
         f"pretrain.base_lr={settings['base_lr']}",
         f"data.root={folder / 'data'}",
-        f"run_dir={folder / f'{precision}-{seed}'}",
+        f"run_dir={run_dir}",
         "log.every=1",
         "log.tensorboard=false",
         "log.pictures=0",
@@ -88,6 +92,8 @@ def compared(one: str, other: str, found: dict[tuple[str, int], dict[str, float]
         differences = [found[one, seed][name] - found[other, seed][name] for seed in range(seeds)]
         error = statistics.stdev(differences) / math.sqrt(seeds) if seeds > 1 else math.nan
         row |= {name: round(statistics.fmean(differences), 6), f"{name}_error": round(error, 6)}
+        if name in MEASURES:
+            row[f"{name}_by_seed"] = " ".join(f"{difference:+.3f}" for difference in differences)
     return row
 
 

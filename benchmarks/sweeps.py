@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from nepa_scale.run_dir.status import holder  # noqa: E402
-from sweeps.local.queue import Leases  # noqa: E402
+from sweeps.local.leases import Leases  # noqa: E402
 from sweeps.local.runner import queue_dir  # noqa: E402
 
 SIZES = 4

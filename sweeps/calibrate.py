@@ -33,8 +33,8 @@ from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job, printed_error
 from sweeps.jobs.task import ROOT, run_task
 from sweeps.local import processes
+from sweeps.local.leases import whole_machine
 from sweeps.local.processes import ForkServer, fork_server
-from sweeps.local.queue import whole_machine
 from sweeps.plan import measured_times
 from sweeps.plan.feasibility import check_shards, make_embedded_data
 from sweeps.plan.grids import RunSpec

@@ -91,6 +91,8 @@ def view(planned: plan.Plan, study_dir: Path, *, forecast: bool = True) -> tuple
         parts += ["", display.running_table(planned, running)]
     counts = Counter(display.named_state(task) for task in tasks)
     parts += ["", ", ".join(f"{number} {state}" for state, number in counts.most_common())]
+    reason = None if running else _held_up(study_dir)
+    parts += [reason] if reason else []
     titles = planned.titles
     parts += [_complaint(titles[task.key], task) for task in tasks if task.reason]
     return Group(*parts), any(task.state in UNFINISHED for task in tasks)
@@ -112,6 +114,14 @@ def _look(planned: plan.Plan, study_dir: Path) -> list[TaskStatus]:
     if gone:  # or just ended: what they say now counts
         tasks = task_statuses(planned, study_dir)
     return [as_lost(task, gone[task.key]) if task.key in gone and task.state in UNDER_WAY else task for task in tasks]
+
+
+def _held_up(study_dir: Path) -> str | None:
+    """Why nothing of the study can begin, where tasks of other studies hold this machine."""
+    try:
+        return executor(read_cluster(study_dir), study_dir).held_up()
+    except UserError:
+        return None
 
 
 def _watch(planned: plan.Plan, request: Request) -> None:

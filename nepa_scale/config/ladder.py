@@ -202,9 +202,16 @@ def block_flops(arch: Architecture, image_size: int, *, idle_tokens: int = 0) ->
     return forward_flops(arch, image_size, causal=False, idle_tokens=idle_tokens) - stem
 
 
+def block_matrices(arch: Architecture) -> tuple[tuple[int, int], ...]:
+    """Return rows and columns of one block's matrices as they are stored: queries, keys and values are one, and so are
+    gate and value of a SwiGLU."""
+    width, hidden = arch.embed_dim, arch.mlp_hidden
+    return (3 * width, width), (width, width), ((_mlp_products(arch) - 1) * hidden, width), (width, hidden)
+
+
 def block_matrix_params(arch: Architecture) -> int:
     """Return the parameters of one block's matrices, 4 D^2 + m D I as in ``forward_flops``."""
-    return arch.embed_dim * (4 * arch.embed_dim + _mlp_products(arch) * arch.mlp_hidden)
+    return sum(rows * columns for rows, columns in block_matrices(arch))
 
 
 def block_params(arch: Architecture) -> int:

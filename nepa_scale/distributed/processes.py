@@ -62,6 +62,14 @@ def lives(pid: int, started: float) -> bool:
     return now is not None and abs(now - started) < CLOCK_SECONDS
 
 
+def descends(pid: int, ancestor: int) -> bool:
+    """Whether the process ``pid`` was started by ``ancestor``, or by one that it started; not where it has ended."""
+    try:
+        return ancestor in [process.pid for process in psutil.Process(pid).parents()]
+    except psutil.NoSuchProcess:
+        return False
+
+
 def free_port() -> int:
     """A port at which nobody listens just now."""
     with socket.socket() as probe:

@@ -28,6 +28,10 @@ FLOPS_CONVENTION = (
 )
 
 
+#: How often Muon's polynomial is applied to a matrix in each step (``nepa_scale.optim.muon``).
+NEWTON_SCHULZ_ITERATIONS = 5
+
+
 @dataclass(frozen=True)
 class TaskCost:
     """Totals of one task over all devices. ``flops_executed`` counts masked scores and recomputed blocks too."""
@@ -68,6 +72,18 @@ def task_cost(config: RunConfig, task: str, *, activation_checkpointing: bool = 
         flops_train=(passes * useful + 3 * head.flops) * images,
         flops_executed=(passes * executed + again + 3 * head.flops) * images,
     )
+
+
+def orthogonalising_flops(config: RunConfig, task: str) -> int:
+    """FLOPs of Muon's Newton-Schulz iterations in one step of ``task``, on every device alike; 0 under AdamW.
+
+    An iteration on a matrix whose shorter side is s and whose longer side is l is three products: 4 s^2 l + 2 s^3.
+    """
+    if config.task_config(task).optimizer != "muon":
+        return 0
+    arch = config.architecture(task)
+    sides = [sorted(shape) for shape in ladder.block_matrices(arch)]
+    return arch.depth * NEWTON_SCHULZ_ITERATIONS * sum(4 * s * s * longer + 2 * s**3 for s, longer in sides)
 
 
 def workload(config: RunConfig, task: str) -> Workload:

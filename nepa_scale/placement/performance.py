@@ -1,8 +1,9 @@
 """How long a training step takes on GPUs: a model with one set of constants, held against published figures.
 
 A step computes, communicates and updates: its micro-batches' FLOPs at a share of the device's peak, the part of ZeRO's
-collectives that computing does not hide, what DeepSpeed's hooks cost, and the optimiser's pass over its states. Images
-that come more slowly than this decide alone. Free of torch; docs/scaling.md has the formulas and the comparison.
+collectives that computing does not hide, what DeepSpeed's hooks cost, and the optimiser's pass over its states, under
+Muon with the products that orthogonalise its matrices. Images that come more slowly than this decide alone. Free of
+torch; docs/scaling.md has the formulas and the comparison.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import math
 from dataclasses import dataclass
 
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.placement.costs import task_cost, workload
+from nepa_scale.placement.costs import orthogonalising_flops, task_cost, workload
 from nepa_scale.placement.devices import Placement
 from nepa_scale.placement.ds_config import offloads
 from nepa_scale.placement.gpus import Links, linked_devices, stated_flops, stated_links
-from nepa_scale.placement.memory import ELEMENT
+from nepa_scale.placement.memory import ELEMENT, FP32
 from nepa_scale.utils.errors import UserError, nearest
 
 #: Share of an H100's peak that fused or compiled blocks of endless width and batch reach; the width at which it is half
@@ -49,7 +50,8 @@ BACKWARD = 2 / 3  # of a step's computing
 @dataclass(frozen=True)
 class Work:
     """What a training is, whatever it runs on. ``flops``: executed on one image, forward and backward, and those of the
-    recomputed part in ``again``; ``tensors``: parameters by their number of tensors."""
+    recomputed part in ``again``; ``tensors``: parameters by their number of tensors. Of Muon, ``orthogonalising``:
+    FLOPs of a step on each device; ``matrices``: parameters that it updates."""
 
     flops: float
     again: float
@@ -58,6 +60,8 @@ class Work:
     params: int
     trained: int
     tensors: int
+    orthogonalising: int = 0
+    matrices: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,8 @@ def work_of(config: RunConfig, task: str) -> Work:
         params=held.params,
         trained=held.trained,
         tensors=TENSORS_OF_A_BLOCK * arch.depth,
+        orthogonalising=orthogonalising_flops(config, task),
+        matrices=held.matrices,
     )
 
 
@@ -175,15 +181,17 @@ def placed_step(
 
 
 def efficiency(work: Work, way: Way, device: Device) -> float:
-    """The share of its peak that the device reaches while it computes."""
-    peak = _peak(device, way.precision)
-    balance = peak / device.links.memory
-    if way.precision == "fp32":  # twice the bytes for each number, at a fraction of the operations
-        balance *= 2
+    """The share of its peak that the device reaches while it computes a forward and backward pass."""
     passes = 1 + IDLE_TOKENS / (way.micro_batch * work.tokens)
-    width = work.width / (work.width + HALF_WIDTH)
-    found = EFFICIENCY * width * (1 if way.compiled else EAGER) * (H100_BALANCE / balance) ** BALANCE / passes
-    return min(found, 0.9)
+    return min(_of_fused_products(work, way.precision, device) * (1 if way.compiled else EAGER) / passes, 0.9)
+
+
+def _of_fused_products(work: Work, precision: str, device: Device) -> float:
+    """The share of its peak that the device reaches in compiled blocks, however many images they have."""
+    balance = _peak(device, precision) / device.links.memory
+    if precision == "fp32":  # twice the bytes for each number, at a fraction of the operations
+        balance *= 2
+    return EFFICIENCY * work.width / (work.width + HALF_WIDTH) * (H100_BALANCE / balance) ** BALANCE
 
 
 def step_time(work: Work, way: Way, device: Device, images_per_second: float | None = None) -> StepTime:
@@ -191,15 +199,24 @@ def step_time(work: Work, way: Way, device: Device, images_per_second: float | N
     images = way.micro_batch * way.accumulation
     flops = (work.flops + (work.again if way.checkpointing else 0)) * images
     compute = flops / (_peak(device, way.precision) * efficiency(work, way, device))
-    shared = way.devices if way.stage else 1
-    optimiser = ADAMW_BYTES * work.trained / shared / (BUS if way.offload else device.links.memory)
     return StepTime(
         compute=compute,
         communication=_exposed(work, way, device, compute),
         hooks=_hooks(work, way),
-        optimiser=optimiser,
+        optimiser=_optimiser(work, way, device),
         data=0.0 if images_per_second is None else images / images_per_second,
     )
+
+
+def _optimiser(work: Work, way: Way, device: Device) -> float:
+    """Seconds of the pass over weights, gradients and moments, which stages from 1 share out; and of Muon's
+    orthogonalising, which every device does for all matrices in fp32 (TF32), as fast as products in compiled blocks."""
+    shared = way.devices if way.stage else 1
+    states = ADAMW_BYTES * work.trained / shared / (BUS if way.offload else device.links.memory)
+    if not work.orthogonalising:
+        return states
+    fraction = min(_of_fused_products(work, "fp32", device), 0.9)
+    return states + work.orthogonalising / (_peak(device, "fp32") * fraction)
 
 
 def _exposed(work: Work, way: Way, device: Device, compute: float) -> float:
@@ -208,7 +225,7 @@ def _exposed(work: Work, way: Way, device: Device, compute: float) -> float:
     Gradients are averaged once a step (stages 0, 1) or with each micro-batch (2, 3): reduce-scatter and all-gather at
     stage 0; from stage 1 the gathering is that of updated weights. Stage 3 gathers the weights for each forward and
     each backward pass instead, and once more where blocks are recomputed. Offloaded ones come over the bus first, and
-    gradients go back over it.
+    gradients go back over it. From stage 1 Muon's matrices are summed besides, in fp32.
     """
     element, links = ELEMENT[way.precision].weight, device.links
     passes = way.accumulation * (3 if way.checkpointing else 2)
@@ -222,6 +239,8 @@ def _exposed(work: Work, way: Way, device: Device, compute: float) -> float:
     exposed = max(0.0, gradients * rounds * (2 if way.stage == 0 else 1) - hidden)
     if way.stage in (1, 2):
         exposed += weights
+    if way.stage and work.matrices:
+        exposed += 2 * _collective(FP32 * work.matrices, work.matrices, way.devices, links)
     if way.stage == 3:
         exposed += max(0.0, weights * passes - way.overlap * compute)
     return exposed + over_bus

@@ -25,6 +25,8 @@ from sweeps.slurm.job_states import SchedulerUnavailableError
 EXIT_FAILURE = 1
 POLL_SECONDS = 0.3
 SETTLE_SECONDS = 10.0
+HELD_UP_SECONDS = 3.0
+"""How long nothing of a study must have run until its launcher says why."""
 FINAL = ("finished", "failed")
 
 
@@ -45,6 +47,9 @@ class Executor(Protocol):
 
     def is_active(self) -> bool:
         """Whether any task of the study waits or runs."""
+
+    def held_up(self) -> str | None:
+        """Why no task of the study can begin, in one line; None where one runs, or the scheduler has the reasons."""
 
     def stop(self) -> str | None:
         """Tell running tasks to save and end; or return why they go on when a watcher leaves."""
@@ -103,6 +108,7 @@ class Follower:
         self._titles, self._seen = titles, dict[str, int]()
         self._started: set[str] = set()
         self._settled_at, self._answered = 0.0, True
+        self._held_up_since, self._said_why = time.monotonic(), False
         self._progress = Progressing(console, len(followed))
         self.failures: list[tuple[Job, str]] = []
 
@@ -141,7 +147,17 @@ class Follower:
             self._look()
             return True
         self._answered = True
+        self._say_what_holds_up(executor)
         return active
+
+    def _say_what_holds_up(self, executor: Executor) -> None:
+        """Say once for each time in which no task can begin why that is."""
+        reason = None if self._started else executor.held_up()
+        if reason is None:
+            self._held_up_since, self._said_why = time.monotonic(), False
+        elif not self._said_why and time.monotonic() - self._held_up_since > HELD_UP_SECONDS:
+            self._said_why = True
+            self._progress.say(reason)
 
     def _look(self) -> None:
         for key, job in list(self._open.items()):

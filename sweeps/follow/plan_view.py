@@ -14,6 +14,7 @@ from nepa_scale.config.registry import PRETRAIN
 from nepa_scale.run_dir.status import read_status
 from sweeps.follow.display import table
 from sweeps.jobs.jobs import Job, makespan
+from sweeps.plan.feasibility import outlasts
 from sweeps.plan.grids import RunSpec
 from sweeps.plan.machine import local_slots, world_size
 from sweeps.plan.plan import Plan, PlannedRun, PlannedTask, count_text, duration_text, memory_text, run_dir, run_name
@@ -88,13 +89,22 @@ def _device_lines(tasks: Tasks, todo: Sequence[Job], cluster: SlurmSettings, sec
             " every task"
         )
     packs = [unit for unit in arranged(todo, {}, len(todo)) if isinstance(unit, Pack)]
-    if packs:
-        count = sum(len(pack.jobs) for pack in packs)
-        idle = sum(pack.idle_device_seconds(seconds) for pack in packs) if len(seconds) == len(todo) else None
-        waits = "" if idle is None else f"; devices that wait there for the last task: {idle / HOUR:.3g} device-hours"
-        nodes = "1 node" if len(packs) == 1 else f"{len(packs)} nodes"
-        lines.append(f"{count} tasks share {nodes}{waits}")
-    return lines
+    return [*lines, *(_pack_lines(packs, cluster, seconds if len(seconds) == len(todo) else None) if packs else [])]
+
+
+def _pack_lines(packs: Sequence[Pack], cluster: SlurmSettings, seconds: Mapping[str, float] | None) -> list[str]:
+    """How many tasks share nodes, and whether the longest of their jobs is too long; ``seconds``: {task: its time}."""
+    count = sum(len(pack.jobs) for pack in packs)
+    shared = f"{count} tasks share {'1 node' if len(packs) == 1 else f'{len(packs)} nodes'}"
+    if seconds is None:
+        return [shared]
+    idle = sum(pack.idle_device_seconds(seconds) for pack in packs)
+    took, longest = max(((makespan(pack.jobs, seconds, pack.width), pack) for pack in packs), key=lambda each: each[0])
+    reason = outlasts(took, longest.resources.timeout_min, cluster)
+    return [
+        f"{shared}; devices that wait there for the last task: {idle / HOUR:.3g} device-hours",
+        *([f"the longest of these nodes' jobs {reason}, or give cluster.pack=false"] if reason else []),
+    ]
 
 
 def basis_lines(plan: Plan) -> list[str]:

@@ -15,14 +15,15 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from nepa_scale.distributed.processes import StopRequest
+from nepa_scale.distributed.processes import StopRequest, descends
 from nepa_scale.run_dir.status import exclusive, holder, is_in_use, is_in_use_by_another, record_holder
 from nepa_scale.utils.errors import RunError
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import environment_of_job, is_cancelled
+from sweeps.local import leases
 from sweeps.local.processes import fork_server
-from sweeps.local.queue import LocalQueue, check_folder
+from sweeps.local.queue import LocalQueue
 from sweeps.plan import plan
 from sweeps.plan.machine import local_slots
 from sweeps.plan.plan import read_cluster
@@ -42,7 +43,7 @@ class LocalExecutor:
 
     def check(self) -> None:
         """Raises ``UserError`` where queues cannot keep their leases of devices."""
-        check_folder()
+        leases.check_folder()
 
     def gone(self, keys: Collection[str]) -> dict[str, str]:
         """Tasks whose process died without recording it; none while a launcher is submitting tasks."""
@@ -70,6 +71,14 @@ class LocalExecutor:
     def is_active(self) -> bool:
         """Whether the study's queue is running or starting."""
         return is_there(self._study_dir)
+
+    def held_up(self) -> str | None:
+        """That nothing runs because tasks of other studies hold the devices, in one line; None where that is not so."""
+        queue = holder(queue_dir(self._study_dir))
+        held = leases.Leases().in_the_way_of(queue.pid) if queue is not None else None
+        if queue is None or held is None or any(descends(lease.pid, queue.pid) for lease in held):
+            return None
+        return leases.waiting_line(held)
 
     def stop(self) -> str | None:
         """Tell the queue to let its tasks save and to end; sent again at most every few seconds."""

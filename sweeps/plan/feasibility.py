@@ -157,22 +157,22 @@ def plan_warnings(plan: Plan, cluster: Cluster) -> list[str]:
         f"{run.label} {name}: {reason}"
         for run in plan.runs
         for name, task in run.tasks.items()
-        if (reason := _outlasts(task, cluster)) is not None
+        if (reason := outlasts(task.seconds, task.resources.timeout_min, cluster)) is not None
     )
     return list(dict.fromkeys(lines))
 
 
-def _outlasts(task: PlannedTask, cluster: SlurmSettings) -> str | None:
-    """Why a task does not end within its jobs, each of which starts, trains, and saves before its time limit."""
-    if task.seconds is None:
+def outlasts(seconds: float | None, timeout_min: int | None, cluster: SlurmSettings) -> str | None:
+    """Why work of ``seconds`` does not end within its jobs, which each start, train, and save before their limit."""
+    if seconds is None:
         return None
-    minutes = task.resources.timeout_min or cluster.timeout_min
+    minutes = min(timeout_min or cluster.timeout_min, cluster.timeout_min)
     useful = max(0.0, minutes * 60 - cluster.startup_seconds - cluster.save_seconds)
     jobs = 1 + cluster.max_requeues
-    if task.seconds - cluster.startup_seconds <= jobs * useful or task.seconds <= minutes * 60:
+    if seconds - cluster.startup_seconds <= jobs * useful or seconds <= minutes * 60:
         return None
     return (
-        f"takes about {duration_text(task.seconds)}, and {jobs} jobs of {minutes} minutes train for"
+        f"takes about {duration_text(seconds)}, and {jobs} jobs of {minutes} minutes train for"
         f" {duration_text(jobs * useful)}; raise cluster.timeout_min or cluster.max_requeues"
     )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.validate import divisors
 from nepa_scale.placement import performance
-from nepa_scale.placement.costs import TaskCost, task_cost
+from nepa_scale.placement.costs import TaskCost, orthogonalising_flops, task_cost
 from nepa_scale.placement.devices import GIB, DeviceMemory, Placement, gib, host_share, visible_gpus
 from nepa_scale.placement.gpus import known_devices, stated_flops, stated_memory
 from nepa_scale.placement.performance import EFFICIENCY, Device, device_called
@@ -89,8 +89,8 @@ class Speed:
         if self.device is not None:
             steps = performance.task_step(config, task, placement, self.device).total * (cost.steps - start)
             return self.startup_seconds + steps
-        flops = cost.flops_train - cost.flops_train * start // cost.steps
-        return self.seconds(flops * processes // placement.world_size)
+        flops = (cost.flops_train - cost.flops_train * start // cost.steps) * processes // placement.world_size
+        return self.seconds(flops + orthogonalising_flops(config, task) * (cost.steps - start) * processes)
 
 
 def local_slots(settings: LocalSettings) -> Slots:

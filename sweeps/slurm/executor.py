@@ -105,6 +105,10 @@ class SlurmExecutor:
         """Whether Slurm has a job of the study that waits or runs; asked every few seconds at most."""
         return any(state.is_live for state in self._known().values())
 
+    def held_up(self) -> str | None:
+        """None: squeue shows why a job waits."""
+        return None
+
     def stop(self) -> str | None:
         """Leave the jobs in Slurm, as they do not depend on a watcher."""
         return "the jobs go on in Slurm"

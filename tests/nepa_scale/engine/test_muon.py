@@ -10,6 +10,7 @@ import muon_ranks
 import pytest
 import torch
 from ranks import run_on_ranks
+from torch.utils.flop_counter import FlopCounterMode
 
 from nepa_scale.config.overrides import parse
 from nepa_scale.config.schema import RunConfig
@@ -17,6 +18,7 @@ from nepa_scale.config.task_settings import PretrainConfig
 from nepa_scale.optim.muon import MatrixPart, Muon, orthogonalised
 from nepa_scale.optim.optimizer import build_optimizer
 from nepa_scale.placement import ds_config
+from nepa_scale.placement.costs import orthogonalising_flops
 from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.planner import place
 from nepa_scale.utils.errors import ConfigError
@@ -30,6 +32,19 @@ def test_newton_schulz_is_a_polynomial_of_singular_values(shape: tuple[int, int]
     torch.testing.assert_close(orthogonalised(matrix), muon_ranks.by_singular_values(matrix), rtol=1e-9, atol=1e-9)
     values = torch.linalg.svdvals(orthogonalised(matrix))
     assert float(values.min()) > 0.6 and float(values.max()) < 1.3
+
+
+@pytest.mark.parametrize("words", [["model.size=femto"], ["model.size=pico", "model.mlp=swiglu"]])
+def test_planned_flops_of_orthogonalising_are_counted_ones(words: list[str]) -> None:
+    """What a plan prices is what PyTorch's counter finds while the model's matrices are orthogonalised."""
+    config = parse([*words, "pretrain.optimizer=muon"])
+    groups = build_optimizer(muon_ranks.module_of(config), config.pretrain).param_groups
+    matrices = [matrix for group in groups if group["orthogonalised"] for matrix in group["params"]]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        for matrix in matrices:
+            orthogonalised(matrix)
+    assert orthogonalising_flops(config, "pretrain") == counter.get_total_flops() > 0
+    assert orthogonalising_flops(parse(words), "pretrain") == 0
 
 
 def test_a_step_is_torchs_own() -> None:

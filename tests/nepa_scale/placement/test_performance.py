@@ -121,6 +121,21 @@ def test_what_a_step_depends_on() -> None:
     assert (slow.total, slow.bound) == (64.0, "data")
 
 
+def test_muon_costs_every_device_its_products() -> None:
+    """Orthogonalising takes as long on any number of devices, at a part of the TF32 peak; from stage 1 the matrices'
+    shards are summed besides."""
+    h100 = device_called("h100")
+    muon = dataclasses.replace(G, orthogonalising=40 * 10**12, matrices=10**9)
+    for stage, count in itertools.product((0, 1, 3), (8, 64)):
+        way = Way(count, 32, stage=stage)
+        plain, with_muon = step_time(G, way, h100), step_time(muon, way, h100)
+        extra = with_muon.optimiser - plain.optimiser
+        assert extra > 40e12 / h100.flops["fp32"]
+        fraction = performance.efficiency(G, Way(1, 10**9, precision="fp32"), h100)
+        assert extra == pytest.approx(40e12 / h100.flops["fp32"] / fraction)
+        assert (with_muon.communication > plain.communication) == (stage > 0)
+
+
 def test_ring_of_collectives() -> None:
     """Without latency a stage 0 step moves twice (n - 1) / n of the gradients over a node's links."""
     h100 = device_called("h100")

@@ -141,6 +141,11 @@ def test_what_each_tasks_own_devices_save() -> None:
     *_, devices, shared = plan_view.total_lines(plan, jobs, cluster)
     assert devices == "devices=auto: 1.5 device-hours, 81% less than the 8 of 8 devices for every task"
     assert shared == "2 tasks share 1 node; devices that wait there for the last task: 0.5 device-hours"
+    brief = dataclasses.replace(cluster, timeout_min=20, max_requeues=0, save_seconds=60, startup_seconds=0)
+    assert plan_view.total_lines(plan, jobs, brief)[-1] == (
+        "the longest of these nodes' jobs takes about 30 min, and 1 jobs of 20 minutes train for 19 min; raise"
+        " cluster.timeout_min or cluster.max_requeues, or give cluster.pack=false"
+    )
     cheaper = dataclasses.replace(task, equal_device_seconds=1800.0)
     plan = dataclasses.replace(PLAN, runs=(dataclasses.replace(RUN, tasks={"pretrain": cheaper}),))
     assert "100% more than the 0.5" in plan_view.total_lines(plan, jobs[:1], cluster)[-1]

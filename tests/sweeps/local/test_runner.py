@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import psutil
@@ -18,6 +20,7 @@ from plain_study import plain
 from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.run_dir.status import holder
 from nepa_scale.utils.files import read_json
+from sweeps.local.leases import Leases
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 ROOT = Path(__file__).resolve().parents[3]
@@ -111,6 +114,25 @@ def test_leave_cancel_and_retry(run_process: Run, tmp_path: Path) -> None:
     assert retried.returncode == 0, retried.stdout + retried.stderr
     assert all(status["state"] == "finished" for status in statuses(tmp_path).values())
     assert statuses(tmp_path)[f"{size}/pretrain"]["attempt"] == 2
+
+
+def test_a_launch_says_that_it_waits_for_another_study(
+    run_process: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another study holds the cores, the launch and the status say so in one line."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    held = Leases().claim(["cores"], Fraction(1))
+    assert held is not None
+    launcher = launch(tmp_path, "study.sizes=[femto]", "pretrain.steps=2", "cluster.slots=1")
+    try:
+        assert launcher.stdout is not None
+        line = next(line for line in launcher.stdout if "waits for" in line)
+        assert f"waits for cores held by 1 task of other studies (process {os.getpid()})" in line
+        assert "waits for cores" in run_process("status.py", "out").stdout
+    finally:
+        os.killpg(launcher.pid, signal.SIGINT)
+        launcher.communicate(timeout=120)
+        Leases().release(held)
 
 
 @pytest.mark.slow

@@ -8,12 +8,21 @@ from typing import Any
 import pytest
 
 from nepa_scale.config import overrides
-from nepa_scale.placement.costs import task_cost
-from nepa_scale.placement.devices import Placement
+from nepa_scale.placement.costs import orthogonalising_flops, task_cost
+from nepa_scale.placement.devices import DeviceMemory, Placement
 from nepa_scale.placement.performance import device_called, task_step
 from nepa_scale.placement.planner import efficiency, place
 from sweeps.plan import machine
-from sweeps.plan.machine import Placements, Slots, device_memory, local_slots, of_task, task_speed, world_size
+from sweeps.plan.machine import (
+    Placements,
+    Slots,
+    Speed,
+    device_memory,
+    local_slots,
+    of_task,
+    task_speed,
+    world_size,
+)
 from sweeps.plan.plan import Layout
 from sweeps.plan.run_specs import expand, price
 from sweeps.settings import command_line
@@ -176,6 +185,20 @@ def test_the_efficiency_is_that_of_the_performance_model() -> None:
     steps = [task_step(config, "pretrain", placement, gpu).total for placement in (few, many)]
     assert efficiency(config, "pretrain", few, many, memory) == pytest.approx(steps[0] / (8 * steps[1]))
     assert efficiency(config, "pretrain", few, few, memory) == 1
+
+
+def test_muon_is_priced_where_no_gpu_is_named() -> None:
+    """By FLOPs alone, too, a plan adds what every process orthogonalises in each step: it is not shared out."""
+    words = [("model.size", "femto"), ("data", "digits"), ("pretrain.batch_size", "64")]
+    adamw, muon = (overrides.build([*words, ("pretrain.optimizer", name)]) for name in ("adamw", "muon"))
+    cost = task_cost(adamw, "pretrain")
+    speed = Speed(4e9, 10.0, "four processes of 1e9 FLOP/s")
+    for count in (1, 4):
+        placement = place(adamw, "pretrain", count, DeviceMemory(None, "not asked", on_gpu=False))
+        plain, more = (speed.seconds_of_task(config, "pretrain", cost, placement, 4, 10) for config in (adamw, muon))
+        assert plain is not None and more is not None
+        extra = orthogonalising_flops(muon, "pretrain") * (cost.steps - 10) / 1e9
+        assert more - plain == pytest.approx(extra)
 
 
 def test_devices_by_hours() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from children import Child
 
-from sweeps.local.queue import Leases, whole_machine
+from sweeps.local.leases import Lease, Leases, waiting_line, whole_machine
 
 ROOT = Path(__file__).resolve().parents[3]
 HALF, WHOLE = Fraction(1, 2), Fraction(1)
@@ -21,7 +21,7 @@ WAITER = """
 import sys, time
 from fractions import Fraction
 from pathlib import Path
-from sweeps.local.queue import Leases
+from sweeps.local.leases import Leases
 leases = Leases(Path(sys.argv[1]))
 while (share := leases.claim(["cores"], Fraction(sys.argv[2]))) is None:
     print("waits", flush=True)
@@ -105,13 +105,33 @@ def test_who_needs_the_whole_machine_gets_it_in_turn(tmp_path: Path) -> None:
     assert leases.claim(["cores"], HALF) is not None
 
 
+def test_who_waits_is_told_for_what(tmp_path: Path) -> None:
+    """What stands in the way of a process is what others hold of the devices that it asked for, and the line says how
+    many slots would fit beside it; a process that does not wait is told nothing."""
+    leases = Leases(tmp_path)
+    half, gpu = leases.claim(["cores"], HALF), leases.claim(["gpu0"], WHOLE)
+    assert half is not None and gpu is not None
+    with waiter(tmp_path, "1") as large:
+        assert large.stdout is not None and large.stdout.readline() == "waits\n"
+        assert leases.in_the_way_of(large.pid) == [half]
+        assert leases.in_the_way_of(os.getpid()) is None
+        large.kill()
+        large.communicate()
+    assert f"waits for cores held by 1 task of other studies (process {os.getpid()})" in waiting_line([half])
+    assert waiting_line([half]).endswith("launch with cluster.slots=2")
+    third = Lease(("cores",), "1/3", 1, 0.0)
+    assert waiting_line([third, third]).endswith("cluster.slots=3")
+    assert "cluster.slots" not in waiting_line([half, half]) + waiting_line([gpu])
+    assert "its turn" in waiting_line([])
+
+
 @pytest.mark.parametrize(("gpus", "devices"), [((), ["cores"]), ((0, 1), ["gpu0", "gpu1"])])
 def test_it_waits_for_running_tasks_and_keeps_others_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpus: tuple[int, ...], devices: list[str]
 ) -> None:
     """While half a device is taken it waits; then it has all, and a queue finds nothing free until it is over."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("sweeps.local.queue.CLAIM_SECONDS", 0.01)
+    monkeypatch.setattr("sweeps.local.leases.POLL_SECONDS", 0.01)
     leases, inside, over = Leases(), threading.Event(), threading.Event()
 
     def measure() -> None:
