@@ -1,6 +1,6 @@
 """How many images and classes a task has: by its data set, or by what is stated of one that is not on disk.
 
-Plans so need no data. Stated are the facts of published data sets (``data.info``), and those in ``data.stated``.
+Plans so need no data. Stated are the facts of published data sets (``known_facts``), and those in ``data.stated``.
 """
 
 from __future__ import annotations
