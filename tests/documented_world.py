@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import safetensors.torch
 import torch
 from archives import imagenet, parquet, picture, zipped
 from authors_nepa import AuthorsNepa
@@ -22,7 +21,6 @@ from trees import tiny_imagenet, write_files
 
 from nepa_scale.config.ladder import architecture
 from nepa_scale.data.digits import write_digits
-from nepa_scale.data.prepare.__main__ import main as prepare
 from nepa_scale.data.preprocessing import Preprocessing
 from nepa_scale.tasks.pretrain import Pretrain
 from nepa_scale.weights import convert
@@ -108,11 +106,12 @@ def write_weights(folder: Path) -> None:
     large = AuthorsNepa(authors_config()).save(folder / "downloads" / "nepa-large")
     torch.save(AuthorsNepa(authors_config(), seed=1).state_dict(), large / "pytorch_model_ema.bin")
     AuthorsNepa(authors_config(labels=1000)).save(folder / "downloads" / "nepa-base-sft")
-    shape = architecture("femto", 8)
     run = finished_run(Pretrain(config_of(Path("data"), "pretrain", "pretrain.ema_decay=0.9", "classify.ema_decay=0.9",
                                           f"data.root={folder / 'small'}")), folder / "runs" / "mine")  # fmt: skip
     shutil.copy(run / "pretrain" / "model.safetensors", run / "pretrain" / "model_ema.safetensors")
-    described = Description(shape, 48, False, num_classes=1000, pool="mean", preprocessing=Preprocessing(0.9, "center"))
+    described = Description(
+        architecture("femto", 8), 48, False, num_classes=1000, pool="mean", preprocessing=Preprocessing(0.9, "center")
+    )
     tensors = {name: torch.randn(value.shape) for name, value in skeleton(described).items()}
     convert.write_timm(Weights(described, tensors), folder / "imported")
     (run / "classify").mkdir()
@@ -124,30 +123,35 @@ def write_weights(folder: Path) -> None:
 
 def write_studies(folder: Path) -> None:
     """Finished studies under the names that documents use; one has scores on another test set."""
-    sizes = {"nano": 25_000, "micro": 98_304, "mini": 393_216}
+    sizes = {"femto": 6_000, "pico": 25_000, "nano": 98_304}
     for number, name in enumerate(("demo-model_size", "tiny_ablation-ablation_objective", "mine")):
         write_study(folder / name, StudySpec(sizes, noise=0.02 + 0.01 * number, scratch=False))
     for path in sorted((folder / "mine" / "runs").glob("*/classify")):
         top1 = json.loads((path / "result.json").read_text())["metrics"]["top1"]
-        (path / "benchmarks.json").write_text(json.dumps({"imagenet-r": {"images": 10, "top1": top1 / 2, "top5": top1}}))
+        (path / "benchmarks.json").write_text(
+            json.dumps({"imagenet-r": {"images": 10, "top1": top1 / 2, "top5": top1}})
+        )
 
 
 def write_tables(folder: Path) -> None:
     """For each command that fits laws a table of its own, for there each is called ``runs.csv`` or alike."""
     random = np.random.default_rng(0)
-    sizes, tokens = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e8, 1e10, 5), np.geomspace(1e9, 1e11, 6)))
+    sizes, tokens = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e10, 7), np.geomspace(1e8, 1e10, 5)))
     loss = (1.8 + 480 * sizes**-0.35 + 2000 * tokens**-0.37) * np.exp(random.normal(0, 0.002, sizes.size))
     frame = pd.DataFrame({"params": sizes, "d": tokens, "tokens": tokens, "flops": 6 * sizes * tokens, "loss": loss})
     frame = frame.assign(N=sizes, D=tokens, error=0.2 * loss**0.7, zeroshot_error=0.15 * loss, model=sizes, lr=1e-3)
     frame = frame.assign(compute=frame["flops"] / 1e10)
-    equal = pd.DataFrame([(c, n, 1.8 + 480 * n**-0.35 + 2000 * (c / 6 / n) ** -0.37) for c in np.geomspace(1e18, 1e20, 4)
-                          for n in np.geomspace(0.25, 4, 7) * 1e8 * (c / 1e18) ** 0.5], columns=["c", "n", "loss"])  # fmt: skip
-    rates = pd.DataFrame([(n, lr, 2 + np.log(lr * n**0.3) ** 2 / 50) for n in np.geomspace(1e6, 1e8, 4)
-                          for lr in np.geomspace(1e-3, 1e-1, 7)], columns=["params", "lr", "loss"])  # fmt: skip
+    budgets = [(c, n) for c in np.geomspace(1e18, 1e20, 4) for n in np.geomspace(0.25, 4, 7) * 1e8 * (c / 1e18) ** 0.5]
+    rows = [(c, n, c, n, 1.8 + 480 * n**-0.35 + 2000 * (c / 6 / n) ** -0.37) for c, n in budgets]
+    equal = pd.DataFrame(rows, columns=["c", "n", "flops", "params", "loss"])
+    tried = [(n, lr) for n in np.geomspace(1e6, 1e8, 4) for lr in np.geomspace(1e-3, 1e-1, 7)]
+    rates = pd.DataFrame(tried, columns=["params", "lr"])
+    rates["loss"] = 2 + np.log(rates["lr"] * rates["params"] ** 0.3) ** 2 / 50
     images = np.geomspace(1e7, 1e9, 25)
     curves = pd.concat(
-        pd.DataFrame({"images": images, "loss": floor + 40 * images**-0.3, "error": floor / 4 + 9 * images**-0.3})
-        .assign(lr=1e-3 * (1 + np.cos(np.pi * images / 1e9)) / 2, run=name, model=name)
+        pd.DataFrame(
+            {"images": images, "loss": floor + 40 * images**-0.3, "error": floor / 4 + 9 * images**-0.3}
+        ).assign(lr=1e-3 * (1 + np.cos(np.pi * images / 1e9)) / 2, run=name, model=name)
         for name, floor in (("a", 1.5), ("b", 1.3))
     )
     folder.mkdir()

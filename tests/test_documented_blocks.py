@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import documented_world
-import pytest
 from test_documents import OTHER_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,12 +54,9 @@ class Block:
 
 def blocks(language: str) -> list[Block]:
     """All blocks of a language whose document is not tested elsewhere."""
-    found = []
-    for path in DOCUMENTS:
-        for text in re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
-            if path.name not in ELSEWHERE:
-                found.append(Block(path.name, language, text))
-    return found
+    pattern = re.compile(rf"^```{language}\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    texts = {path.name: path.read_text(encoding="utf-8") for path in DOCUMENTS if path.name not in ELSEWHERE}
+    return [Block(name, language, found) for name, text in texts.items() for found in pattern.findall(text)]
 
 
 def reasons() -> dict[str, str]:

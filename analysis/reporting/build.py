@@ -16,6 +16,7 @@ from analysis.findings.finding import Finding, correct_verdicts, with_settling
 from analysis.findings.headline import headline
 from analysis.findings.learning_rates import one_rate, tuned_rates
 from analysis.findings.objectives import objectives
+from analysis.findings.other_sets import other_sets
 from analysis.findings.preregistration import check_predictions
 from analysis.findings.scaling import find
 from analysis.findings.series import FINETUNED, foremost
@@ -79,6 +80,7 @@ def all_findings(study: Study) -> list[Finding]:
         *find(study),
         *objectives(study),
         *few_labels(study),
+        *other_sets(study),
         *transfer(study),
         *divided_compute(study),
         *one_rate(study),

@@ -7,6 +7,7 @@ from pathlib import Path
 from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.task_settings import TaskConfig
+from nepa_scale.data import label_list as label_lists
 from nepa_scale.data import stated
 from nepa_scale.data.info import DatasetInfo
 
@@ -24,6 +25,8 @@ def num_train_images(config: RunConfig, task: str) -> int:
 def num_used_images(config: RunConfig, task: str) -> int:
     """How many of them the task is trained on. Raises ``DataError`` when its data set cannot be read."""
     section = config.task_config(task)
+    if (listed := label_list(section)) is not None:
+        return len(label_lists.names(listed))
     asked = labels_per_class(section)
     if asked is None:
         return section.used_images(num_train_images(config, task) - tuning_images(section))
@@ -33,6 +36,12 @@ def num_used_images(config: RunConfig, task: str) -> int:
 def labels_per_class(section: TaskConfig) -> int | None:
     """Images of each class that a task is trained on, where it is said so; not every task has the setting."""
     return getattr(section, "labels_per_class", None)
+
+
+def label_list(section: TaskConfig) -> Path | None:
+    """The file that names the images that a task is trained on, where there is one; not every task has the setting."""
+    path: str | None = getattr(section, "label_list", None)
+    return None if path is None else Path(path)
 
 
 def tuning_images(section: TaskConfig) -> int:
