@@ -3,10 +3,10 @@
 python benchmarks/multiplier.py [studies=1000] [--json]
 
 Both errors are power laws of compute in logarithmic noise, compared at the error in the middle of what both reach.
-``held 90`` and ``held 95``: part of the intervals of each level that hold the true multiplier. ``open``: part of the 90 %
-intervals without an end. ``shown``: part of the 95 % intervals that exclude 1; ``median`` and ``width``: medians of the
-estimate over the truth, and of the 90 % interval's high over its low. Cases: runs a recipe, exponents, the noise, and
-whether the recipes have compute in common.
+``held 90`` and ``held 95``: part of the intervals of each level that hold the true multiplier. ``open``: part of the
+90 % intervals without an end. ``shown``: part of the 95 % intervals that exclude 1. ``median`` and ``width``: medians
+of the estimate over the truth, and of the 90 % interval's high over its low. Cases: runs a recipe, exponents, noise,
+and how much compute the recipes have in common.
 """
 
 from __future__ import annotations

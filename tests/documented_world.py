@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from archives import imagenet, parquet, picture, zipped
+from archives import imagenet, parquet, picture, tar_bytes, zipped
 from authors_nepa import AuthorsNepa
 from authors_nepa import config_of as authors_config
 from finished_runs import finished_run
@@ -19,6 +19,7 @@ from shard_files import encode
 from small_tasks import config_of
 from trees import tiny_imagenet, write_files
 
+from analysis.study.records import read_study, write_table
 from nepa_scale.config.ladder import architecture
 from nepa_scale.data.digits import write_digits
 from nepa_scale.data.preprocessing import Preprocessing
@@ -41,9 +42,9 @@ MASK_SIZE = (18, 22)
 
 def build(folder: Path) -> Path:
     """Everything, below ``folder``; returns it."""
-    write_files(folder, {"nepa.yaml": FACTS, "photo.jpg": picture(1), "photos/1.jpg": picture(2), "a.jpg": picture(3)})
-    write_digits(folder / "small", num_train=64, num_validation=40, image_size=48, shard_size=32)
+    write_files(folder, {"nepa.yaml": FACTS, "photo.jpg": picture(1), "photos/1.jpg": picture(2)})
     write_downloads(folder)
+    write_shards(folder / "data" / "imagenet-1k-wds")
     write_weights(folder)
     write_studies(folder / "studies")
     write_tables(folder / "tables")
@@ -82,6 +83,15 @@ def write_downloads(folder: Path) -> None:
     write_benchmarks(folder)
 
 
+def write_shards(folder: Path) -> None:
+    """Shards of others, as in timm/imagenet-1k-wds, without a table of contents."""
+    for split, first, last in (("train", 0, 8), ("validation", 10, 14)):
+        files: dict[str, bytes] = {}
+        for index in range(first, last):
+            files |= {f"n{index:08d}.cls": b"%d" % (index % 2), f"n{index:08d}.jpg": picture(index)}
+        write_files(folder, {f"imagenet1k-{split}-0000.tar": tar_bytes(files)})
+
+
 def write_masks(folder: Path, pairs: list[tuple[str, str]], among: list[int]) -> None:
     """Images and masks of random values."""
     for seed, (image, mask) in enumerate(pairs):
@@ -102,12 +112,13 @@ def write_benchmarks(folder: Path) -> None:
 
 def write_weights(folder: Path) -> None:
     """The authors' layout, timm's, and a run with both tasks finished under three names."""
+    write_digits(folder / "small", num_train=64, num_validation=40, image_size=48, shard_size=32)
     AuthorsNepa(authors_config()).save(folder / "downloads" / "nepa-base")
     large = AuthorsNepa(authors_config()).save(folder / "downloads" / "nepa-large")
     torch.save(AuthorsNepa(authors_config(), seed=1).state_dict(), large / "pytorch_model_ema.bin")
     AuthorsNepa(authors_config(labels=1000)).save(folder / "downloads" / "nepa-base-sft")
-    run = finished_run(Pretrain(config_of(Path("data"), "pretrain", "pretrain.ema_decay=0.9", "classify.ema_decay=0.9",
-                                          f"data.root={folder / 'small'}")), folder / "runs" / "mine")  # fmt: skip
+    words = ("pretrain.ema_decay=0.9", "classify.ema_decay=0.9")
+    run = finished_run(Pretrain(config_of(folder / "small", "pretrain", *words)), folder / "runs" / "mine")
     shutil.copy(run / "pretrain" / "model.safetensors", run / "pretrain" / "model_ema.safetensors")
     described = Description(
         architecture("femto", 8), 48, False, num_classes=1000, pool="mean", preprocessing=Preprocessing(0.9, "center")
@@ -126,6 +137,8 @@ def write_studies(folder: Path) -> None:
     sizes = {"femto": 6_000, "pico": 25_000, "nano": 98_304}
     for number, name in enumerate(("demo-model_size", "tiny_ablation-ablation_objective", "mine")):
         write_study(folder / name, StudySpec(sizes, noise=0.02 + 0.01 * number, scratch=False))
+        write_files(folder / name, {"cluster.json": '{"kind": "local"}'})
+        write_table(read_study(folder / name))
     for path in sorted((folder / "mine" / "runs").glob("*/classify")):
         top1 = json.loads((path / "result.json").read_text())["metrics"]["top1"]
         (path / "benchmarks.json").write_text(
@@ -138,8 +151,10 @@ def write_tables(folder: Path) -> None:
     random = np.random.default_rng(0)
     sizes, tokens = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e10, 7), np.geomspace(1e8, 1e10, 5)))
     loss = (1.8 + 480 * sizes**-0.35 + 2000 * tokens**-0.37) * np.exp(random.normal(0, 0.002, sizes.size))
-    frame = pd.DataFrame({"params": sizes, "d": tokens, "tokens": tokens, "flops": 6 * sizes * tokens, "loss": loss})
-    frame = frame.assign(N=sizes, D=tokens, error=0.2 * loss**0.7, zeroshot_error=0.15 * loss, model=sizes, lr=1e-3)
+    frame = pd.DataFrame({"params": sizes, "tokens": tokens, "flops": 6 * sizes * tokens, "loss": loss})
+    frame = frame.assign(
+        N=sizes, D=tokens, error=0.2 * loss**0.7, zeroshot_error=0.15 * loss, model=sizes, lr=1e-3, dataset="one"
+    )
     frame = frame.assign(compute=frame["flops"] / 1e10)
     budgets = [(c, n) for c in np.geomspace(1e18, 1e20, 4) for n in np.geomspace(0.25, 4, 7) * 1e8 * (c / 1e18) ** 0.5]
     rows = [(c, n, c, n, 1.8 + 480 * n**-0.35 + 2000 * (c / 6 / n) ** -0.37) for c, n in budgets]
@@ -147,11 +162,11 @@ def write_tables(folder: Path) -> None:
     tried = [(n, lr) for n in np.geomspace(1e6, 1e8, 4) for lr in np.geomspace(1e-3, 1e-1, 7)]
     rates = pd.DataFrame(tried, columns=["params", "lr"])
     rates["loss"] = 2 + np.log(rates["lr"] * rates["params"] ** 0.3) ** 2 / 50
-    images = np.geomspace(1e7, 1e9, 25)
+    images = np.geomspace(1e7, 9e8, 25)
     curves = pd.concat(
-        pd.DataFrame(
-            {"images": images, "loss": floor + 40 * images**-0.3, "error": floor / 4 + 9 * images**-0.3}
-        ).assign(lr=1e-3 * (1 + np.cos(np.pi * images / 1e9)) / 2, run=name, model=name)
+        pd.DataFrame({"images": images, "loss": floor + 40 * images**-0.3, "error": floor / 4 + 9 * images**-0.3})
+        .where(images < 5e8)  # what follows is planned
+        .assign(images=images, lr=1e-3 * (1 + np.cos(np.pi * images / 1e9)) / 2, run=name, model=name)
         for name, floor in (("a", 1.5), ("b", 1.3))
     )
     folder.mkdir()

@@ -75,7 +75,7 @@ class SpeedSettings:
     """images per second and the time of a batch on this machine; reading images is not part of it"""
 
     weights: Path = option("a run, or a folder of timm's layout", positional=True, form="RUN_OR_DIR")
-    batch_size: tuple[int, ...] = option("images at a time; repeat the key for several", (1, 8, 64), low=1)
+    batch_size: tuple[int, ...] = option("images at a time (default: 1, 8 and 64)", (1, 8, 64), low=1)
     task: str = option("whose weights of a run", "pretrain", choices=("pretrain", "classify"))
     precision: str = option("bf16: under autocast", "fp32", choices=("fp32", "bf16"))
     seconds: float = option("how long each batch size is repeated", 3.0, above=0)

@@ -69,7 +69,7 @@ def class_columns(label_names: Sequence[str], num_classes: int) -> dict[str, int
 
 
 Item = tuple[Tensor, Tensor] | DataError
-"""An image and its right answers, or why it cannot be read: the loader would wrap what a worker raises in a traceback."""
+"""An image and its right answers, or why it cannot be read: what a worker raises is wrapped in a traceback."""
 
 
 def batch_of(items: Sequence[Item]) -> Item:

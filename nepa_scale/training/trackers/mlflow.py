@@ -45,14 +45,17 @@ class MLflow(Tracker):
         metrics = [Metric(name, float(value), now, step) for name, value in record.items() if name != "step"]
         self._client.log_batch(self._run, metrics=metrics)
 
+    def attach(self, file: Path) -> None:
+        """Keep a file as an artifact."""
+        self._client.log_artifact(self._run, str(file.resolve()))
+
     def finish(self, result: Path | None) -> None:
-        """Attach the result and end the run; without one it stays open for the next process."""
+        """Send the result and end the run; without one it stays open for the next process."""
         if result is not None:
             final = json.loads(result.read_text(encoding="utf-8"))["metrics"]
             now = int(1000 * time.time())
             metrics = [Metric(f"result.{name}", float(value), now, 0) for name, value in final.items()]
             self._client.log_batch(self._run, metrics=metrics)
-            self._client.log_artifact(self._run, str(result))
             self._client.set_terminated(self._run)
 
 

@@ -52,11 +52,15 @@ class WeightsAndBiases(Tracker):
         """Send one record."""
         self._run.log({name: value for name, value in record.items() if name != "step"}, step=record["step"])
 
+    def attach(self, file: Path) -> None:
+        """Keep a file with the run."""
+        file = file.resolve()
+        self._run.save(str(file), base_path=str(file.parent), policy="now")
+
     def finish(self, result: Path | None) -> None:
-        """Put the result's metrics into the run's summary, attach the file and wait until all is sent."""
+        """Put the result's metrics into the run's summary and wait until all is sent."""
         if result is not None:
             self._run.summary.update(json.loads(result.read_text(encoding="utf-8"))["metrics"])
-            self._run.save(str(result), base_path=str(result.parent), policy="now")
         self._run.finish()
 
 
