@@ -13,7 +13,7 @@ import torch
 from archives import imagenet, parquet, picture, tar_bytes, zipped
 from authors_nepa import AuthorsNepa
 from authors_nepa import config_of as authors_config
-from finished_runs import finished_run
+from finished_runs import export, finished_run
 from law_studies import StudySpec, write_study
 from shard_files import encode
 from small_tasks import config_of
@@ -45,6 +45,8 @@ def build(folder: Path) -> Path:
     write_files(folder, {"nepa.yaml": FACTS, "photo.jpg": picture(1), "photos/1.jpg": picture(2)})
     write_downloads(folder)
     write_shards(folder / "data" / "imagenet-1k-wds")
+    write_digits(folder / "elsewhere", num_train=64, num_validation=16, image_size=32, shard_size=4)
+    (folder / "elsewhere" / "digits").rename(folder / "elsewhere" / "photos")
     write_weights(folder)
     write_studies(folder / "studies")
     write_tables(folder / "tables")
@@ -56,9 +58,11 @@ def write_downloads(folder: Path) -> None:
     imagenet(folder / "imagenet")
     zipped(tiny_imagenet(folder / "tiny"), folder / "tiny-imagenet-200.zip", "tiny-imagenet-200/")
     parquet(folder / "parquet")
-    names = [f"{split}/{label}/{number}.jpg" for split in ("train", "val") for label in "ab" for number in range(12)]
+    photos = {f"{split}/{label}/{number}.jpg": picture(number) for split in ("train", "val") for label in "ab"
+              for number in range(12)}  # fmt: skip
     for name in ("folder", "imagenette2-160"):
-        write_files(folder / name, {name: picture(seed) for seed, name in enumerate(names)})
+        write_files(folder / name, photos)
+    write_files(folder / "unsplit", {name: photo for name, photo in photos.items() if name.startswith("train")})
     write_files(folder / "images", {f"some/{number}.jpg": picture(number) for number in range(20)})
     city = "{}/{}/{}/{}_1_{}.png"
     for kind, pairs, among in (
@@ -105,7 +109,8 @@ def write_benchmarks(folder: Path) -> None:
     first, content = synsets("imagenet_r")[0], picture(5)
     write_files(folder / "imagenet-r", {f"{first}/1.jpg": content})
     write_files(folder / "imagenetv2-matched-frequency-format-val", {"0/1.jpeg": content, "9/2.jpeg": content})
-    write_files(folder / "ILSVRC2012", {"val/ILSVRC2012_val_00000001.JPEG": content})
+    names = (f"val/ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 6))
+    write_files(folder / "ILSVRC2012", dict.fromkeys(names, content))
     for name, severity in itertools.product(ALEXNET_ERRORS, range(1, 6)):
         write_files(folder / "imagenet-c", {f"{name}/{severity}/{first}/1.jpg": content})
 
@@ -125,6 +130,8 @@ def write_weights(folder: Path) -> None:
     )
     tensors = {name: torch.randn(value.shape) for name, value in skeleton(described).items()}
     convert.write_timm(Weights(described, tensors), folder / "imported")
+    export(run, folder / "backbone", "timm")
+    shutil.copytree(run, folder / "runs" / "pretrained")
     (run / "classify").mkdir()
     for name in ("model.safetensors", "model_ema.safetensors"):
         shutil.copy(folder / "imported" / "model.safetensors", run / "classify" / name)
@@ -163,12 +170,17 @@ def write_tables(folder: Path) -> None:
     rates = pd.DataFrame(tried, columns=["params", "lr"])
     rates["loss"] = 2 + np.log(rates["lr"] * rates["params"] ** 0.3) ** 2 / 50
     images = np.geomspace(1e7, 9e8, 25)
+    fall = 40 * images**-0.3
+    known = np.where(images < 5e8, 1.0, np.nan)  # what follows is planned
     curves = pd.concat(
-        pd.DataFrame({"images": images, "loss": floor + 40 * images**-0.3, "error": floor / 4 + 9 * images**-0.3})
-        .where(images < 5e8)  # what follows is planned
-        .assign(images=images, lr=1e-3 * (1 + np.cos(np.pi * images / 1e9)) / 2, run=name, model=name)
+        pd.DataFrame(
+            {"images": images, "loss": known * (floor + fall), "error": known * (floor / 4 + fall / 4)}
+        ).assign(lr=1e-3 * (1 + np.cos(np.pi * images / 1e9)) / 2, run=name, model=name)
         for name, floor in (("a", 1.5), ("b", 1.3))
     )
+    continued = [(n, s, 0.2 + (n + s / 9) ** -0.3) for s in (1e4, 1e5) for n in np.geomspace(1e3, 1e6, 6)]
+    table = pd.DataFrame(continued, columns=["unique_images", "source_images", "errors.top1"]).assign(task="classify")
+    write_files(folder.parent, {"studies/continued/results.csv": table.to_csv(index=False)})
     folder.mkdir()
     for name, table in {"runs": frame, "isoflop": equal, "optimum": rates, "curves": curves}.items():
         table.to_csv(folder / f"{name}.csv", index=False)

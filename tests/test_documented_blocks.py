@@ -83,17 +83,23 @@ def left_out(code: str) -> str | None:
 #: What stands for the names of a document: miniatures, and small models in the place of large ones.
 STAND_INS = {
     r"prepare masks source=DIR(.* values=0,255)": r"prepare masks source=two-masks\1",
+    r"prepare folder source=DIR(.* val_fraction)": r"prepare folder source=unsplit\1",
     r"prepare ([\w-]+) source=DIR": r"prepare \1 source=\1",
     r"benchmark=([\w-]+) source=DIR": r"benchmark=\1 source=\1",
     r"root=DIR\b": "root=elsewhere",  # nothing of it is here: planned from facts
     r"\bSTUDY_DIR\b": "studies/demo-model_size",
     r"\bOTHER_DIR\b": "studies/mine",
     r"SixAILab/nepa-base-patch14-224(-sft)?(@main)?": r"downloads/nepa-base\1",
-    r"model=base model.patch_size=14 (\w+).image_size=224": r"model=femto model.patch_size=4 \1.image_size=16",
+    r"init=weights/base(.*) model=base model.patch_size=14 (\w+).image_size=224": (
+        r"init=backbone\1 model=femto model.patch_size=8 \2.image_size=48"
+    ),
+    r"pretrain.init=runs/mine": "pretrain.init=runs/mine study.base_size=femto",
+    r"task=(probe|classify) run_dir=runs/\w+": r"task=\1 run_dir=runs/pretrained",
     r"(isoflop|optimum) runs.csv": r"\1 tables/\1.csv",
     r"\b(epoch|runs).csv": "tables/runs.csv",
     r"\bcurves.csv": "tables/curves.csv",
     r"(prepare digits .*)": r"\1 num_train=64 num_validation=16",
+    r"(recipe=.*)run_dir=runs/base": r"\1run_dir=runs/new",
     r"(task=pretrain .*)run_dir=runs/\w+": r"\1run_dir=runs/new",
 }
 
