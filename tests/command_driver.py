@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import importlib
 import json
-import multiprocessing.process
 import os
 import sys
 import tempfile
@@ -62,7 +61,6 @@ def _be_the_command(command: str, words: list[str], out: int, err: int, closed_p
         os.dup2(out, 1)
         os.dup2(err, 2)
         _give_up_privileges()
-        multiprocessing.process.ORIGINAL_DIR = str(Path.cwd())  # workers begin where their command did
         sys.argv = [os.fsdecode(word.encode()) for word in (command, *words)]  # as a UTF-8 shell hands them over
         module = importlib.import_module(COMMANDS[command])
         if command == "train":
