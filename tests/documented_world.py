@@ -44,7 +44,7 @@ def build(folder: Path) -> Path:
     """Everything, below ``folder``; returns it."""
     write_files(folder, {"nepa.yaml": FACTS, "photo.jpg": picture(1), "photos/1.jpg": picture(2)})
     write_downloads(folder)
-    write_shards(folder / "data" / "imagenet-1k-wds")
+    write_shards(folder / "shards" / "imagenet-1k-wds")
     write_digits(folder / "elsewhere", num_train=64, num_validation=16, image_size=32, shard_size=4)
     (folder / "elsewhere" / "digits").rename(folder / "elsewhere" / "photos")
     write_weights(folder)

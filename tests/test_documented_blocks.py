@@ -98,6 +98,7 @@ STAND_INS = {
     r"(isoflop|optimum) runs.csv": r"\1 tables/\1.csv",
     r"\b(epoch|runs).csv": "tables/runs.csv",
     r"\bcurves.csv": "tables/curves.csv",
+    r"prepare adopt root=data": "prepare adopt root=shards",
     r"(weights speed .*)": r"\1 seconds=0.1",
     r"(prepare digits .*)": r"\1 num_train=64 num_validation=16",
     r"(recipe=.*)run_dir=runs/base": r"\1run_dir=runs/new",
