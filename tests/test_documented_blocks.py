@@ -102,6 +102,7 @@ STAND_INS = {
     r"prepare adopt root=data": "prepare adopt root=shards",
     r"(weights speed .*)": r"\1 seconds=0.1",
     r"(prepare digits .*)": r"\1 num_train=64 num_validation=16",
+    r"(prepare (?:.* source=|verify|adopt).*)": r"\1 workers=1",
     r"(recipe=.*)run_dir=runs/base": r"\1run_dir=runs/new",
     r"(task=pretrain .*)run_dir=runs/\w+": r"\1run_dir=runs/new",
 }
@@ -141,11 +142,14 @@ def outcomes(folder: Path) -> dict[str, dict[str, Any]]:
     """{command of a document: what came of it}; those of a document share a folder, in their order."""
     world = documented_world.build(folder / "world")
     cases: dict[str, dict[str, Any]] = {}
+    alone: set[str] = set()  # what no later command builds on runs once, in whichever document it stands
     for number, (document, code) in enumerate(COMMANDS):
         place = folder / document
         if not place.exists():
             shutil.copytree(world, place)
-        if left_out(code) is None and not run_script(code, document, place):
+        if left_out(code) is None and code not in alone and not run_script(code, document, place):
+            if re.search(r"prepare|launch", code):
+                alone.add(code)
             cases.setdefault(f"{document}: {code}", case_of(code, number, place))
     done = subprocess.run(
         [sys.executable, str(DRIVER)],
