@@ -44,6 +44,7 @@ FOLDERS: dict[str, list[str]] = {
         "import {p} OUT",
         "export {p} OUT --layout timm",
         "evaluate {p} --benchmark imagenet-r --source {p}",
+        "speed {p}",
     ],
     "visualise": ["source={p}"],
     "launch": ["grid=model_size data.root={p} study=tiny dry_run=true"],

@@ -241,6 +241,7 @@ from analysis.study.records import with_errors
 from pathlib import Path
 from nepa_scale.config import overrides
 from nepa_scale.train import main
+from sweeps.launch import main as launch
 
 assert main(["--help"]) == 0
 config = overrides.parse([])
@@ -248,6 +249,8 @@ overrides.save(config, Path("plain.yaml"))
 print("run_id", config.run_id, overrides.parse(["turn.turns=3"]).run_id)
 assert main(["task=turn", "init=scratch", "model=femto", "run_dir=run", "turn.steps=3", "turn.batch_size=8",
              "log.every=1", "log.trackers=[text]"]) == 0
+assert main(["task=turn", "init=scratch", "turn.steps=200", "dry_run=true"]) == 0
+assert launch(["study.tasks=[pretrain,classify,turn]", "turn.steps=200", "dry_run=true"]) == 0
 x = numpy.geomspace(1, 1e6, 8)
 fit = analysis.fit(pandas.DataFrame({"x": x, "y": 2 / (1 + x / 300)}), law="halving", x="x", y="y")
 assert abs(fit.parameters["k"] - 300) < 1e-3, fit

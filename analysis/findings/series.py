@@ -13,6 +13,7 @@ from analysis.study.columns import settings
 from analysis.study.records import FINISHED, SIZE, Study
 from nepa_scale.config.objectives import NEXT_EMBEDDING
 from nepa_scale.config.registry import CLASSIFY, PRETRAIN, TaskSpec, finetuned, labelled, with_error
+from nepa_scale.config.task_settings import PretrainConfig
 
 PRETRAINED, OTHER, SCRATCH = "pretrain", "other weights", "scratch"
 """Where fine-tuning starts: from the study's own pretraining, from other weights (``init=DIR``), from scratch."""
@@ -22,7 +23,8 @@ SIZE_KEYS = {SIZE, "model.embed_dim", "model.depth"}
 COST_KEYS = {"model.patch_size", "pretrain.num_images", "pretrain.fraction", "pretrain.epochs", "pretrain.steps"}
 OBJECTIVE = "config.pretrain.objective"
 """The column of what pre-training predicts, of a study that varies it."""
-LABEL_KEYS = {f"{task.name}.{key}" for task in labelled() for key in ("num_images", "fraction", "labels_per_class")}
+_SUBSETS = ("num_images", "fraction", "labels_per_class", "label_list")
+LABEL_KEYS = {f"{task.name}.{key}" for task in labelled() for key in _SUBSETS}
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,12 @@ def series(
     Where the plan varies more than size and seed, each x is represented by the settings with the lowest mean error (the
     lower envelope), with all their seeds. Where it also varies the labelled images, all points have the same number:
     the one that most sizes have, the largest if there are several. Where it varies what pre-training predicts, they are
-    of one ``objective``: skills of several are not of one target, and neither is their compute one recipe's.
+    of one ``objective``: skills of several are not of one target, and neither is their compute one recipe's. A law of
+    skill is of one loss, too, where the study has variants of it.
     """
     rows = at_equal_labels(study, of_start(study.of(target.task), init))
     rows = rows if init == SCRATCH else of_objective(rows, objective)
+    rows = of_one_loss(rows) if target is SHORTFALL else rows
     usable = finished(rows, target)
     points = pd.DataFrame(
         {"label": usable["label"], "run_id": usable["run_id"], "x": _position(study, target, axis, usable, init)}
@@ -132,6 +136,20 @@ def of_objective(rows: pd.DataFrame, objective: str) -> pd.DataFrame:
     if OBJECTIVE not in rows:
         return rows
     return rows[rows[OBJECTIVE].fillna(NEXT_EMBEDDING.name) == objective]
+
+
+def of_one_loss(rows: pd.DataFrame) -> pd.DataFrame:
+    """The ``rows`` of pre-training with the loss as published, or, where none has it, with that of the first row.
+
+    Skills under other distances, horizons or targets have no common scale, so the best of several would mean nothing.
+    """
+    columns = {f"config.pretrain.{key}": getattr(PretrainConfig(), key) for key in NEXT_EMBEDDING.settings}
+    varied = {column: value for column, value in columns.items() if column in rows and len(rows)}
+    for column, published in varied.items():
+        values = rows[column].where(rows[column].notna(), published)
+        wanted = published if (values == published).any() else values.iloc[0]
+        rows = rows[values == wanted]
+    return rows
 
 
 def of_start(rows: pd.DataFrame, start: str) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from analysis.findings.few_labels import few_labels
 from analysis.findings.finding import Finding, correct_verdicts, with_settling
 from analysis.findings.headline import headline
 from analysis.findings.learning_rates import one_rate, tuned_rates
+from analysis.findings.other_sets import other_sets
 from analysis.findings.preregistration import check_predictions
 from analysis.findings.scaling import find, objectives, transfer
 from analysis.findings.series import FINETUNED, foremost
@@ -77,6 +78,7 @@ def all_findings(study: Study) -> list[Finding]:
         *find(study),
         *objectives(study),
         *few_labels(study),
+        *other_sets(study),
         *transfer(study),
         *divided_compute(study),
         *one_rate(study),

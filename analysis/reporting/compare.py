@@ -15,9 +15,21 @@ import pandas as pd
 from analysis.findings import text
 from analysis.findings.comparison import comparison
 from analysis.findings.finding import Finding
-from analysis.findings.series import FINETUNED, Axis, Series, Target, best_score, noun, scaled_axes, series, starts
+from analysis.findings.series import (
+    COMPUTE,
+    FINETUNED,
+    Axis,
+    Series,
+    Target,
+    best_score,
+    noun,
+    scaled_axes,
+    series,
+    starts,
+)
+from analysis.fit.multiplier import Comparison, compare
 from analysis.fit.power_law import PowerLawFit
-from analysis.fit.student import Interval, NoFit, mean_ratio, t_quantile
+from analysis.fit.student import CONFIDENCE, Interval, NoFit, mean_ratio, t_quantile
 from analysis.reporting.figures import captions
 from analysis.reporting.figures.label_plots import several_plot
 from analysis.reporting.figures.plots import Plot
@@ -100,10 +112,14 @@ def shared_settings(study: Study) -> dict[str, str]:
 
 
 def find(studies: Sequence[Named]) -> list[Finding]:
-    """Compare every pair of studies: exponents of each law, then errors at the labels that both have."""
+    """Compare every pair of studies: exponents of each law, the compute that equal errors take, then errors at the
+    labels that both have."""
     findings = []
-    for key, group in itertools.groupby(laws(studies), key=lambda entry: (entry[1].target, entry[1].axis)):
-        findings.append(_exponents(*key, {name: points.fit for name, points in group}))
+    for (target, axis), group in itertools.groupby(laws(studies), key=lambda entry: (entry[1].target, entry[1].axis)):
+        arms = dict(group)
+        findings.append(_exponents(target, axis, {name: points.fit for name, points in arms.items()}))
+        if axis is COMPUTE:
+            findings.append(_multipliers(target, arms))
     findings += [_levels(studies, target) for target in targets(studies)]
     return findings
 
@@ -147,6 +163,44 @@ def _exponents(target: Target, axis: Axis, fits: dict[str, PowerLawFit | NoFit])
     )
     answer = f"Exponents with {text.LEVEL} intervals: {listed}. Differences: {'; '.join(differences)}{more}. {doubt}"
     return Finding(question, verdict, answer, detail)
+
+
+def _multipliers(target: Target, arms: Mapping[str, Series]) -> Finding:
+    """How many times the compute of one study another needs for the same error, each study as one recipe."""
+    question = f"Which study needs less compute for the same {target.name}?"
+    said, unknown, shown = [], [], False
+    pairs = list(itertools.combinations(arms, 2))
+    for a, b in pairs[:MAX_PAIRS]:
+        recipes = [
+            (arms[name].points["x"].to_numpy(float), arms[name].points["error"].to_numpy(float)) for name in (a, b)
+        ]
+        try:
+            compared = compare(recipes[0], recipes[1], confidence=CONFIDENCE)
+        except ValueError as problem:
+            unknown.append(f"{a} and {b}: {problem}")
+            continue
+        said.append(f"{b} needs {_needed(compared, a)}")
+        shown |= all(at.low > 1 or at.high < 1 for at in compared.at)
+    detail = f"Not compared: {'; '.join(unknown)}." if unknown else ""
+    if not said:
+        return Finding(question, "Cannot say", "No two studies have laws that reach one error.", detail)
+    more = f" {len(pairs) - MAX_PAIRS} more pairs are left out." if len(pairs) > MAX_PAIRS else ""
+    detail = (
+        f"{COMPUTE.name.capitalize()} of each point's own pre-training; a power law of each study. {detail}".strip()
+    )
+    return Finding(question, "Yes" if shown else "Not shown", f"{'. '.join(said)}.{more}", detail)
+
+
+def _needed(compared: Comparison, other: str) -> str:
+    """What is said of the multiplier: at each error that was compared, with its interval."""
+    shown = (
+        f"{text.number(at.multiplier)} times the compute of {other} for an error of {text.percent(at.level)} "
+        f"({text.LEVEL} interval {text.span(at.low, at.high)})"
+        if 0 < at.multiplier < math.inf
+        else f"an unknown amount for an error of {text.percent(at.level)}, as one of the errors does not fall"
+        for at in compared.at
+    )
+    return ", ".join(shown)
 
 
 def _levels(studies: Sequence[Named], target: Target) -> Finding:

@@ -12,6 +12,7 @@ from analysis.findings import text
 from analysis.findings.comparison import comparison, near_baseline
 from analysis.findings.finding import Finding
 from analysis.findings.headline import Headline, about, headline, resolution
+from analysis.findings.other_sets import evaluated
 from analysis.findings.scaling import of_objectives
 from analysis.findings.series import (
     CLASSIFICATION,
@@ -140,6 +141,10 @@ def _answering(study: Study) -> Iterator[Plot]:
         if arms := of_objectives(study, target):
             plot = several_plot(target, COMPUTE, arms, "objective", "objectives")
             yield replace(plot, name=f"objectives-{plot.name}")
+    for target in evaluated(study):
+        for axis in scaled_axes(study)[:1]:
+            plot = error_plot(study, target, axis)
+            yield replace(plot, name=f"{plot.name}-{target.metric.rpartition('/')[2]}")
     yield from filter(None, (few_labels_plot(study, target) for target in measured(study)))
     yield from filter(None, (isoflop_plot(study, target) for target in (*measured(study), SHORTFALL)))
 

@@ -13,6 +13,7 @@ from typing import Any
 from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.task_settings import TaskConfig
+from nepa_scale.data import label_list as label_lists
 from nepa_scale.data import layout
 from nepa_scale.data.info import NEEDED, OPTIONAL, DatasetInfo, Facts, SplitInfo, fact_problems, folder_of, known_facts
 from nepa_scale.utils import yaml_files
@@ -117,6 +118,8 @@ def num_train_images(config: RunConfig, task: str) -> int:
 def num_used_images(config: RunConfig, task: str) -> int:
     """How many of them the task is trained on. Raises ``DataError`` when its data set cannot be read."""
     section = config.task_config(task)
+    if (listed := label_list(section)) is not None:
+        return len(label_lists.names(listed))
     asked = labels_per_class(section)
     if asked is None:
         return section.used_images(num_train_images(config, task) - tuning_images(section))
@@ -126,6 +129,12 @@ def num_used_images(config: RunConfig, task: str) -> int:
 def labels_per_class(section: TaskConfig) -> int | None:
     """Images of each class that a task is trained on, where it is said so; not every task has the setting."""
     return getattr(section, "labels_per_class", None)
+
+
+def label_list(section: TaskConfig) -> Path | None:
+    """The file that names the images that a task is trained on, where there is one; not every task has the setting."""
+    path: str | None = getattr(section, "label_list", None)
+    return None if path is None else Path(path)
 
 
 def tuning_images(section: TaskConfig) -> int:
@@ -142,6 +151,8 @@ def class_sizes(config: RunConfig, task: str) -> list[int]:
 def exhausted_classes(config: RunConfig, task: str) -> str | None:
     """A sentence on the classes that have fewer images than ``labels_per_class``, if any."""
     section = config.task_config(task)
+    if (listed := label_list(section)) is not None:
+        return len(label_lists.names(listed))
     asked = labels_per_class(section)
     sizes = [] if asked is None else class_sizes(config, task)
     fewer = [size for size in sizes if asked is not None and size < asked]

@@ -21,7 +21,7 @@ from nepa_scale.config import data_facts, recipes
 from nepa_scale.config.registry import TASKS, plugged_in, spec
 from nepa_scale.config.schema import ModelConfig, RunConfig, walk
 from nepa_scale.config.sizes import SHIPPED, own_sizes
-from nepa_scale.config.validate import LABEL_KEY, SUBSET_KEYS, check_values
+from nepa_scale.config.validate import LABEL_KEY, LIST_KEY, SUBSET_KEYS, check_values
 from nepa_scale.data import layout
 from nepa_scale.data.info import DEFAULT_ROOT
 from nepa_scale.utils import yaml_files
@@ -38,7 +38,7 @@ MAPPINGS = ("milestones", "stated")  # settings whose one value is a mapping, wh
 NOT_HERE = dict.fromkeys(("model.in_chans", "in_chans"), "images of every kind are read as 3 channels, RGB")
 ONE_VALUE = "expected one value, found a list"
 SECTIONS = sorted({key.split(".")[0] for key in KEYS if "." in key})
-EXCLUSIVE = (("epochs", "steps"), ("steps", "epochs"), *permutations((*SUBSET_KEYS, LABEL_KEY), 2))
+EXCLUSIVE = (("epochs", "steps"), ("steps", "epochs"), *permutations((*SUBSET_KEYS, LABEL_KEY, LIST_KEY), 2))
 
 Pairs = list[tuple[str, str]]  # settings, as (dotted key, text)
 

@@ -29,7 +29,7 @@ from nepa_scale.config.task_settings import (
     TaskConfig,
     setting,
 )
-from nepa_scale.data import preprocessing
+from nepa_scale.data import label_list, preprocessing
 from nepa_scale.data.info import DEFAULT_ROOT
 
 
@@ -262,6 +262,8 @@ class RunConfig:
         what earlier versions, and installations without a plugin, do not have where it is not asked for."""
         values = {key: value_in(self) for key, value_in in _result_settings().items()}
         values |= {key: preprocessing.canonical(values[key]) for key in ("data.mean", "data.std")}
+        if self.classify.label_list is not None:
+            values["classify.label_list"] = label_list.identity(self.classify.label_list)
         values["pretrain.lr_reference"] = _with_own_shape(values["pretrain.lr_reference"])
         idle = {key for key, value in LATER.items() if values[key] == value}
         idle |= {key for key, value in _settings_of_later_tasks().items() if values[key] == value}

@@ -220,6 +220,8 @@ class ClassifyConfig(FinetuneConfig):
 
     labels_per_class: int | None = setting(None, low=1, high=10**9, later=True)
     """training images of each class, or all of a smaller class (in place of num_images or fraction); null = all"""
+    label_list: str | None = setting(None, later=True)
+    """file with the names of the training images used, one a line, such as SimCLR's 1percent.txt; null = all"""
     crop_scale_min: float = setting(0.6, above=0, high=1)
     """smallest area fraction of RandomResizedCrop (paper: 0.08)"""
     auto_augment: str | None = setting(None)

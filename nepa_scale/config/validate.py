@@ -8,11 +8,19 @@ from contextlib import suppress
 from pathlib import Path
 
 from nepa_scale.config import data_facts, early_stop, learning_rate, objectives
-from nepa_scale.config.data_facts import class_sizes, labels_per_class, num_train_images, num_used_images, tuning_images
+from nepa_scale.config.data_facts import (
+    class_sizes,
+    label_list,
+    labels_per_class,
+    num_train_images,
+    num_used_images,
+    tuning_images,
+)
 from nepa_scale.config.ladder import LAYER_CHOICES, numbered_blocks
 from nepa_scale.config.registry import TRACKERS, spec
 from nepa_scale.config.schema import RunConfig, walk
 from nepa_scale.config.task_settings import TaskConfig
+from nepa_scale.data import label_list as label_lists
 from nepa_scale.data import layout, preprocessing
 from nepa_scale.data.info import folder_of
 from nepa_scale.utils.cli import out_of_range
@@ -22,6 +30,7 @@ from nepa_scale.utils.progress import Report
 FP16_NEEDS_GPU = "engine.precision=fp16: CPUs do not compute in fp16; use bf16 or fp32, or a GPU"
 SUBSET_KEYS = ("num_images", "fraction")
 LABEL_KEY = "labels_per_class"  # a third way to say it, of the tasks that read labels
+LIST_KEY = "label_list"  # a fourth, of classification
 TUNING_KEY = "tuning_images"
 
 
@@ -64,6 +73,7 @@ def check_data(config: RunConfig, tasks: tuple[str, ...], *, planning: bool = Fa
             remedy = f"; a plan needs no more than {data_facts.EXAMPLE}" if absent else ""
             lines += [f"{line}{remedy}" for line in _dataset_problems(config, task)]
         problems += lines or _count_problems(config, task) or _class_problems(config, task)
+        problems += [] if lines else _list_problems(config, task)
     return list(dict.fromkeys(problems))
 
 
@@ -123,9 +133,29 @@ def _class_problems(config: RunConfig, task: str) -> list[str]:
     return [f"{few} images{beside}"] if (asked or 0) > max(sizes, default=0) else []
 
 
-def _subset(section: TaskConfig) -> dict[str, int | float]:
+def _list_problems(config: RunConfig, task: str) -> list[str]:
+    """Why the images that label_list names cannot be those trained on."""
+    section = config.task_config(task)
+    root, name = Path(config.data.root), section.dataset
+    path, kept = label_list(section), tuning_images(section)
+    if path is None:
+        return []
+    if kept:
+        return [f"{task}.{LIST_KEY}={path}: {task}.{TUNING_KEY}={kept} could be on it; give {task}.{TUNING_KEY}=0"]
+    try:
+        if folder_of(root, name).exists() and not config.data.streaming:
+            from nepa_scale.data.sources import open_source  # here, as it takes a while
+
+            label_lists.indices(path, open_source(root, name, "train"))
+        label_lists.names(path)
+    except DataError as error:
+        return [f"{task}.{LIST_KEY}={line}" for line in str(error).splitlines()]
+    return []
+
+
+def _subset(section: TaskConfig) -> dict[str, int | float | str]:
     """{key: value} of what says how many training images are used."""
-    given = {key: getattr(section, key, None) for key in (*SUBSET_KEYS, LABEL_KEY)}
+    given = {key: getattr(section, key, None) for key in (*SUBSET_KEYS, LABEL_KEY, LIST_KEY)}
     return {key: value for key, value in given.items() if value is not None}
 
 

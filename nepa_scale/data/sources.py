@@ -53,6 +53,10 @@ class Source(Contents, Protocol):
         """The class of every sample [N]; -1 where there is none."""
 
     @property
+    def keys(self) -> NDArray[np.bytes_]:
+        """The name of every sample [N], in UTF-8, without folder and extension."""
+
+    @property
     def shard_of(self) -> NDArray[np.int64]:
         """The number of the file that holds each sample [N]; 0 for all where each has its own."""
 
@@ -95,6 +99,11 @@ class ShardSource:
     def labels(self) -> NDArray[np.int64]:
         """The class of every sample [N]; -1 where there is none."""
         return self._samples["label"]
+
+    @property
+    def keys(self) -> NDArray[np.bytes_]:
+        """The name of every sample [N], in UTF-8."""
+        return self._keys
 
     @property
     def shard_of(self) -> NDArray[np.int64]:
@@ -154,6 +163,11 @@ class AdeSource:
     def labels(self) -> NDArray[np.int64]:
         """-1 for every sample [N]: ADE20K has no image classes."""
         return np.full(len(self), NO_LABEL)
+
+    @property
+    def keys(self) -> NDArray[np.bytes_]:
+        """The name of every photograph [N], in UTF-8."""
+        return np.array([image.stem.encode("utf-8", "surrogateescape") for image in self._images])
 
     @property
     def shard_of(self) -> NDArray[np.int64]:

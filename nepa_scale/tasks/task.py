@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from nepa_scale.config.data_facts import exhausted_classes, num_classes, num_used_images, tuning_images
+from nepa_scale.config.data_facts import exhausted_classes, label_list, num_classes, num_used_images, tuning_images
 from nepa_scale.config.ladder import QkNorm
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.task_settings import TaskConfig
+from nepa_scale.data import label_list as label_lists
 from nepa_scale.data import layout
 from nepa_scale.data.datasets import Samples
 from nepa_scale.data.loader import eval_loader, prefetched
@@ -122,6 +123,8 @@ class Task(ABC):
 
         The choice takes a round of every class after the other, so that K of each class are as many whole rounds.
         """
+        if (listed := label_list(self.section)) is not None:
+            return label_lists.indices(listed, cast(Source, source))
         count, kept = num_used_images(self.config, self.name), self.tuning_images(source)
         if (remark := exhausted_classes(self.config, self.name)) is not None:
             logger.info("%s", remark)

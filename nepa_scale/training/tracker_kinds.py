@@ -94,11 +94,15 @@ class WeightsAndBiases(Tracker):
         """Send one record."""
         self._run.log({name: value for name, value in record.items() if name != "step"}, step=record["step"])
 
+    def attach(self, file: Path) -> None:
+        """Keep a file with the run."""
+        file = file.resolve()
+        self._run.save(str(file), base_path=str(file.parent), policy="now")
+
     def finish(self, result: Path | None) -> None:
-        """Put the result's metrics into the run's summary, attach the file and wait until all is sent."""
+        """Put the result's metrics into the run's summary and wait until all is sent."""
         if result is not None:
             self._run.summary.update(json.loads(result.read_text(encoding="utf-8"))["metrics"])
-            self._run.save(str(result), base_path=str(result.parent), policy="now")
         self._run.finish()
 
 
@@ -202,8 +206,12 @@ class MLflow(Tracker):
         metrics = [Metric(name, float(value), now, step) for name, value in record.items() if name != "step"]
         self._client.log_batch(self._run, metrics=metrics)
 
+    def attach(self, file: Path) -> None:
+        """Keep a file as an artifact."""
+        self._client.log_artifact(self._run, str(file.resolve()))
+
     def finish(self, result: Path | None) -> None:
-        """Attach the result and end the run; without one it stays open for the next process."""
+        """Send the result and end the run; without one it stays open for the next process."""
         from mlflow.entities import Metric
 
         if result is not None:
@@ -211,5 +219,4 @@ class MLflow(Tracker):
             now = int(1000 * time.time())
             metrics = [Metric(f"result.{name}", float(value), now, 0) for name, value in final.items()]
             self._client.log_batch(self._run, metrics=metrics)
-            self._client.log_artifact(self._run, str(result))
             self._client.set_terminated(self._run)

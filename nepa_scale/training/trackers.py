@@ -22,6 +22,8 @@ from nepa_scale.utils.files import read_json
 from nepa_scale.utils.progress import logger
 
 Record = Mapping[str, Any]
+#: Beside the result, what a tracker keeps of a finished task, from the task's folder.
+ATTACHED = ("../config.yaml", "pictures.png")
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,11 @@ class Tracker(ABC):
         """Whether the task's record number ``index`` was sent by an earlier process and is stored."""
         return index < self.stored
 
+    def attach(self, file: Path) -> None:  # noqa: B027  not every tracker keeps files
+        """Keep a file of the finished task with its run."""
+
     def finish(self, result: Path | None) -> None:  # noqa: B027  not every tracker has something to close
-        """Close the run, with the task's ``result.json`` if it has one."""
+        """Close the run, with the metrics of the task's ``result.json`` if it has one."""
 
 
 class Trackers:
@@ -107,7 +112,11 @@ class Trackers:
         self._count += 1
 
     def finish(self, result: Path | None) -> None:
-        """Close all runs, with the task's ``result.json`` if it has one."""
+        """Close all runs; those of a finished task get its ``result.json``, configuration and pictures."""
+        files = [] if result is None else [result, *(result.parent / name for name in ATTACHED)]
+        for file in filter(Path.is_file, files):
+            for name, tracker in list(self._trackers.items()):
+                self._guarded(name, functools.partial(tracker.attach, file))
         for name, tracker in list(self._trackers.items()):
             self._guarded(name, functools.partial(tracker.finish, result))
 

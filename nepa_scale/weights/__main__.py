@@ -1,5 +1,6 @@
 """The command: ``python -m nepa_scale.weights import SOURCE OUT_DIR``, ``... export RUN_OR_DIR OUT_DIR``,
-``... check DIR [IMAGE ...]``, ``... evaluate RUN_OR_DIR benchmark=NAME source=DIR`` and ``... push RUN NAME``.
+``... check DIR [IMAGE ...]``, ``... evaluate RUN_OR_DIR benchmark=NAME source=DIR``, ``... speed RUN_OR_DIR`` and
+``... push RUN NAME``.
 """
 
 from __future__ import annotations
@@ -70,6 +71,18 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True)
+class SpeedSettings:
+    """images per second and the time of a batch on this machine; reading images is not part of it"""
+
+    weights: Path = option("a run, or a folder of timm's layout", positional=True, form="RUN_OR_DIR")
+    batch_size: tuple[int, ...] = option("images at a time (default: 1, 8 and 64)", (1, 8, 64), low=1)
+    task: str = option("whose weights of a run", "pretrain", choices=("pretrain", "classify"))
+    precision: str = option("bf16: under autocast", "fp32", choices=("fp32", "bf16"))
+    seconds: float = option("how long each batch size is repeated", 3.0, above=0)
+    json: bool = option(ANSWERS_IN_JSON, False)
+
+
+@dataclass(frozen=True)
 class PushSettings:
     """a run -> a repository of the Hugging Face Hub, with a model card; HF_TOKEN or `hf auth login` give the token"""
 
@@ -82,22 +95,24 @@ class PushSettings:
     dry_run: Path | None = option("write the folder there, and upload nothing", None, form="DIR")
 
 
-Settings = ImportSettings | ExportSettings | CheckSettings | EvaluateSettings | PushSettings
+Settings = ImportSettings | ExportSettings | CheckSettings | EvaluateSettings | SpeedSettings | PushSettings
 KINDS: dict[str, type[Settings]] = {
     "import": ImportSettings,
     "export": ExportSettings,
     "check": CheckSettings,
     "evaluate": EvaluateSettings,
+    "speed": SpeedSettings,
     "push": PushSettings,
 }
 GRAMMAR = grammar_of_kinds(
     KINDS,
-    "python -m nepa_scale.weights import|export|check|evaluate|push ... key=value ...    (installed: nepa-weights)",
+    "python -m nepa_scale.weights import|export|check|evaluate|speed|push ... key=value ...  (installed: nepa-weights)",
     "Weights in and out.",
     "nepa-weights import SixAILab/nepa-base-patch14-224 weights/base",
     "nepa-weights export runs/mine exported layout=timm",
     "nepa-weights check weights/base photo.jpg",
     "nepa-weights evaluate runs/base benchmark=imagenet-r source=imagenet-r",
+    "nepa-weights speed exported batch_size=1 batch_size=64",
     "nepa-weights push runs/mine somebody/nepa-mine dry_run=card",
 )
 
@@ -109,6 +124,8 @@ def main(settings: Settings) -> int:
         return look(settings)
     if isinstance(settings, EvaluateSettings):
         return score(settings)
+    if isinstance(settings, SpeedSettings):
+        return time(settings)
     if isinstance(settings, ImportSettings):
         print(bring_in(settings))
     else:
@@ -185,6 +202,27 @@ def score(chosen: EvaluateSettings) -> int:
     error = f"  mCE {found['mce']:.1%}" if "mce" in found else ""
     title, scores = BENCHMARKS[chosen.benchmark].title, f"top-1 {found['top1']:.2%}  top-5 {found['top5']:.2%}"
     print(f"{chosen.weights}: {title}, {found['images']:,} images: {scores}{error}")
+    return 0
+
+
+def time(chosen: SpeedSettings) -> int:
+    """Measure speed and print it; returns the exit code. Raises ``UserError``."""
+    from nepa_scale.weights.speed import measure
+
+    found = measure(
+        chosen.weights,
+        chosen.batch_size,
+        task=chosen.task,
+        seconds=chosen.seconds,
+        bf16=chosen.precision == "bf16",
+    )
+    if chosen.json:
+        print_json(found)
+        return 0
+    print(f"{found['weights']}: {found['model']}\n{found['device']}, {chosen.precision}, {found['image_size']} pixels")
+    print("batch   images/s   ms (median)   ms (90%)")
+    for row in found["rows"]:
+        print("{batch_size:5d} {images_per_second:10,.1f} {ms:13.2f} {ms_p90:10.2f}".format(**row))
     return 0
 
 

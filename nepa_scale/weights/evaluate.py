@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from nepa_scale.data.decode import decode_rgb
 from nepa_scale.models.nepa_vit import NepaViT
@@ -45,7 +45,7 @@ def evaluate(
     scores = {}
     for part in parts:
         images = Images(part.images, transform, columns, model.num_classes)
-        loader = DataLoader(images, batch_size, num_workers=num_workers)
+        loader = DataLoader(images, batch_size, num_workers=num_workers, collate_fn=batch_of)
         scores[part.name] = score(model, loader, allowed, device)
     found = summary(parts, scores)
     if of_a_run:
@@ -68,7 +68,17 @@ def class_columns(label_names: Sequence[str], num_classes: int) -> dict[str, int
     return {synset: index for index, synset in enumerate(ids)}
 
 
-class Images(Dataset[tuple[Tensor, Tensor]]):
+Item = tuple[Tensor, Tensor] | DataError
+"""An image and its right answers, or why it cannot be read: what a worker raises is wrapped in a traceback."""
+
+
+def batch_of(items: Sequence[Item]) -> Item:
+    """Images [B, 3, S, S] and right answers [B, C], or the first error among them."""
+    batch: Item = next((item for item in items if isinstance(item, DataError)), None) or default_collate(list(items))
+    return batch
+
+
+class Images(Dataset[Item]):
     """Images [3, S, S] with their right answers, a boolean for each class [C]."""
 
     def __init__(
@@ -79,12 +89,12 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> Item:
         item = self._images[index]
         try:
             pixels = decode_rgb(item.path.read_bytes())
         except (DataError, OSError) as error:
-            raise DataError(f"image '{item.path}': {error}") from None
+            return DataError(f"image '{item.path}': {error}")
         right = torch.zeros(self._num_classes, dtype=torch.bool)
         right[[self._columns[synset] for synset in item.right]] = True
         image: Tensor = self._transform(Image.fromarray(pixels))
@@ -92,12 +102,16 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
 
 
 @torch.no_grad()
-def score(
-    model: NepaViT, batches: DataLoader[tuple[Tensor, Tensor]], allowed: Sequence[int], device: torch.device
-) -> dict[str, float]:
-    """Fractions of images whose first, and one of whose first five answers is right, among the ``allowed`` classes."""
+def score(model: NepaViT, batches: DataLoader[Item], allowed: Sequence[int], device: torch.device) -> dict[str, float]:
+    """Fractions of images whose first, and one of whose first five answers is right, among the ``allowed`` classes.
+
+    Raises ``DataError`` at the first image that cannot be read.
+    """
     right_of_first = right_of_five = images = 0
-    for inputs, right in batches:
+    for batch in batches:
+        if isinstance(batch, DataError):
+            raise batch
+        inputs, right = batch
         logits = model(inputs.to(device)).float().cpu()
         best = logits[:, allowed].topk(min(TOP, len(allowed)), dim=1).indices
         hits = right[:, allowed].gather(1, best)

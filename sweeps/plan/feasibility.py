@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale.config import validate
-from nepa_scale.config.data_facts import labels_per_class
+from nepa_scale.config.data_facts import label_list, labels_per_class
 from nepa_scale.placement import ds_config
 from nepa_scale.placement.devices import unseen
 from nepa_scale.run_dir.run_folder import is_finished
@@ -44,7 +44,7 @@ def check(run_specs: Iterable[RunSpec], devices: int, *, planning: bool = False)
         config = run_spec.config
         for task in run_spec.tasks:
             section = config.task_config(task)
-            subset = (section.num_images, section.fraction, labels_per_class(section))
+            subset = (section.num_images, section.fraction, labels_per_class(section), label_list(section))
             reads = (config.data.root, section.dataset, *subset, task)
             if reads not in seen:
                 problems += validate.check_data(config, (task,), planning=planning)

@@ -120,6 +120,7 @@ UNFREE = (
     "init_blocks",
     "init_fraction",
     "labels_per_class",
+    "label_list",
 )
 TIED |= {
     "data.stated",

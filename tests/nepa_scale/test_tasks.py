@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from nepa_scale.config.validate import check_data
 from nepa_scale.data.info import make_info
 from nepa_scale.data.prepare.digits import encode_png
 from nepa_scale.data.prepare.finishing import write_dataset
+from nepa_scale.data.sources import open_source
 from nepa_scale.distributed.world import World
 from nepa_scale.models.build import build_backbone
 from nepa_scale.models.nepa_vit import NepaViT
@@ -32,7 +34,7 @@ from nepa_scale.tasks.pretrain import Pretrain
 from nepa_scale.tasks.probe import Probe
 from nepa_scale.tasks.segment import Segment
 from nepa_scale.tasks.task import Task
-from nepa_scale.utils.errors import RunError, WeightsError
+from nepa_scale.utils.errors import ConfigError, RunError, WeightsError
 
 
 @pytest.mark.parametrize(("attention", "causal"), [("bidirectional", False), ("causal", True)])
@@ -231,3 +233,29 @@ def test_absent_weights_file_is_named(tmp_path: Path) -> None:
     backbone = build_backbone(parse(["model=femto"]).model.architecture(), 48)
     with pytest.raises(WeightsError, match=r"absent\.safetensors: not a readable \.safetensors file"):
         load_backbone(backbone, tmp_path / "absent.safetensors")
+
+
+def test_a_list_names_the_images_with_labels(tmp_path: Path) -> None:
+    """SimCLR's kind: the named images and no others, the same run wherever the list lies, and names that are not there
+    are one line."""
+    root, place = uneven_root(tmp_path, [9, 2, 5]), tmp_path / "1percent.txt"
+    source = open_source(root, "uneven", "train")
+    wanted = [1, 4, 10, 15]
+    place.write_text("".join(f"{source[index].key}.JPEG\n" for index in reversed(wanted)))
+    asked = uneven(root, "classify", f"classify.label_list={place}")
+    assert check_data(asked, ("classify",)) == []
+    assert Classify(asked, None).train_data.indices.tolist() == wanted
+    assert task_cost(asked, "classify").unique_images == len(wanted)
+    moved = shutil.copy(place, tmp_path / "other.txt")
+    assert uneven(root, "classify", f"classify.label_list={moved}").run_id == asked.run_id
+    Path(moved).write_text(place.read_text().partition("\n")[2])
+    assert uneven(root, "classify", f"classify.label_list={moved}").run_id != asked.run_id
+    place.write_text(f"{source[0].key}\nn01440764_10026.JPEG\n")
+    [problem] = check_data(asked, ("classify",))
+    assert f"{place}: 1 of its 2 names are not among the training images, such as 'n01440764_10026'" in problem
+    [problem] = check_data(uneven(root, "classify", f"classify.label_list={tmp_path / 'absent'}"), ("classify",))
+    assert problem == f"classify.label_list={tmp_path / 'absent'}: No such file or directory"
+    kept = uneven(root, "classify", f"classify.label_list={moved}", "classify.tuning_images=2")
+    assert "give classify.tuning_images=0" in check_data(kept, ("classify",))[0]
+    with pytest.raises(ConfigError, match="give only one of the two"):
+        uneven(root, "classify", f"classify.label_list={moved}", "classify.num_images=3")

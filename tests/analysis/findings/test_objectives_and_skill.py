@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +89,25 @@ def test_page_draws_the_objectives(tmp_path: Path) -> None:
     alone = read_study(write_objectives(tmp_path / "alone", {"next_embedding": 0.12}))
     assert of_objectives(alone, CLASSIFICATION) == {}
     assert objectives(alone) == []
+
+
+def test_a_law_of_skill_is_of_one_loss(tmp_path: Path) -> None:
+    """Of variants of a loss the published one is fitted: a higher skill under another distance is no better one."""
+    path = write_objectives(tmp_path / "study", {"next_embedding": 0.12}, noise=0)
+    plan = json.loads((path / "plan.json").read_text())
+    for planned in [run for run in plan["runs"] if run["init"] == "pretrain"]:
+        run_id = f"mse-{planned['run_id']}"
+        shutil.copytree(path / "runs" / planned["run_id"], path / "runs" / run_id)
+        for file in (path / "runs" / run_id).glob("*/result.json"):
+            outcome = json.loads(file.read_text())
+            config = outcome["config"] | {"pretrain.distance": "mse"}
+            metrics = {"skill": 0.999} if outcome["task"] == "pretrain" else outcome["metrics"]
+            write_json(file, outcome | {"run_id": run_id, "config": config, "metrics": metrics})
+        values = planned["values"] | {"pretrain.distance": "mse"}
+        plan["runs"].append({**planned, "run_id": run_id, "label": f"mse {planned['label']}", "values": values})
+    write_json(path / "plan.json", plan | {"axes": ["pretrain.distance", "model.size"]})
+    points = series(read_study(path), SHORTFALL, COMPUTE).points
+    assert len(points) == len(PARAMS) and points["run_id"].str.startswith("next_embedding").all()
 
 
 def study_of(path: Path, shortfall: Array, error: Array) -> Study:

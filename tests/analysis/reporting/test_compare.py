@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,22 @@ def test_the_command_takes_several_studies(tmp_path: Path, capsys: pytest.Captur
     assert runs.groupby("study").size().to_dict() == {"first": 15, "second": 9}
     assert list(pd.read_csv(tmp_path / "both.csv").columns) == list(runs.columns)
     assert (tmp_path / "both.html").read_text() == (tmp_path / "first" / "side_by_side.html").read_text()
+
+
+COMPUTE_NEEDED = "Which study needs less compute for the same classification error?"
+
+
+def test_equal_errors_are_compared_by_compute(tmp_path: Path) -> None:
+    """Errors 0.9 times as high at each size, laws N^-0.2: of compute, which grows with N, it takes 0.9^5 as much."""
+    found = {one.question: one for one in find(beside(tmp_path, a=3.6))}[COMPUTE_NEEDED]
+    assert found.verdict == "Yes"
+    said = re.findall(r"second needs (\S+) times the compute of first for an error of", found.answer)
+    assert float(said[0]) == pytest.approx(0.9**5, rel=0.1)
+    low, high = re.findall(r"interval (\S+) to (\S+)\)", found.answer)[0]
+    assert float(low) < 0.9**5 < float(high)
+
+
+def test_studies_without_a_common_error_are_not_compared_by_compute(tmp_path: Path) -> None:
+    """The reason stands in the detail."""
+    found = {one.question: one for one in find(beside(tmp_path, a=0.1))}[COMPUTE_NEEDED]
+    assert found.verdict == "Cannot say" and "no error in common" in found.detail

@@ -38,6 +38,7 @@ for step in range(start + 1, {LAST} + 1):
     if step == kill:
         os.kill(os.getpid(), signal.SIGKILL)
 run.log({{"step": {LAST}, "images_seen": 32 * {LAST}, "eval_loss": 0.5}})
+(folder.parent / "config.yaml").write_text("seed: 0")
 (folder / "result.json").write_text(json.dumps({{"metrics": {{"loss": 0.5}}}}))
 run.finish(folder / "result.json")
 """
@@ -66,6 +67,16 @@ def wandb_losses(folder: Path) -> tuple[int, list[tuple[int, float]]]:
     return len({path.name for path in files}), [(row["_step"], row["loss"]) for row in rows]
 
 
+def wandb_files(folder: Path) -> set[str]:
+    """What is kept with the runs in the files of offline runs."""
+    return {path.name for path in folder.glob("wandb/offline-run-*/files/*.*")}
+
+
+def mlflow_files(folder: Path) -> set[str]:
+    """The same of MLflow's files."""
+    return {path.name for path in (folder.parents[1] / "mlruns").glob("*/*/artifacts/*")}
+
+
 def trackio_losses(folder: Path) -> tuple[int, list[tuple[int, float]]]:
     """The same of trackio's database."""
     from trackio.sqlite_storage import SQLiteStorage
@@ -91,6 +102,7 @@ READERS: dict[str, Callable[[Path], tuple[int, list[tuple[int, float]]]]] = {
     "trackio": trackio_losses,
     "mlflow": mlflow_losses,
 }
+FILES: dict[str, Callable[[Path], set[str]]] = {"wandb": wandb_files, "mlflow": mlflow_files}
 
 
 @pytest.mark.slow
@@ -120,6 +132,8 @@ def test_a_task_that_is_killed_twice_is_one_run_with_each_step_once(
     runs, losses = json.loads(done.stdout.splitlines()[-1])
     assert runs == 1
     assert [tuple(row) for row in losses] == [(step, 1 / step) for step in range(1, LAST + 1)]
+    if name in FILES:
+        assert {"result.json", "config.yaml"} <= FILES[name](folder)
 
 
 class Broken(Tracker):

@@ -199,8 +199,9 @@ def test_what_is_not_there_is_one_line(classifier: Path, tmp_path: Path) -> None
     broken = tmp_path / "sketch" / IDS[0] / "1.jpg"
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"image '.*1\.jpg'"):
-        evaluate(classifier, "imagenet-sketch", tmp_path / "sketch")
+    for workers in (0, 1):
+        with pytest.raises(UserError, match=r"^image '.*1\.jpg': [^\n]+$"):
+            evaluate(classifier, "imagenet-sketch", tmp_path / "sketch", num_workers=workers)
 
 
 def test_classes_are_found_by_their_names() -> None:
