@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from children import Child
 from launching import REPOSITORY, TIMEOUT_SECONDS, TRAIN, clean_environment, free_port
+from warm import WarmChild
 
 _COMMAND = """
 import os, runpy, sys
@@ -43,7 +43,7 @@ class Ended(NamedTuple):
 def start_with(fault: str, words: Sequence[str], **variables: str) -> subprocess.Popen[str]:
     """Start the training command in a process that has run ``fault`` before; its output has both streams."""
     code = _COMMAND.format(train=TRAIN, fault=fault)
-    return Child(
+    return WarmChild(
         [sys.executable, "-c", code, *words],
         env=clean_environment(PYTHONPATH=str(REPOSITORY), **variables),
         stdout=subprocess.PIPE,
