@@ -94,7 +94,6 @@ def stepped(*words: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("size", "depth", "built", "switches"),
     [
-        ("giant", 3, 4, []),
         ("huge", 4, 4, ["engine.activation_checkpointing=true"]),
         ("7b", 1, 7, []),  # of a single block one tensor is 30 % of all weights
     ],

@@ -28,7 +28,6 @@ WORDS = (
     "study.tasks=[pretrain,classify]",
     "classify.steps=2",
     "log.tensorboard=false",
-    "checkpoint.every=1",
 )
 
 

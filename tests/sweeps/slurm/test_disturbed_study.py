@@ -154,10 +154,10 @@ def test_a_disturbed_study(
         steps = [row["step"] for row in rows if "images_per_second" in row]
         assert steps == sorted(set(steps)), "a step was logged twice: by two processes at once, or from two starts"
 
-    quiet = run_process("launch.py", *words, *LOCAL, "study_dir=quiet")
+    quiet = run_process("launch.py", *words, *LOCAL, "grid.axes.seed=[0,1]", "study_dir=quiet")
     assert quiet.returncode == 0, quiet.stdout + quiet.stderr
     reference = Study(tmp_path / "quiet", slurm_cluster)
-    assert reference.runs == study.runs
-    for seed in (0, 1, 3):
+    assert reference.runs == study.runs[:2]
+    for seed in (0, 1):  # those that were disturbed and finished
         for task in ("pretrain", "classify"):
             assert study.metrics(seed, task) == reference.metrics(seed, task)
