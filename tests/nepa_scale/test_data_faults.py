@@ -66,6 +66,7 @@ BREAKING = """
 import torch
 from torchvision.transforms import functional, v2
 from timm.data import auto_augment
+from nepa_scale.data import transforms
 def broken(*_, **__): raise RuntimeError("not in this version")
 {place} = broken
 """
@@ -74,7 +75,7 @@ def broken(*_, **__): raise RuntimeError("not in this version")
 @pytest.mark.parametrize(
     ("task", "place", "operation", "extra"),
     [
-        ("pretrain", "torch.nn.functional.interpolate", "PretrainCrop", ("data.num_workers=1",)),
+        ("pretrain", "transforms.resize", "PretrainCrop", ("data.num_workers=1",)),
         ("probe", "functional.resized_crop", "RandomResizedCropAndInterpolation", ()),
         (
             "classify",

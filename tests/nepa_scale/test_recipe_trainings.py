@@ -37,18 +37,20 @@ def words(data_root: Path, run_dir: Path, task: str, *extra: str) -> list[str]:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16-autocast", "bf16"])
 def test_every_recipe_trains(precision: str, tmp_path: Path) -> None:
-    """Each task with each of its recipes, and a probe, comes to its end on 2,000 images in all precisions of a CPU."""
+    """Each task with each of its recipes, and a probe, comes to its end on 2,000 images in fp32; the first of each
+    task, whose augmentation is the same, in the other precisions of a CPU."""
+    named = NAMED if precision == "fp32" else [(task, recipes.names(task)[0]) for task in dict(NAMED)]
     write_digits(tmp_path, num_train=BATCH * STEPS, num_validation=32)
     commands = []
-    for task, name in NAMED:
+    for task, name in named:
         start = [] if task == "pretrain" else ["init=scratch"]
         heads = ["segment.channels=8", "segment.aux_channels=8"]
         extra = [f"{task}.recipe={name}", f"engine.precision={precision}", *heads, *start]
         commands.append(words(tmp_path, tmp_path / f"{task}-{name}", task, *extra))
-    start = f"init={tmp_path / 'pretrain-nepa_base_released'}"
+    start = f"init={tmp_path / f'pretrain-{named[0][1]}'}"
     commands.append(words(tmp_path, tmp_path / "probe", "probe", start, f"engine.precision={precision}"))
     train_all(commands)
-    for task, folder in [*((task, f"{task}-{name}") for task, name in NAMED), ("probe", "probe")]:
+    for task, folder in [*((task, f"{task}-{name}") for task, name in named), ("probe", "probe")]:
         status = read_status(tmp_path / folder / task)
         assert status is not None
         assert (status.state, status.step) == ("finished", STEPS), folder

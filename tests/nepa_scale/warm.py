@@ -16,6 +16,7 @@ import os
 import runpy
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from children import Child
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SET_CHILD_SUBREAPER = 36  # prctl(2)
+TIMEOUT_SECONDS = 300
 
 
 class Request(NamedTuple):
@@ -38,6 +40,7 @@ class Request(NamedTuple):
     words: list[str]
     environment: dict[str, str]
     folder: str
+    mask: int
     new_session: bool
 
 
@@ -50,10 +53,20 @@ class WarmChild(Child):
         taken = {0: pipes[0], 1: pipes[3], 2: pipes[5]}
         files = [file if file >= 0 else number for number, file in taken.items()]
         variables = dict(os.environ if environment is None else environment)
-        request = Request([str(word) for word in args[1:]], variables, str(folder or Path.cwd()), bool(new_session))
+        os.umask(mask := os.umask(0))
+        words = [str(word) for word in args[1:]]
+        request = Request(words, variables, str(folder or Path.cwd()), mask, bool(new_session))
         self.pid = _server().start(request, files)
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+
+def run(words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """``subprocess.run([sys.executable, *words], capture_output=True, text=True)`` with the imports done."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+    with WarmChild([sys.executable, *words], **options) as process:
+        out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
 class _Server:
@@ -113,7 +126,7 @@ def main(descriptor: int) -> None:
     from nepa_scale.distributed.process_group import import_libraries
 
     import_libraries()
-    for name in PRELOADED:
+    for name in (*PRELOADED, "deepspeed.runtime.zero.stage3"):  # which has all stages
         importlib.import_module(name)
     gc.freeze()
     with Connection(descriptor) as connection:
@@ -155,6 +168,8 @@ def _become(request: Request, files: Sequence[int]) -> NoReturn:
         os.dup2(file, number)
         os.close(file)
     os.chdir(request.folder)
+    os.umask(request.mask)
+    tempfile.tempdir = None
     os.environ.clear()
     os.environ.update(request.environment)
     code: Any = 0

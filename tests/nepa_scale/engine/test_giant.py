@@ -90,7 +90,7 @@ def stepped(*words: str) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60)
 @pytest.mark.parametrize(
     ("size", "depth", "built", "switches"),
     [

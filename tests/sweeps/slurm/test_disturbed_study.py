@@ -98,7 +98,7 @@ def launch(*words: str, **options: Any) -> subprocess.Popen[str]:
     return Child([sys.executable, str(ROOT / "sweeps" / "launch.py"), *plain(words)], text=True, **options)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=200)
 @pytest.mark.timeout(1500)
 def test_a_disturbed_study(
     run_process: Run, slurm_cluster: VirtualCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
