@@ -43,7 +43,7 @@ def _import_muon_uncompiled() -> None:
     compile_function = compiler.compile
     compiler.compile = lambda *_arguments, **_keywords: lambda function: function
     try:
-        import deepspeed.runtime.zero.muon.muon_optimizer
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
     finally:
         compiler.compile = compile_function
 

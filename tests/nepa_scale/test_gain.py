@@ -41,7 +41,7 @@ def top1(root: Path, name: str, *words: str) -> float:
 
 
 def test_pretraining_beats_training_from_scratch(tmp_path: Path) -> None:
-    """By ten points on average over six seeds (61 and 51 %); the mean over three keeps its sign by two deviations and a half.
+    """By ten points on average over six seeds (61 and 51 %); the mean over three is above zero by 2.5 deviations.
 
     Without the shift, the stop-gradient or the loading of weights, pre-training is seven points worse than none.
     """

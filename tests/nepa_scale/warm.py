@@ -1,8 +1,8 @@
-"""Python processes that need not import torch, DeepSpeed and the project: forks of one that has, once per test session.
+"""Python processes that need not import torch, DeepSpeed and the project: forks of one that has, once in a session.
 
-Those imports take six seconds of a core, more than most trainings of a test. ``WarmChild`` is started, fed, signalled and
-waited for like ``Popen([sys.executable, ...])``: it is a process of its own and a child of the test's process.
-Tests of starting itself (``deepspeed``, ``torchrun``, imports, what the interpreter does at its end) start new processes.
+Those imports take six seconds of a core, more than most trainings of a test. ``WarmChild`` is started, fed, signalled
+and waited for like ``Popen([sys.executable, ...])``: it is a process of its own and a child of the test's process.
+Tests of starting itself (launchers, imports, what the interpreter does at its end) start new processes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
@@ -121,9 +121,8 @@ def _adopting() -> Any:
 
 def main(descriptor: int) -> None:
     """Import everything, then fork a process for each request; in that process, be what it asks for."""
-    from sweeps.local.fork_server import PRELOADED
-
     from nepa_scale.distributed.process_group import import_libraries
+    from sweeps.local.fork_server import PRELOADED
 
     import_libraries()
     for name in (*PRELOADED, "deepspeed.runtime.zero.stage3"):  # which has all stages
@@ -198,14 +197,14 @@ def _run(words: Sequence[str]) -> None:
         sys.argv = ["-c", *rest[1:]]
         sys.path.insert(0, "")
         module = sys.modules["__main__"] = ModuleType("__main__")
-        exec(compile(rest[0], "<string>", "exec"), module.__dict__)
+        exec(compile(rest[0], "<string>", "exec"), module.__dict__)  # noqa: S102  as python -c does
     elif first == "-m":
         sys.argv = rest
-        sys.path.insert(0, os.getcwd())
+        sys.path.insert(0, str(Path.cwd()))
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
         sys.argv = list(words)
-        sys.path.insert(0, os.path.dirname(os.path.abspath(first)))
+        sys.path.insert(0, str(Path(first).resolve().parent))
         runpy.run_path(first, run_name="__main__")
 
 

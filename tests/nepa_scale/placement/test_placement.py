@@ -48,9 +48,9 @@ def test_small_runs_are_not_cut() -> None:
 @pytest.mark.parametrize("size", ["small", "base", "huge", "giant"])
 def test_batch_adds_up_and_fits(size: str, precision: str) -> None:
     """Micro-batch x accumulation x devices is the batch, within memory unless even the smallest way is too large."""
-    for gib, devices in itertools.product((6, 12, 24, 80), (1, 2, 8, 64)):
-        found = placed(f"model.size={size}", f"engine.precision={precision}", devices=devices, gib=gib)
-        assert found.micro_batch_size * found.accumulation * devices == 4096
+    for gib, count in itertools.product((6, 12, 24, 80), (1, 2, 8, 64)):
+        found = placed(f"model.size={size}", f"engine.precision={precision}", devices=count, gib=gib)
+        assert found.micro_batch_size * found.accumulation * count == 4096
         assert found.memory.total <= FILL * gib * GIB or not found.fits
         if not found.fits:
             assert found.activation_checkpointing
