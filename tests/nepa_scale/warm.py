@@ -21,11 +21,12 @@ import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import contextmanager
+from functools import cache
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 from children import Child
 
@@ -47,8 +48,16 @@ class Request(NamedTuple):
 class WarmChild(Child):
     """``Child([sys.executable, ...])`` for a script's path, ``-c`` and ``-m``, with the imports done."""
 
+    #: What is imported instead of torch, DeepSpeed and the project.
+    modules: ClassVar[tuple[str, ...]] = ()
+
     def _execute_child(self, args: Sequence[str], *rest: Any) -> None:
-        """Fork in place of ``Popen``'s fork and exec; everything else is its own."""
+        """Fork in place of ``Popen``'s fork and exec; everything else is its own. CUDA cannot be used in a fork."""
+        from nepa_scale.placement.visible_gpus import has_gpu
+
+        if has_gpu():
+            super()._execute_child(args, *rest)  # type: ignore[misc]
+            return
         folder, environment, pipes, new_session = rest[4], rest[5], rest[9:15], rest[20]
         taken = {0: pipes[0], 1: pipes[3], 2: pipes[5]}
         files = [file if file >= 0 else number for number, file in taken.items()]
@@ -56,15 +65,17 @@ class WarmChild(Child):
         os.umask(mask := os.umask(0))
         words = [str(word) for word in args[1:]]
         request = Request(words, variables, str(folder or Path.cwd()), mask, bool(new_session))
-        self.pid = _server().start(request, files)
+        self.pid = _server(self.modules).start(request, files)
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
 
-def run(words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+def run(
+    words: Sequence[str], *, kind: type[WarmChild] = WarmChild, **options: Any
+) -> subprocess.CompletedProcess[str]:
     """``subprocess.run([sys.executable, *words], capture_output=True, text=True)`` with the imports done."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
-    with WarmChild([sys.executable, *words], **options) as process:
+    with kind([sys.executable, *words], **options) as process:
         out, err = process.communicate(timeout=TIMEOUT_SECONDS)
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 
@@ -72,12 +83,12 @@ def run(words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str
 class _Server:
     """The process that has imported everything and forks; it ends with this one."""
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Sequence[str]) -> None:
         self._lock = threading.Lock()
         self._connection, theirs = multiprocessing.Pipe()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
+                [sys.executable, __file__, str(theirs.fileno()), *modules],
                 env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -99,13 +110,9 @@ class _Server:
         self._process.wait()
 
 
-_servers: list[_Server] = []
-
-
-def _server() -> _Server:
-    if not _servers:
-        _servers.append(_Server())
-    return _servers[0]
+@cache
+def _server(modules: tuple[str, ...]) -> _Server:
+    return _Server(modules)
 
 
 @contextmanager
@@ -119,13 +126,15 @@ def _adopting() -> Any:
         libc.prctl(SET_CHILD_SUBREAPER, 0)
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, modules: Sequence[str]) -> None:
     """Import everything, then fork a process for each request; in that process, be what it asks for."""
-    from nepa_scale.distributed.process_group import import_libraries
-    from sweeps.local.fork_server import PRELOADED
+    if not modules:
+        from nepa_scale.distributed.process_group import import_libraries
+        from sweeps.local.fork_server import PRELOADED
 
-    import_libraries()
-    for name in (*PRELOADED, "deepspeed.runtime.zero.stage3"):  # which has all stages
+        import_libraries()
+        modules = (*PRELOADED, "deepspeed.runtime.zero.stage3")  # which has all stages
+    for name in modules:
         importlib.import_module(name)
     gc.freeze()
     with Connection(descriptor) as connection:
@@ -210,4 +219,4 @@ def _run(words: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(REPOSITORY))
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2:])
