@@ -181,6 +181,7 @@ def latin_1(folder: Path) -> dict[str, str]:
     return {"LOCPATH": str(folder), "LC_ALL": "en_US"}
 
 
+@pytest.mark.slow(seconds=40)
 @pytest.mark.parametrize("terminal", ["utf-8", "latin-1", "ascii", "narrow"])
 def test_no_command_ends_in_a_traceback(world: World, terminal: str, tmp_path: Path) -> None:
     """Whatever stands where a path is expected, and wherever the text goes: a line for a mistake, and codes 0 to 2."""

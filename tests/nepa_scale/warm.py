@@ -70,9 +70,7 @@ class WarmChild(Child):
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
 
-def run(
-    words: Sequence[str], *, kind: type[WarmChild] = WarmChild, **options: Any
-) -> subprocess.CompletedProcess[str]:
+def run(words: Sequence[str], *, kind: type[WarmChild] = WarmChild, **options: Any) -> subprocess.CompletedProcess[str]:
     """``subprocess.run([sys.executable, *words], capture_output=True, text=True)`` with the imports done."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
     with kind([sys.executable, *words], **options) as process:
