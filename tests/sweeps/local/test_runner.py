@@ -28,6 +28,7 @@ WORDS = (
     "study.tasks=[pretrain,classify]",
     "classify.steps=2",
     "log.tensorboard=false",
+    "checkpoint.every=20",
 )
 
 
