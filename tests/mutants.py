@@ -171,7 +171,7 @@ def killed(mutant: Mutant, copy: Path) -> dict[str, Any]:
         done = tested(files, copy)
         state = "survived" if done.returncode == 0 else "killed"
     except subprocess.TimeoutExpired:
-        state = "killed"  # it hangs, which a suite's time limit shows
+        state = "timed out"  # it hangs, which a suite's time limit shows, or the machine is busy
     finally:
         target.write_bytes(original)
     state = state if files else "survived"
@@ -203,8 +203,9 @@ def main(arguments: list[str]) -> int:
                 print(json.dumps(records[-1]), flush=True)
                 with out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(records[-1]) + "\n")
-    count = sum(record["state"] == "killed" for record in records)
-    print(f"{count} of {len(records)} mutants are killed: {count / len(records):.0%}")
+    killed_ones, late = (sum(record["state"] == state for record in records) for state in ("killed", "timed out"))
+    answered = max(1, len(records) - late)
+    print(f"{killed_ones} of {answered} mutants are killed: {killed_ones / answered:.0%}; {late} more timed out")
     return 0
 
 
