@@ -53,7 +53,7 @@ class WarmChild(Child):
 
     def _execute_child(self, args: Sequence[str], *rest: Any) -> None:
         """Fork in place of ``Popen``'s fork and exec; everything else is its own. CUDA cannot be used in a fork."""
-        from nepa_scale.placement.visible_gpus import has_gpu
+        from nepa_scale.placement.devices import has_gpu
 
         if has_gpu():
             super()._execute_child(args, *rest)  # type: ignore[misc]
