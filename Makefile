@@ -20,11 +20,14 @@ study: setup
 	@$(BIN)/python analysis/report.py $(STUDY_DIR)
 
 # Most of the quick tests keep one core busy. The slow ones are trainings, many on several ranks: two at a time.
-quick: setup
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
+# tests/conftest.py puts the files that take longest first, and a worker takes the next file in that order.
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
-test: quick
-	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
+quick: setup
+	$(PYTEST) -m "not slow" --numprocesses auto --maxprocesses 4
+
+test: setup
+	$(PYTEST) --numprocesses 2
 
 lint: setup
 	$(BIN)/ruff check .

@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from children import end_children, leave_signals_to_children
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one takes its time
+hypothesis.settings.load_profile("any machine")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take longest come first: a long one at the end would leave the other workers idle."""
+    seconds: Counter[Path] = Counter()
+    for item in items:
+        slow = item.get_closest_marker("slow")
+        seconds[item.path] += 1 if slow is None else 10 * slow.kwargs.get("seconds", 20)
+    items.sort(key=lambda item: -seconds[item.path])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_leases() -> Iterator[None]:
+    """Studies of other workers, and of whoever else is at work on this machine, are nothing to wait for."""
+    tempfile.gettempdir()  # known from here on: this process keeps the usual one
+    os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="nepa-")  # short, as paths of sockets have at most 108 characters
+    yield
+    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

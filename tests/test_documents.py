@@ -106,17 +106,20 @@ def read_here(command: str) -> tuple[Reader, list[str]] | None:
 
 
 COMMANDS = [
-    pytest.param(*reading, id=f"{name} {code}")
+    (f"{name}: {code}", *reading)
     for name, code in sorted({(document.name, code) for document in DOCUMENTS for code in commands(document)})
     if name != "extending.md"  # whose commands need its own files: test_extending.py
     if (reading := read_here(code)) is not None
 ]
 
 
-@pytest.mark.parametrize(("reader", "words"), COMMANDS)
-def test_commands_of_documents_are_understood(reader: Reader, words: list[str]) -> None:
+def test_commands_of_documents_are_understood() -> None:
     """Every command of the launcher, training, data and pictures that a document shows has words that exist."""
-    reader(words)
+    for shown, reading, words in COMMANDS:
+        try:
+            reading(words)
+        except Exception as error:
+            raise AssertionError(shown) from error
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -136,31 +139,37 @@ def test_documents_show_commands() -> None:
     assert len(COMMANDS) > 50
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_keys_in_documents_exist(document: Path) -> None:
-    """Every key of a run or a launch that a document names in code is one."""
-    code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", document.read_text(), re.DOTALL))
-    assert unknown(code) == []
+def in_documents(document: Path) -> str:
+    """The code of a document."""
+    return "\n".join(re.findall(r"```.*?```|`[^`\n]+`", document.read_text(), re.DOTALL))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "sweeps" / "conf").rglob("*.yaml")), ids=lambda path: path.stem)
-def test_keys_in_comments_of_shipped_files_exist(path: Path) -> None:
-    """So is every key in the comments of the files that a launch chooses from."""
-    assert unknown("\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))) == []
+def in_comments(path: Path) -> str:
+    """The comments of a file that a launch chooses from."""
+    return "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
 
 
-@pytest.mark.parametrize("package", ["nepa_scale", "sweeps", "analysis"])
-def test_keys_in_messages_exist(package: str) -> None:
-    """Every key that a message of the code names, as a remedy or as the culprit, is one."""
-    wrong = {}
-    for path in sorted((ROOT / package).rglob("*.py")):
-        texts = [
-            node.value
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        ]
-        if found := unknown("\n".join(texts)):
-            wrong[str(path.relative_to(ROOT))] = found
+def in_messages(path: Path) -> str:
+    """The texts of a module, among them its messages."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return "\n".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+MODULES = [path for package in ("nepa_scale", "sweeps", "analysis") for path in (ROOT / package).rglob("*.py")]
+
+
+@pytest.mark.parametrize(
+    ("paths", "text"),
+    [
+        (DOCUMENTS, in_documents),
+        ([*(ROOT / "sweeps" / "conf").rglob("*.yaml")], in_comments),
+        (MODULES, in_messages),
+    ],
+    ids=["documents", "comments of shipped files", "messages"],
+)
+def test_keys_that_are_named_exist(paths: list[Path], text: Callable[[Path], str]) -> None:
+    """Every key of a run or a launch that a document, a shipped file or a message names is one."""
+    wrong = {str(path.relative_to(ROOT)): found for path in paths if (found := unknown(text(path)))}
     assert wrong == {}
 
 

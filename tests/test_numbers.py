@@ -95,10 +95,12 @@ def test_numbers_of_training(value: str) -> None:
 
 
 @pytest.mark.parametrize("cluster", ["local", "slurm"])
-@pytest.mark.parametrize("value", HOSTILE, ids=lambda value: value[:8])
+@pytest.mark.parametrize("value", ("nan", ".inf", "1e30", "-1", "0", "9" * 5000), ids=lambda value: value[:8])
 def test_numbers_of_launches(value: str, cluster: str) -> None:
     """Any number of a launch, of its lists and of its clusters is refused by name, or planned in a moment."""
     known, words = launch_fields(cluster), [*PLAN, f"cluster={cluster}"]
+    if cluster == "slurm":  # the others are refused alike
+        known = {key: field for key, field in known.items() if key not in launch_fields("local")}
 
     def text(key: str) -> str:
         return f"[{value}]" if str(known[key].type).startswith("list") else value
@@ -115,10 +117,10 @@ def test_numbers_of_runs_in_launches(key: str) -> None:
         check(launch.main, f"grid.axes.{key}=[{value}]", PLAN)
 
 
-@pytest.mark.parametrize("key", number_types())
-def test_the_largest_value_allowed_is_planned(key: str) -> None:
+def test_the_largest_value_allowed_is_planned() -> None:
     """What is not refused is planned in bounded time, at the upper end of each range."""
-    check(launch.main, f"{key}={to_text(KEYS[key].get('high', LARGEST))}", PLAN)
+    for key in number_types():
+        check(launch.main, f"{key}={to_text(KEYS[key].get('high', LARGEST))}", PLAN)
 
 
 @pytest.mark.parametrize("budget", ["1e18", "1e30"])

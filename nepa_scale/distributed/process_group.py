@@ -31,7 +31,21 @@ def import_libraries() -> bool:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed  # noqa: F401  for all that follows
 
+    _import_muon_uncompiled()
     return cuda
+
+
+def _import_muon_uncompiled() -> None:
+    """Import DeepSpeed's Muon, as its ZeRO stages do, without what its decorator would load: torch's compiler, which
+    takes each process over a second. This project has a Muon of its own."""
+    from deepspeed.runtime import compiler
+
+    compile_function = compiler.compile
+    compiler.compile = lambda *_arguments, **_keywords: lambda function: function
+    try:
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+    finally:
+        compiler.compile = compile_function
 
 
 def initialise(world: World, *, rendezvous_seconds: float = 60.0, timeout_minutes: float = 30.0) -> torch.device:

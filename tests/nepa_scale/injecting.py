@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from children import Child
 from launching import REPOSITORY, TIMEOUT_SECONDS, TRAIN, clean_environment, free_port
+from warm import WarmChild
 
 _COMMAND = """
 import os, runpy, sys
@@ -40,10 +41,14 @@ class Ended(NamedTuple):
     output: str
 
 
-def start_with(fault: str, words: Sequence[str], **variables: str) -> subprocess.Popen[str]:
-    """Start the training command in a process that has run ``fault`` before; its output has both streams."""
+def start_with(
+    fault: str, words: Sequence[str], *, kind: type[Child] = WarmChild, **variables: str
+) -> subprocess.Popen[str]:
+    """Start the training command in a process that has run ``fault`` before; its output has both streams.
+
+    ``kind=Child`` starts a new process, for a fault that is to come before imports."""
     code = _COMMAND.format(train=TRAIN, fault=fault)
-    return Child(
+    return kind(
         [sys.executable, "-c", code, *words],
         env=clean_environment(PYTHONPATH=str(REPOSITORY), **variables),
         stdout=subprocess.PIPE,
@@ -53,7 +58,7 @@ def start_with(fault: str, words: Sequence[str], **variables: str) -> subprocess
 
 
 def start_ranks(
-    fault: str, words: Sequence[str], world_size: int, *, port: int = 0, **variables: str
+    fault: str, words: Sequence[str], world_size: int, *, port: int = 0, kind: type[Child] = WarmChild, **variables: str
 ) -> list[subprocess.Popen[str]]:
     """All ranks of a job on this machine, as a launcher would start them."""
     port = port or free_port()
@@ -61,6 +66,7 @@ def start_ranks(
         start_with(
             fault,
             words,
+            kind=kind,
             RANK=str(rank),
             WORLD_SIZE=str(world_size),
             LOCAL_RANK=str(rank),

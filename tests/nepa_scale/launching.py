@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from children import Child
+from warm import WarmChild
 
 from nepa_scale.distributed.world import without_launcher
 
@@ -40,7 +40,7 @@ def start(words: Sequence[str], *, rank: int = 0, world_size: int = 1, port: int
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-    return Child(
+    return WarmChild(
         [sys.executable, TRAIN, *words],
         env=clean_environment(**variables),
         stdout=subprocess.PIPE,

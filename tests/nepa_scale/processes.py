@@ -14,9 +14,9 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @contextmanager
-def running(code: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+def running(code: str, *words: str, kind: type[Child] = Child) -> Iterator[subprocess.Popen[str]]:
     """Run Python code that can import the project, with pipes for input and output; leaving ends it."""
-    with Child(
+    with kind(
         [sys.executable, "-c", code, *words],
         env=clean_environment(PYTHONPATH=str(REPOSITORY)),
         stdin=subprocess.PIPE,

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from children import Child
 from launching import REPOSITORY, clean_environment, free_port
+from warm import WarmChild
 
 HERE = Path(__file__).resolve().parent
 TIMEOUT_SECONDS = 400
@@ -19,7 +19,7 @@ def run_on_ranks(program: str, words: Sequence[str], *, world_size: int) -> list
     """Run ``program``, a file of this folder, on every rank; what each printed, or fails with it on an error."""
     port = str(free_port())
     processes = [
-        Child(
+        WarmChild(
             [sys.executable, str(HERE / program), *words],
             env=clean_environment(
                 PYTHONPATH=str(REPOSITORY),

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 
-from children import Child
 from launching import REPOSITORY, clean_environment, free_port
+from warm import WarmChild
 
 from nepa_scale.distributed.world import read_environment
 
@@ -21,7 +21,7 @@ def train_all(commands: Sequence[Sequence[str]], *, world_size: int = 1) -> str:
     """Do the trainings that ``commands`` name on ``world_size`` ranks; returns what rank 0 printed."""
     port = str(free_port())
     processes = [
-        Child(
+        WarmChild(
             [sys.executable, __file__, json.dumps([list(words) for words in commands])],
             env=clean_environment(
                 PYTHONPATH=str(REPOSITORY),

@@ -11,8 +11,8 @@ from launching import train
 from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.utils.files import read_json
 
-pytestmark = pytest.mark.slow
-SEEDS = (0, 1, 2, 3)
+pytestmark = pytest.mark.slow(seconds=120)
+SEEDS = (0, 1, 2)
 MODEL = (
     "model.size=femto",
     "model.patch_size=8",
@@ -41,7 +41,7 @@ def top1(root: Path, name: str, *words: str) -> float:
 
 
 def test_pretraining_beats_training_from_scratch(tmp_path: Path) -> None:
-    """By ten points on average over six seeds (61 and 51 %); the mean over four keeps its sign by three deviations.
+    """By ten points on average over six seeds (61 and 51 %); the mean over three is above zero by 2.5 deviations.
 
     Without the shift, the stop-gradient or the loading of weights, pre-training is seven points worse than none.
     """

@@ -1,4 +1,4 @@
-"""Two hundred steps of pre-training beside the same recipe written out in plain PyTorch, under every ZeRO stage.
+"""Two hundred steps of pre-training beside the same recipe written out in plain PyTorch, at ZeRO stages 0, 2 and 3.
 
 The plain side shares the initial weights, the augmented batches and the seed of each step's RoPE scale with the run
 under test. Model, loss, clipping, AdamW, schedule and moving average are its own, in float64.
@@ -161,7 +161,7 @@ def plain(data_root: Path) -> Plain:
     return plain_run(parse(words(data_root)))
 
 
-@pytest.mark.parametrize(("stage", "world_size"), [(0, 1), (1, 2), (2, 2), (3, 2)])
+@pytest.mark.parametrize(("stage", "world_size"), [(0, 1), (2, 2), (3, 2)])
 def test_two_hundred_steps_follow_the_plain_recipe(
     stage: int, world_size: int, data_root: Path, plain: Plain, tmp_path: Path
 ) -> None:

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from children import Child
 from launching import REPOSITORY, clean_environment, free_port
+from warm import WarmChild
 
 RANK = """
 import errno, json, os, signal, sys
@@ -78,7 +78,7 @@ def on_two_ranks(folder: Path, scenario: str) -> list[tuple[int, str]]:
     """Exit code and output of both ranks."""
     port = str(free_port())
     processes = [
-        Child(
+        WarmChild(
             [sys.executable, "-c", RANK, str(folder), scenario, str(REPOSITORY / "tests" / "nepa_scale")],
             env=clean_environment(
                 PYTHONPATH=str(REPOSITORY),

@@ -6,12 +6,12 @@ import errno
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from launching import REPOSITORY, clean_environment, start, train
 from small_training import SmallTraining, newest_step
 
@@ -80,13 +80,9 @@ def test_kill_at_any_moment_of_a_save(tmp_path: Path) -> None:
     What is continued from is the old checkpoint or the new one, whole, with the very weights of its step; nothing
     has to be cleaned up for the next save, and nothing of the killed one stays.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED_EVERYWHERE, str(tmp_path), str(REPOSITORY / "tests" / "nepa_scale")],
+    done = warm.run(
+        ["-c", KILLED_EVERYWHERE, str(tmp_path), str(REPOSITORY / "tests" / "nepa_scale")],
         env=clean_environment(PYTHONPATH=str(REPOSITORY), DS_ACCELERATOR="cpu"),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     training, expected = SmallTraining(tmp_path / "undisturbed"), {}

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from children import Child
 from launching import REPOSITORY, clean_environment, free_port, train
 from segment_oracle import NAMES, double_task, figures, write_masked
 from small_tasks import CPU, config_of
+from warm import WarmChild
 
 from nepa_scale.distributed.world import World
 from nepa_scale.tasks.segment import Segment
@@ -86,7 +86,7 @@ def check_on_two_ranks(root: Path, *evaluations: dict[str, Any]) -> None:
     """Two processes share the images of each evaluation, agree on its figures, and find what numpy finds."""
     script, port = REPOSITORY / "tests" / "nepa_scale" / "segment_oracle.py", str(free_port())
     processes = [
-        Child(
+        WarmChild(
             [sys.executable, str(script), str(root), json.dumps(evaluations)],
             env=clean_environment(
                 PYTHONPATH=str(REPOSITORY),

@@ -23,6 +23,14 @@ ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On a real Slurm everything takes seconds, its own start a dozen of them."""
+    for item in items:
+        if {"running_slurm", "forgetful_slurm", "accounted_slurm"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow(seconds=10))
+
+
 def need_slurm(*, accounting: bool = False) -> None:
     """Skip where Slurm is not installed; with NEPA_SLURM_TESTS=1 fail instead."""
     lacking = missing(accounting=accounting)

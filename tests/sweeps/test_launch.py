@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import warm
 
 from nepa_scale.data.prepare.digits import write_digits
 from sweeps.settings.conf_files import options
@@ -249,11 +250,12 @@ def test_runs_that_differ_later_share_one_pretraining(run_process: Run, small_da
     assert second["pretrained_by"] == first["run_id"]
     config = tmp_path / "out" / "runs" / second["run_id"] / "config.yaml"
     for task in ("pretrain", "classify"):
-        command = [sys.executable, str(ROOT / "nepa_scale" / "train.py"), f"config={config}", f"task={task}"]
-        subprocess.run([*command, "run_dir=alone", "pretrain_dir=null"], cwd=tmp_path, check=True, capture_output=True)
-    alone = tmp_path / "alone" / "classify" / "result.json"
+        words = [f"config={config}", f"task={task}", "run_dir=alone", "pretrain_dir=null"]
+        alone = warm.run([str(ROOT / "nepa_scale" / "train.py"), *words], cwd=tmp_path)
+        assert alone.returncode == 0, alone.stderr
+    own = tmp_path / "alone" / "classify" / "result.json"
     shared = tmp_path / "out" / "runs" / second["run_id"] / "classify" / "result.json"
-    assert json.loads(alone.read_text())["metrics"] == json.loads(shared.read_text())["metrics"]
+    assert json.loads(own.read_text())["metrics"] == json.loads(shared.read_text())["metrics"]
 
 
 @pytest.mark.slow

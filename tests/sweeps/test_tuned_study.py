@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from several_trainings import train_all
 
 from analysis.report import main
 from analysis.reporting.build import answer
@@ -62,20 +63,17 @@ def test_each_arm_is_trained_at_each_rate_and_reported_at_its_best(run_process: 
     assert table.groupby(["task", "init"])["chosen"].sum().eq(1).all()
 
 
-@pytest.mark.slow
-def test_two_ranks_have_the_score_of_one(run_process: Run, tmp_path: Path) -> None:
-    """The same study on one process and on two for each task: equal scores on tuning images."""
+def test_two_ranks_have_the_score_of_one(tmp_path: Path) -> None:
+    """Equal scores on tuning images on one process and on two, fine-tuned from pre-trained weights and from scratch."""
     write_digits(tmp_path / "data", num_train=64, num_validation=40, image_size=32, shard_size=32)
+    words = ["model.size=femto", f"data.root={tmp_path / 'data'}", "log.tensorboard=false", "log.pictures=0"]
+    tuned = ["task=classify", "classify.base_lr=0.5", "classify.tuning_images=31"]
     scores = []
     for ranks in (1, 2):
-        done = run_process(
-            "launch.py",
-            *("grid=finetune_lr", "study.base_size=femto", "study.tasks=[pretrain,classify]", "data.root=data"),
-            *("study.finetune_rates=[0.5]", "study.tuning_images=31", f"study_dir=out{ranks}", "log.tensorboard=false"),
-            *("log.pictures=0", f"cluster.processes_per_task={ranks}", "cluster.slots=1", *SIZES[:4]),
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        results = sorted((tmp_path / f"out{ranks}" / "runs").glob("*/classify/result.json"))
+        run, scratch = tmp_path / f"run{ranks}", tmp_path / f"scratch{ranks}"
+        commands = [["task=pretrain", f"run_dir={run}"], [*tuned, f"run_dir={run}"]]
+        commands.append([*tuned, "init=scratch", f"run_dir={scratch}"])
+        train_all([[*words, *SIZES[:4], *command] for command in commands], world_size=ranks)
+        results = [folder / "classify" / "result.json" for folder in (run, scratch)]
         scores.append([json.loads(path.read_text())["metrics"]["tuning_top1"] for path in results])
-    assert len(scores[0]) == 2
     assert scores[0] == pytest.approx(scores[1], abs=1e-9)

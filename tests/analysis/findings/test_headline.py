@@ -32,6 +32,8 @@ from analysis.reporting.render import render
 from analysis.study.records import read_study
 
 TARGETS = {"segmentation alone": FINETUNED[1], "pretraining alone": SHORTFALL}
+#: Shapes of which a page is made, too: with two panels, one and none, of another target, and with nothing to say.
+ON_PAGES = ("sizes", "labels", "one size", "pretraining alone", "nothing finished")
 PANELS = {
     **dict.fromkeys(("data sizes", "labels", "labels of two sizes", "rates"), 1),
     **dict.fromkeys(("one size", "seeds only", "ablation"), 0),
@@ -50,17 +52,18 @@ def test_every_shape_of_study_leads_with_what_suits_it(shape: str, tmp_path: Pat
     """A sentence with numbers and no missing ones, a figure where two places are known, or neither."""
     study = read_study(SHAPES[shape](tmp_path / "study"))
     said = headline(study)
-    page = Page(render(study, []))
+    page = Page(render(study, [])) if shape in ON_PAGES else None
     if shape == "nothing finished":
-        assert said is None and "picture" not in page.tags
+        assert said is None and page is not None and "picture" not in page.tags
         return
     assert said is not None and said.target is TARGETS.get(shape, CLASSIFICATION)
     assert re.search(r"\d", said.sentence) and said.sentence.endswith(".") and said.sentence.count(". ") == 0
     assert not re.search(r"\b(nan|inf|None)\b|\u2013", said.sentence)
-    assert said.sentence in "".join(page.text)
     wide, narrow = (leading_plot(study, said.target, stacked=stacked) for stacked in (False, True))
     panels = PANELS.get(shape, 2)
-    assert page.tags.count("picture") == (panels > 0)
+    if page is not None:
+        assert said.sentence in "".join(page.text)
+        assert page.tags.count("picture") == (panels > 0)
     assert (
         (0 if wide is None else len(wide.figure.axes)) == (0 if narrow is None else len(narrow.figure.axes)) == panels
     )

@@ -194,6 +194,7 @@ def test_mistakes_are_one_line(table: Path, capsys: pytest.CaptureFixture[str], 
     assert message in shown.err
 
 
+@pytest.mark.slow
 def test_intervals_cover_simulated_curves() -> None:
     """Of 120 curves simulated from the published multi-power law, 90 to 98.5 % of points lie within 95 % intervals."""
     command = [sys.executable, str(REPOSITORY / "benchmarks" / "schedules.py"), "curves=120", "seed=7", "--json"]

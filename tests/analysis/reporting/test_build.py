@@ -34,6 +34,7 @@ def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_command_by_path_and_by_module_write_the_same(make_study: MakeStudy, tmp_path: Path) -> None:
     """Both ways of starting work, by path from any folder; the last lines are the paths written."""
     path = make_study()

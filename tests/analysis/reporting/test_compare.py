@@ -147,6 +147,7 @@ def test_the_page_is_whole_escaped_and_repeatable(tmp_path: Path) -> None:
     assert page.tags.count("img") == 4
 
 
+@pytest.mark.slow
 def test_the_command_takes_several_studies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each study gets its report, the common page goes where it is asked for, else into the first folder."""
     sizes = {"nano": 25_000, "micro": 98_304, "mini": 393_216}

@@ -35,8 +35,13 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("name", ["plain", "with space", ".hidden", "PATH"])
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        *((source, "plain") for source in SOURCES),
+        *(("class folders", name) for name in ("with space", ".hidden", "PATH")),
+    ],
+)
 def test_a_source_is_answered_with_the_command_that_prepares_it(tmp_path: Path, source: str, name: str) -> None:
     """Whatever was downloaded, and named by its folder in the root or by a path: the command makes a usable set."""
     root = tmp_path / "a root"

@@ -57,8 +57,9 @@ def test_a_rank_that_raises_ends_the_job(digits_root: Path, tmp_path: Path, rank
     The same command then continues to the losses of an undisturbed run.
     """
     command = words(digits_root, tmp_path / "run")
+    ranks = start_ranks(RAISE, command, 2, FAULT_RANK=str(rank), FAULT_STEP="6")
     started = time.monotonic()
-    ended = ends(start_ranks(RAISE, command, 2, FAULT_RANK=str(rank), FAULT_STEP="6"))
+    ended = ends(ranks)
     took = time.monotonic() - started
     assert [process.code for process in ended] == [1, 1]
     status = read_status(tmp_path / "run" / "pretrain")

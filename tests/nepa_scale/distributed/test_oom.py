@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from children import Child
 from injecting import BEFORE_STEP, ends, start_ranks, start_with
 
 from nepa_scale.config.overrides import parse
@@ -102,9 +103,9 @@ def test_a_run_without_memory_says_what_would_need_less(digits_root: Path, tmp_p
     place |= {"MALLOC_TRIM_THRESHOLD_": "131072"}  # or the process would keep what the first step needed
     small = [*command, "micro_batch_size=32"]
     start = (
-        [start_with(LITTLE_MEMORY, command, **place)]
+        [start_with(LITTLE_MEMORY, command, kind=Child, **place)]
         if world_size == 1
-        else start_ranks(LITTLE_MEMORY, command, 2, **place)
+        else start_ranks(LITTLE_MEMORY, command, 2, kind=Child, **place)
     )
     ended = ends(start)
     assert [process.code for process in ended] == [5] * world_size, ended
@@ -116,8 +117,8 @@ def test_a_run_without_memory_says_what_would_need_less(digits_root: Path, tmp_p
     assert ended[0].output.splitlines()[-1] == f"error: {status.error}"
     assert re.search(r"needs \d+\.\d+ GiB per device; micro_batch_size=512 would need \d+\.\d+ GiB", status.error)
     start = (
-        [start_with(LITTLE_MEMORY, small, **place)]
+        [start_with(LITTLE_MEMORY, small, kind=Child, **place)]
         if world_size == 1
-        else start_ranks(LITTLE_MEMORY, small, 2, **place)
+        else start_ranks(LITTLE_MEMORY, small, 2, kind=Child, **place)
     )
     assert [process.code for process in ends(start)] == [0] * world_size

@@ -90,11 +90,10 @@ def stepped(*words: str) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60)
 @pytest.mark.parametrize(
     ("size", "depth", "built", "switches"),
     [
-        ("giant", 3, 4, []),
         ("huge", 4, 4, ["engine.activation_checkpointing=true"]),
         ("7b", 1, 7, []),  # of a single block one tensor is 30 % of all weights
     ],

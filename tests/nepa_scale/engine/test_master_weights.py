@@ -126,9 +126,6 @@ def files(task_dir: Path) -> list[bytes]:
 @pytest.mark.parametrize(
     ("task", "stage", "precision", "world_size"),
     [
-        ("pretrain", 0, "fp32", 1),
-        ("pretrain", 2, "fp32", 2),
-        ("pretrain", 1, "bf16", 1),
         ("classify", 2, "bf16", 2),
         ("classify", 3, "fp32", 2),
     ],

@@ -88,7 +88,6 @@ def plain(steps: int, world_size: int) -> dict[str, Any]:
     ("steps", "world_size", "accumulation"),
     [
         (12, 1, 1),
-        pytest.param(100, 1, 1, marks=pytest.mark.slow),
         pytest.param(100, 2, 2, marks=pytest.mark.slow),
     ],
 )

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 from launching import free_port
 from processes import next_line, running
+from warm import WarmChild
 
 LATE = """
 import json, os, sys, time
@@ -53,7 +54,7 @@ def result_of(process: subprocess.Popen[str]) -> str:
 def test_the_early_rank_waits_for_the_late_one() -> None:
     """Blocking and asynchronous collectives count the wait, the late rank hardly waits, and nothing else counts."""
     port = str(free_port())
-    with running(LATE, "0", port) as early, running(LATE, "1", port) as late:
+    with running(LATE, "0", port, kind=WarmChild) as early, running(LATE, "1", port, kind=WarmChild) as late:
         lines = [result_of(process) for process in (early, late)]
     first, second = (json.loads(line[: line.index("}") + 1]) for line in lines)
     assert all(line.endswith(" 8.0") for line in lines)  # three sums over two ranks: the results are not touched

@@ -103,6 +103,7 @@ def test_checkpointing_keeps_the_inputs_of_blocks(digits_root: Path) -> None:
     assert work.kept_recomputing < work.kept / 2
 
 
+@pytest.mark.slow
 def test_segmentation_loads_more_than_other_tasks() -> None:
     """What its metrics' libraries take, in a fresh process: within a quarter of what is planned for."""
     measure = (

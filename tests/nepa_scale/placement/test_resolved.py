@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import warm
 from launching import REPOSITORY, clean_environment
 
 from nepa_scale.config.overrides import parse
@@ -41,14 +40,8 @@ print(json.dumps([code, len(planned), opened]))
 def test_every_file_is_read_once(digits_root: Path, tmp_path: Path, words: list[str]) -> None:
     """From the command line to the result, each file of facts, index, placement and DeepSpeed is opened once."""
     command = ["task=segment", "init=scratch", "model=femto", f"data.root={digits_root}", f"run_dir={tmp_path / 'run'}"]
-    done = subprocess.run(
-        [sys.executable, "-c", COUNTING, *command, *words],
-        cwd=REPOSITORY,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = warm.run(["-c", COUNTING, *command, *words], cwd=REPOSITORY, env=clean_environment())
+    assert done.returncode == 0, done.stderr
     code, planned, opened = json.loads(done.stdout.splitlines()[-1])
     assert (code, planned) == (0, 1)
     indexes = {"train.npz": 1, "validation.npz": 1}

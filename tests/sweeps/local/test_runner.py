@@ -31,7 +31,7 @@ WORDS = (
     "study.tasks=[pretrain,classify]",
     "classify.steps=2",
     "log.tensorboard=false",
-    "checkpoint.every=1",
+    "checkpoint.every=20",
 )
 
 
@@ -46,7 +46,7 @@ def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
         psutil.Process(runner.pid).terminate()
 
 
-def until(condition: Callable[[], object], seconds: float = 120) -> None:
+def until(condition: Callable[[], object], seconds: float = 300) -> None:
     """Wait until ``condition`` holds."""
     deadline = time.monotonic() + seconds
     while not condition():

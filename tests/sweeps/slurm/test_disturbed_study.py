@@ -97,7 +97,7 @@ def launch(*words: str, **options: Any) -> subprocess.Popen[str]:
     return Child([sys.executable, str(ROOT / "sweeps" / "launch.py"), *plain(words)], text=True, **options)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=200)
 @pytest.mark.timeout(1500)
 def test_a_disturbed_study(
     run_process: Run, slurm_cluster: VirtualCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -153,10 +153,10 @@ def test_a_disturbed_study(
         steps = [row["step"] for row in rows if "images_per_second" in row]
         assert steps == sorted(set(steps)), "a step was logged twice: by two processes at once, or from two starts"
 
-    quiet = run_process("launch.py", *words, *LOCAL, "study_dir=quiet")
+    quiet = run_process("launch.py", *words, *LOCAL, "grid.axes.seed=[0,1]", "study_dir=quiet")
     assert quiet.returncode == 0, quiet.stdout + quiet.stderr
     reference = Study(tmp_path / "quiet", slurm_cluster)
-    assert reference.runs == study.runs
-    for seed in (0, 1, 3):
+    assert reference.runs == study.runs[:2]
+    for seed in (0, 1):  # those that were disturbed and finished
         for task in ("pretrain", "classify"):
             assert study.metrics(seed, task) == reference.metrics(seed, task)

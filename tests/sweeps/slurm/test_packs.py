@@ -248,7 +248,7 @@ SLURM = (
 @pytest.mark.parametrize(
     ("seeds", "ranks", "sizing"),
     [
-        (4, 1, ("cluster.efficiency=0.8",)),
+        (2, 1, ("cluster.efficiency=0.8",)),
         # Six images a step divide over no more ranks, and no number of them is fast enough.
         (2, 2, ("pretrain.batch_size=6", "classify.batch_size=6", "cluster.wall_hours=1e-6")),
     ],
@@ -256,7 +256,7 @@ SLURM = (
 def test_a_packed_study_is_the_local_one(
     run_process: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: int, ranks: int, sizing: tuple[str, ...]
 ) -> None:
-    """Small runs with auto-sized tasks, four of one rank or two of two, are one job on one node; the script says so
+    """Small runs with auto-sized tasks, two of one rank or two of two, are one job on one node; the script says so
     beforehand; losses, metrics and weights are those of the same study on this machine, as many ranks each, bit for
     bit."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # slots of this machine are not shared with other tests

@@ -244,7 +244,7 @@ def until_told(study: Path) -> None:
     raise TaskInterruptedError("told to stop")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=80)
 @pytest.mark.usefixtures("slurm_cluster")
 def test_the_time_limit(tmp_path: Path) -> None:
     """Before its real time limit a task is told, and goes on in a new start; one that does not listen has a timeout."""
