@@ -12,6 +12,7 @@ all, is measured: its peak is the best rate of a few matrix products.
 
 from __future__ import annotations
 
+import functools
 import platform
 import resource
 import statistics
@@ -68,9 +69,10 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> Peak:
     return Peak(measured_flops(device, dtype), "measured", name)
 
 
+@functools.cache
 def measured_flops(device: torch.device, dtype: torch.dtype, seconds: float | None = None) -> float:
     """The best rate, in operations per second, of products of several shapes on ``device``, tried for ``seconds``
-    (None: a quarter of one on a CPU, one elsewhere)."""
+    (None: a quarter of one on a CPU, one elsewhere). Measured once in a process, and those that it forks."""
     shapes, usual = (_SHAPES_CPU, _SECONDS_CPU) if device.type == "cpu" else (_SHAPES_GPU, _SECONDS_GPU)
     seconds = usual if seconds is None else seconds
     return max(_best_rate(shape, device, dtype, seconds / len(shapes)) for shape in shapes)

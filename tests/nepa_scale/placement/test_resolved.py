@@ -44,7 +44,7 @@ def test_every_file_is_read_once(digits_root: Path, tmp_path: Path, words: list[
     assert done.returncode == 0, done.stderr
     code, planned, opened = json.loads(done.stdout.splitlines()[-1])
     assert (code, planned) == (0, 1)
-    indexes = {"train.npz": 1, "validation.npz": 1}
+    indexes = {} if "dry_run=true" in words else {"train.npz": 1, "validation.npz": 1}
     assert opened == {"_info.json": 1, "placement.json": 1, "zero0.json": 1, **indexes}
 
 
