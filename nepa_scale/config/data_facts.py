@@ -151,8 +151,6 @@ def class_sizes(config: RunConfig, task: str) -> list[int]:
 def exhausted_classes(config: RunConfig, task: str) -> str | None:
     """A sentence on the classes that have fewer images than ``labels_per_class``, if any."""
     section = config.task_config(task)
-    if (listed := label_list(section)) is not None:
-        return len(label_lists.names(listed))
     asked = labels_per_class(section)
     sizes = [] if asked is None else class_sizes(config, task)
     fewer = [size for size in sizes if asked is not None and size < asked]
