@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import permutations, product
 
 import numpy as np
@@ -222,7 +222,7 @@ class Valleys:
         """The forms [F] that the valleys may have."""
         return family(self.sizes) if self.free and self.left >= FEWEST_SPARE else [PARABOLA]
 
-    @property
+    @cached_property
     def ways(self) -> tuple[Valleys, ...]:
         """These and, where their form is free, parabolas: an interval leaves out what both refute, as points that
         scatter about a shallow valley are followed by some form too well."""
@@ -236,7 +236,7 @@ class Valleys:
     @cached_property
     def _lowest(self) -> tuple[Array, Array]:
         """The least sums of squares [F, C] of each form and size, and the places [F, C]."""
-        each = [least_over(lambda at, size=size: size.squares(self.forms, at), size.reach) for size in self.sizes]  # type: ignore[misc]
+        each = [least_over(partial(size.squares, self.forms), size.reach) for size in self.sizes]
         least, place = (np.stack(column, axis=1) for column in zip(*each, strict=True))
         return least, place
 
