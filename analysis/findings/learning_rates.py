@@ -55,7 +55,7 @@ def one_rate(study: Study) -> list[Finding]:
         return [Finding(QUESTION, "Cannot say", answer, f"No test: {common.reason}. {said}".strip())]
     said_of_all, p = verdict(common)
     sizes = [float(skills[curve.name]["params_backbone"].median()) for curve in fit.curves]
-    detail = f"{_shared(fit, common)} {_exponent(fit, sizes)}{_form(fit)}{said}".strip()
+    detail = f"{_shared(fit, common)} {_exponent(fit, sizes)}{said}".strip()
     return [Finding(QUESTION, said_of_all, answer, detail, p, main=True, effect=_effect(common, fit.left))]
 
 
@@ -103,14 +103,6 @@ def _shared(fit: Sweep, common: Common) -> str:
         f"p = {text.number(common.p_apart)}. Yes or No needs {(1 - CONFIDENCE) / 2:.1%} of either; brackets hold "
         f"{text.LEVEL} intervals, noise of one run is {text.number(fit.deviation)}, over all sizes."
     ).replace("%", f"{text.SPACE}%", 1)
-
-
-def _form(fit: Sweep) -> str:
-    return (
-        "The curves are no parabolas, so their form is estimated, too, and the rates have no intervals. "
-        if fit.bent
-        else ""
-    )
 
 
 def _exponent(fit: Sweep, sizes: Sequence[float]) -> str:

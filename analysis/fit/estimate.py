@@ -63,9 +63,12 @@ class Fit:
     """Names [n] of what departs from the law as one: the clusters, or of the places where none were named."""
 
     def __repr__(self) -> str:
-        from analysis.fit.display import as_text, show_fit
-
-        return as_text(lambda console: show_fit(console, self, "y"))
+        ends = {
+            name: "" if interval is None else f" ({interval.low:.4g} .. {interval.high:.4g})"
+            for name, interval in self.intervals.items()
+        }
+        values = ", ".join(f"{name} {value:.5g}{ends[name]}" for name, value in self.parameters.items())
+        return f"y = {self.law.formula}: {values}"
 
     @property
     def certificate(self) -> Diagnostics:

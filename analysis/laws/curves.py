@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 from scipy.special import expit
 
-from analysis.laws.law import NEGLIGIBLE, Array, Law, Parameter, coefficients, line, log_sum, softplus
+from analysis.laws.law import NEGLIGIBLE, Array, Law, Parameter, by_parameter, coefficients, line, log_sum, softplus
 
 EXPONENTS = (0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 1.8)
 PLACES = (0.02, 0.2, 0.5, 0.8)
@@ -34,7 +34,7 @@ def power(theta: Array, columns: Array) -> tuple[Array, Array]:
     """``log(A x^-alpha)``; theta is (log A, alpha)."""
     log_x = np.log(columns[0])
     value = theta[:, :1] - theta[:, 1:2] * log_x
-    return value, np.stack([np.ones_like(value), np.broadcast_to(-log_x, value.shape)], axis=-1)
+    return value, by_parameter([np.ones_like(value), np.broadcast_to(-log_x, value.shape)])
 
 
 def offset(theta: Array, columns: Array) -> tuple[Array, Array]:
@@ -42,7 +42,7 @@ def offset(theta: Array, columns: Array) -> tuple[Array, Array]:
     log_x = np.log(columns[0])
     fall = theta[:, 1:2] - theta[:, 2:3] * log_x
     value, (floor, share) = log_sum(np.stack([np.broadcast_to(theta[:, :1], fall.shape), fall]))
-    return value, np.stack([floor, share, -share * log_x], axis=-1)
+    return value, by_parameter([floor, share, -share * log_x])
 
 
 def shifted(theta: Array, columns: Array) -> tuple[Array, Array]:
@@ -52,14 +52,14 @@ def shifted(theta: Array, columns: Array) -> tuple[Array, Array]:
     away = log_x + rise
     value = theta[:, :1] - theta[:, 1:2] * away
     gradient = [np.ones_like(value), -away, -theta[:, 1:2] * share]
-    return value, np.stack(gradient, axis=-1)
+    return value, by_parameter(gradient)
 
 
 def shifted_offset(theta: Array, columns: Array) -> tuple[Array, Array]:
     """``log(E + A (x + s)^-alpha)``; theta is (log E, log A, alpha, log s)."""
     fall, inner = shifted(theta[:, 1:], columns)
     value, (floor, share) = log_sum(np.stack([np.broadcast_to(theta[:, :1], fall.shape), fall]))
-    return value, np.concatenate([floor[..., None], share[..., None] * inner], axis=-1)
+    return value, by_parameter([floor, *(share[..., None] * inner).transpose(2, 0, 1)])
 
 
 def saturating(theta: Array, columns: Array) -> tuple[Array, Array]:
@@ -68,7 +68,7 @@ def saturating(theta: Array, columns: Array) -> tuple[Array, Array]:
     exponent = theta[:, 2:3] * away
     rise, share, _ = softplus(exponent)
     value = theta[:, :1] - rise
-    return value, np.stack([np.ones_like(value), -share * theta[:, 2:3], -share * away], axis=-1)
+    return value, by_parameter([np.ones_like(value), -share * theta[:, 2:3], -share * away])
 
 
 def sigmoid(theta: Array, columns: Array) -> tuple[Array, Array]:
@@ -79,7 +79,7 @@ def sigmoid(theta: Array, columns: Array) -> tuple[Array, Array]:
     rise = span - fall
     value, (base, share) = log_sum(np.stack([np.broadcast_to(low, rise.shape), rise]))
     slope = share * beyond
-    return value, np.stack([base, share, -slope * away, slope * k], axis=-1)
+    return value, by_parameter([base, share, -slope * away, slope * k])
 
 
 def _line_start(columns: Array, y: Array) -> Array:
@@ -183,14 +183,14 @@ def logistic(theta: Array, columns: Array) -> tuple[Array, Array]:
     """``log(low + (C - low) / (1 + exp(k (x - x0))))``; theta is (log low, log C, k, x0)."""
     away = columns[0] - theta[:, 3:4]
     value, (low, high, along) = _between(theta[:, :1], theta[:, 1:2], theta[:, 2:3] * away)
-    return value, np.stack([low, high, along * away, -along * theta[:, 2:3]], axis=-1)
+    return value, by_parameter([low, high, along * away, -along * theta[:, 2:3]])
 
 
 def saturating_offset(theta: Array, columns: Array) -> tuple[Array, Array]:
     """``log(low + (C - low) / (1 + (k / x)^alpha))``; theta is (log low, log C, log k, alpha)."""
     away = theta[:, 2:3] - np.log(columns[0])
     value, (low, high, along) = _between(theta[:, :1], theta[:, 1:2], theta[:, 3:4] * away)
-    return value, np.stack([low, high, along * theta[:, 3:4], along * away], axis=-1)
+    return value, by_parameter([low, high, along * theta[:, 3:4], along * away])
 
 
 def rising(theta: Array, columns: Array) -> tuple[Array, Array]:
@@ -203,7 +203,7 @@ def rising(theta: Array, columns: Array) -> tuple[Array, Array]:
     z, (by_n, by_d) = log_sum(np.stack([alpha * from_n, beta * from_d]))
     value, (low, high, along) = _between(theta[:, :1], theta[:, 1:2], z)
     by_n, by_d = along * by_n, along * by_d
-    return value, np.stack([low, high, by_n * alpha, by_d * beta, by_n * from_n, by_d * from_d], axis=-1)
+    return value, by_parameter([low, high, by_n * alpha, by_d * beta, by_n * from_n, by_d * from_d])
 
 
 def exponential(theta: Array, columns: Array) -> tuple[Array, Array]:
@@ -213,7 +213,7 @@ def exponential(theta: Array, columns: Array) -> tuple[Array, Array]:
         left = -np.expm1(below)
         value = np.where(left > 0, theta[:, :1] + np.log(np.maximum(left, 0.0)), -np.inf)
         share = np.where(left > 0, np.exp(below) / left, np.nan)
-        return value, np.stack([1 + share, -share, share * columns[0]], axis=-1)
+        return value, by_parameter([1 + share, -share, share * columns[0]])
 
 
 def _between(log_low: Array, log_high: Array, z: Array) -> tuple[Array, tuple[Array, Array, Array]]:

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from analysis.laws.law import NEGLIGIBLE, Array, Law, Parameter, line, log_sum, softplus
+from analysis.laws.law import NEGLIGIBLE, Array, Law, Parameter, by_parameter, line, log_sum, softplus
 
 PLACES = (0.1, 0.4, 0.7, 1.0, 1.5)
 """Where along log x the level may begin, as fractions of the range."""
@@ -39,7 +39,7 @@ def levelling(theta: Array, columns: Array) -> tuple[Array, Array]:
     away = bend - log_x
     value = theta[:, :1] + theta[:, 1:2] * away
     gradient = [np.ones_like(value), away, -theta[:, 1:2] * share]
-    return value, np.stack(gradient, axis=-1)
+    return value, by_parameter(gradient)
 
 
 def m4(theta: Array, columns: Array) -> tuple[Array, Array]:
@@ -63,7 +63,7 @@ def m4(theta: Array, columns: Array) -> tuple[Array, Array]:
         -by_right * log_x,
         -by_right * alpha * below,
     ]
-    return value, np.stack(gradient, axis=-1)
+    return value, by_parameter(gradient)
 
 
 def _root(right: Array, alpha: Array) -> Array:
@@ -144,14 +144,14 @@ def bent(theta: Array, columns: Array) -> tuple[Array, Array]:
         c1 * beyond,
         c1 * width * (bend * beyond - soft),
     ]
-    return value, np.stack(gradient, axis=-1)
+    return value, by_parameter(gradient)
 
 
 def broken(theta: Array, columns: Array) -> tuple[Array, Array]:
     """``log(a + b x^-c0 (1 + (x/d1)^(1/f1))^(-c1 f1))``; theta is (log a, log b, c0, c1, log d1, log f1)."""
     fall, inner = bent(theta[:, 1:], columns)
     value, (floor, share) = log_sum(np.stack([np.broadcast_to(theta[:, :1], fall.shape), fall]))
-    return value, np.concatenate([floor[..., None], share[..., None] * inner], axis=-1)
+    return value, by_parameter([floor, *(share[..., None] * inner).transpose(2, 0, 1)])
 
 
 def _bent_above(floor: float, log_x: Array, y: Array) -> list[list[float]]:

@@ -4,7 +4,7 @@ laws are made of."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -205,6 +205,14 @@ def line(log_x: Array, y: Array) -> tuple[float, float]:
     away = log_x - middle
     slope = float(away @ (log_y - level)) / max(float(away @ away), 1e-300)
     return float(level) - slope * float(middle), slope
+
+
+def by_parameter(derivatives: Sequence[Array]) -> Array:
+    """The gradient [T, n, P] of ``derivatives`` [T, n] by each of P parameters.
+
+    In memory those by one parameter lie together, as searches read them.
+    """
+    return np.stack(derivatives, axis=1).transpose(0, 2, 1)
 
 
 def log_sum(terms: Array) -> tuple[Array, Array]:

@@ -1,17 +1,15 @@
 """The best value of a swept setting at several sizes together: one value for all, values a factor apart, or a law in
 the size. ``analysis.optimum(df, ...)`` from Python.
 
-How much worse the fit of all valleys becomes with their lowest places held is an F statistic; with parabolas and normal
-noise it is exact (Fieller 1954). The noise is one for all sizes. One value for all is tested over all forms that the
-valleys may have (``valley.shared_place``).
+How much worse the fit of all valleys becomes with their lowest places held is an F statistic, taken over all forms that
+the valleys may have (``valley.py``). With fewer than three degrees of freedom they are taken for parabolas, and with
+normal noise it is exact (Fieller 1954). The noise is one for all sizes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -21,21 +19,17 @@ from scipy import special
 from analysis.fit.student import CONFIDENCE, Interval, NoFit, finite
 from analysis.laws.law import Array
 from analysis.optimum.valley import (
-    FEWEST_SPARE,
     FEWEST_VALUES,
     NO_NOISE,
-    PARABOLA,
     STEPS,
     Curve,
     Form,
+    Test,
+    Valleys,
     exponential,
-    form_of,
     interval_about,
-    least_over,
     minimum_between,
     points_of,
-    shared_place,
-    smallest_variance,
 )
 from nepa_scale.utils import callable_module
 
@@ -55,8 +49,8 @@ class Common:
     """One value for all curves, and how likely chance alone makes them look as they do."""
 
     value: float
-    interval: Interval | None
-    """95 %, given that there is one; an open end is 0 or infinite. None of curves that are no parabolas."""
+    interval: Interval
+    """95 %, given that there is one; an open end is 0 or infinite."""
     p_none: float
     """p value of there being one best value for all: small where there is none."""
     p_apart: float
@@ -68,28 +62,24 @@ class Sweep:
     """The curves of a setting, in the order of the table."""
 
     curves: tuple[Curve, ...]
+    valleys: Valleys
     too_few: tuple[str, ...] = ()
     """Names with fewer than three values."""
 
     @property
     def form(self) -> Form:
-        """The form of all valleys."""
-        return self.curves[0].form
-
-    @property
-    def bent(self) -> bool:
-        """Whether the valleys are no parabolas: then the form is estimated, too, and best values have no intervals."""
-        return self.form != PARABOLA
+        """The form of all valleys that fits best."""
+        return self.valleys.form
 
     @property
     def left(self) -> int:
-        """Degrees of freedom of the noise."""
-        return self.curves[0].left
+        """Degrees of freedom of the noise, as far as they are whole."""
+        return self.valleys.left
 
     @property
     def deviation(self) -> float:
         """Standard deviation of one run about its curve; NaN without any degree of freedom."""
-        return math.sqrt(self.curves[0].variance)
+        return math.sqrt(self.valleys.variance)
 
     @property
     def step(self) -> float:
@@ -100,18 +90,12 @@ class Sweep:
         """One value for all. Needs two curves or more, and noise."""
         if (fault := self._fault()) is not None:
             return fault
-        together, count = np.zeros(len(self.curves)), len(self.curves) - 1
-        rest, place = self._least(together)
-        limit = rest + float(special.fdtri(1, self.left, CONFIDENCE))
-        ends = interval_about(lambda places: self._rest(places, together, self.curves), limit, place, self._reach)
-        interval, apart = None if self.bent else exponential(ends), math.log(self.step)
-        sizes = [curve.points for curve in self.curves]
-        spare = sum(len(size.x) - FEWEST_VALUES for size in sizes)
-        if spare < FEWEST_SPARE:
-            p_none = float(special.fdtrc(count, self.left, rest / count))
-            return Common(math.exp(place), interval, p_none, self._p_apart(apart))
-        shared = shared_place(sizes, apart, spare)
-        return Common(math.exp(place), interval, shared.p_one, shared.p_apart)
+        valleys, together, count = self.valleys, dict.fromkeys(range(len(self.curves)), 0.0), len(self.curves) - 1
+        rest, place = valleys.lowest(together)
+        tests = [(way.rise(together), way.lowest(together)[0] + way.limit) for way in valleys.ways]
+        ends = interval_about(tests, place, valleys.reach)
+        p_none = float(special.fdtrc(count, valleys.spare, rest / count))
+        return Common(math.exp(place), exponential(ends), p_none, valleys.p_apart(math.log(self.step)))
 
     def law(self, sizes: ArrayLike) -> Law | NoFit:
         """The power of ``sizes`` [k], one of each curve, that the best values follow.
@@ -124,20 +108,10 @@ class Sweep:
         off = logs - logs.mean()
         if np.ptp(off) == 0:
             return NoFit("all sizes are equal")
-        steepest = (self._reach[1] - self._reach[0]) / float(np.ptp(off))
-
-        def rest(exponents: Array) -> Array:
-            return np.array([self._least(value * off)[0] for value in exponents])
-
-        tried = np.linspace(-steepest, steepest, STEPS + 1)
-        start = int(np.argmin(rest(tried)))
-        least, exponent = minimum_between(rest, tried[max(start - 1, 0)], tried[min(start + 1, STEPS)])
-        spare = len(off) - 2
-        quantile, scatter = float(special.fdtri(1, self.left, CONFIDENCE)), least / spare if spare else 0.0
-        if scatter > 1:
-            quantile = max(quantile, scatter * float(special.fdtri(1, spare, CONFIDENCE)))
-        ends = interval_about(rest, least + quantile, exponent, (-steepest, steepest))
-        place = self._least(exponent * off)[1]
+        steepest = (self.valleys.reach[1] - self.valleys.reach[0]) / float(np.ptp(off))
+        found = [_power(way, off, steepest) for way in self.valleys.ways]
+        exponent, place, _ = found[0]
+        ends = interval_about([test for *_, test in found], exponent, (-steepest, steepest))
         return Law(exponent, ends, math.exp(place - exponent * float(logs.mean())))
 
     def _fault(self) -> NoFit | None:
@@ -145,31 +119,20 @@ class Sweep:
             return NoFit(f"fewer than two sizes have {FEWEST_VALUES} values")
         return None if self.left else NoFit(NO_NOISE)
 
-    @property
-    def _reach(self) -> tuple[float, float]:
-        """The logs that one best value is looked for at."""
-        ends = [curve.points.reach for curve in self.curves]
-        return min(low for low, _ in ends), max(high for _, high in ends)
 
-    def _rest(self, places: Array, offsets: Array, curves: Sequence[Curve]) -> Array:
-        """Sums [n] of the F statistics of all curves being lowest at ``places`` [n] + the offset of each."""
-        sums: Array = np.sum([curve.rise(places + off) for curve, off in zip(curves, offsets, strict=True)], axis=0)
-        return sums
+def _power(valleys: Valleys, logs: Array, steepest: float) -> tuple[float, float, Test]:
+    """The exponent of ``logs`` [k], centred logs of sizes, that fits best, its place at 0, and a test of others."""
 
-    def _least(self, offsets: Array, curves: Sequence[Curve] | None = None) -> tuple[float, float]:
-        """The least of these over all places, and where it is."""
-        return least_over(lambda places: self._rest(places, offsets, curves or self.curves), self._reach)
+    def rest(exponents: Array) -> Array:
+        return np.array([valleys.lowest(dict(enumerate(exponent * logs)))[0] for exponent in exponents])
 
-    def _p_apart(self, apart: float) -> float:
-        """The largest p value of any two curves being so far ``apart``, either way; 1 where they seem to be."""
-        worst = 0.0
-        for pair in combinations(self.curves, 2):
-            first, second = (curve.best for curve in pair)
-            if first is None or second is None or abs(math.log(first / second)) >= apart:
-                return 1.0
-            rest = min(self._least(np.array([0.0, far]), pair)[0] for far in (apart, -apart))
-            worst = max(worst, float(special.fdtrc(1, self.left, rest)))
-        return worst
+    tried = np.linspace(-steepest, steepest, STEPS + 1)
+    start = int(np.argmin(rest(tried)))
+    least, exponent = minimum_between(rest, tried[max(start - 1, 0)], tried[min(start + 1, STEPS)])
+    spare, limit = len(logs) - 2, valleys.limit
+    if spare and least / spare > 1:
+        limit = max(limit, least / spare * float(special.fdtri(1, spare, CONFIDENCE)))
+    return exponent, valleys.lowest(dict(enumerate(exponent * logs)))[1], (rest, least + limit)
 
 
 def sweep(x: ArrayLike, y: ArrayLike, names: ArrayLike) -> Sweep | NoFit:
@@ -183,12 +146,12 @@ def sweep(x: ArrayLike, y: ArrayLike, names: ArrayLike) -> Sweep | NoFit:
     able = {name: points for name, points in points_by_name.items() if len(points.x) >= FEWEST_VALUES}
     if not able:
         return NoFit(f"no size has {FEWEST_VALUES} values")
-    form, left = form_of(list(able.values()))
-    lowest = {name: points.lowest(form) for name, points in able.items()}
-    smallest = smallest_variance(list(able.values()))
-    variance = max(sum(least for least, _ in lowest.values()) / left, smallest) if left else math.nan
-    curves = tuple(Curve(name, able[name], form, *lowest[name], variance, left) for name in able)
-    return Sweep(curves, tuple(name for name in points_by_name if name not in able))
+    valleys = Valleys(list(able.values()))
+    curves = tuple(
+        Curve(name, points, float(valleys.places[i]), valleys.within(i))
+        for i, (name, points) in enumerate(able.items())
+    )
+    return Sweep(curves, valleys, tuple(name for name in points_by_name if name not in able))
 
 
 def as_json(fitted: Sweep, common: Common | NoFit, law: Law | NoFit, left_out: int) -> dict[str, Any]:
@@ -198,7 +161,7 @@ def as_json(fitted: Sweep, common: Common | NoFit, law: Law | NoFit, left_out: i
         "left_out": left_out,
         "too_few_values": list(fitted.too_few),
         "curves": [_curve_as_json(curve) for curve in fitted.curves],
-        "parabola": not fitted.bent,
+        "form": asdict(fitted.form),
         "deviation": finite(fitted.deviation),
         "one_for_all": None if isinstance(common, NoFit) else _common_as_json(common),
         "one_for_all_reason": common.reason if isinstance(common, NoFit) else None,
@@ -224,7 +187,7 @@ def _curve_as_json(curve: Curve) -> dict[str, Any]:
 def _common_as_json(common: Common) -> dict[str, Any]:
     return {
         "value": common.value,
-        "interval": None if common.interval is None else _open_ends(common.interval),
+        "interval": _open_ends(common.interval),
         "p_none": common.p_none,
         "p_apart": common.p_apart,
     }

@@ -117,9 +117,8 @@ def _show_shared(console: Console, given: OptimumSettings, common: Common | NoFi
     if isinstance(common, NoFit):
         console.print(f"one {given.x} for all: not known: {common.reason}")
     else:
-        within = "no interval" if common.interval is None else display.open_ends(common.interval)
         console.print(
-            f"one {given.x} for all: {common.value:.4g} ({within}) if there is one; "
+            f"one {given.x} for all: {common.value:.4g} ({display.open_ends(common.interval)}) if there is one; "
             f"p = {common.p_none:.2g} that there is, p = {common.p_apart:.2g} that two are a step of the values "
             "or more apart"
         )

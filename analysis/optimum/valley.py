@@ -1,12 +1,10 @@
 """Where the valley of a swept setting is lowest: one form for all sizes, a place and a height for each.
 
-The valley is a parabola in the logarithm of the setting or, where that does not fit, a power of log x - place that may
-be steeper on one side.
-
-Whether several valleys share their lowest place is tested for any form. Their form is one of a family and the same for
-all sizes. Each hypothesis (one place for all; two places a step or more apart; no restriction) takes the form that fits
-it best, so that a kink or a skew is not mistaken for a shift. What the choice of a form takes from the noise is counted
-as a part of a degree of freedom, set by simulation (``benchmarks/best_rate.py``).
+The form is a power of the distance in the logarithm of the setting, perhaps steeper on one side: a parabola is one of
+a family. Each hypothesis (a valley is lowest here; all share one place; two places are a step or more apart; no
+restriction) takes the form that fits it best, so that a kink or a skew is mistaken neither for a shift nor for
+knowledge of the place. What the choice of a form takes from the noise is counted as a part of a degree of freedom, set
+by simulation (``benchmarks/best_rate.py``).
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import permutations, product
 
 import numpy as np
@@ -24,34 +23,32 @@ from analysis.laws.law import Array
 
 FEWEST_VALUES = 3
 
-MISFIT = 0.05
-"""p value below which the valleys are no parabolas over the values tried."""
-
 POWERS, TILTS = (1.0, 1.5, 2.0, 3.0), (-1.0, -0.5, 0.0, 0.5, 1.0)
-"""Of other forms; the tilt is over the range of the values tried."""
+"""Of the forms; the tilt is over the range of the values tried."""
 
 FEWEST_SPARE = 3
-"""With fewer degrees of freedom no other form is looked for: its parameters must leave something over."""
+"""With fewer degrees of freedom valleys are taken for parabolas: another form must leave something over."""
 
-ROUNDING = 1e-9
-"""Residuals of this share of the range of y are rounding."""
+FORM_TAKES = 0.75
+"""Degrees of freedom that the choice of a form counts as."""
 
-PLACES, COARSE, STEPS = 241, 61, 40
+PRECISION = 1e-6
+"""Noise is at least this share of the range of y: the search for a place is no more precise."""
+
+PLACES, CLOSER, ROUNDS = 121, 8, 8
+"""A search tries so many places over the whole reach, and then so many times a step that is so much finer."""
+
+STEPS = 40
+"""Of the walk to the end of an interval."""
+
+FINE = 20
+"""Steps of the grid of places to the distance that is asked about."""
 
 OUTSIDE = "the best value is not between those tried"
 
 NO_NOISE = f"no size has more than {FEWEST_VALUES} values, so nothing is left to tell the noise by"
 
-BENT = "the curves are no parabolas over the values tried, so no interval holds: try a narrower range"
-
 OPEN = "the points scatter too much to tell the curvature from zero"
-
-FORM_TAKES = 0.75
-"""Degrees of freedom that the choice of a form counts as."""
-PRECISION = 1e-6
-"""Noise is at least this share of the range of y: the search for a place is no more precise."""
-FINE = 20
-"""Steps of the grid of places to the distance that is asked about."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +58,16 @@ class Form:
     power: float = 2.0
     tilt: float = 0.0
 
-    def __call__(self, u: Array) -> Array:
-        """The form at ``u`` [...]; it rises with the distance from 0 everywhere."""
-        height: Array = (np.abs(u) * np.exp(np.maximum(self.tilt * u, -1.0))) ** self.power
-        return height
-
 
 PARABOLA = Form()
+
+
+def heights(forms: Sequence[Form], u: Array) -> Array:
+    """The ``forms`` [F, ...] at ``u`` [1 or F, ...]; each rises with the distance from 0 everywhere."""
+    power, tilt = (
+        np.array([getattr(form, name) for form in forms]).reshape(-1, *[1] * (u.ndim - 1)) for name in ("power", "tilt")
+    )
+    return np.asarray((np.abs(u) * np.exp(np.maximum(tilt * u, -1.0))) ** power)
 
 
 @dataclass(frozen=True)
@@ -87,19 +87,16 @@ class Points:
         low, high = math.log(self.x[0]), math.log(self.x[-1])
         return 2 * low - high, 2 * high - low
 
-    def squares(self, form: Form, places: Array) -> Array:
-        """The least sums of squared residuals [n] of valleys that are lowest at ``places`` [n], logs of values."""
+    def squares(self, forms: Sequence[Form], places: Array) -> Array:
+        """The least sums of squared residuals [F, n] of valleys of these ``forms`` that are lowest at ``places``
+        [1 or F, n], logs of values."""
         weight = self.runs / self.runs.sum()
-        height = form(np.log(self.x) - places[:, None])
-        height = height - (height @ weight)[:, None]
+        height = heights(forms, np.log(self.x) - places[..., None])
+        height = height - (height @ weight)[..., None]
         y = self.y - self.y @ weight
         size, along = (height**2) @ self.runs, np.maximum((height * y) @ self.runs, 0.0)  # no hill is a valley
         found: Array = (y**2) @ self.runs - along**2 / size
         return found
-
-    def lowest(self, form: Form) -> tuple[float, float]:
-        """The least of these over all places, and where it is."""
-        return least_over(lambda places: self.squares(form, places), self.reach)
 
 
 @dataclass(frozen=True)
@@ -108,13 +105,10 @@ class Curve:
 
     name: str
     points: Points
-    form: Form
-    least: float
     place: float
-    """Where it is lowest, and the sum of squared residuals there."""
-    variance: float
-    """Of one run; NaN without degrees of freedom."""
-    left: int
+    """The log of the value where it is lowest."""
+    within: Interval | None
+    """95 % interval of that place; None without degrees of freedom."""
 
     @property
     def best(self) -> float | None:
@@ -124,12 +118,8 @@ class Curve:
 
     @property
     def interval(self) -> Interval | None:
-        """95 % interval of the best value; an open end is 0 or infinite. None without a best value or any noise, and of
-        what is no parabola, whose lowest place is off by more than noise."""
-        if self.best is None or not self.left or self.form != PARABOLA:
-            return None
-        limit = float(special.fdtri(1, self.left, CONFIDENCE))
-        return exponential(interval_about(self.rise, limit, self.place, self.points.reach))
+        """95 % interval of the best value; an open end is 0 or infinite. None without a best value or any noise."""
+        return None if self.best is None or self.within is None else exponential(self.within)
 
     @property
     def tied(self) -> Array:
@@ -148,13 +138,12 @@ class Curve:
         if self.best is None:
             return OUTSIDE
         if self.interval is None:
-            return BENT if self.left else NO_NOISE
+            return NO_NOISE
         return OPEN if self.interval.low == 0 or math.isinf(self.interval.high) else None
 
-    def rise(self, places: Array) -> Array:
-        """The F statistics [n] of the valley being lowest at ``places`` [n]."""
-        statistics: Array = np.maximum(self.points.squares(self.form, places) - self.least, 0.0) / self.variance
-        return statistics
+
+Test = tuple[Callable[[Array], Array], float]
+"""An F statistic of places [n], and what refutes a place."""
 
 
 def points_of(x: Array, y: Array) -> Points:
@@ -163,41 +152,22 @@ def points_of(x: Array, y: Array) -> Points:
     return Points(tried, np.bincount(which, weights=y) / runs, runs)
 
 
-def smallest_variance(points: Sequence[Points]) -> float:
-    """Of rounding; noise is at least as large."""
-    return max((ROUNDING * max(float(np.ptp(size.y)) for size in points)) ** 2, 1e-300)
-
-
-def family(points: Sequence[Points]) -> list[Form]:
+def family(sizes: Sequence[Points]) -> list[Form]:
     """All forms that valleys may have."""
-    widest = max(math.log(size.x[-1] / size.x[0]) for size in points)
+    widest = max(math.log(size.x[-1] / size.x[0]) for size in sizes)
     return [Form(power, tilt / widest) for power, tilt in product(POWERS, TILTS)]
 
 
-def form_of(points: Sequence[Points]) -> tuple[Form, int]:
-    """The form of all valleys, and how many degrees of freedom it leaves: a parabola unless that misfits (F test)."""
-    left = sum(len(size.x) for size in points) - 3 * len(points)
-
-    def squares(form: Form) -> float:
-        return sum(float(size.squares(form, np.linspace(*size.reach, COARSE)).min()) for size in points)
-
-    if left < FEWEST_SPARE:
-        return PARABOLA, left
-    squares_by_form = {form: squares(form) for form in family(points)}
-    best = min(squares_by_form, key=lambda form: squares_by_form[form])
-    rest = max(squares_by_form[best], smallest_variance(points))
-    bent = (
-        special.fdtrc(2, left - 2, (squares_by_form[PARABOLA] - squares_by_form[best]) / 2 / (rest / (left - 2)))
-        < MISFIT
-    )
-    return (best, left - 2) if bent else (PARABOLA, left)
-
-
-def least_over(function: Callable[[Array], Array], reach: tuple[float, float]) -> tuple[float, float]:
-    """The least of ``function`` over all places of a ``reach``, and where it is."""
-    places = np.linspace(*reach, PLACES)
-    start = int(np.argmin(function(places)))
-    return minimum_between(function, places[max(start - 1, 0)], places[min(start + 1, PLACES - 1)])
+def least_over(function: Callable[[Array], Array], reach: tuple[float, float]) -> tuple[Array, Array]:
+    """The least [F] of each row of ``function``, from places [1 or F, n] to values [F, n], and where it is [F]."""
+    places = np.linspace(*reach, PLACES)[None]
+    step = float(places[0, 1] - places[0, 0])
+    for _ in range(ROUNDS + 1):
+        values = function(places)
+        at = values.argmin(axis=1)[:, None]
+        middle = np.take_along_axis(np.broadcast_to(places, values.shape), at, axis=1)
+        places, step = middle + step * np.linspace(-1, 1, 2 * CLOSER + 1), step / CLOSER
+    return np.take_along_axis(values, at, axis=1)[:, 0], middle[:, 0]
 
 
 def minimum_between(function: Callable[[Array], Array], low: float, high: float) -> tuple[float, float]:
@@ -215,91 +185,137 @@ def exponential(places: Interval) -> Interval:
     return Interval(float(low), float(high))
 
 
-def interval_about(rise: Callable[[Array], Array], limit: float, best: float, reach: tuple[float, float]) -> Interval:
-    """Where ``rise`` stays below ``limit`` about ``best``; open (infinite) where it does up to the ``reach``."""
+def interval_about(tests: Sequence[Test], best: float, reach: tuple[float, float]) -> Interval:
+    """From the first to the last place that not all ``tests`` refute; open (infinite) where that is the ``reach``."""
+
+    def doubt(places: Array) -> Array:
+        least: Array = np.min([statistic(places) - limit for statistic, limit in tests], axis=0)
+        return least
+
     ends = []
     for end, sign in zip(reach, (-1, 1), strict=True):
         outward = np.linspace(best, end, STEPS + 1)
-        beyond = np.flatnonzero(rise(outward[1:]) > limit)
-        if not len(beyond):
+        last = int(np.flatnonzero(np.append(-1.0, doubt(outward[1:])) <= 0)[-1])
+        if last == STEPS:
             ends.append(sign * math.inf)
             continue
-        inner, outer = outward[beyond[0]], outward[beyond[0] + 1]
-        root = optimize.brentq(lambda at: float(rise(np.array([at]))[0]) - limit, inner, outer, xtol=1e-9)
+        root = optimize.brentq(lambda at: float(doubt(np.array([at]))[0]), outward[last], outward[last + 1], xtol=1e-9)
         ends.append(float(root))
     return Interval(*ends)
 
 
 @dataclass(frozen=True)
-class Shared:
-    """p values of there being one lowest place, and of two of them being a stated distance apart or more."""
+class Valleys:
+    """The valleys of all ``sizes`` [C], and how much worse they fit with their lowest places held."""
 
-    p_one: float
-    p_apart: float
+    sizes: Sequence[Points]
+    free: bool = True
+    """Whether their form is free; if not they are parabolas."""
 
+    @cached_property
+    def left(self) -> int:
+        """Degrees of freedom that parabolas leave to the noise."""
+        return sum(len(size.x) - FEWEST_VALUES for size in self.sizes)
 
-def shared_place(sizes: Sequence[Points], apart: float, left: int) -> Shared:
-    """Test whether ``sizes`` [C] share their lowest place, and whether two lie ``apart``, in log x, or farther.
+    @cached_property
+    def forms(self) -> list[Form]:
+        """The forms [F] that the valleys may have."""
+        return family(self.sizes) if self.free and self.left >= FEWEST_SPARE else [PARABOLA]
 
-    ``left`` is what parabolas leave of the degrees of freedom.
-    """
-    valleys = _Valleys(sizes, apart)
-    least, spare, count = valleys.free(), left - FORM_TAKES, len(sizes) - 1
-    smallest = PRECISION * max(float(np.ptp(size.y)) for size in sizes)
-    variance = max(least / spare, smallest**2)
-    common, far = (max(rest - least, 0.0) / variance for rest in (valleys.common(), valleys.apart()))
-    return Shared(float(special.fdtrc(count, spare, common / count)), float(special.fdtrc(1, spare, far)))
+    @cached_property
+    def ways(self) -> tuple[Valleys, ...]:
+        """These and, where their form is free, parabolas: an interval leaves out what both refute, as points that
+        scatter about a shallow valley are followed by some form too well."""
+        return (self, Valleys(self.sizes, free=False)) if len(self.forms) > 1 else (self,)
 
+    @property
+    def spare(self) -> float:
+        """Degrees of freedom of the noise."""
+        return self.left - FORM_TAKES * (len(self.forms) > 1)
 
-class _Valleys:
-    """The least sums of squares over all forms, first on a grid of places and then between its points."""
+    @cached_property
+    def _lowest(self) -> tuple[Array, Array]:
+        """The least sums of squares [F, C] of each form and size, and the places [F, C]."""
+        each = [least_over(partial(size.squares, self.forms), size.reach) for size in self.sizes]
+        least, place = (np.stack(column, axis=1) for column in zip(*each, strict=True))
+        return least, place
 
-    def __init__(self, sizes: Sequence[Points], apart: float) -> None:
-        self._sizes, self._forms, self._step = sizes, family(sizes), apart / FINE
-        low, high = min(size.reach[0] for size in sizes), max(size.reach[1] for size in sizes)
-        self._places = np.arange(low, high + self._step, self._step)
-        self._squares = np.array([[size.squares(form, self._places) for size in sizes] for form in self._forms])
-        self._least = self._squares.min(axis=2)
+    @cached_property
+    def _form(self) -> int:
+        return int(self._lowest[0].sum(axis=1).argmin())
 
-    def free(self) -> float:
-        """Each size is lowest at a place of its own."""
-        return self._free(int(self._least.sum(axis=1).argmin()))
+    @property
+    def form(self) -> Form:
+        """The form that fits best."""
+        return self.forms[self._form]
 
-    def common(self) -> float:
-        """All are lowest at one place."""
-        together = self._squares.sum(axis=1)
-        form, at = np.unravel_index(together.argmin(), together.shape)
-        return self._near(int(form), int(at), dict.fromkeys(range(len(self._sizes)), 0))
+    @property
+    def places(self) -> Array:
+        """Where each size is lowest [C]."""
+        return np.asarray(self._lowest[1][self._form])
 
-    def apart(self) -> float:
-        """Some two are lowest at places that are ``apart`` or farther, either way."""
-        return min(self._apart(first, second) for first, second in permutations(range(len(self._sizes)), 2))
+    @cached_property
+    def variance(self) -> float:
+        """Of one run; NaN without degrees of freedom."""
+        smallest = max((PRECISION * max(float(np.ptp(size.y)) for size in self.sizes)) ** 2, 1e-300)
+        return max(float(self._lowest[0][self._form].sum()) / self.spare, smallest) if self.left else math.nan
 
-    def _apart(self, first: int, second: int) -> float:
-        """The ``second`` is lowest so far above the ``first``, or farther; of others each at a place of its own."""
-        here, above = self._squares[:, first, :-FINE], self._squares[:, second, FINE:]
+    @property
+    def limit(self) -> float:
+        """What the F statistic of one held place exceeds in 5 %."""
+        return float(special.fdtri(1, self.spare, CONFIDENCE))
+
+    @cached_property
+    def reach(self) -> tuple[float, float]:
+        """The logs that one best value is looked for at."""
+        return min(size.reach[0] for size in self.sizes), max(size.reach[1] for size in self.sizes)
+
+    def rises(self, offsets: Mapping[int, float]) -> Callable[[Array], Array]:
+        """How much the sum of squares over the variance rises, by form [F, n], with the sizes that ``offsets`` names
+        held at places [1 or F, n] + the offset of each."""
+        least = self._lowest[0]
+        others = least.sum(axis=1) - least[:, list(offsets)].sum(axis=1)
+
+        def rise(places: Array) -> Array:
+            held = [self.sizes[which].squares(self.forms, places + off) for which, off in offsets.items()]
+            return np.asarray((others[:, None] + np.sum(held, axis=0) - least[self._form].sum()) / self.variance)
+
+        return rise
+
+    def rise(self, offsets: Mapping[int, float]) -> Callable[[Array], Array]:
+        """The same [n] at places [n], of the best form at each."""
+        rises = self.rises(offsets)
+        return lambda places: np.maximum(rises(places[None]).min(axis=0), 0.0)
+
+    def lowest(self, offsets: Mapping[int, float]) -> tuple[float, float]:
+        """The least of these over all places, and where it is."""
+        least, place = least_over(self.rises(offsets), self.reach)
+        form = int(least.argmin())
+        return max(float(least[form]), 0.0), float(place[form])
+
+    def within(self, size: int) -> Interval | None:
+        """95 % interval of the place of one size."""
+        if not self.left:
+            return None
+        tests = [(way.rise({size: 0.0}), way.limit) for way in self.ways]
+        return interval_about(tests, float(self.places[size]), self.sizes[size].reach)
+
+    def p_apart(self, apart: float) -> float:
+        """p value of some two being lowest at places that are ``apart``, in log x, or farther, either way."""
+        pairs = permutations(range(len(self.sizes)), 2)
+        return float(special.fdtrc(1, self.spare, min(self._rise_apart(*pair, apart) for pair in pairs)))
+
+    def _rise_apart(self, first: int, second: int, apart: float) -> float:
+        """The rise with the ``second`` so far above the ``first``, or farther."""
+        step, least = apart / FINE, self._lowest[0]
+        places = np.arange(self.reach[0], self.reach[1] + step, step)[None]
+        here = self.sizes[first].squares(self.forms, places)[:, :-FINE]
+        above = self.sizes[second].squares(self.forms, places)[:, FINE:]
         beyond = np.minimum.accumulate(above[:, ::-1], axis=1)[:, ::-1]
-        others = self._least.sum(axis=1) - self._least[:, first] - self._least[:, second]
+        others = least.sum(axis=1) - least[:, first] - least[:, second]
         total = here + beyond + others[:, None]
         form, at = (int(index) for index in np.unravel_index(total.argmin(), total.shape))
         if beyond[form, at] < above[form, at]:  # they are farther apart by themselves
-            return self._free(form)
-        alone = [size for which, size in enumerate(self._sizes) if which not in (first, second)]
-        rest = sum(size.lowest(self._forms[form])[0] for size in alone)
-        return rest + self._near(form, at, {first: 0, second: FINE})
-
-    def _free(self, form: int) -> float:
-        return sum(size.lowest(self._forms[form])[0] for size in self._sizes)
-
-    def _near(self, form: int, at: int, offsets: Mapping[int, int]) -> float:
-        """The least sum near the grid's place ``at``, of the sizes that ``offsets`` name, each so many steps above."""
-
-        def total(places: Array) -> Array:
-            sums = [
-                self._sizes[which].squares(self._forms[form], places + steps * self._step)
-                for which, steps in offsets.items()
-            ]
-            return np.asarray(np.sum(sums, axis=0))
-
-        middle = float(self._places[at])
-        return minimum_between(total, middle - self._step, middle + self._step)[0]
+            return max(float(least[form].sum() - least[self._form].sum()) / self.variance, 0.0)
+        middle, rise = float(places[0, at]), self.rise({first: 0.0, second: apart})
+        return minimum_between(rise, middle - step, middle + step)[0]

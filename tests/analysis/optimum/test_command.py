@@ -32,7 +32,7 @@ def test_the_law_is_found(table: Path, capsys: pytest.CaptureFixture[str]) -> No
     answer = json.loads(capsys.readouterr().out)
     assert answer["law"]["exponent"] == pytest.approx(-0.25, abs=1e-5) and answer["left_out"] == 1
     assert [one["best"] for one in answer["curves"]] == pytest.approx([8e-4, 8e-4 / 2**0.5, 4e-4], rel=1e-5)
-    assert answer["parabola"] and answer["one_for_all"]["p_none"] < 1e-6
+    assert answer["form"] == {"power": 2, "tilt": 0} and answer["one_for_all"]["p_none"] < 1e-6
     assert main([str(table), *WORDS]) == 0
     assert "best lr ~ params^-0.2500" in capsys.readouterr().out
 

@@ -28,7 +28,7 @@ def test_without_noise_all_is_exact(power: float) -> None:
     """Best values, the one for all and the exponent are those put in, of parabolas, kinks and flatter valleys."""
     found = swept({"a": 1.2e-2, "b": 6e-3}, power=power)
     assert [one.best for one in found.curves] == pytest.approx([1.2e-2, 6e-3], rel=1e-4)
-    assert found.bent == (power != 2) and found.form.power == power
+    assert found.form.power == power and found.form.tilt == 0
     law, common = found.law([1e4, 4e4]), found.common()
     assert isinstance(law, Law) and law.exponent == pytest.approx(-0.5, abs=1e-4)
     assert law.coefficient * 1e4**law.exponent == pytest.approx(1.2e-2, rel=1e-3)
@@ -76,14 +76,26 @@ def test_intervals_of_best_values_hold() -> None:
     assert len(held) > 280 and 0.91 <= np.mean(held) <= 0.985
 
 
+def test_intervals_hold_where_curves_are_steeper_on_one_side() -> None:
+    """Of skewed curves, which parabolas misplace by more than noise: with parabolas 53 of 100 held the place."""
+    rng, octaves, held = np.random.default_rng(0), np.arange(5.0), []
+    for _ in range(40):
+        away = np.concatenate([octaves - place for place in (2.3, 2.7)])
+        y = 0.02 * (np.exp(0.7 * away) - 1 - 0.7 * away) / 0.49 + rng.normal(0, 0.003, 10)
+        found = sweep(np.tile(2**octaves, 2), y, np.repeat(["2.3", "2.7"], 5))
+        assert isinstance(found, Sweep)
+        held += [2 ** float(one.name) in one.interval for one in found.curves if one.interval is not None]
+    assert len(held) > 70 and np.mean(held) >= 0.92
+
+
 def test_seeds_narrow_the_interval() -> None:
-    """Four runs of each rate halve the width, as means do."""
+    """Four runs of each rate narrow it, as means do, though not to a half where the form is still open."""
 
     def width(runs: int) -> float:
         found = [swept({"a": 1.7e-2, "b": 1.7e-2}, 0.01, seed=seed, runs=runs).common() for seed in range(20)]
         return float(np.median([math.log(one.interval.high / one.interval.low) for one in found]))  # type: ignore[union-attr]
 
-    assert width(4) == pytest.approx(width(1) / 2, rel=0.35)
+    assert 0.35 < width(4) / width(1) < 0.85
 
 
 @pytest.mark.parametrize(("shift", "least", "most"), [(0.0, 0, 3), (1.0, 13, 20)])
