@@ -25,7 +25,7 @@ from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.distributed.failures import ExitCode, Failure, JobFailedError, exit_code
 from nepa_scale.distributed.process_group import leave
-from nepa_scale.distributed.processes import StopRequest
+from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.distributed.watchdog import leave_at_once
 from nepa_scale.distributed.world import World, read_environment
 from nepa_scale.placement import ds_config

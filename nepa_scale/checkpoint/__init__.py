@@ -1,1 +1,2 @@
-"""Checkpoints that are complete or absent, their manifest, and the disk they take. Imports ``engine``."""
+"""Checkpoints that are complete or absent, their manifest, and the disk they take.
+Imports ``distributed`` and ``engine``."""

@@ -180,7 +180,7 @@ def shared_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key.split(".")[0] in sections and key not in LENGTH_KEYS}
 
 
-def difference(step: int, there: dict[str, Any], here: dict[str, Any]) -> str | None:
+def branch_difference(step: int, there: dict[str, Any], here: dict[str, Any]) -> str | None:
     """Why a run with settings ``here`` would not have come to the state after ``step`` of one with ``there``.
 
     Both are flat result settings; those of the tasks after pre-training do not count.

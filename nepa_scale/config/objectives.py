@@ -138,7 +138,7 @@ def _horizon_problems(config: RunConfig) -> list[str]:
 
 
 def _rate_problems(config: RunConfig) -> list[str]:
-    """``lr_scaling`` has no rule for output layers, since the backbone alone has none."""
+    """``learning_rate.width_scaling`` has no rule for output layers, since the backbone alone has none."""
     section, objective = config.pretrain, objective_of(config)
     if section.lr_rule != "mup" or (objective is NEXT_EMBEDDING and section.horizon == 1):
         return []

@@ -21,7 +21,7 @@ from nepa_scale.data.datasets import BadSampleReplacer, Loaded, Samples
 from nepa_scale.data.preprocessing import Standardisation
 from nepa_scale.data.sampler import EpochIndex, SampleOrder, micro_batches
 from nepa_scale.data.transforms import normalise
-from nepa_scale.distributed.processes import STOP_SIGNALS
+from nepa_scale.distributed.signals import STOP_SIGNALS
 from nepa_scale.utils.errors import DataError
 
 _REMEDY = "if memory was short, which SIGKILL mostly means, lower data.num_workers; the same command continues"

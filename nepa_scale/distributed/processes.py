@@ -1,6 +1,5 @@
-"""Processes of this machine: their age, stop requests by signals, workers that end with their parent, freed memory.
+"""Processes of this machine: which live and since when, workers that end with their parent, and memory that is freed.
 
-The first stop signal sets a flag, and the trainer saves after the current step and leaves.
 glibc's malloc returns large blocks to the system at once, or never. A training step frees and allocates the same
 tensors again and again. Those above 128 KiB come from ``mmap`` and go back on ``free``, so every step has all their
 pages zeroed and mapped anew: 7,000 page faults for a model of 0.7 million parameters, 25,000 at 10.7 million
@@ -15,7 +14,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -24,15 +22,16 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing.connection import wait
 from pathlib import Path
-from types import FrameType
 from typing import TypeVar
 
 import psutil
 
+from nepa_scale.distributed.signals import handle
 from nepa_scale.utils.errors import DataError
 
 START_FIELD = 19  # of what follows the name in /proc/self/stat: when the process began, in ticks since boot
 CLOCK_SECONDS = 2.0
+"""How far two readings of one start time may differ: it is counted from the boot, which clock corrections move."""
 
 
 def process_age() -> float | None:
@@ -42,9 +41,6 @@ def process_age() -> float | None:
         return time.clock_gettime(time.CLOCK_BOOTTIME) - began / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):
         return None
-
-
-"""How far two readings of one start time may differ: it is counted from the boot, which clock corrections move."""
 
 
 def start_time(pid: int) -> float | None:
@@ -103,61 +99,6 @@ def _set(parameters: dict[int, int]) -> bool:
     except (OSError, AttributeError, TypeError):
         return False
     return all(mallopt(parameter, value) for parameter, value in parameters.items())
-
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
-ONE_PRESS_SECONDS = 0.5
-PATIENCE_SECONDS = 2.0
-_SHOW_CURSOR = "\x1b[?25h"
-
-
-#: Signals that a terminal sends to every process started from it, unless they were ignored from its start on.
-_TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)
-
-
-def handle(number: signal.Signals, handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    """Set the handler of a signal, but leave a terminal's signal alone where it is ignored."""
-    if number not in _TERMINAL_SIGNALS or signal.getsignal(number) is not signal.SIG_IGN:
-        signal.signal(number, handler)
-
-
-class StopRequest:
-    """Turns the first SIGTERM, SIGINT, SIGUSR2 or SIGHUP into ``requested``; a second SIGINT leaves at once.
-
-    SIGHUP under ``nohup``, and Ctrl-C in the background of a script, stay ignored, as they are meant to.
-    Python runs handlers between two of its own instructions, and waiting in a collective is a single one. So a thread
-    listens, too, and ends the process if it is still there two seconds after a second Ctrl-C.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        for number in STOP_SIGNALS:
-            handle(number, self._on_signal)
-        received, sent = socket.socketpair()
-        sent.setblocking(False)
-        self._sockets = received, sent
-        signal.set_wakeup_fd(sent.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self._listen, args=(received,), name="signals", daemon=True).start()
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
-            sys.exit(128 + number)
-        self.requested = True
-
-    def _listen(self, received: socket.socket) -> None:
-        """Leave after a second Ctrl-C. A process just forked hears the first one, too, and writes here as well."""
-        first = None
-        while data := received.recv(1):
-            if data[0] not in STOP_SIGNALS:
-                continue
-            now = time.monotonic()
-            if first is None:
-                first = now
-            elif data[0] == signal.SIGINT and now - first > ONE_PRESS_SECONDS:
-                time.sleep(PATIENCE_SECONDS)
-                if sys.stderr.isatty():
-                    os.write(sys.stderr.fileno(), _SHOW_CURSOR.encode())
-                os._exit(128 + signal.SIGINT)
 
 
 T = TypeVar("T")

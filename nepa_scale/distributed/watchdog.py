@@ -120,11 +120,6 @@ def _parsed(text: str) -> Progress:
     return Progress(host, int(passed), int(step), doing, bool(int(waiting)))
 
 
-if TYPE_CHECKING:
-    from torch.distributed import Store
-
-    from nepa_scale.distributed.world import World
-
 POLL_SECONDS = 0.5
 SUSPENDED_SECONDS = 10.0  # a longer pause between two looks: this process or machine was suspended
 SETTLING_SECONDS = 8.0  # how long to look for the rank that caused a lost connection,

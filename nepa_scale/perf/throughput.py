@@ -35,6 +35,9 @@ from nepa_scale.placement.gpus import stated_flops
 from nepa_scale.placement.resolved import ResolvedTask
 from nepa_scale.utils.progress import logger
 
+if TYPE_CHECKING:
+    from nepa_scale.models.nepa_vit import NepaViT
+
 #: Seconds of measuring, over all shapes together; every shape is tried at least ``_LEAST_TRIES`` times.
 _SECONDS_CPU, _SECONDS_GPU = 0.25, 1.0
 _LEAST_TRIES = 2
@@ -61,18 +64,23 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> Peak:
 
     fp32 products of a GPU count as TF32 where torch is allowed to use that (``set_float32_matmul_precision``).
     """
-    name = _name(device)
+    name, tf32 = _name(device), torch.get_float32_matmul_precision() != "highest"
     if device.type == "cuda":
-        stated = stated_flops(name, PRECISIONS[dtype], tf32=torch.get_float32_matmul_precision() != "highest")
+        stated = stated_flops(name, PRECISIONS[dtype], tf32=tf32)
         if stated is not None:
             return Peak(stated, "stated", name)
-    return Peak(measured_flops(device, dtype), "measured", name)
+    return Peak(_measured_once(device, dtype, torch.get_num_threads(), tf32), "measured", name)
 
 
 @functools.cache
+def _measured_once(device: torch.device, dtype: torch.dtype, threads: int, tf32: bool) -> float:
+    """``measured_flops`` under these settings of the process, for it and those that it forks."""
+    return measured_flops(device, dtype)
+
+
 def measured_flops(device: torch.device, dtype: torch.dtype, seconds: float | None = None) -> float:
     """The best rate, in operations per second, of products of several shapes on ``device``, tried for ``seconds``
-    (None: a quarter of one on a CPU, one elsewhere). Measured once in a process, and those that it forks."""
+    (None: a quarter of one on a CPU, one elsewhere)."""
     shapes, usual = (_SHAPES_CPU, _SECONDS_CPU) if device.type == "cpu" else (_SHAPES_GPU, _SECONDS_GPU)
     seconds = usual if seconds is None else seconds
     return max(_best_rate(shape, device, dtype, seconds / len(shapes)) for shape in shapes)
@@ -198,9 +206,6 @@ def peak_memory_bytes() -> int:
     except (OSError, KeyError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-
-if TYPE_CHECKING:
-    from nepa_scale.models.nepa_vit import NepaViT
 
 #: Training FLOPs per process from which compiling pays on a CPU: half an hour at 100 GFLOP/s, of which some tenth is
 #: saved, against half a minute to two minutes for the compiler.

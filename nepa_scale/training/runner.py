@@ -12,7 +12,7 @@ from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.distributed import process_group, processes, rendezvous
 from nepa_scale.distributed.failures import Failure, JobFailedError
-from nepa_scale.distributed.processes import StopRequest
+from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.distributed.watchdog import STARTING_PATIENCE, Watchdog
 from nepa_scale.distributed.world import World
 from nepa_scale.placement.devices import unseen

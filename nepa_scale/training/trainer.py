@@ -17,7 +17,7 @@ from nepa_scale.config.early_stop import Milestones, evaluation_steps
 from nepa_scale.config.registry import spec
 from nepa_scale.config.validate import describe_data
 from nepa_scale.distributed.process_group import first_text, max_over_ranks, sum_over_ranks, sum_votes
-from nepa_scale.distributed.processes import StopRequest
+from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.distributed.watchdog import STARTING_PATIENCE, Watchdog
 from nepa_scale.distributed.world import World
 from nepa_scale.engine.engine import Engine, StepResult
@@ -98,7 +98,7 @@ class Trainer:
             logger.info("%s: continuing from step %d of %d", self.task.name, start, self.total_steps)
         elif config.checkpoint.branch_from and not spec(self.task.name).downstream:
             source = Path(config.checkpoint.branch_from) / "checkpoints"
-            start = self._checkpoints.load_branch(source, learning_rate.difference)
+            start = self._checkpoints.load_branch(source, learning_rate.branch_difference)
             logger.info("%s: branching off %s at step %d of %d", self.task.name, source, start, self.total_steps)
         elif self.task.moments_from is not None:
             self._checkpoints.load_moments(self.task.moments_from)

@@ -89,7 +89,10 @@ def until_changed(read: Callable[[Path], Content]) -> Callable[[Path], Content]:
             return read(path)  # which says what is wrong
         version = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         if path not in known or known[path][0] != version:
-            known[path] = version, read(path)
+            content = read(path)
+            if content is None:  # not readable, perhaps only now
+                return content
+            known[path] = version, content
         return known[path][1]
 
     return reading

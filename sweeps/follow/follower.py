@@ -10,7 +10,7 @@ from typing import Protocol
 
 from rich.console import Console
 
-from nepa_scale.distributed.processes import StopRequest, handle
+from nepa_scale.distributed.signals import StopRequest, handle
 from nepa_scale.run_dir.status import Status, last_holder, read_status, status_path
 from sweeps.follow import display
 from sweeps.follow.display import Progressing, accuracy_table, outcomes

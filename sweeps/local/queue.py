@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
 
 import submitit
 
-from sweeps.jobs.jobs import Job, by_chain, is_ready, without_orphans
+from sweeps.jobs.jobs import Job, by_chain, is_ready
 from sweeps.local import processes
 from sweeps.local.leases import GPU, Lease, Leases
 from sweeps.local.processes import ForkServer
@@ -25,8 +25,8 @@ STOP_AGAIN_SECONDS = 5.0
 class Watcher(Protocol):
     """What a queue asks for jobs, and tells how they ended."""
 
-    def arriving(self) -> Sequence[Job]:
-        """Jobs that were added since the last call."""
+    def arriving(self, present: Collection[str]) -> Sequence[Job]:
+        """Jobs that were added since the last call; ``present`` are the keys of those that wait or run."""
 
     def is_cancelled(self, job: Job) -> bool:
         """Whether a user has cancelled ``job``."""
@@ -91,13 +91,12 @@ class LocalQueue:
     def _go_on(self) -> bool:
         """Add new jobs; returns whether anything is left to do."""
         if not self._stop_requested():
-            self._admit(self._watcher.arriving())
+            self._admit()
         return bool(self._running or (self._waiting and not self._stop_requested()))
 
-    def _admit(self, jobs: Sequence[Job]) -> None:
+    def _admit(self) -> None:
         known = {job.key for job in self._waiting} | {running.job.key for running in self._running}
-        # What a new job waits for may be running already. Nobody here would start what another queue has to do first.
-        new = without_orphans([job for job in jobs if job.key not in known], present=known)
+        new = [job for job in self._watcher.arriving(known) if job.key not in known]
         if new:
             self._waiting = by_chain([*self._waiting, *new])
             self._unfinished |= {job.key for job in new}

@@ -15,7 +15,8 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from nepa_scale.distributed.processes import StopRequest, descends
+from nepa_scale.distributed.processes import descends
+from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.run_dir.status import exclusive, holder, is_in_use, is_in_use_by_another, record_holder
 from nepa_scale.utils.errors import RunError
 from sweeps.jobs import jobs
@@ -188,15 +189,16 @@ class StudyTasks:
         self._study_dir, self._inbox = study_dir, inbox(study_dir)
         self._read_at = -1
 
-    def arriving(self) -> Sequence[Job]:
-        """The submitted tasks, where some were added since the last call."""
+    def arriving(self, present: Collection[str]) -> Sequence[Job]:
+        """The submitted tasks, where some were added since the last call; without those that wait for a task which is
+        neither among them nor ``present``: nobody here would do that one."""
         written_at = self._inbox.stat().st_mtime_ns
         if written_at == self._read_at:
             return []
         self._read_at = written_at
         planned = plan.load(self._study_dir)
         todo = jobs.jobs_to_do(planned, self._study_dir) if planned else []
-        return [job for job in todo if jobs.state(job) == "submitted"]
+        return jobs.without_orphans((job for job in todo if jobs.state(job) == "submitted"), present)
 
     def is_cancelled(self, job: Job) -> bool:
         """Whether a user has cancelled the task."""

@@ -23,7 +23,7 @@ from nepa_scale.config.schema import RunConfig
 from nepa_scale.placement.costs import TaskCost, task_cost
 from nepa_scale.utils.cli import LARGEST
 from nepa_scale.utils.errors import ConfigError
-from sweeps.plan.grids import Pairs, RunSpec, varied_settings
+from sweeps.plan.grids import Pairs, RunSpec, axes_of, varied_settings
 from sweeps.plan.plan import count_text
 from sweeps.settings.schema import Launch
 
@@ -125,10 +125,11 @@ def with_branch_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any
     more images than a single pass has.
     """
     axis = _length_axis(launch)
-    sizes = launch.grid.axes[axis]
+    sizes = axes_of(launch.grid)[axis]
     problems = [
         f"{key}={text}: branch=true sets it from {axis}" for key, text in launch.pairs if key in SET_BY_BRANCHING
     ]
+    problems += [f"grid.axes.{axis}: {size} is no number" for size in sizes if not isinstance(size, int)]
     problems += [f"grid.axes.{axis}: {size} is given twice" for size in set(sizes) if sizes.count(size) > 1]
     if problems:
         raise ConfigError(problems)

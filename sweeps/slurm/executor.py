@@ -154,9 +154,8 @@ class SlurmExecutor:
     def _known(self, *, fresh: bool = False) -> dict[str, JobState]:
         """The states of the study's jobs, a few seconds old at most; ``fresh``: of this moment."""
         if fresh or time.monotonic() - self._asked_at > ASK_AGAIN_SECONDS:
-            self._asked_at = (
-                time.monotonic()
-            )  # before the call, so that a Slurm that does not answer is not asked at once again
+            # Before the call, so that a Slurm that does not answer is not asked at once again.
+            self._asked_at = time.monotonic()
             self._states = job_states.states(self._study_dir)
         return self._states
 

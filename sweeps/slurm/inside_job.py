@@ -18,18 +18,19 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from nepa_scale.distributed.processes import StopRequest
+from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.placement.devices import visible_gpus
 from nepa_scale.run_dir.run_folder import is_finished
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import CANCELLED, TaskInterruptedError, TaskNotFinishedError, is_cancelled
+from sweeps.local.leases import Leases
 from sweeps.local.processes import fork_server
-from sweeps.local.queue import Leases, LocalQueue
+from sweeps.local.queue import LocalQueue
 from sweeps.plan.machine import Slots
 from sweeps.slurm.arranging import Pack
 from sweeps.slurm.job_states import read_submissions
@@ -206,7 +207,7 @@ class PackedTasks:
     def __init__(self, todo: Sequence[Job], max_restarts: int) -> None:
         self._new, self._most, self._interrupted = list(todo), max_restarts, Counter[str]()
 
-    def arriving(self) -> Sequence[Job]:
+    def arriving(self, present: Collection[str]) -> Sequence[Job]:
         """All tasks at first, later those to start again."""
         new, self._new = self._new, []
         return new

@@ -15,7 +15,7 @@ import torch
 
 from nepa_scale.config.overrides import parse
 from nepa_scale.distributed import process_group
-from nepa_scale.distributed.processes import StopRequest
+from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.distributed.watchdog import Watchdog
 from nepa_scale.distributed.world import read_environment
 from nepa_scale.placement.resolved import agree, resolve

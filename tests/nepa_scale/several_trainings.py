@@ -48,7 +48,7 @@ def main(commands: list[list[str]]) -> None:
     """One rank's part of all trainings."""
     from nepa_scale.config import overrides
     from nepa_scale.distributed import process_group
-    from nepa_scale.distributed.processes import StopRequest
+    from nepa_scale.distributed.signals import StopRequest
     from nepa_scale.distributed.watchdog import Watchdog
     from nepa_scale.placement.resolved import resolve
     from nepa_scale.run_dir import run_folder

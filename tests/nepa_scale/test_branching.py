@@ -37,7 +37,7 @@ def test_only_a_state_that_both_runs_pass_through_is_taken(
     step: int, words: tuple[str, ...], reason: str | None
 ) -> None:
     """Anything that would have made other weights by that step is named."""
-    found = learning_rate.difference(step, settings(), settings(*words))
+    found = learning_rate.branch_difference(step, settings(), settings(*words))
     assert (found is None) if reason is None else (found is not None and reason in found)
 
 

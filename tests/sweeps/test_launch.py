@@ -27,6 +27,11 @@ SHORT = (
     "segment.steps=2",
     "log.tensorboard=false",
 )
+REFERENCE_DATA = (
+    "data.stated={tiny-imagenet-200: {train: 32000, validation: 2000, classes: 200},"
+    " imagenette-128: {train: 2000, validation: 1000, classes: 10},"
+    " camvid-as-ade: {train: 367, validation: 101, classes: 11, mask_classes: 11}}"
+)
 CHOICES = [(group, name) for group in GROUPS for name in options(group)]
 
 
@@ -40,7 +45,8 @@ def test_every_shipped_choice_plans(run: Run, paper_data: Path, tmp_path: Path, 
     """Every shipped file can be chosen; it plans, and a dry run creates nothing."""
     before = contents(tmp_path)
     study = ["study=demo"] if group != "study" else []
-    root = [f"data.root={paper_data}"] if group == "study" and name != "demo" else []
+    root = [f"data.root={paper_data}"] if group == "study" and name not in ("demo", "reference") else []
+    root += [REFERENCE_DATA] if name == "reference" else []
     devices = ["cluster.tasks_per_node=4"] if name == "slurm" else []
     done = run("launch.py", f"{group}={name}", *study, *root, *devices, "dry_run=true")
     assert (done.returncode, done.stderr) == (0, "")

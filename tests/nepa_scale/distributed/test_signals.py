@@ -11,11 +11,11 @@ from contextlib import contextmanager
 import pytest
 from processes import next_line, running
 
-from nepa_scale.distributed.processes import STOP_SIGNALS
+from nepa_scale.distributed.signals import STOP_SIGNALS
 
 WAIT = """
 import time
-from nepa_scale.distributed.processes import StopRequest
+from nepa_scale.distributed.signals import StopRequest
 
 stop = StopRequest()
 print("ready", flush=True)

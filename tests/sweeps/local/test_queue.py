@@ -6,14 +6,14 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
-from sweeps.jobs.jobs import Job
+from sweeps.jobs.jobs import Job, without_orphans
 from sweeps.jobs.task import fresh_folder
 from sweeps.local.queue import LocalQueue
 from sweeps.plan.machine import Slots
@@ -29,7 +29,7 @@ class StudyTasks:
         self.ends: dict[str, str | None] = {}
         self.skips: dict[str, str] = {}
 
-    def arriving(self) -> Sequence[Job]:
+    def arriving(self, present: Collection[str]) -> Sequence[Job]:
         """Everything at once."""
         new, self._new = self._new, []
         return new
@@ -110,12 +110,12 @@ class OneByOne(StudyTasks):
         super().__init__(*jobs)
         self._last: Job | None = None
 
-    def arriving(self) -> Sequence[Job]:
+    def arriving(self, present: Collection[str]) -> Sequence[Job]:
         """The next job, when the last one has a folder."""
         if not self._new or (self._last is not None and not self._last.folder.exists()):
             return []
         self._last = self._new.pop(0)
-        return [self._last]
+        return without_orphans([self._last], present)
 
 
 def test_a_job_that_comes_while_what_it_waits_for_runs(tmp_path: Path) -> None:
@@ -127,6 +127,12 @@ def test_a_job_that_comes_while_what_it_waits_for_runs(tmp_path: Path) -> None:
     assert watcher.ends == {"first": None, "second": None}
     times = spans(tmp_path)
     assert times["first"][1] <= times["second"][0]
+
+
+def test_a_job_whose_parent_is_done_begins_at_once(tmp_path: Path) -> None:
+    """Jobs of a pack name what they were submitted after, which another Slurm job may have done long ago."""
+    watcher = run_queue(ONE, make_job(tmp_path, "child", stamper(tmp_path, "child"), "done before"))
+    assert watcher.ends == {"child": None}
 
 
 def test_costliest_chain_first(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_every_branch_begins_in_a_state_of_the_longest() -> None:
     for point in short:
         begin = learning_rate.stable_part(point.config.identity())[1]
         assert begin in kept
-        assert learning_rate.difference(begin, there, point.config.identity()) is None
+        assert learning_rate.branch_difference(begin, there, point.config.identity()) is None
         assert point.branched_from == trunk.config.run_id
         folder = Path("out", "runs", trunk.config.run_id, "pretrain").absolute()
         assert point.config.checkpoint.branch_from == str(folder)
@@ -98,6 +98,7 @@ def test_the_runs_configuration_survives_its_file(tmp_path: Path) -> None:
             ["grid=data_size", "branch=true", "grid.axes.pretrain.batch_size=[16,32]"],
             "varies pretrain.batch_size beside",
         ),
+        (["grid=seeds", "branch=true", "grid.axes={pretrain.steps: [null, 9]}"], "None is no number"),
         (["grid=data_size", "branch=true", "grid.axes.pretrain.steps=[9]"], "varies pretrain.steps beside"),
         (["grid=data_size", "branch=true", "pretrain.steps=5"], "branch=true sets it"),
         (["grid=data_size", "branch=true", "study.data_sizes=[1024,9999999]"], "sees each image once, and 9999999"),

@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 from slurm_cluster import ACCOUNT, VirtualCluster, wait_for
 
-from nepa_scale.distributed.processes import StopRequest
+from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import write_json
