@@ -60,7 +60,9 @@ def test_killed_and_started_again(source: Path, undisturbed: dict[str, object], 
     with start(*words(tmp_path, source, "workers=2")) as process:
         while process.poll() is None and not reached(tmp_path, stage) and time.monotonic() < deadline:
             time.sleep(0.0005)
+        workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.kill()
+    psutil.wait_procs(workers, timeout=60)  # they end when they see that it is gone, and hold its lock until then
     assert main(words(tmp_path, source, "workers=1")) == 0
     assert digests(tmp_path) == undisturbed
 
