@@ -63,6 +63,18 @@ def bounds(interval: Interval | None) -> list[float | None] | None:
     return None if interval is None else [finite(interval.low), finite(interval.high)]
 
 
+def positive_bounds(interval: Interval | None) -> list[float | None] | None:
+    """Both ends of an ``interval`` of values above 0, an open one (0 or infinite) as None."""
+    return None if interval is None else [interval.low or None, finite(interval.high)]
+
+
+def exponential(logs: Interval) -> Interval:
+    """The interval of values of one of their logs: an infinite end becomes 0 or infinite."""
+    with np.errstate(over="ignore"):
+        low, high = np.exp([logs.low, logs.high])
+    return Interval(float(low), float(high))
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The law at some x [...]: its value and the 95 % prediction interval of one further point there."""

@@ -18,7 +18,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import fdtrc, stdtrit
 
 from analysis.fit.power_law import PowerLawFit, fit_power_law
-from analysis.fit.student import CONFIDENCE, Interval, NoFit
+from analysis.fit.student import CONFIDENCE, Interval, NoFit, exponential
 from analysis.laws.law import Array
 from nepa_scale.utils import callable_module
 
@@ -261,11 +261,9 @@ def _optimum(budget: float, n: Array, loss: Array, minimum: Minimum) -> Optimum:
         return Optimum(budget, tried, mean, None, reason=OUTSIDE)
     if lowest.interval is None:
         return Optimum(budget, tried, mean, lowest.log_n, reason=INTERPOLATED)
-    with np.errstate(over="ignore"):
-        low, high = map(float, np.exp([lowest.interval.low, lowest.interval.high]))
-    is_open = low == 0 or math.isinf(high)
-    reason = OPEN if is_open else None
-    return Optimum(budget, tried, mean, lowest.log_n, Interval(low, high), reason, lowest.misfit)
+    interval = exponential(lowest.interval)
+    reason = OPEN if interval.low == 0 or math.isinf(interval.high) else None
+    return Optimum(budget, tried, mean, lowest.log_n, interval, reason, lowest.misfit)
 
 
 @dataclass(frozen=True)

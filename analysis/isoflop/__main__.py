@@ -13,7 +13,7 @@ from rich.table import Table
 
 from analysis.fit import arguments, display
 from analysis.fit.estimate import FLOPS_PER, Options, compute_optimal, fit_law
-from analysis.fit.student import CONFIDENCE, NoFit, bounds, finite
+from analysis.fit.student import CONFIDENCE, NoFit, bounds, finite, positive_bounds
 from analysis.fit.table import Table as DataTable
 from analysis.isoflop import (
     MISFIT,
@@ -189,7 +189,7 @@ def _optimum_as_json(optimum: Optimum) -> dict[str, Any]:
         "sizes": [float(optimum.tried[0]), float(optimum.tried[-1])],
         "n_sizes": len(optimum.tried),
         "n": None if optimum.log_n is None else float(np.exp(optimum.log_n)),
-        "interval": None if optimum.interval is None else [optimum.interval.low or None, finite(optimum.interval.high)],
+        "interval": positive_bounds(optimum.interval),
         "reason": optimum.reason,
         "misfit_p": optimum.misfit,
     }

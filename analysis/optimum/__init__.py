@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from analysis.fit.student import CONFIDENCE, Interval, NoFit, finite
+from analysis.fit.student import CONFIDENCE, Interval, NoFit, bounds, exponential, finite, positive_bounds
 from analysis.laws.law import Array
 from analysis.optimum.valley import (
     FEWEST_VALUES,
@@ -26,7 +26,6 @@ from analysis.optimum.valley import (
     Form,
     Test,
     Valleys,
-    exponential,
     interval_about,
     minimum_between,
     points_of,
@@ -177,7 +176,7 @@ def _curve_as_json(curve: Curve) -> dict[str, Any]:
         "tried": [float(x[0]), float(x[-1])],
         "n_values": len(x),
         "best": curve.best,
-        "interval": None if curve.interval is None else _open_ends(curve.interval),
+        "interval": positive_bounds(curve.interval),
         "edge": curve.edge,
         "tied": curve.tied.tolist() if len(curve.tied) > 1 else [],
         "reason": curve.reason,
@@ -187,19 +186,14 @@ def _curve_as_json(curve: Curve) -> dict[str, Any]:
 def _common_as_json(common: Common) -> dict[str, Any]:
     return {
         "value": common.value,
-        "interval": _open_ends(common.interval),
+        "interval": positive_bounds(common.interval),
         "p_none": common.p_none,
         "p_apart": common.p_apart,
     }
 
 
 def _law_as_json(law: Law) -> dict[str, Any]:
-    ends = [finite(law.interval.low), finite(law.interval.high)]
-    return {"exponent": law.exponent, "interval": ends, "coefficient": finite(law.coefficient)}
-
-
-def _open_ends(interval: Interval) -> list[float | None]:
-    return [interval.low or None, finite(interval.high)]
+    return {"exponent": law.exponent, "interval": bounds(law.interval), "coefficient": finite(law.coefficient)}
 
 
 callable_module(__name__, "analysis.api.frames:optimum")

@@ -18,7 +18,7 @@ from itertools import permutations, product
 import numpy as np
 from scipy import optimize, special
 
-from analysis.fit.student import CONFIDENCE, Interval
+from analysis.fit.student import CONFIDENCE, Interval, exponential
 from analysis.laws.law import Array
 
 FEWEST_VALUES = 3
@@ -176,13 +176,6 @@ def minimum_between(function: Callable[[Array], Array], low: float, high: float)
         lambda at: float(function(np.array([at]))[0]), bounds=(low, high), method="bounded", options={"xatol": 1e-9}
     )
     return float(lowest.fun), float(lowest.x)
-
-
-def exponential(places: Interval) -> Interval:
-    """The interval of values of one of their logs."""
-    with np.errstate(over="ignore"):
-        low, high = np.exp([places.low, places.high])
-    return Interval(float(low), float(high))
 
 
 def interval_about(tests: Sequence[Test], best: float, reach: tuple[float, float]) -> Interval:

@@ -6,12 +6,12 @@ name 12,811 and 128,116 images as ``n01440764_10026.JPEG``; most papers since tr
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nepa_scale.utils.errors import DataError
+from nepa_scale.utils.files import until_changed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,16 +26,15 @@ def names(path: Path) -> tuple[str, ...]:
     Raises ``DataError`` naming the file where it cannot be read or names nothing.
     """
     try:
-        stamp = path.stat().st_mtime_ns
-        return _names(path, stamp)
+        return _names(path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not a text file; give one name of an image a line") from None
 
 
-@functools.lru_cache(maxsize=16)
-def _names(path: Path, stamp: int) -> tuple[str, ...]:
+@until_changed
+def _names(path: Path) -> tuple[str, ...]:
     """Read once for each state of the file: a plan of many runs asks for it again and again."""
     lines = path.read_text(encoding="utf-8").split()
     if not lines:
