@@ -36,10 +36,11 @@ def names(path: Path) -> tuple[str, ...]:
 @until_changed
 def _names(path: Path) -> tuple[str, ...]:
     """Read once for each state of the file: a plan of many runs asks for it again and again."""
-    lines = path.read_text(encoding="utf-8").split()
-    if not lines:
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    listed = {Path(line).name.partition(".")[0] for line in lines if line}
+    if not listed:
         raise DataError(f"{path}: is empty; give one name of an image a line")
-    return tuple(sorted({Path(line).name.partition(".")[0] for line in lines}))
+    return tuple(sorted(listed))
 
 
 def identity(path: str) -> str:

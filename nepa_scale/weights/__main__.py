@@ -76,7 +76,7 @@ class SpeedSettings:
 
     weights: Path = option("a run, or a folder of timm's layout", positional=True, form="RUN_OR_DIR")
     batch_size: tuple[int, ...] = option("images at a time (default: 1, 8 and 64)", (1, 8, 64), low=1)
-    task: str = option("whose weights of a run", "pretrain", choices=("pretrain", "classify"))
+    task: str | None = option("whose weights of a run (default: pretrain)", None, choices=("pretrain", "classify"))
     precision: str = option("bf16: under autocast", "fp32", choices=("fp32", "bf16"))
     seconds: float = option("how long each batch size is repeated", 3.0, above=0)
     json: bool = option(ANSWERS_IN_JSON, False)

@@ -36,7 +36,7 @@ def evaluate(
     """
     parts = benchmarks.parts_of(name, root)
     of_a_run = (source / run_folder.CONFIG_NAME).is_file()
-    weights = convert.read_run(source, task="classify", ema=ema) if of_a_run else convert.read_timm(source)
+    weights = convert.read(source, task="classify" if of_a_run else None, ema=ema)
     columns = class_columns(weights.description.label_names, weights.description.num_classes)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = convert.built(weights).eval().to(device)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from nepa_scale.run_dir import run_folder
 from nepa_scale.weights import convert
 
 WARM_UP_SECONDS = 0.5
@@ -27,8 +26,7 @@ def measure(
     are given the median and the 90th percentile of its time in milliseconds, and the images per second of the median:
     latency is that of ``batch_size`` 1. Reading and decoding images is not part of it. Raises ``UserError``.
     """
-    of_a_run = (source / run_folder.CONFIG_NAME).is_file()
-    weights = convert.read_run(source, task=task or "pretrain", ema=False) if of_a_run else convert.read_timm(source)
+    weights = convert.read(source, task=task)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = convert.built(weights).eval().to(device)
     side = model.patch_embed.img_size

@@ -250,9 +250,9 @@ def test_a_list_names_the_images_with_labels(tmp_path: Path) -> None:
     assert uneven(root, "classify", f"classify.label_list={moved}").run_id == asked.run_id
     Path(moved).write_text(place.read_text().partition("\n")[2])
     assert uneven(root, "classify", f"classify.label_list={moved}").run_id != asked.run_id
-    place.write_text(f"{source[0].key}\nn01440764_10026.JPEG\n")
+    place.write_text(f"{source[0].key}\nn01440764 10026.JPEG\n\n")
     [problem] = check_data(asked, ("classify",))
-    assert f"{place}: 1 of its 2 names are not among the training images, such as 'n01440764_10026'" in problem
+    assert f"{place}: 1 of its 2 names are not among the training images, such as 'n01440764 10026'" in problem
     [problem] = check_data(uneven(root, "classify", f"classify.label_list={tmp_path / 'absent'}"), ("classify",))
     assert problem == f"classify.label_list={tmp_path / 'absent'}: No such file or directory"
     kept = uneven(root, "classify", f"classify.label_list={moved}", "classify.tuning_images=2")
