@@ -25,9 +25,9 @@ from nepa_scale.utils.cli import LARGEST
 from nepa_scale.utils.errors import ConfigError
 from sweeps.plan.grids import Pairs, RunSpec, axes_of, varied_settings
 from sweeps.plan.plan import count_text
-from sweeps.settings.schema import Launch
+from sweeps.settings.schema import LENGTHS, Launch
 
-IMAGES_AXIS, STEPS_AXIS = "pretrain.num_images", "pretrain.steps"
+IMAGES_AXIS, STEPS_AXIS = LENGTHS
 SET_BY_BRANCHING = (STEPS_AXIS, IMAGES_AXIS, "pretrain.epochs", "pretrain.warmup", "pretrain.schedule")
 TOLERANCE = 0.01
 MOST_STEPS = overrides.KEYS["pretrain.steps"].get("high", LARGEST)
@@ -121,6 +121,8 @@ def outside_ladder(source: Path, budgets: Sequence[float], params: Mapping[str, 
 def with_branch_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any]], Pairs]) -> Launch:
     """``launch`` with its lengths of pre-training as points in steps, all with the warm-up of the shortest.
 
+    A point that names one of the lengths itself has that one alone.
+
     Raises ``ConfigError`` when the grid has no axis of lengths, varies something else that branches share, or asks for
     more images than a single pass has.
     """
@@ -131,6 +133,12 @@ def with_branch_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any
     ]
     problems += [f"grid.axes.{axis}: {size} is no number" for size in sizes if not isinstance(size, int)]
     problems += [f"grid.axes.{axis}: {size} is given twice" for size in set(sizes) if sizes.count(size) > 1]
+    named = {name: values[axis] for name, values in launch.grid.points.items() if axis in values}
+    problems += [
+        f"grid.points.{name}: {axis}={size} is none of the lengths of the axis, {', '.join(map(str, sizes))}"
+        for name, size in named.items()
+        if size not in sizes
+    ]
     if problems:
         raise ConfigError(problems)
     base = overrides.build(pairs_of(launch, {"pretrain.steps": 1, "pretrain.schedule": "wsd"}), tasks=(PRETRAIN.name,))
@@ -139,13 +147,14 @@ def with_branch_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any
     warmup = round(base.pretrain.warmup * min(steps.values()))
     points = {
         ", ".join(filter(None, (name, f"{axis.split('.')[1]}={size}"))): {
-            **values,
+            **{key: value for key, value in values.items() if key != axis},
             "pretrain.steps": count,
             "pretrain.warmup": warmup / count,
             "pretrain.schedule": "wsd",
         }
         for name, values in (launch.grid.points or {"": {}}).items()
         for size, count in steps.items()
+        if named.get(name, size) == size
     }
     axes = {key: values for key, values in launch.grid.axes.items() if key != axis}
     return dataclasses.replace(launch, grid=dataclasses.replace(launch.grid, axes=axes, points=points))
@@ -154,7 +163,7 @@ def with_branch_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any
 def _length_axis(launch: Launch) -> str:
     """The one axis of the grid that holds lengths of pre-training. Raises ``ConfigError`` without exactly one."""
     varied = varied_settings(launch.grid)
-    lengths = [key for key in (IMAGES_AXIS, STEPS_AXIS) if launch.grid.axes.get(key)]
+    lengths = [key for key in LENGTHS if launch.grid.axes.get(key)]
     clashing = [key for key in varied if key in (*SET_BY_BRANCHING, "pretrain.batch_size") and key not in lengths[:1]]
     if lengths and not clashing:
         return lengths[0]

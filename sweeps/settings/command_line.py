@@ -31,7 +31,7 @@ from sweeps.settings.conf_files import (
     set_key,
     unknown_key,
 )
-from sweeps.settings.schema import GROUPS, RESERVED, Cluster, Launch, SlurmSettings, Tree, is_launch_key
+from sweeps.settings.schema import GROUPS, LENGTHS, RESERVED, Cluster, Launch, SlurmSettings, Tree, is_launch_key
 
 Pairs = Sequence[tuple[str, str]]
 SWITCHES = [*(item.name for item in fields(Tree) if str(item.type).startswith("bool")), *overrides.switches()]
@@ -154,7 +154,7 @@ def _contradictions(tree: Tree, name: str, typed: Pairs) -> list[str]:
         f"grid.points.{point}.{key}: in grid.{section} too; leave out one of the two"
         for point, key in named
         for section, varied in (("axes", grid.axes), ("zip", grid.zip))
-        if key in varied
+        if key in varied and not (tree.branch and key in LENGTHS)  # a point may have one of the lengths alone
     ]
 
 

@@ -21,6 +21,8 @@ RESERVED = {
     "pretrain_dir": "the launcher shares pre-training by itself; init=DIR starts from finished weights",
 }
 RULES = ("isoflop",)
+LENGTHS = ("pretrain.num_images", "pretrain.steps")
+"""The axes whose values are lengths of pre-training, which share one long run under ``branch=true``."""
 DEVICES = ("equal", "auto", "fewest")
 MOST_POINTS = 5_000
 """A grid of more points is refused: planning it would take minutes, and it is probably a mistake."""

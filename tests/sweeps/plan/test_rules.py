@@ -13,7 +13,7 @@ from nepa_scale.config import learning_rate, overrides
 from nepa_scale.utils.errors import ConfigError
 from sweeps.jobs import jobs
 from sweeps.plan.machine import Placements, Speed
-from sweeps.plan.run_specs import expand, price, unmet
+from sweeps.plan.run_specs import expand, pretraining_digest, price, unmet
 
 SIZES = "study.data_sizes=[1024,2048,3072,4096]"
 WORDS = ("grid=data_size", "branch=true", SIZES, "study.scratch_control=false", "study_dir=out")
@@ -66,6 +66,17 @@ def test_lengths_in_steps_repeat_images_and_every_size_has_its_own_trunk() -> No
         assert branched.branched_from == trunk.config.run_id
         assert trunk.config.checkpoint.keep_steps == "32"
         assert branched.config.pretrain.num_images is None
+
+
+def test_a_point_may_have_one_of_the_lengths_alone() -> None:
+    """It is fine-tuned after that length, and shares its pre-training; a length that no other point has is refused."""
+    points = "grid.points={all: {}, few: {pretrain.steps: 160, classify.labels_per_class: 2}}"
+    words = ("grid=seeds", "grid.axes={pretrain.steps: [40, 160]}", "branch=true", "study.tasks=[pretrain,classify]")
+    runs = expand(read_launch((*words, points, "study.scratch_control=false", "study_dir=out"))).values()
+    assert [run_spec.label for run_spec in runs] == ["all, steps=40", "all, steps=160", "few, steps=160"]
+    assert len({pretraining_digest(run_spec.config) for run_spec in runs}) == 2
+    with pytest.raises(ConfigError, match=r"few: pretrain\.steps=80 is none of the lengths of the axis, 40, 160"):
+        expand(read_launch((*words, points.replace("160", "80"))))
 
 
 def test_branches_wait_for_the_longest(tmp_path: Path) -> None:
