@@ -30,7 +30,7 @@ from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
 
 AUTHORS_STD = 0.02
-_MATRIX = re.compile(r"(?:^|\.)blocks\.\d+\.(?:attn|mlp)\.\w+\.weight$")
+_MATRIX = re.compile(r"(?:^|\.)blocks\.\d+\.(?:attn\.(?:qkv|proj)|mlp\.fc\w*)\.weight$")
 _QUERY_NORM = re.compile(r"(?:^|\.)attn\.q_norm\.weight$")
 _PATCH_EMBED = re.compile(r"(?:^|\.)patch_embed\.proj\.weight$")
 
@@ -176,7 +176,7 @@ def decay_start(total_steps: int, warmup_steps: int, decay: float) -> int:
 
 def shared_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Those flat settings that a branch and the run it leaves have in common: all of pre-training's but its length."""
-    sections = ("model", "data", "pretrain", "seed")
+    sections = ("model", "data", "engine", "pretrain", "seed")
     return {key: value for key, value in settings.items() if key.split(".")[0] in sections and key not in LENGTH_KEYS}
 
 

@@ -58,11 +58,6 @@ class Headline:
     by_image: bool = False
     """Whether the metric is the fraction of the validation images that are answered correctly."""
 
-    @staticmethod
-    def error_of(score: Any) -> Any:
-        """The error of a score, which may be a number or an array of them."""
-        return 1 - score
-
 
 @dataclass(frozen=True)
 class HeadCost:

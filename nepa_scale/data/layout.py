@@ -192,16 +192,6 @@ def check_standardisation(root: Path, name: str, mean: str, std: str) -> list[st
     return []
 
 
-def num_classes(root: Path, name: str) -> int:
-    """Return the number of image classes; 0 for a data set without labels."""
-    return dataset_info(root, name).num_classes
-
-
-def mask_classes(root: Path, name: str) -> int:
-    """Return the number of mask classes; 0 for a data set without masks."""
-    return len(dataset_info(root, name).mask_class_names)
-
-
 def class_sizes(root: Path, name: str, *, kept_out: int = 0) -> list[int]:
     """Return how many training images each class has that has any, by the index, which is made where there is none.
 

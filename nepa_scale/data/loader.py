@@ -212,14 +212,19 @@ def prefetched(batches: Iterable[Any], device: torch.device, standard: Standardi
             yield to_device(batch, device, standard)
         return
     stream, waiting = torch.cuda.Stream(device), None
-    for batch in batches:
-        with torch.cuda.stream(stream):
-            coming = to_device(batch, device, standard)
+    try:
+        for batch in batches:
+            with torch.cuda.stream(stream):
+                coming = to_device(batch, device, standard)
+            if waiting is not None:
+                yield waiting
+            torch.cuda.current_stream(device).wait_stream(stream)
+            _used_by(coming, torch.cuda.current_stream(device))
+            waiting = coming
+    except DataError:  # of the batch behind the one that is waiting
         if waiting is not None:
             yield waiting
-        torch.cuda.current_stream(device).wait_stream(stream)
-        _used_by(coming, torch.cuda.current_stream(device))
-        waiting = coming
+        raise
     if waiting is not None:
         yield waiting
 

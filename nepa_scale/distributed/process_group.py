@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -18,6 +19,9 @@ from nepa_scale.utils.errors import RankError
 if TYPE_CHECKING:
     import torch
     from torch.distributed import ProcessGroup
+
+OUTSIDE = "192.0.2.1"  # an address of documentation (RFC 5737), behind every machine's default route
+_timeout = timedelta(minutes=30)
 
 
 def import_libraries() -> bool:
@@ -58,6 +62,8 @@ def initialise(world: World, *, rendezvous_seconds: float = 60.0, timeout_minute
     Raises:
         ConfigError: when the ranks do not find one another, naming the variable that is wrong.
     """
+    global _timeout  # noqa: PLW0603  (of every group of this process)
+    _timeout = timedelta(minutes=timeout_minutes)
     cuda = import_libraries()
     import deepspeed
     import torch
@@ -78,7 +84,7 @@ def initialise(world: World, *, rendezvous_seconds: float = 60.0, timeout_minute
         store=store,
         rank=world.rank,
         world_size=world.size,
-        timeout=timedelta(minutes=timeout_minutes),
+        timeout=_timeout,
         device_id=device if cuda and world.size > 1 else None,
     )
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
@@ -125,7 +131,7 @@ def _hosts() -> ProcessGroup | None:
 
     if dist.get_backend() != "nccl":
         return None
-    return cast("ProcessGroup", dist.new_group(backend="gloo"))
+    return cast("ProcessGroup", dist.new_group(backend="gloo", timeout=_timeout))
 
 
 def sum_over_ranks(tensors: Iterable[torch.Tensor]) -> None:
@@ -211,13 +217,26 @@ def _choose_interface() -> None:
     """
     import psutil
 
-    [(family, kind, _, _, address), *_] = socket.getaddrinfo(os.environ["MASTER_ADDR"], 9, type=socket.SOCK_DGRAM)
-    with socket.socket(family, kind) as probe:
-        probe.connect(address)  # sends nothing
-        own_address = probe.getsockname()[0]
+    own_address = _address_towards(os.environ["MASTER_ADDR"])
+    if _is_loopback(own_address) and not _is_loopback(os.environ["MASTER_ADDR"]):
+        # /etc/hosts of Debian gives a machine's own name an address that no other machine reaches.
+        with suppress(OSError):  # where there is no other network
+            own_address = _address_towards(OUTSIDE)
     interfaces = psutil.net_if_addrs().items()
     names = [
         name for name, addresses in interfaces if own_address in (item.address.split("%")[0] for item in addresses)
     ]
     if names:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])
+
+
+def _address_towards(host: str) -> str:
+    """This machine's address on the network that leads to ``host``."""
+    [(family, kind, _, _, address), *_] = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)
+    with socket.socket(family, kind) as probe:
+        probe.connect(address)  # sends nothing
+        return str(probe.getsockname()[0])
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")

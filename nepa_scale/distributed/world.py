@@ -120,6 +120,8 @@ def map_slurm() -> str | None:
     if missing:
         raise ConfigError([f"environment: SLURM_PROCID is set but {', '.join(missing)} not; start with srun"])
     env.update(RANK=env["SLURM_PROCID"], WORLD_SIZE=env[STEP_SIZE], LOCAL_RANK=env["SLURM_LOCALID"])
+    if (here := _tasks_here()) is not None:
+        env["LOCAL_WORLD_SIZE"] = str(here)
     if "MASTER_ADDR" not in env:
         names = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
         name = next((name for name in names if name in env), None)
@@ -129,6 +131,15 @@ def map_slurm() -> str | None:
     port = FIRST_PORT + (_number("SLURM_JOB_ID") + STEP_STRIDE * _number("SLURM_STEP_ID", "0")) % PORTS
     env.setdefault("MASTER_PORT", str(port))
     return STEP_SIZE
+
+
+def _tasks_here() -> int | None:
+    """The tasks of this step on this node, out of a list such as ``2(x3),1``; None where Slurm does not say."""
+    counts: list[int] = []
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")):
+        counts += [int(count)] * int(times or 1)
+    node = _number("SLURM_NODEID", "0")
+    return counts[node] if node < len(counts) else None
 
 
 def _is_task_of_srun() -> bool:

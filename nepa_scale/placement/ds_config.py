@@ -192,6 +192,9 @@ def _precision_problems(content: dict[str, Any], precision: str) -> list[str]:
         problems.append(f"torch_autocast.dtype=float16 contradicts engine.precision={precision}; leave it out")
     if precision == "bf16-autocast" and content.get("zero_optimization", {}).get("zero_quantized_weights"):
         problems.append(f"zero_optimization.zero_quantized_weights does not go with engine.precision={precision}")
+    stage = content.get("zero_optimization", {}).get("stage")
+    if precision == "bf16" and content.get("data_types", {}).get("grad_accum_dtype") == "fp32" and stage == 1:
+        problems.append("data_types.grad_accum_dtype=fp32 at stage 1 in bf16 hides the fp32 weights; use stage 2")
     return problems
 
 
@@ -239,9 +242,4 @@ def _average_problems(content: dict[str, Any], task: str) -> list[str]:
         key = f"{name}_master_weights_and_grads"
         if content.get(name, {}).get(key):
             problems.append(f"{name}.{key} leaves no fp32 weights to average; drop it, or {task}.ema_decay=0")
-    if content.get("data_types", {}).get("grad_accum_dtype") == "fp32" and zero.get("stage") == 1:
-        problems.append(
-            "data_types.grad_accum_dtype=fp32 at stage 1 keeps the fp32 weights elsewhere; use stage 2, or"
-            f" {task}.ema_decay=0"
-        )
     return problems

@@ -18,8 +18,6 @@ from nepa_scale.distributed.processes import lives, start_time
 from nepa_scale.utils.errors import RunError
 from nepa_scale.utils.files import read_json, write_json
 
-STATES = ("planned", "submitted", "running", "preempted", "finished", "failed")
-
 
 def now() -> str:
     """The present moment in UTC, ISO 8601, to the second."""

@@ -81,7 +81,7 @@ class RunLogger:
 
     def evaluated(self, done: int) -> bool:
         """Whether an evaluation after step ``done`` is on record; rank 0 alone knows."""
-        return any(row["step"] == done and any(name.startswith("eval_") for name in row) for row in self.rows)
+        return any(row["step"] == done and _is_evaluation(row) for row in self.rows)
 
     def status(self, state: str, step: int, problem: str | None = None) -> None:
         """Write how the task stands; ``problem``: what went wrong without ending it."""
@@ -114,7 +114,7 @@ class MetricsLog:
         self.rows = [
             row
             for row in read_rows(self._path)
-            if row["step"] <= resume_at and not (row["step"] == final_step and "eval_loss" in row)
+            if row["step"] <= resume_at and not (row["step"] == final_step and _is_evaluation(row))
         ]
         write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = self._path.open("a", encoding="utf-8")
@@ -135,6 +135,10 @@ class MetricsLog:
         self._file.close()
         if self._trackers is not None:
             self._trackers.finish(result)
+
+
+def _is_evaluation(row: dict[str, Any]) -> bool:
+    return any(name.startswith("eval_") for name in row)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

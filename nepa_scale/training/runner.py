@@ -59,7 +59,9 @@ def run_task(
     watchdog.start()
     try:
         _run(resolved, run_dir, world, device, stop, watchdog)
+        process_group.barrier()  # heartbeats go on until all are here: rank 0 may have had files to write
     except (ConfigError, DataLostError, DivergedError, MilestoneError, SaveError):  # all ranks raise these together
+        process_group.barrier()
         watchdog.stop()
         process_group.shut_down()
         raise

@@ -106,8 +106,8 @@ class Trainer:
         self._saved = self._start = start
         self._run_logger = RunLogger(self.task_dir, self.config, self.world, start=start, total_steps=self.total_steps)
         self._warn_of_another_schedule()
-        self._replaced = self._replaced_logged = self._run_logger.replaced
-        self._skipped = SkippedSteps(self._run_logger.skipped)
+        self._replaced, self._skipped = self._run_logger.replaced, SkippedSteps(self._run_logger.skipped)
+        self._faults_logged = self._faults
         self._monitor = TrainingMonitor(self.task, self._run_logger.rows)
         try:
             if self._train(start):
@@ -176,9 +176,10 @@ class Trainer:
         self.watchdog.passed(f"agreeing to take step {number}", done, patience=patience)
         if self._must_stop(done):
             self._save(done, wait=True)
-            self._run_logger.status("preempted", done, self._checkpoints.problem)
-            saved = self._checkpoints.problem or f"saved at step {done}"
-            logger.info("%s: stopped, %s; the same command continues", self.task.name, saved)
+            if self._checkpoints.problem:  # who stops it relies on a save: once more, and then it is an error
+                self._save(done, wait=True, again=True)
+            self._run_logger.status("preempted", done)
+            logger.info("%s: stopped, saved at step %d; the same command continues", self.task.name, done)
             return False
         logged = number % self.config.log.every == 0 or number == self.total_steps
         self._monitor.before_step(due=logged)
@@ -211,13 +212,16 @@ class Trainer:
             raise DataLostError(f"{reason} (saved at step {done})")
         return stops > 0
 
-    def _save(self, done: int, *, wait: bool) -> None:
-        """Checkpoint this step, unless it has one or is where this process began; with ``wait``, until that is done."""
-        if done != self._saved:
+    def _save(self, done: int, *, wait: bool, again: bool = False) -> None:
+        """Checkpoint this step, unless it has one or is where this process began; with ``wait``, until that is done.
+
+        ``again``: also a step whose checkpoint has failed. Raises ``SaveError`` where that fails, too.
+        """
+        if again or done != self._saved:
             if not self.engine.weights_are_finite():
                 weights = f"the weights after step {done} are not finite and were not saved"
                 raise DivergedError(f"diverged: {weights}; {REMEDY}")
-            self._note_replaced(done)
+            self._note_faults(done)
             self.watchdog.passed(f"saving step {done}", done, patience=STARTING_PATIENCE)
             with self._profiling.part("checkpoint"):
                 self._checkpoints.save(done, done * self.task.section.batch_size, wait=wait)
@@ -288,11 +292,16 @@ class Trainer:
         np.random.seed(int(state[1]))  # noqa: NPY002  (timm's mixup draws from the global generator)
         self.task.backbone.seed_rope(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
 
-    def _note_replaced(self, done: int) -> None:
-        """Log the number of replaced images if the last row does not tell it: a resume counts on from there."""
-        if self._replaced != self._replaced_logged:
-            self._run_logger.write(done, {"images_replaced": self._replaced})
-            self._replaced_logged = self._replaced
+    def _note_faults(self, done: int) -> None:
+        """Log replaced images and skipped steps if the last row does not tell them: a resume counts on from there."""
+        faults = self._faults
+        if faults != self._faults_logged:
+            self._run_logger.write(done, faults)
+            self._faults_logged = faults
+
+    @property
+    def _faults(self) -> dict[str, int]:
+        return {"images_replaced": self._replaced, "skipped_steps": self._skipped.total}
 
     def _record_step(self, done: int, result: StepResult) -> None:
         now = time.perf_counter()
@@ -305,13 +314,12 @@ class Trainer:
             "lr": result.lr,
             "grad_norm": result.grad_norm,
             **self._throughput.interval((done - self._interval_step) * batch_size, seconds, self._batches.wait_seconds),
-            "images_replaced": self._replaced,
-            "skipped_steps": self._skipped.total,
+            **self._faults,
             "elapsed_seconds": self._run_logger.seconds,
         }
         metrics |= self._monitor.metrics(done, metrics["loss"])
         self._interval_start, self._interval_step, self._batches.wait_seconds = now, done, 0.0
-        self._replaced_logged = self._replaced
+        self._faults_logged = self._faults
         self._run_logger.write_step(done, metrics, self._checkpoints.problem)
 
     def _record_evaluation(self, done: int) -> tuple[dict[str, float], dict[str, Any]]:
@@ -323,7 +331,7 @@ class Trainer:
         before = time.perf_counter()
         with self._throughput.paused(), self._profiling.part("evaluation"):
             metrics, details = self._evaluate(done)
-            if self.engine.average is not None and done:  # which the first step begins
+            if self.engine.average is not None and self.engine.average.tensors:  # which the first step taken begins
                 with self.engine.average.in_place():
                     averages = self._evaluate(done)
                 metrics, details = (_with_averages(*pair) for pair in zip((metrics, details), averages, strict=True))

@@ -29,8 +29,9 @@ def test_whole_shards_are_fine(write_shards) -> None:
     root = write_shards()
     assert check_dataset(root, "toy", needs={"label", "mask"}) == []
     assert layout.find_layout(root / "toy") is Layout.SHARDS
-    assert (layout.num_classes(root, "toy"), layout.mask_classes(root, "toy")) == (3, 3)
-    assert [split.num_samples for split in layout.dataset_info(root, "toy").splits.values()] == [9, 3]
+    info = layout.dataset_info(root, "toy")
+    assert (info.num_classes, len(info.mask_class_names)) == (3, 3)
+    assert [split.num_samples for split in info.splits.values()] == [9, 3]
 
 
 def test_every_missing_and_every_empty_shard_is_named(write_shards) -> None:
@@ -200,11 +201,9 @@ def test_the_embedded_data_set_is_known_before_it_is_written(tmp_path: Path, mon
     """A plan can be made on a fresh checkout; outside the default root the command to write it is named."""
     monkeypatch.chdir(tmp_path)
     assert check_dataset(Path("data"), "digits", needs={"label", "mask"}) == []
-    assert layout.dataset_info(Path("data"), "digits").splits["validation"].num_samples == 1024
-    assert (layout.num_classes(Path("data"), "digits"), layout.mask_classes(Path("data"), "digits")) == (
-        10,
-        11,
-    )
+    info = layout.dataset_info(Path("data"), "digits")
+    assert info.splits["validation"].num_samples == 1024
+    assert (info.num_classes, len(info.mask_class_names)) == (10, 11)
     (problem,) = check_dataset(Path("elsewhere"), "digits")
     assert "`python -m nepa_scale.data.prepare digits root=elsewhere`" in problem
     (problem,) = check_dataset(Path("data"), "digit")
@@ -214,4 +213,4 @@ def test_the_embedded_data_set_is_known_before_it_is_written(tmp_path: Path, mon
 def test_facts_of_an_absent_data_set_raise_the_same_line(tmp_path: Path) -> None:
     """Asking for a size before checking gives the complaint of the check, not a KeyError."""
     with pytest.raises(DataError, match="is not a folder"):
-        layout.num_classes(tmp_path / "nowhere", "toy")
+        layout.dataset_info(tmp_path / "nowhere", "toy")

@@ -30,6 +30,7 @@ def settings(*words: str) -> dict[str, object]:
         (40, ("pretrain.steps=50", "pretrain.warmup=0.2", "seed=1"), "seed (0 there, 1 now)"),
         (40, ("pretrain.steps=50", "pretrain.warmup=0.2", "pretrain.base_lr=1"), "pretrain.base_lr"),
         (40, ("pretrain.steps=50", "pretrain.warmup=0.2", "model.depth=2"), "model.depth"),
+        (40, ("pretrain.steps=50", "pretrain.warmup=0.2", "engine.precision=bf16"), "engine.precision"),
         (81, ("pretrain.steps=1000", "pretrain.warmup=0.01"), "step 81 lies in a decay"),
     ],
 )

@@ -85,6 +85,16 @@ def test_rates_follow_table_8(digits_root: Path) -> None:
 
 
 @pytest.mark.parametrize("init", ["authors", "xavier"])
+def test_norms_of_keys_are_no_matrices(digits_root: Path, init: str) -> None:
+    """Their weights begin at 1 and learn at the stated rate, at any width."""
+    task = built(digits_root, "model.qk_norm=weight", f"model.weight_init={init}", *as_wide(128), *MUP)
+    groups, weights = groups_of(task), task.backbone.state_dict()
+    for name in (f"blocks.{block}.attn.k_norm.weight" for block in range(3)):
+        assert groups[name][0] == groups["norm.weight"][0]
+        assert weights[name].eq(1).all()
+
+
+@pytest.mark.parametrize("init", ["authors", "xavier"])
 def test_initial_sizes_follow_table_8(digits_root: Path, init: str) -> None:
     """Of 8 times wider weights: hidden ones have 1/sqrt(8) of the standard deviation, input weights the same."""
     words = (f"model.weight_init={init}", "model.depth=1", *MUP)

@@ -83,7 +83,7 @@ class Box:
 
 
 def arrange(digit: int, image_size: int, rng: Random) -> list[Box]:
-    """EpochIndex ``digit`` and up to three smaller ones without much overlap; the largest comes last, on top."""
+    """Place ``digit`` and up to three smaller ones without much overlap; the largest comes last, on top."""
     largest = image_size * rng.uniform(*_LARGEST)
     boxes = [_place(digit, round(largest), image_size, rng, spread=0.4)]
     for _ in range(rng.randrange(4)):

@@ -7,7 +7,14 @@ import re
 
 import pytest
 
-from nepa_scale.distributed.world import LAUNCHER_VARIABLES, World, first_host, read_environment, without_launcher
+from nepa_scale.distributed.world import (
+    LAUNCHER_VARIABLES,
+    World,
+    first_host,
+    ranks_here,
+    read_environment,
+    without_launcher,
+)
 from nepa_scale.utils.errors import ConfigError
 
 TOUCHED = (*LAUNCHER_VARIABLES, "OMP_NUM_THREADS", "LOCAL_WORLD_SIZE", "LOCAL_SIZE")
@@ -110,6 +117,13 @@ def test_steps_of_a_job_meet_apart(environment: pytest.MonkeyPatch) -> None:
     read_environment()
     assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("node4", "22231")
     assert os.environ["OMP_NUM_THREADS"] == "6"
+
+
+@pytest.mark.parametrize(("node", "here"), [("0", 2), ("1", 2), ("2", 1)])
+def test_a_node_of_a_step_knows_its_own_ranks(environment: pytest.MonkeyPatch, node: str, here: int) -> None:
+    """Its memory and cores are divided by these, not by the ranks of all nodes."""
+    srun(environment, SLURM_STEP_TASKS_PER_NODE="2(x2),1", SLURM_NODEID=node)
+    assert ranks_here(read_environment()) == here
 
 
 def test_a_given_meeting_point_wins(environment: pytest.MonkeyPatch) -> None:

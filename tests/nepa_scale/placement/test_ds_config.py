@@ -299,7 +299,6 @@ def test_file_that_is_not_there() -> None:
         ({"zero_optimization": {"stage": 3, "offload_optimizer": NVME}}, "offloaded to nvme"),
         ({"zero_optimization": {"stage": 3, "offload_param": NVME}}, "offloaded to nvme"),
         ({"bf16": {"bf16_master_weights_and_grads": True}, "zero_optimization": {"stage": 1}}, "no fp32 weights"),
-        ({"data_types": {"grad_accum_dtype": "fp32"}, "zero_optimization": {"stage": 1}}, "use stage 2"),
     ],
 )
 def test_moving_average_needs_fp32_weights_at_hand(tmp_path: Path, content: dict[str, Any], complaint: str) -> None:
