@@ -147,7 +147,7 @@ class CheckpointConfig:
     """Saving and resuming."""
 
     every: int = setting(100, low=0, orchestration=True)
-    """save every so many steps; 0 = only when stopped by a signal"""
+    """save every so many steps; 0 = only before an evaluation, at the end and when stopped"""
     keep: int = setting(1, low=1, orchestration=True)
     """checkpoints kept on disk"""
     keep_steps: str | None = setting(None, orchestration=True)

@@ -121,9 +121,8 @@ class Engine:
     def weights_are_finite(self) -> bool:
         """Whether every fp32 weight is a finite number; all ranks call this and get the same answer."""
         shards = [shard for shard in self.master_weights.shards() if shard.numel()]  # one on NVMe has none in memory
-        largest = [
-            torch.linalg.vector_norm(shard, math.inf).to(self.device) for shard in shards
-        ]  # some lie on the host
+        # An offloaded shard is on the host, and the ranks talk over the device.
+        largest = [torch.linalg.vector_norm(shard, math.inf).to(self.device) for shard in shards]
         bad = torch.zeros((), device=self.device)
         if largest:
             bad += torch.stack(largest).isfinite().logical_not().any()
