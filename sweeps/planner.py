@@ -64,6 +64,10 @@ def plan_launch(request: Launch) -> PlannedLaunch:
     if request.budget.over == "trim":
         planned = trimmed(planned, request.study_dir, request.budget)
         run_specs = {run.run_id: run_specs[run.run_id] for run in planned.runs}
+    held = largest(planned) if request.predict else {}
+    if held and request.predict_from is None and not predicted_from(planned, held):
+        why = "all other runs branch off the largest, which is then the first; give branch=false or predict_from=DIR"
+        raise ConfigError([f"predict=true: {why}"])
     return PlannedLaunch(
         run_specs=run_specs,
         plan=planned,
@@ -71,7 +75,7 @@ def plan_launch(request: Launch) -> PlannedLaunch:
         too_large=too_large(run_specs.values(), placed),
         excesses=excesses(planned, request.study_dir, request.budget),
         warnings=plan_warnings(planned, request.cluster),
-        held=largest(planned) if request.predict else {},
+        held=held,
     )
 
 
@@ -94,8 +98,13 @@ def largest(plan: Plan) -> dict[str, PlannedRun]:
 
 
 def predicted_from(plan: Plan, held: Collection[str]) -> set[str]:
-    """The runs that the predictions of those ``held`` back rest on: all others that are pre-trained."""
-    return {run.run_id for run in plan.runs if run.init == "pretrain"} - set(held)
+    """The runs that predictions of those ``held`` back rest on: all others that are pre-trained, but for those whose
+    pre-training branches off one of these."""
+    return {
+        run.run_id
+        for run in plan.runs
+        if run.init == "pretrain" and run.run_id not in held and run.branched_from not in held
+    }
 
 
 def not_started(runs: Mapping[str, PlannedRun], study_dir: Path) -> list[PlannedRun]:

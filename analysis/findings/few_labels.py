@@ -108,7 +108,8 @@ def _of_size(study: Study, target: Target, size: str) -> Iterator[Arms]:
 
 
 def _series(study: Study, target: Target, rows: pd.DataFrame, start: str) -> Series:
-    """The points of one start, of other varied settings the best at each number of labels, and their law."""
+    """The points of one start and their law: of other varied settings those that most numbers of labels have, and of
+    these the best at each."""
     usable = finished(rows, target)
     points = pd.DataFrame(
         {"label": usable["label"], "run_id": usable["run_id"], "seed": usable["seed"]}
@@ -118,6 +119,8 @@ def _series(study: Study, target: Target, rows: pd.DataFrame, start: str) -> Ser
     others = [key for key in study.axes if key not in LABEL_KEYS | SIZE_KEYS and key.rpartition(".")[2] != "seed"]
     if others:
         settings = usable.loc[points.index, [f"config.{key}" for key in others]].astype("str").agg(tuple, axis=1)
+        counts = points.groupby(settings)["x"].transform("nunique")
+        points, settings = points[counts == counts.max()], settings[counts == counts.max()]
         mean = points.groupby([points["x"], settings])["error"].transform("mean")
         points = points[mean == mean.groupby(points["x"]).transform("min")]
     points = points.sort_values(["x", "run_id"])

@@ -54,6 +54,9 @@ def expectations(study: Study, candidates: Sequence[Candidate]) -> list[dict[str
 
 
 def _entry(study: Study, target: Target, axis: Axis, candidates: Sequence[Candidate]) -> dict[str, Any]:
+    if axis is PARAMETERS:  # shorter runs of the size to come know more of it than a law over sizes would
+        sizes = {candidate.params for candidate in candidates}
+        study = dataclasses.replace(study, table=study.table[~study.table["params_backbone"].isin(sizes)])
     fitted = series(study, target, axis)
     points = fitted.points[["run_id", "x", "error"]].to_dict("records")
     entry = {"task": target.task, "metric": target.metric, "axis": axis.column, "fitted_to": points}

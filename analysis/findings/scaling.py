@@ -110,10 +110,7 @@ def exponents_apart(study: Study, target: Target, start: str = PRETRAINED) -> st
     Effects that a size has on both errors cancel in the ratio, so its interval is narrower than that of the difference
     of two exponents.
     """
-    errors, scratch = (
-        series(study, target, PARAMETERS, init).points.groupby("x")["error"].agg(_geometric)
-        for init in (start, SCRATCH)
-    )
+    errors, scratch = (series(study, target, PARAMETERS, init).averaged for init in (start, SCRATCH))
     ratio = (errors / scratch).dropna()
     fit = fit_power_law(ratio.index.to_numpy(float), ratio.to_numpy(float))
     if isinstance(fit, NoFit):
@@ -124,11 +121,6 @@ def exponents_apart(study: Study, target: Target, start: str = PRETRAINED) -> st
         f"({text.LEVEL} interval {text.interval(fit.b_interval)}, paired over n = {text.counted(fit.n, 'size')})"
         f"{shown}."
     )
-
-
-def _geometric(values: pd.Series[float]) -> float:
-    """The mean in logarithms; NaN with a value that has none."""
-    return float(np.exp(np.log(values.to_numpy(float)).mean())) if (values > 0).all() else math.nan
 
 
 def _sensitivity(fit: PowerLawFit) -> str:
@@ -186,7 +178,7 @@ def of_objectives(study: Study, target: Target) -> dict[str, Series]:
 def _beside_objective(target: Target, ours: Series, name: str, theirs: Series) -> Finding:
     """Whether the error falls faster with compute than that of the objective called ``name``, and what it costs."""
     question = f"Does predicting {NEXT_EMBEDDING.title} scale better than {name}, by the {target.name}?"
-    recipes = [(arm.points["x"].to_numpy(float), arm.points["error"].to_numpy(float)) for arm in (ours, theirs)]
+    recipes = [(arm.averaged.index.to_numpy(float), arm.averaged.to_numpy(float)) for arm in (ours, theirs)]
     try:
         compared = compare(recipes[0], recipes[1], confidence=CONFIDENCE)
     except ValueError as problem:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from analysis.findings.text import MINUS
@@ -88,6 +90,15 @@ class Series:
     left_out: int
     """Runs that are unfinished, failed, or lack the metric."""
     fit: PowerLawFit | NoFit
+
+    @property
+    def averaged(self) -> pd.Series[float]:
+        """{x: the mean of its errors in logarithms}: seeds of one place are not independent of one another."""
+        return self.points.groupby("x")["error"].agg(_geometric)
+
+
+def _geometric(values: pd.Series[float]) -> float:
+    return float(np.exp(np.log(values.to_numpy(float)).mean())) if (values > 0).all() else math.nan
 
 
 def series(

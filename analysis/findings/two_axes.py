@@ -10,7 +10,17 @@ import pandas as pd
 
 from analysis.findings import text
 from analysis.findings.finding import Finding
-from analysis.findings.series import PRETRAINED, TARGETS, Target, finished, of_start
+from analysis.findings.series import (
+    PRETRAINED,
+    SHORTFALL,
+    TARGETS,
+    Target,
+    at_equal_labels,
+    finished,
+    of_objective,
+    of_one_loss,
+    of_start,
+)
 from analysis.fit.estimate import ComputeOptimal, Fit, Options, compute_optimal, fit_law
 from analysis.fit.holdout import leave_one_out
 from analysis.fit.profile import profile
@@ -19,6 +29,7 @@ from analysis.isoflop import Allocation, allocation, bias_of_minima, parabola_mi
 from analysis.laws.law import Array
 from analysis.laws.surfaces import CHINCHILLA
 from analysis.study.records import Study
+from nepa_scale.config.objectives import NEXT_EMBEDDING
 
 FEWEST_VALUES = 3
 """Of parameters and of data: with two of each both exponents would be fixed and the form could not be tested."""
@@ -36,8 +47,12 @@ def divided_compute(study: Study) -> list[Finding]:
 
 
 def surface_points(study: Study, target: Target) -> pd.DataFrame:
-    """One row per finished pretrained run: n parameters, d pretraining tokens, c its FLOPs, and the error."""
-    rows = of_start(study.of(target.task), PRETRAINED)
+    """One row per finished pretrained run: n parameters, d pretraining tokens, c its FLOPs, and the error.
+
+    All have the same number of labels and the same objective, as in ``series``.
+    """
+    rows = of_objective(at_equal_labels(study, of_start(study.of(target.task), PRETRAINED)), NEXT_EMBEDDING.name)
+    rows = of_one_loss(rows) if target is SHORTFALL else rows
     usable = finished(rows, target)
     points = pd.DataFrame(
         {

@@ -171,9 +171,7 @@ def _multipliers(target: Target, arms: Mapping[str, Series]) -> Finding:
     said, unknown, shown = [], [], False
     pairs = list(itertools.combinations(arms, 2))
     for a, b in pairs[:MAX_PAIRS]:
-        recipes = [
-            (arms[name].points["x"].to_numpy(float), arms[name].points["error"].to_numpy(float)) for name in (a, b)
-        ]
+        recipes = [(arms[name].averaged.index.to_numpy(float), arms[name].averaged.to_numpy(float)) for name in (a, b)]
         try:
             compared = compare(recipes[0], recipes[1], confidence=CONFIDENCE)
         except ValueError as problem:

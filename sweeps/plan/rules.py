@@ -28,7 +28,8 @@ from sweeps.plan.plan import count_text
 from sweeps.settings.schema import LENGTHS, Launch
 
 IMAGES_AXIS, STEPS_AXIS = LENGTHS
-SET_BY_BRANCHING = (STEPS_AXIS, IMAGES_AXIS, "pretrain.epochs", "pretrain.warmup", "pretrain.schedule")
+FOLLOW_LENGTHS = ("pretrain.warmup", "pretrain.schedule")
+SET_BY_BRANCHING = (STEPS_AXIS, IMAGES_AXIS, "pretrain.epochs", *FOLLOW_LENGTHS)
 TOLERANCE = 0.01
 MOST_STEPS = overrides.KEYS["pretrain.steps"].get("high", LARGEST)
 

@@ -32,7 +32,14 @@ from sweeps.plan.grids import (
 from sweeps.plan.machine import Placements, Speed, of_task, seedless, world_size
 from sweeps.plan.measured_times import Measurements, counts, family_of, work_of
 from sweeps.plan.plan import Layout, Plan, PlannedRun, PlannedTask, run_dir
-from sweeps.plan.rules import connect_branches, first_step, isoflop_points, with_branch_points, with_isoflop_points
+from sweeps.plan.rules import (
+    FOLLOW_LENGTHS,
+    connect_branches,
+    first_step,
+    isoflop_points,
+    with_branch_points,
+    with_isoflop_points,
+)
 from sweeps.settings.schema import MOST_POINTS, RESERVED, Cluster, Launch, SlurmSettings, StudySettings
 
 BASIS = {
@@ -226,9 +233,9 @@ def price(
         "memory": placed.basis(next(iter(run_specs.values())).config),
         "time": pricing.times.basis,
     }
-    return Plan(
-        launch.study.name, launch.grid_name, varied_settings(launch.grid), planned, basis, about=launch.study.about
-    )
+    # Branches differ in warm-up, as a fraction, only to be equal in its steps: it is the length that varies.
+    axes = tuple(key for key in varied_settings(launch.grid) if not (launch.branch and key in FOLLOW_LENGTHS))
+    return Plan(launch.study.name, launch.grid_name, axes, planned, basis, about=launch.study.about)
 
 
 class _Pricing:

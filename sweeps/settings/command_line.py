@@ -152,6 +152,7 @@ def _contradictions(tree: Tree, name: str, typed: Pairs) -> list[str]:
     problems += [f"grid.axes.{key}: in grid.zip too; leave out one of the two" for key in grid.zip if key in grid.axes]
     return problems + [
         f"grid.points.{point}.{key}: in grid.{section} too; leave out one of the two"
+        + (", or give branch=true" if key in LENGTHS and section == "axes" else "")
         for point, key in named
         for section, varied in (("axes", grid.axes), ("zip", grid.zip))
         if key in varied and not (tree.branch and key in LENGTHS)  # a point may have one of the lengths alone

@@ -14,7 +14,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from analysis.findings import text
-from analysis.findings.series import PRETRAINED, SCRATCH, Target, finished
+from analysis.findings.series import PRETRAINED, SCRATCH, Target, at_equal_labels, finished
 from analysis.findings.two_axes import surface_points
 from analysis.fit.student import Interval, NoFit
 from analysis.isoflop import (
@@ -49,9 +49,10 @@ MARKERS = "osD^vP*XdhH8"
 def spending(study: Study, target: Target) -> pd.DataFrame:
     """[label, run_id, init, flops, error] of every finished run: pre-training, where it has any, and its own task.
 
+    Where the study varies the labels, all points have the same number of them.
     Runs from other weights are not among them: what these have cost is not recorded.
     """
-    rows = finished(study.of(target.task), target)
+    rows = finished(at_equal_labels(study, study.of(target.task)), target)
     rows = rows[rows["init"].isin([PRETRAINED, SCRATCH])]
     before = rows["pretrain_flops"].where(rows["init"] == PRETRAINED, 0.0)
     points = rows[["label", "run_id", "init"]].assign(

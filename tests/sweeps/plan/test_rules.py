@@ -14,6 +14,7 @@ from nepa_scale.utils.errors import ConfigError
 from sweeps.jobs import jobs
 from sweeps.plan.machine import Placements, Speed
 from sweeps.plan.run_specs import expand, pretraining_digest, price, unmet
+from sweeps.planner import largest, plan_launch, predicted_from
 
 SIZES = "study.data_sizes=[1024,2048,3072,4096]"
 WORDS = ("grid=data_size", "branch=true", SIZES, "study.scratch_control=false", "study_dir=out")
@@ -77,6 +78,17 @@ def test_a_point_may_have_one_of_the_lengths_alone() -> None:
     assert len({pretraining_digest(run_spec.config) for run_spec in runs}) == 2
     with pytest.raises(ConfigError, match=r"few: pretrain\.steps=80 is none of the lengths of the axis, 40, 160"):
         expand(read_launch((*words, points.replace("160", "80"))))
+
+
+def test_what_branches_off_the_largest_run_predicts_nothing_of_it() -> None:
+    """Its branches wait for it, and it for its prediction; where nothing else is left, the launch says so."""
+    lengths = ("grid=seeds", "grid.axes={model.size: [femto, pico], pretrain.steps: [40, 160]}", "branch=true")
+    launch = read_launch((*lengths, "study_dir=out"))
+    planned = price(launch, expand(launch), Speed(1e9, 0.0, "stated"), Placements(launch.cluster))
+    known = predicted_from(planned, largest(planned))
+    assert {run.label for run in planned.runs if run.run_id in known} == {"steps=40 femto", "steps=160 femto"}
+    with pytest.raises(ConfigError, match="all other runs branch off the largest"):
+        plan_launch(read_launch((*WORDS, "predict=true")))
 
 
 def test_branches_wait_for_the_longest(tmp_path: Path) -> None:
