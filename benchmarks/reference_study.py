@@ -1,0 +1,157 @@
+"""What docs/reference-study keeps of its study, and the tables of its page.
+
+python benchmarks/reference_study.py [study=STUDY_DIR] [folder=docs/reference-study]
+
+With ``study`` the folder takes over what the launcher and ``nepa-report`` wrote there: results.parquet, report.html,
+headline.png, predictions.json, and records.tar.xz with the plan and every state and result, from which the report can
+be made again. Then each table is written into the page, between its lines ``<!-- NAME -->`` and ``<!-- end -->``.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[0:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
+
+from command import read_settings  # noqa: E402  (after the path)
+
+from analysis.findings import text  # noqa: E402
+from analysis.reporting.build import answer  # noqa: E402
+from analysis.study.records import Study, read_study  # noqa: E402
+from nepa_scale.utils.files import write_atomically  # noqa: E402
+
+PAGE, RECORDS = "index.md", "records.tar.xz"
+KEPT = ("results.parquet", "report.html", "headline.png", "predictions.json")
+RECORDED = ("plan.json", "predictions.json", "runs/*/*/status.json", "runs/*/*/result.json")
+SIZES = ("femto", "pico", "nano", "micro")
+STEPS, BATCH = "config.pretrain.steps", 32
+LABELLED = 500  # images, 50 of each of ten classes
+
+
+def keep(study: Path, folder: Path) -> None:
+    """Take over the files of a finished and reported study; the archive's bytes depend on their content alone."""
+    for name in KEPT:
+        shutil.copyfile(study / name, folder / name)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:xz") as archive:
+        for path in sorted(path for pattern in RECORDED for path in study.glob(pattern)):
+            entry = tarfile.TarInfo(str(path.relative_to(study)))
+            entry.size = path.stat().st_size
+            with path.open("rb") as file:
+                archive.addfile(entry, file)
+    write_atomically(folder / RECORDS, packed.getvalue())
+
+
+@contextmanager
+def records(folder: Path) -> Iterator[Path]:
+    """The study directory that the archive holds, unpacked for as long as it takes."""
+    with tempfile.TemporaryDirectory() as unpacked, tarfile.open(folder / RECORDS) as archive:
+        archive.extractall(unpacked, filter="data")
+        yield Path(unpacked)
+
+
+def by_length(study: Study, task: str, metric: str) -> str:
+    """A row for each size: from scratch, and after each length of pre-training; means over seeds."""
+    rows = _scored(study, task, metric)
+    if task == "classify":
+        rows = rows[rows["unique_images"] == LABELLED]
+    lengths = sorted(rows[STEPS].dropna().unique())
+    head = ["size", "parameters", "seeds", "from scratch", *(f"{int(steps) * BATCH:,} images" for steps in lengths)]
+    body = []
+    for size in SIZES:
+        of_size = rows[rows["size"] == size]
+        pretrained = of_size[of_size["init"] == "pretrain"]
+        scores = [_mean(of_size[of_size["init"] == "scratch"]["score"])]
+        scores += [_mean(pretrained[pretrained[STEPS] == steps]["score"]) for steps in lengths]
+        body.append([size, f"{_only(of_size['params_backbone']):,.0f}", str(pretrained["seed"].nunique()), *scores])
+    if not rows["init"].eq("scratch").any():
+        head, body = _without(3, head, body)
+    return _markdown(head, body)
+
+
+def by_labels(study: Study) -> str:
+    """A row for each number of labels at nano: from scratch, and after each length of pre-training; seed 0."""
+    rows = _scored(study, "classify", "top1")
+    rows = rows[(rows["size"] == "nano") & (rows["seed"] == 0)]
+    lengths = sorted(rows[STEPS].dropna().unique())
+    head = ["labels a class", "from scratch", *(f"{int(steps) * BATCH:,} images" for steps in lengths)]
+    body = []
+    for images, of_images in rows.groupby("unique_images"):
+        scratch = _mean(of_images[of_images["init"] == "scratch"]["score"])
+        scores = [_mean(of_images[of_images[STEPS] == steps]["score"]) for steps in lengths]
+        body.append([f"{int(str(images)) // 10}", scratch, *scores])
+    return _markdown(head, body)
+
+
+def answers(study: Study) -> str:
+    """The report's questions with verdict and answer."""
+    found = answer(study.path).findings
+    return _markdown(["question", "verdict", "answer"], [[f.question, f.verdict, f.answer] for f in found])
+
+
+TABLES: dict[str, Callable[[Study], str]] = {
+    "skill": lambda study: by_length(study, "pretrain", "skill"),
+    "top-1": lambda study: by_length(study, "classify", "top1"),
+    "labels": by_labels,
+    "mIoU": lambda study: by_length(study, "segment", "miou"),
+    "answers": answers,
+}
+
+
+def _scored(study: Study, task: str, metric: str) -> pd.DataFrame:
+    rows = study.finished(task)
+    return rows.assign(score=rows[f"metrics.{metric}"].astype("float64"))
+
+
+def _mean(scores: pd.Series[float]) -> str:
+    return f"{100 * scores.mean():.1f}" if len(scores) else text.MISSING
+
+
+def _only(values: pd.Series[float]) -> float:
+    (value,) = values.unique()
+    return float(value)
+
+
+def _without(column: int, head: list[str], body: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    return [*head[:column], *head[column + 1 :]], [[*row[:column], *row[column + 1 :]] for row in body]
+
+
+def _markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def filled(page: str, study: Study) -> str:
+    """``page`` with each table as its study has it."""
+
+    def table(found: re.Match[str]) -> str:
+        return f"<!-- {found['name']} -->\n\n{TABLES[found['name']](study)}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Take over the study's files, if asked to, and fill the page."""
+    defaults = {"study": "", "folder": str(REPOSITORY / "docs" / "reference-study")}
+    settings, _ = read_settings(__doc__ or "", defaults)
+    folder = Path(settings["folder"])
+    if settings["study"]:
+        keep(Path(settings["study"]), folder)
+    with records(folder) as study_dir:
+        page = filled((folder / PAGE).read_text(encoding="utf-8"), read_study(study_dir))
+    write_atomically(folder / PAGE, page)
+
+
+if __name__ == "__main__":
+    main()
