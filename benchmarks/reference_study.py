@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 import sys
 import tarfile
 import tempfile
@@ -40,16 +39,22 @@ LABELLED = 500  # images, 50 of each of ten classes
 
 
 def keep(study: Path, folder: Path) -> None:
-    """Take over the files of a finished and reported study; the archive's bytes depend on their content alone."""
+    """Take over the files of a finished and reported study; the archive's bytes depend on their content alone.
+
+    Where the study lay on the machine that ran it is nobody's business: paths begin at ``STUDY_DIR``.
+    """
+
+    def content(path: Path) -> bytes:
+        return path.read_bytes().replace(bytes(study.resolve()), b"STUDY_DIR")
+
     for name in KEPT:
-        shutil.copyfile(study / name, folder / name)
+        write_atomically(folder / name, content(study / name))
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:xz") as archive:
         for path in sorted(path for pattern in RECORDED for path in study.glob(pattern)):
-            entry = tarfile.TarInfo(str(path.relative_to(study)))
-            entry.size = path.stat().st_size
-            with path.open("rb") as file:
-                archive.addfile(entry, file)
+            entry, data = tarfile.TarInfo(str(path.relative_to(study))), content(path)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
     write_atomically(folder / RECORDS, packed.getvalue())
 
 

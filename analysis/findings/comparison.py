@@ -20,6 +20,7 @@ from analysis.findings.series import (
     PRETRAINED,
     SCRATCH,
     Target,
+    at_equal_labels,
     finished,
     label_order,
     noun,
@@ -51,6 +52,9 @@ class Comparison:
     """By label: labels that share their controls have the same."""
     images: pd.Series[float]
     """By label: validation images that the scores are taken over; NaN where that is not recorded."""
+    independent: pd.Series[bool]
+    """By label: whether it counts for the mean gain. Where sizes are compared, those of one number of labelled images
+    do: the others are fine-tunings of the same pre-training."""
 
     @property
     def leading(self) -> pd.Series[float]:
@@ -77,10 +81,13 @@ def gain_over_scratch(compared: Comparison, start: str = PRETRAINED) -> Finding:
             f"No {compared.noun} has both finished {RUNS[start]} and a finished control from scratch.",
         )
     difference = pairs[name] - pairs["scratch"]
+    counted = pairs[compared.independent.loc[pairs.index]]
     differences = _each(difference)
     better = int((difference > 0).sum())
     measured = f"Better at {better} of {text.counted(len(pairs), compared.noun)} (percentage points: {differences})."
-    unit = compared.noun if compared.controls.loc[pairs.index].is_unique else "control"
+    unit = compared.noun if compared.controls.loc[counted.index].is_unique else "control"
+    if len(counted) < len(pairs):
+        measured += " The interval takes one number of labels: the others rest on the same pretraining."
     ratio = gain(compared, start)
     if isinstance(ratio, NoFit):
         return Finding(question, "Cannot say", f"{measured} No interval: {ratio.reason}.")
@@ -99,7 +106,7 @@ def gain_over_scratch(compared: Comparison, start: str = PRETRAINED) -> Finding:
 def gain(compared: Comparison, start: str = PRETRAINED) -> MeanRatio | NoFit:
     """The error of runs of a ``start`` over that of their controls, paired; labels that share these are one pair."""
     name = ARMS[start]
-    pairs = compared.rows.dropna(subset=[name, "scratch"])
+    pairs = compared.rows[compared.independent].dropna(subset=[name, "scratch"])
     paired = pairs.groupby(compared.controls.loc[pairs.index], sort=False).mean()
     return mean_ratio(1 - paired[name], 1 - paired["scratch"])
 
@@ -211,7 +218,12 @@ def comparison(study: Study, target: Target) -> Comparison:
     index = pd.Index(order, dtype="object")
     shared = pd.Series(["\n".join(sorted(settings_of[label])) for label in order], index=index, dtype="object")
     images = rows.groupby("label")["validation_images"].min().astype("float64").reindex(index)
-    return Comparison(target, pd.DataFrame(columns, index=index, dtype="float64"), noun(study), shared, images)
+    equal = at_equal_labels(study, rows)
+    counted = equal if equal["params_backbone"].nunique() > 1 else rows
+    independent = pd.Series(index.isin(counted["label"]), index=index)
+    return Comparison(
+        target, pd.DataFrame(columns, index=index, dtype="float64"), noun(study), shared, images, independent
+    )
 
 
 def _whose(noun: str, start: str) -> str:

@@ -201,7 +201,8 @@ def score(chosen: EvaluateSettings) -> int:
         return 0
     error = f"  mCE {found['mce']:.1%}" if "mce" in found else ""
     title, scores = BENCHMARKS[chosen.benchmark].title, f"top-1 {found['top1']:.2%}  top-5 {found['top5']:.2%}"
-    print(f"{chosen.weights}: {title}, {found['images']:,} images: {scores}{error}")
+    of = "" if found["images"] == found["published_images"] else f" of {found['published_images']:,}"
+    print(f"{chosen.weights}: {title}, {found['images']:,}{of} images: {scores}{error}")
     return 0
 
 

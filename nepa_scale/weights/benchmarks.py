@@ -64,6 +64,8 @@ class Benchmark:
     find: Callable[[Path], list[Part]]
     classes: Callable[[], Sequence[str]]
     """WordNet ids that the answer is chosen among: -R and -A have 200 of the 1,000."""
+    images: int
+    """How many it was published with, and its scores are over."""
 
 
 def synsets(subset: str = "imagenet") -> tuple[str, ...]:
@@ -122,12 +124,12 @@ def of_reassessed(root: Path) -> list[Part]:
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {
-    "imagenet-v2": Benchmark("ImageNet-V2", of_numbered_folders, synsets),
-    "imagenet-r": Benchmark("ImageNet-R", of_class_folders, lambda: synsets("imagenet_r")),
-    "imagenet-a": Benchmark("ImageNet-A", of_class_folders, lambda: synsets("imagenet_a")),
-    "imagenet-sketch": Benchmark("ImageNet-Sketch", of_class_folders, synsets),
-    "imagenet-real": Benchmark("ImageNet-ReaL", of_reassessed, synsets),
-    "imagenet-c": Benchmark("ImageNet-C", of_corruptions, synsets),
+    "imagenet-v2": Benchmark("ImageNet-V2", of_numbered_folders, synsets, 10_000),
+    "imagenet-r": Benchmark("ImageNet-R", of_class_folders, lambda: synsets("imagenet_r"), 30_000),
+    "imagenet-a": Benchmark("ImageNet-A", of_class_folders, lambda: synsets("imagenet_a"), 7_500),
+    "imagenet-sketch": Benchmark("ImageNet-Sketch", of_class_folders, synsets, 50_889),
+    "imagenet-real": Benchmark("ImageNet-ReaL", of_reassessed, synsets, 46_837),
+    "imagenet-c": Benchmark("ImageNet-C", of_corruptions, synsets, 3_750_000),
 }
 
 

@@ -31,8 +31,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score the weights of a run's classification, or of an exported folder, on the benchmark ``name`` below ``root``.
 
-    Of a run the answer is also noted in ``benchmarks.json`` beside its weights. Fractions are of 1. Raises
-    ``UserError``.
+    Of a run the answer is also noted in ``benchmarks.json`` beside its weights. Fractions are of 1. ``images`` less than
+    ``published_images`` are a part of the benchmark, such as an interrupted download. Raises ``UserError``.
     """
     parts = benchmarks.parts_of(name, root)
     of_a_run = (source / run_folder.CONFIG_NAME).is_file()
@@ -50,7 +50,7 @@ def evaluate(
     found = summary(parts, scores)
     if of_a_run:
         _note(source / "classify" / RESULTS_NAME, f"{name}-ema" if ema else name, found)
-    return {"weights": str(source), "benchmark": name, **found}
+    return {"weights": str(source), "benchmark": name, "published_images": BENCHMARKS[name].images, **found}
 
 
 def class_columns(label_names: Sequence[str], num_classes: int) -> dict[str, int]:

@@ -6,19 +6,23 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from label_studies import LabelSpec, write
 from law_studies import StudySpec, write_study
 from study_files import write_json
+from study_shapes import with_plan
 
+from analysis.findings.comparison import comparison, gain
 from analysis.findings.few_labels import LABELS, arms, few_labels, worth
 from analysis.findings.series import CLASSIFICATION, FINETUNED, PARAMETERS, series
 from analysis.fit.power_law import PowerLawFit
 from analysis.fit.shift import Shift
-from analysis.fit.student import NoFit
+from analysis.fit.student import MeanRatio, NoFit
 from analysis.reporting.build import answer
 from analysis.reporting.figures import drawing
+from analysis.reporting.figures.compute_plots import spending
 from analysis.reporting.figures.sensitivity import few_labels_plot, settings
 from analysis.reporting.render import render
 from analysis.study.records import read_study
@@ -41,6 +45,36 @@ def test_laws_and_worth_come_back_for_every_size(tmp_path: Path) -> None:
     assert verdicts["Is pretraining worth labels, by the classification error, nano?"] == "Yes"
     assert verdicts["Is pretraining worth labels, by the classification error, femto?"] == "Not shown"
     assert verdicts["Does the segmentation error fall with labelled images, from scratch, nano?"] == "Yes"
+
+
+def test_numbers_of_labels_are_no_pairs_of_their_own(tmp_path: Path) -> None:
+    """Of several sizes the gain counts each once, at the most labels: the others share its pre-training. The frontier
+    compares runs of equal labels, too."""
+    study = read_study(write(tmp_path, LabelSpec(factors={"femto": 2.0, "nano": 3.0})))
+    ratio = gain(comparison(study, CLASSIFICATION))
+    assert isinstance(ratio, MeanRatio) and ratio.n == 2
+    assert set(spending(study, CLASSIFICATION)["label"]) == {"fraction=1 femto", "fraction=1 nano"}
+
+
+def test_a_curve_over_labels_is_of_one_length(tmp_path: Path) -> None:
+    """A run after another length of pre-training at one number of labels is no point of it, even if it is better."""
+
+    def lengthen(plan: dict[str, Any]) -> None:
+        plan["axes"].append("pretrain.steps")
+        for run in plan["runs"]:
+            run["values"]["pretrain.steps"] = 8000
+        one = next(run for run in plan["runs"] if run["run_id"] == "nano-pretrain-1024-0")
+        short = {**one, "run_id": "short", "values": {**one["values"], "pretrain.steps": 500}}
+        plan["runs"].append(short)
+
+    path = write(tmp_path, LabelSpec())
+    before = arms(read_study(path), CLASSIFICATION)[0].pretrained.points["error"].tolist()
+    shutil.copytree(path / "runs" / "nano-pretrain-1024-0", path / "runs" / "short")
+    result = path / "runs" / "short" / "classify" / "result.json"
+    content = json.loads(result.read_text())
+    write_json(result, {**content, "run_id": "short", "metrics": {**content["metrics"], "top1": 0.99}})
+    with_plan(path, lengthen)
+    assert arms(read_study(path), CLASSIFICATION)[0].pretrained.points["error"].tolist() == before
 
 
 def test_pretraining_that_costs_labels_is_a_no(tmp_path: Path) -> None:

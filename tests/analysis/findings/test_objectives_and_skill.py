@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,30 +24,37 @@ PARAMS = (20_000, 80_000, 320_000, 1_280_000, 5_120_000)
 FACTOR = 1.5  # of the FLOPs of masked pixels, which compute more
 
 
-def write_objectives(path: Path, exponents: dict[str, float], noise: float = 0.01) -> Path:
-    """Five sizes with each objective, whose error is C^-b about 1e14 FLOPs; controls from scratch of each size."""
+def write_objectives(path: Path, exponents: dict[str, float], noise: float = 0.01, seeds: int = 1) -> Path:
+    """Five sizes with each objective, whose error is C^-b about 1e14 FLOPs; controls from scratch of each size. Seeds
+    have equal errors."""
     random, planned = np.random.default_rng(0), []
     for name, b in exponents.items():
         for params in PARAMS:
             flops = 1e9 * params * (FACTOR if name == "masked_pixels" else 1)
             error = 0.3 * (flops / 1e14) ** -b * float(np.exp(random.normal(0, noise)))
-            size, run_id = f"s{params}", f"{name}-{params}"
-            for task, metrics in (("pretrain", {"skill": 1 - error}), ("classify", _classified(error))):
-                outcome = result(run_id, task, "pretrain", size, params, 0, metrics)
-                config = outcome["config"] | {"pretrain.objective": name}
-                write_task(path, run_id, task, outcome | {"flops_train": flops, "config": config})
-            planned.append({"run_id": run_id, "label": f"{name} {size}", "init": "pretrain", "tasks": {}})
-            planned[-1]["values"] = {"model.size": size} | (
-                {} if name == "next_embedding" else {"pretrain.objective": name}
-            )
-            if name == "next_embedding":
-                scratch = f"{run_id}-scratch"
-                control = result(scratch, "classify", "scratch", size, params, 0, _classified(min(0.95, 1.2 * error)))
-                write_task(path, scratch, "classify", control)
-                planned.append({**planned[-1], "run_id": scratch, "init": "scratch", "values": {"model.size": size}})
-    axes = ["pretrain.objective", "model.size"]
+            for seed in range(seeds):
+                planned += _runs(path, name, params, seed, flops, error)
+    axes = ["pretrain.objective", "model.size", "seed"]
     write_json(path / "plan.json", {"schema": 1, "study": "s", "grid": "objectives", "axes": axes, "runs": planned})
     return path
+
+
+def _runs(path: Path, name: str, params: int, seed: int, flops: float, error: float) -> list[dict[str, Any]]:
+    """Write a run, and its control where it is of the first objective; returns them as planned."""
+    size, run_id = f"s{params}", f"{name}-{params}-{seed}"
+    for task, metrics in (("pretrain", {"skill": 1 - error}), ("classify", _classified(error))):
+        outcome = result(run_id, task, "pretrain", size, params, seed, metrics)
+        config = outcome["config"] | {"pretrain.objective": name}
+        write_task(path, run_id, task, outcome | {"flops_train": flops, "config": config})
+    values: dict[str, Any] = {"model.size": size, "seed": seed}
+    own = values if name == "next_embedding" else {**values, "pretrain.objective": name}
+    run = {"run_id": run_id, "label": f"{name} {size}", "init": "pretrain", "tasks": {}, "values": own}
+    if name != "next_embedding":
+        return [run]
+    scratch = f"{run_id}-scratch"
+    control = result(scratch, "classify", "scratch", size, params, seed, _classified(min(0.95, 1.2 * error)))
+    write_task(path, scratch, "classify", control)
+    return [run, {**run, "run_id": scratch, "init": "scratch", "values": values}]
 
 
 def _classified(error: float) -> dict[str, float]:
@@ -65,6 +73,15 @@ def test_objectives_are_compared_at_equal_compute(tmp_path: Path) -> None:
     assert "masked pixels take 1.0" in masked.answer or "masked pixels take 0.9" in masked.answer
     assert pixels.p is not None
     assert pixels.p < 1e-3
+
+
+def test_seeds_are_no_runs_of_their_own(tmp_path: Path) -> None:
+    """Three seeds that came to the same are no more evidence for a difference than one."""
+    exponents = {"next_embedding": 0.12, "next_pixels": 0.09}
+    (one,), (three,) = (
+        objectives(read_study(write_objectives(tmp_path / str(seeds), exponents, seeds=seeds))) for seeds in (1, 3)
+    )
+    assert one.p == pytest.approx(three.p, rel=1e-6)
 
 
 def test_laws_of_the_page_are_of_one_objective(tmp_path: Path) -> None:

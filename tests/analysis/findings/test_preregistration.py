@@ -41,6 +41,13 @@ def test_an_exact_law_is_continued(make_study: MakeStudy) -> None:
     assert SMALL.run_id not in {point["run_id"] for point in entry["fitted_to"]}  # type: ignore[attr-defined]
 
 
+def test_a_size_to_come_is_no_place_of_its_own_law(make_study: MakeStudy) -> None:
+    """Other runs of that size, such as shorter ones, would tell more of it than the law over sizes does."""
+    entry = entry_of(make_study(seeds=(0, 1)), SMALL)
+    assert SMALL.params not in {point["x"] for point in entry["fitted_to"]}  # type: ignore[attr-defined]
+    assert entry["law"]["places"] == 4  # type: ignore[index]
+
+
 def test_the_interval_is_that_of_one_further_point(make_study: MakeStudy) -> None:
     """Against the textbook's formula for a straight line in logarithms."""
     study = make_study(noise=0.1)
