@@ -31,8 +31,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score the weights of a run's classification, or of an exported folder, on the benchmark ``name`` below ``root``.
 
-    Of a run the answer is also noted in ``benchmarks.json`` beside its weights. Fractions are of 1. ``images`` less than
-    ``published_images`` are a part of the benchmark, such as an interrupted download. Raises ``UserError``.
+    Of a run the answer is also noted in ``benchmarks.json`` beside its weights. Fractions are of 1. Fewer ``images``
+    than ``published_images`` are a part of the benchmark, such as an interrupted download. Raises ``UserError``.
     """
     parts = benchmarks.parts_of(name, root)
     of_a_run = (source / run_folder.CONFIG_NAME).is_file()
