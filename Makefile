@@ -34,5 +34,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Leaves data, studies and runs: they take long to make again.
 clean:
-	rm -rf $(VENV) data studies runs
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . \( -path ./data -o -path ./studies -o -path ./runs \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -61,7 +61,7 @@ def show(plan: Plan, todo: Sequence[Job], study_dir: Path, cluster: Cluster, con
 def total_lines(plan: Plan, todo: Sequence[Job], cluster: Cluster) -> list[str]:
     """The cost of all tasks, and of those still to do."""
     tasks = {f"{run.run_id}/{name}": task for run in plan.runs for name, task in run.tasks.items()}
-    flops = sum(task.flops for task in tasks.values())
+    flops = sum(task.flops_to_do for task in tasks.values())
     lines = [f"to do: {len(todo)} of {len(tasks)} tasks; all tasks together: {flops:.3g} FLOPs"]
     saved = sum(task.flops_inherited for task in tasks.values())
     if saved:
@@ -126,8 +126,8 @@ def plan_table(plan: Plan, study_dir: Path, width: int) -> Table:
     names = [_name(runs) for runs in lines]
     groups, everything = [_tasks(runs) for runs in lines], _tasks(plan.runs)
     columns = [
-        Column(heading, rank, (*map(text, groups), text(everything) if has_total else ""))
-        for heading, rank, text, has_total in QUANTITIES
+        Column(heading, rank, (*map(text, groups), total(everything) if total is not None else ""))
+        for heading, rank, text, total in QUANTITIES
     ]
     columns.append(Column("state", 3, (*(progress_of(runs, study_dir) for runs in lines), "")))
     shown = fitting(columns, width - max(map(len, names)))
@@ -247,18 +247,44 @@ def _device_hours(tasks: Tasks) -> str:
     return "?" if seconds is None else f"{seconds / HOUR:.3g}"
 
 
-#: Columns of a plan: heading, rank, text of the tasks of a line, and whether there is one of all tasks together.
-QUANTITIES: tuple[tuple[str, int, Callable[[Tasks], str], bool], ...] = (
-    ("N", 0, lambda tasks: count_text(tasks[0].params_backbone), False),
-    ("images", 2, lambda tasks: count_text(sum(task.images for task in tasks)), True),
-    ("unique", 8, _unique, True),
-    ("FLOPs", 0, lambda tasks: f"{sum(task.flops for task in tasks):.1e}".replace("+", ""), True),
-    ("ZeRO", 6, lambda tasks: zero_text(_largest(tasks)), False),
-    ("batch", 7, lambda tasks: batch_text(_largest(tasks)), False),
-    ("memory", 1, lambda tasks: memory_text(_largest(tasks).memory_bytes), True),
-    ("time", 0, _time, True),
-    ("device-h", 4, _device_hours, True),
-    ("storage", 5, lambda tasks: memory_text(sum(task.storage_bytes for task in tasks)), True),
+def _images(tasks: Tasks) -> str:
+    return count_text(sum(task.images for task in tasks))
+
+
+def _flops(tasks: Tasks) -> str:
+    return _flops_text(sum(task.flops for task in tasks))
+
+
+def _flops_to_do(tasks: Tasks) -> str:
+    return _flops_text(sum(task.flops_to_do for task in tasks))
+
+
+def _flops_text(number: int) -> str:
+    return f"{number:.1e}".replace("+", "")
+
+
+def _memory(tasks: Tasks) -> str:
+    return memory_text(_largest(tasks).memory_bytes)
+
+
+def _storage(tasks: Tasks) -> str:
+    return memory_text(sum(task.storage_bytes for task in tasks))
+
+
+#: Columns of a plan: heading, rank, text of the tasks of a line, and text of all tasks together if there is one.
+#: FLOPs of a line are of runs of that length, as results have them; all together are what will be spent, in which what
+#: branches share is counted once.
+QUANTITIES: tuple[tuple[str, int, Callable[[Tasks], str], Callable[[Tasks], str] | None], ...] = (
+    ("N", 0, lambda tasks: count_text(tasks[0].params_backbone), None),
+    ("images", 2, _images, _images),
+    ("unique", 8, _unique, _unique),
+    ("FLOPs", 0, _flops, _flops_to_do),
+    ("ZeRO", 6, lambda tasks: zero_text(_largest(tasks)), None),
+    ("batch", 7, lambda tasks: batch_text(_largest(tasks)), None),
+    ("memory", 1, _memory, _memory),
+    ("time", 0, _time, _time),
+    ("device-h", 4, _device_hours, _device_hours),
+    ("storage", 5, _storage, _storage),
 )
 
 

@@ -18,6 +18,7 @@ if __name__ == "__main__":
     # free a task's memory object by object, and so copy every page that it shares with the server.
     atexit.register(os._exit, 0)
 
+import contextlib
 import gc
 import importlib
 import signal
@@ -92,7 +93,8 @@ def _stop_tasks() -> None:
     """Send SIGTERM until the last task has ended; repeatedly, as a task may not handle it yet while it starts."""
     while tasks := psutil.Process().children():
         for task in tasks:
-            task.terminate()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended by itself
+                task.terminate()
         psutil.wait_procs(tasks, timeout=STOP_AGAIN_SECONDS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -51,7 +52,8 @@ class Running:
         """Send SIGTERM, again every few seconds, as a process may not handle it yet while it starts."""
         if time.monotonic() - self.asked_at > STOP_AGAIN_SECONDS:
             self.asked_at = time.monotonic()
-            os.kill(int(self.handle.job_id), signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it may have ended since it was last looked at
+                os.kill(int(self.handle.job_id), signal.SIGTERM)
 
 
 class LocalQueue:

@@ -2,7 +2,7 @@
 
 A plan over its budget of device-hours or FLOPs is refused, or trimmed by its costliest runs. The tasks that are still
 to do count. A run whose pre-training others use is trimmed only after those. A control from random weights is trimmed
-with the run that it is the control of.
+with the last of the runs that it is the control of.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 from nepa_scale.config import validate
 from nepa_scale.config.data_facts import label_list, labels_per_class
+from nepa_scale.config.registry import PRETRAIN
 from nepa_scale.placement import ds_config
 from nepa_scale.placement.devices import unseen
 from nepa_scale.run_dir.run_folder import is_finished
@@ -200,14 +201,17 @@ def trimmed(plan: Plan, study_dir: Path, budget: BudgetSettings) -> Plan:
     for key, limit, cost, unit in _limits(budget):
         left, reasons, controls = costs(plan, study_dir, cost), dict[str, str](), _controls(plan.runs)
         total = sum(map(Fraction, left.values()))
+        runs_of = Counter(itertools.chain.from_iterable(controls.values()))
         costliest = _costliest_first(plan.runs, left, controls)
         while total > limit:
             run_id = next(costliest)
             reasons[run_id] = f"over budget: {left[run_id]:.3g} {unit} of budget.{key}={limit:g}"
             total -= Fraction(left.pop(run_id))
             for control in controls.get(run_id, ()):
-                total -= Fraction(left.pop(control, 0.0))
-                reasons[control] = "over budget: the control of a run that is not run"
+                runs_of[control] -= 1
+                if not runs_of[control]:
+                    total -= Fraction(left.pop(control))
+                    reasons[control] = "over budget: the control of a run that is not run"
         if not left:
             smallest = min(costs(plan, study_dir, cost).values())
             raise ConfigError([f"budget.{key}={limit:g}: no run fits; the cheapest takes {smallest:.3g} {unit}"])
@@ -247,12 +251,13 @@ def _costliest_first(
 ) -> Iterator[str]:
     """The run_ids of ``left`` that cost something, costliest first, and of equal ones the later first.
 
-    A run that others need comes after those. A control is left out, unless its run costs nothing.
+    A run that others need comes after those. A control is left out, unless one of its runs costs nothing.
     """
     todo = {run.run_id: index for index, run in enumerate(runs) if left[run.run_id]}
     owners = {run.run_id: _owners(run) for run in runs if run.run_id in todo}
     needing = Counter(itertools.chain.from_iterable(owners.values()))
-    of_runs = {control for run_id in todo for control in controls.get(run_id, ())}
+    free = {control for run_id, its in controls.items() if run_id not in todo for control in its}
+    of_runs = set(itertools.chain.from_iterable(controls.values())) - free
     order = [(-left[run_id], -index, run_id) for run_id, index in todo.items() if not needing[run_id]]
     heapq.heapify(order)
     while order:
@@ -260,25 +265,25 @@ def _costliest_first(
         if run_id in of_runs:
             continue
         yield run_id
-        for gone in (run_id, *controls.get(run_id, ())):
-            for owner in owners.get(gone, ()):
-                needing[owner] -= 1
-                if not needing[owner] and owner in todo:
-                    heapq.heappush(order, (-left[owner], -todo[owner], owner))
+        for owner in owners[run_id]:
+            needing[owner] -= 1
+            if not needing[owner] and owner in todo:
+                heapq.heappush(order, (-left[owner], -todo[owner], owner))
 
 
 def _controls(runs: Sequence[PlannedRun]) -> dict[str, list[str]]:
     """{run_id: the run_ids of its controls from random weights}."""
-    scratch: dict[tuple[str, str, str], list[str]] = {}
+    scratch: dict[tuple[str, str], list[str]] = {}
     for run in runs:
         if run.init == "scratch":
             scratch.setdefault(_point_of(run), []).append(run.run_id)
     return {run.run_id: scratch.get(_point_of(run), []) for run in runs if run.init == "pretrain"}
 
 
-def _point_of(run: PlannedRun) -> tuple[str, str, str]:
-    """What a run and its controls have in common."""
-    return run.label, str(run.values), str(run.tuned)
+def _point_of(run: PlannedRun) -> tuple[str, str]:
+    """What a run and its controls have in common: all that varies but settings of pre-training, which label it, too."""
+    values = {key: value for key, value in run.values.items() if key.split(".")[0] != PRETRAIN.name}
+    return str(values), str(run.tuned)
 
 
 def _owners(run: PlannedRun) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nepa_scale.config.registry import PRETRAIN, TASKS
 from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import file_in_the_way, read_json, write_json
 from sweeps.plan.machine import Resources
@@ -145,11 +146,14 @@ class Plan:
 
 
 def merge(earlier: Plan | None, plan: Plan) -> Plan:
-    """The runs of an ``earlier`` plan of the same directory, then the new ones of ``plan``."""
+    """The runs of an ``earlier`` plan of the same directory, then the new ones of ``plan``.
+
+    A run of both has the tasks of both.
+    """
     if earlier is None:
         return plan
     new = {run.run_id: run for run in plan.runs}
-    kept = tuple(new.pop(run.run_id, run) for run in earlier.runs)
+    kept = tuple(_united(run, new.pop(run.run_id)) if run.run_id in new else run for run in earlier.runs)
     runs = (*kept, *new.values())
     planned = {(name, run.init) for run in runs for name in (run.label, run.name)}
     dropped = {(point.label, point.init): point for point in (*earlier.dropped, *plan.dropped)}
@@ -160,6 +164,17 @@ def merge(earlier: Plan | None, plan: Plan) -> Plan:
         dropped=tuple(point for name, point in dropped.items() if name not in planned),
         about=plan.about or earlier.about,
     )
+
+
+def _united(earlier: PlannedRun, run: PlannedRun) -> PlannedRun:
+    """``run`` with those tasks that only the ``earlier`` plan has; without its pre-training where another does that."""
+    tasks = {**earlier.tasks, **run.tasks}
+    if run.pretrained_by is not None:
+        tasks.pop(PRETRAIN.name, None)
+    added = tasks.keys() - run.tasks.keys()
+    tuned = {key: value for key, value in earlier.tuned.items() if key.split(".")[0] in added}
+    ordered = {task: tasks[task] for task in TASKS if task in tasks}
+    return dataclasses.replace(run, tasks=ordered, tuned={**tuned, **run.tuned})
 
 
 def run_name(run: PlannedRun | Dropped) -> str:

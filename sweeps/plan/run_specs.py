@@ -16,6 +16,7 @@ from nepa_scale.config.schema import RunConfig, config_digest
 from nepa_scale.placement.costs import FLOPS_CONVENTION, TaskCost, task_cost, task_storage
 from nepa_scale.placement.devices import Placement
 from nepa_scale.run_dir.run_folder import is_finished
+from nepa_scale.run_dir.status import read_status
 from nepa_scale.utils.errors import ConfigError, UserError
 from sweeps.plan import grids
 from sweeps.plan.feasibility import stated_data
@@ -172,28 +173,58 @@ def _short(value: Any) -> str:
 
 
 def share_pretraining(run_specs: dict[str, RunSpec], earlier: Plan | None, study_dir: Path) -> dict[str, RunSpec]:
-    """Let the first of several runs with equal pre-training do it, and the others use its weights.
+    """Let one of several runs with equal pre-training do it, and the others use its weights.
 
-    A run of the ``earlier`` plan whose pre-training is finished counts as the first. A run with no other task is left
-    out. Raises ``UserError`` where that leaves none.
+    That is a run of the ``earlier`` plan whose pre-training is finished; else that of ``run_specs`` which is furthest
+    with it, running or in line; else the first. A run with no other task is left out. Branches leave the run that does
+    the pre-training of their trunk. Raises ``UserError`` where no run is left.
     """
     done = [
         run for run in (earlier.runs if earlier else ()) if is_finished(run_dir(study_dir, run.run_id) / PRETRAIN.name)
     ]
     owners = {run.pretraining: run.run_id for run in reversed(done) if run.pretraining}
+    digests = {run_id: pretraining_digest(run_spec.config) for run_id, run_spec in run_specs.items()}
+    for run_id in _under_way(run_specs, study_dir):
+        owners.setdefault(digests[run_id], run_id)
     shared = {}
     for run_id, run_spec in run_specs.items():
-        owner = owners.setdefault(pretraining_digest(run_spec.config), run_id)
+        owner = owners.setdefault(digests[run_id], run_id)
         if run_spec.config.init != "pretrain" or owner == run_id:
             shared[run_id] = run_spec
         elif run_spec.tasks[1:]:
-            where = str((run_dir(study_dir, owner) / PRETRAIN.name).absolute())
-            config = dataclasses.replace(run_spec.config, pretrain_dir=where)
+            config = dataclasses.replace(run_spec.config, pretrain_dir=_pretraining_of(owner, study_dir))
             shared[run_id] = dataclasses.replace(run_spec, config=config, tasks=run_spec.tasks[1:], pretrained_by=owner)
     if not shared:
-        names = ", ".join(dict.fromkeys(owners[pretraining_digest(run_spec.config)] for run_spec in run_specs.values()))
+        names = ", ".join(dict.fromkeys(owners[digest] for digest in digests.values()))
         raise UserError(f"{study_dir}: these pre-trainings are finished, under other settings of later tasks: {names}")
+    for run_id, run_spec in shared.items():
+        if run_spec.branched_from is not None:
+            shared[run_id] = _leaving(run_spec, owners[digests[run_spec.branched_from]], study_dir)
     return shared
+
+
+def _under_way(run_specs: dict[str, RunSpec], study_dir: Path) -> list[str]:
+    """The runs whose own pre-training has begun or is in line, the furthest first; not those put back to planned."""
+    steps = {
+        run_id: status.step
+        for run_id, run_spec in run_specs.items()
+        if run_spec.config.init == "pretrain"
+        and (status := read_status(run_dir(study_dir, run_id) / PRETRAIN.name)) is not None
+        and status.state != "planned"
+    }
+    return sorted(steps, key=lambda run_id: -steps[run_id])
+
+
+def _leaving(run_spec: RunSpec, trunk: str, study_dir: Path) -> RunSpec:
+    """The branch ``run_spec``, with the run ``trunk`` as that which it branches off."""
+    saving = dataclasses.replace(run_spec.config.checkpoint, branch_from=_pretraining_of(trunk, study_dir))
+    config = dataclasses.replace(run_spec.config, checkpoint=saving)
+    return dataclasses.replace(run_spec, config=config, branched_from=trunk)
+
+
+def _pretraining_of(run_id: str, study_dir: Path) -> str:
+    """The folder of a run's own pre-training, as other runs name it."""
+    return str((run_dir(study_dir, run_id) / PRETRAIN.name).absolute())
 
 
 def pretraining_digest(config: RunConfig) -> str:

@@ -125,6 +125,18 @@ def test_totals_count_what_is_to_do() -> None:
     )
 
 
+def test_what_branches_share_is_spent_once(tmp_path: Path) -> None:
+    """A branch has the FLOPs of a run of its length, as its result says; all together are what will be spent."""
+    branch = dataclasses.replace(
+        RUN, label="short", tasks={"pretrain": dataclasses.replace(TASK, flops_inherited=27 * 10**7)}
+    )
+    plan = dataclasses.replace(PLAN, runs=(branch, dataclasses.replace(RUN, label="long", tasks={"pretrain": TASK})))
+    figures = [line.split() for line in lines(plan_view.plan_table(plan, tmp_path, 140))]
+    assert [(line[0], line[4]) for line in figures[2:4]] == [("short", "1.0e09"), ("long", "1.0e09")]
+    assert figures[4][:4] == ["all", "100", "40", "1.7e09"]
+    assert plan_view.total_lines(plan, [], LocalSettings())[0].endswith("all tasks together: 1.73e+09 FLOPs")
+
+
 def test_what_each_tasks_own_devices_save() -> None:
     """Device-hours of all tasks beside those of equal shapes, and how long devices of a shared node wait: of two tasks
     of half an hour and a quarter side by side, two devices each, for half an hour of the shorter one's."""

@@ -15,6 +15,7 @@ import pytest
 
 from sweeps.jobs.jobs import Job, without_orphans
 from sweeps.jobs.task import fresh_folder
+from sweeps.local.processes import kill_tree
 from sweeps.local.queue import LocalQueue
 from sweeps.plan.machine import Slots
 
@@ -234,6 +235,28 @@ def test_a_cancelled_job_is_stopped_or_never_started(tmp_path: Path) -> None:
     assert (tmp_path / "saved").exists() and not (tmp_path / "never").exists()
     assert watcher.skips == {"child": "running"}
     assert watcher.ends == {"running": None, "waiting": None, "other": None}
+
+
+def test_a_job_that_ends_as_it_is_told_to_stop_takes_no_other_with_it(tmp_path: Path) -> None:
+    """Between looking at a job and the signal to it the job may end: the queue goes on, and so does the study."""
+
+    class Late(StudyTasks):
+        def is_cancelled(self, job: Job) -> bool:
+            if job.key == "gone" and (tmp_path / "gone.pid").exists() and not self.cancelled:
+                kill_tree(int((tmp_path / "gone.pid").read_text()))
+                self.cancelled.add(job.key)
+            return super().is_cancelled(job)
+
+    def wait(key: str, seconds: float) -> None:
+        (tmp_path / f"{key}.tmp").write_text(str(os.getppid()))
+        (tmp_path / f"{key}.tmp").rename(tmp_path / f"{key}.pid")
+        time.sleep(seconds)
+
+    jobs = [make_job(tmp_path, key, partial(wait, key, seconds)) for key, seconds in (("gone", 60), ("other", 2))]
+    watcher = Late(*jobs)
+    LocalQueue(TWO, watcher).run()
+    assert watcher.ends["other"] is None
+    assert "without a word" in str(watcher.ends["gone"])
 
 
 def test_ranks_of_one_task(tmp_path: Path) -> None:

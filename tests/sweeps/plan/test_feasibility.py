@@ -126,6 +126,34 @@ def test_a_control_goes_with_its_run(tmp_path: Path) -> None:
     ]
 
 
+def test_a_control_of_several_runs_goes_with_the_last() -> None:
+    """Lengths of pre-training share one control from scratch, which is compared with each that is left."""
+    words = ("grid=data_size", "study.data_sizes=[1024,2048]", "grid.axes.model.size=[femto,nano]")
+    launch = read_launch((*words, "study.tasks=[pretrain,classify]"))
+    made = price(launch, expand(launch), Speed(1e9, 1.0, ""), Placements(launch.cluster))
+    flops = {run.run_id: sum(task.flops for task in run.tasks.values()) for run in made.runs}
+    nano = sorted((run for run in made.runs if run.values["model.size"] == "nano"), key=lambda run: flops[run.run_id])
+    assert [run.init for run in nano] == ["scratch", "pretrain", "pretrain"]
+    control, _, long = (run.run_id for run in nano)
+    kept = trimmed(made, Path("none"), BudgetSettings(flops=sum(flops.values()) - 1))
+    assert {run.run_id for run in kept.runs} == flops.keys() - {long}
+    kept = trimmed(made, Path("none"), BudgetSettings(flops=sum(flops.values()) - flops[long] - 1))
+    assert {run.run_id for run in kept.runs} == flops.keys() - {run.run_id for run in nano}
+    assert kept.dropped[-1].reason == "over budget: the control of a run that is not run"
+    assert control not in {run.run_id for run in kept.runs}
+
+
+def test_a_control_of_a_finished_run_is_left_out_by_its_own_cost(tmp_path: Path) -> None:
+    """Its other run does not take it along, and the budget holds though one of its runs cannot go."""
+    runs = (planned("a", 1e9), planned("b", 2e9), planned("c", 4e9, init="scratch"))
+    values = ({"pretrain.steps": 1}, {"pretrain.steps": 2}, dict[str, int]())
+    some = plan_of(*(dataclasses.replace(run, values=each) for run, each in zip(runs, values, strict=True)))
+    write_status(tmp_path / "runs" / "a" / "pretrain", Status("finished"))
+    write_json(tmp_path / "runs" / "a" / "pretrain" / "result.json", {})
+    assert [run.run_id for run in trimmed(some, tmp_path, BudgetSettings(flops=5e9)).runs] == ["a", "b"]
+    assert [run.run_id for run in trimmed(some, tmp_path, BudgetSettings(flops=1e9)).runs] == ["a"]
+
+
 def test_a_rate_goes_from_both_arms(tmp_path: Path) -> None:
     """Arms that are tuned stay tried at the same rates, and each try left out is kept in the plan by its name."""
     words = ("study.sizes=[femto,pico]", "study.tasks=[pretrain,classify]", "classify.tuning_images=99")

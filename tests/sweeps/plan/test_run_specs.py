@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -242,6 +243,29 @@ def test_adding_points_keeps_earlier_runs() -> None:
     assert plan.merge(merged, second) == merged
 
 
+def test_a_launch_with_fewer_tasks_keeps_the_others_planned() -> None:
+    """What an earlier launch has done or put in line stays in plan.json, with what was tuned of it."""
+    words = ("study.sizes=[femto]", "study.tuned.segment.base_lr=[0.016]", "segment.tuning_images=9")
+    first = make_plan(*words, "study.tasks=[pretrain,classify,segment]")
+    second = make_plan(*words, "study.tasks=[pretrain,probe,classify]")
+    merged = plan.merge(first, second)
+    assert [list(run.tasks) for run in merged.runs] == [
+        ["pretrain", "probe", "classify", "segment"],
+        ["probe", "classify", "segment"],
+    ]
+    assert [run.tuned for run in merged.runs] == [run.tuned for run in first.runs] == [{"segment.base_lr": 0.016}] * 2
+    assert plan.merge(merged, first).runs == merged.runs
+
+
+def test_a_pretraining_that_another_run_does_leaves_the_plan() -> None:
+    """A task that nobody will do must not stand in plan.json as one to do."""
+    first = make_plan("study.sizes=[femto]", "study.scratch_control=false")
+    (run,) = first.runs
+    shares = dataclasses.replace(run, tasks={"classify": run.tasks["classify"]}, pretrained_by="other")
+    (merged,) = plan.merge(first, dataclasses.replace(first, runs=(shares,))).runs
+    assert (list(merged.tasks), merged.pretrained_by) == (["probe", "classify", "segment"], "other")
+
+
 def test_merging_grids_unites_axes() -> None:
     """Two grids in one directory leave both axes in the plan."""
     merged = plan.merge(make_plan("study.sizes=[femto]"), make_plan("grid=data_size"))
@@ -333,6 +357,50 @@ def test_finished_pretraining_of_an_earlier_launch_is_used(tmp_path: Path) -> No
     write_status(task_dir, Status("finished"))
     (task_dir / "result.json").write_text("{}")
     assert {point.pretrained_by for point in shared(words, earlier, tmp_path)} == {earlier.runs[0].run_id}
+
+
+LABELS = ("grid=label_fraction", "grid.zip={}", *ABLATION)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "owner"),
+    [
+        ({10: Status("preempted", 900, 1000)}, 10),
+        ({10: Status("running")}, 10),
+        ({10: Status("submitted")}, 10),
+        ({10: Status("failed", 900, 1000), 5: Status("submitted")}, 10),
+        ({10: Status("planned")}, 5),
+        ({}, 5),
+    ],
+    ids=["preempted", "running", "in line", "furthest", "put back before it began", "new"],
+)
+def test_a_pretraining_under_way_stays_with_its_run(tmp_path: Path, statuses: dict[int, Status], owner: int) -> None:
+    """A point added in front neither pre-trains again nor takes from the others what they wait for."""
+    words = (*LABELS, "grid.axes.classify.labels_per_class=[5,10,25]")
+    ids = {run.values["classify.labels_per_class"]: run.run_id for run in make_plan(*words).runs}
+    for labels, status in statuses.items():
+        write_status(tmp_path / "runs" / ids[labels] / "pretrain", status)
+    earlier = make_plan(*LABELS, "grid.axes.classify.labels_per_class=[10,25]")
+    found = {point.values["classify.labels_per_class"]: point for point in shared(words, earlier, tmp_path)}
+    assert {labels: point.pretrained_by for labels, point in found.items()} == {
+        labels: None if labels == owner else ids[owner] for labels in (5, 10, 25)
+    }
+    assert found[owner].tasks == ("pretrain", "classify")
+
+
+def test_a_branch_leaves_the_run_that_did_its_trunks_pretraining(tmp_path: Path) -> None:
+    """With other settings of a later task the long run has no pre-training of its own, and no states to start from."""
+    words = ("grid=data_size", "branch=true", *ABLATION, f"study_dir={tmp_path}")
+    earlier = make_plan(*words, "study.data_sizes=[1024,4096]")
+    for run in earlier.runs:
+        write_status(tmp_path / "runs" / run.run_id / "pretrain", Status("finished"))
+        (tmp_path / "runs" / run.run_id / "pretrain" / "result.json").write_text("{}")
+    short, middle, long = shared((*words, "study.data_sizes=[1024,2048,4096]", "classify.steps=512"), earlier, tmp_path)
+    trunk = earlier.runs[-1].run_id
+    assert [point.pretrained_by for point in (short, long)] == [run.run_id for run in earlier.runs]
+    assert (middle.tasks, middle.branched_from) == (("pretrain", "classify"), trunk)
+    assert middle.config.checkpoint.branch_from == str(tmp_path / "runs" / trunk / "pretrain")
+    assert long.config.run_id != trunk
 
 
 @pytest.mark.parametrize(("tasks", "complaint"), [("[pretrain,clasify]", "study.tasks=clasify"), ("[]", "no task")])
