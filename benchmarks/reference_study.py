@@ -66,50 +66,66 @@ def records(folder: Path) -> Iterator[Path]:
         yield Path(unpacked)
 
 
-def by_length(study: Study, task: str, metric: str) -> str:
-    """A row for each size: from scratch, and after each length of pre-training; means over seeds."""
-    rows = _scored(study, task, metric)
-    if task == "classify":
-        rows = rows[rows["unique_images"] == LABELLED]
+def top1_by_length(study: Study) -> str:
+    """A row for each size: from scratch, after each length of pre-training, and the gain of the longest."""
+    rows = _scored(study, "classify", "top1")
+    rows = rows[rows["unique_images"] == LABELLED]
+    scratch = rows[rows["init"] == "scratch"].groupby("size")["score"].mean()
+    pretrained = rows[rows["init"] == "pretrain"]
+    longest = pretrained[pretrained[STEPS] == pretrained[STEPS].max()].groupby("size")["score"].mean()
+    head, body = _by_length(pretrained)
+    for row in body:
+        size = row[0]
+        row.insert(3, f"{100 * scratch[size]:.1f}")
+        row.append(text.points(float(longest[size] - scratch[size])))
+    return _markdown([*head[:3], "from scratch", *head[3:], "gain of the longest"], body)
+
+
+def skill_by_length(study: Study) -> str:
+    """A row for each size: skill after each length of pre-training."""
+    return _markdown(*_by_length(_scored(study, "pretrain", "skill")))
+
+
+def _by_length(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Head and body of the mean scores of each size and length."""
     lengths = sorted(rows[STEPS].dropna().unique())
-    head = ["size", "parameters", "seeds", "from scratch", *(f"{int(steps) * BATCH:,} images" for steps in lengths)]
     body = []
     for size in SIZES:
         of_size = rows[rows["size"] == size]
-        pretrained = of_size[of_size["init"] == "pretrain"]
-        scores = [_mean(of_size[of_size["init"] == "scratch"]["score"])]
-        scores += [_mean(pretrained[pretrained[STEPS] == steps]["score"]) for steps in lengths]
-        body.append([size, f"{_only(of_size['params_backbone']):,.0f}", str(pretrained["seed"].nunique()), *scores])
-    if not rows["init"].eq("scratch").any():
-        head, body = _without(3, head, body)
-    return _markdown(head, body)
+        scores = (_mean(of_size[of_size[STEPS] == steps]["score"]) for steps in lengths)
+        (params,) = of_size["params_backbone"].unique()
+        body.append([size, f"{params:,.0f}", str(of_size["seed"].nunique()), *scores])
+    return ["size", "parameters", "seeds", *(f"{int(steps) * BATCH:,} images" for steps in lengths)], body
 
 
 def by_labels(study: Study) -> str:
-    """A row for each number of labels at nano: from scratch, and after each length of pre-training; seed 0."""
+    """A row for each number of labels at nano after the longest pre-training: both starts and the gain; seed 0."""
     rows = _scored(study, "classify", "top1")
     rows = rows[(rows["size"] == "nano") & (rows["seed"] == 0)]
-    lengths = sorted(rows[STEPS].dropna().unique())
-    head = ["labels a class", "from scratch", *(f"{int(steps) * BATCH:,} images" for steps in lengths)]
-    body = []
-    for images, of_images in rows.groupby("unique_images"):
-        scratch = _mean(of_images[of_images["init"] == "scratch"]["score"])
-        scores = [_mean(of_images[of_images[STEPS] == steps]["score"]) for steps in lengths]
-        body.append([f"{int(str(images)) // 10}", scratch, *scores])
-    return _markdown(head, body)
+    longest = rows[(rows["init"] == "pretrain") & (rows[STEPS] == rows[STEPS].max())].groupby("unique_images")["score"]
+    scratch = rows[rows["init"] == "scratch"].groupby("unique_images")["score"].mean()
+    body = [
+        [
+            f"{int(str(images)) // 10}",
+            f"{100 * scratch[images]:.1f}",
+            f"{100 * score:.1f}",
+            text.points(score - scratch[images]),
+        ]
+        for images, score in longest.mean().items()
+    ]
+    return _markdown(["labels a class", "from scratch", "pretrained", "gain"], body)
 
 
 def answers(study: Study) -> str:
-    """The report's questions with verdict and answer."""
-    found = answer(study.path).findings
+    """The report's questions with verdict and answer, but for those without one and those about the tuning."""
+    found = [f for f in answer(study.path).findings if f.verdict != "Cannot say" and "base_lr" not in f.question]
     return _markdown(["question", "verdict", "answer"], [[f.question, f.verdict, f.answer] for f in found])
 
 
 TABLES: dict[str, Callable[[Study], str]] = {
-    "skill": lambda study: by_length(study, "pretrain", "skill"),
-    "top-1": lambda study: by_length(study, "classify", "top1"),
+    "top-1": top1_by_length,
     "labels": by_labels,
-    "mIoU": lambda study: by_length(study, "segment", "miou"),
+    "skill": skill_by_length,
     "answers": answers,
 }
 
@@ -121,15 +137,6 @@ def _scored(study: Study, task: str, metric: str) -> pd.DataFrame:
 
 def _mean(scores: pd.Series[float]) -> str:
     return f"{100 * scores.mean():.1f}" if len(scores) else text.MISSING
-
-
-def _only(values: pd.Series[float]) -> float:
-    (value,) = values.unique()
-    return float(value)
-
-
-def _without(column: int, head: list[str], body: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    return [*head[:column], *head[column + 1 :]], [[*row[:column], *row[column + 1 :]] for row in body]
 
 
 def _markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:

@@ -29,6 +29,7 @@ from analysis.fit.power_law import PowerLawFit, fit_power_law
 from analysis.fit.shift import MIN_POINTS_SHIFT, Shift, matched_shift, mean_shift
 from analysis.fit.student import NoFit
 from analysis.study.records import Study
+from nepa_scale.config.registry import PRETRAIN
 
 STARTS = (PRETRAINED, SCRATCH)
 MIN_SEEDS = 3
@@ -117,6 +118,8 @@ def _series(study: Study, target: Target, rows: pd.DataFrame, start: str) -> Ser
         | {"error": 1 - usable[f"metrics.{target.metric}"].astype("float64")}
     ).dropna(subset=["x"])
     others = [key for key in study.axes if key not in LABEL_KEYS | SIZE_KEYS and key.rpartition(".")[2] != "seed"]
+    if start == SCRATCH:  # which reads no settings of pre-training
+        others = [key for key in others if key.partition(".")[0] != PRETRAIN.name]
     if others:
         settings = usable.loc[points.index, [f"config.{key}" for key in others]].astype("str").agg(tuple, axis=1)
         counts = points.groupby(settings)["x"].transform("nunique")

@@ -16,7 +16,7 @@ from study_shapes import with_plan
 
 from analysis.findings.comparison import comparison, gain
 from analysis.findings.few_labels import LABELS, arms, few_labels, worth
-from analysis.findings.series import CLASSIFICATION, FINETUNED, PARAMETERS, series
+from analysis.findings.series import CLASSIFICATION, FINETUNED, PARAMETERS, Series, series
 from analysis.fit.power_law import PowerLawFit
 from analysis.fit.shift import Shift
 from analysis.fit.student import MeanRatio, NoFit
@@ -59,22 +59,26 @@ def test_numbers_of_labels_are_no_pairs_of_their_own(tmp_path: Path) -> None:
 def test_a_curve_over_labels_is_of_one_length(tmp_path: Path) -> None:
     """A run after another length of pre-training at one number of labels is no point of it, even if it is better."""
 
+    def curves(path: Path) -> tuple[Series, Series]:
+        (pair,) = arms(read_study(path), CLASSIFICATION)
+        return pair.pretrained, pair.scratch
+
     def lengthen(plan: dict[str, Any]) -> None:
         plan["axes"].append("pretrain.steps")
-        for run in plan["runs"]:
-            run["values"]["pretrain.steps"] = 8000
+        for place, run in enumerate(plan["runs"]):
+            run["values"]["pretrain.steps"] = 8000 + place * (run["init"] == "scratch")  # which has no use for it
         one = next(run for run in plan["runs"] if run["run_id"] == "nano-pretrain-1024-0")
         short = {**one, "run_id": "short", "values": {**one["values"], "pretrain.steps": 500}}
         plan["runs"].append(short)
 
     path = write(tmp_path, LabelSpec())
-    before = arms(read_study(path), CLASSIFICATION)[0].pretrained.points["error"].tolist()
+    before = [curve.points["error"].tolist() for curve in curves(path)]
     shutil.copytree(path / "runs" / "nano-pretrain-1024-0", path / "runs" / "short")
     result = path / "runs" / "short" / "classify" / "result.json"
     content = json.loads(result.read_text())
     write_json(result, {**content, "run_id": "short", "metrics": {**content["metrics"], "top1": 0.99}})
     with_plan(path, lengthen)
-    assert arms(read_study(path), CLASSIFICATION)[0].pretrained.points["error"].tolist() == before
+    assert [curve.points["error"].tolist() for curve in curves(path)] == before
 
 
 def test_pretraining_that_costs_labels_is_a_no(tmp_path: Path) -> None:
