@@ -127,9 +127,8 @@ def test_totals_count_what_is_to_do() -> None:
 
 def test_what_branches_share_is_spent_once(tmp_path: Path) -> None:
     """A branch has the FLOPs of a run of its length, as its result says; all together are what will be spent."""
-    branch = dataclasses.replace(
-        RUN, label="short", tasks={"pretrain": dataclasses.replace(TASK, flops_inherited=27 * 10**7)}
-    )
+    decay = dataclasses.replace(TASK, flops_inherited=27 * 10**7)
+    branch = dataclasses.replace(RUN, run_id="femto-p8-1", label="short", tasks={"pretrain": decay})
     plan = dataclasses.replace(PLAN, runs=(branch, dataclasses.replace(RUN, label="long", tasks={"pretrain": TASK})))
     figures = [line.split() for line in lines(plan_view.plan_table(plan, tmp_path, 140))]
     assert [(line[0], line[4]) for line in figures[2:4]] == [("short", "1.0e09"), ("long", "1.0e09")]
