@@ -44,13 +44,18 @@ class RunSpec:
 
 
 def combinations(grid: GridSettings) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name of the point or "", settings) for every point, times every row, times every combination of the axes."""
+    """(name of the point or "", settings) for every point, times every row, times every combination of the axes.
+
+    A point that names a value of an axis has that value alone.
+    """
     axes = axes_of(grid)
     for name, settings in (grid.points or {"": {}}).items():
         for repetition in _repetitions(settings):
             for row in _rows(grid):
                 for values in itertools.product(*axes.values()):
-                    yield name, {**settings, **repetition, **row, **dict(zip(axes, values, strict=True))}
+                    chosen = dict(zip(axes, values, strict=True))
+                    if all(settings.get(key, value) == value for key, value in chosen.items()):
+                        yield name, {**settings, **repetition, **row, **chosen}
 
 
 def varied_settings(grid: GridSettings) -> tuple[str, ...]:

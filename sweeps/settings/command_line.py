@@ -150,13 +150,21 @@ def _contradictions(tree: Tree, name: str, typed: Pairs) -> list[str]:
     if tree.optimum_from is not None and grid.rule != "isoflop":
         problems.append(f"optimum_from={tree.optimum_from}: for grids of equal compute alone; give grid=isoflop, too")
     problems += [f"grid.axes.{key}: in grid.zip too; leave out one of the two" for key in grid.zip if key in grid.axes]
+    problems += [
+        f"grid.points.{point}: {key}={grid.points[point][key]} is none of the lengths of the axis"
+        for point, key in named
+        if key in LENGTHS and key in grid.axes and grid.points[point][key] not in _values(grid.axes[key])
+    ]
     return problems + [
         f"grid.points.{point}.{key}: in grid.{section} too; leave out one of the two"
-        + (", or give branch=true" if key in LENGTHS and section == "axes" else "")
         for point, key in named
         for section, varied in (("axes", grid.axes), ("zip", grid.zip))
-        if key in varied and not (tree.branch and key in LENGTHS)  # a point may have one of the lengths alone
+        if key in varied and (key not in LENGTHS or section == "zip")  # a point may have one of the lengths alone
     ]
+
+
+def _values(axis: Any) -> list[Any]:
+    return axis if isinstance(axis, list) else [axis]
 
 
 def _device_problems(cluster: SlurmSettings) -> list[str]:

@@ -47,7 +47,6 @@ def test_every_shipped_choice_plans(run: Run, paper_data: Path, tmp_path: Path, 
     study = ["study=demo"] if group != "study" else []
     root = [f"data.root={paper_data}"] if group == "study" and name not in ("demo", "reference") else []
     root += [REFERENCE_DATA] if name == "reference" else []
-    root += ["branch=true"] if (group, name) == ("grid", "reference") else []  # some points have one length alone
     devices = ["cluster.tasks_per_node=4"] if name == "slurm" else []
     done = run("launch.py", f"{group}={name}", *study, *root, *devices, "dry_run=true")
     assert (done.returncode, done.stderr) == (0, "")

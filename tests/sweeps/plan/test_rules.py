@@ -76,7 +76,7 @@ def test_a_point_may_have_one_of_the_lengths_alone() -> None:
     runs = expand(read_launch((*words, points, "study.scratch_control=false", "study_dir=out"))).values()
     assert [run_spec.label for run_spec in runs] == ["all, steps=40", "all, steps=160", "few, steps=160"]
     assert len({pretraining_digest(run_spec.config) for run_spec in runs}) == 2
-    with pytest.raises(ConfigError, match=r"few: pretrain\.steps=80 is none of the lengths of the axis, 40, 160"):
+    with pytest.raises(ConfigError, match=r"few: pretrain\.steps=80 is none of the lengths of the axis"):
         expand(read_launch((*words, points.replace("160", "80"))))
 
 
