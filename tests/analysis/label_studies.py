@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from study_files import result, write_json, write_task
 
-PARAMS = {"femto": 38_000, "nano": 301_000}
+PARAMS = {"femto": 38_000, "pico": 114_000, "nano": 301_000}
 KEYS = ("classify.fraction", "segment.fraction")
 
 

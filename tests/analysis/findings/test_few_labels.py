@@ -50,10 +50,10 @@ def test_laws_and_worth_come_back_for_every_size(tmp_path: Path) -> None:
 def test_numbers_of_labels_are_no_pairs_of_their_own(tmp_path: Path) -> None:
     """Of several sizes the gain counts each once, at the most labels: the others share its pre-training. The frontier
     compares runs of equal labels, too."""
-    study = read_study(write(tmp_path, LabelSpec(factors={"femto": 2.0, "nano": 3.0})))
+    study = read_study(write(tmp_path, LabelSpec(factors={"femto": 2.0, "pico": 2.5, "nano": 3.0})))
     ratio = gain(comparison(study, CLASSIFICATION))
-    assert isinstance(ratio, MeanRatio) and ratio.n == 2
-    assert set(spending(study, CLASSIFICATION)["label"]) == {"fraction=1 femto", "fraction=1 nano"}
+    assert isinstance(ratio, MeanRatio) and ratio.n == 3
+    assert set(spending(study, CLASSIFICATION)["label"]) == {f"fraction=1 {size}" for size in ("femto", "pico", "nano")}
 
 
 def test_a_curve_over_labels_is_of_one_length(tmp_path: Path) -> None:
