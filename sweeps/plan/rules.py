@@ -134,7 +134,6 @@ def with_branch_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any
     ]
     problems += [f"grid.axes.{axis}: {size} is no number" for size in sizes if not isinstance(size, int)]
     problems += [f"grid.axes.{axis}: {size} is given twice" for size in set(sizes) if sizes.count(size) > 1]
-    named = {name: values[axis] for name, values in launch.grid.points.items() if axis in values}
     if problems:
         raise ConfigError(problems)
     base = overrides.build(pairs_of(launch, {"pretrain.steps": 1, "pretrain.schedule": "wsd"}), tasks=(PRETRAIN.name,))
@@ -150,7 +149,7 @@ def with_branch_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any
         }
         for name, values in (launch.grid.points or {"": {}}).items()
         for size, count in steps.items()
-        if named.get(name, size) == size
+        if values.get(axis, size) == size
     }
     axes = {key: values for key, values in launch.grid.axes.items() if key != axis}
     return dataclasses.replace(launch, grid=dataclasses.replace(launch.grid, axes=axes, points=points))

@@ -293,6 +293,15 @@ def test_file_that_is_not_there() -> None:
     )
 
 
+@pytest.mark.parametrize("average", ["pretrain.ema_decay=0", "pretrain.ema_decay=0.9999"])
+def test_optimiser_that_hides_its_fp32_weights_is_refused(tmp_path: Path, average: str) -> None:
+    """DeepSpeed takes another class for it in bf16, which neither checkpoints nor averages find their way in."""
+    name = written(tmp_path, data_types={"grad_accum_dtype": "fp32"}, zero_optimization={"stage": 1})
+    (problem,) = problems_of(name, "engine.precision=bf16", average)
+    assert "data_types.grad_accum_dtype" in problem and "use stage 2" in problem
+    assert resolved(name, "engine.precision=fp32")
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
