@@ -100,7 +100,8 @@ def built(root: Path, task: str, eval_batch_size: int) -> Task:
 def test_metrics_do_not_depend_on_the_batch(digits_root: Path, task: str) -> None:
     """Evaluating in other portions gives the same figures."""
     whole, portions = (built(digits_root, task, size).evaluate(World(), CPU) for size in (40, 3))
-    assert portions == pytest.approx(whole, abs=1e-5)
+    # Sums in another order may decide the class of a pixel whose two best scores are all but equal: few of 92,160.
+    assert portions == pytest.approx(whole, abs=1e-4 if task == "segment" else 1e-5)
 
 
 @pytest.mark.parametrize("task", ["pretrain", "classify", "segment"])
