@@ -4,9 +4,10 @@ python benchmarks/gpu.py [minutes=9] [out=gpu] [scale=full] [only=]
 
 Needs a machine with torch and this project's dependencies, no data. Every measurement is a process of its own, so that
 one that fails or runs out of memory costs itself alone; those worth most come first, and none is started that the time
-left is not likely to hold. After each, ``out`` holds ``results.json`` and ``page.md``, complete and readable, with "not
-measured" in the cells that are still empty; the same command goes on from there. ``scale=tiny`` does the same with
-models of a few thousand parameters, on a CPU as well. ``only=speed,resume`` takes the measurements of these sections.
+left is not likely to hold. Those that measure no time run side by side, as many as the cores allow. After each, ``out``
+holds ``results.json`` and ``page.md``, complete and readable, with "not measured" in the cells that are still empty;
+the same command goes on from there. ``scale=tiny`` does the same with models of a few thousand parameters, on a CPU as
+well. ``only=speed,resume`` takes the measurements of these sections.
 
 - speed: images/s, MFU, memory (predicted and measured) and waits for the device per step, of pre-training on random
   224-px images at patch 14, beside plain DDP under autocast
@@ -24,7 +25,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from gpu_page import page
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CELLS = Path(__file__).with_name("gpu_cells.py")
+CORES_OF_A_TRAINING = 2
 DEFAULTS = {"minutes": "9", "out": "gpu", "scale": "full", "only": ""}
 
 
@@ -44,6 +46,11 @@ class Cell:
     name: str
     seconds: float
     arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def timed(self) -> bool:
+        """Whether it measures time, and so has the machine for itself."""
+        return self.section in ("speed", "decoding")
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class Scale:
 
 SCALES = {
     "full": Scale(
-        batches={"small": 512, "base": 256, "large": 128, "huge": 64},
+        batches={"small": 512, "base": 256, "large": 128, "huge": 128},
         main_size="base",
         zero_size="large",
         image_size=224,
@@ -89,32 +96,28 @@ SCALES = {
 
 def cells(scale: Scale) -> Iterator[Cell]:
     """All measurements, those worth most first."""
+    yield from (losses(scale, precision, compiled=False) for precision in ("fp32", "bf16-autocast", "bf16"))
+    for precision in ("bf16-autocast", "bf16"):
+        yield Cell("non-finite", precision, 25, small_training(scale, precision))
+    for precision in ("bf16-autocast", "bf16", "fp32"):
+        yield Cell("resume", precision, 60, small_training(scale, precision))
+        yield losses(scale, precision, compiled=True)
     main, large = scale.main_size, scale.zero_size
-    yield losses(scale, "fp32", compiled=False)
-    yield speed(scale, main, "engine", "bf16-autocast", compiled=True, ds_config="zero0")
-    yield losses(scale, "bf16-autocast", compiled=False)
     yield speed(scale, large, "ddp", "bf16-autocast", compiled=False)
     for ds_config in ("zero1", "zero3"):
         yield speed(scale, large, "engine", "bf16-autocast", compiled=False, ds_config=ds_config)
     for size in list(scale.batches)[::-1]:
         yield speed(scale, size, "engine", "bf16", compiled=True)
-    yield Cell("non-finite", "bf16-autocast", 25, small_training(scale, "bf16-autocast"))
-    yield Cell("resume", "bf16-autocast", 60, small_training(scale, "bf16-autocast"))
-    yield losses(scale, "bf16", compiled=False)
-    yield losses(scale, "bf16-autocast", compiled=True)
-    yield speed(scale, large, "engine", "bf16", compiled=False, ds_config="zero3_offload")
     yield Cell("decoding", "JPEG", 60, decoding(scale))
+    for ds_config in ("zero1", "zero3", "zero3_offload"):
+        yield speed(scale, large, "engine", "bf16", compiled=False, ds_config=ds_config)
+    yield speed(scale, main, "engine", "bf16-autocast", compiled=True, ds_config="zero0")
     for ds_config in ("zero0", "zero2"):
         yield speed(scale, large, "engine", "bf16-autocast", compiled=False, ds_config=ds_config)
-    for ds_config in ("zero1", "zero2", "zero3"):
-        yield speed(scale, large, "engine", "bf16", compiled=False, ds_config=ds_config)
+    yield speed(scale, large, "engine", "bf16", compiled=False, ds_config="zero2")
     yield speed(scale, main, "ddp", "bf16-autocast", compiled=False)
     yield speed(scale, main, "engine", "bf16", compiled=False)
     yield speed(scale, main, "engine", "fp32", compiled=True)
-    yield Cell("non-finite", "bf16", 25, small_training(scale, "bf16"))
-    for precision in ("bf16", "fp32"):
-        yield losses(scale, precision, compiled=True)
-        yield Cell("resume", precision, 60, small_training(scale, precision))
 
 
 def speed(
@@ -133,7 +136,7 @@ def speed(
         "patch_size": scale.patch_size,
         "steps": scale.steps,
     }
-    return Cell("speed", ", ".join(words), 75 if compiled else 35, arguments)
+    return Cell("speed", ", ".join(words), 45 if compiled else 20, arguments)
 
 
 def losses(scale: Scale, precision: str, *, compiled: bool) -> Cell:
@@ -204,29 +207,62 @@ class Record:
             temporary.replace(self._folder / name)
 
 
-def measure(cell: Cell, folder: Path, seconds: float) -> tuple[str, dict[str, Any] | None]:
-    """Run one cell in a process group of its own for at most so many seconds; its state and result."""
-    result = folder / "cell.json"
-    result.unlink(missing_ok=True)
-    arguments = {**cell.arguments, "folder": str(folder)}
-    command = [sys.executable, str(CELLS), cell.section, json.dumps(arguments), str(result)]
-    with (folder / "log.txt").open("a", encoding="utf-8") as log:
-        log.write(f"\n== {cell.section}: {cell.name}\n")
-        log.flush()
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            code = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    if code is None:
-        return "not measured: it took longer than the time left", None
-    if code or not result.is_file():
-        return f"failed with exit code {code}; see log.txt", None
-    return "measured", json.loads(result.read_text(encoding="utf-8"))
+Outcome = tuple[int, str, dict[str, Any] | None]
+
+
+def measured(cells: Sequence[tuple[int, Cell]], folder: Path, end: float, at_once: int) -> Iterator[Outcome]:
+    """Run cells, so many at a time, until the clock shows ``end``; of each that was started its number, state, result.
+
+    A cell that the time left is not likely to hold is left out: a shorter one may still find time.
+    """
+    waiting, running = list(cells), dict[int, Running]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                index, cell = waiting.pop(0)
+                if (left := end - time.monotonic()) >= cell.seconds:
+                    print(f"{cell.section}: {cell.name} ({left:.0f} s left)", flush=True)
+                    running[index] = Running(cell, folder, index)
+            for index in [index for index, process in running.items() if process.ended() or time.monotonic() > end]:
+                yield index, *running.pop(index).outcome()
+            time.sleep(0.05)
+    finally:
+        for process in running.values():
+            process.outcome()
+
+
+class Running:
+    """The process of one cell, in a process group of its own."""
+
+    def __init__(self, cell: Cell, folder: Path, index: int) -> None:
+        self._cell, self._log = cell, folder / "log.txt"
+        self._output, self._result = (folder / f".cell-{index}.{ending}" for ending in ("txt", "json"))
+        self._result.unlink(missing_ok=True)
+        arguments = json.dumps({**cell.arguments, "folder": str(folder)})
+        command = [sys.executable, str(CELLS), cell.section, arguments, str(self._result)]
+        with self._output.open("w", encoding="utf-8") as output:
+            self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def ended(self) -> bool:
+        """Whether the process is over."""
+        return self._process.poll() is not None
+
+    def outcome(self) -> tuple[str, dict[str, Any] | None]:
+        """State and result, where the process is over; else it is stopped. Its output goes into the log."""
+        code = self._process.poll()
+        if code is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        with self._log.open("a", encoding="utf-8") as log:
+            log.write(f"\n== {self._cell.section}: {self._cell.name}\n{self._output.read_text(encoding='utf-8')}")
+        self._output.unlink()
+        if code is None:
+            return "not measured: it took longer than the time left", None
+        if code or not self._result.is_file():
+            return f"failed with exit code {code}; see log.txt", None
+        result = json.loads(self._result.read_text(encoding="utf-8"))
+        self._result.unlink()
+        return "measured", result
 
 
 def main(arguments: list[str]) -> int:
@@ -243,15 +279,14 @@ def main(arguments: list[str]) -> int:
     folder, sections = Path(settings["out"]), settings["only"].split(",")
     planned = [cell for cell in cells(SCALES[settings["scale"]]) if settings["only"] == "" or cell.section in sections]
     record = Record(folder, planned)
-    for index, cell in enumerate(planned):
-        left = end - time.monotonic()
-        if record.is_measured(index) or left < cell.seconds:
-            continue  # a shorter one may still find time
-        print(f"{cell.section}: {cell.name} ({left:.0f} s left)", flush=True)
-        try:
-            record.put(index, *measure(cell, folder, left))
-        except KeyboardInterrupt:
-            return 130
+    missing = [(index, cell) for index, cell in enumerate(planned) if not record.is_measured(index)]
+    try:
+        for timed in (False, True):
+            at_once = 1 if timed else max(1, len(os.sched_getaffinity(0)) // CORES_OF_A_TRAINING)
+            for index, *outcome in measured([item for item in missing if item[1].timed is timed], folder, end, at_once):
+                record.put(index, *outcome)
+    except KeyboardInterrupt:
+        return 130
     print((folder / "page.md").read_text(encoding="utf-8"))
     return 0
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from built_engine import built_engine
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
@@ -36,8 +37,9 @@ from nepa_scale.perf.throughput import (  # noqa: E402
 from nepa_scale.placement.devices import DeviceMemory, Placement  # noqa: E402
 from nepa_scale.placement.planner import place  # noqa: E402
 from nepa_scale.tasks.next_embedding import NextEmbedding  # noqa: E402
+from nepa_scale.utils.files import write_atomically  # noqa: E402
 
-WARM_UP_STEPS, PROFILED_STEPS = 3, 2
+WARM_UP_STEPS, PROFILED_STEPS, COSTLIEST = 3, 2, 25
 GIB = 2**30
 #: Calls of CUDA's runtime after which the host has waited for the device.
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
@@ -92,6 +94,7 @@ def placed(arguments: dict[str, Any], *, on_gpu: bool) -> tuple[RunConfig, Place
         f"micro_batch_size={arguments['batch']}",
         f"engine.precision={arguments['precision']}",
         f"engine.ds_config={arguments['ds_config']}",
+        f"engine.compile={'true' if arguments.get('compiled') else 'false'}",
         "engine.activation_checkpointing=false",
     ]
     config = overrides.parse(words)
@@ -139,18 +142,32 @@ def synchronize(device: torch.device) -> None:
 
 
 def profiled(step: Step, images: Tensor) -> dict[str, Any]:
-    """How often a step waits for the device (None without one), and which kernel attention took."""
+    """What a GPU did in a step (None without one), and which kernel attention took.
+
+    ``syncs``: how often the host waited for the device; ``kernels_ms``: time in kernels, of which the step's time is
+    more where the device waited for the host. The costliest kernels are printed.
+    """
     on_gpu = images.device.type == "cuda"
     kinds = [torch.profiler.ProfilerActivity.CPU]
     kinds += [torch.profiler.ProfilerActivity.CUDA] if on_gpu else []
     with torch.profiler.profile(activities=kinds) as profile:
         for _ in range(PROFILED_STEPS):
             step(images)
-    counts = {event.key: event.count for event in profile.key_averages()}
+        synchronize(images.device)
+    events = profile.key_averages()
+    if on_gpu:
+        print(events.table(sort_by="self_device_time_total", row_limit=COSTLIEST, max_name_column_width=60))
+    counts = {event.key: event.count for event in events}
     attention = [name for name in counts if name.startswith("aten::_scaled_dot_product_") and "backward" not in name]
     waits = sum(counts.get(name, 0) for name in WAITS) / PROFILED_STEPS
+    on_device = (event for event in events if event.device_type == DeviceType.CUDA and not event.is_user_annotation)
+    kernels = sum(event.self_device_time_total for event in on_device)
     names = [name.removeprefix("aten::_scaled_dot_product_") for name in attention]
-    return {"syncs": waits if on_gpu else None, "attention": ", ".join(names) or "in compiled blocks"}
+    return {
+        "syncs": waits if on_gpu else None,
+        "kernels_ms": kernels / 1000 / PROFILED_STEPS if on_gpu else None,
+        "attention": ", ".join(names) or "in compiled blocks",
+    }
 
 
 # --- trainings --------------------------------------------------------------------------------------------------------
@@ -177,7 +194,8 @@ def cpu_reference(arguments: dict[str, Any]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "cpu"
             losses = trained(folder, ["engine.precision=fp32", "engine.compile=false", *sized(arguments)], cpu=True)
-            path.write_text(json.dumps({"losses": losses, "eval_loss": evaluation(folder)}), encoding="utf-8")
+            # Another training may look for it at any time.
+            write_atomically(path, json.dumps({"losses": losses, "eval_loss": evaluation(folder)}))
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 

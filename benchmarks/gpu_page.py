@@ -14,6 +14,7 @@ SECTIONS: dict[str, tuple[str, dict[str, str]]] = {
             "images_per_second": "images/s",
             "mfu": "MFU",
             "step_ms": "ms a step",
+            "kernels_ms": "ms in kernels",
             "first_step_s": "first step, s",
             "peak_gib": "peak GiB",
             "predicted_gib": "predicted GiB",

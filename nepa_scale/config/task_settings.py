@@ -92,6 +92,11 @@ class TaskConfig:
         return 0
 
     @property
+    def can_compile(self) -> bool:
+        """Whether the blocks can be compiled, wherever ``engine.compile`` asks for it."""
+        return True
+
+    @property
     def mixes_pairs(self) -> bool:
         """Whether the images of a forward pass are mixed in pairs, so that they must be even in number."""
         return False
@@ -205,6 +210,11 @@ class FinetuneConfig(TaskConfig):
     """training images, the same in every run, that are not trained on: the finished task is scored on them, too"""
 
     @property
+    def can_compile(self) -> bool:
+        """Not with stochastic depth, whose draws would change."""
+        return self.drop_path_rate == 0
+
+    @property
     def own_qk_norm(self) -> str | None:
         """QK-norm while fine-tuning, where it changes."""
         return self.qk_norm
@@ -273,6 +283,11 @@ class SegmentConfig(FinetuneConfig):
     """evaluation: overlapping windows of side image_size, or the whole image at once"""
     multi_scale: bool = setting(False)
     """also evaluate the mean over six scales and flips, as miou_multi_scale"""
+
+    @property
+    def can_compile(self) -> bool:
+        """Its backbone takes images of any size, for each of which the graph would be compiled anew."""
+        return False
 
 
 @dataclass(kw_only=True)

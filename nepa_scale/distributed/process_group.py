@@ -96,7 +96,7 @@ def shut_down() -> None:
     import torch.distributed as dist
 
     if dist.is_initialized():
-        dist.barrier()
+        barrier()
         dist.destroy_process_group()
 
 

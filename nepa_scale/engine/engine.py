@@ -20,6 +20,8 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.runtime import torch_autocast
+from deepspeed.utils.z3_leaf_module import set_z3_leaf_module
+from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
 from nepa_scale.distributed.process_group import sum_over_ranks
@@ -74,6 +76,10 @@ class Engine:
         forget_autocast()
         self._schedules, self._peaks = schedules, [group["lr"] for group in optimizer.param_groups]
         self._clip_grad_norm: float = ds_config["gradient_clipping"]
+        # Stage 3 uses a weight once in a pass: a cache of bf16 copies would hold all of them for nothing.
+        torch.set_autocast_cache_enabled(self.stage < 3)
+        if self.stage == 3:
+            gather_by_block(module)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=module.to(device),
             optimizer=optimizer,
@@ -182,6 +188,18 @@ class Engine:
         self._engine.step()
         self._engine.set_gradient_accumulation_boundary(None)
         self._engine.zero_grad()
+
+
+def gather_by_block(module: nn.Module) -> None:
+    """Have stage 3 gather the weights of a block together, and reduce its gradients together: hooks of each of its
+    layers take longer than the layers themselves, unless these are large.
+
+    DeepSpeed takes a block's gradients once that of its input is there. The first block's input may have none, where
+    the patch embedding is frozen, so that block stays as it is.
+    """
+    blocks = [item for item in module.modules() if isinstance(item, EvaBlock)]
+    for block in blocks[1:]:
+        set_z3_leaf_module(block, True)
 
 
 def poison_unless_finite(loss: Tensor) -> Tensor:

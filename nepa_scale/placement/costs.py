@@ -20,7 +20,16 @@ from nepa_scale.config.early_stop import StepSet, evaluation_steps, every
 from nepa_scale.config.learning_rate import kept_steps
 from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.placement.memory import ELEMENT, FP32, MOMENTS, Workload, backbone_bytes, block_bytes
+from nepa_scale.placement.memory import (
+    ELEMENT,
+    FP32,
+    MOMENTS,
+    NO_MORE,
+    Workload,
+    backbone_bytes,
+    block_bytes,
+    gpu_bytes,
+)
 
 FLOPS_CONVENTION = (
     "multiply-add = 2; training = 3 x forward (frozen: 1 x); causal attention counts T(T+1)/2 of T^2 scores;"
@@ -94,8 +103,10 @@ def workload(config: RunConfig, task: str) -> Workload:
     head = spec(task).head_cost(config, num_classes(config, task))
     params = ladder.total_params(arch, image_size) + head.params
     kept, recomputing, working = backbone_bytes(arch, image_size, precision, idle_tokens=section.idle_tokens)
+    compiled = config.engine.compile is not False and section.can_compile
+    on_gpu = gpu_bytes(arch, image_size, precision, idle_tokens=section.idle_tokens, compiled=compiled)
     if frozen:  # nothing is kept of its backbone, and only one block is at work
-        kept, recomputing, working = 0, 0, block_bytes(arch, tokens, precision)
+        kept, recomputing, working, on_gpu = 0, 0, block_bytes(arch, tokens, precision), NO_MORE
     of_head = ELEMENT[precision].product * head.kept + FP32 * head.kept_fp32
     return Workload(
         tokens=tokens,
@@ -109,6 +120,7 @@ def workload(config: RunConfig, task: str) -> Workload:
         averaged=section.ema_decay > 0,
         libraries=head.libraries,
         matrices=arch.depth * ladder.block_matrix_params(arch) if section.optimizer == "muon" else 0,
+        on_gpu=on_gpu,
     )
 
 

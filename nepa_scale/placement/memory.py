@@ -50,6 +50,16 @@ PROCESS, ZERO_PROCESS, FIRST_STEP = 740 * 2**20, 48 * 2**20, 28 * 2**20
 GPU_PROCESS = 1 << 30
 
 
+class OnGpu(NamedTuple):
+    """Bytes that a GPU keeps of one image in all blocks, beside what is kept on a CPU: below stage 3, and there."""
+
+    below_stage_3: int
+    at_stage_3: int
+
+
+NO_MORE = OnGpu(0, 0)
+
+
 @dataclass(frozen=True)
 class Workload:
     """What training a task holds, before it is placed.
@@ -64,6 +74,7 @@ class Workload:
         averaged: whether a moving average of the weights is kept.
         libraries: bytes of host memory that a task's own libraries take.
         matrices: parameters that Muon updates, which have one moment.
+        on_gpu: what a GPU keeps of one image besides ``kept``.
     """
 
     tokens: int
@@ -77,6 +88,7 @@ class Workload:
     averaged: bool
     libraries: int = 0
     matrices: int = 0
+    on_gpu: OnGpu = NO_MORE
 
 
 @dataclass(frozen=True)
@@ -135,7 +147,10 @@ def estimate(
     moments = MOMENTS * trained - FP32 * (share(work.matrices) if divided else work.matrices)
     optimiser = moments + (FP32 * trained if divided else 0)
     weights = size * (share(work.params) if zero_stage == 3 else work.params)
-    activations = micro_batch_size * ((work.kept_recomputing if checkpointing else work.kept) + work.working)
+    kept = work.kept_recomputing if checkpointing else work.kept
+    if on_gpu and not checkpointing:
+        kept += work.on_gpu.at_stage_3 if zero_stage == 3 else work.on_gpu.below_stage_3
+    activations = micro_batch_size * (kept + work.working)
     if product < size and zero_stage < 3:  # autocast's copies of the weights stay for the backward pass
         activations += product * work.params
     if offload and on_gpu:
@@ -196,6 +211,29 @@ def block_bytes(arch: Architecture, tokens: int, precision: str) -> int:
     return tokens * (product * elements + residual * 2 * arch.embed_dim + FP32 * arch.num_heads)
 
 
+def gpu_bytes(arch: Architecture, image_size: int, precision: str, *, idle_tokens: int, compiled: bool) -> OnGpu:
+    """What a GPU keeps of one image besides ``backbone_bytes``; ``compiled``: below stage 3.
+
+    Compiled blocks recompute two tensors of width D that eager ones keep, and their backward pass needs nothing besides
+    what is kept. Under autocast CUDA computes norms in fp32: eager blocks keep q and k in fp32 besides, as the QK-norm
+    takes them, and stage 3's linear layers the outputs of the LayerNorms in fp32. Found from the peaks of nine
+    trainings on an H200 (docs/gpu.md).
+    """
+    weight, product, _ = ELEMENT[precision]
+    tokens = ladder.num_tokens(arch, image_size) - idle_tokens
+    width_of_all = arch.depth * tokens * arch.embed_dim
+    eager = 2 * FP32 * width_of_all if product < weight and arch.qk_norm != "none" else 0
+    at_stage_3 = eager + (2 * (FP32 - product) * width_of_all if product < weight else 0)
+    if compiled:
+        return OnGpu(-2 * product * width_of_all - working_bytes(arch, tokens, precision), at_stage_3)
+    return OnGpu(eager, at_stage_3)
+
+
+def working_bytes(arch: Architecture, tokens: int, precision: str) -> int:
+    """Bytes of one image that the backward pass of a block needs: an MLP's gradients of both its inner layers."""
+    return ELEMENT[precision].product * tokens * (2 * arch.mlp_hidden + 2 * arch.embed_dim)
+
+
 def backbone_bytes(
     arch: Architecture, image_size: int, precision: str, *, idle_tokens: int = 0
 ) -> tuple[int, int, int]:
@@ -204,13 +242,15 @@ def backbone_bytes(
     ``idle_tokens`` stay out of the blocks.
 
     Around the blocks lie the image as it was loaded (fp32) and as it is computed with, and the final LayerNorm's
-    input. Checkpointing keeps the input of every block, and the one block being recomputed. The
-    backward pass of an MLP holds the gradients of both its inner layers at once.
+    input. Checkpointing keeps the input of every block, and the one block being recomputed.
     """
     _, product, residual = ELEMENT[precision]
     tokens = ladder.num_tokens(arch, image_size) - idle_tokens
     pixels = arch.in_chans * image_size**2 * (FP32 + (product if product < FP32 else 0))
     inputs = residual * tokens * arch.embed_dim
     stem, block = pixels + inputs, block_bytes(arch, tokens, precision)
-    working = product * tokens * (2 * arch.mlp_hidden + 2 * arch.embed_dim)
-    return stem + arch.depth * block, stem + arch.depth * inputs + block, working
+    return (
+        stem + arch.depth * block,
+        stem + arch.depth * inputs + block,
+        working_bytes(arch, tokens, precision),
+    )

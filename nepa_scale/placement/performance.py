@@ -258,7 +258,7 @@ def _collective(size: float, elements: int, devices: int, links: Links) -> float
 
 def _hooks(work: Work, way: Way) -> float:
     """Seconds of Python around the step, and around the tensors' gradients or their gathering."""
-    if not way.hooks or way.devices == 1:
+    if not way.hooks or (way.devices == 1 and way.stage < 3):
         return STEP
     times = {0: 0, 1: 1, 2: 1, 3: 4 if way.checkpointing else 3}[way.stage]
     return STEP + HOOK * work.tensors * times * way.accumulation

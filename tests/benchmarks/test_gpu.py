@@ -38,7 +38,7 @@ def test_sections_are_measured_and_correct(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_run_leaves_what_it_measured(tmp_path: Path) -> None:
-    """Killed in its third measurement, it leaves a page with the first two and "not measured" in the others."""
+    """Killed once two are measured, it leaves a page with these and "not measured" in the others."""
     process = start(tmp_path, "minutes=9")
     deadline = time.monotonic() + 300
     while not ((tmp_path / "results.json").is_file() and cells(tmp_path)[1]["state"] == "measured"):
@@ -49,7 +49,7 @@ def test_a_killed_run_leaves_what_it_measured(tmp_path: Path) -> None:
     process.wait(30)
     first, second, *others = cells(tmp_path)
     assert first["result"]["largest_difference"] < 1e-5  # fp32 on a CPU against fp32 on a CPU
-    assert second["result"]["images_per_second"] > 0
+    assert second["result"]["largest_difference"] < 1e-2  # bf16 products
     assert {cell["state"] for cell in others} == {"not measured"}
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert all(f"| {cell['name']} | not measured |" in page for cell in others)

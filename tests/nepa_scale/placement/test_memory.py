@@ -17,10 +17,13 @@ from launching import REPOSITORY, clean_environment
 from small_tasks import config_of
 from torch import Tensor, nn
 
+from nepa_scale.config import overrides
 from nepa_scale.config.data_facts import num_classes
 from nepa_scale.placement import memory
 from nepa_scale.placement.costs import workload
+from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.memory import MemoryEstimate, Workload
+from nepa_scale.placement.planner import place
 from nepa_scale.tasks import costs
 from nepa_scale.training.runner import build_task
 
@@ -91,6 +94,30 @@ def test_activations_are_what_autograd_keeps(digits_root: Path, task: str, words
     if precision == "bf16-autocast":
         kept -= 2 * sum(weight.numel() for weight in module.parameters() if weight.ndim > 1)  # copies of the weights
     assert 4 * workload(config, task).kept == pytest.approx(kept, rel=0.12)
+
+
+#: Peaks in GiB that benchmarks/gpu.py measured on an H200 (docs/gpu.md), at 224 pixels and patch 14.
+H200_PEAKS = [
+    ("small", "zero1", "bf16", True, 512, 22.73),
+    ("base", "zero1", "bf16", True, 256, 23.34),
+    ("base", "zero0", "bf16-autocast", True, 256, 24.65),
+    ("large", "zero1", "bf16", True, 128, 33.13),
+    ("huge", "zero1", "bf16", True, 64, 32.46),
+    ("huge", "zero1", "bf16", True, 128, 56.63),
+    ("large", "zero0", "bf16-autocast", False, 128, 45.74),
+    ("large", "zero1", "bf16-autocast", False, 128, 46.87),
+    ("large", "zero3", "bf16-autocast", False, 128, 50.50),
+]
+
+
+@pytest.mark.parametrize(("size", "stage", "precision", "compiled", "images", "peak"), H200_PEAKS)
+def test_memory_of_a_gpu(size: str, stage: str, precision: str, compiled: bool, images: int, peak: float) -> None:
+    """Within 5 % of what torch allocated on a GPU; CUDA's own memory is not in it."""
+    words = f"model.size={size} model.patch_size=14 pretrain.image_size=224 pretrain.batch_size={images}"
+    words += f" engine.precision={precision} engine.ds_config={stage} engine.compile={str(compiled).lower()}"
+    config = overrides.parse([*words.split(), f"micro_batch_size={images}", "engine.activation_checkpointing=false"])
+    placed = place(config, "pretrain", 1, DeviceMemory(None, "not asked", on_gpu=True)).memory
+    assert (placed.total - placed.process) / 2**30 == pytest.approx(peak, rel=0.05)
 
 
 def test_checkpointing_keeps_the_inputs_of_blocks(digits_root: Path) -> None:
