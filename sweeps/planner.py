@@ -90,11 +90,15 @@ def _runnable(request: Launch, placed: Placements, devices: int) -> tuple[dict[s
 
 
 def largest(plan: Plan) -> dict[str, PlannedRun]:
-    """The pre-trained runs of most pre-training FLOPs. Raises ``ConfigError`` when all have equally many."""
+    """The pre-trained runs of most pre-training FLOPs. Raises ``ConfigError`` when all have equally many.
+
+    A tenth is no difference: runs of one budget of FLOPs differ by what whole steps make of it.
+    """
     flops = {run.run_id: pretrain_flops(plan, run) for run in plan.runs if run.init == "pretrain"}
-    if len(set(flops.values())) < 2:
+    least = 0.9 * max(flops.values(), default=0)
+    if all(value >= least for value in flops.values()):
         raise ConfigError([f"predict=true: grid={plan.grid} scales nothing; use a grid over sizes, data or compute"])
-    return {run.run_id: run for run in plan.runs if flops.get(run.run_id) == max(flops.values())}
+    return {run.run_id: run for run in plan.runs if flops.get(run.run_id, -1) >= least}
 
 
 def predicted_from(plan: Plan, held: Collection[str]) -> set[str]:

@@ -115,7 +115,8 @@ def beats_majority(compared: Comparison, start: str = PRETRAINED) -> Finding:
     """Compare every label with the majority baseline on the same validation data.
 
     Where each image is right or wrong and their number is known, every label has an interval, and all intervals hold
-    simultaneously. Otherwise there is one interval, that of the mean over labels.
+    simultaneously. Otherwise there is one interval, that of the mean over labels; of several fine-tunings of one
+    pre-training, one counts.
     """
     target, name = compared.target, ARMS[start]
     of = " from other weights" if start == OTHER else ""
@@ -137,14 +138,15 @@ def beats_majority(compared: Comparison, start: str = PRETRAINED) -> Finding:
         verdict = _beyond_chance(margins)
         p = float(chance.min() if verdict in ("Partly", "Not shown") else chance.max())
         return Finding(question, verdict, answer, _of_images(margins, images), p)
-    mean = mean_interval(margin)
+    counted = margin[compared.independent.loc[known.index]]
+    mean = mean_interval(counted)
     if mean is None:
         return Finding(question, "Cannot say", answer, f"No interval: one {compared.noun} shows no spread.")
     verdict = "Not shown" if 0 in mean else "No" if mean.high < 0 else "Yes" if beaten == len(known) else "Partly"
     detail = (
-        f"Mean over {text.counted(len(known), compared.noun)}: {text.LEVEL} interval {_points(mean.low, mean.high)}."
+        f"Mean over {text.counted(len(counted), compared.noun)}: {text.LEVEL} interval {_points(mean.low, mean.high)}."
     )
-    n = len(known)
+    n = len(counted)
     p, effect = p_value(mean, 0.0, n - 1), _mean_effect(mean, n, compared.noun)
     return Finding(question, verdict, answer, detail, p, effect=effect)
 

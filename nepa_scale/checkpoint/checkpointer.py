@@ -69,13 +69,8 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
 
     @property
-    def pending(self) -> bool:
-        """Whether a checkpoint is begun and not committed: ``finish`` it when no rank is ``writing``."""
-        return self._pending is not None
-
-    @property
     def writing(self) -> bool:
-        """Whether this rank's file is still being written."""
+        """Whether this rank's file is still being written; when no rank's is, ``finish`` does not wait."""
         return self._thread is not None and self._thread.is_alive()
 
     def save(self, step: int, images_seen: int = 0, *, wait: bool = True) -> None:

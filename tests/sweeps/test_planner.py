@@ -27,10 +27,14 @@ def plan_of(*words: str) -> Plan:
         (["study.sizes=[pico,micro,femto]"], ["micro"]),
         (["study.sizes=[femto,pico]", "seeds=2"], ["pico", "pico"]),
         (["grid=data_size", "study.data_sizes=[256,1024]"], ["num_images=1024"]),
+        (
+            ["grid=isoflop", "study.sizes=[femto,pico,nano]", "study.budgets=[1e11,1e12]"],
+            ["femto 1e+12 FLOPs", "pico 1e+12 FLOPs", "nano 1e+12 FLOPs"],
+        ),
     ],
 )
 def test_the_largest_are_held_back(words: list[str], labels: list[str]) -> None:
-    """Those of most pre-training compute, every seed of them; controls wait for nothing."""
+    """Those of most pre-training compute, every seed of them and every size of a budget; controls wait for nothing."""
     held = largest(plan_of(*words))
     assert [run.label for run in held.values()] == labels
     assert {run.init for run in held.values()} == {"pretrain"}

@@ -211,6 +211,15 @@ def test_models_at_chance_seldom_beat_the_majority_baseline(make_study: MakeStud
     assert said / 400 <= 0.05
 
 
+def test_fine_tunings_of_one_pretraining_count_once_above_the_majority_baseline(make_study: MakeStudy) -> None:
+    """Where the number of images is not known, the mean over labels takes one of several numbers of labels."""
+    compared = comparison(read_study(make_study()), CLASSIFICATION)
+    rows = compared.rows.assign(pretrained=[0.30, 0.31, 0.30, 0.31, 0.30], majority=0.1)
+    some = replace(compared, rows=rows, images=compared.images * np.nan, independent=compared.rows["majority"].notna())
+    some.independent.iloc[2:] = False
+    assert beats_majority(some).detail.startswith("Mean over 2 ")
+
+
 def test_a_trend_of_runs_from_scratch_is_an_answer(make_study: MakeStudy) -> None:
     """What is certain of the controls stands among the answers, and not in the caption of a figure alone."""
     found = answers(make_study(noise=0.001))
