@@ -51,7 +51,7 @@ class Effect:
     """The estimate over its standard error."""
     n: int
     """Of its unit: sizes, pairs, seeds."""
-    taken: int
+    taken: float
     """Degrees of freedom that the estimate takes; the others are n less these."""
     unit: str | None
     """None where there is nothing to have more of but seeds."""

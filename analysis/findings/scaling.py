@@ -88,20 +88,27 @@ def law(points: Series) -> Finding:
     answer = (
         f"The best line {direction} as {target.formula} = {text.number(fit.a)} · {axis.symbol}^{text.number(-fit.b)}: "
         f"exponent b = {text.number(fit.b)}, {text.LEVEL} interval {text.interval(fit.b_interval)}, "
-        f"n = {text.counted(fit.n, axis.point)} ({runs}){doubt}."
+        f"n = {text.counted(fit.n, axis.point)}{_of_sizes(fit)} ({runs}){doubt}."
     )
     detail = _tenfold(fit, axis) + _sensitivity(fit) + _floor(points) + left_out
-    p = p_value(fit.b_interval, 0.0, fit.n - 2)
+    p = p_value(fit.b_interval, 0.0, fit.errors.degrees)
     return Finding(question, verdict, answer, detail.strip(), p, effect=line_effect(fit, axis.point))
 
 
 def line_effect(fit: PowerLawFit, unit: str) -> Effect | None:
     """The exponent of ``fit`` as an effect; None without any noise."""
-    deviation = fit.residual_std / math.sqrt(fit.log_x_spread)
+    deviation = math.sqrt(fit.errors.slope)
     if not deviation > 0:
         return None
+    if fit.groups < fit.n:
+        return Effect(fit.b / deviation, fit.groups, fit.groups - fit.errors.degrees, PARAMETERS.point)
     spread = fit.log_x_spread / math.log(fit.x_range[1] / fit.x_range[0]) ** 2
     return Effect(fit.b / deviation, fit.n, 2, unit, spread)
+
+
+def _of_sizes(fit: PowerLawFit) -> str:
+    """What the interval rests on where several places belong to one size."""
+    return f" of {text.counted(fit.groups, PARAMETERS.point)}, each a single source of noise" * (fit.groups < fit.n)
 
 
 def exponents_apart(study: Study, target: Target, start: str = PRETRAINED) -> str:
@@ -267,7 +274,7 @@ def _of_skill(points: pd.DataFrame, target: Target, axis: Axis) -> Finding:
         verdict,
         answer,
         " ".join(detail),
-        p_value(fit.b_interval, 0.0, fit.n - 2),
+        p_value(fit.b_interval, 0.0, fit.errors.degrees),
         effect=line_effect(fit, axis.point),
     )
 

@@ -86,7 +86,7 @@ class Series:
     axis: Axis
     init: str
     points: pd.DataFrame
-    """One row per run: label, run_id, x, error."""
+    """One row per run: label, run_id, size, x, error."""
     left_out: int
     """Runs that are unfinished, failed, or lack the metric."""
     fit: PowerLawFit | NoFit
@@ -104,7 +104,7 @@ def _geometric(values: pd.Series[float]) -> float:
 def series(
     study: Study, target: Target, axis: Axis, init: str = PRETRAINED, objective: str = NEXT_EMBEDDING.name
 ) -> Series:
-    """Select the points and fit a power law.
+    """Select the points and fit a power law, in which the places of one size share their noise.
 
     Where the plan varies more than size and seed, each x is represented by the settings with the lowest mean error (the
     lower envelope), with all their seeds. Where it also varies the labelled images, all points have the same number:
@@ -117,7 +117,8 @@ def series(
     rows = of_one_loss(rows) if target is SHORTFALL else rows
     usable = finished(rows, target)
     points = pd.DataFrame(
-        {"label": usable["label"], "run_id": usable["run_id"], "x": _position(study, target, axis, usable, init)}
+        {"label": usable["label"], "run_id": usable["run_id"], "size": usable["params_backbone"]}
+        | {"x": _position(study, target, axis, usable, init)}
         | {"error": 1 - usable[f"metrics.{target.metric}"].astype("float64")},
     )
     chosen = _best_settings(points, usable, study.axes).dropna(subset=["x"]).sort_values(["x", "run_id"])
@@ -125,7 +126,7 @@ def series(
     if init == SCRATCH and axis is COMPUTE:
         none = NoFit("a from-scratch baseline spends no pretraining FLOPs")
         return Series(target, axis, init, chosen, left_out, none)
-    fit = fit_power_law(chosen["x"].to_numpy(float), chosen["error"].to_numpy(float))
+    fit = fit_power_law(chosen["x"].to_numpy(float), chosen["error"].to_numpy(float), chosen["size"].to_numpy(float))
     return Series(target, axis, init, chosen, left_out, fit)
 
 

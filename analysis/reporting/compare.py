@@ -126,18 +126,16 @@ def find(studies: Sequence[Named]) -> list[Finding]:
 
 def difference(first: PowerLawFit, second: PowerLawFit) -> Interval:
     """95 % interval of the difference of two exponents, ``second - first`` (Welch's t of two slopes)."""
-    errors = [_standard_error(fit) for fit in (first, second)]
+    errors = [math.sqrt(fit.errors.slope) for fit in (first, second)]
     variance = sum(error**2 for error in errors)
     middle = second.b - first.b
     if variance == 0:
         return Interval(middle, middle)
-    degrees = variance**2 / sum(error**4 / (fit.n - 2) for error, fit in zip(errors, (first, second), strict=True))
+    degrees = variance**2 / sum(
+        error**4 / fit.errors.degrees for error, fit in zip(errors, (first, second), strict=True)
+    )
     half = t_quantile(degrees) * math.sqrt(variance)
     return Interval(middle - half, middle + half)
-
-
-def _standard_error(fit: PowerLawFit) -> float:
-    return (fit.b_interval.high - fit.b_interval.low) / 2 / t_quantile(fit.n - 2)
 
 
 def _exponents(target: Target, axis: Axis, fits: dict[str, PowerLawFit | NoFit]) -> Finding:

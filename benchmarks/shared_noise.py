@@ -1,0 +1,74 @@
+"""How often a law claims a trend that is not there, where the lengths of one size share their noise.
+
+python benchmarks/shared_noise.py [studies=2000] [sizes=4,7] [lengths=3] [--json]
+
+Each size is trained for several lengths, a factor of 4 apart, as in a grid of sizes by lengths. The logarithm of its
+error has an offset of its own (``of size``), a walk from length to length (``of run``: shorter runs are part of the
+longer) and noise of every point. ``all points`` is how often the interval that takes points as independent excludes the
+true exponent, ``groups`` that of this project (``analysis.fit.power_law``), both of 95 %; ``width`` the median of the
+second over the first.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from command import read_settings, show
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from analysis.fit.power_law import PowerLawFit, fit_power_law  # noqa: E402  (after the path)
+from analysis.laws.law import Array  # noqa: E402
+
+SIZE_STEP, LENGTH_STEP = np.log(2.5), np.log(4.0)
+#: (offset of a size, step of the walk, noise of a point), standard deviations in log error.
+NOISES = ((0.0, 0.0, 0.1), (0.1, 0.0, 0.05), (0.2, 0.0, 0.05), (0.0, 0.1, 0.05), (0.1, 0.03, 0.05))
+EXPONENT = 0.05
+
+
+def fitted(x: Array, y: Array, groups: Array | None) -> PowerLawFit:
+    """The law, which these points always have."""
+    fit = fit_power_law(x, y, groups)
+    if not isinstance(fit, PowerLawFit):
+        raise TypeError(fit.reason)
+    return fit
+
+
+def measure(sizes: int, lengths: int, noise: tuple[float, float, float], studies: int) -> dict[str, object]:
+    """One row of the table."""
+    rng = np.random.default_rng(0)
+    size = np.repeat(np.arange(sizes), lengths)
+    log_x = SIZE_STEP * size + LENGTH_STEP * np.tile(np.arange(lengths), sizes) * 1.0001**size  # no two equal
+    of_size, of_run, of_point = noise
+    missed, widths = np.zeros(2), []
+    for _ in range(studies):
+        walks = rng.normal(0, of_run, (sizes, lengths)).cumsum(axis=1).ravel()
+        log_y = -EXPONENT * log_x + rng.normal(0, of_size, sizes)[size] + walks + rng.normal(0, of_point, len(size))
+        fits = [fitted(np.exp(log_x), np.exp(log_y), groups) for groups in (None, size)]
+        missed += [EXPONENT not in fit.b_interval for fit in fits]
+        first, second = (fit.b_interval.high - fit.b_interval.low for fit in fits)
+        widths.append(second / first)
+    shares = dict(zip(("all points, %", "groups, %"), np.round(100 * missed / studies, 1), strict=True))
+    where = {"sizes": sizes, "lengths": lengths, "of size": of_size, "of run": of_run, "of point": of_point}
+    return where | shares | {"width": round(float(np.median(widths)), 2)}
+
+
+def main() -> int:
+    """Print the table."""
+    settings, as_json = read_settings(__doc__ or "", {"studies": "2000", "sizes": "4,7", "lengths": "3"})
+    sizes, lengths = ([int(part) for part in settings[key].split(",")] for key in ("sizes", "lengths"))
+    rows = [
+        measure(number, length, noise, int(settings["studies"]))
+        for number in sizes
+        for length in lengths
+        for noise in NOISES
+    ]
+    show(rows, as_json=as_json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
