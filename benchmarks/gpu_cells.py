@@ -144,22 +144,27 @@ def synchronize(device: torch.device) -> None:
 def profiled(step: Step, images: Tensor) -> dict[str, Any]:
     """What a GPU did in a step (None without one), and which kernel attention took.
 
-    ``syncs``: how often the host waited for the device; ``kernels_ms``: time in kernels, of which the step's time is
-    more where the device waited for the host. The costliest kernels are printed.
+    ``syncs``: how often the host waited for the device, without the profiler's own waits; ``kernels_ms``: time in
+    kernels, of which the step's time is more where the device waited for the host. The costliest kernels are printed.
     """
     on_gpu = images.device.type == "cuda"
     kinds = [torch.profiler.ProfilerActivity.CPU]
     kinds += [torch.profiler.ProfilerActivity.CUDA] if on_gpu else []
-    with torch.profiler.profile(activities=kinds) as profile:
-        for _ in range(PROFILED_STEPS):
-            step(images)
-        synchronize(images.device)
-    events = profile.key_averages()
+
+    def events_of(steps: int) -> Any:
+        with torch.profiler.profile(activities=kinds) as profile:
+            for _ in range(steps):
+                step(images)
+            synchronize(images.device)
+        return profile.key_averages()
+
+    own = sum(event.count for event in events_of(0) if event.key in WAITS)
+    events = events_of(PROFILED_STEPS)
     if on_gpu:
         print(events.table(sort_by="self_device_time_total", row_limit=COSTLIEST, max_name_column_width=60))
     counts = {event.key: event.count for event in events}
     attention = [name for name in counts if name.startswith("aten::_scaled_dot_product_") and "backward" not in name]
-    waits = sum(counts.get(name, 0) for name in WAITS) / PROFILED_STEPS
+    waits = (sum(counts.get(name, 0) for name in WAITS) - own) / PROFILED_STEPS
     on_device = (event for event in events if event.device_type == DeviceType.CUDA and not event.is_user_annotation)
     kernels = sum(event.self_device_time_total for event in on_device)
     names = [name.removeprefix("aten::_scaled_dot_product_") for name in attention]

@@ -25,6 +25,7 @@ from sweeps.plan.feasibility import check, check_planned, excesses, fitting, pla
 from sweeps.plan.grids import RunSpec
 from sweeps.plan.machine import Placements, task_speed, world_sizes
 from sweeps.plan.plan import Dropped, Plan, PlannedRun, count_text, run_dir
+from sweeps.plan.rules import TOLERANCE
 from sweeps.plan.run_specs import expand, price, share_pretraining, unmet
 from sweeps.settings.schema import Launch
 
@@ -64,7 +65,7 @@ def plan_launch(request: Launch) -> PlannedLaunch:
     if request.budget.over == "trim":
         planned = trimmed(planned, request.study_dir, request.budget)
         run_specs = {run.run_id: run_specs[run.run_id] for run in planned.runs}
-    held = largest(planned) if request.predict else {}
+    held = largest(planned, equal=equal_budgets(request)) if request.predict else {}
     if held and request.predict_from is None and not predicted_from(planned, held):
         why = "all other runs branch off the largest, which is then the first; give branch=false or predict_from=DIR"
         raise ConfigError([f"predict=true: {why}"])
@@ -89,16 +90,21 @@ def _runnable(request: Launch, placed: Placements, devices: int) -> tuple[dict[s
     return feasible, (*unmet_points, *dropped)
 
 
-def largest(plan: Plan) -> dict[str, PlannedRun]:
-    """The pre-trained runs of most pre-training FLOPs. Raises ``ConfigError`` when all have equally many.
+def largest(plan: Plan, *, equal: float = 0.0) -> dict[str, PlannedRun]:
+    """The pre-trained runs of most pre-training FLOPs; a part ``equal`` of these is no difference.
 
-    A tenth is no difference: runs of one budget of FLOPs differ by what whole steps make of it.
+    Raises ``ConfigError`` when all have equally many.
     """
     flops = {run.run_id: pretrain_flops(plan, run) for run in plan.runs if run.init == "pretrain"}
-    least = 0.9 * max(flops.values(), default=0)
+    least = (1 - equal) * max(flops.values(), default=0)
     if all(value >= least for value in flops.values()):
         raise ConfigError([f"predict=true: grid={plan.grid} scales nothing; use a grid over sizes, data or compute"])
     return {run.run_id: run for run in plan.runs if flops.get(run.run_id, -1) >= least}
+
+
+def equal_budgets(request: Launch) -> float:
+    """By what part runs of one budget of FLOPs differ, whose whole steps meet it from both sides."""
+    return 2 * TOLERANCE if request.grid.rule == "isoflop" else 0.0
 
 
 def predicted_from(plan: Plan, held: Collection[str]) -> set[str]:

@@ -53,8 +53,8 @@ class Comparison:
     images: pd.Series[float]
     """By label: validation images that the scores are taken over; NaN where that is not recorded."""
     independent: pd.Series[bool]
-    """By label: whether it counts for the mean gain. Where sizes are compared, those of one number of labelled images
-    do: the others are fine-tunings of the same pre-training."""
+    """By label: whether it counts for means over labels. Those of one number of labelled images do: the others are
+    fine-tunings of the same pre-training."""
 
     @property
     def leading(self) -> pd.Series[float]:
@@ -141,7 +141,8 @@ def beats_majority(compared: Comparison, start: str = PRETRAINED) -> Finding:
     counted = margin[compared.independent.loc[known.index]]
     mean = mean_interval(counted)
     if mean is None:
-        return Finding(question, "Cannot say", answer, f"No interval: one {compared.noun} shows no spread.")
+        why = f"{text.counted(len(counted), compared.noun)} of one number of labels shows no spread"
+        return Finding(question, "Cannot say", answer, f"No interval: {why}.")
     verdict = "Not shown" if 0 in mean else "No" if mean.high < 0 else "Yes" if beaten == len(known) else "Partly"
     detail = (
         f"Mean over {text.counted(len(counted), compared.noun)}: {text.LEVEL} interval {_points(mean.low, mean.high)}."
@@ -220,9 +221,7 @@ def comparison(study: Study, target: Target) -> Comparison:
     index = pd.Index(order, dtype="object")
     shared = pd.Series(["\n".join(sorted(settings_of[label])) for label in order], index=index, dtype="object")
     images = rows.groupby("label")["validation_images"].min().astype("float64").reindex(index)
-    equal = at_equal_labels(study, rows)
-    counted = equal if equal["params_backbone"].nunique() > 1 else rows
-    independent = pd.Series(index.isin(counted["label"]), index=index)
+    independent = pd.Series(index.isin(at_equal_labels(study, rows)["label"]), index=index)
     return Comparison(
         target, pd.DataFrame(columns, index=index, dtype="float64"), noun(study), shared, images, independent
     )

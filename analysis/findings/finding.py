@@ -59,6 +59,8 @@ class Effect:
     """Of a line: the sum of squared distances of the places from their mean, over their squared range."""
     seeds: bool = True
     """Whether more seeds of each place could make it surer, too."""
+    settings: float = 1.0
+    """How many settings of the study one of its units is."""
 
     def of(self, n: int) -> float:
         """The t that the same estimate has with ``n``: of a line, with places spread evenly between the same ends."""
@@ -166,11 +168,11 @@ def _said(effect: Effect, level: float, costs: tuple[float, float]) -> str:
     n, times = effect.enough(level), effect.enough_seeds(level)
     ways = []
     if n is not None:
-        ways.append(f"{text.counted(n, effect.unit or 'seed')} instead of {effect.n} ({_cost(n - effect.n, costs)})")
+        cost = _cost((n - effect.n) * effect.settings, costs)
+        ways.append(f"{text.counted(n, effect.unit or 'seed')} instead of {effect.n} ({cost})")
     if times is not None:
-        ways.append(
-            f"{times} times the seeds of each, if the noise is that of seeds ({_cost((times - 1) * effect.n, costs)})"
-        )
+        cost = _cost((times - 1) * effect.n * effect.settings, costs)
+        ways.append(f"{times} times the seeds of each, if the noise is that of seeds ({cost})")
     if not ways:
         return (
             f"What would settle it: no number of {effect.unit or 'seed'}s up to {MOST}; the estimate is too small for "
@@ -179,7 +181,7 @@ def _said(effect: Effect, level: float, costs: tuple[float, float]) -> str:
     return f"{what.replace('%', f'{text.SPACE}%')} {', or '.join(ways)}."
 
 
-def _cost(more: int, costs: tuple[float, float]) -> str:
+def _cost(more: float, costs: tuple[float, float]) -> str:
     """What so many more points of the study cost."""
     flops, seconds = (more * cost for cost in costs)
     known = [f"{text.power(flops)} FLOPs"] if flops else []

@@ -95,10 +95,10 @@ def _laws(study: Study, target: Target, start: str, doubtful: Container[str]) ->
 
 def _law(axis: Axis, fit: PowerLawFit) -> str:
     name, of = WORDS[axis]
-    factor = tenfold(fit)
+    factor, n = tenfold(fit), text.places(fit.n, axis.point, fit.groups)
     return (
         f"with {name} ({text.TIMES}{text.SPACE}{text.number(factor.mean)} for ten times {of}, "
-        f"{_INTERVAL}{text.span(factor.interval.low, factor.interval.high)}, n = {text.counted(fit.n, axis.point)})"
+        f"{_INTERVAL}{text.span(factor.interval.low, factor.interval.high)}, n = {n})"
     )
 
 

@@ -68,7 +68,8 @@ def _entry(study: Study, target: Target, axis: Axis, candidates: Sequence[Candid
     return {
         **entry,
         "reason": None,
-        "law": {"form": "a x^-b", "a": fitted.fit.a, "b": fitted.fit.b, "places": fitted.fit.n},
+        "law": {"form": "a x^-b", "a": fitted.fit.a, "b": fitted.fit.b}
+        | {"places": fitted.fit.n, "groups": fitted.fit.groups, "degrees": fitted.fit.errors.degrees},
         "expected": [
             {"run_id": run.run_id, "label": run.label, "x": x, "error": finite(y)}
             | {"low": finite(low), "high": finite(high)}
@@ -90,6 +91,10 @@ class Registered:
     interval: Interval
     places: int
     """Points on the axis that the law was fitted to."""
+    groups: int
+    """Of these, how many had noise of their own."""
+    degrees: float
+    """Degrees of freedom of ``interval``."""
     when: str
     errors: tuple[float, ...]
     """Of the runs that are finished."""
@@ -119,7 +124,7 @@ class Registered:
             return None
         came, error, low, high = map(math.log, ends)
         half = (high - low) / 2
-        return p_value(Interval(error - half, error + half), came, self.places - 2)
+        return p_value(Interval(error - half, error + half), came, self.degrees)
 
 
 def check_predictions(study: Study) -> list[Finding]:
@@ -158,7 +163,7 @@ def _content(study: Study) -> dict[str, Any]:
 
 
 def _registered(study: Study, entry: Mapping[str, Any], members: Sequence[Mapping[str, Any]], when: str) -> Registered:
-    target, first = TARGET_OF[entry["task"]], members[0]
+    target, first, law = TARGET_OF[entry["task"]], members[0], entry["law"]
     return Registered(
         target,
         AXES[entry["axis"]],
@@ -166,7 +171,9 @@ def _registered(study: Study, entry: Mapping[str, Any], members: Sequence[Mappin
         float(first["x"]),
         math.nan if first["error"] is None else first["error"],
         Interval(first["low"] or 0.0, math.inf if first["high"] is None else first["high"]),
-        entry["law"]["places"],
+        law["places"],
+        law.get("groups", law["places"]),  # older versions took all places as independent
+        law.get("degrees", law["places"] - 2),
         when,
         tuple(_errors(study, target, [member["run_id"] for member in members])),
     )
@@ -176,7 +183,7 @@ def _finding(expected: Registered) -> Finding:
     interval = text.error_span(expected.interval.low, expected.interval.high)
     before = (
         f"Registered {expected.when[:16].replace('T', ' ')} UTC from "
-        f"{text.counted(expected.places, expected.axis.point)}: {text.percent(expected.error)}, "
+        f"{text.places(expected.places, expected.axis.point, expected.groups)}: {text.percent(expected.error)}, "
         f"{text.LEVEL} interval {interval}"
     )
     if expected.came is None:

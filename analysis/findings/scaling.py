@@ -88,9 +88,9 @@ def law(points: Series) -> Finding:
     answer = (
         f"The best line {direction} as {target.formula} = {text.number(fit.a)} · {axis.symbol}^{text.number(-fit.b)}: "
         f"exponent b = {text.number(fit.b)}, {text.LEVEL} interval {text.interval(fit.b_interval)}, "
-        f"n = {text.counted(fit.n, axis.point)}{_of_sizes(fit)} ({runs}){doubt}."
+        f"n = {text.places(fit.n, axis.point, fit.groups)} ({runs}){doubt}."
     )
-    detail = _tenfold(fit, axis) + _sensitivity(fit) + _floor(points) + left_out
+    detail = _tenfold(fit, axis) + _sensitivity(fit) + _shared_noise(fit) + _floor(points) + left_out
     p = p_value(fit.b_interval, 0.0, fit.errors.degrees)
     return Finding(question, verdict, answer, detail.strip(), p, effect=line_effect(fit, axis.point))
 
@@ -101,14 +101,10 @@ def line_effect(fit: PowerLawFit, unit: str) -> Effect | None:
     if not deviation > 0:
         return None
     if fit.groups < fit.n:
-        return Effect(fit.b / deviation, fit.groups, fit.groups - fit.errors.degrees, PARAMETERS.point)
+        taken, each = fit.groups - fit.errors.degrees, fit.n / fit.groups
+        return Effect(fit.b / deviation, fit.groups, taken, PARAMETERS.point, settings=each)
     spread = fit.log_x_spread / math.log(fit.x_range[1] / fit.x_range[0]) ** 2
     return Effect(fit.b / deviation, fit.n, 2, unit, spread)
-
-
-def _of_sizes(fit: PowerLawFit) -> str:
-    """What the interval rests on where several places belong to one size."""
-    return f" of {text.counted(fit.groups, PARAMETERS.point)}, each a single source of noise" * (fit.groups < fit.n)
 
 
 def exponents_apart(study: Study, target: Target, start: str = PRETRAINED) -> str:
@@ -134,6 +130,10 @@ def _sensitivity(fit: PowerLawFit) -> str:
     if fit.b_leave_one_out is None:
         return "With three points, the interval rests on a single measure of the noise. "
     return f"Leaving out any one point keeps b within {text.interval(fit.b_leave_one_out)}. "
+
+
+def _shared_noise(fit: PowerLawFit) -> str:
+    return "Its interval rests on the sizes, as the lengths of one share noise. " if fit.groups < fit.n else ""
 
 
 def _floor(points: Series) -> str:

@@ -92,3 +92,8 @@ def error_span(low: float, high: float) -> str:
 def counted(n: int, noun: str) -> str:
     """``1 size``, ``5 sizes``."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def places(n: int, point: str, sizes: int) -> str:
+    """``5 budgets``; ``12 budgets of 4 sizes``, where budgets of one size share their noise."""
+    return counted(n, point) + (f" of {counted(sizes, 'size')}" if sizes < n else "")

@@ -278,7 +278,8 @@ def laws_table(studies: Sequence[Named]) -> Table:
         start = [name, f"{points.target.formula} against {points.axis.symbol}"]
         if isinstance(points.fit, PowerLawFit):
             fit = points.fit
-            numbers = [text.number(fit.a), text.number(fit.b), text.interval(fit.b_interval), str(fit.n)]
+            numbers = [text.number(fit.a), text.number(fit.b), text.interval(fit.b_interval)]
+            numbers.append(text.places(fit.n, points.axis.point, fit.groups))
             cells.append([*start, *numbers, text.number(fit.residual_std), ""])
         else:
             cells.append([*start, *[text.MISSING] * 5, points.fit.reason])

@@ -51,7 +51,8 @@ BACKWARD = 2 / 3  # of a step's computing
 class Work:
     """What a training is, whatever it runs on. ``flops``: executed on one image, forward and backward, and those of the
     recomputed part in ``again``; ``tensors``: parameters by their number of tensors. Of Muon, ``orthogonalising``:
-    FLOPs of a step on each device; ``matrices``: parameters that it updates."""
+    FLOPs of a step on each device; ``matrices``: parameters that it updates. ``can_compile``: whether its blocks can be
+    compiled."""
 
     flops: float
     again: float
@@ -62,6 +63,7 @@ class Work:
     tensors: int
     orthogonalising: int = 0
     matrices: int = 0
+    can_compile: bool = True
 
 
 @dataclass(frozen=True)
@@ -144,17 +146,18 @@ def work_of(config: RunConfig, task: str) -> Work:
         tensors=TENSORS_OF_A_BLOCK * arch.depth,
         orthogonalising=orthogonalising_flops(config, task),
         matrices=held.matrices,
+        can_compile=config.task_config(task).can_compile,
     )
 
 
-def way_of(config: RunConfig, way: Way) -> Way:
-    """``way`` as this engine goes it: compiled below stage 3 unless ``engine.compile`` says no; gradients travel in the
-    weights' number format, after the backward pass; stages 1 to 3 have hooks."""
+def way_of(config: RunConfig, work: Work, way: Way) -> Way:
+    """``way`` as this engine goes it with ``work``: compiled below stage 3 where that can be, unless ``engine.compile``
+    says no; gradients travel in the weights' number format, after the backward pass; stages 1 to 3 have hooks."""
     precision = config.engine.precision
     return dataclasses.replace(
         way,
         precision=precision,
-        compiled=config.engine.compile is not False and way.stage < 3,
+        compiled=config.engine.compile is not False and work.can_compile and way.stage < 3,
         hooks=way.stage > 0,
         gradient_bytes=ELEMENT[precision].weight,
     )
@@ -177,7 +180,7 @@ def placed_step(
         checkpointing=placement.activation_checkpointing,
         offload=offloads(placement.ds_config),
     )
-    return step_time(work, way_of(config, way), device, images_per_second)
+    return step_time(work, way_of(config, work, way), device, images_per_second)
 
 
 def efficiency(work: Work, way: Way, device: Device) -> float:

@@ -26,6 +26,13 @@ def cells(folder: Path) -> list[dict[str, Any]]:
     return list(content["cells"])
 
 
+def measured(folder: Path) -> list[dict[str, Any]]:
+    """Those that have been measured so far."""
+    return (
+        [cell for cell in cells(folder) if cell["state"] == "measured"] if (folder / "results.json").is_file() else []
+    )
+
+
 @pytest.mark.slow
 def test_sections_are_measured_and_correct(tmp_path: Path) -> None:
     """A NaN image leaves the weights alone; training from image files has a rate."""
@@ -41,15 +48,16 @@ def test_a_killed_run_leaves_what_it_measured(tmp_path: Path) -> None:
     """Killed once two are measured, it leaves a page with these and "not measured" in the others."""
     process = start(tmp_path, "minutes=9")
     deadline = time.monotonic() + 300
-    while not ((tmp_path / "results.json").is_file() and cells(tmp_path)[1]["state"] == "measured"):
+    while len(measured(tmp_path)) < 2:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     process.wait(30)
-    first, second, *others = cells(tmp_path)
-    assert first["result"]["largest_difference"] < 1e-5  # fp32 on a CPU against fp32 on a CPU
-    assert second["result"]["largest_difference"] < 1e-2  # bf16 products
+    done = measured(tmp_path)
+    assert {cell["section"] for cell in done} <= {"losses", "non-finite", "resume"}
+    assert all(cell["result"].get("largest_difference", 0) < 1e-2 for cell in done)  # those in bf16 round products
+    others = [cell for cell in cells(tmp_path) if cell not in done]
     assert {cell["state"] for cell in others} == {"not measured"}
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert all(f"| {cell['name']} | not measured |" in page for cell in others)
@@ -63,7 +71,7 @@ def test_a_short_time_starts_nothing(tmp_path: Path) -> None:
     assert {cell["state"] for cell in content["cells"]} == {"not measured"}
     for cell in content["cells"][:2]:
         cell |= {"state": "measured", "result": {"largest_difference": 0.5, "images_per_second": 7.0}}
-    content["cells"][1]["arguments"]["steps"] += 1
+    content["cells"][1]["arguments"]["size"] = "femto"
     (tmp_path / "results.json").write_text(json.dumps(content), encoding="utf-8")
     assert start(tmp_path, "minutes=0.01").wait() == 0
     first, *others = cells(tmp_path)

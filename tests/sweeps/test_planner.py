@@ -12,7 +12,7 @@ from nepa_scale.utils.errors import ConfigError
 from sweeps.plan.machine import Placements, Speed
 from sweeps.plan.plan import Plan
 from sweeps.plan.run_specs import expand, price
-from sweeps.planner import largest, not_started
+from sweeps.planner import equal_budgets, largest, not_started
 
 
 def plan_of(*words: str) -> Plan:
@@ -35,7 +35,7 @@ def plan_of(*words: str) -> Plan:
 )
 def test_the_largest_are_held_back(words: list[str], labels: list[str]) -> None:
     """Those of most pre-training compute, every seed of them and every size of a budget; controls wait for nothing."""
-    held = largest(plan_of(*words))
+    held = largest(plan_of(*words), equal=equal_budgets(read_launch(words)))
     assert [run.label for run in held.values()] == labels
     assert {run.init for run in held.values()} == {"pretrain"}
 

@@ -35,7 +35,7 @@ def _law(points: Series) -> str:
     if isinstance(points.fit, NoFit):
         return f"{who}: no law, {points.fit.reason} ({runs}{left_out})." if points.init != SCRATCH else ""
     fit = points.fit
-    n = text.counted(fit.n, points.axis.point)
+    n = text.places(fit.n, points.axis.point, fit.groups)
     return (
         f"{who}: exponent {text.number(fit.b)} ({text.LEVEL} interval {text.interval(fit.b_interval)}), n = {n} "
         f"({runs}{left_out})."

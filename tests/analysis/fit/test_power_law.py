@@ -206,8 +206,26 @@ def test_lengths_of_one_size_claim_no_trend_together() -> None:
     assert missed[1] / 2000 > 0.08
 
 
-def test_one_size_of_two_lengths_changes_nothing() -> None:
-    """Student's interval of all points stays where no two groups have several of them."""
+def test_a_further_size_is_predicted_where_lengths_share_noise() -> None:
+    """The band at the longest training of a fifth size holds it in 95 % of studies or more, that of independent points
+    in 87 %."""
+    random, size = np.random.default_rng(2), np.repeat(np.arange(4), 3)
+    log_x = 0.9 * size + 1.4 * np.tile(np.arange(3), 4)
+    held = np.zeros(2)
+    for _ in range(2000):
+        log_y = random.normal(0, 0.1, 4)[size] + random.normal(0, 0.05, 12)
+        new = random.normal(0, 0.1) + random.normal(0, 0.05)
+        for index, groups in enumerate((size, np.arange(12))):
+            band = by_groups(log_x, log_y, groups).predict(np.exp(0.9 * 4 + 1.4 * 2))
+            held[index] += np.log(band.low) <= new <= np.log(band.high)
+    assert held[0] / 2000 > 0.95
+    assert held[1] / 2000 < 0.9
+
+
+def test_groups_of_one_and_a_group_of_all_change_nothing() -> None:
+    """Student's interval of all points stays; an unknown group (NaN) stands for itself."""
     log_x, log_y = np.arange(5.0), np.array([0.0, -0.3, -0.2, -0.6, -0.8])
-    assert by_groups(log_x, log_y, np.array([0, 1, 2, 2, 3])) == by_groups(log_x, log_y, np.arange(5))
-    assert by_groups(log_x, log_y, np.array([0, 1, 1, 2, 2])) != by_groups(log_x, log_y, np.arange(5))
+    alone = by_groups(log_x, log_y, np.arange(5))
+    assert by_groups(log_x, log_y, np.zeros(5)) == alone
+    assert by_groups(log_x, log_y, np.array([0, np.nan, np.nan, 1, np.nan])) == alone
+    assert by_groups(log_x, log_y, np.array([0, 1, 2, 2, np.nan])).groups == 4
