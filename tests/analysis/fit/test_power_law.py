@@ -185,11 +185,11 @@ def test_errors_of_groups_are_right_where_all_points_are_independent() -> None:
     random = np.random.default_rng(0)
     log_x = np.array([1.0, 2.4, 3.8, 1.9, 3.3, 4.7, 2.8, 4.2, 5.6, 3.7])
     groups = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 3])
-    fits = [by_groups(log_x, random.normal(0, 0.1, len(log_x)), groups) for _ in range(6000)]
+    fits = [by_groups(log_x, random.normal(0, 0.1, len(log_x)), groups) for _ in range(3000)]
     slopes, middles = (np.array([getattr(fit.errors, name) for fit in fits]) for name in ("slope", "middle"))
-    assert slopes.mean() == pytest.approx(0.01 / ((log_x - log_x.mean()) ** 2).sum(), rel=0.04)
-    assert middles.mean() == pytest.approx(0.01 / len(log_x), rel=0.04)
-    assert fits[0].errors.degrees == pytest.approx(2 * slopes.mean() ** 2 / slopes.var(), rel=0.1)
+    assert slopes.mean() == pytest.approx(0.01 / ((log_x - log_x.mean()) ** 2).sum(), rel=0.06)
+    assert middles.mean() == pytest.approx(0.01 / len(log_x), rel=0.06)
+    assert fits[0].errors.degrees == pytest.approx(2 * slopes.mean() ** 2 / slopes.var(), rel=0.12)
     assert fits[0].groups == 4
 
 
@@ -199,11 +199,11 @@ def test_lengths_of_one_size_claim_no_trend_together() -> None:
     random, size = np.random.default_rng(1), np.repeat(np.arange(4), 3)
     log_x = 0.9 * size + 1.4 * np.tile(np.arange(3), 4)
     missed = np.zeros(2)
-    for _ in range(2000):
+    for _ in range(1000):
         log_y = random.normal(0, 0.1, 4)[size] + random.normal(0, 0.05, 12)
         missed += [0 not in by_groups(log_x, log_y, groups).b_interval for groups in (size, np.arange(12))]
-    assert missed[0] / 2000 == pytest.approx(0.055, abs=0.02)
-    assert missed[1] / 2000 > 0.08
+    assert missed[0] / 1000 == pytest.approx(0.055, abs=0.02)
+    assert missed[1] / 1000 > 0.08
 
 
 def test_a_further_size_is_predicted_where_lengths_share_noise() -> None:
@@ -212,14 +212,14 @@ def test_a_further_size_is_predicted_where_lengths_share_noise() -> None:
     random, size = np.random.default_rng(2), np.repeat(np.arange(4), 3)
     log_x = 0.9 * size + 1.4 * np.tile(np.arange(3), 4)
     held = np.zeros(2)
-    for _ in range(2000):
+    for _ in range(1000):
         log_y = random.normal(0, 0.1, 4)[size] + random.normal(0, 0.05, 12)
         new = random.normal(0, 0.1) + random.normal(0, 0.05)
         for index, groups in enumerate((size, np.arange(12))):
             band = by_groups(log_x, log_y, groups).predict(np.exp(0.9 * 4 + 1.4 * 2))
             held[index] += np.log(band.low) <= new <= np.log(band.high)
-    assert held[0] / 2000 > 0.95
-    assert held[1] / 2000 < 0.9
+    assert held[0] / 1000 > 0.95
+    assert held[1] / 1000 < 0.9
 
 
 def test_groups_of_one_and_a_group_of_all_change_nothing() -> None:
