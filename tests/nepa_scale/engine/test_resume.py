@@ -16,7 +16,7 @@ from several_trainings import train_all
 
 from nepa_scale.data.prepare.digits import write_digits
 
-pytestmark = pytest.mark.slow(seconds=40)
+pytestmark = [pytest.mark.slow(seconds=40), pytest.mark.timeout(1800)]  # all trainings of a format are one set-up
 STEPS, HALF = 8, 4
 AVERAGED = "pretrain.ema_decay=0.7"
 Placement = tuple[int, int]  # ZeRO stage, ranks
