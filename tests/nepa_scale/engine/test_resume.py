@@ -24,6 +24,7 @@ Training = tuple[Placement, list[str]]
 FP32: list[Placement] = [(stage, ranks) for stage in (0, 1, 2, 3) for ranks in (1, 2)]
 BF16: list[Placement] = [(stage, ranks) for stage in (1, 2, 3) for ranks in (1, 2)]
 AUTOCAST: list[Placement] = [(stage, 2) for stage in (0, 1, 2, 3)]
+SIZES = {"fp32": "femto", "bf16-autocast": "atto", "bf16": "atto"}  # most CPUs are slow in bf16
 PLACEMENTS = {"fp32": FP32, "bf16-autocast": AUTOCAST, "bf16": BF16}
 
 
@@ -118,8 +119,8 @@ def resumed(
     commands: list[Training] = []
 
     def add(placement: Placement, run: str, *extra: str) -> None:
-        number_format = f"engine.precision={precision}"
-        commands.append((placement, words(data_root, folder / run, placement[0], number_format, *extra)))
+        settings = [f"engine.precision={precision}", f"model.size={SIZES[precision]}", *extra]
+        commands.append((placement, words(data_root, folder / run, placement[0], *settings)))
 
     modes = itertools.cycle(("checkpoint.asynchronous=true", "checkpoint.asynchronous=false"))
     for each in placements:
