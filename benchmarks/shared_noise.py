@@ -6,7 +6,7 @@ Each size is trained for several lengths, a factor of 4 apart, as in a grid of s
 error has an offset of its own (``of size``), a walk from length to length (``of run``: shorter runs are part of the
 longer) and noise of every point. ``all points`` is how often the interval that takes points as independent excludes the
 true exponent, ``groups`` that of this project (``analysis.fit.power_law``), both of 95 %; ``width`` the median of the
-second over the first.
+second over the first. ``band`` is how often either's 95 % band misses the longest run of a further size.
 """
 
 from __future__ import annotations
@@ -43,15 +43,21 @@ def measure(sizes: int, lengths: int, noise: tuple[float, float, float], studies
     size = np.repeat(np.arange(sizes), lengths)
     log_x = SIZE_STEP * size + LENGTH_STEP * np.tile(np.arange(lengths), sizes) * 1.0001**size  # no two equal
     of_size, of_run, of_point = noise
-    missed, widths = np.zeros(2), []
+    missed, beyond, widths = np.zeros(2), np.zeros(2), []
+    further = SIZE_STEP * sizes + LENGTH_STEP * (lengths - 1)
     for _ in range(studies):
-        walks = rng.normal(0, of_run, (sizes, lengths)).cumsum(axis=1).ravel()
-        log_y = -EXPONENT * log_x + rng.normal(0, of_size, sizes)[size] + walks + rng.normal(0, of_point, len(size))
+        walks = rng.normal(0, of_run, (sizes + 1, lengths)).cumsum(axis=1)
+        offsets, points = rng.normal(0, of_size, sizes + 1), rng.normal(0, of_point, len(size) + 1)
+        log_y = -EXPONENT * log_x + offsets[size] + walks[:-1].ravel() + points[:-1]
+        new = np.exp(-EXPONENT * further + offsets[-1] + walks[-1, -1] + points[-1])
         fits = [fitted(np.exp(log_x), np.exp(log_y), groups) for groups in (None, size)]
         missed += [EXPONENT not in fit.b_interval for fit in fits]
+        bands = [fit.predict(np.exp(further)) for fit in fits]
+        beyond += [not band.low <= new <= band.high for band in bands]
         first, second = (fit.b_interval.high - fit.b_interval.low for fit in fits)
         widths.append(second / first)
-    shares = dict(zip(("all points, %", "groups, %"), np.round(100 * missed / studies, 1), strict=True))
+    names = ("all points, %", "groups, %", "band, all points, %", "band, groups, %")
+    shares = dict(zip(names, np.round(100 * np.concatenate([missed, beyond]) / studies, 1), strict=True))
     where = {"sizes": sizes, "lengths": lengths, "of size": of_size, "of run": of_run, "of point": of_point}
     return where | shares | {"width": round(float(np.median(widths)), 2)}
 

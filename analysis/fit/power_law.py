@@ -70,7 +70,7 @@ class PowerLawFit:
         """Predict one further point at each ``x`` [...]; this band is wider than that of the line itself.
 
         Where groups of x share their noise, it is that of a point of a further group, and by simulation holds 95 to 99
-        % of them (Student's band of independent points 86 to 91 %).
+        % of them (Student's band of independent points 85 to 89 %).
         """
         away = np.log(np.asarray(x, dtype=float)) - self.log_x_mean
         of_line = self.errors.middle + 2 * self.errors.both * away + self.errors.slope * away**2
@@ -143,8 +143,8 @@ def _errors_of_groups(log_x: Array, residuals: Array, group: NDArray[np.intp]) -
 
     The variance is the sum over groups of their own squared scores, each residual divided by the square root of what
     the fit leaves of it (CR2), and the degrees of freedom are Satterthwaite's: Bell and McCaffrey 2002; Pustejovsky and
-    Tipton 2018, section 3. Where lengths share the noise of their size, these intervals miss the exponent in 4 to 6 %
-    of simulated studies of four or seven sizes, Student's of all points in 9 to 22 % (benchmarks/shared_noise.py).
+    Tipton 2018, section 3. Where lengths share the noise of their size, these intervals miss the exponent in 4 to 7 %
+    of simulated studies of four or seven sizes, Student's of all points in 10 to 24 % (benchmarks/shared_noise.py).
     """
     design = np.stack([np.ones_like(log_x), log_x - log_x.mean()], axis=1)
     inverse = np.linalg.inv(design.T @ design)

@@ -95,6 +95,11 @@ def orthogonalising_flops(config: RunConfig, task: str) -> int:
     return arch.depth * NEWTON_SCHULZ_ITERATIONS * sum(4 * s * s * longer + 2 * s**3 for s, longer in sides)
 
 
+def compiles_on_gpus(config: RunConfig, task: str) -> bool:
+    """Whether GPUs train ``task`` in compiled blocks below stage 3."""
+    return config.engine.compile is not False and config.task_config(task).can_compile
+
+
 def workload(config: RunConfig, task: str) -> Workload:
     """What training ``task`` holds in memory. Raises ``DataError`` when its data set cannot be read."""
     arch, image_size, section = config.architecture(task), config.backbone_image_size(task), config.task_config(task)
@@ -103,8 +108,9 @@ def workload(config: RunConfig, task: str) -> Workload:
     head = spec(task).head_cost(config, num_classes(config, task))
     params = ladder.total_params(arch, image_size) + head.params
     kept, recomputing, working = backbone_bytes(arch, image_size, precision, idle_tokens=section.idle_tokens)
-    compiled = config.engine.compile is not False and section.can_compile
-    on_gpu = gpu_bytes(arch, image_size, precision, idle_tokens=section.idle_tokens, compiled=compiled)
+    on_gpu = gpu_bytes(
+        arch, image_size, precision, idle_tokens=section.idle_tokens, compiled=compiles_on_gpus(config, task)
+    )
     if frozen:  # nothing is kept of its backbone, and only one block is at work
         kept, recomputing, working, on_gpu = 0, 0, block_bytes(arch, tokens, precision), NO_MORE
     of_head = ELEMENT[precision].product * head.kept + FP32 * head.kept_fp32

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.placement.costs import orthogonalising_flops, task_cost, workload
+from nepa_scale.placement.costs import compiles_on_gpus, orthogonalising_flops, task_cost, workload
 from nepa_scale.placement.devices import Placement
 from nepa_scale.placement.ds_config import offloads
 from nepa_scale.placement.gpus import Links, linked_devices, stated_flops, stated_links
@@ -51,8 +51,8 @@ BACKWARD = 2 / 3  # of a step's computing
 class Work:
     """What a training is, whatever it runs on. ``flops``: executed on one image, forward and backward, and those of the
     recomputed part in ``again``; ``tensors``: parameters by their number of tensors. Of Muon, ``orthogonalising``:
-    FLOPs of a step on each device; ``matrices``: parameters that it updates. ``can_compile``: whether its blocks can be
-    compiled."""
+    FLOPs of a step on each device; ``matrices``: parameters that it updates. ``compiled``: whether its blocks are,
+    below stage 3."""
 
     flops: float
     again: float
@@ -63,7 +63,7 @@ class Work:
     tensors: int
     orthogonalising: int = 0
     matrices: int = 0
-    can_compile: bool = True
+    compiled: bool = True
 
 
 @dataclass(frozen=True)
@@ -146,18 +146,18 @@ def work_of(config: RunConfig, task: str) -> Work:
         tensors=TENSORS_OF_A_BLOCK * arch.depth,
         orthogonalising=orthogonalising_flops(config, task),
         matrices=held.matrices,
-        can_compile=config.task_config(task).can_compile,
+        compiled=compiles_on_gpus(config, task),
     )
 
 
 def way_of(config: RunConfig, work: Work, way: Way) -> Way:
-    """``way`` as this engine goes it with ``work``: compiled below stage 3 where that can be, unless ``engine.compile``
-    says no; gradients travel in the weights' number format, after the backward pass; stages 1 to 3 have hooks."""
+    """``way`` as this engine goes it with ``work``: stage 3 is not compiled; gradients travel in the weights' number
+    format, after the backward pass; stages 1 to 3 have hooks."""
     precision = config.engine.precision
     return dataclasses.replace(
         way,
         precision=precision,
-        compiled=config.engine.compile is not False and work.can_compile and way.stage < 3,
+        compiled=work.compiled and way.stage < 3,
         hooks=way.stage > 0,
         gradient_bytes=ELEMENT[precision].weight,
     )

@@ -28,9 +28,8 @@ def cells(folder: Path) -> list[dict[str, Any]]:
 
 def measured(folder: Path) -> list[dict[str, Any]]:
     """Those that have been measured so far."""
-    return (
-        [cell for cell in cells(folder) if cell["state"] == "measured"] if (folder / "results.json").is_file() else []
-    )
+    known = cells(folder) if (folder / "results.json").is_file() else []
+    return [cell for cell in known if cell["state"] == "measured"]
 
 
 @pytest.mark.slow
@@ -44,19 +43,23 @@ def test_sections_are_measured_and_correct(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_what_it_measured(tmp_path: Path) -> None:
-    """Killed once two are measured, it leaves a page with these and "not measured" in the others."""
-    process = start(tmp_path, "minutes=9")
+@pytest.mark.parametrize(("section", "number"), [("losses", 2), ("speed", 1)])
+def test_a_killed_run_leaves_what_it_measured(tmp_path: Path, section: str, number: int) -> None:
+    """Killed once some are measured, it leaves a page with these and "not measured" in the others."""
+    process = start(tmp_path, "minutes=9", f"only={section}")
     deadline = time.monotonic() + 300
-    while len(measured(tmp_path)) < 2:
+    while len(measured(tmp_path)) < number:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     process.wait(30)
     done = measured(tmp_path)
-    assert {cell["section"] for cell in done} <= {"losses", "non-finite", "resume"}
-    assert all(cell["result"].get("largest_difference", 0) < 1e-2 for cell in done)  # those in bf16 round products
+    for cell in done:
+        if section == "speed":
+            assert cell["result"]["images_per_second"] > 0
+        else:  # beside fp32 on a CPU; bf16 rounds products
+            assert cell["result"]["largest_difference"] < (1e-5 if cell["name"].startswith("fp32") else 1e-2)
     others = [cell for cell in cells(tmp_path) if cell not in done]
     assert {cell["state"] for cell in others} == {"not measured"}
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
