@@ -21,7 +21,7 @@ from command import read_settings, show
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from analysis.fit.multiplier import Multiplier, compare  # noqa: E402  (after the path)
+from analysis.fit.multiplier import Multiplier, Recipe, compare  # noqa: E402  (after the path)
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,19 @@ CASES = (
 )
 
 
-def recipes(case: Case, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(compute [n], error [n]) of both recipes; without noise the second needs ``multiplier`` times as much."""
+def recipes(case: Case, rng: np.random.Generator) -> list[Recipe]:
+    """Runs of both recipes; without noise the second needs ``multiplier`` times as much."""
     found = []
     for place in (0, 1):
         x = np.geomspace(1, 10**case.decades, case.runs[place]) * 10 ** (case.apart * place)
         clean = (x / case.multiplier**place) ** -case.b[place]
-        found.append((x, clean * np.exp(rng.normal(0, case.noise[place], len(x)))))
+        found.append(Recipe(x, clean * np.exp(rng.normal(0, case.noise[place], len(x)))))
     return found
 
 
 def level(case: Case) -> float:
     """The error in the middle, in the logarithm, of what both laws reach; of their gap where they share none."""
-    ends = [errors for _, errors in recipes(replace(case, noise=(0.0, 0.0)), np.random.default_rng(0))]
+    ends = [np.asarray(recipe.error) for recipe in recipes(replace(case, noise=(0.0, 0.0)), np.random.default_rng(0))]
     return float(np.sqrt(max(errors.min() for errors in ends) * min(errors.max() for errors in ends)))
 
 

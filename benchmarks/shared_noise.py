@@ -6,7 +6,10 @@ Each size is trained for several lengths, a factor of 4 apart, as in a grid of s
 error has an offset of its own (``of size``), a walk from length to length (``of run``: shorter runs are part of the
 longer) and noise of every point. ``all points`` is how often the interval that takes points as independent excludes the
 true exponent, ``groups`` that of this project (``analysis.fit.power_law``), both of 95 %; ``width`` the median of the
-second over the first. ``band`` is how often either's 95 % band misses the longest run of a further size.
+second over the first. ``band`` is how often either's 95 % band misses the longest run of a further size, ``two`` how
+often two studies of the same law appear to have different exponents, and ``multiplier`` how often the 95 % interval of
+their compute multiplier excludes 1 in the middle of the errors that both reach (``analysis.fit.multiplier``; of a tenth
+of the studies).
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ from command import read_settings, show
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+from analysis.fit.multiplier import Recipe, compare, difference  # noqa: E402  (after the path)
 from analysis.fit.power_law import PowerLawFit, fit_power_law  # noqa: E402  (after the path)
-from analysis.laws.law import Array  # noqa: E402
+from analysis.fit.student import Interval  # noqa: E402
 
 SIZE_STEP, LENGTH_STEP = np.log(2.5), np.log(4.0)
 #: (offset of a size, step of the walk, noise of a point), standard deviations in log error.
@@ -29,12 +33,18 @@ NOISES = ((0.0, 0.0, 0.1), (0.1, 0.0, 0.05), (0.2, 0.0, 0.05), (0.0, 0.1, 0.05),
 EXPONENT = 0.05
 
 
-def fitted(x: Array, y: Array, groups: Array | None) -> PowerLawFit:
+def fitted(recipe: Recipe) -> PowerLawFit:
     """The law, which these points always have."""
-    fit = fit_power_law(x, y, groups)
+    fit = fit_power_law(*recipe)
     if not isinstance(fit, PowerLawFit):
         raise TypeError(fit.reason)
     return fit
+
+
+def middle(first: Recipe, second: Recipe) -> Interval:
+    """The compute multiplier in the middle of what both reach."""
+    at = compare(first, second).at[1]
+    return Interval(at.low, at.high)
 
 
 def measure(sizes: int, lengths: int, noise: tuple[float, float, float], studies: int) -> dict[str, object]:
@@ -43,21 +53,34 @@ def measure(sizes: int, lengths: int, noise: tuple[float, float, float], studies
     size = np.repeat(np.arange(sizes), lengths)
     log_x = SIZE_STEP * size + LENGTH_STEP * np.tile(np.arange(lengths), sizes) * 1.0001**size  # no two equal
     of_size, of_run, of_point = noise
-    missed, beyond, widths = np.zeros(2), np.zeros(2), []
+    missed, beyond, apart, apart_at, widths = np.zeros(2), np.zeros(2), np.zeros(2), np.zeros(2), []
+    before: list[tuple[Recipe, PowerLawFit]] = []
     further = SIZE_STEP * sizes + LENGTH_STEP * (lengths - 1)
-    for _ in range(studies):
+    for study in range(studies + 1):
         walks = rng.normal(0, of_run, (sizes + 1, lengths)).cumsum(axis=1)
         offsets, points = rng.normal(0, of_size, sizes + 1), rng.normal(0, of_point, len(size) + 1)
         log_y = -EXPONENT * log_x + offsets[size] + walks[:-1].ravel() + points[:-1]
         new = np.exp(-EXPONENT * further + offsets[-1] + walks[-1, -1] + points[-1])
-        fits = [fitted(np.exp(log_x), np.exp(log_y), groups) for groups in (None, size)]
+        recipes = [Recipe(np.exp(log_x), np.exp(log_y), groups) for groups in (None, size)]
+        fits = [fitted(recipe) for recipe in recipes]
+        pairs = list(zip(before, zip(recipes, fits, strict=True), strict=False))
+        before = list(zip(recipes, fits, strict=True))
+        if not pairs:
+            continue
+        apart += [0 not in difference(first[1], second[1]) for first, second in pairs]
+        if study % 10 == 0:
+            apart_at += [1 not in middle(first[0], second[0]) for first, second in pairs]
         missed += [EXPONENT not in fit.b_interval for fit in fits]
         bands = [fit.predict(np.exp(further)) for fit in fits]
         beyond += [not band.low <= new <= band.high for band in bands]
         first, second = (fit.b_interval.high - fit.b_interval.low for fit in fits)
         widths.append(second / first)
-    names = ("all points, %", "groups, %", "band, all points, %", "band, groups, %")
-    shares = dict(zip(names, np.round(100 * np.concatenate([missed, beyond]) / studies, 1), strict=True))
+    counts = {"": missed, "band, ": beyond, "two, ": apart, "multiplier, ": 10 * apart_at}
+    shares: dict[str, object] = {
+        f"{name}{kind}, %": round(100 * float(value) / studies, 1)
+        for name, each in counts.items()
+        for kind, value in zip(("all points", "groups"), each, strict=True)
+    }
     where = {"sizes": sizes, "lengths": lengths, "of size": of_size, "of run": of_run, "of point": of_point}
     return where | shares | {"width": round(float(np.median(widths)), 2)}
 

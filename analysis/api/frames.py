@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.api.results import Fitted, FittedTwoStep, panel_of
 from analysis.chain import __main__ as chains
 from analysis.fit import __main__ as fits
 from analysis.fit import arguments
 from analysis.fit.display import as_text
-from analysis.fit.multiplier import Comparison
+from analysis.fit.multiplier import Comparison, Recipe
 from analysis.fit.multiplier import compare as compare_recipes
 from analysis.fit.student import NoFit
 from analysis.fit.table import Table, read_table, table_of
@@ -248,20 +249,27 @@ def compare(
     *,
     levels: Sequence[float] | None = None,
     where: Several = (),
+    cluster: str | None = None,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
     """How many times recipe ``a``'s compute recipe ``b`` needs for the same error, with intervals.
 
     ``x`` is the column of compute and ``y`` that of the error, in both tables; ``levels`` are errors at which to
-    compare (None: the ends and the middle of what both reached). Raises ``UserError``.
+    compare (None: the ends and the middle of what both reached); rows of one ``cluster``, say a model trained for
+    several lengths, share their noise. Raises ``UserError``.
     """
     tables = [_table(data).where(tuple(_several(where))) for data in (a, b)]
-    columns = [(table.positive(x), table.positive(y)) for table in tables]
+    first, second = (Recipe(rows.positive(x), rows.positive(y), _numbered(rows, cluster)) for rows in tables)
     try:
-        return compare_recipes(columns[0], columns[1], levels=levels, confidence=confidence, seed=seed)
+        return compare_recipes(first, second, levels=levels, confidence=confidence, seed=seed)
     except ValueError as problem:
         raise UserError(f"compare: {problem}") from None
+
+
+def _numbered(table: Table, cluster: str | None) -> NDArray[np.intp] | None:
+    """The cluster of each row [n], as a number."""
+    return None if cluster is None else np.unique(table.texts(cluster), return_inverse=True)[1]
 
 
 def _table(data: Data) -> Table:

@@ -185,9 +185,8 @@ def of_objectives(study: Study, target: Target) -> dict[str, Series]:
 def _beside_objective(target: Target, ours: Series, name: str, theirs: Series) -> Finding:
     """Whether the error falls faster with compute than that of the objective called ``name``, and what it costs."""
     question = f"Does predicting {NEXT_EMBEDDING.title} scale better than {name}, by the {target.name}?"
-    recipes = [(arm.averaged.index.to_numpy(float), arm.averaged.to_numpy(float)) for arm in (ours, theirs)]
     try:
-        compared = compare(recipes[0], recipes[1], confidence=CONFIDENCE)
+        compared = compare(ours.recipe, theirs.recipe, confidence=CONFIDENCE)
     except ValueError as problem:
         return Finding(question, "Cannot say", f"{str(problem).capitalize()}.")
     first, second = compared.exponents

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.findings.text import MINUS
+from analysis.fit.multiplier import Recipe
 from analysis.fit.power_law import PowerLawFit, fit_power_law
 from analysis.fit.student import NoFit
 from analysis.study.columns import settings
@@ -95,6 +96,11 @@ class Series:
     def averaged(self) -> pd.Series[float]:
         """{x: the mean of its errors in logarithms}: seeds of one place are not independent of one another."""
         return self.points.groupby("x")["error"].agg(_geometric)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The points, to be compared with those of another recipe; places of one size share their noise."""
+        return Recipe(*(self.points[name].to_numpy(float) for name in ("x", "error", "size")))
 
 
 def _geometric(values: pd.Series[float]) -> float:

@@ -11,12 +11,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+
+from analysis.fit.power_law import MIN_POINTS_POWER, PowerLawFit, fit_power_law
+from analysis.fit.student import Interval, NoFit, checked, p_value, t_quantile
 
 DRAWS = 20_000
+
+
+class Recipe(NamedTuple):
+    """The runs of one recipe."""
+
+    compute: ArrayLike
+    """[runs]; runs of equal compute are averaged in log error."""
+    error: ArrayLike
+    """[runs]"""
+    groups: ArrayLike | None = None
+    """[runs], numbers of what shares its noise, say the parameters of a model trained for several lengths."""
 
 
 @dataclass(frozen=True)
@@ -48,31 +62,10 @@ class Comparison:
     confidence: float
 
 
-@dataclass(frozen=True)
-class _Line:
-    """Least squares of log y on log x: the centre of the rows, the slope there, and how surely both are known."""
-
-    centre: float
-    height: float
-    slope: float
-    variance: float
-    sum_of_squares: float
-    count: int
-
-    @property
-    def freedom(self) -> int:
-        return self.count - 2
-
-
 def compare(
-    a: tuple[ArrayLike, ArrayLike],
-    b: tuple[ArrayLike, ArrayLike],
-    *,
-    levels: Sequence[float] | None = None,
-    confidence: float = 0.95,
-    seed: int = 0,
+    a: Recipe, b: Recipe, *, levels: Sequence[float] | None = None, confidence: float = 0.95, seed: int = 0
 ) -> Comparison:
-    """Compare recipes ``a`` and ``b``, each given as (compute, error) of its runs.
+    """Compare the recipes ``a`` and ``b``.
 
     Intervals are of draws of both lines from what normal noise leaves possible, each with its own variance, scaled
     together by a t distribution of Welch's degrees of freedom. A draw whose error does not fall reaches no level and
@@ -82,12 +75,12 @@ def compare(
         levels: errors at which to compare; None: the ends and the middle, in the logarithm, of what both reached.
 
     Raises:
-        ValueError: for fewer than 3 runs or 2 values of compute in a recipe, values that are not positive, or errors
-            that have no level in common when ``levels`` is None.
+        ValueError: for fewer than 3 values of compute in a recipe, values that are not positive, or errors that have
+            no level in common when ``levels`` is None.
     """
-    lines = (_line(*a, name="the first recipe"), _line(*b, name="the second recipe"))
-    errors = [np.asarray(recipe[1], dtype=float) for recipe in (a, b)]
-    low, high = max(values.min() for values in errors), min(values.max() for values in errors)
+    (first, reached), (second, also) = _fitted(a, "the first recipe"), _fitted(b, "the second recipe")
+    fits = (first, second)
+    low, high = max(reached[0], also[0]), min(reached[1], also[1])
     if levels is None:
         if low > high:
             raise ValueError("the recipes reached no error in common; say at which level to compare them")
@@ -96,69 +89,76 @@ def compare(
     normal = generator.standard_normal((2, 2, DRAWS))
     at = []
     for level in levels:
-        freedom = _welch([_variance_of_needed(line, level) for line in lines], lines)
+        freedom = _welch([_variance_of_needed(fit, level) for fit in fits], fits)
         scale = np.sqrt(freedom / generator.chisquare(freedom, DRAWS))
-        draws = [_draws(line, scale * noise) for line, noise in zip(lines, normal, strict=True)]
-        at.append(_multiplier(level, lines, draws, inside=bool(low <= level <= high), confidence=confidence))
-    return Comparison((-lines[0].slope, -lines[1].slope), _p_of_equal_slopes(*lines), tuple(at), confidence)
+        drawn = [_log_needed(fit, level, *_draws(fit, scale * noise)) for fit, noise in zip(fits, normal, strict=True)]
+        at.append(_multiplier(level, fits, drawn, inside=bool(low <= level <= high), confidence=confidence))
+    return Comparison((fits[0].b, fits[1].b), _p_of_equal_exponents(*fits), tuple(at), confidence)
 
 
-def _line(x: ArrayLike, y: ArrayLike, *, name: str) -> _Line:
-    compute, error = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if not ((compute > 0).all() and (error > 0).all()):
-        raise ValueError(f"{name}: compute and error must be positive")
-    if len(compute) < 3 or len(set(compute)) < 2:
-        raise ValueError(
-            f"{name}: a law needs 3 runs and 2 values of compute, here {len(compute)} and {len(set(compute))}"
-        )
-    u, v = np.log(compute), np.log(error)
-    centred = u - u.mean()
-    total = float(centred @ centred)
-    slope = float(centred @ v / total)
-    rest = v - v.mean() - slope * centred
-    return _Line(float(u.mean()), float(v.mean()), slope, float(rest @ rest) / (len(u) - 2), total, len(u))
+def difference(first: PowerLawFit, second: PowerLawFit) -> Interval:
+    """95 % interval of the difference of two exponents, ``second - first`` (Welch's t of two slopes)."""
+    variances = [fit.errors.slope for fit in (first, second)]
+    half = t_quantile(_welch(variances, (first, second))) * math.sqrt(sum(variances))
+    return Interval(second.b - first.b - half, second.b - first.b + half)
 
 
-def _variance_of_needed(line: _Line, level: float) -> float:
-    """To first order, the variance of log x at which a line reaches a level."""
-    away = (math.log(level) - line.height) / line.slope
-    return line.variance * (1 / line.count + away**2 / line.sum_of_squares) / line.slope**2
+def _fitted(recipe: Recipe, name: str) -> tuple[PowerLawFit, tuple[float, float]]:
+    """The law of a recipe, and the lowest and the highest error, of the mean at each compute."""
+    points, fit = checked(recipe.compute, recipe.error, MIN_POINTS_POWER), fit_power_law(*recipe)
+    if isinstance(points, NoFit) or isinstance(fit, NoFit):
+        raise ValueError(f"{name}: {fit}")
+    return fit, (math.exp(points[1].min()), math.exp(points[1].max()))
 
 
-def _welch(variances: Sequence[float], lines: Sequence[_Line]) -> float:
+def _variance_of_needed(fit: PowerLawFit, level: float) -> float:
+    """To first order, the variance of log x at which a law reaches a level."""
+    away = (_height(fit) - math.log(level)) / fit.b
+    return (fit.errors.middle + 2 * fit.errors.both * away + fit.errors.slope * away**2) / fit.b**2
+
+
+def _welch(variances: Sequence[float], fits: Sequence[PowerLawFit]) -> float:
     """Degrees of freedom of a difference (Welch and Satterthwaite)."""
-    squares = sum(variance**2 / line.freedom for variance, line in zip(variances, lines, strict=True))
-    return sum(variances) ** 2 / squares if squares > 0 else float(min(line.freedom for line in lines))
+    squares = sum(variance**2 / fit.errors.degrees for variance, fit in zip(variances, fits, strict=True))
+    return sum(variances) ** 2 / squares if squares > 0 else min(fit.errors.degrees for fit in fits)
 
 
-def _draws(line: _Line, noise: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Heights and slopes that the noise leaves possible; ``noise`` is of unit scale, ``[2, draws]``."""
-    deviation = math.sqrt(line.variance)
-    return (
-        line.height + deviation / math.sqrt(line.count) * noise[0],
-        line.slope + deviation / math.sqrt(line.sum_of_squares) * noise[1],
-    )
+def _draws(fit: PowerLawFit, noise: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Departures of height and slope that the noise leaves possible; ``noise`` is of unit scale, all [2, draws]."""
+    covariance = np.array([[fit.errors.middle, fit.errors.both], [fit.errors.both, fit.errors.slope]])
+    values, vectors = np.linalg.eigh(covariance)
+    departures: NDArray[np.float64] = vectors * np.sqrt(np.maximum(values, 0)) @ noise
+    return departures
+
+
+def _log_needed(
+    fit: PowerLawFit, level: float, higher: ArrayLike = 0.0, steeper: ArrayLike = 0.0
+) -> NDArray[np.float64]:
+    """log x at which a law, moved by so much, reaches a level of error; infinite where the error does not fall."""
+    height = _height(fit) + np.asarray(higher)
+    slope = np.asarray(steeper) - fit.b
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = fit.log_x_mean + (math.log(level) - height) / slope
+    return np.where(slope < 0, found, np.inf)
+
+
+def _height(fit: PowerLawFit) -> float:
+    """log y of a law in the middle of its points."""
+    return math.log(fit.a) - fit.b * fit.log_x_mean
 
 
 def _multiplier(
     level: float,
-    lines: tuple[_Line, _Line],
-    draws: list[tuple[NDArray[np.float64], NDArray[np.float64]]],
+    fits: Sequence[PowerLawFit],
+    drawn: Sequence[NDArray[np.float64]],
     *,
     inside: bool,
     confidence: float,
 ) -> Multiplier:
-    def needed(line: _Line, height: ArrayLike, slope: ArrayLike) -> NDArray[np.float64]:
-        """log x of the level; infinite where the error does not fall."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found = line.centre + (math.log(level) - np.asarray(height)) / np.asarray(slope)
-        return np.where(np.asarray(slope) < 0, found, np.inf)
-
-    estimate = needed(lines[1], lines[1].height, lines[1].slope) - needed(lines[0], lines[0].height, lines[0].slope)
-    first, second = (needed(line, *drawn) for line, drawn in zip(lines, draws, strict=True))
     with np.errstate(invalid="ignore"):
-        ratio = second - first
-    tail, never = (1 - confidence) / 2, np.isinf(first)  # where A never reaches the level, B may need any fraction
+        estimate = _log_needed(fits[1], level) - _log_needed(fits[0], level)
+        ratio = drawn[1] - drawn[0]
+    tail, never = (1 - confidence) / 2, np.isinf(drawn[0])  # where A never reaches the level, B may need any fraction
     low = np.quantile(np.where(never, -np.inf, ratio), tail, method="lower")
     high = np.quantile(np.where(never, np.inf, ratio), 1 - tail, method="higher")
     return Multiplier(level, _exp(float(estimate)), _exp(float(low)), _exp(float(high)), inside)
@@ -168,9 +168,5 @@ def _exp(value: float) -> float:
     return math.exp(value) if value < 700 else math.inf  # also of an estimate that is not a number
 
 
-def _p_of_equal_slopes(a: _Line, b: _Line) -> float:
-    variances = [line.variance / line.sum_of_squares for line in (a, b)]
-    if sum(variances) == 0:
-        return 1.0 if a.slope == b.slope else 0.0
-    distance = abs(a.slope - b.slope) / math.sqrt(sum(variances))
-    return float(2 * stats.t.sf(distance, _welch(variances, (a, b))))
+def _p_of_equal_exponents(a: PowerLawFit, b: PowerLawFit) -> float:
+    return p_value(difference(a, b), 0.0, _welch([fit.errors.slope for fit in (a, b)], (a, b)))

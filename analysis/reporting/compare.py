@@ -27,9 +27,9 @@ from analysis.findings.series import (
     series,
     starts,
 )
-from analysis.fit.multiplier import Comparison, compare
+from analysis.fit.multiplier import Comparison, compare, difference
 from analysis.fit.power_law import PowerLawFit
-from analysis.fit.student import CONFIDENCE, Interval, NoFit, mean_ratio, t_quantile
+from analysis.fit.student import CONFIDENCE, NoFit, mean_ratio
 from analysis.reporting.figures import captions
 from analysis.reporting.figures.label_plots import several_plot
 from analysis.reporting.figures.plots import Plot
@@ -124,20 +124,6 @@ def find(studies: Sequence[Named]) -> list[Finding]:
     return findings
 
 
-def difference(first: PowerLawFit, second: PowerLawFit) -> Interval:
-    """95 % interval of the difference of two exponents, ``second - first`` (Welch's t of two slopes)."""
-    errors = [math.sqrt(fit.errors.slope) for fit in (first, second)]
-    variance = sum(error**2 for error in errors)
-    middle = second.b - first.b
-    if variance == 0:
-        return Interval(middle, middle)
-    degrees = variance**2 / sum(
-        error**4 / fit.errors.degrees for error, fit in zip(errors, (first, second), strict=True)
-    )
-    half = t_quantile(degrees) * math.sqrt(variance)
-    return Interval(middle - half, middle + half)
-
-
 def _exponents(target: Target, axis: Axis, fits: dict[str, PowerLawFit | NoFit]) -> Finding:
     question = f"Does the {target.name} fall with {axis.name} at one rate in all studies?"
     known = {name: fit for name, fit in fits.items() if isinstance(fit, PowerLawFit)}
@@ -169,9 +155,8 @@ def _multipliers(target: Target, arms: Mapping[str, Series]) -> Finding:
     said, unknown, shown = [], [], False
     pairs = list(itertools.combinations(arms, 2))
     for a, b in pairs[:MAX_PAIRS]:
-        recipes = [(arms[name].averaged.index.to_numpy(float), arms[name].averaged.to_numpy(float)) for name in (a, b)]
         try:
-            compared = compare(recipes[0], recipes[1], confidence=CONFIDENCE)
+            compared = compare(arms[a].recipe, arms[b].recipe, confidence=CONFIDENCE)
         except ValueError as problem:
             unknown.append(f"{a} and {b}: {problem}")
             continue

@@ -12,7 +12,8 @@ import pytest
 from scipy import stats
 
 import analysis
-from analysis.fit.multiplier import compare
+from analysis.fit.multiplier import Recipe, compare, difference
+from analysis.fit.power_law import PowerLawFit, fit_power_law
 from nepa_scale.utils.errors import UserError
 
 REFERENCE = Path(os.environ.get("NEPA_REFERENCE_DATA", "../shared/reference/scaling_data"))
@@ -26,7 +27,7 @@ def law(x: np.ndarray, a: float, b: float) -> np.ndarray:
 def test_without_noise_the_multiplier_is_the_quotient_of_the_inverted_laws() -> None:
     """Different exponents, so another multiplier at each level; intervals have no width."""
     x = np.geomspace(1, 100, 5)
-    answer = compare((x, law(x, -1.0, 0.15)), (x, law(x, -1.1, 0.2)), levels=[0.25, 0.2])
+    answer = compare(Recipe(x, law(x, -1.0, 0.15)), Recipe(x, law(x, -1.1, 0.2)), levels=[0.25, 0.2])
     assert answer.exponents == pytest.approx((0.15, 0.2))
     for found in answer.at:
         needed = [math.exp((a - math.log(found.level)) / b) for a, b in ((-1.0, 0.15), (-1.1, 0.2))]
@@ -53,8 +54,8 @@ def test_units_of_compute_and_error_do_not_matter() -> None:
     rng = np.random.default_rng(0)
     x = np.geomspace(1, 100, 6)
     a, b = (law(x, c, 0.15) * np.exp(0.02 * rng.standard_normal(6)) for c in (-1.0, -1.1))
-    plain = compare((x, a), (x, b), levels=[0.25]).at[0]
-    scaled = compare((x * 1e15, a * 100), (x * 1e15, b * 100), levels=[25.0]).at[0]
+    plain = compare(Recipe(x, a), Recipe(x, b), levels=[0.25]).at[0]
+    scaled = compare(Recipe(x * 1e15, a * 100), Recipe(x * 1e15, b * 100), levels=[25.0]).at[0]
     assert (scaled.multiplier, scaled.low, scaled.high) == pytest.approx((plain.multiplier, plain.low, plain.high))
 
 
@@ -63,7 +64,7 @@ def test_exponents_are_scipy_s_and_their_difference_is_tested() -> None:
     rng = np.random.default_rng(1)
     x = np.geomspace(1, 1000, 8)
     a, b, c = (law(x, -1.0, slope) * np.exp(0.01 * rng.standard_normal(8)) for slope in (0.15, 0.15, 0.25))
-    same, other = compare((x, a), (x, b)), compare((x, a), (x, c))
+    same, other = compare(Recipe(x, a), Recipe(x, b)), compare(Recipe(x, a), Recipe(x, c))
     assert same.exponents[0] == pytest.approx(-stats.linregress(np.log(x), np.log(a)).slope)
     assert same.p_exponents > 0.05
     assert other.p_exponents < 1e-6
@@ -78,7 +79,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(runs: int, noise: float) 
     held = 0
     for seed in range(200):
         a, b = (law(x, *recipe) * np.exp(noise * rng.standard_normal(runs)) for recipe in ((-1.0, 0.15), (-1.1, 0.2)))
-        found = compare((x, a), (x, b), levels=[level], confidence=0.9, seed=seed).at[0]
+        found = compare(Recipe(x, a), Recipe(x, b), levels=[level], confidence=0.9, seed=seed).at[0]
         held += found.low <= truth <= found.high
     assert 170 <= held <= 194
 
@@ -87,7 +88,7 @@ def test_errors_that_do_not_fall_bound_nothing() -> None:
     """A recipe whose error is flat reaches no lower level: the interval is open rather than wrong."""
     x = np.geomspace(1, 100, 6)
     flat = 0.4 * np.exp(0.05 * np.array([1, -1, 1, -1, 1, -1.0]))
-    found = compare((x, law(x, -1.0, 0.15)), (x, flat), levels=[0.3]).at[0]
+    found = compare(Recipe(x, law(x, -1.0, 0.15)), Recipe(x, flat), levels=[0.3]).at[0]
     assert found.high == math.inf
 
 
@@ -95,11 +96,51 @@ def test_recipes_that_cannot_be_compared_are_refused() -> None:
     """Too few runs, values without a logarithm, no error in common: each is said."""
     x = np.geomspace(1, 100, 4)
     with pytest.raises(ValueError, match="first recipe"):
-        compare((x[:2], x[:2]), (x, x))
+        compare(Recipe(x[:2], x[:2]), Recipe(x, x))
     with pytest.raises(ValueError, match="second recipe"):
-        compare((x, x), (x, x - 1))
+        compare(Recipe(x, x), Recipe(x, x - 1))
     with pytest.raises(ValueError, match="in common"):
-        compare((x, law(x, 3.0, 0.1)), (x, law(x, -3.0, 0.1)))
+        compare(Recipe(x, law(x, 3.0, 0.1)), Recipe(x, law(x, -3.0, 0.1)))
+
+
+def test_sizes_of_several_lengths_are_told_apart_no_more_often_than_said() -> None:
+    """Two grids of one law, seven sizes with offsets of their own: exponents differ in 5 % of pairs, not in 25 %.
+
+    The p value is that of ``difference``; 200 pairs, limits three standard errors away from 5 and from 20 %.
+    """
+    rng = np.random.default_rng(3)
+    size = np.repeat(np.arange(7), 3)
+    x = np.exp(size * math.log(2.5) + np.tile(np.arange(3), 7) * math.log(4.0) + 1e-4 * size)
+    found = {"by size": 0, "independent": 0}
+    for _ in range(200):
+        errors = [law(x, -1.0, 0.05) * np.exp(0.1 * rng.standard_normal(7)[size]) for _ in range(2)]
+        errors = [error * np.exp(0.05 * rng.standard_normal(len(x))) for error in errors]
+        for name, groups in (("by size", size), ("independent", None)):
+            fits = [fit_power_law(x, error, groups) for error in errors]
+            assert isinstance(fits[0], PowerLawFit)
+            assert isinstance(fits[1], PowerLawFit)
+            found[name] += 0 not in difference(fits[0], fits[1])
+    assert found["by size"] <= 20
+    assert found["independent"] >= 24
+
+
+def test_the_p_value_is_that_of_the_interval_and_groups_reach_the_multiplier() -> None:
+    """At the level of the p value the interval of the difference ends at 0; groups widen the multiplier's interval."""
+    rng = np.random.default_rng(4)
+    size = np.repeat(np.arange(5), 3)
+    x = np.exp(size + np.tile(np.arange(3), 5) * 1.4 + 1e-4 * size)
+    recipes = [
+        Recipe(x, law(x, -1.0, b) * np.exp(0.1 * rng.standard_normal(5)[size] + 0.01 * rng.standard_normal(15)), size)
+        for b in (0.1, 0.2)
+    ]
+    answer = compare(*recipes)
+    fits = [fit_power_law(*recipe) for recipe in recipes]
+    assert isinstance(fits[0], PowerLawFit)
+    assert isinstance(fits[1], PowerLawFit)
+    assert (answer.p_exponents < 0.05) == (0 not in difference(fits[0], fits[1]))
+    plain = compare(*(recipe._replace(groups=None) for recipe in recipes))
+    wider = [at.high / at.low > other.high / other.low for at, other in zip(answer.at, plain.at, strict=True)]
+    assert all(wider)
 
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no published tables in {REFERENCE}")
@@ -112,7 +153,7 @@ def test_clip_and_mammut_of_laion() -> None:
         rows = table[table.namespace == name].sort_values("gflops_total")
         rows = rows[rows.error < rows.error.cummin().shift(fill_value=math.inf)]
         fronts.append(rows[(rows.error > 0.25) & (rows.error < 0.55)])
-    answer = compare(*((front.gflops_total, front.error) for front in fronts), levels=[0.4, 0.35, 0.3])
+    answer = compare(*(Recipe(front.gflops_total, front.error) for front in fronts), levels=[0.4, 0.35, 0.3])
     for found in answer.at:
         first, second = (
             np.interp(-math.log(found.level), -np.log(front.error), np.log(front.gflops_total)) for front in fronts
