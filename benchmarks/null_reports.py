@@ -1,10 +1,11 @@
-"""How often a report of the demo's shape claims what is not so, and what its caution costs.
+"""How often a report of a small study claims what is not so, and what its caution costs.
 
 python benchmarks/null_reports.py [studies=400] [effects=null,small,large] [noise=0.05] [seed=0] [--json]
 
-Tables of results are made up, not trained: the sizes, seeds, numbers of labels and controls of ``grid=overview``. In
-``null`` studies nothing has an effect: errors of all runs are alike but for noise, and all models are at chance.
-In the others the classification error falls as N^-b, from scratch it is higher by a factor, and it falls with labels.
+Tables of results are made up, not trained: four sizes, a second seed, a shorter pre-training, three numbers of
+labels, and controls. In ``null`` studies nothing has an effect: errors of all runs are alike but for noise, and all
+models are at chance. In the others the classification error falls as N^-b, from scratch it is higher by a factor, and
+it falls with labels.
 ``any`` is the share of reports with a definite verdict (Yes, No or Partly) of any test that is wrong, ``alone`` with
 each verdict at 5 %, ``holm`` with Holm's correction and ``main`` as the report has it: the main questions first,
 one after the other. ``law``, ``gain`` and ``other`` are the shares of true effects that are shown: of the
@@ -43,7 +44,7 @@ DEFINITE = ("Yes", "No", "Partly")
 
 
 def points() -> list[dict[str, object]]:
-    """The points of ``grid=overview``: label, size, seed, labels of a class, part of the pre-training."""
+    """The points: label, size, seed, labels of a class, part of the pre-training."""
     plain = [{"label": size, "size": size, "seed": 0, "labels": 10, "part": 1.0} for size in SIZES]
     pico = {"label": "pico", "size": "pico", "seed": 0, "labels": 10, "part": 1.0}
     return [

@@ -2,7 +2,7 @@
 
 python benchmarks/pooled_arms.py [studies=2000] [arms=2,4] [sizes=4,5] [spread=0,0.02,0.1] [ratio=1,3] [--json]
 
-Every arm has a power law of its own over the sizes of ``grid=overview``; exponents vary about 0.2 with a deviation of
+Every arm has a power law of its own over a few sizes; exponents vary about 0.2 with a deviation of
 ``spread``, log errors have noise of 0.05, and that of one arm is ``ratio`` times as large. ``own`` is Student's
 interval of each arm by itself, ``pooled`` takes one noise for all, ``hierarchical`` also draws the exponents towards
 their mean (a normal of unknown deviation, itself half-normal with scale 0.1, integrated). Worst coverage in % of 95 %

@@ -41,9 +41,11 @@ if TYPE_CHECKING:
 #: Seconds of measuring, over all shapes together; every shape is tried at least ``_LEAST_TRIES`` times.
 _SECONDS_CPU, _SECONDS_GPU = 0.25, 1.0
 _LEAST_TRIES = 2
+_PATIENCE = 2
+"""How many times these seconds may have passed before another shape is tried."""
 
-#: (M, K, N) of the products measured: squares, and the long ones of transformers (tokens x width x hidden width). A
-#: CPU's take a few milliseconds at most: on a busy machine a longer one is always interrupted.
+#: (M, K, N) of the products measured, the quickest first: squares, and the long ones of transformers (tokens x width x
+#: hidden width). A CPU's take a few milliseconds at most: on a busy machine a longer one is always interrupted.
 _SHAPES_CPU = ((512, 512, 512), (1024, 1024, 1024), (2048, 512, 2048), (1024, 384, 1536))
 _SHAPES_GPU = ((4096, 4096, 4096), (8192, 8192, 8192), (16384, 1024, 4096))
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -83,7 +85,12 @@ def measured_flops(device: torch.device, dtype: torch.dtype, seconds: float | No
     (None: a quarter of one on a CPU, one elsewhere)."""
     shapes, usual = (_SHAPES_CPU, _SECONDS_CPU) if device.type == "cpu" else (_SHAPES_GPU, _SECONDS_GPU)
     seconds = usual if seconds is None else seconds
-    return max(_best_rate(shape, device, dtype, seconds / len(shapes)) for shape in shapes)
+    best, started = 0.0, time.perf_counter()
+    for shape in shapes:
+        best = max(best, _best_rate(shape, device, dtype, seconds / len(shapes)))
+        if time.perf_counter() - started > _PATIENCE * seconds:  # a CPU without products of bf16 takes seconds for one
+            break
+    return best
 
 
 @torch.no_grad()

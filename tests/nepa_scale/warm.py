@@ -131,6 +131,7 @@ def main(descriptor: int, modules: Sequence[str]) -> None:
         from sweeps.local.fork_server import PRELOADED
 
         import_libraries()
+        _measure_peaks()
         modules = (*PRELOADED, "deepspeed.runtime.zero.stage3")  # which has all stages
     for name in modules:
         importlib.import_module(name)
@@ -140,6 +141,16 @@ def main(descriptor: int, modules: Sequence[str]) -> None:
         request = _serve(connection)
     if request is not None:
         _become(*request)
+
+
+def _measure_peaks() -> None:
+    """Measure what this machine can do once, and not in each training."""
+    import torch
+
+    from nepa_scale.perf.throughput import peak_flops
+
+    for dtype in (torch.float32, torch.bfloat16):
+        peak_flops(torch.device("cpu"), dtype)
 
 
 def _serve(connection: Connection[Any, Any]) -> tuple[Request, list[int]] | None:

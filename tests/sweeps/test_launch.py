@@ -196,6 +196,7 @@ def test_times_are_measured_once(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # studies of other tests are nothing to wait for
     words = ("study.sizes=[femto]", f"data.root={small_data}", "study.tasks=[pretrain]", "study.scratch_control=false")
+    words = (*words, "cluster.threads_per_slot=1")
     first = run_process("launch.py", *words, "cluster.slots=1", "calibrate=true", "dry_run=true", "study_dir=out")
     assert first.returncode == 0, first.stdout + first.stderr
     assert first.stdout.startswith("calibrating 1/1: femto pretrain\n")

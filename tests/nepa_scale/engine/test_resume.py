@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launching import losses, rows
+from launching import NARROW, losses, rows
 from several_trainings import train_all
 
 from nepa_scale.data.prepare.digits import write_digits
 
-pytestmark = [pytest.mark.slow(seconds=40), pytest.mark.timeout(1800)]  # all trainings of a format are one set-up
+pytestmark = pytest.mark.slow(seconds=40)
 STEPS, HALF = 8, 4
 AVERAGED = "pretrain.ema_decay=0.7"
 Placement = tuple[int, int]  # ZeRO stage, ranks
@@ -24,7 +24,7 @@ Training = tuple[Placement, list[str]]
 FP32: list[Placement] = [(stage, ranks) for stage in (0, 1, 2, 3) for ranks in (1, 2)]
 BF16: list[Placement] = [(stage, ranks) for stage in (1, 2, 3) for ranks in (1, 2)]
 AUTOCAST: list[Placement] = [(stage, 2) for stage in (0, 1, 2, 3)]
-SIZES = {"fp32": "femto", "bf16-autocast": "atto", "bf16": "atto"}  # most CPUs are slow in bf16
+SHAPES = {"fp32": (), "bf16-autocast": NARROW, "bf16": NARROW}
 PLACEMENTS = {"fp32": FP32, "bf16-autocast": AUTOCAST, "bf16": BF16}
 
 
@@ -119,7 +119,7 @@ def resumed(
     commands: list[Training] = []
 
     def add(placement: Placement, run: str, *extra: str) -> None:
-        settings = [f"engine.precision={precision}", f"model.size={SIZES[precision]}", *extra]
+        settings = [f"engine.precision={precision}", *SHAPES[precision], *extra]
         commands.append((placement, words(data_root, folder / run, placement[0], *settings)))
 
     modes = itertools.cycle(("checkpoint.asynchronous=true", "checkpoint.asynchronous=false"))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 
+import pytest
 import torch
 
+from nepa_scale.perf import throughput
 from nepa_scale.perf.throughput import measured_flops, peak_flops
 
 CPU = torch.device("cpu")
@@ -28,3 +30,16 @@ def test_a_cpu_is_measured_and_named() -> None:
     assert peak.source == "measured"
     assert peak.flops > 1e8
     assert "threads" in peak.name
+
+
+def test_a_slow_cpu_is_not_measured_for_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the first products took more time than there is, as those in bf16 do on many CPUs, their rate stands."""
+    tried, rate = [], throughput._best_rate
+
+    def noted(shape: tuple[int, int, int], *rest: object) -> float:
+        tried.append(shape)
+        return rate(shape, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(throughput, "_best_rate", noted)
+    assert measured_flops(CPU, torch.float32, seconds=1e-9) > 0
+    assert tried == [throughput._SHAPES_CPU[0]]

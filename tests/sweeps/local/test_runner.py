@@ -32,6 +32,8 @@ WORDS = (
     "classify.steps=2",
     "log.tensorboard=false",
     "checkpoint.every=20",
+    "cluster.slots=1",
+    "cluster.threads_per_slot=1",  # two threads wait for one another wherever another test has a core
 )
 
 
@@ -76,12 +78,12 @@ def trains(tmp_path: Path, key: str) -> bool:
 def test_the_queue_outlives_its_launcher_and_takes_on_more(run_process: Run, tmp_path: Path) -> None:
     """Kill -9 of the launcher changes nothing; a second launch adds its task to the same queue, watches all to the end,
     and nothing was started twice."""
-    first = launch(tmp_path, "study.sizes=[femto]", "pretrain.steps=300", "cluster.slots=1")
+    first = launch(tmp_path, "study.sizes=[femto]", "pretrain.steps=300")
     until(lambda: trains(tmp_path, "femto/pretrain"))
     queue = holder(tmp_path / "out" / "queue")
     first.kill()
     first.communicate()
-    second = run_process("launch.py", *WORDS, "study.sizes=[femto,pico]", "pretrain.steps=300", "cluster.slots=1")
+    second = run_process("launch.py", *WORDS, "study.sizes=[femto,pico]", "pretrain.steps=300")
     assert second.returncode == 0, second.stdout + second.stderr
     assert "the queue of an earlier launch is at work" in second.stdout
     assert queue is not None
@@ -96,7 +98,7 @@ def test_the_queue_outlives_its_launcher_and_takes_on_more(run_process: Run, tmp
 def test_leave_cancel_and_retry(run_process: Run, tmp_path: Path) -> None:
     """A launch that does not watch leaves at once; a task cancelled from another shell saves, stays cancelled with what
     waits for it whatever is launched, and a retry finishes both from where they were."""
-    words = ("study.sizes=[femto,pico]", "pretrain.steps=600", "cluster.slots=1")
+    words = ("study.sizes=[femto,pico]", "pretrain.steps=600")
     assert run_process("launch.py", *WORDS, *words, "watch=false").returncode == 0
     until(lambda: trains(tmp_path, "pico/pretrain") or trains(tmp_path, "femto/pretrain"))
     size = "pico" if trains(tmp_path, "pico/pretrain") else "femto"
@@ -123,7 +125,7 @@ def test_a_launch_says_that_it_waits_for_another_study(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     held = Leases().claim(["cores"], Fraction(1))
     assert held is not None
-    launcher = launch(tmp_path, "study.sizes=[femto]", "pretrain.steps=2", "cluster.slots=1")
+    launcher = launch(tmp_path, "study.sizes=[femto]", "pretrain.steps=2")
     try:
         assert launcher.stdout is not None
         line = next(line for line in launcher.stdout if "waits for" in line)
@@ -138,7 +140,7 @@ def test_a_launch_says_that_it_waits_for_another_study(
 @pytest.mark.slow
 def test_ctrl_c_stops_the_queue(tmp_path: Path) -> None:
     """Ctrl-C in the launcher lets the tasks save; nothing is left running, and everything says how it stands."""
-    launcher = launch(tmp_path, "study.sizes=[femto]", "pretrain.steps=400", "cluster.slots=1")
+    launcher = launch(tmp_path, "study.sizes=[femto]", "pretrain.steps=400")
     until(lambda: trains(tmp_path, "femto/pretrain"))
     os.killpg(launcher.pid, signal.SIGINT)
     output, _ = launcher.communicate(timeout=120)

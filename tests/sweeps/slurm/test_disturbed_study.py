@@ -28,6 +28,7 @@ STUDY = (
     "study.scratch_control=false",
     "study.tasks=[pretrain,classify]",
     "pretrain.steps=300",
+    "pretrain.batch_size=8",
     "classify.steps=4",
     "checkpoint.every=100",
     "log.tensorboard=false",
