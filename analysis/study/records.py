@@ -43,7 +43,7 @@ from nepa_scale.utils.files import write_atomically
 FINISHED, UNREADABLE = "finished", "unreadable"
 SIZE = "model.size"
 SOURCE = ("source_run", "source_flops", "source_images", "source_tokens")
-WIDTHS = ("model.embed_dim", "model.depth")  # a plan that varies these makes sizes that have no name
+WIDTHS = ("model.embed_dim", "model.depth")  # a run that the plan gives these has a size without a name
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def _row(run: PlannedRun, outcome: _Outcome, axes: Sequence[str]) -> dict[str, A
     row |= {"run_id": run.run_id, "task": outcome.task, "init": run.init or (result["init"] if result else None)}
     row["pretrained_by"] = run.pretrained_by
     row["label"] = run.label or str(config.get(SIZE) or run.run_id)
-    named = not set(axes) & set(WIDTHS)
+    named = all(run.values.get(key) is None for key in WIDTHS)
     row["size"] = (run.values.get(SIZE) or config.get(SIZE)) if named else row["label"]
     row |= {f"config.{key}": _plain({**config, **run.values, **run.tuned}.get(key)) for key in axes}
     row |= {f"metrics.{name}": value for name, value in result["metrics"].items()} if result else {}

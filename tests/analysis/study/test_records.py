@@ -257,6 +257,27 @@ def test_lists_in_varied_settings_fit_a_table_column(make_study: MakeStudy) -> N
     assert set(pd.read_parquet(parquet)["config.optim.betas"]) == {"[0.9, 0.95]", "default"}
 
 
+def test_only_runs_of_another_shape_lose_the_name_of_their_size(make_study: MakeStudy) -> None:
+    """A point between two sizes is called by its label; points of a size that are labelled otherwise keep its name."""
+    path = make_study()
+
+    def vary(plan: dict[str, Any]) -> None:
+        plan["axes"].append("model.depth")
+        for run in plan["runs"]:
+            if run["label"] == "micro":
+                run["label"] = "nano, 6 blocks"
+                run["values"] |= {"model.size": "nano", "model.depth": 6}
+            elif run["label"] == "mini":
+                run["label"] = "mini, 5 labels a class"
+
+    edit_json(path / "plan.json", vary)
+    named = read_study(path).table.drop_duplicates("label").set_index("label")["size"].to_dict()
+    assert named == {name: name for name in ("nano", "tiny", "small")} | {
+        "nano, 6 blocks": "nano, 6 blocks",
+        "mini, 5 labels a class": "mini",
+    }
+
+
 def test_what_cannot_be_is_missing_and_named(make_study: MakeStudy) -> None:
     """An accuracy of 3, a negative amount, no parameters and an infinite loss are no numbers; NaN needs no note."""
     path = make_study()
