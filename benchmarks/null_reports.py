@@ -90,7 +90,7 @@ def made_up(effect: str, noise: float, rng: np.random.Generator) -> Study:
                 rows.append(shared | {"task": "segment", "metrics.miou": miou, "metrics.miou_majority": 0.08})
     table = pd.DataFrame(rows).assign(chosen=True, step=0, error=None)
     axes = ("model.size", "seed", "pretrain.epochs", "classify.labels_per_class")
-    return Study(Path("none"), "null", "overview", axes, table, table, (), {}, ())
+    return Study(Path("none"), "null", "small", axes, table, table, (), {}, ())
 
 
 def wrong(one: Finding, effect: str) -> bool:

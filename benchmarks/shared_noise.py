@@ -75,7 +75,7 @@ def measure(sizes: int, lengths: int, noise: tuple[float, float, float], studies
         beyond += [not band.low <= new <= band.high for band in bands]
         first, second = (fit.b_interval.high - fit.b_interval.low for fit in fits)
         widths.append(second / first)
-    counts = {"": missed, "band, ": beyond, "two, ": apart, "multiplier, ": 10 * apart_at}
+    counts = {"": missed, "band, ": beyond, "two, ": apart, "multiplier, ": apart_at * studies / max(1, studies // 10)}
     shares: dict[str, object] = {
         f"{name}{kind}, %": round(100 * float(value) / studies, 1)
         for name, each in counts.items()

@@ -22,7 +22,7 @@ from analysis.fit.display import as_text
 from analysis.fit.multiplier import Comparison, Recipe
 from analysis.fit.multiplier import compare as compare_recipes
 from analysis.fit.student import NoFit
-from analysis.fit.table import Table, read_table, table_of
+from analysis.fit.table import MISSING, Table, read_table, table_of
 from analysis.forecast import Forecast
 from analysis.forecast import __main__ as forecasts
 from analysis.forecast import as_json as forecasts_as_json
@@ -267,9 +267,13 @@ def compare(
         raise UserError(f"compare: {problem}") from None
 
 
-def _numbered(table: Table, cluster: str | None) -> NDArray[np.intp] | None:
-    """The cluster of each row [n], as a number."""
-    return None if cluster is None else np.unique(table.texts(cluster), return_inverse=True)[1]
+def _numbered(table: Table, cluster: str | None) -> NDArray[np.float64] | None:
+    """The cluster of each row [n], as a number; NaN where none is named, which stands for itself."""
+    if cluster is None:
+        return None
+    names = pd.Series(table.texts(cluster))
+    codes = pd.factorize(names.mask(names.str.lower().isin(MISSING)))[0]
+    return np.where(codes < 0, np.nan, codes)
 
 
 def _table(data: Data) -> Table:

@@ -13,7 +13,7 @@ from analysis.fit.multiplier import Recipe
 from analysis.fit.power_law import PowerLawFit, fit_power_law
 from analysis.fit.student import NoFit
 from analysis.study.columns import settings
-from analysis.study.records import FINISHED, SIZE, Study
+from analysis.study.records import FINISHED, SIZE, WIDTHS, Study
 from nepa_scale.config.objectives import NEXT_EMBEDDING
 from nepa_scale.config.registry import CLASSIFY, PRETRAIN, TaskSpec, finetuned, labelled, with_error
 from nepa_scale.config.task_settings import PretrainConfig
@@ -22,7 +22,7 @@ PRETRAINED, OTHER, SCRATCH = "pretrain", "other weights", "scratch"
 """Where fine-tuning starts: from the study's own pretraining, from other weights (``init=DIR``), from scratch."""
 ARMS = {PRETRAINED: "pretrained", OTHER: "other weights", SCRATCH: "from scratch"}
 """What these are called."""
-SIZE_KEYS = {SIZE, "model.embed_dim", "model.depth"}
+SIZE_KEYS = {SIZE, *WIDTHS}
 COST_KEYS = {"model.patch_size", "pretrain.num_images", "pretrain.fraction", "pretrain.epochs", "pretrain.steps"}
 OBJECTIVE = "config.pretrain.objective"
 """The column of what pre-training predicts, of a study that varies it."""

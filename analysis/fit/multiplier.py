@@ -75,11 +75,13 @@ def compare(
         levels: errors at which to compare; None: the ends and the middle, in the logarithm, of what both reached.
 
     Raises:
-        ValueError: for fewer than 3 values of compute in a recipe, values that are not positive, or errors that have
-            no level in common when ``levels`` is None.
+        ValueError: for fewer than 3 values of compute in a recipe, values or levels that are not positive, or errors
+            that have no level in common when ``levels`` is None.
     """
     (first, reached), (second, also) = _fitted(a, "the first recipe"), _fitted(b, "the second recipe")
     fits = (first, second)
+    if levels is not None and not all(0 < level < math.inf for level in levels):
+        raise ValueError("levels are errors above 0")
     low, high = max(reached[0], also[0]), min(reached[1], also[1])
     if levels is None:
         if low > high:
@@ -112,7 +114,9 @@ def _fitted(recipe: Recipe, name: str) -> tuple[PowerLawFit, tuple[float, float]
 
 
 def _variance_of_needed(fit: PowerLawFit, level: float) -> float:
-    """To first order, the variance of log x at which a law reaches a level."""
+    """To first order, the variance of log x at which a law reaches a level; infinite for a law without a slope."""
+    if fit.b == 0:
+        return math.inf
     away = (_height(fit) - math.log(level)) / fit.b
     return (fit.errors.middle + 2 * fit.errors.both * away + fit.errors.slope * away**2) / fit.b**2
 
@@ -120,7 +124,8 @@ def _variance_of_needed(fit: PowerLawFit, level: float) -> float:
 def _welch(variances: Sequence[float], fits: Sequence[PowerLawFit]) -> float:
     """Degrees of freedom of a difference (Welch and Satterthwaite)."""
     squares = sum(variance**2 / fit.errors.degrees for variance, fit in zip(variances, fits, strict=True))
-    return sum(variances) ** 2 / squares if squares > 0 else min(fit.errors.degrees for fit in fits)
+    known = 0 < squares < math.inf
+    return sum(variances) ** 2 / squares if known else min(fit.errors.degrees for fit in fits)
 
 
 def _draws(fit: PowerLawFit, noise: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -101,7 +101,7 @@ def fit_power_law(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -
     log_x, log_y = points
     n = len(log_x)
     intercept, slope = line(log_x, log_y)
-    if intercept > LARGEST_LOG:
+    if abs(intercept) > LARGEST_LOG:
         return NoFit(TOO_STEEP)
     residuals = log_y - (intercept + slope * log_x)
     residual_std = math.sqrt(float(residuals @ residuals) / (n - 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ from nepa_scale.utils.files import write_atomically
 FINISHED, UNREADABLE = "finished", "unreadable"
 SIZE = "model.size"
 SOURCE = ("source_run", "source_flops", "source_images", "source_tokens")
-WIDTHS = ("model.embed_dim", "model.depth")  # a run that the plan gives these has a size without a name
+#: A run that the plan gives these has a size without a name.
+WIDTHS = ("model.embed_dim", "model.depth", "model.mlp_hidden")
 
 
 @dataclass(frozen=True)
@@ -226,8 +227,7 @@ def _row(run: PlannedRun, outcome: _Outcome, axes: Sequence[str]) -> dict[str, A
     row |= {"run_id": run.run_id, "task": outcome.task, "init": run.init or (result["init"] if result else None)}
     row["pretrained_by"] = run.pretrained_by
     row["label"] = run.label or str(config.get(SIZE) or run.run_id)
-    named = all(run.values.get(key) is None for key in WIDTHS)
-    row["size"] = (run.values.get(SIZE) or config.get(SIZE)) if named else row["label"]
+    row["size"] = run.values.get(SIZE) or config.get(SIZE)
     row |= {f"config.{key}": _plain({**config, **run.values, **run.tuned}.get(key)) for key in axes}
     row |= {f"metrics.{name}": value for name, value in result["metrics"].items()} if result else {}
     return row
@@ -239,12 +239,27 @@ def _plain(value: Any) -> Any:
 
 
 def _with_sizes(table: pd.DataFrame) -> pd.DataFrame:
-    """Give rows without a result the size of their label, or the only one of the study."""
-    known = table.dropna(subset=["size"])
+    """Give rows without a result the size of their label, or the only one of the study.
+
+    Rows of another shape have that of their label, too, unless the shape has several labels: then it is spelt out.
+    """
+    shapes = pd.Series([_shape(row) for row in table.to_dict("records")], index=table.index, dtype="str")
+    shaped = shapes.notna()
+    known = table[~shaped].dropna(subset=["size"])
     of_label = dict(zip(known["label"], known["size"], strict=True))
-    only = next(iter(of_label.values())) if len(set(of_label.values())) == 1 else None
-    size = [of_label.get(label, only) for label in table["label"]]
-    return table.assign(size=pd.Series(size, index=table.index, dtype="str"))
+    only = next(iter(of_label.values())) if len(set(of_label.values())) == 1 and not shaped.any() else None
+    alone = table["label"].groupby(shapes).transform("nunique") == 1
+    own = table["label"].where(alone, shapes)
+    named = table["label"].map(lambda label: of_label.get(label, only))
+    return table.assign(size=named.where(~shaped, own).astype("str"))
+
+
+def _shape(row: Mapping[Hashable, Any]) -> str | None:
+    """The size of a row to which the plan gives a shape of its own, spelt out; None for any other."""
+    given = {key.rpartition(".")[2]: row.get(f"config.{key}") for key in WIDTHS}
+    words = [f"{name}={value:g}" for name, value in given.items() if pd.notna(value)]
+    size = [] if pd.isna(row["size"]) else [str(row["size"])]
+    return ", ".join([*size, *words]) if words else None
 
 
 def _with_starts(table: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ all, is measured: its peak is the best rate of a few matrix products.
 from __future__ import annotations
 
 import functools
+import math
 import platform
 import resource
 import statistics
@@ -42,10 +43,10 @@ if TYPE_CHECKING:
 _SECONDS_CPU, _SECONDS_GPU = 0.25, 1.0
 _LEAST_TRIES = 2
 _PATIENCE = 2
-"""How many times these seconds may have passed before another shape is tried."""
+"""How many times these seconds a further shape may take, by the rate found so far."""
 
-#: (M, K, N) of the products measured, the quickest first: squares, and the long ones of transformers (tokens x width x
-#: hidden width). A CPU's take a few milliseconds at most: on a busy machine a longer one is always interrupted.
+#: (M, K, N) of the products measured: squares, and the long ones of transformers (tokens x width x hidden width). A
+#: CPU's take a few milliseconds at most in fp32: on a busy machine a longer one is always interrupted.
 _SHAPES_CPU = ((512, 512, 512), (1024, 1024, 1024), (2048, 512, 2048), (1024, 384, 1536))
 _SHAPES_GPU = ((4096, 4096, 4096), (8192, 8192, 8192), (16384, 1024, 4096))
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -62,7 +63,7 @@ class Peak:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> Peak:
-    """The peak of ``device`` for matrix products of ``dtype``; up to a second's work where it must be measured.
+    """The peak of ``device`` for matrix products of ``dtype``; some seconds' work at most where it must be measured.
 
     fp32 products of a GPU count as TF32 where torch is allowed to use that (``set_float32_matmul_precision``).
     """
@@ -85,11 +86,11 @@ def measured_flops(device: torch.device, dtype: torch.dtype, seconds: float | No
     (None: a quarter of one on a CPU, one elsewhere)."""
     shapes, usual = (_SHAPES_CPU, _SECONDS_CPU) if device.type == "cpu" else (_SHAPES_GPU, _SECONDS_GPU)
     seconds = usual if seconds is None else seconds
-    best, started = 0.0, time.perf_counter()
-    for shape in shapes:
-        best = max(best, _best_rate(shape, device, dtype, seconds / len(shapes)))
-        if time.perf_counter() - started > _PATIENCE * seconds:  # a CPU without products of bf16 takes seconds for one
+    best = 0.0
+    for shape in sorted(shapes, key=math.prod):
+        if 2 * math.prod(shape) * (1 + _LEAST_TRIES) > _PATIENCE * seconds * best > 0:  # bf16 on a CPU without it
             break
+        best = max(best, _best_rate(shape, device, dtype, seconds / len(shapes)))
     return best
 
 
@@ -150,7 +151,7 @@ class Throughput:
     """Measures the intervals between log rows. Every rank has one and calls it at the same steps."""
 
     def __init__(self, cost: TaskCost, precision: str, world: World, device: torch.device) -> None:
-        """Find the devices' peak, which takes up to a second where it must be measured."""
+        """Find the devices' peak, which takes some seconds at most where it must be measured."""
         self._useful = cost.flops_train / cost.images_seen
         self._executed = cost.flops_executed / cost.images_seen
         self._peak = peak_flops(device, DTYPES[precision])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -257,23 +258,31 @@ def test_lists_in_varied_settings_fit_a_table_column(make_study: MakeStudy) -> N
     assert set(pd.read_parquet(parquet)["config.optim.betas"]) == {"[0.9, 0.95]", "default"}
 
 
-def test_only_runs_of_another_shape_lose_the_name_of_their_size(make_study: MakeStudy) -> None:
-    """A point between two sizes is called by its label; points of a size that are labelled otherwise keep its name."""
+@pytest.mark.parametrize("measured", [True, False])
+def test_only_runs_of_another_shape_lose_the_name_of_their_size(make_study: MakeStudy, *, measured: bool) -> None:
+    """A point between two sizes is called by its label, two of one shape by that; other points keep their size's name,
+    with results and before there are any."""
     path = make_study()
 
     def vary(plan: dict[str, Any]) -> None:
         plan["axes"].append("model.depth")
         for run in plan["runs"]:
-            if run["label"] == "micro":
-                run["label"] = "nano, 6 blocks"
-                run["values"] |= {"model.size": "nano", "model.depth": 6}
+            if run["label"] in ("micro", "tiny", "small"):
+                depth = 6 if run["label"] == "micro" else 8
+                run["values"] |= {"model.size": "nano", "model.depth": depth}
+                run["label"] = {"micro": "nano, 6 blocks", "tiny": "first", "small": "second"}[run["label"]]
             elif run["label"] == "mini":
                 run["label"] = "mini, 5 labels a class"
 
     edit_json(path / "plan.json", vary)
+    if not measured:
+        shutil.rmtree(path / "runs")
     named = read_study(path).table.drop_duplicates("label").set_index("label")["size"].to_dict()
-    assert named == {name: name for name in ("nano", "tiny", "small")} | {
+    assert named == {
+        "nano": "nano",
         "nano, 6 blocks": "nano, 6 blocks",
+        "first": "nano, depth=8",
+        "second": "nano, depth=8",
         "mini, 5 labels a class": "mini",
     }
 
