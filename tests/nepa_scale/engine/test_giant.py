@@ -94,8 +94,8 @@ def stepped(*words: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("size", "depth", "built", "switches"),
     [
-        ("huge", 2, 6, ["engine.activation_checkpointing=true"]),
-        ("enormous", 1, 9, []),  # of a single block one tensor is 40 % of all weights
+        ("huge", 4, 4, ["engine.activation_checkpointing=true"]),
+        ("7b", 1, 7, []),  # of a single block one tensor is 30 % of all weights
     ],
 )
 def test_large_models_take_a_step_on_two_ranks(size: str, depth: int, built: float, switches: list[str]) -> None:
