@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.fit.power_law import MIN_POINTS_POWER, PowerLawFit, fit_power_law
-from analysis.fit.student import Interval, NoFit, checked, p_value, t_quantile
+from analysis.fit.power_law import PowerLawFit, fit_power_law
+from analysis.fit.student import Interval, NoFit, p_value, t_quantile
 
 DRAWS = 20_000
 
@@ -78,11 +78,10 @@ def compare(
         ValueError: for fewer than 3 values of compute in a recipe, values or levels that are not positive, or errors
             that have no level in common when ``levels`` is None.
     """
-    (first, reached), (second, also) = _fitted(a, "the first recipe"), _fitted(b, "the second recipe")
-    fits = (first, second)
+    fits = (_fitted(a, "the first recipe"), _fitted(b, "the second recipe"))
     if levels is not None and not all(0 < level < math.inf for level in levels):
         raise ValueError("levels are errors above 0")
-    low, high = max(reached[0], also[0]), min(reached[1], also[1])
+    low, high = max(fit.y_range[0] for fit in fits), min(fit.y_range[1] for fit in fits)
     if levels is None:
         if low > high:
             raise ValueError("the recipes reached no error in common; say at which level to compare them")
@@ -105,12 +104,11 @@ def difference(first: PowerLawFit, second: PowerLawFit) -> Interval:
     return Interval(second.b - first.b - half, second.b - first.b + half)
 
 
-def _fitted(recipe: Recipe, name: str) -> tuple[PowerLawFit, tuple[float, float]]:
-    """The law of a recipe, and the lowest and the highest error, of the mean at each compute."""
-    points, fit = checked(recipe.compute, recipe.error, MIN_POINTS_POWER), fit_power_law(*recipe)
-    if isinstance(points, NoFit) or isinstance(fit, NoFit):
+def _fitted(recipe: Recipe, name: str) -> PowerLawFit:
+    fit = fit_power_law(*recipe)
+    if isinstance(fit, NoFit):
         raise ValueError(f"{name}: {fit}")
-    return fit, (math.exp(points[1].min()), math.exp(points[1].max()))
+    return fit
 
 
 def _variance_of_needed(fit: PowerLawFit, level: float) -> float:

@@ -61,6 +61,8 @@ class PowerLawFit:
     residual_std: float
     """Standard deviation of log y about the line (n - 2 degrees of freedom)."""
     x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    """The lowest and the highest y, of the mean at each x."""
     log_x_mean: float
     log_x_spread: float
     """Sum of squared deviations of log x from its mean."""
@@ -120,6 +122,7 @@ def fit_power_law(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -
         groups=n if group is None else len(np.unique(group)),
         residual_std=residual_std,
         x_range=(math.exp(log_x[0]), math.exp(log_x[-1])),
+        y_range=(math.exp(log_y.min()), math.exp(log_y.max())),
         log_x_mean=float(log_x.mean()),
         log_x_spread=spread,
         errors=errors,

@@ -243,7 +243,8 @@ def _with_sizes(table: pd.DataFrame) -> pd.DataFrame:
 
     Rows of another shape have that of their label, too, unless the shape has several labels: then it is spelt out.
     """
-    shapes = pd.Series([_shape(row) for row in table.to_dict("records")], index=table.index, dtype="str")
+    columns_of_shape = table.filter(items=["size", *(f"config.{key}" for key in WIDTHS)])
+    shapes = pd.Series([_shape(row) for row in columns_of_shape.to_dict("records")], index=table.index, dtype="str")
     shaped = shapes.notna()
     known = table[~shaped].dropna(subset=["size"])
     of_label = dict(zip(known["label"], known["size"], strict=True))
