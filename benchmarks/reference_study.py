@@ -1,10 +1,11 @@
 """What docs/reference-study keeps of its study, and the tables of its page.
 
-python benchmarks/reference_study.py [study=STUDY_DIR] [folder=docs/reference-study]
+python benchmarks/reference_study.py [study=STUDY_DIR] [rates=STUDY_DIR,...] [folder=docs/reference-study]
 
 With ``study`` the folder takes over what the launcher and ``nepa-report`` wrote there: results.parquet, report.html,
 headline.png, predictions.json, and records.tar.xz with the plan and every state and result, from which the report can
-be made again. Then each table is written into the page, between its lines ``<!-- NAME -->`` and ``<!-- end -->``.
+be made again. ``rates`` are studies of ``grid=lr``, of which learning_rates.csv holds what each run reached. Then each
+table is written into the page, between its lines ``<!-- NAME -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[0:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
@@ -28,11 +30,13 @@ from command import read_settings  # noqa: E402  (after the path)
 from analysis.findings import text  # noqa: E402
 from analysis.reporting.build import answer  # noqa: E402
 from analysis.study.records import Study, read_study  # noqa: E402
+from nepa_scale.run_dir.run_folder import CONFIG_NAME  # noqa: E402
 from nepa_scale.utils.files import write_atomically  # noqa: E402
 
 PAGE, RECORDS = "index.md", "records.tar.xz"
 KEPT = ("results.parquet", "report.html", "headline.png", "predictions.json")
 RECORDED = ("plan.json", "predictions.json", "runs/*/*/status.json", "runs/*/*/result.json")
+RATES = REPOSITORY / "docs" / "reference-study" / "learning_rates.csv"
 SIZES = ("femto", "pico", "nano", "micro")
 STEPS, BATCH = "config.pretrain.steps", 32
 LABELLED = 500  # images, 50 of each of ten classes
@@ -56,6 +60,44 @@ def keep(study: Path, folder: Path) -> None:
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
     write_atomically(folder / RECORDS, packed.getvalue())
+
+
+def keep_rates(studies: Iterable[Path]) -> None:
+    """Take over what each run of studies of ``grid=lr`` reached, by rule, size and rate."""
+    columns = {
+        "size": "size",
+        "config.pretrain.base_lr": "base_lr",
+        "metrics.skill": "skill",
+        "metrics.effective_rank_outputs": "effective_rank",
+    }
+    tables = []
+    for path in studies:
+        study = read_study(path)
+        runs = study.finished("pretrain").set_index("run_id")
+        kept = runs[list(columns)].rename(columns=columns)
+        kept["top1"] = study.finished("classify").set_index("run_id").get("metrics.top1")
+        kept.insert(0, "rule", [_rule(path / "runs" / str(run_id) / CONFIG_NAME) for run_id in kept.index])
+        tables.append(kept)
+    rows = pd.concat(tables).sort_values(["rule", "base_lr"], kind="stable")
+    write_atomically(RATES, rows.to_csv(index=False, float_format="%.4g"))
+
+
+def _rule(config: Path) -> str:
+    """The rule by which a run's rate follows its size."""
+    return str(yaml.safe_load(config.read_text(encoding="utf-8"))["pretrain"]["lr_rule"])
+
+
+def rates(metric: str, factor: float, digits: int) -> str:
+    """A row for each rule and size: the ``metric`` times ``factor`` at each learning rate."""
+    table = pd.read_csv(RATES)
+    learning_rates = sorted(table["base_lr"].unique())
+    body = []
+    for rule in ("fixed", "mup"):
+        for size in SIZES:
+            rows = table[(table["rule"] == rule) & (table["size"] == size)].set_index("base_lr")[metric].dropna()
+            cells = (f"{factor * rows[rate]:.{digits}f}" if rate in rows else text.MISSING for rate in learning_rates)
+            body += [[f"`{rule}`", size, *cells]] if len(rows) else []
+    return _markdown(["rule", "size", *(f"{rate:g}" for rate in learning_rates)], body)
 
 
 @contextmanager
@@ -127,6 +169,9 @@ TABLES: dict[str, Callable[[Study], str]] = {
     "labels": by_labels,
     "skill": skill_by_length,
     "answers": answers,
+    "skill-by-rate": lambda _: rates("skill", 100, 1),
+    "rank-by-rate": lambda _: rates("effective_rank", 1, 1),
+    "top-1-by-rate": lambda _: rates("top1", 100, 1),
 }
 
 
@@ -155,11 +200,13 @@ def filled(page: str, study: Study) -> str:
 
 def main() -> None:
     """Take over the study's files, if asked to, and fill the page."""
-    defaults = {"study": "", "folder": str(REPOSITORY / "docs" / "reference-study")}
+    defaults = {"study": "", "rates": "", "folder": str(REPOSITORY / "docs" / "reference-study")}
     settings, _ = read_settings(__doc__ or "", defaults)
     folder = Path(settings["folder"])
     if settings["study"]:
         keep(Path(settings["study"]), folder)
+    if settings["rates"]:
+        keep_rates(map(Path, settings["rates"].split(",")))
     with records(folder) as study_dir:
         page = filled((folder / PAGE).read_text(encoding="utf-8"), read_study(study_dir))
     write_atomically(folder / PAGE, page)

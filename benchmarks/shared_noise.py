@@ -1,6 +1,6 @@
 """How often a law claims a trend that is not there, where the lengths of one size share their noise.
 
-python benchmarks/shared_noise.py [studies=2000] [sizes=4,7] [lengths=3] [--json]
+python benchmarks/shared_noise.py [studies=2000] [sizes=4,7] [lengths=3] [surfaces=0] [--json]
 
 Each size is trained for several lengths, a factor of 4 apart, as in a grid of sizes by lengths. The logarithm of its
 error has an offset of its own (``of size``), a walk from length to length (``of run``: shorter runs are part of the
@@ -10,6 +10,10 @@ second over the first. ``band`` is how often either's 95 % band misses the longe
 often two studies of the same law appear to have different exponents, and ``multiplier`` how often the 95 % interval of
 their compute multiplier excludes 1 in the middle of the errors that both reach (``analysis.fit.multiplier``; of a tenth
 of the studies).
+
+``surfaces=200`` fits as many surfaces of size and data instead (``analysis.fit.estimate``) and says how often the 95 %
+intervals of alpha, of beta and of the exponent of the best size miss the truth, and how often the band misses a further
+run of twice the largest size and four times the most data. Shares are of the intervals that were stated.
 """
 
 from __future__ import annotations
@@ -23,14 +27,21 @@ from command import read_settings, show
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+from analysis.fit.estimate import Fit, Options, compute_optimal, fit_law  # noqa: E402  (after the path)
 from analysis.fit.multiplier import Recipe, compare, difference  # noqa: E402  (after the path)
 from analysis.fit.power_law import PowerLawFit, fit_power_law  # noqa: E402  (after the path)
 from analysis.fit.student import Interval  # noqa: E402
+from analysis.laws.law import Array  # noqa: E402  (after the path)
+from analysis.laws.surfaces import CHINCHILLA  # noqa: E402  (after the path)
 
 SIZE_STEP, LENGTH_STEP = np.log(2.5), np.log(4.0)
 #: (offset of a size, step of the walk, noise of a point), standard deviations in log error.
 NOISES = ((0.0, 0.0, 0.1), (0.1, 0.0, 0.05), (0.2, 0.0, 0.05), (0.0, 0.1, 0.05), (0.1, 0.03, 0.05))
 EXPONENT = 0.05
+#: The surface: its floor, both terms at the smallest size and the shortest training, and both exponents.
+FLOOR, TERMS, EXPONENTS, BUDGET = 0.15, (0.35, 0.4), (0.35, 0.35), 1e12
+SMALLEST, SHORTEST = 3e4, 1e5
+SURFACE_OPTIONS = Options(delta=1e-2)  # as in the report
 
 
 def fitted(recipe: Recipe) -> PowerLawFit:
@@ -85,12 +96,60 @@ def measure(sizes: int, lengths: int, noise: tuple[float, float, float], studies
     return where | shares | {"width": round(float(np.median(widths)), 2)}
 
 
+def surface(n: Array, d: Array) -> Array:
+    """The true error of sizes ``n`` and data ``d``."""
+    by_n, by_d = (TERMS[0] * (n / SMALLEST) ** -EXPONENTS[0], TERMS[1] * (d / SHORTEST) ** -EXPONENTS[1])
+    return FLOOR + by_n + by_d
+
+
+def measure_surface(sizes: int, lengths: int, noise: tuple[float, float, float], studies: int) -> dict[str, object]:
+    """One row of the table of surfaces."""
+    rng = np.random.default_rng(0)
+    size = np.repeat(np.arange(sizes), lengths)
+    n, d = SMALLEST * np.exp(SIZE_STEP * size), SHORTEST * np.exp(LENGTH_STEP * np.tile(np.arange(lengths), sizes))
+    beyond = np.array([[2 * n.max()], [4 * d.max()]])
+    of_size, of_run, of_point = noise
+    alpha, beta = EXPONENTS
+    names = ("alpha", "beta", "best size", "band")
+    missed, stated, widths = np.zeros((2, len(names))), np.zeros((2, len(names))), []
+    for _ in range(studies):
+        walks = rng.normal(0, of_run, (sizes + 1, lengths + 1)).cumsum(axis=1)
+        offsets, points = rng.normal(0, of_size, sizes + 1), rng.normal(0, of_point, len(size) + 1)
+        error = surface(n, d) * np.exp(offsets[size] + walks[:-1, :-1].ravel() + points[:-1])
+        new = float(surface(*beyond)[0] * np.exp(offsets[-1] + walks[-1, -1] + points[-1]))
+        truth, wide = (alpha, beta, beta / (alpha + beta), new), []
+        for kind, clusters in enumerate((None, n)):
+            fit = fit_law(CHINCHILLA, np.stack([n, d]), error, clusters=clusters, options=SURFACE_OPTIONS)
+            if not isinstance(fit, Fit):
+                raise TypeError(fit.reason)
+            band = fit.predict(beyond)
+            further = None if np.isnan(band.low[0]) else Interval(float(band.low[0]), float(band.high[0]))
+            best = compute_optimal(fit, BUDGET).exponent_interval
+            intervals = (fit.intervals["alpha"], fit.intervals["beta"], best, further)
+            stated[kind] += [each is not None for each in intervals]
+            missed[kind] += [each is not None and t not in each for each, t in zip(intervals, truth, strict=True)]
+            wide += [intervals[0].high - intervals[0].low] if intervals[0] is not None else []
+        widths += [wide[1] / wide[0]] if len(wide) == 2 else []
+    shares: dict[str, object] = {
+        f"{name}, {kind}, %": round(100 * float(missed[row, column] / max(1, stated[row, column])), 1)
+        for column, name in enumerate(names)
+        for row, kind in enumerate(("all points", "groups"))
+    }
+    shares["with an interval of alpha, groups, %"] = round(100 * float(stated[1, 0]) / studies, 1)
+    where = {"sizes": sizes, "lengths": lengths, "of size": of_size, "of run": of_run, "of point": of_point}
+    return where | shares | {"width": round(float(np.median(widths)), 2)}
+
+
 def main() -> int:
     """Print the table."""
-    settings, as_json = read_settings(__doc__ or "", {"studies": "2000", "sizes": "4,7", "lengths": "3"})
+    given = {"studies": "2000", "sizes": "4,7", "lengths": "3", "surfaces": "0"}
+    settings, as_json = read_settings(__doc__ or "", given)
     sizes, lengths = ([int(part) for part in settings[key].split(",")] for key in ("sizes", "lengths"))
+    surfaces = int(settings["surfaces"])
     rows = [
-        measure(number, length, noise, int(settings["studies"]))
+        measure_surface(number, length, noise, surfaces)
+        if surfaces
+        else measure(number, length, noise, int(settings["studies"]))
         for number in sizes
         for length in lengths
         for noise in NOISES

@@ -113,14 +113,16 @@ class TwoStep:
         """
         places = np.atleast_2d(np.asarray(columns, dtype=float))
         value = self.value(places)
-        _, of_first, of_second = np.intersect1d(self.first.numbers, self.second.numbers, return_indices=True)
+        _, of_first, of_second = np.intersect1d(
+            self.first.resampling.numbers, self.second.resampling.numbers, return_indices=True
+        )
         if not len(of_first):
             return Prediction(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
-        loss = self.first.law.log_value(self.first.resampled[of_first], places)
+        loss = self.first.law.log_value(self.first.resampling.theta[of_first], places)
         rng = np.random.default_rng(self.first.options.seed)
         run = rng.integers(len(self.first.residuals), size=loss.shape)
         loss = loss + self.first.widened[run]
-        theta = self.second.resampled[of_second]
+        theta = self.second.resampling.theta[of_second]
         tail = (1 - self.first.options.confidence) / 2
         with np.errstate(over="ignore", invalid="ignore"):  # scattered points may honestly predict "anything"
             end = np.stack(

@@ -32,7 +32,8 @@ from analysis.study.records import Study
 from nepa_scale.config.objectives import NEXT_EMBEDDING
 
 FEWEST_VALUES = 3
-"""Of parameters and of data: with two of each both exponents would be fixed and the form could not be tested."""
+"""Of parameters and of data: with two of each both exponents would be fixed and the form could not be tested. Intervals
+take a fourth size where sizes were trained for several lengths: three are left if one is left out."""
 RUN_NOISE = 1e-2  # Huber's delta: seeds of small models scatter by about a per cent, outliers by more
 
 
@@ -68,22 +69,26 @@ def surface_points(study: Study, target: Target) -> pd.DataFrame:
 def _finding(points: pd.DataFrame, target: Target) -> Finding:
     question = f"How do parameters and data together set the {target.name}?"
     n, d, c, error = (points[name].to_numpy(float) for name in ("n", "d", "c", "error"))
-    fit = fit_law(CHINCHILLA, np.stack([n, d]), error, options=Options(RUN_NOISE))
+    fit = fit_law(CHINCHILLA, np.stack([n, d]), error, clusters=n, options=Options(RUN_NOISE))
     if isinstance(fit, NoFit):
         return Finding(question, "Cannot say", f"No surface was fitted: {fit.reason}.")
     flops_per = float(np.median(c / (n * d)))
     best = compute_optimal(fit, float(c.max()), flops_per)
     said = {name: f"{text.number(value)}{_within(fit.intervals[name])}" for name, value in fit.parameters.items()}
+    runs = text.places(fit.diagnostics.n, "run", len(np.unique(n)))
     answer = (
         f"{target.formula} = E + A N^{text.MINUS}alpha + B D^{text.MINUS}beta with D in tokens: E = {said['E']}, "
-        f"alpha = {said['alpha']}, beta = {said['beta']}, n = {text.counted(fit.diagnostics.n, 'run')}. "
+        f"alpha = {said['alpha']}, beta = {said['beta']}, n = {runs}. "
         f"{_division(best, n)}"
     )
     without = [name for name, interval in fit.intervals.items() if interval is None]
     idle = [name for name in ("alpha", "beta") if (interval := fit.intervals[name]) is not None and 0.0 in interval]
-    verdict = "Not shown" if fit.diagnostics.warnings or without or idle else "Yes"
+    unsure = {"alpha", "beta"} & {*without, *idle}
+    verdict = "Not shown" if fit.diagnostics.warnings or unsure else "Yes"
     detail = [f"{warning[0].upper()}{warning[1:]}." for warning in fit.diagnostics.warnings]
-    detail += [f"No interval can be given for {', '.join(without)}."] if without else []
+    detail += (
+        [f"No interval can be given for {', '.join(without)}."] if without and not fit.diagnostics.indispensable else []
+    )
     detail += [f"The interval of {name} holds 0: its term may not be there." for name in idle]
     detail += [*_floor(fit), *_without_one_size(fit, n)]
     detail += _parabolas(fit, c, n, error, best, flops_per)
@@ -92,12 +97,11 @@ def _finding(points: pd.DataFrame, target: Target) -> Finding:
 
 def _p(fit: Fit) -> float:
     """About how likely one of both terms is not there: from how far the lower end of its exponent's interval is off."""
-    degrees = fit.diagnostics.n - len(fit.parameters)
     p_values = []
     for name in ("alpha", "beta"):
         value, interval = fit.parameters[name], fit.intervals[name]
         low = value if interval is None else interval.low
-        p_values.append(p_value(Interval(low, 2 * value - low), 0.0, degrees))
+        p_values.append(p_value(Interval(low, 2 * value - low), 0.0, fit.degrees))
     return max(p_values)
 
 
@@ -113,10 +117,13 @@ def _division(best: ComputeOptimal, tried: Array) -> str:
 
 
 def _floor(fit: Fit) -> list[str]:
-    """The profile interval of E, where there is one."""
+    """The profile interval of E; where there is none, whether the one that rests on sizes reaches 0."""
     interval = profile(fit, "E")
     if isinstance(interval, NoFit):
-        return []
+        by_size = fit.intervals["E"]
+        if by_size is None or by_size.low > 0:
+            return []
+        return [f"A floor E is not shown: any from 0 to {text.number(by_size.high)} fits."]
     if interval.high is None:
         return ["The data do not bound the floor E from above."]
     if "low" in interval.open_ends:

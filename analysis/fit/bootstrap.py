@@ -1,4 +1,5 @@
-"""How sure a fit is. The bootstrap: many rows or clusters are resampled; for few, noise is drawn (``noise.py``).
+"""How sure a fit is. Many rows or clusters are resampled; for few, noise is drawn (``noise.py``), and few clusters
+that hold several places are left out one by one, too.
 Diagnostics: did the search converge, do its starts agree, and do the data determine the parameters?"""
 
 from __future__ import annotations
@@ -9,18 +10,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from analysis.fit.loss import SQUARED, Loss, vanished, with_effect
 from analysis.fit.minimise import Solution, search_resamples
 from analysis.fit.noise import Noise, multiplied, one_place_each, scatter
-from analysis.fit.student import Interval
 from analysis.laws.law import Array
 from analysis.laws.restrictions import at_bound
 
-FEWEST = 20
-"""With fewer good resamples no interval is stated."""
-LARGEST = 1e100  # the third power of a difference must still be a number
 FEW_UNITS = 60
 """Up to this many rows or clusters are too few to resample: of 30, intervals of 95 % hold the truth in 90 %."""
 MOST_DRAWS = 200
@@ -46,7 +42,8 @@ low. For a law of two parameters, which is nearly straight, one is enough."""
 class Resampling:
     """Fits of resampled points: ``theta`` [B', P] of those that could be fitted, their ``numbers`` [B'] among the
     ``asked`` resamples, ``jackknife`` [G, P] without one cluster each, and how many resamples ``failed``. Of few
-    rows it is ``noise`` [B'] that was drawn.
+    rows it is ``noise`` [B'] that was drawn. Of few clusters that hold several places there is the jackknife, too
+    (``by_cluster``), NaN where the other clusters do not determine the law.
 
     The same seed, clusters and number draw the same points for every law, so draws of two laws can be paired by number.
     """
@@ -57,6 +54,7 @@ class Resampling:
     asked: int
     failed: int
     noise: Noise | None = None
+    by_cluster: bool = False
 
 
 def draw(
@@ -65,8 +63,8 @@ def draw(
     """Refit ``number`` drawn data sets, starting from ``theta`` [P].
 
     ``units`` [n] names the rows that belong together. Many units are resampled; for few, noise is drawn, and also where
-    a parameter is at a bound, since resamples would all end there. Where units hold several places, or draws must be
-    ``paired`` with those of another law, the noise is ``multiplied`` residuals.
+    a parameter is at a bound, since resamples would all end there. Where draws must be ``paired`` with those of another
+    law, the noise is ``multiplied`` residuals. Few units that hold several places are also left out one by one.
     """
     stopped = bool(at_bound(loss.law, theta).any())
     if number == 0 or (len(np.unique(units)) > FEW_UNITS and not stopped):
@@ -74,9 +72,12 @@ def draw(
     number = min(number, MOST_DRAWS)
     none = Resampling(np.empty((0, len(theta))), np.empty(0, dtype=np.intp), np.empty((0, len(theta))), 0, 0)
     noise = None
-    if paired or not one_place_each(loss, units):
+    if paired:
         shifts = multiplied(loss, theta, units, number, seed)
     else:
+        if not one_place_each(loss, units):
+            none = replace(none, jackknife=_determined_without_each(loss, theta, units), by_cluster=True)
+            units = places(loss.columns)
         about_law = scatter(loss, theta, units)
         noise = None if about_law is None else about_law.draw(number, np.random.default_rng(seed))
         shifts = None if noise is None else noise.shifts
@@ -127,28 +128,31 @@ def without_each(loss: Loss, theta: Array, member: NDArray[np.intp]) -> tuple[Ar
     return np.where(good[:, None], fitted, np.nan), weights * loss.weights
 
 
-def bca_interval(estimate: float, draws: Array, jackknife: Array, confidence: float) -> Interval | None:
-    """The bias-corrected accelerated interval (Efron 1987) from ``draws`` [B] and leave-one-out values [G].
+def places(columns: Array) -> NDArray[np.intp]:
+    """Numbers [n] that rows share which share all variables: such rows share their departure from the law."""
+    return np.asarray(np.unique(columns, axis=1, return_inverse=True)[1].ravel() + 1)
 
-    None with too few draws, or where values left the range of numbers. Without spread in ``jackknife`` the acceleration
-    is 0.
+
+def _determined_without_each(loss: Loss, theta: Array, units: NDArray[np.generic]) -> Array:
+    """``without_each`` of the units [n], NaN also where the other units leave a direction of the law open.
+
+    That is judged with all terms of the law at work, those too that have vanished from the fit ``theta`` [P].
     """
-    largest = np.abs(np.concatenate([draws, jackknife])).max(initial=0.0)
-    if len(draws) < FEWEST or not largest < LARGEST:
-        return None
-    below = (np.count_nonzero(draws < estimate) + 0.5 * np.count_nonzero(draws == estimate)) / len(draws)
-    bias = special.ndtri(np.clip(below, 1 / len(draws), 1 - 1 / len(draws)))
-    away = jackknife.mean() - jackknife if len(jackknife) else np.zeros(1)
-    away = away / (np.abs(away).max() or 1.0)  # whose powers are numbers, too
-    spread = float((away**2).sum())
-    acceleration = float((away**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
-    tails = special.ndtri([(1 - confidence) / 2, (1 + confidence) / 2])
-    shrink = 1 - acceleration * (bias + tails)
-    if (shrink <= 0).any():  # one cluster outweighs all others; the correction has left its range
-        shrink = np.ones(2)
-    levels = special.ndtr(bias + (bias + tails) / shrink)
-    low, high = np.quantile(draws, np.sort(levels))
-    return Interval(float(low), float(high))
+    fitted, weights = without_each(loss, theta, np.unique(units, return_inverse=True)[1])
+    lost = np.flatnonzero(vanished(loss, theta))
+    full = with_effect(loss, loss.law.starts(loss.columns, loss.y), theta[None], SHOWN, lost)[0]
+    good = [determined(loss, full, each) for each in weights]
+    return np.where(np.array(good)[:, None], fitted, np.nan)
+
+
+def determined(loss: Loss, theta: Array, weights: Array) -> bool:
+    """Whether the rows with a weight [n] determine the law at ``theta`` [P]."""
+    if not np.isfinite(theta).all():
+        return False
+    left = weights > 0
+    rest = replace(loss, columns=loss.columns[:, left], y=loss.y[left], weights=weights[None, left])
+    distinct = np.unique(rest.columns, axis=1).shape[1]
+    return distinct >= len(theta) and condition_number(rest, theta) <= STIFF
 
 
 def _search(loss: Loss, weights: Array, theta: Array) -> tuple[Array, NDArray[np.bool_]]:
@@ -210,6 +214,8 @@ class Diagnostics:
     resamples: int
     resamples_failed: float
     """Share of the resamples that could not be fitted."""
+    indispensable: int
+    """Of few clusters that hold several places: those without which the others do not determine the law."""
     warnings: tuple[str, ...]
 
     @property
@@ -258,6 +264,7 @@ def diagnose(loss: Loss, solution: Solution, resampling: Resampling, left_out: i
         spare=np.unique(loss.columns, axis=1).shape[1] - len(solution.theta),
         resamples=resampling.asked,
         resamples_failed=resampling.failed / resampling.asked if resampling.asked else 0.0,
+        indispensable=int(np.isnan(resampling.jackknife).any(axis=1).sum()) if resampling.by_cluster else 0,
         warnings=(),
     )
     return replace(diagnostics, warnings=tuple(_warnings(diagnostics)))

@@ -3,19 +3,21 @@ compute-optimal size and data."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
-from analysis.fit.bootstrap import Diagnostics, Resampling, bca_interval, diagnose, draw
-from analysis.fit.loss import SQUARED, Loss, run_away
+from analysis.fit.bootstrap import Diagnostics, Resampling, diagnose, draw, places
+from analysis.fit.intervals import Quantity, jackknife_error, parameter_intervals, quantity_interval
+from analysis.fit.loss import SQUARED, Loss
 from analysis.fit.minimise import multistart, to_bounds
 from analysis.fit.noise import Noise
-from analysis.fit.student import Interval, NoFit, Prediction
+from analysis.fit.student import Interval, NoFit, Prediction, exponential
 from analysis.laws import find_law
 from analysis.laws.law import Array, Law
-from analysis.laws.restrictions import restriction_of
 from nepa_scale.utils.errors import UserError
 
 CONFIDENCE = 0.95
@@ -38,7 +40,8 @@ class Options:
 class Fit:
     """A fitted law. ``parameters`` and ``intervals`` go by name.
 
-    An interval is None without a bootstrap, where the data do not determine the parameter, and where it was fixed.
+    An interval is None without a bootstrap, where the data do not determine the parameter, where it was fixed, and
+    where few clusters hold several places and one of them cannot be missed.
     """
 
     law: Law
@@ -46,17 +49,14 @@ class Fit:
     parameters: dict[str, float]
     intervals: dict[str, Interval | None]
     diagnostics: Diagnostics
-    resampled: Array
-    """Internal coordinates [B, P] of the resamples that could be fitted; none where a direction is flat."""
-    numbers: NDArray[np.intp]
-    """Which resamples [B] these are: two laws fitted to the same rows with the same options share their draws."""
+    resampling: Resampling
+    """Fits to resampled points; none where a direction is flat. Two laws fitted to the same rows with the same options
+    share their draws."""
     residuals: Array
     """Log residuals [n] of the points it was fitted to."""
     options: Options
     loss: Loss
     """What was minimised: the points and their weights."""
-    noise: Noise | None
-    """What was drawn [B] where rows are few; None where rows were."""
     clusters: NDArray[np.generic]
     """Names [n] of the clusters that the points belong to, or the numbers of their rows, from 1."""
     units: NDArray[np.generic]
@@ -76,10 +76,20 @@ class Fit:
         return self.diagnostics
 
     @property
+    def degrees(self) -> int:
+        """Degrees of freedom of what intervals rest on: few clusters that were left out, or rows."""
+        by_cluster = self.resampling.by_cluster
+        return len(self.resampling.jackknife) - 1 if by_cluster else len(self.residuals) - len(self.theta)
+
+    @property
     def widened(self) -> Array:
         """The residuals [n] times sqrt(n / (n - P)), as fitting has made them too small."""
+        return self.residuals * self._spare_factor
+
+    @property
+    def _spare_factor(self) -> float:
         spare = max(1, len(self.residuals) - len(self.theta))
-        return self.residuals * np.sqrt(len(self.residuals) / spare)
+        return math.sqrt(len(self.residuals) / spare)
 
     def value(self, columns: ArrayLike) -> Array:
         """The law [m] at ``columns`` [V, m]; infinite beyond the range of numbers."""
@@ -90,21 +100,47 @@ class Fit:
         """Predict one further observation at ``columns`` [V, m].
 
         Its interval takes quantiles of drawn laws with drawn noise, so it holds both what the law may be and how far
-        points lie from it (Davison and Hinkley 1997, Bootstrap Methods, sec. 6.3.3).
+        points lie from it (Davison and Hinkley 1997, Bootstrap Methods, sec. 6.3.3). Where clusters were left out one
+        by one it is at least Student's from the sum of both variances.
         """
-        places = _columns(columns)
-        value = self.value(places)
-        if not len(self.resampled):
+        at = _columns(columns)
+        value = self.value(at)
+        if not len(self.resampling.theta):
             return Prediction(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
         rng = np.random.default_rng(self.options.seed)
-        laws = self.law.log_value(self.resampled, places)
-        if self.noise is not None:
-            return self._from_noise(self.noise, value, laws, places, rng)
+        laws = self.law.log_value(self.resampling.theta, at)
+        if self.resampling.noise is not None:
+            drawn = self._from_noise(self.resampling.noise, value, laws, at, rng)
+            return self._widened_by_clusters(drawn, at) if self.resampling.by_cluster else drawn
         noise = rng.choice(self.widened, size=laws.shape)
         tail = (1 - self.options.confidence) / 2
         with np.errstate(over="ignore"):  # scattered points may honestly predict "anything"
             low, high = np.exp(np.quantile(laws + noise, [tail, 1 - tail], axis=0))
         return Prediction(value, low, high)
+
+    def interval_of(self, quantity: Quantity) -> Interval | None:
+        """The interval of what ``quantity`` works out of internal coordinates [S, P] of laws.
+
+        None where too many of the laws that the points leave open have no answer.
+        """
+        return quantity_interval(quantity, self.theta, self.resampling, self.options.confidence)
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def _widened_by_clusters(self, drawn: Prediction, places: Array) -> Prediction:
+        """``drawn``, no narrower than by the jackknife: what the law may be, and how far rows lie from it."""
+        level = self.loss.level
+        about = self.law.log_value(self.theta, places)[0]
+        without = self.law.log_value(self.resampling.jackknife, places)
+        if not self.options.logarithmic:
+            about, without = drawn.y / level, np.exp(without) / level
+        row = self.loss.residuals(self.theta[None])[0][0] * self._spare_factor
+        errors = [jackknife_error(float(about[i]), without[:, i]) for i in range(len(about))]
+        half = special.stdtrit(self.degrees, (1 + self.options.confidence) / 2) * np.hypot(
+            errors, np.sqrt((row**2).mean())
+        )
+        ends = np.stack([about - half, about + half])
+        low, high = np.exp(ends) if self.options.logarithmic else np.maximum(ends * level, 0.0)
+        return Prediction(drawn.y, np.minimum(low, drawn.low), np.maximum(high, drawn.high))
 
     @np.errstate(over="ignore", invalid="ignore")
     def _from_noise(
@@ -168,7 +204,9 @@ def fit_law(
     diagnostics = diagnose(loss, solution, resampling, int((~present).sum()))
     if diagnostics.flat or diagnostics.bare:
         # Resamples of points that leave a direction flat all stop beside the first fit: spread that means nothing.
-        resampling = replace(resampling, theta=resampling.theta[:0], numbers=resampling.numbers[:0], noise=None)
+        resampling = replace(
+            resampling, theta=resampling.theta[:0], numbers=resampling.numbers[:0], noise=None, by_cluster=False
+        )
     return Fit(
         law=law,
         theta=solution.theta,
@@ -176,57 +214,15 @@ def fit_law(
             parameter.name: float(value)
             for parameter, value in zip(law.written, law.every(solution.theta), strict=True)
         },
-        intervals=_intervals(loss, solution.theta, resampling, options),
+        intervals=parameter_intervals(loss, solution.theta, resampling, options.confidence),
         diagnostics=diagnostics,
-        resampled=resampling.theta,
-        numbers=resampling.numbers,
+        resampling=resampling,
         residuals=np.log(target) - law.log_value(solution.theta, x)[0],
         options=options,
         loss=loss,
-        noise=resampling.noise,
         clusters=labels,
         units=units,
     )
-
-
-def _intervals(loss: Loss, fitted: Array, resampling: Resampling, options: Options) -> dict[str, Interval | None]:
-    """The interval of every parameter of the form; one that is tied has that of the other."""
-    searched = _searched(loss, fitted, resampling, options)
-    return {
-        parameter.name: searched.get(restriction_of(loss.law, parameter.name).tied or parameter.name)
-        for parameter in loss.law.written
-    }
-
-
-def _searched(loss: Loss, fitted: Array, resampling: Resampling, options: Options) -> dict[str, Interval | None]:
-    law = loss.law
-    if not len(resampling.theta):
-        return {}
-    if resampling.noise is not None:
-        return _from_noise(loss, fitted, resampling.theta, resampling.noise, options)
-    natural, draws, left_out = (
-        law.tell(run_away(loss, theta, only_to_bounds=True))
-        for theta in (fitted[None], resampling.theta, resampling.jackknife)
-    )
-    return {
-        name: bca_interval(float(natural[0, i]), draws[:, i], left_out[:, i], options.confidence)
-        for i, name in enumerate(law.names)
-    }
-
-
-def _from_noise(loss: Loss, fitted: Array, theta: Array, noise: Noise, options: Options) -> dict[str, Interval | None]:
-    """Intervals of the parameters from draws ``theta`` [B, P] about the ``fitted`` coordinates."""
-    law = loss.law
-    matrix = law.table_gradient(fitted)
-    drawn = run_away(loss, theta)
-    ends = [noise.ends(drawn[:, i], matrix[i], options.confidence) for i in range(len(law.parameters))]
-    low, high = law.tell(np.array(ends).T)
-    return {name: Interval(float(low[i]), float(high[i])) for i, name in enumerate(law.names)}
-
-
-def places(columns: Array) -> NDArray[np.intp]:
-    """Numbers [n] that rows share which share all variables: such rows share their departure from the law."""
-    return np.asarray(np.unique(columns, axis=1, return_inverse=True)[1].ravel() + 1)
 
 
 def _columns(columns: ArrayLike) -> Array:
@@ -280,37 +276,40 @@ class ComputeOptimal:
 
 def compute_optimal(fit: Fit, budget: float, flops_per: float = FLOPS_PER) -> ComputeOptimal:
     """N* and D* of a fitted ``chinchilla`` law at ``budget`` FLOPs, C = ``flops_per`` N D."""
-    exponent, log_n = _optimum(fit.law.full(fit.theta)[None], budget, flops_per)
-    exponents, logs = (
-        _optimum(fit.law.full(fit.resampled), budget, flops_per) if len(fit.resampled) else (np.empty(0), np.empty(0))
-    )
+
+    def log_size(theta: Array) -> Array:
+        return _log_optimum(fit.law.full(theta), budget, flops_per)
+
+    def log_odds(theta: Array) -> Array:
+        return np.log(_odds(fit.law.full(theta)))
+
+    log_n, odds = float(log_size(fit.theta[None])[0]), float(_odds(fit.law.full(fit.theta[None]))[0])
+    sizes, ratios = fit.interval_of(log_size), fit.interval_of(log_odds)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # it may lie anywhere
-        sizes = np.exp([log_n[0], *logs])
-        data = budget / (flops_per * sizes)
-        value = float(fit.value(np.array([[sizes[0]], [data[0]]]))[0])
-    n, d, confidence = float(sizes[0]), float(data[0]), fit.options.confidence
+        n = float(np.exp(log_n))
+        d = float(budget / (flops_per * np.float64(n)))
+        value = float(fit.value(np.array([[n], [d]]))[0])
+        log_tokens = math.log(budget / flops_per)
+    ends = ratios and exponential(ratios)
     return ComputeOptimal(
         n,
         d,
         value,
-        _interval_of(n, sizes[1:], confidence),
-        _interval_of(d, data[1:], confidence),
-        float(exponent[0]),
-        _interval_of(float(exponent[0]), exponents, confidence),
+        sizes and exponential(sizes),
+        sizes and exponential(Interval(log_tokens - sizes.high, log_tokens - sizes.low)),
+        odds / (1 + odds),
+        ends and Interval(ends.low / (1 + ends.low), 1 - 1 / (1 + ends.high)),
     )
 
 
-def _interval_of(estimate: float, draws: Array, confidence: float) -> Interval | None:
-    """The bias-corrected interval; None where more resamples than a tail holds have no optimum at all."""
-    real = draws[np.isfinite(draws)]
-    if not np.isfinite(estimate) or len(draws) - len(real) > len(draws) * (1 - confidence) / 2:
-        return None
-    return bca_interval(estimate, real, np.empty(0), confidence)
+def _odds(theta: Array) -> Array:
+    """beta / alpha [S] of laws ``theta`` [S, 5]; NaN where the loss does not fall with both."""
+    alpha, beta = np.where((theta[:, 3:] > 0).all(axis=1, keepdims=True), theta[:, 3:], np.nan).T
+    return beta / alpha
 
 
-def _optimum(theta: Array, budget: float, flops_per: float) -> tuple[Array, Array]:
-    """The exponent [S] and log N* [S] of laws ``theta`` [S, 5]; NaN where the loss does not fall with both."""
+def _log_optimum(theta: Array, budget: float, flops_per: float) -> Array:
+    """log N* [S] of laws ``theta`` [S, 5] (Hoffmann et al. 2022, eq. 4); NaN where the loss does not fall with both."""
     _, log_a, log_b, alpha, beta = np.where((theta[:, 3:] > 0).all(axis=1, keepdims=True), theta, np.nan).T
-    exponent = beta / (alpha + beta)
-    log_ratio = (np.log(alpha) + log_a - np.log(beta) - log_b) / (alpha + beta)
-    return exponent, log_ratio + exponent * np.log(budget / flops_per)
+    log_ratio = np.log(alpha) + log_a - np.log(beta) - log_b
+    return np.asarray((log_ratio + beta * np.log(budget / flops_per)) / (alpha + beta))

@@ -3,12 +3,12 @@ it for each row or cluster."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.fit.bootstrap import STIFF, condition_number, without_each
+from analysis.fit.bootstrap import determined, without_each
 from analysis.fit.estimate import Fit, Options, fit_law
 from analysis.fit.student import Interval, NoFit, Prediction
 from analysis.laws.law import Array, Law
@@ -112,7 +112,7 @@ def leave_one_out(fit: Fit, clusters: NDArray[np.generic] | None = None) -> Leav
     if len(names) > MOST:
         return None
     theta, weights = without_each(fit.loss, fit.theta, member)
-    fitted = np.array([_determined(fit, *pair) for pair in zip(theta, weights, strict=True)])
+    fitted = np.array([determined(fit.loss, *pair) for pair in zip(theta, weights, strict=True)])
     labels = [str(name) for name in names]
     kept = np.flatnonzero(fitted)
     coordinates, of_all_rows = fit.law.in_table_units(theta), fit.law.in_table_units(fit.theta)
@@ -131,16 +131,6 @@ def leave_one_out(fit: Fit, clusters: NDArray[np.generic] | None = None) -> Leav
         predictions=tuple(_predict(fit, theta[i], member == i, labels[i]) for i in kept),
         indispensable=tuple(label for label, good in zip(labels, fitted, strict=True) if not good),
     )
-
-
-def _determined(fit: Fit, theta: Array, weights: Array) -> bool:
-    """Whether the rows with a weight determine the law at ``theta`` [P]."""
-    if not np.isfinite(theta).all():
-        return False
-    left = weights > 0
-    rest = replace(fit.loss, columns=fit.loss.columns[:, left], y=fit.loss.y[left], weights=weights[None, left])
-    places = np.unique(rest.columns, axis=1).shape[1]
-    return places >= len(theta) and condition_number(rest, theta) <= STIFF
 
 
 def _predict(fit: Fit, theta: Array, held: NDArray[np.bool_], label: str) -> Without:

@@ -208,9 +208,9 @@ def score(chosen: EvaluateSettings) -> int:
 
 def time(chosen: SpeedSettings) -> int:
     """Measure speed and print it; returns the exit code. Raises ``UserError``."""
-    from nepa_scale.weights.speed import measure
+    from nepa_scale.weights.evaluate import speed
 
-    found = measure(
+    found = speed(
         chosen.weights,
         chosen.batch_size,
         task=chosen.task,

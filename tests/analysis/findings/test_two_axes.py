@@ -32,8 +32,8 @@ def test_the_surface_comes_back(tmp_path: Path) -> None:
     for start, truth in {"alpha = ": ALPHA, "beta = ": BETA, "N ∝ C^": BETA / (ALPHA + BETA)}.items():
         stated = float(finding.answer.partition(start)[2].split()[0])
         assert stated == pytest.approx(truth, abs=0.03)
-    assert "n = 36 runs" in finding.answer
-    floor = re.search(r"The profile of E reaches from (\S+) to (\S+)\. ", finding.detail)
+    assert "n = 36 runs of 6 sizes" in finding.answer
+    floor = re.search(r" E = \S+ \((\S+) to (\S+)\), ", finding.answer)
     assert floor and float(floor[1]) < E < float(floor[2])
     without = re.search(r"Leaving out any one size keeps alpha within (\S+) to (\S+) and beta within", finding.detail)
     stated = float(finding.answer.partition("alpha = ")[2].split()[0])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.fit.bootstrap import bca_interval
 from analysis.fit.estimate import Fit, Options, fit_law
+from analysis.fit.intervals import bca_interval
 from analysis.fit.loss import SQUARED
 from analysis.fit.power_law import PowerLawFit, fit_power_law
 from analysis.fit.profile import Profile, profile

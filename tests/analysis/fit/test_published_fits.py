@@ -58,7 +58,7 @@ def test_epochs_huber_fit_and_its_bootstrap(epoch: pd.DataFrame, reference_data:
     optimum = compute_optimal(fit, 1e21)
     values = fit.parameters | {"a_opt": optimum.exponent}
     assert all(close(values[name], one) for name, one in wanted.items())
-    draws = dict(zip(CHINCHILLA.names, fit.law.natural(fit.resampled).T, strict=True))
+    draws = dict(zip(CHINCHILLA.names, fit.law.natural(fit.resampling.theta).T, strict=True))
     draws["a_opt"] = draws["beta"] / (draws["alpha"] + draws["beta"])
     checks = {name: one for name, one in published["bootstrap_check"].items() if name != "note"}
     assert all(close(float(draws[name].std()), one) for name, one in checks.items())

@@ -1,4 +1,4 @@
-"""Test sets of ImageNet in miniature, as they lie on disk, against a plain loop over timm's model."""
+"""Test sets of ImageNet in miniature, as they lie on disk, against a plain loop over timm's model; times of batches."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ import numpy as np
 import pytest
 import timm
 import torch
+from finished_runs import export, finished_run
 from PIL import Image
+from small_tasks import config_of
 from timm.data import create_transform, resolve_data_config
 
 from nepa_scale.config import overrides
 from nepa_scale.config.ladder import architecture
 from nepa_scale.data.preprocessing import Preprocessing
 from nepa_scale.models import nepa_vit  # noqa: F401  timm knows the model by it
+from nepa_scale.tasks.pretrain import Pretrain
 from nepa_scale.utils.errors import UserError, WeightsError
 from nepa_scale.weights import benchmarks, convert
+from nepa_scale.weights.__main__ import main
 from nepa_scale.weights.benchmarks import ALEXNET_ERRORS, synsets
 from nepa_scale.weights.convert import Weights, skeleton
 from nepa_scale.weights.evaluate import class_columns, evaluate
@@ -211,3 +215,24 @@ def test_classes_are_found_by_their_names() -> None:
     assert class_columns((), 1000)[IDS[3]] == 3
     with pytest.raises(WeightsError, match="a classifier of 10 classes such as 0"):
         class_columns(tuple("0123456789"), 10)
+
+
+def test_batches_are_timed(digits_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a run and of an exported folder, in either precision; a table for people, a document for programs."""
+    run = finished_run(Pretrain(config_of(digits_root, "pretrain")), tmp_path / "run")
+    out = export(run, tmp_path / "out", "timm")
+    capsys.readouterr()
+    words = ["batch_size=1", "batch_size=3", "seconds=0.01"]
+    assert main(["speed", str(run), *words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["image_size"] == 48 and [row["batch_size"] for row in told["rows"]] == [1, 3]
+    for row in told["rows"]:
+        assert row["images_per_second"] == pytest.approx(1000 * row["batch_size"] / row["ms"])
+        assert row["ms_p90"] >= row["ms"] > 0
+    assert main(["speed", str(out), *words, "precision=bf16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "bf16, 48 pixels" in lines[1] and len(lines) == 5
+    assert main(["speed", str(tmp_path / "absent")]) == 2
+    assert main(["speed", str(run), "task=classify"]) == 2
+    assert main(["speed", str(out), "task=classify"]) == 2  # an exported folder has one set of weights
+    assert len(capsys.readouterr().err.splitlines()) == 3

@@ -23,7 +23,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 ROOT = Path(__file__).resolve().parents[3]
 STUDY = (
     "grid=seeds",
-    "grid.axes.seed=[0,1,2,3]",
+    "grid.axes.seed=[0,1,2]",
     "study.base_size=femto",
     "study.scratch_control=false",
     "study.tasks=[pretrain,classify]",
@@ -103,7 +103,7 @@ def launch(*words: str, **options: Any) -> subprocess.Popen[str]:
 def test_a_disturbed_study(
     run_process: Run, slurm_cluster: VirtualCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job is requeued, another preempted, a node dies, the launcher is killed, a run is cancelled, a configuration
+    """A job is requeued, preempted and loses a node, the launcher is killed, a run is cancelled, a configuration
     damaged. Every task finishes or fails for its reason, results are those of an undisturbed study on this machine bit
     for bit, a second launch does what is missing and a third nothing."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # slots of this machine are not shared with other tests
@@ -113,51 +113,51 @@ def test_a_disturbed_study(
     folder = tmp_path / "disturbed"
     wait_for(lambda: [each.job_id is None for each in read_submissions(folder)] == [False] * 2, 60, "submitted")
     study = Study(folder, slurm_cluster)
-    config = study.folder / "runs" / study.runs[3] / "config.yaml"
+    config = study.folder / "runs" / study.runs[2] / "config.yaml"
     intact = config.read_text()
     config.write_text("model: {size: [femto\n")
     launcher.kill()
     launcher.wait()
+    assert run_process("cancel.py", "disturbed", "run=*seed 1").returncode == 0
 
     study.trains(0)
     slurm_cluster.ask("scontrol", "requeue", study.job(0).job_id)
     study.started_again(0, 1)
-    study.trains(1)
+    study.trains(0)
     slurm_cluster.ask("sbatch", "-p", "high", "-N2", "--exclusive", "--mem=1G", "-o", "/dev/null", "--wrap", "sleep 3")
-    study.started_again(1, 1)
-    assert run_process("cancel.py", "disturbed", "run=*seed 2").returncode == 0
-    study.trains(1)
+    study.started_again(0, 2)
+    study.trains(0)
     slurm_cluster.kill_node(2)
-    wait_for(lambda: study.job(1).state != "RUNNING", 60, "Slurm has noticed")
+    wait_for(lambda: study.job(0).state != "RUNNING", 60, "Slurm has noticed")
     slurm_cluster.start_node(2)
     wait_for(study.is_over, 500, "everything ended")
+    assert study.job(0).restarts >= 3
 
     told = {
         (task["run_id"], task["task"]): task
         for task in json.loads(run_process("status.py", "disturbed", "--json").stdout)
     }
-    damaged = told[study.runs[3], "pretrain"]
-    assert "config.yaml" in str(damaged["reason"]) and told[study.runs[3], "classify"]["reason"] == NOT_STARTED
+    damaged = told[study.runs[2], "pretrain"]
+    assert "config.yaml" in str(damaged["reason"]) and told[study.runs[2], "classify"]["reason"] == NOT_STARTED
     again = run_process("launch.py", *words, *SLURM, "study_dir=disturbed", "watch=true", "cluster.max_requeues=3")
     assert config.read_text() == intact
     assert "to do: " in again.stdout
     third = run_process("launch.py", *words, *SLURM, "study_dir=disturbed", "watch=true")
-    assert "to do: 0 of 8" in third.stdout
-    states = {(seed, task): study.status(seed, task) for seed in range(4) for task in ("pretrain", "classify")}
+    assert "to do: 0 of 6" in third.stdout
+    states = {(seed, task): study.status(seed, task) for seed in range(3) for task in ("pretrain", "classify")}
     assert {key for key, status in states.items() if status["state"] == "finished"} == {
-        (seed, task) for seed in (0, 1, 3) for task in ("pretrain", "classify")
+        (seed, task) for seed in (0, 2) for task in ("pretrain", "classify")
     }, json.dumps({str(key): status for key, status in states.items()})
-    assert [states[2, task]["error"] for task in ("pretrain", "classify")] == ["cancelled", "cancelled"]
+    assert [states[1, task]["error"] for task in ("pretrain", "classify")] == ["cancelled", "cancelled"]
 
-    for seed in (0, 1, 3):
+    for seed in (0, 2):
         rows = [json.loads(line) for line in study.metrics_file(seed).read_text().splitlines()]
         steps = [row["step"] for row in rows if "images_per_second" in row]
         assert steps == sorted(set(steps)), "a step was logged twice: by two processes at once, or from two starts"
 
-    quiet = run_process("launch.py", *words, *LOCAL, "grid.axes.seed=[0,1]", "study_dir=quiet")
+    quiet = run_process("launch.py", *words, *LOCAL, "grid.axes.seed=[0]", "study_dir=quiet")
     assert quiet.returncode == 0, quiet.stdout + quiet.stderr
     reference = Study(tmp_path / "quiet", slurm_cluster)
-    assert reference.runs == study.runs[:2]
-    for seed in (0, 1):  # those that were disturbed and finished
-        for task in ("pretrain", "classify"):
-            assert study.metrics(seed, task) == reference.metrics(seed, task)
+    assert reference.runs == study.runs[:1]
+    for task in ("pretrain", "classify"):  # of the run that was disturbed and finished
+        assert study.metrics(0, task) == reference.metrics(0, task)
