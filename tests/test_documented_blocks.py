@@ -101,6 +101,7 @@ STAND_INS = {
     r"\bcurves.csv": "tables/curves.csv",
     r"prepare adopt root=data": "prepare adopt root=shards",
     r"(weights speed .*)": r"\1 seconds=0.1",
+    r"(weights evaluate .*) num_workers=\d+": r"\1 num_workers=1",
     r"(prepare digits .*)": r"\1 num_train=64 num_validation=16",
     r"(prepare (?:.* source=|verify|adopt).*)": r"\1 workers=1",
     r"(recipe=.*)run_dir=runs/base": r"\1run_dir=runs/new",

@@ -64,14 +64,18 @@ class Study:
         path = self.folder / "runs" / self.runs[run] / task / "status.json"
         return dict(read_json(path)) if path.is_file() else {"state": "none", "step": 0, "attempt": 0, "error": None}
 
-    def trains(self, run: int) -> None:
-        """Wait until the pre-training makes steps, or has ended."""
+    def trains(self, run: int, after: int = 0) -> int:
+        """Wait until the pre-training makes steps in an attempt later than ``after``, or has ended; its number.
+
+        A job that is only being started would be killed by the signal that tells a task to save.
+        """
 
         def ready() -> bool:
-            job = self.job(run)
-            return not job.is_live or (self.status(run)["step"] > 0 and job.state == "RUNNING")
+            job, own = self.job(run), self.status(run)
+            return not job.is_live or (own["attempt"] > after and own["step"] > 0 and job.state == "RUNNING")
 
         wait_for(ready, 240, f"run {run} trains")
+        return int(self.status(run)["attempt"])
 
     def started_again(self, run: int, restarts: int) -> None:
         """Wait until Slurm has started the pre-training that often anew, or it ended."""
@@ -120,13 +124,13 @@ def test_a_disturbed_study(
     launcher.wait()
     assert run_process("cancel.py", "disturbed", "run=*seed 1").returncode == 0
 
-    study.trains(0)
+    attempt = study.trains(0)
     slurm_cluster.ask("scontrol", "requeue", study.job(0).job_id)
     study.started_again(0, 1)
-    study.trains(0)
+    attempt = study.trains(0, attempt)
     slurm_cluster.ask("sbatch", "-p", "high", "-N2", "--exclusive", "--mem=1G", "-o", "/dev/null", "--wrap", "sleep 3")
     study.started_again(0, 2)
-    study.trains(0)
+    study.trains(0, attempt)
     slurm_cluster.kill_node(2)
     wait_for(lambda: study.job(0).state != "RUNNING", 60, "Slurm has noticed")
     slurm_cluster.start_node(2)
