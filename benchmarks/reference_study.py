@@ -36,7 +36,7 @@ from nepa_scale.utils.files import write_atomically  # noqa: E402
 PAGE, RECORDS = "index.md", "records.tar.xz"
 KEPT = ("results.parquet", "report.html", "headline.png", "predictions.json")
 RECORDED = ("plan.json", "predictions.json", "runs/*/*/status.json", "runs/*/*/result.json")
-RATES = REPOSITORY / "docs" / "reference-study" / "learning_rates.csv"
+RATES = "learning_rates.csv"
 SIZES = ("femto", "pico", "nano", "micro")
 STEPS, BATCH = "config.pretrain.steps", 32
 LABELLED = 500  # images, 50 of each of ten classes
@@ -62,7 +62,7 @@ def keep(study: Path, folder: Path) -> None:
     write_atomically(folder / RECORDS, packed.getvalue())
 
 
-def keep_rates(studies: Iterable[Path]) -> None:
+def keep_rates(studies: Iterable[Path], folder: Path) -> None:
     """Take over what each run of studies of ``grid=lr`` reached, by rule, size and rate."""
     columns = {
         "size": "size",
@@ -79,7 +79,7 @@ def keep_rates(studies: Iterable[Path]) -> None:
         kept.insert(0, "rule", [_rule(path / "runs" / str(run_id) / CONFIG_NAME) for run_id in kept.index])
         tables.append(kept)
     rows = pd.concat(tables).sort_values(["rule", "base_lr"], kind="stable")
-    write_atomically(RATES, rows.to_csv(index=False, float_format="%.4g"))
+    write_atomically(folder / RATES, rows.to_csv(index=False, float_format="%.4g"))
 
 
 def _rule(config: Path) -> str:
@@ -87,9 +87,9 @@ def _rule(config: Path) -> str:
     return str(yaml.safe_load(config.read_text(encoding="utf-8"))["pretrain"]["lr_rule"])
 
 
-def rates(metric: str, factor: float, digits: int) -> str:
+def rates(folder: Path, metric: str, factor: float, digits: int) -> str:
     """A row for each rule and size: the ``metric`` times ``factor`` at each learning rate."""
-    table = pd.read_csv(RATES)
+    table = pd.read_csv(folder / RATES)
     learning_rates = sorted(table["base_lr"].unique())
     body = []
     for rule in ("fixed", "mup"):
@@ -169,9 +169,12 @@ TABLES: dict[str, Callable[[Study], str]] = {
     "labels": by_labels,
     "skill": skill_by_length,
     "answers": answers,
-    "skill-by-rate": lambda _: rates("skill", 100, 1),
-    "rank-by-rate": lambda _: rates("effective_rank", 1, 1),
-    "top-1-by-rate": lambda _: rates("top1", 100, 1),
+}
+#: The column of the learning rates' table, its factor and the digits.
+RATE_TABLES = {
+    "skill-by-rate": ("skill", 100, 1),
+    "rank-by-rate": ("effective_rank", 1, 1),
+    "top-1-by-rate": ("top1", 100, 1),
 }
 
 
@@ -189,11 +192,13 @@ def _markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
-def filled(page: str, study: Study) -> str:
-    """``page`` with each table as its study has it."""
+def filled(page: str, study: Study, folder: Path) -> str:
+    """``page`` with each table as its study, or the learning rates in ``folder``, have it."""
 
     def table(found: re.Match[str]) -> str:
-        return f"<!-- {found['name']} -->\n\n{TABLES[found['name']](study)}\n\n<!-- end -->"
+        name = found["name"]
+        content = rates(folder, *RATE_TABLES[name]) if name in RATE_TABLES else TABLES[name](study)
+        return f"<!-- {name} -->\n\n{content}\n\n<!-- end -->"
 
     return re.sub(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
 
@@ -206,9 +211,9 @@ def main() -> None:
     if settings["study"]:
         keep(Path(settings["study"]), folder)
     if settings["rates"]:
-        keep_rates(map(Path, settings["rates"].split(",")))
+        keep_rates(map(Path, settings["rates"].split(",")), folder)
     with records(folder) as study_dir:
-        page = filled((folder / PAGE).read_text(encoding="utf-8"), read_study(study_dir))
+        page = filled((folder / PAGE).read_text(encoding="utf-8"), read_study(study_dir), folder)
     write_atomically(folder / PAGE, page)
 
 

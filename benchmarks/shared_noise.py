@@ -131,13 +131,15 @@ def measure_surface(sizes: int, lengths: int, noise: tuple[float, float, float],
             wide += [intervals[0].high - intervals[0].low] if intervals[0] is not None else []
         widths += [wide[1] / wide[0]] if len(wide) == 2 else []
     shares: dict[str, object] = {
-        f"{name}, {kind}, %": round(100 * float(missed[row, column] / max(1, stated[row, column])), 1)
+        f"{name}, {kind}, %": round(100 * float(missed[row, column] / stated[row, column]), 1)
+        if stated[row, column]
+        else None
         for column, name in enumerate(names)
         for row, kind in enumerate(("all points", "groups"))
     }
     shares["with an interval of alpha, groups, %"] = round(100 * float(stated[1, 0]) / studies, 1)
     where = {"sizes": sizes, "lengths": lengths, "of size": of_size, "of run": of_run, "of point": of_point}
-    return where | shares | {"width": round(float(np.median(widths)), 2)}
+    return where | shares | {"width": round(float(np.median(widths)), 2) if widths else None}
 
 
 def main() -> int:

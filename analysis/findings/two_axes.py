@@ -86,13 +86,18 @@ def _finding(points: pd.DataFrame, target: Target) -> Finding:
     unsure = {"alpha", "beta"} & {*without, *idle}
     verdict = "Not shown" if fit.diagnostics.warnings or unsure else "Yes"
     detail = [f"{warning[0].upper()}{warning[1:]}." for warning in fit.diagnostics.warnings]
-    detail += (
-        [f"No interval can be given for {', '.join(without)}."] if without and not fit.diagnostics.indispensable else []
-    )
-    detail += [f"The interval of {name} holds 0: its term may not be there." for name in idle]
+    if without and not fit.diagnostics.indispensable:  # of which a warning has spoken
+        detail.append(f"No interval can be given for {', '.join(without)}.")
+    detail += [_may_be_absent(idle)] if idle else []
     detail += [*_floor(fit), *_without_one_size(fit, n)]
     detail += _parabolas(fit, c, n, error, best, flops_per)
     return Finding(question, verdict, answer, " ".join(detail), _p(fit) if verdict == "Yes" else None)
+
+
+def _may_be_absent(exponents: Sequence[str]) -> str:
+    if len(exponents) == 1:
+        return f"The interval of {exponents[0]} holds 0: its term may not be there."
+    return f"The intervals of {' and '.join(exponents)} hold 0: their terms may not be there."
 
 
 def _p(fit: Fit) -> float:
@@ -117,13 +122,10 @@ def _division(best: ComputeOptimal, tried: Array) -> str:
 
 
 def _floor(fit: Fit) -> list[str]:
-    """The profile interval of E; where there is none, whether the one that rests on sizes reaches 0."""
+    """The profile interval of E, where there is one: not where few sizes were trained for several lengths."""
     interval = profile(fit, "E")
     if isinstance(interval, NoFit):
-        by_size = fit.intervals["E"]
-        if by_size is None or by_size.low > 0:
-            return []
-        return [f"A floor E is not shown: any from 0 to {text.number(by_size.high)} fits."]
+        return []
     if interval.high is None:
         return ["The data do not bound the floor E from above."]
     if "low" in interval.open_ends:
@@ -134,7 +136,7 @@ def _floor(fit: Fit) -> list[str]:
 def _without_one_size(fit: Fit, n: Array) -> list[str]:
     """The range of both exponents when any one size is left out."""
     left = leave_one_out(fit, n)
-    if left is None or fit.diagnostics.flat:
+    if left is None or fit.diagnostics.flat or fit.diagnostics.indispensable:
         return []
     if left.indispensable:
         count = text.counted(len(np.unique(n)), "size")

@@ -4,6 +4,7 @@ Diagnostics: did the search converge, do its starts agree, and do the data deter
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.fit.loss import SQUARED, Loss, vanished, with_effect
+from analysis.fit.loss import SQUARED, Loss, effect, vanished, with_effect
 from analysis.fit.minimise import Solution, search_resamples
 from analysis.fit.noise import Noise, multiplied, one_place_each, scatter
 from analysis.laws.law import Array
@@ -21,6 +22,7 @@ FEW_UNITS = 60
 """Up to this many rows or clusters are too few to resample: of 30, intervals of 95 % hold the truth in 90 %."""
 MOST_DRAWS = 200
 """Draws of noise; few suffice, as quantiles are mapped from a known distribution."""
+DOUBLINGS = 100
 SHOWN = 0.1
 """The effect that a vanished term is given at the start of a search."""
 BATCH_NUMBERS = 300_000
@@ -136,13 +138,30 @@ def places(columns: Array) -> NDArray[np.intp]:
 def _determined_without_each(loss: Loss, theta: Array, units: NDArray[np.generic]) -> Array:
     """``without_each`` of the units [n], NaN also where the other units leave a direction of the law open.
 
-    That is judged with all terms of the law at work, those too that have vanished from the fit ``theta`` [P].
+    That is judged where the fit to them ended, and at the fit ``theta`` [P] to all rows with all terms of the law at
+    work, those too that have vanished from it.
     """
     fitted, weights = without_each(loss, theta, np.unique(units, return_inverse=True)[1])
-    lost = np.flatnonzero(vanished(loss, theta))
-    full = with_effect(loss, loss.law.starts(loss.columns, loss.y), theta[None], SHOWN, lost)[0]
-    good = [determined(loss, full, each) for each in weights]
+    full = _with_all_terms(loss, theta)
+    good = [
+        determined(loss, full, each) and determined(loss, own, each) for own, each in zip(fitted, weights, strict=True)
+    ]
     return np.where(np.array(good)[:, None], fitted, np.nan)
+
+
+def _with_all_terms(loss: Loss, theta: Array) -> Array:
+    """``theta`` [P] with each vanished parameter moved to where the one of the starts has it that shows it most."""
+    theta = theta.copy()
+    starts = loss.law.starts(loss.columns, loss.y)
+    for i in np.flatnonzero(vanished(loss, theta)):
+        moved = np.repeat(theta[None], len(starts), axis=0)
+        moved[:, i] = starts[:, i]
+        theta = moved[effect(loss, moved)[:, i].argmax()]
+        for _ in range(DOUBLINGS):  # a floor that no start has is raised until it shows
+            if effect(loss, theta[None])[0, i] >= SHOWN or loss.law.parameters[i].bounded:
+                break
+            theta[i] += math.log(2.0)
+    return theta
 
 
 def determined(loss: Loss, theta: Array, weights: Array) -> bool:
@@ -309,6 +328,11 @@ def _warnings(fit: Diagnostics) -> list[str]:
         lines.append(
             f"{fit.parameters + fit.spare} distinct places for {fit.parameters} parameters: too few for an interval, "
             f"which takes {fit.parameters + FEWEST_SPARE}"
+        )
+    if fit.indispensable:
+        lines.append(
+            f"{fit.indispensable} of the clusters cannot be left out, as the others do not determine the law: no "
+            "interval is stated"
         )
     if fit.resamples_failed > 0.05:
         lines.append(f"{fit.resamples_failed:.0%} of the resamples could not be fitted: intervals are too narrow")

@@ -158,7 +158,6 @@ def diagnostics_as_json(fit: Fit) -> dict[str, Any]:
         "stopped": dict(diagnostics.stopped),
         "resamples": diagnostics.resamples,
         "resamples_failed": diagnostics.resamples_failed,
-        "indispensable": diagnostics.indispensable,
         "warnings": list(diagnostics.warnings),
     }
 

@@ -41,7 +41,7 @@ class Fit:
     """A fitted law. ``parameters`` and ``intervals`` go by name.
 
     An interval is None without a bootstrap, where the data do not determine the parameter, where it was fixed, and
-    where few clusters hold several places and one of them cannot be missed.
+    where few clusters hold several places and one of them cannot be left out.
     """
 
     law: Law
@@ -126,11 +126,11 @@ class Fit:
         return quantity_interval(quantity, self.theta, self.resampling, self.options.confidence)
 
     @np.errstate(over="ignore", invalid="ignore")
-    def _widened_by_clusters(self, drawn: Prediction, places: Array) -> Prediction:
+    def _widened_by_clusters(self, drawn: Prediction, at: Array) -> Prediction:
         """``drawn``, no narrower than by the jackknife: what the law may be, and how far rows lie from it."""
         level = self.loss.level
-        about = self.law.log_value(self.theta, places)[0]
-        without = self.law.log_value(self.resampling.jackknife, places)
+        about = self.law.log_value(self.theta, at)[0]
+        without = self.law.log_value(self.resampling.jackknife, at)
         if not self.options.logarithmic:
             about, without = drawn.y / level, np.exp(without) / level
         row = self.loss.residuals(self.theta[None])[0][0] * self._spare_factor
@@ -205,7 +205,12 @@ def fit_law(
     if diagnostics.flat or diagnostics.bare:
         # Resamples of points that leave a direction flat all stop beside the first fit: spread that means nothing.
         resampling = replace(
-            resampling, theta=resampling.theta[:0], numbers=resampling.numbers[:0], noise=None, by_cluster=False
+            resampling,
+            theta=resampling.theta[:0],
+            numbers=resampling.numbers[:0],
+            jackknife=resampling.jackknife[:0],
+            noise=None,
+            by_cluster=False,
         )
     return Fit(
         law=law,
@@ -275,7 +280,9 @@ class ComputeOptimal:
 
 
 def compute_optimal(fit: Fit, budget: float, flops_per: float = FLOPS_PER) -> ComputeOptimal:
-    """N* and D* of a fitted ``chinchilla`` law at ``budget`` FLOPs, C = ``flops_per`` N D."""
+    """N* and D* of a fitted ``chinchilla`` law at ``budget`` FLOPs, C = ``flops_per`` N D. Raises ``UserError``."""
+    if not budget > 0:
+        raise UserError(f"budget={budget:g}: must be greater than 0")
 
     def log_size(theta: Array) -> Array:
         return _log_optimum(fit.law.full(theta), budget, flops_per)

@@ -112,13 +112,19 @@ def _widened(
     """
     law = loss.law
     ended = ~np.isfinite(np.concatenate([run_away(loss, fitted[None]), run_away(loss, without)])).all(axis=0)
-    about, left = law.natural(fitted), law.natural(without)
     found: dict[str, Interval | None] = {**drawn}
     for i, parameter in enumerate(law.parameters):
-        if not ended[i]:
-            in_logs = _is_scale(parameter)
-            own = _of_clusters(float(about[i]), left[:, i], law.reach(i), confidence, in_logs=in_logs)
-            found[parameter.name] = own and _wider(own, drawn[parameter.name])
+        if ended[i]:
+            continue
+        if _is_scale(parameter):
+            logs = jackknife_interval(
+                float(law.in_table_units(fitted)[i]), law.in_table_units(without)[:, i], confidence
+            )
+            own = logs and exponential(logs)
+        else:
+            around = jackknife_interval(float(law.natural(fitted)[i]), law.natural(without)[:, i], confidence)
+            own = around and _within(around, law.reach(i))
+        found[parameter.name] = own and _wider(own, drawn[parameter.name])
     return found
 
 
@@ -127,16 +133,9 @@ def _wider(first: Interval, second: Interval) -> Interval:
     return Interval(min(first.low, second.low), max(first.high, second.high))
 
 
-def _of_clusters(
-    estimate: float, without: Array, reach: tuple[float, float], confidence: float, *, in_logs: bool
-) -> Interval | None:
-    """The interval of one parameter, within its ``reach``."""
-    if in_logs:
-        with np.errstate(divide="ignore"):  # a coefficient may be too small for a number
-            logs = jackknife_interval(float(np.log(estimate)), np.log(without), confidence)
-        return logs and exponential(logs)
-    around = jackknife_interval(estimate, without, confidence)
-    return around and Interval(max(around.low, reach[0]), min(around.high, reach[1]))
+def _within(interval: Interval, reach: tuple[float, float]) -> Interval:
+    """The part of ``interval`` that is in ``reach``."""
+    return Interval(max(interval.low, reach[0]), min(interval.high, reach[1]))
 
 
 def _is_scale(parameter: Parameter) -> bool:

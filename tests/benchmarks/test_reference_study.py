@@ -51,7 +51,7 @@ def scores(table: pd.DataFrame) -> pd.DataFrame:
 def test_tables_of_the_page_are_those_of_the_records(study: Study) -> None:
     """Nobody has changed a figure of the page by hand, and no change of the analysis has changed an answer unseen."""
     page = (FOLDER / reference_study.PAGE).read_text(encoding="utf-8")
-    assert reference_study.filled(page, study) == page
+    assert reference_study.filled(page, study, FOLDER) == page
     assert page.count("<!-- end -->") >= 4
 
 

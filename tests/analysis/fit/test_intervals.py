@@ -3,12 +3,14 @@ against refits by numpy, the delta method and simulated truth."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from analysis.fit.estimate import Fit, Options, compute_optimal, fit_law
-from analysis.fit.intervals import Quantity
+from analysis.fit.intervals import Quantity, parameter_intervals
 from analysis.fit.loss import SQUARED
 from analysis.fit.student import bounds
 from analysis.laws import LAWS
@@ -172,3 +174,49 @@ def test_a_floor_that_is_not_there_starts_at_zero() -> None:
     floor, alpha = fit.intervals["E"], fit.intervals["alpha"]
     assert floor is not None and floor.low == 0 < floor.high < y.min()
     assert alpha is not None and SURFACE["alpha"] in alpha
+
+
+def jackknifed(values: dict[str, tuple[float, ...]]) -> tuple[Fit, Fit]:
+    """A surface with drawn intervals, and the same with fits without one of four clusters, ``values`` put in."""
+    columns = grid(6, 4)
+    y = surface(*columns) * np.exp(np.random.default_rng(8).normal(0, 0.01, columns.shape[1]))
+    fit = fitted(columns, y, CHINCHILLA)
+    without = np.repeat(fit.theta[None], 4, axis=0)
+    for name, shifts in values.items():
+        without[:, CHINCHILLA.names.index(name)] += shifts
+    resampling = replace(fit.resampling, jackknife=without, by_cluster=True)
+    found = parameter_intervals(fit.loss, fit.theta, resampling, 0.95)
+    return fit, replace(fit, intervals=found, resampling=resampling)
+
+
+def test_the_further_of_both_ends_counts() -> None:
+    """Fits that hardly move leave the drawn interval; those that move make it wider, on both sides of the estimate."""
+    fit, wide = jackknifed({"alpha": (0.2, -0.2, 0.2, -0.2), "beta": (1e-6, 0, 0, 0), "A": (2.0, -2.0, 0, 0)})
+    assert wide.intervals["beta"] == fit.intervals["beta"]
+    t = stats.t.ppf(0.975, 3)
+    middle, half = fit.parameters["alpha"], t * np.sqrt(3 / 4 * 4 * 0.2**2)
+    alpha, scale = wide.intervals["alpha"], wide.intervals["A"]
+    assert alpha is not None and (alpha.low, alpha.high) == pytest.approx((middle - half, middle + half))
+    assert scale is not None and scale.low * scale.high == pytest.approx(fit.parameters["A"] ** 2)  # in the logarithm
+
+
+def test_a_floor_is_taken_as_it_is_and_ends_at_zero() -> None:
+    """Fits with floors of 0.5 to 2 times the estimate: no interval below 0, where the logarithm's would not end."""
+    fit, wide = jackknifed({"E": (np.log(2.0), np.log(0.5), np.log(2.0), np.log(0.5))})
+    floor, estimate = wide.intervals["E"], fit.parameters["E"]
+    high = estimate + stats.t.ppf(0.975, 3) * np.sqrt(3 / 4 * estimate**2 * (1 + 0.25 + 1 + 0.25))
+    assert floor is not None and floor.low == 0 and floor.high == pytest.approx(high, rel=1e-6)
+
+
+def test_a_floor_that_vanishes_in_one_fit_keeps_what_was_drawn() -> None:
+    """What is cut off at 0 does not vary as it would."""
+    fit, wide = jackknifed({"E": (-60.0, 0.5, 0.5, 0.5)})
+    assert wide.intervals["E"] == fit.intervals["E"]
+
+
+def test_three_sizes_without_a_floor_have_no_interval() -> None:
+    """Whether two sizes determine the law does not depend on whether the floor was found to be there."""
+    columns, rng = grid(3, 6), np.random.default_rng(9)
+    for _ in range(8):
+        y = (surface(*columns) - SURFACE["E"]) * np.exp(rng.normal(0, 0.02, columns.shape[1]))
+        assert fitted(columns, y, CHINCHILLA, columns[0]).diagnostics.indispensable == 3
