@@ -87,7 +87,7 @@ def _rule(config: Path) -> str:
     return str(yaml.safe_load(config.read_text(encoding="utf-8"))["pretrain"]["lr_rule"])
 
 
-def rates(folder: Path, metric: str, factor: float, digits: int) -> str:
+def rates(folder: Path, metric: str, factor: float) -> str:
     """A row for each rule and size: the ``metric`` times ``factor`` at each learning rate."""
     table = pd.read_csv(folder / RATES)
     learning_rates = sorted(table["base_lr"].unique())
@@ -95,7 +95,7 @@ def rates(folder: Path, metric: str, factor: float, digits: int) -> str:
     for rule in ("fixed", "mup"):
         for size in SIZES:
             rows = table[(table["rule"] == rule) & (table["size"] == size)].set_index("base_lr")[metric].dropna()
-            cells = (f"{factor * rows[rate]:.{digits}f}" if rate in rows else text.MISSING for rate in learning_rates)
+            cells = (f"{factor * rows[rate]:.1f}" if rate in rows else text.MISSING for rate in learning_rates)
             body += [[f"`{rule}`", size, *cells]] if len(rows) else []
     return _markdown(["rule", "size", *(f"{rate:g}" for rate in learning_rates)], body)
 
@@ -170,11 +170,11 @@ TABLES: dict[str, Callable[[Study], str]] = {
     "skill": skill_by_length,
     "answers": answers,
 }
-#: The column of the learning rates' table, its factor and the digits.
+#: The column of the learning rates' table, and its factor.
 RATE_TABLES = {
-    "skill-by-rate": ("skill", 100, 1),
-    "rank-by-rate": ("effective_rank", 1, 1),
-    "top-1-by-rate": ("top1", 100, 1),
+    "skill-by-rate": ("skill", 100),
+    "rank-by-rate": ("effective_rank", 1),
+    "top-1-by-rate": ("top1", 100),
 }
 
 

@@ -135,8 +135,10 @@ def _floor(fit: Fit) -> list[str]:
 
 def _without_one_size(fit: Fit, n: Array) -> list[str]:
     """The range of both exponents when any one size is left out."""
+    if fit.diagnostics.flat or fit.diagnostics.indispensable:
+        return []
     left = leave_one_out(fit, n)
-    if left is None or fit.diagnostics.flat or fit.diagnostics.indispensable:
+    if left is None:
         return []
     if left.indispensable:
         count = text.counted(len(np.unique(n)), "size")

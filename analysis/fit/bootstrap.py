@@ -22,9 +22,10 @@ FEW_UNITS = 60
 """Up to this many rows or clusters are too few to resample: of 30, intervals of 95 % hold the truth in 90 %."""
 MOST_DRAWS = 200
 """Draws of noise; few suffice, as quantiles are mapped from a known distribution."""
-DOUBLINGS = 100
 SHOWN = 0.1
 """The effect that a vanished term is given at the start of a search."""
+DOUBLINGS = 100
+"""How often a term that no start shows is doubled at most until it shows."""
 BATCH_NUMBERS = 300_000
 """Numbers in the largest array of one batch of searches: 2.4 MB stay in a core's cache."""
 STEEP = 1e-4
@@ -59,6 +60,11 @@ class Resampling:
     by_cluster: bool = False
 
 
+def no_resamples(parameters: int) -> Resampling:
+    """Nothing to make intervals of a law of so many ``parameters`` from."""
+    return Resampling(np.empty((0, parameters)), np.empty(0, dtype=np.intp), np.empty((0, parameters)), 0, 0)
+
+
 def draw(
     loss: Loss, theta: Array, units: NDArray[np.generic], number: int, seed: int, paired: bool = False
 ) -> Resampling:
@@ -72,7 +78,7 @@ def draw(
     if number == 0 or (len(np.unique(units)) > FEW_UNITS and not stopped):
         return resample(loss, theta, units, number, seed)
     number = min(number, MOST_DRAWS)
-    none = Resampling(np.empty((0, len(theta))), np.empty(0, dtype=np.intp), np.empty((0, len(theta))), 0, 0)
+    none = no_resamples(len(theta))
     noise = None
     if paired:
         shifts = multiplied(loss, theta, units, number, seed)
@@ -108,7 +114,7 @@ def resample(loss: Loss, theta: Array, clusters: NDArray[np.generic], number: in
     size = len(theta)
     names, member = np.unique(clusters, return_inverse=True)
     if number == 0:
-        return Resampling(np.empty((0, size)), np.empty(0, dtype=np.intp), np.empty((0, size)), 0, 0)
+        return no_resamples(size)
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=number)
     counts = drawn[:, member].astype(float)

@@ -4,13 +4,13 @@ compute-optimal size and data."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from analysis.fit.bootstrap import Diagnostics, Resampling, diagnose, draw, places
+from analysis.fit.bootstrap import Diagnostics, Resampling, diagnose, draw, no_resamples, places
 from analysis.fit.intervals import Quantity, jackknife_error, parameter_intervals, quantity_interval
 from analysis.fit.loss import SQUARED, Loss
 from analysis.fit.minimise import multistart, to_bounds
@@ -134,10 +134,8 @@ class Fit:
         if not self.options.logarithmic:
             about, without = drawn.y / level, np.exp(without) / level
         row = self.loss.residuals(self.theta[None])[0][0] * self._spare_factor
-        errors = [jackknife_error(float(about[i]), without[:, i]) for i in range(len(about))]
-        half = special.stdtrit(self.degrees, (1 + self.options.confidence) / 2) * np.hypot(
-            errors, np.sqrt((row**2).mean())
-        )
+        error = np.hypot(jackknife_error(about, without), np.sqrt((row**2).mean()))
+        half = special.stdtrit(self.degrees, (1 + self.options.confidence) / 2) * error
         ends = np.stack([about - half, about + half])
         low, high = np.exp(ends) if self.options.logarithmic else np.maximum(ends * level, 0.0)
         return Prediction(drawn.y, np.minimum(low, drawn.low), np.maximum(high, drawn.high))
@@ -204,14 +202,7 @@ def fit_law(
     diagnostics = diagnose(loss, solution, resampling, int((~present).sum()))
     if diagnostics.flat or diagnostics.bare:
         # Resamples of points that leave a direction flat all stop beside the first fit: spread that means nothing.
-        resampling = replace(
-            resampling,
-            theta=resampling.theta[:0],
-            numbers=resampling.numbers[:0],
-            jackknife=resampling.jackknife[:0],
-            noise=None,
-            by_cluster=False,
-        )
+        resampling = no_resamples(len(solution.theta))
     return Fit(
         law=law,
         theta=solution.theta,
@@ -288,35 +279,39 @@ def compute_optimal(fit: Fit, budget: float, flops_per: float = FLOPS_PER) -> Co
         return _log_optimum(fit.law.full(theta), budget, flops_per)
 
     def log_odds(theta: Array) -> Array:
-        return np.log(_odds(fit.law.full(theta)))
+        return _log_odds(fit.law.full(theta))
 
-    log_n, odds = float(log_size(fit.theta[None])[0]), float(_odds(fit.law.full(fit.theta[None]))[0])
+    log_n, odds = (float(each(fit.theta[None])[0]) for each in (log_size, log_odds))
     sizes, ratios = fit.interval_of(log_size), fit.interval_of(log_odds)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # it may lie anywhere
         n = float(np.exp(log_n))
         d = float(budget / (flops_per * np.float64(n)))
         value = float(fit.value(np.array([[n], [d]]))[0])
         log_tokens = math.log(budget / flops_per)
-    ends = ratios and exponential(ratios)
     return ComputeOptimal(
         n,
         d,
         value,
         sizes and exponential(sizes),
         sizes and exponential(Interval(log_tokens - sizes.high, log_tokens - sizes.low)),
-        odds / (1 + odds),
-        ends and Interval(ends.low / (1 + ends.low), 1 - 1 / (1 + ends.high)),
+        float(special.expit(odds)),
+        ratios and Interval(float(special.expit(ratios.low)), float(special.expit(ratios.high))),
     )
 
 
-def _odds(theta: Array) -> Array:
-    """beta / alpha [S] of laws ``theta`` [S, 5]; NaN where the loss does not fall with both."""
-    alpha, beta = np.where((theta[:, 3:] > 0).all(axis=1, keepdims=True), theta[:, 3:], np.nan).T
-    return beta / alpha
+def _log_odds(theta: Array) -> Array:
+    """log (beta / alpha) [S] of laws ``theta`` [S, 5], the log odds of the exponent of N* ~ C^a."""
+    alpha, beta = _falling(theta)[:, 3:].T
+    return np.log(beta / alpha)
 
 
 def _log_optimum(theta: Array, budget: float, flops_per: float) -> Array:
-    """log N* [S] of laws ``theta`` [S, 5] (Hoffmann et al. 2022, eq. 4); NaN where the loss does not fall with both."""
-    _, log_a, log_b, alpha, beta = np.where((theta[:, 3:] > 0).all(axis=1, keepdims=True), theta, np.nan).T
+    """log N* [S] of laws ``theta`` [S, 5] (Hoffmann et al. 2022, eq. 4)."""
+    _, log_a, log_b, alpha, beta = _falling(theta).T
     log_ratio = np.log(alpha) + log_a - np.log(beta) - log_b
     return np.asarray((log_ratio + beta * np.log(budget / flops_per)) / (alpha + beta))
+
+
+def _falling(theta: Array) -> Array:
+    """``theta`` [S, 5] with NaN for laws whose loss does not fall with both: these have no best division."""
+    return np.where((theta[:, 3:] > 0).all(axis=1, keepdims=True), theta, np.nan)

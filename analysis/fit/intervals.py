@@ -47,22 +47,23 @@ def quantity_interval(quantity: Quantity, fitted: Array, resampling: Resampling,
     estimate = float(quantity(fitted[None])[0])
     if not math.isfinite(estimate):
         return None
-    drawn = _drawn(quantity, fitted, resampling, confidence)
+    drawn = _drawn(quantity, estimate, fitted, resampling, confidence)
     if not resampling.by_cluster or drawn is None:
         return drawn
     left_out = jackknife_interval(estimate, quantity(resampling.jackknife), confidence)
     return left_out and _wider(left_out, drawn)
 
 
-def _drawn(quantity: Quantity, fitted: Array, resampling: Resampling, confidence: float) -> Interval | None:
-    """The interval of ``quantity`` from resamples or drawn noise."""
+def _drawn(
+    quantity: Quantity, estimate: float, fitted: Array, resampling: Resampling, confidence: float
+) -> Interval | None:
+    """The interval of ``quantity``, ``estimate`` at the law ``fitted`` [P], from resamples or drawn noise."""
     draws = quantity(resampling.theta)
     real = np.isfinite(draws)
     if not real.any() or (~real).sum() > len(draws) * (1 - confidence) / 2:
         return None
     if resampling.noise is None:
         left_out = quantity(resampling.jackknife)
-        estimate = float(quantity(fitted[None])[0])
         return bca_interval(estimate, draws[real], left_out[np.isfinite(left_out)], confidence)
     low, high = resampling.noise.kept(real).ends(draws[real], _gradient(quantity, fitted), confidence)
     return Interval(low, high)
@@ -112,17 +113,17 @@ def _widened(
     """
     law = loss.law
     ended = ~np.isfinite(np.concatenate([run_away(loss, fitted[None]), run_away(loss, without)])).all(axis=0)
+    coordinates, left_coordinates = law.in_table_units(fitted), law.in_table_units(without)
+    values, left_values = law.tell(coordinates), law.tell(left_coordinates)
     found: dict[str, Interval | None] = {**drawn}
     for i, parameter in enumerate(law.parameters):
         if ended[i]:
             continue
         if _is_scale(parameter):
-            logs = jackknife_interval(
-                float(law.in_table_units(fitted)[i]), law.in_table_units(without)[:, i], confidence
-            )
+            logs = jackknife_interval(float(coordinates[i]), left_coordinates[:, i], confidence)
             own = logs and exponential(logs)
         else:
-            around = jackknife_interval(float(law.natural(fitted)[i]), law.natural(without)[:, i], confidence)
+            around = jackknife_interval(float(values[i]), left_values[:, i], confidence)
             own = around and _within(around, law.reach(i))
         found[parameter.name] = own and _wider(own, drawn[parameter.name])
     return found
@@ -149,20 +150,23 @@ def jackknife_interval(estimate: float, without: Array, confidence: float) -> In
     Its variance is (G - 1) / G times the sum of squares about the estimate (Efron 1982, The Jackknife, ch. 3), which
     for least squares is the cluster-robust CR3 (Bell and McCaffrey 2002). None where one of the fits has no value.
     """
-    error = jackknife_error(estimate, without)
+    error = float(jackknife_error(estimate, without))
     if not math.isfinite(error):
         return None
     half = float(special.stdtrit(len(without) - 1, (1 + confidence) / 2)) * error
     return Interval(estimate - half, estimate + half)
 
 
-def jackknife_error(estimate: float, without: Array) -> float:
-    """The jackknife's standard error of ``estimate``; NaN of fewer than two clusters, or where a value is."""
+def jackknife_error(estimate: float | Array, without: Array) -> Array:
+    """The jackknife's standard errors [...] of ``estimate`` [...], from values ``without`` [G, ...] one cluster each.
+
+    NaN of fewer than two clusters, or where a value is.
+    """
     count = len(without)
     if count < 2:
-        return math.nan
+        return np.full(np.shape(estimate), np.nan)
     with np.errstate(over="ignore", invalid="ignore"):
-        return math.sqrt((count - 1) / count * float(((without - estimate) ** 2).sum()))
+        return np.asarray(np.sqrt((count - 1) / count * ((without - estimate) ** 2).sum(axis=0)))
 
 
 def bca_interval(estimate: float, draws: Array, jackknife: Array, confidence: float) -> Interval | None:
