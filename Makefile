@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STUDY_DIR ?= studies/demo-overview
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup study test quick lint clean
+.PHONY: setup study test quick long lint clean
 
 setup: $(VENV)/.installed
 
@@ -27,7 +27,11 @@ quick: setup
 	$(PYTEST) -m "not slow" --numprocesses auto --maxprocesses 4
 
 test: setup
-	$(PYTEST) --numprocesses 2
+	$(PYTEST) -m "not long" --numprocesses 2
+
+# Further number formats, ranks, launchers and terminals, a disturbed study, the gain by pre-training.
+long: setup
+	$(PYTEST) -m long --numprocesses 2
 
 lint: setup
 	$(BIN)/ruff check .

@@ -149,7 +149,7 @@ def outcomes(folder: Path) -> dict[str, dict[str, Any]]:
         if not place.exists():
             shutil.copytree(world, place)
         if left_out(code) is None and code not in alone and not run_script(code, document, place):
-            if re.search(r"prepare|launch", code):
+            if re.search(r"prepare|launch|report|visualise|speed", code):
                 alone.add(code)
             cases.setdefault(f"{document}: {code}", case_of(code, number, place))
     done = subprocess.run(
@@ -180,6 +180,7 @@ def test_what_is_left_out_is_in_the_documents() -> None:
     assert all(len(reason) > 10 for reason in REASONS.values())
 
 
+@pytest.mark.slow(seconds=7)
 def test_every_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of a document one after the other, each statement on a table like that of the command it belongs to."""
     documented_world.write_weights(tmp_path)

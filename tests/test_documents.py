@@ -113,6 +113,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow(seconds=11)
 def test_commands_of_documents_are_understood() -> None:
     """Every command of the launcher, training, data and pictures that a document shows has words that exist."""
     for shown, reading, words in COMMANDS:

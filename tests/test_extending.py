@@ -11,7 +11,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import warm
 
+from analysis.report import main as report
 from nepa_scale.config import overrides
 from nepa_scale.run_dir import run_folder
 from nepa_scale.train import main as train
@@ -227,10 +229,12 @@ def python(here: Path, *words: str, **variables: str) -> str:
 @pytest.mark.slow
 def test_a_study_of_the_folder_runs_to_its_report(here: Path) -> None:
     """The sizes of three short files are trained by processes of their own, and the report names them."""
-    words = ["config_dir=mine", "grid=widths", "study=flowers"]
-    python(here, "-m", "sweeps.launch", *words, TMPDIR=str(here))  # so that it waits for no other study of this machine
+    words = ["-m", "sweeps.launch", "config_dir=mine", "grid=widths", "study=flowers"]
+    environment = {**os.environ, "TMPDIR": str(here)}  # so that it waits for no other study of this machine
+    done = warm.run(words, kind=warm.WarmLauncher, cwd=here, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
     study = here / "studies" / "flowers-widths"
-    python(here, "-m", "analysis.report", str(study))
+    assert report([str(study)]) == 0
     page = (study / "report.html").read_text(encoding="utf-8")
     assert all(name in page for name in ("slim", "slender", "flowers", "whether width or depth pays"))
 

@@ -125,6 +125,7 @@ def test_faults_of_a_data_set(capsys: Capture, here: Path) -> None:
     assert shard.name in document(capsys)["faults"][0]
 
 
+@pytest.mark.slow(seconds=6)
 def test_answers_of_tables(capsys: Capture, table: Path) -> None:
     """Every command that reads one; typed as words or as flags, the document is the same."""
     cases = [

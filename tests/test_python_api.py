@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import warm
 from law_studies import StudySpec, write_study
 
 import analysis
@@ -82,6 +83,7 @@ def test_mistakes_are_raised_together() -> None:
         nepa_scale.load("absent")
 
 
+@pytest.mark.slow(seconds=5)
 def test_a_study_is_a_frame_and_a_page(here: Path) -> None:
     """The rows that the report writes, and the path of its page; a law fits as from the table's file."""
     study = write_study(here / "study", StudySpec(sizes={"pico": 10_000, "nano": 25_000, "micro": 98_304}))
@@ -136,5 +138,6 @@ def test_the_notebook_runs(here: Path) -> None:
     """Study, table, fit, plot and prediction, as it stands; what it keeps of its outputs is small."""
     assert NOTEBOOK.stat().st_size < 100_000
     code = "\n".join([*cells(NOTEBOOK), CHECKS])
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "MPLBACKEND": "agg"})
+    done = warm.run(["-c", code], kind=warm.WarmLauncher, cwd=here, env={**os.environ, "MPLBACKEND": "agg"})
+    assert done.returncode == 0, done.stderr
     assert (here / "studies" / "notebook" / "report.html").is_file()

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow(seconds=4)
 def test_the_site_is_built_strictly(tmp_path: Path) -> None:
     """Every page of docs is in the navigation, README is the first page, and docstrings fill the reference."""
     pytest.importorskip("mkdocs")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
 import functools
 import inspect
-import pickle
 import textwrap
 from collections.abc import Collection, Sequence
 from itertools import pairwise, permutations
@@ -114,10 +114,13 @@ def build_read(
         ConfigError: with every problem found.
     """
     pairs = overlay(recorded, _expand(given, recorded, begun, problems))
-    tree: DictConfig = pickle.loads(_defaults())  # noqa: S301  what _defaults has pickled
-    for key, value in pairs:
-        problems += _apply(tree, key, value)
-    config: RunConfig = OmegaConf.to_object(tree)  # type: ignore[assignment]
+    config = RunConfig()
+    for key, text in pairs:
+        value, wrong = _read(key, text)
+        problems += wrong
+        if not wrong:
+            *parents, leaf = key.split(".")
+            setattr(functools.reduce(getattr, parents, config), leaf, copy.copy(value))
     _replace_default_epochs(config, {key for key, _ in pairs})
     _state_own_shape(config.model)
     problems += check_values(config, (config.task,) if tasks is None else tuple(t for t in config.tasks if t in tasks))
@@ -154,8 +157,8 @@ def setting_problems(key: str, value: Any) -> list[str]:
         return []
     if isinstance(value, list):
         return [f"{key}: {ONE_VALUE}"]
-    tree: DictConfig = _scratch_tree()
-    return _apply(tree, key, to_text(value)) or out_of_range(key, OmegaConf.select(tree, key), KEYS[key])
+    read, problems = _read(key, to_text(value))
+    return list(problems) or out_of_range(key, read, KEYS[key])
 
 
 def key_problems(key: str) -> list[str]:
@@ -233,17 +236,23 @@ def help_text() -> str:
     )
 
 
+@functools.lru_cache(maxsize=10_000)
+def _read(key: str, text: str) -> tuple[Any, tuple[str, ...]]:
+    """The value that ``text`` is in the type of its field, and what is wrong with either; the runs of a plan share most
+    of their settings."""
+    if key not in KEYS:
+        return None, (unknown_key(key),)
+    tree = _typed_tree()
+    problems = assign(tree, key, text, _kind(key))
+    value = None if problems else OmegaConf.select(tree, key)
+    return (OmegaConf.to_object(value) if OmegaConf.is_config(value) else value), tuple(problems)
+
+
 @functools.cache
-def _scratch_tree() -> DictConfig:
-    """A typed tree whose values are of no interest: one to try settings on."""
-    tree: DictConfig = pickle.loads(_defaults())  # noqa: S301  what _defaults has pickled
+def _typed_tree() -> DictConfig:
+    """A tree of the fields' types, to read values with."""
+    tree: DictConfig = OmegaConf.structured(RunConfig)
     return tree
-
-
-@functools.cache
-def _defaults() -> bytes:
-    """The typed tree of defaults, pickled: reading it takes a thirtieth of making it, and a plan needs thousands."""
-    return pickle.dumps(OmegaConf.structured(RunConfig))
 
 
 def with_files(pairs: Sequence[tuple[str, str]], problems: list[str]) -> Pairs:
@@ -349,12 +358,6 @@ def _state_own_shape(model: ModelConfig) -> None:
     """Put the shape of a size of the user's folder into the settings: it is part of the run and stays as it is now."""
     if model.size in own_sizes():
         model.embed_dim, model.depth, model.num_heads = model.shape()[:3]
-
-
-def _apply(tree: DictConfig, key: str, value: str) -> list[str]:
-    if key not in KEYS:
-        return [unknown_key(key)]
-    return assign(tree, key, value, _kind(key))
 
 
 def _recipe_names(key: str) -> list[str]:

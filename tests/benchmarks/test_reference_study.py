@@ -48,6 +48,7 @@ def scores(table: pd.DataFrame) -> pd.DataFrame:
     return both.groupby(keys[:-1], dropna=False).mean().reset_index()
 
 
+@pytest.mark.slow(seconds=3)
 def test_tables_of_the_page_are_those_of_the_records(study: Study) -> None:
     """Nobody has changed a figure of the page by hand, and no change of the analysis has changed an answer unseen."""
     page = (FOLDER / reference_study.PAGE).read_text(encoding="utf-8")

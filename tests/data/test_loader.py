@@ -163,6 +163,7 @@ def test_workers_leave_signals_to_training_and_use_one_thread() -> None:
     assert batch[0, 2] != os.getpid()
 
 
+@pytest.mark.slow(seconds=5)
 def test_a_crash_does_not_wait_for_its_workers(digits_root: Path) -> None:
     """Workers ignore SIGTERM, which is how they are ended at exit: the process must still come to its end."""
     code = (

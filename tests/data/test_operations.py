@@ -50,6 +50,7 @@ def opened(root: Path, *, streaming: bool) -> Contents:
     return open_stream(root, "toy", "train", allow_remote=False) if streaming else open_source(root, "toy", "train")
 
 
+@pytest.mark.slow(seconds=4)
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("streaming", [False, True])
@@ -174,6 +175,7 @@ def test_every_transform_takes_every_image(name: str) -> None:
             assert torch.isfinite(image.float()).all()
 
 
+@pytest.mark.slow(seconds=8)
 @pytest.mark.parametrize("scales", [(0.001, 0.001), (0.5, 2.0), (10.0, 10.0)])
 @pytest.mark.parametrize("ratio", [TINY, 0.75, ONE])
 def test_joint_transforms_take_every_image(scales: tuple[float, float], ratio: float) -> None:

@@ -173,6 +173,7 @@ def test_crop_and_flip_move_image_and_mask_together(hflip: float) -> None:
         assert torch.equal(red_classes(tensor), classes)
 
 
+@pytest.mark.slow(seconds=4)
 def test_scaling_keeps_image_and_mask_together() -> None:
     """Enlarged or shrunk, image and mask still agree except along the borders of classes."""
     transform = T.segment_train(60, scale_min=0.7, scale_max=2.0, hflip=0.5)

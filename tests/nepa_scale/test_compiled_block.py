@@ -106,7 +106,10 @@ def test_only_few_tokens_attended_by_products(tokens: int, fused: int, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize(
+    "checkpointing",
+    [pytest.param(False, id="kept"), pytest.param(True, id="recomputed", marks=pytest.mark.long)],
+)
 def test_compiled_training_equals_eager(checkpointing: bool) -> None:
     """Outputs and all gradients of compiled blocks are the eager ones, with activation checkpointing too."""
     model = _model()

@@ -171,6 +171,7 @@ def configurations(draw: st.DrawFn) -> RunConfig:
     return config
 
 
+@pytest.mark.slow(seconds=3)
 @given(configurations())
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_saved_configuration_is_read_back_equal(tmp_path: Path, config: RunConfig) -> None:

@@ -65,6 +65,7 @@ def authors_loss(model: AuthorsNepa, root: Path) -> float:
     return sum(losses) / len(losses)
 
 
+@pytest.mark.slow(seconds=8)
 def test_loss_at_step_0_is_that_of_the_imported_weights(tmp_path: Path, digits_root: Path) -> None:
     """The authors' model, restated, and the first record of its continued pre-training agree to 1e-5."""
     theirs = AuthorsNepa(config_of(image=48, patch=8))

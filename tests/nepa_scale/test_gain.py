@@ -11,7 +11,7 @@ from launching import train
 from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.utils.files import read_json
 
-pytestmark = [pytest.mark.slow(seconds=120), pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow(seconds=120), pytest.mark.long, pytest.mark.timeout(1500)]
 SEEDS = (0, 1, 2)
 MODEL = (
     "model.size=femto",

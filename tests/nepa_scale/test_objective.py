@@ -102,6 +102,7 @@ def test_loss_is_computed_in_fp32() -> None:
     assert torch.equal(loss, next_embedding_loss(z.float(), z_hat.float()))
 
 
+@pytest.mark.slow(seconds=3)
 def test_untrained_base_model_scores_the_known_values() -> None:
     """On noise, a constant and a diagonal ramp an untrained NEPA-B has the losses of the authors' code."""
     torch.manual_seed(0)

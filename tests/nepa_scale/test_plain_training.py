@@ -161,7 +161,7 @@ def plain(data_root: Path) -> Plain:
     return plain_run(parse(words(data_root)))
 
 
-@pytest.mark.parametrize(("stage", "world_size"), [(0, 1), (2, 2), (3, 2)])
+@pytest.mark.parametrize(("stage", "world_size"), [(0, 1), (3, 2), pytest.param(2, 2, marks=pytest.mark.long)])
 def test_two_hundred_steps_follow_the_plain_recipe(
     stage: int, world_size: int, data_root: Path, plain: Plain, tmp_path: Path
 ) -> None:

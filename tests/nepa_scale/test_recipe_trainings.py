@@ -37,9 +37,11 @@ def words(data_root: Path, run_dir: Path, task: str, steps: int, *extra: str) ->
     ]
 
 
-@pytest.mark.parametrize(("precision", "steps"), [("fp32", 20), ("bf16-autocast", 3), ("bf16", 3)])
+@pytest.mark.parametrize(
+    ("precision", "steps"), [("fp32", 8), ("bf16-autocast", 3), pytest.param("bf16", 3, marks=pytest.mark.long)]
+)
 def test_every_recipe_trains(precision: str, steps: int, tmp_path: Path) -> None:
-    """Each task with each of its recipes, and a probe, comes to its end on 2,000 images in fp32; one recipe
+    """Each task with each of its recipes, and a probe, comes to its end on 800 images in fp32; one recipe
     of each task, whose augmentation is the same, on 300 in the other precisions of a CPU."""
     named = NAMED if precision == "fp32" else list((dict(NAMED) | {"pretrain": START}).items())
     shape = () if precision == "fp32" else NARROW

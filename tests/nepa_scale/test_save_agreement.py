@@ -100,6 +100,7 @@ def on_two_ranks(folder: Path, scenario: str) -> list[tuple[int, str]]:
     return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
 
 
+@pytest.mark.slow(seconds=6)
 def test_both_ranks_agree_on_a_failure_of_one(tmp_path: Path) -> None:
     """K2: rank 1's disk is full: both know, training goes on, nothing of the half stays; twice in a row ends both."""
     outcomes = on_two_ranks(tmp_path, "full")

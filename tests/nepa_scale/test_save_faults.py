@@ -74,6 +74,7 @@ for asynchronous in (False, True):
 """
 
 
+@pytest.mark.slow(seconds=3)
 def test_kill_at_any_moment_of_a_save(tmp_path: Path) -> None:
     """K1: kill -9 before each opening, flushing, making, renaming and deleting of a file or folder.
 

@@ -2,18 +2,21 @@
 
 Those imports take six seconds of a core, more than most trainings of a test. ``WarmChild`` is started, fed, signalled
 and waited for like ``Popen([sys.executable, ...])``: it is a process of its own and a child of the test's process.
-Tests of starting itself (launchers, imports, what the interpreter does at its end) start new processes.
+The Python processes that a ``WarmLauncher`` starts are forks, too: a launch has a queue, and that the server that
+forks its tasks. Tests of starting itself (imports, what the interpreter does at its end) start new processes.
 """
 
 from __future__ import annotations
 
 import atexit
 import ctypes
+import fcntl
 import gc
 import importlib
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,13 +29,15 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn, cast
 
 from children import Child
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SET_CHILD_SUBREAPER = 36  # prctl(2)
-TIMEOUT_SECONDS = 300
+MOST_FILES = 65_536
+TIMEOUT_SECONDS = 600
+LAUNCHING = ("sweeps.launch", "sweeps.status", "sweeps.cancel", "sweeps.retry", "sweeps.local.runner")
 
 
 class Request(NamedTuple):
@@ -43,6 +48,14 @@ class Request(NamedTuple):
     folder: str
     mask: int
     new_session: bool
+    group: int
+    """The process group of who starts it."""
+    ignored: list[int]
+    """The signals that it starts with ignored."""
+    passed: list[int]
+    """The numbers of the open files that it has beside the standard ones."""
+    starts: int
+    """So many generations of Python processes that it starts are forks, too."""
 
 
 class WarmChild(Child):
@@ -50,6 +63,7 @@ class WarmChild(Child):
 
     #: What is imported instead of torch, DeepSpeed and the project.
     modules: ClassVar[tuple[str, ...]] = ()
+    starts: ClassVar[int] = 0
 
     def _execute_child(self, args: Sequence[str], *rest: Any) -> None:
         """Fork in place of ``Popen``'s fork and exec; everything else is its own. CUDA cannot be used in a fork."""
@@ -57,20 +71,40 @@ class WarmChild(Child):
 
         if has_gpu():
             super()._execute_child(args, *rest)  # type: ignore[misc]
-            return
-        folder, environment, pipes, new_session = rest[4], rest[5], rest[9:15], rest[20]
-        taken = {0: pipes[0], 1: pipes[3], 2: pipes[5]}
-        files = [file if file >= 0 else number for number, file in taken.items()]
-        variables = dict(os.environ if environment is None else environment)
-        os.umask(mask := os.umask(0))
-        words = [str(word) for word in args[1:]]
-        request = Request(words, variables, str(folder or Path.cwd()), mask, bool(new_session))
-        self.pid = _server(self.modules).start(request, files)
-        self._child_created = True
-        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+        else:
+            _fork(_server(self.modules), self, args, rest, self.starts)
 
 
-def run(words: Sequence[str], *, kind: type[WarmChild] = WarmChild, **options: Any) -> subprocess.CompletedProcess[str]:
+class WarmLauncher(WarmChild):
+    """One whose Python processes are forks, down to the server of a study's queue."""
+
+    starts = 2
+
+
+def _fork(server: _Server, popen: subprocess.Popen[Any], args: Sequence[str], rest: Sequence[Any], starts: int) -> None:
+    """Do what ``popen._execute_child(args, *rest)`` does."""
+    folder, environment, pipes, new_session = rest[4], rest[5], rest[9:15], rest[20]
+    passed = [] if rest[3] is None else sorted(rest[3])
+    taken = {0: pipes[0], 1: pipes[3], 2: pipes[5]}
+    files = [file if file >= 0 else number for number, file in taken.items()]
+    os.umask(mask := os.umask(0))
+    request = Request(
+        words=[str(word) for word in args[1:] if word != "-u"],
+        environment=dict(os.environ if environment is None else environment),
+        folder=str(folder or Path.cwd()),
+        mask=mask,
+        new_session=bool(new_session),
+        group=os.getpgid(0),
+        ignored=[number for number in signal.Signals if signal.getsignal(number) is signal.SIG_IGN],
+        passed=passed,
+        starts=starts,
+    )
+    popen.pid = server.start(request, [*files, *passed])
+    popen._child_created = True  # type: ignore[attr-defined]
+    popen._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+
+def run(words: Sequence[str], *, kind: type[Child] = WarmChild, **options: Any) -> subprocess.CompletedProcess[str]:
     """``subprocess.run([sys.executable, *words], capture_output=True, text=True)`` with the imports done."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
     with kind([sys.executable, *words], **options) as process:
@@ -79,38 +113,42 @@ def run(words: Sequence[str], *, kind: type[WarmChild] = WarmChild, **options: A
 
 
 class _Server:
-    """The process that has imported everything and forks; it ends with this one."""
+    """The process ``pid`` that has imported everything and forks, at the other end of ``connection``; it ends with this
+    one."""
 
-    def __init__(self, modules: Sequence[str]) -> None:
+    def __init__(self, connection: Connection[Any, Any], pid: int) -> None:
         self._lock = threading.Lock()
-        self._connection, theirs = multiprocessing.Pipe()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno()), *modules],
-                env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-            )
+        self._connection, self._pid = connection, pid
         atexit.register(self._leave)
-        self._connection.recv()
 
     def start(self, request: Request, files: Sequence[int]) -> int:
-        """The pid of a new child of this process, with ``files`` as its standard input, output and error."""
+        """The pid of a new child of this process, with ``files`` as its standard input, output and error, and as those
+        of ``request.passed``."""
         with self._lock, _adopting():
-            self._connection.send(request)
+            self._connection.send(tuple(request))
             for file in files:
-                send_handle(self._connection, file, self._process.pid)
+                send_handle(self._connection, file, self._pid)
             return int(self._connection.recv())
 
     def _leave(self) -> None:
         self._connection.close()
-        self._process.wait()
+        os.waitpid(self._pid, 0)
 
 
 @cache
 def _server(modules: tuple[str, ...]) -> _Server:
-    return _Server(modules)
+    connection, theirs = multiprocessing.Pipe()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, __file__, str(theirs.fileno()), *modules],
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+        )
+    connection.recv()
+    process.returncode = 0  # whose end the server waits for
+    return _Server(connection, process.pid)
 
 
 @contextmanager
@@ -132,7 +170,7 @@ def main(descriptor: int, modules: Sequence[str]) -> None:
 
         import_libraries()
         _measure_peaks()
-        modules = (*PRELOADED, "deepspeed.runtime.zero.stage3")  # which has all stages
+        modules = (*PRELOADED, *LAUNCHING, "deepspeed.runtime.zero.stage3")  # which has all stages
     for name in modules:
         importlib.import_module(name)
     gc.freeze()
@@ -160,7 +198,7 @@ def _serve(connection: Connection[Any, Any]) -> tuple[Request, list[int]] | None
             request = Request(*connection.recv())
         except EOFError:
             return None
-        files = [recv_handle(connection) for _ in range(3)]
+        files = [recv_handle(connection) for _ in range(3 + len(request.passed))]
         reader, writer = os.pipe()
         between = os.fork()
         if between == 0:
@@ -181,14 +219,22 @@ def _become(request: Request, files: Sequence[int]) -> NoReturn:
     """Do what ``python`` with these words would, and end as it does."""
     if request.new_session:
         os.setsid()
-    for number, file in enumerate(files):
-        os.dup2(file, number)
-        os.close(file)
+    elif os.getpgid(0) != request.group:
+        os.setpgid(0, request.group)
+    if request.starts:
+        _start_by_forks(_fork_server(), request.starts - 1)
+    _take_files(files, [0, 1, 2, *request.passed])
+    for number in request.ignored:
+        signal.signal(number, signal.SIG_IGN)
     os.chdir(request.folder)
     os.umask(request.mask)
     tempfile.tempdir = None
     os.environ.clear()
     os.environ.update(request.environment)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     code: Any = 0
     try:
         _run(request.words)
@@ -206,11 +252,52 @@ def _become(request: Request, files: Sequence[int]) -> NoReturn:
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
+def _fork_server() -> _Server:
+    """A server that has what this process has now, in a process group of its own, and no other open file."""
+    connection, theirs = multiprocessing.Pipe()
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        return _Server(connection, pid)
+    os.setpgid(0, 0)
+    os.dup2(theirs.fileno(), 3)
+    os.closerange(4, MOST_FILES)
+    with Connection(3) as ours:
+        request = _serve(ours)
+    if request is None:
+        os._exit(0)
+    _become(*request)
+
+
+def _start_by_forks(server: _Server, starts: int) -> None:
+    """Let every ``Popen`` of Python in this process be a fork of ``server``."""
+    cold = subprocess.Popen._execute_child  # type: ignore[attr-defined]
+
+    def execute(popen: subprocess.Popen[Any], args: Any, *rest: Any) -> None:
+        if isinstance(args, list | tuple) and args[0] == sys.executable:
+            _fork(server, popen, args, rest, starts)
+        else:
+            cold(popen, args, *rest)
+
+    cast(Any, subprocess.Popen)._execute_child = execute
+
+
+def _take_files(files: Sequence[int], numbers: Sequence[int]) -> None:
+    """Give open files their numbers; first others that none of them has."""
+    above = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, max(numbers) + 1) for file in files]
+    for file in files:
+        os.close(file)
+    for file, number in zip(above, numbers, strict=True):
+        os.dup2(file, number)
+        os.close(file)
+
+
 def _run(words: Sequence[str]) -> None:
     """Run a script, a module (-m) or code (-c) as the main module."""
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:0] = [path for path in paths if path and path not in sys.path]
     first, *rest = words
+    sys.modules.pop(rest[0] if first == "-m" else "", None)  # it runs anew, as the main module
     if first == "-c":
         sys.argv = ["-c", *rest[1:]]
         sys.path.insert(0, "")

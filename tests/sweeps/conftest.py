@@ -7,12 +7,13 @@ import importlib
 import io
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import warm
+from children import Child
 from plain_study import plain
 from slurm_cluster import VirtualCluster, missing
 
@@ -110,11 +111,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture
 def run_process(tmp_path: Path) -> Run:
-    """As ``run``, as a person does it: in a process that starts from the script."""
+    """As ``run``, as a person does it: in a process that starts from the script, after its imports or with ``cold``
+    before them."""
 
-    def call(script: str, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "sweeps" / script), *_arguments(script, words)]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    def call(script: str, *words: str, cold: bool = False) -> subprocess.CompletedProcess[str]:
+        command = [str(ROOT / "sweeps" / script), *_arguments(script, words)]
+        return warm.run(command, kind=Child if cold else warm.WarmLauncher, cwd=tmp_path)
 
     return call
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import warm
 import yaml
 
+from analysis.report import main as report
 from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.utils.cli import to_text
 
@@ -65,8 +65,9 @@ def test_an_older_study_is_continued_and_reported(tmp_path: Path) -> None:
         study / "runs" / BASELINE / "classify" / "result.json",
     ]
     before = [path.read_bytes() for path in finished]
-    command = [sys.executable, str(ROOT / "sweeps" / "launch.py"), *PLAN, *settings(study / "runs" / RUN)]
-    subprocess.run([*command, f"study_dir={study}"], check=True, cwd=tmp_path)
+    command = [str(ROOT / "sweeps" / "launch.py"), *PLAN, *settings(study / "runs" / RUN), f"study_dir={study}"]
+    done = warm.run(command, kind=warm.WarmLauncher, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert {path.name for path in (study / "runs").iterdir()} == {RUN, BASELINE}
     assert [path.read_bytes() for path in finished] == before
 
@@ -77,7 +78,7 @@ def test_an_older_study_is_continued_and_reported(tmp_path: Path) -> None:
     steps = [row["step"] for row in map(json.loads, (task / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
     assert steps == [10, 20, 30, 40]
 
-    subprocess.run([sys.executable, str(ROOT / "analysis" / "report.py"), str(study)], check=True, cwd=tmp_path)
+    assert report([str(study)]) == 0
     table = pd.read_parquet(study / "results.parquet").set_index(["run_id", "task"])
     assert table.loc[(RUN, "classify"), "metrics.top1"] == pytest.approx(expected["top1"])
     assert (study / "report.html").is_file()

@@ -63,6 +63,7 @@ def test_each_arm_is_trained_at_each_rate_and_reported_at_its_best(run_process: 
     assert table.groupby(["task", "init"])["chosen"].sum().eq(1).all()
 
 
+@pytest.mark.slow(seconds=3)
 def test_two_ranks_have_the_score_of_one(tmp_path: Path) -> None:
     """Equal scores on tuning images on one process and on two, fine-tuned from pre-trained weights and from scratch."""
     write_digits(tmp_path / "data", num_train=64, num_validation=40, image_size=32, shard_size=32)

@@ -62,8 +62,8 @@ def test_a_user_without_name_or_home(run_process: Run, monkeypatch: pytest.Monke
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert run_process("launch.py", *words, "dry_run=true").returncode == 0
-    refused(run_process("launch.py", *words, "calibrate=true"), "XDG_CACHE_HOME")
+    assert run_process("launch.py", *words, "dry_run=true", cold=True).returncode == 0
+    refused(run_process("launch.py", *words, "calibrate=true", cold=True), "XDG_CACHE_HOME")
 
 
 def test_no_folder_for_leases(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def test_a_chain_without_noise_is_exact() -> None:
     )
 
 
+@pytest.mark.slow(seconds=4)
 def test_the_interval_covers_one_further_run() -> None:
     """Over 100 studies of 14 runs, the 90 % interval at ten times the largest size holds the run about as often."""
     rng = np.random.default_rng(5)

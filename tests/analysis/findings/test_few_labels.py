@@ -136,6 +136,7 @@ def test_other_studies_have_no_such_answers(tmp_path: Path) -> None:
     assert [finding.question.partition(",")[2] for finding in alone] == [" pretrained?", " pretrained?"]
 
 
+@pytest.mark.slow(seconds=4)
 def test_the_figure_and_the_page_show_it(tmp_path: Path) -> None:
     """One figure for each task with factor and interval in its caption; no curve of a setting beside it."""
     answered = answer(write(tmp_path, LabelSpec(factors={"femto": 1.0, "nano": 3.0})))

@@ -46,6 +46,7 @@ def drawn(plot: Plot | None) -> Plot:
     return plot
 
 
+@pytest.mark.slow(seconds=5)
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_of_study_leads_with_what_suits_it(shape: str, tmp_path: Path) -> None:
@@ -137,6 +138,7 @@ def test_both_starts_differ_without_colour_and_every_seed_is_a_point(make_study:
     assert any(np.allclose(line[:, 1], fit.predict(line[:, 0]).y) for line in lines) and len(lines) == 2
 
 
+@pytest.mark.slow(seconds=9)
 def test_the_figure_is_a_file_beside_the_page(make_study: MakeStudy, capsys: pytest.CaptureFixture[str]) -> None:
     """The same bytes every time; once there is nothing to draw any more, an earlier one goes."""
     path = make_study()
@@ -167,6 +169,7 @@ def change(path: Path, task: str, edit: Callable[[dict[str, Any]], object], run:
         write_json(file, content)
 
 
+@pytest.mark.slow(seconds=3)
 def test_own_words_stand_on_the_page(make_study: MakeStudy) -> None:
     """``study.about`` is shown as text, whatever it holds; without it there is none."""
     path = make_study(sizes={"micro": 98_304})
@@ -244,6 +247,7 @@ def test_mixed_precisions_are_told(make_study: MakeStudy) -> None:
     assert "engine.precision is bf16 and fp32" in " ".join(about(read_study(path)).is_not)
 
 
+@pytest.mark.slow(seconds=5)
 def test_pretrainings_near_a_baseline_are_named(make_study: MakeStudy) -> None:
     """Skill of 0, a constant answer that comes near, or a target that is mostly one vector: named, and no others."""
     path = make_study(scratch=False)

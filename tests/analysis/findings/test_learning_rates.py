@@ -12,7 +12,8 @@ import pytest
 from named_settings import HEALTHY, Setting, write_settings
 
 from analysis.findings.finding import Finding
-from analysis.findings.learning_rates import one_rate
+from analysis.findings.learning_rates import one_rate, verdict
+from analysis.optimum import Common, Sweep, sweep
 from analysis.study.records import Study, read_study
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
@@ -76,21 +77,20 @@ def test_a_failed_rate_is_no_data_point(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("shift", "said", "least"), [(0.0, "No", 0), (1.0, "No", 32)])
-def test_the_verdict_errs_as_stated(tmp_path: Path, shift: float, said: str, least: int) -> None:
+def test_the_verdict_errs_as_stated(shift: float, said: str, least: int) -> None:
     """One true rate midway between two tried, noise .003: at most 5 % No (88 % by the best runs); of a shift of one
     step between femto and nano, at least 80 %."""
     rng, place = np.random.default_rng(0), math.log2(RATES[2]) + 0.5
     best = {"femto": 2 ** (place - shift / 2), "nano": 2 ** (place + shift / 2)}
-    study = study_of(tmp_path, best)
-    rows = study.table["task"] == "pretrain"
-    truth = {size: [0.3 - 0.01 * math.log2(rate / best[size]) ** 2 for rate in RATES] for size in best}
+    rates, names = np.tile(RATES, len(best)), np.repeat(list(best), len(RATES))
+    truth = np.array([0.3 - 0.01 * math.log2(rate / best[size]) ** 2 for rate, size in zip(rates, names, strict=True)])
     verdicts = []
     for _ in range(40):
-        skill = study.table["metrics.skill"].copy()
-        skill[rows] = np.concatenate(list(truth.values())) + rng.normal(0, 0.003, rows.sum())
-        verdicts.append(
-            answer(dataclasses.replace(study, table=study.table.assign(**{"metrics.skill": skill}))).verdict
-        )
+        fit = sweep(rates, -(truth + rng.normal(0, 0.003, len(truth))), names)
+        assert isinstance(fit, Sweep)
+        common = fit.common()
+        assert isinstance(common, Common)
+        verdicts.append(verdict(common)[0])
     assert verdicts.count(said) >= least
     assert shift or verdicts.count(said) <= 4  # 5 % of 40 is 2
 

@@ -97,6 +97,7 @@ def test_laws_of_the_page_are_of_one_objective(tmp_path: Path) -> None:
     assert find(study)
 
 
+@pytest.mark.slow(seconds=3)
 def test_page_draws_the_objectives(tmp_path: Path) -> None:
     """One figure has the law of each; a study of one objective has neither figure nor question."""
     study = read_study(write_objectives(tmp_path / "both", {"next_embedding": 0.12, "next_pixels": 0.1}))

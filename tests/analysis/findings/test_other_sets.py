@@ -14,6 +14,7 @@ from analysis.reporting.render import render
 from analysis.study.records import read_study
 
 
+@pytest.mark.slow(seconds=4)
 def test_each_set_has_its_law(tmp_path: Path) -> None:
     """An exponent for every set that was evaluated, of the runs that were; a set of one run has no law, and says so."""
     path = write_study(tmp_path / "study", StudySpec(noise=0, scratch=False))

@@ -54,6 +54,7 @@ def test_runs_from_other_weights_are_answered_as_pretrained_ones_are(make_study:
     assert not study.notes
 
 
+@pytest.mark.slow(seconds=5)
 def test_own_and_other_weights_stand_beside_each_other(make_study: MakeStudy) -> None:
     """A study of both has a column for each, and two folders under one label are two labels."""
     path = make_study(sizes=SIZES)
@@ -117,6 +118,7 @@ def write_grid(path: Path, key: str, values: list[float]) -> Path:
     return path
 
 
+@pytest.mark.slow(seconds=4)
 def test_one_control_serves_all_settings_that_it_does_not_use(tmp_path: Path) -> None:
     """A grid over a pretraining rate has one control per size: it stands beside each rate, and counts once."""
     study = read_study(write_grid(tmp_path, "pretrain.base_lr", [0.01, 0.03]))

@@ -73,6 +73,7 @@ def test_few_clusters_are_left_out_one_by_one() -> None:
     np.testing.assert_allclose(np.log(band.y / band.low), half, rtol=1e-4)
 
 
+@pytest.mark.slow(seconds=3)
 def test_what_clusters_share_is_covered() -> None:
     """Of 120 data sets with shared noise 95 % intervals of the exponent miss about 5 %; row by row they miss more."""
     rng = np.random.default_rng(1)
@@ -141,6 +142,7 @@ def test_the_best_size_against_the_delta_method() -> None:
         assert float(ends[1] - ends[0]) == pytest.approx(2 * expected, rel=0.1), name  # noise may change along the grid
 
 
+@pytest.mark.slow(seconds=4)
 def test_the_best_division_of_few_runs_is_covered() -> None:
     """Of 40 grids of four sizes by three lengths 95 % intervals of the exponent miss at most five."""
     columns, rng, missed = grid(4, 3), np.random.default_rng(5), 0

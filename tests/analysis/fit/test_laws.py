@@ -89,6 +89,7 @@ def test_an_error_from_a_loss_falls_exponentially() -> None:
     assert held.diagnostics.stopped == {"eps": 0.8}
 
 
+@pytest.mark.slow(seconds=8)
 def test_second_steps_with_the_bounds_of_their_authors() -> None:
     """Bhagia et al.: a sigmoid from -1 <= a, b <= 1 and the point (0, 1), as scipy fits it; of eight, most at b = 1."""
     rng, stopped = np.random.default_rng(2), 0
@@ -152,6 +153,7 @@ def test_a_law_that_cannot_be_positive_is_refused() -> None:
     assert isinstance(none, NoFit) and "not above 0" in none.reason
 
 
+@pytest.mark.slow(seconds=9)
 @pytest.mark.parametrize("name", ["offset", "shifted", "shifted_offset", "levelling", "m4", "bent", "broken"])
 @pytest.mark.parametrize("exponent", [-0.6, -0.1, 0.0, 0.1, 0.6])
 def test_no_worse_than_the_power_law(name: str, exponent: float) -> None:

@@ -13,6 +13,7 @@ from analysis.laws.ends import BENT, BROKEN, LEVELLING, M4
 from analysis.laws.law import Law
 
 
+@pytest.mark.slow(seconds=8)
 @pytest.mark.parametrize("law", [SHIFTED_OFFSET, M4, BENT, LEVELLING], ids=lambda law: law.name)
 @pytest.mark.parametrize("delta", [SQUARED, 0.02])
 def test_many_searches_end_where_scipy_ends_each(law: Law, delta: float) -> None:

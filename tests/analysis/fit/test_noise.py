@@ -56,6 +56,7 @@ def test_three_sizes_have_students_interval(seeds: int, confidence: float) -> No
         assert students < width < 2 * students
 
 
+@pytest.mark.slow(seconds=3)
 @pytest.mark.parametrize("n", [3, 4, 5, 8, 20])
 def test_noise_alone_shows_no_exponent(n: int) -> None:
     """Of 300 constants with noise, at most 6 % (and of binomial chance 2.6 % more) have an exponent other than 0."""
@@ -81,6 +82,7 @@ def test_noise_that_changes_along_x(sign: int) -> None:
     assert inside >= 135 and further >= 132
 
 
+@pytest.mark.slow(seconds=4)
 def test_a_bent_law_of_few_points() -> None:
     """Six sizes and a floor: all three parameters lie in their intervals in nine of ten data sets or more."""
     rng, x, held = np.random.default_rng(2), np.geomspace(1e5, 1e8, 6), []

@@ -134,6 +134,7 @@ def test_no_floor_is_not_invented() -> None:
     assert 0 in fit.e_interval
 
 
+@pytest.mark.slow(seconds=5)
 def test_floor_interval_covers() -> None:
     """In 60 simulated studies the true floor lies in its interval at least as often as 95 % allows."""
     random = np.random.default_rng(3)
@@ -179,6 +180,7 @@ def by_groups(log_x: np.ndarray, log_y: np.ndarray, groups: np.ndarray) -> Power
     return fit
 
 
+@pytest.mark.slow(seconds=3)
 def test_errors_of_groups_are_right_where_all_points_are_independent() -> None:
     """The oracle is simulation: with equal independent noise the variance of the slope is estimated without bias, and
     its own variance gives the degrees of freedom (Satterthwaite)."""

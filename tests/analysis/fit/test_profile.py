@@ -213,6 +213,7 @@ def test_epochs_intervals(reference_data: Path) -> None:
         assert found.high == pytest.approx(high, abs=0.25 * (high - low))
 
 
+@pytest.mark.slow(seconds=4)
 def test_a_law_with_a_runaway_parameter_still_has_profiles() -> None:
     """Far below its top m4 is the offset law, and S runs away: E is bounded as there or less, S is not."""
     x = np.geomspace(1e5, 1e9, 20)

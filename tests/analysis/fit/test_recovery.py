@@ -78,6 +78,7 @@ def test_worth_of_repeated_data_comes_back() -> None:
     np.testing.assert_allclose(REPEATED.log_value(theta, once), plain, rtol=1e-12)
 
 
+@pytest.mark.slow(seconds=4)
 def test_intervals_cover_and_estimates_are_not_biased() -> None:
     """20 synthetic studies: 90 % intervals cover 85 to 95 % of the parameters, with a bias below a tenth of them."""
     rng = np.random.default_rng(20)
@@ -158,6 +159,7 @@ def test_no_optimum_where_none_lies_inside(sizes: list[float]) -> None:
     assert ("needed" if len(sizes) == 3 else "not between") in refused.reason
 
 
+@pytest.mark.slow(seconds=3)
 def test_prediction_intervals_cover_further_points() -> None:
     """95 % intervals beyond the fitted range hold about 95 % of fresh points of the same law and noise."""
     rng, inside = np.random.default_rng(4), []

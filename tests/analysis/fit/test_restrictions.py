@@ -99,6 +99,7 @@ def test_it_is_the_best_law_of_those_allowed(
     assert fit.diagnostics.converged and not fit.diagnostics.flat
 
 
+@pytest.mark.slow(seconds=3)
 @pytest.mark.parametrize("logarithmic", [True, False], ids=["log", "plain"])
 @pytest.mark.parametrize("delta", [SQUARED, 1e-3], ids=["squares", "huber"])
 def test_units_do_not_matter(logarithmic: bool, delta: float) -> None:
@@ -156,6 +157,7 @@ def test_a_profile_ends_at_the_bound() -> None:
         assert f == pytest.approx(together.limit, rel=1e-3)
 
 
+@pytest.mark.slow(seconds=7)
 @pytest.mark.parametrize("n", [8, 80])
 def test_an_interval_at_a_bound_is_one_sided_and_holds_the_truth(n: int) -> None:
     """A ceiling of 1 that is the truth: 95 % intervals end there and hold it, and those of others hold theirs."""

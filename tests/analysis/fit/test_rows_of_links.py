@@ -77,6 +77,7 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow(seconds=4)
 def test_the_command_has_rows_and_anchors_for_each_link(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Final runs, all checkpoints and two anchors; held-out sizes are left out of both links; JSON says how many."""
     words = [str(table), "--x", "n", "--through", "loss", "--y", "accuracy", "--first", "power", "--second", "logistic"]

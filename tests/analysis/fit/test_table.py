@@ -105,6 +105,7 @@ def test_parquet_says_missing_as_csv_does(tmp_path: Path) -> None:
             table.where(["label!=a"]).numbers("label")
 
 
+@pytest.mark.slow(seconds=3)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_only_the_rows_asked_for_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     """A table of several tasks gives what the rows of one give alone, though others hold no numbers."""

@@ -57,6 +57,7 @@ def said(law: Law, columns: Array, y: Array, scales: tuple[float, float], logari
     return np.concatenate([fit.value(columns * across) / up, np.r_[band.low, band.y, band.high] / up, numbers])
 
 
+@pytest.mark.slow(seconds=3)
 @pytest.mark.parametrize("logarithmic", [True, False], ids=["log", "plain"])
 @pytest.mark.parametrize("name", TRUTHS)
 def test_units_do_not_matter(name: str, logarithmic: bool) -> None:

@@ -78,6 +78,7 @@ def test_errors_to_either_side_balance() -> None:
     np.testing.assert_allclose(shares_of(np.ones((3, 4)), np.ones(4), 0.1), 1 / 3, atol=1e-6)
 
 
+@pytest.mark.slow(seconds=4)
 def test_intervals_cover_what_follows() -> None:
     """12 noisy curves of four kinds, twice beyond: 95 % intervals hold at least 85 % of further points."""
     rng = np.random.default_rng(5)
@@ -130,6 +131,7 @@ def test_the_change_kept_follows_from_noise_and_number() -> None:
     np.testing.assert_allclose(wider, told_less.kept * noise, rtol=1e-6)
 
 
+@pytest.mark.slow(seconds=3)
 def test_curves_together_are_as_alone() -> None:
     """What is said of one does not depend on the others of its table, nor on how many points they have."""
     rng = np.random.default_rng(8)
@@ -148,6 +150,7 @@ def _values(answer: Forecast) -> tuple[float, float, float]:
     return float(answer.y[0]), float(answer.low[0]), float(answer.high[0])
 
 
+@pytest.mark.slow(seconds=10)
 def test_a_late_fall_of_an_unknown_rate_lies_within_the_interval() -> None:
     """Curves that steepen as a cosine makes them, known to a half or 70 %: 85 % of their ends, 62 % without allowance.
 
@@ -170,6 +173,7 @@ def test_a_late_fall_of_an_unknown_rate_lies_within_the_interval() -> None:
     assert np.mean(inside) >= 0.85 > np.mean(without)
 
 
+@pytest.mark.slow(seconds=5)
 def test_six_points_cover_ten_times_beyond() -> None:
     """One origin hardly tells how large errors are: of 24 forecasts at 10 times the last x 85 % or more hold."""
     rng = np.random.default_rng(2)
@@ -209,6 +213,7 @@ def test_points_that_carry_no_forecast_are_refused(x: Array, y: Array, at: list[
     assert isinstance(answer, NoFit) and reason in answer.reason
 
 
+@pytest.mark.slow(seconds=5)
 def test_odd_curves_do_not_break_it() -> None:
     """Steps, spikes, constant beginnings, extreme units and ranges: finite forecasts inside their intervals."""
     curves = {

@@ -24,6 +24,7 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow(seconds=3)
 def test_the_law_is_found(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Best values of each size and the power of the size; a row without a loss is counted."""
     with table.open("a") as file:
@@ -37,6 +38,7 @@ def test_the_law_is_found(table: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "best lr ~ params^-0.2500" in capsys.readouterr().out
 
 
+@pytest.mark.slow(seconds=3)
 def test_scores_are_highest_where_losses_are_lowest(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """``highest`` is the same as a loss turned over."""
     found = []

@@ -75,6 +75,7 @@ def test_figures_have_contrast_enough() -> None:
         assert contrast(colour, "#ffffff") >= ENOUGH_FOR_LINES
 
 
+@pytest.mark.slow(seconds=7)
 def test_headings_are_in_order_and_figures_have_words(make_study: MakeStudy, tmp_path: Path) -> None:
     """One h1, no level left out, and for every picture a sentence with its numbers; on both kinds of page."""
     study = read_study(make_study())

@@ -48,6 +48,7 @@ def test_command_by_path_and_by_module_write_the_same(make_study: MakeStudy, tmp
     assert (path / "report.html").read_bytes() == first
 
 
+@pytest.mark.slow(seconds=9)
 def test_report_is_byte_identical(make_study: MakeStudy) -> None:
     """R7: page and tables do not change when nothing else did."""
     path = make_study(sizes=THREE)
@@ -58,6 +59,7 @@ def test_report_is_byte_identical(make_study: MakeStudy) -> None:
     assert outputs[0] == outputs[1]
 
 
+@pytest.mark.slow(seconds=5)
 def test_page_needs_nothing_else(make_study: MakeStudy) -> None:
     """One script, carried in the page as all it refers to; every figure has a text alternative."""
     path = make_study()
@@ -71,6 +73,7 @@ def test_page_needs_nothing_else(make_study: MakeStudy) -> None:
     assert page.tags.count("img") == 15 == len([alt for alt in page.alternatives if len(alt) > 40])
 
 
+@pytest.mark.slow(seconds=5)
 def test_page_states_runs_answers_and_conventions(make_study: MakeStudy) -> None:
     """R2: the failed run stands there with state and error, beside laws, majority baselines and convention."""
     path = make_study()
@@ -96,6 +99,7 @@ def test_page_states_runs_answers_and_conventions(make_study: MakeStudy) -> None
         assert expected in text
 
 
+@pytest.mark.slow(seconds=5)
 def test_hostile_names_are_escaped(make_study: MakeStudy) -> None:
     """R6: markup in labels, run names, errors and the study's name stays text."""
     path = make_study(sizes=THREE)
@@ -127,6 +131,7 @@ def test_mistakes_are_one_line_and_exit_2(arguments: list[str], capsys: pytest.C
     assert len(captured.err.splitlines()) == 1
 
 
+@pytest.mark.slow(seconds=3)
 def test_unwritable_study_is_a_user_error(make_study: MakeStudy, capsys: pytest.CaptureFixture[str]) -> None:
     """A report.html that cannot be replaced is named instead of ending in a traceback."""
     path = make_study(sizes={"micro": 98_304}, scratch=False)
@@ -142,6 +147,7 @@ def test_help_names_the_argument() -> None:
     assert "STUDY_DIR" in shown.stdout
 
 
+@pytest.mark.slow(seconds=3)
 def test_analysis_never_imports_torch() -> None:
     """Reading results works where no torch is installed, only figures load matplotlib, and --help loads neither."""
     files = [path.relative_to(ROOT) for path in (ROOT / "analysis").rglob("*.py") if not path.stem.startswith("__")]
@@ -159,6 +165,7 @@ def test_analysis_never_imports_torch() -> None:
     assert finished.returncode == 0, finished.stderr
 
 
+@pytest.mark.slow(seconds=6)
 def test_long_tables_and_many_notes_are_folded(make_study: MakeStudy) -> None:
     """Of fifty runs what is not finished stands in the open; full tables and notes wait to be opened."""
     path = make_study(sizes={f"s{i:02}": 1000 * (i + 1) for i in range(50)}, scratch=False)
@@ -175,6 +182,7 @@ def test_long_tables_and_many_notes_are_folded(make_study: MakeStudy) -> None:
         assert expected in words
 
 
+@pytest.mark.slow(seconds=5)
 def test_labels_of_two_axes_are_settings(make_study: MakeStudy) -> None:
     """Where each size stands at several rates, a label is a setting, and the sizes are counted apart."""
     path = make_study(sizes={"nano": 25_000, "micro": 98_304}, seeds=(0, 1, 2), scratch=False)
@@ -192,6 +200,7 @@ def test_labels_of_two_axes_are_settings(make_study: MakeStudy) -> None:
     assert "Pretrained settings above it: " in words
 
 
+@pytest.mark.slow(seconds=11)
 def test_sections_without_a_finding_are_folded(make_study: MakeStudy) -> None:
     """Answers, what the study is, comparability and their figures are open; the state of runs is while one is to do."""
     path = make_study(sizes=THREE)
@@ -244,6 +253,7 @@ def test_every_file_that_a_report_reads_is_seen(make_study: MakeStudy) -> None:
     assert seen[2] == fingerprint([path])
 
 
+@pytest.mark.slow(seconds=4)
 def test_a_pre_training_that_runs_is_told_how_it_may_end(make_study: MakeStudy) -> None:
     """Beside its state, in the page and in Markdown; a run that has only begun is told nothing."""
     path = make_study(sizes={"micro": 98_304, "mini": 393_216}, scratch=False)
@@ -263,6 +273,7 @@ def test_a_pre_training_that_runs_is_told_how_it_may_end(make_study: MakeStudy) 
     assert markdown.count("expected to end with loss") == 1
 
 
+@pytest.mark.slow(seconds=5)
 def test_ctrl_c_leaves_quietly(make_study: MakeStudy) -> None:
     """P12: a study that goes on is watched until Ctrl-C, which ends with 0, a whole page and no traceback."""
     path = make_study(sizes={"micro": 98_304}, scratch=False)
@@ -280,6 +291,7 @@ def test_ctrl_c_leaves_quietly(make_study: MakeStudy) -> None:
     assert not list(path.glob("*.tmp*"))
 
 
+@pytest.mark.slow(seconds=3)
 def test_a_finished_study_needs_no_watching(make_study: MakeStudy, capsys: pytest.CaptureFixture[str]) -> None:
     """watch=true on a study whose tasks have all ended writes one report and ends."""
     from analysis.report import main

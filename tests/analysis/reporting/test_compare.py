@@ -135,6 +135,7 @@ def test_names_are_told_apart(make_study: MakeStudy, tmp_path: Path) -> None:
     assert names == ["model_size (model_size)", "model_size (other)"]
 
 
+@pytest.mark.slow(seconds=3)
 def test_the_page_is_whole_escaped_and_repeatable(tmp_path: Path) -> None:
     """Nothing outside is needed, hostile names stay text, the same studies give the same bytes."""
     evil = "<script>alert(1)</script> $\\frac{"

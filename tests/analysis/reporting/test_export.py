@@ -119,6 +119,7 @@ def test_a_long_table_breaks_over_pages() -> None:
     assert r"\begin{longtable}{lr}" in latex(Document("t", [], [long], []))
 
 
+@pytest.mark.slow(seconds=13)
 def test_the_command_writes_both(make_study: MakeStudy, tmp_path: Path) -> None:
     """Answers, scores and what failed stand in the files asked for, the same bytes each time."""
     path = make_study(sizes={"micro": 98_304, "mini": 393_216, "tiny": 1_572_864})

@@ -112,6 +112,7 @@ def test_class_iou_is_a_table_with_gaps(make_study: MakeStudy) -> None:
     assert class_iou_table(read_study(make_study(name="other"))) is None
 
 
+@pytest.mark.slow(seconds=4)
 def test_pictures_are_carried_in_the_page(make_study: MakeStudy) -> None:
     """Sheets become part of the page with a text alternative, and the page still needs nothing else."""
     path = make_study()
@@ -176,6 +177,7 @@ def test_plans_with_and_without_sharing_load(tmp_path: Path) -> None:
     assert "runs[0] is left out: field 'pretrained_by' must be str or null" in read_study(path).notes[0]
 
 
+@pytest.mark.slow(seconds=4)
 def test_ablation_report_is_whole_escaped_and_repeatable(tmp_path: Path) -> None:
     """The page of an ablation carries its section, the same bytes twice, and hostile labels as text."""
     evil = "<script>alert(1)</script> $\\frac{"

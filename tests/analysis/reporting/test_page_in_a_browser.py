@@ -101,6 +101,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return answer
 
 
+@pytest.mark.slow(seconds=5)
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_is_no_wider_than_the_window(make_study: Callable[..., Path], tmp_path: Path, width: int) -> None:
     """On a desk and on a phone only tables scroll sideways; what scrolls can be reached by the keyboard."""

@@ -170,6 +170,7 @@ def test_bad_ade20k_folders_leave_nothing_behind(
     assert "data" not in names(tmp_path)
 
 
+@pytest.mark.slow(seconds=3)
 def test_a_stopped_run_leaves_nothing_behind(tmp_path: Path) -> None:
     """SIGTERM in the middle of writing removes the unfinished folder, and the root made for it."""
     root = tmp_path / "data"

@@ -140,6 +140,7 @@ def test_a_second_write_does_nothing(tmp_path: Path) -> None:
         write_digits(tmp_path, num_train=30, num_validation=10)
 
 
+@pytest.mark.slow(seconds=3)
 def test_several_processes_may_write_at_once(tmp_path: Path) -> None:
     """All ranks may start on an empty folder: none fails, one whole data set remains, nothing else."""
     context = multiprocessing.get_context("spawn")

@@ -110,6 +110,7 @@ def test_a_changed_shard(write_shards: Callable[..., Path]) -> None:
     assert check_contents(root, "my shards") == []
 
 
+@pytest.mark.slow(seconds=5)
 def test_the_embedded_set_in_another_root(tmp_path: Path) -> None:
     """Writing it there is advised."""
     (problem,) = check_dataset(tmp_path / "a root", "digits")

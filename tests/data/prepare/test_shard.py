@@ -53,6 +53,7 @@ def reached(root: Path, stage: str) -> bool:
     }.get(stage, False) or (root / "in").exists()
 
 
+@pytest.mark.slow(seconds=3)
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed_and_started_again(source: Path, undisturbed: dict[str, object], tmp_path: Path, stage: str) -> None:
     """After SIGKILL the same command ends with the bytes of an undisturbed run, and nothing beside them."""

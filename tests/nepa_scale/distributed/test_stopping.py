@@ -186,7 +186,7 @@ def test_second_interrupt_ends_a_rank_that_waits_for_another(digits_root: Path, 
         ends(processes)
 
 
-@pytest.mark.parametrize("to", ["group", "launcher"])
+@pytest.mark.parametrize("to", ["launcher", pytest.param("group", marks=pytest.mark.long)])
 def test_stopped_through_the_deepspeed_launcher(digits_root: Path, tmp_path: Path, to: str) -> None:
     """Ctrl-C in its terminal, or SIGTERM to its ``launch`` process, leaves the ranks 30 seconds, enough to save."""
     folder = Path(sys.executable).parent

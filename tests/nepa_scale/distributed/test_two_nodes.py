@@ -59,7 +59,7 @@ def launcher(name: str, node: int, port: int, folder: Path) -> list[str]:
     return [command, f"--hostfile={hostfile}", "--no_ssh", *place]
 
 
-@pytest.mark.parametrize("name", ["torchrun", "deepspeed"])
+@pytest.mark.parametrize("name", ["deepspeed", pytest.param("torchrun", marks=pytest.mark.long)])
 def test_two_nodes_train_as_one_process(digits_root: Path, tmp_path: Path, nodes: tuple[str, str], name: str) -> None:
     """One rank on each node, found through the address of the first: the losses are those of a single process.
 

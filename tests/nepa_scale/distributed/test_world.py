@@ -44,6 +44,7 @@ def alone(digits_root: Path, run_dir: Path, **variables: str) -> Ended:
     return ended
 
 
+@pytest.mark.slow(seconds=3)
 def test_more_ranks_than_were_launched(digits_root: Path, tmp_path: Path) -> None:
     """WORLD_SIZE of another job: who has not come is named, and the task shows as failed."""
     line = complaint_of(alone(digits_root, tmp_path, WORLD_SIZE="4"))
@@ -53,6 +54,7 @@ def test_more_ranks_than_were_launched(digits_root: Path, tmp_path: Path) -> Non
     assert (status.state, status.error) == ("failed", line.removeprefix("error: "))
 
 
+@pytest.mark.slow(seconds=3)
 def test_variables_left_from_slurm(digits_root: Path, tmp_path: Path) -> None:
     """Variables of a step that has other tasks no more: Slurm's own is named."""
     step = {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0"}
@@ -68,6 +70,7 @@ def test_an_address_that_does_not_exist(digits_root: Path, tmp_path: Path) -> No
     assert "environment: MASTER_ADDR=no-such-host.invalid is not known to" in line
 
 
+@pytest.mark.slow(seconds=3)
 def test_nobody_at_the_address(digits_root: Path, tmp_path: Path) -> None:
     """A machine of another node speaks for itself, with its name, when rank 0 cannot be reached."""
     ended = alone(digits_root, tmp_path, RANK="1")

@@ -95,7 +95,7 @@ def stepped(*words: str) -> list[dict[str, Any]]:
     ("size", "depth", "built", "switches"),
     [
         ("huge", 4, 4, ["engine.activation_checkpointing=true"]),
-        ("7b", 1, 7, []),  # of a single block one tensor is 30 % of all weights
+        pytest.param("7b", 1, 7, [], marks=pytest.mark.long),  # of a single block one tensor is 30 % of all weights
     ],
 )
 def test_large_models_take_a_step_on_two_ranks(size: str, depth: int, built: float, switches: list[str]) -> None:

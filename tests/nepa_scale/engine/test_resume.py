@@ -105,7 +105,7 @@ class Resumed:
         return [(self.placements[old], self.placements[(old + further) % count]) for old, further in pairs]
 
 
-@pytest.fixture(scope="module", params=list(PLACEMENTS))
+@pytest.fixture(scope="module", params=["fp32", "bf16-autocast", pytest.param("bf16", marks=pytest.mark.long)])
 def resumed(
     request: pytest.FixtureRequest, data_root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Resumed]:

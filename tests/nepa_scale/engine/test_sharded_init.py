@@ -72,6 +72,7 @@ def plain(case: str, root: Path, folder: Path) -> Task:
     return build_task(config, folder)
 
 
+@pytest.mark.slow(seconds=6)
 @pytest.mark.parametrize("case", CASES)
 def test_weights_are_those_of_a_build_in_one_piece(case: str, digits_root: Path, built: Path) -> None:
     """Every parameter and buffer, also those that no file keeps, bit by bit on every rank, although memory without

@@ -24,6 +24,7 @@ print(sorted(counts[8:])[4])
 """
 
 
+@pytest.mark.slow(seconds=3)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
 @pytest.mark.parametrize("environment", ["kept", "user's"])
 def test_freed_tensors_are_used_again(environment: str) -> None:

@@ -51,6 +51,7 @@ def result_of(process: subprocess.Popen[str]) -> str:
     return line
 
 
+@pytest.mark.slow(seconds=3)
 def test_the_early_rank_waits_for_the_late_one() -> None:
     """Blocking and asynchronous collectives count the wait, the late rank hardly waits, and nothing else counts."""
     port = str(free_port())

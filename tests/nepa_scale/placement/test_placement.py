@@ -159,6 +159,7 @@ def test_planning_needs_no_torch() -> None:
         assert next_line(process) == "False"
 
 
+@pytest.mark.slow(seconds=3)
 def test_training_goes_on_as_it_began(digits_root: Path, tmp_path: Path) -> None:
     """A resume keeps the placement although the memory is another by then, and says so; losses stay bit for bit."""
     words = [f"data.root={digits_root}", "model=femto", "pretrain.steps=4", "log.every=1", "log.tensorboard=false"]

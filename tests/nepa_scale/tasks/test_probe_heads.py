@@ -94,6 +94,7 @@ def test_losses_are_cross_entropy() -> None:
     torch.testing.assert_close(losses(scores, labels), expected)
 
 
+@pytest.mark.slow(seconds=3)
 def test_linear_heads_reach_logistic_regression() -> None:
     """Trained together at all rates on classes that overlap, the middle rates end at scikit-learn's optimum."""
     labels = torch.arange(3).repeat(60)

@@ -55,6 +55,7 @@ def test_folders_whose_name_is_not_utf_8(tmp_path: Path) -> None:
     assert (folder / "log.txt").read_text(encoding="utf-8").count(r"run\udcff/tensorboard: ") == 1
 
 
+@pytest.mark.slow(seconds=3)
 @pytest.mark.skipif(shutil.which("localedef") is None, reason="needs localedef, to make a locale")
 def test_rows_are_written_under_any_locale(tmp_path: Path) -> None:
     """TensorBoard takes every name for UTF-8, and under Latin-1 finds no folder of other letters: it is left out."""

@@ -83,6 +83,7 @@ def test_the_same_strips_give_the_same_bytes() -> None:
     assert draw(strips, "title") != draw([*strips[:2], strip(query=(0, 0))], "title")
 
 
+@pytest.mark.slow(seconds=3)
 @pytest.mark.parametrize("maps", [1, 4, 12])
 def test_strips_stand_beside_each_other_while_they_fit(maps: int) -> None:
     """Two strips of three panels share a row, wider ones stand below each other, and all is drawn."""

@@ -134,6 +134,7 @@ def test_plain_and_no_qk_norm_are_told_apart(tmp_path: Path, photo: Path) -> Non
         assert [each["matches"] for each in reference["compared"]] == verdicts
 
 
+@pytest.mark.slow(seconds=7)
 def test_base_weights_have_published_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The authors' base models are known by their shape; other weights of that shape differ, with exit code 1."""
     entries = {entry.weights: entry for entry in check.read_published()}

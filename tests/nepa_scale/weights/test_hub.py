@@ -103,6 +103,7 @@ def command(tmp_path: Path, asked: list[str]) -> Iterator[Command]:
     server.server_close()
 
 
+@pytest.mark.slow(seconds=4)
 def test_hub_name_with_revision(tmp_path: Path, command: Command, asked: list[str]) -> None:
     """``owner/name@revision`` downloads what is needed of that revision, and not the moving average beside it."""
     done = command("import", f"{REPO}@init", str(tmp_path / "out"))
@@ -114,6 +115,7 @@ def test_hub_name_with_revision(tmp_path: Path, command: Command, asked: list[st
     assert not any(path.endswith("pytorch_model_ema.bin") for path in asked)
 
 
+@pytest.mark.slow(seconds=4)
 def test_hub_name_that_is_not_there(tmp_path: Path, command: Command) -> None:
     """A misspelt name is one line that says both what was looked for and where."""
     done = command("import", "SixAILab/nepa-bass", str(tmp_path / "out"))

@@ -71,6 +71,7 @@ def test_rarer_models_compute_the_same(tmp_path: Path, settings: dict[str, Any])
     assert distance(model, oracle, 16) < 1e-5
 
 
+@pytest.mark.slow(seconds=9)
 def test_base_size_computes_the_same(tmp_path: Path) -> None:
     """At the size of the released base classifier, on one image of 224 pixels."""
     released = config_of(

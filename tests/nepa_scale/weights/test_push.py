@@ -205,6 +205,7 @@ def python(hub: dict[str, bytes], tmp_path: Path) -> Iterator[Command]:
     server.server_close()
 
 
+@pytest.mark.slow(seconds=10)
 def test_it_goes_to_the_hub_and_comes_back(run: Path, hub: dict[str, bytes], python: Command, tmp_path: Path) -> None:
     """The hub has what a dry run writes, and the three lines of the card load the same model from it."""
     done = python("-m", "nepa_scale.weights", "push", str(run), REPO)
@@ -223,6 +224,7 @@ def test_it_goes_to_the_hub_and_comes_back(run: Path, hub: dict[str, bytes], pyt
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.slow(seconds=5)
 def test_a_hub_that_refuses_is_one_line(run: Path, hub: dict[str, bytes], python: Command) -> None:
     """The reason is the hub's, such as a wrong token."""
     done = python("-m", "nepa_scale.weights", "push", str(run), REPO, token="hf_wrong")

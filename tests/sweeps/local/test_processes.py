@@ -104,6 +104,7 @@ def looker(seen: Path) -> Callable[[], None]:
     return look
 
 
+@pytest.mark.slow(seconds=15)
 def test_a_job_finds_what_a_fresh_process_would(server: ForkServer, tmp_path: Path) -> None:
     """Environment, folder, group, signals, threads and output are those of a process of its own; the
     server itself has one thread."""
@@ -151,6 +152,7 @@ def test_the_end_of_one_job_is_harmless_to_the_next(server: ForkServer, tmp_path
     assert server.pid == before is not None
 
 
+@pytest.mark.slow(seconds=15)
 def test_a_killed_server_ends_no_job_and_is_replaced(tmp_path: Path) -> None:
     """Its job goes on to its end; meanwhile a job gets a fresh process, and the next ones another server."""
 
@@ -179,6 +181,7 @@ def test_a_killed_server_ends_no_job_and_is_replaced(tmp_path: Path) -> None:
     assert pid is not None and not psutil.pid_exists(pid)
 
 
+@pytest.mark.slow(seconds=3)
 def test_without_a_server_jobs_are_fresh_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that cannot import what tasks need is given up; GPUs and several ranks have none from the start."""
     (tmp_path / "deepspeed.py").write_text("raise OSError('damaged')")
@@ -218,6 +221,7 @@ def saves_when_told(folder: str) -> None:
     Path(folder, "saved").touch()
 
 
+@pytest.mark.slow(seconds=6)
 def test_a_killed_queue_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After kill -9 of the queue its job is told to save, and then job and server are gone."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))

@@ -84,6 +84,7 @@ def spans(folder: Path) -> dict[str, tuple[float, float]]:
     return {key: (float(start), float(end)) for key, (start, end) in texts.items()}
 
 
+@pytest.mark.slow(seconds=3)
 def test_never_more_than_the_slots(tmp_path: Path) -> None:
     """Five jobs on two slots all run, and by their own clocks no three of them overlap."""
     run_queue(TWO, *(make_job(tmp_path, str(n), stamper(tmp_path, str(n))) for n in range(5)))
@@ -237,6 +238,7 @@ def test_a_cancelled_job_is_stopped_or_never_started(tmp_path: Path) -> None:
     assert watcher.ends == {"running": None, "waiting": None, "other": None}
 
 
+@pytest.mark.slow(seconds=3)
 def test_a_job_that_ends_as_it_is_told_to_stop_takes_no_other_with_it(tmp_path: Path) -> None:
     """Between looking at a job and the signal to it the job may end: the queue goes on, and so does the study."""
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from children import Child
 from plain_study import plain
+from warm import WarmLauncher
 
 from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.run_dir.status import holder
@@ -59,7 +59,7 @@ def until(condition: Callable[[], object], seconds: float = 300) -> None:
 def launch(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
     """A launcher that is not waited for."""
     command = [sys.executable, str(ROOT / "sweeps" / "launch.py"), *plain([*WORDS, *words])]
-    return Child(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    return WarmLauncher(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def statuses(tmp_path: Path) -> dict[str, dict[str, object]]:
@@ -118,6 +118,7 @@ def test_leave_cancel_and_retry(run_process: Run, tmp_path: Path) -> None:
     assert statuses(tmp_path)[f"{size}/pretrain"]["attempt"] == 2
 
 
+@pytest.mark.slow(seconds=3)
 def test_a_launch_says_that_it_waits_for_another_study(
     run_process: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

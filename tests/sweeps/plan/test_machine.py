@@ -217,6 +217,7 @@ def test_devices_by_hours() -> None:
         assert sized("base", devices="auto", wall_hours=1.01 * hours(count)).world_size == count
 
 
+@pytest.mark.slow(seconds=4)
 def test_a_run_is_the_same_on_any_number_of_devices() -> None:
     """How tasks are sized is no part of a run: its name, batch and length are those of equal shapes."""
     words = ["grid=model_size", "study=demo", "cluster=slurm", "cluster.device=h100"]

@@ -103,6 +103,7 @@ def launch(*words: str, **options: Any) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow(seconds=200)
+@pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_a_disturbed_study(
     run_process: Run, slurm_cluster: VirtualCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

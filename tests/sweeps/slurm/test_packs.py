@@ -250,7 +250,10 @@ SLURM = (
     [
         (2, 1, ("cluster.efficiency=0.8",)),
         # Six images a step divide over no more ranks, and no number of them is fast enough.
-        (2, 2, ("study.tasks=[pretrain]", "pretrain.batch_size=6", "cluster.wall_hours=1e-6")),
+        pytest.param(
+            *(2, 2, ("study.tasks=[pretrain]", "pretrain.batch_size=6", "cluster.wall_hours=1e-6")),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_packed_study_is_the_local_one(
