@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import os
 import re
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import util
 from multiprocessing.context import ForkContext, ForkProcess
 from typing import Any, ClassVar
 from weakref import WeakSet
@@ -24,6 +27,8 @@ from nepa_scale.data.transforms import normalise
 from nepa_scale.distributed.signals import STOP_SIGNALS
 from nepa_scale.utils.errors import DataError
 
+_SHORT_FOLDER = "/tmp"
+_LONGEST_FOLDER = 107 - len("/pymp-12345678/listener-12345678")  # of 107 characters that Linux gives a socket's path
 _REMEDY = "if memory was short, which SIGKILL mostly means, lower data.num_workers; the same command continues"
 _DYING_SECONDS = 0.5  # until the system has its exit code
 _WORKER_ERROR = re.compile(r"(?:^|\n)[\w.]*(?:DataError|BadImageError): ")
@@ -183,7 +188,12 @@ def _batch_of(loaded: Loaded) -> Any:
 
 
 def worker_loader(dataset: Dataset[Any], *, num_workers: int, **arguments: Any) -> DataLoader[Any]:
-    """A loader with this project's worker processes; ``arguments`` are those of ``DataLoader``."""
+    """A loader with this project's worker processes; ``arguments`` are those of ``DataLoader``.
+
+    Raises ``DataError`` where workers can have no sockets.
+    """
+    if num_workers:
+        _make_room_for_sockets()
     return _Loader(
         dataset,
         num_workers=num_workers,
@@ -193,6 +203,24 @@ def worker_loader(dataset: Dataset[Any], *, num_workers: int, **arguments: Any) 
         generator=torch.Generator(),  # or the loader would draw from training's own generator
         **arguments,
     )
+
+
+def _make_room_for_sockets() -> None:
+    """Put this process's sockets, through which workers hand over batches, elsewhere than in a ``TMPDIR`` that is too
+    long for them: a worker's queue would lose every batch, and training wait for ever."""
+    usual = tempfile.gettempdir()
+    if len(os.fsencode(usual)) <= _LONGEST_FOLDER:
+        return
+    tempfile.tempdir = _SHORT_FOLDER
+    try:
+        util.get_temp_dir()  # kept until the process ends, which removes it; workers inherit it
+    except OSError as error:
+        raise DataError(
+            f"TMPDIR={usual}: longer than {_LONGEST_FOLDER} characters leaves no room for sockets of data-loading "
+            f"processes, and {_SHORT_FOLDER} has none ({error.strerror}); set a shorter one, or data.num_workers=0"
+        ) from error
+    finally:
+        tempfile.tempdir = usual
 
 
 def _start_worker(_worker: int) -> None:

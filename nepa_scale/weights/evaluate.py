@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from nepa_scale.data.decode import decode_rgb
+from nepa_scale.data.loader import worker_loader
 from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.run_dir import run_folder
 from nepa_scale.utils.errors import DataError, WeightsError
@@ -52,7 +53,7 @@ def evaluate(
     scores = {}
     for part in parts:
         images = Images(part.images, transform, columns, model.num_classes)
-        loader = DataLoader(images, batch_size, num_workers=num_workers, collate_fn=batch_of)
+        loader = worker_loader(images, num_workers=num_workers, batch_size=batch_size, collate_fn=batch_of)
         scores[part.name] = score(model, loader, allowed, device)
     found = summary(parts, scores)
     if of_a_run:

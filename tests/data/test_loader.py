@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import warm
 
 from nepa_scale.data import transforms as T
 from nepa_scale.data.datasets import LabelledImages, PretrainImages, Samples
@@ -180,6 +183,25 @@ def test_a_crash_does_not_wait_for_its_workers(digits_root: Path) -> None:
     )
     assert crashed.returncode == 1
     assert "RuntimeError: crash" in crashed.stderr
+
+
+@pytest.mark.parametrize("length", [75, 76, 200])
+def test_a_long_folder_for_temporary_files(digits_root: Path, tmp_path: Path, length: int) -> None:
+    """Batches come from workers wherever TMPDIR is, though the paths of sockets have at most 107 characters."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from nepa_scale.data import datasets, loader, sources, transforms\n"
+        "source = sources.open_source(Path(sys.argv[1]), 'digits', 'train')\n"
+        "images = datasets.PretrainImages(source, None, transforms.pretrain_eval(16), 0)\n"
+        "print(len(next(iter(loader.eval_loader(images, batch_size=2, rank=0, world_size=1, num_workers=1)))))\n"
+    )
+    short = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder = short / ("x" * (length - len(str(short)) - 1))
+    folder.mkdir()
+    done = warm.run(["-c", code, str(digits_root)], env={**os.environ, "TMPDIR": str(folder)})
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+    assert list(folder.iterdir()) == []
+    shutil.rmtree(short)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
