@@ -109,9 +109,18 @@ def records(folder: Path) -> Iterator[Path]:
 
 
 def top1_by_length(study: Study) -> str:
-    """A row for each size: from scratch, after each length of pre-training, and the gain of the longest."""
+    """Top-1 with 50 labels of each class."""
     rows = _scored(study, "classify", "top1")
-    rows = rows[rows["unique_images"] == LABELLED]
+    return _against_scratch(rows[rows["unique_images"] == LABELLED])
+
+
+def miou_by_length(study: Study) -> str:
+    """mIoU of segmentation."""
+    return _against_scratch(_scored(study, "segment", "miou"))
+
+
+def _against_scratch(rows: pd.DataFrame) -> str:
+    """A row for each size: from scratch, after each length of pre-training, and the gain of the longest."""
     scratch = rows[rows["init"] == "scratch"].groupby("size")["score"].mean()
     pretrained = rows[rows["init"] == "pretrain"]
     longest = pretrained[pretrained[STEPS] == pretrained[STEPS].max()].groupby("size")["score"].mean()
@@ -166,6 +175,7 @@ def answers(study: Study) -> str:
 
 TABLES: dict[str, Callable[[Study], str]] = {
     "top-1": top1_by_length,
+    "miou": miou_by_length,
     "labels": by_labels,
     "skill": skill_by_length,
     "answers": answers,

@@ -56,6 +56,9 @@ COPIED = (
     "README.md",
 )
 
+#: What is run: all but slow tests, and of those the ones that take ten seconds at most.
+QUICK = " or ".join(["not slow", *(f"slow(seconds={seconds})" for seconds in range(3, 11))])
+
 COMPARISONS: dict[type[ast.cmpop], str] = {
     ast.Lt: "<=",
     ast.LtE: "<",
@@ -156,7 +159,7 @@ class Libraries(warm.WarmChild):
 def tested(files: list[str], copy: Path) -> subprocess.CompletedProcess[str]:
     """The quick tests in ``files`` of the copy, until one fails."""
     loaded = ["-W", "ignore:Module already imported"]  # which pytest would rewrite
-    command = ["-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *loaded, *files]
+    command = ["-m", "pytest", "-x", "-q", "-m", QUICK, "-p", "no:cacheprovider", *loaded, *files]
     environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     return warm.run(command, kind=Libraries, cwd=copy, env=environment)
 

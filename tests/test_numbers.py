@@ -109,7 +109,7 @@ def _task_of(key: str) -> str:
 
 
 @pytest.mark.parametrize("cluster", ["local", "slurm"])
-@pytest.mark.parametrize("value", ("nan", ".inf", "1e30", "-1", "0", "9" * 5000), ids=lambda value: value[:8])
+@pytest.mark.parametrize("value", ("nan", "1e30", "-1", "0", "9" * 5000), ids=lambda value: value[:8])
 def test_numbers_of_launches(value: str, cluster: str) -> None:
     """Any number of a launch, of its lists and of its clusters is refused by name, or planned in a moment."""
     known, words = launch_fields(cluster), [*PLAN, f"cluster={cluster}"]

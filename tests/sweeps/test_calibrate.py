@@ -39,6 +39,7 @@ def one_shape(root: Path, *words: str) -> tuple[Shape, ShortRun]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_copies_of_two_processes_each(tmp_path: Path) -> None:
     """Every slot has its copy with all its ranks; the parts add up to no more than was waited for; nothing is left."""
     pair = one_shape(tmp_path / "data")
