@@ -29,7 +29,7 @@ quick: setup
 test: setup
 	$(PYTEST) -m "not long" --numprocesses 2
 
-# Further number formats, ranks, launchers and terminals, a disturbed study, the gain by pre-training.
+# What it holds says CONTRIBUTING.md.
 long: setup
 	$(PYTEST) -m long --numprocesses 2
 

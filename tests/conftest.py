@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -30,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _own_leases() -> Iterator[None]:
     """Studies of other workers, and of whoever else is at work on this machine, are nothing to wait for."""
     tempfile.gettempdir()  # known from here on: this process keeps the usual one
-    os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="nepa-")  # short, as paths of sockets have at most 108 characters
+    os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="nepa-")  # short, as paths of sockets have at most 107 characters
     yield
     shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
 
@@ -56,6 +57,18 @@ def _environment_as_before() -> Iterator[None]:
     if dict(os.environ) != before:
         os.environ.clear()
         os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def _logger_as_before() -> Iterator[None]:
+    """What a test, or a training in its process, changes of the project's logger does not reach the next test."""
+    logger = logging.getLogger("nepa_scale")
+    handlers, propagate, level = logger.handlers[:], logger.propagate, logger.level
+    yield
+    for handler in set(logger.handlers) - set(handlers):
+        handler.close()
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

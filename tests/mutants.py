@@ -1,4 +1,4 @@
-"""What the quick tests can see: ``python tests/mutants.py [count=200] [seed=0] [out=mutants.jsonl] [only=PATH]``.
+"""What tests of up to ten seconds can see: ``tests/mutants.py [count=200] [seed=0] [out=mutants.jsonl] [only=PATH]``.
 
 A mutant is the code with one operator, comparison, number or condition changed. For each, drawn by ``seed`` from the
 files below, the tests that import its module run in a copy of the repository until one fails: the mutant is killed. The
@@ -57,7 +57,7 @@ COPIED = (
 )
 
 #: What is run: all but slow tests, and of those the ones that take ten seconds at most.
-QUICK = " or ".join(["not slow", *(f"slow(seconds={seconds})" for seconds in range(3, 11))])
+BRIEF = " or ".join(["not slow", *(f"slow(seconds={seconds})" for seconds in range(3, 11))])
 
 COMPARISONS: dict[type[ast.cmpop], str] = {
     ast.Lt: "<=",
@@ -157,9 +157,9 @@ class Libraries(warm.WarmChild):
 
 
 def tested(files: list[str], copy: Path) -> subprocess.CompletedProcess[str]:
-    """The quick tests in ``files`` of the copy, until one fails."""
+    """The tests of up to ten seconds in ``files`` of the copy, until one fails."""
     loaded = ["-W", "ignore:Module already imported"]  # which pytest would rewrite
-    command = ["-m", "pytest", "-x", "-q", "-m", QUICK, "-p", "no:cacheprovider", *loaded, *files]
+    command = ["-m", "pytest", "-x", "-q", "-m", f"({BRIEF}) and not long", "-p", "no:cacheprovider", *loaded, *files]
     environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     return warm.run(command, kind=Libraries, cwd=copy, env=environment)
 

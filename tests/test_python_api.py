@@ -134,7 +134,6 @@ assert ahead.low < ahead.y < ahead.high < 1
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_the_notebook_runs(here: Path) -> None:
     """Study, table, fit, plot and prediction, as it stands; what it keeps of its outputs is small."""
     assert NOTEBOOK.stat().st_size < 100_000

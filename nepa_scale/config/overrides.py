@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import copy
 import dataclasses
 import functools
 import inspect
 import textwrap
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any, cast
@@ -41,6 +41,7 @@ SECTIONS = sorted({key.split(".")[0] for key in KEYS if "." in key})
 EXCLUSIVE = (("epochs", "steps"), ("steps", "epochs"), *permutations((*SUBSET_KEYS, LABEL_KEY, LIST_KEY), 2))
 
 Pairs = list[tuple[str, str]]  # settings, as (dotted key, text)
+_reading = threading.Lock()
 
 
 def parse(words: Sequence[str]) -> RunConfig:
@@ -114,13 +115,14 @@ def build_read(
         ConfigError: with every problem found.
     """
     pairs = overlay(recorded, _expand(given, recorded, begun, problems))
-    config = RunConfig()
+    values: dict[str, dict[str, Any]] = {"": {}}
     for key, text in pairs:
-        value, wrong = _read(key, text)
+        value, wrong = _value_of(key, text)
         problems += wrong
         if not wrong:
-            *parents, leaf = key.split(".")
-            setattr(functools.reduce(getattr, parents, config), leaf, copy.copy(value))
+            section, _, name = key.rpartition(".")
+            values.setdefault(section, {})[name] = value
+    config = _with_values(values)
     _replace_default_epochs(config, {key for key, _ in pairs})
     _state_own_shape(config.model)
     problems += check_values(config, (config.task,) if tasks is None else tuple(t for t in config.tasks if t in tasks))
@@ -157,8 +159,8 @@ def setting_problems(key: str, value: Any) -> list[str]:
         return []
     if isinstance(value, list):
         return [f"{key}: {ONE_VALUE}"]
-    read, problems = _read(key, to_text(value))
-    return list(problems) or out_of_range(key, read, KEYS[key])
+    found, problems = _value_of(key, to_text(value))
+    return list(problems) or out_of_range(key, found, KEYS[key])
 
 
 def key_problems(key: str) -> list[str]:
@@ -203,18 +205,6 @@ def content_problems(content: dict[str, Any]) -> list[tuple[str, str]]:
     return [(key, line) for key, value in flat.items() for line in setting_problems(key, value)]
 
 
-def assign(tree: DictConfig, key: str, value: str, kind: str) -> list[str]:
-    """Set a key of a structured tree from its text; returns the problems. ``kind`` is the field's type, as declared."""
-    if "${" in value or value == "???":  # OmegaConf's marks of a reference and of a missing value
-        return [f"{key}={value}: references are not supported; write the value itself"]
-    try:
-        OmegaConf.update(tree, key, None if value in ("null", "None") else value)
-    except (OmegaConfBaseException, ValueError, OverflowError):
-        square = "; inputs are square" if key.endswith(".image_size") else ""
-        return [f"{key}={value}: expected {_described(kind)}{square}"]
-    return []
-
-
 def help_text() -> str:
     """What ``train.py --help`` prints: the tree of keys with defaults, limits and meaning."""
     lines = [help_line(f"{key}=NAME", f"recipe: {', '.join(_recipe_names(key)) or 'none'}") for key in RECIPE_KEYS]
@@ -237,15 +227,29 @@ def help_text() -> str:
 
 
 @functools.lru_cache(maxsize=10_000)
-def _read(key: str, text: str) -> tuple[Any, tuple[str, ...]]:
-    """The value that ``text`` is in the type of its field, and what is wrong with either; the runs of a plan share most
-    of their settings."""
+def _value_of(key: str, text: str) -> tuple[Any, tuple[str, ...]]:
+    """The value of a setting's text in its field's type, and what is wrong with the key or the text.
+
+    The runs of a plan share most of their settings, so each text is read once.
+    """
     if key not in KEYS:
         return None, (unknown_key(key),)
-    tree = _typed_tree()
-    problems = assign(tree, key, text, _kind(key))
-    value = None if problems else OmegaConf.select(tree, key)
-    return (OmegaConf.to_object(value) if OmegaConf.is_config(value) else value), tuple(problems)
+    if "${" in text or text == "???":  # OmegaConf's marks of a reference and of a missing value
+        return None, (f"{key}={text}: references are not supported; write the value itself",)
+    with _reading:
+        try:
+            OmegaConf.update(_typed_tree(), key, None if text in ("null", "None") else text)
+            return OmegaConf.select(_typed_tree(), key), ()
+        except (OmegaConfBaseException, ValueError, OverflowError):
+            square = "; inputs are square" if key.endswith(".image_size") else ""
+            return None, (f"{key}={text}: expected {_described(_kind(key))}{square}",)
+
+
+def _with_values(values: Mapping[str, Mapping[str, Any]]) -> RunConfig:
+    """The defaults with ``values``: {section, "" for settings outside of any: {name: value}}."""
+    default = RunConfig()
+    sections = {name: dataclasses.replace(getattr(default, name), **values[name]) for name in values if name}
+    return dataclasses.replace(default, **sections, **values[""])
 
 
 @functools.cache

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import util
 from multiprocessing.context import ForkContext, ForkProcess
+from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakSet
 
@@ -29,7 +30,7 @@ from nepa_scale.utils.errors import DataError
 
 _SHORT_FOLDER = "/tmp"
 _LONGEST_FOLDER = 107 - len("/pymp-12345678/listener-12345678")  # of 107 characters that Linux gives a socket's path
-_REMEDY = "if memory was short, which SIGKILL mostly means, lower data.num_workers; the same command continues"
+_REMEDY = "if memory was short, which SIGKILL mostly means, lower num_workers; a training continues by the same command"
 _DYING_SECONDS = 0.5  # until the system has its exit code
 _WORKER_ERROR = re.compile(r"(?:^|\n)[\w.]*(?:DataError|BadImageError): ")
 
@@ -209,18 +210,19 @@ def _make_room_for_sockets() -> None:
     """Put this process's sockets, through which workers hand over batches, elsewhere than in a ``TMPDIR`` that is too
     long for them: a worker's queue would lose every batch, and training wait for ever."""
     usual = tempfile.gettempdir()
-    if len(os.fsencode(usual)) <= _LONGEST_FOLDER:
-        return
-    tempfile.tempdir = _SHORT_FOLDER
+    if len(os.fsencode(usual)) > _LONGEST_FOLDER:
+        tempfile.tempdir = _SHORT_FOLDER
     try:
-        util.get_temp_dir()  # kept until the process ends, which removes it; workers inherit it
-    except OSError as error:
-        raise DataError(
-            f"TMPDIR={usual}: longer than {_LONGEST_FOLDER} characters leaves no room for sockets of data-loading "
-            f"processes, and {_SHORT_FOLDER} has none ({error.strerror}); set a shorter one, or data.num_workers=0"
-        ) from error
+        place = Path(util.get_temp_dir()).parent  # made once in a process and its workers, and removed at its end
+    except OSError:
+        place = Path(usual)
     finally:
         tempfile.tempdir = usual
+    if len(os.fsencode(place)) > _LONGEST_FOLDER:
+        raise DataError(
+            f"TMPDIR={place}: longer than {_LONGEST_FOLDER} characters leaves no room for sockets of data-loading "
+            "processes; set a shorter one, or num_workers=0"
+        )
 
 
 def _start_worker(_worker: int) -> None:

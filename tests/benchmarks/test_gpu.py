@@ -43,8 +43,7 @@ def test_sections_are_measured_and_correct(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.long
-@pytest.mark.parametrize(("section", "number"), [("losses", 1), ("speed", 1)])
+@pytest.mark.parametrize(("section", "number"), [("losses", 1), pytest.param("speed", 1, marks=pytest.mark.long)])
 def test_a_killed_run_leaves_what_it_measured(tmp_path: Path, section: str, number: int) -> None:
     """Killed once some are measured, it leaves a page with these and "not measured" in the others."""
     process = start(tmp_path, "minutes=9", f"only={section}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -186,7 +185,7 @@ def test_a_crash_does_not_wait_for_its_workers(digits_root: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [75, 76, 200])
-def test_a_long_folder_for_temporary_files(digits_root: Path, tmp_path: Path, length: int) -> None:
+def test_a_long_folder_for_temporary_files(digits_root: Path, length: int) -> None:
     """Batches come from workers wherever TMPDIR is, though the paths of sockets have at most 107 characters."""
     code = (
         "import sys; from pathlib import Path\n"
@@ -195,13 +194,26 @@ def test_a_long_folder_for_temporary_files(digits_root: Path, tmp_path: Path, le
         "images = datasets.PretrainImages(source, None, transforms.pretrain_eval(16), 0)\n"
         "print(len(next(iter(loader.eval_loader(images, batch_size=2, rank=0, world_size=1, num_workers=1)))))\n"
     )
-    short = Path(tempfile.mkdtemp(dir="/tmp"))
-    folder = short / ("x" * (length - len(str(short)) - 1))
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        folder = Path(short) / ("x" * (length - len(short) - 1))
+        folder.mkdir()
+        done = warm.run(["-c", code, str(digits_root)], env={**os.environ, "TMPDIR": str(folder)})
+        assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+        assert list(folder.iterdir()) == []
+
+
+def test_no_folder_that_is_short_enough(tmp_path: Path) -> None:
+    """Where /tmp cannot be written either, one line says so in place of waiting for ever."""
+    folder = tmp_path / ("x" * 100)
     folder.mkdir()
-    done = warm.run(["-c", code, str(digits_root)], env={**os.environ, "TMPDIR": str(folder)})
-    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
-    assert list(folder.iterdir()) == []
-    shutil.rmtree(short)
+    code = (
+        "from nepa_scale.data import loader\n"
+        "loader._SHORT_FOLDER = '/proc'\n"
+        "loader.worker_loader([1, 2], num_workers=1)\n"
+    )
+    done = warm.run(["-c", code], env={**os.environ, "TMPDIR": str(folder)})
+    assert done.returncode == 1
+    assert f"DataError: TMPDIR={folder}: longer than 75 characters" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,18 +46,6 @@ def screen(console: Console) -> list[str]:
         else:
             lines[row] += letter
     return [line.rstrip() for line in lines if line.strip()]
-
-
-@pytest.fixture(autouse=True)
-def _own_handlers() -> Iterator[None]:
-    """Leave the project's logger as it was."""
-    before, level, propagate = progress.logger.handlers[:], progress.logger.level, progress.logger.propagate
-    yield
-    for handler in set(progress.logger.handlers) - set(before):
-        handler.close()
-    progress.logger.handlers[:] = before
-    progress.logger.setLevel(level)
-    progress.logger.propagate = propagate
 
 
 @pytest.mark.parametrize(

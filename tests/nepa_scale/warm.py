@@ -2,8 +2,9 @@
 
 Those imports take six seconds of a core, more than most trainings of a test. ``WarmChild`` is started, fed, signalled
 and waited for like ``Popen([sys.executable, ...])``: it is a process of its own and a child of the test's process.
-The Python processes that a ``WarmLauncher`` starts are forks, too: a launch has a queue, and that the server that
-forks its tasks. Tests of starting itself (imports, what the interpreter does at its end) start new processes.
+The Python processes that a ``WarmLauncher`` starts are forks, too: a launch starts a queue, and the queue a server that
+forks its tasks. Exit handlers of the imports run last in them, not first. Tests of starting itself (imports, what the
+interpreter does at its end) start new processes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import ctypes
 import fcntl
 import gc
 import importlib
+import io
 import multiprocessing
 import os
 import runpy
@@ -25,6 +27,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import cache
+from multiprocessing import util
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
@@ -35,8 +38,7 @@ from children import Child
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SET_CHILD_SUBREAPER = 36  # prctl(2)
-MOST_FILES = 65_536
-TIMEOUT_SECONDS = 600
+TIMEOUT_SECONDS = 540  # less than pytest gives a test
 LAUNCHING = ("sweeps.launch", "sweeps.status", "sweeps.cancel", "sweeps.retry", "sweeps.local.runner")
 
 
@@ -54,8 +56,8 @@ class Request(NamedTuple):
     """The signals that it starts with ignored."""
     passed: list[int]
     """The numbers of the open files that it has beside the standard ones."""
-    starts: int
-    """So many generations of Python processes that it starts are forks, too."""
+    generations: int
+    """How many generations of Python processes below it are forks as well."""
 
 
 class WarmChild(Child):
@@ -63,7 +65,7 @@ class WarmChild(Child):
 
     #: What is imported instead of torch, DeepSpeed and the project.
     modules: ClassVar[tuple[str, ...]] = ()
-    starts: ClassVar[int] = 0
+    generations: ClassVar[int] = 0
 
     def _execute_child(self, args: Sequence[str], *rest: Any) -> None:
         """Fork in place of ``Popen``'s fork and exec; everything else is its own. CUDA cannot be used in a fork."""
@@ -72,24 +74,27 @@ class WarmChild(Child):
         if has_gpu():
             super()._execute_child(args, *rest)  # type: ignore[misc]
         else:
-            _fork(_server(self.modules), self, args, rest, self.starts)
+            _fork(_server(self.modules), self, args, rest, self.generations)
 
 
 class WarmLauncher(WarmChild):
     """One whose Python processes are forks, down to the server of a study's queue."""
 
-    starts = 2
+    generations = 2
 
 
-def _fork(server: _Server, popen: subprocess.Popen[Any], args: Sequence[str], rest: Sequence[Any], starts: int) -> None:
+def _fork(
+    server: _Server, popen: subprocess.Popen[Any], args: Sequence[str], rest: Sequence[Any], generations: int
+) -> None:
     """Do what ``popen._execute_child(args, *rest)`` does."""
-    folder, environment, pipes, new_session = rest[4], rest[5], rest[9:15], rest[20]
-    passed = [] if rest[3] is None else sorted(rest[3])
+    passed, folder, environment, pipes, new_session = sorted(rest[3]), rest[4], rest[5], rest[9:15], rest[20]
+    if rest[1] is not None or rest[21] != -1 or (passed and generations):
+        raise NotImplementedError("preexec_fn, process_group, and pass_fds of a process that starts forks")
     taken = {0: pipes[0], 1: pipes[3], 2: pipes[5]}
     files = [file if file >= 0 else number for number, file in taken.items()]
     os.umask(mask := os.umask(0))
     request = Request(
-        words=[str(word) for word in args[1:] if word != "-u"],
+        words=[str(word) for word in args[1:]],
         environment=dict(os.environ if environment is None else environment),
         folder=str(folder or Path.cwd()),
         mask=mask,
@@ -97,7 +102,7 @@ def _fork(server: _Server, popen: subprocess.Popen[Any], args: Sequence[str], re
         group=os.getpgid(0),
         ignored=[number for number in signal.Signals if signal.getsignal(number) is signal.SIG_IGN],
         passed=passed,
-        starts=starts,
+        generations=generations,
     )
     popen.pid = server.start(request, [*files, *passed])
     popen._child_created = True  # type: ignore[attr-defined]
@@ -105,7 +110,7 @@ def _fork(server: _Server, popen: subprocess.Popen[Any], args: Sequence[str], re
 
 
 def run(words: Sequence[str], *, kind: type[Child] = WarmChild, **options: Any) -> subprocess.CompletedProcess[str]:
-    """``subprocess.run([sys.executable, *words], capture_output=True, text=True)`` with the imports done."""
+    """``subprocess.run([sys.executable, *words], capture_output=True, text=True)``, a process of ``kind``."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
     with kind([sys.executable, *words], **options) as process:
         out, err = process.communicate(timeout=TIMEOUT_SECONDS)
@@ -125,7 +130,7 @@ class _Server:
         """The pid of a new child of this process, with ``files`` as its standard input, output and error, and as those
         of ``request.passed``."""
         with self._lock, _adopting():
-            self._connection.send(tuple(request))
+            self._connection.send(tuple(request))  # whose class has another module there: __main__
             for file in files:
                 send_handle(self._connection, file, self._pid)
             return int(self._connection.recv())
@@ -147,7 +152,7 @@ def _server(modules: tuple[str, ...]) -> _Server:
             pass_fds=[theirs.fileno()],
         )
     connection.recv()
-    process.returncode = 0  # whose end the server waits for
+    process.returncode = 0  # or Popen would warn that it still runs; _leave waits for it
     return _Server(connection, process.pid)
 
 
@@ -205,9 +210,10 @@ def _serve(connection: Connection[Any, Any]) -> tuple[Request, list[int]] | None
             process = os.fork()
             if process == 0:
                 os.close(reader)
+                _join(request)
+                os.write(writer, str(os.getpid()).encode())
                 os.close(writer)
                 return request, files
-            os.write(writer, str(process).encode())
             os._exit(0)  # which leaves the new process to the test's
         os.waitpid(between, 0)
         connection.send(int(os.read(reader, 20)))
@@ -217,12 +223,8 @@ def _serve(connection: Connection[Any, Any]) -> tuple[Request, list[int]] | None
 
 def _become(request: Request, files: Sequence[int]) -> NoReturn:
     """Do what ``python`` with these words would, and end as it does."""
-    if request.new_session:
-        os.setsid()
-    elif os.getpgid(0) != request.group:
-        os.setpgid(0, request.group)
-    if request.starts:
-        _start_by_forks(_fork_server(), request.starts - 1)
+    if request.generations:
+        _start_by_forks(_own_server(), request.generations - 1)
     _take_files(files, [0, 1, 2, *request.passed])
     for number in request.ignored:
         signal.signal(number, signal.SIG_IGN)
@@ -231,12 +233,12 @@ def _become(request: Request, files: Sequence[int]) -> NoReturn:
     tempfile.tempdir = None
     os.environ.clear()
     os.environ.update(request.environment)
-    if "torch" in sys.modules:
-        import torch
-
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     code: Any = 0
     try:
+        if "torch" in sys.modules:  # where it was imported it was told to use one thread
+            import torch
+
+            torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
         _run(request.words)
     except SystemExit as left:
         code = left.code
@@ -252,7 +254,15 @@ def _become(request: Request, files: Sequence[int]) -> NoReturn:
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
-def _fork_server() -> _Server:
+def _join(request: Request) -> None:
+    """Enter the session or process group that is asked for."""
+    if request.new_session:
+        os.setsid()
+    elif os.getpgid(0) != request.group:
+        os.setpgid(0, request.group)
+
+
+def _own_server() -> _Server:
     """A server that has what this process has now, in a process group of its own, and no other open file."""
     connection, theirs = multiprocessing.Pipe()
     pid = os.fork()
@@ -260,22 +270,21 @@ def _fork_server() -> _Server:
         theirs.close()
         return _Server(connection, pid)
     os.setpgid(0, 0)
-    os.dup2(theirs.fileno(), 3)
-    os.closerange(4, MOST_FILES)
-    with Connection(3) as ours:
-        request = _serve(ours)
+    util.close_all_fds_except([0, 1, 2, theirs.fileno()])
+    with theirs:
+        request = _serve(theirs)
     if request is None:
         os._exit(0)
     _become(*request)
 
 
-def _start_by_forks(server: _Server, starts: int) -> None:
+def _start_by_forks(server: _Server, generations: int) -> None:
     """Let every ``Popen`` of Python in this process be a fork of ``server``."""
     cold = subprocess.Popen._execute_child  # type: ignore[attr-defined]
 
     def execute(popen: subprocess.Popen[Any], args: Any, *rest: Any) -> None:
         if isinstance(args, list | tuple) and args[0] == sys.executable:
-            _fork(server, popen, args, rest, starts)
+            _fork(server, popen, args, rest, generations)
         else:
             cold(popen, args, *rest)
 
@@ -283,7 +292,7 @@ def _start_by_forks(server: _Server, starts: int) -> None:
 
 
 def _take_files(files: Sequence[int], numbers: Sequence[int]) -> None:
-    """Give open files their numbers; first others that none of them has."""
+    """Give open files their numbers, by way of free ones above: one may hold a number meant for another."""
     above = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, max(numbers) + 1) for file in files]
     for file in files:
         os.close(file)
@@ -297,6 +306,9 @@ def _run(words: Sequence[str]) -> None:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:0] = [path for path in paths if path and path not in sys.path]
     first, *rest = words
+    if first == "-u":
+        cast(io.TextIOWrapper, sys.stdout).reconfigure(write_through=True)
+        first, *rest = rest
     sys.modules.pop(rest[0] if first == "-m" else "", None)  # it runs anew, as the main module
     if first == "-c":
         sys.argv = ["-c", *rest[1:]]

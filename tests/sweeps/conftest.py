@@ -28,8 +28,9 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """On a real Slurm everything takes seconds, its own start a dozen of them."""
     for item in items:
-        if {"running_slurm", "forgetful_slurm", "accounted_slurm"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.slow(seconds=10))
+        on_slurm = {"running_slurm", "forgetful_slurm", "accounted_slurm"} & set(getattr(item, "fixturenames", ()))
+        if on_slurm and item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.slow(seconds=12))
 
 
 def need_slurm(*, accounting: bool = False) -> None:
@@ -46,7 +47,7 @@ def need_slurm(*, accounting: bool = False) -> None:
 @contextlib.contextmanager
 def started_slurm(*, accounting: bool = False, min_job_age: int = 86_400) -> Iterator[VirtualCluster]:
     """A Slurm of two virtual nodes."""
-    # Paths of sockets are limited to 108 characters: pytest's own folders are too deep.
+    # Paths of sockets are limited to 107 characters: pytest's own folders are too deep.
     with (
         tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder,
         VirtualCluster(Path(folder), accounting=accounting, min_job_age=min_job_age) as cluster,

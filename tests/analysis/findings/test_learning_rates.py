@@ -78,7 +78,9 @@ def test_a_failed_rate_is_no_data_point(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("shift", "said", "least"), [(0.0, "No", 0), (1.0, "No", 32)])
 def test_the_verdict_errs_as_stated(shift: float, said: str, least: int) -> None:
-    """One true rate midway between two tried, noise .003: at most 5 % No (88 % by the best runs); of a shift of one
+    """Of the test on its own; the page also says "Cannot say" where a best rate lies at an edge.
+
+    One true rate midway between two tried, noise .003: at most 5 % No (88 % by the best runs); of a shift of one
     step between femto and nano, at least 80 %."""
     rng, place = np.random.default_rng(0), math.log2(RATES[2]) + 0.5
     best = {"femto": 2 ** (place - shift / 2), "nano": 2 ** (place + shift / 2)}

@@ -31,8 +31,10 @@ def largest(one: list[float], other: list[float]) -> float:
     return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.slow(seconds=4)
-@pytest.mark.parametrize(("steps", "world_size"), [(20, 1), pytest.param(40, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("steps", "world_size"),
+    [pytest.param(20, 1, marks=pytest.mark.slow(seconds=4)), pytest.param(100, 2, marks=pytest.mark.slow)],
+)
 def test_every_stage_follows_plain_autocast(steps: int, world_size: int) -> None:
     """Losses are those of plain autocast to 1e-3 and of fp32 to 1e-2 at every step, at stages 0 to 3; they are no
     fp32 run's: products are rounded."""

@@ -84,12 +84,11 @@ def plain(steps: int, world_size: int) -> dict[str, Any]:
     return muon_ranks.plain(steps, world_size)
 
 
-@pytest.mark.slow(seconds=3)
 @pytest.mark.parametrize(
     ("steps", "world_size", "accumulation"),
     [
-        (12, 1, 1),
-        pytest.param(40, 2, 2, marks=pytest.mark.slow),
+        pytest.param(12, 1, 1, marks=pytest.mark.slow(seconds=3)),
+        pytest.param(100, 2, 2, marks=pytest.mark.slow),
     ],
 )
 def test_every_stage_takes_plain_muons_steps(steps: int, world_size: int, accumulation: int) -> None:
@@ -98,7 +97,7 @@ def test_every_stage_takes_plain_muons_steps(steps: int, world_size: int, accumu
     expected = plain(steps, world_size)
     printed, *_ = run_on_ranks("muon_ranks.py", [str(steps), "0,1,2,3", str(accumulation)], world_size=world_size)
     found = json.loads(printed.strip().splitlines()[-1])
-    assert steps < 40 or expected["losses"][-1] < expected["losses"][0] - 0.02, "it must learn"
+    assert steps < 100 or expected["losses"][-1] < expected["losses"][0] - 0.02, "it must learn"
     for stage, seen in found.items():
         assert seen["losses"] == pytest.approx(expected["losses"], abs=1e-5), stage
         for own, other in zip(seen["weights"], expected["weights"], strict=True):

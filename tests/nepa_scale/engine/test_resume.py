@@ -105,7 +105,10 @@ class Resumed:
         return [(self.placements[old], self.placements[(old + further) % count]) for old, further in pairs]
 
 
-@pytest.fixture(scope="module", params=["fp32", "bf16-autocast", pytest.param("bf16", marks=pytest.mark.long)])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(each, marks=pytest.mark.long) if each == "bf16" else each for each in PLACEMENTS],
+)
 def resumed(
     request: pytest.FixtureRequest, data_root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Resumed]:

@@ -32,7 +32,7 @@ from sweeps.plan.machine import Slots
 
 ROOT = Path(__file__).resolve().parents[3]
 SLOT = Slots(1, 1, ())
-TASKS = ("pretrain", "segment")
+TASKS = ("pretrain", "probe", "classify", "segment")
 #: Variables that differ from process to process, or that submitit's controller sets for itself.
 OF_THE_PROCESS = (
     *("MASTER_PORT", "PYTEST_CURRENT_TEST", "SUBMITIT_FOLDER", "SUBMITIT_LOCAL_JOB_ID", "SUBMITIT_LOCAL_COMMAND"),
@@ -238,20 +238,21 @@ def test_a_killed_queue_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_the_same_bits_as_from_fresh_processes(server: ForkServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tasks", [("pretrain", "segment"), pytest.param(TASKS, marks=pytest.mark.long)])
+def test_the_same_bits_as_from_fresh_processes(server: ForkServer, tmp_path: Path, tasks: tuple[str, ...]) -> None:
     """A task leaves the same rows, results, predictions and weights, forked or not."""
     write_digits(tmp_path / "data", num_train=64, num_validation=16, shard_size=32)
     words = [f"data.root={tmp_path / 'data'}", "model.size=femto", "model.patch_size=8", "log.every=1"]
-    words += [f"{task}.{word}" for task in TASKS for word in ("image_size=32", "steps=6", "batch_size=16")]
+    words += [f"{task}.{word}" for task in tasks for word in ("image_size=32", "steps=6", "batch_size=16")]
     left = {}
     for name, its_server in (("forked", server), ("fresh", None)):
         run_dir = tmp_path / name
         overrides.save(run_folder.configure(["task=pretrain", f"run_dir={run_dir}", *words]), run_dir / "config.yaml")
-        for task in TASKS:
+        for task in tasks:
             folder = run_dir / task
             said = run_job(folder / "submitit", functools.partial(run_task, str(run_dir), task), its_server)
             assert said is None, said
-        left[name] = {task: remains(run_dir / task) for task in TASKS}
+        left[name] = {task: remains(run_dir / task) for task in tasks}
     assert left["forked"] == left["fresh"]
     startup = {name: read_json(tmp_path / name / "pretrain" / "result.json")["startup_seconds"] for name in left}
     assert startup["forked"] < startup["fresh"] / 2

@@ -245,7 +245,6 @@ def until_told(study: Path) -> None:
 
 
 @pytest.mark.slow(seconds=80)
-@pytest.mark.long
 @pytest.mark.usefixtures("slurm_cluster")
 def test_the_time_limit(tmp_path: Path) -> None:
     """Before its real time limit a task is told, and goes on in a new start; one that does not listen has a timeout."""
