@@ -270,7 +270,8 @@ def _own_server() -> _Server:
         theirs.close()
         return _Server(connection, pid)
     os.setpgid(0, 0)
-    util.close_all_fds_except([0, 1, 2, theirs.fileno()])
+    os.closerange(3, theirs.fileno())
+    os.closerange(theirs.fileno() + 1, util.MAXFD)
     with theirs:
         request = _serve(theirs)
     if request is None:
