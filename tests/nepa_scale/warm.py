@@ -88,8 +88,9 @@ def _fork(
 ) -> None:
     """Do what ``popen._execute_child(args, *rest)`` does."""
     passed, folder, environment, pipes, new_session = sorted(rest[3]), rest[4], rest[5], rest[9:15], rest[20]
-    if rest[1] is not None or rest[21] != -1 or (passed and generations):
-        raise NotImplementedError("preexec_fn, process_group, and pass_fds of a process that starts forks")
+    generations = 0 if passed else generations  # whose server might have a number that is meant for a passed file
+    if rest[1] is not None or rest[21] != -1:
+        raise NotImplementedError("preexec_fn and process_group")
     taken = {0: pipes[0], 1: pipes[3], 2: pipes[5]}
     files = [file if file >= 0 else number for number, file in taken.items()]
     os.umask(mask := os.umask(0))
