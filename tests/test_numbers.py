@@ -24,7 +24,6 @@ from sweeps import launch
 from sweeps.settings.conf_files import compose_tree, declared
 
 HOSTILE = ("nan", "inf", "-inf", ".inf", "1e30", "-1e30", "-1", "0", str(10**18), str(-(10**18)), "9" * 5000)
-FINETUNED = ("probe", "classify", "segment")
 SECONDS = 20.0  # many times what a plan takes
 PLAN = ["dry_run=true", "study.sizes=[femto]", "study.tasks=[pretrain]", "cluster.flops_per_second=1e10"]
 
@@ -78,13 +77,6 @@ def check(command: Command, word: str, words: list[str]) -> None:
         assert word.partition("=")[0].rsplit(".", 1)[-1] in complaints
 
 
-def check_all(command: Command, typed: list[str], words: list[str]) -> None:
-    """A command plans with all words that are ``typed``; where it does not, it is asked with each alone."""
-    if typed and said(command, [*words, *typed])[0]:
-        for word in typed:
-            check(command, word, words)
-
-
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Plans name folders, and make none."""
@@ -96,20 +88,14 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 @pytest.mark.parametrize("value", HOSTILE, ids=lambda value: value[:8])
 def test_numbers_of_training(value: str) -> None:
     """Any number of a run is refused by name, all at once, or planned in a moment."""
-    keys = accepted(train.main, number_types(), lambda _: value, ["dry_run=true"])
-    for task, start in (("pretrain", []), *((each, ["init=scratch"]) for each in FINETUNED)):
-        typed = [f"{key}={value}" for key in keys if _task_of(key) == task]
-        check_all(train.main, typed, ["dry_run=true", f"task={task}", *start])
-
-
-def _task_of(key: str) -> str:
-    """The task whose setting it is; pre-training for those of all tasks."""
-    section = key.partition(".")[0]
-    return section if section in FINETUNED else "pretrain"
+    for key in accepted(train.main, number_types(), lambda _: value, ["dry_run=true"]):
+        task = key.split(".")[0] if key.split(".")[0] in ("probe", "classify", "segment") else "pretrain"
+        start = [] if task == "pretrain" else ["init=scratch"]
+        check(train.main, f"{key}={value}", ["dry_run=true", f"task={task}", *start])
 
 
 @pytest.mark.parametrize("cluster", ["local", "slurm"])
-@pytest.mark.parametrize("value", ("nan", "1e30", "-1", "0", "9" * 5000), ids=lambda value: value[:8])
+@pytest.mark.parametrize("value", ("nan", ".inf", "1e30", "-1", "0", "9" * 5000), ids=lambda value: value[:8])
 def test_numbers_of_launches(value: str, cluster: str) -> None:
     """Any number of a launch, of its lists and of its clusters is refused by name, or planned in a moment."""
     known, words = launch_fields(cluster), [*PLAN, f"cluster={cluster}"]
@@ -119,7 +105,8 @@ def test_numbers_of_launches(value: str, cluster: str) -> None:
     def text(key: str) -> str:
         return f"[{value}]" if str(known[key].type).startswith("list") else value
 
-    check_all(launch.main, [f"{key}={text(key)}" for key in accepted(launch.main, known, text, words)], words)
+    for key in accepted(launch.main, known, text, words):
+        check(launch.main, f"{key}={text(key)}", words)
 
 
 @pytest.mark.parametrize("key", ["pretrain.epochs", "pretrain.steps", "pretrain.batch_size", "model.depth", "seed"])

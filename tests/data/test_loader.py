@@ -165,14 +165,18 @@ def test_workers_leave_signals_to_training_and_use_one_thread() -> None:
     assert batch[0, 2] != os.getpid()
 
 
+OPENED = """
+import sys; from pathlib import Path
+from nepa_scale.data import datasets, loader, sources, transforms
+source = sources.open_source(Path(sys.argv[1]), 'digits', 'train')
+images = datasets.PretrainImages(source, None, transforms.pretrain_eval(16), 0)
+"""
+
+
 @pytest.mark.slow(seconds=5)
 def test_a_crash_does_not_wait_for_its_workers(digits_root: Path) -> None:
     """Workers ignore SIGTERM, which is how they are ended at exit: the process must still come to its end."""
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from nepa_scale.data import datasets, loader, sources, transforms\n"
-        "source = sources.open_source(Path(sys.argv[1]), 'digits', 'train')\n"
-        "images = datasets.PretrainImages(source, None, transforms.pretrain_eval(16), 0)\n"
+    code = OPENED + (
         "batches = iter(loader.eval_loader(images, batch_size=2, rank=0, world_size=1, num_workers=2))\n"
         "next(batches)\n"
         "raise RuntimeError('crash')\n"
@@ -187,11 +191,7 @@ def test_a_crash_does_not_wait_for_its_workers(digits_root: Path) -> None:
 @pytest.mark.parametrize("length", [75, 76, 200])
 def test_a_long_folder_for_temporary_files(digits_root: Path, length: int) -> None:
     """Batches come from workers wherever TMPDIR is, though the paths of sockets have at most 107 characters."""
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from nepa_scale.data import datasets, loader, sources, transforms\n"
-        "source = sources.open_source(Path(sys.argv[1]), 'digits', 'train')\n"
-        "images = datasets.PretrainImages(source, None, transforms.pretrain_eval(16), 0)\n"
+    code = OPENED + (
         "print(len(next(iter(loader.eval_loader(images, batch_size=2, rank=0, world_size=1, num_workers=1)))))\n"
     )
     with tempfile.TemporaryDirectory(dir="/tmp") as short:

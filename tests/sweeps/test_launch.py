@@ -114,11 +114,9 @@ def test_mistakes_answer_without_heavy_imports(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("script", ["launch.py", "status.py"])
-def test_help(script: str) -> None:
+def test_help(run_process: Run, script: str) -> None:
     """--help explains the command and every choice."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "sweeps" / script), "--help"], capture_output=True, text=True, check=False
-    )
+    done = run_process(script, "--help", cold=True)
     assert done.returncode == 0
     assert f"python sweeps/{script}" in done.stdout
     if script == "launch.py":
