@@ -262,7 +262,8 @@ def compare(
     tables = [_table(data).where(tuple(_several(where))) for data in (a, b)]
     first, second = (Recipe(rows.positive(x), rows.positive(y), _numbered(rows, cluster)) for rows in tables)
     try:
-        return compare_recipes(first, second, levels=levels, confidence=confidence, seed=seed)
+        errors = None if levels is None else [float(level) for level in _several(_plain(levels))]
+        return compare_recipes(first, second, levels=errors, confidence=confidence, seed=seed)
     except ValueError as problem:
         raise UserError(f"compare: {problem}") from None
 
@@ -277,7 +278,12 @@ def _numbered(table: Table, cluster: str | None) -> NDArray[np.float64] | None:
 
 
 def _table(data: Data) -> Table:
-    return read_table(Path(data)) if isinstance(data, str | Path) else table_of(pd.DataFrame(data))
+    if isinstance(data, str | Path):
+        return read_table(Path(data))
+    try:
+        return table_of(pd.DataFrame(data))
+    except ValueError as problem:
+        raise UserError(f"data: {problem}") from None
 
 
 def _answers(
@@ -303,19 +309,39 @@ def _given(settings: type[Settings], asked: Mapping[str, Any]) -> Settings:
 def _each(
     table: Table, given: Grouped, answer: Callable[[Grouped, Table], Result]
 ) -> Result | NoFit | dict[str, Result | NoFit]:
+    """The answer for each group, or the mistake that it raised; one that all groups have is raised."""
     answers: dict[str, Result | NoFit] = {}
+    mistakes: list[UserError] = []
     for name, rows in table.by(given.by).items():
         try:
             answers[name] = answer(given, rows)
-        except arguments.NotPossible as reason:
-            answers[name] = NoFit(str(reason))
+        except UserError as mistake:
+            answers[name] = NoFit(str(mistake))
+            mistakes += [] if isinstance(mistake, arguments.NotPossible) else [mistake]
+    if mistakes and len(mistakes) == len(answers):
+        raise mistakes[0]
     return answers if given.by is not None else answers[""]
 
 
 def _written(asked: Mapping[str, Any]) -> list[str]:
     """The arguments as words of a command line."""
-    words = [(name, one) for name, value in asked.items() for one in _several(value)]
-    return [f"{name}={str(one).lower() if isinstance(one, bool) else one}" for name, one in words]
+    return [f"{name}={_word(one)}" for name, value in asked.items() for one in _several(_plain(value))]
+
+
+def _word(value: Any) -> str:
+    """One value as typed: a place of several variables has its numbers separated by commas."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and lists of numpy and pandas as Python's."""
+    if isinstance(value, np.ndarray | np.generic | pd.Series | pd.Index):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {name: _plain(number) for name, number in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
 
 
 def _several(value: Any) -> Sequence[Any]:

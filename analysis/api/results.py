@@ -142,14 +142,20 @@ def _places(columns: tuple[str, ...], places: tuple[Any, ...], named: dict[str, 
         missing = [name for name in columns if name not in places[0]]
         if missing:
             raise UserError(f"predict: no column '{missing[0]}'; {wanted}")
-        values = [places[0][name].to_numpy(float) for name in columns]
+        values = [places[0][name] for name in columns]
     elif named and not places and set(named) == set(columns):
         values = [named[name] for name in columns]
     elif len(places) == len(columns) and not named:
         values = list(places)
     else:
         raise UserError(f"predict: {wanted}")
-    return np.array(np.broadcast_arrays(*[np.atleast_1d(np.asarray(column, dtype=float)) for column in values]))
+    try:
+        at = np.array(np.broadcast_arrays(*[np.atleast_1d(np.asarray(column, dtype=float)) for column in values]))
+    except ValueError as problem:
+        raise UserError(f"predict: {problem}; {wanted}") from None
+    if not (at > 0).all():
+        raise UserError(f"predict: a place that is not above 0; {wanted}")
+    return at
 
 
 def _predicted(columns: tuple[str, ...], at: Array, bands: dict[str, Prediction]) -> pd.DataFrame:

@@ -77,7 +77,7 @@ class Runs:
             np.pad(self.columns, ((0, 0), (0, len(y))), constant_values=1.0),
             np.concatenate([self.between, between]),
             np.concatenate([self.y, y]),
-            None if self.weights is None else np.concatenate([self.weights, np.full(len(y), self.weights.mean())]),
+            None if self.weights is None else np.concatenate([self.weights, np.full(len(y), np.nanmean(self.weights))]),
             np.concatenate([clusters.astype(object), [f"anchor {i + 1}" for i in range(len(y))]]).astype(str),
         )
 

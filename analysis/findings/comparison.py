@@ -34,7 +34,7 @@ from analysis.study.records import Study
 from nepa_scale.config import objectives
 from nepa_scale.data.preprocessing import BY_IMAGE
 
-MAX_NAMED = 12  # labels that one sentence may name
+MAX_NAMED = 8  # labels that one sentence may name
 
 RUNS = {PRETRAINED: "pretrained runs", OTHER: "runs from other weights", SCRATCH: "runs from scratch"}
 
@@ -86,6 +86,8 @@ def gain_over_scratch(compared: Comparison, start: str = PRETRAINED) -> Finding:
     better = int((difference > 0).sum())
     measured = f"Better at {better} of {text.counted(len(pairs), compared.noun)} (percentage points: {differences})."
     unit = compared.noun if compared.controls.loc[counted.index].is_unique else "control"
+    if unit == "control":
+        measured += " Settings of one control, such as lengths of pre-training, are averaged first."
     if len(counted) < len(pairs):
         measured += " The interval takes one number of labels: the others rest on the same pretraining."
     ratio = gain(compared, start)
@@ -188,9 +190,11 @@ def _beyond_chance(margins: pd.DataFrame) -> str:
 def _of_images(margins: pd.DataFrame, images: pd.Series[float]) -> str:
     """The intervals of margins [low, high] and what they rest on; the widest alone where labels are too many."""
     widest = (margins["high"] - margins["low"]).idxmax()
-    shown = margins if len(margins) <= MAX_NAMED else margins.loc[[widest]]
+    every = len(margins) <= MAX_NAMED
+    shown = margins if every else margins.loc[[widest]]
     listed = "; ".join(f"{label} {_points(low, high)}" for label, low, high in shown.itertuples(name=None))
-    return f"{text.LEVEL} intervals, for all together, of {text.integers(images)} validation images: {listed}."
+    which = "" if every else ", the widest"
+    return f"{text.LEVEL} intervals, for all together, of {text.integers(images)} validation images{which}: {listed}."
 
 
 def _points(low: float, high: float) -> str:

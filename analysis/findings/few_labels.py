@@ -154,13 +154,15 @@ def _worth_finding(pair: Arms, pairs: Sequence[Arms]) -> Finding:
 
 
 def _effect(pair: Arms, shift: Shift) -> Effect | None:
-    """The factor as an effect: of seeds where their mean decides, else of the image counts of either start."""
+    """The factor as an effect: of seeds where their mean decides, else of the points of both laws."""
     by_seeds = len(pair.seeds) >= MIN_SEEDS
     n, taken = (len(pair.seeds), 1) if by_seeds else (sum(shift.n), 4)
     if not 0 < shift.p < 1:
         return None
     t = -float(special.stdtrit(n - taken, shift.p / 2))
-    return Effect(t, n, taken, "seed" if by_seeds else "image count", seeds=not by_seeds)
+    if by_seeds:
+        return Effect(t, n, taken, "seed", seeds=False, settings=len(pair.pretrained.points) / n)
+    return Effect(t, n, taken, "point", settings=0.5)  # a label and seed has one of either start
 
 
 def _rests(pair: Arms) -> str:

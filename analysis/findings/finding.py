@@ -59,8 +59,8 @@ class Effect:
     """Of a line: the sum of squared distances of the places from their mean, over their squared range."""
     seeds: bool = True
     """Whether more seeds of each place could make it surer, too."""
-    settings: float = 1.0
-    """How many settings of the study one of its units is."""
+    settings: float | None = None
+    """How many labels and seeds of the study one of its units is; None for an equal share of all."""
 
     def of(self, n: int) -> float:
         """The t that the same estimate has with ``n``: of a line, with places spread evenly between the same ends."""
@@ -154,24 +154,26 @@ def _p(value: float) -> str:
 
 def with_settling(study: Study, findings: Sequence[Finding]) -> list[Finding]:
     """``findings``, each that is not shown with what would show its estimate in 80 % of studies."""
-    costs = _costs(study)
+    costs, pairs = _costs(study)
     return [
-        replace(finding, detail=f"{finding.detail} {_said(finding.effect, finding.level, costs)}".strip())
+        replace(finding, detail=f"{finding.detail} {_said(finding.effect, finding.level, costs, pairs)}".strip())
         if finding.verdict == NOT_SHOWN and finding.effect is not None and finding.level is not None
         else finding
         for finding in findings
     ]
 
 
-def _said(effect: Effect, level: float, costs: tuple[float, float]) -> str:
+def _said(effect: Effect, level: float, costs: tuple[float, float], pairs: int) -> str:
+    """What would settle it, and what that costs in a study of so many ``pairs`` of labels and seeds."""
     what = f"What would settle it: were the estimate true, at this noise {POWER:.0%} of studies show it with"
     n, times = effect.enough(level), effect.enough_seeds(level)
+    each = pairs / effect.n if effect.settings is None else effect.settings
     ways = []
     if n is not None:
-        cost = _cost((n - effect.n) * effect.settings, costs)
+        cost = _cost((n - effect.n) * each, costs)
         ways.append(f"{text.counted(n, effect.unit or 'seed')} instead of {effect.n} ({cost})")
     if times is not None:
-        cost = _cost((times - 1) * effect.n * effect.settings, costs)
+        cost = _cost((times - 1) * effect.n * each, costs)
         ways.append(f"{times} times the seeds of each, if the noise is that of seeds ({cost})")
     if not ways:
         return (
@@ -189,13 +191,14 @@ def _cost(more: float, costs: tuple[float, float]) -> str:
     return f"about {' and '.join(known)} more" if known else "what they cost is not known"
 
 
-def _costs(study: Study) -> tuple[float, float]:
+def _costs(study: Study) -> tuple[tuple[float, float], int]:
     """FLOPs and seconds of one label and seed with all its tasks, starts and tries, on average: planned, else measured;
-    0 where neither is known."""
+    0 where neither is known. And how many labels and seeds there are."""
     rows = study.tried
-    means = []
+    means, pairs = [], 0
     for planned, measured in (("planned_flops", "flops_train"), ("planned_seconds", "wall_seconds")):
         cost = rows[planned].fillna(rows[measured]) if measured in rows else rows[planned]
         sums = cost.groupby([rows["label"], rows["seed"].fillna(0)]).sum()
         means.append(float(sums.mean()) if len(sums) else 0.0)
-    return means[0], means[1]
+        pairs = len(sums)
+    return (means[0], means[1]), pairs

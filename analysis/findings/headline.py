@@ -43,6 +43,8 @@ from nepa_scale.data.info import EMBEDDED_NAME
 
 WORDS = {PARAMETERS: ("model size", "the parameters"), COMPUTE: ("pretraining compute", "the FLOPs")}
 _INTERVAL = f"{text.LEVEL} interval "
+_UNSHOWN = "is not shown"
+_ALONE = "would hold alone, not beside the other tests of this page"
 MOST_SIZES = 3
 """Whose worth in labels a sentence may name."""
 PAPER_PARAMS = 85e6
@@ -83,14 +85,18 @@ def _laws(study: Study, target: Target, start: str, doubtful: Container[str]) ->
     for axis in scaled_axes(study):
         fit = series(study, target, axis, start).fit if known_on(axis, start) else None
         if isinstance(fit, PowerLawFit):
-            unsure = 0 in fit.b_interval or law_question(target, axis, start) in doubtful
-            verb = "" if unsure else "falls" if fit.b > 0 else "rises"
-            said.setdefault(verb, []).append(_law(axis, fit))
-    unshown = said.pop("", [])
-    for verb, laws in said.items():
-        yield f"{target.name} {verb} {' and '.join(laws)}"
-    if unshown:
-        yield f"that {'it' if said else target.name} changes {' or '.join(unshown)} is not shown"
+            doubt = _doubt(0 in fit.b_interval, law_question(target, axis, start) in doubtful)
+            said.setdefault(doubt or ("falls" if fit.b > 0 else "rises"), []).append(_law(axis, fit))
+    name = target.name
+    for verb, laws in sorted(said.items(), key=lambda entry: entry[0] in (_UNSHOWN, _ALONE)):
+        unsure = verb in (_UNSHOWN, _ALONE)
+        yield f"that {name} changes {' or '.join(laws)} {verb}" if unsure else f"{name} {verb} {' and '.join(laws)}"
+        name = "it"
+
+
+def _doubt(includes: bool, doubtful: bool) -> str:
+    """What is said of a claim whose interval ``includes`` no effect, or that page's tests together leave in doubt."""
+    return _UNSHOWN if includes else _ALONE if doubtful else ""
 
 
 def _law(axis: Axis, fit: PowerLawFit) -> str:
@@ -110,8 +116,9 @@ def _gain(study: Study, target: Target, start: str, error: str, doubtful: Contai
     ratio = gain(compared, start)
     if isinstance(ratio, NoFit):
         return
-    if 1 in ratio.interval or gain_question(target, start) in doubtful:
-        claim = f"that pretraining changes {error} is not shown"
+    doubt = _doubt(1 in ratio.interval, gain_question(target, start) in doubtful)
+    if doubt:
+        claim = f"that pretraining changes {error} {doubt}"
     else:
         claim = f"pretraining {'lowers' if ratio.mean < 1 else 'raises'} {error}"
     yield (
@@ -129,8 +136,8 @@ def _labels(study: Study, target: Target, doubtful: Container[str]) -> Iterator[
         if not isinstance(shift, NoFit):
             times = f"{text.TIMES}{text.SPACE}{text.number(shift.factor)}"
             span = f"{_INTERVAL}{text.span(shift.interval.low, shift.interval.high)}"
-            if 1 in shift.interval or worth_question(pair, pairs) in doubtful:
-                yield f"that pretraining is worth labels at {pair.size} is not shown ({times}, {span})"
+            if doubt := _doubt(1 in shift.interval, worth_question(pair, pairs) in doubtful):
+                yield f"that pretraining is worth labels at {pair.size} {doubt} ({times}, {span})"
             else:
                 yield f"at {pair.size} pretraining is worth {times} the labels ({span})"
 

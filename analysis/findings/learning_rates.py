@@ -138,12 +138,13 @@ def tries(study: Study, key: str) -> pd.DataFrame:
 
 
 def at_edge(points: pd.DataFrame) -> pd.DataFrame:
-    """The chosen rows of ``points`` whose value is the lowest or highest that was tried; none for values that are
-    text."""
+    """The chosen rows of ``points`` whose value is the lowest or highest that was tried for their label and arm; none
+    for values that are text."""
     if not pd.api.types.is_numeric_dtype(points["value"]) or points["value"].nunique() == 1:
         return points.iloc[:0]
-    ends = [points["value"].min(), points["value"].max()]
-    return points[points["chosen"] & points["value"].isin(ends)]
+    tried = points.groupby(["label", "arm"])["value"]
+    at_end = (points["value"] == tried.transform("min")) | (points["value"] == tried.transform("max"))
+    return points[points["chosen"] & at_end]
 
 
 def _finding(study: Study, key: str) -> Finding:
@@ -156,9 +157,7 @@ def _finding(study: Study, key: str) -> Finding:
         return Finding(question, "Cannot say", "No finished run has a score on tuning images.", detail)
     values = ", ".join(sorted({_written(value) for value in points["value"]}, key=_rank))
     arms = "; ".join(
-        f"{arm}: {_named([_of_label(of_arm, label) for label in order if (of_arm['label'] == label).any()])}"
-        for arm in ARMS.values()
-        if len(of_arm := chosen[chosen["arm"] == arm])
+        f"{arm}: {_chosen(of_arm, order)}" for arm in ARMS.values() if len(of_arm := chosen[chosen["arm"] == arm])
     )
     answer = (
         f"Of {values}, chosen by the score on images that were not trained on, not by the one reported: {arms}."
@@ -175,6 +174,18 @@ def _named(names: list[str]) -> str:
     return ", ".join(names) if left <= 0 else f"{', '.join(names[:MAX_NAMED])} and {left} more"
 
 
+def _chosen(chosen: pd.DataFrame, order: list[str]) -> str:
+    """What was chosen for each label, or where these are too many to name how many runs chose each value."""
+    labels = [label for label in order if (chosen["label"] == label).any()]
+    if len(order) <= MAX_NAMED:
+        return ", ".join(_of_label(chosen, label) for label in labels)
+    counts = chosen["value"].map(_written).value_counts()
+    return (
+        ", ".join(f"{value} in {counts[value]}" for value in sorted(counts.index, key=_rank))
+        + f" of {len(chosen)} runs"
+    )
+
+
 def _of_label(chosen: pd.DataFrame, label: str) -> str:
     """The values chosen for a label, over its seeds."""
     values = chosen.loc[chosen["label"] == label, "value"]
@@ -182,14 +193,15 @@ def _of_label(chosen: pd.DataFrame, label: str) -> str:
 
 
 def _at_edge(points: pd.DataFrame, order: list[str]) -> str:
-    """The arms and labels whose choice is no optimum, as the values tried end there; empty without any."""
+    """The arms and labels, or runs, whose choice is no optimum, as the values tried end there; empty without any."""
     edge = at_edge(points)
-    named = [
-        f"{arm} {_named([label for label in order if label in set(rows['label'])])}"
-        for arm in ARMS.values()
-        if len(rows := edge[edge["arm"] == arm])
-    ]
+    named = [f"{arm} {_listed(rows, order)}" for arm in ARMS.values() if len(rows := edge[edge["arm"] == arm])]
     return f" At the edge of the values tried: {'; '.join(named)}. Try values beyond it." if named else ""
+
+
+def _listed(rows: pd.DataFrame, order: list[str]) -> str:
+    labels = [label for label in order if label in set(rows["label"])]
+    return ", ".join(labels) if len(order) <= MAX_NAMED else f"in {text.counted(len(rows), 'run')}"
 
 
 def _left_out(points: pd.DataFrame) -> Iterator[str]:

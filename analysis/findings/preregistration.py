@@ -63,24 +63,24 @@ def _entry(study: Study, target: Target, axis: Axis, candidates: Sequence[Candid
     if isinstance(fitted.fit, NoFit):
         return {**entry, "reason": fitted.fit.reason, "law": None, "expected": []}
     places = [candidate.place(axis) for candidate in candidates]
-    prediction = fitted.fit.predict(places)
-    bounds = zip(candidates, places, prediction.y, prediction.low, prediction.high, strict=True)
+    prediction, (_, degrees) = fitted.fit.predict(places), fitted.fit.deviation(places)
+    bounds = zip(candidates, places, prediction.y, prediction.low, prediction.high, degrees, strict=True)
     return {
         **entry,
         "reason": None,
         "law": {"form": "a x^-b", "a": fitted.fit.a, "b": fitted.fit.b}
-        | {"places": fitted.fit.n, "groups": fitted.fit.groups, "degrees": fitted.fit.errors.degrees},
+        | {"places": fitted.fit.n, "groups": fitted.fit.groups},
         "expected": [
             {"run_id": run.run_id, "label": run.label, "x": x, "error": finite(y)}
-            | {"low": finite(low), "high": finite(high)}
-            for run, x, y, low, high in bounds
+            | {"low": finite(low), "high": finite(high), "degrees": finite(freedom)}
+            for run, x, y, low, high, freedom in bounds
         ],
     }
 
 
 @dataclass(frozen=True)
 class Registered:
-    """What was expected of one place on an axis, and what came; seeds of it are one point, as in the fit."""
+    """What was expected of one run at a place on an axis, and what came, on average over its seeds."""
 
     target: Target
     axis: Axis
@@ -173,7 +173,7 @@ def _registered(study: Study, entry: Mapping[str, Any], members: Sequence[Mappin
         Interval(first["low"] or 0.0, math.inf if first["high"] is None else first["high"]),
         law["places"],
         law.get("groups", law["places"]),  # older versions took all places as independent
-        law.get("degrees", law["places"] - 2),
+        first.get("degrees") or law.get("degrees", law["places"] - 2),
         when,
         tuple(_errors(study, target, [member["run_id"] for member in members])),
     )

@@ -101,8 +101,7 @@ def line_effect(fit: PowerLawFit, unit: str) -> Effect | None:
     if not deviation > 0:
         return None
     if fit.groups < fit.n:
-        taken, each = fit.groups - fit.errors.degrees, fit.n / fit.groups
-        return Effect(fit.b / deviation, fit.groups, taken, PARAMETERS.point, settings=each)
+        return Effect(fit.b / deviation, fit.groups, fit.groups - fit.errors.degrees, PARAMETERS.point)
     spread = fit.log_x_spread / math.log(fit.x_range[1] / fit.x_range[0]) ** 2
     return Effect(fit.b / deviation, fit.n, 2, unit, spread)
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from analysis.fit.estimate import Options
 from analysis.fit.student import NoFit
-from analysis.fit.table import Table, read_table
+from analysis.fit.table import MISSING, Table, read_table
 from analysis.laws import LAWS
 from analysis.laws.law import Array, Law
 from analysis.study.columns import LARGEST, SMALLEST
@@ -128,8 +128,12 @@ def weights(table: Table, given: FittingSettings) -> Array | None:
 
 
 def clusters(table: Table, given: FittingSettings) -> NDArray[np.object_] | None:
-    """The cluster of each row [n]. Raises ``UserError``."""
-    return None if given.cluster is None else table.texts(given.cluster)
+    """The cluster of each row [n]; one without a name stands for itself. Raises ``UserError``."""
+    if given.cluster is None:
+        return None
+    names = table.texts(given.cluster)
+    alone = [f"row {i}" for i in range(1, len(names) + 1)]
+    return np.where(pd.Series(names).str.lower().isin(MISSING), alone, names).astype(object)
 
 
 def tuned_rows(table: Table, given: FittingSettings, names: Sequence[str]) -> Table:

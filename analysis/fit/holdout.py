@@ -47,9 +47,12 @@ def hold_out(
     clusters: NDArray[np.generic] | None = None,
     options: Options,
 ) -> HeldOut | NoFit:
-    """Fit the rows that are not ``held`` [n] and predict those that are."""
+    """Fit the rows that are not ``held`` [n] and predict those that are and have all values."""
     if not held.any():
         return NoFit("no row is held out")
+    tested = held & np.isfinite(y) & np.isfinite(columns).all(axis=0)
+    if not tested.any():
+        return NoFit("no row that is held out has all values")
     fit = fit_law(
         law,
         columns[:, ~held],
@@ -60,7 +63,7 @@ def hold_out(
     )
     if isinstance(fit, NoFit):
         return fit
-    return score(fit.predict(columns[:, held]), y[held], int((~held).sum()), options.confidence)
+    return score(fit.predict(columns[:, tested]), y[tested], int((~held).sum()), options.confidence)
 
 
 def score(band: Prediction, y: Array, n_fit: int, confidence: float) -> HeldOut:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.fit.power_law import PowerLawFit, fit_power_law
-from analysis.fit.student import Interval, NoFit, p_value, t_quantile
+from analysis.fit.student import CONFIDENCE, Interval, NoFit, p_value, t_quantile
 
 DRAWS = 20_000
 
@@ -97,10 +97,10 @@ def compare(
     return Comparison((fits[0].b, fits[1].b), _p_of_equal_exponents(*fits), tuple(at), confidence)
 
 
-def difference(first: PowerLawFit, second: PowerLawFit) -> Interval:
-    """95 % interval of the difference of two exponents, ``second - first`` (Welch's t of two slopes)."""
+def difference(first: PowerLawFit, second: PowerLawFit, confidence: float = CONFIDENCE) -> Interval:
+    """Interval of the difference of two exponents, ``second - first`` (Welch's t of two slopes)."""
     variances = [fit.errors.slope for fit in (first, second)]
-    half = t_quantile(_welch(variances, (first, second))) * math.sqrt(sum(variances))
+    half = t_quantile(_welch(variances, (first, second)), confidence) * math.sqrt(sum(variances))
     return Interval(second.b - first.b - half, second.b - first.b + half)
 
 

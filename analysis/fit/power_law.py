@@ -43,6 +43,16 @@ class LineErrors(NamedTuple):
     """Covariance of the two."""
 
 
+class Repeats(NamedTuple):
+    """By how much the runs of one x (seeds) differ among themselves."""
+
+    variance: float = 0.0
+    """Of log y of one run about the mean of its x, pooled over all x."""
+    degrees: int = 0
+    share: float = 1.0
+    """What part of that variance the means that the line is fitted to have: the mean of 1 / runs."""
+
+
 @dataclass(frozen=True)
 class PowerLawFit:
     """``y = a * x^-b`` with the interval of its exponent and what is needed to predict."""
@@ -67,19 +77,33 @@ class PowerLawFit:
     log_x_spread: float
     """Sum of squared deviations of log x from its mean."""
     errors: LineErrors
+    repeats: Repeats
 
     def predict(self, x: ArrayLike) -> Prediction:
-        """Predict one further point at each ``x`` [...]; this band is wider than that of the line itself.
+        """Predict one further run at each ``x`` [...]; this band is wider than that of the line itself.
 
         Where groups of x share their noise, it is that of a point of a further group, and by simulation holds 95 to 99
         % of them (Student's band of independent points 85 to 89 %).
         """
-        away = np.log(np.asarray(x, dtype=float)) - self.log_x_mean
-        of_line = self.errors.middle + 2 * self.errors.both * away + self.errors.slope * away**2
-        half = t_quantile(self.errors.degrees) * np.sqrt(self.residual_std**2 + of_line)
+        deviation, degrees = self.deviation(x)
+        half = special.stdtrit(degrees, 0.5 + CONFIDENCE / 2) * deviation
         y = self.a * np.asarray(x, dtype=float) ** -self.b
         with np.errstate(over="ignore"):  # three scattered points may honestly predict "anything"
             return Prediction(y, y * np.exp(-half), y * np.exp(half))
+
+    def deviation(self, x: ArrayLike) -> tuple[Array, Array]:
+        """Standard deviation of log y of one further run from the law at each ``x`` [...], and its degrees of freedom.
+
+        The line's residuals are those of means over runs; one run has the rest of what runs differ by, too. The sum of
+        the two variances has Satterthwaite's degrees of freedom (1946, Biometrics Bulletin 2).
+        """
+        away = np.log(np.asarray(x, dtype=float)) - self.log_x_mean
+        of_line = self.errors.middle + 2 * self.errors.both * away + self.errors.slope * away**2
+        of_mean, rest = self.residual_std**2 + of_line, self.repeats.variance * (1 - self.repeats.share)
+        if rest == 0:
+            return np.sqrt(of_mean), np.full_like(of_mean, self.errors.degrees)
+        total = of_mean + rest
+        return np.sqrt(total), total**2 / (of_mean**2 / self.errors.degrees + rest**2 / self.repeats.degrees)
 
 
 def fit_power_law(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> PowerLawFit | NoFit:
@@ -126,7 +150,20 @@ def fit_power_law(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -
         log_x_mean=float(log_x.mean()),
         log_x_spread=spread,
         errors=errors,
+        repeats=_repeats(np.asarray(x, dtype=float), np.asarray(y, dtype=float)),
     )
+
+
+def _repeats(x: Array, y: Array) -> Repeats:
+    """What runs of one place differ by, of those x [n] and y [n] that are known."""
+    present = np.isfinite(x) & np.isfinite(y)
+    group = np.unique(x[present], return_inverse=True)[1]
+    log_y, runs = np.log(y[present]), np.bincount(group)
+    degrees = len(log_y) - len(runs)
+    if degrees == 0:
+        return Repeats()
+    within = log_y - (np.bincount(group, weights=log_y) / runs)[group]
+    return Repeats(float(within @ within) / degrees, degrees, float((1 / runs).mean()))
 
 
 def _shared(x: Array, groups: NDArray[np.float64], log_x: Array) -> NDArray[np.intp] | None:

@@ -110,9 +110,9 @@ def line(x: Array, y: Array) -> tuple[float, float]:
     return float(y.mean()) - slope * float(x.mean()), slope
 
 
-def t_quantile(degrees_of_freedom: float) -> float:
+def t_quantile(degrees_of_freedom: float, confidence: float = CONFIDENCE) -> float:
     """How many standard errors a two-sided interval reaches from its middle."""
-    return float(special.stdtrit(degrees_of_freedom, 0.5 + CONFIDENCE / 2))
+    return float(special.stdtrit(degrees_of_freedom, 0.5 + confidence / 2))
 
 
 def p_value(interval: Interval, null: float, degrees: float) -> float:
@@ -135,7 +135,7 @@ class MeanRatio:
     n: int
 
 
-def mean_ratio(first: ArrayLike, second: ArrayLike) -> MeanRatio | NoFit:
+def mean_ratio(first: ArrayLike, second: ArrayLike, confidence: float = CONFIDENCE) -> MeanRatio | NoFit:
     """Geometric mean of ``first / second`` [n] over pairs, with the paired t interval of the log ratio.
 
     Ratios rather than differences: between two parallel power laws the ratio is the same at every size, so
@@ -148,7 +148,7 @@ def mean_ratio(first: ArrayLike, second: ArrayLike) -> MeanRatio | NoFit:
     if (numerator <= 0).any() or (denominator <= 0).any():
         return NoFit("an error of zero has no ratio")
     logs = np.log(numerator / denominator)
-    around = _t_interval(logs)
+    around = _t_interval(logs, confidence)
     return MeanRatio(math.exp(float(logs.mean())), Interval(math.exp(around.low), math.exp(around.high)), n)
 
 
@@ -158,10 +158,10 @@ def mean_interval(values: ArrayLike) -> Interval | None:
     return _t_interval(sample) if len(sample) >= MIN_POINTS_MEAN else None
 
 
-def _t_interval(values: Array) -> Interval:
+def _t_interval(values: Array, confidence: float = CONFIDENCE) -> Interval:
     """Student's t interval of the mean of ``values`` [n], n >= 2."""
     n, mean = len(values), float(values.mean())
-    half = t_quantile(n - 1) * float(values.std(ddof=1)) / math.sqrt(n)
+    half = t_quantile(n - 1, confidence) * float(values.std(ddof=1)) / math.sqrt(n)
     return Interval(mean - half, mean + half)
 
 

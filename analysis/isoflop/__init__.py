@@ -194,12 +194,13 @@ class Allocation:
 
 
 def same_budgets(c: Array) -> Array:
-    """FLOPs [n] with those that differ by less than ``SAME_BUDGET`` made equal."""
-    order = np.argsort(c)
-    apart = np.diff(np.log(c[order]), prepend=-np.inf) > SAME_BUDGET
-    group = np.empty(len(c), dtype=int)
-    group[order] = np.cumsum(apart)
-    means: Array = (np.bincount(group, weights=c) / np.maximum(np.bincount(group), 1))[group]
+    """FLOPs [n] with those within ``SAME_BUDGET`` of the lowest of a budget made equal to their mean."""
+    starts: list[float] = []  # of each budget: neighbours a little apart do not join into one wide budget
+    for flops in np.unique(c):
+        if not starts or math.log(flops / starts[-1]) > SAME_BUDGET:
+            starts.append(float(flops))
+    group = np.searchsorted(starts, c, side="right") - 1
+    means: Array = (np.bincount(group, weights=c) / np.bincount(group))[group]
     return means
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.findings import text
+from analysis.findings.comparison import Comparison as Compared
 from analysis.findings.comparison import comparison
 from analysis.findings.finding import Finding
 from analysis.findings.series import (
@@ -135,7 +136,7 @@ def _exponents(target: Target, axis: Axis, fits: dict[str, PowerLawFit | NoFit])
         )
     listed = "; ".join(f"{name} {text.number(f.b)} ({text.interval(f.b_interval)})" for name, f in known.items())
     pairs = list(itertools.combinations(known, 2))
-    apart = {(a, b): difference(known[a], known[b]) for a, b in pairs}
+    apart = {(a, b): difference(known[a], known[b], _of_each(pairs)) for a, b in pairs}
     differences = [f"{b} {text.MINUS} {a}: {text.interval(span)}" for (a, b), span in apart.items()][:MAX_PAIRS]
     more = f", and {len(pairs) - MAX_PAIRS} more pairs" if len(pairs) > MAX_PAIRS else ""
     differ = [f"{a} and {b}" for (a, b), span in apart.items() if 0 not in span]
@@ -146,7 +147,21 @@ def _exponents(target: Target, axis: Axis, fits: dict[str, PowerLawFit | NoFit])
         else "No difference is established, which is no proof of equality."
     )
     answer = f"Exponents with {text.LEVEL} intervals: {listed}. Differences: {'; '.join(differences)}{more}. {doubt}"
-    return Finding(question, verdict, answer, detail)
+    return Finding(question, verdict, answer, f"{_together(pairs)} {detail}".strip())
+
+
+def _of_each(pairs: Sequence[object]) -> float:
+    """The confidence of each of the intervals of ``pairs`` that together hold at 95 % (Bonferroni)."""
+    return 1 - (1 - CONFIDENCE) / max(1, len(pairs))
+
+
+def _together(pairs: Sequence[object]) -> str:
+    """A sentence on what the intervals of several ``pairs`` are; empty for one."""
+    if len(pairs) < 2:
+        return ""
+    return (
+        f"The intervals of the {len(pairs)} pairs hold together at {text.LEVEL}: each is wider than it would be alone."
+    )
 
 
 def _multipliers(target: Target, arms: Mapping[str, Series]) -> Finding:
@@ -156,7 +171,7 @@ def _multipliers(target: Target, arms: Mapping[str, Series]) -> Finding:
     pairs = list(itertools.combinations(arms, 2))
     for a, b in pairs[:MAX_PAIRS]:
         try:
-            compared = compare(arms[a].recipe, arms[b].recipe, confidence=CONFIDENCE)
+            compared = compare(arms[a].recipe, arms[b].recipe, confidence=_of_each(pairs))
         except ValueError as problem:
             unknown.append(f"{a} and {b}: {problem}")
             continue
@@ -167,7 +182,8 @@ def _multipliers(target: Target, arms: Mapping[str, Series]) -> Finding:
         return Finding(question, "Cannot say", "No two studies have laws that reach one error.", detail)
     more = f" {len(pairs) - MAX_PAIRS} more pairs are left out." if len(pairs) > MAX_PAIRS else ""
     detail = (
-        f"{COMPUTE.name.capitalize()} of each point's own pre-training; a power law of each study. {detail}".strip()
+        f"{COMPUTE.name.capitalize()} of each point's own pre-training; a power law of each study. "
+        f"{_together(pairs)} {detail}".strip()
     )
     return Finding(question, "Yes" if shown else "Not shown", f"{'. '.join(said)}.{more}", detail)
 
@@ -185,17 +201,16 @@ def _needed(compared: Comparison, other: str) -> str:
 
 
 def _levels(studies: Sequence[Named], target: Target) -> Finding:
-    """Which study has the lower error where labels are equal, paired by label."""
+    """Which study has the lower error where labels are equal, paired by label; labels of one control are one pair."""
     question = f"Which study has the lower {target.name} at the same label?"
-    measured = scores(studies, target)
     ratios, shown = [], False
-    pairs = list(itertools.combinations(measured, 2))
-    for a, b in pairs[:MAX_PAIRS]:
-        both = [label for label in measured[a] if label in measured[b]]
-        if not both:
+    pairs = list(itertools.combinations(studies, 2))
+    for first, second in pairs[:MAX_PAIRS]:
+        both = _paired(comparison(first.study, target), comparison(second.study, target))
+        if both.empty:
             continue
-        better = sum(measured[b][label] > measured[a][label] for label in both)
-        ratio = mean_ratio([1 - measured[b][label] for label in both], [1 - measured[a][label] for label in both])
+        a, b, better = first.name, second.name, int((both["second"] > both["first"]).sum())
+        ratio = mean_ratio(1 - both["second"], 1 - both["first"], _of_each(pairs))
         said = (
             ratio.reason
             if isinstance(ratio, NoFit)
@@ -208,7 +223,16 @@ def _levels(studies: Sequence[Named], target: Target) -> Finding:
     more = f" {len(pairs) - MAX_PAIRS} more pairs are left out." if len(pairs) > MAX_PAIRS else ""
     answer = f"{'. '.join(map(captions.capital, ratios))}.{more}"
     detail = "Equal labels need not mean equal settings: the differences are listed under Configuration."
+    detail = f"{_together(pairs)} {detail}".strip()
     return Finding(question, "Yes" if shown else "Not shown", answer, detail)
+
+
+def _paired(first: Compared, second: Compared) -> pd.DataFrame:
+    """The scores that two studies have at the same labels, [first, second]: labels that share a control are averaged,
+    and of fine-tunings of one pre-training those of one number of labels count."""
+    scores = {"first": first.leading[first.independent], "second": second.leading[second.independent]}
+    both = pd.DataFrame(scores).dropna()
+    return both.groupby(first.controls.reindex(both.index), sort=False).mean()
 
 
 def render(studies: Sequence[Named]) -> str:

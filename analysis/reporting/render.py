@@ -15,11 +15,13 @@ from analysis.findings.headline import Headline, about, headline, resolution
 from analysis.findings.other_sets import evaluated
 from analysis.findings.scaling import of_objectives
 from analysis.findings.series import (
+    ARMS,
     CLASSIFICATION,
     COMPUTE,
     PARAMETERS,
     SHORTFALL,
     best_score,
+    finished,
     label_order,
     leading,
     measured,
@@ -27,6 +29,7 @@ from analysis.findings.series import (
     scaled_axes,
     scales_sizes,
     size_order,
+    starts,
 )
 from analysis.reporting.compare import shared_settings
 from analysis.reporting.figures.compute_plots import cost_plot, frontier_plot, isoflop_plot
@@ -209,7 +212,8 @@ def _summary(study: Study) -> Iterator[tuple[str, str]]:
     for target in measured(study):
         best = best_score(study.table, target)
         if best is not None:
-            yield f"best {target.score}", text.percent(best)
+            start = starts(finished(study.of(target.task), target))[0]
+            yield f"best {target.score}, {ARMS[start]}", text.percent(best)
 
 
 def _states(study: Study) -> list[State]:

@@ -212,7 +212,7 @@ def _name(axes: Axes, panel: _Panel, looks: Palette, width: float) -> None:
 def _caption(panels: Sequence[_Panel], target: Target) -> str:
     drawn = [entry for panel in panels for entry in panel.drawn]
     against = " and ".join(dict.fromkeys(WORDS[panel.axis][0] for panel in panels))
-    parts = [f"{captions.capital(target.name)} against {against}, log scales; every run is a point."]
+    parts = [f"{captions.capital(target.name)} against {against}, log scales; points are runs."]
     if any(panel.chosen for panel in panels):
         parts.append("Of several settings at one place the best stands for it.")
     if any(isinstance(entry.fit, PowerLawFit) for entry in drawn):

@@ -226,9 +226,10 @@ def bends(fitted: Sequence[tuple[Series, PowerLawFit]]) -> str:
         if not isinstance(bend, NoFit):
             tests.append((points, bend, p_value(bend.interval, 0.0, fit.n - 3)))
     for points, bend, p in tests:
-        shown = "bends" if p < (1 - CONFIDENCE) / len(tests) else "shows no bend"
+        law = f"{points.target.formula} against {points.axis.symbol}"
+        shown = f"{law} bends" if p < (1 - CONFIDENCE) / len(tests) else f"of {law} no bend is shown"
         said.append(
-            f"{points.target.formula} against {points.axis.symbol} {shown} (coefficient of log² {points.axis.symbol} "
+            f"{shown} (coefficient of log² {points.axis.symbol} "
             f"{text.number(bend.value)}, {text.LEVEL} interval {text.interval(bend.interval)})"
         )
     if not said:

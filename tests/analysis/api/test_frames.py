@@ -171,3 +171,39 @@ def test_importing_is_quick() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False", "False"]
+
+
+def test_numbers_of_numpy_are_numbers(frame: pd.DataFrame) -> None:
+    """What a notebook computes can be given as it is; a place of two variables is a tuple."""
+    asked = {"law": "chinchilla", "x": "n", "d": "d", "y": "loss", "bootstrap": 20}
+    fit = analysis.fit(frame, **asked, fix={"E": np.float64(1.8)}, at=[(1e10, 2e10), np.array([1e9, 1e10])])
+    assert fit.parameters["E"] == 1.8 and len(fit.to_dict()["predictions"]) == 2
+    line = analysis.fit(frame, law="power", x="n", y="loss", bootstrap=20, at=np.array([1e10, 2e10]))
+    assert len(line.to_dict()["predictions"]) == 2
+
+
+@pytest.mark.parametrize("wrong", [lambda fit: fit.predict(["much"]), lambda fit: fit.predict(-1.0)])
+def test_a_place_that_is_none_is_refused(frame: pd.DataFrame, wrong: Any) -> None:
+    """A number that no law can be asked about has no prediction, not NaN."""
+    with pytest.raises(UserError, match="predict"):
+        wrong(analysis.fit(frame, law="power", x="n", y="loss", bootstrap=20))
+
+
+def test_columns_of_two_lengths_are_refused() -> None:
+    """As any mistake: by the project's own error."""
+    with pytest.raises(UserError, match="data"):
+        analysis.fit({"x": [1.0, 2.0], "y": [1.0]}, law="power", x="x", y="y")
+
+
+def test_a_group_that_cannot_be_answered_has_its_reason(frame: pd.DataFrame) -> None:
+    """As on the command line: the other groups have their answers."""
+    found = analysis.fit(frame, law="power", x="n", y="loss", by="set", holdout="n>1e9", bootstrap=20)
+    assert isinstance(found["few"], NoFit) and found["a"].parameters
+
+
+def test_rows_without_a_cluster_stand_alone(frame: pd.DataFrame) -> None:
+    """Nobody said that they share anything: the same intervals as with a name for each."""
+    mixed = frame.assign(named=[f"c{i // 2}" if i < 12 else np.nan for i in range(25)])
+    alone = mixed.assign(named=mixed["named"].fillna(pd.Series([f"own{i}" for i in range(25)])))
+    asked = {"law": "power", "x": "n", "y": "loss", "cluster": "named", "bootstrap": 50}
+    assert analysis.fit(mixed, **asked).fit.intervals == analysis.fit(alone, **asked).fit.intervals

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,17 @@ def test_what_would_settle_it_has_its_cost(make_study: MakeStudy) -> None:
     assert needed is not None and f"{needed} sizes instead of 5" in again.detail
     assert f"{5e12 * (needed - 5):.1e}"[:3].rstrip("0").rstrip(".") in again.detail and "hours" in again.detail
     assert more is None or f"{more} sizes instead of" in law.detail
+
+
+def test_a_size_costs_all_its_seeds(make_study: MakeStudy) -> None:
+    """Another size of a study of two seeds is two more runs of each kind: twice what it costs with one seed."""
+    finding = Finding("q", "Not shown", "", p=0.2, effect=Effect(2.0, 5, 2, "size"), level=0.05)
+    hours = []
+    for seeds in ((0,), (0, 1)):
+        study = read_study(make_study(name=f"seeds{len(seeds)}", seeds=seeds))
+        (found,) = with_settling(study, [finding])
+        hours.append(float(re.findall(r"([\d.]+) hours", found.detail)[0]))
+    assert hours[1] == pytest.approx(2 * hours[0], rel=0.02)
 
 
 @pytest.mark.slow

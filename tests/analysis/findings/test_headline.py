@@ -19,8 +19,9 @@ from study_files import write_json
 from study_shapes import SHAPES, with_prediction
 
 from analysis.findings.comparison import comparison, gain, near_baseline
+from analysis.findings.finding import NOT_SHOWN, Finding
 from analysis.findings.headline import about, headline, resolution
-from analysis.findings.scaling import tenfold
+from analysis.findings.scaling import law_question, tenfold
 from analysis.findings.series import CLASSIFICATION, FINETUNED, PARAMETERS, SCRATCH, SHORTFALL, series
 from analysis.fit.power_law import PowerLawFit
 from analysis.fit.student import MeanRatio
@@ -92,6 +93,16 @@ def test_what_is_not_shown_is_called_so(make_study: MakeStudy, noise: float, sho
     said = headline(read_study(make_study(noise=noise, a=0.3, b=0.02 if noise > 1 else 0.2)))
     assert said is not None
     assert ("not shown" not in said.sentence) == shown
+
+
+def test_what_holds_alone_is_not_said_to_have_an_interval_with_nothing(make_study: MakeStudy) -> None:
+    """Its interval excludes no effect, and the tests of the page together leave it in doubt: the sentence says both."""
+    study = read_study(make_study(noise=0.01))
+    question = law_question(CLASSIFICATION, PARAMETERS)
+    said = headline(study, [Finding(question, NOT_SHOWN, "")])
+    assert said is not None
+    law, *rest = said.sentence.split("; ")
+    assert any("alone" in clause and "not shown" not in clause for clause in (law, *rest))
 
 
 @pytest.mark.parametrize(("factor", "word"), [(1.0, "held"), (3.0, "failed")])

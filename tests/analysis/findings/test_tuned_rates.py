@@ -26,7 +26,8 @@ from analysis.study.columns import settings
 from analysis.study.records import Study, read_study
 
 KEY = "classify.base_lr"
-PARAMS = {"femto": 38_000, "pico": 114_000, "nano": 301_000}
+OWN = [f"own{number}" for number in range(9)]
+PARAMS = {"femto": 38_000, "pico": 114_000, "nano": 301_000} | {size: 1000 * 2**i for i, size in enumerate(OWN)}
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,31 @@ def test_every_run_stays_in_the_files_with_a_column(tmp_path: Path) -> None:
         assert table[f"config.{KEY}"].nunique() == 3
     text = page.read_text()
     assert all(f"femto-pretrain-0-{rate}" in text for rate in (0.003, 0.01, 0.03))
+
+
+def test_many_settings_are_counted_not_named(tmp_path: Path) -> None:
+    """A reader of nine settings wants to know how often each rate won, and how often at the edge."""
+    won = {size: 0.03 if size in OWN[:2] else 0.01 for size in OWN}
+    arms = {
+        (size, start, 0): {rate: (0.6 if rate == won[size] else 0.5, 0.4) for rate in (0.003, 0.01, 0.03)}
+        for size in OWN
+        for start in ("pretrain", "scratch")
+    }
+    (finding,) = tuned_rates(read_study(write_tried(tmp_path, Tried(arms))))
+    assert finding.verdict == "No"
+    assert "pretrained: 0.01 in 7, 0.03 in 2 of 9 runs" in finding.answer
+    assert "from scratch in 2 runs" in finding.answer
+    assert not any(size in finding.answer for size in OWN)
+
+
+def test_the_edge_is_that_of_the_arms_own_values(tmp_path: Path) -> None:
+    """Who tried less has reached the end of what was tried sooner, whatever others tried."""
+    rates = {0.003: (0.5, 0.4), 0.01: (0.6, 0.4), 0.03: (0.5, 0.4)}
+    arms: dict[tuple[str, str, int], Any] = {("femto", start, 0): rates for start in ("pretrain", "scratch")}
+    arms["pico", "scratch", 0] = {rate: rates[rate] for rate in (0.003, 0.01)}
+    (finding,) = tuned_rates(read_study(write_tried(tmp_path, Tried(arms))))
+    assert finding.verdict == "No"
+    assert finding.answer.partition("edge")[2].count("pico") == 1 and "femto" not in finding.answer.partition("edge")[2]
 
 
 def test_failed_rates_do_not_block_the_others_and_are_told(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.fit.estimate import Fit, Options, fit_law
-from analysis.fit.holdout import LeaveOneOut, leave_one_out
+from analysis.fit.holdout import HeldOut, LeaveOneOut, hold_out, leave_one_out
 from analysis.fit.loss import SQUARED
 from analysis.fit.power_law import PowerLawFit, fit_power_law
 from analysis.laws.curves import POWER
@@ -70,3 +70,27 @@ def test_no_size_of_three_can_be_missed() -> None:
     y = (1.5 + 300 * n**-0.35 + 500 * d**-0.3) * np.exp(np.random.default_rng(1).normal(0, 0.002, 18))
     _, left = fitted(CHINCHILLA, [n, d], y, n)
     assert left.ranges == {} and left.predictions == () and len(left.indispensable) == 3
+
+
+def test_a_held_out_row_without_a_value_is_not_scored() -> None:
+    """Nothing can be said of it, and what is said of the others stays a number."""
+    x = np.geomspace(1e5, 1e8, 10)
+    y = 4 * x**-0.2 * np.exp(np.random.default_rng(0).normal(0, 0.01, 10))
+    y[-1] = np.nan
+    held = x > 1e7
+    found = hold_out(POWER, x[None], y, held, options=SQUARES)
+    assert isinstance(found, HeldOut) and found.n == held.sum() - 1
+    assert np.isfinite([found.mean_error, found.worst_error, found.rmse_log]).all()
+
+
+def test_intervals_of_many_rows_take_no_fit_for_each() -> None:
+    """The jackknife of 20,000 rows would hold a square of them; in parts it is as skewed, and as wide."""
+    x = np.geomspace(1e5, 1e8, 20_000)
+    y = 4 * x**-0.2 * np.exp(np.random.default_rng(0).normal(0, 0.1, len(x)))
+    fit = fit_law(POWER, x[None], y, options=Options(delta=SQUARED, bootstrap=100))
+    small = fit_power_law(x, y)
+    assert isinstance(fit, Fit) and isinstance(small, PowerLawFit)
+    found = fit.intervals["alpha"]
+    assert found is not None
+    oracle = small.b_interval.high - small.b_interval.low
+    assert found.high - found.low == pytest.approx(oracle, rel=0.3)

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from label_studies import LabelSpec
+from label_studies import write as write_labels
 from law_studies import StudySpec, write_study
 from pages import Page
+from scipy import stats
 
 from analysis.findings.series import CLASSIFICATION
 from analysis.fit.power_law import PowerLawFit, fit_power_law
@@ -60,6 +63,26 @@ def test_equal_exponents_are_not_called_equal(tmp_path: Path) -> None:
     assert found[RATES].verdict == "Not shown" and "no proof of equality" in found[RATES].answer
     assert found[LEVELS].verdict == "Yes" and "second is better at 5 of 5" in found[LEVELS].answer
     assert "0.50" in found[LEVELS].answer or "0.49" in found[LEVELS].answer
+
+
+def test_fine_tunings_of_one_pretraining_are_one_pair(tmp_path: Path) -> None:
+    """Five numbers of labels at three sizes are three pairs, as on the page of one study."""
+    factors = {"femto": 2.0, "pico": 3.0, "nano": 4.0}
+    paths = [write_labels(tmp_path / name, LabelSpec(factors, a=a)) for name, a in (("one", 4.0), ("two", 3.0))]
+    found = {one.question: one for one in find(named([read_study(path) for path in paths]))}
+    assert "better at 3 of 3" in found[LEVELS].answer
+
+
+def test_intervals_of_several_pairs_hold_together(tmp_path: Path) -> None:
+    """Of three studies there are three differences, each with an interval wider than of two studies."""
+    two = beside(tmp_path, b=0.22)
+    three = write_study(tmp_path / "third", StudySpec(name="third", noise=0.002, scratch=False))
+    widths = []
+    for studies in (two, named([*(entry.study for entry in two), read_study(three)])):
+        answer = {one.question: one for one in find(studies)}[RATES].answer
+        low, high = answer.partition("second \u2212 first: ")[2].split(";")[0].partition(". ")[0].split(" to ")
+        widths.append(float(high.removesuffix(".")) - float(low.replace("\u2212", "-")))
+    assert widths[1] == pytest.approx(widths[0] * stats.t.ppf(1 - 0.025 / 3, 6) / stats.t.ppf(0.975, 6), rel=0.1)
 
 
 def test_too_small_studies_say_why(tmp_path: Path) -> None:
