@@ -6,12 +6,15 @@ follow from that.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from nepa_scale.utils.cli import Grammar, complaint_about, to_text
 from nepa_scale.utils.errors import ConfigError, nearest
@@ -154,6 +157,23 @@ def limits(meta: Mapping[str, Any]) -> str:
     low = f"from {meta['low']}" if "low" in meta else f"above {meta['above']}" if "above" in meta else ""
     high = f"to {meta['high']}" if "high" in meta else ""
     return f" ({' '.join(filter(None, (low, high)))})" if low or high else ""
+
+
+def documented_fields(section: type) -> dict[str, str]:
+    """The docstrings under the fields of a dataclass and of those that it extends, read from their source."""
+    texts: dict[str, str] = {}
+    for origin in (each for each in reversed(section.__mro__) if is_dataclass(each)):
+        try:
+            source = inspect.getsource(origin)
+        except OSError:  # made to hold the sections of plugins, and not written
+            continue
+        (node,) = ast.parse(textwrap.dedent(source)).body
+        body = cast(ast.ClassDef, node).body
+        for statement, follower in pairwise(body):
+            match statement, follower:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    texts[name] = textwrap.dedent(text)
+    return texts
 
 
 @dataclass(frozen=True)

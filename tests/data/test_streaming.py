@@ -477,8 +477,9 @@ def test_other_urls_are_refused_and_nothing_is_run(root: Path, tmp_path: Path, u
 
 @pytest.mark.parametrize("name", ["a;touch canary;.tar", "$(touch canary).tar", "a b.tar", "a&b.tar", "'.tar"])
 def test_other_file_names_are_refused_of_remote_shards(root: Path, name: str) -> None:
-    """They end up in the same command line as the URL."""
+    """They end up in the same command line as the URL; plain names are right."""
     remote(root, "https://example.org/data")
+    assert layout.check_dataset(root, "remote") == []
     file = root / "remote" / "_info.json"
     info = json.loads(file.read_text())
     info["splits"]["train"]["filenames"][0] = name
