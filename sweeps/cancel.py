@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":
     # Run as a script, Python imports from this file's folder; import from the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from nepa_scale.utils.arguments import grammar
+from nepa_scale.run_dir.status import exclusive
+from nepa_scale.utils.arguments import grammar, option
 from nepa_scale.utils.cli import command
 from sweeps.follow.follower import Executor, executor
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job, Selection
 from sweeps.jobs.task import CANCELLED, mark_cancelled
+from sweeps.jobs.task_status import not_begun
+from sweeps.plan import plan
 from sweeps.plan.plan import load_study, read_cluster
 
 EXIT_FAILURE = 1
 PATIENCE_SECONDS, ASK_AGAIN_SECONDS = 120.0, 2.0
+
+
+@dataclass(frozen=True)
+class Request(Selection):
+    """What the command line asks for."""
+
+    forget: bool = option(
+        "stop nothing; take the runs of which no task has begun, waits or runs out of the plan, with their folders",
+        False,
+    )
+
+    def problems(self) -> list[str]:
+        """What does not go together."""
+        return ["forget=true: it takes out whole runs; leave out task"] if self.forget and self.task else []
+
+
 GRAMMAR = grammar(
-    Selection,
-    "python sweeps/cancel.py STUDY_DIR [run=PATTERN] [task=NAME]    (installed: nepa-cancel)",
+    Request,
+    "python sweeps/cancel.py STUDY_DIR [run=PATTERN] [task=NAME] [forget=true]    (installed: nepa-cancel)",
     "Stops tasks of a study, all that are not finished or those named, and with a pre-training all that waits for "
     "it. What runs saves first. A cancelled task stays so, whatever is launched, until `nepa-retry` takes it up again.",
     "nepa-cancel studies/demo-model_size run='pico*' task=segment",
@@ -31,12 +53,14 @@ GRAMMAR = grammar(
 
 
 @command(GRAMMAR)
-def main(selection: Selection) -> int:
-    """Cancel what ``selection`` names; returns the exit code."""
-    planned = load_study(selection.study_dir)
-    keys = set(selection.keys(planned))
-    place = executor(read_cluster(selection.study_dir), selection.study_dir)
-    todo = jobs.jobs_to_do(planned, selection.study_dir)
+def main(request: Request) -> int:
+    """Cancel or forget what ``request`` names; returns the exit code."""
+    planned = load_study(request.study_dir)
+    keys = set(request.keys(planned))
+    place = executor(read_cluster(request.study_dir), request.study_dir)
+    if request.forget:
+        return _forget(place, request.study_dir, {key.partition("/")[0] for key in keys})
+    todo = jobs.jobs_to_do(planned, request.study_dir)
     chosen = jobs.with_dependants([job for job in todo if job.key in keys], todo)
     for job in chosen:
         mark_cancelled(jobs.task_dir(job))
@@ -46,6 +70,22 @@ def main(selection: Selection) -> int:
     for job in left:
         print(f"still running: {planned.titles[job.key]}, which is to stop at its next step")
     return EXIT_FAILURE if left else 0
+
+
+def _forget(place: Executor, study_dir: Path, run_ids: Collection[str]) -> int:
+    """Take those of ``run_ids`` that have not begun out of the plan, with their folders; returns the exit code."""
+    with exclusive(study_dir):
+        planned = load_study(study_dir)
+        place.settle(jobs.unfinished_jobs(planned, study_dir))
+        forgotten = not_begun(planned, study_dir, run_ids)
+        runs = tuple(run for run in planned.runs if run.run_id not in forgotten)
+        plan.save(dataclasses.replace(planned, runs=runs), study_dir)
+        for run_id in forgotten:
+            shutil.rmtree(plan.run_dir(study_dir, run_id), ignore_errors=True)
+    print(f"forgotten: {len(forgotten)} runs")
+    if left := len(run_ids) - len(forgotten):
+        print(f"{left} runs have begun, are in line or are needed by others, and stay")
+    return 0 if forgotten else EXIT_FAILURE
 
 
 def _wait(place: Executor, chosen: Sequence[Job]) -> list[Job]:

@@ -21,16 +21,18 @@ from nepa_scale.config import overrides
 from nepa_scale.run_dir.status import exclusive
 from nepa_scale.utils import callable_module
 from nepa_scale.utils.cli import Grammar, command, print_json, room_for_json
-from nepa_scale.utils.errors import ConfigError, UserError
+from nepa_scale.utils.errors import ConfigError, UserError, shortened
 from nepa_scale.utils.files import file_in_the_way
 from sweeps.follow import display, plan_view
-from sweeps.follow.follower import executor, scripts, see_through
+from sweeps.follow.follower import Executor, executor, scripts, see_through
 from sweeps.follow.plan_view import learning_rates
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job
+from sweeps.jobs.task_status import not_begun
 from sweeps.plan import plan
 from sweeps.plan.feasibility import check_shards, make_embedded_data
-from sweeps.plan.plan import CLUSTER_NAME, read_cluster, save_cluster
+from sweeps.plan.machine import local_slots
+from sweeps.plan.plan import CLUSTER_NAME, Plan, read_cluster, save_cluster
 from sweeps.planner import (
     PlannedLaunch,
     announcement,
@@ -157,13 +159,47 @@ def _carry_out(request: Launch, prepared: PlannedLaunch, run_ids: Collection[str
             chosen = [job for job in chosen if _run_id(job) in run_ids]
         todo = jobs.without_orphans(chosen)
         make_embedded_data(prepared.run_specs.values())
-        plan.save(prepared.merged, study_dir)
-        save_cluster(request.cluster, study_dir)
-        for run_id, point in prepared.run_specs.items():
-            overrides.save(point.config, plan.run_dir(study_dir, run_id) / "config.yaml")
-        for line in place.submit(todo):
+        for line in (*_recorded(request, prepared, place), *place.submit(todo)):
             print(line)
     return see_through(place, prepared.plan, study_dir, todo, watch=_watches(request))
+
+
+def _recorded(request: Launch, prepared: PlannedLaunch, place: Executor) -> list[str]:
+    """Write the plan, the cluster and the runs' configurations; returns lines to print about earlier launches.
+
+    The plan is merged with the one that is there now: another launch may have added to it since this one was planned.
+    """
+    study_dir = request.study_dir
+    merged = plan.merge(plan.load(study_dir), prepared.plan)
+    lines = [*_other_slots(request, place), *_left_behind(merged, prepared.plan, study_dir)]
+    plan.save(merged, study_dir)
+    save_cluster(request.cluster, study_dir)
+    for run_id, point in prepared.run_specs.items():
+        overrides.save(point.config, plan.run_dir(study_dir, run_id) / "config.yaml")
+    return lines
+
+
+def _other_slots(request: Launch, place: Executor) -> list[str]:
+    """A line where the study's queue is running with other slots than those asked for."""
+    if not (isinstance(request.cluster, LocalSettings) and place.is_active()):
+        return []
+    earlier = read_cluster(request.study_dir)
+    if not isinstance(earlier, LocalSettings) or local_slots(earlier) == local_slots(request.cluster):
+        return []
+    return ["cluster: the queue keeps the slots that it started with; those of this launch hold from its next start"]
+
+
+def _left_behind(merged: Plan, planned: Plan, study_dir: Path) -> list[str]:
+    """A line about runs of earlier launches that nobody may want any more: they keep the study from being complete."""
+    earlier = {run.run_id for run in merged.runs} - {run.run_id for run in planned.runs}
+    left = not_begun(merged, study_dir, earlier)
+    if not left:
+        return []
+    names = shortened(name for run_id, name in merged.names.items() if run_id in left)
+    return [
+        f"{len(left)} runs of earlier launches are not in this grid and have not begun ({names}):"
+        f" `nepa-cancel {study_dir} run=PATTERN forget=true` takes such runs out of the plan"
+    ]
 
 
 def _watches(request: Launch) -> bool:
@@ -175,8 +211,12 @@ def _check_one_place(request: Launch) -> None:
     """Raises ``UserError`` while the study is at work elsewhere: its tasks would be done twice."""
     if not (request.study_dir / CLUSTER_NAME).is_file():
         return
-    earlier = read_cluster(request.study_dir)
-    if earlier.kind != request.cluster.kind and executor(earlier, request.study_dir).is_active():
+    earlier, planned = read_cluster(request.study_dir), plan.load(request.study_dir)
+    if earlier.kind == request.cluster.kind or planned is None:
+        return
+    waiting = (*jobs.UNDER_WAY, "preempted")
+    at_work = any(jobs.state(job) in waiting for job in jobs.unfinished_jobs(planned, request.study_dir))
+    if at_work and executor(earlier, request.study_dir).is_active():
         raise UserError(
             f"cluster={request.cluster.kind}: {request.study_dir} is at work on cluster={earlier.kind};"
             f" wait for that, or stop it with `nepa-cancel {request.study_dir}`"

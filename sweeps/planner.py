@@ -36,7 +36,7 @@ class PlannedLaunch:
 
     Attributes:
         run_specs: {run_id: settings of the run}.
-        plan: its runs; ``merged``: together with those of earlier launches into the same directory.
+        plan: its runs.
         too_large, excesses: the tasks that no device can hold, and the budgets that it exceeds; a line each.
         warnings: other doubts; a line each.
         held: the runs that wait until the predictions for them are written.
@@ -44,7 +44,6 @@ class PlannedLaunch:
 
     run_specs: Mapping[str, RunSpec]
     plan: Plan
-    merged: Plan
     too_large: Sequence[str]
     excesses: Sequence[str]
     warnings: Sequence[str]
@@ -72,7 +71,6 @@ def plan_launch(request: Launch) -> PlannedLaunch:
     return PlannedLaunch(
         run_specs=run_specs,
         plan=planned,
-        merged=plan.merge(earlier, planned),
         too_large=too_large(run_specs.values(), placed),
         excesses=excesses(planned, request.study_dir, request.budget),
         warnings=plan_warnings(planned, request.cluster),

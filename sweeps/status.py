@@ -74,7 +74,7 @@ def _show(request: Request) -> None:
     if request.json:
         print_json([dataclasses.asdict(task) for task in look(planned, request.study_dir, forecast=request.forecast)])
     elif request.watch:
-        _watch(planned, request)
+        _watch(request)
     else:
         console = display.make_console()
         console.print(view(planned, request.study_dir, forecast=request.forecast)[0])
@@ -124,11 +124,12 @@ def _held_up(study_dir: Path) -> str | None:
         return None
 
 
-def _watch(planned: plan.Plan, request: Request) -> None:
+def _watch(request: Request) -> None:
     try:
         with Live(console=display.make_console(), auto_refresh=False) as live:
             going_on = True
             while going_on and has_reader():
+                planned = plan.load_study(request.study_dir)  # which launches add to
                 shown, going_on = view(planned, request.study_dir, forecast=request.forecast)
                 live.update(shown, refresh=True)
                 if going_on:

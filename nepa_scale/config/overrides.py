@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
-import inspect
-import textwrap
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from itertools import pairwise, permutations
+from itertools import permutations
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -25,7 +22,7 @@ from nepa_scale.config.validate import LABEL_KEY, LIST_KEY, SUBSET_KEYS, check_v
 from nepa_scale.data import layout
 from nepa_scale.data.info import DEFAULT_ROOT
 from nepa_scale.utils import yaml_files
-from nepa_scale.utils.arguments import help_line, help_page, limits, spelled
+from nepa_scale.utils.arguments import documented_fields, help_line, help_page, limits, spelled
 from nepa_scale.utils.cli import out_of_range, split_words, to_text
 from nepa_scale.utils.errors import ConfigError, DataError, nearest
 from nepa_scale.utils.files import expand_home, write_atomically
@@ -35,6 +32,7 @@ RECIPE_KEYS = tuple(f"{task}.recipe" for task in TASKS)
 SHAPE_KEYS = ("model.embed_dim", "model.depth", "model.num_heads")
 SHORTHANDS = ("data", "model", *(f"data.{key}" for key in SUBSET_KEYS))
 MAPPINGS = ("milestones", "stated")  # settings whose one value is a mapping, which files may write as such
+LISTS = ("log.trackers",)  # the same of a list
 NOT_HERE = dict.fromkeys(("model.in_chans", "in_chans"), "images of every kind are read as 3 channels, RGB")
 ONE_VALUE = "expected one value, found a list"
 SECTIONS = sorted({key.split(".")[0] for key in KEYS if "." in key})
@@ -136,10 +134,17 @@ def pairs_from_mapping(mapping: Any, source: str) -> list[tuple[str, str]]:
     if not isinstance(mapping, dict):
         raise ConfigError([f"{source}: expected settings (key: value), found {type(mapping).__name__}"])
     flat = flatten(mapping)
-    problems = [f"{source}: {key}: {ONE_VALUE}" for key, value in flat.items() if isinstance(value, list)]
+    problems = [
+        f"{source}: {key}: {ONE_VALUE}" for key, value in flat.items() if isinstance(value, list) and key not in LISTS
+    ]
     if problems:
         raise ConfigError(problems)
-    return [(key, expand_home(to_text(value))) for key, value in flat.items()]
+    return [(key, expand_home(_word(value))) for key, value in flat.items()]
+
+
+def _word(value: Any) -> str:
+    """A value of a file as it is typed."""
+    return f"[{','.join(map(to_text, value))}]" if isinstance(value, list) else to_text(value)
 
 
 def flatten(mapping: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -157,9 +162,9 @@ def setting_problems(key: str, value: Any) -> list[str]:
     """What is wrong with one setting of a run by itself: its key, its type or its range."""
     if key in (*SHORTHANDS, *RECIPE_KEYS):
         return []
-    if isinstance(value, list):
+    if isinstance(value, list) and key not in LISTS:
         return [f"{key}: {ONE_VALUE}"]
-    found, problems = _value_of(key, to_text(value))
+    found, problems = _value_of(key, _word(value))
     return list(problems) or out_of_range(key, found, KEYS[key])
 
 
@@ -280,7 +285,7 @@ def overlay(weak: Sequence[tuple[str, str]], strong: Sequence[tuple[str, str]]) 
     fraction a number of images or of labels per class, and the other way round. Its ``data`` stands before the data
     sets of single tasks, and its size takes the place of the shape that a size of a user's folder has in ``weak``."""
     given = {key for key, value in strong if value != "null"}
-    replaced = {f"{task}.{a}" for task in TASKS for a, b in EXCLUSIVE if f"{task}.{b}" in given}
+    replaced = excluded(given)
     recorded = dict(weak)
     if (
         given & {"model", "model.size"}
@@ -289,6 +294,11 @@ def overlay(weak: Sequence[tuple[str, str]], strong: Sequence[tuple[str, str]]) 
     ):
         replaced |= set(SHAPE_KEYS)
     return [pair for pair in weak if pair[0] not in replaced] + sorted(strong, key=lambda pair: pair[0] != "data")
+
+
+def excluded(given: Collection[str]) -> set[str]:
+    """The settings that a run cannot have beside those ``given``."""
+    return {f"{task}.{a}" for task in TASKS for a, b in EXCLUSIVE if f"{task}.{b}" in given}
 
 
 def _expand(
@@ -404,28 +414,7 @@ def _described(kind: str) -> str:
 
 
 def _documentation() -> dict[str, str]:
-    """The docstring under each field, by dotted key, read from the source of the classes."""
-    documented = _field_texts(RunConfig)
+    """The docstring under each field, by dotted key."""
     default = RunConfig()
-    for section in SECTIONS:
-        documented |= {
-            f"{section}.{name}": text for name, text in _field_texts(type(getattr(default, section))).items()
-        }
-    return documented
-
-
-def _field_texts(section: type) -> dict[str, str]:
-    """The docstrings under the fields of a class and of those that it extends."""
-    texts: dict[str, str] = {}
-    for origin in (each for each in reversed(section.__mro__) if dataclasses.is_dataclass(each)):
-        try:
-            source = inspect.getsource(origin)
-        except OSError:  # made to hold the sections of plugins, and not written
-            continue
-        (node,) = ast.parse(textwrap.dedent(source)).body
-        body = cast(ast.ClassDef, node).body
-        for statement, follower in pairwise(body):
-            match statement, follower:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    texts[name] = textwrap.dedent(text)
-    return texts
+    sections = [("", RunConfig), *((f"{name}.", type(getattr(default, name))) for name in SECTIONS)]
+    return {f"{prefix}{name}": text for prefix, kind in sections for name, text in documented_fields(kind).items()}

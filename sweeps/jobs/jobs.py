@@ -41,9 +41,14 @@ class Job:
 def jobs_to_do(plan: Plan, study_dir: Path) -> list[Job]:
     """A job for every unfinished task of the plan that can still be done.
 
-    Downstream tasks wait for an unfinished pre-training. Tasks that a user has cancelled are left out, and with a
-    pre-training those that wait for it.
+    Tasks that a user has cancelled are left out, and with a pre-training those that wait for it.
     """
+    return without_orphans(job for job in unfinished_jobs(plan, study_dir) if not is_cancelled(task_dir(job)))
+
+
+def unfinished_jobs(plan: Plan, study_dir: Path) -> list[Job]:
+    """A job for every unfinished task of the plan, cancelled or not; downstream tasks wait for an unfinished
+    pre-training."""
     unfinished = {
         f"{run.run_id}/{task}": (run, task)
         for run in plan.runs
@@ -67,7 +72,7 @@ def jobs_to_do(plan: Plan, study_dir: Path) -> list[Job]:
                 resources=run.tasks[task].resources,
             )
         )
-    return without_orphans(job for job in jobs if not is_cancelled(task_dir(job)))
+    return jobs
 
 
 def without_orphans(jobs: Iterable[Job], present: Iterable[str] = ()) -> list[Job]:

@@ -6,12 +6,14 @@ import dataclasses
 import functools
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nepa_scale.config.registry import PRETRAIN
-from nepa_scale.run_dir.status import Status, read_status
+from nepa_scale.config.registry import PRETRAIN, TASKS
+from nepa_scale.run_dir.status import Status, is_in_use, read_status
+from sweeps.jobs.task import CANCELLED
 from sweeps.plan.plan import Plan, PlannedRun, run_dir
 
 TAIL_BYTES = 16_384
@@ -92,6 +94,27 @@ def _task_status(run: PlannedRun, task: str, task_dir: Path) -> TaskStatus:
         reason=status.error,
         updated_at=status.updated_at,
     )
+
+
+def not_begun(plan: Plan, study_dir: Path, run_ids: Collection[str]) -> set[str]:
+    """Those of ``run_ids`` of which no task has taken a step, waits or runs, and on which no other run rests.
+
+    Tasks that the plan does not have count, too, as a run's folder may have more of them.
+    """
+    folders = {run_id: run_dir(study_dir, run_id) for run_id in run_ids}
+    idle = {run_id for run_id, folder in folders.items() if not any(_has_begun(folder / task) for task in TASKS)}
+    others = [run for run in plan.runs if run.run_id not in idle]
+    while needed := idle & {owner for run in others for owner in (run.pretrained_by, run.branched_from) if owner}:
+        idle -= needed
+        others += [run for run in plan.runs if run.run_id in needed]
+    return idle
+
+
+def _has_begun(task_dir: Path) -> bool:
+    status = read_status(task_dir)
+    if status is None or (status.step == 0 and (status.state == "planned" or status.error == CANCELLED)):
+        return is_in_use(task_dir)
+    return True
 
 
 def last_record(path: Path) -> dict[str, Any]:

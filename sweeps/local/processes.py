@@ -158,10 +158,15 @@ class ForkServer:
             raise NoServerError from error
 
     def leave(self) -> None:
-        """Close the connection, upon which the server ends, and wait for that."""
+        """Close the connection, upon which the server ends, and wait for that.
+
+        One that is still importing would not notice for seconds, and has no tasks yet: it is killed.
+        """
         if self._connection is not None:
             self._connection.close()
         if self._process is not None:
+            if not self._is_ready:
+                self._process.kill()
             try:
                 self._process.wait(LEAVE_SECONDS)
             except subprocess.TimeoutExpired:

@@ -23,7 +23,7 @@ from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import environment_of_job, is_cancelled
 from sweeps.local import leases
-from sweeps.local.processes import fork_server
+from sweeps.local.processes import LEAVE_SECONDS, fork_server
 from sweeps.local.queue import LocalQueue
 from sweeps.plan import plan
 from sweeps.plan.machine import local_slots
@@ -31,7 +31,7 @@ from sweeps.plan.plan import read_cluster
 from sweeps.settings.schema import LocalSettings
 
 GONE = "its process is gone without a word; the same launch continues it"
-HANDOVER_SECONDS = 3.0
+HANDOVER_SECONDS = LEAVE_SECONDS + 3.0
 STOP_AGAIN_SECONDS = 5.0
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from nepa_scale.config import overrides
-from nepa_scale.config.registry import PRETRAIN, finetuned
+from nepa_scale.config.registry import PRETRAIN, TASKS, finetuned
 from nepa_scale.config.schema import RunConfig
 from sweeps.settings.schema import MOST_POINTS, RESERVED, GridSettings, Launch
 
@@ -59,9 +60,10 @@ def combinations(grid: GridSettings) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def varied_settings(grid: GridSettings) -> tuple[str, ...]:
-    """The settings that differ between runs."""
+    """The settings that differ between runs, those of points that are yet to be computed included."""
     named = [key for settings in grid.points.values() for key in settings]
-    return tuple(dict.fromkeys([*named, *grid.zip, *axes_of(grid)]))
+    computed = ["model.size", "pretrain.steps"] if grid.rule == "isoflop" else []
+    return tuple(dict.fromkeys([*named, *grid.zip, *axes_of(grid), *computed]))
 
 
 def count_points(grid: GridSettings) -> int:
@@ -71,8 +73,8 @@ def count_points(grid: GridSettings) -> int:
     return math.prod([max(1, points), min(rows, default=1), *map(len, axes_of(grid).values())])
 
 
-def grid_problems(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) -> list[str]:
-    """What is wrong with the grid called ``name``, and with run settings typed beside it, ``pairs``."""
+def typed_problems(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) -> list[str]:
+    """What is wrong with run settings, ``pairs``, typed beside the grid called ``name``."""
     axes, varying = axes_of(grid), varied_settings(grid)
     problems = [f"{key}={text}: {RESERVED[key]}" for key, text in pairs if key in RESERVED]
     for key, text in pairs:
@@ -81,8 +83,30 @@ def grid_problems(pairs: Sequence[tuple[str, str]], name: str, grid: GridSetting
             problems.append(f"{key}={text}: grid={name} varies this setting; choose with grid.axes.{axis}=[{text}]")
         elif axis in varying:
             problems.append(f"{key}={text}: grid={name} varies this setting")
-    problems += [f"grid.axes.{key}: no values" for key, values in axes.items() if not values]
+        problems += [
+            f"{key}={text}: grid={name} varies {other}, whose place it would take; leave it out"
+            for other in _displaced(key, text, varying)
+        ]
+    return problems
+
+
+def _displaced(key: str, text: str, others: Collection[str]) -> list[str]:
+    """Those of ``others`` that no run has beside ``key=text``."""
+    displaced = overrides.excluded([key] if text != "null" else [])
+    return [other for other in others if other in displaced]
+
+
+def grid_problems(name: str, grid: GridSettings) -> list[str]:
+    """What is wrong with the grid called ``name``."""
+    axes, varying = axes_of(grid), varied_settings(grid)
+    problems = [f"grid.axes.{key}: no values" for key, values in axes.items() if not values]
     problems += [f"grid.zip.{key}: no values" for key, values in grid.zip.items() if values == []]
+    problems += [
+        f"grid.{part}.{key}: it stands for other settings; vary those, or name points with grid.points.NAME.{key}=..."
+        for part, settings in (("axes", axes), ("zip", grid.zip))
+        for key in settings
+        if key not in overrides.KEYS
+    ]
     without_effect = [key for key in varying if overrides.KEYS.get(key, {}).get("orchestration")]
     problems += [
         f"grid={name}: {key} changes how work is done, not its result; it cannot vary" for key in without_effect
@@ -168,6 +192,33 @@ def read_by(tasks: Sequence[str], values: Mapping[str, Any], study_tasks: Sequen
     return {key: value for key, value in values.items() if key.split(".")[0] not in unread}
 
 
+def unread(launch: Launch, run_specs: Sequence[RunSpec]) -> list[str]:
+    """A problem for each varied setting that no run depends on: fewer runs would differ than the grid asks for.
+
+    Of settings that vary together one may belong to a task that the study leaves out. Where it leaves out all but
+    pre-training, points that differ in others are one run.
+    """
+    points = [values for _, values in combinations(launch.grid)]
+    varied = [key for key in varied_settings(launch.grid) if key in overrides.KEYS]
+    tasks = TASKS if {*launch.study.tasks} == {PRETRAIN.name} else ()
+    read = {key for key in varied if _is_read(key, points, run_specs, tasks)}
+    if read.intersection(launch.grid.zip):
+        read.update(key for key in launch.grid.zip if key.partition(".")[0] not in launch.study.tasks)
+    return [f"grid={launch.grid_name}: {key} varies, and no run depends on it" for key in varied if key not in read]
+
+
+def _is_read(key: str, points: Sequence[Mapping[str, Any]], run_specs: Sequence[RunSpec], tasks: Sequence[str]) -> bool:
+    """Whether runs that do the task of ``key``, or any where it is of ``tasks``, depend on it.
+
+    Where ``points`` have several values of it, so must these runs.
+    """
+    task = key.partition(".")[0]
+    doing = [run_spec for run_spec in run_specs if task not in TASKS or task in (*tasks, *run_spec.tasks)]
+    asked = {str(values[key]) for values in points if key in values}
+    found = {str(operator.attrgetter(key)(run_spec.config)) for run_spec in doing}
+    return any(key in run_spec.values for run_spec in doing) and (len(found) > 1 or len(asked) == 1)
+
+
 def tuning_problems(launch: Launch) -> list[str]:
     """What is wrong with the tuned settings of a launch."""
     problems, tuned = [], tuned_settings(launch)
@@ -176,20 +227,39 @@ def tuning_problems(launch: Launch) -> list[str]:
             task, _, name = key.partition(".")
             if task not in TUNABLE_TASKS:
                 problems.append(f"{path}.{key}: only settings of {' and '.join(TUNABLE_TASKS)} can be tuned")
+            elif key in overrides.RECIPE_KEYS:
+                problems.append(f"{path}.{key}: a recipe is many settings; tune single ones, such as {task}.base_lr")
             elif overrides.KEYS[key]["orchestration"]:
                 problems.append(f"{path}.{key}: it changes how work is done, not its result; it cannot be tuned")
             elif name in SCORED_BY:
                 problems.append(f"{path}.{key}: other values of it are scored on other images; it cannot be tuned")
-    problems += [
-        f"{key}={text}: {_path(launch, key)} tries several values" for key, text in launch.pairs if key in tuned
-    ]
+    problems += _typed_and_tuned(launch, tuned)
     varied = varied_settings(launch.grid)
-    problems += [f"{_path(launch, key)}: grid={launch.grid_name} varies it, too" for key in tuned if key in varied]
+    problems += [
+        f"{_path(launch, key)}: grid={launch.grid_name} varies {other}, too; leave out one of the two"
+        for key in tuned
+        for other in (key, *_displaced(key, "", varied))
+        if other in varied
+    ]
     problems += [f"{_path(launch, key)}: no values" for key, values in tuned.items() if not values]
     tries = [math.prod(map(len, settings.values())) for settings in _by_task(tuned).values()]
     runs = count_points(launch.grid) * max(1, sum(tries))
     if runs > MOST_POINTS:
         problems.append(f"{', '.join(tuned)}: {runs} runs; at most {MOST_POINTS} can be planned: give shorter lists")
+    return problems
+
+
+def _typed_and_tuned(launch: Launch, tuned: Collection[str]) -> list[str]:
+    """A problem for each typed setting that is tuned, or in the place of a tuned one."""
+    problems = []
+    for key, text in launch.pairs:
+        if key in tuned:
+            path, none = _path(launch, key), "" if key in launch.grid.tuned else ", or tune nothing: study.tuned={}"
+            problems.append(f"{key}={text}: {path} tries several values; choose with {path}=[{text}]{none}")
+        problems += [
+            f"{key}={text}: {_path(launch, other)} tries several values, whose place it would take; leave it out"
+            for other in _displaced(key, text, tuned)
+        ]
     return problems
 
 

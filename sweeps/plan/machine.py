@@ -94,8 +94,13 @@ class Speed:
 
 
 def local_slots(settings: LocalSettings) -> Slots:
-    """Resolve the slots of this machine: one per GPU, else as many as the threads allow."""
+    """Resolve the slots of this machine: one per GPU, else as many as the threads allow.
+
+    Raises ``ConfigError`` where there are GPUs, but fewer than a task has processes.
+    """
     cores, gpus, processes = usable_cores(), visible_gpus(), settings.processes_per_task
+    if gpus and processes > len(gpus):
+        raise ConfigError([f"cluster.processes_per_task={processes}: give at most the number of GPUs, {len(gpus)}"])
     count = settings.slots or len(gpus) // processes or max(1, cores // (settings.threads_per_slot or processes))
     return Slots(count, settings.threads_per_slot or max(1, cores // count), gpus, processes)
 

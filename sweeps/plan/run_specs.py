@@ -55,9 +55,12 @@ def expand(launch: Launch) -> dict[str, RunSpec]:
     Points that differ only in settings that a run does not read are one run: a run from scratch reads no settings of
     pre-training. Raises ``ConfigError`` with the problems of all points.
     """
+    problems = grids.typed_problems(launch.pairs, launch.grid_name, launch.grid)
+    if problems and (launch.grid.rule or launch.branch):  # whose points would be computed from what is wrong
+        raise ConfigError(problems)
     launch = resolved(launch)
     wrongly_tuned = tuning_problems(launch)
-    problems = [*grids.grid_problems(launch.pairs, launch.grid_name, launch.grid), *wrongly_tuned]
+    problems += [*grids.grid_problems(launch.grid_name, launch.grid), *wrongly_tuned]
     if wrongly_tuned or grids.count_points(launch.grid) > MOST_POINTS:
         raise ConfigError(problems)
     run_specs: dict[str, RunSpec] = {}
@@ -85,7 +88,7 @@ def expand(launch: Launch) -> dict[str, RunSpec]:
         why = "runs that start from other weights do no pre-training; pretrain.init=DIR goes on with it"
         problems.append(f"study.tasks=[{tasks_named}]: {why}")
     if not problems:
-        problems = _unread(launch, run_specs)
+        problems = grids.unread(launch, list(run_specs.values()))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return connect_branches(run_specs, launch.study_dir / "runs") if launch.branch else run_specs
@@ -101,16 +104,6 @@ def _add(run_specs: dict[str, RunSpec], run_spec: RunSpec) -> None:
 
 def _with(pairs: Pairs, settings: dict[str, Any]) -> Pairs:
     return overrides.overlay(pairs, overrides.pairs_from_mapping(settings, "study.tuned"))
-
-
-def _unread(launch: Launch, run_specs: dict[str, RunSpec]) -> list[str]:
-    """A problem for each varied setting that no run depends on: there would be fewer runs than the grid asks for."""
-    read = {key for run_spec in run_specs.values() for key in run_spec.values}
-    return [
-        f"grid={launch.grid_name}: {key} varies, and no run depends on it"
-        for key in grids.varied_settings(launch.grid)
-        if key in overrides.KEYS and key not in read
-    ]
 
 
 def resolved(launch: Launch) -> Launch:

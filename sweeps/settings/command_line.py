@@ -45,9 +45,10 @@ def read_launch(words: Sequence[str]) -> Launch:
     pairs = [_by_new_name(*pair) for pair in cli.split_words(spelled(words, SWITCHES))]
     tree, choices = compose_tree({key: name for key, name in pairs if key in GROUPS})
     mine = [pair for pair in pairs if is_launch_key(pair[0])]
-    typed = tuple(pair for pair in pairs if pair not in mine)
+    others = sorted((pair for pair in pairs if pair not in mine), key=lambda pair: pair[0] != "config")
     problems = [line for key, text in mine if key not in GROUPS for line in _apply(tree, key, text)]
-    problems += [line for key, text in typed for line in _setting_problems(tree, key, text)]
+    problems += [line for key, text in others for line in _setting_problems(tree, key, text)]
+    typed = tuple(overrides.with_files(others, problems))
     if problems:
         raise ConfigError(problems)
     try:

@@ -24,7 +24,7 @@ from nepa_scale.config import overrides
 from nepa_scale.utils import user_folder, yaml_files
 from nepa_scale.utils.cli import out_of_range, to_text
 from nepa_scale.utils.errors import ConfigError, nearest
-from sweeps.settings.schema import GROUPS, KINDS, Tree
+from sweeps.settings.schema import GROUPS, KINDS, SUBSETS, Tree
 
 SECTIONS = (*GROUPS, "budget")
 SETTINGS_KEYS = ("grid.axes", "grid.zip", "grid.tuned", "grid.set", "study.tuned", "study.run")
@@ -107,7 +107,7 @@ def _set_value(tree: DictConfig, key: str, value: Any, text: str, item: Field[An
     if key in SHELL_KEYS:
         value = _literal(value)
     try:
-        OmegaConf.update(tree, key, value)
+        OmegaConf.update(tree, key, value, merge=value != {})  # {} takes away the options of a cluster's file
     except (OmegaConfBaseException, ValueError, OverflowError):
         yield key, f"{key}={text}: expected {KIND_TEXTS.get(str(item.type), 'a text')}"
     else:
@@ -166,6 +166,8 @@ def _is_name(text: str) -> bool:
 def _setting_problems(tree: DictConfig, path: str, settings: Mapping[str, Any]) -> Problems:
     """What is wrong with single run settings below ``path``."""
     for key, value in settings.items():
+        if key in SUBSETS:
+            yield f"{path}.{key}", f"{path}.{key}: {SUBSETS[key]}"
         listed = path in LISTS_KEYS or (key == "seed" and path.startswith(POINTS_KEY))
         values = value if isinstance(value, list) and listed else [value]
         for item in values:

@@ -12,12 +12,22 @@ from typing import Any
 from nepa_scale.config.registry import PRETRAIN, TASKS, finetuned
 from nepa_scale.config.schema import RunConfig, walk
 from nepa_scale.config.task_settings import LIMITS
+from nepa_scale.config.validate import SUBSET_KEYS
 
 GROUPS = ("grid", "study", "cluster")
+
+
+def _of_tasks(name: str) -> str:
+    """Why a setting of "the task to do now" is none of a launch: a run from scratch begins with another one."""
+    return f"say which task's: {', '.join(f'{task}.{name}' for task in TASKS[:-1])} or {TASKS[-1]}.{name}"
+
+
+SUBSETS = {f"data.{name}": _of_tasks(name) for name in SUBSET_KEYS}
 RESERVED = {
+    **SUBSETS,
     "task": "the launcher runs every task of a run",
     "run_dir": "the launcher names the folders of runs; study_dir=DIR says where they go",
-    "data": f"say which task's: {', '.join(f'{task}.dataset' for task in TASKS[:-1])} or {TASKS[-1]}.dataset",
+    "data": _of_tasks("dataset"),
     "pretrain_dir": "the launcher shares pre-training by itself; init=DIR starts from finished weights",
 }
 RULES = ("isoflop",)
@@ -284,7 +294,7 @@ def is_launch_key(key: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """The settings of a launch. ``pairs`` are the run settings from the command line."""
+    """The settings of a launch. ``pairs`` are the run settings from the command line and its ``config=`` file."""
 
     grid_name: str
     grid: GridSettings

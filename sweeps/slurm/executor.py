@@ -59,7 +59,7 @@ class SlurmExecutor:
 
     def gone(self, keys: Collection[str]) -> dict[str, str]:
         """Tasks without a job that waits or runs in Slurm; none while a launcher is submitting tasks."""
-        if is_in_use_by_another(self._study_dir):
+        if not keys or is_in_use_by_another(self._study_dir):
             return {}
         known = self._known(fresh=True)
         dead = [key for key in keys if key not in known or not known[key].is_live]
@@ -95,7 +95,7 @@ class SlurmExecutor:
     def scripts(self, todo: Sequence[Job]) -> list[str]:
         """The scripts that ``submit`` would give to sbatch. If Slurm does not answer, it is taken to have no jobs."""
         live, size = dict[str, str](), job_states.DEFAULT_MAX_ARRAY_SIZE
-        with contextlib.suppress(SchedulerUnavailableError, FileNotFoundError):
+        with contextlib.suppress(SchedulerUnavailableError):
             live = self._dependencies()
             size = job_states.max_array_size()
         planned = arranged([job for job in todo if job.key not in live], live, size)
@@ -211,7 +211,7 @@ def parameters(settings: SlurmSettings, unit: Array | Pack, comment: str, depend
         extra |= {"dependency": dependency, "kill-on-invalid-dep": "yes"}
     typed_gpus = gpus_in_gres(str(options.get("gres", ""))) is not None
     if typed_gpus:  # of a whole node, of which a task may have a part
-        extra["gres"] = re.sub(r"(gpu:[^,:]+):\d+", rf"\1:{asked.gpus_per_node}", str(options["gres"]))
+        extra["gres"] = re.sub(r"\b(gpu(?::[^,:]+)?):\d+(?=,|$)", rf"\1:{asked.gpus_per_node}", str(options["gres"]))
     return {
         "job_name": title(unit),
         "comment": comment,
@@ -221,7 +221,8 @@ def parameters(settings: SlurmSettings, unit: Array | Pack, comment: str, depend
         "ntasks_per_node": asked.tasks_per_node,
         "gpus_per_node": None if typed_gpus else asked.gpus_per_node or None,
         "cpus_per_task": asked.cpus_per_task,
-        "mem": None if asked.mem_gb is None else f"{asked.mem_gb}GB",
+        # Each part of a node is rounded up; together they are no more than the node's.
+        "mem": None if asked.mem_gb is None else f"{min(asked.mem_gb, settings.mem_gb or asked.mem_gb)}GB",
         "time": min(asked.timeout_min or settings.timeout_min, settings.timeout_min),
         "signal_delay_s": settings.save_seconds,
         "array_parallelism": settings.array_parallelism or len(unit.jobs),

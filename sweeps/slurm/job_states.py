@@ -42,7 +42,7 @@ OUT_OF_MEMORY = ("oom-kill", "oom_kill", "exceeded memory limit")
 
 
 class SchedulerUnavailableError(UserError):
-    """Slurm does not answer, as it restarts or is overloaded; this says nothing about the state of jobs."""
+    """Slurm does not answer, as it restarts, is overloaded or elsewhere; this says nothing about the state of jobs."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,8 @@ def cancel(job_ids: Sequence[str]) -> None:
 def _ask(arguments: Sequence[str], *, check: bool = True) -> str:
     try:
         done = _run(arguments)
+    except FileNotFoundError as error:
+        raise SchedulerUnavailableError(f"{arguments[0]}: not found; call this where Slurm is installed") from error
     except subprocess.TimeoutExpired as error:
         raise SchedulerUnavailableError(
             f"{arguments[0]}: no answer from Slurm within {ANSWER_SECONDS} s; try again later"

@@ -7,13 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import warm
+from plain_study import plain
 
 from nepa_scale.data.prepare.digits import write_digits
+from nepa_scale.run_dir.status import Status, write_status
 from sweeps.settings.conf_files import options
 from sweeps.settings.schema import GROUPS
 
@@ -214,11 +217,21 @@ def test_times_are_measured_once(
 @pytest.mark.slow
 def test_the_largest_run_waits_for_what_is_expected_of_it(run_process: Run, small_data: Path, tmp_path: Path) -> None:
     """predict=true: one command does the smaller pre-trained runs, writes down what they let expect, and does the
-    largest and those from scratch."""
-    words = ("study.sizes=[femto,pico,nano,micro]", *SHORT, "study.tasks=[pretrain,classify]")
-    words = (*words, f"data.root={small_data}", "study_dir=out", "predict=true")
-    done = run_process("launch.py", *words)
-    assert done.returncode == 0, done.stdout + done.stderr
+    largest and those from scratch. What another launch adds to the plan between its two parts stays there."""
+    common = (*SHORT, "study.tasks=[pretrain,classify]", f"data.root={small_data}", "study_dir=out")
+    words = ("study.sizes=[femto,pico,nano,micro]", *common, "predict=true")
+    command = [str(ROOT / "sweeps" / "launch.py"), *plain(words)]
+    first = warm.WarmLauncher([sys.executable, *command], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "out" / "queue").exists():  # it has written its plan, and soon gives back the study
+        time.sleep(0.05)
+    other = ("study.sizes=[atto]", *common, "only=failed", "watch=false")
+    while "in use by" in (added := run_process("launch.py", *other)).stderr:
+        time.sleep(0.1)
+    assert added.returncode == 0, added.stdout + added.stderr
+    output, _ = first.communicate(timeout=300)
+    assert first.returncode == 0, output
+    planned = json.loads((tmp_path / "out" / "plan.json").read_text())["runs"]
+    assert {entry["label"] for entry in planned} == {"femto", "pico", "nano", "micro", "atto"}
     written = tmp_path / "out" / "predictions.json"
     content = written.read_text()
     fitted = {point["run_id"].split("-")[0] for entry in json.loads(content)["entries"] for point in entry["fitted_to"]}
@@ -232,6 +245,34 @@ def test_the_largest_run_waits_for_what_is_expected_of_it(run_process: Run, smal
     again = run_process("launch.py", *words, "study.sizes=[femto,pico,nano,micro,mini]", "dry_run=true")
     assert again.returncode == 0
     assert written.read_text() == content
+
+
+def test_runs_that_nobody_wants_any_more_are_forgotten(run: Run, small_data: Path, tmp_path: Path) -> None:
+    """Runs of an earlier launch that have not begun are named, with how to forget them; what has begun, the
+    pre-training that it rests on, and what is not named stay in the plan."""
+    words = ("study.sizes=[atto]", "study.tasks=[pretrain,classify]", "study.scratch_control=false", "study_dir=out")
+    words = (*words, *SHORT[1:], f"data.root={small_data}", "classify.tuning_images=10", "only=failed", "watch=false")
+    assert "have not begun" not in run("launch.py", *words, "study.tuned={classify.base_lr: [0.1,0.2]}").stdout
+    assert "have not begun" not in run("launch.py", *words, "study.tuned={classify.base_lr: [0.2,0.4,0.1]}").stdout
+    again = run("launch.py", *words, "study.tuned={classify.base_lr: [0.4,0.5]}").stdout
+    assert "2 runs of earlier launches are not in this grid" in again and "atto classify.base_lr=0.2" in again
+
+    def runs() -> dict[float | None, str]:
+        """{rate: run_id} of the plan; the pre-training has no rate."""
+        entries = json.loads((tmp_path / "out" / "plan.json").read_text())["runs"]
+        return {entry["tuned"].get("classify.base_lr"): entry["run_id"] for entry in entries}
+
+    folders = {rate: tmp_path / "out" / "runs" / run_id for rate, run_id in runs().items()}
+    assert set(folders) == {None, 0.1, 0.2, 0.4, 0.5}
+    write_status(folders[0.1] / "classify", Status("failed", error="boom"))
+    write_status(folders[0.2] / "classify", Status("planned"))
+    write_status(folders[0.4] / "classify", Status("failed", step=1, error="boom"))
+    done = run("cancel.py", "out", "run=*0.[25]", "forget=true")
+    assert (done.returncode, done.stdout) == (0, "forgotten: 2 runs\n")
+    assert set(runs()) == {None, 0.1, 0.4} and not folders[0.2].exists() and folders[0.1].exists()
+    refused = run("cancel.py", "out", "task=classify", "forget=true")
+    assert refused.returncode == 2 and "leave out task" in refused.stderr
+    assert run("cancel.py", "out", "forget=true").returncode == 1 and set(runs()) == {None, 0.1, 0.4}
 
 
 def test_a_preregistration_needs_a_larger_run(run: Run, tmp_path: Path) -> None:

@@ -289,6 +289,16 @@ def test_mistakes_are_one_line(run: Run, script: str, words: list[str], message:
 
 
 @pytest.mark.usefixtures("planned")
+def test_what_was_never_in_line_is_not_retried(run: Run) -> None:
+    """The launcher may hold it back: said with exit code 1, and nothing is started."""
+    done = run("retry.py", "out", "run=femto*")
+    assert (done.returncode, done.stdout.splitlines()) == (
+        1,
+        ["retrying 0 of 8 unfinished tasks", "4 tasks named were never in line; `nepa-launch` starts them"],
+    )
+
+
+@pytest.mark.usefixtures("planned")
 def test_what_is_not_under_way_is_cancelled_at_once(run: Run, tmp_path: Path) -> None:
     """Without a queue the tasks named, and what waits for them, fail as cancelled; finished ones and others stay."""
     runs = tmp_path / "out" / "runs"

@@ -26,7 +26,7 @@ from nepa_scale.run_dir import run_folder
 from nepa_scale.utils.files import read_json
 from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import run_task
-from sweeps.local import processes
+from sweeps.local import processes, runner
 from sweeps.local.processes import ForkServer, NoServerError, fork_server
 from sweeps.plan.machine import Slots
 
@@ -194,6 +194,16 @@ def test_without_a_server_jobs_are_fresh_processes(tmp_path: Path, monkeypatch: 
     for slots in (Slots(1, 1, ("0",)), Slots(1, 2, (), processes=2)):
         with fork_server(slots) as server:
             assert server is None
+
+
+def test_a_queue_does_not_wait_for_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is importing while all its jobs are cancelled is gone at once: the next queue waits for it."""
+    (tmp_path / "deepspeed.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with fork_server(SLOT) as server:
+        assert server is not None and server.is_loading() and server.pid is not None
+        began = time.monotonic()
+    assert time.monotonic() - began < processes.LEAVE_SECONDS / 2 < runner.HANDOVER_SECONDS / 2
 
 
 QUEUE = """

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import warm
 from plain_study import plain
 from warm import WarmLauncher
 
 from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.run_dir.status import holder
 from nepa_scale.utils.files import read_json
+from sweeps.jobs.task import mark_cancelled
 from sweeps.local.leases import Leases
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -83,9 +85,11 @@ def test_the_queue_outlives_its_launcher_and_takes_on_more(run_process: Run, tmp
     queue = holder(tmp_path / "out" / "queue")
     first.kill()
     first.communicate()
-    second = run_process("launch.py", *WORDS, "study.sizes=[femto,pico]", "pretrain.steps=300")
+    words = [word for word in WORDS if not word.startswith("cluster.slots")]
+    second = run_process("launch.py", *words, "cluster.slots=2", "study.sizes=[femto,pico]", "pretrain.steps=300")
     assert second.returncode == 0, second.stdout + second.stderr
     assert "the queue of an earlier launch is at work" in second.stdout
+    assert "those of this launch hold from its next start" in second.stdout
     assert queue is not None
     until(lambda: holder(tmp_path / "out" / "queue") is None)
     states = statuses(tmp_path)
@@ -97,7 +101,7 @@ def test_the_queue_outlives_its_launcher_and_takes_on_more(run_process: Run, tmp
 @pytest.mark.slow
 def test_leave_cancel_and_retry(run_process: Run, tmp_path: Path) -> None:
     """A launch that does not watch leaves at once; a task cancelled from another shell saves, stays cancelled with what
-    waits for it whatever is launched, and a retry finishes both from where they were."""
+    waits for it whatever is launched; a retry of it finishes both from where they were, and then has nothing to do."""
     words = ("study.sizes=[femto,pico]", "pretrain.steps=600")
     assert run_process("launch.py", *WORDS, *words, "watch=false").returncode == 0
     until(lambda: trains(tmp_path, "pico/pretrain") or trains(tmp_path, "femto/pretrain"))
@@ -112,10 +116,12 @@ def test_leave_cancel_and_retry(run_process: Run, tmp_path: Path) -> None:
     states = statuses(tmp_path)
     assert states[f"{other}/classify"]["state"] == "finished"
     assert states[f"{size}/classify"]["error"] == "cancelled"
-    retried = run_process("retry.py", "out")
+    retried = run_process("retry.py", "out", "task=pretrain")
     assert retried.returncode == 0, retried.stdout + retried.stderr
     assert all(status["state"] == "finished" for status in statuses(tmp_path).values())
     assert statuses(tmp_path)[f"{size}/pretrain"]["attempt"] == 2
+    done = run_process("retry.py", "out", "task=classify")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "all tasks named are finished")
 
 
 @pytest.mark.slow(seconds=3)
@@ -140,8 +146,12 @@ def test_a_launch_says_that_it_waits_for_another_study(
 
 @pytest.mark.slow
 def test_ctrl_c_stops_the_queue(tmp_path: Path) -> None:
-    """Ctrl-C in the launcher lets the tasks save; nothing is left running, and everything says how it stands."""
-    launcher = launch(tmp_path, "study.sizes=[femto]", "pretrain.steps=400")
+    """Ctrl-C in the launcher lets the tasks save; nothing is left running, and everything says how it stands. A retry
+    continues them from another folder, whose name in their settings stands for a folder of the launch's."""
+    write_digits(tmp_path / "mine" / "sets", num_train=64, num_validation=16, shard_size=32)
+    (tmp_path / "mine" / "nepa.yaml").write_text("data_sets: {own: {folder: sets/digits}}")
+    words = ("config_dir=mine", "pretrain.steps=400", "pretrain.dataset=own")
+    launcher = launch(tmp_path, "study.sizes=[femto]", *words)
     until(lambda: trains(tmp_path, "femto/pretrain"))
     os.killpg(launcher.pid, signal.SIGINT)
     output, _ = launcher.communicate(timeout=120)
@@ -150,3 +160,10 @@ def test_ctrl_c_stops_the_queue(tmp_path: Path) -> None:
     states = statuses(tmp_path)
     assert states["femto/pretrain"]["state"] == "preempted" and states["femto/classify"]["state"] == "planned"
     assert list((tmp_path / "out").glob("runs/femto*/pretrain/checkpoints/*"))
+    mark_cancelled(next((tmp_path / "out").glob("runs/femto*/pretrain")))
+    (tmp_path / "elsewhere").mkdir()
+    command = [str(ROOT / "sweeps" / "retry.py"), "../out", "task=classify"]
+    retried = warm.run(command, kind=WarmLauncher, cwd=tmp_path / "elsewhere")
+    assert retried.returncode == 0 and "retrying 2 of 2" in retried.stdout, retried.stdout + retried.stderr
+    assert [state["state"] for state in statuses(tmp_path).values()] == ["finished", "finished"]
+    assert list((tmp_path / "elsewhere").iterdir()) == []  # as where data.root=data would have been made anew

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 from plain_study import read_launch
@@ -97,6 +98,7 @@ def test_isoflop_points_meet_their_budget(budget: float) -> None:
         (["grid.zip.model.depth=[1,2]", "grid.points.a.model.depth=3"], "grid.points.a.model.depth: in grid.zip too"),
         (["seeds=2", "grid.points={a: {seed: 5}, b: {seed: 7}}"], "varies seed itself"),
         (["grid=lr", "init=scratch"], "pretrain.base_lr varies, and no run depends on it"),
+        (["grid=resolution", "init=scratch"], "pretrain.image_size varies, and no run depends on it"),
         (["grid.axes.pretrain.decay=[0.1,0.2]"], "pretrain.decay varies, and no run depends on it"),
         (["grid=isoflop", "study.budgets=[]"], "give study.budgets=[...]"),
         (["grid=isoflop", "study.budgets=[-1.0]"], "must be greater than 0"),
@@ -104,11 +106,54 @@ def test_isoflop_points_meet_their_budget(budget: float) -> None:
         (["grid=isoflop", "study.sizes=[micro]", "study.budgets=[2.5e8]"], "no whole number meets within 1%"),
         (["grid=lr", "study.learning_rates=[]"], "pretrain.base_lr: no values"),
         (["grid=lr", "pretrain.base_lr=0.1"], "choose with grid.axes.pretrain.base_lr=[0.1]"),
+        (["grid=epochs", "pretrain.steps=10"], "pretrain.steps=10: grid=epochs varies pretrain.epochs"),
+        (["grid=data_size", "pretrain.fraction=0.5"], "varies pretrain.num_images"),
+        (["grid=data_size", "branch=true", "pretrain.fraction=0.5"], "varies pretrain.num_images"),
+        (["grid=label_fraction", "classify.labels_per_class=5"], "varies classify.fraction"),
+        (["grid=isoflop", "pretrain.epochs=2"], "pretrain.epochs=2: grid=isoflop varies pretrain.steps"),
+        (["grid=isoflop", "pretrain.steps=2"], "pretrain.steps=2: grid=isoflop varies"),
+        (["grid=overview", "pretrain.steps=2"], "varies pretrain.epochs"),
+        (["grid=seeds", "grid.axes={probe.epochs: [1, 2]}", "study.tasks=[pretrain,classify]"], "probe.epochs varies"),
+        (
+            ["grid=seeds", "grid.axes={}", "grid.zip.probe.epochs=[1,2]", "study.tasks=[classify]"],
+            "probe.epochs varies",
+        ),
+        (["grid=ablation_freeze", "study.tasks=[pretrain,segment]"], "classify.freeze_patch_embed varies"),
+        (["grid=seeds", "grid.axes={classify.recipe: [paper, released]}"], "grid.points.NAME.classify.recipe"),
+        (["grid=seeds", "grid.axes={}", "grid.zip={model: [femto, pico]}"], "grid.zip.model"),
     ],
 )
 def test_contradictions_are_one_line(words: list[str], text: str) -> None:
     """What cannot be meant is told in one line before any work."""
     assert text in complaint(*words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["grid=epochs", "pretrain.steps=null"],
+        ["grid=data_size", "pretrain.steps=9"],
+        ["grid=isoflop", "classify.epochs=2"],
+        ["grid=label_fraction", "classify.steps=9", "study.tasks=[pretrain,classify]"],
+        ["grid=resolution", "study.resolutions=[16,64]", "study.tasks=[pretrain,segment]"],
+        ["grid=seeds", "grid.axes.data.mean=['0.5','0.4']", "grid.axes.seed=[0]"],
+    ],
+)
+def test_settings_that_exclude_nothing_that_varies_are_taken(words: list[str]) -> None:
+    """Not refused: null, other tasks' lengths, a column of a task that is not done, a default beside another value."""
+    varied = [tuple(point.values.values()) for point in points(*words)]
+    assert len(set(varied)) == len(varied) > 1
+
+
+def test_a_shape_that_a_typed_size_takes_the_place_of_does_not_vary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Axes that come down to one value are told, whatever brings them there."""
+    (tmp_path / "nepa.yaml").write_text("sizes: {slim: {embed_dim: 40, depth: 3, heads: 2}}")
+    monkeypatch.setenv("NEPA_CONFIG", str(tmp_path))
+    shapes = "grid.axes={model.embed_dim: [40, 56], model.depth: [3], model.num_heads: [2]}"
+    assert len(points("grid=seeds", "study.base_size=slim", shapes)) == 2
+    assert "model.embed_dim varies" in complaint("grid=seeds", "study.base_size=slim", shapes, "model.size=nano")
 
 
 def test_the_plan_shows_rates_that_follow_the_size() -> None:

@@ -12,6 +12,7 @@ from nepa_scale.placement.costs import orthogonalising_flops, task_cost
 from nepa_scale.placement.devices import DeviceMemory, Placement
 from nepa_scale.placement.performance import device_called, task_step
 from nepa_scale.placement.planner import efficiency, place
+from nepa_scale.utils.errors import ConfigError
 from sweeps.plan import machine
 from sweeps.plan.machine import (
     Placements,
@@ -55,6 +56,8 @@ def test_one_slot_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,MIG-1a/0/0")
     slots = local_slots(LocalSettings())
     assert (slots.count, slots.gpus) == (2, ("2", "MIG-1a/0/0"))
+    with pytest.raises(ConfigError, match="processes_per_task=3: give at most the number of GPUs, 2"):
+        local_slots(LocalSettings(processes_per_task=3))
 
 
 def test_stated_speed_is_used_as_it_is() -> None:

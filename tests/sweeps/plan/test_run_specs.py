@@ -142,6 +142,8 @@ def test_unknown_speed_is_not_invented() -> None:
         (["task=classify"], "the launcher runs every task"),
         (["run_dir=x"], "study_dir=DIR"),
         (["data=cifar10"], "pretrain.dataset"),
+        (["data.fraction=0.1"], "pretrain.fraction"),
+        (["data.num_images=64"], "pretrain.num_images"),
         (["pretrain_dir=x"], "the launcher shares pre-training by itself"),
         (["study.sizes=[]"], "grid.axes.model.size: no values"),
         (["grid.axes.log.every=[1,2]"], "not its result; it cannot vary"),
@@ -153,6 +155,17 @@ def test_unknown_speed_is_not_invented() -> None:
 def test_mistakes_are_named(words: list[str], complaint: str) -> None:
     """A mistake common to all points is one line with its remedy."""
     (line,) = problems(*words)
+    assert complaint in line
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [("model: {size: femto}", "grid.axes.model.size=[femto]"), ("run_dir: x", "study_dir=DIR")],
+)
+def test_a_file_is_no_way_around_the_grid(tmp_path: Path, content: str, complaint: str) -> None:
+    """What cannot be typed cannot stand in config=FILE either."""
+    (tmp_path / "own.yaml").write_text(content)
+    (line,) = problems(f"config={tmp_path / 'own.yaml'}")
     assert complaint in line
 
 

@@ -156,6 +156,12 @@ def test_settings_of_tasks_that_a_study_leaves_out_are_left_out() -> None:
         (["study.tuned.classify.tuning_images=[10,20]"], "study.tuned.classify.tuning_images"),
         (["study.tuned.classify.base_lr=[]", *SCORED], "study.tuned.classify.base_lr"),
         (["study.tuned.classify.base_lr=[0.003]", "classify.base_lr=0.1", *SCORED], "classify.base_lr=0.1"),
+        (["study.tuned.classify.steps=[9]", "classify.epochs=1", *SCORED], "classify.epochs=1: study.tuned."),
+        (
+            ["study.tuned.classify.steps=[9]", "grid.axes.classify.epochs=[1]", *SCORED],
+            "study.tuned.classify.steps: grid=model_size varies classify.epochs",
+        ),
+        (["study.tuned.classify.recipe=[paper,released]", *SCORED], "study.tuned.classify.recipe"),
         (
             ["study.tuned.classify.base_lr=[0.003]", "grid.axes.classify.base_lr=[0.1]", *SCORED],
             "study.tuned.classify.base_lr",
@@ -168,6 +174,15 @@ def test_what_cannot_be_tuned_is_one_line(words: list[str], key: str) -> None:
     """Each mistake names its key."""
     (problem,) = problems("study.sizes=[femto]", *words)
     assert problem.startswith(key)
+
+
+@pytest.mark.parametrize("remedy", [["study.tuned={}", "classify.base_lr=0.1"], ["study.tuned.classify.base_lr=[0.1]"]])
+def test_a_typed_rate_is_told_how_to_be_taken(remedy: list[str]) -> None:
+    """What the message names does what was meant."""
+    (problem,) = problems("study=demo", "study.sizes=[femto]", "classify.base_lr=0.1")
+    assert remedy[0] in problem
+    points = points_of("study=demo", "study.sizes=[femto]", *remedy)
+    assert {point.config.classify.base_lr for point in points if "classify" in point.tasks} == {0.1}
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,15 @@ def test_run_settings_are_kept_apart() -> None:
     assert launch.study.name == "mine"
 
 
+def test_settings_of_a_file_are_those_of_the_runs(tmp_path: Path) -> None:
+    """config=FILE is read where the launch is, so that what is typed wins and what varies is protected from it."""
+    path = tmp_path / "own.yaml"
+    path.write_text("model: {depth: 3}\npretrain: {epochs: 4}\nseed: 1\n")
+    launch = read_launch(["pretrain.steps=5", f"config={path}"])
+    assert launch.pairs == (("model.depth", "3"), ("seed", "1"), ("pretrain.steps", "5"))
+    assert "seed=N is given too" in problems(f"config={path}", "seeds=2")[0]
+
+
 def test_numbers_stay_text_where_text_is_asked() -> None:
     """A text key takes its word as typed, whatever YAML would make of it."""
     launch = read_launch(["study.name=2024", "study_dir=a: b", "cluster=slurm", "cluster.partition=007"])
@@ -95,6 +104,13 @@ def test_null_resets_an_optional_key() -> None:
         ("model.size", "expected key=value"),
         ("grid.axes.seed=${study.seeds}", "study.seeds"),
         ("seeds=", "seeds= is empty"),
+        ("grid.axes.data.fraction=[0.1,1]", "grid.axes.data.fraction: say which task's: pretrain.fraction"),
+        ("grid.zip={data.num_images: [64,128]}", "pretrain.num_images"),
+        ("grid.points={few: {data.num_images: 64}}", "pretrain.num_images"),
+        ("grid.set.data.fraction=0.1", "pretrain.fraction"),
+        ("study.run={data: {num_images: 64}}", "pretrain.num_images"),
+        ("study.tuned.data.fraction=[0.1]", "pretrain.fraction"),
+        ("config=absent.yaml", "config=absent.yaml: No such file"),
         ("budget.device_hours=", "budget.device_hours= is empty"),
         ("watch=", "watch= is empty"),
         ("grid.points={a: {seed: 1}, a: {seed: 2}}", "found duplicate key a"),

@@ -202,3 +202,17 @@ def test_words_of_the_shell(conf: Path) -> None:
     assert launch.cluster.sbatch == {"qos": "high", "nice": 5}
     assert launch.cluster.setup == ["cd ${HOME}", "export A=${HOME%/*}"]
     assert launch.cluster.env == {"B": "${C}", "D": 1}
+    bare = read_launch(["cluster=own", "cluster.sbatch={}", "cluster.env={}", "cluster.env.D=1"]).cluster
+    assert isinstance(bare, SlurmSettings)
+    assert (bare.sbatch, bare.env) == ({}, {"D": 1})
+
+
+def test_a_file_may_list_trackers(conf: Path) -> None:
+    """Trackers stand in a study's file, or in one of settings, as they are typed; other settings have one value."""
+    (conf / "study" / "own.yaml").write_text("run: {log: {tensorboard: false, trackers: [tensorboard]}}\n")
+    launch = read_launch(["study=own", "grid=seeds"])
+    names = {tuple(point.config.log.tracker_names()) for point in expand(launch).values()}
+    assert names == {("tensorboard",)}
+    path = conf / "own.yaml"
+    path.write_text("log: {trackers: [tensorboard]}\n")
+    assert overrides.parse([f"config={path}"]).log == overrides.parse(["log.trackers=[tensorboard]"]).log

@@ -95,11 +95,12 @@ def test_numbers_of_devices_do_not_mix() -> None:
 
 
 def test_a_pack_keeps_the_clusters_limit_and_scales_its_gres() -> None:
-    """Chains that take longer than a job may are requeued as others are; a kind of GPU is asked for in the number."""
-    settings = SlurmSettings(timeout_min=20, gpus_per_node=4, sbatch={"gres": "gpu:h100:4,license:1"})
+    """Chains that take longer than a job may are requeued as others are; a kind of GPU is asked for in the number, and
+    no more memory than a node's where its parts were rounded up."""
+    settings = SlurmSettings(timeout_min=20, gpus_per_node=4, mem_gb=1, sbatch={"gres": "gpu:h100:4,license:1"})
     (pack,) = arranged([job("a/pretrain"), job("a/classify", "a/pretrain"), job("b/pretrain")], {}, 1001)
     asked = executor.parameters(settings, pack, "comment", None)
-    assert (asked["time"], asked["additional_parameters"]["gres"]) == (20, "gpu:h100:2,license:1")
+    assert (asked["time"], asked["additional_parameters"]["gres"], asked["mem"]) == (20, "gpu:h100:2,license:1", "1GB")
     assert asked["setup"][0] == "# 3 tasks share this job, 2 at once:"
 
 

@@ -82,12 +82,18 @@ def test_variables_are_as_they_were_given() -> None:
     assert done.stdout == "$HOME 'x' \"y\"; `z`"
 
 
-def test_kinds_of_gpus_replace_their_number(tmp_path: Path) -> None:
-    """With gres=gpu:KIND:N a job does not ask for gpus-per-node beside it."""
+@pytest.mark.parametrize(
+    ("gres", "of_a_part"),
+    [("gpu:h100:8", "gpu:h100:2"), ("gpu:8", "gpu:2"), ("nvme:8,gres/gpu:1g.5gb:8", "nvme:8,gres/gpu:1g.5gb:2")],
+)
+def test_kinds_of_gpus_replace_their_number(tmp_path: Path, gres: str, of_a_part: str) -> None:
+    """With gres=gpu:KIND:N a job does not ask for gpus-per-node beside it; a part of a node asks for its part."""
     asked = Job(key="a/pretrain", function=print, folder=tmp_path, resources=Resources(gpus_per_node=8))
-    settings = SlurmSettings(gpus_per_node=8, sbatch={"gres": "gpu:h100:8"})
+    settings = SlurmSettings(gpus_per_node=8, sbatch={"gres": gres})
     found = executor.parameters(settings, Array((asked,)), "comment", None)
-    assert (found["gpus_per_node"], found["additional_parameters"]["gres"]) == (None, "gpu:h100:8")
+    assert (found["gpus_per_node"], found["additional_parameters"]["gres"]) == (None, gres)
+    part = Job(key="a/pretrain", function=print, folder=tmp_path, resources=Resources(gpus_per_node=2))
+    assert executor.parameters(settings, Array((part,)), "comment", None)["additional_parameters"]["gres"] == of_a_part
     assert executor.parameters(SlurmSettings(), Array((asked,)), "comment", None)["gpus_per_node"] == 8
 
 

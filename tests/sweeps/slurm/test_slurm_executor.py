@@ -19,6 +19,7 @@ import pytest
 from rich.console import Console
 from slurm_cluster import ACCOUNT, VirtualCluster, wait_for
 
+from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils.errors import UserError
@@ -28,6 +29,7 @@ from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import TaskInterruptedError, mark_cancelled
 from sweeps.plan.machine import Resources
+from sweeps.plan.plan import save_cluster
 from sweeps.settings.schema import SlurmSettings
 from sweeps.slurm import job_states
 from sweeps.slurm.executor import SlurmExecutor
@@ -36,6 +38,7 @@ from sweeps.slurm.job_states import read_submissions
 SMALL = Resources(mem_gb=1, timeout_min=15)
 SETTINGS = SlurmSettings(kind="slurm")
 Function = Callable[[], object]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a job cannot import a test
 
 
@@ -83,6 +86,27 @@ def test_without_slurm_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="sbatch, srun, squeue, scontrol, scancel not found"):
         SlurmExecutor(SETTINGS, tmp_path).check()
+
+
+def test_a_study_that_came_from_a_cluster(monkeypatch: pytest.MonkeyPatch, run: Run, tmp_path: Path) -> None:
+    """Where there is no Slurm its files tell how it stands; it is launched here if no task was under way."""
+    words = ("study.sizes=[atto]", "study.tasks=[pretrain]", "study.scratch_control=false", "study_dir=out")
+    words = (*words, "data.root=data", "only=failed", "watch=false")
+    write_digits(tmp_path / "data", num_train=64, num_validation=16, shard_size=32)
+    assert run("launch.py", *words).returncode == 0
+    save_cluster(SETTINGS, tmp_path / "out")
+    (folder,) = (tmp_path / "out" / "runs").iterdir()
+    key = f"{folder.name}/pretrain"
+    job_states.begin_submission(tmp_path / "out", [key])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    write_status(folder / "pretrain", Status("running", step=3, steps_total=9))
+    shown = run("status.py", "out")
+    assert (shown.returncode, shown.stderr) == (0, "") and "running 3/9" in shown.stdout
+    refused = run("launch.py", *words)
+    assert refused.returncode == 2 and refused.stderr.startswith("error: squeue: not found")
+    finish(tmp_path / "out", key)
+    assert "1 finished" in run("status.py", "out").stdout
+    assert run("launch.py", *words).returncode == 0
 
 
 @pytest.mark.usefixtures("slurm_cluster")
