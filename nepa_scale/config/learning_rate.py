@@ -154,6 +154,19 @@ def kept_steps(text: str | None) -> frozenset[int]:
     return frozenset(int(word) for word in text.split(",")) if text else frozenset()
 
 
+def kept_beyond(config: RunConfig, total_steps: int) -> list[str]:
+    """Steps of ``checkpoint.keep_steps`` after the last, which would never be kept; others have their own line."""
+    try:
+        steps = kept_steps(config.checkpoint.keep_steps)
+    except ValueError:
+        return []
+    return [
+        f"checkpoint.keep_steps: step {step} lies beyond the {total_steps} steps of pre-training"
+        for step in sorted(steps)
+        if step > total_steps
+    ]
+
+
 def stable_part(settings: dict[str, Any]) -> tuple[int, int]:
     """(steps of warm-up, step at which the decay begins) of pre-training with these flat settings."""
     steps = settings["pretrain.steps"]

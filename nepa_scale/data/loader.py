@@ -31,6 +31,8 @@ from nepa_scale.utils.errors import DataError
 _SHORT_FOLDER = "/tmp"
 _LONGEST_FOLDER = 107 - len("/pymp-12345678/listener-12345678")  # of 107 characters that Linux gives a socket's path
 _REMEDY = "if memory was short, which SIGKILL mostly means, lower num_workers; a training continues by the same command"
+#: On GPUs it is the thread that takes over batches which meets the end of a worker handing one over.
+_WORKER_DEATHS = ("DataLoader worker", "Pin memory thread")
 _DYING_SECONDS = 0.5  # until the system has its exit code
 _WORKER_ERROR = re.compile(r"(?:^|\n)[\w.]*(?:DataError|BadImageError): ")
 
@@ -110,12 +112,16 @@ class _Loader(DataLoader[Any]):
         except DataError as error:  # torch puts the worker's whole traceback before the message
             raise DataError(_WORKER_ERROR.split(str(error).strip())[-1]) from None
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if not any(words in str(error) for words in _WORKER_DEATHS):
                 raise
-            raise DataError(f"a data-loading process died ({_exit_reasons() or error}); {_REMEDY}") from None
+            raise _death(error) from None
         except (ConnectionError, EOFError) as error:  # it died while it was handing over a batch
-            time.sleep(_DYING_SECONDS)
-            raise DataError(f"a data-loading process died ({_exit_reasons() or error}); {_REMEDY}") from None
+            raise _death(error) from None
+
+
+def _death(error: Exception) -> DataError:
+    time.sleep(_DYING_SECONDS)
+    return DataError(f"a data-loading process died ({_exit_reasons() or error}); {_REMEDY}")
 
 
 def _exit_reasons() -> str:

@@ -18,7 +18,7 @@ from nepa_scale.utils.errors import RankError
 
 if TYPE_CHECKING:
     import torch
-    from torch.distributed import ProcessGroup
+    from torch.distributed import ProcessGroup, Store
 
 OUTSIDE = "192.0.2.1"  # an address of documentation (RFC 5737), behind every machine's default route
 _timeout = timedelta(minutes=30)
@@ -53,22 +53,39 @@ def _import_muon_uncompiled() -> None:
 
 
 def initialise(world: World, *, rendezvous_seconds: float = 60.0, timeout_minutes: float = 30.0) -> torch.device:
-    """Join the process group (NCCL on GPUs, gloo on CPUs) and return this process's device.
+    """Join the process group and return this process's device: ``find_ranks``, then ``join``."""
+    return join(world, find_ranks(world, rendezvous_seconds), timeout_minutes)
 
-    Args:
-        rendezvous_seconds: how long to wait for the other ranks.
-        timeout_minutes: when a collective gives up, should the watchdog not have ended the job before.
+
+def find_ranks(world: World, seconds: float) -> Store:
+    """Wait until all ranks are there, ``seconds`` at most; returns the store through which they find one another.
 
     Raises:
         ConfigError: when the ranks do not find one another, naming the variable that is wrong.
     """
+    import_libraries()
+    import torch.distributed as dist
+
+    return dist.HashStore() if world.size == 1 else dist.PrefixStore("group", meet(world, seconds))
+
+
+def join(world: World, store: Store, timeout_minutes: float) -> torch.device:
+    """Join the process group (NCCL on GPUs, gloo on CPUs) and return this process's device.
+
+    Args:
+        timeout_minutes: when a collective gives up, should the watchdog not have ended the job before.
+
+    Raises:
+        RankError: when this machine lacks a GPU, or the network interface that is named, for this rank, or when two
+            ranks have the same GPU.
+    """
     global _timeout  # noqa: PLW0603  (of every group of this process)
     _timeout = timedelta(minutes=timeout_minutes)
-    cuda = import_libraries()
     import deepspeed
     import torch
     import torch.distributed as dist
 
+    cuda = torch.cuda.is_available()
     if cuda:
         device = torch.device("cuda", _choose_gpu(world.local_rank))
         _measure_memory_through_torch()
@@ -76,8 +93,9 @@ def initialise(world: World, *, rendezvous_seconds: float = 60.0, timeout_minute
         _skip_shared_memory_kernel()
         device = torch.device("cpu")
     backend = "nccl" if cuda else "gloo"
-    store = dist.HashStore() if world.size == 1 else dist.PrefixStore("group", meet(world, rendezvous_seconds))
     if world.size > 1:
+        if cuda:
+            check_gpus(store, world, str(torch.cuda.get_device_properties(device).uuid))
         _choose_interface()  # on GPUs, too: hosts agree among themselves over gloo
     dist.init_process_group(
         backend,
@@ -89,6 +107,23 @@ def initialise(world: World, *, rendezvous_seconds: float = 60.0, timeout_minute
     )
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
     return device
+
+
+def check_gpus(store: Store, world: World, uuid: str) -> None:
+    """Compare the GPUs of all ranks, of which this one has ``uuid``: NCCL would name neither ranks nor remedy.
+
+    Raises ``RankError``, on every rank, where two have the same.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    part = visible if visible.startswith("MIG-") else ""  # parts of one GPU may share its UUID
+    store.set(f"gpu/{world.rank}", f"{uuid} {part} on {socket.gethostname()}")
+    ranks: dict[bytes, int] = {}
+    for rank, gpu in enumerate(store.multi_get([f"gpu/{rank}" for rank in range(world.size)])):
+        if (first := ranks.setdefault(gpu, rank)) != rank:
+            host = gpu.decode().rpartition(" ")[2]
+            raise RankError(
+                [f"environment: ranks {first} and {rank} have the same GPU of {host}; start fewer ranks there"]
+            )
 
 
 def shut_down() -> None:
@@ -214,17 +249,23 @@ def _choose_interface() -> None:
     """Have gloo talk over the network interface that leads to rank 0, unless the user has named one.
 
     gloo would take the address that this machine's host name has, which is often one that only itself can reach.
+    Raises ``RankError`` where this machine has no interface of the user's name.
     """
     import psutil
 
+    interfaces, named = psutil.net_if_addrs(), os.environ.get("GLOO_SOCKET_IFNAME")
+    if named and (unknown := set(named.split(",")) - interfaces.keys()):
+        what = f"{socket.gethostname()} has no network interface '{min(unknown)}'; it has {', '.join(interfaces)}"
+        raise RankError([f"environment: GLOO_SOCKET_IFNAME={named}: {what}"])
     own_address = _address_towards(os.environ["MASTER_ADDR"])
     if _is_loopback(own_address) and not _is_loopback(os.environ["MASTER_ADDR"]):
         # /etc/hosts of Debian gives a machine's own name an address that no other machine reaches.
         with suppress(OSError):  # where there is no other network
             own_address = _address_towards(OUTSIDE)
-    interfaces = psutil.net_if_addrs().items()
     names = [
-        name for name, addresses in interfaces if own_address in (item.address.split("%")[0] for item in addresses)
+        name
+        for name, addresses in interfaces.items()
+        if own_address in (item.address.split("%")[0] for item in addresses)
     ]
     if names:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])

@@ -7,12 +7,30 @@ without any model reach, and measures how many directions the features use.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 #: Below this much room above the baseline, skill would be the ratio of two rounding errors.
 _LEAST_ROOM = 1e-5
+
+
+@contextmanager
+def plain_fp32() -> Iterator[None]:
+    """Meanwhile compute products of fp32 in fp32: on GPUs training's are TF32, which rounds factors to three digits.
+
+    A compiled function is called inside this; this inside a compiled function would do nothing. Backward passes run
+    later, as training does.
+    """
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 def next_embedding_loss(
@@ -35,7 +53,8 @@ def next_embedding_loss(
     included; without ``stop_gradient`` the target is trained like the prediction.
 
     The variants of NEPA-DiT, arXiv 2610.02203: ``offset`` k compares z_hat[t] with z[t+k]; ``distance`` is another one
-    than minus the cosine: ``"mse"``, the mean square of the difference, or ``"infonce"`` at a ``temperature``.
+    than minus the cosine: ``"mse"``, the mean square of the difference, or ``"infonce"`` at a ``temperature``, which is
+    a matrix product (``plain_fp32``).
     """
     targets = z.detach() if stop_gradient else z
     if shift:

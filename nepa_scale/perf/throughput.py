@@ -16,6 +16,7 @@ import functools
 import math
 import platform
 import resource
+import socket
 import statistics
 import time
 from contextlib import AbstractContextManager
@@ -24,16 +25,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
-from nepa_scale.distributed.process_group import max_over_ranks, sum_over_ranks
+from nepa_scale.distributed.process_group import first_text, max_over_ranks, sum_over_ranks
 from nepa_scale.distributed.world import World
 from nepa_scale.perf.profiling import CommunicationClock
 from nepa_scale.placement.costs import TaskCost
 from nepa_scale.placement.gpus import stated_flops
 from nepa_scale.placement.resolved import ResolvedTask
+from nepa_scale.utils.errors import ConfigError, first_line
 from nepa_scale.utils.progress import logger
 
 if TYPE_CHECKING:
@@ -224,17 +228,47 @@ def compile_backbone(backbone: NepaViT, resolved: ResolvedTask, *, world: World,
     """Compile the blocks where ``engine.compile`` says so, or where it is left open and pays; whether it was done.
 
     Under ZeRO-3 the blocks stay as they are: weights are gathered by hooks of modules, which a graph of several
-    modules passes by. The decision depends on the configuration, the devices and nothing else: a resumed run makes
-    it again.
+    modules passes by. The decision depends on the configuration, the devices and what their machines can compile: a
+    resumed run makes it again. Every rank calls this. Raises ``ConfigError``, on every rank, where ``engine.compile``
+    is true and one of them cannot.
     """
-    asked = wanted = resolved.config.engine.compile
+    config = resolved.config
+    asked = wanted = config.engine.compile
     if wanted is None:
         wanted = device.type != "cpu" or resolved.cost.flops_train / world.size >= _REPAID_ON_A_CPU
-    done = wanted and resolved.placement.zero_stage < 3 and backbone.compile_blocks()
+    section, frozen = config.task_config(), spec(config.task).frozen_backbone
+    wanted = wanted and resolved.placement.zero_stage < 3 and section.can_compile and not frozen
+    obstacle = first_text(compiler_problem(device, DTYPES[config.engine.precision])) if wanted else ""
+    if obstacle and asked:
+        raise ConfigError([f"engine.compile=true: {obstacle}; give engine.compile=false to train without"])
+    if obstacle:
+        logger.warning("%s: blocks are not compiled, which makes steps slower: %s", config.task, obstacle)
+    done = wanted and not obstacle and backbone.compile_blocks()
     if asked and not done:
-        task = resolved.config.task
-        logger.warning("%s: engine.compile=true has no effect (ZeRO stage 3, stochastic depth or any image size)", task)
+        reasons = "ZeRO stage 3, a frozen backbone, stochastic depth or any image size"
+        logger.warning("%s: engine.compile=true has no effect (%s)", config.task, reasons)
     return done
+
+
+def compiler_problem(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why torch.compile does not work with ``dtype`` on ``device``, in one line; found by compiling a small step.
+
+    A training would end by it at its first step. The time is that of loading the compiler, which the first step then
+    need not do. No random number is drawn.
+    """
+    native = dtype != torch.bfloat16 or torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cuda" and not native:
+        return f"torch.compile needs a GPU that computes in bf16, and {_name(device)} does not"
+    x = torch.ones(8, 8, device=device, dtype=dtype, requires_grad=True)
+    try:
+        torch.compile(_small_step, fullgraph=True, dynamic=False)(x).backward()
+    except Exception as error:  # whatever a compiler lacks: itself, headers, a GPU that is new enough
+        return f"torch.compile does not work on {socket.gethostname()} ({first_line(error)})"
+    return None
+
+
+def _small_step(x: Tensor) -> Tensor:
+    return F.gelu(x).float().sum()
 
 
 def report_attention(config: RunConfig, device: torch.device) -> None:

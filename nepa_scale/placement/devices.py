@@ -92,8 +92,9 @@ def _named(text: str) -> list[str]:
 
 
 def _number_here() -> int:
-    """How many GPUs the system shows this process, NVIDIA's or else AMD's."""
-    return len(list(DEVICES.glob("nvidia[0-9]*"))) or sum(map(_is_amd_gpu, AMD_NODES.glob("*/properties")))
+    """How many GPUs the system shows this process, NVIDIA's or else AMD's; 1 under WSL2, which has one file for all."""
+    shown = len(list(DEVICES.glob("nvidia[0-9]*"))) or sum(map(_is_amd_gpu, AMD_NODES.glob("*/properties")))
+    return shown or int((DEVICES / "dxg").exists())
 
 
 def _is_amd_gpu(properties: Path) -> bool:

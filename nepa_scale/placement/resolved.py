@@ -69,7 +69,8 @@ def agree(resolved: ResolvedTask, task_dir: Path, world: World, device: torch.de
     A GPU's memory is known only now. The placement is written beside the task's files, and a training that continues
     on as many devices keeps it, however much memory there is by then: another micro-batch would round differently.
     """
-    own = measured(resolved.config, world) if resolved.device.on_gpu else resolved.device
+    on_gpu = resolved.device.on_gpu or device.type == "cuda"  # torch may find one that its files did not show
+    own = measured(resolved.config, world) if on_gpu else resolved.device
     first, memory = gather_objects((resolved, own))[0]
     least = -max_over_ranks(-(own.size or 0), device) or None
     agreed = _on_memory(first, world.size, replace(memory, size=least))

@@ -21,6 +21,7 @@ from nepa_scale.data.sources import Source
 from nepa_scale.data.transforms import classify_eval
 from nepa_scale.distributed.process_group import sum_over_ranks
 from nepa_scale.distributed.world import World
+from nepa_scale.models.objective import plain_fp32
 from nepa_scale.tasks.task import Task, parameter_dtype
 
 TEMPERATURE = 0.07
@@ -46,7 +47,8 @@ class Neighbours:
 
     def add(self, features: Tensor, labels: Tensor, indices: Tensor) -> None:
         """Let training images pass: features [n, D], labels [n], and their places [n] in the training set."""
-        with torch.autocast(self._queries.device.type, enabled=False):  # near ones differ in the third digit
+        # Near ones differ in the third digit.
+        with torch.autocast(self._queries.device.type, enabled=False), plain_fp32():
             similarity = self._queries @ F.normalize(features.float(), dim=1).T
         self._keep(similarity.double() - indices.double() * TIE_STEP, labels.expand(len(self._queries), -1))
 

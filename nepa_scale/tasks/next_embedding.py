@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nepa_scale.config.task_settings import PretrainConfig
 from nepa_scale.models.nepa_vit import NepaViT
-from nepa_scale.models.objective import Diagnostics, next_embedding_loss
+from nepa_scale.models.objective import Diagnostics, next_embedding_loss, plain_fp32
 from nepa_scale.tasks.costs import NODES, SLICES
 from nepa_scale.tasks.objective_base import Objective, draw_mask, masked_inputs
 from nepa_scale.tasks.task import parameter_dtype
@@ -45,7 +45,7 @@ def sigreg(features: Tensor, slices: Tensor) -> Tensor:
     """
     nodes = torch.linspace(0, LARGEST_NODE, NODES, device=features.device)
     gaussian = torch.exp(-nodes.square() / 2)
-    with torch.autocast(features.device.type, enabled=False):
+    with torch.autocast(features.device.type, enabled=False), plain_fp32():
         phases = (features.float() @ slices)[..., None] * nodes  # [B, N, M, nodes]
     distance = (phases.cos().mean(1) - gaussian).square() + phases.sin().mean(1).square()
     both_sides = 2 * torch.trapezoid(distance * gaussian, nodes)  # of t and -t
@@ -125,11 +125,12 @@ class NextEmbedding(Objective):
 
     def _compared(self, z: Tensor, z_hat: Tensor, loss: Callable[..., Tensor]) -> Tensor:
         """The mean over the horizon of the ``loss`` of z_hat [B, T or T - 1, D], a scalar."""
-        if self.ahead is None:
-            return loss(z, z_hat)
-        further = self.ahead(z_hat[:, : z.shape[1] - 1]).chunk(self._section.horizon - 1, dim=-1)
-        losses = [loss(z, prediction, offset=k) for k, prediction in enumerate((z_hat, *further), start=1)]
-        return torch.stack(losses).mean()
+        further: tuple[Tensor, ...] = ()
+        if self.ahead is not None:
+            further = self.ahead(z_hat[:, : z.shape[1] - 1]).chunk(self._section.horizon - 1, dim=-1)
+        with plain_fp32():
+            losses = [loss(z, prediction, offset=k) for k, prediction in enumerate((z_hat, *further), start=1)]
+        return torch.stack(losses).mean() if further else losses[0]
 
     def _irregularity(self, z: Tensor, z_hat: Tensor) -> Tensor:
         """SIGReg of the patches of embeddings and outputs [B, P + N, D], of which the last output may be missing."""

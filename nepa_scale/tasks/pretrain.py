@@ -134,7 +134,7 @@ class Pretrain(Task):
         return sums.compute() | votes
 
     def illustrate(self, folder: Path) -> None:
-        """Draw maps of ``log.pictures`` validation images, on the CPU, under any ZeRO stage; none of pixels."""
+        """Draw maps of ``log.pictures`` validation images, on the CPU; none of pixels."""
         if self.config.log.pictures and self._objective.predicts_embeddings:
             from nepa_scale.visualise.strips import draw_pretraining  # matplotlib too, which only drawing needs
 

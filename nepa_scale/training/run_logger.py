@@ -153,6 +153,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 SCHEMA = 1
+CODE = ("nepa_scale", "ds_configs")  # the folders that make results
 RECORDED_PACKAGES = ("torch", "deepspeed", "timm", "webdataset")
 
 
@@ -227,12 +228,18 @@ def _device_kind() -> str:
 
 
 def _commit() -> str:
-    """The commit of this checkout; unknown for an installed package, whatever repository it is installed in."""
+    """The commit of this checkout, with "-dirty" where the code is not that of the commit; unknown for an installed
+    package, whatever repository it is installed in."""
     if shutil.which("git") is None:
         return "unknown"
     this = Path(__file__)
-    git = ["git", "-C", str(this.parent)]
+    git = ["git", "--no-optional-locks", "-C", str(this.parent)]
     tracked = subprocess.run([*git, "ls-files", "--error-unmatch", this.name], capture_output=True, check=False)
     if tracked.returncode:
         return "unknown"
-    return subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    status = [*git, "status", "--porcelain", "--", *(f":/{folder}" for folder in CODE)]
+    commit, changed = (
+        subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        for command in ([*git, "rev-parse", "HEAD"], status)
+    )
+    return f"{commit}-dirty" if changed else commit

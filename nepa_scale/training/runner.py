@@ -19,7 +19,15 @@ from nepa_scale.placement.devices import unseen
 from nepa_scale.placement.resolved import ResolvedTask, agree, remedy
 from nepa_scale.run_dir.status import Status, read_status, write_status
 from nepa_scale.utils import errors
-from nepa_scale.utils.errors import ConfigError, DataLostError, DivergedError, MilestoneError, SaveError, UserError
+from nepa_scale.utils.errors import (
+    ConfigError,
+    DataLostError,
+    DivergedError,
+    MilestoneError,
+    RankError,
+    SaveError,
+    UserError,
+)
 from nepa_scale.utils.progress import logger
 from nepa_scale.weights import initial
 
@@ -27,6 +35,9 @@ if TYPE_CHECKING:
     import torch
 
     from nepa_scale.tasks.task import Task
+
+#: What all ranks raise together; but for ``RankError``, which may be one rank's alone.
+MET_BY_ALL = (ConfigError, DataLostError, DivergedError, MilestoneError, SaveError)
 
 
 def run_task(
@@ -44,11 +55,7 @@ def run_task(
     """
     processes.keep_freed_memory()
     task_dir, engine = run_dir / resolved.config.task, resolved.config.engine
-    device = process_group.initialise(
-        world,
-        rendezvous_seconds=engine.rendezvous_seconds,
-        timeout_minutes=2 * STARTING_PATIENCE * engine.timeout_minutes,
-    )
+    store = process_group.find_ranks(world, engine.rendezvous_seconds)
     watchdog = Watchdog(
         world,
         task_dir,
@@ -58,15 +65,16 @@ def run_task(
     )
     watchdog.start()
     try:
+        device = process_group.join(world, store, 2 * STARTING_PATIENCE * engine.timeout_minutes)
         _run(resolved, run_dir, world, device, stop, watchdog)
         process_group.barrier()  # heartbeats go on until all are here: rank 0 may have had files to write
-    except (ConfigError, DataLostError, DivergedError, MilestoneError, SaveError):  # all ranks raise these together
+    except Exception as error:
+        if not isinstance(error, MET_BY_ALL) or isinstance(error, RankError):
+            raise JobFailedError(watchdog.fail(error, _described(error, resolved))) from error
         process_group.barrier()
         watchdog.stop()
         process_group.shut_down()
         raise
-    except Exception as error:
-        raise JobFailedError(watchdog.fail(error, _described(error, resolved))) from error
     watchdog.stop()
     process_group.shut_down()
 

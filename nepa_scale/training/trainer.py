@@ -249,7 +249,6 @@ class Trainer:
             return
         if (remark := self.task.remark(metrics)) is not None:
             logger.warning("%s: %s", self.task.name, remark)
-        self._illustrate()
         write_result(
             self.task_dir,
             self.resolved,
@@ -267,12 +266,19 @@ class Trainer:
         self._run_logger.status("finished", self.total_steps)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         logger.info("%s: finished on %s  %s", self.task.name, describe_data(self.config), shown)
+        self._illustrate()
 
     def _export(self, name: str) -> None:
         names = self.engine.module.state_dict(keep_vars=True)
         self.engine.export(self.task_dir / name, self.task.exported({key: key for key in names}))
 
     def _illustrate(self) -> None:
+        """Draw pictures, for which this rank loads the whole model: not where that was partitioned over several."""
+        if self.resolved.placement.zero_stage == 3 and self.world.size > 1:
+            if self.config.log.pictures and not spec(self.task.name).downstream:
+                later = "python -m nepa_scale.visualise draws some, with the whole model in memory"
+                logger.info("%s: no pictures are drawn under ZeRO-3; %s", self.task.name, later)
+            return
         try:
             self.task.illustrate(self.task_dir)
         except Exception as error:  # a finished training is worth more than its pictures

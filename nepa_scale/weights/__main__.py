@@ -208,7 +208,7 @@ def score(chosen: EvaluateSettings) -> int:
 
 def time(chosen: SpeedSettings) -> int:
     """Measure speed and print it; returns the exit code. Raises ``UserError``."""
-    from nepa_scale.weights.evaluate import speed
+    from nepa_scale.weights.evaluate import speed, too_large
 
     found = speed(
         chosen.weights,
@@ -219,11 +219,13 @@ def time(chosen: SpeedSettings) -> int:
     )
     if chosen.json:
         print_json(found)
-        return 0
-    print(f"{found['weights']}: {found['model']}\n{found['device']}, {chosen.precision}, {found['image_size']} pixels")
-    print("batch   images/s   ms (median)   ms (90%)")
-    for row in found["rows"]:
-        print("{batch_size:5d} {images_per_second:10,.1f} {ms:13.2f} {ms_p90:10.2f}".format(**row))
+    else:
+        described = f"{found['device']}, {chosen.precision}, {found['image_size']} pixels"
+        print(f"{found['weights']}: {found['model']}\n{described}\nbatch   images/s   ms (median)   ms (90%)")
+        for row in found["rows"]:
+            print("{batch_size:5d} {images_per_second:10,.1f} {ms:13.2f} {ms_p90:10.2f}".format(**row))
+    if len(found["rows"]) < len(chosen.batch_size):
+        raise too_large(chosen.batch_size[len(found["rows"])])
     return 0
 
 

@@ -4,7 +4,8 @@ fast they answer on this machine."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -21,7 +22,7 @@ from nepa_scale.data.decode import decode_rgb
 from nepa_scale.data.loader import worker_loader
 from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.run_dir import run_folder
-from nepa_scale.utils.errors import DataError, WeightsError
+from nepa_scale.utils.errors import DataError, UserError, WeightsError, is_out_of_memory
 from nepa_scale.utils.files import read_json, write_json
 from nepa_scale.weights import benchmarks, convert
 from nepa_scale.weights.benchmarks import ALEXNET_ERRORS, BENCHMARKS, Answered, Part
@@ -54,7 +55,8 @@ def evaluate(
     for part in parts:
         images = Images(part.images, transform, columns, model.num_classes)
         loader = worker_loader(images, num_workers=num_workers, batch_size=batch_size, collate_fn=batch_of)
-        scores[part.name] = score(model, loader, allowed, device)
+        with _memory_for(batch_size):
+            scores[part.name] = score(model, loader, allowed, device)
     found = summary(parts, scores)
     if of_a_run:
         _note(source / "classify" / RESULTS_NAME, f"{name}-ema" if ema else name, found)
@@ -170,18 +172,21 @@ def speed(
 
     Each batch size is repeated for ``seconds`` and at least five times; ``bf16`` computes under autocast. Of a batch
     are given the median and the 90th percentile of its time in milliseconds, and the images per second of the median:
-    latency is that of ``batch_size`` 1. Reading and decoding images is not part of it. Raises ``UserError``.
+    latency is that of ``batch_size`` 1. Reading and decoding images is not part of it. From the first batch on that is
+    too large for memory there are no rows. Raises ``UserError``, also where that is the first of all.
     """
     weights = convert.read(source, task=task)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = convert.built(weights).eval().to(device)
     side = model.patch_embed.img_size
-    rows = []
+    rows: list[dict[str, float]] = []
     for batch_size in batch_sizes:
-        images = torch.randn(batch_size, 3, *side, device=device)
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            _timed(model, images, WARM_UP_SECONDS)
-            times = _timed(model, images, seconds)
+        try:
+            times = _times_of_batches(model, (batch_size, 3, *side), device, seconds=seconds, bf16=bf16)
+        except UserError:
+            if not rows:
+                raise
+            break
         median, slow = np.quantile(times, (0.5, 0.9))
         rows.append(
             {
@@ -201,6 +206,31 @@ def speed(
         "image_size": side[0],
         "rows": rows,
     }
+
+
+def too_large(batch_size: int) -> UserError:
+    """What a person is told of a batch that does not fit."""
+    return UserError(f"batch_size={batch_size}: not enough memory on this machine or its GPU; give a smaller one")
+
+
+@contextmanager
+def _memory_for(batch_size: int) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise too_large(batch_size) from error
+        raise
+
+
+def _times_of_batches(
+    model: torch.nn.Module, shape: tuple[int, ...], device: torch.device, *, seconds: float, bf16: bool
+) -> list[float]:
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    with _memory_for(shape[0]), torch.inference_mode(), autocast:
+        images = torch.randn(shape, device=device)
+        _timed(model, images, WARM_UP_SECONDS)
+        return _timed(model, images, seconds)
 
 
 def _timed(model: torch.nn.Module, images: torch.Tensor, seconds: float) -> list[float]:

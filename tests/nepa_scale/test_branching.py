@@ -8,8 +8,9 @@ import pytest
 from launching import losses, rows, train
 from safetensors.numpy import load_file
 
-from nepa_scale.config import learning_rate
+from nepa_scale.config import learning_rate, validate
 from nepa_scale.config.overrides import parse
+from nepa_scale.config.registry import TASKS
 from nepa_scale.data.prepare.digits import write_digits
 
 WORDS = ("pretrain.schedule=wsd", "pretrain.decay=0.2", "pretrain.steps=100", "pretrain.warmup=0.1")
@@ -54,6 +55,24 @@ def test_mistakes_are_one_line(word: str, text: str) -> None:
     """A wrong setting is told before anything is trained."""
     (line,) = learning_rate.branch_problems(parse([*WORDS, word]))
     assert text in line
+
+
+def test_kept_steps_lie_within_pretraining(digits_root: Path) -> None:
+    """A step beyond the end would never be kept, and a branch that is to begin there would not find it. Later tasks of
+    the run, which may be shorter, read the same setting."""
+    words = [*WORDS, f"data.root={digits_root}", "checkpoint.keep_steps=50,100", "classify.steps=10"]
+    assert validate.check_milestones(parse(words), TASKS) == []
+    line = "checkpoint.keep_steps: step 101 lies beyond the 100 steps of pre-training"
+    assert validate.check_milestones(parse([*words, "checkpoint.keep_steps=50,101"]), TASKS) == [line]
+
+
+@pytest.mark.parametrize("task", ["pretrain", "classify"])
+def test_a_decay_without_wsd_is_refused(task: str) -> None:
+    """It would have no effect; a run that an earlier version made with it can be loaded."""
+    words = [f"{task}.decay=0.3", f"{task}.steps=10"]
+    (line,) = validate.check_milestones(parse(words), TASKS)
+    assert line == f"{task}.decay=0.3: {task}.schedule=cosine does not use it; give wsd or leave it out"
+    assert validate.check_milestones(parse([*words, f"{task}.schedule=wsd"]), TASKS) == []
 
 
 @pytest.mark.slow

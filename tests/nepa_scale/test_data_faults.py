@@ -14,10 +14,13 @@ import psutil
 import pytest
 from injecting import ends, start_with
 from launching import free_port, losses, rows, start, train
+from torch.utils.data import Dataset
 
+from nepa_scale.data.loader import worker_loader
 from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.data.sources import open_source
 from nepa_scale.run_dir.status import read_status
+from nepa_scale.utils.errors import DataError
 
 pytestmark = pytest.mark.slow
 STEPS = 20
@@ -211,6 +214,21 @@ def test_a_killed_worker_is_named_and_loses_nothing(data_root: Path, tmp_path: P
     status = read_status(run_dir / "pretrain")
     assert (status.state, status.step) == ("failed", len(losses(run_dir / "pretrain")))
     assert "continuing from step" in train(command)
+
+
+@pytest.mark.parametrize("said", ["Pin memory thread exited unexpectedly", "DataLoader worker (pid 7) is killed"])
+def test_a_worker_that_dies_while_it_hands_over_a_batch(said: str) -> None:
+    """What torch raises then, on GPUs in the name of a thread of its own, is data that is lost, which saves."""
+
+    class Dying(Dataset[int]):
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> int:
+            raise RuntimeError(said)
+
+    with pytest.raises(DataError, match="a data-loading process died"):
+        list(worker_loader(Dying(), num_workers=0))
 
 
 def test_a_task_does_not_continue_on_another_data_set(data_root: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -20,6 +21,13 @@ pytestmark = pytest.mark.slow
 RAISE = "def fault(step): raise RuntimeError('the fault of this test')\n" + BEFORE_STEP
 HANG = "import time\ndef fault(step): time.sleep(600)\n" + BEFORE_STEP
 KILL = "import signal\ndef fault(step): os.kill(os.getpid(), signal.SIGKILL)\n" + BEFORE_STEP
+NO_INTERFACE = "os.environ['GLOO_SOCKET_IFNAME'] = 'none0'"
+NO_GROUP = """
+import torch.distributed
+def init_process_group(*arguments, **options):
+    raise RuntimeError("the fault of this test")
+torch.distributed.init_process_group = init_process_group
+"""
 POISON = """
 import torch
 from nepa_scale.training import trainer as loop
@@ -75,6 +83,33 @@ def test_a_rank_that_raises_ends_the_job(digits_root: Path, tmp_path: Path, rank
     assert "continuing from step 4" in trained(command, world_size=2)
     trained(words(digits_root, tmp_path / "undisturbed"), world_size=2)
     assert losses(tmp_path / "run" / "pretrain") == losses(tmp_path / "undisturbed" / "pretrain")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("fault", "code", "reason"),
+    [
+        (NO_INTERFACE, 2, "environment: GLOO_SOCKET_IFNAME=none0: "),
+        (NO_GROUP, 1, "RuntimeError: the fault of this test"),
+    ],
+    ids=["user", "machine"],
+)
+def test_a_rank_that_cannot_join_ends_the_job(
+    digits_root: Path, tmp_path: Path, fault: str, code: int, reason: str, rank: int
+) -> None:
+    """The others do not wait for it, and its reason is the last line and on record; a user's mistake is one line."""
+    on_one = f"if os.environ['RANK'] == '{rank}':\n" + textwrap.indent(fault, "    ")
+    started = time.monotonic()
+    ended = ends(start_ranks(on_one, words(digits_root, tmp_path), 2))
+    assert time.monotonic() - started < 60
+    assert [process.code for process in ended] == [code, code], ended
+    status = read_status(tmp_path / "pretrain")
+    assert status is not None
+    assert status.state == "failed"
+    assert str(status.error).startswith(f"rank {rank} on ")
+    assert f"after step 0: {reason}" in str(status.error)
+    assert ended[0].output.splitlines()[-1] == f"error: {status.error}"
+    assert sum("Traceback" in process.output for process in ended) == (code == 1)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from injecting import Ended, ends, start_with
 from launching import free_port
 
+from nepa_scale.distributed.process_group import check_gpus
+from nepa_scale.distributed.world import World
 from nepa_scale.run_dir.status import read_status
+from nepa_scale.utils.errors import RankError
 
 SECONDS = 3  # engine.rendezvous_seconds of these tests; 60 by default
 
@@ -118,3 +122,24 @@ def test_ranks_that_were_told_different_sizes(digits_root: Path, tmp_path: Path)
     )
     assert complaint_of(main).endswith("environment: WORLD_SIZE is 2 for rank 0 and 4 for rank 1")
     assert other.code == 2
+
+
+@pytest.mark.parametrize(("uuids", "shared"), [("abc", None), ("abb", "1 and 2"), ("aba", "0 and 2")])
+def test_two_ranks_with_one_gpu(uuids: str, shared: str | None) -> None:
+    """Every rank says which two they are, whichever of them has come first."""
+    from torch.distributed import HashStore
+
+    store = HashStore()
+
+    def complaint(rank: int) -> str | None:
+        try:
+            check_gpus(store, World(rank, len(uuids), rank), uuids[rank])
+        except RankError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(len(uuids)) as pool:
+        complaints = set(pool.map(complaint, range(len(uuids))))
+    host = socket.gethostname()
+    expected = f"environment: ranks {shared} have the same GPU of {host}; start fewer ranks there"
+    assert complaints == {expected if shared else None}

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import warm
 from launching import REPOSITORY, clean_environment
 
@@ -62,13 +63,16 @@ def test_less_memory_changes_a_placement_only_where_it_no_longer_fits(monkeypatc
     assert resolved._on_memory(task, 1, little).placement.micro_batch_size < task.placement.micro_batch_size
 
 
-def test_a_gpu_is_asked_when_ranks_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before torch is loaded a GPU's name and memory are not known; the placement is then that of the GPU found."""
-    unknown = DeviceMemory(None, "of a test", on_gpu=True)
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_gpu_is_asked_when_ranks_agree(shown: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before torch is loaded a GPU's name and memory are not known, and a machine may not even show that it has one;
+    the placement is then that of the GPU found."""
+    unknown = DeviceMemory(None if shown else 64 * GIB, "of a test", on_gpu=shown)
     gpu = DeviceMemory(8 * GIB, "of a test", on_gpu=True, gpu="NVIDIA H100 80GB HBM3")
     monkeypatch.setattr(resolved, "planned", lambda config, world: unknown)
     config = parse(["model=base", "pretrain.batch_size=1024", "engine.precision=bf16"])
     task = resolve(config, Path("nowhere"), World())
-    agreed = resolved._on_memory(task, 1, gpu)
+    monkeypatch.setattr(resolved, "measured", lambda config, world: gpu)
+    agreed = resolved.agree(task, tmp_path, World(), torch.device("cuda"))
     assert agreed.placement == planner.place(config, "pretrain", 1, gpu)
     assert agreed.deepspeed["train_micro_batch_size_per_gpu"] == agreed.placement.micro_batch_size

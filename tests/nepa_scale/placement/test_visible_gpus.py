@@ -74,6 +74,15 @@ def test_names_are_read_as_torch_reads_them(monkeypatch: pytest.MonkeyPatch, tex
     assert tuple(map(str, torch.cuda._parse_visible_devices())) == named
 
 
+def test_wsl_shows_its_gpus_by_one_file(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows' driver makes no other; training would use the GPU and be planned for the CPU."""
+    assert not has_gpu()
+    (machine.folder / "dev" / "dxg").touch()
+    assert has_gpu() and visible_gpus() == ("0",)
+    monkeypatch.setenv(CUDA, "")
+    assert not has_gpu()
+
+
 def test_what_torch_would_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks get their own name each, so a list that mixes kinds is as good as its parts; no GPU is given out twice."""
     monkeypatch.setenv(CUDA, f"0,{UUID},{MIG}")

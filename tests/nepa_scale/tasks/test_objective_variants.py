@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,13 @@ import pytest
 import torch
 from scipy import integrate
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nepa_scale.config.ladder import architecture
 from nepa_scale.config.task_settings import PretrainConfig
 from nepa_scale.models.build import build_backbone
 from nepa_scale.models.objective import next_embedding_loss
+from nepa_scale.tasks.knn import Neighbours
 from nepa_scale.tasks.next_embedding import NextEmbedding, random_slices, sigreg
 
 
@@ -63,6 +65,44 @@ def test_each_distance_is_what_it_says(distance: str, offset: int) -> None:
     (wanted,) = torch.autograd.grad(expected, z_hat)
     torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-6)
     assert of_z is None
+
+
+class Products(TorchDispatchMode):
+    """Notes at which of torch's precisions each matrix product of fp32 is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.precisions: dict[str, set[str]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm):
+            precisions = self.precisions.setdefault(func.overloadpacket.__name__, set())
+            precisions.add(torch.get_float32_matmul_precision())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def _products_may_be_tf32() -> Iterator[None]:
+    torch.set_float32_matmul_precision("high")  # as the runner does on GPUs
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.usefixtures("_products_may_be_tf32")
+def test_products_of_losses_and_neighbours_are_plain_fp32() -> None:
+    """Also where those of training are TF32, to which training returns: InfoNCE's, SIGReg's and k-NN's."""
+    section = PretrainConfig(distance="infonce", horizon=2)
+    module = NextEmbedding(build_backbone(architecture("femto", 4), 16), section)
+    with Products() as of_training:
+        module(torch.randn(2, 3, 16, 16)).backward()
+    assert of_training.precisions["bmm"] == {"highest", "high"}  # forwards and backwards: blocks have none
+    assert of_training.precisions["addmm"] == {"high"}
+    with Products() as of_others:
+        sigreg(torch.randn(2, 5, 4), random_slices(4, torch.device("cpu")))
+        neighbours = Neighbours(torch.randn(3, 4), 2)
+        neighbours.add(torch.randn(5, 4), torch.zeros(5, dtype=torch.int64), torch.arange(5))
+    assert of_others.precisions == {"mm": {"highest"}}
+    assert torch.get_float32_matmul_precision() == "high"
 
 
 def plain_sigreg(features: np.ndarray, slices: np.ndarray) -> float:

@@ -14,6 +14,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nepa_scale.config.schema import RunConfig
+from nepa_scale.training import run_logger
 from nepa_scale.training.run_logger import MetricsLog, read_rows
 from nepa_scale.training.trackers import TrackedTask, Trackers
 from nepa_scale.utils import progress
@@ -149,3 +150,30 @@ def test_repeated_last_evaluation_stands_once(tmp_path: Path) -> None:
         log.write(last)
         log.close()
     assert read_rows(tmp_path / "metrics.jsonl") == [last]
+
+
+def test_the_commit_on_record_is_that_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of the code or a new file in it shows, one elsewhere does not; untracked code has no commit."""
+    code = tmp_path / "nepa_scale" / "training" / "run_logger.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("one")
+
+    def git(*words: str) -> str:
+        name = ("-c", "user.name=a", "-c", "user.email=a@b.invalid")
+        done = subprocess.run(["git", *name, "-C", str(tmp_path), *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    git("init")
+    monkeypatch.setattr(run_logger, "__file__", str(code))
+    assert run_logger._commit() == "unknown"
+    git("add", ".")
+    git("commit", "-m", "one")
+    commit = git("rev-parse", "HEAD")
+    (tmp_path / "notes.txt").write_text("elsewhere")
+    assert run_logger._commit() == commit
+    code.write_text("two")
+    assert run_logger._commit() == f"{commit}-dirty"
+    git("checkout", ".")
+    (tmp_path / "ds_configs").mkdir()
+    (tmp_path / "ds_configs" / "mine.json").write_text("{}")
+    assert run_logger._commit() == f"{commit}-dirty"

@@ -236,3 +236,25 @@ def test_batches_are_timed(digits_root: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(["speed", str(run), "task=classify"]) == 2
     assert main(["speed", str(out), "task=classify"]) == 2  # an exported folder has one set of weights
     assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_batches_that_memory_cannot_hold(
+    classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line names the batch size; what was timed before is told."""
+    filed(PlainTimm(classifier), tmp_path / "r", [0, 1, 2], IDS.__getitem__, count=3)
+    linear = torch.nn.functional.linear
+
+    def for_one(x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if len(x) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return linear(x, *rest)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", for_one)
+    assert main(["speed", str(classifier), "seconds=0.01", "batch_size=1", "batch_size=7", "--json"]) == 2
+    timed = capsys.readouterr()
+    assert [row["batch_size"] for row in json.loads(timed.out)["rows"]] == [1]
+    assert main(["speed", str(classifier), "batch_size=7"]) == 2
+    assert main(["evaluate", str(classifier), "benchmark=imagenet-sketch", f"source={tmp_path / 'r'}"]) == 2
+    lines = (timed.err + capsys.readouterr().err).splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["batch_size=7", "batch_size=7", "batch_size=64"]
