@@ -74,6 +74,7 @@ def check(config: RunConfig, run_dir: Path, world: World) -> ResolvedTask:
     problems = [
         *validate.check_data(config, (config.task,), planning=config.dry_run),
         *validate.check_milestones(config, (config.task,)),
+        *validate.check_unused(config, tuple({config.task}.difference(run_folder.begun_tasks(run_dir)))),
         *validate.check_batches(config, (config.task,), world.size),
         *run_folder.check_directory(run_dir, config),
     ]

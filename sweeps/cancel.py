@@ -17,6 +17,7 @@ if __name__ == "__main__":
 from nepa_scale.run_dir.status import exclusive
 from nepa_scale.utils.arguments import grammar, option
 from nepa_scale.utils.cli import command
+from nepa_scale.utils.errors import shortened
 from sweeps.follow.follower import Executor, executor
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job, Selection
@@ -40,7 +41,10 @@ class Request(Selection):
 
     def problems(self) -> list[str]:
         """What does not go together."""
-        return ["forget=true: it takes out whole runs; leave out task"] if self.forget and self.task else []
+        if not self.forget:
+            return []
+        whole = ["forget=true: it takes out whole runs; leave out task"] if self.task else []
+        return whole + ([] if self.run else ["forget=true needs run=PATTERN: runs may wait on purpose"])
 
 
 GRAMMAR = grammar(
@@ -82,10 +86,11 @@ def _forget(place: Executor, study_dir: Path, run_ids: Collection[str]) -> int:
         plan.save(dataclasses.replace(planned, runs=runs), study_dir)
         for run_id in forgotten:
             shutil.rmtree(plan.run_dir(study_dir, run_id), ignore_errors=True)
-    print(f"forgotten: {len(forgotten)} runs")
+    named = f": {shortened(name for run_id, name in planned.names.items() if run_id in forgotten)}" if forgotten else ""
+    print(f"forgotten: {len(forgotten)} runs{named}")
     if left := len(run_ids) - len(forgotten):
         print(f"{left} runs have begun, are in line or are needed by others, and stay")
-    return 0 if forgotten else EXIT_FAILURE
+    return 0
 
 
 def _wait(place: Executor, chosen: Sequence[Job]) -> list[Job]:

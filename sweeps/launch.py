@@ -28,6 +28,7 @@ from sweeps.follow.follower import Executor, executor, scripts, see_through
 from sweeps.follow.plan_view import learning_rates
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job
+from sweeps.jobs.task import note_launch
 from sweeps.jobs.task_status import not_begun
 from sweeps.plan import plan
 from sweeps.plan.feasibility import check_shards, make_embedded_data
@@ -176,6 +177,7 @@ def _recorded(request: Launch, prepared: PlannedLaunch, place: Executor) -> list
     save_cluster(request.cluster, study_dir)
     for run_id, point in prepared.run_specs.items():
         overrides.save(point.config, plan.run_dir(study_dir, run_id) / "config.yaml")
+        note_launch(plan.run_dir(study_dir, run_id))
     return lines
 
 

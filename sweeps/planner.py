@@ -55,7 +55,7 @@ def plan_launch(request: Launch) -> PlannedLaunch:
     placed, devices = Placements(request.cluster), next(world_sizes(request.cluster))
     run_specs, dropped = _runnable(request, placed, devices)
     check_planned(run_specs.values(), calibrate=request.calibrate)
-    check(run_specs.values(), devices, planning=request.dry_run or request.print_script)
+    check(run_specs.values(), request.study_dir, devices, planning=request.dry_run or request.print_script)
     earlier = plan.load(request.study_dir)
     run_specs = share_pretraining(run_specs, earlier, request.study_dir)
     speed = task_speed(request.cluster, next(iter(run_specs.values())).config.engine.precision)

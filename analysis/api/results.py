@@ -153,7 +153,7 @@ def _places(columns: tuple[str, ...], places: tuple[Any, ...], named: dict[str, 
         at = np.array(np.broadcast_arrays(*[np.atleast_1d(np.asarray(column, dtype=float)) for column in values]))
     except ValueError as problem:
         raise UserError(f"predict: {problem}; {wanted}") from None
-    if not (at > 0).all():
+    if (at <= 0).any():
         raise UserError(f"predict: a place that is not above 0; {wanted}")
     return at
 

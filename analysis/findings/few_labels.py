@@ -162,7 +162,8 @@ def _effect(pair: Arms, shift: Shift) -> Effect | None:
     t = -float(special.stdtrit(n - taken, shift.p / 2))
     if by_seeds:
         return Effect(t, n, taken, "seed", seeds=False, settings=len(pair.pretrained.points) / n)
-    return Effect(t, n, taken, "point", settings=0.5)  # a label and seed has one of either start
+    runs = len(pair.pretrained.points) + len(pair.scratch.points)  # two of each label and seed
+    return Effect(t, n, taken, "point", settings=runs / n / 2)
 
 
 def _rests(pair: Arms) -> str:

@@ -63,7 +63,7 @@ def _entry(study: Study, target: Target, axis: Axis, candidates: Sequence[Candid
     if isinstance(fitted.fit, NoFit):
         return {**entry, "reason": fitted.fit.reason, "law": None, "expected": []}
     places = [candidate.place(axis) for candidate in candidates]
-    prediction, (_, degrees) = fitted.fit.predict(places), fitted.fit.deviation(places)
+    prediction, (_, degrees) = fitted.fit.predict(places), fitted.fit.reach(places)
     bounds = zip(candidates, places, prediction.y, prediction.low, prediction.high, degrees, strict=True)
     return {
         **entry,

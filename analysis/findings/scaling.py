@@ -16,6 +16,7 @@ from analysis.findings.finding import Effect, Finding
 from analysis.findings.series import (
     COMPUTE,
     FINETUNED,
+    LABELS,
     OBJECTIVE,
     PARAMETERS,
     PRETRAINED,
@@ -92,7 +93,10 @@ def law(points: Series) -> Finding:
     )
     detail = _tenfold(fit, axis) + _sensitivity(fit) + _shared_noise(fit) + _floor(points) + left_out
     p = p_value(fit.b_interval, 0.0, fit.errors.degrees)
-    return Finding(question, verdict, answer, detail.strip(), p, effect=line_effect(fit, axis.point))
+    effect = line_effect(fit, axis.point)
+    if effect is not None and axis is LABELS:
+        effect = replace(effect, settings=len(points.points) / fit.n)
+    return Finding(question, verdict, answer, detail.strip(), p, effect=effect)
 
 
 def line_effect(fit: PowerLawFit, unit: str) -> Effect | None:

@@ -50,7 +50,7 @@ class Repeats(NamedTuple):
     """Of log y of one run about the mean of its x, pooled over all x."""
     degrees: int = 0
     share: float = 1.0
-    """What part of that variance the means that the line is fitted to have: the mean of 1 / runs."""
+    """The means that the line is fitted to have this part of that variance: the mean over x of 1 / runs."""
 
 
 @dataclass(frozen=True)
@@ -85,25 +85,28 @@ class PowerLawFit:
         Where groups of x share their noise, it is that of a point of a further group, and by simulation holds 95 to 99
         % of them (Student's band of independent points 85 to 89 %).
         """
-        deviation, degrees = self.deviation(x)
-        half = special.stdtrit(degrees, 0.5 + CONFIDENCE / 2) * deviation
+        half, _ = self.reach(x)
         y = self.a * np.asarray(x, dtype=float) ** -self.b
         with np.errstate(over="ignore"):  # three scattered points may honestly predict "anything"
             return Prediction(y, y * np.exp(-half), y * np.exp(half))
 
-    def deviation(self, x: ArrayLike) -> tuple[Array, Array]:
-        """Standard deviation of log y of one further run from the law at each ``x`` [...], and its degrees of freedom.
+    def reach(self, x: ArrayLike) -> tuple[Array, Array]:
+        """How far in log y the interval of one further run goes at each ``x`` [...], and its degrees of freedom.
 
         The line's residuals are those of means over runs; one run has the rest of what runs differ by, too. The sum of
-        the two variances has Satterthwaite's degrees of freedom (1946, Biometrics Bulletin 2).
+        the two variances has Satterthwaite's degrees of freedom (1946, Biometrics Bulletin 2). With few places these
+        may be many more than the line's own, so the interval is no narrower than that of the line's noise alone.
         """
         away = np.log(np.asarray(x, dtype=float)) - self.log_x_mean
         of_line = self.errors.middle + 2 * self.errors.both * away + self.errors.slope * away**2
         of_mean, rest = self.residual_std**2 + of_line, self.repeats.variance * (1 - self.repeats.share)
+        alone, own = t_quantile(self.errors.degrees) * np.sqrt(of_mean), np.full_like(of_mean, self.errors.degrees)
         if rest == 0:
-            return np.sqrt(of_mean), np.full_like(of_mean, self.errors.degrees)
+            return alone, own
         total = of_mean + rest
-        return np.sqrt(total), total**2 / (of_mean**2 / self.errors.degrees + rest**2 / self.repeats.degrees)
+        degrees = total**2 / (of_mean**2 / self.errors.degrees + rest**2 / self.repeats.degrees)
+        both = special.stdtrit(degrees, 0.5 + CONFIDENCE / 2) * np.sqrt(total)
+        return np.maximum(alone, both), np.where(both > alone, degrees, own)
 
 
 def fit_power_law(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> PowerLawFit | NoFit:

@@ -31,8 +31,8 @@ OPEN = "the sizes scatter too much to tell the curvature of their parabola from 
 MISFIT = 0.01
 """p value below which the losses are no parabola over the sizes tried."""
 INTERPOLATED = "an interpolation has no residuals, so no interval"
-SAME_BUDGET = 0.02
-"""Runs whose FLOPs differ by less than this share one budget; the isoflop grid meets its budgets within 1 %."""
+SAME_BUDGET = 0.0205
+"""Runs whose log FLOPs differ by less share one budget; the isoflop grid meets its budgets within 1 %."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 
 from analysis.findings import text
-from analysis.findings.comparison import Comparison as Compared
 from analysis.findings.comparison import comparison
 from analysis.findings.finding import Finding
 from analysis.findings.series import (
@@ -22,9 +21,11 @@ from analysis.findings.series import (
     Axis,
     Series,
     Target,
+    at_equal_labels,
     best_score,
     noun,
     scaled_axes,
+    searched,
     series,
     starts,
 )
@@ -156,12 +157,10 @@ def _of_each(pairs: Sequence[object]) -> float:
 
 
 def _together(pairs: Sequence[object]) -> str:
-    """A sentence on what the intervals of several ``pairs`` are; empty for one."""
+    """A sentence on what the intervals of ``pairs`` are."""
     if len(pairs) < 2:
-        return ""
-    return (
-        f"The intervals of the {len(pairs)} pairs hold together at {text.LEVEL}: each is wider than it would be alone."
-    )
+        return f"Intervals hold at {text.LEVEL}."
+    return f"Intervals of {len(pairs)} pairs hold together at {text.LEVEL}: each is wider than it would be alone."
 
 
 def _multipliers(target: Target, arms: Mapping[str, Series]) -> Finding:
@@ -171,7 +170,7 @@ def _multipliers(target: Target, arms: Mapping[str, Series]) -> Finding:
     pairs = list(itertools.combinations(arms, 2))
     for a, b in pairs[:MAX_PAIRS]:
         try:
-            compared = compare(arms[a].recipe, arms[b].recipe, confidence=_of_each(pairs))
+            compared = compare(arms[a].recipe, arms[b].recipe, confidence=_of_each(pairs[:MAX_PAIRS]))
         except ValueError as problem:
             unknown.append(f"{a} and {b}: {problem}")
             continue
@@ -183,7 +182,7 @@ def _multipliers(target: Target, arms: Mapping[str, Series]) -> Finding:
     more = f" {len(pairs) - MAX_PAIRS} more pairs are left out." if len(pairs) > MAX_PAIRS else ""
     detail = (
         f"{COMPUTE.name.capitalize()} of each point's own pre-training; a power law of each study. "
-        f"{_together(pairs)} {detail}".strip()
+        f"{_together(pairs[:MAX_PAIRS])} {detail}".strip()
     )
     return Finding(question, "Yes" if shown else "Not shown", f"{'. '.join(said)}.{more}", detail)
 
@@ -192,7 +191,7 @@ def _needed(compared: Comparison, other: str) -> str:
     """What is said of the multiplier: at each error that was compared, with its interval."""
     shown = (
         f"{text.number(at.multiplier)} times the compute of {other} for an error of {text.percent(at.level)} "
-        f"({text.LEVEL} interval {text.span(at.low, at.high)})"
+        f"(interval {text.span(at.low, at.high)})"
         if 0 < at.multiplier < math.inf
         else f"an unknown amount for an error of {text.percent(at.level)}, as one of the errors does not fall"
         for at in compared.at
@@ -201,16 +200,16 @@ def _needed(compared: Comparison, other: str) -> str:
 
 
 def _levels(studies: Sequence[Named], target: Target) -> Finding:
-    """Which study has the lower error where labels are equal, paired by label; labels of one control are one pair."""
+    """Which study has the lower error where labels are equal, paired by label; lengths of one size are one pair."""
     question = f"Which study has the lower {target.name} at the same label?"
     ratios, shown = [], False
     pairs = list(itertools.combinations(studies, 2))
     for first, second in pairs[:MAX_PAIRS]:
-        both = _paired(comparison(first.study, target), comparison(second.study, target))
+        both = _paired(first.study, second.study, target)
         if both.empty:
             continue
         a, b, better = first.name, second.name, int((both["second"] > both["first"]).sum())
-        ratio = mean_ratio(1 - both["second"], 1 - both["first"], _of_each(pairs))
+        ratio = mean_ratio(1 - both["second"], 1 - both["first"], _of_each(pairs[:MAX_PAIRS]))
         said = (
             ratio.reason
             if isinstance(ratio, NoFit)
@@ -223,16 +222,24 @@ def _levels(studies: Sequence[Named], target: Target) -> Finding:
     more = f" {len(pairs) - MAX_PAIRS} more pairs are left out." if len(pairs) > MAX_PAIRS else ""
     answer = f"{'. '.join(map(captions.capital, ratios))}.{more}"
     detail = "Equal labels need not mean equal settings: the differences are listed under Configuration."
-    detail = f"{_together(pairs)} {detail}".strip()
+    detail = f"{_together(pairs[:MAX_PAIRS])} {detail}".strip()
     return Finding(question, "Yes" if shown else "Not shown", answer, detail)
 
 
-def _paired(first: Compared, second: Compared) -> pd.DataFrame:
-    """The scores that two studies have at the same labels, [first, second]: labels that share a control are averaged,
-    and of fine-tunings of one pre-training those of one number of labels count."""
-    scores = {"first": first.leading[first.independent], "second": second.leading[second.independent]}
+def _paired(first: Study, second: Study, target: Target) -> pd.DataFrame:
+    """The scores that two studies have at the same labels, [first, second], those that share noise once.
+
+    Of fine-tunings of one pre-training, those of one number of labels count; lengths of one size are averaged.
+    """
+    scores = {"first": comparison(first, target).leading, "second": comparison(second, target).leading}
     both = pd.DataFrame(scores).dropna()
-    return both.groupby(first.controls.reindex(both.index), sort=False).mean()
+    rows = first.of(target.task)
+    rows = at_equal_labels(first, rows[rows["label"].isin(both.index)])
+    columns = ["params_backbone", *(f"config.{key}" for key in searched(first))]
+    shared = rows.groupby("label")[columns].first().astype("str").agg(" ".join, axis=1)
+    unknown = rows.groupby("label")["params_backbone"].first().isna()
+    shared = shared.where(~unknown, shared.index.to_series())
+    return both.loc[both.index.isin(shared.index)].groupby(shared.rename("shared"), sort=False).mean()
 
 
 def render(studies: Sequence[Named]) -> str:

@@ -167,28 +167,33 @@ def describe_data(config: RunConfig) -> str:
 
 
 def check_milestones(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
-    """What the length and schedule of ``tasks`` have no use for: milestones and steps to keep beyond the end, a decay.
-
-    Not part of ``check_values``: runs of earlier versions, which ignored the last two, can still be loaded. A data set
-    that cannot be used has its own line already.
-    """
+    """Milestones that lie beyond the end of their task; a data set that cannot be used has its own line already."""
     problems = []
     for task in tasks:
-        section, keeps = config.task_config(task), config.checkpoint.keep_steps is not None
-        problems += _decay_problems(section, task)
-        if section.milestones is not None or keeps:
+        section = config.task_config(task)
+        if section.milestones is not None:
             with suppress(DataError):
                 total = section.total_steps(num_used_images(config, task))
                 problems += early_stop.beyond(section, task, total)
-                problems += [] if spec(task).downstream else learning_rate.kept_beyond(config, total)
     return problems
 
 
-def _decay_problems(section: TaskConfig, task: str) -> list[str]:
-    if section.schedule == "wsd" or section.decay == type(section)().decay:
-        return []
-    unused = f"{task}.schedule={section.schedule} does not use it; give wsd or leave it out"
-    return [f"{task}.decay={section.decay}: {unused}"]
+def check_unused(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
+    """Settings that would do nothing: steps to keep beyond the end, a decay without wsd.
+
+    Only for ``tasks`` that have not begun: earlier versions took both, and what they began goes on.
+    """
+    problems = []
+    for task in tasks:
+        section = config.task_config(task)
+        if section.schedule != "wsd" and section.decay != type(section)().decay:
+            unused = f"{task}.schedule={section.schedule} does not use it; give wsd or leave it out"
+            problems.append(f"{task}.decay={section.decay}: {unused}")
+        if config.checkpoint.keep_steps is not None and not spec(task).downstream:
+            with suppress(DataError):
+                total = section.total_steps(num_used_images(config, task))
+                problems += learning_rate.kept_beyond(config, total)
+    return problems
 
 
 def check_contents(config: RunConfig, tasks: tuple[str, ...], report: Report | None = None) -> list[str]:

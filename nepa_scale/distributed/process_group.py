@@ -95,7 +95,7 @@ def join(world: World, store: Store, timeout_minutes: float) -> torch.device:
     backend = "nccl" if cuda else "gloo"
     if world.size > 1:
         if cuda:
-            check_gpus(store, world, str(torch.cuda.get_device_properties(device).uuid))
+            check_gpus(store, world, _identity(torch.cuda.get_device_properties(device)))
         _choose_interface()  # on GPUs, too: hosts agree among themselves over gloo
     dist.init_process_group(
         backend,
@@ -109,18 +109,23 @@ def join(world: World, store: Store, timeout_minutes: float) -> torch.device:
     return device
 
 
-def check_gpus(store: Store, world: World, uuid: str) -> None:
-    """Compare the GPUs of all ranks, of which this one has ``uuid``: NCCL would name neither ranks nor remedy.
+def _identity(gpu: Any) -> str:
+    """What tells a GPU from others of its machine; some drivers give all of them one UUID."""
+    return f"{gpu.uuid} {getattr(gpu, 'pci_bus_id', '')}:{getattr(gpu, 'pci_device_id', '')}"
+
+
+def check_gpus(store: Store, world: World, gpu: str) -> None:
+    """Compare the GPUs of all ranks, of which this one has ``gpu``: NCCL would name neither ranks nor remedy.
 
     Raises ``RankError``, on every rank, where two have the same.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     part = visible if visible.startswith("MIG-") else ""  # parts of one GPU may share its UUID
-    store.set(f"gpu/{world.rank}", f"{uuid} {part} on {socket.gethostname()}")
+    store.set(f"gpu/{world.rank}", f"{gpu} {part} on {socket.gethostname()}")
     ranks: dict[bytes, int] = {}
-    for rank, gpu in enumerate(store.multi_get([f"gpu/{rank}" for rank in range(world.size)])):
-        if (first := ranks.setdefault(gpu, rank)) != rank:
-            host = gpu.decode().rpartition(" ")[2]
+    for rank, theirs in enumerate(store.multi_get([f"gpu/{rank}" for rank in range(world.size)])):
+        if (first := ranks.setdefault(theirs, rank)) != rank:
+            host = theirs.decode().rpartition(" ")[2]
             raise RankError(
                 [f"environment: ranks {first} and {rank} have the same GPU of {host}; start fewer ranks there"]
             )

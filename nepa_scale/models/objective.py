@@ -22,8 +22,7 @@ _LEAST_ROOM = 1e-5
 def plain_fp32() -> Iterator[None]:
     """Meanwhile compute products of fp32 in fp32: on GPUs training's are TF32, which rounds factors to three digits.
 
-    A compiled function is called inside this; this inside a compiled function would do nothing. Backward passes run
-    later, as training does.
+    Use it around a compiled function, not within one. Backward passes stay in TF32.
     """
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

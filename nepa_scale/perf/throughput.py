@@ -241,7 +241,7 @@ def compile_backbone(backbone: NepaViT, resolved: ResolvedTask, *, world: World,
     obstacle = first_text(compiler_problem(device, DTYPES[config.engine.precision])) if wanted else ""
     if obstacle and asked:
         raise ConfigError([f"engine.compile=true: {obstacle}; give engine.compile=false to train without"])
-    if obstacle:
+    if obstacle and world.is_main:
         logger.warning("%s: blocks are not compiled, which makes steps slower: %s", config.task, obstacle)
     done = wanted and not obstacle and backbone.compile_blocks()
     if asked and not done:

@@ -18,10 +18,10 @@ from nepa_scale.distributed.world import without_launcher
 from nepa_scale.run_dir.run_folder import is_finished
 from nepa_scale.run_dir.status import read_status
 from nepa_scale.utils import user_folder
-from nepa_scale.utils.files import read_json
-from sweeps.plan.plan import CLUSTER_NAME, DIRECTORY_KEY
+from nepa_scale.utils.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
+LAUNCH_NAME, DIRECTORY_KEY = "launch.json", "working_directory"
 PRINTED_NAME = "printed.err"
 CANCEL_MARKER = "cancelled"
 CANCELLED = "cancelled"
@@ -41,7 +41,7 @@ def run_task(run_directory: str, task: str) -> None:
     Raises ``TaskNotFinishedError`` where the task has no result afterwards. Only rank 0 looks for it, as others may end
     before rank 0 has written it.
     """
-    _go_where_it_was_launched(Path(run_directory).parents[1])
+    _go_where_it_was_launched(Path(run_directory))
     for number in (signal.SIGTERM, signal.SIGUSR2):  # in place of submitit's handlers, until the trainer sets its own
         signal.signal(number, _leave)
     _take_rank()
@@ -63,11 +63,18 @@ def run_task(run_directory: str, task: str) -> None:
         raise TaskNotFinishedError(f"exit code {code}, state {status.state if status else 'none'}")
 
 
-def _go_where_it_was_launched(study_dir: Path) -> None:
-    """Take the working directory and the user's folder of the last launch of the study, from where its settings name
-    files; a retry, or the queue of an earlier launch, may be elsewhere. What is not recorded, or not here, stays."""
-    with contextlib.suppress(FileNotFoundError):
-        launched: dict[str, str | None] = read_json(study_dir / CLUSTER_NAME)
+def note_launch(run_directory: Path) -> None:
+    """Record this process's working directory and the user's folder, from where settings of a run name files."""
+    own = user_folder.folder()
+    here = {DIRECTORY_KEY: str(Path.cwd()), user_folder.KEY: None if own is None else str(own)}
+    write_json(run_directory / LAUNCH_NAME, here)
+
+
+def _go_where_it_was_launched(run_directory: Path) -> None:
+    """Go where ``note_launch`` was; a retry, or the queue of an earlier launch, may be elsewhere. What is not recorded,
+    or not here, stays."""
+    with contextlib.suppress(OSError, ValueError):
+        launched: dict[str, str | None] = read_json(run_directory / LAUNCH_NAME)
         folder, own = launched.get(DIRECTORY_KEY), launched.get(user_folder.KEY)
         if folder is not None and Path(folder).is_dir():
             os.chdir(folder)

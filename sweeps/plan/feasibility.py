@@ -22,7 +22,7 @@ from nepa_scale.config.data_facts import label_list, labels_per_class
 from nepa_scale.config.registry import PRETRAIN
 from nepa_scale.placement import ds_config
 from nepa_scale.placement.devices import unseen
-from nepa_scale.run_dir.run_folder import is_finished
+from nepa_scale.run_dir.run_folder import begun_tasks, is_finished
 from nepa_scale.utils.errors import ConfigError
 from nepa_scale.utils.progress import reporting
 from nepa_scale.weights.initial import check_start
@@ -34,7 +34,7 @@ from sweeps.settings.schema import BudgetSettings, Cluster, SlurmSettings
 HOUR = 3600.0
 
 
-def check(run_specs: Iterable[RunSpec], devices: int, *, planning: bool = False) -> None:
+def check(run_specs: Iterable[RunSpec], study_dir: Path, devices: int, *, planning: bool = False) -> None:
     """Raises ``ConfigError`` with what would stop the tasks: data, batches, the DeepSpeed file.
 
     ``planning``: the stated facts of a data set will do where it is not there.
@@ -52,6 +52,8 @@ def check(run_specs: Iterable[RunSpec], devices: int, *, planning: bool = False)
             seen.add(reads)
             problems += validate.check_milestones(config, (task,))
             problems += ds_config.check(config, task)
+        begun = begun_tasks(run_dir(study_dir, config.run_id))
+        problems += validate.check_unused(config, tuple(task for task in run_spec.tasks if task not in begun))
         problems += validate.check_batches(config, run_spec.tasks, devices)
         tasks = (dataclasses.replace(config, task=task) for task in run_spec.tasks)
         problems += [line for task in tasks if task.start != "pretrain" for line in check_start(Path(), task)]

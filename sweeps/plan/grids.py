@@ -204,7 +204,12 @@ def unread(launch: Launch, run_specs: Sequence[RunSpec]) -> list[str]:
     read = {key for key in varied if _is_read(key, points, run_specs, tasks)}
     if read.intersection(launch.grid.zip):
         read.update(key for key in launch.grid.zip if key.partition(".")[0] not in launch.study.tasks)
-    return [f"grid={launch.grid_name}: {key} varies, and no run depends on it" for key in varied if key not in read]
+    remedy = "take it out of the grid, or add its task to study.tasks"
+    return [
+        f"grid={launch.grid_name}: {key} varies, and no run depends on it: {remedy}"
+        for key in varied
+        if key not in read
+    ]
 
 
 def _is_read(key: str, points: Sequence[Mapping[str, Any]], run_specs: Sequence[RunSpec], tasks: Sequence[str]) -> bool:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale.config.registry import PRETRAIN, TASKS
-from nepa_scale.utils import user_folder
 from nepa_scale.utils.errors import UserError
 from nepa_scale.utils.files import file_in_the_way, read_json, write_json
 from sweeps.plan.machine import Resources
@@ -19,7 +18,6 @@ from sweeps.settings.schema import KINDS, Cluster
 SCHEMA = 1
 PLAN_NAME = "plan.json"
 CLUSTER_NAME = "cluster.json"
-DIRECTORY_KEY = "working_directory"
 
 
 @dataclass(frozen=True)
@@ -246,10 +244,8 @@ def _read_task(content: dict[str, Any]) -> PlannedTask:
 
 
 def save_cluster(cluster: Cluster, study_dir: Path) -> None:
-    """Record ``cluster`` as that of the study, with this process's working directory and the user's folder."""
-    own = user_folder.folder()
-    here = {DIRECTORY_KEY: str(Path.cwd()), user_folder.KEY: None if own is None else str(own)}
-    write_json(study_dir / CLUSTER_NAME, dataclasses.asdict(cluster) | here)
+    """Record ``cluster`` as that of the study."""
+    write_json(study_dir / CLUSTER_NAME, dataclasses.asdict(cluster))
 
 
 def read_cluster(study_dir: Path) -> Cluster:

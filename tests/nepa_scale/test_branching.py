@@ -61,18 +61,18 @@ def test_kept_steps_lie_within_pretraining(digits_root: Path) -> None:
     """A step beyond the end would never be kept, and a branch that is to begin there would not find it. Later tasks of
     the run, which may be shorter, read the same setting."""
     words = [*WORDS, f"data.root={digits_root}", "checkpoint.keep_steps=50,100", "classify.steps=10"]
-    assert validate.check_milestones(parse(words), TASKS) == []
+    assert validate.check_unused(parse(words), TASKS) == []
     line = "checkpoint.keep_steps: step 101 lies beyond the 100 steps of pre-training"
-    assert validate.check_milestones(parse([*words, "checkpoint.keep_steps=50,101"]), TASKS) == [line]
+    assert validate.check_unused(parse([*words, "checkpoint.keep_steps=50,101"]), TASKS) == [line]
 
 
 @pytest.mark.parametrize("task", ["pretrain", "classify"])
 def test_a_decay_without_wsd_is_refused(task: str) -> None:
     """It would have no effect; a run that an earlier version made with it can be loaded."""
     words = [f"{task}.decay=0.3", f"{task}.steps=10"]
-    (line,) = validate.check_milestones(parse(words), TASKS)
+    (line,) = validate.check_unused(parse(words), TASKS)
     assert line == f"{task}.decay=0.3: {task}.schedule=cosine does not use it; give wsd or leave it out"
-    assert validate.check_milestones(parse([*words, f"{task}.schedule=wsd"]), TASKS) == []
+    assert validate.check_unused(parse([*words, f"{task}.schedule=wsd"]), TASKS) == []
 
 
 @pytest.mark.slow

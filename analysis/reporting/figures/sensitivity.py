@@ -142,7 +142,7 @@ def tuned_plot(study: Study, key: str) -> Plot | None:
         "Everything else on this page is of the ringed runs, by their validation images."
     )
     caption += f" {len(shown)} of {len(labels)} labels are drawn." if len(shown) < len(labels) else ""
-    edge = at_edge(drawn)
+    edge = at_edge(points)
     named = dict.fromkeys(f"{label} {arm}" for label, arm in zip(edge["label"], edge["arm"], strict=True))
     caption += f" At the edge of the values tried: {', '.join(named)}." if named else ""
     return Plot(f"tuned-{key.replace('.', '-')}", figure, caption, _tuned_alt(drawn, key))

@@ -121,5 +121,6 @@ def test_seeds_stand_for_their_size_together() -> None:
 def test_budgets_within_two_per_cent_are_one() -> None:
     """Runs that met their budget within one per cent are compared; the next budget is another."""
     np.testing.assert_allclose(same_budgets(np.array([1.01e12, 2e12, 0.995e12])), [1.0025e12, 2e12, 1.0025e12])
+    assert len(np.unique(same_budgets(np.array([0.99e18, 1e18, 1.01e18])))) == 1
     dense = 1e18 * 1.015 ** np.arange(6)  # each close to the next, and the last 7 % above the first
     assert len(np.unique(same_budgets(dense))) == 3

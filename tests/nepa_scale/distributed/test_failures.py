@@ -101,7 +101,7 @@ def test_a_rank_that_cannot_join_ends_the_job(
     on_one = f"if os.environ['RANK'] == '{rank}':\n" + textwrap.indent(fault, "    ")
     started = time.monotonic()
     ended = ends(start_ranks(on_one, words(digits_root, tmp_path), 2))
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 180  # two imports on a busy machine; without an end it takes hours
     assert [process.code for process in ended] == [code, code], ended
     status = read_status(tmp_path / "pretrain")
     assert status is not None

@@ -174,7 +174,7 @@ def test_a_milestone_lies_within_every_point() -> None:
     found = points("grid=epochs", "study.epochs=[4,1]", "pretrain.milestones={300: {skill: 0}}")
     assert [point.config.pretrain.epochs for point in found] == [4, 1]
     with pytest.raises(ConfigError, match=r"pretrain.milestones: step 300 lies beyond the \d+ steps of this task"):
-        check(found, 1)
+        check(found, Path("nowhere"), 1)
 
 
 def test_pretraining_alone_has_no_control_from_scratch() -> None:

@@ -179,7 +179,7 @@ def test_data_and_batches_are_checked_before_anything_runs(tmp_path: Path) -> No
     data = f"data.root={tmp_path / 'none'}"
     launch = read_launch(["study.sizes=[femto]", data, "engine.ds_config=zero7", "pretrain.batch_size=64"])
     with pytest.raises(ConfigError) as caught:
-        check(expand(launch).values(), 3)
+        check(expand(launch).values(), tmp_path, 3)
     text = "\n".join(caught.value.problems)
     assert str(tmp_path / "none") in text
     assert "pretrain.batch_size=64 does not divide over 3 devices" in text
@@ -190,7 +190,7 @@ def test_a_start_that_is_not_there_is_told_before_anything_runs() -> None:
     """A folder to start from is looked at once for the whole launch, not by every job in its turn."""
     launch = read_launch(["study.sizes=[femto]", "init=nowhere/run"])
     with pytest.raises(ConfigError) as caught:
-        check(expand(launch).values(), 1)
+        check(expand(launch).values(), Path("nowhere"), 1)
     (line,) = caught.value.problems
     assert line.startswith("init=nowhere/run: nowhere/run/pretrain/model.safetensors does not exist")
 
