@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from grid_studies import write_rates
 from label_studies import LabelSpec
 from label_studies import write as write_labels
 from law_studies import StudySpec, write_study
@@ -71,6 +72,22 @@ def test_fine_tunings_of_one_pretraining_are_one_pair(tmp_path: Path) -> None:
     paths = [write_labels(tmp_path / name, LabelSpec(factors, a=a)) for name, a in (("one", 4.0), ("two", 3.0))]
     found = {one.question: one for one in find(named([read_study(path) for path in paths]))}
     assert "better at 3 of 3" in found[LEVELS].answer
+
+
+def test_settings_of_one_size_are_pairs_of_their_own(tmp_path: Path) -> None:
+    """Each learning rate has a pre-training of its own; the one run that failed is no pair."""
+    paths = [write_rates(tmp_path / name) for name in ("one", "two")]
+    found = {one.question: one for one in find(named([read_study(path) for path in paths]))}
+    assert "better at 0 of 11" in found[LEVELS].answer
+
+
+def test_labels_that_both_studies_have_are_compared(tmp_path: Path) -> None:
+    """Whichever number of labels each study has most of: of those that both have, one is taken."""
+    factors = {"femto": 2.0, "pico": 3.0, "nano": 4.0}
+    spec = LabelSpec(factors)
+    paths = [write_labels(tmp_path / "one", spec), write_labels(tmp_path / "two", LabelSpec(factors, spec.images[::2]))]
+    found = {one.question: one for one in find(named([read_study(path) for path in paths]))}
+    assert " of 3" in found[LEVELS].answer
 
 
 def test_intervals_of_several_pairs_hold_together(tmp_path: Path) -> None:
