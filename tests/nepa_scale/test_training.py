@@ -139,6 +139,7 @@ def test_second_process_is_refused(data_root: Path, tmp_path: Path) -> None:
     command = words(data_root, tmp_path)
     first = start(command)
     wait_for_step(tmp_path / "pretrain", 1, first)
+    first.send_signal(signal.SIGSTOP)  # or it may be done before the second has started
     second = subprocess.run(
         [sys.executable, TRAIN, *command],
         env=clean_environment(),
