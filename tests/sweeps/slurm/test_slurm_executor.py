@@ -272,7 +272,7 @@ def until_told(study: Path) -> None:
 @pytest.mark.usefixtures("slurm_cluster")
 def test_the_time_limit(tmp_path: Path) -> None:
     """Before its real time limit a task is told, and goes on in a new start; one that does not listen has a timeout."""
-    settings = SlurmSettings(kind="slurm", save_seconds=30)  # told after half a minute: a busy machine has begun by then
+    settings = SlurmSettings(kind="slurm", save_seconds=30)  # a busy machine has begun by the half minute
     minute = Resources(mem_gb=1, timeout_min=1)
     todo = [
         make_job(tmp_path, "a/pretrain", partial(until_told, tmp_path), asked=minute),
