@@ -22,7 +22,7 @@ from analysis.fit.display import as_text
 from analysis.fit.multiplier import Comparison, Recipe
 from analysis.fit.multiplier import compare as compare_recipes
 from analysis.fit.student import NoFit
-from analysis.fit.table import MISSING, Table, read_table, table_of
+from analysis.fit.table import Table, read_table, table_of
 from analysis.forecast import Forecast
 from analysis.forecast import __main__ as forecasts
 from analysis.forecast import as_json as forecasts_as_json
@@ -33,6 +33,7 @@ from analysis.optimum import Common, Law, Sweep
 from analysis.optimum import __main__ as optima
 from analysis.optimum import as_json as sweep_as_json
 from nepa_scale.utils.arguments import parse
+from nepa_scale.utils.cli import to_text
 from nepa_scale.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -269,12 +270,8 @@ def compare(
 
 
 def _numbered(table: Table, cluster: str | None) -> NDArray[np.float64] | None:
-    """The cluster of each row [n], as a number; NaN where none is named, which stands for itself."""
-    if cluster is None:
-        return None
-    names = pd.Series(table.texts(cluster))
-    codes = pd.factorize(names.mask(names.str.lower().isin(MISSING)))[0]
-    return np.where(codes < 0, np.nan, codes)
+    """The cluster of each row [n], as a number; one without a name stands for itself."""
+    return None if cluster is None else pd.factorize(arguments.cluster_names(table, cluster))[0].astype(float)
 
 
 def _table(data: Data) -> Table:
@@ -310,14 +307,8 @@ def _each(
     table: Table, given: Grouped, answer: Callable[[Grouped, Table], Result]
 ) -> Result | NoFit | dict[str, Result | NoFit]:
     """The answer for each group, or the mistake that it raised; one that all groups have is raised."""
-    answers: dict[str, Result | NoFit] = {}
-    mistakes: list[UserError] = []
-    for name, rows in table.by(given.by).items():
-        try:
-            answers[name] = answer(given, rows)
-        except UserError as mistake:
-            answers[name] = NoFit(str(mistake))
-            mistakes += [] if isinstance(mistake, arguments.NotPossible) else [mistake]
+    answers, reasons = arguments.each_group(table, given.by, lambda rows: answer(given, rows))
+    mistakes = [reason for reason in reasons if not isinstance(reason, arguments.NotPossible)]
     if mistakes and len(mistakes) == len(answers):
         raise mistakes[0]
     return answers if given.by is not None else answers[""]
@@ -330,9 +321,7 @@ def _written(asked: Mapping[str, Any]) -> list[str]:
 
 def _word(value: Any) -> str:
     """One value as typed: a place of several variables has its numbers separated by commas."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else to_text(value)
 
 
 def _plain(value: Any) -> Any:

@@ -129,9 +129,12 @@ def weights(table: Table, given: FittingSettings) -> Array | None:
 
 def clusters(table: Table, given: FittingSettings) -> NDArray[np.object_] | None:
     """The cluster of each row [n]; one without a name stands for itself. Raises ``UserError``."""
-    if given.cluster is None:
-        return None
-    names = table.texts(given.cluster)
+    return None if given.cluster is None else cluster_names(table, given.cluster)
+
+
+def cluster_names(table: Table, column: str) -> NDArray[np.object_]:
+    """The names in ``column`` [n], and a name of its own for each row that has none. Raises ``UserError``."""
+    names = table.texts(column)
     alone = [f"row {i}" for i in range(1, len(names) + 1)]
     return np.where(pd.Series(names).str.lower().isin(MISSING), alone, names).astype(object)
 
@@ -175,19 +178,27 @@ class NotPossible(UserError):
 Answer = TypeVar("Answer")
 
 
-def for_each(table: Table, given: GroupedSettings, answer: Callable[[Table], Answer]) -> dict[str, Answer | NoFit]:
-    """``answer`` for each value of ``by=``, or the mistake that it raised as the reason why there is none.
-
-    Without ``by=`` there is one, called "". Raises ``UserError`` where there is none at all.
-    """
+def each_group(
+    table: Table, by: str | None, answer: Callable[[Table], Answer]
+) -> tuple[dict[str, Answer | NoFit], list[UserError]]:
+    """``answer`` for each value of ``by``, or as the reason why there is none the mistake that it raised; and these."""
     answers: dict[str, Answer | NoFit] = {}
     mistakes: list[UserError] = []
-    for name, rows in table.by(given.by).items():
+    for name, rows in table.by(by).items():
         try:
             answers[name] = answer(rows)
         except UserError as mistake:
             mistakes.append(mistake)
             answers[name] = NoFit(str(mistake))
+    return answers, mistakes
+
+
+def for_each(table: Table, given: GroupedSettings, answer: Callable[[Table], Answer]) -> dict[str, Answer | NoFit]:
+    """``answer`` for each value of ``by=``, or the mistake that it raised as the reason why there is none.
+
+    Without ``by=`` there is one, called "". Raises ``UserError`` where there is none at all.
+    """
+    answers, mistakes = each_group(table, given.by, answer)
     if len(mistakes) == len(answers):
         raise mistakes[0] if mistakes else UserError(f"{table.path}: no row has a value of by={given.by}")
     return answers

@@ -202,10 +202,11 @@ def _needed(compared: Comparison, other: str) -> str:
 def _levels(studies: Sequence[Named], target: Target) -> Finding:
     """Which study has the lower error where labels are equal, paired by label; lengths of one size are one pair."""
     question = f"Which study has the lower {target.name} at the same label?"
+    measured = scores(studies, target)
     ratios, shown = [], False
     pairs = list(itertools.combinations(studies, 2))
     for first, second in pairs[:MAX_PAIRS]:
-        both = _paired(first.study, second.study, target)
+        both = _paired(first.study, target, measured[first.name], measured[second.name])
         if both.empty:
             continue
         a, b, better = first.name, second.name, int((both["second"] > both["first"]).sum())
@@ -226,16 +227,16 @@ def _levels(studies: Sequence[Named], target: Target) -> Finding:
     return Finding(question, "Yes" if shown else "Not shown", answer, detail)
 
 
-def _paired(first: Study, second: Study, target: Target) -> pd.DataFrame:
-    """The scores that two studies have at the same labels, [first, second], those that share noise once.
+def _paired(study: Study, target: Target, first: Mapping[str, float], second: Mapping[str, float]) -> pd.DataFrame:
+    """The scores by label of ``study`` and of another at the labels of both, [first, second], those that share noise
+    once.
 
     Of fine-tunings of one pre-training, those of one number of labels count; lengths of one size are averaged.
     """
-    scores = {"first": comparison(first, target).leading, "second": comparison(second, target).leading}
-    both = pd.DataFrame(scores).dropna()
-    rows = first.of(target.task)
-    rows = at_equal_labels(first, rows[rows["label"].isin(both.index)])
-    columns = ["params_backbone", *(f"config.{key}" for key in searched(first))]
+    both = pd.DataFrame({"first": pd.Series(first), "second": pd.Series(second)}, dtype="float64").dropna()
+    rows = study.of(target.task)
+    rows = at_equal_labels(study, rows[rows["label"].isin(both.index)])
+    columns = ["params_backbone", *(f"config.{key}" for key in searched(study))]
     shared = rows.groupby("label")[columns].first().astype("str").agg(" ".join, axis=1)
     unknown = rows.groupby("label")["params_backbone"].first().isna()
     shared = shared.where(~unknown, shared.index.to_series())

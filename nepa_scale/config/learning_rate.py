@@ -28,6 +28,7 @@ from typing import Any
 from nepa_scale.config.ladder import Architecture, backbone_params
 from nepa_scale.config.registry import spec
 from nepa_scale.config.schema import RunConfig
+from nepa_scale.config.task_settings import TaskConfig
 
 AUTHORS_STD = 0.02
 _MATRIX = re.compile(r"(?:^|\.)blocks\.\d+\.(?:attn\.(?:qkv|proj)|mlp\.fc\w*)\.weight$")
@@ -164,6 +165,15 @@ def kept_beyond(config: RunConfig, total_steps: int) -> list[str]:
         f"checkpoint.keep_steps: step {step} lies beyond the {total_steps} steps of pre-training"
         for step in sorted(steps)
         if step > total_steps
+    ]
+
+
+def unused_decay(section: TaskConfig, task: str) -> list[str]:
+    """A ``decay`` that was chosen, but that the schedule of ``task`` does not have."""
+    if section.schedule == "wsd" or section.decay == type(section)().decay:
+        return []
+    return [
+        f"{task}.decay={section.decay}: {task}.schedule={section.schedule} does not use it; give wsd or leave it out"
     ]
 
 

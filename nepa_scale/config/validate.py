@@ -186,13 +186,10 @@ def check_unused(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
     problems = []
     for task in tasks:
         section = config.task_config(task)
-        if section.schedule != "wsd" and section.decay != type(section)().decay:
-            unused = f"{task}.schedule={section.schedule} does not use it; give wsd or leave it out"
-            problems.append(f"{task}.decay={section.decay}: {unused}")
+        problems += learning_rate.unused_decay(section, task)
         if config.checkpoint.keep_steps is not None and not spec(task).downstream:
             with suppress(DataError):
-                total = section.total_steps(num_used_images(config, task))
-                problems += learning_rate.kept_beyond(config, total)
+                problems += learning_rate.kept_beyond(config, section.total_steps(num_used_images(config, task)))
     return problems
 
 
