@@ -40,7 +40,7 @@ class Request:
         f"show it anew every {REFRESH_SECONDS:.0f} s until nothing is left to do; Ctrl-C leaves, the study goes on",
         False,
     )
-    forecast: bool = option("tell what pre-trainings under way are expected to end with", True)
+    forecast: bool = option("show the loss and skill that running pre-trainings are expected to end with", True)
     estimates: bool = option("set the plan's times, FLOPs and memory beside those of the finished tasks, too", False)
     json: bool = option("print one JSON document, a list with an object for each task, and nothing else", False)
 

@@ -152,13 +152,13 @@ class PretrainConfig(TaskConfig):
     mask_ratio: float = setting(0.0, low=0, high=0.95)
     """fraction of input patches replaced by a learned token; targets stay clean (ablation, Table 1c; masked_pixels)"""
     distance: str = setting("cosine", choices=("cosine", "mse", "infonce"), later=True)
-    """what sets a prediction apart from its target; infonce: from the image's other targets, too (NEPA-DiT)"""
+    """distance between prediction and target; infonce also uses the image's other targets, as negatives (NEPA-DiT)"""
     temperature: float = setting(0.1, above=0, high=100, later=True)
-    """distance=infonce: by which cosines are divided"""
+    """distance=infonce: the temperature by which cosines are divided"""
     horizon: int = setting(1, low=1, high=10**4, later=True)
     """how many of the next embeddings each position predicts at once (NEPA-DiT)"""
     sigreg: float = setting(0.0, low=0, high=10**6, later=True)
-    """weight of SIGReg, which holds embeddings apart in the place of stop_gradient=true (LeNEPA); 0 = none"""
+    """weight of SIGReg, which prevents collapse when stop_gradient=false (LeNEPA); 0 = off"""
     stop_on_collapse: bool | None = setting(None, orchestration=True)
     """end when the embeddings of all patches are the same; false = warn; null = end, or warn
     where neither stop_gradient nor sigreg keeps them apart"""

@@ -129,8 +129,10 @@ def with_branch_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any
     """
     axis = _length_axis(launch)
     sizes = axes_of(launch.grid)[axis]
+    # Steps repeat the images there are, of which pretrain.num_images may take a part.
+    left = {IMAGES_AXIS} if axis == STEPS_AXIS else set()
     problems = [
-        f"{key}={text}: branch=true sets it from {axis}" for key, text in launch.pairs if key in SET_BY_BRANCHING
+        f"{key}={text}: branch=true sets it from {axis}" for key, text in launch.pairs if key in {*SET_BY_BRANCHING} - left
     ]
     problems += [f"grid.axes.{axis}: {size} is no number" for size in sizes if not isinstance(size, int)]
     problems += [f"grid.axes.{axis}: {size} is given twice" for size in set(sizes) if sizes.count(size) > 1]
