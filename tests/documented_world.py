@@ -38,6 +38,7 @@ data_sets:
   imagenette-128: {train: 9469, validation: 3925, classes: 10}
   camvid-as-ade: {train: 367, validation: 101, mask_classes: 150}
   flowers: {train: 1020, validation: 1020, classes: 102}
+  mine: {train: 90, validation: 10, classes: 2}
 """
 MASK_SIZE = (18, 22)
 
